@@ -1,0 +1,98 @@
+//! `saltern run`: the daemon.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Failure, load, runtime, start_logging};
+use crate::config::Config;
+use crate::pipeline::Pipeline;
+use crate::shutdown::{self, Shutdown, Signals};
+use crate::sink::chain;
+use crate::{http, metrics};
+
+/// Runs the daemon that the file describes until it is told to stop or its sources have ended.
+pub(super) fn run(path: &Path) -> Result<(), Failure> {
+    let config = load(path)?;
+    start_logging(config.general.log);
+    runtime()?.block_on(serve(&config, CancellationToken::new(), |_| std::future::pending()))
+}
+
+/// Runs a configuration until a signal comes, its sources have ended, or `stop` is cancelled;
+/// `beside` runs with it for as long and sees the pipeline.
+pub(super) async fn serve<F: Future<Output = ()>>(
+    config: &Config,
+    stop: CancellationToken,
+    beside: impl FnOnce(&Pipeline) -> F,
+) -> Result<(), Failure> {
+    let failed = |message: String| Failure::Running(message);
+    let general = &config.general;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&general.state_dir).map_err(
+        |error| failed(format!("cannot create state_dir {}: {error}", general.state_dir.display())),
+    )?;
+    let recorder = metrics::install()
+        .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
+    let mut signals = Signals::listen()
+        .map_err(|error| failed(format!("cannot listen to signals: {error}")))?;
+    let shutdown = Shutdown { stop, ..Shutdown::default() };
+    let (reopen, reopen_seen) = watch::channel(0);
+
+    let listener = http::bind(&general.http).await.map_err(|error| failed(chain(&error)))?;
+    let pipeline =
+        Pipeline::start(config, &shutdown, &reopen_seen).map_err(|error| failed(chain(&error)))?;
+    let served = http::Served {
+        state: pipeline.state.clone(),
+        tap: pipeline.tap.clone(),
+        metrics: recorder,
+        token: general.http.token.clone(),
+    };
+    let closing = CancellationToken::new();
+    let http = tokio::spawn(http::serve(listener, served, closing.clone()));
+    let beside = beside(&pipeline);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        sources = config.sources.len(),
+        sinks = config.sinks.len(),
+        "started"
+    );
+    shutdown::notify(&[NotifyState::Ready]);
+
+    let mut ended = Box::pin(pipeline.ended());
+    let told_to_stop = shutdown.stop.clone();
+    let outcome = tokio::select! {
+        outcome = &mut ended => Some(outcome),
+        () = signals.until_stop(&reopen) => None,
+        () = told_to_stop.cancelled() => None,
+        () = beside => None,
+        () = shutdown::pet_watchdog() => None,
+    };
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        None => {
+            info!(deadline = %general.shutdown_deadline, "stopping");
+            shutdown::notify(&[NotifyState::Stopping]);
+            let mut outcome = None;
+            let draining = async { outcome = Some((&mut ended).await) };
+            tokio::select! {
+                () = shutdown.drain(general.shutdown_deadline.0, draining) => {}
+                () = signals.until_stop(&reopen) => {
+                    warn!("told to stop twice, leaving what is not delivered");
+                    shutdown.give_up.cancel();
+                }
+            }
+            match outcome {
+                Some(outcome) => outcome,
+                None => ended.await,
+            }
+        }
+    };
+    closing.cancel();
+    // It ends by itself once closed; a panic in a request has been answered already.
+    let _ = http.await;
+    info!("stopped");
+    outcome.map_err(|error| failed(chain(&error)))
+}

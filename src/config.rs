@@ -1,0 +1,499 @@
+//! The configuration: YAML to typed structs, with every mistake reported at once and in its place.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+use serde_json::json;
+use thiserror::Error;
+
+use crate::batch::{BatchConfig, BatchLimits};
+use crate::delivery::RetryConfig;
+use crate::filter::{Filter, FilterConfig};
+use crate::queue::SpillConfig;
+use crate::sink::{self, Driver};
+use crate::source::{self, Reader};
+use crate::units::{Secret, Span};
+use crate::yaml::{Node, Place, Problem, suggest};
+
+/// Where the configuration is unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
+
+/// Everything that can be set.
+pub struct Config {
+    /// What is not a source or a sink.
+    pub general: General,
+    /// The sources, in the order of the file.
+    pub sources: Vec<SourceConfig>,
+    /// The sinks, in the order of the file.
+    pub sinks: Vec<SinkConfig>,
+}
+
+/// Settings of the daemon as a whole.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct General {
+    /// The id of the Salt master whose events these are. Default: the host name.
+    pub master_id: String,
+    /// Where saltern keeps its files (0700).
+    pub state_dir: PathBuf,
+    /// The HTTP side.
+    pub http: Http,
+    /// What is logged, and how.
+    pub log: Log,
+    /// How long to deliver what was read once told to stop.
+    pub shutdown_deadline: Span,
+}
+
+impl Default for General {
+    fn default() -> Self {
+        General {
+            master_id: host_name(),
+            state_dir: "/var/lib/saltern".into(),
+            http: Http::default(),
+            log: Log::default(),
+            shutdown_deadline: Span::seconds(25),
+        }
+    }
+}
+
+/// The HTTP side: metrics, health, status.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Address and port; `null` for none. An address that is not loopback wants a `token`.
+    pub listen: Option<SocketAddr>,
+    /// What a client must send as `Authorization: Bearer TOKEN` for everything but `/metrics`,
+    /// `/healthz` and `/readyz`.
+    pub token: Option<Secret>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http { listen: Some(SocketAddr::from(([127, 0, 0, 1], 4507))), token: None }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The least important line that is logged.
+    pub level: LogLevel,
+    /// How lines look. Default: text on a terminal, JSON elsewhere.
+    pub format: Option<LogFormat>,
+}
+
+/// The importance of a log line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Something is broken for good.
+    Error,
+    /// Something is broken for now.
+    Warn,
+    /// A change of state.
+    #[default]
+    Info,
+    /// Details of single frames and requests.
+    Debug,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// A source.
+pub struct SourceConfig {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static source::Kind,
+    /// Its kind's own settings, ready to run.
+    pub reader: Arc<dyn Reader>,
+    /// The master whose events it reads.
+    pub master_id: String,
+}
+
+/// A sink.
+pub struct SinkConfig {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static sink::Kind,
+    /// Its kind's own settings, ready to run.
+    pub driver: Arc<dyn Driver>,
+    /// What it wants.
+    pub filter: Filter,
+    /// When its batches are due.
+    pub limits: BatchLimits,
+    /// How it is tried again.
+    pub retry: RetryConfig,
+    /// How much may wait for it.
+    pub spill: SpillConfig,
+    /// How many writers it has; at least one.
+    pub writers: usize,
+    /// Events a second at the most.
+    pub rate_limit: Option<u32>,
+}
+
+/// What every sink takes besides its kind.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct SinkOptions {
+    /// Which events the sink takes. Default: all.
+    filter: FilterConfig,
+    /// How large batches are and how long they wait to fill.
+    batch: BatchConfig,
+    /// How a write that failed is tried again.
+    retry: RetryConfig,
+    /// How much may wait for the sink, and where.
+    spill: SpillConfig,
+    /// Writers that work side by side, 1 to 64. With more than one, order is kept within a batch only.
+    writers: u64,
+    /// Events a second at the most. Default: no limit.
+    rate_limit: Option<u32>,
+}
+
+impl Default for SinkOptions {
+    fn default() -> Self {
+        SinkOptions {
+            filter: FilterConfig::default(),
+            batch: BatchConfig::default(),
+            retry: RetryConfig::default(),
+            spill: SpillConfig::default(),
+            writers: 1,
+            rate_limit: None,
+        }
+    }
+}
+
+/// What every source takes besides its kind.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct SourceOptions {
+    /// The id of the master whose bus this is. Default: the `master_id` of the whole.
+    master_id: Option<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {cause}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// There are mistakes in it, each rendered with its line.
+    #[error("{}", .0.join("\n\n"))]
+    Wrong(Vec<String>),
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
+        Config::parse(&text).map_err(|problems| {
+            let file = path.display().to_string();
+            ConfigError::Wrong(problems.iter().map(|p| p.render(&file, &text)).collect())
+        })
+    }
+
+    /// Reads and checks a text; on failure with every problem found.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let mut root = Node::parse(text).map_err(|problem| vec![problem])?;
+        let mut problems = Vec::new();
+        root.interpolate(&mut problems);
+        let pairs = root.pairs().map_err(|problem| vec![problem])?;
+
+        let is_section = |name: &str| name == "sources" || name == "sinks";
+        let general = root.without(|key| is_section(key));
+        let general: Option<General> = noted(general.read(), &mut problems);
+        if let Some(general) = &general {
+            check_http(&general.http, &root, &mut problems);
+        }
+        let default_master =
+            general.as_ref().map_or_else(host_name, |general| general.master_id.clone());
+
+        let (mut sources, mut sinks) = (Vec::new(), Vec::new());
+        for (section, node) in pairs.iter().filter(|(key, _)| is_section(&key.name)) {
+            let Some(entries) = noted(node.pairs(), &mut problems) else { continue };
+            for (key, entry) in entries {
+                if section.name == "sources" {
+                    sources.extend(source_of(&key.name, entry, &default_master, &mut problems));
+                } else {
+                    sinks.extend(sink_of(&key.name, entry, &mut problems));
+                }
+            }
+        }
+        for (name, is_empty) in [("sources", sources.is_empty()), ("sinks", sinks.is_empty())] {
+            if is_empty && problems.is_empty() {
+                let place = root.place_of(&[name]);
+                let problem = Problem::at(place, format!("there are no {name}"));
+                problems.push(problem.help(format!("name at least one under `{name}:`")));
+            }
+        }
+        match general {
+            Some(general) if problems.is_empty() => Ok(Config { general, sources, sinks }),
+            _ => {
+                problems.sort_by_key(|problem| problem.place.map(|place| place.line));
+                Err(problems)
+            }
+        }
+    }
+}
+
+fn source_of(
+    name: &str,
+    entry: &Node,
+    default_master: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<SourceConfig> {
+    let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
+    let (kind, node) = noted(kind_of("source", name, entry, &known, &["master_id"]), problems)?;
+    let kind = source::Kind::named(kind)?;
+    let reader = noted((kind.read)(node), problems);
+    let options = entry.without(|key| key == kind.name);
+    let options: Option<SourceOptions> = noted(options.read(), problems);
+    let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());
+    Some(SourceConfig { name: name.to_owned(), kind, reader: reader?, master_id })
+}
+
+const SINK_OPTIONS: &[&str] = &["filter", "batch", "retry", "spill", "writers", "rate_limit"];
+
+fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
+    let known: Vec<_> = sink::KINDS.iter().map(|kind| kind.name).collect();
+    let (kind, node) = noted(kind_of("sink", name, entry, &known, SINK_OPTIONS), problems)?;
+    let kind = sink::Kind::named(kind)?;
+    let driver = noted((kind.read)(node), problems);
+    let options = entry.without(|key| key == kind.name);
+    let options: SinkOptions = noted(options.read(), problems)?;
+    let filter = Filter::new(&options.filter).map_err(|bad| {
+        let index = bad.index.to_string();
+        Problem::at(entry.place_of(&["filter", bad.key, &index]), bad.message)
+    });
+    let writers = match options.writers {
+        1..=64 => Ok(usize::try_from(options.writers).unwrap_or(1)),
+        other => Err(Problem::at(
+            entry.place_of(&["writers"]),
+            format!("{other} writers are not possible; write 1 to 64"),
+        )),
+    };
+    let filter = noted(filter, problems);
+    let writers = noted(writers, problems);
+    Some(SinkConfig {
+        name: name.to_owned(),
+        kind,
+        driver: driver?,
+        filter: filter?,
+        limits: kind.batch.or(options.batch),
+        retry: options.retry,
+        spill: options.spill,
+        writers: writers?,
+        rate_limit: options.rate_limit,
+    })
+}
+
+/// The one key of an entry that names a kind, and what stands under it.
+fn kind_of<'a>(
+    what: &str,
+    name: &str,
+    entry: &'a Node,
+    known: &[&'static str],
+    options: &[&'static str],
+) -> Result<(&'static str, &'a Node), Problem> {
+    let mut found = None;
+    for (key, node) in entry.pairs()? {
+        let Some(kind) = known.iter().find(|kind| **kind == key.name) else {
+            if options.contains(&key.name.as_str()) {
+                continue;
+            }
+            let all: Vec<_> = known.iter().chain(options).copied().collect();
+            let problem = Problem::at(key.place, format!("unknown key `{}`", key.name));
+            return Err(problem.help(suggest(&key.name, &all)));
+        };
+        if let Some((first, _)) = found {
+            let message = format!("the {what} `{name}` is a {first} already; one kind each");
+            return Err(Problem::at(key.place, message));
+        }
+        found = Some((*kind, node));
+    }
+    found.ok_or_else(|| {
+        let problem = Problem::at(entry.place, format!("the {what} `{name}` has no kind"));
+        problem.help(format!("write one of these under it: {}", known.join(", ")))
+    })
+}
+
+fn check_http(http: &Http, root: &Node, problems: &mut Vec<Problem>) {
+    let Some(listen) = http.listen else { return };
+    if !listen.ip().is_loopback() && http.token.is_none() {
+        let place: Place = root.place_of(&["http", "listen"]);
+        let problem = Problem::at(place, format!("{listen} is not loopback and there is no token"));
+        problems.push(problem.help("set http.token, or listen on 127.0.0.1"));
+    }
+}
+
+fn noted<T>(result: Result<T, Problem>, problems: &mut Vec<Problem>) -> Option<T> {
+    result.map_err(|problem| problems.push(problem)).ok()
+}
+
+impl Node {
+    /// The mapping without some of its keys.
+    fn without(&self, leave_out: impl Fn(&str) -> bool) -> Node {
+        let pairs = self.pairs().unwrap_or_default();
+        let kept = pairs.iter().filter(|(key, _)| !leave_out(&key.name)).cloned().collect();
+        Node { place: self.place, value: crate::yaml::Value::Map(kept) }
+    }
+}
+
+/// The JSON Schema of the whole configuration.
+pub fn schema() -> Schema {
+    let mut generator = SchemaGenerator::default();
+    let sources = source::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
+    let sources = entry_schema::<SourceOptions>(sources.collect());
+    let sinks = sink::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
+    let sinks = entry_schema::<SinkOptions>(sinks.collect());
+    let mut schema = schema_of::<General>();
+    if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
+        properties.insert("sources".into(), json!({"type": "object", "additionalProperties": sources}));
+        properties.insert("sinks".into(), json!({"type": "object", "additionalProperties": sinks}));
+    }
+    let definitions = generator.take_definitions(true);
+    if let Some(defs) = schema.ensure_object().entry("$defs").or_insert(json!({})).as_object_mut() {
+        defs.extend(definitions);
+    }
+    schema.insert("title".into(), json!("saltern configuration"));
+    schema.insert("required".into(), json!(["sources", "sinks"]));
+    schema
+}
+
+/// An entry: the options of all kinds, and exactly one kind.
+fn entry_schema<O: JsonSchema>(kinds: Vec<(&'static str, Schema)>) -> serde_json::Value {
+    let mut schema = schema_of::<O>();
+    let one_of: Vec<_> = kinds.iter().map(|(name, _)| json!({"required": [name]})).collect();
+    if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
+        for (name, kind) in kinds {
+            properties.insert(name.to_owned(), json!({"anyOf": [kind, {"type": "null"}]}));
+        }
+    }
+    schema.insert("oneOf".into(), json!(one_of));
+    schema.into()
+}
+
+/// The schema of one type, its definitions written out.
+fn schema_of<T: JsonSchema>() -> Schema {
+    let settings = schemars::generate::SchemaSettings::default().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "
+sources:
+  bus: {salt_bus: {}}
+sinks:
+  archive: {rawfile_json: {filename: /tmp/events}}
+";
+
+    fn problems(text: &str) -> Vec<(usize, usize, String)> {
+        let problems = Config::parse(text).err().unwrap_or_default();
+        problems
+            .into_iter()
+            .map(|problem| {
+                let place = problem.place.unwrap_or_default();
+                (place.line, place.column, problem.message)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_smallest_configuration_is_enough() {
+        let config = Config::parse(SMALLEST).map_err(|p| p[0].to_string()).unwrap();
+        assert_eq!(config.sources[0].kind.name, "salt_bus");
+        assert_eq!(config.sources[0].master_id, host_name());
+        assert_eq!(config.sinks[0].writers, 1);
+        assert!(config.sinks[0].filter.takes_all());
+    }
+
+    #[test]
+    fn every_mistake_is_reported_in_its_place() {
+        let text = "\
+shutdown_deadlin: 3s
+sources:
+  bus: {salt_bus: {max_frame: 12 parsecs}}
+  two:
+    salt_bos: {}
+sinks:
+  a:
+    rawfile_json: {filenam: /tmp/x}
+    filter: {tags: ['ok', 'b[']}
+  b:
+    blackhole:
+    writers: 0
+  c: {filter: {}}
+";
+        let found = problems(text);
+        let expected = [
+            (1, 1, "unknown key `shutdown_deadlin`"),
+            (3, 31, "invalid value: string \"12 parsecs\", expected a size such as 8MiB, 1GB or 4096"),
+            (5, 5, "unknown key `salt_bos`"),
+            (8, 20, "unknown key `filenam`"),
+            (9, 27, "`b[` is no glob: unclosed character class; missing ']'"),
+            (12, 14, "0 writers are not possible; write 1 to 64"),
+            (13, 6, "the sink `c` has no kind"),
+        ];
+        let expected: Vec<_> =
+            expected.iter().map(|(line, column, text)| (*line, *column, (*text).to_owned())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn http_beyond_loopback_wants_a_token() {
+        let text = format!("http: {{listen: '0.0.0.0:4507'}}\n{SMALLEST}");
+        assert_eq!(
+            problems(&text),
+            [(1, 16, "0.0.0.0:4507 is not loopback and there is no token".to_owned())]
+        );
+        let text = format!("http: {{listen: '0.0.0.0:4507', token: x}}\n{SMALLEST}");
+        assert_eq!(problems(&text), []);
+    }
+
+    #[test]
+    fn an_empty_file_says_what_is_missing() {
+        let found: Vec<_> = problems("# nothing\n").into_iter().map(|p| p.2).collect();
+        assert_eq!(found, ["there are no sources"]);
+    }
+
+    #[test]
+    fn the_schema_knows_every_kind() {
+        let schema = schema().to_value();
+        let sinks = &schema["properties"]["sinks"]["additionalProperties"]["properties"];
+        for kind in sink::KINDS {
+            assert!(sinks[kind.name].is_object(), "{}", kind.name);
+        }
+        assert!(sinks["filter"]["properties"]["tags"].is_object(), "{sinks:#}");
+    }
+}

@@ -1,0 +1,151 @@
+//! The dispatcher: one thread that makes events of frames and gives each sink its share of them.
+//!
+//! It splits tag from payload, counts what a reader of the bus should know of (values that the
+//! master trimmed, events of a cluster peer), asks each sink's filter, and hands each sink the
+//! events that it wants, shared by `Arc`. It waits for a sink only if that sink's spooler does not
+//! take shares off its channel, which it always does.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use memchr::memmem;
+use tokio::sync::broadcast;
+use tracing::debug;
+
+use crate::event::{Chunk, Event, Share};
+use crate::filter::Filter;
+use crate::metrics::{self, Level};
+use crate::msgpack::{self, Item, Walker};
+use crate::source::Frames;
+use crate::state::SinkState;
+
+/// What Salt puts in place of a value when an event is over `max_event_size`
+/// (`salt.utils.dicttrim`).
+const TRIMMED: &[u8] = b"VALUE_TRIMMED";
+
+/// The key under which a cluster peer's events name the peer (3007 and later).
+const PEER: &str = "__peer_id";
+
+/// One sink, as the dispatcher sees it.
+pub struct Outgoing {
+    /// What the sink wants.
+    pub filter: Filter,
+    /// To its spooler.
+    pub shares: Sender<Share>,
+    /// What the world sees.
+    pub state: Arc<SinkState>,
+}
+
+/// Everything that the dispatcher thread owns.
+pub struct Dispatcher {
+    /// From the sources; closed when all have ended.
+    pub frames: Receiver<Frames>,
+    /// The sinks.
+    pub sinks: Vec<Outgoing>,
+    /// Copies for whoever watches live; who is too slow misses some.
+    pub tap: broadcast::Sender<Arc<Chunk>>,
+}
+
+impl Dispatcher {
+    /// Works until every source has ended.
+    pub fn run(mut self) {
+        let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
+        let trimmed = memmem::Finder::new(TRIMMED);
+        let peer = memmem::Finder::new(PEER);
+        for frames in &self.frames {
+            waiting.set_count(self.frames.len());
+            let state = Arc::clone(&frames.state);
+            let chunk = chunk_of(frames);
+            let (mut trimmed_values, mut peer_events) = (0, 0);
+            for event in &chunk.events {
+                if trimmed.find(event.payload()).is_some() {
+                    trimmed_values += count_trimmed(event.payload());
+                }
+                if peer.find(event.payload()).is_some()
+                    && msgpack::find(event.payload(), PEER).is_some()
+                {
+                    peer_events += 1;
+                }
+            }
+            state.trimmed.add(trimmed_values);
+            state.peer_events.add(peer_events);
+            if chunk.events.is_empty() {
+                continue;
+            }
+            let chunk = Arc::new(chunk);
+            if self.tap.receiver_count() > 0 {
+                // Fails only when the last watcher has just gone.
+                let _ = self.tap.send(Arc::clone(&chunk));
+            }
+            self.sinks.retain(|sink| sink.hand_over(&chunk));
+        }
+    }
+}
+
+impl Outgoing {
+    /// Gives the sink what it wants of the chunk; `false` when its spooler has ended.
+    fn hand_over(&self, chunk: &Arc<Chunk>) -> bool {
+        let Some(share) = self.share_of(chunk) else { return true };
+        let share = match self.shares.try_send(share) {
+            Ok(()) => return true,
+            Err(TrySendError::Disconnected(_)) => return false,
+            Err(TrySendError::Full(share)) => share,
+        };
+        let since = Instant::now();
+        let is_there = self.shares.send(share).is_ok();
+        self.state.stalled.add(since.elapsed());
+        is_there
+    }
+
+    fn share_of(&self, chunk: &Arc<Chunk>) -> Option<Share> {
+        if self.filter.takes_all() {
+            return Some(Share::all(Arc::clone(chunk)));
+        }
+        let events = (0_u32..).zip(&chunk.events);
+        let picks: Vec<u32> =
+            events.filter(|(_, event)| self.filter.takes(event)).map(|(place, _)| place).collect();
+        (!picks.is_empty()).then(|| Share::of(Arc::clone(chunk), picks))
+    }
+}
+
+fn chunk_of(frames: Frames) -> Chunk {
+    let Frames { state, origin, received, bodies } = frames;
+    let mut events = Vec::with_capacity(bodies.len());
+    for body in bodies {
+        match Event::parse(body) {
+            Ok(event) => events.push(event),
+            Err(error) => {
+                state.bad_frames.add(1);
+                debug!(source = state.name, %error, "not an event");
+            }
+        }
+    }
+    Chunk { origin, received, events }
+}
+
+/// How many values of the payload are the text that stands for a trimmed one.
+fn count_trimmed(payload: &[u8]) -> u64 {
+    let mut walker = Walker::new(payload);
+    let mut count = 0;
+    while let Ok(item) = walker.item() {
+        if item.bytes() == Some(TRIMMED) && !matches!(item, Item::Bin(_)) {
+            count += 1;
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trimmed_values_are_counted_where_they_are_whole_values() {
+        let data = serde_json::json!({
+            "return": "VALUE_TRIMMED",
+            "more": ["VALUE_TRIMMED", "not VALUE_TRIMMED at all"],
+        });
+        assert_eq!(count_trimmed(&rmp_serde::to_vec(&data).unwrap()), 2);
+    }
+}

@@ -1,0 +1,511 @@
+//! An event as it came off the bus, and the chunks that events travel in.
+//!
+//! Nothing is decoded before a reader asks: an [`Event`] is the frame's bytes (tag, two line feeds,
+//! msgpack payload), where the tag ends, and what the tag says the event is. The JSON of the
+//! payload is made by the first sink that wants it and shared by the others.
+//!
+//! A [`Chunk`] is what the dispatcher made of one read of a source. Sinks share it by `Arc` and hold
+//! a [`Share`] of it each: the events that their filter took.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::json::{self, Losses};
+use crate::msgpack;
+
+/// Why a frame is not an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NotAnEvent {
+    /// There is no `\n\n` in the frame.
+    #[error("the {0} byte frame has no empty line between tag and payload")]
+    NoTag(usize),
+}
+
+/// Where events come from.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The source's name in the configuration.
+    pub source: String,
+    /// The id of the master whose bus it is.
+    pub master_id: String,
+}
+
+/// One event of the bus.
+#[derive(Debug)]
+pub struct Event {
+    frame: Bytes,
+    tag_len: usize,
+    kind: EventKind,
+    json: OnceLock<Json>,
+}
+
+#[derive(Debug)]
+struct Json {
+    text: Box<[u8]>,
+    losses: Losses,
+}
+
+/// What separates tag and payload in a frame (`salt.utils.event.TAGEND`).
+const TAG_END: &[u8] = b"\n\n";
+
+impl Event {
+    /// Splits a frame into tag and payload. A tag that is not UTF-8 gets U+FFFD for what is not.
+    pub fn parse(frame: Bytes) -> Result<Self, NotAnEvent> {
+        let end =
+            memchr::memmem::find(&frame, TAG_END).ok_or(NotAnEvent::NoTag(frame.len()))?;
+        let tag = frame.get(..end).unwrap_or_default();
+        let Ok(tag) = std::str::from_utf8(tag) else {
+            let payload = frame.slice(end + TAG_END.len()..);
+            return Ok(Event::new(&String::from_utf8_lossy(tag), &payload));
+        };
+        let kind = EventKind::of(tag);
+        Ok(Event { tag_len: end, kind, frame, json: OnceLock::new() })
+    }
+
+    /// An event of a tag and a msgpack payload.
+    pub fn new(tag: &str, payload: &[u8]) -> Self {
+        let frame = [tag.as_bytes(), TAG_END, payload].concat();
+        let kind = EventKind::of(tag);
+        Event { tag_len: tag.len(), kind, frame: Bytes::from(frame), json: OnceLock::new() }
+    }
+
+    /// The event's tag, `salt/job/20261121233336123456/ret/web-1`.
+    pub fn tag(&self) -> &str {
+        let tag = self.frame.get(..self.tag_len).unwrap_or_default();
+        std::str::from_utf8(tag).unwrap_or_default()
+    }
+
+    /// The msgpack of the event's data.
+    pub fn payload(&self) -> &[u8] {
+        self.frame.get(self.tag_len + TAG_END.len()..).unwrap_or_default()
+    }
+
+    /// Tag and payload as the bus carried them.
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// What the tag says the event is.
+    pub fn kind(&self) -> EventKind {
+        self.kind
+    }
+
+    /// The payload as JSON; made once. See [`json`] for what becomes of what JSON lacks.
+    pub fn json(&self) -> &[u8] {
+        let made = self.json.get_or_init(|| {
+            let mut text = Vec::with_capacity(self.payload().len() * 5 / 4 + 32);
+            let losses = json::write(self.payload(), &mut text);
+            Json { text: text.into_boxed_slice(), losses }
+        });
+        &made.text
+    }
+
+    /// What the JSON of the payload had to leave out; `None` if nobody has asked for it yet.
+    pub fn json_losses(&self) -> Option<Losses> {
+        self.json.get().map(|json| json.losses)
+    }
+
+    /// 128 bits that are the same for the same tag and payload, on every master and in every run
+    /// (XXH3). Salt's `_stamp` of a microsecond is part of the payload, so that two events that
+    /// say the same keep two ids.
+    pub fn id(&self) -> EventId {
+        EventId(xxhash_rust::xxh3::xxh3_128(&self.frame))
+    }
+
+    /// The fields of the payload's top level that routing and tables ask for.
+    pub fn fields(&self) -> Fields<'_> {
+        Fields::of(self)
+    }
+
+    /// The bytes of memory that the event is counted with: its frame twice, since its JSON may
+    /// stand beside it, and the struct.
+    pub fn weight(&self) -> usize {
+        self.frame.len() * 2 + size_of::<Event>()
+    }
+
+    /// A copy with memory of its own, for an event that outlives the rest of its read buffer.
+    fn detached(&self) -> Self {
+        Event {
+            frame: Bytes::copy_from_slice(&self.frame),
+            tag_len: self.tag_len,
+            kind: self.kind,
+            json: OnceLock::new(),
+        }
+    }
+}
+
+/// An event's content hash. Shown as 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EventId(pub u128);
+
+impl std::fmt::Display for EventId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Fields of a payload's top level, borrowed from it.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Fields<'a> {
+    /// `fun`: the execution or runner function.
+    pub function: Option<&'a str>,
+    /// `id`: the minion, or the one that the tag names.
+    pub minion: Option<&'a str>,
+    /// `jid`, or the one that the tag names.
+    pub jid: Option<&'a str>,
+    /// `success`.
+    pub success: Option<bool>,
+    /// `retcode`.
+    pub retcode: Option<i64>,
+    /// `_stamp`: when the master put the event on its bus.
+    pub stamp: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(event: &'a Event) -> Self {
+        let mut fields = Fields::default();
+        for (name, value) in msgpack::pairs(event.payload()) {
+            let Some(item) = msgpack::scalar(value) else { continue };
+            match name {
+                b"fun" => fields.function = item.text(),
+                b"id" => fields.minion = item.text(),
+                b"jid" => fields.jid = item.text(),
+                b"_stamp" => fields.stamp = item.text(),
+                b"success" => {
+                    fields.success = match item {
+                        msgpack::Item::Bool(success) => Some(success),
+                        _ => None,
+                    }
+                }
+                b"retcode" => {
+                    fields.retcode = match item {
+                        msgpack::Item::Int(code) => Some(code),
+                        msgpack::Item::Uint(code) => i64::try_from(code).ok(),
+                        msgpack::Item::Bool(code) => Some(i64::from(code)),
+                        _ => None,
+                    }
+                }
+                _ => {}
+            }
+        }
+        let (jid, minion) = event.kind.names_in(event.tag());
+        fields.jid = fields.jid.or(jid);
+        fields.minion = fields.minion.or(minion);
+        fields
+    }
+
+    /// Whether the event says that something worked: its return code where there is one that is not
+    /// zero, else `success`; `None` where it says neither.
+    pub fn outcome(&self) -> Option<bool> {
+        match (self.success, self.retcode) {
+            (_, Some(code)) if code != 0 => Some(false),
+            (Some(success), _) => Some(success),
+            (None, Some(_)) => Some(true),
+            (None, None) => None,
+        }
+    }
+}
+
+/// What an event is, told from its tag alone.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// `salt/job/<jid>/new`: a job was published.
+    JobNew,
+    /// `salt/job/<jid>/publish` (3007 and later).
+    JobPublish,
+    /// `<jid>` alone: the minions that a job is expected to reach.
+    JobMinions,
+    /// `salt/job/<jid>/ret/<minion>`: a minion returned.
+    JobReturn,
+    /// `salt/job/<jid>/prog/<minion>/<n>`: one state of a running highstate.
+    JobProgress,
+    /// `salt/run/…`: a runner.
+    Run,
+    /// `salt/wheel/…`: a wheel function.
+    Wheel,
+    /// `salt/auth`: a minion authenticated.
+    Auth,
+    /// `salt/key` or `key`: a minion's key was accepted, rejected or deleted.
+    Key,
+    /// `salt/minion/<minion>/start` or `minion_start`.
+    Start,
+    /// `minion/refresh/…` or `resource/refresh/…`: a minion's data cache was renewed.
+    Refresh,
+    /// `salt/beacon/<minion>/<beacon>/…`.
+    Beacon,
+    /// `salt/presence/…`.
+    Presence,
+    /// `salt/batch/…`.
+    Batch,
+    /// `salt/cloud/…`.
+    Cloud,
+    /// `salt/fileserver/…`.
+    Fileserver,
+    /// `salt/syndic/…` or `syndic/…`: a lower master.
+    Syndic,
+    /// `salt/stats/…` and `salt/event_listen/…`: the master about itself.
+    Master,
+    /// Any other tag.
+    Custom,
+}
+
+impl EventKind {
+    /// The kind of the event with this tag.
+    pub fn of(tag: &str) -> Self {
+        let mut parts = tag.splitn(5, '/');
+        let first = parts.next().unwrap_or_default();
+        if first != "salt" {
+            return match first {
+                "minion_start" => EventKind::Start,
+                "key" => EventKind::Key,
+                "minion" | "resource" if parts.next() == Some("refresh") => EventKind::Refresh,
+                "syndic" => EventKind::Syndic,
+                jid if jid.len() == tag.len() && is_jid(jid) => EventKind::JobMinions,
+                _ => EventKind::Custom,
+            };
+        }
+        match parts.next().unwrap_or_default() {
+            "job" => match (parts.next(), parts.next()) {
+                (Some(_), Some("ret")) => EventKind::JobReturn,
+                (Some(_), Some("new")) => EventKind::JobNew,
+                (Some(_), Some("prog")) => EventKind::JobProgress,
+                (Some(_), Some("publish")) => EventKind::JobPublish,
+                _ => EventKind::Custom,
+            },
+            "run" => EventKind::Run,
+            "wheel" => EventKind::Wheel,
+            "auth" => EventKind::Auth,
+            "key" => EventKind::Key,
+            "minion" => match (parts.next(), parts.next()) {
+                (Some(_), Some("start")) => EventKind::Start,
+                _ => EventKind::Custom,
+            },
+            "beacon" => EventKind::Beacon,
+            "presence" => EventKind::Presence,
+            "batch" => EventKind::Batch,
+            "cloud" => EventKind::Cloud,
+            "fileserver" => EventKind::Fileserver,
+            "syndic" => EventKind::Syndic,
+            "stats" | "event_listen" => EventKind::Master,
+            _ => EventKind::Custom,
+        }
+    }
+
+    /// The jid and the minion that a tag of this kind names.
+    fn names_in(self, tag: &str) -> (Option<&str>, Option<&str>) {
+        let mut parts = tag.splitn(5, '/').skip(2);
+        match self {
+            EventKind::JobReturn => (parts.next(), parts.nth(1)),
+            EventKind::JobProgress => {
+                let jid = parts.next();
+                // `<minion>/<run number>`: the number is the last part.
+                (jid, parts.nth(1).and_then(|rest| rest.rsplit_once('/')).map(|(id, _)| id))
+            }
+            EventKind::JobNew | EventKind::JobPublish | EventKind::Run | EventKind::Wheel => {
+                (parts.next().filter(|jid| is_jid(jid)), None)
+            }
+            EventKind::JobMinions => (Some(tag), None),
+            EventKind::Start | EventKind::Beacon => (None, parts.next()),
+            _ => (None, None),
+        }
+    }
+}
+
+/// Twenty digits, and `_<pid>` behind them where the master makes unique jids.
+pub fn is_jid(text: &str) -> bool {
+    let (digits, pid) = text.split_once('_').unwrap_or((text, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.len() == 20 && is_number(digits) && is_number(pid)
+}
+
+/// Events that were read together, in the order of the bus.
+#[derive(Debug)]
+pub struct Chunk {
+    /// Where they come from.
+    pub origin: Arc<Origin>,
+    /// When they were read, in microseconds since 1970.
+    pub received: u64,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+impl Chunk {
+    /// The sum of the events' weights.
+    pub fn weight(&self) -> usize {
+        self.events.iter().map(Event::weight).sum()
+    }
+}
+
+/// The part of a chunk that one sink wants: all of it, or the events at these places; of that a
+/// range, since a batch may end in the middle of a chunk.
+#[derive(Debug, Clone)]
+pub struct Share {
+    chunk: Arc<Chunk>,
+    picks: Option<Arc<[u32]>>,
+    from: usize,
+    to: usize,
+}
+
+/// A share that keeps less than one part in this many of its chunk is copied, so that it does not
+/// hold the memory of the rest.
+const DETACH_BELOW: usize = 4;
+
+impl Share {
+    /// All events of the chunk.
+    pub fn all(chunk: Arc<Chunk>) -> Self {
+        let to = chunk.events.len();
+        Share { chunk, picks: None, from: 0, to }
+    }
+
+    /// The events at `picks`, ascending.
+    pub fn of(chunk: Arc<Chunk>, picks: Vec<u32>) -> Self {
+        if picks.len() == chunk.events.len() {
+            return Share::all(chunk);
+        }
+        let to = picks.len();
+        let share = Share { chunk, picks: Some(picks.into()), from: 0, to };
+        if share.weight() * DETACH_BELOW >= share.chunk.weight() { share } else { share.detached() }
+    }
+
+    fn detached(&self) -> Self {
+        Share::all(Arc::new(Chunk {
+            origin: Arc::clone(&self.chunk.origin),
+            received: self.chunk.received,
+            events: self.events().map(Event::detached).collect(),
+        }))
+    }
+
+    /// How many events there are.
+    pub fn len(&self) -> usize {
+        self.to - self.from
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the events come from.
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.chunk.origin
+    }
+
+    /// When the events were read, in microseconds since 1970.
+    pub fn received(&self) -> u64 {
+        self.chunk.received
+    }
+
+    /// The events, in order.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        (self.from..self.to).filter_map(|place| {
+            let index = match &self.picks {
+                None => place,
+                Some(picks) => usize::try_from(*picks.get(place)?).ok()?,
+            };
+            self.chunk.events.get(index)
+        })
+    }
+
+    /// The sum of the events' weights.
+    pub fn weight(&self) -> usize {
+        self.events().map(Event::weight).sum()
+    }
+
+    /// Takes the first `count` events off the front.
+    pub fn split_front(&mut self, count: usize) -> Share {
+        let middle = self.from + count.min(self.len());
+        let front = Share { to: middle, ..self.clone() };
+        self.from = middle;
+        front
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_come_from_the_tag_alone() {
+        for (tag, kind) in [
+            ("20261121233336123456", EventKind::JobMinions),
+            ("20261121233336123456_4711", EventKind::JobMinions),
+            ("2026112123333612345", EventKind::Custom),
+            ("salt/job/20261121233336123456/new", EventKind::JobNew),
+            ("salt/job/20261121233336123456/publish", EventKind::JobPublish),
+            ("salt/job/20261121233336123456/ret/web-1", EventKind::JobReturn),
+            ("salt/job/20261121233336123456/prog/web-1/3", EventKind::JobProgress),
+            ("salt/run/20261121233336123456/ret", EventKind::Run),
+            ("salt/wheel/20261121233336123456/new", EventKind::Wheel),
+            ("salt/auth", EventKind::Auth),
+            ("salt/key", EventKind::Key),
+            ("key", EventKind::Key),
+            ("salt/minion/web-1/start", EventKind::Start),
+            ("minion_start", EventKind::Start),
+            ("minion/refresh/web-1", EventKind::Refresh),
+            ("salt/beacon/web-1/status/2026-11-21T23:38:21.898181", EventKind::Beacon),
+            ("salt/presence/change", EventKind::Presence),
+            ("salt/batch/20261121233336123456/new", EventKind::Batch),
+            ("salt/cloud/web-9/creating", EventKind::Cloud),
+            ("salt/fileserver/gitfs/update", EventKind::Fileserver),
+            ("salt/event_listen/start", EventKind::Master),
+            ("my/app/deploy", EventKind::Custom),
+            ("", EventKind::Custom),
+        ] {
+            assert_eq!(EventKind::of(tag), kind, "{tag}");
+        }
+    }
+
+    #[test]
+    fn fields_fall_back_on_the_tag() {
+        let event = Event::new("salt/job/20261121233336123456/ret/web-1", b"\x80");
+        assert_eq!(event.fields().minion, Some("web-1"));
+        assert_eq!(event.fields().jid, Some("20261121233336123456"));
+        let event = Event::new("salt/job/20261121233336123456/prog/web/1/3", b"\x80");
+        assert_eq!(event.fields().minion, Some("web/1"));
+        let event = Event::new("salt/job/x/ret/web-1", b"\x82\xa2id\xa2db\xa7retcode\x02");
+        assert_eq!(event.fields().minion, Some("db"));
+        assert_eq!(event.fields().outcome(), Some(false));
+    }
+
+    #[test]
+    fn a_frame_is_split_at_the_first_empty_line() {
+        let event = Event::parse(Bytes::from_static(b"a/b\n\n\xa2\n\n")).unwrap();
+        assert_eq!((event.tag(), event.payload()), ("a/b", &b"\xa2\n\n"[..]));
+        assert_eq!(event.json(), br#""\n\n""#);
+        let error = Event::parse(Bytes::from_static(b"a/b\n")).unwrap_err();
+        assert_eq!(error, NotAnEvent::NoTag(4));
+        let event = Event::parse(Bytes::from_static(b"a\xff\n\n\xc0")).unwrap();
+        assert_eq!((event.tag(), event.payload()), ("a\u{fffd}", &b"\xc0"[..]));
+    }
+
+    fn chunk(sizes: &[usize]) -> Arc<Chunk> {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let events = sizes.iter().map(|size| Event::new("t", &vec![0xc0; *size])).collect();
+        Arc::new(Chunk { origin, received: 1, events })
+    }
+
+    #[test]
+    fn shares_split_and_keep_their_order() {
+        let mut share = Share::of(chunk(&[1, 2, 3, 4, 5]), vec![0, 2, 3, 4]);
+        let front = share.split_front(3);
+        let sizes = |share: &Share| share.events().map(|e| e.payload().len()).collect::<Vec<_>>();
+        assert_eq!((sizes(&front), sizes(&share)), (vec![1, 3, 4], vec![5]));
+    }
+
+    #[test]
+    fn a_small_share_does_not_hold_its_chunk() {
+        let chunk = chunk(&[10, 100_000]);
+        let share = Share::of(Arc::clone(&chunk), vec![0]);
+        assert_eq!(Arc::strong_count(&chunk), 1);
+        assert_eq!(share.events().map(|event| event.payload().len()).collect::<Vec<_>>(), [10]);
+        let share = Share::of(Arc::clone(&chunk), vec![1]);
+        assert_eq!(Arc::strong_count(&chunk), 2);
+        assert_eq!(share.len(), 1);
+    }
+}

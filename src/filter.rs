@@ -1,0 +1,165 @@
+//! Which events a sink takes.
+
+use std::collections::HashSet;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::event::{Event, EventKind, Fields};
+
+/// What an event must be for a sink to take it. Each key that is given must match; a list matches
+/// when one of its entries does. Globs know `*`, `?`, `[a-z]` and `{a,b}`, and `*` matches `/` too,
+/// as in Salt's own event filters.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilterConfig {
+    /// Globs of tags to take: `["salt/job/*/ret/*"]`. Default: all.
+    pub tags: Vec<String>,
+    /// Globs of tags to leave out; they win over `tags`.
+    pub not_tags: Vec<String>,
+    /// Globs of functions: `["state.*", "test.ping"]`. Events without a function do not match.
+    pub functions: Vec<String>,
+    /// Globs of minion ids. Events without a minion do not match.
+    pub minions: Vec<String>,
+    /// Take only what succeeded (`true`) or failed (`false`). Events without an outcome do not match.
+    pub success: Option<bool>,
+    /// Kinds of events: `[job_return, job_new, beacon]`.
+    pub kinds: Vec<EventKind>,
+}
+
+/// A pattern that is no glob: the key it stands under, its index and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadGlob {
+    /// `tags`, `not_tags`, `functions` or `minions`.
+    pub key: &'static str,
+    /// The place in that list, from 0.
+    pub index: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// A compiled [`FilterConfig`].
+#[derive(Debug, Clone)]
+pub struct Filter {
+    tags: Option<GlobSet>,
+    not_tags: Option<GlobSet>,
+    functions: Option<GlobSet>,
+    minions: Option<GlobSet>,
+    success: Option<bool>,
+    kinds: HashSet<EventKind>,
+}
+
+impl Filter {
+    /// Compiles the globs.
+    pub fn new(config: &FilterConfig) -> Result<Self, BadGlob> {
+        Ok(Filter {
+            tags: globs("tags", &config.tags)?,
+            not_tags: globs("not_tags", &config.not_tags)?,
+            functions: globs("functions", &config.functions)?,
+            minions: globs("minions", &config.minions)?,
+            success: config.success,
+            kinds: config.kinds.iter().copied().collect(),
+        })
+    }
+
+    /// Whether the filter takes every event.
+    pub fn takes_all(&self) -> bool {
+        self.tags.is_none()
+            && self.not_tags.is_none()
+            && self.kinds.is_empty()
+            && !self.reads_fields()
+    }
+
+    /// Whether the filter takes the event.
+    pub fn takes(&self, event: &Event) -> bool {
+        self.takes_tag(event) && (!self.reads_fields() || self.takes_fields(&event.fields()))
+    }
+
+    fn reads_fields(&self) -> bool {
+        self.functions.is_some() || self.minions.is_some() || self.success.is_some()
+    }
+
+    fn takes_tag(&self, event: &Event) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&event.kind()))
+            && self.tags.as_ref().is_none_or(|tags| tags.is_match(event.tag()))
+            && !self.not_tags.as_ref().is_some_and(|tags| tags.is_match(event.tag()))
+    }
+
+    fn takes_fields(&self, fields: &Fields<'_>) -> bool {
+        let matches = |globs: &Option<GlobSet>, text: Option<&str>| match (globs, text) {
+            (None, _) => true,
+            (Some(globs), Some(text)) => globs.is_match(text),
+            (Some(_), None) => false,
+        };
+        matches(&self.functions, fields.function)
+            && matches(&self.minions, fields.minion)
+            && self.success.is_none_or(|success| fields.outcome() == Some(success))
+    }
+}
+
+fn globs(key: &'static str, patterns: &[String]) -> Result<Option<GlobSet>, BadGlob> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let mut set = GlobSetBuilder::new();
+    for (index, pattern) in patterns.iter().enumerate() {
+        let glob = GlobBuilder::new(pattern).literal_separator(false).build();
+        let glob = glob.map_err(|error| BadGlob {
+            key,
+            index,
+            message: format!("`{pattern}` is no glob: {}", error.kind()),
+        })?;
+        set.add(glob);
+    }
+    let set = set.build().map_err(|error| BadGlob {
+        key,
+        index: 0,
+        message: format!("the globs cannot be compiled together: {error}"),
+    })?;
+    Ok(Some(set))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(tag: &str, fun: &str, id: &str, success: bool) -> Event {
+        let data = serde_json::json!({"fun": fun, "id": id, "success": success});
+        Event::new(tag, &rmp_serde::to_vec(&data).unwrap())
+    }
+
+    fn filter(json: serde_json::Value) -> Filter {
+        Filter::new(&serde_json::from_value(json).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_key_must_match() {
+        let ret = event("salt/job/20261121233336123456/ret/web-1", "state.apply", "web-1", true);
+        let beacon = Event::new("salt/beacon/web-1/status/", b"\x80");
+        for (config, takes_ret, takes_beacon) in [
+            (serde_json::json!({}), true, true),
+            (serde_json::json!({"tags": ["salt/job/*"]}), true, false),
+            (serde_json::json!({"tags": ["salt/*"], "not_tags": ["*/ret/*"]}), false, true),
+            (serde_json::json!({"functions": ["state.*"]}), true, false),
+            (serde_json::json!({"functions": ["test.*"]}), false, false),
+            (serde_json::json!({"minions": ["web-[0-9]"]}), true, true),
+            (serde_json::json!({"success": true}), true, false),
+            (serde_json::json!({"success": false}), false, false),
+            (serde_json::json!({"kinds": ["beacon"]}), false, true),
+            (serde_json::json!({"kinds": ["beacon"], "success": true}), false, false),
+        ] {
+            let filter = filter(config.clone());
+            assert_eq!(filter.takes(&ret), takes_ret, "{config}");
+            assert_eq!(filter.takes(&beacon), takes_beacon, "{config}");
+        }
+    }
+
+    #[test]
+    fn a_bad_glob_says_which() {
+        let config = serde_json::json!({"not_tags": ["a*", "b[", "c"]});
+        let error = Filter::new(&serde_json::from_value(config).unwrap()).unwrap_err();
+        assert_eq!((error.key, error.index), ("not_tags", 1));
+        assert!(error.message.contains("`b[`"), "{}", error.message);
+    }
+}

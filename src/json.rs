@@ -1,0 +1,416 @@
+//! msgpack to JSON, total: every payload becomes one JSON value, whatever is wrong with it.
+//!
+//! The text is what Python's `json.dumps(…, ensure_ascii=False)` writes, with `": "` and `", "` as
+//! separators, because readers of Salt's tables match on it (`LIKE '%"fun": "test.ping"%'`). What
+//! Python cannot write, or writes as something that is not JSON, becomes:
+//!
+//! | payload | JSON |
+//! |---|---|
+//! | bytes, or text that is not UTF-8 | a string, each bad sequence U+FFFD; counted in [`Losses::replaced`] |
+//! | Salt's date (ext 78) | a string, `2026-11-21T23:33:36.123456` |
+//! | msgpack's timestamp (ext -1) | a string, `2026-11-21T23:33:36.123456Z` |
+//! | any other extension | its bytes as a string |
+//! | NaN and the infinities | `null` |
+//! | a map key that is no string | the text Python gives it (`1`, `true`, `null`); of an array or a map its JSON |
+//! | what is nested deeper than [`MAX_DEPTH`] | `null`; counted in [`Losses::cut`] |
+//! | bytes that end too early, or byte 0xc1 | what was there, closed properly; counted in [`Losses::torn`] |
+//!
+//! Integers keep all 64 bits. Repeated map keys are all written, and readers take the last, as
+//! Python's decoder does.
+
+use crate::msgpack::{Item, Malformed, Walker};
+
+/// How deep arrays and maps may nest; JSON readers of the stores stop at about this depth.
+pub const MAX_DEPTH: usize = 128;
+
+/// What could not be kept when a payload became JSON, as counts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Losses {
+    /// Strings in which bytes that are not UTF-8 were replaced by U+FFFD.
+    pub replaced: u64,
+    /// Values cut because they were nested too deep.
+    pub cut: u64,
+    /// Payloads that ended early or held a byte that is not msgpack.
+    pub torn: u64,
+}
+
+impl std::ops::AddAssign for Losses {
+    fn add_assign(&mut self, other: Losses) {
+        self.replaced += other.replaced;
+        self.cut += other.cut;
+        self.torn += other.torn;
+    }
+}
+
+/// Appends the JSON of the value at the start of `payload` to `out`.
+pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
+    let mut writer = Writer { walker: Walker::new(payload), out, losses: Losses::default() };
+    // The losses say what this result says.
+    let _ = writer.value(0);
+    writer.losses
+}
+
+/// Appends `bytes` as a JSON string; `true` if bytes that are not UTF-8 had to be replaced.
+pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    let replaced = if is_plain(bytes) {
+        out.extend_from_slice(bytes);
+        false
+    } else {
+        write_escaped(bytes, out)
+    };
+    out.push(b'"');
+    replaced
+}
+
+struct Writer<'a, 'o> {
+    walker: Walker<'a>,
+    out: &'o mut Vec<u8>,
+    losses: Losses,
+}
+
+impl Writer<'_, '_> {
+    /// Writes the next value. After an error the JSON is complete, and nothing more can be read.
+    fn value(&mut self, depth: usize) -> Result<(), Malformed> {
+        let item = self.walker.item().inspect_err(|_| {
+            self.losses.torn += 1;
+            self.out.extend_from_slice(b"null");
+        })?;
+        self.written(item, depth)
+    }
+
+    fn written(&mut self, item: Item<'_>, depth: usize) -> Result<(), Malformed> {
+        match item {
+            Item::Str(bytes) | Item::Bin(bytes) => self.string(bytes),
+            Item::Array(_) | Item::Map(_) if depth >= MAX_DEPTH => {
+                self.losses.cut += 1;
+                self.out.extend_from_slice(b"null");
+                return self.skip_content(item);
+            }
+            Item::Array(len) => return self.array(len, depth + 1),
+            Item::Map(len) => return self.map(len, depth + 1),
+            Item::Nil => self.out.extend_from_slice(b"null"),
+            Item::Bool(true) => self.out.extend_from_slice(b"true"),
+            Item::Bool(false) => self.out.extend_from_slice(b"false"),
+            Item::Int(int) => self.number(int),
+            Item::Uint(int) => self.number(int),
+            Item::Float(float) if float.is_finite() => write_float(float, self.out),
+            Item::Float(_) => self.out.extend_from_slice(b"null"),
+            Item::Ext(kind, bytes) => match ext_text(kind, bytes) {
+                Some(text) => self.string(text.as_bytes()),
+                None => self.string(bytes),
+            },
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, len: u32, depth: usize) -> Result<(), Malformed> {
+        self.out.push(b'[');
+        let mut result = Ok(());
+        for index in 0..len {
+            if index > 0 {
+                self.out.extend_from_slice(b", ");
+            }
+            result = self.value(depth);
+            if result.is_err() {
+                break;
+            }
+        }
+        self.out.push(b']');
+        result
+    }
+
+    fn map(&mut self, len: u32, depth: usize) -> Result<(), Malformed> {
+        self.out.push(b'{');
+        let mut result = Ok(());
+        for index in 0..len {
+            let key = match self.walker.item() {
+                Ok(key) => key,
+                Err(malformed) => {
+                    self.losses.torn += 1;
+                    result = Err(malformed);
+                    break;
+                }
+            };
+            if index > 0 {
+                self.out.extend_from_slice(b", ");
+            }
+            result = self.key(key, depth);
+            self.out.extend_from_slice(b": ");
+            if result.is_err() {
+                self.out.extend_from_slice(b"null");
+                break;
+            }
+            result = self.value(depth);
+            if result.is_err() {
+                break;
+            }
+        }
+        self.out.push(b'}');
+        result
+    }
+
+    fn key(&mut self, key: Item<'_>, depth: usize) -> Result<(), Malformed> {
+        let text: &[u8] = match key {
+            Item::Str(bytes) | Item::Bin(bytes) => {
+                self.string(bytes);
+                return Ok(());
+            }
+            Item::Float(float) if float.is_nan() => b"NaN",
+            Item::Float(f64::INFINITY) => b"Infinity",
+            Item::Float(f64::NEG_INFINITY) => b"-Infinity",
+            Item::Ext(..) => return self.written(key, depth),
+            scalar_or_container => {
+                let start = self.out.len();
+                let result = self.written(scalar_or_container, depth);
+                let json = self.out.split_off(start);
+                write_string(&json, self.out);
+                return result;
+            }
+        };
+        self.string(text);
+        Ok(())
+    }
+
+    fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
+        let values = match head {
+            Item::Array(len) => u64::from(len),
+            Item::Map(len) => u64::from(len) * 2,
+            _ => 0,
+        };
+        for _ in 0..values {
+            self.walker.skip().inspect_err(|_| self.losses.torn += 1)?;
+        }
+        Ok(())
+    }
+
+    fn string(&mut self, bytes: &[u8]) {
+        if write_string(bytes, self.out) {
+            self.losses.replaced += 1;
+        }
+    }
+
+    fn number(&mut self, int: impl itoa::Integer) {
+        self.out.extend_from_slice(itoa::Buffer::new().format(int).as_bytes());
+    }
+}
+
+/// Whether the bytes are ASCII without anything that JSON escapes. In blocks, so that the compiler
+/// makes vector instructions of it.
+fn is_plain(bytes: &[u8]) -> bool {
+    let special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
+    let mut blocks = bytes.chunks_exact(32);
+    for block in &mut blocks {
+        if block.iter().fold(false, |any, byte| any | special(*byte)) {
+            return false;
+        }
+    }
+    !blocks.remainder().iter().any(|byte| special(*byte))
+}
+
+fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    if std::str::from_utf8(bytes).is_ok() {
+        write_escaped_utf8(bytes, out);
+        return false;
+    }
+    for chunk in bytes.utf8_chunks() {
+        write_escaped_utf8(chunk.valid().as_bytes(), out);
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    true
+}
+
+fn write_escaped_utf8(bytes: &[u8], out: &mut Vec<u8>) {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')
+    {
+        let (clean, from) = rest.split_at(at);
+        out.extend_from_slice(clean);
+        let Some((&byte, behind)) = from.split_first() else { break };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            control => {
+                out.extend_from_slice(b"\\u00");
+                out.extend([control >> 4, control & 0x0f].map(hex_digit));
+            }
+        }
+        rest = behind;
+    }
+    out.extend_from_slice(rest);
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+}
+
+/// Writes a finite float as Python's `repr` does: the shortest digits that read back the same, an
+/// exponent below 1e-4 and from 1e16 on.
+pub(crate) fn write_float(float: f64, out: &mut Vec<u8>) {
+    let size = float.abs();
+    if size == 0.0 || (1e-4..1e16).contains(&size) {
+        out.extend_from_slice(ryu::Buffer::new().format_finite(float).as_bytes());
+        return;
+    }
+    // `1.5e-7` to `1.5e-07`, `1e16` to `1e+16`.
+    let text = format!("{float:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, power) = match exponent.strip_prefix('-') {
+        Some(power) => ('-', power),
+        None => ('+', exponent),
+    };
+    out.extend_from_slice(format!("{digits}e{sign}{power:0>2}").as_bytes());
+}
+
+/// The text of the extensions that have one: Salt's date and msgpack's timestamp.
+fn ext_text(kind: i8, bytes: &[u8]) -> Option<String> {
+    match kind {
+        78 => salt_date(bytes),
+        -1 => timestamp(bytes),
+        _ => None,
+    }
+}
+
+/// `20261121T23:33:36.123456`, as `salt.payload` packs a `datetime`, to ISO 8601.
+fn salt_date(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (date, time) = text.split_once('T')?;
+    if date.len() != 8 || !date.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(format!("{}-{}-{}T{time}", date.get(..4)?, date.get(4..6)?, date.get(6..)?))
+}
+
+fn timestamp(bytes: &[u8]) -> Option<String> {
+    let (seconds, nanos) = match bytes.len() {
+        4 => (i64::from(u32::from_be_bytes(bytes.try_into().ok()?)), 0),
+        8 => {
+            let packed = u64::from_be_bytes(bytes.try_into().ok()?);
+            (i64::try_from(packed & 0x3_ffff_ffff).ok()?, i32::try_from(packed >> 34).ok()?)
+        }
+        12 => {
+            let nanos = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
+            let seconds = i64::from_be_bytes(bytes.get(4..)?.try_into().ok()?);
+            (seconds, i32::try_from(nanos).ok()?)
+        }
+        _ => return None,
+    };
+    jiff::Timestamp::new(seconds, nanos).ok().map(|time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rmpv::Value;
+
+    use super::*;
+
+    fn json_of(value: &Value) -> (String, Losses) {
+        let mut payload = Vec::new();
+        rmpv::encode::write_value(&mut payload, value).unwrap();
+        let mut out = Vec::new();
+        let losses = write(&payload, &mut out);
+        (String::from_utf8(out).unwrap(), losses)
+    }
+
+    #[test]
+    fn writes_as_python_does() {
+        let value = Value::Map(vec![
+            (Value::from("fun"), Value::from("test.ping")),
+            (Value::from(1), Value::Array(vec![Value::Nil, Value::from(true), Value::from(-5)])),
+            (Value::Nil, Value::from(1.0)),
+            (Value::from(true), Value::from(1e16)),
+            (Value::from(1.5e-7), Value::from("ä\u{0}\n\"\\\u{1f}")),
+            (Value::Array(vec![Value::from(1), Value::from("x")]), Value::from(u64::MAX)),
+        ]);
+        let (json, losses) = json_of(&value);
+        assert_eq!(
+            json,
+            r#"{"fun": "test.ping", "1": [null, true, -5], "null": 1.0, "true": 1e+16, "1.5e-07": "ä\u0000\n\"\\\u001f", "[1, \"x\"]": 18446744073709551615}"#
+        );
+        assert_eq!(losses, Losses::default());
+    }
+
+    #[test]
+    fn bytes_dates_and_numbers_that_json_lacks() {
+        let value = Value::Array(vec![
+            Value::Binary(b"plain".to_vec()),
+            Value::Binary(vec![b'a', 0xff, 0xfe, b'b']),
+            Value::Ext(78, b"20261121T23:33:36.123456".to_vec()),
+            Value::Ext(78, b"yesterday".to_vec()),
+            Value::Ext(-1, vec![0, 0, 0, 1]),
+            Value::Ext(79, b"NOT_SET".to_vec()),
+            Value::from(f64::NAN),
+            Value::from(f64::INFINITY),
+        ]);
+        let (json, losses) = json_of(&value);
+        assert_eq!(
+            json,
+            "[\"plain\", \"a\u{fffd}\u{fffd}b\", \"2026-11-21T23:33:36.123456\", \"yesterday\", \
+             \"1970-01-01T00:00:01Z\", \"NOT_SET\", null, null]"
+        );
+        assert_eq!(losses, Losses { replaced: 1, ..Losses::default() });
+    }
+
+    #[test]
+    fn deep_values_are_cut_and_counted() {
+        let mut payload = vec![0x91; 10_000];
+        payload.push(0xc0);
+        let mut out = Vec::new();
+        let losses = write(&payload, &mut out);
+        assert_eq!(losses, Losses { cut: 1, ..Losses::default() });
+        assert_eq!(out.len(), MAX_DEPTH * 2 + 4);
+        serde_json::from_slice::<serde_json::Value>(&out).unwrap_err(); // its own limit is 128 too
+        let shallow = &out[1..out.len() - 1];
+        serde_json::from_slice::<serde_json::Value>(shallow).unwrap();
+    }
+
+    #[test]
+    fn torn_payloads_are_closed() {
+        for (payload, json) in [
+            (&b""[..], "null"),
+            (b"\x93\x01", "[1, null]"),
+            (b"\x82\xa1a\x01\xa1b", r#"{"a": 1, "b": null}"#),
+            (b"\x82\xa1a\x01\xa5b", r#"{"a": 1}"#),
+            (b"\x81\x91\xc1\x01", r#"{"[null]": null}"#),
+        ] {
+            let mut out = Vec::new();
+            let losses = write(payload, &mut out);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), json);
+            assert_eq!(losses, Losses { torn: 1, ..Losses::default() });
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_json(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut out = Vec::new();
+            write(&bytes, &mut out);
+            serde_json::from_slice::<serde_json::Value>(&out).unwrap();
+        }
+
+        #[test]
+        fn strings_come_back(text in ".{0,200}") {
+            let mut out = Vec::new();
+            prop_assert!(!write_string(text.as_bytes(), &mut out));
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+
+        #[test]
+        fn floats_come_back(float in any::<f64>()) {
+            prop_assume!(float.is_finite());
+            let mut out = Vec::new();
+            write_float(float, &mut out);
+            let text = std::str::from_utf8(&out).unwrap();
+            prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), float.to_bits());
+        }
+    }
+}

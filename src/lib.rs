@@ -1,0 +1,35 @@
+//! saltern reads every event off a Salt master's bus and delivers it, in batches, to many stores.
+//!
+//! Events run one way. A [`source`] reads frames and knows nothing else. The dispatcher
+//! ([`dispatch`]) makes [`event`]s of them, asks each sink's [`filter`] and shares them out in
+//! chunks. Each sink has a [`spooler`], a thread that owns the sink's [`queue`] and cuts it into
+//! [`batch`]es, and writers that [`delivery`] drives: connect, write, back off ([`backoff`],
+//! [`breaker`]), split what is refused. A [`sink`] knows its store and nothing else.
+//!
+//! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]);
+//! [`state`] and [`metrics`] are what can be seen of it, [`http`] serves them, [`shutdown`] ends
+//! it, [`cli`] is the command line. Payloads stay msgpack ([`msgpack`]) until a sink asks for
+//! [`json`].
+
+pub mod backoff;
+pub mod batch;
+pub mod breaker;
+pub mod cli;
+pub mod config;
+pub mod delivery;
+pub mod dispatch;
+pub mod event;
+pub mod filter;
+pub mod http;
+pub mod json;
+pub mod metrics;
+pub mod msgpack;
+pub mod pipeline;
+pub mod queue;
+pub mod shutdown;
+pub mod sink;
+pub mod source;
+pub mod spooler;
+pub mod state;
+pub mod units;
+pub mod yaml;

@@ -1,0 +1,349 @@
+//! Every metric that saltern exports: name, kind, labels and help in one table.
+//!
+//! Labels are bounded by the configuration, never by data. Values are kept here as well, so that
+//! the status page and the summary lines read the same numbers that Prometheus scrapes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, KeyName, Label, Level as MetricLevel, Metadata};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MetricKind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// A distribution over these upper bounds.
+    Histogram(&'static [f64]),
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Metric {
+    /// The name, with unit and `_total` as Prometheus recommends.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: MetricKind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it says, for `# HELP` and the docs.
+    pub help: &'static str,
+}
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: MetricKind::Counter, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Gauge, labels, help }
+}
+
+const SECONDS: &[f64] = &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0];
+const EVENTS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0];
+const SOURCE: &[&str] = &["source"];
+const SINK: &[&str] = &["sink"];
+/// Events read from the source.
+pub const SOURCE_EVENTS: Metric =
+    counter("saltern_source_events_total", SOURCE, "Events read from the source.");
+/// Bytes of the frames read from the source.
+pub const SOURCE_BYTES: Metric =
+    counter("saltern_source_bytes_total", SOURCE, "Bytes of the frames read from the source.");
+/// 1 while the source is connected or reading, else 0.
+pub const SOURCE_CONNECTED: Metric =
+    gauge("saltern_source_connected", SOURCE, "1 while the source is connected or reading, else 0.");
+/// Connections made to the source.
+pub const SOURCE_CONNECTS: Metric =
+    counter("saltern_source_connects_total", SOURCE, "Connections made to the source.");
+/// Times that the connection was lost, so that events may have been missed.
+pub const SOURCE_GAPS: Metric =
+    counter("saltern_source_gaps_total", SOURCE, "Times that the connection was lost, so that events may have been missed.");
+/// Seconds without a connection after one was lost.
+pub const SOURCE_GAP_SECONDS: Metric =
+    counter("saltern_source_gap_seconds_total", SOURCE, "Seconds without a connection after one was lost.");
+/// Frames that were no events, and streams given up because of what was in them.
+pub const SOURCE_BAD_FRAMES: Metric =
+    counter("saltern_source_bad_frames_total", SOURCE, "Frames that were no events, and streams given up because of what was in them.");
+/// Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.
+pub const SOURCE_TRIMMED: Metric =
+    counter("saltern_source_trimmed_values_total", SOURCE, "Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.");
+/// Events that a peer of a master cluster forwarded (they carry __peer_id).
+pub const SOURCE_PEER_EVENTS: Metric =
+    counter("saltern_source_peer_events_total", SOURCE, "Events that a peer of a master cluster forwarded (they carry __peer_id).");
+/// Seconds that the source waited because the dispatcher's channel was full.
+pub const SOURCE_STALLED_SECONDS: Metric =
+    counter("saltern_source_stalled_seconds_total", SOURCE, "Seconds that the source waited because the dispatcher's channel was full.");
+/// Chunks that wait in front of the dispatcher.
+pub const DISPATCH_WAITING_CHUNKS: Metric =
+    gauge("saltern_dispatch_waiting_chunks", &[], "Chunks that wait in front of the dispatcher.");
+/// Seconds that the dispatcher waited for the sink's spooler.
+pub const DISPATCH_STALLED_SECONDS: Metric =
+    counter("saltern_dispatch_stalled_seconds_total", SINK, "Seconds that the dispatcher waited for the sink's spooler.");
+/// Events that the sink has stored.
+pub const SINK_EVENTS: Metric =
+    counter("saltern_sink_events_total", SINK, "Events that the sink has stored.");
+/// Batches that the sink has stored.
+pub const SINK_BATCHES: Metric =
+    counter("saltern_sink_batches_total", SINK, "Batches that the sink has stored.");
+/// Events that the sink will never accept.
+pub const SINK_REJECTED_EVENTS: Metric =
+    counter("saltern_sink_rejected_events_total", SINK, "Events that the sink will never accept.");
+/// Events discarded before they reached the sink: its queue was full, or the daemon stopped.
+pub const SINK_DROPPED_EVENTS: Metric =
+    counter("saltern_sink_dropped_events_total", &["sink", "reason"], "Events discarded before they reached the sink: its queue was full, or the daemon stopped.");
+/// Writes and connects that failed and were tried again.
+pub const SINK_RETRIES: Metric =
+    counter("saltern_sink_retries_total", &["sink", "cause"], "Writes and connects that failed and were tried again.");
+/// Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn payloads.
+pub const SINK_LOSSY_VALUES: Metric =
+    counter("saltern_sink_lossy_values_total", &["sink", "reason"], "Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn payloads.");
+/// 1 while the last connect or write of the sink worked, else 0.
+pub const SINK_UP: Metric =
+    gauge("saltern_sink_up", SINK, "1 while the last connect or write of the sink worked, else 0.");
+/// 1 while the sink's circuit breaker lets only a single probe through, else 0.
+pub const SINK_BREAKER_OPEN: Metric =
+    gauge("saltern_sink_breaker_open", SINK, "1 while the sink's circuit breaker lets only a single probe through, else 0.");
+/// Events in the sink's queue, those being written included.
+pub const SINK_QUEUE_EVENTS: Metric =
+    gauge("saltern_sink_queue_events", SINK, "Events in the sink's queue, those being written included.");
+/// Memory that the sink's queue is counted with, in bytes.
+pub const SINK_QUEUE_BYTES: Metric =
+    gauge("saltern_sink_queue_bytes", SINK, "Memory that the sink's queue is counted with, in bytes.");
+/// Age of the oldest event that the sink has not yet stored.
+pub const SINK_LAG_SECONDS: Metric =
+    gauge("saltern_sink_lag_seconds", SINK, "Age of the oldest event that the sink has not yet stored.");
+/// How long writing a batch took.
+pub const SINK_WRITE_SECONDS: Metric = Metric {
+    name: "saltern_sink_write_seconds",
+    kind: MetricKind::Histogram(SECONDS),
+    labels: SINK,
+    help: "How long writing a batch took.",
+};
+/// Events in a batch.
+pub const SINK_BATCH_EVENTS: Metric = Metric {
+    name: "saltern_sink_batch_events",
+    kind: MetricKind::Histogram(EVENTS),
+    labels: SINK,
+    help: "Events in a batch.",
+};
+/// Always 1; the label says which version runs.
+pub const BUILD_INFO: Metric =
+    gauge("saltern_build_info", &["version"], "Always 1; the label says which version runs.");
+/// Resident memory of the process.
+pub const PROCESS_RSS: Metric =
+    gauge("process_resident_memory_bytes", &[], "Resident memory of the process.");
+/// User and system time of the process.
+pub const PROCESS_CPU: Metric =
+    counter("process_cpu_seconds_total", &[], "User and system time of the process.");
+/// Open file descriptors of the process.
+pub const PROCESS_FDS: Metric =
+    gauge("process_open_fds", &[], "Open file descriptors of the process.");
+/// When the process started, in seconds since 1970.
+pub const PROCESS_START: Metric =
+    gauge("process_start_time_seconds", &[], "When the process started, in seconds since 1970.");
+
+/// All of them, in the order of the docs.
+pub static METRICS: &[Metric] = &[
+    SOURCE_EVENTS,
+    SOURCE_BYTES,
+    SOURCE_CONNECTED,
+    SOURCE_CONNECTS,
+    SOURCE_GAPS,
+    SOURCE_GAP_SECONDS,
+    SOURCE_BAD_FRAMES,
+    SOURCE_TRIMMED,
+    SOURCE_PEER_EVENTS,
+    SOURCE_STALLED_SECONDS,
+    DISPATCH_WAITING_CHUNKS,
+    DISPATCH_STALLED_SECONDS,
+    SINK_EVENTS,
+    SINK_BATCHES,
+    SINK_REJECTED_EVENTS,
+    SINK_DROPPED_EVENTS,
+    SINK_RETRIES,
+    SINK_LOSSY_VALUES,
+    SINK_UP,
+    SINK_BREAKER_OPEN,
+    SINK_QUEUE_EVENTS,
+    SINK_QUEUE_BYTES,
+    SINK_LAG_SECONDS,
+    SINK_WRITE_SECONDS,
+    SINK_BATCH_EVENTS,
+    BUILD_INFO,
+    PROCESS_RSS,
+    PROCESS_CPU,
+    PROCESS_FDS,
+    PROCESS_START,
+];
+
+const METADATA: Metadata<'static> =
+    Metadata::new("saltern", MetricLevel::INFO, Some(module_path!()));
+
+impl Metric {
+    fn key(&self, values: &[&str]) -> metrics::Key {
+        let labels = self.labels.iter().zip(values);
+        let labels: Vec<Label> =
+            labels.map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
+        metrics::Key::from_parts(self.name, labels)
+    }
+}
+
+/// Makes the Prometheus recorder the process's own and describes every metric to it. Later calls
+/// in one process fail.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in METRICS {
+        if let MetricKind::Histogram(buckets) = metric.kind {
+            builder =
+                builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+        }
+    }
+    let handle = builder.install_recorder()?;
+    metrics::with_recorder(|recorder| {
+        for metric in METRICS {
+            let name = KeyName::from_const_str(metric.name);
+            match metric.kind {
+                MetricKind::Counter => recorder.describe_counter(name, None, metric.help.into()),
+                MetricKind::Gauge => recorder.describe_gauge(name, None, metric.help.into()),
+                MetricKind::Histogram(_) => {
+                    recorder.describe_histogram(name, None, metric.help.into());
+                }
+            }
+        }
+    });
+    Ok(handle)
+}
+
+/// A counter, and its value.
+pub struct Tally {
+    counter: Counter,
+    value: AtomicU64,
+}
+
+impl Tally {
+    /// The counter of `metric` with these label values.
+    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+        let key = metric.key(labels);
+        let counter = metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA));
+        Tally { counter, value: AtomicU64::new(0) }
+    }
+
+    /// Adds to it.
+    pub fn add(&self, count: u64) {
+        if count > 0 {
+            self.counter.increment(count);
+            self.value.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// What it has counted since the start.
+    pub fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// A gauge, and its value.
+pub struct Level {
+    gauge: Gauge,
+    value: AtomicU64,
+}
+
+impl Level {
+    /// The gauge of `metric` with these label values.
+    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+        let key = metric.key(labels);
+        let gauge = metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA));
+        Level { gauge, value: AtomicU64::new(0) }
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: f64) {
+        self.gauge.set(value);
+        self.value.store(value.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Sets it to a count.
+    pub fn set_count(&self, count: usize) {
+        #[allow(clippy::cast_precision_loss)]
+        self.set(count as f64);
+    }
+
+    /// Sets it to 1 or 0.
+    pub fn set_bool(&self, value: bool) {
+        self.set(if value { 1.0 } else { 0.0 });
+    }
+
+    /// What it was set to last; 0 before.
+    pub fn get(&self) -> f64 {
+        f64::from_bits(self.value.load(Ordering::Relaxed))
+    }
+}
+
+/// Seconds that only grow. Prometheus counters of this exporter are whole numbers, so this is a
+/// gauge that is never set back.
+pub struct Seconds {
+    gauge: Gauge,
+    micros: AtomicU64,
+}
+
+impl Seconds {
+    /// The metric with these label values.
+    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+        let key = metric.key(labels);
+        let gauge = metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA));
+        gauge.set(0.0);
+        Seconds { gauge, micros: AtomicU64::new(0) }
+    }
+
+    /// Adds a duration.
+    pub fn add(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        self.gauge.increment(duration.as_secs_f64());
+    }
+
+    /// The sum since the start.
+    pub fn get(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+}
+
+/// A histogram.
+pub struct Distribution(Histogram);
+
+impl Distribution {
+    /// The histogram of `metric` with these label values.
+    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+        let key = metric.key(labels);
+        Distribution(metrics::with_recorder(|recorder| {
+            recorder.register_histogram(&key, &METADATA)
+        }))
+    }
+
+    /// Records a value.
+    pub fn record(&self, value: f64) {
+        self.0.record(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_recommendations() {
+        let mut names = std::collections::HashSet::new();
+        for metric in METRICS {
+            assert!(names.insert(metric.name), "{} stands twice", metric.name);
+            let is_counter = metric.kind == MetricKind::Counter;
+            assert_eq!(metric.name.ends_with("_total"), is_counter, "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        }
+    }
+}

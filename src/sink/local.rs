@@ -1,0 +1,34 @@
+//! `local`: takes every event and keeps none. For measuring, and for trying filters.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Context, Sink, SinkError};
+use crate::batch::{Batch, BatchLimits};
+use crate::units::ByteSize;
+
+/// Discards every event.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {}
+
+pub(super) struct Local;
+
+impl Sink for Local {
+    const NAME: &'static str = "local";
+    const ABOUT: &'static str = "takes every event and keeps none";
+    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    type Config = Config;
+
+    async fn connect(_config: &Config, _context: &Context) -> Result<Self, SinkError> {
+        Ok(Local)
+    }
+
+    async fn write(&mut self, _batch: &Batch) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn close(self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}

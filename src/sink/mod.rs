@@ -1,0 +1,236 @@
+//! What a sink is: one kind of store, one file.
+//!
+//! A sink knows how to connect to its store and how to write a batch to it. Queueing, batching,
+//! retrying, splitting, filtering and metrics are the engine's ([`crate::delivery`]). To add a
+//! sink, write the file, name it in `mod` below and add its line to [`KINDS`].
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::batch::{Batch, BatchLimits};
+use crate::delivery::{self, Writer};
+use crate::yaml::{Node, Problem};
+
+mod blackhole;
+mod local;
+mod rawfile_json;
+mod sqlite3;
+
+/// Every kind of sink, in the order of `saltern sinks`.
+pub static KINDS: &[Kind] = &[
+    Kind::of::<rawfile_json::RawfileJson>(),
+    Kind::of::<sqlite3::Sqlite3>(),
+    Kind::of::<local::Local>(),
+    Kind::of::<blackhole::Blackhole>(),
+];
+
+/// A store that takes batches of events.
+///
+/// One value is one connection of one writer; it is never called twice at the same time. Work that
+/// blocks (files, embedded databases) goes inside [`blocking`].
+pub trait Sink: Sized + Send + 'static {
+    /// The kind's name in the configuration.
+    const NAME: &'static str;
+    /// What it writes and where, in one line.
+    const ABOUT: &'static str;
+    /// Batches as this store likes them.
+    const BATCH: BatchLimits;
+    /// The sink's own part of the configuration; its doc comments are the reference manual.
+    type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+
+    /// Connects to the store and prepares it. Tried again, with back-off, until it succeeds.
+    fn connect(
+        config: &Self::Config,
+        context: &Context,
+    ) -> impl Future<Output = Result<Self, SinkError>> + Send;
+
+    /// Writes a batch; returns when every event of it is settled. After an error the same batch
+    /// comes again, so what was stored of it should be recognised, by [`Batch::id`] or the events'
+    /// own ids, where the store can.
+    fn write(&mut self, batch: &Batch) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Flushes what is buffered below and lets go of the store.
+    fn close(self) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+/// What a sink is told about where it stands.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The sink's name in the configuration.
+    pub name: String,
+    /// Which of the sink's writers this is, from 0.
+    pub writer: usize,
+    /// Where saltern may keep files.
+    pub state_dir: PathBuf,
+    /// Changes when files are to be opened anew (SIGHUP).
+    pub reopen: watch::Receiver<u64>,
+}
+
+/// The cause of a [`SinkError`].
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why a connect or a write did not succeed, and so what happens next.
+#[derive(Debug, Error)]
+pub enum SinkError {
+    /// Nothing is wrong with the batch; it comes again later.
+    #[error("{doing}")]
+    Retry {
+        /// The operation, in words: `appending to /var/log/events`.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+        /// How long the store asked us to wait.
+        after: Option<Duration>,
+    },
+    /// As `Retry`, over a fresh connection.
+    #[error("{doing}")]
+    Reconnect {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+    /// The store will never accept some of the events.
+    #[error("{doing}")]
+    Reject {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+        /// Which events.
+        events: Rejected,
+    },
+    /// The configuration is wrong: trying again is of no use before it changes.
+    #[error("{doing}")]
+    Fatal {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+}
+
+/// Which events of a batch a store refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejected {
+    /// Some, and the store does not say which; nothing of the batch is stored. The engine splits
+    /// the batch until the bad events are alone.
+    Unknown,
+    /// Those at these places of the batch, from 0; all others are stored.
+    These(Vec<usize>),
+}
+
+impl SinkError {
+    /// A [`SinkError::Retry`] without a wish of the store.
+    pub fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        SinkError::Retry { doing: doing.into(), cause: cause.into(), after: None }
+    }
+
+    /// A [`SinkError::Reconnect`].
+    pub fn reconnect(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        SinkError::Reconnect { doing: doing.into(), cause: cause.into() }
+    }
+
+    /// A [`SinkError::Fatal`].
+    pub fn fatal(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        SinkError::Fatal { doing: doing.into(), cause: cause.into() }
+    }
+
+    /// What the metrics call this error.
+    pub fn label(&self) -> &'static str {
+        match self {
+            SinkError::Retry { .. } => "retry",
+            SinkError::Reconnect { .. } => "reconnect",
+            SinkError::Reject { .. } => "reject",
+            SinkError::Fatal { .. } => "fatal",
+        }
+    }
+
+    /// The operation and every cause behind it, on one line.
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+}
+
+/// An error and every cause behind it, on one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Runs work that blocks the thread, so that the other tasks of the thread go on elsewhere.
+pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
+}
+
+/// A kind of sink, with its type erased.
+pub struct Kind {
+    /// The name in the configuration.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// Batches as the kind likes them.
+    pub batch: BatchLimits,
+    /// The JSON Schema of its configuration.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads its configuration.
+    pub read: fn(&Node) -> Result<Arc<dyn Driver>, Problem>,
+}
+
+impl Kind {
+    const fn of<S: Sink>() -> Self {
+        Kind {
+            name: S::NAME,
+            about: S::ABOUT,
+            batch: S::BATCH,
+            schema: |generator| generator.subschema_for::<S::Config>(),
+            read: |node| Ok(Arc::new(Configured::<S>(node.read()?))),
+        }
+    }
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<&'static Kind> {
+        KINDS.iter().find(|kind| kind.name == name)
+    }
+}
+
+/// A future of a [`Driver`].
+pub type Driving<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A sink's configuration together with the code that it is for.
+pub trait Driver: Send + Sync {
+    /// Delivers what `writer` receives until there is no more or it is stopped.
+    fn drive(self: Arc<Self>, writer: Writer) -> Driving<'static, ()>;
+
+    /// Connects once and lets go again.
+    fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>>;
+}
+
+struct Configured<S: Sink>(S::Config);
+
+impl<S: Sink> Driver for Configured<S> {
+    fn drive(self: Arc<Self>, writer: Writer) -> Driving<'static, ()> {
+        Box::pin(async move { delivery::drive::<S>(&self.0, writer).await })
+    }
+
+    fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>> {
+        Box::pin(async move { S::connect(&self.0, context).await?.close().await })
+    }
+}

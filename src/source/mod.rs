@@ -1,0 +1,253 @@
+//! What a source is: one kind of place that events come from, one file.
+//!
+//! A source hands frames on through its [`Outlet`] and reports what happens to its connection
+//! through its [`Link`]. It knows nothing of sinks. To add one, write the file, name it in `mod`
+//! below and add its line to [`KINDS`].
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, TrySendError};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::event::Origin;
+use crate::state::{self, SourceState};
+use crate::yaml::{Node, Problem};
+
+pub mod framing;
+mod replay;
+mod salt_bus;
+mod zeromq;
+
+/// Every kind of source.
+pub static KINDS: &[Kind] = &[
+    Kind::of::<salt_bus::SaltBus>(),
+    Kind::of::<zeromq::Zeromq>(),
+    Kind::of::<replay::Replay>(),
+];
+
+/// A place that events come from.
+pub trait Source: Send + Sync + 'static {
+    /// The kind's name in the configuration.
+    const NAME: &'static str;
+    /// What it reads, in one line.
+    const ABOUT: &'static str;
+    /// The source's own part of the configuration; its doc comments are the reference manual.
+    type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+
+    /// Reads until there is no more to read or `stop` is cancelled. A source that can lose its
+    /// connection makes it again by itself; an error means that it never will.
+    fn run(
+        config: &Self::Config,
+        outlet: Outlet,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), SourceError>>;
+
+    /// Connects once and lets go again.
+    fn probe(config: &Self::Config) -> impl Future<Output = Result<(), SourceError>>;
+}
+
+/// Why a source cannot be read: what was being done, to what, and the cause.
+#[derive(Debug, Error)]
+#[error("{doing}")]
+pub struct SourceError {
+    doing: String,
+    #[source]
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl SourceError {
+    /// An error while `doing`.
+    pub fn new(
+        doing: impl Into<String>,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        SourceError { doing: doing.into(), cause: cause.into() }
+    }
+}
+
+/// Frames that a source read together.
+#[derive(Debug)]
+pub struct Frames {
+    /// The source's state, where the dispatcher counts what it finds in the frames.
+    pub state: Arc<SourceState>,
+    /// The source and its master.
+    pub origin: Arc<Origin>,
+    /// When they were read, in microseconds since 1970.
+    pub received: u64,
+    /// Tag, empty line, payload, of each event.
+    pub bodies: Vec<Bytes>,
+}
+
+/// Where a source puts its frames.
+#[derive(Debug, Clone)]
+pub struct Outlet {
+    /// The source and its master.
+    pub origin: Arc<Origin>,
+    /// What the world sees of the source.
+    pub state: Arc<SourceState>,
+    /// To the dispatcher.
+    pub frames: Sender<Frames>,
+}
+
+/// How long to wait for room in the dispatcher's channel before looking again.
+const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
+
+impl Outlet {
+    /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
+    /// dispatcher is gone and reading on is of no use.
+    pub async fn send(&self, bodies: Vec<Bytes>) -> bool {
+        if bodies.is_empty() {
+            return true;
+        }
+        self.state.events.add(bodies.len() as u64);
+        self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
+        let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
+        let mut frames = Frames { state, origin, received: state::now(), bodies };
+        let mut stalled_since = None;
+        loop {
+            match self.frames.try_send(frames) {
+                Ok(()) => break,
+                Err(TrySendError::Full(back)) => frames = back,
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+            stalled_since.get_or_insert_with(Instant::now);
+            sleep(FULL_CHANNEL_WAIT).await;
+        }
+        if let Some(since) = stalled_since {
+            self.state.stalled.add(since.elapsed());
+        }
+        true
+    }
+}
+
+/// The history of a source's connection: what is counted and logged when it comes and goes.
+#[derive(Debug)]
+pub struct Link {
+    state: Arc<SourceState>,
+    backoff: Backoff,
+    lost_since: Option<Instant>,
+}
+
+/// The wait before the first try to connect again, and the longest.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+impl Link {
+    /// A link that was never up.
+    pub fn new(state: Arc<SourceState>) -> Self {
+        Link { state, backoff: Backoff::new(RECONNECT.0, RECONNECT.1), lost_since: None }
+    }
+
+    /// The connection is there.
+    pub fn up(&mut self, to: &str) {
+        self.state.connected.set_bool(true);
+        self.state.connects.add(1);
+        match self.lost_since.take() {
+            Some(since) => {
+                let gap = since.elapsed();
+                self.state.gap_seconds.add(gap);
+                warn!(
+                    source = self.state.name,
+                    to,
+                    gap_seconds = gap.as_secs_f64(),
+                    "connected again; events of the gap were not seen"
+                );
+            }
+            None => info!(source = self.state.name, to, "connected"),
+        }
+    }
+
+    /// The connection works: the next wait is short again.
+    pub fn works(&mut self) {
+        self.backoff.reset();
+    }
+
+    /// The connection was lost.
+    pub fn lost(&mut self, reason: &str) {
+        self.state.connected.set_bool(false);
+        self.state.gaps.add(1);
+        self.lost_since.get_or_insert_with(Instant::now);
+        if self.state.failed(reason) {
+            warn!(source = self.state.name, reason, "the connection was lost");
+        }
+    }
+
+    /// A connection could not be made.
+    pub fn absent(&mut self, reason: &str) {
+        if self.state.failed(reason) {
+            warn!(source = self.state.name, reason, "cannot connect, trying again");
+        }
+    }
+
+    /// Waits for the next try.
+    pub async fn wait(&mut self) {
+        sleep(self.backoff.delay(None)).await;
+    }
+}
+
+impl std::fmt::Debug for SourceState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceState").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A kind of source, with its type erased.
+pub struct Kind {
+    /// The name in the configuration.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// The JSON Schema of its configuration.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads its configuration.
+    pub read: fn(&Node) -> Result<Arc<dyn Reader>, Problem>,
+}
+
+impl Kind {
+    const fn of<S: Source>() -> Self {
+        Kind {
+            name: S::NAME,
+            about: S::ABOUT,
+            schema: |generator| generator.subschema_for::<S::Config>(),
+            read: |node| Ok(Arc::new(Configured::<S>(node.read()?))),
+        }
+    }
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<&'static Kind> {
+        KINDS.iter().find(|kind| kind.name == name)
+    }
+}
+
+/// A future of a [`Reader`]. Sources share one thread, so it need not be `Send`.
+pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), SourceError>> + 'a>>;
+
+/// A source's configuration together with the code that it is for.
+pub trait Reader: Send + Sync {
+    /// Reads until there is no more to read or `stop` is cancelled.
+    fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static>;
+
+    /// Connects once and lets go again.
+    fn probe(&self) -> Reading<'_>;
+}
+
+struct Configured<S: Source>(S::Config);
+
+impl<S: Source> Reader for Configured<S> {
+    fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static> {
+        Box::pin(async move { S::run(&self.0, outlet, stop).await })
+    }
+
+    fn probe(&self) -> Reading<'_> {
+        Box::pin(S::probe(&self.0))
+    }
+}

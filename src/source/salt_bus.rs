@@ -1,0 +1,281 @@
+//! `salt_bus`: the event bus of a Salt master, `master_event_pub.ipc`.
+//!
+//! A subscriber connects and reads; it sends nothing. The framing is told from the first byte of
+//! each connection ([`framing`](super::framing)). A master cuts a subscriber off that reads too
+//! slowly, so this source does nothing but read and hand on; and because the master, the network
+//! and Salt's upgrades end connections too, it connects again for ever, and counts each gap.
+//!
+//! At a thousand events a second each event would be a wake-up of its own, which costs more than
+//! the event. After a read that emptied the socket the source waits a moment (`patience`) and then
+//! reads all that has come.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::framing::{Frame, FrameError, Framer};
+use super::{Link, Outlet, Source, SourceError, zeromq};
+use crate::sink::chain;
+use crate::units::{ByteSize, Span};
+
+/// The event bus of a Salt master.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    /// The master's event socket: a path, `unix:PATH`, or `tcp://HOST:PORT` for a master with
+    /// `ipc_mode: tcp` (port 4512 by default). The path is `master_event_pub.ipc` in the master's
+    /// `sock_dir`.
+    #[serde(default)]
+    address: Address,
+    /// The longest frame to accept; a longer one ends the connection with an error that names its
+    /// size. At least the master's `max_event_size`.
+    #[serde(default = "default_max_frame")]
+    max_frame: ByteSize,
+    /// How long to let events gather after the socket was read empty. 0 reads each as it comes.
+    #[serde(default = "default_patience")]
+    patience: Span,
+}
+
+fn default_max_frame() -> ByteSize {
+    ByteSize::mib(64)
+}
+
+fn default_patience() -> Span {
+    Span::millis(1)
+}
+
+/// Where the bus is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+pub(crate) enum Address {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// `HOST:PORT`.
+    Tcp(String),
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Address::Unix("/var/run/salt/master/master_event_pub.ipc".into())
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(host_port) = text.strip_prefix("tcp://") {
+            let port = host_port.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            return match port {
+                Some(_) => Ok(Address::Tcp(host_port.to_owned())),
+                None => Err(format!("`{text}` has no port; write tcp://HOST:PORT")),
+            };
+        }
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        match path.split_once("://") {
+            Some((scheme, _)) => Err(format!(
+                "`{scheme}://` is none of the addresses of a bus: a path, unix:PATH or tcp://HOST:PORT"
+            )),
+            None if path.is_empty() => Err("the address is empty".to_owned()),
+            None => Ok(Address::Unix(path.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "{}", path.display()),
+            Address::Tcp(host_port) => write!(f, "tcp://{host_port}"),
+        }
+    }
+}
+
+pub(super) struct SaltBus;
+
+impl Source for SaltBus {
+    const NAME: &'static str = "salt_bus";
+    const ABOUT: &'static str = "the event bus of a Salt master, over its unix socket or TCP";
+    type Config = Config;
+
+    async fn run(
+        config: &Config,
+        outlet: Outlet,
+        stop: CancellationToken,
+    ) -> Result<(), SourceError> {
+        stop.run_until_cancelled(follow(config, &outlet)).await;
+        Ok(())
+    }
+
+    async fn probe(config: &Config) -> Result<(), SourceError> {
+        let doing = || format!("connecting to the event bus at {}", config.address);
+        match &config.address {
+            Address::Unix(path) => UnixStream::connect(path).await.map(drop),
+            Address::Tcp(host_port) => TcpStream::connect(host_port).await.map(drop),
+        }
+        .map_err(|error| SourceError::new(doing(), explained(error)))
+    }
+}
+
+/// How one connection ended.
+enum End {
+    /// The dispatcher is gone.
+    NobodyListens,
+    /// The peer speaks ZeroMQ.
+    Zmtp,
+    /// The master closed it, or it broke.
+    Lost(String),
+}
+
+async fn follow(config: &Config, outlet: &Outlet) {
+    let mut link = Link::new(outlet.state.clone());
+    loop {
+        match session(config, outlet, &mut link).await {
+            Ok(End::NobodyListens) => return,
+            Ok(End::Zmtp) => {
+                return zeromq::follow_publisher(&config.address, outlet, &mut link).await;
+            }
+            Ok(End::Lost(reason)) => link.lost(&reason),
+            Err(error) => {
+                link.absent(&format!("{}: {}", config.address, explained(error)));
+            }
+        }
+        link.wait().await;
+    }
+}
+
+/// Connects and reads until the connection ends; an error if it could not be made.
+async fn session(config: &Config, outlet: &Outlet, link: &mut Link) -> io::Result<End> {
+    match &config.address {
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).await?;
+            Ok(read(stream, config, outlet, link).await)
+        }
+        Address::Tcp(host_port) => {
+            let stream = TcpStream::connect(host_port).await?;
+            // A master that vanished without a word is noticed within a minute.
+            let keepalive = TcpKeepalive::new()
+                .with_time(Duration::from_secs(30))
+                .with_interval(Duration::from_secs(10))
+                .with_retries(3);
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Ok(read(stream, config, outlet, link).await)
+        }
+    }
+}
+
+/// Bytes asked of the kernel at once: what a unix socket's buffer holds.
+const READ: usize = 256 << 10;
+
+/// A read of at least this much did not empty the socket.
+const MORE_IS_THERE: usize = 64 << 10;
+
+async fn read(
+    mut stream: impl AsyncRead + Unpin,
+    config: &Config,
+    outlet: &Outlet,
+    link: &mut Link,
+) -> End {
+    let address = config.address.to_string();
+    let mut framer = Framer::new(config.max_frame.as_usize());
+    let mut buffer = BytesMut::with_capacity(READ);
+    link.up(&address);
+    loop {
+        let missing = framer.wanted().saturating_sub(buffer.len());
+        if buffer.capacity() - buffer.len() < missing.max(READ / 16) {
+            buffer.reserve(missing.max(READ));
+        }
+        let count = match stream.read_buf(&mut buffer).await {
+            Ok(0) => return End::Lost(format!("{address}: {}", closed(&framer, &buffer))),
+            Ok(count) => count,
+            Err(error) => return End::Lost(format!("{address}: {error}")),
+        };
+        let mut bodies = Vec::new();
+        let outcome = loop {
+            match framer.next(&mut buffer) {
+                Ok(Some(Frame::Body(body))) => bodies.push(body),
+                Ok(Some(Frame::Bodiless(_))) => outlet.state.bad_frames.add(1),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if !bodies.is_empty() {
+            link.works();
+        }
+        if !outlet.send(bodies).await {
+            return End::NobodyListens;
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(FrameError::Zmtp) => return End::Zmtp,
+            Err(error) => {
+                outlet.state.bad_frames.add(1);
+                return End::Lost(format!("{address}: {error}"));
+            }
+        }
+        if count < MORE_IS_THERE && !config.patience.0.is_zero() {
+            sleep(config.patience.0).await;
+        }
+    }
+}
+
+fn closed(framer: &Framer, buffer: &BytesMut) -> String {
+    match (framer.framing(), buffer.len()) {
+        (None, _) => "the master closed the connection before it sent anything".to_owned(),
+        (Some(_), 0) => "the master closed the connection".to_owned(),
+        (Some(_), cut) => format!("the master closed the connection {cut} bytes into a frame"),
+    }
+}
+
+/// Adds what to do about it to the errors that operators meet.
+fn explained(error: io::Error) -> io::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => "is the master running, and is this its sock_dir?",
+        io::ErrorKind::PermissionDenied => {
+            "the socket belongs to the master's user (0600 on 3006, 0660 on 3007 and later): run saltern as that user or in its group"
+        }
+        io::ErrorKind::ConnectionRefused => "nobody listens there; is the master running?",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{}: {advice}", chain(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, address) in [
+            ("/run/salt/x.ipc", Address::Unix("/run/salt/x.ipc".into())),
+            ("unix:/run/salt/x.ipc", Address::Unix("/run/salt/x.ipc".into())),
+            ("tcp://127.0.0.1:4512", Address::Tcp("127.0.0.1:4512".into())),
+            ("tcp://[::1]:4512", Address::Tcp("[::1]:4512".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(address));
+        }
+        for text in ["", "tcp://localhost", "http://localhost:80", "unix:"] {
+            text.parse::<Address>().unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Where each source and each sink stands: what the status page, the metrics and the summary lines
+//! show. Written by the pipeline, read by everyone else.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::json::Losses;
+use crate::metrics::{self, Distribution, Level, Seconds, Tally};
+
+/// Microseconds since 1970.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Everything that the daemon shows of itself.
+pub struct State {
+    /// When it started.
+    pub started: Instant,
+    /// Its sources, in the order of the configuration.
+    pub sources: Vec<std::sync::Arc<SourceState>>,
+    /// Its sinks, in the order of the configuration.
+    pub sinks: Vec<std::sync::Arc<SinkState>>,
+}
+
+/// Where a source stands.
+pub struct SourceState {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// The master whose events it reads.
+    pub master_id: String,
+    /// Events read.
+    pub events: Tally,
+    /// Bytes of frames read.
+    pub bytes: Tally,
+    /// 1 while connected.
+    pub connected: Level,
+    /// Connections made.
+    pub connects: Tally,
+    /// Connections lost.
+    pub gaps: Tally,
+    /// Time without a connection after one was lost.
+    pub gap_seconds: Seconds,
+    /// Frames that were no events, and streams given up for what was in them.
+    pub bad_frames: Tally,
+    /// `VALUE_TRIMMED` values.
+    pub trimmed: Tally,
+    /// Events that a cluster peer forwarded.
+    pub peer_events: Tally,
+    /// Time spent waiting for the dispatcher.
+    pub stalled: Seconds,
+    last_error: Mutex<Option<LastError>>,
+    ended: AtomicBool,
+}
+
+impl SourceState {
+    /// A source that has not begun.
+    pub fn new(name: &str, kind: &'static str, master_id: &str) -> Self {
+        let labels = &[name];
+        SourceState {
+            name: name.to_owned(),
+            kind,
+            master_id: master_id.to_owned(),
+            events: Tally::new(metrics::SOURCE_EVENTS, labels),
+            bytes: Tally::new(metrics::SOURCE_BYTES, labels),
+            connected: Level::new(metrics::SOURCE_CONNECTED, labels),
+            connects: Tally::new(metrics::SOURCE_CONNECTS, labels),
+            gaps: Tally::new(metrics::SOURCE_GAPS, labels),
+            gap_seconds: Seconds::new(metrics::SOURCE_GAP_SECONDS, labels),
+            bad_frames: Tally::new(metrics::SOURCE_BAD_FRAMES, labels),
+            trimmed: Tally::new(metrics::SOURCE_TRIMMED, labels),
+            peer_events: Tally::new(metrics::SOURCE_PEER_EVENTS, labels),
+            stalled: Seconds::new(metrics::SOURCE_STALLED_SECONDS, labels),
+            last_error: Mutex::new(None),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Remembers an error; `true` if it is not the one remembered already.
+    pub fn failed(&self, error: &str) -> bool {
+        remember(&self.last_error, error)
+    }
+
+    /// The source has delivered all that it has.
+    pub fn end(&self) {
+        self.connected.set_bool(false);
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+/// Where a sink stands.
+pub struct SinkState {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Events stored.
+    pub events: Tally,
+    /// Batches stored.
+    pub batches: Tally,
+    /// Events that the store will never accept.
+    pub rejected: Tally,
+    /// Events dropped because the queue was full.
+    pub dropped_full: Tally,
+    /// Events dropped because the daemon stopped before they were stored.
+    pub dropped_stop: Tally,
+    /// Errors after which the same batch came again.
+    pub retries: Tally,
+    /// Errors after which the connection was made anew.
+    pub reconnects: Tally,
+    /// Connects and writes that took too long.
+    pub timeouts: Tally,
+    /// Strings that were not UTF-8.
+    pub lossy_replaced: Tally,
+    /// Values nested too deep.
+    pub lossy_cut: Tally,
+    /// Payloads that ended early.
+    pub lossy_torn: Tally,
+    /// 1 while the last try worked.
+    pub up: Level,
+    /// 1 while the breaker is open.
+    pub breaker_open: Level,
+    /// Events in the queue.
+    pub queue_events: Level,
+    /// Memory of the queue.
+    pub queue_bytes: Level,
+    /// Age of the oldest event in the queue.
+    pub lag: Level,
+    /// Time spent on a write.
+    pub write_seconds: Distribution,
+    /// Events in a batch.
+    pub batch_events: Distribution,
+    /// Time that the dispatcher waited for the spooler.
+    pub stalled: Seconds,
+    oldest: AtomicU64,
+    parked: AtomicBool,
+    last_error: Mutex<Option<LastError>>,
+    last_refusal: Mutex<Option<LastError>>,
+}
+
+impl SinkState {
+    /// A sink that has not begun.
+    pub fn new(name: &str, kind: &'static str) -> Self {
+        let labels = &[name];
+        let dropped = |reason| Tally::new(metrics::SINK_DROPPED_EVENTS, &[name, reason]);
+        let retries = |cause| Tally::new(metrics::SINK_RETRIES, &[name, cause]);
+        let lossy = |reason| Tally::new(metrics::SINK_LOSSY_VALUES, &[name, reason]);
+        SinkState {
+            name: name.to_owned(),
+            kind,
+            events: Tally::new(metrics::SINK_EVENTS, labels),
+            batches: Tally::new(metrics::SINK_BATCHES, labels),
+            rejected: Tally::new(metrics::SINK_REJECTED_EVENTS, labels),
+            dropped_full: dropped("queue_full"),
+            dropped_stop: dropped("stopped"),
+            retries: retries("retry"),
+            reconnects: retries("reconnect"),
+            timeouts: retries("timeout"),
+            lossy_replaced: lossy("not_utf8"),
+            lossy_cut: lossy("too_deep"),
+            lossy_torn: lossy("torn"),
+            up: Level::new(metrics::SINK_UP, labels),
+            breaker_open: Level::new(metrics::SINK_BREAKER_OPEN, labels),
+            queue_events: Level::new(metrics::SINK_QUEUE_EVENTS, labels),
+            queue_bytes: Level::new(metrics::SINK_QUEUE_BYTES, labels),
+            lag: Level::new(metrics::SINK_LAG_SECONDS, labels),
+            write_seconds: Distribution::new(metrics::SINK_WRITE_SECONDS, labels),
+            batch_events: Distribution::new(metrics::SINK_BATCH_EVENTS, labels),
+            stalled: Seconds::new(metrics::DISPATCH_STALLED_SECONDS, labels),
+            oldest: AtomicU64::new(0),
+            parked: AtomicBool::new(false),
+            last_error: Mutex::new(None),
+            last_refusal: Mutex::new(None),
+        }
+    }
+
+    /// Remembers an error; `true` if it is not the one remembered already.
+    pub fn failed(&self, error: &str) -> bool {
+        self.up.set_bool(false);
+        remember(&self.last_error, error)
+    }
+
+    /// A connect or write worked; `true` if the one before did not.
+    pub fn worked(&self) -> bool {
+        let was_down = self.up.get() < 1.0;
+        if was_down {
+            self.up.set_bool(true);
+        }
+        was_down
+    }
+
+    /// Remembers why an event was refused; `true` if that is not the reason remembered already.
+    pub fn note_refusal(&self, reason: &str) -> bool {
+        remember(&self.last_refusal, reason)
+    }
+
+    /// The configuration is wrong: nothing is tried until it changes.
+    pub fn park(&self) {
+        self.parked.store(true, Ordering::Release);
+    }
+
+    /// Whether the sink is parked, and the error that parked it.
+    pub fn parked(&self) -> Option<String> {
+        let parked = self.parked.load(Ordering::Acquire);
+        parked.then(|| lock(&self.last_error).as_ref().map(|e| e.error.clone()).unwrap_or_default())
+    }
+
+    /// When the oldest event of the queue was read, in microseconds since 1970; `None` when empty.
+    pub fn set_oldest(&self, oldest: Option<u64>) {
+        self.oldest.store(oldest.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The age of the oldest event that is not stored, in seconds.
+    pub fn lag(&self) -> f64 {
+        match self.oldest.load(Ordering::Relaxed) {
+            0 => 0.0,
+            #[allow(clippy::cast_precision_loss)]
+            oldest => now().saturating_sub(oldest) as f64 / 1e6,
+        }
+    }
+
+    /// Counts what the JSON of stored events had to leave out.
+    pub fn lost(&self, losses: Losses) {
+        self.lossy_replaced.add(losses.replaced);
+        self.lossy_cut.add(losses.cut);
+        self.lossy_torn.add(losses.torn);
+    }
+
+    /// Events dropped, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_full.get() + self.dropped_stop.get()
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct LastError {
+    error: String,
+    time: String,
+}
+
+fn remember(last: &Mutex<Option<LastError>>, error: &str) -> bool {
+    let mut last = lock(last);
+    let is_new = last.as_ref().is_none_or(|last| last.error != error);
+    let time = jiff::Timestamp::now().to_string();
+    *last = Some(LastError { error: error.to_owned(), time });
+    is_new
+}
+
+/// A poisoned lock holds nothing that could be half done.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `/api/v1/status` answers.
+#[derive(Serialize)]
+pub struct Status {
+    version: &'static str,
+    uptime_seconds: f64,
+    healthy: bool,
+    ready: bool,
+    sources: Vec<SourceStatus>,
+    sinks: Vec<SinkStatus>,
+}
+
+#[derive(Serialize)]
+struct SourceStatus {
+    name: String,
+    kind: &'static str,
+    master_id: String,
+    connected: bool,
+    ended: bool,
+    events: u64,
+    bytes: u64,
+    connects: u64,
+    gaps: u64,
+    gap_seconds: f64,
+    bad_frames: u64,
+    trimmed_values: u64,
+    peer_events: u64,
+    last_error: Option<LastError>,
+}
+
+#[derive(Serialize)]
+struct SinkStatus {
+    name: String,
+    kind: &'static str,
+    up: bool,
+    parked: bool,
+    breaker: &'static str,
+    events: u64,
+    batches: u64,
+    rejected_events: u64,
+    dropped_events: u64,
+    retries: u64,
+    queue_events: f64,
+    queue_bytes: f64,
+    lag_seconds: f64,
+    last_error: Option<LastError>,
+    last_refusal: Option<LastError>,
+}
+
+impl State {
+    /// Every source is connected or has ended, and no sink is parked.
+    pub fn is_ready(&self) -> bool {
+        let source_ready = |source: &SourceState| {
+            source.connected.get() > 0.0 || source.ended.load(Ordering::Acquire)
+        };
+        self.sources.iter().all(|source| source_ready(source))
+            && self.sinks.iter().all(|sink| sink.parked().is_none())
+    }
+
+    /// Sets the gauges that depend on the time of looking.
+    pub fn refresh(&self) {
+        for sink in &self.sinks {
+            sink.lag.set(sink.lag());
+        }
+    }
+
+    /// The whole state, for machines.
+    pub fn status(&self) -> Status {
+        let sources = self.sources.iter().map(|source| SourceStatus {
+            name: source.name.clone(),
+            kind: source.kind,
+            master_id: source.master_id.clone(),
+            connected: source.connected.get() > 0.0,
+            ended: source.ended.load(Ordering::Acquire),
+            events: source.events.get(),
+            bytes: source.bytes.get(),
+            connects: source.connects.get(),
+            gaps: source.gaps.get(),
+            gap_seconds: source.gap_seconds.get().as_secs_f64(),
+            bad_frames: source.bad_frames.get(),
+            trimmed_values: source.trimmed.get(),
+            peer_events: source.peer_events.get(),
+            last_error: lock(&source.last_error).clone(),
+        });
+        let sinks = self.sinks.iter().map(|sink| SinkStatus {
+            name: sink.name.clone(),
+            kind: sink.kind,
+            up: sink.up.get() > 0.0,
+            parked: sink.parked().is_some(),
+            breaker: if sink.breaker_open.get() > 0.0 { "open" } else { "closed" },
+            events: sink.events.get(),
+            batches: sink.batches.get(),
+            rejected_events: sink.rejected.get(),
+            dropped_events: sink.dropped(),
+            retries: sink.retries.get() + sink.reconnects.get() + sink.timeouts.get(),
+            queue_events: sink.queue_events.get(),
+            queue_bytes: sink.queue_bytes.get(),
+            lag_seconds: sink.lag(),
+            last_error: lock(&sink.last_error).clone(),
+            last_refusal: lock(&sink.last_refusal).clone(),
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            healthy: true,
+            ready: self.is_ready(),
+            sources: sources.collect(),
+            sinks: sinks.collect(),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Sizes, durations and secrets as an operator writes them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A number of bytes: `4096`, `"8MiB"`, `"1.5 GB"`. `kB`, `MB`, `GB`, `TB` count in thousands;
+/// `KiB`, `MiB`, `GiB`, `TiB` in 1024s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// So many mebibytes.
+    pub const fn mib(mib: u64) -> Self {
+        ByteSize(mib << 20)
+    }
+
+    /// The size as this machine counts memory.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (number, unit) = split_unit(text)?;
+        let scale: u32 = match unit {
+            "" | "B" => 0,
+            "k" | "kB" | "KB" | "K" | "KiB" => 1,
+            "M" | "MB" | "MiB" => 2,
+            "G" | "GB" | "GiB" => 3,
+            "T" | "TB" | "TiB" => 4,
+            _ => return None,
+        };
+        let base: f64 = if unit.ends_with("iB") { 1024.0 } else { 1000.0 };
+        let bytes = number * base.powi(i32::try_from(scale).ok()?);
+        // Anything that fits is far below 2^63, so nothing is cut off.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        (bytes < 9e18).then_some(ByteSize(bytes as u64))
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        #[allow(clippy::cast_precision_loss)]
+        let mut size = self.0 as f64;
+        let mut unit = UNITS[0];
+        for larger in &UNITS[1..] {
+            if size < 1024.0 {
+                break;
+            }
+            size /= 1024.0;
+            unit = larger;
+        }
+        if size.fract() < 0.05 { write!(f, "{size:.0}{unit}") } else { write!(f, "{size:.1}{unit}") }
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ByteSizeVisitor)
+    }
+}
+
+struct ByteSizeVisitor;
+
+impl de::Visitor<'_> for ByteSizeVisitor {
+    type Value = ByteSize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a size such as 8MiB, 1GB or 4096")
+    }
+
+    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
+        Ok(ByteSize(bytes))
+    }
+
+    fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
+        u64::try_from(bytes)
+            .map(ByteSize)
+            .map_err(|_| E::invalid_value(de::Unexpected::Signed(bytes), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+        ByteSize::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for ByteSize {
+    fn schema_name() -> Cow<'static, str> {
+        "ByteSize".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Bytes: 8MiB, 1GB, 4096",
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^[0-9.]+ ?([kKMGT]i?)?B?$"},
+            ],
+        })
+    }
+}
+
+/// A length of time: `"500ms"`, `"2s"`, `"5m"`, `"1h"`, `"7d"`, `"1h30m"`; a bare number is seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// So many milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Span(Duration::from_millis(millis))
+    }
+
+    /// So many seconds.
+    pub const fn seconds(seconds: u64) -> Self {
+        Span(Duration::from_secs(seconds))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut rest = text.trim();
+        let mut seconds = 0.0;
+        while !rest.is_empty() {
+            let end = rest.find(|c: char| c.is_ascii_alphabetic() || c == 'µ').unwrap_or(rest.len());
+            let (number, behind) = rest.split_at(end);
+            let end = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+            let (unit, behind) = behind.split_at(end);
+            let scale = match unit.trim() {
+                "us" | "µs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" | "min" => 60.0,
+                "h" => 3600.0,
+                "d" => 86400.0,
+                "w" => 604_800.0,
+                _ => return None,
+            };
+            seconds += number.trim().parse::<f64>().ok()? * scale;
+            rest = behind.trim_start();
+        }
+        if text.trim().is_empty() {
+            return None;
+        }
+        Duration::try_from_secs_f64(seconds).ok().map(Span)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SpanVisitor)
+    }
+}
+
+struct SpanVisitor;
+
+impl de::Visitor<'_> for SpanVisitor {
+    type Value = Span;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a length of time such as 500ms, 2s, 5m or 7d")
+    }
+
+    fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Span, E> {
+        Ok(Span(Duration::from_secs(seconds)))
+    }
+
+    fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
+        u64::try_from(seconds)
+            .map(|seconds| Span(Duration::from_secs(seconds)))
+            .map_err(|_| E::invalid_value(de::Unexpected::Signed(seconds), &self))
+    }
+
+    fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Span, E> {
+        Duration::try_from_secs_f64(seconds)
+            .map(Span)
+            .map_err(|_| E::invalid_value(de::Unexpected::Float(seconds), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+        Span::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A length of time: 500ms, 2s, 5m, 1h30m, 7d; a bare number is seconds",
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "pattern": r"^([0-9.]+ ?(us|µs|ms|s|m|min|h|d|w) ?)+$"},
+            ],
+        })
+    }
+}
+
+/// A password or token. It never shows: not in `Debug`, not in logs, not in JSON.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself, for the one place that sends or compares it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A secret; best given as ${file:PATH} or ${NAME}",
+            "type": "string",
+        })
+    }
+}
+
+/// A number and the unit behind it.
+fn split_unit(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number = number.trim().parse::<f64>().ok()?;
+    (number >= 0.0).then_some((number, unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("4096", 4096), ("8MiB", 8 << 20), ("1.5 GB", 1_500_000_000), ("2k", 2000), ("0", 0)]
+        {
+            assert_eq!(ByteSize::parse(text), Some(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "8 MiBs", "-1", "1e300GB", "MiB"] {
+            assert_eq!(ByteSize::parse(text), None, "{text}");
+        }
+        assert_eq!(ByteSize::mib(64).to_string(), "64MiB");
+        assert_eq!(ByteSize(1_600_000).to_string(), "1.5MiB");
+    }
+
+    #[test]
+    fn spans() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("2s", 2000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("0.5 s", 500),
+            ("1h 30m", 5_400_000),
+        ] {
+            assert_eq!(Span::parse(text), Some(Span::millis(millis)), "{text}");
+        }
+        for text in ["", "5", "5 parsecs", "s", "-1s"] {
+            assert_eq!(Span::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_does_not_show() {
+        let secret: Secret = serde_json::from_str("\"hunter2\"").unwrap();
+        assert_eq!(format!("{secret:?} {}", secret.expose()), "Secret hunter2");
+    }
+}
