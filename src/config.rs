@@ -367,7 +367,8 @@ pub fn schema() -> Schema {
     let sinks = entry_schema::<SinkOptions>(sinks.collect());
     let mut schema = schema_of::<General>();
     if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
-        properties.insert("sources".into(), json!({"type": "object", "additionalProperties": sources}));
+        properties
+            .insert("sources".into(), json!({"type": "object", "additionalProperties": sources}));
         properties.insert("sinks".into(), json!({"type": "object", "additionalProperties": sinks}));
     }
     let definitions = generator.take_definitions(true);
@@ -458,15 +459,21 @@ sinks:
         let found = problems(text);
         let expected = [
             (1, 1, "unknown key `shutdown_deadlin`"),
-            (3, 31, "invalid value: string \"12 parsecs\", expected a size such as 8MiB, 1GB or 4096"),
+            (
+                3,
+                31,
+                "invalid value: string \"12 parsecs\", expected a size such as 8MiB, 1GB or 4096",
+            ),
             (5, 5, "unknown key `salt_bos`"),
             (8, 20, "unknown key `filenam`"),
             (9, 27, "`b[` is no glob: unclosed character class; missing ']'"),
             (12, 14, "0 writers are not possible; write 1 to 64"),
             (13, 6, "the sink `c` has no kind"),
         ];
-        let expected: Vec<_> =
-            expected.iter().map(|(line, column, text)| (*line, *column, (*text).to_owned())).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(line, column, text)| (*line, *column, (*text).to_owned()))
+            .collect();
         assert_eq!(found, expected);
     }
 

@@ -54,8 +54,7 @@ const TAG_END: &[u8] = b"\n\n";
 impl Event {
     /// Splits a frame into tag and payload. A tag that is not UTF-8 gets U+FFFD for what is not.
     pub fn parse(frame: Bytes) -> Result<Self, NotAnEvent> {
-        let end =
-            memchr::memmem::find(&frame, TAG_END).ok_or(NotAnEvent::NoTag(frame.len()))?;
+        let end = memchr::memmem::find(&frame, TAG_END).ok_or(NotAnEvent::NoTag(frame.len()))?;
         let tag = frame.get(..end).unwrap_or_default();
         let Ok(tag) = std::str::from_utf8(tag) else {
             let payload = frame.slice(end + TAG_END.len()..);
@@ -210,9 +209,7 @@ impl<'a> Fields<'a> {
 }
 
 /// What an event is, told from its tag alone.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// `salt/job/<jid>/new`: a job was published.

@@ -56,35 +56,59 @@ pub const SOURCE_EVENTS: Metric =
 pub const SOURCE_BYTES: Metric =
     counter("saltern_source_bytes_total", SOURCE, "Bytes of the frames read from the source.");
 /// 1 while the source is connected or reading, else 0.
-pub const SOURCE_CONNECTED: Metric =
-    gauge("saltern_source_connected", SOURCE, "1 while the source is connected or reading, else 0.");
+pub const SOURCE_CONNECTED: Metric = gauge(
+    "saltern_source_connected",
+    SOURCE,
+    "1 while the source is connected or reading, else 0.",
+);
 /// Connections made to the source.
 pub const SOURCE_CONNECTS: Metric =
     counter("saltern_source_connects_total", SOURCE, "Connections made to the source.");
 /// Times that the connection was lost, so that events may have been missed.
-pub const SOURCE_GAPS: Metric =
-    counter("saltern_source_gaps_total", SOURCE, "Times that the connection was lost, so that events may have been missed.");
+pub const SOURCE_GAPS: Metric = counter(
+    "saltern_source_gaps_total",
+    SOURCE,
+    "Times that the connection was lost, so that events may have been missed.",
+);
 /// Seconds without a connection after one was lost.
-pub const SOURCE_GAP_SECONDS: Metric =
-    counter("saltern_source_gap_seconds_total", SOURCE, "Seconds without a connection after one was lost.");
+pub const SOURCE_GAP_SECONDS: Metric = counter(
+    "saltern_source_gap_seconds_total",
+    SOURCE,
+    "Seconds without a connection after one was lost.",
+);
 /// Frames that were no events, and streams given up because of what was in them.
-pub const SOURCE_BAD_FRAMES: Metric =
-    counter("saltern_source_bad_frames_total", SOURCE, "Frames that were no events, and streams given up because of what was in them.");
+pub const SOURCE_BAD_FRAMES: Metric = counter(
+    "saltern_source_bad_frames_total",
+    SOURCE,
+    "Frames that were no events, and streams given up because of what was in them.",
+);
 /// Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.
-pub const SOURCE_TRIMMED: Metric =
-    counter("saltern_source_trimmed_values_total", SOURCE, "Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.");
+pub const SOURCE_TRIMMED: Metric = counter(
+    "saltern_source_trimmed_values_total",
+    SOURCE,
+    "Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.",
+);
 /// Events that a peer of a master cluster forwarded (they carry __peer_id).
-pub const SOURCE_PEER_EVENTS: Metric =
-    counter("saltern_source_peer_events_total", SOURCE, "Events that a peer of a master cluster forwarded (they carry __peer_id).");
+pub const SOURCE_PEER_EVENTS: Metric = counter(
+    "saltern_source_peer_events_total",
+    SOURCE,
+    "Events that a peer of a master cluster forwarded (they carry __peer_id).",
+);
 /// Seconds that the source waited because the dispatcher's channel was full.
-pub const SOURCE_STALLED_SECONDS: Metric =
-    counter("saltern_source_stalled_seconds_total", SOURCE, "Seconds that the source waited because the dispatcher's channel was full.");
+pub const SOURCE_STALLED_SECONDS: Metric = counter(
+    "saltern_source_stalled_seconds_total",
+    SOURCE,
+    "Seconds that the source waited because the dispatcher's channel was full.",
+);
 /// Chunks that wait in front of the dispatcher.
 pub const DISPATCH_WAITING_CHUNKS: Metric =
     gauge("saltern_dispatch_waiting_chunks", &[], "Chunks that wait in front of the dispatcher.");
 /// Seconds that the dispatcher waited for the sink's spooler.
-pub const DISPATCH_STALLED_SECONDS: Metric =
-    counter("saltern_dispatch_stalled_seconds_total", SINK, "Seconds that the dispatcher waited for the sink's spooler.");
+pub const DISPATCH_STALLED_SECONDS: Metric = counter(
+    "saltern_dispatch_stalled_seconds_total",
+    SINK,
+    "Seconds that the dispatcher waited for the sink's spooler.",
+);
 /// Events that the sink has stored.
 pub const SINK_EVENTS: Metric =
     counter("saltern_sink_events_total", SINK, "Events that the sink has stored.");
@@ -95,29 +119,50 @@ pub const SINK_BATCHES: Metric =
 pub const SINK_REJECTED_EVENTS: Metric =
     counter("saltern_sink_rejected_events_total", SINK, "Events that the sink will never accept.");
 /// Events discarded before they reached the sink: its queue was full, or the daemon stopped.
-pub const SINK_DROPPED_EVENTS: Metric =
-    counter("saltern_sink_dropped_events_total", &["sink", "reason"], "Events discarded before they reached the sink: its queue was full, or the daemon stopped.");
+pub const SINK_DROPPED_EVENTS: Metric = counter(
+    "saltern_sink_dropped_events_total",
+    &["sink", "reason"],
+    "Events discarded before they reached the sink: its queue was full, or the daemon stopped.",
+);
 /// Writes and connects that failed and were tried again.
-pub const SINK_RETRIES: Metric =
-    counter("saltern_sink_retries_total", &["sink", "cause"], "Writes and connects that failed and were tried again.");
+pub const SINK_RETRIES: Metric = counter(
+    "saltern_sink_retries_total",
+    &["sink", "cause"],
+    "Writes and connects that failed and were tried again.",
+);
 /// Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn payloads.
-pub const SINK_LOSSY_VALUES: Metric =
-    counter("saltern_sink_lossy_values_total", &["sink", "reason"], "Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn payloads.");
+pub const SINK_LOSSY_VALUES: Metric = counter(
+    "saltern_sink_lossy_values_total",
+    &["sink", "reason"],
+    "Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn payloads.",
+);
 /// 1 while the last connect or write of the sink worked, else 0.
 pub const SINK_UP: Metric =
     gauge("saltern_sink_up", SINK, "1 while the last connect or write of the sink worked, else 0.");
 /// 1 while the sink's circuit breaker lets only a single probe through, else 0.
-pub const SINK_BREAKER_OPEN: Metric =
-    gauge("saltern_sink_breaker_open", SINK, "1 while the sink's circuit breaker lets only a single probe through, else 0.");
+pub const SINK_BREAKER_OPEN: Metric = gauge(
+    "saltern_sink_breaker_open",
+    SINK,
+    "1 while the sink's circuit breaker lets only a single probe through, else 0.",
+);
 /// Events in the sink's queue, those being written included.
-pub const SINK_QUEUE_EVENTS: Metric =
-    gauge("saltern_sink_queue_events", SINK, "Events in the sink's queue, those being written included.");
+pub const SINK_QUEUE_EVENTS: Metric = gauge(
+    "saltern_sink_queue_events",
+    SINK,
+    "Events in the sink's queue, those being written included.",
+);
 /// Memory that the sink's queue is counted with, in bytes.
-pub const SINK_QUEUE_BYTES: Metric =
-    gauge("saltern_sink_queue_bytes", SINK, "Memory that the sink's queue is counted with, in bytes.");
+pub const SINK_QUEUE_BYTES: Metric = gauge(
+    "saltern_sink_queue_bytes",
+    SINK,
+    "Memory that the sink's queue is counted with, in bytes.",
+);
 /// Age of the oldest event that the sink has not yet stored.
-pub const SINK_LAG_SECONDS: Metric =
-    gauge("saltern_sink_lag_seconds", SINK, "Age of the oldest event that the sink has not yet stored.");
+pub const SINK_LAG_SECONDS: Metric = gauge(
+    "saltern_sink_lag_seconds",
+    SINK,
+    "Age of the oldest event that the sink has not yet stored.",
+);
 /// How long writing a batch took.
 pub const SINK_WRITE_SECONDS: Metric = Metric {
     name: "saltern_sink_write_seconds",

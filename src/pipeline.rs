@@ -190,8 +190,8 @@ impl Pipeline {
             let mut outcome = Ok(());
             local.block_on(&runtime, async {
                 while let Some(ended) = tasks.join_next().await {
-                    let result = ended
-                        .unwrap_or_else(|_| Err(PipelineError::Panicked("source".to_owned())));
+                    let result =
+                        ended.unwrap_or_else(|_| Err(PipelineError::Panicked("source".to_owned())));
                     if result.is_err() {
                         outcome = result;
                     }
@@ -225,8 +225,7 @@ impl Pipeline {
         }
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || join_all(threads)).await;
-        let joined =
-            joined.unwrap_or_else(|_| Err(PipelineError::Panicked("shutdown".to_owned())));
+        let joined = joined.unwrap_or_else(|_| Err(PipelineError::Panicked("shutdown".to_owned())));
         outcome.and(joined)
     }
 }

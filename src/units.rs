@@ -54,7 +54,11 @@ impl fmt::Display for ByteSize {
             size /= 1024.0;
             unit = larger;
         }
-        if size.fract() < 0.05 { write!(f, "{size:.0}{unit}") } else { write!(f, "{size:.1}{unit}") }
+        if size.fract() < 0.05 {
+            write!(f, "{size:.0}{unit}")
+        } else {
+            write!(f, "{size:.1}{unit}")
+        }
     }
 }
 
@@ -129,7 +133,8 @@ impl Span {
         let mut rest = text.trim();
         let mut seconds = 0.0;
         while !rest.is_empty() {
-            let end = rest.find(|c: char| c.is_ascii_alphabetic() || c == 'µ').unwrap_or(rest.len());
+            let end =
+                rest.find(|c: char| c.is_ascii_alphabetic() || c == 'µ').unwrap_or(rest.len());
             let (number, behind) = rest.split_at(end);
             let end = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
             let (unit, behind) = behind.split_at(end);

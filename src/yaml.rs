@@ -489,10 +489,22 @@ mod tests {
             ("host: a\nprot: 1", (2, 1), "unknown key `prot`"),
             ("host: a\nport: many", (2, 7), "invalid type: string \"many\", expected u16"),
             ("host: a\nport: 70000", (2, 7), "invalid value: integer `70000`, expected u16"),
-            ("host: a\nnames:\n  - x\n  - 3", (4, 5), "invalid type: integer `3`, expected a string"),
+            (
+                "host: a\nnames:\n  - x\n  - 3",
+                (4, 5),
+                "invalid type: integer `3`, expected a string",
+            ),
             ("port: 3", (1, 1), "the key `host` is missing"),
-            ("host: ${SALTERN_NOT_SET}", (1, 7), "the environment variable SALTERN_NOT_SET is not set"),
-            ("host: ${file:/nowhere}", (1, 7), "cannot read /nowhere for ${file:/nowhere}: No such file or directory (os error 2)"),
+            (
+                "host: ${SALTERN_NOT_SET}",
+                (1, 7),
+                "the environment variable SALTERN_NOT_SET is not set",
+            ),
+            (
+                "host: ${file:/nowhere}",
+                (1, 7),
+                "cannot read /nowhere for ${file:/nowhere}: No such file or directory (os error 2)",
+            ),
         ] {
             let problem = read(text).unwrap_err();
             assert_eq!(problem.message, message);

@@ -76,8 +76,7 @@ fn start_logging(log: Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     let is_terminal = std::io::stderr().is_terminal();
-    let format =
-        log.format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
+    let format = log.format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
     let lines = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

@@ -36,8 +36,8 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     )?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
-    let mut signals = Signals::listen()
-        .map_err(|error| failed(format!("cannot listen to signals: {error}")))?;
+    let mut signals =
+        Signals::listen().map_err(|error| failed(format!("cannot listen to signals: {error}")))?;
     let shutdown = Shutdown { stop, ..Shutdown::default() };
     let (reopen, reopen_seen) = watch::channel(0);
 

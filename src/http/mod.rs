@@ -50,8 +50,7 @@ pub struct Served {
 /// Binds the configured address; `None` if there is none.
 pub async fn bind(http: &Http) -> Result<Option<TcpListener>, BindError> {
     let Some(listen) = http.listen else { return Ok(None) };
-    let listener =
-        TcpListener::bind(listen).await.map_err(|cause| BindError { listen, cause })?;
+    let listener = TcpListener::bind(listen).await.map_err(|cause| BindError { listen, cause })?;
     Ok(Some(listener))
 }
 

@@ -24,13 +24,17 @@ use crate::msgpack::{Item, Malformed, Skip, Walker};
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
     /// The first byte is none that a master sends.
-    #[error("the first byte is {0:#04x}, with which no event bus of Salt begins; is this the address of the event bus?")]
+    #[error(
+        "the first byte is {0:#04x}, with which no event bus of Salt begins; is this the address of the event bus?"
+    )]
     UnknownFraming(u8),
     /// The peer speaks ZMTP.
     #[error("the peer speaks ZeroMQ's protocol")]
     Zmtp,
     /// A frame is longer than allowed.
-    #[error("a frame of at least {size} bytes is over max_frame ({max} bytes); raise max_frame if the master's max_event_size is that large")]
+    #[error(
+        "a frame of at least {size} bytes is over max_frame ({max} bytes); raise max_frame if the master's max_event_size is that large"
+    )]
     TooLarge {
         /// How long the frame is at the least.
         size: u64,

@@ -29,11 +29,8 @@ mod salt_bus;
 mod zeromq;
 
 /// Every kind of source.
-pub static KINDS: &[Kind] = &[
-    Kind::of::<salt_bus::SaltBus>(),
-    Kind::of::<zeromq::Zeromq>(),
-    Kind::of::<replay::Replay>(),
-];
+pub static KINDS: &[Kind] =
+    &[Kind::of::<salt_bus::SaltBus>(), Kind::of::<zeromq::Zeromq>(), Kind::of::<replay::Replay>()];
 
 /// A place that events come from.
 pub trait Source: Send + Sync + 'static {
@@ -67,10 +64,7 @@ pub struct SourceError {
 
 impl SourceError {
     /// An error while `doing`.
-    pub fn new(
-        doing: impl Into<String>,
-        cause: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Self {
+    pub fn new(doing: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         SourceError { doing: doing.into(), cause: cause.into() }
     }
 }

@@ -1,8 +1,8 @@
 //! stub
+use super::{Outlet, Source, SourceError};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use super::{Outlet, Source, SourceError};
 /// A file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -12,6 +12,10 @@ impl Source for Replay {
     const NAME: &'static str = "replay";
     const ABOUT: &'static str = "a file";
     type Config = Config;
-    async fn run(_: &Config, _: Outlet, _: CancellationToken) -> Result<(), SourceError> { Ok(()) }
-    async fn probe(_: &Config) -> Result<(), SourceError> { Ok(()) }
+    async fn run(_: &Config, _: Outlet, _: CancellationToken) -> Result<(), SourceError> {
+        Ok(())
+    }
+    async fn probe(_: &Config) -> Result<(), SourceError> {
+        Ok(())
+    }
 }
