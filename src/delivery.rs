@@ -328,3 +328,220 @@ impl RateLimit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use crossbeam_channel::{Receiver, bounded};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::batch::BatchLimits;
+    use crate::event::{Chunk, Origin, Share};
+    use crate::units::ByteSize;
+
+    /// What a store did with one connect or write.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Answer {
+        Fine,
+        Busy,
+        Gone,
+        Silence,
+        Wrong,
+    }
+
+    /// A store that answers as it is told, refuses events tagged `bad`, and writes all down.
+    #[derive(Debug, Default)]
+    struct Store {
+        connects: VecDeque<Answer>,
+        writes: VecDeque<Answer>,
+        names_the_bad: bool,
+        log: Vec<String>,
+    }
+
+    type Config = Arc<Mutex<Store>>;
+
+    struct Scripted(Config);
+
+    async fn obey(answer: Option<Answer>) -> Result<(), SinkError> {
+        match answer.unwrap_or(Answer::Fine) {
+            Answer::Fine => Ok(()),
+            Answer::Busy => Err(SinkError::retry("writing", "busy")),
+            Answer::Gone => Err(SinkError::reconnect("writing", "gone")),
+            Answer::Silence => std::future::pending().await,
+            Answer::Wrong => Err(SinkError::fatal("logging in", "wrong password")),
+        }
+    }
+
+    impl Sink for Scripted {
+        const NAME: &'static str = "scripted";
+        const ABOUT: &'static str = "answers as it is told";
+        const BATCH: BatchLimits = BatchLimits::new(10, ByteSize(1000), 0);
+        type Config = Unconfigurable;
+
+        async fn connect(config: &Unconfigurable, _: &Context) -> Result<Self, SinkError> {
+            let answer = config.0.lock().unwrap().connects.pop_front();
+            config.0.lock().unwrap().log.push("connect".into());
+            obey(answer).await?;
+            Ok(Scripted(Arc::clone(&config.0)))
+        }
+
+        async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+            let tags: Vec<_> = batch.events().map(Event::tag).collect();
+            self.0.lock().unwrap().log.push(format!("write {}", tags.join(" ")));
+            let answer = self.0.lock().unwrap().writes.pop_front();
+            obey(answer).await?;
+            let bad: Vec<_> =
+                tags.iter().enumerate().filter(|(_, tag)| **tag == "bad").map(|(n, _)| n).collect();
+            let mut store = self.0.lock().unwrap();
+            if bad.is_empty() {
+                return Ok(());
+            }
+            let events = match store.names_the_bad {
+                true => Rejected::These(bad),
+                false => Rejected::Unknown,
+            };
+            store.log.push("refused".into());
+            Err(SinkError::Reject { doing: "writing".into(), cause: "bad".into(), events })
+        }
+
+        async fn close(self) -> Result<(), SinkError> {
+            self.0.lock().unwrap().log.push("close".into());
+            Ok(())
+        }
+    }
+
+    #[derive(Clone)]
+    struct Unconfigurable(Config);
+
+    impl<'de> Deserialize<'de> for Unconfigurable {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Err(serde::de::Error::custom("only for tests"))
+        }
+    }
+
+    impl JsonSchema for Unconfigurable {
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            "Unconfigurable".into()
+        }
+
+        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            schemars::Schema::default()
+        }
+    }
+
+    fn batch(first: u64, tags: &[&str]) -> Batch {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
+        Batch::new(1, first, vec![Share::all(Arc::new(Chunk { origin, received: 1, events }))])
+    }
+
+    struct Run {
+        log: Vec<String>,
+        settled: Receiver<Settled>,
+        state: Arc<SinkState>,
+    }
+
+    async fn run(store: Store, batches: Vec<Batch>) -> Run {
+        let store = Arc::new(Mutex::new(store));
+        let (_reopen, reopen) = watch::channel(0);
+        let context =
+            Context { name: "test".into(), writer: 0, state_dir: "/nowhere".into(), reopen };
+        let (sender, receiver) = mpsc::channel(10);
+        for batch in batches {
+            sender.send(batch).await.unwrap();
+        }
+        drop(sender);
+        let (settled, settled_out) = bounded(10);
+        let state = Arc::new(SinkState::new("test", "scripted"));
+        let shared = Arc::new(Shared {
+            retry: RetryConfig::default(),
+            breaker: Breaker::default(),
+            rate_limit: None,
+            state: Arc::clone(&state),
+        });
+        let stop = CancellationToken::new();
+        let writer = Writer { context, batches: receiver, settled, shared, stop };
+        drive::<Scripted>(&Unconfigurable(Arc::clone(&store)), writer).await;
+        let log = std::mem::take(&mut store.lock().unwrap().log);
+        Run { log, settled: settled_out, state }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_comes_again_until_it_is_stored() {
+        let store = Store {
+            connects: [Answer::Busy].into(),
+            writes: [Answer::Busy, Answer::Gone, Answer::Silence].into(),
+            ..Store::default()
+        };
+        let run = run(store, vec![batch(0, &["a", "b"]), batch(2, &["c"])]).await;
+        let expected = [
+            "connect",
+            "connect",
+            "write a b",
+            "write a b",
+            "connect",
+            "write a b",
+            "connect",
+            "write a b",
+            "write c",
+            "close",
+        ];
+        assert_eq!(run.log, expected);
+        assert_eq!(run.settled.iter().map(|settled| settled.first).collect::<Vec<_>>(), [0, 2]);
+        let state = &run.state;
+        let tries = (state.retries.get(), state.reconnects.get(), state.timeouts.get());
+        assert_eq!((state.events.get(), state.batches.get(), tries), (3, 2, (3, 1, 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invariant_5_one_bad_event_never_stops_a_sink() {
+        let tags = ["a", "b", "bad", "c", "d"];
+        let run = run(Store::default(), vec![batch(0, &tags), batch(5, &["e"])]).await;
+        let expected = [
+            "connect",
+            "write a b bad c d",
+            "refused",
+            "write a b bad",
+            "refused",
+            "write a b",
+            "write bad",
+            "refused",
+            "write c d",
+            "write e",
+            "close",
+        ];
+        assert_eq!(run.log, expected);
+        assert_eq!((run.state.events.get(), run.state.rejected.get()), (5, 1));
+        assert_eq!(run.settled.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_names_the_bad_events_is_asked_once() {
+        let store = Store { names_the_bad: true, ..Store::default() };
+        let run = run(store, vec![batch(0, &["bad", "a", "bad"])]).await;
+        assert_eq!(run.log, ["connect", "write bad a bad", "refused", "close"]);
+        assert_eq!((run.state.events.get(), run.state.rejected.get()), (1, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_configuration_parks_the_sink() {
+        let store = Store { connects: [Answer::Wrong].into(), ..Store::default() };
+        let run = run(store, vec![batch(0, &["a"])]).await;
+        assert_eq!(run.log, ["connect"]);
+        assert_eq!(run.state.parked().as_deref(), Some("logging in: wrong password"));
+        assert_eq!(run.settled.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_limit_spreads_batches() {
+        let limit = RateLimit::new(10);
+        let began = Instant::now();
+        for _ in 0..5 {
+            limit.wait_for(10).await;
+        }
+        let took = Instant::now().duration_since(began).as_secs_f64();
+        assert!((3.9..4.2).contains(&took), "{took}");
+    }
+}

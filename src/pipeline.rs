@@ -235,7 +235,7 @@ fn join_all(
 ) -> Result<(), PipelineError> {
     let mut outcome = Ok(());
     for (name, handle) in threads {
-        let result = handle.join().unwrap_or_else(|_| Err(PipelineError::Panicked(name)));
+        let result = handle.join().unwrap_or(Err(PipelineError::Panicked(name)));
         if outcome.is_ok() {
             outcome = result;
         }
