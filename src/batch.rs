@@ -66,11 +66,14 @@ impl BatchLimits {
 pub struct BatchId(pub u128);
 
 impl BatchId {
-    /// The id of the batch of `len` events from `first` on in the queue that `queue` names.
-    pub fn of(queue: u128, first: u64, len: usize) -> Self {
+    /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
+    /// first of them read at `received`. The time keeps ids apart should a queue that lost its
+    /// files count from an earlier sequence again.
+    fn of(queue: u128, first: u64, len: usize, received: u64) -> Self {
         let mut bytes = queue.to_be_bytes().to_vec();
-        bytes.extend(first.to_be_bytes());
-        bytes.extend((len as u64).to_be_bytes());
+        for number in [first, len as u64, received] {
+            bytes.extend(number.to_be_bytes());
+        }
         BatchId(xxhash_rust::xxh3::xxh3_128(&bytes))
     }
 }
@@ -99,12 +102,18 @@ impl Batch {
 
     /// The batch's id, for stores that drop what they have seen.
     pub fn id(&self) -> BatchId {
-        BatchId::of(self.queue, self.first, self.len)
+        let received = self.shares.first().map_or(0, Share::received);
+        BatchId::of(self.queue, self.first, self.len, received)
     }
 
     /// The place of the first event in its queue.
     pub fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The parts that the batch is made of.
+    pub fn shares(&self) -> impl Iterator<Item = &Share> {
+        self.shares.iter()
     }
 
     /// How many events there are; never none.
@@ -180,7 +189,7 @@ mod tests {
         let (front, back) = batch.split();
         let tags = |batch: &Batch| batch.events().map(Event::tag).collect::<String>();
         assert_eq!((tags(&front).as_str(), tags(&back).as_str()), ("abc", "de"));
-        assert_eq!(back.id(), BatchId::of(7, 103, 2));
+        assert_eq!(back.id(), BatchId::of(7, 103, 2, 1));
         assert_ne!(front.id(), id);
         let (only, none) = back.split().0.split();
         assert_eq!((only.len(), none.len()), (1, 0));

@@ -18,6 +18,7 @@ use crate::filter::Filter;
 use crate::metrics::{self, Level};
 use crate::msgpack::{self, Item, Walker};
 use crate::source::Frames;
+use crate::spill::record::Encoded;
 use crate::state::SinkState;
 
 /// What Salt puts in place of a value when an event is over `max_event_size`
@@ -74,19 +75,20 @@ impl Dispatcher {
                 continue;
             }
             let chunk = Arc::new(chunk);
+            let encoded = Arc::new(Encoded::default());
             if self.tap.receiver_count() > 0 {
                 // Fails only when the last watcher has just gone.
                 let _ = self.tap.send(Arc::clone(&chunk));
             }
-            self.sinks.retain(|sink| sink.hand_over(&chunk));
+            self.sinks.retain(|sink| sink.hand_over(&chunk, &encoded));
         }
     }
 }
 
 impl Outgoing {
     /// Gives the sink what it wants of the chunk; `false` when its spooler has ended.
-    fn hand_over(&self, chunk: &Arc<Chunk>) -> bool {
-        let Some(share) = self.share_of(chunk) else { return true };
+    fn hand_over(&self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>) -> bool {
+        let Some(share) = self.share_of(chunk, encoded) else { return true };
         let share = match self.shares.try_send(share) {
             Ok(()) => return true,
             Err(TrySendError::Disconnected(_)) => return false,
@@ -98,9 +100,9 @@ impl Outgoing {
         is_there
     }
 
-    fn share_of(&self, chunk: &Arc<Chunk>) -> Option<Share> {
+    fn share_of(&self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>) -> Option<Share> {
         if self.filter.takes_all() {
-            return Some(Share::all(Arc::clone(chunk)));
+            return Some(Share::all(Arc::clone(chunk)).encoded_with(encoded));
         }
         let events = (0_u32..).zip(&chunk.events);
         let picks: Vec<u32> =
@@ -121,7 +123,7 @@ fn chunk_of(frames: Frames) -> Chunk {
             }
         }
     }
-    Chunk { origin, received, events }
+    Chunk::new(origin, received, events)
 }
 
 /// How many values of the payload are the text that stands for a trimmed one.

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::json::{self, Losses};
 use crate::msgpack;
+use crate::spill::record::{Body, Encoded, TooLarge};
 
 /// Why a frame is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -333,6 +334,11 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// A chunk of these events.
+    pub fn new(origin: Arc<Origin>, received: u64, events: Vec<Event>) -> Self {
+        Chunk { origin, received, events }
+    }
+
     /// The sum of the events' weights.
     pub fn weight(&self) -> usize {
         self.events.iter().map(Event::weight).sum()
@@ -347,6 +353,8 @@ pub struct Share {
     picks: Option<Arc<[u32]>>,
     from: usize,
     to: usize,
+    /// The encoding for the spill, shared with the other sinks that want the same events.
+    encoded: Option<Arc<Encoded>>,
 }
 
 /// A share that keeps less than one part in this many of its chunk is copied, so that it does not
@@ -357,7 +365,25 @@ impl Share {
     /// All events of the chunk.
     pub fn all(chunk: Arc<Chunk>) -> Self {
         let to = chunk.events.len();
-        Share { chunk, picks: None, from: 0, to }
+        Share { chunk, picks: None, from: 0, to, encoded: None }
+    }
+
+    /// The same share, which shares its encoding for the spill with others of the same events.
+    pub fn encoded_with(self, encoded: &Arc<Encoded>) -> Self {
+        Share { encoded: Some(Arc::clone(encoded)), ..self }
+    }
+
+    /// Lets go of the shared encoding, which then holds no memory for this sink.
+    pub fn forget_encoding(&mut self) {
+        self.encoded = None;
+    }
+
+    /// The share as the body of a record of the spill. The shared encoding is let go of.
+    pub fn encode(&mut self, compress: bool) -> Result<Arc<Body>, TooLarge> {
+        match self.encoded.take() {
+            Some(encoded) => encoded.body(self, compress),
+            None => Body::encode(self, compress).map(Arc::new),
+        }
     }
 
     /// The events at `picks`, ascending.
@@ -366,7 +392,7 @@ impl Share {
             return Share::all(chunk);
         }
         let to = picks.len();
-        let share = Share { chunk, picks: Some(picks.into()), from: 0, to };
+        let share = Share { chunk, picks: Some(picks.into()), from: 0, to, encoded: None };
         if share.weight() * DETACH_BELOW >= share.chunk.weight() { share } else { share.detached() }
     }
 
@@ -417,6 +443,7 @@ impl Share {
     /// Takes the first `count` events off the front.
     pub fn split_front(&mut self, count: usize) -> Share {
         let middle = self.from + count.min(self.len());
+        self.encoded = None;
         let front = Share { to: middle, ..self.clone() };
         self.from = middle;
         front

@@ -29,6 +29,7 @@ pub mod queue;
 pub mod shutdown;
 pub mod sink;
 pub mod source;
+pub mod spill;
 pub mod spooler;
 pub mod state;
 pub mod units;

@@ -118,11 +118,11 @@ pub const SINK_BATCHES: Metric =
 /// Events that the sink will never accept.
 pub const SINK_REJECTED_EVENTS: Metric =
     counter("saltern_sink_rejected_events_total", SINK, "Events that the sink will never accept.");
-/// Events discarded before they reached the sink: its queue was full, or the daemon stopped.
+/// Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, stopped.
 pub const SINK_DROPPED_EVENTS: Metric = counter(
     "saltern_sink_dropped_events_total",
     &["sink", "reason"],
-    "Events discarded before they reached the sink: its queue was full, or the daemon stopped.",
+    "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, stopped.",
 );
 /// Writes and connects that failed and were tried again.
 pub const SINK_RETRIES: Metric = counter(
@@ -157,6 +157,9 @@ pub const SINK_QUEUE_BYTES: Metric = gauge(
     SINK,
     "Memory that the sink's queue is counted with, in bytes.",
 );
+/// Disk that the sink's spill takes, in bytes.
+pub const SINK_SPILL_BYTES: Metric =
+    gauge("saltern_sink_spill_bytes", SINK, "Disk that the sink's spill takes, in bytes.");
 /// Age of the oldest event that the sink has not yet stored.
 pub const SINK_LAG_SECONDS: Metric = gauge(
     "saltern_sink_lag_seconds",
@@ -217,6 +220,7 @@ pub static METRICS: &[Metric] = &[
     SINK_BREAKER_OPEN,
     SINK_QUEUE_EVENTS,
     SINK_QUEUE_BYTES,
+    SINK_SPILL_BYTES,
     SINK_LAG_SECONDS,
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,
@@ -317,6 +321,12 @@ impl Level {
     pub fn set_count(&self, count: usize) {
         #[allow(clippy::cast_precision_loss)]
         self.set(count as f64);
+    }
+
+    /// Sets it to a number of bytes.
+    pub fn set_bytes(&self, bytes: u64) {
+        #[allow(clippy::cast_precision_loss)]
+        self.set(bytes as f64);
     }
 
     /// Sets it to 1 or 0.

@@ -4,6 +4,7 @@
 //! bus. The dispatcher and each sink's spooler have a thread each. The writers are tasks of the
 //! runtime that [`Pipeline::start`] is called on. Nothing outlives [`Pipeline::ended`].
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -12,17 +13,19 @@ use crossbeam_channel::{Sender, bounded};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::error;
+use tracing::{error, info, warn};
 
 use crate::breaker::Breaker;
 use crate::config::{Config, SinkConfig, SourceConfig};
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::dispatch::{Dispatcher, Outgoing};
 use crate::event::{Chunk, Origin, Share};
-use crate::queue::Queue;
+use crate::queue::{Fsync, Queue, SpillMode};
 use crate::shutdown::Shutdown;
 use crate::sink::{Context, chain};
 use crate::source::{Frames, Outlet};
+use crate::spill::Spill;
+use crate::spill::disk::Folder;
 use crate::spooler::{BATCHES_PER_WRITER, Spooler};
 use crate::state::{SinkState, SourceState, State};
 
@@ -129,10 +132,11 @@ impl Pipeline {
             };
             self.writers.spawn(Arc::clone(&sink.driver).drive(writer));
         }
-        let run_id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+        let (queue, fsync) = open_queue(sink, &context.state_dir)?;
         let spooler = Spooler {
-            queue: Queue::new(run_id, sink.spill),
+            queue,
             limits: sink.limits,
+            fsync,
             shares: shares_out,
             settled: settled_out,
             writers,
@@ -140,7 +144,8 @@ impl Pipeline {
         };
         self.thread(&format!("spool {}", sink.name), move || {
             let state = Arc::clone(&spooler.state);
-            spooler.run();
+            let ran = spooler.run();
+            ran.map_err(|cause| PipelineError::Start { what: "sync thread".into(), cause })?;
             match state.parked() {
                 None => Ok(()),
                 Some(reason) => {
@@ -241,6 +246,46 @@ fn join_all(
         }
     }
     outcome
+}
+
+/// The queue of a sink, with what its spill holds, and when that is synced.
+fn open_queue(
+    sink: &SinkConfig,
+    state_dir: &Path,
+) -> Result<(Queue, Option<Fsync>), PipelineError> {
+    if sink.spill.mode == SpillMode::Memory {
+        let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+        return Ok((Queue::new(id, sink.spill, None), None));
+    }
+    let path = state_dir.join("spill").join(&sink.name);
+    let failed = |cause: String| {
+        PipelineError::Failed(format!("cannot open the spill {}: {cause}", path.display()))
+    };
+    let folder = Folder::create(&path).map_err(|error| failed(error.to_string()))?;
+    let id = queue_id(&path).map_err(|error| failed(error.to_string()))?;
+    let spill =
+        Spill::open(folder, sink.spill.settings()).map_err(|error| failed(chain(&error)))?;
+    if spill.torn_bytes() > 0 {
+        warn!(sink = sink.name, bytes = spill.torn_bytes(), "a torn tail was cut off the spill");
+    }
+    let queue = Queue::new(id, sink.spill, Some(spill));
+    if !queue.is_empty() {
+        info!(sink = sink.name, events = queue.len(), "events wait in the spill");
+    }
+    Ok((queue, Some(sink.spill.fsync)))
+}
+
+/// The id of the queue whose spill is in a folder; made at random once.
+fn queue_id(folder: &Path) -> std::io::Result<u128> {
+    let path = folder.join("queue-id");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Ok(id) = u128::from_str_radix(text.trim(), 16)
+    {
+        return Ok(id);
+    }
+    let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+    std::fs::write(&path, format!("{id:032x}\n"))?;
+    Ok(id)
 }
 
 fn source_state(source: &SourceConfig) -> Arc<SourceState> {

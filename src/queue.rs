@@ -1,35 +1,52 @@
 //! A sink's queue: the events that it wants and has not stored yet, in the order of the bus.
 //!
 //! ```text
-//!   push ──▶ │ waiting: share share share share │ ──▶ take ──▶ in flight ──▶ settle
+//!            ┌──────── waits ────────┐
+//! settle ◀── in flight ◀── take ◀── memory │ disk only ◀── push
+//!                                   head … memory_end … next      (sequences)
 //! ```
 //!
-//! The queue belongs to the sink's spooler thread alone. It holds shares in memory, counted by
-//! weight (an event's frame twice, for its JSON, and the structs) against one bound that covers
-//! what waits and what is in flight. Invariants:
+//! Every event gets a sequence when it comes. What waits is the sequences from `head` to `next`;
+//! the first part of it is in memory, the rest, if any, is on disk alone and is read back when
+//! memory has run out. Once everything was read back, new events go to memory again. Modes differ in
+//! what is on disk: `durable` everything, before it is tried; `overflow` what memory had no room
+//! for; `memory` nothing. The order is the same in all of them.
 //!
-//! - batches leave in the order in which events came, each event in one batch;
-//! - a full queue drops what waits, oldest or newest first, and says how many events it dropped;
-//!   what is in flight is never dropped;
-//! - an event larger than the whole bound is still taken when the queue is empty, so that no event
-//!   is undeliverable for its size.
+//! The queue belongs to the sink's spooler thread alone. Invariants:
+//!
+//! - batches leave in the order of the sequences, each event in one batch;
+//! - a batch that was begun before a restart comes again with the same events and the same id;
+//! - memory is bounded: what waits in memory and what is in flight, by weight (a frame twice, for
+//!   its JSON, and the structs); an event larger than the bound is still taken when nothing else is
+//!   there, so that no event is undeliverable for its size;
+//! - whatever is discarded is counted in [`Losses`], with the reason.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::io;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use tracing::{error, info, warn};
 
 use crate::batch::{Batch, BatchLimits};
 use crate::event::{Event, Share};
-use crate::units::ByteSize;
+use crate::spill::disk::{Disk, Folder};
+use crate::spill::{AppendError, Begun, Lost, Read, Settings, Spill, SyncJob};
+use crate::state;
+use crate::units::{ByteSize, Span};
 
 /// Where a sink's events wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillMode {
-    /// In memory only: what waits is lost when the daemon ends.
+    /// On disk before the sink is tried, and in memory as long as there is room: a crash loses
+    /// nothing that was read more than 10 ms before.
     #[default]
+    Durable,
+    /// In memory, and on disk when that is full or the daemon stops: a crash loses what is in memory.
+    Overflow,
+    /// In memory only: what waits is lost when the daemon ends.
     Memory,
 }
 
@@ -42,6 +59,55 @@ pub enum WhenFull {
     DropOldest,
     /// Discard the new events.
     DropNewest,
+    /// Take no more events until there is room. Holds up every other sink, and in the end the bus.
+    Block,
+}
+
+/// When what was written is made to last through a power failure. A crash of the daemon alone loses
+/// nothing in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// This long after it was written, at the latest.
+    Interval(Duration),
+    /// Before the sink is tried.
+    Always,
+    /// When the kernel sees fit.
+    Never,
+}
+
+impl<'de> Deserialize<'de> for Fsync {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(Word),
+            Interval(Span),
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Word {
+            Always,
+            Never,
+        }
+        let expected = "expected `always`, `never` or a length of time such as 500ms";
+        match Written::deserialize(deserializer) {
+            Ok(Written::Word(Word::Always)) => Ok(Fsync::Always),
+            Ok(Written::Word(Word::Never)) => Ok(Fsync::Never),
+            Ok(Written::Interval(span)) => Ok(Fsync::Interval(span.0)),
+            Err(_) => Err(serde::de::Error::custom(expected)),
+        }
+    }
+}
+
+/// How the payload is compressed on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Not at all: cheapest in CPU.
+    #[default]
+    None,
+    /// With zstd, at its fastest level.
+    Zstd,
 }
 
 /// How many events may wait for a sink, and where.
@@ -50,33 +116,106 @@ pub enum WhenFull {
 pub struct SpillConfig {
     /// Where events wait.
     pub mode: SpillMode,
-    /// Memory that the waiting events may take, their JSON included.
+    /// Disk that waiting events may take; in `memory` mode a bound on memory besides `memory`.
     pub max_bytes: ByteSize,
-    /// What to do when they take more.
+    /// The age at which an event that waits on disk is discarded. Default: none.
+    pub max_age: Option<Span>,
+    /// What to do when `max_bytes` is reached or the disk is full.
     pub when_full: WhenFull,
+    /// When what was written is made to last through a power failure: a length of time, `always`
+    /// or `never`.
+    #[schemars(with = "String")]
+    pub fsync: Fsync,
+    /// How payloads are compressed on disk.
+    pub compression: Compression,
+    /// Memory that waiting events may take, their JSON included. Default: 16MiB, in `memory` mode
+    /// 64MiB.
+    pub memory: Option<ByteSize>,
 }
 
 impl Default for SpillConfig {
     fn default() -> Self {
-        let max_bytes = ByteSize::mib(64);
-        SpillConfig { mode: SpillMode::Memory, max_bytes, when_full: WhenFull::DropOldest }
+        SpillConfig {
+            mode: SpillMode::Durable,
+            max_bytes: ByteSize(4 << 30),
+            max_age: None,
+            when_full: WhenFull::DropOldest,
+            fsync: Fsync::Interval(Duration::from_millis(500)),
+            compression: Compression::None,
+            memory: None,
+        }
+    }
+}
+
+impl SpillConfig {
+    /// The bound on memory, in bytes.
+    pub fn memory_bound(&self) -> usize {
+        match (self.memory, self.mode) {
+            (Some(memory), SpillMode::Memory) => memory.min(self.max_bytes).as_usize(),
+            (None, SpillMode::Memory) => ByteSize::mib(64).min(self.max_bytes).as_usize(),
+            (Some(memory), _) => memory.as_usize(),
+            (None, _) => ByteSize::mib(16).as_usize(),
+        }
+    }
+
+    /// How the spill on disk is kept. Small spills have small segments, since space is freed by
+    /// whole segments.
+    pub fn settings(&self) -> Settings {
+        let max_bytes = self.max_bytes.0.max(1 << 16);
+        Settings {
+            segment_bytes: (max_bytes / 16).clamp(1 << 14, 64 << 20),
+            max_bytes,
+            compress: self.compression == Compression::Zstd,
+        }
+    }
+}
+
+/// Events that were discarded, by reason. Counted up; the spooler takes the counts away.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Losses {
+    /// The queue was full.
+    pub full: u64,
+    /// They waited longer than `max_age`.
+    pub expired: u64,
+    /// The disk failed and memory had no room.
+    pub disk: u64,
+    /// Their record was damaged.
+    pub damaged: u64,
+}
+
+impl Losses {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.full + self.expired + self.disk + self.damaged
     }
 }
 
 /// The queue of one sink.
-#[derive(Debug)]
-pub struct Queue {
+pub struct Queue<D: Disk = Folder> {
     id: u128,
-    max_weight: usize,
-    when_full: WhenFull,
-    waiting: VecDeque<Waiting>,
-    waiting_events: usize,
-    waiting_bytes: usize,
-    in_flight: VecDeque<InFlight>,
-    /// Of what waits and what is in flight.
-    weight: usize,
-    /// The sequence of the next event that comes.
+    config: SpillConfig,
+    memory_bound: usize,
+    spill: Option<Spill<D>>,
+    memory: VecDeque<Waiting>,
+    /// Events that wait in memory.
+    memory_events: u64,
+    /// Sequence of the first event that waits.
+    head: u64,
+    /// Sequence of the next event that comes.
     next: u64,
+    /// A share that `block` holds back until there is room.
+    held: Option<Share>,
+    /// Batches begun before the restart, to be taken with the same bounds.
+    begun: VecDeque<Begun>,
+    in_flight: VecDeque<InFlight>,
+    /// Weight of what is in memory and in flight.
+    weight: usize,
+    /// Bytes of frames that wait in memory.
+    memory_bytes: usize,
+    /// Everything below this sequence lasts through a power failure.
+    synced: u64,
+    losses: Losses,
+    disk_works: bool,
 }
 
 #[derive(Debug)]
@@ -84,133 +223,464 @@ struct Waiting {
     share: Share,
     since: Instant,
     bytes: usize,
+    weight: usize,
 }
 
 #[derive(Debug)]
 struct InFlight {
-    first: u64,
-    events: usize,
+    batch: Batch,
     weight: usize,
     received: u64,
 }
 
-impl Queue {
-    /// An empty queue; `id` names it in the ids of its batches.
-    pub fn new(id: u128, config: SpillConfig) -> Self {
+impl<D: Disk> Queue<D> {
+    /// A queue over `spill`, with what that holds; without one it is in memory alone. `id` names
+    /// the queue in the ids of its batches and must be the same after a restart.
+    pub fn new(id: u128, config: SpillConfig, spill: Option<Spill<D>>) -> Self {
+        let mut begun = VecDeque::new();
+        let (mut head, mut next) = (0, 0);
+        if let Some(spill) = &spill {
+            begun.extend(spill.begun());
+            (head, next) = (spill.acknowledged(), spill.next());
+        }
         Queue {
             id,
-            max_weight: config.max_bytes.as_usize(),
-            when_full: config.when_full,
-            waiting: VecDeque::new(),
-            waiting_events: 0,
-            waiting_bytes: 0,
+            config,
+            memory_bound: config.memory_bound(),
+            spill,
+            memory: VecDeque::new(),
+            memory_events: 0,
+            head,
+            next,
+            held: None,
+            begun,
             in_flight: VecDeque::new(),
             weight: 0,
-            next: 0,
+            memory_bytes: 0,
+            synced: next,
+            losses: Losses::default(),
+            disk_works: true,
         }
     }
 
-    /// Puts a share behind the others and returns how many events had to be dropped for it.
-    pub fn push(&mut self, share: Share, now: Instant) -> usize {
+    /// Puts a share behind the others. What has to be discarded for it is counted in the losses.
+    pub fn push(&mut self, mut share: Share, now: Instant) {
         if share.is_empty() {
-            return 0;
+            return;
         }
         let weight = share.weight();
-        let mut dropped = 0;
-        if self.when_full == WhenFull::DropNewest && self.is_full(weight) {
-            return share.len();
+        let has_room = self.weight == 0 || self.weight + weight <= self.memory_bound;
+        let fits = self.memory_end() == self.next && has_room;
+        let on_disk = match self.config.mode {
+            SpillMode::Memory => return self.push_to_memory_only(share, weight, now),
+            SpillMode::Overflow if fits => false,
+            SpillMode::Overflow | SpillMode::Durable => match self.write(&mut share) {
+                Written::Yes => true,
+                Written::No => false,
+                Written::Later => {
+                    self.held = Some(share);
+                    return;
+                }
+                Written::Discarded => return,
+            },
+        };
+        if !fits && !on_disk {
+            // Neither on disk nor, in order, in memory.
+            self.losses.disk += share.len() as u64;
+            return;
         }
-        while self.is_full(weight) {
-            let Some(oldest) = self.waiting.pop_front() else { break };
-            dropped += oldest.share.len();
-            self.forget_waiting(&oldest.share, oldest.bytes);
-            self.weight -= oldest.share.weight();
-        }
-        let bytes = bytes_of(&share);
-        self.weight += weight;
-        self.waiting_events += share.len();
-        self.waiting_bytes += bytes;
+        // `write` may have dropped older events, so look again.
+        let fits = self.memory_end() == self.next && has_room;
         self.next += share.len() as u64;
-        self.waiting.push_back(Waiting { share, since: now, bytes });
-        dropped
+        if fits {
+            self.remember(share, weight, now);
+        }
     }
 
-    fn is_full(&self, more: usize) -> bool {
-        self.weight > 0 && self.weight + more > self.max_weight
+    fn push_to_memory_only(&mut self, mut share: Share, weight: usize, now: Instant) {
+        share.forget_encoding();
+        while self.weight > 0 && self.weight + weight > self.memory_bound {
+            match self.config.when_full {
+                WhenFull::DropOldest => {
+                    let Some(oldest) = self.forget_front() else { break };
+                    self.losses.full += oldest.share.len() as u64;
+                }
+                WhenFull::DropNewest => {
+                    self.losses.full += share.len() as u64;
+                    return;
+                }
+                WhenFull::Block => {
+                    self.held = Some(share);
+                    return;
+                }
+            }
+        }
+        self.next += share.len() as u64;
+        self.remember(share, weight, now);
+    }
+
+    fn remember(&mut self, mut share: Share, weight: usize, since: Instant) {
+        share.forget_encoding();
+        let bytes = bytes_of(&share);
+        self.weight += weight;
+        self.memory_bytes += bytes;
+        self.memory_events += share.len() as u64;
+        self.memory.push_back(Waiting { share, since, bytes, weight });
+    }
+
+    /// Takes the oldest share off memory.
+    fn forget_front(&mut self) -> Option<Waiting> {
+        let oldest = self.memory.pop_front()?;
+        self.head += oldest.share.len() as u64;
+        self.memory_events -= oldest.share.len() as u64;
+        self.memory_bytes -= oldest.bytes;
+        self.weight -= oldest.weight;
+        Some(oldest)
+    }
+
+    /// Appends a share to the spill, making room as configured.
+    fn write(&mut self, share: &mut Share) -> Written {
+        let compress = self.config.compression == Compression::Zstd;
+        let Ok(body) = share.encode(compress) else { return Written::No };
+        loop {
+            let Some(spill) = &mut self.spill else { return Written::No };
+            let failure = match spill.append(self.next, share, &body) {
+                Ok(()) => {
+                    if !std::mem::replace(&mut self.disk_works, true) {
+                        info!("the spill can be written again");
+                    }
+                    return Written::Yes;
+                }
+                Err(failure) => failure,
+            };
+            let is_full = match &failure {
+                AppendError::Full => true,
+                AppendError::Disk { cause, .. } => is_out_of_space(cause),
+            };
+            if !is_full {
+                if std::mem::replace(&mut self.disk_works, false) {
+                    error!(
+                        error = crate::sink::chain(&failure),
+                        "the spill cannot be written; events stay in memory"
+                    );
+                }
+                return Written::No;
+            }
+            let when_full = self.config.when_full;
+            if when_full == WhenFull::Block {
+                return Written::Later;
+            }
+            if when_full == WhenFull::DropNewest || !self.drop_oldest(|losses| &mut losses.full) {
+                self.losses.full += share.len() as u64;
+                return Written::Discarded;
+            }
+        }
+    }
+
+    /// Discards the oldest segment of the spill; `false` if there is none to discard.
+    fn drop_oldest(&mut self, reason: fn(&mut Losses) -> &mut u64) -> bool {
+        let Some(spill) = &mut self.spill else { return false };
+        let lost = match spill.drop_oldest() {
+            Ok(Some(lost)) => lost,
+            Ok(None) => return false,
+            Err(error) => {
+                warn!(%error, "the oldest segment of the spill cannot be removed");
+                return false;
+            }
+        };
+        *reason(&mut self.losses) += self.waiting_in(lost);
+        while self.head < lost.end {
+            let Some(front) = self.memory.front_mut() else {
+                self.head = lost.end;
+                break;
+            };
+            let count = usize::try_from(lost.end - self.head).unwrap_or(usize::MAX);
+            if count >= front.share.len() {
+                self.forget_front();
+                continue;
+            }
+            let gone = front.share.split_front(count);
+            let (bytes, weight) = (bytes_of(&gone), gone.weight());
+            front.bytes -= bytes;
+            front.weight -= weight;
+            self.memory_bytes -= bytes;
+            self.weight -= weight;
+            self.memory_events -= gone.len() as u64;
+            self.head = lost.end;
+        }
+        true
+    }
+
+    fn waiting_in(&self, lost: Lost) -> u64 {
+        Lost { first: lost.first.max(self.head), end: lost.end.min(self.next) }.len()
+    }
+
+    /// Discards what has waited longer than `max_age`.
+    pub fn expire(&mut self) {
+        let Some(max_age) = self.config.max_age else { return };
+        let age = u64::try_from(max_age.0.as_micros()).unwrap_or(u64::MAX);
+        let before = state::now().saturating_sub(age);
+        while self.spill.as_ref().is_some_and(|spill| spill.oldest_is_before(before)) {
+            let left = self.waiting() > 0;
+            if !left || !self.drop_oldest(|losses| &mut losses.expired) {
+                return;
+            }
+        }
+    }
+
+    /// Whether events may expire, so that [`Queue::expire`] should be called now and then.
+    pub fn expires(&self) -> bool {
+        self.config.max_age.is_some() && self.disk_bytes() > 0
+    }
+
+    /// Whether `block` holds a share back, so that no more should come.
+    pub fn is_blocked(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Tries again to put in what `block` holds back.
+    pub fn unblock(&mut self, now: Instant) {
+        if let Some(share) = self.held.take() {
+            self.push(share, now);
+        }
     }
 
     /// When the next batch is due; `None` while nothing waits.
     pub fn due(&self, limits: &BatchLimits) -> Option<Instant> {
-        let oldest = self.waiting.front()?;
-        Some(limits.due(self.waiting_events, self.waiting_bytes, oldest.since))
+        if self.ready() == 0 {
+            return None;
+        }
+        match self.memory.front() {
+            // What was read back, or waits behind memory, has waited long enough.
+            Some(oldest) if self.memory_end() < self.next => Some(oldest.since),
+            Some(oldest) => Some(limits.due(self.waiting(), self.memory_bytes, oldest.since)),
+            None => Some(Instant::now()),
+        }
     }
 
-    /// Takes the next batch, as large as the limits allow; `None` while nothing waits.
+    /// How many events may be tried now.
+    fn ready(&self) -> usize {
+        let end = match self.config.fsync {
+            Fsync::Always if self.spill.is_some() => self.synced.min(self.next),
+            _ => self.next,
+        };
+        usize::try_from(end.saturating_sub(self.head)).unwrap_or(usize::MAX)
+    }
+
+    /// Takes the next batch, as large as the limits allow; `None` while nothing waits. In `durable`
+    /// mode its bounds are on disk before it is returned.
     pub fn take(&mut self, limits: &BatchLimits) -> Option<Batch> {
-        let first = self.next - self.waiting_events as u64;
-        let received = self.waiting.front()?.share.received();
-        let (mut shares, mut events, mut bytes, mut weight) = (Vec::new(), 0, 0, 0);
-        while let Some(waiting) = self.waiting.front_mut() {
+        let mut again = false;
+        let mut limits = *limits;
+        while let Some(begun) = self.begun.front().copied() {
+            let len = usize::try_from(begun.len).unwrap_or(usize::MAX);
+            if begun.first < self.head || self.in_reach(begun) < begun.len {
+                self.begun.pop_front();
+                continue;
+            }
+            if begun.first == self.head {
+                self.begun.pop_front();
+                limits = BatchLimits { max_events: len, max_bytes: usize::MAX, ..limits };
+                again = true;
+            } else {
+                let before = usize::try_from(begun.first - self.head).unwrap_or(usize::MAX);
+                limits.max_events = limits.max_events.min(before);
+            }
+            break;
+        }
+        limits.max_events = limits.max_events.min(self.ready());
+        let (mut shares, mut events, mut bytes) = (Vec::new(), 0, 0);
+        let mut first = self.head;
+        while events < limits.max_events && self.read_back() {
+            if events == 0 {
+                first = self.head;
+            } else if self.head != first + events as u64 {
+                // Damage tore a hole: a batch's sequences have none, so that its bounds say it all.
+                break;
+            }
             let room = limits.max_events - events;
-            let mut fitting = 0;
-            for event in waiting.share.events().take(room) {
-                let len = event.frame().len();
-                if events + fitting > 0 && bytes + len > limits.max_bytes {
-                    break;
-                }
-                fitting += 1;
-                bytes += len;
-            }
-            if fitting == 0 {
+            let Some((share, share_bytes)) =
+                self.take_front(room, limits.max_bytes.saturating_sub(bytes), events == 0)
+            else {
                 break;
-            }
-            let share = waiting.share.split_front(fitting);
-            let share_bytes = bytes_of(&share);
-            let is_used_up = waiting.share.is_empty();
-            waiting.bytes -= share_bytes;
-            if is_used_up {
-                self.waiting.pop_front();
-            }
-            self.forget_waiting(&share, share_bytes);
-            events += fitting;
-            weight += share.weight();
+            };
+            events += share.len();
+            bytes += share_bytes;
             shares.push(share);
-            if !is_used_up {
+        }
+        let received = shares.first()?.received();
+        let weight = shares.iter().map(Share::weight).sum();
+        let batch = Batch::new(self.id, first, shares);
+        self.weight += weight;
+        self.in_flight.push_back(InFlight { batch: batch.clone(), weight, received });
+        if let (SpillMode::Durable, Some(spill), false) = (self.config.mode, &mut self.spill, again)
+            && let Err(error) = spill.note_begun(Begun { first, len: events as u64 })
+        {
+            warn!(%error, "the bounds of a batch could not be noted; after a crash they may differ");
+        }
+        Some(batch)
+    }
+
+    fn in_reach(&self, begun: Begun) -> u64 {
+        self.next.saturating_sub(begun.first)
+    }
+
+    /// Takes up to `room` events and `max_bytes` off the front of memory; at least one if `force`.
+    fn take_front(&mut self, room: usize, max_bytes: usize, force: bool) -> Option<(Share, usize)> {
+        let front = self.memory.front_mut()?;
+        let (mut count, mut bytes) = (0, 0);
+        for event in front.share.events().take(room) {
+            let len = event.frame().len();
+            if bytes + len > max_bytes && !(force && count == 0) {
                 break;
+            }
+            count += 1;
+            bytes += len;
+        }
+        if count == 0 {
+            return None;
+        }
+        let share = front.share.split_front(count);
+        let weight = share.weight();
+        front.bytes -= bytes;
+        front.weight -= weight;
+        if front.share.is_empty() {
+            self.memory.pop_front();
+        }
+        self.head += count as u64;
+        self.memory_events -= count as u64;
+        self.memory_bytes -= bytes;
+        self.weight -= weight;
+        Some((share, bytes))
+    }
+
+    /// Makes sure that the next event that waits is in memory; `false` if nothing waits.
+    fn read_back(&mut self) -> bool {
+        while self.memory.is_empty() {
+            if self.head >= self.next {
+                return false;
+            }
+            let Some(spill) = &mut self.spill else { return false };
+            spill.skip_to(self.head);
+            match spill.read() {
+                Ok(Some(Read::Events(sequence, share))) => {
+                    self.skip_damaged(Lost { first: self.head, end: sequence });
+                    let weight = share.weight();
+                    self.remember(share, weight, Instant::now());
+                }
+                Ok(Some(Read::Damaged(lost))) => self.skip_damaged(lost),
+                Ok(None) => self.skip_damaged(Lost { first: self.head, end: self.next }),
+                Err(error) => warn!(%error, "a segment of the spill cannot be read to its end"),
             }
         }
-        self.in_flight.push_back(InFlight { first, events, weight, received });
-        Some(Batch::new(self.id, first, shares))
+        true
     }
 
-    fn forget_waiting(&mut self, share: &Share, bytes: usize) {
-        self.waiting_events -= share.len();
-        self.waiting_bytes -= bytes;
+    fn skip_damaged(&mut self, lost: Lost) {
+        let count = self.waiting_in(lost);
+        if count > 0 {
+            self.losses.damaged += count;
+            self.head = self.head.max(lost.end);
+            error!(events = count, "events in the spill are damaged and lost");
+        }
     }
 
     /// The batch that begins at `first` is no longer in flight: stored, or given up.
     pub fn settle(&mut self, first: u64) {
-        let Some(index) = self.in_flight.iter().position(|batch| batch.first == first) else {
+        let Some(index) = self.in_flight.iter().position(|flying| flying.batch.first() == first)
+        else {
             return;
         };
-        if let Some(batch) = self.in_flight.remove(index) {
-            self.weight -= batch.weight;
+        if let Some(flying) = self.in_flight.remove(index) {
+            self.weight -= flying.weight;
         }
+        let low = self.in_flight.iter().map(|flying| flying.batch.first()).min();
+        let low = low.unwrap_or(self.head).min(self.head);
+        if let Some(spill) = &mut self.spill
+            && let Err(error) = spill.acknowledge(low)
+        {
+            warn!(%error, "a segment of the spill that is used up cannot be removed");
+        }
+    }
+
+    /// Notes on disk how far events are acknowledged, so that fewer come again after a crash.
+    pub fn note_acknowledged(&mut self) {
+        if let Some(spill) = &mut self.spill
+            && let Err(error) = spill.note_acknowledged()
+        {
+            warn!(%error, "what is acknowledged could not be noted; after a crash more comes again");
+        }
+    }
+
+    /// What is to be synced now; `None` if nothing is.
+    pub fn begin_sync(&mut self) -> Option<SyncJob<D::File>> {
+        self.spill.as_mut()?.begin_sync().unwrap_or_else(|error| {
+            warn!(%error, "the names of the spill's files could not be synced");
+            None
+        })
+    }
+
+    /// A sync has ended.
+    pub fn end_sync(&mut self, job: &SyncJob<D::File>, result: io::Result<()>) {
+        if let Err(error) = result {
+            error!(%error, "syncing a segment of the spill failed; nothing more is written to it");
+            if let Some(spill) = &mut self.spill {
+                spill.condemn(job);
+            }
+        }
+        // Also after a failure: holding events back would not make them safer.
+        self.synced = self.synced.max(job.up_to);
+    }
+
+    /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
+    /// how many events are left behind on disk, and how many are lost.
+    pub fn persist(&mut self) -> (u64, u64) {
+        let left = self.len() as u64;
+        let lost = match (self.config.mode, &mut self.spill) {
+            (SpillMode::Memory, _) | (_, None) => left,
+            (SpillMode::Durable, Some(_)) => 0,
+            (SpillMode::Overflow, Some(spill)) => {
+                let flying = self.in_flight.iter().flat_map(|flying| flying.batch.shares());
+                let waiting = self.memory.iter().map(|waiting| &waiting.share);
+                let first = self.in_flight.iter().map(|f| f.batch.first()).min();
+                let shares: Vec<Share> = flying.chain(waiting).cloned().collect();
+                let in_memory: usize = shares.iter().map(Share::len).sum();
+                let first = first.unwrap_or(self.head).min(self.head);
+                let compress = self.config.compression == Compression::Zstd;
+                match spill.insert_front(first, shares, compress) {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        error!(
+                            error = crate::sink::chain(&error),
+                            "what was in memory could not be written to the spill"
+                        );
+                        in_memory as u64
+                    }
+                }
+            }
+        };
+        (left.saturating_sub(lost), lost)
     }
 
     /// Events that wait or are in flight.
     pub fn len(&self) -> usize {
-        self.waiting_events + self.in_flight.iter().map(|batch| batch.events).sum::<usize>()
+        let held = self.held.as_ref().map_or(0, Share::len);
+        self.waiting() + held + self.in_flight.iter().map(|f| f.batch.len()).sum::<usize>()
     }
 
     /// Whether nothing waits and nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
+        self.len() == 0
     }
 
     /// Events that wait.
     pub fn waiting(&self) -> usize {
-        self.waiting_events
+        usize::try_from(self.next - self.head).unwrap_or(usize::MAX)
+    }
+
+    /// The sequence behind the last event in memory.
+    fn memory_end(&self) -> u64 {
+        self.head + self.memory_events
     }
 
     /// The memory that the queue is counted with, in bytes.
@@ -218,17 +688,45 @@ impl Queue {
         self.weight
     }
 
+    /// Bytes of the spill on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.spill.as_ref().map_or(0, Spill::bytes)
+    }
+
     /// When the oldest event of the queue was read, in microseconds since 1970.
     pub fn oldest(&self) -> Option<u64> {
-        let in_flight = self.in_flight.iter().map(|batch| batch.received);
-        in_flight.chain(self.waiting.front().map(|waiting| waiting.share.received())).min()
+        let in_flight = self.in_flight.iter().map(|flying| flying.received).min();
+        let waiting = self.memory.front().map(|waiting| waiting.share.received());
+        let on_disk = || self.spill.as_ref().filter(|_| self.waiting() > 0)?.oldest_since();
+        in_flight.or(waiting).or_else(on_disk)
     }
+
+    /// Takes away what was counted as discarded.
+    pub fn take_losses(&mut self) -> Losses {
+        std::mem::take(&mut self.losses)
+    }
+}
+
+enum Written {
+    Yes,
+    /// The disk does not work, or the share cannot be encoded.
+    No,
+    /// There is no room, and the configuration says to wait for it.
+    Later,
+    /// There is no room, and the configuration says to discard.
+    Discarded,
+}
+
+fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 fn bytes_of(share: &Share) -> usize {
     share.events().map(|event: &Event| event.frame().len()).sum()
 }
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -250,8 +748,10 @@ mod tests {
     }
 
     fn queue(max_bytes: u64, when_full: WhenFull) -> Queue {
-        let max_bytes = ByteSize(max_bytes);
-        Queue::new(1, SpillConfig { mode: SpillMode::Memory, max_bytes, when_full })
+        let memory = Some(ByteSize(max_bytes));
+        let config =
+            SpillConfig { mode: SpillMode::Memory, memory, when_full, ..SpillConfig::default() };
+        Queue::new(1, config, None)
     }
 
     const ONE_SECOND: BatchLimits = BatchLimits::new(10, ByteSize(1000), 1000);
@@ -285,7 +785,8 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Push(count, size) => {
-                        dropped += queue.push(share(pushed..pushed + count, size), Instant::now());
+                        queue.push(share(pushed..pushed + count, size), Instant::now());
+                        dropped += usize::try_from(queue.take_losses().full).unwrap();
                         pushed += count;
                     }
                     Step::Take => {
@@ -337,7 +838,8 @@ mod tests {
         queue.push(share(0..2, 100), Instant::now());
         let batch = queue.take(&ONE_SECOND).unwrap();
         queue.push(share(2..4, 100), Instant::now());
-        assert_eq!(queue.push(share(4..6, 100), Instant::now()), 2);
+        queue.push(share(4..6, 100), Instant::now());
+        assert_eq!(queue.take_losses().full, 2);
         assert_eq!(numbers(&batch), [0, 1]);
         assert_eq!(numbers(&queue.take(&ONE_SECOND).unwrap()), [4, 5]);
     }
@@ -345,8 +847,10 @@ mod tests {
     #[test]
     fn an_event_over_the_bound_is_still_taken() {
         let mut queue = queue(10, WhenFull::DropNewest);
-        assert_eq!(queue.push(share(0..1, 100), Instant::now()), 0);
-        assert_eq!(queue.push(share(1..2, 100), Instant::now()), 1);
+        queue.push(share(0..1, 100), Instant::now());
+        assert_eq!(queue.take_losses().full, 0);
+        queue.push(share(1..2, 100), Instant::now());
+        assert_eq!(queue.take_losses().full, 1);
         assert_eq!(numbers(&queue.take(&ONE_SECOND).unwrap()), [0]);
     }
 }

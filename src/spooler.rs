@@ -1,26 +1,32 @@
 //! The spooler: the thread that owns a sink's queue.
 //!
 //! It takes shares from the dispatcher as fast as they come, so that nothing upstream ever waits
-//! for this sink, and hands batches to the sink's writers as they become free. It blocks on its two
-//! channels and the linger of the next batch only.
+//! for this sink, puts them into the queue (and so on disk), and hands batches to the sink's writers
+//! as they become free. Syncing takes long and has a thread of its own.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
 //!                       │ spooler │ ──batch──▶ writer 1
 //!    writers ─settled─▶ └─────────┘
+//!                        │       ▲
+//!                        └ sync ─┘
 //! ```
 
+use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::batch::{Batch, BatchLimits};
 use crate::delivery::Settled;
 use crate::event::Share;
-use crate::queue::Queue;
+use crate::queue::{Fsync, Queue};
+use crate::spill::SyncJob;
+use crate::spill::disk::{Disk, Folder};
 use crate::state::SinkState;
 
 /// Batches that one writer may hold: the one it writes and the one it writes next.
@@ -29,12 +35,20 @@ pub const BATCHES_PER_WRITER: usize = 2;
 /// How long to sleep when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// How often what is acknowledged is noted on disk, and expired events are looked for.
+const NOTE: Duration = Duration::from_secs(1);
+
+/// How often a full queue that blocks is tried again.
+const BLOCKED: Duration = Duration::from_millis(20);
+
 /// Everything that a spooler thread owns.
 pub struct Spooler {
     /// The queue.
     pub queue: Queue,
     /// When a batch is due.
     pub limits: BatchLimits,
+    /// When what was written is synced; `None` if nothing is on disk.
+    pub fsync: Option<Fsync>,
     /// Shares from the dispatcher; closed when there are no more.
     pub shares: Receiver<Share>,
     /// Batches that writers have settled.
@@ -45,67 +59,114 @@ pub struct Spooler {
     pub state: Arc<SinkState>,
 }
 
+type Job = SyncJob<<Folder as Disk>::File>;
+
+/// What a spooler is in the middle of.
+struct Course {
+    /// Batches that each writer holds.
+    held: Vec<usize>,
+    /// There are no more shares.
+    draining: bool,
+    /// The writers have ended.
+    abandoned: bool,
+    /// When to sync what was appended; `None` while nothing was.
+    sync_at: Option<Instant>,
+    /// When to note what was acknowledged; `None` while nothing was.
+    note_at: Option<Instant>,
+    syncer: Syncer,
+}
+
 impl Spooler {
     /// Works until there are no more shares and everything is settled, or the writers are gone.
-    pub fn run(mut self) {
-        let mut held = vec![0; self.writers.len()];
-        let mut draining = false;
-        while !(draining && self.queue.is_empty()) {
-            self.hand_out(&mut held, draining);
+    pub fn run(mut self) -> io::Result<()> {
+        let mut course = Course {
+            held: vec![0; self.writers.len()],
+            draining: false,
+            abandoned: false,
+            sync_at: None,
+            note_at: Some(Instant::now() + NOTE),
+            syncer: Syncer::start()?,
+        };
+        while !(course.draining && (course.abandoned || self.queue.is_empty())) {
+            self.hand_out(&mut course);
+            self.upkeep(&mut course);
             self.show();
-            let wait = self.wait(&held, draining);
+            let wait = self.wait(&course);
+            let nothing = never();
+            let shares = if self.queue.is_blocked() { &nothing } else { &self.shares };
             select! {
-                recv(self.shares) -> share => match share {
-                    Ok(share) => self.take(share),
+                recv(shares) -> share => match share {
+                    Ok(share) => self.take(share, &mut course),
                     Err(_) => {
-                        draining = true;
-                        self.shares = crossbeam_channel::never();
+                        course.draining = true;
+                        self.shares = never();
                     }
                 },
                 recv(self.settled) -> settled => match settled {
                     Ok(Settled { writer, first }) => {
                         self.queue.settle(first);
-                        if let Some(held) = held.get_mut(writer) {
+                        course.note_at.get_or_insert_with(|| Instant::now() + NOTE);
+                        if let Some(held) = course.held.get_mut(writer) {
                             *held -= 1;
                         }
                     }
-                    Err(_) if draining => break,
-                    Err(_) => self.settled = crossbeam_channel::never(),
+                    Err(_) => {
+                        course.abandoned = true;
+                        self.settled = never();
+                    }
+                },
+                recv(course.syncer.done) -> done => if let Ok((job, result)) = done {
+                    course.syncer.is_busy = false;
+                    self.queue.end_sync(&job, result);
                 },
                 default(wait) => {}
             }
         }
-        let left = self.queue.len();
-        if left > 0 {
-            self.state.dropped_stop.add(left as u64);
-            warn!(sink = self.state.name, events = left, "events were left and are lost");
-        }
-        self.state.set_oldest(None);
+        self.finish(course);
+        Ok(())
     }
 
     /// Takes a share and whatever else is at hand, so that a burst costs one round.
-    fn take(&mut self, share: Share) {
+    fn take(&mut self, share: Share, course: &mut Course) {
         let now = Instant::now();
-        let mut dropped = self.queue.push(share, now);
-        while let Ok(share) = self.shares.try_recv() {
-            dropped += self.queue.push(share, now);
+        self.queue.push(share, now);
+        while !self.queue.is_blocked()
+            && let Ok(share) = self.shares.try_recv()
+        {
+            self.queue.push(share, now);
         }
-        if dropped > 0 {
-            if self.state.dropped_full.get() == 0 {
-                warn!(sink = self.state.name, "the queue is full and events are dropped");
+        match self.fsync {
+            Some(Fsync::Interval(interval)) => {
+                course.sync_at.get_or_insert(now + interval);
             }
-            self.state.dropped_full.add(dropped as u64);
+            Some(Fsync::Always) => course.sync_at = Some(now),
+            Some(Fsync::Never) | None => {}
         }
+        self.count_losses();
     }
 
-    fn hand_out(&mut self, held: &mut [usize], draining: bool) {
+    fn count_losses(&mut self) {
+        let losses = self.queue.take_losses();
+        if losses.total() == 0 {
+            return;
+        }
+        if self.state.dropped_full.get() == 0 && losses.full > 0 {
+            warn!(sink = self.state.name, "the queue is full and events are dropped");
+        }
+        self.state.dropped_full.add(losses.full);
+        self.state.dropped_expired.add(losses.expired);
+        self.state.dropped_disk.add(losses.disk);
+        self.state.dropped_damaged.add(losses.damaged);
+    }
+
+    fn hand_out(&mut self, course: &mut Course) {
         loop {
-            let free = held.iter_mut().zip(&self.writers).min_by_key(|(held, _)| **held);
+            let free = course.held.iter_mut().zip(&self.writers).min_by_key(|(held, _)| **held);
             let Some((held, writer)) = free.filter(|(held, _)| **held < BATCHES_PER_WRITER) else {
                 return;
             };
             let is_due = match self.queue.due(&self.limits) {
-                Some(due) => draining || due <= Instant::now(),
+                Some(due) => course.draining || due <= Instant::now(),
                 None => false,
             };
             if !is_due {
@@ -119,20 +180,98 @@ impl Spooler {
         }
     }
 
-    /// How long nothing can be due.
-    fn wait(&self, held: &[usize], draining: bool) -> Duration {
-        let has_free_writer = held.iter().any(|held| *held < BATCHES_PER_WRITER);
-        match self.queue.due(&self.limits) {
-            Some(due) if has_free_writer && !draining => {
-                due.saturating_duration_since(Instant::now())
-            }
-            _ => IDLE,
+    /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
+    fn upkeep(&mut self, course: &mut Course) {
+        let now = Instant::now();
+        if self.queue.is_blocked() {
+            self.queue.unblock(now);
         }
+        if course.sync_at.is_some_and(|at| at <= now) && !course.syncer.is_busy {
+            course.sync_at = None;
+            if let Some(job) = self.queue.begin_sync() {
+                course.syncer.begin(job);
+            }
+        }
+        if course.note_at.is_some_and(|at| at <= now) {
+            course.note_at = self.queue.expires().then(|| now + NOTE);
+            self.queue.note_acknowledged();
+            self.queue.expire();
+        }
+        self.count_losses();
+    }
+
+    /// How long nothing can be due.
+    fn wait(&self, course: &Course) -> Duration {
+        let now = Instant::now();
+        let has_free_writer = course.held.iter().any(|held| *held < BATCHES_PER_WRITER);
+        let batch = self.queue.due(&self.limits).filter(|_| has_free_writer && !course.abandoned);
+        let sync = course.sync_at.filter(|_| !course.syncer.is_busy);
+        let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
+        let first = [batch, sync, course.note_at, unblock].into_iter().flatten().min();
+        first.map_or(IDLE, |at| at.saturating_duration_since(now))
     }
 
     fn show(&self) {
         self.state.queue_events.set_count(self.queue.len());
         self.state.queue_bytes.set_count(self.queue.weight());
+        self.state.spill_bytes.set_bytes(self.queue.disk_bytes());
         self.state.set_oldest(self.queue.oldest());
+    }
+
+    /// Leaves on disk what is not settled.
+    fn finish(mut self, course: Course) {
+        let (left, lost) = self.queue.persist();
+        self.queue.note_acknowledged();
+        course.syncer.end();
+        if let Some(job) = self.queue.begin_sync() {
+            let result = job.run();
+            self.queue.end_sync(&job, result);
+        }
+        self.state.dropped_stop.add(lost);
+        if left > 0 {
+            info!(sink = self.state.name, events = left, "events are left in the spill");
+        }
+        if lost > 0 {
+            warn!(sink = self.state.name, events = lost, "events were left and are lost");
+        }
+        self.count_losses();
+        self.show();
+        self.state.set_oldest(None);
+    }
+}
+
+/// The thread that syncs, one job at a time.
+struct Syncer {
+    jobs: Sender<Job>,
+    done: Receiver<(Job, io::Result<()>)>,
+    is_busy: bool,
+    thread: JoinHandle<()>,
+}
+
+impl Syncer {
+    fn start() -> io::Result<Self> {
+        let (jobs, jobs_out) = bounded::<Job>(1);
+        let (done_in, done) = bounded(1);
+        let thread = std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
+            for job in jobs_out {
+                let result = job.run();
+                if done_in.send((job, result)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Syncer { jobs, done, is_busy: false, thread })
+    }
+
+    /// Begins a job; none may be under way.
+    fn begin(&mut self, job: Job) {
+        self.is_busy = self.jobs.try_send(job).is_ok();
+    }
+
+    fn end(self) {
+        drop(self.jobs);
+        drop(self.done);
+        // A panic there has been reported; what was appended is synced by the caller.
+        let _ = self.thread.join();
     }
 }

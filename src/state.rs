@@ -107,6 +107,12 @@ pub struct SinkState {
     pub rejected: Tally,
     /// Events dropped because the queue was full.
     pub dropped_full: Tally,
+    /// Events dropped because they waited longer than `max_age`.
+    pub dropped_expired: Tally,
+    /// Events dropped because the disk failed and memory had no room.
+    pub dropped_disk: Tally,
+    /// Events whose record on disk was damaged.
+    pub dropped_damaged: Tally,
     /// Events dropped because the daemon stopped before they were stored.
     pub dropped_stop: Tally,
     /// Errors after which the same batch came again.
@@ -129,6 +135,8 @@ pub struct SinkState {
     pub queue_events: Level,
     /// Memory of the queue.
     pub queue_bytes: Level,
+    /// Disk of the spill.
+    pub spill_bytes: Level,
     /// Age of the oldest event in the queue.
     pub lag: Level,
     /// Time spent on a write.
@@ -157,6 +165,9 @@ impl SinkState {
             batches: Tally::new(metrics::SINK_BATCHES, labels),
             rejected: Tally::new(metrics::SINK_REJECTED_EVENTS, labels),
             dropped_full: dropped("queue_full"),
+            dropped_expired: dropped("expired"),
+            dropped_disk: dropped("disk"),
+            dropped_damaged: dropped("damaged"),
             dropped_stop: dropped("stopped"),
             retries: retries("retry"),
             reconnects: retries("reconnect"),
@@ -168,6 +179,7 @@ impl SinkState {
             breaker_open: Level::new(metrics::SINK_BREAKER_OPEN, labels),
             queue_events: Level::new(metrics::SINK_QUEUE_EVENTS, labels),
             queue_bytes: Level::new(metrics::SINK_QUEUE_BYTES, labels),
+            spill_bytes: Level::new(metrics::SINK_SPILL_BYTES, labels),
             lag: Level::new(metrics::SINK_LAG_SECONDS, labels),
             write_seconds: Distribution::new(metrics::SINK_WRITE_SECONDS, labels),
             batch_events: Distribution::new(metrics::SINK_BATCH_EVENTS, labels),
@@ -233,7 +245,14 @@ impl SinkState {
 
     /// Events dropped, for whatever reason.
     pub fn dropped(&self) -> u64 {
-        self.dropped_full.get() + self.dropped_stop.get()
+        let reasons = [
+            &self.dropped_full,
+            &self.dropped_expired,
+            &self.dropped_disk,
+            &self.dropped_damaged,
+            &self.dropped_stop,
+        ];
+        reasons.iter().map(|reason| reason.get()).sum()
     }
 }
 
@@ -299,6 +318,7 @@ struct SinkStatus {
     retries: u64,
     queue_events: f64,
     queue_bytes: f64,
+    spill_bytes: f64,
     lag_seconds: f64,
     last_error: Option<LastError>,
     last_refusal: Option<LastError>,
@@ -352,6 +372,7 @@ impl State {
             retries: sink.retries.get() + sink.reconnects.get() + sink.timeouts.get(),
             queue_events: sink.queue_events.get(),
             queue_bytes: sink.queue_bytes.get(),
+            spill_bytes: sink.spill_bytes.get(),
             lag_seconds: sink.lag(),
             last_error: lock(&sink.last_error).clone(),
             last_refusal: lock(&sink.last_refusal).clone(),

@@ -1,0 +1,135 @@
+//! The few things that the spill asks of a file system, so that its tests can put a disk under it
+//! that loses unsynced writes, tears them, fills up and fails.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A folder of files.
+pub trait Disk: Send + 'static {
+    /// One open file.
+    type File: DiskFile;
+
+    /// The names of the files.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes a new, empty file; fails if there is one.
+    fn create(&self, name: &str) -> io::Result<Self::File>;
+    /// Opens a file that is there.
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+    /// Gives a file another name, in place of the one that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes what was created, renamed and removed last through a power failure.
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+/// An open file that is written at its end and read anywhere.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Appends the slices one after the other. After an error some of the bytes may be there.
+    fn append(&self, slices: &mut [IoSlice<'_>]) -> io::Result<()>;
+    /// Reads into `buffer` from `offset` on and returns how many bytes there were.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts the file.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Makes the bytes last through a power failure.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A folder of the real file system. Files are made 0600 in a folder of 0700.
+#[derive(Debug, Clone)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder at `path`, made if it is not there.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        Ok(Folder(path.to_owned()))
+    }
+
+    /// The folder at `path`, which must be there.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        fs::read_dir(path).map(|_| Folder(path.to_owned()))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Disk for Folder {
+    type File = File;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create_new(true).mode(0o600).open(self.0.join(name))
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).append(true).open(self.0.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.0.join(from), self.0.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.0.join(name))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn append(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut file = self;
+        while !slices.is_empty() {
+            match file.write_vectored(slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut slices, count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut read = 0;
+        while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match FileExt::read_at(self, rest, offset + read as u64) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.metadata().map(|metadata| metadata.len())
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

@@ -1,0 +1,757 @@
+//! The spill: the part of a sink's queue that is on disk.
+//!
+//! A folder holds one sink's spill. The listing of the folder is the state; there is no ledger that
+//! could disagree with it.
+//!
+//! ```text
+//! 00000000000000000000.seg   records of events 0…, in order        (sealed: never written again)
+//! 00000000000000041730.seg   records of events 41730…              (sealed)
+//! 00000000000000083277.seg   records of events 83277…              (open: appended to)
+//! progress                   batches begun, events acknowledged    (a hint)
+//! ```
+//!
+//! A segment is a sequence of [`record`]s and nothing else; its name is the sequence of its first
+//! event. Space is freed by removing whole segments whose events are all acknowledged.
+//!
+//! `progress` is appended to: 24 bytes an entry, kind and length (4), sequence (8), the length of
+//! the batch (8), CRC32C (4). An entry says "a batch of so many events from this sequence on is
+//! about to be tried" or "everything below this sequence is acknowledged". It is replaced by rename
+//! when it has grown. It may be too old, or gone, and then events come again; it can never be too
+//! new, since an acknowledgement is written after the fact.
+//!
+//! Invariants:
+//!
+//! 1. Events come out in the order in which they went in, each once in one run.
+//! 2. What was acknowledged and noted does not come again; what was appended and synced, and is not
+//!    acknowledged, does come again, after any crash.
+//! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped to the next record whose
+//!    checksum is right; since records carry sequences, how many events were lost is known exactly.
+//! 4. A segment whose sync failed is never written or synced again: what the kernel dropped is not
+//!    known. It is sealed, and appending goes on in a new one.
+//! 5. Nothing is believed before its checksum is right: no length is allocated for, no loop can
+//!    stand still.
+//! 6. Recovery reads heads of the unacknowledged part and bodies of the last segment's
+//!    unacknowledged part only.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use thiserror::Error;
+
+use crate::event::Share;
+
+pub mod disk;
+pub mod record;
+
+use disk::{Disk, DiskFile};
+use record::{Body, Damage, HEAD, Head};
+
+const SUFFIX: &str = ".seg";
+const PROGRESS: &str = "progress";
+const PROGRESS_NEW: &str = "progress.new";
+
+/// Bytes of an entry of `progress`.
+const ENTRY: usize = 24;
+
+/// From this size on `progress` is written anew.
+const PROGRESS_MAX: u64 = 64 << 10;
+
+const BATCH_BEGUN: u32 = 0x4e47_4542;
+const ACKNOWLEDGED: u32 = 0x444b_4341;
+
+/// How a spill is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// A segment that has grown to this many bytes is sealed.
+    pub segment_bytes: u64,
+    /// All segments together may take this many bytes.
+    pub max_bytes: u64,
+    /// Compress bodies with zstd.
+    pub compress: bool,
+}
+
+/// Why events could not be put on disk.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// All segments together have reached `max_bytes`.
+    #[error("the spill has reached its max_bytes")]
+    Full,
+    /// The disk refused: no space, or it is broken.
+    #[error("{doing}")]
+    Disk {
+        /// The operation, in words.
+        doing: &'static str,
+        /// What went wrong.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// Why a spill cannot be opened.
+#[derive(Debug, Error)]
+#[error("{doing}")]
+pub struct OpenError {
+    doing: String,
+    #[source]
+    cause: io::Error,
+}
+
+/// A batch that was begun before and is not known to be settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Sequence of its first event.
+    pub first: u64,
+    /// How many events it has.
+    pub len: u64,
+}
+
+/// A range of sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The first that is lost.
+    pub first: u64,
+    /// The first behind them.
+    pub end: u64,
+}
+
+impl Lost {
+    /// How many are lost.
+    pub fn len(&self) -> u64 {
+        self.end.saturating_sub(self.first)
+    }
+
+    /// Whether nothing is lost.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What reading gave.
+#[derive(Debug)]
+pub enum Read {
+    /// The next events; the first has this sequence.
+    Events(u64, Share),
+    /// These events are damaged and cannot be read.
+    Damaged(Lost),
+}
+
+struct Segment<F> {
+    file: Arc<F>,
+    /// Sequence of the first event.
+    first: u64,
+    /// Sequence behind the last event.
+    end: u64,
+    bytes: u64,
+    /// When its first event was read off the bus, in microseconds since 1970.
+    since: u64,
+    /// When its last event was; 0 where that was not looked up.
+    until: u64,
+}
+
+/// Where the next record is read.
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    /// The segment, by its first sequence.
+    segment: u64,
+    offset: u64,
+    /// The sequence of the next event wanted.
+    sequence: u64,
+}
+
+/// One sink's spill.
+pub struct Spill<D: Disk> {
+    disk: D,
+    settings: Settings,
+    /// In order; the last may be open.
+    segments: VecDeque<Segment<D::File>>,
+    /// Whether the last segment takes records.
+    is_open: bool,
+    /// Whether something was appended to the last segment since the last sync began.
+    is_dirty: bool,
+    /// Whether names changed since they were last synced.
+    names_changed: bool,
+    cursor: Cursor,
+    next: u64,
+    acknowledged: u64,
+    begun: Vec<Begun>,
+    progress: Option<D::File>,
+    progress_len: u64,
+    bytes: u64,
+    torn_bytes: u64,
+}
+
+/// Bytes that are to be made to last, outside of the thread that appends.
+pub struct SyncJob<F> {
+    file: Arc<F>,
+    segment: u64,
+    /// Everything below this sequence lasts once the job is done.
+    pub up_to: u64,
+}
+
+impl<F: DiskFile> SyncJob<F> {
+    /// Syncs. May take long; must be reported to [`Spill::synced`] if it fails.
+    pub fn run(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+impl<D: Disk> Spill<D> {
+    /// Opens the spill in a folder and finds out what it holds: cuts the torn tail, removes what is
+    /// acknowledged, reads which batches were begun.
+    pub fn open(disk: D, settings: Settings) -> Result<Self, OpenError> {
+        let failed = |doing: &str| {
+            let doing = doing.to_owned();
+            move |cause| OpenError { doing, cause }
+        };
+        let names = disk.list().map_err(failed("listing the spill's folder"))?;
+        let mut firsts: Vec<u64> = names.iter().filter_map(|name| first_of(name)).collect();
+        firsts.sort_unstable();
+        let mut spill = Spill {
+            disk,
+            settings,
+            segments: VecDeque::new(),
+            is_open: false,
+            is_dirty: false,
+            names_changed: false,
+            cursor: Cursor { segment: 0, offset: 0, sequence: 0 },
+            next: 0,
+            acknowledged: 0,
+            begun: Vec::new(),
+            progress: None,
+            progress_len: 0,
+            bytes: 0,
+            torn_bytes: 0,
+        };
+        spill.read_progress().map_err(failed("reading the spill's progress"))?;
+        for (index, first) in firsts.iter().enumerate() {
+            let name = name_of(*first);
+            let end = firsts.get(index + 1).copied();
+            if end.is_some_and(|end| end <= spill.acknowledged) {
+                spill.disk.remove(&name).map_err(failed("removing an acknowledged segment"))?;
+                continue;
+            }
+            let doing = format!("reading the segment {name}");
+            spill.recover(*first, end).map_err(|cause| OpenError { doing, cause })?;
+        }
+        spill.next = spill.segments.back().map_or(0, |last| last.end).max(spill.acknowledged);
+        let oldest = spill.segments.front().map_or(spill.next, |segment| segment.first);
+        let sequence = spill.acknowledged.max(oldest);
+        spill.acknowledged = sequence;
+        spill.begun.retain(|begun| begun.first >= sequence);
+        spill.begun.sort_unstable_by_key(|begun| begun.first);
+        spill.cursor = Cursor { segment: oldest, offset: 0, sequence };
+        Ok(spill)
+    }
+
+    /// Takes a segment in whose end is known if another follows, and else is found by reading.
+    fn recover(&mut self, first: u64, end: Option<u64>) -> io::Result<()> {
+        let file = self.disk.open(&name_of(first))?;
+        let mut bytes = file.len()?;
+        let since = read_head(&file, 0, bytes)?.map_or(0, |head| head.received);
+        let (mut found_end, mut until) = (first, 0);
+        if end.is_none() {
+            let tail = find_tail(&file, first, self.acknowledged, bytes)?;
+            if tail.len < bytes {
+                // Need not last: a torn tail that comes back is cut off or passed over again.
+                file.truncate(tail.len)?;
+                self.torn_bytes = bytes - tail.len;
+            }
+            // What a killed daemon had written is in the kernel's hands only. If this fails it
+            // stays there; no later sync would tell.
+            let _ = file.sync();
+            self.names_changed = true;
+            (bytes, found_end, until) = (tail.len, tail.end, tail.until);
+        }
+        self.bytes += bytes;
+        let (file, end) = (Arc::new(file), end.unwrap_or(found_end));
+        self.segments.push_back(Segment { file, first, end, bytes, since, until });
+        Ok(())
+    }
+
+    /// Puts events behind the others. `sequence` is that of the first of them; it may leave a gap.
+    /// On failure nothing of it is there.
+    pub fn append(&mut self, sequence: u64, share: &Share, body: &Body) -> Result<(), AppendError> {
+        let len = body.record_len();
+        if self.bytes + len > self.settings.max_bytes && self.bytes > 0 {
+            return Err(AppendError::Full);
+        }
+        let is_full = |segment: &Segment<_>| {
+            segment.bytes > 0 && segment.bytes + len > self.settings.segment_bytes
+        };
+        if !self.is_open || self.segments.back().is_none_or(is_full) {
+            self.begin_segment(sequence, share.received())?;
+        }
+        let Some(segment) = self.segments.back_mut() else { return Err(AppendError::Full) };
+        let head = body.head(sequence);
+        let mut slices = [IoSlice::new(&head), IoSlice::new(body.bytes())];
+        if let Err(cause) = segment.file.append(&mut slices) {
+            // The part that was written is cut off; if even that fails the segment is sealed and
+            // its torn tail is skipped when it is read.
+            let before = segment.bytes;
+            if segment.file.truncate(before).is_err() {
+                self.is_open = false;
+            }
+            return Err(AppendError::Disk { doing: "appending to the spill", cause });
+        }
+        segment.bytes += len;
+        segment.end = sequence + share.len() as u64;
+        segment.until = share.received();
+        self.next = segment.end;
+        self.bytes += len;
+        self.is_dirty = true;
+        Ok(())
+    }
+
+    /// Puts events in front of all others: what memory held, when the daemon stops. They last when
+    /// this returns.
+    pub fn insert_front(
+        &mut self,
+        first: u64,
+        shares: Vec<Share>,
+        compress: bool,
+    ) -> Result<(), AppendError> {
+        let failed = |doing| move |cause| AppendError::Disk { doing, cause };
+        if shares.is_empty() {
+            return Ok(());
+        }
+        let taken = self.segments.iter().position(|segment| segment.first == first);
+        if let Some(index) = taken {
+            // A used-up segment that was kept for its name.
+            let removed = self.disk.remove(&name_of(first));
+            removed.map_err(failed("removing a used-up segment"))?;
+            self.segments.remove(index);
+        }
+        let file = self.disk.create(&name_of(first));
+        let file = file.map_err(failed("making a segment of the spill"))?;
+        let mut sequence = first;
+        for share in &shares {
+            let Ok(body) = Body::encode(share, compress) else { continue };
+            let head = body.head(sequence);
+            let mut slices = [IoSlice::new(&head), IoSlice::new(body.bytes())];
+            file.append(&mut slices).map_err(failed("appending to the spill"))?;
+            sequence += share.len() as u64;
+        }
+        file.sync().map_err(failed("syncing a segment of the spill"))?;
+        self.disk.sync_names().map_err(failed("syncing the spill's folder"))
+    }
+
+    fn begin_segment(&mut self, first: u64, since: u64) -> Result<(), AppendError> {
+        let failed = |doing| move |cause| AppendError::Disk { doing, cause };
+        // A segment without a record would keep its name from being used.
+        if self.segments.back().is_some_and(|last| last.bytes == 0) {
+            if let Some(last) = self.segments.pop_back() {
+                let removed = self.disk.remove(&name_of(last.first));
+                removed.map_err(failed("removing an empty segment of the spill"))?;
+            }
+        } else if self.is_open && self.is_dirty {
+            // What the old segment holds must not depend on a later sync of the new one.
+            let synced = self.segments.back().map_or(Ok(()), |last| last.file.sync());
+            self.is_open = false;
+            self.is_dirty = false;
+            synced.map_err(failed("syncing a segment of the spill"))?;
+        }
+        let file = self.disk.create(&name_of(first));
+        let file = Arc::new(file.map_err(failed("making a segment of the spill"))?);
+        let segment = Segment { file, first, end: first, bytes: 0, since, until: since };
+        if self.cursor.sequence >= first || self.segments.is_empty() {
+            self.cursor.segment = first;
+            self.cursor.offset = 0;
+        }
+        self.segments.push_back(segment);
+        self.is_open = true;
+        self.names_changed = true;
+        Ok(())
+    }
+
+    /// Reads the next events; `None` when everything was read. After an error the rest of the
+    /// segment is passed over; reading goes on behind it.
+    pub fn read(&mut self) -> io::Result<Option<Read>> {
+        loop {
+            let Some(index) = self.segments.iter().position(|s| s.first == self.cursor.segment)
+            else {
+                return Ok(None);
+            };
+            let Some(segment) = self.segments.get(index) else { return Ok(None) };
+            if self.cursor.offset >= segment.bytes {
+                let end = segment.end;
+                let next = self.segments.get(index + 1).map(|next| (next.first, next.end));
+                let Some((next_first, _)) = next else {
+                    return Ok(self.lost_before(end).map(Read::Damaged));
+                };
+                let lost = self.lost_before(end);
+                self.cursor.segment = next_first;
+                self.cursor.offset = 0;
+                if lost.is_some() {
+                    return Ok(lost.map(Read::Damaged));
+                }
+                continue;
+            }
+            let file = Arc::clone(&segment.file);
+            let limit = segment.bytes;
+            let offset = self.cursor.offset;
+            let found = read_record(&*file, offset, limit, self.cursor.sequence);
+            match found {
+                Ok(Found::Events(head, share)) => return Ok(Some(self.events(head, share))),
+                Ok(Found::Passed(head)) => self.cursor.offset += head.record_len(),
+                Ok(Found::Nothing) => {
+                    self.cursor.offset = find_record(&*file, offset + 1, limit).unwrap_or(limit);
+                }
+                Err(error) => {
+                    // What the disk does not give back is lost with the rest of the segment; the
+                    // sequences of what follows tell how much it was.
+                    self.cursor.offset = limit;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The events of a record that are still wanted. If the record is further on than it should
+    /// be, what is between is lost, and the record is read again after that was said.
+    fn events(&mut self, head: Head, mut share: Share) -> Read {
+        if let Some(lost) = self.lost_before(head.sequence) {
+            return Read::Damaged(lost);
+        }
+        let known = usize::try_from(self.cursor.sequence - head.sequence).unwrap_or(usize::MAX);
+        share.split_front(known);
+        let sequence = self.cursor.sequence;
+        self.cursor.offset += head.record_len();
+        self.cursor.sequence = head.end();
+        Read::Events(sequence, share)
+    }
+
+    fn lost_before(&mut self, sequence: u64) -> Option<Lost> {
+        let lost = Lost { first: self.cursor.sequence, end: sequence };
+        if lost.is_empty() {
+            return None;
+        }
+        self.cursor.sequence = sequence;
+        Some(lost)
+    }
+
+    /// Everything below `sequence` is stored for good. Removes the segments that are needed no
+    /// longer; the caller notes it with [`Spill::note_acknowledged`] when it sees fit.
+    pub fn acknowledge(&mut self, sequence: u64) -> io::Result<()> {
+        self.acknowledged = self.acknowledged.max(sequence);
+        self.begun.retain(|begun| begun.first >= sequence);
+        while let Some(front) = self.segments.front() {
+            // The last one stays, also when it is used up: its name and its end say which sequence
+            // comes next.
+            if front.end > self.acknowledged || self.segments.len() == 1 {
+                break;
+            }
+            self.remove_front()?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the oldest segment and says which unacknowledged events were in it; `None` if there
+    /// is no segment.
+    pub fn drop_oldest(&mut self) -> io::Result<Option<Lost>> {
+        let Some(front) = self.segments.front() else { return Ok(None) };
+        let lost = Lost { first: front.first.max(self.acknowledged), end: front.end };
+        self.acknowledged = self.acknowledged.max(lost.end);
+        if self.segments.len() == 1 {
+            // Then only `progress` says which sequence comes next.
+            self.rewrite_progress()?;
+        }
+        self.remove_front()?;
+        self.cursor.sequence = self.cursor.sequence.max(lost.end);
+        Ok(Some(lost))
+    }
+
+    /// Whether every event of the oldest segment was read before `time`, in microseconds since 1970.
+    pub fn oldest_is_before(&self, time: u64) -> bool {
+        let until = |segment: &Segment<_>| segment.until;
+        let since_next = self.segments.get(1).map(|next| next.since);
+        let newest = self.segments.front().map(until).filter(|until| *until > 0).or(since_next);
+        newest.is_some_and(|newest| newest > 0 && newest < time)
+    }
+
+    /// When the oldest event was read, in microseconds since 1970, as far as heads say.
+    pub fn oldest_since(&self) -> Option<u64> {
+        self.segments.front().map(|segment| segment.since)
+    }
+
+    fn remove_front(&mut self) -> io::Result<()> {
+        let Some(front) = self.segments.front() else { return Ok(()) };
+        self.disk.remove(&name_of(front.first))?;
+        self.names_changed = true;
+        let was_read = front.first == self.cursor.segment;
+        if let Some(front) = self.segments.pop_front() {
+            self.bytes -= front.bytes;
+        }
+        if was_read {
+            self.cursor.segment = self.segments.front().map_or(u64::MAX, |front| front.first);
+            self.cursor.offset = 0;
+        }
+        if self.segments.is_empty() {
+            self.is_open = false;
+            self.is_dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Notes a batch before its first try, so that it comes again with the same bounds.
+    pub fn note_begun(&mut self, begun: Begun) -> io::Result<()> {
+        self.begun.push(begun);
+        self.note(BATCH_BEGUN, begun.first, begun.len)
+    }
+
+    /// Notes how far events are acknowledged.
+    pub fn note_acknowledged(&mut self) -> io::Result<()> {
+        self.note(ACKNOWLEDGED, self.acknowledged, 0)
+    }
+
+    fn note(&mut self, kind: u32, sequence: u64, len: u64) -> io::Result<()> {
+        if self.progress.is_none() || self.progress_len >= PROGRESS_MAX {
+            return self.rewrite_progress();
+        }
+        let entry = entry(kind, sequence, len);
+        if let Some(progress) = &self.progress {
+            if let Err(error) = progress.append(&mut [IoSlice::new(&entry)]) {
+                // Entries behind half an entry could not be read.
+                self.progress = None;
+                return Err(error);
+            }
+            self.progress_len += ENTRY as u64;
+        }
+        Ok(())
+    }
+
+    /// Replaces `progress` by one that says the same in few entries.
+    fn rewrite_progress(&mut self) -> io::Result<()> {
+        match self.disk.remove(PROGRESS_NEW) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.disk.create(PROGRESS_NEW)?;
+        let mut bytes = entry(ACKNOWLEDGED, self.acknowledged, 0).to_vec();
+        for begun in &self.begun {
+            bytes.extend(entry(BATCH_BEGUN, begun.first, begun.len));
+        }
+        file.append(&mut [IoSlice::new(&bytes)])?;
+        file.sync()?;
+        self.disk.rename(PROGRESS_NEW, PROGRESS)?;
+        self.names_changed = true;
+        self.progress = Some(file);
+        self.progress_len = bytes.len() as u64;
+        Ok(())
+    }
+
+    fn read_progress(&mut self) -> io::Result<()> {
+        let file = match self.disk.open(PROGRESS) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let len = file.len()?.min(4 * PROGRESS_MAX);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        let read = file.read_at(&mut bytes, 0)?;
+        for entry in bytes.get(..read).unwrap_or_default().chunks_exact(ENTRY) {
+            let Some((kind, sequence, len)) = read_entry(entry) else { break };
+            match kind {
+                ACKNOWLEDGED => self.acknowledged = self.acknowledged.max(sequence),
+                BATCH_BEGUN => {
+                    self.begun.retain(|begun| begun.first != sequence);
+                    self.begun.push(Begun { first: sequence, len });
+                }
+                _ => break,
+            }
+        }
+        // Written anew before the first entry, since its tail may be torn.
+        Ok(())
+    }
+
+    /// What must be synced so that everything appended lasts; `None` if everything does. The names
+    /// are synced here.
+    pub fn begin_sync(&mut self) -> io::Result<Option<SyncJob<D::File>>> {
+        if self.names_changed {
+            self.disk.sync_names()?;
+            self.names_changed = false;
+        }
+        if !self.is_dirty {
+            return Ok(None);
+        }
+        self.is_dirty = false;
+        let job = |segment: &Segment<D::File>| SyncJob {
+            file: Arc::clone(&segment.file),
+            segment: segment.first,
+            up_to: segment.end,
+        };
+        Ok(self.segments.back().map(job))
+    }
+
+    /// A sync failed: nothing is appended to its segment any more.
+    pub fn condemn(&mut self, job: &SyncJob<D::File>) {
+        if self.segments.back().is_some_and(|last| last.first == job.segment) {
+            self.is_open = false;
+            self.is_dirty = false;
+        }
+    }
+
+    /// Batches that were begun before the restart and are not known to be settled, in order.
+    pub fn begun(&self) -> &[Begun] {
+        &self.begun
+    }
+
+    /// The sequence that the next event gets.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The sequence of the first event that is not acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Moves reading to `sequence`: what is below is at hand in memory.
+    pub fn skip_to(&mut self, sequence: u64) {
+        if sequence <= self.cursor.sequence {
+            return;
+        }
+        self.cursor.sequence = sequence;
+        let holds = |segment: &&Segment<_>| segment.first <= sequence;
+        if let Some(segment) = self.segments.iter().rfind(holds) {
+            if segment.first != self.cursor.segment {
+                self.cursor.segment = segment.first;
+                self.cursor.offset = 0;
+            }
+            if sequence >= segment.end {
+                self.cursor.offset = segment.bytes;
+            }
+        }
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes that were cut off as a torn tail when the spill was opened.
+    pub fn torn_bytes(&self) -> u64 {
+        self.torn_bytes
+    }
+
+    /// How many segments there are.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+}
+
+fn name_of(first: u64) -> String {
+    format!("{first:020}{SUFFIX}")
+}
+
+fn first_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    (digits.len() == 20).then(|| digits.parse().ok())?
+}
+
+fn entry(kind: u32, sequence: u64, len: u64) -> [u8; ENTRY] {
+    let mut bytes = Vec::with_capacity(ENTRY);
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(sequence.to_le_bytes());
+    bytes.extend(len.to_le_bytes());
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    let mut entry = [0; ENTRY];
+    entry.copy_from_slice(&bytes);
+    entry
+}
+
+fn read_entry(bytes: &[u8]) -> Option<(u32, u64, u64)> {
+    let (mut fields, crc) = bytes.split_at_checked(ENTRY - 4)?;
+    if crc32c::crc32c(fields).to_le_bytes() != crc {
+        return None;
+    }
+    Some((fields.get_u32_le(), fields.get_u64_le(), fields.get_u64_le()))
+}
+
+enum Found {
+    /// A record with events that are wanted.
+    Events(Head, Share),
+    /// A whole record without any.
+    Passed(Head),
+    /// No record begins here, or it is damaged.
+    Nothing,
+}
+
+/// Looks at what is at `offset`; bodies are read only for events from `sequence` on.
+fn read_record<F: DiskFile>(file: &F, offset: u64, limit: u64, sequence: u64) -> io::Result<Found> {
+    let head = match read_head(file, offset, limit)? {
+        Ok(head) => head,
+        Err(_) => return Ok(Found::Nothing),
+    };
+    if head.end() <= sequence {
+        return Ok(Found::Passed(head));
+    }
+    let mut body = vec![0; head.length];
+    let read = file.read_at(&mut body, offset + HEAD as u64)?;
+    body.truncate(read);
+    match head.decode(Bytes::from(body)) {
+        Ok(share) => Ok(Found::Events(head, share)),
+        Err(_) => Ok(Found::Nothing),
+    }
+}
+
+fn read_head<F: DiskFile>(file: &F, offset: u64, limit: u64) -> io::Result<Result<Head, Damage>> {
+    let mut bytes = [0; HEAD];
+    let read = file.read_at(&mut bytes, offset)?;
+    let head = Head::read(bytes.get(..read).unwrap_or_default());
+    Ok(head
+        .and_then(|head| (offset + head.record_len() <= limit).then_some(head).ok_or(Damage::Cut)))
+}
+
+/// The offset of the next whole record from `offset` on; `limit` if there is none.
+fn find_record<F: DiskFile>(file: &F, offset: u64, limit: u64) -> io::Result<u64> {
+    let mut from = offset;
+    let mut block = vec![0; 64 << 10];
+    while from < limit {
+        let read = file.read_at(&mut block, from)?;
+        let bytes = block.get(..read).unwrap_or_default();
+        match record::find_magic(bytes) {
+            Some(at) => {
+                from += at as u64;
+                if read_head(file, from, limit)?.is_ok() {
+                    return Ok(from);
+                }
+                from += 1;
+            }
+            // The last bytes may be the beginning of a magic that goes on in the next block.
+            None if read > record::MAGIC.len() => from += (read - record::MAGIC.len() + 1) as u64,
+            None => break,
+        }
+    }
+    Ok(limit)
+}
+
+struct Tail {
+    /// Bytes up to the end of the last whole record.
+    len: u64,
+    /// The sequence behind it.
+    end: u64,
+    /// When its events were read.
+    until: u64,
+}
+
+/// Finds the end of a segment's last whole record. Bodies are checked only of events that are not
+/// acknowledged; damage that a whole record follows is no tail.
+fn find_tail<F: DiskFile>(file: &F, first: u64, acknowledged: u64, bytes: u64) -> io::Result<Tail> {
+    let mut tail = Tail { len: 0, end: first, until: 0 };
+    let mut offset = 0;
+    while offset < bytes {
+        match read_record(file, offset, bytes, acknowledged)? {
+            Found::Passed(head) | Found::Events(head, _) => {
+                offset += head.record_len();
+                tail = Tail { len: offset, end: head.end(), until: head.received };
+            }
+            Found::Nothing => offset = find_record(file, offset + 1, bytes)?,
+        }
+    }
+    Ok(tail)
+}
+
+#[cfg(test)]
+mod model;

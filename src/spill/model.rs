@@ -1,0 +1,418 @@
+//! The spill against a model, on a disk that loses what was not synced, tears writes, fills up,
+//! fails, and flips bits.
+//!
+//! The model is a list: which events were put in, which of them must have lasted, which were
+//! acknowledged. Each event's payload is its own sequence, so that what comes out says what it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+
+use super::disk::{Disk, DiskFile};
+use super::record::Body;
+use super::*;
+use crate::event::{Chunk, Event, Origin};
+
+#[derive(Debug, Default)]
+struct Inode {
+    live: Vec<u8>,
+    synced: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    synced_names: BTreeMap<String, usize>,
+    /// Bytes that may still be written.
+    space: usize,
+    fail_append: bool,
+    fail_sync: bool,
+    fail_read: bool,
+}
+
+/// A disk in memory.
+#[derive(Debug, Clone, Default)]
+struct SimDisk(Arc<Mutex<Inner>>);
+
+struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+}
+
+fn eio() -> io::Error {
+    io::Error::other("simulated EIO")
+}
+
+impl SimDisk {
+    fn new() -> Self {
+        let disk = SimDisk::default();
+        disk.0.lock().unwrap().space = usize::MAX;
+        disk
+    }
+
+    /// The power goes. Of what was not synced, `luck` decides what is there afterwards.
+    fn lose_power(&self, mut luck: u64) {
+        let mut draw = |below: usize| {
+            luck = luck
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(luck >> 33).unwrap() % below.max(1)
+        };
+        let inner = &mut *self.0.lock().unwrap();
+        let all: BTreeSet<String> =
+            inner.names.keys().chain(inner.synced_names.keys()).cloned().collect();
+        let mut names = BTreeMap::new();
+        for name in all {
+            let choice = if draw(2) == 0 { &inner.names } else { &inner.synced_names };
+            if let Some(inode) = choice.get(&name) {
+                names.insert(name, *inode);
+            }
+        }
+        inner.names = names.clone();
+        inner.synced_names = names;
+        for inode in &mut inner.inodes {
+            let common = inode.synced.len().min(inode.live.len());
+            if inode.live.len() > common {
+                // Some of the tail made it, in blocks that may have been written out of order.
+                let keep = common + draw(inode.live.len() - common + 1);
+                inode.live.truncate(keep);
+                for block in inode.live[common..].chunks_mut(64) {
+                    if draw(4) == 0 {
+                        block.fill(0);
+                    }
+                }
+            } else if draw(2) == 0 {
+                inode.live.clone_from(&inode.synced);
+            }
+            inode.synced.clone_from(&inode.live);
+        }
+        (inner.fail_append, inner.fail_sync, inner.fail_read) = (false, false, false);
+    }
+
+    /// Flips a bit of a segment and says of which, if there is one.
+    fn flip(&self, luck: usize) -> bool {
+        let inner = &mut *self.0.lock().unwrap();
+        let segments: Vec<usize> = inner
+            .names
+            .iter()
+            .filter(|(name, _)| first_of(name).is_some())
+            .map(|(_, i)| *i)
+            .collect();
+        let Some(inode) = segments.get(luck % segments.len().max(1)) else { return false };
+        let inode = &mut inner.inodes[*inode];
+        if inode.live.is_empty() {
+            return false;
+        }
+        let at = luck % inode.live.len();
+        inode.live[at] ^= 1 << (luck % 8);
+        if let Some(byte) = inode.synced.get_mut(at) {
+            *byte = inode.live[at];
+        }
+        true
+    }
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.lock().unwrap().names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<SimFile> {
+        let inner = &mut *self.0.lock().unwrap();
+        if inner.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        inner.inodes.push(Inode::default());
+        let inode = inner.inodes.len() - 1;
+        inner.names.insert(name.to_owned(), inode);
+        Ok(SimFile { disk: self.clone(), inode })
+    }
+
+    fn open(&self, name: &str) -> io::Result<SimFile> {
+        let inode = self.0.lock().unwrap().names.get(name).copied();
+        inode
+            .map(|inode| SimFile { disk: self.clone(), inode })
+            .ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let inner = &mut *self.0.lock().unwrap();
+        let inode = inner.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        inner.names.insert(to.to_owned(), inode);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let inner = &mut *self.0.lock().unwrap();
+        let inode = inner.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        let freed = inner.inodes[inode].live.len();
+        inner.space = inner.space.saturating_add(freed);
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let inner = &mut *self.0.lock().unwrap();
+        inner.synced_names = inner.names.clone();
+        Ok(())
+    }
+}
+
+impl DiskFile for SimFile {
+    fn append(&self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let inner = &mut *self.disk.0.lock().unwrap();
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        let live = &mut inner.inodes[self.inode].live;
+        if inner.fail_append {
+            live.extend(&bytes[..bytes.len() / 2]);
+            return Err(eio());
+        }
+        if bytes.len() > inner.space {
+            live.extend(&bytes[..inner.space]);
+            inner.space = 0;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.space -= bytes.len();
+        live.extend(bytes);
+        Ok(())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let inner = &*self.disk.0.lock().unwrap();
+        if inner.fail_read {
+            return Err(eio());
+        }
+        let live = &inner.inodes[self.inode].live;
+        let from = usize::try_from(offset).unwrap().min(live.len());
+        let count = buffer.len().min(live.len() - from);
+        buffer[..count].copy_from_slice(&live[from..from + count]);
+        Ok(count)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.0.lock().unwrap().inodes[self.inode].live.len() as u64)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let inner = &mut *self.disk.0.lock().unwrap();
+        let live = &mut inner.inodes[self.inode].live;
+        let freed = live.len().saturating_sub(usize::try_from(len).unwrap());
+        live.truncate(usize::try_from(len).unwrap());
+        inner.space = inner.space.saturating_add(freed);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let inner = &mut *self.disk.0.lock().unwrap();
+        if inner.fail_sync {
+            // As Linux does: the pages are clean now, and the next sync would succeed.
+            return Err(eio());
+        }
+        let inode = &mut inner.inodes[self.inode];
+        inode.synced = inode.live.clone();
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u64, usize),
+    Read,
+    /// Acknowledge everything read so far.
+    Acknowledge,
+    Note,
+    Sync,
+    DropOldest,
+    /// The daemon is killed: what was written is there.
+    Kill,
+    LosePower(u64),
+    Flip(usize),
+    Space(usize),
+    FailAppend(bool),
+    FailSync(bool),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        12 => (1..6u64, 0..400usize).prop_map(|(events, size)| Step::Append(events, size)),
+        8 => Just(Step::Read),
+        4 => Just(Step::Acknowledge),
+        3 => Just(Step::Note),
+        4 => Just(Step::Sync),
+        1 => Just(Step::DropOldest),
+        2 => Just(Step::Kill),
+        2 => any::<u64>().prop_map(Step::LosePower),
+        1 => any::<usize>().prop_map(Step::Flip),
+        1 => (0..2000usize).prop_map(Step::Space),
+        1 => any::<bool>().prop_map(Step::FailAppend),
+        1 => any::<bool>().prop_map(Step::FailSync),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+const SETTINGS: Settings = Settings { segment_bytes: 1500, max_bytes: 20_000, compress: false };
+
+fn share(first: u64, events: u64, size: usize) -> Share {
+    let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
+    let events =
+        (first..first + events).map(|n| Event::new(&n.to_string(), &vec![7; size])).collect();
+    Share::all(Arc::new(Chunk::new(origin, 1, events)))
+}
+
+/// What the spill must do, as sets of sequences.
+#[derive(Default)]
+struct Model {
+    next: u64,
+    /// Put in and not acknowledged, dropped or lost with the power.
+    waiting: BTreeSet<u64>,
+    /// Of those, what was synced and must survive the power going.
+    lasting: BTreeSet<u64>,
+    /// Acknowledged in this run.
+    acknowledged: u64,
+    /// Acknowledged and noted: must never come again while the files are as they were written.
+    noted: u64,
+    /// The greatest that was read in this run.
+    read: Option<u64>,
+    /// Bits were flipped: anything may be missing, but what comes is right and in order.
+    is_flipped: bool,
+}
+
+fn run(steps: Vec<Step>) {
+    let disk = SimDisk::new();
+    let mut spill = Spill::open(disk.clone(), SETTINGS).unwrap();
+    let mut model = Model::default();
+    // A sync failed: what lasts is not known before the power went.
+    let mut condemned = false;
+    for step in steps {
+        match step {
+            Step::Append(events, size) => {
+                model.next = model.next.max(spill.next());
+                let share = share(model.next, events, size);
+                let body = Body::encode(&share, size % 2 == 0).unwrap();
+                if spill.append(model.next, &share, &body).is_ok() {
+                    model.waiting.extend(model.next..model.next + events);
+                    model.next += events;
+                }
+            }
+            Step::Read => read(&mut spill, &mut model),
+            Step::Acknowledge => {
+                if let Some(read) = model.read {
+                    model.acknowledged = model.acknowledged.max(read + 1);
+                    spill.acknowledge(model.acknowledged).unwrap();
+                    model.waiting.retain(|n| *n > read);
+                    model.lasting.retain(|n| *n > read);
+                }
+            }
+            Step::Note => {
+                if spill.note_acknowledged().is_ok() {
+                    model.noted = spill.acknowledged();
+                }
+            }
+            Step::Sync => {
+                let before = model.waiting.clone();
+                if let Some(job) = spill.begin_sync().unwrap() {
+                    match job.run() {
+                        Ok(()) if !condemned => model.lasting.extend(before),
+                        Ok(()) => {}
+                        Err(_) => spill.condemn(&job),
+                    }
+                }
+            }
+            Step::DropOldest => {
+                if let Ok(Some(lost)) = spill.drop_oldest() {
+                    model.waiting.retain(|n| *n >= lost.end);
+                    model.lasting.retain(|n| *n >= lost.end);
+                    model.noted = model.noted.min(spill.acknowledged());
+                }
+            }
+            Step::Kill => {
+                drop(spill);
+                spill = reopen(&disk, &mut model);
+            }
+            Step::LosePower(luck) => {
+                drop(spill);
+                disk.lose_power(luck);
+                model.waiting = model.lasting.clone();
+                model.noted = 0;
+                condemned = false;
+                spill = reopen(&disk, &mut model);
+                // What was there by luck is welcome, but not owed.
+                model.next = spill.next();
+            }
+            Step::Flip(luck) => model.is_flipped |= disk.flip(luck),
+            Step::Space(space) => disk.0.lock().unwrap().space = space,
+            Step::FailAppend(fail) => disk.0.lock().unwrap().fail_append = fail,
+            Step::FailSync(fail) => {
+                disk.0.lock().unwrap().fail_sync = fail;
+                condemned |= fail;
+            }
+        }
+    }
+    // Whatever happened: a last restart, and everything that must be there is there.
+    drop(spill);
+    {
+        let mut inner = disk.0.lock().unwrap();
+        (inner.space, inner.fail_append, inner.fail_sync) = (usize::MAX, false, false);
+    }
+    let mut spill = reopen(&disk, &mut model);
+    let expected = model.waiting.clone();
+    let mut seen = BTreeSet::new();
+    loop {
+        match spill.read().unwrap() {
+            Some(Read::Events(sequence, share)) => {
+                seen.extend(check(sequence, &share, &mut model));
+            }
+            Some(Read::Damaged(lost)) => {
+                assert!(!lost.is_empty());
+                assert!(model.is_flipped || expected.range(lost.first..lost.end).next().is_none());
+            }
+            None => break,
+        }
+    }
+    if !model.is_flipped {
+        assert!(expected.is_subset(&seen), "lost: {:?}", expected.difference(&seen));
+    }
+}
+
+fn reopen(disk: &SimDisk, model: &mut Model) -> Spill<SimDisk> {
+    let spill = Spill::open(disk.clone(), SETTINGS).unwrap();
+    assert!(spill.acknowledged() >= model.noted, "acknowledged events come again");
+    // Acknowledged but not noted: those may come again.
+    model.read = None;
+    model.acknowledged = spill.acknowledged();
+    spill
+}
+
+fn read(spill: &mut Spill<SimDisk>, model: &mut Model) {
+    match spill.read().unwrap() {
+        Some(Read::Events(sequence, share)) => {
+            check(sequence, &share, model);
+        }
+        Some(Read::Damaged(lost)) => assert!(!lost.is_empty()),
+        None => {}
+    }
+}
+
+/// What was read is what was put in under these sequences, and comes after what was read before.
+fn check(sequence: u64, share: &Share, model: &mut Model) -> Vec<u64> {
+    let tags: Vec<u64> = share.events().map(|event| event.tag().parse().unwrap()).collect();
+    let expected: Vec<u64> = (sequence..sequence + share.len() as u64).collect();
+    assert_eq!(tags, expected);
+    assert!(model.read.is_none_or(|read| read < sequence), "{sequence} comes twice");
+    assert!(sequence >= model.acknowledged, "{sequence} was acknowledged");
+    model.read = tags.last().copied().or(model.read);
+    tags
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariant_3_nothing_durable_is_lost_whatever_the_disk_does(steps in steps()) {
+        run(steps);
+    }
+}

@@ -1,0 +1,314 @@
+//! A record of the spill: the events of one chunk that one sink wants.
+//!
+//! ```text
+//! head, 44 bytes, little-endian
+//!   0  magic       4  "\xa5SR\x01"; the last byte is the version of the format
+//!   4  flags       4  bit 0: the body is compressed with zstd
+//!   8  length      4  bytes of the body as stored
+//!  12  plain       4  bytes of the body before compression
+//!  16  events      4  how many events the body holds, at least 1
+//!  20  sequence    8  place of the first event in the sink's queue
+//!  28  received    8  when the events were read, in microseconds since 1970
+//!  36  body crc    4  CRC32C of the body as stored
+//!  40  head crc    4  CRC32C of the 40 bytes before
+//! body
+//!   source      2  length, then the source's name
+//!   master      2  length, then the master's id
+//!   per event   4  length, then the frame: tag, empty line, payload
+//! ```
+//!
+//! The sequence is the sink's own and stands in the head alone, so that sinks that take the same
+//! events share one encoded body and its checksum. The head has a checksum of its own: a length is
+//! believed, and memory set aside for it, only after the check.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Buf, Bytes};
+use thiserror::Error;
+
+use crate::event::{Chunk, Event, Origin, Share};
+
+/// Bytes of a head.
+pub const HEAD: usize = 44;
+
+/// The first bytes of a record.
+pub const MAGIC: [u8; 4] = *b"\xa5SR\x01";
+
+const ZSTD: u32 = 1;
+
+/// How hard zstd tries: its fastest ordinary level.
+const ZSTD_LEVEL: i32 = 1;
+
+/// The most that a body may be, before compression too.
+pub const MAX_BODY: usize = 1 << 30;
+
+/// The body of a record and what its head says of it.
+#[derive(Debug)]
+pub struct Body {
+    bytes: Bytes,
+    plain: u32,
+    events: u32,
+    received: u64,
+    crc: u32,
+    flags: u32,
+}
+
+/// The bodies of one chunk, made by the first sink that wants one and shared by the others.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    plain: OnceLock<Arc<Body>>,
+    compressed: OnceLock<Arc<Body>>,
+}
+
+impl Encoded {
+    /// The body of `share`, which is the same for every sink that holds this.
+    pub fn body(&self, share: &Share, compress: bool) -> Result<Arc<Body>, TooLarge> {
+        let made = if compress { &self.compressed } else { &self.plain };
+        if let Some(body) = made.get() {
+            return Ok(Arc::clone(body));
+        }
+        let body = Arc::new(Body::encode(share, compress)?);
+        // Another sink may have been quicker, with the same body.
+        Ok(Arc::clone(made.get_or_init(|| body)))
+    }
+}
+
+/// Why a share cannot be a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{0} bytes of events are too many for one record")]
+pub struct TooLarge(usize);
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Damage {
+    /// The bytes end before the record does.
+    #[error("the record is cut off")]
+    Cut,
+    /// The head is none.
+    #[error("the head is damaged")]
+    Head,
+    /// The body does not match its checksum, or is none.
+    #[error("the body is damaged")]
+    Body,
+}
+
+impl Body {
+    /// Encodes the events of a share.
+    pub fn encode(share: &Share, compress: bool) -> Result<Self, TooLarge> {
+        let frames: usize = share.events().map(|event| event.frame().len() + 4).sum();
+        let origin = share.origin();
+        let size = 4 + origin.source.len() + origin.master_id.len() + frames;
+        let plain = u32::try_from(size).ok().filter(|_| size <= MAX_BODY).ok_or(TooLarge(size))?;
+        let mut bytes = Vec::with_capacity(size);
+        for name in [&origin.source, &origin.master_id] {
+            let name = name.as_bytes().get(..name.len().min(0xffff)).unwrap_or_default();
+            bytes.extend(u16::try_from(name.len()).unwrap_or(u16::MAX).to_le_bytes());
+            bytes.extend_from_slice(name);
+        }
+        for event in share.events() {
+            bytes.extend(u32::try_from(event.frame().len()).unwrap_or(u32::MAX).to_le_bytes());
+            bytes.extend_from_slice(event.frame());
+        }
+        let events = u32::try_from(share.len()).map_err(|_| TooLarge(size))?;
+        let mut flags = 0;
+        if compress && let Ok(packed) = zstd::bulk::compress(&bytes, ZSTD_LEVEL) {
+            // What does not shrink is kept as it is.
+            if packed.len() < bytes.len() {
+                bytes = packed;
+                flags = ZSTD;
+            }
+        }
+        let crc = crc32c::crc32c(&bytes);
+        let received = share.received();
+        Ok(Body { bytes: bytes.into(), plain, events, received, crc, flags })
+    }
+
+    /// The head of the record in the queue where its first event has this sequence.
+    pub fn head(&self, sequence: u64) -> [u8; HEAD] {
+        let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        let mut head = [0; HEAD];
+        let fields = [
+            &MAGIC[..],
+            &self.flags.to_le_bytes(),
+            &length.to_le_bytes(),
+            &self.plain.to_le_bytes(),
+            &self.events.to_le_bytes(),
+            &sequence.to_le_bytes(),
+            &self.received.to_le_bytes(),
+            &self.crc.to_le_bytes(),
+        ];
+        let (checked, crc) = head.split_at_mut(HEAD - 4);
+        let mut rest = &mut *checked;
+        for field in fields {
+            let (place, behind) = rest.split_at_mut(field.len());
+            place.copy_from_slice(field);
+            rest = behind;
+        }
+        crc.copy_from_slice(&crc32c::crc32c(checked).to_le_bytes());
+        head
+    }
+
+    /// The body as it is stored.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The bytes of the whole record.
+    pub fn record_len(&self) -> u64 {
+        (HEAD + self.bytes.len()) as u64
+    }
+}
+
+/// A head whose checksum is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    flags: u32,
+    /// Bytes of the body as stored.
+    pub length: usize,
+    plain: usize,
+    /// Events in the body.
+    pub events: u64,
+    /// Sequence of the first event.
+    pub sequence: u64,
+    /// When the events were read, in microseconds since 1970.
+    pub received: u64,
+    crc: u32,
+}
+
+impl Head {
+    /// Reads a head and checks it.
+    pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        let head = bytes.first_chunk::<HEAD>().ok_or(Damage::Cut)?;
+        let (checked, crc) = head.split_at(HEAD - 4);
+        let mut rest = checked;
+        if checked.get(..4) != Some(&MAGIC) || crc32c::crc32c(checked).to_le_bytes() != crc {
+            return Err(Damage::Head);
+        }
+        rest.advance(4);
+        let size = |size: u32| usize::try_from(size).unwrap_or(usize::MAX);
+        let head = Head {
+            flags: rest.get_u32_le(),
+            length: size(rest.get_u32_le()),
+            plain: size(rest.get_u32_le()),
+            events: u64::from(rest.get_u32_le()),
+            sequence: rest.get_u64_le(),
+            received: rest.get_u64_le(),
+            crc: rest.get_u32_le(),
+        };
+        let is_sane = head.length <= MAX_BODY && head.plain <= MAX_BODY && head.events > 0;
+        is_sane.then_some(head).ok_or(Damage::Head)
+    }
+
+    /// The sequence behind the last event.
+    pub fn end(&self) -> u64 {
+        self.sequence.saturating_add(self.events)
+    }
+
+    /// Bytes of the whole record.
+    pub fn record_len(&self) -> u64 {
+        (HEAD + self.length) as u64
+    }
+
+    /// Whether the body matches its checksum.
+    pub fn matches(&self, body: &[u8]) -> bool {
+        body.len() == self.length && crc32c::crc32c(body) == self.crc
+    }
+
+    /// The events of the body.
+    pub fn decode(&self, stored: Bytes) -> Result<Share, Damage> {
+        if !self.matches(&stored) {
+            return Err(Damage::Body);
+        }
+        let body = match self.flags & ZSTD {
+            0 => stored,
+            _ => {
+                let plain = zstd::bulk::decompress(&stored, self.plain);
+                Bytes::from(plain.map_err(|_| Damage::Body)?)
+            }
+        };
+        let share = decode_body(body, self.received);
+        share.filter(|share| share.len() as u64 == self.events).ok_or(Damage::Body)
+    }
+}
+
+fn decode_body(mut body: Bytes, received: u64) -> Option<Share> {
+    let source = name(&mut body)?;
+    let master_id = name(&mut body)?;
+    let mut events = Vec::new();
+    while !body.is_empty() {
+        let len = usize::try_from(body.try_get_u32_le().ok()?).ok()?;
+        if len > body.len() {
+            return None;
+        }
+        events.push(Event::parse(body.split_to(len)).ok()?);
+    }
+    let origin = Arc::new(Origin { source, master_id });
+    Some(Share::all(Arc::new(Chunk::new(origin, received, events))))
+}
+
+fn name(body: &mut Bytes) -> Option<String> {
+    let len = usize::from(body.try_get_u16_le().ok()?);
+    let name = (len <= body.len()).then(|| body.split_to(len))?;
+    Some(String::from_utf8_lossy(&name).into_owned())
+}
+
+/// The place of the next thing in `bytes` that begins like a record.
+pub fn find_magic(bytes: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, &MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn share(payloads: &[Vec<u8>]) -> Share {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "mäster".into() });
+        let events = payloads.iter().map(|payload| Event::new("a/b", payload)).collect();
+        Share::all(Arc::new(Chunk::new(origin, 17, events)))
+    }
+
+    fn record(share: &Share, compress: bool) -> Vec<u8> {
+        let body = Body::encode(share, compress).unwrap();
+        [&body.head(41)[..], body.bytes()].concat()
+    }
+
+    fn payloads(share: &Share) -> Vec<Vec<u8>> {
+        share.events().map(|event| event.payload().to_vec()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back(
+            sent in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 1..20),
+            compress: bool,
+        ) {
+            let share = share(&sent);
+            let record = record(&share, compress);
+            let head = Head::read(&record).unwrap();
+            prop_assert_eq!((head.sequence, head.end()), (41, 41 + sent.len() as u64));
+            let read = head.decode(Bytes::from(record).slice(HEAD..)).unwrap();
+            prop_assert_eq!(payloads(&read), sent);
+            prop_assert_eq!(read.origin(), share.origin());
+            prop_assert_eq!(read.received(), 17);
+        }
+
+        #[test]
+        fn any_flipped_bit_is_noticed(bit in 0..8 * 200usize, compress: bool) {
+            let mut record = record(&share(&[vec![7; 300], vec![9; 100]]), compress);
+            let bit = bit % (record.len() * 8);
+            record[bit / 8] ^= 1 << (bit % 8);
+            let damaged = match Head::read(&record) {
+                Err(_) => true,
+                Ok(head) => head.decode(Bytes::from(record).slice(HEAD..)).is_err(),
+            };
+            prop_assert!(damaged);
+        }
+
+        #[test]
+        fn random_bytes_are_no_record(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(Head::read(&bytes).is_err());
+        }
+    }
+}
