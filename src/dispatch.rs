@@ -17,6 +17,7 @@ use crate::event::{Chunk, Event, Share};
 use crate::filter::Filter;
 use crate::metrics::{self, Level};
 use crate::msgpack::{self, Item, Walker};
+use crate::receipt::Claim;
 use crate::source::Frames;
 use crate::spill::record::Encoded;
 use crate::state::SinkState;
@@ -54,9 +55,10 @@ impl Dispatcher {
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
         let trimmed = memmem::Finder::new(TRIMMED);
         let peer = memmem::Finder::new(PEER);
-        for frames in &self.frames {
+        for mut frames in &self.frames {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
+            let claim = frames.claim.take();
             let chunk = chunk_of(frames);
             let (mut trimmed_values, mut peer_events) = (0, 0);
             for event in &chunk.events {
@@ -72,6 +74,7 @@ impl Dispatcher {
             state.trimmed.add(trimmed_values);
             state.peer_events.add(peer_events);
             if chunk.events.is_empty() {
+                claim.map(Claim::honour);
                 continue;
             }
             let chunk = Arc::new(chunk);
@@ -80,15 +83,23 @@ impl Dispatcher {
                 // Fails only when the last watcher has just gone.
                 let _ = self.tap.send(Arc::clone(&chunk));
             }
-            self.sinks.retain(|sink| sink.hand_over(&chunk, &encoded));
+            self.sinks.retain(|sink| sink.hand_over(&chunk, &encoded, claim.as_ref()));
+            // Every sink that wants the events has a claim of its own now.
+            claim.map(Claim::honour);
         }
     }
 }
 
 impl Outgoing {
     /// Gives the sink what it wants of the chunk; `false` when its spooler has ended.
-    fn hand_over(&self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>) -> bool {
+    fn hand_over(
+        &self,
+        chunk: &Arc<Chunk>,
+        encoded: &Arc<Encoded>,
+        claim: Option<&Claim>,
+    ) -> bool {
         let Some(share) = self.share_of(chunk, encoded) else { return true };
+        let share = share.claimed(claim.cloned());
         let share = match self.shares.try_send(share) {
             Ok(()) => return true,
             Err(TrySendError::Disconnected(_)) => return false,
@@ -112,7 +123,7 @@ impl Outgoing {
 }
 
 fn chunk_of(frames: Frames) -> Chunk {
-    let Frames { state, origin, received, bodies } = frames;
+    let Frames { state, origin, received, bodies, claim: _ } = frames;
     let mut events = Vec::with_capacity(bodies.len());
     for body in bodies {
         match Event::parse(body) {

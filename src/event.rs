@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::json::{self, Losses};
 use crate::msgpack;
+use crate::receipt::Claim;
 use crate::spill::record::{Body, Encoded, TooLarge};
 
 /// Why a frame is not an event.
@@ -347,7 +348,7 @@ impl Chunk {
 
 /// The part of a chunk that one sink wants: all of it, or the events at these places; of that a
 /// range, since a batch may end in the middle of a chunk.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Share {
     chunk: Arc<Chunk>,
     picks: Option<Arc<[u32]>>,
@@ -355,6 +356,16 @@ pub struct Share {
     to: usize,
     /// The encoding for the spill, shared with the other sinks that want the same events.
     encoded: Option<Arc<Encoded>>,
+    /// The sink's part in keeping the events safe, for a source that waits for that.
+    claim: Option<Claim>,
+}
+
+/// A claim stays with the original: there is one for each sink.
+impl Clone for Share {
+    fn clone(&self) -> Self {
+        let (chunk, picks) = (Arc::clone(&self.chunk), self.picks.clone());
+        Share { chunk, picks, from: self.from, to: self.to, encoded: None, claim: None }
+    }
 }
 
 /// A share that keeps less than one part in this many of its chunk is copied, so that it does not
@@ -365,12 +376,22 @@ impl Share {
     /// All events of the chunk.
     pub fn all(chunk: Arc<Chunk>) -> Self {
         let to = chunk.events.len();
-        Share { chunk, picks: None, from: 0, to, encoded: None }
+        Share { chunk, picks: None, from: 0, to, encoded: None, claim: None }
     }
 
     /// The same share, which shares its encoding for the spill with others of the same events.
     pub fn encoded_with(self, encoded: &Arc<Encoded>) -> Self {
         Share { encoded: Some(Arc::clone(encoded)), ..self }
+    }
+
+    /// The same share with a claim on a receipt.
+    pub fn claimed(self, claim: Option<Claim>) -> Self {
+        Share { claim, ..self }
+    }
+
+    /// Takes the claim off the share, for whoever keeps the events.
+    pub fn take_claim(&mut self) -> Option<Claim> {
+        self.claim.take()
     }
 
     /// Lets go of the shared encoding, which then holds no memory for this sink.
@@ -392,7 +413,8 @@ impl Share {
             return Share::all(chunk);
         }
         let to = picks.len();
-        let share = Share { chunk, picks: Some(picks.into()), from: 0, to, encoded: None };
+        let picks = Some(picks.into());
+        let share = Share { chunk, picks, from: 0, to, encoded: None, claim: None };
         if share.weight() * DETACH_BELOW >= share.chunk.weight() { share } else { share.detached() }
     }
 

@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod msgpack;
 pub mod pipeline;
 pub mod queue;
+pub mod receipt;
 pub mod shutdown;
 pub mod sink;
 pub mod source;

@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 
 use crate::batch::{Batch, BatchLimits};
 use crate::event::{Event, Share};
+use crate::receipt::Claim;
 use crate::spill::disk::{Disk, Folder};
 use crate::spill::{AppendError, Begun, Lost, Read, Settings, Spill, SyncJob};
 use crate::state;
@@ -208,6 +209,8 @@ pub struct Queue<D: Disk = Folder> {
     /// Batches begun before the restart, to be taken with the same bounds.
     begun: VecDeque<Begun>,
     in_flight: VecDeque<InFlight>,
+    /// Claims of sources that wait, with the sequence below which all must be safe.
+    claims: VecDeque<(u64, Claim)>,
     /// Weight of what is in memory and in flight.
     weight: usize,
     /// Bytes of frames that wait in memory.
@@ -255,6 +258,7 @@ impl<D: Disk> Queue<D> {
             held: None,
             begun,
             in_flight: VecDeque::new(),
+            claims: VecDeque::new(),
             weight: 0,
             memory_bytes: 0,
             synced: next,
@@ -291,10 +295,30 @@ impl<D: Disk> Queue<D> {
         }
         // `write` may have dropped older events, so look again.
         let fits = self.memory_end() == self.next && has_room;
+        let claim = share.take_claim();
         self.next += share.len() as u64;
         if fits {
             self.remember(share, weight, now);
         }
+        match claim {
+            Some(claim) if on_disk && self.config.fsync != Fsync::Always => claim.honour(),
+            Some(claim) => self.claims.push_back((self.next, claim)),
+            None => {}
+        }
+    }
+
+    /// Honours the claims on everything below `sequence`, which is safe.
+    fn honour_claims(&mut self, sequence: u64) {
+        while self.claims.front().is_some_and(|(end, _)| *end <= sequence) {
+            if let Some((_, claim)) = self.claims.pop_front() {
+                claim.honour();
+            }
+        }
+    }
+
+    /// Lets go of the claims on what is discarded below `sequence`.
+    fn spoil_claims(&mut self, sequence: u64) {
+        self.claims.retain(|(end, _)| *end > sequence);
     }
 
     fn push_to_memory_only(&mut self, mut share: Share, weight: usize, now: Instant) {
@@ -304,6 +328,7 @@ impl<D: Disk> Queue<D> {
                 WhenFull::DropOldest => {
                     let Some(oldest) = self.forget_front() else { break };
                     self.losses.full += oldest.share.len() as u64;
+                    self.spoil_claims(self.head);
                 }
                 WhenFull::DropNewest => {
                     self.losses.full += share.len() as u64;
@@ -316,6 +341,9 @@ impl<D: Disk> Queue<D> {
             }
         }
         self.next += share.len() as u64;
+        if let Some(claim) = share.take_claim() {
+            self.claims.push_back((self.next, claim));
+        }
         self.remember(share, weight, now);
     }
 
@@ -389,6 +417,7 @@ impl<D: Disk> Queue<D> {
             }
         };
         *reason(&mut self.losses) += self.waiting_in(lost);
+        self.spoil_claims(lost.end);
         while self.head < lost.end {
             let Some(front) = self.memory.front_mut() else {
                 self.head = lost.end;
@@ -596,6 +625,7 @@ impl<D: Disk> Queue<D> {
         }
         let low = self.in_flight.iter().map(|flying| flying.batch.first()).min();
         let low = low.unwrap_or(self.head).min(self.head);
+        self.honour_claims(low);
         if let Some(spill) = &mut self.spill
             && let Err(error) = spill.acknowledge(low)
         {
@@ -630,6 +660,9 @@ impl<D: Disk> Queue<D> {
         }
         // Also after a failure: holding events back would not make them safer.
         self.synced = self.synced.max(job.up_to);
+        if self.config.mode == SpillMode::Durable {
+            self.honour_claims(self.synced);
+        }
     }
 
     /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
@@ -648,7 +681,10 @@ impl<D: Disk> Queue<D> {
                 let first = first.unwrap_or(self.head).min(self.head);
                 let compress = self.config.compression == Compression::Zstd;
                 match spill.insert_front(first, shares, compress) {
-                    Ok(()) => 0,
+                    Ok(()) => {
+                        self.honour_claims(u64::MAX);
+                        0
+                    }
                     Err(error) => {
                         error!(
                             error = crate::sink::chain(&error),

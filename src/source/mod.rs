@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::event::Origin;
+use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
@@ -80,6 +81,8 @@ pub struct Frames {
     pub received: u64,
     /// Tag, empty line, payload, of each event.
     pub bodies: Vec<Bytes>,
+    /// Where the source waits until they are safe.
+    pub claim: Option<Claim>,
 }
 
 /// Where a source puts its frames.
@@ -100,13 +103,20 @@ impl Outlet {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
     pub async fn send(&self, bodies: Vec<Bytes>) -> bool {
-        if bodies.is_empty() {
-            return true;
-        }
+        bodies.is_empty() || self.hand_over(bodies, None).await
+    }
+
+    /// As [`Outlet::send`]; the receipt says when the frames are safe, and whether they are.
+    pub async fn send_for_receipt(&self, bodies: Vec<Bytes>) -> Option<Receipt> {
+        let (claim, receipt) = Claim::new();
+        self.hand_over(bodies, Some(claim)).await.then_some(receipt)
+    }
+
+    async fn hand_over(&self, bodies: Vec<Bytes>, claim: Option<Claim>) -> bool {
         self.state.events.add(bodies.len() as u64);
         self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let mut frames = Frames { state, origin, received: state::now(), bodies };
+        let mut frames = Frames { state, origin, received: state::now(), bodies, claim };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {
