@@ -15,7 +15,7 @@ use crate::filter::{Filter, FilterConfig};
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
 use crate::source::{self, Reader};
-use crate::units::{Secret, Span};
+use crate::units::{ByteSize, Secret, Span};
 use crate::yaml::{Node, Place, Problem, suggest};
 
 /// Where the configuration is unless told otherwise.
@@ -43,6 +43,8 @@ pub struct General {
     pub http: Http,
     /// What is logged, and how.
     pub log: Log,
+    /// What is kept of events that sinks refuse.
+    pub dead_letters: DeadLettersConfig,
     /// How long to deliver what was read once told to stop.
     pub shutdown_deadline: Span,
 }
@@ -54,6 +56,7 @@ impl Default for General {
             state_dir: "/var/lib/saltern".into(),
             http: Http::default(),
             log: Log::default(),
+            dead_letters: DeadLettersConfig::default(),
             shutdown_deadline: Span::seconds(25),
         }
     }
@@ -73,6 +76,20 @@ pub struct Http {
 impl Default for Http {
     fn default() -> Self {
         Http { listen: Some(SocketAddr::from(([127, 0, 0, 1], 4507))), token: None }
+    }
+}
+
+/// What is kept of events that sinks refuse.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadLettersConfig {
+    /// Bytes of refused events that are kept, of all sinks together; the oldest go first.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for DeadLettersConfig {
+    fn default() -> Self {
+        DeadLettersConfig { max_bytes: ByteSize::mib(256) }
     }
 }
 
@@ -231,6 +248,15 @@ impl Config {
         for (section, node) in pairs.iter().filter(|(key, _)| is_section(&key.name)) {
             let Some(entries) = noted(node.pairs(), &mut problems) else { continue };
             for (key, entry) in entries {
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+                if !key.name.chars().all(is_plain)
+                    || key.name.is_empty()
+                    || key.name.starts_with('.')
+                {
+                    let message = format!("`{}` cannot be a name", key.name);
+                    let help = "use letters, digits, `-`, `_` and `.`; it names files too";
+                    problems.push(Problem::at(key.place, message).help(help));
+                }
                 if section.name == "sources" {
                     sources.extend(source_of(&key.name, entry, &default_master, &mut problems));
                 } else {

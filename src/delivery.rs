@@ -17,15 +17,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::batch::Batch;
+use crate::batch::{Batch, Entry};
 use crate::breaker::Breaker;
+use crate::dead_letter::DeadLetters;
 use crate::event::Event;
 use crate::json::Losses;
-use crate::sink::{Context, Rejected, Sink, SinkError};
+use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
 use crate::state::SinkState;
 use crate::units::Span;
 
-/// How a sink is tried again. There is no limit to the number of tries.
+/// How a sink is tried again. There is no limit to the number of tries unless `give_up_after` sets one.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
@@ -36,6 +37,8 @@ pub struct RetryConfig {
     /// How long one connect or write may take before it is broken off and tried again over a new
     /// connection.
     pub timeout: Span,
+    /// How long a batch is tried before its events become dead letters. Default: for ever.
+    pub give_up_after: Option<Span>,
 }
 
 impl Default for RetryConfig {
@@ -44,6 +47,7 @@ impl Default for RetryConfig {
             initial: Span::millis(500),
             max: Span::seconds(30),
             timeout: Span::seconds(60),
+            give_up_after: None,
         }
     }
 }
@@ -65,6 +69,8 @@ pub struct Shared {
     pub breaker: Breaker,
     /// The limit on events a second, where one is set.
     pub rate_limit: Option<RateLimit>,
+    /// Where refused events go.
+    pub dead_letters: Option<Arc<DeadLetters>>,
     /// What the world sees.
     pub state: Arc<SinkState>,
 }
@@ -89,8 +95,11 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     let stop = writer.stop.clone();
     let mut delivery = Delivery::<S>::new(config, &writer.context, &writer.shared);
     let delivering = async {
-        if !delivery.connect().await {
-            return;
+        // Without waiting for a first batch, so that tables are there and mistakes show.
+        while delivery.sink.is_none() && writer.batches.is_empty() {
+            if writer.batches.is_closed() || !delivery.connect().await {
+                return;
+            }
         }
         while let Some(batch) = writer.batches.recv().await {
             let first = batch.first();
@@ -125,35 +134,40 @@ impl<'a, S: Sink> Delivery<'a, S> {
         Delivery { config, context, shared, backoff, sink: None }
     }
 
-    /// Connects, however long it takes; `false` if the configuration is wrong.
+    /// Tries to connect; `false` if the configuration is wrong.
     async fn connect(&mut self) -> bool {
-        loop {
-            match self.attempt(None).await {
-                Ok(()) => return true,
-                Err(Failure::Fatal) => return false,
-                Err(Failure::Later | Failure::Rejected(..)) => {}
-            }
-        }
+        !matches!(self.attempt(None).await, Err(Failure::Fatal))
     }
 
     /// Settles a batch, however long it takes; `false` if the configuration is wrong.
     async fn deliver(&mut self, batch: Batch) -> bool {
+        let give_up_at = self.shared.retry.give_up_after.map(|span| Instant::now() + span.0);
         let mut left = vec![batch];
+        let mut attempts = 0;
         while let Some(batch) = left.pop() {
             if let Some(limit) = &self.shared.rate_limit {
                 limit.wait_for(batch.len()).await;
             }
+            attempts += 1;
             match self.attempt(Some(&batch)).await {
                 Ok(()) => self.stored(&batch, batch.len()),
-                Err(Failure::Later) => left.push(batch),
+                Err(Failure::Later(reason)) => {
+                    if give_up_at.is_some_and(|at| at <= Instant::now()) {
+                        let reason = format!("given up: {reason}");
+                        self.refused(batch.entries().collect(), &reason, attempts);
+                    } else {
+                        left.push(batch);
+                    }
+                }
                 Err(Failure::Fatal) => return false,
                 Err(Failure::Rejected(Rejected::These(places), reason)) => {
-                    let refused = batch.events().enumerate().filter(|(n, _)| places.contains(n));
-                    refused.for_each(|(_, event)| self.refused(event, &reason));
+                    let entries = batch.entries().enumerate();
+                    let refused = entries.filter(|(n, _)| places.contains(n)).map(|(_, e)| e);
+                    self.refused(refused.collect(), &reason, attempts);
                     self.stored(&batch, batch.len() - places.len());
                 }
                 Err(Failure::Rejected(Rejected::Unknown, reason)) if batch.len() == 1 => {
-                    batch.events().for_each(|event| self.refused(event, &reason));
+                    self.refused(batch.entries().collect(), &reason, attempts);
                 }
                 Err(Failure::Rejected(Rejected::Unknown, _)) => {
                     let (front, back) = batch.split();
@@ -206,13 +220,14 @@ impl<'a, S: Sink> Delivery<'a, S> {
             }
             Err(failure) => {
                 permit.failed();
-                self.failed(&failure);
+                let reason = failure.chain();
+                self.failed(&failure, &reason);
                 let after = match failure {
                     SinkError::Retry { after, .. } => after,
                     _ => None,
                 };
                 sleep(self.backoff.delay(after)).await;
-                Err(Failure::Later)
+                Err(Failure::Later(reason))
             }
         }
     }
@@ -239,15 +254,14 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.breaker_open.set_bool(false);
     }
 
-    fn failed(&self, failure: &SinkError) {
+    fn failed(&self, failure: &SinkError, reason: &str) {
         let state = &self.shared.state;
         match failure {
             SinkError::Reconnect { .. } => state.reconnects.add(1),
             _ => state.retries.add(1),
         }
         let was_up = state.up.get() > 0.0;
-        let reason = failure.chain();
-        if state.failed(&reason) || was_up {
+        if state.failed(reason) || was_up {
             warn!(sink = self.context.name, error = reason, "the sink is down, trying again");
         }
         state.breaker_open.set_bool(self.shared.breaker.is_open());
@@ -266,25 +280,37 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.lost(losses);
     }
 
-    fn refused(&self, event: &Event, reason: &str) {
+    /// Makes dead letters of events.
+    fn refused(&self, entries: Vec<Entry<'_>>, reason: &str, attempts: u32) {
         let state = &self.shared.state;
-        state.rejected.add(1);
+        let count = entries.len() as u64;
+        state.rejected.add(count);
         if state.note_refusal(reason) {
+            let first = entries.first().map(|entry| entry.event);
             warn!(
                 sink = self.context.name,
-                tag = event.tag(),
-                event = %event.id(),
+                events = count,
+                tag = first.map(Event::tag),
                 error = reason,
-                "the sink refuses an event; it is counted and left out"
+                "the sink refuses events; they become dead letters"
             );
+        }
+        let Some(dead_letters) = &self.shared.dead_letters else { return };
+        let name = &self.context.name;
+        match blocking(|| dead_letters.keep(name, entries.into_iter(), reason, attempts)) {
+            Ok(dropped) => state.dead_letters_dropped.add(dropped),
+            Err(error) => {
+                state.dead_letters_dropped.add(count);
+                error!(sink = name, error = chain(&error), "dead letters could not be kept");
+            }
         }
     }
 }
 
 /// Why an attempt did not settle its batch.
 enum Failure {
-    /// It may work later.
-    Later,
+    /// It may work later; the reason why it did not now.
+    Later(String),
     /// Some events are refused, for this reason.
     Rejected(Rejected, String),
     /// The configuration is wrong.
@@ -459,6 +485,7 @@ mod tests {
             retry: RetryConfig::default(),
             breaker: Breaker::default(),
             rate_limit: None,
+            dead_letters: None,
             state: Arc::clone(&state),
         });
         let stop = CancellationToken::new();

@@ -92,12 +92,7 @@ impl Dispatcher {
 
 impl Outgoing {
     /// Gives the sink what it wants of the chunk; `false` when its spooler has ended.
-    fn hand_over(
-        &self,
-        chunk: &Arc<Chunk>,
-        encoded: &Arc<Encoded>,
-        claim: Option<&Claim>,
-    ) -> bool {
+    fn hand_over(&self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>, claim: Option<&Claim>) -> bool {
         let Some(share) = self.share_of(chunk, encoded) else { return true };
         let share = share.claimed(claim.cloned());
         let share = match self.shares.try_send(share) {

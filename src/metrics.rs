@@ -130,6 +130,12 @@ pub const SINK_RETRIES: Metric = counter(
     &["sink", "cause"],
     "Writes and connects that failed and were tried again.",
 );
+/// Dead letters of the sink that were discarded: over their bound in size, or impossible to keep.
+pub const SINK_DEAD_LETTERS_DROPPED: Metric = counter(
+    "saltern_sink_dead_letters_dropped_total",
+    SINK,
+    "Dead letters of the sink that were discarded: over their bound in size, or impossible to keep.",
+);
 /// Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn payloads.
 pub const SINK_LOSSY_VALUES: Metric = counter(
     "saltern_sink_lossy_values_total",
@@ -215,6 +221,7 @@ pub static METRICS: &[Metric] = &[
     SINK_REJECTED_EVENTS,
     SINK_DROPPED_EVENTS,
     SINK_RETRIES,
+    SINK_DEAD_LETTERS_DROPPED,
     SINK_LOSSY_VALUES,
     SINK_UP,
     SINK_BREAKER_OPEN,

@@ -17,10 +17,12 @@ use tracing::{error, info, warn};
 
 use crate::breaker::Breaker;
 use crate::config::{Config, SinkConfig, SourceConfig};
+use crate::dead_letter::DeadLetters;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::dispatch::{Dispatcher, Outgoing};
 use crate::event::{Chunk, Origin, Share};
 use crate::queue::{Fsync, Queue, SpillMode};
+use crate::replay_letters::{self, Way};
 use crate::shutdown::Shutdown;
 use crate::sink::{Context, chain};
 use crate::source::{Frames, Outlet};
@@ -28,6 +30,7 @@ use crate::spill::Spill;
 use crate::spill::disk::Folder;
 use crate::spooler::{BATCHES_PER_WRITER, Spooler};
 use crate::state::{SinkState, SourceState, State};
+use tokio_util::sync::CancellationToken;
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
 const CHANNEL: usize = 32;
@@ -86,7 +89,12 @@ impl Pipeline {
             writers: JoinSet::new(),
             shutdown: shutdown.clone(),
         };
+        let general = &config.general;
+        let dead_letters = DeadLetters::open(&general.state_dir, general.dead_letters.max_bytes.0)
+            .map_err(|error| PipelineError::Failed(chain(&error)))?;
+        let dead_letters = Arc::new(dead_letters);
         let mut sinks = Vec::new();
+        let mut ways = Vec::new();
         for (sink, state) in config.sinks.iter().zip(pipeline.state.sinks.clone()) {
             let context = Context {
                 name: sink.name.clone(),
@@ -94,14 +102,19 @@ impl Pipeline {
                 state_dir: config.general.state_dir.clone(),
                 reopen: reopen.clone(),
             };
-            sinks.push(pipeline.start_sink(sink, state, &context)?);
+            let outgoing = pipeline.start_sink(sink, state, &context, &dead_letters)?;
+            ways.push(Way { sink: sink.name.clone(), shares: outgoing.shares.clone() });
+            sinks.push(outgoing);
         }
+        // Ends with the sources, so that the spoolers see that nothing comes any more.
+        let no_more = CancellationToken::new();
+        pipeline.writers.spawn(replay_letters::run(dead_letters, ways, no_more.clone()));
         let dispatcher = Dispatcher { frames: frames_out, sinks, tap };
         pipeline.thread("dispatcher", move || {
             dispatcher.run();
             Ok(())
         })?;
-        pipeline.start_sources(&config.sources, frames)?;
+        pipeline.start_sources(&config.sources, frames, no_more)?;
         Ok(pipeline)
     }
 
@@ -110,6 +123,7 @@ impl Pipeline {
         sink: &SinkConfig,
         state: Arc<SinkState>,
         context: &Context,
+        dead_letters: &Arc<DeadLetters>,
     ) -> Result<Outgoing, PipelineError> {
         let (shares, shares_out) = bounded::<Share>(CHANNEL);
         let (settled, settled_out) = bounded::<Settled>(sink.writers * BATCHES_PER_WRITER);
@@ -117,6 +131,7 @@ impl Pipeline {
             retry: sink.retry,
             breaker: Breaker::default(),
             rate_limit: sink.rate_limit.map(RateLimit::new),
+            dead_letters: Some(Arc::clone(dead_letters)),
             state: Arc::clone(&state),
         });
         let mut writers = Vec::new();
@@ -160,6 +175,7 @@ impl Pipeline {
         &mut self,
         sources: &[SourceConfig],
         frames: Sender<Frames>,
+        no_more: CancellationToken,
     ) -> Result<(), PipelineError> {
         let mut readers = Vec::new();
         for (source, state) in sources.iter().zip(&self.state.sources) {
@@ -175,6 +191,7 @@ impl Pipeline {
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         self.thread("sources", move || {
+            let _no_more = no_more.drop_guard();
             let local = tokio::task::LocalSet::new();
             let mut tasks = JoinSet::new();
             for (reader, outlet) in readers {

@@ -105,6 +105,8 @@ pub struct SinkState {
     pub batches: Tally,
     /// Events that the store will never accept.
     pub rejected: Tally,
+    /// Dead letters that were discarded.
+    pub dead_letters_dropped: Tally,
     /// Events dropped because the queue was full.
     pub dropped_full: Tally,
     /// Events dropped because they waited longer than `max_age`.
@@ -164,6 +166,7 @@ impl SinkState {
             events: Tally::new(metrics::SINK_EVENTS, labels),
             batches: Tally::new(metrics::SINK_BATCHES, labels),
             rejected: Tally::new(metrics::SINK_REJECTED_EVENTS, labels),
+            dead_letters_dropped: Tally::new(metrics::SINK_DEAD_LETTERS_DROPPED, labels),
             dropped_full: dropped("queue_full"),
             dropped_expired: dropped("expired"),
             dropped_disk: dropped("disk"),

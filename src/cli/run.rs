@@ -1,6 +1,7 @@
 //! `saltern run`: the daemon.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use sd_notify::NotifyState;
@@ -34,6 +35,7 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&general.state_dir).map_err(
         |error| failed(format!("cannot create state_dir {}: {error}", general.state_dir.display())),
     )?;
+    let _lock = lock(&general.state_dir)?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
     let mut signals =
@@ -95,4 +97,21 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     let _ = http.await;
     info!("stopped");
     outcome.map_err(|error| failed(chain(&error)))
+}
+
+/// Takes the state directory for this process alone, for as long as the file is open.
+fn lock(state_dir: &Path) -> Result<File, Failure> {
+    let path = state_dir.join("lock");
+    let failed =
+        |error: String| Failure::Running(format!("cannot take {}: {error}", path.display()));
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| failed(error.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(failed(
+            "another saltern uses this state_dir; stop it, or give this one a state_dir of its own"
+                .to_owned(),
+        )),
+        Err(TryLockError::Error(error)) => Err(failed(error.to_string())),
+    }
 }
