@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
@@ -45,6 +46,9 @@ pub struct General {
     pub log: Log,
     /// What is kept of events that sinks refuse.
     pub dead_letters: DeadLettersConfig,
+    /// How long an event is remembered, so that the same one from another source is dropped; `0s`
+    /// for not at all. Default: 10s with two sources or more, else not at all.
+    pub dedupe_window: Option<Span>,
     /// How long to deliver what was read once told to stop.
     pub shutdown_deadline: Span,
 }
@@ -57,6 +61,7 @@ impl Default for General {
             http: Http::default(),
             log: Log::default(),
             dead_letters: DeadLettersConfig::default(),
+            dedupe_window: None,
             shutdown_deadline: Span::seconds(25),
         }
     }
@@ -226,6 +231,16 @@ impl Config {
             let file = path.display().to_string();
             ConfigError::Wrong(problems.iter().map(|p| p.render(&file, &text)).collect())
         })
+    }
+
+    /// How long events are remembered so that repeats are dropped.
+    pub fn dedupe_window(&self) -> Option<Duration> {
+        let window = match self.general.dedupe_window {
+            Some(window) => window.0,
+            None if self.sources.len() > 1 => Duration::from_secs(10),
+            None => Duration::ZERO,
+        };
+        (!window.is_zero()).then_some(window)
     }
 
     /// Reads and checks a text; on failure with every problem found.

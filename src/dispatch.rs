@@ -13,10 +13,11 @@ use memchr::memmem;
 use tokio::sync::broadcast;
 use tracing::debug;
 
+use crate::dedupe::Recent;
 use crate::event::{Chunk, Event, Share};
 use crate::filter::Filter;
 use crate::metrics::{self, Level};
-use crate::msgpack::{self, Item, Walker};
+use crate::msgpack::{Item, Walker};
 use crate::receipt::Claim;
 use crate::source::Frames;
 use crate::spill::record::Encoded;
@@ -25,9 +26,6 @@ use crate::state::SinkState;
 /// What Salt puts in place of a value when an event is over `max_event_size`
 /// (`salt.utils.dicttrim`).
 const TRIMMED: &[u8] = b"VALUE_TRIMMED";
-
-/// The key under which a cluster peer's events name the peer (3007 and later).
-const PEER: &str = "__peer_id";
 
 /// One sink, as the dispatcher sees it.
 pub struct Outgoing {
@@ -45,6 +43,8 @@ pub struct Dispatcher {
     pub frames: Receiver<Frames>,
     /// The sinks.
     pub sinks: Vec<Outgoing>,
+    /// What was seen a moment ago, if repeats are dropped.
+    pub recent: Option<Recent>,
     /// Copies for whoever watches live; who is too slow misses some.
     pub tap: broadcast::Sender<Arc<Chunk>>,
 }
@@ -54,22 +54,22 @@ impl Dispatcher {
     pub fn run(mut self) {
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
         let trimmed = memmem::Finder::new(TRIMMED);
-        let peer = memmem::Finder::new(PEER);
         for mut frames in &self.frames {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
             let claim = frames.claim.take();
-            let chunk = chunk_of(frames);
+            let mut chunk = chunk_of(frames);
+            if let Some(recent) = &mut self.recent {
+                let (now, before) = (Instant::now(), chunk.events.len());
+                chunk.events.retain(|event| !recent.seen(event.id(), now));
+                state.duplicates.add((before - chunk.events.len()) as u64);
+            }
             let (mut trimmed_values, mut peer_events) = (0, 0);
             for event in &chunk.events {
                 if trimmed.find(event.payload()).is_some() {
                     trimmed_values += count_trimmed(event.payload());
                 }
-                if peer.find(event.payload()).is_some()
-                    && msgpack::find(event.payload(), PEER).is_some()
-                {
-                    peer_events += 1;
-                }
+                peer_events += u64::from(event.peer().is_some());
             }
             state.trimmed.add(trimmed_values);
             state.peer_events.add(peer_events);

@@ -53,6 +53,9 @@ struct Json {
 /// What separates tag and payload in a frame (`salt.utils.event.TAGEND`).
 const TAG_END: &[u8] = b"\n\n";
 
+/// The key under which a cluster peer's events name the peer (3007 and later).
+const PEER: &str = "__peer_id";
+
 impl Event {
     /// Splits a frame into tag and payload. A tag that is not UTF-8 gets U+FFFD for what is not.
     pub fn parse(frame: Bytes) -> Result<Self, NotAnEvent> {
@@ -111,9 +114,35 @@ impl Event {
 
     /// 128 bits that are the same for the same tag and payload, on every master and in every run
     /// (XXH3). Salt's `_stamp` of a microsecond is part of the payload, so that two events that
-    /// say the same keep two ids.
+    /// say the same keep two ids. What a cluster peer adds when it forwards an event is left out.
     pub fn id(&self) -> EventId {
-        EventId(xxhash_rust::xxh3::xxh3_128(&self.frame))
+        match self.without_peer() {
+            None => EventId(xxhash_rust::xxh3::xxh3_128(&self.frame)),
+            Some(original) => EventId(xxhash_rust::xxh3::xxh3_128(&original)),
+        }
+    }
+
+    /// The peer of a master cluster that forwarded the event (`__peer_id`).
+    pub fn peer(&self) -> Option<&[u8]> {
+        memchr::memmem::find(self.payload(), PEER.as_bytes())?;
+        msgpack::find(self.payload(), PEER)
+    }
+
+    /// The frame as the first master sent it, if a peer forwarded it.
+    fn without_peer(&self) -> Option<Vec<u8>> {
+        self.peer()?;
+        let pairs = || msgpack::raw_pairs(self.payload());
+        let is_kept = |key: &[u8]| {
+            msgpack::scalar(key).and_then(msgpack::Item::bytes) != Some(PEER.as_bytes())
+        };
+        let count = pairs().filter(|(key, _)| is_kept(key)).count();
+        let mut frame = self.frame.get(..self.tag_len + TAG_END.len())?.to_vec();
+        msgpack::write_map_head(u32::try_from(count).ok()?, &mut frame);
+        for (key, value) in pairs().filter(|(key, _)| is_kept(key)) {
+            frame.extend_from_slice(key);
+            frame.extend_from_slice(value);
+        }
+        Some(frame)
     }
 
     /// The fields of the payload's top level that routing and tables ask for.
@@ -528,6 +557,16 @@ mod tests {
         assert_eq!(error, NotAnEvent::NoTag(4));
         let event = Event::parse(Bytes::from_static(b"a\xff\n\n\xc0")).unwrap();
         assert_eq!((event.tag(), event.payload()), ("a\u{fffd}", &b"\xc0"[..]));
+    }
+
+    #[test]
+    fn an_event_that_a_peer_forwarded_keeps_its_id() {
+        let original = Event::new("a", b"\x82\xa1x\x01\xa1y\xa2__");
+        let forwarded = Event::new("a", b"\x83\xa1x\x01\xa9__peer_id\xa1m\xa1y\xa2__");
+        assert_eq!(forwarded.id(), original.id());
+        assert_eq!(forwarded.peer(), Some(&b"\xa1m"[..]));
+        assert_eq!(original.peer(), None);
+        assert_ne!(Event::new("b", original.payload()).id(), original.id());
     }
 
     fn chunk(sizes: &[usize]) -> Arc<Chunk> {

@@ -17,6 +17,7 @@ pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;
+pub mod dedupe;
 pub mod delivery;
 pub mod dispatch;
 pub mod event;

@@ -88,6 +88,12 @@ pub const SOURCE_TRIMMED: Metric = counter(
     SOURCE,
     "Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.",
 );
+/// Events dropped because they had been seen within dedupe_window.
+pub const SOURCE_DUPLICATES: Metric = counter(
+    "saltern_source_duplicates_total",
+    SOURCE,
+    "Events dropped because they had been seen within dedupe_window.",
+);
 /// Events that a peer of a master cluster forwarded (they carry __peer_id).
 pub const SOURCE_PEER_EVENTS: Metric = counter(
     "saltern_source_peer_events_total",
@@ -212,6 +218,7 @@ pub static METRICS: &[Metric] = &[
     SOURCE_GAP_SECONDS,
     SOURCE_BAD_FRAMES,
     SOURCE_TRIMMED,
+    SOURCE_DUPLICATES,
     SOURCE_PEER_EVENTS,
     SOURCE_STALLED_SECONDS,
     DISPATCH_WAITING_CHUNKS,

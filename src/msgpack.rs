@@ -231,22 +231,36 @@ pub fn find<'a>(payload: &'a [u8], key: &str) -> Option<&'a [u8]> {
 /// The pairs of the map that `payload` is, in order, as far as they are well formed: the key's
 /// text, and the bytes of the value. Keys that are not text are passed over.
 pub fn pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    raw_pairs(payload)
+        .filter_map(|(key, value)| scalar(key).and_then(Item::bytes).map(|name| (name, value)))
+}
+
+/// As [`pairs`], with the msgpack of every key.
+pub fn raw_pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut walker = Walker::new(payload);
     let mut left = match walker.item() {
         Ok(Item::Map(pairs)) => pairs,
         _ => 0,
     };
     std::iter::from_fn(move || {
-        while left > 0 {
-            left -= 1;
-            let key = walker.skip().ok()?;
-            let value = walker.skip().ok()?;
-            if let Some(name) = Walker::new(key).item().ok().and_then(Item::bytes) {
-                return Some((name, value));
-            }
-        }
-        None
+        left = left.checked_sub(1)?;
+        Some((walker.skip().ok()?, walker.skip().ok()?))
     })
+}
+
+/// Appends the head of a map of so many pairs, in as few bytes as possible, as every writer does.
+pub fn write_map_head(pairs: u32, out: &mut Vec<u8>) {
+    match (u8::try_from(pairs), u16::try_from(pairs)) {
+        (Ok(pairs @ 0..=15), _) => out.push(0x80 | pairs),
+        (_, Ok(pairs)) => {
+            out.push(0xde);
+            out.extend(pairs.to_be_bytes());
+        }
+        _ => {
+            out.push(0xdf);
+            out.extend(pairs.to_be_bytes());
+        }
+    }
 }
 
 /// The scalar that `value` is.

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::breaker::Breaker;
 use crate::config::{Config, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
+use crate::dedupe::Recent;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::dispatch::{Dispatcher, Outgoing};
 use crate::event::{Chunk, Origin, Share};
@@ -109,7 +110,8 @@ impl Pipeline {
         // Ends with the sources, so that the spoolers see that nothing comes any more.
         let no_more = CancellationToken::new();
         pipeline.writers.spawn(replay_letters::run(dead_letters, ways, no_more.clone()));
-        let dispatcher = Dispatcher { frames: frames_out, sinks, tap };
+        let recent = config.dedupe_window().map(|window| Recent::new(window, Instant::now()));
+        let dispatcher = Dispatcher { frames: frames_out, sinks, recent, tap };
         pipeline.thread("dispatcher", move || {
             dispatcher.run();
             Ok(())

@@ -50,6 +50,8 @@ pub struct SourceState {
     pub bad_frames: Tally,
     /// `VALUE_TRIMMED` values.
     pub trimmed: Tally,
+    /// Events dropped because they were seen a moment ago.
+    pub duplicates: Tally,
     /// Events that a cluster peer forwarded.
     pub peer_events: Tally,
     /// Time spent waiting for the dispatcher.
@@ -74,6 +76,7 @@ impl SourceState {
             gap_seconds: Seconds::new(metrics::SOURCE_GAP_SECONDS, labels),
             bad_frames: Tally::new(metrics::SOURCE_BAD_FRAMES, labels),
             trimmed: Tally::new(metrics::SOURCE_TRIMMED, labels),
+            duplicates: Tally::new(metrics::SOURCE_DUPLICATES, labels),
             peer_events: Tally::new(metrics::SOURCE_PEER_EVENTS, labels),
             stalled: Seconds::new(metrics::SOURCE_STALLED_SECONDS, labels),
             last_error: Mutex::new(None),
@@ -303,6 +306,7 @@ struct SourceStatus {
     gap_seconds: f64,
     bad_frames: u64,
     trimmed_values: u64,
+    duplicates: u64,
     peer_events: u64,
     last_error: Option<LastError>,
 }
@@ -359,6 +363,7 @@ impl State {
             gap_seconds: source.gap_seconds.get().as_secs_f64(),
             bad_frames: source.bad_frames.get(),
             trimmed_values: source.trimmed.get(),
+            duplicates: source.duplicates.get(),
             peer_events: source.peer_events.get(),
             last_error: lock(&source.last_error).clone(),
         });

@@ -451,13 +451,15 @@ impl<D: Disk> Spill<D> {
     /// is no segment.
     pub fn drop_oldest(&mut self) -> io::Result<Option<Lost>> {
         let Some(front) = self.segments.front() else { return Ok(None) };
-        let lost = Lost { first: front.first.max(self.acknowledged), end: front.end };
-        self.acknowledged = self.acknowledged.max(lost.end);
-        if self.segments.len() == 1 {
-            // Then only `progress` says which sequence comes next.
-            self.rewrite_progress()?;
+        let before = self.acknowledged;
+        let lost = Lost { first: front.first.max(before), end: front.end };
+        self.acknowledged = before.max(lost.end);
+        // If it is the only one, then only `progress` says which sequence comes next.
+        let noted = if self.segments.len() == 1 { self.rewrite_progress() } else { Ok(()) };
+        if let Err(error) = noted.and_then(|()| self.remove_front()) {
+            self.acknowledged = before;
+            return Err(error);
         }
-        self.remove_front()?;
         self.cursor.sequence = self.cursor.sequence.max(lost.end);
         Ok(Some(lost))
     }
