@@ -12,7 +12,7 @@
 //! | any other extension | its bytes as a string |
 //! | NaN and the infinities | `null` |
 //! | a map key that is no string | the text Python gives it (`1`, `true`, `null`); of an array or a map its JSON |
-//! | what is nested deeper than [`MAX_DEPTH`] | `null`; counted in [`Losses::cut`] |
+//! | what is nested deeper than [`MAX_DEPTH`], keys in keys deeper than [`MAX_KEY_DEPTH`] | `null`; counted in [`Losses::cut`] |
 //! | bytes that end too early, or byte 0xc1 | what was there, closed properly; counted in [`Losses::torn`] |
 //!
 //! Integers keep all 64 bits. Repeated map keys are all written, and readers take the last, as
@@ -42,9 +42,15 @@ impl std::ops::AddAssign for Losses {
     }
 }
 
+/// How deep arrays and maps may nest as keys of maps. The text of such a key is escaped once for each
+/// map that it is a key in, which doubles its backslashes each time: without a limit a payload of a
+/// hundred bytes could become more text than there is memory.
+pub const MAX_KEY_DEPTH: usize = 4;
+
 /// Appends the JSON of the value at the start of `payload` to `out`.
 pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
-    let mut writer = Writer { walker: Walker::new(payload), out, losses: Losses::default() };
+    let (walker, losses) = (Walker::new(payload), Losses::default());
+    let mut writer = Writer { walker, out, losses, key_depth: 0 };
     // The losses say what this result says.
     let _ = writer.value(0);
     writer.losses
@@ -68,6 +74,8 @@ struct Writer<'a, 'o> {
     walker: Walker<'a>,
     out: &'o mut Vec<u8>,
     losses: Losses,
+    /// How many keys that are arrays or maps the walker is in.
+    key_depth: usize,
 }
 
 impl Writer<'_, '_> {
@@ -83,7 +91,9 @@ impl Writer<'_, '_> {
     fn written(&mut self, item: Item<'_>, depth: usize) -> Result<(), Malformed> {
         match item {
             Item::Str(bytes) | Item::Bin(bytes) => self.string(bytes),
-            Item::Array(_) | Item::Map(_) if depth >= MAX_DEPTH => {
+            Item::Array(_) | Item::Map(_)
+                if depth >= MAX_DEPTH || self.key_depth > MAX_KEY_DEPTH =>
+            {
                 self.losses.cut += 1;
                 self.out.extend_from_slice(b"null");
                 return self.skip_content(item);
@@ -163,7 +173,9 @@ impl Writer<'_, '_> {
             Item::Ext(..) => return self.written(key, depth),
             scalar_or_container => {
                 let start = self.out.len();
+                self.key_depth += 1;
                 let result = self.written(scalar_or_container, depth);
+                self.key_depth -= 1;
                 let json = self.out.split_off(start);
                 write_string(&json, self.out);
                 return result;
@@ -371,6 +383,17 @@ mod tests {
         serde_json::from_slice::<serde_json::Value>(&out).unwrap_err(); // its own limit is 128 too
         let shallow = &out[1..out.len() - 1];
         serde_json::from_slice::<serde_json::Value>(shallow).unwrap();
+    }
+
+    #[test]
+    fn keys_in_keys_do_not_explode() {
+        let mut payload = vec![0x81; 10_000];
+        payload.push(0xc0);
+        let mut out = Vec::new();
+        let losses = write(&payload, &mut out);
+        assert_eq!(losses, Losses { cut: 1, torn: 1, ..Losses::default() });
+        assert!(out.len() < 1000, "{}", out.len());
+        serde_json::from_slice::<serde_json::Value>(&out).unwrap();
     }
 
     #[test]

@@ -194,7 +194,8 @@ impl Node {
 
     /// Reads the value into a type.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        T::deserialize(self)
+        // A type that checks itself after reading knows no place.
+        T::deserialize(self).map_err(|problem: Problem| problem.located(self.place))
     }
 
     /// The pairs of a mapping; `~` counts as an empty one.

@@ -147,6 +147,10 @@ impl Framer {
     }
 
     fn look_at_map(&mut self, buffer: &[u8]) -> Result<Option<usize>, FrameError> {
+        // Told from the first byte, since a stream out of step may announce megabytes of anything.
+        if !buffer.first().is_some_and(|first| Framing::detect(*first) == Ok(Framing::Plain)) {
+            return Err(FrameError::NotAMap);
+        }
         let mut walker = Walker::new(buffer.get(self.looked_at..).unwrap_or_default());
         let outcome = self.skip.run(&mut walker);
         self.looked_at += walker.offset();
@@ -179,7 +183,8 @@ fn body_of(frame: &Bytes) -> Result<Frame, FrameError> {
     let mut walker = Walker::new(frame);
     let Item::Map(pairs) = walker.item()? else { return Err(FrameError::NotAMap) };
     for _ in 0..pairs {
-        let is_body = walker.skip()?.ends_with(b"body");
+        let key = Walker::new(walker.skip()?).item()?;
+        let is_body = key.bytes() == Some(b"body");
         let value = Walker::new(walker.skip()?).item()?;
         if let (true, Some(body)) = (is_body, value.bytes()) {
             return Ok(Frame::Body(frame.slice_ref(body)));
@@ -270,6 +275,53 @@ mod tests {
         assert_eq!(error(b"\xdf\xff\xff\xff\xff"), many);
         assert_eq!(error(b"\x81\xa1x\xc1"), FrameError::Malformed(Malformed::Reserved { at: 3 }));
         assert_eq!(error(b"\0\0\0\x01\x07"), FrameError::NotAMap);
+    }
+
+    #[test]
+    fn a_stream_out_of_step_is_noticed_at_once() {
+        let mut stream = BytesMut::from(&map(b"t\n\n\x80", false)[..]);
+        stream.extend_from_slice(b"\xdb\0\x0f\0\0 a long text follows");
+        let mut framer = Framer::new(MAX);
+        assert!(matches!(framer.next(&mut stream), Ok(Some(Frame::Body(_)))));
+        assert_eq!(framer.next(&mut stream), Err(FrameError::NotAMap));
+    }
+
+    #[test]
+    fn only_the_key_body_is_the_body() {
+        for stream in
+            [&b"\x81\xa6nobody\xc4\x04t\n\n\x80"[..], b"\x81\x91\xa4body\xc4\x04t\n\n\x80"]
+        {
+            let mut framer = Framer::new(MAX);
+            let frame = framer.next(&mut BytesMut::from(stream)).unwrap();
+            assert_eq!(frame, Some(Frame::Bodiless(stream.len())));
+        }
+    }
+
+    #[test]
+    fn a_frame_of_100_mebibytes_is_looked_at_once() {
+        const SIZE: usize = 100 << 20;
+        let head = map(&[], false);
+        let (head, _) = head.split_at(head.len() - 4);
+        let mut framer = Framer::new(SIZE + 100);
+        let mut buffer = BytesMut::with_capacity(SIZE + 100);
+        buffer.extend_from_slice(head);
+        buffer.extend_from_slice(&u32::try_from(SIZE).unwrap().to_be_bytes());
+        let whole = buffer.len() + SIZE;
+        let mut looks = 0;
+        while buffer.len() < whole {
+            // What the framer wants does not change, and it walks over nothing again.
+            if buffer.len() >= framer.wanted() {
+                looks += 1;
+            }
+            assert_eq!(framer.next(&mut buffer), Ok(None));
+            assert_eq!(framer.wanted(), whole);
+            assert_eq!(framer.looked_at, head.len() - 1);
+            buffer.resize((buffer.len() + (64 << 10)).min(whole), b'x');
+        }
+        assert_eq!(looks, 1);
+        assert!(
+            matches!(framer.next(&mut buffer), Ok(Some(Frame::Body(body))) if body.len() == SIZE)
+        );
     }
 
     #[test]

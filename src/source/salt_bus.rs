@@ -25,7 +25,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::framing::{Frame, FrameError, Framer};
-use super::{Link, Outlet, Source, SourceError, zeromq};
+use super::zeromq::{self, Left};
+use super::{Link, Outlet, Source, SourceError};
 use crate::sink::chain;
 use crate::units::{ByteSize, Span};
 
@@ -123,7 +124,7 @@ impl Source for SaltBus {
         outlet: Outlet,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        stop.run_until_cancelled(follow(config, &outlet)).await;
+        follow(config, &outlet, &stop).await;
         Ok(())
     }
 
@@ -139,47 +140,71 @@ impl Source for SaltBus {
 
 /// How one connection ended.
 enum End {
-    /// The dispatcher is gone.
-    NobodyListens,
+    /// The daemon stops, or the dispatcher is gone.
+    Done,
     /// The peer speaks ZeroMQ.
     Zmtp,
     /// The master closed it, or it broke.
     Lost(String),
 }
 
-async fn follow(config: &Config, outlet: &Outlet) {
+/// Follows the bus from connection to connection. Only waiting is cut short by `stop`: what has been
+/// read is handed on.
+async fn follow(config: &Config, outlet: &Outlet, stop: &CancellationToken) {
     let mut link = Link::new(outlet.state.clone());
     loop {
-        match session(config, outlet, &mut link).await {
-            Ok(End::NobodyListens) => return,
+        match session(config, outlet, &mut link, stop).await {
+            Ok(End::Done) => return,
             Ok(End::Zmtp) => {
-                return zeromq::follow_publisher(&config.address, outlet, &mut link).await;
+                let max_frame = config.max_frame.as_usize();
+                let address = &config.address;
+                let left =
+                    zeromq::follow_publisher(address, max_frame, outlet, &mut link, stop).await;
+                match left {
+                    Left::Done => return,
+                    // The connection that told the framing was there, so this is a gap too.
+                    Left::Absent(reason) | Left::Lost(reason) => link.lost(&reason),
+                }
             }
             Ok(End::Lost(reason)) => link.lost(&reason),
             Err(error) => {
                 link.absent(&format!("{}: {}", config.address, explained(error)));
             }
         }
-        link.wait().await;
+        if stop.run_until_cancelled(link.wait()).await.is_none() {
+            return;
+        }
     }
 }
 
 /// Connects and reads until the connection ends; an error if it could not be made.
-async fn session(config: &Config, outlet: &Outlet, link: &mut Link) -> io::Result<End> {
+async fn session(
+    config: &Config,
+    outlet: &Outlet,
+    link: &mut Link,
+    stop: &CancellationToken,
+) -> io::Result<End> {
     match &config.address {
         Address::Unix(path) => {
-            let stream = UnixStream::connect(path).await?;
-            Ok(read(stream, config, outlet, link).await)
+            let connecting = UnixStream::connect(path);
+            let Some(stream) = stop.run_until_cancelled(connecting).await else {
+                return Ok(End::Done);
+            };
+            Ok(read(stream?, config, outlet, link, stop).await)
         }
         Address::Tcp(host_port) => {
-            let stream = TcpStream::connect(host_port).await?;
+            let connecting = TcpStream::connect(host_port);
+            let Some(stream) = stop.run_until_cancelled(connecting).await else {
+                return Ok(End::Done);
+            };
+            let stream = stream?;
             // A master that vanished without a word is noticed within a minute.
             let keepalive = TcpKeepalive::new()
                 .with_time(Duration::from_secs(30))
                 .with_interval(Duration::from_secs(10))
                 .with_retries(3);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(read(stream, config, outlet, link).await)
+            Ok(read(stream, config, outlet, link, stop).await)
         }
     }
 }
@@ -195,6 +220,7 @@ async fn read(
     config: &Config,
     outlet: &Outlet,
     link: &mut Link,
+    stop: &CancellationToken,
 ) -> End {
     let address = config.address.to_string();
     let mut framer = Framer::new(config.max_frame.as_usize());
@@ -205,7 +231,9 @@ async fn read(
         if buffer.capacity() - buffer.len() < missing.max(READ / 16) {
             buffer.reserve(missing.max(READ));
         }
-        let count = match stream.read_buf(&mut buffer).await {
+        let reading = stop.run_until_cancelled(stream.read_buf(&mut buffer));
+        let Some(count) = reading.await else { return End::Done };
+        let count = match count {
             Ok(0) => return End::Lost(format!("{address}: {}", closed(&framer, &buffer))),
             Ok(count) => count,
             Err(error) => return End::Lost(format!("{address}: {error}")),
@@ -223,7 +251,7 @@ async fn read(
             link.works();
         }
         if !outlet.send(bodies).await {
-            return End::NobodyListens;
+            return End::Done;
         }
         match outcome {
             Ok(()) => {}
@@ -234,7 +262,8 @@ async fn read(
             }
         }
         if count < MORE_IS_THERE && !config.patience.0.is_zero() {
-            sleep(config.patience.0).await;
+            // Told to stop, the next read ends it.
+            let _ = stop.run_until_cancelled(sleep(config.patience.0)).await;
         }
     }
 }

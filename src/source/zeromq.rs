@@ -1,27 +1,553 @@
-//! stub
-use super::{Outlet, Source, SourceError};
+//! `zeromq`: events that something else publishes over ZeroMQ, a relay or a re-publisher of a bus.
+//!
+//! Two patterns. With `connect` it subscribes (SUB) at each publisher named, to all events or to
+//! those whose tag begins with one of `topics`. With `bind` it is where senders push to (PULL). A
+//! message is one event: `TAG \n\n MSGPACK` in one frame, as Salt's bus carries it, or two frames,
+//! tag and payload (the payload alone or once more with its tag).
+//!
+//! A publisher that goes away is connected to again, and each gap is counted: what was published
+//! meanwhile is gone, for ZeroMQ's PUB keeps nothing. The reconnecting of the `zeromq` crate is not
+//! used, because it waits up to 30 s and says nothing: a session here is one socket, which ends when
+//! its monitor reports the disconnect. Senders that push keep what they cannot send, so their coming
+//! and going is no gap.
+//!
+//! ZeroMQ has no limit for the length of a message here: one over `max_frame` is counted and
+//! dropped, but only once it has been received, and one of a terabyte would end the process for lack
+//! of memory. There is no encryption either. So connect to publishers that you trust, bind only
+//! where the machine's own users can reach, and use Kafka between hosts.
+
+use std::cell::Cell;
+use std::fs::Permissions;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-/// A file.
+use tracing::{debug, warn};
+use zeromq::{
+    Endpoint, Listener, PullSocket, Socket, SocketEvent, SocketOptions, SocketRecv, SubSocket,
+    ZmqError, ZmqMessage,
+};
+
+use super::salt_bus::Address;
+use super::{Link, Outlet, Source, SourceError};
+use crate::units::ByteSize;
+
+/// The two patterns as an operator writes them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {}
-pub(super) struct Zeromq;
-impl Source for Zeromq {
-    const NAME: &'static str = "zeromq";
-    const ABOUT: &'static str = "a file";
-    type Config = Config;
-    async fn run(_: &Config, _: Outlet, _: CancellationToken) -> Result<(), SourceError> {
-        Ok(())
-    }
-    async fn probe(_: &Config) -> Result<(), SourceError> {
-        Ok(())
+struct Written {
+    /// Publishers to subscribe to: `tcp://HOST:PORT` or `ipc://PATH`. Either this or `bind`.
+    #[serde(default)]
+    connect: Vec<Publisher>,
+    /// With `connect`: what the tags of the events wanted begin with. Default: all events.
+    #[serde(default)]
+    topics: Vec<String>,
+    /// Where senders push to: `ipc://PATH`, made with mode 0660, or `tcp://127.0.0.1:PORT`; any
+    /// address but loopback is refused. Either this or `connect`.
+    #[serde(default)]
+    bind: Option<Bind>,
+    /// The longest message to accept. A longer one is counted as a bad frame and dropped.
+    #[serde(default = "default_max_frame")]
+    max_frame: ByteSize,
+}
+
+fn default_max_frame() -> ByteSize {
+    ByteSize::mib(64)
+}
+
+/// Events published or pushed over ZeroMQ.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(try_from = "Written")]
+#[schemars(with = "Written")]
+pub(super) struct Config {
+    pattern: Pattern,
+    max_frame: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Pattern {
+    Subscribe { publishers: Vec<Publisher>, topics: Arc<[String]> },
+    Pull(Bind),
+}
+
+impl TryFrom<Written> for Config {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { connect: publishers, topics, bind, max_frame } = written;
+        let pattern = match bind {
+            Some(_) if !publishers.is_empty() => {
+                return Err("there are both `connect` and `bind`; write two sources".to_owned());
+            }
+            Some(_) if !topics.is_empty() => {
+                return Err(
+                    "`topics` belongs to `connect`; who pushes to `bind` chooses what it sends"
+                        .to_owned(),
+                );
+            }
+            Some(bind) => Pattern::Pull(bind),
+            None if publishers.is_empty() => {
+                return Err("there is neither `connect: [tcp://HOST:PORT]` nor `bind: ipc://PATH`"
+                    .to_owned());
+            }
+            None if topics.is_empty() => {
+                Pattern::Subscribe { publishers, topics: [String::new()].into() }
+            }
+            None => Pattern::Subscribe { publishers, topics: topics.into() },
+        };
+        Ok(Config { pattern, max_frame: max_frame.as_usize() })
     }
 }
+
+/// The address of a publisher.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+struct Publisher(String);
+
+impl TryFrom<String> for Publisher {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.parse::<Endpoint>() {
+            Ok(_) => Ok(Publisher(text)),
+            Err(_) => {
+                Err(format!("`{text}` is no address of a publisher: tcp://HOST:PORT or ipc://PATH"))
+            }
+        }
+    }
+}
+
+/// Where senders push to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+enum Bind {
+    Ipc(PathBuf),
+    Loopback(String),
+}
+
+impl TryFrom<String> for Bind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("ipc://").filter(|path| !path.is_empty()) {
+            return Ok(Bind::Ipc(path.into()));
+        }
+        let form = || format!("`{text}` is no address to bind: ipc://PATH or tcp://127.0.0.1:PORT");
+        let host_port = text.strip_prefix("tcp://").ok_or_else(form)?;
+        let (host, port) = host_port.rsplit_once(':').ok_or_else(form)?;
+        port.parse::<u16>().map_err(|_| form())?;
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
+            return Ok(Bind::Loopback(host_port.to_owned()));
+        }
+        Err(format!(
+            "`{text}` is not loopback: ZeroMQ here has neither encryption nor a limit for what a \
+             peer may send, so bind ipc://PATH or tcp://127.0.0.1:PORT, and use Kafka between hosts"
+        ))
+    }
+}
+
+impl std::fmt::Display for Bind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bind::Ipc(path) => write!(f, "ipc://{}", path.display()),
+            Bind::Loopback(host_port) => write!(f, "tcp://{host_port}"),
+        }
+    }
+}
+
+pub(super) struct Zeromq;
+
+impl Source for Zeromq {
+    const NAME: &'static str = "zeromq";
+    const ABOUT: &'static str = "events published (SUB) or pushed (PULL) over ZeroMQ";
+    type Config = Config;
+
+    async fn run(
+        config: &Config,
+        outlet: Outlet,
+        stop: CancellationToken,
+    ) -> Result<(), SourceError> {
+        match &config.pattern {
+            Pattern::Pull(bind) => pull(bind, config.max_frame, &outlet, &stop).await,
+            Pattern::Subscribe { publishers, topics } => {
+                let missing = Rc::new(Cell::new(publishers.len()));
+                let mut subscriptions = JoinSet::new();
+                for publisher in publishers {
+                    subscriptions.spawn_local(follow(Subscription {
+                        publisher: publisher.0.clone(),
+                        topics: Arc::clone(topics),
+                        missing: Rc::clone(&missing),
+                        max_frame: config.max_frame,
+                        outlet: outlet.clone(),
+                        stop: stop.clone(),
+                    }));
+                }
+                while let Some(ended) = subscriptions.join_next().await {
+                    ended.map_err(|error| SourceError::new("following a publisher", error))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn probe(config: &Config) -> Result<(), SourceError> {
+        match &config.pattern {
+            Pattern::Pull(bind) => listen(bind).map(|listener| {
+                drop(listener);
+                if let Bind::Ipc(path) = bind {
+                    // What was made for the try must not be in the way of the real one.
+                    let _ = std::fs::remove_file(path);
+                }
+            }),
+            Pattern::Subscribe { publishers, .. } => {
+                for publisher in publishers {
+                    let mut socket = subscriber();
+                    socket.connect(&publisher.0).await.map_err(|error| {
+                        SourceError::new(format!("connecting to {}", publisher.0), error)
+                    })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One publisher and what is wanted of it.
+struct Subscription {
+    publisher: String,
+    topics: Arc<[String]>,
+    /// How many of the source's publishers are not connected.
+    missing: Rc<Cell<usize>>,
+    max_frame: usize,
+    outlet: Outlet,
+    stop: CancellationToken,
+}
+
+/// How a session with a publisher ended.
+pub(super) enum Left {
+    /// The daemon stops, or the dispatcher is gone.
+    Done,
+    /// There was no publisher.
+    Absent(String),
+    /// The publisher went away.
+    Lost(String),
+}
+
+/// Stays subscribed until told to stop.
+async fn follow(subscription: Subscription) {
+    let Subscription { publisher, topics, missing, max_frame, outlet, stop } = subscription;
+    let mut link = Link::new(outlet.state.clone());
+    loop {
+        let up = |link: &mut Link| {
+            link.up(&publisher);
+            missing.set(missing.get() - 1);
+            // The source is connected once all its publishers are.
+            outlet.state.connected.set_bool(missing.get() == 0);
+        };
+        let left = session(&publisher, &topics, max_frame, &outlet, &mut link, up, &stop).await;
+        match left {
+            Left::Done => return,
+            Left::Absent(reason) => link.absent(&reason),
+            Left::Lost(reason) => {
+                link.lost(&reason);
+                missing.set(missing.get() + 1);
+            }
+        }
+        if stop.run_until_cancelled(link.wait()).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Follows a bus that turned out to speak ZeroMQ, until it goes away. The link is up already.
 pub(super) async fn follow_publisher(
-    _: &super::salt_bus::Address,
-    _: &Outlet,
-    _: &mut super::Link,
-) {
+    address: &Address,
+    max_frame: usize,
+    outlet: &Outlet,
+    link: &mut Link,
+    stop: &CancellationToken,
+) -> Left {
+    let publisher = match address {
+        Address::Unix(path) => format!("ipc://{}", path.display()),
+        Address::Tcp(host_port) => format!("tcp://{host_port}"),
+    };
+    debug!(source = outlet.state.name, publisher, "the bus speaks ZeroMQ, subscribing");
+    session(&publisher, &[String::new()], max_frame, outlet, link, |_| {}, stop).await
+}
+
+/// How long a publisher may take to answer and to shake hands.
+const CONNECT: Duration = Duration::from_secs(5);
+
+fn subscriber() -> SubSocket {
+    let mut options = SocketOptions::default();
+    options.connect_timeout(CONNECT);
+    SubSocket::with_options(options)
+}
+
+/// Connects, subscribes, and reads until the publisher goes away.
+async fn session(
+    publisher: &str,
+    topics: &[String],
+    max_frame: usize,
+    outlet: &Outlet,
+    link: &mut Link,
+    up: impl FnOnce(&mut Link),
+    stop: &CancellationToken,
+) -> Left {
+    let mut socket = subscriber();
+    let mut monitor = socket.monitor();
+    let connected = stop.run_until_cancelled(async {
+        for topic in topics {
+            socket.subscribe(topic).await?;
+        }
+        socket.connect(publisher).await
+    });
+    match connected.await {
+        None => return Left::Done,
+        Some(Err(error)) => {
+            let reason = format!("{publisher}: {error}; does a publisher listen there?");
+            return Left::Absent(reason);
+        }
+        Some(Ok(())) => up(link),
+    }
+    loop {
+        let Some(arrived) = stop.run_until_cancelled(next(&mut socket, &mut monitor)).await else {
+            return Left::Done;
+        };
+        let mut bodies = Vec::new();
+        let mut outcome = arrived.map(|message| bodies.extend(body_of(message, max_frame, outlet)));
+        while outcome.is_ok() && bodies.len() < TOGETHER {
+            let Some(more) = at_hand(&mut socket).await else { break };
+            outcome = more
+                .map(|message| bodies.extend(body_of(message, max_frame, outlet)))
+                .map_err(|error| error.to_string());
+        }
+        if !bodies.is_empty() {
+            link.works();
+        }
+        if !outlet.send(bodies).await {
+            return Left::Done;
+        }
+        if let Err(reason) = outcome {
+            return Left::Lost(format!("{publisher}: {reason}"));
+        }
+    }
+}
+
+/// Messages that are handed on together at the most.
+const TOGETHER: usize = 256;
+
+/// The next message, or why there are no more. The monitor is asked only when no message is at
+/// hand, so that what came before a disconnect is read before it.
+async fn next(
+    socket: &mut SubSocket,
+    monitor: &mut (impl Stream<Item = SocketEvent> + Unpin),
+) -> Result<ZmqMessage, String> {
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(message) = pin!(socket.recv()).poll(context) {
+            return Poll::Ready(message.map_err(|error| error.to_string()));
+        }
+        while let Poll::Ready(event) = Pin::new(&mut *monitor).poll_next(context) {
+            match event {
+                Some(SocketEvent::Disconnected(_)) => {
+                    return Poll::Ready(Err("the publisher closed the connection".to_owned()));
+                }
+                Some(_) => {}
+                None => return Poll::Ready(Err("the socket was closed".to_owned())),
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A message that is there already.
+async fn at_hand(socket: &mut impl SocketRecv) -> Option<Result<ZmqMessage, ZmqError>> {
+    std::future::poll_fn(|context| match pin!(socket.recv()).poll(context) {
+        Poll::Ready(message) => Poll::Ready(Some(message)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// The event in a message; one that cannot be one is counted.
+fn body_of(message: ZmqMessage, max_frame: usize, outlet: &Outlet) -> Option<Bytes> {
+    let size: usize = message.iter().map(Bytes::len).sum();
+    let frames = message.into_vec();
+    let refused = match frames.as_slice() {
+        _ if size > max_frame => {
+            format!("a message of {size} bytes is over max_frame ({max_frame} bytes)")
+        }
+        [body] => return Some(body.clone()),
+        [tag, payload] => return Some(joined(tag, payload)),
+        _ => format!("a message has {} frames; an event has one or two", frames.len()),
+    };
+    outlet.state.bad_frames.add(1);
+    if outlet.state.failed(&refused) {
+        warn!(source = outlet.state.name, "{refused}; it was dropped");
+    }
+    None
+}
+
+fn joined(tag: &[u8], payload: &Bytes) -> Bytes {
+    const EMPTY_LINE: &[u8] = b"\n\n";
+    if payload.strip_prefix(tag).is_some_and(|rest| rest.starts_with(EMPTY_LINE)) {
+        return payload.clone();
+    }
+    let mut body = BytesMut::with_capacity(tag.len() + EMPTY_LINE.len() + payload.len());
+    body.extend_from_slice(tag);
+    body.extend_from_slice(EMPTY_LINE);
+    body.extend_from_slice(payload);
+    body.freeze()
+}
+
+async fn pull(
+    bind: &Bind,
+    max_frame: usize,
+    outlet: &Outlet,
+    stop: &CancellationToken,
+) -> Result<(), SourceError> {
+    let mut socket = PullSocket::new();
+    let listener = listen(bind)?;
+    socket
+        .bind_listener(listener)
+        .await
+        .map_err(|error| SourceError::new(format!("listening on {bind}"), error))?;
+    Link::new(outlet.state.clone()).up(&bind.to_string());
+    while let Some(message) = stop.run_until_cancelled(socket.recv()).await {
+        let mut bodies = Vec::new();
+        let mut message = Some(message);
+        while let Some(received) = message.take() {
+            match received {
+                Ok(received) => bodies.extend(body_of(received, max_frame, outlet)),
+                // One sender's connection broke; those of the others are whole.
+                Err(error) => {
+                    outlet.state.bad_frames.add(1);
+                    warn!(source = outlet.state.name, %error, "a sender broke off");
+                }
+            }
+            if bodies.len() < TOGETHER {
+                message = at_hand(&mut socket).await;
+            }
+        }
+        if !outlet.send(bodies).await {
+            break;
+        }
+    }
+    // Closing removes the socket file. It waits for the task that accepts, which ends when told to.
+    if timeout(CONNECT, socket.close()).await.is_err() {
+        warn!(source = outlet.state.name, "{bind} did not close in time");
+    }
+    Ok(())
+}
+
+/// Listens where senders push to; on a path with mode 0660.
+fn listen(bind: &Bind) -> Result<Listener, SourceError> {
+    let listening = match bind {
+        Bind::Loopback(host_port) => TcpListener::bind(host_port).map(Listener::from),
+        Bind::Ipc(path) => remove_stale(path).and_then(|()| {
+            let listener = UnixListener::bind(path)?;
+            std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
+            Ok(Listener::from(listener))
+        }),
+    };
+    listening.map_err(|error| SourceError::new(format!("listening on {bind}"), error))
+}
+
+/// Removes a socket that a process left behind when it was killed.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"))
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+            Err(_) => std::fs::remove_file(path),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::Node;
+
+    fn read(text: &str) -> Result<Config, String> {
+        Node::parse(text).unwrap().read::<Config>().map_err(|problem| {
+            let place = problem.place.unwrap();
+            format!("{}:{}: {}", place.line, place.column, problem.message)
+        })
+    }
+
+    #[test]
+    fn exactly_one_pattern() {
+        for (text, says) in [
+            ("max_frame: 1MiB", "1:1: there is neither"),
+            ("bind: ipc:///run/x\nconnect: [tcp://h:1]", "1:1: there are both"),
+            ("bind: ipc:///run/x\ntopics: [salt/]", "1:1: `topics` belongs to `connect`"),
+            ("connect: [tcp://h:1, h]", "1:22: `h` is no address of a publisher"),
+            ("bind: tcp://0.0.0.0:4000", "1:7: `tcp://0.0.0.0:4000` is not loopback"),
+            ("bind: tcp://*:4000", "1:7: `tcp://*:4000` is not loopback"),
+            ("bind: tcp://[::]:4000", "1:7: `tcp://[::]:4000` is not loopback"),
+            ("bind: tcp://salt.example.com:4000", "use Kafka between hosts"),
+            ("bind: tcp://127.0.0.1", "1:7: `tcp://127.0.0.1` is no address to bind"),
+            ("bind: ipc://", "1:7: `ipc://` is no address to bind"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+        for text in [
+            "connect: [tcp://h:1, 'ipc:///run/p']\ntopics: [salt/job/]",
+            "bind: ipc:///run/x",
+            "bind: tcp://127.0.0.1:4000",
+            "bind: tcp://[::1]:4000",
+            "bind: tcp://localhost:4000",
+        ] {
+            read(text).unwrap();
+        }
+    }
+
+    #[test]
+    fn two_frames_are_one_event() {
+        let payload = Bytes::from_static(b"\x80");
+        assert_eq!(joined(b"tag", &payload), &b"tag\n\n\x80"[..]);
+        let whole = Bytes::from_static(b"tag\n\n\x80");
+        assert_eq!(joined(b"tag", &whole), whole);
+    }
+
+    #[test]
+    fn stale_sockets_are_replaced_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let bind = Bind::Ipc(path.clone());
+        let first = listen(&bind).unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        listen(&bind).unwrap_err();
+        drop(first);
+        drop(listen(&bind).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        listen(&bind).unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
 }

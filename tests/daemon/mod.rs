@@ -1,0 +1,133 @@
+//! The real binary in a temporary folder, with one source and one sink, `rawfile_json`.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// How long anything may take that is waited for.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+pub(crate) struct Daemon {
+    pub(crate) folder: TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts with this as the source `bus`; `FOLDER` in it is the temporary folder.
+    pub(crate) fn start(source: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+        let path = folder.path().display();
+        let config = format!(
+            "state_dir: {path}/state\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{level: debug, format: json}}\n\
+             sources:\n  bus:\n    {}\nsinks:\n  out:\n    rawfile_json: {{filename: {path}/out}}\n    \
+             batch: {{linger: 10ms}}\n",
+            source.replace("FOLDER", &path.to_string())
+        );
+        fs::write(folder.path().join("config.yaml"), config).unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_saltern"))
+            .args(["run", "--config"])
+            .arg(folder.path().join("config.yaml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Daemon { folder, child }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// The lines of the sink's file.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let text = fs::read(self.path("out")).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    }
+
+    /// How many events of this tag were stored.
+    pub(crate) fn stored(&self, tag: &str) -> usize {
+        let tag = format!("\"tag\": \"{tag}\"");
+        self.lines().iter().filter(|line| line.contains(&tag)).count()
+    }
+
+    pub(crate) async fn wait_for_event(&self, tag: &str) {
+        self.until(&format!("the event {tag}"), || self.stored(tag) > 0).await;
+    }
+
+    pub(crate) async fn wait_for_log(&self, words: &str) {
+        self.until(&format!("`{words}` in the log"), || self.log().contains(words)).await;
+    }
+
+    pub(crate) async fn until(&self, what: &str, mut is_there: impl FnMut() -> bool) {
+        let waiting = async {
+            while !is_there() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let is_in_time = timeout(DEADLINE, waiting).await.is_ok();
+        assert!(is_in_time, "waited in vain for {what}; the log:\n{}", self.log());
+    }
+
+    /// The sum of a metric's series.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        self.wait_for_log("the HTTP side listens").await;
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("the HTTP side listens")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let mut stream = TcpStream::connect(line["address"].as_str().unwrap()).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        let series: Vec<_> = answer
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+            .collect();
+        assert!(!series.is_empty(), "no metric {name} in:\n{answer}");
+        series.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// The most memory that the process ever had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// SIGTERM; the process must end by itself and well.
+    pub(crate) async fn stop(mut self) -> TempDir {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let mut status = None;
+        let child = &mut self.child;
+        let waiting = async {
+            while status.is_none() {
+                status = child.try_wait().unwrap();
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = timeout(DEADLINE, waiting).await;
+        let log = self.log();
+        assert!(status.is_some_and(|status| status.success()), "{status:?}; the log:\n{log}");
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
