@@ -25,6 +25,7 @@ pub mod json;
 pub mod metrics;
 pub mod msgpack;
 pub mod pipeline;
+pub mod python;
 pub mod queue;
 pub mod shutdown;
 pub mod sink;
