@@ -1,17 +1,668 @@
-//! stub
+//! `replay`: a recorded bus, from a file or from standard input.
+//!
+//! Two formats, told apart by the first byte. A *capture* is the bytes of a bus as they came off
+//! its socket, in either framing ([`framing`](super::framing)). *JSON lines* are what Salt's
+//! `rawfile_json` and this program's write, `{"tag": …, "data": …}` a line; such a line begins with
+//! `{`, and no frame of a capture does unless it is longer than 1.9 GiB.
+//!
+//! JSON has less to say than msgpack: dates and bytes come back as the strings that they were
+//! written as, and the `NaN` of Python, which is not JSON, makes a line a bad one.
+//!
+//! The file is read and cut block by block on the runtime's blocking threads, because the sources
+//! share one thread and a disk may be slow. Before each read of something that may keep a reader
+//! waiting (a pipe, a terminal) the source waits until there is something to read, so that no
+//! thread is ever stuck in a read when the daemon stops.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use memchr::memchr;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use super::{Outlet, Source, SourceError};
-/// A file.
-#[derive(Debug, Deserialize, JsonSchema)]
+use tracing::{debug, warn};
+
+use super::framing::{Frame, FrameError, Framer};
+use super::{Link, Outlet, Source, SourceError};
+use crate::units::ByteSize;
+
+/// A recorded bus.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {}
+pub(super) struct Config {
+    /// The file: a capture of a bus, or JSON lines as `rawfile_json` writes them. `-` is standard
+    /// input.
+    path: PathBuf,
+    /// Events a second, evenly spaced. Default: as fast as they are taken.
+    #[serde(default)]
+    rate: Option<NonZeroU32>,
+    /// The longest frame or line to accept. A longer frame ends the replay with an error; a longer
+    /// line is counted as a bad frame and passed over.
+    #[serde(default = "default_max_frame")]
+    max_frame: ByteSize,
+}
+
+fn default_max_frame() -> ByteSize {
+    ByteSize::mib(64)
+}
+
 pub(super) struct Replay;
+
 impl Source for Replay {
     const NAME: &'static str = "replay";
-    const ABOUT: &'static str = "a file";
+    const ABOUT: &'static str = "a recorded bus or JSON lines, from a file or standard input";
     type Config = Config;
-    async fn run(_: &Config, _: Outlet, _: CancellationToken) -> Result<(), SourceError> { Ok(()) }
-    async fn probe(_: &Config) -> Result<(), SourceError> { Ok(()) }
+
+    async fn run(
+        config: &Config,
+        outlet: Outlet,
+        stop: CancellationToken,
+    ) -> Result<(), SourceError> {
+        let file = open(&config.path).await?;
+        Link::new(outlet.state.clone()).up(&shown(&config.path));
+        let mut reader = Reader::new(file, config.max_frame.as_usize(), shown(&config.path));
+        let mut pace = config.rate.map(Pace::new);
+        let mut bad = BadFrames::default();
+        loop {
+            match stop.run_until_cancelled(reader.readable()).await {
+                Some(ready) => ready?,
+                None => return Ok(()),
+            }
+            let block = spawn_blocking(move || {
+                let block = reader.block();
+                (reader, block)
+            });
+            let (back, block) = block.await.map_err(|error| {
+                SourceError::new(format!("reading {}", shown(&config.path)), error)
+            })?;
+            reader = back;
+            bad.note(&block, &outlet, &reader.name);
+            let mut bodies = block.bodies;
+            if let Some(pace) = &mut pace {
+                while !bodies.is_empty() {
+                    let Some(due) = stop.run_until_cancelled(pace.due()).await else {
+                        return Ok(());
+                    };
+                    let later = bodies.split_off(due.min(bodies.len()));
+                    pace.taken(bodies.len());
+                    if !outlet.send(std::mem::replace(&mut bodies, later)).await {
+                        return Ok(());
+                    }
+                }
+            } else if !outlet.send(bodies).await {
+                return Ok(());
+            }
+            match block.end {
+                None if stop.is_cancelled() => return Ok(()),
+                None => {}
+                Some(outcome) => {
+                    bad.sum_up(&outlet, &reader.name);
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    async fn probe(config: &Config) -> Result<(), SourceError> {
+        let file = open(&config.path).await?;
+        if is_stdin(&config.path) {
+            return Ok(());
+        }
+        let is_directory = file.metadata().is_ok_and(|metadata| metadata.is_dir());
+        if is_directory {
+            let cause = io::Error::from(io::ErrorKind::IsADirectory);
+            return Err(SourceError::new(format!("reading {}", shown(&config.path)), cause));
+        }
+        Ok(())
+    }
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+fn shown(path: &Path) -> String {
+    if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+async fn open(path: &Path) -> Result<File, SourceError> {
+    let opened = if is_stdin(path) {
+        // A second descriptor, so that the process's own stays open when this one is closed.
+        io::stdin().as_fd().try_clone_to_owned().map(File::from)
+    } else {
+        let path = path.to_owned();
+        // Opening can take as long as the disk or a network file system does.
+        spawn_blocking(move || path.metadata().map(|metadata| (metadata, path)))
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .and_then(|(metadata, path)| {
+                if metadata.file_type().is_fifo() {
+                    // A plain open would wait for a writer, and no signal could end the wait.
+                    let receiver = pipe::OpenOptions::new().open_receiver(path)?;
+                    receiver.into_nonblocking_fd().map(|fd: OwnedFd| File::from(fd))
+                } else {
+                    File::open(path)
+                }
+            })
+    };
+    opened.map_err(|error| SourceError::new(format!("opening {}", shown(path)), error))
+}
+
+/// The bad lines and frames of a whole replay: each is counted, the first is logged where an
+/// operator sees it, and the end says how many there were.
+#[derive(Default)]
+struct BadFrames(u64);
+
+impl BadFrames {
+    fn note(&mut self, block: &Block, outlet: &Outlet, name: &str) {
+        outlet.state.bad_frames.add(block.bad.len() as u64);
+        for bad in &block.bad {
+            if self.0 == 0 {
+                outlet.state.failed(&format!("{name}: {bad}"));
+                warn!(source = outlet.state.name, file = name, "{bad}; reading goes on");
+            } else {
+                debug!(source = outlet.state.name, file = name, "{bad}");
+            }
+            self.0 += 1;
+        }
+    }
+
+    fn sum_up(&self, outlet: &Outlet, name: &str) {
+        if self.0 > 1 {
+            let (source, file, count) = (&outlet.state.name, name, self.0);
+            warn!(source, file, count, "lines or frames were no events and were passed over");
+        }
+    }
+}
+
+/// When how many events are due.
+struct Pace {
+    rate: f64,
+    next: Instant,
+}
+
+/// How much of a delay is made up for. Without a limit, a sink that held the replay up would be
+/// followed by a burst of everything that was due meanwhile.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
+impl Pace {
+    fn new(rate: NonZeroU32) -> Self {
+        Pace { rate: f64::from(rate.get()), next: Instant::now() }
+    }
+
+    /// Waits until an event is due; how many are. At high rates several, since timers tick in
+    /// milliseconds.
+    async fn due(&mut self) -> usize {
+        sleep_until(self.next).await;
+        let now = Instant::now();
+        self.next = self.next.max(now.checked_sub(CATCH_UP).unwrap_or(now));
+        let late = now.saturating_duration_since(self.next).as_secs_f64();
+        // Between nothing and a few hundred million.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let due = (late * self.rate) as usize;
+        due + 1
+    }
+
+    fn taken(&mut self, count: usize) {
+        #[allow(clippy::cast_precision_loss)]
+        let step = count as f64 / self.rate;
+        self.next += Duration::from_secs_f64(step);
+    }
+}
+
+/// Bytes asked of the file at once, and about what one block of events comes to.
+const READ: usize = 256 << 10;
+
+/// What one read gave.
+#[derive(Default)]
+struct Block {
+    bodies: Vec<Bytes>,
+    /// What was wrong with lines and frames that were passed over.
+    bad: Vec<String>,
+    /// Set by the last block: whether the file ended as it should.
+    end: Option<Result<(), SourceError>>,
+}
+
+/// Cuts a file into events.
+struct Reader {
+    file: File,
+    /// The file, for people.
+    name: String,
+    buffer: BytesMut,
+    /// Where in the file the buffer begins.
+    offset: u64,
+    max_frame: usize,
+    format: Option<Format>,
+}
+
+enum Format {
+    Capture(Framer),
+    JsonLines(Lines),
+}
+
+/// How far the lines have been read.
+#[derive(Default)]
+struct Lines {
+    /// Lines behind us.
+    number: u64,
+    /// How much of the buffer is known to have no line end.
+    looked_at: usize,
+    /// The rest of an overlong line is being passed over.
+    is_overlong: bool,
+}
+
+impl Reader {
+    fn new(file: File, max_frame: usize, name: String) -> Self {
+        Reader { file, name, buffer: BytesMut::new(), offset: 0, max_frame, format: None }
+    }
+
+    /// Waits until a read would not.
+    async fn readable(&self) -> Result<(), SourceError> {
+        // Registered anew each time, which reports what is there already: a terminal gives one
+        // line a read, and nothing would announce the lines behind it. What the deprecation is about,
+        // a descriptor closed while registered, the borrow of the file rules out.
+        #[expect(deprecated, reason = "its successor is `unsafe`, which this crate forbids")]
+        let registered = AsyncFd::with_interest(self.file.as_fd(), Interest::READABLE);
+        let waiting = match registered {
+            Ok(descriptor) => descriptor.readable().await.map(drop),
+            // Files cannot be waited for: their reads never keep anyone waiting.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(error),
+        };
+        waiting.map_err(|error| SourceError::new(format!("waiting for {}", self.name), error))
+    }
+
+    /// Reads once and cuts what has come.
+    fn block(&mut self) -> Block {
+        let mut block = Block::default();
+        match self.fill() {
+            Ok(0) => block.end = Some(self.rest(&mut block)),
+            Ok(_) => block.end = self.cut(&mut block).err().map(Err),
+            Err(error) => {
+                let at = self.offset + self.buffer.len() as u64;
+                block.end = Some(Err(self.error(at, error)));
+            }
+        }
+        block
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let have = self.buffer.len();
+        let missing = match &self.format {
+            Some(Format::Capture(framer)) => framer.wanted().saturating_sub(have),
+            _ => 0,
+        };
+        if self.buffer.capacity() - have < READ {
+            self.buffer.reserve(missing.max(READ));
+        }
+        self.buffer.resize(have + READ, 0);
+        let space = self.buffer.get_mut(have..).unwrap_or_default();
+        let result = loop {
+            match self.file.read(space) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The readiness was somebody else's.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(None),
+                other => break other.map(Some),
+            }
+        };
+        let count = match &result {
+            Ok(Some(count)) => *count,
+            _ => 0,
+        };
+        self.buffer.truncate(have + count);
+        // One is "not the end" for the caller, and it has nothing to cut.
+        result.map(|count| count.unwrap_or(1))
+    }
+
+    fn cut(&mut self, block: &mut Block) -> Result<(), SourceError> {
+        if self.format.is_none() {
+            self.format = Some(match self.buffer.first() {
+                None => return Ok(()),
+                Some(b'{') => Format::JsonLines(Lines::default()),
+                Some(_) => Format::Capture(Framer::new(self.max_frame)),
+            });
+        }
+        match &mut self.format {
+            None => Ok(()),
+            Some(Format::JsonLines(lines)) => {
+                let before = self.buffer.len();
+                lines.cut(&mut self.buffer, self.max_frame, block);
+                self.offset += (before - self.buffer.len()) as u64;
+                Ok(())
+            }
+            Some(Format::Capture(framer)) => loop {
+                let before = self.buffer.len();
+                let frame = framer.next(&mut self.buffer);
+                let start = self.offset;
+                self.offset += (before - self.buffer.len()) as u64;
+                match frame {
+                    Ok(None) => break Ok(()),
+                    Ok(Some(Frame::Body(body))) => block.bodies.push(body),
+                    Ok(Some(Frame::Bodiless(size))) => {
+                        let bad = format!("the frame at byte {start} ({size} bytes) has no body");
+                        block.bad.push(bad);
+                    }
+                    Err(FrameError::UnknownFraming(byte)) => {
+                        let cause = format!(
+                            "it begins with {byte:#04x}, so it is neither a capture of an event bus nor JSON lines"
+                        );
+                        break Err(self.error(start, cause));
+                    }
+                    Err(FrameError::Zmtp) => {
+                        let cause = "it begins as ZeroMQ's protocol does, which cannot be replayed";
+                        break Err(self.error(start, cause));
+                    }
+                    Err(error) => break Err(self.error(start, error)),
+                }
+            },
+        }
+    }
+
+    /// What to make of the bytes that are left when the file has ended.
+    fn rest(&mut self, block: &mut Block) -> Result<(), SourceError> {
+        match &mut self.format {
+            Some(Format::JsonLines(lines)) => {
+                lines.last(&self.buffer, block);
+                Ok(())
+            }
+            Some(Format::Capture(_)) if !self.buffer.is_empty() => {
+                let end = self.offset + self.buffer.len() as u64;
+                let cause = format!(
+                    "the capture breaks off at byte {end}, {} bytes into a frame",
+                    self.buffer.len()
+                );
+                Err(self.error(self.offset, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn error(
+        &self,
+        at: u64,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> SourceError {
+        SourceError::new(format!("reading {} at byte {at}", self.name), cause)
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    tag: String,
+    data: serde_json::Value,
+}
+
+impl Lines {
+    fn cut(&mut self, buffer: &mut BytesMut, max_line: usize, block: &mut Block) {
+        while let Some(end) = memchr(b'\n', buffer.get(self.looked_at..).unwrap_or_default()) {
+            let line = buffer.split_to(self.looked_at + end + 1);
+            self.looked_at = 0;
+            self.number += 1;
+            if std::mem::take(&mut self.is_overlong) {
+                continue;
+            }
+            if line.len() > max_line {
+                self.overlong(max_line, block);
+                continue;
+            }
+            self.take(&line, block);
+        }
+        self.looked_at = buffer.len();
+        if self.looked_at > max_line {
+            if !self.is_overlong {
+                self.number += 1;
+                self.overlong(max_line, block);
+                self.number -= 1;
+                self.is_overlong = true;
+            }
+            buffer.clear();
+            self.looked_at = 0;
+        }
+    }
+
+    /// A line that no line end follows.
+    fn last(&mut self, line: &[u8], block: &mut Block) {
+        if !self.is_overlong && !line.is_empty() {
+            self.number += 1;
+            self.take(line, block);
+        }
+    }
+
+    fn take(&self, line: &[u8], block: &mut Block) {
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        match body_of(line) {
+            Ok(body) => block.bodies.push(body),
+            Err(error) => block.bad.push(format!("line {}: {error}", self.number)),
+        }
+    }
+
+    fn overlong(&self, max_line: usize, block: &mut Block) {
+        block.bad.push(format!("line {} is longer than max_frame ({max_line} bytes)", self.number));
+    }
+}
+
+/// What the bus would have carried for a JSON line: tag, empty line, msgpack.
+fn body_of(line: &[u8]) -> Result<Bytes, Box<dyn std::error::Error>> {
+    let Line { tag, data } = serde_json::from_slice(line)?;
+    let mut body = Vec::with_capacity(line.len());
+    body.extend_from_slice(tag.as_bytes());
+    body.extend_from_slice(b"\n\n");
+    rmp_serde::encode::write(&mut body, &data)?;
+    Ok(body.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use crossbeam_channel::{Receiver, bounded};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::event::{Event, Origin};
+    use crate::json;
+    use crate::source::Frames;
+    use crate::state::SourceState;
+
+    fn captures() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures")
+    }
+
+    fn outlet() -> (Outlet, Receiver<Frames>) {
+        let (frames, out) = bounded(1000);
+        let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
+        let state = Arc::new(SourceState::new("s", "replay", "m"));
+        (Outlet { origin, state, frames }, out)
+    }
+
+    fn config(path: &Path) -> Config {
+        Config { path: path.to_owned(), rate: None, max_frame: default_max_frame() }
+    }
+
+    /// Replays the file to its end: tags and payloads as JSON, bad frames, outcome.
+    async fn replayed(config: &Config) -> (Vec<serde_json::Value>, u64, Result<(), String>) {
+        let (outlet, out) = outlet();
+        let state = outlet.state.clone();
+        let outcome = Replay::run(config, outlet, CancellationToken::new()).await;
+        let events = out.iter().flat_map(|frames| frames.bodies).map(|body| {
+            let event = Event::parse(body).unwrap();
+            let mut data = Vec::new();
+            json::write(event.payload(), &mut data);
+            let data: serde_json::Value = serde_json::from_slice(&data).unwrap();
+            serde_json::json!({"tag": event.tag(), "data": data})
+        });
+        let events = events.collect();
+        (events, state.bad_frames.get(), outcome.map_err(|error| crate::sink::chain(&error)))
+    }
+
+    fn file(bytes: &[u8]) -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replayed");
+        std::fs::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn captures_and_their_lines_hold_the_same_events() {
+        for release in ["3006.28", "3007.15", "3008.3"] {
+            let bus = captures().join(format!("salt-{release}.bus"));
+            let lines = captures().join(format!("salt-{release}.events.jsonl"));
+            let (from_bus, bad, outcome) = replayed(&config(&bus)).await;
+            assert_eq!((bad, outcome), (0, Ok(())));
+            let (from_lines, bad, outcome) = replayed(&config(&lines)).await;
+            assert_eq!((bad, outcome), (0, Ok(())));
+            assert!(from_bus.len() > 100, "{}", from_bus.len());
+            // Salt's writer began a little earlier and later than the capture.
+            for event in &from_bus {
+                assert!(from_lines.contains(event), "{release}: {event} is not in the lines");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_capture_that_breaks_off_names_the_place_after_its_events() {
+        let bytes = std::fs::read(captures().join("salt-3007.15.bus")).unwrap();
+        let (_folder, path) = file(&bytes[..bytes.len() - 10]);
+        let (all, ..) = replayed(&config(&captures().join("salt-3007.15.bus"))).await;
+        let (events, _, outcome) = replayed(&config(&path)).await;
+        assert_eq!(events, all[..all.len() - 1]);
+        let error = outcome.unwrap_err();
+        assert!(error.contains(&format!("breaks off at byte {}", bytes.len() - 10)), "{error}");
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_capture_out_of_step_names_the_place_after_its_events() {
+        let good = b"\x81\xa4body\xc4\x04t\n\n\x80";
+        let (_folder, path) = file(&[good, &good[..], b"\xc1junk"].concat());
+        let (events, _, outcome) = replayed(&config(&path)).await;
+        assert_eq!(events.len(), 2);
+        let error = outcome.unwrap_err();
+        assert!(error.contains(&format!("at byte {}", 2 * good.len())), "{error}");
+        for (bytes, says) in [(&b"\xc7abc"[..], "0xc7"), (b"\xff\0\0\0", "ZeroMQ")] {
+            let (_folder, path) = file(bytes);
+            let (_, _, outcome) = replayed(&config(&path)).await;
+            let error = outcome.unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_lines_are_counted_and_passed_over() {
+        let long = format!("{{\"tag\": \"long\", \"data\": \"{}\"}}\n", "x".repeat(600_000));
+        let lines = [
+            "{\"tag\": \"a\", \"data\": {\"n\": 18446744073709551615}}\r\n",
+            "\n",
+            "{\"tag\": \"no data\"}\n",
+            &long,
+            "not JSON\n",
+            "{\"data\": 1.0, \"tag\": \"last\"}",
+        ];
+        let (_folder, path) = file(lines.concat().as_bytes());
+        let config = Config { max_frame: ByteSize(1000), ..config(&path) };
+        let (events, bad, outcome) = replayed(&config).await;
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(bad, 3);
+        let expected = [
+            serde_json::json!({"tag": "a", "data": {"n": u64::MAX}}),
+            serde_json::json!({"tag": "last", "data": 1.0}),
+        ];
+        assert_eq!(events, expected);
+    }
+
+    #[test]
+    fn bad_lines_are_named_by_their_number() {
+        let mut lines = Lines::default();
+        let mut block = Block::default();
+        let mut buffer = BytesMut::from(&b"\n{\"tag\": 1}\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"[..]);
+        lines.cut(&mut buffer, 20, &mut block);
+        buffer.extend_from_slice(b"xxxx\nxx\n");
+        lines.cut(&mut buffer, 20, &mut block);
+        let starts: Vec<_> = block.bad.iter().map(|bad| &bad[..6]).collect();
+        assert_eq!(starts, ["line 2", "line 3", "line 4"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.bus");
+        for path in [&missing, folder.path()] {
+            let (events, _, outcome) = replayed(&config(path)).await;
+            assert!(events.is_empty());
+            let error = outcome.unwrap_err();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+            Replay::probe(&config(path)).await.unwrap_err();
+        }
+        Replay::probe(&config(&captures().join("salt-3008.3.bus"))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_no_events() {
+        let (_folder, path) = file(b"");
+        assert_eq!(replayed(&config(&path)).await, (vec![], 0, Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_spaces_events_evenly() {
+        let mut pace = Pace::new(NonZeroU32::new(20).unwrap());
+        let start = Instant::now();
+        for count in 0..40 {
+            assert_eq!(pace.due().await, 1);
+            pace.taken(1);
+            let expected = Duration::from_millis(50) * count;
+            let off = start.elapsed().abs_diff(expected);
+            assert!(off < Duration::from_millis(5), "event {count} came {off:?} off");
+        }
+        // What was held up for long does not come in one burst.
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(pace.due().await <= 2);
+    }
+
+    #[tokio::test]
+    async fn high_rates_are_kept() {
+        let (_folder, path) = file(&b"\x81\xa4body\xc4\x04t\n\n\x80".repeat(2000));
+        let config = Config { rate: NonZeroU32::new(10_000), ..config(&path) };
+        let start = Instant::now();
+        let (events, ..) = replayed(&config).await;
+        assert_eq!(events.len(), 2000);
+        assert!(start.elapsed() >= Duration::from_millis(190), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn stops_while_a_pipe_is_silent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let (outlet, out) = outlet();
+        let stop = CancellationToken::new();
+        let (config, stopped) = (config(&path), stop.clone());
+        let running = tokio::spawn(async move { Replay::run(&config, outlet, stopped).await });
+        let mut writer =
+            spawn_blocking(move || File::options().write(true).open(path)).await.unwrap().unwrap();
+        writer.write_all(b"{\"tag\": \"t\", \"data\": {}}\n").unwrap();
+        let frames = spawn_blocking(move || out.recv_timeout(Duration::from_secs(20)))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(frames.bodies, [Bytes::from_static(b"t\n\n\x80")]);
+        stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(20), running).await.unwrap();
+        ended.unwrap().unwrap();
+        drop(writer);
+    }
 }
