@@ -684,7 +684,7 @@ mod tests {
             panic!("{error:?}");
         };
         assert_eq!(places, [1]);
-        assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["good", "fine"]);
+        assert_eq!(rows(&database, "SELECT id FROM salt_returns ORDER BY rowid"), ["good", "fine"]);
         // Of the refused event nothing is stored.
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
     }
