@@ -55,10 +55,8 @@ fn frame(number: u64, size: usize) -> Vec<u8> {
     ]);
     let mut body = format!("{}\n\n", tag(number)).into_bytes();
     rmpv::encode::write_value(&mut body, &data).unwrap();
-    let frame = Value::Map(vec![
-        ("head".into(), Value::Map(vec![])),
-        ("body".into(), Value::Binary(body)),
-    ]);
+    let frame =
+        Value::Map(vec![("head".into(), Value::Map(vec![])), ("body".into(), Value::Binary(body))]);
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, &frame).unwrap();
     bytes

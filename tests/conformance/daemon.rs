@@ -66,6 +66,7 @@ impl Daemon {
             .args(["run", "--config"])
             .arg(&config)
             .stdin(Stdio::null())
+            .stdout(File::create(folder.join("stdout")).unwrap())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
@@ -91,7 +92,7 @@ impl Daemon {
                 if let Some(status) = self.child.try_wait().unwrap() {
                     panic!("the daemon ended early, {status}: {log}");
                 }
-                fields.map(|line| line["fields"]["address"].as_str().unwrap().to_owned())
+                fields.map(|line| line["address"].as_str().unwrap().to_owned())
             });
             self.http = Some(found);
         }
