@@ -51,12 +51,11 @@ impl Writer<'_, '_> {
             Item::Uint(int) => self.out.push_str(itoa::Buffer::new().format(int)),
             Item::Float(float) => write_any_float(float, self.out),
             Item::Str(bytes) => write_str(&String::from_utf8_lossy(bytes), self.out),
-            Item::Bin(bytes) => write_bytes(bytes, self.out),
             Item::Ext(78, bytes) => match datetime(bytes) {
                 Some(text) => self.out.push_str(&text),
                 None => write_bytes(bytes, self.out),
             },
-            Item::Ext(_, bytes) => write_bytes(bytes, self.out),
+            Item::Bin(bytes) | Item::Ext(_, bytes) => write_bytes(bytes, self.out),
             Item::Array(_) | Item::Map(_) if depth >= MAX_DEPTH => {
                 self.out.push_str("...");
                 return self.skip_content(item);
@@ -187,7 +186,7 @@ fn write_bytes(bytes: &[u8], out: &mut String) {
             b'\t' => out.push_str("\\t"),
             byte if char::from(byte) == quote => out.extend(['\\', quote]),
             b' '..=b'~' => out.push(char::from(byte)),
-            byte => out.push_str(&format!("\\x{byte:02x}")),
+            byte => out.push_str(&escaped(char::from(byte))),
         }
     }
     out.push(quote);
@@ -222,9 +221,9 @@ mod tests {
 
     use super::*;
 
-    /// msgpack and what CPython 3.11's `repr` makes of the value; written by a Python script.
+    /// msgpack and what Python 3.11's `repr` makes of the value; written by a Python script.
     #[rustfmt::skip]
-    #[allow(clippy::needless_raw_string_hashes, clippy::needless_raw_strings)]
+    #[allow(clippy::needless_raw_string_hashes, clippy::needless_raw_strings, clippy::unicode_not_nfc)]
     const TABLE: &[(&[u8], &str)] = &[
         (b"\xc0", r#"None"#),
         (b"\xc3", r#"True"#),

@@ -5,6 +5,9 @@
 //! A kind is a [`Kind`] in `tests/conformance/kinds.rs`; what it cannot go through is `None` there.
 //! Tests of an invariant of the architecture have its number in their names.
 
+// Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::path::Path;
 
 #[path = "conformance/bus.rs"]

@@ -1,6 +1,9 @@
 //! What a Salt master's own `event_return: rawfile_json` stored and what saltern stores of the same
 //! bus, recorded at the same time, are the same events.
 
+// Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;

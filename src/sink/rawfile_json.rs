@@ -107,7 +107,7 @@ pub(super) struct RawfileJson {
 const LOCK_WAIT: Duration = Duration::from_millis(5);
 
 /// How long to leave a rotation that failed.
-const ROTATE_AGAIN: Duration = Duration::from_secs(60);
+const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 
 impl Sink for RawfileJson {
     const NAME: &'static str = "rawfile_json";
@@ -146,13 +146,13 @@ impl Sink for RawfileJson {
     }
 
     async fn close(self) -> Result<(), SinkError> {
-        blocking(|| self.file.sync_data()).or_else(|error| match error.kind() {
+        blocking(|| self.file.sync_data()).or_else(|error| {
             // A terminal, a pipe: there is nothing to sync.
-            io::ErrorKind::InvalidInput => Ok(()),
-            _ => {
-                let doing = format!("syncing {}", self.config.filename.display());
-                Err(SinkError::retry(doing, error))
+            if error.kind() == io::ErrorKind::InvalidInput {
+                return Ok(());
             }
+            let doing = format!("syncing {}", self.config.filename.display());
+            Err(SinkError::retry(doing, error))
         })
     }
 }
@@ -367,7 +367,8 @@ mod tests {
     }
 
     fn lines(numbers: std::ops::Range<u8>) -> String {
-        numbers.map(|n| format!("{{\"tag\": \"t\", \"data\": {n}}}\n")).collect()
+        let line = |n| format!("{{\"tag\": \"t\", \"data\": {n}}}\n");
+        numbers.map(line).collect::<Vec<_>>().concat()
     }
 
     fn text(path: impl AsRef<Path>) -> String {

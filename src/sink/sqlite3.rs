@@ -99,8 +99,8 @@ impl Sink for Sqlite3 {
 
     async fn close(self) -> Result<(), SinkError> {
         let Sqlite3 { database, connection, .. } = self;
-        blocking(|| connection.close())
-            .map_err(|(_, error)| classified(format!("closing {}", database.display()), error))
+        blocking(|| connection.close().map_err(|(_, error)| error))
+            .map_err(|error| classified(format!("closing {}", database.display()), error))
     }
 }
 
@@ -395,8 +395,15 @@ fn insert_return(
 /// What `bool(value)` says in Python: Salt stores only arguments that are true.
 fn is_true(value: &[u8]) -> bool {
     match msgpack::scalar(value) {
-        None | Some(Item::Nil | Item::Bool(false)) => false,
-        Some(Item::Array(0) | Item::Map(0) | Item::Int(0) | Item::Uint(0)) => false,
+        None
+        | Some(
+            Item::Nil
+            | Item::Bool(false)
+            | Item::Array(0)
+            | Item::Map(0)
+            | Item::Int(0)
+            | Item::Uint(0),
+        ) => false,
         Some(Item::Str(bytes) | Item::Bin(bytes)) => !bytes.is_empty(),
         Some(Item::Float(float)) => float != 0.0,
         Some(_) => true,

@@ -10,14 +10,14 @@ use rmpv::Value;
 
 use crate::daemon::wait_for;
 
-pub struct Bus {
+pub(crate) struct Bus {
     listener: UnixListener,
     stream: Option<UnixStream>,
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Bus {
-    pub fn listen(folder: &Path) -> Self {
+    pub(crate) fn listen(folder: &Path) -> Self {
         let path = folder.join("bus.ipc");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -25,12 +25,12 @@ impl Bus {
     }
 
     /// The source's line in the configuration.
-    pub fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         format!("sources:\n  bus: {{salt_bus: {{address: '{}'}}}}\n", self.path.display())
     }
 
     /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and some.
-    pub fn send(&mut self, numbers: Range<u64>, size: usize) {
+    pub(crate) fn send(&mut self, numbers: Range<u64>, size: usize) {
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
@@ -43,7 +43,7 @@ impl Bus {
     }
 }
 
-pub fn tag(number: u64) -> String {
+pub(crate) fn tag(number: u64) -> String {
     format!("test/{number}")
 }
 

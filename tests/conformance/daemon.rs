@@ -10,22 +10,23 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Nothing that these tests wait for takes this long.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Waits until `look` gives something.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(begin.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what}");
+        #[allow(clippy::disallowed_methods)] // between looks at a condition with a deadline
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 /// A running `saltern run`.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     log: std::path::PathBuf,
     http: Option<String>,
@@ -33,12 +34,12 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts the daemon with these sources and sinks (YAML) and its files in `folder`.
-    pub fn start(folder: &Path, sections: &str) -> Self {
+    pub(crate) fn start(folder: &Path, sections: &str) -> Self {
         Daemon::start_in(folder, sections, None)
     }
 
     /// As `start`; `before` is a shell command that runs first, in mount namespace of its own.
-    pub fn start_in(folder: &Path, sections: &str, before: Option<&str>) -> Self {
+    pub(crate) fn start_in(folder: &Path, sections: &str, before: Option<&str>) -> Self {
         let config = folder.join("saltern.yaml");
         let state = folder.join("state");
         let general = format!(
@@ -74,11 +75,11 @@ impl Daemon {
     }
 
     /// What it has logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -111,7 +112,7 @@ impl Daemon {
     }
 
     /// The sum of a metric's values over all label sets that contain `label`.
-    pub fn metric(&mut self, name: &str, label: &str) -> f64 {
+    pub(crate) fn metric(&mut self, name: &str, label: &str) -> f64 {
         let answer = self.get("/metrics");
         let lines = answer.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -121,12 +122,12 @@ impl Daemon {
     }
 
     /// Events that the sink has stored.
-    pub fn stored(&mut self, sink: &str) -> f64 {
+    pub(crate) fn stored(&mut self, sink: &str) -> f64 {
         self.metric("saltern_sink_events_total", &format!("sink=\"{sink}\""))
     }
 
     /// Waits until the sink has stored so many events.
-    pub fn wait_stored(&mut self, sink: &str, count: u64) {
+    pub(crate) fn wait_stored(&mut self, sink: &str, count: u64) {
         let mut stored = 0.0;
         #[allow(clippy::cast_precision_loss)]
         let wanted = count as f64;
@@ -138,7 +139,7 @@ impl Daemon {
     }
 
     /// Waits until something of the sink was tried again.
-    pub fn wait_failing(&mut self, sink: &str) {
+    pub(crate) fn wait_failing(&mut self, sink: &str) {
         let before = self.retries(sink);
         wait_for("a try that fails", || (self.retries(sink) > before).then_some(()));
     }
@@ -148,18 +149,18 @@ impl Daemon {
     }
 
     /// Sends a signal, by its name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// Waits until it has ended.
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         wait_for("the daemon's end", || self.child.try_wait().unwrap())
     }
 
     /// Stops it as systemd does, and expects a clean end.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.signal("TERM");
         let status = self.ended();
         assert!(status.success(), "{status}: {}", self.log());

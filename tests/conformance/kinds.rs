@@ -8,36 +8,36 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 /// A kind of sink and its store, which lives in `store/` of the test's folder.
-pub struct Kind {
-    pub name: &'static str,
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
     /// What stands under the kind in the configuration. Called once, before the daemon starts;
     /// makes `store/`.
-    pub settings: fn(&Path) -> String,
+    pub(crate) settings: fn(&Path) -> String,
     /// The tags of the events that the store holds, in order. `None` if it keeps nothing.
-    pub read: Option<fn(&Path) -> Vec<String>>,
+    pub(crate) read: Option<fn(&Path) -> Vec<String>>,
     /// How often an event may be there that was sent twice.
-    pub copies: Copies,
+    pub(crate) copies: Copies,
 }
 
-pub enum Copies {
+pub(crate) enum Copies {
     One,
     AtLeastOne,
 }
 
 /// Breaks the store in the test's folder; of the daemon with this pid if it has started.
-pub type Fault = fn(&Path, Option<u32>) -> Mend;
+pub(crate) type Fault = fn(&Path, Option<u32>) -> Mend;
 
 /// Mends it again.
-pub type Mend = Box<dyn FnOnce()>;
+pub(crate) type Mend = Box<dyn FnOnce()>;
 
-pub const RAWFILE_JSON: Kind = Kind {
+pub(crate) const RAWFILE_JSON: Kind = Kind {
     name: "rawfile_json",
     settings: |folder| format!("{{filename: '{}'}}", store(folder).join("events").display()),
     read: Some(|folder| tags_of_lines(&folder.join("store/events"))),
     copies: Copies::AtLeastOne,
 };
 
-pub const SQLITE3: Kind = Kind {
+pub(crate) const SQLITE3: Kind = Kind {
     name: "sqlite3",
     settings: |folder| {
         format!("{{database: '{}', timeout: 50ms}}", store(folder).join("salt.db").display())
@@ -46,14 +46,14 @@ pub const SQLITE3: Kind = Kind {
     copies: Copies::One,
 };
 
-pub const BLACKHOLE: Kind = Kind {
+pub(crate) const BLACKHOLE: Kind = Kind {
     name: "blackhole",
     settings: |_| "{}".to_owned(),
     read: None,
     copies: Copies::AtLeastOne,
 };
 
-pub const LOCAL: Kind =
+pub(crate) const LOCAL: Kind =
     Kind { name: "local", settings: |_| "{}".to_owned(), read: None, copies: Copies::AtLeastOne };
 
 /// The store's directory, made unless a fault has taken it away.
@@ -66,7 +66,7 @@ fn store(folder: &Path) -> PathBuf {
 }
 
 /// The tags of a file of JSON lines; every line must be whole.
-pub fn tags_of_lines(file: &Path) -> Vec<String> {
+pub(crate) fn tags_of_lines(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'), "half a line at the end");
     let tag = |line| {
@@ -90,7 +90,7 @@ fn inside(pid: u32, folder: &Path) -> PathBuf {
 
 /// The store's files as the daemon sees them, copied to a folder out here. (SQLite resolves links
 /// in paths, `/proc/<pid>/root` too, and so would look outside.)
-pub fn copied_out(pid: u32, folder: &Path) -> PathBuf {
+pub(crate) fn copied_out(pid: u32, folder: &Path) -> PathBuf {
     let copied = folder.join("copied");
     std::fs::create_dir_all(copied.join("store")).unwrap();
     for entry in std::fs::read_dir(inside(pid, folder).join("store")).unwrap() {
@@ -101,14 +101,14 @@ pub fn copied_out(pid: u32, folder: &Path) -> PathBuf {
 }
 
 /// The directory of the store is missing.
-pub fn no_directory(folder: &Path, _: Option<u32>) -> Mend {
+pub(crate) fn no_directory(folder: &Path, _: Option<u32>) -> Mend {
     let folder = folder.to_owned();
     std::fs::write(folder.join("no-store"), "").unwrap();
     Box::new(move || std::fs::create_dir(folder.join("store")).unwrap())
 }
 
 /// Nothing more can be written to the file system of the store.
-pub fn full(folder: &Path, pid: Option<u32>) -> Mend {
+pub(crate) fn full(folder: &Path, pid: Option<u32>) -> Mend {
     let ballast = inside(pid.unwrap(), folder).join("store/ballast");
     let mut file = File::create(&ballast).unwrap();
     for size in [4096, 1] {
@@ -118,7 +118,7 @@ pub fn full(folder: &Path, pid: Option<u32>) -> Mend {
 }
 
 /// The same, and whenever the file is looked at meanwhile, under its lock, its last line is whole.
-pub fn full_with_whole_lines(folder: &Path, pid: Option<u32>) -> Mend {
+pub(crate) fn full_with_whole_lines(folder: &Path, pid: Option<u32>) -> Mend {
     let events = inside(pid.unwrap(), folder).join("store/events");
     let mend = full(folder, pid);
     // The file's last page still takes some lines, so a batch begins to be written and cannot be ended.
@@ -130,6 +130,7 @@ pub fn full_with_whole_lines(folder: &Path, pid: Option<u32>) -> Mend {
             file.read_to_string(&mut text).unwrap();
             file.unlock().unwrap();
             assert!(text.ends_with('\n'), "half a line: {:?}", text.lines().last());
+            #[allow(clippy::disallowed_methods)] // between looks
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         mend();
@@ -137,14 +138,14 @@ pub fn full_with_whole_lines(folder: &Path, pid: Option<u32>) -> Mend {
 }
 
 /// Another process holds the lock of the file.
-pub fn hold_flock(folder: &Path, _: Option<u32>) -> Mend {
+pub(crate) fn hold_flock(folder: &Path, _: Option<u32>) -> Mend {
     let file = File::options().append(true).open(folder.join("store/events")).unwrap();
     file.lock().unwrap();
     Box::new(move || file.unlock().unwrap())
 }
 
 /// Another process writes to the database.
-pub fn hold_transaction(folder: &Path, _: Option<u32>) -> Mend {
+pub(crate) fn hold_transaction(folder: &Path, _: Option<u32>) -> Mend {
     let connection = Connection::open(folder.join("store/salt.db")).unwrap();
     connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -152,7 +153,7 @@ pub fn hold_transaction(folder: &Path, _: Option<u32>) -> Mend {
 }
 
 /// The database takes any event but number 13.
-pub fn refuse_number_13(folder: &Path, _: Option<u32>) -> Mend {
+pub(crate) fn refuse_number_13(folder: &Path, _: Option<u32>) -> Mend {
     let connection = Connection::open(folder.join("store/salt.db")).unwrap();
     connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
     connection
@@ -165,13 +166,13 @@ pub fn refuse_number_13(folder: &Path, _: Option<u32>) -> Mend {
 }
 
 /// Somebody deletes the file.
-pub fn remove_file(folder: &Path, _: Option<u32>) -> Mend {
+pub(crate) fn remove_file(folder: &Path, _: Option<u32>) -> Mend {
     std::fs::remove_file(folder.join("store/events")).unwrap();
     Box::new(|| {})
 }
 
 /// Somebody deletes the database, and not SQLite's files beside it.
-pub fn remove_database(folder: &Path, _: Option<u32>) -> Mend {
+pub(crate) fn remove_database(folder: &Path, _: Option<u32>) -> Mend {
     std::fs::remove_file(folder.join("store/salt.db")).unwrap();
     Box::new(|| {})
 }
