@@ -27,6 +27,7 @@ pub mod json;
 pub mod metrics;
 pub mod msgpack;
 pub mod pipeline;
+pub mod python;
 pub mod queue;
 pub mod receipt;
 pub mod replay_letters;

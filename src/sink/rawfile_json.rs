@@ -3,20 +3,26 @@
 //! A line is `{"tag": …, "data": …}`. The file is opened for appending and locked (flock) for each
 //! batch, so that it may be shared with Salt's own returner. A batch is one write; if the disk is
 //! full the part that was written is cut off again, so there is never half a line, and a half line
-//! that a crash left is cut off when the file is opened. SIGHUP opens the file anew, for logrotate;
-//! `rotate` needs no logrotate.
+//! that a crash left is cut off when the file is opened.
+//!
+//! SIGHUP opens the file anew, for logrotate; a file that was deleted is begun anew by itself.
+//! `rotate` needs no logrotate: a file is compressed beside itself, takes its number, and only then
+//! is removed, all under the lock, so that a crash or a full disk at any point loses nothing. If it
+//! cannot be rotated, events go on into the file and rotation is tried again a minute later.
 //!
 //! At least once: a batch that was written just before a crash is written again after it.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Context, Sink, SinkError, blocking};
@@ -93,7 +99,15 @@ pub(super) struct RawfileJson {
     began: SystemTime,
     reopen: watch::Receiver<u64>,
     lines: Vec<u8>,
+    /// Rotation failed and waits until then.
+    rotate_after: Option<Instant>,
 }
+
+/// How long to wait for the lock of another process before looking again.
+const LOCK_WAIT: Duration = Duration::from_millis(5);
+
+/// How long to leave a rotation that failed.
+const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 
 impl Sink for RawfileJson {
     const NAME: &'static str = "rawfile_json";
@@ -106,32 +120,79 @@ impl Sink for RawfileJson {
         reopen.mark_unchanged();
         let file = blocking(|| open(config)).map_err(|error| opening(config, error))?;
         let began = began(&file);
-        Ok(RawfileJson { config: config.clone(), file, began, reopen, lines: Vec::new() })
+        let lines = Vec::new();
+        let mut sink =
+            RawfileJson { config: config.clone(), file, began, reopen, lines, rotate_after: None };
+        sink.lock().await?;
+        let result = blocking(|| {
+            let result = cut_half_line(&mut sink.file, &config.filename);
+            sink.file.unlock().and(result)
+        });
+        result.map_err(|error| opening(config, error))?;
+        Ok(sink)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        if self.reopen.has_changed().unwrap_or(false) {
+            self.reopen.mark_unchanged();
+            blocking(|| self.begin_anew())?;
+        }
+        self.lock().await?;
+        while blocking(|| self.is_gone() || self.rotate_if_due()) {
+            blocking(|| self.begin_anew())?;
+            self.lock().await?;
+        }
         blocking(|| self.append(batch))
     }
 
     async fn close(self) -> Result<(), SinkError> {
-        blocking(|| self.file.sync_data()).map_err(|error| {
-            SinkError::retry(format!("syncing {}", self.config.filename.display()), error)
+        blocking(|| self.file.sync_data()).or_else(|error| {
+            // A terminal, a pipe: there is nothing to sync.
+            if error.kind() == io::ErrorKind::InvalidInput {
+                return Ok(());
+            }
+            let doing = format!("syncing {}", self.config.filename.display());
+            Err(SinkError::retry(doing, error))
         })
     }
 }
 
 impl RawfileJson {
-    fn append(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        if self.reopen.has_changed().unwrap_or(false) {
-            self.reopen.mark_unchanged();
-            self.begin_anew()?;
+    /// Takes the lock. It is asked for again and again, since a thread that waits for it in the
+    /// kernel could be stopped by nothing, not even by the end of the daemon.
+    async fn lock(&self) -> Result<(), SinkError> {
+        loop {
+            match self.file.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => sleep(LOCK_WAIT).await,
+                Err(TryLockError::Error(error)) => {
+                    let doing = format!("locking {}", self.config.filename.display());
+                    return Err(SinkError::retry(doing, error));
+                }
+            }
         }
-        self.rotate_if_due()?;
+    }
+
+    /// Whether the file was deleted, or put aside by another writer of this sink. One that
+    /// logrotate has renamed is written to until SIGHUP comes.
+    fn is_gone(&self) -> bool {
+        let Ok(own) = self.file.metadata() else { return true };
+        if own.nlink() == 0 {
+            return true;
+        }
+        self.config.rotate.is_some()
+            && std::fs::metadata(&self.config.filename)
+                .is_ok_and(|there| (there.dev(), there.ino()) != (own.dev(), own.ino()))
+    }
+
+    /// Writes a batch and gives the lock back.
+    fn append(&mut self, batch: &Batch) -> Result<(), SinkError> {
         self.lines.clear();
         for event in batch.events() {
             write_line(event, &mut self.lines);
         }
         let result = append_whole(&mut self.file, &self.lines);
+        let result = self.file.unlock().and(result);
         // A large batch must not hold its memory for ever.
         self.lines.shrink_to(2 * Self::BATCH.max_bytes);
         result.map_err(|error| {
@@ -145,19 +206,32 @@ impl RawfileJson {
         Ok(())
     }
 
-    fn rotate_if_due(&mut self) -> Result<(), SinkError> {
-        let Some(rotate) = self.config.rotate.clone() else { return Ok(()) };
-        let size = self.file.metadata().map_or(0, |metadata| metadata.len());
+    /// Puts the file aside if it is time; `true` if it did. Holds the lock.
+    fn rotate_if_due(&mut self) -> bool {
+        let Some(rotate) = &self.config.rotate else { return false };
+        let Ok(metadata) = self.file.metadata() else { return false };
+        let size = metadata.len();
         let age = self.began.elapsed().unwrap_or_default();
         let is_old = rotate.max_age.is_some_and(|max| age >= max.0);
-        if size == 0 || (size < rotate.max_bytes.0 && !is_old) {
-            return Ok(());
+        if !metadata.is_file() || size == 0 || (size < rotate.max_bytes.0 && !is_old) {
+            return false;
         }
-        put_aside(&self.config.filename, &rotate).map_err(|error| {
-            SinkError::retry(format!("rotating {}", self.config.filename.display()), error)
-        })?;
-        info!(file = %self.config.filename.display(), bytes = size, "the file was rotated");
-        self.begin_anew()
+        if self.rotate_after.is_some_and(|after| Instant::now() < after) {
+            return false;
+        }
+        let file = self.config.filename.display();
+        match put_aside(&self.config.filename, rotate) {
+            Ok(()) => {
+                info!(%file, bytes = size, "the file was rotated");
+                self.rotate_after = None;
+                true
+            }
+            Err(error) => {
+                warn!(%file, %error, "the file cannot be rotated; it grows on, next try in a minute");
+                self.rotate_after = Some(Instant::now() + ROTATE_AGAIN);
+                false
+            }
+        }
     }
 }
 
@@ -175,61 +249,50 @@ fn opening(config: &Config, error: io::Error) -> SinkError {
 }
 
 fn open(config: &Config) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    let mut file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .append(true)
         .create(true)
         .mode(config.mode.0)
-        .open(&config.filename)?;
-    cut_half_line(&mut file, &config.filename)?;
-    Ok(file)
+        .open(&config.filename)
 }
 
 /// Cuts a line without an end off a regular file; a crash in the middle of a write leaves one.
+/// Holds the lock.
 fn cut_half_line(file: &mut File, path: &Path) -> io::Result<()> {
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Ok(());
     }
-    file.lock()?;
-    let result = (|| {
-        let len = file.metadata()?.len();
-        let mut end = len;
-        let mut block = vec![0; 64 << 10];
-        while end > 0 {
-            let start = end.saturating_sub(block.len() as u64);
-            file.seek(SeekFrom::Start(start))?;
-            let read = usize::try_from(end - start).unwrap_or(block.len());
-            let part = block.get_mut(..read).unwrap_or_default();
-            file.read_exact(part)?;
-            if let Some(last) = memchr::memrchr(b'\n', part) {
-                end = start + last as u64 + 1;
-                break;
-            }
-            end = start;
+    let len = metadata.len();
+    let mut end = len;
+    let mut block = vec![0; 64 << 10];
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        file.seek(SeekFrom::Start(start))?;
+        let read = usize::try_from(end - start).unwrap_or(block.len());
+        let part = block.get_mut(..read).unwrap_or_default();
+        file.read_exact(part)?;
+        if let Some(last) = memchr::memrchr(b'\n', part) {
+            end = start + last as u64 + 1;
+            break;
         }
-        if end < len {
-            warn!(file = %path.display(), bytes = len - end, "half a line was cut off the end");
-            file.set_len(end)?;
-        }
-        Ok(())
-    })();
-    file.unlock()?;
-    result
+        end = start;
+    }
+    if end < len {
+        warn!(file = %path.display(), bytes = len - end, "half a line was cut off the end");
+        file.set_len(end)?;
+    }
+    Ok(())
 }
 
-/// Writes all of it or nothing.
+/// Writes all of it or nothing. Holds the lock.
 fn append_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    file.lock()?;
     let len = file.metadata()?.len();
-    let result = file.write_all(bytes);
-    if result.is_err() {
+    file.write_all(bytes).inspect_err(|_| {
         // Fails for what is no regular file, which keeps what it got.
         let _ = file.set_len(len);
-    }
-    file.unlock()?;
-    result
+    })
 }
 
 fn began(file: &File) -> SystemTime {
@@ -238,15 +301,24 @@ fn began(file: &File) -> SystemTime {
 }
 
 /// Renames `events` to `events.1` (or compresses it to `events.1.zst`) and those before it to one
-/// higher number each; the last is removed.
+/// higher number each; the last is removed. What can fail for want of room comes first.
 fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
-    let numbered = |number: u32| {
+    let beside = |suffix: &str| {
         let mut name = OsString::from(path);
-        name.push(format!(".{number}{}", if rotate.compress { ".zst" } else { "" }));
+        name.push(suffix);
         PathBuf::from(name)
     };
+    let ending = if rotate.compress { ".zst" } else { "" };
+    let numbered = |number: u32| beside(&format!(".{number}{ending}"));
     if rotate.keep == 0 {
         return std::fs::remove_file(path);
+    }
+    let unfinished = beside(".zst.part");
+    if rotate.compress {
+        compress(path, &unfinished).inspect_err(|_| {
+            // Of no use, and it may be what fills the disk.
+            let _ = std::fs::remove_file(&unfinished);
+        })?;
     }
     for number in (1..rotate.keep).rev() {
         match std::fs::rename(numbered(number), numbered(number + 1)) {
@@ -257,13 +329,207 @@ fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
     if !rotate.compress {
         return std::fs::rename(path, numbered(1));
     }
-    let mut unfinished = OsString::from(path);
-    unfinished.push(".zst.part");
-    let mut source = File::open(path)?;
-    let target = File::create(&unfinished)?;
-    target.set_permissions(source.metadata()?.permissions())?;
-    zstd::stream::copy_encode(&mut source, &target, 3)?;
-    target.sync_all()?;
     std::fs::rename(&unfinished, numbered(1))?;
     std::fs::remove_file(path)
+}
+
+fn compress(path: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(path)?;
+    let target = File::create(to)?;
+    target.set_permissions(source.metadata()?.permissions())?;
+    zstd::stream::copy_encode(&mut source, &target, 3)?;
+    target.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{Chunk, Origin, Share};
+
+    fn config(folder: &Path, rotate: Option<Rotate>) -> Config {
+        Config { filename: folder.join("events"), mode: Mode(0o600), rotate }
+    }
+
+    async fn connect(config: &Config) -> RawfileJson {
+        let (_, reopen) = watch::channel(0);
+        let context =
+            Context { name: "archive".into(), writer: 0, state_dir: PathBuf::new(), reopen };
+        RawfileJson::connect(config, &context).await.unwrap()
+    }
+
+    /// One event for each number; its line is `{"tag": "t", "data": <number>}`.
+    fn batch(numbers: std::ops::Range<u8>) -> Batch {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let events = numbers.map(|n| Event::new("t", &[n])).collect();
+        Batch::new(1, 0, vec![Share::all(Arc::new(Chunk { origin, received: 1, events }))])
+    }
+
+    fn lines(numbers: std::ops::Range<u8>) -> String {
+        let line = |n| format!("{{\"tag\": \"t\", \"data\": {n}}}\n");
+        numbers.map(line).collect::<Vec<_>>().concat()
+    }
+
+    fn text(path: impl AsRef<Path>) -> String {
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    fn unpacked(path: PathBuf) -> String {
+        String::from_utf8(zstd::decode_all(File::open(path).unwrap()).unwrap()).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn half_a_line_is_cut_off_when_the_file_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), None);
+        let long = "x".repeat(200_000);
+        for (before, kept) in [
+            ("", ""),
+            ("{\"tag\"", ""),
+            (long.as_str(), ""),
+            ("{}\n", "{}\n"),
+            ("{}\n{\"tag\": \"a", "{}\n"),
+            (&format!("{{}}\n{long}"), "{}\n"),
+        ] {
+            std::fs::write(&config.filename, before).unwrap();
+            connect(&config).await.write(&batch(0..2)).await.unwrap();
+            assert_eq!(text(&config.filename), format!("{kept}{}", lines(0..2)));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_new_file_has_the_mode_that_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), None);
+        connect(&config).await;
+        let mode = std::fs::metadata(&config.filename).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_large_file_is_compressed_and_numbered() {
+        let folder = tempfile::tempdir().unwrap();
+        let rotate = Rotate { max_bytes: ByteSize(1), keep: 2, ..Rotate::default() };
+        let config = config(folder.path(), Some(rotate));
+        let mut sink = connect(&config).await;
+        for n in 0..4 {
+            sink.write(&batch(n..n + 1)).await.unwrap();
+        }
+        assert_eq!(text(&config.filename), lines(3..4));
+        assert_eq!(unpacked(folder.path().join("events.1.zst")), lines(2..3));
+        assert_eq!(unpacked(folder.path().join("events.2.zst")), lines(1..2));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+        let mode = std::fs::metadata(folder.path().join("events.1.zst")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_old_file_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let max_age = Some(Span::seconds(3600));
+        let rotate = Rotate { max_age, compress: false, ..Rotate::default() };
+        let config = config(folder.path(), Some(rotate));
+        let mut sink = connect(&config).await;
+        sink.write(&batch(0..1)).await.unwrap();
+        sink.write(&batch(1..2)).await.unwrap();
+        sink.began = SystemTime::now() - Duration::from_secs(3601);
+        sink.write(&batch(2..3)).await.unwrap();
+        assert_eq!(text(folder.path().join("events.1")), lines(0..2));
+        assert_eq!(text(&config.filename), lines(2..3));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_rotation_that_fails_holds_nothing_up_and_drops_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let rotate = Rotate { max_bytes: ByteSize(1), keep: 3, ..Rotate::default() };
+        let config = config(folder.path(), Some(rotate));
+        std::fs::write(folder.path().join("events.1.zst"), "older").unwrap();
+        // In the way of the compressed file.
+        std::fs::create_dir(folder.path().join("events.zst.part")).unwrap();
+        let mut sink = connect(&config).await;
+        for n in 0..3 {
+            sink.write(&batch(n..n + 1)).await.unwrap();
+        }
+        assert_eq!(text(&config.filename), lines(0..3));
+        assert_eq!(text(folder.path().join("events.1.zst")), "older");
+        std::fs::remove_dir(folder.path().join("events.zst.part")).unwrap();
+        sink.rotate_after = Some(Instant::now());
+        sink.write(&batch(3..4)).await.unwrap();
+        assert_eq!(unpacked(folder.path().join("events.1.zst")), lines(0..3));
+        assert_eq!(text(folder.path().join("events.2.zst")), "older");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn writers_that_rotate_lose_nothing_of_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let rotate = Rotate { max_bytes: ByteSize(100), keep: 99, ..Rotate::default() };
+        let config = config(folder.path(), Some(rotate));
+        let (mut first, mut second) = (connect(&config).await, connect(&config).await);
+        for n in 0..20 {
+            first.write(&batch(n..n + 1)).await.unwrap();
+            second.write(&batch(n + 100..n + 101)).await.unwrap();
+        }
+        let mut found = text(&config.filename);
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|ending| ending == "zst") {
+                found += &unpacked(path);
+            }
+        }
+        let mut found: Vec<_> = found.lines().collect();
+        let (low, high) = (lines(0..20), lines(100..120));
+        let mut expected: Vec<_> = low.lines().chain(high.lines()).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_deleted_file_is_begun_anew_and_a_renamed_one_waits_for_sighup() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), None);
+        let (hup, reopen) = watch::channel(0);
+        let context =
+            Context { name: "archive".into(), writer: 0, state_dir: PathBuf::new(), reopen };
+        let mut sink = RawfileJson::connect(&config, &context).await.unwrap();
+        sink.write(&batch(0..1)).await.unwrap();
+        std::fs::remove_file(&config.filename).unwrap();
+        sink.write(&batch(1..2)).await.unwrap();
+        assert_eq!(text(&config.filename), lines(1..2));
+
+        let aside = folder.path().join("events-20261121");
+        std::fs::rename(&config.filename, &aside).unwrap();
+        sink.write(&batch(2..3)).await.unwrap();
+        hup.send(1).unwrap();
+        sink.write(&batch(3..4)).await.unwrap();
+        assert_eq!((text(aside), text(&config.filename)), (lines(1..3), lines(3..4)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lock_of_another_process_is_respected() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), None);
+        let mut sink = connect(&config).await;
+        let other = File::options().append(true).open(&config.filename).unwrap();
+        other.lock().unwrap();
+        let waiting = tokio::time::timeout(Duration::from_millis(50), async {
+            sink.write(&batch(0..1)).await
+        });
+        waiting.await.unwrap_err();
+        assert_eq!(text(&config.filename), "");
+        other.unlock().unwrap();
+        sink.write(&batch(0..1)).await.unwrap();
+        assert_eq!(text(&config.filename), lines(0..1));
+        // And it is given back.
+        other.try_lock().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_device_without_room_is_tried_again() {
+        let config = Config { filename: "/dev/full".into(), mode: Mode(0o600), rotate: None };
+        let mut sink = connect(&config).await;
+        let error = sink.write(&batch(0..1)).await.unwrap_err();
+        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+    }
 }

@@ -1,0 +1,63 @@
+//! A Salt master's bus, as far as a subscriber sees it: a unix socket that frames come from. Its
+//! events are numbered, so that a store can be asked which it holds.
+
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rmpv::Value;
+
+use crate::daemon::wait_for;
+
+pub(crate) struct Bus {
+    listener: UnixListener,
+    stream: Option<UnixStream>,
+    pub(crate) path: PathBuf,
+}
+
+impl Bus {
+    pub(crate) fn listen(folder: &Path) -> Self {
+        let path = folder.join("bus.ipc");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Bus { listener, stream: None, path }
+    }
+
+    /// The source's line in the configuration.
+    pub(crate) fn source(&self) -> String {
+        format!("sources:\n  bus: {{salt_bus: {{address: '{}'}}}}\n", self.path.display())
+    }
+
+    /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and some.
+    pub(crate) fn send(&mut self, numbers: Range<u64>, size: usize) {
+        let listener = &self.listener;
+        let stream = self.stream.get_or_insert_with(|| {
+            let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
+            stream.set_nonblocking(false).unwrap();
+            stream
+        });
+        for number in numbers {
+            stream.write_all(&frame(number, size)).unwrap();
+        }
+    }
+}
+
+pub(crate) fn tag(number: u64) -> String {
+    format!("test/{number}")
+}
+
+fn frame(number: u64, size: usize) -> Vec<u8> {
+    let data = Value::Map(vec![
+        ("n".into(), number.into()),
+        ("text".into(), "x".repeat(size).into()),
+        ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
+    ]);
+    let mut body = format!("{}\n\n", tag(number)).into_bytes();
+    rmpv::encode::write_value(&mut body, &data).unwrap();
+    let frame =
+        Value::Map(vec![("head".into(), Value::Map(vec![])), ("body".into(), Value::Binary(body))]);
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &frame).unwrap();
+    bytes
+}
