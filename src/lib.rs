@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod msgpack;
 pub mod pipeline;
 mod process;
+pub mod python;
 pub mod queue;
 pub mod shutdown;
 pub mod sink;
