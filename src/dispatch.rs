@@ -37,6 +37,16 @@ pub struct Outgoing {
     pub state: Arc<SinkState>,
 }
 
+/// A chunk as a live watcher sees it.
+#[derive(Debug, Clone)]
+pub struct Tapped {
+    /// Events that the dispatcher handled before this chunk, so that a watcher that was too slow
+    /// can tell how many it missed.
+    pub before: u64,
+    /// The events.
+    pub chunk: Arc<Chunk>,
+}
+
 /// Everything that the dispatcher thread owns.
 pub struct Dispatcher {
     /// From the sources; closed when all have ended.
@@ -46,7 +56,7 @@ pub struct Dispatcher {
     /// What was seen a moment ago, if repeats are dropped.
     pub recent: Option<Recent>,
     /// Copies for whoever watches live; who is too slow misses some.
-    pub tap: broadcast::Sender<Arc<Chunk>>,
+    pub tap: broadcast::Sender<Tapped>,
 }
 
 impl Dispatcher {
@@ -54,6 +64,7 @@ impl Dispatcher {
     pub fn run(mut self) {
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
         let trimmed = memmem::Finder::new(TRIMMED);
+        let mut before = 0;
         for mut frames in &self.frames {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
@@ -81,8 +92,9 @@ impl Dispatcher {
             let encoded = Arc::new(Encoded::default());
             if self.tap.receiver_count() > 0 {
                 // Fails only when the last watcher has just gone.
-                let _ = self.tap.send(Arc::clone(&chunk));
+                let _ = self.tap.send(Tapped { before, chunk: Arc::clone(&chunk) });
             }
+            before += chunk.events.len() as u64;
             self.sinks.retain(|sink| sink.hand_over(&chunk, &encoded, claim.as_ref()));
             // Every sink that wants the events has a claim of its own now.
             claim.map(Claim::honour);

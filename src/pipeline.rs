@@ -20,8 +20,8 @@ use crate::config::{Config, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
 use crate::dedupe::Recent;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
-use crate::dispatch::{Dispatcher, Outgoing};
-use crate::event::{Chunk, Origin, Share};
+use crate::dispatch::{Dispatcher, Outgoing, Tapped};
+use crate::event::{Origin, Share};
 use crate::queue::{Fsync, Queue, SpillMode};
 use crate::replay_letters::{self, Way};
 use crate::shutdown::Shutdown;
@@ -64,7 +64,7 @@ pub struct Pipeline {
     /// Where everything stands.
     pub state: Arc<State>,
     /// Where live watchers get their copies.
-    pub tap: broadcast::Sender<Arc<Chunk>>,
+    pub tap: broadcast::Sender<Tapped>,
     threads: Vec<(String, JoinHandle<Result<(), PipelineError>>)>,
     writers: JoinSet<()>,
     shutdown: Shutdown,
