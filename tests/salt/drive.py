@@ -7,6 +7,7 @@ with one JSON line:
     {"run": FUN, "arg": [...], "kwarg": {...}, "timeout": S}  a job for all minions
 """
 
+import faulthandler
 import json
 import signal
 import sys
@@ -15,6 +16,10 @@ import salt.client
 import salt.config
 import salt.utils.event
 
+# Says where it hung, then ends as without it.
+faulthandler.register(signal.SIGALRM, chain=True)
+# Salt's client prints to stdout what it tells the user of `salt`.
+answers, sys.stdout = sys.stdout, sys.stderr
 opts = salt.config.client_config(sys.argv[1])
 
 
@@ -36,8 +41,9 @@ def run(fun, arg, kwarg, timeout):
 
 for line in sys.stdin:
     request = json.loads(line)
-    # A request that hangs ends this process, which the test notices.
-    signal.alarm(request.get("timeout", 20) + 60)
+    # Salt's client may hang when the master comes up or goes just then. That ends this process,
+    # which the test notices.
+    signal.alarm(request.get("timeout", 20) + 15)
     try:
         if "fire" in request:
             answer = fire(request["fire"], request.get("data", {}))
@@ -51,4 +57,4 @@ for line in sys.stdin:
         answer = {"ok": answer}
     except Exception as error:  # the master may be away: the test decides what that means
         answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), flush=True)
+    print(json.dumps(answer), file=answers, flush=True)

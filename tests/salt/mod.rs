@@ -196,7 +196,6 @@ log_level_logfile: info
             command.arg("-c").arg(&root);
             salt.minions.push(Group::start(&mut command, &root.join("output")));
         }
-        salt.driver = Some(Driver::start(version, &master.join("master")));
         salt.await_minions();
         salt
     }
@@ -242,7 +241,16 @@ log_level_logfile: info
     }
 
     fn ask(&mut self, request: &Value) -> Value {
-        self.driver.as_mut().unwrap().ask(request)
+        let (version, dir) = (self.version, &self.dir);
+        let driver = self.driver.get_or_insert_with(|| Driver::start(version, dir));
+        let answer = driver.ask(request);
+        if answer.is_none() {
+            self.driver = None;
+        }
+        answer.unwrap_or_else(|| {
+            let log = fs::read_to_string(dir.join("drive.log")).unwrap_or_default();
+            json!({"error": "drive.py has ended", "log": log})
+        })
     }
 
     /// Sends an event as a user on a minion does.
@@ -298,22 +306,23 @@ struct Driver {
 }
 
 impl Driver {
-    fn start(version: &str, config: &Path) -> Self {
+    fn start(version: &str, dir: &Path) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/salt/drive.py");
         let mut command = Command::new(program(version, "python"));
-        command.arg(script).arg(config).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        command.arg(script).arg(dir.join("m/master")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let log = File::options().create(true).append(true).open(dir.join("drive.log")).unwrap();
+        let mut child = command.stderr(log).spawn().unwrap();
         let requests = child.stdin.take().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
         Driver { child, requests, answers }
     }
 
-    fn ask(&mut self, request: &Value) -> Value {
-        writeln!(self.requests, "{request}").unwrap();
+    /// The answer; `None` if the process has ended, as it does when a request of its hangs.
+    fn ask(&mut self, request: &Value) -> Option<Value> {
+        writeln!(self.requests, "{request}").ok()?;
         let mut answer = String::new();
-        self.answers.read_line(&mut answer).unwrap();
-        serde_json::from_str(&answer)
-            .unwrap_or_else(|error| panic!("drive.py answered {answer:?} to {request}: {error}"))
+        self.answers.read_line(&mut answer).ok()?;
+        serde_json::from_str(&answer).ok()
     }
 }
 
