@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use salt::{Group, Ipc, MINIONS, Salt, until};
+use salt::{Group, Ipc, MINIONS, Salt, program, until};
 
 mod salt;
 
@@ -113,6 +113,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     assert!(daemon.is_ready());
 
     daemon.group.stop(MINUTE);
+    assert_eq!(daemon.rows(version), daemon.lines(), "the table differs from the file");
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -217,6 +218,7 @@ impl Daemon {
             "sources": {"bus": {"salt_bus": {"address": bus}}},
             "sinks": {
                 "file": {"rawfile_json": {"filename": at("events")}},
+                "table": {"sqlite3": {"database": at("events.db")}},
             },
         });
         // JSON is YAML.
@@ -240,6 +242,19 @@ impl Daemon {
     /// What `rawfile_json` has written.
     fn lines(&self) -> Vec<Value> {
         parse(&fs::read(self.dir.join("events")).unwrap_or_default())
+    }
+
+    /// What `sqlite3` has written.
+    fn rows(&self, version: &str) -> Vec<Value> {
+        let script = "\
+import json, sqlite3, sys
+for tag, data in sqlite3.connect(sys.argv[1]).execute('SELECT tag, data FROM salt_events ORDER BY id'):
+    print(json.dumps({'tag': tag, 'data': json.loads(data)}))
+";
+        let mut python = Command::new(program(version, "python"));
+        let output = python.args(["-c", script]).arg(self.dir.join("events.db")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        parse(&output.stdout)
     }
 
     fn is_ready(&self) -> bool {
