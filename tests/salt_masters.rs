@@ -95,7 +95,9 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
         let line = format!("Object of type {kind} is not JSON serializable");
         assert_eq!(log.matches(&line).count(), MINIONS.len(), "{line}");
     }
-    assert_eq!(daemon.metric("saltern_source_gaps_total"), 0.0);
+    assert!(daemon.metric("saltern_source_gaps_total") < 1.0);
+    // Each sink has met the bytes of each minion.
+    assert!(daemon.metric("saltern_sink_lossy_values_total") >= 4.0);
 
     salt.restart_master();
     until("saltern to be ready again", MINUTE, || daemon.is_ready().then_some(()));
@@ -109,7 +111,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     assert_equal(&between(&ours, &begin, &end), &between(&salts, &begin, &end), &[]);
     assert!(daemon.metric("saltern_source_gaps_total") >= 1.0);
     assert!(daemon.metric("saltern_source_gap_seconds_total") > 0.0);
-    assert_eq!(daemon.metric("saltern_source_bad_frames_total"), 0.0);
+    assert!(daemon.metric("saltern_source_bad_frames_total") < 1.0);
     assert!(daemon.is_ready());
 
     daemon.group.stop(MINUTE);
@@ -229,8 +231,8 @@ impl Daemon {
         let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
         let http = until("saltern to listen", MINUTE, || {
             let log = log();
-            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            lines.filter_map(|line| line["address"].as_str()?.parse().ok()).next()
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.find_map(|line| line["address"].as_str()?.parse().ok())
         });
         Daemon { group, dir, http }
     }
