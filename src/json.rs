@@ -90,13 +90,12 @@ impl Writer<'_, '_> {
             }
             Item::Array(len) => return self.array(len, depth + 1),
             Item::Map(len) => return self.map(len, depth + 1),
-            Item::Nil => self.out.extend_from_slice(b"null"),
             Item::Bool(true) => self.out.extend_from_slice(b"true"),
             Item::Bool(false) => self.out.extend_from_slice(b"false"),
             Item::Int(int) => self.number(int),
             Item::Uint(int) => self.number(int),
             Item::Float(float) if float.is_finite() => write_float(float, self.out),
-            Item::Float(_) => self.out.extend_from_slice(b"null"),
+            Item::Float(_) | Item::Nil => self.out.extend_from_slice(b"null"),
             Item::Ext(kind, bytes) => match ext_text(kind, bytes) {
                 Some(text) => self.string(text.as_bytes()),
                 None => self.string(bytes),
