@@ -7,7 +7,7 @@
 //! | payload | JSON |
 //! |---|---|
 //! | bytes, or text that is not UTF-8 | a string, each bad sequence U+FFFD; counted in [`Losses::replaced`] |
-//! | Salt's date (ext 78) | a string, `2026-11-21T23:33:36.123456` |
+//! | Salt's date (ext 78) | a string, `2026-11-21T23:33:36.123456`; without the fraction where it is zero |
 //! | msgpack's timestamp (ext -1) | a string, `2026-11-21T23:33:36.123456Z` |
 //! | any other extension | its bytes as a string |
 //! | NaN and the infinities | `null` |
@@ -100,13 +100,12 @@ impl Writer<'_, '_> {
             }
             Item::Array(len) => return self.array(len, depth + 1),
             Item::Map(len) => return self.map(len, depth + 1),
-            Item::Nil => self.out.extend_from_slice(b"null"),
             Item::Bool(true) => self.out.extend_from_slice(b"true"),
             Item::Bool(false) => self.out.extend_from_slice(b"false"),
             Item::Int(int) => self.number(int),
             Item::Uint(int) => self.number(int),
             Item::Float(float) if float.is_finite() => write_float(float, self.out),
-            Item::Float(_) => self.out.extend_from_slice(b"null"),
+            Item::Float(_) | Item::Nil => self.out.extend_from_slice(b"null"),
             Item::Ext(kind, bytes) => match ext_text(kind, bytes) {
                 Some(text) => self.string(text.as_bytes()),
                 None => self.string(bytes),
@@ -291,14 +290,20 @@ fn ext_text(kind: i8, bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// `20261121T23:33:36.123456`, as `salt.payload` packs a `datetime`, to ISO 8601.
+/// `20261121T23:33:36.123456`, as `salt.payload` packs a `datetime`, to what Python's `isoformat`
+/// gives: six digits of a second's fraction, or no fraction where it is zero.
 fn salt_date(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (date, time) = text.split_once('T')?;
     if date.len() != 8 || !date.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    Some(format!("{}-{}-{}T{time}", date.get(..4)?, date.get(4..6)?, date.get(6..)?))
+    let date = format!("{}-{}-{}", date.get(..4)?, date.get(4..6)?, date.get(6..)?);
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
+    Some(match fraction.trim_end_matches('0') {
+        "" => format!("{date}T{clock}"),
+        digits => format!("{date}T{clock}.{digits:0<6}"),
+    })
 }
 
 fn timestamp(bytes: &[u8]) -> Option<String> {
@@ -357,6 +362,7 @@ mod tests {
             Value::Binary(b"plain".to_vec()),
             Value::Binary(vec![b'a', 0xff, 0xfe, b'b']),
             Value::Ext(78, b"20261121T23:33:36.123456".to_vec()),
+            Value::Ext(78, b"20261121T23:33:36.000000".to_vec()),
             Value::Ext(78, b"yesterday".to_vec()),
             Value::Ext(-1, vec![0, 0, 0, 1]),
             Value::Ext(79, b"NOT_SET".to_vec()),
@@ -366,8 +372,8 @@ mod tests {
         let (json, losses) = json_of(&value);
         assert_eq!(
             json,
-            "[\"plain\", \"a\u{fffd}\u{fffd}b\", \"2026-11-21T23:33:36.123456\", \"yesterday\", \
-             \"1970-01-01T00:00:01Z\", \"NOT_SET\", null, null]"
+            "[\"plain\", \"a\u{fffd}\u{fffd}b\", \"2026-11-21T23:33:36.123456\", \
+             \"2026-11-21T23:33:36\", \"yesterday\", \"1970-01-01T00:00:01Z\", \"NOT_SET\", null, null]"
         );
         assert_eq!(losses, Losses { replaced: 1, ..Losses::default() });
     }

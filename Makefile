@@ -1,0 +1,53 @@
+# What one types in a clone. A Rust toolchain (rust-version in Cargo.toml), a C compiler and, for the
+# tests, python3 are all that has to be there; `make test` fetches the servers that it starts.
+
+CARGO ?= cargo
+# The tests of real servers wait more than they compute: more of them at once than there are cores.
+export RUST_TEST_THREADS ?= 4
+
+.PHONY: help demo test bench load lint docs toolchain
+
+help:
+	@echo 'make demo    run saltern against a synthetic bus, into ./saltern-demo'
+	@echo 'make test    install the servers that the tests need, then run all tests'
+	@echo 'make lint    formatting, clippy, bans and licences of dependencies'
+	@echo 'make bench   the Criterion benches'
+	@echo 'make load    the load tests, with their report'
+	@echo 'make docs    the API documentation, and a check of the links in the Markdown files'
+
+demo: toolchain
+	$(CARGO) run --release --locked -- demo
+
+# The servers install while the tests compile.
+test: toolchain
+	@tests/servers/install.sh & install=$$!; \
+	$(CARGO) test --workspace --locked --no-run; built=$$?; \
+	wait $$install && exit $$built
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+bench: toolchain
+	$(CARGO) bench --locked
+
+load: toolchain
+	load-tests/run.sh
+
+lint: toolchain
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then \
+		echo '$(CARGO) deny check bans licenses sources'; \
+		$(CARGO) deny check bans licenses sources; \
+	else \
+		echo 'make lint: cargo-deny is not installed, so bans, licences and sources were not checked (cargo install cargo-deny)'; \
+	fi
+
+docs: toolchain
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
+	$(CARGO) test --locked --test doc_links
+
+# Says what is missing before a build fails on it with a page of text.
+toolchain:
+	@command -v $(CARGO) >/dev/null || { \
+		echo 'make: there is no cargo; install Rust with rustup' >&2; exit 1; }
+	@command -v "$${CC:-cc}" >/dev/null || { \
+		echo "make: there is no C compiler ($${CC:-cc}), which SQLite, zstd and mimalloc are built with; on Debian and Ubuntu: apt-get install build-essential" >&2; exit 1; }

@@ -1,0 +1,60 @@
+"""Does to a Salt master what an operator does with `salt` and `salt-run`, without a new Python for each.
+
+Started as `drive.py MASTER_CONFIG` by a Python that has Salt. Reads one JSON request a line, answers
+with one JSON line:
+
+    {"fire": TAG, "data": {...}}                              an event onto the master's bus
+    {"run": FUN, "arg": [...], "kwarg": {...}, "timeout": S}  a job for all minions
+"""
+
+import faulthandler
+import json
+import signal
+import sys
+
+import salt.client
+import salt.config
+import salt.utils.event
+
+# Says where it hung, then ends as without it.
+faulthandler.register(signal.SIGALRM, chain=True)
+# Salt's client prints to stdout what it tells the user of `salt`.
+answers, sys.stdout = sys.stdout, sys.stderr
+opts = salt.config.client_config(sys.argv[1])
+
+
+def fire(tag, data):
+    with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False) as bus:
+        return bus.fire_event(data, tag, timeout=10000)
+
+
+def run(fun, arg, kwarg, timeout):
+    with salt.client.get_local_client(mopts=dict(opts)) as client:
+        job = client.run_job("*", fun, arg=arg, kwarg=kwarg, timeout=timeout)
+        if not job:
+            return {"jid": None, "returned": {}}
+        returned = {}
+        for part in client.get_cli_returns(job["jid"], job["minions"], timeout=timeout):
+            returned.update(part or {})
+        return {"jid": job["jid"], "returned": sorted(returned)}
+
+
+for line in sys.stdin:
+    request = json.loads(line)
+    # Salt's client may hang when the master comes up or goes just then. That ends this process,
+    # which the test notices.
+    signal.alarm(request.get("timeout", 20) + 15)
+    try:
+        if "fire" in request:
+            answer = fire(request["fire"], request.get("data", {}))
+        else:
+            answer = run(
+                request["run"],
+                request.get("arg", []),
+                request.get("kwarg", {}),
+                request.get("timeout", 20),
+            )
+        answer = {"ok": answer}
+    except Exception as error:  # the master may be away: the test decides what that means
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), file=answers, flush=True)

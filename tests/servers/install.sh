@@ -1,0 +1,86 @@
+#!/bin/sh
+# Installs the servers that the tests start, each into a folder of its own under a cache outside the
+# repository: $SALTERN_TEST_CACHE, by default ~/.cache/saltern-tests. What is there already is left
+# alone, so that a second run takes no time. Runs may overlap: a lock for each server makes the later
+# one wait and then find it installed. A server is built under a temporary name and renamed when it is
+# complete, so that a folder with the final name is never half a server.
+#
+# To add a server: write a function that installs it into the folder $1 and ends with a check that it
+# starts, and name it in the list at the end.
+set -eu
+
+cache=${SALTERN_TEST_CACHE:-${HOME:?set SALTERN_TEST_CACHE, since there is no HOME}/.cache/saltern-tests}
+
+fail() {
+    echo "tests/servers/install.sh: $*" >&2
+    exit 1
+}
+
+# Salt's master and minion, release $2, in a Python environment at $1.
+salt() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --no-input "salt==$2"
+    reported=$("$1/bin/salt-master" --version)
+    case $reported in
+        *" $2"*) ;;
+        *) fail "asked for Salt $2, but salt-master --version says: $reported" ;;
+    esac
+    # Scripts of an environment name its folder, which is about to get its final name.
+    grep -lIr -- "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
+}
+
+# install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
+install() {
+    name=$1 function=$2
+    shift 2
+    final=$cache/$name
+    exec 9>"$cache/$name.lock"
+    flock 9
+    [ -d "$final" ] && return 0
+    rm -rf "$cache/.$name".*
+    building=$(mktemp -d "$cache/.$name.XXXXXX")
+    echo "installing $name into $final (log: $final.log)" >&2
+    # As a job of its own: `set -e` does not hold inside a condition, and `wait` is one that holds none.
+    ( "$function" "$building" "$@" ) >"$final.log" 2>&1 9>&- &
+    if ! wait $!; then
+        tail -n 20 "$final.log" >&2
+        rm -rf "$building"
+        fail "could not install $name; the whole log is in $final.log"
+    fi
+    mv "$building" "$final"
+}
+
+# The Python that the environments are made with: $SALTERN_PYTHON, or the first here that can make them.
+# Releases that every Salt of the tests supports come first.
+find_python() {
+    for python in ${SALTERN_PYTHON:-python3.11 python3.10 python3.9 python3.12 python3}; do
+        "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' 2>/dev/null && return 0
+    done
+    return 1
+}
+
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+command -v flock >/dev/null || fail "flock is missing; install the package util-linux"
+if ! find_python; then
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        echo "installing python3-venv" >&2
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3 python3-venv; } >&2 </dev/null \
+            || fail "apt-get could not install python3-venv"
+        find_python || fail "python3-venv is installed, but no python3 from 3.9 on can make an environment"
+    else
+        fail "no python3 from 3.9 on with venv and ensurepip; on Debian and Ubuntu: apt-get install python3-venv"
+    fi
+fi
+
+# All at once; each in a shell of its own, and each has to succeed.
+running=
+for version in 3006.28 3007.15 3008.3; do
+    ( install "salt-$version" salt "$version" ) </dev/null &
+    running="$running $!"
+done
+failed=0
+for job in $running; do
+    wait "$job" || failed=1
+done
+exit "$failed"
