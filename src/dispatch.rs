@@ -27,6 +27,11 @@ const TRIMMED: &[u8] = b"VALUE_TRIMMED";
 /// The key under which a cluster peer's events name the peer (3007 and later).
 const PEER: &str = "__peer_id";
 
+/// What is searched for before a payload is walked for the two. Without the underscores, which
+/// abound in Salt's states and would stop the search at each.
+const TRIMMED_HINT: &[u8] = b"TRIMMED";
+const PEER_HINT: &[u8] = b"peer";
+
 /// One sink, as the dispatcher sees it.
 pub struct Outgoing {
     /// What the sink wants.
@@ -51,8 +56,8 @@ impl Dispatcher {
     /// Works until every source has ended.
     pub fn run(mut self) {
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
-        let trimmed = memmem::Finder::new(TRIMMED);
-        let peer = memmem::Finder::new(PEER);
+        let trimmed = memmem::Finder::new(TRIMMED_HINT);
+        let peer = memmem::Finder::new(PEER_HINT);
         for frames in &self.frames {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);

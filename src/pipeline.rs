@@ -22,7 +22,7 @@ use crate::event::{Chunk, Origin, Share};
 use crate::queue::Queue;
 use crate::shutdown::Shutdown;
 use crate::sink::{Context, chain};
-use crate::source::{Frames, Outlet};
+use crate::source::{Frames, Outlet, patience};
 use crate::spooler::{BATCHES_PER_WRITER, Spooler};
 use crate::state::{SinkState, SourceState, State};
 
@@ -167,6 +167,7 @@ impl Pipeline {
         let stop = self.shutdown.stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .on_thread_park(patience::sleep)
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         self.thread("sources", move || {

@@ -2,7 +2,8 @@
 //!
 //! It takes shares from the dispatcher as fast as they come, so that nothing upstream ever waits
 //! for this sink, and hands batches to the sink's writers as they become free. It blocks on its two
-//! channels and the linger of the next batch only.
+//! channels and the linger of the next batch only. While a batch lingers, shares gather in the
+//! channel for a moment, so that not each of them costs a wake-up.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
@@ -29,6 +30,10 @@ pub const BATCHES_PER_WRITER: usize = 2;
 /// How long to sleep when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// How long shares may gather in the channel while no batch is due. Short enough that the channel
+/// does not fill at the speed of the fastest bus.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// Everything that a spooler thread owns.
 pub struct Spooler {
     /// The queue.
@@ -53,7 +58,13 @@ impl Spooler {
         while !(draining && self.queue.is_empty()) {
             self.hand_out(&mut held, draining);
             self.show();
-            let wait = self.wait(&held, draining);
+            let mut wait = self.wait(&held, draining);
+            if self.may_gather(wait) {
+                // Any event that came now would only be put behind those that wait.
+                #[allow(clippy::disallowed_methods)]
+                std::thread::sleep(GATHER);
+                wait -= GATHER;
+            }
             select! {
                 recv(self.shares) -> share => match share {
                     Ok(share) => self.take(share),
@@ -128,6 +139,11 @@ impl Spooler {
             }
             _ => IDLE,
         }
+    }
+
+    /// Whether a batch is waiting to fill and has time to.
+    fn may_gather(&self, wait: Duration) -> bool {
+        wait > GATHER && wait < IDLE && self.shares.is_empty() && self.settled.is_empty()
     }
 
     fn show(&self) {

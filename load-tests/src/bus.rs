@@ -92,16 +92,20 @@ impl Bus {
         for _ in 0..connections {
             streams.push(self.accept()?);
         }
-        send(&mut streams, traffic, rate, events)
+        send(&mut streams, traffic, rate, events, &mut |_| Ok(()))
     }
 }
 
-/// Sends every event to every stream.
+/// Called with the number of events sent so far, before more are; may wait.
+pub(crate) type Gate<'a> = &'a mut dyn FnMut(u64) -> Result<(), Failure>;
+
+/// Sends every event to every stream. At [`Rate::Max`] it asks the gate before each write.
 pub(crate) fn send(
     streams: &mut [UnixStream],
     traffic: &Traffic,
     rate: Rate,
     events: u64,
+    gate: Gate<'_>,
 ) -> Result<Sent, Failure> {
     let began = Instant::now();
     let mut bytes = 0;
@@ -120,6 +124,7 @@ pub(crate) fn send(
                 block.extend_from_slice(&event.frame);
                 patch(block.get_mut(start..).unwrap_or_default(), &event.jids, number);
                 if block.len() >= WRITE {
+                    gate(number)?;
                     write(&block)?;
                     block.clear();
                 }
