@@ -220,7 +220,7 @@ impl Config {
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
         let general = root.without(|key| is_section(key));
-        let general: Option<General> = noted(general.read(), &mut problems);
+        let general: Option<General> = general.read_noting(&mut problems);
         if let Some(general) = &general {
             check_http(&general.http, &root, &mut problems);
         }
@@ -248,12 +248,14 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => Ok(Config { general, sources, sinks }),
             _ => {
-                problems.sort_by_key(|problem| problem.place.map(|place| place.line));
+                problems.sort_by_key(|problem| problem.place.map(|place| (place.line, place.column)));
                 Err(problems)
             }
         }
     }
 }
+
+const SOURCE_OPTIONS: &[&str] = &["master_id"];
 
 fn source_of(
     name: &str,
@@ -262,11 +264,11 @@ fn source_of(
     problems: &mut Vec<Problem>,
 ) -> Option<SourceConfig> {
     let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
-    let (kind, node) = noted(kind_of("source", name, entry, &known, &["master_id"]), problems)?;
+    let (kind, node) = kind_of("source", name, entry, &known, SOURCE_OPTIONS, problems)?;
     let kind = source::Kind::named(kind)?;
-    let reader = noted((kind.read)(node), problems);
-    let options = entry.without(|key| key == kind.name);
-    let options: Option<SourceOptions> = noted(options.read(), problems);
+    let reader = (kind.read)(node, problems);
+    let options = entry.without(|key| key == kind.name || !SOURCE_OPTIONS.contains(&key));
+    let options: Option<SourceOptions> = options.read_noting(problems);
     let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());
     Some(SourceConfig { name: name.to_owned(), kind, reader: reader?, master_id })
 }
@@ -275,11 +277,11 @@ const SINK_OPTIONS: &[&str] = &["filter", "batch", "retry", "spill", "writers", 
 
 fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
     let known: Vec<_> = sink::KINDS.iter().map(|kind| kind.name).collect();
-    let (kind, node) = noted(kind_of("sink", name, entry, &known, SINK_OPTIONS), problems)?;
+    let (kind, node) = kind_of("sink", name, entry, &known, SINK_OPTIONS, problems)?;
     let kind = sink::Kind::named(kind)?;
-    let driver = noted((kind.read)(node), problems);
-    let options = entry.without(|key| key == kind.name);
-    let options: SinkOptions = noted(options.read(), problems)?;
+    let driver = (kind.read)(node, problems);
+    let options = entry.without(|key| key == kind.name || !SINK_OPTIONS.contains(&key));
+    let options: SinkOptions = options.read_noting(problems)?;
     let filter = Filter::new(&options.filter).map_err(|bad| {
         let index = bad.index.to_string();
         Problem::at(entry.place_of(&["filter", bad.key, &index]), bad.message)
@@ -313,27 +315,33 @@ fn kind_of<'a>(
     entry: &'a Node,
     known: &[&'static str],
     options: &[&'static str],
-) -> Result<(&'static str, &'a Node), Problem> {
+    problems: &mut Vec<Problem>,
+) -> Option<(&'static str, &'a Node)> {
     let mut found = None;
-    for (key, node) in entry.pairs()? {
+    let mut has_unknown = false;
+    for (key, node) in noted(entry.pairs(), problems)? {
         let Some(kind) = known.iter().find(|kind| **kind == key.name) else {
-            if options.contains(&key.name.as_str()) {
-                continue;
+            if !options.contains(&key.name.as_str()) {
+                has_unknown = true;
+                let all: Vec<_> = known.iter().chain(options).copied().collect();
+                let problem = Problem::at(key.place, format!("unknown key `{}`", key.name));
+                problems.push(problem.help(suggest(&key.name, &all)));
             }
-            let all: Vec<_> = known.iter().chain(options).copied().collect();
-            let problem = Problem::at(key.place, format!("unknown key `{}`", key.name));
-            return Err(problem.help(suggest(&key.name, &all)));
+            continue;
         };
         if let Some((first, _)) = found {
             let message = format!("the {what} `{name}` is a {first} already; one kind each");
-            return Err(Problem::at(key.place, message));
+            problems.push(Problem::at(key.place, message));
+            continue;
         }
         found = Some((*kind, node));
     }
-    found.ok_or_else(|| {
+    // What was meant as the kind has just been reported.
+    if found.is_none() && !has_unknown {
         let problem = Problem::at(entry.place, format!("the {what} `{name}` has no kind"));
-        problem.help(format!("write one of these under it: {}", known.join(", ")))
-    })
+        problems.push(problem.help(format!("write one of these under it: {}", known.join(", "))));
+    }
+    found
 }
 
 fn check_http(http: &Http, root: &Node, problems: &mut Vec<Problem>) {
@@ -468,6 +476,34 @@ sinks:
         let expected: Vec<_> =
             expected.iter().map(|(line, column, text)| (*line, *column, (*text).to_owned())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_mistake_of_one_struct_is_reported() {
+        let text = "\
+shutdown_deadlin: 3s
+log:
+  levl: info
+  format: xml
+sources:
+  bus:
+    salt_bus:
+      max_frame: many
+      adress: /run/x
+      patience: soon
+    mastr_id: x
+sinks:
+  a:
+    rawfile_json: {mode: 'rw', rotate: {keep: -1, max_byts: 1}}
+    retry: {initial: x}
+    writers: many
+";
+        let found: Vec<_> = problems(text).into_iter().map(|p| (p.0, p.1)).collect();
+        let expected = [
+            (1, 1), (3, 3), (4, 11), (8, 18), (9, 7), (10, 17), (11, 5), (14, 26), (14, 47),
+            (14, 51), (15, 22), (16, 14),
+        ];
+        assert_eq!(found, expected, "{:#?}", problems(text));
     }
 
     #[test]

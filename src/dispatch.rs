@@ -42,6 +42,16 @@ pub struct Outgoing {
     pub state: Arc<SinkState>,
 }
 
+/// A chunk as a live watcher sees it.
+#[derive(Debug, Clone)]
+pub struct Tapped {
+    /// Events that the dispatcher handled before this chunk, so that a watcher that was too slow
+    /// can tell how many it missed.
+    pub before: u64,
+    /// The events.
+    pub chunk: Arc<Chunk>,
+}
+
 /// Everything that the dispatcher thread owns.
 pub struct Dispatcher {
     /// From the sources; closed when all have ended.
@@ -49,7 +59,7 @@ pub struct Dispatcher {
     /// The sinks.
     pub sinks: Vec<Outgoing>,
     /// Copies for whoever watches live; who is too slow misses some.
-    pub tap: broadcast::Sender<Arc<Chunk>>,
+    pub tap: broadcast::Sender<Tapped>,
 }
 
 impl Dispatcher {
@@ -58,6 +68,7 @@ impl Dispatcher {
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
         let trimmed = memmem::Finder::new(TRIMMED_HINT);
         let peer = memmem::Finder::new(PEER_HINT);
+        let mut before = 0;
         for frames in &self.frames {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
@@ -81,8 +92,9 @@ impl Dispatcher {
             let chunk = Arc::new(chunk);
             if self.tap.receiver_count() > 0 {
                 // Fails only when the last watcher has just gone.
-                let _ = self.tap.send(Arc::clone(&chunk));
+                let _ = self.tap.send(Tapped { before, chunk: Arc::clone(&chunk) });
             }
+            before += chunk.events.len() as u64;
             self.sinks.retain(|sink| sink.hand_over(&chunk));
         }
     }

@@ -8,7 +8,8 @@
 //!
 //! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]);
 //! [`state`] and [`metrics`] are what can be seen of it, [`http`] serves them, [`shutdown`] ends
-//! it, [`cli`] is the command line. Payloads stay msgpack ([`msgpack`]) until a sink asks for
+//! it, [`cli`] is the command line, [`line`] an event as people and scripts see it, [`demo`] makes
+//! up events for trying all this out. Payloads stay msgpack ([`msgpack`]) until a sink asks for
 //! [`json`].
 
 pub mod backoff;
@@ -16,15 +17,19 @@ pub mod batch;
 pub mod breaker;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod delivery;
 pub mod dispatch;
 pub mod event;
 pub mod filter;
 pub mod http;
 pub mod json;
+pub mod line;
 pub mod metrics;
 pub mod msgpack;
 pub mod pipeline;
+mod process;
+pub mod python;
 pub mod queue;
 pub mod shutdown;
 pub mod sink;

@@ -17,8 +17,8 @@ use tracing::error;
 use crate::breaker::Breaker;
 use crate::config::{Config, SinkConfig, SourceConfig};
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
-use crate::dispatch::{Dispatcher, Outgoing};
-use crate::event::{Chunk, Origin, Share};
+use crate::dispatch::{Dispatcher, Outgoing, Tapped};
+use crate::event::{Origin, Share};
 use crate::queue::Queue;
 use crate::shutdown::Shutdown;
 use crate::sink::{Context, chain};
@@ -57,7 +57,7 @@ pub struct Pipeline {
     /// Where everything stands.
     pub state: Arc<State>,
     /// Where live watchers get their copies.
-    pub tap: broadcast::Sender<Arc<Chunk>>,
+    pub tap: broadcast::Sender<Tapped>,
     threads: Vec<(String, JoinHandle<Result<(), PipelineError>>)>,
     writers: JoinSet<()>,
     shutdown: Shutdown,

@@ -51,6 +51,11 @@ impl Problem {
         Problem { help: Some(help.into()), ..self }
     }
 
+    /// Whether it is about a key that is not there, and so the place is not that of the mistake.
+    fn is_missing(&self) -> bool {
+        self.message.starts_with("the key `") && self.message.ends_with("` is missing")
+    }
+
     fn located(self, place: Place) -> Self {
         Problem { place: self.place.or(Some(place)), ..self }
     }
@@ -195,6 +200,55 @@ impl Node {
     /// Reads the value into a type.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         T::deserialize(self)
+    }
+
+    /// Reads the value into a type and notes every problem in it, not only the first: what is wrong
+    /// is left out and the rest is read again.
+    pub fn read_noting<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
+        let mut rest = self.clone();
+        let mut noted: Vec<Problem> = Vec::new();
+        loop {
+            let problem = match rest.read() {
+                Ok(value) if noted.is_empty() => return Some(value),
+                Ok(_) => break,
+                Err(problem) => problem,
+            };
+            // What is missing now may be what was left out before.
+            let is_missing = problem.is_missing();
+            let place = problem.place;
+            if !(noted.contains(&problem) || is_missing && !noted.is_empty()) {
+                noted.push(problem);
+            }
+            if is_missing || !place.is_some_and(|place| rest.leave_out(place)) {
+                break;
+            }
+        }
+        problems.append(&mut noted);
+        None
+    }
+
+    /// Removes the innermost pair or item whose key or value begins at the place.
+    fn leave_out(&mut self, place: Place) -> bool {
+        match &mut self.value {
+            Value::Map(pairs) => {
+                if pairs.iter_mut().any(|(_, node)| node.leave_out(place)) {
+                    return true;
+                }
+                let found = pairs
+                    .iter()
+                    .position(|(key, _)| key.place == place)
+                    .or_else(|| pairs.iter().position(|(_, node)| node.place == place));
+                found.map(|index| pairs.remove(index)).is_some()
+            }
+            Value::List(nodes) => {
+                if nodes.iter_mut().any(|node| node.leave_out(place)) {
+                    return true;
+                }
+                let found = nodes.iter().position(|node| node.place == place);
+                found.map(|index| nodes.remove(index)).is_some()
+            }
+            _ => false,
+        }
     }
 
     /// The pairs of a mapping; `~` counts as an empty one.

@@ -2,17 +2,22 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 
 mod check;
+mod completions;
+mod demo;
+mod events;
 mod run;
+mod schema;
+mod sinks;
 
 /// Reads every event off a Salt master's bus and delivers it, in batches, to many stores.
 #[derive(Parser)]
@@ -31,6 +36,26 @@ enum Command {
     Run,
     /// Check the configuration; with --connect try its sources and sinks too.
     Check(check::Check),
+    /// Try it out: a made-up master's events into a database and a file, for as long as you like.
+    Demo(demo::Demo),
+    /// Show events as they pass, of a running daemon or of a bus.
+    Events(events::Events),
+    /// List the kinds of sinks and sources.
+    Sinks(sinks::Sinks),
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Print completions for a shell.
+    Completions(completions::Completions),
+}
+
+/// For whom a command writes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
 }
 
 /// Why a command failed.
@@ -53,6 +78,11 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run => run::run(&arguments.config),
         Command::Check(check) => check::check(&arguments.config, &check),
+        Command::Demo(demo) => demo::demo(&demo),
+        Command::Events(events) => events::events(&arguments.config, &events),
+        Command::Sinks(sinks) => sinks::sinks(&sinks),
+        Command::Schema => schema::schema(),
+        Command::Completions(completions) => completions::completions(&completions),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,6 +97,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Prints to standard output; that nobody reads it any more (`saltern schema | head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Running(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Begins to log as configured.
 fn start_logging(log: Log) {
     let level = match log.level {
@@ -75,12 +116,11 @@ fn start_logging(log: Log) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    let is_terminal = std::io::stderr().is_terminal();
-    let format =
-        log.format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
+    let is_terminal = io::stderr().is_terminal();
+    let format = log.format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
     let lines = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_ansi(is_terminal)
         .with_target(false);
     // Fails only when a logger is there already, which then goes on.

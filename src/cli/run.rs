@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,10 +23,22 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
     runtime()?.block_on(serve(&config, CancellationToken::new(), |_| std::future::pending()))
 }
 
-/// Runs a configuration until a signal comes, its sources have ended, or `stop` is cancelled;
-/// `beside` runs with it for as long and sees the pipeline.
+/// Runs a configuration until a signal comes, its sources have ended, `stop` is cancelled, or
+/// `beside`, which runs with it and sees the pipeline, has ended.
 pub(super) async fn serve<F: Future<Output = ()>>(
     config: &Config,
+    stop: CancellationToken,
+    beside: impl FnOnce(&Pipeline) -> F,
+) -> Result<(), Failure> {
+    let listener = http::bind(&config.general.http).await;
+    let listener = listener.map_err(|error| Failure::Running(chain(&error)))?;
+    serve_on(config, listener, stop, beside).await
+}
+
+/// As [`serve`], with the HTTP side on a listener that is bound already.
+pub(super) async fn serve_on<F: Future<Output = ()>>(
+    config: &Config,
+    listener: Option<TcpListener>,
     stop: CancellationToken,
     beside: impl FnOnce(&Pipeline) -> F,
 ) -> Result<(), Failure> {
@@ -36,12 +49,11 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     )?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
-    let mut signals = Signals::listen()
-        .map_err(|error| failed(format!("cannot listen to signals: {error}")))?;
+    let mut signals =
+        Signals::listen().map_err(|error| failed(format!("cannot listen to signals: {error}")))?;
     let shutdown = Shutdown { stop, ..Shutdown::default() };
     let (reopen, reopen_seen) = watch::channel(0);
 
-    let listener = http::bind(&general.http).await.map_err(|error| failed(chain(&error)))?;
     let pipeline =
         Pipeline::start(config, &shutdown, &reopen_seen).map_err(|error| failed(chain(&error)))?;
     let served = http::Served {

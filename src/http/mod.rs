@@ -1,26 +1,33 @@
-//! The HTTP side: `/metrics`, `/healthz`, `/readyz`, `/api/v1/…`.
+//! The HTTP side: `/metrics`, `/healthz`, `/readyz`, `/api/v1/…`, and a page that links to them.
+//!
+//! Where a token is configured everything wants it but what probes and scrapers read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State as Extract;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::extract::{Request, State as Extract};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::Http;
-use crate::event::Chunk;
+use crate::dispatch::Tapped;
+use crate::process::Process;
 use crate::state::{State, Status};
 use crate::units::Secret;
+
+mod connections;
+mod events;
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -40,7 +47,7 @@ pub struct Served {
     /// Where everything stands.
     pub state: Arc<State>,
     /// Copies of what passes.
-    pub tap: broadcast::Sender<Arc<Chunk>>,
+    pub tap: broadcast::Sender<Tapped>,
     /// The metrics.
     pub metrics: PrometheusHandle,
     /// What clients must send.
@@ -50,60 +57,137 @@ pub struct Served {
 /// Binds the configured address; `None` if there is none.
 pub async fn bind(http: &Http) -> Result<Option<TcpListener>, BindError> {
     let Some(listen) = http.listen else { return Ok(None) };
-    let listener =
-        TcpListener::bind(listen).await.map_err(|cause| BindError { listen, cause })?;
+    let listener = TcpListener::bind(listen).await.map_err(|cause| BindError { listen, cause })?;
     Ok(Some(listener))
 }
 
 /// Serves until `stop` is cancelled.
 pub async fn serve(listener: Option<TcpListener>, served: Served, stop: CancellationToken) {
-    let upkeep = upkeep(served.clone());
+    let site = Site {
+        served,
+        process: Arc::new(Process::new()),
+        streams: Arc::new(Semaphore::new(events::STREAMS)),
+        stop: stop.clone(),
+    };
+    let upkeep = stop.run_until_cancelled(upkeep(&site));
     let serving = async {
-        let Some(listener) = listener else { return std::future::pending().await };
+        let Some(listener) = listener else { return };
         if let Ok(address) = listener.local_addr() {
             info!(%address, "the HTTP side listens");
         }
-        if let Err(error) = axum::serve(listener, routes(served)).await {
-            warn!(%error, "the HTTP side has ended");
-        }
+        connections::serve(listener, routes(site.clone()), stop.clone()).await;
     };
-    tokio::select! {
-        () = upkeep => {}
-        () = serving => {}
-        () = stop.cancelled() => {}
+    tokio::join!(upkeep, serving);
+}
+
+/// What the routes share.
+#[derive(Clone)]
+struct Site {
+    served: Served,
+    process: Arc<Process>,
+    /// A permit for each client that reads events.
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Site {
+    fn refresh(&self) {
+        self.served.state.refresh();
+        self.process.refresh();
     }
 }
 
-fn routes(served: Served) -> Router {
+fn routes(site: Site) -> Router {
     Router::new()
+        .route("/", get(async || Html(include_str!("index.html"))))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/api/v1/status", get(status))
-        .with_state(served)
+        .route("/api/v1/events", get(events::events))
+        .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here, see /\n"))
+        .layer(from_fn_with_state(site.clone(), authorize))
+        .with_state(site)
 }
 
-async fn upkeep(served: Served) {
+/// What is served without a token, for probes and scrapers.
+const OPEN: &[&str] = &["/metrics", "/healthz", "/readyz"];
+
+/// Lets a request through if it carries the token, where one is wanted.
+async fn authorize(Extract(site): Extract<Site>, request: Request, next: Next) -> Response {
+    let Some(token) = &site.served.token else { return next.run(request).await };
+    let is_open = OPEN.contains(&request.uri().path());
+    if is_open || bearer(request.headers()).is_some_and(|sent| is_same(sent, token.expose())) {
+        return next.run(request).await;
+    }
+    let wanted = [(header::WWW_AUTHENTICATE, "Bearer realm=\"saltern\"")];
+    let message = "send `Authorization: Bearer TOKEN` with the token of http.token\n";
+    (StatusCode::UNAUTHORIZED, wanted, message).into_response()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+}
+
+/// Compares in a time that depends on the lengths alone, so that answers do not tell how much of a
+/// guess was right.
+fn is_same(sent: &[u8], token: &str) -> bool {
+    let differences = sent.iter().zip(token.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    sent.len() == token.len() && std::hint::black_box(differences) == 0
+}
+
+async fn upkeep(site: &Site) {
     let mut ticks = interval(UPKEEP);
     loop {
         ticks.tick().await;
-        served.state.refresh();
-        served.metrics.run_upkeep();
+        site.refresh();
+        site.served.metrics.run_upkeep();
     }
 }
 
-async fn metrics(Extract(served): Extract<Served>) -> impl IntoResponse {
-    served.state.refresh();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], served.metrics.render())
+async fn metrics(Extract(site): Extract<Site>) -> impl IntoResponse {
+    site.refresh();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], site.served.metrics.render())
 }
 
-async fn readyz(Extract(served): Extract<Served>) -> impl IntoResponse {
-    match served.state.is_ready() {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready, see /api/v1/status\n"),
+async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {
+    if site.served.state.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready, see /api/v1/status\n")
     }
 }
 
-async fn status(Extract(served): Extract<Served>) -> Json<Status> {
-    Json(served.state.status())
+async fn status(Extract(site): Extract<Site>) -> Json<Status> {
+    Json(site.served.state.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_is_the_token() {
+        let headers = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            headers
+        };
+        for (value, expected) in [
+            ("Bearer hunter2", true),
+            ("bearer hunter2", true),
+            ("Bearer hunter", false),
+            ("Bearer hunter22", false),
+            ("Bearer ", false),
+            ("Basic hunter2", false),
+            ("hunter2", false),
+        ] {
+            let headers = headers(value);
+            let sent = bearer(&headers);
+            assert_eq!(sent.is_some_and(|sent| is_same(sent, "hunter2")), expected, "{value}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
 }

@@ -1,34 +1,136 @@
-//! `local`: takes every event and keeps none. For measuring, and for trying filters.
+//! `local`: prints each event to standard output, one line an event.
+//!
+//! `text` is for the eye: time, tag, minion, function, outcome, coloured on a terminal. `json` is
+//! the line that `rawfile_json` writes. A batch is one write. When standard output is closed
+//! nothing can ever be printed again, so the sink parks and the daemon says so.
+
+use std::io::{self, Write};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Context, Sink, SinkError};
-use crate::batch::{Batch, BatchLimits};
+use super::rawfile_json::write_line;
+use super::{Context, Sink, SinkError, blocking};
+use crate::batch::{Batch, BatchLimits, Entry};
+use crate::line::{self, Colour};
 use crate::units::ByteSize;
 
-/// Discards every event.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// Lines on standard output.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {}
+pub(super) struct Config {
+    /// What a line looks like. Default: `text`.
+    #[serde(default)]
+    format: Format,
+    /// Whether `text` has colours. Default: `auto`, which is on a terminal only.
+    #[serde(default)]
+    colour: Colour,
+}
 
-pub(super) struct Local;
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    /// Time, tag, minion, function, outcome.
+    #[default]
+    Text,
+    /// `{"tag": …, "data": …}`, as `rawfile_json` writes it.
+    Json,
+}
+
+pub(super) struct Local {
+    format: Format,
+    colour: bool,
+    lines: Vec<u8>,
+}
 
 impl Sink for Local {
     const NAME: &'static str = "local";
-    const ABOUT: &'static str = "takes every event and keeps none";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    const ABOUT: &'static str = "prints events to standard output, coloured on a terminal";
+    const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 100);
     type Config = Config;
 
-    async fn connect(_config: &Config, _context: &Context) -> Result<Self, SinkError> {
-        Ok(Local)
+    async fn connect(config: &Config, _context: &Context) -> Result<Self, SinkError> {
+        let colour = config.colour.on_stdout();
+        Ok(Local { format: config.format, colour, lines: Vec::new() })
     }
 
-    async fn write(&mut self, _batch: &Batch) -> Result<(), SinkError> {
-        Ok(())
+    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        blocking(|| {
+            self.lines.clear();
+            for entry in batch.entries() {
+                self.format.write(&entry, self.colour, &mut self.lines);
+            }
+            let result = print(&mut io::stdout().lock(), &self.lines);
+            // A large batch must not hold its memory for ever.
+            self.lines.shrink_to(2 * Self::BATCH.max_bytes);
+            result
+        })
     }
 
     async fn close(self) -> Result<(), SinkError> {
         Ok(())
+    }
+}
+
+impl Format {
+    fn write(self, entry: &Entry<'_>, colour: bool, out: &mut Vec<u8>) {
+        match self {
+            Format::Json => write_line(entry.event, out),
+            Format::Text => {
+                line::write_text(&line::local_time(entry.received), entry.event, colour, out);
+            }
+        }
+    }
+}
+
+fn print(stdout: &mut impl Write, lines: &[u8]) -> Result<(), SinkError> {
+    let Err(error) = stdout.write_all(lines).and_then(|()| stdout.flush()) else { return Ok(()) };
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        let doing = "printing to standard output, which nobody reads any more (it is closed)";
+        return Err(SinkError::fatal(doing, error));
+    }
+    Err(SinkError::retry("printing to standard output", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Origin};
+
+    #[test]
+    fn lines_of_both_formats() {
+        let data = serde_json::json!({"id": "web-1", "fun": "test.ping", "success": true});
+        let event = Event::new("salt/x", &rmp_serde::to_vec(&data).unwrap());
+        let origin = Origin { source: "bus".into(), master_id: "m".into() };
+        let entry = Entry { event: &event, origin: &origin, received: 1_795_304_177_692_890 };
+        let mut out = Vec::new();
+        Format::Json.write(&entry, true, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"tag\": \"salt/x\", \"data\": {\"id\": \"web-1\", \"fun\": \"test.ping\", \"success\": true}}\n"
+        );
+        let mut out = Vec::new();
+        Format::Text.write(&entry, false, &mut out);
+        let line = String::from_utf8(out).unwrap();
+        let words: Vec<_> = line.split_whitespace().skip(2).collect();
+        assert_eq!(words, ["salt/x", "web-1", "test.ping", "ok"]);
+        assert!(line.contains(":17.692 "), "{line}");
+    }
+
+    #[test]
+    fn a_closed_output_is_fatal_and_a_full_one_is_not() {
+        struct Broken(io::ErrorKind);
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let label = |kind| print(&mut Broken(kind), b"x\n").unwrap_err().label();
+        assert_eq!(label(io::ErrorKind::BrokenPipe), "fatal");
+        assert_eq!(label(io::ErrorKind::StorageFull), "retry");
     }
 }

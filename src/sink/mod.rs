@@ -190,8 +190,8 @@ pub struct Kind {
     pub batch: BatchLimits,
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
-    /// Reads its configuration.
-    pub read: fn(&Node) -> Result<Arc<dyn Driver>, Problem>,
+    /// Reads its configuration and notes every problem in it.
+    pub read: fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>,
 }
 
 impl Kind {
@@ -201,7 +201,7 @@ impl Kind {
             about: S::ABOUT,
             batch: S::BATCH,
             schema: |generator| generator.subschema_for::<S::Config>(),
-            read: |node| Ok(Arc::new(Configured::<S>(node.read()?))),
+            read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
     }
 

@@ -1,34 +1,796 @@
-//! `sqlite3`: takes every event and keeps none. For measuring, and for trying filters.
+//! `sqlite3`: events, jobs and returns in the tables of Salt's returner of that name.
+//!
+//! | table | a row for | columns |
+//! |---|---|---|
+//! | `jids` | each published job; the first wins | `jid`, `load` (JSON of the event's data) |
+//! | `salt_returns` | each return; a later one of the same job and minion replaces it | `fun`, `jid`, `id`, `fun_args` (as Python prints the list; NULL if it is empty), `date` (local time), `full_ret` (JSON of the return value alone), `success` (`1`, `0`, or empty if the return does not say) |
+//! | `salt_events` | each event | `id`, `tag`, `data` (JSON), `alter_time` (UTC), `master_id`, `event_id` |
+//!
+//! Salt's own returner keeps no events; `salt_events` has the columns that its `mysql` returner
+//! gives it, and `event_id`, the event's content hash, by which a repeated batch leaves one copy:
+//! at least once becomes once. Salt's own fails when a job is stored twice and keeps each repeated
+//! return; here both are settled as the table says. A `fun` that is a list is stored as JSON.
+//!
+//! The database is made if it is missing (0640), and so are tables, columns and indexes; one that
+//! Salt's returner wrote is taken as it is. It is set to write-ahead logging with `synchronous =
+//! NORMAL`: a power cut may lose the last batches, and never harms the file. A batch is one transaction.
+//! If it meets an event that a constraint or a trigger of the database refuses, it is rolled back and
+//! written again with a savepoint around each event, so that only that event is left out.
+//!
+//! A database that is locked, full, read-only, missing or damaged is tried again; one that was
+//! removed or replaced is noticed at the next batch. Only a file that is no database parks the sink.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, TransactionBehavior, params};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tracing::warn;
 
-use super::{Context, Sink, SinkError};
-use crate::batch::{Batch, BatchLimits};
-use crate::units::ByteSize;
+use super::{Context, Rejected, Sink, SinkError, blocking};
+use crate::batch::{Batch, BatchLimits, Entry};
+use crate::event::EventKind;
+use crate::msgpack::{self, Item};
+use crate::units::{ByteSize, Span};
+use crate::{json, python};
 
-/// Discards every event.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// An SQLite database with Salt's tables.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {}
+pub(super) struct Config {
+    /// The database file. Its directory must exist, and be writable for SQLite's `-wal` and `-shm`
+    /// files.
+    database: PathBuf,
+    /// How long to wait for a lock that another process holds before the batch is tried again later.
+    #[serde(default = "default_timeout")]
+    timeout: Span,
+}
 
-pub(super) struct Sqlite3;
+fn default_timeout() -> Span {
+    Span::seconds(5)
+}
+
+pub(super) struct Sqlite3 {
+    database: PathBuf,
+    connection: Connection,
+    file: FileId,
+    scratch: Scratch,
+}
+
+/// What tells a file from another one at the same path.
+type FileId = (u64, u64);
+
+/// Texts of one event while they are bound; kept for their memory.
+#[derive(Default)]
+struct Scratch {
+    json: Vec<u8>,
+    python: String,
+    times: Times,
+}
+
+/// The two forms of when a chunk was read; its events share them.
+#[derive(Default)]
+struct Times {
+    received: Option<u64>,
+    utc: String,
+    local: String,
+}
 
 impl Sink for Sqlite3 {
     const NAME: &'static str = "sqlite3";
-    const ABOUT: &'static str = "takes every event and keeps none";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    const ABOUT: &'static str =
+        "an SQLite database with Salt's tables jids, salt_returns, salt_events";
+    const BATCH: BatchLimits = BatchLimits::new(5000, ByteSize::mib(4), 500);
     type Config = Config;
 
-    async fn connect(_config: &Config, _context: &Context) -> Result<Self, SinkError> {
-        Ok(Sqlite3)
+    async fn connect(config: &Config, _context: &Context) -> Result<Self, SinkError> {
+        blocking(|| Sqlite3::open(config))
     }
 
-    async fn write(&mut self, _batch: &Batch) -> Result<(), SinkError> {
-        Ok(())
+    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        blocking(|| self.store(batch))
     }
 
     async fn close(self) -> Result<(), SinkError> {
-        Ok(())
+        let Sqlite3 { database, connection, .. } = self;
+        blocking(|| connection.close())
+            .map_err(|(_, error)| classified(format!("closing {}", database.display()), error))
+    }
+}
+
+impl Sqlite3 {
+    fn open(config: &Config) -> Result<Self, SinkError> {
+        let doing = || format!("opening {}", config.database.display());
+        // Absolute, so that no path means one of SQLite's names for a database without a file.
+        let path = std::path::absolute(&config.database)
+            .map_err(|error| SinkError::fatal(doing(), error))?;
+        create_if_missing(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::IsADirectory => SinkError::fatal(doing(), error),
+            io::ErrorKind::NotFound => {
+                let missing = path.parent().unwrap_or(&path).display();
+                SinkError::retry(doing(), format!("{error}: create the directory {missing}"))
+            }
+            _ => SinkError::retry(doing(), error),
+        })?;
+        let file = file_id(&path).map_err(|error| SinkError::retry(doing(), error))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags)
+            .and_then(|connection| {
+                connection.busy_timeout(config.timeout.0)?;
+                prepare(&connection, &path)?;
+                Ok(connection)
+            })
+            .map_err(|error| match classified(doing(), error) {
+                // The tables are not ours to use: views of these names, say.
+                SinkError::Reject { doing, cause, .. } => SinkError::Fatal { doing, cause },
+                other => other,
+            })?;
+        Ok(Sqlite3 { database: path, connection, file, scratch: Scratch::default() })
+    }
+
+    fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        let doing = format!("writing to {}", self.database.display());
+        self.check_file(&doing)?;
+        let result = match self.store_together(batch) {
+            Err(error) if is_refusal(&error) => self.store_apart(batch, &doing),
+            other => other.map_err(|error| classified(doing.clone(), error)),
+        };
+        self.scratch.json.shrink_to(Self::BATCH.max_bytes);
+        self.scratch.python.shrink_to(Self::BATCH.max_bytes);
+        // What was written to a file that is gone must be written again.
+        match result {
+            Ok(()) | Err(SinkError::Reject { .. }) => self.check_file(&doing).and(result),
+            other => other,
+        }
+    }
+
+    /// SQLite itself would go on writing to a file that was unlinked.
+    fn check_file(&self, doing: &str) -> Result<(), SinkError> {
+        match file_id(&self.database) {
+            Ok(id) if id == self.file => Ok(()),
+            Ok(_) => Err(SinkError::reconnect(doing, "the database was replaced by another file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(SinkError::reconnect(doing, "the database was removed"))
+            }
+            Err(error) => Err(SinkError::reconnect(doing, error)),
+        }
+    }
+
+    fn store_together(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+        let behavior = TransactionBehavior::Immediate;
+        let transaction = self.connection.transaction_with_behavior(behavior)?;
+        for entry in batch.entries() {
+            insert(&transaction, entry, &mut self.scratch)?;
+        }
+        transaction.commit()
+    }
+
+    /// Writes a batch of which some event is refused: all others.
+    fn store_apart(&mut self, batch: &Batch, doing: &str) -> Result<(), SinkError> {
+        let failed = |error| classified(doing.to_owned(), error);
+        let behavior = TransactionBehavior::Immediate;
+        let mut transaction =
+            self.connection.transaction_with_behavior(behavior).map_err(failed)?;
+        let mut refused = Vec::new();
+        let mut first_cause = None;
+        for (place, entry) in batch.entries().enumerate() {
+            let savepoint = transaction.savepoint().map_err(failed)?;
+            match insert(&savepoint, entry, &mut self.scratch) {
+                Ok(()) => savepoint.commit().map_err(failed)?,
+                Err(error) if is_refusal(&error) => {
+                    if savepoint.is_autocommit() {
+                        // A trigger that rolls everything back: which event it was is found by halving.
+                        return Err(rejected(doing, error, Rejected::Unknown));
+                    }
+                    // Dropping the savepoint rolls it back.
+                    drop(savepoint);
+                    refused.push(place);
+                    first_cause.get_or_insert(error);
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        transaction.commit().map_err(failed)?;
+        match first_cause {
+            None => Ok(()),
+            Some(cause) => Err(rejected(doing, cause, Rejected::These(refused))),
+        }
+    }
+}
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Makes an empty database with permissions of its own. A file that exists is not even opened:
+/// closing it would drop the locks that another writer of this process holds on it.
+fn create_if_missing(path: &Path) -> io::Result<()> {
+    match file_id(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return other.map(drop),
+    }
+    match OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS jids (
+    jid TEXT PRIMARY KEY,
+    load TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS salt_returns (
+    fun TEXT,
+    jid TEXT,
+    id TEXT,
+    fun_args TEXT,
+    date TEXT NOT NULL,
+    full_ret TEXT NOT NULL,
+    success TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS salt_events (
+    id INTEGER PRIMARY KEY,
+    tag TEXT NOT NULL,
+    data TEXT NOT NULL,
+    alter_time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    master_id TEXT NOT NULL,
+    event_id TEXT UNIQUE
+);
+";
+
+/// The columns that are written, for tables that are older than this.
+const COLUMNS: &[(&str, &[&str])] = &[
+    ("jids", &["jid", "load"]),
+    ("salt_returns", &["fun", "jid", "id", "fun_args", "date", "full_ret", "success"]),
+    ("salt_events", &["tag", "data", "alter_time", "master_id", "event_id"]),
+];
+
+/// What `get_jid`, `get_fun`, `get_minions` and looking for old rows need.
+const INDEXES: &[(&str, &str)] = &[
+    ("idx_jids_jid", "jids (jid)"),
+    ("idx_salt_returns_jid", "salt_returns (jid, id)"),
+    ("idx_salt_returns_fun", "salt_returns (fun, id, jid)"),
+    ("idx_salt_returns_id", "salt_returns (id)"),
+    ("idx_salt_returns_date", "salt_returns (date)"),
+    ("idx_salt_events_tag", "salt_events (tag)"),
+    ("idx_salt_events_alter_time", "salt_events (alter_time)"),
+];
+
+/// Sets the connection up and makes what the database lacks.
+fn prepare(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        warn!(database = %path.display(), mode, "write-ahead logging is not possible here");
+    }
+    // After a burst the log shrinks to this many bytes again.
+    connection
+        .execute_batch("PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = 67108864")?;
+    connection.execute_batch(TABLES)?;
+    for (table, columns) in COLUMNS {
+        for column in *columns {
+            if !connection.column_exists(None, *table, *column)? {
+                connection
+                    .execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} TEXT"))?;
+            }
+        }
+    }
+    if !has_unique_index(connection, "salt_events", "event_id")? {
+        connection.execute_batch(
+            "CREATE UNIQUE INDEX idx_salt_events_event_id ON salt_events (event_id)",
+        )?;
+    }
+    for (name, on) in INDEXES {
+        if *name == "idx_jids_jid" && has_unique_index(connection, "jids", "jid")? {
+            continue;
+        }
+        connection.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name} ON {on}"))?;
+    }
+    Ok(())
+}
+
+fn has_unique_index(connection: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM pragma_index_list(?1) AS list WHERE list.\"unique\" AND NOT \
+               list.partial AND (SELECT group_concat(name) FROM pragma_index_info(list.name)) = ?2";
+    connection.query_row(sql, [table, column], |row| row.get::<_, i64>(0)).map(|count| count > 0)
+}
+
+const INSERT_EVENT: &str = "INSERT INTO salt_events (tag, data, alter_time, master_id, event_id) \
+     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (event_id) DO NOTHING";
+// Not by ON CONFLICT, for a table that somebody made without the key.
+const INSERT_JID: &str = "INSERT INTO jids (jid, load) SELECT ?1, ?2 \
+     WHERE NOT EXISTS (SELECT 1 FROM jids WHERE jid = ?1)";
+// Two statements, since Salt's table has no key and may hold a return twice.
+const DELETE_RETURN: &str = "DELETE FROM salt_returns WHERE jid = ?1 AND id = ?2";
+const INSERT_RETURN: &str = "INSERT INTO salt_returns \
+     (fun, jid, id, fun_args, date, full_ret, success) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+/// JSON, which is UTF-8, as TEXT without checking it once more.
+struct Json<'a>(&'a [u8]);
+
+impl ToSql for Json<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
+    }
+}
+
+fn insert(
+    connection: &Connection,
+    entry: Entry<'_>,
+    scratch: &mut Scratch,
+) -> rusqlite::Result<()> {
+    let event = entry.event;
+    scratch.times.set(entry.received);
+    connection.prepare_cached(INSERT_EVENT)?.execute(params![
+        event.tag(),
+        Json(event.json()),
+        scratch.times.utc,
+        entry.origin.master_id,
+        event.id().to_string(),
+    ])?;
+    match event.kind() {
+        EventKind::JobNew => {
+            let Some(jid) = event.fields().jid else { return Ok(()) };
+            let load = Json(event.json());
+            connection.prepare_cached(INSERT_JID)?.execute(params![jid, load])?;
+        }
+        EventKind::JobReturn => insert_return(connection, entry, scratch)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn insert_return(
+    connection: &Connection,
+    entry: Entry<'_>,
+    scratch: &mut Scratch,
+) -> rusqlite::Result<()> {
+    let event = entry.event;
+    let payload = event.payload();
+    let fields = event.fields();
+    let listed_function;
+    let function = match (fields.function, msgpack::find(payload, "fun")) {
+        (None, Some(list)) => {
+            let mut text = Vec::new();
+            json::write(list, &mut text);
+            listed_function = text;
+            Some(Json(&listed_function))
+        }
+        (text, _) => text.map(|text| Json(text.as_bytes())),
+    };
+    scratch.python.clear();
+    let args = msgpack::find(payload, "fun_args").filter(|args| is_true(args));
+    let args = args.map(|args| {
+        python::str(args, &mut scratch.python);
+        scratch.python.as_str()
+    });
+    scratch.json.clear();
+    match msgpack::find(payload, "return") {
+        Some(value) => _ = json::write(value, &mut scratch.json),
+        None => scratch.json.extend_from_slice(b"null"),
+    }
+    connection.prepare_cached(DELETE_RETURN)?.execute(params![fields.jid, fields.minion])?;
+    connection.prepare_cached(INSERT_RETURN)?.execute(params![
+        function,
+        fields.jid,
+        fields.minion,
+        args,
+        scratch.times.local,
+        Json(&scratch.json),
+        success_text(payload),
+    ])?;
+    Ok(())
+}
+
+/// What `bool(value)` says in Python: Salt stores only arguments that are true.
+fn is_true(value: &[u8]) -> bool {
+    match msgpack::scalar(value) {
+        None | Some(Item::Nil | Item::Bool(false)) => false,
+        Some(Item::Array(0) | Item::Map(0) | Item::Int(0) | Item::Uint(0)) => false,
+        Some(Item::Str(bytes) | Item::Bin(bytes)) => !bytes.is_empty(),
+        Some(Item::Float(float)) => float != 0.0,
+        Some(_) => true,
+    }
+}
+
+/// `ret.get("success", "")` as SQLite keeps it in a TEXT column.
+fn success_text(payload: &[u8]) -> String {
+    match msgpack::find(payload, "success").and_then(msgpack::scalar) {
+        Some(Item::Bool(success)) => i32::from(success).to_string(),
+        Some(Item::Int(int)) => int.to_string(),
+        Some(Item::Uint(int)) => int.to_string(),
+        Some(item) => item.text().unwrap_or_default().to_owned(),
+        None => String::new(),
+    }
+}
+
+impl Times {
+    fn set(&mut self, received: u64) {
+        if self.received.replace(received) == Some(received) {
+            return;
+        }
+        let micros = i64::try_from(received).unwrap_or(i64::MAX);
+        let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
+        let text = |zone| time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S%.6f").to_string();
+        self.utc = text(TimeZone::UTC);
+        self.local = text(TimeZone::system());
+    }
+}
+
+/// Whether the database refuses a value, rather than everything.
+fn is_refusal(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::ConstraintViolation
+                | ErrorCode::TypeMismatch
+                | ErrorCode::TooBig
+                | ErrorCode::ParameterOutOfRange
+        )
+    )
+}
+
+fn rejected(doing: &str, error: rusqlite::Error, events: Rejected) -> SinkError {
+    SinkError::Reject { doing: doing.to_owned(), cause: Box::new(error), events }
+}
+
+fn classified(doing: String, error: rusqlite::Error) -> SinkError {
+    if is_refusal(&error) {
+        return rejected(&doing, error, Rejected::Unknown);
+    }
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            let advice = "another process holds it; the batch comes again";
+            SinkError::retry(doing, format!("{error}: {advice}"))
+        }
+        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => SinkError::retry(doing, error),
+        Some(ErrorCode::NotADatabase) => {
+            let advice = "name another file as `database`, or move this one away";
+            SinkError::fatal(doing, format!("{error}: {advice}"))
+        }
+        // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a table
+        // that was dropped is made again: all of it over a fresh connection.
+        _ => SinkError::reconnect(doing, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rmpv::Value;
+
+    use super::*;
+    use crate::event::{Chunk, Event, Origin, Share};
+
+    const JID: &str = "20261121233336123456";
+
+    fn config(database: &Path) -> Config {
+        Config { database: database.to_owned(), timeout: Span::millis(20) }
+    }
+
+    fn open(database: &Path) -> Sqlite3 {
+        Sqlite3::open(&config(database)).unwrap()
+    }
+
+    fn event(tag: &str, pairs: &[(&str, Value)]) -> Event {
+        let pairs = pairs.iter().map(|(key, value)| (Value::from(*key), value.clone())).collect();
+        let mut payload = Vec::new();
+        rmpv::encode::write_value(&mut payload, &Value::Map(pairs)).unwrap();
+        Event::new(tag, &payload)
+    }
+
+    fn job_return(minion: &str, more: &[(&str, Value)]) -> Event {
+        let mut pairs = vec![
+            ("fun", Value::from("cmd.run")),
+            ("jid", Value::from(JID)),
+            ("id", Value::from(minion)),
+            ("return", Value::from("done")),
+        ];
+        for (key, value) in more {
+            pairs.retain(|(name, _)| name != key);
+            pairs.push((*key, value.clone()));
+        }
+        event(&format!("salt/job/{JID}/ret/{minion}"), &pairs)
+    }
+
+    fn batch(events: Vec<Event>) -> Batch {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
+        let chunk = Chunk { origin, received: 1_795_304_016_000_250, events };
+        Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
+    }
+
+    /// Rows as text, `-` for NULL.
+    fn rows(database: &Path, sql: &str) -> Vec<String> {
+        let connection = Connection::open(database).unwrap();
+        let mut statement = connection.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let rows = statement.query_map([], |row| {
+            let cells = (0..columns).map(|n| match row.get_ref(n).unwrap() {
+                ValueRef::Null => "-".to_owned(),
+                ValueRef::Integer(int) => format!("#{int}"),
+                ValueRef::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+                other => panic!("{other:?}"),
+            });
+            Ok(cells.collect::<Vec<_>>().join(" | "))
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn rows_are_what_salt_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let args = Value::Array(vec![
+            Value::from("it's"),
+            Value::Map(vec![(Value::from("__kwarg__"), Value::from(true))]),
+        ]);
+        let list = Value::Array(vec![Value::from("test.ping"), Value::from("test.arg")]);
+        let load = [("jid", Value::from(JID)), ("fun", Value::from("cmd.run"))];
+        open(&database)
+            .store(&batch(vec![
+                event(&format!("salt/job/{JID}/new"), &load),
+                job_return("web-1", &[("fun_args", args), ("success", Value::from(true))]),
+                job_return(
+                    "web-2",
+                    &[
+                        ("fun_args", Value::Array(vec![])),
+                        ("success", Value::from(false)),
+                        ("return", Value::Binary(vec![b'a', 0xff])),
+                    ],
+                ),
+                job_return("web-3", &[("fun", list)]),
+                event("my/app", &[("n", Value::from(1))]),
+            ]))
+            .unwrap();
+        assert_eq!(
+            rows(&database, "SELECT jid, load FROM jids"),
+            [format!(r#"{JID} | {{"jid": "{JID}", "fun": "cmd.run"}}"#)]
+        );
+        assert_eq!(
+            rows(&database, "SELECT fun, jid, id, fun_args, full_ret, success FROM salt_returns"),
+            [
+                format!(
+                    r#"cmd.run | {JID} | web-1 | ["it's", {{'__kwarg__': True}}] | "done" | 1"#
+                ),
+                format!("cmd.run | {JID} | web-2 | - | \"a\u{fffd}\" | 0"),
+                format!(r#"["test.ping", "test.arg"] | {JID} | web-3 | - | "done" | "#),
+            ]
+        );
+        let events = rows(
+            &database,
+            "SELECT id, tag, data, alter_time, master_id, length(event_id) FROM salt_events WHERE tag = 'my/app'",
+        );
+        assert_eq!(
+            events,
+            [r#"#5 | my/app | {"n": 1} | 2026-11-21 23:33:36.000250 | master-1 | #32"#]
+        );
+        // Local time, in the form of Python's `str(datetime.now())`.
+        let local = Timestamp::from_microsecond(1_795_304_016_000_250).unwrap();
+        let local = local.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S.000250");
+        assert_eq!(rows(&database, "SELECT DISTINCT date FROM salt_returns"), [local.to_string()]);
+        let metadata = std::fs::metadata(&database).unwrap();
+        assert_eq!(metadata.mode() & 0o777 & !0o640, 0, "the database is for its owner and group");
+        assert_eq!(rows(&database, "PRAGMA journal_mode"), ["wal"]);
+    }
+
+    #[test]
+    fn invariant_4_a_repeated_batch_leaves_one_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        let tag = format!("salt/job/{JID}/new");
+        let events = || {
+            batch(vec![
+                event(&tag, &[("jid", Value::from(JID)), ("fun", Value::from("first"))]),
+                job_return("web-1", &[("success", Value::from(true))]),
+            ])
+        };
+        sink.store(&events()).unwrap();
+        sink.store(&events()).unwrap();
+        sink.store(&batch(vec![
+            event(&tag, &[("jid", Value::from(JID)), ("fun", Value::from("second"))]),
+            job_return("web-1", &[("return", Value::from("anew")), ("success", Value::from(true))]),
+        ]))
+        .unwrap();
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#4"]);
+        assert_eq!(rows(&database, "SELECT id, full_ret FROM salt_returns"), ["web-1 | \"anew\""]);
+        let loads = rows(&database, "SELECT load FROM jids");
+        assert_eq!(loads, [format!(r#"{{"jid": "{JID}", "fun": "first"}}"#)]);
+    }
+
+    #[test]
+    fn a_database_of_salt_is_taken_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        // As the documentation of Salt's returner makes it, with a return stored twice.
+        let connection = Connection::open(&database).unwrap();
+        connection
+            .execute_batch(&format!(
+                "CREATE TABLE jids (jid TEXT PRIMARY KEY, load TEXT NOT NULL);
+                 CREATE TABLE salt_returns (fun TEXT KEY, jid TEXT KEY, id TEXT KEY, fun_args TEXT,
+                     date TEXT NOT NULL, full_ret TEXT NOT NULL, success TEXT NOT NULL);
+                 INSERT INTO salt_returns VALUES ('a', '{JID}', 'old', NULL, 'then', '1', '1');
+                 INSERT INTO salt_returns VALUES ('a', '{JID}', 'web-1', NULL, 'then', '1', '1');
+                 INSERT INTO salt_returns VALUES ('a', '{JID}', 'web-1', NULL, 'then', '2', '1');
+                 CREATE TABLE salt_events (id INTEGER PRIMARY KEY, tag TEXT, data TEXT);
+                 INSERT INTO salt_events (tag, data) VALUES ('older', '{{}}');"
+            ))
+            .unwrap();
+        drop(connection);
+        open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
+        open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
+        assert_eq!(
+            rows(&database, "SELECT fun, id, full_ret FROM salt_returns ORDER BY id"),
+            ["a | old | 1", "cmd.run | web-1 | \"done\""]
+        );
+        assert_eq!(
+            rows(&database, "SELECT tag, master_id FROM salt_events ORDER BY id"),
+            ["older | -".to_owned(), format!("salt/job/{JID}/ret/web-1 | master-1")]
+        );
+    }
+
+    #[test]
+    fn the_readers_queries_use_indexes() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        drop(open(&database));
+        for query in [
+            "SELECT load FROM jids WHERE jid = 'x'",
+            "SELECT id, full_ret FROM salt_returns WHERE jid = 'x'",
+            "SELECT id FROM salt_returns WHERE fun = 'x'",
+            "SELECT MAX(jid) FROM salt_returns GROUP BY fun, id",
+            "SELECT DISTINCT id FROM salt_returns",
+            "DELETE FROM salt_returns WHERE date < 'x'",
+            "DELETE FROM salt_returns WHERE jid = 'x' AND id = 'y'",
+            "SELECT data FROM salt_events WHERE tag = 'x'",
+            "DELETE FROM salt_events WHERE alter_time < 'x'",
+            "SELECT 1 FROM salt_events WHERE event_id = 'x'",
+        ] {
+            let plan = rows(&database, &format!("EXPLAIN QUERY PLAN {query}")).join("\n");
+            assert!(plan.contains("INDEX") && !plan.contains("TEMP B-TREE"), "{query}: {plan}");
+        }
+    }
+
+    fn guard(database: &Path, action: &str) {
+        let connection = Connection::open(database).unwrap();
+        let trigger = format!(
+            "CREATE TRIGGER guard BEFORE INSERT ON salt_returns WHEN new.id = 'bad'
+             BEGIN SELECT RAISE({action}, 'no bad ones'); END"
+        );
+        connection.execute_batch(&trigger).unwrap();
+    }
+
+    #[test]
+    fn invariant_5_a_refused_event_is_named_and_the_others_are_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        guard(&database, "ABORT");
+        let events = ["good", "bad", "fine"].map(|minion| job_return(minion, &[]));
+        let error = sink.store(&batch(events.into())).unwrap_err();
+        assert!(error.chain().contains("no bad ones"), "{}", error.chain());
+        let SinkError::Reject { events: Rejected::These(places), .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(places, [1]);
+        assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["good", "fine"]);
+        // Of the refused event nothing is stored.
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
+    }
+
+    #[test]
+    fn a_trigger_that_rolls_everything_back_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        guard(&database, "ROLLBACK");
+        let events = ["good", "bad", "fine"].map(|minion| job_return(minion, &[]));
+        let error = sink.store(&batch(events.into())).unwrap_err();
+        assert!(matches!(error, SinkError::Reject { events: Rejected::Unknown, .. }), "{error:?}");
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#0"]);
+        sink.store(&batch(vec![job_return("good", &[])])).unwrap();
+        assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["good"]);
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_may_not_is_fatal() {
+        let folder = tempfile::tempdir().unwrap();
+        let fails = |path: &Path| Sqlite3::open(&config(path)).err().unwrap();
+
+        let error = fails(&folder.path().join("absent/salt.db"));
+        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+        assert!(error.chain().contains("create the directory"), "{}", error.chain());
+
+        assert!(matches!(fails(folder.path()), SinkError::Fatal { .. }));
+
+        let text = folder.path().join("text");
+        std::fs::write(&text, "not a database, but long enough to be taken for one\n".repeat(99))
+            .unwrap();
+        assert!(matches!(fails(&text), SinkError::Fatal { .. }));
+
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        let locker = Connection::open(&database).unwrap();
+        locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let error = sink.store(&batch(vec![job_return("web-1", &[])])).unwrap_err();
+        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+        locker.execute_batch("COMMIT").unwrap();
+        sink.store(&batch(vec![job_return("web-1", &[])])).unwrap();
+
+        locker.execute_batch("DROP TABLE salt_events").unwrap();
+        let error = sink.store(&batch(vec![job_return("web-1", &[])])).unwrap_err();
+        assert!(matches!(error, SinkError::Reconnect { .. }), "{error:?}");
+        drop(sink);
+        open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#1"]);
+    }
+
+    #[test]
+    fn a_database_without_room_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sink = open(&folder.path().join("salt.db"));
+        let set = |sink: &Sqlite3, pages: &str| {
+            let sql = format!("PRAGMA max_page_count = {pages}");
+            sink.connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        };
+        set(&sink, "1");
+        let large = vec![job_return("web-1", &[("return", Value::from("x".repeat(100_000)))])];
+        let large = batch(large);
+        let error = sink.store(&large).unwrap_err();
+        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+        set(&sink, "1000000");
+        sink.store(&large).unwrap();
+    }
+
+    #[test]
+    fn a_database_that_is_removed_or_replaced_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        for replaced in [false, true] {
+            let mut sink = open(&database);
+            sink.store(&batch(vec![job_return("web-1", &[])])).unwrap();
+            std::fs::remove_file(&database).unwrap();
+            if replaced {
+                std::fs::write(&database, "").unwrap();
+            }
+            let error = sink.store(&batch(vec![job_return("web-2", &[])])).unwrap_err();
+            assert!(matches!(error, SinkError::Reconnect { .. }), "{error:?}");
+            drop(sink);
+            open(&database).store(&batch(vec![job_return("web-2", &[])])).unwrap();
+            assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["web-2"]);
+            std::fs::remove_file(&database).unwrap();
+        }
+    }
+
+    #[test]
+    fn two_writers_share_a_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let minions = ["web-1", "web-2", "web-3", "web-4"];
+        std::thread::scope(|scope| {
+            for minion in minions {
+                let config = Config { timeout: Span::seconds(30), ..config(&database) };
+                scope.spawn(move || {
+                    let mut sink = Sqlite3::open(&config).unwrap();
+                    for n in 0..20 {
+                        let more = [("n", Value::from(n))];
+                        sink.store(&batch(vec![job_return(minion, &more)])).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#80"]);
+        assert_eq!(rows(&database, "SELECT id FROM salt_returns ORDER BY id"), minions);
     }
 }

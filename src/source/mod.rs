@@ -209,8 +209,8 @@ pub struct Kind {
     pub about: &'static str,
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
-    /// Reads its configuration.
-    pub read: fn(&Node) -> Result<Arc<dyn Reader>, Problem>,
+    /// Reads its configuration and notes every problem in it.
+    pub read: fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>,
 }
 
 impl Kind {
@@ -219,7 +219,7 @@ impl Kind {
             name: S::NAME,
             about: S::ABOUT,
             schema: |generator| generator.subschema_for::<S::Config>(),
-            read: |node| Ok(Arc::new(Configured::<S>(node.read()?))),
+            read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
     }
 

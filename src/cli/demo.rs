@@ -1,0 +1,298 @@
+//! `saltern demo`: the whole machine on a made-up bus, in one directory.
+//!
+//! A unix socket serves the events of [`crate::demo`] in the framing of a real master, and the real
+//! `salt_bus` source reads it; what the demo shows is what a master would show.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, print, run, runtime, start_logging};
+use crate::config::{Config, Log, LogLevel};
+use crate::demo::Generator;
+use crate::state::State;
+
+#[derive(Args)]
+pub(super) struct Demo {
+    /// Where everything is kept; a second run adds to the first.
+    #[arg(long, default_value = "saltern-demo", value_name = "DIR")]
+    directory: PathBuf,
+    /// Events a second.
+    #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// End after so many seconds. Default: at Ctrl-C.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+    /// Where the HTTP side listens; if that is taken, a free port of the same address is.
+    #[arg(long, default_value = "127.0.0.1:4507", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// The same seed makes up the same events.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Log what the daemon would log.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// How often the bus looks what is due.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Frames that a subscriber of the bus may be behind before it is cut off, as a master does.
+const BACKLOG: usize = 16_384;
+
+/// How often the summary is shown on a terminal, and elsewhere.
+const SUMMARY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// The longest path of a unix socket.
+const LONGEST_SOCKET_PATH: usize = 100;
+
+pub(super) fn demo(arguments: &Demo) -> Result<(), Failure> {
+    let level = if arguments.verbose { LogLevel::Info } else { LogLevel::Warn };
+    start_logging(Log { level, format: None });
+    let directory = &arguments.directory;
+    let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    created.map_err(|error| failed(&format!("cannot create {}", directory.display()), &error))?;
+    let listener = listen(arguments.listen)?;
+    let address = listener.local_addr().map_err(|error| failed("cannot listen", &error))?;
+    let files = Files::of(directory);
+    let config = files.config(address)?;
+    eprintln!(
+        "{} made-up events a second from {} into {} and {}; http://{address}; Ctrl-C ends it",
+        arguments.rate,
+        files.bus.display(),
+        files.database.display(),
+        files.lines.display(),
+    );
+    let runtime = runtime()?;
+    let result = runtime.block_on(run_demo(arguments, &config, &files, listener));
+    // A socket that nobody serves any more would only confuse.
+    let _ = std::fs::remove_file(&files.bus);
+    result?;
+    print(&files.what_next(address))
+}
+
+async fn run_demo(
+    arguments: &Demo,
+    config: &Config,
+    files: &Files,
+    listener: TcpListener,
+) -> Result<(), Failure> {
+    let bus = files.listen_on_bus().await?;
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::TcpListener::from_std(listener))
+        .map_err(|error| failed("cannot listen", &error))?;
+    let ended = CancellationToken::new();
+    let generator = Generator::new(arguments.seed);
+    let bus = tokio::spawn(serve_bus(bus, generator, arguments.rate, ended.clone()));
+    let seconds = arguments.seconds.map(Duration::from_secs);
+    let result = run::serve_on(config, Some(listener), CancellationToken::new(), |pipeline| {
+        show(Arc::clone(&pipeline.state), seconds)
+    })
+    .await;
+    ended.cancel();
+    bus.await.map_err(|error| failed("the made-up bus failed", &error))?;
+    result
+}
+
+/// Binds the address, or a free port where that one is taken.
+fn listen(wanted: SocketAddr) -> Result<TcpListener, Failure> {
+    let cannot =
+        |error: io::Error| failed(&format!("cannot listen on {wanted} (--listen)"), &error);
+    match TcpListener::bind(wanted) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let listener = TcpListener::bind(SocketAddr::new(wanted.ip(), 0)).map_err(cannot)?;
+            let taken = listener.local_addr().map_err(cannot)?;
+            eprintln!("{wanted} is taken, the HTTP side listens on {taken}");
+            Ok(listener)
+        }
+        result => result.map_err(cannot),
+    }
+}
+
+/// Where everything is.
+struct Files {
+    directory: PathBuf,
+    bus: PathBuf,
+    database: PathBuf,
+    lines: PathBuf,
+}
+
+impl Files {
+    fn of(directory: &Path) -> Self {
+        let mut bus = directory.join("bus.ipc");
+        if bus.as_os_str().len() > LONGEST_SOCKET_PATH {
+            bus = std::env::temp_dir().join(format!("saltern-demo-{}.ipc", std::process::id()));
+        }
+        Files {
+            directory: directory.to_owned(),
+            bus,
+            database: directory.join("events.db"),
+            lines: directory.join("events.jsonl"),
+        }
+    }
+
+    fn config(&self, listen: SocketAddr) -> Result<Config, Failure> {
+        // `${` in a path is meant as it stands.
+        let path = |path: &Path| path.to_string_lossy().replace("${", "$${");
+        let text = json!({
+            "master_id": "salt.example.com",
+            "state_dir": path(&self.directory.join("state")),
+            "http": {"listen": listen},
+            "sources": {"bus": {"salt_bus": {"address": format!("unix:{}", path(&self.bus))}}},
+            "sinks": {
+                "lines": {"rawfile_json": {"filename": path(&self.lines)}},
+                "database": {"sqlite3": {"database": path(&self.database)}},
+            },
+        });
+        Config::parse(&text.to_string()).map_err(|problems| {
+            let problems: Vec<_> =
+                problems.iter().map(|problem| problem.message.as_str()).collect();
+            Failure::Usage(problems.join("\n"))
+        })
+    }
+
+    /// Binds the bus; a socket that an earlier run left is replaced.
+    async fn listen_on_bus(&self) -> Result<UnixListener, Failure> {
+        let path = &self.bus;
+        if UnixStream::connect(path).await.is_ok() {
+            let message = format!("another demo runs in {}", self.directory.display());
+            return Err(Failure::Running(message + "; use --directory for a second one"));
+        }
+        let _ = std::fs::remove_file(path);
+        let bind = UnixListener::bind(path);
+        bind.map_err(|error| failed(&format!("cannot serve a bus on {}", path.display()), &error))
+    }
+
+    fn what_next(&self, address: SocketAddr) -> String {
+        let (database, lines) = (self.database.display(), self.lines.display());
+        format!(
+            "
+What to look at next:
+  tail -n 3 {lines}
+  sqlite3 {database} \"SELECT fun, count(*), sum(success = '0') AS failed FROM salt_returns GROUP BY fun\"
+While it runs, in another terminal:
+  saltern events --url http://{address} --tag 'salt/job/*/ret/*'
+  curl http://{address}/metrics
+  curl http://{address}/api/v1/status
+The same with a real master: put this into saltern.yaml and start `saltern run --config saltern.yaml`
+  state_dir: {directory}/state
+  sources:
+    bus: {{salt_bus: {{address: /var/run/salt/master/master_event_pub.ipc}}}}
+  sinks:
+    database: {{sqlite3: {{database: {database}}}}}
+",
+            directory = self.directory.display(),
+        )
+    }
+}
+
+/// Publishes events at the rate until `ended` is cancelled, to everyone who connects.
+async fn serve_bus(
+    listener: UnixListener,
+    mut generator: Generator,
+    rate: u32,
+    ended: CancellationToken,
+) {
+    let (frames, _) = broadcast::channel::<Bytes>(BACKLOG);
+    let mut subscribers = JoinSet::new();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut last = Instant::now();
+    let mut due = 0.0;
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => break,
+            Ok((stream, _)) = listener.accept() => {
+                subscribers.spawn(publish(stream, frames.subscribe()));
+            }
+            Some(_) = subscribers.join_next() => {}
+            _ = ticks.tick() => {
+                due += last.elapsed().as_secs_f64().min(1.0) * f64::from(rate);
+                last = Instant::now();
+                // Nobody misses what is made up for nobody.
+                while due >= 1.0 && frames.receiver_count() > 0 {
+                    due -= 1.0;
+                    // Fails only when the last subscriber has just gone.
+                    let _ = frames.send(generator.next_frame(Timestamp::now()).into());
+                }
+                due = due.min(1.0);
+            }
+        }
+    }
+    subscribers.shutdown().await;
+}
+
+/// Writes frames to one subscriber until it goes away or is too slow.
+async fn publish(mut stream: UnixStream, mut frames: broadcast::Receiver<Bytes>) {
+    while let Ok(frame) = frames.recv().await {
+        if stream.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Shows the summary until `seconds` have passed, or for ever.
+async fn show(state: Arc<State>, seconds: Option<Duration>) {
+    let is_terminal = io::stderr().is_terminal();
+    let every = if is_terminal { SUMMARY.0 } else { SUMMARY.1 };
+    let lines = async {
+        let mut ticks = interval(every);
+        ticks.tick().await;
+        let mut before = 0;
+        loop {
+            ticks.tick().await;
+            let events = events(&state);
+            #[allow(clippy::cast_precision_loss)]
+            let line = summary(&state, (events - before) as f64 / every.as_secs_f64());
+            before = events;
+            let line = if is_terminal { format!("\r\x1b[2K{line}") } else { format!("{line}\n") };
+            // Who closed standard error does not want to see it.
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+    };
+    if let Some(seconds) = seconds {
+        // Running out of time is how this one ends.
+        let _ = tokio::time::timeout(seconds, lines).await;
+    } else {
+        lines.await;
+    }
+}
+
+fn events(state: &State) -> u64 {
+    state.sources.iter().map(|source| source.events.get()).sum()
+}
+
+fn summary(state: &State, rate: f64) -> String {
+    let seconds = state.started.elapsed().as_secs();
+    let mut line = format!("{seconds:>4} s  {rate:.0} events/s");
+    let mut errors: u64 = state.sources.iter().map(|s| s.gaps.get() + s.bad_frames.get()).sum();
+    let mut lag: f64 = 0.0;
+    for sink in &state.sinks {
+        let _ = write!(line, "  {} {}", sink.name, sink.events.get());
+        lag = lag.max(sink.lag());
+        errors += sink.retries.get() + sink.reconnects.get() + sink.timeouts.get();
+        errors += sink.rejected.get() + sink.dropped();
+    }
+    let _ = write!(line, "  lag {lag:.1} s  errors {errors}");
+    line
+}
+
+fn failed(doing: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::Running(format!("{doing}: {error}"))
+}

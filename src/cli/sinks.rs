@@ -1,0 +1,58 @@
+//! `saltern sinks`: the kinds of sinks and sources.
+
+use std::fmt::Write;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Failure, Output, print};
+use crate::{sink, source};
+
+#[derive(Args)]
+pub(super) struct Sinks {
+    /// A table, or JSON for machines.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Kinds {
+    sinks: Vec<Kind>,
+    sources: Vec<Kind>,
+}
+
+#[derive(Serialize)]
+struct Kind {
+    name: &'static str,
+    about: &'static str,
+}
+
+pub(super) fn sinks(arguments: &Sinks) -> Result<(), Failure> {
+    let sinks = sink::KINDS.iter().map(|kind| Kind { name: kind.name, about: kind.about });
+    let sources = source::KINDS.iter().map(|kind| Kind { name: kind.name, about: kind.about });
+    let kinds = Kinds { sinks: sinks.collect(), sources: sources.collect() };
+    match arguments.output {
+        Output::Text => print(&table(&kinds)),
+        Output::Json => {
+            let json = serde_json::to_string_pretty(&kinds)
+                .map_err(|error| Failure::Running(error.to_string()))?;
+            print(&(json + "\n"))
+        }
+    }
+}
+
+fn table(kinds: &Kinds) -> String {
+    let all = kinds.sinks.iter().chain(&kinds.sources);
+    let width = all.map(|kind| kind.name.len()).max().unwrap_or_default();
+    let mut out = String::new();
+    for (title, kinds) in [("SINKS", &kinds.sinks), ("SOURCES", &kinds.sources)] {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        let _ = writeln!(out, "{title}");
+        for Kind { name, about } in kinds {
+            let _ = writeln!(out, "  {name:width$}  {about}");
+        }
+    }
+    out
+}

@@ -1,0 +1,159 @@
+//! `GET /api/v1/events?tag=GLOB`: what passes, as it passes, as JSON lines.
+//!
+//! `tag` may stand several times; an event whose tag matches any of the globs is sent. The stream
+//! holds no more than one chunk: while the client does not read, events pass by, and the line
+//! `{"missed": N}` then says how many of the bus it did not get. It ends when the client goes away
+//! and when the daemon stops.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State as Extract};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio_util::sync::CancellationToken;
+
+use super::Site;
+use crate::dispatch::Tapped;
+use crate::filter::{Filter, FilterConfig};
+use crate::line;
+
+/// Streams at a time.
+pub(super) const STREAMS: usize = 16;
+
+pub(super) async fn events(
+    Extract(site): Extract<Site>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Response {
+    let filter = match filter_of(query) {
+        Ok(filter) => filter,
+        Err(message) => return (StatusCode::BAD_REQUEST, message).into_response(),
+    };
+    let Ok(slot) = Arc::clone(&site.streams).try_acquire_owned() else {
+        let message = format!("{STREAMS} clients read events already; try again later\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
+    };
+    let watch = Watch {
+        tap: site.served.tap.subscribe(),
+        filter,
+        next: None,
+        stop: site.stop.clone(),
+        _slot: slot,
+    };
+    let lines = stream::unfold(watch, async |mut watch| {
+        let lines = watch.lines().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(lines)), watch))
+    });
+    ([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
+}
+
+fn filter_of(query: Vec<(String, String)>) -> Result<Filter, String> {
+    let mut tags = Vec::new();
+    for (name, value) in query {
+        if name != "tag" {
+            return Err(format!("`{name}` is not known here; there is `tag=GLOB`\n"));
+        }
+        tags.push(value);
+    }
+    let config = FilterConfig { tags, ..FilterConfig::default() };
+    Filter::new(&config).map_err(|bad| format!("{}\n", bad.message))
+}
+
+/// One client's view of the tap.
+struct Watch {
+    tap: broadcast::Receiver<Tapped>,
+    filter: Filter,
+    /// The number of the next event, counted by the dispatcher; `None` before the first.
+    next: Option<u64>,
+    stop: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Watch {
+    /// The next lines; `None` when there will be no more.
+    async fn lines(&mut self) -> Option<Vec<u8>> {
+        let mut lines = Vec::new();
+        while lines.is_empty() {
+            let tapped = match self.stop.run_until_cancelled(self.tap.recv()).await? {
+                Ok(tapped) => tapped,
+                // The number of the next chunk tells how many events that were.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return None,
+            };
+            self.write(&tapped, &mut lines);
+        }
+        Some(lines)
+    }
+
+    fn write(&mut self, tapped: &Tapped, out: &mut Vec<u8>) {
+        let chunk = &tapped.chunk;
+        let missed = tapped.before - self.next.unwrap_or(tapped.before).min(tapped.before);
+        if missed > 0 {
+            out.extend_from_slice(format!("{{\"missed\": {missed}}}\n").as_bytes());
+        }
+        self.next = Some(tapped.before + chunk.events.len() as u64);
+        for event in chunk.events.iter().filter(|event| self.filter.takes(event)) {
+            line::write_json(event, &chunk.origin, chunk.received, out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Chunk, Event, Origin};
+    use tokio::sync::Semaphore;
+
+    fn tapped(before: u64, tags: &[&str]) -> Tapped {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
+        Tapped { before, chunk: Arc::new(Chunk { origin, received: 1, events }) }
+    }
+
+    fn tags(lines: &[u8]) -> Vec<String> {
+        let lines = std::str::from_utf8(lines).unwrap().lines();
+        lines
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["tag"].as_str().map_or_else(|| line.to_string(), str::to_owned)
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_what_it_missed() {
+        let (tap, receiver) = broadcast::channel(2);
+        let slots = Arc::new(Semaphore::new(1));
+        let stop = CancellationToken::new();
+        let mut watch = Watch {
+            tap: receiver,
+            filter: filter_of(vec![("tag".into(), "a*".into())]).unwrap(),
+            next: None,
+            stop: stop.clone(),
+            _slot: Arc::clone(&slots).try_acquire_owned().unwrap(),
+        };
+        tap.send(tapped(0, &["a1", "b1"])).unwrap();
+        assert_eq!(tags(&watch.lines().await.unwrap()), ["a1"]);
+        for chunk in
+            [tapped(2, &["a2"]), tapped(3, &["a3", "b3"]), tapped(5, &["a4"]), tapped(6, &["b4"])]
+        {
+            tap.send(chunk).unwrap();
+        }
+        assert_eq!(tags(&watch.lines().await.unwrap()), ["{\"missed\":3}", "a4"]);
+        stop.cancel();
+        assert!(watch.lines().await.is_none());
+        drop(watch);
+        assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[test]
+    fn a_query_that_is_wrong_says_so() {
+        let error = |name: &str, value: &str| filter_of(vec![(name.into(), value.into())]).err();
+        assert!(error("tag", "salt/*").is_none());
+        assert!(error("tag", "b[").unwrap().contains("`b[` is no glob"));
+        assert!(error("tags", "x").unwrap().contains("`tags`"));
+    }
+}
