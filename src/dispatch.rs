@@ -27,6 +27,11 @@ use crate::state::SinkState;
 /// (`salt.utils.dicttrim`).
 const TRIMMED: &[u8] = b"VALUE_TRIMMED";
 
+/// What is searched for before a payload is walked for the two. Without the underscores, which
+/// abound in Salt's states and would stop the search at each.
+const TRIMMED_HINT: &[u8] = b"TRIMMED";
+const PEER_HINT: &[u8] = b"peer";
+
 /// One sink, as the dispatcher sees it.
 pub struct Outgoing {
     /// What the sink wants.
@@ -63,7 +68,8 @@ impl Dispatcher {
     /// Works until every source has ended.
     pub fn run(mut self) {
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
-        let trimmed = memmem::Finder::new(TRIMMED);
+        let trimmed = memmem::Finder::new(TRIMMED_HINT);
+        let peer = memmem::Finder::new(PEER_HINT);
         let mut before = 0;
         for mut frames in &self.frames {
             waiting.set_count(self.frames.len());
@@ -80,7 +86,9 @@ impl Dispatcher {
                 if trimmed.find(event.payload()).is_some() {
                     trimmed_values += count_trimmed(event.payload());
                 }
-                peer_events += u64::from(event.peer().is_some());
+                if peer.find(event.payload()).is_some() && event.peer().is_some() {
+                    peer_events += 1;
+                }
             }
             state.trimmed.add(trimmed_values);
             state.peer_events.add(peer_events);

@@ -59,7 +59,11 @@ const PEER: &str = "__peer_id";
 impl Event {
     /// Splits a frame into tag and payload. A tag that is not UTF-8 gets U+FFFD for what is not.
     pub fn parse(frame: Bytes) -> Result<Self, NotAnEvent> {
-        let end = memchr::memmem::find(&frame, TAG_END).ok_or(NotAnEvent::NoTag(frame.len()))?;
+        // Tags hold no line feed, so the first is where the search ends.
+        let is_end = |at: &usize| frame.get(*at..).is_some_and(|rest| rest.starts_with(TAG_END));
+        let end = memchr::memchr_iter(b'\n', &frame)
+            .find(is_end)
+            .ok_or(NotAnEvent::NoTag(frame.len()))?;
         let tag = frame.get(..end).unwrap_or_default();
         let Ok(tag) = std::str::from_utf8(tag) else {
             let payload = frame.slice(end + TAG_END.len()..);

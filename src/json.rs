@@ -207,17 +207,55 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Whether the bytes are ASCII without anything that JSON escapes. In blocks, so that the compiler
-/// makes vector instructions of it.
+/// Whether the bytes are ASCII without anything that JSON escapes. Sixteen at once, which the
+/// compiler makes a vector of, or eight; most strings of Salt are short.
 fn is_plain(bytes: &[u8]) -> bool {
-    let special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
-    let mut blocks = bytes.chunks_exact(32);
-    for block in &mut blocks {
-        if block.iter().fold(false, |any, byte| any | special(*byte)) {
-            return false;
+    let is_special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
+    let any_special =
+        |block: &[u8; 16]| block.iter().fold(false, |any, byte| any | is_special(*byte));
+    if let Some(last) = bytes.last_chunk::<16>() {
+        let (blocks, _) = bytes.as_chunks::<16>();
+        return !blocks.iter().any(any_special) && !any_special(last);
+    }
+    // Of what is shorter, both ends; they overlap, or touch, in the middle.
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        let words = [u64::from_le_bytes(*first), u64::from_le_bytes(*last)];
+        return words.iter().all(|word| (escapes(*word) | *word) & TOPS == 0);
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        let word = u64::from(first) | u64::from(last) << 32;
+        return (escapes(word) | word) & TOPS == 0;
+    }
+    !bytes.iter().any(|byte| is_special(*byte))
+}
+
+/// The lowest bit of each byte of a word, and the highest.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOPS: u64 = 0x8080_8080_8080_8080;
+
+/// Has the top bit set of the lowest byte that JSON escapes, and of no lower byte. The bits above
+/// it say nothing, because the subtractions borrow.
+fn escapes(word: u64) -> u64 {
+    let controls = word.wrapping_sub(ONES * 0x20) & !word;
+    let quotes = word ^ (ONES * 0x22);
+    let quotes = quotes.wrapping_sub(ONES) & !quotes;
+    let backslashes = word ^ (ONES * 0x5c);
+    let backslashes = backslashes.wrapping_sub(ONES) & !backslashes;
+    (controls | quotes | backslashes) & TOPS
+}
+
+/// Where the first byte is that JSON escapes.
+fn first_escape(bytes: &[u8]) -> Option<usize> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let found = escapes(u64::from_le_bytes(*word));
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
         }
     }
-    !blocks.remainder().iter().any(|byte| special(*byte))
+    let at = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')?;
+    Some(bytes.len() - rest.len() + at)
 }
 
 fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
@@ -236,8 +274,7 @@ fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
 
 fn write_escaped_utf8(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')
-    {
+    while let Some(at) = first_escape(rest) {
         let (clean, from) = rest.split_at(at);
         out.extend_from_slice(clean);
         let Some((&byte, behind)) = from.split_first() else { break };
@@ -431,6 +468,24 @@ mod tests {
             let mut out = Vec::new();
             prop_assert!(!write_string(text.as_bytes(), &mut out));
             prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+
+        /// Against looking at each byte, for every way that a string can be cut into blocks.
+        #[test]
+        fn blocks_miss_nothing(
+            len in 0..70usize,
+            specials in proptest::collection::vec((0..70usize, any::<u8>()), 0..3),
+        ) {
+            let mut bytes = vec![b'x'; len];
+            for (at, byte) in specials {
+                if let Some(place) = bytes.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            let escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+            prop_assert_eq!(first_escape(&bytes), bytes.iter().position(escape));
+            let plain = bytes.is_ascii() && !bytes.iter().any(escape);
+            prop_assert_eq!(is_plain(&bytes), plain);
         }
 
         #[test]

@@ -26,7 +26,7 @@ use crate::queue::{Fsync, Queue, SpillMode};
 use crate::replay_letters::{self, Way};
 use crate::shutdown::Shutdown;
 use crate::sink::{Context, chain};
-use crate::source::{Frames, Outlet};
+use crate::source::{Frames, Outlet, patience};
 use crate::spill::Spill;
 use crate::spill::disk::Folder;
 use crate::spooler::{BATCHES_PER_WRITER, Spooler};
@@ -190,6 +190,7 @@ impl Pipeline {
         let stop = self.shutdown.stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .on_thread_park(patience::sleep)
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         self.thread("sources", move || {

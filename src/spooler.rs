@@ -2,7 +2,8 @@
 //!
 //! It takes shares from the dispatcher as fast as they come, so that nothing upstream ever waits
 //! for this sink, puts them into the queue (and so on disk), and hands batches to the sink's writers
-//! as they become free. Syncing takes long and has a thread of its own.
+//! as they become free. While a batch lingers, shares gather in the channel for a moment, so that not
+//! each of them costs a wake-up. Syncing takes long and has a thread of its own.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
@@ -40,6 +41,10 @@ const NOTE: Duration = Duration::from_secs(1);
 
 /// How often a full queue that blocks is tried again.
 const BLOCKED: Duration = Duration::from_millis(20);
+
+/// How long shares may gather in the channel while no batch is due. Short enough that the channel
+/// does not fill at the speed of the fastest bus.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Everything that a spooler thread owns.
 pub struct Spooler {
@@ -91,7 +96,13 @@ impl Spooler {
             self.hand_out(&mut course);
             self.upkeep(&mut course);
             self.show();
-            let wait = self.wait(&course);
+            let mut wait = self.wait(&course);
+            if self.may_gather(wait) {
+                // Any event that came now would only be put behind those that wait.
+                #[allow(clippy::disallowed_methods)]
+                std::thread::sleep(GATHER);
+                wait -= GATHER;
+            }
             let nothing = never();
             let shares = if self.queue.is_blocked() { &nothing } else { &self.shares };
             select! {
@@ -209,6 +220,11 @@ impl Spooler {
         let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
         let first = [batch, sync, course.note_at, unblock].into_iter().flatten().min();
         first.map_or(IDLE, |at| at.saturating_duration_since(now))
+    }
+
+    /// Whether a batch is waiting to fill and has time to.
+    fn may_gather(&self, wait: Duration) -> bool {
+        wait > GATHER && wait < IDLE && self.shares.is_empty() && self.settled.is_empty()
     }
 
     fn show(&self) {

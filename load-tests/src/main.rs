@@ -1,1 +1,140 @@
-fn main() {}
+//! `saltern-load`: a bus that offers more than saltern takes, a reader that only drains it, and the
+//! scenarios that compare the two and print a table.
+//!
+//! [`traffic`] makes the events, [`bus`] serves them, [`drain`] is the reference for what the
+//! machine can do at all, [`measure`] starts a reader of the bus as a process of its own and reads
+//! from `/proc` what the events cost it, [`report`] is the list of scenarios.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::bus::Rate;
+use crate::traffic::{Framing, Mix, Traffic};
+
+mod bus;
+mod drain;
+mod measure;
+mod process;
+mod report;
+mod traffic;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Load generator, reference readers and scenarios for saltern.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a unix socket as a Salt master does; end when all events are sent.
+    Bus {
+        /// The socket to serve. A file that is there is replaced.
+        #[arg(long)]
+        socket: PathBuf,
+        #[command(flatten)]
+        traffic: Offer,
+        /// Wait for so many subscribers, and send each of them every event.
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+    },
+    /// Connect to a bus and do nothing but read it.
+    Drain {
+        /// The socket to read.
+        #[arg(long)]
+        socket: PathBuf,
+    },
+    /// Start saltern behind a bus and print what the events cost it.
+    Measure {
+        #[command(flatten)]
+        traffic: Offer,
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// The sinks it has.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "rawfile_json")]
+        sinks: Vec<measure::Sink>,
+    },
+    /// Run the scenarios and print a table in Markdown.
+    Report {
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// How often each scenario is run; the table has the median.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+}
+
+/// What the bus sends.
+#[derive(clap::Args)]
+struct Offer {
+    /// How frames follow each other: `plain` (before 3006.26, 3007, 3008) or `prefixed` (3006.26+).
+    #[arg(long, value_enum, default_value_t = Framing::Plain)]
+    framing: Framing,
+    /// Which events.
+    #[arg(long, value_enum, default_value_t = Mix::Highstates)]
+    mix: Mix,
+    /// Bytes of a state return's frame, about.
+    #[arg(long, default_value_t = 3000)]
+    size: usize,
+    /// Events a second, each in a write of its own; or `max`: large writes, as fast as they are read.
+    #[arg(long, default_value = "max")]
+    rate: Rate,
+    /// How many events to send.
+    #[arg(long, default_value_t = 100_000)]
+    events: u64,
+    /// Where the captures of real masters are, for `--mix captures`.
+    #[arg(long, default_value = "tests/captures")]
+    captures: PathBuf,
+}
+
+impl Offer {
+    fn traffic(&self) -> Result<Traffic, Failure> {
+        Traffic::new(self.mix, self.size, self.framing, &self.captures)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("saltern-load: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Bus { socket, traffic, connections } => {
+            let offered = traffic.traffic()?;
+            let bus = bus::Bus::listen(&socket)?;
+            let began = process::own_cpu()?;
+            let sent = bus.serve(&offered, traffic.rate, traffic.events, connections)?;
+            println!(
+                "{sent}, {:.2} s of own CPU",
+                process::own_cpu()?.saturating_sub(began).as_secs_f64()
+            );
+            Ok(())
+        }
+        Command::Drain { socket } => {
+            println!("{}", drain::drain(&socket)?);
+            Ok(())
+        }
+        Command::Measure { traffic, saltern, sinks } => {
+            let offered = traffic.traffic()?;
+            let load =
+                measure::Load { traffic: &offered, rate: traffic.rate, events: traffic.events };
+            println!("{}", measure::saltern(&saltern, &sinks, &load)?);
+            println!("drain: {}", measure::drain(&load)?);
+            Ok(())
+        }
+        Command::Report { saltern, rounds } => report::print(&saltern, rounds),
+    }
+}

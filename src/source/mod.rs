@@ -25,6 +25,7 @@ use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
 pub mod framing;
+pub mod patience;
 mod replay;
 mod salt_bus;
 mod zeromq;

@@ -6,7 +6,7 @@
 //! and Salt's upgrades end connections too, it connects again for ever, and counts each gap.
 //!
 //! At a thousand events a second each event would be a wake-up of its own, which costs more than
-//! the event. After a read that emptied the socket the source waits a moment (`patience`) and then
+//! the event. After a small read the source lets its thread sleep a moment ([`patience`](super::patience)) and then
 //! reads all that has come.
 
 use std::fmt;
@@ -21,12 +21,11 @@ use serde::Deserialize;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::framing::{Frame, FrameError, Framer};
 use super::zeromq::{self, Left};
-use super::{Link, Outlet, Source, SourceError};
+use super::{Link, Outlet, Source, SourceError, patience};
 use crate::sink::chain;
 use crate::units::{ByteSize, Span};
 
@@ -43,7 +42,7 @@ pub(super) struct Config {
     /// size. At least the master's `max_event_size`.
     #[serde(default = "default_max_frame")]
     max_frame: ByteSize,
-    /// How long to let events gather after the socket was read empty. 0 reads each as it comes.
+    /// How long to let events gather after a read that brought few. 0 reads each as it comes.
     #[serde(default = "default_patience")]
     patience: Span,
 }
@@ -212,8 +211,9 @@ async fn session(
 /// Bytes asked of the kernel at once: what a unix socket's buffer holds.
 const READ: usize = 256 << 10;
 
-/// A read of at least this much did not empty the socket.
-const MORE_IS_THERE: usize = 64 << 10;
+/// The least room to offer the kernel, and the least that a read brings when events come so fast
+/// that waiting for more would only let the socket fill.
+const ROOM: usize = 16 << 10;
 
 async fn read(
     mut stream: impl AsyncRead + Unpin,
@@ -228,7 +228,7 @@ async fn read(
     link.up(&address);
     loop {
         let missing = framer.wanted().saturating_sub(buffer.len());
-        if buffer.capacity() - buffer.len() < missing.max(READ / 16) {
+        if buffer.capacity() - buffer.len() < missing.max(ROOM) {
             buffer.reserve(missing.max(READ));
         }
         let reading = stop.run_until_cancelled(stream.read_buf(&mut buffer));
@@ -261,9 +261,8 @@ async fn read(
                 return End::Lost(format!("{address}: {error}"));
             }
         }
-        if count < MORE_IS_THERE && !config.patience.0.is_zero() {
-            // Told to stop, the next read ends it.
-            let _ = stop.run_until_cancelled(sleep(config.patience.0)).await;
+        if count < ROOM {
+            patience::ask(config.patience.0);
         }
     }
 }

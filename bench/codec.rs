@@ -1,0 +1,114 @@
+//! What looking at bytes costs: framing, walking, finding, JSON. Throughput is in bytes of frames.
+
+#![allow(missing_docs, clippy::expect_used, dead_code)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use saltern::event::Event;
+use saltern::source::framing::Framer;
+use saltern::{json, msgpack};
+
+mod payloads;
+#[path = "../load-tests/src/traffic.rs"]
+mod traffic;
+
+use payloads::{payloads, stream};
+use traffic::Framing;
+
+fn size(bodies: &[Vec<u8>]) -> Throughput {
+    Throughput::Bytes(bodies.iter().map(|body| body.len() as u64).sum())
+}
+
+fn events(bodies: &[Vec<u8>]) -> Vec<Event> {
+    let parse = |body: &Vec<u8>| Event::parse(Bytes::copy_from_slice(body));
+    bodies.iter().map(|body| parse(body).expect("a body has a tag")).collect()
+}
+
+fn framing(criterion: &mut Criterion) {
+    for (group, framing) in
+        [("framing plain", Framing::Plain), ("framing prefixed", Framing::Prefixed)]
+    {
+        let mut group = criterion.benchmark_group(group);
+        for (name, bodies) in payloads() {
+            // Enough frames that what one connection costs once does not count.
+            let bodies: Vec<_> =
+                bodies.iter().cycle().take(bodies.len().max(64)).cloned().collect();
+            let stream = stream(&bodies, framing);
+            group.throughput(size(&bodies));
+            group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+                bencher.iter_batched(
+                    || BytesMut::from(stream.as_slice()),
+                    |mut buffer| {
+                        let mut framer = Framer::new(1 << 20);
+                        let mut frames = 0;
+                        while let Ok(Some(frame)) = framer.next(&mut buffer) {
+                            black_box(frame);
+                            frames += 1;
+                        }
+                        assert_eq!(frames, bodies.len());
+                    },
+                    criterion::BatchSize::LargeInput,
+                );
+            });
+        }
+    }
+}
+
+fn walker(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("skip");
+    for (name, bodies) in payloads() {
+        let events = events(&bodies);
+        group.throughput(size(&bodies));
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                for event in &events {
+                    let value = msgpack::Walker::new(black_box(event.payload())).skip();
+                    black_box(value.expect("a payload is msgpack"));
+                }
+            });
+        });
+    }
+    group.finish();
+    let mut group = criterion.benchmark_group("find");
+    for (name, bodies) in payloads() {
+        let events = events(&bodies);
+        group.throughput(size(&bodies));
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                for event in &events {
+                    // Behind `return`, which is most of the payload.
+                    black_box(msgpack::find(black_box(event.payload()), "fun"));
+                }
+            });
+        });
+    }
+}
+
+fn transcoder(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("json");
+    for (name, bodies) in payloads() {
+        let events = events(&bodies);
+        let mut text = Vec::new();
+        group.throughput(size(&bodies));
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                for event in &events {
+                    text.clear();
+                    black_box(json::write(black_box(event.payload()), &mut text));
+                }
+            });
+        });
+    }
+}
+
+criterion_group! {
+    name = codec;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = framing, walker, transcoder
+}
+criterion_main!(codec);
