@@ -26,7 +26,7 @@ impl Daemon {
         let config = format!(
             "state_dir: {path}/state\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{level: debug, format: json}}\n\
              sources:\n  bus:\n    {}\nsinks:\n  out:\n    rawfile_json: {{filename: {path}/out}}\n    \
-             batch: {{linger: 10ms}}\n",
+             batch: {{linger: 10ms}}\n    spill: {{max_bytes: 512MiB}}\n",
             source.replace("FOLDER", &path.to_string())
         );
         fs::write(folder.path().join("config.yaml"), config).unwrap();
