@@ -308,6 +308,25 @@ mod rawfile_json {
         super::invariants_2_and_6_back_pressure(&RAWFILE_JSON, kinds::hold_flock);
     }
 
+    /// A named pipe that nobody reads.
+    #[test]
+    fn invariant_8_stops_in_time_at_a_pipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mut bus = Bus::listen(folder);
+        let sinks = sinks(&RAWFILE_JSON, folder);
+        let pipe = folder.join("store/events");
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        let mut daemon = Daemon::start(folder, &(bus.source() + &sinks));
+        bus.send(0..1000, SIZE);
+        daemon.wait_stored("neighbour", 1000);
+        assert!(daemon.stored("store") < 1000.0);
+        let begin = std::time::Instant::now();
+        daemon.stop();
+        assert!(begin.elapsed().as_secs() < 15, "it took {:?}", begin.elapsed());
+        assert_neighbour_holds(folder, 1000);
+    }
+
     #[test]
     fn sighup_opens_the_file_anew() {
         let folder = tempfile::tempdir().unwrap();

@@ -142,7 +142,20 @@ impl Sink for RawfileJson {
             blocking(|| self.begin_anew())?;
             self.lock().await?;
         }
-        blocking(|| self.append(batch))
+        self.lines.clear();
+        for event in batch.events() {
+            write_line(event, &mut self.lines);
+        }
+        let result = match self.file.metadata() {
+            Ok(metadata) if !metadata.is_file() => self.push().await,
+            _ => blocking(|| append_whole(&mut self.file, &self.lines)),
+        };
+        let result = self.file.unlock().and(result);
+        // A large batch must not hold its memory for ever.
+        self.lines.shrink_to(2 * Self::BATCH.max_bytes);
+        result.map_err(|error| {
+            SinkError::retry(format!("appending to {}", self.config.filename.display()), error)
+        })
     }
 
     async fn close(self) -> Result<(), SinkError> {
@@ -185,19 +198,19 @@ impl RawfileJson {
                 .is_ok_and(|there| (there.dev(), there.ino()) != (own.dev(), own.ino()))
     }
 
-    /// Writes a batch and gives the lock back.
-    fn append(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        self.lines.clear();
-        for event in batch.events() {
-            write_line(event, &mut self.lines);
+    /// Writes to what is no regular file: a pipe whose reader is slow, or that nobody reads, is
+    /// asked again and again, for the reason that the lock is.
+    async fn push(&mut self) -> io::Result<()> {
+        let mut left = self.lines.as_slice();
+        while !left.is_empty() {
+            match self.file.write(left) {
+                Ok(written) => left = left.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(LOCK_WAIT).await,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        let result = append_whole(&mut self.file, &self.lines);
-        let result = self.file.unlock().and(result);
-        // A large batch must not hold its memory for ever.
-        self.lines.shrink_to(2 * Self::BATCH.max_bytes);
-        result.map_err(|error| {
-            SinkError::retry(format!("appending to {}", self.config.filename.display()), error)
-        })
+        Ok(())
     }
 
     fn begin_anew(&mut self) -> Result<(), SinkError> {
@@ -248,12 +261,16 @@ fn opening(config: &Config, error: io::Error) -> SinkError {
     SinkError::retry(format!("opening {}", config.filename.display()), error)
 }
 
+/// Linux's flag for writes that do not wait; of no effect on regular files.
+const O_NONBLOCK: i32 = 0o4000;
+
 fn open(config: &Config) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .append(true)
         .create(true)
         .mode(config.mode.0)
+        .custom_flags(O_NONBLOCK)
         .open(&config.filename)
 }
 
