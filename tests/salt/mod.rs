@@ -89,9 +89,10 @@ impl Drop for Group {
 
 /// Sends a signal to a process, or to the group of one if the id is negative; whether there was one.
 fn signal(name: &str, id: String) -> bool {
-    let mut kill = Command::new("kill");
-    kill.arg(format!("-{name}")).arg("--").arg(id);
-    kill.stderr(Stdio::null()).status().unwrap().success()
+    // The shell's own `kill`: the program of that name is not on every machine.
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("kill -s {name} -- {id}"));
+    shell.stderr(Stdio::null()).status().unwrap().success()
 }
 
 /// Ports that nobody listens on, each given out once in this process.

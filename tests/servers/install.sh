@@ -63,6 +63,7 @@ mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 command -v flock >/dev/null || fail "flock is missing; install the package util-linux"
 if ! find_python; then
+    [ -z "${SALTERN_PYTHON:-}" ] || fail "SALTERN_PYTHON=$SALTERN_PYTHON is no Python from 3.9 on with venv and ensurepip"
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         echo "installing python3-venv" >&2
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3 python3-venv; } >&2 </dev/null \
