@@ -50,7 +50,9 @@ impl Spooler {
     pub fn run(mut self) {
         let mut held = vec![0; self.writers.len()];
         let mut draining = false;
-        while !(draining && self.queue.is_empty()) {
+        // Writers end before the spooler does when they are told to give up or their sink is parked.
+        let mut writers_gone = false;
+        while !(draining && (writers_gone || self.queue.is_empty())) {
             self.hand_out(&mut held, draining);
             self.show();
             let wait = self.wait(&held, draining);
@@ -69,8 +71,10 @@ impl Spooler {
                             *held -= 1;
                         }
                     }
-                    Err(_) if draining => break,
-                    Err(_) => self.settled = crossbeam_channel::never(),
+                    Err(_) => {
+                        writers_gone = true;
+                        self.settled = crossbeam_channel::never();
+                    }
                 },
                 default(wait) => {}
             }

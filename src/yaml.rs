@@ -476,7 +476,8 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Problem> {
-        self.nodes.next().map(|node| seed.deserialize(node)).transpose()
+        let Some(node) = self.nodes.next() else { return Ok(None) };
+        seed.deserialize(node).map(Some).map_err(|problem| problem.located(node.place))
     }
 }
 
@@ -500,7 +501,8 @@ impl<'de> de::MapAccess<'de> for Pairs<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Problem> {
         match self.value.take() {
-            Some(node) => seed.deserialize(node),
+            // A conversion behind the value (`try_from`) fails without knowing where.
+            Some(node) => seed.deserialize(node).map_err(|problem| problem.located(node.place)),
             None => Err(de::Error::custom("a value was asked for before its key")),
         }
     }
@@ -543,10 +545,22 @@ mod tests {
             ("host: a\nprot: 1", (2, 1), "unknown key `prot`"),
             ("host: a\nport: many", (2, 7), "invalid type: string \"many\", expected u16"),
             ("host: a\nport: 70000", (2, 7), "invalid value: integer `70000`, expected u16"),
-            ("host: a\nnames:\n  - x\n  - 3", (4, 5), "invalid type: integer `3`, expected a string"),
+            (
+                "host: a\nnames:\n  - x\n  - 3",
+                (4, 5),
+                "invalid type: integer `3`, expected a string",
+            ),
             ("port: 3", (1, 1), "the key `host` is missing"),
-            ("host: ${SALTERN_NOT_SET}", (1, 7), "the environment variable SALTERN_NOT_SET is not set"),
-            ("host: ${file:/nowhere}", (1, 7), "cannot read /nowhere for ${file:/nowhere}: No such file or directory (os error 2)"),
+            (
+                "host: ${SALTERN_NOT_SET}",
+                (1, 7),
+                "the environment variable SALTERN_NOT_SET is not set",
+            ),
+            (
+                "host: ${file:/nowhere}",
+                (1, 7),
+                "cannot read /nowhere for ${file:/nowhere}: No such file or directory (os error 2)",
+            ),
         ] {
             let problem = read(text).unwrap_err();
             assert_eq!(problem.message, message);
