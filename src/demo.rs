@@ -617,12 +617,10 @@ mod tests {
     use super::*;
     use crate::event::{Event, EventKind};
 
-    fn events(seed: u64, count: usize) -> Vec<(String, Value)> {
+    fn events(seed: u64, count: i64) -> Vec<(String, Value)> {
         let start: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
         let mut generator = Generator::new(seed);
-        (0..count)
-            .map(|n| generator.next(start + Span::new().microseconds(3333 * n as i64)))
-            .collect()
+        (0..count).map(|n| generator.next(start + Span::new().microseconds(3333 * n))).collect()
     }
 
     #[test]

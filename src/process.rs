@@ -75,7 +75,7 @@ mod tests {
         process.refresh();
         assert!(process.resident.get() > 1e6, "{}", process.resident.get());
         assert!(process.open_files.get() >= 3.0);
-        let age = jiff::Timestamp::now().as_second() as f64 - start_time().unwrap();
+        let age = jiff::Timestamp::now().as_duration().as_secs_f64() - start_time().unwrap();
         assert!((-2.0..3600.0).contains(&age), "{age}");
         assert!(stat(14).is_some() && stat(15).is_some());
     }

@@ -477,7 +477,8 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Problem> {
-        self.nodes.next().map(|node| seed.deserialize(node)).transpose()
+        let Some(node) = self.nodes.next() else { return Ok(None) };
+        seed.deserialize(node).map(Some).map_err(|problem| problem.located(node.place))
     }
 }
 
@@ -501,7 +502,8 @@ impl<'de> de::MapAccess<'de> for Pairs<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Problem> {
         match self.value.take() {
-            Some(node) => seed.deserialize(node),
+            // A conversion behind the value (`try_from`) fails without knowing where.
+            Some(node) => seed.deserialize(node).map_err(|problem| problem.located(node.place)),
             None => Err(de::Error::custom("a value was asked for before its key")),
         }
     }

@@ -1,6 +1,9 @@
 //! The command line, through the real binary: what it prints, its exit codes, and the HTTP side of
 //! what it runs.
 
+// clippy.toml allows these in test functions; the helpers here are no less of a test.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take here before the test fails.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 fn saltern(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
@@ -314,16 +317,15 @@ fn completions_know_the_commands() {
     }
 }
 
-fn stored(directory: &Path) -> (usize, usize) {
+fn stored(directory: &Path) -> (u32, u32) {
     let lines = std::fs::read_to_string(directory.join("demo/events.jsonl")).unwrap();
     for line in lines.lines() {
         let event: Value = serde_json::from_str(line).unwrap();
         assert!(event["tag"].is_string() && event["data"]["_stamp"].is_string(), "{line}");
     }
     let database = rusqlite::Connection::open(directory.join("demo/events.db")).unwrap();
-    let rows =
-        database.query_row("SELECT count(*) FROM salt_events", [], |row| row.get::<_, i64>(0));
-    (lines.lines().count(), usize::try_from(rows.unwrap()).unwrap())
+    let rows = database.query_row("SELECT count(*) FROM salt_events", [], |row| row.get(0));
+    (lines.lines().count().try_into().unwrap(), rows.unwrap())
 }
 
 const DEMO: &[&str] = &["demo", "--listen", "127.0.0.1:0", "--directory", "demo"];
@@ -487,7 +489,8 @@ sinks:
             .unwrap()
             .parse()
             .unwrap();
-        assert!(value > 0.0, "{metric}");
+        // A process of a moment has not used a whole tick of 10 ms yet.
+        assert!(value > 0.0 || metric == "process_cpu_seconds_total", "{metric}");
     }
 
     // Neither a request that never ends nor a stream that nobody reads holds the end up.
@@ -513,6 +516,7 @@ fn local_prints_until_nobody_reads() {
 state_dir: state
 http: {listen: '127.0.0.1:0'}
 log: {format: json}
+shutdown_deadline: 2s
 sources:
   bus: {salt_bus: {address: bus.ipc}}
 sinks:
