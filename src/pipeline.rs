@@ -91,9 +91,15 @@ impl Pipeline {
             shutdown: shutdown.clone(),
         };
         let general = &config.general;
-        let dead_letters = DeadLetters::open(&general.state_dir, general.dead_letters.max_bytes.0)
-            .map_err(|error| PipelineError::Failed(chain(&error)))?;
-        let dead_letters = Arc::new(dead_letters);
+        // Without sinks nothing is refused, and nothing is to be written anywhere.
+        let dead_letters = match config.sinks.is_empty() {
+            true => None,
+            false => Some(
+                DeadLetters::open(&general.state_dir, general.dead_letters.max_bytes.0)
+                    .map(Arc::new)
+                    .map_err(|error| PipelineError::Failed(chain(&error)))?,
+            ),
+        };
         let mut sinks = Vec::new();
         let mut ways = Vec::new();
         for (sink, state) in config.sinks.iter().zip(pipeline.state.sinks.clone()) {
@@ -103,13 +109,15 @@ impl Pipeline {
                 state_dir: config.general.state_dir.clone(),
                 reopen: reopen.clone(),
             };
-            let outgoing = pipeline.start_sink(sink, state, &context, &dead_letters)?;
+            let outgoing = pipeline.start_sink(sink, state, &context, dead_letters.as_ref())?;
             ways.push(Way { sink: sink.name.clone(), shares: outgoing.shares.clone() });
             sinks.push(outgoing);
         }
         // Ends with the sources, so that the spoolers see that nothing comes any more.
         let no_more = CancellationToken::new();
-        pipeline.writers.spawn(replay_letters::run(dead_letters, ways, no_more.clone()));
+        if let Some(dead_letters) = dead_letters {
+            pipeline.writers.spawn(replay_letters::run(dead_letters, ways, no_more.clone()));
+        }
         let recent = config.dedupe_window().map(|window| Recent::new(window, Instant::now()));
         let dispatcher = Dispatcher { frames: frames_out, sinks, recent, tap };
         pipeline.thread("dispatcher", move || {
@@ -125,7 +133,7 @@ impl Pipeline {
         sink: &SinkConfig,
         state: Arc<SinkState>,
         context: &Context,
-        dead_letters: &Arc<DeadLetters>,
+        dead_letters: Option<&Arc<DeadLetters>>,
     ) -> Result<Outgoing, PipelineError> {
         let (shares, shares_out) = bounded::<Share>(CHANNEL);
         let (settled, settled_out) = bounded::<Settled>(sink.writers * BATCHES_PER_WRITER);
@@ -133,7 +141,7 @@ impl Pipeline {
             retry: sink.retry,
             breaker: Breaker::default(),
             rate_limit: sink.rate_limit.map(RateLimit::new),
-            dead_letters: Some(Arc::clone(dead_letters)),
+            dead_letters: dead_letters.cloned(),
             state: Arc::clone(&state),
         });
         let mut writers = Vec::new();

@@ -229,8 +229,11 @@ fn invariants_2_and_6_back_pressure(kind: &Kind, hold: Fault) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut bus = Bus::listen(folder);
-    let sinks =
-        sinks(kind, folder).replacen(RETRY, &format!("{RETRY}\n    spill: {{max_bytes: 4MiB}}"), 1);
+    let sinks = sinks(kind, folder).replacen(
+        RETRY,
+        &format!("{RETRY}\n    spill: {{mode: memory, max_bytes: 4MiB}}"),
+        1,
+    );
     let mut daemon = Daemon::start(folder, &(bus.source() + &sinks));
     bus.send(0..1, SIZE);
     daemon.wait_stored("store", 1);
