@@ -93,7 +93,7 @@ impl Dispatcher {
             state.trimmed.add(trimmed_values);
             state.peer_events.add(peer_events);
             if chunk.events.is_empty() {
-                claim.map(Claim::honour);
+                honour(claim);
                 continue;
             }
             let chunk = Arc::new(chunk);
@@ -105,7 +105,7 @@ impl Dispatcher {
             before += chunk.events.len() as u64;
             self.sinks.retain(|sink| sink.hand_over(&chunk, &encoded, claim.as_ref()));
             // Every sink that wants the events has a claim of its own now.
-            claim.map(Claim::honour);
+            honour(claim);
         }
     }
 }
@@ -134,6 +134,12 @@ impl Outgoing {
         let picks: Vec<u32> =
             events.filter(|(_, event)| self.filter.takes(event)).map(|(place, _)| place).collect();
         (!picks.is_empty()).then(|| Share::of(Arc::clone(chunk), picks))
+    }
+}
+
+fn honour(claim: Option<Claim>) {
+    if let Some(claim) = claim {
+        claim.honour();
     }
 }
 

@@ -354,8 +354,22 @@ impl Level {
     }
 }
 
-/// Seconds that only grow. Prometheus counters of this exporter are whole numbers, so this is a
-/// gauge that is never set back.
+/// The metrics in Prometheus' text format.
+pub fn render(handle: &PrometheusHandle) -> String {
+    let mut text = handle.render();
+    // Counters of seconds are gauges to the exporter, whose counters are whole numbers.
+    for metric in METRICS.iter().filter(|metric| metric.kind == MetricKind::Counter) {
+        let (gauge, counter) =
+            (format!("# TYPE {} gauge", metric.name), format!("# TYPE {} counter", metric.name));
+        if text.contains(&gauge) {
+            text = text.replace(&gauge, &counter);
+        }
+    }
+    text
+}
+
+/// Seconds that only grow. Counters of the exporter are whole numbers, so to it this is a gauge;
+/// see [`render`].
 pub struct Seconds {
     gauge: Gauge,
     micros: AtomicU64,
