@@ -192,6 +192,12 @@ pub const SINK_BATCH_EVENTS: Metric = Metric {
     labels: SINK,
     help: "Events in a batch.",
 };
+/// Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).
+pub const CONFIG_RELOADS: Metric = counter(
+    "saltern_config_reloads_total",
+    &["result"],
+    "Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).",
+);
 /// Always 1; the label says which version runs.
 pub const BUILD_INFO: Metric =
     gauge("saltern_build_info", &["version"], "Always 1; the label says which version runs.");
@@ -238,6 +244,7 @@ pub static METRICS: &[Metric] = &[
     SINK_LAG_SECONDS,
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,
+    CONFIG_RELOADS,
     BUILD_INFO,
     PROCESS_RSS,
     PROCESS_CPU,

@@ -3,7 +3,8 @@
 //! A letter leaves the database when its sink has kept the event; until then a crash changes
 //! nothing. One letter at a time: a replay is rare, and slow is better than in the way.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
@@ -22,19 +23,62 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long to wait for room in a sink's channel.
 const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(10);
 
-/// The way to a sink's spooler.
-pub struct Way {
-    /// The sink's name.
-    pub sink: String,
-    /// To its spooler.
-    pub shares: Sender<Share>,
+/// The ways to the sinks' spoolers, by the sinks' names. Once closed they stay closed, so that no
+/// spooler waits for a sender that nobody will drop.
+pub struct Ways(Mutex<Option<HashMap<String, Sender<Share>>>>);
+
+impl Ways {
+    /// None yet.
+    pub fn new() -> Self {
+        Ways(Mutex::new(Some(HashMap::new())))
+    }
+
+    /// Opens the way to a sink.
+    pub fn open(&self, sink: &str, shares: Sender<Share>) {
+        if let Some(ways) = &mut *self.lock() {
+            ways.insert(sink.to_owned(), shares);
+        }
+    }
+
+    /// Closes the way to a sink.
+    pub fn close(&self, sink: &str) {
+        if let Some(ways) = &mut *self.lock() {
+            ways.remove(sink);
+        }
+    }
+
+    fn to(&self, sink: &str) -> Option<Sender<Share>> {
+        self.lock().as_ref()?.get(sink).cloned()
+    }
+
+    /// A map is never half changed.
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, Sender<Share>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Looks for marked letters and hands them over until `stop` is cancelled.
-pub async fn run(letters: Arc<DeadLetters>, ways: Vec<Way>, stop: CancellationToken) {
+impl Default for Ways {
+    fn default() -> Self {
+        Ways::new()
+    }
+}
+
+/// Closes all ways when replaying ends, however it does.
+struct Closing(Arc<Ways>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
+
+/// Looks for marked letters and hands them over until `stop` is cancelled; then closes the ways.
+pub async fn run(letters: Arc<DeadLetters>, ways: Arc<Ways>, stop: CancellationToken) {
+    let closing = Closing(ways);
+    let ways = &closing.0;
     let looking = async {
         loop {
-            if let Err(error) = pass(&letters, &ways).await {
+            if let Err(error) = pass(&letters, ways).await {
                 error!(error = chain(&error), "dead letters cannot be replayed");
             }
             sleep(LOOK).await;
@@ -45,14 +89,13 @@ pub async fn run(letters: Arc<DeadLetters>, ways: Vec<Way>, stop: CancellationTo
 
 async fn pass(
     letters: &DeadLetters,
-    ways: &[Way],
+    ways: &Ways,
 ) -> Result<(), crate::dead_letter::DeadLetterError> {
     let (mut after, mut kept) = (0, 0);
     while let Some(Replay { letter, share }) = blocking(|| letters.next_replay(after))? {
         after = letter.id;
-        let way = ways.iter().find(|way| way.sink == letter.sink);
-        let (Some(way), Some(share)) = (way, share) else { continue };
-        if hand_over(way, share).await {
+        let (Some(shares), Some(share)) = (ways.to(&letter.sink), share) else { continue };
+        if hand_over(shares, share).await {
             blocking(|| letters.replayed(letter.id))?;
             kept += 1;
         } else {
@@ -66,12 +109,16 @@ async fn pass(
 }
 
 /// Whether the sink has kept the event.
-async fn hand_over(way: &Way, share: Share) -> bool {
+async fn hand_over(shares: Sender<Share>, share: Share) -> bool {
     let (claim, receipt) = Claim::new();
     let mut share = share.claimed(Some(claim));
     loop {
-        match way.shares.try_send(share) {
-            Ok(()) => return receipt.await.unwrap_or(false),
+        match shares.try_send(share) {
+            Ok(()) => {
+                // A sink that is removed meanwhile must not wait for this sender.
+                drop(shares);
+                return receipt.await.unwrap_or(false);
+            }
             Err(TrySendError::Full(back)) => share = back,
             Err(TrySendError::Disconnected(_)) => return false,
         }
