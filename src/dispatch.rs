@@ -97,7 +97,7 @@ impl Dispatcher {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
             let claim = frames.claim.take();
-            let mut chunk = chunk_of(frames);
+            let mut chunk = chunk_of(frames, self.sinks.len() > 1);
             if let Some(recent) = &mut self.recent {
                 let (now, before) = (Instant::now(), chunk.events.len());
                 chunk.events.retain(|event| !recent.seen(event.id(), now));
@@ -191,12 +191,17 @@ fn honour(claim: Option<Claim>) {
     }
 }
 
-fn chunk_of(frames: Frames) -> Chunk {
+fn chunk_of(frames: Frames, share_json: bool) -> Chunk {
     let Frames { state, origin, received, bodies, claim: _ } = frames;
     let mut events = Vec::with_capacity(bodies.len());
     for body in bodies {
         match Event::parse(body) {
-            Ok(event) => events.push(event),
+            Ok(mut event) => {
+                if share_json {
+                    event.share_json();
+                }
+                events.push(event);
+            }
             Err(error) => {
                 state.bad_frames.add(1);
                 debug!(source = state.name, %error, "not an event");

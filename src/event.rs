@@ -41,13 +41,10 @@ pub struct Event {
     frame: Bytes,
     tag_len: usize,
     kind: EventKind,
-    json: OnceLock<Json>,
-}
-
-#[derive(Debug)]
-struct Json {
-    text: Box<[u8]>,
-    losses: Losses,
+    /// Several sinks will want the JSON, so it is worth keeping.
+    shares_json: bool,
+    json: OnceLock<Vec<u8>>,
+    losses: OnceLock<Losses>,
 }
 
 /// What separates tag and payload in a frame (`salt.utils.event.TAGEND`).
@@ -70,14 +67,19 @@ impl Event {
             return Ok(Event::new(&String::from_utf8_lossy(tag), &payload));
         };
         let kind = EventKind::of(tag);
-        Ok(Event { tag_len: end, kind, frame, json: OnceLock::new() })
+        Ok(Event::of(frame, end, kind))
     }
 
     /// An event of a tag and a msgpack payload.
     pub fn new(tag: &str, payload: &[u8]) -> Self {
         let frame = [tag.as_bytes(), TAG_END, payload].concat();
         let kind = EventKind::of(tag);
-        Event { tag_len: tag.len(), kind, frame: Bytes::from(frame), json: OnceLock::new() }
+        Event::of(Bytes::from(frame), tag.len(), kind)
+    }
+
+    fn of(frame: Bytes, tag_len: usize, kind: EventKind) -> Self {
+        let (json, losses) = (OnceLock::new(), OnceLock::new());
+        Event { frame, tag_len, kind, shares_json: false, json, losses }
     }
 
     /// The event's tag, `salt/job/20261121233336123456/ret/web-1`.
@@ -101,19 +103,37 @@ impl Event {
         self.kind
     }
 
-    /// The payload as JSON; made once. See [`json`] for what becomes of what JSON lacks.
+    /// The payload as JSON; made once and kept. See [`json`] for what becomes of what JSON lacks.
     pub fn json(&self) -> &[u8] {
-        let made = self.json.get_or_init(|| {
+        self.json.get_or_init(|| {
             let mut text = Vec::with_capacity(self.payload().len() * 5 / 4 + 32);
-            let losses = json::write(self.payload(), &mut text);
-            Json { text: text.into_boxed_slice(), losses }
-        });
-        &made.text
+            self.make_json(&mut text);
+            text
+        })
+    }
+
+    /// Appends the payload as JSON. It is kept only if other sinks will want it too.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        match self.json.get() {
+            Some(made) => out.extend_from_slice(made),
+            None if self.shares_json => out.extend_from_slice(self.json()),
+            None => self.make_json(out),
+        }
+    }
+
+    fn make_json(&self, out: &mut Vec<u8>) {
+        // Set already if the JSON is made anew, which loses the same.
+        let _ = self.losses.set(json::write(self.payload(), out));
+    }
+
+    /// Says that several sinks will want the JSON, so that it is worth keeping.
+    pub fn share_json(&mut self) {
+        self.shares_json = true;
     }
 
     /// What the JSON of the payload had to leave out; `None` if nobody has asked for it yet.
     pub fn json_losses(&self) -> Option<Losses> {
-        self.json.get().map(|json| json.losses)
+        self.losses.get().copied()
     }
 
     /// 128 bits that are the same for the same tag and payload, on every master and in every run
@@ -162,12 +182,8 @@ impl Event {
 
     /// A copy with memory of its own, for an event that outlives the rest of its read buffer.
     fn detached(&self) -> Self {
-        Event {
-            frame: Bytes::copy_from_slice(&self.frame),
-            tag_len: self.tag_len,
-            kind: self.kind,
-            json: OnceLock::new(),
-        }
+        let frame = Bytes::copy_from_slice(&self.frame);
+        Event { shares_json: self.shares_json, ..Event::of(frame, self.tag_len, self.kind) }
     }
 }
 

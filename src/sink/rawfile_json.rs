@@ -253,7 +253,7 @@ pub(crate) fn write_line(event: &Event, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"tag\": ");
     write_string(event.tag().as_bytes(), out);
     out.extend_from_slice(b", \"data\": ");
-    out.extend_from_slice(event.json());
+    event.write_json(out);
     out.extend_from_slice(b"}\n");
 }
 
