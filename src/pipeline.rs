@@ -110,7 +110,8 @@ impl Pipeline {
                 reopen: reopen.clone(),
             };
             let outgoing = pipeline.start_sink(sink, state, &context, dead_letters.as_ref())?;
-            ways.push(Way { sink: sink.name.clone(), shares: outgoing.shares.clone() });
+            let (shares, state) = (outgoing.shares.clone(), Arc::clone(&outgoing.state));
+            ways.push(Way { sink: sink.name.clone(), shares, state });
             sinks.push(outgoing);
         }
         // Ends with the sources, so that the spoolers see that nothing comes any more.

@@ -11,10 +11,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::dead_letter::{DeadLetters, Replay};
+use crate::dead_letter::{DeadLetterError, DeadLetters, Replay};
 use crate::event::Share;
 use crate::receipt::Claim;
 use crate::sink::{blocking, chain};
+use crate::state::SinkState;
 
 /// How often to look for letters that were marked.
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,12 +29,18 @@ pub struct Way {
     pub sink: String,
     /// To its spooler.
     pub shares: Sender<Share>,
+    /// Where the number of its letters is shown.
+    pub state: Arc<SinkState>,
 }
 
 /// Looks for marked letters and hands them over until `stop` is cancelled.
 pub async fn run(letters: Arc<DeadLetters>, ways: Vec<Way>, stop: CancellationToken) {
     let looking = async {
+        let mut shown = None;
         loop {
+            if let Err(error) = show(&letters, &ways, &mut shown) {
+                warn!(error = chain(&error), "dead letters cannot be counted");
+            }
             if let Err(error) = pass(&letters, &ways).await {
                 error!(error = chain(&error), "dead letters cannot be replayed");
             }
@@ -43,10 +50,27 @@ pub async fn run(letters: Arc<DeadLetters>, ways: Vec<Way>, stop: CancellationTo
     stop.run_until_cancelled(looking).await;
 }
 
-async fn pass(
+/// Shows how many letters each sink has, if the letters have changed since `shown`.
+fn show(
     letters: &DeadLetters,
     ways: &[Way],
-) -> Result<(), crate::dead_letter::DeadLetterError> {
+    shown: &mut Option<(i64, i64)>,
+) -> Result<(), DeadLetterError> {
+    let version = blocking(|| letters.version())?;
+    if *shown == Some(version) {
+        return Ok(());
+    }
+    let counts = blocking(|| letters.counts())?;
+    for way in ways {
+        let count = counts.iter().find(|(sink, _)| *sink == way.sink);
+        let count = count.map_or(0, |(_, count)| *count);
+        way.state.dead_letters.set_count(usize::try_from(count).unwrap_or(usize::MAX));
+    }
+    *shown = Some(version);
+    Ok(())
+}
+
+async fn pass(letters: &DeadLetters, ways: &[Way]) -> Result<(), DeadLetterError> {
     let (mut after, mut kept) = (0, 0);
     while let Some(Replay { letter, share }) = blocking(|| letters.next_replay(after))? {
         after = letter.id;

@@ -124,6 +124,7 @@ impl Spooler {
                     Err(_) => {
                         course.abandoned = true;
                         self.settled = never();
+                        self.queue.stop_blocking(Instant::now());
                     }
                 },
                 recv(course.syncer.done) -> done => if let Ok((job, result)) = done {
