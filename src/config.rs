@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::batch::{BatchConfig, BatchLimits};
 use crate::delivery::RetryConfig;
@@ -30,6 +31,8 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// The sinks, in the order of the file.
     pub sinks: Vec<SinkConfig>,
+    /// The file, if it comes from one, so that it can be read again.
+    pub path: Option<PathBuf>,
 }
 
 /// Settings of the daemon as a whole.
@@ -64,6 +67,22 @@ impl Default for General {
             dedupe_window: None,
             shutdown_deadline: Span::seconds(25),
         }
+    }
+}
+
+impl General {
+    /// The settings that differ in `other` and that a running daemon cannot change.
+    pub fn needs_restart(&self, other: &General) -> Vec<&'static str> {
+        let token = |general: &General| general.http.token.as_ref().map(|t| t.expose().to_owned());
+        let differs = [
+            ("state_dir", self.state_dir != other.state_dir),
+            ("http.listen", self.http.listen != other.http.listen),
+            ("http.token", token(self) != token(other)),
+            ("log.level", self.log.level != other.log.level),
+            ("log.format", self.log.format != other.log.format),
+            ("dead_letters.max_bytes", self.dead_letters.max_bytes != other.dead_letters.max_bytes),
+        ];
+        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }
 }
 
@@ -143,6 +162,8 @@ pub struct SourceConfig {
     pub reader: Arc<dyn Reader>,
     /// The master whose events it reads.
     pub master_id: String,
+    /// Differs from that of another configuration if anything of the source does.
+    pub fingerprint: u128,
 }
 
 /// A sink.
@@ -165,6 +186,8 @@ pub struct SinkConfig {
     pub writers: usize,
     /// Events a second at the most.
     pub rate_limit: Option<u32>,
+    /// Differs from that of another configuration if anything of the sink does.
+    pub fingerprint: u128,
 }
 
 /// What every sink takes besides its kind.
@@ -227,10 +250,11 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
-        Config::parse(&text).map_err(|problems| {
+        let config = Config::parse(&text).map_err(|problems| {
             let file = path.display().to_string();
             ConfigError::Wrong(problems.iter().map(|p| p.render(&file, &text)).collect())
-        })
+        })?;
+        Ok(Config { path: Some(path.to_owned()), ..config })
     }
 
     /// How long events are remembered so that repeats are dropped.
@@ -287,7 +311,9 @@ impl Config {
             }
         }
         match general {
-            Some(general) if problems.is_empty() => Ok(Config { general, sources, sinks }),
+            Some(general) if problems.is_empty() => {
+                Ok(Config { general, sources, sinks, path: None })
+            }
             _ => {
                 problems
                     .sort_by_key(|problem| problem.place.map(|place| (place.line, place.column)));
@@ -312,7 +338,9 @@ fn source_of(
     let options = entry.without(|key| key == kind.name || !SOURCE_OPTIONS.contains(&key));
     let options: Option<SourceOptions> = options.read_noting(problems);
     let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());
-    Some(SourceConfig { name: name.to_owned(), kind, reader: reader?, master_id })
+    // The id may be that of the whole, which the entry does not show.
+    let fingerprint = entry.fingerprint() ^ xxh3_128(master_id.as_bytes());
+    Some(SourceConfig { name: name.to_owned(), kind, reader: reader?, master_id, fingerprint })
 }
 
 const SINK_OPTIONS: &[&str] = &["filter", "batch", "retry", "spill", "writers", "rate_limit"];
@@ -347,6 +375,7 @@ fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<Sink
         spill: options.spill,
         writers: writers?,
         rate_limit: options.rate_limit,
+        fingerprint: entry.fingerprint(),
     })
 }
 
@@ -563,6 +592,53 @@ sinks:
             (16, 14),
         ];
         assert_eq!(found, expected, "{:#?}", problems(text));
+    }
+
+    #[test]
+    fn fingerprints_tell_what_changed() {
+        let of = |text: &str| {
+            let config = Config::parse(text).map_err(|p| p[0].to_string()).unwrap();
+            (config.sources[0].fingerprint, config.sinks[0].fingerprint)
+        };
+        let (source, sink) = of(SMALLEST);
+        let moved = format!("# a comment\nshutdown_deadline: 3s\n{SMALLEST}");
+        assert_eq!(of(&moved), (source, sink));
+        let other_master = format!("master_id: elsewhere\n{SMALLEST}");
+        assert_ne!(of(&other_master).0, source);
+        assert_eq!(of(&other_master).1, sink);
+        for entry in [
+            "{rawfile_json: {filename: /tmp/event}}",
+            "{rawfile_json: {filename: /tmp/events}, writers: 1}",
+            "{rawfile_json: {filename: /tmp/events}, filter: {tags: [a]}}",
+        ] {
+            let changed = SMALLEST.replace("{rawfile_json: {filename: /tmp/events}}", entry);
+            assert_eq!(of(&changed).0, source);
+            assert_ne!(of(&changed).1, sink, "{entry}");
+        }
+        let keys =
+            |entry: &str| of(&SMALLEST.replace("{rawfile_json: {filename: /tmp/events}}", entry)).1;
+        assert_eq!(
+            keys("{blackhole: {}, writers: 2, rate_limit: 5}"),
+            keys("{rate_limit: 5, writers: 2, blackhole: {}}")
+        );
+        // `ab` and `c` is not `a` and `bc`.
+        assert_ne!(
+            keys("{blackhole: {}, filter: {tags: [ab, c]}}"),
+            keys("{blackhole: {}, filter: {tags: [a, bc]}}")
+        );
+    }
+
+    #[test]
+    fn a_running_daemon_cannot_change_everything() {
+        let of = |text: &str| {
+            let text = format!("{text}\n{SMALLEST}");
+            Config::parse(&text).map_err(|p| p[0].to_string()).unwrap().general
+        };
+        let old = of("");
+        assert!(old.needs_restart(&of("shutdown_deadline: 1s\nmaster_id: x")).is_empty());
+        let new = of("state_dir: /x\nhttp: {listen: null, token: t}\nlog: {level: debug}");
+        let expected = ["state_dir", "http.listen", "http.token", "log.level"];
+        assert_eq!(old.needs_restart(&new), expected);
     }
 
     #[test]

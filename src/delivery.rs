@@ -113,7 +113,7 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     };
     let finished = stop.run_until_cancelled(delivering).await.is_some();
     if let (true, Some(sink)) = (finished, delivery.sink.take())
-        && let Err(error) = sink.close().await
+        && let Some(Err(error)) = stop.run_until_cancelled(sink.close()).await
     {
         warn!(sink = writer.context.name, error = error.chain(), "closing failed");
     }

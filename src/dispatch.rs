@@ -4,11 +4,14 @@
 //! master trimmed, events of a cluster peer), asks each sink's filter, and hands each sink the
 //! events that it wants, shared by `Arc`. It waits for a sink only if that sink's spooler does not
 //! take shares off its channel, which it always does.
+//!
+//! Sinks come and change while it works, by [`Change`]s. A sink that goes needs none: its spooler
+//! lets go of the channel, and the dispatcher of the sink when it next has something for it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use memchr::memmem;
 use tokio::sync::broadcast;
 use tracing::debug;
@@ -52,6 +55,23 @@ pub struct Tapped {
     pub chunk: Arc<Chunk>,
 }
 
+/// A change of the sinks.
+pub enum Change {
+    /// One more.
+    Add(Outgoing),
+    /// Another filter for the sink of this name. Its channel stays, so that nothing is lost.
+    Filter {
+        /// The sink's name.
+        sink: String,
+        /// What it wants from now on.
+        filter: Filter,
+        /// What the world sees of it from now on.
+        state: Arc<SinkState>,
+    },
+    /// What was seen a moment ago, from now on; `None` to let repeats pass.
+    Dedupe(Option<Recent>),
+}
+
 /// Everything that the dispatcher thread owns.
 pub struct Dispatcher {
     /// From the sources; closed when all have ended.
@@ -60,6 +80,8 @@ pub struct Dispatcher {
     pub sinks: Vec<Outgoing>,
     /// What was seen a moment ago, if repeats are dropped.
     pub recent: Option<Recent>,
+    /// Changes of the sinks, those of one reload together.
+    pub changes: Receiver<Vec<Change>>,
     /// Copies for whoever watches live; who is too slow misses some.
     pub tap: broadcast::Sender<Tapped>,
 }
@@ -71,7 +93,7 @@ impl Dispatcher {
         let trimmed = memmem::Finder::new(TRIMMED_HINT);
         let peer = memmem::Finder::new(PEER_HINT);
         let mut before = 0;
-        for mut frames in &self.frames {
+        while let Some(mut frames) = self.next() {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
             let claim = frames.claim.take();
@@ -93,7 +115,7 @@ impl Dispatcher {
             state.trimmed.add(trimmed_values);
             state.peer_events.add(peer_events);
             if chunk.events.is_empty() {
-                claim.map(Claim::honour);
+                honour(claim);
                 continue;
             }
             let chunk = Arc::new(chunk);
@@ -105,7 +127,33 @@ impl Dispatcher {
             before += chunk.events.len() as u64;
             self.sinks.retain(|sink| sink.hand_over(&chunk, &encoded, claim.as_ref()));
             // Every sink that wants the events has a claim of its own now.
-            claim.map(Claim::honour);
+            honour(claim);
+        }
+    }
+
+    /// The next frames; changes that come first are made first. `None` when every source has ended.
+    fn next(&mut self) -> Option<Frames> {
+        loop {
+            select! {
+                recv(self.frames) -> frames => return frames.ok(),
+                recv(self.changes) -> changes => match changes {
+                    Ok(changes) => changes.into_iter().for_each(|change| self.change(change)),
+                    Err(_) => self.changes = never(),
+                },
+            }
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Add(sink) => self.sinks.push(sink),
+            Change::Dedupe(recent) => self.recent = recent,
+            Change::Filter { sink, filter, state } => {
+                if let Some(found) = self.sinks.iter_mut().find(|found| found.state.name == sink) {
+                    found.filter = filter;
+                    found.state = state;
+                }
+            }
         }
     }
 }
@@ -134,6 +182,12 @@ impl Outgoing {
         let picks: Vec<u32> =
             events.filter(|(_, event)| self.filter.takes(event)).map(|(place, _)| place).collect();
         (!picks.is_empty()).then(|| Share::of(Arc::clone(chunk), picks))
+    }
+}
+
+fn honour(claim: Option<Claim>) {
+    if let Some(claim) = claim {
+        claim.honour();
     }
 }
 

@@ -6,7 +6,8 @@
 //! [`batch`]es, and writers that [`delivery`] drives: connect, write, back off ([`backoff`],
 //! [`breaker`]), split what is refused. A [`sink`] knows its store and nothing else.
 //!
-//! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]);
+//! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]) and
+//! changes it while it runs ([`reload`]);
 //! [`state`] and [`metrics`] are what can be seen of it, [`http`] serves them, [`shutdown`] ends
 //! it, [`cli`] is the command line, [`line`] an event as people and scripts see it, [`demo`] makes
 //! up events for trying all this out. Payloads stay msgpack ([`msgpack`]) until a sink asks for
@@ -34,7 +35,10 @@ mod process;
 pub mod python;
 pub mod queue;
 pub mod receipt;
+pub mod reload;
 pub mod replay_letters;
+mod running_sink;
+mod running_sources;
 pub mod shutdown;
 pub mod sink;
 pub mod source;

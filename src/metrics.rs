@@ -195,6 +195,12 @@ pub const SINK_BATCH_EVENTS: Metric = Metric {
     labels: SINK,
     help: "Events in a batch.",
 };
+/// Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).
+pub const CONFIG_RELOADS: Metric = counter(
+    "saltern_config_reloads_total",
+    &["result"],
+    "Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).",
+);
 /// Always 1; the label says which version runs.
 pub const BUILD_INFO: Metric =
     gauge("saltern_build_info", &["version"], "Always 1; the label says which version runs.");
@@ -242,6 +248,7 @@ pub static METRICS: &[Metric] = &[
     SINK_LAG_SECONDS,
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,
+    CONFIG_RELOADS,
     BUILD_INFO,
     PROCESS_RSS,
     PROCESS_CPU,
@@ -358,8 +365,22 @@ impl Level {
     }
 }
 
-/// Seconds that only grow. Prometheus counters of this exporter are whole numbers, so this is a
-/// gauge that is never set back.
+/// The metrics in Prometheus' text format.
+pub fn render(handle: &PrometheusHandle) -> String {
+    let mut text = handle.render();
+    // Counters of seconds are gauges to the exporter, whose counters are whole numbers.
+    for metric in METRICS.iter().filter(|metric| metric.kind == MetricKind::Counter) {
+        let (gauge, counter) =
+            (format!("# TYPE {} gauge", metric.name), format!("# TYPE {} counter", metric.name));
+        if text.contains(&gauge) {
+            text = text.replace(&gauge, &counter);
+        }
+    }
+    text
+}
+
+/// Seconds that only grow. Counters of the exporter are whole numbers, so to it this is a gauge;
+/// see [`render`].
 pub struct Seconds {
     gauge: Gauge,
     micros: AtomicU64,

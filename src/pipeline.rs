@@ -1,40 +1,41 @@
-//! The whole machine, put together from a configuration, and taken apart again.
+//! The whole machine, put together from a configuration, changed by another, and taken apart again.
 //!
 //! Sources share one thread with a runtime of its own, so that no sink's blocking can hold up the
 //! bus. The dispatcher and each sink's spooler have a thread each. The writers are tasks of the
 //! runtime that [`Pipeline::start`] is called on. Nothing outlives [`Pipeline::ended`].
 
-use std::path::Path;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use thiserror::Error;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::breaker::Breaker;
-use crate::config::{Config, SinkConfig, SourceConfig};
+use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
 use crate::dedupe::Recent;
-use crate::delivery::{RateLimit, Settled, Shared, Writer};
-use crate::dispatch::{Dispatcher, Outgoing, Tapped};
-use crate::event::{Origin, Share};
-use crate::queue::{Fsync, Queue, SpillMode};
-use crate::replay_letters::{self, Way};
+use crate::dispatch::{Change, Dispatcher, Outgoing, Tapped};
+use crate::queue::SpillMode;
+use crate::reload::{Plan, ReloadError, Reloaded};
+use crate::replay_letters::{self, Ways};
+use crate::running_sink::{Feed, Leaving, Means, OpenQueue, RunningSink, open_queue};
+use crate::running_sources::{self, RunningSource, STARTS, Starting};
 use crate::shutdown::Shutdown;
-use crate::sink::{Context, chain};
-use crate::source::{Frames, Outlet, patience};
-use crate::spill::Spill;
-use crate::spill::disk::Folder;
-use crate::spooler::{BATCHES_PER_WRITER, Spooler};
+use crate::sink::chain;
+use crate::source::patience;
+use crate::spooler::Left;
 use crate::state::{SinkState, SourceState, State};
-use tokio_util::sync::CancellationToken;
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
 const CHANNEL: usize = 32;
+
+/// Reloads whose changes the dispatcher may not have made yet.
+const CHANGES: usize = 8;
 
 /// Chunks that a live watcher may be behind before it misses some.
 const TAP: usize = 64;
@@ -59,14 +60,62 @@ pub enum PipelineError {
     Failed(String),
 }
 
+/// A thread whose end can be awaited.
+pub(crate) struct Thread<T> {
+    name: String,
+    handle: JoinHandle<()>,
+    result: oneshot::Receiver<T>,
+}
+
+impl<T: Send + 'static> Thread<T> {
+    pub(crate) fn start(
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Self, PipelineError> {
+        let (result_in, result) = oneshot::channel();
+        let work = move || {
+            // Fails only when nobody waits.
+            let _ = result_in.send(work());
+        };
+        let handle = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(work)
+            .map_err(|cause| PipelineError::Start { what: format!("thread `{name}`"), cause })?;
+        Ok(Thread { name: name.to_owned(), handle, result })
+    }
+
+    pub(crate) async fn ended(self) -> Result<T, PipelineError> {
+        let result = self.result.await;
+        // The result was the last that the thread had to do, so this takes no time.
+        let joined = self.handle.join();
+        match (result, joined) {
+            (Ok(result), Ok(())) => Ok(result),
+            _ => Err(PipelineError::Panicked(self.name)),
+        }
+    }
+}
+
 /// A running pipeline.
 pub struct Pipeline {
     /// Where everything stands.
     pub state: Arc<State>,
     /// Where live watchers get their copies.
     pub tap: broadcast::Sender<Tapped>,
-    threads: Vec<(String, JoinHandle<Result<(), PipelineError>>)>,
-    writers: JoinSet<()>,
+    /// As they were at the start.
+    general: General,
+    /// How long events are remembered so that repeats are dropped, now.
+    dedupe_window: Option<Duration>,
+    means: Means,
+    sinks: Vec<RunningSink>,
+    /// Sinks that were removed and may not have ended yet.
+    leaving: HashMap<String, Leaving>,
+    sources: Vec<RunningSource>,
+    changes: Sender<Vec<Change>>,
+    starts: mpsc::Sender<Starting>,
+    ways: Arc<Ways>,
+    /// Every thread and task, each as a task that waits for its end.
+    parts: JoinSet<Result<(), PipelineError>>,
+    failure: Option<PipelineError>,
     shutdown: Shutdown,
 }
 
@@ -78,18 +127,9 @@ impl Pipeline {
         reopen: &watch::Receiver<u64>,
     ) -> Result<Self, PipelineError> {
         let (frames, frames_out) = bounded(CHANNEL);
+        let (changes, changes_out) = bounded(CHANGES);
+        let (starts, starts_out) = mpsc::channel(STARTS);
         let (tap, _) = broadcast::channel(TAP);
-        let mut pipeline = Pipeline {
-            state: Arc::new(State {
-                started: Instant::now(),
-                sources: config.sources.iter().map(source_state).collect(),
-                sinks: config.sinks.iter().map(sink_state).collect(),
-            }),
-            tap: tap.clone(),
-            threads: Vec::new(),
-            writers: JoinSet::new(),
-            shutdown: shutdown.clone(),
-        };
         let general = &config.general;
         // Without sinks nothing is refused, and nothing is to be written anywhere.
         let dead_letters = match config.sinks.is_empty() {
@@ -100,139 +140,85 @@ impl Pipeline {
                     .map_err(|error| PipelineError::Failed(chain(&error)))?,
             ),
         };
-        let mut sinks = Vec::new();
-        let mut ways = Vec::new();
-        for (sink, state) in config.sinks.iter().zip(pipeline.state.sinks.clone()) {
-            let context = Context {
-                name: sink.name.clone(),
-                writer: 0,
-                state_dir: config.general.state_dir.clone(),
+        let mut pipeline = Pipeline {
+            state: Arc::new(State::new()),
+            tap: tap.clone(),
+            general: general.clone(),
+            dedupe_window: config.dedupe_window(),
+            means: Means {
+                state_dir: general.state_dir.clone(),
                 reopen: reopen.clone(),
-            };
-            let outgoing = pipeline.start_sink(sink, state, &context, dead_letters.as_ref())?;
-            let (shares, state) = (outgoing.shares.clone(), Arc::clone(&outgoing.state));
-            ways.push(Way { sink: sink.name.clone(), shares, state });
-            sinks.push(outgoing);
+                dead_letters: dead_letters.clone(),
+                give_up: shutdown.give_up.clone(),
+            },
+            sinks: Vec::new(),
+            leaving: HashMap::new(),
+            sources: Vec::new(),
+            changes,
+            starts,
+            ways: Arc::new(Ways::new()),
+            parts: JoinSet::new(),
+            failure: None,
+            shutdown: shutdown.clone(),
+        };
+        let mut sinks = Vec::new();
+        for sink in &config.sinks {
+            let queue = open_queue(sink, &general.state_dir)?;
+            sinks.push(pipeline.start_sink(sink, queue)?);
         }
         // Ends with the sources, so that the spoolers see that nothing comes any more.
         let no_more = CancellationToken::new();
         if let Some(dead_letters) = dead_letters {
-            pipeline.writers.spawn(replay_letters::run(dead_letters, ways, no_more.clone()));
+            let ways = Arc::clone(&pipeline.ways);
+            let replaying = replay_letters::run(dead_letters, ways, no_more.clone());
+            pipeline.parts.spawn(async move {
+                replaying.await;
+                Ok(())
+            });
         }
-        let recent = config.dedupe_window().map(|window| Recent::new(window, Instant::now()));
-        let dispatcher = Dispatcher { frames: frames_out, sinks, recent, tap };
+        let recent = recent(pipeline.dedupe_window);
+        let dispatcher =
+            Dispatcher { frames: frames_out, sinks, recent, changes: changes_out, tap };
         pipeline.thread("dispatcher", move || {
             dispatcher.run();
             Ok(())
         })?;
-        pipeline.start_sources(&config.sources, frames, no_more)?;
-        Ok(pipeline)
-    }
-
-    fn start_sink(
-        &mut self,
-        sink: &SinkConfig,
-        state: Arc<SinkState>,
-        context: &Context,
-        dead_letters: Option<&Arc<DeadLetters>>,
-    ) -> Result<Outgoing, PipelineError> {
-        let (shares, shares_out) = bounded::<Share>(CHANNEL);
-        let (settled, settled_out) = bounded::<Settled>(sink.writers * BATCHES_PER_WRITER);
-        let shared = Arc::new(Shared {
-            retry: sink.retry,
-            breaker: Breaker::default(),
-            rate_limit: sink.rate_limit.map(RateLimit::new),
-            dead_letters: dead_letters.cloned(),
-            state: Arc::clone(&state),
-        });
-        let mut writers = Vec::new();
-        for number in 0..sink.writers {
-            let (batches, batches_out) = mpsc::channel(BATCHES_PER_WRITER);
-            writers.push(batches);
-            let writer = Writer {
-                context: Context { writer: number, ..context.clone() },
-                batches: batches_out,
-                settled: settled.clone(),
-                shared: Arc::clone(&shared),
-                stop: self.shutdown.give_up.clone(),
-            };
-            self.writers.spawn(Arc::clone(&sink.driver).drive(writer));
+        let mut first = Vec::new();
+        for source in &config.sources {
+            let stop = shutdown.stop.child_token();
+            let (source, starting) = RunningSource::new(source, source_state(source), stop, None);
+            pipeline.sources.push(source);
+            first.push(starting);
         }
-        let (queue, fsync) = open_queue(sink, &context.state_dir)?;
-        let spooler = Spooler {
-            queue,
-            limits: sink.limits,
-            fsync,
-            shares: shares_out,
-            settled: settled_out,
-            writers,
-            state: Arc::clone(&state),
-        };
-        self.thread(&format!("spool {}", sink.name), move || {
-            let state = Arc::clone(&spooler.state);
-            let ran = spooler.run();
-            ran.map_err(|cause| PipelineError::Start { what: "sync thread".into(), cause })?;
-            match state.parked() {
-                None => Ok(()),
-                Some(reason) => {
-                    Err(PipelineError::Failed(format!("the sink {}: {reason}", state.name)))
-                }
-            }
-        })?;
-        Ok(Outgoing { filter: sink.filter.clone(), shares, state })
-    }
-
-    fn start_sources(
-        &mut self,
-        sources: &[SourceConfig],
-        frames: Sender<Frames>,
-        no_more: CancellationToken,
-    ) -> Result<(), PipelineError> {
-        let mut readers = Vec::new();
-        for (source, state) in sources.iter().zip(&self.state.sources) {
-            let (name, master_id) = (source.name.clone(), source.master_id.clone());
-            let origin = Arc::new(Origin { source: name, master_id });
-            let outlet = Outlet { origin, state: Arc::clone(state), frames: frames.clone() };
-            readers.push((Arc::clone(&source.reader), outlet));
-        }
-        drop(frames);
-        let stop = self.shutdown.stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .on_thread_park(patience::sleep)
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
-        self.thread("sources", move || {
+        pipeline.thread("sources", move || {
             let _no_more = no_more.drop_guard();
-            let local = tokio::task::LocalSet::new();
-            let mut tasks = JoinSet::new();
-            for (reader, outlet) in readers {
-                let stop = stop.clone();
-                let read = async move {
-                    let state = Arc::clone(&outlet.state);
-                    let result = reader.run(outlet, stop).await;
-                    state.end();
-                    result.map_err(|error| {
-                        let reason = format!("the source {}: {}", state.name, chain(&error));
-                        error!(source = state.name, error = chain(&error), "the source failed");
-                        state.failed(&reason);
-                        PipelineError::Failed(reason)
-                    })
-                };
-                tasks.spawn_local_on(read, &local);
-            }
-            let mut outcome = Ok(());
-            local.block_on(&runtime, async {
-                while let Some(ended) = tasks.join_next().await {
-                    let result =
-                        ended.unwrap_or_else(|_| Err(PipelineError::Panicked("source".to_owned())));
-                    if result.is_err() {
-                        outcome = result;
-                    }
-                }
-            });
-            outcome
-        })
+            running_sources::run(&runtime, first, starts_out, frames)
+        })?;
+        pipeline.state.set_sources(pipeline.sources.iter().map(|s| Arc::clone(&s.state)).collect());
+        pipeline.state.set_sinks(pipeline.sinks.iter().map(|s| Arc::clone(&s.state)).collect());
+        Ok(pipeline)
+    }
+
+    /// Starts a sink that is new to the pipeline; the dispatcher has to be told of it.
+    fn start_sink(
+        &mut self,
+        sink: &SinkConfig,
+        queue: OpenQueue,
+    ) -> Result<Outgoing, PipelineError> {
+        let (shares, shares_out) = bounded(CHANNEL);
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let state = sink_state(sink);
+        let means = &self.means;
+        let parts = &mut self.parts;
+        let running = RunningSink::start(means, sink, Arc::clone(&state), queue, feed, parts)?;
+        self.sinks.push(running);
+        self.ways.open(&sink.name, shares.clone(), Arc::clone(&state));
+        Ok(Outgoing { filter: sink.filter.clone(), shares, state })
     }
 
     fn thread(
@@ -240,81 +226,280 @@ impl Pipeline {
         name: &str,
         work: impl FnOnce() -> Result<(), PipelineError> + Send + 'static,
     ) -> Result<(), PipelineError> {
-        let handle = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(work)
-            .map_err(|cause| PipelineError::Start { what: format!("thread `{name}`"), cause })?;
-        self.threads.push((name.to_owned(), handle));
+        let thread = Thread::start(name, work)?;
+        self.parts.spawn(async move { thread.ended().await? });
         Ok(())
     }
 
-    /// Waits until every part has ended: the sources because they were told to stop or had no more,
-    /// the others because everything is settled or given up. The first failure is the result.
-    pub async fn ended(mut self) -> Result<(), PipelineError> {
-        let mut outcome = Ok(());
-        while let Some(ended) = self.writers.join_next().await {
-            if ended.is_err() && outcome.is_ok() {
-                outcome = Err(PipelineError::Panicked("writer of a sink".to_owned()));
+    /// Makes the pipeline what another configuration says. What is the same in both goes on
+    /// untouched. Not to be broken off: a sink that has handed over would not be started again.
+    pub async fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
+        let plan = self.plan(config);
+        let added = self.open_added(config, &plan).await?;
+        let for_restart = self.general.needs_restart(&config.general);
+        if !for_restart.is_empty() {
+            let settings = for_restart.join(", ");
+            warn!(settings, "these settings have changed and need a restart to take effect");
+        }
+        // From here on the new configuration is in force.
+        let deadline = config.general.shutdown_deadline.0;
+        let mut failures = Vec::new();
+        self.remove_sinks(&plan.sinks.removed, deadline);
+        let mut changes = Vec::new();
+        for (sink, queue) in added {
+            match self.start_sink(sink, queue) {
+                Ok(outgoing) => changes.push(Change::Add(outgoing)),
+                Err(error) => failures.push(format!("the sink {}: {}", sink.name, chain(&error))),
             }
         }
-        let threads = std::mem::take(&mut self.threads);
-        let joined = tokio::task::spawn_blocking(move || join_all(threads)).await;
-        let joined = joined.unwrap_or_else(|_| Err(PipelineError::Panicked("shutdown".to_owned())));
-        outcome.and(joined)
-    }
-}
-
-fn join_all(
-    threads: Vec<(String, JoinHandle<Result<(), PipelineError>>)>,
-) -> Result<(), PipelineError> {
-    let mut outcome = Ok(());
-    for (name, handle) in threads {
-        let result = handle.join().unwrap_or(Err(PipelineError::Panicked(name)));
-        if outcome.is_ok() {
-            outcome = result;
+        let changed: Vec<_> = config
+            .sinks
+            .iter()
+            .filter(|sink| plan.sinks.changed.contains(&sink.name))
+            .map(|sink| (sink, self.state_of(sink)))
+            .collect();
+        for (sink, state) in &changed {
+            let (filter, state) = (sink.filter.clone(), Arc::clone(state));
+            changes.push(Change::Filter { sink: sink.name.clone(), filter, state });
+        }
+        let window = config.dedupe_window();
+        if window != self.dedupe_window {
+            changes.push(Change::Dedupe(recent(window)));
+            self.dedupe_window = window;
+        }
+        if !changes.is_empty() && self.changes.try_send(changes).is_err() {
+            // There was room, and nobody else sends: the dispatcher has ended.
+            failures.push("every source has ended; nothing reaches the sinks any more".to_owned());
+        }
+        let broken = self.change_sinks(&changed, &mut failures).await;
+        self.change_sources(config, &plan.sources, &mut failures).await;
+        self.put_in_order(config, &broken);
+        let reloaded = plan;
+        info!(
+            kept = reloaded.names(|plan| &plan.kept),
+            added = reloaded.names(|plan| &plan.added),
+            changed = reloaded.names(|plan| &plan.changed),
+            removed = reloaded.names(|plan| &plan.removed),
+            "the configuration was reloaded"
+        );
+        if failures.is_empty() {
+            Ok(reloaded)
+        } else {
+            Err(ReloadError::Failed(failures.join("; ")))
         }
     }
-    outcome
+
+    fn plan(&self, config: &Config) -> Reloaded {
+        let running: Vec<_> =
+            self.sources.iter().map(|s| (s.state.name.as_str(), s.fingerprint)).collect();
+        let wanted: Vec<_> =
+            config.sources.iter().map(|s| (s.name.as_str(), s.fingerprint)).collect();
+        let sources = Plan::new(&running, &wanted);
+        let running: Vec<_> =
+            self.sinks.iter().map(|s| (s.state.name.as_str(), s.fingerprint)).collect();
+        let wanted: Vec<_> =
+            config.sinks.iter().map(|s| (s.name.as_str(), s.fingerprint)).collect();
+        Reloaded { sources, sinks: Plan::new(&running, &wanted) }
+    }
+
+    /// Everything that can go wrong before anything is changed.
+    async fn open_added<'a>(
+        &mut self,
+        config: &'a Config,
+        plan: &Reloaded,
+    ) -> Result<Vec<(&'a SinkConfig, OpenQueue)>, ReloadError> {
+        let refused = |reason: String| Err(ReloadError::Refused(reason));
+        if plan.sources.starts() && self.starts.is_closed() {
+            return refused("every source has ended; the daemon is about to end".to_owned());
+        }
+        let changes = plan.sinks.starts() || config.dedupe_window() != self.dedupe_window;
+        if changes && self.changes.is_full() {
+            return refused(
+                "a sink whose queue is full and whose spill.when_full is `block` holds everything \
+                 up, earlier reloads included; make room for it or remove it first"
+                    .to_owned(),
+            );
+        }
+        self.leaving.retain(|_, leaving| !leaving.is_gone());
+        let mut opened = Vec::new();
+        for sink in config.sinks.iter().filter(|sink| plan.sinks.added.contains(&sink.name)) {
+            if let Some(leaving) = self.leaving.get(&sink.name)
+                && !leaving.make_way().await
+            {
+                return refused(format!(
+                    "the sink {} that was removed before hangs and has not let go of its spill; \
+                     try again later",
+                    sink.name
+                ));
+            }
+            match open_queue(sink, &self.means.state_dir) {
+                Ok(queue) => opened.push((sink, queue)),
+                Err(error) => return refused(chain(&error)),
+            }
+        }
+        Ok(opened)
+    }
+
+    fn remove_sinks(&mut self, names: &[String], deadline: Duration) {
+        for name in names {
+            let Some(sink) = self.take_sink(name) else { continue };
+            self.ways.close(name);
+            info!(sink = name, "the sink is removed");
+            let leaving = sink.remove(deadline, &self.means.state_dir, &mut self.parts);
+            self.leaving.insert(name.clone(), leaving);
+        }
+    }
+
+    fn take_sink(&mut self, name: &str) -> Option<RunningSink> {
+        let place = self.sinks.iter().position(|sink| sink.state.name == name)?;
+        Some(self.sinks.remove(place))
+    }
+
+    /// The state of a sink that has changed: the one that it had, unless it is of another kind.
+    fn state_of(&self, sink: &SinkConfig) -> Arc<SinkState> {
+        let before = self.sinks.iter().find(|running| running.state.name == sink.name);
+        match before {
+            Some(before) if before.state.kind == sink.kind.name => Arc::clone(&before.state),
+            _ => sink_state(sink),
+        }
+    }
+
+    /// Lets the new spoolers and writers take over from the old ones. Returns the states of the
+    /// sinks for which that failed.
+    async fn change_sinks(
+        &mut self,
+        changed: &[(&SinkConfig, Arc<SinkState>)],
+        failures: &mut Vec<String>,
+    ) -> Vec<Arc<SinkState>> {
+        let mut handing_over = JoinSet::new();
+        for (sink, _) in changed {
+            let Some(running) = self.take_sink(&sink.name) else { continue };
+            let name = sink.name.clone();
+            handing_over.spawn(async move { (name, running.hand_over().await) });
+        }
+        let mut broken = Vec::new();
+        while let Some(ended) = handing_over.join_next().await {
+            let Ok((name, left)) = ended else {
+                failures.push(chain(&PipelineError::Panicked("hand-over".to_owned())));
+                continue;
+            };
+            let Some((sink, state)) = changed.iter().find(|(sink, _)| sink.name == name) else {
+                continue;
+            };
+            let taken_over = left.and_then(|left| self.take_over(sink, state, left));
+            if let Err(error) = taken_over {
+                let reason = format!("the sink {name}: {}", chain(&error));
+                error!(sink = name, error = reason, "the changed sink could not be started");
+                self.ways.close(&name);
+                state.failed(&reason);
+                state.park();
+                broken.push(Arc::clone(state));
+                failures.push(reason);
+            }
+        }
+        broken
+    }
+
+    fn take_over(
+        &mut self,
+        sink: &SinkConfig,
+        state: &Arc<SinkState>,
+        left: Left,
+    ) -> Result<(), PipelineError> {
+        let ended = || PipelineError::Panicked(format!("spooler of {}", sink.name));
+        let shares = left.shares.ok_or_else(ended)?;
+        if left.on_disk > 0 && sink.spill.mode == SpillMode::Memory {
+            warn!(
+                sink = sink.name,
+                events = left.on_disk,
+                "events stay in the spill and are not delivered while spill.mode is `memory`"
+            );
+        }
+        let queue = open_queue(sink, &self.means.state_dir)?;
+        state.unpark();
+        state.up.set_bool(false);
+        state.breaker_open.set_bool(false);
+        let (means, state) = (&self.means, Arc::clone(state));
+        let feed = Feed { shares, inherited: left.in_memory.into() };
+        let running = RunningSink::start(means, sink, state, queue, feed, &mut self.parts)?;
+        self.sinks.push(running);
+        Ok(())
+    }
+
+    /// Starts first and stops then, so that the sources' thread has always something to do.
+    async fn change_sources(&mut self, config: &Config, plan: &Plan, failures: &mut Vec<String>) {
+        let mut started = Vec::new();
+        for source in &config.sources {
+            let is_changed = plan.changed.contains(&source.name);
+            if !is_changed && !plan.added.contains(&source.name) {
+                continue;
+            }
+            let before = self.sources.iter().find(|running| running.state.name == source.name);
+            let state = match before.map(|before| &before.state) {
+                Some(state)
+                    if state.kind == source.kind.name && state.master_id == source.master_id =>
+                {
+                    Arc::clone(state)
+                }
+                _ => source_state(source),
+            };
+            let stop = self.shutdown.stop.child_token();
+            let (running, starting) = RunningSource::new(source, state, stop, before);
+            if self.starts.send(starting).await.is_err() {
+                failures.push(format!("the source {}: the sources have ended", source.name));
+                continue;
+            }
+            started.push(running);
+        }
+        let goes = |source: &RunningSource| {
+            plan.removed.contains(&source.state.name) || plan.changed.contains(&source.state.name)
+        };
+        for source in self.sources.extract_if(.., |source| goes(source)) {
+            source.stop.cancel();
+        }
+        self.sources.extend(started);
+    }
+
+    /// Sources and sinks in the order of the configuration, and their states for all to see.
+    fn put_in_order(&mut self, config: &Config, broken: &[Arc<SinkState>]) {
+        let place = |name: &str| config.sinks.iter().position(|sink| sink.name == name);
+        self.sinks.sort_by_key(|sink| place(&sink.state.name));
+        let running = self.sinks.iter().map(|sink| &sink.state);
+        let mut states: Vec<_> = running.chain(broken).map(Arc::clone).collect();
+        states.sort_by_key(|state| place(&state.name));
+        self.state.set_sinks(states);
+        let place = |name: &str| config.sources.iter().position(|source| source.name == name);
+        self.sources.sort_by_key(|source| place(&source.state.name));
+        let states = self.sources.iter().map(|source| Arc::clone(&source.state));
+        self.state.set_sources(states.collect());
+    }
+
+    /// Waits until every part has ended: the sources because they were told to stop or had no more,
+    /// the others because everything is settled or given up. The first failure is the result; a
+    /// sink that is parked is one. May be broken off and called again.
+    pub async fn ended(&mut self) -> Result<(), PipelineError> {
+        while let Some(ended) = self.parts.join_next().await {
+            let ended =
+                ended.unwrap_or_else(|_| Err(PipelineError::Panicked("waiting".to_owned())));
+            if let Err(error) = ended {
+                self.failure.get_or_insert(error);
+            }
+        }
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        for sink in &self.sinks {
+            if let Some(reason) = sink.state.parked() {
+                let name = &sink.state.name;
+                return Err(PipelineError::Failed(format!("the sink {name}: {reason}")));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The queue of a sink, with what its spill holds, and when that is synced.
-fn open_queue(
-    sink: &SinkConfig,
-    state_dir: &Path,
-) -> Result<(Queue, Option<Fsync>), PipelineError> {
-    if sink.spill.mode == SpillMode::Memory {
-        let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-        return Ok((Queue::new(id, sink.spill, None), None));
-    }
-    let path = state_dir.join("spill").join(&sink.name);
-    let failed = |cause: String| {
-        PipelineError::Failed(format!("cannot open the spill {}: {cause}", path.display()))
-    };
-    let folder = Folder::create(&path).map_err(|error| failed(error.to_string()))?;
-    let id = queue_id(&path).map_err(|error| failed(error.to_string()))?;
-    let spill =
-        Spill::open(folder, sink.spill.settings()).map_err(|error| failed(chain(&error)))?;
-    if spill.torn_bytes() > 0 {
-        warn!(sink = sink.name, bytes = spill.torn_bytes(), "a torn tail was cut off the spill");
-    }
-    let queue = Queue::new(id, sink.spill, Some(spill));
-    if !queue.is_empty() {
-        info!(sink = sink.name, events = queue.len(), "events wait in the spill");
-    }
-    Ok((queue, Some(sink.spill.fsync)))
-}
-
-/// The id of the queue whose spill is in a folder; made at random once.
-fn queue_id(folder: &Path) -> std::io::Result<u128> {
-    let path = folder.join("queue-id");
-    if let Ok(text) = std::fs::read_to_string(&path)
-        && let Ok(id) = u128::from_str_radix(text.trim(), 16)
-    {
-        return Ok(id);
-    }
-    let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-    std::fs::write(&path, format!("{id:032x}\n"))?;
-    Ok(id)
+fn recent(window: Option<Duration>) -> Option<Recent> {
+    window.map(|window| Recent::new(window, Instant::now()))
 }
 
 fn source_state(source: &SourceConfig) -> Arc<SourceState> {

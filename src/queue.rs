@@ -685,25 +685,52 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// The writers are gone, so that waiting for room is of no use: from now on what does not fit
-    /// is discarded and counted, also what is held back.
-    pub fn stop_blocking(&mut self, now: Instant) {
-        self.config.when_full = WhenFull::DropNewest;
-        self.unblock(now);
+    /// Takes out what no spill keeps, in order, for the queue that takes over from this one in the
+    /// same run: everything in `memory` mode, else what `block` holds back.
+    pub fn hand_on(&mut self) -> Vec<Share> {
+        let held = self.held.take();
+        if self.config.mode != SpillMode::Memory && self.spill.is_some() {
+            return held.into_iter().collect();
+        }
+        let mut flying: Vec<InFlight> = self.in_flight.drain(..).collect();
+        flying.sort_by_key(|flying| flying.batch.first());
+        let mut shares = Vec::new();
+        for InFlight { batch, .. } in flying {
+            let mut end = batch.first();
+            for share in batch.shares() {
+                end += share.len() as u64;
+                shares.push((end, share.clone()));
+            }
+        }
+        let mut end = self.head;
+        for waiting in self.memory.drain(..) {
+            end += waiting.share.len() as u64;
+            shares.push((end, waiting.share));
+        }
+        (self.head, self.memory_events, self.memory_bytes, self.weight) = (self.next, 0, 0, 0);
+        // A claim goes with the share at whose end it stood. One whose share is settled while an
+        // older one is not is let go of, and its source sends again.
+        let mut claims = std::mem::take(&mut self.claims).into_iter().peekable();
+        let claimed = shares.into_iter().map(|(end, share)| {
+            let mut claim = None;
+            while let Some((_, found)) = claims.next_if(|(at, _)| *at <= end) {
+                claim = Some(found);
+            }
+            share.claimed(claim)
+        });
+        claimed.chain(held).collect()
     }
 
     /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
     /// how many events are left behind on disk, and how many are lost.
     pub fn persist(&mut self) -> (u64, u64) {
+        let held = self.held.take().map_or(0, |share| share.len() as u64);
         let left = self.len() as u64;
         let lost = match self.config.mode {
             SpillMode::Memory => left,
-            SpillMode::Overflow | SpillMode::Durable => {
-                let held = self.held.take().map_or(0, |share| share.len() as u64);
-                held + self.save_memory()
-            }
+            SpillMode::Overflow | SpillMode::Durable => self.save_memory(),
         };
-        (left.saturating_sub(lost), lost)
+        (left.saturating_sub(lost), lost + held)
     }
 
     /// Makes segments of what is in memory alone. Returns how many events could not be saved.
@@ -861,6 +888,51 @@ mod tests {
 
     const ONE_SECOND: BatchLimits = BatchLimits::new(10, ByteSize(1000), 1000);
 
+    #[test]
+    fn what_no_spill_keeps_is_handed_on_in_order_with_its_claims() {
+        let now = Instant::now();
+        let mut old = queue(1 << 20, WhenFull::Block);
+        let (claim, mut receipt) = Claim::new();
+        let (other_claim, mut other) = Claim::new();
+        old.push(share(0..15, 10), now);
+        old.push(share(15..20, 10).claimed(Some(claim)), now);
+        old.push(share(20..30, 10).claimed(Some(other_claim)), now);
+        let first = old.take(&ONE_SECOND).unwrap();
+        assert_eq!(numbers(&first).len(), 10);
+        old.take(&ONE_SECOND).unwrap();
+        old.settle(first.first());
+        let handed_on = old.hand_on();
+        assert_eq!(old.persist(), (0, 0));
+        let mut new = queue(1 << 20, WhenFull::Block);
+        for share in handed_on {
+            new.push(share, now);
+        }
+        let second = new.take(&ONE_SECOND).unwrap();
+        assert_eq!(numbers(&second), (10..20).collect::<Vec<_>>());
+        assert!(receipt.try_recv().is_err());
+        new.settle(second.first());
+        assert_eq!(receipt.try_recv(), Ok(true));
+        let third = new.take(&ONE_SECOND).unwrap();
+        assert_eq!(numbers(&third), (20..30).collect::<Vec<_>>());
+        drop(new);
+        assert_eq!(other.try_recv(), Ok(false));
+    }
+
+    #[test]
+    fn what_a_full_queue_holds_back_is_handed_on_or_counted_as_lost() {
+        let now = Instant::now();
+        let full = || {
+            let mut queue = queue(1, WhenFull::Block);
+            queue.push(share(0..3, 10), now);
+            queue.push(share(3..5, 10), now);
+            assert!(queue.is_blocked());
+            queue
+        };
+        let handed_on: usize = full().hand_on().iter().map(Share::len).sum();
+        assert_eq!(handed_on, 5);
+        assert_eq!(full().persist(), (0, 5));
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Push(u64, usize),
@@ -980,7 +1052,7 @@ mod tests {
     impl Life {
         fn begin(mode: SpillMode, when_full: WhenFull) -> Self {
             let memory = Some(ByteSize(3000));
-            let config = SpillConfig { mode, memory, when_full, ..SpillConfig::default() };
+            let config = SpillConfig { mode, when_full, memory, ..SpillConfig::default() };
             let disk = SimDisk::new();
             Life {
                 config,
@@ -1167,19 +1239,6 @@ mod tests {
         assert_eq!((again.id(), numbers(&again)), (second.id(), numbers(&second)));
         assert_eq!(numbers(&again), (10..20).collect::<Vec<_>>());
         assert_eq!(numbers(&queue.take(&limits).unwrap()), (20..60).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn what_blocks_is_counted_when_the_writers_are_gone() {
-        let weight = share(0..1, 100).weight() as u64;
-        let mut queue = queue(weight, WhenFull::Block);
-        queue.push(share(0..1, 100), Instant::now());
-        queue.push(share(1..3, 100), Instant::now());
-        assert!(queue.is_blocked());
-        queue.stop_blocking(Instant::now());
-        assert!(!queue.is_blocked());
-        assert_eq!(queue.take_losses().full, 2);
-        assert_eq!(queue.persist(), (0, 1));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Stopping: signals, the drain deadline, and what systemd is told.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// The two steps of stopping.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +30,15 @@ impl Shutdown {
     }
 }
 
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// SIGINT, SIGTERM: stop.
+    Stop,
+    /// SIGHUP: open files anew and read the configuration again.
+    Reload,
+}
+
 /// The signals that the daemon listens to.
 pub struct Signals {
     interrupt: Signal,
@@ -46,25 +56,37 @@ impl Signals {
         })
     }
 
-    /// Waits for SIGINT or SIGTERM; each SIGHUP meanwhile asks the sinks to open their files anew.
-    pub async fn until_stop(&mut self, reopen: &watch::Sender<u64>) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                _ = self.hangup.recv() => {
-                    info!("SIGHUP: files are opened anew");
-                    reopen.send_modify(|generation| *generation += 1);
-                }
-            }
+    /// Waits for a signal.
+    pub async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
         }
+    }
+
+    /// Waits for SIGINT or SIGTERM; SIGHUP means nothing.
+    pub async fn until_stop(&mut self) {
+        while self.next().await == Told::Reload {}
     }
 }
 
 /// Tells systemd a state, if it listens.
-pub fn notify(state: &[sd_notify::NotifyState<'_>]) {
+pub fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         warn!(%error, "systemd could not be notified");
+    }
+}
+
+/// Tells systemd that the configuration is being read again; [`NotifyState::Ready`] ends that. With
+/// the time, which `Type=notify-reload` asks for.
+pub fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => {
+            warn!(%error, "the monotonic clock cannot be read");
+            notify(&[NotifyState::Reloading]);
+        }
     }
 }
 
@@ -74,10 +96,10 @@ pub fn watchdog_interval() -> Option<Duration> {
 }
 
 /// Tells systemd's watchdog that we live, for as long as it is polled.
-pub async fn pet_watchdog() {
+pub async fn pet_watchdog() -> Infallible {
     let Some(interval) = watchdog_interval() else { return std::future::pending().await };
     loop {
-        notify(&[sd_notify::NotifyState::Watchdog]);
+        notify(&[NotifyState::Watchdog]);
         sleep(interval).await;
     }
 }

@@ -12,7 +12,13 @@
 //!                        │       ▲
 //!                        └ sync ─┘
 //! ```
+//!
+//! A spooler ends in one of three ways: its channel is closed, and it drains; its sink is removed
+//! ([`Order::End`]), and it lets go of the channel itself and drains; or its sink has changed
+//! ([`Order::Leave`]), and it hands channel and queue on to the next spooler. Until that one is
+//! there, and while the last batches are being written, events are taken as ever.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::batch::{Batch, BatchLimits};
@@ -62,6 +69,37 @@ pub struct Spooler {
     pub writers: Vec<mpsc::Sender<Batch>>,
     /// What the world sees.
     pub state: Arc<SinkState>,
+    /// What to do besides. Has room for every order that a spooler can get.
+    pub orders: Receiver<Order>,
+    /// The drain deadline has passed.
+    pub give_up: CancellationToken,
+    /// What the spooler before this one could not leave on disk; comes before all that is new.
+    pub inherited: VecDeque<Share>,
+}
+
+/// Orders that one spooler can get: to leave, and to leave at once.
+pub const ORDERS: usize = 2;
+
+/// What a spooler is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The sink is removed: take no more, deliver what there is, and end.
+    End,
+    /// Begin no more batches, wait for those that are begun, and end.
+    Leave,
+    /// As `Leave`, without waiting; batches that are begun come again.
+    LeaveAtOnce,
+}
+
+/// What a spooler leaves behind.
+#[derive(Debug)]
+pub struct Left {
+    /// Events that are in the spill.
+    pub on_disk: u64,
+    /// The channel, for the next spooler; `None` unless told to leave.
+    pub shares: Option<Receiver<Share>>,
+    /// What is not on disk, for the next spooler, in order. Empty unless told to leave.
+    pub in_memory: Vec<Share>,
 }
 
 type Job = SyncJob<<Folder as Disk>::File>;
@@ -74,6 +112,10 @@ struct Course {
     draining: bool,
     /// The writers have ended.
     abandoned: bool,
+    /// Another spooler comes.
+    leaving: bool,
+    /// The batches that are begun are not waited for.
+    at_once: bool,
     /// When to sync what was appended; `None` while nothing was.
     sync_at: Option<Instant>,
     /// When to note what was acknowledged; `None` while nothing was.
@@ -82,17 +124,21 @@ struct Course {
 }
 
 impl Spooler {
-    /// Works until there are no more shares and everything is settled, or the writers are gone.
-    pub fn run(mut self) -> io::Result<()> {
+    /// Works until there are no more shares and everything is settled, or the writers are gone, or
+    /// it is told to leave.
+    pub fn run(mut self) -> io::Result<Left> {
         let mut course = Course {
             held: vec![0; self.writers.len()],
             draining: false,
             abandoned: false,
+            leaving: false,
+            at_once: false,
             sync_at: None,
             note_at: Some(Instant::now() + NOTE),
             syncer: Syncer::start()?,
         };
-        while !(course.draining && (course.abandoned || self.queue.is_empty())) {
+        while !self.is_done(&course) {
+            self.inherit();
             self.hand_out(&mut course);
             self.upkeep(&mut course);
             self.show();
@@ -104,7 +150,8 @@ impl Spooler {
                 wait -= GATHER;
             }
             let nothing = never();
-            let shares = if self.queue.is_blocked() { &nothing } else { &self.shares };
+            let is_open = !self.queue.is_blocked() && self.inherited.is_empty();
+            let shares = if is_open { &self.shares } else { &nothing };
             select! {
                 recv(shares) -> share => match share {
                     Ok(share) => self.take(share, &mut course),
@@ -124,8 +171,11 @@ impl Spooler {
                     Err(_) => {
                         course.abandoned = true;
                         self.settled = never();
-                        self.queue.stop_blocking(Instant::now());
                     }
+                },
+                recv(self.orders) -> order => match order {
+                    Ok(order) => self.obey(order, &mut course),
+                    Err(_) => self.orders = never(),
                 },
                 recv(course.syncer.done) -> done => if let Ok((job, result)) = done {
                     course.syncer.is_busy = false;
@@ -134,8 +184,47 @@ impl Spooler {
                 default(wait) => {}
             }
         }
-        self.finish(course);
-        Ok(())
+        Ok(self.finish(course))
+    }
+
+    fn is_done(&self, course: &Course) -> bool {
+        if course.leaving {
+            let settled = course.abandoned || course.held.iter().all(|held| *held == 0);
+            return settled || course.at_once;
+        }
+        // A queue that blocks never sees the end of the shares.
+        let stuck = self.queue.is_blocked() && self.give_up.is_cancelled();
+        let is_empty = self.queue.is_empty() && self.inherited.is_empty();
+        (course.draining || stuck) && (course.abandoned || is_empty)
+    }
+
+    fn obey(&mut self, order: Order, course: &mut Course) {
+        match order {
+            Order::Leave => course.leaving = true,
+            Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
+            Order::End => {
+                if !self.queue.is_blocked()
+                    && let Ok(share) = self.shares.try_recv()
+                {
+                    self.take(share, course);
+                }
+                for share in self.shares.try_iter() {
+                    self.state.dropped_stop.add(share.len() as u64);
+                }
+                // From here on the dispatcher finds that nobody is there.
+                self.shares = never();
+                course.draining = true;
+            }
+        }
+    }
+
+    /// Puts in what the spooler before this one left, as far as there is room.
+    fn inherit(&mut self) {
+        while !self.queue.is_blocked()
+            && let Some(share) = self.inherited.pop_front()
+        {
+            self.queue.push(share, Instant::now());
+        }
     }
 
     /// Takes a share and whatever else is at hand, so that a burst costs one round.
@@ -172,7 +261,7 @@ impl Spooler {
     }
 
     fn hand_out(&mut self, course: &mut Course) {
-        loop {
+        while !course.leaving {
             let free = course.held.iter_mut().zip(&self.writers).min_by_key(|(held, _)| **held);
             let Some((held, writer)) = free.filter(|(held, _)| **held < BATCHES_PER_WRITER) else {
                 return;
@@ -216,7 +305,8 @@ impl Spooler {
     fn wait(&self, course: &Course) -> Duration {
         let now = Instant::now();
         let has_free_writer = course.held.iter().any(|held| *held < BATCHES_PER_WRITER);
-        let batch = self.queue.due(&self.limits).filter(|_| has_free_writer && !course.abandoned);
+        let may_begin = has_free_writer && !course.abandoned && !course.leaving;
+        let batch = self.queue.due(&self.limits).filter(|_| may_begin);
         let sync = course.sync_at.filter(|_| !course.syncer.is_busy);
         let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
         let first = [batch, sync, course.note_at, unblock].into_iter().flatten().min();
@@ -235,9 +325,15 @@ impl Spooler {
         self.state.set_oldest(self.queue.oldest());
     }
 
-    /// Leaves on disk what is not settled.
-    fn finish(mut self, course: Course) {
-        let (left, lost) = self.queue.persist();
+    /// Leaves on disk what is not settled, and hands on what cannot be there.
+    fn finish(mut self, course: Course) -> Left {
+        let mut in_memory = Vec::new();
+        if course.leaving {
+            in_memory = self.queue.hand_on();
+            in_memory.extend(std::mem::take(&mut self.inherited));
+        }
+        let (left, mut lost) = self.queue.persist();
+        lost += self.inherited.iter().map(|share| share.len() as u64).sum::<u64>();
         self.queue.note_acknowledged();
         course.syncer.end();
         if let Some(job) = self.queue.begin_sync() {
@@ -245,7 +341,7 @@ impl Spooler {
             self.queue.end_sync(&job, result);
         }
         self.state.dropped_stop.add(lost);
-        if left > 0 {
+        if left > 0 && !course.leaving {
             info!(sink = self.state.name, events = left, "events are left in the spill");
         }
         if lost > 0 {
@@ -254,6 +350,8 @@ impl Spooler {
         self.count_losses();
         self.show();
         self.state.set_oldest(None);
+        let shares = course.leaving.then_some(self.shares);
+        Left { on_disk: left, shares, in_memory }
     }
 }
 

@@ -2,7 +2,7 @@
 //! show. Written by the pipeline, read by everyone else.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -20,10 +20,8 @@ pub fn now() -> u64 {
 pub struct State {
     /// When it started.
     pub started: Instant,
-    /// Its sources, in the order of the configuration.
-    pub sources: Vec<std::sync::Arc<SourceState>>,
-    /// Its sinks, in the order of the configuration.
-    pub sinks: Vec<std::sync::Arc<SinkState>>,
+    sources: RwLock<Vec<Arc<SourceState>>>,
+    sinks: RwLock<Vec<Arc<SinkState>>>,
 }
 
 /// Where a source stands.
@@ -87,6 +85,11 @@ impl SourceState {
     /// Remembers an error; `true` if it is not the one remembered already.
     pub fn failed(&self, error: &str) -> bool {
         remember(&self.last_error, error)
+    }
+
+    /// The source begins, perhaps again.
+    pub fn begin(&self) {
+        self.ended.store(false, Ordering::Release);
     }
 
     /// The source has delivered all that it has.
@@ -225,6 +228,11 @@ impl SinkState {
         self.parked.store(true, Ordering::Release);
     }
 
+    /// The configuration has changed: the sink is tried again.
+    pub fn unpark(&self) {
+        self.parked.store(false, Ordering::Release);
+    }
+
     /// Whether the sink is parked, and the error that parked it.
     pub fn parked(&self) -> Option<String> {
         let parked = self.parked.load(Ordering::Acquire);
@@ -335,26 +343,62 @@ struct SinkStatus {
     last_refusal: Option<LastError>,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        State::new()
+    }
+}
+
 impl State {
+    /// A state without sources and sinks.
+    pub fn new() -> Self {
+        State {
+            started: Instant::now(),
+            sources: RwLock::new(Vec::new()),
+            sinks: RwLock::new(Vec::new()),
+        }
+    }
+
+    /// The sources, in the order of the configuration.
+    pub fn sources(&self) -> Vec<Arc<SourceState>> {
+        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The sinks, in the order of the configuration.
+    pub fn sinks(&self) -> Vec<Arc<SinkState>> {
+        self.sinks.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on these are the sources.
+    pub fn set_sources(&self, sources: Vec<Arc<SourceState>>) {
+        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    /// From now on these are the sinks.
+    pub fn set_sinks(&self, sinks: Vec<Arc<SinkState>>) {
+        *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
+    }
+
     /// Every source is connected or has ended, and no sink is parked.
     pub fn is_ready(&self) -> bool {
         let source_ready = |source: &SourceState| {
             source.connected.get() > 0.0 || source.ended.load(Ordering::Acquire)
         };
-        self.sources.iter().all(|source| source_ready(source))
-            && self.sinks.iter().all(|sink| sink.parked().is_none())
+        self.sources().iter().all(|source| source_ready(source))
+            && self.sinks().iter().all(|sink| sink.parked().is_none())
     }
 
     /// Sets the gauges that depend on the time of looking.
     pub fn refresh(&self) {
-        for sink in &self.sinks {
+        for sink in self.sinks() {
             sink.lag.set(sink.lag());
         }
     }
 
     /// The whole state, for machines.
     pub fn status(&self) -> Status {
-        let sources = self.sources.iter().map(|source| SourceStatus {
+        let (sources, sinks) = (self.sources(), self.sinks());
+        let sources = sources.iter().map(|source| SourceStatus {
             name: source.name.clone(),
             kind: source.kind,
             master_id: source.master_id.clone(),
@@ -371,7 +415,7 @@ impl State {
             peer_events: source.peer_events.get(),
             last_error: lock(&source.last_error).clone(),
         });
-        let sinks = self.sinks.iter().map(|sink| SinkStatus {
+        let sinks = sinks.iter().map(|sink| SinkStatus {
             name: sink.name.clone(),
             kind: sink.kind,
             up: sink.up.get() > 0.0,

@@ -11,6 +11,7 @@ use std::fmt;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 use serde_saphyr::Spanned;
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// Line and column, both from 1; line 0 is a place that is not known.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -258,6 +259,48 @@ impl Node {
             Value::Map(pairs) => Ok(pairs),
             Value::Null => Ok(&[]),
             _ => Err(Problem::at(self.place, "a mapping (`key: value`) belongs here")),
+        }
+    }
+
+    /// A hash of the value, wherever it stands: equal for equal values with keys in any order,
+    /// whatever the comments and the layout are. Holds what was replaced, so that a secret that
+    /// changed shows without being kept.
+    pub fn fingerprint(&self) -> u128 {
+        let mut hasher = Xxh3Default::new();
+        self.hash_into(&mut hasher);
+        hasher.digest128()
+    }
+
+    fn hash_into(&self, hasher: &mut Xxh3Default) {
+        let mut scalar = |kind: u8, bytes: &[u8]| {
+            hasher.update(&[kind]);
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        match &self.value {
+            Value::Null => scalar(0, &[]),
+            Value::Bool(value) => scalar(1, &[u8::from(*value)]),
+            Value::Int(value) => scalar(2, &value.to_le_bytes()),
+            Value::Uint(value) => scalar(3, &value.to_le_bytes()),
+            Value::Float(value) => scalar(4, &value.to_le_bytes()),
+            Value::Text(text) => scalar(5, text.as_bytes()),
+            Value::Replaced(text) => scalar(6, text.as_bytes()),
+            Value::List(nodes) => {
+                scalar(7, &(nodes.len() as u64).to_le_bytes());
+                for node in nodes {
+                    node.hash_into(hasher);
+                }
+            }
+            Value::Map(pairs) => {
+                scalar(8, &(pairs.len() as u64).to_le_bytes());
+                let mut pairs: Vec<_> = pairs.iter().collect();
+                pairs.sort_by_key(|(key, _)| &key.name);
+                for (key, node) in pairs {
+                    hasher.update(&(key.name.len() as u64).to_le_bytes());
+                    hasher.update(key.name.as_bytes());
+                    node.hash_into(hasher);
+                }
+            }
         }
     }
 

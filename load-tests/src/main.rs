@@ -59,6 +59,9 @@ enum Command {
         /// The sinks it has.
         #[arg(long, value_enum, value_delimiter = ',', default_value = "rawfile_json")]
         sinks: Vec<measure::Sink>,
+        /// Where the sinks' events wait.
+        #[arg(long, value_enum, default_value_t = measure::Spill::Durable)]
+        spill: measure::Spill,
     },
     /// Run the scenarios and print a table in Markdown.
     Report {
@@ -127,10 +130,14 @@ fn run(command: Command) -> Result<(), Failure> {
             println!("{}", drain::drain(&socket)?);
             Ok(())
         }
-        Command::Measure { traffic, saltern, sinks } => {
+        Command::Measure { traffic, saltern, sinks, spill } => {
             let offered = traffic.traffic()?;
-            let load =
-                measure::Load { traffic: &offered, rate: traffic.rate, events: traffic.events };
+            let load = measure::Load {
+                traffic: &offered,
+                rate: traffic.rate,
+                events: traffic.events,
+                spill,
+            };
             println!("{}", measure::saltern(&saltern, &sinks, &load)?);
             println!("drain: {}", measure::drain(&load)?);
             Ok(())

@@ -36,6 +36,24 @@ pub(crate) enum Sink {
     Blackhole,
 }
 
+/// Where the sinks' events wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Spill {
+    /// On disk, before they are stored.
+    Durable,
+    /// In memory only.
+    Memory,
+}
+
+impl std::fmt::Display for Spill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Spill::Durable => "durable",
+            Spill::Memory => "memory",
+        })
+    }
+}
+
 impl Sink {
     fn config(self, folder: &Path) -> String {
         let file = |name: &str| folder.join(name).display().to_string();
@@ -54,6 +72,7 @@ pub(crate) struct Load<'a> {
     pub(crate) traffic: &'a Traffic,
     pub(crate) rate: Rate,
     pub(crate) events: u64,
+    pub(crate) spill: Spill,
 }
 
 /// What the events cost.
@@ -156,8 +175,12 @@ pub(crate) fn saltern(binary: &Path, sinks: &[Sink], load: &Load<'_>) -> Result<
         let kind = sink.config(&folder.0);
         // Room for all that a saturated bus can be ahead of a sink: what is measured is the cost of
         // storing, and dropping is cheaper than that.
-        let room = if load.rate == Rate::Max { "{max_bytes: 4GiB}" } else { "{}" };
-        writeln!(config, "  s{number}:\n    {kind}\n    spill: {room}")?;
+        let room = match (load.spill, load.rate) {
+            (Spill::Memory, Rate::Max) => ", memory: 4GiB",
+            _ => "",
+        };
+        let mode = load.spill;
+        writeln!(config, "  s{number}:\n    {kind}\n    spill: {{mode: {mode}{room}}}")?;
     }
     let path = folder.0.join("saltern.yaml");
     std::fs::write(&path, config)?;

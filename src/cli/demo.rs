@@ -275,15 +275,15 @@ async fn show(state: Arc<State>, seconds: Option<Duration>) {
 }
 
 fn events(state: &State) -> u64 {
-    state.sources.iter().map(|source| source.events.get()).sum()
+    state.sources().iter().map(|source| source.events.get()).sum()
 }
 
 fn summary(state: &State, rate: f64) -> String {
     let seconds = state.started.elapsed().as_secs();
     let mut line = format!("{seconds:>4} s  {rate:.0} events/s");
-    let mut errors: u64 = state.sources.iter().map(|s| s.gaps.get() + s.bad_frames.get()).sum();
+    let mut errors: u64 = state.sources().iter().map(|s| s.gaps.get() + s.bad_frames.get()).sum();
     let mut lag: f64 = 0.0;
-    for sink in &state.sinks {
+    for sink in state.sinks() {
         let _ = write!(line, "  {} {}", sink.name, sink.events.get());
         lag = lag.max(sink.lag());
         errors += sink.retries.get() + sink.reconnects.get() + sink.timeouts.get();

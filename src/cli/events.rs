@@ -69,11 +69,10 @@ pub(super) fn events(config: &Path, arguments: &Events) -> Result<(), Failure> {
     let tail = async {
         let mut signals = Signals::listen()
             .map_err(|error| Failure::Running(format!("cannot listen to signals: {error}")))?;
-        let (hangups, _) = watch::channel(0);
         // Nothing is lost with the other arm: what is read is on its way to the screen only.
         tokio::select! {
             result = follow(config, arguments, filter, printer) => result,
-            () = signals.until_stop(&hangups) => Ok(()),
+            () = signals.until_stop() => Ok(()),
         }
     };
     let runtime = runtime()?;

@@ -8,14 +8,16 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Failure, load, runtime, start_logging};
 use crate::config::Config;
+use crate::http;
+use crate::metrics::{self, Tally};
 use crate::pipeline::Pipeline;
-use crate::shutdown::{self, Shutdown, Signals};
+use crate::reload::ReloadError;
+use crate::shutdown::{self, Shutdown, Signals, Told};
 use crate::sink::chain;
-use crate::{http, metrics};
 
 /// Runs the daemon that the file describes until it is told to stop or its sources have ended.
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
@@ -56,7 +58,8 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let shutdown = Shutdown { stop, ..Shutdown::default() };
     let (reopen, reopen_seen) = watch::channel(0);
 
-    let pipeline =
+    let reloads = Reloads::new();
+    let mut pipeline =
         Pipeline::start(config, &shutdown, &reopen_seen).map_err(|error| failed(chain(&error)))?;
     let served = http::Served {
         state: pipeline.state.clone(),
@@ -75,40 +78,111 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     );
     shutdown::notify(&[NotifyState::Ready]);
 
-    let mut ended = Box::pin(pipeline.ended());
     let told_to_stop = shutdown.stop.clone();
-    let outcome = tokio::select! {
-        outcome = &mut ended => Some(outcome),
-        () = signals.until_stop(&reopen) => None,
-        () = told_to_stop.cancelled() => None,
-        () = beside => None,
-        () = shutdown::pet_watchdog() => None,
-    };
-    let outcome = match outcome {
-        Some(outcome) => outcome,
-        None => {
-            info!(deadline = %general.shutdown_deadline, "stopping");
-            shutdown::notify(&[NotifyState::Stopping]);
-            let mut outcome = None;
-            let draining = async { outcome = Some((&mut ended).await) };
-            tokio::select! {
-                () = shutdown.drain(general.shutdown_deadline.0, draining) => {}
-                () = signals.until_stop(&reopen) => {
-                    warn!("told to stop twice, leaving what is not delivered");
-                    shutdown.give_up.cancel();
-                }
+    let working = async {
+        let mut beside = std::pin::pin!(beside);
+        let mut deadline = general.shutdown_deadline;
+        loop {
+            let told = tokio::select! {
+                outcome = pipeline.ended() => return outcome,
+                told = signals.next() => told,
+                () = told_to_stop.cancelled() => Told::Stop,
+                () = &mut beside => Told::Stop,
+            };
+            if told == Told::Stop {
+                break;
             }
-            match outcome {
-                Some(outcome) => outcome,
-                None => ended.await,
+            reopen_files(&reopen);
+            // Not broken off by a signal, which waits the few seconds that it takes at most.
+            if let Some(path) = &config.path
+                && let Some(new) = reloads.reload(path, &mut pipeline).await
+            {
+                deadline = new.general.shutdown_deadline;
             }
         }
+        info!(%deadline, "stopping");
+        shutdown::notify(&[NotifyState::Stopping]);
+        let mut outcome = None;
+        let draining = async { outcome = Some(pipeline.ended().await) };
+        tokio::select! {
+            () = shutdown.drain(deadline.0, draining) => {}
+            () = told_again(&mut signals, &reopen) => {
+                warn!("told to stop twice, leaving what is not delivered");
+                shutdown.give_up.cancel();
+            }
+        }
+        match outcome {
+            Some(outcome) => outcome,
+            None => pipeline.ended().await,
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = working => outcome,
+        never = shutdown::pet_watchdog() => match never {},
     };
     closing.cancel();
     // It ends by itself once closed; a panic in a request has been answered already.
     let _ = http.await;
     info!("stopped");
     outcome.map_err(|error| failed(chain(&error)))
+}
+
+fn reopen_files(reopen: &watch::Sender<u64>) {
+    info!("SIGHUP: files are opened anew");
+    reopen.send_modify(|generation| *generation += 1);
+}
+
+/// Waits to be told to stop once more; the configuration is not read any more.
+async fn told_again(signals: &mut Signals, reopen: &watch::Sender<u64>) {
+    while signals.next().await == Told::Reload {
+        reopen_files(reopen);
+    }
+}
+
+/// The counts of reloads, by result.
+struct Reloads {
+    ok: Tally,
+    refused: Tally,
+    failed: Tally,
+}
+
+impl Reloads {
+    fn new() -> Self {
+        let tally = |result| Tally::new(metrics::CONFIG_RELOADS, &[result]);
+        Reloads { ok: tally("ok"), refused: tally("refused"), failed: tally("failed") }
+    }
+
+    /// Reads the file again and makes the pipeline what it says; the configuration that is in force
+    /// then, if it is not the old one.
+    async fn reload(&self, path: &Path, pipeline: &mut Pipeline) -> Option<Config> {
+        shutdown::notify_reloading();
+        let reloaded = match Config::load(path) {
+            Ok(config) => pipeline.reload(&config).await.map(|_| config),
+            Err(error) => Err(ReloadError::Refused(error.to_string())),
+        };
+        let new = self.note(reloaded);
+        shutdown::notify(&[NotifyState::Ready]);
+        new
+    }
+
+    fn note(&self, reloaded: Result<Config, ReloadError>) -> Option<Config> {
+        match reloaded {
+            Ok(config) => {
+                self.ok.add(1);
+                Some(config)
+            }
+            Err(ReloadError::Refused(error)) => {
+                self.refused.add(1);
+                error!(error, "the new configuration is refused, the old one goes on");
+                None
+            }
+            Err(ReloadError::Failed(error)) => {
+                self.failed.add(1);
+                error!(error, "not all of the new configuration could be put in force");
+                None
+            }
+        }
+    }
 }
 
 /// Takes the state directory for this process alone, for as long as the file is open.

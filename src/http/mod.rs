@@ -149,7 +149,10 @@ async fn upkeep(site: &Site) {
 
 async fn metrics(Extract(site): Extract<Site>) -> impl IntoResponse {
     site.refresh();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], site.served.metrics.render())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        crate::metrics::render(&site.served.metrics),
+    )
 }
 
 async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {

@@ -182,6 +182,9 @@ pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
 }
 
+/// Reads a kind's own part of the configuration, noting what is wrong with it.
+pub type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>;
+
 /// A kind of sink, with its type erased.
 pub struct Kind {
     /// The name in the configuration.
@@ -193,7 +196,7 @@ pub struct Kind {
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
-    pub read: fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>,
+    pub read: Read,
 }
 
 impl Kind {

@@ -205,6 +205,9 @@ impl std::fmt::Debug for SourceState {
     }
 }
 
+/// Reads a kind's own part of the configuration, noting what is wrong with it.
+pub type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>;
+
 /// A kind of source, with its type erased.
 pub struct Kind {
     /// The name in the configuration.
@@ -214,7 +217,7 @@ pub struct Kind {
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
-    pub read: fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>,
+    pub read: Read,
 }
 
 impl Kind {

@@ -13,6 +13,7 @@
 //! waiting (a pipe, a terminal) the source waits until there is something to read, so that no
 //! thread is ever stuck in a read when the daemon stops.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU32;
@@ -35,6 +36,7 @@ use tracing::{debug, warn};
 
 use super::framing::{Frame, FrameError, Framer};
 use super::{Link, Outlet, Source, SourceError};
+use crate::receipt::Receipt;
 use crate::units::ByteSize;
 
 /// A recorded bus.
@@ -74,6 +76,7 @@ impl Source for Replay {
         let mut reader = Reader::new(file, config.max_frame.as_usize(), shown(&config.path));
         let mut pace = config.rate.map(Pace::new);
         let mut bad = BadFrames::default();
+        let mut outstanding = Outstanding::default();
         loop {
             match stop.run_until_cancelled(reader.readable()).await {
                 Some(ready) => ready?,
@@ -96,11 +99,12 @@ impl Source for Replay {
                     };
                     let later = bodies.split_off(due.min(bodies.len()));
                     pace.taken(bodies.len());
-                    if !outlet.send(std::mem::replace(&mut bodies, later)).await {
+                    let now = std::mem::replace(&mut bodies, later);
+                    if !outstanding.send(&outlet, now, &stop).await {
                         return Ok(());
                     }
                 }
-            } else if !outlet.send(bodies).await {
+            } else if !outstanding.send(&outlet, bodies, &stop).await {
                 return Ok(());
             }
             match block.end {
@@ -108,7 +112,8 @@ impl Source for Replay {
                 None => {}
                 Some(outcome) => {
                     bad.sum_up(&outlet, &reader.name);
-                    return outcome;
+                    let waited = stop.run_until_cancelled(outstanding.wait(&reader.name)).await;
+                    return outcome.and(waited.unwrap_or(Ok(())));
                 }
             }
         }
@@ -183,6 +188,72 @@ impl BadFrames {
             let (source, file, count) = (&outlet.state.name, name, self.0);
             warn!(source, file, count, "lines or frames were no events and were passed over");
         }
+    }
+}
+
+/// Bytes that may be read and not yet safe. Large enough that a sink's batch can fill.
+const OUTSTANDING: usize = 16 << 20;
+
+/// What was handed on and is not known to be safe yet, so that a replay is never faster than the
+/// sinks' queues, and does not say that it is done when events were lost.
+#[derive(Default)]
+struct Outstanding {
+    parts: VecDeque<Part>,
+    bytes: usize,
+    not_kept: usize,
+}
+
+/// Frames that were handed on together.
+struct Part {
+    receipt: Receipt,
+    events: usize,
+    bytes: usize,
+}
+
+impl Outstanding {
+    /// Hands frames on once there is room; `false` when that is of no use any more.
+    async fn send(
+        &mut self,
+        outlet: &Outlet,
+        bodies: Vec<Bytes>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let (events, bytes) = (bodies.len(), bodies.iter().map(Bytes::len).sum());
+        if events == 0 {
+            return true;
+        }
+        while self.bytes > OUTSTANDING {
+            if stop.run_until_cancelled(self.settle()).await.is_none() {
+                return false;
+            }
+        }
+        let Some(receipt) = outlet.send_for_receipt(bodies).await else { return false };
+        self.bytes += bytes;
+        self.parts.push_back(Part { receipt, events, bytes });
+        true
+    }
+
+    async fn settle(&mut self) {
+        let Some(part) = self.parts.pop_front() else { return };
+        self.bytes -= part.bytes;
+        if !part.receipt.await.unwrap_or(false) {
+            self.not_kept += part.events;
+        }
+    }
+
+    /// Waits until everything is safe; an error if something was discarded.
+    async fn wait(&mut self, name: &str) -> Result<(), SourceError> {
+        while !self.parts.is_empty() {
+            self.settle().await;
+        }
+        if self.not_kept == 0 {
+            return Ok(());
+        }
+        let cause = format!(
+            "up to {} events were not kept by every sink that wants them; see what each dropped",
+            self.not_kept
+        );
+        Err(SourceError::new(format!("replaying {name}"), cause))
     }
 }
 
@@ -489,6 +560,27 @@ mod tests {
         (Outlet { origin, state, frames }, out)
     }
 
+    /// Keeps everything that comes, as a pipeline whose sinks are all well.
+    fn kept(out: &Receiver<Frames>) -> Vec<Event> {
+        let mut events = Vec::new();
+        for frames in out {
+            events.extend(frames.bodies.into_iter().map(|body| Event::parse(body).unwrap()));
+            frames.claim.unwrap().honour();
+        }
+        events
+    }
+
+    #[tokio::test]
+    async fn a_replay_of_which_something_is_lost_says_so() {
+        let (_folder, path) = file(b"{\"tag\": \"a\", \"data\": 1}\n");
+        let (outlet, out) = outlet();
+        let dropper = std::thread::spawn(move || out.iter().count());
+        let outcome = Replay::run(&config(&path), outlet, CancellationToken::new()).await;
+        assert_eq!(dropper.join().unwrap(), 1);
+        let error = crate::sink::chain(&outcome.unwrap_err());
+        assert!(error.contains("up to 1 events were not kept"), "{error}");
+    }
+
     fn config(path: &Path) -> Config {
         Config { path: path.to_owned(), rate: None, max_frame: default_max_frame() }
     }
@@ -497,9 +589,9 @@ mod tests {
     async fn replayed(config: &Config) -> (Vec<serde_json::Value>, u64, Result<(), String>) {
         let (outlet, out) = outlet();
         let state = outlet.state.clone();
+        let keeper = std::thread::spawn(move || kept(&out));
         let outcome = Replay::run(config, outlet, CancellationToken::new()).await;
-        let events = out.iter().flat_map(|frames| frames.bodies).map(|body| {
-            let event = Event::parse(body).unwrap();
+        let events = keeper.join().unwrap().into_iter().map(|event| {
             let mut data = Vec::new();
             json::write(event.payload(), &mut data);
             let data: serde_json::Value = serde_json::from_slice(&data).unwrap();

@@ -26,6 +26,7 @@ pub trait Disk: Send + 'static {
 }
 
 /// An open file that is written at its end and read anywhere.
+#[allow(clippy::len_without_is_empty)] // nobody asks
 pub trait DiskFile: Send + Sync + 'static {
     /// Appends the slices one after the other. After an error some of the bytes may be there.
     fn append(&self, slices: &mut [IoSlice<'_>]) -> io::Result<()>;

@@ -715,10 +715,7 @@ enum Found {
 
 /// Looks at what is at `offset`; bodies are read only for events from `sequence` on.
 fn read_record<F: DiskFile>(file: &F, offset: u64, limit: u64, sequence: u64) -> io::Result<Found> {
-    let head = match read_head(file, offset, limit)? {
-        Ok(head) => head,
-        Err(_) => return Ok(Found::Nothing),
-    };
+    let Ok(head) = read_head(file, offset, limit)? else { return Ok(Found::Nothing) };
     if head.end() <= sequence {
         return Ok(Found::Passed(head));
     }

@@ -188,7 +188,7 @@ impl Daemon {
             assert!(child.try_wait().unwrap().is_none(), "the daemon has ended: {text}");
             for line in text.lines().filter(|line| line.contains("HTTP side listens")) {
                 let line: Value = serde_json::from_str(line).unwrap();
-                address = line["address"].as_str().unwrap().to_owned();
+                line["address"].as_str().unwrap().clone_into(&mut address);
             }
             pause(Duration::from_millis(5));
         }

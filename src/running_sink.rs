@@ -1,0 +1,280 @@
+//! One sink that runs: its spooler thread and its writers, started and ended as a whole.
+//!
+//! A sink that is removed drains for as long as a stopping daemon would and leaves the rest in its
+//! spill. A sink that has changed hands over:
+//!
+//! 1. the old spooler begins no more batches, but goes on taking what the dispatcher sends, so that
+//!    nothing upstream waits;
+//! 2. the batches that are begun are finished, if the sink works and within [`HAND_OVER`]; else
+//!    their writers are cut off, and the new ones get them again under the same ids;
+//! 3. the old spooler leaves its queue in the spill (or, where there is none, in memory) and gives
+//!    back its end of the channel, in which events gather meanwhile;
+//! 4. the new spooler opens the spill and goes on with that channel.
+//!
+//! The dispatcher's end of the channel stays where it is all the time, so no event can fall between
+//! two spoolers.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::breaker::Breaker;
+use crate::config::SinkConfig;
+use crate::dead_letter::DeadLetters;
+use crate::delivery::{RateLimit, Settled, Shared, Writer};
+use crate::event::Share;
+use crate::pipeline::{PipelineError, Thread};
+use crate::queue::{Fsync, Queue, SpillMode};
+use crate::sink::{Context, chain};
+use crate::spill::Spill;
+use crate::spill::disk::Folder;
+use crate::spooler::{BATCHES_PER_WRITER, Left, ORDERS, Order, Spooler};
+use crate::state::SinkState;
+
+/// How long the writers of a changed sink may take to finish what they have begun.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// How long to wait for writers that were cut off. Only those that block their thread take any time.
+const CUT_OFF: Duration = Duration::from_secs(1);
+
+/// What every sink is started with.
+pub(crate) struct Means {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) reopen: watch::Receiver<u64>,
+    pub(crate) dead_letters: Option<Arc<DeadLetters>>,
+    pub(crate) give_up: CancellationToken,
+}
+
+/// A queue with what its spill holds, ready for a spooler.
+pub(crate) struct OpenQueue {
+    queue: Queue,
+    fsync: Option<Fsync>,
+}
+
+/// Where a spooler's events come from.
+pub(crate) struct Feed {
+    pub(crate) shares: Receiver<Share>,
+    pub(crate) inherited: VecDeque<Share>,
+}
+
+/// A sink that runs.
+pub(crate) struct RunningSink {
+    pub(crate) fingerprint: u128,
+    pub(crate) state: Arc<SinkState>,
+    orders: Sender<Order>,
+    give_up: CancellationToken,
+    left: oneshot::Receiver<Left>,
+    gone: CancellationToken,
+}
+
+/// A sink that was removed and has not ended yet.
+pub(crate) struct Leaving {
+    give_up: CancellationToken,
+    gone: CancellationToken,
+}
+
+impl RunningSink {
+    /// Starts a sink; what waits for its end is one of `parts`.
+    pub(crate) fn start(
+        means: &Means,
+        sink: &SinkConfig,
+        state: Arc<SinkState>,
+        OpenQueue { queue, fsync }: OpenQueue,
+        Feed { shares, inherited }: Feed,
+        parts: &mut JoinSet<Result<(), PipelineError>>,
+    ) -> Result<Self, PipelineError> {
+        let give_up = means.give_up.child_token();
+        let (settled, settled_out) = bounded::<Settled>(sink.writers * BATCHES_PER_WRITER);
+        let shared = Arc::new(Shared {
+            retry: sink.retry,
+            breaker: Breaker::default(),
+            rate_limit: sink.rate_limit.map(RateLimit::new),
+            dead_letters: means.dead_letters.clone(),
+            state: Arc::clone(&state),
+        });
+        let (mut writers, mut batch_channels) = (JoinSet::new(), Vec::new());
+        for number in 0..sink.writers {
+            let (batches, batches_out) = mpsc::channel(BATCHES_PER_WRITER);
+            batch_channels.push(batches);
+            let context = Context {
+                name: sink.name.clone(),
+                writer: number,
+                state_dir: means.state_dir.clone(),
+                reopen: means.reopen.clone(),
+            };
+            let writer = Writer {
+                context,
+                batches: batches_out,
+                settled: settled.clone(),
+                shared: Arc::clone(&shared),
+                stop: give_up.clone(),
+            };
+            writers.spawn(Arc::clone(&sink.driver).drive(writer));
+        }
+        let (orders, orders_out) = bounded(ORDERS);
+        let spooler = Spooler {
+            queue,
+            limits: sink.limits,
+            fsync,
+            shares,
+            settled: settled_out,
+            writers: batch_channels,
+            state: Arc::clone(&state),
+            orders: orders_out,
+            give_up: give_up.clone(),
+            inherited,
+        };
+        let spooler = Thread::start(&format!("spool {}", sink.name), move || spooler.run())?;
+        let (left_in, left) = oneshot::channel();
+        let gone = CancellationToken::new();
+        let is_gone = gone.clone().drop_guard();
+        parts.spawn(async move {
+            let _is_gone = is_gone;
+            let ran = spooler.ended().await.and_then(|ran| {
+                ran.map_err(|cause| PipelineError::Start { what: "sync thread".into(), cause })
+            });
+            let mut outcome = ran.map(|left| {
+                // Nobody may be interested.
+                let _ = left_in.send(left);
+            });
+            while let Some(ended) = writers.join_next().await {
+                if ended.is_err() && outcome.is_ok() {
+                    outcome = Err(PipelineError::Panicked("writer of a sink".to_owned()));
+                }
+            }
+            outcome
+        });
+        let fingerprint = sink.fingerprint;
+        Ok(RunningSink { fingerprint, state, orders, give_up, left, gone })
+    }
+
+    /// Ends the sink for another to take over.
+    pub(crate) async fn hand_over(mut self) -> Result<Left, PipelineError> {
+        let order = |order| {
+            // Fails only when the spooler has ended.
+            let _ = self.orders.try_send(order);
+        };
+        order(Order::Leave);
+        // What does not work is not waited for.
+        let patience = if self.state.up.get() > 0.0 { HAND_OVER } else { Duration::ZERO };
+        let mut left = timeout(patience, &mut self.left).await.ok();
+        if left.is_none() {
+            self.give_up.cancel();
+            left = timeout(CUT_OFF, &mut self.left).await.ok();
+        }
+        let left = match left {
+            Some(left) => left,
+            None => {
+                order(Order::LeaveAtOnce);
+                self.left.await
+            }
+        };
+        // The old writers let go of the store before the new ones come.
+        if timeout(HAND_OVER, self.gone.cancelled()).await.is_err() {
+            self.give_up.cancel();
+            if timeout(CUT_OFF, self.gone.cancelled()).await.is_err() {
+                warn!(sink = self.state.name, "a writer of the old configuration still hangs");
+            }
+        }
+        left.map_err(|_| PipelineError::Panicked(format!("spooler of {}", self.state.name)))
+    }
+
+    /// Ends the sink for good: what can be delivered within `deadline` is, the rest stays in the
+    /// spill and is reported.
+    pub(crate) fn remove(
+        self,
+        deadline: Duration,
+        state_dir: &Path,
+        parts: &mut JoinSet<Result<(), PipelineError>>,
+    ) -> Leaving {
+        let RunningSink { state, orders, give_up, left, gone, .. } = self;
+        // Fails only when the spooler has ended.
+        let _ = orders.try_send(Order::End);
+        let leaving = Leaving { give_up: give_up.clone(), gone: gone.clone() };
+        let spill = spill_of(state_dir, &state.name);
+        parts.spawn(async move {
+            if timeout(deadline, gone.cancelled()).await.is_err() {
+                give_up.cancel();
+                gone.cancelled().await;
+            }
+            state.up.set_bool(false);
+            state.breaker_open.set_bool(false);
+            state.lag.set(0.0);
+            let events = left.await.map_or(0, |left| left.on_disk);
+            if events > 0 {
+                warn!(
+                    sink = state.name,
+                    events,
+                    spill = %spill.display(),
+                    "the removed sink leaves events in its spill; a sink of this name takes them up"
+                );
+            } else {
+                info!(sink = state.name, "the removed sink has ended; nothing waits in its spill");
+            }
+            Ok(())
+        });
+        leaving
+    }
+}
+
+impl Leaving {
+    /// Whether the sink has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// Ends the sink now, since another of its name wants the spill; `false` if it hangs.
+    pub(crate) async fn make_way(&self) -> bool {
+        self.give_up.cancel();
+        timeout(HAND_OVER, self.gone.cancelled()).await.is_ok()
+    }
+}
+
+fn spill_of(state_dir: &Path, sink: &str) -> PathBuf {
+    state_dir.join("spill").join(sink)
+}
+
+/// The queue of a sink, with what its spill holds, and when that is synced.
+pub(crate) fn open_queue(sink: &SinkConfig, state_dir: &Path) -> Result<OpenQueue, PipelineError> {
+    if sink.spill.mode == SpillMode::Memory {
+        let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+        return Ok(OpenQueue { queue: Queue::new(id, sink.spill, None), fsync: None });
+    }
+    let path = spill_of(state_dir, &sink.name);
+    let failed = |cause: String| {
+        PipelineError::Failed(format!("cannot open the spill {}: {cause}", path.display()))
+    };
+    let folder = Folder::create(&path).map_err(|error| failed(error.to_string()))?;
+    let id = queue_id(&path).map_err(|error| failed(error.to_string()))?;
+    let spill =
+        Spill::open(folder, sink.spill.settings()).map_err(|error| failed(chain(&error)))?;
+    if spill.torn_bytes() > 0 {
+        warn!(sink = sink.name, bytes = spill.torn_bytes(), "a torn tail was cut off the spill");
+    }
+    let queue = Queue::new(id, sink.spill, Some(spill));
+    if !queue.is_empty() {
+        info!(sink = sink.name, events = queue.len(), "events wait in the spill");
+    }
+    Ok(OpenQueue { queue, fsync: Some(sink.spill.fsync) })
+}
+
+/// The id of the queue whose spill is in a folder; made at random once.
+fn queue_id(folder: &Path) -> std::io::Result<u128> {
+    let path = folder.join("queue-id");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Ok(id) = u128::from_str_radix(text.trim(), 16)
+    {
+        return Ok(id);
+    }
+    let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+    std::fs::write(&path, format!("{id:032x}\n"))?;
+    Ok(id)
+}
