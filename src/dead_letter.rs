@@ -267,6 +267,15 @@ impl DeadLetters {
         counted.map_err(failed("counting the dead letters"))
     }
 
+    /// Two numbers that are others whenever letters have come, changed or gone, by whichever process.
+    pub fn version(&self) -> Result<(i64, i64), DeadLetterError> {
+        let connection = self.connection();
+        let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        number("PRAGMA data_version")
+            .and_then(|others| Ok((others, number("SELECT total_changes()")?)))
+            .map_err(failed("reading the version of the dead letters"))
+    }
+
     /// Marks letters to be handed to their sinks again. Returns how many.
     pub fn mark_for_replay(&self, selection: &Selection) -> Result<usize, DeadLetterError> {
         self.each(selection, "UPDATE dead_letters SET replay = 1 WHERE id = ?")

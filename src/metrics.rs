@@ -136,6 +136,9 @@ pub const SINK_RETRIES: Metric = counter(
     &["sink", "cause"],
     "Writes and connects that failed and were tried again.",
 );
+/// Dead letters that the sink has.
+pub const SINK_DEAD_LETTERS: Metric =
+    gauge("saltern_sink_dead_letters", SINK, "Dead letters that the sink has.");
 /// Dead letters of the sink that were discarded: over their bound in size, or impossible to keep.
 pub const SINK_DEAD_LETTERS_DROPPED: Metric = counter(
     "saltern_sink_dead_letters_dropped_total",
@@ -234,6 +237,7 @@ pub static METRICS: &[Metric] = &[
     SINK_REJECTED_EVENTS,
     SINK_DROPPED_EVENTS,
     SINK_RETRIES,
+    SINK_DEAD_LETTERS,
     SINK_DEAD_LETTERS_DROPPED,
     SINK_LOSSY_VALUES,
     SINK_UP,

@@ -217,7 +217,7 @@ impl Pipeline {
         let parts = &mut self.parts;
         let running = RunningSink::start(means, sink, Arc::clone(&state), queue, feed, parts)?;
         self.sinks.push(running);
-        self.ways.open(&sink.name, shares.clone());
+        self.ways.open(&sink.name, shares.clone(), Arc::clone(&state));
         Ok(Outgoing { filter: sink.filter.clone(), shares, state })
     }
 

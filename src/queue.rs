@@ -242,7 +242,9 @@ impl<D: Disk> Queue<D> {
     pub fn new(id: u128, config: SpillConfig, spill: Option<Spill<D>>) -> Self {
         let mut begun = VecDeque::new();
         let (mut head, mut next) = (0, 0);
+        let mut losses = Losses::default();
         if let Some(spill) = &spill {
+            losses.damaged = spill.torn_events();
             begun.extend(spill.begun());
             (head, next) = (spill.acknowledged(), spill.next());
         }
@@ -262,7 +264,7 @@ impl<D: Disk> Queue<D> {
             weight: 0,
             memory_bytes: 0,
             synced: next,
-            losses: Losses::default(),
+            losses,
             disk_works: true,
         }
     }
@@ -285,7 +287,17 @@ impl<D: Disk> Queue<D> {
                     self.held = Some(share);
                     return;
                 }
-                Written::Discarded => return,
+                // There is nothing on disk that could make room, so memory does.
+                Written::NoRoom
+                    if self.config.when_full == WhenFull::DropOldest
+                        && self.memory_end() == self.next =>
+                {
+                    return self.push_to_memory_only(share, weight, now);
+                }
+                Written::NoRoom => {
+                    self.losses.full += share.len() as u64;
+                    return;
+                }
             },
         };
         if !fits && !on_disk {
@@ -399,8 +411,7 @@ impl<D: Disk> Queue<D> {
                 return Written::Later;
             }
             if when_full == WhenFull::DropNewest || !self.drop_oldest(|losses| &mut losses.full) {
-                self.losses.full += share.len() as u64;
-                return Written::Discarded;
+                return Written::NoRoom;
             }
         }
     }
@@ -416,7 +427,8 @@ impl<D: Disk> Queue<D> {
                 return false;
             }
         };
-        *reason(&mut self.losses) += self.waiting_in(lost);
+        // What waits in memory alone may be older still, and goes too: the order is kept.
+        *reason(&mut self.losses) += self.waiting_in(Lost { first: self.head, end: lost.end });
         self.spoil_claims(lost.end);
         while self.head < lost.end {
             let Some(front) = self.memory.front_mut() else {
@@ -490,7 +502,8 @@ impl<D: Disk> Queue<D> {
     /// How many events may be tried now.
     fn ready(&self) -> usize {
         let end = match self.config.fsync {
-            Fsync::Always if self.spill.is_some() => self.synced.min(self.next),
+            // What a broken disk does not take will not become safer by waiting.
+            Fsync::Always if self.spill.is_some() && self.disk_works => self.synced.min(self.next),
             _ => self.next,
         };
         usize::try_from(end.saturating_sub(self.head)).unwrap_or(usize::MAX)
@@ -499,7 +512,7 @@ impl<D: Disk> Queue<D> {
     /// Takes the next batch, as large as the limits allow; `None` while nothing waits. In `durable`
     /// mode its bounds are on disk before it is returned.
     pub fn take(&mut self, limits: &BatchLimits) -> Option<Batch> {
-        let mut again = false;
+        let mut again = None;
         let mut limits = *limits;
         while let Some(begun) = self.begun.front().copied() {
             let len = usize::try_from(begun.len).unwrap_or(usize::MAX);
@@ -510,7 +523,7 @@ impl<D: Disk> Queue<D> {
             if begun.first == self.head {
                 self.begun.pop_front();
                 limits = BatchLimits { max_events: len, max_bytes: usize::MAX, ..limits };
-                again = true;
+                again = Some(begun);
             } else {
                 let before = usize::try_from(begun.first - self.head).unwrap_or(usize::MAX);
                 limits.max_events = limits.max_events.min(before);
@@ -542,8 +555,12 @@ impl<D: Disk> Queue<D> {
         let batch = Batch::new(self.id, first, shares);
         self.weight += weight;
         self.in_flight.push_back(InFlight { batch: batch.clone(), weight, received });
-        if let (SpillMode::Durable, Some(spill), false) = (self.config.mode, &mut self.spill, again)
-            && let Err(error) = spill.note_begun(Begun { first, len: events as u64 })
+        let begun = Begun { first, len: events as u64 };
+        // Noted before, unless damage has changed its bounds.
+        let is_noted = again == Some(begun);
+        if let (SpillMode::Durable, Some(spill), false) =
+            (self.config.mode, &mut self.spill, is_noted)
+            && let Err(error) = spill.note_begun(begun)
         {
             warn!(%error, "the bounds of a batch could not be noted; after a crash they may differ");
         }
@@ -652,16 +669,19 @@ impl<D: Disk> Queue<D> {
 
     /// A sync has ended.
     pub fn end_sync(&mut self, job: &SyncJob<D::File>, result: io::Result<()>) {
+        let is_safe = result.is_ok();
         if let Err(error) = result {
             error!(%error, "syncing a segment of the spill failed; nothing more is written to it");
             if let Some(spill) = &mut self.spill {
                 spill.condemn(job);
             }
+            // The sources that wait for these are told that they are not safe.
+            self.spoil_claims(job.up_to);
         }
         // Also after a failure: holding events back would not make them safer.
         self.synced = self.synced.max(job.up_to);
-        if self.config.mode == SpillMode::Durable {
-            self.honour_claims(self.synced);
+        if is_safe && self.config.mode == SpillMode::Durable {
+            self.honour_claims(job.up_to);
         }
     }
 
@@ -706,33 +726,71 @@ impl<D: Disk> Queue<D> {
     pub fn persist(&mut self) -> (u64, u64) {
         let held = self.held.take().map_or(0, |share| share.len() as u64);
         let left = self.len() as u64;
-        let lost = match (self.config.mode, &mut self.spill) {
-            (SpillMode::Memory, _) | (_, None) => left,
-            (SpillMode::Durable, Some(_)) => 0,
-            (SpillMode::Overflow, Some(spill)) => {
-                let flying = self.in_flight.iter().flat_map(|flying| flying.batch.shares());
-                let waiting = self.memory.iter().map(|waiting| &waiting.share);
-                let first = self.in_flight.iter().map(|f| f.batch.first()).min();
-                let shares: Vec<Share> = flying.chain(waiting).cloned().collect();
-                let in_memory: usize = shares.iter().map(Share::len).sum();
-                let first = first.unwrap_or(self.head).min(self.head);
-                let compress = self.config.compression == Compression::Zstd;
-                match spill.insert_front(first, shares, compress) {
-                    Ok(()) => {
-                        self.honour_claims(u64::MAX);
-                        0
-                    }
-                    Err(error) => {
-                        error!(
-                            error = crate::sink::chain(&error),
-                            "what was in memory could not be written to the spill"
-                        );
-                        in_memory as u64
-                    }
-                }
-            }
+        let lost = match self.config.mode {
+            SpillMode::Memory => left,
+            SpillMode::Overflow | SpillMode::Durable => self.save_memory(),
         };
         (left.saturating_sub(lost), lost + held)
+    }
+
+    /// Makes segments of what is in memory alone. Returns how many events could not be saved.
+    fn save_memory(&mut self) -> u64 {
+        let memory_end = self.memory_end();
+        let Some(spill) = &mut self.spill else { return self.len() as u64 };
+        let mut entries = Vec::new();
+        for flying in &self.in_flight {
+            let mut first = flying.batch.first();
+            for share in flying.batch.shares() {
+                entries.push((first, share.clone()));
+                first += share.len() as u64;
+            }
+        }
+        let mut first = self.head;
+        for waiting in &self.memory {
+            entries.push((first, waiting.share.clone()));
+            first += waiting.share.len() as u64;
+        }
+        entries.sort_by_key(|(first, _)| *first);
+        // From the back, each run up against what follows: what several writers have settled out of
+        // turn would else leave a gap, which looks like damage.
+        let mut runs: Vec<(u64, Vec<Share>)> = Vec::new();
+        let mut end = memory_end;
+        for (first, share) in entries.into_iter().rev() {
+            if spill.segment_of(first).is_some() {
+                end = first;
+                continue;
+            }
+            while let Some(on_disk) = end.checked_sub(1).and_then(|last| spill.segment_of(last)) {
+                end = on_disk;
+            }
+            let start = end.saturating_sub(share.len() as u64);
+            match runs.last_mut().filter(|(run, _)| *run == end) {
+                Some((run, shares)) => {
+                    *run = start;
+                    shares.push(share);
+                }
+                None => runs.push((start, vec![share])),
+            }
+            end = start;
+        }
+        let compress = self.config.compression == Compression::Zstd;
+        let mut lost = 0;
+        for (first, mut shares) in runs.into_iter().rev() {
+            shares.reverse();
+            let events: u64 = shares.iter().map(|share| share.len() as u64).sum();
+            let (written, result) = spill.insert(first, &shares, compress);
+            lost += events - written;
+            if let Err(error) = result {
+                error!(
+                    error = crate::sink::chain(&error),
+                    "what was in memory could not be written to the spill"
+                );
+            }
+        }
+        if lost == 0 {
+            self.honour_claims(u64::MAX);
+        }
+        lost
     }
 
     /// Events that wait or are in flight.
@@ -786,8 +844,8 @@ enum Written {
     No,
     /// There is no room, and the configuration says to wait for it.
     Later,
-    /// There is no room, and the configuration says to discard.
-    Discarded,
+    /// There is no room, and none can be made.
+    NoRoom,
 }
 
 fn is_out_of_space(error: &io::Error) -> bool {
@@ -809,6 +867,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Chunk, Origin};
+    use crate::spill::model::SimDisk;
 
     fn share(numbers: std::ops::Range<u64>, size: usize) -> Share {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
@@ -933,6 +992,253 @@ mod tests {
             }
             prop_assert_eq!((queue.len(), queue.weight(), queue.oldest()), (0, 0, None));
         }
+    }
+
+    /// A life of a queue over a disk.
+    #[derive(Debug, Clone)]
+    enum Turn {
+        Push(u64, usize),
+        Take,
+        /// Settles the oldest batch in flight, or the youngest.
+        Settle(bool),
+        Note,
+        Sync,
+        /// A clean stop and a start.
+        Stop,
+        /// `kill -9` and a start.
+        Kill,
+        /// Appending to the disk fails, or works again.
+        Failing(bool),
+        /// So many bytes of disk are left; none: as many as you like.
+        Space(Option<usize>),
+    }
+
+    fn turns() -> impl Strategy<Value = Vec<Turn>> {
+        let turn = prop_oneof![
+            12 => (1..8u64, 0..300usize).prop_map(|(count, size)| Turn::Push(count, size)),
+            8 => Just(Turn::Take),
+            6 => prop::bool::weighted(0.8).prop_map(Turn::Settle),
+            2 => Just(Turn::Note),
+            2 => Just(Turn::Sync),
+            1 => Just(Turn::Stop),
+            1 => Just(Turn::Kill),
+            1 => any::<bool>().prop_map(Turn::Failing),
+            1 => prop::option::of(0..3000usize).prop_map(Turn::Space),
+        ];
+        proptest::collection::vec(turn, 1..200)
+    }
+
+    /// What a queue over a disk must do, as a list of numbers.
+    struct Life {
+        config: SpillConfig,
+        disk: SimDisk,
+        queue: Queue<SimDisk>,
+        pushed: u64,
+        /// Events in the queue when it was opened, pushed, taken, and counted as lost in this run.
+        run: [u64; 4],
+        last: Option<u64>,
+        in_flight: Vec<Batch>,
+        /// Not settled, and neither counted as lost for certain nor forgiven.
+        owed: std::collections::BTreeSet<u64>,
+        lost: u64,
+        /// In memory alone while the disk is broken, so that a kill may take them.
+        risky: std::collections::BTreeSet<u64>,
+        is_failing: bool,
+        is_short: bool,
+        was_broken: bool,
+        begun: std::collections::HashMap<u64, (crate::batch::BatchId, Vec<u64>)>,
+    }
+
+    impl Life {
+        fn begin(mode: SpillMode, when_full: WhenFull) -> Self {
+            let memory = Some(ByteSize(3000));
+            let config = SpillConfig { mode, when_full, memory, ..SpillConfig::default() };
+            let disk = SimDisk::new();
+            Life {
+                config,
+                queue: open(&disk, config),
+                disk,
+                pushed: 0,
+                run: [0; 4],
+                last: None,
+                in_flight: Vec::new(),
+                owed: std::collections::BTreeSet::new(),
+                lost: 0,
+                risky: std::collections::BTreeSet::new(),
+                is_failing: false,
+                is_short: false,
+                was_broken: false,
+                begun: std::collections::HashMap::new(),
+            }
+        }
+
+        fn live(&mut self, turn: Turn) {
+            match turn {
+                Turn::Push(count, size) => {
+                    let numbers = self.pushed..self.pushed + count;
+                    self.owed.extend(numbers.clone());
+                    let is_broken = self.is_failing || self.is_short;
+                    if is_broken || self.config.mode == SpillMode::Overflow {
+                        self.risky.extend(numbers.clone());
+                    }
+                    self.queue.push(share(numbers, size), Instant::now());
+                    self.pushed += count;
+                    self.run[1] += count;
+                    // What is in flight and not on disk any more is saved anew at a stop, elsewhere.
+                    let kept = self.queue.spill.as_ref().unwrap().acknowledged();
+                    self.was_broken |= self.in_flight.iter().any(|batch| batch.first() < kept);
+                }
+                Turn::Take => {
+                    self.take();
+                }
+                Turn::Settle(oldest) => {
+                    if !self.in_flight.is_empty() {
+                        let at = if oldest { 0 } else { self.in_flight.len() - 1 };
+                        let batch = self.in_flight.remove(at);
+                        self.queue.settle(batch.first());
+                        self.owed.retain(|n| !numbers(&batch).contains(n));
+                    }
+                }
+                Turn::Note => self.queue.note_acknowledged(),
+                Turn::Sync => {
+                    if let Some(job) = self.queue.begin_sync() {
+                        let result = job.run();
+                        self.queue.end_sync(&job, result);
+                    }
+                }
+                Turn::Stop => self.stop(),
+                Turn::Kill => {
+                    let mut risky = std::mem::take(&mut self.risky);
+                    // Whose segment was dropped while they were tried is not on disk any more.
+                    let kept = self.queue.spill.as_ref().unwrap().acknowledged();
+                    let gone = self.in_flight.iter().filter(|batch| batch.first() < kept);
+                    risky.extend(gone.flat_map(numbers));
+                    self.owed.retain(|n| !risky.contains(n));
+                    self.open();
+                }
+                Turn::Failing(failing) => {
+                    self.disk.set_failing(failing);
+                    self.is_failing = failing;
+                    self.was_broken |= failing;
+                }
+                Turn::Space(space) => {
+                    self.disk.set_space(space.unwrap_or(usize::MAX));
+                    self.is_short = space.is_some();
+                    self.was_broken = true;
+                }
+            }
+            self.count();
+        }
+
+        /// Every event that came is in the queue, was taken, or was counted.
+        fn count(&mut self) {
+            let losses = self.queue.take_losses().total();
+            self.lost += losses;
+            self.run[3] += losses;
+            let [at_start, pushed, taken, lost] = self.run;
+            assert_eq!(at_start + pushed, taken + lost + self.queue.waiting() as u64);
+        }
+
+        fn take(&mut self) -> bool {
+            let Some(batch) = self.queue.take(&ONE_SECOND) else {
+                assert_eq!(self.queue.waiting(), 0);
+                return false;
+            };
+            let numbers = numbers(&batch);
+            assert!(numbers.is_sorted_by(|a, b| a < b));
+            assert!(self.last.is_none_or(|last| last < numbers[0]), "order, or twice in one run");
+            self.last = numbers.last().copied();
+            self.run[2] += batch.len() as u64;
+            let is_exact = self.config.mode == SpillMode::Durable && !self.was_broken;
+            if is_exact && self.lost == 0 {
+                let again = (batch.id(), numbers.clone());
+                let before = self.begun.insert(numbers[0], again.clone());
+                assert!(before.is_none_or(|before| before == again), "a batch changed its bounds");
+            }
+            self.in_flight.push(batch);
+            true
+        }
+
+        fn stop(&mut self) {
+            let len = self.queue.len() as u64;
+            let (left, lost) = self.queue.persist();
+            assert_eq!(left + lost, len);
+            self.lost += lost;
+            if !self.was_broken {
+                assert_eq!(lost, 0);
+            }
+            self.queue.note_acknowledged();
+            self.open();
+        }
+
+        fn open(&mut self) {
+            self.queue = open(&self.disk, self.config);
+            self.in_flight.clear();
+            self.last = None;
+            self.run = [self.queue.waiting() as u64, 0, 0, 0];
+            let torn = self.queue.take_losses().total();
+            self.lost += torn;
+        }
+
+        fn end(mut self) {
+            self.disk.set_failing(false);
+            self.disk.set_space(usize::MAX);
+            self.stop();
+            let mut came = std::collections::BTreeSet::new();
+            while self.take() {
+                came.extend(self.in_flight.last().map(numbers).unwrap_or_default());
+                self.count();
+            }
+            self.count();
+            let missing: Vec<_> = self.owed.difference(&came).collect();
+            assert!(missing.len() as u64 <= self.lost, "{} counted, lost: {missing:?}", self.lost);
+        }
+    }
+
+    fn open(disk: &SimDisk, config: SpillConfig) -> Queue<SimDisk> {
+        let settings = Settings { segment_bytes: 1500, max_bytes: 20_000, compress: false };
+        Queue::new(7, config, Some(Spill::open(disk.clone(), settings).unwrap()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn invariant_3_nothing_in_a_queue_on_disk_is_lost_without_being_counted(
+            turns in turns(), is_durable: bool, newest: bool,
+        ) {
+            let mode = if is_durable { SpillMode::Durable } else { SpillMode::Overflow };
+            let when_full = if newest { WhenFull::DropNewest } else { WhenFull::DropOldest };
+            let mut life = Life::begin(mode, when_full);
+            for turn in turns {
+                life.live(turn);
+            }
+            life.end();
+        }
+    }
+
+    #[test]
+    fn invariant_4_a_batch_keeps_its_events_and_its_id_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let disk = Folder::create(folder.path()).unwrap();
+            let config = SpillConfig::default();
+            Queue::new(7, config, Some(Spill::open(disk, config.settings()).unwrap()))
+        };
+        let mut queue = open();
+        queue.push(share(0..25, 10), Instant::now());
+        let first = queue.take(&ONE_SECOND).unwrap();
+        queue.settle(first.first());
+        queue.note_acknowledged();
+        let second = queue.take(&ONE_SECOND).unwrap();
+        drop(queue);
+        let mut queue = open();
+        queue.push(share(25..60, 10), Instant::now());
+        let limits = BatchLimits { max_events: 40, ..ONE_SECOND };
+        let again = queue.take(&limits).unwrap();
+        assert_eq!((again.id(), numbers(&again)), (second.id(), numbers(&second)));
+        assert_eq!(numbers(&again), (10..20).collect::<Vec<_>>());
+        assert_eq!(numbers(&queue.take(&limits).unwrap()), (20..60).collect::<Vec<_>>());
     }
 
     #[test]

@@ -111,6 +111,8 @@ pub struct SinkState {
     pub batches: Tally,
     /// Events that the store will never accept.
     pub rejected: Tally,
+    /// Dead letters of the sink.
+    pub dead_letters: Level,
     /// Dead letters that were discarded.
     pub dead_letters_dropped: Tally,
     /// Events dropped because the queue was full.
@@ -172,6 +174,7 @@ impl SinkState {
             events: Tally::new(metrics::SINK_EVENTS, labels),
             batches: Tally::new(metrics::SINK_BATCHES, labels),
             rejected: Tally::new(metrics::SINK_REJECTED_EVENTS, labels),
+            dead_letters: Level::new(metrics::SINK_DEAD_LETTERS, labels),
             dead_letters_dropped: Tally::new(metrics::SINK_DEAD_LETTERS_DROPPED, labels),
             dropped_full: dropped("queue_full"),
             dropped_expired: dropped("expired"),
@@ -329,6 +332,7 @@ struct SinkStatus {
     events: u64,
     batches: u64,
     rejected_events: u64,
+    dead_letters: f64,
     dropped_events: u64,
     retries: u64,
     queue_events: f64,
@@ -420,6 +424,7 @@ impl State {
             events: sink.events.get(),
             batches: sink.batches.get(),
             rejected_events: sink.rejected.get(),
+            dead_letters: sink.dead_letters.get(),
             dropped_events: sink.dropped(),
             retries: sink.retries.get() + sink.reconnects.get() + sink.timeouts.get(),
             queue_events: sink.queue_events.get(),

@@ -13,11 +13,13 @@ use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 
 mod check;
 mod completions;
+mod dead_letters;
 mod demo;
 mod events;
 mod run;
 mod schema;
 mod sinks;
+mod spill;
 
 /// Reads every event off a Salt master's bus and delivers it, in batches, to many stores.
 #[derive(Parser)]
@@ -46,6 +48,10 @@ enum Command {
     Schema,
     /// Print completions for a shell.
     Completions(completions::Completions),
+    /// Look at what waits for each sink on disk, check it, take it out, or discard it.
+    Spill(spill::Arguments),
+    /// Look at what sinks have refused, hand it to them once more, or discard it.
+    DeadLetters(dead_letters::Arguments),
 }
 
 /// For whom a command writes.
@@ -83,6 +89,8 @@ pub fn main() -> ExitCode {
         Command::Sinks(sinks) => sinks::sinks(&sinks),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(&completions),
+        Command::Spill(spill) => spill::spill(&arguments.config, &spill),
+        Command::DeadLetters(letters) => dead_letters::dead_letters(&arguments.config, &letters),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

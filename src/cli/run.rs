@@ -186,7 +186,7 @@ impl Reloads {
 }
 
 /// Takes the state directory for this process alone, for as long as the file is open.
-fn lock(state_dir: &Path) -> Result<File, Failure> {
+pub(super) fn lock(state_dir: &Path) -> Result<File, Failure> {
     let path = state_dir.join("lock");
     let failed =
         |error: String| Failure::Running(format!("cannot take {}: {error}", path.display()));

@@ -24,6 +24,8 @@ mod local;
 mod rawfile_json;
 mod sqlite3;
 
+pub(crate) use rawfile_json::write_line;
+
 /// Every kind of sink, in the order of `saltern sinks`.
 pub static KINDS: &[Kind] = &[
     Kind::of::<rawfile_json::RawfileJson>(),

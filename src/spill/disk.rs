@@ -56,6 +56,18 @@ impl Folder {
         fs::read_dir(path).map(|_| Folder(path.to_owned()))
     }
 
+    /// The names of the folders at `path`.
+    pub fn names(path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.extend(entry.file_name().into_string().ok());
+            }
+        }
+        Ok(names)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0

@@ -44,6 +44,7 @@ use crate::event::Share;
 
 pub mod disk;
 pub mod record;
+pub mod scan;
 
 use disk::{Disk, DiskFile};
 use record::{Body, Damage, HEAD, Head};
@@ -180,6 +181,7 @@ pub struct Spill<D: Disk> {
     progress_len: u64,
     bytes: u64,
     torn_bytes: u64,
+    torn_events: u64,
 }
 
 /// Bytes that are to be made to last, outside of the thread that appends.
@@ -223,8 +225,11 @@ impl<D: Disk> Spill<D> {
             progress_len: 0,
             bytes: 0,
             torn_bytes: 0,
+            torn_events: 0,
         };
-        spill.read_progress().map_err(failed("reading the spill's progress"))?;
+        // Written anew before the first entry, since its tail may be torn.
+        (spill.acknowledged, spill.begun) =
+            read_progress(&spill.disk).map_err(failed("reading the spill's progress"))?;
         for (index, first) in firsts.iter().enumerate() {
             let name = name_of(*first);
             let end = firsts.get(index + 1).copied();
@@ -257,6 +262,7 @@ impl<D: Disk> Spill<D> {
                 // Need not last: a torn tail that comes back is cut off or passed over again.
                 file.truncate(tail.len)?;
                 self.torn_bytes = bytes - tail.len;
+                self.torn_events = tail.torn_events;
             }
             // What a killed daemon had written is in the kernel's hands only. If this fails it
             // stays there; no later sync would tell.
@@ -270,8 +276,9 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Puts events behind the others. `sequence` is that of the first of them; it may leave a gap.
-    /// On failure nothing of it is there.
+    /// Puts events behind the others. `sequence` is that of the first of them. It may leave a gap,
+    /// which is always between two segments, so that it can be filled by [`Spill::insert`]. On
+    /// failure nothing of it is there.
     pub fn append(&mut self, sequence: u64, share: &Share, body: &Body) -> Result<(), AppendError> {
         let len = body.record_len();
         if self.bytes + len > self.settings.max_bytes && self.bytes > 0 {
@@ -280,7 +287,8 @@ impl<D: Disk> Spill<D> {
         let is_full = |segment: &Segment<_>| {
             segment.bytes > 0 && segment.bytes + len > self.settings.segment_bytes
         };
-        if !self.is_open || self.segments.back().is_none_or(is_full) {
+        let leaves_gap = sequence != self.next;
+        if !self.is_open || leaves_gap || self.segments.back().is_none_or(is_full) {
             self.begin_segment(sequence, share.received())?;
         }
         let Some(segment) = self.segments.back_mut() else { return Err(AppendError::Full) };
@@ -304,37 +312,53 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Puts events in front of all others: what memory held, when the daemon stops. They last when
-    /// this returns.
-    pub fn insert_front(
+    /// Puts events that were in memory alone between or in front of the others, as a segment of
+    /// their own, when the daemon stops. They last when this returns. Says how many of them are on
+    /// disk, and why not all of them are. The spill must be opened anew before it is read.
+    pub fn insert(
         &mut self,
         first: u64,
-        shares: Vec<Share>,
+        shares: &[Share],
         compress: bool,
-    ) -> Result<(), AppendError> {
+    ) -> (u64, Result<(), AppendError>) {
         let failed = |doing| move |cause| AppendError::Disk { doing, cause };
-        if shares.is_empty() {
-            return Ok(());
+        let name = name_of(first);
+        if let Some(empty) = self.segments.pop_back_if(|last| last.bytes == 0) {
+            // One that was made for such events and could not be written.
+            self.is_open = false;
+            if let Err(cause) = self.disk.remove(&name_of(empty.first)) {
+                return (0, Err(failed("removing an empty segment of the spill")(cause)));
+            }
         }
-        let taken = self.segments.iter().position(|segment| segment.first == first);
-        if let Some(index) = taken {
-            // A used-up segment that was kept for its name.
-            let removed = self.disk.remove(&name_of(first));
-            removed.map_err(failed("removing a used-up segment"))?;
-            self.segments.remove(index);
+        if first < self.acknowledged {
+            // Their segment was dropped while they were tried.
+            let before = std::mem::replace(&mut self.acknowledged, first);
+            if let Err(cause) = self.rewrite_progress() {
+                self.acknowledged = before;
+                return (0, Err(failed("noting what is not acknowledged after all")(cause)));
+            }
         }
-        let file = self.disk.create(&name_of(first));
-        let file = file.map_err(failed("making a segment of the spill"))?;
-        let mut sequence = first;
-        for share in &shares {
-            let Ok(body) = Body::encode(share, compress) else { continue };
-            let head = body.head(sequence);
-            let mut slices = [IoSlice::new(&head), IoSlice::new(body.bytes())];
-            file.append(&mut slices).map_err(failed("appending to the spill"))?;
-            sequence += share.len() as u64;
-        }
-        file.sync().map_err(failed("syncing a segment of the spill"))?;
-        self.disk.sync_names().map_err(failed("syncing the spill's folder"))
+        let file = match self.disk.create(&name) {
+            Ok(file) => file,
+            Err(cause) => return (0, Err(failed("making a segment of the spill")(cause))),
+        };
+        let mut written = 0;
+        let appended = shares.iter().try_for_each(|share| {
+            let body = Body::encode(share, compress).map_err(io::Error::other)?;
+            let head = body.head(first + written);
+            file.append(&mut [IoSlice::new(&head), IoSlice::new(body.bytes())])?;
+            written += share.len() as u64;
+            Ok(())
+        });
+        // What was written before a failure is worth keeping; the torn record behind it is cut off.
+        let kept = file.sync().and_then(|()| self.disk.sync_names());
+        (written, appended.and(kept).map_err(failed("writing what was in memory to the spill")))
+    }
+
+    /// The first sequence of the segment that holds the event of this sequence, if one does.
+    pub fn segment_of(&self, sequence: u64) -> Option<u64> {
+        let holds = |segment: &&Segment<_>| (segment.first..segment.end).contains(&sequence);
+        self.segments.iter().find(holds).map(|segment| segment.first)
     }
 
     fn begin_segment(&mut self, first: u64, since: u64) -> Result<(), AppendError> {
@@ -448,15 +472,18 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Gives up the oldest segment and says which unacknowledged events were in it; `None` if there
-    /// is no segment.
+    /// is no segment with events.
     pub fn drop_oldest(&mut self) -> io::Result<Option<Lost>> {
-        let Some(front) = self.segments.front() else { return Ok(None) };
+        let front = self.segments.front().filter(|front| front.bytes > 0);
+        let Some(front) = front else { return Ok(None) };
+        let lost = Lost { first: front.first.max(self.acknowledged), end: front.end };
         let before = self.acknowledged;
-        let lost = Lost { first: front.first.max(before), end: front.end };
         self.acknowledged = before.max(lost.end);
-        // If it is the only one, then only `progress` says which sequence comes next.
-        let noted = if self.segments.len() == 1 { self.rewrite_progress() } else { Ok(()) };
+        // Without any segment only `progress` says which sequence comes next.
+        let is_only = self.segments.len() == 1;
+        let noted = if is_only { self.rewrite_progress() } else { Ok(()) };
         if let Err(error) = noted.and_then(|()| self.remove_front()) {
+            // They are still there, and must not be noted as acknowledged.
             self.acknowledged = before;
             return Err(error);
         }
@@ -543,30 +570,6 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    fn read_progress(&mut self) -> io::Result<()> {
-        let file = match self.disk.open(PROGRESS) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let len = file.len()?.min(4 * PROGRESS_MAX);
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-        let read = file.read_at(&mut bytes, 0)?;
-        for entry in bytes.get(..read).unwrap_or_default().chunks_exact(ENTRY) {
-            let Some((kind, sequence, len)) = read_entry(entry) else { break };
-            match kind {
-                ACKNOWLEDGED => self.acknowledged = self.acknowledged.max(sequence),
-                BATCH_BEGUN => {
-                    self.begun.retain(|begun| begun.first != sequence);
-                    self.begun.push(Begun { first: sequence, len });
-                }
-                _ => break,
-            }
-        }
-        // Written anew before the first entry, since its tail may be torn.
-        Ok(())
-    }
-
     /// What must be synced so that everything appended lasts; `None` if everything does. The names
     /// are synced here.
     pub fn begin_sync(&mut self) -> io::Result<Option<SyncJob<D::File>>> {
@@ -637,6 +640,11 @@ impl<D: Disk> Spill<D> {
         self.torn_bytes
     }
 
+    /// How many events were in the torn tail, as far as it says; at least one if there was a tail.
+    pub fn torn_events(&self) -> u64 {
+        self.torn_events
+    }
+
     /// How many segments there are.
     pub fn segments(&self) -> usize {
         self.segments.len()
@@ -669,6 +677,31 @@ fn read_entry(bytes: &[u8]) -> Option<(u32, u64, u64)> {
         return None;
     }
     Some((fields.get_u32_le(), fields.get_u64_le(), fields.get_u64_le()))
+}
+
+/// What `progress` says: below which sequence everything is acknowledged, and the batches begun.
+fn read_progress<D: Disk>(disk: &D) -> io::Result<(u64, Vec<Begun>)> {
+    let (mut acknowledged, mut begun) = (0, Vec::<Begun>::new());
+    let file = match disk.open(PROGRESS) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((acknowledged, begun)),
+        Err(error) => return Err(error),
+    };
+    let len = file.len()?.min(4 * PROGRESS_MAX);
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+    let read = file.read_at(&mut bytes, 0)?;
+    for entry in bytes.get(..read).unwrap_or_default().chunks_exact(ENTRY) {
+        let Some((kind, sequence, len)) = read_entry(entry) else { break };
+        match kind {
+            ACKNOWLEDGED => acknowledged = acknowledged.max(sequence),
+            BATCH_BEGUN => {
+                begun.retain(|begun| begun.first != sequence);
+                begun.push(Begun { first: sequence, len });
+            }
+            _ => break,
+        }
+    }
+    Ok((acknowledged, begun))
 }
 
 enum Found {
@@ -733,24 +766,29 @@ struct Tail {
     end: u64,
     /// When its events were read.
     until: u64,
+    /// Events behind it, by the heads that are whole; a stretch without any counts as one.
+    torn_events: u64,
 }
 
 /// Finds the end of a segment's last whole record. Bodies are checked only of events that are not
 /// acknowledged; damage that a whole record follows is no tail.
 fn find_tail<F: DiskFile>(file: &F, first: u64, acknowledged: u64, bytes: u64) -> io::Result<Tail> {
-    let mut tail = Tail { len: 0, end: first, until: 0 };
+    let mut tail = Tail { len: 0, end: first, until: 0, torn_events: 0 };
     let mut offset = 0;
     while offset < bytes {
         match read_record(file, offset, bytes, acknowledged)? {
             Found::Passed(head) | Found::Events(head, _) => {
                 offset += head.record_len();
-                tail = Tail { len: offset, end: head.end(), until: head.received };
+                tail = Tail { len: offset, end: head.end(), until: head.received, torn_events: 0 };
             }
-            Found::Nothing => offset = find_record(file, offset + 1, bytes)?,
+            Found::Nothing => {
+                tail.torn_events += read_head(file, offset, u64::MAX)?.map_or(1, |h| h.events);
+                offset = find_record(file, offset + 1, bytes)?;
+            }
         }
     }
     Ok(tail)
 }
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;

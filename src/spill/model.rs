@@ -35,9 +35,9 @@ struct Inner {
 
 /// A disk in memory.
 #[derive(Debug, Clone, Default)]
-struct SimDisk(Arc<Mutex<Inner>>);
+pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 
-struct SimFile {
+pub(crate) struct SimFile {
     disk: SimDisk,
     inode: usize,
 }
@@ -47,10 +47,20 @@ fn eio() -> io::Error {
 }
 
 impl SimDisk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let disk = SimDisk::default();
         disk.0.lock().unwrap().space = usize::MAX;
         disk
+    }
+
+    /// So many bytes may still be written.
+    pub(crate) fn set_space(&self, space: usize) {
+        self.0.lock().unwrap().space = space;
+    }
+
+    /// Whether appending fails.
+    pub(crate) fn set_failing(&self, failing: bool) {
+        self.0.lock().unwrap().fail_append = failing;
     }
 
     /// The power goes. Of what was not synced, `luck` decides what is there afterwards.

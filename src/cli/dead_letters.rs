@@ -1,0 +1,260 @@
+//! `saltern dead-letters`: what sinks have refused.
+//!
+//! All of it works on the database in the state directory, whether a daemon runs or not. A replay
+//! only marks letters: the daemon looks for them every second and hands them to their sinks.
+
+use std::fs::{File, TryLockError};
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::spill::{rfc3339, table};
+use super::{Failure, Output, load, print, runtime};
+use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
+use crate::sink::chain;
+
+/// How long a replay may stand still before the command gives up waiting.
+const STANDSTILL: Duration = Duration::from_secs(15);
+
+/// How often to look how far a replay is.
+const LOOK: Duration = Duration::from_millis(200);
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The daemon's state directory. Default: as the configuration says.
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List letters, the oldest first.
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// A table, or JSON for machines.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show letters with their events.
+    Show {
+        #[command(flatten)]
+        which: Which,
+        /// Lines, or JSON for machines, an object a line.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Hand letters to their sinks once more, as the same events with the same ids.
+    Replay {
+        #[command(flatten)]
+        which: Which,
+        /// All of them.
+        #[arg(long)]
+        all: bool,
+        /// Do not wait until the daemon has handed them over.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Discard letters.
+    Drop {
+        #[command(flatten)]
+        which: Which,
+        /// All of them.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// Which letters. Whatever is given must match.
+#[derive(Args)]
+struct Which {
+    /// Of this sink.
+    #[arg(long, value_name = "NAME")]
+    sink: Option<String>,
+    /// Of events whose tag matches.
+    #[arg(long, value_name = "GLOB")]
+    tag: Option<String>,
+    /// Whose reason contains this.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// The letter of this number, or of the event with this id.
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+}
+
+impl Which {
+    fn selection(&self) -> Selection {
+        let Which { sink, tag, reason, id } = self;
+        let (sink, tag) = (sink.clone(), tag.clone());
+        Selection { sink, tag, reason: reason.clone(), id: id.clone() }
+    }
+
+    /// The selection, of which everything must be asked for in so many words.
+    fn selection_or_all(&self, all: bool, verb: &str) -> Result<Selection, Failure> {
+        let Which { sink, tag, reason, id } = self;
+        let is_empty = [sink, tag, reason, id].iter().all(|given| given.is_none());
+        if is_empty && !all {
+            let message = format!("say what to {verb}: --sink, --tag, --reason, --id, or --all");
+            return Err(Failure::Usage(message));
+        }
+        Ok(self.selection())
+    }
+}
+
+pub(super) fn dead_letters(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let state_dir = match &arguments.state_dir {
+        Some(state_dir) => state_dir.clone(),
+        None => load(config)?.general.state_dir,
+    };
+    if !state_dir.is_dir() {
+        let message = format!("{} is no state directory", state_dir.display());
+        return Err(Failure::Usage(message));
+    }
+    let letters = DeadLetters::existing(&state_dir).map_err(failed)?;
+    match &arguments.action {
+        Action::List { which, limit, output } => {
+            list(&found(letters.as_ref(), &which.selection(), *limit)?, *output)
+        }
+        Action::Show { which, output } => {
+            show(&found(letters.as_ref(), &which.selection(), usize::MAX)?, *output)
+        }
+        Action::Replay { which, all, no_wait } => {
+            let selection = which.selection_or_all(*all, "replay")?;
+            replay(letters.as_ref(), &selection, &state_dir, *no_wait)
+        }
+        Action::Drop { which, all } => {
+            let selection = which.selection_or_all(*all, "drop")?;
+            let discarded = letters.map_or(Ok(0), |letters| letters.discard(&selection));
+            print(&format!("{} discarded\n", counted(discarded.map_err(failed)?)))
+        }
+    }
+}
+
+fn found(
+    letters: Option<&DeadLetters>,
+    selection: &Selection,
+    limit: usize,
+) -> Result<Vec<Letter>, Failure> {
+    letters.map_or(Ok(Vec::new()), |letters| letters.list(selection, limit)).map_err(failed)
+}
+
+fn list(letters: &[Letter], output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        return print(&format!("{}\n", json!(letters)));
+    }
+    let heads = ["ID", "TIME", "SINK", "TRIES", "TAG", "REASON", ""];
+    let mut rows = vec![heads.map(str::to_owned)];
+    for letter in letters {
+        rows.push([
+            letter.id.to_string(),
+            rfc3339(u64::try_from(letter.time).unwrap_or_default()),
+            letter.sink.clone(),
+            letter.attempts.to_string(),
+            letter.tag.escape_debug().to_string(),
+            letter.reason.escape_debug().to_string(),
+            if letter.replay { "waits for replay" } else { "" }.to_owned(),
+        ]);
+    }
+    print(&table(&rows))
+}
+
+fn show(letters: &[Letter], output: Output) -> Result<(), Failure> {
+    let mut text = String::new();
+    for letter in letters {
+        let event = letter.event();
+        let data = event.as_ref().map_or(&b"null"[..], |event| event.json());
+        let data: Value = serde_json::from_slice(data).unwrap_or_default();
+        if output == Output::Json {
+            let mut shown = json!(letter);
+            if let Some(shown) = shown.as_object_mut() {
+                shown.insert("data".to_owned(), data);
+            }
+            text.push_str(&format!("{shown}\n"));
+            continue;
+        }
+        let time = |micros: i64| rfc3339(u64::try_from(micros).unwrap_or_default());
+        text.push_str(&format!(
+            "letter   {}\nsink     {}\nevent    {}\ntag      {}\nreason   {}\nrefused  {}, after {} tries\n\
+             read     {} from {} of {}\ndata     {data:#}\n\n",
+            letter.id,
+            letter.sink,
+            letter.event_id,
+            letter.tag.escape_debug(),
+            letter.reason.escape_debug(),
+            time(letter.time),
+            letter.attempts,
+            time(letter.received),
+            letter.source,
+            letter.master_id,
+        ));
+    }
+    print(&text)
+}
+
+fn replay(
+    letters: Option<&DeadLetters>,
+    selection: &Selection,
+    state_dir: &Path,
+    no_wait: bool,
+) -> Result<(), Failure> {
+    let Some(letters) = letters else { return print("0 letters marked\n") };
+    let marked = letters.mark_for_replay(selection).map_err(failed)?;
+    print(&format!("{} marked for replay\n", counted(marked)))?;
+    if marked == 0 || no_wait {
+        return Ok(());
+    }
+    if !daemon_runs(state_dir) {
+        return print("no daemon runs on this state directory; they go when it starts\n");
+    }
+    runtime()?.block_on(wait(letters))
+}
+
+/// Waits until no letter is marked any more.
+async fn wait(letters: &DeadLetters) -> Result<(), Failure> {
+    let shows_progress = stderr().is_terminal();
+    let mut left = letters.waiting_for_replay().map_err(failed)?;
+    let mut since = Instant::now();
+    while left > 0 {
+        if since.elapsed() > STANDSTILL {
+            return Err(Failure::Running(format!(
+                "{left} letters still wait: their sink may be full, or not be in the daemon's \
+                 configuration; they stay marked"
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+        let now = letters.waiting_for_replay().map_err(failed)?;
+        if now != left {
+            since = Instant::now();
+        }
+        left = now;
+        if shows_progress {
+            eprint!("\r{left} left ");
+        }
+    }
+    if shows_progress {
+        eprintln!();
+    }
+    print("handed to their sinks; what is refused again comes back as a new letter\n")
+}
+
+/// Whether a daemon holds the lock of the state directory.
+fn daemon_runs(state_dir: &Path) -> bool {
+    let Ok(file) = File::open(state_dir.join("lock")) else { return false };
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+fn counted(count: usize) -> String {
+    format!("{count} letter{}", if count == 1 { "" } else { "s" })
+}
+
+fn failed(error: DeadLetterError) -> Failure {
+    Failure::Running(chain(&error))
+}

@@ -1,0 +1,311 @@
+//! `saltern spill`: what waits for each sink on disk.
+//!
+//! `list`, `verify` and `export` only read, and may be used while a daemon runs; what it is in the
+//! middle of is then seen half (see [`crate::spill::scan`]). `drop` changes the files and wants the
+//! state directory to itself.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Failure, Output, load, print, run};
+use crate::config::Config;
+use crate::queue::SpillConfig;
+use crate::sink::{chain, write_line};
+use crate::spill::disk::Folder;
+use crate::spill::scan::{Depth, Scan, scan};
+use crate::spill::{Read, Spill};
+use crate::units::{ByteSize, Span};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The daemon's state directory. Default: as the configuration says.
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Show what each sink's spill holds (default).
+    List {
+        /// A table, or JSON for machines.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Check every checksum; exit code 1 if something is damaged.
+    Verify {
+        /// Only this sink's.
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
+        /// Lines, or JSON for machines.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Write the events that wait to standard output as JSON lines, as rawfile_json writes them.
+    Export {
+        /// Only this sink's.
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
+    },
+    /// Discard the oldest events that wait for a sink; the daemon must be stopped.
+    Drop {
+        /// The sink.
+        #[arg(long, value_name = "NAME")]
+        sink: String,
+        /// Events read before this: a time (2026-11-21T23:00:00Z), or an age (7d, 12h).
+        #[arg(long, value_name = "TIME", value_parser = before)]
+        before: Timestamp,
+    },
+}
+
+/// A time, or an age as the time that long ago.
+fn before(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    let age = serde_json::from_value::<Span>(json!(text)).map_err(|_| {
+        "write a time with its zone, such as 2026-11-21T23:00:00Z, or an age such as 7d".to_owned()
+    })?;
+    Timestamp::now().checked_sub(age.0).map_err(|error| error.to_string())
+}
+
+pub(super) fn spill(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let place = Place::find(config, arguments.state_dir.as_deref())?;
+    let list = Action::List { output: Output::Text };
+    match arguments.action.as_ref().unwrap_or(&list) {
+        Action::List { output } => place.list(*output),
+        Action::Verify { sink, output } => place.verify(sink.as_deref(), *output),
+        Action::Export { sink } => place.export(sink.as_deref()),
+        Action::Drop { sink, before } => place.drop_before(sink, *before),
+    }
+}
+
+/// The state directory, and the sinks that the configuration has, if it was read.
+struct Place {
+    state_dir: PathBuf,
+    sinks: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    sink: String,
+    events: u64,
+    oldest: Option<String>,
+    newest: Option<String>,
+    bytes: u64,
+    segments: u64,
+    /// Whether the configuration has the sink; `null` if none was read.
+    configured: Option<bool>,
+}
+
+impl Place {
+    fn find(config: &Path, state_dir: Option<&Path>) -> Result<Self, Failure> {
+        if let Some(state_dir) = state_dir {
+            return Ok(Place { state_dir: state_dir.to_owned(), sinks: None });
+        }
+        let Config { general, sinks, .. } = load(config)?;
+        let sinks = sinks.into_iter().map(|sink| sink.name).collect();
+        Ok(Place { state_dir: general.state_dir, sinks: Some(sinks) })
+    }
+
+    /// The sinks that have a spill, by name, or the one that was asked for.
+    fn spills(&self, wanted: Option<&str>) -> Result<Vec<(String, Folder)>, Failure> {
+        let path = self.state_dir.join("spill");
+        let mut names = match Folder::names(&path) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                return Err(Failure::Running(format!("cannot list {}: {error}", path.display())));
+            }
+        };
+        names.sort_unstable();
+        names.retain(|name| wanted.is_none_or(|wanted| wanted == name));
+        if let (Some(wanted), true) = (wanted, names.is_empty()) {
+            let message = format!("there is no spill of a sink `{wanted}` in {}", path.display());
+            return Err(Failure::Usage(message));
+        }
+        let mut spills = Vec::new();
+        for name in names {
+            let folder = path.join(&name);
+            let opened = Folder::open(&folder).map_err(|error| failed(&name, &error))?;
+            spills.push((name, opened));
+        }
+        Ok(spills)
+    }
+
+    fn list(&self, output: Output) -> Result<(), Failure> {
+        let mut all = Vec::new();
+        for (sink, folder) in self.spills(None)? {
+            let scan = scan(&folder, Depth::Heads, |_| Ok(()));
+            let Scan { events, oldest, newest, bytes, segments, .. } =
+                scan.map_err(|error| failed(&sink, &error))?;
+            let configured = self.sinks.as_ref().map(|sinks| sinks.contains(&sink));
+            let (oldest, newest) = (oldest.map(rfc3339), newest.map(rfc3339));
+            all.push(Listed { sink, events, oldest, newest, bytes, segments, configured });
+        }
+        if output == Output::Json {
+            return print(&format!("{}\n", json!(all)));
+        }
+        let mut rows = vec![
+            ["SINK", "EVENTS", "OLDEST", "NEWEST", "BYTES", "SEGMENTS", ""].map(str::to_owned),
+        ];
+        for listed in all {
+            let or_none = |time: Option<String>| time.unwrap_or_else(|| "-".to_owned());
+            let note = match listed.configured {
+                Some(false) => "not in the configuration",
+                _ => "",
+            };
+            rows.push([
+                listed.sink,
+                listed.events.to_string(),
+                or_none(listed.oldest),
+                or_none(listed.newest),
+                ByteSize(listed.bytes).to_string(),
+                listed.segments.to_string(),
+                note.to_owned(),
+            ]);
+        }
+        print(&table(&rows))
+    }
+
+    fn verify(&self, wanted: Option<&str>, output: Output) -> Result<(), Failure> {
+        let (mut text, mut all, mut stretches) = (String::new(), Vec::new(), 0);
+        for (sink, folder) in self.spills(wanted)? {
+            let scan =
+                scan(&folder, Depth::All, |_| Ok(())).map_err(|error| failed(&sink, &error))?;
+            stretches += scan.damage.len();
+            for damaged in &scan.damage {
+                let or_more = if damaged.or_more { " or more" } else { "" };
+                text.push_str(&format!(
+                    "damaged  {sink}: {} at byte {}: {} bytes, {} events{or_more} lost\n",
+                    folder.path().join(&damaged.file).display(),
+                    damaged.offset,
+                    damaged.bytes,
+                    damaged.events,
+                ));
+            }
+            if scan.damage.is_empty() {
+                let Scan { events, segments, .. } = scan;
+                text.push_str(&format!("ok       {sink}: {segments} segments, {events} events\n"));
+            }
+            if scan.tail_bytes > 0 {
+                text.push_str(&format!(
+                    "         {sink}: {} bytes at the end are a record that is being written, or \
+                     that a crash tore; the next start cuts them off\n",
+                    scan.tail_bytes
+                ));
+            }
+            all.push(json!({ "sink": sink, "spill": scan }));
+        }
+        match output {
+            Output::Text => print(&text)?,
+            Output::Json => print(&format!("{}\n", json!(all)))?,
+        }
+        match stretches {
+            0 => Ok(()),
+            count => Err(Failure::Running(format!(
+                "the spill is damaged in {count} {}; the daemon delivers what is whole",
+                if count == 1 { "place" } else { "places" }
+            ))),
+        }
+    }
+
+    fn export(&self, wanted: Option<&str>) -> Result<(), Failure> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        let mut line = Vec::new();
+        for (sink, folder) in self.spills(wanted)? {
+            let scanned = scan(&folder, Depth::Waiting, |share| {
+                for event in share.events() {
+                    line.clear();
+                    write_line(event, &mut line);
+                    out.write_all(&line)?;
+                }
+                Ok(())
+            });
+            match scanned {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(failed(&sink, &error)),
+                Ok(scan) if !scan.damage.is_empty() => {
+                    eprintln!("{sink}: some of it is damaged, see `saltern spill verify`");
+                }
+                Ok(_) => {}
+            }
+        }
+        match out.flush() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::Running(format!("cannot write to standard output: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn drop_before(&self, sink: &str, before: Timestamp) -> Result<(), Failure> {
+        let spills = self.spills(Some(sink))?;
+        // The daemon keeps in memory where it reads and writes, so its files are its own.
+        let _lock = run::lock(&self.state_dir)?;
+        let before = u64::try_from(before.as_microsecond()).unwrap_or_default();
+        let mut dropped = 0;
+        for (_, folder) in spills {
+            let opened = Spill::open(folder, SpillConfig::default().settings());
+            let mut spill = opened.map_err(|error| Failure::Running(chain(&error)))?;
+            dropped += drop_from(&mut spill, before).map_err(|error| failed(sink, &error))?;
+        }
+        print(&format!("{dropped} events of {sink} were discarded\n"))
+    }
+}
+
+/// Discards events that were read before `before`, and damage between them. Returns how many.
+fn drop_from(spill: &mut Spill<Folder>, before: u64) -> io::Result<u64> {
+    let (mut end, mut dropped) = (spill.acknowledged(), 0);
+    while let Some(read) = spill.read()? {
+        match read {
+            Read::Events(_, share) if share.received() >= before => break,
+            Read::Events(first, share) => {
+                dropped += share.len() as u64;
+                end = first + share.len() as u64;
+            }
+            Read::Damaged(_) => {}
+        }
+    }
+    spill.acknowledge(end)?;
+    // First the note, which lasts when this returns.
+    spill.note_acknowledged()?;
+    if let Some(job) = spill.begin_sync()? {
+        job.run()?;
+    }
+    Ok(dropped)
+}
+
+fn failed(sink: &str, error: &io::Error) -> Failure {
+    Failure::Running(format!("cannot read the spill of {sink}: {error}"))
+}
+
+/// A time in microseconds since 1970, to the second.
+pub(super) fn rfc3339(micros: u64) -> String {
+    let seconds = i64::try_from(micros / 1_000_000).unwrap_or_default();
+    Timestamp::from_second(seconds).unwrap_or_default().to_string()
+}
+
+/// Rows in columns as wide as their widest cell.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
