@@ -244,7 +244,7 @@ mod tests {
                 while let Some(read) = spill.read().unwrap() {
                     match read {
                         crate::spill::Read::Events(_, share) => {
-                            came.extend(share.events().map(|e| e.tag().parse::<u64>().unwrap()))
+                            came.extend(share.events().map(|e| e.tag().parse::<u64>().unwrap()));
                         }
                         crate::spill::Read::Damaged(range) => lost += range.len(),
                     }
