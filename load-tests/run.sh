@@ -21,6 +21,10 @@ failed=0
 "${CARGO_TARGET_DIR:-target}/release/saltern-load" report \
     --saltern "${CARGO_TARGET_DIR:-target}/release/saltern" "$@" || failed=1
 
+spill=$(mktemp -d)
+"${CARGO_TARGET_DIR:-target}/release/saltern-load" spill --folder "$spill/spill" || failed=1
+rm -rf "$spill"
+
 # Salt's own, on the same machine, where tests/servers/install.sh has put it.
 cache=${SALTERN_TEST_CACHE:-$HOME/.cache/saltern-tests}
 for version in 3006.28 3008.3; do

@@ -47,6 +47,9 @@ pub struct General {
     pub http: Http,
     /// What is logged, and how.
     pub log: Log,
+    /// Memory that the queues of all sinks may take together. If what the sinks ask for is more,
+    /// each gets its part of this.
+    pub memory: ByteSize,
     /// What is kept of events that sinks refuse.
     pub dead_letters: DeadLettersConfig,
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
@@ -63,6 +66,7 @@ impl Default for General {
             state_dir: "/var/lib/saltern".into(),
             http: Http::default(),
             log: Log::default(),
+            memory: ByteSize::mib(512),
             dead_letters: DeadLettersConfig::default(),
             dedupe_window: None,
             shutdown_deadline: Span::seconds(25),
@@ -312,6 +316,7 @@ impl Config {
         }
         match general {
             Some(general) if problems.is_empty() => {
+                share_memory(general.memory, &mut sinks);
                 Ok(Config { general, sources, sinks, path: None })
             }
             _ => {
@@ -413,6 +418,19 @@ fn kind_of<'a>(
         problems.push(problem.help(format!("write one of these under it: {}", known.join(", "))));
     }
     found
+}
+
+/// Cuts what the sinks' queues may take of memory down to `limit` together, in proportion.
+fn share_memory(limit: ByteSize, sinks: &mut [SinkConfig]) {
+    let wanted: u64 = sinks.iter().map(|sink| sink.spill.memory_bound() as u64).sum();
+    if wanted <= limit.0 {
+        return;
+    }
+    for sink in sinks {
+        let bound = u128::from(sink.spill.memory_bound() as u64);
+        let part = bound * u128::from(limit.0) / u128::from(wanted);
+        sink.spill.memory = Some(ByteSize(u64::try_from(part).unwrap_or(limit.0)));
+    }
 }
 
 fn check_http(http: &Http, root: &Node, problems: &mut Vec<Problem>) {
@@ -639,6 +657,21 @@ sinks:
         let new = of("state_dir: /x\nhttp: {listen: null, token: t}\nlog: {level: debug}");
         let expected = ["state_dir", "http.listen", "http.token", "log.level"];
         assert_eq!(old.needs_restart(&new), expected);
+    }
+
+    #[test]
+    fn invariant_6_all_queues_together_have_a_bound() {
+        let text = "
+memory: 48MiB
+sources: {bus: {salt_bus: {}}}
+sinks:
+  a: {blackhole: {}, spill: {mode: memory}}
+  b: {blackhole: {}}
+  c: {blackhole: {}, spill: {memory: 16MiB}}
+";
+        let config = Config::parse(text).map_err(|p| p[0].to_string()).unwrap();
+        let bounds: Vec<_> = config.sinks.iter().map(|sink| sink.spill.memory_bound()).collect();
+        assert_eq!(bounds, [32 << 20, 8 << 20, 8 << 20]);
     }
 
     #[test]

@@ -470,6 +470,10 @@ mod tests {
     }
 
     async fn run(store: Store, batches: Vec<Batch>) -> Run {
+        run_with(RetryConfig::default(), store, batches).await
+    }
+
+    async fn run_with(retry: RetryConfig, store: Store, batches: Vec<Batch>) -> Run {
         let store = Arc::new(Mutex::new(store));
         let (_reopen, reopen) = watch::channel(0);
         let context =
@@ -482,7 +486,7 @@ mod tests {
         let (settled, settled_out) = bounded(10);
         let state = Arc::new(SinkState::new("test", "scripted"));
         let shared = Arc::new(Shared {
-            retry: RetryConfig::default(),
+            retry,
             breaker: Breaker::default(),
             rate_limit: None,
             dead_letters: None,
@@ -559,6 +563,21 @@ mod tests {
         assert_eq!(run.log, ["connect"]);
         assert_eq!(run.state.parked().as_deref(), Some("logging in: wrong password"));
         assert_eq!(run.settled.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_are_given_up_after_their_time() {
+        let store = Store { writes: [Answer::Busy; 100].into(), ..Store::default() };
+        let give_up_after = Some(Span::seconds(20));
+        let retry = RetryConfig { give_up_after, ..RetryConfig::default() };
+        let began = Instant::now();
+        let run = run_with(retry, store, vec![batch(0, &["a"]), batch(1, &["b"])]).await;
+        let took = Instant::now().duration_since(began).as_secs();
+        assert!((40..110).contains(&took), "{took} s");
+        let tries = run.log.iter().filter(|line| *line == "write a").count();
+        assert!((5..=9).contains(&tries), "{:?}", run.log);
+        assert_eq!((run.state.rejected.get(), run.state.events.get()), (2, 0));
+        assert_eq!(run.settled.len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ mod drain;
 mod measure;
 mod process;
 mod report;
+mod spill;
 mod traffic;
 
 type Failure = Box<dyn std::error::Error>;
@@ -62,6 +63,21 @@ enum Command {
         /// Where the sinks' events wait.
         #[arg(long, value_enum, default_value_t = measure::Spill::Durable)]
         spill: measure::Spill,
+    },
+    /// Measure the spill by itself and print a table in Markdown.
+    Spill {
+        /// A folder on the disk to measure; it is emptied.
+        #[arg(long)]
+        folder: PathBuf,
+        /// How much to append, in MiB.
+        #[arg(long, default_value_t = 1024)]
+        append: u64,
+        /// How much acknowledged spill to recover from, in MiB.
+        #[arg(long, default_value_t = 10 * 1024)]
+        acknowledged: u64,
+        /// How much spill that waits to recover, in MiB.
+        #[arg(long, default_value_t = 1024)]
+        waiting: u64,
     },
     /// Run the scenarios and print a table in Markdown.
     Report {
@@ -141,6 +157,9 @@ fn run(command: Command) -> Result<(), Failure> {
             println!("{}", measure::saltern(&saltern, &sinks, &load)?);
             println!("drain: {}", measure::drain(&load)?);
             Ok(())
+        }
+        Command::Spill { folder, append, acknowledged, waiting } => {
+            spill::print(&folder, append, acknowledged, waiting)
         }
         Command::Report { saltern, rounds } => report::print(&saltern, rounds),
     }
