@@ -57,6 +57,7 @@ pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
 }
 
 /// Appends `bytes` as a JSON string; `true` if bytes that are not UTF-8 had to be replaced.
+#[inline]
 pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
@@ -209,6 +210,7 @@ impl Writer<'_, '_> {
 
 /// Whether the bytes are ASCII without anything that JSON escapes. Sixteen at once, which the
 /// compiler makes a vector of, or eight; most strings of Salt are short.
+#[inline]
 fn is_plain(bytes: &[u8]) -> bool {
     let is_special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
     let any_special =
@@ -305,7 +307,7 @@ fn hex_digit(nibble: u8) -> u8 {
 pub(crate) fn write_float(float: f64, out: &mut Vec<u8>) {
     let size = float.abs();
     if size == 0.0 || (1e-4..1e16).contains(&size) {
-        out.extend_from_slice(ryu::Buffer::new().format_finite(float).as_bytes());
+        out.extend_from_slice(zmij::Buffer::new().format_finite(float).as_bytes());
         return;
     }
     // `1.5e-7` to `1.5e-07`, `1e16` to `1e+16`.

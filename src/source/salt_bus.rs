@@ -6,14 +6,14 @@
 //! and Salt's upgrades end connections too, it connects again for ever, and counts each gap.
 //!
 //! At a thousand events a second each event would be a wake-up of its own, which costs more than
-//! the event. After a small read the source lets its thread sleep a moment ([`patience`](super::patience)) and then
-//! reads all that has come.
+//! the event. After a small read the source lets its thread sleep for as long as a few events take to
+//! come ([`patience`](super::patience)), and then reads them together.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use schemars::JsonSchema;
@@ -42,7 +42,8 @@ pub(super) struct Config {
     /// size. At least the master's `max_event_size`.
     #[serde(default = "default_max_frame")]
     max_frame: ByteSize,
-    /// How long to let events gather after a read that brought few. 0 reads each as it comes.
+    /// The longest time to let events gather after a read that brought few; as long as a few take
+    /// to come, if that is shorter. 0 reads each as it comes.
     #[serde(default = "default_patience")]
     patience: Span,
 }
@@ -52,7 +53,7 @@ fn default_max_frame() -> ByteSize {
 }
 
 fn default_patience() -> Span {
-    Span::millis(1)
+    Span::millis(5)
 }
 
 /// Where the bus is.
@@ -225,6 +226,7 @@ async fn read(
     let address = config.address.to_string();
     let mut framer = Framer::new(config.max_frame.as_usize());
     let mut buffer = BytesMut::with_capacity(READ);
+    let mut pace = Pace { last: Instant::now() };
     link.up(&address);
     loop {
         let missing = framer.wanted().saturating_sub(buffer.len());
@@ -247,7 +249,8 @@ async fn read(
                 Err(error) => break Err(error),
             }
         };
-        if !bodies.is_empty() {
+        let events = bodies.len();
+        if events > 0 {
             link.works();
         }
         if !outlet.send(bodies).await {
@@ -262,8 +265,25 @@ async fn read(
             }
         }
         if count < ROOM {
-            patience::ask(config.patience.0);
+            patience::ask(pace.wish(events).min(config.patience.0));
         }
+    }
+}
+
+/// Events that one wake-up should serve where they come one by one.
+const TOGETHER: u32 = 5;
+
+/// How fast events come.
+struct Pace {
+    last: Instant,
+}
+
+impl Pace {
+    /// How long a few events take to come, after a read that brought so many.
+    fn wish(&mut self, events: usize) -> Duration {
+        let now = Instant::now();
+        let since = now.duration_since(std::mem::replace(&mut self.last, now));
+        since / u32::try_from(events.max(1)).unwrap_or(u32::MAX) * TOGETHER
     }
 }
 
