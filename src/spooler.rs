@@ -53,6 +53,9 @@ const BLOCKED: Duration = Duration::from_millis(20);
 /// does not fill at the speed of the fastest bus.
 const GATHER: Duration = Duration::from_millis(2);
 
+/// Shares in a round up to which they come slowly enough to let more gather.
+const FEW: usize = 4;
+
 /// Everything that a spooler thread owns.
 pub struct Spooler {
     /// The queue.
@@ -120,6 +123,8 @@ struct Course {
     sync_at: Option<Instant>,
     /// When to note what was acknowledged; `None` while nothing was.
     note_at: Option<Instant>,
+    /// Shares that the last round took.
+    taken: usize,
     syncer: Syncer,
 }
 
@@ -135,6 +140,7 @@ impl Spooler {
             at_once: false,
             sync_at: None,
             note_at: Some(Instant::now() + NOTE),
+            taken: 0,
             syncer: Syncer::start()?,
         };
         while !self.is_done(&course) {
@@ -143,7 +149,7 @@ impl Spooler {
             self.upkeep(&mut course);
             self.show();
             let mut wait = self.wait(&course);
-            if self.may_gather(wait) {
+            if self.may_gather(&course, wait) {
                 // Any event that came now would only be put behind those that wait.
                 #[allow(clippy::disallowed_methods)]
                 std::thread::sleep(GATHER);
@@ -231,10 +237,12 @@ impl Spooler {
     fn take(&mut self, share: Share, course: &mut Course) {
         let now = Instant::now();
         self.queue.push(share, now);
+        course.taken = 1;
         while !self.queue.is_blocked()
             && let Ok(share) = self.shares.try_recv()
         {
             self.queue.push(share, now);
+            course.taken += 1;
         }
         match self.fsync {
             Some(Fsync::Interval(interval)) => {
@@ -313,9 +321,10 @@ impl Spooler {
         first.map_or(IDLE, |at| at.saturating_duration_since(now))
     }
 
-    /// Whether a batch is waiting to fill and has time to.
-    fn may_gather(&self, wait: Duration) -> bool {
-        wait > GATHER && wait < IDLE && self.shares.is_empty() && self.settled.is_empty()
+    /// Whether a batch is waiting to fill and has time to, and shares come slowly.
+    fn may_gather(&self, course: &Course, wait: Duration) -> bool {
+        let is_idle = self.shares.is_empty() && self.settled.is_empty();
+        is_idle && wait > GATHER && wait < IDLE && course.taken <= FEW
     }
 
     fn show(&self) {

@@ -17,7 +17,7 @@ pub(super) struct Blackhole;
 impl Sink for Blackhole {
     const NAME: &'static str = "blackhole";
     const ABOUT: &'static str = "takes every event and keeps none";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 100);
     type Config = Config;
 
     async fn connect(_config: &Config, _context: &Context) -> Result<Self, SinkError> {

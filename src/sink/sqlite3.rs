@@ -86,7 +86,7 @@ impl Sink for Sqlite3 {
     const NAME: &'static str = "sqlite3";
     const ABOUT: &'static str =
         "an SQLite database with Salt's tables jids, salt_returns, salt_events";
-    const BATCH: BatchLimits = BatchLimits::new(5000, ByteSize::mib(4), 500);
+    const BATCH: BatchLimits = BatchLimits::new(2000, ByteSize::mib(2), 200);
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, SinkError> {

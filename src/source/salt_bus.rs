@@ -226,7 +226,7 @@ async fn read(
     let address = config.address.to_string();
     let mut framer = Framer::new(config.max_frame.as_usize());
     let mut buffer = BytesMut::with_capacity(READ);
-    let mut pace = Pace { last: Instant::now() };
+    let mut pace = Pace { last: None };
     link.up(&address);
     loop {
         let missing = framer.wanted().saturating_sub(buffer.len());
@@ -264,8 +264,8 @@ async fn read(
                 return End::Lost(format!("{address}: {error}"));
             }
         }
-        if count < ROOM {
-            patience::ask(pace.wish(events).min(config.patience.0));
+        if let Some(wish) = pace.wish(count, events) {
+            patience::ask(wish.min(config.patience.0));
         }
     }
 }
@@ -275,15 +275,19 @@ const TOGETHER: u32 = 5;
 
 /// How fast events come.
 struct Pace {
-    last: Instant,
+    /// When the last read ended, if it was a small one.
+    last: Option<Instant>,
 }
 
 impl Pace {
-    /// How long a few events take to come, after a read that brought so many.
-    fn wish(&mut self, events: usize) -> Duration {
+    /// How long a few events take to come, after small reads. A large read says that the bus is
+    /// fast, and the time since then may be one that was spent waiting for the dispatcher.
+    fn wish(&mut self, bytes: usize, events: usize) -> Option<Duration> {
         let now = Instant::now();
-        let since = now.duration_since(std::mem::replace(&mut self.last, now));
-        since / u32::try_from(events.max(1)).unwrap_or(u32::MAX) * TOGETHER
+        let last = std::mem::replace(&mut self.last, (bytes < ROOM).then_some(now))?;
+        self.last?;
+        let events = u32::try_from(events.max(1)).unwrap_or(u32::MAX);
+        Some(now.duration_since(last) / events * TOGETHER)
     }
 }
 
