@@ -49,12 +49,15 @@ const NOTE: Duration = Duration::from_secs(1);
 /// How often a full queue that blocks is tried again.
 const BLOCKED: Duration = Duration::from_millis(20);
 
-/// How long shares may gather in the channel while no batch is due. Short enough that the channel
-/// does not fill at the speed of the fastest bus.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long shares may gather in the channel while no batch is due and they come slowly. With the
+/// sources' patience less than the 10 ms within which an event that was read is on disk.
+const GATHER: Duration = Duration::from_millis(4);
 
-/// Shares in a round up to which they come slowly enough to let more gather.
-const FEW: usize = 4;
+/// Events in a round up to which they come slowly enough to let more gather.
+const FEW: usize = 16;
+
+/// How far rounds must be apart for that.
+const SLOW: Duration = Duration::from_millis(1);
 
 /// Everything that a spooler thread owns.
 pub struct Spooler {
@@ -123,8 +126,9 @@ struct Course {
     sync_at: Option<Instant>,
     /// When to note what was acknowledged; `None` while nothing was.
     note_at: Option<Instant>,
-    /// Shares that the last round took.
-    taken: usize,
+    /// When the last round took shares, and whether those came slowly.
+    taken_at: Instant,
+    is_slow: bool,
     syncer: Syncer,
 }
 
@@ -140,7 +144,8 @@ impl Spooler {
             at_once: false,
             sync_at: None,
             note_at: Some(Instant::now() + NOTE),
-            taken: 0,
+            taken_at: Instant::now(),
+            is_slow: false,
             syncer: Syncer::start()?,
         };
         while !self.is_done(&course) {
@@ -236,14 +241,16 @@ impl Spooler {
     /// Takes a share and whatever else is at hand, so that a burst costs one round.
     fn take(&mut self, share: Share, course: &mut Course) {
         let now = Instant::now();
+        let mut events = share.len();
         self.queue.push(share, now);
-        course.taken = 1;
         while !self.queue.is_blocked()
             && let Ok(share) = self.shares.try_recv()
         {
+            events += share.len();
             self.queue.push(share, now);
-            course.taken += 1;
         }
+        let gap = now.duration_since(std::mem::replace(&mut course.taken_at, now));
+        course.is_slow = events <= FEW && gap >= SLOW;
         match self.fsync {
             Some(Fsync::Interval(interval)) => {
                 course.sync_at.get_or_insert(now + interval);
@@ -324,7 +331,7 @@ impl Spooler {
     /// Whether a batch is waiting to fill and has time to, and shares come slowly.
     fn may_gather(&self, course: &Course, wait: Duration) -> bool {
         let is_idle = self.shares.is_empty() && self.settled.is_empty();
-        is_idle && wait > GATHER && wait < IDLE && course.taken <= FEW
+        is_idle && wait > GATHER && wait < IDLE && course.is_slow
     }
 
     fn show(&self) {

@@ -222,6 +222,36 @@ fn invariant_8_stops_in_time(kind: &Kind, hold: Fault) {
     assert_neighbour_holds(folder, 50);
 }
 
+/// The only store never answers, its spill is full, and the bus is read to the last event all the
+/// same: a master that waited for us would not have got rid of them.
+fn invariant_1_the_bus_is_never_held_up(kind: &Kind, hold: Fault, mode: &str) {
+    const EVENTS: u64 = 40_000;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut bus = Bus::listen(folder);
+    let sinks = format!(
+        "sinks:\n  store:\n    {}: {}\n    {RETRY}\n    spill: {{mode: {mode}, max_bytes: 4MiB}}\n",
+        kind.name,
+        (kind.settings)(folder)
+    );
+    let mut daemon = Daemon::start(folder, &(bus.source() + &sinks));
+    bus.send(0..1, SIZE);
+    daemon.wait_stored("store", 1);
+    let release = hold(folder, None);
+    bus.send(1..EVENTS, 2000);
+    wait_for("the bus to be read", || {
+        let read = daemon.metric("saltern_source_events_total", "source=\"bus\"");
+        #[allow(clippy::cast_precision_loss)]
+        let all = EVENTS as f64;
+        (read > all - 0.5).then_some(())
+    });
+    assert!(daemon.stored("store") < 1000.0, "the store was held");
+    let dropped = daemon.metric("saltern_sink_dropped_events_total", "sink=\"store\"");
+    assert!(dropped > 10_000.0, "{dropped} events dropped");
+    release();
+    daemon.stop();
+}
+
 /// A store that never answers, and many more events than may wait for it: the neighbour has all in
 /// order, memory stays under its bound, and what is dropped is counted.
 fn invariants_2_and_6_back_pressure(kind: &Kind, hold: Fault) {
@@ -309,6 +339,13 @@ mod rawfile_json {
     #[test]
     fn invariants_2_and_6_back_pressure() {
         super::invariants_2_and_6_back_pressure(&RAWFILE_JSON, kinds::hold_flock);
+    }
+
+    #[test]
+    fn invariant_1_the_bus_is_never_held_up() {
+        for mode in ["durable", "overflow", "memory"] {
+            super::invariant_1_the_bus_is_never_held_up(&RAWFILE_JSON, kinds::hold_flock, mode);
+        }
     }
 
     /// A named pipe that nobody reads.
