@@ -97,7 +97,8 @@ impl Writer<'_, '_> {
             {
                 self.losses.cut += 1;
                 self.out.extend_from_slice(b"null");
-                return self.skip_content(item);
+                let skipped = self.walker.skip_content(item);
+                return skipped.inspect_err(|_| self.losses.torn += 1);
             }
             Item::Array(len) => return self.array(len, depth + 1),
             Item::Map(len) => return self.map(len, depth + 1),
@@ -182,18 +183,6 @@ impl Writer<'_, '_> {
             }
         };
         self.string(text);
-        Ok(())
-    }
-
-    fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
-        let values = match head {
-            Item::Array(len) => u64::from(len),
-            Item::Map(len) => u64::from(len) * 2,
-            _ => 0,
-        };
-        for _ in 0..values {
-            self.walker.skip().inspect_err(|_| self.losses.torn += 1)?;
-        }
         Ok(())
     }
 

@@ -158,6 +158,12 @@ impl<'a> Walker<'a> {
         Ok(self.bytes.get(from..self.at).unwrap_or_default())
     }
 
+    /// Steps over what an array or a map contains, whose head was read; over nothing for any other
+    /// item.
+    pub fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
+        Skip { left: head.children() }.run(self)
+    }
+
     /// Takes `len` bytes; on failure the walker stands on the marker at `at` again.
     #[inline]
     fn run(&mut self, at: usize, len: usize) -> Result<&'a [u8], Malformed> {

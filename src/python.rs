@@ -58,7 +58,7 @@ impl Writer<'_, '_> {
             Item::Bin(bytes) | Item::Ext(_, bytes) => write_bytes(bytes, self.out),
             Item::Array(_) | Item::Map(_) if depth >= MAX_DEPTH => {
                 self.out.push_str("...");
-                return self.skip_content(item);
+                return self.walker.skip_content(item);
             }
             Item::Array(len) => return self.list(len, depth + 1),
             Item::Map(len) => return self.dict(len, depth + 1),
@@ -102,18 +102,6 @@ impl Writer<'_, '_> {
         }
         self.out.push('}');
         result
-    }
-
-    fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
-        let values = match head {
-            Item::Array(len) => u64::from(len),
-            Item::Map(len) => u64::from(len) * 2,
-            _ => 0,
-        };
-        for _ in 0..values {
-            self.walker.skip()?;
-        }
-        Ok(())
     }
 }
 

@@ -644,11 +644,6 @@ impl<D: Disk> Spill<D> {
     pub fn torn_events(&self) -> u64 {
         self.torn_events
     }
-
-    /// How many segments there are.
-    pub fn segments(&self) -> usize {
-        self.segments.len()
-    }
 }
 
 fn name_of(first: u64) -> String {
