@@ -20,6 +20,7 @@ use crate::delivery::{self, Writer};
 use crate::yaml::{Node, Problem};
 
 mod blackhole;
+mod clickhouse;
 mod local;
 mod rawfile_json;
 mod sqlite3;

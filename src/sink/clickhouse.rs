@@ -1,0 +1,3 @@
+//! `clickhouse`: events, jobs, returns and states in tables of a ClickHouse database.
+
+mod server;
