@@ -10,6 +10,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -247,6 +250,16 @@ impl<'a> Fields<'a> {
         fields
     }
 
+    /// When the master put the event on its bus. [`Fields::stamp`] is UTC, with an offset since 3008
+    /// and without one before.
+    pub fn stamped(&self) -> Option<Timestamp> {
+        let stamp = self.stamp?;
+        stamp.parse::<Timestamp>().ok().or_else(|| {
+            let time = stamp.parse::<DateTime>().ok()?;
+            time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+        })
+    }
+
     /// Whether the event says that something worked: its return code where there is one that is not
     /// zero, else `success`; `None` where it says neither.
     pub fn outcome(&self) -> Option<bool> {
@@ -342,6 +355,31 @@ impl EventKind {
             "syndic" => EventKind::Syndic,
             "stats" | "event_listen" => EventKind::Master,
             _ => EventKind::Custom,
+        }
+    }
+
+    /// The kind's name in filters and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::JobNew => "job_new",
+            EventKind::JobPublish => "job_publish",
+            EventKind::JobMinions => "job_minions",
+            EventKind::JobReturn => "job_return",
+            EventKind::JobProgress => "job_progress",
+            EventKind::Run => "run",
+            EventKind::Wheel => "wheel",
+            EventKind::Auth => "auth",
+            EventKind::Key => "key",
+            EventKind::Start => "start",
+            EventKind::Refresh => "refresh",
+            EventKind::Beacon => "beacon",
+            EventKind::Presence => "presence",
+            EventKind::Batch => "batch",
+            EventKind::Cloud => "cloud",
+            EventKind::Fileserver => "fileserver",
+            EventKind::Syndic => "syndic",
+            EventKind::Master => "master",
+            EventKind::Custom => "custom",
         }
     }
 
@@ -553,6 +591,7 @@ mod tests {
             ("", EventKind::Custom),
         ] {
             assert_eq!(EventKind::of(tag), kind, "{tag}");
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }
 
