@@ -45,5 +45,6 @@ pub mod source;
 pub mod spill;
 pub mod spooler;
 pub mod state;
+mod tls;
 pub mod units;
 pub mod yaml;

@@ -31,6 +31,7 @@ pub(crate) use rawfile_json::write_line;
 pub static KINDS: &[Kind] = &[
     Kind::of::<rawfile_json::RawfileJson>(),
     Kind::of::<sqlite3::Sqlite3>(),
+    Kind::of::<clickhouse::ClickHouse>(),
     Kind::of::<local::Local>(),
     Kind::of::<blackhole::Blackhole>(),
 ];
