@@ -39,7 +39,7 @@ impl Chdb {
 
     /// The answer to a query, rows of tab-separated values.
     pub(crate) fn query(&self, sql: &str) -> String {
-        super::ask(self.http, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+        super::ask(self.http, "default:", sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 }
 

@@ -9,13 +9,14 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::ports::free_ports;
 
 pub(crate) mod chdb;
 
@@ -41,7 +42,8 @@ impl ClickHouse {
     /// A server that is not started yet.
     pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("ch").tempdir().unwrap();
-        ClickHouse { folder, http: free_port(), native: free_port(), https: None, child: None }
+        let [http, native] = free_ports();
+        ClickHouse { folder, http, native, https: None, child: None }
     }
 
     /// Lets it listen for TLS too, with the certificate `server.crt` and key `server.key` in `keys`.
@@ -49,7 +51,8 @@ impl ClickHouse {
         for name in ["server.crt", "server.key"] {
             fs::copy(keys.join(name), self.folder.path().join(name)).unwrap();
         }
-        self.https = Some(free_port());
+        let [https] = free_ports();
+        self.https = Some(https);
         self
     }
 
@@ -121,6 +124,17 @@ impl ClickHouse {
         fs::rename(file.with_extension("new"), file).unwrap();
     }
 
+    /// As [`ClickHouse::limit`], and waits until a running server has taken it up.
+    pub(crate) fn limit_now(&self, name: &str, value: &str) {
+        self.limit(&format!("<{name}>{value}</{name}>"));
+        let sql = format!("SELECT value FROM system.settings WHERE name = '{name}'");
+        let begin = Instant::now();
+        while ask(self.http, "saltern:secret", &sql).is_ok_and(|found| found.trim() != value) {
+            assert!(begin.elapsed() < DEADLINE, "the server does not take up {name}");
+            pause();
+        }
+    }
+
     /// The answer to a query, rows of tab-separated values.
     pub(crate) fn query(&self, sql: &str) -> String {
         self.ask(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
@@ -128,7 +142,7 @@ impl ClickHouse {
 
     /// The same; or what the server has against it.
     pub(crate) fn ask(&self, sql: &str) -> Result<String, String> {
-        ask(self.http, sql)
+        ask(self.http, "default:", sql)
     }
 
     fn log(&self) -> String {
@@ -181,14 +195,19 @@ impl Drop for ClickHouse {
     }
 }
 
-/// Asks the server at a port as `default`; the error is the server's answer, or that there is none.
-fn ask(port: u16, sql: &str) -> Result<String, String> {
+/// Asks the server at a port as `login`, user and password with a colon between; the error is the
+/// server's answer, or that there is none.
+fn ask(port: u16, login: &str, sql: &str) -> Result<String, String> {
+    let (user, password) = login.split_once(':').unwrap();
     let no_answer = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(no_answer)?;
     stream.set_read_timeout(Some(DEADLINE)).map_err(no_answer)?;
     let length = sql.len();
     // Of HTTP/1.0, so that the answer is in one piece and ends the connection.
-    let head = format!("POST / HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!(
+        "POST / HTTP/1.0\r\nX-ClickHouse-User: {user}\r\nX-ClickHouse-Key: {password}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
     stream.write_all((head + sql).as_bytes()).map_err(no_answer)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(no_answer)?;
@@ -213,21 +232,6 @@ fn cache() -> PathBuf {
         || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
         PathBuf::from,
     )
-}
-
-/// A port that nobody listens on, below those that the kernel hands out, so that it is still free
-/// when a server that was killed comes back.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    #[allow(clippy::cast_possible_truncation)]
-    let start = (std::process::id() as u16).wrapping_mul(37);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + start.wrapping_add(step) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// Between two looks at a condition with a deadline.

@@ -47,8 +47,6 @@ impl Meaning {
             117 if text.contains("Type of ") => Meaning::Schema,
             // The limit is per insert, so fewer rows pass.
             252 if text.contains("partitions for single INSERT block") => Meaning::Rows,
-            // A readonly user may not even change settings.
-            164 if text.contains("setting") => Meaning::Setting,
             // CANNOT_PARSE_… and other complaints about a value, and violated constraints.
             6 | 25 | 26 | 27 | 38 | 41 | 53 | 69 | 70 | 72 | 117 | 130 | 131 | 158 | 307 | 349
             | 376 | 441 | 469 | 675 | 676 => Meaning::Rows,
@@ -190,10 +188,6 @@ mod tests {
             ),
             (
                 "Code: 115, e.displayText() = DB::Exception: Unknown setting insert_deduplication_token",
-                Meaning::Setting,
-            ),
-            (
-                "Code: 164, e.displayText() = DB::Exception: Cannot override setting (a) in readonly mode",
                 Meaning::Setting,
             ),
             ("Code: 192, e.displayText() = DB::Exception: Unknown user zz", Meaning::Login),
