@@ -77,6 +77,7 @@ struct Data<'a> {
     minions: Option<&'a [u8]>,
     missing: Option<&'a [u8]>,
     user: Option<&'a [u8]>,
+    act: Option<&'a [u8]>,
     schedule: Option<&'a [u8]>,
     result: Option<&'a [u8]>,
     duration: Option<&'a [u8]>,
@@ -97,6 +98,7 @@ impl<'a> Data<'a> {
                 b"minions" => &mut data.minions,
                 b"missing" => &mut data.missing,
                 b"user" => &mut data.user,
+                b"act" => &mut data.act,
                 b"schedule" => &mut data.schedule,
                 b"result" => &mut data.result,
                 b"duration" => &mut data.duration,
@@ -196,6 +198,8 @@ impl Tables {
         }
         row.json(&self.scratch);
         row.id(&known.id);
+        row.text(text(known.data.user, &mut self.scratch));
+        row.text(text(known.data.act, &mut self.scratch));
         row.end();
     }
 

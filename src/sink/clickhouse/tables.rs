@@ -6,7 +6,7 @@
 use super::server::Features;
 
 /// The version of the tables below.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// A table that events are written to.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Table {
     pub(super) order: &'static str,
     /// The expression that a partition is for.
     pub(super) partition: &'static str,
-    /// Columns with an index that tells where a value is not.
+    /// Columns with an index that tells in which blocks a value is not.
     pub(super) sought: &'static [&'static str],
     /// How a cluster shares the rows out.
     pub(super) shard: &'static str,
@@ -124,6 +124,74 @@ const FAILED: Column =
 const EVENT_ID: Column =
     column("event_id", Holds::Id, "hash of tag and payload, the same in every store");
 
+/// What a [`Table`]'s rows add up to, minute by minute. A view fills it with each insert.
+#[derive(Debug)]
+pub(super) struct Summary {
+    pub(super) name: &'static str,
+    pub(super) comment: &'static str,
+    /// The table that it sums up.
+    pub(super) of: &'static Table,
+    /// The engine that adds rows of the same key up, without its prefix on a cluster.
+    pub(super) engine: &'static str,
+    /// Columns that tell rows apart, besides `minute`.
+    pub(super) keys: &'static [&'static str],
+    /// Name, type, expression and comment of each sum.
+    pub(super) sums: &'static [[&'static str; 4]],
+    /// Which rows count.
+    pub(super) filter: &'static str,
+}
+
+/// Every summary. All came with version 2.
+pub(super) static SUMMARIES: [Summary; 3] = [
+    Summary {
+        name: "salt_rates",
+        comment: "events by minute, master and kind",
+        of: &EVENTS,
+        engine: "SummingMergeTree((events, failures))",
+        keys: &["master", "kind"],
+        sums: &[
+            ["events", "UInt64", "count()", "events"],
+            ["failures", "UInt64", "sum(failed)", "events that failed"],
+        ],
+        filter: "",
+    },
+    Summary {
+        name: "salt_failures",
+        comment: "returns by minute, master and function",
+        of: &RETURNS,
+        engine: "SummingMergeTree((returns, failures))",
+        keys: &["master", "function"],
+        sums: &[
+            ["returns", "UInt64", "count()", "returns"],
+            ["failures", "UInt64", "sum(failed)", "returns that failed"],
+        ],
+        filter: "",
+    },
+    Summary {
+        name: "salt_durations",
+        comment: "states that say how long they took, by minute, master, sls and state function",
+        of: &STATES,
+        engine: "AggregatingMergeTree()",
+        keys: &["master", "sls", "state"],
+        sums: &[
+            ["runs", "AggregateFunction(count)", "countState()", "states; read with countMerge"],
+            [
+                "failures",
+                "AggregateFunction(sum, UInt8)",
+                "sumState(toUInt8(ifNull(result = 0, 0)))",
+                "states that failed; read with sumMerge",
+            ],
+            [
+                "durations",
+                "AggregateFunction(quantilesTDigest(0.5, 0.95, 0.99), Float64)",
+                "quantilesTDigestState(0.5, 0.95, 0.99)(assumeNotNull(duration))",
+                "milliseconds; read with quantilesTDigestMerge(0.5, 0.95, 0.99)",
+            ],
+        ],
+        filter: " WHERE duration IS NOT NULL",
+    },
+];
+
 /// A row for each event.
 pub(super) static EVENTS: Table = Table {
     name: "salt_events",
@@ -145,6 +213,11 @@ pub(super) static EVENTS: Table = Table {
         column("duration", Holds::MaybeFloat, "milliseconds; of a highstate the sum of its states"),
         column("payload", Holds::Json, "the event's data"),
         EVENT_ID,
+        Column { since: 2, ..USER },
+        Column {
+            since: 2,
+            ..column("act", Holds::Symbol, "what became of a key: accept, pend, reject, delete, …")
+        },
     ],
     order: "kind, time, event_id",
     partition: "toMonday(time)",
