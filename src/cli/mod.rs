@@ -44,8 +44,8 @@ enum Command {
     Events(events::Events),
     /// List the kinds of sinks and sources.
     Sinks(sinks::Sinks),
-    /// Print the JSON Schema of the configuration.
-    Schema,
+    /// Print the JSON Schema of the configuration, or print or apply the SQL of a store's tables.
+    Schema(schema::Schema),
     /// Print completions for a shell.
     Completions(completions::Completions),
     /// Look at what waits for each sink on disk, check it, take it out, or discard it.
@@ -87,7 +87,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo::demo(&demo),
         Command::Events(events) => events::events(&arguments.config, &events),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
-        Command::Schema => schema::schema(),
+        Command::Schema(schema) => schema::schema(&arguments.config, &schema),
         Command::Completions(completions) => completions::completions(&completions),
         Command::Spill(spill) => spill::spill(&arguments.config, &spill),
         Command::DeadLetters(letters) => dead_letters::dead_letters(&arguments.config, &letters),

@@ -17,6 +17,8 @@ use serde::Deserialize;
 
 use self::errors::Meaning;
 use self::http::Connections;
+pub(crate) use self::schema::{Options, script};
+pub(crate) use self::server::Features;
 use self::server::Server;
 use self::servers::{Servers, Site, Urls};
 use super::{Context, Sink, SinkError, blocking};
@@ -38,7 +40,7 @@ mod tables;
 /// A database of ClickHouse 18.16 or later.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {
+pub(crate) struct Config {
     /// The HTTP interface of a server, or a list of several that take turns. One that fails rests for a
     /// while. Several are replicas of one another, or hosts of one cluster with `Distributed` tables.
     url: Urls,
@@ -52,6 +54,12 @@ pub(super) struct Config {
     /// earlier release up to date.
     #[serde(default = "yes")]
     create: bool,
+    /// How long rows stay, from their time on, in whole days (`90d`). Old rows are removed a week's worth
+    /// at a time. For ever if not given. Takes effect where a table is created.
+    ttl: Option<Span>,
+    /// The cluster, as the servers' configuration names it: creates replicated tables on each of its
+    /// hosts, and `Distributed` tables before them.
+    cluster: Option<String>,
     /// Compression on the way to the server.
     #[serde(default)]
     compression: Compression,
@@ -69,6 +77,55 @@ pub(super) struct Config {
     /// know is left away, with a warning.
     #[serde(default)]
     settings: BTreeMap<String, Setting>,
+}
+
+impl Config {
+    /// Where the tables are, and how long rows stay in them.
+    pub(crate) fn tables(&self) -> Options {
+        const DAY: u64 = 24 * 3600;
+        Options {
+            database: self.database.clone(),
+            keep_days: self.ttl.map(|ttl| ttl.0.as_secs().div_ceil(DAY).max(1)),
+            cluster: self.cluster.clone(),
+        }
+    }
+
+    /// Creates what the servers lack of the tables; gives what that took, server by server.
+    pub(crate) async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, SinkError> {
+        let (mut servers, _connections) = self.servers()?;
+        let mut all = Vec::new();
+        for _ in 0..servers.count() {
+            let site = servers.turn();
+            let (url, limit) = (&site.url, self.timeout.0);
+            let server = Server::connect(url, &site.client, &self.database, limit).await?;
+            let statements = migration::migrate(&server, tables).await?;
+            all.push(Migrated { url: url.to_string(), statements });
+        }
+        Ok(all)
+    }
+
+    /// The servers, none of which was asked anything yet.
+    fn servers(&self) -> Result<(Servers, Connections), SinkError> {
+        let tls = self.url.any_https().then_some(&self.tls);
+        let (mut client, connections) = Connections::new(tls, self.timeout.0)?;
+        if let Some(user) = &self.user {
+            client = client.with_user(user);
+        }
+        if let Some(password) = &self.password {
+            client = client.with_password(password.expose());
+        }
+        let client = client.with_compression(match self.compression {
+            Compression::Lz4 => ClientCompression::Lz4,
+            Compression::None => ClientCompression::None,
+        });
+        Ok((Servers::new(&self.url, &client), connections))
+    }
+}
+
+/// What was done at one server.
+pub(crate) struct Migrated {
+    pub(crate) url: String,
+    pub(crate) statements: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -131,19 +188,7 @@ impl Sink for ClickHouse {
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, SinkError> {
-        let tls = config.url.any_https().then_some(&config.tls);
-        let (mut client, connections) = Connections::new(tls, config.timeout.0)?;
-        if let Some(user) = &config.user {
-            client = client.with_user(user);
-        }
-        if let Some(password) = &config.password {
-            client = client.with_password(password.expose());
-        }
-        let client = client.with_compression(match config.compression {
-            Compression::Lz4 => ClientCompression::Lz4,
-            Compression::None => ClientCompression::None,
-        });
-        let mut servers = Servers::new(&config.url, &client);
+        let (mut servers, connections) = config.servers()?;
         for left in (0..servers.count()).rev() {
             match ready(servers.turn(), config).await {
                 Ok(_) => break,
@@ -197,6 +242,9 @@ async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server
 async fn prepared(site: &Site, config: &Config) -> Result<Server, SinkError> {
     let server =
         Server::connect(&site.url, &site.client, &config.database, config.timeout.0).await?;
+    if config.create {
+        migration::migrate(&server, &config.tables()).await?;
+    }
     let features = server.features();
     // `Distributed` tables answer when their shards have stored the rows.
     let mut settings = vec![("insert_distributed_sync", "1")];

@@ -4,6 +4,7 @@
 //! retrying, splitting, filtering and metrics are the engine's ([`crate::delivery`]). To add a
 //! sink, write the file, name it in `mod` below and add its line to [`KINDS`].
 
+use std::any::Any;
 use std::error::Error;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use crate::delivery::{self, Writer};
 use crate::yaml::{Node, Problem};
 
 mod blackhole;
-mod clickhouse;
+pub(crate) mod clickhouse;
 mod local;
 mod rawfile_json;
 mod sqlite3;
@@ -226,6 +227,9 @@ pub trait Driver: Send + Sync {
     /// Delivers what `writer` receives until there is no more or it is stopped.
     fn drive(self: Arc<Self>, writer: Writer) -> Driving<'static, ()>;
 
+    /// The kind's own configuration, for a command that is about one kind.
+    fn config(&self) -> &(dyn Any + Send + Sync);
+
     /// Connects once and lets go again.
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>>;
 }
@@ -235,6 +239,10 @@ struct Configured<S: Sink>(S::Config);
 impl<S: Sink> Driver for Configured<S> {
     fn drive(self: Arc<Self>, writer: Writer) -> Driving<'static, ()> {
         Box::pin(async move { delivery::drive::<S>(&self.0, writer).await })
+    }
+
+    fn config(&self) -> &(dyn Any + Send + Sync) {
+        &self.0
     }
 
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>> {

@@ -20,10 +20,8 @@ pub(super) struct Insert {
     pub(super) columns: String,
     /// The format of the body.
     pub(super) format: Format,
-    /// The rows.
+    /// The rows; never none.
     pub(super) body: Vec<u8>,
-    /// How many they are; never none.
-    pub(super) rows: usize,
 }
 
 /// Rows while they are written.
@@ -33,7 +31,7 @@ pub(super) struct Rows {
     format: Format,
     columns: Vec<&'static Column>,
     body: Vec<u8>,
-    rows: usize,
+    has_rows: bool,
 }
 
 impl Rows {
@@ -56,13 +54,13 @@ impl Rows {
             format: features.format(),
             columns: columns.into_iter().map(|(column, _)| column).collect(),
             body,
-            rows: 0,
+            has_rows: false,
         }
     }
 
     /// Begins a row. Every column wants a value, then [`Row::end`].
     pub(super) fn row(&mut self) -> Row<'_> {
-        self.rows += 1;
+        self.has_rows = true;
         let columns = self.columns.iter();
         if self.format == Format::JsonEachRow {
             self.body.push(b'{');
@@ -74,12 +72,11 @@ impl Rows {
     /// The body; `None` without rows.
     pub(super) fn finish(self) -> Option<Insert> {
         let names: Vec<_> = self.columns.iter().map(|column| column.name).collect();
-        (self.rows > 0).then(|| Insert {
+        self.has_rows.then(|| Insert {
             table: self.table.name,
             columns: names.join(", "),
             format: self.format,
             body: self.body,
-            rows: self.rows,
         })
     }
 }

@@ -15,7 +15,7 @@ use super::tables::VERSION;
 use crate::sink::SinkError;
 
 /// Brings the tables up to date; gives the statements that it took.
-pub(crate) async fn migrate(server: &Server, options: &Options) -> Result<Vec<String>, SinkError> {
+pub(super) async fn migrate(server: &Server, options: &Options) -> Result<Vec<String>, SinkError> {
     let mut present = Present::of(server, options).await?;
     let mut ran = Vec::new();
     for Statement { makes, sql } in schema::statements(&server.features(), options) {

@@ -60,7 +60,7 @@ pub(crate) fn script(features: &Features, options: &Options) -> String {
 }
 
 /// What the tables go without on such a server.
-pub(crate) fn notes(features: &Features) -> Vec<&'static str> {
+fn notes(features: &Features) -> Vec<&'static str> {
     let (old, version) = (features.version < (20, 1), features.version);
     let notes = [
         (version < (19, 1), "no LowCardinality before 19.1: such columns are of the type String"),
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn names_and_texts_are_quoted() {
         let options =
-            Options { database: "a`b\'c".into(), cluster: Some("x`; DROP".into()), ..options() };
+            Options { database: r"a`b\'c".into(), cluster: Some("x`; DROP".into()), ..options() };
         let script = script(&Features::of((26, 9)), &options);
         assert!(
             script.contains(r"CREATE DATABASE IF NOT EXISTS `a\`b\\'c` ON CLUSTER `x\`; DROP`;")

@@ -17,7 +17,7 @@ use crate::sink::SinkError;
 
 /// What a server can do, told from its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Features {
+pub(crate) struct Features {
     /// The first two numbers of `version()`.
     pub(super) version: (u32, u32),
     /// `DateTime64`, and functions for it.
@@ -36,7 +36,7 @@ pub(super) struct Features {
 
 impl Features {
     /// The features of a server of this version.
-    pub(super) fn of(version: (u32, u32)) -> Self {
+    pub(crate) fn of(version: (u32, u32)) -> Self {
         Features {
             version,
             datetime64: version >= (20, 1),
@@ -80,7 +80,10 @@ const TOKEN: &str = "insert_deduplication_token";
 pub(super) struct Server {
     /// Where it is, for messages.
     url: Url,
+    /// Knows no database, since the sink's may have to be created yet.
     client: Client,
+    /// Knows the sink's database.
+    inserts: Client,
     features: Features,
     /// What goes with each insert, but for the token.
     settings: BTreeMap<String, String>,
@@ -106,7 +109,8 @@ impl Server {
         })?;
         Ok(Server {
             url: url.clone(),
-            client: client.clone().with_database(database),
+            client: client.clone(),
+            inserts: client.clone().with_database(database),
             features: Features::of(version),
             settings: BTreeMap::new(),
             timeout: limit,
@@ -127,12 +131,12 @@ impl Server {
         self.features
     }
 
-    /// Runs a statement that answers nothing.
+    /// Runs a statement that answers nothing; its tables need their database's name.
     pub(super) async fn execute(&self, sql: &str) -> Result<(), SinkError> {
         self.query(sql).await.map(|_| ())
     }
 
-    /// The answer to a query, rows of tab-separated values.
+    /// The answer to a query, rows of tab-separated values; its tables need their database's name.
     pub(super) async fn query(&self, sql: &str) -> Result<String, SinkError> {
         ask(&self.client, sql, self.timeout).await.map_err(|refusal| {
             let begin: Vec<_> = sql.split_whitespace().take(6).collect();
@@ -159,7 +163,7 @@ impl Server {
 
     async fn send(&self, sql: &str, body: Bytes, table: &str, batch: BatchId) -> Result<(), Error> {
         let limit = Some(self.timeout);
-        let mut request = self.client.insert_formatted_with(sql).with_timeouts(limit, limit);
+        let mut request = self.inserts.insert_formatted_with(sql).with_timeouts(limit, limit);
         for (name, value) in &self.settings {
             request = request.with_setting(name, value);
         }
@@ -238,6 +242,7 @@ mod tests {
         let mut server = Server {
             url: Url::try_from("http://127.0.0.1:8123".to_owned()).unwrap(),
             client: Client::default(),
+            inserts: Client::default(),
             features: Features::of((26, 9)),
             settings: settings.into(),
             timeout: Duration::from_secs(1),
