@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::ports::free_ports;
 
 pub(crate) mod chdb;
+pub(crate) mod stub;
 
 /// Nothing that these tests wait for takes this long.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -28,6 +29,8 @@ pub(crate) struct ClickHouse {
     pub(crate) http: u16,
     pub(crate) native: u16,
     pub(crate) https: Option<u16>,
+    /// More elements of its configuration.
+    more: String,
     child: Option<Child>,
 }
 
@@ -43,7 +46,7 @@ impl ClickHouse {
     pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("ch").tempdir().unwrap();
         let [http, native] = free_ports();
-        ClickHouse { folder, http, native, https: None, child: None }
+        ClickHouse { folder, http, native, https: None, more: String::new(), child: None }
     }
 
     /// Lets it listen for TLS too, with the certificate `server.crt` and key `server.key` in `keys`.
@@ -53,6 +56,12 @@ impl ClickHouse {
         }
         let [https] = free_ports();
         self.https = Some(https);
+        self
+    }
+
+    /// Adds elements to its configuration.
+    pub(crate) fn with_config(mut self, elements: &str) -> Self {
+        self.more += elements;
         self
     }
 
@@ -164,7 +173,7 @@ impl ClickHouse {
         });
         format!(
             "<yandex><logger><level>warning</level><log>{path}/server.log</log></logger>\
-             <http_port>{}</http_port><tcp_port>{}</tcp_port>{tls}\
+             <http_port>{}</http_port><tcp_port>{}</tcp_port>{tls}{}\
              <listen_host>127.0.0.1</listen_host>\
              <path>{path}/data/</path><tmp_path>{path}/tmp/</tmp_path>\
              <user_files_path>{path}/files/</user_files_path>\
@@ -172,7 +181,7 @@ impl ClickHouse {
              <default_database>default</default_database><timezone>UTC</timezone>\
              <uncompressed_cache_size>0</uncompressed_cache_size>\
              <mark_cache_size>5368709</mark_cache_size></yandex>",
-            self.http, self.native
+            self.http, self.native, self.more
         )
     }
 }

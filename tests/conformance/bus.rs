@@ -31,15 +31,25 @@ impl Bus {
 
     /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and some.
     pub(crate) fn send(&mut self, numbers: Range<u64>, size: usize) {
+        for number in numbers {
+            let data = Value::Map(vec![
+                ("n".into(), number.into()),
+                ("text".into(), "x".repeat(size).into()),
+                ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
+            ]);
+            self.send_event(&tag(number), &data);
+        }
+    }
+
+    /// Sends an event; waits for the subscriber first.
+    pub(crate) fn send_event(&mut self, tag: &str, data: &Value) {
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
             stream.set_nonblocking(false).unwrap();
             stream
         });
-        for number in numbers {
-            stream.write_all(&frame(number, size)).unwrap();
-        }
+        stream.write_all(&frame(tag, data)).unwrap();
     }
 }
 
@@ -47,14 +57,9 @@ pub(crate) fn tag(number: u64) -> String {
     format!("test/{number}")
 }
 
-fn frame(number: u64, size: usize) -> Vec<u8> {
-    let data = Value::Map(vec![
-        ("n".into(), number.into()),
-        ("text".into(), "x".repeat(size).into()),
-        ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
-    ]);
-    let mut body = format!("{}\n\n", tag(number)).into_bytes();
-    rmpv::encode::write_value(&mut body, &data).unwrap();
+fn frame(tag: &str, data: &Value) -> Vec<u8> {
+    let mut body = format!("{tag}\n\n").into_bytes();
+    rmpv::encode::write_value(&mut body, data).unwrap();
     let frame =
         Value::Map(vec![("head".into(), Value::Map(vec![])), ("body".into(), Value::Binary(body))]);
     let mut bytes = Vec::new();
