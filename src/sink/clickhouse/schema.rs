@@ -135,7 +135,11 @@ fn of_table(table: &'static Table, features: &Features, options: &Options) -> Ve
     let mut all = vec![holding(table.name, &columns, engine, &tail, comment, features, options)];
     let later = || table.columns_in(features).filter(|(column, _)| column.since > 1);
     for (column, kind) in later() {
-        let declared = declared(column, kind, features);
+        let mut declared = declared(column, kind, features);
+        if features.version < (20, 1) {
+            // Servers of 2018 forget the comment of a column that is added.
+            declared += &format!(", COMMENT COLUMN {} {}", column.name, text(column.comment));
+        }
         all.push(added(table.name, ending(options), column, &declared, options));
     }
     if let Some(spread) = spread(table.name, table.shard, options) {
