@@ -187,6 +187,33 @@ fn schema_applies_once_on_chdb() {
     applies_and_changes_nothing_the_second_time(&Store::new());
 }
 
+#[test]
+fn which_sink_is_meant_has_to_be_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = "url: 'http://127.0.0.1:1', database: salt";
+    let config = config(&folder, nowhere);
+    let refused = |arguments: &[&str]| {
+        let output = schema(&config, arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let unknown = refused(&["--apply", "--sink", "archive"]);
+    assert!(unknown.contains("no sink `archive` of the kind clickhouse"), "{unknown}");
+    let text = fs::read_to_string(&config).unwrap();
+    let second = format!("sinks: {{second: {{clickhouse: {{{nowhere}}}}}, ");
+    let two = text.replace("sinks: {", &second);
+    assert_ne!(two, text);
+    fs::write(&config, two).unwrap();
+    let several = refused(&["--apply"]);
+    assert!(several.contains("say which with --sink: second, analytics"), "{several}");
+    fs::write(&config, text.replace(nowhere, "X").replace("clickhouse: {X}", "blackhole: {}"))
+        .unwrap();
+    let none = refused(&["--apply"]);
+    assert!(none.contains("no sink of the kind clickhouse"), "{none}");
+    let no_version = refused(&["--server-version", "new"]);
+    assert!(no_version.contains("two numbers, such as 18.16 or 25.8"), "{no_version}");
+}
+
 /// Six at once, on an empty database or one of version 1.
 fn applied_by_many_at_once(store: &Store, is_empty: bool) {
     if !is_empty {
@@ -321,16 +348,14 @@ fn count(store: &Store, from: &str) -> usize {
 
 /// Runs saltern over the recordings, each as the bus of a master of its own.
 fn replay(folder: &Path, captures: &[&Capture], sink: &str) {
-    let sources: String = captures
-        .iter()
-        .map(|capture| {
-            let (name, path) = (capture.release.replace('.', "-"), capture.file("bus"));
-            format!(
-                "  m{name}: {{master_id: salt-{name}, replay: {{path: '{}'}}}}\n",
-                path.display()
-            )
-        })
-        .collect();
+    let mut sources = String::new();
+    for capture in captures {
+        let (name, path) = (capture.release.replace('.', "-"), capture.file("bus"));
+        sources += &format!(
+            "  m{name}: {{master_id: salt-{name}, replay: {{path: '{}'}}}}\n",
+            path.display()
+        );
+    }
     let sections = format!("sources:\n{sources}sinks: {{analytics: {{clickhouse: {{{sink}}}}}}}\n");
     let mut daemon = Daemon::start(folder, &sections);
     let status = daemon.ended();

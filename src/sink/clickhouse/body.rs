@@ -31,7 +31,7 @@ pub(super) struct Rows {
     format: Format,
     columns: Vec<&'static Column>,
     body: Vec<u8>,
-    has_rows: bool,
+    is_empty: bool,
 }
 
 impl Rows {
@@ -54,13 +54,13 @@ impl Rows {
             format: features.format(),
             columns: columns.into_iter().map(|(column, _)| column).collect(),
             body,
-            has_rows: false,
+            is_empty: true,
         }
     }
 
     /// Begins a row. Every column wants a value, then [`Row::end`].
     pub(super) fn row(&mut self) -> Row<'_> {
-        self.has_rows = true;
+        self.is_empty = false;
         let columns = self.columns.iter();
         if self.format == Format::JsonEachRow {
             self.body.push(b'{');
@@ -72,7 +72,7 @@ impl Rows {
     /// The body; `None` without rows.
     pub(super) fn finish(self) -> Option<Insert> {
         let names: Vec<_> = self.columns.iter().map(|column| column.name).collect();
-        self.has_rows.then(|| Insert {
+        (!self.is_empty).then(|| Insert {
             table: self.table.name,
             columns: names.join(", "),
             format: self.format,

@@ -5,6 +5,8 @@
 //! Nothing that a payload may hold makes this fail: a value of another type than Salt gives it
 //! becomes NULL or empty, and bytes that are not UTF-8 become U+FFFD.
 
+use jiff::Timestamp;
+
 use super::body::{Insert, Row, Rows};
 use super::server::Features;
 use super::states::{self, State};
@@ -119,7 +121,7 @@ impl<'a> Known<'a> {
         let event = entry.event;
         let (fields, data) = (event.fields(), Data::of(event.payload()));
         let states = states::of(event, data.return_value);
-        let stamped = fields.stamped().map(|time| time.as_microsecond());
+        let stamped = fields.stamped().map(Timestamp::as_microsecond);
         let success = match event.kind() {
             EventKind::Auth | EventKind::Key => fields.success.or_else(|| boolean(data.result)),
             _ => fields.success,
@@ -304,7 +306,7 @@ fn json<'t>(value: Option<&[u8]>, scratch: &'t mut Vec<u8>) -> &'t [u8] {
 }
 
 /// The texts of an array; whatever else is in it is left out.
-fn list<'a>(value: Option<&'a [u8]>) -> impl Iterator<Item = &'a [u8]> + Clone {
+fn list(value: Option<&[u8]>) -> impl Iterator<Item = &[u8]> + Clone {
     let mut walker = Walker::new(value.unwrap_or_default());
     let mut left = match walker.item() {
         Ok(Item::Array(len)) => len,
@@ -423,14 +425,13 @@ mod tests {
                 return if self.take() == [1] { Value::Null } else { self.value(inner) };
             }
             match kind {
-                "DateTime64(6, 'UTC')" => i64::from_le_bytes(self.take()).into(),
                 "String" | "LowCardinality(String)" | "JSON(max_dynamic_paths=128)" => {
                     self.string().into()
                 }
                 "FixedString(32)" => String::from_utf8(self.take::<32>().to_vec()).unwrap().into(),
                 "UInt8" => u8::from_le_bytes(self.take()).into(),
                 "UInt32" => u32::from_le_bytes(self.take()).into(),
-                "Int64" => i64::from_le_bytes(self.take()).into(),
+                "Int64" | "DateTime64(6, 'UTC')" => i64::from_le_bytes(self.take()).into(),
                 "Float64" => f64::from_le_bytes(self.take()).into(),
                 "Array(String)" => {
                     let length = self.length();

@@ -45,7 +45,10 @@ const VIEW: &str = "_mv";
 /// brings the tables of an earlier version up to date where the server can be told to add a column
 /// only if it is missing.
 pub(crate) fn script(features: &Features, options: &Options) -> String {
-    let mut script: String = notes(features).iter().map(|note| format!("-- {note}\n")).collect();
+    let mut script = String::new();
+    for note in notes(features) {
+        script += &format!("-- {note}\n");
+    }
     for Statement { makes, sql } in statements(features, options) {
         match makes {
             Makes::Column(..) if features.version < (20, 1) => {}
