@@ -345,6 +345,31 @@ impl EventKind {
         }
     }
 
+    /// The kind's name in filters and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::JobNew => "job_new",
+            EventKind::JobPublish => "job_publish",
+            EventKind::JobMinions => "job_minions",
+            EventKind::JobReturn => "job_return",
+            EventKind::JobProgress => "job_progress",
+            EventKind::Run => "run",
+            EventKind::Wheel => "wheel",
+            EventKind::Auth => "auth",
+            EventKind::Key => "key",
+            EventKind::Start => "start",
+            EventKind::Refresh => "refresh",
+            EventKind::Beacon => "beacon",
+            EventKind::Presence => "presence",
+            EventKind::Batch => "batch",
+            EventKind::Cloud => "cloud",
+            EventKind::Fileserver => "fileserver",
+            EventKind::Syndic => "syndic",
+            EventKind::Master => "master",
+            EventKind::Custom => "custom",
+        }
+    }
+
     /// The jid and the minion that a tag of this kind names.
     fn names_in(self, tag: &str) -> (Option<&str>, Option<&str>) {
         let mut parts = tag.splitn(5, '/').skip(2);

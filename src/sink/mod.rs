@@ -20,6 +20,7 @@ use crate::delivery::{self, Writer};
 use crate::yaml::{Node, Problem};
 
 mod blackhole;
+mod kafka;
 mod local;
 mod rawfile_json;
 mod sqlite3;
@@ -30,6 +31,7 @@ pub(crate) use rawfile_json::write_line;
 pub static KINDS: &[Kind] = &[
     Kind::of::<rawfile_json::RawfileJson>(),
     Kind::of::<sqlite3::Sqlite3>(),
+    Kind::of::<kafka::Kafka>(),
     Kind::of::<local::Local>(),
     Kind::of::<blackhole::Blackhole>(),
 ];
@@ -70,6 +72,8 @@ pub struct Context {
     pub name: String,
     /// Which of the sink's writers this is, from 0.
     pub writer: usize,
+    /// The `master_id` of the whole.
+    pub master_id: String,
     /// Where saltern may keep files.
     pub state_dir: PathBuf,
     /// Changes when files are to be opened anew (SIGHUP).

@@ -1,6 +1,8 @@
 //! A Salt master's bus, as far as a subscriber sees it: a unix socket that frames come from. Its
 //! events are numbered, so that a store can be asked which it holds.
 
+#![allow(dead_code)] // Each test crate uses a part of it.
+
 use std::io::Write;
 use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,15 +33,30 @@ impl Bus {
 
     /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and some.
     pub(crate) fn send(&mut self, numbers: Range<u64>, size: usize) {
+        for number in numbers {
+            self.send_frame(&frame(number, size));
+        }
+    }
+
+    /// Sends an event of this payload, which is to be msgpack.
+    pub(crate) fn send_event(&mut self, tag: &str, payload: &[u8]) {
+        let body = [tag.as_bytes(), b"\n\n", payload].concat();
+        self.send_frame(&framed(body));
+    }
+
+    /// Lets the subscriber of an ended daemon go; the next one is waited for.
+    pub(crate) fn forget_subscriber(&mut self) {
+        self.stream = None;
+    }
+
+    fn send_frame(&mut self, frame: &[u8]) {
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
             stream.set_nonblocking(false).unwrap();
             stream
         });
-        for number in numbers {
-            stream.write_all(&frame(number, size)).unwrap();
-        }
+        stream.write_all(frame).unwrap();
     }
 }
 
@@ -55,6 +72,10 @@ fn frame(number: u64, size: usize) -> Vec<u8> {
     ]);
     let mut body = format!("{}\n\n", tag(number)).into_bytes();
     rmpv::encode::write_value(&mut body, &data).unwrap();
+    framed(body)
+}
+
+fn framed(body: Vec<u8>) -> Vec<u8> {
     let frame =
         Value::Map(vec![("head".into(), Value::Map(vec![])), ("body".into(), Value::Binary(body))]);
     let mut bytes = Vec::new();
