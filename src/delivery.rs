@@ -487,8 +487,13 @@ mod tests {
     async fn run_with(retry: RetryConfig, store: Store, batches: Vec<Batch>) -> Run {
         let store = Arc::new(Mutex::new(store));
         let (_reopen, reopen) = watch::channel(0);
-        let context =
-            Context { name: "test".into(), writer: 0, master_id: "m".into(), state_dir: "/nowhere".into(), reopen };
+        let context = Context {
+            name: "test".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: "/nowhere".into(),
+            reopen,
+        };
         let (sender, receiver) = mpsc::channel(10);
         for batch in batches {
             sender.send(batch).await.unwrap();

@@ -35,22 +35,24 @@ struct Setup {
     /// Before the folder, which holds its log.
     daemon: Option<Daemon>,
     bus: Bus,
+    name: &'static str,
     sections: String,
     folder: TempDir,
 }
 
 impl Setup {
-    /// Starts a daemon with these settings of the sink, `brokers` and more.
-    fn start(settings: &str) -> Self {
+    /// Starts a daemon with these settings of the sink of this name, by which brokers know who writes
+    /// transactions.
+    fn start(name: &'static str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bus = Bus::listen(folder.path());
         let sections = format!(
-            "{}sinks:\n  store:\n    kafka: {{{settings}}}\n    retry: {{initial: 20ms, max: 200ms}}\n    \
+            "{}sinks:\n  {name}:\n    kafka: {{{settings}}}\n    retry: {{initial: 20ms, max: 200ms}}\n    \
              batch: {{linger: 10ms, max_events: 50}}\n",
             bus.source()
         );
         let daemon = Some(Daemon::start(folder.path(), &sections));
-        Setup { daemon, bus, sections, folder }
+        Setup { daemon, bus, name, sections, folder }
     }
 
     fn daemon(&mut self) -> &mut Daemon {
@@ -58,13 +60,23 @@ impl Setup {
     }
 
     fn wait_stored(&mut self, count: u64) {
-        self.daemon().wait_stored("store", count);
+        let name = self.name;
+        self.daemon().wait_stored(name, count);
     }
 
     /// Waits until the sink has stored at least so many, which may grow on.
     fn wait_stored_some(&mut self, count: f64) {
+        let name = self.name;
         let daemon = self.daemon();
-        wait_for("some events", || (daemon.stored("store") >= count).then_some(()));
+        wait_for("some events", || (daemon.stored(name) >= count).then_some(()));
+    }
+
+    /// Waits until something was tried again.
+    fn wait_failing(&mut self) {
+        let daemon = self.daemon();
+        let mut failures = || daemon.metric("saltern_sink_retries_total", "");
+        let before = failures();
+        wait_for("a try that fails", || (failures() > before).then_some(()));
     }
 
     fn wait_log(&mut self, words: &str) -> String {
@@ -75,8 +87,9 @@ impl Setup {
 
     /// Events that the daemon has taken since it runs: stored, or on disk. Never more than there are.
     fn on_disk(&mut self) -> f64 {
-        let stored = self.daemon().stored("store");
-        stored + self.daemon().metric("saltern_sink_queue_events", "sink=\"store\"")
+        let name = self.name;
+        let stored = self.daemon().stored(name);
+        stored + self.daemon().metric("saltern_sink_queue_events", "")
     }
 
     /// `kill -9` and the same again, with what it had on disk.
@@ -90,6 +103,12 @@ impl Setup {
 
     fn stop(mut self) {
         self.daemon.take().unwrap().stop();
+    }
+
+    /// Stops a daemon whose sink is parked, which is no success.
+    fn stop_parked(mut self) {
+        self.daemon().signal("TERM");
+        assert_eq!(self.daemon().ended().code(), Some(1));
     }
 }
 
@@ -135,7 +154,7 @@ fn assert_holds(kafka: &Kafka, topic: &str, count: u64, is_transactional: bool) 
 #[test]
 fn events_become_messages() {
     let kafka = Kafka::shared();
-    let mut setup = Setup::start(&(to(&kafka.brokers(), "json") + ", partitions: 3"));
+    let mut setup = Setup::start("plain", &(to(&kafka.brokers(), "json") + ", partitions: 3"));
     setup.bus.send(0..1, 5);
     for minion in ["web-1", "web-2", "web-1"] {
         let data = Value::Map(vec![("id".into(), minion.into())]);
@@ -168,9 +187,9 @@ fn topics_by_kind_and_the_other_values() {
     let payload = b"\x81\xa2id\xa3w-1";
     for value in ["msgpack", "salt_returner"] {
         let topic = format!("'{value}-{{kind}}'");
-        let settings =
-            to(&kafka.brokers(), &topic) + &format!(", value: {value}, key: jid, compression: zstd");
-        let mut setup = Setup::start(&settings);
+        let settings = to(&kafka.brokers(), &topic)
+            + &format!(", value: {value}, key: jid, compression: zstd");
+        let mut setup = Setup::start("kinds", &settings);
         setup.bus.send(0..1, 5);
         setup.bus.send_event("salt/job/20261121233336123456/ret/w-1", payload);
         setup.wait_stored(2);
@@ -188,10 +207,10 @@ fn topics_by_kind_and_the_other_values() {
 }
 
 /// Large, odd and deep payloads are stored or become dead letters, and the next event is stored.
-fn odd_payloads(topic: &str, more: &str) {
+fn odd_payloads(topic: &'static str, more: &str) {
     let kafka = Kafka::shared();
     kafka.create(topic, 1, &[]);
-    let mut setup = Setup::start(&(to(&kafka.brokers(), topic) + more));
+    let mut setup = Setup::start(topic, &(to(&kafka.brokers(), topic) + more));
     let mut noise = 7_u64;
     let mut random = |_| {
         noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -220,7 +239,7 @@ fn odd_payloads(topic: &str, more: &str) {
     setup.wait_stored(u64::try_from(payloads.len() - refused.len()).unwrap());
     let daemon = setup.daemon();
     wait_for("dead letters", || {
-        let count = daemon.metric("saltern_sink_rejected_events_total", "sink=\"store\"");
+        let count = daemon.metric("saltern_sink_rejected_events_total", "");
         (count > 1.5).then_some(())
     });
     setup.stop();
@@ -252,7 +271,7 @@ fn a_narrow_topic_takes_events_one_by_one() {
         let topic = format!("narrow-{}", more.len());
         kafka.create(&topic, 1, &[("max.message.bytes", "2000")]);
         let settings = to(&kafka.brokers(), &topic) + ", compression: none";
-        let mut setup = Setup::start(&(settings + more));
+        let mut setup = Setup::start("narrow", &(settings + more));
         setup.bus.send(0..20, 1000);
         setup.bus.send(20..21, 3000);
         setup.bus.send(21..30, 1000);
@@ -268,7 +287,7 @@ fn a_narrow_topic_takes_events_one_by_one() {
 #[test]
 fn a_missing_topic_is_waited_for_if_it_may_not_be_created() {
     let kafka = Kafka::shared();
-    let mut setup = Setup::start(&(to(&kafka.brokers(), "later") + ", create: false"));
+    let mut setup = Setup::start("later", &(to(&kafka.brokers(), "later") + ", create: false"));
     setup.bus.send(0..10, SIZE);
     setup.wait_log("there is no such topic: create it, or set `create: true`");
     kafka.create("later", 1, &[]);
@@ -282,7 +301,8 @@ fn a_missing_topic_is_waited_for_if_it_may_not_be_created() {
 fn exactly_once_over_kill_9_in_transactions() {
     let kafka = Kafka::shared();
     kafka.create("killed", 1, &[]);
-    let mut setup = Setup::start(&(to(&kafka.brokers(), "killed") + ", transactional: true"));
+    let mut setup =
+        Setup::start("killed", &(to(&kafka.brokers(), "killed") + ", transactional: true"));
     let mut sent = 0;
     for _ in 0..4 {
         let before = (0..3).map(|_| setup.on_disk()).fold(0.0, f64::max);
@@ -293,7 +313,7 @@ fn exactly_once_over_kill_9_in_transactions() {
     }
     let daemon = setup.daemon();
     wait_for("an empty queue", || {
-        let queue = daemon.metric("saltern_sink_queue_events", "sink=\"store\"");
+        let queue = daemon.metric("saltern_sink_queue_events", "");
         (daemon.metric("saltern_sink_up", "") > 0.5 && queue < 0.5).then_some(())
     });
     setup.stop();
@@ -306,18 +326,18 @@ fn a_second_saltern_of_the_same_name_ends_the_first() {
     let kafka = Kafka::shared();
     kafka.create("fenced", 1, &[]);
     let settings = to(&kafka.brokers(), "fenced") + ", transactional: true";
-    let mut first = Setup::start(&settings);
+    let mut first = Setup::start("fenced", &settings);
     first.bus.send(0..10, SIZE);
     first.wait_stored(10);
-    let mut second = Setup::start(&settings);
+    let mut second = Setup::start("fenced", &settings);
     second.bus.send(10..20, SIZE);
     second.wait_stored(10);
     first.bus.send(100..110, SIZE);
     let line = first.wait_log("the sink is parked");
-    assert!(line.contains("another saltern writes as `saltern/master-1/store/0`"), "{line}");
+    assert!(line.contains("another saltern writes as `saltern/master-1/fenced/0`"), "{line}");
     second.bus.send(20..30, SIZE);
     second.wait_stored(20);
-    first.stop();
+    first.stop_parked();
     second.stop();
     assert_holds(kafka, "fenced", 30, true);
 }
@@ -326,7 +346,7 @@ fn a_second_saltern_of_the_same_name_ends_the_first() {
 fn broker_killed(more: &str, is_transactional: bool) {
     let mut kafka = Kafka::started(1);
     kafka.create("t", 1, &[]);
-    let mut setup = Setup::start(&(to(&kafka.brokers(), "t") + more));
+    let mut setup = Setup::start("t", &(to(&kafka.brokers(), "t") + more));
     setup.bus.send(0..500, SIZE);
     setup.wait_stored_some(100.0);
     for round in 1..3 {
@@ -353,7 +373,7 @@ fn broker_killed_and_restarted_in_transactions() {
 fn leader_moved(more: &str, is_transactional: bool) {
     let mut kafka = Kafka::started(3);
     kafka.create("t", 1, &[("min.insync.replicas", "2")]);
-    let mut setup = Setup::start(&(to(&kafka.brokers(), "t") + more));
+    let mut setup = Setup::start("t", &(to(&kafka.brokers(), "t") + more));
     setup.bus.send(0..500, SIZE);
     setup.wait_stored_some(100.0);
     let leader = kafka.leader("t", 0);
@@ -382,7 +402,7 @@ fn network_broken(more: &str, is_transactional: bool) {
     kafka.advertise(0, proxy.address().port());
     kafka.start();
     kafka.create("t", 1, &[]);
-    let mut setup = Setup::start(&(to(&proxy.address().to_string(), "t") + more));
+    let mut setup = Setup::start("t", &(to(&proxy.address().to_string(), "t") + more));
     let mut sent = 0;
     let mut send = |setup: &mut Setup| {
         setup.bus.send(sent..sent + 200, SIZE);
@@ -401,13 +421,13 @@ fn network_broken(more: &str, is_transactional: bool) {
     for dead in [Way::ToClient, Way::ToServer] {
         proxy.half_open(dead);
         let count = send(&mut setup);
-        setup.daemon().wait_failing("store");
+        setup.wait_failing();
         proxy.heal();
         setup.wait_stored(count);
     }
     proxy.black_hole();
     send(&mut setup);
-    setup.daemon().wait_failing("store");
+    setup.wait_failing();
     proxy.heal();
     proxy.delay(Duration::from_millis(100));
     let count = send(&mut setup);
@@ -439,7 +459,7 @@ fn tls_and_passwords() {
     };
     let trusting = format!("tls: {{ca: '{}'}}", certificate.display());
 
-    let mut setup = Setup::start(&secure(&trusting, ADMIN.0, ADMIN.1, "t"));
+    let mut setup = Setup::start("t", &secure(&trusting, ADMIN.0, ADMIN.1, "t"));
     setup.bus.send(0..10, SIZE);
     setup.wait_stored(10);
     setup.stop();
@@ -449,15 +469,15 @@ fn tls_and_passwords() {
         (ADMIN.0, "wrong", "look at `sasl` and at the user's password"),
         (NOBODY.0, NOBODY.1, "the brokers' access lists do not allow it to this user"),
     ] {
-        let mut setup = Setup::start(&secure(&trusting, user, password, "t"));
+        let mut setup = Setup::start("t", &secure(&trusting, user, password, "t"));
         let line = setup.wait_log("the sink is parked");
         assert!(line.contains(words), "{line}");
         assert!(!setup.daemon().log().contains(password), "the password is in the log");
-        setup.stop();
+        setup.stop_parked();
     }
 
     // A broker whose certificate is not trusted may have a better one tomorrow.
-    let mut setup = Setup::start(&secure("tls: {}", ADMIN.0, ADMIN.1, "t"));
+    let mut setup = Setup::start("t", &secure("tls: {}", ADMIN.0, ADMIN.1, "t"));
     let line = setup.wait_log("the sink is down, trying again");
     assert!(line.contains("look at `tls`"), "{line}");
     setup.stop();

@@ -48,6 +48,7 @@ const FULL: Duration = Duration::from_millis(1);
 
 pub(super) struct Kafka {
     config: Config,
+    context: Context,
     producer: ThreadedProducer<Reports>,
     topics: Topics,
     transactions: Option<Transactions>,
@@ -125,7 +126,8 @@ impl Kafka {
                 Some(Transactions::open(&producer, &config.client, context, &notes)?)
             }
         };
-        Ok(Kafka { config: config.clone(), producer, topics, transactions, value: Vec::new() })
+        let (config, context) = (config.clone(), context.clone());
+        Ok(Kafka { config, context, producer, topics, transactions, value: Vec::new() })
     }
 
     async fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
@@ -176,26 +178,25 @@ impl Kafka {
             transactions.begin(&self.producer)?;
         }
         let is_with_others = |place| !left_out.contains(&place) && !alone.contains(&place);
-        let failed = self.send(batch, is_with_others).await;
-        let mut refused = self.judge(&failed);
+        let mut refused = self.send(batch, is_with_others).await?;
         for place in alone {
-            if refused.as_ref().is_ok_and(BTreeSet::is_empty) {
-                let failed = self.send(batch, |other| other == *place).await;
-                refused = self.judge(&failed);
+            if refused.is_empty() {
+                refused = self.send(batch, |other| other == *place).await?;
             }
         }
-        let Some(transactions) = &mut self.transactions else { return refused };
-        match &refused {
-            Ok(places) if places.is_empty() => {
+        if let Some(transactions) = &mut self.transactions {
+            if refused.is_empty() {
                 let left_out: Vec<_> = left_out.iter().copied().collect();
                 transactions.commit(&self.producer, batch.id(), &left_out).await?;
+            } else {
+                self.renew()?;
             }
-            _ => transactions.abort(&self.producer).await?,
         }
-        refused
+        Ok(refused)
     }
 
-    /// Sends each of these alone; gives those that are refused even so.
+    /// Sends each of these alone; gives those that are refused even so. In a transaction, if wanted,
+    /// which is taken back.
     async fn refused_alone(
         &mut self,
         batch: &Batch,
@@ -203,21 +204,43 @@ impl Kafka {
     ) -> Result<BTreeSet<usize>, SinkError> {
         let mut all_refused = BTreeSet::new();
         for place in suspects {
-            if let Some(transactions) = &mut self.transactions {
+            if let Some(transactions) = &mut self.transactions
+                && !transactions.is_open()
+            {
                 transactions.begin(&self.producer)?;
             }
-            let failed = self.send(batch, |other| other == *place).await;
-            let refused = self.judge(&failed);
-            if let Some(transactions) = &mut self.transactions {
-                transactions.abort(&self.producer).await?;
+            let refused = self.send(batch, |other| other == *place).await?;
+            if !refused.is_empty() && self.transactions.is_some() {
+                self.renew()?;
             }
-            all_refused.extend(refused?);
+            all_refused.extend(refused);
+        }
+        if self.transactions.as_ref().is_some_and(Transactions::is_open) {
+            self.renew()?;
         }
         Ok(all_refused)
     }
 
-    /// Sends the events at the places that `is_wanted` and waits for all reports.
-    async fn send(&mut self, batch: &Batch, is_wanted: impl Fn(usize) -> bool) -> Vec<Failed> {
+    /// Takes back what the transaction holds, over a new producer: that is sure, and quick. After a
+    /// message that failed librdkafka itself asks for a new epoch, and brokers from 4.0 on may let it
+    /// wait for long and then say that it is fenced.
+    fn renew(&mut self) -> Result<(), SinkError> {
+        if let Some(transactions) = &mut self.transactions {
+            transactions.give_up();
+        }
+        blocking(|| {
+            *self = Kafka::open(&self.config, &self.context)?;
+            Ok(())
+        })
+    }
+
+    /// Sends the events at the places that `is_wanted` and waits for all reports; gives the places of
+    /// what the brokers refuse.
+    async fn send(
+        &mut self,
+        batch: &Batch,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> Result<BTreeSet<usize>, SinkError> {
         self.producer.context().begin();
         let mut entries = batch.entries().enumerate().filter(|(place, entry)| {
             is_wanted(*place) && self.config.value.takes(entry.event.kind())
@@ -236,7 +259,8 @@ impl Kafka {
                 sleep(FULL).await;
             }
         }
-        self.producer.context().end().await
+        let failed = self.producer.context().end().await;
+        self.judge(&failed)
     }
 
     /// The places of what is refused, if nothing else went wrong.
@@ -262,7 +286,12 @@ impl Kafka {
             None => Ok(refused),
             Some(code) => {
                 let error = KafkaError::MessageProduction(code);
-                Err(sink_error("writing to Kafka", error, &self.producer))
+                let failed = sink_error("writing to Kafka", error, &self.producer);
+                Err(if self.transactions.is_some() {
+                    failed.over_a_new_connection()
+                } else {
+                    failed
+                })
             }
         }
     }

@@ -154,6 +154,14 @@ impl SinkError {
         SinkError::Fatal { doing: doing.into(), cause: cause.into() }
     }
 
+    /// The same as a [`SinkError::Reconnect`] if it is a [`SinkError::Retry`].
+    pub fn over_a_new_connection(self) -> Self {
+        match self {
+            SinkError::Retry { doing, cause, .. } => SinkError::Reconnect { doing, cause },
+            other => other,
+        }
+    }
+
     /// What the metrics call this error.
     pub fn label(&self) -> &'static str {
         match self {

@@ -377,8 +377,13 @@ mod tests {
 
     async fn connect(config: &Config) -> RawfileJson {
         let (_, reopen) = watch::channel(0);
-        let context =
-            Context { name: "archive".into(), writer: 0, master_id: "m".into(), state_dir: PathBuf::new(), reopen };
+        let context = Context {
+            name: "archive".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: PathBuf::new(),
+            reopen,
+        };
         RawfileJson::connect(config, &context).await.unwrap()
     }
 
@@ -513,8 +518,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), None);
         let (hup, reopen) = watch::channel(0);
-        let context =
-            Context { name: "archive".into(), writer: 0, master_id: "m".into(), state_dir: PathBuf::new(), reopen };
+        let context = Context {
+            name: "archive".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: PathBuf::new(),
+            reopen,
+        };
         let mut sink = RawfileJson::connect(&config, &context).await.unwrap();
         sink.write(&batch(0..1)).await.unwrap();
         std::fs::remove_file(&config.filename).unwrap();

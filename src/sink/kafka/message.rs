@@ -52,7 +52,8 @@ impl TryFrom<String> for Topic {
         }
         parts.push(Part::Text(rest.to_owned()));
         parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
-        let is_wrong = |part: &Part| matches!(part, Part::Text(text) if !text.chars().all(is_plain));
+        let is_wrong =
+            |part: &Part| matches!(part, Part::Text(text) if !text.chars().all(is_plain));
         if parts.iter().any(is_wrong) {
             let help = "letters, digits, `.`, `_` and `-` can be in it";
             return Err(format!("`{text}` cannot be the name of a topic; {help}"));

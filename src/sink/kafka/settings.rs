@@ -183,13 +183,17 @@ mod tests {
         assert_eq!(config.create, Create::Missing { partitions: -1, replication: -1 });
         let get = |name| config.producer.get(name);
         assert_eq!(get("bootstrap.servers"), Some("127.0.0.1:9092"));
-        assert_eq!((get("enable.idempotence"), get("compression.type")), (Some("true"), Some("lz4")));
+        assert_eq!(
+            (get("enable.idempotence"), get("compression.type")),
+            (Some("true"), Some("lz4"))
+        );
         config.producer.create_native_config().unwrap();
     }
 
     #[test]
     fn properties_pass_through_and_are_checked() {
-        let more = "properties: {linger.ms: 20, acks: all, client.id: me, queue.buffering.max.kbytes: 99}";
+        let more =
+            "properties: {linger.ms: 20, acks: all, client.id: me, queue.buffering.max.kbytes: 99}";
         let config = read(more).unwrap();
         let native = config.producer.create_native_config().unwrap();
         for (name, value) in [

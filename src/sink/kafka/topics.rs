@@ -82,7 +82,8 @@ fn make(
     let failed = |error| sink_error(doing(), error, producer);
     let admin: AdminClient<DefaultClientContext> = client.create().map_err(failed)?;
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
-    let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(LEADERS));
+    let options =
+        AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(LEADERS));
     let answer = Handle::current().block_on(admin.create_topics([&new], &options));
     for result in answer.map_err(failed)? {
         match result {

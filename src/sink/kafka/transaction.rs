@@ -127,20 +127,18 @@ impl Transactions {
             }
             Err(error) => {
                 let failed = sink_error("committing a transaction", error, producer);
-                self.abort(producer).await.and(Err(failed))
+                Err(failed.over_a_new_connection())
             }
         }
     }
 
-    /// Takes back what was sent since the beginning.
-    pub(super) async fn abort(
-        &mut self,
-        producer: &ThreadedProducer<Reports>,
-    ) -> Result<(), SinkError> {
-        let aborted = until_answered(|| producer.abort_transaction(SLICE)).await;
-        aborted.map_err(|error| sink_error("aborting a transaction", error, producer))?;
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Leaves the open transaction to the next producer, which takes it back.
+    pub(super) fn give_up(&mut self) {
         self.is_open = false;
-        Ok(())
     }
 
     /// What follows from our producer having lost its id to another one. Brokers take the id of
