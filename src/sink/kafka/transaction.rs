@@ -22,6 +22,13 @@ use crate::sink::{Context, SinkError, blocking};
 /// How long to block for an answer of the transaction's coordinator before the engine may stop us.
 const SLICE: Duration = Duration::from_millis(500);
 
+/// How long to block for a note, which librdkafka begins anew each time: brokers that look for a new
+/// coordinator need a second or two.
+const NOTE: Duration = Duration::from_secs(5);
+
+/// How long to ask in all, before a new producer finds out what has become of the transaction.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// How long to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -109,8 +116,7 @@ impl Transactions {
         if text.len() <= LONGEST_MARK {
             committed = match self.notes.offsets(Some(&text)) {
                 Ok(offsets) => {
-                    let note =
-                        || producer.send_offsets_to_transaction(&offsets, &self.group, SLICE);
+                    let note = || producer.send_offsets_to_transaction(&offsets, &self.group, NOTE);
                     until_answered(note).await
                 }
                 Err(error) => Err(error),
@@ -225,11 +231,14 @@ impl Mark {
     }
 }
 
-/// Asks until the coordinator has said yes or no. The engine breaks it off in time.
+/// Asks until the coordinator has said yes or no, or has taken too long.
 async fn until_answered(mut ask: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
+    let began = Instant::now();
     loop {
         match blocking(&mut ask) {
-            Err(error) if is_unanswered(&error) => tokio::time::sleep(AGAIN).await,
+            Err(error) if is_unanswered(&error) && began.elapsed() < PATIENCE => {
+                tokio::time::sleep(AGAIN).await;
+            }
             answer => return answer,
         }
     }
