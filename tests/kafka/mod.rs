@@ -141,8 +141,11 @@ impl Kafka {
         self.await_all();
     }
 
-    /// Starts a node, or starts it again with what it had stored.
+    /// Starts a node, or starts it again with what it had stored; leaves one that runs alone.
     pub(crate) fn run(&mut self, node: usize) {
+        if self.nodes[node].leash.is_some() {
+            return;
+        }
         let name = format!("node-{node}");
         let data = self.folder.path().join(&name);
         fs::create_dir_all(&data).unwrap();
