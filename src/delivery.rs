@@ -112,7 +112,10 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
         }
     };
     let finished = stop.run_until_cancelled(delivering).await.is_some();
-    if let (true, Some(sink)) = (finished, delivery.sink.take())
+    if !finished {
+        delivery.disconnect().await;
+    }
+    if let Some(sink) = delivery.sink.take()
         && let Some(Err(error)) = stop.run_until_cancelled(sink.close()).await
     {
         warn!(sink = writer.context.name, error = error.chain(), "closing failed");
@@ -187,7 +190,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let result = match timeout(limit, self.connect_and_write(batch)).await {
             Ok(result) => result,
             Err(elapsed) => {
-                self.sink = None;
+                self.disconnect().await;
                 self.shared.state.timeouts.add(1);
                 Err(SinkError::retry(format!("writing, for {limit:?}"), elapsed))
             }
@@ -240,9 +243,17 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let Some(batch) = batch else { return Ok(()) };
         let result = sink.write(batch).await;
         if matches!(result, Err(SinkError::Reconnect { .. })) {
-            self.sink = None;
+            self.disconnect().await;
         }
         result
+    }
+
+    /// Drops the connection, on a thread that may wait: some clients end threads of their own then.
+    async fn disconnect(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            // Fails only when the runtime ends, which drops it too.
+            let _ = tokio::task::spawn_blocking(move || drop(sink)).await;
+        }
     }
 
     fn worked(&mut self) {
@@ -476,8 +487,13 @@ mod tests {
     async fn run_with(retry: RetryConfig, store: Store, batches: Vec<Batch>) -> Run {
         let store = Arc::new(Mutex::new(store));
         let (_reopen, reopen) = watch::channel(0);
-        let context =
-            Context { name: "test".into(), writer: 0, state_dir: "/nowhere".into(), reopen };
+        let context = Context {
+            name: "test".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: "/nowhere".into(),
+            reopen,
+        };
         let (sender, receiver) = mpsc::channel(10);
         for batch in batches {
             sender.send(batch).await.unwrap();

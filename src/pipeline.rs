@@ -147,6 +147,7 @@ impl Pipeline {
             dedupe_window: config.dedupe_window(),
             means: Means {
                 state_dir: general.state_dir.clone(),
+                master_id: general.master_id.clone(),
                 reopen: reopen.clone(),
                 dead_letters: dead_letters.clone(),
                 give_up: shutdown.give_up.clone(),

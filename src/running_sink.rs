@@ -48,6 +48,7 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 /// What every sink is started with.
 pub(crate) struct Means {
     pub(crate) state_dir: PathBuf,
+    pub(crate) master_id: String,
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     pub(crate) give_up: CancellationToken,
@@ -107,6 +108,7 @@ impl RunningSink {
             let context = Context {
                 name: sink.name.clone(),
                 writer: number,
+                master_id: means.master_id.clone(),
                 state_dir: means.state_dir.clone(),
                 reopen: means.reopen.clone(),
             };

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use bus::Bus;
+use bus::{Bus, msgpack};
 use clickhouse::ClickHouse;
 use clickhouse::chdb::Chdb;
 use clickhouse::stub::Stub;
@@ -273,7 +273,7 @@ fn faults_on_the_wire() {
 }
 
 /// A return of a job, with what `return` holds.
-fn job_return(number: u64, value: Value) -> (String, Value) {
+fn job_return(number: u64, value: Value) -> (String, Vec<u8>) {
     let jid = format!("20261121{number:012}");
     let data = Value::Map(vec![
         ("jid".into(), jid.as_str().into()),
@@ -285,8 +285,9 @@ fn job_return(number: u64, value: Value) -> (String, Value) {
         ("return".into(), value),
         ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
     ]);
-    (format!("salt/job/{jid}/ret/web-1"), data)
+    (format!("salt/job/{jid}/ret/web-1"), msgpack(&data))
 }
+
 
 /// The engine of a current release drops what it has stored already: no event is there twice, in no
 /// table and no summary, although answers are lost on the wire.
@@ -440,7 +441,7 @@ fn bodies_that_are_too_large_are_halved_for_a_stub() {
         stub.http
     );
     let mut life = Life::begin(&settings, 100);
-    life.bus.send_event("test/large", &"x".repeat(6000).into());
+    life.bus.send_event("test/large", &msgpack(&"x".repeat(6000).into()));
     life.store(0..100);
     wait_for("the large one to be refused", || {
         let name = "saltern_sink_rejected_events_total";

@@ -1,6 +1,7 @@
 //! Every kind of sink goes through the same life: its store absent at the start, refusing for a
 //! while, slow, refusing one event, removed, killed in the middle, draining at the end; and after
-//! each the store holds every event. The stores are real: files, databases, a full file system.
+//! each the store holds every event. The stores are real: files, databases, a full file system,
+//! brokers.
 //!
 //! A kind is a [`Kind`] in `tests/conformance/kinds.rs`; what it cannot go through is `None` there.
 //! Tests of an invariant of the architecture have its number in their names.
@@ -10,6 +11,8 @@
 
 use std::path::Path;
 
+#[path = "kafka/mod.rs"]
+mod brokers;
 #[path = "conformance/bus.rs"]
 mod bus;
 mod clickhouse;
@@ -24,7 +27,9 @@ mod ports;
 use bus::{Bus, tag};
 use clickhouse_kind::CLICKHOUSE;
 use daemon::{Daemon, wait_for};
-use kinds::{BLACKHOLE, Copies, Fault, Kind, LOCAL, RAWFILE_JSON, SQLITE3};
+use kinds::{
+    BLACKHOLE, Copies, Fault, KAFKA, KAFKA_TRANSACTIONS, Kind, LOCAL, RAWFILE_JSON, SQLITE3,
+};
 
 /// Bytes of an event's text.
 const SIZE: usize = 300;
@@ -500,6 +505,51 @@ mod clickhouse_18_16 {
     #[test]
     fn invariants_2_and_6_back_pressure() {
         super::invariants_2_and_6_back_pressure(&CLICKHOUSE, clickhouse_kind::hold);
+    }
+}
+
+/// With a broker of its own for each test.
+mod kafka {
+    use super::*;
+
+    #[test]
+    fn absent_at_start() {
+        super::absent_at_start(&KAFKA, kinds::no_broker);
+    }
+
+    #[test]
+    fn invariant_2_broker_killed() {
+        broken_for_a_while(&KAFKA_TRANSACTIONS, kinds::kill_broker, None);
+    }
+
+    #[test]
+    fn invariant_2_slow() {
+        slow(&KAFKA, kinds::hold_broker);
+    }
+
+    #[test]
+    fn invariant_4_killed_and_restarted() {
+        killed_and_restarted(&KAFKA);
+    }
+
+    #[test]
+    fn invariant_8_drains() {
+        super::invariant_8_drains(&KAFKA);
+    }
+
+    #[test]
+    fn invariant_8_stops_in_time() {
+        super::invariant_8_stops_in_time(&KAFKA, kinds::hold_broker);
+    }
+
+    #[test]
+    fn invariant_8_stops_in_time_in_a_transaction() {
+        super::invariant_8_stops_in_time(&KAFKA_TRANSACTIONS, kinds::hold_broker);
+    }
+
+    #[test]
+    fn invariants_2_and_6_back_pressure() {
+        super::invariants_2_and_6_back_pressure(&KAFKA, kinds::hold_broker);
     }
 }
 

@@ -53,6 +53,7 @@ async fn connect(config: &Config) -> Result<(), Failure> {
         let context = Context {
             name: sink.name.clone(),
             writer: 0,
+            master_id: config.general.master_id.clone(),
             state_dir: config.general.state_dir.clone(),
             reopen: reopen.clone(),
         };

@@ -22,6 +22,7 @@ use crate::yaml::{Node, Problem};
 
 mod blackhole;
 pub(crate) mod clickhouse;
+mod kafka;
 mod local;
 mod rawfile_json;
 mod sqlite3;
@@ -33,6 +34,7 @@ pub static KINDS: &[Kind] = &[
     Kind::of::<rawfile_json::RawfileJson>(),
     Kind::of::<sqlite3::Sqlite3>(),
     Kind::of::<clickhouse::ClickHouse>(),
+    Kind::of::<kafka::Kafka>(),
     Kind::of::<local::Local>(),
     Kind::of::<blackhole::Blackhole>(),
 ];
@@ -73,6 +75,8 @@ pub struct Context {
     pub name: String,
     /// Which of the sink's writers this is, from 0.
     pub writer: usize,
+    /// The `master_id` of the whole.
+    pub master_id: String,
     /// Where saltern may keep files.
     pub state_dir: PathBuf,
     /// Changes when files are to be opened anew (SIGHUP).
@@ -151,6 +155,14 @@ impl SinkError {
     /// A [`SinkError::Fatal`].
     pub fn fatal(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         SinkError::Fatal { doing: doing.into(), cause: cause.into() }
+    }
+
+    /// The same as a [`SinkError::Reconnect`] if it is a [`SinkError::Retry`].
+    pub fn over_a_new_connection(self) -> Self {
+        match self {
+            SinkError::Retry { doing, cause, .. } => SinkError::Reconnect { doing, cause },
+            other => other,
+        }
     }
 
     /// What the metrics call this error.

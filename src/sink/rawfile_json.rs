@@ -250,11 +250,17 @@ impl RawfileJson {
 
 /// Appends the line of an event, as Salt's `rawfile_json` writes it.
 pub(crate) fn write_line(event: &Event, out: &mut Vec<u8>) {
+    write_object(event, out);
+    out.push(b'\n');
+}
+
+/// Appends the object of such a line.
+pub(super) fn write_object(event: &Event, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"tag\": ");
     write_string(event.tag().as_bytes(), out);
     out.extend_from_slice(b", \"data\": ");
     event.write_json(out);
-    out.extend_from_slice(b"}\n");
+    out.push(b'}');
 }
 
 fn opening(config: &Config, error: io::Error) -> SinkError {
@@ -371,8 +377,13 @@ mod tests {
 
     async fn connect(config: &Config) -> RawfileJson {
         let (_, reopen) = watch::channel(0);
-        let context =
-            Context { name: "archive".into(), writer: 0, state_dir: PathBuf::new(), reopen };
+        let context = Context {
+            name: "archive".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: PathBuf::new(),
+            reopen,
+        };
         RawfileJson::connect(config, &context).await.unwrap()
     }
 
@@ -507,8 +518,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), None);
         let (hup, reopen) = watch::channel(0);
-        let context =
-            Context { name: "archive".into(), writer: 0, state_dir: PathBuf::new(), reopen };
+        let context = Context {
+            name: "archive".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: PathBuf::new(),
+            reopen,
+        };
         let mut sink = RawfileJson::connect(&config, &context).await.unwrap();
         sink.write(&batch(0..1)).await.unwrap();
         std::fs::remove_file(&config.filename).unwrap();

@@ -1,6 +1,8 @@
 //! A Salt master's bus, as far as a subscriber sees it: a unix socket that frames come from. Its
 //! events are numbered, so that a store can be asked which it holds.
 
+#![allow(dead_code)] // Each test crate uses a part of it.
+
 use std::io::Write;
 use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -37,19 +39,29 @@ impl Bus {
                 ("text".into(), "x".repeat(size).into()),
                 ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
             ]);
-            self.send_event(&tag(number), &data);
+            self.send_event(&tag(number), &msgpack(&data));
         }
     }
 
-    /// Sends an event; waits for the subscriber first.
-    pub(crate) fn send_event(&mut self, tag: &str, data: &Value) {
+    /// Sends an event of this payload, which is to be msgpack; waits for the subscriber first.
+    pub(crate) fn send_event(&mut self, tag: &str, payload: &[u8]) {
+        let body = [tag.as_bytes(), b"\n\n", payload].concat();
+        let frame = Value::Map(vec![
+            ("head".into(), Value::Map(vec![])),
+            ("body".into(), Value::Binary(body)),
+        ]);
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
             stream.set_nonblocking(false).unwrap();
             stream
         });
-        stream.write_all(&frame(tag, data)).unwrap();
+        stream.write_all(&msgpack(&frame)).unwrap();
+    }
+
+    /// Lets the subscriber of an ended daemon go; the next one is waited for.
+    pub(crate) fn forget_subscriber(&mut self) {
+        self.stream = None;
     }
 }
 
@@ -57,12 +69,8 @@ pub(crate) fn tag(number: u64) -> String {
     format!("test/{number}")
 }
 
-fn frame(tag: &str, data: &Value) -> Vec<u8> {
-    let mut body = format!("{tag}\n\n").into_bytes();
-    rmpv::encode::write_value(&mut body, data).unwrap();
-    let frame =
-        Value::Map(vec![("head".into(), Value::Map(vec![])), ("body".into(), Value::Binary(body))]);
+pub(crate) fn msgpack(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, &frame).unwrap();
+    rmpv::encode::write_value(&mut bytes, value).unwrap();
     bytes
 }

@@ -1,11 +1,14 @@
 //! The kinds under test: how each is configured and read back, and how its store is broken. A fault
 //! gives back what mends it.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+
+use crate::brokers::{Isolation, Kafka};
 
 /// A kind of sink and its store, which lives in `store/` of the test's folder.
 pub(crate) struct Kind {
@@ -55,6 +58,62 @@ pub(crate) const BLACKHOLE: Kind = Kind {
 
 pub(crate) const LOCAL: Kind =
     Kind { name: "local", settings: |_| "{}".to_owned(), read: None, copies: Copies::AtLeastOne };
+
+thread_local! {
+    /// The test's broker. A test is a thread, and the broker ends with it.
+    static BROKER: RefCell<Kafka> = RefCell::new(Kafka::new(1));
+}
+
+pub(crate) const KAFKA: Kind = Kind {
+    name: "kafka",
+    settings: |folder| broker(folder, ""),
+    read: Some(tags_of_messages),
+    copies: Copies::AtLeastOne,
+};
+
+/// After what fails for a while these hold each event once.
+pub(crate) const KAFKA_TRANSACTIONS: Kind = Kind {
+    name: "kafka",
+    settings: |folder| broker(folder, ", transactional: true"),
+    read: Some(tags_of_messages),
+    copies: Copies::AtLeastOne,
+};
+
+/// Starts the broker, unless a fault has taken it away.
+fn broker(folder: &Path, more: &str) -> String {
+    let properties = "{message.timeout.ms: 3000, socket.timeout.ms: 2000}";
+    BROKER.with_borrow_mut(|kafka| {
+        if !folder.join("no-store").exists() {
+            kafka.start();
+        }
+        let brokers = kafka.brokers();
+        format!("{{brokers: ['{brokers}'], topic: events, properties: {properties}{more}}}")
+    })
+}
+
+/// The tags of the topic's messages.
+fn tags_of_messages(_: &Path) -> Vec<String> {
+    let messages = BROKER.with_borrow(|kafka| kafka.read("events", Isolation::Committed));
+    messages.into_iter().map(|mut message| message.headers.remove("tag").unwrap()).collect()
+}
+
+/// The broker is not there yet.
+pub(crate) fn no_broker(folder: &Path, _: Option<u32>) -> Mend {
+    std::fs::write(folder.join("no-store"), "").unwrap();
+    Box::new(|| BROKER.with_borrow_mut(Kafka::start))
+}
+
+/// `kill -9`; the broker comes back with what it had.
+pub(crate) fn kill_broker(_: &Path, _: Option<u32>) -> Mend {
+    BROKER.with_borrow_mut(|kafka| kafka.kill(0));
+    Box::new(|| BROKER.with_borrow_mut(|kafka| kafka.run(0)))
+}
+
+/// The broker does not answer.
+pub(crate) fn hold_broker(_: &Path, _: Option<u32>) -> Mend {
+    BROKER.with_borrow(|kafka| kafka.signal(0, "STOP"));
+    Box::new(|| BROKER.with_borrow(|kafka| kafka.signal(0, "CONT")))
+}
 
 /// The store's directory, made unless a fault has taken it away.
 fn store(folder: &Path) -> PathBuf {

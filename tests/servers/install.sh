@@ -35,7 +35,7 @@ clickhouse() {
     named="clickhouse-server clickhouse-client"
     # shellcheck disable=SC2086 # several names
     simulated=$(apt-get install -s --no-install-recommends --reinstall $named) || {
-        [ "$(id -u)" -ne 0 ] || apt-get update -qq
+        [ "$(id -u)" -ne 0 ] || flock "$cache/packages.lock" apt-get update -qq
         # shellcheck disable=SC2086
         simulated=$(apt-get install -s --no-install-recommends --reinstall $named) \
             || fail "apt-get knows no clickhouse-server; Debian 12 and Ubuntu 22.04 have it (after apt-get update)"
@@ -73,6 +73,43 @@ chdb() {
     "$python" -m venv "$1"
     "$1/bin/python" -m pip install --quiet --no-input --no-deps "chdb-core==$2"
     "$1/bin/python" -c 'from chdb import session; print(session.Session().query("SELECT version()"))'
+}
+
+# Apache Kafka, release $2, as the jars of the broker and its tools in $1.
+kafka() {
+    if ! command -v java >/dev/null || ! command -v mvn >/dev/null; then
+        packages default-jre-headless maven
+    fi
+    cat >"$1/pom.xml" <<END
+<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>saltern</groupId>
+  <artifactId>kafka</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$2</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>$2</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+END
+    mvn -q -B -f "$1/pom.xml" -Dmaven.repo.local="$1/repository" dependency:copy-dependencies \
+        -DincludeScope=runtime -DoutputDirectory="$1/libs"
+    rm -rf "$1/repository"
+    reported=$(java -cp "$1/libs/*" org.apache.kafka.tools.TopicCommand --version)
+    case $reported in
+        "$2"*) ;;
+        *) fail "asked for Kafka $2, but kafka-topics --version says: $reported" ;;
+    esac
+}
+
+# Packages of Debian and Ubuntu; one run at a time.
+packages() {
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        fail "something of $* is missing; on Debian and Ubuntu: apt-get install $*"
+    fi
+    flock "$cache/packages.lock" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@"' packages "$@" </dev/null
 }
 
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
@@ -129,6 +166,7 @@ done
 ( install clickhouse-18.16 clickhouse ) </dev/null &
 running="$running $!"
 ( install chdb-26.9 chdb 26.9.0 ) </dev/null &
+( install kafka-4.1.0 kafka 4.1.0 ) </dev/null &
 running="$running $!"
 failed=0
 for job in $running; do

@@ -1,0 +1,233 @@
+//! What can be set of the sink `kafka`, and librdkafka's configuration made of it.
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::message::{Format, Key, Topic};
+use crate::kafka_client::{self, Brokers, Properties, Sasl, Tls};
+
+/// A topic of Kafka, or several.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    /// Brokers to begin with, `HOST:PORT` each; they name the others.
+    brokers: Brokers,
+    /// The topic. `{kind}` in it stands for the event's kind (`job_return`), `{master}` for the id
+    /// of its master.
+    topic: Topic,
+    /// The messages' key; what has the same one stays in order. Default: `minion`.
+    #[serde(default)]
+    key: Key,
+    /// The messages' value. Default: `json`.
+    #[serde(default)]
+    value: Format,
+    /// How messages are compressed. Default: `lz4`.
+    #[serde(default)]
+    compression: Compression,
+    /// Write each batch in a transaction, so that a reader with `isolation.level=read_committed`
+    /// sees every event once. Default: false.
+    #[serde(default)]
+    transactional: bool,
+    /// Create topics that are missing. Default: true.
+    #[serde(default = "yes")]
+    create: bool,
+    /// Partitions of a topic that is created. Default: what the brokers are set to.
+    #[serde(default)]
+    partitions: Option<u16>,
+    /// Copies of a topic that is created. Default: what the brokers are set to.
+    #[serde(default)]
+    replication: Option<u8>,
+    /// TLS towards the brokers. Default: none.
+    #[serde(default)]
+    tls: Option<Tls>,
+    /// Who logs in at the brokers. Default: nobody.
+    #[serde(default)]
+    sasl: Option<Sasl>,
+    /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
+    #[serde(default)]
+    properties: Properties,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A way to compress messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    #[default]
+    Lz4,
+    Zstd,
+}
+
+impl Compression {
+    fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Snappy => "snappy",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        }
+    }
+}
+
+/// What to do about a topic that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Create {
+    /// Wait until somebody creates it.
+    Never,
+    /// Create it; -1 stands for what the brokers are set to.
+    Missing { partitions: i32, replication: i32 },
+}
+
+/// The settings, checked.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(try_from = "Settings")]
+#[schemars(with = "Settings")]
+pub(crate) struct Config {
+    pub(super) topic: Topic,
+    pub(super) key: Key,
+    pub(super) value: Format,
+    pub(super) is_transactional: bool,
+    pub(super) create: Create,
+    /// What any client of the cluster needs.
+    pub(super) client: ClientConfig,
+    /// What the producer needs, but for the transactional id.
+    pub(super) producer: ClientConfig,
+}
+
+/// A message may be so large before it is compressed. Brokers take 1 MiB by default, compressed, and
+/// end the connection at 100 MiB.
+const LARGEST_MESSAGE: &str = "33554432";
+
+/// Kibibytes that may wait in librdkafka: some batches of the default size.
+const QUEUE_KIBIBYTES: &str = "65536";
+
+/// Properties that have a setting of their own, or that the sink cannot do without.
+const OWNED: &[(&str, &str)] = &[
+    ("compression.type", "compression"),
+    ("compression.codec", "compression"),
+    ("transactional.id", "transactional"),
+    ("delivery.report.only.error", "docs/sinks.md: every report is counted"),
+    ("enable.gapless.guarantee", "docs/sinks.md: batches are tried again as a whole"),
+];
+
+impl TryFrom<Settings> for Config {
+    type Error = String;
+
+    fn try_from(settings: Settings) -> Result<Self, String> {
+        let Settings { brokers, topic, key, value, compression, properties, .. } = settings;
+        let mut client =
+            kafka_client::config(&brokers, settings.tls.as_ref(), settings.sasl.as_ref());
+        // What librdkafka says is logged as details; without this the crate `log` decides.
+        client.set_log_level(RDKafkaLogLevel::Info);
+        let mut producer = client.clone();
+        producer
+            .set("compression.type", compression.name())
+            .set("enable.idempotence", "true")
+            // As Java's producers do, so that a key has its partition whoever sends it.
+            .set("partitioner", "murmur2_random")
+            .set("message.max.bytes", LARGEST_MESSAGE)
+            .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)
+            // Less than the engine waits for a batch (`retry.timeout`).
+            .set("message.timeout.ms", "30000")
+            .set("transaction.timeout.ms", "60000")
+            // A batch comes at once; there is little to wait for.
+            .set("linger.ms", "2")
+            // Topics are created by us or not at all.
+            .set("allow.auto.create.topics", "false");
+        properties.set_on(&mut producer, OWNED)?;
+        let is_idempotent = producer.get("enable.idempotence") == Some("true");
+        let acks = producer.get("acks").or(producer.get("request.required.acks"));
+        if is_idempotent && acks.is_some_and(|acks| acks != "all" && acks != "-1") {
+            let help = "set the property `enable.idempotence: false` with it";
+            return Err(format!("`acks` other than `all` gives up idempotence; {help}"));
+        }
+        if !is_idempotent && settings.transactional {
+            return Err("`transactional: true` needs `enable.idempotence: true`".to_owned());
+        }
+        let create = match settings.create {
+            false => Create::Never,
+            true => Create::Missing {
+                partitions: settings.partitions.map_or(-1, i32::from),
+                replication: settings.replication.map_or(-1, i32::from),
+            },
+        };
+        let is_transactional = settings.transactional;
+        Ok(Config { topic, key, value, is_transactional, create, client, producer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::{Node, Problem};
+
+    fn read(more: &str) -> Result<Config, Problem> {
+        let text = format!("brokers: [127.0.0.1:9092]\ntopic: salt.events\n{more}");
+        Node::parse(&text).unwrap().read()
+    }
+
+    #[test]
+    fn the_smallest_configuration() {
+        let config = read("").unwrap();
+        assert_eq!(config.topic.fixed(), Some("salt.events"));
+        assert_eq!((config.key, config.value), (Key::Minion, Format::Json));
+        assert_eq!(config.create, Create::Missing { partitions: -1, replication: -1 });
+        let get = |name| config.producer.get(name);
+        assert_eq!(get("bootstrap.servers"), Some("127.0.0.1:9092"));
+        assert_eq!(
+            (get("enable.idempotence"), get("compression.type")),
+            (Some("true"), Some("lz4"))
+        );
+        config.producer.create_native_config().unwrap();
+    }
+
+    #[test]
+    fn properties_pass_through_and_are_checked() {
+        let more =
+            "properties: {linger.ms: 20, acks: all, client.id: me, queue.buffering.max.kbytes: 99}";
+        let config = read(more).unwrap();
+        let native = config.producer.create_native_config().unwrap();
+        for (name, value) in [
+            ("linger.ms", "20"),
+            ("acks", "-1"),
+            ("client.id", "me"),
+            ("queue.buffering.max.kbytes", "99"),
+        ] {
+            assert_eq!(native.get(name).unwrap(), value, "{name}");
+        }
+        for (more, says) in [
+            ("properties: {lingr.ms: 20}", "lingr.ms"),
+            ("properties: {linger.ms: soon}", "linger.ms: soon"),
+            ("properties: {bootstrap.servers: x}", "see brokers"),
+            ("properties: {compression.type: lz4}", "see compression"),
+            ("properties: {transactional.id: x}", "see transactional"),
+            ("properties: {delivery.report.only.error: true}", "every report is counted"),
+            ("properties: {acks: 1}", "enable.idempotence: false"),
+            ("transactional: true\nproperties: {enable.idempotence: false}", "idempotence: true"),
+        ] {
+            let problem = read(more).unwrap_err();
+            assert!(problem.message.contains(says), "{more}: {problem}");
+            assert!(problem.place.is_some(), "{more}");
+        }
+        read("properties: {acks: 1, enable.idempotence: false}").unwrap();
+    }
+
+    #[test]
+    fn mistakes_have_a_place() {
+        for (more, line) in [("key: minions", 3), ("value: xml", 3), ("tls: {cert: x}", 3)] {
+            assert_eq!(read(more).unwrap_err().place.unwrap().line, line, "{more}");
+        }
+        let text = "brokers: [127.0.0.1:9092]\ntopic: salt {kind}";
+        let problem = Node::parse(text).unwrap().read::<Config>().unwrap_err();
+        assert_eq!(problem.place.unwrap().line, 2);
+    }
+}

@@ -1,0 +1,275 @@
+//! A transaction a batch, and the mark by which a batch is known that was committed before.
+//!
+//! The last batch that was committed is noted where transactions can note something: as the metadata
+//! of an offset, committed in the same transaction for a group that nobody reads with. So a batch
+//! that comes again because we do not know what became of it, after `kill -9` for example, is found
+//! to be there already. A mark holds the batch's id and the places of the events that were refused:
+//! those were left out, and may not be dead letters yet.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::producer::{Producer, ThreadedProducer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::outcome::{Outcome, sink_error};
+use super::reports::Reports;
+use crate::batch::BatchId;
+use crate::kafka_client::ANSWER;
+use crate::sink::{Context, SinkError, blocking};
+
+/// How long to block for an answer of the transaction's coordinator before the engine may stop us.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// How long to block for a note, which librdkafka begins anew each time: brokers that look for a new
+/// coordinator need a second or two.
+const NOTE: Duration = Duration::from_secs(5);
+
+/// How long to ask in all, before a new producer finds out what has become of the transaction.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long to wait before a question is asked again that the coordinator could not answer yet.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Bytes that brokers keep as the metadata of an offset (`offset.metadata.max.bytes`).
+const LONGEST_MARK: usize = 4096;
+
+/// The transactions of one writer.
+pub(super) struct Transactions {
+    group: ConsumerGroupMetadata,
+    notes: Notes,
+    /// The mark that was there when we connected, or that we made since.
+    last: Option<Mark>,
+    is_open: bool,
+}
+
+/// Where marks are.
+struct Notes {
+    group: String,
+    topic: String,
+    client: ClientConfig,
+}
+
+/// What is noted of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mark {
+    batch: String,
+    refused: Vec<usize>,
+}
+
+/// The transactional id of a writer: a second one with it ends the transactions of the first.
+pub(super) fn transactional_id(context: &Context) -> String {
+    let Context { name, writer, master_id, .. } = context;
+    format!("saltern/{master_id}/{name}/{writer}")
+}
+
+impl Transactions {
+    /// Ends what an earlier producer of the same id has left open, and looks at its mark, in
+    /// partition 0 of `topic`. Blocks.
+    pub(super) fn open(
+        producer: &ThreadedProducer<Reports>,
+        client: &ClientConfig,
+        context: &Context,
+        topic: &str,
+    ) -> Result<Self, SinkError> {
+        let failed = |error| sink_error("beginning transactions", error, producer);
+        let began = Instant::now();
+        while let Err(error) = producer.init_transactions(SLICE) {
+            if !is_unanswered(&error) || began.elapsed() > ANSWER {
+                return Err(failed(error));
+            }
+        }
+        let group = transactional_id(context);
+        let notes = Notes { group, topic: topic.to_owned(), client: client.clone() };
+        let consumer = notes.consumer().map_err(failed)?;
+        let group = consumer.group_metadata().ok_or(KafkaError::Canceled).map_err(failed)?;
+        let last = notes.read(&consumer).map_err(failed)?;
+        Ok(Transactions { group, notes, last, is_open: false })
+    }
+
+    /// The places of the events that were refused, if this is the batch that was committed last.
+    pub(super) fn committed(&self, batch: BatchId) -> Option<&[usize]> {
+        let last = self.last.as_ref().filter(|last| last.batch == batch.to_string())?;
+        Some(&last.refused)
+    }
+
+    pub(super) fn begin(&mut self, producer: &ThreadedProducer<Reports>) -> Result<(), SinkError> {
+        let begun = producer.begin_transaction();
+        begun.map_err(|error| sink_error("beginning a transaction", error, producer))?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Commits the batch without those that were refused.
+    pub(super) async fn commit(
+        &mut self,
+        producer: &ThreadedProducer<Reports>,
+        batch: BatchId,
+        refused: &[usize],
+    ) -> Result<(), SinkError> {
+        let mark = Mark { batch: batch.to_string(), refused: refused.to_vec() };
+        let text = mark.text();
+        let mut committed = Ok(());
+        // Without a mark the batch may be stored twice after a crash. With half of one, events that
+        // were refused could be lost.
+        if text.len() <= LONGEST_MARK {
+            committed = match self.notes.offsets(Some(&text)) {
+                Ok(offsets) => {
+                    let note = || producer.send_offsets_to_transaction(&offsets, &self.group, NOTE);
+                    until_answered(note).await
+                }
+                Err(error) => Err(error),
+            };
+        }
+        if committed.is_ok() {
+            committed = until_answered(|| producer.commit_transaction(SLICE)).await;
+        }
+        match committed {
+            Ok(()) => {
+                self.is_open = false;
+                self.last = Some(mark);
+                Ok(())
+            }
+            Err(error) => {
+                let failed = sink_error("committing a transaction", error, producer);
+                Err(failed.over_a_new_connection())
+            }
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Leaves the open transaction to the next producer, which takes it back.
+    pub(super) fn give_up(&mut self) {
+        self.is_open = false;
+    }
+
+    /// What follows from our producer having lost its id to another one. Brokers take the id of
+    /// whoever leaves a transaction open for too long, too: after a cut of the network, say. So only
+    /// a mark that is not ours tells that there is another saltern; the one of us that finds it
+    /// gives in.
+    pub(super) fn fenced(&self, batch: BatchId, failed: SinkError) -> SinkError {
+        let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
+        let is_ours = |mark: &Option<Mark>| {
+            *mark == self.last || mark.as_ref().is_some_and(|mark| mark.batch == batch.to_string())
+        };
+        match found {
+            Ok(mark) if !is_ours(&mark) => {
+                let id = &self.notes.group;
+                let cause = format!(
+                    "another saltern writes as `{id}`, which is master_id, sink and writer; this \
+                     one ends here, so that the two do not fight: stop one, or rename its sink"
+                );
+                SinkError::fatal("writing in a transaction", cause)
+            }
+            _ => failed,
+        }
+    }
+
+    /// Takes back at once what was not committed, so that readers need not wait until the brokers
+    /// give it up. Blocks.
+    pub(super) fn leave(&self, producer: &ThreadedProducer<Reports>) {
+        if self.is_open {
+            // If it fails, the brokers give it up later, or at our next connect.
+            let _ = producer.abort_transaction(SLICE);
+        }
+    }
+}
+
+impl Notes {
+    fn consumer(&self) -> KafkaResult<BaseConsumer> {
+        let mut client = self.client.clone();
+        client.set("group.id", &self.group).set("enable.auto.commit", "false").create()
+    }
+
+    fn offsets(&self, text: Option<&str>) -> KafkaResult<TopicPartitionList> {
+        let mut offsets = TopicPartitionList::new();
+        let mut offset = offsets.add_partition(&self.topic, 0);
+        if let Some(text) = text {
+            offset.set_offset(Offset::Offset(0))?;
+            offset.set_metadata(text);
+        }
+        Ok(offsets)
+    }
+
+    fn read(&self, consumer: &BaseConsumer) -> KafkaResult<Option<Mark>> {
+        let committed = consumer.committed_offsets(self.offsets(None)?, ANSWER)?;
+        let mut mark = None;
+        for offset in committed.elements() {
+            offset.error()?;
+            mark = Mark::parse(offset.metadata());
+        }
+        Ok(mark)
+    }
+}
+
+impl Mark {
+    /// The id, and behind it the places: `0123…ef 3,17-40`.
+    fn text(&self) -> String {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for place in &self.refused {
+            match runs.last_mut() {
+                Some((_, last)) if *last + 1 == *place => *last = *place,
+                _ => runs.push((*place, *place)),
+            }
+        }
+        let runs: Vec<_> = runs.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+        format!("{} {}", self.batch, runs.join(","))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (batch, runs) = text.split_once(' ')?;
+        let mut refused = Vec::new();
+        for run in runs.split(',').filter(|run| !run.is_empty()) {
+            let (first, last) = run.split_once('-')?;
+            refused.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+        }
+        Some(Mark { batch: batch.to_owned(), refused })
+    }
+}
+
+/// Asks until the coordinator has said yes or no, or has taken too long.
+async fn until_answered(mut ask: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
+    let began = Instant::now();
+    loop {
+        match blocking(&mut ask) {
+            Err(error) if is_unanswered(&error) && began.elapsed() < PATIENCE => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether an operation goes on, and has to be asked for again.
+fn is_unanswered(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => {
+            error.is_retriable() && Outcome::of(error.code()) == Outcome::Later
+        }
+        KafkaError::Flush(code) => *code == Code::OperationTimedOut,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_read_as_they_were_written() {
+        for (refused, text) in
+            [(vec![], "ab "), (vec![3], "ab 3-3"), (vec![0, 1, 2, 7, 9, 10], "ab 0-2,7-7,9-10")]
+        {
+            let mark = Mark { batch: "ab".into(), refused };
+            assert_eq!(mark.text(), text);
+            assert_eq!(Mark::parse(text), Some(mark));
+        }
+        for wrong in ["", "ab", "ab x", "ab 1-x", "ab 1"] {
+            assert_eq!(Mark::parse(wrong), None, "{wrong}");
+        }
+    }
+}
