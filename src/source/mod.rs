@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::event::Origin;
+use crate::event::{EventId, Origin};
 use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
@@ -82,6 +82,9 @@ pub struct Frames {
     pub received: u64,
     /// Tag, empty line, payload, of each event.
     pub bodies: Vec<Bytes>,
+    /// The ids that the events came with, in the order of the bodies; those behind the last came
+    /// with none.
+    pub ids: Vec<Option<EventId>>,
     /// Where the source waits until they are safe.
     pub claim: Option<Claim>,
 }
@@ -104,20 +107,30 @@ impl Outlet {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
     pub async fn send(&self, bodies: Vec<Bytes>) -> bool {
-        bodies.is_empty() || self.hand_over(bodies, None).await
+        bodies.is_empty() || self.hand_over(bodies, Vec::new(), None).await
     }
 
-    /// As [`Outlet::send`]; the receipt says when the frames are safe, and whether they are.
-    pub async fn send_for_receipt(&self, bodies: Vec<Bytes>) -> Option<Receipt> {
+    /// As [`Outlet::send`], with the `ids` that the events came with; the receipt says when the
+    /// frames are safe, and whether they are.
+    pub async fn send_for_receipt(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+    ) -> Option<Receipt> {
         let (claim, receipt) = Claim::new();
-        self.hand_over(bodies, Some(claim)).await.then_some(receipt)
+        self.hand_over(bodies, ids, Some(claim)).await.then_some(receipt)
     }
 
-    async fn hand_over(&self, bodies: Vec<Bytes>, claim: Option<Claim>) -> bool {
+    async fn hand_over(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+        claim: Option<Claim>,
+    ) -> bool {
         self.state.events.add(bodies.len() as u64);
         self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let mut frames = Frames { state, origin, received: state::now(), bodies, claim };
+        let mut frames = Frames { state, origin, received: state::now(), bodies, ids, claim };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {

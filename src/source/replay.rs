@@ -227,7 +227,7 @@ impl Outstanding {
                 return false;
             }
         }
-        let Some(receipt) = outlet.send_for_receipt(bodies).await else { return false };
+        let Some(receipt) = outlet.send_for_receipt(bodies, Vec::new()).await else { return false };
         self.bytes += bytes;
         self.parts.push_back(Part { receipt, events, bytes });
         true
