@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 
 use salt::{Group, Ipc, MINIONS, Salt, program, until};
 
+mod ports;
 mod salt;
 
 #[test]

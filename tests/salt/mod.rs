@@ -6,8 +6,6 @@
 //! * Salt puts `root_dir` in front of every path that does not lie below it, the sockets' too, so
 //!   everything has to be below `root_dir`; and that has to be short, since the address of a unix
 //!   socket holds 108 bytes.
-//! * Ports are taken below the range that the kernel gives to outgoing connections, so that none is
-//!   lost between looking for it and the master's bind.
 //! * The grains that ask name servers are off: without a network they take minutes.
 //! * Master and minions fork. Each is a process group of its own and is ended as one, also when the
 //!   test panics.
@@ -16,14 +14,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::ports::free_ports;
 
 /// The minions' ids.
 pub(crate) const MINIONS: [&str; 2] = ["web-1", "web-2"];
@@ -93,22 +91,6 @@ fn signal(name: &str, id: String) -> bool {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("kill -s {name} -- {id}"));
     shell.stderr(Stdio::null()).status().unwrap().success()
-}
-
-/// Ports that nobody listens on, each given out once in this process.
-fn free_ports<const N: usize>() -> [u16; N] {
-    static NEXT: Mutex<u16> = Mutex::new(0);
-    let mut next = NEXT.lock().unwrap();
-    let offset = u16::try_from(std::process::id() % 500).unwrap() * 20;
-    std::array::from_fn(|_| {
-        loop {
-            let port = 20_000 + (offset + *next) % 12_000;
-            *next += 1;
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return port;
-            }
-        }
-    })
 }
 
 /// How the master serves its bus.

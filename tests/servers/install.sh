@@ -29,6 +29,43 @@ salt() {
     grep -lIr -- "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
 }
 
+# Apache Kafka, release $2, as the jars of the broker and its tools in $1.
+kafka() {
+    if ! command -v java >/dev/null || ! command -v mvn >/dev/null; then
+        packages openjdk-17-jre-headless maven
+    fi
+    cat >"$1/pom.xml" <<END
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>saltern</groupId>
+  <artifactId>kafka</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$2</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>$2</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+END
+    mvn -q -B -f "$1/pom.xml" -Dmaven.repo.local="$1/repository" dependency:copy-dependencies \
+        -DincludeScope=runtime -DoutputDirectory="$1/libs"
+    rm -rf "$1/repository"
+    reported=$(java -cp "$1/libs/*" org.apache.kafka.tools.TopicCommand --version)
+    case $reported in
+        "$2"*) ;;
+        *) fail "asked for Kafka $2, but kafka-topics --version says: $reported" ;;
+    esac
+}
+
+# Packages of Debian and Ubuntu; one run at a time.
+packages() {
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        fail "something of $* is missing; on Debian and Ubuntu: apt-get install $*"
+    fi
+    flock "$cache/packages.lock" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@"' packages "$@" </dev/null
+}
+
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
 install() {
     name=$1 function=$2
@@ -80,6 +117,8 @@ for version in 3006.28 3007.15 3008.3; do
     ( install "salt-$version" salt "$version" ) </dev/null &
     running="$running $!"
 done
+( install kafka-4.1.0 kafka 4.1.0 ) </dev/null &
+running="$running $!"
 failed=0
 for job in $running; do
     wait "$job" || failed=1
