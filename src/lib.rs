@@ -27,6 +27,7 @@ pub mod event;
 pub mod filter;
 pub mod http;
 pub mod json;
+pub mod kafka_client;
 pub mod line;
 pub mod metrics;
 pub mod msgpack;
