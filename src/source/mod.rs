@@ -25,14 +25,21 @@ use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
 pub mod framing;
+mod kafka;
+mod kafka_in_flight;
 pub mod patience;
 mod replay;
 mod salt_bus;
+mod written;
 mod zeromq;
 
 /// Every kind of source.
-pub static KINDS: &[Kind] =
-    &[Kind::of::<salt_bus::SaltBus>(), Kind::of::<zeromq::Zeromq>(), Kind::of::<replay::Replay>()];
+pub static KINDS: &[Kind] = &[
+    Kind::of::<salt_bus::SaltBus>(),
+    Kind::of::<zeromq::Zeromq>(),
+    Kind::of::<kafka::Kafka>(),
+    Kind::of::<replay::Replay>(),
+];
 
 /// A place that events come from.
 pub trait Source: Send + Sync + 'static {
@@ -154,6 +161,8 @@ pub struct Link {
     state: Arc<SourceState>,
     backoff: Backoff,
     lost_since: Option<Instant>,
+    /// Whether what comes meanwhile is kept for when the link is up again.
+    keeps: bool,
 }
 
 /// The wait before the first try to connect again, and the longest.
@@ -162,7 +171,13 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 impl Link {
     /// A link that was never up.
     pub fn new(state: Arc<SourceState>) -> Self {
-        Link { state, backoff: Backoff::new(RECONNECT.0, RECONNECT.1), lost_since: None }
+        let backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+        Link { state, backoff, lost_since: None, keeps: false }
+    }
+
+    /// A link to something that keeps events for as long as the link is down.
+    pub fn keeping(state: Arc<SourceState>) -> Self {
+        Link { keeps: true, ..Link::new(state) }
     }
 
     /// The connection is there.
@@ -173,12 +188,13 @@ impl Link {
             Some(since) => {
                 let gap = since.elapsed();
                 self.state.gap_seconds.add(gap);
-                warn!(
-                    source = self.state.name,
-                    to,
-                    gap_seconds = gap.as_secs_f64(),
-                    "connected again; events of the gap were not seen"
-                );
+                let (source, gap_seconds) = (&self.state.name, gap.as_secs_f64());
+                if self.keeps {
+                    info!(source, to, gap_seconds, "connected again");
+                } else {
+                    let told = "connected again; events of the gap were not seen";
+                    warn!(source, to, gap_seconds, "{told}");
+                }
             }
             None => info!(source = self.state.name, to, "connected"),
         }
