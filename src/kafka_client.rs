@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use crate::units::Secret;
 
 /// How long a question to the brokers may take that somebody waits for.
-pub const ANSWER: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(5);
 
 /// Brokers to begin with, `HOST:PORT` each; they name the others.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
