@@ -123,7 +123,7 @@ impl InFlight {
     }
 
     /// The offsets to commit, if there is news.
-    pub(super) fn to_commit(&mut self) -> Option<&Offsets> {
+    pub(super) fn news(&mut self) -> Option<&Offsets> {
         std::mem::take(&mut self.has_news).then_some(&self.safe)
     }
 
@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn committed(in_flight: &mut InFlight) -> Vec<(i32, i64)> {
-        let offsets = in_flight.to_commit().cloned().unwrap_or_default();
+        let offsets = in_flight.news().cloned().unwrap_or_default();
         offsets.into_iter().map(|((_, partition), next)| (partition, next)).collect()
     }
 
@@ -175,13 +175,13 @@ mod tests {
         in_flight.push(Lot::new(vec![receipt], ends(&[(0, 6)]), 10));
         second.honour();
         assert_eq!(in_flight.settle().now_or_never(), None);
-        assert_eq!(in_flight.to_commit(), None);
+        assert_eq!(in_flight.news(), None);
         first.honour();
         assert_eq!(in_flight.settle().now_or_never(), Some(Front::Safe));
         assert_eq!(committed(&mut in_flight), [(0, 5), (1, 8)]);
         assert_eq!(in_flight.settle_all().now_or_never(), Some(Front::None));
         assert_eq!(committed(&mut in_flight), [(0, 6), (1, 8)]);
-        assert_eq!(in_flight.to_commit(), None);
+        assert_eq!(in_flight.news(), None);
         in_flight.not_committed();
         assert_eq!(committed(&mut in_flight), [(0, 6), (1, 8)]);
     }
@@ -198,7 +198,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(in_flight.settle_all().now_or_never(), Some(Front::NotKept));
         }
-        assert_eq!(in_flight.to_commit(), None);
+        assert_eq!(in_flight.news(), None);
     }
 
     #[test]
