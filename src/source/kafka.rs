@@ -6,14 +6,9 @@
 //! partition next begins with what is not safe. Events may come twice therefore, with the same ids,
 //! and are never left out.
 //!
-//! Here is what can be set, and what is asked to see whether it is right. [`kafka_worker`] reads
-//! messages, [`kafka_messages`] makes events of them, [`kafka_in_flight`] knows which are safe, and
-//! [`kafka_group`] answers when librdkafka calls back.
-//!
-//! [`kafka_worker`]: super::kafka_worker
-//! [`kafka_messages`]: super::kafka_messages
-//! [`kafka_in_flight`]: super::kafka_in_flight
-//! [`kafka_group`]: super::kafka_group
+//! Here is what can be set, and what is asked to see whether it is right. `worker` reads messages,
+//! `messages` makes events of them, `in_flight` knows which are safe, and `group` answers when
+//! librdkafka calls back.
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -25,11 +20,17 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::kafka_group::Context;
-use super::kafka_messages::Format;
-use super::kafka_worker::Worker;
 use super::{Outlet, Source, SourceError};
 use crate::kafka_client::{self, ANSWER, Brokers, Properties, Sasl, Tls, explained};
+
+mod group;
+mod in_flight;
+mod messages;
+mod worker;
+
+use group::Context;
+use messages::Format;
+use worker::Worker;
 
 /// Events from topics of Kafka, as an operator writes it.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -26,10 +26,6 @@ use crate::yaml::{Node, Problem};
 
 pub mod framing;
 mod kafka;
-mod kafka_group;
-mod kafka_in_flight;
-mod kafka_messages;
-mod kafka_worker;
 pub mod patience;
 mod replay;
 mod salt_bus;

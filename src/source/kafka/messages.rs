@@ -12,9 +12,9 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::kafka_in_flight::{Offsets, Place};
-use super::written::{self, NotAnEvent};
+use super::in_flight::{Offsets, Place};
 use crate::event::EventId;
+use crate::source::written::{self, NotAnEvent};
 
 /// What the values of messages are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]

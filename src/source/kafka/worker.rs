@@ -19,15 +19,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::kafka::Config;
-use super::kafka_group::{Context, commit};
-use super::kafka_in_flight::{Front, Lot};
-use super::kafka_messages::{Events, Format, Gathered};
-use super::{Link, Outlet, SourceError};
+use super::Config;
+use super::group::{Context, commit};
+use super::in_flight::{Front, Lot};
+use super::messages::{Events, Format, Gathered};
 use crate::backoff::Backoff;
 use crate::event::{EventId, Origin};
 use crate::kafka_client::explained;
 use crate::receipt::Receipt;
+use crate::source::{Link, Outlet, SourceError};
 
 /// The thread that reads.
 pub(super) struct Worker {

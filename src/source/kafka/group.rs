@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::kafka_in_flight::{InFlight, Place};
+use super::in_flight::{InFlight, Place};
 use crate::kafka_client::{self, explained};
 
 /// What librdkafka calls back.
