@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::batch::{BatchConfig, BatchLimits};
 use crate::delivery::RetryConfig;
 use crate::filter::{Filter, FilterConfig};
+use crate::kafka_loop;
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
 use crate::source::{self, Reader};
@@ -307,6 +308,7 @@ impl Config {
                 }
             }
         }
+        problems.extend(kafka_loop::problems(&root));
         for (name, is_empty) in [("sources", sources.is_empty()), ("sinks", sinks.is_empty())] {
             if is_empty && problems.is_empty() {
                 let place = root.place_of(&[name]);

@@ -28,6 +28,7 @@ pub mod filter;
 pub mod http;
 pub mod json;
 pub mod kafka_client;
+pub mod kafka_loop;
 pub mod line;
 pub mod metrics;
 pub mod msgpack;

@@ -19,20 +19,26 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::event::Origin;
+use crate::event::{EventId, Origin};
 use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
 pub mod framing;
+mod kafka;
 pub mod patience;
 mod replay;
 mod salt_bus;
+mod written;
 mod zeromq;
 
 /// Every kind of source.
-pub static KINDS: &[Kind] =
-    &[Kind::of::<salt_bus::SaltBus>(), Kind::of::<zeromq::Zeromq>(), Kind::of::<replay::Replay>()];
+pub static KINDS: &[Kind] = &[
+    Kind::of::<salt_bus::SaltBus>(),
+    Kind::of::<zeromq::Zeromq>(),
+    Kind::of::<kafka::Kafka>(),
+    Kind::of::<replay::Replay>(),
+];
 
 /// A place that events come from.
 pub trait Source: Send + Sync + 'static {
@@ -82,6 +88,9 @@ pub struct Frames {
     pub received: u64,
     /// Tag, empty line, payload, of each event.
     pub bodies: Vec<Bytes>,
+    /// The ids that the events came with, in the order of the bodies; those behind the last came
+    /// with none.
+    pub ids: Vec<Option<EventId>>,
     /// Where the source waits until they are safe.
     pub claim: Option<Claim>,
 }
@@ -104,20 +113,30 @@ impl Outlet {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
     pub async fn send(&self, bodies: Vec<Bytes>) -> bool {
-        bodies.is_empty() || self.hand_over(bodies, None).await
+        bodies.is_empty() || self.hand_over(bodies, Vec::new(), None).await
     }
 
-    /// As [`Outlet::send`]; the receipt says when the frames are safe, and whether they are.
-    pub async fn send_for_receipt(&self, bodies: Vec<Bytes>) -> Option<Receipt> {
+    /// As [`Outlet::send`], with the `ids` that the events came with; the receipt says when the
+    /// frames are safe, and whether they are.
+    pub async fn send_for_receipt(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+    ) -> Option<Receipt> {
         let (claim, receipt) = Claim::new();
-        self.hand_over(bodies, Some(claim)).await.then_some(receipt)
+        self.hand_over(bodies, ids, Some(claim)).await.then_some(receipt)
     }
 
-    async fn hand_over(&self, bodies: Vec<Bytes>, claim: Option<Claim>) -> bool {
+    async fn hand_over(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+        claim: Option<Claim>,
+    ) -> bool {
         self.state.events.add(bodies.len() as u64);
         self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let mut frames = Frames { state, origin, received: state::now(), bodies, claim };
+        let mut frames = Frames { state, origin, received: state::now(), bodies, ids, claim };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {
@@ -141,6 +160,8 @@ pub struct Link {
     state: Arc<SourceState>,
     backoff: Backoff,
     lost_since: Option<Instant>,
+    /// Whether what comes meanwhile is kept for when the link is up again.
+    keeps: bool,
 }
 
 /// The wait before the first try to connect again, and the longest.
@@ -149,7 +170,13 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 impl Link {
     /// A link that was never up.
     pub fn new(state: Arc<SourceState>) -> Self {
-        Link { state, backoff: Backoff::new(RECONNECT.0, RECONNECT.1), lost_since: None }
+        let backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+        Link { state, backoff, lost_since: None, keeps: false }
+    }
+
+    /// A link to something that keeps events for as long as the link is down.
+    pub fn keeping(state: Arc<SourceState>) -> Self {
+        Link { keeps: true, ..Link::new(state) }
     }
 
     /// The connection is there.
@@ -160,12 +187,13 @@ impl Link {
             Some(since) => {
                 let gap = since.elapsed();
                 self.state.gap_seconds.add(gap);
-                warn!(
-                    source = self.state.name,
-                    to,
-                    gap_seconds = gap.as_secs_f64(),
-                    "connected again; events of the gap were not seen"
-                );
+                let (source, gap_seconds) = (&self.state.name, gap.as_secs_f64());
+                if self.keeps {
+                    info!(source, to, gap_seconds, "connected again");
+                } else {
+                    let told = "connected again; events of the gap were not seen";
+                    warn!(source, to, gap_seconds, "{told}");
+                }
             }
             None => info!(source = self.state.name, to, "connected"),
         }

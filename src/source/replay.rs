@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::framing::{Frame, FrameError, Framer};
-use super::{Link, Outlet, Source, SourceError};
+use super::{Link, Outlet, Source, SourceError, written};
 use crate::receipt::Receipt;
 use crate::units::ByteSize;
 
@@ -227,7 +227,7 @@ impl Outstanding {
                 return false;
             }
         }
-        let Some(receipt) = outlet.send_for_receipt(bodies).await else { return false };
+        let Some(receipt) = outlet.send_for_receipt(bodies, Vec::new()).await else { return false };
         self.bytes += bytes;
         self.parts.push_back(Part { receipt, events, bytes });
         true
@@ -468,12 +468,6 @@ impl Reader {
     }
 }
 
-#[derive(Deserialize)]
-struct Line {
-    tag: String,
-    data: serde_json::Value,
-}
-
 impl Lines {
     fn cut(&mut self, buffer: &mut BytesMut, max_line: usize, block: &mut Block) {
         while let Some(end) = memchr(b'\n', buffer.get(self.looked_at..).unwrap_or_default()) {
@@ -514,7 +508,7 @@ impl Lines {
         if line.trim_ascii().is_empty() {
             return;
         }
-        match body_of(line) {
+        match written::from_json(line) {
             Ok(body) => block.bodies.push(body),
             Err(error) => block.bad.push(format!("line {}: {error}", self.number)),
         }
@@ -523,16 +517,6 @@ impl Lines {
     fn overlong(&self, max_line: usize, block: &mut Block) {
         block.bad.push(format!("line {} is longer than max_frame ({max_line} bytes)", self.number));
     }
-}
-
-/// What the bus would have carried for a JSON line: tag, empty line, msgpack.
-fn body_of(line: &[u8]) -> Result<Bytes, Box<dyn std::error::Error>> {
-    let Line { tag, data } = serde_json::from_slice(line)?;
-    let mut body = Vec::with_capacity(line.len());
-    body.extend_from_slice(tag.as_bytes());
-    body.extend_from_slice(b"\n\n");
-    rmp_serde::encode::write(&mut body, &data)?;
-    Ok(body.into())
 }
 
 #[cfg(test)]
