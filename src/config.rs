@@ -14,11 +14,12 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::batch::{BatchConfig, BatchLimits};
 use crate::delivery::RetryConfig;
 use crate::filter::{Filter, FilterConfig};
+use crate::jobs::JobsConfig;
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
 use crate::source::{self, Reader};
 use crate::units::{ByteSize, Secret, Span};
-use crate::yaml::{Node, Place, Problem, suggest};
+use crate::yaml::{Node, Place, Problem, Value, suggest};
 
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
@@ -52,6 +53,8 @@ pub struct General {
     pub memory: ByteSize,
     /// What is kept of events that sinks refuse.
     pub dead_letters: DeadLettersConfig,
+    /// The job cache.
+    pub jobs: JobsConfig,
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
     /// for not at all. Default: 10s with two sources or more, else not at all.
     pub dedupe_window: Option<Span>,
@@ -68,6 +71,7 @@ impl Default for General {
             log: Log::default(),
             memory: ByteSize::mib(512),
             dead_letters: DeadLettersConfig::default(),
+            jobs: JobsConfig::default(),
             dedupe_window: None,
             shutdown_deadline: Span::seconds(25),
         }
@@ -271,6 +275,11 @@ impl Config {
         (!window.is_zero()).then_some(window)
     }
 
+    /// How long jobs are kept in the job cache; `None` if there is none.
+    pub fn keep_jobs(&self) -> Option<Duration> {
+        keep_jobs(self.general.jobs, &self.sources)
+    }
+
     /// Reads and checks a text; on failure with every problem found.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let mut root = Node::parse(text).map_err(|problem| vec![problem])?;
@@ -306,6 +315,16 @@ impl Config {
                     sinks.extend(sink_of(&key.name, entry, &mut problems));
                 }
             }
+        }
+        if let Some(general) = &general
+            && keep_jobs(general.jobs, &sources).is_some()
+        {
+            let place = root.place_of(&["sinks", sink::JOBS.name]);
+            if sinks.iter().any(|sink| sink.name == sink::JOBS.name) {
+                let message = format!("`{}` is the name of the job cache's sink", sink::JOBS.name);
+                problems.push(Problem::at(place, message).help("name this sink otherwise"));
+            }
+            sinks.extend(job_cache(place, &mut problems));
         }
         for (name, is_empty) in [("sources", sources.is_empty()), ("sinks", sinks.is_empty())] {
             if is_empty && problems.is_empty() {
@@ -384,6 +403,35 @@ fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<Sink
     })
 }
 
+/// How long jobs are kept, as configured or because a source asks for them.
+fn keep_jobs(jobs: JobsConfig, sources: &[SourceConfig]) -> Option<Duration> {
+    let asked_for = || sources.iter().any(|source| source.reader.asks_for_jobs());
+    jobs.enabled.unwrap_or_else(asked_for).then_some(jobs.keep_jobs.0)
+}
+
+/// What the job cache wants of the bus.
+const JOB_TAGS: [&str; 2] = ["salt/job/*/new", "salt/job/*/ret/*"];
+
+/// The sink by which the bus feeds the job cache; nothing of it can be configured.
+fn job_cache(place: Place, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
+    let kind = &sink::JOBS;
+    let driver = (kind.read)(&Node { place, value: Value::Map(Vec::new()) }, problems)?;
+    let tags = JOB_TAGS.map(str::to_owned).to_vec();
+    let filter = Filter::new(&FilterConfig { tags, ..FilterConfig::default() });
+    Some(SinkConfig {
+        name: kind.name.to_owned(),
+        kind,
+        driver,
+        filter: filter.map_err(|bad| problems.push(Problem::at(place, bad.message))).ok()?,
+        limits: kind.batch,
+        retry: RetryConfig::default(),
+        spill: SpillConfig::default(),
+        writers: 1,
+        rate_limit: None,
+        fingerprint: 0,
+    })
+}
+
 /// The one key of an entry that names a kind, and what stands under it.
 fn kind_of<'a>(
     what: &str,
@@ -451,7 +499,7 @@ impl Node {
     fn without(&self, leave_out: impl Fn(&str) -> bool) -> Node {
         let pairs = self.pairs().unwrap_or_default();
         let kept = pairs.iter().filter(|(key, _)| !leave_out(&key.name)).cloned().collect();
-        Node { place: self.place, value: crate::yaml::Value::Map(kept) }
+        Node { place: self.place, value: Value::Map(kept) }
     }
 }
 

@@ -365,6 +365,7 @@ mod tests {
     use super::*;
     use crate::batch::BatchLimits;
     use crate::event::{Chunk, Origin, Share};
+    use crate::jobs::Jobs;
     use crate::units::ByteSize;
 
     /// What a store did with one connect or write.
@@ -476,8 +477,13 @@ mod tests {
     async fn run_with(retry: RetryConfig, store: Store, batches: Vec<Batch>) -> Run {
         let store = Arc::new(Mutex::new(store));
         let (_reopen, reopen) = watch::channel(0);
-        let context =
-            Context { name: "test".into(), writer: 0, state_dir: "/nowhere".into(), reopen };
+        let context = Context {
+            name: "test".into(),
+            writer: 0,
+            state_dir: "/nowhere".into(),
+            jobs: Jobs::new("/nowhere".as_ref()),
+            reopen,
+        };
         let (sender, receiver) = mpsc::channel(10);
         for batch in batches {
             sender.send(batch).await.unwrap();

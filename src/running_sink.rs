@@ -31,6 +31,7 @@ use crate::config::SinkConfig;
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::event::Share;
+use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
 use crate::queue::{Fsync, Queue, SpillMode};
 use crate::sink::{Context, chain};
@@ -48,6 +49,7 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 /// What every sink is started with.
 pub(crate) struct Means {
     pub(crate) state_dir: PathBuf,
+    pub(crate) jobs: Jobs,
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     pub(crate) give_up: CancellationToken,
@@ -108,6 +110,7 @@ impl RunningSink {
                 name: sink.name.clone(),
                 writer: number,
                 state_dir: means.state_dir.clone(),
+                jobs: means.jobs.clone(),
                 reopen: means.reopen.clone(),
             };
             let writer = Writer {

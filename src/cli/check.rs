@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{Failure, load, runtime};
 use crate::config::Config;
+use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
 
 /// How long one source or sink may take to connect.
@@ -54,6 +55,7 @@ async fn connect(config: &Config) -> Result<(), Failure> {
             name: sink.name.clone(),
             writer: 0,
             state_dir: config.general.state_dir.clone(),
+            jobs: Jobs::new(&config.general.state_dir),
             reopen: reopen.clone(),
         };
         let result = match timeout(CONNECT, sink.driver.probe(&context)).await {

@@ -364,6 +364,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Chunk, Origin, Share};
+    use crate::jobs::Jobs;
 
     fn config(folder: &Path, rotate: Option<Rotate>) -> Config {
         Config { filename: folder.join("events"), mode: Mode(0o600), rotate }
@@ -371,8 +372,13 @@ mod tests {
 
     async fn connect(config: &Config) -> RawfileJson {
         let (_, reopen) = watch::channel(0);
-        let context =
-            Context { name: "archive".into(), writer: 0, state_dir: PathBuf::new(), reopen };
+        let context = Context {
+            name: "archive".into(),
+            writer: 0,
+            state_dir: PathBuf::new(),
+            jobs: Jobs::new(Path::new("")),
+            reopen,
+        };
         RawfileJson::connect(config, &context).await.unwrap()
     }
 
@@ -507,8 +513,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), None);
         let (hup, reopen) = watch::channel(0);
-        let context =
-            Context { name: "archive".into(), writer: 0, state_dir: PathBuf::new(), reopen };
+        let context = Context {
+            name: "archive".into(),
+            writer: 0,
+            state_dir: PathBuf::new(),
+            jobs: Jobs::new(Path::new("")),
+            reopen,
+        };
         let mut sink = RawfileJson::connect(&config, &context).await.unwrap();
         sink.write(&batch(0..1)).await.unwrap();
         std::fs::remove_file(&config.filename).unwrap();

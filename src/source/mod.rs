@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::event::Origin;
+use crate::jobs::Jobs;
 use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
@@ -50,6 +51,12 @@ pub trait Source: Send + Sync + 'static {
         outlet: Outlet,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), SourceError>>;
+
+    /// Whether the source cannot do its work without the job cache, which is then on unless it is
+    /// turned off.
+    fn asks_for_jobs(_config: &Self::Config) -> bool {
+        false
+    }
 
     /// Connects once and lets go again.
     fn probe(config: &Self::Config) -> impl Future<Output = Result<(), SourceError>>;
@@ -95,6 +102,8 @@ pub struct Outlet {
     pub state: Arc<SourceState>,
     /// To the dispatcher.
     pub frames: Sender<Frames>,
+    /// The job cache, for sources that ask it or write to it.
+    pub jobs: Jobs,
 }
 
 /// How long to wait for room in the dispatcher's channel before looking again.
@@ -244,6 +253,9 @@ pub trait Reader: Send + Sync {
     /// Reads until there is no more to read or `stop` is cancelled.
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static>;
 
+    /// See [`Source::asks_for_jobs`].
+    fn asks_for_jobs(&self) -> bool;
+
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
 }
@@ -253,6 +265,10 @@ struct Configured<S: Source>(S::Config);
 impl<S: Source> Reader for Configured<S> {
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static> {
         Box::pin(async move { S::run(&self.0, outlet, stop).await })
+    }
+
+    fn asks_for_jobs(&self) -> bool {
+        S::asks_for_jobs(&self.0)
     }
 
     fn probe(&self) -> Reading<'_> {

@@ -545,6 +545,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Origin};
+    use crate::jobs::Jobs;
     use crate::json;
     use crate::source::Frames;
     use crate::state::SourceState;
@@ -557,7 +558,7 @@ mod tests {
         let (frames, out) = bounded(1000);
         let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
         let state = Arc::new(SourceState::new("s", "replay", "m"));
-        (Outlet { origin, state, frames }, out)
+        (Outlet { origin, state, frames, jobs: Jobs::new(Path::new("")) }, out)
     }
 
     /// Keeps everything that comes, as a pipeline whose sinks are all well.

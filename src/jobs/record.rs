@@ -1,0 +1,212 @@
+//! What is written down of a job, and what wins when it is said twice.
+//!
+//! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the event
+//!   `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master also hands
+//!   to `save_load`. In this order the better replaces the worse, whichever comes first; of two of the
+//!   same rank the first stays.
+//! * Of two *returns* of one minion the first stays, as in Salt's `local_cache`, unless the master had
+//!   to trim the first to get it onto its bus.
+//! * Lists of *expected minions* are united: those of a batch, or of several syndics.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::{Jobs, JobsError};
+use crate::event::{Event, EventKind, Fields};
+use crate::msgpack::{self, Item};
+use crate::state;
+
+/// Where a job's load comes from, from worse to better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i64)]
+pub(super) enum Rank {
+    /// A return, in place of the load.
+    Return = 1,
+    /// The event of a new job.
+    Event = 2,
+    /// What was published.
+    Published = 3,
+}
+
+/// What stands for a value that the master left out of an event over its `max_event_size`, with the
+/// msgpack marker of a text of this length.
+const TRIMMED: &[u8] = b"\xadVALUE_TRIMMED";
+
+impl Jobs {
+    /// Salt's `save_load`: a job was published for these minions. Salt's master calls it once more
+    /// for each return, with the return as the load; that changes nothing.
+    pub fn save_load(&self, jid: &str, load: &[u8], minions: &[String]) -> Result<(), JobsError> {
+        if !matches!(msgpack::scalar(load), Some(Item::Map(_))) {
+            return Err(JobsError::Malformed("the load of a job has to be a mapping"));
+        }
+        let is_return = msgpack::find(load, "return").is_some();
+        let rank = if is_return { Rank::Return } else { Rank::Published };
+        self.write("store a load", |tx| {
+            let now = state::now();
+            let job = job(tx, jid, now)?;
+            put_load(tx, job, load, rank)?;
+            expect(tx, job, minions.iter().map(String::as_str))
+        })
+    }
+
+    /// Salt's `save_minions`: the job is meant for these minions too. Which syndic they are behind
+    /// makes no difference to any answer.
+    pub fn save_minions(
+        &self,
+        jid: &str,
+        minions: &[String],
+        _syndic: Option<&str>,
+    ) -> Result<(), JobsError> {
+        self.write("store minions", |tx| {
+            let job = job(tx, jid, state::now())?;
+            expect(tx, job, minions.iter().map(String::as_str))
+        })
+    }
+
+    /// Salt's `returner`: a minion has returned. The load says of which job.
+    pub fn save_return(&self, load: &[u8]) -> Result<(), JobsError> {
+        let text = |key| msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
+        let (Some(jid), Some(minion)) = (text("jid"), text("id")) else {
+            return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
+        };
+        let outcome = Fields::in_payload(load).outcome();
+        self.write("store a return", |tx| {
+            let received = state::now();
+            put_return(tx, &Return { jid, minion, load, outcome, received })
+        })
+    }
+
+    /// Salt's `update_endtime`.
+    pub fn update_endtime(&self, jid: &str, time: &str) -> Result<(), JobsError> {
+        self.write("store an end time", |tx| {
+            let job = job(tx, jid, state::now())?;
+            let mut update = tx.prepare_cached("UPDATE jobs SET end_time = ? WHERE id = ?")?;
+            update.execute(params![time, job]).map(drop)
+        })
+    }
+
+    /// Takes what events say of jobs, with when each was read; events that say nothing of one are
+    /// passed over. All or none of it is stored.
+    pub fn record<'a>(
+        &self,
+        events: impl Iterator<Item = (&'a Event, u64)>,
+    ) -> Result<(), JobsError> {
+        self.write("store job events", |tx| {
+            for (event, received) in events {
+                record_event(tx, event, received)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn record_event(tx: &Transaction<'_>, event: &Event, received: u64) -> rusqlite::Result<()> {
+    let fields = event.fields();
+    let Some(jid) = fields.jid else { return Ok(()) };
+    let load = event.payload();
+    match event.kind() {
+        EventKind::JobNew => {
+            let job = job(tx, jid, received)?;
+            put_load(tx, job, load, Rank::Event)?;
+            expect(tx, job, texts_of(load, "minions"))
+        }
+        EventKind::JobReturn => {
+            let Some(minion) = fields.minion else { return Ok(()) };
+            let outcome = fields.outcome();
+            put_return(tx, &Return { jid, minion, load, outcome, received })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The texts of the array under a key.
+pub(super) fn texts_of<'a>(load: &'a [u8], key: &str) -> impl Iterator<Item = &'a str> {
+    let value = msgpack::find(load, key).unwrap_or_default();
+    msgpack::items(value).filter_map(|item| msgpack::scalar(item).and_then(Item::text))
+}
+
+/// The job's row, made if there is none; it was heard of at `now`.
+fn job(tx: &Transaction<'_>, jid: &str, now: u64) -> rusqlite::Result<i64> {
+    let mut upsert = tx.prepare_cached(
+        "INSERT INTO jobs (jid, first_seen, last_seen) VALUES (?1, ?2, ?2)
+         ON CONFLICT (jid) DO UPDATE SET last_seen = max(last_seen, ?2) RETURNING id",
+    )?;
+    upsert.query_row(params![jid, micros(now)], |row| row.get(0))
+}
+
+fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite::Result<()> {
+    let text = |key| msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
+    let mut update = tx.prepare_cached(
+        "UPDATE jobs SET load = ?2, rank = ?3, fun = coalesce(?4, fun), user = coalesce(?5, user)
+         WHERE id = ?1 AND rank < ?3",
+    )?;
+    update.execute(params![job, load, rank as i64, text("fun"), text("user")]).map(drop)
+}
+
+fn expect<'a>(
+    tx: &Transaction<'_>,
+    job: i64,
+    minions: impl Iterator<Item = &'a str>,
+) -> rusqlite::Result<()> {
+    let mut insert =
+        tx.prepare_cached("INSERT OR IGNORE INTO expected (job, minion) VALUES (?, ?)")?;
+    let mut more = 0_i64;
+    for minion in minions {
+        let minion = minion_id(tx, minion)?;
+        more += i64::from(insert.execute(params![job, minion])? > 0);
+    }
+    if more > 0 {
+        tx.prepare_cached("UPDATE jobs SET expected = expected + ? WHERE id = ?")?
+            .execute(params![more, job])?;
+    }
+    Ok(())
+}
+
+/// The number that stands for a minion's name.
+fn minion_id(tx: &Transaction<'_>, name: &str) -> rusqlite::Result<i64> {
+    let mut select = tx.prepare_cached("SELECT id FROM minions WHERE name = ?")?;
+    if let Some(id) = select.query_row([name], |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    tx.prepare_cached("INSERT INTO minions (name) VALUES (?)")?.execute([name])?;
+    Ok(tx.last_insert_rowid())
+}
+
+struct Return<'a> {
+    jid: &'a str,
+    minion: &'a str,
+    load: &'a [u8],
+    outcome: Option<bool>,
+    /// In microseconds since 1970.
+    received: u64,
+}
+
+fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
+    let job = job(tx, new.jid, new.received)?;
+    let minion = minion_id(tx, new.minion)?;
+    let trimmed = memchr::memmem::find(new.load, TRIMMED).is_some();
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO returns (job, minion, received, outcome, trimmed, load)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (job, minion) DO NOTHING",
+    )?;
+    let received = micros(new.received);
+    let is_new =
+        insert.execute(params![job, minion, received, new.outcome, trimmed, new.load])? > 0;
+    if is_new {
+        let fun = msgpack::find(new.load, "fun").and_then(msgpack::scalar).and_then(Item::text);
+        let mut count = tx.prepare_cached(
+            "UPDATE jobs SET returned = returned + 1, failed = failed + ?2, fun = coalesce(fun, ?3)
+             WHERE id = ?1",
+        )?;
+        count.execute(params![job, new.outcome == Some(false), fun])?;
+    } else if !trimmed {
+        let mut mend = tx.prepare_cached(
+            "UPDATE returns SET load = ?3, trimmed = 0 WHERE job = ?1 AND minion = ?2 AND trimmed",
+        )?;
+        mend.execute(params![job, minion, new.load])?;
+    }
+    Ok(())
+}
+
+pub(super) fn micros(time: u64) -> i64 {
+    i64::try_from(time).unwrap_or(i64::MAX)
+}
