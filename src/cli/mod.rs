@@ -13,9 +13,11 @@ use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 
 mod check;
 mod completions;
+mod daemon;
 mod dead_letters;
 mod demo;
 mod events;
+mod jobs;
 mod run;
 mod schema;
 mod sinks;
@@ -42,6 +44,8 @@ enum Command {
     Demo(demo::Demo),
     /// Show events as they pass, of a running daemon or of a bus.
     Events(events::Events),
+    /// Look at jobs: what ran where, who has not returned, what failed.
+    Jobs(jobs::Arguments),
     /// List the kinds of sinks and sources.
     Sinks(sinks::Sinks),
     /// Print the JSON Schema of the configuration.
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check::check(&arguments.config, &check),
         Command::Demo(demo) => demo::demo(&demo),
         Command::Events(events) => events::events(&arguments.config, &events),
+        Command::Jobs(jobs) => jobs::jobs(&arguments.config, &jobs),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(&completions),

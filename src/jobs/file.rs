@@ -2,7 +2,7 @@
 //!
 //! | table | a row for | columns |
 //! |---|---|---|
-//! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `first_seen`, `last_seen` (microseconds since 1970); how many minions are `expected`, have `returned`, have `failed` |
+//! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `first_seen`, `last_seen` (microseconds since 1970); how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
 //! | `minions` | each name of a minion | `id`, `name` |
 //! | `expected` | each minion that a job was meant for | `job`, `minion` |
 //! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return) |
@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     last_seen INTEGER NOT NULL,
     expected INTEGER NOT NULL DEFAULT 0,
     returned INTEGER NOT NULL DEFAULT 0,
-    failed INTEGER NOT NULL DEFAULT 0
+    failed INTEGER NOT NULL DEFAULT 0,
+    missing INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS jobs_fun ON jobs (fun, jid);
 CREATE INDEX IF NOT EXISTS jobs_last_seen ON jobs (last_seen);

@@ -149,14 +149,20 @@ fn expect<'a>(
 ) -> rusqlite::Result<()> {
     let mut insert =
         tx.prepare_cached("INSERT OR IGNORE INTO expected (job, minion) VALUES (?, ?)")?;
-    let mut more = 0_i64;
+    let mut returned = tx.prepare_cached("SELECT 1 FROM returns WHERE job = ? AND minion = ?")?;
+    let (mut more, mut missing) = (0_i64, 0_i64);
     for minion in minions {
         let minion = minion_id(tx, minion)?;
-        more += i64::from(insert.execute(params![job, minion])? > 0);
+        if insert.execute(params![job, minion])? > 0 {
+            more += 1;
+            missing += i64::from(!returned.exists(params![job, minion])?);
+        }
     }
     if more > 0 {
-        tx.prepare_cached("UPDATE jobs SET expected = expected + ? WHERE id = ?")?
-            .execute(params![more, job])?;
+        let mut count = tx.prepare_cached(
+            "UPDATE jobs SET expected = expected + ?2, missing = missing + ?3 WHERE id = ?1",
+        )?;
+        count.execute(params![job, more, missing])?;
     }
     Ok(())
 }
@@ -194,10 +200,11 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
     if is_new {
         let fun = msgpack::find(new.load, "fun").and_then(msgpack::scalar).and_then(Item::text);
         let mut count = tx.prepare_cached(
-            "UPDATE jobs SET returned = returned + 1, failed = failed + ?2, fun = coalesce(fun, ?3)
+            "UPDATE jobs SET returned = returned + 1, failed = failed + ?3, fun = coalesce(fun, ?4),
+             missing = missing - EXISTS (SELECT 1 FROM expected WHERE job = ?1 AND minion = ?2)
              WHERE id = ?1",
         )?;
-        count.execute(params![job, new.outcome == Some(false), fun])?;
+        count.execute(params![job, minion, new.outcome == Some(false), fun])?;
     } else if !trimmed {
         let mut mend = tx.prepare_cached(
             "UPDATE returns SET load = ?3, trimmed = 0 WHERE job = ?1 AND minion = ?2 AND trimmed",

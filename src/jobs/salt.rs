@@ -10,7 +10,7 @@ use crate::msgpack::{self, Item};
 const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
 
 /// A job whose load is not known is described by a return of it, as Salt's master does it.
-const LOAD: &str =
+pub(super) const LOAD: &str =
     "coalesce(jobs.load, (SELECT load FROM returns WHERE job = jobs.id ORDER BY rowid LIMIT 1))";
 
 /// The function by which Salt looks whether a job still runs; as many as there are jobs.
