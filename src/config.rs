@@ -56,7 +56,7 @@ pub struct General {
     /// The job cache.
     pub jobs: JobsConfig,
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
-    /// for not at all. Default: 10s with two sources or more, else not at all.
+    /// for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
     pub dedupe_window: Option<Span>,
     /// How long to deliver what was read once told to stop.
     pub shutdown_deadline: Span,
@@ -269,7 +269,9 @@ impl Config {
     pub fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
             Some(window) => window.0,
-            None if self.sources.len() > 1 => Duration::from_secs(10),
+            None if self.sources.len() > 1 || self.sources.iter().any(|s| s.kind.repeats) => {
+                Duration::from_secs(10)
+            }
             None => Duration::ZERO,
         };
         (!window.is_zero()).then_some(window)

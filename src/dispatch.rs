@@ -22,7 +22,7 @@ use crate::filter::Filter;
 use crate::metrics::{self, Level};
 use crate::msgpack::{Item, Walker};
 use crate::receipt::Claim;
-use crate::source::Frames;
+use crate::source::{Coming, Frames};
 use crate::spill::record::Encoded;
 use crate::state::SinkState;
 
@@ -96,11 +96,13 @@ impl Dispatcher {
         while let Some(mut frames) = self.next() {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
-            let claim = frames.claim.take();
+            let (claim, coming) = (frames.claim.take(), frames.coming);
             let mut chunk = chunk_of(frames, self.sinks.len() > 1);
             if let Some(recent) = &mut self.recent {
                 let (now, before) = (Instant::now(), chunk.events.len());
-                chunk.events.retain(|event| !recent.seen(event.id(), now));
+                chunk
+                    .events
+                    .retain(|event| !recent.seen(event.id(), now) || coming == Coming::Again);
                 state.duplicates.add((before - chunk.events.len()) as u64);
             }
             let (mut trimmed_values, mut peer_events) = (0, 0);
@@ -192,7 +194,7 @@ fn honour(claim: Option<Claim>) {
 }
 
 fn chunk_of(frames: Frames, share_json: bool) -> Chunk {
-    let Frames { state, origin, received, bodies, claim: _ } = frames;
+    let Frames { state, origin, received, bodies, claim: _, coming: _ } = frames;
     let mut events = Vec::with_capacity(bodies.len());
     for body in bodies {
         match Event::parse(body) {

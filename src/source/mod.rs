@@ -25,15 +25,22 @@ use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
+mod bind;
 pub mod framing;
 pub mod patience;
 mod replay;
+mod returner;
+mod returner_wire;
 mod salt_bus;
 mod zeromq;
 
 /// Every kind of source.
-pub static KINDS: &[Kind] =
-    &[Kind::of::<salt_bus::SaltBus>(), Kind::of::<zeromq::Zeromq>(), Kind::of::<replay::Replay>()];
+pub static KINDS: &[Kind] = &[
+    Kind::of::<salt_bus::SaltBus>(),
+    Kind::of::<returner::Returner>(),
+    Kind::of::<zeromq::Zeromq>(),
+    Kind::of::<replay::Replay>(),
+];
 
 /// A place that events come from.
 pub trait Source: Send + Sync + 'static {
@@ -41,6 +48,9 @@ pub trait Source: Send + Sync + 'static {
     const NAME: &'static str;
     /// What it reads, in one line.
     const ABOUT: &'static str;
+    /// Whether it may bring the same event twice, so that repeats are dropped also where it is the
+    /// only source.
+    const REPEATS: bool = false;
     /// The source's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
@@ -91,6 +101,18 @@ pub struct Frames {
     pub bodies: Vec<Bytes>,
     /// Where the source waits until they are safe.
     pub claim: Option<Claim>,
+    /// Whether they come for the first time.
+    pub coming: Coming,
+}
+
+/// Whether frames come for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coming {
+    /// An event in them that was seen a moment ago is dropped.
+    First,
+    /// The sender does not know that they were kept. They are taken even if they were seen: what was
+    /// seen may be lost.
+    Again,
 }
 
 /// Where a source puts its frames.
@@ -113,20 +135,20 @@ impl Outlet {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
     pub async fn send(&self, bodies: Vec<Bytes>) -> bool {
-        bodies.is_empty() || self.hand_over(bodies, None).await
+        bodies.is_empty() || self.hand_over(bodies, Coming::First, None).await
     }
 
     /// As [`Outlet::send`]; the receipt says when the frames are safe, and whether they are.
-    pub async fn send_for_receipt(&self, bodies: Vec<Bytes>) -> Option<Receipt> {
+    pub async fn send_for_receipt(&self, bodies: Vec<Bytes>, coming: Coming) -> Option<Receipt> {
         let (claim, receipt) = Claim::new();
-        self.hand_over(bodies, Some(claim)).await.then_some(receipt)
+        self.hand_over(bodies, coming, Some(claim)).await.then_some(receipt)
     }
 
-    async fn hand_over(&self, bodies: Vec<Bytes>, claim: Option<Claim>) -> bool {
+    async fn hand_over(&self, bodies: Vec<Bytes>, coming: Coming, claim: Option<Claim>) -> bool {
         self.state.events.add(bodies.len() as u64);
         self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let mut frames = Frames { state, origin, received: state::now(), bodies, claim };
+        let mut frames = Frames { state, origin, received: state::now(), bodies, claim, coming };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {
@@ -223,6 +245,8 @@ pub struct Kind {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
+    /// Whether it may bring the same event twice.
+    pub repeats: bool,
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -234,6 +258,7 @@ impl Kind {
         Kind {
             name: S::NAME,
             about: S::ABOUT,
+            repeats: S::REPEATS,
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::framing::{Frame, FrameError, Framer};
-use super::{Link, Outlet, Source, SourceError};
+use super::{Coming, Link, Outlet, Source, SourceError};
 use crate::receipt::Receipt;
 use crate::units::ByteSize;
 
@@ -227,7 +227,9 @@ impl Outstanding {
                 return false;
             }
         }
-        let Some(receipt) = outlet.send_for_receipt(bodies).await else { return false };
+        let Some(receipt) = outlet.send_for_receipt(bodies, Coming::First).await else {
+            return false;
+        };
         self.bytes += bytes;
         self.parts.push_back(Part { receipt, events, bytes });
         true
