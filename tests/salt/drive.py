@@ -5,6 +5,8 @@ with one JSON line:
 
     {"fire": TAG, "data": {...}}                              an event onto the master's bus
     {"run": FUN, "arg": [...], "kwarg": {...}, "timeout": S}  a job for all minions
+    {"publish": FUN, "ret": RETURNERS}                        the same, without waiting for returns
+    {"runner": FUN, "arg": [...]}                             what `salt-run` does
 """
 
 import faulthandler
@@ -14,6 +16,7 @@ import sys
 
 import salt.client
 import salt.config
+import salt.runner
 import salt.utils.event
 
 # Says where it hung, then ends as without it.
@@ -36,7 +39,18 @@ def run(fun, arg, kwarg, timeout):
         returned = {}
         for part in client.get_cli_returns(job["jid"], job["minions"], timeout=timeout):
             returned.update(part or {})
-        return {"jid": job["jid"], "returned": sorted(returned)}
+        values = {minion: part["ret"] for minion, part in returned.items()}
+        return {"jid": job["jid"], "returned": sorted(returned), "values": values}
+
+
+def publish(fun, ret):
+    with salt.client.get_local_client(mopts=dict(opts)) as client:
+        return client.run_job("*", fun, ret=ret, listen=False)["jid"]
+
+
+def runner(fun, arg):
+    opts_of_master = salt.config.master_config(sys.argv[1])
+    return salt.runner.RunnerClient(opts_of_master).cmd(fun, arg, print_event=False)
 
 
 for line in sys.stdin:
@@ -47,6 +61,10 @@ for line in sys.stdin:
     try:
         if "fire" in request:
             answer = fire(request["fire"], request.get("data", {}))
+        elif "publish" in request:
+            answer = publish(request["publish"], request.get("ret", ""))
+        elif "runner" in request:
+            answer = runner(request["runner"], request.get("arg", []))
         else:
             answer = run(
                 request["run"],
@@ -57,4 +75,4 @@ for line in sys.stdin:
         answer = {"ok": answer}
     except Exception as error:  # the master may be away: the test decides what that means
         answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), file=answers, flush=True)
+    print(json.dumps(answer, default=repr), file=answers, flush=True)

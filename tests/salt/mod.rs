@@ -28,11 +28,16 @@ use serde_json::{Value, json};
 /// The minions' ids.
 pub(crate) const MINIONS: [&str; 2] = ["web-1", "web-2"];
 
-/// A program of the environment of this release of Salt.
-pub(crate) fn program(version: &str, name: &str) -> PathBuf {
+/// Where `tests/servers/install.sh` puts what it installs.
+pub(crate) fn cache() -> PathBuf {
     let cache = std::env::var_os("SALTERN_TEST_CACHE").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests");
-    let path = cache.unwrap_or_else(home).join(format!("salt-{version}/bin/{name}"));
+    cache.unwrap_or_else(home)
+}
+
+/// A program of the environment of this release of Salt.
+pub(crate) fn program(version: &str, name: &str) -> PathBuf {
+    let path = cache().join(format!("salt-{version}/bin/{name}"));
     assert!(path.exists(), "there is no {}; run tests/servers/install.sh", path.display());
     path
 }
@@ -67,6 +72,12 @@ impl Group {
         command.stderr(output.try_clone().unwrap());
         // The caller may have asked for a pipe.
         Group(command.stdout(output).stdin(Stdio::null()).process_group(0).spawn().unwrap())
+    }
+
+    /// Waits until it has ended by itself.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn ended(&mut self, limit: Duration) {
+        until("a process to end", limit, || self.0.try_wait().unwrap());
     }
 
     /// Ends it as an operator would, and waits until all of it is gone.
@@ -120,6 +131,17 @@ pub(crate) enum Ipc {
     Tcp,
 }
 
+/// What a configuration says beyond what every test needs.
+#[derive(Default)]
+pub(crate) struct More {
+    /// `, NAME` for another returner of the master's events.
+    pub(crate) event_return: String,
+    /// Lines for the master.
+    pub(crate) master: String,
+    /// Lines for the master and the minions.
+    pub(crate) all: String,
+}
+
 /// A master and its minions.
 pub(crate) struct Salt {
     version: &'static str,
@@ -132,8 +154,10 @@ pub(crate) struct Salt {
 
 impl Salt {
     /// Starts a master and its minions in `dir`, whose path must be short, and waits until the
-    /// minions answer.
-    pub(crate) fn start(version: &'static str, dir: &Path, ipc: Ipc) -> Self {
+    /// minions answer. The configuration of the master ends with `more.master`, that of all three
+    /// with `more.all`.
+    pub(crate) fn start(version: &'static str, dir: &Path, ipc: Ipc, more: &More) -> Self {
+        let More { event_return, master: more_of_master, all: more } = more;
         let [publish, ret, master_pub, master_pull, publish_pull, workers] = free_ports();
         let common = "\
 user: USER
@@ -168,8 +192,8 @@ log_level_logfile: info
              ipc_mode: {ipc_mode}\ntcp_master_pub_port: {master_pub}\n\
              tcp_master_pull_port: {master_pull}\ntcp_master_publish_pull: {publish_pull}\n\
              tcp_master_workers: {workers}\n\
-             event_return: [rawfile_json]\nevent_return_queue: 0\n\
-             rawfile_json.filename: {}\nfile_roots: {{base: [{}]}}\n",
+             event_return: [rawfile_json{event_return}]\nevent_return_queue: 0\n\
+             rawfile_json.filename: {}\nfile_roots: {{base: [{}]}}\n{more_of_master}{more}",
             paths(&master, "master"),
             events.display(),
             srv.display(),
@@ -183,8 +207,10 @@ log_level_logfile: info
                 "{}id: {minion}\nmaster: 127.0.0.1\nmaster_port: {ret}\npublish_port: {publish}\n\
                  acceptance_wait_time: 1\nrandom_startup_delay: 0\nauth_timeout: 10\n\
                  request_channel_timeout: 20\n\
-                 beacons: {{status: [{{interval: 2}}, {{loadavg: [all]}}]}}\n",
-                paths(&root, "minion")
+                 beacons: {{status: [{{interval: 2}}, {{loadavg: [all]}}]}}\n\
+                 rawfile_json.filename: {}\n{more}",
+                paths(&root, "minion"),
+                root.join("returns").display()
             );
             fs::write(root.join("minion"), text).unwrap();
         }
@@ -239,6 +265,40 @@ log_level_logfile: info
     pub(crate) fn fire(&mut self, tag: &str) {
         let answer = self.ask(&json!({"fire": tag, "data": {"text": "ä \u{1f9c2} \u{0}"}}));
         assert_eq!(answer, json!({"ok": true}), "{tag}");
+    }
+
+    /// Publishes a job for both minions, which hand what they return to these returners too, and
+    /// gives the job's id at once.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn publish(&mut self, fun: &str, returners: &str) -> String {
+        let answer = self.ask(&json!({"publish": fun, "ret": returners}));
+        answer["ok"].as_str().unwrap_or_else(|| panic!("{fun}: {answer}")).to_owned()
+    }
+
+    /// What a job on both minions returned, by minion.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn values(&mut self, fun: &str, arg: &[&str]) -> Value {
+        let answer = self.ask(&json!({"run": fun, "arg": arg, "timeout": 60}));
+        assert_eq!(answer["ok"]["returned"], json!(MINIONS), "{fun}: {answer}");
+        answer["ok"]["values"].clone()
+    }
+
+    /// What a runner answers.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn runner(&mut self, fun: &str, arg: &[&str]) -> Value {
+        let answer = self.ask(&json!({"runner": fun, "arg": arg}));
+        assert!(answer["error"].is_null(), "{fun}: {answer}");
+        answer["ok"].clone()
+    }
+
+    /// Does what a user does in a shell: what the program says, once it has ended.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn shell(&self, name: &str, arg: &[&str]) -> String {
+        let mut command = Command::new(program(self.version, name));
+        command.arg("-c").arg(self.dir.join("m")).args(arg);
+        let output = self.dir.join("shell");
+        Group::start(&mut command, &output).ended(Duration::from_secs(60));
+        String::from_utf8_lossy(&fs::read(output).unwrap()).into_owned()
     }
 
     fn ask(&mut self, request: &Value) -> Value {

@@ -29,6 +29,13 @@ salt() {
     grep -lIr -- "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
 }
 
+# What pip builds packages of this repository with, in a Python environment at $1.
+python_build() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --no-input setuptools wheel
+    "$1/bin/python" -c 'import setuptools, wheel'
+}
+
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
 install() {
     name=$1 function=$2
@@ -80,6 +87,8 @@ for version in 3006.28 3007.15 3008.3; do
     ( install "salt-$version" salt "$version" ) </dev/null &
     running="$running $!"
 done
+( install python-build python_build ) </dev/null &
+running="$running $!"
 failed=0
 for job in $running; do
     wait "$job" || failed=1
