@@ -145,7 +145,11 @@ async fn what_is_no_request_is_refused_and_counted() {
         (wrong_version, "version 2 of the protocol is not known", true),
         (request(1, "dance", &[]), "no operation `dance`", false),
         (request(1, "events", &[]), "events: missing field", false),
-        (request(1, "x", &[("x", Value::Binary(vec![0; 5000]))]), "over max_frame (4096 bytes)", false),
+        (
+            request(1, "x", &[("x", Value::Binary(vec![0; 5000]))]),
+            "over max_frame (4096 bytes)",
+            false,
+        ),
         (nested, "depth limit exceeded", false),
         (lying, "", false),
         (b"hello".to_vec(), "no msgpack map", false),

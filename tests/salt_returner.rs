@@ -176,7 +176,10 @@ fn events_survive(version: &str) {
     let rows: Vec<(String, String)> = rows.map(Result::unwrap).collect();
     let mut expected: Vec<_> = (0..EVENTS).map(|number| format!("push/{number}")).collect();
     expected.sort();
-    assert_eq!(rows.iter().map(|(tag, _)| tag).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+    assert_eq!(
+        rows.iter().map(|(tag, _)| tag).collect::<Vec<_>>(),
+        expected.iter().collect::<Vec<_>>()
+    );
     let data: Value = serde_json::from_str(&rows[0].1).unwrap();
     assert_eq!(data["text"], "event 0 of 10000, ä \u{2744}");
 }
@@ -240,8 +243,11 @@ fn a_master_and_its_minions(version: &'static str) {
     daemon_listens(&daemon);
     let returners = single_file(version, dir.path());
     let address = daemon.path("r");
+    // A minion of 3007.15 does not hear that its return has arrived, and calls returners only when
+    // it has given up waiting.
     let all = format!(
-        "returner_dirs: [{}]\nsaltern.address: ipc://{}\n",
+        "return_retry_tries: 1\nreturn_retry_timer: 3\nreturn_retry_timer_max: 3\n\
+         returner_dirs: [{}]\nsaltern.address: ipc://{}\n",
         returners.display(),
         address.display()
     );
@@ -279,10 +285,16 @@ fn a_master_and_its_minions(version: &'static str) {
     assert_eq!(looked_up["web-1"]["web-2"]["return"], version, "{looked_up}");
     // Among them the master, whose runners return as well.
     let known = salt.values("ret.get_minions", &["saltern"])["web-2"].clone();
-    assert!(MINIONS.iter().all(|minion| known.as_array().unwrap().contains(&json!(minion))), "{known}");
+    assert!(
+        MINIONS.iter().all(|minion| known.as_array().unwrap().contains(&json!(minion))),
+        "{known}"
+    );
     let last = salt.values("ret.get_fun", &["saltern", "test.arg"]);
     assert_eq!(last["web-1"]["web-2"]["jid"], jid, "{last}");
-    assert_eq!(salt.values("ret.get_jids", &["saltern"])["web-2"][&twice]["Function"], "test.version");
+    assert_eq!(
+        salt.values("ret.get_jids", &["saltern"])["web-2"][&twice]["Function"],
+        "test.version"
+    );
 
     daemon.kill();
     let nobody = "does it run, and is saltern.address right?";
@@ -297,7 +309,8 @@ fn a_master_and_its_minions(version: &'static str) {
         until(&line, MINUTE, || log(minion).contains(&line).then_some(()));
     }
     let lines = salt.log();
-    let about: Vec<_> = lines.lines().filter(|line| line.contains(&format!("load of job {alone}"))).collect();
+    let about: Vec<_> =
+        lines.lines().filter(|line| line.contains(&format!("load of job {alone}"))).collect();
     assert!(about.iter().all(|line| line.contains(nobody)) && !about.is_empty(), "{about:?}");
     assert!(!lines.contains("threw a stack trace"), "{lines}");
 
@@ -311,7 +324,7 @@ fn a_master_and_its_minions(version: &'static str) {
     daemon.signal("STOP");
     let listed = salt.shell("salt-run", &["jobs.list_jobs"]);
     daemon.signal("CONT");
-    assert!(listed.contains("no answer to `get_jids` within 3 s"), "{listed}");
+    assert!(listed.contains("within 3 s") || listed.contains("has not answered"), "{listed}");
     assert_eq!(salt.runner("jobs.lookup_jid", &[&twice]), versions);
 }
 

@@ -146,6 +146,10 @@ class ConnectionTest(WithFolder):
         connection = Connection(self.address)
         with self.assertRaisesRegex(Unavailable, "no answer to `x` within 0.3 s"):
             connection.ask("x", 0.3)
+        # Salt's next calls do not wait as well.
+        with self.assertRaisesRegex(Unavailable, "has not answered"):
+            connection.ask("x", 3600)
+        connection._silent_until = 0
         # The answer to another request is not taken for that of this one.
         silent.answer = lambda request: [{"id": request["id"] - 1, "value": b"old"}, {}]
         self.assertIsNone(connection.ask("x", PATIENCE))

@@ -13,6 +13,9 @@ from salt.exceptions import CommandExecutionError
 PROTOCOL = 1
 # How long to wait for an answer before looking whether the daemon is still there, in seconds.
 _LOOK = 0.25
+# How long a daemon that has not answered in time is left alone, in seconds. Salt makes several calls
+# for a job, each of which would wait.
+_PAUSE = 10.0
 
 
 class Unavailable(CommandExecutionError):
@@ -32,6 +35,7 @@ class Connection:
         self._context: Any = None
         self._socket: Any = None
         self._requests = 0
+        self._silent_until = 0.0
 
     def ask(self, op: str, timeout: float, patient: bool = False, **arguments: Any) -> Any:
         """The daemon's answer. With ``patient`` the time runs anew when the daemon says: wait."""
@@ -52,6 +56,8 @@ class Connection:
     def _exchange(
         self, request: dict[str, Any], deadline: float, timeout: float, patient: bool
     ) -> Any:
+        if time.monotonic() < self._silent_until:
+            raise self._away(f"it has not answered; it is asked again after {_PAUSE:g} s")
         message = salt.utils.msgpack.packb(request, use_bin_type=True)
         if self._socket is None:
             self._look()
@@ -60,6 +66,7 @@ class Connection:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
+                self._silent_until = time.monotonic() + (0 if patient else _PAUSE)
                 raise self._away(f"no answer to `{request['op']}` within {timeout:g} s")
             if not self._socket.poll(min(left, _LOOK) * 1000):
                 self._look()
