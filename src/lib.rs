@@ -29,6 +29,7 @@ pub mod http;
 pub mod jobs;
 pub mod json;
 pub mod line;
+pub mod local_cache;
 pub mod metrics;
 pub mod msgpack;
 pub mod pipeline;

@@ -18,6 +18,7 @@ mod dead_letters;
 mod demo;
 mod events;
 mod jobs;
+mod replay;
 mod run;
 mod schema;
 mod sinks;
@@ -46,6 +47,8 @@ enum Command {
     Events(events::Events),
     /// Look at jobs: what ran where, who has not returned, what failed.
     Jobs(jobs::Arguments),
+    /// Deliver what was recorded, or the jobs that a Salt master has kept.
+    Replay(replay::Replay),
     /// List the kinds of sinks and sources.
     Sinks(sinks::Sinks),
     /// Print the JSON Schema of the configuration.
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo::demo(&demo),
         Command::Events(events) => events::events(&arguments.config, &events),
         Command::Jobs(jobs) => jobs::jobs(&arguments.config, &jobs),
+        Command::Replay(replay) => replay::replay(&arguments.config, &replay),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(&completions),

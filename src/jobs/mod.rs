@@ -135,9 +135,9 @@ impl Jobs {
         *lock(&self.0.feed) = Some(sink);
     }
 
-    /// Whether events that were read wait to be stored here.
-    pub fn is_behind(&self) -> bool {
-        lock(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > 0.0)
+    /// Whether events that were read longer ago than this wait to be stored here.
+    pub fn is_behind(&self, by: Duration) -> bool {
+        lock(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > by.as_secs_f64())
     }
 
     /// Whether there is a file to read.

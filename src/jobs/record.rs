@@ -8,7 +8,7 @@
 //!   to trim the first to get it onto its bus.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics.
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Jobs, JobsError};
 use crate::event::{Event, EventKind, Fields};
@@ -82,6 +82,33 @@ impl Jobs {
             let mut update = tx.prepare_cached("UPDATE jobs SET end_time = ? WHERE id = ?")?;
             update.execute(params![time, job]).map(drop)
         })
+    }
+
+    /// What is not known of a job: whether its load, and which of these minions' returns.
+    pub fn lacking(
+        &self,
+        jid: &str,
+        minions: Vec<String>,
+    ) -> Result<(bool, Vec<String>), JobsError> {
+        let known = self.read("look what is missing", |db| {
+            let mut select = db.prepare_cached("SELECT id, rank FROM jobs WHERE jid = ?")?;
+            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+            let Some((job, rank)) = select.query_row([jid], row).optional()? else {
+                return Ok((true, minions.clone()));
+            };
+            let mut returned = db.prepare_cached(
+                "SELECT 1 FROM returns WHERE job = ? AND NOT trimmed
+                 AND minion = (SELECT id FROM minions WHERE name = ?)",
+            )?;
+            let mut lacking = Vec::new();
+            for minion in &minions {
+                if !returned.exists(params![job, minion])? {
+                    lacking.push(minion.clone());
+                }
+            }
+            Ok((rank < Rank::Event as i64, lacking))
+        })?;
+        Ok(known.unwrap_or((true, minions)))
     }
 
     /// Takes what events say of jobs, with when each was read; events that say nothing of one are

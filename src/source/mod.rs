@@ -25,15 +25,22 @@ use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
+mod backfill;
 pub mod framing;
+mod local_cache;
+mod outstanding;
 pub mod patience;
 mod replay;
 mod salt_bus;
 mod zeromq;
 
 /// Every kind of source.
-pub static KINDS: &[Kind] =
-    &[Kind::of::<salt_bus::SaltBus>(), Kind::of::<zeromq::Zeromq>(), Kind::of::<replay::Replay>()];
+pub static KINDS: &[Kind] = &[
+    Kind::of::<salt_bus::SaltBus>(),
+    Kind::of::<zeromq::Zeromq>(),
+    Kind::of::<replay::Replay>(),
+    Kind::of::<local_cache::LocalCache>(),
+];
 
 /// A place that events come from.
 pub trait Source: Send + Sync + 'static {
