@@ -26,6 +26,7 @@ pub mod dispatch;
 pub mod event;
 pub mod filter;
 pub mod http;
+pub mod import_master;
 pub mod jobs;
 pub mod json;
 pub mod line;

@@ -249,3 +249,141 @@ fn frame(tag: &str, data: MapWriter) -> Bytes {
 fn stamp(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S.%6f").to_string()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::Event;
+
+    pub(crate) const JID: &str = "20261121233336123456";
+
+    fn write(path: &Path, value: &Value) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, rmp_serde::to_vec(value).unwrap()).unwrap();
+    }
+
+    /// A cache with one job that `web-1` and `web-2` have returned.
+    pub(crate) fn cache() -> tempfile::TempDir {
+        let cache = tempfile::tempdir().unwrap();
+        let job = cache.path().join("ab/cdef");
+        let load = json!({
+            "cmd": "publish", "fun": "test.echo", "arg": ["x"], "tgt": "*", "tgt_type": "glob",
+            "jid": JID, "user": "root", "ret": "", "kwargs": {},
+        });
+        write(&job.join(".load.p"), &load);
+        write(&job.join(".minions.p"), &json!(["web-2", "web-1"]));
+        write(&job.join(".minions.lower.p"), &json!(["db-1", "web-1"]));
+        let ret = json!({"return": "x", "retcode": 0, "success": true});
+        write(&job.join("web-1/return.p"), &ret);
+        write(&job.join("web-1/out.p"), &json!("nested"));
+        // As Salt before 2016.3 wrote it.
+        write(&job.join("web-2/return.p"), &json!("x"));
+        fs::write(job.join("jid"), JID).unwrap();
+        cache
+    }
+
+    fn always() -> Window {
+        let until = SystemTime::now() + Duration::from_secs(60);
+        Window { from: SystemTime::UNIX_EPOCH, until }
+    }
+
+    fn walked(cache: &Path, window: Window, known: &Jobs) -> (Vec<(String, Value)>, u64) {
+        let mut walk = Walk::new(cache, window, known.clone()).unwrap();
+        let mut events = Vec::new();
+        while let Some(frames) = walk.next_frames().unwrap() {
+            for frame in frames {
+                let event = Event::parse(frame).unwrap();
+                let mut data: Value = serde_json::from_slice(event.json()).unwrap();
+                assert_eq!(data[MARK], true);
+                let stamp = data["_stamp"].take();
+                assert_eq!(stamp.as_str().unwrap().len(), "2026-11-21T23:33:36.123456".len());
+                data.as_object_mut().unwrap().retain(|key, _| !key.starts_with('_'));
+                events.push((event.tag().to_owned(), data));
+            }
+        }
+        (events, walk.unreadable)
+    }
+
+    fn off() -> Jobs {
+        Jobs::new(Path::new("/nowhere"))
+    }
+
+    #[test]
+    fn a_job_becomes_the_events_that_it_was() {
+        let cache = cache();
+        let (events, unreadable) = walked(cache.path(), always(), &off());
+        let new = json!({
+            "jid": JID, "tgt_type": "glob", "tgt": "*", "user": "root", "fun": "test.echo",
+            "arg": ["x"], "minions": ["db-1", "web-1", "web-2"], "missing": [],
+        });
+        let ret = json!({
+            "cmd": "_return", "id": "web-1", "jid": JID, "return": "x", "retcode": 0,
+            "success": true, "out": "nested", "fun": "test.echo", "fun_args": ["x"],
+        });
+        let old = json!({
+            "cmd": "_return", "id": "web-2", "jid": JID, "return": "x", "fun": "test.echo",
+            "fun_args": ["x"],
+        });
+        let expected = [
+            (format!("salt/job/{JID}/new"), new),
+            (format!("salt/job/{JID}/ret/web-1"), ret),
+            (format!("salt/job/{JID}/ret/web-2"), old),
+        ];
+        assert_eq!(events, expected);
+        assert_eq!(unreadable, 0);
+    }
+
+    #[test]
+    fn what_is_known_is_left_out() {
+        let (cache, folder) = (cache(), tempfile::tempdir().unwrap());
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        assert_eq!(walked(cache.path(), always(), &jobs).0.len(), 3);
+        let ret = json!({"jid": JID, "id": "web-1", "return": "x"});
+        jobs.save_return(&rmp_serde::to_vec(&ret).unwrap()).unwrap();
+        let (events, _) = walked(cache.path(), always(), &jobs);
+        let tags: Vec<_> = events.iter().map(|(tag, _)| tag.as_str()).collect();
+        assert_eq!(tags, [format!("salt/job/{JID}/new"), format!("salt/job/{JID}/ret/web-2")]);
+        let mut frames = Walk::new(cache.path(), always(), jobs.clone()).unwrap();
+        let frames = frames.next_frames().unwrap().unwrap();
+        let events: Vec<_> = frames.into_iter().map(|f| Event::parse(f).unwrap()).collect();
+        jobs.record(events.iter().map(|event| (event, 1))).unwrap();
+        assert_eq!(walked(cache.path(), always(), &jobs).0, []);
+    }
+
+    #[test]
+    fn only_a_window_is_looked_at() {
+        let cache = cache();
+        let (past, future) = (
+            SystemTime::now() - Duration::from_secs(60),
+            SystemTime::now() + Duration::from_secs(60),
+        );
+        let from_later = Window { from: future, until: future };
+        assert_eq!(walked(cache.path(), from_later, &off()).0, []);
+        let until_before = Window { from: past, until: past };
+        assert_eq!(walked(cache.path(), until_before, &off()).0, []);
+    }
+
+    #[test]
+    fn what_is_no_job_is_passed_over() {
+        let cache = cache();
+        let runner = cache.path().join("12/34");
+        let load = json!({"id": "m_master", "tgt": "m_master", "jid": "1", "return": {}});
+        write(&runner.join(".load.p"), &load);
+        write(&runner.join("m_master/return.p"), &json!({"return": {}}));
+        fs::write(runner.join("jid"), "20261121233337123456").unwrap();
+        let torn = cache.path().join("56/78");
+        fs::create_dir_all(torn.join("web-1")).unwrap();
+        fs::write(torn.join("jid"), "20261121233338123456").unwrap();
+        fs::write(torn.join(".load.p"), [0xdf, 0xff, 0xff, 0xff, 0xff]).unwrap();
+        fs::create_dir_all(cache.path().join("90/new")).unwrap();
+        fs::write(cache.path().join("file"), "").unwrap();
+        let (events, unreadable) = walked(cache.path(), always(), &off());
+        assert_eq!(events.len(), 3);
+        assert_eq!(unreadable, 1);
+    }
+}

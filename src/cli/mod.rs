@@ -17,6 +17,7 @@ mod daemon;
 mod dead_letters;
 mod demo;
 mod events;
+mod import_master;
 mod jobs;
 mod replay;
 mod run;
@@ -49,6 +50,8 @@ enum Command {
     Jobs(jobs::Arguments),
     /// Deliver what was recorded, or the jobs that a Salt master has kept.
     Replay(replay::Replay),
+    /// Print the configuration that does what a Salt master's returners do.
+    ImportMaster(import_master::ImportMaster),
     /// List the kinds of sinks and sources.
     Sinks(sinks::Sinks),
     /// Print the JSON Schema of the configuration.
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Events(events) => events::events(&arguments.config, &events),
         Command::Jobs(jobs) => jobs::jobs(&arguments.config, &jobs),
         Command::Replay(replay) => replay::replay(&arguments.config, &replay),
+        Command::ImportMaster(import) => import_master::import_master(&import),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(&completions),

@@ -139,11 +139,9 @@ impl Tracker {
             let filling = self.fill_one(config, outlet, gap, stop);
             let Some(filled) = stop.run_until_cancelled(filling).await else { return };
             match filled {
-                Ok(0) => {}
                 Ok(events) => info!(
                     source = outlet.state.name,
-                    events,
-                    "events that the bus did not bring were taken from the master's job cache"
+                    events, "what the bus did not bring was taken from the master's job cache"
                 ),
                 Err(error) => {
                     let error = format!("backfill from {}: {error}", config.cache_dir.display());
@@ -237,4 +235,72 @@ async fn caught_up(outlet: &Outlet, connected: Instant) {
 fn tag_hash(frame: &[u8]) -> u64 {
     let end = memchr::memmem::find(frame, b"\n\n").unwrap_or(frame.len());
     xxh3_64(frame.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::event::Origin;
+    use crate::jobs::Jobs;
+    use crate::local_cache::tests::{JID, cache};
+    use crate::state::SourceState;
+
+    #[tokio::test]
+    async fn a_gap_is_filled_with_what_did_not_come() {
+        let (cache, folder) = (cache(), tempfile::tempdir().unwrap());
+        let config = Config {
+            cache_dir: cache.path().to_owned(),
+            max_age: default_max_age(),
+            settle: Span::millis(50),
+        };
+        let (frames, out) = bounded(8);
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        let state = Arc::new(SourceState::new("bus", "salt_bus", "m"));
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let outlet = Outlet { origin, state: Arc::clone(&state), frames, jobs };
+        let (tracker, stop) = (Tracker::new(), CancellationToken::new());
+        // The files were written before the bus was there, but this came all the same.
+        tracker.up();
+        tracker.read(&[format!("salt/job/{JID}/ret/web-1\n\n\u{0}").into()]);
+        let taking = async {
+            let frames = spawn_blocking(move || out.recv_timeout(Duration::from_secs(20)));
+            let mut frames = frames.await.unwrap().unwrap();
+            frames.claim.take().unwrap().honour();
+            while tracker.seen.borrow().tags.is_some() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            stop.cancel();
+            frames.bodies
+        };
+        let ((), bodies) = tokio::join!(tracker.fill(&config, &outlet, &stop), taking);
+        let tags: Vec<_> = bodies
+            .iter()
+            .map(|body| std::str::from_utf8(body.split(|b| *b == b'\n').next().unwrap()).unwrap())
+            .collect();
+        assert_eq!(tags, [format!("salt/job/{JID}/new"), format!("salt/job/{JID}/ret/web-2")]);
+        assert_eq!(state.backfilled.get(), 2);
+    }
+
+    #[test]
+    fn a_gap_that_was_not_filled_goes_on_in_the_next() {
+        let tracker = Tracker::new();
+        let since = || tracker.gaps.borrow().and_then(|gap| gap.since);
+        tracker.up();
+        assert_eq!(since(), None);
+        tracker.lost();
+        tracker.up();
+        assert_eq!(since(), None, "the start was not filled yet");
+        tracker.gaps.send_replace(None);
+        tracker.seen.borrow_mut().tags = None;
+        tracker.lost();
+        let lost = tracker.seen.borrow().lost;
+        tracker.up();
+        assert!(lost.is_some());
+        assert_eq!(since(), lost);
+    }
 }

@@ -5,6 +5,10 @@ with one JSON line:
 
     {"fire": TAG, "data": {...}}                              an event onto the master's bus
     {"run": FUN, "arg": [...], "kwarg": {...}, "timeout": S}  a job for all minions
+    {"publish": FUN, "arg": [...]}                            the same, without waiting for it
+    {"batch": FUN}                                            the same, one minion after the other
+    {"job_cache": FUN, "arg": [...]}                          a function of the master's job cache
+    {"write_jobs": N, "minions": [...]}                       N jobs into the master's job cache
 """
 
 import faulthandler
@@ -14,6 +18,7 @@ import sys
 
 import salt.client
 import salt.config
+import salt.minion
 import salt.utils.event
 
 # Says where it hung, then ends as without it.
@@ -39,6 +44,43 @@ def run(fun, arg, kwarg, timeout):
         return {"jid": job["jid"], "returned": sorted(returned)}
 
 
+def publish(fun, arg):
+    with salt.client.get_local_client(mopts=dict(opts)) as client:
+        return client.cmd_async("*", fun, arg=arg)
+
+
+def batch(fun):
+    with salt.client.get_local_client(mopts=dict(opts)) as client:
+        return len(list(client.cmd_batch("*", fun, batch="1")))
+
+
+loaded = None
+
+
+def job_cache(fun, *arg):
+    global loaded
+    if loaded is None:
+        loaded = salt.minion.MasterMinion(salt.config.master_config(sys.argv[1])).returners
+    return loaded[f"local_cache.{fun}"](*arg)
+
+
+def write_jobs(count, minions):
+    """What the master does when minions return: the load, their names, their returns."""
+    jids = []
+    for number in range(count):
+        jid = job_cache("prep_jid")
+        load = {
+            "cmd": "publish", "fun": "test.echo", "arg": [f"job {number}"], "tgt": "*",
+            "tgt_type": "glob", "jid": jid, "ret": "", "user": "root",
+        }
+        job_cache("save_load", jid, load, minions)
+        for minion in minions:
+            ret = {"return": f"job {number}", "retcode": 0, "success": True}
+            job_cache("returner", {"jid": jid, "id": minion, "fun": "test.echo", **ret})
+        jids.append(jid)
+    return jids
+
+
 for line in sys.stdin:
     request = json.loads(line)
     # Salt's client may hang when the master comes up or goes just then. That ends this process,
@@ -47,6 +89,14 @@ for line in sys.stdin:
     try:
         if "fire" in request:
             answer = fire(request["fire"], request.get("data", {}))
+        elif "publish" in request:
+            answer = publish(request["publish"], request.get("arg", []))
+        elif "batch" in request:
+            answer = batch(request["batch"])
+        elif "job_cache" in request:
+            answer = job_cache(request["job_cache"], *request.get("arg", []))
+        elif "write_jobs" in request:
+            answer = write_jobs(request["write_jobs"], request["minions"])
         else:
             answer = run(
                 request["run"],

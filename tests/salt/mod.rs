@@ -241,6 +241,18 @@ log_level_logfile: info
         assert_eq!(answer, json!({"ok": true}), "{tag}");
     }
 
+    /// The directories of the master's job cache.
+    pub(crate) fn job_cache(&self) -> PathBuf {
+        self.dir.join("m/cache/jobs")
+    }
+
+    /// Has `drive.py` do something that must succeed, and gives its answer.
+    pub(crate) fn drive(&mut self, request: &Value) -> Value {
+        let mut answer = self.ask(request);
+        assert!(answer.get("ok").is_some(), "{request}: {answer}");
+        answer["ok"].take()
+    }
+
     fn ask(&mut self, request: &Value) -> Value {
         let (version, dir) = (self.version, &self.dir);
         let driver = self.driver.get_or_insert_with(|| Driver::start(version, dir));
