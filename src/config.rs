@@ -32,6 +32,8 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// The sinks, in the order of the file.
     pub sinks: Vec<SinkConfig>,
+    /// How long jobs are kept in the job cache; `None` if there is none.
+    pub keep_jobs: Option<Duration>,
     /// The file, if it comes from one, so that it can be read again.
     pub path: Option<PathBuf>,
 }
@@ -277,11 +279,6 @@ impl Config {
         (!window.is_zero()).then_some(window)
     }
 
-    /// How long jobs are kept in the job cache; `None` if there is none.
-    pub fn keep_jobs(&self) -> Option<Duration> {
-        keep_jobs(self.general.jobs, &self.sources)
-    }
-
     /// Reads and checks a text; on failure with every problem found.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let mut root = Node::parse(text).map_err(|problem| vec![problem])?;
@@ -318,9 +315,9 @@ impl Config {
                 }
             }
         }
-        if let Some(general) = &general
-            && keep_jobs(general.jobs, &sources).is_some()
-        {
+        let jobs = general.as_ref().map(|general| general.jobs).unwrap_or_default();
+        let keep_jobs = keep_jobs(jobs, &sources, &root, &mut problems);
+        if keep_jobs.is_some() {
             let place = root.place_of(&["sinks", sink::JOBS.name]);
             if sinks.iter().any(|sink| sink.name == sink::JOBS.name) {
                 let message = format!("`{}` is the name of the job cache's sink", sink::JOBS.name);
@@ -338,7 +335,7 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => {
                 share_memory(general.memory, &mut sinks);
-                Ok(Config { general, sources, sinks, path: None })
+                Ok(Config { general, sources, sinks, keep_jobs, path: None })
             }
             _ => {
                 problems
@@ -406,9 +403,22 @@ fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<Sink
 }
 
 /// How long jobs are kept, as configured or because a source asks for them.
-fn keep_jobs(jobs: JobsConfig, sources: &[SourceConfig]) -> Option<Duration> {
-    let asked_for = || sources.iter().any(|source| source.reader.asks_for_jobs());
-    jobs.enabled.unwrap_or_else(asked_for).then_some(jobs.keep_jobs.0)
+fn keep_jobs(
+    jobs: JobsConfig,
+    sources: &[SourceConfig],
+    root: &Node,
+    problems: &mut Vec<Problem>,
+) -> Option<Duration> {
+    let asking = sources.iter().find(|source| source.reader.asks_for_jobs());
+    match (jobs.enabled, asking) {
+        (Some(false), Some(source)) => {
+            let message = format!("the source `{}` needs the job cache", source.name);
+            problems.push(Problem::at(root.place_of(&["jobs", "enabled"]), message));
+            None
+        }
+        (Some(true), _) | (None, Some(_)) => Some(jobs.keep_jobs.0),
+        (Some(false) | None, None) => None,
+    }
 }
 
 /// What the job cache wants of the bus.

@@ -144,7 +144,7 @@ impl Pipeline {
             ),
         };
         let jobs = Jobs::new(&general.state_dir);
-        jobs.keep(config.keep_jobs());
+        jobs.keep(config.keep_jobs);
         let mut pipeline = Pipeline {
             state: Arc::new(State::new()),
             tap: tap.clone(),
@@ -257,7 +257,7 @@ impl Pipeline {
             warn!(settings, "these settings have changed and need a restart to take effect");
         }
         // From here on the new configuration is in force.
-        self.jobs.keep(config.keep_jobs());
+        self.jobs.keep(config.keep_jobs);
         let deadline = config.general.shutdown_deadline.0;
         let mut failures = Vec::new();
         self.remove_sinks(&plan.sinks.removed, deadline);

@@ -234,6 +234,23 @@ fn job_caches_agree_in_3008() {
     job_caches_agree("3008.3");
 }
 
+/// Publishes a job for both minions, which hand what they return to these returners too, and gives
+/// the job's id at once.
+fn publish(salt: &mut Salt, fun: &str, returners: &str) -> String {
+    let jid = salt.drive(&json!({"publish": fun, "ret": returners}));
+    jid.as_str().unwrap_or_else(|| panic!("{fun}: {jid}")).to_owned()
+}
+
+/// What a job on both minions returned, by minion.
+fn values(salt: &mut Salt, fun: &str, arg: &[&str]) -> Value {
+    salt.drive(&json!({"run": fun, "arg": arg, "timeout": 60}))["values"].take()
+}
+
+/// What `salt-run` answers.
+fn runner(salt: &mut Salt, fun: &str, arg: &[&str]) -> Value {
+    salt.drive(&json!({"runner": fun, "arg": arg}))
+}
+
 /// A master with two minions that uses it for everything, with the daemon there, away, and hanging.
 fn a_master_and_its_minions(version: &'static str) {
     let dir = folder();
@@ -258,7 +275,7 @@ fn a_master_and_its_minions(version: &'static str) {
     // Bus, `event_return` and job cache bring the same events: each is stored once.
     let jid = salt.run("test.arg", &["what was published"]);
     // Minions that hand over what they return themselves say it in other words.
-    let twice = salt.publish("test.version", "saltern,rawfile_json");
+    let twice = publish(&mut salt, "test.version", "saltern,rawfile_json");
     for minion in MINIONS {
         let tag = format!("salt/job/{twice}/ret/{minion}");
         until(&tag, MINUTE, || (daemon.stored(&tag) == 2).then_some(()));
@@ -270,29 +287,32 @@ fn a_master_and_its_minions(version: &'static str) {
     assert_eq!(daemon.stored(&format!("salt/job/{jid}/new")), 1);
 
     let versions = json!({"web-1": version, "web-2": version});
-    assert_eq!(salt.runner("jobs.lookup_jid", &[&twice]), versions);
-    assert_eq!(salt.runner("jobs.exit_success", &[&jid]), json!({"web-1": true, "web-2": true}));
-    let printed = salt.runner("jobs.print_job", &[&jid])[&jid].clone();
+    assert_eq!(runner(&mut salt, "jobs.lookup_jid", &[&twice]), versions);
+    assert_eq!(
+        runner(&mut salt, "jobs.exit_success", &[&jid]),
+        json!({"web-1": true, "web-2": true})
+    );
+    let printed = runner(&mut salt, "jobs.print_job", &[&jid])[&jid].clone();
     let expected = json!(["test.arg", ["what was published"], "*", MINIONS]);
     let found = ["Function", "Arguments", "Target", "Minions"].map(|key| printed[key].clone());
     assert_eq!(json!(found), expected, "{printed}");
-    assert_eq!(salt.runner("jobs.list_jobs", &[])[&jid]["Function"], "test.arg");
-    let last = salt.runner("jobs.last_run", &["function=test.version"]);
+    assert_eq!(runner(&mut salt, "jobs.list_jobs", &[])[&jid]["Function"], "test.arg");
+    let last = runner(&mut salt, "jobs.last_run", &["function=test.version"]);
     assert_eq!(last[&twice]["Target"], "*", "{last}");
-    let last = salt.runner("jobs.list_jobs_filter", &["1", "False"]);
+    let last = runner(&mut salt, "jobs.list_jobs_filter", &["1", "False"]);
     assert_eq!(last.as_array().map_or(0, Vec::len), 1, "{last}");
-    let looked_up = salt.values("ret.get_jid", &["saltern", &twice]);
+    let looked_up = values(&mut salt, "ret.get_jid", &["saltern", &twice]);
     assert_eq!(looked_up["web-1"]["web-2"]["return"], version, "{looked_up}");
     // Among them the master, whose runners return as well.
-    let known = salt.values("ret.get_minions", &["saltern"])["web-2"].clone();
+    let known = values(&mut salt, "ret.get_minions", &["saltern"])["web-2"].clone();
     assert!(
         MINIONS.iter().all(|minion| known.as_array().unwrap().contains(&json!(minion))),
         "{known}"
     );
-    let last = salt.values("ret.get_fun", &["saltern", "test.arg"]);
+    let last = values(&mut salt, "ret.get_fun", &["saltern", "test.arg"]);
     assert_eq!(last["web-1"]["web-2"]["jid"], jid, "{last}");
     assert_eq!(
-        salt.values("ret.get_jids", &["saltern"])["web-2"][&twice]["Function"],
+        values(&mut salt, "ret.get_jids", &["saltern"])["web-2"][&twice]["Function"],
         "test.version"
     );
 
@@ -302,7 +322,7 @@ fn a_master_and_its_minions(version: &'static str) {
     assert!(listed.contains(nobody), "{listed}");
     let published = salt.shell("salt", &["*", "test.ping"]);
     assert!(published.contains(nobody), "{published}");
-    let alone = salt.publish("test.version", "saltern");
+    let alone = publish(&mut salt, "test.version", "saltern");
     let log = |minion: &str| fs::read_to_string(dir.path().join(minion).join("log")).unwrap();
     for minion in MINIONS {
         let line = format!("the return of {minion} for job {alone} is not stored");
@@ -325,7 +345,7 @@ fn a_master_and_its_minions(version: &'static str) {
     let listed = salt.shell("salt-run", &["jobs.list_jobs"]);
     daemon.signal("CONT");
     assert!(listed.contains("within 3 s") || listed.contains("has not answered"), "{listed}");
-    assert_eq!(salt.runner("jobs.lookup_jid", &[&twice]), versions);
+    assert_eq!(runner(&mut salt, "jobs.lookup_jid", &[&twice]), versions);
 }
 
 #[test]

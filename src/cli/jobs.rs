@@ -190,7 +190,7 @@ impl Cache {
             return Daemon::find(config, None).map(Cache::Daemon);
         }
         let jobs = Jobs::new(state_dir);
-        jobs.keep(loaded.keep_jobs());
+        jobs.keep(loaded.keep_jobs);
         Ok(Cache::File(jobs))
     }
 

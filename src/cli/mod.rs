@@ -17,7 +17,9 @@ mod daemon;
 mod dead_letters;
 mod demo;
 mod events;
+mod import_master;
 mod jobs;
+mod replay;
 mod run;
 mod schema;
 mod sinks;
@@ -46,6 +48,10 @@ enum Command {
     Events(events::Events),
     /// Look at jobs: what ran where, who has not returned, what failed.
     Jobs(jobs::Arguments),
+    /// Deliver what was recorded, or the jobs that a Salt master has kept.
+    Replay(replay::Replay),
+    /// Print the configuration that does what a Salt master's returners do.
+    ImportMaster(import_master::ImportMaster),
     /// List the kinds of sinks and sources.
     Sinks(sinks::Sinks),
     /// Print the JSON Schema of the configuration.
@@ -91,6 +97,8 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo::demo(&demo),
         Command::Events(events) => events::events(&arguments.config, &events),
         Command::Jobs(jobs) => jobs::jobs(&arguments.config, &jobs),
+        Command::Replay(replay) => replay::replay(&arguments.config, &replay),
+        Command::ImportMaster(import) => import_master::import_master(&import),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
         Command::Schema => schema::schema(),
         Command::Completions(completions) => completions::completions(&completions),

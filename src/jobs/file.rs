@@ -21,7 +21,11 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Statements of a connection that stay prepared.
 const STATEMENTS: usize = 64;
 
+/// What `user_version` is once the tables are there.
+const VERSION: i64 = 1;
+
 const TABLES: &str = "
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY,
     jid TEXT NOT NULL UNIQUE,
@@ -54,6 +58,8 @@ CREATE TABLE IF NOT EXISTS returns (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS returns_job ON returns (job, minion);
 CREATE INDEX IF NOT EXISTS returns_minion ON returns (minion);
+PRAGMA user_version = 1;
+COMMIT;
 ";
 
 /// Makes an empty file that only the daemon's user can read, unless there is one.
@@ -72,12 +78,14 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
+/// `None` while the tables are not there yet.
+pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Option<Connection>> {
     // Not read-only: the reader of a write-ahead log takes part in its bookkeeping.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "query_only", true)?;
-    Ok(connection)
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok((version >= VERSION).then_some(connection))
 }

@@ -135,9 +135,9 @@ impl Jobs {
         *lock(&self.0.feed) = Some(sink);
     }
 
-    /// Whether events that were read wait to be stored here.
-    pub fn is_behind(&self) -> bool {
-        lock(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > 0.0)
+    /// Whether events that were read longer ago than this wait to be stored here.
+    pub fn is_behind(&self, by: Duration) -> bool {
+        lock(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > by.as_secs_f64())
     }
 
     /// Whether there is a file to read.
@@ -190,11 +190,12 @@ impl Jobs {
         // Taken out before it is used, so that readers do not wait for each other.
         let idle = lock(&self.0.readers).pop();
         let connection = match idle {
-            Some(connection) => connection,
-            None if !self.has_file() => return Ok(None),
+            Some(connection) => Some(connection),
+            None if !self.has_file() => None,
             None => file::open_to_read(&self.0.path)
                 .map_err(|cause| self.failed("open it to read", cause))?,
         };
+        let Some(connection) = connection else { return Ok(None) };
         // A transaction, so that all statements see the same commit. It ends when it is dropped.
         let read = connection.unchecked_transaction().and_then(|_transaction| work(&connection));
         let read = read.map_err(|cause| self.failed(doing, cause))?;

@@ -100,3 +100,55 @@ fn forget_minions(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     )?;
     delete.execute([]).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::Event;
+
+    fn publish(jobs: &Jobs, jid: &str, minions: std::ops::Range<u32>, received: u64) {
+        let packed = |value: &Value| rmp_serde::to_vec(value).unwrap();
+        let names: Vec<_> = minions.map(|n| format!("web-{n}")).collect();
+        let new = json!({"jid": jid, "fun": "test.ping", "minions": names});
+        let mut events = vec![Event::new(&format!("salt/job/{jid}/new"), &packed(&new))];
+        for name in names {
+            let ret = json!({"jid": jid, "id": name, "return": true});
+            events.push(Event::new(&format!("salt/job/{jid}/ret/{name}"), &packed(&ret)));
+        }
+        jobs.record(events.iter().map(|event| (event, received))).unwrap();
+    }
+
+    #[test]
+    fn old_jobs_go_step_by_step_and_new_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        assert!(matches!(jobs.forget_some(), Err(JobsError::Off)));
+        jobs.keep(Some(Duration::from_secs(3600)));
+        assert!(!jobs.forget_some().unwrap(), "there is no file yet");
+        publish(&jobs, "20261120000000000001", 0..400, 1);
+        publish(&jobs, "20261120000000000002", 0..400, 2);
+        publish(&jobs, "20261120000000000003", 399..401, state::now());
+        let rows = || {
+            let db = rusqlite::Connection::open(folder.path().join("jobs.db")).unwrap();
+            ["jobs", "returns", "expected", "minions"].map(|table| {
+                let sql = format!("SELECT count(*) FROM {table}");
+                db.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap()
+            })
+        };
+        assert_eq!(rows(), [3, 802, 802, 401]);
+        let mut before = 1604;
+        let mut steps = 0;
+        while jobs.forget_some().unwrap() {
+            let [_, returns, expected, _] = rows();
+            assert!(before - (returns + expected) <= STEP, "a step is small");
+            before = returns + expected;
+            steps += 1;
+        }
+        assert!(steps >= 3, "{steps} steps");
+        assert_eq!(rows(), [1, 2, 2, 2]);
+        jobs.clean_old_jobs().unwrap();
+        assert_eq!(rows(), [1, 2, 2, 2]);
+    }
+}

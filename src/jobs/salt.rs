@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::record::Rank;
 use super::{Jobs, JobsError};
-use crate::msgpack::{self, Item};
+use crate::msgpack::{self, Item, MapWriter};
 
 /// What the event of a new job says besides what was published.
 const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
@@ -41,10 +41,9 @@ impl Jobs {
                  WHERE jobs.jid = ? ORDER BY minions.name",
             )?;
             let mut rows = select.query([jid])?;
-            let mut returns = Map::default();
+            let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
-                returns.key(row.get_ref(0)?.as_str()?);
-                write_return(row.get_ref(1)?.as_blob()?, &mut returns.pairs);
+                returns.value(row.get_ref(0)?.as_str()?, &kept(row.get_ref(1)?.as_blob()?));
             }
             Ok(returns)
         })?;
@@ -61,10 +60,9 @@ impl Jobs {
                  WHERE jobs.fun = ? GROUP BY minions.name",
             )?;
             let mut rows = select.query([fun])?;
-            let mut returns = Map::default();
+            let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
-                returns.key(row.get_ref(0)?.as_str()?);
-                returns.pairs.extend_from_slice(row.get_ref(1)?.as_blob()?);
+                returns.value(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_blob()?);
             }
             Ok(returns)
         })?;
@@ -77,7 +75,7 @@ impl Jobs {
             let sql = format!("SELECT jid, {LOAD}, end_time FROM jobs ORDER BY jid");
             let mut select = db.prepare_cached(&sql)?;
             let mut rows = select.query([])?;
-            let mut jobs = Map::default();
+            let mut jobs = MapWriter::default();
             while let Some(row) = rows.next()? {
                 let Some(load) = row.get_ref(1)?.as_blob_or_null()? else { continue };
                 let jid = row.get_ref(0)?.as_str()?;
@@ -86,8 +84,7 @@ impl Jobs {
                 if let Some(end_time) = row.get_ref(2)?.as_str_or_null()? {
                     job.text("EndTime", end_time);
                 }
-                jobs.key(jid);
-                jobs.pairs.extend(job.finished());
+                jobs.value(jid, &job.finished());
             }
             Ok(jobs)
         })?;
@@ -158,7 +155,7 @@ fn expected(db: &Connection, job: i64) -> rusqlite::Result<Vec<String>> {
 
 /// A load as Salt gives it out.
 fn described(load: &[u8], is_event: bool, minions: &[String]) -> Vec<u8> {
-    let mut map = Map::default();
+    let mut map = MapWriter::default();
     for (key, value) in msgpack::raw_pairs(load) {
         let name = msgpack::scalar(key).and_then(Item::bytes);
         let is_left_out = is_event && name.is_some_and(|name| ONLY_IN_EVENTS.contains(&name));
@@ -167,32 +164,25 @@ fn described(load: &[u8], is_event: bool, minions: &[String]) -> Vec<u8> {
         }
     }
     if !minions.is_empty() {
-        map.key("Minions");
-        let names = minions.iter().map(|name| {
-            let mut text = Vec::new();
-            msgpack::write_str(name, &mut text);
-            text
-        });
-        map.pairs.extend(array(names.collect::<Vec<_>>().iter()));
+        map.texts("Minions", minions);
     }
     map.finished()
 }
 
 /// What `local_cache` keeps of a return.
-fn write_return(load: &[u8], out: &mut Vec<u8>) {
-    let mut map = Map::default();
+fn kept(load: &[u8]) -> Vec<u8> {
+    let mut map = MapWriter::default();
     for key in ["return", "retcode", "success", "out"] {
         if let Some(value) = msgpack::find(load, key) {
-            map.key(key);
-            map.pairs.extend_from_slice(value);
+            map.value(key, value);
         }
     }
-    out.extend(map.finished());
+    map.finished()
 }
 
 /// What Salt's lists say of a job, but for its times.
-fn instance(load: &[u8]) -> Map {
-    let mut map = Map::default();
+fn instance(load: &[u8]) -> MapWriter {
+    let mut map = MapWriter::default();
     for (title, key, default) in [
         ("Function", "fun", "unknown-function"),
         ("Arguments", "arg", ""),
@@ -200,16 +190,14 @@ fn instance(load: &[u8]) -> Map {
         ("Target-type", "tgt_type", "list"),
         ("User", "user", "root"),
     ] {
-        map.key(title);
         match msgpack::find(load, key) {
-            Some(value) if key != "arg" || is_array(value) => map.pairs.extend_from_slice(value),
-            _ if key == "arg" => msgpack::write_array_head(0, &mut map.pairs),
-            _ => msgpack::write_str(default, &mut map.pairs),
+            Some(value) if key != "arg" || is_array(value) => map.value(title, value),
+            _ if key == "arg" => map.texts(title, &[]),
+            _ => map.text(title, default),
         }
     }
     if let Some(metadata) = metadata(load) {
-        map.key("Metadata");
-        map.pairs.extend_from_slice(metadata);
+        map.value("Metadata", metadata);
     }
     map
 }
@@ -258,39 +246,6 @@ fn array<'a>(items: impl ExactSizeIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
         out.extend_from_slice(item);
     }
     out
-}
-
-/// A msgpack map in the making: its head needs to know how many pairs there are.
-#[derive(Default)]
-struct Map {
-    count: u32,
-    pairs: Vec<u8>,
-}
-
-impl Map {
-    /// A key; its value is to be appended to `pairs`.
-    fn key(&mut self, key: &str) {
-        self.count += 1;
-        msgpack::write_str(key, &mut self.pairs);
-    }
-
-    fn pair(&mut self, key: &[u8], value: &[u8]) {
-        self.count += 1;
-        self.pairs.extend_from_slice(key);
-        self.pairs.extend_from_slice(value);
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key);
-        msgpack::write_str(value, &mut self.pairs);
-    }
-
-    fn finished(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.pairs.len() + 5);
-        msgpack::write_map_head(self.count, &mut out);
-        out.extend(self.pairs);
-        out
-    }
 }
 
 #[cfg(test)]

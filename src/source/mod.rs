@@ -25,8 +25,11 @@ use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
+mod backfill;
 mod bind;
 pub mod framing;
+mod local_cache;
+mod outstanding;
 pub mod patience;
 mod replay;
 mod returner;
@@ -40,6 +43,7 @@ pub static KINDS: &[Kind] = &[
     Kind::of::<returner::Returner>(),
     Kind::of::<zeromq::Zeromq>(),
     Kind::of::<replay::Replay>(),
+    Kind::of::<local_cache::LocalCache>(),
 ];
 
 /// A place that events come from.

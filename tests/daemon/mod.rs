@@ -1,6 +1,9 @@
 //! The real binary in a temporary folder, with one source and, unless told otherwise, one sink,
 //! `rawfile_json`.
 
+// Each test binary needs a part of it.
+#![allow(dead_code)]
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -41,7 +44,6 @@ impl Daemon {
     }
 
     /// Ends it without warning.
-    #[allow(dead_code, reason = "not every test binary needs it")]
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -54,7 +56,6 @@ impl Daemon {
     }
 
     /// Starts it again after it was killed.
-    #[allow(dead_code, reason = "not every test binary needs it")]
     pub(crate) fn start_again(&mut self) {
         self.child = run(&self.folder);
     }

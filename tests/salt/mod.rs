@@ -14,6 +14,9 @@
 //! * After a restart the master has a new AES key. A minion finds out by failing to decrypt, so the
 //!   first job after it may reach nobody.
 
+// Each test binary needs a part of it.
+#![allow(dead_code)]
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -75,7 +78,6 @@ impl Group {
     }
 
     /// Waits until it has ended by itself.
-    #[allow(dead_code, reason = "not every test binary needs it")]
     pub(crate) fn ended(&mut self, limit: Duration) {
         until("a process to end", limit, || self.0.try_wait().unwrap());
     }
@@ -267,38 +269,25 @@ log_level_logfile: info
         assert_eq!(answer, json!({"ok": true}), "{tag}");
     }
 
-    /// Publishes a job for both minions, which hand what they return to these returners too, and
-    /// gives the job's id at once.
-    #[allow(dead_code, reason = "not every test binary needs it")]
-    pub(crate) fn publish(&mut self, fun: &str, returners: &str) -> String {
-        let answer = self.ask(&json!({"publish": fun, "ret": returners}));
-        answer["ok"].as_str().unwrap_or_else(|| panic!("{fun}: {answer}")).to_owned()
-    }
-
-    /// What a job on both minions returned, by minion.
-    #[allow(dead_code, reason = "not every test binary needs it")]
-    pub(crate) fn values(&mut self, fun: &str, arg: &[&str]) -> Value {
-        let answer = self.ask(&json!({"run": fun, "arg": arg, "timeout": 60}));
-        assert_eq!(answer["ok"]["returned"], json!(MINIONS), "{fun}: {answer}");
-        answer["ok"]["values"].clone()
-    }
-
-    /// What a runner answers.
-    #[allow(dead_code, reason = "not every test binary needs it")]
-    pub(crate) fn runner(&mut self, fun: &str, arg: &[&str]) -> Value {
-        let answer = self.ask(&json!({"runner": fun, "arg": arg}));
-        assert!(answer["error"].is_null(), "{fun}: {answer}");
-        answer["ok"].clone()
-    }
-
     /// Does what a user does in a shell: what the program says, once it has ended.
-    #[allow(dead_code, reason = "not every test binary needs it")]
     pub(crate) fn shell(&self, name: &str, arg: &[&str]) -> String {
         let mut command = Command::new(program(self.version, name));
         command.arg("-c").arg(self.dir.join("m")).args(arg);
         let output = self.dir.join("shell");
         Group::start(&mut command, &output).ended(Duration::from_secs(60));
         String::from_utf8_lossy(&fs::read(output).unwrap()).into_owned()
+    }
+
+    /// The directories of the master's job cache.
+    pub(crate) fn job_cache(&self) -> PathBuf {
+        self.dir.join("m/cache/jobs")
+    }
+
+    /// Has `drive.py` do something that must succeed, and gives its answer.
+    pub(crate) fn drive(&mut self, request: &Value) -> Value {
+        let mut answer = self.ask(request);
+        assert!(answer.get("ok").is_some(), "{request}: {answer}");
+        answer["ok"].take()
     }
 
     fn ask(&mut self, request: &Value) -> Value {
