@@ -256,8 +256,17 @@ pub struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn of(event: &'a Event) -> Self {
+        let mut fields = Fields::in_payload(event.payload());
+        let (jid, minion) = event.kind.names_in(event.tag());
+        fields.jid = fields.jid.or(jid);
+        fields.minion = fields.minion.or(minion);
+        fields
+    }
+
+    /// The fields of a payload whose tag is not known.
+    pub fn in_payload(payload: &'a [u8]) -> Self {
         let mut fields = Fields::default();
-        for (name, value) in msgpack::pairs(event.payload()) {
+        for (name, value) in msgpack::pairs(payload) {
             let Some(item) = msgpack::scalar(value) else { continue };
             match name {
                 b"fun" => fields.function = item.text(),
@@ -281,9 +290,6 @@ impl<'a> Fields<'a> {
                 _ => {}
             }
         }
-        let (jid, minion) = event.kind.names_in(event.tag());
-        fields.jid = fields.jid.or(jid);
-        fields.minion = fields.minion.or(minion);
         fields
     }
 

@@ -288,7 +288,6 @@ fn job_return(number: u64, value: Value) -> (String, Vec<u8>) {
     (format!("salt/job/{jid}/ret/web-1"), msgpack(&data))
 }
 
-
 /// The engine of a current release drops what it has stored already: no event is there twice, in no
 /// table and no summary, although answers are lost on the wire.
 #[test]

@@ -13,9 +13,13 @@ use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 
 mod check;
 mod completions;
+mod daemon;
 mod dead_letters;
 mod demo;
 mod events;
+mod import_master;
+mod jobs;
+mod replay;
 mod run;
 mod schema;
 mod sinks;
@@ -42,6 +46,12 @@ enum Command {
     Demo(demo::Demo),
     /// Show events as they pass, of a running daemon or of a bus.
     Events(events::Events),
+    /// Look at jobs: what ran where, who has not returned, what failed.
+    Jobs(jobs::Arguments),
+    /// Deliver what was recorded, or the jobs that a Salt master has kept.
+    Replay(replay::Replay),
+    /// Print the configuration that does what a Salt master's returners do.
+    ImportMaster(import_master::ImportMaster),
     /// List the kinds of sinks and sources.
     Sinks(sinks::Sinks),
     /// Print the JSON Schema of the configuration, or print or apply the SQL of a store's tables.
@@ -86,6 +96,9 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check::check(&arguments.config, &check),
         Command::Demo(demo) => demo::demo(&demo),
         Command::Events(events) => events::events(&arguments.config, &events),
+        Command::Jobs(jobs) => jobs::jobs(&arguments.config, &jobs),
+        Command::Replay(replay) => replay::replay(&arguments.config, &replay),
+        Command::ImportMaster(import) => import_master::import_master(&import),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
         Command::Schema(schema) => schema::schema(&arguments.config, &schema),
         Command::Completions(completions) => completions::completions(&completions),

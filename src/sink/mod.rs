@@ -18,16 +18,21 @@ use tokio::sync::watch;
 
 use crate::batch::{Batch, BatchLimits};
 use crate::delivery::{self, Writer};
+use crate::jobs::Jobs;
 use crate::yaml::{Node, Problem};
 
 mod blackhole;
 pub(crate) mod clickhouse;
+mod jobs;
 mod kafka;
 mod local;
 mod rawfile_json;
 mod sqlite3;
 
 pub(crate) use rawfile_json::write_line;
+
+/// The job cache's sink, which is not configured as the others are.
+pub static JOBS: Kind = Kind::of::<jobs::JobCache>();
 
 /// Every kind of sink, in the order of `saltern sinks`.
 pub static KINDS: &[Kind] = &[
@@ -79,6 +84,8 @@ pub struct Context {
     pub master_id: String,
     /// Where saltern may keep files.
     pub state_dir: PathBuf,
+    /// The job cache.
+    pub jobs: Jobs,
     /// Changes when files are to be opened anew (SIGHUP).
     pub reopen: watch::Receiver<u64>,
 }

@@ -20,14 +20,21 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::event::{EventId, Origin};
+use crate::jobs::Jobs;
 use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
+mod backfill;
+mod bind;
 pub mod framing;
 mod kafka;
+mod local_cache;
+mod outstanding;
 pub mod patience;
 mod replay;
+mod returner;
+mod returner_wire;
 mod salt_bus;
 mod written;
 mod zeromq;
@@ -35,9 +42,11 @@ mod zeromq;
 /// Every kind of source.
 pub static KINDS: &[Kind] = &[
     Kind::of::<salt_bus::SaltBus>(),
+    Kind::of::<returner::Returner>(),
     Kind::of::<zeromq::Zeromq>(),
     Kind::of::<kafka::Kafka>(),
     Kind::of::<replay::Replay>(),
+    Kind::of::<local_cache::LocalCache>(),
 ];
 
 /// A place that events come from.
@@ -46,6 +55,9 @@ pub trait Source: Send + Sync + 'static {
     const NAME: &'static str;
     /// What it reads, in one line.
     const ABOUT: &'static str;
+    /// Whether it may bring the same event twice, so that repeats are dropped also where it is the
+    /// only source.
+    const REPEATS: bool = false;
     /// The source's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
@@ -56,6 +68,12 @@ pub trait Source: Send + Sync + 'static {
         outlet: Outlet,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), SourceError>>;
+
+    /// Whether the source cannot do its work without the job cache, which is then on unless it is
+    /// turned off.
+    fn asks_for_jobs(_config: &Self::Config) -> bool {
+        false
+    }
 
     /// Connects once and lets go again.
     fn probe(config: &Self::Config) -> impl Future<Output = Result<(), SourceError>>;
@@ -104,6 +122,8 @@ pub struct Outlet {
     pub state: Arc<SourceState>,
     /// To the dispatcher.
     pub frames: Sender<Frames>,
+    /// The job cache, for sources that ask it or write to it.
+    pub jobs: Jobs,
 }
 
 /// How long to wait for room in the dispatcher's channel before looking again.
@@ -242,6 +262,8 @@ pub struct Kind {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
+    /// Whether it may bring the same event twice.
+    pub repeats: bool,
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -253,6 +275,7 @@ impl Kind {
         Kind {
             name: S::NAME,
             about: S::ABOUT,
+            repeats: S::REPEATS,
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
@@ -272,6 +295,9 @@ pub trait Reader: Send + Sync {
     /// Reads until there is no more to read or `stop` is cancelled.
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static>;
 
+    /// See [`Source::asks_for_jobs`].
+    fn asks_for_jobs(&self) -> bool;
+
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
 }
@@ -281,6 +307,10 @@ struct Configured<S: Source>(S::Config);
 impl<S: Source> Reader for Configured<S> {
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static> {
         Box::pin(async move { S::run(&self.0, outlet, stop).await })
+    }
+
+    fn asks_for_jobs(&self) -> bool {
+        S::asks_for_jobs(&self.0)
     }
 
     fn probe(&self) -> Reading<'_> {

@@ -13,7 +13,6 @@
 //! waiting (a pipe, a terminal) the source waits until there is something to read, so that no
 //! thread is ever stuck in a read when the daemon stops.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU32;
@@ -35,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::framing::{Frame, FrameError, Framer};
+use super::outstanding::Outstanding;
 use super::{Link, Outlet, Source, SourceError, written};
-use crate::receipt::Receipt;
 use crate::units::ByteSize;
 
 /// A recorded bus.
@@ -188,72 +187,6 @@ impl BadFrames {
             let (source, file, count) = (&outlet.state.name, name, self.0);
             warn!(source, file, count, "lines or frames were no events and were passed over");
         }
-    }
-}
-
-/// Bytes that may be read and not yet safe. Large enough that a sink's batch can fill.
-const OUTSTANDING: usize = 16 << 20;
-
-/// What was handed on and is not known to be safe yet, so that a replay is never faster than the
-/// sinks' queues, and does not say that it is done when events were lost.
-#[derive(Default)]
-struct Outstanding {
-    parts: VecDeque<Part>,
-    bytes: usize,
-    not_kept: usize,
-}
-
-/// Frames that were handed on together.
-struct Part {
-    receipt: Receipt,
-    events: usize,
-    bytes: usize,
-}
-
-impl Outstanding {
-    /// Hands frames on once there is room; `false` when that is of no use any more.
-    async fn send(
-        &mut self,
-        outlet: &Outlet,
-        bodies: Vec<Bytes>,
-        stop: &CancellationToken,
-    ) -> bool {
-        let (events, bytes) = (bodies.len(), bodies.iter().map(Bytes::len).sum());
-        if events == 0 {
-            return true;
-        }
-        while self.bytes > OUTSTANDING {
-            if stop.run_until_cancelled(self.settle()).await.is_none() {
-                return false;
-            }
-        }
-        let Some(receipt) = outlet.send_for_receipt(bodies, Vec::new()).await else { return false };
-        self.bytes += bytes;
-        self.parts.push_back(Part { receipt, events, bytes });
-        true
-    }
-
-    async fn settle(&mut self) {
-        let Some(part) = self.parts.pop_front() else { return };
-        self.bytes -= part.bytes;
-        if !part.receipt.await.unwrap_or(false) {
-            self.not_kept += part.events;
-        }
-    }
-
-    /// Waits until everything is safe; an error if something was discarded.
-    async fn wait(&mut self, name: &str) -> Result<(), SourceError> {
-        while !self.parts.is_empty() {
-            self.settle().await;
-        }
-        if self.not_kept == 0 {
-            return Ok(());
-        }
-        let cause = format!(
-            "up to {} events were not kept by every sink that wants them; see what each dropped",
-            self.not_kept
-        );
-        Err(SourceError::new(format!("replaying {name}"), cause))
     }
 }
 
@@ -529,6 +462,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Origin};
+    use crate::jobs::Jobs;
     use crate::json;
     use crate::source::Frames;
     use crate::state::SourceState;
@@ -541,7 +475,7 @@ mod tests {
         let (frames, out) = bounded(1000);
         let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
         let state = Arc::new(SourceState::new("s", "replay", "m"));
-        (Outlet { origin, state, frames }, out)
+        (Outlet { origin, state, frames, jobs: Jobs::new(Path::new("")) }, out)
     }
 
     /// Keeps everything that comes, as a pipeline whose sinks are all well.

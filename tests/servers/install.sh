@@ -112,6 +112,13 @@ packages() {
         apt-get install -y -qq --no-install-recommends "$@"' packages "$@" </dev/null
 }
 
+# What pip builds packages of this repository with, in a Python environment at $1.
+python_build() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --no-input setuptools wheel
+    "$1/bin/python" -c 'import setuptools, wheel'
+}
+
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
 install() {
     name=$1 function=$2
@@ -166,7 +173,10 @@ done
 ( install clickhouse-18.16 clickhouse ) </dev/null &
 running="$running $!"
 ( install chdb-26.9 chdb 26.9.0 ) </dev/null &
+running="$running $!"
 ( install kafka-4.1.0 kafka 4.1.0 ) </dev/null &
+running="$running $!"
+( install python-build python_build ) </dev/null &
 running="$running $!"
 failed=0
 for job in $running; do

@@ -19,7 +19,7 @@ use crate::source::written::{self, NotAnEvent};
 /// What the values of messages are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Format {
+pub(in crate::source) enum Format {
     /// Told from the first byte of each.
     #[default]
     Auto,
