@@ -198,7 +198,7 @@ impl<D: Disk> Spooler<D> {
 
     fn wait_for(&self, course: &Course<D::File>, limit: Duration) -> Happening<D::File> {
         let nothing = never();
-        let shares = if self.takes_shares() { &self.shares } else { &nothing };
+        let shares = if self.takes_shares(course) { &self.shares } else { &nothing };
         select! {
             recv(shares) -> share => share.map_or(Happening::NoMoreShares, Happening::Share),
             recv(self.settled) -> settled => {
@@ -214,10 +214,14 @@ impl<D: Disk> Spooler<D> {
 
     /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
     fn round(&mut self, course: &mut Course<D::File>, now: Instant) -> Option<Duration> {
+        self.inherit(course, now);
+        // Before anything follows from what came after them: the writers are cut off behind `Leave`.
+        while let Ok(order) = self.orders.try_recv() {
+            self.obey(order, course, now);
+        }
         if self.is_done(course) {
             return None;
         }
-        self.inherit(now);
         self.hand_out(course, now);
         self.upkeep(course, now);
         self.show();
@@ -260,8 +264,15 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// While it is false shares wait in the channel.
-    fn takes_shares(&self) -> bool {
-        !self.queue.is_blocked() && self.inherited.is_empty()
+    fn takes_shares(&self, course: &Course<D::File>) -> bool {
+        self.is_stuck(course) || !self.queue.is_blocked() && self.inherited.is_empty()
+    }
+
+    /// Whether the queue blocks and nothing more will be stored before the daemon ends. An order
+    /// that is not obeyed yet may say otherwise.
+    fn is_stuck(&self, course: &Course<D::File>) -> bool {
+        let has_end = self.give_up.is_cancelled() && !course.leaving && self.orders.is_empty();
+        has_end && self.queue.is_blocked()
     }
 
     fn is_done(&self, course: &Course<D::File>) -> bool {
@@ -269,10 +280,8 @@ impl<D: Disk> Spooler<D> {
             let settled = course.abandoned || course.held.iter().all(|held| *held == 0);
             return settled || course.at_once;
         }
-        // A queue that blocks never sees the end of the shares.
-        let stuck = self.queue.is_blocked() && self.give_up.is_cancelled();
         let is_empty = self.queue.is_empty() && self.inherited.is_empty();
-        (course.draining || stuck) && (course.abandoned || is_empty)
+        course.draining && (course.abandoned || is_empty)
     }
 
     fn obey(&mut self, order: Order, course: &mut Course<D::File>, now: Instant) {
@@ -296,16 +305,22 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Puts in what the spooler before this one left, as far as there is room.
-    fn inherit(&mut self, now: Instant) {
+    fn inherit(&mut self, course: &mut Course<D::File>, now: Instant) {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
         {
             self.queue.push(share, now);
+            self.plan_sync(course, now);
         }
     }
 
     /// Takes a share and whatever else is at hand, so that a burst costs one round.
     fn take(&mut self, share: Share, course: &mut Course<D::File>, now: Instant) {
+        if self.is_stuck(course) {
+            // There is no room for it, but the dispatcher must come to its end.
+            self.state.dropped_stop.add(share.len() as u64);
+            return;
+        }
         let mut events = share.len();
         self.queue.push(share, now);
         while !self.queue.is_blocked()
@@ -316,6 +331,12 @@ impl<D: Disk> Spooler<D> {
         }
         let gap = now.duration_since(std::mem::replace(&mut course.taken_at, now));
         course.is_slow = events <= FEW && gap >= SLOW;
+        self.plan_sync(course, now);
+        self.count_losses();
+    }
+
+    /// Something was put into the queue; it is to be synced in time.
+    fn plan_sync(&self, course: &mut Course<D::File>, now: Instant) {
         match self.fsync {
             Some(Fsync::Interval(interval)) => {
                 course.sync_at.get_or_insert(now + interval);
@@ -323,7 +344,6 @@ impl<D: Disk> Spooler<D> {
             Some(Fsync::Always) => course.sync_at = Some(now),
             Some(Fsync::Never) | None => {}
         }
-        self.count_losses();
     }
 
     fn count_losses(&mut self) {
@@ -365,6 +385,7 @@ impl<D: Disk> Spooler<D> {
     fn upkeep(&mut self, course: &mut Course<D::File>, now: Instant) {
         if self.queue.is_blocked() {
             self.queue.unblock(now);
+            self.plan_sync(course, now);
         }
         if course.sync_at.is_some_and(|at| at <= now) && !course.syncer.is_busy {
             course.sync_at = None;
