@@ -495,8 +495,8 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// When the next batch is due; `None` while nothing waits.
-    pub fn due(&self, limits: &BatchLimits) -> Option<Instant> {
+    /// When the next batch is due, or was; `None` while nothing waits.
+    pub fn due(&self, limits: &BatchLimits, now: Instant) -> Option<Instant> {
         if self.ready() == 0 {
             return None;
         }
@@ -504,7 +504,7 @@ impl<D: Disk> Queue<D> {
             // What was read back, or waits behind memory, has waited long enough.
             Some(oldest) if self.memory_end() < self.next => Some(oldest.since),
             Some(oldest) => Some(limits.due(self.waiting(), self.memory_bytes, oldest.since)),
-            None => Some(Instant::now()),
+            None => Some(now),
         }
     }
 
@@ -1279,14 +1279,14 @@ mod tests {
     fn a_batch_is_due_when_full_or_after_its_linger() {
         let mut queue = queue(1 << 20, WhenFull::DropOldest);
         let now = Instant::now();
-        assert_eq!(queue.due(&ONE_SECOND), None);
+        assert_eq!(queue.due(&ONE_SECOND, now), None);
         queue.push(share(0..9, 1), now);
-        assert_eq!(queue.due(&ONE_SECOND), Some(now + Duration::from_secs(1)));
+        assert_eq!(queue.due(&ONE_SECOND, now), Some(now + Duration::from_secs(1)));
         queue.push(share(9..10, 1), now);
-        assert_eq!(queue.due(&ONE_SECOND), Some(now));
+        assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
         assert_eq!(queue.take(&ONE_SECOND).unwrap().len(), 10);
         queue.push(share(10..11, 5000), now);
-        assert_eq!(queue.due(&ONE_SECOND), Some(now));
+        assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
     }
 
     #[test]

@@ -366,7 +366,7 @@ impl<D: Disk> Spooler<D> {
             let Some((held, writer)) = free.filter(|(held, _)| **held < BATCHES_PER_WRITER) else {
                 return;
             };
-            let is_due = match self.queue.due(&self.limits) {
+            let is_due = match self.queue.due(&self.limits, now) {
                 Some(due) => course.draining || due <= now,
                 None => false,
             };
@@ -405,7 +405,7 @@ impl<D: Disk> Spooler<D> {
     fn wait(&self, course: &Course<D::File>, now: Instant) -> Duration {
         let has_free_writer = course.held.iter().any(|held| *held < BATCHES_PER_WRITER);
         let may_begin = has_free_writer && !course.abandoned && !course.leaving;
-        let batch = self.queue.due(&self.limits).filter(|_| may_begin);
+        let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
         let sync = course.sync_at.filter(|_| !course.syncer.is_busy);
         let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
         let first = [batch, sync, course.note_at, unblock].into_iter().flatten().min();

@@ -306,8 +306,7 @@ impl<D: Disk> Spill<D> {
         }
         let Some(segment) = self.segments.back_mut() else { return Err(AppendError::Full) };
         let head = body.head(sequence);
-        let mut slices = [IoSlice::new(&head), IoSlice::new(body.bytes())];
-        if let Err(cause) = segment.file.append(&mut slices) {
+        if let Err(cause) = segment.file.append(&mut body.slices(&head)) {
             // The part that was written is cut off; if even that fails the segment is sealed and
             // its torn tail is skipped when it is read.
             let before = segment.bytes;
@@ -359,7 +358,7 @@ impl<D: Disk> Spill<D> {
         let appended = shares.iter().try_for_each(|share| {
             let body = Body::encode(share, compress).map_err(io::Error::other)?;
             let head = body.head(first + written);
-            file.append(&mut [IoSlice::new(&head), IoSlice::new(body.bytes())])?;
+            file.append(&mut body.slices(&head))?;
             written += share.len() as u64;
             Ok(())
         });
@@ -388,8 +387,10 @@ impl<D: Disk> Spill<D> {
                 removed.map_err(failed("removing an empty segment of the spill"))?;
             }
         } else if self.is_open && self.is_dirty {
-            // What the old segment holds must not depend on a later sync of the new one.
-            let synced = self.segments.back().map_or(Ok(()), |last| last.file.sync());
+            // What the old segment holds must not depend on a later sync of the new one, unless all
+            // of it is stored for good.
+            let last = self.segments.back().filter(|last| last.end > self.acknowledged);
+            let synced = last.map_or(Ok(()), |last| last.file.sync());
             self.is_open = false;
             self.is_dirty = false;
             synced.map_err(failed("syncing a segment of the spill"))?;
@@ -560,7 +561,7 @@ impl<D: Disk> Spill<D> {
         for share in shares {
             let body = Body::encode(share, compress).map_err(io::Error::other)?;
             let head = body.head(sequence);
-            file.append(&mut [IoSlice::new(&head), IoSlice::new(body.bytes())])?;
+            file.append(&mut body.slices(&head))?;
             sequence += share.len() as u64;
         }
         file.sync()?;
@@ -680,6 +681,10 @@ impl<D: Disk> Spill<D> {
             return Ok(None);
         }
         self.is_dirty = false;
+        if self.acknowledged >= self.next {
+            // All of it is stored for good.
+            return Ok(None);
+        }
         let job = |segment: &Segment<D::File>| SyncJob {
             file: Arc::clone(&segment.file),
             segment: segment.first,

@@ -276,8 +276,8 @@ impl World {
         let mut world = World {
             nature,
             runtime,
-            // Whatever looks at the real clock sees an earlier time, and nothing is early there.
-            now: Instant::now() + Duration::from_secs(86_400),
+            // Whatever looked at the real clock would find it ahead, and all of this early.
+            now: Instant::now(),
             disk: SimDisk::new(),
             disk_works: true,
             had_trouble: false,
