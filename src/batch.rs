@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::event::{Event, Origin, Share};
+use crate::event::{Event, EventId, Origin, Share};
 use crate::units::{ByteSize, Span};
 
 /// How large a batch may become and how long it may wait to fill. What is not given is the kind's
@@ -67,13 +67,15 @@ pub struct BatchId(pub u128);
 
 impl BatchId {
     /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
-    /// first of them read at `received`. The time keeps ids apart should a queue that lost its
-    /// files count from an earlier sequence again.
-    fn of(queue: u128, first: u64, len: usize, received: u64) -> Self {
+    /// first of them `event`, read at `received`. The event and the time keep ids apart should the
+    /// same sequences name other events: in a queue that lost its files, or where events that were
+    /// tried have moved up behind what was dropped.
+    fn of(queue: u128, first: u64, len: usize, received: u64, event: EventId) -> Self {
         let mut bytes = queue.to_be_bytes().to_vec();
         for number in [first, len as u64, received] {
             bytes.extend(number.to_be_bytes());
         }
+        bytes.extend(event.0.to_be_bytes());
         BatchId(xxhash_rust::xxh3::xxh3_128(&bytes))
     }
 }
@@ -103,7 +105,8 @@ impl Batch {
     /// The batch's id, for stores that drop what they have seen.
     pub fn id(&self) -> BatchId {
         let received = self.shares.first().map_or(0, Share::received);
-        BatchId::of(self.queue, self.first, self.len, received)
+        let event = self.events().next().map_or(EventId(0), Event::id);
+        BatchId::of(self.queue, self.first, self.len, received, event)
     }
 
     /// The place of the first event in its queue.
@@ -189,7 +192,8 @@ mod tests {
         let (front, back) = batch.split();
         let tags = |batch: &Batch| batch.events().map(Event::tag).collect::<String>();
         assert_eq!((tags(&front).as_str(), tags(&back).as_str()), ("abc", "de"));
-        assert_eq!(back.id(), BatchId::of(7, 103, 2, 1));
+        let event = Event::new("d", b"\x80").id();
+        assert_eq!(back.id(), BatchId::of(7, 103, 2, 1, event));
         assert_ne!(front.id(), id);
         let (only, none) = back.split().0.split();
         assert_eq!((only.len(), none.len()), (1, 0));

@@ -367,7 +367,7 @@ impl RateLimit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::VecDeque;
 
     use crossbeam_channel::{Receiver, bounded};
@@ -398,9 +398,7 @@ mod tests {
         log: Vec<String>,
     }
 
-    type Config = Arc<Mutex<Store>>;
-
-    struct Scripted(Config);
+    struct Scripted(Arc<Mutex<Store>>);
 
     async fn obey(answer: Option<Answer>) -> Result<(), SinkError> {
         match answer.unwrap_or(Answer::Fine) {
@@ -416,9 +414,9 @@ mod tests {
         const NAME: &'static str = "scripted";
         const ABOUT: &'static str = "answers as it is told";
         const BATCH: BatchLimits = BatchLimits::new(10, ByteSize(1000), 0);
-        type Config = Unconfigurable;
+        type Config = Unconfigurable<Store>;
 
-        async fn connect(config: &Unconfigurable, _: &Context) -> Result<Self, SinkError> {
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, SinkError> {
             let answer = config.0.lock().unwrap().connects.pop_front();
             config.0.lock().unwrap().log.push("connect".into());
             obey(answer).await?;
@@ -450,16 +448,16 @@ mod tests {
         }
     }
 
-    #[derive(Clone)]
-    struct Unconfigurable(Config);
+    /// What a scripted sink is configured with, which no text can say.
+    pub(crate) struct Unconfigurable<T>(pub(crate) Arc<Mutex<T>>);
 
-    impl<'de> Deserialize<'de> for Unconfigurable {
+    impl<'de, T> Deserialize<'de> for Unconfigurable<T> {
         fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
             Err(serde::de::Error::custom("only for tests"))
         }
     }
 
-    impl JsonSchema for Unconfigurable {
+    impl<T> JsonSchema for Unconfigurable<T> {
         fn schema_name() -> std::borrow::Cow<'static, str> {
             "Unconfigurable".into()
         }

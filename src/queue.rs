@@ -33,7 +33,7 @@ use crate::batch::{Batch, BatchLimits};
 use crate::event::{Event, Share};
 use crate::receipt::Claim;
 use crate::spill::disk::{Disk, Folder};
-use crate::spill::{AppendError, Begun, Lost, Read, Settings, Spill, SyncJob};
+use crate::spill::{AppendError, Begun, Dropped, Lost, Read, Settings, Spill, SyncJob};
 use crate::state;
 use crate::units::{ByteSize, Span};
 
@@ -234,6 +234,8 @@ struct InFlight {
     batch: Batch,
     weight: usize,
     received: u64,
+    /// It is on disk in another place than its sequences say, since its segment was dropped.
+    has_refuge: bool,
 }
 
 impl<D: Disk> Queue<D> {
@@ -419,8 +421,15 @@ impl<D: Disk> Queue<D> {
     /// Discards the oldest segment of the spill; `false` if there is none to discard.
     fn drop_oldest(&mut self, reason: fn(&mut Losses) -> &mut u64) -> bool {
         let Some(spill) = &mut self.spill else { return false };
-        let lost = match spill.drop_oldest() {
-            Ok(Some(lost)) => lost,
+        // In order, since batches leave in order and are taken out where they stand.
+        let flying = self.in_flight.iter().flat_map(|flying| flying.batch.shares());
+        let flying: Vec<Share> = flying.cloned().collect();
+        let compress = self.config.compression == Compression::Zstd;
+        let lost = match spill.drop_oldest(self.head, &flying, compress) {
+            Ok(Some(Dropped { lost, keeps_in_flight })) => {
+                self.in_flight.iter_mut().for_each(|f| f.has_refuge = keeps_in_flight);
+                lost
+            }
             Ok(None) => return false,
             Err(error) => {
                 warn!(%error, "the oldest segment of the spill cannot be removed");
@@ -461,7 +470,7 @@ impl<D: Disk> Queue<D> {
         let Some(max_age) = self.config.max_age else { return };
         let age = u64::try_from(max_age.0.as_micros()).unwrap_or(u64::MAX);
         let before = state::now().saturating_sub(age);
-        while self.spill.as_ref().is_some_and(|spill| spill.oldest_is_before(before)) {
+        while self.spill.as_ref().is_some_and(|spill| spill.oldest_is_before(self.head, before)) {
             let left = self.waiting() > 0;
             if !left || !self.drop_oldest(|losses| &mut losses.expired) {
                 return;
@@ -486,8 +495,8 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// When the next batch is due; `None` while nothing waits.
-    pub fn due(&self, limits: &BatchLimits) -> Option<Instant> {
+    /// When the next batch is due, or was; `None` while nothing waits.
+    pub fn due(&self, limits: &BatchLimits, now: Instant) -> Option<Instant> {
         if self.ready() == 0 {
             return None;
         }
@@ -495,15 +504,18 @@ impl<D: Disk> Queue<D> {
             // What was read back, or waits behind memory, has waited long enough.
             Some(oldest) if self.memory_end() < self.next => Some(oldest.since),
             Some(oldest) => Some(limits.due(self.waiting(), self.memory_bytes, oldest.since)),
-            None => Some(Instant::now()),
+            None => Some(now),
         }
     }
 
     /// How many events may be tried now.
     fn ready(&self) -> usize {
         let end = match self.config.fsync {
-            // What a broken disk does not take will not become safer by waiting.
-            Fsync::Always if self.spill.is_some() && self.disk_works => self.synced.min(self.next),
+            // What a broken disk does not take will not become safer by waiting; and `overflow`
+            // never promised that an event is on disk.
+            Fsync::Always if self.config.mode == SpillMode::Durable && self.disk_works => {
+                self.synced.min(self.next)
+            }
             _ => self.next,
         };
         usize::try_from(end.saturating_sub(self.head)).unwrap_or(usize::MAX)
@@ -554,7 +566,12 @@ impl<D: Disk> Queue<D> {
         let weight = shares.iter().map(Share::weight).sum();
         let batch = Batch::new(self.id, first, shares);
         self.weight += weight;
-        self.in_flight.push_back(InFlight { batch: batch.clone(), weight, received });
+        self.in_flight.push_back(InFlight {
+            batch: batch.clone(),
+            weight,
+            received,
+            has_refuge: false,
+        });
         let begun = Begun { first, len: events as u64 };
         // Noted before, unless damage has changed its bounds.
         let is_noted = again == Some(begun);
@@ -659,12 +676,17 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// What is to be synced now; `None` if nothing is.
+    /// What is to be synced now; `None` if nothing is. No other sync may be under way.
     pub fn begin_sync(&mut self) -> Option<SyncJob<D::File>> {
-        self.spill.as_mut()?.begin_sync().unwrap_or_else(|error| {
+        let job = self.spill.as_mut()?.begin_sync().unwrap_or_else(|error| {
             warn!(%error, "the names of the spill's files could not be synced");
             None
-        })
+        });
+        if job.is_none() {
+            // What the disk had no room for is in memory alone, and not to be waited for.
+            self.synced = self.next;
+        }
+        job
     }
 
     /// A sync has ended.
@@ -678,8 +700,10 @@ impl<D: Disk> Queue<D> {
             // The sources that wait for these are told that they are not safe.
             self.spoil_claims(job.up_to);
         }
-        // Also after a failure: holding events back would not make them safer.
-        self.synced = self.synced.max(job.up_to);
+        // Also after a failure: holding events back would not make them safer. What is behind and
+        // was not appended since is in memory alone, and not to be waited for.
+        let is_all = self.spill.as_ref().is_none_or(|spill| !spill.is_dirty());
+        self.synced = if is_all { self.next } else { self.synced.max(job.up_to) };
         if is_safe && self.config.mode == SpillMode::Durable {
             self.honour_claims(job.up_to);
         }
@@ -738,7 +762,7 @@ impl<D: Disk> Queue<D> {
         let memory_end = self.memory_end();
         let Some(spill) = &mut self.spill else { return self.len() as u64 };
         let mut entries = Vec::new();
-        for flying in &self.in_flight {
+        for flying in self.in_flight.iter().filter(|flying| !flying.has_refuge) {
             let mut first = flying.batch.first();
             for share in flying.batch.shares() {
                 entries.push((first, share.clone()));
@@ -760,10 +784,11 @@ impl<D: Disk> Queue<D> {
                 end = first;
                 continue;
             }
-            while let Some(on_disk) = end.checked_sub(1).and_then(|last| spill.segment_of(last)) {
+            let mut start = end.saturating_sub(share.len() as u64);
+            while let Some(on_disk) = spill.segment_within(start, end) {
                 end = on_disk;
+                start = end.saturating_sub(share.len() as u64);
             }
-            let start = end.saturating_sub(share.len() as u64);
             match runs.last_mut().filter(|(run, _)| *run == end) {
                 Some((run, shares)) => {
                     *run = start;
@@ -1045,6 +1070,8 @@ mod tests {
         risky: std::collections::BTreeSet<u64>,
         is_failing: bool,
         is_short: bool,
+        /// In this run.
+        had_trouble: bool,
         was_broken: bool,
         begun: std::collections::HashMap<u64, (crate::batch::BatchId, Vec<u64>)>,
     }
@@ -1067,6 +1094,7 @@ mod tests {
                 risky: std::collections::BTreeSet::new(),
                 is_failing: false,
                 is_short: false,
+                had_trouble: false,
                 was_broken: false,
                 begun: std::collections::HashMap::new(),
             }
@@ -1109,10 +1137,14 @@ mod tests {
                 Turn::Stop => self.stop(),
                 Turn::Kill => {
                     let mut risky = std::mem::take(&mut self.risky);
-                    // Whose segment was dropped while they were tried is not on disk any more.
-                    let kept = self.queue.spill.as_ref().unwrap().acknowledged();
-                    let gone = self.in_flight.iter().filter(|batch| batch.first() < kept);
-                    risky.extend(gone.flat_map(numbers));
+                    // Their segment was dropped, and the disk did not take them elsewhere.
+                    let spill = self.queue.spill.as_ref().unwrap();
+                    let is_gone = |flying: &&InFlight| {
+                        !flying.has_refuge && spill.segment_of(flying.batch.first()).is_none()
+                    };
+                    let gone = self.queue.in_flight.iter().filter(|_| self.had_trouble);
+                    risky.extend(gone.filter(is_gone).flat_map(|flying| numbers(&flying.batch)));
+                    self.had_trouble = self.is_short || self.is_failing;
                     self.owed.retain(|n| !risky.contains(n));
                     self.open();
                 }
@@ -1120,10 +1152,12 @@ mod tests {
                     self.disk.set_failing(failing);
                     self.is_failing = failing;
                     self.was_broken |= failing;
+                    self.had_trouble |= failing;
                 }
                 Turn::Space(space) => {
                     self.disk.set_space(space.unwrap_or(usize::MAX));
                     self.is_short = space.is_some();
+                    self.had_trouble |= self.is_short;
                     self.was_broken = true;
                 }
             }
@@ -1245,14 +1279,14 @@ mod tests {
     fn a_batch_is_due_when_full_or_after_its_linger() {
         let mut queue = queue(1 << 20, WhenFull::DropOldest);
         let now = Instant::now();
-        assert_eq!(queue.due(&ONE_SECOND), None);
+        assert_eq!(queue.due(&ONE_SECOND, now), None);
         queue.push(share(0..9, 1), now);
-        assert_eq!(queue.due(&ONE_SECOND), Some(now + Duration::from_secs(1)));
+        assert_eq!(queue.due(&ONE_SECOND, now), Some(now + Duration::from_secs(1)));
         queue.push(share(9..10, 1), now);
-        assert_eq!(queue.due(&ONE_SECOND), Some(now));
+        assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
         assert_eq!(queue.take(&ONE_SECOND).unwrap().len(), 10);
         queue.push(share(10..11, 5000), now);
-        assert_eq!(queue.due(&ONE_SECOND), Some(now));
+        assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
     }
 
     #[test]

@@ -17,11 +17,14 @@
 //! ([`Order::End`]), and it lets go of the channel itself and drains; or its sink has changed
 //! ([`Order::Leave`]), and it hands channel and queue on to the next spooler. Until that one is
 //! there, and while the last batches are being written, events are taken as ever.
+//!
+//! All that the spooler does is two functions: [`Spooler::round`] does what is due, and
+//! [`Spooler::handle`] takes what has happened. The thread only waits between them. What may happen
+//! in which order is explored in `spooler/model.rs`, which calls the two itself.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
@@ -34,8 +37,11 @@ use crate::delivery::Settled;
 use crate::event::Share;
 use crate::queue::{Fsync, Queue};
 use crate::spill::SyncJob;
-use crate::spill::disk::{Disk, Folder};
+use crate::spill::disk::{Disk, DiskFile, Folder};
 use crate::state::SinkState;
+
+#[cfg(test)]
+mod model;
 
 /// Batches that one writer may hold: the one it writes and the one it writes next.
 pub const BATCHES_PER_WRITER: usize = 2;
@@ -60,9 +66,9 @@ const FEW: usize = 16;
 const SLOW: Duration = Duration::from_millis(1);
 
 /// Everything that a spooler thread owns.
-pub struct Spooler {
+pub struct Spooler<D: Disk = Folder> {
     /// The queue.
-    pub queue: Queue,
+    pub queue: Queue<D>,
     /// When a batch is due.
     pub limits: BatchLimits,
     /// When what was written is synced; `None` if nothing is on disk.
@@ -108,10 +114,8 @@ pub struct Left {
     pub in_memory: Vec<Share>,
 }
 
-type Job = SyncJob<<Folder as Disk>::File>;
-
 /// What a spooler is in the middle of.
-struct Course {
+struct Course<F> {
     /// Batches that each writer holds.
     held: Vec<usize>,
     /// There are no more shares.
@@ -129,87 +133,158 @@ struct Course {
     /// When the last round took shares, and whether those came slowly.
     taken_at: Instant,
     is_slow: bool,
-    syncer: Syncer,
+    syncer: Syncer<F>,
 }
 
-impl Spooler {
-    /// Works until there are no more shares and everything is settled, or the writers are gone, or
-    /// it is told to leave.
-    pub fn run(mut self) -> io::Result<Left> {
-        let mut course = Course {
-            held: vec![0; self.writers.len()],
+impl<F> Course<F> {
+    fn new(writers: usize, now: Instant, syncer: Syncer<F>) -> Self {
+        Course {
+            held: vec![0; writers],
             draining: false,
             abandoned: false,
             leaving: false,
             at_once: false,
             sync_at: None,
-            note_at: Some(Instant::now() + NOTE),
-            taken_at: Instant::now(),
+            note_at: Some(now + NOTE),
+            taken_at: now,
             is_slow: false,
-            syncer: Syncer::start()?,
-        };
-        while !self.is_done(&course) {
-            self.inherit();
-            self.hand_out(&mut course);
-            self.upkeep(&mut course);
-            self.show();
-            let mut wait = self.wait(&course);
+            syncer,
+        }
+    }
+}
+
+/// What a spooler waits for.
+enum Happening<F> {
+    Share(Share),
+    NoMoreShares,
+    Settled(Settled),
+    WritersGone,
+    Order(Order),
+    NoMoreOrders,
+    Synced(SyncJob<F>, io::Result<()>),
+    NoMoreSyncs,
+    /// Something is due.
+    Time,
+}
+
+impl<D: Disk> Spooler<D> {
+    /// Works until there are no more shares and everything is settled, or the writers are gone, or
+    /// it is told to leave.
+    pub fn run(mut self) -> io::Result<Left> {
+        let (syncer, jobs, done) = Syncer::new();
+        let sync_thread = std::thread::Builder::new()
+            .name("sync".to_owned())
+            .spawn(move || run_jobs(&jobs, &done))?;
+        let mut course = Course::new(self.writers.len(), Instant::now(), syncer);
+        while let Some(mut wait) = self.round(&mut course, Instant::now()) {
             if self.may_gather(&course, wait) {
                 // Any event that came now would only be put behind those that wait.
                 #[allow(clippy::disallowed_methods)]
                 std::thread::sleep(GATHER);
                 wait -= GATHER;
             }
-            let nothing = never();
-            let is_open = !self.queue.is_blocked() && self.inherited.is_empty();
-            let shares = if is_open { &self.shares } else { &nothing };
-            select! {
-                recv(shares) -> share => match share {
-                    Ok(share) => self.take(share, &mut course),
-                    Err(_) => {
-                        course.draining = true;
-                        self.shares = never();
-                    }
-                },
-                recv(self.settled) -> settled => match settled {
-                    Ok(Settled { writer, first }) => {
-                        self.queue.settle(first);
-                        course.note_at.get_or_insert_with(|| Instant::now() + NOTE);
-                        if let Some(held) = course.held.get_mut(writer) {
-                            *held -= 1;
-                        }
-                    }
-                    Err(_) => {
-                        course.abandoned = true;
-                        self.settled = never();
-                    }
-                },
-                recv(self.orders) -> order => match order {
-                    Ok(order) => self.obey(order, &mut course),
-                    Err(_) => self.orders = never(),
-                },
-                recv(course.syncer.done) -> done => if let Ok((job, result)) = done {
-                    course.syncer.is_busy = false;
-                    self.queue.end_sync(&job, result);
-                },
-                default(wait) => {}
-            }
+            let happening = self.wait_for(&course, wait);
+            self.handle(happening, &mut course, Instant::now());
         }
-        Ok(self.finish(course))
+        let Course { leaving, syncer, .. } = course;
+        drop(syncer.jobs);
+        // A panic there has been reported; what was appended is synced below.
+        let _ = sync_thread.join();
+        if let Ok((job, result)) = syncer.done.try_recv() {
+            self.queue.end_sync(&job, result);
+        }
+        Ok(self.finish(leaving))
     }
 
-    fn is_done(&self, course: &Course) -> bool {
+    fn wait_for(&self, course: &Course<D::File>, limit: Duration) -> Happening<D::File> {
+        let nothing = never();
+        let shares = if self.takes_shares(course) { &self.shares } else { &nothing };
+        select! {
+            recv(shares) -> share => share.map_or(Happening::NoMoreShares, Happening::Share),
+            recv(self.settled) -> settled => {
+                settled.map_or(Happening::WritersGone, Happening::Settled)
+            }
+            recv(self.orders) -> order => order.map_or(Happening::NoMoreOrders, Happening::Order),
+            recv(course.syncer.done) -> done => {
+                done.map_or(Happening::NoMoreSyncs, |(job, result)| Happening::Synced(job, result))
+            }
+            default(limit) => Happening::Time,
+        }
+    }
+
+    /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
+    fn round(&mut self, course: &mut Course<D::File>, now: Instant) -> Option<Duration> {
+        self.inherit(course, now);
+        // Before anything follows from what came after them: the writers are cut off behind `Leave`.
+        while let Ok(order) = self.orders.try_recv() {
+            self.obey(order, course, now);
+        }
+        if self.is_done(course) {
+            return None;
+        }
+        self.hand_out(course, now);
+        self.upkeep(course, now);
+        self.show();
+        Some(self.wait(course, now))
+    }
+
+    /// Takes what has happened.
+    fn handle(
+        &mut self,
+        happening: Happening<D::File>,
+        course: &mut Course<D::File>,
+        now: Instant,
+    ) {
+        match happening {
+            Happening::Share(share) => self.take(share, course, now),
+            Happening::NoMoreShares => {
+                course.draining = true;
+                self.shares = never();
+            }
+            Happening::Settled(Settled { writer, first }) => {
+                self.queue.settle(first);
+                course.note_at.get_or_insert(now + NOTE);
+                if let Some(held) = course.held.get_mut(writer) {
+                    *held -= 1;
+                }
+            }
+            Happening::WritersGone => {
+                course.abandoned = true;
+                self.settled = never();
+            }
+            Happening::Order(order) => self.obey(order, course, now),
+            Happening::NoMoreOrders => self.orders = never(),
+            Happening::Synced(job, result) => {
+                course.syncer.is_busy = false;
+                self.queue.end_sync(&job, result);
+            }
+            Happening::NoMoreSyncs => course.syncer.done = never(),
+            Happening::Time => {}
+        }
+    }
+
+    /// While it is false shares wait in the channel.
+    fn takes_shares(&self, course: &Course<D::File>) -> bool {
+        self.is_stuck(course) || !self.queue.is_blocked() && self.inherited.is_empty()
+    }
+
+    /// Whether the queue blocks and nothing more will be stored before the daemon ends. An order
+    /// that is not obeyed yet may say otherwise.
+    fn is_stuck(&self, course: &Course<D::File>) -> bool {
+        let has_end = self.give_up.is_cancelled() && !course.leaving && self.orders.is_empty();
+        has_end && self.queue.is_blocked()
+    }
+
+    fn is_done(&self, course: &Course<D::File>) -> bool {
         if course.leaving {
             let settled = course.abandoned || course.held.iter().all(|held| *held == 0);
             return settled || course.at_once;
         }
-        // A queue that blocks never sees the end of the shares.
-        let stuck = self.queue.is_blocked() && self.give_up.is_cancelled();
         let is_empty = self.queue.is_empty() && self.inherited.is_empty();
-        (course.draining || stuck) && (course.abandoned || is_empty)
+        course.draining && (course.abandoned || is_empty)
     }
 
-    fn obey(&mut self, order: Order, course: &mut Course) {
+    fn obey(&mut self, order: Order, course: &mut Course<D::File>, now: Instant) {
         match order {
             Order::Leave => course.leaving = true,
             Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
@@ -217,7 +292,7 @@ impl Spooler {
                 if !self.queue.is_blocked()
                     && let Ok(share) = self.shares.try_recv()
                 {
-                    self.take(share, course);
+                    self.take(share, course, now);
                 }
                 for share in self.shares.try_iter() {
                     self.state.dropped_stop.add(share.len() as u64);
@@ -230,17 +305,22 @@ impl Spooler {
     }
 
     /// Puts in what the spooler before this one left, as far as there is room.
-    fn inherit(&mut self) {
+    fn inherit(&mut self, course: &mut Course<D::File>, now: Instant) {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
         {
-            self.queue.push(share, Instant::now());
+            self.queue.push(share, now);
+            self.plan_sync(course, now);
         }
     }
 
     /// Takes a share and whatever else is at hand, so that a burst costs one round.
-    fn take(&mut self, share: Share, course: &mut Course) {
-        let now = Instant::now();
+    fn take(&mut self, share: Share, course: &mut Course<D::File>, now: Instant) {
+        if self.is_stuck(course) {
+            // There is no room for it, but the dispatcher must come to its end.
+            self.state.dropped_stop.add(share.len() as u64);
+            return;
+        }
         let mut events = share.len();
         self.queue.push(share, now);
         while !self.queue.is_blocked()
@@ -251,6 +331,12 @@ impl Spooler {
         }
         let gap = now.duration_since(std::mem::replace(&mut course.taken_at, now));
         course.is_slow = events <= FEW && gap >= SLOW;
+        self.plan_sync(course, now);
+        self.count_losses();
+    }
+
+    /// Something was put into the queue; it is to be synced in time.
+    fn plan_sync(&self, course: &mut Course<D::File>, now: Instant) {
         match self.fsync {
             Some(Fsync::Interval(interval)) => {
                 course.sync_at.get_or_insert(now + interval);
@@ -258,7 +344,6 @@ impl Spooler {
             Some(Fsync::Always) => course.sync_at = Some(now),
             Some(Fsync::Never) | None => {}
         }
-        self.count_losses();
     }
 
     fn count_losses(&mut self) {
@@ -275,14 +360,14 @@ impl Spooler {
         self.state.dropped_damaged.add(losses.damaged);
     }
 
-    fn hand_out(&mut self, course: &mut Course) {
+    fn hand_out(&mut self, course: &mut Course<D::File>, now: Instant) {
         while !course.leaving {
             let free = course.held.iter_mut().zip(&self.writers).min_by_key(|(held, _)| **held);
             let Some((held, writer)) = free.filter(|(held, _)| **held < BATCHES_PER_WRITER) else {
                 return;
             };
-            let is_due = match self.queue.due(&self.limits) {
-                Some(due) => course.draining || due <= Instant::now(),
+            let is_due = match self.queue.due(&self.limits, now) {
+                Some(due) => course.draining || due <= now,
                 None => false,
             };
             if !is_due {
@@ -297,10 +382,10 @@ impl Spooler {
     }
 
     /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
-    fn upkeep(&mut self, course: &mut Course) {
-        let now = Instant::now();
+    fn upkeep(&mut self, course: &mut Course<D::File>, now: Instant) {
         if self.queue.is_blocked() {
             self.queue.unblock(now);
+            self.plan_sync(course, now);
         }
         if course.sync_at.is_some_and(|at| at <= now) && !course.syncer.is_busy {
             course.sync_at = None;
@@ -317,11 +402,10 @@ impl Spooler {
     }
 
     /// How long nothing can be due.
-    fn wait(&self, course: &Course) -> Duration {
-        let now = Instant::now();
+    fn wait(&self, course: &Course<D::File>, now: Instant) -> Duration {
         let has_free_writer = course.held.iter().any(|held| *held < BATCHES_PER_WRITER);
         let may_begin = has_free_writer && !course.abandoned && !course.leaving;
-        let batch = self.queue.due(&self.limits).filter(|_| may_begin);
+        let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
         let sync = course.sync_at.filter(|_| !course.syncer.is_busy);
         let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
         let first = [batch, sync, course.note_at, unblock].into_iter().flatten().min();
@@ -329,7 +413,7 @@ impl Spooler {
     }
 
     /// Whether a batch is waiting to fill and has time to, and shares come slowly.
-    fn may_gather(&self, course: &Course, wait: Duration) -> bool {
+    fn may_gather(&self, course: &Course<D::File>, wait: Duration) -> bool {
         let is_idle = self.shares.is_empty() && self.settled.is_empty();
         is_idle && wait > GATHER && wait < IDLE && course.is_slow
     }
@@ -342,22 +426,21 @@ impl Spooler {
     }
 
     /// Leaves on disk what is not settled, and hands on what cannot be there.
-    fn finish(mut self, course: Course) -> Left {
+    fn finish(mut self, leaving: bool) -> Left {
         let mut in_memory = Vec::new();
-        if course.leaving {
+        if leaving {
             in_memory = self.queue.hand_on();
             in_memory.extend(std::mem::take(&mut self.inherited));
         }
         let (left, mut lost) = self.queue.persist();
         lost += self.inherited.iter().map(|share| share.len() as u64).sum::<u64>();
         self.queue.note_acknowledged();
-        course.syncer.end();
         if let Some(job) = self.queue.begin_sync() {
             let result = job.run();
             self.queue.end_sync(&job, result);
         }
         self.state.dropped_stop.add(lost);
-        if left > 0 && !course.leaving {
+        if left > 0 && !leaving {
             info!(sink = self.state.name, events = left, "events are left in the spill");
         }
         if lost > 0 {
@@ -366,43 +449,40 @@ impl Spooler {
         self.count_losses();
         self.show();
         self.state.set_oldest(None);
-        let shares = course.leaving.then_some(self.shares);
+        let shares = leaving.then_some(self.shares);
         Left { on_disk: left, shares, in_memory }
     }
 }
 
-/// The thread that syncs, one job at a time.
-struct Syncer {
-    jobs: Sender<Job>,
-    done: Receiver<(Job, io::Result<()>)>,
+/// The thread that syncs, one job at a time, as the spooler sees it.
+struct Syncer<F> {
+    jobs: Sender<SyncJob<F>>,
+    done: Receiver<Synced<F>>,
     is_busy: bool,
-    thread: JoinHandle<()>,
 }
 
-impl Syncer {
-    fn start() -> io::Result<Self> {
-        let (jobs, jobs_out) = bounded::<Job>(1);
+type Synced<F> = (SyncJob<F>, io::Result<()>);
+
+impl<F> Syncer<F> {
+    /// With the thread's ends of the channels.
+    fn new() -> (Self, Receiver<SyncJob<F>>, Sender<Synced<F>>) {
+        let (jobs, jobs_out) = bounded(1);
         let (done_in, done) = bounded(1);
-        let thread = std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
-            for job in jobs_out {
-                let result = job.run();
-                if done_in.send((job, result)).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Syncer { jobs, done, is_busy: false, thread })
+        (Syncer { jobs, done, is_busy: false }, jobs_out, done_in)
     }
 
     /// Begins a job; none may be under way.
-    fn begin(&mut self, job: Job) {
+    fn begin(&mut self, job: SyncJob<F>) {
         self.is_busy = self.jobs.try_send(job).is_ok();
     }
+}
 
-    fn end(self) {
-        drop(self.jobs);
-        drop(self.done);
-        // A panic there has been reported; what was appended is synced by the caller.
-        let _ = self.thread.join();
+/// What the sync thread does, until there are no more jobs.
+fn run_jobs<F: DiskFile>(jobs: &Receiver<SyncJob<F>>, done: &Sender<Synced<F>>) {
+    for job in jobs {
+        let result = job.run();
+        if done.send((job, result)).is_err() {
+            return;
+        }
     }
 }

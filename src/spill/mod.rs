@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use thiserror::Error;
+use tracing::warn;
 
 use crate::event::Share;
 
@@ -52,6 +53,9 @@ use record::{Body, Damage, HEAD, Head};
 const SUFFIX: &str = ".seg";
 const PROGRESS: &str = "progress";
 const PROGRESS_NEW: &str = "progress.new";
+
+/// A segment in the making, of events that are in flight while theirs is given up.
+const REFUGE_NEW: &str = "refuge.new";
 
 /// Bytes of an entry of `progress`.
 const ENTRY: usize = 24;
@@ -127,6 +131,15 @@ impl Lost {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What was given up to make room.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropped {
+    /// The events.
+    pub lost: Lost,
+    /// Whether what is in flight is on disk.
+    pub keeps_in_flight: bool,
 }
 
 /// What reading gave.
@@ -293,8 +306,7 @@ impl<D: Disk> Spill<D> {
         }
         let Some(segment) = self.segments.back_mut() else { return Err(AppendError::Full) };
         let head = body.head(sequence);
-        let mut slices = [IoSlice::new(&head), IoSlice::new(body.bytes())];
-        if let Err(cause) = segment.file.append(&mut slices) {
+        if let Err(cause) = segment.file.append(&mut body.slices(&head)) {
             // The part that was written is cut off; if even that fails the segment is sealed and
             // its torn tail is skipped when it is read.
             let before = segment.bytes;
@@ -346,7 +358,7 @@ impl<D: Disk> Spill<D> {
         let appended = shares.iter().try_for_each(|share| {
             let body = Body::encode(share, compress).map_err(io::Error::other)?;
             let head = body.head(first + written);
-            file.append(&mut [IoSlice::new(&head), IoSlice::new(body.bytes())])?;
+            file.append(&mut body.slices(&head))?;
             written += share.len() as u64;
             Ok(())
         });
@@ -357,8 +369,13 @@ impl<D: Disk> Spill<D> {
 
     /// The first sequence of the segment that holds the event of this sequence, if one does.
     pub fn segment_of(&self, sequence: u64) -> Option<u64> {
-        let holds = |segment: &&Segment<_>| (segment.first..segment.end).contains(&sequence);
-        self.segments.iter().find(holds).map(|segment| segment.first)
+        self.segment_within(sequence, sequence + 1)
+    }
+
+    /// The first sequence of the last segment that holds any event from `first` to before `end`.
+    pub fn segment_within(&self, first: u64, end: u64) -> Option<u64> {
+        let holds = |segment: &&Segment<_>| segment.first < end && first < segment.end;
+        self.segments.iter().rfind(holds).map(|segment| segment.first)
     }
 
     fn begin_segment(&mut self, first: u64, since: u64) -> Result<(), AppendError> {
@@ -370,8 +387,10 @@ impl<D: Disk> Spill<D> {
                 removed.map_err(failed("removing an empty segment of the spill"))?;
             }
         } else if self.is_open && self.is_dirty {
-            // What the old segment holds must not depend on a later sync of the new one.
-            let synced = self.segments.back().map_or(Ok(()), |last| last.file.sync());
+            // What the old segment holds must not depend on a later sync of the new one, unless all
+            // of it is stored for good.
+            let last = self.segments.back().filter(|last| last.end > self.acknowledged);
+            let synced = last.map_or(Ok(()), |last| last.file.sync());
             self.is_open = false;
             self.is_dirty = false;
             synced.map_err(failed("syncing a segment of the spill"))?;
@@ -471,31 +490,106 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Gives up the oldest segment and says which unacknowledged events were in it; `None` if there
-    /// is no segment with events.
-    pub fn drop_oldest(&mut self) -> io::Result<Option<Lost>> {
-        let front = self.segments.front().filter(|front| front.bytes > 0);
-        let Some(front) = front else { return Ok(None) };
-        let lost = Lost { first: front.first.max(self.acknowledged), end: front.end };
+    /// Gives up the oldest segment in which events wait, and says which; `None` if there is none.
+    /// Events wait from `head` on. Those before it that are not settled, `in_flight`, must survive a
+    /// crash: they are put into a segment of their own first, up against what follows. If the disk
+    /// has no room for that, it is done right after.
+    pub fn drop_oldest(
+        &mut self,
+        head: u64,
+        in_flight: &[Share],
+        compress: bool,
+    ) -> io::Result<Option<Dropped>> {
+        let Some(index) = self.waiting_segment(head) else { return Ok(None) };
+        let Some(victim) = self.segments.get(index) else { return Ok(None) };
+        let lost = Lost { first: victim.first.max(head), end: victim.end };
+        let follows = self.segments.get(index + 1).map_or(victim.end, |next| next.first);
+        let mut refuge = self.write_refuge(follows, in_flight, compress);
         let before = self.acknowledged;
-        self.acknowledged = before.max(lost.end);
+        self.acknowledged = before.max(match &refuge {
+            Ok(Some(refuge)) => refuge.first,
+            _ => lost.end,
+        });
         // Without any segment only `progress` says which sequence comes next.
-        let is_only = self.segments.len() == 1;
-        let noted = if is_only { self.rewrite_progress() } else { Ok(()) };
-        if let Err(error) = noted.and_then(|()| self.remove_front()) {
+        let is_empty = index + 1 == self.segments.len() && in_flight.is_empty();
+        let noted = if is_empty { self.rewrite_progress() } else { Ok(()) };
+        let kept = refuge.as_ref().ok().and_then(Option::as_ref).map(|refuge| refuge.first);
+        if let Err(error) = noted.and_then(|()| self.remove_through(index, kept)) {
             // They are still there, and must not be noted as acknowledged.
             self.acknowledged = before;
             return Err(error);
         }
+        if refuge.is_err() {
+            refuge = self.write_refuge(follows, in_flight, compress);
+        }
+        let keeps_in_flight = refuge.is_ok();
+        match refuge {
+            Ok(Some(refuge)) => {
+                self.bytes += refuge.bytes;
+                self.acknowledged = self.acknowledged.min(refuge.first);
+                self.segments.push_front(refuge);
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%error, "batches that are being written are not on disk any more"),
+        }
         self.cursor.sequence = self.cursor.sequence.max(lost.end);
-        Ok(Some(lost))
+        Ok(Some(Dropped { lost, keeps_in_flight }))
     }
 
-    /// Whether every event of the oldest segment was read before `time`, in microseconds since 1970.
-    pub fn oldest_is_before(&self, time: u64) -> bool {
+    /// The first segment that holds events from `head` on.
+    fn waiting_segment(&self, head: u64) -> Option<usize> {
+        self.segments.iter().position(|segment| segment.end > head)
+    }
+
+    /// Writes a segment of shares whose last event stands just before `end`. It may take the name
+    /// of one that is about to be removed.
+    fn write_refuge(
+        &self,
+        end: u64,
+        shares: &[Share],
+        compress: bool,
+    ) -> io::Result<Option<Segment<D::File>>> {
+        let count: u64 = shares.iter().map(|share| share.len() as u64).sum();
+        let (Some(oldest), Some(newest)) = (shares.first(), shares.last()) else { return Ok(None) };
+        match self.disk.remove(REFUGE_NEW) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.disk.create(REFUGE_NEW)?;
+        let first = end.saturating_sub(count);
+        let mut sequence = first;
+        for share in shares {
+            let body = Body::encode(share, compress).map_err(io::Error::other)?;
+            let head = body.head(sequence);
+            file.append(&mut body.slices(&head))?;
+            sequence += share.len() as u64;
+        }
+        file.sync()?;
+        self.disk.rename(REFUGE_NEW, &name_of(first))?;
+        let bytes = file.len()?;
+        let (since, until) = (oldest.received(), newest.received());
+        Ok(Some(Segment { file: Arc::new(file), first, end, bytes, since, until }))
+    }
+
+    /// Removes the segments up to this one. The name of one of them may have been given away.
+    fn remove_through(&mut self, index: usize, given_away: Option<u64>) -> io::Result<()> {
+        for _ in 0..=index {
+            let Some(front) = self.segments.front() else { break };
+            if Some(front.first) != given_away {
+                self.disk.remove(&name_of(front.first))?;
+            }
+            self.forget_front();
+        }
+        Ok(())
+    }
+
+    /// Whether every event of the oldest segment in which events wait, those from `head` on, was
+    /// read before `time`, in microseconds since 1970.
+    pub fn oldest_is_before(&self, head: u64, time: u64) -> bool {
+        let Some(index) = self.waiting_segment(head) else { return false };
         let until = |segment: &Segment<_>| segment.until;
-        let since_next = self.segments.get(1).map(|next| next.since);
-        let newest = self.segments.front().map(until).filter(|until| *until > 0).or(since_next);
+        let since_next = self.segments.get(index + 1).map(|next| next.since);
+        let newest = self.segments.get(index).map(until).filter(|until| *until > 0).or(since_next);
         newest.is_some_and(|newest| newest > 0 && newest < time)
     }
 
@@ -507,11 +601,15 @@ impl<D: Disk> Spill<D> {
     fn remove_front(&mut self) -> io::Result<()> {
         let Some(front) = self.segments.front() else { return Ok(()) };
         self.disk.remove(&name_of(front.first))?;
+        self.forget_front();
+        Ok(())
+    }
+
+    fn forget_front(&mut self) {
+        let Some(front) = self.segments.pop_front() else { return };
         self.names_changed = true;
+        self.bytes -= front.bytes;
         let was_read = front.first == self.cursor.segment;
-        if let Some(front) = self.segments.pop_front() {
-            self.bytes -= front.bytes;
-        }
         if was_read {
             self.cursor.segment = self.segments.front().map_or(u64::MAX, |front| front.first);
             self.cursor.offset = 0;
@@ -520,32 +618,34 @@ impl<D: Disk> Spill<D> {
             self.is_open = false;
             self.is_dirty = false;
         }
-        Ok(())
     }
 
     /// Notes a batch before its first try, so that it comes again with the same bounds.
     pub fn note_begun(&mut self, begun: Begun) -> io::Result<()> {
         self.begun.push(begun);
-        self.note(BATCH_BEGUN, begun.first, begun.len)
+        // With how far events are acknowledged, in the same write: one who crashes more often than
+        // that is noted by itself gets on too.
+        let acknowledged = entry(ACKNOWLEDGED, self.acknowledged, 0);
+        self.note(&[acknowledged, entry(BATCH_BEGUN, begun.first, begun.len)])
     }
 
     /// Notes how far events are acknowledged.
     pub fn note_acknowledged(&mut self) -> io::Result<()> {
-        self.note(ACKNOWLEDGED, self.acknowledged, 0)
+        self.note(&[entry(ACKNOWLEDGED, self.acknowledged, 0)])
     }
 
-    fn note(&mut self, kind: u32, sequence: u64, len: u64) -> io::Result<()> {
+    fn note(&mut self, entries: &[[u8; ENTRY]]) -> io::Result<()> {
         if self.progress.is_none() || self.progress_len >= PROGRESS_MAX {
             return self.rewrite_progress();
         }
-        let entry = entry(kind, sequence, len);
+        let bytes = entries.as_flattened();
         if let Some(progress) = &self.progress {
-            if let Err(error) = progress.append(&mut [IoSlice::new(&entry)]) {
+            if let Err(error) = progress.append(&mut [IoSlice::new(bytes)]) {
                 // Entries behind half an entry could not be read.
                 self.progress = None;
                 return Err(error);
             }
-            self.progress_len += ENTRY as u64;
+            self.progress_len += bytes.len() as u64;
         }
         Ok(())
     }
@@ -581,12 +681,21 @@ impl<D: Disk> Spill<D> {
             return Ok(None);
         }
         self.is_dirty = false;
+        if self.acknowledged >= self.next {
+            // All of it is stored for good.
+            return Ok(None);
+        }
         let job = |segment: &Segment<D::File>| SyncJob {
             file: Arc::clone(&segment.file),
             segment: segment.first,
             up_to: segment.end,
         };
         Ok(self.segments.back().map(job))
+    }
+
+    /// Whether something was appended since the last sync began.
+    pub fn is_dirty(&self) -> bool {
+        self.is_dirty
     }
 
     /// A sync failed: nothing is appended to its segment any more.

@@ -333,7 +333,8 @@ fn run(steps: Vec<Step>) {
                 }
             }
             Step::DropOldest => {
-                if let Ok(Some(lost)) = spill.drop_oldest() {
+                let head = spill.acknowledged();
+                if let Ok(Some(Dropped { lost, .. })) = spill.drop_oldest(head, &[], false) {
                     model.waiting.retain(|n| *n >= lost.end);
                     model.lasting.retain(|n| *n >= lost.end);
                     model.noted = model.noted.min(spill.acknowledged());

@@ -24,6 +24,7 @@
 //! events share one encoded body and its checksum. The head has a checksum of its own: a length is
 //! believed, and memory set aside for it, only after the check.
 
+use std::io::IoSlice;
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, Bytes};
@@ -50,10 +51,16 @@ const ZSTD_LEVEL: i32 = 1;
 /// The most that a body may be, before compression too.
 pub const MAX_BODY: usize = 1 << 30;
 
+/// Frames of so many bytes are written from where they were read; smaller ones are cheaper to copy
+/// than to name to the kernel one by one.
+const LARGE: usize = 1 << 10;
+
 /// The body of a record and what its head says of it.
 #[derive(Debug)]
 pub struct Body {
-    bytes: Bytes,
+    /// One behind the other they are the body. Large frames are where they were read.
+    pieces: Vec<Bytes>,
+    length: u32,
     plain: u32,
     events: u32,
     received: u64,
@@ -109,41 +116,46 @@ impl Body {
         let origin = share.origin();
         let size = 4 + origin.source.len() + origin.master_id.len() + frames;
         let plain = u32::try_from(size).ok().filter(|_| size <= MAX_BODY).ok_or(TooLarge(size))?;
-        let mut bytes = Vec::with_capacity(size);
+        let mut pieces = Pieces::default();
         for name in [&origin.source, &origin.master_id] {
             let name = name.as_bytes().get(..name.len().min(0xffff)).unwrap_or_default();
-            bytes.extend(u16::try_from(name.len()).unwrap_or(u16::MAX).to_le_bytes());
-            bytes.extend_from_slice(name);
+            let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
+            pieces.copied.extend(length.to_le_bytes());
+            pieces.copied.extend_from_slice(name);
         }
         for event in share.events() {
             if has_ids {
-                bytes.extend(event.id().to_bytes());
+                pieces.copied.extend(event.id().to_bytes());
             }
-            bytes.extend(u32::try_from(event.frame().len()).unwrap_or(u32::MAX).to_le_bytes());
-            bytes.extend_from_slice(event.frame());
+            let length = u32::try_from(event.frame().len()).unwrap_or(u32::MAX);
+            pieces.copied.extend(length.to_le_bytes());
+            pieces.push(event.frame());
         }
+        let mut pieces = pieces.end();
         let events = u32::try_from(share.len()).map_err(|_| TooLarge(size))?;
-        let mut flags = if has_ids { IDS } else { 0 };
-        if compress && let Ok(packed) = zstd::bulk::compress(&bytes, ZSTD_LEVEL) {
+        let (mut flags, mut length) = (if has_ids { IDS } else { 0 }, plain);
+        if compress {
             // What does not shrink is kept as it is.
-            if packed.len() < bytes.len() {
-                bytes = packed;
+            let packed = zstd::bulk::compress(&pieces.concat(), ZSTD_LEVEL);
+            if let Ok(packed) = packed
+                && let Some(shorter) = u32::try_from(packed.len()).ok().filter(|len| *len < plain)
+            {
+                (length, pieces) = (shorter, vec![packed.into()]);
                 flags |= ZSTD;
             }
         }
-        let crc = crc32c::crc32c(&bytes);
+        let crc = pieces.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
         let received = share.received();
-        Ok(Body { bytes: bytes.into(), plain, events, received, crc, flags })
+        Ok(Body { pieces, length, plain, events, received, crc, flags })
     }
 
     /// The head of the record in the queue where its first event has this sequence.
     pub fn head(&self, sequence: u64) -> [u8; HEAD] {
-        let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         let mut head = [0; HEAD];
         let fields = [
             &MAGIC[..],
             &self.flags.to_le_bytes(),
-            &length.to_le_bytes(),
+            &self.length.to_le_bytes(),
             &self.plain.to_le_bytes(),
             &self.events.to_le_bytes(),
             &sequence.to_le_bytes(),
@@ -161,14 +173,49 @@ impl Body {
         head
     }
 
-    /// The body as it is stored.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// What is written: the head, and the body behind it.
+    pub fn slices<'a>(&'a self, head: &'a [u8; HEAD]) -> Vec<IoSlice<'a>> {
+        let mut slices = Vec::with_capacity(1 + self.pieces.len());
+        slices.push(IoSlice::new(head));
+        slices.extend(self.pieces.iter().map(|piece| IoSlice::new(piece)));
+        slices
     }
 
     /// The bytes of the whole record.
     pub fn record_len(&self) -> u64 {
-        (HEAD + self.bytes.len()) as u64
+        HEAD as u64 + u64::from(self.length)
+    }
+}
+
+/// A body in the making.
+#[derive(Default)]
+struct Pieces {
+    /// What is too small to be a piece of its own.
+    copied: Vec<u8>,
+    /// The other pieces, each with how much of `copied` stands before it.
+    large: Vec<(usize, Bytes)>,
+}
+
+impl Pieces {
+    fn push(&mut self, frame: &Bytes) {
+        if frame.len() < LARGE {
+            self.copied.extend_from_slice(frame);
+        } else {
+            self.large.push((self.copied.len(), frame.clone()));
+        }
+    }
+
+    fn end(self) -> Vec<Bytes> {
+        let mut rest = Bytes::from(self.copied);
+        let mut pieces = Vec::with_capacity(2 * self.large.len() + 1);
+        let mut before = 0;
+        for (end, frame) in self.large {
+            pieces.push(rest.split_to(end - before));
+            pieces.push(frame);
+            before = end;
+        }
+        pieces.push(rest);
+        pieces
     }
 }
 
@@ -289,7 +336,7 @@ mod tests {
 
     fn record(share: &Share, compress: bool) -> Vec<u8> {
         let body = Body::encode(share, compress).unwrap();
-        [&body.head(41)[..], body.bytes()].concat()
+        body.slices(&body.head(41)).iter().flat_map(|slice| slice.to_vec()).collect()
     }
 
     #[test]
