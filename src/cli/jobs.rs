@@ -104,6 +104,12 @@ struct Page {
     next: Option<String>,
 }
 
+/// A page whose jobs are passed on as they are.
+#[derive(Deserialize)]
+struct Objects {
+    jobs: Vec<Value>,
+}
+
 /// What tables show of a job.
 #[derive(Deserialize)]
 struct Job {
@@ -289,9 +295,8 @@ async fn missing(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure
         Output::Json => {
             print(&format!("{}\n", json!({"jid": jid, "missing_minions": job.missing_minions})))
         }
-        Output::Text => print(
-            &job.missing_minions.iter().map(|minion| format!("{minion}\n")).collect::<String>(),
-        ),
+        Output::Text if job.missing_minions.is_empty() => Ok(()),
+        Output::Text => print(&format!("{}\n", job.missing_minions.join("\n"))),
     }
 }
 
@@ -314,14 +319,13 @@ async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     loop {
         let answer = cache.page(&Selection::default()).await?;
         let page: Page = parsed(&answer)?;
-        let whole: Value = parsed(&answer)?;
-        let objects = whole["jobs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let whole: Objects = parsed(&answer)?;
         let mut rows = Vec::new();
         if std::mem::take(&mut is_first) && output == Output::Text {
             rows.push(heading());
         }
         // The last one is printed last.
-        for (job, object) in page.jobs.iter().zip(objects).rev() {
+        for (job, object) in page.jobs.iter().zip(&whole.jobs).rev() {
             if before.get(&job.jid) == Some(&(job.expected, job.returned)) {
                 continue;
             }
