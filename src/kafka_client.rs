@@ -180,6 +180,8 @@ pub fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) -> Clie
     };
     config.set("security.protocol", protocol);
     if let Some(Tls { ca, certificate, key, key_password }) = tls {
+        // What the system trusts: OpenSSL is built in, and looks where it was built.
+        config.set("ssl.ca.location", "probe");
         let files = [
             ("ssl.ca.location", ca),
             ("ssl.certificate.location", certificate),

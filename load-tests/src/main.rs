@@ -61,6 +61,9 @@ enum Command {
         /// The sinks it has.
         #[arg(long, value_enum, value_delimiter = ',', default_value = "rawfile_json")]
         sinks: Vec<measure::Sink>,
+        /// Another sink in their place, as the configuration has it: `kafka: {brokers: […], topic: t}`.
+        #[arg(long)]
+        sink: Option<String>,
         /// Where the sinks' events wait.
         #[arg(long, value_enum, default_value_t = measure::Spill::Durable)]
         spill: measure::Spill,
@@ -159,7 +162,7 @@ fn run(command: Command) -> Result<(), Failure> {
             println!("{}", drain::drain(&socket)?);
             Ok(())
         }
-        Command::Measure { traffic, saltern, sinks, spill } => {
+        Command::Measure { traffic, saltern, sinks, sink, spill } => {
             let offered = traffic.traffic()?;
             let load = measure::Load {
                 traffic: &offered,
@@ -167,7 +170,7 @@ fn run(command: Command) -> Result<(), Failure> {
                 events: traffic.events,
                 spill,
             };
-            println!("{}", measure::saltern(&saltern, &sinks, &load)?);
+            println!("{}", measure::saltern(&saltern, &sinks, sink.as_deref(), &load)?);
             println!("drain: {}", measure::drain(&load)?);
             Ok(())
         }

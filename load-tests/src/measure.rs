@@ -161,8 +161,13 @@ const WARM_UP: u64 = 10_000;
 /// How many events saltern may be ahead of its file before a saturated bus waits.
 const WINDOW: u64 = 5000;
 
-/// Measures a saltern with these sinks.
-pub(crate) fn saltern(binary: &Path, sinks: &[Sink], load: &Load<'_>) -> Result<Cost, Failure> {
+/// Measures a saltern with these sinks, or with `other` (YAML) in their place.
+pub(crate) fn saltern(
+    binary: &Path,
+    sinks: &[Sink],
+    other: Option<&str>,
+    load: &Load<'_>,
+) -> Result<Cost, Failure> {
     let folder = Folder::new()?;
     let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let socket = folder.0.join("bus.ipc");
@@ -171,8 +176,11 @@ pub(crate) fn saltern(binary: &Path, sinks: &[Sink], load: &Load<'_>) -> Result<
         folder.0.join("state").display(),
         socket.display(),
     );
-    for (number, sink) in sinks.iter().enumerate() {
-        let kind = sink.config(&folder.0);
+    let kinds = match other {
+        Some(kind) => vec![kind.to_owned()],
+        None => sinks.iter().map(|sink| sink.config(&folder.0)).collect(),
+    };
+    for (number, kind) in kinds.iter().enumerate() {
         // Room for all that a saturated bus can be ahead of a sink: what is measured is the cost of
         // storing, and dropping is cheaper than that.
         let room = match (load.spill, load.rate) {

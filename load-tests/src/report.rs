@@ -20,7 +20,7 @@ pub(crate) fn print(binary: &Path, rounds: usize) -> Result<(), Failure> {
         let mut both = Vec::new();
         for _ in 0..rounds.max(1) {
             // One after the other, so that both see the same machine.
-            both.push((measure::saltern(binary, sinks, &load)?, measure::drain(&load)?));
+            both.push((measure::saltern(binary, sinks, None, &load)?, measure::drain(&load)?));
         }
         let by = |of: fn(&Cost) -> f64| {
             let ours: Vec<f64> = both.iter().map(|(ours, _)| of(ours)).collect();
@@ -104,7 +104,7 @@ pub(crate) fn print(binary: &Path, rounds: usize) -> Result<(), Failure> {
     let rate = Rate::PerSecond(5000.0);
     for spill in [Spill::Memory, Spill::Durable] {
         let load = Load { traffic: &traffic, rate, events: 150_000, spill };
-        let ours = measure::saltern(binary, ALL, &load)?;
+        let ours = measure::saltern(binary, ALL, None, &load)?;
         row(
             &format!(
                 "`rawfile_json`, `sqlite3`, `local`, `blackhole` at 5 000 events/s for 30 s, `{spill}`"

@@ -27,7 +27,6 @@ use tracing::info;
 
 use super::{Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
-use crate::kafka_client::ANSWER;
 use crate::units::ByteSize;
 
 mod message;
@@ -40,7 +39,7 @@ mod transaction;
 use outcome::{Outcome, sink_error};
 use reports::{Failed, Reports};
 use settings::Config;
-use topics::Topics;
+use topics::{LOOK, Topics};
 use transaction::{Transactions, transactional_id};
 
 /// How long to wait while librdkafka's queue is full.
@@ -111,7 +110,7 @@ impl Kafka {
         match config.topic.fixed() {
             Some(topic) => topics.ensure(topic, &producer, &config.client, config.create)?,
             None => {
-                let answer = producer.client().fetch_metadata(None, ANSWER);
+                let answer = producer.client().fetch_metadata(None, LOOK);
                 answer.map_err(|error| sink_error("connecting to Kafka", error, &producer))?;
             }
         }

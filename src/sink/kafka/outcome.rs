@@ -101,3 +101,70 @@ fn is_silence(code: Code) -> bool {
             | Code::TimedOutQueue
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_class() {
+        for (outcome, codes) in [
+            (Outcome::Refused, &[Code::MessageSizeTooLarge, Code::InvalidRecord][..]),
+            (
+                Outcome::Later,
+                &[
+                    Code::NotLeaderForPartition,
+                    Code::LeaderNotAvailable,
+                    Code::NotEnoughReplicas,
+                    Code::RequestTimedOut,
+                    Code::MessageTimedOut,
+                    Code::BrokerTransportFailure,
+                    Code::AllBrokersDown,
+                    Code::UnknownTopicOrPartition,
+                    Code::KafkaStorageError,
+                    Code::CoordinatorNotAvailable,
+                    Code::ConcurrentTransactions,
+                    Code::SSL,
+                    Code::Resolve,
+                ],
+            ),
+            (Outcome::Anew, &[Code::Fatal, Code::OutOfOrderSequenceNumber, Code::State]),
+            (Outcome::Fenced, &[Code::Fenced, Code::ProducerFenced, Code::InvalidProducerEpoch]),
+            (
+                Outcome::Never,
+                &[
+                    Code::Authentication,
+                    Code::TopicAuthorizationFailed,
+                    Code::TransactionalIdAuthorizationFailed,
+                    Code::InvalidTopic,
+                ],
+            ),
+        ] {
+            for code in codes {
+                assert_eq!(Outcome::of(*code), outcome, "{code}");
+            }
+        }
+    }
+
+    fn class(said: &[(Code, &str)], code: Code) -> (&'static str, String) {
+        let producer: ThreadedProducer<Reports> =
+            rdkafka::ClientConfig::new().create_with_context(Reports::default()).unwrap();
+        for (code, reason) in said {
+            producer.context().say(*code, reason);
+        }
+        let error = sink_error("writing", KafkaError::MessageProduction(code), &producer);
+        (error.label(), error.chain())
+    }
+
+    #[test]
+    fn what_a_broker_said_explains_a_silence() {
+        let said = [(Code::Authentication, "wrong password"), (Code::AllBrokersDown, "1/1")];
+        let (label, text) = class(&said, Code::MessageTimedOut);
+        assert_eq!(label, "fatal");
+        assert!(text.contains("wrong password"), "{text}");
+        assert_eq!(class(&said, Code::NotLeaderForPartition).0, "retry");
+        assert_eq!(class(&[], Code::MessageTimedOut).0, "retry");
+        assert_eq!(class(&[], Code::OutOfOrderSequenceNumber).0, "reconnect");
+        assert_eq!(class(&[], Code::TopicAuthorizationFailed).0, "fatal");
+    }
+}

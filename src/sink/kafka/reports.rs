@@ -78,6 +78,15 @@ impl Reports {
         locked(&self.trouble).clone()
     }
 
+    /// Something is said of a broker.
+    pub(super) fn say(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut trouble = locked(&self.trouble);
+        // That all are down follows from what was said of each.
+        if code != RDKafkaErrorCode::AllBrokersDown || trouble.is_none() {
+            *trouble = Some(Trouble { code, reason: reason.to_owned() });
+        }
+    }
+
     fn settle_one(&self) {
         if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.all_are_there.notify_one();
@@ -95,11 +104,8 @@ impl ClientContext for Reports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let Some(code) = error.rdkafka_error_code() else { return };
-        let mut trouble = locked(&self.trouble);
-        // That all are down follows from what was said of each.
-        if code != RDKafkaErrorCode::AllBrokersDown || trouble.is_none() {
-            *trouble = Some(Trouble { code, reason: reason.to_owned() });
+        if let Some(code) = error.rdkafka_error_code() {
+            self.say(code, reason);
         }
     }
 }
@@ -149,7 +155,7 @@ mod tests {
             (RDKafkaErrorCode::Authentication, "wrong password"),
             (RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down"),
         ] {
-            reports.error(KafkaError::Global(code), reason);
+            reports.say(code, reason);
         }
         assert_eq!(reports.trouble().unwrap().reason, "wrong password");
     }

@@ -18,6 +18,10 @@ use super::settings::Create;
 use crate::kafka_client::ANSWER;
 use crate::sink::SinkError;
 
+/// How long to block for what the brokers know; the engine asks again. Nothing stops us meanwhile, so
+/// it is short.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
+
 /// How long a new topic may take to get leaders before that is asked for again.
 const LEADERS: Duration = Duration::from_secs(5);
 
@@ -63,8 +67,8 @@ impl Topics {
 }
 
 fn is_there(topic: &str, producer: &ThreadedProducer<Reports>) -> Result<bool, KafkaError> {
-    let metadata = producer.client().fetch_metadata(Some(topic), ANSWER)?;
-    match metadata.topics().first().and_then(|topic| topic.error()) {
+    let metadata = producer.client().fetch_metadata(Some(topic), LOOK)?;
+    match metadata.topics().first().and_then(rdkafka::metadata::MetadataTopic::error) {
         None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => Ok(true),
         Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(false),
         Some(error) => Err(KafkaError::MetadataFetch(error.into())),
