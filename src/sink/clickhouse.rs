@@ -254,6 +254,10 @@ async fn prepared(site: &Site, config: &Config) -> Result<Server, SinkError> {
         settings.push(("async_insert", if config.async_insert { "1" } else { "0" }));
         settings.push(("wait_for_async_insert", "1"));
     }
+    if features.version >= (24, 8) {
+        // Views too drop what they have seen. In earlier releases this drops more than that.
+        settings.push(("deduplicate_blocks_in_dependent_materialized_views", "1"));
+    }
     if features.dedup_token && config.async_insert {
         settings.push(("async_insert_deduplicate", "1"));
     }

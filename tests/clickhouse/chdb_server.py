@@ -33,9 +33,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         parameters = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         with ONE_AT_A_TIME:
             try:
-                self.answer(200, self.run(parameters, body))
+                status, answer = 200, self.run(parameters, body)
             except Exception as error:
-                self.answer(500, str(error).encode())
+                status, answer = 500, str(error).encode()
+        self.answer(status, answer)
 
     def run(self, parameters, body):
         database = parameters.get("database", "default")
@@ -72,6 +73,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """A client that is gone is none of our business."""
+
+
+server = Server(("127.0.0.1", 0), Handler)
 print(server.server_port, flush=True)
 server.serve_forever()

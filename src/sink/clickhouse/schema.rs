@@ -168,7 +168,10 @@ fn of_summary(summary: &'static Summary, features: &Features, options: &Options)
     let columns: Vec<_> =
         [minute].into_iter().chain(summary.keys.iter().filter_map(kinds)).chain(sums).collect();
     let keys = summary.keys.join(", ");
-    let tail = format!(" PARTITION BY toYYYYMM(minute) ORDER BY (minute, {keys})");
+    let mut tail = format!(" PARTITION BY toYYYYMM(minute) ORDER BY (minute, {keys})");
+    if features.dedup_window && options.cluster.is_none() {
+        tail += " SETTINGS non_replicated_deduplication_window = 1000";
+    }
     let (columns, comment) = (columns.join(",\n"), summary.comment);
     let mut all =
         vec![holding(summary.name, &columns, summary.engine, &tail, comment, features, options)];
