@@ -96,11 +96,11 @@ fn forwards_both_ways_to_the_end() {
     let echo = Echo::start(1);
     let proxy = Proxy::start(echo.address);
     let mut client = connect(&proxy);
-    client.write_all(&[7; 100_000]).unwrap();
+    client.write_all(&vec![7; 100_000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).unwrap();
-    assert_eq!(answer, [7; 100_000]);
+    assert_eq!(answer, vec![7; 100_000]);
     assert_eq!(echo.end(), Ok(100_000));
     echo.join();
 }

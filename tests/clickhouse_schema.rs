@@ -147,7 +147,7 @@ const TABLES: [&str; 8] = [
 ];
 
 fn applies_and_changes_nothing_the_second_time(store: &Store) {
-    let settings = store.settings("twice");
+    let settings = store.settings("twice") + ", ttl: 90d";
     let first = applied(&settings);
     for table in TABLES {
         assert!(
@@ -163,6 +163,11 @@ fn applies_and_changes_nothing_the_second_time(store: &Store) {
     let silent = "SELECT count() FROM system.columns WHERE database = 'twice' AND comment = '' \
                   AND table NOT LIKE '%_mv'";
     assert_eq!(store.query(silent), "0\n");
+    if let Store::New(_) = store {
+        let aging = "SELECT count() FROM system.tables WHERE database = 'twice' \
+                     AND create_table_query LIKE '% TTL toDateTime(time) + toIntervalDay(90) %'";
+        assert_eq!(store.query(aging), "4\n");
+    }
     // What is printed is what is applied, and does no harm where it was.
     let version = ["--sink", "analytics", "--server-version", store.release()];
     let folder = tempfile::tempdir().unwrap();
