@@ -128,9 +128,15 @@ impl ClickHouse {
              <profile>limited</profile><quota>default</quota></saltern></users>\
              <quotas><default></default></quotas></yandex>"
         );
+        let new = file.with_extension("new");
+        fs::write(&new, users).unwrap();
+        // The server sees a change by whole seconds of the time, and tests write faster than that.
+        if let Ok(before) = fs::metadata(&file) {
+            let later = before.modified().unwrap() + Duration::from_secs(2);
+            File::options().append(true).open(&new).unwrap().set_modified(later).unwrap();
+        }
         // In one step, since the server may look at any time.
-        fs::write(file.with_extension("new"), users).unwrap();
-        fs::rename(file.with_extension("new"), file).unwrap();
+        fs::rename(new, file).unwrap();
     }
 
     /// As [`ClickHouse::limit`], and waits until a running server has taken it up.
