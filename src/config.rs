@@ -14,11 +14,13 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::batch::{BatchConfig, BatchLimits};
 use crate::delivery::RetryConfig;
 use crate::filter::{Filter, FilterConfig};
+use crate::jobs::JobsConfig;
+use crate::kafka_loop;
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
 use crate::source::{self, Reader};
 use crate::units::{ByteSize, Secret, Span};
-use crate::yaml::{Node, Place, Problem, suggest};
+use crate::yaml::{Node, Place, Problem, Value, suggest};
 
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
@@ -31,6 +33,8 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// The sinks, in the order of the file.
     pub sinks: Vec<SinkConfig>,
+    /// How long jobs are kept in the job cache; `None` if there is none.
+    pub keep_jobs: Option<Duration>,
     /// The file, if it comes from one, so that it can be read again.
     pub path: Option<PathBuf>,
 }
@@ -52,8 +56,10 @@ pub struct General {
     pub memory: ByteSize,
     /// What is kept of events that sinks refuse.
     pub dead_letters: DeadLettersConfig,
+    /// The job cache.
+    pub jobs: JobsConfig,
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
-    /// for not at all. Default: 10s with two sources or more, else not at all.
+    /// for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
     pub dedupe_window: Option<Span>,
     /// How long to deliver what was read once told to stop.
     pub shutdown_deadline: Span,
@@ -68,6 +74,7 @@ impl Default for General {
             log: Log::default(),
             memory: ByteSize::mib(512),
             dead_letters: DeadLettersConfig::default(),
+            jobs: JobsConfig::default(),
             dedupe_window: None,
             shutdown_deadline: Span::seconds(25),
         }
@@ -265,7 +272,9 @@ impl Config {
     pub fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
             Some(window) => window.0,
-            None if self.sources.len() > 1 => Duration::from_secs(10),
+            None if self.sources.len() > 1 || self.sources.iter().any(|s| s.kind.repeats) => {
+                Duration::from_secs(10)
+            }
             None => Duration::ZERO,
         };
         (!window.is_zero()).then_some(window)
@@ -307,6 +316,17 @@ impl Config {
                 }
             }
         }
+        problems.extend(kafka_loop::problems(&root));
+        let jobs = general.as_ref().map(|general| general.jobs).unwrap_or_default();
+        let keep_jobs = keep_jobs(jobs, &sources, &root, &mut problems);
+        if keep_jobs.is_some() {
+            let place = root.place_of(&["sinks", sink::JOBS.name]);
+            if sinks.iter().any(|sink| sink.name == sink::JOBS.name) {
+                let message = format!("`{}` is the name of the job cache's sink", sink::JOBS.name);
+                problems.push(Problem::at(place, message).help("name this sink otherwise"));
+            }
+            sinks.extend(job_cache(place, &mut problems));
+        }
         for (name, is_empty) in [("sources", sources.is_empty()), ("sinks", sinks.is_empty())] {
             if is_empty && problems.is_empty() {
                 let place = root.place_of(&[name]);
@@ -317,7 +337,7 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => {
                 share_memory(general.memory, &mut sinks);
-                Ok(Config { general, sources, sinks, path: None })
+                Ok(Config { general, sources, sinks, keep_jobs, path: None })
             }
             _ => {
                 problems
@@ -381,6 +401,48 @@ fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<Sink
         writers: writers?,
         rate_limit: options.rate_limit,
         fingerprint: entry.fingerprint(),
+    })
+}
+
+/// How long jobs are kept, as configured or because a source asks for them.
+fn keep_jobs(
+    jobs: JobsConfig,
+    sources: &[SourceConfig],
+    root: &Node,
+    problems: &mut Vec<Problem>,
+) -> Option<Duration> {
+    let asking = sources.iter().find(|source| source.reader.asks_for_jobs());
+    match (jobs.enabled, asking) {
+        (Some(false), Some(source)) => {
+            let message = format!("the source `{}` needs the job cache", source.name);
+            problems.push(Problem::at(root.place_of(&["jobs", "enabled"]), message));
+            None
+        }
+        (Some(true), _) | (None, Some(_)) => Some(jobs.keep_jobs.0),
+        (Some(false) | None, None) => None,
+    }
+}
+
+/// What the job cache wants of the bus.
+const JOB_TAGS: [&str; 2] = ["salt/job/*/new", "salt/job/*/ret/*"];
+
+/// The sink by which the bus feeds the job cache; nothing of it can be configured.
+fn job_cache(place: Place, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
+    let kind = &sink::JOBS;
+    let driver = (kind.read)(&Node { place, value: Value::Map(Vec::new()) }, problems)?;
+    let tags = JOB_TAGS.map(str::to_owned).to_vec();
+    let filter = Filter::new(&FilterConfig { tags, ..FilterConfig::default() });
+    Some(SinkConfig {
+        name: kind.name.to_owned(),
+        kind,
+        driver,
+        filter: filter.map_err(|bad| problems.push(Problem::at(place, bad.message))).ok()?,
+        limits: kind.batch,
+        retry: RetryConfig::default(),
+        spill: SpillConfig::default(),
+        writers: 1,
+        rate_limit: None,
+        fingerprint: 0,
     })
 }
 
@@ -451,7 +513,7 @@ impl Node {
     fn without(&self, leave_out: impl Fn(&str) -> bool) -> Node {
         let pairs = self.pairs().unwrap_or_default();
         let kept = pairs.iter().filter(|(key, _)| !leave_out(&key.name)).cloned().collect();
-        Node { place: self.place, value: crate::yaml::Value::Map(kept) }
+        Node { place: self.place, value: Value::Map(kept) }
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::batch::Entry;
-use crate::event::{Chunk, Event, Origin, Share};
+use crate::event::{Chunk, Event, EventId, Origin, Share};
 use crate::state;
 
 /// The database, in `state_dir`.
@@ -88,9 +88,10 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// The event itself.
+    /// The event itself, with the id that it had.
     pub fn event(&self) -> Option<Event> {
-        Event::parse(Bytes::copy_from_slice(&self.frame)).ok()
+        let event = Event::parse(Bytes::copy_from_slice(&self.frame)).ok()?;
+        Some(event.with_id(EventId::from_hex(self.event_id.as_bytes())))
     }
 
     /// The event as a share for its sink.

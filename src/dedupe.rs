@@ -1,17 +1,21 @@
-//! Drops events that were seen a moment ago: the same event from the bus and a returner, or from
-//! two masters of a cluster.
+//! Drops events that another source or master brought a moment ago: the same event from the bus and
+//! a returner, or from two masters of a cluster.
+//!
+//! What comes again from where it came from is no such repeat: a source that reads something a second
+//! time does so because the first time may not have been enough, and whoever brought an event first
+//! is the one that answers for it.
 //!
 //! Ids of events are kept in two generations. A new generation begins when the window has passed,
 //! or when the current one is full; what was in the one before the last is forgotten. An event is
 //! therefore remembered for one window at the least and two at the most, unless more than
 //! [`MAX_IDS`] come within a window, and memory stays bounded.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::event::EventId;
+use crate::event::{EventId, Origin};
 
-/// Ids of a generation: 16 MiB or so of memory for both.
+/// Ids of a generation: 24 MiB or so of memory for both.
 const MAX_IDS: usize = 200_000;
 
 /// What was seen a moment ago.
@@ -20,19 +24,32 @@ pub struct Recent {
     window: Duration,
     max_ids: usize,
     since: Instant,
-    current: HashSet<EventId>,
-    previous: HashSet<EventId>,
+    /// Who brought an event first.
+    current: HashMap<EventId, Bringer>,
+    previous: HashMap<EventId, Bringer>,
+}
+
+/// A source and a master, as a hash. Where two are the same, a repeat passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bringer(u64);
+
+impl Bringer {
+    /// The bringer of what comes from there.
+    pub fn of(origin: &Origin) -> Self {
+        let names = [origin.source.as_bytes(), origin.master_id.as_bytes()].join(&0);
+        Bringer(xxhash_rust::xxh3::xxh3_64(&names))
+    }
 }
 
 impl Recent {
     /// Remembers events for `window`.
     pub fn new(window: Duration, now: Instant) -> Self {
-        let (current, previous) = (HashSet::new(), HashSet::new());
+        let (current, previous) = (HashMap::new(), HashMap::new());
         Recent { window, max_ids: MAX_IDS, since: now, current, previous }
     }
 
-    /// Whether the event was seen before; remembers it.
-    pub fn seen(&mut self, id: EventId, now: Instant) -> bool {
+    /// Whether another than `bringer` brought the event before; remembers it.
+    pub fn is_repeat(&mut self, id: EventId, bringer: Bringer, now: Instant) -> bool {
         if now.duration_since(self.since) >= self.window || self.current.len() >= self.max_ids {
             if now.duration_since(self.since) >= self.window * 2 {
                 self.current.clear();
@@ -40,7 +57,8 @@ impl Recent {
             self.previous = std::mem::take(&mut self.current);
             self.since = now;
         }
-        self.previous.contains(&id) || !self.current.insert(id)
+        let first = self.previous.get(&id).copied();
+        first.unwrap_or_else(|| *self.current.entry(id).or_insert(bringer)) != bringer
     }
 }
 
@@ -50,28 +68,47 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(10);
 
+    fn bringer(source: &str, master_id: &str) -> Bringer {
+        Bringer::of(&Origin { source: source.into(), master_id: master_id.into() })
+    }
+
     #[test]
     fn events_are_remembered_for_a_window() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut recent = Recent::new(WINDOW, start);
-        assert!(!recent.seen(EventId(1), at(0)));
-        assert!(recent.seen(EventId(1), at(1)));
-        assert!(!recent.seen(EventId(2), at(9)));
-        assert!(recent.seen(EventId(2), at(19)));
-        assert!(!recent.seen(EventId(1), at(29)));
-        assert!(!recent.seen(EventId(2), at(100)));
+        let (bus, other) = (bringer("bus", "m"), bringer("other", "m"));
+        assert!(!recent.is_repeat(EventId(1), bus, at(0)));
+        assert!(recent.is_repeat(EventId(1), other, at(1)));
+        assert!(!recent.is_repeat(EventId(2), bus, at(9)));
+        assert!(recent.is_repeat(EventId(2), other, at(19)));
+        assert!(!recent.is_repeat(EventId(1), other, at(29)));
+        assert!(!recent.is_repeat(EventId(2), other, at(100)));
+    }
+
+    #[test]
+    fn what_comes_again_from_where_it_came_from_passes() {
+        let start = Instant::now();
+        let mut recent = Recent::new(WINDOW, start);
+        let (first, second) = (bringer("topic", "m1"), bringer("topic", "m2"));
+        assert!(!recent.is_repeat(EventId(1), first, start));
+        assert!(recent.is_repeat(EventId(1), second, start));
+        assert!(!recent.is_repeat(EventId(1), first, start));
+        let later = start + WINDOW;
+        assert!(!recent.is_repeat(EventId(1), first, later));
+        assert!(recent.is_repeat(EventId(1), second, later));
     }
 
     #[test]
     fn memory_is_bounded() {
         let start = Instant::now();
         let mut recent = Recent::new(WINDOW, start);
+        let (bus, other) = (bringer("bus", "m"), bringer("other", "m"));
         recent.max_ids = 100;
         for id in 0..10_000 {
-            assert!(!recent.seen(EventId(id), start));
+            assert!(!recent.is_repeat(EventId(id), bus, start));
             assert!(recent.current.len() + recent.previous.len() <= 200);
         }
-        assert!(recent.seen(EventId(9_950), start));
+        assert!(recent.is_repeat(EventId(9_950), other, start));
     }
 }

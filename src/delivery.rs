@@ -376,6 +376,7 @@ mod tests {
     use super::*;
     use crate::batch::BatchLimits;
     use crate::event::{Chunk, Origin, Share};
+    use crate::jobs::Jobs;
     use crate::units::ByteSize;
 
     /// What a store did with one connect or write.
@@ -492,6 +493,7 @@ mod tests {
             writer: 0,
             master_id: "m".into(),
             state_dir: "/nowhere".into(),
+            jobs: Jobs::new("/nowhere".as_ref()),
             reopen,
         };
         let (sender, receiver) = mpsc::channel(10);

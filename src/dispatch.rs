@@ -16,7 +16,7 @@ use memchr::memmem;
 use tokio::sync::broadcast;
 use tracing::debug;
 
-use crate::dedupe::Recent;
+use crate::dedupe::{Bringer, Recent};
 use crate::event::{Chunk, Event, Share};
 use crate::filter::Filter;
 use crate::metrics::{self, Level};
@@ -100,7 +100,8 @@ impl Dispatcher {
             let mut chunk = chunk_of(frames, self.sinks.len() > 1);
             if let Some(recent) = &mut self.recent {
                 let (now, before) = (Instant::now(), chunk.events.len());
-                chunk.events.retain(|event| !recent.seen(event.id(), now));
+                let bringer = Bringer::of(&chunk.origin);
+                chunk.events.retain(|event| !recent.is_repeat(event.id(), bringer, now));
                 state.duplicates.add((before - chunk.events.len()) as u64);
             }
             let (mut trimmed_values, mut peer_events) = (0, 0);
@@ -192,10 +193,11 @@ fn honour(claim: Option<Claim>) {
 }
 
 fn chunk_of(frames: Frames, share_json: bool) -> Chunk {
-    let Frames { state, origin, received, bodies, claim: _ } = frames;
+    let Frames { state, origin, received, bodies, ids, claim: _ } = frames;
     let mut events = Vec::with_capacity(bodies.len());
-    for body in bodies {
-        match Event::parse(body) {
+    let ids = ids.into_iter().chain(std::iter::repeat(None));
+    for (body, id) in bodies.into_iter().zip(ids) {
+        match Event::parse(body).map(|event| event.with_id(id)) {
             Ok(mut event) => {
                 if share_json {
                     event.share_json();

@@ -10,6 +10,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -41,6 +44,8 @@ pub struct Event {
     frame: Bytes,
     tag_len: usize,
     kind: EventKind,
+    /// The id that it came with. As bytes, which need no alignment.
+    given: Option<[u8; 16]>,
     /// Several sinks will want the JSON, so it is worth keeping.
     shares_json: bool,
     json: OnceLock<Vec<u8>>,
@@ -79,7 +84,18 @@ impl Event {
 
     fn of(frame: Bytes, tag_len: usize, kind: EventKind) -> Self {
         let (json, losses) = (OnceLock::new(), OnceLock::new());
-        Event { frame, tag_len, kind, shares_json: false, json, losses }
+        Event { frame, tag_len, kind, given: None, shares_json: false, json, losses }
+    }
+
+    /// The event with the id that it came with, if with one. What was read back from JSON has other
+    /// bytes than the event that the bus carried, and is still that event.
+    pub fn with_id(self, given: Option<EventId>) -> Self {
+        Event { given: given.map(EventId::to_bytes), ..self }
+    }
+
+    /// The id that the event came with.
+    pub fn given_id(&self) -> Option<EventId> {
+        self.given.map(EventId::from_bytes)
     }
 
     /// The event's tag, `salt/job/20261121233336123456/ret/web-1`.
@@ -136,10 +152,14 @@ impl Event {
         self.losses.get().copied()
     }
 
-    /// 128 bits that are the same for the same tag and payload, on every master and in every run
-    /// (XXH3). Salt's `_stamp` of a microsecond is part of the payload, so that two events that
-    /// say the same keep two ids. What a cluster peer adds when it forwards an event is left out.
+    /// The id that the event came with. Else 128 bits that are the same for the same tag and
+    /// payload, on every master and in every run (XXH3). Salt's `_stamp` of a microsecond is part of
+    /// the payload, so that two events that say the same keep two ids. What a cluster peer adds when
+    /// it forwards an event is left out.
     pub fn id(&self) -> EventId {
+        if let Some(given) = self.given_id() {
+            return given;
+        }
         match self.without_peer() {
             None => EventId(xxhash_rust::xxh3::xxh3_128(&self.frame)),
             Some(original) => EventId(xxhash_rust::xxh3::xxh3_128(&original)),
@@ -183,13 +203,33 @@ impl Event {
     /// A copy with memory of its own, for an event that outlives the rest of its read buffer.
     fn detached(&self) -> Self {
         let frame = Bytes::copy_from_slice(&self.frame);
-        Event { shares_json: self.shares_json, ..Event::of(frame, self.tag_len, self.kind) }
+        let (given, shares_json) = (self.given, self.shares_json);
+        Event { given, shares_json, ..Event::of(frame, self.tag_len, self.kind) }
     }
 }
 
-/// An event's content hash. Shown as 32 hexadecimal digits.
+/// An event's id: its content hash where it was first read. Shown as 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EventId(pub u128);
+
+impl EventId {
+    /// The id of 32 hexadecimal digits.
+    pub fn from_hex(digits: &[u8]) -> Option<Self> {
+        let is_hex = digits.len() == 32 && digits.iter().all(u8::is_ascii_hexdigit);
+        let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
+        u128::from_str_radix(digits, 16).ok().map(EventId)
+    }
+
+    /// The id of these bytes, the most significant first.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        EventId(u128::from_be_bytes(bytes))
+    }
+
+    /// The bytes of the id, the most significant first.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+}
 
 impl std::fmt::Display for EventId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -216,8 +256,17 @@ pub struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn of(event: &'a Event) -> Self {
+        let mut fields = Fields::in_payload(event.payload());
+        let (jid, minion) = event.kind.names_in(event.tag());
+        fields.jid = fields.jid.or(jid);
+        fields.minion = fields.minion.or(minion);
+        fields
+    }
+
+    /// The fields of a payload whose tag is not known.
+    pub fn in_payload(payload: &'a [u8]) -> Self {
         let mut fields = Fields::default();
-        for (name, value) in msgpack::pairs(event.payload()) {
+        for (name, value) in msgpack::pairs(payload) {
             let Some(item) = msgpack::scalar(value) else { continue };
             match name {
                 b"fun" => fields.function = item.text(),
@@ -241,10 +290,17 @@ impl<'a> Fields<'a> {
                 _ => {}
             }
         }
-        let (jid, minion) = event.kind.names_in(event.tag());
-        fields.jid = fields.jid.or(jid);
-        fields.minion = fields.minion.or(minion);
         fields
+    }
+
+    /// When the master put the event on its bus. [`Fields::stamp`] is UTC, with an offset since 3008
+    /// and without one before.
+    pub fn stamped(&self) -> Option<Timestamp> {
+        let stamp = self.stamp?;
+        stamp.parse::<Timestamp>().ok().or_else(|| {
+            let time = stamp.parse::<DateTime>().ok()?;
+            time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+        })
     }
 
     /// Whether the event says that something worked: its return code where there is one that is not
@@ -578,6 +634,7 @@ mod tests {
             ("", EventKind::Custom),
         ] {
             assert_eq!(EventKind::of(tag), kind, "{tag}");
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }
 
@@ -612,6 +669,19 @@ mod tests {
         assert_eq!(forwarded.peer(), Some(&b"\xa1m"[..]));
         assert_eq!(original.peer(), None);
         assert_ne!(Event::new("b", original.payload()).id(), original.id());
+    }
+
+    #[test]
+    fn an_event_keeps_the_id_that_it_came_with() {
+        let content = Event::new("a", b"\x80").id();
+        let hex = content.to_string();
+        assert_eq!(EventId::from_hex(hex.as_bytes()), Some(content));
+        for wrong in ["", &hex[1..], &format!("+{}", &hex[1..]), &format!("{hex}0")] {
+            assert_eq!(EventId::from_hex(wrong.as_bytes()), None, "{wrong}");
+        }
+        let event = Event::new("b", b"\x80").with_id(Some(content));
+        assert_eq!((event.id(), event.detached().id()), (content, content));
+        assert_ne!(event.with_id(None).id(), content);
     }
 
     fn chunk(sizes: &[usize]) -> Arc<Chunk> {

@@ -7,7 +7,6 @@
 use std::io::{self, IsTerminal};
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::event::{Event, Origin};
@@ -116,7 +115,7 @@ pub fn local_time(received: u64) -> String {
 /// How long ago the master put the event on its bus (`received` where the event does not say), in
 /// seven columns.
 pub fn age(event: &Event, received: u64, now: Timestamp) -> String {
-    let since = event.fields().stamp.and_then(stamped).unwrap_or_else(|| timestamp(received));
+    let since = event.fields().stamped().unwrap_or_else(|| timestamp(received));
     #[allow(clippy::cast_precision_loss)]
     let millis = now.duration_since(since).as_millis().max(0) as f64;
     let text = match millis {
@@ -127,14 +126,6 @@ pub fn age(event: &Event, received: u64, now: Timestamp) -> String {
         _ => format!("{:.0}d", millis / 86_400e3),
     };
     format!("{text:>7}")
-}
-
-/// Salt's `_stamp`: UTC, with an offset since 3008 and without one before.
-fn stamped(stamp: &str) -> Option<Timestamp> {
-    stamp.parse::<Timestamp>().ok().or_else(|| {
-        let time = stamp.parse::<DateTime>().ok()?;
-        time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
-    })
 }
 
 fn timestamp(micros: u64) -> Timestamp {

@@ -100,6 +100,12 @@ pub const SOURCE_PEER_EVENTS: Metric = counter(
     SOURCE,
     "Events that a peer of a master cluster forwarded (they carry __peer_id).",
 );
+/// Events that the bus did not bring and that were made of the master's job cache.
+pub const SOURCE_BACKFILLED: Metric = counter(
+    "saltern_source_backfilled_events_total",
+    SOURCE,
+    "Events that the bus did not bring and that were made of the master's job cache.",
+);
 /// Seconds that the source waited because the dispatcher's channel was full.
 pub const SOURCE_STALLED_SECONDS: Metric = counter(
     "saltern_source_stalled_seconds_total",
@@ -229,6 +235,7 @@ pub static METRICS: &[Metric] = &[
     SOURCE_TRIMMED,
     SOURCE_DUPLICATES,
     SOURCE_PEER_EVENTS,
+    SOURCE_BACKFILLED,
     SOURCE_STALLED_SECONDS,
     DISPATCH_WAITING_CHUNKS,
     DISPATCH_STALLED_SECONDS,

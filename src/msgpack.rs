@@ -273,6 +273,108 @@ pub fn write_map_head(pairs: u32, out: &mut Vec<u8>) {
     }
 }
 
+/// The items of the array that `value` is, as far as they are well formed.
+pub fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut walker = Walker::new(value);
+    let mut left = match walker.item() {
+        Ok(Item::Array(items)) => items,
+        _ => 0,
+    };
+    std::iter::from_fn(move || {
+        left = left.checked_sub(1)?;
+        walker.skip().ok()
+    })
+}
+
+/// Appends the head of an array of so many items.
+pub fn write_array_head(items: u32, out: &mut Vec<u8>) {
+    match (u8::try_from(items), u16::try_from(items)) {
+        (Ok(items @ 0..=15), _) => out.push(0x90 | items),
+        (_, Ok(items)) => {
+            out.push(0xdc);
+            out.extend(items.to_be_bytes());
+        }
+        _ => {
+            out.push(0xdd);
+            out.extend(items.to_be_bytes());
+        }
+    }
+}
+
+/// Appends a text of less than 4 GiB.
+pub fn write_str(text: &str, out: &mut Vec<u8>) {
+    let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(len @ 0..=31), _) => out.push(0xa0 | len),
+        (Ok(len), _) => out.extend([0xd9, len]),
+        (_, Ok(len)) => {
+            out.push(0xda);
+            out.extend(len.to_be_bytes());
+        }
+        _ => {
+            out.push(0xdb);
+            out.extend(len.to_be_bytes());
+        }
+    }
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// A map in the making: its head needs to know how many pairs there are.
+#[derive(Debug, Default)]
+pub struct MapWriter {
+    count: u32,
+    pairs: Vec<u8>,
+}
+
+impl MapWriter {
+    /// A pair whose value is msgpack already.
+    pub fn value(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        self.pairs.extend_from_slice(value);
+    }
+
+    /// A pair both of which are msgpack already.
+    pub fn pair(&mut self, key: &[u8], value: &[u8]) {
+        self.count += 1;
+        self.pairs.extend_from_slice(key);
+        self.pairs.extend_from_slice(value);
+    }
+
+    /// A pair with a text.
+    pub fn text(&mut self, key: &str, text: &str) {
+        self.key(key);
+        write_str(text, &mut self.pairs);
+    }
+
+    /// A pair with an array of texts.
+    pub fn texts(&mut self, key: &str, texts: &[String]) {
+        self.key(key);
+        write_array_head(u32::try_from(texts.len()).unwrap_or(u32::MAX), &mut self.pairs);
+        for text in texts {
+            write_str(text, &mut self.pairs);
+        }
+    }
+
+    /// A pair with a truth value.
+    pub fn bool(&mut self, key: &str, value: bool) {
+        self.key(key);
+        self.pairs.push(if value { 0xc3 } else { 0xc2 });
+    }
+
+    /// The map.
+    pub fn finished(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.pairs.len() + 5);
+        write_map_head(self.count, &mut out);
+        out.extend(self.pairs);
+        out
+    }
+
+    fn key(&mut self, key: &str) {
+        self.count += 1;
+        write_str(key, &mut self.pairs);
+    }
+}
+
 /// The scalar that `value` is.
 pub fn scalar(value: &[u8]) -> Option<Item<'_>> {
     Walker::new(value).item().ok()

@@ -20,13 +20,14 @@ use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
 use crate::dedupe::Recent;
 use crate::dispatch::{Change, Dispatcher, Outgoing, Tapped};
+use crate::jobs::{self, Jobs};
 use crate::queue::SpillMode;
 use crate::reload::{Plan, ReloadError, Reloaded};
 use crate::replay_letters::{self, Ways};
 use crate::running_sink::{Feed, Leaving, Means, OpenQueue, RunningSink, open_queue};
 use crate::running_sources::{self, RunningSource, STARTS, Starting};
 use crate::shutdown::Shutdown;
-use crate::sink::chain;
+use crate::sink::{self, chain};
 use crate::source::patience;
 use crate::spooler::Left;
 use crate::state::{SinkState, SourceState, State};
@@ -101,6 +102,8 @@ pub struct Pipeline {
     pub state: Arc<State>,
     /// Where live watchers get their copies.
     pub tap: broadcast::Sender<Tapped>,
+    /// The job cache.
+    pub jobs: Jobs,
     /// As they were at the start.
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
@@ -140,14 +143,18 @@ impl Pipeline {
                     .map_err(|error| PipelineError::Failed(chain(&error)))?,
             ),
         };
+        let jobs = Jobs::new(&general.state_dir);
+        jobs.keep(config.keep_jobs);
         let mut pipeline = Pipeline {
             state: Arc::new(State::new()),
             tap: tap.clone(),
+            jobs: jobs.clone(),
             general: general.clone(),
             dedupe_window: config.dedupe_window(),
             means: Means {
                 state_dir: general.state_dir.clone(),
                 master_id: general.master_id.clone(),
+                jobs: jobs.clone(),
                 reopen: reopen.clone(),
                 dead_letters: dead_letters.clone(),
                 give_up: shutdown.give_up.clone(),
@@ -178,6 +185,11 @@ impl Pipeline {
             });
         }
         let recent = recent(pipeline.dedupe_window);
+        let (forgetting, until) = (jobs.clone(), no_more.clone());
+        pipeline.parts.spawn(async move {
+            jobs::retention::run(forgetting, until).await;
+            Ok(())
+        });
         let dispatcher =
             Dispatcher { frames: frames_out, sinks, recent, changes: changes_out, tap };
         pipeline.thread("dispatcher", move || {
@@ -198,7 +210,7 @@ impl Pipeline {
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         pipeline.thread("sources", move || {
             let _no_more = no_more.drop_guard();
-            running_sources::run(&runtime, first, starts_out, frames)
+            running_sources::run(&runtime, first, starts_out, frames, &jobs)
         })?;
         pipeline.state.set_sources(pipeline.sources.iter().map(|s| Arc::clone(&s.state)).collect());
         pipeline.state.set_sinks(pipeline.sinks.iter().map(|s| Arc::clone(&s.state)).collect());
@@ -214,6 +226,9 @@ impl Pipeline {
         let (shares, shares_out) = bounded(CHANNEL);
         let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
         let state = sink_state(sink);
+        if std::ptr::eq(sink.kind, &raw const sink::JOBS) {
+            self.jobs.fed_by(Arc::clone(&state));
+        }
         let means = &self.means;
         let parts = &mut self.parts;
         let running = RunningSink::start(means, sink, Arc::clone(&state), queue, feed, parts)?;
@@ -243,6 +258,7 @@ impl Pipeline {
             warn!(settings, "these settings have changed and need a restart to take effect");
         }
         // From here on the new configuration is in force.
+        self.jobs.keep(config.keep_jobs);
         let deadline = config.general.shutdown_deadline.0;
         let mut failures = Vec::new();
         self.remove_sinks(&plan.sinks.removed, deadline);

@@ -31,6 +31,7 @@ use crate::config::SinkConfig;
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::event::Share;
+use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
 use crate::queue::{Fsync, Queue, SpillMode};
 use crate::sink::{Context, chain};
@@ -49,6 +50,7 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 pub(crate) struct Means {
     pub(crate) state_dir: PathBuf,
     pub(crate) master_id: String,
+    pub(crate) jobs: Jobs,
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     pub(crate) give_up: CancellationToken,
@@ -110,6 +112,7 @@ impl RunningSink {
                 writer: number,
                 master_id: means.master_id.clone(),
                 state_dir: means.state_dir.clone(),
+                jobs: means.jobs.clone(),
                 reopen: means.reopen.clone(),
             };
             let writer = Writer {

@@ -16,6 +16,7 @@ use tracing::error;
 
 use crate::config::SourceConfig;
 use crate::event::Origin;
+use crate::jobs::Jobs;
 use crate::pipeline::PipelineError;
 use crate::sink::chain;
 use crate::source::{Frames, Outlet, Reader};
@@ -71,12 +72,13 @@ pub(crate) fn run(
     first: Vec<Starting>,
     mut starts: mpsc::Receiver<Starting>,
     frames: Sender<Frames>,
+    jobs: &Jobs,
 ) -> Result<(), PipelineError> {
     let local = LocalSet::new();
     let mut tasks = JoinSet::new();
     let mut failures: HashMap<String, PipelineError> = HashMap::new();
     for starting in first {
-        tasks.spawn_local_on(read(starting, frames.clone()), &local);
+        tasks.spawn_local_on(read(starting, frames.clone(), jobs.clone()), &local);
     }
     local.block_on(runtime, async {
         loop {
@@ -84,7 +86,7 @@ pub(crate) fn run(
                 // First, so that a successor is on the list before the last task has ended.
                 biased;
                 Some(starting) = starts.recv() => {
-                    tasks.spawn_local_on(read(starting, frames.clone()), &local);
+                    tasks.spawn_local_on(read(starting, frames.clone(), jobs.clone()), &local);
                 }
                 ended = tasks.join_next() => match ended {
                     Some(Ok((name, Ok(())))) => drop(failures.remove(&name)),
@@ -101,14 +103,18 @@ pub(crate) fn run(
     failures.into_values().next().map_or(Ok(()), Err)
 }
 
-async fn read(starting: Starting, frames: Sender<Frames>) -> (String, Result<(), PipelineError>) {
+async fn read(
+    starting: Starting,
+    frames: Sender<Frames>,
+    jobs: Jobs,
+) -> (String, Result<(), PipelineError>) {
     let Starting { reader, origin, state, stop, ended, after } = starting;
     let _ended = ended.drop_guard();
     if let Some(after) = after {
         after.cancelled().await;
     }
     state.begin();
-    let outlet = Outlet { origin, state: Arc::clone(&state), frames };
+    let outlet = Outlet { origin, state: Arc::clone(&state), frames, jobs };
     let result = reader.run(outlet, stop).await;
     state.end();
     let result = result.map_err(|error| {

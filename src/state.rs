@@ -52,6 +52,8 @@ pub struct SourceState {
     pub duplicates: Tally,
     /// Events that a cluster peer forwarded.
     pub peer_events: Tally,
+    /// Events made of the master's job cache.
+    pub backfilled: Tally,
     /// Time spent waiting for the dispatcher.
     pub stalled: Seconds,
     last_error: Mutex<Option<LastError>>,
@@ -76,6 +78,7 @@ impl SourceState {
             trimmed: Tally::new(metrics::SOURCE_TRIMMED, labels),
             duplicates: Tally::new(metrics::SOURCE_DUPLICATES, labels),
             peer_events: Tally::new(metrics::SOURCE_PEER_EVENTS, labels),
+            backfilled: Tally::new(metrics::SOURCE_BACKFILLED, labels),
             stalled: Seconds::new(metrics::SOURCE_STALLED_SECONDS, labels),
             last_error: Mutex::new(None),
             ended: AtomicBool::new(false),
@@ -319,6 +322,7 @@ struct SourceStatus {
     trimmed_values: u64,
     duplicates: u64,
     peer_events: u64,
+    backfilled: u64,
     last_error: Option<LastError>,
 }
 
@@ -413,6 +417,7 @@ impl State {
             trimmed_values: source.trimmed.get(),
             duplicates: source.duplicates.get(),
             peer_events: source.peer_events.get(),
+            backfilled: source.backfilled.get(),
             last_error: lock(&source.last_error).clone(),
         });
         let sinks = sinks.iter().map(|sink| SinkStatus {

@@ -1,6 +1,7 @@
 //! Every kind of sink goes through the same life: its store absent at the start, refusing for a
 //! while, slow, refusing one event, removed, killed in the middle, draining at the end; and after
-//! each the store holds every event. The stores are real: files, databases, a full file system, brokers.
+//! each the store holds every event. The stores are real: files, databases, a full file system,
+//! brokers.
 //!
 //! A kind is a [`Kind`] in `tests/conformance/kinds.rs`; what it cannot go through is `None` there.
 //! Tests of an invariant of the architecture have its number in their names.
@@ -14,6 +15,9 @@ use std::path::Path;
 mod brokers;
 #[path = "conformance/bus.rs"]
 mod bus;
+mod clickhouse;
+#[path = "conformance/clickhouse_kind.rs"]
+mod clickhouse_kind;
 #[path = "conformance/daemon.rs"]
 mod daemon;
 #[path = "conformance/kinds.rs"]
@@ -21,6 +25,7 @@ mod kinds;
 mod ports;
 
 use bus::{Bus, tag};
+use clickhouse_kind::CLICKHOUSE;
 use daemon::{Daemon, wait_for};
 use kinds::{
     BLACKHOLE, Copies, Fault, KAFKA, KAFKA_TRANSACTIONS, Kind, LOCAL, RAWFILE_JSON, SQLITE3,
@@ -446,6 +451,60 @@ mod sqlite3 {
     #[test]
     fn invariants_2_and_6_back_pressure() {
         super::invariants_2_and_6_back_pressure(&SQLITE3, kinds::hold_transaction);
+    }
+}
+
+mod clickhouse_18_16 {
+    use super::*;
+
+    #[test]
+    fn absent_at_start() {
+        super::absent_at_start(&CLICKHOUSE, clickhouse_kind::not_started);
+    }
+
+    #[test]
+    fn invariant_2_killed() {
+        broken_for_a_while(&CLICKHOUSE, clickhouse_kind::kill, None);
+    }
+
+    #[test]
+    fn invariant_2_read_only() {
+        broken_for_a_while(&CLICKHOUSE, clickhouse_kind::read_only, None);
+    }
+
+    #[test]
+    fn invariant_2_slow() {
+        slow(&CLICKHOUSE, clickhouse_kind::hold);
+    }
+
+    #[test]
+    fn invariant_5_rejecting_one() {
+        rejecting_one(&CLICKHOUSE, clickhouse_kind::refuse_number_13);
+    }
+
+    #[test]
+    fn removed() {
+        super::removed(&CLICKHOUSE, clickhouse_kind::drop_table);
+    }
+
+    #[test]
+    fn invariant_4_killed_and_restarted() {
+        killed_and_restarted(&CLICKHOUSE);
+    }
+
+    #[test]
+    fn invariant_8_drains() {
+        super::invariant_8_drains(&CLICKHOUSE);
+    }
+
+    #[test]
+    fn invariant_8_stops_in_time() {
+        super::invariant_8_stops_in_time(&CLICKHOUSE, clickhouse_kind::hold);
+    }
+
+    #[test]
+    fn invariants_2_and_6_back_pressure() {
+        super::invariants_2_and_6_back_pressure(&CLICKHOUSE, clickhouse_kind::hold);
     }
 }
 

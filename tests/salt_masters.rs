@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use salt::{Group, Ipc, MINIONS, Salt, program, until};
+use salt::{Group, Ipc, MINIONS, More, Salt, program, until};
 
 mod ports;
 mod salt;
@@ -51,7 +51,7 @@ fn salt_3008_over_tcp() {
 
 fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     let dir = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
-    let mut salt = Salt::start(version, dir.path(), ipc);
+    let mut salt = Salt::start(version, dir.path(), ipc, &More::default());
     let mut daemon = Daemon::start(dir.path(), salt.bus());
     until("saltern to be ready", MINUTE, || daemon.is_ready().then_some(()));
 

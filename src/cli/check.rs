@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{Failure, load, runtime};
 use crate::config::Config;
+use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
 
 /// How long one source or sink may take to connect.
@@ -55,6 +56,7 @@ async fn connect(config: &Config) -> Result<(), Failure> {
             writer: 0,
             master_id: config.general.master_id.clone(),
             state_dir: config.general.state_dir.clone(),
+            jobs: Jobs::new(&config.general.state_dir),
             reopen: reopen.clone(),
         };
         let result = match timeout(CONNECT, sink.driver.probe(&context)).await {

@@ -13,9 +13,13 @@ use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 
 mod check;
 mod completions;
+mod daemon;
 mod dead_letters;
 mod demo;
 mod events;
+mod import_master;
+mod jobs;
+mod replay;
 mod run;
 mod schema;
 mod sinks;
@@ -42,10 +46,16 @@ enum Command {
     Demo(demo::Demo),
     /// Show events as they pass, of a running daemon or of a bus.
     Events(events::Events),
+    /// Look at jobs: what ran where, who has not returned, what failed.
+    Jobs(jobs::Arguments),
+    /// Deliver what was recorded, or the jobs that a Salt master has kept.
+    Replay(replay::Replay),
+    /// Print the configuration that does what a Salt master's returners do.
+    ImportMaster(import_master::ImportMaster),
     /// List the kinds of sinks and sources.
     Sinks(sinks::Sinks),
-    /// Print the JSON Schema of the configuration.
-    Schema,
+    /// Print the JSON Schema of the configuration, or print or apply the SQL of a store's tables.
+    Schema(schema::Schema),
     /// Print completions for a shell.
     Completions(completions::Completions),
     /// Look at what waits for each sink on disk, check it, take it out, or discard it.
@@ -86,8 +96,11 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check::check(&arguments.config, &check),
         Command::Demo(demo) => demo::demo(&demo),
         Command::Events(events) => events::events(&arguments.config, &events),
+        Command::Jobs(jobs) => jobs::jobs(&arguments.config, &jobs),
+        Command::Replay(replay) => replay::replay(&arguments.config, &replay),
+        Command::ImportMaster(import) => import_master::import_master(&import),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
-        Command::Schema => schema::schema(),
+        Command::Schema(schema) => schema::schema(&arguments.config, &schema),
         Command::Completions(completions) => completions::completions(&completions),
         Command::Spill(spill) => spill::spill(&arguments.config, &spill),
         Command::DeadLetters(letters) => dead_letters::dead_letters(&arguments.config, &letters),

@@ -64,6 +64,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let served = http::Served {
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
+        jobs: pipeline.jobs.clone(),
         metrics: recorder,
         token: general.http.token.clone(),
     };

@@ -4,6 +4,7 @@
 //! retrying, splitting, filtering and metrics are the engine's ([`crate::delivery`]). To add a
 //! sink, write the file, name it in `mod` below and add its line to [`KINDS`].
 
+use std::any::Any;
 use std::error::Error;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -17,9 +18,12 @@ use tokio::sync::watch;
 
 use crate::batch::{Batch, BatchLimits};
 use crate::delivery::{self, Writer};
+use crate::jobs::Jobs;
 use crate::yaml::{Node, Problem};
 
 mod blackhole;
+pub(crate) mod clickhouse;
+mod jobs;
 mod kafka;
 mod local;
 mod rawfile_json;
@@ -27,10 +31,14 @@ mod sqlite3;
 
 pub(crate) use rawfile_json::write_line;
 
+/// The job cache's sink, which is not configured as the others are.
+pub static JOBS: Kind = Kind::of::<jobs::JobCache>();
+
 /// Every kind of sink, in the order of `saltern sinks`.
 pub static KINDS: &[Kind] = &[
     Kind::of::<rawfile_json::RawfileJson>(),
     Kind::of::<sqlite3::Sqlite3>(),
+    Kind::of::<clickhouse::ClickHouse>(),
     Kind::of::<kafka::Kafka>(),
     Kind::of::<local::Local>(),
     Kind::of::<blackhole::Blackhole>(),
@@ -76,6 +84,8 @@ pub struct Context {
     pub master_id: String,
     /// Where saltern may keep files.
     pub state_dir: PathBuf,
+    /// The job cache.
+    pub jobs: Jobs,
     /// Changes when files are to be opened anew (SIGHUP).
     pub reopen: watch::Receiver<u64>,
 }
@@ -236,6 +246,9 @@ pub trait Driver: Send + Sync {
     /// Delivers what `writer` receives until there is no more or it is stopped.
     fn drive(self: Arc<Self>, writer: Writer) -> Driving<'static, ()>;
 
+    /// The kind's own configuration, for a command that is about one kind.
+    fn config(&self) -> &(dyn Any + Send + Sync);
+
     /// Connects once and lets go again.
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>>;
 }
@@ -245,6 +258,10 @@ struct Configured<S: Sink>(S::Config);
 impl<S: Sink> Driver for Configured<S> {
     fn drive(self: Arc<Self>, writer: Writer) -> Driving<'static, ()> {
         Box::pin(async move { delivery::drive::<S>(&self.0, writer).await })
+    }
+
+    fn config(&self) -> &(dyn Any + Send + Sync) {
+        &self.0
     }
 
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>> {

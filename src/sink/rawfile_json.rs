@@ -370,6 +370,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Chunk, Origin, Share};
+    use crate::jobs::Jobs;
 
     fn config(folder: &Path, rotate: Option<Rotate>) -> Config {
         Config { filename: folder.join("events"), mode: Mode(0o600), rotate }
@@ -382,6 +383,7 @@ mod tests {
             writer: 0,
             master_id: "m".into(),
             state_dir: PathBuf::new(),
+            jobs: Jobs::new(Path::new("")),
             reopen,
         };
         RawfileJson::connect(config, &context).await.unwrap()
@@ -523,6 +525,7 @@ mod tests {
             writer: 0,
             master_id: "m".into(),
             state_dir: PathBuf::new(),
+            jobs: Jobs::new(Path::new("")),
             reopen,
         };
         let mut sink = RawfileJson::connect(&config, &context).await.unwrap();

@@ -19,20 +19,35 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::event::Origin;
+use crate::event::{EventId, Origin};
+use crate::jobs::Jobs;
 use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
 use crate::yaml::{Node, Problem};
 
+mod backfill;
+mod bind;
 pub mod framing;
+mod kafka;
+mod local_cache;
+mod outstanding;
 pub mod patience;
 mod replay;
+mod returner;
+mod returner_wire;
 mod salt_bus;
+mod written;
 mod zeromq;
 
 /// Every kind of source.
-pub static KINDS: &[Kind] =
-    &[Kind::of::<salt_bus::SaltBus>(), Kind::of::<zeromq::Zeromq>(), Kind::of::<replay::Replay>()];
+pub static KINDS: &[Kind] = &[
+    Kind::of::<salt_bus::SaltBus>(),
+    Kind::of::<returner::Returner>(),
+    Kind::of::<zeromq::Zeromq>(),
+    Kind::of::<kafka::Kafka>(),
+    Kind::of::<replay::Replay>(),
+    Kind::of::<local_cache::LocalCache>(),
+];
 
 /// A place that events come from.
 pub trait Source: Send + Sync + 'static {
@@ -40,6 +55,9 @@ pub trait Source: Send + Sync + 'static {
     const NAME: &'static str;
     /// What it reads, in one line.
     const ABOUT: &'static str;
+    /// Whether it may bring the same event twice, so that repeats are dropped also where it is the
+    /// only source.
+    const REPEATS: bool = false;
     /// The source's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
@@ -50,6 +68,12 @@ pub trait Source: Send + Sync + 'static {
         outlet: Outlet,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), SourceError>>;
+
+    /// Whether the source cannot do its work without the job cache, which is then on unless it is
+    /// turned off.
+    fn asks_for_jobs(_config: &Self::Config) -> bool {
+        false
+    }
 
     /// Connects once and lets go again.
     fn probe(config: &Self::Config) -> impl Future<Output = Result<(), SourceError>>;
@@ -82,6 +106,9 @@ pub struct Frames {
     pub received: u64,
     /// Tag, empty line, payload, of each event.
     pub bodies: Vec<Bytes>,
+    /// The ids that the events came with, in the order of the bodies; those behind the last came
+    /// with none.
+    pub ids: Vec<Option<EventId>>,
     /// Where the source waits until they are safe.
     pub claim: Option<Claim>,
 }
@@ -95,6 +122,8 @@ pub struct Outlet {
     pub state: Arc<SourceState>,
     /// To the dispatcher.
     pub frames: Sender<Frames>,
+    /// The job cache, for sources that ask it or write to it.
+    pub jobs: Jobs,
 }
 
 /// How long to wait for room in the dispatcher's channel before looking again.
@@ -104,20 +133,30 @@ impl Outlet {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
     pub async fn send(&self, bodies: Vec<Bytes>) -> bool {
-        bodies.is_empty() || self.hand_over(bodies, None).await
+        bodies.is_empty() || self.hand_over(bodies, Vec::new(), None).await
     }
 
-    /// As [`Outlet::send`]; the receipt says when the frames are safe, and whether they are.
-    pub async fn send_for_receipt(&self, bodies: Vec<Bytes>) -> Option<Receipt> {
+    /// As [`Outlet::send`], with the `ids` that the events came with; the receipt says when the
+    /// frames are safe, and whether they are.
+    pub async fn send_for_receipt(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+    ) -> Option<Receipt> {
         let (claim, receipt) = Claim::new();
-        self.hand_over(bodies, Some(claim)).await.then_some(receipt)
+        self.hand_over(bodies, ids, Some(claim)).await.then_some(receipt)
     }
 
-    async fn hand_over(&self, bodies: Vec<Bytes>, claim: Option<Claim>) -> bool {
+    async fn hand_over(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+        claim: Option<Claim>,
+    ) -> bool {
         self.state.events.add(bodies.len() as u64);
         self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let mut frames = Frames { state, origin, received: state::now(), bodies, claim };
+        let mut frames = Frames { state, origin, received: state::now(), bodies, ids, claim };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {
@@ -141,6 +180,8 @@ pub struct Link {
     state: Arc<SourceState>,
     backoff: Backoff,
     lost_since: Option<Instant>,
+    /// Whether what comes meanwhile is kept for when the link is up again.
+    keeps: bool,
 }
 
 /// The wait before the first try to connect again, and the longest.
@@ -149,7 +190,13 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 impl Link {
     /// A link that was never up.
     pub fn new(state: Arc<SourceState>) -> Self {
-        Link { state, backoff: Backoff::new(RECONNECT.0, RECONNECT.1), lost_since: None }
+        let backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+        Link { state, backoff, lost_since: None, keeps: false }
+    }
+
+    /// A link to something that keeps events for as long as the link is down.
+    pub fn keeping(state: Arc<SourceState>) -> Self {
+        Link { keeps: true, ..Link::new(state) }
     }
 
     /// The connection is there.
@@ -160,12 +207,13 @@ impl Link {
             Some(since) => {
                 let gap = since.elapsed();
                 self.state.gap_seconds.add(gap);
-                warn!(
-                    source = self.state.name,
-                    to,
-                    gap_seconds = gap.as_secs_f64(),
-                    "connected again; events of the gap were not seen"
-                );
+                let (source, gap_seconds) = (&self.state.name, gap.as_secs_f64());
+                if self.keeps {
+                    info!(source, to, gap_seconds, "connected again");
+                } else {
+                    let told = "connected again; events of the gap were not seen";
+                    warn!(source, to, gap_seconds, "{told}");
+                }
             }
             None => info!(source = self.state.name, to, "connected"),
         }
@@ -214,6 +262,8 @@ pub struct Kind {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
+    /// Whether it may bring the same event twice.
+    pub repeats: bool,
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -225,6 +275,7 @@ impl Kind {
         Kind {
             name: S::NAME,
             about: S::ABOUT,
+            repeats: S::REPEATS,
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
@@ -244,6 +295,9 @@ pub trait Reader: Send + Sync {
     /// Reads until there is no more to read or `stop` is cancelled.
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static>;
 
+    /// See [`Source::asks_for_jobs`].
+    fn asks_for_jobs(&self) -> bool;
+
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
 }
@@ -253,6 +307,10 @@ struct Configured<S: Source>(S::Config);
 impl<S: Source> Reader for Configured<S> {
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static> {
         Box::pin(async move { S::run(&self.0, outlet, stop).await })
+    }
+
+    fn asks_for_jobs(&self) -> bool {
+        S::asks_for_jobs(&self.0)
     }
 
     fn probe(&self) -> Reading<'_> {

@@ -13,7 +13,6 @@
 //! waiting (a pipe, a terminal) the source waits until there is something to read, so that no
 //! thread is ever stuck in a read when the daemon stops.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU32;
@@ -35,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::framing::{Frame, FrameError, Framer};
-use super::{Link, Outlet, Source, SourceError};
-use crate::receipt::Receipt;
+use super::outstanding::Outstanding;
+use super::{Link, Outlet, Source, SourceError, written};
 use crate::units::ByteSize;
 
 /// A recorded bus.
@@ -188,72 +187,6 @@ impl BadFrames {
             let (source, file, count) = (&outlet.state.name, name, self.0);
             warn!(source, file, count, "lines or frames were no events and were passed over");
         }
-    }
-}
-
-/// Bytes that may be read and not yet safe. Large enough that a sink's batch can fill.
-const OUTSTANDING: usize = 16 << 20;
-
-/// What was handed on and is not known to be safe yet, so that a replay is never faster than the
-/// sinks' queues, and does not say that it is done when events were lost.
-#[derive(Default)]
-struct Outstanding {
-    parts: VecDeque<Part>,
-    bytes: usize,
-    not_kept: usize,
-}
-
-/// Frames that were handed on together.
-struct Part {
-    receipt: Receipt,
-    events: usize,
-    bytes: usize,
-}
-
-impl Outstanding {
-    /// Hands frames on once there is room; `false` when that is of no use any more.
-    async fn send(
-        &mut self,
-        outlet: &Outlet,
-        bodies: Vec<Bytes>,
-        stop: &CancellationToken,
-    ) -> bool {
-        let (events, bytes) = (bodies.len(), bodies.iter().map(Bytes::len).sum());
-        if events == 0 {
-            return true;
-        }
-        while self.bytes > OUTSTANDING {
-            if stop.run_until_cancelled(self.settle()).await.is_none() {
-                return false;
-            }
-        }
-        let Some(receipt) = outlet.send_for_receipt(bodies).await else { return false };
-        self.bytes += bytes;
-        self.parts.push_back(Part { receipt, events, bytes });
-        true
-    }
-
-    async fn settle(&mut self) {
-        let Some(part) = self.parts.pop_front() else { return };
-        self.bytes -= part.bytes;
-        if !part.receipt.await.unwrap_or(false) {
-            self.not_kept += part.events;
-        }
-    }
-
-    /// Waits until everything is safe; an error if something was discarded.
-    async fn wait(&mut self, name: &str) -> Result<(), SourceError> {
-        while !self.parts.is_empty() {
-            self.settle().await;
-        }
-        if self.not_kept == 0 {
-            return Ok(());
-        }
-        let cause = format!(
-            "up to {} events were not kept by every sink that wants them; see what each dropped",
-            self.not_kept
-        );
-        Err(SourceError::new(format!("replaying {name}"), cause))
     }
 }
 
@@ -468,12 +401,6 @@ impl Reader {
     }
 }
 
-#[derive(Deserialize)]
-struct Line {
-    tag: String,
-    data: serde_json::Value,
-}
-
 impl Lines {
     fn cut(&mut self, buffer: &mut BytesMut, max_line: usize, block: &mut Block) {
         while let Some(end) = memchr(b'\n', buffer.get(self.looked_at..).unwrap_or_default()) {
@@ -514,7 +441,7 @@ impl Lines {
         if line.trim_ascii().is_empty() {
             return;
         }
-        match body_of(line) {
+        match written::from_json(line) {
             Ok(body) => block.bodies.push(body),
             Err(error) => block.bad.push(format!("line {}: {error}", self.number)),
         }
@@ -523,16 +450,6 @@ impl Lines {
     fn overlong(&self, max_line: usize, block: &mut Block) {
         block.bad.push(format!("line {} is longer than max_frame ({max_line} bytes)", self.number));
     }
-}
-
-/// What the bus would have carried for a JSON line: tag, empty line, msgpack.
-fn body_of(line: &[u8]) -> Result<Bytes, Box<dyn std::error::Error>> {
-    let Line { tag, data } = serde_json::from_slice(line)?;
-    let mut body = Vec::with_capacity(line.len());
-    body.extend_from_slice(tag.as_bytes());
-    body.extend_from_slice(b"\n\n");
-    rmp_serde::encode::write(&mut body, &data)?;
-    Ok(body.into())
 }
 
 #[cfg(test)]
@@ -545,6 +462,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Origin};
+    use crate::jobs::Jobs;
     use crate::json;
     use crate::source::Frames;
     use crate::state::SourceState;
@@ -557,7 +475,7 @@ mod tests {
         let (frames, out) = bounded(1000);
         let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
         let state = Arc::new(SourceState::new("s", "replay", "m"));
-        (Outlet { origin, state, frames }, out)
+        (Outlet { origin, state, frames, jobs: Jobs::new(Path::new("")) }, out)
     }
 
     /// Keeps everything that comes, as a pipeline whose sinks are all well.

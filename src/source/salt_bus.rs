@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use super::backfill::{self, Tracker};
 use super::framing::{Frame, FrameError, Framer};
 use super::zeromq::{self, Left};
 use super::{Link, Outlet, Source, SourceError, patience};
@@ -46,6 +47,10 @@ pub(super) struct Config {
     /// to come, if that is shorter. 0 reads each as it comes.
     #[serde(default = "default_patience")]
     patience: Span,
+    /// Where to look for the jobs of a time in which the bus was not read. Default: nowhere. Not for
+    /// a bus that speaks ZeroMQ.
+    #[serde(default)]
+    backfill: Option<backfill::Config>,
 }
 
 fn default_max_frame() -> ByteSize {
@@ -124,8 +129,23 @@ impl Source for SaltBus {
         outlet: Outlet,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        follow(config, &outlet, &stop).await;
+        match &config.backfill {
+            None => follow(config, &outlet, None, &stop).await,
+            Some(backfill) => {
+                let tracker = Tracker::new();
+                let over = stop.child_token();
+                let following = async {
+                    follow(config, &outlet, Some(&tracker), &stop).await;
+                    over.cancel();
+                };
+                tokio::join!(following, tracker.fill(backfill, &outlet, &over));
+            }
+        }
         Ok(())
+    }
+
+    fn asks_for_jobs(config: &Config) -> bool {
+        config.backfill.is_some()
     }
 
     async fn probe(config: &Config) -> Result<(), SourceError> {
@@ -150,10 +170,15 @@ enum End {
 
 /// Follows the bus from connection to connection. Only waiting is cut short by `stop`: what has been
 /// read is handed on.
-async fn follow(config: &Config, outlet: &Outlet, stop: &CancellationToken) {
+async fn follow(
+    config: &Config,
+    outlet: &Outlet,
+    tracker: Option<&Tracker>,
+    stop: &CancellationToken,
+) {
     let mut link = Link::new(outlet.state.clone());
     loop {
-        match session(config, outlet, &mut link, stop).await {
+        match session(config, outlet, &mut link, tracker, stop).await {
             Ok(End::Done) => return,
             Ok(End::Zmtp) => {
                 let max_frame = config.max_frame.as_usize();
@@ -166,7 +191,12 @@ async fn follow(config: &Config, outlet: &Outlet, stop: &CancellationToken) {
                     Left::Absent(reason) | Left::Lost(reason) => link.lost(&reason),
                 }
             }
-            Ok(End::Lost(reason)) => link.lost(&reason),
+            Ok(End::Lost(reason)) => {
+                if let Some(tracker) = tracker {
+                    tracker.lost();
+                }
+                link.lost(&reason);
+            }
             Err(error) => {
                 link.absent(&format!("{}: {}", config.address, explained(error)));
             }
@@ -182,6 +212,7 @@ async fn session(
     config: &Config,
     outlet: &Outlet,
     link: &mut Link,
+    tracker: Option<&Tracker>,
     stop: &CancellationToken,
 ) -> io::Result<End> {
     match &config.address {
@@ -190,7 +221,7 @@ async fn session(
             let Some(stream) = stop.run_until_cancelled(connecting).await else {
                 return Ok(End::Done);
             };
-            Ok(read(stream?, config, outlet, link, stop).await)
+            Ok(read(stream?, config, outlet, link, tracker, stop).await)
         }
         Address::Tcp(host_port) => {
             let connecting = TcpStream::connect(host_port);
@@ -204,7 +235,7 @@ async fn session(
                 .with_interval(Duration::from_secs(10))
                 .with_retries(3);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(read(stream, config, outlet, link, stop).await)
+            Ok(read(stream, config, outlet, link, tracker, stop).await)
         }
     }
 }
@@ -221,6 +252,7 @@ async fn read(
     config: &Config,
     outlet: &Outlet,
     link: &mut Link,
+    tracker: Option<&Tracker>,
     stop: &CancellationToken,
 ) -> End {
     let address = config.address.to_string();
@@ -228,6 +260,9 @@ async fn read(
     let mut buffer = BytesMut::with_capacity(READ);
     let mut pace = Pace { last: None };
     link.up(&address);
+    if let Some(tracker) = tracker {
+        tracker.up();
+    }
     loop {
         let missing = framer.wanted().saturating_sub(buffer.len());
         if buffer.capacity() - buffer.len() < missing.max(ROOM) {
@@ -252,6 +287,9 @@ async fn read(
         let events = bodies.len();
         if events > 0 {
             link.works();
+        }
+        if let Some(tracker) = tracker {
+            tracker.read(&bodies);
         }
         if !outlet.send(bodies).await {
             return End::Done;

@@ -17,12 +17,6 @@
 //! where the machine's own users can reach, and use Kafka between hosts.
 
 use std::cell::Cell;
-use std::fs::Permissions;
-use std::io;
-use std::net::{IpAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,10 +32,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zeromq::{
-    Endpoint, Listener, PullSocket, Socket, SocketEvent, SocketOptions, SocketRecv, SubSocket,
-    ZmqError, ZmqMessage,
+    Endpoint, PullSocket, Socket, SocketEvent, SocketOptions, SocketRecv, SubSocket, ZmqError,
+    ZmqMessage,
 };
 
+use super::bind::Bind;
 use super::salt_bus::Address;
 use super::{Link, Outlet, Source, SourceError};
 use crate::units::ByteSize;
@@ -132,46 +127,6 @@ impl TryFrom<String> for Publisher {
     }
 }
 
-/// Where senders push to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(with = "String")]
-enum Bind {
-    Ipc(PathBuf),
-    Loopback(String),
-}
-
-impl TryFrom<String> for Bind {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("ipc://").filter(|path| !path.is_empty()) {
-            return Ok(Bind::Ipc(path.into()));
-        }
-        let form = || format!("`{text}` is no address to bind: ipc://PATH or tcp://127.0.0.1:PORT");
-        let host_port = text.strip_prefix("tcp://").ok_or_else(form)?;
-        let (host, port) = host_port.rsplit_once(':').ok_or_else(form)?;
-        port.parse::<u16>().map_err(|_| form())?;
-        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
-            return Ok(Bind::Loopback(host_port.to_owned()));
-        }
-        Err(format!(
-            "`{text}` is not loopback: ZeroMQ here has neither encryption nor a limit for what a \
-             peer may send, so bind ipc://PATH or tcp://127.0.0.1:PORT, and use Kafka between hosts"
-        ))
-    }
-}
-
-impl std::fmt::Display for Bind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Bind::Ipc(path) => write!(f, "ipc://{}", path.display()),
-            Bind::Loopback(host_port) => write!(f, "tcp://{host_port}"),
-        }
-    }
-}
-
 pub(super) struct Zeromq;
 
 impl Source for Zeromq {
@@ -209,13 +164,7 @@ impl Source for Zeromq {
 
     async fn probe(config: &Config) -> Result<(), SourceError> {
         match &config.pattern {
-            Pattern::Pull(bind) => listen(bind).map(|listener| {
-                drop(listener);
-                if let Bind::Ipc(path) = bind {
-                    // What was made for the try must not be in the way of the real one.
-                    let _ = std::fs::remove_file(path);
-                }
-            }),
+            Pattern::Pull(bind) => bind.probe(),
             Pattern::Subscribe { publishers, .. } => {
                 for publisher in publishers {
                     let mut socket = subscriber();
@@ -425,7 +374,7 @@ async fn pull(
     stop: &CancellationToken,
 ) -> Result<(), SourceError> {
     let mut socket = PullSocket::new();
-    let listener = listen(bind)?;
+    let listener = bind.listen()?;
     socket
         .bind_listener(listener)
         .await
@@ -456,34 +405,6 @@ async fn pull(
         warn!(source = outlet.state.name, "{bind} did not close in time");
     }
     Ok(())
-}
-
-/// Listens where senders push to; on a path with mode 0660.
-fn listen(bind: &Bind) -> Result<Listener, SourceError> {
-    let listening = match bind {
-        Bind::Loopback(host_port) => TcpListener::bind(host_port).map(Listener::from),
-        Bind::Ipc(path) => remove_stale(path).and_then(|()| {
-            let listener = UnixListener::bind(path)?;
-            std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
-            Ok(Listener::from(listener))
-        }),
-    };
-    listening.map_err(|error| SourceError::new(format!("listening on {bind}"), error))
-}
-
-/// Removes a socket that a process left behind when it was killed.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"))
-        }
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
-            Err(_) => std::fs::remove_file(path),
-        },
-    }
 }
 
 #[cfg(test)]
@@ -532,22 +453,5 @@ mod tests {
         assert_eq!(joined(b"tag", &payload), &b"tag\n\n\x80"[..]);
         let whole = Bytes::from_static(b"tag\n\n\x80");
         assert_eq!(joined(b"tag", &whole), whole);
-    }
-
-    #[test]
-    fn stale_sockets_are_replaced_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
-        let bind = Bind::Ipc(path.clone());
-        let first = listen(&bind).unwrap();
-        let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o660);
-        listen(&bind).unwrap_err();
-        drop(first);
-        drop(listen(&bind).unwrap());
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "precious").unwrap();
-        listen(&bind).unwrap_err();
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! head, 44 bytes, little-endian
 //!   0  magic       4  "\xa5SR\x01"; the last byte is the version of the format
-//!   4  flags       4  bit 0: the body is compressed with zstd
+//!   4  flags       4  bit 0: the body is compressed with zstd; bit 1: the events have their ids
 //!   8  length      4  bytes of the body as stored
 //!  12  plain       4  bytes of the body before compression
 //!  16  events      4  how many events the body holds, at least 1
@@ -14,8 +14,11 @@
 //! body
 //!   source      2  length, then the source's name
 //!   master      2  length, then the master's id
-//!   per event   4  length, then the frame: tag, empty line, payload
+//!   per event  16  with bit 1 of the flags: the event's id, the most significant byte first
+//!               4  length, then the frame: tag, empty line, payload
 //! ```
+//!
+//! An id is the hash of the frame and is not written, unless an event came with one.
 //!
 //! The sequence is the sink's own and stands in the head alone, so that sinks that take the same
 //! events share one encoded body and its checksum. The head has a checksum of its own: a length is
@@ -26,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Buf, Bytes};
 use thiserror::Error;
 
-use crate::event::{Chunk, Event, Origin, Share};
+use crate::event::{Chunk, Event, EventId, Origin, Share};
 
 /// Bytes of a head.
 pub const HEAD: usize = 44;
@@ -35,6 +38,11 @@ pub const HEAD: usize = 44;
 pub const MAGIC: [u8; 4] = *b"\xa5SR\x01";
 
 const ZSTD: u32 = 1;
+
+const IDS: u32 = 2;
+
+/// Bytes of an id.
+const ID: usize = 16;
 
 /// How hard zstd tries: its fastest ordinary level.
 const ZSTD_LEVEL: i32 = 1;
@@ -95,7 +103,9 @@ pub enum Damage {
 impl Body {
     /// Encodes the events of a share.
     pub fn encode(share: &Share, compress: bool) -> Result<Self, TooLarge> {
-        let frames: usize = share.events().map(|event| event.frame().len() + 4).sum();
+        let has_ids = share.events().any(|event| event.given_id().is_some());
+        let before = if has_ids { ID + 4 } else { 4 };
+        let frames: usize = share.events().map(|event| before + event.frame().len()).sum();
         let origin = share.origin();
         let size = 4 + origin.source.len() + origin.master_id.len() + frames;
         let plain = u32::try_from(size).ok().filter(|_| size <= MAX_BODY).ok_or(TooLarge(size))?;
@@ -106,16 +116,19 @@ impl Body {
             bytes.extend_from_slice(name);
         }
         for event in share.events() {
+            if has_ids {
+                bytes.extend(event.id().to_bytes());
+            }
             bytes.extend(u32::try_from(event.frame().len()).unwrap_or(u32::MAX).to_le_bytes());
             bytes.extend_from_slice(event.frame());
         }
         let events = u32::try_from(share.len()).map_err(|_| TooLarge(size))?;
-        let mut flags = 0;
+        let mut flags = if has_ids { IDS } else { 0 };
         if compress && let Ok(packed) = zstd::bulk::compress(&bytes, ZSTD_LEVEL) {
             // What does not shrink is kept as it is.
             if packed.len() < bytes.len() {
                 bytes = packed;
-                flags = ZSTD;
+                flags |= ZSTD;
             }
         }
         let crc = crc32c::crc32c(&bytes);
@@ -226,21 +239,26 @@ impl Head {
                 Bytes::from(plain.map_err(|_| Damage::Body)?)
             }
         };
-        let share = decode_body(body, self.received);
+        let share = decode_body(body, self.received, self.flags & IDS != 0);
         share.filter(|share| share.len() as u64 == self.events).ok_or(Damage::Body)
     }
 }
 
-fn decode_body(mut body: Bytes, received: u64) -> Option<Share> {
+fn decode_body(mut body: Bytes, received: u64, has_ids: bool) -> Option<Share> {
     let source = name(&mut body)?;
     let master_id = name(&mut body)?;
     let mut events = Vec::new();
     while !body.is_empty() {
+        let mut given = None;
+        if has_ids {
+            given = Some(EventId::from_bytes(*body.first_chunk::<ID>()?));
+            body.advance(ID);
+        }
         let len = usize::try_from(body.try_get_u32_le().ok()?).ok()?;
         if len > body.len() {
             return None;
         }
-        events.push(Event::parse(body.split_to(len)).ok()?);
+        events.push(Event::parse(body.split_to(len)).ok()?.with_id(given));
     }
     let origin = Arc::new(Origin { source, master_id });
     Some(Share::all(Arc::new(Chunk::new(origin, received, events))))
@@ -272,6 +290,20 @@ mod tests {
     fn record(share: &Share, compress: bool) -> Vec<u8> {
         let body = Body::encode(share, compress).unwrap();
         [&body.head(41)[..], body.bytes()].concat()
+    }
+
+    #[test]
+    fn ids_that_events_came_with_come_back() {
+        let origin = Arc::new(Origin { source: "topic".into(), master_id: "m".into() });
+        let given = [Some(EventId(7)), None, Some(EventId(u128::MAX))];
+        let events = given.map(|id| Event::new("a/b", b"\xa3abc").with_id(id)).into();
+        let share = Share::all(Arc::new(Chunk::new(origin, 17, events)));
+        let ids = |share: &Share| share.events().map(Event::id).collect::<Vec<_>>();
+        for compress in [false, true] {
+            let record = record(&share, compress);
+            let read = Head::read(&record).unwrap().decode(Bytes::from(record).slice(HEAD..));
+            assert_eq!(ids(&read.unwrap()), ids(&share));
+        }
     }
 
     fn payloads(share: &Share) -> Vec<Vec<u8>> {

@@ -34,29 +34,34 @@ impl Bus {
     /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and some.
     pub(crate) fn send(&mut self, numbers: Range<u64>, size: usize) {
         for number in numbers {
-            self.send_frame(&frame(number, size));
+            let data = Value::Map(vec![
+                ("n".into(), number.into()),
+                ("text".into(), "x".repeat(size).into()),
+                ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
+            ]);
+            self.send_event(&tag(number), &msgpack(&data));
         }
     }
 
-    /// Sends an event of this payload, which is to be msgpack.
+    /// Sends an event of this payload, which is to be msgpack; waits for the subscriber first.
     pub(crate) fn send_event(&mut self, tag: &str, payload: &[u8]) {
         let body = [tag.as_bytes(), b"\n\n", payload].concat();
-        self.send_frame(&framed(body));
-    }
-
-    /// Lets the subscriber of an ended daemon go; the next one is waited for.
-    pub(crate) fn forget_subscriber(&mut self) {
-        self.stream = None;
-    }
-
-    fn send_frame(&mut self, frame: &[u8]) {
+        let frame = Value::Map(vec![
+            ("head".into(), Value::Map(vec![])),
+            ("body".into(), Value::Binary(body)),
+        ]);
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
             stream.set_nonblocking(false).unwrap();
             stream
         });
-        stream.write_all(frame).unwrap();
+        stream.write_all(&msgpack(&frame)).unwrap();
+    }
+
+    /// Lets the subscriber of an ended daemon go; the next one is waited for.
+    pub(crate) fn forget_subscriber(&mut self) {
+        self.stream = None;
     }
 }
 
@@ -64,21 +69,8 @@ pub(crate) fn tag(number: u64) -> String {
     format!("test/{number}")
 }
 
-fn frame(number: u64, size: usize) -> Vec<u8> {
-    let data = Value::Map(vec![
-        ("n".into(), number.into()),
-        ("text".into(), "x".repeat(size).into()),
-        ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
-    ]);
-    let mut body = format!("{}\n\n", tag(number)).into_bytes();
-    rmpv::encode::write_value(&mut body, &data).unwrap();
-    framed(body)
-}
-
-fn framed(body: Vec<u8>) -> Vec<u8> {
-    let frame =
-        Value::Map(vec![("head".into(), Value::Map(vec![])), ("body".into(), Value::Binary(body))]);
+pub(crate) fn msgpack(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, &frame).unwrap();
+    rmpv::encode::write_value(&mut bytes, value).unwrap();
     bytes
 }

@@ -1,4 +1,8 @@
-//! The real binary in a temporary folder, with one source and one sink, `rawfile_json`.
+//! The real binary in a temporary folder, with one source and, unless told otherwise, one sink,
+//! `rawfile_json`.
+
+// Each test binary needs a part of it.
+#![allow(dead_code)]
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -21,25 +25,39 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts with this as the source `bus`; `FOLDER` in it is the temporary folder.
     pub(crate) fn start(source: &str) -> Self {
+        let sink = "rawfile_json: {filename: FOLDER/out}\n    batch: {linger: 10ms}\n    \
+                    spill: {max_bytes: 512MiB}";
+        Daemon::start_with(source, sink)
+    }
+
+    /// As [`Daemon::start`], with this as the sink `out`.
+    pub(crate) fn start_with(source: &str, sink: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
-        let path = folder.path().display();
         let config = format!(
-            "state_dir: {path}/state\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{level: debug, format: json}}\n\
-             sources:\n  bus:\n    {}\nsinks:\n  out:\n    rawfile_json: {{filename: {path}/out}}\n    \
-             batch: {{linger: 10ms}}\n    spill: {{max_bytes: 512MiB}}\n",
-            source.replace("FOLDER", &path.to_string())
+            "state_dir: FOLDER/state\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{level: debug, format: json}}\n\
+             sources:\n  bus:\n    {source}\nsinks:\n  out:\n    {sink}\n"
         );
+        let config = config.replace("FOLDER", &folder.path().display().to_string());
         fs::write(folder.path().join("config.yaml"), config).unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_saltern"))
-            .args(["run", "--config"])
-            .arg(folder.path().join("config.yaml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = run(&folder);
         Daemon { folder, child }
+    }
+
+    /// Ends it without warning.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Starts it again after it was killed.
+    pub(crate) fn start_again(&mut self) {
+        self.child = run(&self.folder);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -84,7 +102,7 @@ impl Daemon {
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         self.wait_for_log("the HTTP side listens").await;
         let log = self.log();
-        let line = log.lines().find(|line| line.contains("the HTTP side listens")).unwrap();
+        let line = log.lines().rfind(|line| line.contains("the HTTP side listens")).unwrap();
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let mut stream = TcpStream::connect(line["address"].as_str().unwrap()).await.unwrap();
         let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -108,8 +126,7 @@ impl Daemon {
 
     /// SIGTERM; the process must end by itself and well.
     pub(crate) async fn stop(mut self) -> TempDir {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("TERM");
         let mut status = None;
         let child = &mut self.child;
         let waiting = async {
@@ -130,4 +147,16 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn run(folder: &TempDir) -> Child {
+    let log = File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_saltern"))
+        .args(["run", "--config"])
+        .arg(folder.path().join("config.yaml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }

@@ -5,6 +5,11 @@ with one JSON line:
 
     {"fire": TAG, "data": {...}}                              an event onto the master's bus
     {"run": FUN, "arg": [...], "kwarg": {...}, "timeout": S}  a job for all minions
+    {"publish": FUN, "arg": [...], "ret": RETURNERS}          the same, without waiting for it
+    {"batch": FUN}                                            the same, one minion after the other
+    {"runner": FUN, "arg": [...]}                             what `salt-run` does
+    {"job_cache": FUN, "arg": [...]}                          a function of the master's job cache
+    {"write_jobs": N, "minions": [...]}                       N jobs into the master's job cache
 """
 
 import faulthandler
@@ -14,6 +19,8 @@ import sys
 
 import salt.client
 import salt.config
+import salt.minion
+import salt.runner
 import salt.utils.event
 
 # Says where it hung, then ends as without it.
@@ -36,7 +43,50 @@ def run(fun, arg, kwarg, timeout):
         returned = {}
         for part in client.get_cli_returns(job["jid"], job["minions"], timeout=timeout):
             returned.update(part or {})
-        return {"jid": job["jid"], "returned": sorted(returned)}
+        values = {minion: part["ret"] for minion, part in returned.items()}
+        return {"jid": job["jid"], "returned": sorted(returned), "values": values}
+
+
+def runner(fun, arg):
+    opts_of_master = salt.config.master_config(sys.argv[1])
+    return salt.runner.RunnerClient(opts_of_master).cmd(fun, arg, print_event=False)
+
+
+def publish(fun, arg, ret):
+    with salt.client.get_local_client(mopts=dict(opts)) as client:
+        return client.cmd_async("*", fun, arg=arg, ret=ret)
+
+
+def batch(fun):
+    with salt.client.get_local_client(mopts=dict(opts)) as client:
+        return len(list(client.cmd_batch("*", fun, batch="1")))
+
+
+loaded = None
+
+
+def job_cache(fun, *arg):
+    global loaded
+    if loaded is None:
+        loaded = salt.minion.MasterMinion(salt.config.master_config(sys.argv[1])).returners
+    return loaded[f"local_cache.{fun}"](*arg)
+
+
+def write_jobs(count, minions):
+    """What the master does when minions return: the load, their names, their returns."""
+    jids = []
+    for number in range(count):
+        jid = job_cache("prep_jid")
+        load = {
+            "cmd": "publish", "fun": "test.echo", "arg": [f"job {number}"], "tgt": "*",
+            "tgt_type": "glob", "jid": jid, "ret": "", "user": "root",
+        }
+        job_cache("save_load", jid, load, minions)
+        for minion in minions:
+            ret = {"return": f"job {number}", "retcode": 0, "success": True}
+            job_cache("returner", {"jid": jid, "id": minion, "fun": "test.echo", **ret})
+        jids.append(jid)
+    return jids
 
 
 for line in sys.stdin:
@@ -47,6 +97,16 @@ for line in sys.stdin:
     try:
         if "fire" in request:
             answer = fire(request["fire"], request.get("data", {}))
+        elif "publish" in request:
+            answer = publish(request["publish"], request.get("arg", []), request.get("ret", ""))
+        elif "batch" in request:
+            answer = batch(request["batch"])
+        elif "job_cache" in request:
+            answer = job_cache(request["job_cache"], *request.get("arg", []))
+        elif "write_jobs" in request:
+            answer = write_jobs(request["write_jobs"], request["minions"])
+        elif "runner" in request:
+            answer = runner(request["runner"], request.get("arg", []))
         else:
             answer = run(
                 request["run"],
@@ -57,4 +117,5 @@ for line in sys.stdin:
         answer = {"ok": answer}
     except Exception as error:  # the master may be away: the test decides what that means
         answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), file=answers, flush=True)
+    signal.alarm(0)
+    print(json.dumps(answer, default=repr), file=answers, flush=True)

@@ -12,6 +12,9 @@
 //! * After a restart the master has a new AES key. A minion finds out by failing to decrypt, so the
 //!   first job after it may reach nobody.
 
+// Each test binary needs a part of it.
+#![allow(dead_code)]
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -26,11 +29,16 @@ use crate::ports::free_ports;
 /// The minions' ids.
 pub(crate) const MINIONS: [&str; 2] = ["web-1", "web-2"];
 
-/// A program of the environment of this release of Salt.
-pub(crate) fn program(version: &str, name: &str) -> PathBuf {
+/// Where `tests/servers/install.sh` puts what it installs.
+pub(crate) fn cache() -> PathBuf {
     let cache = std::env::var_os("SALTERN_TEST_CACHE").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests");
-    let path = cache.unwrap_or_else(home).join(format!("salt-{version}/bin/{name}"));
+    cache.unwrap_or_else(home)
+}
+
+/// A program of the environment of this release of Salt.
+pub(crate) fn program(version: &str, name: &str) -> PathBuf {
+    let path = cache().join(format!("salt-{version}/bin/{name}"));
     assert!(path.exists(), "there is no {}; run tests/servers/install.sh", path.display());
     path
 }
@@ -65,6 +73,11 @@ impl Group {
         command.stderr(output.try_clone().unwrap());
         // The caller may have asked for a pipe.
         Group(command.stdout(output).stdin(Stdio::null()).process_group(0).spawn().unwrap())
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ended(&mut self, limit: Duration) {
+        until("a process to end", limit, || self.0.try_wait().unwrap());
     }
 
     /// Ends it as an operator would, and waits until all of it is gone.
@@ -102,6 +115,17 @@ pub(crate) enum Ipc {
     Tcp,
 }
 
+/// What a configuration says beyond what every test needs.
+#[derive(Default)]
+pub(crate) struct More {
+    /// `, NAME` for another returner of the master's events.
+    pub(crate) event_return: String,
+    /// Lines for the master.
+    pub(crate) master: String,
+    /// Lines for the master and the minions.
+    pub(crate) all: String,
+}
+
 /// A master and its minions.
 pub(crate) struct Salt {
     version: &'static str,
@@ -114,8 +138,10 @@ pub(crate) struct Salt {
 
 impl Salt {
     /// Starts a master and its minions in `dir`, whose path must be short, and waits until the
-    /// minions answer.
-    pub(crate) fn start(version: &'static str, dir: &Path, ipc: Ipc) -> Self {
+    /// minions answer. The configuration of the master ends with `more.master`, that of all three
+    /// with `more.all`.
+    pub(crate) fn start(version: &'static str, dir: &Path, ipc: Ipc, more: &More) -> Self {
+        let More { event_return, master: more_of_master, all: more } = more;
         let [publish, ret, master_pub, master_pull, publish_pull, workers] = free_ports();
         let common = "\
 user: USER
@@ -150,8 +176,8 @@ log_level_logfile: info
              ipc_mode: {ipc_mode}\ntcp_master_pub_port: {master_pub}\n\
              tcp_master_pull_port: {master_pull}\ntcp_master_publish_pull: {publish_pull}\n\
              tcp_master_workers: {workers}\n\
-             event_return: [rawfile_json]\nevent_return_queue: 0\n\
-             rawfile_json.filename: {}\nfile_roots: {{base: [{}]}}\n",
+             event_return: [rawfile_json{event_return}]\nevent_return_queue: 0\n\
+             rawfile_json.filename: {}\nfile_roots: {{base: [{}]}}\n{more_of_master}{more}",
             paths(&master, "master"),
             events.display(),
             srv.display(),
@@ -165,8 +191,10 @@ log_level_logfile: info
                 "{}id: {minion}\nmaster: 127.0.0.1\nmaster_port: {ret}\npublish_port: {publish}\n\
                  acceptance_wait_time: 1\nrandom_startup_delay: 0\nauth_timeout: 10\n\
                  request_channel_timeout: 20\n\
-                 beacons: {{status: [{{interval: 2}}, {{loadavg: [all]}}]}}\n",
-                paths(&root, "minion")
+                 beacons: {{status: [{{interval: 2}}, {{loadavg: [all]}}]}}\n\
+                 rawfile_json.filename: {}\n{more}",
+                paths(&root, "minion"),
+                root.join("returns").display()
             );
             fs::write(root.join("minion"), text).unwrap();
         }
@@ -221,6 +249,27 @@ log_level_logfile: info
     pub(crate) fn fire(&mut self, tag: &str) {
         let answer = self.ask(&json!({"fire": tag, "data": {"text": "ä \u{1f9c2} \u{0}"}}));
         assert_eq!(answer, json!({"ok": true}), "{tag}");
+    }
+
+    /// Does what a user does in a shell: what the program says, once it has ended.
+    pub(crate) fn shell(&self, name: &str, arg: &[&str]) -> String {
+        let mut command = Command::new(program(self.version, name));
+        command.arg("-c").arg(self.dir.join("m")).args(arg);
+        let output = self.dir.join("shell");
+        Group::start(&mut command, &output).ended(Duration::from_secs(60));
+        String::from_utf8_lossy(&fs::read(output).unwrap()).into_owned()
+    }
+
+    /// The directories of the master's job cache.
+    pub(crate) fn job_cache(&self) -> PathBuf {
+        self.dir.join("m/cache/jobs")
+    }
+
+    /// Has `drive.py` do something that must succeed, and gives its answer.
+    pub(crate) fn drive(&mut self, request: &Value) -> Value {
+        let mut answer = self.ask(request);
+        assert!(answer.get("ok").is_some(), "{request}: {answer}");
+        answer["ok"].take()
     }
 
     fn ask(&mut self, request: &Value) -> Value {

@@ -29,13 +29,59 @@ salt() {
     grep -lIr -- "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
 }
 
+# ClickHouse 18.16, server and client, out of Debian's packages and unpacked at $1, so that nothing is
+# installed that starts by itself. Newer releases of Debian and Ubuntu no longer carry it.
+clickhouse() {
+    named="clickhouse-server clickhouse-client"
+    # shellcheck disable=SC2086 # several names
+    simulated=$(apt-get install -s --no-install-recommends --reinstall $named) || {
+        [ "$(id -u)" -ne 0 ] || flock "$cache/packages.lock" apt-get update -qq
+        # shellcheck disable=SC2086
+        simulated=$(apt-get install -s --no-install-recommends --reinstall $named) \
+            || fail "apt-get knows no clickhouse-server; Debian 12 and Ubuntu 22.04 have it (after apt-get update)"
+    }
+    cd "$1"
+    # shellcheck disable=SC2046
+    apt-get download $(echo "$simulated" | awk '/^Inst/ { print $2 }')
+    for package in ./*.deb; do
+        dpkg -x "$package" .
+        rm "$package"
+    done
+    cat >run <<'END'
+#!/bin/sh
+# run PROGRAM ARGUMENT...: with the libraries that are unpacked here.
+root=$(dirname "$(readlink -f "$0")")
+LD_LIBRARY_PATH=$(echo "$root"/lib/*-linux-gnu "$root"/usr/lib/*-linux-gnu | tr ' ' :)
+PATH=$root/usr/sbin:$root/usr/bin:$PATH
+export LD_LIBRARY_PATH PATH
+exec "$@"
+END
+    chmod +x run
+    for program in usr/sbin/clickhouse-server usr/bin/clickhouse-client; do
+        missing=$(./run ldd "$program" | grep 'not found') && fail "$program lacks libraries: $missing"
+    done
+    reported=$(./run clickhouse-client --version)
+    case $reported in
+        *" 18.16."*) ;;
+        *) fail "asked for ClickHouse 18.16, but clickhouse-client --version says: $reported" ;;
+    esac
+}
+
+# chDB, the engine of ClickHouse release $2 inside Python, in an environment at $1. What it wants
+# besides is for data frames, and 350 MB.
+chdb() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --no-input --no-deps "chdb-core==$2"
+    "$1/bin/python" -c 'from chdb import session; print(session.Session().query("SELECT version()"))'
+}
+
 # Apache Kafka, release $2, as the jars of the broker and its tools in $1.
 kafka() {
     if ! command -v java >/dev/null || ! command -v mvn >/dev/null; then
-        packages openjdk-17-jre-headless maven
+        packages default-jre-headless maven
     fi
     cat >"$1/pom.xml" <<END
-<project xmlns="http://maven.apache.org/POM/4.0.0">
+<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>saltern</groupId>
   <artifactId>kafka</artifactId>
@@ -64,6 +110,13 @@ packages() {
     fi
     flock "$cache/packages.lock" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "$@"' packages "$@" </dev/null
+}
+
+# What pip builds packages of this repository with, in a Python environment at $1.
+python_build() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --no-input setuptools wheel
+    "$1/bin/python" -c 'import setuptools, wheel'
 }
 
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
@@ -117,7 +170,13 @@ for version in 3006.28 3007.15 3008.3; do
     ( install "salt-$version" salt "$version" ) </dev/null &
     running="$running $!"
 done
+( install clickhouse-18.16 clickhouse ) </dev/null &
+running="$running $!"
+( install chdb-26.9 chdb 26.9.0 ) </dev/null &
+running="$running $!"
 ( install kafka-4.1.0 kafka 4.1.0 ) </dev/null &
+running="$running $!"
+( install python-build python_build ) </dev/null &
 running="$running $!"
 failed=0
 for job in $running; do

@@ -1,0 +1,425 @@
+"""
+Salt's side against a daemon that is made up here. Needs a Python that has Salt, and the package on its
+path; ``tests/salt_returner.rs`` runs it in the environment of each release of Salt.
+"""
+
+import inspect
+import json
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import types
+import unittest
+from unittest import mock
+
+import salt.payload
+import salt.utils.jid
+import salt.utils.msgpack
+import zmq
+from saltext.saltern import journal as journals
+from saltext.saltern import outbox as outboxes
+from saltext.saltern.connection import Connection, Refused, Unavailable
+from saltext.saltern.journal import Journal
+from saltext.saltern.process import Process
+from saltext.saltern.returners import saltern
+
+# What is waited for comes at once, or, on a machine that is busy, at some time.
+PATIENCE = 60
+
+
+class FakeDaemon:
+    """Answers what ``answer`` gives for a request; nothing if that is nothing."""
+
+    def __init__(self, address, answer):
+        self.address = address
+        self.answer = answer
+        self.requests = []
+        self.stop = threading.Event()
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.linger = 0
+        self.socket.bind(address)
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while not self.stop.is_set():
+            if not self.socket.poll(20):
+                continue
+            peer, message = self.socket.recv_multipart()
+            request = salt.utils.msgpack.unpackb(message, raw=False)
+            self.requests.append(request)
+            for answer in self.answer(request):
+                answer = {"v": 1, "id": request["id"], **answer}
+                message = salt.utils.msgpack.packb(answer, use_bin_type=True)
+                self.socket.send_multipart([peer, message])
+
+    def close(self):
+        self.stop.set()
+        self.thread.join()
+        self.socket.close()
+        self.context.term()
+
+
+class SlowSocket:
+    """A socket whose answers take their time, and the clock that shows it."""
+
+    def __init__(self, answers, seconds_each):
+        self.answers = list(answers)
+        self.seconds_each = seconds_each
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def send(self, message):
+        self.request = salt.utils.msgpack.unpackb(message, raw=False)
+
+    def poll(self, _milliseconds):
+        return True
+
+    def recv(self):
+        self.now += self.seconds_each
+        answer = {"id": self.request["id"], **self.answers.pop(0)}
+        return salt.utils.msgpack.packb(answer, use_bin_type=True)
+
+    def close(self):
+        pass
+
+
+class WithFolder(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="st", dir="/tmp")
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.address = f"ipc://{self.folder}/s"
+
+    def daemon(self, answer=lambda request: [{}]):
+        daemon = FakeDaemon(self.address, answer)
+        self.addCleanup(daemon.close)
+        return daemon
+
+    def until(self, is_so):
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+
+
+class ConnectionTest(WithFolder):
+    def test_an_answer_and_its_value(self):
+        daemon = self.daemon(lambda request: [{"value": b"\x80"}])
+        connection = Connection(self.address)
+        self.assertEqual(connection.ask("get_load", PATIENCE, jid="1"), b"\x80")
+        self.assertEqual(daemon.requests, [{"v": 1, "id": 1, "op": "get_load", "jid": "1"}])
+
+    def test_an_error_says_why(self):
+        self.daemon(lambda request: [{"error": "no room", "later": request["op"] == "later"}])
+        connection = Connection(self.address)
+        with self.assertRaisesRegex(Unavailable, "no room"):
+            connection.ask("later", PATIENCE)
+        with self.assertRaisesRegex(Refused, "no room"):
+            connection.ask("never", PATIENCE)
+
+    def test_nobody_there_is_said_at_once(self):
+        # Anything but the look at the address would take an hour.
+        with self.assertRaisesRegex(Unavailable, "No such file"):
+            Connection(self.address).ask("x", 3600)
+        with self.assertRaisesRegex(Unavailable, "refused"):
+            Connection("tcp://127.0.0.1:1").ask("x", 3600)
+
+    def test_a_daemon_that_dies_before_it_answers_is_noticed(self):
+        daemon = FakeDaemon(self.address, lambda request: daemon.stop.set() or [])
+        ended = threading.Thread(target=lambda: daemon.thread.join() or daemon.close())
+        ended.start()
+        with self.assertRaisesRegex(Unavailable, "No such file|refused"):
+            Connection(self.address).ask("x", 3600)
+        ended.join()
+
+    def test_no_answer_within_the_timeout(self):
+        silent = self.daemon(lambda request: [])
+        connection = Connection(self.address)
+        with self.assertRaisesRegex(Unavailable, "no answer to `x` within 0.3 s"):
+            connection.ask("x", 0.3)
+        # Salt's next calls do not wait as well.
+        with self.assertRaisesRegex(Unavailable, "has not answered"):
+            connection.ask("x", 3600)
+        connection._silent_until = 0
+        # The answer to another request is not taken for that of this one.
+        silent.answer = lambda request: [{"id": request["id"] - 1, "value": b"old"}, {}]
+        self.assertIsNone(connection.ask("x", PATIENCE))
+
+    def test_who_is_patient_waits_as_long_as_the_daemon_says(self):
+        answers = [{"wait": True}] * 6 + [{"value": b"at last"}]
+        for patient in [True, False]:
+            connection = Connection(self.address)
+            connection._socket = SlowSocket(answers, seconds_each=0.9)
+            with mock.patch("saltext.saltern.connection.time", connection._socket):
+                if patient:
+                    self.assertEqual(connection.ask("x", 1, patient=True), b"at last")
+                else:
+                    with self.assertRaisesRegex(Unavailable, "no answer to `x` within 1 s"):
+                        connection.ask("x", 1)
+
+    def test_threads_take_turns(self):
+        self.daemon(lambda request: [{"value": request["what"]}])
+        connection = Connection(self.address)
+        wrong = []
+
+        def ask(name):
+            for number in range(50):
+                what = b"%d-%d" % (name, number)
+                if connection.ask("x", PATIENCE, what=what) != what:
+                    wrong.append(what)
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(wrong, [])
+
+
+class JournalTest(WithFolder):
+    def sent(self, journal):
+        """All that is in it, as it would be sent."""
+        bodies = []
+        while any(segment.size for segment in journal._segments):
+            part = journal.part()
+            bodies += part.bodies
+            journal.safe(part)
+        return bodies
+
+    def crash(self, journal):
+        """As if its process were gone; the lock, which is of this process, does not hold it."""
+        os.close(journal._file)
+        journal._lock_file.close()
+
+    def test_events_outlive_the_process_in_order(self):
+        journal = Journal(self.folder, 1 << 20)
+        bodies = [b"%d" % number for number in range(2500)]
+        for at in range(0, 2500, 100):
+            journal.append(bodies[at : at + 100])
+        part = journal.part()
+        self.assertEqual(part.bodies, bodies[:1000])
+        journal.safe(part)
+        self.crash(journal)
+        after = Journal(self.folder, 1 << 20)
+        after.append([b"new"])
+        # What was safe comes again; the event's id tells.
+        self.assertEqual(self.sent(after), bodies + [b"new"])
+        self.assertEqual(after._segments[0].size, 0)
+
+    def test_half_a_record_is_left_out(self):
+        for cut in range(1, 9):
+            with self.subTest(cut=cut), tempfile.TemporaryDirectory() as folder:
+                journal = Journal(folder, 1 << 20)
+                journal.append([b"whole", b"half"])
+                path = journal._segments[0].path
+                self.crash(journal)
+                os.truncate(path, os.path.getsize(path) - cut)
+                after = Journal(folder, 1 << 20)
+                after.append([b"next"])
+                self.assertEqual(self.sent(after), [b"whole", b"next"])
+                self.crash(after)
+
+    def test_the_oldest_go_when_there_is_no_room(self):
+        journal = Journal(self.folder, 3 * journals._SEGMENT_BYTES)
+        body = b"x" * (journals._SEGMENT_BYTES // 10)
+        with self.assertLogs(level=logging.ERROR) as logs:
+            for number in range(100):
+                journal.append([b"%03d" % number + body])
+        held = sum(os.path.getsize(segment.path) for segment in journal._segments)
+        self.assertLessEqual(held, 3 * journals._SEGMENT_BYTES)
+        kept = [int(body[:3]) for body in self.sent(journal)]
+        self.assertEqual(kept, list(range(100 - len(kept), 100)))
+        self.assertIn(f"{100 - len(kept)} since Salt started", logs.output[-1])
+
+    def test_a_part_that_had_to_go_while_it_was_sent(self):
+        journal = Journal(self.folder, 2 * journals._SEGMENT_BYTES)
+        journal.append([b"a" * journals._SEGMENT_BYTES])
+        part = journal.part()
+        with self.assertLogs(level=logging.ERROR):
+            journal.append([b"b" * journals._SEGMENT_BYTES])
+            journal.append([b"c" * journals._SEGMENT_BYTES])
+        journal.safe(part)
+        self.assertEqual([body[:1] for body in self.sent(journal)], [b"c"])
+
+    def test_a_full_disk_leaves_no_half_record(self):
+        journal = Journal(self.folder, 1 << 20)
+        journal.append([b"first"])
+        write = os.write
+        with mock.patch("os.write", lambda file, data: write(file, data[:3])):
+            with self.assertRaises(OSError):
+                journal.append([b"second"])
+        journal.append([b"third"])
+        self.assertEqual(self.sent(journal), [b"first", b"third"])
+
+    def test_one_process_has_it(self):
+        journal = Journal(self.folder, 1 << 20)
+        script = "import sys; from saltext.saltern.journal import Journal; Journal(sys.argv[1], 1)"
+        ended = subprocess.run([sys.executable, "-c", script, self.folder], capture_output=True)
+        self.assertIn(b"another process has the journal", ended.stderr)
+        journal._lock_file.close()
+        self.assertEqual(subprocess.run([sys.executable, "-c", script, self.folder]).returncode, 0)
+
+
+class ReturnerTest(WithFolder):
+    def setUp(self):
+        super().setUp()
+        saltern.__opts__ = {
+            "saltern.address": self.address,
+            "saltern.timeout": PATIENCE,
+            "cachedir": self.folder,
+            "unique_jid": False,
+        }
+        saltern.__salt__ = {}
+        saltern._event_options.clear()
+        retry = mock.patch.object(outboxes, "_RETRY", 0.05)
+        retry.start()
+        self.addCleanup(retry.stop)
+
+    def test_events_wait_for_the_daemon_in_order(self):
+        with self.assertLogs(level=logging.ERROR) as logs:
+            for number in range(100):
+                saltern.event_return([{"tag": f"t/{number}", "data": {"n": number, "b": b"\xff"}}])
+            self.until(lambda: logs.output)
+            taken = []
+
+            def answer(request):
+                if len(taken) == 0:
+                    # A daemon that comes up, and could not keep them at first.
+                    taken.append([])
+                    return [{"error": "not kept", "later": True}]
+                taken.append(request["events"])
+                return [{"wait": True}, {}]
+
+            self.daemon(answer)
+            self.until(lambda: sum(len(events) for events in taken[1:]) == 100)
+        self.assertEqual(len(logs.output), 1, "an outage is one line")
+        bodies = [body for events in taken[1:] for body in events]
+        data = salt.payload.dumps({"n": 7, "b": b"\xff"}, use_bin_type=True)
+        self.assertEqual(bodies[7], b"t/7\n\n" + data)
+        self.assertEqual([body.split(b"\n")[0] for body in bodies], [b"t/%d" % n for n in range(100)])
+
+    def test_without_a_journal_events_go_to_the_daemon_directly(self):
+        daemon = self.daemon()
+        saltern.__opts__["cachedir"] = "/dev/null"
+        with self.assertLogs(level=logging.WARNING):
+            saltern.event_return([{"tag": "t", "data": {}}])
+        self.assertEqual(daemon.requests[0]["events"], [b"t\n\n\x80"])
+
+    def test_a_return_looks_like_the_masters(self):
+        daemon = self.daemon()
+        ret = {"jid": "1", "id": "web-1", "return": True, "ret_kwargs": {"password": 1}}
+        saltern.returner(dict(ret))
+        load = salt.payload.loads(daemon.requests[0]["load"], encoding="utf-8")
+        self.assertEqual(load["cmd"], "_return")
+        self.assertTrue(load.pop("_stamp"))
+        self.assertEqual(sorted(load), ["cmd", "id", "jid", "return"])
+        as_master = {"cmd": "_return", "_stamp": "then", **load}
+        saltern.returner(dict(as_master))
+        packed = salt.payload.dumps(as_master, use_bin_type=True)
+        self.assertEqual(daemon.requests[1]["load"], packed)
+
+    def test_a_return_without_a_job_gets_one(self):
+        daemon = self.daemon()
+        ret = {"jid": "req", "id": "web-1", "fun": "test.ping", "return": True}
+        saltern.returner(ret)
+        self.assertTrue(salt.utils.jid.is_jid(ret["jid"]))
+        self.assertEqual([r["op"] for r in daemon.requests], ["save_load", "return"])
+        self.assertEqual(daemon.requests[0]["jid"], ret["jid"])
+
+    def test_what_stores_logs_one_line_when_the_daemon_is_away(self):
+        for store, says in [
+            (lambda: saltern.save_load("1", {"fun": "x"}, ["a"]), "the load of job 1"),
+            (lambda: saltern.save_minions("1", ["a"], syndic_id="s"), "the list of minions of job 1"),
+            (lambda: saltern.returner({"jid": "1", "id": "a"}), "the return of a for job 1"),
+            (lambda: saltern.update_endtime("1", "now"), "the end of job 1"),
+            (saltern.clean_old_jobs, "which jobs are too old"),
+        ]:
+            with self.assertLogs(level=logging.ERROR) as logs:
+                store()
+            self.assertEqual(len(logs.output), 1)
+            self.assertIn("is saltern.address right?", logs.output[0])
+            self.assertIn(says, logs.output[0])
+            self.assertNotIn("\n", logs.output[0])
+
+    def test_what_looks_up_says_why_it_cannot(self):
+        for look_up in [
+            lambda: saltern.get_load("1"),
+            lambda: saltern.get_jid("1"),
+            lambda: saltern.get_fun("x"),
+            saltern.get_jids,
+            lambda: saltern.get_jids_filter(3),
+            saltern.get_minions,
+            lambda: saltern.get_endtime("1"),
+        ]:
+            with self.assertRaisesRegex(Unavailable, "is saltern.address right?"):
+                look_up()
+
+    def test_what_is_not_there_is_as_salt_expects_it(self):
+        self.daemon()
+        self.assertEqual(saltern.get_load("1"), {})
+        self.assertEqual(saltern.get_endtime("1"), False)
+
+    def test_prep_jid_needs_nobody(self):
+        self.assertTrue(salt.utils.jid.is_jid(saltern.prep_jid()))
+        self.assertTrue(salt.utils.jid.is_jid(saltern.prep_jid(nocache=True)))
+        self.assertEqual(saltern.prep_jid(passed_jid="mine"), "mine")
+        self.assertEqual(saltern.prep_jid(False, passed_jid=""), "")
+
+    def test_a_child_makes_connections_of_its_own(self):
+        daemon = self.daemon(lambda request: [{"value": salt.payload.dumps({"id": request["id"]})}])
+        self.assertEqual(saltern.get_load("parent"), {"id": 1})
+        # The lock is held by a thread that the child does not have.
+        process = Process.this()
+        with process._lock:
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if saltern.get_load("child") == {"id": 1} else 1)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+        self.assertEqual(saltern.get_load("parent"), {"id": 2})
+        self.assertEqual([r["jid"] for r in daemon.requests], ["parent", "child", "parent"])
+
+    def test_loaders_share_a_connection(self):
+        self.assertIs(Process.this(), Process.this())
+        first = Process.this().connection(self.address)
+        self.assertIs(first, Process.this().connection(self.address))
+
+
+class FileTest(unittest.TestCase):
+    SALT = pathlib.Path(__file__).parent.parent
+
+    def test_the_single_file_has_all_that_the_package_has(self):
+        script = self.SALT / "single_file.py"
+        made = subprocess.run([sys.executable, script], capture_output=True, check=True, text=True)
+        single = {"__name__": "saltern"}
+        exec(compile(made.stdout, "saltern.py", "exec"), single)
+        self.assertNotIn("from saltext", made.stdout)
+        for name, value in vars(saltern).items():
+            if isinstance(value, types.FunctionType):
+                self.assertEqual(inspect.signature(single[name]), inspect.signature(value), name)
+        self.assertEqual(single["__doc__"], saltern.__doc__)
+
+    def test_importing_it_does_not_import_zeromq(self):
+        script = (
+            "import sys, json, salt.payload, salt.returners, salt.utils.minions\n"
+            "before = set(sys.modules)\n"
+            "from saltext.saltern.returners import saltern\n"
+            "print(json.dumps(sorted(set(sys.modules) - before)))"
+        )
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+        new = json.loads(ended.stdout)
+        self.assertLess(len(new), 20, new)
+        self.assertFalse([name for name in new if name.startswith("zmq")])
+
+
+if __name__ == "__main__":
+    # Sockets of a process are open until it ends.
+    unittest.main(warnings="ignore")

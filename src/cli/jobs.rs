@@ -1,0 +1,425 @@
+//! `saltern jobs`: what is in the job cache.
+//!
+//! A running daemon is asked over HTTP. Of one that does not run, the file is read.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::daemon::Daemon;
+use super::spill::table;
+use super::{Failure, Output, load, print, run, runtime};
+use crate::jobs::Jobs;
+use crate::jobs::listing::{Outcome, PAGE, Selection};
+use crate::shutdown::Signals;
+use crate::sink::chain;
+
+/// How often a watch looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Characters of a return in a table.
+const SHORT: usize = 80;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The daemon. Default: where the configuration says that it listens.
+    #[arg(long, global = true)]
+    url: Option<String>,
+    /// A table, or JSON for machines.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Output,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List jobs, the last one first.
+    List(Which),
+    /// Show a job and what each minion returned.
+    Show {
+        /// Its id.
+        jid: String,
+    },
+    /// Show jobs as they come and go on, or one until every minion has returned.
+    Watch {
+        /// Its id.
+        jid: Option<String>,
+    },
+    /// List jobs that minions have not returned from, or the minions missing from one.
+    Missing {
+        /// Its id.
+        jid: Option<String>,
+    },
+    /// List jobs that failed on a minion, or what failed in one.
+    Failed {
+        /// Its id.
+        jid: Option<String>,
+    },
+}
+
+/// Which jobs. What is given must all match.
+#[derive(Args, Default)]
+struct Which {
+    /// Of functions that match.
+    #[arg(long, value_name = "GLOB")]
+    function: Option<String>,
+    /// For this minion.
+    #[arg(long, value_name = "ID")]
+    minion: Option<String>,
+    /// Published by this user.
+    #[arg(long)]
+    user: Option<String>,
+    /// That went like this.
+    #[arg(long, value_enum)]
+    outcome: Option<Outcome>,
+    /// Published then or later (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+    /// Published before (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    until: Option<Timestamp>,
+    /// `saltutil.find_job` too.
+    #[arg(long)]
+    find_job: bool,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = PAGE.0,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE.1)))]
+    limit: u32,
+    /// Those behind a page: its `next`.
+    #[arg(long, value_name = "JID")]
+    cursor: Option<String>,
+}
+
+/// A page as the daemon writes it.
+#[derive(Deserialize)]
+struct Page {
+    jobs: Vec<Job>,
+    next: Option<String>,
+}
+
+/// What tables show of a job.
+#[derive(Deserialize)]
+struct Job {
+    jid: String,
+    function: Option<String>,
+    user: Option<String>,
+    target: Value,
+    started: Option<String>,
+    last_seen: String,
+    expected: u64,
+    returned: u64,
+    failed: u64,
+    missing: u64,
+    /// Of a job that is shown alone.
+    #[serde(default)]
+    missing_minions: Vec<String>,
+    #[serde(default)]
+    returns: serde_json::Map<String, Value>,
+}
+
+pub(super) fn jobs(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let cache = Cache::find(config, arguments.url.as_deref())?;
+    let output = arguments.output;
+    let asking = async {
+        match &arguments.action {
+            Action::List(which) => list(&cache, &which.selection(), output).await,
+            Action::Show { jid } => show(&cache, jid, output).await,
+            Action::Watch { jid: None } => watch(&cache, output).await,
+            Action::Watch { jid: Some(jid) } => watch_one(&cache, jid, output).await,
+            Action::Missing { jid: Some(jid) } => missing(&cache, jid, output).await,
+            Action::Failed { jid: Some(jid) } => failed(&cache, jid, output).await,
+            Action::Missing { jid: None } => {
+                let outcome = Some(Outcome::Missing);
+                list(&cache, &Selection { outcome, ..Selection::default() }, output).await
+            }
+            Action::Failed { jid: None } => {
+                let outcome = Some(Outcome::Failed);
+                list(&cache, &Selection { outcome, ..Selection::default() }, output).await
+            }
+        }
+    };
+    runtime()?.block_on(async {
+        let mut signals = Signals::listen()
+            .map_err(|error| Failure::Running(format!("cannot listen to signals: {error}")))?;
+        // Nothing is lost with the other arm: what is read is on its way to the screen only.
+        tokio::select! {
+            result = asking => result,
+            () = signals.until_stop() => Ok(()),
+        }
+    })
+}
+
+impl Which {
+    fn selection(&self) -> Selection {
+        Selection {
+            function: self.function.clone(),
+            minion: self.minion.clone(),
+            user: self.user.clone(),
+            outcome: self.outcome,
+            since: self.since,
+            until: self.until,
+            find_job: self.find_job,
+            limit: Some(self.limit),
+            cursor: self.cursor.clone(),
+        }
+    }
+}
+
+/// Where the answers come from.
+enum Cache {
+    Daemon(Daemon),
+    File(Jobs),
+}
+
+impl Cache {
+    fn find(config: &Path, url: Option<&str>) -> Result<Self, Failure> {
+        if url.is_some() {
+            return Daemon::find(config, url).map(Cache::Daemon);
+        }
+        let loaded = load(config)?;
+        let state_dir = &loaded.general.state_dir;
+        // Who can have the lock knows that no daemon runs.
+        if loaded.general.http.listen.is_some() && run::lock(state_dir).is_err() {
+            return Daemon::find(config, None).map(Cache::Daemon);
+        }
+        let jobs = Jobs::new(state_dir);
+        jobs.keep(loaded.keep_jobs);
+        Ok(Cache::File(jobs))
+    }
+
+    async fn page(&self, selection: &Selection) -> Result<Vec<u8>, Failure> {
+        match self {
+            Cache::Daemon(daemon) => {
+                let query = query(selection);
+                let query: Vec<_> =
+                    query.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                read(daemon, daemon.ask(&["jobs"], &query).await?).await
+            }
+            Cache::File(jobs) => {
+                jobs.page(selection).map_err(|error| Failure::Running(chain(&error)))
+            }
+        }
+    }
+
+    async fn job(&self, jid: &str) -> Result<Vec<u8>, Failure> {
+        match self {
+            Cache::Daemon(daemon) => read(daemon, daemon.ask(&["jobs", jid], &[]).await?).await,
+            Cache::File(jobs) => {
+                let found = jobs.job(jid).map_err(|error| Failure::Running(chain(&error)))?;
+                found.ok_or_else(|| Failure::Running(format!("there is no job {jid}")))
+            }
+        }
+    }
+}
+
+async fn read(daemon: &Daemon, response: reqwest::Response) -> Result<Vec<u8>, Failure> {
+    let body = response.bytes().await.map_err(|error| daemon.failed(&chain(&error)))?;
+    Ok(body.to_vec())
+}
+
+/// The selection as the daemon reads it.
+fn query(selection: &Selection) -> Vec<(&'static str, String)> {
+    let outcome = selection.outcome.map(|outcome| outcome.name().to_owned());
+    let find_job = selection.find_job.then(|| "true".to_owned());
+    let pairs = [
+        ("function", selection.function.clone()),
+        ("minion", selection.minion.clone()),
+        ("user", selection.user.clone()),
+        ("outcome", outcome),
+        ("since", selection.since.map(|time| time.to_string())),
+        ("until", selection.until.map(|time| time.to_string())),
+        ("find_job", find_job),
+        ("limit", selection.limit.map(|limit| limit.to_string())),
+        ("cursor", selection.cursor.clone()),
+    ];
+    pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn parsed<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer)
+        .map_err(|error| Failure::Running(format!("the answer is not as expected: {error}")))
+}
+
+/// Prints an answer as it is, on a line.
+fn print_json(answer: &[u8]) -> Result<(), Failure> {
+    print(&format!("{}\n", String::from_utf8_lossy(answer)))
+}
+
+async fn list(cache: &Cache, selection: &Selection, output: Output) -> Result<(), Failure> {
+    let answer = cache.page(selection).await?;
+    if output == Output::Json {
+        return print_json(&answer);
+    }
+    let page: Page = parsed(&answer)?;
+    let rows: Vec<_> = std::iter::once(heading()).chain(page.jobs.iter().map(Job::row)).collect();
+    print(&table(&rows))?;
+    match page.next {
+        Some(next) => print(&format!("there are more: --cursor {next}\n")),
+        None => Ok(()),
+    }
+}
+
+async fn show(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
+    let answer = cache.job(jid).await?;
+    if output == Output::Json {
+        return print_json(&answer);
+    }
+    let job: Job = parsed(&answer)?;
+    print(&table(&[heading(), job.row()]))?;
+    let missing = job.missing_minions.iter().map(|minion| {
+        [minion.clone(), "missing".to_owned(), String::new(), String::new(), String::new()]
+    });
+    let returns = job.returns.iter().map(|(minion, ret)| job.return_row(minion, ret));
+    let heading = ["MINION", "OUTCOME", "RETCODE", "AFTER", "RETURN"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(heading).chain(missing).chain(returns).collect();
+    print(&format!("\n{}", table(&rows)))
+}
+
+async fn missing(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
+    let answer = cache.job(jid).await?;
+    let job: Job = parsed(&answer)?;
+    match output {
+        Output::Json => {
+            print(&format!("{}\n", json!({"jid": jid, "missing_minions": job.missing_minions})))
+        }
+        Output::Text => print(
+            &job.missing_minions.iter().map(|minion| format!("{minion}\n")).collect::<String>(),
+        ),
+    }
+}
+
+async fn failed(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
+    let answer = cache.job(jid).await?;
+    let mut job: Job = parsed(&answer)?;
+    job.returns.retain(|_, ret| ret["ok"] == json!(false));
+    if output == Output::Json {
+        return print(&format!("{}\n", json!({"jid": jid, "failed": job.returns})));
+    }
+    let returns = job.returns.iter().map(|(minion, ret)| job.return_row(minion, ret));
+    let heading = ["MINION", "OUTCOME", "RETCODE", "AFTER", "RETURN"].map(str::to_owned);
+    print(&table(&std::iter::once(heading).chain(returns).collect::<Vec<_>>()))
+}
+
+/// Prints each job of the first page again whenever more is known of it.
+async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
+    let mut before: HashMap<String, (u64, u64)> = HashMap::new();
+    let mut is_first = true;
+    loop {
+        let answer = cache.page(&Selection::default()).await?;
+        let page: Page = parsed(&answer)?;
+        let whole: Value = parsed(&answer)?;
+        let objects = whole["jobs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut rows = Vec::new();
+        if std::mem::take(&mut is_first) && output == Output::Text {
+            rows.push(heading());
+        }
+        // The last one is printed last.
+        for (job, object) in page.jobs.iter().zip(objects).rev() {
+            if before.get(&job.jid) == Some(&(job.expected, job.returned)) {
+                continue;
+            }
+            match output {
+                Output::Json => print(&format!("{object}\n"))?,
+                Output::Text => rows.push(job.row()),
+            }
+        }
+        print(&table(&rows))?;
+        before = page.jobs.into_iter().map(|job| (job.jid, (job.expected, job.returned))).collect();
+        sleep(LOOK).await;
+    }
+}
+
+/// Prints each return of a job once, until there is none missing.
+async fn watch_one(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
+    let mut seen: Vec<String> = Vec::new();
+    loop {
+        let answer = cache.job(jid).await?;
+        let job: Job = parsed(&answer)?;
+        let mut rows = Vec::new();
+        for (minion, ret) in job.returns.iter().filter(|(minion, _)| !seen.contains(minion)) {
+            match output {
+                Output::Json => print(&format!("{}\n", json!({"minion": minion, "return": ret})))?,
+                Output::Text => rows.push(job.return_row(minion, ret)),
+            }
+        }
+        print(&table(&rows))?;
+        seen = job.returns.keys().cloned().collect();
+        if job.missing == 0 && job.expected > 0 {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn heading() -> [String; 9] {
+    ["JID", "STARTED", "FUNCTION", "TARGET", "USER", "RETURNED", "FAILED", "MISSING", "TOOK"]
+        .map(str::to_owned)
+}
+
+impl Job {
+    fn row(&self) -> [String; 9] {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let target = match &self.target {
+            Value::String(target) => target.clone(),
+            Value::Null => "-".to_owned(),
+            other => other.to_string(),
+        };
+        [
+            self.jid.clone(),
+            text(&self.started.as_deref().map(to_the_second)),
+            text(&self.function),
+            shortened(&target),
+            text(&self.user),
+            format!("{}/{}", self.returned, self.expected.max(self.returned)),
+            self.failed.to_string(),
+            self.missing.to_string(),
+            if self.returned > 0 { self.after(&self.last_seen) } else { "-".to_owned() },
+        ]
+    }
+
+    fn return_row(&self, minion: &str, ret: &Value) -> [String; 5] {
+        let outcome = match ret["ok"].as_bool() {
+            Some(true) => "ok",
+            Some(false) => "failed",
+            None => "-",
+        };
+        let received = ret["received"].as_str();
+        [
+            minion.to_owned(),
+            outcome.to_owned(),
+            ret["retcode"].as_i64().map_or_else(|| "-".to_owned(), |code| code.to_string()),
+            received.map_or_else(|| "-".to_owned(), |time| self.after(time)),
+            shortened(&ret["return"].to_string()),
+        ]
+    }
+
+    /// How long after the job was published.
+    fn after(&self, time: &str) -> String {
+        let started = self.started.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
+        match (started, time.parse::<Timestamp>()) {
+            (Some(started), Ok(time)) => {
+                format!("{:.1}s", time.duration_since(started).as_secs_f64().max(0.0))
+            }
+            _ => "-".to_owned(),
+        }
+    }
+}
+
+/// A time of RFC 3339 without its fraction.
+fn to_the_second(time: &str) -> String {
+    time.get(..19).unwrap_or(time).replace('T', " ")
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= SHORT {
+        return text.to_owned();
+    }
+    text.chars().take(SHORT - 1).chain(['…']).collect()
+}

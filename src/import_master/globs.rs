@@ -1,0 +1,83 @@
+//! Salt's patterns of tags as globs.
+//!
+//! Salt takes a pattern as a glob (`fnmatch`) and, if that does not match, as a regular expression.
+
+/// The glob that matches what the pattern does; `None` for a regular expression that no glob can
+/// stand for.
+pub(super) fn glob(pattern: &str) -> Option<String> {
+    if !is_regex(pattern) {
+        return Some(escaped(pattern));
+    }
+    let mut out = String::new();
+    let mut rest = pattern.trim_start_matches('^').trim_end_matches('$').chars().peekable();
+    while let Some(c) = rest.next() {
+        match (c, rest.peek()) {
+            ('.', Some('*')) => {
+                rest.next();
+                out.push('*');
+            }
+            // At least one of any; a glob needs the one besides.
+            ('.', Some('+')) => {
+                rest.next();
+                out += "?*";
+            }
+            ('.', _) => out.push('?'),
+            ('\\', Some(&next)) if next.is_ascii_punctuation() => {
+                rest.next();
+                match next {
+                    '*' | '?' | '[' | ']' | '{' | '}' | '\\' => out.extend(['\\', next]),
+                    next => out.push(next),
+                }
+            }
+            ('\\' | '(' | ')' | '|' | '+' | '*' | '?' | '[' | ']' | '{' | '}' | '^' | '$', _) => {
+                return None;
+            }
+            (c, _) => out.push(c),
+        }
+    }
+    Some(out)
+}
+
+/// Whether the pattern is meant as a regular expression: what it has is rare in tags and no part of a
+/// glob.
+fn is_regex(pattern: &str) -> bool {
+    pattern.contains(".*")
+        || pattern.contains(".+")
+        || pattern.contains(['\\', '(', '|', '+', '^', '$'])
+}
+
+/// What `fnmatch` takes as it is and this program's globs do not.
+fn escaped(pattern: &str) -> String {
+    let mut out = String::new();
+    for c in pattern.chars() {
+        match c {
+            '*' if out.ends_with('*') => {}
+            '{' | '}' => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, expected) in [
+            ("salt/job/*/ret/*", Some("salt/job/*/ret/*")),
+            ("salt/job/**", Some("salt/job/*")),
+            ("app/[!a-c]?", Some("app/[!a-c]?")),
+            ("app/{x}", Some("app/\\{x\\}")),
+            ("salt/job/.*", Some("salt/job/*")),
+            ("^salt/auth$", Some("salt/auth")),
+            ("salt/minion/.+/start", Some("salt/minion/?*/start")),
+            (r"app\.example/\*", Some("app.example/\\*")),
+            (r"salt/job/\d+/new", None),
+            ("salt/(auth|key)", None),
+        ] {
+            assert_eq!(glob(pattern).as_deref(), expected, "{pattern}");
+        }
+    }
+}

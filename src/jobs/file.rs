@@ -1,0 +1,91 @@
+//! The file of the job cache and its tables.
+//!
+//! | table | a row for | columns |
+//! |---|---|---|
+//! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `first_seen`, `last_seen` (microseconds since 1970); how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
+//! | `minions` | each name of a minion | `id`, `name` |
+//! | `expected` | each minion that a job was meant for | `job`, `minion` |
+//! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return) |
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+/// Another process, a reader of the file for instance, may hold a lock for a moment.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Statements of a connection that stay prepared.
+const STATEMENTS: usize = 64;
+
+/// What `user_version` is once the tables are there.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS jobs (
+    id INTEGER PRIMARY KEY,
+    jid TEXT NOT NULL UNIQUE,
+    fun TEXT,
+    user TEXT,
+    load BLOB,
+    rank INTEGER NOT NULL DEFAULT 0,
+    end_time TEXT,
+    first_seen INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL,
+    expected INTEGER NOT NULL DEFAULT 0,
+    returned INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    missing INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS jobs_fun ON jobs (fun, jid);
+CREATE INDEX IF NOT EXISTS jobs_last_seen ON jobs (last_seen);
+CREATE TABLE IF NOT EXISTS minions (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS expected (
+    job INTEGER NOT NULL, minion INTEGER NOT NULL, PRIMARY KEY (job, minion)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS expected_minion ON expected (minion);
+CREATE TABLE IF NOT EXISTS returns (
+    job INTEGER NOT NULL,
+    minion INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    outcome INTEGER,
+    trimmed INTEGER NOT NULL,
+    load BLOB NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS returns_job ON returns (job, minion);
+CREATE INDEX IF NOT EXISTS returns_minion ON returns (minion);
+PRAGMA user_version = 1;
+COMMIT;
+";
+
+/// Makes an empty file that only the daemon's user can read, unless there is one.
+pub(super) fn create_if_missing(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+}
+
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.execute_batch(TABLES)?;
+    Ok(connection)
+}
+
+/// `None` while the tables are not there yet.
+pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Option<Connection>> {
+    // Not read-only: the reader of a write-ahead log takes part in its bookkeeping.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "query_only", true)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok((version >= VERSION).then_some(connection))
+}

@@ -1,0 +1,390 @@
+//! Jobs for people and scripts: pages of them by filter, and one of them whole, as JSON.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+
+use super::salt::LOAD;
+use super::{Jobs, JobsError};
+use crate::{json, msgpack};
+
+/// Jobs on a page unless asked otherwise, and at the most.
+pub const PAGE: (u32, u32) = (50, 1000);
+
+/// Which jobs to list. What is given must all match.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// A glob of the function: `state.*`.
+    pub function: Option<String>,
+    /// A minion that the job was meant for, or that returned.
+    pub minion: Option<String>,
+    /// Who published it.
+    pub user: Option<String>,
+    /// How it went.
+    pub outcome: Option<Outcome>,
+    /// Published then or later.
+    pub since: Option<Timestamp>,
+    /// Published before.
+    pub until: Option<Timestamp>,
+    /// Those that only ask for other jobs (`saltutil.find_job`) too.
+    pub find_job: bool,
+    /// At most so many; [`PAGE`] if it is not said.
+    pub limit: Option<u32>,
+    /// Only jobs before the one of this id, which was the last of another page.
+    pub cursor: Option<String>,
+}
+
+/// How a job went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Outcome {
+    /// Every minion expected has returned, and none said that it failed.
+    Ok,
+    /// A minion said that it failed.
+    Failed,
+    /// A minion expected has not returned.
+    Missing,
+}
+
+impl Outcome {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Failed => "failed",
+            Outcome::Missing => "missing",
+        }
+    }
+
+    /// The outcome of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Outcome::Ok, Outcome::Failed, Outcome::Missing].into_iter().find(|o| o.name() == name)
+    }
+
+    fn number(self) -> i64 {
+        match self {
+            Outcome::Ok => 0,
+            Outcome::Failed => 1,
+            Outcome::Missing => 2,
+        }
+    }
+}
+
+/// What is known of a job without its returns.
+#[derive(Serialize)]
+struct Summary {
+    jid: String,
+    function: Option<String>,
+    user: Option<String>,
+    /// As its id tells it.
+    started: Option<String>,
+    first_seen: String,
+    last_seen: String,
+    /// As Salt gave it (`job_cache_store_endtime`).
+    end_time: Option<String>,
+    expected: i64,
+    returned: i64,
+    failed: i64,
+    missing: i64,
+}
+
+const COLUMNS: &str =
+    "jid, fun, user, first_seen, last_seen, end_time, expected, returned, failed, missing";
+
+impl Summary {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let jid: String = row.get(0)?;
+        Ok(Summary {
+            started: started(&jid).map(|time| time.to_string()),
+            jid,
+            function: row.get(1)?,
+            user: row.get(2)?,
+            first_seen: timestamp(row.get(3)?),
+            last_seen: timestamp(row.get(4)?),
+            end_time: row.get(5)?,
+            expected: row.get(6)?,
+            returned: row.get(7)?,
+            failed: row.get(8)?,
+            missing: row.get(9)?,
+        })
+    }
+
+    /// Its members without braces, and some of its load.
+    fn write(&self, load: Option<&[u8]>, out: &mut Vec<u8>) {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        let inside = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}"));
+        out.extend_from_slice(inside.unwrap_or_default());
+        for (name, key) in [("arguments", "arg"), ("target", "tgt"), ("target_type", "tgt_type")] {
+            out.extend(format!(",\"{name}\":").bytes());
+            write_json(load.and_then(|load| msgpack::find(load, key)), out);
+        }
+    }
+}
+
+impl Jobs {
+    /// A page of jobs, the last published first: `{"jobs": [...], "next": CURSOR}`, where `next` is
+    /// null on the last page.
+    pub fn page(&self, selection: &Selection) -> Result<Vec<u8>, JobsError> {
+        let limit = selection.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1);
+        let page = self.read("list jobs", |db| page(db, selection, limit))?;
+        Ok(page.unwrap_or_else(|| b"{\"jobs\":[],\"next\":null}".to_vec()))
+    }
+
+    /// A job with its load, the minions that it was meant for, those that are missing, and what each
+    /// returned; `None` if there is no such job.
+    pub fn job(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
+        Ok(self.read("look up a job", |db| job(db, jid))?.flatten())
+    }
+}
+
+fn page(db: &Connection, selection: &Selection, limit: u32) -> rusqlite::Result<Vec<u8>> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT {COLUMNS}, {LOAD} FROM jobs
+         WHERE (?1 IS NULL OR fun GLOB ?1)
+           AND (?2 IS NULL OR EXISTS (SELECT 1 FROM minions AS m WHERE m.name = ?2 AND (
+                 EXISTS (SELECT 1 FROM returns AS r WHERE r.job = jobs.id AND r.minion = m.id)
+                 OR EXISTS (SELECT 1 FROM expected AS e WHERE e.job = jobs.id AND e.minion = m.id))))
+           AND (?3 IS NULL OR user = ?3)
+           AND (?4 IS NULL OR CASE ?4 WHEN 0 THEN failed = 0 AND missing = 0 AND returned > 0
+                                      WHEN 1 THEN failed > 0 ELSE missing > 0 END)
+           AND (?5 IS NULL OR jid >= ?5) AND (?6 IS NULL OR jid < ?6)
+           AND (?7 OR fun IS NOT 'saltutil.find_job')
+           AND (?8 IS NULL OR jid < ?8)
+         ORDER BY jid DESC LIMIT ?9"
+    ))?;
+    let Selection { function, minion, user, outcome, since, until, find_job, cursor, .. } =
+        selection;
+    let mut rows = select.query(params![
+        function,
+        minion,
+        user,
+        outcome.map(Outcome::number),
+        since.map(jid_at),
+        until.map(jid_at),
+        find_job,
+        cursor,
+        // One more, to know whether there is another page.
+        i64::from(limit) + 1
+    ])?;
+    let mut out = b"{\"jobs\":[".to_vec();
+    let mut last: Option<String> = None;
+    let mut has_more = false;
+    for place in 0.. {
+        let Some(row) = rows.next()? else { break };
+        if place == limit {
+            has_more = true;
+            break;
+        }
+        out.extend_from_slice(if place == 0 { b"{" } else { b",{" });
+        let summary = Summary::of(row)?;
+        summary.write(row.get_ref(10)?.as_blob_or_null()?, &mut out);
+        out.push(b'}');
+        last = Some(summary.jid);
+    }
+    out.extend_from_slice(b"],\"next\":");
+    write_text(last.filter(|_| has_more).as_deref(), &mut out);
+    out.push(b'}');
+    Ok(out)
+}
+
+fn job(db: &Connection, jid: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut select =
+        db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD}, id FROM jobs WHERE jid = ?"))?;
+    let row = |row: &Row<'_>| {
+        let load: Option<Vec<u8>> = row.get(10)?;
+        Ok((Summary::of(row)?, load, row.get::<_, i64>(11)?))
+    };
+    let Some((summary, load, id)) = select.query_row([jid], row).optional()? else {
+        return Ok(None);
+    };
+    let mut out = b"{".to_vec();
+    summary.write(load.as_deref(), &mut out);
+    out.extend_from_slice(b",\"load\":");
+    write_json(load.as_deref(), &mut out);
+    for (name, condition) in [
+        ("minions", ""),
+        (
+            "missing_minions",
+            "AND NOT EXISTS (SELECT 1 FROM returns AS r WHERE r.job = e.job AND r.minion = e.minion)",
+        ),
+    ] {
+        let mut names = db.prepare_cached(&format!(
+            "SELECT m.name FROM expected AS e JOIN minions AS m ON m.id = e.minion
+             WHERE e.job = ? {condition} ORDER BY m.name"
+        ))?;
+        let names: Vec<String> =
+            names.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        out.extend(format!(",\"{name}\":{}", serde_json::json!(names)).bytes());
+    }
+    out.extend_from_slice(b",\"returns\":{");
+    let mut returns = db.prepare_cached(
+        "SELECT m.name, r.received, r.outcome, r.load FROM returns AS r
+         JOIN minions AS m ON m.id = r.minion WHERE r.job = ? ORDER BY m.name",
+    )?;
+    let mut rows = returns.query([id])?;
+    let mut is_first = true;
+    while let Some(row) = rows.next()? {
+        if !std::mem::take(&mut is_first) {
+            out.push(b',');
+        }
+        write_text(Some(row.get_ref(0)?.as_str()?), &mut out);
+        let ok: Option<bool> = row.get(2)?;
+        let head = serde_json::json!({"received": timestamp(row.get(1)?), "ok": ok});
+        out.push(b':');
+        out.extend(head.to_string().trim_end_matches('}').bytes());
+        let load = row.get_ref(3)?.as_blob()?;
+        for key in ["retcode", "success", "return"] {
+            out.extend(format!(",\"{key}\":").bytes());
+            write_json(msgpack::find(load, key), &mut out);
+        }
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"}}");
+    Ok(Some(out))
+}
+
+fn write_json(value: Option<&[u8]>, out: &mut Vec<u8>) {
+    match value {
+        // What JSON cannot hold is replaced, as in every other answer.
+        Some(value) => drop(json::write(value, out)),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn write_text(text: Option<&str>, out: &mut Vec<u8>) {
+    match text {
+        Some(text) => drop(json::write_string(text.as_bytes(), out)),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn timestamp(micros: i64) -> String {
+    Timestamp::from_microsecond(micros).unwrap_or_default().to_string()
+}
+
+/// When the job was published, which its id tells in UTC.
+pub(crate) fn started(jid: &str) -> Option<Timestamp> {
+    let digits = jid.get(..20).filter(|_| crate::event::is_jid(jid))?;
+    let (seconds, fraction) = digits.split_at(14);
+    let time = DateTime::strptime("%Y%m%d%H%M%S", seconds).ok()?;
+    let time = time.with().subsec_nanosecond(fraction.parse::<i32>().ok()? * 1000).build().ok()?;
+    TimeZone::UTC.to_timestamp(time).ok()
+}
+
+/// The least id of a job that was published then.
+fn jid_at(time: Timestamp) -> String {
+    time.strftime("%Y%m%d%H%M%S%6f").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn packed(value: &Value) -> Vec<u8> {
+        rmp_serde::to_vec(value).unwrap()
+    }
+
+    /// Job `n` was published at second `n`, for `web-1` and `web-2`.
+    fn jid(n: u32) -> String {
+        format!("202611212333{n:02}123456")
+    }
+
+    fn filled() -> (tempfile::TempDir, Jobs) {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        let minions = ["web-1".to_owned(), "web-2".to_owned()];
+        let publish = |n: u32, fun: &str, user: &str| {
+            let load = json!({"fun": fun, "jid": jid(n), "tgt": "web-*", "tgt_type": "glob",
+                "arg": [n], "user": user});
+            jobs.save_load(&jid(n), &packed(&load), &minions).unwrap();
+        };
+        let give = |n: u32, minion: &str, retcode: u32| {
+            let load = json!({"jid": jid(n), "id": minion, "return": n, "retcode": retcode});
+            jobs.save_return(&packed(&load)).unwrap();
+        };
+        publish(1, "test.ping", "root");
+        give(1, "web-1", 0);
+        give(1, "web-2", 0);
+        publish(2, "state.apply", "ops");
+        give(2, "web-1", 2);
+        give(2, "web-1", 0);
+        publish(3, "saltutil.find_job", "root");
+        // A return before the load, and one that nobody expected.
+        give(4, "web-2", 0);
+        give(4, "db-1", 0);
+        publish(4, "state.sls", "root");
+        (folder, jobs)
+    }
+
+    fn listed(jobs: &Jobs, selection: &Selection) -> (Vec<String>, Option<String>) {
+        let page: Value = serde_json::from_slice(&jobs.page(selection).unwrap()).unwrap();
+        let jids = page["jobs"].as_array().unwrap().iter();
+        let jids = jids.map(|job| job["jid"].as_str().unwrap().to_owned()).collect();
+        (jids, page["next"].as_str().map(str::to_owned))
+    }
+
+    #[test]
+    fn filters() {
+        let (_folder, jobs) = filled();
+        let all = Selection::default;
+        let text = |text: &str| Some(text.to_owned());
+        let time = |text: &str| Some(text.parse().unwrap());
+        for (selection, expected) in [
+            (all(), vec![4, 2, 1]),
+            (Selection { find_job: true, ..all() }, vec![4, 3, 2, 1]),
+            (Selection { function: text("state.*"), ..all() }, vec![4, 2]),
+            (Selection { minion: text("web-2"), ..all() }, vec![4, 2, 1]),
+            (Selection { minion: text("db-1"), ..all() }, vec![4]),
+            (Selection { minion: text("db-2"), ..all() }, vec![]),
+            (Selection { user: text("ops"), ..all() }, vec![2]),
+            (Selection { outcome: Some(Outcome::Ok), ..all() }, vec![1]),
+            (Selection { outcome: Some(Outcome::Failed), ..all() }, vec![2]),
+            (Selection { outcome: Some(Outcome::Missing), ..all() }, vec![4, 2]),
+            (Selection { since: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![4, 2]),
+            (Selection { until: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![1]),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(jid).collect();
+            assert_eq!(listed(&jobs, &selection), (expected, None), "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn pages_follow_each_other() {
+        let (_folder, jobs) = filled();
+        let mut selection = Selection { limit: Some(2), ..Selection::default() };
+        let (first, next) = listed(&jobs, &selection);
+        assert_eq!(first, [jid(4), jid(2)]);
+        selection.cursor = next;
+        assert_eq!(listed(&jobs, &selection), (vec![jid(1)], None));
+    }
+
+    #[test]
+    fn a_job_is_shown_whole() {
+        let (_folder, jobs) = filled();
+        let mut job: Value = serde_json::from_slice(&jobs.job(&jid(2)).unwrap().unwrap()).unwrap();
+        for time in ["first_seen", "last_seen"] {
+            let text = job.as_object_mut().unwrap().remove(time).unwrap();
+            text.as_str().unwrap().parse::<Timestamp>().unwrap();
+        }
+        let received = job["returns"]["web-1"].as_object_mut().unwrap().remove("received");
+        received.unwrap().as_str().unwrap().parse::<Timestamp>().unwrap();
+        let load = json!({"fun": "state.apply", "jid": jid(2), "tgt": "web-*", "tgt_type": "glob",
+            "arg": [2], "user": "ops"});
+        let expected = json!({
+            "jid": jid(2), "function": "state.apply", "user": "ops",
+            "started": "2026-11-21T23:33:02.123456Z", "end_time": null,
+            "expected": 2, "returned": 1, "failed": 1, "missing": 1,
+            "arguments": [2], "target": "web-*", "target_type": "glob", "load": load,
+            "minions": ["web-1", "web-2"], "missing_minions": ["web-2"],
+            "returns": {"web-1": {"ok": false, "retcode": 2, "success": null, "return": 2}},
+        });
+        assert_eq!(job, expected);
+        assert!(jobs.job(&jid(9)).unwrap().is_none());
+    }
+}

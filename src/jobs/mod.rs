@@ -1,0 +1,250 @@
+//! The job cache: which jobs there were, for which minions, and what these returned.
+//!
+//! It is what Salt calls a master job cache, in one SQLite file, `jobs.db` in `state_dir`. Two write
+//! to it: a sink of its own, which takes job events off the bus, and the returner source, which hands
+//! on what Salt itself says of its jobs. The two say the same things of one job in
+//! different words and in any order; [`record`] tells what wins. Three read it: Salt, by way of the
+//! returner source ([`salt`]), the HTTP side and the command line ([`listing`]), and a backfill, which
+//! asks what the bus has not brought ([`Jobs::lacks`]).
+//!
+//! One connection writes; readers have connections of their own and see the last commit, so that no
+//! question, however large, holds up what comes in. What is older than `keep_jobs` goes in small steps
+//! ([`retention`]).
+//!
+//! The file is made of what passed by and can be made again, so a power cut may cost it the last
+//! commits (write-ahead log, `synchronous = NORMAL`), and a damaged one is put aside for a new one.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use thiserror::Error;
+use tracing::error;
+
+use crate::state::SinkState;
+use crate::units::Span;
+
+mod file;
+pub mod listing;
+mod record;
+pub(crate) mod retention;
+mod salt;
+
+/// The job cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobsConfig {
+    /// Whether jobs are kept. Default: only if a source asks for it, as `returner` and
+    /// `salt_bus` with `backfill` do.
+    pub enabled: Option<bool>,
+    /// How long a job is kept after the last that was heard of it.
+    pub keep_jobs: Span,
+}
+
+impl Default for JobsConfig {
+    fn default() -> Self {
+        JobsConfig { enabled: None, keep_jobs: Span::seconds(24 * 3600) }
+    }
+}
+
+/// Why the job cache gave no answer, or did not take what it was given.
+#[derive(Debug, Error)]
+pub enum JobsError {
+    /// It is not enabled.
+    #[error("there is no job cache here; set `jobs: {{enabled: true}}`")]
+    Off,
+    /// What was to be stored is not what it has to be.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// The file cannot be opened.
+    #[error("cannot open the job cache {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The database refused.
+    #[error("cannot {doing} in the job cache {path}")]
+    Database {
+        /// The operation, in words.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: rusqlite::Error,
+    },
+}
+
+/// The job cache; a clone is the same one. Its methods block for as long as the disk takes, and those
+/// that write, while another one writes.
+#[derive(Clone)]
+pub struct Jobs(Arc<Cache>);
+
+struct Cache {
+    path: PathBuf,
+    /// `None` while it is off.
+    keep: RwLock<Option<Duration>>,
+    /// The sink that feeds it, if one does.
+    feed: Mutex<Option<Arc<SinkState>>>,
+    writer: Mutex<Option<Connection>>,
+    /// Connections that nobody reads with now.
+    readers: Mutex<Vec<Connection>>,
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Jobs").field(&self.0.path).finish()
+    }
+}
+
+/// Connections to keep for the next readers.
+const IDLE_READERS: usize = 4;
+
+impl Jobs {
+    /// The cache in this directory; off until [`Jobs::keep`] says otherwise. Nothing is opened
+    /// before something is asked.
+    pub fn new(state_dir: &Path) -> Self {
+        Jobs(Arc::new(Cache {
+            path: state_dir.join("jobs.db"),
+            keep: RwLock::new(None),
+            feed: Mutex::new(None),
+            writer: Mutex::new(None),
+            readers: Mutex::new(Vec::new()),
+        }))
+    }
+
+    /// Turns it on, with how long a job is kept, or off.
+    pub fn keep(&self, keep: Option<Duration>) {
+        *self.0.keep.write().unwrap_or_else(PoisonError::into_inner) = keep;
+    }
+
+    /// How long a job is kept; `None` while the cache is off.
+    pub fn kept_for(&self) -> Option<Duration> {
+        *self.0.keep.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names the sink that feeds it.
+    pub(crate) fn fed_by(&self, sink: Arc<SinkState>) {
+        *lock(&self.0.feed) = Some(sink);
+    }
+
+    /// Whether events that were read longer ago than this wait to be stored here.
+    pub fn is_behind(&self, by: Duration) -> bool {
+        lock(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > by.as_secs_f64())
+    }
+
+    /// Whether there is a file to read.
+    pub fn has_file(&self) -> bool {
+        self.0.path.exists()
+    }
+
+    /// Writes as one transaction.
+    fn write<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, JobsError> {
+        if self.kept_for().is_none() {
+            return Err(JobsError::Off);
+        }
+        let mut writer = lock(&self.0.writer);
+        let mut connection = match writer.take() {
+            Some(connection) => connection,
+            None => self.open_or_replace()?,
+        };
+        let done = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
+            |transaction| work(&transaction).and_then(|t| transaction.commit().map(|()| t)),
+        );
+        match done {
+            Ok(done) => {
+                *writer = Some(connection);
+                Ok(done)
+            }
+            // The connection goes; the next write opens the file anew, or a new file.
+            Err(cause) => {
+                if is_damaged(&cause) {
+                    drop(connection);
+                    self.put_aside(&cause);
+                }
+                Err(self.failed(doing, cause))
+            }
+        }
+    }
+
+    /// Reads what is committed; `None` if nothing was ever stored.
+    fn read<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<Option<T>, JobsError> {
+        if self.kept_for().is_none() {
+            return Err(JobsError::Off);
+        }
+        // Taken out before it is used, so that readers do not wait for each other.
+        let idle = lock(&self.0.readers).pop();
+        let connection = match idle {
+            Some(connection) => Some(connection),
+            None if !self.has_file() => None,
+            None => file::open_to_read(&self.0.path)
+                .map_err(|cause| self.failed("open it to read", cause))?,
+        };
+        let Some(connection) = connection else { return Ok(None) };
+        // A transaction, so that all statements see the same commit. It ends when it is dropped.
+        let read = connection.unchecked_transaction().and_then(|_transaction| work(&connection));
+        let read = read.map_err(|cause| self.failed(doing, cause))?;
+        let mut readers = lock(&self.0.readers);
+        if readers.len() < IDLE_READERS {
+            readers.push(connection);
+        }
+        Ok(Some(read))
+    }
+
+    fn open_or_replace(&self) -> Result<Connection, JobsError> {
+        let path = &self.0.path;
+        file::create_if_missing(path)
+            .map_err(|cause| JobsError::Open { path: path.clone(), cause })?;
+        match file::open(path) {
+            Err(cause) if is_damaged(&cause) => {
+                self.put_aside(&cause);
+                file::create_if_missing(path)
+                    .map_err(|cause| JobsError::Open { path: path.clone(), cause })?;
+                file::open(path)
+            }
+            other => other,
+        }
+        .map_err(|cause| self.failed("make the tables", cause))
+    }
+
+    /// A damaged file would fail for ever, and what is in it is not worth that.
+    fn put_aside(&self, why: &rusqlite::Error) {
+        lock(&self.0.readers).clear();
+        let aside = self.0.path.with_extension("db.damaged");
+        let (job_cache, to) = (self.0.path.display(), aside.display());
+        error!(%job_cache, %to, error = %why, "the job cache is damaged; it is put aside for a new one");
+        for ending in ["", "-wal", "-shm"] {
+            let name = |path: &Path| PathBuf::from(format!("{}{ending}", path.display()));
+            // What cannot be moved fails again, at the next write, and says so.
+            let _ = std::fs::rename(name(&self.0.path), name(&aside));
+        }
+    }
+
+    fn failed(&self, doing: &'static str, cause: rusqlite::Error) -> JobsError {
+        JobsError::Database { doing, path: self.0.path.clone(), cause }
+    }
+}
+
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// A poisoned lock holds nothing that could be half done: a transaction that is not committed is none.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

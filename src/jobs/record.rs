@@ -1,0 +1,400 @@
+//! What is written down of a job, and what wins when it is said twice.
+//!
+//! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the event
+//!   `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master also hands
+//!   to `save_load`. In this order the better replaces the worse, whichever comes first. A job that is
+//!   published again, as each part of a batch is, is described by the last time; of returns in place
+//!   of a load the first stays.
+//! * Of two *returns* of one minion the first stays, as in Salt's `local_cache`, unless the master had
+//!   to trim the first to get it onto its bus.
+//! * Lists of *expected minions* are united: those of a batch, or of several syndics.
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use super::{Jobs, JobsError};
+use crate::event::{Event, EventKind, Fields};
+use crate::msgpack::{self, Item};
+use crate::state;
+
+/// Where a job's load comes from, from worse to better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i64)]
+pub(super) enum Rank {
+    /// A return, in place of the load.
+    Return = 1,
+    /// The event of a new job.
+    Event = 2,
+    /// What was published.
+    Published = 3,
+}
+
+/// What stands for a value that the master left out of an event over its `max_event_size`, with the
+/// msgpack marker of a text of this length.
+const TRIMMED: &[u8] = b"\xadVALUE_TRIMMED";
+
+impl Jobs {
+    /// Salt's `save_load`: a job was published for these minions. Salt's master calls it once more
+    /// for each return, with the return as the load; that changes nothing.
+    pub fn save_load(&self, jid: &str, load: &[u8], minions: &[String]) -> Result<(), JobsError> {
+        if !matches!(msgpack::scalar(load), Some(Item::Map(_))) {
+            return Err(JobsError::Malformed("the load of a job has to be a mapping"));
+        }
+        let is_return = msgpack::find(load, "return").is_some();
+        let rank = if is_return { Rank::Return } else { Rank::Published };
+        self.write("store a load", |tx| {
+            let now = state::now();
+            let job = job(tx, jid, now)?;
+            put_load(tx, job, load, rank)?;
+            expect(tx, job, minions.iter().map(String::as_str))
+        })
+    }
+
+    /// Salt's `save_minions`: the job is meant for these minions too. Which syndic they are behind
+    /// makes no difference to any answer.
+    pub fn save_minions(
+        &self,
+        jid: &str,
+        minions: &[String],
+        _syndic: Option<&str>,
+    ) -> Result<(), JobsError> {
+        self.write("store minions", |tx| {
+            let job = job(tx, jid, state::now())?;
+            expect(tx, job, minions.iter().map(String::as_str))
+        })
+    }
+
+    /// Salt's `returner`: a minion has returned. The load says of which job.
+    pub fn save_return(&self, load: &[u8]) -> Result<(), JobsError> {
+        let text = |key| msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
+        let (Some(jid), Some(minion)) = (text("jid"), text("id")) else {
+            return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
+        };
+        let outcome = Fields::in_payload(load).outcome();
+        self.write("store a return", |tx| {
+            let received = state::now();
+            put_return(tx, &Return { jid, minion, load, outcome, received })
+        })
+    }
+
+    /// Salt's `update_endtime`.
+    pub fn update_endtime(&self, jid: &str, time: &str) -> Result<(), JobsError> {
+        self.write("store an end time", |tx| {
+            let job = job(tx, jid, state::now())?;
+            let mut update = tx.prepare_cached("UPDATE jobs SET end_time = ? WHERE id = ?")?;
+            update.execute(params![time, job]).map(drop)
+        })
+    }
+
+    /// What is not known of a job: whether its load, and which of these minions' returns.
+    pub fn lacking(
+        &self,
+        jid: &str,
+        minions: Vec<String>,
+    ) -> Result<(bool, Vec<String>), JobsError> {
+        let known = self.read("look what is missing", |db| {
+            let mut select = db.prepare_cached("SELECT id, rank FROM jobs WHERE jid = ?")?;
+            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+            let Some((job, rank)) = select.query_row([jid], row).optional()? else {
+                return Ok((true, minions.clone()));
+            };
+            let mut returned = db.prepare_cached(
+                "SELECT 1 FROM returns WHERE job = ? AND NOT trimmed
+                 AND minion = (SELECT id FROM minions WHERE name = ?)",
+            )?;
+            let mut lacking = Vec::new();
+            for minion in &minions {
+                if !returned.exists(params![job, minion])? {
+                    lacking.push(minion.clone());
+                }
+            }
+            Ok((rank < Rank::Event as i64, lacking))
+        })?;
+        Ok(known.unwrap_or((true, minions)))
+    }
+
+    /// Takes what events say of jobs, with when each was read; events that say nothing of one are
+    /// passed over. All or none of it is stored.
+    pub fn record<'a>(
+        &self,
+        events: impl Iterator<Item = (&'a Event, u64)>,
+    ) -> Result<(), JobsError> {
+        self.write("store job events", |tx| {
+            for (event, received) in events {
+                record_event(tx, event, received)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn record_event(tx: &Transaction<'_>, event: &Event, received: u64) -> rusqlite::Result<()> {
+    let fields = event.fields();
+    let Some(jid) = fields.jid else { return Ok(()) };
+    let load = event.payload();
+    match event.kind() {
+        EventKind::JobNew => {
+            let job = job(tx, jid, received)?;
+            put_load(tx, job, load, Rank::Event)?;
+            expect(tx, job, texts_of(load, "minions"))
+        }
+        EventKind::JobReturn => {
+            let Some(minion) = fields.minion else { return Ok(()) };
+            let outcome = fields.outcome();
+            put_return(tx, &Return { jid, minion, load, outcome, received })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The texts of the array under a key.
+pub(super) fn texts_of<'a>(load: &'a [u8], key: &str) -> impl Iterator<Item = &'a str> {
+    let value = msgpack::find(load, key).unwrap_or_default();
+    msgpack::items(value).filter_map(|item| msgpack::scalar(item).and_then(Item::text))
+}
+
+/// The job's row, made if there is none; it was heard of at `now`.
+fn job(tx: &Transaction<'_>, jid: &str, now: u64) -> rusqlite::Result<i64> {
+    let mut upsert = tx.prepare_cached(
+        "INSERT INTO jobs (jid, first_seen, last_seen) VALUES (?1, ?2, ?2)
+         ON CONFLICT (jid) DO UPDATE SET last_seen = max(last_seen, ?2) RETURNING id",
+    )?;
+    upsert.query_row(params![jid, micros(now)], |row| row.get(0))
+}
+
+fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite::Result<()> {
+    let text = |key| msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
+    let mut update = tx.prepare_cached(
+        "UPDATE jobs SET load = ?2, rank = ?3, fun = coalesce(?4, fun), user = coalesce(?5, user)
+         WHERE id = ?1 AND (rank < ?3 OR rank = ?3 AND NOT ?6)",
+    )?;
+    let is_return = rank == Rank::Return;
+    update.execute(params![job, load, rank as i64, text("fun"), text("user"), is_return]).map(drop)
+}
+
+fn expect<'a>(
+    tx: &Transaction<'_>,
+    job: i64,
+    minions: impl Iterator<Item = &'a str>,
+) -> rusqlite::Result<()> {
+    let mut insert =
+        tx.prepare_cached("INSERT OR IGNORE INTO expected (job, minion) VALUES (?, ?)")?;
+    let mut returned = tx.prepare_cached("SELECT 1 FROM returns WHERE job = ? AND minion = ?")?;
+    let (mut more, mut missing) = (0_i64, 0_i64);
+    for minion in minions {
+        let minion = minion_id(tx, minion)?;
+        if insert.execute(params![job, minion])? > 0 {
+            more += 1;
+            missing += i64::from(!returned.exists(params![job, minion])?);
+        }
+    }
+    if more > 0 {
+        let mut count = tx.prepare_cached(
+            "UPDATE jobs SET expected = expected + ?2, missing = missing + ?3 WHERE id = ?1",
+        )?;
+        count.execute(params![job, more, missing])?;
+    }
+    Ok(())
+}
+
+/// The number that stands for a minion's name.
+fn minion_id(tx: &Transaction<'_>, name: &str) -> rusqlite::Result<i64> {
+    let mut select = tx.prepare_cached("SELECT id FROM minions WHERE name = ?")?;
+    if let Some(id) = select.query_row([name], |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    tx.prepare_cached("INSERT INTO minions (name) VALUES (?)")?.execute([name])?;
+    Ok(tx.last_insert_rowid())
+}
+
+struct Return<'a> {
+    jid: &'a str,
+    minion: &'a str,
+    load: &'a [u8],
+    outcome: Option<bool>,
+    /// In microseconds since 1970.
+    received: u64,
+}
+
+fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
+    let job = job(tx, new.jid, new.received)?;
+    let minion = minion_id(tx, new.minion)?;
+    let trimmed = memchr::memmem::find(new.load, TRIMMED).is_some();
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO returns (job, minion, received, outcome, trimmed, load)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (job, minion) DO NOTHING",
+    )?;
+    let received = micros(new.received);
+    let is_new =
+        insert.execute(params![job, minion, received, new.outcome, trimmed, new.load])? > 0;
+    if is_new {
+        let fun = msgpack::find(new.load, "fun").and_then(msgpack::scalar).and_then(Item::text);
+        let mut count = tx.prepare_cached(
+            "UPDATE jobs SET returned = returned + 1, failed = failed + ?3, fun = coalesce(fun, ?4),
+             missing = missing - EXISTS (SELECT 1 FROM expected WHERE job = ?1 AND minion = ?2)
+             WHERE id = ?1",
+        )?;
+        count.execute(params![job, minion, new.outcome == Some(false), fun])?;
+    } else if !trimmed {
+        let mut mend = tx.prepare_cached(
+            "UPDATE returns SET load = ?3, trimmed = 0 WHERE job = ?1 AND minion = ?2 AND trimmed",
+        )?;
+        mend.execute(params![job, minion, new.load])?;
+    }
+    Ok(())
+}
+
+pub(super) fn micros(time: u64) -> i64 {
+    i64::try_from(time).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::jobs::listing::Selection;
+
+    #[derive(Debug, Clone)]
+    enum Said {
+        Published { job: usize, minions: BTreeSet<usize> },
+        New { job: usize, minions: BTreeSet<usize> },
+        Minions { job: usize, minions: BTreeSet<usize> },
+        ReturnInPlaceOfLoad { job: usize, minion: usize },
+        Returned { job: usize, minion: usize, retcode: u8, by_bus: bool },
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        let (job, minion) = (0..3_usize, 0..4_usize);
+        let minions = proptest::collection::btree_set(0..4_usize, 0..4);
+        prop_oneof![
+            (job.clone(), minions.clone())
+                .prop_map(|(job, minions)| Said::Published { job, minions }),
+            (job.clone(), minions.clone()).prop_map(|(job, minions)| Said::New { job, minions }),
+            (job.clone(), minions).prop_map(|(job, minions)| Said::Minions { job, minions }),
+            (job.clone(), minion.clone())
+                .prop_map(|(job, minion)| Said::ReturnInPlaceOfLoad { job, minion }),
+            (job, minion, 0..2_u8, any::<bool>()).prop_map(|(job, minion, retcode, by_bus)| {
+                Said::Returned { job, minion, retcode, by_bus }
+            }),
+        ]
+    }
+
+    /// What has to be known of a job.
+    #[derive(Default)]
+    struct Model {
+        load: Option<(Rank, Value)>,
+        expected: BTreeSet<String>,
+        returns: BTreeMap<String, u8>,
+    }
+
+    impl Model {
+        fn load(&mut self, rank: Rank, load: &Value) {
+            let is_better = self
+                .load
+                .as_ref()
+                .is_none_or(|(known, _)| rank > *known || rank == *known && rank != Rank::Return);
+            if is_better {
+                self.load = Some((rank, load.clone()));
+            }
+        }
+    }
+
+    fn jid(job: usize) -> String {
+        format!("2026112123333{job}123456")
+    }
+
+    fn packed(value: &Value) -> Vec<u8> {
+        rmp_serde::to_vec(value).unwrap()
+    }
+
+    fn say(jobs: &Jobs, model: &mut [Model; 3], number: usize, said: &Said) {
+        let names = |minions: &BTreeSet<usize>| -> Vec<String> {
+            minions.iter().map(|minion| format!("web-{minion}")).collect()
+        };
+        let event = |tag: String, data: &Value| {
+            let event = Event::new(&tag, &packed(data));
+            jobs.record([(&event, 1)].into_iter()).unwrap();
+        };
+        match said {
+            Said::Published { job, minions } => {
+                let load = json!({"cmd": "publish", "jid": jid(*job), "number": number});
+                jobs.save_load(&jid(*job), &packed(&load), &names(minions)).unwrap();
+                model[*job].load(Rank::Published, &load);
+                model[*job].expected.extend(names(minions));
+            }
+            Said::New { job, minions } => {
+                let load = json!({"jid": jid(*job), "number": number, "minions": names(minions)});
+                event(format!("salt/job/{}/new", jid(*job)), &load);
+                model[*job].load(Rank::Event, &load);
+                model[*job].expected.extend(names(minions));
+            }
+            Said::Minions { job, minions } => {
+                jobs.save_minions(&jid(*job), &names(minions), Some("lower")).unwrap();
+                model[*job].expected.extend(names(minions));
+            }
+            Said::ReturnInPlaceOfLoad { job, minion } => {
+                let load = json!({"jid": jid(*job), "id": minion, "return": number});
+                jobs.save_load(&jid(*job), &packed(&load), &[]).unwrap();
+                model[*job].load(Rank::Return, &load);
+            }
+            Said::Returned { job, minion, retcode, by_bus } => {
+                let name = format!("web-{minion}");
+                let load = json!({"jid": jid(*job), "id": name, "return": 1, "retcode": retcode});
+                if *by_bus {
+                    event(format!("salt/job/{}/ret/{name}", jid(*job)), &load);
+                } else {
+                    jobs.save_return(&packed(&load)).unwrap();
+                }
+                model[*job].returns.entry(name).or_insert(*retcode);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn whatever_is_said_in_whatever_order_adds_up(
+            all in proptest::collection::vec(said(), 0..24)
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let jobs = Jobs::new(folder.path());
+            jobs.keep(Some(Duration::from_secs(3600)));
+            let mut models = <[Model; 3]>::default();
+            for (number, said) in all.iter().enumerate() {
+                say(&jobs, &mut models, number, said);
+            }
+            let page: Value =
+                serde_json::from_slice(&jobs.page(&Selection::default()).unwrap()).unwrap();
+            for (number, model) in models.iter().enumerate() {
+                let Some(job) = jobs.job(&jid(number)).unwrap() else {
+                    prop_assert!(model.load.is_none() && model.returns.is_empty());
+                    prop_assert!(model.expected.is_empty());
+                    continue;
+                };
+                let job: Value = serde_json::from_slice(&job).unwrap();
+                let listed = page["jobs"].as_array().unwrap();
+                prop_assert!(listed.iter().any(|listed| listed["jid"] == job["jid"]));
+                let missing: Vec<_> =
+                    model.expected.iter().filter(|m| !model.returns.contains_key(*m)).collect();
+                let failed = model.returns.values().filter(|retcode| **retcode != 0).count();
+                prop_assert_eq!(&job["minions"], &json!(model.expected));
+                prop_assert_eq!(&job["missing_minions"], &json!(missing));
+                prop_assert_eq!(&job["expected"], &json!(model.expected.len()));
+                prop_assert_eq!(&job["missing"], &json!(missing.len()));
+                prop_assert_eq!(&job["returned"], &json!(model.returns.len()));
+                prop_assert_eq!(&job["failed"], &json!(failed));
+                for (minion, retcode) in &model.returns {
+                    prop_assert_eq!(&job["returns"][minion]["retcode"], &json!(retcode));
+                }
+                if let Some((_, load)) = &model.load {
+                    prop_assert_eq!(&job["load"], load);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! What Salt asks a job cache, answered in msgpack as its `local_cache` answers it.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::record::Rank;
+use super::{Jobs, JobsError};
+use crate::msgpack::{self, Item, MapWriter};
+
+/// What the event of a new job says besides what was published.
+const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
+
+/// A job whose load is not known is described by a return of it, as Salt's master does it.
+pub(super) const LOAD: &str =
+    "coalesce(jobs.load, (SELECT load FROM returns WHERE job = jobs.id ORDER BY rowid LIMIT 1))";
+
+/// The function by which Salt looks whether a job still runs; as many as there are jobs.
+const FIND_JOB: &str = "saltutil.find_job";
+
+impl Jobs {
+    /// Salt's `get_load`: the load of the job and under `Minions` those it was meant for, sorted.
+    pub fn get_load(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
+        let found = self.read("look up a load", |db| {
+            let sql = format!("SELECT id, rank, {LOAD} FROM jobs WHERE jid = ?");
+            let mut select = db.prepare_cached(&sql)?;
+            let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            let found: Option<(i64, i64, Option<Vec<u8>>)> =
+                select.query_row([jid], row).optional()?;
+            let Some((job, rank, Some(load))) = found else { return Ok(None) };
+            let minions = expected(db, job)?;
+            Ok(Some(described(&load, rank == Rank::Event as i64, &minions)))
+        })?;
+        Ok(found.flatten())
+    }
+
+    /// Salt's `get_jid`: what each minion returned, as a map of minions.
+    pub fn get_jid(&self, jid: &str) -> Result<Vec<u8>, JobsError> {
+        let returns = self.read("look up returns", |db| {
+            let mut select = db.prepare_cached(
+                "SELECT minions.name, returns.load FROM jobs
+                 JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
+                 WHERE jobs.jid = ? ORDER BY minions.name",
+            )?;
+            let mut rows = select.query([jid])?;
+            let mut returns = MapWriter::default();
+            while let Some(row) = rows.next()? {
+                returns.value(row.get_ref(0)?.as_str()?, &kept(row.get_ref(1)?.as_blob()?));
+            }
+            Ok(returns)
+        })?;
+        Ok(returns.unwrap_or_default().finished())
+    }
+
+    /// Salt's `get_fun`: the last return of each minion for a function, whole.
+    pub fn get_fun(&self, fun: &str) -> Result<Vec<u8>, JobsError> {
+        let returns = self.read("look up a function", |db| {
+            // Beside a lone max() the other columns are those of its row.
+            let mut select = db.prepare_cached(
+                "SELECT minions.name, returns.load, max(jobs.jid) FROM jobs
+                 JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
+                 WHERE jobs.fun = ? GROUP BY minions.name",
+            )?;
+            let mut rows = select.query([fun])?;
+            let mut returns = MapWriter::default();
+            while let Some(row) = rows.next()? {
+                returns.value(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_blob()?);
+            }
+            Ok(returns)
+        })?;
+        Ok(returns.unwrap_or_default().finished())
+    }
+
+    /// Salt's `get_jids`: every job, as a map of job ids.
+    pub fn get_jids(&self) -> Result<Vec<u8>, JobsError> {
+        let jobs = self.read("list jobs", |db| {
+            let sql = format!("SELECT jid, {LOAD}, end_time FROM jobs ORDER BY jid");
+            let mut select = db.prepare_cached(&sql)?;
+            let mut rows = select.query([])?;
+            let mut jobs = MapWriter::default();
+            while let Some(row) = rows.next()? {
+                let Some(load) = row.get_ref(1)?.as_blob_or_null()? else { continue };
+                let jid = row.get_ref(0)?.as_str()?;
+                let mut job = instance(load);
+                job.text("StartTime", &start_time(jid));
+                if let Some(end_time) = row.get_ref(2)?.as_str_or_null()? {
+                    job.text("EndTime", end_time);
+                }
+                jobs.value(jid, &job.finished());
+            }
+            Ok(jobs)
+        })?;
+        Ok(jobs.unwrap_or_default().finished())
+    }
+
+    /// Salt's `get_jids_filter`: the last `count` jobs, oldest first, as an array; with
+    /// `filter_find_job` without those that only ask for other jobs.
+    pub fn get_jids_filter(&self, count: u64, filter_find_job: bool) -> Result<Vec<u8>, JobsError> {
+        let jobs = self.read("list jobs", |db| {
+            let sql = format!(
+                "SELECT jid, {LOAD} AS known FROM jobs
+                 WHERE known NOT NULL AND (NOT ?2 OR fun IS NOT ?3) ORDER BY jid DESC LIMIT ?1"
+            );
+            let mut select = db.prepare_cached(&sql)?;
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let mut rows = select.query(params![count, filter_find_job, FIND_JOB])?;
+            let mut jobs = Vec::new();
+            while let Some(row) = rows.next()? {
+                let jid = row.get_ref(0)?.as_str()?;
+                let mut job = instance(row.get_ref(1)?.as_blob()?);
+                job.text("JID", jid);
+                job.text("StartTime", &start_time(jid));
+                jobs.push(job.finished());
+            }
+            Ok(jobs)
+        })?;
+        Ok(array(jobs.unwrap_or_default().iter().rev()))
+    }
+
+    /// Salt's `get_minions`: the names of all minions that returned something, sorted, as an array.
+    pub fn get_minions(&self) -> Result<Vec<u8>, JobsError> {
+        let minions = self.read("list minions", |db| {
+            let mut select = db.prepare_cached(
+                "SELECT name FROM minions
+                 WHERE EXISTS (SELECT 1 FROM returns WHERE minion = minions.id) ORDER BY name",
+            )?;
+            let mut rows = select.query([])?;
+            let mut names = Vec::new();
+            while let Some(row) = rows.next()? {
+                let mut name = Vec::new();
+                msgpack::write_str(row.get_ref(0)?.as_str()?, &mut name);
+                names.push(name);
+            }
+            Ok(names)
+        })?;
+        Ok(array(minions.unwrap_or_default().iter()))
+    }
+
+    /// Salt's `get_endtime`.
+    pub fn get_endtime(&self, jid: &str) -> Result<Option<String>, JobsError> {
+        let found = self.read("look up an end time", |db| {
+            let mut select = db.prepare_cached("SELECT end_time FROM jobs WHERE jid = ?")?;
+            select.query_row([jid], |row| row.get(0)).optional()
+        })?;
+        Ok(found.flatten().flatten())
+    }
+}
+
+/// The names of the minions that a job was meant for, sorted.
+fn expected(db: &Connection, job: i64) -> rusqlite::Result<Vec<String>> {
+    let mut select = db.prepare_cached(
+        "SELECT minions.name FROM expected JOIN minions ON minions.id = expected.minion
+         WHERE expected.job = ? ORDER BY minions.name",
+    )?;
+    select.query_map([job], |row| row.get(0))?.collect()
+}
+
+/// A load as Salt gives it out.
+fn described(load: &[u8], is_event: bool, minions: &[String]) -> Vec<u8> {
+    let mut map = MapWriter::default();
+    for (key, value) in msgpack::raw_pairs(load) {
+        let name = msgpack::scalar(key).and_then(Item::bytes);
+        let is_left_out = is_event && name.is_some_and(|name| ONLY_IN_EVENTS.contains(&name));
+        if !is_left_out && name != Some(b"Minions") {
+            map.pair(key, value);
+        }
+    }
+    if !minions.is_empty() {
+        map.texts("Minions", minions);
+    }
+    map.finished()
+}
+
+/// What `local_cache` keeps of a return.
+fn kept(load: &[u8]) -> Vec<u8> {
+    let mut map = MapWriter::default();
+    for key in ["return", "retcode", "success", "out"] {
+        if let Some(value) = msgpack::find(load, key) {
+            map.value(key, value);
+        }
+    }
+    map.finished()
+}
+
+/// What Salt's lists say of a job, but for its times.
+fn instance(load: &[u8]) -> MapWriter {
+    let mut map = MapWriter::default();
+    for (title, key, default) in [
+        ("Function", "fun", "unknown-function"),
+        ("Arguments", "arg", ""),
+        ("Target", "tgt", "unknown-target"),
+        ("Target-type", "tgt_type", "list"),
+        ("User", "user", "root"),
+    ] {
+        match msgpack::find(load, key) {
+            Some(value) if key != "arg" || is_array(value) => map.value(title, value),
+            _ if key == "arg" => map.texts(title, &[]),
+            _ => map.text(title, default),
+        }
+    }
+    if let Some(metadata) = metadata(load) {
+        map.value("Metadata", metadata);
+    }
+    map
+}
+
+fn is_array(value: &[u8]) -> bool {
+    matches!(msgpack::scalar(value), Some(Item::Array(_)))
+}
+
+/// A job's metadata, wherever Salt has put it.
+fn metadata(load: &[u8]) -> Option<&[u8]> {
+    let in_kwargs = || msgpack::find(msgpack::find(load, "kwargs")?, "metadata");
+    let in_arg = || {
+        msgpack::items(msgpack::find(load, "arg")?).find_map(|arg| {
+            let is_kwarg = msgpack::find(arg, "__kwarg__").and_then(msgpack::scalar);
+            (is_kwarg == Some(Item::Bool(true))).then(|| msgpack::find(arg, "metadata"))?
+        })
+    };
+    msgpack::find(load, "metadata").or_else(in_kwargs).or_else(in_arg)
+}
+
+/// When the job was published, as Salt tells it from its id: `2026, Nov 21 23:33:36.123456`.
+fn start_time(jid: &str) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let part = |range| jid.get(range).unwrap_or_default();
+    let month =
+        part(4..6).parse::<usize>().ok().and_then(|month| MONTHS.get(month.wrapping_sub(1)));
+    match month {
+        Some(month) if crate::event::is_jid(jid) => format!(
+            "{}, {month} {} {}:{}:{}.{}",
+            part(0..4),
+            part(6..8),
+            part(8..10),
+            part(10..12),
+            part(12..14),
+            part(14..20)
+        ),
+        _ => String::new(),
+    }
+}
+
+fn array<'a>(items: impl ExactSizeIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
+    let mut out = Vec::new();
+    msgpack::write_array_head(u32::try_from(items.len()).unwrap_or(u32::MAX), &mut out);
+    for item in items {
+        out.extend_from_slice(item);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::Event;
+    use crate::json as json_of;
+
+    fn jobs() -> (tempfile::TempDir, Jobs) {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        (folder, jobs)
+    }
+
+    fn packed(value: &Value) -> Vec<u8> {
+        rmp_serde::to_vec(value).unwrap()
+    }
+
+    fn read(payload: &[u8]) -> Value {
+        let mut text = Vec::new();
+        assert_eq!(json_of::write(payload, &mut text), json_of::Losses::default());
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    const JID: &str = "20261121233336123456";
+
+    fn published() -> Value {
+        json!({
+            "cmd": "publish", "fun": "test.echo", "arg": ["x"], "tgt": "web-*", "tgt_type": "glob",
+            "jid": JID, "user": "ops", "ret": "", "kwargs": {"metadata": {"why": "a test"}},
+        })
+    }
+
+    fn returned(minion: &str) -> Value {
+        json!({
+            "cmd": "_return", "id": minion, "jid": JID, "fun": "test.echo", "fun_args": ["x"],
+            "return": "x", "retcode": 0, "success": true, "out": "nested",
+        })
+    }
+
+    fn bus(jobs: &Jobs, tag: &str, data: &Value) {
+        let event = Event::new(tag, &packed(data));
+        jobs.record([(&event, 1_795_304_177_692_890)].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn nothing_was_ever_stored() {
+        let (_folder, jobs) = jobs();
+        assert_eq!(jobs.get_load(JID).unwrap(), None);
+        assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({}));
+        assert_eq!(read(&jobs.get_fun("test.echo").unwrap()), json!({}));
+        assert_eq!(read(&jobs.get_jids().unwrap()), json!({}));
+        assert_eq!(read(&jobs.get_jids_filter(10, true).unwrap()), json!([]));
+        assert_eq!(read(&jobs.get_minions().unwrap()), json!([]));
+        assert_eq!(jobs.get_endtime(JID).unwrap(), None);
+        jobs.keep(None);
+        assert!(matches!(jobs.get_load(JID), Err(JobsError::Off)));
+        assert!(matches!(jobs.save_minions(JID, &[], None), Err(JobsError::Off)));
+    }
+
+    #[test]
+    fn a_job_is_told_as_local_cache_tells_it() {
+        let (_folder, jobs) = jobs();
+        let minions = ["web-2".to_owned(), "web-1".to_owned()];
+        jobs.save_load(JID, &packed(&published()), &minions).unwrap();
+        for minion in ["web-2", "web-1"] {
+            // Salt's master stores the load once more with each return.
+            jobs.save_load(JID, &packed(&returned(minion)), &[]).unwrap();
+            jobs.save_return(&packed(&returned(minion))).unwrap();
+        }
+        jobs.save_minions(JID, &["db-1".to_owned()], Some("lower")).unwrap();
+        jobs.update_endtime(JID, "2026, Nov 21 23:33:40.000001").unwrap();
+
+        let mut load = published();
+        load["Minions"] = json!(["db-1", "web-1", "web-2"]);
+        assert_eq!(read(&jobs.get_load(JID).unwrap().unwrap()), load);
+        let kept = json!({"return": "x", "retcode": 0, "success": true, "out": "nested"});
+        assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({"web-1": kept, "web-2": kept}));
+        let mut listed = json!({
+            "Function": "test.echo", "Arguments": ["x"], "Target": "web-*", "Target-type": "glob",
+            "User": "ops", "Metadata": {"why": "a test"},
+            "StartTime": "2026, Nov 21 23:33:36.123456",
+            "EndTime": "2026, Nov 21 23:33:40.000001",
+        });
+        assert_eq!(read(&jobs.get_jids().unwrap()), json!({JID: listed}));
+        listed.as_object_mut().unwrap().remove("EndTime");
+        listed["JID"] = json!(JID);
+        assert_eq!(read(&jobs.get_jids_filter(5, true).unwrap()), json!([listed]));
+        assert_eq!(
+            read(&jobs.get_fun("test.echo").unwrap()),
+            json!({"web-1": returned("web-1"), "web-2": returned("web-2")})
+        );
+        assert_eq!(read(&jobs.get_minions().unwrap()), json!(["web-1", "web-2"]));
+        let end_time = jobs.get_endtime(JID).unwrap();
+        assert_eq!(end_time.as_deref(), Some("2026, Nov 21 23:33:40.000001"));
+    }
+
+    #[test]
+    fn what_was_published_wins_whenever_it_comes() {
+        let (_folder, jobs) = jobs();
+        let load = || read(&jobs.get_load(JID).unwrap().unwrap());
+        jobs.save_return(&packed(&returned("web-1"))).unwrap();
+        assert_eq!(load(), returned("web-1"));
+        jobs.save_load(JID, &packed(&returned("web-2")), &[]).unwrap();
+        assert_eq!(load(), returned("web-2"));
+        let new = json!({
+            "jid": JID, "fun": "test.echo", "arg": ["x"], "tgt": "web-*", "tgt_type": "glob",
+            "user": "ops", "minions": ["web-1", "web-3"], "missing": [], "_stamp": "2026-11-21",
+        });
+        bus(&jobs, &format!("salt/job/{JID}/new"), &new);
+        let described = json!({
+            "jid": JID, "fun": "test.echo", "arg": ["x"], "tgt": "web-*", "tgt_type": "glob",
+            "user": "ops", "Minions": ["web-1", "web-3"],
+        });
+        assert_eq!(load(), described);
+        jobs.save_load(JID, &packed(&published()), &["web-1".to_owned()]).unwrap();
+        let mut whole = published();
+        whole["Minions"] = json!(["web-1", "web-3"]);
+        assert_eq!(load(), whole);
+        bus(&jobs, &format!("salt/job/{JID}/new"), &new);
+        jobs.save_load(JID, &packed(&returned("web-1")), &[]).unwrap();
+        assert_eq!(load(), whole);
+    }
+
+    #[test]
+    fn the_first_return_stays_unless_the_master_had_trimmed_it() {
+        let (_folder, jobs) = jobs();
+        let mut trimmed = returned("web-1");
+        trimmed["return"] = json!("VALUE_TRIMMED");
+        let tag = format!("salt/job/{JID}/ret/web-1");
+        let kept = || read(&jobs.get_jid(JID).unwrap())["web-1"]["return"].clone();
+        bus(&jobs, &tag, &trimmed);
+        assert_eq!(kept(), json!("VALUE_TRIMMED"));
+        jobs.save_return(&packed(&returned("web-1"))).unwrap();
+        assert_eq!(kept(), json!("x"));
+        bus(&jobs, &tag, &trimmed);
+        let mut other = returned("web-1");
+        other["return"] = json!("y");
+        jobs.save_return(&packed(&other)).unwrap();
+        assert_eq!(kept(), json!("x"));
+    }
+
+    #[test]
+    fn lists_can_do_without_find_job() {
+        let (_folder, jobs) = jobs();
+        for (second, fun) in [(1, "test.ping"), (2, FIND_JOB), (3, "state.apply"), (4, FIND_JOB)] {
+            let jid = format!("202611212333{second:02}123456");
+            let load = json!({"fun": fun, "jid": jid, "tgt": "*"});
+            jobs.save_load(&jid, &packed(&load), &[]).unwrap();
+        }
+        let functions = |count, filter| {
+            let list = read(&jobs.get_jids_filter(count, filter).unwrap());
+            let list = list.as_array().unwrap().iter();
+            list.map(|job| job["Function"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(functions(10, true), ["test.ping", "state.apply"]);
+        assert_eq!(functions(1, true), ["state.apply"]);
+        assert_eq!(functions(2, false), ["state.apply", FIND_JOB]);
+        assert_eq!(functions(0, false), [""; 0]);
+    }
+
+    #[test]
+    fn times_are_told_from_ids() {
+        assert_eq!(start_time("20261121233336123456_77"), "2026, Nov 21 23:33:36.123456");
+        assert_eq!(start_time("20261321233336123456"), "");
+        assert_eq!(start_time("today"), "");
+    }
+
+    #[test]
+    fn a_damaged_file_is_put_aside() {
+        let (folder, jobs) = jobs();
+        std::fs::write(folder.path().join("jobs.db"), "not a database at all, but long enough")
+            .unwrap();
+        jobs.save_load(JID, &packed(&published()), &[]).unwrap();
+        assert!(jobs.get_load(JID).unwrap().is_some());
+        assert!(folder.path().join("jobs.db.damaged").exists());
+    }
+}

@@ -1,0 +1,220 @@
+//! What it means when a ClickHouse server refuses something: its error codes, and what follows.
+//!
+//! Whatever is not named here is tried again: a code that is new must not cost events.
+
+use clickhouse::error::Error;
+
+use crate::sink::{Rejected, SinkError};
+
+/// The answer of a server that did not do what it was asked, or that there was none.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}{}", self.meaning.advice())]
+pub(super) struct Refusal {
+    /// What follows from it.
+    pub(super) meaning: Meaning,
+    text: String,
+}
+
+/// What follows from a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// There was no answer, or one that is not the server's.
+    Unreachable,
+    /// It may work later, or at another server; with advice where there is any.
+    Later(&'static str),
+    /// The database, a table or a column is missing.
+    Schema,
+    /// There is something in the rows that the server never takes, or too much of them at once.
+    Rows,
+    /// The server does not know a setting, or does not let it be set.
+    Setting,
+    /// The server does not know the user, or the password is wrong.
+    Login,
+}
+
+impl Meaning {
+    fn of(code: Option<u32>, text: &str) -> Self {
+        let Some(code) = code else {
+            return match text.get(..3) {
+                // Of a proxy in front of the server.
+                Some("401") => Meaning::Login,
+                Some("413") => Meaning::Rows,
+                _ => Meaning::Unreachable,
+            };
+        };
+        match code {
+            // Of a RowBinary head: all rows are refused, whatever is in them.
+            117 if text.contains("Type of ") => Meaning::Schema,
+            // The limit is per insert, so fewer rows pass.
+            252 if text.contains("partitions for single INSERT block") => Meaning::Rows,
+            // CANNOT_PARSE_… and other complaints about a value, and violated constraints.
+            6 | 25 | 26 | 27 | 38 | 41 | 53 | 69 | 70 | 72 | 117 | 130 | 131 | 158 | 307 | 349
+            | 376 | 441 | 469 | 675 | 676 => Meaning::Rows,
+            // NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE,
+            // UNKNOWN_DATABASE.
+            10 | 16 | 47 | 60 | 81 => Meaning::Schema,
+            115 | 452 => Meaning::Setting,
+            // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, AUTHENTICATION_FAILED.
+            192..=194 | 516 => Meaning::Login,
+            164 | 242 => Meaning::Later("; the server, the table or the user is read-only"),
+            195 => Meaning::Later("; let the user in from this address (<networks>)"),
+            201 => Meaning::Later("; the user's quota is used up for now"),
+            241 => {
+                Meaning::Later("; allow the user more memory, or set a smaller `batch.max_bytes`")
+            }
+            243 => Meaning::Later("; the server's disk is full"),
+            252 => Meaning::Later(
+                "; merges fall behind: set a longer `batch.linger`, fewer `writers`, or `async_insert`",
+            ),
+            497 => Meaning::Later("; GRANT the user INSERT, and CREATE unless `create` is false"),
+            _ => Meaning::Later(""),
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Meaning::Later(advice) => advice,
+            Meaning::Schema => {
+                "; the tables are not those of this release: apply `saltern schema clickhouse`"
+            }
+            Meaning::Login => "; correct `user` and `password`",
+            Meaning::Unreachable | Meaning::Rows | Meaning::Setting => "",
+        }
+    }
+}
+
+impl Refusal {
+    /// The error in the sink's terms. `doing` is the operation, in words.
+    pub(super) fn into_sink_error(self, doing: impl Into<String>) -> SinkError {
+        let doing = doing.into();
+        match self.meaning {
+            Meaning::Unreachable | Meaning::Later(_) | Meaning::Schema | Meaning::Setting => {
+                SinkError::retry(doing, self)
+            }
+            Meaning::Login => SinkError::fatal(doing, self),
+            Meaning::Rows => {
+                SinkError::Reject { doing, cause: self.into(), events: Rejected::Unknown }
+            }
+        }
+    }
+
+    /// What the server said.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let Error::BadResponse(answer) = error else {
+            return Refusal { meaning: Meaning::Unreachable, text: innermost(&error) };
+        };
+        Refusal { meaning: Meaning::of(code(&answer), &answer), text: readable(&answer) }
+    }
+}
+
+/// The number of an answer like `Code: 60. DB::Exception: …`; releases before 20 put a comma there.
+fn code(answer: &str) -> Option<u32> {
+    let behind = answer.strip_prefix("Code: ")?;
+    let end = behind.find(|c: char| !c.is_ascii_digit())?;
+    behind.get(..end)?.parse().ok()
+}
+
+/// The answer without what only ClickHouse's developers need. An answer may hold rows, so a long one
+/// is cut.
+fn readable(answer: &str) -> String {
+    const MOST: usize = 300;
+    let answer = answer.split(", e.what() = ").next().unwrap_or_default();
+    let answer = answer.split(" (version ").next().unwrap_or_default();
+    let answer = answer.replace("e.displayText() = ", "").replace('\n', " ");
+    match answer.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", answer.get(..end).unwrap_or_default()),
+        None => answer.trim_end().to_owned(),
+    }
+}
+
+/// What went wrong at the bottom: what is above says `network error`, and each repeats the next.
+fn innermost(error: &Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(answer: &str) -> Refusal {
+        Refusal::from(Error::BadResponse(answer.to_owned()))
+    }
+
+    /// What servers of 18.16 and of today really said.
+    #[test]
+    fn answers_have_their_meanings() {
+        for (answer, meaning) in [
+            (
+                "Code: 60, e.displayText() = DB::Exception: Table salt.salt_events doesn't exist., e.what() = DB::Exception",
+                Meaning::Schema,
+            ),
+            (
+                "Code: 60. DB::Exception: Table salt.salt_events does not exist. (UNKNOWN_TABLE) (version 24.8.1.1)",
+                Meaning::Schema,
+            ),
+            (
+                "Code: 81, e.displayText() = DB::Exception: Database salt doesn't exist",
+                Meaning::Schema,
+            ),
+            (
+                "Code: 16, e.displayText() = DB::Exception: No such column z in table t",
+                Meaning::Schema,
+            ),
+            (
+                "Code: 27, e.displayText() = DB::Exception: Cannot parse input: expected \" before: x\"",
+                Meaning::Rows,
+            ),
+            (
+                "Code: 117. DB::Exception: Unknown field found while parsing JSONEachRow",
+                Meaning::Rows,
+            ),
+            (
+                "Code: 117. DB::Exception: Type of 'a' must be String, not UInt8. (INCORRECT_DATA)",
+                Meaning::Schema,
+            ),
+            (
+                "Code: 252. DB::Exception: Too many partitions for single INSERT block (more than 100)",
+                Meaning::Rows,
+            ),
+            (
+                "Code: 115, e.displayText() = DB::Exception: Unknown setting insert_deduplication_token",
+                Meaning::Setting,
+            ),
+            ("Code: 192, e.displayText() = DB::Exception: Unknown user zz", Meaning::Login),
+            ("Code: 516. DB::Exception: saltern: Authentication failed", Meaning::Login),
+            ("413 Payload Too Large", Meaning::Rows),
+            ("503 Service Unavailable", Meaning::Unreachable),
+            ("Code: 4711. DB::Exception: of a release to come", Meaning::Later("")),
+            ("Code: ", Meaning::Unreachable),
+            ("", Meaning::Unreachable),
+        ] {
+            assert_eq!(of(answer).meaning, meaning, "{answer}");
+        }
+        for (code, word) in
+            [(242, "read-only"), (164, "read-only"), (252, "linger"), (497, "GRANT")]
+        {
+            let refusal = of(&format!("Code: {code}. DB::Exception: no"));
+            assert!(matches!(refusal.meaning, Meaning::Later(_)), "{code}");
+            assert!(refusal.to_string().contains(word), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_short_and_readable() {
+        let refusal = of(
+            "Code: 81, e.displayText() = DB::Exception: Database nope doesn't exist, e.what() = DB::Exception",
+        );
+        assert_eq!(refusal.text(), "Code: 81, DB::Exception: Database nope doesn't exist");
+        assert_eq!(of(&"ä".repeat(9999)).text().chars().count(), 301);
+    }
+}

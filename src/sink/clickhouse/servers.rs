@@ -1,0 +1,253 @@
+//! The servers of a sink, and whose turn it is: one after the other, but for those that failed lately.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use clickhouse::Client;
+use hyper::Uri;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+use tokio::time::Instant;
+
+use super::server::Server;
+use crate::backoff::Backoff;
+
+/// How long a server that failed is left alone: from, and at the most. It has not been asked for
+/// nothing, since the batch goes to another one meanwhile.
+const REST: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
+
+/// A server and what we know of it.
+pub(super) struct Site {
+    /// Where it is.
+    pub(super) url: Url,
+    /// Knows the URL and who we are.
+    pub(super) client: Client,
+    /// The server, since it has answered for the first time.
+    pub(super) server: Option<Server>,
+    rests: Backoff,
+    rests_until: Option<Instant>,
+}
+
+impl Site {
+    /// Leaves the server alone for a while.
+    pub(super) fn rest(&mut self) {
+        self.rests_until = Some(Instant::now() + self.rests.delay(None));
+    }
+
+    /// The server has done what it was asked.
+    pub(super) fn worked(&mut self) {
+        self.rests.reset();
+        self.rests_until = None;
+    }
+}
+
+/// All servers of a sink.
+pub(super) struct Servers {
+    current: Site,
+    /// The others, in the order of their turns.
+    others: VecDeque<Site>,
+}
+
+impl Servers {
+    /// The servers at these URLs. `client` knows who we are. Which comes first is left to chance, so
+    /// that not all writers begin with the same.
+    pub(super) fn new(urls: &Urls, client: &Client) -> Self {
+        let site = |url: &Url| Site {
+            url: url.clone(),
+            client: client.clone().with_url(&url.0),
+            server: None,
+            rests: Backoff::new(REST.0, REST.1),
+            rests_until: None,
+        };
+        let mut servers =
+            Servers { current: site(&urls.first), others: urls.others.iter().map(site).collect() };
+        for _ in 0..fastrand::usize(..=servers.others.len()) {
+            servers.turn();
+        }
+        servers
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.others.len() + 1
+    }
+
+    /// The one whose turn it is: the next that does not rest. If all do, the one that wakes first.
+    pub(super) fn turn(&mut self) -> &mut Site {
+        let now = Instant::now();
+        let rest = |site: &Site| site.rests_until.filter(|until| *until > now);
+        let next = self.others.iter().enumerate().min_by_key(|(_, site)| rest(site));
+        let next = next.filter(|(_, site)| rest(site) <= rest(&self.current)).map(|(at, _)| at);
+        if let Some(next) = next.and_then(|at| self.others.remove(at)) {
+            self.others.push_back(std::mem::replace(&mut self.current, next));
+        }
+        &mut self.current
+    }
+}
+
+/// Where a server is: `http://` or `https://`, host and port, and a path where a proxy wants one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Url(String);
+
+impl Url {
+    /// Whether it is reached over TLS.
+    pub(super) fn is_https(&self) -> bool {
+        self.0.starts_with("https")
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Url {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = |why: &str| Err(format!("`{text}` is not the URL of a server: {why}"));
+        let Ok(url) = text.parse::<Uri>() else {
+            return wrong("it should look like http://host:8123");
+        };
+        let Some(authority) = url.authority() else {
+            return wrong("it should begin with http:// or https://");
+        };
+        if !matches!(url.scheme_str(), Some("http" | "https")) {
+            return wrong("it should begin with http:// or https://");
+        }
+        // The message must not show the password.
+        if authority.as_str().contains('@') {
+            return Err(
+                "user and password do not belong in the URL but in `user`, `password`".into()
+            );
+        }
+        if url.query().is_some() {
+            return wrong("what is behind the `?` belongs in `settings`");
+        }
+        Ok(Url(text))
+    }
+}
+
+/// One URL or more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Urls {
+    first: Url,
+    others: Vec<Url>,
+}
+
+impl Urls {
+    /// Whether any of the servers is reached over TLS.
+    pub(super) fn any_https(&self) -> bool {
+        self.first.is_https() || self.others.iter().any(Url::is_https)
+    }
+}
+
+impl<'de> Deserialize<'de> for Urls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UrlsVisitor)
+    }
+}
+
+struct UrlsVisitor;
+
+impl<'de> de::Visitor<'de> for UrlsVisitor {
+    type Value = Urls;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a URL such as http://127.0.0.1:8123, or a list of them")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Urls, E> {
+        let first = Url::try_from(text.to_owned()).map_err(E::custom)?;
+        Ok(Urls { first, others: Vec::new() })
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Urls, A::Error> {
+        let first = list.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+        let mut others = Vec::new();
+        while let Some(url) = list.next_element()? {
+            others.push(url);
+        }
+        Ok(Urls { first, others })
+    }
+}
+
+impl JsonSchema for Urls {
+    fn schema_name() -> Cow<'static, str> {
+        "Urls".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let url = json_schema!({"type": "string", "pattern": "^https?://[^@?]+$"});
+        json_schema!({
+            "description": "A URL such as http://127.0.0.1:8123, or a list of them",
+            "anyOf": [url, {"type": "array", "items": url, "minItems": 1}],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn urls(yaml: &str) -> Result<Urls, String> {
+        serde_saphyr::from_str(yaml).map_err(|error| error.to_string())
+    }
+
+    fn turns(servers: &mut Servers, count: usize) -> Vec<String> {
+        (0..count).map(|_| servers.turn().url.to_string()).collect()
+    }
+
+    #[test]
+    fn one_url_or_more() {
+        assert_eq!(urls("http://a:8123").unwrap().others, []);
+        let two = urls("[http://a:8123, https://b/path]").unwrap();
+        assert!(two.any_https());
+        assert_eq!(two.others.len(), 1);
+        for (wrong, word) in [
+            ("[]", "length"),
+            ("a:8123", "http://"),
+            ("ftp://a", "http://"),
+            ("/path", "http://"),
+            ("http://a/?user=b", "settings"),
+            ("http://a:hunter2@b", "`password`"),
+            ("3", "URL"),
+        ] {
+            let error = urls(wrong).unwrap_err();
+            assert!(error.contains(word), "{wrong}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_take_turns_and_rest_when_they_fail() {
+        let urls = urls("[http://a, http://b, http://c]").unwrap();
+        let mut servers = Servers::new(&urls, &Client::default());
+        let round = turns(&mut servers, 3);
+        let mut all = round.clone();
+        all.sort();
+        assert_eq!(all, ["http://a", "http://b", "http://c"]);
+        assert_eq!(turns(&mut servers, 3), round);
+
+        servers.turn().rest();
+        let two = [round[1].clone(), round[2].clone()];
+        assert_eq!(turns(&mut servers, 4), [two.clone(), two].concat());
+
+        // With all at rest it is the turn of the first to wake.
+        servers.turn().rest();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        servers.turn().rest();
+        let first = servers.turn().url.clone();
+        assert_eq!(servers.turn().url, first);
+
+        tokio::time::advance(REST.0).await;
+        let mut all = turns(&mut servers, 3);
+        all.sort();
+        assert_eq!(all, ["http://a", "http://b", "http://c"]);
+        servers.turn().worked();
+    }
+}

@@ -1,0 +1,42 @@
+//! `jobs`: the job cache, as far as the bus feeds it.
+//!
+//! Not for the configuration's `sinks`: it is there when `jobs` is enabled, under the name `jobs`, with
+//! queue, spill and retry like any other sink. What it stores is in [`crate::jobs`].
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Context, Sink, SinkError, blocking};
+use crate::batch::{Batch, BatchLimits};
+use crate::jobs::Jobs;
+use crate::units::ByteSize;
+
+/// Nothing can be set here: see the section `jobs`.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {}
+
+pub(super) struct JobCache {
+    jobs: Jobs,
+}
+
+impl Sink for JobCache {
+    const NAME: &'static str = "jobs";
+    const ABOUT: &'static str = "the job cache";
+    const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(4), 200);
+    type Config = Config;
+
+    async fn connect(_config: &Config, context: &Context) -> Result<Self, SinkError> {
+        Ok(JobCache { jobs: context.jobs.clone() })
+    }
+
+    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        let events = batch.entries().map(|entry| (entry.event, entry.received));
+        blocking(|| self.jobs.record(events))
+            .map_err(|error| SinkError::retry("storing job events", error))
+    }
+
+    async fn close(self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}

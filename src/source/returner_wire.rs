@@ -1,0 +1,395 @@
+//! What Salt's side and the `returner` source say to each other: protocol version 1, one msgpack map
+//! a message. `docs/returner.md` draws it.
+//!
+//! What is Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
+//! value, so that neither side decodes what it only hands on.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, Serializer};
+use thiserror::Error;
+
+use crate::jobs::{Jobs, JobsError};
+use crate::msgpack::{self, Item};
+
+/// The version of the protocol.
+pub(super) const VERSION: u64 = 1;
+
+/// What Salt's side asks.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// The sender's number for it, which the answers carry.
+    pub(super) id: u64,
+    pub(super) asked: Asked,
+}
+
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// Keep these events.
+    Events { bodies: Vec<Bytes> },
+    /// Keep what a minion returned: the event that the master makes of it, and the load alone.
+    Return { body: Bytes, load: Bytes },
+    /// A question to the job cache, or something for it.
+    Job(JobCall),
+}
+
+/// A call of the job cache.
+#[derive(Debug)]
+pub(super) enum JobCall {
+    SaveLoad { jid: String, load: Bytes, minions: Vec<String> },
+    SaveMinions { jid: String, minions: Vec<String>, syndic: Option<String> },
+    UpdateEndtime { jid: String, time: String },
+    GetLoad { jid: String },
+    GetJid { jid: String },
+    GetFun { fun: String },
+    GetJids,
+    GetJidsFilter { count: u64, filter_find_job: bool },
+    GetMinions,
+    GetEndtime { jid: String },
+    CleanOldJobs,
+}
+
+/// Why a message is no request.
+#[derive(Debug, Error)]
+#[error("{why}")]
+pub(super) struct Refusal {
+    /// The sender's number for it, 0 if it has none.
+    pub(super) id: u64,
+    why: String,
+    /// Whether the same message may be taken later, by a newer daemon for instance.
+    pub(super) later: bool,
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    op: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Events<'a> {
+    #[serde(borrow)]
+    events: Vec<&'a [u8]>,
+}
+
+#[derive(Deserialize)]
+struct Load<'a> {
+    load: &'a [u8],
+}
+
+#[derive(Deserialize)]
+struct SaveLoad<'a> {
+    jid: String,
+    load: &'a [u8],
+    minions: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct SaveMinions {
+    jid: String,
+    minions: Vec<String>,
+    syndic_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct UpdateEndtime {
+    jid: String,
+    time: String,
+}
+
+#[derive(Deserialize)]
+struct Jid {
+    jid: String,
+}
+
+#[derive(Deserialize)]
+struct Fun {
+    fun: String,
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    count: u64,
+    filter_find_job: bool,
+}
+
+impl Request {
+    /// Reads a message of `max_frame` bytes at the most.
+    pub(super) fn parse(message: &Bytes, max_frame: usize) -> Result<Self, Refusal> {
+        let number = |key| msgpack::find(message, key).and_then(msgpack::scalar);
+        let id = match number("id") {
+            Some(Item::Uint(id)) => id,
+            _ => 0,
+        };
+        let refusal = |later, why| Refusal { id, why, later };
+        if message.len() > max_frame {
+            let (size, limit) = (message.len(), max_frame);
+            let why = format!("a message of {size} bytes is over max_frame ({limit} bytes)");
+            return Err(refusal(false, why));
+        }
+        match number("v") {
+            Some(Item::Uint(VERSION)) => {}
+            Some(Item::Uint(other)) => {
+                let why = format!(
+                    "version {other} of the protocol is not known here, only {VERSION}; install \
+                     releases of saltern and saltext-saltern that belong together"
+                );
+                return Err(refusal(true, why));
+            }
+            _ => {
+                let why = "the message is no msgpack map with a version `v`".to_owned();
+                return Err(refusal(false, why));
+            }
+        }
+        match Asked::parse(message) {
+            Ok(asked) => Ok(Request { id, asked }),
+            Err(why) => Err(refusal(false, why)),
+        }
+    }
+}
+
+impl Asked {
+    fn parse(message: &Bytes) -> Result<Self, String> {
+        let op = read::<Head>(message, "the message")?.op;
+        let call = match op {
+            "events" => {
+                let Events { events } = read(message, op)?;
+                let bodies = events.into_iter().map(|event| message.slice_ref(event)).collect();
+                return Ok(Asked::Events { bodies });
+            }
+            "return" => {
+                let load = message.slice_ref(read::<Load>(message, op)?.load);
+                return Ok(Asked::Return { body: event_of_return(&load)?, load });
+            }
+            "save_load" => {
+                let SaveLoad { jid, load, minions } = read(message, op)?;
+                JobCall::SaveLoad { jid, load: message.slice_ref(load), minions }
+            }
+            "save_minions" => {
+                let SaveMinions { jid, minions, syndic_id } = read(message, op)?;
+                JobCall::SaveMinions { jid, minions, syndic: syndic_id }
+            }
+            "update_endtime" => {
+                let UpdateEndtime { jid, time } = read(message, op)?;
+                JobCall::UpdateEndtime { jid, time }
+            }
+            "get_load" => JobCall::GetLoad { jid: read::<Jid>(message, op)?.jid },
+            "get_jid" => JobCall::GetJid { jid: read::<Jid>(message, op)?.jid },
+            "get_fun" => JobCall::GetFun { fun: read::<Fun>(message, op)?.fun },
+            "get_jids" => JobCall::GetJids,
+            "get_jids_filter" => {
+                let Filter { count, filter_find_job } = read(message, op)?;
+                JobCall::GetJidsFilter { count, filter_find_job }
+            }
+            "get_minions" => JobCall::GetMinions,
+            "get_endtime" => JobCall::GetEndtime { jid: read::<Jid>(message, op)?.jid },
+            "clean_old_jobs" => JobCall::CleanOldJobs,
+            other => return Err(format!("there is no operation `{other}`")),
+        };
+        Ok(Asked::Job(call))
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(message: &'a [u8], what: &str) -> Result<T, String> {
+    rmp_serde::from_slice(message).map_err(|error| format!("{what}: {error}"))
+}
+
+/// The event as Salt's master puts it onto its bus for what a minion returned.
+fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
+    let text = |key| {
+        let text = msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
+        text.filter(|text| !text.is_empty() && !text.contains('\n'))
+            .ok_or_else(|| format!("return: the load has no `{key}` that is a line of text"))
+    };
+    let tag = format!("salt/job/{}/ret/{}\n\n", text("jid")?, text("id")?);
+    Ok(Bytes::from([tag.as_bytes(), load].concat()))
+}
+
+impl JobCall {
+    /// Whether it changes nothing.
+    pub(super) fn is_question(&self) -> bool {
+        match self {
+            JobCall::SaveLoad { .. }
+            | JobCall::SaveMinions { .. }
+            | JobCall::UpdateEndtime { .. }
+            | JobCall::CleanOldJobs => false,
+            JobCall::GetLoad { .. }
+            | JobCall::GetJid { .. }
+            | JobCall::GetFun { .. }
+            | JobCall::GetJids
+            | JobCall::GetJidsFilter { .. }
+            | JobCall::GetMinions
+            | JobCall::GetEndtime { .. } => true,
+        }
+    }
+
+    /// Asks the job cache; blocks as long as that takes. The answer is msgpack, if there is any.
+    pub(super) fn answer(&self, jobs: &Jobs) -> Result<Option<Vec<u8>>, JobsError> {
+        match self {
+            JobCall::SaveLoad { jid, load, minions } => {
+                jobs.save_load(jid, load, minions).map(|()| None)
+            }
+            JobCall::SaveMinions { jid, minions, syndic } => {
+                jobs.save_minions(jid, minions, syndic.as_deref()).map(|()| None)
+            }
+            JobCall::UpdateEndtime { jid, time } => jobs.update_endtime(jid, time).map(|()| None),
+            JobCall::GetLoad { jid } => jobs.get_load(jid),
+            JobCall::GetJid { jid } => jobs.get_jid(jid).map(Some),
+            JobCall::GetFun { fun } => jobs.get_fun(fun).map(Some),
+            JobCall::GetJids => jobs.get_jids().map(Some),
+            JobCall::GetJidsFilter { count, filter_find_job } => {
+                jobs.get_jids_filter(*count, *filter_find_job).map(Some)
+            }
+            JobCall::GetMinions => jobs.get_minions().map(Some),
+            JobCall::GetEndtime { jid } => {
+                let time = jobs.get_endtime(jid)?;
+                Ok(time.and_then(|time| rmp_serde::to_vec(&time).ok()))
+            }
+            JobCall::CleanOldJobs => jobs.clean_old_jobs().map(|()| None),
+        }
+    }
+}
+
+/// What the source answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Done; with msgpack of what was asked for, if anything was.
+    Done(Option<Vec<u8>>),
+    /// Still at it: the sender should wait on.
+    Wait,
+    /// Not done, why, and whether the same request may be taken later.
+    Refused { why: String, later: bool },
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        Answer::Refused { why: refusal.why, later: refusal.later }
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    v: u64,
+    id: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    later: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Bin<'a>>,
+}
+
+struct Bin<'a>(&'a [u8]);
+
+impl Serialize for Bin<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl Answer {
+    /// The message that answers the request of this number.
+    pub(super) fn message(&self, id: u64) -> Bytes {
+        let v = VERSION;
+        let mut written = Written { v, id, wait: None, error: None, later: None, value: None };
+        match self {
+            Answer::Done(value) => written.value = value.as_deref().map(Bin),
+            Answer::Wait => written.wait = Some(true),
+            Answer::Refused { why, later } => {
+                (written.error, written.later) = (Some(why.as_str()), Some(*later));
+            }
+        }
+        // Writing to memory what has no maps of unknown length cannot fail.
+        Bytes::from(rmp_serde::to_vec_named(&written).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rmpv::Value;
+
+    use super::*;
+
+    fn packed(pairs: &[(&str, Value)]) -> Bytes {
+        let pairs = pairs.iter().map(|(key, value)| (Value::from(*key), value.clone())).collect();
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &Value::Map(pairs)).unwrap();
+        bytes.into()
+    }
+
+    fn request(op: &str, more: &[(&str, Value)]) -> Result<Request, Refusal> {
+        let mut pairs = vec![("v", Value::from(1)), ("id", Value::from(7)), ("op", op.into())];
+        pairs.extend(more.iter().cloned());
+        Request::parse(&packed(&pairs), 1000)
+    }
+
+    #[test]
+    fn events_are_not_copied() {
+        let bodies =
+            vec![Value::Binary(b"a\n\n\x80".to_vec()), Value::Binary(b"b\n\n\x80".to_vec())];
+        let more = [("events", Value::Array(bodies))];
+        let request = request("events", &more).unwrap();
+        assert_eq!(request.id, 7);
+        let Asked::Events { bodies } = request.asked else { panic!("no events") };
+        assert_eq!((bodies[0].as_ref(), bodies.len()), (&b"a\n\n\x80"[..], 2));
+    }
+
+    #[test]
+    fn a_return_becomes_the_event_of_the_bus() {
+        let load = packed(&[("jid", "2026".into()), ("id", "web-1".into()), ("return", 1.into())]);
+        let more = [("load", Value::Binary(load.to_vec()))];
+        let Asked::Return { body, .. } = request("return", &more).unwrap().asked else {
+            panic!("no return")
+        };
+        assert_eq!(body, [b"salt/job/2026/ret/web-1\n\n", load.as_ref()].concat());
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_with_a_sentence() {
+        let bin = |bytes: &[u8]| Value::Binary(bytes.to_vec());
+        let line = packed(&[("jid", "1\n\n2".into()), ("id", "x".into())]);
+        for (refused, says) in [
+            (request("dance", &[]), "there is no operation `dance`"),
+            (request("events", &[]), "events: missing field `events`"),
+            (request("events", &[("events", 1.into())]), "events: invalid type: integer `1`"),
+            (request("get_load", &[("jid", 1.into())]), "get_load: invalid type: integer `1`"),
+            (request("return", &[("load", bin(b"\x80"))]), "return: the load has no `jid`"),
+            (request("return", &[("load", bin(&line))]), "return: the load has no `jid`"),
+            (request("x", &[("x", bin(&[0; 1000]))]), "is over max_frame (1000 bytes)"),
+        ] {
+            let refusal = refused.unwrap_err();
+            assert_eq!((refusal.id, refusal.later), (7, false), "{says}");
+            assert!(refusal.to_string().contains(says), "{refusal}");
+        }
+        let old = packed(&[("v", 2.into()), ("id", 9.into()), ("what", Value::Nil)]);
+        let refusal = Request::parse(&old, 1000).unwrap_err();
+        assert_eq!((refusal.id, refusal.later), (9, true));
+        for hostile in [&b""[..], b"\xc1", b"\xdf\xff\xff\xff\xff", b"hello", &[0x91; 900]] {
+            let refusal = Request::parse(&Bytes::copy_from_slice(hostile), 1000).unwrap_err();
+            assert_eq!((refusal.id, refusal.later), (0, false));
+        }
+        // Nesting, and lengths that are not there.
+        let mut deep = b"\x84\xa1v\x01\xa2id\x07\xa2op\xa6events\xa6events".to_vec();
+        deep.extend([0x91; 900]);
+        let refusal = Request::parse(&Bytes::from(deep.clone()), 10_000).unwrap_err();
+        assert_eq!(refusal.id, 7);
+        deep.truncate(deep.len() - 900);
+        deep.extend(b"\xdd\xff\xff\xff\xff");
+        Request::parse(&Bytes::from(deep), 10_000).unwrap_err();
+    }
+
+    #[test]
+    fn answers() {
+        let read = |answer: Answer| {
+            let message = answer.message(5);
+            rmpv::decode::read_value(&mut message.as_ref()).unwrap().to_string()
+        };
+        assert_eq!(read(Answer::Done(None)), r#"{"v": 1, "id": 5}"#);
+        let found =
+            packed(&[("v", 1.into()), ("id", 5.into()), ("value", Value::Binary(vec![0x80]))]);
+        assert_eq!(Answer::Done(Some(vec![0x80])).message(5), found);
+        assert_eq!(read(Answer::Wait), r#"{"v": 1, "id": 5, "wait": true}"#);
+        let refused = Answer::Refused { why: "no".to_owned(), later: true };
+        assert_eq!(read(refused), r#"{"v": 1, "id": 5, "error": "no", "later": true}"#);
+    }
+}

@@ -1,0 +1,152 @@
+//! Events as files and messages hold them: an object of `tag` and `data`, in JSON or in msgpack.
+//!
+//! Either becomes what the bus would have carried: tag, empty line, msgpack. JSON has less to say
+//! than msgpack, so the bytes differ from those that the bus did carry; msgpack is taken as it is,
+//! with whatever is wrong with it.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::msgpack::{Item, Malformed, Walker};
+
+/// Why bytes are no event.
+#[derive(Debug, Error)]
+pub(super) enum NotAnEvent {
+    /// It is not JSON, or not an object of `tag` and `data`.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The data cannot be written as msgpack.
+    #[error("the data cannot be msgpack: {0}")]
+    Data(#[from] rmp_serde::encode::Error),
+    /// It is not msgpack.
+    #[error("it is not msgpack: {0}")]
+    Msgpack(#[from] Malformed),
+    /// It is another msgpack.
+    #[error("it is not a msgpack map of `tag` and `data`")]
+    NotAPair,
+    /// The bus could not have carried it.
+    #[error("the tag has an empty line in it")]
+    Tag,
+}
+
+/// Where the payload of a frame begins.
+const TAG_END: &[u8] = b"\n\n";
+
+#[derive(Deserialize)]
+struct Line {
+    tag: String,
+    data: serde_json::Value,
+}
+
+/// The frame of a JSON object; keys besides the two are passed over. Arrays and maps may nest 126
+/// deep in the data.
+pub(super) fn from_json(text: &[u8]) -> Result<Bytes, NotAnEvent> {
+    let Line { tag, data } = serde_json::from_slice(text)?;
+    let mut frame = head(tag.as_bytes(), text.len())?;
+    rmp_serde::encode::write(&mut frame, &data)?;
+    Ok(frame.into())
+}
+
+/// The frame of a msgpack map of the two. `data` that stands last is taken to the end of the bytes:
+/// a payload that broke off on the bus comes back as it was.
+pub(super) fn from_msgpack(bytes: &[u8]) -> Result<Bytes, NotAnEvent> {
+    let mut walker = Walker::new(bytes);
+    let (mut tag, mut data) = (None, None);
+    let Item::Map(2) = walker.item()? else { return Err(NotAnEvent::NotAPair) };
+    for is_last in [false, true] {
+        match walker.item()?.bytes() {
+            Some(b"tag") => tag = walker.item()?.bytes(),
+            Some(b"data") if is_last => data = bytes.get(walker.offset()..),
+            Some(b"data") => data = Some(walker.skip()?),
+            _ => return Err(NotAnEvent::NotAPair),
+        }
+    }
+    let (Some(tag), Some(data)) = (tag, data) else { return Err(NotAnEvent::NotAPair) };
+    let mut frame = head(tag, data.len() + tag.len())?;
+    frame.extend_from_slice(data);
+    Ok(frame.into())
+}
+
+fn head(tag: &[u8], capacity: usize) -> Result<Vec<u8>, NotAnEvent> {
+    let mut frame = Vec::with_capacity(capacity + TAG_END.len());
+    frame.extend_from_slice(tag);
+    frame.extend_from_slice(TAG_END);
+    // Readers of the frame take the first empty line for the end of the tag.
+    match memchr::memmem::find(&frame, TAG_END) == Some(tag.len()) {
+        true => Ok(frame),
+        false => Err(NotAnEvent::Tag),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::Event;
+
+    fn msgpack(tag: &str, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x82\xa3tag".to_vec();
+        rmp_serde::encode::write(&mut bytes, tag).unwrap();
+        bytes.extend_from_slice(b"\xa4data");
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn msgpack_comes_back_byte_by_byte(
+            tag in "[a-z/ü]{0,60}",
+            payload in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let event = Event::new(&tag, &payload);
+            prop_assert_eq!(&from_msgpack(&msgpack(&tag, &payload)).unwrap(), event.frame());
+        }
+
+        #[test]
+        fn any_bytes_are_an_event_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            for frame in [from_msgpack(&bytes), from_json(&bytes)].into_iter().flatten() {
+                Event::parse(frame).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn json_becomes_what_the_bus_would_have_carried() {
+        let frame = from_json(br#"{"data": {"n": [1, null]}, "tag": "a/b", "more": 1}"#).unwrap();
+        assert_eq!(frame, b"a/b\n\n\x81\xa1n\x92\x01\xc0"[..]);
+    }
+
+    #[test]
+    fn the_order_of_the_two_does_not_matter() {
+        let bytes = b"\x82\xa4data\x91\x01\xa3tag\xa1t";
+        assert_eq!(from_msgpack(bytes).unwrap(), b"t\n\n\x91\x01"[..]);
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error() {
+        let nested = |depth| {
+            format!("{{\"tag\": \"t\", \"data\": {}{}}}", "[".repeat(depth), "]".repeat(depth))
+        };
+        from_json(nested(126).as_bytes()).unwrap();
+        let deep = nested(100_000);
+        for wrong in ["", "{}", "[]", r#"{"tag": "a"}"#, r#"{"tag": "a\n\nb", "data": 1}"#, &deep] {
+            from_json(wrong.as_bytes()).unwrap_err();
+        }
+        for wrong in [
+            &b""[..],
+            b"\x80",
+            b"\x82\xa3tag\xa1t",
+            b"\x82\xa3tag\xa1t\xa3tag\xa1t",
+            b"\x82\xa3tag\x01\xa4data\x01",
+            b"\x83\xa3tag\xa1t\xa4data\x01\xa1x\x01",
+            b"\x82\xa3tag\xa3\n\na\xa4data\x01",
+            b"\x82\xa3tag\xa2a\n\xa4data\x01",
+        ] {
+            from_msgpack(wrong).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The job cache against real masters of three releases: what it tells of a job is what Salt's own
+//! `local_cache` tells; what ran while the daemon was killed is in every sink afterwards, once; and the
+//! past can be imported.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy takes only functions marked #[test] for tests"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use salt::{Group, Ipc, MINIONS, More, Salt, until};
+
+#[allow(dead_code, reason = "shared with other tests")]
+mod ports;
+mod salt;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Jobs that are written into the master's cache while the daemon is away.
+const WRITTEN: usize = 200;
+
+#[test]
+fn salt_3006() {
+    jobs_are_as_local_cache_has_them("3006.28");
+}
+
+#[test]
+fn salt_3007() {
+    jobs_are_as_local_cache_has_them("3007.15");
+}
+
+#[test]
+fn salt_3008() {
+    jobs_are_as_local_cache_has_them("3008.3");
+}
+
+fn jobs_are_as_local_cache_has_them(version: &'static str) {
+    let dir = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let mut salt = Salt::start(version, dir.path(), Ipc::Unix, &More::default());
+    let saltern = Saltern::new(dir.path(), &salt);
+    let daemon = saltern.start();
+    until("saltern to be ready", MINUTE, || daemon.is_ready().then_some(()));
+    daemon.await_compared();
+
+    // Longer than it takes to ask for it.
+    let slow = salt.drive(&json!({"publish": "test.sleep", "arg": ["8"]}));
+    let slow = slow.as_str().unwrap();
+    until("a job that minions are missing from", MINUTE, || {
+        (daemon.job(slow)["missing"] == 2).then_some(())
+    });
+    let missing = saltern.output(&["jobs", "missing", slow]);
+    assert_eq!(missing.lines().collect::<Vec<_>>(), MINIONS);
+    let listed = saltern.json(&["jobs", "missing"]);
+    assert!(jids(&listed).contains(&slow.to_owned()), "{listed}");
+
+    let ping = salt.run("test.ping", &[]);
+    let failing = salt.run("state.apply", &["broken"]);
+    let exits = salt.run("cmd.run", &["echo Grüße; exit 3"]);
+    assert_eq!(salt.drive(&json!({"batch": "test.version"})), json!(MINIONS.len()));
+    // One job a part, or one for all, depending on the release.
+    let batch = until("both returns of the batch", MINUTE, || {
+        let listed = jids(&saltern.json(&["jobs", "list", "--function", "test.version"]));
+        let returned = |jid: &String| daemon.job(jid)["returned"].as_u64().unwrap();
+        (listed.iter().map(returned).sum::<u64>() == 2).then_some(listed)
+    });
+    let before = [slow.to_owned(), ping.clone(), failing.clone(), exits.clone()];
+    for jid in before.iter().chain(&batch) {
+        let job = until("all returns of a job", MINUTE, || {
+            Some(daemon.job(jid)).filter(|job| job["missing"] == 0 && job["returned"] != 0)
+        });
+        // The master writes to its cache after it has put the return onto the bus.
+        let returns = until("the master to have written all", MINUTE, || {
+            let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
+            (json!(returns.as_object().unwrap().len()) == job["returned"]).then_some(returns)
+        });
+        let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));
+        assert_same(&job, &load, &returns, batch.contains(jid));
+        assert_eq!(saltern.json(&["jobs", "show", jid]), job);
+    }
+    let failed = jids(&saltern.json(&["jobs", "failed"]));
+    assert_eq!(failed, [exits.clone(), failing.clone()]);
+    let of_one = saltern.json(&["jobs", "failed", &failing]);
+    assert_eq!(of_one["failed"].as_object().unwrap().len(), 2);
+    let table = saltern.output(&["jobs", "list", "--outcome", "ok"]);
+    assert!(table.contains(&ping) && !table.contains(&failing), "{table}");
+
+    // Killed, so that it cannot say goodbye.
+    drop(daemon);
+    // Without the daemon its file answers.
+    assert_eq!(jids(&saltern.json(&["jobs", "failed"])), failed);
+    let real: Vec<_> = (0..3).map(|_| salt.run("test.ping", &[])).collect();
+    let written = salt.drive(&json!({"write_jobs": WRITTEN, "minions": MINIONS}));
+    let written = written.as_array().unwrap().iter().map(|jid| jid.as_str().unwrap().to_owned());
+    let missed: Vec<String> = real.into_iter().chain(written).collect();
+
+    let daemon = saltern.start();
+    daemon.await_compared();
+    // Salt's own jobs, such as those that ask for others, are missed besides.
+    #[allow(clippy::cast_precision_loss)]
+    let least = (missed.len() * 3) as f64;
+    assert!(daemon.metric("saltern_source_backfilled_events_total") >= least);
+    until("every event in the file", MINUTE, || {
+        let stored = saltern.counted_in_file();
+        missed.iter().all(|jid| is_whole(&stored, jid)).then_some(())
+    });
+    until("every event in the database", MINUTE, || {
+        let stored = saltern.counted_in_table();
+        missed.iter().all(|jid| is_whole(&stored, jid)).then_some(())
+    });
+    until("every job in the job cache", MINUTE, || {
+        missed.iter().all(|jid| daemon.job(jid)["returned"] == 2).then_some(())
+    });
+    for jid in &missed {
+        let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));
+        let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
+        assert_same(&daemon.job(jid), &load, &returns, false);
+    }
+    drop(daemon);
+
+    // A third time there is nothing left to fill.
+    let daemon = saltern.start();
+    daemon.await_compared();
+    assert!(daemon.metric("saltern_source_backfilled_events_total") < 1.0);
+    drop(daemon);
+    for jid in before.iter().chain(&missed) {
+        for stored in [saltern.counted_in_file(), saltern.counted_in_table()] {
+            assert!(is_whole(&stored, jid), "{jid}: {stored:?}");
+        }
+    }
+
+    // The whole past, into another place.
+    let other = Saltern::beside(dir.path(), &salt);
+    let cache = salt.job_cache();
+    other.output(&["replay", "--from-local-cache", cache.to_str().unwrap()]);
+    let stored = other.counted_in_file();
+    assert!(before.iter().chain(&missed).all(|jid| is_whole(&stored, jid)), "{stored:?}");
+}
+
+/// What the daemon tells of a job is what Salt's own cache tells of it.
+fn assert_same(job: &Value, load: &Value, returns: &Value, is_batch: bool) {
+    for key in ["jid", "fun", "arg", "tgt", "tgt_type", "user"] {
+        assert_eq!(job["load"][key], load[key], "{key}: {job} {load}");
+    }
+    assert_eq!(job["function"], load["fun"]);
+    if is_batch {
+        // Before 3008 Salt keeps the minions of the last part only.
+        let all = job["minions"].as_array().unwrap();
+        assert!(load["Minions"].as_array().unwrap().iter().all(|minion| all.contains(minion)));
+    } else {
+        assert_eq!(job["minions"], load["Minions"]);
+    }
+    let kept = |ret: &Value| json!({"return": ret["return"], "retcode": ret["retcode"], "success": ret["success"]});
+    let map = |returns: &Value| -> BTreeMap<String, Value> {
+        let returns = returns.as_object().unwrap().iter();
+        returns.map(|(minion, ret)| (minion.clone(), kept(ret))).collect()
+    };
+    assert_eq!(map(&job["returns"]), map(returns));
+}
+
+fn jids(page: &Value) -> Vec<String> {
+    let jobs = page["jobs"].as_array().unwrap_or_else(|| panic!("{page}")).iter();
+    jobs.map(|job| job["jid"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Whether the job's events are there, and no other in place of one.
+fn is_whole(stored: &BTreeMap<String, usize>, jid: &str) -> bool {
+    let once = |tag: String| stored.get(&tag) == Some(&1);
+    once(format!("salt/job/{jid}/new"))
+        && MINIONS.iter().all(|minion| once(format!("salt/job/{jid}/ret/{minion}")))
+}
+
+/// A configuration and what belongs to it.
+struct Saltern {
+    dir: PathBuf,
+}
+
+impl Saltern {
+    fn new(dir: &Path, salt: &Salt) -> Self {
+        Saltern::at(dir.join("saltern"), salt)
+    }
+
+    fn beside(dir: &Path, salt: &Salt) -> Self {
+        Saltern::at(dir.join("other"), salt)
+    }
+
+    fn at(dir: PathBuf, salt: &Salt) -> Self {
+        fs::create_dir(&dir).unwrap();
+        // Free for as long as this looks; the commands need to know it before the daemon runs.
+        let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let at = |name: &str| dir.join(name).display().to_string();
+        let backfill = json!({"cache_dir": salt.job_cache(), "settle": "2s"});
+        let config = json!({
+            "state_dir": at("state"),
+            "http": {"listen": http.to_string()},
+            "log": {"format": "json"},
+            "sources": {"bus": {"salt_bus": {"address": salt.bus(), "backfill": backfill}}},
+            "sinks": {
+                "file": {"rawfile_json": {"filename": at("events")}},
+                "table": {"sqlite3": {"database": at("events.db")}},
+            },
+        });
+        fs::write(dir.join("saltern.yaml"), config.to_string()).unwrap();
+        Saltern { dir }
+    }
+
+    fn start(&self) -> Daemon {
+        let log = self.dir.join("log");
+        let group = Group::start(&mut self.command(&["run"]), &log);
+        let http = until("saltern to listen", MINUTE, || {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.find_map(|line| line["address"].as_str()?.parse().ok())
+        });
+        Daemon { _group: group, log, http }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+        command.args(arguments).arg("--config").arg(self.dir.join("saltern.yaml"));
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        serde_json::from_str(&self.output(&arguments)).unwrap()
+    }
+
+    /// How many events of each tag are in the file; its last line may still be being written. A batch
+    /// that was written just before the kill is there twice, line by line the same.
+    fn counted_in_file(&self) -> BTreeMap<String, usize> {
+        let bytes = fs::read(self.dir.join("events")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let events: BTreeSet<&str> = whole.lines().collect();
+        let lines = events.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        counted(lines.map(|line| line["tag"].as_str().unwrap().to_owned()))
+    }
+
+    /// How many events of each tag are in the table.
+    fn counted_in_table(&self) -> BTreeMap<String, usize> {
+        let database = Connection::open(self.dir.join("events.db")).unwrap();
+        database.busy_timeout(MINUTE).unwrap();
+        let mut select = database.prepare("SELECT tag FROM salt_events").unwrap();
+        counted(select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap))
+    }
+}
+
+fn counted(tags: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for tag in tags {
+        *counts.entry(tag).or_default() += 1;
+    }
+    counts
+}
+
+/// A running daemon, killed when it is dropped.
+struct Daemon {
+    _group: Group,
+    log: PathBuf,
+    http: SocketAddr,
+}
+
+impl Daemon {
+    fn is_ready(&self) -> bool {
+        self.get("/readyz").0 == 200
+    }
+
+    /// Waits until the bus and the master's job cache were compared.
+    fn await_compared(&self) {
+        until("the backfill to be done", MINUTE, || {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            log.contains("was taken from the master's job cache").then_some(())
+        });
+    }
+
+    fn job(&self, jid: &str) -> Value {
+        match self.get(&format!("/api/v1/jobs/{jid}")) {
+            (200, body) => serde_json::from_str(&body).unwrap(),
+            (404, _) => Value::Null,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let values = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect_timeout(&self.http, MINUTE).unwrap();
+        stream.set_read_timeout(Some(MINUTE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: saltern\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+}
