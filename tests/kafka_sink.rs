@@ -392,7 +392,7 @@ fn leader_moved_of_three_brokers() {
 
 #[test]
 fn leader_moved_of_three_brokers_in_transactions() {
-    leader_moved(", transactional: true", true);
+    leader_moved(&format!(", transactional: true, {IMPATIENT}"), true);
 }
 
 /// The network between saltern and the broker breaks in each way, in the middle of a batch.
