@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 use tokio::time::sleep;
 use tracing::info;
 
@@ -258,7 +258,14 @@ impl Kafka {
                 sleep(FULL).await;
             }
         }
-        let failed = self.producer.context().end().await;
+        let in_transaction = self.transactions.is_some();
+        let failed = self.producer.context().end(|| {
+            // It cannot be committed any more, and the rest would wait until its time is out.
+            if in_transaction {
+                self.producer.purge(PurgeConfig::default().queue().inflight());
+            }
+        });
+        let failed = failed.await;
         self.judge(&failed)
     }
 
@@ -275,12 +282,12 @@ impl Kafka {
         if failed.iter().any(|failed| is_gone(failed.code)) {
             self.topics.forget();
         }
-        // After a refusal a transaction takes nothing more.
-        let follows = |code| {
+        // After a refusal a transaction takes nothing more, and what failed tells nothing.
+        let follows = |failed: &&Failed| {
             let is_doomed = self.transactions.is_some() && !refused.is_empty();
-            is_doomed && matches!(code, Code::State | Code::PurgeQueue | Code::PurgeInflight)
+            is_doomed && (failed.code == Code::State || Outcome::of(failed.code) == Outcome::Later)
         };
-        let others = failed.iter().filter(|failed| !is_refused(failed) && !follows(failed.code));
+        let others = failed.iter().filter(|failed| !is_refused(failed) && !follows(failed));
         match others.map(|failed| failed.code).min_by_key(|code| Outcome::of(*code)) {
             None => Ok(refused),
             Some(code) => {

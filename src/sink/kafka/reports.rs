@@ -35,7 +35,8 @@ pub(super) struct Reports {
     /// Messages without a report, and one while more are to come.
     open: AtomicUsize,
     failed: Mutex<Vec<Failed>>,
-    all_are_there: Notify,
+    /// A message failed, or the last report is there.
+    news: Notify,
     trouble: Mutex<Option<Trouble>>,
 }
 
@@ -62,13 +63,18 @@ impl Reports {
     pub(super) fn fail(&self, place: usize, code: RDKafkaErrorCode) {
         locked(&self.failed).push(Failed { place, code });
         self.settle_one();
+        self.news.notify_one();
     }
 
-    /// Waits for the last report after the last message; gives what was not delivered.
-    pub(super) async fn end(&self) -> Vec<Failed> {
+    /// Waits for the last report after the last message; gives what was not delivered. Calls
+    /// `at_failure` when something was not, once or more.
+    pub(super) async fn end(&self, at_failure: impl Fn()) -> Vec<Failed> {
         self.settle_one();
         while self.open.load(Ordering::SeqCst) > 0 {
-            self.all_are_there.notified().await;
+            if !locked(&self.failed).is_empty() {
+                at_failure();
+            }
+            self.news.notified().await;
         }
         std::mem::take(&mut locked(&self.failed))
     }
@@ -89,7 +95,7 @@ impl Reports {
 
     fn settle_one(&self) {
         if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.all_are_there.notify_one();
+            self.news.notify_one();
         }
     }
 }
@@ -138,7 +144,7 @@ mod tests {
             reports.expect_one();
             assert!(reports.expect_one_less());
             reports.fail(1, RDKafkaErrorCode::MessageTimedOut);
-            let (failed, ()) = tokio::join!(reports.end(), async {
+            let (failed, ()) = tokio::join!(reports.end(|| {}), async {
                 tokio::task::yield_now().await;
                 reports.settle_one();
                 reports.settle_one();

@@ -138,6 +138,7 @@ impl TryFrom<Settings> for Config {
             .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)
             // Less than the engine waits for a batch (`retry.timeout`).
             .set("message.timeout.ms", "30000")
+            .set("socket.timeout.ms", "10000")
             .set("transaction.timeout.ms", "60000")
             // A batch comes at once; there is little to wait for.
             .set("linger.ms", "2")

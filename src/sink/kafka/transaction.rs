@@ -27,7 +27,7 @@ const SLICE: Duration = Duration::from_millis(500);
 const NOTE: Duration = Duration::from_secs(5);
 
 /// How long to ask in all, before a new producer finds out what has become of the transaction.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
