@@ -43,6 +43,7 @@ pub mod shutdown;
 pub mod sink;
 pub mod source;
 pub mod spill;
+pub mod spill_desk;
 pub mod spooler;
 pub mod state;
 pub mod units;

@@ -128,7 +128,7 @@ pub const SINK_REJECTED_EVENTS: Metric =
 pub const SINK_DROPPED_EVENTS: Metric = counter(
     "saltern_sink_dropped_events_total",
     &["sink", "reason"],
-    "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, stopped.",
+    "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, operator (`saltern spill drop`), stopped.",
 );
 /// Writes and connects that failed and were tried again.
 pub const SINK_RETRIES: Metric = counter(

@@ -28,6 +28,7 @@ use crate::running_sources::{self, RunningSource, STARTS, Starting};
 use crate::shutdown::Shutdown;
 use crate::sink::chain;
 use crate::source::patience;
+use crate::spill_desk::Desks;
 use crate::spooler::Left;
 use crate::state::{SinkState, SourceState, State};
 
@@ -101,6 +102,8 @@ pub struct Pipeline {
     pub state: Arc<State>,
     /// Where live watchers get their copies.
     pub tap: broadcast::Sender<Tapped>,
+    /// Where sinks are asked what waits for them.
+    pub desks: Arc<Desks>,
     /// As they were at the start.
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
@@ -140,7 +143,9 @@ impl Pipeline {
                     .map_err(|error| PipelineError::Failed(chain(&error)))?,
             ),
         };
+        let desks = Arc::new(Desks::default());
         let mut pipeline = Pipeline {
+            desks: Arc::clone(&desks),
             state: Arc::new(State::new()),
             tap: tap.clone(),
             general: general.clone(),
@@ -150,6 +155,7 @@ impl Pipeline {
                 reopen: reopen.clone(),
                 dead_letters: dead_letters.clone(),
                 give_up: shutdown.give_up.clone(),
+                desks: Arc::clone(&desks),
             },
             sinks: Vec::new(),
             leaving: HashMap::new(),

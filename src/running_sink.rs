@@ -36,6 +36,7 @@ use crate::queue::{Fsync, Queue, SpillMode};
 use crate::sink::{Context, chain};
 use crate::spill::Spill;
 use crate::spill::disk::Folder;
+use crate::spill_desk::{Desks, ENQUIRIES};
 use crate::spooler::{BATCHES_PER_WRITER, Left, ORDERS, Order, Spooler};
 use crate::state::SinkState;
 
@@ -51,6 +52,7 @@ pub(crate) struct Means {
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     pub(crate) give_up: CancellationToken,
+    pub(crate) desks: Arc<Desks>,
 }
 
 /// A queue with what its spill holds, ready for a spooler.
@@ -120,6 +122,8 @@ impl RunningSink {
             writers.spawn(Arc::clone(&sink.driver).drive(writer));
         }
         let (orders, orders_out) = bounded(ORDERS);
+        let (enquiries, enquiries_out) = bounded(ENQUIRIES);
+        means.desks.open(&sink.name, enquiries);
         let spooler = Spooler {
             queue,
             limits: sink.limits,
@@ -129,6 +133,7 @@ impl RunningSink {
             writers: batch_channels,
             state: Arc::clone(&state),
             orders: orders_out,
+            enquiries: enquiries_out,
             give_up: give_up.clone(),
             inherited,
         };

@@ -113,6 +113,46 @@ fn invariant_8_a_stop_leaves_the_rest_in_the_spill() {
     }
 }
 
+/// A daemon that runs is asked what waits, in memory too, and discards it itself.
+#[test]
+fn a_running_daemon_lists_and_discards_what_waits() {
+    for mode in ["durable", "memory"] {
+        let place = Place::new(100, None);
+        let spill = json!({ "mode": mode });
+        let config =
+            place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
+        let daemon = Daemon::start(&config);
+        // The daemon chose its port itself; who asks it must know.
+        let asked = place.path("asked.yaml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let mut asks: Value = serde_json::from_str(&text).unwrap();
+        asks["http"] = json!({ "listen": daemon.address });
+        std::fs::write(&asked, asks.to_string()).unwrap();
+        let ask = |arguments: &[&str]| {
+            let output = saltern(&[arguments, &["--config", asked.to_str().unwrap()]].concat());
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let waiting = || {
+            let listed = ask(&["spill", "list", "--output", "json"]);
+            serde_json::from_str::<Value>(&listed).unwrap()[0]["events"].as_u64().unwrap()
+        };
+        place.bus.send_up_to(3000);
+        until("all is in the queue", || waiting() == 3000);
+        let said = ask(&["spill", "drop", "--sink", "file", "--before", "0s"]);
+        let discarded: u64 = said.split_once(' ').unwrap().0.parse().unwrap();
+        let in_flight = waiting();
+        assert_eq!(discarded + in_flight, 3000, "{mode}");
+        assert!(discarded > 0, "{mode}: {said}");
+        until("it is counted", || daemon.dropped("file", "operator") == discarded);
+        place.bus.send_up_to(3010);
+        place.heal("out");
+        until("the rest is stored", || daemon.stored("file") == in_flight + 10);
+        let kept: Vec<u64> = (0..in_flight).chain(3000..3010).collect();
+        assert_eq!(place.stored("out"), kept, "{mode}");
+    }
+}
+
 #[test]
 fn a_state_dir_has_one_daemon() {
     let place = Place::new(0, None);

@@ -4,21 +4,20 @@
 //! without sinks runs in this process.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use clap::Args;
 use jiff::Timestamp;
-use reqwest::{StatusCode, Url};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
-use super::{Failure, Output, load, runtime, start_logging};
-use crate::config::{self, Config, ConfigError, Http, Log, LogLevel};
+use super::daemon::Daemon;
+use super::{Failure, Output, runtime, start_logging};
+use crate::config::{Config, Log, LogLevel};
 use crate::dispatch::Tapped;
 use crate::event::{Event, Origin};
 use crate::filter::{Filter, FilterConfig};
@@ -26,10 +25,6 @@ use crate::line::{self, Colour};
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Shutdown, Signals};
 use crate::sink::chain;
-use crate::units::Secret;
-
-/// How long a daemon may take to accept the connection and begin its answer.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// The longest line to accept of a daemon: its largest frame as JSON, with room to spare.
 const LONGEST_LINE: usize = 512 << 20;
@@ -91,7 +86,7 @@ async fn follow(
         return follow_bus(address, &filter, printer).await;
     }
     let daemon = Daemon::find(config, arguments.url.as_deref())?;
-    daemon.follow(&arguments.tag, printer).await
+    follow_daemon(&daemon, &arguments.tag, printer).await
 }
 
 async fn follow_bus(address: &str, filter: &Filter, mut printer: Printer) -> Result<(), Failure> {
@@ -233,132 +228,41 @@ enum Line {
     Event { tag: String, received: String, source: String, master_id: String, data: Value },
 }
 
-/// A running daemon.
-struct Daemon {
-    url: Url,
-    token: Option<Secret>,
-}
-
-impl Daemon {
-    /// The daemon at `url`, or the one that the configuration describes.
-    fn find(config: &Path, url: Option<&str>) -> Result<Self, Failure> {
-        let http = http_side(config, url.is_some())?;
-        let url = match (url, http.listen) {
-            (Some(url), _) => url.to_owned(),
-            (None, Some(listen)) => format!("http://{}", reachable(listen)),
-            (None, None) => {
-                let message = "http.listen is null, so the daemon cannot be asked; use --bus";
-                return Err(Failure::Usage(message.to_owned()));
-            }
+async fn follow_daemon(
+    daemon: &Daemon,
+    tags: &[String],
+    mut printer: Printer,
+) -> Result<(), Failure> {
+    let query: Vec<_> = tags.iter().map(|tag| ("tag", tag.as_str())).collect();
+    let mut response = daemon.ask(Method::GET, "/api/v1/events", &query).await?;
+    let mut buffer = BytesMut::new();
+    let mut looked_at = 0;
+    loop {
+        let piece: Bytes = match response.chunk().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Err(daemon.failed("the daemon has stopped")),
+            Err(error) => return Err(daemon.failed(&chain(&error))),
         };
-        let wrong = |error: String| Failure::Usage(format!("--url {url}: {error}"));
-        let parsed = Url::parse(&url).map_err(|error| wrong(error.to_string()))?;
-        if parsed.scheme() != "http" {
-            return Err(wrong("the daemon speaks http://HOST:PORT only".to_owned()));
+        buffer.extend_from_slice(&piece);
+        let mut out = Vec::new();
+        while let Some(at) = memchr::memchr(b'\n', buffer.get(looked_at..).unwrap_or_default()) {
+            let line = buffer.split_to(looked_at + at);
+            buffer.advance(1);
+            looked_at = 0;
+            if printer.has_enough() {
+                break;
+            }
+            let read = printer.line(&line, &mut out);
+            read.map_err(|error| daemon.failed(&format!("a line is not as expected: {error}")))?;
         }
-        Ok(Daemon { url: parsed, token: http.token })
-    }
-
-    async fn follow(&self, tags: &[String], mut printer: Printer) -> Result<(), Failure> {
-        let mut response = self.ask(tags).await?;
-        let mut buffer = BytesMut::new();
-        let mut looked_at = 0;
-        loop {
-            let piece: Bytes = match response.chunk().await {
-                Ok(Some(piece)) => piece,
-                Ok(None) => return Err(self.failed("the daemon has stopped")),
-                Err(error) => return Err(self.failed(&chain(&error))),
-            };
-            buffer.extend_from_slice(&piece);
-            let mut out = Vec::new();
-            while let Some(at) = memchr::memchr(b'\n', buffer.get(looked_at..).unwrap_or_default())
-            {
-                let line = buffer.split_to(looked_at + at);
-                buffer.advance(1);
-                looked_at = 0;
-                if printer.has_enough() {
-                    break;
-                }
-                let read = printer.line(&line, &mut out);
-                read.map_err(|error| self.failed(&format!("a line is not as expected: {error}")))?;
-            }
-            looked_at = buffer.len();
-            if looked_at > LONGEST_LINE {
-                return Err(self.failed("a line is too long; is this saltern?"));
-            }
-            if !printer.print(&out)? {
-                return Ok(());
-            }
+        looked_at = buffer.len();
+        if looked_at > LONGEST_LINE {
+            return Err(daemon.failed("a line is too long; is this saltern?"));
+        }
+        if !printer.print(&out)? {
+            return Ok(());
         }
     }
-
-    async fn ask(&self, tags: &[String]) -> Result<reqwest::Response, Failure> {
-        let mut url = self.url.clone();
-        url.set_path("/api/v1/events");
-        if !tags.is_empty() {
-            url.query_pairs_mut().extend_pairs(tags.iter().map(|tag| ("tag", tag)));
-        }
-        let client = reqwest::Client::builder()
-            .connect_timeout(ANSWER)
-            .tcp_keepalive(Duration::from_secs(30))
-            .no_proxy()
-            .build()
-            .map_err(|error| self.failed(&chain(&error)))?;
-        let mut request = client.get(url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose());
-        }
-        let answer = tokio::time::timeout(ANSWER, request.send()).await;
-        let response = match answer {
-            Err(_) => return Err(self.failed("no answer; is this saltern?")),
-            Ok(Err(error)) if error.is_connect() => {
-                let advice = "is the daemon running, and is this its http.listen?";
-                return Err(self.failed(&format!("{}; {advice}", chain(&error))));
-            }
-            Ok(Err(error)) => return Err(self.failed(&chain(&error))),
-            Ok(Ok(response)) => response,
-        };
-        match response.status() {
-            StatusCode::OK => Ok(response),
-            StatusCode::UNAUTHORIZED => Err(self.failed(
-                "the daemon wants its token; name its configuration with --config, http.token is read from there",
-            )),
-            status => {
-                let body = response.text().await.unwrap_or_default();
-                Err(self.failed(&format!("the answer is {status}: {}", body.trim())))
-            }
-        }
-    }
-
-    fn failed(&self, why: &str) -> Failure {
-        Failure::Running(format!("cannot read events from {}: {why}", self.url))
-    }
-}
-
-/// The HTTP side of the configuration. Where there is no file at the default path, or with `--url`,
-/// that of an empty configuration.
-fn http_side(config: &Path, has_url: bool) -> Result<Http, Failure> {
-    match Config::load(config) {
-        Ok(config) => Ok(config.general.http),
-        Err(ConfigError::Unreadable { cause, .. })
-            if cause.kind() == io::ErrorKind::NotFound
-                && (has_url || config == Path::new(config::DEFAULT_PATH)) =>
-        {
-            Ok(Http::default())
-        }
-        Err(ConfigError::Unreadable { .. }) if has_url => Ok(Http::default()),
-        Err(_) => load(config).map(|config| config.general.http),
-    }
-}
-
-/// An address to connect to, of one to listen on.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 #[cfg(test)]
@@ -386,13 +290,5 @@ mod tests {
             ["salt/job/20261121233336123456/ret/web-1", "web-1", "test.ping", "failed"]
         );
         printer.line(b"not json", &mut Vec::new()).unwrap_err();
-    }
-
-    #[test]
-    fn an_address_for_all_is_reached_over_loopback() {
-        let reached = |text: &str| reachable(text.parse().unwrap()).to_string();
-        assert_eq!(reached("0.0.0.0:1"), "127.0.0.1:1");
-        assert_eq!(reached("[::]:1"), "[::1]:1");
-        assert_eq!(reached("10.0.0.1:1"), "10.0.0.1:1");
     }
 }

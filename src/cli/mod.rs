@@ -13,6 +13,7 @@ use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 
 mod check;
 mod completions;
+mod daemon;
 mod dead_letters;
 mod demo;
 mod events;

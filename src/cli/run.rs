@@ -64,6 +64,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let served = http::Served {
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
+        desks: pipeline.desks.clone(),
         metrics: recorder,
         token: general.http.token.clone(),
     };
@@ -183,6 +184,13 @@ impl Reloads {
             }
         }
     }
+}
+
+/// Whether a daemon has the state directory.
+pub(super) fn is_running(state_dir: &Path) -> bool {
+    // Shared and let go of at once, so that it is in the way of nobody but a daemon that starts now.
+    let file = File::open(state_dir.join("lock"));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Takes the state directory for this process alone, for as long as the file is open.

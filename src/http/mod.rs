@@ -23,11 +23,13 @@ use tracing::info;
 use crate::config::Http;
 use crate::dispatch::Tapped;
 use crate::process::Process;
+use crate::spill_desk::Desks;
 use crate::state::{State, Status};
 use crate::units::Secret;
 
 mod connections;
 mod events;
+mod spill;
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -48,6 +50,8 @@ pub struct Served {
     pub state: Arc<State>,
     /// Copies of what passes.
     pub tap: broadcast::Sender<Tapped>,
+    /// Where sinks are asked what waits for them.
+    pub desks: Arc<Desks>,
     /// The metrics.
     pub metrics: PrometheusHandle,
     /// What clients must send.
@@ -105,6 +109,7 @@ fn routes(site: Site) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/events", get(events::events))
+        .route("/api/v1/spill", get(spill::list).delete(spill::discard))
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here, see /\n"))
         .layer(from_fn_with_state(site.clone(), authorize))
         .with_state(site)

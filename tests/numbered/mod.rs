@@ -152,7 +152,7 @@ impl Drop for Bus {
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     pub(crate) log: Arc<Mutex<String>>,
 }
 
