@@ -27,7 +27,7 @@ fn variable(name: &str, default: u64) -> u64 {
 #[test]
 fn invariant_3_kill_9_loses_nothing_that_was_taken() {
     let rounds = variable("SALTERN_KILL_ROUNDS", 15);
-    let grace = Duration::from_millis(variable("SALTERN_KILL_GRACE_MS", 100));
+    let grace = Duration::from_millis(variable("SALTERN_KILL_GRACE_MS", 1000));
     let mut random = fastrand::Rng::with_seed(variable("SALTERN_KILL_SEED", 3));
     let place = Place::new(500, Some(Duration::from_millis(1)));
     place.heal("out");
