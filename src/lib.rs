@@ -48,6 +48,7 @@ pub mod shutdown;
 pub mod sink;
 pub mod source;
 pub mod spill;
+pub mod spill_desk;
 pub mod spooler;
 pub mod state;
 mod tls;

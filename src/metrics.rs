@@ -130,11 +130,11 @@ pub const SINK_BATCHES: Metric =
 /// Events that the sink will never accept.
 pub const SINK_REJECTED_EVENTS: Metric =
     counter("saltern_sink_rejected_events_total", SINK, "Events that the sink will never accept.");
-/// Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, stopped.
+/// Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, operator (spill drop), stopped.
 pub const SINK_DROPPED_EVENTS: Metric = counter(
     "saltern_sink_dropped_events_total",
     &["sink", "reason"],
-    "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, stopped.",
+    "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, operator (spill drop), stopped.",
 );
 /// Writes and connects that failed and were tried again.
 pub const SINK_RETRIES: Metric = counter(

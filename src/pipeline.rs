@@ -29,6 +29,7 @@ use crate::running_sources::{self, RunningSource, STARTS, Starting};
 use crate::shutdown::Shutdown;
 use crate::sink::{self, chain};
 use crate::source::patience;
+use crate::spill_desk::Desks;
 use crate::spooler::Left;
 use crate::state::{SinkState, SourceState, State};
 
@@ -104,6 +105,8 @@ pub struct Pipeline {
     pub tap: broadcast::Sender<Tapped>,
     /// The job cache.
     pub jobs: Jobs,
+    /// Where sinks are asked what waits for them.
+    pub desks: Arc<Desks>,
     /// As they were at the start.
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
@@ -145,7 +148,9 @@ impl Pipeline {
         };
         let jobs = Jobs::new(&general.state_dir);
         jobs.keep(config.keep_jobs);
+        let desks = Arc::new(Desks::default());
         let mut pipeline = Pipeline {
+            desks: Arc::clone(&desks),
             state: Arc::new(State::new()),
             tap: tap.clone(),
             jobs: jobs.clone(),
@@ -158,6 +163,7 @@ impl Pipeline {
                 reopen: reopen.clone(),
                 dead_letters: dead_letters.clone(),
                 give_up: shutdown.give_up.clone(),
+                desks: Arc::clone(&desks),
             },
             sinks: Vec::new(),
             leaving: HashMap::new(),

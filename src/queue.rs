@@ -478,6 +478,31 @@ impl<D: Disk> Queue<D> {
         }
     }
 
+    /// Discards what waits and was read before `before`, in microseconds since 1970, up to the first
+    /// event that was not. Returns how many events. What is in flight stays.
+    pub fn discard_before(&mut self, before: u64) -> u64 {
+        let head = self.head;
+        let damaged = self.losses.damaged;
+        // First what need not be read for it. Its count is not that of a full queue.
+        let full = self.losses.full;
+        while self.spill.as_ref().is_some_and(|spill| spill.oldest_is_before(self.head, before))
+            && self.waiting() > 0
+            && self.drop_oldest(|losses| &mut losses.full)
+        {}
+        self.losses.full = full;
+        while self.read_back() {
+            if self.memory.front().is_none_or(|front| front.share.received() >= before) {
+                break;
+            }
+            self.forget_front();
+        }
+        self.spoil_claims(self.head);
+        self.acknowledge();
+        self.note_acknowledged();
+        // What could not be read is counted by itself.
+        (self.head - head).saturating_sub(self.losses.damaged - damaged)
+    }
+
     /// Whether events may expire, so that [`Queue::expire`] should be called now and then.
     pub fn expires(&self) -> bool {
         self.config.max_age.is_some() && self.disk_bytes() > 0
@@ -657,6 +682,11 @@ impl<D: Disk> Queue<D> {
         if let Some(flying) = self.in_flight.remove(index) {
             self.weight -= flying.weight;
         }
+        self.acknowledge();
+    }
+
+    /// Everything before what is in flight and what waits is settled.
+    fn acknowledge(&mut self) {
         let low = self.in_flight.iter().map(|flying| flying.batch.first()).min();
         let low = low.unwrap_or(self.head).min(self.head);
         self.honour_claims(low);
@@ -855,6 +885,20 @@ impl<D: Disk> Queue<D> {
         let waiting = self.memory.front().map(|waiting| waiting.share.received());
         let on_disk = || self.spill.as_ref().filter(|_| self.waiting() > 0)?.oldest_since();
         in_flight.or(waiting).or_else(on_disk)
+    }
+
+    /// When the newest event of the queue was read, in microseconds since 1970.
+    pub fn newest(&self) -> Option<u64> {
+        let in_flight = || self.in_flight.iter().map(|flying| flying.received).max();
+        let waiting = self.memory.back().map(|waiting| waiting.share.received());
+        let is_on_disk = self.memory_end() < self.next;
+        let on_disk = self.spill.as_ref().filter(|_| is_on_disk).and_then(Spill::newest_until);
+        on_disk.or(waiting).or_else(in_flight)
+    }
+
+    /// How many segments the spill has.
+    pub fn segments(&self) -> usize {
+        self.spill.as_ref().map_or(0, Spill::segments)
     }
 
     /// Takes away what was counted as discarded.

@@ -37,6 +37,7 @@ use crate::queue::{Fsync, Queue, SpillMode};
 use crate::sink::{Context, chain};
 use crate::spill::Spill;
 use crate::spill::disk::Folder;
+use crate::spill_desk::{Desks, ENQUIRIES};
 use crate::spooler::{BATCHES_PER_WRITER, Left, ORDERS, Order, Spooler};
 use crate::state::SinkState;
 
@@ -54,6 +55,7 @@ pub(crate) struct Means {
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     pub(crate) give_up: CancellationToken,
+    pub(crate) desks: Arc<Desks>,
 }
 
 /// A queue with what its spill holds, ready for a spooler.
@@ -125,6 +127,8 @@ impl RunningSink {
             writers.spawn(Arc::clone(&sink.driver).drive(writer));
         }
         let (orders, orders_out) = bounded(ORDERS);
+        let (enquiries, enquiries_out) = bounded(ENQUIRIES);
+        means.desks.open(&sink.name, enquiries);
         let spooler = Spooler {
             queue,
             limits: sink.limits,
@@ -134,6 +138,7 @@ impl RunningSink {
             writers: batch_channels,
             state: Arc::clone(&state),
             orders: orders_out,
+            enquiries: enquiries_out,
             give_up: give_up.clone(),
             inherited,
         };

@@ -38,6 +38,7 @@ use crate::event::Share;
 use crate::queue::{Fsync, Queue};
 use crate::spill::SyncJob;
 use crate::spill::disk::{Disk, DiskFile, Folder};
+use crate::spill_desk::{Answer, Enquiry, Holding};
 use crate::state::SinkState;
 
 #[cfg(test)]
@@ -83,6 +84,8 @@ pub struct Spooler<D: Disk = Folder> {
     pub state: Arc<SinkState>,
     /// What to do besides. Has room for every order that a spooler can get.
     pub orders: Receiver<Order>,
+    /// What others want to know.
+    pub enquiries: Receiver<Enquiry>,
     /// The drain deadline has passed.
     pub give_up: CancellationToken,
     /// What the spooler before this one could not leave on disk; comes before all that is new.
@@ -161,6 +164,8 @@ enum Happening<F> {
     WritersGone,
     Order(Order),
     NoMoreOrders,
+    Enquiry(Enquiry),
+    NoMoreEnquiries,
     Synced(SyncJob<F>, io::Result<()>),
     NoMoreSyncs,
     /// Something is due.
@@ -205,6 +210,9 @@ impl<D: Disk> Spooler<D> {
                 settled.map_or(Happening::WritersGone, Happening::Settled)
             }
             recv(self.orders) -> order => order.map_or(Happening::NoMoreOrders, Happening::Order),
+            recv(self.enquiries) -> enquiry => {
+                enquiry.map_or(Happening::NoMoreEnquiries, Happening::Enquiry)
+            }
             recv(course.syncer.done) -> done => {
                 done.map_or(Happening::NoMoreSyncs, |(job, result)| Happening::Synced(job, result))
             }
@@ -254,6 +262,8 @@ impl<D: Disk> Spooler<D> {
             }
             Happening::Order(order) => self.obey(order, course, now),
             Happening::NoMoreOrders => self.orders = never(),
+            Happening::Enquiry(enquiry) => self.answer(enquiry),
+            Happening::NoMoreEnquiries => self.enquiries = never(),
             Happening::Synced(job, result) => {
                 course.syncer.is_busy = false;
                 self.queue.end_sync(&job, result);
@@ -302,6 +312,22 @@ impl<D: Disk> Spooler<D> {
                 course.draining = true;
             }
         }
+    }
+
+    fn answer(&mut self, Enquiry { discard_before, answer }: Enquiry) {
+        let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before));
+        self.state.dropped_operator.add(discarded);
+        self.count_losses();
+        let holding = Holding {
+            sink: self.state.name.clone(),
+            events: self.queue.len() as u64,
+            oldest: self.queue.oldest(),
+            newest: self.queue.newest(),
+            bytes: self.queue.disk_bytes(),
+            segments: self.queue.segments() as u64,
+        };
+        // Who asked may be gone.
+        let _ = answer.send(Answer { discarded, holding });
     }
 
     /// Puts in what the spooler before this one left, as far as there is room.

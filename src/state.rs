@@ -126,6 +126,8 @@ pub struct SinkState {
     pub dropped_disk: Tally,
     /// Events whose record on disk was damaged.
     pub dropped_damaged: Tally,
+    /// Events dropped because an operator said so.
+    pub dropped_operator: Tally,
     /// Events dropped because the daemon stopped before they were stored.
     pub dropped_stop: Tally,
     /// Errors after which the same batch came again.
@@ -183,6 +185,7 @@ impl SinkState {
             dropped_expired: dropped("expired"),
             dropped_disk: dropped("disk"),
             dropped_damaged: dropped("damaged"),
+            dropped_operator: dropped("operator"),
             dropped_stop: dropped("stopped"),
             retries: retries("retry"),
             reconnects: retries("reconnect"),
@@ -270,6 +273,7 @@ impl SinkState {
             &self.dropped_expired,
             &self.dropped_disk,
             &self.dropped_damaged,
+            &self.dropped_operator,
             &self.dropped_stop,
         ];
         reasons.iter().map(|reason| reason.get()).sum()

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 
 use super::{Failure, load};
 use crate::config::{self, Config, ConfigError, Http};
@@ -13,7 +13,7 @@ use crate::sink::chain;
 use crate::units::Secret;
 
 /// How long a daemon may take to accept the connection and begin its answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(40);
 
 /// A running daemon.
 pub(super) struct Daemon {
@@ -41,9 +41,10 @@ impl Daemon {
         Ok(Daemon { url: parsed, token: http.token })
     }
 
-    /// Asks for what is under `/api/v1/` at this path.
+    /// Asks for what is under `/api/v1/` at this path, and waits for the beginning of the answer.
     pub(super) async fn ask(
         &self,
+        method: Method,
         path: &[&str],
         query: &[(&str, &str)],
     ) -> Result<reqwest::Response, Failure> {
@@ -61,7 +62,7 @@ impl Daemon {
             .no_proxy()
             .build()
             .map_err(|error| self.failed(&chain(&error)))?;
-        let mut request = client.get(url);
+        let mut request = client.request(method, url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }
@@ -87,9 +88,9 @@ impl Daemon {
         }
     }
 
-    /// A failure to read from this daemon.
+    /// What could not be done, and why.
     pub(super) fn failed(&self, why: &str) -> Failure {
-        Failure::Running(format!("cannot read from {}: {why}", self.url))
+        Failure::Running(format!("cannot ask the daemon at {}: {why}", self.url))
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::{Buf, Bytes, BytesMut};
 use clap::Args;
 use jiff::Timestamp;
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -234,7 +235,7 @@ async fn follow_daemon(
     mut printer: Printer,
 ) -> Result<(), Failure> {
     let query: Vec<_> = tags.iter().map(|tag| ("tag", tag.as_str())).collect();
-    let mut response = daemon.ask(&["events"], &query).await?;
+    let mut response = daemon.ask(Method::GET, &["events"], &query).await?;
     let mut buffer = BytesMut::new();
     let mut looked_at = 0;
     loop {

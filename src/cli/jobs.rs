@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -206,7 +207,7 @@ impl Cache {
                 let query = query(selection);
                 let query: Vec<_> =
                     query.iter().map(|(name, value)| (*name, value.as_str())).collect();
-                read(daemon, daemon.ask(&["jobs"], &query).await?).await
+                read(daemon, daemon.ask(Method::GET, &["jobs"], &query).await?).await
             }
             Cache::File(jobs) => {
                 jobs.page(selection).map_err(|error| Failure::Running(chain(&error)))
@@ -216,7 +217,7 @@ impl Cache {
 
     async fn job(&self, jid: &str) -> Result<Vec<u8>, Failure> {
         match self {
-            Cache::Daemon(daemon) => read(daemon, daemon.ask(&["jobs", jid], &[]).await?).await,
+            Cache::Daemon(daemon) => read(daemon, daemon.ask(Method::GET, &["jobs", jid], &[]).await?).await,
             Cache::File(jobs) => {
                 let found = jobs.job(jid).map_err(|error| Failure::Running(chain(&error)))?;
                 found.ok_or_else(|| Failure::Running(format!("there is no job {jid}")))

@@ -65,6 +65,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
         jobs: pipeline.jobs.clone(),
+        desks: pipeline.desks.clone(),
         metrics: recorder,
         token: general.http.token.clone(),
     };
@@ -184,6 +185,13 @@ impl Reloads {
             }
         }
     }
+}
+
+/// Whether a daemon has the state directory.
+pub(super) fn is_running(state_dir: &Path) -> bool {
+    // Shared and let go of at once, so that it is in the way of nobody but a daemon that starts now.
+    let file = File::open(state_dir.join("lock"));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Takes the state directory for this process alone, for as long as the file is open.

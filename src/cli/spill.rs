@@ -1,24 +1,28 @@
 //! `saltern spill`: what waits for each sink on disk.
 //!
-//! `list`, `verify` and `export` only read, and may be used while a daemon runs; what it is in the
-//! middle of is then seen half (see [`crate::spill::scan`]). `drop` changes the files and wants the
-//! state directory to itself.
+//! `list` and `drop` ask the daemon if one runs, and work on the files if none does. `verify` and
+//! `export` only read the files, also while a daemon runs; what it is in the middle of is then seen
+//! half (see [`crate::spill::scan`]).
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde::Serialize;
+use reqwest::Method;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Failure, Output, load, print, run};
+use super::daemon::Daemon;
+use super::{Failure, Output, load, print, run, runtime};
 use crate::config::Config;
 use crate::queue::SpillConfig;
 use crate::sink::{chain, write_line};
 use crate::spill::disk::Folder;
 use crate::spill::scan::{Depth, Scan, scan};
 use crate::spill::{Read, Spill};
+use crate::spill_desk::Holding;
 use crate::units::{ByteSize, Span};
 
 #[derive(Args)]
@@ -53,7 +57,7 @@ enum Action {
         #[arg(long, value_name = "NAME")]
         sink: Option<String>,
     },
-    /// Discard the oldest events that wait for a sink; the daemon must be stopped.
+    /// Discard the oldest events that wait for a sink.
     Drop {
         /// The sink.
         #[arg(long, value_name = "NAME")]
@@ -86,10 +90,25 @@ pub(super) fn spill(config: &Path, arguments: &Arguments) -> Result<(), Failure>
     }
 }
 
-/// The state directory, and the sinks that the configuration has, if it was read.
+/// The state directory, the sinks that the configuration has, if it was read, and the daemon.
 struct Place {
     state_dir: PathBuf,
     sinks: Option<Vec<String>>,
+    running: Running,
+}
+
+/// Whether a daemon has the state directory.
+enum Running {
+    No,
+    /// And can be asked.
+    Yes(Daemon),
+    /// And cannot be asked, for this reason.
+    Mute(&'static str),
+}
+
+#[derive(Deserialize)]
+struct Discarded {
+    discarded: u64,
 }
 
 #[derive(Serialize)]
@@ -107,11 +126,34 @@ struct Listed {
 impl Place {
     fn find(config: &Path, state_dir: Option<&Path>) -> Result<Self, Failure> {
         if let Some(state_dir) = state_dir {
-            return Ok(Place { state_dir: state_dir.to_owned(), sinks: None });
+            let running = match run::is_running(state_dir) {
+                true => Running::Mute("it is reached by --config, not by --state-dir"),
+                false => Running::No,
+            };
+            return Ok(Place { state_dir: state_dir.to_owned(), sinks: None, running });
         }
         let Config { general, sinks, .. } = load(config)?;
+        let running = match run::is_running(&general.state_dir) {
+            true if general.http.listen.is_none() => Running::Mute("http.listen is null"),
+            true => Running::Yes(Daemon::find(config, None)?),
+            false => Running::No,
+        };
         let sinks = sinks.into_iter().map(|sink| sink.name).collect();
-        Ok(Place { state_dir: general.state_dir, sinks: Some(sinks) })
+        Ok(Place { state_dir: general.state_dir, sinks: Some(sinks), running })
+    }
+
+    /// What the daemon says of its sinks. What cannot be asked is read from the files.
+    fn held(&self) -> Vec<Holding> {
+        let said = match &self.running {
+            Running::No => return Vec::new(),
+            Running::Mute(why) => Err(format!("a daemon runs and cannot be asked: {why}")),
+            Running::Yes(daemon) => ask(daemon, Method::GET, &[])
+                .map_err(|(Failure::Running(why) | Failure::Usage(why))| why),
+        };
+        said.unwrap_or_else(|why| {
+            eprintln!("{why}; the files are shown as they are");
+            Vec::new()
+        })
     }
 
     /// The sinks that have a spill, by name, or the one that was asked for.
@@ -140,15 +182,26 @@ impl Place {
     }
 
     fn list(&self, output: Output) -> Result<(), Failure> {
-        let mut all = Vec::new();
+        let listed = |holding: Holding| Listed {
+            configured: self.sinks.as_ref().map(|sinks| sinks.contains(&holding.sink)),
+            sink: holding.sink,
+            events: holding.events,
+            oldest: holding.oldest.map(rfc3339),
+            newest: holding.newest.map(rfc3339),
+            bytes: holding.bytes,
+            segments: holding.segments,
+        };
+        let mut all: Vec<Listed> = self.held().into_iter().map(listed).collect();
         for (sink, folder) in self.spills(None)? {
+            if all.iter().any(|held| held.sink == sink) {
+                continue;
+            }
             let scan = scan(&folder, Depth::Heads, |_| Ok(()));
             let Scan { events, oldest, newest, bytes, segments, .. } =
                 scan.map_err(|error| failed(&sink, &error))?;
-            let configured = self.sinks.as_ref().map(|sinks| sinks.contains(&sink));
-            let (oldest, newest) = (oldest.map(rfc3339), newest.map(rfc3339));
-            all.push(Listed { sink, events, oldest, newest, bytes, segments, configured });
+            all.push(listed(Holding { sink, events, oldest, newest, bytes, segments }));
         }
+        all.sort_by(|a, b| a.sink.cmp(&b.sink));
         if output == Output::Json {
             return print(&format!("{}\n", json!(all)));
         }
@@ -246,6 +299,21 @@ impl Place {
     }
 
     fn drop_before(&self, sink: &str, before: Timestamp) -> Result<(), Failure> {
+        match &self.running {
+            Running::Yes(daemon) => {
+                let time = before.to_string();
+                let query = [("sink", sink), ("before", &time)];
+                let Discarded { discarded } = ask(daemon, Method::DELETE, &query)?;
+                return print(&format!("{discarded} events of {sink} were discarded\n"));
+            }
+            Running::Mute(why) => {
+                return Err(Failure::Running(format!(
+                    "a daemon uses {} and must discard them itself, but cannot be asked: {why}",
+                    self.state_dir.display()
+                )));
+            }
+            Running::No => {}
+        }
         let spills = self.spills(Some(sink))?;
         // The daemon keeps in memory where it reads and writes, so its files are its own.
         let _lock = run::lock(&self.state_dir)?;
@@ -258,6 +326,21 @@ impl Place {
         }
         print(&format!("{dropped} events of {sink} were discarded\n"))
     }
+}
+
+/// Asks the daemon for what waits, or to discard some of it.
+fn ask<T: DeserializeOwned>(
+    daemon: &Daemon,
+    method: Method,
+    query: &[(&str, &str)],
+) -> Result<T, Failure> {
+    let asking = async {
+        let response = daemon.ask(method, &["spill"], query).await?;
+        let body = response.bytes().await.map_err(|error| daemon.failed(&chain(&error)))?;
+        serde_json::from_slice(&body)
+            .map_err(|error| daemon.failed(&format!("the answer is not as expected: {error}")))
+    };
+    runtime()?.block_on(asking)
 }
 
 /// Discards events that were read before `before`, and damage between them. Returns how many.

@@ -24,12 +24,14 @@ use crate::config::Http;
 use crate::dispatch::Tapped;
 use crate::jobs::Jobs;
 use crate::process::Process;
+use crate::spill_desk::Desks;
 use crate::state::{State, Status};
 use crate::units::Secret;
 
 mod connections;
 mod events;
 mod jobs;
+mod spill;
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -52,6 +54,8 @@ pub struct Served {
     pub tap: broadcast::Sender<Tapped>,
     /// The job cache.
     pub jobs: Jobs,
+    /// Where sinks are asked what waits for them.
+    pub desks: Arc<Desks>,
     /// The metrics.
     pub metrics: PrometheusHandle,
     /// What clients must send.
@@ -111,6 +115,7 @@ fn routes(site: Site) -> Router {
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/jobs", get(jobs::list))
         .route("/api/v1/jobs/{jid}", get(jobs::show))
+        .route("/api/v1/spill", get(spill::list).delete(spill::discard))
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here, see /\n"))
         .layer(from_fn_with_state(site.clone(), authorize))
         .with_state(site)

@@ -598,6 +598,16 @@ impl<D: Disk> Spill<D> {
         self.segments.front().map(|segment| segment.since)
     }
 
+    /// When the newest event was read, in microseconds since 1970, as far as is known.
+    pub fn newest_until(&self) -> Option<u64> {
+        self.segments.back().map(|segment| segment.until).filter(|until| *until > 0)
+    }
+
+    /// How many segments there are.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     fn remove_front(&mut self) -> io::Result<()> {
         let Some(front) = self.segments.front() else { return Ok(()) };
         self.disk.remove(&name_of(front.first))?;

@@ -348,6 +348,7 @@ impl World {
             writers: batches,
             state: Arc::clone(&self.state),
             orders: orders_out,
+            enquiries: never(),
             give_up,
             inherited: inherited.into(),
         };

@@ -24,8 +24,13 @@ pub(crate) fn pause(time: Duration) {
 }
 
 /// Waits for a condition, with a deadline.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, condition);
+}
+
+/// The same, with a deadline of one's own.
+pub(crate) fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         pause(Duration::from_millis(20));
@@ -152,7 +157,7 @@ impl Drop for Bus {
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     pub(crate) log: Arc<Mutex<String>>,
 }
 

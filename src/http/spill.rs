@@ -1,0 +1,59 @@
+//! `GET /api/v1/spill`: what waits for each sink. `DELETE /api/v1/spill?sink=NAME&before=TIME`
+//! discards what waits for one and was read before a time.
+
+use axum::Json;
+use axum::extract::{Query, State as Extract};
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Site;
+use crate::spill_desk::{Answer, Holding};
+
+/// A sink that is just being changed does not answer and is left out.
+pub(super) async fn list(Extract(site): Extract<Site>) -> Json<Vec<Holding>> {
+    let mut holdings = Vec::new();
+    for sink in site.served.state.sinks() {
+        if let Some(Answer { holding, .. }) = site.served.desks.ask(&sink.name, None).await {
+            holdings.push(holding);
+        }
+    }
+    Json(holdings)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discard {
+    sink: String,
+    before: String,
+}
+
+/// What became of it.
+#[derive(Serialize)]
+pub(super) struct Discarded {
+    /// How many events went.
+    discarded: u64,
+}
+
+// A browser asks before it sends a DELETE for another site's page, and is told nothing, so that no
+// page can make its reader discard events.
+pub(super) async fn discard(
+    Extract(site): Extract<Site>,
+    Query(Discard { sink, before }): Query<Discard>,
+) -> Result<Json<Discarded>, (StatusCode, String)> {
+    if !site.served.state.sinks().iter().any(|state| state.name == sink) {
+        return Err((StatusCode::NOT_FOUND, format!("there is no sink `{sink}`\n")));
+    }
+    let Ok(before) = before.parse::<Timestamp>() else {
+        let message = "`before` is a time with its zone, such as 2026-11-21T23:00:00Z\n";
+        return Err((StatusCode::BAD_REQUEST, message.to_owned()));
+    };
+    let before = u64::try_from(before.as_microsecond()).unwrap_or_default();
+    match site.served.desks.ask(&sink, Some(before)).await {
+        Some(Answer { discarded, .. }) => Ok(Json(Discarded { discarded })),
+        None => {
+            let message = format!("the sink `{sink}` does not answer; try again\n");
+            Err((StatusCode::SERVICE_UNAVAILABLE, message))
+        }
+    }
+}
