@@ -17,7 +17,7 @@ use crate::filter::{Filter, FilterConfig};
 use crate::jobs::JobsConfig;
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
-use crate::source::{self, Reader};
+use crate::source::{self, JobCache, Reader};
 use crate::units::{ByteSize, Secret, Span};
 use crate::yaml::{Node, Place, Problem, Value, suggest};
 
@@ -409,16 +409,15 @@ fn keep_jobs(
     root: &Node,
     problems: &mut Vec<Problem>,
 ) -> Option<Duration> {
-    let asking = sources.iter().find(|source| source.reader.asks_for_jobs());
-    match (jobs.enabled, asking) {
-        (Some(false), Some(source)) => {
-            let message = format!("the source `{}` needs the job cache", source.name);
-            problems.push(Problem::at(root.place_of(&["jobs", "enabled"]), message));
-            None
-        }
-        (Some(true), _) | (None, Some(_)) => Some(jobs.keep_jobs.0),
-        (Some(false) | None, None) => None,
+    let wanting = |wanted| sources.iter().find(|source| source.reader.job_cache() == wanted);
+    let is_enabled = jobs
+        .enabled
+        .unwrap_or(wanting(JobCache::Needed).is_some() || wanting(JobCache::Used).is_some());
+    if !is_enabled && let Some(source) = wanting(JobCache::Needed) {
+        let message = format!("the source `{}` needs the job cache", source.name);
+        problems.push(Problem::at(root.place_of(&["jobs", "enabled"]), message));
     }
+    is_enabled.then_some(jobs.keep_jobs.0)
 }
 
 /// What the job cache wants of the bus.

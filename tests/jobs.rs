@@ -22,7 +22,6 @@ use serde_json::{Value, json};
 
 use salt::{Group, Ipc, MINIONS, More, Salt, until};
 
-#[allow(dead_code, reason = "shared with other tests")]
 mod salt;
 
 const MINUTE: Duration = Duration::from_secs(60);
