@@ -161,7 +161,7 @@ fn job_cache(master: &Master, page: &mut Page) -> bool {
     if !external {
         return false;
     }
-    let keep = keep.map_or_else(|| JobsConfig::default().keep_jobs.0.as_secs_f64(), |keep| keep);
+    let keep = keep.unwrap_or_else(|| JobsConfig::default().keep_jobs.0.as_secs_f64());
     page.line(0, "# Jobs can be looked up with `saltern jobs`.");
     if keep <= 0.0 {
         page.line(
@@ -268,7 +268,7 @@ fn filter(master: &Master, page: &mut Page) {
                 None => page.line(
                     4,
                     &format!(
-                        "# {key}: {} is a regular expression; filters take globs only.",
+                        "# {key}: {} is a regular expression, which filters cannot be: write globs.",
                         quoted(&pattern)
                     ),
                 ),

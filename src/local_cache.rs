@@ -100,10 +100,10 @@ impl Walk {
     }
 
     fn frames_of(&mut self, job: &Found) -> Result<Vec<Bytes>, JobsError> {
-        let minions = self.returned(job);
+        let minions = returned(&job.path);
         let (lacks_load, lacking) = match self.known.lacking(&job.jid, minions) {
             Ok(lacking) => lacking,
-            Err(JobsError::Off) => (true, self.returned(job)),
+            Err(JobsError::Off) => (true, returned(&job.path)),
             Err(error) => return Err(error),
         };
         if !lacks_load && lacking.is_empty() {
@@ -136,16 +136,6 @@ impl Walk {
             frames.push(return_frame(&job.jid, &minion, &load, &ret, out.as_deref(), written));
         }
         Ok(frames)
-    }
-
-    /// The minions that have returned.
-    fn returned(&self, job: &Found) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&job.path) else { return Vec::new() };
-        let folders = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
-        let mut names: Vec<_> =
-            folders.filter_map(|folder| folder.file_name().into_string().ok()).collect();
-        names.sort_unstable();
-        names
     }
 
     /// The minions that the job was meant for.
@@ -181,6 +171,16 @@ impl Walk {
         }
         file
     }
+}
+
+/// The minions that have returned.
+fn returned(job: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(job) else { return Vec::new() };
+    let folders = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut names: Vec<_> =
+        folders.filter_map(|folder| folder.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {

@@ -15,6 +15,7 @@ use crate::traffic::{Framing, Mix, Traffic};
 
 mod bus;
 mod drain;
+mod jobs;
 mod measure;
 mod process;
 mod report;
@@ -78,6 +79,18 @@ enum Command {
         /// How much spill that waits to recover, in MiB.
         #[arg(long, default_value_t = 1024)]
         waiting: u64,
+    },
+    /// Measure the job cache by itself and print a table in Markdown.
+    Jobs {
+        /// A folder on the disk to measure; it is emptied.
+        #[arg(long)]
+        folder: PathBuf,
+        /// How many jobs.
+        #[arg(long, default_value_t = 100_000)]
+        jobs: u64,
+        /// How many minions return each.
+        #[arg(long, default_value_t = 10)]
+        minions: u64,
     },
     /// Run the scenarios and print a table in Markdown.
     Report {
@@ -161,6 +174,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Spill { folder, append, acknowledged, waiting } => {
             spill::print(&folder, append, acknowledged, waiting)
         }
+        Command::Jobs { folder, jobs, minions } => jobs::print(&folder, jobs, minions),
         Command::Report { saltern, rounds } => report::print(&saltern, rounds),
     }
 }

@@ -94,8 +94,15 @@ struct Cache {
     /// The sink that feeds it, if one does.
     feed: Mutex<Option<Arc<SinkState>>>,
     writer: Mutex<Option<Connection>>,
-    /// Connections that nobody reads with now.
-    readers: Mutex<Vec<Connection>>,
+    readers: Mutex<Readers>,
+}
+
+/// Connections that nobody reads with now.
+#[derive(Default)]
+struct Readers {
+    idle: Vec<Connection>,
+    /// How often the file was replaced: connections to an older one are of no use.
+    replaced: u64,
 }
 
 impl fmt::Debug for Jobs {
@@ -116,7 +123,7 @@ impl Jobs {
             keep: RwLock::new(None),
             feed: Mutex::new(None),
             writer: Mutex::new(None),
-            readers: Mutex::new(Vec::new()),
+            readers: Mutex::default(),
         }))
     }
 
@@ -188,7 +195,10 @@ impl Jobs {
             return Err(JobsError::Off);
         }
         // Taken out before it is used, so that readers do not wait for each other.
-        let idle = lock(&self.0.readers).pop();
+        let (idle, replaced) = {
+            let mut readers = lock(&self.0.readers);
+            (readers.idle.pop(), readers.replaced)
+        };
         let connection = match idle {
             Some(connection) => Some(connection),
             None if !self.has_file() => None,
@@ -200,8 +210,8 @@ impl Jobs {
         let read = connection.unchecked_transaction().and_then(|_transaction| work(&connection));
         let read = read.map_err(|cause| self.failed(doing, cause))?;
         let mut readers = lock(&self.0.readers);
-        if readers.len() < IDLE_READERS {
-            readers.push(connection);
+        if readers.idle.len() < IDLE_READERS && readers.replaced == replaced {
+            readers.idle.push(connection);
         }
         Ok(Some(read))
     }
@@ -224,7 +234,11 @@ impl Jobs {
 
     /// A damaged file would fail for ever, and what is in it is not worth that.
     fn put_aside(&self, why: &rusqlite::Error) {
-        lock(&self.0.readers).clear();
+        {
+            let mut readers = lock(&self.0.readers);
+            readers.idle.clear();
+            readers.replaced += 1;
+        }
         let aside = self.0.path.with_extension("db.damaged");
         let (job_cache, to) = (self.0.path.display(), aside.display());
         error!(%job_cache, %to, error = %why, "the job cache is damaged; it is put aside for a new one");

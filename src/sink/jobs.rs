@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, JobsError};
 use crate::units::ByteSize;
 
 /// Nothing can be set here: see the section `jobs`.
@@ -32,8 +32,11 @@ impl Sink for JobCache {
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
         let events = batch.entries().map(|entry| (entry.event, entry.received));
-        blocking(|| self.jobs.record(events))
-            .map_err(|error| SinkError::retry("storing job events", error))
+        match blocking(|| self.jobs.record(events)) {
+            // It was turned off, and the sink is about to go.
+            Ok(()) | Err(JobsError::Off) => Ok(()),
+            Err(error) => Err(SinkError::retry("storing job events", error)),
+        }
     }
 
     async fn close(self) -> Result<(), SinkError> {

@@ -14,8 +14,7 @@
 //! * After a restart the master has a new AES key. A minion finds out by failing to decrypt, so the
 //!   first job after it may reach nobody.
 
-// Each test binary needs a part of it.
-#![allow(dead_code)]
+#![allow(dead_code)] // Each test crate uses a part of it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -143,6 +142,9 @@ pub(crate) struct More {
     /// Lines for the master and the minions.
     pub(crate) all: String,
 }
+
+/// The error when `drive.py` has ended itself, since Salt's client hung.
+const HUNG: &str = "drive.py has ended";
 
 /// A master and its minions.
 pub(crate) struct Salt {
@@ -283,9 +285,13 @@ log_level_logfile: info
         self.dir.join("m/cache/jobs")
     }
 
-    /// Has `drive.py` do something that must succeed, and gives its answer.
+    /// Has `drive.py` do something that must succeed, and gives its answer. What hung in Salt's client
+    /// is tried once more, and may have been done twice then.
     pub(crate) fn drive(&mut self, request: &Value) -> Value {
         let mut answer = self.ask(request);
+        if answer["error"] == HUNG {
+            answer = self.ask(request);
+        }
         assert!(answer.get("ok").is_some(), "{request}: {answer}");
         answer["ok"].take()
     }
@@ -299,7 +305,7 @@ log_level_logfile: info
         }
         answer.unwrap_or_else(|| {
             let log = fs::read_to_string(dir.join("drive.log")).unwrap_or_default();
-            json!({"error": "drive.py has ended", "log": log})
+            json!({"error": HUNG, "log": log})
         })
     }
 
