@@ -759,4 +759,22 @@ sinks:
         }
         assert!(sinks["filter"]["properties"]["tags"].is_object(), "{sinks:#}");
     }
+
+    #[test]
+    fn the_job_cache_is_a_sink_of_its_own() {
+        let parsed = |more: &str| Config::parse(&format!("{SMALLEST}{more}")).ok().unwrap();
+        assert_eq!(parsed("").keep_jobs, None);
+        let on = parsed("jobs: {enabled: true, keep_jobs: 2h}");
+        assert_eq!(on.keep_jobs, Some(Duration::from_secs(7200)));
+        let names: Vec<_> = on.sinks.iter().map(|sink| sink.name.as_str()).collect();
+        assert_eq!(names, ["archive", "job-cache"]);
+        let backfill = SMALLEST.replace("salt_bus: {}", "salt_bus: {backfill: {}}");
+        assert!(Config::parse(&backfill).ok().unwrap().keep_jobs.is_some());
+        let off = problems(&format!("{backfill}jobs: {{enabled: false}}"));
+        assert_eq!(off[0].2, "the source `bus` needs the job cache");
+        let taken = SMALLEST.replace("archive", "job-cache") + "jobs: {enabled: true}";
+        assert_eq!(problems(&taken)[0].2, "`job-cache` is the name of the job cache's sink");
+        let alone = "sources: {bus: {salt_bus: {}}}\njobs: {enabled: true}";
+        assert_eq!(Config::parse(alone).ok().unwrap().sinks.len(), 1);
+    }
 }
