@@ -10,7 +10,6 @@ import argparse
 import datetime
 import os
 import shutil
-import statistics
 import time
 
 import salt.config
@@ -61,7 +60,7 @@ def ask(what, rounds, question):
         began = time.monotonic()
         question()
         times.append(time.monotonic() - began)
-    print(f"| {what} | {statistics.median(times) * 1000:.1f}ms |", flush=True)
+    print(f"| {what} | {min(times) * 1000:.1f}ms |", flush=True)
 
 
 print(f"| local_cache | {arguments.jobs} jobs, {arguments.jobs * arguments.minions} returns |\n|---|---|")

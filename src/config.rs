@@ -18,7 +18,7 @@ use crate::jobs::JobsConfig;
 use crate::kafka_loop;
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
-use crate::source::{self, Reader};
+use crate::source::{self, JobCache, Reader};
 use crate::units::{ByteSize, Secret, Span};
 use crate::yaml::{Node, Place, Problem, Value, suggest};
 
@@ -411,16 +411,15 @@ fn keep_jobs(
     root: &Node,
     problems: &mut Vec<Problem>,
 ) -> Option<Duration> {
-    let asking = sources.iter().find(|source| source.reader.asks_for_jobs());
-    match (jobs.enabled, asking) {
-        (Some(false), Some(source)) => {
-            let message = format!("the source `{}` needs the job cache", source.name);
-            problems.push(Problem::at(root.place_of(&["jobs", "enabled"]), message));
-            None
-        }
-        (Some(true), _) | (None, Some(_)) => Some(jobs.keep_jobs.0),
-        (Some(false) | None, None) => None,
+    let wanting = |wanted| sources.iter().find(|source| source.reader.job_cache() == wanted);
+    let is_enabled = jobs
+        .enabled
+        .unwrap_or(wanting(JobCache::Needed).is_some() || wanting(JobCache::Used).is_some());
+    if !is_enabled && let Some(source) = wanting(JobCache::Needed) {
+        let message = format!("the source `{}` needs the job cache", source.name);
+        problems.push(Problem::at(root.place_of(&["jobs", "enabled"]), message));
     }
+    is_enabled.then_some(jobs.keep_jobs.0)
 }
 
 /// What the job cache wants of the bus.
@@ -761,5 +760,23 @@ sinks:
             assert!(sinks[kind.name].is_object(), "{}", kind.name);
         }
         assert!(sinks["filter"]["properties"]["tags"].is_object(), "{sinks:#}");
+    }
+
+    #[test]
+    fn the_job_cache_is_a_sink_of_its_own() {
+        let parsed = |more: &str| Config::parse(&format!("{SMALLEST}{more}")).ok().unwrap();
+        assert_eq!(parsed("").keep_jobs, None);
+        let on = parsed("jobs: {enabled: true, keep_jobs: 2h}");
+        assert_eq!(on.keep_jobs, Some(Duration::from_secs(7200)));
+        let names: Vec<_> = on.sinks.iter().map(|sink| sink.name.as_str()).collect();
+        assert_eq!(names, ["archive", "job-cache"]);
+        let backfill = SMALLEST.replace("salt_bus: {}", "salt_bus: {backfill: {}}");
+        assert!(Config::parse(&backfill).ok().unwrap().keep_jobs.is_some());
+        let off = problems(&format!("{backfill}jobs: {{enabled: false}}"));
+        assert_eq!(off[0].2, "the source `bus` needs the job cache");
+        let taken = SMALLEST.replace("archive", "job-cache") + "jobs: {enabled: true}";
+        assert_eq!(problems(&taken)[0].2, "`job-cache` is the name of the job cache's sink");
+        let alone = "sources: {bus: {salt_bus: {}}}\njobs: {enabled: true}";
+        assert_eq!(Config::parse(alone).ok().unwrap().sinks.len(), 1);
     }
 }

@@ -268,7 +268,7 @@ fn filter(master: &Master, page: &mut Page) {
                 None => page.line(
                     4,
                     &format!(
-                        "# {key}: {} is a regular expression; filters take globs only.",
+                        "# {key}: {} is a regular expression, which filters cannot be: write globs.",
                         quoted(&pattern)
                     ),
                 ),

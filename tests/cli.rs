@@ -547,3 +547,35 @@ sinks:
     assert_eq!(run.wait().code(), Some(1));
     run.says("saltern: the sink screen: printing to standard output, which nobody reads any more");
 }
+
+#[test]
+fn import_master_prints_what_saltern_takes() {
+    let masters = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/masters");
+    let folder = tempfile::tempdir().unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(&masters)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let mut pages = String::new();
+    for name in &names {
+        let printed = output(&masters, &["import-master", name]);
+        assert!(printed.status.success(), "{name}: {}", text(&printed.stderr));
+        let page = text(&printed.stdout);
+        std::fs::write(folder.path().join("saltern.yaml"), &page).unwrap();
+        let checked = output(folder.path(), &["check", "--config", "saltern.yaml"]);
+        assert!(checked.status.success(), "{name}: {}\n{page}", text(&checked.stderr));
+        pages += &format!("{page}\n");
+    }
+    same_as_golden("import-master.txt", &pages);
+
+    // What a file includes is read too.
+    std::fs::create_dir(folder.path().join("master.d")).unwrap();
+    std::fs::write(folder.path().join("master"), "event_return: mysql\n").unwrap();
+    std::fs::write(folder.path().join("master.d/a.conf"), "event_return: rawfile_json\n").unwrap();
+    std::fs::write(folder.path().join("master.d/b.txt"), "event_return: splunk\n").unwrap();
+    let printed = text(&output(folder.path(), &["import-master", "master"]).stdout);
+    assert!(printed.contains("    rawfile_json: {}\n"), "{printed}");
+    let missing = output(folder.path(), &["import-master", "nowhere"]);
+    assert_eq!(missing.status.code(), Some(2));
+}

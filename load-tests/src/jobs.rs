@@ -20,7 +20,8 @@ const TEXT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\
 cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
 
-/// How often each question is asked; the table has the median.
+/// How often each question is asked; the table has the shortest time, since other programs can only
+/// make it longer.
 const ROUNDS: usize = 5;
 
 /// Fills a new cache in `folder` with so many jobs of so many returns each, and prints a table.
@@ -89,8 +90,7 @@ fn ask<E: Into<Failure>>(
         question().map_err(Into::into)?;
         times.push(began.elapsed());
     }
-    times.sort();
-    println!("| {what} | {:.1?} |", times.get(ROUNDS / 2).copied().unwrap_or_default());
+    println!("| {what} | {:.1?} |", times.into_iter().min().unwrap_or_default());
     Ok(())
 }
 

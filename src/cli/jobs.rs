@@ -10,10 +10,11 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use reqwest::Method;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::daemon::Daemon;
+use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
 use super::{Failure, Output, load, print, run, runtime};
 use crate::jobs::Jobs;
@@ -23,9 +24,6 @@ use crate::sink::chain;
 
 /// How often a watch looks.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// Characters of a return in a table.
-const SHORT: usize = 80;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -96,39 +94,6 @@ struct Which {
     /// Those behind a page: its `next`.
     #[arg(long, value_name = "JID")]
     cursor: Option<String>,
-}
-
-/// A page as the daemon writes it.
-#[derive(Deserialize)]
-struct Page {
-    jobs: Vec<Job>,
-    next: Option<String>,
-}
-
-/// A page whose jobs are passed on as they are.
-#[derive(Deserialize)]
-struct Objects {
-    jobs: Vec<Value>,
-}
-
-/// What tables show of a job.
-#[derive(Deserialize)]
-struct Job {
-    jid: String,
-    function: Option<String>,
-    user: Option<String>,
-    target: Value,
-    started: Option<String>,
-    last_seen: String,
-    expected: u64,
-    returned: u64,
-    failed: u64,
-    missing: u64,
-    /// Of a job that is shown alone.
-    #[serde(default)]
-    missing_minions: Vec<String>,
-    #[serde(default)]
-    returns: serde_json::Map<String, Value>,
 }
 
 pub(super) fn jobs(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
@@ -284,8 +249,7 @@ async fn show(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
         [minion.clone(), "missing".to_owned(), String::new(), String::new(), String::new()]
     });
     let returns = job.returns.iter().map(|(minion, ret)| job.return_row(minion, ret));
-    let heading = ["MINION", "OUTCOME", "RETCODE", "AFTER", "RETURN"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(heading).chain(missing).chain(returns).collect();
+    let rows: Vec<_> = std::iter::once(return_heading()).chain(missing).chain(returns).collect();
     print(&format!("\n{}", table(&rows)))
 }
 
@@ -309,8 +273,7 @@ async fn failed(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure>
         return print(&format!("{}\n", json!({"jid": jid, "failed": job.returns})));
     }
     let returns = job.returns.iter().map(|(minion, ret)| job.return_row(minion, ret));
-    let heading = ["MINION", "OUTCOME", "RETCODE", "AFTER", "RETURN"].map(str::to_owned);
-    print(&table(&std::iter::once(heading).chain(returns).collect::<Vec<_>>()))
+    print(&table(&std::iter::once(return_heading()).chain(returns).collect::<Vec<_>>()))
 }
 
 /// Prints each job of the first page again whenever more is known of it.
@@ -361,70 +324,4 @@ async fn watch_one(cache: &Cache, jid: &str, output: Output) -> Result<(), Failu
         }
         sleep(LOOK).await;
     }
-}
-
-fn heading() -> [String; 9] {
-    ["JID", "STARTED", "FUNCTION", "TARGET", "USER", "RETURNED", "FAILED", "MISSING", "TOOK"]
-        .map(str::to_owned)
-}
-
-impl Job {
-    fn row(&self) -> [String; 9] {
-        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let target = match &self.target {
-            Value::String(target) => target.clone(),
-            Value::Null => "-".to_owned(),
-            other => other.to_string(),
-        };
-        [
-            self.jid.clone(),
-            text(&self.started.as_deref().map(to_the_second)),
-            text(&self.function),
-            shortened(&target),
-            text(&self.user),
-            format!("{}/{}", self.returned, self.expected.max(self.returned)),
-            self.failed.to_string(),
-            self.missing.to_string(),
-            if self.returned > 0 { self.after(&self.last_seen) } else { "-".to_owned() },
-        ]
-    }
-
-    fn return_row(&self, minion: &str, ret: &Value) -> [String; 5] {
-        let outcome = match ret["ok"].as_bool() {
-            Some(true) => "ok",
-            Some(false) => "failed",
-            None => "-",
-        };
-        let received = ret["received"].as_str();
-        [
-            minion.to_owned(),
-            outcome.to_owned(),
-            ret["retcode"].as_i64().map_or_else(|| "-".to_owned(), |code| code.to_string()),
-            received.map_or_else(|| "-".to_owned(), |time| self.after(time)),
-            shortened(&ret["return"].to_string()),
-        ]
-    }
-
-    /// How long after the job was published.
-    fn after(&self, time: &str) -> String {
-        let started = self.started.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
-        match (started, time.parse::<Timestamp>()) {
-            (Some(started), Ok(time)) => {
-                format!("{:.1}s", time.duration_since(started).as_secs_f64().max(0.0))
-            }
-            _ => "-".to_owned(),
-        }
-    }
-}
-
-/// A time of RFC 3339 without its fraction.
-fn to_the_second(time: &str) -> String {
-    time.get(..19).unwrap_or(time).replace('T', " ")
-}
-
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= SHORT {
-        return text.to_owned();
-    }
-    text.chars().take(SHORT - 1).chain(['…']).collect()
 }

@@ -18,6 +18,7 @@ mod dead_letters;
 mod demo;
 mod events;
 mod import_master;
+mod job_table;
 mod jobs;
 mod replay;
 mod run;

@@ -1,6 +1,6 @@
 //! The job cache: which jobs there were, for which minions, and what these returned.
 //!
-//! It is what Salt calls a master job cache, in one SQLite file, `jobs.db` in `state_dir`. Two write
+//! It is what Salt calls a master job cache, in one SQLite file, `job-cache.db` in `state_dir`. Two write
 //! to it: a sink of its own, which takes job events off the bus, and the returner source, which hands
 //! on what Salt itself says of its jobs. The two say the same things of one job in
 //! different words and in any order; [`record`] tells what wins. Three read it: Salt, by way of the
@@ -119,7 +119,7 @@ impl Jobs {
     /// before something is asked.
     pub fn new(state_dir: &Path) -> Self {
         Jobs(Arc::new(Cache {
-            path: state_dir.join("jobs.db"),
+            path: state_dir.join("job-cache.db"),
             keep: RwLock::new(None),
             feed: Mutex::new(None),
             writer: Mutex::new(None),

@@ -131,7 +131,7 @@ mod tests {
         publish(&jobs, "20261120000000000002", 0..400, 2);
         publish(&jobs, "20261120000000000003", 399..401, state::now());
         let rows = || {
-            let db = rusqlite::Connection::open(folder.path().join("jobs.db")).unwrap();
+            let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
             ["jobs", "returns", "expected", "minions"].map(|table| {
                 let sql = format!("SELECT count(*) FROM {table}");
                 db.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap()

@@ -422,10 +422,13 @@ mod tests {
     #[test]
     fn a_damaged_file_is_put_aside() {
         let (folder, jobs) = jobs();
-        std::fs::write(folder.path().join("jobs.db"), "not a database at all, but long enough")
-            .unwrap();
+        std::fs::write(
+            folder.path().join("job-cache.db"),
+            "not a database at all, but long enough",
+        )
+        .unwrap();
         jobs.save_load(JID, &packed(&published()), &[]).unwrap();
         assert!(jobs.get_load(JID).unwrap().is_some());
-        assert!(folder.path().join("jobs.db.damaged").exists());
+        assert!(folder.path().join("job-cache.db.damaged").exists());
     }
 }

@@ -1,7 +1,7 @@
-//! `jobs`: the job cache, as far as the bus feeds it.
+//! `job-cache`: the job cache, as far as the bus feeds it.
 //!
-//! Not for the configuration's `sinks`: it is there when `jobs` is enabled, under the name `jobs`, with
-//! queue, spill and retry like any other sink. What it stores is in [`crate::jobs`].
+//! Not for the configuration's `sinks`: it is there when `jobs` is enabled, under this name, with queue,
+//! spill and retry like any other sink. What it stores is in [`crate::jobs`].
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ pub(super) struct JobCache {
 }
 
 impl Sink for JobCache {
-    const NAME: &'static str = "jobs";
+    const NAME: &'static str = "job-cache";
     const ABOUT: &'static str = "the job cache";
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(4), 200);
     type Config = Config;

@@ -69,14 +69,24 @@ pub trait Source: Send + Sync + 'static {
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), SourceError>>;
 
-    /// Whether the source cannot do its work without the job cache, which is then on unless it is
-    /// turned off.
-    fn asks_for_jobs(_config: &Self::Config) -> bool {
-        false
+    /// What the source wants with the job cache.
+    fn job_cache(_config: &Self::Config) -> JobCache {
+        JobCache::NotUsed
     }
 
     /// Connects once and lets go again.
     fn probe(config: &Self::Config) -> impl Future<Output = Result<(), SourceError>>;
+}
+
+/// What a source wants with the job cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobCache {
+    /// Nothing.
+    NotUsed,
+    /// Some of its work needs it: it is on unless it is turned off.
+    Used,
+    /// It cannot do its work without: it may not be turned off.
+    Needed,
 }
 
 /// Why a source cannot be read: what was being done, to what, and the cause.
@@ -295,8 +305,8 @@ pub trait Reader: Send + Sync {
     /// Reads until there is no more to read or `stop` is cancelled.
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static>;
 
-    /// See [`Source::asks_for_jobs`].
-    fn asks_for_jobs(&self) -> bool;
+    /// See [`Source::job_cache`].
+    fn job_cache(&self) -> JobCache;
 
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
@@ -309,8 +319,8 @@ impl<S: Source> Reader for Configured<S> {
         Box::pin(async move { S::run(&self.0, outlet, stop).await })
     }
 
-    fn asks_for_jobs(&self) -> bool {
-        S::asks_for_jobs(&self.0)
+    fn job_cache(&self) -> JobCache {
+        S::job_cache(&self.0)
     }
 
     fn probe(&self) -> Reading<'_> {

@@ -29,7 +29,7 @@ use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
 use super::bind::Bind;
 use super::returner_wire::{Answer, Asked, JobCall, Request};
-use super::{Link, Outlet, Source, SourceError};
+use super::{JobCache, Link, Outlet, Source, SourceError};
 use crate::jobs::{Jobs, JobsError};
 use crate::sink::chain;
 use crate::units::ByteSize;
@@ -78,8 +78,8 @@ impl Source for Returner {
     const REPEATS: bool = true;
     type Config = Config;
 
-    fn asks_for_jobs(_config: &Config) -> bool {
-        true
+    fn job_cache(_config: &Config) -> JobCache {
+        JobCache::Used
     }
 
     async fn run(

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::backfill::{self, Tracker};
 use super::framing::{Frame, FrameError, Framer};
 use super::zeromq::{self, Left};
-use super::{Link, Outlet, Source, SourceError, patience};
+use super::{JobCache, Link, Outlet, Source, SourceError, patience};
 use crate::sink::chain;
 use crate::units::{ByteSize, Span};
 
@@ -144,8 +144,8 @@ impl Source for SaltBus {
         Ok(())
     }
 
-    fn asks_for_jobs(config: &Config) -> bool {
-        config.backfill.is_some()
+    fn job_cache(config: &Config) -> JobCache {
+        if config.backfill.is_some() { JobCache::Needed } else { JobCache::NotUsed }
     }
 
     async fn probe(config: &Config) -> Result<(), SourceError> {

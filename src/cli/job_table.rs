@@ -1,0 +1,111 @@
+//! Jobs and returns as rows of tables.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Characters of a return in a table.
+const SHORT: usize = 80;
+
+/// A page as the daemon writes it.
+#[derive(Deserialize)]
+pub(super) struct Page {
+    pub(super) jobs: Vec<Job>,
+    pub(super) next: Option<String>,
+}
+
+/// A page whose jobs are passed on as they are.
+#[derive(Deserialize)]
+pub(super) struct Objects {
+    pub(super) jobs: Vec<Value>,
+}
+
+/// What tables show of a job.
+#[derive(Deserialize)]
+pub(super) struct Job {
+    pub(super) jid: String,
+    pub(super) function: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) target: Value,
+    pub(super) started: Option<String>,
+    pub(super) last_seen: String,
+    pub(super) expected: u64,
+    pub(super) returned: u64,
+    pub(super) failed: u64,
+    pub(super) missing: u64,
+    /// Of a job that is shown alone.
+    #[serde(default)]
+    pub(super) missing_minions: Vec<String>,
+    #[serde(default)]
+    pub(super) returns: serde_json::Map<String, Value>,
+}
+
+pub(super) fn heading() -> [String; 9] {
+    ["JID", "STARTED", "FUNCTION", "TARGET", "USER", "RETURNED", "FAILED", "MISSING", "TOOK"]
+        .map(str::to_owned)
+}
+
+pub(super) fn return_heading() -> [String; 5] {
+    ["MINION", "OUTCOME", "RETCODE", "AFTER", "RETURN"].map(str::to_owned)
+}
+
+impl Job {
+    pub(super) fn row(&self) -> [String; 9] {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let target = match &self.target {
+            Value::String(target) => target.clone(),
+            Value::Null => "-".to_owned(),
+            other => other.to_string(),
+        };
+        [
+            self.jid.clone(),
+            text(&self.started.as_deref().map(to_the_second)),
+            text(&self.function),
+            shortened(&target),
+            text(&self.user),
+            format!("{}/{}", self.returned, self.expected.max(self.returned)),
+            self.failed.to_string(),
+            self.missing.to_string(),
+            if self.returned > 0 { self.after(&self.last_seen) } else { "-".to_owned() },
+        ]
+    }
+
+    pub(super) fn return_row(&self, minion: &str, ret: &Value) -> [String; 5] {
+        let outcome = match ret["ok"].as_bool() {
+            Some(true) => "ok",
+            Some(false) => "failed",
+            None => "-",
+        };
+        let received = ret["received"].as_str();
+        [
+            minion.to_owned(),
+            outcome.to_owned(),
+            ret["retcode"].as_i64().map_or_else(|| "-".to_owned(), |code| code.to_string()),
+            received.map_or_else(|| "-".to_owned(), |time| self.after(time)),
+            shortened(&ret["return"].to_string()),
+        ]
+    }
+
+    /// How long after the job was published.
+    fn after(&self, time: &str) -> String {
+        let started = self.started.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
+        match (started, time.parse::<Timestamp>()) {
+            (Some(started), Ok(time)) => {
+                format!("{:.1}s", time.duration_since(started).as_secs_f64().max(0.0))
+            }
+            _ => "-".to_owned(),
+        }
+    }
+}
+
+/// A time of RFC 3339 without its fraction.
+fn to_the_second(time: &str) -> String {
+    time.get(..19).unwrap_or(time).replace('T', " ")
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= SHORT {
+        return text.to_owned();
+    }
+    text.chars().take(SHORT - 1).chain(['…']).collect()
+}
