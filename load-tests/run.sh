@@ -25,6 +25,10 @@ spill=$(mktemp -d)
 "${CARGO_TARGET_DIR:-target}/release/saltern-load" spill --folder "$spill/spill" || failed=1
 rm -rf "$spill"
 
+jobs=$(mktemp -d)
+"${CARGO_TARGET_DIR:-target}/release/saltern-load" jobs --folder "$jobs/jobs" || failed=1
+rm -rf "$jobs"
+
 # Salt's own, on the same machine, where tests/servers/install.sh has put it.
 cache=${SALTERN_TEST_CACHE:-$HOME/.cache/saltern-tests}
 for version in 3006.28 3008.3; do
@@ -39,5 +43,8 @@ for version in 3006.28 3008.3; do
         "$python" load-tests/salt_event_return.py --queue "$queue" 2>"$log" || { cat "$log" >&2; failed=1; }
         rm -f "$log"
     done
+    folder=$(mktemp -d)
+    "$python" load-tests/salt_local_cache.py --folder "$folder/cache" || failed=1
+    rm -rf "$folder"
 done
 exit "$failed"

@@ -216,7 +216,7 @@ fn sink_of(master: &Master, used: &Use<'_>, page: &mut Page) -> bool {
     let options = returner.options(master);
     let carried: Option<Vec<_>> = returner.carried(&options);
     let Some(carried) = carried.filter(|_| sink::Kind::named(returner.name).is_some()) else {
-        page.line(2, &format!("# {key}: {name}. {} It is configured with:", returner.why_not));
+        page.line(2, &format!("# {key}: {name}. {} It is configured with:", returner.why_not()));
         for (option, value) in &options {
             page.line(2, &format!("#   {option}: {value}"));
         }

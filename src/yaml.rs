@@ -173,8 +173,9 @@ impl Node {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Node { place: Place::default(), value: Value::Map(Vec::new()) });
         }
-        // As in YAML 1.2: `yes`, `on` and `y` are words.
-        let options = serde_saphyr::options! { strict_booleans: true };
+        // As in YAML 1.2: `yes`, `on` and `y` are words. Comments would be kept, a hundred or so at
+        // the most.
+        let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
         let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
         parsed.map(Node::from).map_err(|error| {
             let message = error.without_snippet().to_string();
@@ -612,6 +613,12 @@ mod tests {
         }
         let help = read("host: a\nprot: 1").unwrap_err().help;
         assert_eq!(help.as_deref(), Some("did you mean `port`?"));
+    }
+
+    #[test]
+    fn there_may_be_any_number_of_comments() {
+        let text = format!("a:\n{}  b: 1\n", "  # none of these is of interest\n".repeat(500));
+        assert_eq!(Node::parse(&text).unwrap().pairs().unwrap().len(), 1);
     }
 
     #[test]

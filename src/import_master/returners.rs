@@ -1,6 +1,7 @@
 //! Salt's returners, and where each reads its options.
 
 use super::{Master, quoted, scalar};
+use crate::sink;
 use crate::yaml::{Node, Value};
 
 /// One of Salt's returners.
@@ -16,10 +17,12 @@ pub(super) struct Returner {
     /// no such sink.
     carried: Option<&'static [&'static str]>,
     /// Why it is not carried over where it is not.
-    pub(super) why_not: &'static str,
+    why_not: &'static str,
 }
 
 const NO_SINK: &str = "saltern has no sink of this kind yet; its options carry over once it has.";
+const OTHER_OPTIONS: &str =
+    "saltern has a sink of this kind, whose options have names of their own (`saltern schema`).";
 const NOTICES: &str = "It sends notices to people, for which saltern has no sink yet.";
 const INSTEAD: &str = "Use `saltern` in its place on the master, and a sink for each store here.";
 
@@ -97,6 +100,14 @@ impl Returner {
     /// Whether Salt knows it by this name.
     pub(super) fn is(&self, name: &str) -> bool {
         self.name == name || self.aliases.contains(&name)
+    }
+
+    /// Why it is not carried over.
+    pub(super) fn why_not(&self) -> &'static str {
+        match self.carried {
+            None if sink::Kind::named(self.name).is_some() => OTHER_OPTIONS,
+            _ => self.why_not,
+        }
     }
 
     /// What is configured for it, as YAML; secrets are left out.
