@@ -182,7 +182,9 @@ impl Cache {
 
     async fn job(&self, jid: &str) -> Result<Vec<u8>, Failure> {
         match self {
-            Cache::Daemon(daemon) => read(daemon, daemon.ask(Method::GET, &["jobs", jid], &[]).await?).await,
+            Cache::Daemon(daemon) => {
+                read(daemon, daemon.ask(Method::GET, &["jobs", jid], &[]).await?).await
+            }
             Cache::File(jobs) => {
                 let found = jobs.job(jid).map_err(|error| Failure::Running(chain(&error)))?;
                 found.ok_or_else(|| Failure::Running(format!("there is no job {jid}")))
