@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::batch::{BatchConfig, BatchLimits};
 use crate::delivery::RetryConfig;
+use crate::estate::EstateConfig;
 use crate::filter::{Filter, FilterConfig};
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
@@ -55,6 +56,9 @@ pub struct General {
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
     /// for not at all. Default: 10s with two sources or more, else not at all.
     pub dedupe_window: Option<Span>,
+    /// Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys. `{}` for
+    /// the defaults. Default: none.
+    pub estate: Option<EstateConfig>,
     /// How long to deliver what was read once told to stop.
     pub shutdown_deadline: Span,
 }
@@ -69,6 +73,7 @@ impl Default for General {
             memory: ByteSize::mib(512),
             dead_letters: DeadLettersConfig::default(),
             dedupe_window: None,
+            estate: None,
             shutdown_deadline: Span::seconds(25),
         }
     }
@@ -84,6 +89,7 @@ impl General {
             ("http.token", token(self) != token(other)),
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
+            ("estate", self.estate != other.estate),
             ("dead_letters.max_bytes", self.dead_letters.max_bytes != other.dead_letters.max_bytes),
         ];
         differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()

@@ -33,7 +33,7 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-const fn counter(
+pub(crate) const fn counter(
     name: &'static str,
     labels: &'static [&'static str],
     help: &'static str,
@@ -41,7 +41,11 @@ const fn counter(
     Metric { name, kind: MetricKind::Counter, labels, help }
 }
 
-const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+pub(crate) const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
     Metric { name, kind: MetricKind::Gauge, labels, help }
 }
 
@@ -195,6 +199,12 @@ pub const SINK_BATCH_EVENTS: Metric = Metric {
     labels: SINK,
     help: "Events in a batch.",
 };
+/// Events that the metrics of the estate leave out, because counting could not keep up.
+pub const ESTATE_MISSED_EVENTS: Metric = counter(
+    "saltern_estate_missed_events_total",
+    &[],
+    "Events that the metrics of the estate leave out, because counting could not keep up.",
+);
 /// Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).
 pub const CONFIG_RELOADS: Metric = counter(
     "saltern_config_reloads_total",
@@ -248,6 +258,7 @@ pub static METRICS: &[Metric] = &[
     SINK_LAG_SECONDS,
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,
+    ESTATE_MISSED_EVENTS,
     CONFIG_RELOADS,
     BUILD_INFO,
     PROCESS_RSS,

@@ -20,6 +20,7 @@ use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
 use crate::dedupe::Recent;
 use crate::dispatch::{Change, Dispatcher, Outgoing, Tapped};
+use crate::estate::{self, Estate};
 use crate::queue::SpillMode;
 use crate::reload::{Plan, ReloadError, Reloaded};
 use crate::replay_letters::{self, Ways};
@@ -101,6 +102,8 @@ pub struct Pipeline {
     pub state: Arc<State>,
     /// Where live watchers get their copies.
     pub tap: broadcast::Sender<Tapped>,
+    /// What is counted of the Salt estate, if it is.
+    pub estate: Option<Arc<Estate>>,
     /// As they were at the start.
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
@@ -143,6 +146,7 @@ impl Pipeline {
         let mut pipeline = Pipeline {
             state: Arc::new(State::new()),
             tap: tap.clone(),
+            estate: None,
             general: general.clone(),
             dedupe_window: config.dedupe_window(),
             means: Means {
@@ -177,8 +181,19 @@ impl Pipeline {
             });
         }
         let recent = recent(pipeline.dedupe_window);
+        let mut feed = None;
+        if let Some(config) = &general.estate {
+            let (estate, into, counter) = estate::open(config.clone());
+            pipeline.estate = Some(estate);
+            feed = Some(into);
+            pipeline.thread("estate", move || {
+                counter.run();
+                Ok(())
+            })?;
+        }
+        let changes = changes_out;
         let dispatcher =
-            Dispatcher { frames: frames_out, sinks, recent, changes: changes_out, tap };
+            Dispatcher { frames: frames_out, sinks, recent, changes, estate: feed, tap };
         pipeline.thread("dispatcher", move || {
             dispatcher.run();
             Ok(())

@@ -65,6 +65,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
         metrics: recorder,
+        estate: pipeline.estate.clone(),
         token: general.http.token.clone(),
     };
     let closing = CancellationToken::new();

@@ -22,6 +22,7 @@ use tracing::info;
 
 use crate::config::Http;
 use crate::dispatch::Tapped;
+use crate::estate::Estate;
 use crate::process::Process;
 use crate::state::{State, Status};
 use crate::units::Secret;
@@ -50,6 +51,8 @@ pub struct Served {
     pub tap: broadcast::Sender<Tapped>,
     /// The metrics.
     pub metrics: PrometheusHandle,
+    /// What is counted of the Salt estate, if it is.
+    pub estate: Option<Arc<Estate>>,
     /// What clients must send.
     pub token: Option<Secret>,
 }
@@ -149,10 +152,11 @@ async fn upkeep(site: &Site) {
 
 async fn metrics(Extract(site): Extract<Site>) -> impl IntoResponse {
     site.refresh();
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        crate::metrics::render(&site.served.metrics),
-    )
+    let mut text = crate::metrics::render(&site.served.metrics);
+    if let Some(estate) = &site.served.estate {
+        estate.render(&mut text);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
 async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {
