@@ -179,6 +179,18 @@ pub const SINK_QUEUE_BYTES: Metric = gauge(
 /// Disk that the sink's spill takes, in bytes.
 pub const SINK_SPILL_BYTES: Metric =
     gauge("saltern_sink_spill_bytes", SINK, "Disk that the sink's spill takes, in bytes.");
+/// Memory that the sink's queue may be counted with, in bytes.
+pub const SINK_QUEUE_MAX_BYTES: Metric = gauge(
+    "saltern_sink_queue_max_bytes",
+    SINK,
+    "Memory that the sink's queue may be counted with, in bytes.",
+);
+/// Disk that the sink's spill may take, in bytes; 0 without one.
+pub const SINK_SPILL_MAX_BYTES: Metric = gauge(
+    "saltern_sink_spill_max_bytes",
+    SINK,
+    "Disk that the sink's spill may take, in bytes; 0 without one.",
+);
 /// Age of the oldest event that the sink has not yet stored.
 pub const SINK_LAG_SECONDS: Metric = gauge(
     "saltern_sink_lag_seconds",
@@ -255,6 +267,8 @@ pub static METRICS: &[Metric] = &[
     SINK_QUEUE_EVENTS,
     SINK_QUEUE_BYTES,
     SINK_SPILL_BYTES,
+    SINK_QUEUE_MAX_BYTES,
+    SINK_SPILL_MAX_BYTES,
     SINK_LAG_SECONDS,
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,

@@ -129,6 +129,8 @@ impl Books {
         let expected = texts(facts.minions).count();
         self.new_jobs.add("", labels, 1.0);
         self.expected.add("", labels, number(expected));
+        // There from the start: what begins at its first count has not grown, to Prometheus.
+        self.missing.add("", &[facts.function], 0.0);
         if !self.jobs.begin(now, facts.jid, facts.function, texts(facts.minions)) {
             self.untracked.add("", &[], 1.0);
         }
@@ -382,7 +384,7 @@ mod tests {
             assert_eq!(value(&mut books, 1003, series), Some(expected), "{series}");
         }
         let missing = r#"salt_missing_returns_total{function="state.apply"}"#;
-        assert_eq!(value(&mut books, 1003, missing), None);
+        assert_eq!(value(&mut books, 1003, missing), Some(0.0));
         assert_eq!(value(&mut books, 1000 + 15 * 60, missing), Some(1.0));
         assert_eq!(value(&mut books, 1002 + 3600, "salt_minions_silent"), Some(1.0));
     }
