@@ -1,6 +1,8 @@
 //! A Salt master's bus, as far as a subscriber sees it: a unix socket that frames come from. Its
 //! events are numbered, so that a store can be asked which it holds.
 
+#![allow(dead_code)] // Each test crate uses a part of it.
+
 use std::io::Write;
 use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,15 +33,24 @@ impl Bus {
 
     /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and some.
     pub(crate) fn send(&mut self, numbers: Range<u64>, size: usize) {
+        let frames: Vec<u8> = numbers.flat_map(|number| frame(number, size)).collect();
+        self.send_bytes(&frames);
+    }
+
+    /// Sends frames; waits for the subscriber first.
+    pub(crate) fn send_bytes(&mut self, frames: &[u8]) {
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
             stream.set_nonblocking(false).unwrap();
             stream
         });
-        for number in numbers {
-            stream.write_all(&frame(number, size)).unwrap();
-        }
+        stream.write_all(frames).unwrap();
+    }
+
+    /// Breaks the connection off, as a master that restarts does.
+    pub(crate) fn hang_up(&mut self) {
+        self.stream = None;
     }
 }
 
@@ -53,8 +64,13 @@ fn frame(number: u64, size: usize) -> Vec<u8> {
         ("text".into(), "x".repeat(size).into()),
         ("_stamp".into(), "2026-11-21T23:38:10.518437".into()),
     ]);
-    let mut body = format!("{}\n\n", tag(number)).into_bytes();
-    rmpv::encode::write_value(&mut body, &data).unwrap();
+    frame_of(&tag(number), &data)
+}
+
+/// An event as the bus carries it.
+pub(crate) fn frame_of(tag: &str, data: &Value) -> Vec<u8> {
+    let mut body = format!("{tag}\n\n").into_bytes();
+    rmpv::encode::write_value(&mut body, data).unwrap();
     let frame =
         Value::Map(vec![("head".into(), Value::Map(vec![])), ("body".into(), Value::Binary(body))]);
     let mut bytes = Vec::new();
