@@ -133,7 +133,8 @@ impl Default for DeadLettersConfig {
 pub struct Log {
     /// The least important line that is logged.
     pub level: LogLevel,
-    /// How lines look. Default: text on a terminal, JSON elsewhere.
+    /// How lines look. Default: text on a terminal, `journald` where they go to the journal, JSON
+    /// elsewhere.
     pub format: Option<LogFormat>,
 }
 
@@ -160,6 +161,8 @@ pub enum LogFormat {
     Text,
     /// An object a line.
     Json,
+    /// For people, without time and with the priority in front, which journald takes off.
+    Journald,
 }
 
 /// A source.

@@ -10,7 +10,7 @@
 //! changes it while it runs ([`reload`]);
 //! [`state`] and [`metrics`] are what can be seen of it, [`estate`] what can be seen of the Salt
 //! estate, [`http`] serves them, [`shutdown`] ends
-//! it, [`cli`] is the command line, [`line`] an event as people and scripts see it, [`demo`] makes
+//! it, [`cli`] is the command line, [`fold`] holds log lines back that repeat, [`line`] an event as people and scripts see it, [`demo`] makes
 //! up events for trying all this out. Payloads stay msgpack ([`msgpack`]) until a sink asks for
 //! [`json`].
 
@@ -27,6 +27,7 @@ pub mod dispatch;
 pub mod estate;
 pub mod event;
 pub mod filter;
+pub mod fold;
 pub mod http;
 pub mod json;
 pub mod line;

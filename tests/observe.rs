@@ -10,6 +10,8 @@ mod bus;
 mod daemon;
 #[path = "observe/estate.rs"]
 mod estate;
+#[path = "observe/logs.rs"]
+mod logs;
 #[path = "observe/page.rs"]
 mod page;
 #[path = "observe/scrapers.rs"]
