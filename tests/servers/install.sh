@@ -29,6 +29,24 @@ salt() {
     grep -lIr -- "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
 }
 
+# Prometheus and promtool of the distribution, unpacked at $1; nothing is started by systemd or anyone.
+prometheus() {
+    command -v apt-get >/dev/null || fail "Prometheus is taken from Debian's or Ubuntu's packages, and there is no apt-get"
+    cd "$1"
+    apt-get download prometheus || { apt-get update -qq && apt-get download prometheus; }
+    dpkg -x prometheus_*.deb .
+    rm prometheus_*.deb
+    usr/bin/prometheus --version
+    usr/bin/promtool --version
+}
+
+# What knows Grafana's schema of dashboards, in a Python environment at $1.
+grafana_schema() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --no-input grafana-foundation-sdk
+    "$1/bin/python" -c 'import grafana_foundation_sdk.models.dashboard'
+}
+
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
 install() {
     name=$1 function=$2
@@ -80,6 +98,10 @@ for version in 3006.28 3007.15 3008.3; do
     ( install "salt-$version" salt "$version" ) </dev/null &
     running="$running $!"
 done
+( install prometheus prometheus ) </dev/null &
+running="$running $!"
+( install grafana-schema grafana_schema ) </dev/null &
+running="$running $!"
 failed=0
 for job in $running; do
     wait "$job" || failed=1
