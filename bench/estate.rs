@@ -1,5 +1,5 @@
 //! What the metrics of the estate cost: the dispatcher, which hands chunks on; the thread that
-//! counts; and whoever renders. Throughput is in events, of `render` in series.
+//! counts, with a bare walk over the payloads for reference; and whoever renders. Throughput is in events, of `render` in series.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use saltern::estate::{self, EstateConfig};
 use saltern::event::{Chunk, Event, Origin};
+use saltern::msgpack::Walker;
 use serde_json::json;
 
 mod payloads;
@@ -50,6 +51,23 @@ fn count(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(chunk.events.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter(|| estate.count(black_box(&chunk)));
+        });
+    }
+}
+
+/// For reference: walking over the payloads without looking at anything.
+fn skip(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("estate skip");
+    for (name, bodies) in all_payloads() {
+        let chunk = chunk(&bodies);
+        group.throughput(Throughput::Elements(chunk.events.len() as u64));
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                for event in &chunk.events {
+                    let value = Walker::new(black_box(event.payload())).skip();
+                    black_box(value.expect("a payload is msgpack"));
+                }
+            });
         });
     }
 }
@@ -104,6 +122,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = count, offer, render
+    targets = count, skip, offer, render
 }
 criterion_main!(estate_metrics);
