@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::batch::{BatchConfig, BatchLimits};
 use crate::delivery::RetryConfig;
+use crate::estate::EstateConfig;
 use crate::filter::{Filter, FilterConfig};
 use crate::jobs::JobsConfig;
 use crate::kafka_loop;
@@ -61,6 +62,9 @@ pub struct General {
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
     /// for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
     pub dedupe_window: Option<Span>,
+    /// Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys. `{}` for
+    /// the defaults. Default: none.
+    pub estate: Option<EstateConfig>,
     /// How long to deliver what was read once told to stop.
     pub shutdown_deadline: Span,
 }
@@ -76,6 +80,7 @@ impl Default for General {
             dead_letters: DeadLettersConfig::default(),
             jobs: JobsConfig::default(),
             dedupe_window: None,
+            estate: None,
             shutdown_deadline: Span::seconds(25),
         }
     }
@@ -91,6 +96,7 @@ impl General {
             ("http.token", token(self) != token(other)),
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
+            ("estate", self.estate != other.estate),
             ("dead_letters.max_bytes", self.dead_letters.max_bytes != other.dead_letters.max_bytes),
         ];
         differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -134,7 +140,8 @@ impl Default for DeadLettersConfig {
 pub struct Log {
     /// The least important line that is logged.
     pub level: LogLevel,
-    /// How lines look. Default: text on a terminal, JSON elsewhere.
+    /// How lines look. Default: text on a terminal, `journald` where they go to the journal, JSON
+    /// elsewhere.
     pub format: Option<LogFormat>,
 }
 
@@ -161,6 +168,8 @@ pub enum LogFormat {
     Text,
     /// An object a line.
     Json,
+    /// For people, without time and with the priority in front, which journald takes off.
+    Journald,
 }
 
 /// A source.

@@ -17,6 +17,7 @@ use tokio::sync::broadcast;
 use tracing::debug;
 
 use crate::dedupe::{Bringer, Recent};
+use crate::estate::Feed;
 use crate::event::{Chunk, Event, Share};
 use crate::filter::Filter;
 use crate::metrics::{self, Level};
@@ -82,6 +83,8 @@ pub struct Dispatcher {
     pub recent: Option<Recent>,
     /// Changes of the sinks, those of one reload together.
     pub changes: Receiver<Vec<Change>>,
+    /// Copies for the metrics of the estate, if they are wanted.
+    pub estate: Option<Feed>,
     /// Copies for whoever watches live; who is too slow misses some.
     pub tap: broadcast::Sender<Tapped>,
 }
@@ -121,6 +124,9 @@ impl Dispatcher {
             }
             let chunk = Arc::new(chunk);
             let encoded = Arc::new(Encoded::default());
+            if let Some(estate) = &self.estate {
+                estate.offer(&chunk);
+            }
             if self.tap.receiver_count() > 0 {
                 // Fails only when the last watcher has just gone.
                 let _ = self.tap.send(Tapped { before, chunk: Arc::clone(&chunk) });

@@ -360,6 +360,31 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Its name in filters, tables, headers and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::JobNew => "job_new",
+            EventKind::JobPublish => "job_publish",
+            EventKind::JobMinions => "job_minions",
+            EventKind::JobReturn => "job_return",
+            EventKind::JobProgress => "job_progress",
+            EventKind::Run => "run",
+            EventKind::Wheel => "wheel",
+            EventKind::Auth => "auth",
+            EventKind::Key => "key",
+            EventKind::Start => "start",
+            EventKind::Refresh => "refresh",
+            EventKind::Beacon => "beacon",
+            EventKind::Presence => "presence",
+            EventKind::Batch => "batch",
+            EventKind::Cloud => "cloud",
+            EventKind::Fileserver => "fileserver",
+            EventKind::Syndic => "syndic",
+            EventKind::Master => "master",
+            EventKind::Custom => "custom",
+        }
+    }
+
     /// The kind of the event with this tag.
     pub fn of(tag: &str) -> Self {
         let mut parts = tag.splitn(5, '/');
@@ -398,31 +423,6 @@ impl EventKind {
             "syndic" => EventKind::Syndic,
             "stats" | "event_listen" => EventKind::Master,
             _ => EventKind::Custom,
-        }
-    }
-
-    /// The kind's name in filters and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            EventKind::JobNew => "job_new",
-            EventKind::JobPublish => "job_publish",
-            EventKind::JobMinions => "job_minions",
-            EventKind::JobReturn => "job_return",
-            EventKind::JobProgress => "job_progress",
-            EventKind::Run => "run",
-            EventKind::Wheel => "wheel",
-            EventKind::Auth => "auth",
-            EventKind::Key => "key",
-            EventKind::Start => "start",
-            EventKind::Refresh => "refresh",
-            EventKind::Beacon => "beacon",
-            EventKind::Presence => "presence",
-            EventKind::Batch => "batch",
-            EventKind::Cloud => "cloud",
-            EventKind::Fileserver => "fileserver",
-            EventKind::Syndic => "syndic",
-            EventKind::Master => "master",
-            EventKind::Custom => "custom",
         }
     }
 

@@ -8,8 +8,9 @@
 //!
 //! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]) and
 //! changes it while it runs ([`reload`]);
-//! [`state`] and [`metrics`] are what can be seen of it, [`http`] serves them, [`shutdown`] ends
-//! it, [`cli`] is the command line, [`line`] an event as people and scripts see it, [`demo`] makes
+//! [`state`] and [`metrics`] are what can be seen of it, [`estate`] what can be seen of the Salt
+//! estate, [`http`] serves them, [`shutdown`] ends
+//! it, [`cli`] is the command line, [`fold`] holds log lines back that repeat, [`line`] an event as people and scripts see it, [`demo`] makes
 //! up events for trying all this out. Payloads stay msgpack ([`msgpack`]) until a sink asks for
 //! [`json`].
 
@@ -23,8 +24,10 @@ pub mod dedupe;
 pub mod delivery;
 pub mod demo;
 pub mod dispatch;
+pub mod estate;
 pub mod event;
 pub mod filter;
+pub mod fold;
 pub mod http;
 pub mod import_master;
 pub mod jobs;

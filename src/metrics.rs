@@ -33,7 +33,7 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-const fn counter(
+pub(crate) const fn counter(
     name: &'static str,
     labels: &'static [&'static str],
     help: &'static str,
@@ -41,7 +41,11 @@ const fn counter(
     Metric { name, kind: MetricKind::Counter, labels, help }
 }
 
-const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+pub(crate) const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
     Metric { name, kind: MetricKind::Gauge, labels, help }
 }
 
@@ -181,6 +185,18 @@ pub const SINK_QUEUE_BYTES: Metric = gauge(
 /// Disk that the sink's spill takes, in bytes.
 pub const SINK_SPILL_BYTES: Metric =
     gauge("saltern_sink_spill_bytes", SINK, "Disk that the sink's spill takes, in bytes.");
+/// Memory that the sink's queue may be counted with, in bytes.
+pub const SINK_QUEUE_MAX_BYTES: Metric = gauge(
+    "saltern_sink_queue_max_bytes",
+    SINK,
+    "Memory that the sink's queue may be counted with, in bytes.",
+);
+/// Disk that the sink's spill may take, in bytes; 0 without one.
+pub const SINK_SPILL_MAX_BYTES: Metric = gauge(
+    "saltern_sink_spill_max_bytes",
+    SINK,
+    "Disk that the sink's spill may take, in bytes; 0 without one.",
+);
 /// Age of the oldest event that the sink has not yet stored.
 pub const SINK_LAG_SECONDS: Metric = gauge(
     "saltern_sink_lag_seconds",
@@ -201,6 +217,12 @@ pub const SINK_BATCH_EVENTS: Metric = Metric {
     labels: SINK,
     help: "Events in a batch.",
 };
+/// Events that the metrics of the estate leave out, because counting could not keep up.
+pub const ESTATE_MISSED_EVENTS: Metric = counter(
+    "saltern_estate_missed_events_total",
+    &[],
+    "Events that the metrics of the estate leave out, because counting could not keep up.",
+);
 /// Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).
 pub const CONFIG_RELOADS: Metric = counter(
     "saltern_config_reloads_total",
@@ -252,9 +274,12 @@ pub static METRICS: &[Metric] = &[
     SINK_QUEUE_EVENTS,
     SINK_QUEUE_BYTES,
     SINK_SPILL_BYTES,
+    SINK_QUEUE_MAX_BYTES,
+    SINK_SPILL_MAX_BYTES,
     SINK_LAG_SECONDS,
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,
+    ESTATE_MISSED_EVENTS,
     CONFIG_RELOADS,
     BUILD_INFO,
     PROCESS_RSS,

@@ -20,6 +20,7 @@ use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
 use crate::dedupe::Recent;
 use crate::dispatch::{Change, Dispatcher, Outgoing, Tapped};
+use crate::estate::{self, Estate};
 use crate::jobs::{self, Jobs};
 use crate::queue::SpillMode;
 use crate::reload::{Plan, ReloadError, Reloaded};
@@ -107,6 +108,8 @@ pub struct Pipeline {
     pub jobs: Jobs,
     /// Where sinks are asked what waits for them.
     pub desks: Arc<Desks>,
+    /// What is counted of the Salt estate, if it is.
+    pub estate: Option<Arc<Estate>>,
     /// As they were at the start.
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
@@ -154,6 +157,7 @@ impl Pipeline {
             state: Arc::new(State::new()),
             tap: tap.clone(),
             jobs: jobs.clone(),
+            estate: None,
             general: general.clone(),
             dedupe_window: config.dedupe_window(),
             means: Means {
@@ -196,8 +200,19 @@ impl Pipeline {
             jobs::retention::run(forgetting, until).await;
             Ok(())
         });
+        let mut feed = None;
+        if let Some(config) = &general.estate {
+            let (estate, into, counter) = estate::open(config.clone());
+            pipeline.estate = Some(estate);
+            feed = Some(into);
+            pipeline.thread("estate", move || {
+                counter.run();
+                Ok(())
+            })?;
+        }
+        let changes = changes_out;
         let dispatcher =
-            Dispatcher { frames: frames_out, sinks, recent, changes: changes_out, tap };
+            Dispatcher { frames: frames_out, sinks, recent, changes, estate: feed, tap };
         pipeline.thread("dispatcher", move || {
             dispatcher.run();
             Ok(())

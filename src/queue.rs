@@ -159,6 +159,14 @@ impl SpillConfig {
         }
     }
 
+    /// The bound on disk, in bytes; 0 without a spill.
+    pub fn disk_bound(&self) -> u64 {
+        match self.mode {
+            SpillMode::Memory => 0,
+            _ => self.settings().max_bytes,
+        }
+    }
+
     /// How the spill on disk is kept. Small spills have small segments, since space is freed by
     /// whole segments.
     pub fn settings(&self) -> Settings {

@@ -97,6 +97,8 @@ impl RunningSink {
         parts: &mut JoinSet<Result<(), PipelineError>>,
     ) -> Result<Self, PipelineError> {
         let give_up = means.give_up.child_token();
+        state.queue_max_bytes.set_count(sink.spill.memory_bound());
+        state.spill_max_bytes.set_bytes(sink.spill.disk_bound());
         let (settled, settled_out) = bounded::<Settled>(sink.writers * BATCHES_PER_WRITER);
         let shared = Arc::new(Shared {
             retry: sink.retry,

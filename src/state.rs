@@ -152,6 +152,10 @@ pub struct SinkState {
     pub queue_bytes: Level,
     /// Disk of the spill.
     pub spill_bytes: Level,
+    /// Memory that the queue may take.
+    pub queue_max_bytes: Level,
+    /// Disk that the spill may take.
+    pub spill_max_bytes: Level,
     /// Age of the oldest event in the queue.
     pub lag: Level,
     /// Time spent on a write.
@@ -198,6 +202,8 @@ impl SinkState {
             queue_events: Level::new(metrics::SINK_QUEUE_EVENTS, labels),
             queue_bytes: Level::new(metrics::SINK_QUEUE_BYTES, labels),
             spill_bytes: Level::new(metrics::SINK_SPILL_BYTES, labels),
+            queue_max_bytes: Level::new(metrics::SINK_QUEUE_MAX_BYTES, labels),
+            spill_max_bytes: Level::new(metrics::SINK_SPILL_MAX_BYTES, labels),
             lag: Level::new(metrics::SINK_LAG_SECONDS, labels),
             write_seconds: Distribution::new(metrics::SINK_WRITE_SECONDS, labels),
             batch_events: Distribution::new(metrics::SINK_BATCH_EVENTS, labels),
@@ -281,9 +287,9 @@ impl SinkState {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct LastError {
-    error: String,
-    time: String,
+pub(crate) struct LastError {
+    pub(crate) error: String,
+    pub(crate) time: String,
 }
 
 fn remember(last: &Mutex<Option<LastError>>, error: &str) -> bool {
@@ -302,53 +308,53 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// What `/api/v1/status` answers.
 #[derive(Serialize)]
 pub struct Status {
-    version: &'static str,
-    uptime_seconds: f64,
-    healthy: bool,
-    ready: bool,
-    sources: Vec<SourceStatus>,
-    sinks: Vec<SinkStatus>,
+    pub(crate) version: &'static str,
+    pub(crate) uptime_seconds: f64,
+    pub(crate) healthy: bool,
+    pub(crate) ready: bool,
+    pub(crate) sources: Vec<SourceStatus>,
+    pub(crate) sinks: Vec<SinkStatus>,
 }
 
 #[derive(Serialize)]
-struct SourceStatus {
-    name: String,
-    kind: &'static str,
-    master_id: String,
-    connected: bool,
-    ended: bool,
-    events: u64,
-    bytes: u64,
-    connects: u64,
-    gaps: u64,
-    gap_seconds: f64,
-    bad_frames: u64,
-    trimmed_values: u64,
-    duplicates: u64,
-    peer_events: u64,
-    backfilled: u64,
-    last_error: Option<LastError>,
+pub(crate) struct SourceStatus {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) master_id: String,
+    pub(crate) connected: bool,
+    pub(crate) ended: bool,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+    pub(crate) connects: u64,
+    pub(crate) gaps: u64,
+    pub(crate) gap_seconds: f64,
+    pub(crate) bad_frames: u64,
+    pub(crate) trimmed_values: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) peer_events: u64,
+    pub(crate) backfilled: u64,
+    pub(crate) last_error: Option<LastError>,
 }
 
 #[derive(Serialize)]
-struct SinkStatus {
-    name: String,
-    kind: &'static str,
-    up: bool,
-    parked: bool,
-    breaker: &'static str,
-    events: u64,
-    batches: u64,
-    rejected_events: u64,
-    dead_letters: f64,
-    dropped_events: u64,
-    retries: u64,
-    queue_events: f64,
-    queue_bytes: f64,
-    spill_bytes: f64,
-    lag_seconds: f64,
-    last_error: Option<LastError>,
-    last_refusal: Option<LastError>,
+pub(crate) struct SinkStatus {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) up: bool,
+    pub(crate) parked: bool,
+    pub(crate) breaker: &'static str,
+    pub(crate) events: u64,
+    pub(crate) batches: u64,
+    pub(crate) rejected_events: u64,
+    pub(crate) dead_letters: f64,
+    pub(crate) dropped_events: u64,
+    pub(crate) retries: u64,
+    pub(crate) queue_events: f64,
+    pub(crate) queue_bytes: f64,
+    pub(crate) spill_bytes: f64,
+    pub(crate) lag_seconds: f64,
+    pub(crate) last_error: Option<LastError>,
+    pub(crate) last_refusal: Option<LastError>,
 }
 
 impl Default for State {

@@ -249,6 +249,7 @@ impl JsonSchema for Secret {
         json_schema!({
             "description": "A secret; best given as ${file:PATH} or ${NAME}",
             "type": "string",
+            "format": "password",
         })
     }
 }

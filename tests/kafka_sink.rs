@@ -97,7 +97,7 @@ impl Setup {
         let mut daemon = self.daemon.take().unwrap();
         daemon.signal("KILL");
         daemon.ended();
-        self.bus.forget_subscriber();
+        self.bus.hang_up();
         self.daemon = Some(Daemon::start(self.folder.path(), &self.sections));
     }
 

@@ -167,7 +167,7 @@ fn returned(
     body(&format!("salt/job/{JID}/ret/{minion}"), &data)
 }
 
-fn mixed(size: usize) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+pub(crate) fn mixed(size: usize) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     let mut bodies = Vec::new();
     for number in 0..VARIANTS {
         let minion = format!("web-{number}.example.com");

@@ -3,13 +3,19 @@
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
+use crate::fold::Fold;
 
 mod check;
 mod completions;
@@ -139,17 +145,64 @@ fn start_logging(log: Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     let is_terminal = io::stderr().is_terminal();
-    let format = log.format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(is_terminal)
-        .with_target(false);
+    let format = log.format.unwrap_or_else(|| match () {
+        () if is_terminal => LogFormat::Text,
+        () if is_journal() => LogFormat::Journald,
+        () => LogFormat::Json,
+    });
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_terminal).with_target(false);
+    let rest = tracing_subscriber::registry().with(level);
     // Fails only when a logger is there already, which then goes on.
     let _ = match format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => rest.with(lines).with(Fold::default()).try_init(),
+        LogFormat::Json => {
+            rest.with(lines.json().flatten_event(true)).with(Fold::default()).try_init()
+        }
+        LogFormat::Journald => {
+            let lines = lines.with_ansi(false).event_format(Prioritized::default());
+            rest.with(lines).with(Fold::default()).try_init()
+        }
     };
+}
+
+/// Whether standard error goes to systemd's journal: systemd says which device and inode that is.
+fn is_journal() -> bool {
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    let journal = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    journal == format!("{}:{}", stderr.dev(), stderr.ino())
+}
+
+/// Lines with the priority in front (sd-daemon(3)), and without the time and the level, which
+/// journald shows by itself.
+struct Prioritized(fmt::format::Format<fmt::format::Full, ()>);
+
+impl Default for Prioritized {
+    fn default() -> Self {
+        let format = fmt::format().without_time().with_level(false).with_target(false);
+        Prioritized(format)
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Prioritized
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: fmt::format::Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        let priority = match *event.metadata().level() {
+            tracing::Level::ERROR => 3,
+            tracing::Level::WARN => 4,
+            tracing::Level::INFO => 6,
+            _ => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(context, writer, event)
+    }
 }
 
 /// The runtime that sinks and the HTTP side run on.

@@ -67,6 +67,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         jobs: pipeline.jobs.clone(),
         desks: pipeline.desks.clone(),
         metrics: recorder,
+        estate: pipeline.estate.clone(),
         token: general.http.token.clone(),
     };
     let closing = CancellationToken::new();

@@ -1,10 +1,10 @@
-//! The HTTP side: `/metrics`, `/healthz`, `/readyz`, `/api/v1/…`, and a page that links to them.
+//! The HTTP side: `/metrics`, `/healthz`, `/readyz`, `/api/v1/…`, and a page for people.
 //!
 //! Where a token is configured everything wants it but what probes and scrapers read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -22,15 +22,19 @@ use tracing::info;
 
 use crate::config::Http;
 use crate::dispatch::Tapped;
+use crate::estate::Estate;
 use crate::jobs::Jobs;
 use crate::process::Process;
 use crate::spill_desk::Desks;
 use crate::state::{State, Status};
 use crate::units::Secret;
+use scrapes::Scrapes;
 
 mod connections;
 mod events;
 mod jobs;
+mod page;
+mod scrapes;
 mod spill;
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
@@ -58,6 +62,8 @@ pub struct Served {
     pub desks: Arc<Desks>,
     /// The metrics.
     pub metrics: PrometheusHandle,
+    /// What is counted of the Salt estate, if it is.
+    pub estate: Option<Arc<Estate>>,
     /// What clients must send.
     pub token: Option<Secret>,
 }
@@ -75,6 +81,7 @@ pub async fn serve(listener: Option<TcpListener>, served: Served, stop: Cancella
         served,
         process: Arc::new(Process::new()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
+        scrapes: Arc::default(),
         stop: stop.clone(),
     };
     let upkeep = stop.run_until_cancelled(upkeep(&site));
@@ -95,6 +102,7 @@ struct Site {
     process: Arc<Process>,
     /// A permit for each client that reads events.
     streams: Arc<Semaphore>,
+    scrapes: Arc<Scrapes>,
     stop: CancellationToken,
 }
 
@@ -107,7 +115,7 @@ impl Site {
 
 fn routes(site: Site) -> Router {
     Router::new()
-        .route("/", get(async || Html(include_str!("index.html"))))
+        .route("/", get(page))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -158,12 +166,29 @@ async fn upkeep(site: &Site) {
     }
 }
 
-async fn metrics(Extract(site): Extract<Site>) -> impl IntoResponse {
-    site.refresh();
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        crate::metrics::render(&site.served.metrics),
-    )
+/// Nothing from elsewhere, also should an error of a store ever hold markup that got through.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+
+async fn page(Extract(site): Extract<Site>) -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page::page(&site.served.state.status())))
+}
+
+async fn metrics(Extract(site): Extract<Site>) -> Response {
+    let text = site.scrapes.text(Instant::now(), || {
+        site.refresh();
+        let mut text = crate::metrics::render(&site.served.metrics);
+        if let Some(estate) = &site.served.estate {
+            estate.render(&mut text);
+        }
+        text
+    });
+    match text {
+        Some(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        None => {
+            let message = "too many scrapers have not read their answers; try again later\n";
+            (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+        }
+    }
 }
 
 async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {

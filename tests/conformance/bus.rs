@@ -45,24 +45,33 @@ impl Bus {
 
     /// Sends an event of this payload, which is to be msgpack; waits for the subscriber first.
     pub(crate) fn send_event(&mut self, tag: &str, payload: &[u8]) {
-        let body = [tag.as_bytes(), b"\n\n", payload].concat();
-        let frame = Value::Map(vec![
-            ("head".into(), Value::Map(vec![])),
-            ("body".into(), Value::Binary(body)),
-        ]);
+        self.send_bytes(&frame_of(tag, payload));
+    }
+
+    /// Sends frames; waits for the subscriber first.
+    pub(crate) fn send_bytes(&mut self, frames: &[u8]) {
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
             stream.set_nonblocking(false).unwrap();
             stream
         });
-        stream.write_all(&msgpack(&frame)).unwrap();
+        stream.write_all(frames).unwrap();
     }
 
-    /// Lets the subscriber of an ended daemon go; the next one is waited for.
-    pub(crate) fn forget_subscriber(&mut self) {
+    /// Breaks the connection off, as a master that restarts does; the next subscriber is waited for.
+    pub(crate) fn hang_up(&mut self) {
         self.stream = None;
     }
+}
+
+/// An event as the bus carries it.
+pub(crate) fn frame_of(tag: &str, payload: &[u8]) -> Vec<u8> {
+    let body = [tag.as_bytes(), b"\n\n", payload].concat();
+    msgpack(&Value::Map(vec![
+        ("head".into(), Value::Map(vec![])),
+        ("body".into(), Value::Binary(body)),
+    ]))
 }
 
 pub(crate) fn tag(number: u64) -> String {

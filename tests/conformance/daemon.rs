@@ -48,6 +48,12 @@ impl Daemon {
             state.display()
         );
         std::fs::write(&config, general + sections).unwrap();
+        Daemon::spawn(folder, before)
+    }
+
+    /// Starts the daemon with the configuration that is in `folder` already.
+    pub(crate) fn spawn(folder: &Path, before: Option<&str>) -> Self {
+        let config = folder.join("saltern.yaml");
         let log = folder.join("log");
         let saltern = env!("CARGO_BIN_EXE_saltern");
         let mut command = match before {
@@ -83,7 +89,8 @@ impl Daemon {
         self.child.id()
     }
 
-    fn address(&mut self) -> String {
+    /// Where its HTTP side listens.
+    pub(crate) fn address(&mut self) -> String {
         if self.http.is_none() {
             let found = wait_for("the HTTP side", || {
                 let log = self.log();
@@ -100,11 +107,19 @@ impl Daemon {
         self.http.clone().unwrap()
     }
 
-    fn get(&mut self, path: &str) -> String {
+    /// What it answers: head and body.
+    pub(crate) fn get(&mut self, path: &str) -> String {
+        self.get_with(path, "")
+    }
+
+    /// As `get`, with this token.
+    pub(crate) fn get_with(&mut self, path: &str, token: &str) -> String {
         let address = self.address();
         let mut stream = TcpStream::connect(&address).unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Authorization: Bearer {token}\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

@@ -119,6 +119,25 @@ python_build() {
     "$1/bin/python" -c 'import setuptools, wheel'
 }
 
+# Prometheus and promtool of the distribution, unpacked at $1; nothing is started by systemd or anyone.
+prometheus() {
+    command -v apt-get >/dev/null || fail "Prometheus is taken from Debian's or Ubuntu's packages, and there is no apt-get"
+    cd "$1"
+    apt-get download prometheus \
+        || { flock "$cache/packages.lock" apt-get update -qq && apt-get download prometheus; }
+    dpkg -x prometheus_*.deb .
+    rm prometheus_*.deb
+    usr/bin/prometheus --version
+    usr/bin/promtool --version
+}
+
+# What knows Grafana's schema of dashboards, in a Python environment at $1.
+grafana_schema() {
+    "$python" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --no-input grafana-foundation-sdk
+    "$1/bin/python" -c 'import grafana_foundation_sdk.models.dashboard'
+}
+
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
 install() {
     name=$1 function=$2
@@ -177,6 +196,10 @@ running="$running $!"
 ( install kafka-4.1.0 kafka 4.1.0 ) </dev/null &
 running="$running $!"
 ( install python-build python_build ) </dev/null &
+running="$running $!"
+( install prometheus prometheus ) </dev/null &
+running="$running $!"
+( install grafana-schema grafana_schema ) </dev/null &
 running="$running $!"
 failed=0
 for job in $running; do

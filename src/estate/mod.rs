@@ -1,0 +1,165 @@
+//! Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys.
+//!
+//! A thread of its own counts, so that the dispatcher does no more than hand each chunk on, and only
+//! if there is room: what there is no room for is counted and left out. The sinks do not suffer for
+//! the sake of a number.
+//!
+//! [`table`] has the metrics, `facts` reads an event, `books` says what is counted of it, `series`
+//! keeps the counts within their caps.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::event::Chunk;
+use crate::metrics::{self, Tally};
+use crate::state::now;
+use crate::units::Span;
+use books::Books;
+
+mod books;
+mod facts;
+mod jobs;
+mod series;
+pub mod table;
+
+/// Chunks that may wait to be counted.
+const CHANNEL: usize = 64;
+
+/// How long chunks may gather once there were few, so that not each of them costs a wake-up.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Chunks in a round up to which there were few.
+const FEW: usize = 4;
+
+/// Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EstateConfig {
+    /// Whether there are series for single minions: the label `minion` of `salt_responses_total`,
+    /// and all of `salt_function_status`, `salt_health_last_heartbeat` and
+    /// `salt_responses_last_received_response`.
+    pub minions: bool,
+    /// Whether `salt_function_responses_total`, `salt_scheduled_job_return_total` and
+    /// `salt_job_duration_seconds` have the label `minion` too: a series for each function of each
+    /// minion.
+    pub minion_label: bool,
+    /// Series that each metric has at the most; what is over it goes into one whose labels are
+    /// `other`.
+    pub max_series: u64,
+    /// Minions that are remembered at the most.
+    pub max_minions: u64,
+    /// Leaves jobs with `test=True` out.
+    pub ignore_test: bool,
+    /// Leaves jobs with `mock=True` out.
+    pub ignore_mock: bool,
+    /// Functions that `salt_function_status` is kept of; `*` for all.
+    pub status_functions: Vec<String>,
+    /// States that `salt_function_status` is kept of; `*` for all.
+    pub status_states: Vec<String>,
+    /// How long the returns of a job may take before they are missing.
+    pub returns_within: Span,
+    /// How long a minion may be silent before it counts as such.
+    pub silent_after: Span,
+}
+
+impl Default for EstateConfig {
+    fn default() -> Self {
+        EstateConfig {
+            minions: false,
+            minion_label: false,
+            max_series: 5000,
+            max_minions: 50_000,
+            ignore_test: false,
+            ignore_mock: false,
+            status_functions: vec!["state.highstate".to_owned()],
+            status_states: vec!["highstate".to_owned()],
+            returns_within: Span::seconds(15 * 60),
+            silent_after: Span::seconds(3600),
+        }
+    }
+}
+
+impl EstateConfig {
+    fn series_bound(&self) -> usize {
+        usize::try_from(self.max_series).unwrap_or(usize::MAX)
+    }
+
+    fn minions_bound(&self) -> usize {
+        usize::try_from(self.max_minions).unwrap_or(usize::MAX)
+    }
+}
+
+/// The counts, for whoever shows them.
+pub struct Estate(Mutex<Books>);
+
+impl Estate {
+    /// Appends the metrics in Prometheus' text format.
+    pub fn render(&self, out: &mut String) {
+        self.books().render(now() / 1_000_000, out);
+    }
+
+    /// Counts the events of a chunk.
+    pub fn count(&self, chunk: &Chunk) {
+        let mut books = self.books();
+        let read = chunk.received / 1_000_000;
+        books.give_up(read);
+        for event in &chunk.events {
+            books.count(event, read);
+        }
+    }
+
+    /// A panic within would leave counts, and those stay true enough.
+    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the dispatcher hands chunks in to be counted.
+pub struct Feed {
+    chunks: Sender<Arc<Chunk>>,
+    missed: Tally,
+}
+
+impl Feed {
+    /// Hands a chunk in, if there is room.
+    pub fn offer(&self, chunk: &Arc<Chunk>) {
+        if self.chunks.try_send(Arc::clone(chunk)).is_err() {
+            self.missed.add(chunk.events.len() as u64);
+        }
+    }
+}
+
+/// Counts what is fed until the feed is dropped.
+pub struct Counter {
+    chunks: Receiver<Arc<Chunk>>,
+    estate: Arc<Estate>,
+}
+
+impl Counter {
+    /// The work of a thread.
+    pub fn run(self) {
+        while let Ok(chunk) = self.chunks.recv() {
+            self.estate.count(&chunk);
+            // Not held on to while nothing comes.
+            drop(chunk);
+            let more = self.chunks.try_iter().map(|chunk| self.estate.count(&chunk)).count();
+            if more < FEW {
+                #[allow(clippy::disallowed_methods)] // the thread has nothing else to do
+                std::thread::sleep(GATHER);
+            }
+        }
+    }
+}
+
+/// The parts: the counts, the way in, and the work in between.
+pub fn open(config: EstateConfig) -> (Arc<Estate>, Feed, Counter) {
+    let (chunks, chunks_out) = bounded(CHANNEL);
+    let estate = Arc::new(Estate(Mutex::new(Books::new(config))));
+    let counter = Counter { chunks: chunks_out, estate: Arc::clone(&estate) };
+    let missed = Tally::new(metrics::ESTATE_MISSED_EVENTS, &[]);
+    (estate, Feed { chunks, missed }, counter)
+}
