@@ -1,7 +1,8 @@
 #!/bin/bash
 # How fast rows get into a real ClickHouse 18.16: by saltern, from a capture of a bus, and by
 # clickhouse-client, which inserts the very same rows in the same format (JSONEachRow) from files, a file
-# a table. Both have the same tables and views; server and client share the machine.
+# a table. Both have the same tables and views; server and client share the machine. saltern is measured as
+# it comes, and as one sets it up beside a server: two writers, nothing compressed, as clickhouse-client does.
 #
 # usage: load-tests/clickhouse.sh [EVENTS [ROUNDS]]        prints a table in Markdown
 set -euo pipefail
@@ -54,14 +55,14 @@ with open(sys.argv[2], "wb") as capture:
 END
 wait "$bus"
 
-# saltern's configuration for a database.
+# config DATABASE [SETTINGS [WRITERS]]: saltern's configuration for a database.
 config() {
     cat >"$folder/$1.yaml" <<END
 state_dir: $folder/state-$1
 http: {listen: '127.0.0.1:0'}
 log: {level: warn}
 sources: {recording: {replay: {path: $folder/capture}}}
-sinks: {store: {clickhouse: {url: 'http://127.0.0.1:$http', database: $1}}}
+sinks: {store: {clickhouse: {url: 'http://127.0.0.1:$http', database: $1, ${2:-}}, writers: ${3:-1}}}
 END
 }
 config salt
@@ -98,17 +99,21 @@ for table in $tables; do
 done
 
 TIMEFORMAT='%R %U %S'
-echo "| round | saltern, rows/s | clickhouse-client, rows/s | ratio | saltern, µs CPU an event | clickhouse-client |"
-echo "|---|---|---|---|---|---|"
-for round in $(seq "$rounds"); do
-    truncate salt
-    truncate reference
-    rm -rf "$folder/state-salt"
-    ours=$({ time saltern 2>"$folder/saltern.log"; } 2>&1)
-    theirs=$({ time reference 2>"$folder/client.log"; } 2>&1)
-    echo "$round $(rows salt) $(rows reference) $ours $theirs" | awk -v events="$events" '{
-        if ($2 != $3) { printf "%d rows of saltern, %d of clickhouse-client\n", $2, $3; exit 1 }
-        printf "| %d | %.0f | %.0f | %.2f | %.1f | %.1f |\n", $1, $2 / $4, $3 / $7, $7 / $4,
-            ($5 + $6) / events * 1e6, ($8 + $9) / events * 1e6
-    }'
+echo "| saltern with | round | saltern, rows/s | clickhouse-client, rows/s | ratio | saltern, µs CPU an event | clickhouse-client |"
+echo "|---|---|---|---|---|---|---|"
+for setup in 'lz4 1' 'none 2'; do
+    config salt "compression: ${setup% *}" "${setup#* }"
+    for round in $(seq "$rounds"); do
+        truncate salt
+        truncate reference
+        rm -rf "$folder/state-salt"
+        ours=$({ time saltern 2>"$folder/saltern.log"; } 2>&1)
+        theirs=$({ time reference 2>"$folder/client.log"; } 2>&1)
+        echo "$round $(rows salt) $(rows reference) $ours $theirs" |
+            awk -v events="$events" -v setup="\`compression: ${setup% *}\`, \`writers: ${setup#* }\`" '{
+                if ($2 != $3) { printf "%d rows of saltern, %d of clickhouse-client\n", $2, $3; exit 1 }
+                printf "| %s | %d | %.0f | %.0f | %.2f | %.1f | %.1f |\n", setup, $1, $2 / $4, $3 / $7,
+                    $7 / $4, ($5 + $6) / events * 1e6, ($8 + $9) / events * 1e6
+            }'
+    done
 done

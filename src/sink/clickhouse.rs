@@ -227,16 +227,11 @@ impl Sink for ClickHouse {
 
 /// The server of a site, asked what it can do, and with its tables if they are to be created.
 async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server, SinkError> {
-    match site.server.take() {
-        Some(server) => Ok(site.server.insert(server)),
-        None => match prepared(site, config).await {
-            Ok(server) => Ok(site.server.insert(server)),
-            Err(error) => {
-                site.rest();
-                Err(error)
-            }
-        },
-    }
+    let server = match site.server.take() {
+        Some(server) => server,
+        None => prepared(site, config).await.inspect_err(|_| site.rest())?,
+    };
+    Ok(site.server.insert(server))
 }
 
 async fn prepared(site: &Site, config: &Config) -> Result<Server, SinkError> {

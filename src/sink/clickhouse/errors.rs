@@ -12,7 +12,8 @@ use crate::sink::{Rejected, SinkError};
 pub(super) struct Refusal {
     /// What follows from it.
     pub(super) meaning: Meaning,
-    text: String,
+    /// What the server said, in short.
+    pub(super) text: String,
 }
 
 /// What follows from a refusal.
@@ -96,11 +97,6 @@ impl Refusal {
                 SinkError::Reject { doing, cause: self.into(), events: Rejected::Unknown }
             }
         }
-    }
-
-    /// What the server said.
-    pub(super) fn text(&self) -> &str {
-        &self.text
     }
 }
 
@@ -214,7 +210,7 @@ mod tests {
         let refusal = of(
             "Code: 81, e.displayText() = DB::Exception: Database nope doesn't exist, e.what() = DB::Exception",
         );
-        assert_eq!(refusal.text(), "Code: 81, DB::Exception: Database nope doesn't exist");
-        assert_eq!(of(&"ä".repeat(9999)).text().chars().count(), 301);
+        assert_eq!(refusal.text, "Code: 81, DB::Exception: Database nope doesn't exist");
+        assert_eq!(of(&"ä".repeat(9999)).text.chars().count(), 301);
     }
 }

@@ -179,14 +179,14 @@ impl Server {
     fn leave_away(&mut self, refusal: &Refusal) -> bool {
         let token = self.features.dedup_token.then_some(TOKEN);
         let ours = self.settings.keys().map(String::as_str).chain(token);
-        let named = ours.filter(|name| refusal.text().contains(name));
+        let named = ours.filter(|name| refusal.text.contains(name));
         // The longest: `async_insert` is a part of `wait_for_async_insert`.
         let Some(name) = named.max_by_key(|name| name.len()).map(str::to_owned) else {
             return false;
         };
         warn!(
             setting = name,
-            error = refusal.text(),
+            error = refusal.text,
             "ClickHouse refuses a setting; going on without"
         );
         if self.settings.remove(&name).is_none() {
@@ -203,7 +203,12 @@ async fn ask(client: &Client, sql: &str, limit: Duration) -> Result<String, Refu
         let client = client.clone().with_compression(Compression::None);
         client.query_raw(sql).fetch_bytes("TabSeparated")?.collect().await
     };
-    let answer = timeout(limit, answer).await.unwrap_or(Err(Error::TimedOut))?;
+    let answer = timeout(limit, answer).await.unwrap_or(Err(Error::TimedOut));
+    let answer = answer.map_err(|error| match Refusal::from(error) {
+        // There were none: whatever it is, no event is to blame.
+        Refusal { meaning: Meaning::Rows, text } => Refusal { meaning: Meaning::Later(""), text },
+        other => other,
+    })?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 

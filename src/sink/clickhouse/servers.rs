@@ -95,7 +95,7 @@ pub(super) struct Url(String);
 impl Url {
     /// Whether it is reached over TLS.
     pub(super) fn is_https(&self) -> bool {
-        self.0.starts_with("https")
+        self.0.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn one_url_or_more() {
         assert_eq!(urls("http://a:8123").unwrap().others, []);
-        let two = urls("[http://a:8123, https://b/path]").unwrap();
+        let two = urls("[http://a:8123, HTTPS://b/path]").unwrap();
         assert!(two.any_https());
         assert_eq!(two.others.len(), 1);
         for (wrong, word) in [
