@@ -6,9 +6,10 @@ and for each case starts the workers, waits until they have stored everything be
 a line of a table in Markdown: events a second from the first event read to the last one stored, and
 the workers' CPU an event. Wants the release build.
 
-usage: load-tests/worker.py [--events N] [--rounds N]
+usage: load-tests/worker.py [--events N] [--rounds N] [--saltern BINARY]
 """
 import argparse
+import json
 import os
 import re
 import signal
@@ -96,27 +97,52 @@ def drained(saltern, folder, port, topic, group, sink, workers, events):
             worker.wait(60)
 
 
+def fill(saltern, folder, port, events):
+    """Returns of highstates of 500 minions, of about 1000 bytes as JSON, into two topics."""
+    states = {
+        f"file_|-config-{n}_|-/etc/app/config-{n}.conf_|-managed": {
+            "name": f"/etc/app/config-{n}.conf", "changes": {}, "result": True, "duration": 12.345 + n,
+            "comment": f"File /etc/app/config-{n}.conf is in the correct state", "__sls__": "app.config",
+        }
+        for n in range(3)
+    }
+    with open(folder / "events.jsonl", "w") as lines:
+        for n in range(events):
+            jid, minion = f"20261121{n // 500:012d}", f"web-{n % 500}.example.com"
+            data = {"id": minion, "jid": jid, "fun": "state.apply", "success": True, "retcode": 0, "return": states,
+                    "_stamp": f"2026-11-21T00:00:00.{n % 1000000:06d}", "n": n}
+            lines.write(json.dumps({"tag": f"salt/job/{jid}/ret/{minion}", "data": data}) + "\n")
+    sinks = "".join(
+        f"  {form}:\n    kafka: {{brokers: ['127.0.0.1:{port}'], topic: {form}, value: {form}, partitions: 4, "
+        "replication: 1, compression: lz4}\n"
+        for form in ("json", "msgpack")
+    )
+    (folder / "collector.yaml").write_text(
+        f"state_dir: {folder}/collector\nhttp: {{listen: '127.0.0.1:{port + 9}'}}\n"
+        f"sources:\n  lines: {{replay: {{path: '{folder}/events.jsonl'}}}}\nsinks:\n{sinks}"
+    )
+    with open(folder / "collector.log", "wb") as log:
+        subprocess.run([saltern, "run", "--config", str(folder / "collector.yaml")], check=True, stdout=log, stderr=log)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--events", type=int, default=200_000)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--port", type=int, default=19192)
+    target = os.environ.get("CARGO_TARGET_DIR", "target")
+    arguments.add_argument("--saltern", default=f"{target}/release/saltern", help="the binary to measure")
     arguments = arguments.parse_args()
-    build = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release"
     cache = os.environ.get("SALTERN_TEST_CACHE", str(Path.home() / ".cache/saltern-tests"))
     jars = Path(cache) / "kafka-4.1.0/libs"
     if not jars.is_dir():
         sys.exit(f"there is no {jars}; run tests/servers/install.sh")
-    saltern, events, port = str(build / "saltern"), arguments.events, arguments.port
+    saltern, events, port = arguments.saltern, arguments.events, arguments.port
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         kafka = broker(folder, jars, port)
         try:
-            for form in ("json", "msgpack"):
-                sink = f"kafka: {{brokers: ['127.0.0.1:{port}'], topic: {form}, value: {form}, partitions: 4}}"
-                command = [str(build / "saltern-load"), "measure", "--saltern", saltern]
-                command += ["--events", str(events), "--spill", "memory", "--sink", sink]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            fill(saltern, folder, port, events)
             stored = sum(f.stat().st_size for f in (folder / "data").glob("json-*/*.log"))
             print(f"{events} events, {stored / events:.0f} bytes each in the topic as JSON with lz4\n")
             print("| round | what | events/s | of the reference | CPU an event |\n|---|---|---|---|---|")
