@@ -10,6 +10,8 @@
 //! `messages` makes events of them, `in_flight` knows which are safe, and `group` answers when
 //! librdkafka calls back.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -21,7 +23,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outlet, Source, SourceError};
-use crate::kafka_client::{self, ANSWER, Brokers, Properties, Sasl, Tls, explained};
+use crate::kafka_client::{self, Brokers, Properties, Sasl, Tls, explained};
 
 mod group;
 mod in_flight;
@@ -147,6 +149,10 @@ impl Source for Kafka {
     }
 }
 
+/// How long the brokers may take to say what there is. Less than `saltern check` waits, so that what
+/// librdkafka knows of the reason is told.
+const PROBE: Duration = Duration::from_secs(5);
+
 /// Asks the brokers for each topic that has a name.
 fn ask(config: &Config) -> Result<(), SourceError> {
     let doing = |topic: &str| format!("asking {} for {topic}", config.brokers);
@@ -156,7 +162,7 @@ fn ask(config: &Config) -> Result<(), SourceError> {
         .create_with_context(context)
         .map_err(|error| SourceError::new(doing("anything"), explained(&error)))?;
     if config.names().next().is_none() {
-        let answer = client.fetch_metadata(None, ANSWER);
+        let answer = client.fetch_metadata(None, PROBE);
         return answer.map(drop).map_err(|error| {
             let cause = client.context().reason().unwrap_or_else(|| explained(&error));
             SourceError::new(doing("its topics"), cause)
@@ -167,7 +173,7 @@ fn ask(config: &Config) -> Result<(), SourceError> {
             let cause = client.context().reason().unwrap_or_else(|| explained(error));
             SourceError::new(doing(&format!("the topic `{name}`")), cause)
         };
-        let metadata = client.fetch_metadata(Some(name), ANSWER).map_err(|e| failed(&e))?;
+        let metadata = client.fetch_metadata(Some(name), PROBE).map_err(|e| failed(&e))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == name);
         if let Some(error) = found.and_then(MetadataTopic::error) {
             return Err(failed(&KafkaError::MetadataFetch(error.into())));
