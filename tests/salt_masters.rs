@@ -55,8 +55,20 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     let mut daemon = Daemon::start(dir.path(), salt.bus());
     until("saltern to be ready", MINUTE, || daemon.is_ready().then_some(()));
 
-    let begin = common_marker(&mut salt, &daemon, "before");
     salt.run("saltutil.sync_modules", &[]);
+    until("the minions to have taken up our module", MINUTE, || {
+        // They load what was synchronised a while after they have said that it was.
+        let jid = salt.run("sys.list_functions", &["raw"]);
+        let returns = returns_of(&jid);
+        until("the returns", MINUTE, || {
+            let lines = daemon.lines();
+            let mut values = returns.iter().map(|wanted| lines.iter().find(|l| tag(l) == wanted));
+            let has_functions = |line: &Value| line["data"]["return"] != json!([]);
+            values.try_fold(true, |all, line| Some(all && has_functions(line?)))
+        })
+        .then_some(())
+    });
+    let begin = common_marker(&mut salt, &daemon, "before");
     salt.run("test.ping", &[]);
     salt.run("grains.items", &[]);
     salt.run("cmd.run", &["echo Grüße; exit 3"]);

@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -28,7 +28,7 @@ use crate::process::Process;
 use crate::spill_desk::Desks;
 use crate::state::{State, Status};
 use crate::units::Secret;
-use scrapes::Scrapes;
+use scrapes::{Answer, Scrapes};
 
 mod connections;
 mod events;
@@ -174,19 +174,26 @@ async fn page(Extract(site): Extract<Site>) -> impl IntoResponse {
 }
 
 async fn metrics(Extract(site): Extract<Site>) -> Response {
-    let text = site.scrapes.text(Instant::now(), || {
+    let make = || {
         site.refresh();
         let mut text = crate::metrics::render(&site.served.metrics);
         if let Some(estate) = &site.served.estate {
             estate.render(&mut text);
         }
         text
-    });
-    match text {
-        Some(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        None => {
-            let message = "too many scrapers have not read their answers; try again later\n";
-            (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+    };
+    let asked = Instant::now();
+    loop {
+        match site.scrapes.answer(asked, Instant::now(), make) {
+            Answer::Text(text) => {
+                return ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+                    .into_response();
+            }
+            Answer::Later(wait) => sleep(wait).await,
+            Answer::TooMany => {
+                let message = "too many scrapers have not read their answers; try again later\n";
+                return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
+            }
         }
     }
 }

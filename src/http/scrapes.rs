@@ -1,16 +1,17 @@
 //! What scrapers get: a text that is made at most ten times a second, and shared by all who read it.
 //!
-//! Who scrapes more often gets the same text again. Who reads slowly holds a text that would else
-//! be gone; there are [`VERSIONS`] of them at the most, and then scrapers are turned away until
-//! somebody has read to the end, or is cut off. So no scraper can make the daemon work or keep much.
+//! Who asks when one was just made waits for the next, with all others who do: nobody gets a text that
+//! is older than the question. Who reads slowly holds a text that would else be gone; there are
+//! [`VERSIONS`] of them at the most, and then scrapers are turned away until somebody has read to the
+//! end, or is cut off. So no scraper can make the daemon work or keep much.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 
-/// How long a text is good for.
-const FRESH: Duration = Duration::from_millis(100);
+/// From one text to the next, at the least.
+const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Texts that are being read at a time, at the most.
 const VERSIONS: usize = 8;
@@ -26,23 +27,44 @@ struct Texts {
     texts: Vec<Bytes>,
 }
 
+/// What becomes of a question.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A text that was made since.
+    Text(Bytes),
+    /// Ask again when this has passed.
+    Later(Duration),
+    /// Too many are being read.
+    TooMany,
+}
+
 impl Scrapes {
-    /// A text that is fresh, made by `make` unless there is one; `None` if too many are being read.
-    pub(super) fn text(&self, now: Instant, make: impl FnOnce() -> String) -> Option<Bytes> {
+    /// The answer, now, to who asked at `asked`; a text is made by `make` if it is time for one.
+    pub(super) fn answer(
+        &self,
+        asked: Instant,
+        now: Instant,
+        make: impl FnOnce() -> String,
+    ) -> Answer {
         // A panic in `make` leaves nothing half done.
         let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = texts.made.is_some_and(|made| now.saturating_duration_since(made) < FRESH);
-        if let Some(last) = texts.texts.last().filter(|_| is_fresh) {
-            return Some(last.clone());
+        if let (Some(made), Some(last)) = (texts.made, texts.texts.last()) {
+            if made >= asked {
+                return Answer::Text(last.clone());
+            }
+            let wait = BETWEEN.saturating_sub(now.saturating_duration_since(made));
+            if !wait.is_zero() {
+                return Answer::Later(wait);
+            }
         }
         texts.texts.retain(|text| !text.is_unique());
         if texts.texts.len() >= VERSIONS {
-            return None;
+            return Answer::TooMany;
         }
         let text = Bytes::from(make());
         texts.texts.push(text.clone());
         texts.made = Some(now);
-        Some(text)
+        Answer::Text(text)
     }
 }
 
@@ -51,25 +73,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_shared_and_bounded() {
+    fn texts_are_shared_bounded_and_never_older_than_the_question() {
         let scrapes = Scrapes::default();
         let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
         let mut made = 0;
-        let mut scrape = |millis| {
-            let now = begin + Duration::from_millis(millis);
-            scrapes.text(now, || {
+        let mut scrape = |asked, now| {
+            scrapes.answer(at(asked), at(now), || {
                 made += 1;
                 format!("text {made}")
             })
         };
-        for millis in 0..100 {
-            assert_eq!(scrape(millis).unwrap(), "text 1");
+        let text = |number: u32| Answer::Text(format!("text {number}").into());
+        assert_eq!(scrape(0, 0), text(1));
+        for asked in 1..100 {
+            assert_eq!(scrape(asked, asked), Answer::Later(Duration::from_millis(100 - asked)));
         }
-        let mut held: Vec<_> = (1..=8).map(|n| scrape(n * 100).unwrap()).collect();
-        assert_eq!(held.last().unwrap(), "text 9");
-        assert_eq!(scrape(850).unwrap(), "text 9");
-        assert_eq!(scrape(900), None);
+        let mut held = vec![scrape(1, 100)];
+        for asked in 1..100 {
+            assert_eq!(scrape(asked, 101), text(2));
+        }
+        held.extend((2..=8).map(|n| scrape(n * 100, n * 100)));
+        assert_eq!(held.last(), Some(&text(9)));
+        assert_eq!(scrape(900, 900), Answer::TooMany);
         held.remove(3);
-        assert_eq!(scrape(900).unwrap(), "text 10");
+        assert_eq!(scrape(900, 900), text(10));
     }
 }

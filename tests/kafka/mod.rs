@@ -241,7 +241,7 @@ impl Kafka {
 
     /// Sends a signal to a node: `STOP` holds it, `CONT` lets it go on.
     pub(crate) fn signal(&self, node: usize, name: &str) {
-        let leash = self.nodes[node].leash.as_ref().expect("the node runs");
+        let leash = self.nodes[node].leash.as_ref().unwrap();
         assert!(signal(name, leash.id()), "no process to send {name} to");
     }
 
@@ -353,16 +353,6 @@ impl Kafka {
             .set("isolation.level", level)
             .set("reconnect.backoff.max.ms", "500");
         config
-    }
-
-    /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.ProducerPerformance`, and gives
-    /// what it prints.
-    pub(crate) fn tool(&self, class: &str, arguments: &[&str]) -> String {
-        let mut words = java(256);
-        let mut command = Command::new(words.remove(0));
-        let output = command.args(words).arg(class).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{class}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
     }
 
     fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
