@@ -115,7 +115,7 @@ fn queue(criterion: &mut Criterion) {
                     for share in shares {
                         queue.push(share, now);
                     }
-                    while let Some(batch) = queue.take(&LIMITS) {
+                    while let Some(batch) = queue.take(&LIMITS, Instant::now()) {
                         queue.settle(black_box(batch).first());
                     }
                     queue

@@ -488,7 +488,7 @@ impl<D: Disk> Queue<D> {
 
     /// Discards what waits and was read before `before`, in microseconds since 1970, up to the first
     /// event that was not. Returns how many events. What is in flight stays.
-    pub fn discard_before(&mut self, before: u64) -> u64 {
+    pub fn discard_before(&mut self, before: u64, now: Instant) -> u64 {
         let head = self.head;
         let damaged = self.losses.damaged;
         // First what need not be read for it. Its count is not that of a full queue.
@@ -498,7 +498,7 @@ impl<D: Disk> Queue<D> {
             && self.drop_oldest(|losses| &mut losses.full)
         {}
         self.losses.full = full;
-        while self.read_back() {
+        while self.read_back(now) {
             if self.memory.front().is_none_or(|front| front.share.received() >= before) {
                 break;
             }
@@ -556,7 +556,7 @@ impl<D: Disk> Queue<D> {
 
     /// Takes the next batch, as large as the limits allow; `None` while nothing waits. In `durable`
     /// mode its bounds are on disk before it is returned.
-    pub fn take(&mut self, limits: &BatchLimits) -> Option<Batch> {
+    pub fn take(&mut self, limits: &BatchLimits, now: Instant) -> Option<Batch> {
         let mut again = None;
         let mut limits = *limits;
         while let Some(begun) = self.begun.front().copied() {
@@ -578,7 +578,7 @@ impl<D: Disk> Queue<D> {
         limits.max_events = limits.max_events.min(self.ready());
         let (mut shares, mut events, mut bytes) = (Vec::new(), 0, 0);
         let mut first = self.head;
-        while events < limits.max_events && self.read_back() {
+        while events < limits.max_events && self.read_back(now) {
             if events == 0 {
                 first = self.head;
             } else if self.head != first + events as u64 {
@@ -651,7 +651,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Makes sure that the next event that waits is in memory; `false` if nothing waits.
-    fn read_back(&mut self) -> bool {
+    fn read_back(&mut self, now: Instant) -> bool {
         while self.memory.is_empty() {
             if self.head >= self.next {
                 return false;
@@ -662,7 +662,7 @@ impl<D: Disk> Queue<D> {
                 Ok(Some(Read::Events(sequence, share))) => {
                     self.skip_damaged(Lost { first: self.head, end: sequence });
                     let weight = share.weight();
-                    self.remember(share, weight, Instant::now());
+                    self.remember(share, weight, now);
                 }
                 Ok(Some(Read::Damaged(lost))) => self.skip_damaged(lost),
                 Ok(None) => self.skip_damaged(Lost { first: self.head, end: self.next }),
@@ -974,9 +974,9 @@ mod tests {
         old.push(share(0..15, 10), now);
         old.push(share(15..20, 10).claimed(Some(claim)), now);
         old.push(share(20..30, 10).claimed(Some(other_claim)), now);
-        let first = old.take(&ONE_SECOND).unwrap();
+        let first = old.take(&ONE_SECOND, Instant::now()).unwrap();
         assert_eq!(numbers(&first).len(), 10);
-        old.take(&ONE_SECOND).unwrap();
+        old.take(&ONE_SECOND, Instant::now()).unwrap();
         old.settle(first.first());
         let handed_on = old.hand_on();
         assert_eq!(old.persist(), (0, 0));
@@ -984,12 +984,12 @@ mod tests {
         for share in handed_on {
             new.push(share, now);
         }
-        let second = new.take(&ONE_SECOND).unwrap();
+        let second = new.take(&ONE_SECOND, Instant::now()).unwrap();
         assert_eq!(numbers(&second), (10..20).collect::<Vec<_>>());
         assert!(receipt.try_recv().is_err());
         new.settle(second.first());
         assert_eq!(receipt.try_recv(), Ok(true));
-        let third = new.take(&ONE_SECOND).unwrap();
+        let third = new.take(&ONE_SECOND, Instant::now()).unwrap();
         assert_eq!(numbers(&third), (20..30).collect::<Vec<_>>());
         drop(new);
         assert_eq!(other.try_recv(), Ok(false));
@@ -1044,7 +1044,7 @@ mod tests {
                         pushed += count;
                     }
                     Step::Take => {
-                        let Some(batch) = queue.take(&ONE_SECOND) else {
+                        let Some(batch) = queue.take(&ONE_SECOND, Instant::now()) else {
                             prop_assert_eq!(queue.waiting(), 0);
                             continue;
                         };
@@ -1064,7 +1064,7 @@ mod tests {
             for first in in_flight {
                 queue.settle(first);
             }
-            while let Some(batch) = queue.take(&ONE_SECOND) {
+            while let Some(batch) = queue.take(&ONE_SECOND, Instant::now()) {
                 queue.settle(batch.first());
             }
             prop_assert_eq!((queue.len(), queue.weight(), queue.oldest()), (0, 0, None));
@@ -1226,7 +1226,7 @@ mod tests {
         }
 
         fn take(&mut self) -> bool {
-            let Some(batch) = self.queue.take(&ONE_SECOND) else {
+            let Some(batch) = self.queue.take(&ONE_SECOND, Instant::now()) else {
                 assert_eq!(self.queue.waiting(), 0);
                 return false;
             };
@@ -1313,18 +1313,21 @@ mod tests {
         };
         let mut queue = open();
         queue.push(share(0..25, 10), Instant::now());
-        let first = queue.take(&ONE_SECOND).unwrap();
+        let first = queue.take(&ONE_SECOND, Instant::now()).unwrap();
         queue.settle(first.first());
         queue.note_acknowledged();
-        let second = queue.take(&ONE_SECOND).unwrap();
+        let second = queue.take(&ONE_SECOND, Instant::now()).unwrap();
         drop(queue);
         let mut queue = open();
         queue.push(share(25..60, 10), Instant::now());
         let limits = BatchLimits { max_events: 40, ..ONE_SECOND };
-        let again = queue.take(&limits).unwrap();
+        let again = queue.take(&limits, Instant::now()).unwrap();
         assert_eq!((again.id(), numbers(&again)), (second.id(), numbers(&second)));
         assert_eq!(numbers(&again), (10..20).collect::<Vec<_>>());
-        assert_eq!(numbers(&queue.take(&limits).unwrap()), (20..60).collect::<Vec<_>>());
+        assert_eq!(
+            numbers(&queue.take(&limits, Instant::now()).unwrap()),
+            (20..60).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -1336,7 +1339,7 @@ mod tests {
         assert_eq!(queue.due(&ONE_SECOND, now), Some(now + Duration::from_secs(1)));
         queue.push(share(9..10, 1), now);
         assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
-        assert_eq!(queue.take(&ONE_SECOND).unwrap().len(), 10);
+        assert_eq!(queue.take(&ONE_SECOND, Instant::now()).unwrap().len(), 10);
         queue.push(share(10..11, 5000), now);
         assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
     }
@@ -1346,12 +1349,12 @@ mod tests {
         let weight = share(0..1, 100).weight() as u64;
         let mut queue = queue(weight * 4, WhenFull::DropOldest);
         queue.push(share(0..2, 100), Instant::now());
-        let batch = queue.take(&ONE_SECOND).unwrap();
+        let batch = queue.take(&ONE_SECOND, Instant::now()).unwrap();
         queue.push(share(2..4, 100), Instant::now());
         queue.push(share(4..6, 100), Instant::now());
         assert_eq!(queue.take_losses().full, 2);
         assert_eq!(numbers(&batch), [0, 1]);
-        assert_eq!(numbers(&queue.take(&ONE_SECOND).unwrap()), [4, 5]);
+        assert_eq!(numbers(&queue.take(&ONE_SECOND, Instant::now()).unwrap()), [4, 5]);
     }
 
     #[test]
@@ -1361,6 +1364,6 @@ mod tests {
         assert_eq!(queue.take_losses().full, 0);
         queue.push(share(1..2, 100), Instant::now());
         assert_eq!(queue.take_losses().full, 1);
-        assert_eq!(numbers(&queue.take(&ONE_SECOND).unwrap()), [0]);
+        assert_eq!(numbers(&queue.take(&ONE_SECOND, Instant::now()).unwrap()), [0]);
     }
 }

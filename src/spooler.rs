@@ -262,7 +262,7 @@ impl<D: Disk> Spooler<D> {
             }
             Happening::Order(order) => self.obey(order, course, now),
             Happening::NoMoreOrders => self.orders = never(),
-            Happening::Enquiry(enquiry) => self.answer(enquiry),
+            Happening::Enquiry(enquiry) => self.answer(enquiry, now),
             Happening::NoMoreEnquiries => self.enquiries = never(),
             Happening::Synced(job, result) => {
                 course.syncer.is_busy = false;
@@ -314,8 +314,8 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    fn answer(&mut self, Enquiry { discard_before, answer }: Enquiry) {
-        let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before));
+    fn answer(&mut self, Enquiry { discard_before, answer }: Enquiry, now: Instant) {
+        let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before, now));
         self.state.dropped_operator.add(discarded);
         self.count_losses();
         let holding = Holding {
@@ -401,7 +401,7 @@ impl<D: Disk> Spooler<D> {
             }
             // Reserved first: a batch must not leave the queue for a writer that cannot take it.
             let Ok(slot) = writer.try_reserve() else { return };
-            let Some(batch) = self.queue.take(&self.limits) else { return };
+            let Some(batch) = self.queue.take(&self.limits, now) else { return };
             *held += 1;
             slot.send(batch);
         }

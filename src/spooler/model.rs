@@ -718,12 +718,16 @@ fn explore(nature: Nature, past: Past, depth: usize) -> usize {
         for choice in &path {
             let possible = world.possible(false);
             widths.push(possible.len());
-            story.2.push(possible[*choice]);
-            world.act(possible[*choice]);
+            // Writers that are woken together may run in another order than the last time, and then
+            // there may be less to do next.
+            let Some(action) = possible.get(*choice).copied() else { break };
+            story.2.push(action);
+            world.act(action);
         }
         world.end();
         count += 1;
-        let Some(next) = (0..depth).rev().find(|n| path[*n] + 1 < widths[*n]) else { return count };
+        let next = (0..widths.len()).rev().find(|n| path[*n] + 1 < widths[*n]);
+        let Some(next) = next else { return count };
         path[next] += 1;
         path[next + 1..].fill(0);
     }

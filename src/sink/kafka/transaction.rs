@@ -1,10 +1,11 @@
-//! A transaction a batch, and the mark by which a batch is known that was committed before.
+//! A transaction a batch, and the marks by which batches are known that were committed before.
 //!
-//! The last batch that was committed is noted where transactions can note something: as the metadata
-//! of an offset, committed in the same transaction for a group that nobody reads with. So a batch
-//! that comes again because we do not know what became of it, after `kill -9` for example, is found
-//! to be there already. A mark holds the batch's id and the places of the events that were refused:
-//! those were left out, and may not be dead letters yet.
+//! The last batches that were committed are noted where transactions can note something: as the
+//! metadata of an offset, committed in the same transaction for a group that nobody reads with. So a
+//! batch that comes again because we do not know what became of it, after `kill -9` for example, is
+//! found to be there already. There may be several such batches: the next is begun before it is known
+//! on disk that the one before was stored. A mark holds the batch's id and the places of the events
+//! that were refused: those were left out, and may not be dead letters yet.
 
 use std::time::{Duration, Instant};
 
@@ -32,15 +33,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// Batches that are noted: more than can have been begun and not be known to be stored.
+const MARKS: usize = 16;
+
 /// Bytes that brokers keep as the metadata of an offset (`offset.metadata.max.bytes`).
-const LONGEST_MARK: usize = 4096;
+const LONGEST_NOTE: usize = 4096;
 
 /// The transactions of one writer.
 pub(super) struct Transactions {
     group: ConsumerGroupMetadata,
     notes: Notes,
-    /// The mark that was there when we connected, or that we made since.
-    last: Option<Mark>,
+    /// The marks that were there when we connected, or that we made since; the newest is the last.
+    marks: Vec<Mark>,
     is_open: bool,
 }
 
@@ -84,14 +88,14 @@ impl Transactions {
         let notes = Notes { group, topic: topic.to_owned(), client: client.clone() };
         let consumer = notes.consumer().map_err(failed)?;
         let group = consumer.group_metadata().ok_or(KafkaError::Canceled).map_err(failed)?;
-        let last = notes.read(&consumer).map_err(failed)?;
-        Ok(Transactions { group, notes, last, is_open: false })
+        let marks = notes.read(&consumer).map_err(failed)?;
+        Ok(Transactions { group, notes, marks, is_open: false })
     }
 
-    /// The places of the events that were refused, if this is the batch that was committed last.
+    /// The places of the events that were refused, if this batch was committed before.
     pub(super) fn committed(&self, batch: BatchId) -> Option<&[usize]> {
-        let last = self.last.as_ref().filter(|last| last.batch == batch.to_string())?;
-        Some(&last.refused)
+        let batch = batch.to_string();
+        self.marks.iter().find(|mark| mark.batch == batch).map(|mark| mark.refused.as_slice())
     }
 
     pub(super) fn begin(&mut self, producer: &ThreadedProducer<Reports>) -> Result<(), SinkError> {
@@ -108,12 +112,18 @@ impl Transactions {
         batch: BatchId,
         refused: &[usize],
     ) -> Result<(), SinkError> {
-        let mark = Mark { batch: batch.to_string(), refused: refused.to_vec() };
-        let text = mark.text();
+        let mut marks = self.marks.clone();
+        marks.push(Mark { batch: batch.to_string(), refused: refused.to_vec() });
+        marks.drain(..marks.len().saturating_sub(MARKS));
+        let mut text = text_of(&marks);
+        while text.len() > LONGEST_NOTE && marks.len() > 1 {
+            marks.remove(0);
+            text = text_of(&marks);
+        }
         let mut committed = Ok(());
         // Without a mark the batch may be stored twice after a crash. With half of one, events that
         // were refused could be lost.
-        if text.len() <= LONGEST_MARK {
+        if text.len() <= LONGEST_NOTE {
             committed = match self.notes.offsets(Some(&text)) {
                 Ok(offsets) => {
                     let note = || producer.send_offsets_to_transaction(&offsets, &self.group, NOTE);
@@ -128,7 +138,7 @@ impl Transactions {
         match committed {
             Ok(()) => {
                 self.is_open = false;
-                self.last = Some(mark);
+                self.marks = marks;
                 Ok(())
             }
             Err(error) => {
@@ -153,11 +163,12 @@ impl Transactions {
     /// gives in.
     pub(super) fn fenced(&self, batch: BatchId, failed: SinkError) -> SinkError {
         let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
-        let is_ours = |mark: &Option<Mark>| {
-            *mark == self.last || mark.as_ref().is_some_and(|mark| mark.batch == batch.to_string())
+        let is_ours = |marks: &[Mark]| {
+            *marks == *self.marks
+                || marks.last().is_some_and(|mark| mark.batch == batch.to_string())
         };
         match found {
-            Ok(mark) if !is_ours(&mark) => {
+            Ok(marks) if !is_ours(&marks) => {
                 let id = &self.notes.group;
                 let cause = format!(
                     "another saltern writes as `{id}`, which is master_id, sink and writer; this \
@@ -195,14 +206,14 @@ impl Notes {
         Ok(offsets)
     }
 
-    fn read(&self, consumer: &BaseConsumer) -> KafkaResult<Option<Mark>> {
+    fn read(&self, consumer: &BaseConsumer) -> KafkaResult<Vec<Mark>> {
         let committed = consumer.committed_offsets(self.offsets(None)?, ANSWER)?;
-        let mut mark = None;
+        let mut marks = Vec::new();
         for offset in committed.elements() {
             offset.error()?;
-            mark = Mark::parse(offset.metadata());
+            marks = offset.metadata().split(';').filter_map(Mark::parse).collect();
         }
-        Ok(mark)
+        Ok(marks)
     }
 }
 
@@ -229,6 +240,11 @@ impl Mark {
         }
         Some(Mark { batch: batch.to_owned(), refused })
     }
+}
+
+/// The marks as they are noted, `;` between them.
+fn text_of(marks: &[Mark]) -> String {
+    marks.iter().map(Mark::text).collect::<Vec<_>>().join(";")
 }
 
 /// Asks until the coordinator has said yes or no, or has taken too long.
