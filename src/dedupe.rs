@@ -29,15 +29,15 @@ pub struct Recent {
     previous: HashMap<EventId, Bringer>,
 }
 
-/// A source and a master, as a hash. Where two are the same, a repeat passes.
+/// A source, a way into it and a master, as a hash. Where two are the same, a repeat passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bringer(u64);
 
 impl Bringer {
-    /// The bringer of what comes from there.
-    pub fn of(origin: &Origin) -> Self {
-        let names = [origin.source.as_bytes(), origin.master_id.as_bytes()].join(&0);
-        Bringer(xxhash_rust::xxh3::xxh3_64(&names))
+    /// The bringer of what comes from there, by this way of the source's.
+    pub fn of(origin: &Origin, way: &str) -> Self {
+        let names = [&origin.source, way, &origin.master_id].join("\0");
+        Bringer(xxhash_rust::xxh3::xxh3_64(names.as_bytes()))
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(10);
 
     fn bringer(source: &str, master_id: &str) -> Bringer {
-        Bringer::of(&Origin { source: source.into(), master_id: master_id.into() })
+        Bringer::of(&Origin { source: source.into(), master_id: master_id.into() }, "")
     }
 
     #[test]

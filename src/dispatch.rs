@@ -100,10 +100,11 @@ impl Dispatcher {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
             let claim = frames.claim.take();
+            let way = frames.way;
             let mut chunk = chunk_of(frames, self.sinks.len() > 1);
             if let Some(recent) = &mut self.recent {
                 let (now, before) = (Instant::now(), chunk.events.len());
-                let bringer = Bringer::of(&chunk.origin);
+                let bringer = Bringer::of(&chunk.origin, way);
                 chunk.events.retain(|event| !recent.is_repeat(event.id(), bringer, now));
                 state.duplicates.add((before - chunk.events.len()) as u64);
             }
@@ -199,7 +200,7 @@ fn honour(claim: Option<Claim>) {
 }
 
 fn chunk_of(frames: Frames, share_json: bool) -> Chunk {
-    let Frames { state, origin, received, bodies, ids, claim: _ } = frames;
+    let Frames { state, origin, received, bodies, ids, way: _, claim: _ } = frames;
     let mut events = Vec::with_capacity(bodies.len());
     let ids = ids.into_iter().chain(std::iter::repeat(None));
     for (body, id) in bodies.into_iter().zip(ids) {

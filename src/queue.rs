@@ -428,12 +428,13 @@ impl<D: Disk> Queue<D> {
 
     /// Discards the oldest segment of the spill; `false` if there is none to discard.
     fn drop_oldest(&mut self, reason: fn(&mut Losses) -> &mut u64) -> bool {
+        let memory_end = self.memory_end();
         let Some(spill) = &mut self.spill else { return false };
         // In order, since batches leave in order and are taken out where they stand.
         let flying = self.in_flight.iter().flat_map(|flying| flying.batch.shares());
         let flying: Vec<Share> = flying.cloned().collect();
         let compress = self.config.compression == Compression::Zstd;
-        let lost = match spill.drop_oldest(self.head, &flying, compress) {
+        let lost = match spill.drop_oldest(self.head, memory_end, &flying, compress) {
             Ok(Some(Dropped { lost, keeps_in_flight })) => {
                 self.in_flight.iter_mut().for_each(|f| f.has_refuge = keeps_in_flight);
                 lost

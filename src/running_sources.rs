@@ -114,7 +114,7 @@ async fn read(
         after.cancelled().await;
     }
     state.begin();
-    let outlet = Outlet { origin, state: Arc::clone(&state), frames, jobs };
+    let outlet = Outlet { origin, way: "", state: Arc::clone(&state), frames, jobs };
     let result = reader.run(outlet, stop).await;
     state.end();
     let result = result.map_err(|error| {

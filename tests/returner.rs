@@ -53,9 +53,15 @@ async fn receive(socket: &mut impl SocketRecv) -> Value {
     rmpv::decode::read_value(&mut message.get(0).unwrap().as_ref()).unwrap()
 }
 
+/// The answer, after however many that say to wait.
 async fn ask<S: SocketSend + SocketRecv>(socket: &mut S, request: Vec<u8>) -> Value {
     socket.send(request.into()).await.unwrap();
-    receive(socket).await
+    loop {
+        let answer = receive(socket).await;
+        if answer["wait"].is_nil() {
+            return answer;
+        }
+    }
 }
 
 #[tokio::test]
@@ -115,6 +121,27 @@ async fn a_return_is_an_event_and_in_the_job_cache_at_once() {
     assert_eq!(returns["web-2"]["return"], Value::from(true), "{returns}");
     daemon.wait_for_event(&format!("salt/job/{jid}/ret/web-1")).await;
     daemon.wait_for_event(&format!("salt/job/{jid}/ret/web-2")).await;
+    daemon.stop().await;
+}
+
+/// A master whose job cache saltern is hands over a return, and then its event.
+#[tokio::test]
+async fn a_return_and_its_event_are_stored_once() {
+    let daemon = Daemon::start(SOURCE);
+    let mut dealer: DealerSocket = connected(&daemon).await;
+    let load = packed(&map(&[("jid", "1".into()), ("id", "web-1".into())]));
+    let event = [b"salt/job/1/ret/web-1\n\n", &load[..]].concat();
+    let event = |id| {
+        let events = Value::Array(vec![Value::Binary(event.clone())]);
+        request(id, "events", &[("events", events)])
+    };
+    let handed_over = request(1, "return", &[("load", Value::Binary(load))]);
+    for (id, request) in [(1, handed_over), (2, event(2)), (3, events(3, &["last"]))] {
+        let answer = ask(&mut dealer, request).await;
+        assert_eq!(answer, map(&[("v", 1.into()), ("id", id.into())]));
+    }
+    daemon.wait_for_event("last").await;
+    assert_eq!(daemon.stored("salt/job/1/ret/web-1"), 1);
     daemon.stop().await;
 }
 
@@ -185,7 +212,8 @@ async fn a_stuck_sink_holds_up_its_events_and_no_question() {
     let daemon = Daemon::start_with(SOURCE, sink);
     let mut sender: DealerSocket = connected(&daemon).await;
     let wait = map(&[("v", 1.into()), ("id", 1.into()), ("wait", true.into())]);
-    assert_eq!(ask(&mut sender, events(1, &["stuck"])).await, wait);
+    sender.send(events(1, &["stuck"]).into()).await.unwrap();
+    assert_eq!(receive(&mut sender).await, wait);
     let mut asker: DealerSocket = connected(&daemon).await;
     let answer = ask(&mut asker, request(5, "get_minions", &[])).await;
     assert_eq!((&answer["id"], &answer["value"]), (&5.into(), &Value::Binary(vec![0x90])));

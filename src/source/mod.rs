@@ -112,6 +112,8 @@ pub struct Frames {
     pub state: Arc<SourceState>,
     /// The source and its master.
     pub origin: Arc<Origin>,
+    /// See [`Outlet::way`].
+    pub way: &'static str,
     /// When they were read, in microseconds since 1970.
     pub received: u64,
     /// Tag, empty line, payload, of each event.
@@ -128,6 +130,9 @@ pub struct Frames {
 pub struct Outlet {
     /// The source and its master.
     pub origin: Arc<Origin>,
+    /// Which of the ways that lead into the source, if there are several by which it may get the
+    /// same event. What came by another way is a repeat.
+    pub way: &'static str,
     /// What the world sees of the source.
     pub state: Arc<SourceState>,
     /// To the dispatcher.
@@ -166,7 +171,8 @@ impl Outlet {
         self.state.events.add(bodies.len() as u64);
         self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let mut frames = Frames { state, origin, received: state::now(), bodies, ids, claim };
+        let (way, received) = (self.way, state::now());
+        let mut frames = Frames { state, origin, way, received, bodies, ids, claim };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {

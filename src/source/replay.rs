@@ -475,7 +475,7 @@ mod tests {
         let (frames, out) = bounded(1000);
         let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
         let state = Arc::new(SourceState::new("s", "replay", "m"));
-        (Outlet { origin, state, frames, jobs: Jobs::new(Path::new("")) }, out)
+        (Outlet { origin, way: "", state, frames, jobs: Jobs::new(Path::new("")) }, out)
     }
 
     /// Keeps everything that comes, as a pipeline whose sinks are all well.

@@ -106,7 +106,8 @@ impl Source for Returner {
                     }
                 }
                 _ = wait.tick() => {
-                    for pending in desk.pending.values() {
+                    let may_hear = |pending: &&Pending| !pending.to.is_req();
+                    for pending in desk.pending.values().filter(may_hear) {
                         send(&mut socket, pending.to.with(&Answer::Wait)).await;
                     }
                 }
@@ -158,6 +159,11 @@ struct ReplyTo {
 }
 
 impl ReplyTo {
+    /// REQ takes one answer to a request, so that it must be the last.
+    fn is_req(&self) -> bool {
+        self.envelope.len() > 1
+    }
+
     fn with(&self, answer: &Answer) -> ZmqMessage {
         let mut message = ZmqMessage::from(answer.message(self.id));
         for frame in self.envelope.iter().rev() {
@@ -241,7 +247,7 @@ impl Desk {
             }
             Asked::Return { body, load } => {
                 self.under_way.spawn_local(async move {
-                    (number, keep_return(&outlet, &writes, body, load).await)
+                    (number, keep_return(outlet, &writes, body, load).await)
                 });
             }
             Asked::Job(call) => {
@@ -302,15 +308,16 @@ async fn keep(outlet: &Outlet, bodies: Vec<Bytes>) -> Answer {
 }
 
 /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands its
-/// event on.
-async fn keep_return(outlet: &Outlet, writes: &Semaphore, body: Bytes, load: Bytes) -> Answer {
-    let saved = blocking(outlet, writes, move |jobs| match jobs.save_return(&load) {
+/// event on, which a master may hand over by `event_return` as well.
+async fn keep_return(outlet: Outlet, writes: &Semaphore, body: Bytes, load: Bytes) -> Answer {
+    let outlet = Outlet { way: "returns", ..outlet };
+    let saved = blocking(&outlet, writes, move |jobs| match jobs.save_return(&load) {
         // It is an event all the same.
         Err(JobsError::Off) => Ok(()),
         saved => saved,
     });
     match saved.await {
-        Ok(()) => keep(outlet, vec![body]).await,
+        Ok(()) => keep(&outlet, vec![body]).await,
         Err(answer) => answer,
     }
 }

@@ -492,18 +492,23 @@ impl<D: Disk> Spill<D> {
 
     /// Gives up the oldest segment in which events wait, and says which; `None` if there is none.
     /// Events wait from `head` on. Those before it that are not settled, `in_flight`, must survive a
-    /// crash: they are put into a segment of their own first, up against what follows. If the disk
-    /// has no room for that, it is done right after.
+    /// crash: they are put into a segment of their own first, up against what follows: the next
+    /// segment, or what waits in memory, up to `memory_end`, and may come between the two by
+    /// [`Spill::insert`]. If the disk has no room for that, it is done right after.
     pub fn drop_oldest(
         &mut self,
         head: u64,
+        memory_end: u64,
         in_flight: &[Share],
         compress: bool,
     ) -> io::Result<Option<Dropped>> {
         let Some(index) = self.waiting_segment(head) else { return Ok(None) };
         let Some(victim) = self.segments.get(index) else { return Ok(None) };
         let lost = Lost { first: victim.first.max(head), end: victim.end };
-        let follows = self.segments.get(index + 1).map_or(victim.end, |next| next.first);
+        let follows = match self.segments.get(index + 1) {
+            Some(next) if memory_end <= lost.end => next.first,
+            _ => lost.end,
+        };
         let mut refuge = self.write_refuge(follows, in_flight, compress);
         let before = self.acknowledged;
         self.acknowledged = before.max(match &refuge {

@@ -334,7 +334,7 @@ fn run(steps: Vec<Step>) {
             }
             Step::DropOldest => {
                 let head = spill.acknowledged();
-                if let Ok(Some(Dropped { lost, .. })) = spill.drop_oldest(head, &[], false) {
+                if let Ok(Some(Dropped { lost, .. })) = spill.drop_oldest(head, head, &[], false) {
                     model.waiting.retain(|n| *n >= lost.end);
                     model.lasting.retain(|n| *n >= lost.end);
                     model.noted = model.noted.min(spill.acknowledged());
