@@ -814,20 +814,17 @@ impl<D: Disk> Queue<D> {
             first += waiting.share.len() as u64;
         }
         entries.sort_by_key(|(first, _)| *first);
-        // From the back, each run up against what follows: what several writers have settled out of
-        // turn would else leave a gap, which looks like damage.
+        // From the back, each run up against what follows it: what several writers have settled out
+        // of turn would else leave a gap, which looks like damage.
         let mut runs: Vec<(u64, Vec<Share>)> = Vec::new();
         let mut end = memory_end;
         for (first, share) in entries.into_iter().rev() {
-            if spill.segment_of(first).is_some() {
+            if spill.holds(first) {
                 end = first;
                 continue;
             }
-            let mut start = end.saturating_sub(share.len() as u64);
-            while let Some(on_disk) = spill.segment_within(start, end) {
-                end = on_disk;
-                start = end.saturating_sub(share.len() as u64);
-            }
+            end = spill.segment_behind(first).map_or(end, |behind| end.min(behind));
+            let start = end.saturating_sub(share.len() as u64);
             match runs.last_mut().filter(|(run, _)| *run == end) {
                 Some((run, shares)) => {
                     *run = start;
@@ -1193,7 +1190,7 @@ mod tests {
                     // Their segment was dropped, and the disk did not take them elsewhere.
                     let spill = self.queue.spill.as_ref().unwrap();
                     let is_gone = |flying: &&InFlight| {
-                        !flying.has_refuge && spill.segment_of(flying.batch.first()).is_none()
+                        !flying.has_refuge && !spill.holds(flying.batch.first())
                     };
                     let gone = self.queue.in_flight.iter().filter(|_| self.had_trouble);
                     risky.extend(gone.filter(is_gone).flat_map(|flying| numbers(&flying.batch)));

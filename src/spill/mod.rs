@@ -15,7 +15,8 @@
 //!
 //! `progress` is appended to: 24 bytes an entry, kind and length (4), sequence (8), the length of
 //! the batch (8), CRC32C (4). An entry says "a batch of so many events from this sequence on is
-//! about to be tried" or "everything below this sequence is acknowledged". It is replaced by rename
+//! about to be tried" or "everything below this sequence is acknowledged"; of those the last holds,
+//! since events in flight whose segment was dropped are put elsewhere. It is replaced by rename
 //! when it has grown. It may be too old, or gone, and then events come again; it can never be too
 //! new, since an acknowledgement is written after the fact.
 //!
@@ -367,15 +368,14 @@ impl<D: Disk> Spill<D> {
         (written, appended.and(kept).map_err(failed("writing what was in memory to the spill")))
     }
 
-    /// The first sequence of the segment that holds the event of this sequence, if one does.
-    pub fn segment_of(&self, sequence: u64) -> Option<u64> {
-        self.segment_within(sequence, sequence + 1)
+    /// Whether the event of this sequence is on disk.
+    pub fn holds(&self, sequence: u64) -> bool {
+        self.segments.iter().any(|segment| (segment.first..segment.end).contains(&sequence))
     }
 
-    /// The first sequence of the last segment that holds any event from `first` to before `end`.
-    pub fn segment_within(&self, first: u64, end: u64) -> Option<u64> {
-        let holds = |segment: &&Segment<_>| segment.first < end && first < segment.end;
-        self.segments.iter().rfind(holds).map(|segment| segment.first)
+    /// The first sequence of the first segment that begins behind this one.
+    pub fn segment_behind(&self, sequence: u64) -> Option<u64> {
+        self.segments.iter().map(|segment| segment.first).find(|first| *first > sequence)
     }
 
     fn begin_segment(&mut self, first: u64, since: u64) -> Result<(), AppendError> {
@@ -533,6 +533,12 @@ impl<D: Disk> Spill<D> {
                 self.bytes += refuge.bytes;
                 self.acknowledged = self.acknowledged.min(refuge.first);
                 self.segments.push_front(refuge);
+                if self.acknowledged < before {
+                    // An earlier one could not be written, and what it was for was given up on disk.
+                    let _ = self.note_acknowledged().inspect_err(|error| {
+                        warn!(%error, "batches that are being written are lost if the daemon is killed");
+                    });
+                }
             }
             Ok(None) => {}
             Err(error) => warn!(%error, "batches that are being written are not on disk any more"),
@@ -812,7 +818,7 @@ fn read_progress<D: Disk>(disk: &D) -> io::Result<(u64, Vec<Begun>)> {
     for entry in bytes.get(..read).unwrap_or_default().chunks_exact(ENTRY) {
         let Some((kind, sequence, len)) = read_entry(entry) else { break };
         match kind {
-            ACKNOWLEDGED => acknowledged = acknowledged.max(sequence),
+            ACKNOWLEDGED => acknowledged = sequence,
             BATCH_BEGUN => {
                 begun.retain(|begun| begun.first != sequence);
                 begun.push(Begun { first: sequence, len });
