@@ -59,6 +59,10 @@ pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
 /// Appends `bytes` as a JSON string; `true` if bytes that are not UTF-8 had to be replaced.
 #[inline]
 pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    if let Some(word) = plain_word(bytes) {
+        append_word(quoted(word, bytes.len()), bytes.len() + 2, out);
+        return false;
+    }
     out.reserve(bytes.len() + 2);
     out.push(b'"');
     let replaced = if is_plain(bytes) {
@@ -69,6 +73,41 @@ pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     };
     out.push(b'"');
     replaced
+}
+
+/// Appends `"key": `, behind a comma unless it is the first, if that is a word; else does nothing.
+///
+/// Most keys and many values are short enough to be put together in a register and stored at once;
+/// copying them piece by piece was a fifth of the time of making JSON.
+#[inline]
+fn write_short_key(key: &[u8], is_first: bool, out: &mut Vec<u8>) -> bool {
+    const COMMA: u128 = u16::from_le_bytes(*b", ") as u128;
+    const COLON: u128 = u16::from_le_bytes(*b": ") as u128;
+    let Some(word) = plain_word(key).filter(|_| key.len() + 6 <= WORD) else { return false };
+    let len = key.len() + 4;
+    let pair = quoted(word, key.len()) | COLON << (8 * (key.len() + 2));
+    if is_first {
+        append_word(pair, len, out);
+    } else {
+        append_word(pair << 16 | COMMA, len + 2, out);
+    }
+    true
+}
+
+/// Bytes of a word, of which the lowest is the first of a text.
+const WORD: usize = 16;
+
+/// A word with quotes around its `len` bytes, which are at most [`WORD`] - 2.
+fn quoted(word: u128, len: usize) -> u128 {
+    const QUOTE: u128 = b'"' as u128;
+    word << 8 | QUOTE | QUOTE << (8 * (len + 1))
+}
+
+/// Appends the first `len` bytes of a word.
+fn append_word(word: u128, len: usize, out: &mut Vec<u8>) {
+    let end = out.len() + len;
+    out.extend_from_slice(&word.to_le_bytes());
+    out.truncate(end);
 }
 
 struct Writer<'a, 'o> {
@@ -82,6 +121,10 @@ struct Writer<'a, 'o> {
 impl Writer<'_, '_> {
     /// Writes the next value. After an error the JSON is complete, and nothing more can be read.
     fn value(&mut self, depth: usize) -> Result<(), Malformed> {
+        if let Some(text) = self.walker.short_text() {
+            self.string(text);
+            return Ok(());
+        }
         let item = self.walker.item().inspect_err(|_| {
             self.losses.torn += 1;
             self.out.extend_from_slice(b"null");
@@ -120,9 +163,7 @@ impl Writer<'_, '_> {
         self.out.push(b'[');
         let mut result = Ok(());
         for index in 0..len {
-            if index > 0 {
-                self.out.extend_from_slice(b", ");
-            }
+            self.separator(index == 0);
             result = self.value(depth);
             if result.is_err() {
                 break;
@@ -136,30 +177,39 @@ impl Writer<'_, '_> {
         self.out.push(b'{');
         let mut result = Ok(());
         for index in 0..len {
-            let key = match self.walker.item() {
-                Ok(key) => key,
-                Err(malformed) => {
-                    self.losses.torn += 1;
-                    result = Err(malformed);
-                    break;
-                }
-            };
-            if index > 0 {
-                self.out.extend_from_slice(b", ");
-            }
-            result = self.key(key, depth);
-            self.out.extend_from_slice(b": ");
-            if result.is_err() {
-                self.out.extend_from_slice(b"null");
-                break;
-            }
-            result = self.value(depth);
+            result = self.pair(index == 0, depth);
             if result.is_err() {
                 break;
             }
         }
         self.out.push(b'}');
         result
+    }
+
+    fn pair(&mut self, is_first: bool, depth: usize) -> Result<(), Malformed> {
+        if let Some(key) = self.walker.short_text() {
+            if !write_short_key(key, is_first, self.out) {
+                self.separator(is_first);
+                self.string(key);
+                self.out.extend_from_slice(b": ");
+            }
+            return self.value(depth);
+        }
+        let key = self.walker.item().inspect_err(|_| self.losses.torn += 1)?;
+        self.separator(is_first);
+        let result = self.key(key, depth);
+        self.out.extend_from_slice(b": ");
+        if result.is_err() {
+            self.out.extend_from_slice(b"null");
+            return result;
+        }
+        self.value(depth)
+    }
+
+    fn separator(&mut self, is_first: bool) {
+        if !is_first {
+            self.out.extend_from_slice(b", ");
+        }
     }
 
     fn key(&mut self, key: Item<'_>, depth: usize) -> Result<(), Malformed> {
@@ -197,8 +247,8 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Whether the bytes are ASCII without anything that JSON escapes. Sixteen at once, which the
-/// compiler makes a vector of, or eight; most strings of Salt are short.
+/// Whether the bytes, which are no [`plain_word`], are ASCII without anything that JSON escapes.
+/// Sixteen at once, which the compiler makes a vector of.
 #[inline]
 fn is_plain(bytes: &[u8]) -> bool {
     let is_special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
@@ -208,17 +258,32 @@ fn is_plain(bytes: &[u8]) -> bool {
         let (blocks, _) = bytes.as_chunks::<16>();
         return !blocks.iter().any(any_special) && !any_special(last);
     }
-    // Of what is shorter, both ends; they overlap, or touch, in the middle.
+    bytes.len() + 2 > WORD && !bytes.iter().any(|byte| is_special(*byte))
+}
+
+/// The bytes as a word, if quotes fit around them and they are ASCII without anything that JSON
+/// escapes.
+#[inline]
+fn plain_word(bytes: &[u8]) -> Option<u128> {
+    let len = bytes.len();
+    if len + 2 > WORD {
+        return None;
+    }
     if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
-        let words = [u64::from_le_bytes(*first), u64::from_le_bytes(*last)];
-        return words.iter().all(|word| (escapes(*word) | *word) & TOPS == 0);
+        let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+        let special = (escapes(first) | first | escapes(last) | last) & TOPS;
+        return (special == 0).then(|| u128::from(first) | u128::from(last) << (8 * (len - 8)));
     }
-    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
-        let word = u64::from(first) | u64::from(last) << 32;
-        return (escapes(word) | word) & TOPS == 0;
-    }
-    !bytes.iter().any(|byte| is_special(*byte))
+    let word = match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(first), Some(last)) => {
+            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+            u64::from(first) | u64::from(last) << (8 * (len - 4))
+        }
+        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    // Above the text are zeroes, which a text may not have.
+    let padded = word | ONES * 0x20 << (8 * len);
+    ((escapes(padded) | word) & TOPS == 0).then(|| u128::from(word))
 }
 
 /// The lowest bit of each byte of a word, and the highest.
@@ -461,6 +526,15 @@ mod tests {
             prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
         }
 
+        #[test]
+        fn pairs_are_as_their_strings(keys in proptest::collection::vec("[ -~é]{0,14}", 0..4)) {
+            let pairs = keys.iter().map(|key| (Value::from(key.as_str()), Value::from(1)));
+            let (json, _) = json_of(&Value::Map(pairs.collect()));
+            let pair = |key: &String| format!("{}: 1", serde_json::to_string(key).unwrap());
+            let expected = keys.iter().map(pair).collect::<Vec<_>>().join(", ");
+            prop_assert_eq!(json, format!("{{{expected}}}"));
+        }
+
         /// Against looking at each byte, for every way that a string can be cut into blocks.
         #[test]
         fn blocks_miss_nothing(
@@ -476,7 +550,7 @@ mod tests {
             let escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
             prop_assert_eq!(first_escape(&bytes), bytes.iter().position(escape));
             let plain = bytes.is_ascii() && !bytes.iter().any(escape);
-            prop_assert_eq!(is_plain(&bytes), plain);
+            prop_assert_eq!(plain_word(&bytes).is_some() || is_plain(&bytes), plain);
         }
 
         #[test]

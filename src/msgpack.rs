@@ -150,6 +150,22 @@ impl<'a> Walker<'a> {
         Ok(item)
     }
 
+    /// Takes the next value if it is text of less than 256 bytes, as most are, and is all there.
+    #[inline]
+    pub fn short_text(&mut self) -> Option<&'a [u8]> {
+        let (&marker, rest) = self.bytes.get(self.at..)?.split_first()?;
+        let (head, text) = match marker {
+            0xa0..=0xbf => (1, rest.get(..usize::from(marker & 0x1f))?),
+            0xd9 => {
+                let (&len, rest) = rest.split_first()?;
+                (2, rest.get(..usize::from(len))?)
+            }
+            _ => return None,
+        };
+        self.at += head + text.len();
+        Some(text)
+    }
+
     /// Steps over the next value with all that it contains and gives its bytes.
     pub fn skip(&mut self) -> Result<&'a [u8], Malformed> {
         let from = self.at;
