@@ -1103,6 +1103,8 @@ mod tests {
         proptest::collection::vec(turn, 1..200)
     }
 
+    const MAX_BYTES: u64 = 20_000;
+
     /// What a queue over a disk must do, as a list of numbers.
     struct Life {
         config: SpillConfig,
@@ -1159,7 +1161,13 @@ mod tests {
                     if is_broken || self.config.mode == SpillMode::Overflow {
                         self.risky.extend(numbers.clone());
                     }
-                    self.queue.push(share(numbers, size), Instant::now());
+                    self.queue.push(share(numbers.clone(), size), Instant::now());
+                    // Where what is in flight fills the spill, memory has to do.
+                    let is_full = self.queue.disk_bytes() + count * 400 > MAX_BYTES;
+                    let last = self.queue.next.saturating_sub(1);
+                    if is_full && !self.queue.spill.as_ref().unwrap().holds(last) {
+                        self.risky.extend(numbers);
+                    }
                     self.pushed += count;
                     self.run[1] += count;
                     // What is in flight and not on disk any more is saved anew at a stop, elsewhere.
@@ -1280,7 +1288,7 @@ mod tests {
     }
 
     fn open(disk: &SimDisk, config: SpillConfig) -> Queue<SimDisk> {
-        let settings = Settings { segment_bytes: 1500, max_bytes: 20_000, compress: false };
+        let settings = Settings { segment_bytes: 1500, max_bytes: MAX_BYTES, compress: false };
         Queue::new(7, config, Some(Spill::open(disk.clone(), settings).unwrap()))
     }
 
