@@ -272,6 +272,8 @@ impl World {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
+            // In order, so that those that were begun have ended when a later one has.
+            .max_blocking_threads(1)
             .build()
             .unwrap();
         let mut world = World {
@@ -590,6 +592,11 @@ impl World {
         }
     }
 
+    /// Writers drop their connections on a thread of the machine's, which takes real time.
+    fn let_connections_end(&self) {
+        self.runtime.block_on(async { tokio::task::spawn_blocking(|| {}).await.unwrap() });
+    }
+
     /// A writer has ended. If that was the drain deadline the dispatcher ends too; else the sink is
     /// parked and an operator reloads, as `hand_over` does.
     fn go_on_without_writers(&mut self) {
@@ -639,6 +646,7 @@ impl World {
             assert!(!is_idle || run.wait < IDLE, "events wait and nothing is due");
             // A writer may be backing off.
             let wait = if is_idle { run.wait } else { run.wait.min(Duration::from_secs(1)) };
+            self.let_connections_end();
             self.pass(wait);
             self.let_tasks_run();
         }
