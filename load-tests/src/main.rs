@@ -14,6 +14,7 @@ use crate::bus::Rate;
 use crate::traffic::{Framing, Mix, Traffic};
 
 mod bus;
+mod daemon;
 mod drain;
 mod jobs;
 mod measure;
@@ -21,6 +22,7 @@ mod process;
 mod report;
 mod spill;
 mod traffic;
+mod zmtp;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -109,7 +111,8 @@ enum Command {
 /// What the bus sends.
 #[derive(clap::Args)]
 struct Offer {
-    /// How frames follow each other: `plain` (before 3006.26, 3007, 3008) or `prefixed` (3006.26+).
+    /// How frames follow each other: `plain` (before 3006.26, 3007, 3008), `prefixed` (3006.26+) or
+    /// `zmtp` (a ZeroMQ publisher).
     #[arg(long, value_enum, default_value_t = Framing::Plain)]
     framing: Framing,
     /// Which events.
@@ -149,7 +152,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Bus { socket, traffic, connections } => {
             let offered = traffic.traffic()?;
-            let bus = bus::Bus::listen(&socket)?;
+            let bus = bus::Bus::listen(&socket, traffic.framing)?;
             let began = process::own_cpu()?;
             let sent = bus.serve(&offered, traffic.rate, traffic.events, connections)?;
             println!(
@@ -166,11 +169,18 @@ fn run(command: Command) -> Result<(), Failure> {
             let offered = traffic.traffic()?;
             let load = measure::Load {
                 traffic: &offered,
+                framing: traffic.framing,
                 rate: traffic.rate,
                 events: traffic.events,
-                spill,
             };
-            println!("{}", measure::saltern(&saltern, &sinks, sink.as_deref(), &load)?);
+            let measured = measure::Measured {
+                binary: &saltern,
+                sinks: &sinks,
+                other: sink.as_deref(),
+                spill,
+                sections: "",
+            };
+            println!("{}", measure::saltern(&measured, &load)?);
             println!("drain: {}", measure::drain(&load)?);
             Ok(())
         }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::Failure;
 use crate::bus::Rate;
-use crate::measure::{self, Cost, Load, Sink, Spill};
+use crate::measure::{self, Cost, Load, Measured, Sink, Spill};
 use crate::traffic::{Framing, Mix, Traffic};
 
 const SIZE: usize = 3000;
@@ -16,11 +16,12 @@ const ALL: &[Sink] = &[Sink::RawfileJson, Sink::Sqlite3, Sink::Local, Sink::Blac
 pub(crate) fn print(binary: &Path, rounds: usize) -> Result<(), Failure> {
     let traffic = Traffic::new(Mix::Highstates, SIZE, Framing::Plain, Path::new(""))?;
     let run = |sinks: &[Sink], spill, rate, events| -> Result<(Cost, Cost), Failure> {
-        let load = Load { traffic: &traffic, rate, events, spill };
+        let load = Load { traffic: &traffic, framing: Framing::Plain, rate, events };
+        let measured = Measured { binary, sinks, other: None, spill, sections: "" };
         let mut both = Vec::new();
         for _ in 0..rounds.max(1) {
             // One after the other, so that both see the same machine.
-            both.push((measure::saltern(binary, sinks, None, &load)?, measure::drain(&load)?));
+            both.push((measure::saltern(&measured, &load)?, measure::drain(&load)?));
         }
         let by = |of: fn(&Cost) -> f64| {
             let ours: Vec<f64> = both.iter().map(|(ours, _)| of(ours)).collect();
@@ -103,8 +104,9 @@ pub(crate) fn print(binary: &Path, rounds: usize) -> Result<(), Failure> {
     );
     let rate = Rate::PerSecond(5000.0);
     for spill in [Spill::Memory, Spill::Durable] {
-        let load = Load { traffic: &traffic, rate, events: 150_000, spill };
-        let ours = measure::saltern(binary, ALL, None, &load)?;
+        let load = Load { traffic: &traffic, framing: Framing::Plain, rate, events: 150_000 };
+        let measured = Measured { binary, sinks: ALL, other: None, spill, sections: "" };
+        let ours = measure::saltern(&measured, &load)?;
         row(
             &format!(
                 "`rawfile_json`, `sqlite3`, `local`, `blackhole` at 5 000 events/s for 30 s, `{spill}`"
@@ -126,7 +128,7 @@ pub(crate) fn print(binary: &Path, rounds: usize) -> Result<(), Failure> {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -136,7 +138,7 @@ fn mib(bytes: u64) -> u64 {
 }
 
 /// The processor, its number, the kernel and the date.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let said = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
