@@ -80,6 +80,13 @@ pub(crate) struct Setup<'a> {
     pub(crate) is_read: bool,
 }
 
+impl<'a> Setup<'a> {
+    /// These sinks behind a plain bus, and nothing special.
+    pub(crate) fn new(binary: &'a Path, sinks: &'a [String]) -> Self {
+        Setup { binary, framing: Framing::Plain, sections: "", sinks, variable: None, is_read: false }
+    }
+}
+
 /// A running saltern.
 pub(crate) struct Daemon {
     pub(crate) reader: Reader,
@@ -96,7 +103,7 @@ impl Daemon {
             _ => format!("salt_bus: {{address: {}}}", bus.display()),
         };
         let mut config = format!(
-            "state_dir: {}\nlog: {{level: warn}}\nhttp: {{listen: '{http}'}}\n\
+            "state_dir: {}\nlog: {{level: error}}\nhttp: {{listen: '{http}'}}\n\
              sources: {{bus: {{{source}}}}}\n{}\nsinks:\n",
             folder.path("state").display(),
             setup.sections,
@@ -126,17 +133,19 @@ impl Daemon {
 
     /// What `/api/v1/status` says.
     pub(crate) fn status(&self) -> Result<Value, Failure> {
-        Ok(serde_json::from_str(&self.get("/api/v1/status")?)?)
+        let answer = self.get("/api/v1/status")?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or("an answer without a body")?;
+        Ok(serde_json::from_str(body)?)
     }
 
+    /// The whole answer, from its status line on.
     pub(crate) fn get(&self, path: &str) -> Result<String, Failure> {
         let mut stream = TcpStream::connect(self.http)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let (_, body) = answer.split_once("\r\n\r\n").ok_or("an answer without a body")?;
-        Ok(body.to_owned())
+        Ok(answer)
     }
 
     /// Waits until every sink has settled so many events; the status then.

@@ -16,10 +16,12 @@ use crate::traffic::{Framing, Mix, Traffic};
 mod bus;
 mod daemon;
 mod drain;
+mod estate;
 mod jobs;
 mod measure;
 mod process;
 mod report;
+mod simulator;
 mod spill;
 mod traffic;
 mod zmtp;
@@ -97,6 +99,24 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         minions: u64,
     },
+    /// Simulate an estate and print what its metrics cost and how long a scrape takes.
+    Estate {
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// How many minions it has.
+        #[arg(long, default_value_t = 10_000)]
+        minions: usize,
+        /// The same seed gives the same events.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Events a second, or `max`.
+        #[arg(long, default_value = "max")]
+        rate: Rate,
+        /// How many events to send.
+        #[arg(long, default_value_t = 200_000)]
+        events: u64,
+    },
     /// Run the scenarios and print a table in Markdown.
     Report {
         /// The binary to measure.
@@ -105,6 +125,9 @@ enum Command {
         /// How often each scenario is run; the table has the median.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// Send so many times fewer events: to try the command out, not to measure.
+        #[arg(long, default_value_t = 1)]
+        scale: u64,
     },
 }
 
@@ -118,6 +141,12 @@ struct Offer {
     /// Which events.
     #[arg(long, value_enum, default_value_t = Mix::Highstates)]
     mix: Mix,
+    /// In place of the mix, what an estate of so many minions says in about an hour.
+    #[arg(long, conflicts_with = "mix")]
+    minions: Option<usize>,
+    /// With `--minions`: the same seed gives the same events.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Bytes of a state return's frame, about.
     #[arg(long, default_value_t = 3000)]
     size: usize,
@@ -134,7 +163,10 @@ struct Offer {
 
 impl Offer {
     fn traffic(&self) -> Result<Traffic, Failure> {
-        Traffic::new(self.mix, self.size, self.framing, &self.captures)
+        match self.minions {
+            Some(minions) => simulator::traffic(minions, self.seed, self.framing),
+            None => Traffic::new(self.mix, self.size, self.framing, &self.captures),
+        }
     }
 }
 
@@ -188,6 +220,9 @@ fn run(command: Command) -> Result<(), Failure> {
             spill::print(&folder, append, acknowledged, waiting)
         }
         Command::Jobs { folder, jobs, minions } => jobs::print(&folder, jobs, minions),
-        Command::Report { saltern, rounds } => report::print(&saltern, rounds),
+        Command::Estate { saltern, minions, seed, rate, events } => {
+            estate::print(&saltern, minions, seed, rate, events)
+        }
+        Command::Report { saltern, rounds, scale } => report::print(&saltern, rounds, scale),
     }
 }

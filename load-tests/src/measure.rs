@@ -162,12 +162,9 @@ pub(crate) fn with_saltern<T>(
         kinds.iter().map(|kind| format!("{kind}, spill: {{mode: {}{room}}}", measured.spill)).collect();
     let bus = Bus::listen(&folder.bus(), load.framing)?;
     let setup = Setup {
-        binary: measured.binary,
         framing: load.framing,
         sections: measured.sections,
-        sinks: &sinks,
-        variable: None,
-        is_read: false,
+        ..Setup::new(measured.binary, &sinks)
     };
     let daemon = Daemon::start(&folder, &setup)?;
     let mut stream = [bus.accept()?];
