@@ -144,8 +144,12 @@ def wait_for(what, done, seconds):
 def event_return_process(master):
     """The process that has called itself EventReturn (setproctitle)."""
     for child in psutil.Process(master.pid).children(recursive=True):
-        if "EventReturn" in " ".join(child.cmdline()):
-            return child
+        try:
+            if "EventReturn" in " ".join(child.cmdline()):
+                return child
+        except psutil.Error:
+            # It has ended meanwhile.
+            continue
     return None
 
 
@@ -210,6 +214,8 @@ def main():
     parser.add_argument("--capture")
     parser.add_argument("--numbers", action="store_true", help="print events, CPU, rate and memory instead of a row")
     arguments = parser.parse_args()
+    if arguments.events < 2 * arguments.queue:
+        parser.error("fewer than two queues full of events: nothing would be known of the last one")
     folder = tempfile.mkdtemp(prefix="salt-er-")
     try:
         done, cost, rate, memory = measure(folder, arguments)

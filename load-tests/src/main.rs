@@ -14,11 +14,15 @@ use crate::bus::Rate;
 use crate::traffic::{Framing, Mix, Traffic};
 
 mod bus;
+mod curves;
 mod daemon;
 mod drain;
 mod estate;
 mod jobs;
+mod latency;
+mod lines;
 mod measure;
+mod plot;
 mod process;
 mod report;
 mod simulator;
@@ -98,6 +102,39 @@ enum Command {
         /// How many minions return each.
         #[arg(long, default_value_t = 10)]
         minions: u64,
+    },
+    /// Print and plot what an event costs against the rate of events and against the number of sinks.
+    Plot {
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Where the plots (SVG) go.
+        #[arg(long, default_value = "target/load")]
+        folder: PathBuf,
+        /// Bytes of an event, about.
+        #[arg(long, default_value_t = 3000)]
+        size: usize,
+        /// For how long each rate is offered.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// How many events are sent at the most.
+        #[arg(long, default_value_t = 200_000)]
+        events: u64,
+    },
+    /// Print and plot how long an event takes from the bus to the sink's write, another sink being down.
+    Latency {
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Where the plot (SVG) goes.
+        #[arg(long, default_value = "target/load")]
+        folder: PathBuf,
+        /// Events a second.
+        #[arg(long, default_value_t = 5000.0)]
+        rate: f64,
+        /// How many events are measured.
+        #[arg(long, default_value_t = 150_000)]
+        events: usize,
     },
     /// Simulate an estate and print what its metrics cost and how long a scrape takes.
     Estate {
@@ -220,6 +257,13 @@ fn run(command: Command) -> Result<(), Failure> {
             spill::print(&folder, append, acknowledged, waiting)
         }
         Command::Jobs { folder, jobs, minions } => jobs::print(&folder, jobs, minions),
+        Command::Plot { saltern, folder, size, seconds, events } => {
+            let traffic = Traffic::new(Mix::Highstates, size, Framing::Plain, &PathBuf::new())?;
+            curves::print(&saltern, &folder, &traffic, seconds, events)
+        }
+        Command::Latency { saltern, folder, rate, events } => {
+            latency::print(&saltern, &folder, rate, events)
+        }
         Command::Estate { saltern, minions, seed, rate, events } => {
             estate::print(&saltern, minions, seed, rate, events)
         }
