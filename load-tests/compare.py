@@ -125,7 +125,7 @@ class Comparison:
             folder.chmod(0o777)
             try:
                 rounds.append(measured(folder, *arguments))
-            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            except (RuntimeError, OSError, ValueError, ArithmeticError, subprocess.SubprocessError) as error:
                 self.rows.append((name, None, f"failed: {error}"))
                 print(f"{name}: {error}", file=sys.stderr)
                 return
@@ -269,10 +269,12 @@ def postgresql(compared, port):
     home = installed("postgresql")
     if not home:
         return None
-    programs = next(home.glob("usr/lib/postgresql/*/bin"))
-    # Short, because sockets are in it, and readable for another user.
+    # Short, because sockets are in it, and readable for another user, as the programs have to be.
     folder = Path(tempfile.mkdtemp(prefix="salt-pg-"))
     folder.chmod(0o777)
+    home = shutil.copytree(home, folder / "home", symlinks=True)
+    home.chmod(0o755)
+    programs = next(home.glob("usr/lib/postgresql/*/bin"))
     initdb = as_other(home / "run", programs / "initdb", "-D", folder / "data", "-U", "salt", "-A", "trust", "-E", "UTF8")
     subprocess.run(initdb, check=True, capture_output=True)
     command = as_other(home / "run", programs / "postgres", "-D", folder / "data", "-p", str(port),
@@ -320,7 +322,11 @@ def salt(compared, have):
         return
     for returner, start in (("pgjsonb", postgresql), ("mysql", mariadb)):
         port = have.port + (3 if returner == "pgjsonb" else 4)
-        started = start(compared, port)
+        try:
+            started = start(compared, port)
+        except subprocess.CalledProcessError as error:
+            print(f"without {returner}: {error}: {error.stderr}", file=sys.stderr)
+            continue
         if not started:
             continue
         server, folder, make = started

@@ -167,7 +167,8 @@ def measure(folder, arguments):
     offered = list(itertools.islice(captured(arguments.capture), events)) if arguments.capture else made_here
     offered = itertools.cycle(offered) if arguments.capture else offered
     program = os.path.join(os.path.dirname(sys.executable), "salt-master")
-    master = subprocess.Popen([program, "-c", folder, "-l", "error"])
+    # Some releases print on their own; standard output is for the row.
+    master = subprocess.Popen([program, "-c", folder, "-l", "error"], stdout=sys.stderr)
     try:
         wait_for("the master's start", lambda: event_return_process(master), 60)
         pull = f"{folder}/sock/master_event_pull.ipc"

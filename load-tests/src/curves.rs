@@ -10,8 +10,19 @@ use crate::report::machine;
 use crate::traffic::{Framing, Traffic};
 
 const RATES: [f64; 13] = [
-    100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 50_000.0, 100_000.0, 200_000.0,
-    500_000.0, 1_000_000.0,
+    100.0,
+    200.0,
+    500.0,
+    1000.0,
+    2000.0,
+    5000.0,
+    10_000.0,
+    20_000.0,
+    50_000.0,
+    100_000.0,
+    200_000.0,
+    500_000.0,
+    1_000_000.0,
 ];
 const SINKS: [usize; 6] = [1, 2, 5, 10, 20, 40];
 
@@ -37,13 +48,16 @@ fn rates(
     most: u64,
 ) -> Result<(), Failure> {
     let mut series = Vec::new();
-    println!("| offered, events/s | spill | stored, events/s | CPU an event | of a core | RSS at the most | dropped |");
+    println!(
+        "| offered, events/s | spill | stored, events/s | CPU an event | of a core | RSS at the most | dropped |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for spill in [Spill::Memory, Spill::Durable] {
         let mut points = Vec::new();
         for rate in RATES {
+            // At least so many that the kernel's ticks of 10 ms are fine enough.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let events = ((rate * seconds) as u64).clamp(1, most);
+            let events = ((rate * seconds) as u64).max(2000).min(most);
             let load =
                 Load { traffic, framing: Framing::Plain, rate: Rate::PerSecond(rate), events };
             let sinks = &[Sink::RawfileJson];
@@ -73,7 +87,9 @@ fn rates(
 
 fn sinks(binary: &Path, folder: &Path, traffic: &Traffic, most: u64) -> Result<(), Failure> {
     let mut series = Vec::new();
-    println!("| sinks | of | CPU an event | each further one | events/s | RSS at the most | dropped |");
+    println!(
+        "| sinks | of | CPU an event | each further one | events/s | RSS at the most | dropped |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (sink, name) in [
         (Sink::Blackhole, "blackhole"),

@@ -83,7 +83,14 @@ pub(crate) struct Setup<'a> {
 impl<'a> Setup<'a> {
     /// These sinks behind a plain bus, and nothing special.
     pub(crate) fn new(binary: &'a Path, sinks: &'a [String]) -> Self {
-        Setup { binary, framing: Framing::Plain, sections: "", sinks, variable: None, is_read: false }
+        Setup {
+            binary,
+            framing: Framing::Plain,
+            sections: "",
+            sinks,
+            variable: None,
+            is_read: false,
+        }
     }
 }
 

@@ -38,7 +38,9 @@ pub(crate) fn print(
         traffic.mean_size(),
         traffic.jobs
     );
-    println!("| estate | CPU an event | events/s | RSS at the most | missed | `/metrics` | series | render |");
+    println!(
+        "| estate | CPU an event | events/s | RSS at the most | missed | `/metrics` | series | render |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     let load = Load { traffic: &traffic, framing: Framing::Plain, rate, events };
     let room = (minions * 2).max(5000);
@@ -75,7 +77,8 @@ fn scraped(daemon: &Daemon) -> Result<(Scrape, u64), Failure> {
     let (_, body) = text.split_once("\r\n\r\n").ok_or("an answer without a body")?;
     scrape.bytes = body.len();
     scrape.series = body.lines().filter(|line| !line.starts_with('#')).count();
-    let missed = body.lines().filter_map(|line| line.strip_prefix("saltern_estate_missed_events_total"));
+    let missed =
+        body.lines().filter_map(|line| line.strip_prefix("saltern_estate_missed_events_total"));
     let missed = missed.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
     Ok((scrape, missed))
 }

@@ -30,7 +30,9 @@ pub(crate) fn print(binary: &Path, plots: &Path, rate: f64, events: usize) -> Re
         machine(),
         traffic.mean_size()
     );
-    println!("| spill | p50 | p90 | p99 | p99.9 | p99.99 | most | the bus itself late by | target | |");
+    println!(
+        "| spill | p50 | p90 | p99 | p99.9 | p99.99 | most | the bus itself late by | target | |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     let (mut series, mut missed) = (Vec::new(), 0);
     for spill in [Spill::Durable, Spill::Memory] {
@@ -80,7 +82,9 @@ fn measure(
     let sinks = [
         format!("local: {{format: json}}, batch: {{linger: 0s}}, spill: {{mode: {spill}}}"),
         // Where nobody listens.
-        format!("clickhouse: {{url: 'http://127.0.0.1:1', database: salt}}, spill: {{mode: {spill}}}"),
+        format!(
+            "clickhouse: {{url: 'http://127.0.0.1:1', database: salt}}, spill: {{mode: {spill}}}"
+        ),
     ];
     let setup = Setup { is_read: true, ..Setup::new(binary, &sinks) };
     let mut daemon = Daemon::start(&folder, &setup)?;

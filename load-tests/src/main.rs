@@ -18,6 +18,7 @@ mod curves;
 mod daemon;
 mod drain;
 mod estate;
+mod faults;
 mod jobs;
 mod latency;
 mod lines;
@@ -26,7 +27,9 @@ mod plot;
 mod process;
 mod report;
 mod simulator;
+mod soak;
 mod spill;
+mod stage;
 mod traffic;
 mod zmtp;
 
@@ -135,6 +138,33 @@ enum Command {
         /// How many events are measured.
         #[arg(long, default_value_t = 150_000)]
         events: usize,
+    },
+    /// Play scenarios of faults and say what became of the bus, the sinks and memory.
+    Faults {
+        /// The binary to try.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Events a second.
+        #[arg(long, default_value_t = 5000.0)]
+        rate: f64,
+        /// How long a scenario sends events; a burst has them all at once.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// Let saltern run for a while with faults; say whether it grows and whether everything is stored.
+    Soak {
+        /// The binary to try.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Where the samples (CSV) and the plot (SVG) go.
+        #[arg(long, default_value = "target/load")]
+        folder: PathBuf,
+        /// For how long.
+        #[arg(long, default_value_t = 30.0)]
+        minutes: f64,
+        /// Events a second.
+        #[arg(long, default_value_t = 5000.0)]
+        rate: f64,
     },
     /// Simulate an estate and print what its metrics cost and how long a scrape takes.
     Estate {
@@ -263,6 +293,10 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Latency { saltern, folder, rate, events } => {
             latency::print(&saltern, &folder, rate, events)
+        }
+        Command::Faults { saltern, rate, seconds } => faults::print(&saltern, rate, seconds),
+        Command::Soak { saltern, folder, minutes, rate } => {
+            soak::print(&saltern, &folder, minutes, rate)
         }
         Command::Estate { saltern, minions, seed, rate, events } => {
             estate::print(&saltern, minions, seed, rate, events)

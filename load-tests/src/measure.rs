@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::Failure;
 use crate::bus::{self, Bus, Rate, SINGLE};
 use crate::daemon::{self, Daemon, Folder, Reader, Setup, lost, pause};
 use crate::traffic::{Framing, Traffic};
-use crate::Failure;
 
 /// A sink of the measured saltern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -57,7 +57,9 @@ impl Sink {
     /// The sink as the configuration has it; `FOLDER` is where its daemon lives.
     fn config(self, number: usize) -> String {
         match self {
-            Sink::RawfileJson => format!("rawfile_json: {{filename: FOLDER/events-{number}.jsonl}}"),
+            Sink::RawfileJson => {
+                format!("rawfile_json: {{filename: FOLDER/events-{number}.jsonl}}")
+            }
             Sink::DevNull => "rawfile_json: {filename: /dev/null}".to_owned(),
             Sink::Sqlite3 => format!("sqlite3: {{database: FOLDER/events-{number}.db}}"),
             Sink::Local => "local: {}".to_owned(),
@@ -158,8 +160,10 @@ pub(crate) fn with_saltern<T>(
         Spill::Memory if is_fast => ", memory: 4GiB",
         _ => "",
     };
-    let sinks: Vec<_> =
-        kinds.iter().map(|kind| format!("{kind}, spill: {{mode: {}{room}}}", measured.spill)).collect();
+    let sinks: Vec<_> = kinds
+        .iter()
+        .map(|kind| format!("{kind}, spill: {{mode: {}{room}}}", measured.spill))
+        .collect();
     let bus = Bus::listen(&folder.bus(), load.framing)?;
     let setup = Setup {
         framing: load.framing,

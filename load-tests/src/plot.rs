@@ -58,7 +58,8 @@ impl Axis {
     }
 
     fn place(&self, value: f64) -> f64 {
-        let scale = |value: f64| if self.is_log { value.max(f64::MIN_POSITIVE).log10() } else { value };
+        // What is too little to be measured, zero, lies on the axis.
+        let scale = |value: f64| if self.is_log { value.max(self.low).log10() } else { value };
         let part = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low));
         self.from + part * (self.to - self.from)
     }
@@ -75,7 +76,10 @@ impl Axis {
         let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * power);
         let step = steps.into_iter().find(|step| *step >= raw).unwrap_or(raw);
         let first = (self.low / step).ceil();
-        (0..12).map(|n| (first + f64::from(n)) * step).take_while(|tick| *tick <= self.high).collect()
+        (0..12)
+            .map(|n| (first + f64::from(n)) * step)
+            .take_while(|tick| *tick <= self.high)
+            .collect()
     }
 }
 
@@ -198,8 +202,11 @@ mod tests {
             [Series { name: "a < b".into(), points: vec![(100.0, 20.0), (1_000_000.0, 2.0)] }];
         let plot = Plot { title: "t", across: "x", up: "y", log: (true, true), series: &series };
         let text = svg(&plot).unwrap();
-        // From corner to corner across; from ten to twenty and from one to two up.
-        assert!(text.contains("points=\"70.0,136.3 740.0,263.7\"") || text.contains("points=\"70.0,"), "{text}");
+        // From side to side, and on an axis from one to a hundred.
+        let (twenty, two) =
+            (360.0 - 320.0 * 20_f64.log10() / 2.0, 360.0 - 320.0 * 2_f64.log10() / 2.0);
+        let line = format!("points=\"70.0,{twenty:.1} 740.0,{two:.1}\"");
+        assert!(text.contains(&line), "{line} in {text}");
         for label in [">100<", ">1 000 000<", ">a &lt; b<", ">10<"] {
             assert!(text.contains(label), "{label} in {text}");
         }

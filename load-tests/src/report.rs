@@ -117,7 +117,13 @@ pub(crate) fn print(binary: &Path, rounds: usize, scale: u64) -> Result<(), Fail
     let mega = length as f64 / 1e6;
     table.row("the binary", &format!("{mega:.1} MB"), "", "40 MB", length < 40_000_000);
     let ready = time_to_ready(binary)?;
-    table.row("start until `/readyz` says yes", &format!("{ready:.0} ms"), "", "50 ms", ready < 50.0);
+    table.row(
+        "start until `/readyz` says yes",
+        &format!("{ready:.0} ms"),
+        "",
+        "50 ms",
+        ready < 50.0,
+    );
     match table.missed {
         0 => Ok(()),
         missed => Err(format!("{missed} targets are missed").into()),

@@ -90,7 +90,8 @@ impl Story {
         self.job += 1;
         let mut targets: Vec<String> = (first..first + len).map(|n| self.minion(n)).collect();
         let index = self.rng.usize(..FUNCTIONS.len());
-        let fun = if is_highstate { "state.apply" } else { FUNCTIONS.get(index).unwrap_or(&"test.ping") };
+        let fun =
+            if is_highstate { "state.apply" } else { FUNCTIONS.get(index).unwrap_or(&"test.ping") };
         let named: Vec<_> = targets.iter().take(NAMED).collect();
         let new = json!({
             "jid": JID, "tgt_type": "list", "tgt": "*", "user": "root", "fun": fun, "arg": [],
@@ -139,7 +140,10 @@ impl Story {
             let minion = self.minion(number);
             let load = f64::from(self.rng.u32(0..400)) / 64.0;
             let (kind, data) = match self.rng.usize(..3) {
-                0 => ("diskusage", json!({"mount": "/", "diskusage": 93.5, "id": minion, "_stamp": STAMP})),
+                0 => (
+                    "diskusage",
+                    json!({"mount": "/", "diskusage": 93.5, "id": minion, "_stamp": STAMP}),
+                ),
                 _ => {
                     let averages = json!({"1-min": load, "5-min": load, "15-min": load});
                     ("status", json!({"loadavg": averages, "id": minion, "_stamp": STAMP}))
