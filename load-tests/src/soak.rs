@@ -45,7 +45,7 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
             "sqlite3: {{database: FOLDER/events.db, timeout: 20ms}}, retry: {{initial: 50ms, max: 200ms}}, \
              filter: {{tags: ['salt/job/*/ret/web-{MINION}.example.com']}}"
         ),
-        "clickhouse: {url: 'http://127.0.0.1:1', database: salt}, spill: {max_bytes: 256MiB}"
+        "clickhouse: {url: 'http://127.0.0.1:1', database: salt}, spill: {max_bytes: 64MiB}"
             .to_owned(),
         "blackhole: {}".to_owned(),
     ];
@@ -88,9 +88,9 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     })?;
     let status = daemon.status()?;
     let unreachable = self::sinks(&status).nth(2);
-    let (waiting, dropped) = unreachable.map_or((0.0, 0), |sink| {
-        (sink.get("queue_events").and_then(serde_json::Value::as_f64).unwrap_or(0.0), lost(sink))
-    });
+    let waiting =
+        unreachable.and_then(|sink| sink.get("queue_events")?.as_f64()).unwrap_or(f64::NAN);
+    let dropped = unreachable.map_or(0, lost);
     let dropped_elsewhere: u64 =
         self::sinks(&status).filter(|sink| count(sink, "events") > 0).map(lost).sum();
     drop(daemon);
@@ -106,7 +106,11 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     let mut grew = row("RSS, MiB", &samples, |sample| mib(sample.resident), 1.1, 4.0);
     grew += row("descriptors", &samples, |sample| sample.descriptors, 1.0, 2.0);
     grew += row("threads", &samples, |sample| sample.threads, 1.0, 2.0);
-    let is_stored = healthy.is_all(total) && locked.is_all(of_minion) && dropped_elsewhere == 0;
+    // What waits and what was dropped is all that there was: nothing is lost unsaid.
+    #[allow(clippy::cast_precision_loss)]
+    let is_said = (waiting + dropped as f64 - total as f64).abs() < 0.5;
+    let is_stored =
+        is_said && healthy.is_all(total) && locked.is_all(of_minion) && dropped_elsewhere == 0;
     println!(
         "\nThe pipe: {healthy}, of {total}. The database that was locked: {locked}, of {of_minion}."
     );
@@ -116,7 +120,9 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     save(plots, &samples)?;
     match (grew, is_stored) {
         (0, true) => Ok(()),
-        (_, false) => Err("not everything was stored, once and in order".into()),
+        (_, false) => {
+            Err("not everything was stored, once and in order, or counted as dropped".into())
+        }
         (grew, true) => Err(format!("{grew} things grew").into()),
     }
 }
