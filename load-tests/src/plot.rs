@@ -183,12 +183,13 @@ pub(crate) fn svg(plot: &Plot<'_>) -> Result<String, Failure> {
     Ok(out)
 }
 
-/// Writes the plot into a file of the folder.
+/// Writes the plot into a file of the folder, and prints it as what a report beside it has.
 pub(crate) fn save(folder: &Path, name: &str, plot: &Plot<'_>) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)?;
     let path = folder.join(name);
     std::fs::write(&path, svg(plot)?).map_err(|error| format!("{}: {error}", path.display()))?;
-    println!("\nPlot: `{}`\n", path.display());
+    println!("\n![{}]({name})\n", plot.title);
+    eprintln!("{} is written", path.display());
     Ok(())
 }
 
