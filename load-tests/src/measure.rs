@@ -156,20 +156,18 @@ pub(crate) fn with_saltern<T>(
         Rate::Max => true,
         Rate::PerSecond(rate) => rate > SINGLE,
     };
-    let room = match measured.spill {
-        Spill::Memory if is_fast => ", memory: 4GiB",
-        _ => "",
+    let (room, room_of_all) = match measured.spill {
+        Spill::Memory if is_fast => (", memory: 4GiB", "memory: 1024GiB\n"),
+        _ => ("", ""),
     };
+    let sections = format!("{room_of_all}{}", measured.sections);
     let sinks: Vec<_> = kinds
         .iter()
         .map(|kind| format!("{kind}, spill: {{mode: {}{room}}}", measured.spill))
         .collect();
     let bus = Bus::listen(&folder.bus(), load.framing)?;
-    let setup = Setup {
-        framing: load.framing,
-        sections: measured.sections,
-        ..Setup::new(measured.binary, &sinks)
-    };
+    let setup =
+        Setup { framing: load.framing, sections: &sections, ..Setup::new(measured.binary, &sinks) };
     let daemon = Daemon::start(&folder, &setup)?;
     let mut stream = [bus.accept()?];
     daemon.wait_until_ready()?;

@@ -22,10 +22,11 @@ pub(crate) struct Plot<'a> {
     pub(crate) series: &'a [Series],
 }
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 20.0;
+/// The names of the lines stand there.
+const RIGHT: f64 = 190.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 60.0;
 
@@ -174,8 +175,8 @@ pub(crate) fn svg(plot: &Plot<'_>) -> Result<String, Failure> {
         let y = TOP + 16.0 * (index as f64 + 0.8);
         writeln!(
             out,
-            "<text x=\"{:.0}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"{colour}\">{}</text>",
-            right - 6.0,
+            "<text x=\"{:.0}\" y=\"{y:.1}\" fill=\"{colour}\">{}</text>",
+            right + 12.0,
             escaped(&series.name)
         )?;
     }
@@ -206,7 +207,7 @@ mod tests {
         // From side to side, and on an axis from one to a hundred.
         let (twenty, two) =
             (360.0 - 320.0 * 20_f64.log10() / 2.0, 360.0 - 320.0 * 2_f64.log10() / 2.0);
-        let line = format!("points=\"70.0,{twenty:.1} 740.0,{two:.1}\"");
+        let line = format!("points=\"70.0,{twenty:.1} 710.0,{two:.1}\"");
         assert!(text.contains(&line), "{line} in {text}");
         for label in [">100<", ">1 000 000<", ">a &lt; b<", ">10<"] {
             assert!(text.contains(label), "{label} in {text}");
