@@ -1,9 +1,12 @@
 //! `saltern-load`: a bus that offers more than saltern takes, a reader that only drains it, and the
 //! scenarios that compare the two and print a table.
 //!
-//! [`traffic`] makes the events, [`bus`] serves them, [`drain`] is the reference for what the
-//! machine can do at all, [`measure`] starts a reader of the bus as a process of its own and reads
-//! from `/proc` what the events cost it, [`report`] is the list of scenarios.
+//! [`traffic`] makes the events, [`simulator`] those of a whole estate, [`bus`] serves them (with
+//! [`zmtp`], as ZeroMQ does), [`drain`] is the reference for what the machine can do at all.
+//! [`daemon`] starts a saltern as a process of its own, [`measure`] reads from `/proc` what the events
+//! cost it. [`report`] is the list of targets, [`curves`], [`latency`] and [`estate`] are measured
+//! beside it and drawn by [`plot`]; [`faults`] and [`soak`] are played on a [`stage`] and check what the
+//! stores hold ([`lines`]). [`spill`] and [`jobs`] are parts measured by themselves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -177,8 +180,8 @@ enum Command {
         /// The same seed gives the same events.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Events a second, or `max`.
-        #[arg(long, default_value = "max")]
+        /// Events a second, or `max`, at which the metrics of the estate miss some.
+        #[arg(long, default_value = "20000")]
         rate: Rate,
         /// How many events to send.
         #[arg(long, default_value_t = 200_000)]

@@ -103,7 +103,7 @@ pub(crate) fn print(binary: &Path, rounds: usize, scale: u64) -> Result<(), Fail
         // Where nobody listens.
         ("clickhouse: {url: 'http://127.0.0.1:1', database: salt}", "down", 128),
     ] {
-        let peak = resident(binary, kind, &traffic, events(150_000))?;
+        let peak = resident(binary, kind, what == "up", &traffic, events(150_000))?;
         table.row(
             &format!("ten sinks, all {what}, 5 000 events/s, `durable`"),
             &format!("{} MiB resident at the most", peak.div_ceil(1 << 20)),
@@ -131,7 +131,13 @@ pub(crate) fn print(binary: &Path, rounds: usize, scale: u64) -> Result<(), Fail
 }
 
 /// The most memory that is resident with ten of these sinks.
-fn resident(binary: &Path, kind: &str, traffic: &Traffic, events: u64) -> Result<u64, Failure> {
+fn resident(
+    binary: &Path,
+    kind: &str,
+    is_up: bool,
+    traffic: &Traffic,
+    events: u64,
+) -> Result<u64, Failure> {
     let folder = Folder::new()?;
     let bus = Bus::listen(&folder.bus(), Framing::Plain)?;
     let sinks = vec![format!("{kind}, spill: {{mode: durable}}"); 10];
@@ -139,6 +145,9 @@ fn resident(binary: &Path, kind: &str, traffic: &Traffic, events: u64) -> Result
     let mut stream = [bus.accept()?];
     let rate = Rate::PerSecond(5000.0);
     crate::bus::send(&mut stream, traffic, rate, 0..events, &mut |_| Ok(()))?;
+    if is_up {
+        daemon.wait_until_settled(events)?;
+    }
     daemon.reader.memory("VmHWM")
 }
 
