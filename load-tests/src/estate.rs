@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::bus::Rate;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, pause};
 use crate::measure::{self, Load, Measured, Sink, Spill};
 use crate::simulator;
 use crate::traffic::Framing;
 
 /// How often `/metrics` is asked; the table has the shortest and the longest.
 const SCRAPES: usize = 5;
+
+/// Between two of them: saltern makes whoever asks again within 100 ms wait.
+const BETWEEN: Duration = Duration::from_millis(250);
 
 /// A scrape: bytes, lines that are series, the shortest and the longest time.
 struct Scrape {
@@ -69,6 +72,7 @@ fn scraped(daemon: &Daemon) -> Result<(Scrape, u64), Failure> {
         Scrape { bytes: 0, series: 0, shortest: Duration::MAX, longest: Duration::ZERO };
     let mut text = String::new();
     for _ in 0..SCRAPES {
+        pause(BETWEEN);
         let began = Instant::now();
         text = daemon.get("/metrics")?;
         let took = began.elapsed();

@@ -41,7 +41,7 @@ const ALL: [(Fault, &str); 7] = [
     (Fault::Down, "a sink is down"),
     (Fault::Slow, "a sink is slow"),
     (Fault::Flapping, "a sink flaps, a second up and a second down"),
-    (Fault::Burst, "a burst of 20 s of events, a sink is slow"),
+    (Fault::Burst, "all events in one burst, a sink is slow"),
     (Fault::Restarts, "the master restarts five times"),
     (Fault::Disk, "the disk is slow: 500 ms a sync, 20 MB/s"),
 ];

@@ -63,8 +63,8 @@ pub(crate) fn print(binary: &Path, rounds: usize, scale: u64) -> Result<(), Fail
         );
     }
     for (sink, name) in [(Sink::RawfileJson, "rawfile_json"), (Sink::DevNull, "/dev/null")] {
-        let (one, _) = run(&[sink], Spill::Memory, Rate::Max, 100_000)?;
-        let (ten, _) = run(&[sink; 10], Spill::Memory, Rate::Max, 100_000)?;
+        let (one, _) = run(&[sink], Spill::Memory, Rate::Max, 50_000)?;
+        let (ten, _) = run(&[sink; 10], Spill::Memory, Rate::Max, 50_000)?;
         let each = (ten.cpu - one.cpu) / 9.0;
         table.row(
             &format!("each of nine further `{name}`, saturated, `memory`"),
