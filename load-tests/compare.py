@@ -352,7 +352,8 @@ def versions():
                           ("mariadb", ["run", "mariadbd", "--version"])):
         if (CACHE / name).is_dir():
             command[0] = CACHE / name / command[0]
-            said.append(subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0].strip())
+            said.append(subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
+                        .split(" compiled with")[0].strip())
     for program in CACHE.glob("postgresql/usr/lib/postgresql/*/bin/postgres"):
         command = [CACHE / "postgresql/run", program, "--version"]
         said.append(subprocess.run(command, capture_output=True, text=True).stdout.strip())

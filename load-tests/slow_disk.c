@@ -38,6 +38,12 @@ ssize_t write(int fd, const void *from, size_t count) {
     return done;
 }
 
+ssize_t pwrite64(int fd, const void *from, size_t count, off64_t at) {
+    ssize_t done = REAL(pwrite64)(fd, from, count, at);
+    written(fd, done);
+    return done;
+}
+
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     ssize_t done = REAL(writev)(fd, parts, count);
     written(fd, done);
