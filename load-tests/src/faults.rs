@@ -15,7 +15,7 @@ use crate::daemon::{Daemon, Folder, Setup, pause, sinks};
 use crate::lines::Seen;
 use crate::measure::{self, Load};
 use crate::report::machine;
-use crate::stage::{self, Lock, Pipe};
+use crate::stage::{self, Lock, Output};
 use crate::traffic::{Framing, Mix, Traffic};
 
 /// What goes wrong.
@@ -139,10 +139,9 @@ fn play(
     seconds: u64,
 ) -> Result<Ended, Failure> {
     let folder = Folder::new()?;
-    let healthy = Pipe::make(&folder.path("pipe"))?;
     let database = folder.path("events.db");
     let sinks = [
-        "rawfile_json: {filename: FOLDER/pipe}".to_owned(),
+        stage::READ.to_owned(),
         "sqlite3: {database: FOLDER/events.db, timeout: 20ms}, retry: {initial: 50ms, max: 200ms}"
             .to_owned(),
     ];
@@ -152,7 +151,9 @@ fn play(
     };
     let variable = library.as_deref().map(|library| ("LD_PRELOAD", library));
     let bus = Bus::listen(&folder.bus(), Framing::Plain)?;
-    let daemon = Daemon::start(&folder, &Setup { variable, ..Setup::new(binary, &sinks) })?;
+    let setup = Setup { variable, is_read: true, ..Setup::new(binary, &sinks) };
+    let mut daemon = Daemon::start(&folder, &setup)?;
+    let healthy = Output::of(daemon.stdout()?);
     let mut stream = [bus.accept()?];
     daemon.wait_until_ready()?;
     let mut bus = Some(bus);

@@ -1,7 +1,7 @@
 //! A long run with faults all the time: does memory grow, do descriptors or threads, is everything
 //! stored?
 //!
-//! Four sinks: a checked pipe that is healthy; a database that is locked every other second, for one
+//! Four sinks: one that is healthy and checked; a database that is locked every other second, for one
 //! minion in fifty; a ClickHouse where nobody listens, with a bounded spill; a blackhole. The master
 //! restarts once a minute. Memory, descriptors and threads are sampled every second.
 
@@ -16,7 +16,7 @@ use crate::daemon::{Daemon, Folder, Setup, count, lost, pause, settled, sinks, w
 use crate::faults::restart;
 use crate::plot::{self, Plot, Series};
 use crate::report::{machine, median};
-use crate::stage::{self, Lock, Pipe};
+use crate::stage::{self, Lock, Output};
 use crate::traffic::{Framing, Mix, Traffic};
 use crate::{Failure, process};
 
@@ -37,10 +37,9 @@ struct Sample {
 pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Result<(), Failure> {
     let traffic = Traffic::new(Mix::Highstates, 3000, Framing::Plain, Path::new(""))?;
     let folder = Folder::new()?;
-    let pipe = Pipe::make(&folder.path("pipe"))?;
     let database = folder.path("events.db");
     let sinks = [
-        "rawfile_json: {filename: FOLDER/pipe}".to_owned(),
+        stage::READ.to_owned(),
         format!(
             "sqlite3: {{database: FOLDER/events.db, timeout: 20ms}}, retry: {{initial: 50ms, max: 200ms}}, \
              filter: {{tags: ['salt/job/*/ret/web-{MINION}.example.com']}}"
@@ -50,7 +49,9 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
         "blackhole: {}".to_owned(),
     ];
     let mut bus = Some(Bus::listen(&folder.bus(), Framing::Plain)?);
-    let daemon = Daemon::start(&folder, &Setup::new(binary, &sinks))?;
+    let setup = Setup { is_read: true, ..Setup::new(binary, &sinks) };
+    let mut daemon = Daemon::start(&folder, &setup)?;
+    let output = Output::of(daemon.stdout()?);
     let mut stream = [bus.as_ref().ok_or("no bus")?.accept()?];
     daemon.wait_until_ready()?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -94,7 +95,7 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     let dropped_elsewhere: u64 =
         self::sinks(&status).filter(|sink| count(sink, "events") > 0).map(lost).sum();
     drop(daemon);
-    let (healthy, locked) = (pipe.end()?, stage::stored(&database, MINIONS, MINION)?);
+    let (healthy, locked) = (output.end()?, stage::stored(&database, MINIONS, MINION)?);
 
     println!(
         "{}; {minutes} min at {rate} events/s, {restarts} restarts of the master.\n",
@@ -112,7 +113,7 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     let is_stored =
         is_said && healthy.is_all(total) && locked.is_all(of_minion) && dropped_elsewhere == 0;
     println!(
-        "\nThe pipe: {healthy}, of {total}. The database that was locked: {locked}, of {of_minion}."
+        "\nThe healthy sink: {healthy}, of {total}. The database that was locked: {locked}, of {of_minion}."
     );
     println!(
         "The sink that was never there: {waiting} events wait, {dropped} were dropped and counted, of {total}."

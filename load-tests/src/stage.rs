@@ -1,16 +1,13 @@
 //! What the scenarios of faults and the soak are played on: stores that are checked, and a lock that
 //! makes one of them unusable.
 //!
-//! A checked store is a pipe into which the sink `rawfile_json` writes and which is read here, event by
-//! event: half an hour of events would be 27 GB of files. The store that fails is a database of the
-//! sink `sqlite3` which is held locked.
+//! The checked store is the sink `local`, whose output is a pipe that is read here, event by event: half
+//! an hour of events would be 27 GB of files. The store that fails is a database of the sink
+//! `sqlite3` which is held locked.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
+use std::process::{ChildStdout, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,50 +18,32 @@ use crate::Failure;
 use crate::daemon::pause;
 use crate::lines::{self, Seen};
 
-/// Linux's flag for reads that do not wait.
-const O_NONBLOCK: i32 = 0o4000;
+/// The configuration of the sink that an [`Output`] reads.
+pub(crate) const READ: &str = "local: {format: json}";
 
-/// A pipe that is read by a thread until it is told that nothing more comes.
-pub(crate) struct Pipe {
-    is_over: Arc<AtomicBool>,
-    reading: JoinHandle<Result<Seen, String>>,
-}
+/// The standard output of a daemon, read by a thread until the daemon ends.
+pub(crate) struct Output(JoinHandle<std::io::Result<Seen>>);
 
-impl Pipe {
-    pub(crate) fn make(path: &Path) -> Result<Self, Failure> {
-        if !Command::new("mkfifo").arg(path).status()?.success() {
-            return Err(format!("cannot make the pipe {}", path.display()).into());
-        }
-        // For writing too, so that opening does not wait for the daemon.
-        let pipe = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path)?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&is_over);
-        let reading = std::thread::spawn(move || read(pipe, &told).map_err(|e| e.to_string()));
-        Ok(Pipe { is_over, reading })
+impl Output {
+    pub(crate) fn of(output: ChildStdout) -> Self {
+        Output(std::thread::spawn(move || read(output)))
     }
 
-    /// What has come, once everything is written.
+    /// What has come. The daemon has ended.
     pub(crate) fn end(self) -> Result<Seen, Failure> {
-        self.is_over.store(true, Ordering::Release);
-        Ok(self.reading.join().map_err(|_| "the thread that reads a pipe panicked")??)
+        Ok(self.0.join().map_err(|_| "the thread that reads the sink's output panicked")??)
     }
 }
 
-fn read(mut pipe: impl Read, is_over: &AtomicBool) -> std::io::Result<Seen> {
+fn read(mut output: impl Read) -> std::io::Result<Seen> {
     let mut seen = Seen::default();
     let (mut text, mut block) = (Vec::new(), vec![0; 256 << 10]);
     loop {
-        // Asked before the pipe is found empty, so that nothing is written in between.
-        let was_over = is_over.load(Ordering::Acquire);
-        match pipe.read(&mut block) {
-            Ok(count) => text.extend_from_slice(block.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock && was_over => return Ok(seen),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                pause(Duration::from_micros(500));
-                continue;
-            }
-            Err(error) => return Err(error),
+        let count = output.read(&mut block)?;
+        if count == 0 {
+            return Ok(seen);
         }
+        text.extend_from_slice(block.get(..count).unwrap_or_default());
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', &text) {
             if let Some(number) = lines::number(text.get(start..end).unwrap_or_default()) {
