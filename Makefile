@@ -5,14 +5,16 @@ CARGO ?= cargo
 # The tests of real servers wait more than they compute: more of them at once than there are cores.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help demo test bench load lint docs toolchain
+.PHONY: help demo test bench load compare soak lint docs toolchain
 
 help:
 	@echo 'make demo    run saltern against a synthetic bus, into ./saltern-demo'
 	@echo 'make test    install the servers that the tests need, then run all tests'
 	@echo 'make lint    formatting, clippy, bans and licences of dependencies'
 	@echo 'make bench   the Criterion benches'
-	@echo 'make load    the load tests, with their report'
+	@echo 'make load    the load tests, with their report and plots, into target/load'
+	@echo 'make compare saltern beside rsyslog, Telegraf and Salt, on the same events'
+	@echo 'make soak    half an hour with faults; MINUTES=5 for five'
 	@echo 'make docs    the API documentation, and a check of the links in the Markdown files'
 
 demo: toolchain
@@ -30,6 +32,17 @@ bench: toolchain
 
 load: toolchain
 	load-tests/run.sh
+
+# The peers install while the release compiles; what could not be installed is left out.
+compare: toolchain
+	@tests/servers/install.sh peers & install=$$!; \
+	$(CARGO) build --release --workspace --bins --locked; built=$$?; \
+	wait $$install; exit $$built
+	load-tests/compare.py
+
+MINUTES ?= 30
+soak: toolchain
+	load-tests/run.sh soak --minutes $(MINUTES)
 
 lint: toolchain
 	$(CARGO) fmt --all --check

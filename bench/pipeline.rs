@@ -1,4 +1,4 @@
-//! What handing events on costs: parsing, filters, the queue. Throughput is in events.
+//! What handing events on costs: parsing, filters, dispatching, the queue. Throughput is in events.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 
@@ -8,17 +8,23 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use crossbeam_channel::Receiver;
 use saltern::batch::BatchLimits;
-use saltern::event::{Chunk, Event, Origin, Share};
+use saltern::dispatch::{Dispatcher, Outgoing};
+use saltern::event::{Event, Share};
 use saltern::filter::{Filter, FilterConfig};
 use saltern::queue::{Queue, SpillConfig, SpillMode};
+use saltern::source::Frames;
 use saltern::spill::disk::Folder;
+use saltern::state::{SinkState, SourceState};
 use saltern::units::ByteSize;
 
+mod batches;
 mod payloads;
 #[path = "../load-tests/src/traffic.rs"]
 mod traffic;
 
+use batches::{EVENTS, share};
 use payloads::payloads;
 
 fn events(bodies: &[Vec<u8>]) -> Vec<Event> {
@@ -76,24 +82,71 @@ fn filter(criterion: &mut Criterion) {
     }
 }
 
-/// Events of a chunk: what a read of 256 KiB brings of 3 KB each.
-const CHUNK: usize = 80;
-
-/// Chunks pushed before the queue is emptied.
+/// Chunks that are dispatched, or pushed before the queue is emptied.
 const CHUNKS: usize = 50;
+
+/// The dispatcher's own thread: with one sink, with ten, and with ten of which nine want nothing.
+fn dispatch(criterion: &mut Criterion) {
+    let nothing = FilterConfig { tags: vec!["no/such/*".to_owned()], ..FilterConfig::default() };
+    let all = FilterConfig::default();
+    let kinds =
+        [("one sink", 1, &all), ("ten sinks", 10, &all), ("one and nine idle", 10, &nothing)];
+    for (kind, count, others) in kinds {
+        let mut group = criterion.benchmark_group(format!("dispatch {kind}"));
+        group.throughput(Throughput::Elements((EVENTS * CHUNKS) as u64));
+        for (name, bodies) in payloads() {
+            let state = Arc::new(SourceState::new("bus", "salt_bus", "master"));
+            let origin = batches::origin();
+            let bodies = batches::frames(&bodies);
+            group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+                bencher.iter_batched(
+                    || {
+                        let (sender, frames) = crossbeam_channel::bounded(CHUNKS);
+                        for _ in 0..CHUNKS {
+                            let frames = Frames {
+                                state: Arc::clone(&state),
+                                origin: Arc::clone(&origin),
+                                way: "",
+                                received: 1,
+                                bodies: bodies.clone(),
+                                ids: Vec::new(),
+                                claim: None,
+                            };
+                            sender.send(frames).expect("there is room");
+                        }
+                        // Nobody sends a change; and the dispatcher ends when nothing more can come.
+                        let (_, changes) = crossbeam_channel::bounded(1);
+                        let (tap, _) = tokio::sync::broadcast::channel(1);
+                        let (sinks, shares): (Vec<_>, Vec<_>) = (0..count)
+                            .map(|n| outgoing(n, if n == 0 { &all } else { others }))
+                            .unzip();
+                        let (recent, estate) = (None, None);
+                        (Dispatcher { frames, sinks, recent, changes, estate, tap }, shares)
+                    },
+                    |(dispatcher, shares)| {
+                        dispatcher.run();
+                        shares
+                    },
+                    BatchSize::PerIteration,
+                );
+            });
+        }
+    }
+}
+
+fn outgoing(number: usize, filter: &FilterConfig) -> (Outgoing, Receiver<Share>) {
+    let (sender, shares) = crossbeam_channel::bounded(CHUNKS);
+    let filter = Filter::new(filter).expect("these are globs");
+    let state = Arc::new(SinkState::new(&format!("s{number}"), "blackhole"));
+    (Outgoing { filter, shares: sender, state }, shares)
+}
 
 fn queue(criterion: &mut Criterion) {
     const LIMITS: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 0);
-    let origin = Arc::new(Origin { source: "bus".to_owned(), master_id: "master".to_owned() });
     let mut group = criterion.benchmark_group("queue push and take");
     for (name, bodies) in payloads() {
-        let chunk = || {
-            let bodies: Vec<_> = bodies.iter().cycle().take(CHUNK).cloned().collect();
-            let chunk = Chunk { origin: Arc::clone(&origin), received: 1, events: events(&bodies) };
-            Share::all(Arc::new(chunk))
-        };
-        let shares: Vec<Share> = (0..CHUNKS).map(|_| chunk()).collect();
-        group.throughput(Throughput::Elements((CHUNK * CHUNKS) as u64));
+        let shares: Vec<Share> = (0..CHUNKS).map(|_| share(&bodies)).collect();
+        group.throughput(Throughput::Elements((EVENTS * CHUNKS) as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter_batched(
                 || {
@@ -131,6 +184,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = parse, filter, queue
+    targets = parse, filter, dispatch, queue
 }
 criterion_main!(pipeline);

@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""What Salt's own EventReturn costs: CPU of that process for each 3 KB event, with rawfile_json.
+"""What Salt's own EventReturn costs: CPU of that process for each event, with one of its returners.
 
-usage: SALT_VENV/bin/python load-tests/salt_event_return.py [--events N] [--queue N]
+usage: SALT_VENV/bin/python load-tests/salt_event_return.py [--returner rawfile_json|pgjsonb|mysql]
+           [--port PORT] [--events N] [--queue N] [--capture FILE]
 
-Starts a master of the Salt that this Python has, with `event_return: rawfile_json` and the given
-`event_return_queue`, fires state returns from one process, waits until all are in the file and
-prints a row of a Markdown table. The master is ended by its pid, its folder removed.
-tests/servers/install.sh makes the environments (SALTERN_TEST_CACHE, salt-<version>).
+Starts a master of the Salt that this Python has, with the configuration load-tests/peers/salt-master.conf,
+fires state returns from one process, waits until all are stored and prints a row of a Markdown table. With
+`--capture` they are the events of a bus that was written to a file, else returns of 3 KB made here. For
+pgjsonb and mysql a server listens on the port, with a database, a user and a password `salt`; the table
+is made anew. The master is ended by its pid, its folder removed. tests/servers/install.sh makes the
+environments (SALTERN_TEST_CACHE, salt-<version>), `tests/servers/install.sh peers` the drivers.
 """
 
 import argparse
+import itertools
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -18,39 +23,87 @@ import sys
 import tempfile
 import time
 
+import msgpack
 import psutil
 import salt.config
 import salt.utils.event
 import salt.version
 
-SIZE = 3000
+SCHEMAS = {
+    "pgjsonb": ["DROP TABLE IF EXISTS salt_events", """CREATE TABLE salt_events (
+        id BIGSERIAL PRIMARY KEY, tag varchar(255) NOT NULL, data jsonb NOT NULL,
+        alter_time TIMESTAMP WITH TIME ZONE DEFAULT NOW(), master_id varchar(255) NOT NULL)""",
+        "CREATE INDEX idx_salt_events_tag ON salt_events (tag)",
+        "CREATE INDEX idx_salt_events_data ON salt_events USING gin (data) with (fastupdate=on)"],
+    "mysql": ["DROP TABLE IF EXISTS salt_events", """CREATE TABLE salt_events (
+        id BIGINT NOT NULL AUTO_INCREMENT, tag varchar(255) NOT NULL, data mediumtext NOT NULL,
+        alter_time TIMESTAMP DEFAULT CURRENT_TIMESTAMP, master_id varchar(255) NOT NULL,
+        PRIMARY KEY (id), KEY tag (tag)) ENGINE=InnoDB DEFAULT CHARSET=utf8"""],
+}
 
 
-def master_config(folder, queue):
-    config = {
-        "user": "root" if os.getuid() == 0 else os.environ.get("USER", "salt"),
-        "root_dir": folder,
-        "pki_dir": f"{folder}/pki",
-        "sock_dir": f"{folder}/sock",
-        "cachedir": f"{folder}/cache",
-        "log_file": f"{folder}/log",
-        "interface": "127.0.0.1",
-        "publish_port": 24505,
-        "ret_port": 24506,
-        "worker_threads": 1,
-        "event_return": "rawfile_json",
-        "event_return_queue": queue,
-        "rawfile_json.filename": f"{folder}/events",
-        "file_client": "local",
-    }
-    path = f"{folder}/master"
-    with open(path, "w", encoding="utf-8") as file:
-        for key, value in config.items():
-            file.write(f"{key}: {value}\n")
-    return path
+class File:
+    """Where rawfile_json stores."""
+
+    def __init__(self, folder):
+        self.path, self.seen, self.count = f"{folder}/events", 0, 0
+
+    def stored(self):
+        """How many returns are stored; only what is new is read."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.seen)
+                block = file.read()
+        except FileNotFoundError:
+            return 0
+        whole = block.rfind(b"\n") + 1
+        self.seen += whole
+        self.count += sum(b"/ret/web-" in line for line in block[:whole].splitlines())
+        return self.count
 
 
-def state_return(number):
+class Table:
+    """Where pgjsonb and mysql store."""
+
+    def __init__(self, returner, port):
+        login = {"host": "127.0.0.1", "port": port, "user": "salt", "password": "salt"}
+        if returner == "pgjsonb":
+            import psycopg2
+            self.connection = psycopg2.connect(dbname="salt", **login)
+        else:
+            import pymysql
+            self.connection = pymysql.connect(database="salt", **login)
+        for statement in SCHEMAS[returner]:
+            self.ask(statement)
+
+    def ask(self, statement):
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+            answer = cursor.fetchone() if cursor.description else None
+        self.connection.commit()
+        return answer
+
+    def stored(self):
+        return self.ask("SELECT count(*) FROM salt_events WHERE tag LIKE '%/ret/web-%'")[0]
+
+
+def master_config(folder, arguments):
+    config = (pathlib.Path(__file__).parent / "peers/salt-master.conf").read_text()
+    user = "root" if os.getuid() == 0 else os.environ.get("USER", "salt")
+    filled = {"FOLDER": folder, "RETURNER": arguments.returner, "QUEUE": arguments.queue,
+              "PORT": arguments.port, "USER": user}
+    lines = [line for line in config.splitlines() if not line.startswith("#")]
+    for index, line in enumerate(lines):
+        for name, value in filled.items():
+            line = line.replace(name, str(value))
+        lines[index] = line
+    path = pathlib.Path(folder) / "master"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def made(number):
+    """A state return of 3 KB."""
     jid = f"2026112200{number:010}"
     states = {}
     for run in range(8):
@@ -70,6 +123,16 @@ def state_return(number):
     return f"salt/job/{jid}/ret/web-1", data
 
 
+def captured(path):
+    """Tags and data of the events of a bus, as they stand in a file."""
+    with open(path, "rb") as file:
+        for frame in msgpack.Unpacker(file, raw=False, strict_map_key=False):
+            # As bytes, or as text where the packer knew of no bytes.
+            body = frame["body"]
+            tag, _, payload = body.partition(b"\n\n")
+            yield tag.decode(), msgpack.unpackb(payload, raw=False, strict_map_key=False)
+
+
 def wait_for(what, done, seconds):
     deadline = time.monotonic() + seconds
     while not done():
@@ -81,17 +144,13 @@ def wait_for(what, done, seconds):
 def event_return_process(master):
     """The process that has called itself EventReturn (setproctitle)."""
     for child in psutil.Process(master.pid).children(recursive=True):
-        if "EventReturn" in " ".join(child.cmdline()):
-            return child
+        try:
+            if "EventReturn" in " ".join(child.cmdline()):
+                return child
+        except psutil.Error:
+            # It has ended meanwhile.
+            continue
     return None
-
-
-def lines(path):
-    try:
-        with open(path, "rb") as file:
-            return sum(b"/ret/web-1" in line for line in file)
-    except FileNotFoundError:
-        return 0
 
 
 def cpu(process):
@@ -99,37 +158,43 @@ def cpu(process):
     return times.user + times.system
 
 
-def measure(folder, events, queue):
-    config = master_config(folder, queue)
+def measure(folder, arguments):
+    events, queue = arguments.events, arguments.queue
+    config = master_config(folder, arguments)
+    store = File(folder) if arguments.returner == "rawfile_json" else Table(arguments.returner, arguments.port)
+    # Read before, so that reading does not slow the sending down.
+    made_here = map(made, itertools.count())
+    offered = list(itertools.islice(captured(arguments.capture), events)) if arguments.capture else made_here
+    offered = itertools.cycle(offered) if arguments.capture else offered
     program = os.path.join(os.path.dirname(sys.executable), "salt-master")
-    master = subprocess.Popen([program, "-c", folder, "-l", "error"])
+    # Some releases print on their own; standard output is for the row.
+    master = subprocess.Popen([program, "-c", folder, "-l", "error"], stdout=sys.stderr)
     try:
         wait_for("the master's start", lambda: event_return_process(master), 60)
         pull = f"{folder}/sock/master_event_pull.ipc"
         wait_for("the event bus", lambda: os.path.exists(pull), 60)
         options = salt.config.master_config(config)
-        stored = f"{folder}/events"
         with salt.utils.event.get_master_event(options, options["sock_dir"]) as bus:
             # Until it subscribes, events are nobody's. A full queue makes it write.
-            number = 10_000_000
-            while not lines(stored):
-                for _ in range(max(queue, 1)):
-                    tag, data = state_return(number)
+            deadline = time.monotonic() + 60
+            while not store.stored():
+                if time.monotonic() > deadline:
+                    sys.exit(f"salt_event_return: nothing is stored; see {folder}/log")
+                for tag, data in itertools.islice(offered, max(queue, 1)):
                     bus.fire_event(data, tag)
-                    number += 1
                 time.sleep(0.5)
             time.sleep(2)
-            process, have = event_return_process(master), lines(stored)
+            process, have = event_return_process(master), store.stored()
             before, began = cpu(process), time.monotonic()
-            for number in range(events):
-                tag, data = state_return(number)
+            for tag, data in itertools.islice(offered, events):
                 bus.fire_event(data, tag)
         # What is left in a queue that is not full stays there.
         want = have + events - max(queue, 1)
-        wait_for("storing", lambda: lines(stored) >= want, 120)
-        done = lines(stored) - have
+        wait_for("storing", lambda: store.stored() >= want, 300)
+        done = store.stored() - have
         seconds = time.monotonic() - began
-        return done, (cpu(process) - before) * 1e6 / done, done / seconds
+        memory = process.memory_info().rss
+        return done, (cpu(process) - before) * 1e6 / done, done / seconds, memory
     finally:
         master.send_signal(signal.SIGTERM)
         try:
@@ -143,16 +208,25 @@ def measure(folder, events, queue):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--returner", choices=["rawfile_json", *SCHEMAS], default="rawfile_json")
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--queue", type=int, default=1000)
+    parser.add_argument("--capture")
+    parser.add_argument("--numbers", action="store_true", help="print events, CPU, rate and memory instead of a row")
     arguments = parser.parse_args()
+    if arguments.events < 2 * arguments.queue:
+        parser.error("fewer than two queues full of events: nothing would be known of the last one")
     folder = tempfile.mkdtemp(prefix="salt-er-")
     try:
-        done, cost, rate = measure(folder, arguments.events, arguments.queue)
+        done, cost, rate, memory = measure(folder, arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     version = salt.version.__version__
-    print(f"| Salt {version}, EventReturn with rawfile_json, queue {arguments.queue} "
+    if arguments.numbers:
+        print(done, cost, rate, memory)
+        return
+    print(f"| Salt {version}, EventReturn with {arguments.returner}, queue {arguments.queue} "
           f"| {cost:.0f} µs CPU an event, {rate:.0f} events/s ({done} events) | | | |")
 
 

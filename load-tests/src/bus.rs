@@ -2,20 +2,21 @@
 
 use std::fmt;
 use std::io::Write;
+use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::Failure;
-use crate::traffic::{Traffic, patch};
+use crate::traffic::{Framing, Traffic};
+use crate::{Failure, zmtp};
 
 /// How fast events are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rate {
     /// As fast as they are read, many in a write.
     Max,
-    /// So many a second, evenly, each in a write of its own.
+    /// So many a second, evenly: each in a write of its own, as masters do, up to [`SINGLE`].
     PerSecond(f64),
 }
 
@@ -37,11 +38,13 @@ pub(crate) struct Sent {
     pub(crate) events: u64,
     pub(crate) bytes: u64,
     pub(crate) elapsed: Duration,
+    /// The longest that a write was held up.
+    pub(crate) longest: Duration,
 }
 
 impl fmt::Display for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sent { events, bytes, elapsed } = self;
+        let Sent { events, bytes, elapsed, longest: _ } = self;
         let seconds = elapsed.as_secs_f64();
         #[allow(clippy::cast_precision_loss)]
         let (rate, mega) = (*events as f64 / seconds, *bytes as f64 / seconds / 1e6);
@@ -56,6 +59,7 @@ impl fmt::Display for Sent {
 pub(crate) struct Bus {
     listener: UnixListener,
     path: PathBuf,
+    framing: Framing,
 }
 
 impl Drop for Bus {
@@ -67,17 +71,25 @@ impl Drop for Bus {
 /// Bytes of a write at [`Rate::Max`], about.
 const WRITE: usize = 256 << 10;
 
+/// Events a second up to which each has a write of its own. Above, what is due together is written
+/// together: a thread cannot be woken so often.
+pub(crate) const SINGLE: f64 = 20_000.0;
+
 impl Bus {
-    pub(crate) fn listen(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn listen(path: &Path, framing: Framing) -> Result<Self, Failure> {
         let _ = std::fs::remove_file(path);
         let listener =
             UnixListener::bind(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Bus { listener, path: path.to_owned() })
+        Ok(Bus { listener, path: path.to_owned(), framing })
     }
 
     /// Waits for a subscriber.
     pub(crate) fn accept(&self) -> Result<UnixStream, Failure> {
-        Ok(self.listener.accept()?.0)
+        let (mut stream, _) = self.listener.accept()?;
+        if self.framing == Framing::Zmtp {
+            zmtp::welcome(&mut stream)?;
+        }
+        Ok(stream)
     }
 
     /// Waits for so many subscribers and sends every event to each of them, then closes.
@@ -92,58 +104,63 @@ impl Bus {
         for _ in 0..connections {
             streams.push(self.accept()?);
         }
-        send(&mut streams, traffic, rate, events, &mut |_| Ok(()))
+        send(&mut streams, traffic, rate, 0..events, &mut |_| Ok(()))
     }
 }
 
-/// Called with the number of events sent so far, before more are; may wait.
+/// Called with the number of the event that is sent next, before each write; may wait.
 pub(crate) type Gate<'a> = &'a mut dyn FnMut(u64) -> Result<(), Failure>;
 
-/// Sends every event to every stream. At [`Rate::Max`] it asks the gate before each write.
+/// Sends the events of these numbers to every stream.
 pub(crate) fn send(
     streams: &mut [UnixStream],
     traffic: &Traffic,
     rate: Rate,
-    events: u64,
+    numbers: Range<u64>,
     gate: Gate<'_>,
 ) -> Result<Sent, Failure> {
     let began = Instant::now();
-    let mut bytes = 0;
-    let mut write = |block: &[u8]| -> std::io::Result<()> {
+    let (mut bytes, mut longest) = (0, Duration::ZERO);
+    let mut write = |block: &mut Vec<u8>| -> std::io::Result<()> {
+        let asked = Instant::now();
         for stream in &mut *streams {
             stream.write_all(block)?;
         }
+        longest = longest.max(asked.elapsed());
         bytes += block.len() as u64;
+        block.clear();
         Ok(())
     };
+    let mut block = Vec::with_capacity(2 * WRITE);
+    let events = numbers.end.saturating_sub(numbers.start);
     match rate {
         Rate::Max => {
-            let mut block = Vec::with_capacity(2 * WRITE);
-            for (number, event) in (0..events).zip(traffic.events.iter().cycle()) {
-                let start = block.len();
-                block.extend_from_slice(&event.frame);
-                patch(block.get_mut(start..).unwrap_or_default(), &event.jids, number);
+            for number in numbers {
+                traffic.append(number, &mut block);
                 if block.len() >= WRITE {
                     gate(number)?;
-                    write(&block)?;
-                    block.clear();
+                    write(&mut block)?;
                 }
             }
-            write(&block)?;
         }
         Rate::PerSecond(rate) => {
-            let mut frame = Vec::new();
-            for (number, event) in (0..events).zip(traffic.events.iter().cycle()) {
-                frame.clone_from(&event.frame);
-                patch(&mut frame, &event.jids, number);
-                #[allow(clippy::cast_precision_loss)]
-                let due = began + Duration::from_secs_f64(number as f64 / rate);
-                // Pacing is what this is for.
-                #[allow(clippy::disallowed_methods)]
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                write(&frame)?;
+            #[allow(clippy::cast_precision_loss)]
+            let due = |sent: u64| began + Duration::from_secs_f64(sent as f64 / rate);
+            for (sent, number) in (1..).zip(numbers) {
+                if block.is_empty() {
+                    // Pacing is what this is for.
+                    #[allow(clippy::disallowed_methods)]
+                    std::thread::sleep(due(sent - 1).saturating_duration_since(Instant::now()));
+                    gate(number)?;
+                }
+                traffic.append(number, &mut block);
+                let is_alone = rate <= SINGLE || block.len() >= WRITE;
+                if is_alone || due(sent) > Instant::now() {
+                    write(&mut block)?;
+                }
             }
         }
     }
-    Ok(Sent { events, bytes, elapsed: began.elapsed() })
+    write(&mut block)?;
+    Ok(Sent { events, bytes, elapsed: began.elapsed(), longest })
 }

@@ -1,9 +1,12 @@
 //! `saltern-load`: a bus that offers more than saltern takes, a reader that only drains it, and the
 //! scenarios that compare the two and print a table.
 //!
-//! [`traffic`] makes the events, [`bus`] serves them, [`drain`] is the reference for what the
-//! machine can do at all, [`measure`] starts a reader of the bus as a process of its own and reads
-//! from `/proc` what the events cost it, [`report`] is the list of scenarios.
+//! [`traffic`] makes the events, [`simulator`] those of a whole estate, [`bus`] serves them (with
+//! [`zmtp`], as ZeroMQ does), [`drain`] is the reference for what the machine can do at all.
+//! [`daemon`] starts a saltern as a process of its own, [`measure`] reads from `/proc` what the events
+//! cost it. [`report`] is the list of targets, [`curves`], [`latency`] and [`estate`] are measured
+//! beside it and drawn by [`plot`]; [`faults`] and [`soak`] are played on a [`stage`] and check what the
+//! stores hold ([`lines`]). [`spill`] and [`jobs`] are parts measured by themselves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,13 +17,24 @@ use crate::bus::Rate;
 use crate::traffic::{Framing, Mix, Traffic};
 
 mod bus;
+mod curves;
+mod daemon;
 mod drain;
+mod estate;
+mod faults;
 mod jobs;
+mod latency;
+mod lines;
 mod measure;
+mod plot;
 mod process;
 mod report;
+mod simulator;
+mod soak;
 mod spill;
+mod stage;
 mod traffic;
+mod zmtp;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -95,6 +109,84 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         minions: u64,
     },
+    /// Print and plot what an event costs against the rate of events and against the number of sinks.
+    Plot {
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Where the plots (SVG) go.
+        #[arg(long, default_value = "target/load")]
+        folder: PathBuf,
+        /// Bytes of an event, about.
+        #[arg(long, default_value_t = 3000)]
+        size: usize,
+        /// For how long each rate is offered.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// How many events are sent at the most.
+        #[arg(long, default_value_t = 200_000)]
+        events: u64,
+    },
+    /// Print and plot how long an event takes from the bus to the sink's write, another sink being down.
+    Latency {
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Where the plot (SVG) goes.
+        #[arg(long, default_value = "target/load")]
+        folder: PathBuf,
+        /// Events a second.
+        #[arg(long, default_value_t = 5000.0)]
+        rate: f64,
+        /// How many events are measured.
+        #[arg(long, default_value_t = 150_000)]
+        events: usize,
+    },
+    /// Play scenarios of faults and say what became of the bus, the sinks and memory.
+    Faults {
+        /// The binary to try.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Events a second.
+        #[arg(long, default_value_t = 5000.0)]
+        rate: f64,
+        /// How long a scenario sends events; a burst has them all at once.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// Let saltern run for a while with faults; say whether it grows and whether everything is stored.
+    Soak {
+        /// The binary to try.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// Where the samples (CSV) and the plot (SVG) go.
+        #[arg(long, default_value = "target/load")]
+        folder: PathBuf,
+        /// For how long.
+        #[arg(long, default_value_t = 30.0)]
+        minutes: f64,
+        /// Events a second.
+        #[arg(long, default_value_t = 5000.0)]
+        rate: f64,
+    },
+    /// Simulate an estate and print what its metrics cost and how long a scrape takes.
+    Estate {
+        /// The binary to measure.
+        #[arg(long, default_value = "target/release/saltern")]
+        saltern: PathBuf,
+        /// How many minions it has.
+        #[arg(long, default_value_t = 10_000)]
+        minions: usize,
+        /// The same seed gives the same events.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Events a second, or `max`, at which the metrics of the estate miss some.
+        #[arg(long, default_value = "20000")]
+        rate: Rate,
+        /// How many events to send.
+        #[arg(long, default_value_t = 200_000)]
+        events: u64,
+    },
     /// Run the scenarios and print a table in Markdown.
     Report {
         /// The binary to measure.
@@ -103,18 +195,28 @@ enum Command {
         /// How often each scenario is run; the table has the median.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// Send so many times fewer events: to try the command out, not to measure.
+        #[arg(long, default_value_t = 1)]
+        scale: u64,
     },
 }
 
 /// What the bus sends.
 #[derive(clap::Args)]
 struct Offer {
-    /// How frames follow each other: `plain` (before 3006.26, 3007, 3008) or `prefixed` (3006.26+).
+    /// How frames follow each other: `plain` (before 3006.26, 3007, 3008), `prefixed` (3006.26+) or
+    /// `zmtp` (a ZeroMQ publisher).
     #[arg(long, value_enum, default_value_t = Framing::Plain)]
     framing: Framing,
     /// Which events.
     #[arg(long, value_enum, default_value_t = Mix::Highstates)]
     mix: Mix,
+    /// In place of the mix, what an estate of so many minions says in about an hour.
+    #[arg(long, conflicts_with = "mix")]
+    minions: Option<usize>,
+    /// With `--minions`: the same seed gives the same events.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Bytes of a state return's frame, about.
     #[arg(long, default_value_t = 3000)]
     size: usize,
@@ -131,7 +233,10 @@ struct Offer {
 
 impl Offer {
     fn traffic(&self) -> Result<Traffic, Failure> {
-        Traffic::new(self.mix, self.size, self.framing, &self.captures)
+        match self.minions {
+            Some(minions) => simulator::traffic(minions, self.seed, self.framing),
+            None => Traffic::new(self.mix, self.size, self.framing, &self.captures),
+        }
     }
 }
 
@@ -149,7 +254,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Bus { socket, traffic, connections } => {
             let offered = traffic.traffic()?;
-            let bus = bus::Bus::listen(&socket)?;
+            let bus = bus::Bus::listen(&socket, traffic.framing)?;
             let began = process::own_cpu()?;
             let sent = bus.serve(&offered, traffic.rate, traffic.events, connections)?;
             println!(
@@ -166,11 +271,18 @@ fn run(command: Command) -> Result<(), Failure> {
             let offered = traffic.traffic()?;
             let load = measure::Load {
                 traffic: &offered,
+                framing: traffic.framing,
                 rate: traffic.rate,
                 events: traffic.events,
-                spill,
             };
-            println!("{}", measure::saltern(&saltern, &sinks, sink.as_deref(), &load)?);
+            let measured = measure::Measured {
+                binary: &saltern,
+                sinks: &sinks,
+                other: sink.as_deref(),
+                spill,
+                sections: "",
+            };
+            println!("{}", measure::saltern(&measured, &load)?);
             println!("drain: {}", measure::drain(&load)?);
             Ok(())
         }
@@ -178,6 +290,20 @@ fn run(command: Command) -> Result<(), Failure> {
             spill::print(&folder, append, acknowledged, waiting)
         }
         Command::Jobs { folder, jobs, minions } => jobs::print(&folder, jobs, minions),
-        Command::Report { saltern, rounds } => report::print(&saltern, rounds),
+        Command::Plot { saltern, folder, size, seconds, events } => {
+            let traffic = Traffic::new(Mix::Highstates, size, Framing::Plain, &PathBuf::new())?;
+            curves::print(&saltern, &folder, &traffic, seconds, events)
+        }
+        Command::Latency { saltern, folder, rate, events } => {
+            latency::print(&saltern, &folder, rate, events)
+        }
+        Command::Faults { saltern, rate, seconds } => faults::print(&saltern, rate, seconds),
+        Command::Soak { saltern, folder, minutes, rate } => {
+            soak::print(&saltern, &folder, minutes, rate)
+        }
+        Command::Estate { saltern, minions, seed, rate, events } => {
+            estate::print(&saltern, minions, seed, rate, events)
+        }
+        Command::Report { saltern, rounds, scale } => report::print(&saltern, rounds, scale),
     }
 }

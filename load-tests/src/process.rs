@@ -28,3 +28,8 @@ pub(crate) fn memory(pid: u32, name: &str) -> Result<u64, Failure> {
     let kb = line.ok_or_else(|| format!("/proc/{pid}/status has no {name}"))?;
     Ok(kb.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
+
+/// How many entries a folder of `/proc/PID` has: `fd`, `task`.
+pub(crate) fn entries(pid: u32, folder: &str) -> Result<u64, Failure> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/{folder}"))?.count() as u64)
+}

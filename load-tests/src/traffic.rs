@@ -19,6 +19,8 @@ pub(crate) enum Framing {
     Plain,
     /// Four bytes of length before each map.
     Prefixed,
+    /// ZeroMQ's own protocol, as a publisher speaks it: the body alone in a frame.
+    Zmtp,
 }
 
 /// Which events.
@@ -40,16 +42,20 @@ pub(crate) enum Mix {
 pub(crate) struct Encoded {
     pub(crate) frame: Vec<u8>,
     pub(crate) jids: Vec<usize>,
+    /// Which of the traffic's jobs it belongs to.
+    pub(crate) job: u64,
 }
 
 /// The events that a bus sends, in turn.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     pub(crate) events: Vec<Encoded>,
+    /// How many jobs they belong to.
+    pub(crate) jobs: u64,
 }
 
 /// What stands where a jid goes.
-const JID: &str = "20261122000000999999";
+pub(crate) const JID: &str = "20261122000000999999";
 
 /// State returns that differ from each other.
 const VARIANTS: usize = 50;
@@ -72,8 +78,31 @@ impl Traffic {
             }
             Mix::Mixed => mixed(size)?,
         };
-        let events = bodies.iter().map(|body| encoded(body, framing)).collect::<Result<_, _>>()?;
-        Ok(Traffic { events })
+        Traffic::of((0..).zip(bodies), framing)
+    }
+
+    /// These bodies, each with the number of the job it belongs to.
+    pub(crate) fn of(
+        bodies: impl IntoIterator<Item = (u64, Vec<u8>)>,
+        framing: Framing,
+    ) -> Result<Self, Box<dyn Error>> {
+        let one = |(job, body): (u64, Vec<u8>)| {
+            Ok::<_, Box<dyn Error>>(Encoded { job, ..encoded(&body, framing)? })
+        };
+        let events = bodies.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
+        let jobs = events.iter().map(|event| event.job + 1).max().unwrap_or(0);
+        Ok(Traffic { events, jobs })
+    }
+
+    /// Appends the frame of the event of this number, which has a jid that no other job has.
+    pub(crate) fn append(&self, number: u64, out: &mut Vec<u8>) {
+        let count = self.events.len().max(1) as u64;
+        let index = usize::try_from(number % count).unwrap_or_default();
+        let Some(event) = self.events.get(index) else { return };
+        let start = out.len();
+        out.extend_from_slice(&event.frame);
+        let frame = out.get_mut(start..).unwrap_or_default();
+        patch(frame, &event.jids, number / count * self.jobs + event.job);
     }
 
     /// Bytes of an event, in the mean.
@@ -83,7 +112,7 @@ impl Traffic {
 }
 
 /// Writes `number` into the jids at these places.
-pub(crate) fn patch(frame: &mut [u8], jids: &[usize], number: u64) {
+fn patch(frame: &mut [u8], jids: &[usize], number: u64) {
     let text = format!("2026112200{number:010}");
     for at in jids {
         if let Some(jid) = frame.get_mut(*at..at + text.len()) {
@@ -235,6 +264,18 @@ pub(crate) fn captured(folder: &Path) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 /// The frame of a body, as the master packs it.
 pub(crate) fn encoded(body: &[u8], framing: Framing) -> Result<Encoded, Box<dyn Error>> {
     let mut frame = Vec::with_capacity(body.len() + 24);
+    if framing == Framing::Zmtp {
+        match u8::try_from(body.len()) {
+            Ok(len) => frame.extend([0, len]),
+            Err(_) => {
+                frame.push(2);
+                frame.extend((body.len() as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(body);
+        let jids = memchr::memmem::find_iter(&frame, JID).collect();
+        return Ok(Encoded { frame, jids, job: 0 });
+    }
     if framing == Framing::Prefixed {
         frame.extend([0; 4]);
     }
@@ -256,5 +297,5 @@ pub(crate) fn encoded(body: &[u8], framing: Framing) -> Result<Encoded, Box<dyn 
         frame.splice(..4, len.to_be_bytes());
     }
     let jids = memchr::memmem::find_iter(&frame, JID).collect();
-    Ok(Encoded { frame, jids })
+    Ok(Encoded { frame, jids, job: 0 })
 }

@@ -180,6 +180,11 @@ pub(super) struct ClickHouse {
     _connections: Connections,
 }
 
+/// Makes the bodies of the INSERTs of a batch for a server of this version; returns their length.
+pub(super) fn encode(batch: &Batch, version: (u32, u32)) -> usize {
+    rows::encode(batch, &Features::of(version)).iter().map(|insert| insert.body.len()).sum()
+}
+
 impl Sink for ClickHouse {
     const NAME: &'static str = "clickhouse";
     const ABOUT: &'static str =

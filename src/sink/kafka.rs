@@ -36,6 +36,7 @@ mod settings;
 mod topics;
 mod transaction;
 
+pub(super) use message::Format;
 use outcome::{Outcome, sink_error};
 use reports::{Failed, Reports};
 use settings::Config;
@@ -53,6 +54,14 @@ pub(super) struct Kafka {
     transactions: Option<Transactions>,
     /// A message's value while it is handed over; kept for its memory.
     value: Vec<u8>,
+}
+
+/// Appends the values of a batch's messages one after the other; returns their length.
+pub(super) fn encode(batch: &Batch, format: Format, out: &mut Vec<u8>) -> usize {
+    for entry in batch.entries().filter(|entry| format.takes(entry.event.kind())) {
+        format.write(&entry, out);
+    }
+    out.len()
 }
 
 impl Sink for Kafka {

@@ -105,6 +105,11 @@ impl Sink for Sqlite3 {
 }
 
 impl Sqlite3 {
+    /// A new database, or one that is there, with everything else as it is by default.
+    pub(super) fn create(path: &Path) -> Result<Self, SinkError> {
+        Sqlite3::open(&Config { database: path.to_owned(), timeout: default_timeout() })
+    }
+
     fn open(config: &Config) -> Result<Self, SinkError> {
         let doing = || format!("opening {}", config.database.display());
         // Absolute, so that no path means one of SQLite's names for a database without a file.
@@ -134,7 +139,7 @@ impl Sqlite3 {
         Ok(Sqlite3 { database: path, connection, file, scratch: Scratch::default() })
     }
 
-    fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    pub(super) fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
         let doing = format!("writing to {}", self.database.display());
         self.check_file(&doing)?;
         let result = match self.store_together(batch) {

@@ -7,6 +7,9 @@
 #
 # To add a server: write a function that installs it into the folder $1 and ends with a check that it
 # starts, and name it in the list at the end.
+#
+# usage: install.sh [tests]     what the tests start
+#        install.sh peers       what `make compare` (load-tests/compare.py) starts
 set -eu
 
 cache=${SALTERN_TEST_CACHE:-${HOME:?set SALTERN_TEST_CACHE, since there is no HOME}/.cache/saltern-tests}
@@ -29,20 +32,22 @@ salt() {
     grep -lIr -- "$1" "$1/bin" | xargs sed -i "s|$1|$final|g"
 }
 
-# ClickHouse 18.16, server and client, out of Debian's packages and unpacked at $1, so that nothing is
-# installed that starts by itself. Newer releases of Debian and Ubuntu no longer carry it.
-clickhouse() {
-    named="clickhouse-server clickhouse-client"
-    # shellcheck disable=SC2086 # several names
-    simulated=$(apt-get install -s --no-install-recommends --reinstall $named) || {
+# Debian's packages named after $1 and those that they need and that are not installed, unpacked at $1 so
+# that nothing is installed that starts by itself; with a script that runs their programs.
+unpacked() {
+    into=$1
+    shift
+    simulated=$(apt-get install -s --no-install-recommends --reinstall "$@") || {
         [ "$(id -u)" -ne 0 ] || flock "$cache/packages.lock" apt-get update -qq
-        # shellcheck disable=SC2086
-        simulated=$(apt-get install -s --no-install-recommends --reinstall $named) \
-            || fail "apt-get knows no clickhouse-server; Debian 12 and Ubuntu 22.04 have it (after apt-get update)"
+        simulated=$(apt-get install -s --no-install-recommends --reinstall "$@") \
+            || fail "apt-get does not know all of $*, not even after apt-get update"
     }
-    cd "$1"
+    cd "$into"
     # shellcheck disable=SC2046
-    apt-get download $(echo "$simulated" | awk '/^Inst/ { print $2 }')
+    apt-get download $(echo "$simulated" | awk '/^Inst/ { print $2 }') || {
+        flock "$cache/packages.lock" apt-get update -qq
+        apt-get download $(echo "$simulated" | awk '/^Inst/ { print $2 }')
+    }
     for package in ./*.deb; do
         dpkg -x "$package" .
         rm "$package"
@@ -57,6 +62,11 @@ export LD_LIBRARY_PATH PATH
 exec "$@"
 END
     chmod +x run
+}
+
+# ClickHouse 18.16, server and client. Newer releases of Debian and Ubuntu no longer carry it.
+clickhouse() {
+    unpacked "$1" clickhouse-server clickhouse-client
     for program in usr/sbin/clickhouse-server usr/bin/clickhouse-client; do
         missing=$(./run ldd "$program" | grep 'not found') && fail "$program lacks libraries: $missing"
     done
@@ -65,6 +75,43 @@ END
         *" 18.16."*) ;;
         *) fail "asked for ClickHouse 18.16, but clickhouse-client --version says: $reported" ;;
     esac
+}
+
+# What `make compare` sets beside saltern, and the servers that it stores into.
+rsyslog() {
+    unpacked "$1" rsyslog rsyslog-kafka
+    ./run rsyslogd -v
+}
+
+mariadb() {
+    unpacked "$1" mariadb-server-core
+    ./run mariadbd --version
+}
+
+postgresql() {
+    # The package of the release that the distribution has.
+    named=$(apt-cache depends postgresql | awk '/Depends: postgresql-[0-9]/ { print $2 }')
+    [ -n "$named" ] || fail "apt-get knows no postgresql"
+    unpacked "$1" "$named"
+    ./run usr/lib/postgresql/*/bin/postgres --version
+}
+
+# What Salt's returners for SQL need, for the Python that its environments have.
+salt_drivers() {
+    "$python" -m pip install --quiet --no-input --target "$1" psycopg2-binary pymysql
+    PYTHONPATH="$1" "$python" -c 'import psycopg2, pymysql'
+}
+
+# Telegraf, release $2, with what the comparison needs of it and nothing else.
+telegraf() {
+    command -v go >/dev/null || fail "Telegraf is built with Go, and there is no go"
+    cd "$1"
+    go mod init telegraf
+    go get "github.com/influxdata/telegraf@v$2"
+    CGO_ENABLED=0 go build -mod=mod -o telegraf -ldflags "-X github.com/influxdata/telegraf/internal.Version=$2" \
+        -tags custom,inputs.socket_listener,outputs.file,parsers.value,serializers.template \
+        github.com/influxdata/telegraf/cmd/telegraf
+    ./telegraf --version
 }
 
 # chDB, the engine of ClickHouse release $2 inside Python, in an environment at $1. What it wants
@@ -183,24 +230,37 @@ if ! find_python; then
     fi
 fi
 
-# All at once; each in a shell of its own, and each has to succeed.
+# begin NAME FUNCTION ARGUMENT...: `install` in a shell of its own, so that all go on at once.
 running=
-for version in 3006.28 3007.15 3008.3; do
-    ( install "salt-$version" salt "$version" ) </dev/null &
+begin() {
+    ( install "$@" ) </dev/null &
     running="$running $!"
-done
-( install clickhouse-18.16 clickhouse ) </dev/null &
-running="$running $!"
-( install chdb-26.9 chdb 26.9.0 ) </dev/null &
-running="$running $!"
-( install kafka-4.1.0 kafka 4.1.0 ) </dev/null &
-running="$running $!"
-( install python-build python_build ) </dev/null &
-running="$running $!"
-( install prometheus prometheus ) </dev/null &
-running="$running $!"
-( install grafana-schema grafana_schema ) </dev/null &
-running="$running $!"
+}
+
+case ${1:-tests} in
+    tests)
+        begin salt-3006.28 salt 3006.28
+        begin salt-3007.15 salt 3007.15
+        begin salt-3008.3 salt 3008.3
+        begin clickhouse-18.16 clickhouse
+        begin chdb-26.9 chdb 26.9.0
+        begin kafka-4.1.0 kafka 4.1.0
+        begin python-build python_build
+        begin prometheus prometheus
+        begin grafana-schema grafana_schema
+        ;;
+    peers)
+        begin salt-3006.28 salt 3006.28
+        begin salt-3008.3 salt 3008.3
+        begin salt-drivers salt_drivers
+        begin kafka-4.1.0 kafka 4.1.0
+        begin rsyslog rsyslog
+        begin mariadb mariadb
+        begin postgresql postgresql
+        begin telegraf-1.37.2 telegraf 1.37.2
+        ;;
+    *) fail "usage: install.sh [tests|peers]" ;;
+esac
 failed=0
 for job in $running; do
     wait "$job" || failed=1

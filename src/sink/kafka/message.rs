@@ -125,7 +125,7 @@ impl Key {
 /// What a message's value is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Format {
+pub(in crate::sink) enum Format {
     /// The object that `rawfile_json` writes: `{"tag": …, "data": …}`.
     #[default]
     Json,

@@ -1,0 +1,38 @@
+//! What the sinks make of a batch, without a store behind them, so that benches measure the code that
+//! runs. `local` writes [`crate::line`]'s text, and `blackhole` makes nothing.
+
+use std::path::Path;
+
+use super::{SinkError, clickhouse, kafka, rawfile_json, sqlite3};
+use crate::batch::Batch;
+
+/// Makes bytes of a batch and says how many.
+pub type Encode = fn(&Batch, &mut Vec<u8>) -> usize;
+
+/// The encodings of the sinks that make bytes, by name.
+pub static ENCODINGS: &[(&str, Encode)] = &[
+    ("rawfile_json", |batch, out| {
+        batch.events().for_each(|event| rawfile_json::write_line(event, out));
+        out.len()
+    }),
+    ("kafka json", |batch, out| kafka::encode(batch, kafka::Format::Json, out)),
+    ("kafka msgpack", |batch, out| kafka::encode(batch, kafka::Format::Msgpack, out)),
+    ("clickhouse 18.16 JSONEachRow", |batch, _| clickhouse::encode(batch, (18, 16))),
+    ("clickhouse 26.9 RowBinary", |batch, _| clickhouse::encode(batch, (26, 9))),
+];
+
+/// A database of the sink `sqlite3`. It makes no bytes of a batch: it binds values and SQLite makes pages
+/// of them, so what can be measured is the transaction.
+pub struct Database(sqlite3::Sqlite3);
+
+impl Database {
+    /// Makes the database.
+    pub fn create(path: &Path) -> Result<Self, SinkError> {
+        sqlite3::Sqlite3::create(path).map(Database)
+    }
+
+    /// Stores a batch in one transaction.
+    pub fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        self.0.store(batch)
+    }
+}
