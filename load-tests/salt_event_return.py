@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """What Salt's own EventReturn costs: CPU of that process for each event, with one of its returners.
 
-usage: SALT_VENV/bin/python load-tests/salt_event_return.py [--returner rawfile_json|pgjsonb|mysql]
-           [--port PORT] [--events N] [--queue N] [--capture FILE]
+usage: SALT_VENV/bin/python load-tests/salt_event_return.py [--returner rawfile_json|pgjsonb|mysql|saltern]
+           [--port PORT] [--events N] [--queue N] [--capture FILE] [--saltern BINARY]
 
 Starts a master of the Salt that this Python has, with the configuration load-tests/peers/salt-master.conf,
 fires state returns from one process, waits until all are stored and prints a row of a Markdown table. With
 `--capture` they are the events of a bus that was written to a file, else returns of 3 KB made here. For
 pgjsonb and mysql a server listens on the port, with a database, a user and a password `salt`; the table
-is made anew. The master is ended by its pid, its folder removed. tests/servers/install.sh makes the
+is made anew. With saltern a daemon of ours takes the events and stores them with `rawfile_json`. The master is ended by its pid, its folder removed. tests/servers/install.sh makes the
 environments (SALTERN_TEST_CACHE, salt-<version>), `tests/servers/install.sh peers` the drivers.
 """
 
@@ -87,6 +87,37 @@ class Table:
         return self.ask("SELECT count(*) FROM salt_events WHERE tag LIKE '%/ret/web-%'")[0]
 
 
+class Daemon:
+    """saltern, which stores what EventReturn hands over in a file; ended by its pid."""
+
+    def __init__(self, folder, arguments):
+        self.process = None
+        if arguments.returner != "saltern":
+            return
+        repository = pathlib.Path(__file__).parent.parent
+        single_file = [sys.executable, str(repository / "salt/single_file.py")]
+        returners = pathlib.Path(folder) / "returners"
+        returners.mkdir()
+        (returners / "saltern.py").write_bytes(subprocess.check_output(single_file))
+        config = pathlib.Path(folder) / "saltern.yaml"
+        config.write_text(f"""
+state_dir: {folder}/state
+sources: {{salt: {{returner: {{bind: "ipc://{folder}/r"}}}}}}
+sinks: {{file: {{rawfile_json: {{filename: "{folder}/events"}}}}}}
+""")
+        command = [arguments.saltern, "--config", str(config), "run"]
+        self.process = subprocess.Popen(command, stdout=sys.stderr)
+        wait_for("saltern's start", lambda: os.path.exists(f"{folder}/r"), 30)
+
+    def cpu(self):
+        return cpu(psutil.Process(self.process.pid)) if self.process else 0
+
+    def end(self):
+        if self.process:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(60)
+
+
 def master_config(folder, arguments):
     config = (pathlib.Path(__file__).parent / "peers/salt-master.conf").read_text()
     user = "root" if os.getuid() == 0 else os.environ.get("USER", "salt")
@@ -161,7 +192,9 @@ def cpu(process):
 def measure(folder, arguments):
     events, queue = arguments.events, arguments.queue
     config = master_config(folder, arguments)
-    store = File(folder) if arguments.returner == "rawfile_json" else Table(arguments.returner, arguments.port)
+    is_table = arguments.returner in SCHEMAS
+    store = Table(arguments.returner, arguments.port) if is_table else File(folder)
+    daemon = Daemon(folder, arguments)
     # Read before, so that reading does not slow the sending down.
     made_here = map(made, itertools.count())
     offered = list(itertools.islice(captured(arguments.capture), events)) if arguments.capture else made_here
@@ -185,7 +218,7 @@ def measure(folder, arguments):
                 time.sleep(0.5)
             time.sleep(2)
             process, have = event_return_process(master), store.stored()
-            before, began = cpu(process), time.monotonic()
+            before, before_ours, began = cpu(process), daemon.cpu(), time.monotonic()
             for tag, data in itertools.islice(offered, events):
                 bus.fire_event(data, tag)
         # What is left in a queue that is not full stays there.
@@ -194,8 +227,10 @@ def measure(folder, arguments):
         done = store.stored() - have
         seconds = time.monotonic() - began
         memory = process.memory_info().rss
-        return done, (cpu(process) - before) * 1e6 / done, done / seconds, memory
+        ours = (daemon.cpu() - before_ours) * 1e6 / done
+        return done, (cpu(process) - before) * 1e6 / done, done / seconds, memory, ours
     finally:
+        daemon.end()
         master.send_signal(signal.SIGTERM)
         try:
             master.wait(20)
@@ -208,26 +243,28 @@ def measure(folder, arguments):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--returner", choices=["rawfile_json", *SCHEMAS], default="rawfile_json")
+    parser.add_argument("--returner", choices=["rawfile_json", "saltern", *SCHEMAS], default="rawfile_json")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--queue", type=int, default=1000)
     parser.add_argument("--capture")
+    parser.add_argument("--saltern", default="target/release/saltern")
     parser.add_argument("--numbers", action="store_true", help="print events, CPU, rate and memory instead of a row")
     arguments = parser.parse_args()
     if arguments.events < 2 * arguments.queue:
         parser.error("fewer than two queues full of events: nothing would be known of the last one")
     folder = tempfile.mkdtemp(prefix="salt-er-")
     try:
-        done, cost, rate, memory = measure(folder, arguments)
+        done, cost, rate, memory, ours = measure(folder, arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     version = salt.version.__version__
+    beside = f" and {ours:.0f} µs in saltern" if arguments.returner == "saltern" else ""
     if arguments.numbers:
         print(done, cost, rate, memory)
         return
     print(f"| Salt {version}, EventReturn with {arguments.returner}, queue {arguments.queue} "
-          f"| {cost:.0f} µs CPU an event, {rate:.0f} events/s ({done} events) | | | |")
+          f"| {cost:.0f} µs CPU an event{beside}, {rate:.0f} events/s ({done} events) | | | |")
 
 
 if __name__ == "__main__":
