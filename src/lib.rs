@@ -26,6 +26,7 @@ pub mod demo;
 pub mod dispatch;
 pub mod estate;
 pub mod event;
+pub mod excerpt;
 pub mod filter;
 pub mod fold;
 pub mod http;

@@ -6,14 +6,17 @@
 
 #[path = "conformance/bus.rs"]
 mod bus;
+mod clickhouse;
 #[path = "conformance/daemon.rs"]
 mod daemon;
 #[path = "observe/estate.rs"]
 mod estate;
+mod kafka;
 #[path = "observe/logs.rs"]
 mod logs;
 #[path = "observe/page.rs"]
 mod page;
+mod ports;
 #[path = "observe/scrapers.rs"]
 mod scrapers;
 #[path = "observe/secrets.rs"]
