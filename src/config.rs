@@ -96,7 +96,6 @@ impl General {
             ("http.token", token(self) != token(other)),
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
-            ("estate", self.estate != other.estate),
             ("dead_letters.max_bytes", self.dead_letters.max_bytes != other.dead_letters.max_bytes),
         ];
         differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()

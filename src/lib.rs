@@ -56,5 +56,6 @@ pub mod spill_desk;
 pub mod spooler;
 pub mod state;
 mod tls;
+pub mod trimmed;
 pub mod units;
 pub mod yaml;

@@ -240,7 +240,12 @@ fn a_real_prometheus_sees_it_all() {
     metrics_are_as_promtool_wants_them(&daemon.get("/metrics"));
     let mut queries = queries_of(&["saltern-pipeline", "salt-estate"]);
     queries.extend(of_salt_exporters_dashboard());
-    every_query_finds_something(&prometheus, queries, || bus.send_bytes(&capture));
+    let trimmed = serde_json::json!({"fun": "grains.items", "return": "VALUE_TRIMMED"});
+    let trimmed = rmp_serde::to_vec(&trimmed).unwrap();
+    every_query_finds_something(&prometheus, queries, || {
+        bus.send_bytes(&capture);
+        bus.send_event("salt/job/1/ret/web-1", &trimmed);
+    });
     daemon.stop();
 }
 

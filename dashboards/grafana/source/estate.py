@@ -47,6 +47,8 @@ PANELS = [
     graph("Authentications and keys", "By what was done.", "short",
         ('sum by (act, result) (increase(salt_auth_events_total{instance=~"$instance"}[$__rate_interval]))', "auth {{act}} {{result}}"),
         ('sum by (act, result) (increase(salt_key_events_total{instance=~"$instance"}[$__rate_interval]))', "key {{act}} {{result}}")),
+    graph("Trimmed values", "By function; the master's `max_event_size` was too small for them.", "short",
+        ('sum by (function) (increase(salt_trimmed_values_total{instance=~"$instance"}[$__rate_interval]))', "{{function}}")),
     graph("Beacons", "By beacon.", "short",
         ('sum by (beacon) (increase(salt_beacons_total{instance=~"$instance"}[$__rate_interval]))', "{{beacon}}")),
     graph("Starts of minions", "", "short",
