@@ -120,6 +120,8 @@ fn no_mistake_shows_the_secret_beside_it() {
         let output = check(&path, folder.path(), &[]);
         assert_eq!(output.status.code(), Some(2), "{sink}: {output:?}");
         assert_silent(&said(&output), "`check`", &sink);
+        let output = check(&path, folder.path(), &["--output", "json"]);
+        assert_silent(&said(&output), "`check --output json`", &sink);
     }
 }
 
