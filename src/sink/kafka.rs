@@ -93,8 +93,7 @@ impl Sink for Kafka {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        if let Some(transactions) = self.transactions.as_ref().filter(|t| t.is_open()) {
-            transactions.leave(&self.producer);
+        if self.transactions.as_ref().is_some_and(|t| t.leave(&self.producer)) {
             self.counts.taken_back.add(1);
         }
     }

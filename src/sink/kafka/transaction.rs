@@ -199,11 +199,14 @@ impl Transactions {
         }
     }
 
-    /// Takes back at once what is open and not committed, so that readers need not wait until the brokers
-    /// give it up. Blocks.
-    pub(super) fn leave(&self, producer: &ThreadedProducer<Reports>) {
-        // If it fails, the brokers give it up later, or at our next connect.
-        let _ = producer.abort_transaction(SLICE);
+    /// Takes back at once what was not committed, so that readers need not wait until the brokers
+    /// give it up; whether there was anything. Blocks.
+    pub(super) fn leave(&self, producer: &ThreadedProducer<Reports>) -> bool {
+        if self.is_open {
+            // If it fails, the brokers give it up later, or at our next connect.
+            let _ = producer.abort_transaction(SLICE);
+        }
+        self.is_open
     }
 }
 
