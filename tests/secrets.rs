@@ -4,16 +4,27 @@
 //! Each of the configurations runs. What holds a password is given a real server that refuses it, so that
 //! what the server and its client say of that is searched too; [`settings`] has what that takes.
 
+// Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Map, Value, json};
 
-use crate::bus::Bus;
-use crate::clickhouse::ClickHouse;
-use crate::daemon::{Daemon, wait_for};
-use crate::kafka::{Kafka, NOBODY};
+#[path = "conformance/bus.rs"]
+mod bus;
+mod clickhouse;
+#[path = "conformance/daemon.rs"]
+mod daemon;
+mod kafka;
+mod ports;
+
+use bus::Bus;
+use clickhouse::ClickHouse;
+use daemon::{Daemon, wait_for};
+use kafka::{Kafka, NOBODY};
 
 const SECRET: &str = "hunter2-correct-horse";
 
