@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use saltern::estate::{self, EstateConfig};
+use saltern::estate::{Estate, EstateConfig};
 use saltern::event::{Chunk, Event, Origin};
 use saltern::msgpack::Walker;
 use serde_json::json;
@@ -47,7 +47,7 @@ fn count(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("estate count");
     for (name, bodies) in all_payloads() {
         let chunk = chunk(&bodies);
-        let (estate, _feed, _counter) = estate::open(config());
+        let estate = Estate::new(Some(config()));
         group.throughput(Throughput::Elements(chunk.events.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter(|| estate.count(black_box(&chunk)));
@@ -77,7 +77,7 @@ fn offer(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("estate offer");
     for (name, bodies) in all_payloads() {
         let chunk = chunk(&bodies);
-        let (_estate, feed, counter) = estate::open(config());
+        let (feed, counter) = Estate::new(Some(config())).feed();
         let counting = std::thread::spawn(move || counter.run());
         group.throughput(Throughput::Elements(chunk.events.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
@@ -100,8 +100,8 @@ fn render(criterion: &mut Criterion) {
         })
         .collect();
     // A new job has a series in each of three metrics.
-    let (estate, _feed, _counter) =
-        estate::open(EstateConfig { max_series: (SERIES / 3) as u64, ..config() });
+    let config = EstateConfig { max_series: (SERIES / 3) as u64, ..config() };
+    let estate = Estate::new(Some(config));
     estate.count(&chunk(&bodies));
     let mut text = String::new();
     estate.render(&mut text);

@@ -96,7 +96,6 @@ impl General {
             ("http.token", token(self) != token(other)),
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
-            ("estate", self.estate != other.estate),
             ("dead_letters.max_bytes", self.dead_letters.max_bytes != other.dead_letters.max_bytes),
         ];
         differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -260,9 +259,14 @@ pub enum ConfigError {
         /// Why.
         cause: std::io::Error,
     },
-    /// There are mistakes in it, each rendered with its line.
-    #[error("{}", .0.join("\n\n"))]
-    Wrong(Vec<String>),
+    /// There are mistakes in it.
+    #[error("{rendered}")]
+    Wrong {
+        /// The mistakes.
+        problems: Vec<Problem>,
+        /// The same for people, each with its line.
+        rendered: String,
+    },
 }
 
 impl Config {
@@ -272,7 +276,8 @@ impl Config {
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         let config = Config::parse(&text).map_err(|problems| {
             let file = path.display().to_string();
-            ConfigError::Wrong(problems.iter().map(|p| p.render(&file, &text)).collect())
+            let rendered: Vec<_> = problems.iter().map(|p| p.render(&file, &text)).collect();
+            ConfigError::Wrong { problems, rendered: rendered.join("\n\n") }
         })?;
         Ok(Config { path: Some(path.to_owned()), ..config })
     }

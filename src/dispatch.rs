@@ -21,19 +21,14 @@ use crate::estate::Feed;
 use crate::event::{Chunk, Event, Share};
 use crate::filter::Filter;
 use crate::metrics::{self, Level};
-use crate::msgpack::{Item, Walker};
 use crate::receipt::Claim;
 use crate::source::Frames;
 use crate::spill::record::Encoded;
 use crate::state::SinkState;
+use crate::trimmed::Trimmed;
 
-/// What Salt puts in place of a value when an event is over `max_event_size`
-/// (`salt.utils.dicttrim`).
-const TRIMMED: &[u8] = b"VALUE_TRIMMED";
-
-/// What is searched for before a payload is walked for the two. Without the underscores, which
+/// What is searched for before a payload is walked for a peer's id. Without the underscores, which
 /// abound in Salt's states and would stop the search at each.
-const TRIMMED_HINT: &[u8] = b"TRIMMED";
 const PEER_HINT: &[u8] = b"peer";
 
 /// One sink, as the dispatcher sees it.
@@ -56,7 +51,7 @@ pub struct Tapped {
     pub chunk: Arc<Chunk>,
 }
 
-/// A change of the sinks.
+/// A change of the sinks, or of what else is done with events.
 pub enum Change {
     /// One more.
     Add(Outgoing),
@@ -71,6 +66,8 @@ pub enum Change {
     },
     /// What was seen a moment ago, from now on; `None` to let repeats pass.
     Dedupe(Option<Recent>),
+    /// Where copies for the metrics of the estate go; `None` if nothing is to be counted.
+    Estate(Option<Feed>),
 }
 
 /// Everything that the dispatcher thread owns.
@@ -93,7 +90,7 @@ impl Dispatcher {
     /// Works until every source has ended.
     pub fn run(mut self) {
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
-        let trimmed = memmem::Finder::new(TRIMMED_HINT);
+        let trimmed = Trimmed::default();
         let peer = memmem::Finder::new(PEER_HINT);
         let mut before = 0;
         while let Some(mut frames) = self.next() {
@@ -110,9 +107,7 @@ impl Dispatcher {
             }
             let (mut trimmed_values, mut peer_events) = (0, 0);
             for event in &chunk.events {
-                if trimmed.find(event.payload()).is_some() {
-                    trimmed_values += count_trimmed(event.payload());
-                }
+                trimmed_values += trimmed.count(event.payload());
                 if peer.find(event.payload()).is_some() && event.peer().is_some() {
                     peer_events += 1;
                 }
@@ -156,6 +151,7 @@ impl Dispatcher {
         match change {
             Change::Add(sink) => self.sinks.push(sink),
             Change::Dedupe(recent) => self.recent = recent,
+            Change::Estate(feed) => self.estate = feed,
             Change::Filter { sink, filter, state } => {
                 if let Some(found) = self.sinks.iter_mut().find(|found| found.state.name == sink) {
                     found.filter = filter;
@@ -218,30 +214,4 @@ fn chunk_of(frames: Frames, share_json: bool) -> Chunk {
         }
     }
     Chunk::new(origin, received, events)
-}
-
-/// How many values of the payload are the text that stands for a trimmed one.
-fn count_trimmed(payload: &[u8]) -> u64 {
-    let mut walker = Walker::new(payload);
-    let mut count = 0;
-    while let Ok(item) = walker.item() {
-        if item.bytes() == Some(TRIMMED) && !matches!(item, Item::Bin(_)) {
-            count += 1;
-        }
-    }
-    count
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trimmed_values_are_counted_where_they_are_whole_values() {
-        let data = serde_json::json!({
-            "return": "VALUE_TRIMMED",
-            "more": ["VALUE_TRIMMED", "not VALUE_TRIMMED at all"],
-        });
-        assert_eq!(count_trimmed(&rmp_serde::to_vec(&data).unwrap()), 2);
-    }
 }

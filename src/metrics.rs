@@ -116,6 +116,21 @@ pub const SOURCE_STALLED_SECONDS: Metric = counter(
     SOURCE,
     "Seconds that the source waited because the dispatcher's channel was full.",
 );
+/// Messages that are in the partitions that a source `kafka` reads, behind its commits.
+pub const SOURCE_KAFKA_LAG: Metric = gauge(
+    "saltern_source_kafka_lag_messages",
+    SOURCE,
+    "Messages that are in the partitions that a source `kafka` reads, behind its commits.",
+);
+/// Partitions that a source `kafka` reads.
+pub const SOURCE_KAFKA_PARTITIONS: Metric =
+    gauge("saltern_source_kafka_partitions", SOURCE, "Partitions that a source `kafka` reads.");
+/// Bytes of messages that a source `kafka` has read and that not every sink has kept yet.
+pub const SOURCE_KAFKA_IN_FLIGHT: Metric = gauge(
+    "saltern_source_kafka_in_flight_bytes",
+    SOURCE,
+    "Bytes of messages that a source `kafka` has read and that not every sink has kept yet.",
+);
 /// Chunks that wait in front of the dispatcher.
 pub const DISPATCH_WAITING_CHUNKS: Metric =
     gauge("saltern_dispatch_waiting_chunks", &[], "Chunks that wait in front of the dispatcher.");
@@ -182,6 +197,12 @@ pub const SINK_QUEUE_BYTES: Metric = gauge(
     SINK,
     "Memory that the sink's queue is counted with, in bytes.",
 );
+/// Events in the sink's spill, those being written included.
+pub const SINK_SPILL_EVENTS: Metric = gauge(
+    "saltern_sink_spill_events",
+    SINK,
+    "Events in the sink's spill, those being written included.",
+);
 /// Disk that the sink's spill takes, in bytes.
 pub const SINK_SPILL_BYTES: Metric =
     gauge("saltern_sink_spill_bytes", SINK, "Disk that the sink's spill takes, in bytes.");
@@ -210,6 +231,12 @@ pub const SINK_WRITE_SECONDS: Metric = Metric {
     labels: SINK,
     help: "How long writing a batch took.",
 };
+/// Transactions of a sink `kafka`: committed, taken_back (they are tried again), known (the batch had been committed before).
+pub const SINK_KAFKA_TRANSACTIONS: Metric = counter(
+    "saltern_sink_kafka_transactions_total",
+    &["sink", "outcome"],
+    "Transactions of a sink `kafka`: committed, taken_back (they are tried again), known (the batch had been committed before).",
+);
 /// Events in a batch.
 pub const SINK_BATCH_EVENTS: Metric = Metric {
     name: "saltern_sink_batch_events",
@@ -259,6 +286,9 @@ pub static METRICS: &[Metric] = &[
     SOURCE_PEER_EVENTS,
     SOURCE_BACKFILLED,
     SOURCE_STALLED_SECONDS,
+    SOURCE_KAFKA_LAG,
+    SOURCE_KAFKA_PARTITIONS,
+    SOURCE_KAFKA_IN_FLIGHT,
     DISPATCH_WAITING_CHUNKS,
     DISPATCH_STALLED_SECONDS,
     SINK_EVENTS,
@@ -273,12 +303,14 @@ pub static METRICS: &[Metric] = &[
     SINK_BREAKER_OPEN,
     SINK_QUEUE_EVENTS,
     SINK_QUEUE_BYTES,
+    SINK_SPILL_EVENTS,
     SINK_SPILL_BYTES,
     SINK_QUEUE_MAX_BYTES,
     SINK_SPILL_MAX_BYTES,
     SINK_LAG_SECONDS,
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,
+    SINK_KAFKA_TRANSACTIONS,
     ESTATE_MISSED_EVENTS,
     CONFIG_RELOADS,
     BUILD_INFO,
@@ -380,10 +412,10 @@ impl Level {
         self.set(count as f64);
     }
 
-    /// Sets it to a number of bytes.
-    pub fn set_bytes(&self, bytes: u64) {
+    /// Sets it to a whole number.
+    pub fn set_whole(&self, number: u64) {
         #[allow(clippy::cast_precision_loss)]
-        self.set(bytes as f64);
+        self.set(number as f64);
     }
 
     /// Sets it to 1 or 0.

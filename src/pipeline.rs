@@ -108,8 +108,8 @@ pub struct Pipeline {
     pub jobs: Jobs,
     /// Where sinks are asked what waits for them.
     pub desks: Arc<Desks>,
-    /// What is counted of the Salt estate, if it is.
-    pub estate: Option<Arc<Estate>>,
+    /// What is counted of the Salt estate.
+    pub estate: Arc<Estate>,
     /// As they were at the start.
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
@@ -157,7 +157,7 @@ impl Pipeline {
             state: Arc::new(State::new()),
             tap: tap.clone(),
             jobs: jobs.clone(),
-            estate: None,
+            estate: Estate::new(general.estate.clone()),
             general: general.clone(),
             dedupe_window: config.dedupe_window(),
             means: Means {
@@ -200,16 +200,7 @@ impl Pipeline {
             jobs::retention::run(forgetting, until).await;
             Ok(())
         });
-        let mut feed = None;
-        if let Some(config) = &general.estate {
-            let (estate, into, counter) = estate::open(config.clone());
-            pipeline.estate = Some(estate);
-            feed = Some(into);
-            pipeline.thread("estate", move || {
-                counter.run();
-                Ok(())
-            })?;
-        }
+        let feed = pipeline.estate.is_on().then(|| pipeline.start_counting()).transpose()?;
         let changes = changes_out;
         let dispatcher =
             Dispatcher { frames: frames_out, sinks, recent, changes, estate: feed, tap };
@@ -256,6 +247,16 @@ impl Pipeline {
         self.sinks.push(running);
         self.ways.open(&sink.name, shares.clone(), Arc::clone(&state));
         Ok(Outgoing { filter: sink.filter.clone(), shares, state })
+    }
+
+    /// Starts the thread that counts what is said of the estate.
+    fn start_counting(&mut self) -> Result<estate::Feed, PipelineError> {
+        let (feed, counter) = self.estate.feed();
+        self.thread("estate", move || {
+            counter.run();
+            Ok(())
+        })?;
+        Ok(feed)
     }
 
     fn thread(
@@ -305,6 +306,20 @@ impl Pipeline {
             changes.push(Change::Dedupe(recent(window)));
             self.dedupe_window = window;
         }
+        let was_on = self.estate.is_on();
+        if self.estate.configure(config.general.estate.clone()) {
+            info!("the metrics of the estate are counted anew, as the new configuration says");
+        }
+        if was_on != self.estate.is_on() {
+            match self.estate.is_on().then(|| self.start_counting()).transpose() {
+                Ok(feed) => changes.push(Change::Estate(feed)),
+                Err(error) => {
+                    // Off, so that another reload tries again.
+                    self.estate.configure(None);
+                    failures.push(format!("the metrics of the estate: {}", chain(&error)));
+                }
+            }
+        }
         if !changes.is_empty() && self.changes.try_send(changes).is_err() {
             // There was room, and nobody else sends: the dispatcher has ended.
             failures.push("every source has ended; nothing reaches the sinks any more".to_owned());
@@ -350,7 +365,9 @@ impl Pipeline {
         if plan.sources.starts() && self.starts.is_closed() {
             return refused("every source has ended; the daemon is about to end".to_owned());
         }
-        let changes = plan.sinks.starts() || config.dedupe_window() != self.dedupe_window;
+        let changes = plan.sinks.starts()
+            || config.dedupe_window() != self.dedupe_window
+            || config.general.estate.is_some() != self.estate.is_on();
         if changes && self.changes.is_full() {
             return refused(
                 "a sink whose queue is full and whose spill.when_full is `block` holds everything \

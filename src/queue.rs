@@ -880,6 +880,11 @@ impl<D: Disk> Queue<D> {
         self.weight
     }
 
+    /// Events of the spill on disk that are not stored.
+    pub fn disk_events(&self) -> u64 {
+        self.spill.as_ref().map_or(0, Spill::pending)
+    }
+
     /// Bytes of the spill on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.spill.as_ref().map_or(0, Spill::bytes)

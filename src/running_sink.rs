@@ -98,7 +98,7 @@ impl RunningSink {
     ) -> Result<Self, PipelineError> {
         let give_up = means.give_up.child_token();
         state.queue_max_bytes.set_count(sink.spill.memory_bound());
-        state.spill_max_bytes.set_bytes(sink.spill.disk_bound());
+        state.spill_max_bytes.set_whole(sink.spill.disk_bound());
         let (settled, settled_out) = bounded::<Settled>(sink.writers * BATCHES_PER_WRITER);
         let shared = Arc::new(Shared {
             retry: sink.retry,

@@ -447,7 +447,8 @@ impl<D: Disk> Spooler<D> {
     fn show(&self) {
         self.state.queue_events.set_count(self.queue.len());
         self.state.queue_bytes.set_count(self.queue.weight());
-        self.state.spill_bytes.set_bytes(self.queue.disk_bytes());
+        self.state.spill_events.set_whole(self.queue.disk_events());
+        self.state.spill_bytes.set_whole(self.queue.disk_bytes());
         self.state.set_oldest(self.queue.oldest());
     }
 

@@ -13,6 +13,8 @@ use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 use serde_saphyr::Spanned;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::excerpt;
+
 /// Line and column, both from 1; line 0 is a place that is not known.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -65,7 +67,9 @@ impl Problem {
     pub fn render(&self, file: &str, text: &str) -> String {
         let mut out = format!("error: {}", self.message);
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
-            let source = text.lines().nth(line - 1).unwrap_or_default();
+            let lines = |number: usize| text.lines().nth(number);
+            let before = line.checked_sub(2).and_then(lines);
+            let source = excerpt::shown(before, lines(line - 1).unwrap_or_default());
             let margin = " ".repeat(line.to_string().len());
             let indent = " ".repeat(column.saturating_sub(1));
             out += &format!("\n{margin}--> {file}:{line}:{column}");

@@ -19,9 +19,12 @@ use serde_json::Value;
 mod bus;
 #[path = "conformance/daemon.rs"]
 mod daemon;
+mod kafka;
+mod ports;
 
 use bus::Bus;
 use daemon::{Daemon, wait_for};
+use kafka::Kafka;
 
 const RULES: [&str; 2] = ["recording.yaml", "alerts.yaml"];
 
@@ -77,7 +80,7 @@ fn every_alert_is_tested_and_has_its_section_in_the_runbook() {
         assert!(fires, "no test lets {name} fire");
         count += 1;
     }
-    assert_eq!(count, 11);
+    assert_eq!(count, 12);
 }
 
 #[test]
@@ -87,6 +90,12 @@ fn the_dashboards_are_of_grafanas_schema() {
     assert_succeeds(
         Command::new(program("grafana-schema/bin/python")).arg(check).args(&dashboards),
     );
+}
+
+#[test]
+fn the_dashboards_are_what_their_sources_say() {
+    let make = root().join("dashboards/grafana/make.py");
+    assert_succeeds(Command::new("python3").arg(make).arg("--check"));
 }
 
 fn dashboards() -> Vec<PathBuf> {
@@ -106,8 +115,8 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Watches a daemon twice a second.
-    fn start(folder: &Path, daemon: &str) -> Self {
+    /// Watches daemons twice a second.
+    fn start(folder: &Path, daemons: &[&str]) -> Self {
         for name in RULES {
             let mut text = fs::read_to_string(rules().join(name)).unwrap();
             for minutes in 1..=60 {
@@ -116,10 +125,11 @@ impl Prometheus {
             }
             fs::write(folder.join(name), text).unwrap();
         }
+        let targets = daemons.join("', '");
         let config = format!(
             "global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}\n\
              rule_files: [recording.yaml, alerts.yaml]\n\
-             scrape_configs:\n  - {{job_name: saltern, static_configs: [{{targets: ['{daemon}']}}]}}\n"
+             scrape_configs:\n  - {{job_name: saltern, static_configs: [{{targets: ['{targets}']}}]}}\n"
         );
         fs::write(folder.join("prometheus.yaml"), config).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -158,6 +168,10 @@ impl Prometheus {
         }
         let data = self.get(&path);
         data.map(|data| data["result"].as_array().unwrap().clone()).unwrap_or_default()
+    }
+
+    fn wait_until_finds(&self, query: &str) {
+        wait_for(query, || (!self.query(query).is_empty()).then_some(()));
     }
 
     /// Whether an alert fires for this sink or source.
@@ -207,13 +221,16 @@ fn a_real_prometheus_sees_it_all() {
     let mut daemon = Daemon::start(folder, &sections);
     let capture = fs::read(root().join("tests/captures/salt-3008.3.bus")).unwrap();
     bus.send_bytes(&capture);
-    let prometheus = Prometheus::start(folder, &daemon.address());
+    let prometheus = Prometheus::start(folder, &[&daemon.address()]);
 
     prometheus.wait_until_fires("SalternSinkDown", "sink", "store");
+    let on_disk = |count| format!("saltern_sink_spill_events{{sink=\"store\"}} == {count}");
+    prometheus.wait_until_finds(&on_disk(169));
     fs::remove_file(&store).unwrap();
     fs::create_dir(&store).unwrap();
     daemon.wait_stored("store", 169);
     prometheus.wait_until_silent("SalternSinkDown", "sink", "store");
+    prometheus.wait_until_finds(&on_disk(0));
 
     assert!(!prometheus.fires("SalternBusGap", "source", "bus"));
     bus.hang_up();
@@ -221,8 +238,58 @@ fn a_real_prometheus_sees_it_all() {
     prometheus.wait_until_silent("SalternBusGap", "source", "bus");
 
     metrics_are_as_promtool_wants_them(&daemon.get("/metrics"));
-    every_query_finds_something(&prometheus, || bus.send_bytes(&capture));
+    let mut queries = queries_of(&["saltern-pipeline", "salt-estate"]);
+    queries.extend(of_salt_exporters_dashboard());
+    let trimmed = serde_json::json!({"fun": "grains.items", "return": "VALUE_TRIMMED"});
+    let trimmed = rmp_serde::to_vec(&trimmed).unwrap();
+    every_query_finds_something(&prometheus, queries, || {
+        bus.send_bytes(&capture);
+        bus.send_event("salt/job/1/ret/web-1", &trimmed);
+    });
     daemon.stop();
+}
+
+#[test]
+fn a_real_prometheus_sees_kafka() {
+    let kafka = Kafka::shared();
+    kafka.create("dashboards", 2, &[]);
+    let brokers = kafka.brokers();
+    let (into, out_of) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut bus = Bus::listen(into.path());
+    let sections = format!(
+        "dedupe_window: 0s\n{}sinks:\n  topic:\n    kafka: {{brokers: ['{brokers}'], topic: dashboards, \
+         transactional: true}}\n    batch: {{linger: 10ms}}\n  other: {{blackhole: {{}}}}\n",
+        bus.source()
+    );
+    let mut collector = Daemon::start(into.path(), &sections);
+    let sections = format!(
+        "sources:\n  topic: {{kafka: {{brokers: ['{brokers}'], topics: [dashboards]}}}}\n\
+         sinks:\n  store: {{blackhole: {{}}}}\n"
+    );
+    let mut worker = Daemon::start(out_of.path(), &sections);
+    let capture = fs::read(root().join("tests/captures/salt-3008.3.bus")).unwrap();
+    bus.send_bytes(&capture);
+    let prometheus = Prometheus::start(out_of.path(), &[&collector.address(), &worker.address()]);
+    every_query_finds_something(&prometheus, queries_of(&["saltern-kafka"]), || {
+        bus.send_bytes(&capture);
+    });
+    // What the variables choose from are the sinks and sources of this kind alone.
+    for (metric, label) in [
+        ("saltern_sink_kafka_transactions_total", "sink"),
+        ("saltern_source_kafka_partitions", "source"),
+    ] {
+        let found = prometheus.query(&format!("count by ({label}) ({metric})"));
+        let found: Vec<_> = found.iter().map(|series| &series["metric"][label]).collect();
+        assert_eq!(found, ["topic"], "{metric}");
+    }
+    for query in [
+        "saltern_source_kafka_partitions == 2",
+        "saltern_sink_kafka_transactions_total{outcome=\"committed\"} > 0",
+    ] {
+        prometheus.wait_until_finds(query);
+    }
+    worker.stop();
+    collector.stop();
 }
 
 /// The metrics that salt-exporter's published dashboard asks for, and the labels that it asks by.
@@ -233,11 +300,13 @@ const OF_SALT_EXPORTERS_DASHBOARD: [(&str, &[&str]); 4] = [
     ("salt_scheduled_job_return_total", &["function", "state"]),
 ];
 
-/// All queries of all dashboards, while `more` makes events.
-fn every_query_finds_something(prometheus: &Prometheus, mut more: impl FnMut()) {
+/// All queries of some dashboards to Prometheus.
+fn queries_of(dashboards: &[&str]) -> Vec<String> {
     let mut queries = Vec::new();
-    for path in dashboards() {
+    for name in dashboards {
+        let path = root().join(format!("dashboards/grafana/{name}.json"));
         let dashboard: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let before = queries.len();
         for panel in dashboard["panels"].as_array().unwrap() {
             for target in panel["targets"].as_array().into_iter().flatten() {
                 queries.push(target["expr"].as_str().unwrap().to_owned());
@@ -249,8 +318,13 @@ fn every_query_finds_something(prometheus: &Prometheus, mut more: impl FnMut()) 
                 queries.push(of.rsplit_once(',').unwrap().0.to_owned());
             }
         }
+        assert!(queries.len() > before + 20, "{name}: {}", queries.len() - before);
     }
-    assert!(queries.len() > 50, "{}", queries.len());
+    queries
+}
+
+fn of_salt_exporters_dashboard() -> Vec<String> {
+    let mut queries = Vec::new();
     for (metric, labels) in OF_SALT_EXPORTERS_DASHBOARD {
         let by = labels.join(", ");
         let selector: Vec<_> = labels.iter().map(|label| format!("{label}=~\".*\"")).collect();
@@ -260,9 +334,18 @@ fn every_query_finds_something(prometheus: &Prometheus, mut more: impl FnMut()) 
             queries.push(format!("{metric}{{success=\"{success}\"}}"));
         }
     }
+    queries
+}
+
+/// Waits until each of the queries has found something, while `more` makes events.
+fn every_query_finds_something(
+    prometheus: &Prometheus,
+    mut queries: Vec<String>,
+    mut more: impl FnMut(),
+) {
     for query in &mut queries {
         *query = query.replace("$__rate_interval", "6s");
-        for variable in ["$instance", "$sink", "$function"] {
+        for variable in ["$instance", "$sink", "$source", "$function"] {
             *query = query.replace(variable, ".*");
         }
         assert!(!query.contains('$'), "{query}");

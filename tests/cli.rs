@@ -205,7 +205,38 @@ sinks:
     let output = output(directory.path(), &["check", "--config", "saltern.yaml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
-    same_as_golden("check-mistakes.txt", &text(&output.stderr));
+    let mistakes = text(&output.stderr);
+    same_as_golden("check-mistakes.txt", &mistakes);
+
+    // The same for machines, place for place.
+    let output = check_as_json(directory.path(), &[]);
+    assert_eq!((output.0, output.1.as_str()), (Some(2), mistakes.as_str()));
+    let findings = output.2["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), mistakes.matches("error: ").count());
+    for finding in findings {
+        let (message, hint) = (finding["message"].as_str().unwrap(), finding["hint"].as_str());
+        let place = format!("{}:{}:{}", "saltern.yaml", finding["line"], finding["column"]);
+        let shown = mistakes.split("\n\n").find(|shown| {
+            shown.starts_with(&format!("error: {message}\n")) && shown.contains(&place)
+        });
+        let shown = shown.unwrap_or_else(|| panic!("{finding}"));
+        let shown_hint = shown.trim_end().split_once("= help: ").map(|(_, hint)| hint);
+        assert_eq!(shown_hint, hint, "{finding}");
+        assert_eq!(finding["file"], "saltern.yaml");
+    }
+    let first = serde_json::json!({
+        "file": "saltern.yaml", "line": 2, "column": 1,
+        "message": "unknown key `shutdown_deadlin`", "hint": "did you mean `shutdown_deadline`?",
+    });
+    assert_eq!(findings[0], first);
+}
+
+/// Exit code, standard error, and the document that `check` prints for machines.
+fn check_as_json(directory: &Path, options: &[&str]) -> (Option<i32>, String, serde_json::Value) {
+    let arguments = ["check", "--config", "saltern.yaml", "--output", "json"];
+    let output = output(directory, &[&arguments[..], options].concat());
+    let document = serde_json::from_slice(&output.stdout).unwrap();
+    (output.status.code(), text(&output.stderr), document)
 }
 
 #[test]
@@ -218,6 +249,13 @@ fn check_of_what_is_not_there_or_not_yaml() {
     let torn = output(directory.path(), &["check", "--config", "saltern.yaml"]);
     assert_eq!(torn.status.code(), Some(2));
     assert!(text(&torn.stderr).contains("saltern.yaml:1:"), "{}", text(&torn.stderr));
+    let (code, _, torn) = check_as_json(directory.path(), &[]);
+    assert_eq!((code, &torn["findings"][0]["line"]), (Some(2), &serde_json::json!(1)));
+    std::fs::remove_file(directory.path().join("saltern.yaml")).unwrap();
+    let (code, _, missing) = check_as_json(directory.path(), &[]);
+    let finding = &missing["findings"][0];
+    assert_eq!((code, finding["line"].is_null()), (Some(2), true));
+    assert!(finding["message"].as_str().unwrap().contains("cannot read"), "{missing}");
 }
 
 #[test]
@@ -247,6 +285,21 @@ sinks:
     assert!(lines[1].ends_with("is the master running, and is this its sock_dir?"), "{said}");
     assert!(lines[3].starts_with("failed  sink lost: opening no/such/directory"), "{said}");
     assert_eq!(text(&tried.stderr), "saltern: 2 parts cannot be reached\n");
+
+    let (code, said, checked) = check_as_json(directory.path(), &[]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!(checked, serde_json::json!({"findings": []}));
+    let (code, said, tried) = check_as_json(directory.path(), &["--connect"]);
+    assert_eq!((code, said.as_str()), (Some(1), "saltern: 2 parts cannot be reached\n"));
+    let of = |place: usize| {
+        let tried = &tried["connections"][place];
+        let said = tried["error"].as_str().map(|error| format!("failed {error}"));
+        let said = said.unwrap_or_else(|| "ok".to_owned());
+        format!("{} {}: {said}", tried["part"].as_str().unwrap(), tried["name"].as_str().unwrap())
+    };
+    assert_eq!((of(0), of(2)), ("source up: ok".to_owned(), "sink writable: ok".to_owned()));
+    assert!(of(1).starts_with("source down: failed "), "{tried}");
+    assert!(of(3).starts_with("sink lost: failed opening no/such/directory"), "{tried}");
 }
 
 #[test]

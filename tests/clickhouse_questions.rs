@@ -1,4 +1,4 @@
-//! The queries of `docs/clickhouse.md`, each on ClickHouse 18.16 and on the engine of 26.9 in chDB, over
+//! The queries of `docs/clickhouse.md`, and of Grafana's dashboard, each on ClickHouse 18.16 and on the engine of 26.9 in chDB, over
 //! the events of `tests/fixtures/questions.jsonl`: they answer what the page says they answer.
 //!
 //! `UPDATE_GOLDEN=1` writes the answers of the newer engine into the page; read them before you believe
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 mod clickhouse;
 #[path = "conformance/daemon.rs"]
 mod daemon;
+#[path = "clickhouse/dashboard.rs"]
+mod dashboard;
 mod ports;
 
 use clickhouse::ClickHouse;
@@ -101,6 +103,7 @@ fn every_question_of_the_page_is_answered_by_18_16() {
     let server = ClickHouse::start();
     fill(&server.settings("salt"));
     ask_all(false, |sql| server.query(sql));
+    dashboard::every_panel_has_data(|sql| server.query(sql));
 }
 
 #[test]
@@ -111,6 +114,7 @@ fn every_question_of_the_page_is_answered_by_chdb() {
         update(|sql| server.query(sql));
     }
     ask_all(true, |sql| server.query(sql));
+    dashboard::every_panel_has_data(|sql| server.query(sql));
 }
 
 /// Writes the answers into the page, in columns.

@@ -2,7 +2,7 @@
 //! one event in 10 000.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Value, json};
 
 mod numbered;
@@ -18,8 +18,8 @@ struct Refusing {
 }
 
 impl Refusing {
-    /// A database with a trigger that refuses the tag `n/12345`, and a daemon that has met it.
-    fn met() -> (Self, Daemon) {
+    /// A database with a trigger that refuses the tags `n/NUMBER`, and a daemon that has met them.
+    fn met(poison: &[u64]) -> (Self, Daemon) {
         let place = Place::new(20, None);
         let path = place.path("salt.db");
         let sink = json!({ "sqlite3": { "database": path }, "batch": { "linger": "20ms" } });
@@ -28,15 +28,18 @@ impl Refusing {
         until("the tables are there", || daemon.metric("saltern_sink_up", &[]) > 0.0);
         let database = Connection::open(&path).unwrap();
         database.busy_timeout(numbered::PATIENCE).unwrap();
+        let tags: Vec<_> = poison.iter().map(|number| format!("'n/{number}'")).collect();
         let trigger = format!(
-            "CREATE TRIGGER poison BEFORE INSERT ON salt_events WHEN NEW.tag = 'n/{POISON}' \
-             BEGIN SELECT RAISE(ABORT, 'this one never'); END"
+            "CREATE TRIGGER poison BEFORE INSERT ON salt_events WHEN NEW.tag IN ({}) \
+             BEGIN SELECT RAISE(ABORT, 'this one never'); END",
+            tags.join(", ")
         );
         database.execute_batch(&trigger).unwrap();
         place.bus.send_up_to(EVENTS);
         let config = config.to_str().unwrap().to_owned();
         let met = Refusing { place, config, database };
-        until("all but one are stored", || met.count() == EVENTS - 1);
+        let stored = EVENTS - u64::try_from(poison.len()).unwrap();
+        until("all others are stored", || met.count() == stored);
         (met, daemon)
     }
 
@@ -52,6 +55,12 @@ impl Refusing {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// The event id that was stored with this tag.
+    fn stored_id(&self, tag: &str) -> Option<String> {
+        let sql = "SELECT event_id FROM salt_events WHERE tag = ?";
+        self.database.query_row(sql, [tag], |row| row.get(0)).optional().unwrap()
+    }
+
     fn letters(&self) -> Vec<Value> {
         serde_json::from_str(&self.run(&["list", "--output", "json"])).unwrap()
     }
@@ -59,7 +68,7 @@ impl Refusing {
 
 #[test]
 fn invariant_5_one_event_in_10_000_is_refused_and_delivered_after_the_fix() {
-    let (met, daemon) = Refusing::met();
+    let (met, daemon) = Refusing::met(&[POISON]);
     until("it is a dead letter", || met.letters().len() == 1);
     let letter = met.letters().remove(0);
     assert_eq!(letter["tag"], format!("n/{POISON}"));
@@ -84,16 +93,49 @@ fn invariant_5_one_event_in_10_000_is_refused_and_delivered_after_the_fix() {
     assert!(met.run(&["replay", "--id", id]).contains("1 letter marked"));
     until("it is stored", || met.count() == EVENTS);
     assert!(met.letters().is_empty());
-    let sql = "SELECT event_id FROM salt_events WHERE tag = ?";
-    let tag = format!("n/{POISON}");
-    let stored: String = met.database.query_row(sql, [&tag], |row| row.get(0)).unwrap();
-    assert_eq!(stored, id);
+    assert_eq!(met.stored_id(&format!("n/{POISON}")).as_deref(), Some(id));
     until("none is counted", || daemon.metric("saltern_sink_dead_letters", &["db"]) < 1.0);
 }
 
 #[test]
+fn one_letter_of_several_is_replayed_by_its_id_and_no_other() {
+    // Side by side and apart.
+    let (met, daemon) = Refusing::met(&[POISON, POISON + 1, 77]);
+    until("all are dead letters", || met.letters().len() == 3);
+    met.database.execute_batch("DROP TRIGGER poison").unwrap();
+    let of = |letters: &[Value], number: u64| {
+        let tag = format!("n/{number}");
+        letters.iter().find(|letter| letter["tag"] == *tag).cloned().unwrap()
+    };
+    let letters = met.letters();
+
+    // By the event's id, and by the letter's number.
+    let event_id = of(&letters, POISON + 1)["event_id"].as_str().unwrap().to_owned();
+    assert!(met.run(&["replay", "--id", &event_id]).contains("1 letter marked"));
+    until("it is stored", || met.count() == EVENTS - 2);
+    until("it is a letter no more", || met.letters().len() == 2);
+    assert_eq!(met.stored_id(&format!("n/{}", POISON + 1)), Some(event_id));
+    assert_eq!(
+        met.letters(),
+        [of(&letters, 77), of(&letters, POISON)],
+        "the others lie as they lay"
+    );
+
+    let number = of(&letters, 77)["id"].to_string();
+    assert!(met.run(&["replay", "--id", &number]).contains("1 letter marked"));
+    until("that is stored too", || met.count() == EVENTS - 1);
+    until("it is a letter no more either", || met.letters().len() == 1);
+    assert_eq!(met.stored_id("n/77").as_deref(), of(&letters, 77)["event_id"].as_str());
+    assert_eq!(met.letters(), [of(&letters, POISON)]);
+    assert_eq!(met.stored_id(&format!("n/{POISON}")), None);
+    assert!(met.run(&["replay", "--id", "999999"]).starts_with("0 letters"));
+    assert!(daemon.terminate().0.success());
+    assert_eq!((met.count(), met.letters().len()), (EVENTS - 1, 1));
+}
+
+#[test]
 fn letters_are_replayed_at_the_next_start_and_dropped_when_asked() {
-    let (met, daemon) = Refusing::met();
+    let (met, daemon) = Refusing::met(&[POISON]);
     until("it is a dead letter", || met.letters().len() == 1);
     assert!(daemon.terminate().0.success());
     let all = saltern(&["dead-letters", "drop", "--config", &met.config]);

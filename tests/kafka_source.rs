@@ -479,6 +479,45 @@ fn killed_with_a_stuck_store(topic: &str, spill: &str, committed_then: &[Option<
     assert_eq!(committed(&brokers, topic, 1), [Some(100)]);
 }
 
+/// What is in flight and what is behind the commits can be seen while the store is stuck.
+#[test]
+fn what_is_behind_can_be_seen() {
+    let kafka = Kafka::shared();
+    let (topic, brokers) = ("behind", kafka.brokers());
+    kafka.create(topic, 2, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let lock = locked(folder);
+    let source = source(&brokers, topic)
+        .replace("properties: {", "properties: {statistics.interval.ms: 200, ");
+    let mut worker = Daemon::start(folder, &(source + &store(folder, "spill: {mode: memory}")));
+    let wait = |worker: &mut Daemon, what: &str, expected: f64| {
+        let name = format!("saltern_source_kafka_{what}");
+        wait_for(&format!("{what} {expected}"), || {
+            ((worker.metric(&name, "topic") - expected).abs() < 0.5).then_some(())
+        });
+    };
+    let writer = Writer::new(&brokers, topic);
+    writer.numbers(0..1000);
+    wait_for("events to be in flight", || {
+        (worker.metric("saltern_source_kafka_in_flight_bytes", "") > 200_000.0).then_some(())
+    });
+    wait(&mut worker, "partitions", 2.0);
+    drop(lock);
+    wait_stored(&[folder], &expected(0..1000));
+    wait(&mut worker, "in_flight_bytes", 0.0);
+    wait_for("the commit", || {
+        let committed = committed(&brokers, topic, 2).into_iter().flatten().sum::<i64>();
+        (committed == 1000).then_some(())
+    });
+    let lock = locked(folder);
+    writer.numbers(1000..1150);
+    wait(&mut worker, "lag_messages", 150.0);
+    drop(lock);
+    wait(&mut worker, "lag_messages", 0.0);
+    worker.stop();
+}
+
 /// A queue that is full may drop what came from Kafka: Kafka still has it.
 #[test]
 fn invariant_3_what_a_full_queue_dropped_is_read_again() {

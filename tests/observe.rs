@@ -1,5 +1,4 @@
-//! What can be seen of a running daemon: metrics of the estate, the page, what scrapers can do to it,
-//! and that no secret is among it.
+//! What can be seen of a running daemon: metrics of the estate, the page, and what scrapers can do to it.
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -16,5 +15,3 @@ mod logs;
 mod page;
 #[path = "observe/scrapers.rs"]
 mod scrapers;
-#[path = "observe/secrets.rs"]
-mod secrets;

@@ -81,6 +81,10 @@ impl Bus {
     fn rest(&self) {
         self.rests.store(true, Ordering::SeqCst);
     }
+
+    fn go_on(&self) {
+        self.rests.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Drop for Bus {
@@ -269,6 +273,41 @@ fn config(folder: &Path, sources: &[String], sinks: &[String]) -> String {
 
 fn all(end: u64) -> Vec<u64> {
     (0..end).collect()
+}
+
+#[test]
+fn the_estate_is_counted_changed_and_left_alone_without_a_restart() {
+    let folder = folder();
+    let at = folder.path().to_owned();
+    let bus = Bus::start(at.join("bus"));
+    let plain = config(&at, &[source("bus", &bus, "")], &[sink(&at, "kept", "kept", "")]);
+    let with = |estate: &str| format!("estate: {estate}\n{plain}");
+    let mut daemon = Daemon::start(folder, &plain);
+    daemon.until_new_events_in("kept", &bus);
+    let events = "salt_events_total{kind=\"custom\"}";
+    assert_eq!(daemon.metric(events), None);
+
+    daemon.reload(&with("{}"));
+    daemon.until("events to be counted", || daemon.metric(events) > Some(50.0));
+    daemon.reload(&with("{}"));
+    assert!(daemon.metric(events) > Some(50.0), "what has not changed counts on");
+
+    bus.rest();
+    daemon.until("all events", || daemon.stored("kept") == all(bus.sent()));
+    daemon.reload(&with("{silent_after: 2h}"));
+    assert!(daemon.metric(events) < Some(50.0), "counters begin anew, but for what was on its way");
+    assert_eq!(daemon.metric("salt_minions_silent"), Some(0.0));
+    bus.go_on();
+    daemon.until("events to be counted again", || daemon.metric(events) > Some(50.0));
+
+    daemon.reload(&plain);
+    assert_eq!(daemon.metric(events), None);
+    daemon.until_new_events_in("kept", &bus);
+    assert_eq!(bus.connections(), 1);
+    assert_eq!(daemon.line("need a restart"), None);
+    bus.rest();
+    daemon.until("all events at last", || daemon.stored("kept") == all(bus.sent()));
+    daemon.stop();
 }
 
 #[test]

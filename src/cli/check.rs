@@ -4,13 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Failure, load, runtime};
-use crate::config::Config;
+use super::{Failure, Output, print, runtime};
+use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
+use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -20,27 +22,114 @@ pub(super) struct Check {
     /// Connect to every source and sink once.
     #[arg(long)]
     connect: bool,
+    /// Lines, or a JSON document for machines. What stands on standard error is the same.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What was found, for machines.
+#[derive(Serialize)]
+struct Report {
+    findings: Vec<Finding>,
+    /// With `--connect`, if nothing was wrong before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<Vec<Connection>>,
+}
+
+/// A mistake in the configuration.
+#[derive(Serialize)]
+struct Finding {
+    file: String,
+    line: Option<usize>,
+    column: Option<usize>,
+    message: String,
+    hint: Option<String>,
+}
+
+/// What came of a try to connect.
+#[derive(Serialize)]
+struct Connection {
+    part: &'static str,
+    name: String,
+    error: Option<String>,
 }
 
 pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
-    let config = load(path)?;
-    println!(
-        "{}: {} and {}, no mistakes",
-        path.display(),
-        counted(config.sources.len(), "source"),
-        counted(config.sinks.len(), "sink")
-    );
-    if arguments.connect { runtime()?.block_on(connect(&config)) } else { Ok(()) }
+    let output = arguments.output;
+    let mut report = Report { findings: Vec::new(), connections: None };
+    let result = match Config::load(path) {
+        Err(error) => {
+            report.findings = findings(path, &error);
+            Err(error.into())
+        }
+        Ok(config) => {
+            if output == Output::Text {
+                println!(
+                    "{}: {} and {}, no mistakes",
+                    path.display(),
+                    counted(config.sources.len(), "source"),
+                    counted(config.sinks.len(), "sink")
+                );
+            }
+            if arguments.connect {
+                let connections = runtime()?.block_on(connect(&config, output));
+                let failed = connections.iter().filter(|tried| tried.error.is_some()).count();
+                report.connections = Some(connections);
+                none_of(failed)
+            } else {
+                Ok(())
+            }
+        }
+    };
+    if output == Output::Json {
+        let json = serde_json::to_string_pretty(&report)
+            .map_err(|error| Failure::Running(format!("cannot write JSON: {error}")))?;
+        print(&(json + "\n"))?;
+    }
+    result
 }
 
-async fn connect(config: &Config) -> Result<(), Failure> {
-    let mut failed = 0;
-    let mut report = |what: &str, name: &str, result: Result<(), String>| match result {
-        Ok(()) => println!("ok      {what} {name}"),
-        Err(error) => {
-            failed += 1;
-            println!("failed  {what} {name}: {error}");
+fn findings(path: &Path, error: &ConfigError) -> Vec<Finding> {
+    let file = path.display().to_string();
+    match error {
+        ConfigError::Unreadable { .. } => {
+            vec![Finding { file, line: None, column: None, message: error.to_string(), hint: None }]
         }
+        ConfigError::Wrong { problems, .. } => {
+            problems.iter().map(|problem| finding(&file, problem)).collect()
+        }
+    }
+}
+
+fn finding(file: &str, problem: &Problem) -> Finding {
+    let place = problem.place.filter(|place| place.line > 0);
+    Finding {
+        file: file.to_owned(),
+        line: place.map(|place| place.line),
+        column: place.map(|place| place.column),
+        message: problem.message.clone(),
+        hint: problem.help.clone(),
+    }
+}
+
+fn none_of(failed: usize) -> Result<(), Failure> {
+    match failed {
+        0 => Ok(()),
+        failed => Err(Failure::Running(format!("{} cannot be reached", counted(failed, "part")))),
+    }
+}
+
+async fn connect(config: &Config, output: Output) -> Vec<Connection> {
+    let mut connections = Vec::new();
+    let mut report = |part: &'static str, name: &str, result: Result<(), String>| {
+        let error = result.err();
+        if output == Output::Text {
+            match &error {
+                None => println!("ok      {part} {name}"),
+                Some(error) => println!("failed  {part} {name}: {error}"),
+            }
+        }
+        connections.push(Connection { part, name: name.to_owned(), error });
     };
     for source in &config.sources {
         let result = match timeout(CONNECT, source.reader.probe()).await {
@@ -65,10 +154,7 @@ async fn connect(config: &Config) -> Result<(), Failure> {
         };
         report("sink", &sink.name, result);
     }
-    match failed {
-        0 => Ok(()),
-        failed => Err(Failure::Running(format!("{} cannot be reached", counted(failed, "part")))),
-    }
+    connections
 }
 
 fn counted(count: usize, what: &str) -> String {

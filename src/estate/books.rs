@@ -8,6 +8,7 @@ use super::jobs::Jobs;
 use super::series::Series;
 use super::table::{self, ByMinion, Declared};
 use crate::event::{Event, EventKind};
+use crate::trimmed::Trimmed;
 
 /// The salt-exporter's name for the minion of a runner.
 const MASTER: &str = "master";
@@ -34,6 +35,9 @@ pub(super) struct Books {
     beacons: Series,
     missing: Series,
     untracked: Series,
+    trimmed: Series,
+    /// Looks for values that were trimmed.
+    finder: Trimmed,
     /// When each minion was last heard of, in seconds since 1970.
     minions: HashMap<Box<str>, u64>,
     /// Minions that there was no room for.
@@ -65,6 +69,8 @@ impl Books {
             beacons: series(table::BEACONS),
             missing: series(table::MISSING),
             untracked: series(table::UNTRACKED),
+            trimmed: series(table::TRIMMED),
+            finder: Trimmed::default(),
             minions: HashMap::new(),
             minions_folded: 0,
             present: None,
@@ -73,10 +79,27 @@ impl Books {
         }
     }
 
+    /// What they are kept by.
+    pub(super) fn config(&self) -> &EstateConfig {
+        &self.config
+    }
+
+    /// Books by another configuration, which know the minions and the jobs that these know.
+    pub(super) fn continued(self, config: EstateConfig) -> Self {
+        let mut books = Books::new(config);
+        let room = books.config.minions_bound();
+        books.minions_folded = self.minions.len().saturating_sub(room) as u64;
+        books.minions = self.minions.into_iter().take(room).collect();
+        books.present = self.present;
+        books.jobs = self.jobs.waiting_for(books.config.returns_within.0.as_secs());
+        books
+    }
+
     /// Counts an event that was read at `now`, in seconds since 1970.
     pub(super) fn count(&mut self, event: &Event, now: u64) {
         let kind = event.kind();
         self.events.add("", &[kind.name()], 1.0);
+        self.count_trimmed(event.payload());
         let part = |place| event.tag().split('/').nth(place).unwrap_or_default();
         match kind {
             EventKind::JobNew => self.count_new(&Facts::of(event.payload()), now),
@@ -114,6 +137,17 @@ impl Books {
             }
             EventKind::Presence => self.count_presence(&Facts::of(event.payload()), now),
             _ => {}
+        }
+    }
+
+    fn count_trimmed(&mut self, payload: &[u8]) {
+        let values = self.finder.count(payload);
+        if values == 0 {
+            return;
+        }
+        let function = Facts::of(payload).function;
+        if !function.is_empty() {
+            self.trimmed.add("", &[function], count(values));
         }
     }
 
@@ -268,7 +302,7 @@ impl Books {
         folded.render(out);
     }
 
-    fn all(&self) -> [&Series; 19] {
+    fn all(&self) -> [&Series; 20] {
         [
             &self.new_jobs,
             &self.expected,
@@ -289,6 +323,7 @@ impl Books {
             &self.beacons,
             &self.missing,
             &self.untracked,
+            &self.trimmed,
         ]
     }
 }
@@ -330,6 +365,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::units::Span;
 
     fn event(tag: &str, data: &Value) -> Event {
         Event::new(tag, &rmp_serde::to_vec(data).unwrap())
@@ -387,6 +423,43 @@ mod tests {
         assert_eq!(value(&mut books, 1003, missing), Some(0.0));
         assert_eq!(value(&mut books, 1000 + 15 * 60, missing), Some(1.0));
         assert_eq!(value(&mut books, 1002 + 3600, "salt_minions_silent"), Some(1.0));
+    }
+
+    #[test]
+    fn trimmed_values_are_counted_by_function_and_capped() {
+        let mut books = Books::new(EstateConfig { max_series: 1, ..EstateConfig::default() });
+        let trimmed = json!({"a": "VALUE_TRIMMED", "b": ["VALUE_TRIMMED", "VALUE_TRIMMED, no"]});
+        for function in ["grains.items", "pillar.items", "state.apply"] {
+            let data = json!({"fun": function, "return": trimmed, "success": true});
+            books.count(&returned("1", "a", data), 5);
+        }
+        books.count(&event("my/event", &json!({"data": "VALUE_TRIMMED"})), 5);
+        for (function, expected) in [("grains.items", 2.0), ("other", 4.0)] {
+            let series = format!("salt_trimmed_values_total{{function=\"{function}\"}}");
+            assert_eq!(value(&mut books, 5, &series), Some(expected), "{function}");
+        }
+        assert_eq!(value(&mut books, 5, r#"salt_trimmed_values_total{function=""}"#), None);
+    }
+
+    #[test]
+    fn another_configuration_begins_anew_and_remembers_minions_and_jobs() {
+        let mut books = Books::new(EstateConfig::default());
+        let job = json!({"jid": "1", "fun": "test.ping", "minions": ["a", "b"]});
+        books.count(&event("salt/job/1/new", &job), 1000);
+        books.count(&returned("1", "a", json!({"fun": "test.ping", "success": true})), 1001);
+        let returns_within = Span::seconds(60);
+        let mut books = books.continued(EstateConfig { returns_within, ..per_minion() });
+        assert_eq!(value(&mut books, 1002, "salt_health_minions_total"), Some(1.0));
+        assert_eq!(value(&mut books, 1002, "salt_jobs_waiting"), Some(1.0));
+        assert_eq!(
+            value(&mut books, 1002, r#"salt_responses_total{minion="a",success="true"}"#),
+            None
+        );
+        books.count(&returned("2", "a", json!({"fun": "test.ping", "success": true})), 1003);
+        let responses = r#"salt_responses_total{minion="a",success="true"}"#;
+        assert_eq!(value(&mut books, 1004, responses), Some(1.0));
+        let missing = r#"salt_missing_returns_total{function="test.ping"}"#;
+        assert_eq!(value(&mut books, 1060, missing), Some(1.0));
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl Jobs {
         Jobs { within, by_id: HashMap::new(), begun: VecDeque::new(), returns: 0 }
     }
 
+    /// The same jobs; each waits for so many seconds.
+    pub(super) fn waiting_for(self, within: u64) -> Self {
+        Jobs { within, ..self }
+    }
+
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.by_id.len()

@@ -93,18 +93,52 @@ impl EstateConfig {
     }
 }
 
-/// The counts, for whoever shows them.
-pub struct Estate(Mutex<Books>);
+/// The counts, for whoever shows them; none while they are not wanted.
+pub struct Estate(Mutex<Option<Books>>);
 
 impl Estate {
+    /// Counts as this says, from nothing on.
+    pub fn new(config: Option<EstateConfig>) -> Arc<Self> {
+        Arc::new(Estate(Mutex::new(config.map(Books::new))))
+    }
+
+    /// Whether anything is counted.
+    pub fn is_on(&self) -> bool {
+        self.books().is_some()
+    }
+
+    /// Counts as this says, from now on; whether that is something else than before. If so the counters
+    /// begin at zero; which minions there are and which returns are waited for is still known.
+    pub fn configure(&self, config: Option<EstateConfig>) -> bool {
+        let mut books = self.books();
+        if books.as_ref().map(Books::config) == config.as_ref() {
+            return false;
+        }
+        *books = match (books.take(), config) {
+            (Some(books), Some(config)) => Some(books.continued(config)),
+            (_, config) => config.map(Books::new),
+        };
+        true
+    }
+
+    /// The way in for chunks, and the work of counting them.
+    pub fn feed(self: &Arc<Self>) -> (Feed, Counter) {
+        let (chunks, chunks_out) = bounded(CHANNEL);
+        let missed = Tally::new(metrics::ESTATE_MISSED_EVENTS, &[]);
+        (Feed { chunks, missed }, Counter { chunks: chunks_out, estate: Arc::clone(self) })
+    }
+
     /// Appends the metrics in Prometheus' text format.
     pub fn render(&self, out: &mut String) {
-        self.books().render(now() / 1_000_000, out);
+        if let Some(books) = self.books().as_mut() {
+            books.render(now() / 1_000_000, out);
+        }
     }
 
     /// Counts the events of a chunk.
     pub fn count(&self, chunk: &Chunk) {
         let mut books = self.books();
+        let Some(books) = books.as_mut() else { return };
         let read = chunk.received / 1_000_000;
         books.give_up(read);
         for event in &chunk.events {
@@ -113,7 +147,7 @@ impl Estate {
     }
 
     /// A panic within would leave counts, and those stay true enough.
-    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+    fn books(&self) -> std::sync::MutexGuard<'_, Option<Books>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,13 +187,4 @@ impl Counter {
             }
         }
     }
-}
-
-/// The parts: the counts, the way in, and the work in between.
-pub fn open(config: EstateConfig) -> (Arc<Estate>, Feed, Counter) {
-    let (chunks, chunks_out) = bounded(CHANNEL);
-    let estate = Arc::new(Estate(Mutex::new(Books::new(config))));
-    let counter = Counter { chunks: chunks_out, estate: Arc::clone(&estate) };
-    let missed = Tally::new(metrics::ESTATE_MISSED_EVENTS, &[]);
-    (estate, Feed { chunks, missed }, counter)
 }

@@ -223,6 +223,16 @@ pub const UNTRACKED: Declared = declared(
     ByMinion::Never,
     0,
 );
+/// Values that the master trimmed.
+pub const TRIMMED: Declared = declared(
+    counter(
+        "salt_trimmed_values_total",
+        &["function"],
+        "Values that the master replaced by VALUE_TRIMMED, of events that say their function.",
+    ),
+    ByMinion::Never,
+    1,
+);
 /// Updates that went to `other`.
 pub const FOLDED: Declared = declared(
     counter(
@@ -259,6 +269,7 @@ pub const ESTATE: &[Declared] = &[
     WAITING,
     MISSING,
     UNTRACKED,
+    TRIMMED,
     FOLDED,
 ];
 

@@ -62,8 +62,8 @@ pub struct Served {
     pub desks: Arc<Desks>,
     /// The metrics.
     pub metrics: PrometheusHandle,
-    /// What is counted of the Salt estate, if it is.
-    pub estate: Option<Arc<Estate>>,
+    /// What is counted of the Salt estate.
+    pub estate: Arc<Estate>,
     /// What clients must send.
     pub token: Option<Secret>,
 }
@@ -177,9 +177,7 @@ async fn metrics(Extract(site): Extract<Site>) -> Response {
     let make = || {
         site.refresh();
         let mut text = crate::metrics::render(&site.served.metrics);
-        if let Some(estate) = &site.served.estate {
-            estate.render(&mut text);
-        }
+        site.served.estate.render(&mut text);
         text
     };
     let asked = Instant::now();

@@ -41,7 +41,7 @@ use outcome::{Outcome, sink_error};
 use reports::{Failed, Reports};
 use settings::Config;
 use topics::{LOOK, Topics};
-use transaction::{Transactions, transactional_id};
+use transaction::{Counts, Transactions, transactional_id};
 
 /// How long to wait while librdkafka's queue is full.
 const FULL: Duration = Duration::from_millis(1);
@@ -52,6 +52,7 @@ pub(super) struct Kafka {
     producer: ThreadedProducer<Reports>,
     topics: Topics,
     transactions: Option<Transactions>,
+    counts: Counts,
     /// A message's value while it is handed over; kept for its memory.
     value: Vec<u8>,
 }
@@ -77,6 +78,7 @@ impl Sink for Kafka {
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
         let committed = self.transactions.as_ref().and_then(|t| t.committed(batch.id()));
         if let Some(refused) = committed {
+            self.counts.known.add(1);
             info!(batch = %batch.id(), "the batch was committed before, and is not sent again");
             return verdict(refused.to_vec());
         }
@@ -100,8 +102,8 @@ impl Sink for Kafka {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        if let Some(transactions) = &self.transactions {
-            transactions.leave(&self.producer);
+        if self.transactions.as_ref().is_some_and(|t| t.leave(&self.producer)) {
+            self.counts.taken_back.add(1);
         }
     }
 }
@@ -135,7 +137,8 @@ impl Kafka {
             }
         };
         let (config, context) = (config.clone(), context.clone());
-        Ok(Kafka { config, context, producer, topics, transactions, value: Vec::new() })
+        let counts = Counts::new(&context.name);
+        Ok(Kafka { config, context, producer, topics, transactions, counts, value: Vec::new() })
     }
 
     async fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
@@ -196,6 +199,7 @@ impl Kafka {
             if refused.is_empty() {
                 let left_out: Vec<_> = left_out.iter().copied().collect();
                 transactions.commit(&self.producer, batch.id(), &left_out).await?;
+                self.counts.committed.add(1);
             } else {
                 self.renew()?;
             }
@@ -235,6 +239,7 @@ impl Kafka {
     fn renew(&mut self) -> Result<(), SinkError> {
         if let Some(transactions) = &mut self.transactions {
             transactions.give_up();
+            self.counts.taken_back.add(1);
         }
         blocking(|| {
             *self = Kafka::open(&self.config, &self.context)?;

@@ -8,7 +8,7 @@
 //!
 //! Here is what can be set, and what is asked to see whether it is right. `worker` reads messages,
 //! `messages` makes events of them, `in_flight` knows which are safe, and `group` answers when
-//! librdkafka calls back.
+//! librdkafka calls back. `seen` shows how far it all is.
 
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use crate::kafka_client::{self, Brokers, Properties, Sasl, Tls, explained};
 mod group;
 mod in_flight;
 mod messages;
+mod seen;
 mod worker;
 
 use group::Context;
@@ -114,6 +115,8 @@ impl TryFrom<Written> for Config {
             ("queued.max.messages.kbytes", "16384"),
             // Topics that come later are found within this.
             ("topic.metadata.refresh.interval.ms", "30000"),
+            // How often it is told how far the source is behind.
+            ("statistics.interval.ms", "5000"),
         ] {
             client.set(name, value);
         }
@@ -156,7 +159,7 @@ const PROBE: Duration = Duration::from_secs(5);
 /// Asks the brokers for each topic that has a name.
 fn ask(config: &Config) -> Result<(), SourceError> {
     let doing = |topic: &str| format!("asking {} for {topic}", config.brokers);
-    let context = Context::new(Handle::current());
+    let context = Context::new(Handle::current(), None);
     let client: BaseConsumer<Context> = config
         .client
         .create_with_context(context)

@@ -760,6 +760,13 @@ impl<D: Disk> Spill<D> {
         }
     }
 
+    /// Events of all segments that are not acknowledged.
+    pub fn pending(&self) -> u64 {
+        let waits =
+            |segment: &Segment<_>| segment.end.saturating_sub(segment.first.max(self.acknowledged));
+        self.segments.iter().map(waits).sum()
+    }
+
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
         self.bytes

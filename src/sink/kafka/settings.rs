@@ -207,7 +207,7 @@ mod tests {
         }
         for (more, says) in [
             ("properties: {lingr.ms: 20}", "lingr.ms"),
-            ("properties: {linger.ms: soon}", "linger.ms: soon"),
+            ("properties: {linger.ms: soon}", "the property `linger.ms`"),
             ("properties: {bootstrap.servers: x}", "see brokers"),
             ("properties: {compression.type: lz4}", "see compression"),
             ("properties: {transactional.id: x}", "see transactional"),

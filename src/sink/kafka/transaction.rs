@@ -18,6 +18,7 @@ use super::outcome::{Outcome, sink_error};
 use super::reports::Reports;
 use crate::batch::BatchId;
 use crate::kafka_client::ANSWER;
+use crate::metrics::{self, Tally};
 use crate::sink::{Context, SinkError, blocking};
 
 /// How long to block for an answer of the transaction's coordinator before the engine may stop us.
@@ -46,6 +47,24 @@ pub(super) struct Transactions {
     /// The marks that were there when we connected, or that we made since; the newest is the last.
     marks: Vec<Mark>,
     is_open: bool,
+}
+
+/// What became of transactions. A sink without them has no more than the zeros.
+pub(super) struct Counts {
+    pub(super) committed: Tally,
+    pub(super) taken_back: Tally,
+    pub(super) known: Tally,
+}
+
+impl Counts {
+    pub(super) fn new(sink: &str) -> Self {
+        let tally = |outcome| Tally::new(metrics::SINK_KAFKA_TRANSACTIONS, &[sink, outcome]);
+        Counts {
+            committed: tally("committed"),
+            taken_back: tally("taken_back"),
+            known: tally("known"),
+        }
+    }
 }
 
 /// Where marks are.
@@ -181,12 +200,13 @@ impl Transactions {
     }
 
     /// Takes back at once what was not committed, so that readers need not wait until the brokers
-    /// give it up. Blocks.
-    pub(super) fn leave(&self, producer: &ThreadedProducer<Reports>) {
+    /// give it up; whether there was anything. Blocks.
+    pub(super) fn leave(&self, producer: &ThreadedProducer<Reports>) -> bool {
         if self.is_open {
             // If it fails, the brokers give it up later, or at our next connect.
             let _ = producer.abort_transaction(SLICE);
         }
+        self.is_open
     }
 }
 

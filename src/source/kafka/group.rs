@@ -12,12 +12,13 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::in_flight::{InFlight, Place};
+use super::seen::Seen;
 use crate::kafka_client::{self, explained};
 
 /// What librdkafka calls back.
@@ -30,6 +31,8 @@ pub(super) struct Context {
     pub(super) has_joined: AtomicBool,
     /// librdkafka's own words for the last error.
     reason: Mutex<Option<String>>,
+    /// Of a source that runs.
+    seen: Option<Seen>,
 }
 
 /// How long a rebalance or a stop waits for receipts. Well below the time after which a group goes
@@ -37,19 +40,27 @@ pub(super) struct Context {
 const LET_GO: Duration = Duration::from_secs(10);
 
 impl Context {
-    pub(super) fn new(runtime: Handle) -> Self {
+    pub(super) fn new(runtime: Handle, seen: Option<Seen>) -> Self {
         Context {
             in_flight: Mutex::default(),
             runtime,
             is_paused: AtomicBool::new(false),
             has_joined: AtomicBool::new(false),
             reason: Mutex::default(),
+            seen,
         }
     }
 
     /// Taken by the thread that polls alone; the lock is for the callbacks' `&self`.
     pub(super) fn in_flight(&self) -> MutexGuard<'_, InFlight> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows what is in flight.
+    pub(super) fn show(&self, in_flight: &InFlight) {
+        if let Some(seen) = &self.seen {
+            seen.show(in_flight);
+        }
     }
 
     pub(super) fn reason(&self) -> Option<String> {
@@ -70,6 +81,12 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         kafka_client::log(level, facility, line);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if let Some(seen) = &self.seen {
+            seen.show_lag(&statistics, &self.in_flight());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -69,6 +69,21 @@ impl InFlight {
         self.lots.len() >= MAX_LOTS || self.bytes >= MAX_BYTES
     }
 
+    /// Bytes in flight.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many partitions are read.
+    pub(super) fn partitions(&self) -> usize {
+        self.assigned.len()
+    }
+
+    /// Whether this partition is.
+    pub(super) fn reads(&self, topic: &str, partition: i32) -> bool {
+        self.assigned.contains(&(topic.into(), partition))
+    }
+
     /// These partitions are read from now on.
     pub(super) fn assign(&mut self, places: impl Iterator<Item = Place>) {
         self.assigned.extend(places);

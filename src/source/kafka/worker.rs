@@ -23,6 +23,7 @@ use super::Config;
 use super::group::{Context, commit};
 use super::in_flight::{Front, Lot};
 use super::messages::{Events, Format, Gathered};
+use super::seen::Seen;
 use crate::backoff::Backoff;
 use crate::event::{EventId, Origin};
 use crate::kafka_client::explained;
@@ -69,7 +70,8 @@ impl Worker {
         let failed = |error: &KafkaError| {
             SourceError::new(format!("subscribing at {}", config.brokers), explained(error))
         };
-        let context = Context::new(runtime.clone());
+        let seen = Seen::new(&outlet.state.name);
+        let context = Context::new(runtime.clone(), Some(seen));
         let consumer = config.client.create_with_context(context).map_err(|e| failed(&e))?;
         let worker = Worker {
             consumer,
@@ -129,6 +131,7 @@ impl Worker {
             self.committed = Instant::now();
             commit(&self.consumer, &mut in_flight, CommitMode::Async);
         }
+        self.consumer.context().show(&in_flight);
         front
     }
 
