@@ -242,7 +242,7 @@ fn asked(salt: &mut Salt, jids: &[String]) -> Answers {
         ("jobs.list_jobs", json!({"search_target": "web-*"})),
         ("jobs.list_jobs", json!({"search_metadata": {"why": "a test"}})),
         ("jobs.list_jobs", json!({"search_metadata": {"why": "another"}})),
-        ("jobs.list_jobs_filter", json!({"count": 3})),
+        ("jobs.list_jobs_filter", json!({"count": 2})),
         ("jobs.list_jobs_filter", json!({"count": 1000})),
         ("jobs.list_jobs_filter", json!({"count": 1000, "filter_find_job": false})),
         ("jobs.last_run", json!({})),
