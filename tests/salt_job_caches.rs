@@ -324,7 +324,7 @@ fn without_times(value: &mut Value) {
             for (key, value) in map {
                 match key.as_str() {
                     "StartTime" | "EndTime" | "start_time" | "duration" | "__pub_pid" => {
-                        *value = json!("…")
+                        *value = json!("…");
                     }
                     // That of `salt-call`, which the master does not know.
                     "__pub_jid" if value.as_str().is_some_and(is_jid) => *value = json!("…"),
