@@ -187,10 +187,7 @@ fn a_cut_is_filled(version: &'static str) {
         salt.run("cmd.run", &["echo Grüße; exit 3"]),
     ];
     for jid in missed.iter().chain([&split]) {
-        until("the master to have written all", MINUTE, || {
-            let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
-            (returns.as_object().unwrap().len() == MINIONS.len()).then_some(())
-        });
+        written(&mut salt, jid);
     }
     proxy.heal();
     daemon.await_compared(2);
@@ -200,10 +197,7 @@ fn a_cut_is_filled(version: &'static str) {
     salt.restart_master();
     until("the daemon to notice", MINUTE, || (!daemon.is_ready()).then_some(()));
     let of_restart = salt.run("test.version", &[]);
-    until("the master to have written all", MINUTE, || {
-        let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [of_restart]}));
-        (returns.as_object().unwrap().len() == MINIONS.len()).then_some(())
-    });
+    written(&mut salt, &of_restart);
     proxy.heal();
     daemon.await_compared(3);
     let last = salt.run("test.ping", &[]);
@@ -227,10 +221,19 @@ fn a_cut_is_filled(version: &'static str) {
     assert!((daemon.metric("saltern_source_backfilled_events_total") - count).abs() < 0.5);
     assert!(saltern.counted_in_table().iter().all(|(tag, count)| *count == 1 || !is_of_job(tag)));
     for jid in all {
+        let returns = written(&mut salt, jid);
         let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));
-        let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
         assert_same(&daemon.job(jid), &load, &returns, false);
     }
+}
+
+/// What the minions returned, once the master has written it to its job cache, which it does after it
+/// has put it onto its bus.
+fn written(salt: &mut Salt, jid: &str) -> Value {
+    until("the master to have written all", MINUTE, || {
+        let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
+        (returns.as_object().unwrap().len() == MINIONS.len()).then_some(returns)
+    })
 }
 
 fn is_of_job(tag: &str) -> bool {
