@@ -254,19 +254,21 @@ fn invariant_8_a_parked_sink_is_not_waited_for(mode: &str) {
     );
     std::fs::write(folder.join("saltern.yaml"), config).unwrap();
     let mut daemon = Daemon::spawn(folder, None);
-    let status = std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let frame = bus::frame_of("app/held-up", &bus::msgpack(&"x".repeat(2000).into()));
-            // Until nobody listens any more.
-            while bus.try_send_bytes(&frame).is_ok() {}
-        });
-        wait_for("the queue to hold up the bus", || {
-            let stalled = daemon.metric("saltern_dispatch_stalled_seconds_total", "sink=\"store\"");
-            (stalled > 0.0).then_some(())
-        });
-        daemon.signal("TERM");
-        daemon.ended()
+    // Sends until nobody listens any more, so it ends with the daemon.
+    std::thread::spawn(move || {
+        let frame = bus::frame_of("app/held-up", &bus::msgpack(&"x".repeat(2000).into()));
+        while bus.try_send_bytes(&frame).is_ok() {}
     });
+    // What is read stays the same for as long as nothing makes room: nobody ever will.
+    let (mut last, mut same) = (0.0, 0);
+    wait_for("the queue to hold up the bus", || {
+        let read = daemon.metric("saltern_source_events_total", "source=\"bus\"");
+        same = if read > last { 0 } else { same + 1 };
+        last = read;
+        (read > 0.0 && same == 20).then_some(())
+    });
+    daemon.signal("TERM");
+    let status = daemon.ended();
     let log = daemon.log();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(
