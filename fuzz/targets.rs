@@ -1,9 +1,11 @@
 //! What the fuzz targets check; shared with `tests/fuzz_targets.rs`.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use saltern::jobs::Jobs;
 use saltern::json;
 use saltern::msgpack::{self, Item, Malformed, Walker};
 use saltern::source::framing::{Frame, FrameError, Framer};
+use saltern::source::returner_wire;
 
 /// Any cutting of a stream gives the frames and the error that the stream gives in one piece. The
 /// first two bytes choose the cutting and the limit.
@@ -99,6 +101,35 @@ pub(crate) fn transcoder(data: &[u8]) {
     assert!(out.len() <= 100 * (data.len() + 1), "{} bytes of {}", out.len(), data.len());
     let is_whole = Walker::new(data).skip().is_ok();
     assert_eq!(losses.torn == 0, is_whole, "{losses:?}");
+}
+
+/// The longest request that is taken here.
+const MAX_REQUEST: usize = 4096;
+
+/// Any message to the returner source gets one answer, with the number of the request; what the job
+/// cache was given it can give out again. Whether it was done.
+pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
+    let message = Bytes::copy_from_slice(data);
+    let (events, answer) = returner_wire::handled(&message, MAX_REQUEST, jobs);
+    assert_eq!(Walker::new(&answer).skip(), Ok(&answer[..]), "the answer is no msgpack");
+    let number = |message, key| match msgpack::find(message, key).and_then(msgpack::scalar) {
+        Some(Item::Uint(number)) => number,
+        _ => 0,
+    };
+    assert_eq!((number(&answer, "v"), number(&answer, "id")), (1, number(data, "id")));
+    for event in &events {
+        // A return gets a tag, which says what is in it.
+        assert!(data.len() <= MAX_REQUEST && event.len() <= 2 * data.len() + 32);
+    }
+    let text = |key| msgpack::find(&answer, key).and_then(msgpack::scalar);
+    if let Some(why) = text("error").and_then(Item::text) {
+        assert!(!why.is_empty() && matches!(text("later"), Some(Item::Bool(_))));
+        return false;
+    }
+    if let Some(value) = text("value").and_then(Item::bytes) {
+        assert_eq!(Walker::new(value).skip(), Ok(value), "the value is no msgpack");
+    }
+    true
 }
 
 /// How deep the brackets of a JSON text nest; they have to match.

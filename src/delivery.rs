@@ -73,6 +73,8 @@ pub struct Shared {
     pub dead_letters: Option<Arc<DeadLetters>>,
     /// What the world sees.
     pub state: Arc<SinkState>,
+    /// The configuration has turned out to be wrong: no writer tries anything more.
+    pub parked: CancellationToken,
 }
 
 /// One writer of a sink: where its batches come from and where it reports them.
@@ -101,7 +103,8 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
                 return;
             }
         }
-        while let Some(batch) = writer.batches.recv().await {
+        let parked = &writer.shared.parked;
+        while let Some(Some(batch)) = parked.run_until_cancelled(writer.batches.recv()).await {
             let first = batch.first();
             if !delivery.deliver(batch).await {
                 return;
@@ -182,9 +185,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
     }
 
     /// Tries once, over a new connection if there is none: to write the batch, or only to connect.
-    /// After a failure that may pass it has waited before it returns.
+    /// After a failure that may pass it has waited before it returns, unless another writer parked
+    /// the sink.
     async fn attempt(&mut self, batch: Option<&Batch>) -> Result<(), Failure> {
-        let permit = self.shared.breaker.permit().await;
+        let parked = &self.shared.parked;
+        let Some(permit) = parked.run_until_cancelled(self.shared.breaker.permit()).await else {
+            return Err(Failure::Fatal);
+        };
         let limit = self.shared.retry.timeout.0;
         let began = Instant::now();
         let result = match timeout(limit, self.connect_and_write(batch)).await {
@@ -214,6 +221,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 let reason = format!("{doing}: {cause}");
                 self.shared.state.failed(&reason);
                 self.shared.state.park();
+                self.shared.parked.cancel();
                 error!(
                     sink = self.context.name,
                     error = reason,
@@ -229,7 +237,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                     SinkError::Retry { after, .. } => after,
                     _ => None,
                 };
-                sleep(self.backoff.delay(after)).await;
+                parked.run_until_cancelled(sleep(self.backoff.delay(after))).await;
                 Err(Failure::Later(reason))
             }
         }
@@ -479,37 +487,43 @@ pub(crate) mod tests {
         state: Arc<SinkState>,
     }
 
+    fn context() -> Context {
+        Context {
+            name: "test".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: "/nowhere".into(),
+            jobs: Jobs::new("/nowhere".as_ref()),
+            reopen: watch::channel(0).1,
+        }
+    }
+
+    fn shared(retry: RetryConfig) -> Shared {
+        Shared {
+            retry,
+            breaker: Breaker::default(),
+            rate_limit: None,
+            dead_letters: None,
+            state: Arc::new(SinkState::new("test", "scripted")),
+            parked: CancellationToken::new(),
+        }
+    }
+
     async fn run(store: Store, batches: Vec<Batch>) -> Run {
         run_with(RetryConfig::default(), store, batches).await
     }
 
     async fn run_with(retry: RetryConfig, store: Store, batches: Vec<Batch>) -> Run {
         let store = Arc::new(Mutex::new(store));
-        let (_reopen, reopen) = watch::channel(0);
-        let context = Context {
-            name: "test".into(),
-            writer: 0,
-            master_id: "m".into(),
-            state_dir: "/nowhere".into(),
-            jobs: Jobs::new("/nowhere".as_ref()),
-            reopen,
-        };
         let (sender, receiver) = mpsc::channel(10);
         for batch in batches {
             sender.send(batch).await.unwrap();
         }
         drop(sender);
         let (settled, settled_out) = bounded(10);
-        let state = Arc::new(SinkState::new("test", "scripted"));
-        let shared = Arc::new(Shared {
-            retry,
-            breaker: Breaker::default(),
-            rate_limit: None,
-            dead_letters: None,
-            state: Arc::clone(&state),
-        });
-        let stop = CancellationToken::new();
-        let writer = Writer { context, batches: receiver, settled, shared, stop };
+        let shared = Arc::new(shared(retry));
+        let (state, stop) = (Arc::clone(&shared.state), CancellationToken::new());
+        let writer = Writer { context: context(), batches: receiver, settled, shared, stop };
         drive::<Scripted>(&Unconfigurable(Arc::clone(&store)), writer).await;
         let log = std::mem::take(&mut store.lock().unwrap().log);
         Run { log, settled: settled_out, state }
@@ -579,6 +593,34 @@ pub(crate) mod tests {
         assert_eq!(run.log, ["connect"]);
         assert_eq!(run.state.parked().as_deref(), Some("logging in: wrong password"));
         assert_eq!(run.settled.len(), 0);
+    }
+
+    /// One writer is told that the configuration is wrong while the other backs off; neither hangs
+    /// on its batch.
+    #[tokio::test(start_paused = true)]
+    async fn the_writers_of_a_parked_sink_end_together() {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(shared(RetryConfig::default()));
+        let (settled, settled_out) = bounded(10);
+        let writes = [[Answer::Busy; 100].to_vec(), vec![Answer::Fine, Answer::Wrong]];
+        let (mut batches, mut driving) = (Vec::new(), tokio::task::JoinSet::new());
+        for (number, writes) in writes.into_iter().enumerate() {
+            let store = Store { writes: writes.into(), ..Store::default() };
+            let (sender, receiver) = mpsc::channel(2);
+            batches.push(sender);
+            let (settled, shared, stop) = (settled.clone(), Arc::clone(&shared), stop.clone());
+            let context = Context { writer: number, ..context() };
+            let writer = Writer { context, batches: receiver, settled, shared, stop };
+            let config = Unconfigurable(Arc::new(Mutex::new(store)));
+            driving.spawn(async move { drive::<Scripted>(&config, writer).await });
+        }
+        drop(settled);
+        for (place, writer) in [(0, 0), (1, 1), (2, 1)] {
+            batches[writer].send(batch(place, &["a"])).await.unwrap();
+        }
+        driving.join_all().await;
+        assert_eq!(settled_out.iter().map(|settled| settled.first).collect::<Vec<_>>(), [1]);
+        assert!(batches.iter().all(mpsc::Sender::is_closed));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,6 @@
 use std::fmt::Write;
 
 use crate::jobs::JobsConfig;
-use crate::sink;
 use crate::yaml::{Node, Value};
 
 mod globs;
@@ -214,8 +213,7 @@ fn sink_of(master: &Master, used: &Use<'_>, page: &mut Page) -> bool {
         );
     }
     let options = returner.options(master);
-    let carried: Option<Vec<_>> = returner.carried(&options);
-    let Some(carried) = carried.filter(|_| sink::Kind::named(returner.name).is_some()) else {
+    let Some(settings) = returner.carried(&options) else {
         page.line(2, &format!("# {key}: {name}. {} It is configured with:", returner.why_not()));
         for (option, value) in &options {
             page.line(2, &format!("#   {option}: {value}"));
@@ -230,13 +228,19 @@ fn sink_of(master: &Master, used: &Use<'_>, page: &mut Page) -> bool {
         _ => format!("{name}-{}", key.replace('_', "-")),
     };
     page.line(2, &format!("{}:", quoted(&sink)));
-    if carried.is_empty() {
+    if settings.set.is_empty() {
         page.line(4, &format!("{}: {{}}", returner.name));
     } else {
         page.line(4, &format!("{}:", returner.name));
-        for (option, value) in carried {
+        for (option, value) in settings.set {
             page.line(6, &format!("{option}: {value}"));
         }
+    }
+    for (option, value) in settings.left_out {
+        page.line(4, &format!("# {option}: {value} has no counterpart in the sink."));
+    }
+    if let Some(note) = settings.note {
+        page.line(4, &format!("# {note}"));
     }
     if *key == "event_return" {
         filter(master, page);

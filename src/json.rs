@@ -282,7 +282,7 @@ fn plain_word(bytes: &[u8]) -> Option<u128> {
         _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     };
     // Above the text are zeroes, which a text may not have.
-    let padded = word | ONES * 0x20 << (8 * len);
+    let padded = word | (ONES * 0x20) << (8 * len);
     ((escapes(padded) | word) & TOPS == 0).then(|| u128::from(word))
 }
 

@@ -166,6 +166,7 @@ impl Pipeline {
                 jobs: jobs.clone(),
                 reopen: reopen.clone(),
                 dead_letters: dead_letters.clone(),
+                stop: shutdown.stop.clone(),
                 give_up: shutdown.give_up.clone(),
                 desks: Arc::clone(&desks),
             },

@@ -54,6 +54,9 @@ pub(crate) struct Means {
     pub(crate) jobs: Jobs,
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
+    /// The daemon has begun to stop.
+    pub(crate) stop: CancellationToken,
+    /// Its drain deadline has passed.
     pub(crate) give_up: CancellationToken,
     pub(crate) desks: Arc<Desks>,
 }
@@ -106,6 +109,7 @@ impl RunningSink {
             rate_limit: sink.rate_limit.map(RateLimit::new),
             dead_letters: means.dead_letters.clone(),
             state: Arc::clone(&state),
+            parked: CancellationToken::new(),
         });
         let (mut writers, mut batch_channels) = (JoinSet::new(), Vec::new());
         for number in 0..sink.writers {
@@ -141,6 +145,7 @@ impl RunningSink {
             state: Arc::clone(&state),
             orders: orders_out,
             enquiries: enquiries_out,
+            stop: means.stop.clone(),
             give_up: give_up.clone(),
             inherited,
         };

@@ -86,6 +86,8 @@ pub struct Spooler<D: Disk = Folder> {
     pub orders: Receiver<Order>,
     /// What others want to know.
     pub enquiries: Receiver<Enquiry>,
+    /// The daemon has begun to stop.
+    pub stop: CancellationToken,
     /// The drain deadline has passed.
     pub give_up: CancellationToken,
     /// What the spooler before this one could not leave on disk; comes before all that is new.
@@ -278,11 +280,12 @@ impl<D: Disk> Spooler<D> {
         self.is_stuck(course) || !self.queue.is_blocked() && self.inherited.is_empty()
     }
 
-    /// Whether the queue blocks and nothing more will be stored before the daemon ends. An order
-    /// that is not obeyed yet may say otherwise.
+    /// Whether the queue blocks and nothing more will be stored before the daemon ends: for want of
+    /// time, or because the sink is parked. An order that is not obeyed yet may say otherwise.
     fn is_stuck(&self, course: &Course<D::File>) -> bool {
-        let has_end = self.give_up.is_cancelled() && !course.leaving && self.orders.is_empty();
-        has_end && self.queue.is_blocked()
+        let is_parked = course.abandoned && self.stop.is_cancelled();
+        let has_end = is_parked || self.give_up.is_cancelled();
+        has_end && !course.leaving && self.orders.is_empty() && self.queue.is_blocked()
     }
 
     fn is_done(&self, course: &Course<D::File>) -> bool {
@@ -467,6 +470,8 @@ impl<D: Disk> Spooler<D> {
             self.queue.end_sync(&job, result);
         }
         self.state.dropped_stop.add(lost);
+        // With those for which there was no room any more.
+        let lost = self.state.dropped_stop.get();
         if left > 0 && !leaving {
             info!(sink = self.state.name, events = left, "events are left in the spill");
         }

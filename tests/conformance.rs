@@ -232,6 +232,56 @@ fn invariant_8_stops_in_time(kind: &Kind, hold: Fault) {
     assert_neighbour_holds(folder, 50);
 }
 
+/// A sink that is parked stores nothing any more, and its queue is full and blocks: the daemon does
+/// not wait until its deadline, and says of every event that it read where it is.
+fn invariant_8_a_parked_sink_is_not_waited_for(mode: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut bus = Bus::listen(folder);
+    let database = folder.join("no.db");
+    std::fs::write(&database, "this is no database, however long one looks at it ".repeat(100))
+        .unwrap();
+    let at = |name: &str| folder.join(name).display().to_string();
+    let config = format!(
+        "state_dir: {}\nshutdown_deadline: 1h\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{format: json}}\n{}\
+         sinks:\n  store:\n    sqlite3: {{database: '{}'}}\n    writers: 1\n\
+         \x20   spill: {{mode: {mode}, when_full: block, memory: 1MiB, max_bytes: 4MiB}}\n\
+         \x20 neighbour:\n    rawfile_json: {{filename: '{}'}}\n",
+        at("state"),
+        bus.source(),
+        database.display(),
+        at("neighbour.jsonl"),
+    );
+    std::fs::write(folder.join("saltern.yaml"), config).unwrap();
+    let mut daemon = Daemon::spawn(folder, None);
+    // Sends until nobody listens any more, so it ends with the daemon.
+    std::thread::spawn(move || {
+        let frame = bus::frame_of("app/held-up", &bus::msgpack(&"x".repeat(2000).into()));
+        while bus.try_send_bytes(&frame).is_ok() {}
+    });
+    // What is read stays the same for as long as nothing makes room: nobody ever will.
+    let (mut last, mut same) = (0.0, 0);
+    wait_for("the queue to hold up the bus", || {
+        let read = daemon.metric("saltern_source_events_total", "source=\"bus\"");
+        same = if read > last { 0 } else { same + 1 };
+        last = read;
+        (read > 0.0 && same == 20).then_some(())
+    });
+    daemon.signal("TERM");
+    let status = daemon.ended();
+    let log = daemon.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(
+        log.contains("the sink store: opening") && !log.contains("deadline has passed"),
+        "{log}"
+    );
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let of_store = lines.filter(|line| line["sink"] == "store");
+    let accounted: u64 = of_store.filter_map(|line| line["events"].as_u64()).sum();
+    let neighbour = std::fs::read_to_string(folder.join("neighbour.jsonl")).unwrap();
+    assert_eq!(accounted, neighbour.lines().count() as u64, "{log}");
+}
+
 /// The only store never answers, its spill is full, and the bus is read to the last event all the
 /// same: a master that waited for us would not have got rid of them.
 fn invariant_1_the_bus_is_never_held_up(kind: &Kind, hold: Fault, mode: &str) {
@@ -446,6 +496,12 @@ mod sqlite3 {
     #[test]
     fn invariant_8_stops_in_time() {
         super::invariant_8_stops_in_time(&SQLITE3, kinds::hold_transaction);
+    }
+
+    #[test]
+    fn invariant_8_a_parked_sink_is_not_waited_for() {
+        super::invariant_8_a_parked_sink_is_not_waited_for("durable");
+        super::invariant_8_a_parked_sink_is_not_waited_for("memory");
     }
 
     #[test]

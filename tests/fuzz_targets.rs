@@ -3,7 +3,12 @@
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use proptest::prelude::*;
+use saltern::jobs::Jobs;
 
 #[path = "../fuzz/targets.rs"]
 mod targets;
@@ -54,6 +59,60 @@ proptest! {
     #[test]
     fn transcoder_of_noise(data in proptest::collection::vec(any::<u8>(), 0..500)) {
         targets::transcoder(&data);
+    }
+}
+
+/// The seeds of the target `request`, by name.
+fn seeds() -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/request");
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut seeds: Vec<_> =
+        files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    seeds.sort();
+    seeds
+}
+
+fn jobs() -> (tempfile::TempDir, Jobs) {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = Jobs::new(folder.path());
+    jobs.keep(Some(Duration::from_secs(3600)));
+    (folder, jobs)
+}
+
+/// A request of which some bytes are others, or more, or gone.
+fn nearly_request() -> impl Strategy<Value = Vec<u8>> {
+    let seeds: Vec<_> = seeds().into_iter().map(|(_, seed)| seed).collect();
+    let wound = (any::<prop::sample::Index>(), nearly_msgpack(), 0..4_usize);
+    (prop::sample::select(seeds), proptest::collection::vec(wound, 0..4)).prop_map(
+        |(mut request, wounds)| {
+            for (at, mut with, gone) in wounds {
+                let at = at.index(request.len() + 1);
+                with.truncate(8);
+                request.splice(at..(at + gone).min(request.len()), with);
+            }
+            request
+        },
+    )
+}
+
+/// One job cache for all that is asked in a row, as in a daemon.
+#[test]
+fn requests() {
+    let (_folder, jobs) = jobs();
+    for (path, seed) in seeds() {
+        assert!(targets::request(&seed, &jobs), "{} is refused", path.display());
+    }
+    assert_eq!(seeds().len(), 13, "a request of each sort");
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) };
+    let inputs = prop_oneof![4 => nearly_request(), 1 => nearly_msgpack()];
+    let done = AtomicUsize::new(0);
+    proptest!(config, |(data in inputs)| {
+        done.fetch_add(targets::request(&data, &jobs).into(), Ordering::Relaxed);
+    });
+    let done = done.into_inner();
+    assert!((200..1800).contains(&done), "{done} of 2000 were done");
+    for (path, seed) in seeds() {
+        assert!(targets::request(&seed, &jobs), "{} is refused afterwards", path.display());
     }
 }
 

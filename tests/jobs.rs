@@ -1,6 +1,6 @@
 //! The job cache against real masters of three releases: what it tells of a job is what Salt's own
-//! `local_cache` tells; what ran while the daemon was killed is in every sink afterwards, once; and the
-//! past can be imported.
+//! `local_cache` tells; what ran while the daemon was killed, or cut off from the bus, is in every sink
+//! afterwards, once; and the past can be imported.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,10 +20,12 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use proxy::Proxy;
 use salt::{Group, Ipc, MINIONS, More, Salt, until};
 
 #[allow(dead_code, reason = "shared with other tests")]
 mod ports;
+mod proxy;
 mod salt;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -52,7 +54,7 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     let saltern = Saltern::new(dir.path(), &salt);
     let daemon = saltern.start();
     until("saltern to be ready", MINUTE, || daemon.is_ready().then_some(()));
-    daemon.await_compared();
+    daemon.await_compared(1);
 
     // Longer than it takes to ask for it.
     let slow = salt.drive(&json!({"publish": "test.sleep", "arg": ["8"]}));
@@ -106,7 +108,7 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     let missed: Vec<String> = real.into_iter().chain(written).collect();
 
     let daemon = saltern.start();
-    daemon.await_compared();
+    daemon.await_compared(1);
     // Salt's own jobs, such as those that ask for others, are missed besides.
     #[allow(clippy::cast_precision_loss)]
     let least = (missed.len() * 3) as f64;
@@ -131,7 +133,7 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
 
     // A third time there is nothing left to fill.
     let daemon = saltern.start();
-    daemon.await_compared();
+    daemon.await_compared(1);
     assert!(daemon.metric("saltern_source_backfilled_events_total") < 1.0);
     drop(daemon);
     for jid in before.iter().chain(&missed) {
@@ -146,6 +148,96 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     other.output(&["replay", "--from-local-cache", cache.to_str().unwrap()]);
     let stored = other.counted_in_file();
     assert!(before.iter().chain(&missed).all(|jid| is_whole(&stored, jid)), "{stored:?}");
+}
+
+#[test]
+fn a_cut_is_filled_in_3006() {
+    a_cut_is_filled("3006.28");
+}
+
+#[test]
+fn a_cut_is_filled_in_3008() {
+    a_cut_is_filled("3008.3");
+}
+
+/// The daemon stays up while the bus is out of its reach: the connection cut, then the master gone
+/// and come again. What the bus did not bring comes from the master's files, marked, and nothing
+/// comes twice.
+fn a_cut_is_filled(version: &'static str) {
+    let dir = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let mut salt = Salt::start(version, dir.path(), Ipc::Tcp, &More::default());
+    let proxy = Proxy::start(salt.bus().strip_prefix("tcp://").unwrap().parse().unwrap());
+    let bus = format!("tcp://{}", proxy.address());
+    let saltern = Saltern::at(dir.path().join("saltern"), &salt, &bus);
+    let daemon = saltern.start();
+    daemon.await_compared(1);
+    let before = salt.run("test.ping", &[]);
+    saltern.await_whole(&[&before]);
+
+    // Published while there is a bus, returned when there is none.
+    let split = salt.drive(&json!({"publish": "test.sleep", "arg": ["8"]}));
+    let split = split.as_str().unwrap().to_owned();
+    until("the job to be known", MINUTE, || (daemon.job(&split)["missing"] == 2).then_some(()));
+    proxy.refuse();
+    proxy.reset();
+    until("the daemon to notice", MINUTE, || (!daemon.is_ready()).then_some(()));
+    let missed = [
+        salt.run("test.ping", &[]),
+        salt.run("state.apply", &["broken"]),
+        salt.run("cmd.run", &["echo Grüße; exit 3"]),
+    ];
+    for jid in missed.iter().chain([&split]) {
+        written(&mut salt, jid);
+    }
+    proxy.heal();
+    daemon.await_compared(2);
+    let after = salt.run("test.ping", &[]);
+
+    proxy.refuse();
+    salt.restart_master();
+    until("the daemon to notice", MINUTE, || (!daemon.is_ready()).then_some(()));
+    let of_restart = salt.run("test.version", &[]);
+    written(&mut salt, &of_restart);
+    proxy.heal();
+    daemon.await_compared(3);
+    let last = salt.run("test.ping", &[]);
+
+    let all = [&[&before, &split, &after, &of_restart, &last][..], &missed.each_ref()[..]].concat();
+    saltern.await_whole(&all);
+    let marked = saltern.backfilled_in_table();
+    let has = |tag: &str| marked.iter().any(|marked| marked == tag);
+    for jid in missed.iter().chain([&of_restart]) {
+        assert!(has(&format!("salt/job/{jid}/new")), "{jid}: {marked:?}");
+        assert!(MINIONS.iter().all(|minion| has(&format!("salt/job/{jid}/ret/{minion}"))));
+    }
+    assert!(!has(&format!("salt/job/{split}/new")), "{marked:?}");
+    assert!(MINIONS.iter().all(|minion| has(&format!("salt/job/{split}/ret/{minion}"))));
+    for jid in [&before, &after, &last] {
+        assert!(!marked.iter().any(|tag| tag.contains(jid)), "{jid}: {marked:?}");
+    }
+    // Nothing was handed on and then dropped as a repeat, or stored twice.
+    #[allow(clippy::cast_precision_loss)]
+    let count = marked.len() as f64;
+    assert!((daemon.metric("saltern_source_backfilled_events_total") - count).abs() < 0.5);
+    assert!(saltern.counted_in_table().iter().all(|(tag, count)| *count == 1 || !is_of_job(tag)));
+    for jid in all {
+        let returns = written(&mut salt, jid);
+        let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));
+        assert_same(&daemon.job(jid), &load, &returns, false);
+    }
+}
+
+/// What the minions returned, once the master has written it to its job cache, which it does after it
+/// has put it onto its bus.
+fn written(salt: &mut Salt, jid: &str) -> Value {
+    until("the master to have written all", MINUTE, || {
+        let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
+        (returns.as_object().unwrap().len() == MINIONS.len()).then_some(returns)
+    })
+}
+
+fn is_of_job(tag: &str) -> bool {
+    tag.starts_with("salt/job/")
 }
 
 /// What the daemon tells of a job is what Salt's own cache tells of it.
@@ -188,14 +280,14 @@ struct Saltern {
 
 impl Saltern {
     fn new(dir: &Path, salt: &Salt) -> Self {
-        Saltern::at(dir.join("saltern"), salt)
+        Saltern::at(dir.join("saltern"), salt, salt.bus())
     }
 
     fn beside(dir: &Path, salt: &Salt) -> Self {
-        Saltern::at(dir.join("other"), salt)
+        Saltern::at(dir.join("other"), salt, salt.bus())
     }
 
-    fn at(dir: PathBuf, salt: &Salt) -> Self {
+    fn at(dir: PathBuf, salt: &Salt, bus: &str) -> Self {
         fs::create_dir(&dir).unwrap();
         // Free for as long as this looks; the commands need to know it before the daemon runs.
         let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -205,7 +297,7 @@ impl Saltern {
             "state_dir": at("state"),
             "http": {"listen": http.to_string()},
             "log": {"format": "json"},
-            "sources": {"bus": {"salt_bus": {"address": salt.bus(), "backfill": backfill}}},
+            "sources": {"bus": {"salt_bus": {"address": bus, "backfill": backfill}}},
             "sinks": {
                 "file": {"rawfile_json": {"filename": at("events")}},
                 "table": {"sqlite3": {"database": at("events.db")}},
@@ -255,6 +347,24 @@ impl Saltern {
         counted(lines.map(|line| line["tag"].as_str().unwrap().to_owned()))
     }
 
+    /// Waits until every event of these jobs is in both sinks.
+    fn await_whole(&self, jids: &[&String]) {
+        until("every event of the jobs", MINUTE, || {
+            let stored = [self.counted_in_file(), self.counted_in_table()];
+            let is_there = |jid: &&String| stored.iter().all(|stored| is_whole(stored, jid));
+            jids.iter().all(is_there).then_some(())
+        });
+    }
+
+    /// The tags of the events in the table that say that they are backfilled.
+    fn backfilled_in_table(&self) -> Vec<String> {
+        let database = Connection::open(self.dir.join("events.db")).unwrap();
+        database.busy_timeout(MINUTE).unwrap();
+        let sql = "SELECT tag FROM salt_events WHERE json_extract(data, '$._backfilled')";
+        let mut select = database.prepare(sql).unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
     /// How many events of each tag are in the table.
     fn counted_in_table(&self) -> BTreeMap<String, usize> {
         let database = Connection::open(self.dir.join("events.db")).unwrap();
@@ -284,11 +394,12 @@ impl Daemon {
         self.get("/readyz").0 == 200
     }
 
-    /// Waits until the bus and the master's job cache were compared.
-    fn await_compared(&self) {
+    /// Waits until the bus and the master's job cache were compared so many times.
+    fn await_compared(&self, times: usize) {
         until("the backfill to be done", MINUTE, || {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
-            log.contains("was taken from the master's job cache").then_some(())
+            let found = log.matches("was taken from the master's job cache").count();
+            (found >= times).then_some(())
         });
     }
 

@@ -342,11 +342,46 @@ fn a_master_and_its_minions(version: &'static str) {
         until(&tag, MINUTE, || (daemon.stored(&tag) == 1).then_some(()));
     }
 
+    let hung = while_it_hangs(&mut salt, &daemon, dir.path());
+    assert_eq!(runner(&mut salt, "jobs.lookup_jid", &[&twice]), versions);
+    // What the bus said while it hung is in the journal; what nobody waited for any more comes too.
+    for minion in MINIONS {
+        let tag = format!("salt/job/{hung}/ret/{minion}");
+        until(&tag, MINUTE, || (daemon.stored(&tag) >= 1).then_some(()));
+    }
+}
+
+/// The daemon hangs: whoever calls it hears of that when `saltern.timeout` has passed, and goes on.
+/// Gives the id of a job that ran meanwhile.
+fn while_it_hangs(salt: &mut Salt, daemon: &Daemon, dir: &Path) -> String {
+    const WHY: [&str; 2] = ["within 3 s", "has not answered"];
+    let says_why = |text: &str| WHY.iter().any(|why| text.contains(why));
+    let before = salt.log().len();
     daemon.signal("STOP");
     let listed = salt.shell("salt-run", &["jobs.list_jobs"]);
+    let pinged = salt.shell("salt", &["--out", "json", "--static", "*", "test.ping"]);
+    let hung = publish(salt, "test.version", "saltern");
+    let log = |minion: &str| fs::read_to_string(dir.join(minion).join("log")).unwrap();
+    for minion in MINIONS {
+        let line = format!("the return of {minion} for job {hung} is not stored");
+        let line = until(&line, MINUTE, || {
+            log(minion).lines().find(|logged| logged.contains(&line)).map(str::to_owned)
+        });
+        assert!(says_why(&line), "{line}");
+    }
     daemon.signal("CONT");
-    assert!(listed.contains("within 3 s") || listed.contains("has not answered"), "{listed}");
-    assert_eq!(runner(&mut salt, "jobs.lookup_jid", &[&twice]), versions);
+    assert!(says_why(&listed), "{listed}");
+    // The minions were asked, and have answered.
+    let answered = MINIONS.map(|minion| format!("\"{minion}\": true"));
+    assert!(answered.iter().all(|answer| pinged.contains(answer)), "{pinged}");
+    let lines = salt.log().split_off(before);
+    let about: Vec<_> = lines.lines().filter(|line| line.contains("is not stored")).collect();
+    for what in ["the load of job", "the return of web-1", "the return of web-2"] {
+        assert!(about.iter().any(|line| line.contains(what)), "{what}: {about:?}");
+    }
+    assert!(about.iter().all(|line| says_why(line)), "{about:?}");
+    assert!(!lines.contains("threw a stack trace"), "{lines}");
+    hung
 }
 
 #[test]

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -362,6 +363,41 @@ class ReturnerTest(WithFolder):
         ]:
             with self.assertRaisesRegex(Unavailable, "is saltern.address right?"):
                 look_up()
+
+    def test_a_daemon_that_hangs_costs_the_timeout_once(self):
+        # As of a process that is stopped: the kernel takes connections until there is no room.
+        path = self.address.partition("://")[2]
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(path)
+        listener.listen(1)
+        saltern.__opts__.update({"saltern.timeout": 1, "cachedir": "/dev/null"})
+        for has_room in [True, False]:
+            with self.subTest(has_room=has_room):
+                self.hangs()
+            # The next time there is no room.
+            with self.assertRaises(BlockingIOError):
+                while True:
+                    other = socket.socket(socket.AF_UNIX)
+                    self.addCleanup(other.close)
+                    other.setblocking(False)
+                    other.connect(path)
+
+    def hangs(self):
+        Process.this().connection(self.address)._silent_until = 0
+        began = time.monotonic()
+        with self.assertLogs(level=logging.ERROR) as logs:
+            saltern.save_load("1", {"fun": "x"}, ["a"])
+            for number in range(10):
+                saltern.returner({"jid": "1", "id": f"web-{number}"})
+        # Without a journal.
+        for ask in [lambda: saltern.event_return([{"tag": "t", "data": {}}]), saltern.get_jids]:
+            with self.assertRaisesRegex(Unavailable, "has not answered"):
+                ask()
+        # Thirteen times the timeout if each call waited.
+        self.assertLess(time.monotonic() - began, 6)
+        self.assertIn("no answer to `save_load` within 1 s; the load of job 1", logs.output[0])
+        self.assertEqual(sum("has not answered" in line for line in logs.output), 10)
 
     def test_what_is_not_there_is_as_salt_expects_it(self):
         self.daemon()

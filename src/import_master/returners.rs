@@ -13,12 +13,44 @@ pub(super) struct Returner {
     pub(super) sections: &'static [&'static str],
     /// Whether `event_return` can name it.
     pub(super) stores_events: bool,
-    /// The options that the sink of the same name takes under the same name. `None` where there is
-    /// no such sink.
-    carried: Option<&'static [&'static str]>,
+    /// What the sink of the same name makes of it. `None` where there is no such sink.
+    carried: Option<Carried>,
     /// Why it is not carried over where it is not.
     why_not: &'static str,
 }
+
+/// How a returner's options become those of a sink.
+struct Carried {
+    options: &'static [Carry],
+    /// Settings by which the sink stores what the returner does.
+    fixed: &'static [(&'static str, &'static str)],
+    /// What is different all the same.
+    note: Option<&'static str>,
+}
+
+/// An option, under the same name unless it says otherwise.
+struct Carry {
+    option: &'static str,
+    setting: &'static str,
+    is_needed: bool,
+    /// The sink's value for that of the option, both as YAML; `None` if the sink would not take it.
+    value: fn(&str) -> Option<String>,
+}
+
+const fn same(option: &'static str, is_needed: bool) -> Carry {
+    Carry { option, setting: option, is_needed, value: |value| Some(value.to_owned()) }
+}
+
+const KAFKA: Carried = Carried {
+    options: &[
+        Carry { setting: "brokers", value: brokers, ..same("bootstrap", true) },
+        Carry { value: topic, ..same("topic", true) },
+    ],
+    fixed: &[("value", "salt_returner")],
+    note: Some(
+        "Salt's `kafka` makes the return's text in Python the message's key; here it is the minion's id.",
+    ),
+};
 
 const NO_SINK: &str = "saltern has no sink of this kind yet; its options carry over once it has.";
 const OTHER_OPTIONS: &str =
@@ -45,18 +77,28 @@ const fn notices(
 const fn carried(
     name: &'static str,
     stores_events: bool,
-    options: &'static [&'static str],
+    carried: Carried,
     sections: &'static [&'static str],
 ) -> Returner {
-    let why_not = "An option that the sink cannot do without is missing.";
-    Returner { name, aliases: &[], sections, stores_events, carried: Some(options), why_not }
+    let why_not = "An option that the sink cannot do without is missing, or none that it takes.";
+    Returner { name, aliases: &[], sections, stores_events, carried: Some(carried), why_not }
+}
+
+const fn as_they_are(options: &'static [Carry]) -> Carried {
+    Carried { options, fixed: &[], note: None }
 }
 
 /// All returners of Salt 3006 to 3008.
 pub(super) const RETURNERS: &[Returner] = &[
-    carried("rawfile_json", true, &["filename"], &["rawfile_json"]),
-    carried("sqlite3", false, &["database", "timeout"], &["sqlite3"]),
-    carried("local", true, &[], &[]),
+    carried("rawfile_json", true, as_they_are(&[same("filename", false)]), &["rawfile_json"]),
+    carried(
+        "sqlite3",
+        false,
+        as_they_are(&[same("database", true), same("timeout", false)]),
+        &["sqlite3"],
+    ),
+    carried("local", true, as_they_are(&[]), &[]),
+    carried("kafka", false, KAFKA, &["returner.kafka"]),
     store("mysql", &["mysql"], true),
     store("pgjsonb", &["returner.pgjsonb"], true),
     store("postgres", &["returner.postgres"], true),
@@ -72,7 +114,6 @@ pub(super) const RETURNERS: &[Returner] = &[
     store("influxdb", &["influxdb"], false),
     store("memcache", &["memcache"], false),
     store("carbon", &["carbon"], true),
-    store("kafka", &["returner.kafka"], false),
     store("splunk", &["splunk_http_forwarder"], true),
     store("syslog", &["syslog"], false),
     store("zabbix", &["zabbix"], false),
@@ -125,14 +166,63 @@ impl Returner {
         options
     }
 
-    /// The options of the sink; `None` if there is none, or one that it needs is not configured.
-    pub(super) fn carried(&self, options: &[(String, String)]) -> Option<Vec<(String, String)>> {
-        let known = self.carried?;
-        if self.name == "sqlite3" && !options.iter().any(|(name, _)| name == "database") {
-            return None;
+    /// The settings of the sink; `None` if there is none, or one that it needs is not configured.
+    pub(super) fn carried(&self, options: &[(String, String)]) -> Option<Settings> {
+        let carried = self.carried.as_ref()?;
+        let mut settings = Settings { note: carried.note, ..Settings::default() };
+        for carry in carried.options {
+            match options.iter().find(|(name, _)| name == carry.option) {
+                Some((_, value)) => {
+                    settings.set.push((carry.setting.to_owned(), (carry.value)(value)?));
+                }
+                None if carry.is_needed => return None,
+                None => {}
+            }
         }
-        Some(options.iter().filter(|(name, _)| known.contains(&name.as_str())).cloned().collect())
+        let fixed = carried.fixed.iter();
+        settings.set.extend(fixed.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let is_unknown = |name: &str| carried.options.iter().all(|carry| carry.option != name);
+        let unknown = options.iter().filter(|(name, _)| is_unknown(name));
+        settings.left_out = unknown.cloned().collect();
+        Some(settings)
     }
+}
+
+/// What a returner's options come to, as YAML.
+#[derive(Default)]
+pub(super) struct Settings {
+    /// The sink's settings.
+    pub(super) set: Vec<(String, String)>,
+    /// Options for which it has none.
+    pub(super) left_out: Vec<(String, String)>,
+    /// What is different all the same.
+    pub(super) note: Option<&'static str>,
+}
+
+/// Kafka's brokers, with the port that its client takes where none is given.
+fn brokers(value: &str) -> Option<String> {
+    let hosts = match serde_json::from_str(value).ok()? {
+        serde_json::Value::Array(hosts) => hosts,
+        host => vec![host],
+    };
+    let hosts = hosts.iter().flat_map(|host| host.as_str().unwrap_or_default().split(','));
+    let hosts: Option<Vec<_>> = hosts
+        .map(|host| {
+            let host = host.trim();
+            let (name, port) = host.rsplit_once(':').unwrap_or((host, "9092"));
+            let is_broker = !name.is_empty() && !name.contains(['/', ' ']);
+            (is_broker && port.parse::<u16>().is_ok()).then(|| quoted(&format!("{name}:{port}")))
+        })
+        .collect();
+    Some(format!("[{}]", hosts?.join(", ")))
+}
+
+/// A topic by Kafka's own rules, in which nothing stands for something else.
+fn topic(value: &str) -> Option<String> {
+    let name: String = serde_json::from_str(value).ok()?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_name = !name.is_empty() && name.len() <= 249 && name.chars().all(is_plain);
+    is_name.then(|| value.to_owned())
 }
 
 /// The options in the mapping of a section; a section that is no mapping is an option by itself.

@@ -8,12 +8,16 @@
 //! * Of two *returns* of one minion the first stays, as in Salt's `local_cache`, unless the master had
 //!   to trim the first to get it onto its bus.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics.
+//! * Of a job that was published with `nocache` it is noted who has returned and how it went, and not
+//!   what.
+
+use std::borrow::Cow;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Jobs, JobsError};
 use crate::event::{Event, EventKind, Fields};
-use crate::msgpack::{self, Item};
+use crate::msgpack::{self, Item, MapWriter};
 use crate::state;
 
 /// Where a job's load comes from, from worse to better.
@@ -41,10 +45,14 @@ impl Jobs {
         }
         let is_return = msgpack::find(load, "return").is_some();
         let rank = if is_return { Rank::Return } else { Rank::Published };
+        let load = match is_return && says_nocache(load) {
+            true => Cow::Owned(without_return(load)),
+            false => Cow::Borrowed(load),
+        };
         self.write("store a load", |tx| {
             let now = state::now();
             let job = job(tx, jid, now)?;
-            put_load(tx, job, load, rank)?;
+            put_load(tx, job, &load, rank)?;
             expect(tx, job, minions.iter().map(String::as_str))
         })
     }
@@ -218,16 +226,19 @@ struct Return<'a> {
 fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
     let job = job(tx, new.jid, new.received)?;
     let minion = minion_id(tx, new.minion)?;
-    let trimmed = memchr::memmem::find(new.load, TRIMMED).is_some();
+    let load = match is_kept(tx, job)? {
+        true => Cow::Borrowed(new.load),
+        false => Cow::Owned(without_return(new.load)),
+    };
+    let trimmed = memchr::memmem::find(&load, TRIMMED).is_some();
     let mut insert = tx.prepare_cached(
         "INSERT INTO returns (job, minion, received, outcome, trimmed, load)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (job, minion) DO NOTHING",
     )?;
     let received = micros(new.received);
-    let is_new =
-        insert.execute(params![job, minion, received, new.outcome, trimmed, new.load])? > 0;
+    let is_new = insert.execute(params![job, minion, received, new.outcome, trimmed, load])? > 0;
     if is_new {
-        let fun = msgpack::find(new.load, "fun").and_then(msgpack::scalar).and_then(Item::text);
+        let fun = msgpack::find(&load, "fun").and_then(msgpack::scalar).and_then(Item::text);
         let mut count = tx.prepare_cached(
             "UPDATE jobs SET returned = returned + 1, failed = failed + ?3, fun = coalesce(fun, ?4),
              missing = missing - EXISTS (SELECT 1 FROM expected WHERE job = ?1 AND minion = ?2)
@@ -238,9 +249,36 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
         let mut mend = tx.prepare_cached(
             "UPDATE returns SET load = ?3, trimmed = 0 WHERE job = ?1 AND minion = ?2 AND trimmed",
         )?;
-        mend.execute(params![job, minion, new.load])?;
+        mend.execute(params![job, minion, load])?;
     }
     Ok(())
+}
+
+/// Whether what minions return is to be kept. Who published the job may have said `nocache`.
+fn is_kept(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<bool> {
+    let mut select = tx.prepare_cached("SELECT load FROM jobs WHERE id = ?")?;
+    select.query_row([job], |row| {
+        let load = row.get_ref(0)?.as_blob_or_null()?.unwrap_or_default();
+        Ok(!says_nocache(load))
+    })
+}
+
+/// Whether a load says what Salt's master calls `prep_jid(nocache=True)` for.
+fn says_nocache(load: &[u8]) -> bool {
+    let says = |map| msgpack::find(map, "nocache").and_then(msgpack::scalar);
+    let in_kwargs = || msgpack::find(load, "kwargs").and_then(says);
+    says(load).or_else(in_kwargs) == Some(Item::Bool(true))
+}
+
+/// That a minion has returned, and how it went.
+fn without_return(load: &[u8]) -> Vec<u8> {
+    let mut map = MapWriter::default();
+    for (key, value) in msgpack::raw_pairs(load) {
+        if msgpack::scalar(key).and_then(Item::bytes) != Some(b"return") {
+            map.pair(key, value);
+        }
+    }
+    map.finished()
 }
 
 pub(super) fn micros(time: u64) -> i64 {

@@ -43,7 +43,9 @@ impl Jobs {
             let mut rows = select.query([jid])?;
             let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
-                returns.value(row.get_ref(0)?.as_str()?, &kept(row.get_ref(1)?.as_blob()?));
+                if let Some(kept) = kept(row.get_ref(1)?.as_blob()?) {
+                    returns.value(row.get_ref(0)?.as_str()?, &kept);
+                }
             }
             Ok(returns)
         })?;
@@ -62,7 +64,10 @@ impl Jobs {
             let mut rows = select.query([fun])?;
             let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
-                returns.value(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_blob()?);
+                let load = row.get_ref(1)?.as_blob()?;
+                if msgpack::find(load, "return").is_some() {
+                    returns.value(row.get_ref(0)?.as_str()?, load);
+                }
             }
             Ok(returns)
         })?;
@@ -169,15 +174,16 @@ fn described(load: &[u8], is_event: bool, minions: &[String]) -> Vec<u8> {
     map.finished()
 }
 
-/// What `local_cache` keeps of a return.
-fn kept(load: &[u8]) -> Vec<u8> {
+/// What `local_cache` keeps of a return; nothing if what was returned is not to be kept.
+fn kept(load: &[u8]) -> Option<Vec<u8>> {
+    msgpack::find(load, "return")?;
     let mut map = MapWriter::default();
     for key in ["return", "retcode", "success", "out"] {
         if let Some(value) = msgpack::find(load, key) {
             map.value(key, value);
         }
     }
-    map.finished()
+    Some(map.finished())
 }
 
 /// What Salt's lists say of a job, but for its times.
@@ -346,6 +352,41 @@ mod tests {
         assert_eq!(read(&jobs.get_minions().unwrap()), json!(["web-1", "web-2"]));
         let end_time = jobs.get_endtime(JID).unwrap();
         assert_eq!(end_time.as_deref(), Some("2026, Nov 21 23:33:40.000001"));
+    }
+
+    #[test]
+    fn what_a_job_without_cache_returns_is_not_kept() {
+        let (folder, jobs) = jobs();
+        let mut secret = published();
+        secret["kwargs"] = json!({"nocache": true});
+        jobs.save_load(JID, &packed(&secret), &["web-1".to_owned()]).unwrap();
+        let mut ret = returned("web-1");
+        ret["return"] = json!("hunter2");
+        ret["retcode"] = json!(3);
+        ret["success"] = json!(false);
+        bus(&jobs, &format!("salt/job/{JID}/ret/web-1"), &ret);
+        jobs.save_load(JID, &packed(&ret), &[]).unwrap();
+        jobs.save_return(&packed(&ret)).unwrap();
+        assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({}));
+        assert_eq!(read(&jobs.get_fun("test.echo").unwrap()), json!({}));
+        assert_eq!(read(&jobs.get_load(JID).unwrap().unwrap())["kwargs"], json!({"nocache": true}));
+        // Who has returned, and how it went, is no secret.
+        let job: Value = serde_json::from_slice(&jobs.job(JID).unwrap().unwrap()).unwrap();
+        assert_eq!([&job["missing"], &job["returned"], &job["failed"]], [0, 1, 1]);
+        assert_eq!(job["returns"]["web-1"]["retcode"], 3);
+        // A minion that returns by itself says it in the return.
+        let mut alone = returned("web-2");
+        alone["jid"] = json!("20261121233337123456");
+        alone["nocache"] = json!(true);
+        alone["return"] = json!("hunter2");
+        jobs.save_load("20261121233337123456", &packed(&alone), &[]).unwrap();
+        jobs.save_return(&packed(&alone)).unwrap();
+        assert_eq!(read(&jobs.get_jid("20261121233337123456").unwrap()), json!({}));
+        drop(jobs);
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            assert!(memchr::memmem::find(&bytes, b"hunter2").is_none());
+        }
     }
 
     #[test]

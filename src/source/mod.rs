@@ -34,7 +34,7 @@ mod outstanding;
 pub mod patience;
 mod replay;
 mod returner;
-mod returner_wire;
+pub mod returner_wire;
 mod salt_bus;
 mod written;
 mod zeromq;

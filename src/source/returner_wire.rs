@@ -304,6 +304,28 @@ impl Answer {
     }
 }
 
+/// What the source does with a message, for the fuzz targets: the events in it that are to be kept, and
+/// the answer once the job cache was asked and the events are safe.
+pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, Bytes) {
+    let Request { id, asked } = match Request::parse(message, max_frame) {
+        Ok(request) => request,
+        Err(refusal) => {
+            let id = refusal.id;
+            return (Vec::new(), Answer::from(refusal).message(id));
+        }
+    };
+    let (bodies, asked) = match asked {
+        Asked::Events { bodies } => (bodies, Ok(None)),
+        Asked::Return { body, load } => (vec![body], jobs.save_return(&load).map(|()| None)),
+        Asked::Job(call) => (Vec::new(), call.answer(jobs)),
+    };
+    let answer = match asked {
+        Ok(value) => Answer::Done(value),
+        Err(error) => Answer::Refused { why: error.to_string(), later: true },
+    };
+    (bodies, answer.message(id))
+}
+
 #[cfg(test)]
 mod tests {
     use rmpv::Value;

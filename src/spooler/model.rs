@@ -258,6 +258,7 @@ struct World {
     store: Arc<Mutex<Store>>,
     /// `None` when the dispatcher has ended.
     dispatcher: Option<Sender<Share>>,
+    stop: CancellationToken,
     run: Option<Run>,
     left: Option<Left>,
     sent: u64,
@@ -287,6 +288,7 @@ impl World {
             state: Arc::new(SinkState::new("test", "gated")),
             store: Arc::default(),
             dispatcher: None,
+            stop: CancellationToken::new(),
             run: None,
             left: None,
             sent: 0,
@@ -304,6 +306,7 @@ impl World {
         let shares = shares.unwrap_or_else(|| {
             let (dispatcher, shares) = bounded(CHANNEL);
             self.dispatcher = Some(dispatcher);
+            self.stop = CancellationToken::new();
             shares
         });
         let count = self.nature.writers;
@@ -316,6 +319,7 @@ impl World {
             rate_limit: None,
             dead_letters: None,
             state: Arc::clone(&self.state),
+            parked: CancellationToken::new(),
         });
         let (mut writers, mut batches) = (JoinSet::new(), Vec::new());
         for writer in 0..count {
@@ -351,6 +355,7 @@ impl World {
             state: Arc::clone(&self.state),
             orders: orders_out,
             enquiries: never(),
+            stop: self.stop.clone(),
             give_up,
             inherited: inherited.into(),
         };
@@ -445,7 +450,10 @@ impl World {
                 self.had_trouble = true;
                 self.disk_works = false;
             }
-            Action::Close => self.dispatcher = None,
+            Action::Close => {
+                self.stop.cancel();
+                self.dispatcher = None;
+            }
             Action::GiveUp => self.give_up(),
             Action::Order(order) => {
                 let run = self.run.as_mut().unwrap();

@@ -50,13 +50,18 @@ impl Bus {
 
     /// Sends frames; waits for the subscriber first.
     pub(crate) fn send_bytes(&mut self, frames: &[u8]) {
+        self.try_send_bytes(frames).unwrap();
+    }
+
+    /// As above, to a subscriber that may go meanwhile.
+    pub(crate) fn try_send_bytes(&mut self, frames: &[u8]) -> std::io::Result<()> {
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {
             let (stream, _) = wait_for("a subscriber", || listener.accept().ok());
             stream.set_nonblocking(false).unwrap();
             stream
         });
-        stream.write_all(frames).unwrap();
+        stream.write_all(frames)
     }
 
     /// Breaks the connection off, as a master that restarts does; the next subscriber is waited for.

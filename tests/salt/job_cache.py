@@ -26,7 +26,7 @@ def call(name, *args, **kwargs):
 
 
 def publish(jid, fun, minions, arg=(), **more):
-    assert call("prep_jid", nocache=False, passed_jid=jid) == jid
+    assert call("prep_jid", nocache=more.get("nocache", False), passed_jid=jid) == jid
     load = {
         "cmd": "publish",
         "fun": fun,
@@ -87,18 +87,23 @@ publish(syndic, "test.ping", [])
 call("save_minions", syndic, ["far-1", "far-2"], syndic_id="syndic-1")
 call("save_minions", syndic, ["near-1"], syndic_id="syndic-2")
 came_back(syndic, "test.ping", "far-1", True)
+# What it returns is not to be kept.
+secret = next(new)
+publish(secret, "test.echo", ["web-1"], arg=["hunter2"], nocache=True)
+came_back(secret, "test.echo", "web-1", "hunter2")
 find = next(new)
 publish(find, "saltutil.find_job", ["web-1"], arg=[ping])
 
-for jid in [ping, failed, meta, alone, syndic, none, find]:
+for jid in [ping, failed, meta, alone, syndic, none, secret, find]:
     call("get_jid", jid)
     call("get_endtime", jid)
     load = call("get_load", jid)
 assert call("get_load", ping)["kwargs"], "what was published is what stays"
 assert call("get_load", ping)["Minions"] == ["web-1", "web-2"]
+assert call("get_jid", secret) == {}
 assert call("get_load", none) == {}
 assert call("get_endtime", none) is False
-assert sorted(call("get_jids")) == [ping, failed, meta, alone, syndic, find]
+assert sorted(call("get_jids")) == [ping, failed, meta, alone, syndic, secret, find]
 for count in [1, 3, 100]:
     for filter_find_job in [True, False]:
         call("get_jids_filter", count, filter_find_job)

@@ -293,9 +293,14 @@ log_level_logfile: info
 
     /// Sends an event as a user on a minion does.
     pub(crate) fn send_from_minion(&self, tag: &str) {
+        self.call(&["event.send", tag, r#"{"size": 7}"#]);
+    }
+
+    /// Does what a user on a minion does with `salt-call`.
+    pub(crate) fn call(&self, arg: &[&str]) {
         let mut command = Command::new(program(self.version, "salt-call"));
         command.arg("-c").arg(self.dir.join(MINIONS[0]));
-        let output = command.args(["event.send", tag, r#"{"size": 7}"#]).output().unwrap();
+        let output = command.args(arg).output().unwrap();
         assert!(output.status.success(), "salt-call: {output:?}");
     }
 
