@@ -61,7 +61,9 @@ fn no_scraper_holds_anything_up() {
     };
     // All before one reads, so that they get the same few texts also on a busy machine.
     let mut slow: Vec<TcpStream> = (0..60).map(ask).collect();
-    slow.iter_mut().for_each(|stream| stream.read_exact(&mut [0]).unwrap());
+    for stream in &mut slow {
+        stream.read_exact(&mut [0]).unwrap();
+    }
     // They ask again as soon as they have the answer.
     let fast: Vec<_> = (0..4)
         .map(|_| {
