@@ -50,7 +50,7 @@ fn count(criterion: &mut Criterion) {
         let estate = Estate::new(Some(config()));
         group.throughput(Throughput::Elements(chunk.events.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter(|| estate.count(black_box(&chunk)));
+            bencher.iter(|| estate.count(black_box(&chunk), false));
         });
     }
 }
@@ -81,7 +81,7 @@ fn offer(criterion: &mut Criterion) {
         let counting = std::thread::spawn(move || counter.run());
         group.throughput(Throughput::Elements(chunk.events.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter(|| feed.offer(black_box(&chunk)));
+            bencher.iter(|| feed.offer(black_box(&chunk), false));
         });
         drop(feed);
         counting.join().expect("counting does not panic");
@@ -102,7 +102,7 @@ fn render(criterion: &mut Criterion) {
     // A new job has a series in each of three metrics.
     let config = EstateConfig { max_series: (SERIES / 3) as u64, ..config() };
     let estate = Estate::new(Some(config));
-    estate.count(&chunk(&bodies));
+    estate.count(&chunk(&bodies), false);
     let mut text = String::new();
     estate.render(&mut text);
     let series = text.lines().filter(|line| !line.starts_with('#')).count();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use saltern::batch::Batch;
 use saltern::line::write_text;
-use saltern::sink::encoding::{Database, ENCODINGS};
+use saltern::sink::encoding::{Database, ENCODINGS, Encode};
 
 mod batches;
 mod payloads;
@@ -20,7 +20,11 @@ use batches::{EVENTS, share, share_of};
 use payloads::payloads;
 
 fn encodings(criterion: &mut Criterion) {
-    for (name, encode) in ENCODINGS {
+    let local: (&str, Encode) = ("local", |batch, out| {
+        batch.events().for_each(|event| write_text("12:00:00", event, false, out));
+        out.len()
+    });
+    for (name, encode) in ENCODINGS.iter().chain([&local]) {
         let mut group = criterion.benchmark_group(format!("encode {name}"));
         for (payload, bodies) in payloads() {
             let batch = Batch::new(1, 0, vec![share(&bodies)]);
@@ -33,22 +37,6 @@ fn encodings(criterion: &mut Criterion) {
                 });
             });
         }
-    }
-}
-
-fn local(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("encode local");
-    for (payload, bodies) in payloads() {
-        let batch = Batch::new(1, 0, vec![share(&bodies)]);
-        group.throughput(size(&batch));
-        let mut out = Vec::new();
-        group.bench_function(BenchmarkId::from_parameter(payload), |bencher| {
-            bencher.iter(|| {
-                out.clear();
-                batch.events().for_each(|event| write_text("12:00:00", event, false, &mut out));
-                black_box(out.len())
-            });
-        });
     }
 }
 
@@ -84,6 +72,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = encodings, local, sqlite3
+    targets = encodings, sqlite3
 }
 criterion_main!(sinks);

@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import broker
+
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("SALTERN_TEST_CACHE", Path.home() / ".cache/saltern-tests"))
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target"))
@@ -207,28 +209,17 @@ def kafka(compared, have):
     home = installed("kafka-4.1.0")
     if not home or (have.only and "kafka" not in have.only.split(",")):
         return
-    java = ["java", "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{home}/libs/*"]
-    folder, port = compared.folder / "kafka", have.port
-    data = folder / "data"
-    data.mkdir(parents=True)
-    (data / "meta.properties").write_text("version=1\ncluster.id=c2FsdGVybi1sb2FkLTAwMQ\nnode.id=1\n")
-    (folder / "properties").write_text(
-        "process.roles=broker,controller\nnode.id=1\n"
-        f"controller.quorum.voters=1@127.0.0.1:{port + 1}\n"
-        f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{port + 1}\n"
-        f"controller.listener.names=CONTROLLER\nlog.dirs={data}\nnum.partitions=4\n"
-        "offsets.topic.replication.factor=1\n"
-    )
+    folder, port, jars = compared.folder / "kafka", have.port, home / "libs"
 
     def ask(tool, *words):
-        command = [*java, f"org.apache.kafka.tools.{tool}", "--bootstrap-server", f"127.0.0.1:{port}", *words]
+        command = broker.java(jars, f"org.apache.kafka.tools.{tool}", "--bootstrap-server", f"127.0.0.1:{port}", *words)
         return subprocess.run(command, capture_output=True, text=True)
 
     def messages(topic):
         offsets = ask("GetOffsetShell", "--topic", topic).stdout.split()
         return sum(int(line.rsplit(":", 1)[1]) for line in offsets)
 
-    with Process([*java, "kafka.Kafka", folder / "properties"], folder / "log"):
+    with Process(broker.command(folder, jars, port), compared.folder / "broker.log"):
         wait_for("the broker", lambda: ask("TopicCommand", "--list").returncode == 0, seconds=90)
         ask("TopicCommand", "--create", "--topic", "rsyslog", "--partitions", "4")
         sink = ["--sink", f"kafka: {{brokers: ['127.0.0.1:{port}'], topic: saltern}}"]
@@ -237,7 +228,7 @@ def kafka(compared, have):
 
         def in_topic(*_):
             """The log's files stop growing; how many messages are in it is asked afterwards."""
-            logs = lambda: sum(size(log) for log in data.glob("rsyslog-*/*.log"))
+            logs = lambda: sum(size(log) for log in (folder / "data").glob("rsyslog-*/*.log"))
             had, last, since = already[0], logs(), time.monotonic()
             while time.monotonic() - since < 5:
                 time.sleep(0.01)

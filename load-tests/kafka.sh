@@ -15,21 +15,8 @@ folder=$(mktemp -d)
 broker=
 trap 'kill -9 $broker 2>/dev/null || true; rm -rf "$folder"' EXIT
 port=${SALTERN_LOAD_PORT:-19092}
-mkdir "$folder/data"
-printf 'version=1\ncluster.id=c2FsdGVybi1sb2FkLTAwMQ\nnode.id=1\n' >"$folder/data/meta.properties"
-cat >"$folder/properties" <<END
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$((port + 1))
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1))
-controller.listener.names=CONTROLLER
-log.dirs=$folder/data
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-END
 quiet=-Dorg.slf4j.simpleLogger.defaultLogLevel=error
-java -Xmx1g "$quiet" -cp "$jars/*" kafka.Kafka "$folder/properties" >"$folder/log" 2>&1 &
+load-tests/broker.py "$folder" "$jars" "$port" >"$folder/log" 2>&1 &
 broker=$!
 tool() {
     class=$1

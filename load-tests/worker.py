@@ -20,6 +20,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import broker
+
 CASES = [
     ("blackhole", "json", 1),
     ("blackhole", "msgpack", 1),
@@ -27,26 +29,6 @@ CASES = [
     ("rawfile_json", "msgpack", 2),
 ]
 TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def java(jars, *words):
-    return ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{jars}/*", *words]
-
-
-def broker(folder, jars, port):
-    data = folder / "data"
-    data.mkdir()
-    (data / "meta.properties").write_text("version=1\ncluster.id=c2FsdGVybi1sb2FkLTAwMQ\nnode.id=1\n")
-    (folder / "properties").write_text(
-        "process.roles=broker,controller\nnode.id=1\n"
-        f"controller.quorum.voters=1@127.0.0.1:{port + 1}\n"
-        f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{port + 1}\n"
-        f"controller.listener.names=CONTROLLER\nlog.dirs={data}\nnum.partitions=4\n"
-        "offsets.topic.replication.factor=1\ngroup.initial.rebalance.delay.ms=0\n"
-    )
-    log = open(folder / "broker.log", "wb")
-    command = java(jars, "kafka.Kafka", str(folder / "properties"))
-    return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def metric(port, name):
@@ -140,7 +122,8 @@ def main():
     saltern, events, port = arguments.saltern, arguments.events, arguments.port
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        kafka = broker(folder, jars, port)
+        log = open(folder / "broker.log", "wb")
+        kafka = subprocess.Popen(broker.command(folder, jars, port), stdout=log, stderr=log)
         try:
             fill(saltern, folder, port, events)
             stored = sum(f.stat().st_size for f in (folder / "data").glob("json-*/*.log"))
@@ -150,7 +133,7 @@ def main():
                 words = ["org.apache.kafka.tools.ConsumerPerformance", "--bootstrap-server", f"127.0.0.1:{port}"]
                 words += ["--topic", "json", "--messages", str(events), "--group", f"reference-{turn}"]
                 words += ["--timeout", "60000"]
-                output = subprocess.run(java(jars, *words), check=True, capture_output=True, text=True).stdout
+                output = subprocess.run(broker.java(jars, *words), check=True, capture_output=True, text=True).stdout
                 # start, end, MB, MB/s, messages, messages/s, rebalance ms, fetch ms, MB/s, messages/s
                 reference = float(output.strip().splitlines()[-1].split(",")[9])
                 print(f"| {turn} | ConsumerPerformance, nothing stored | {reference:.0f} | | |", flush=True)

@@ -121,7 +121,7 @@ impl Dispatcher {
             let chunk = Arc::new(chunk);
             let encoded = Arc::new(Encoded::default());
             if let Some(estate) = &self.estate {
-                estate.offer(&chunk);
+                estate.offer(&chunk, trimmed_values > 0);
             }
             if self.tap.receiver_count() > 0 {
                 // Fails only when the last watcher has just gone.

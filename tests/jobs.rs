@@ -49,7 +49,7 @@ fn salt_3008() {
 }
 
 fn jobs_are_as_local_cache_has_them(version: &'static str) {
-    let dir = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let dir = salt::folder();
     let mut salt = Salt::start(version, dir.path(), Ipc::Unix, &More::default());
     let saltern = Saltern::new(dir.path(), &salt);
     let daemon = saltern.start();
@@ -164,7 +164,7 @@ fn a_cut_is_filled_in_3008() {
 /// and come again. What the bus did not bring comes from the master's files, marked, and nothing
 /// comes twice.
 fn a_cut_is_filled(version: &'static str) {
-    let dir = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let dir = salt::folder();
     let mut salt = Salt::start(version, dir.path(), Ipc::Tcp, &More::default());
     let proxy = Proxy::start(salt.bus().strip_prefix("tcp://").unwrap().parse().unwrap());
     let bus = format!("tcp://{}", proxy.address());

@@ -10,12 +10,10 @@ mod salt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use daemon::Daemon;
-use salt::{Ipc, MINIONS, More, Salt, program, until};
+use salt::{Ipc, MINIONS, More, Salt, folder, single_file, until};
 use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -50,10 +48,6 @@ fn masters_agree(version: &'static str) {
 
 /// By question, without ids and times.
 type Answers = BTreeMap<String, Value>;
-
-fn folder() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap()
-}
 
 fn with_local_cache(version: &'static str) -> Answers {
     let dir = folder();
@@ -96,7 +90,7 @@ fn with_saltern(version: &'static str) -> Answers {
     until("the socket", MINUTE, || daemon.path("r").exists().then_some(()));
     let all = format!(
         "returner_dirs: [{}]\nsaltern.address: ipc://{}\nsaltern.timeout: 30\n",
-        single_file(version, dir.path()),
+        single_file(version, dir.path()).display(),
         daemon.path("r").display()
     );
     let master = "job_cache_store_endtime: true\nmaster_job_cache: saltern\n".to_owned();
@@ -127,17 +121,6 @@ fn with_saltern(version: &'static str) -> Answers {
     answers.insert("ret.get_jids".to_owned(), plain(&listed, &jids));
     answers.insert("ret.get_minions".to_owned(), on_a_minion("ret.get_minions", &[]));
     answers
-}
-
-/// A folder for `returner_dirs` with the single file in it.
-fn single_file(version: &str, dir: &Path) -> String {
-    let returners = dir.join("returners");
-    fs::create_dir(&returners).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("salt/single_file.py");
-    let made = Command::new(program(version, "python")).arg(script).output().unwrap();
-    assert!(made.status.success(), "{made:?}");
-    fs::write(returners.join("saltern.py"), made.stdout).unwrap();
-    returners.display().to_string()
 }
 
 /// Arguments by which the jobs of batches are known.

@@ -50,7 +50,7 @@ fn salt_3008_over_tcp() {
 }
 
 fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
-    let dir = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let dir = salt::folder();
     let mut salt = Salt::start(version, dir.path(), ipc, &More::default());
     let mut daemon = Daemon::start(dir.path(), salt.bus());
     until("saltern to be ready", MINUTE, || daemon.is_ready().then_some(()));

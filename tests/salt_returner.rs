@@ -17,36 +17,13 @@ use std::time::Duration;
 
 use daemon::Daemon;
 use rusqlite::Connection;
-use salt::{Ipc, MINIONS, More, Salt, program, until};
+use salt::{Ipc, MINIONS, More, Salt, folder, program, said, single_file, until};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn folder() -> TempDir {
-    tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap()
-}
-
-/// What a program says that has to succeed.
-fn said(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A folder for `returner_dirs` with the single file in it.
-fn single_file(version: &str, dir: &Path) -> PathBuf {
-    let returners = dir.join("returners");
-    fs::create_dir(&returners).unwrap();
-    let script = repository().join("salt/single_file.py");
-    let file = said(Command::new(program(version, "python")).arg(script));
-    fs::write(returners.join("saltern.py"), file).unwrap();
-    returners
 }
 
 /// A folder for Python's path with the package in it, as pip installs it.

@@ -6,18 +6,18 @@
 //! delay. Both times are of this process, so one clock is enough. An event is recognised by its jid.
 //! A second sink is down all the time.
 
-use std::io::Read;
 use std::path::Path;
+use std::process::ChildStdout;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use crate::Failure;
 use crate::bus::{self, Bus, Rate};
 use crate::daemon::{Daemon, Folder, Setup};
 use crate::measure::Spill;
 use crate::plot::{self, Plot, Series};
 use crate::report::machine;
 use crate::traffic::{Framing, Mix, Traffic};
+use crate::{Failure, lines};
 
 /// Events at the beginning that are not counted: connecting, first pages, first batches.
 const WARM_UP: usize = 1000;
@@ -128,27 +128,19 @@ fn wait(
 }
 
 /// When each of so many events came, in order.
-fn read(mut output: impl Read, events: usize) -> Result<Vec<Instant>, String> {
+fn read(output: ChildStdout, events: usize) -> Result<Vec<Instant>, String> {
     let mut arrivals = Vec::with_capacity(events);
-    let mut text = Vec::new();
-    let mut block = vec![0; 256 << 10];
-    while arrivals.len() < events {
-        let count = output.read(&mut block).map_err(|error| error.to_string())?;
-        let now = Instant::now();
-        if count == 0 {
-            return Err(format!("the sink's output ended after {} events", arrivals.len()));
+    let read = lines::each(output, |line, now| {
+        if lines::number(line) != Some(arrivals.len() as u64) {
+            let what = format!("event {} is not the next one", arrivals.len());
+            return Err(std::io::Error::other(what));
         }
-        text.extend_from_slice(block.get(..count).unwrap_or_default());
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', &text) {
-            let line = text.get(start..end).unwrap_or_default();
-            if crate::lines::number(line) != Some(arrivals.len() as u64) {
-                return Err(format!("event {} is not the next one", arrivals.len()));
-            }
-            arrivals.push(now);
-            start = end + 1;
-        }
-        text.drain(..start);
+        arrivals.push(now);
+        Ok(arrivals.len() < events)
+    });
+    read.map_err(|error| error.to_string())?;
+    if arrivals.len() < events {
+        return Err(format!("the sink's output ended after {} events", arrivals.len()));
     }
     Ok(arrivals)
 }

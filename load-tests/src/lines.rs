@@ -1,6 +1,8 @@
 //! Which events are in a store, in which order: an event is known by the number in its jid.
 
 use std::fmt;
+use std::io::{self, Read};
+use std::time::Instant;
 
 /// What jids of [`crate::traffic`] begin with; the number follows.
 const BEFORE: &[u8] = b"2026112200";
@@ -9,6 +11,31 @@ const BEFORE: &[u8] = b"2026112200";
 pub(crate) fn number(line: &[u8]) -> Option<u64> {
     let at = memchr::memmem::find(line, BEFORE)? + BEFORE.len();
     std::str::from_utf8(line.get(at..at + 10)?).ok()?.parse().ok()
+}
+
+/// Hands each line of an output on, with the time at which its end was read, until `take` wants no
+/// more or the output ends.
+pub(crate) fn each(
+    mut output: impl Read,
+    mut take: impl FnMut(&[u8], Instant) -> io::Result<bool>,
+) -> io::Result<()> {
+    let (mut text, mut block) = (Vec::new(), vec![0; 256 << 10]);
+    loop {
+        let count = output.read(&mut block)?;
+        let now = Instant::now();
+        if count == 0 {
+            return Ok(());
+        }
+        text.extend_from_slice(block.get(..count).unwrap_or_default());
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', &text) {
+            if !take(text.get(start..end).unwrap_or_default(), now)? {
+                return Ok(());
+            }
+            start = end + 1;
+        }
+        text.drain(..start);
+    }
 }
 
 /// The events that a store was seen to hold, one after the other.

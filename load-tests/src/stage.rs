@@ -5,7 +5,6 @@
 //! an hour of events would be 27 GB of files. The store that fails is a database of the sink
 //! `sqlite3` which is held locked.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,24 +34,15 @@ impl Output {
     }
 }
 
-fn read(mut output: impl Read) -> std::io::Result<Seen> {
+fn read(output: ChildStdout) -> std::io::Result<Seen> {
     let mut seen = Seen::default();
-    let (mut text, mut block) = (Vec::new(), vec![0; 256 << 10]);
-    loop {
-        let count = output.read(&mut block)?;
-        if count == 0 {
-            return Ok(seen);
+    lines::each(output, |line, _| {
+        if let Some(number) = lines::number(line) {
+            seen.note(number);
         }
-        text.extend_from_slice(block.get(..count).unwrap_or_default());
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', &text) {
-            if let Some(number) = lines::number(text.get(start..end).unwrap_or_default()) {
-                seen.note(number);
-            }
-            start = end + 1;
-        }
-        text.drain(..start);
-    }
+        Ok(true)
+    })?;
+    Ok(seen)
 }
 
 /// For how long a database is held locked, and for how long it is let go, in turn.

@@ -99,7 +99,6 @@ impl Books {
     pub(super) fn count(&mut self, event: &Event, now: u64) {
         let kind = event.kind();
         self.events.add("", &[kind.name()], 1.0);
-        self.count_trimmed(event.payload());
         let part = |place| event.tag().split('/').nth(place).unwrap_or_default();
         match kind {
             EventKind::JobNew => self.count_new(&Facts::of(event.payload()), now),
@@ -140,7 +139,8 @@ impl Books {
         }
     }
 
-    fn count_trimmed(&mut self, payload: &[u8]) {
+    /// Counts the values of an event that were trimmed.
+    pub(super) fn count_trimmed(&mut self, payload: &[u8]) {
         let values = self.finder.count(payload);
         if values == 0 {
             return;
@@ -431,9 +431,9 @@ mod tests {
         let trimmed = json!({"a": "VALUE_TRIMMED", "b": ["VALUE_TRIMMED", "VALUE_TRIMMED, no"]});
         for function in ["grains.items", "pillar.items", "state.apply"] {
             let data = json!({"fun": function, "return": trimmed, "success": true});
-            books.count(&returned("1", "a", data), 5);
+            books.count_trimmed(returned("1", "a", data).payload());
         }
-        books.count(&event("my/event", &json!({"data": "VALUE_TRIMMED"})), 5);
+        books.count_trimmed(event("my/event", &json!({"data": "VALUE_TRIMMED"})).payload());
         for (function, expected) in [("grains.items", 2.0), ("other", 4.0)] {
             let series = format!("salt_trimmed_values_total{{function=\"{function}\"}}");
             assert_eq!(value(&mut books, 5, &series), Some(expected), "{function}");

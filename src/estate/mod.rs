@@ -135,14 +135,17 @@ impl Estate {
         }
     }
 
-    /// Counts the events of a chunk.
-    pub fn count(&self, chunk: &Chunk) {
+    /// Counts the events of a chunk. Whether any of them has a trimmed value was found out before.
+    pub fn count(&self, chunk: &Chunk, has_trimmed: bool) {
         let mut books = self.books();
         let Some(books) = books.as_mut() else { return };
         let read = chunk.received / 1_000_000;
         books.give_up(read);
         for event in &chunk.events {
             books.count(event, read);
+            if has_trimmed {
+                books.count_trimmed(event.payload());
+            }
         }
     }
 
@@ -152,16 +155,19 @@ impl Estate {
     }
 }
 
+/// A chunk, and whether any of its events has a trimmed value.
+type Fed = (Arc<Chunk>, bool);
+
 /// Where the dispatcher hands chunks in to be counted.
 pub struct Feed {
-    chunks: Sender<Arc<Chunk>>,
+    chunks: Sender<Fed>,
     missed: Tally,
 }
 
 impl Feed {
-    /// Hands a chunk in, if there is room.
-    pub fn offer(&self, chunk: &Arc<Chunk>) {
-        if self.chunks.try_send(Arc::clone(chunk)).is_err() {
+    /// Hands a chunk in, if there is room; as [`Estate::count`].
+    pub fn offer(&self, chunk: &Arc<Chunk>, has_trimmed: bool) {
+        if self.chunks.try_send((Arc::clone(chunk), has_trimmed)).is_err() {
             self.missed.add(chunk.events.len() as u64);
         }
     }
@@ -169,18 +175,18 @@ impl Feed {
 
 /// Counts what is fed until the feed is dropped.
 pub struct Counter {
-    chunks: Receiver<Arc<Chunk>>,
+    chunks: Receiver<Fed>,
     estate: Arc<Estate>,
 }
 
 impl Counter {
     /// The work of a thread.
     pub fn run(self) {
-        while let Ok(chunk) = self.chunks.recv() {
-            self.estate.count(&chunk);
-            // Not held on to while nothing comes.
-            drop(chunk);
-            let more = self.chunks.try_iter().map(|chunk| self.estate.count(&chunk)).count();
+        let count = |(chunk, has_trimmed): Fed| self.estate.count(&chunk, has_trimmed);
+        while let Ok(fed) = self.chunks.recv() {
+            // Taken, so that it is not held on to while nothing comes.
+            count(fed);
+            let more = self.chunks.try_iter().map(count).count();
             if more < FEW {
                 #[allow(clippy::disallowed_methods)] // the thread has nothing else to do
                 std::thread::sleep(GATHER);

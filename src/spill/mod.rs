@@ -533,11 +533,11 @@ impl<D: Disk> Spill<D> {
                 self.bytes += refuge.bytes;
                 self.acknowledged = self.acknowledged.min(refuge.first);
                 self.segments.push_front(refuge);
-                if self.acknowledged < before {
-                    // An earlier one could not be written, and what it was for was given up on disk.
-                    let _ = self.note_acknowledged().inspect_err(|error| {
-                        warn!(%error, "batches that are being written are lost if the daemon is killed");
-                    });
+                // An earlier one could not be written, and what it was for was given up on disk.
+                if self.acknowledged < before
+                    && let Err(error) = self.note_acknowledged()
+                {
+                    warn!(%error, "batches that are being written are lost if the daemon is killed");
                 }
             }
             Ok(None) => {}

@@ -22,6 +22,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::ports::free_ports;
 
@@ -40,6 +41,29 @@ pub(crate) fn program(version: &str, name: &str) -> PathBuf {
     let path = cache().join(format!("salt-{version}/bin/{name}"));
     assert!(path.exists(), "there is no {}; run tests/servers/install.sh", path.display());
     path
+}
+
+/// A temporary folder for [`Salt::start`], with a short name.
+pub(crate) fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap()
+}
+
+/// What a program says that has to succeed.
+pub(crate) fn said(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A folder for `returner_dirs` with the single file in it.
+pub(crate) fn single_file(version: &str, dir: &Path) -> PathBuf {
+    let returners = dir.join("returners");
+    fs::create_dir(&returners).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("salt/single_file.py");
+    let file = said(Command::new(program(version, "python")).arg(script));
+    fs::write(returners.join("saltern.py"), file).unwrap();
+    returners
 }
 
 /// Asks again and again until there is an answer; panics after `limit`.
