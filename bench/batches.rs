@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use saltern::event::{Chunk, Event, Origin, Share};
+use saltern::chunk::{Chunk, Share};
+use saltern::event::{Event, Origin};
 
 use crate::traffic;
 

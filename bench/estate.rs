@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use saltern::chunk::Chunk;
 use saltern::estate::{Estate, EstateConfig};
-use saltern::event::{Chunk, Event, Origin};
+use saltern::event::{Event, Origin};
 use saltern::msgpack::Walker;
 use serde_json::json;
 
@@ -28,7 +29,7 @@ fn chunk(bodies: &[Vec<u8>]) -> Arc<Chunk> {
     let origin = Arc::new(Origin { source: "bus".to_owned(), master_id: "master".to_owned() });
     let events = bodies.iter().cycle().take(CHUNK.max(bodies.len()));
     let events = events.map(|body| parse(body).expect("a body has a tag")).collect();
-    Arc::new(Chunk { origin, received: 1_795_304_177_692_890, events })
+    Arc::new(Chunk::new(origin, 1_795_304_177_692_890, events))
 }
 
 fn config() -> EstateConfig {

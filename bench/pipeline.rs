@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use crossbeam_channel::Receiver;
 use saltern::batch::BatchLimits;
-use saltern::dispatch::{Dispatcher, Outgoing};
-use saltern::event::{Event, Share};
+use saltern::chunk::Share;
+use saltern::dispatch::{Dispatcher, Outgoing, Sinks};
+use saltern::doorbell::{Bell, Receiver, channel};
+use saltern::event::Event;
 use saltern::filter::{Filter, FilterConfig};
 use saltern::queue::{Queue, SpillConfig, SpillMode};
 use saltern::source::Frames;
@@ -85,13 +86,22 @@ fn filter(criterion: &mut Criterion) {
 /// Chunks that are dispatched, or pushed before the queue is emptied.
 const CHUNKS: usize = 50;
 
-/// The dispatcher's own thread: with one sink, with ten, and with ten of which nine want nothing.
+/// The dispatcher's own thread: with one sink, with ten, with ten of which nine want nothing, and with one
+/// and twenty of ten globs each.
 fn dispatch(criterion: &mut Criterion) {
     let nothing = FilterConfig { tags: vec!["no/such/*".to_owned()], ..FilterConfig::default() };
     let all = FilterConfig::default();
-    let kinds =
-        [("one sink", 1, &all), ("ten sinks", 10, &all), ("one and nine idle", 10, &nothing)];
-    for (kind, count, others) in kinds {
+    let globs = |sink: usize| FilterConfig {
+        tags: (0..10).map(|n| format!("salt/*/ret/db-{sink}-{n}.*")).collect(),
+        ..FilterConfig::default()
+    };
+    let kinds: [(&str, Vec<FilterConfig>); 4] = [
+        ("one sink", vec![all.clone()]),
+        ("ten sinks", vec![all.clone(); 10]),
+        ("one and nine idle", [vec![all.clone()], vec![nothing; 9]].concat()),
+        ("one and twenty of ten globs", [vec![all], (1..21).map(globs).collect()].concat()),
+    ];
+    for (kind, filters) in &kinds {
         let mut group = criterion.benchmark_group(format!("dispatch {kind}"));
         group.throughput(Throughput::Elements((EVENTS * CHUNKS) as u64));
         for (name, bodies) in payloads() {
@@ -101,7 +111,7 @@ fn dispatch(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
                 bencher.iter_batched(
                     || {
-                        let (sender, frames) = crossbeam_channel::bounded(CHUNKS);
+                        let (sender, frames) = channel(CHUNKS, &Bell::default());
                         for _ in 0..CHUNKS {
                             let frames = Frames {
                                 state: Arc::clone(&state),
@@ -115,12 +125,13 @@ fn dispatch(criterion: &mut Criterion) {
                             sender.send(frames).expect("there is room");
                         }
                         // Nobody sends a change; and the dispatcher ends when nothing more can come.
-                        let (_, changes) = crossbeam_channel::bounded(1);
+                        let (_, changes) = channel(1, &Bell::default());
                         let (tap, _) = tokio::sync::broadcast::channel(1);
-                        let (sinks, shares): (Vec<_>, Vec<_>) = (0..count)
-                            .map(|n| outgoing(n, if n == 0 { &all } else { others }))
-                            .unzip();
+                        let sinks = filters.iter().enumerate();
+                        let (sinks, shares): (Vec<_>, Vec<_>) =
+                            sinks.map(|(number, filter)| outgoing(number, filter)).unzip();
                         let (recent, estate) = (None, None);
+                        let sinks = Sinks::new(sinks);
                         (Dispatcher { frames, sinks, recent, changes, estate, tap }, shares)
                     },
                     |(dispatcher, shares)| {
@@ -135,7 +146,7 @@ fn dispatch(criterion: &mut Criterion) {
 }
 
 fn outgoing(number: usize, filter: &FilterConfig) -> (Outgoing, Receiver<Share>) {
-    let (sender, shares) = crossbeam_channel::bounded(CHUNKS);
+    let (sender, shares) = channel(CHUNKS, &Bell::default());
     let filter = Filter::new(filter).expect("these are globs");
     let state = Arc::new(SinkState::new(&format!("s{number}"), "blackhole"));
     (Outgoing { filter, shares: sender, state }, shares)

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::event::{Event, EventId, Origin, Share};
+use crate::chunk::Share;
+use crate::event::{Event, EventId, Origin};
 use crate::units::{ByteSize, Span};
 
 /// How large a batch may become and how long it may wait to fill. What is not given is the kind's
@@ -176,12 +177,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::Chunk;
+    use crate::chunk::Chunk;
 
     fn share(tags: &[&str]) -> Share {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
-        Share::all(Arc::new(Chunk { origin, received: 1, events }))
+        Share::all(Arc::new(Chunk::new(origin, 1, events)))
     }
 
     #[test]

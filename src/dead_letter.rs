@@ -17,7 +17,8 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::batch::Entry;
-use crate::event::{Chunk, Event, EventId, Origin, Share};
+use crate::chunk::{Chunk, Share};
+use crate::event::{Event, EventId, Origin};
 use crate::state;
 
 /// The database, in `state_dir`.

@@ -8,7 +8,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -20,6 +19,7 @@ use crate::backoff::Backoff;
 use crate::batch::{Batch, Entry};
 use crate::breaker::Breaker;
 use crate::dead_letter::DeadLetters;
+use crate::doorbell::Sender;
 use crate::event::Event;
 use crate::json::Losses;
 use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
@@ -378,12 +378,13 @@ impl RateLimit {
 pub(crate) mod tests {
     use std::collections::VecDeque;
 
-    use crossbeam_channel::{Receiver, bounded};
     use tokio::sync::watch;
 
     use super::*;
     use crate::batch::BatchLimits;
-    use crate::event::{Chunk, Origin, Share};
+    use crate::chunk::{Chunk, Share};
+    use crate::doorbell::{Bell, Receiver, channel};
+    use crate::event::Origin;
     use crate::jobs::Jobs;
     use crate::units::ByteSize;
 
@@ -478,7 +479,7 @@ pub(crate) mod tests {
     fn batch(first: u64, tags: &[&str]) -> Batch {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
-        Batch::new(1, first, vec![Share::all(Arc::new(Chunk { origin, received: 1, events }))])
+        Batch::new(1, first, vec![Share::all(Arc::new(Chunk::new(origin, 1, events)))])
     }
 
     struct Run {
@@ -520,7 +521,7 @@ pub(crate) mod tests {
             sender.send(batch).await.unwrap();
         }
         drop(sender);
-        let (settled, settled_out) = bounded(10);
+        let (settled, settled_out) = channel(10, &Bell::default());
         let shared = Arc::new(shared(retry));
         let (state, stop) = (Arc::clone(&shared.state), CancellationToken::new());
         let writer = Writer { context: context(), batches: receiver, settled, shared, stop };
@@ -550,7 +551,7 @@ pub(crate) mod tests {
             "close",
         ];
         assert_eq!(run.log, expected);
-        assert_eq!(run.settled.iter().map(|settled| settled.first).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(run.settled.try_iter().map(|settled| settled.first).collect::<Vec<_>>(), [0, 2]);
         let state = &run.state;
         let tries = (state.retries.get(), state.reconnects.get(), state.timeouts.get());
         assert_eq!((state.events.get(), state.batches.get(), tries), (3, 2, (3, 1, 1)));
@@ -601,7 +602,7 @@ pub(crate) mod tests {
     async fn the_writers_of_a_parked_sink_end_together() {
         let stop = CancellationToken::new();
         let shared = Arc::new(shared(RetryConfig::default()));
-        let (settled, settled_out) = bounded(10);
+        let (settled, settled_out) = channel(10, &Bell::default());
         let writes = [[Answer::Busy; 100].to_vec(), vec![Answer::Fine, Answer::Wrong]];
         let (mut batches, mut driving) = (Vec::new(), tokio::task::JoinSet::new());
         for (number, writes) in writes.into_iter().enumerate() {
@@ -619,7 +620,7 @@ pub(crate) mod tests {
             batches[writer].send(batch(place, &["a"])).await.unwrap();
         }
         driving.join_all().await;
-        assert_eq!(settled_out.iter().map(|settled| settled.first).collect::<Vec<_>>(), [1]);
+        assert_eq!(settled_out.try_iter().map(|settled| settled.first).collect::<Vec<_>>(), [1]);
         assert!(batches.iter().all(mpsc::Sender::is_closed));
     }
 

@@ -9,19 +9,23 @@
 //! lets go of the channel, and the dispatcher of the sink when it next has something for it.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+use crossbeam_channel::TrySendError;
 use memchr::memmem;
 use tokio::sync::broadcast;
 use tracing::debug;
 
+use crate::chunk::{Chunk, Share};
 use crate::dedupe::{Bringer, Recent};
+use crate::doorbell::{IDLE, Receiver, Sender};
 use crate::estate::Feed;
-use crate::event::{Chunk, Event, Share};
+use crate::event::Event;
 use crate::filter::Filter;
 use crate::metrics::{self, Level};
 use crate::receipt::Claim;
+use crate::routes::Routes;
 use crate::source::Frames;
 use crate::spill::record::Encoded;
 use crate::state::SinkState;
@@ -39,6 +43,13 @@ pub struct Outgoing {
     pub shares: Sender<Share>,
     /// What the world sees.
     pub state: Arc<SinkState>,
+}
+
+/// All sinks.
+pub struct Sinks {
+    list: Vec<Outgoing>,
+    /// Of what the sinks are now; `None` if they have changed.
+    routes: Option<Routes>,
 }
 
 /// A chunk as a live watcher sees it.
@@ -75,10 +86,10 @@ pub struct Dispatcher {
     /// From the sources; closed when all have ended.
     pub frames: Receiver<Frames>,
     /// The sinks.
-    pub sinks: Vec<Outgoing>,
+    pub sinks: Sinks,
     /// What was seen a moment ago, if repeats are dropped.
     pub recent: Option<Recent>,
-    /// Changes of the sinks, those of one reload together.
+    /// Changes of the sinks, those of one reload together. Ring the bell of the frames.
     pub changes: Receiver<Vec<Change>>,
     /// Copies for the metrics of the estate, if they are wanted.
     pub estate: Option<Feed>,
@@ -89,6 +100,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// Works until every source has ended.
     pub fn run(mut self) {
+        self.frames.bell().attend();
         let waiting = Level::new(metrics::DISPATCH_WAITING_CHUNKS, &[]);
         let trimmed = Trimmed::default();
         let peer = memmem::Finder::new(PEER_HINT);
@@ -98,15 +110,16 @@ impl Dispatcher {
             let state = Arc::clone(&frames.state);
             let claim = frames.claim.take();
             let way = frames.way;
-            let mut chunk = chunk_of(frames, self.sinks.len() > 1);
+            let (origin, received) = (Arc::clone(&frames.origin), frames.received);
+            let mut events = events_of(frames, self.sinks.list.len() > 1);
             if let Some(recent) = &mut self.recent {
-                let (now, before) = (Instant::now(), chunk.events.len());
-                let bringer = Bringer::of(&chunk.origin, way);
-                chunk.events.retain(|event| !recent.is_repeat(event.id(), bringer, now));
-                state.duplicates.add((before - chunk.events.len()) as u64);
+                let (now, before) = (Instant::now(), events.len());
+                let bringer = Bringer::of(&origin, way);
+                events.retain(|event| !recent.is_repeat(event.id(), bringer, now));
+                state.duplicates.add((before - events.len()) as u64);
             }
             let (mut trimmed_values, mut peer_events) = (0, 0);
-            for event in &chunk.events {
+            for event in &events {
                 trimmed_values += trimmed.count(event.payload());
                 if peer.find(event.payload()).is_some() && event.peer().is_some() {
                     peer_events += 1;
@@ -114,11 +127,11 @@ impl Dispatcher {
             }
             state.trimmed.add(trimmed_values);
             state.peer_events.add(peer_events);
-            if chunk.events.is_empty() {
+            if events.is_empty() {
                 honour(claim);
                 continue;
             }
-            let chunk = Arc::new(chunk);
+            let chunk = Arc::new(Chunk::new(origin, received, events));
             let encoded = Arc::new(Encoded::default());
             if let Some(estate) = &self.estate {
                 estate.offer(&chunk, trimmed_values > 0);
@@ -128,7 +141,7 @@ impl Dispatcher {
                 let _ = self.tap.send(Tapped { before, chunk: Arc::clone(&chunk) });
             }
             before += chunk.events.len() as u64;
-            self.sinks.retain(|sink| sink.hand_over(&chunk, &encoded, claim.as_ref()));
+            self.sinks.hand_over(&chunk, &encoded, claim.as_ref());
             // Every sink that wants the events has a claim of its own now.
             honour(claim);
         }
@@ -137,36 +150,79 @@ impl Dispatcher {
     /// The next frames; changes that come first are made first. `None` when every source has ended.
     fn next(&mut self) -> Option<Frames> {
         loop {
-            select! {
-                recv(self.frames) -> frames => return frames.ok(),
-                recv(self.changes) -> changes => match changes {
-                    Ok(changes) => changes.into_iter().for_each(|change| self.change(change)),
-                    Err(_) => self.changes = never(),
-                },
+            match self.changes.take() {
+                Poll::Ready(Some(changes)) => {
+                    for change in changes {
+                        self.change(change);
+                    }
+                }
+                Poll::Ready(None) => self.changes.close(),
+                Poll::Pending => {}
+            }
+            match self.frames.take() {
+                Poll::Ready(frames) => return frames,
+                Poll::Pending => self.frames.bell().wait(IDLE),
             }
         }
     }
 
     fn change(&mut self, change: Change) {
         match change {
-            Change::Add(sink) => self.sinks.push(sink),
+            Change::Add(sink) => self.sinks.add(sink),
             Change::Dedupe(recent) => self.recent = recent,
             Change::Estate(feed) => self.estate = feed,
-            Change::Filter { sink, filter, state } => {
-                if let Some(found) = self.sinks.iter_mut().find(|found| found.state.name == sink) {
-                    found.filter = filter;
-                    found.state = state;
-                }
+            Change::Filter { sink, filter, state } => self.sinks.change(&sink, filter, state),
+        }
+    }
+}
+
+impl Sinks {
+    /// These sinks.
+    pub fn new(list: Vec<Outgoing>) -> Self {
+        Sinks { list, routes: None }
+    }
+
+    fn add(&mut self, sink: Outgoing) {
+        self.list.push(sink);
+        self.routes = None;
+    }
+
+    fn change(&mut self, name: &str, filter: Filter, state: Arc<SinkState>) {
+        if let Some(found) = self.list.iter_mut().find(|found| found.state.name == name) {
+            found.filter = filter;
+            found.state = state;
+            self.routes = None;
+        }
+    }
+
+    /// Gives each sink what it wants of the chunk, and forgets those whose spooler has ended.
+    fn hand_over(&mut self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>, claim: Option<&Claim>) {
+        let filters = self.list.iter().map(|sink| &sink.filter);
+        let routes = self.routes.get_or_insert_with(|| Routes::new(filters.clone()));
+        let picks = routes.picks(filters, &chunk.events);
+        let mut gone = Vec::new();
+        for (place, (sink, picks)) in self.list.iter().zip(picks).enumerate() {
+            let share = if sink.filter.takes_all() {
+                Share::all(Arc::clone(chunk)).encoded_with(encoded)
+            } else if picks.is_empty() {
+                continue;
+            } else {
+                Share::of(Arc::clone(chunk), picks.clone())
+            };
+            if !sink.send(share.claimed(claim.cloned())) {
+                gone.push(place);
             }
+        }
+        for place in gone.into_iter().rev() {
+            self.list.remove(place);
+            self.routes = None;
         }
     }
 }
 
 impl Outgoing {
-    /// Gives the sink what it wants of the chunk; `false` when its spooler has ended.
-    fn hand_over(&self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>, claim: Option<&Claim>) -> bool {
-        let Some(share) = self.share_of(chunk, encoded) else { return true };
-        let share = share.claimed(claim.cloned());
+    /// Hands a share to the spooler; `false` when that has ended.
+    fn send(&self, share: Share) -> bool {
         let share = match self.shares.try_send(share) {
             Ok(()) => return true,
             Err(TrySendError::Disconnected(_)) => return false,
@@ -177,16 +233,6 @@ impl Outgoing {
         self.state.stalled.add(since.elapsed());
         is_there
     }
-
-    fn share_of(&self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>) -> Option<Share> {
-        if self.filter.takes_all() {
-            return Some(Share::all(Arc::clone(chunk)).encoded_with(encoded));
-        }
-        let events = (0_u32..).zip(&chunk.events);
-        let picks: Vec<u32> =
-            events.filter(|(_, event)| self.filter.takes(event)).map(|(place, _)| place).collect();
-        (!picks.is_empty()).then(|| Share::of(Arc::clone(chunk), picks))
-    }
 }
 
 fn honour(claim: Option<Claim>) {
@@ -195,15 +241,15 @@ fn honour(claim: Option<Claim>) {
     }
 }
 
-fn chunk_of(frames: Frames, share_json: bool) -> Chunk {
-    let Frames { state, origin, received, bodies, ids, way: _, claim: _ } = frames;
+fn events_of(frames: Frames, share_lines: bool) -> Vec<Event> {
+    let Frames { state, bodies, ids, .. } = frames;
     let mut events = Vec::with_capacity(bodies.len());
     let ids = ids.into_iter().chain(std::iter::repeat(None));
     for (body, id) in bodies.into_iter().zip(ids) {
         match Event::parse(body).map(|event| event.with_id(id)) {
             Ok(mut event) => {
-                if share_json {
-                    event.share_json();
+                if share_lines {
+                    event.share_line();
                 }
                 events.push(event);
             }
@@ -213,5 +259,5 @@ fn chunk_of(frames: Frames, share_json: bool) -> Chunk {
             }
         }
     }
-    Chunk::new(origin, received, events)
+    events
 }

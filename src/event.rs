@@ -1,13 +1,12 @@
 //! An event as it came off the bus, and the chunks that events travel in.
 //!
 //! Nothing is decoded before a reader asks: an [`Event`] is the frame's bytes (tag, two line feeds,
-//! msgpack payload), where the tag ends, and what the tag says the event is. The JSON of the
-//! payload is made by the first sink that wants it and shared by the others.
+//! msgpack payload), where the tag ends, and what the tag says the event is. Its line of JSON is made
+//! by the first sink that wants it and shared by the others.
 //!
-//! A [`Chunk`] is what the dispatcher made of one read of a source. Sinks share it by `Arc` and hold
-//! a [`Share`] of it each: the events that their filter took.
+//! Events travel in chunks ([`crate::chunk`]).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -18,8 +17,6 @@ use thiserror::Error;
 
 use crate::json::{self, Losses};
 use crate::msgpack;
-use crate::receipt::Claim;
-use crate::spill::record::{Body, Encoded, TooLarge};
 
 /// Why a frame is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -46,11 +43,22 @@ pub struct Event {
     kind: EventKind,
     /// The id that it came with. As bytes, which need no alignment.
     given: Option<[u8; 16]>,
-    /// Several sinks will want the JSON, so it is worth keeping.
-    shares_json: bool,
-    json: OnceLock<Vec<u8>>,
+    /// Several sinks will want the line, so it is worth keeping.
+    shares_line: bool,
+    line: OnceLock<Line>,
     losses: OnceLock<Losses>,
 }
+
+/// An event as a line of JSON.
+#[derive(Debug)]
+struct Line {
+    text: Vec<u8>,
+    /// Where the payload begins.
+    data: usize,
+}
+
+/// What stands behind the payload in a line.
+const LINE_END: &[u8] = b"}\n";
 
 /// What separates tag and payload in a frame (`salt.utils.event.TAGEND`).
 const TAG_END: &[u8] = b"\n\n";
@@ -83,8 +91,8 @@ impl Event {
     }
 
     fn of(frame: Bytes, tag_len: usize, kind: EventKind) -> Self {
-        let (json, losses) = (OnceLock::new(), OnceLock::new());
-        Event { frame, tag_len, kind, given: None, shares_json: false, json, losses }
+        let (line, losses) = (OnceLock::new(), OnceLock::new());
+        Event { frame, tag_len, kind, given: None, shares_line: false, line, losses }
     }
 
     /// The event with the id that it came with, if with one. What was read back from JSON has other
@@ -121,20 +129,63 @@ impl Event {
 
     /// The payload as JSON; made once and kept. See [`json`] for what becomes of what JSON lacks.
     pub fn json(&self) -> &[u8] {
-        self.json.get_or_init(|| {
-            let mut text = Vec::with_capacity(self.payload().len() * 5 / 4 + 32);
-            self.make_json(&mut text);
-            text
-        })
+        let Line { text, data } = self.line();
+        text.get(*data..text.len() - LINE_END.len()).unwrap_or_default()
     }
 
     /// Appends the payload as JSON. It is kept only if other sinks will want it too.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        match self.json.get() {
-            Some(made) => out.extend_from_slice(made),
-            None if self.shares_json => out.extend_from_slice(self.json()),
-            None => self.make_json(out),
+        if self.keeps_line() {
+            out.extend_from_slice(self.json());
+        } else {
+            self.make_json(out);
         }
+    }
+
+    /// Appends the line of the event, `{"tag": …, "data": …}` with a line feed behind it, as Salt's
+    /// `rawfile_json` writes it.
+    pub fn write_line(&self, out: &mut Vec<u8>) {
+        match self.shared_line() {
+            Some(line) => out.extend_from_slice(line),
+            None => {
+                self.make_line(out);
+            }
+        }
+    }
+
+    /// Appends the object of the line.
+    pub fn write_object(&self, out: &mut Vec<u8>) {
+        self.write_line(out);
+        out.pop();
+    }
+
+    /// The line, if it is kept because other sinks will want it too, or have made it.
+    pub fn shared_line(&self) -> Option<&[u8]> {
+        self.keeps_line().then(|| self.line().text.as_slice())
+    }
+
+    fn keeps_line(&self) -> bool {
+        self.shares_line || self.line.get().is_some()
+    }
+
+    fn line(&self) -> &Line {
+        self.line.get_or_init(|| {
+            let mut text = Vec::with_capacity(self.frame.len() * 5 / 4 + 64);
+            let data = self.make_line(&mut text);
+            Line { text, data }
+        })
+    }
+
+    /// Appends the line and says where in it the payload begins.
+    fn make_line(&self, out: &mut Vec<u8>) -> usize {
+        let start = out.len();
+        out.extend_from_slice(b"{\"tag\": ");
+        json::write_string(self.tag().as_bytes(), out);
+        out.extend_from_slice(b", \"data\": ");
+        let data = out.len() - start;
+        self.make_json(out);
+        out.extend_from_slice(LINE_END);
+        data
     }
 
     fn make_json(&self, out: &mut Vec<u8>) {
@@ -142,9 +193,9 @@ impl Event {
         let _ = self.losses.set(json::write(self.payload(), out));
     }
 
-    /// Says that several sinks will want the JSON, so that it is worth keeping.
-    pub fn share_json(&mut self) {
-        self.shares_json = true;
+    /// Says that several sinks will want the line, so that it is worth keeping.
+    pub fn share_line(&mut self) {
+        self.shares_line = true;
     }
 
     /// What the JSON of the payload had to leave out; `None` if nobody has asked for it yet.
@@ -194,17 +245,11 @@ impl Event {
         Fields::of(self)
     }
 
-    /// The bytes of memory that the event is counted with: its frame twice, since its JSON may
-    /// stand beside it, and the struct.
-    pub fn weight(&self) -> usize {
-        self.frame.len() * 2 + size_of::<Event>()
-    }
-
     /// A copy with memory of its own, for an event that outlives the rest of its read buffer.
-    fn detached(&self) -> Self {
+    pub fn detached(&self) -> Self {
         let frame = Bytes::copy_from_slice(&self.frame);
-        let (given, shares_json) = (self.given, self.shares_json);
-        Event { given, shares_json, ..Event::of(frame, self.tag_len, self.kind) }
+        let (given, shares_line) = (self.given, self.shares_line);
+        Event { given, shares_line, ..Event::of(frame, self.tag_len, self.kind) }
     }
 }
 
@@ -453,155 +498,6 @@ pub fn is_jid(text: &str) -> bool {
     digits.len() == 20 && is_number(digits) && is_number(pid)
 }
 
-/// Events that were read together, in the order of the bus.
-#[derive(Debug)]
-pub struct Chunk {
-    /// Where they come from.
-    pub origin: Arc<Origin>,
-    /// When they were read, in microseconds since 1970.
-    pub received: u64,
-    /// The events.
-    pub events: Vec<Event>,
-}
-
-impl Chunk {
-    /// A chunk of these events.
-    pub fn new(origin: Arc<Origin>, received: u64, events: Vec<Event>) -> Self {
-        Chunk { origin, received, events }
-    }
-
-    /// The sum of the events' weights.
-    pub fn weight(&self) -> usize {
-        self.events.iter().map(Event::weight).sum()
-    }
-}
-
-/// The part of a chunk that one sink wants: all of it, or the events at these places; of that a
-/// range, since a batch may end in the middle of a chunk.
-#[derive(Debug)]
-pub struct Share {
-    chunk: Arc<Chunk>,
-    picks: Option<Arc<[u32]>>,
-    from: usize,
-    to: usize,
-    /// The encoding for the spill, shared with the other sinks that want the same events.
-    encoded: Option<Arc<Encoded>>,
-    /// The sink's part in keeping the events safe, for a source that waits for that.
-    claim: Option<Claim>,
-}
-
-/// A claim stays with the original: there is one for each sink.
-impl Clone for Share {
-    fn clone(&self) -> Self {
-        let (chunk, picks) = (Arc::clone(&self.chunk), self.picks.clone());
-        Share { chunk, picks, from: self.from, to: self.to, encoded: None, claim: None }
-    }
-}
-
-/// A share that keeps less than one part in this many of its chunk is copied, so that it does not
-/// hold the memory of the rest.
-const DETACH_BELOW: usize = 4;
-
-impl Share {
-    /// All events of the chunk.
-    pub fn all(chunk: Arc<Chunk>) -> Self {
-        let to = chunk.events.len();
-        Share { chunk, picks: None, from: 0, to, encoded: None, claim: None }
-    }
-
-    /// The same share, which shares its encoding for the spill with others of the same events.
-    pub fn encoded_with(self, encoded: &Arc<Encoded>) -> Self {
-        Share { encoded: Some(Arc::clone(encoded)), ..self }
-    }
-
-    /// The same share with a claim on a receipt.
-    pub fn claimed(self, claim: Option<Claim>) -> Self {
-        Share { claim, ..self }
-    }
-
-    /// Takes the claim off the share, for whoever keeps the events.
-    pub fn take_claim(&mut self) -> Option<Claim> {
-        self.claim.take()
-    }
-
-    /// Lets go of the shared encoding, which then holds no memory for this sink.
-    pub fn forget_encoding(&mut self) {
-        self.encoded = None;
-    }
-
-    /// The share as the body of a record of the spill. The shared encoding is let go of.
-    pub fn encode(&mut self, compress: bool) -> Result<Arc<Body>, TooLarge> {
-        match self.encoded.take() {
-            Some(encoded) => encoded.body(self, compress),
-            None => Body::encode(self, compress).map(Arc::new),
-        }
-    }
-
-    /// The events at `picks`, ascending.
-    pub fn of(chunk: Arc<Chunk>, picks: Vec<u32>) -> Self {
-        if picks.len() == chunk.events.len() {
-            return Share::all(chunk);
-        }
-        let to = picks.len();
-        let picks = Some(picks.into());
-        let share = Share { chunk, picks, from: 0, to, encoded: None, claim: None };
-        if share.weight() * DETACH_BELOW >= share.chunk.weight() { share } else { share.detached() }
-    }
-
-    fn detached(&self) -> Self {
-        Share::all(Arc::new(Chunk {
-            origin: Arc::clone(&self.chunk.origin),
-            received: self.chunk.received,
-            events: self.events().map(Event::detached).collect(),
-        }))
-    }
-
-    /// How many events there are.
-    pub fn len(&self) -> usize {
-        self.to - self.from
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Where the events come from.
-    pub fn origin(&self) -> &Arc<Origin> {
-        &self.chunk.origin
-    }
-
-    /// When the events were read, in microseconds since 1970.
-    pub fn received(&self) -> u64 {
-        self.chunk.received
-    }
-
-    /// The events, in order.
-    pub fn events(&self) -> impl Iterator<Item = &Event> {
-        (self.from..self.to).filter_map(|place| {
-            let index = match &self.picks {
-                None => place,
-                Some(picks) => usize::try_from(*picks.get(place)?).ok()?,
-            };
-            self.chunk.events.get(index)
-        })
-    }
-
-    /// The sum of the events' weights.
-    pub fn weight(&self) -> usize {
-        self.events().map(Event::weight).sum()
-    }
-
-    /// Takes the first `count` events off the front.
-    pub fn split_front(&mut self, count: usize) -> Share {
-        let middle = self.from + count.min(self.len());
-        self.encoded = None;
-        let front = Share { to: middle, ..self.clone() };
-        self.from = middle;
-        front
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -682,30 +578,5 @@ mod tests {
         let event = Event::new("b", b"\x80").with_id(Some(content));
         assert_eq!((event.id(), event.detached().id()), (content, content));
         assert_ne!(event.with_id(None).id(), content);
-    }
-
-    fn chunk(sizes: &[usize]) -> Arc<Chunk> {
-        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
-        let events = sizes.iter().map(|size| Event::new("t", &vec![0xc0; *size])).collect();
-        Arc::new(Chunk { origin, received: 1, events })
-    }
-
-    #[test]
-    fn shares_split_and_keep_their_order() {
-        let mut share = Share::of(chunk(&[1, 2, 3, 4, 5]), vec![0, 2, 3, 4]);
-        let front = share.split_front(3);
-        let sizes = |share: &Share| share.events().map(|e| e.payload().len()).collect::<Vec<_>>();
-        assert_eq!((sizes(&front), sizes(&share)), (vec![1, 3, 4], vec![5]));
-    }
-
-    #[test]
-    fn a_small_share_does_not_hold_its_chunk() {
-        let chunk = chunk(&[10, 100_000]);
-        let share = Share::of(Arc::clone(&chunk), vec![0]);
-        assert_eq!(Arc::strong_count(&chunk), 1);
-        assert_eq!(share.events().map(|event| event.payload().len()).collect::<Vec<_>>(), [10]);
-        let share = Share::of(Arc::clone(&chunk), vec![1]);
-        assert_eq!(Arc::strong_count(&chunk), 2);
-        assert_eq!(share.len(), 1);
     }
 }

@@ -1,8 +1,6 @@
 //! Which events a sink takes.
 
-use std::collections::HashSet;
-
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -42,12 +40,38 @@ pub struct BadGlob {
 /// A compiled [`FilterConfig`].
 #[derive(Debug, Clone)]
 pub struct Filter {
-    tags: Option<GlobSet>,
-    not_tags: Option<GlobSet>,
-    functions: Option<GlobSet>,
-    minions: Option<GlobSet>,
+    tags: Option<Globs>,
+    not_tags: Option<Globs>,
+    functions: Option<Globs>,
+    minions: Option<Globs>,
     success: Option<bool>,
-    kinds: HashSet<EventKind>,
+    /// A bit for each kind; 0 for all.
+    kinds: u32,
+}
+
+/// The globs of one list.
+#[derive(Debug, Clone)]
+struct Globs {
+    set: GlobSet,
+    each: Vec<Glob>,
+}
+
+/// In which of a filter's lists a glob of tags is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagGlob {
+    /// `tags`.
+    Take,
+    /// `not_tags`.
+    LeaveOut,
+}
+
+/// What a filter's globs say of a tag. Where it has no `tags`, `take` says nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tagged {
+    /// One of `tags` matches.
+    pub take: bool,
+    /// One of `not_tags` matches.
+    pub leave_out: bool,
 }
 
 impl Filter {
@@ -59,37 +83,57 @@ impl Filter {
             functions: globs("functions", &config.functions)?,
             minions: globs("minions", &config.minions)?,
             success: config.success,
-            kinds: config.kinds.iter().copied().collect(),
+            kinds: config.kinds.iter().fold(0, |kinds, kind| kinds | bit(*kind)),
         })
     }
 
     /// Whether the filter takes every event.
     pub fn takes_all(&self) -> bool {
-        self.tags.is_none()
-            && self.not_tags.is_none()
-            && self.kinds.is_empty()
-            && !self.reads_fields()
+        self.tags.is_none() && self.not_tags.is_none() && self.kinds == 0 && !self.reads_fields()
     }
 
     /// Whether the filter takes the event.
     pub fn takes(&self, event: &Event) -> bool {
-        self.takes_tag(event) && (!self.reads_fields() || self.takes_fields(&event.fields()))
+        self.takes_tagged(event, self.tagged(event.tag()), || event.fields())
+    }
+
+    /// As [`Filter::takes`], for those who know what the globs say of the tag, and the fields.
+    pub fn takes_tagged<'a>(
+        &self,
+        event: &Event,
+        tagged: Tagged,
+        fields: impl FnOnce() -> Fields<'a>,
+    ) -> bool {
+        (self.kinds == 0 || self.kinds & bit(event.kind()) != 0)
+            && (tagged.take || self.tags.is_none())
+            && !tagged.leave_out
+            && (!self.reads_fields() || self.takes_fields(&fields()))
+    }
+
+    /// What the globs say of a tag.
+    pub fn tagged(&self, tag: &str) -> Tagged {
+        let matches =
+            |globs: &Option<Globs>| globs.as_ref().is_some_and(|globs| globs.set.is_match(tag));
+        Tagged { take: matches(&self.tags), leave_out: matches(&self.not_tags) }
+    }
+
+    /// The globs of tags as regular expressions of bytes that match a whole tag or nothing.
+    pub fn tag_patterns(&self) -> impl Iterator<Item = (TagGlob, &str)> {
+        let lists = [(TagGlob::Take, &self.tags), (TagGlob::LeaveOut, &self.not_tags)];
+        lists.into_iter().flat_map(|(list, globs)| {
+            let each = globs.iter().flat_map(|globs| &globs.each);
+            each.map(move |glob| (list, glob.regex()))
+        })
     }
 
     fn reads_fields(&self) -> bool {
         self.functions.is_some() || self.minions.is_some() || self.success.is_some()
     }
 
-    fn takes_tag(&self, event: &Event) -> bool {
-        (self.kinds.is_empty() || self.kinds.contains(&event.kind()))
-            && self.tags.as_ref().is_none_or(|tags| tags.is_match(event.tag()))
-            && !self.not_tags.as_ref().is_some_and(|tags| tags.is_match(event.tag()))
-    }
-
     fn takes_fields(&self, fields: &Fields<'_>) -> bool {
-        let matches = |globs: &Option<GlobSet>, text: Option<&str>| match (globs, text) {
+        let matches = |globs: &Option<Globs>, text: Option<&str>| match (globs, text) {
             (None, _) => true,
-            (Some(globs), Some(text)) => globs.is_match(text),
+            (Some(globs), Some(text)) => globs.set.is_match(text),
             (Some(_), None) => false,
         };
         matches(&self.functions, fields.function)
@@ -98,11 +142,15 @@ impl Filter {
     }
 }
 
-fn globs(key: &'static str, patterns: &[String]) -> Result<Option<GlobSet>, BadGlob> {
+fn bit(kind: EventKind) -> u32 {
+    1 << kind as u32
+}
+
+fn globs(key: &'static str, patterns: &[String]) -> Result<Option<Globs>, BadGlob> {
     if patterns.is_empty() {
         return Ok(None);
     }
-    let mut set = GlobSetBuilder::new();
+    let (mut set, mut each) = (GlobSetBuilder::new(), Vec::new());
     for (index, pattern) in patterns.iter().enumerate() {
         let glob = GlobBuilder::new(pattern).literal_separator(false).build();
         let glob = glob.map_err(|error| BadGlob {
@@ -110,14 +158,15 @@ fn globs(key: &'static str, patterns: &[String]) -> Result<Option<GlobSet>, BadG
             index,
             message: format!("`{pattern}` is no glob: {}", error.kind()),
         })?;
-        set.add(glob);
+        set.add(glob.clone());
+        each.push(glob);
     }
     let set = set.build().map_err(|error| BadGlob {
         key,
         index: 0,
         message: format!("the globs cannot be compiled together: {error}"),
     })?;
-    Ok(Some(set))
+    Ok(Some(Globs { set, each }))
 }
 
 #[cfg(test)]

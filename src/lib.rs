@@ -2,7 +2,7 @@
 //!
 //! Events run one way. A [`source`] reads frames and knows nothing else. The dispatcher
 //! ([`dispatch`]) makes [`event`]s of them, asks each sink's [`filter`] and shares them out in
-//! chunks. Each sink has a [`spooler`], a thread that owns the sink's [`queue`] and cuts it into
+//! [`chunk`]s. Each sink has a [`spooler`], a thread that owns the sink's [`queue`] and cuts it into
 //! [`batch`]es, and writers that [`delivery`] drives: connect, write, back off ([`backoff`],
 //! [`breaker`]), split what is refused. A [`sink`] knows its store and nothing else.
 //!
@@ -17,6 +17,7 @@
 pub mod backoff;
 pub mod batch;
 pub mod breaker;
+pub mod chunk;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;
@@ -24,6 +25,7 @@ pub mod dedupe;
 pub mod delivery;
 pub mod demo;
 pub mod dispatch;
+pub mod doorbell;
 pub mod estate;
 pub mod event;
 pub mod excerpt;
@@ -46,6 +48,7 @@ pub mod queue;
 pub mod receipt;
 pub mod reload;
 pub mod replay_letters;
+pub mod routes;
 mod running_sink;
 mod running_sources;
 pub mod shutdown;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,7 +18,8 @@ use tracing::{error, info, warn};
 use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
 use crate::dedupe::Recent;
-use crate::dispatch::{Change, Dispatcher, Outgoing, Tapped};
+use crate::dispatch::{Change, Dispatcher, Outgoing, Sinks, Tapped};
+use crate::doorbell::{Bell, Sender, channel};
 use crate::estate::{self, Estate};
 use crate::jobs::{self, Jobs};
 use crate::queue::SpillMode;
@@ -119,6 +119,8 @@ pub struct Pipeline {
     /// Sinks that were removed and may not have ended yet.
     leaving: HashMap<String, Leaving>,
     sources: Vec<RunningSource>,
+    /// How long events may gather before the sources look again.
+    patience: patience::Bound,
     changes: Sender<Vec<Change>>,
     starts: mpsc::Sender<Starting>,
     ways: Arc<Ways>,
@@ -135,8 +137,8 @@ impl Pipeline {
         shutdown: &Shutdown,
         reopen: &watch::Receiver<u64>,
     ) -> Result<Self, PipelineError> {
-        let (frames, frames_out) = bounded(CHANNEL);
-        let (changes, changes_out) = bounded(CHANGES);
+        let (frames, frames_out) = channel(CHANNEL, &Bell::default());
+        let (changes, changes_out) = channel(CHANGES, frames_out.bell());
         let (starts, starts_out) = mpsc::channel(STARTS);
         let (tap, _) = broadcast::channel(TAP);
         let general = &config.general;
@@ -173,6 +175,7 @@ impl Pipeline {
             sinks: Vec::new(),
             leaving: HashMap::new(),
             sources: Vec::new(),
+            patience: patience::Bound::of(&config.sinks),
             changes,
             starts,
             ways: Arc::new(Ways::new()),
@@ -203,8 +206,14 @@ impl Pipeline {
         });
         let feed = pipeline.estate.is_on().then(|| pipeline.start_counting()).transpose()?;
         let changes = changes_out;
-        let dispatcher =
-            Dispatcher { frames: frames_out, sinks, recent, changes, estate: feed, tap };
+        let dispatcher = Dispatcher {
+            frames: frames_out,
+            sinks: Sinks::new(sinks),
+            recent,
+            changes,
+            estate: feed,
+            tap,
+        };
         pipeline.thread("dispatcher", move || {
             dispatcher.run();
             Ok(())
@@ -216,9 +225,10 @@ impl Pipeline {
             pipeline.sources.push(source);
             first.push(starting);
         }
+        let patience = pipeline.patience.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .on_thread_park(patience::sleep)
+            .on_thread_park(move || patience.sleep())
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         pipeline.thread("sources", move || {
@@ -236,7 +246,7 @@ impl Pipeline {
         sink: &SinkConfig,
         queue: OpenQueue,
     ) -> Result<Outgoing, PipelineError> {
-        let (shares, shares_out) = bounded(CHANNEL);
+        let (shares, shares_out) = channel(CHANNEL, &Bell::default());
         let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
         let state = sink_state(sink);
         if std::ptr::eq(sink.kind, &raw const sink::JOBS) {
@@ -282,6 +292,7 @@ impl Pipeline {
         }
         // From here on the new configuration is in force.
         self.jobs.keep(config.keep_jobs);
+        self.patience.set(&config.sinks);
         let deadline = config.general.shutdown_deadline.0;
         let mut failures = Vec::new();
         self.remove_sinks(&plan.sinks.removed, deadline);

@@ -30,7 +30,7 @@ use serde::{Deserialize, Deserializer};
 use tracing::{error, info, warn};
 
 use crate::batch::{Batch, BatchLimits};
-use crate::event::{Event, Share};
+use crate::chunk::Share;
 use crate::receipt::Claim;
 use crate::spill::disk::{Disk, Folder};
 use crate::spill::{AppendError, Begun, Dropped, Lost, Read, Settings, Spill, SyncJob};
@@ -371,7 +371,7 @@ impl<D: Disk> Queue<D> {
 
     fn remember(&mut self, mut share: Share, weight: usize, since: Instant) {
         share.forget_encoding();
-        let bytes = bytes_of(&share);
+        let bytes = share.bytes();
         self.weight += weight;
         self.memory_bytes += bytes;
         self.memory_events += share.len() as u64;
@@ -459,7 +459,7 @@ impl<D: Disk> Queue<D> {
                 continue;
             }
             let gone = front.share.split_front(count);
-            let (bytes, weight) = (bytes_of(&gone), gone.weight());
+            let (bytes, weight) = (gone.bytes(), gone.weight());
             front.bytes -= bytes;
             front.weight -= weight;
             self.memory_bytes -= bytes;
@@ -625,20 +625,12 @@ impl<D: Disk> Queue<D> {
     /// Takes up to `room` events and `max_bytes` off the front of memory; at least one if `force`.
     fn take_front(&mut self, room: usize, max_bytes: usize, force: bool) -> Option<(Share, usize)> {
         let front = self.memory.front_mut()?;
-        let (mut count, mut bytes) = (0, 0);
-        for event in front.share.events().take(room) {
-            let len = event.frame().len();
-            if bytes + len > max_bytes && !(force && count == 0) {
-                break;
-            }
-            count += 1;
-            bytes += len;
-        }
+        let count = front.share.fitting(max_bytes).max(usize::from(force)).min(room);
         if count == 0 {
             return None;
         }
         let share = front.share.split_front(count);
-        let weight = share.weight();
+        let (bytes, weight) = (share.bytes(), share.weight());
         front.bytes -= bytes;
         front.weight -= weight;
         if front.share.is_empty() {
@@ -696,8 +688,7 @@ impl<D: Disk> Queue<D> {
 
     /// Everything before what is in flight and what waits is settled.
     fn acknowledge(&mut self) {
-        let low = self.in_flight.iter().map(|flying| flying.batch.first()).min();
-        let low = low.unwrap_or(self.head).min(self.head);
+        let low = self.settled();
         self.honour_claims(low);
         if let Some(spill) = &mut self.spill
             && let Err(error) = spill.acknowledge(low)
@@ -715,12 +706,20 @@ impl<D: Disk> Queue<D> {
         }
     }
 
+    /// The sequence that the next event gets.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The sequence below which everything is stored for good, or given up.
+    pub fn settled(&self) -> u64 {
+        let flying = self.in_flight.iter().map(|flying| flying.batch.first()).min();
+        flying.unwrap_or(self.head).min(self.head)
+    }
+
     /// What is to be synced now; `None` if nothing is. No other sync may be under way.
-    pub fn begin_sync(&mut self) -> Option<SyncJob<D::File>> {
-        let job = self.spill.as_mut()?.begin_sync().unwrap_or_else(|error| {
-            warn!(%error, "the names of the spill's files could not be synced");
-            None
-        });
+    pub fn begin_sync(&mut self) -> Option<SyncJob<D>> {
+        let job = self.spill.as_mut()?.begin_sync();
         if job.is_none() {
             // What the disk had no room for is in memory alone, and not to be waited for.
             self.synced = self.next;
@@ -729,7 +728,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// A sync has ended.
-    pub fn end_sync(&mut self, job: &SyncJob<D::File>, result: io::Result<()>) {
+    pub fn end_sync(&mut self, job: &SyncJob<D>, result: io::Result<()>) {
         let is_safe = result.is_ok();
         if let Err(error) = result {
             error!(%error, "syncing a segment of the spill failed; nothing more is written to it");
@@ -934,10 +933,6 @@ fn is_out_of_space(error: &io::Error) -> bool {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
 }
-
-fn bytes_of(share: &Share) -> usize {
-    share.events().map(|event: &Event| event.frame().len()).sum()
-}
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -946,13 +941,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Chunk, Origin};
+    use crate::chunk::Chunk;
+    use crate::event::{Event, Origin};
     use crate::spill::model::SimDisk;
 
     fn share(numbers: std::ops::Range<u64>, size: usize) -> Share {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let events = numbers.map(|n| Event::new(&n.to_string(), &vec![0xc0; size])).collect();
-        Share::all(Arc::new(Chunk { origin, received: 1, events }))
+        Share::all(Arc::new(Chunk::new(origin, 1, events)))
     }
 
     fn numbers(batch: &Batch) -> Vec<u64> {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::TrySendError;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::chunk::Share;
 use crate::dead_letter::{DeadLetterError, DeadLetters, Replay};
-use crate::event::Share;
+use crate::doorbell::Sender;
 use crate::receipt::Claim;
 use crate::sink::{blocking, chain};
 use crate::state::SinkState;

@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -27,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::breaker::Breaker;
+use crate::chunk::Share;
 use crate::config::SinkConfig;
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
-use crate::event::Share;
+use crate::doorbell::{Receiver, Sender, channel};
 use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
 use crate::queue::{Fsync, Queue, SpillMode};
@@ -102,7 +102,8 @@ impl RunningSink {
         let give_up = means.give_up.child_token();
         state.queue_max_bytes.set_count(sink.spill.memory_bound());
         state.spill_max_bytes.set_whole(sink.spill.disk_bound());
-        let (settled, settled_out) = bounded::<Settled>(sink.writers * BATCHES_PER_WRITER);
+        let bell = shares.bell();
+        let (settled, settled_out) = channel::<Settled>(sink.writers * BATCHES_PER_WRITER, bell);
         let shared = Arc::new(Shared {
             retry: sink.retry,
             breaker: Breaker::default(),
@@ -132,8 +133,8 @@ impl RunningSink {
             };
             writers.spawn(Arc::clone(&sink.driver).drive(writer));
         }
-        let (orders, orders_out) = bounded(ORDERS);
-        let (enquiries, enquiries_out) = bounded(ENQUIRIES);
+        let (orders, orders_out) = channel(ORDERS, bell);
+        let (enquiries, enquiries_out) = channel(ENQUIRIES, bell);
         means.desks.open(&sink.name, enquiries);
         let spooler = Spooler {
             queue,

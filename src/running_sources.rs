@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::config::SourceConfig;
+use crate::doorbell::Sender;
 use crate::event::Origin;
 use crate::jobs::Jobs;
 use crate::pipeline::PipelineError;

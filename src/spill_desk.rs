@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+use crate::doorbell::Sender;
 
 /// Enquiries that may wait for one spooler.
 pub const ENQUIRIES: usize = 4;

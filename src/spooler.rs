@@ -2,8 +2,7 @@
 //!
 //! It takes shares from the dispatcher as fast as they come, so that nothing upstream ever waits
 //! for this sink, puts them into the queue (and so on disk), and hands batches to the sink's writers
-//! as they become free. While a batch lingers, shares gather in the channel for a moment, so that not
-//! each of them costs a wake-up. Syncing takes long and has a thread of its own.
+//! as they become free. Syncing takes long and has a thread of its own.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
@@ -25,19 +24,20 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::batch::{Batch, BatchLimits};
+use crate::chunk::Share;
 use crate::delivery::Settled;
-use crate::event::Share;
+use crate::doorbell::{Bell, IDLE, Receiver, Sender, channel};
 use crate::queue::{Fsync, Queue};
 use crate::spill::SyncJob;
-use crate::spill::disk::{Disk, DiskFile, Folder};
+use crate::spill::disk::{Disk, Folder};
 use crate::spill_desk::{Answer, Enquiry, Holding};
 use crate::state::SinkState;
 
@@ -47,24 +47,11 @@ mod model;
 /// Batches that one writer may hold: the one it writes and the one it writes next.
 pub const BATCHES_PER_WRITER: usize = 2;
 
-/// How long to sleep when nothing is due.
-const IDLE: Duration = Duration::from_secs(3600);
-
 /// How often what is acknowledged is noted on disk, and expired events are looked for.
 const NOTE: Duration = Duration::from_secs(1);
 
 /// How often a full queue that blocks is tried again.
 const BLOCKED: Duration = Duration::from_millis(20);
-
-/// How long shares may gather in the channel while no batch is due and they come slowly. With the
-/// sources' patience less than the 10 ms within which an event that was read is on disk.
-const GATHER: Duration = Duration::from_millis(4);
-
-/// Events in a round up to which they come slowly enough to let more gather.
-const FEW: usize = 16;
-
-/// How far rounds must be apart for that.
-const SLOW: Duration = Duration::from_millis(1);
 
 /// Everything that a spooler thread owns.
 pub struct Spooler<D: Disk = Folder> {
@@ -74,7 +61,8 @@ pub struct Spooler<D: Disk = Folder> {
     pub limits: BatchLimits,
     /// When what was written is synced; `None` if nothing is on disk.
     pub fsync: Option<Fsync>,
-    /// Shares from the dispatcher; closed when there are no more.
+    /// Shares from the dispatcher; closed when there are no more. All else rings the bell of this
+    /// channel.
     pub shares: Receiver<Share>,
     /// Batches that writers have settled.
     pub settled: Receiver<Settled>,
@@ -120,7 +108,7 @@ pub struct Left {
 }
 
 /// What a spooler is in the middle of.
-struct Course<F> {
+struct Course<D: Disk> {
     /// Batches that each writer holds.
     held: Vec<usize>,
     /// There are no more shares.
@@ -131,35 +119,41 @@ struct Course<F> {
     leaving: bool,
     /// The batches that are begun are not waited for.
     at_once: bool,
-    /// When to sync what was appended; `None` while nothing was.
-    sync_at: Option<Instant>,
+    /// What was appended since the last sync began and may not be stored yet.
+    unsynced: VecDeque<Unsynced>,
     /// When to note what was acknowledged; `None` while nothing was.
     note_at: Option<Instant>,
-    /// When the last round took shares, and whether those came slowly.
-    taken_at: Instant,
-    is_slow: bool,
-    syncer: Syncer<F>,
+    syncer: Syncer<D>,
 }
 
-impl<F> Course<F> {
-    fn new(writers: usize, now: Instant, syncer: Syncer<F>) -> Self {
+impl<D: Disk> Course<D> {
+    fn new(writers: usize, now: Instant, syncer: Syncer<D>) -> Self {
         Course {
             held: vec![0; writers],
             draining: false,
             abandoned: false,
             leaving: false,
             at_once: false,
-            sync_at: None,
+            unsynced: VecDeque::new(),
             note_at: Some(now + NOTE),
-            taken_at: now,
-            is_slow: false,
             syncer,
         }
     }
 }
 
+/// Events that were put in at about the same time, to be synced together.
+struct Unsynced {
+    /// When the first of them was put in.
+    since: Instant,
+    /// The sequence behind the last.
+    end: u64,
+}
+
+/// The part of the interval between two syncs within which events count as put in together.
+const TOGETHER: u32 = 8;
+
 /// What a spooler waits for.
-enum Happening<F> {
+enum Happening<D: Disk> {
     Share(Share),
     NoMoreShares,
     Settled(Settled),
@@ -168,7 +162,7 @@ enum Happening<F> {
     NoMoreOrders,
     Enquiry(Enquiry),
     NoMoreEnquiries,
-    Synced(SyncJob<F>, io::Result<()>),
+    Synced(SyncJob<D>, io::Result<()>),
     NoMoreSyncs,
     /// Something is due.
     Time,
@@ -178,18 +172,15 @@ impl<D: Disk> Spooler<D> {
     /// Works until there are no more shares and everything is settled, or the writers are gone, or
     /// it is told to leave.
     pub fn run(mut self) -> io::Result<Left> {
-        let (syncer, jobs, done) = Syncer::new();
+        self.shares.bell().attend();
+        let (syncer, jobs, done) = Syncer::new(self.shares.bell());
         let sync_thread = std::thread::Builder::new()
             .name("sync".to_owned())
             .spawn(move || run_jobs(&jobs, &done))?;
         let mut course = Course::new(self.writers.len(), Instant::now(), syncer);
-        while let Some(mut wait) = self.round(&mut course, Instant::now()) {
-            if self.may_gather(&course, wait) {
-                // Any event that came now would only be put behind those that wait.
-                #[allow(clippy::disallowed_methods)]
-                std::thread::sleep(GATHER);
-                wait -= GATHER;
-            }
+        // What a spooler before this one has not synced.
+        self.plan_sync(&mut course, Instant::now());
+        while let Some(wait) = self.round(&mut course, Instant::now()) {
             let happening = self.wait_for(&course, wait);
             self.handle(happening, &mut course, Instant::now());
         }
@@ -197,36 +188,52 @@ impl<D: Disk> Spooler<D> {
         drop(syncer.jobs);
         // A panic there has been reported; what was appended is synced below.
         let _ = sync_thread.join();
-        if let Ok((job, result)) = syncer.done.try_recv() {
+        if let Poll::Ready(Some((job, result))) = syncer.done.take() {
             self.queue.end_sync(&job, result);
         }
         Ok(self.finish(leaving))
     }
 
-    fn wait_for(&self, course: &Course<D::File>, limit: Duration) -> Happening<D::File> {
-        let nothing = never();
-        let shares = if self.takes_shares(course) { &self.shares } else { &nothing };
-        select! {
-            recv(shares) -> share => share.map_or(Happening::NoMoreShares, Happening::Share),
-            recv(self.settled) -> settled => {
-                settled.map_or(Happening::WritersGone, Happening::Settled)
+    fn wait_for(&self, course: &Course<D>, limit: Duration) -> Happening<D> {
+        let until = Instant::now() + limit;
+        loop {
+            if let Poll::Ready(happening) = self.look(course) {
+                return happening;
             }
-            recv(self.orders) -> order => order.map_or(Happening::NoMoreOrders, Happening::Order),
-            recv(self.enquiries) -> enquiry => {
-                enquiry.map_or(Happening::NoMoreEnquiries, Happening::Enquiry)
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Happening::Time;
             }
-            recv(course.syncer.done) -> done => {
-                done.map_or(Happening::NoMoreSyncs, |(job, result)| Happening::Synced(job, result))
-            }
-            default(limit) => Happening::Time,
+            self.shares.bell().wait(left);
         }
     }
 
+    /// What has happened, shares last: there may be no end of them.
+    fn look(&self, course: &Course<D>) -> Poll<Happening<D>> {
+        if let Poll::Ready(order) = self.orders.take() {
+            return Poll::Ready(order.map_or(Happening::NoMoreOrders, Happening::Order));
+        }
+        if let Poll::Ready(settled) = self.settled.take() {
+            return Poll::Ready(settled.map_or(Happening::WritersGone, Happening::Settled));
+        }
+        if let Poll::Ready(done) = course.syncer.done.take() {
+            let synced = |(job, result)| Happening::Synced(job, result);
+            return Poll::Ready(done.map_or(Happening::NoMoreSyncs, synced));
+        }
+        if let Poll::Ready(enquiry) = self.enquiries.take() {
+            return Poll::Ready(enquiry.map_or(Happening::NoMoreEnquiries, Happening::Enquiry));
+        }
+        if !self.takes_shares(course) {
+            return Poll::Pending;
+        }
+        self.shares.take().map(|share| share.map_or(Happening::NoMoreShares, Happening::Share))
+    }
+
     /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
-    fn round(&mut self, course: &mut Course<D::File>, now: Instant) -> Option<Duration> {
+    fn round(&mut self, course: &mut Course<D>, now: Instant) -> Option<Duration> {
         self.inherit(course, now);
         // Before anything follows from what came after them: the writers are cut off behind `Leave`.
-        while let Ok(order) = self.orders.try_recv() {
+        while let Poll::Ready(Some(order)) = self.orders.take() {
             self.obey(order, course, now);
         }
         if self.is_done(course) {
@@ -239,17 +246,12 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Takes what has happened.
-    fn handle(
-        &mut self,
-        happening: Happening<D::File>,
-        course: &mut Course<D::File>,
-        now: Instant,
-    ) {
+    fn handle(&mut self, happening: Happening<D>, course: &mut Course<D>, now: Instant) {
         match happening {
             Happening::Share(share) => self.take(share, course, now),
             Happening::NoMoreShares => {
                 course.draining = true;
-                self.shares = never();
+                self.shares.close();
             }
             Happening::Settled(Settled { writer, first }) => {
                 self.queue.settle(first);
@@ -260,35 +262,35 @@ impl<D: Disk> Spooler<D> {
             }
             Happening::WritersGone => {
                 course.abandoned = true;
-                self.settled = never();
+                self.settled.close();
             }
             Happening::Order(order) => self.obey(order, course, now),
-            Happening::NoMoreOrders => self.orders = never(),
+            Happening::NoMoreOrders => self.orders.close(),
             Happening::Enquiry(enquiry) => self.answer(enquiry, now),
-            Happening::NoMoreEnquiries => self.enquiries = never(),
+            Happening::NoMoreEnquiries => self.enquiries.close(),
             Happening::Synced(job, result) => {
                 course.syncer.is_busy = false;
                 self.queue.end_sync(&job, result);
             }
-            Happening::NoMoreSyncs => course.syncer.done = never(),
+            Happening::NoMoreSyncs => course.syncer.done.close(),
             Happening::Time => {}
         }
     }
 
     /// While it is false shares wait in the channel.
-    fn takes_shares(&self, course: &Course<D::File>) -> bool {
+    fn takes_shares(&self, course: &Course<D>) -> bool {
         self.is_stuck(course) || !self.queue.is_blocked() && self.inherited.is_empty()
     }
 
     /// Whether the queue blocks and nothing more will be stored before the daemon ends: for want of
     /// time, or because the sink is parked. An order that is not obeyed yet may say otherwise.
-    fn is_stuck(&self, course: &Course<D::File>) -> bool {
+    fn is_stuck(&self, course: &Course<D>) -> bool {
         let is_parked = course.abandoned && self.stop.is_cancelled();
         let has_end = is_parked || self.give_up.is_cancelled();
         has_end && !course.leaving && self.orders.is_empty() && self.queue.is_blocked()
     }
 
-    fn is_done(&self, course: &Course<D::File>) -> bool {
+    fn is_done(&self, course: &Course<D>) -> bool {
         if course.leaving {
             let settled = course.abandoned || course.held.iter().all(|held| *held == 0);
             return settled || course.at_once;
@@ -297,13 +299,13 @@ impl<D: Disk> Spooler<D> {
         course.draining && (course.abandoned || is_empty)
     }
 
-    fn obey(&mut self, order: Order, course: &mut Course<D::File>, now: Instant) {
+    fn obey(&mut self, order: Order, course: &mut Course<D>, now: Instant) {
         match order {
             Order::Leave => course.leaving = true,
             Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
             Order::End => {
                 if !self.queue.is_blocked()
-                    && let Ok(share) = self.shares.try_recv()
+                    && let Poll::Ready(Some(share)) = self.shares.take()
                 {
                     self.take(share, course, now);
                 }
@@ -311,7 +313,7 @@ impl<D: Disk> Spooler<D> {
                     self.state.dropped_stop.add(share.len() as u64);
                 }
                 // From here on the dispatcher finds that nobody is there.
-                self.shares = never();
+                self.shares.close();
                 course.draining = true;
             }
         }
@@ -334,7 +336,7 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Puts in what the spooler before this one left, as far as there is room.
-    fn inherit(&mut self, course: &mut Course<D::File>, now: Instant) {
+    fn inherit(&mut self, course: &mut Course<D>, now: Instant) {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
         {
@@ -344,35 +346,45 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Takes a share and whatever else is at hand, so that a burst costs one round.
-    fn take(&mut self, share: Share, course: &mut Course<D::File>, now: Instant) {
+    fn take(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
         if self.is_stuck(course) {
             // There is no room for it, but the dispatcher must come to its end.
             self.state.dropped_stop.add(share.len() as u64);
             return;
         }
-        let mut events = share.len();
         self.queue.push(share, now);
         while !self.queue.is_blocked()
-            && let Ok(share) = self.shares.try_recv()
+            && let Poll::Ready(Some(share)) = self.shares.take()
         {
-            events += share.len();
             self.queue.push(share, now);
         }
-        let gap = now.duration_since(std::mem::replace(&mut course.taken_at, now));
-        course.is_slow = events <= FEW && gap >= SLOW;
         self.plan_sync(course, now);
         self.count_losses();
     }
 
     /// Something was put into the queue; it is to be synced in time.
-    fn plan_sync(&self, course: &mut Course<D::File>, now: Instant) {
-        match self.fsync {
-            Some(Fsync::Interval(interval)) => {
-                course.sync_at.get_or_insert(now + interval);
-            }
-            Some(Fsync::Always) => course.sync_at = Some(now),
-            Some(Fsync::Never) | None => {}
+    fn plan_sync(&self, course: &mut Course<D>, now: Instant) {
+        let Some(interval) = self.sync_interval() else { return };
+        let end = self.queue.next();
+        match course.unsynced.back_mut() {
+            Some(last) if now < last.since + interval / TOGETHER => last.end = end,
+            _ => course.unsynced.push_back(Unsynced { since: now, end }),
         }
+    }
+
+    /// How long events may be on disk without being synced; `None` for ever.
+    fn sync_interval(&self) -> Option<Duration> {
+        match self.fsync? {
+            Fsync::Interval(interval) => Some(interval),
+            Fsync::Always => Some(Duration::ZERO),
+            Fsync::Never => None,
+        }
+    }
+
+    /// When the next sync is due; `None` while there is nothing to sync.
+    fn sync_due(&self, course: &Course<D>) -> Option<Instant> {
+        let oldest = course.unsynced.front().filter(|_| !course.syncer.is_busy)?;
+        Some(oldest.since + self.sync_interval()?)
     }
 
     fn count_losses(&mut self) {
@@ -389,7 +401,7 @@ impl<D: Disk> Spooler<D> {
         self.state.dropped_damaged.add(losses.damaged);
     }
 
-    fn hand_out(&mut self, course: &mut Course<D::File>, now: Instant) {
+    fn hand_out(&mut self, course: &mut Course<D>, now: Instant) {
         while !course.leaving {
             let free = course.held.iter_mut().zip(&self.writers).min_by_key(|(held, _)| **held);
             let Some((held, writer)) = free.filter(|(held, _)| **held < BATCHES_PER_WRITER) else {
@@ -411,13 +423,19 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
-    fn upkeep(&mut self, course: &mut Course<D::File>, now: Instant) {
+    fn upkeep(&mut self, course: &mut Course<D>, now: Instant) {
         if self.queue.is_blocked() {
             self.queue.unblock(now);
             self.plan_sync(course, now);
         }
-        if course.sync_at.is_some_and(|at| at <= now) && !course.syncer.is_busy {
-            course.sync_at = None;
+        // What is stored for good by the time that its sync is due is not synced: while the sink works,
+        // nothing is.
+        let settled = self.queue.settled();
+        while course.unsynced.front().is_some_and(|unsynced| unsynced.end <= settled) {
+            course.unsynced.pop_front();
+        }
+        if self.sync_due(course).is_some_and(|at| at <= now) {
+            course.unsynced.clear();
             if let Some(job) = self.queue.begin_sync() {
                 course.syncer.begin(job);
             }
@@ -431,20 +449,14 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// How long nothing can be due.
-    fn wait(&self, course: &Course<D::File>, now: Instant) -> Duration {
+    fn wait(&self, course: &Course<D>, now: Instant) -> Duration {
         let has_free_writer = course.held.iter().any(|held| *held < BATCHES_PER_WRITER);
         let may_begin = has_free_writer && !course.abandoned && !course.leaving;
         let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
-        let sync = course.sync_at.filter(|_| !course.syncer.is_busy);
+        let sync = self.sync_due(course);
         let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
         let first = [batch, sync, course.note_at, unblock].into_iter().flatten().min();
         first.map_or(IDLE, |at| at.saturating_duration_since(now))
-    }
-
-    /// Whether a batch is waiting to fill and has time to, and shares come slowly.
-    fn may_gather(&self, course: &Course<D::File>, wait: Duration) -> bool {
-        let is_idle = self.shares.is_empty() && self.settled.is_empty();
-        is_idle && wait > GATHER && wait < IDLE && course.is_slow
     }
 
     fn show(&self) {
@@ -487,31 +499,31 @@ impl<D: Disk> Spooler<D> {
 }
 
 /// The thread that syncs, one job at a time, as the spooler sees it.
-struct Syncer<F> {
-    jobs: Sender<SyncJob<F>>,
-    done: Receiver<Synced<F>>,
+struct Syncer<D: Disk> {
+    jobs: Sender<SyncJob<D>>,
+    done: Receiver<Synced<D>>,
     is_busy: bool,
 }
 
-type Synced<F> = (SyncJob<F>, io::Result<()>);
+type Synced<D> = (SyncJob<D>, io::Result<()>);
 
-impl<F> Syncer<F> {
+impl<D: Disk> Syncer<D> {
     /// With the thread's ends of the channels.
-    fn new() -> (Self, Receiver<SyncJob<F>>, Sender<Synced<F>>) {
-        let (jobs, jobs_out) = bounded(1);
-        let (done_in, done) = bounded(1);
+    fn new(bell: &Bell) -> (Self, Receiver<SyncJob<D>>, Sender<Synced<D>>) {
+        let (jobs, jobs_out) = channel(1, &Bell::default());
+        let (done_in, done) = channel(1, bell);
         (Syncer { jobs, done, is_busy: false }, jobs_out, done_in)
     }
 
     /// Begins a job; none may be under way.
-    fn begin(&mut self, job: SyncJob<F>) {
+    fn begin(&mut self, job: SyncJob<D>) {
         self.is_busy = self.jobs.try_send(job).is_ok();
     }
 }
 
 /// What the sync thread does, until there are no more jobs.
-fn run_jobs<F: DiskFile>(jobs: &Receiver<SyncJob<F>>, done: &Sender<Synced<F>>) {
-    for job in jobs {
+fn run_jobs<D: Disk>(jobs: &Receiver<SyncJob<D>>, done: &Sender<Synced<D>>) {
+    while let Some(job) = jobs.recv() {
         let result = job.run();
         if done.send((job, result)).is_err() {
             return;

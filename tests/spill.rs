@@ -8,7 +8,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use saltern::event::{Chunk, Event, Origin, Share};
+use saltern::chunk::{Chunk, Share};
+use saltern::event::{Event, Origin};
 use saltern::spill::disk::Folder;
 use saltern::spill::record::Body;
 use saltern::spill::scan::{Depth, scan};

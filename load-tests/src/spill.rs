@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use saltern::event::{Chunk, Event, Origin, Share};
+use saltern::chunk::{Chunk, Share};
+use saltern::event::{Event, Origin};
 use saltern::spill::disk::Folder;
 use saltern::spill::record::Body;
 use saltern::spill::{Settings, Spill};
@@ -76,7 +77,7 @@ fn append(folder: &Path, bytes: u64, share: &Share) -> Result<f64, Failure> {
     let mut spill = fresh(folder)?;
     let began = Instant::now();
     fill(&mut spill, bytes, share)?;
-    if let Some(job) = spill.begin_sync()? {
+    if let Some(job) = spill.begin_sync() {
         job.run()?;
     }
     let rate = rate(spill.bytes(), began.elapsed());

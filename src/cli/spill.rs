@@ -18,7 +18,7 @@ use super::daemon::Daemon;
 use super::{Failure, Output, load, print, run, runtime};
 use crate::config::Config;
 use crate::queue::SpillConfig;
-use crate::sink::{chain, write_line};
+use crate::sink::chain;
 use crate::spill::disk::Folder;
 use crate::spill::scan::{Depth, Scan, scan};
 use crate::spill::{Read, Spill};
@@ -276,7 +276,7 @@ impl Place {
             let scanned = scan(&folder, Depth::Waiting, |share| {
                 for event in share.events() {
                     line.clear();
-                    write_line(event, &mut line);
+                    event.write_line(&mut line);
                     out.write_all(&line)?;
                 }
                 Ok(())
@@ -359,7 +359,7 @@ fn drop_from(spill: &mut Spill<Folder>, before: u64) -> io::Result<u64> {
     spill.acknowledge(end)?;
     // First the note, which lasts when this returns.
     spill.note_acknowledged()?;
-    if let Some(job) = spill.begin_sync()? {
+    if let Some(job) = spill.begin_sync() {
         job.run()?;
     }
     Ok(dropped)

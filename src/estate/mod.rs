@@ -10,11 +10,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::event::Chunk;
+use crate::chunk::Chunk;
+use crate::doorbell::{Bell, Receiver, Sender, channel};
 use crate::metrics::{self, Tally};
 use crate::state::now;
 use crate::units::Span;
@@ -123,7 +123,7 @@ impl Estate {
 
     /// The way in for chunks, and the work of counting them.
     pub fn feed(self: &Arc<Self>) -> (Feed, Counter) {
-        let (chunks, chunks_out) = bounded(CHANNEL);
+        let (chunks, chunks_out) = channel(CHANNEL, &Bell::default());
         let missed = Tally::new(metrics::ESTATE_MISSED_EVENTS, &[]);
         (Feed { chunks, missed }, Counter { chunks: chunks_out, estate: Arc::clone(self) })
     }
@@ -183,7 +183,7 @@ impl Counter {
     /// The work of a thread.
     pub fn run(self) {
         let count = |(chunk, has_trimmed): Fed| self.estate.count(&chunk, has_trimmed);
-        while let Ok(fed) = self.chunks.recv() {
+        while let Some(fed) = self.chunks.recv() {
             // Taken, so that it is not held on to while nothing comes.
             count(fed);
             let more = self.chunks.try_iter().map(count).count();

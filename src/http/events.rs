@@ -104,13 +104,14 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Chunk, Event, Origin};
+    use crate::chunk::Chunk;
+    use crate::event::{Event, Origin};
     use tokio::sync::Semaphore;
 
     fn tapped(before: u64, tags: &[&str]) -> Tapped {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
-        Tapped { before, chunk: Arc::new(Chunk { origin, received: 1, events }) }
+        Tapped { before, chunk: Arc::new(Chunk::new(origin, 1, events)) }
     }
 
     fn tags(lines: &[u8]) -> Vec<String> {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{SinkError, clickhouse, kafka, rawfile_json, sqlite3};
+use super::{SinkError, clickhouse, kafka, sqlite3};
 use crate::batch::Batch;
 
 /// Makes bytes of a batch and says how many.
@@ -12,7 +12,7 @@ pub type Encode = fn(&Batch, &mut Vec<u8>) -> usize;
 /// The encodings of the sinks that make bytes, by name.
 pub static ENCODINGS: &[(&str, Encode)] = &[
     ("rawfile_json", |batch, out| {
-        batch.events().for_each(|event| rawfile_json::write_line(event, out));
+        batch.events().for_each(|event| event.write_line(out));
         out.len()
     }),
     ("kafka json", |batch, out| kafka::encode(batch, kafka::Format::Json, out)),

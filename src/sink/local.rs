@@ -9,7 +9,6 @@ use std::io::{self, Write};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::rawfile_json::write_line;
 use super::{Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::line::{self, Colour};
@@ -76,7 +75,7 @@ impl Sink for Local {
 impl Format {
     fn write(self, entry: &Entry<'_>, colour: bool, out: &mut Vec<u8>) {
         match self {
-            Format::Json => write_line(entry.event, out),
+            Format::Json => entry.event.write_line(out),
             Format::Text => {
                 line::write_text(&line::local_time(entry.received), entry.event, colour, out);
             }

@@ -30,8 +30,6 @@ mod local;
 mod rawfile_json;
 mod sqlite3;
 
-pub(crate) use rawfile_json::write_line;
-
 /// The job cache's sink, which is not configured as the others are.
 pub static JOBS: Kind = Kind::of::<jobs::JobCache>();
 

@@ -14,7 +14,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,8 +27,6 @@ use tracing::{info, warn};
 
 use super::{Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
-use crate::event::Event;
-use crate::json::write_string;
 use crate::units::{ByteSize, Span};
 
 /// A file of JSON lines.
@@ -142,13 +140,10 @@ impl Sink for RawfileJson {
             blocking(|| self.begin_anew())?;
             self.lock().await?;
         }
-        self.lines.clear();
-        for event in batch.events() {
-            write_line(event, &mut self.lines);
-        }
+        let mut lines = lines_of(batch, &mut self.lines);
         let result = match self.file.metadata() {
-            Ok(metadata) if !metadata.is_file() => self.push().await,
-            _ => blocking(|| append_whole(&mut self.file, &self.lines)),
+            Ok(metadata) if !metadata.is_file() => push(&mut self.file, &mut lines).await,
+            _ => blocking(|| append_whole(&mut self.file, &mut lines)),
         };
         let result = self.file.unlock().and(result);
         // A large batch must not hold its memory for ever.
@@ -198,21 +193,6 @@ impl RawfileJson {
                 .is_ok_and(|there| (there.dev(), there.ino()) != (own.dev(), own.ino()))
     }
 
-    /// Writes to what is no regular file: a pipe whose reader is slow, or that nobody reads, is
-    /// asked again and again, for the reason that the lock is.
-    async fn push(&mut self) -> io::Result<()> {
-        let mut left = self.lines.as_slice();
-        while !left.is_empty() {
-            match self.file.write(left) {
-                Ok(written) => left = left.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(LOCK_WAIT).await,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     fn begin_anew(&mut self) -> Result<(), SinkError> {
         self.file = open(&self.config).map_err(|error| opening(&self.config, error))?;
         self.began = began(&self.file);
@@ -246,21 +226,6 @@ impl RawfileJson {
             }
         }
     }
-}
-
-/// Appends the line of an event, as Salt's `rawfile_json` writes it.
-pub(crate) fn write_line(event: &Event, out: &mut Vec<u8>) {
-    write_object(event, out);
-    out.push(b'\n');
-}
-
-/// Appends the object of such a line.
-pub(super) fn write_object(event: &Event, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"tag\": ");
-    write_string(event.tag().as_bytes(), out);
-    out.extend_from_slice(b", \"data\": ");
-    event.write_json(out);
-    out.push(b'}');
 }
 
 fn opening(config: &Config, error: io::Error) -> SinkError {
@@ -309,13 +274,57 @@ fn cut_half_line(file: &mut File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The lines of a batch. Those that are kept for other sinks too are not copied; where some are not, all
+/// go into `own`.
+fn lines_of<'a>(batch: &'a Batch, own: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
+    own.clear();
+    let shared = batch.events().map(|event| event.shared_line().map(IoSlice::new));
+    shared.collect::<Option<_>>().unwrap_or_else(|| {
+        batch.events().for_each(|event| event.write_line(own));
+        vec![IoSlice::new(own)]
+    })
+}
+
 /// Writes all of it or nothing. Holds the lock.
-fn append_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+fn append_whole(file: &mut File, lines: &mut [IoSlice<'_>]) -> io::Result<()> {
     let len = file.metadata()?.len();
-    file.write_all(bytes).inspect_err(|_| {
+    write_all(file, lines).inspect_err(|_| {
         // Fails for what is no regular file, which keeps what it got.
         let _ = file.set_len(len);
     })
+}
+
+fn write_all(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !lines.is_empty() {
+        lines = behind(file.write_vectored(lines), lines)?;
+    }
+    Ok(())
+}
+
+/// Writes to what is no regular file: a pipe whose reader is slow, or that nobody reads, is
+/// asked again and again, for the reason that the lock is.
+async fn push(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !lines.is_empty() {
+        match file.write_vectored(lines) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(LOCK_WAIT).await,
+            written => lines = behind(written, lines)?,
+        }
+    }
+    Ok(())
+}
+
+/// What is left of the lines after a write.
+fn behind<'a, 'b>(
+    written: io::Result<usize>,
+    mut lines: &'a mut [IoSlice<'b>],
+) -> io::Result<&'a mut [IoSlice<'b>]> {
+    match written {
+        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+        Ok(written) => IoSlice::advance_slices(&mut lines, written),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) => return Err(error),
+    }
+    Ok(lines)
 }
 
 fn began(file: &File) -> SystemTime {
@@ -369,7 +378,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::{Chunk, Origin, Share};
+    use crate::chunk::{Chunk, Share};
+    use crate::event::{Event, Origin};
     use crate::jobs::Jobs;
 
     fn config(folder: &Path, rotate: Option<Rotate>) -> Config {
@@ -393,7 +403,7 @@ mod tests {
     fn batch(numbers: std::ops::Range<u8>) -> Batch {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let events = numbers.map(|n| Event::new("t", &[n])).collect();
-        Batch::new(1, 0, vec![Share::all(Arc::new(Chunk { origin, received: 1, events }))])
+        Batch::new(1, 0, vec![Share::all(Arc::new(Chunk::new(origin, 1, events)))])
     }
 
     fn lines(numbers: std::ops::Range<u8>) -> String {

@@ -483,7 +483,8 @@ mod tests {
     use rmpv::Value;
 
     use super::*;
-    use crate::event::{Chunk, Event, Origin, Share};
+    use crate::chunk::{Chunk, Share};
+    use crate::event::{Event, Origin};
 
     const JID: &str = "20261121233336123456";
 
@@ -518,7 +519,7 @@ mod tests {
 
     fn batch(events: Vec<Event>) -> Batch {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
-        let chunk = Chunk { origin, received: 1_795_304_016_000_250, events };
+        let chunk = Chunk::new(origin, 1_795_304_016_000_250, events);
         Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
     }
 

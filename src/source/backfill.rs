@@ -241,7 +241,7 @@ fn tag_hash(frame: &[u8]) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use crossbeam_channel::bounded;
+    use crate::doorbell::{Bell, channel};
 
     use super::*;
     use crate::event::Origin;
@@ -257,7 +257,7 @@ mod tests {
             max_age: default_max_age(),
             settle: Span::millis(50),
         };
-        let (frames, out) = bounded(8);
+        let (frames, out) = channel(8, &Bell::default());
         let jobs = Jobs::new(folder.path());
         jobs.keep(Some(Duration::from_secs(3600)));
         let state = Arc::new(SourceState::new("bus", "salt_bus", "m"));
@@ -268,7 +268,7 @@ mod tests {
         tracker.up();
         tracker.read(&[format!("salt/job/{JID}/ret/web-1\n\n\u{0}").into()]);
         let taking = async {
-            let frames = spawn_blocking(move || out.recv_timeout(Duration::from_secs(20)));
+            let frames = spawn_blocking(move || out.recv());
             let mut frames = frames.await.unwrap().unwrap();
             frames.claim.take().unwrap().honour();
             while tracker.seen.borrow().tags.is_some() {

@@ -457,7 +457,7 @@ mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
-    use crossbeam_channel::{Receiver, bounded};
+    use crate::doorbell::{Bell, Receiver, channel};
     use tempfile::TempDir;
 
     use super::*;
@@ -472,7 +472,7 @@ mod tests {
     }
 
     fn outlet() -> (Outlet, Receiver<Frames>) {
-        let (frames, out) = bounded(1000);
+        let (frames, out) = channel(1000, &Bell::default());
         let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
         let state = Arc::new(SourceState::new("s", "replay", "m"));
         (Outlet { origin, way: "", state, frames, jobs: Jobs::new(Path::new("")) }, out)
@@ -481,7 +481,7 @@ mod tests {
     /// Keeps everything that comes, as a pipeline whose sinks are all well.
     fn kept(out: &Receiver<Frames>) -> Vec<Event> {
         let mut events = Vec::new();
-        for frames in out {
+        while let Some(frames) = out.recv() {
             events.extend(frames.bodies.into_iter().map(|body| Event::parse(body).unwrap()));
             frames.claim.unwrap().honour();
         }
@@ -492,7 +492,7 @@ mod tests {
     async fn a_replay_of_which_something_is_lost_says_so() {
         let (_folder, path) = file(b"{\"tag\": \"a\", \"data\": 1}\n");
         let (outlet, out) = outlet();
-        let dropper = std::thread::spawn(move || out.iter().count());
+        let dropper = std::thread::spawn(move || std::iter::from_fn(|| out.recv()).count());
         let outcome = Replay::run(&config(&path), outlet, CancellationToken::new()).await;
         assert_eq!(dropper.join().unwrap(), 1);
         let error = crate::sink::chain(&outcome.unwrap_err());
@@ -665,10 +665,7 @@ mod tests {
         let mut writer =
             spawn_blocking(move || File::options().write(true).open(path)).await.unwrap().unwrap();
         writer.write_all(b"{\"tag\": \"t\", \"data\": {}}\n").unwrap();
-        let frames = spawn_blocking(move || out.recv_timeout(Duration::from_secs(20)))
-            .await
-            .unwrap()
-            .unwrap();
+        let frames = spawn_blocking(move || out.recv()).await.unwrap().unwrap();
         assert_eq!(frames.bodies, [Bytes::from_static(b"t\n\n\x80")]);
         stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(20), running).await.unwrap();

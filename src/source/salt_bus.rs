@@ -43,8 +43,9 @@ pub(super) struct Config {
     /// size. At least the master's `max_event_size`.
     #[serde(default = "default_max_frame")]
     max_frame: ByteSize,
-    /// The longest time to let events gather after a read that brought few; as long as a few take
-    /// to come, if that is shorter. 0 reads each as it comes.
+    /// The longest time to let events gather after a read that brought few; as long as ten take to
+    /// come, or a twentieth of the shortest `linger` of the sinks, if that is shorter. 0 reads each as it
+    /// comes.
     #[serde(default = "default_patience")]
     patience: Span,
     /// Where to look for the jobs of a time in which the bus was not read. Default: nowhere. Not for
@@ -58,7 +59,7 @@ fn default_max_frame() -> ByteSize {
 }
 
 fn default_patience() -> Span {
-    Span::millis(5)
+    Span::millis(10)
 }
 
 /// Where the bus is.
@@ -243,9 +244,12 @@ async fn session(
 /// Bytes asked of the kernel at once: what a unix socket's buffer holds.
 const READ: usize = 256 << 10;
 
-/// The least room to offer the kernel, and the least that a read brings when events come so fast
-/// that waiting for more would only let the socket fill.
+/// The least room to offer the kernel.
 const ROOM: usize = 16 << 10;
+
+/// The least that a read brings when events come so fast that waiting for more would only let the socket
+/// fill.
+const MUCH: usize = 64 << 10;
 
 async fn read(
     mut stream: impl AsyncRead + Unpin,
@@ -309,7 +313,7 @@ async fn read(
 }
 
 /// Events that one wake-up should serve where they come one by one.
-const TOGETHER: u32 = 5;
+const TOGETHER: u32 = 10;
 
 /// How fast events come.
 struct Pace {
@@ -322,7 +326,7 @@ impl Pace {
     /// fast, and the time since then may be one that was spent waiting for the dispatcher.
     fn wish(&mut self, bytes: usize, events: usize) -> Option<Duration> {
         let now = Instant::now();
-        let last = std::mem::replace(&mut self.last, (bytes < ROOM).then_some(now))?;
+        let last = std::mem::replace(&mut self.last, (bytes < MUCH).then_some(now))?;
         self.last?;
         let events = u32::try_from(events.max(1)).unwrap_or(u32::MAX);
         Some(now.duration_since(last) / events * TOGETHER)

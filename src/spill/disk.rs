@@ -6,8 +6,8 @@ use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A folder of files.
-pub trait Disk: Send + 'static {
+/// A folder of files. A clone is the same folder.
+pub trait Disk: Clone + Send + 'static {
     /// One open file.
     type File: DiskFile;
 

@@ -42,7 +42,7 @@ use bytes::{Buf, Bytes};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::event::Share;
+use crate::chunk::Share;
 
 pub mod disk;
 pub mod record;
@@ -61,8 +61,8 @@ const REFUGE_NEW: &str = "refuge.new";
 /// Bytes of an entry of `progress`.
 const ENTRY: usize = 24;
 
-/// From this size on `progress` is written anew.
-const PROGRESS_MAX: u64 = 64 << 10;
+/// From this size on `progress` is written anew, which is synced.
+const PROGRESS_MAX: u64 = 1 << 20;
 
 const BATCH_BEGUN: u32 = 0x4e47_4542;
 const ACKNOWLEDGED: u32 = 0x444b_4341;
@@ -185,6 +185,8 @@ pub struct Spill<D: Disk> {
     is_open: bool,
     /// Whether something was appended to the last segment since the last sync began.
     is_dirty: bool,
+    /// Segments that were sealed dirty since then, with the sequences behind them.
+    sealed: Vec<(u64, Arc<D::File>)>,
     /// Whether names changed since they were last synced.
     names_changed: bool,
     cursor: Cursor,
@@ -199,17 +201,21 @@ pub struct Spill<D: Disk> {
 }
 
 /// Bytes that are to be made to last, outside of the thread that appends.
-pub struct SyncJob<F> {
-    file: Arc<F>,
+pub struct SyncJob<D: Disk> {
+    files: Vec<Arc<D::File>>,
+    /// The folder, if names have changed.
+    names: Option<D>,
     segment: u64,
     /// Everything below this sequence lasts once the job is done.
     pub up_to: u64,
 }
 
-impl<F: DiskFile> SyncJob<F> {
-    /// Syncs. May take long; must be reported to [`Spill::synced`] if it fails.
+impl<D: Disk> SyncJob<D> {
+    /// Syncs. May take long; must be reported to [`Spill::condemn`] if it fails.
     pub fn run(&self) -> io::Result<()> {
-        self.file.sync()
+        // All of them, also when one has failed.
+        let files = self.files.iter().map(|file| file.sync()).fold(Ok(()), Result::and);
+        files.and(self.names.as_ref().map_or(Ok(()), Disk::sync_names))
     }
 }
 
@@ -230,6 +236,7 @@ impl<D: Disk> Spill<D> {
             segments: VecDeque::new(),
             is_open: false,
             is_dirty: false,
+            sealed: Vec::new(),
             names_changed: false,
             cursor: Cursor { segment: 0, offset: 0, sequence: 0 },
             next: 0,
@@ -278,14 +285,13 @@ impl<D: Disk> Spill<D> {
                 self.torn_bytes = bytes - tail.len;
                 self.torn_events = tail.torn_events;
             }
-            // What a killed daemon had written is in the kernel's hands only. If this fails it
-            // stays there; no later sync would tell.
-            let _ = file.sync();
             self.names_changed = true;
             (bytes, found_end, until) = (tail.len, tail.end, tail.until);
         }
         self.bytes += bytes;
         let (file, end) = (Arc::new(file), end.unwrap_or(found_end));
+        // What a killed daemon had written is in the kernel's hands only.
+        self.sealed.push((end, Arc::clone(&file)));
         self.segments.push_back(Segment { file, first, end, bytes, since, until });
         Ok(())
     }
@@ -380,21 +386,17 @@ impl<D: Disk> Spill<D> {
 
     fn begin_segment(&mut self, first: u64, since: u64) -> Result<(), AppendError> {
         let failed = |doing| move |cause| AppendError::Disk { doing, cause };
+        let is_dirty = std::mem::take(&mut self.is_dirty);
         // A segment without a record would keep its name from being used.
         if self.segments.back().is_some_and(|last| last.bytes == 0) {
             if let Some(last) = self.segments.pop_back() {
                 let removed = self.disk.remove(&name_of(last.first));
                 removed.map_err(failed("removing an empty segment of the spill"))?;
             }
-        } else if self.is_open && self.is_dirty {
-            // What the old segment holds must not depend on a later sync of the new one, unless all
-            // of it is stored for good.
-            let last = self.segments.back().filter(|last| last.end > self.acknowledged);
-            let synced = last.map_or(Ok(()), |last| last.file.sync());
-            self.is_open = false;
-            self.is_dirty = false;
-            synced.map_err(failed("syncing a segment of the spill"))?;
+        } else if let Some(last) = self.segments.back().filter(|_| is_dirty) {
+            self.sealed.push((last.end, Arc::clone(&last.file)));
         }
+        self.is_open = false;
         let file = self.disk.create(&name_of(first));
         let file = Arc::new(file.map_err(failed("making a segment of the spill"))?);
         let segment = Segment { file, first, end: first, bytes: 0, since, until: since };
@@ -638,6 +640,7 @@ impl<D: Disk> Spill<D> {
         if self.segments.is_empty() {
             self.is_open = false;
             self.is_dirty = false;
+            self.sealed.clear();
         }
     }
 
@@ -691,36 +694,35 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// What must be synced so that everything appended lasts; `None` if everything does. The names
-    /// are synced here.
-    pub fn begin_sync(&mut self) -> io::Result<Option<SyncJob<D::File>>> {
-        if self.names_changed {
-            self.disk.sync_names()?;
-            self.names_changed = false;
+    /// What must be synced so that everything appended lasts; `None` if everything does, or is stored
+    /// for good.
+    pub fn begin_sync(&mut self) -> Option<SyncJob<D>> {
+        if !self.is_dirty() {
+            return None;
         }
-        if !self.is_dirty {
-            return Ok(None);
+        let is_last_dirty = std::mem::take(&mut self.is_dirty);
+        let mut files = std::mem::take(&mut self.sealed);
+        let last = self.segments.back()?;
+        if is_last_dirty {
+            files.push((last.end, Arc::clone(&last.file)));
         }
-        self.is_dirty = false;
-        if self.acknowledged >= self.next {
-            // All of it is stored for good.
-            return Ok(None);
+        files.retain(|(end, _)| *end > self.acknowledged);
+        if files.is_empty() {
+            return None;
         }
-        let job = |segment: &Segment<D::File>| SyncJob {
-            file: Arc::clone(&segment.file),
-            segment: segment.first,
-            up_to: segment.end,
-        };
-        Ok(self.segments.back().map(job))
+        let names = std::mem::take(&mut self.names_changed).then(|| self.disk.clone());
+        let files = files.into_iter().map(|(_, file)| file).collect();
+        Some(SyncJob { files, names, segment: last.first, up_to: last.end })
     }
 
     /// Whether something was appended since the last sync began.
     pub fn is_dirty(&self) -> bool {
-        self.is_dirty
+        self.is_dirty || !self.sealed.is_empty()
     }
 
     /// A sync failed: nothing is appended to its segment any more.
-    pub fn condemn(&mut self, job: &SyncJob<D::File>) {
+    pub fn condemn(&mut self, job: &SyncJob<D>) {
+        self.names_changed |= job.names.is_some();
         if self.segments.back().is_some_and(|last| last.first == job.segment) {
             self.is_open = false;
             self.is_dirty = false;

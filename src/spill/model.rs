@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use super::disk::{Disk, DiskFile};
 use super::record::Body;
 use super::*;
-use crate::event::{Chunk, Event, Origin};
+use crate::chunk::Chunk;
+use crate::event::{Event, Origin};
 
 #[derive(Debug, Default)]
 struct Inode {
@@ -324,7 +325,7 @@ fn run(steps: Vec<Step>) {
             }
             Step::Sync => {
                 let before = model.waiting.clone();
-                if let Some(job) = spill.begin_sync().unwrap() {
+                if let Some(job) = spill.begin_sync() {
                     match job.run() {
                         Ok(()) if !condemned => model.lasting.extend(before),
                         Ok(()) => {}

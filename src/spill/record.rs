@@ -30,7 +30,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Buf, Bytes};
 use thiserror::Error;
 
-use crate::event::{Chunk, Event, EventId, Origin, Share};
+use crate::chunk::{Chunk, Share};
+use crate::event::{Event, EventId, Origin};
 
 /// Bytes of a head.
 pub const HEAD: usize = 44;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::disk::{Disk, DiskFile};
 use super::record::HEAD;
 use super::{Found, find_record, first_of, name_of, read_head, read_progress, read_record};
-use crate::event::Share;
+use crate::chunk::Share;
 
 /// What a spill holds.
 #[derive(Debug, Default, Serialize)]
@@ -165,7 +165,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::{Chunk, Event, Origin};
+    use crate::chunk::Chunk;
+    use crate::event::{Event, Origin};
     use crate::spill::disk::Folder;
     use crate::spill::record::Body;
     use crate::spill::{Settings, Spill};

@@ -3,7 +3,7 @@
 //! The spooler, its queue over a simulated disk, the receipts and the code of the writers
 //! ([`drive`], with back-off, breaker and splitting) are the real ones. A [`World`] holds them on
 //! one thread and does one [`Action`] after the other, so that an order of actions is one
-//! interleaving of the threads and tasks: shares come, one of the arms of the spooler's `select!`
+//! interleaving of the threads and tasks: shares come, one of the things that the spooler waits for
 //! is served, time passes, a store answers a writer or not, a sync ends well or badly, the disk
 //! fails or fills, the daemon stops, is killed, or its sink changes.
 //!
@@ -26,14 +26,15 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::breaker::Breaker;
+use crate::chunk::Chunk;
 use crate::delivery::tests::Unconfigurable;
 use crate::delivery::{RetryConfig, Shared, Writer, drive};
-use crate::event::{Chunk, Event, Origin};
+use crate::event::{Event, Origin};
 use crate::jobs::Jobs;
 use crate::queue::{SpillConfig, SpillMode, WhenFull};
 use crate::receipt::{Claim, Receipt};
 use crate::sink::{Context, Rejected, Sink, SinkError};
-use crate::spill::model::{SimDisk, SimFile};
+use crate::spill::model::SimDisk;
 use crate::spill::{Settings, Spill};
 use crate::units::ByteSize;
 
@@ -235,11 +236,11 @@ impl Sink for Gated {
 /// A spooler at work, with the other ends of its channels.
 struct Run {
     spooler: Spooler<SimDisk>,
-    course: Course<SimFile>,
+    course: Course<SimDisk>,
     /// What the last round said.
     wait: Duration,
-    jobs: Receiver<SyncJob<SimFile>>,
-    done: Sender<(SyncJob<SimFile>, io::Result<()>)>,
+    jobs: Receiver<SyncJob<SimDisk>>,
+    done: Sender<(SyncJob<SimDisk>, io::Result<()>)>,
     orders: Sender<Order>,
     /// The last order.
     ordered: Option<Order>,
@@ -304,14 +305,15 @@ impl World {
         let left = self.left.take();
         let (inherited, shares) = left.map_or((Vec::new(), None), |l| (l.in_memory, l.shares));
         let shares = shares.unwrap_or_else(|| {
-            let (dispatcher, shares) = bounded(CHANNEL);
+            let (dispatcher, shares) = channel(CHANNEL, &Bell::default());
             self.dispatcher = Some(dispatcher);
             self.stop = CancellationToken::new();
             shares
         });
         let count = self.nature.writers;
-        let (settled, settled_out) = bounded(count * BATCHES_PER_WRITER);
-        let (orders, orders_out) = bounded(ORDERS);
+        let (settled, settled_out) = channel(count * BATCHES_PER_WRITER, shares.bell());
+        let (orders, orders_out) = channel(ORDERS, shares.bell());
+        let (_, enquiries) = channel(1, shares.bell());
         let give_up = CancellationToken::new();
         let shared = Arc::new(Shared {
             retry: RetryConfig::default(),
@@ -354,18 +356,19 @@ impl World {
             writers: batches,
             state: Arc::clone(&self.state),
             orders: orders_out,
-            enquiries: never(),
+            enquiries,
             stop: self.stop.clone(),
             give_up,
             inherited: inherited.into(),
         };
-        let (syncer, jobs, done) = Syncer::new();
-        let course = Course::new(count, self.now, syncer);
+        let (syncer, jobs, done) = Syncer::new(spooler.shares.bell());
+        let mut course = Course::new(count, self.now, syncer);
+        spooler.plan_sync(&mut course, self.now);
         let (wait, ordered) = (Duration::ZERO, None);
         self.run = Some(Run { spooler, course, wait, jobs, done, orders, ordered, writers });
     }
 
-    /// The arms of the spooler's `select!` that could be served.
+    /// What the spooler waits for and could be served.
     fn ready(&self) -> Vec<Arm> {
         let Some(Run { spooler, course, .. }) = &self.run else { return Vec::new() };
         // A closed channel is ready too; that it is closed is seen by its disconnected sender.
@@ -475,7 +478,7 @@ impl World {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let event = |n: u64| Event::new(&n.to_string(), &vec![0xc0; size]);
         let events = numbers.clone().map(event).collect();
-        let share = Share::all(Arc::new(Chunk { origin, received: 1, events }));
+        let share = Share::all(Arc::new(Chunk::new(origin, 1, events)));
         let (claim, receipt) = Claim::new();
         if dispatcher.try_send(share.claimed(Some(claim))).is_ok() {
             self.owed.extend(numbers.clone());
@@ -496,23 +499,23 @@ impl World {
         assert!(weight <= MEMORY + flying, "{weight} bytes of memory");
         let happening = match arm {
             Arm::Shares if !run.spooler.takes_shares(&run.course) => None,
-            Arm::Shares => match run.spooler.shares.try_recv() {
-                Ok(share) => Some(Happening::Share(share)),
-                Err(_) => self.dispatcher.is_none().then_some(Happening::NoMoreShares),
+            Arm::Shares => match run.spooler.shares.take() {
+                Poll::Ready(Some(share)) => Some(Happening::Share(share)),
+                _ => self.dispatcher.is_none().then_some(Happening::NoMoreShares),
             },
-            Arm::Settled => match run.spooler.settled.try_recv() {
-                Ok(settled) => {
+            Arm::Settled => match run.spooler.settled.take() {
+                Poll::Ready(Some(settled)) => {
                     let mut store = self.store.lock().unwrap();
                     let numbers = store.batches[&settled.first].clone();
                     store.settled.extend(numbers);
                     Some(Happening::Settled(settled))
                 }
-                Err(_) => run.writers.is_empty().then_some(Happening::WritersGone),
+                _ => run.writers.is_empty().then_some(Happening::WritersGone),
             },
-            Arm::Orders => run.spooler.orders.try_recv().ok().map(Happening::Order),
+            Arm::Orders => run.spooler.orders.try_iter().next().map(Happening::Order),
             Arm::Synced => {
-                let done = run.course.syncer.done.try_recv();
-                done.ok().map(|(job, result)| Happening::Synced(job, result))
+                let done = run.course.syncer.done.try_iter().next();
+                done.map(|(job, result)| Happening::Synced(job, result))
             }
             Arm::Time => None,
         };
@@ -526,7 +529,7 @@ impl World {
         self.run = Some(run);
         self.end_sync(true);
         let Some(Run { mut spooler, course, .. }) = self.run.take() else { return };
-        if let Ok((job, result)) = course.syncer.done.try_recv() {
+        if let Some((job, result)) = course.syncer.done.try_iter().next() {
             spooler.queue.end_sync(&job, result);
         }
         let left = spooler.finish(course.leaving);
@@ -541,7 +544,7 @@ impl World {
 
     fn end_sync(&mut self, is_fine: bool) {
         let Some(run) = &self.run else { return };
-        if let Ok(job) = run.jobs.try_recv() {
+        if let Some(job) = run.jobs.try_iter().next() {
             let result = if is_fine { job.run() } else { Err(io::Error::other("EIO")) };
             run.done.try_send((job, result)).unwrap();
         }

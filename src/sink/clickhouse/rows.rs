@@ -341,7 +341,8 @@ mod tests {
 
     use super::super::server::Format;
     use super::*;
-    use crate::event::{Chunk, Event, Origin, Share};
+    use crate::chunk::{Chunk, Share};
+    use crate::event::{Event, Origin};
     use crate::source::framing::{Frame, Framer};
 
     const OLD: (u32, u32) = (18, 16);
@@ -350,7 +351,7 @@ mod tests {
 
     fn batch(events: Vec<Event>) -> Batch {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m-1".into() });
-        let chunk = Chunk { origin, received: RECEIVED, events };
+        let chunk = Chunk::new(origin, RECEIVED, events);
         Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
     }
 

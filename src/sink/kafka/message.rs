@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 use crate::batch::Entry;
 use crate::event::{EventKind, Fields};
-use crate::sink::rawfile_json::write_object;
 
 /// The name of a topic, in which `{kind}` stands for the event's kind and `{master}` for the id of
 /// its master.
@@ -144,7 +143,7 @@ impl Format {
     /// Appends the value.
     pub(super) fn write(self, entry: &Entry<'_>, out: &mut Vec<u8>) {
         match self {
-            Format::Json => write_object(entry.event, out),
+            Format::Json => entry.event.write_object(out),
             Format::SaltReturner => entry.event.write_json(out),
             Format::Msgpack => {
                 out.extend_from_slice(b"\x82\xa3tag");
