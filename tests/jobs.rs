@@ -222,6 +222,9 @@ fn a_cut_is_filled(version: &'static str) {
     let count = marked.len() as f64;
     assert!((daemon.metric("saltern_source_backfilled_events_total") - count).abs() < 0.5);
     assert!(saltern.counted_in_table().iter().all(|(tag, count)| *count == 1 || !is_of_job(tag)));
+    until("every job in the job cache", MINUTE, || {
+        all.iter().all(|jid| daemon.job(jid)["returned"] == 2).then_some(())
+    });
     for jid in all {
         let returns = written(&mut salt, jid);
         let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));

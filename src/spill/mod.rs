@@ -630,6 +630,8 @@ impl<D: Disk> Spill<D> {
 
     fn forget_front(&mut self) {
         let Some(front) = self.segments.pop_front() else { return };
+        // A file that is open takes up space, also one that was removed.
+        self.sealed.retain(|(end, _)| *end > front.end);
         self.names_changed = true;
         self.bytes -= front.bytes;
         let was_read = front.first == self.cursor.segment;
@@ -640,7 +642,6 @@ impl<D: Disk> Spill<D> {
         if self.segments.is_empty() {
             self.is_open = false;
             self.is_dirty = false;
-            self.sealed.clear();
         }
     }
 
