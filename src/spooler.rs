@@ -2,7 +2,8 @@
 //!
 //! It takes shares from the dispatcher as fast as they come, so that nothing upstream ever waits
 //! for this sink, puts them into the queue (and so on disk), and hands batches to the sink's writers
-//! as they become free. Syncing takes long and has a thread of its own.
+//! as they become free. Syncing takes long and has a thread of its own, and what is stored for good by the
+//! time that its sync is due is not synced: while the sink keeps up, nothing is.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0

@@ -28,7 +28,7 @@ mod ports;
 mod proxy;
 mod salt;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Jobs that are written into the master's cache while the daemon is away.
 const WRITTEN: usize = 200;
@@ -53,13 +53,13 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     let mut salt = Salt::start(version, dir.path(), Ipc::Unix, &More::default());
     let saltern = Saltern::new(dir.path(), &salt);
     let daemon = saltern.start();
-    until("saltern to be ready", MINUTE, || daemon.is_ready().then_some(()));
+    until("saltern to be ready", PATIENCE, || daemon.is_ready().then_some(()));
     daemon.await_compared(1);
 
     // Longer than it takes to ask for it.
     let slow = salt.drive(&json!({"publish": "test.sleep", "arg": ["8"]}));
     let slow = slow.as_str().unwrap();
-    until("a job that minions are missing from", MINUTE, || {
+    until("a job that minions are missing from", PATIENCE, || {
         (daemon.job(slow)["missing"] == 2).then_some(())
     });
     let missing = saltern.output(&["jobs", "missing", slow]);
@@ -72,18 +72,18 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     let exits = salt.run("cmd.run", &["echo Grüße; exit 3"]);
     assert_eq!(salt.drive(&json!({"batch": "test.version"})), json!(MINIONS.len()));
     // One job a part, or one for all, depending on the release.
-    let batch = until("both returns of the batch", MINUTE, || {
+    let batch = until("both returns of the batch", PATIENCE, || {
         let listed = jids(&saltern.json(&["jobs", "list", "--function", "test.version"]));
         let returned = |jid: &String| daemon.job(jid)["returned"].as_u64().unwrap();
         (listed.iter().map(returned).sum::<u64>() >= 2).then_some(listed)
     });
     let before = [slow.to_owned(), ping.clone(), failing.clone(), exits.clone()];
     for jid in before.iter().chain(&batch) {
-        let job = until("all returns of a job", MINUTE, || {
+        let job = until("all returns of a job", PATIENCE, || {
             Some(daemon.job(jid)).filter(|job| job["missing"] == 0 && job["returned"] != 0)
         });
         // The master writes to its cache after it has put the return onto the bus.
-        let returns = until("the master to have written all", MINUTE, || {
+        let returns = until("the master to have written all", PATIENCE, || {
             let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
             (json!(returns.as_object().unwrap().len()) == job["returned"]).then_some(returns)
         });
@@ -113,15 +113,15 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     #[allow(clippy::cast_precision_loss)]
     let least = (missed.len() * 3) as f64;
     assert!(daemon.metric("saltern_source_backfilled_events_total") >= least);
-    until("every event in the file", MINUTE, || {
+    until("every event in the file", PATIENCE, || {
         let stored = saltern.counted_in_file();
         missed.iter().all(|jid| is_whole(&stored, jid)).then_some(())
     });
-    until("every event in the database", MINUTE, || {
+    until("every event in the database", PATIENCE, || {
         let stored = saltern.counted_in_table();
         missed.iter().all(|jid| is_whole(&stored, jid)).then_some(())
     });
-    until("every job in the job cache", MINUTE, || {
+    until("every job in the job cache", PATIENCE, || {
         missed.iter().all(|jid| daemon.job(jid)["returned"] == 2).then_some(())
     });
     for jid in &missed {
@@ -177,10 +177,10 @@ fn a_cut_is_filled(version: &'static str) {
     // Published while there is a bus, returned when there is none.
     let split = salt.drive(&json!({"publish": "test.sleep", "arg": ["8"]}));
     let split = split.as_str().unwrap().to_owned();
-    until("the job to be known", MINUTE, || (daemon.job(&split)["missing"] == 2).then_some(()));
+    until("the job to be known", PATIENCE, || (daemon.job(&split)["missing"] == 2).then_some(()));
     proxy.refuse();
     proxy.reset();
-    until("the daemon to notice", MINUTE, || (!daemon.is_ready()).then_some(()));
+    until("the daemon to notice", PATIENCE, || (!daemon.is_ready()).then_some(()));
     let missed = [
         salt.run("test.ping", &[]),
         salt.run("state.apply", &["broken"]),
@@ -197,7 +197,7 @@ fn a_cut_is_filled(version: &'static str) {
 
     proxy.refuse();
     salt.restart_master();
-    until("the daemon to notice", MINUTE, || (!daemon.is_ready()).then_some(()));
+    until("the daemon to notice", PATIENCE, || (!daemon.is_ready()).then_some(()));
     let of_restart = salt.run("test.version", &[]);
     written(&mut salt, &of_restart);
     proxy.heal();
@@ -222,7 +222,7 @@ fn a_cut_is_filled(version: &'static str) {
     let count = marked.len() as f64;
     assert!((daemon.metric("saltern_source_backfilled_events_total") - count).abs() < 0.5);
     assert!(saltern.counted_in_table().iter().all(|(tag, count)| *count == 1 || !is_of_job(tag)));
-    until("every job in the job cache", MINUTE, || {
+    until("every job in the job cache", PATIENCE, || {
         all.iter().all(|jid| daemon.job(jid)["returned"] == 2).then_some(())
     });
     for jid in all {
@@ -235,7 +235,7 @@ fn a_cut_is_filled(version: &'static str) {
 /// What the minions returned, once the master has written it to its job cache, which it does after it
 /// has put it onto its bus.
 fn written(salt: &mut Salt, jid: &str) -> Value {
-    until("the master to have written all", MINUTE, || {
+    until("the master to have written all", PATIENCE, || {
         let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
         (returns.as_object().unwrap().len() == MINIONS.len()).then_some(returns)
     })
@@ -315,7 +315,7 @@ impl Saltern {
     fn start(&self) -> Daemon {
         let log = self.dir.join("log");
         let group = Group::start(&mut self.command(&["run"]), &log);
-        let http = until("saltern to listen", MINUTE, || {
+        let http = until("saltern to listen", PATIENCE, || {
             let log = fs::read_to_string(&log).unwrap_or_default();
             let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             lines.find_map(|line| line["address"].as_str()?.parse().ok())
@@ -354,7 +354,7 @@ impl Saltern {
 
     /// Waits until every event of these jobs is in both sinks.
     fn await_whole(&self, jids: &[&String]) {
-        until("every event of the jobs", MINUTE, || {
+        until("every event of the jobs", PATIENCE, || {
             let stored = [self.counted_in_file(), self.counted_in_table()];
             let is_there = |jid: &&String| stored.iter().all(|stored| is_whole(stored, jid));
             jids.iter().all(is_there).then_some(())
@@ -364,7 +364,7 @@ impl Saltern {
     /// The tags of the events in the table that say that they are backfilled.
     fn backfilled_in_table(&self) -> Vec<String> {
         let database = Connection::open(self.dir.join("events.db")).unwrap();
-        database.busy_timeout(MINUTE).unwrap();
+        database.busy_timeout(PATIENCE).unwrap();
         let sql = "SELECT tag FROM salt_events WHERE json_extract(data, '$._backfilled')";
         let mut select = database.prepare(sql).unwrap();
         select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
@@ -373,7 +373,7 @@ impl Saltern {
     /// How many events of each tag are in the table.
     fn counted_in_table(&self) -> BTreeMap<String, usize> {
         let database = Connection::open(self.dir.join("events.db")).unwrap();
-        database.busy_timeout(MINUTE).unwrap();
+        database.busy_timeout(PATIENCE).unwrap();
         let mut select = database.prepare("SELECT tag FROM salt_events").unwrap();
         counted(select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap))
     }
@@ -401,7 +401,7 @@ impl Daemon {
 
     /// Waits until the bus and the master's job cache were compared so many times.
     fn await_compared(&self, times: usize) {
-        until("the backfill to be done", MINUTE, || {
+        until("the backfill to be done", PATIENCE, || {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             let found = log.matches("was taken from the master's job cache").count();
             (found >= times).then_some(())
@@ -425,8 +425,8 @@ impl Daemon {
     }
 
     fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect_timeout(&self.http, MINUTE).unwrap();
-        stream.set_read_timeout(Some(MINUTE)).unwrap();
+        let mut stream = TcpStream::connect_timeout(&self.http, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(stream, "GET {path} HTTP/1.0\r\nHost: saltern\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

@@ -16,7 +16,7 @@ use daemon::Daemon;
 use salt::{Ipc, MINIONS, More, Salt, folder, single_file, until};
 use serde_json::{Value, json};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[test]
 fn masters_agree_in_3006() {
@@ -87,7 +87,7 @@ fn with_saltern(version: &'static str) -> Answers {
         bus.display()
     );
     let daemon = Daemon::start(&source);
-    until("the socket", MINUTE, || daemon.path("r").exists().then_some(()));
+    until("the socket", PATIENCE, || daemon.path("r").exists().then_some(()));
     let all = format!(
         "returner_dirs: [{}]\nsaltern.address: ipc://{}\nsaltern.timeout: 30\n",
         single_file(version, dir.path()).display(),
@@ -184,7 +184,7 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
         jids
     };
     // The master stores what was returned after it has put it onto its bus.
-    let jids = until("all returns to be in the job cache", MINUTE, || {
+    let jids = until("all returns to be in the job cache", PATIENCE, || {
         let jids = ids(salt);
         let found = jids.iter().map(|jid| {
             let found = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));

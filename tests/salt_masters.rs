@@ -53,14 +53,14 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     let dir = salt::folder();
     let mut salt = Salt::start(version, dir.path(), ipc, &More::default());
     let mut daemon = Daemon::start(dir.path(), salt.bus());
-    until("saltern to be ready", MINUTE, || daemon.is_ready().then_some(()));
+    until("saltern to be ready", PATIENCE, || daemon.is_ready().then_some(()));
 
     salt.run("saltutil.sync_modules", &[]);
-    until("the minions to have taken up our module", MINUTE, || {
+    until("the minions to have taken up our module", PATIENCE, || {
         // They load what was synchronised a while after they have said that it was.
         let jid = salt.run("sys.list_functions", &["raw"]);
         let returns = returns_of(&jid);
-        until("the returns", MINUTE, || {
+        until("the returns", PATIENCE, || {
             let lines = daemon.lines();
             let mut values = returns.iter().map(|wanted| lines.iter().find(|l| tag(l) == wanted));
             let has_functions = |line: &Value| line["data"]["return"] != json!([]);
@@ -78,7 +78,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     let dated = salt.run("raw.dated", &[]);
     salt.run("cmd.run", &[r"printf '\377\376'"]);
     salt.send_from_minion("app/deployed");
-    until("a beacon", MINUTE, || {
+    until("a beacon", PATIENCE, || {
         let lines = daemon.lines();
         let between = &lines[position(&lines, &begin)..];
         between.iter().any(|line| tag(line).starts_with("salt/beacon/web-")).then_some(())
@@ -113,7 +113,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     assert!(daemon.metric("saltern_sink_lossy_values_total") >= 4.0);
 
     salt.restart_master();
-    until("saltern to be ready again", MINUTE, || daemon.is_ready().then_some(()));
+    until("saltern to be ready again", PATIENCE, || daemon.is_ready().then_some(()));
     let begin = common_marker(&mut salt, &daemon, "after-restart");
     salt.run("test.ping", &[]);
     salt.run("state.apply", &["broken"]);
@@ -127,11 +127,11 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     assert!(daemon.metric("saltern_source_bad_frames_total") < 1.0);
     assert!(daemon.is_ready());
 
-    daemon.group.stop(MINUTE);
+    daemon.group.stop(PATIENCE);
     assert_eq!(daemon.rows(version), daemon.lines(), "the table differs from the file");
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Fires markers until one is in saltern's file and in Salt's, and gives its tag.
 fn common_marker(salt: &mut Salt, daemon: &Daemon, name: &str) -> String {
@@ -142,7 +142,7 @@ fn common_marker(salt: &mut Salt, daemon: &Daemon, name: &str) -> String {
         // A subscriber that was not connected when it was fired will never have it.
         let patience = Duration::from_secs(if round < 5 { 2 } else { 10 });
         let began = std::time::Instant::now();
-        let found = until("a marker, or the time for another", MINUTE, || {
+        let found = until("a marker, or the time for another", PATIENCE, || {
             let found = has(&daemon.lines()) && has(&parse(&salt.stored()));
             (found || began.elapsed() > patience).then_some(found)
         });
@@ -242,7 +242,7 @@ impl Daemon {
         command.arg("run").arg("--config").arg(dir.join("saltern.yaml"));
         let group = Group::start(&mut command, &dir.join("log"));
         let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
-        let http = until("saltern to listen", MINUTE, || {
+        let http = until("saltern to listen", PATIENCE, || {
             let log = log();
             let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             lines.find_map(|line| line["address"].as_str()?.parse().ok())
@@ -289,8 +289,8 @@ for tag, data in sqlite3.connect(sys.argv[1]).execute('SELECT tag, data FROM sal
     }
 
     fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect_timeout(&self.http, MINUTE).unwrap();
-        stream.set_read_timeout(Some(MINUTE)).unwrap();
+        let mut stream = TcpStream::connect_timeout(&self.http, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: saltern\r\nConnection: close\r\n\r\n")
             .unwrap();
         let mut answer = String::new();

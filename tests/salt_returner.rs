@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use salt::{Ipc, MINIONS, More, Salt, folder, program, said, single_file, until};
 use serde_json::{Value, json};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -130,7 +130,7 @@ fn events_survive(version: &str) {
     while handed_over < EVENTS / 3 {
         handed_over = salt.push(20);
     }
-    until("the first events", MINUTE, || (stored(&daemon) > 0).then_some(()));
+    until("the first events", PATIENCE, || (stored(&daemon) > 0).then_some(()));
     salt.push(20);
     daemon.kill();
     while handed_over < EVENTS / 2 {
@@ -147,7 +147,7 @@ fn events_survive(version: &str) {
     while handed_over < EVENTS {
         handed_over = salt.push(20);
     }
-    until("all events to be stored", MINUTE, || (stored(&daemon) >= EVENTS).then_some(()));
+    until("all events to be stored", PATIENCE, || (stored(&daemon) >= EVENTS).then_some(()));
     let database = Connection::open(daemon.path("events.db")).unwrap();
     let mut select = database.prepare("SELECT tag, data FROM salt_events ORDER BY tag").unwrap();
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
@@ -194,7 +194,7 @@ fn job_caches_agree(version: &str) {
 }
 
 fn daemon_listens(daemon: &Daemon) {
-    until("the socket", MINUTE, || daemon.path("r").exists().then_some(()));
+    until("the socket", PATIENCE, || daemon.path("r").exists().then_some(()));
 }
 
 #[test]
@@ -256,10 +256,10 @@ fn a_master_and_its_minions(version: &'static str) {
     let twice = publish(&mut salt, "test.version", "saltern,rawfile_json");
     for minion in MINIONS {
         let tag = format!("salt/job/{twice}/ret/{minion}");
-        until(&tag, MINUTE, || (daemon.stored(&tag) == 2).then_some(()));
+        until(&tag, PATIENCE, || (daemon.stored(&tag) == 2).then_some(()));
         let returns = dir.path().join(minion).join("returns");
         let written = || fs::read_to_string(&returns).is_ok_and(|text| text.contains(&twice));
-        until("rawfile_json beside it", MINUTE, || written().then_some(()));
+        until("rawfile_json beside it", PATIENCE, || written().then_some(()));
         assert_eq!(daemon.stored(&format!("salt/job/{jid}/ret/{minion}")), 1);
     }
     assert_eq!(daemon.stored(&format!("salt/job/{jid}/new")), 1);
@@ -304,7 +304,7 @@ fn a_master_and_its_minions(version: &'static str) {
     let log = |minion: &str| fs::read_to_string(dir.path().join(minion).join("log")).unwrap();
     for minion in MINIONS {
         let line = format!("the return of {minion} for job {alone} is not stored");
-        until(&line, MINUTE, || log(minion).contains(&line).then_some(()));
+        until(&line, PATIENCE, || log(minion).contains(&line).then_some(()));
     }
     let lines = salt.log();
     let about: Vec<_> =
@@ -316,7 +316,7 @@ fn a_master_and_its_minions(version: &'static str) {
     daemon.start_again();
     for minion in MINIONS {
         let tag = format!("salt/job/{alone}/ret/{minion}");
-        until(&tag, MINUTE, || (daemon.stored(&tag) == 1).then_some(()));
+        until(&tag, PATIENCE, || (daemon.stored(&tag) == 1).then_some(()));
     }
 
     let hung = while_it_hangs(&mut salt, &daemon, dir.path());
@@ -324,7 +324,7 @@ fn a_master_and_its_minions(version: &'static str) {
     // What the bus said while it hung is in the journal; what nobody waited for any more comes too.
     for minion in MINIONS {
         let tag = format!("salt/job/{hung}/ret/{minion}");
-        until(&tag, MINUTE, || (daemon.stored(&tag) >= 1).then_some(()));
+        until(&tag, PATIENCE, || (daemon.stored(&tag) >= 1).then_some(()));
     }
 }
 
@@ -341,7 +341,7 @@ fn while_it_hangs(salt: &mut Salt, daemon: &Daemon, dir: &Path) -> String {
     let log = |minion: &str| fs::read_to_string(dir.join(minion).join("log")).unwrap();
     for minion in MINIONS {
         let line = format!("the return of {minion} for job {hung} is not stored");
-        let line = until(&line, MINUTE, || {
+        let line = until(&line, PATIENCE, || {
             log(minion).lines().find(|logged| logged.contains(&line)).map(str::to_owned)
         });
         assert!(says_why(&line), "{line}");

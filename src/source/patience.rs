@@ -7,7 +7,7 @@
 //! [asked](ask) since it last did. With no events it does not sleep but waits, and costs nothing.
 //!
 //! The sinks say how long it may be, by how long they let a batch wait to fill: where that is a fifth of a
-//! second nobody notices a hundredth more, and where it is nothing the thread does not sleep at all.
+//! second nobody notices a fiftieth more, and where it is nothing the thread does not sleep at all.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) fn ask(wish: Duration) {
 }
 
 /// The part of the shortest linger that a sleep may take.
-const PART: u32 = 20;
+const PART: u32 = 10;
 
 /// The longest sleep, in microseconds.
 #[derive(Debug, Clone, Default)]

@@ -43,8 +43,8 @@ pub(super) struct Config {
     /// size. At least the master's `max_event_size`.
     #[serde(default = "default_max_frame")]
     max_frame: ByteSize,
-    /// The longest time to let events gather after a read that brought few; as long as ten take to
-    /// come, or a twentieth of the shortest `linger` of the sinks, if that is shorter. 0 reads each as it
+    /// The longest time to let events gather after a read that brought few; as long as sixteen take
+    /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each as it
     /// comes.
     #[serde(default = "default_patience")]
     patience: Span,
@@ -59,7 +59,7 @@ fn default_max_frame() -> ByteSize {
 }
 
 fn default_patience() -> Span {
-    Span::millis(10)
+    Span::millis(20)
 }
 
 /// Where the bus is.
@@ -249,7 +249,7 @@ const ROOM: usize = 16 << 10;
 
 /// The least that a read brings when events come so fast that waiting for more would only let the socket
 /// fill.
-const MUCH: usize = 64 << 10;
+const MUCH: usize = 128 << 10;
 
 async fn read(
     mut stream: impl AsyncRead + Unpin,
@@ -313,7 +313,7 @@ async fn read(
 }
 
 /// Events that one wake-up should serve where they come one by one.
-const TOGETHER: u32 = 10;
+const TOGETHER: u32 = 16;
 
 /// How fast events come.
 struct Pace {

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Nothing that these tests wait for takes this long.
-pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+/// Nothing that these tests wait for takes this long, not even what hangs once: saltern breaks a write off
+/// after a minute (`retry.timeout`) and tries it again.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(3);
 
 /// Waits until `look` gives something.
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
