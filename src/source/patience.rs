@@ -32,6 +32,10 @@ pub(super) fn ask(wish: Duration) {
 /// The part of the shortest linger that a sleep may take.
 const PART: u32 = 10;
 
+/// A sleep that is shorter than this costs more than the wake-ups that it saves: the kernel makes it longer
+/// by a twentieth of a millisecond.
+const WORTH_IT: Duration = Duration::from_micros(200);
+
 /// The longest sleep, in microseconds.
 #[derive(Debug, Clone, Default)]
 pub struct Bound(Arc<AtomicU64>);
@@ -57,7 +61,7 @@ impl Bound {
     pub fn sleep(&self) {
         let bound = Duration::from_micros(self.0.load(Ordering::Relaxed));
         let wish = ASKED.with(Cell::take).min(bound);
-        if !wish.is_zero() {
+        if wish >= WORTH_IT {
             // There is no task that could run meanwhile: the runtime is about to wait.
             #[allow(clippy::disallowed_methods)]
             std::thread::sleep(wish);

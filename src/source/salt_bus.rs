@@ -249,7 +249,7 @@ const ROOM: usize = 16 << 10;
 
 /// The least that a read brings when events come so fast that waiting for more would only let the socket
 /// fill.
-const MUCH: usize = 128 << 10;
+const MUCH: usize = 64 << 10;
 
 async fn read(
     mut stream: impl AsyncRead + Unpin,
