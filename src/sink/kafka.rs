@@ -274,9 +274,11 @@ impl Kafka {
         }
         let in_transaction = self.transactions.is_some();
         let failed = self.producer.context().end(|| {
-            // It cannot be committed any more, and the rest would wait until its time is out.
+            // It cannot be committed any more, and the rest would wait until its time is out. Not to be
+            // waited for here: librdkafka would wait for ever for the thread of a broker that has just left
+            // the cluster. The reports say when it is done.
             if in_transaction {
-                self.producer.purge(PurgeConfig::default().queue().inflight());
+                self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
             }
         });
         let failed = failed.await;
