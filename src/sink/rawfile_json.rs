@@ -1,8 +1,8 @@
 //! `rawfile_json`: one JSON object a line in a file, as Salt's returner of that name writes them.
 //!
 //! A line is `{"tag": …, "data": …}`. The file is opened for appending and locked (flock) for each
-//! batch, so that it may be shared with Salt's own returner. A batch is one write; if the disk is
-//! full the part that was written is cut off again, so there is never half a line, and a half line
+//! batch, so that it may be shared with Salt's own returner. A batch is stored whole: if the disk
+//! is full the part that was written is cut off again, so there is never half a line, and a half line
 //! that a crash left is cut off when the file is opened.
 //!
 //! SIGHUP opens the file anew, for logrotate; a file that was deleted is begun anew by itself.
