@@ -15,6 +15,7 @@ use saltern::doorbell::{Bell, Receiver, channel};
 use saltern::event::Event;
 use saltern::filter::{Filter, FilterConfig};
 use saltern::queue::{Queue, SpillConfig, SpillMode};
+use saltern::routes::Routes;
 use saltern::source::Frames;
 use saltern::spill::disk::Folder;
 use saltern::state::{SinkState, SourceState};
@@ -83,6 +84,32 @@ fn filter(criterion: &mut Criterion) {
     }
 }
 
+/// Ten globs of the sink of this number.
+fn ten_globs(sink: usize) -> FilterConfig {
+    let tags = (0..10).map(|n| format!("salt/*/ret/db-{sink}-{n}.*")).collect();
+    FilterConfig { tags, ..FilterConfig::default() }
+}
+
+/// The filters of twenty sinks with ten globs each, asked together and one by one.
+fn routes(criterion: &mut Criterion) {
+    let filters: Vec<Filter> =
+        (0..20).map(|n| Filter::new(&ten_globs(n)).expect("these are globs")).collect();
+    let mut group = criterion.benchmark_group("200 globs of 20 sinks");
+    for (name, bodies) in payloads() {
+        let events = events(&bodies);
+        group.throughput(Throughput::Elements(events.len() as u64));
+        let mut routes = Routes::new(filters.iter());
+        group.bench_function(BenchmarkId::new("together", name), |bencher| {
+            bencher.iter(|| routes.picks(filters.iter(), black_box(&events)).len());
+        });
+        group.bench_function(BenchmarkId::new("one by one", name), |bencher| {
+            let taken =
+                |filter: &Filter| events.iter().filter(|e| filter.takes(black_box(e))).count();
+            bencher.iter(|| filters.iter().map(taken).sum::<usize>());
+        });
+    }
+}
+
 /// Chunks that are dispatched, or pushed before the queue is emptied.
 const CHUNKS: usize = 50;
 
@@ -91,15 +118,11 @@ const CHUNKS: usize = 50;
 fn dispatch(criterion: &mut Criterion) {
     let nothing = FilterConfig { tags: vec!["no/such/*".to_owned()], ..FilterConfig::default() };
     let all = FilterConfig::default();
-    let globs = |sink: usize| FilterConfig {
-        tags: (0..10).map(|n| format!("salt/*/ret/db-{sink}-{n}.*")).collect(),
-        ..FilterConfig::default()
-    };
     let kinds: [(&str, Vec<FilterConfig>); 4] = [
         ("one sink", vec![all.clone()]),
         ("ten sinks", vec![all.clone(); 10]),
         ("one and nine idle", [vec![all.clone()], vec![nothing; 9]].concat()),
-        ("one and twenty of ten globs", [vec![all], (1..21).map(globs).collect()].concat()),
+        ("one and twenty of ten globs", [vec![all], (1..21).map(ten_globs).collect()].concat()),
     ];
     for (kind, filters) in &kinds {
         let mut group = criterion.benchmark_group(format!("dispatch {kind}"));
@@ -195,6 +218,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = parse, filter, dispatch, queue
+    targets = parse, filter, routes, dispatch, queue
 }
 criterion_main!(pipeline);
