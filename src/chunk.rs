@@ -169,7 +169,7 @@ impl Share {
     }
 
     /// Bytes of the frames of the first `count` events.
-    pub fn bytes_of_first(&self, count: usize) -> usize {
+    fn bytes_of_first(&self, count: usize) -> usize {
         let before = |place: usize| self.bytes_before().get(place).copied().unwrap_or_default();
         before(self.from + count.min(self.len())) - before(self.from)
     }

@@ -233,8 +233,6 @@ pub struct Queue<D: Disk = Folder> {
 struct Waiting {
     share: Share,
     since: Instant,
-    bytes: usize,
-    weight: usize,
 }
 
 #[derive(Debug)]
@@ -320,7 +318,7 @@ impl<D: Disk> Queue<D> {
         let claim = share.take_claim();
         self.next += share.len() as u64;
         if fits {
-            self.remember(share, weight, now);
+            self.remember(share, now);
         }
         match claim {
             Some(claim) if on_disk && self.config.fsync != Fsync::Always => claim.honour(),
@@ -366,16 +364,15 @@ impl<D: Disk> Queue<D> {
         if let Some(claim) = share.take_claim() {
             self.claims.push_back((self.next, claim));
         }
-        self.remember(share, weight, now);
+        self.remember(share, now);
     }
 
-    fn remember(&mut self, mut share: Share, weight: usize, since: Instant) {
+    fn remember(&mut self, mut share: Share, since: Instant) {
         share.forget_encoding();
-        let bytes = share.bytes();
-        self.weight += weight;
-        self.memory_bytes += bytes;
+        self.weight += share.weight();
+        self.memory_bytes += share.bytes();
         self.memory_events += share.len() as u64;
-        self.memory.push_back(Waiting { share, since, bytes, weight });
+        self.memory.push_back(Waiting { share, since });
     }
 
     /// Takes the oldest share off memory.
@@ -383,8 +380,8 @@ impl<D: Disk> Queue<D> {
         let oldest = self.memory.pop_front()?;
         self.head += oldest.share.len() as u64;
         self.memory_events -= oldest.share.len() as u64;
-        self.memory_bytes -= oldest.bytes;
-        self.weight -= oldest.weight;
+        self.memory_bytes -= oldest.share.bytes();
+        self.weight -= oldest.share.weight();
         Some(oldest)
     }
 
@@ -459,11 +456,8 @@ impl<D: Disk> Queue<D> {
                 continue;
             }
             let gone = front.share.split_front(count);
-            let (bytes, weight) = (gone.bytes(), gone.weight());
-            front.bytes -= bytes;
-            front.weight -= weight;
-            self.memory_bytes -= bytes;
-            self.weight -= weight;
+            self.memory_bytes -= gone.bytes();
+            self.weight -= gone.weight();
             self.memory_events -= gone.len() as u64;
             self.head = lost.end;
         }
@@ -631,8 +625,6 @@ impl<D: Disk> Queue<D> {
         }
         let share = front.share.split_front(count);
         let (bytes, weight) = (share.bytes(), share.weight());
-        front.bytes -= bytes;
-        front.weight -= weight;
         if front.share.is_empty() {
             self.memory.pop_front();
         }
@@ -654,8 +646,7 @@ impl<D: Disk> Queue<D> {
             match spill.read() {
                 Ok(Some(Read::Events(sequence, share))) => {
                     self.skip_damaged(Lost { first: self.head, end: sequence });
-                    let weight = share.weight();
-                    self.remember(share, weight, now);
+                    self.remember(share, now);
                 }
                 Ok(Some(Read::Damaged(lost))) => self.skip_damaged(lost),
                 Ok(None) => self.skip_damaged(Lost { first: self.head, end: self.next }),
