@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= 4
 
 help:
 	@echo 'make demo    run saltern against a synthetic bus, into ./saltern-demo'
-	@echo 'make test    install the servers that the tests need, then run all tests'
+	@echo 'make test    install the servers that the tests need, then run all tests; what fails runs once more, alone'
 	@echo 'make lint    formatting, clippy, bans and licences of dependencies'
 	@echo 'make bench   the Criterion benches'
 	@echo 'make load    the load tests, with their report and plots, into target/load'
@@ -25,7 +25,7 @@ test: toolchain
 	@tests/servers/install.sh & install=$$!; \
 	$(CARGO) test --workspace --locked --no-run; built=$$?; \
 	wait $$install && exit $$built
-	$(CARGO) test --workspace --locked --no-fail-fast
+	CARGO='$(CARGO)' tests/run.py --workspace --locked
 
 bench: toolchain
 	$(CARGO) bench --locked
