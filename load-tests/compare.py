@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("SALTERN_TEST_CACHE", Path.home() / ".cache/saltern-tests"))
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target"))
 TICKS = os.sysconf("SC_CLK_TCK")
-PATIENCE = 300
+PATIENCE = 600
 
 
 def options():

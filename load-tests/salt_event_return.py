@@ -209,7 +209,7 @@ def measure(folder, arguments):
         options = salt.config.master_config(config)
         with salt.utils.event.get_master_event(options, options["sock_dir"]) as bus:
             # Until it subscribes, events are nobody's. A full queue makes it write.
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not store.stored():
                 if time.monotonic() > deadline:
                     sys.exit(f"salt_event_return: nothing is stored; see {folder}/log")

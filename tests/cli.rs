@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take here before the test fails.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(2);
+
+/// A stop with a `shutdown_deadline` of a few seconds takes less, even on a slow, busy machine.
+const STOP_LIMIT: Duration = Duration::from_secs(45);
 
 fn saltern(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
@@ -559,7 +562,7 @@ sinks:
     let start = Instant::now();
     run.interrupt();
     assert_eq!(run.wait().code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(start.elapsed() < STOP_LIMIT, "{:?}", start.elapsed());
 }
 
 #[test]

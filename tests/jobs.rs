@@ -15,20 +15,17 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use proxy::Proxy;
-use salt::{Group, Ipc, MINIONS, More, Salt, until};
+use salt::{Group, Ipc, MINIONS, More, PATIENCE, Salt, until};
 
 #[allow(dead_code, reason = "shared with other tests")]
 mod ports;
 mod proxy;
 mod salt;
-
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Jobs that are written into the master's cache while the daemon is away.
 const WRITTEN: usize = 200;

@@ -27,7 +27,7 @@ mod kafka;
 mod ports;
 
 use daemon::{Daemon, wait_for};
-use kafka::Kafka;
+use kafka::{Kafka, LIMIT};
 
 /// A connection to write to topics with.
 struct Writer {
@@ -80,7 +80,7 @@ impl Writer {
     }
 
     fn flush(&self) {
-        self.producer.flush(Duration::from_secs(60)).unwrap();
+        self.producer.flush(LIMIT).unwrap();
     }
 }
 
@@ -135,7 +135,7 @@ fn database(folder: &Path) -> PathBuf {
 /// A store that nobody can write to until this is dropped.
 fn locked(folder: &Path) -> Connection {
     let lock = Connection::open(database(folder)).unwrap();
-    lock.busy_timeout(Duration::from_secs(30)).unwrap();
+    lock.busy_timeout(LIMIT).unwrap();
     lock.pragma_update(None, "journal_mode", "WAL").unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     lock
@@ -150,7 +150,7 @@ fn read(worker: &mut Daemon) -> f64 {
 fn stored(folder: &Path) -> BTreeMap<String, String> {
     let look = || {
         let connection = Connection::open(database(folder))?;
-        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.busy_timeout(LIMIT)?;
         let mut query = connection.prepare("SELECT event_id, tag FROM salt_events")?;
         let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect::<rusqlite::Result<BTreeMap<_, _>>>()
@@ -174,7 +174,7 @@ fn wait_stored(folders: &[&Path], expected: &BTreeMap<String, String>) {
     let mut found = BTreeMap::new();
     let begin = Instant::now();
     while found != *expected {
-        let late = begin.elapsed() > Duration::from_secs(90);
+        let late = begin.elapsed() > LIMIT;
         assert!(!late, "{} of {} events are stored", found.len(), expected.len());
         pause(Duration::from_millis(50));
         found = folders.iter().flat_map(|folder| stored(folder)).collect();
@@ -197,7 +197,7 @@ fn committed(brokers: &str, topic: &str, partitions: i32) -> Vec<Option<i64>> {
     for partition in 0..partitions {
         list.add_partition(topic, partition);
     }
-    let offsets = client.committed_offsets(list, Duration::from_secs(30)).unwrap();
+    let offsets = client.committed_offsets(list, LIMIT).unwrap();
     let offset = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element
         .offset()
     {
@@ -212,7 +212,7 @@ fn ends(brokers: &str, topic: &str, partitions: i32) -> Vec<Option<i64>> {
     let client: BaseConsumer =
         ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
     let end = |partition| {
-        let (_, end) = client.fetch_watermarks(topic, partition, Duration::from_secs(30)).unwrap();
+        let (_, end) = client.fetch_watermarks(topic, partition, LIMIT).unwrap();
         (end > 0).then_some(end)
     };
     (0..partitions).map(end).collect()
@@ -395,14 +395,13 @@ fn what_a_transaction_took_back_is_not_read() {
     let (topic, brokers) = ("transactions", kafka.brokers());
     kafka.create(topic, 1, &[]);
     let writer = Writer::with(&brokers, topic, &[("transactional.id", "transactions")]);
-    let limit = Duration::from_secs(60);
-    writer.producer.init_transactions(limit).unwrap();
+    writer.producer.init_transactions(LIMIT).unwrap();
     for (numbers, is_kept) in [(0..10, true), (10..20, false), (20..30, true)] {
         writer.producer.begin_transaction().unwrap();
         writer.numbers(numbers);
         match is_kept {
-            true => writer.producer.commit_transaction(limit).unwrap(),
-            false => writer.producer.abort_transaction(limit).unwrap(),
+            true => writer.producer.commit_transaction(LIMIT).unwrap(),
+            false => writer.producer.abort_transaction(LIMIT).unwrap(),
         }
     }
     let folder = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 /// How long anything may take that is waited for.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Between two looks at a condition, and between two events.
 #[allow(clippy::disallowed_methods)]

@@ -10,13 +10,10 @@ mod salt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Duration;
 
 use daemon::Daemon;
-use salt::{Ipc, MINIONS, More, Salt, folder, single_file, until};
+use salt::{ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, single_file, until};
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(180);
 
 #[test]
 fn masters_agree_in_3006() {
@@ -89,7 +86,7 @@ fn with_saltern(version: &'static str) -> Answers {
     let daemon = Daemon::start(&source);
     until("the socket", PATIENCE, || daemon.path("r").exists().then_some(()));
     let all = format!(
-        "returner_dirs: [{}]\nsaltern.address: ipc://{}\nsaltern.timeout: 30\n",
+        "returner_dirs: [{}]\nsaltern.address: ipc://{}\nsaltern.timeout: 60\n",
         single_file(version, dir.path()).display(),
         daemon.path("r").display()
     );
@@ -104,7 +101,8 @@ fn with_saltern(version: &'static str) -> Answers {
     assert!(jobs.into_iter().all(|job| !job.path().join(".load.p").exists()));
     let mut on_a_minion = |fun: &str, arg: &[&str]| {
         let arg = [&["saltern"], arg].concat();
-        let request = json!({"run": fun, "arg": arg, "timeout": 60, "more": {"tgt": MINIONS[1]}});
+        let request =
+            json!({"run": fun, "arg": arg, "timeout": ANSWER, "more": {"tgt": MINIONS[1]}});
         salt.drive(&request)["values"][MINIONS[1]].take()
     };
     // Each costs a job.
@@ -150,7 +148,8 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
             1,
         ),
     ] {
-        let request = json!({"run": fun, "arg": arg, "kwarg": kwarg, "more": more, "timeout": 60});
+        let request =
+            json!({"run": fun, "arg": arg, "kwarg": kwarg, "more": more, "timeout": ANSWER});
         let answer = salt.drive(&request);
         assert_eq!(answer["returned"].as_array().unwrap().len(), count, "{request}: {answer}");
         returns += count;
@@ -233,7 +232,7 @@ fn asked(salt: &mut Salt, jids: &[String]) -> Answers {
     ] {
         questions.push(json!([fun, [], kwarg]));
     }
-    let found = salt.drive(&json!({"ask": questions, "timeout": 60}));
+    let found = salt.drive(&json!({"ask": questions, "timeout": ANSWER}));
     let mut answers = Answers::new();
     for (question, found) in questions.iter().zip(found.as_array().unwrap()) {
         answers.insert(plain(question, jids).to_string(), plain(&of_script(found, jids), jids));

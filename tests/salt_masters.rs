@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use salt::{Group, Ipc, MINIONS, More, Salt, program, until};
+use salt::{Group, Ipc, MINIONS, More, PATIENCE, Salt, program, until};
 
 mod ports;
 mod salt;
@@ -130,8 +130,6 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     daemon.group.stop(PATIENCE);
     assert_eq!(daemon.rows(version), daemon.lines(), "the table differs from the file");
 }
-
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Fires markers until one is in saltern's file and in Salt's, and gives its tag.
 fn common_marker(salt: &mut Salt, daemon: &Daemon, name: &str) -> String {

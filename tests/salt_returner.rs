@@ -13,14 +13,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 use daemon::Daemon;
 use rusqlite::Connection;
-use salt::{Ipc, MINIONS, More, Salt, folder, program, said, single_file, until};
+use salt::{ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, program, said, single_file, until};
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(180);
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -221,7 +218,7 @@ fn publish(salt: &mut Salt, fun: &str, returners: &str) -> String {
 
 /// What a job on both minions returned, by minion.
 fn values(salt: &mut Salt, fun: &str, arg: &[&str]) -> Value {
-    salt.drive(&json!({"run": fun, "arg": arg, "timeout": 60}))["values"].take()
+    salt.drive(&json!({"run": fun, "arg": arg, "timeout": ANSWER}))["values"].take()
 }
 
 /// What `salt-run` answers.

@@ -17,7 +17,7 @@ use saltern::spill::{Read, Settings, Spill};
 use serde_json::{Value, json};
 
 mod numbered;
-use numbered::{Daemon, PATIENCE, Place, pause, saltern, until, until_within};
+use numbered::{Daemon, PATIENCE, Place, STOP_LIMIT, pause, saltern, until, until_within};
 
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
@@ -122,7 +122,7 @@ fn invariant_8_a_stop_leaves_the_rest_in_the_spill() {
         until("all is read", || daemon.taken() == 3000);
         let (status, took) = daemon.terminate();
         assert_eq!(status.code(), Some(0));
-        assert!(took < Duration::from_secs(8), "{mode}: the deadline is 3 s, it took {took:?}");
+        assert!(took < STOP_LIMIT, "{mode}: the deadline is 3 s, it took {took:?}");
         place.heal("out");
         let daemon = Daemon::start(&config);
         until("the rest is delivered", || daemon.stored("file") == 3000);
@@ -283,7 +283,7 @@ fn invariant_8_a_queue_that_blocks_can_be_stopped() {
     assert!(daemon.taken() < 40_000);
     let (status, took) = daemon.terminate();
     assert_eq!(status.code(), Some(0));
-    assert!(took < Duration::from_secs(10), "the deadline is 3 s, it took {took:?}");
+    assert!(took < STOP_LIMIT, "the deadline is 3 s, it took {took:?}");
 }
 
 /// Leaves 1000 events in the spill of a stopped daemon.

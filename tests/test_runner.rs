@@ -90,7 +90,8 @@ fn a_program_that_aborts_is_run_again_whole() {
     let folder = tried(&[("once", once), ("twice", twice)]);
     let (is_success, summary) = run(folder.path());
     assert!(!is_success);
-    let expected = ["    once (the whole program)", "Failed twice:", "    twice (the whole program)"];
+    let expected =
+        ["    once (the whole program)", "Failed twice:", "    twice (the whole program)"];
     assert_eq!(summary[1..4], expected);
     assert_eq!(summary.last().unwrap(), "1 passed, 1 failed");
 }

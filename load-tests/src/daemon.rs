@@ -168,7 +168,7 @@ impl Daemon {
 }
 
 /// How long the process may take to connect, and to store what is left when all is sent.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Between two looks at how far the sinks are, which cost the measured process something too.
 const LOOK: Duration = Duration::from_millis(25);

@@ -121,7 +121,7 @@ fn wait(
     arrivals: &Receiver<Result<Vec<Instant>, String>>,
     daemon: &Daemon,
 ) -> Result<Vec<Instant>, Failure> {
-    match arrivals.recv_timeout(Duration::from_mins(1)) {
+    match arrivals.recv_timeout(Duration::from_mins(2)) {
         Ok(arrivals) => Ok(arrivals?),
         Err(_) => Err(format!("not all events came; the status is {}", daemon.status()?).into()),
     }

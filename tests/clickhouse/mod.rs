@@ -22,7 +22,7 @@ pub(crate) mod chdb;
 pub(crate) mod stub;
 
 /// Nothing that these tests wait for takes this long.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 pub(crate) struct ClickHouse {
     folder: TempDir,

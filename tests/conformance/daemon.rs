@@ -11,7 +11,11 @@ use std::time::{Duration, Instant};
 
 /// Nothing that these tests wait for takes this long, not even what hangs once: saltern breaks a write off
 /// after a minute (`retry.timeout`) and tries it again.
-pub(crate) const DEADLINE: Duration = Duration::from_mins(3);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(6);
+
+/// A stop with a `shutdown_deadline` of 3 s takes less, even on a slow, busy machine; one that waits for
+/// its store takes the minute of `retry.timeout`.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(45);
 
 /// Waits until `look` gives something.
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use crate::brokers::{Isolation, Kafka};
+use crate::daemon::DEADLINE;
 
 /// A kind of sink and its store, which lives in `store/` of the test's folder.
 pub(crate) struct Kind {
@@ -206,7 +207,7 @@ pub(crate) fn hold_flock(folder: &Path, _: Option<u32>) -> Mend {
 /// Another process writes to the database.
 pub(crate) fn hold_transaction(folder: &Path, _: Option<u32>) -> Mend {
     let connection = Connection::open(folder.join("store/salt.db")).unwrap();
-    connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    connection.busy_timeout(DEADLINE).unwrap();
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
     Box::new(move || connection.execute_batch("COMMIT").unwrap())
 }
@@ -214,7 +215,7 @@ pub(crate) fn hold_transaction(folder: &Path, _: Option<u32>) -> Mend {
 /// The database takes any event but number 13.
 pub(crate) fn refuse_number_13(folder: &Path, _: Option<u32>) -> Mend {
     let connection = Connection::open(folder.join("store/salt.db")).unwrap();
-    connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    connection.busy_timeout(DEADLINE).unwrap();
     connection
         .execute_batch(
             "CREATE TRIGGER guard BEFORE INSERT ON salt_events WHEN new.tag = 'test/13'

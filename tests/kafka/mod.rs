@@ -37,7 +37,10 @@ use crate::ports::free_ports;
 const RELEASE: &str = "kafka-4.1.0";
 
 /// Nothing that is waited for here takes this long.
-const LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const LIMIT: Duration = Duration::from_mins(4);
+
+/// How long a question to a broker may take before it is asked again.
+const ASK: Duration = Duration::from_secs(20);
 
 /// The user that may do anything at the secure port, and its password.
 pub(crate) const ADMIN: (&str, &str) = ("admin", "admin-secret");
@@ -229,7 +232,7 @@ impl Kafka {
     pub(crate) fn await_all(&self) {
         let client = self.client(Isolation::Committed);
         self.until("all nodes to be there", || {
-            let metadata = client.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+            let metadata = client.fetch_metadata(None, ASK).ok()?;
             (metadata.brokers().len() == self.nodes.len()).then_some(())
         });
     }
@@ -274,7 +277,7 @@ impl Kafka {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         self.until(&format!("the topic {topic}"), || {
-            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+            let options = AdminOptions::new().operation_timeout(Some(ASK));
             let results = runtime.block_on(admin.create_topics([&new], &options)).ok()?;
             let exists = |result: &Result<_, (_, _)>| {
                 matches!(result, Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)))
@@ -294,7 +297,7 @@ impl Kafka {
 
     fn leaders(&self, topic: &str) -> Vec<usize> {
         let client = self.client(Isolation::Committed);
-        let Ok(metadata) = client.fetch_metadata(Some(topic), Duration::from_secs(5)) else {
+        let Ok(metadata) = client.fetch_metadata(Some(topic), ASK) else {
             return Vec::new();
         };
         let partitions = metadata.topics()[0].partitions();
@@ -309,9 +312,8 @@ impl Kafka {
     /// All messages of a topic, partition by partition in order; none if there is no such topic.
     pub(crate) fn read(&self, topic: &str, isolation: Isolation) -> Vec<Message> {
         let client = self.client(isolation);
-        let metadata = self.until("the topic's partitions", || {
-            client.fetch_metadata(Some(topic), Duration::from_secs(5)).ok()
-        });
+        let metadata =
+            self.until("the topic's partitions", || client.fetch_metadata(Some(topic), ASK).ok());
         let mut open = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
             open.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();

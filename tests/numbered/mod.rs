@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// How long anything may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A stop with a `shutdown_deadline` of 3 s takes less, even on a slow, busy machine.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(45);
 
 pub(crate) fn pause(time: Duration) {
     let until = Instant::now() + time;

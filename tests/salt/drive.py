@@ -28,6 +28,10 @@ import salt.runner
 import salt.utils.event
 import salt.utils.job
 
+# Seconds that an answer may take, where the request does not say. Salt's client may hang, so it is
+# not too long: the test asks again.
+TIMEOUT = 60
+
 # Says where it hung, then ends as without it.
 faulthandler.register(signal.SIGALRM, chain=True)
 # Salt's client prints to stdout what it tells the user of `salt`.
@@ -116,7 +120,8 @@ for line in sys.stdin:
     request = json.loads(line)
     # Salt's client may hang when the master comes up or goes just then. That ends this process,
     # which the test notices.
-    signal.alarm(request.get("timeout", 20) + 15)
+    timeout = request.get("timeout", TIMEOUT)
+    signal.alarm(timeout + 30)
     try:
         if "fire" in request:
             answer = fire(request["fire"], request.get("data", {}))
@@ -139,7 +144,7 @@ for line in sys.stdin:
                 request["run"],
                 request.get("arg", []),
                 request.get("kwarg", {}),
-                request.get("timeout", 20),
+                timeout,
                 **request.get("more", {}),
             )
         answer = {"ok": answer}

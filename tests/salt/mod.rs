@@ -66,6 +66,12 @@ pub(crate) fn single_file(version: &str, dir: &Path) -> PathBuf {
     returners
 }
 
+/// Nothing that is waited for here takes this long: a master and its minions on a slow, busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(6);
+
+/// Seconds that Salt's client waits for the returns of a job.
+pub(crate) const ANSWER: u32 = 120;
+
 /// Asks again and again until there is an answer; panics after `limit`.
 pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -247,14 +253,14 @@ log_level_logfile: info
     /// Stops the master and starts it again; returns when the minions answer.
     pub(crate) fn restart_master(&mut self) {
         let mut master = self.master.take().unwrap();
-        master.stop(Duration::from_secs(60));
+        master.stop(PATIENCE);
         self.start_master();
         self.await_minions();
     }
 
     fn await_minions(&mut self) {
-        until("both minions to answer test.ping", Duration::from_secs(150), || {
-            let answer = self.ask(&json!({"run": "test.ping", "timeout": 5}));
+        until("both minions to answer test.ping", PATIENCE, || {
+            let answer = self.ask(&json!({"run": "test.ping", "timeout": 10}));
             (answer["ok"]["returned"] == json!(MINIONS)).then_some(())
         });
     }
@@ -266,7 +272,7 @@ log_level_logfile: info
 
     /// Runs a job on both minions, waits for both returns, and gives the job's id.
     pub(crate) fn run(&mut self, fun: &str, arg: &[&str]) -> String {
-        let answer = self.ask(&json!({"run": fun, "arg": arg, "timeout": 60}));
+        let answer = self.ask(&json!({"run": fun, "arg": arg, "timeout": ANSWER}));
         assert_eq!(answer["ok"]["returned"], json!(MINIONS), "{fun}: {answer}");
         answer["ok"]["jid"].as_str().unwrap().to_owned()
     }
@@ -282,7 +288,7 @@ log_level_logfile: info
         let mut command = Command::new(program(self.version, name));
         command.arg("-c").arg(self.dir.join("m")).args(arg);
         let output = self.dir.join("shell");
-        Group::start(&mut command, &output).ended(Duration::from_secs(60));
+        Group::start(&mut command, &output).ended(PATIENCE);
         String::from_utf8_lossy(&fs::read(output).unwrap()).into_owned()
     }
 
