@@ -4,27 +4,35 @@
 //! have open at the same time. A letter that is marked for replay is handed to its sink once more
 //! by the daemon, as the same event with the same id, and leaves when the sink has kept it; if it
 //! is refused again it becomes a letter again.
+//!
+//! Triggers of the database keep the table `totals`, so that it is true whichever process changes
+//! the letters. What the daemon asks for is found there or by an index: its cost does not grow with
+//! the number of letters. The command line works in pages, each a transaction of its own.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use globset::{Glob, GlobMatcher};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::batch::Entry;
-use crate::chunk::{Chunk, Share};
-use crate::event::{Event, EventId, Origin};
+use crate::event::{Event, EventId};
 use crate::state;
 
 /// The database, in `state_dir`.
 pub const FILE: &str = "dead-letters.db";
 
+/// What `user_version` is once the tables are there.
+const VERSION: i64 = 1;
+
+/// Makes the tables, or those that an older file lacks.
 const SCHEMA: &str = "
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     sink TEXT NOT NULL,
@@ -40,8 +48,60 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     replay INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS dead_letters_sink ON dead_letters (sink, id);
-CREATE INDEX IF NOT EXISTS dead_letters_replay ON dead_letters (replay) WHERE replay > 0;
+CREATE INDEX IF NOT EXISTS dead_letters_marked ON dead_letters (sink, id) WHERE replay > 0;
+DROP INDEX IF EXISTS dead_letters_replay;
+CREATE TABLE IF NOT EXISTS totals (
+    sink TEXT PRIMARY KEY,
+    letters INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    marked INTEGER NOT NULL
+) WITHOUT ROWID;
+DELETE FROM totals;
+INSERT INTO totals
+    SELECT sink, count(*), sum(length(frame)), sum(replay) FROM dead_letters GROUP BY sink;
+CREATE TRIGGER IF NOT EXISTS letter_comes AFTER INSERT ON dead_letters BEGIN
+    INSERT INTO totals VALUES (NEW.sink, 1, length(NEW.frame), NEW.replay)
+    ON CONFLICT (sink) DO UPDATE SET letters = letters + 1,
+        bytes = bytes + excluded.bytes, marked = marked + excluded.marked;
+END;
+CREATE TRIGGER IF NOT EXISTS letter_goes AFTER DELETE ON dead_letters BEGIN
+    UPDATE totals SET letters = letters - 1, bytes = bytes - length(OLD.frame),
+        marked = marked - OLD.replay WHERE sink = OLD.sink;
+END;
+CREATE TRIGGER IF NOT EXISTS letter_is_marked AFTER UPDATE OF replay ON dead_letters BEGIN
+    UPDATE totals SET marked = marked + NEW.replay - OLD.replay WHERE sink = NEW.sink;
+END;
+PRAGMA user_version = 1;
+COMMIT;
 ";
+
+const INSERT: &str = "INSERT INTO dead_letters (sink, event_id, tag, reason, time, attempts, \
+                      source, master_id, received, frame) VALUES (?,?,?,?,?,?,?,?,?,?)";
+const BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM totals";
+const OLDEST: &str = "SELECT id, length(frame) FROM dead_letters WHERE id > 0 ORDER BY id";
+const DELETE_OLDEST: &str = "DELETE FROM dead_letters WHERE id <= ?";
+const DELETE: &str = "DELETE FROM dead_letters WHERE id = ?";
+const MARK: &str = "UPDATE dead_letters SET replay = 1 WHERE id = ?";
+const MARKED: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, source, master_id, \
+                      received, replay, frame FROM dead_letters \
+                      WHERE sink = ? AND replay > 0 AND id > ? ORDER BY id";
+const LETTER: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, source, master_id, \
+                      received, replay, frame FROM dead_letters WHERE id = ?";
+
+/// Letters that may go at once beyond those that come: a bound that was lowered is reached in steps.
+const STEP: usize = 1000;
+
+/// Rows that are looked at, or changed, in one go.
+const PAGE: usize = 1000;
+
+/// How long the command line lets others write between two pages.
+const BETWEEN_PAGES: Duration = Duration::from_millis(2);
+
+/// Letters that are handed to a sink together.
+const TOGETHER: usize = 256;
+
+/// Bytes of their events, at the most, unless one alone has more.
+const TOGETHER_BYTES: usize = 1 << 20;
 
 /// Why the dead letters cannot be read or written.
 #[derive(Debug, Error)]
@@ -95,14 +155,6 @@ impl Letter {
         Some(event.with_id(EventId::from_hex(self.event_id.as_bytes())))
     }
 
-    /// The event as a share for its sink.
-    fn share(&self) -> Option<Share> {
-        let origin = Origin { source: self.source.clone(), master_id: self.master_id.clone() };
-        let received = u64::try_from(self.received).unwrap_or_default();
-        let chunk = Chunk::new(Arc::new(origin), received, vec![self.event()?]);
-        Some(Share::all(Arc::new(chunk)))
-    }
-
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Letter {
             id: row.get(0)?,
@@ -121,8 +173,15 @@ impl Letter {
     }
 }
 
-const COLUMNS: &str = "id, sink, event_id, tag, reason, time, attempts, source, master_id, \
-                       received, replay, frame";
+/// An event that was refused.
+pub struct Refused<'a> {
+    /// The event.
+    pub entry: Entry<'a>,
+    /// Why.
+    pub reason: &'a str,
+    /// How often it was tried.
+    pub attempts: u32,
+}
 
 /// Which letters are meant. Whatever is given must match.
 #[derive(Debug, Default, Clone)]
@@ -144,12 +203,20 @@ impl Selection {
         Ok(Some(glob.compile_matcher()))
     }
 
-    fn takes(&self, letter: &Letter, tags: Option<&GlobMatcher>) -> bool {
-        let is_id = |id: &String| *id == letter.id.to_string() || *id == letter.event_id;
-        self.sink.as_ref().is_none_or(|sink| *sink == letter.sink)
-            && tags.is_none_or(|tags| tags.is_match(&letter.tag))
-            && self.reason.as_ref().is_none_or(|reason| letter.reason.contains(reason.as_str()))
-            && self.id.as_ref().is_none_or(is_id)
+    /// What SQL can decide, and the values that it needs, as text.
+    fn conditions(&self) -> (String, Vec<&str>) {
+        let id_is = |id: &str| match id.parse::<i64>() {
+            Ok(_) => " AND id = CAST(? AS INTEGER)",
+            Err(_) => " AND event_id = ?",
+        };
+        let wanted = [
+            (&self.sink, " AND sink = ?"),
+            (&self.reason, " AND instr(reason, ?) > 0"),
+            (&self.id, self.id.as_deref().map_or("", id_is)),
+        ];
+        let wanted = wanted.iter().filter_map(|(value, sql)| Some((value.as_deref()?, *sql)));
+        let (values, conditions): (Vec<_>, Vec<_>) = wanted.unzip();
+        (conditions.concat(), values)
     }
 }
 
@@ -177,7 +244,9 @@ impl DeadLetters {
             connection.busy_timeout(Duration::from_secs(10))?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "NORMAL")?;
-            connection.execute_batch(SCHEMA)
+            let version: i64 =
+                connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            if version < VERSION { connection.execute_batch(SCHEMA) } else { Ok(()) }
         })();
         prepared.map_err(failed("preparing the dead letters' database"))?;
         Ok(DeadLetters { connection: Mutex::new(connection), max_bytes })
@@ -195,71 +264,78 @@ impl DeadLetters {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps refused events; returns how many older ones had to go for them.
+    /// Keeps refused events, all of them or none; returns how many older ones had to go for them.
     pub fn keep<'a>(
         &self,
         sink: &str,
-        refused: impl Iterator<Item = Entry<'a>>,
-        reason: &str,
-        attempts: u32,
+        refused: impl Iterator<Item = Refused<'a>>,
     ) -> Result<u64, DeadLetterError> {
+        let now = i64::try_from(state::now()).unwrap_or(i64::MAX);
         let mut connection = self.connection();
         let kept = (|| {
             let transaction = connection.transaction()?;
-            for Entry { event, origin, received } in refused {
-                let sql = "INSERT INTO dead_letters (sink, event_id, tag, reason, time, attempts, \
-                           source, master_id, received, frame) VALUES (?,?,?,?,?,?,?,?,?,?)";
-                transaction.prepare_cached(sql)?.execute(params![
+            let mut insert = transaction.prepare_cached(INSERT)?;
+            let mut count = 0;
+            for Refused { entry: Entry { event, origin, received }, reason, attempts } in refused {
+                insert.execute(params![
                     sink,
                     event.id().to_string(),
                     event.tag(),
                     reason,
-                    i64::try_from(state::now()).unwrap_or(i64::MAX),
+                    now,
                     attempts,
                     origin.source,
                     origin.master_id,
                     i64::try_from(received).unwrap_or(i64::MAX),
                     event.frame().as_ref(),
                 ])?;
+                count += 1;
             }
-            let dropped = make_room(&transaction, self.max_bytes)?;
+            drop(insert);
+            let dropped = make_room(&transaction, self.max_bytes, count + STEP)?;
             transaction.commit()?;
             Ok::<_, rusqlite::Error>(dropped)
         })();
         kept.map_err(failed("keeping a dead letter"))
     }
 
-    /// The letters that are meant, the oldest first, at most `limit`.
+    /// The letters that are meant behind letter `after`, the oldest first, at most `limit`.
     pub fn list(
         &self,
         selection: &Selection,
+        after: i64,
         limit: usize,
     ) -> Result<Vec<Letter>, DeadLetterError> {
-        let tags = selection.matcher()?;
-        let connection = self.connection();
-        let found = (|| {
-            let mut found = Vec::new();
-            let sql = format!("SELECT {COLUMNS} FROM dead_letters ORDER BY id");
-            let mut statement = connection.prepare_cached(&sql)?;
-            for letter in statement.query_map([], Letter::from_row)? {
-                let letter = letter?;
-                if selection.takes(&letter, tags.as_ref()) {
-                    found.push(letter);
+        let (tags, mut found) = (selection.matcher()?, Vec::new());
+        let mut from = Some(after);
+        while let Some(after) = from.filter(|_| found.len() < limit) {
+            let connection = self.connection();
+            let listed = (|| {
+                let (ids, next) = matching(&connection, selection, tags.as_ref(), after)?;
+                let mut letter = connection.prepare_cached(LETTER)?;
+                for id in ids.iter().take(limit - found.len()) {
+                    found.extend(letter.query_row([id], Letter::from_row).optional()?);
                 }
-                if found.len() >= limit {
-                    break;
-                }
-            }
-            Ok::<_, rusqlite::Error>(found)
-        })();
-        found.map_err(failed("reading the dead letters"))
+                Ok::<_, rusqlite::Error>(next)
+            })();
+            from = listed.map_err(failed("reading the dead letters"))?;
+        }
+        Ok(found)
     }
 
     /// How many letters there are, by sink.
     pub fn counts(&self) -> Result<Vec<(String, u64)>, DeadLetterError> {
+        self.totals("SELECT sink, letters FROM totals WHERE letters > 0 ORDER BY sink")
+    }
+
+    /// How many letters wait to be handed to their sinks again, by sink.
+    pub fn marked(&self) -> Result<Vec<(String, u64)>, DeadLetterError> {
+        self.totals("SELECT sink, marked FROM totals WHERE marked > 0 ORDER BY sink")
+    }
+
+    fn totals(&self, sql: &str) -> Result<Vec<(String, u64)>, DeadLetterError> {
         let connection = self.connection();
         let counted = (|| {
-            let sql = "SELECT sink, count(*) FROM dead_letters GROUP BY sink ORDER BY sink";
             let mut statement = connection.prepare_cached(sql)?;
             let rows = statement.query_map([], |row| {
                 Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()))
@@ -269,102 +345,147 @@ impl DeadLetters {
         counted.map_err(failed("counting the dead letters"))
     }
 
-    /// Two numbers that are others whenever letters have come, changed or gone, by whichever process.
-    pub fn version(&self) -> Result<(i64, i64), DeadLetterError> {
-        let connection = self.connection();
-        let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        number("PRAGMA data_version")
-            .and_then(|others| Ok((others, number("SELECT total_changes()")?)))
-            .map_err(failed("reading the version of the dead letters"))
-    }
-
     /// Marks letters to be handed to their sinks again. Returns how many.
     pub fn mark_for_replay(&self, selection: &Selection) -> Result<usize, DeadLetterError> {
-        self.each(selection, "UPDATE dead_letters SET replay = 1 WHERE id = ?")
+        self.change_matching(selection, MARK)
     }
 
     /// Discards letters. Returns how many.
     pub fn discard(&self, selection: &Selection) -> Result<usize, DeadLetterError> {
-        self.each(selection, "DELETE FROM dead_letters WHERE id = ?")
+        self.change_matching(selection, DELETE)
     }
 
-    fn each(&self, selection: &Selection, sql: &str) -> Result<usize, DeadLetterError> {
-        let letters = self.list(selection, usize::MAX)?;
-        let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
-        self.change(&ids, sql)?;
-        Ok(ids.len())
+    fn change_matching(&self, selection: &Selection, sql: &str) -> Result<usize, DeadLetterError> {
+        let tags = selection.matcher()?;
+        let (mut from, mut changed) = (Some(0), 0);
+        while let Some(after) = from {
+            let found = matching(&self.connection(), selection, tags.as_ref(), after);
+            let (ids, next) = found.map_err(failed("reading the dead letters"))?;
+            changed += self.change(&ids, sql)?;
+            from = next;
+            if from.is_some() {
+                // The daemon that keeps a letter meanwhile must find a moment to write. It asks now and
+                // then, and there is nothing here that could be waited for.
+                #[allow(clippy::disallowed_methods)]
+                std::thread::sleep(BETWEEN_PAGES);
+            }
+        }
+        Ok(changed)
     }
 
-    fn change(&self, ids: &[i64], sql: &str) -> Result<(), DeadLetterError> {
+    fn change(&self, ids: &[i64], sql: &str) -> Result<usize, DeadLetterError> {
         let mut connection = self.connection();
         let changed = (|| {
             let transaction = connection.transaction()?;
+            let mut changed = 0;
             for id in ids {
-                transaction.prepare_cached(sql)?.execute([id])?;
+                changed += transaction.prepare_cached(sql)?.execute([id])?;
             }
-            transaction.commit()
+            transaction.commit()?;
+            Ok::<_, rusqlite::Error>(changed)
         })();
         changed.map_err(failed("changing the dead letters"))
     }
 
-    /// How many letters still wait to be handed to their sinks again.
-    pub fn waiting_for_replay(&self) -> Result<u64, DeadLetterError> {
-        let sql = "SELECT count(*) FROM dead_letters WHERE replay > 0";
-        let count = self.connection().query_row(sql, [], |row| row.get::<_, i64>(0));
-        count
-            .map(|count| u64::try_from(count).unwrap_or_default())
-            .map_err(failed("counting the dead letters"))
+    /// The next letters that wait to be handed to this sink, behind letter `after`, the oldest
+    /// first: as many as may be handed over together.
+    pub fn next_replays(&self, sink: &str, after: i64) -> Result<Vec<Letter>, DeadLetterError> {
+        let connection = self.connection();
+        let found = (|| {
+            let (mut found, mut bytes) = (Vec::new(), 0);
+            let mut statement = connection.prepare_cached(MARKED)?;
+            let mut rows = statement.query(params![sink, after])?;
+            while found.len() < TOGETHER
+                && bytes < TOGETHER_BYTES
+                && let Some(row) = rows.next()?
+            {
+                let letter = Letter::from_row(row)?;
+                bytes += letter.frame.len();
+                found.push(letter);
+            }
+            Ok::<_, rusqlite::Error>(found)
+        })();
+        found.map_err(failed("reading the dead letters"))
     }
 
-    /// Takes one letter that waits to be handed to one of these sinks, behind letter `after`.
-    pub fn next_replay(&self, after: i64) -> Result<Option<Replay>, DeadLetterError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM dead_letters WHERE replay > 0 AND id > ? ORDER BY id LIMIT 1"
-        );
-        let letter = self.connection().query_row(&sql, [after], Letter::from_row).optional();
-        let letter = letter.map_err(failed("reading the dead letters"))?;
-        Ok(letter.map(|letter| Replay { share: letter.share(), letter }))
-    }
-
-    /// The sink has kept the letter's event: it is dead no more.
-    pub fn replayed(&self, id: i64) -> Result<(), DeadLetterError> {
-        self.change(&[id], "DELETE FROM dead_letters WHERE id = ?")
+    /// The sink has kept the letters' events: they are dead no more.
+    pub fn replayed(&self, ids: &[i64]) -> Result<(), DeadLetterError> {
+        self.change(ids, DELETE).map(drop)
     }
 }
 
-/// A letter on its way to its sink.
-pub struct Replay {
-    /// The letter.
-    pub letter: Letter,
-    /// Its event; `None` if it is damaged.
-    pub share: Option<Share>,
-}
-
-/// Removes the oldest letters until the rest takes no more than `max_bytes`.
-fn make_room(connection: &Connection, max_bytes: u64) -> rusqlite::Result<u64> {
-    let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
-    let sum = "SELECT coalesce(sum(length(frame)), 0) FROM dead_letters";
-    let mut dropped = 0;
-    while connection.query_row(sum, [], |row| row.get::<_, i64>(0))? > max_bytes {
-        let sql = "DELETE FROM dead_letters WHERE id IN \
-                   (SELECT id FROM dead_letters ORDER BY id LIMIT 100)";
-        match connection.execute(sql, [])? {
-            0 => break,
-            removed => dropped += removed as u64,
+/// Those of the next letters behind `after` that are meant, and behind which one to go on, if that
+/// was not the last.
+fn matching(
+    connection: &Connection,
+    selection: &Selection,
+    tags: Option<&GlobMatcher>,
+    after: i64,
+) -> rusqlite::Result<(Vec<i64>, Option<i64>)> {
+    let (conditions, values) = selection.conditions();
+    let sql = format!(
+        "SELECT id, tag FROM dead_letters WHERE id > {after}{conditions} ORDER BY id LIMIT {PAGE}"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(params_from_iter(values))?;
+    let (mut ids, mut seen, mut last) = (Vec::new(), 0, after);
+    while let Some(row) = rows.next()? {
+        (seen, last) = (seen + 1, row.get(0)?);
+        let tag = row.get_ref(1)?.as_bytes()?;
+        if tags.is_none_or(|tags| tags.is_match(&*String::from_utf8_lossy(tag))) {
+            ids.push(last);
         }
     }
-    Ok(dropped)
+    Ok((ids, (seen == PAGE).then_some(last)))
+}
+
+/// Removes the oldest letters until the rest takes no more than `max_bytes`; at most `limit`.
+fn make_room(connection: &Connection, max_bytes: u64, limit: usize) -> rusqlite::Result<u64> {
+    let bytes = connection.prepare_cached(BYTES)?.query_row([], |row| row.get::<_, i64>(0))?;
+    let mut over = bytes.saturating_sub(i64::try_from(max_bytes).unwrap_or(i64::MAX));
+    if over <= 0 {
+        return Ok(0);
+    }
+    let (mut last, mut count) = (0, 0);
+    let mut statement = connection.prepare_cached(OLDEST)?;
+    let mut rows = statement.query([])?;
+    while over > 0
+        && count < limit
+        && let Some(row) = rows.next()?
+    {
+        last = row.get(0)?;
+        over -= row.get::<_, i64>(1)?;
+        count += 1;
+    }
+    drop(rows);
+    connection.prepare_cached(DELETE_OLDEST)?.execute([last]).map(|dropped| dropped as u64)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use rusqlite::StatementStatus;
 
-    fn keep(letters: &DeadLetters, sink: &str, tag: &str, size: usize) -> u64 {
+    use super::*;
+    use crate::event::Origin;
+
+    /// Keeps `count` events of `size` bytes together.
+    fn keep(letters: &DeadLetters, sink: &str, tag: &str, size: usize, count: usize) -> u64 {
         let origin = Origin { source: "bus".into(), master_id: "m".into() };
         let event = Event::new(tag, &vec![0xc0; size]);
-        let entry = Entry { event: &event, origin: &origin, received: 5 };
-        letters.keep(sink, std::iter::once(entry), "too long", 3).unwrap()
+        let refused = (0..count).map(|_| Refused {
+            entry: Entry { event: &event, origin: &origin, received: 5 },
+            reason: "too long",
+            attempts: 3,
+        });
+        letters.keep(sink, refused).unwrap()
+    }
+
+    fn select(sink: &str, tag: &str) -> Selection {
+        Selection { sink: Some(sink.into()), tag: Some(tag.into()), ..Selection::default() }
+    }
+
+    fn owned(counts: &[(&str, u64)]) -> Vec<(String, u64)> {
+        counts.iter().map(|(sink, count)| ((*sink).to_owned(), *count)).collect()
     }
 
     #[test]
@@ -372,37 +493,147 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let letters = DeadLetters::open(folder.path(), 1 << 20).unwrap();
         for (sink, tag) in [("db", "a/1"), ("db", "b/1"), ("file", "a/2")] {
-            keep(&letters, sink, tag, 10);
+            keep(&letters, sink, tag, 10, 1);
         }
-        let select = |sink: &str, tag: &str| Selection {
-            sink: Some(sink.into()),
-            tag: Some(tag.into()),
-            ..Selection::default()
-        };
-        let found = letters.list(&select("db", "a/*"), 10).unwrap();
+        let found = letters.list(&select("db", "a/*"), 0, 10).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].attempts, found[0].reason.as_str()), (3, "too long"));
-        assert_eq!(letters.counts().unwrap(), [("db".into(), 2), ("file".into(), 1)]);
+        assert_eq!(letters.counts().unwrap(), owned(&[("db", 2), ("file", 1)]));
         assert_eq!(letters.mark_for_replay(&select("db", "*")).unwrap(), 2);
-        let first = letters.next_replay(0).unwrap().unwrap();
-        let event = first.share.unwrap();
-        let ids: Vec<_> = event.events().map(|event| event.id().to_string()).collect();
-        assert_eq!(ids, [first.letter.event_id]);
-        letters.replayed(first.letter.id).unwrap();
-        assert_eq!(letters.waiting_for_replay().unwrap(), 1);
+        assert_eq!(letters.mark_for_replay(&select("db", "*")).unwrap(), 2);
+        assert_eq!(letters.marked().unwrap(), owned(&[("db", 2)]));
+        let next = letters.next_replays("db", 0).unwrap();
+        assert_eq!(next.iter().map(|letter| letter.id).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(next[0].event().unwrap().id().to_string(), next[0].event_id);
+        assert!(letters.next_replays("file", 0).unwrap().is_empty());
+        letters.replayed(&[1]).unwrap();
+        assert_eq!(letters.marked().unwrap(), owned(&[("db", 1)]));
         let by_id = Selection { id: Some("3".into()), ..Selection::default() };
         assert_eq!(letters.discard(&by_id).unwrap(), 1);
-        assert_eq!(letters.counts().unwrap(), [("db".into(), 1)]);
+        assert_eq!(letters.counts().unwrap(), owned(&[("db", 1)]));
+        let by_event = Selection { id: Some(next[1].event_id.clone()), ..Selection::default() };
+        assert_eq!(letters.list(&by_event, 0, 10).unwrap().len(), 1);
+        assert_eq!(letters.list(&by_event, 2, 10).unwrap().len(), 0);
+        let other = Selection { reason: Some("too short".into()), ..Selection::default() };
+        assert_eq!(letters.discard(&other).unwrap(), 0);
     }
 
     #[test]
-    fn the_oldest_letters_make_room() {
+    fn only_as_many_of_the_oldest_letters_go_as_make_room() {
         let folder = tempfile::tempdir().unwrap();
         let letters = DeadLetters::open(folder.path(), 250_000).unwrap();
-        let dropped: u64 = (0..300).map(|n| keep(&letters, "db", &n.to_string(), 1000)).sum();
-        let left = letters.list(&Selection::default(), usize::MAX).unwrap();
+        let size = |tag: &str| Event::new(tag, &[0xc0; 1000]).frame().len();
+        let dropped: u64 = (100..400).map(|n| keep(&letters, "db", &n.to_string(), 1000, 1)).sum();
+        let left = letters.list(&Selection::default(), 0, usize::MAX).unwrap();
+        assert_eq!(left.len(), 250_000 / size("100"));
         assert_eq!(left.len() as u64 + dropped, 300);
-        assert_eq!(left.last().unwrap().tag, "299");
-        assert!(left.len() <= 250 && left.len() >= 100, "{}", left.len());
+        assert_eq!(left.last().unwrap().tag, "399");
+        // One that is larger than all may be leaves nothing, itself included.
+        assert_eq!(keep(&letters, "db", "huge", 300_000, 1), left.len() as u64 + 1);
+        assert_eq!(letters.counts().unwrap(), []);
+    }
+
+    #[test]
+    fn more_letters_than_a_page_are_listed_marked_and_discarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::open(folder.path(), u64::MAX).unwrap();
+        for tag in ["a", "b"] {
+            keep(&letters, "db", tag, 10, PAGE + 10);
+        }
+        let selection = select("db", "b");
+        let listed = letters.list(&selection, 0, usize::MAX).unwrap();
+        assert!(listed.iter().all(|letter| letter.tag == "b"));
+        assert_eq!(listed.len(), PAGE + 10);
+        assert_eq!(letters.list(&selection, 0, 7).unwrap().len(), 7);
+        assert_eq!(letters.mark_for_replay(&selection).unwrap(), PAGE + 10);
+        assert_eq!(letters.next_replays("db", 0).unwrap().len(), TOGETHER);
+        assert_eq!(letters.discard(&selection).unwrap(), PAGE + 10);
+        assert_eq!(letters.counts().unwrap(), owned(&[("db", PAGE as u64 + 10)]));
+        assert_eq!(letters.marked().unwrap(), []);
+    }
+
+    #[test]
+    fn what_another_process_changes_is_counted_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = DeadLetters::open(folder.path(), 10_000).unwrap();
+        keep(&daemon, "db", "a", 1000, 8);
+        let command = DeadLetters::existing(folder.path()).unwrap().unwrap();
+        let seven = Selection { id: Some("7".into()), ..Selection::default() };
+        assert_eq!(command.mark_for_replay(&seven).unwrap(), 1);
+        assert_eq!(daemon.marked().unwrap(), owned(&[("db", 1)]));
+        assert_eq!(command.discard(&select("db", "a")).unwrap(), 8);
+        assert_eq!((daemon.counts().unwrap(), daemon.marked().unwrap()), (vec![], vec![]));
+        assert_eq!(keep(&daemon, "db", "a", 1000, 8), 0, "there is room again");
+    }
+
+    #[test]
+    fn letters_of_an_older_file_are_counted_when_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Connection::open(folder.path().join(FILE)).unwrap();
+        file.execute_batch(
+            "CREATE TABLE dead_letters (id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL,
+                event_id TEXT NOT NULL, tag TEXT NOT NULL, reason TEXT NOT NULL,
+                time INTEGER NOT NULL, attempts INTEGER NOT NULL, source TEXT NOT NULL,
+                master_id TEXT NOT NULL, received INTEGER NOT NULL, frame BLOB NOT NULL,
+                replay INTEGER NOT NULL DEFAULT 0);
+             CREATE INDEX dead_letters_replay ON dead_letters (replay) WHERE replay > 0;
+             INSERT INTO dead_letters VALUES (1, 'db', 'e', 'a', 'r', 1, 1, 's', 'm', 5, x'0a', 1),
+                (2, 'db', 'e', 'a', 'r', 1, 1, 's', 'm', 5, zeroblob(9000), 0);",
+        )
+        .unwrap();
+        drop(file);
+        for _ in 0..2 {
+            let letters = DeadLetters::open(folder.path(), 10_000).unwrap();
+            assert_eq!(letters.counts().unwrap(), owned(&[("db", 2)]));
+            assert_eq!(letters.marked().unwrap(), owned(&[("db", 1)]));
+        }
+        let letters = DeadLetters::open(folder.path(), 10_000).unwrap();
+        assert_eq!(keep(&letters, "db", "b", 2000, 1), 2, "its bytes count");
+        assert_eq!(letters.marked().unwrap(), []);
+    }
+
+    /// What the daemon does with a letter.
+    const OF_THE_DAEMON: [&str; 6] = [INSERT, BYTES, OLDEST, DELETE_OLDEST, DELETE, MARKED];
+
+    #[test]
+    fn no_statement_of_the_daemon_scans_the_letters() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::open(folder.path(), 10_000).unwrap();
+        let connection = letters.connection();
+        for sql in OF_THE_DAEMON {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let count = statement.parameter_count();
+            let plan = statement.query_map(params_from_iter(vec![1; count]), |row| row.get(3));
+            let plan: Vec<String> = plan.unwrap().collect::<Result<_, _>>().unwrap();
+            let is_bad =
+                |step: &&String| step.contains("SCAN dead_letters") || step.contains("TEMP");
+            assert_eq!(plan.iter().find(is_bad), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_letter_costs_the_same_however_many_there_are() {
+        let steps_among = |count: usize| {
+            let folder = tempfile::tempdir().unwrap();
+            let max_bytes = Event::new("a", &[0xc0; 100]).frame().len() * count;
+            let letters = DeadLetters::open(folder.path(), max_bytes as u64).unwrap();
+            keep(&letters, "db", "a", 100, count);
+            letters.mark_for_replay(&Selection::default()).unwrap();
+            let steps = || {
+                let connection = letters.connection();
+                OF_THE_DAEMON.map(|sql| {
+                    let statement = connection.prepare_cached(sql).unwrap();
+                    statement.reset_status(StatementStatus::VmStep)
+                })
+            };
+            steps();
+            assert_eq!(keep(&letters, "db", "b", 100, 1), 1);
+            assert_eq!(letters.next_replays("db", 400).unwrap().len(), TOGETHER);
+            letters.replayed(&[500]).unwrap();
+            steps()
+        };
+        let among_few = steps_among(1000);
+        assert!(among_few.iter().all(|steps| *steps > 0), "{among_few:?}");
+        assert_eq!(among_few, steps_among(10_000));
     }
 }

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::backoff::Backoff;
 use crate::batch::{Batch, Entry};
 use crate::breaker::Breaker;
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{DeadLetters, Refused};
 use crate::doorbell::Sender;
 use crate::event::Event;
 use crate::json::Losses;
@@ -149,6 +149,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
     async fn deliver(&mut self, batch: Batch) -> bool {
         let give_up_at = self.shared.retry.give_up_after.map(|span| Instant::now() + span.0);
         let mut left = vec![batch];
+        let mut dead = Vec::new();
         let mut attempts = 0;
         while let Some(batch) = left.pop() {
             if let Some(limit) = &self.shared.rate_limit {
@@ -160,20 +161,18 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 Err(Failure::Later(reason)) => {
                     if give_up_at.is_some_and(|at| at <= Instant::now()) {
                         let reason = format!("given up: {reason}");
-                        self.refused(batch.entries().collect(), &reason, attempts);
+                        dead.push(self.refused(batch, None, reason, attempts));
                     } else {
                         left.push(batch);
                     }
                 }
                 Err(Failure::Fatal) => return false,
                 Err(Failure::Rejected(Rejected::These(places), reason)) => {
-                    let entries = batch.entries().enumerate();
-                    let refused = entries.filter(|(n, _)| places.contains(n)).map(|(_, e)| e);
-                    self.refused(refused.collect(), &reason, attempts);
                     self.stored(&batch, batch.len() - places.len());
+                    dead.push(self.refused(batch, Some(places), reason, attempts));
                 }
                 Err(Failure::Rejected(Rejected::Unknown, reason)) if batch.len() == 1 => {
-                    self.refused(batch.entries().collect(), &reason, attempts);
+                    dead.push(self.refused(batch, None, reason, attempts));
                 }
                 Err(Failure::Rejected(Rejected::Unknown, _)) => {
                     let (front, back) = batch.split();
@@ -181,6 +180,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 }
             }
         }
+        // Together, since a batch may be refused to the last event; if it is not settled it comes again.
+        self.keep(&dead);
         true
     }
 
@@ -299,30 +300,67 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.lost(losses);
     }
 
-    /// Makes dead letters of events.
-    fn refused(&self, entries: Vec<Entry<'_>>, reason: &str, attempts: u32) {
+    /// Counts and reports what is refused of a batch: all of it, or the events at these places.
+    fn refused(
+        &self,
+        batch: Batch,
+        places: Option<Vec<usize>>,
+        reason: String,
+        attempts: u32,
+    ) -> Dead {
+        let dead = Dead { batch, places, reason, attempts };
         let state = &self.shared.state;
-        let count = entries.len() as u64;
-        state.rejected.add(count);
-        if state.note_refusal(reason) {
-            let first = entries.first().map(|entry| entry.event);
+        let count = dead.entries().count();
+        state.rejected.add(count as u64);
+        if state.note_refusal(&dead.reason) {
+            let first = dead.entries().next().map(|entry| entry.event);
             warn!(
                 sink = self.context.name,
                 events = count,
                 tag = first.map(Event::tag),
-                error = reason,
+                error = dead.reason,
                 "the sink refuses events; they become dead letters"
             );
         }
-        let Some(dead_letters) = &self.shared.dead_letters else { return };
-        let name = &self.context.name;
-        match blocking(|| dead_letters.keep(name, entries.into_iter(), reason, attempts)) {
+        dead
+    }
+
+    /// Makes dead letters of what was refused.
+    fn keep(&self, dead: &[Dead]) {
+        let Some(dead_letters) = self.shared.dead_letters.as_ref().filter(|_| !dead.is_empty())
+        else {
+            return;
+        };
+        let refused = dead.iter().flat_map(|dead| {
+            let (reason, attempts) = (dead.reason.as_str(), dead.attempts);
+            dead.entries().map(move |entry| Refused { entry, reason, attempts })
+        });
+        let (state, name) = (&self.shared.state, &self.context.name);
+        match blocking(|| dead_letters.keep(name, refused)) {
             Ok(dropped) => state.dead_letters_dropped.add(dropped),
             Err(error) => {
-                state.dead_letters_dropped.add(count);
+                let count: usize = dead.iter().map(|dead| dead.entries().count()).sum();
+                state.dead_letters_dropped.add(count as u64);
                 error!(sink = name, error = chain(&error), "dead letters could not be kept");
             }
         }
+    }
+}
+
+/// Events that a sink has refused.
+struct Dead {
+    /// The batch that they are of.
+    batch: Batch,
+    /// Where they are in it; `None` if all are refused.
+    places: Option<Vec<usize>>,
+    reason: String,
+    attempts: u32,
+}
+
+impl Dead {
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let is_dead = |n| self.places.as_ref().is_none_or(|places| places.contains(&n));
+        self.batch.entries().enumerate().filter(move |(n, _)| is_dead(*n)).map(|(_, entry)| entry)
     }
 }
 
@@ -383,6 +421,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::batch::BatchLimits;
     use crate::chunk::{Chunk, Share};
+    use crate::dead_letter::Selection;
     use crate::doorbell::{Bell, Receiver, channel};
     use crate::event::Origin;
     use crate::jobs::Jobs;
@@ -585,6 +624,29 @@ pub(crate) mod tests {
         let run = run(store, vec![batch(0, &["bad", "a", "bad"])]).await;
         assert_eq!(run.log, ["connect", "write bad a bad", "refused", "close"]);
         assert_eq!((run.state.events.get(), run.state.rejected.get()), (1, 2));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_batch_has_refused_is_kept_together_before_it_is_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = Arc::new(DeadLetters::open(folder.path(), 1 << 20).unwrap());
+        let shared = shared(RetryConfig::default());
+        let shared = Arc::new(Shared { dead_letters: Some(Arc::clone(&letters)), ..shared });
+        let (batches, batches_out) = mpsc::channel(2);
+        let (settled, settled_out) = channel(10, &Bell::default());
+        batches.send(batch(0, &["bad", "a", "bad", "bad"])).await.unwrap();
+        let stop = CancellationToken::new();
+        let writer = Writer { context: context(), batches: batches_out, settled, shared, stop };
+        let driving = tokio::spawn(async move {
+            let config = Unconfigurable(Arc::new(Mutex::new(Store::default())));
+            drive::<Scripted>(&config, writer).await;
+        });
+        tokio::task::spawn_blocking(move || settled_out.recv().unwrap()).await.unwrap();
+        let kept = letters.list(&Selection::default(), 0, 10).unwrap();
+        assert_eq!(kept.iter().map(|letter| letter.attempts).collect::<Vec<_>>(), [3, 6, 7]);
+        assert!(kept.iter().all(|letter| letter.time == kept[0].time), "in one transaction");
+        drop(batches);
+        driving.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

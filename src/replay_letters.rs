@@ -1,22 +1,25 @@
 //! Hands dead letters that are marked for replay to their sinks once more.
 //!
 //! A letter leaves the database when its sink has kept the event; until then a crash changes
-//! nothing. One letter at a time: a replay is rare, and slow is better than in the way.
+//! nothing. Letters go in the order of their numbers, some hundreds at a time, and the next ones
+//! when the sink has kept those. Each sink has a task of its own, so that one that is slow to keep
+//! its letters does not hold up the others.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::chunk::Share;
-use crate::dead_letter::{DeadLetterError, DeadLetters, Replay};
+use crate::chunk::{Chunk, Share};
+use crate::dead_letter::{DeadLetterError, DeadLetters, Letter};
 use crate::doorbell::Sender;
-use crate::receipt::Claim;
+use crate::event::Origin;
+use crate::receipt::{Claim, Receipt};
 use crate::sink::{blocking, chain};
 use crate::state::SinkState;
 
@@ -30,8 +33,6 @@ const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(10);
 /// spooler waits for a sender that nobody will drop.
 pub struct Ways {
     open: Mutex<Option<HashMap<String, Way>>>,
-    /// How many were ever opened.
-    opened: AtomicU64,
 }
 
 struct Way {
@@ -43,7 +44,7 @@ struct Way {
 impl Ways {
     /// None yet.
     pub fn new() -> Self {
-        Ways { open: Mutex::new(Some(HashMap::new())), opened: AtomicU64::new(0) }
+        Ways { open: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Opens the way to a sink.
@@ -51,7 +52,6 @@ impl Ways {
         if let Some(ways) = &mut *self.lock() {
             ways.insert(sink.to_owned(), Way { shares, state });
         }
-        self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Closes the way to a sink.
@@ -65,12 +65,11 @@ impl Ways {
         self.lock().as_ref()?.get(sink).map(|way| way.shares.clone())
     }
 
-    /// How many ways were ever opened, and the states of the sinks that have one.
-    fn states(&self) -> (u64, Vec<Arc<SinkState>>) {
-        let opened = self.opened.load(Ordering::Relaxed);
+    /// The states of the sinks that have a way.
+    fn states(&self) -> Vec<Arc<SinkState>> {
         let ways = self.lock();
         let states = ways.iter().flat_map(HashMap::values).map(|way| Arc::clone(&way.state));
-        (opened, states.collect())
+        states.collect()
     }
 
     /// A map is never half changed.
@@ -94,79 +93,219 @@ impl Drop for Closing {
     }
 }
 
-/// Looks for marked letters and hands them over until `stop` is cancelled; then closes the ways.
+/// Looks for marked letters and hands them over until `stop` is cancelled; then closes the ways and
+/// waits to hear what became of the last ones.
 pub async fn run(letters: Arc<DeadLetters>, ways: Arc<Ways>, stop: CancellationToken) {
-    let closing = Closing(ways);
-    let ways = &closing.0;
-    let looking = async {
-        let mut shown = None;
-        loop {
-            if let Err(error) = show(&letters, ways, &mut shown) {
-                warn!(error = chain(&error), "dead letters cannot be counted");
-            }
-            if let Err(error) = pass(&letters, ways).await {
-                error!(error = chain(&error), "dead letters cannot be replayed");
-            }
-            sleep(LOOK).await;
+    let closing = Closing(Arc::clone(&ways));
+    let mut passes = Passes { letters, ways, stop: stop.clone(), busy: HashSet::new() };
+    let mut tasks = JoinSet::new();
+    while !stop.is_cancelled() {
+        if let Err(error) = passes.show() {
+            warn!(error = chain(&error), "dead letters cannot be counted");
         }
-    };
-    stop.run_until_cancelled(looking).await;
+        if let Err(error) = passes.begin(&mut tasks) {
+            error!(error = chain(&error), "dead letters cannot be replayed");
+        }
+        let _ = stop.run_until_cancelled(sleep(LOOK)).await;
+        while let Some(ended) = tasks.try_join_next() {
+            passes.end(ended);
+        }
+    }
+    // No spooler ends before, and some receipts come when theirs does.
+    drop(closing);
+    while let Some(ended) = tasks.join_next().await {
+        passes.end(ended);
+    }
 }
 
-/// Shows how many letters each sink has, if the letters have changed since `shown`.
-fn show(
+/// The handing over of each sink's letters.
+struct Passes {
+    letters: Arc<DeadLetters>,
+    ways: Arc<Ways>,
+    stop: CancellationToken,
+    /// Sinks whose letters are on their way.
+    busy: HashSet<String>,
+}
+
+/// A sink's name, and how many of its letters were kept.
+type Passed = (String, Result<usize, DeadLetterError>);
+
+impl Passes {
+    /// Shows how many letters each sink has.
+    fn show(&self) -> Result<(), DeadLetterError> {
+        let counts = blocking(|| self.letters.counts())?;
+        for state in self.ways.states() {
+            let count = counts.iter().find(|(sink, _)| *sink == state.name);
+            let count = count.map_or(0, |(_, count)| *count);
+            state.dead_letters.set_count(usize::try_from(count).unwrap_or(usize::MAX));
+        }
+        Ok(())
+    }
+
+    /// Begins to hand over the letters of each sink that has some and is not busy.
+    fn begin(&mut self, tasks: &mut JoinSet<Passed>) -> Result<(), DeadLetterError> {
+        for (sink, _) in blocking(|| self.letters.marked())? {
+            if self.ways.to(&sink).is_none() || !self.busy.insert(sink.clone()) {
+                continue;
+            }
+            let (letters, ways) = (Arc::clone(&self.letters), Arc::clone(&self.ways));
+            let stop = self.stop.clone();
+            tasks.spawn(async move {
+                let passed = pass(&letters, &ways, &sink, &stop).await;
+                (sink, passed)
+            });
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, ended: Result<Passed, JoinError>) {
+        match ended {
+            Ok((sink, passed)) => {
+                self.busy.remove(&sink);
+                match passed {
+                    Ok(0) => {}
+                    Ok(events) => info!(sink, events, "dead letters were handed to their sink"),
+                    Err(error) => {
+                        error!(sink, error = chain(&error), "dead letters cannot be replayed");
+                    }
+                }
+            }
+            Err(error) => error!(%error, "handing over dead letters failed; a bug in saltern"),
+        }
+    }
+}
+
+/// Hands a sink's letters over, some at a time; returns how many it has kept.
+async fn pass(
     letters: &DeadLetters,
     ways: &Ways,
-    shown: &mut Option<(u64, (i64, i64))>,
-) -> Result<(), DeadLetterError> {
-    // A sink that was begun anew may have a state of its own, which shows nothing yet.
-    let (opened, states) = ways.states();
-    let version = (opened, blocking(|| letters.version())?);
-    if *shown == Some(version) {
-        return Ok(());
-    }
-    let counts = blocking(|| letters.counts())?;
-    for state in states {
-        let count = counts.iter().find(|(sink, _)| *sink == state.name);
-        let count = count.map_or(0, |(_, count)| *count);
-        state.dead_letters.set_count(usize::try_from(count).unwrap_or(usize::MAX));
-    }
-    *shown = Some(version);
-    Ok(())
-}
-
-async fn pass(letters: &DeadLetters, ways: &Ways) -> Result<(), DeadLetterError> {
+    sink: &str,
+    stop: &CancellationToken,
+) -> Result<usize, DeadLetterError> {
     let (mut after, mut kept) = (0, 0);
-    while let Some(Replay { letter, share }) = blocking(|| letters.next_replay(after))? {
-        after = letter.id;
-        let (Some(shares), Some(share)) = (ways.to(&letter.sink), share) else { continue };
-        if hand_over(shares, share).await {
-            blocking(|| letters.replayed(letter.id))?;
-            kept += 1;
-        } else {
-            warn!(sink = letter.sink, letter = letter.id, "the dead letter was not kept; it stays");
+    loop {
+        let next = blocking(|| letters.next_replays(sink, after))?;
+        let Some(last) = next.last() else { return Ok(kept) };
+        after = last.id;
+        let mut receipts = Vec::new();
+        for (share, ids) in shares(&next) {
+            let Some(way) = ways.to(sink) else { break };
+            let handing = stop.run_until_cancelled(hand_over(way, share));
+            let Some(Some(receipt)) = handing.await else { break };
+            receipts.push((receipt, ids));
+        }
+        let (mut gone, mut stay) = (Vec::new(), 0);
+        for (receipt, ids) in receipts {
+            match receipt.await {
+                Ok(true) => gone.extend(ids),
+                _ => stay += ids.len(),
+            }
+        }
+        if stay > 0 {
+            warn!(sink, letters = stay, "dead letters were not kept; they stay");
+        }
+        blocking(|| letters.replayed(&gone))?;
+        kept += gone.len();
+        if stop.is_cancelled() || ways.to(sink).is_none() {
+            return Ok(kept);
         }
     }
-    if kept > 0 {
-        info!(events = kept, "dead letters were handed to their sinks again");
-    }
-    Ok(())
 }
 
-/// Whether the sink has kept the event.
-async fn hand_over(shares: Sender<Share>, share: Share) -> bool {
+/// The letters' events as shares, with the letters' numbers: those that come from one place and
+/// were read at one time together. A letter that is damaged is in none and stays.
+fn shares(letters: &[Letter]) -> Vec<(Share, Vec<i64>)> {
+    let is_of_one = |a: &Letter, b: &Letter| {
+        (&a.source, &a.master_id, a.received) == (&b.source, &b.master_id, b.received)
+    };
+    let mut shares = Vec::new();
+    for together in letters.chunk_by(is_of_one) {
+        let whole = together.iter().filter_map(|letter| Some((letter.event()?, letter.id)));
+        let (events, ids): (Vec<_>, Vec<_>) = whole.unzip();
+        let Some(first) = together.first().filter(|_| !events.is_empty()) else { continue };
+        let (source, master_id) = (first.source.clone(), first.master_id.clone());
+        let received = u64::try_from(first.received).unwrap_or_default();
+        let chunk = Chunk::new(Arc::new(Origin { source, master_id }), received, events);
+        shares.push((Share::all(Arc::new(chunk)), ids));
+    }
+    shares
+}
+
+/// Puts a share into a sink's channel. The receipt says whether the sink has kept it; `None` if the
+/// sink is gone. A sink that is removed meanwhile does not wait for this sender.
+async fn hand_over(way: Sender<Share>, share: Share) -> Option<Receipt> {
     let (claim, receipt) = Claim::new();
     let mut share = share.claimed(Some(claim));
     loop {
-        match shares.try_send(share) {
-            Ok(()) => {
-                // A sink that is removed meanwhile must not wait for this sender.
-                drop(shares);
-                return receipt.await.unwrap_or(false);
-            }
+        match way.try_send(share) {
+            Ok(()) => return Some(receipt),
             Err(TrySendError::Full(back)) => share = back,
-            Err(TrySendError::Disconnected(_)) => return false,
+            Err(TrySendError::Disconnected(_)) => return None,
         }
         sleep(FULL_CHANNEL_WAIT).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Entry;
+    use crate::dead_letter::{Refused, Selection};
+    use crate::doorbell::{Bell, channel};
+    use crate::event::Event;
+
+    /// The sinks `db` and `file` with 300 marked letters each.
+    fn letters(folder: &tempfile::TempDir) -> Arc<DeadLetters> {
+        let letters = DeadLetters::open(folder.path(), 1 << 20).unwrap();
+        let origin = Origin { source: "bus".into(), master_id: "m".into() };
+        for sink in ["db", "file"] {
+            let events: Vec<_> = (0..300).map(|n| Event::new(&n.to_string(), b"\x80")).collect();
+            let refused = events.iter().map(|event| Refused {
+                entry: Entry { event, origin: &origin, received: 5 },
+                reason: "no",
+                attempts: 1,
+            });
+            letters.keep(sink, refused).unwrap();
+        }
+        letters.mark_for_replay(&Selection::default()).unwrap();
+        Arc::new(letters)
+    }
+
+    fn tags(share: &Share) -> Vec<String> {
+        share.events().map(|event| event.tag().to_owned()).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn letters_are_handed_over_together_in_order_and_leave_when_they_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = letters(&folder);
+        let (ways, stop) = (Arc::new(Ways::new()), CancellationToken::new());
+        let (shares, shares_out) = channel(8, &Bell::default());
+        ways.open("db", shares, Arc::new(SinkState::new("db", "test")));
+        // Its spooler never says what became of them.
+        let (stuck, stuck_out) = channel(8, &Bell::default());
+        ways.open("file", stuck, Arc::new(SinkState::new("file", "test")));
+        let running = tokio::spawn(run(Arc::clone(&letters), Arc::clone(&ways), stop.clone()));
+        let taking = tokio::task::spawn_blocking(move || {
+            let mut first = shares_out.recv().unwrap();
+            first.take_claim().unwrap().honour();
+            let mut second = shares_out.recv().unwrap();
+            let refused = second.take_claim();
+            // The sink loses what was not kept; it comes again.
+            drop(refused);
+            let mut again = shares_out.recv().unwrap();
+            again.take_claim().unwrap().honour();
+            (shares_out, [first, second, again].map(|share| tags(&share)))
+        });
+        let (shares_out, [first, second, again]) = taking.await.unwrap();
+        let numbers = |range: std::ops::Range<usize>| range.map(|n| n.to_string()).collect();
+        let (expected, rest): (Vec<_>, Vec<_>) = (numbers(0..256), numbers(256..300));
+        assert_eq!((first, &second, &again), (expected, &rest, &rest));
+        stop.cancel();
+        drop(stuck_out);
+        running.await.unwrap();
+        assert!(shares_out.recv().is_none(), "the ways are closed");
+        assert_eq!(letters.counts().unwrap(), [("file".to_owned(), 300)]);
+        assert_eq!(letters.marked().unwrap(), [("file".to_owned(), 300)]);
     }
 }

@@ -22,6 +22,9 @@ const STANDSTILL: Duration = Duration::from_secs(15);
 /// How often to look how far a replay is.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How many letters are read before they are shown.
+const SHOWN_TOGETHER: usize = 100;
+
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The daemon's state directory. Default: as the configuration says.
@@ -121,10 +124,16 @@ pub(super) fn dead_letters(config: &Path, arguments: &Arguments) -> Result<(), F
     let letters = DeadLetters::existing(&state_dir).map_err(failed)?;
     match &arguments.action {
         Action::List { which, limit, output } => {
-            list(&found(letters.as_ref(), &which.selection(), *limit)?, *output)
+            list(&found(letters.as_ref(), &which.selection(), 0, *limit)?, *output)
         }
         Action::Show { which, output } => {
-            show(&found(letters.as_ref(), &which.selection(), usize::MAX)?, *output)
+            let (selection, mut after) = (which.selection(), 0);
+            loop {
+                let page = found(letters.as_ref(), &selection, after, SHOWN_TOGETHER)?;
+                let Some(last) = page.last() else { return Ok(()) };
+                after = last.id;
+                show(&page, *output)?;
+            }
         }
         Action::Replay { which, all, no_wait } => {
             let selection = which.selection_or_all(*all, "replay")?;
@@ -141,9 +150,11 @@ pub(super) fn dead_letters(config: &Path, arguments: &Arguments) -> Result<(), F
 fn found(
     letters: Option<&DeadLetters>,
     selection: &Selection,
+    after: i64,
     limit: usize,
 ) -> Result<Vec<Letter>, Failure> {
-    letters.map_or(Ok(Vec::new()), |letters| letters.list(selection, limit)).map_err(failed)
+    let listed = letters.map_or(Ok(Vec::new()), |letters| letters.list(selection, after, limit));
+    listed.map_err(failed)
 }
 
 fn list(letters: &[Letter], output: Output) -> Result<(), Failure> {
@@ -220,7 +231,10 @@ fn replay(
 /// Waits until no letter is marked any more.
 async fn wait(letters: &DeadLetters) -> Result<(), Failure> {
     let shows_progress = stderr().is_terminal();
-    let mut left = letters.waiting_for_replay().map_err(failed)?;
+    let marked = || -> Result<u64, Failure> {
+        Ok(letters.marked().map_err(failed)?.iter().map(|(_, count)| count).sum())
+    };
+    let mut left = marked()?;
     let mut since = Instant::now();
     while left > 0 {
         if since.elapsed() > STANDSTILL {
@@ -230,7 +244,7 @@ async fn wait(letters: &DeadLetters) -> Result<(), Failure> {
             )));
         }
         tokio::time::sleep(LOOK).await;
-        let now = letters.waiting_for_replay().map_err(failed)?;
+        let now = marked()?;
         if now != left {
             since = Instant::now();
         }
