@@ -377,9 +377,39 @@ fn what_waits_is_listed_exported_and_dropped() {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
-/// The spill of this format, as the first release with one wrote it.
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/spill-v1")
+/// A segment that is empty, and two that have changed places: the daemon counts their events as
+/// lost, and `verify` says as many.
+#[test]
+fn invariant_3_verify_says_how_many_events_the_daemon_will_count_as_lost() {
+    for is_swapped in [false, true] {
+        let (place, config) = stopped_with_backlog();
+        let files = segments(&place);
+        if is_swapped {
+            let aside = files[1].with_extension("aside");
+            std::fs::rename(&files[1], &aside).unwrap();
+            std::fs::rename(&files[2], &files[1]).unwrap();
+            std::fs::rename(&aside, &files[2]).unwrap();
+        } else {
+            std::fs::write(&files[0], b"").unwrap();
+        }
+        let verify = ["spill", "verify", "--output", "json", "--config", config.to_str().unwrap()];
+        let found = saltern(&verify);
+        assert_eq!(found.status.code(), Some(1));
+        let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+        let damage = found[0]["spill"]["damage"].as_array().unwrap();
+        let events: u64 = damage.iter().map(|damaged| damaged["events"].as_u64().unwrap()).sum();
+        assert!(events > 0, "{found}");
+        place.heal("out");
+        let daemon = Daemon::start(&config);
+        let settled = || daemon.stored("file") + daemon.dropped("file", "damaged");
+        until("the rest is delivered", || settled() == 1000);
+        assert_eq!(daemon.dropped("file", "damaged"), events);
+    }
+}
+
+/// A spill as the first release that wrote this version of the format left it.
+fn fixture(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/spill-v{version}"))
 }
 
 fn fixture_events() -> Vec<(String, Vec<u8>)> {
@@ -397,7 +427,7 @@ const FIXTURE: Settings = Settings { segment_bytes: 4000, max_bytes: 1 << 20, co
 #[test]
 #[ignore = "writes the fixture that the other test reads"]
 fn write_the_fixture() {
-    let folder = Folder::create(&fixture()).unwrap();
+    let folder = Folder::create(&fixture(2)).unwrap();
     let mut spill = Spill::open(folder, FIXTURE).unwrap();
     let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
     for (index, events) in fixture_events().chunks(4).enumerate() {
@@ -412,24 +442,55 @@ fn write_the_fixture() {
     spill.note_acknowledged().unwrap();
 }
 
-#[test]
-fn a_spill_of_version_1_is_read() {
+/// A copy of a fixture.
+fn copied(version: u32) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture()).unwrap() {
+    for entry in std::fs::read_dir(fixture(version)).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
-    let folder = Folder::open(copy.path()).unwrap();
-    let looked = scan(&folder, Depth::All, |_| Ok(())).unwrap();
-    assert_eq!((looked.events, looked.damage.len(), looked.tail_bytes), (50, 0, 0));
-    let mut spill = Spill::open(folder, FIXTURE).unwrap();
-    assert_eq!((spill.acknowledged(), spill.next()), (10, 60));
-    assert_eq!(spill.begun(), [saltern::spill::Begun { first: 10, len: 7 }]);
+    copy
+}
+
+#[test]
+fn spills_of_versions_1_and_2_are_read() {
+    for version in [1, 2] {
+        let copy = copied(version);
+        let folder = Folder::open(copy.path()).unwrap();
+        let looked = scan(&folder, Depth::All, |_| Ok(())).unwrap();
+        assert_eq!((looked.events, looked.damage.len(), looked.tail_bytes), (50, 0, 0));
+        let mut spill = Spill::open(folder, FIXTURE).unwrap();
+        assert_eq!((spill.acknowledged(), spill.next()), (10, 60));
+        assert_eq!(spill.begun(), [saltern::spill::Begun { first: 10, len: 7 }]);
+        assert_eq!(came(&mut spill), fixture_events()[10..]);
+    }
+}
+
+fn came(spill: &mut Spill<Folder>) -> Vec<(String, Vec<u8>)> {
     let mut came = Vec::new();
     while let Some(read) = spill.read().unwrap() {
         let Read::Events(_, share) = read else { panic!("damaged: {read:?}") };
         assert_eq!(share.origin().master_id, "master-1");
         came.extend(share.events().map(|e| (e.tag().to_owned(), e.payload().to_vec())));
     }
-    assert_eq!(came, fixture_events()[10..]);
+    came
+}
+
+/// What comes after an update goes into segments of its own.
+#[test]
+fn nothing_is_appended_to_segments_of_version_1() {
+    let copy = copied(1);
+    let mut spill = Spill::open(Folder::open(copy.path()).unwrap(), FIXTURE).unwrap();
+    let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
+    let new = Share::all(Arc::new(Chunk::new(origin, 1, vec![Event::new("new", b"\x80")])));
+    spill.append(60, &new, &Body::encode(&new, false).unwrap()).unwrap();
+    drop(spill);
+    for entry in std::fs::read_dir(fixture(1)).unwrap() {
+        let entry = entry.unwrap();
+        let now = std::fs::read(copy.path().join(entry.file_name())).ok();
+        assert!(now.is_none_or(|now| now == std::fs::read(entry.path()).unwrap()));
+    }
+    let mut spill = Spill::open(Folder::open(copy.path()).unwrap(), FIXTURE).unwrap();
+    let came = came(&mut spill);
+    assert_eq!((came.len(), came.last().unwrap().0.as_str()), (51, "new"));
 }

@@ -42,7 +42,7 @@ enum Action {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Check every checksum; exit code 1 if something is damaged.
+    /// Check every checksum and sequence; exit code 1 if something is damaged or missing.
     Verify {
         /// Only this sink's.
         #[arg(long, value_name = "NAME")]
@@ -232,7 +232,9 @@ impl Place {
         for (sink, folder) in self.spills(wanted)? {
             let scan =
                 scan(&folder, Depth::All, |_| Ok(())).map_err(|error| failed(&sink, &error))?;
-            stretches += scan.damage.len();
+            // Beside a daemon, the record at the end is the one that it is writing.
+            let is_torn = scan.tail_bytes > 0 && matches!(self.running, Running::No);
+            stretches += scan.damage.len() + usize::from(is_torn);
             for damaged in &scan.damage {
                 let or_more = if damaged.or_more { " or more" } else { "" };
                 text.push_str(&format!(
@@ -243,14 +245,19 @@ impl Place {
                     damaged.events,
                 ));
             }
-            if scan.damage.is_empty() {
+            if scan.damage.is_empty() && !is_torn {
                 let Scan { events, segments, .. } = scan;
                 text.push_str(&format!("ok       {sink}: {segments} segments, {events} events\n"));
             }
-            if scan.tail_bytes > 0 {
+            if is_torn {
                 text.push_str(&format!(
-                    "         {sink}: {} bytes at the end are a record that is being written, or \
-                     that a crash tore; the next start cuts them off\n",
+                    "torn     {sink}: the last {} bytes are a record that a crash tore; the next \
+                     start cuts it off and counts {} events as lost\n",
+                    scan.tail_bytes, scan.tail_events,
+                ));
+            } else if scan.tail_bytes > 0 {
+                text.push_str(&format!(
+                    "         {sink}: the last {} bytes are a record that is being written\n",
                     scan.tail_bytes
                 ));
             }

@@ -10,8 +10,11 @@
 //! progress                   batches begun, events acknowledged    (a hint)
 //! ```
 //!
-//! A segment is a sequence of [`record`]s and nothing else; its name is the sequence of its first
-//! event. Space is freed by removing whole segments whose events are all acknowledged.
+//! A segment is the [`key`] of its file and a sequence of [`record`]s; its name is the sequence of
+//! its first event. Space is freed by removing whole segments whose events are all acknowledged.
+//!
+//! This is version 2 of the format. Segments of version 1, which have no key, are still read; nothing
+//! is appended to them.
 //!
 //! `progress` is appended to: 24 bytes an entry, kind and length (4), sequence (8), the length of
 //! the batch (8), CRC32C (4). An entry says "a batch of so many events from this sequence on is
@@ -25,12 +28,13 @@
 //! 1. Events come out in the order in which they went in, each once in one run.
 //! 2. What was acknowledged and noted does not come again; what was appended and synced, and is not
 //!    acknowledged, does come again, after any crash.
-//! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped to the next record whose
-//!    checksum is right; since records carry sequences, how many events were lost is known exactly.
+//! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped to the next record that is
+//!    believed; since records carry sequences, how many events were lost is known exactly.
 //! 4. A segment whose sync failed is never written or synced again: what the kernel dropped is not
 //!    known. It is sealed, and appending goes on in a new one.
-//! 5. Nothing is believed before its checksum is right: no length is allocated for, no loop can
-//!    stand still.
+//! 5. Nothing is believed before its checksum is right, which only who knows the file's key can make;
+//!    nor if its sequence does not fit its neighbours ([`walk`]). No length is allocated for before,
+//!    no loop can stand still, and no payload can be taken for a record.
 //! 6. Recovery reads heads of the unacknowledged part and bodies of the last segment's
 //!    unacknowledged part only.
 
@@ -38,18 +42,22 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use thiserror::Error;
 use tracing::warn;
 
 use crate::chunk::Share;
 
 pub mod disk;
+pub mod key;
 pub mod record;
 pub mod scan;
+mod walk;
 
 use disk::{Disk, DiskFile};
-use record::{Body, Damage, HEAD, Head};
+use key::{FILE_HEAD, Key};
+use record::{Body, HEAD, Head};
+use walk::{Extent, Record, SEQUENCES, Walk};
 
 const SUFFIX: &str = ".seg";
 const PROGRESS: &str = "progress";
@@ -154,6 +162,8 @@ pub enum Read {
 
 struct Segment<F> {
     file: Arc<F>,
+    /// `None` if the file's head is damaged.
+    key: Option<Key>,
     /// Sequence of the first event.
     first: u64,
     /// Sequence behind the last event.
@@ -165,12 +175,19 @@ struct Segment<F> {
     until: u64,
 }
 
+impl<F> Segment<F> {
+    /// Whether it has no record.
+    fn is_empty(&self) -> bool {
+        self.end == self.first
+    }
+}
+
 /// Where the next record is read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Cursor {
     /// The segment, by its first sequence.
     segment: u64,
-    offset: u64,
+    walk: Walk,
     /// The sequence of the next event wanted.
     sequence: u64,
 }
@@ -238,7 +255,7 @@ impl<D: Disk> Spill<D> {
             is_dirty: false,
             sealed: Vec::new(),
             names_changed: false,
-            cursor: Cursor { segment: 0, offset: 0, sequence: 0 },
+            cursor: Cursor { segment: 0, walk: Walk::new(None, 0), sequence: 0 },
             next: 0,
             acknowledged: 0,
             begun: Vec::new(),
@@ -265,9 +282,12 @@ impl<D: Disk> Spill<D> {
         let oldest = spill.segments.front().map_or(spill.next, |segment| segment.first);
         let sequence = spill.acknowledged.max(oldest);
         spill.acknowledged = sequence;
-        spill.begun.retain(|begun| begun.first >= sequence);
+        let next = spill.next;
+        let is_held = |begun: &Begun| begun.first >= sequence && begun.first + begun.len <= next;
+        spill.begun.retain(is_held);
         spill.begun.sort_unstable_by_key(|begun| begun.first);
-        spill.cursor = Cursor { segment: oldest, offset: 0, sequence };
+        spill.cursor.sequence = sequence;
+        spill.enter(oldest);
         Ok(spill)
     }
 
@@ -275,10 +295,11 @@ impl<D: Disk> Spill<D> {
     fn recover(&mut self, first: u64, end: Option<u64>) -> io::Result<()> {
         let file = self.disk.open(&name_of(first))?;
         let mut bytes = file.len()?;
-        let since = read_head(&file, 0, bytes)?.map_or(0, |head| head.received);
+        let key = Key::of_file(&file)?;
+        let since = first_head(&file, key.as_ref())?.map_or(0, |head| head.received);
         let (mut found_end, mut until) = (first, 0);
         if end.is_none() {
-            let tail = find_tail(&file, first, self.acknowledged, bytes)?;
+            let tail = find_tail(&file, Walk::new(key, first), self.acknowledged, bytes)?;
             if tail.len < bytes {
                 // Need not last: a torn tail that comes back is cut off or passed over again.
                 file.truncate(tail.len)?;
@@ -292,28 +313,47 @@ impl<D: Disk> Spill<D> {
         let (file, end) = (Arc::new(file), end.unwrap_or(found_end));
         // What a killed daemon had written is in the kernel's hands only.
         self.sealed.push((end, Arc::clone(&file)));
-        self.segments.push_back(Segment { file, first, end, bytes, since, until });
+        self.segments.push_back(Segment { file, key, first, end, bytes, since, until });
         Ok(())
+    }
+
+    /// Moves reading to the beginning of a segment.
+    fn enter(&mut self, segment: u64) {
+        let key = self.segments.iter().find(|s| s.first == segment).and_then(|s| s.key);
+        self.cursor.segment = segment;
+        self.cursor.walk = Walk::new(key, segment);
     }
 
     /// Puts events behind the others. `sequence` is that of the first of them. It may leave a gap,
     /// which is always between two segments, so that it can be filled by [`Spill::insert`]. On
     /// failure nothing of it is there.
     pub fn append(&mut self, sequence: u64, share: &Share, body: &Body) -> Result<(), AppendError> {
-        let len = body.record_len();
-        if self.bytes + len > self.settings.max_bytes && self.bytes > 0 {
-            return Err(AppendError::Full);
-        }
+        let mut len = body.record_len();
         let is_full = |segment: &Segment<_>| {
             segment.bytes > 0 && segment.bytes + len > self.settings.segment_bytes
         };
         let leaves_gap = sequence != self.next;
-        if !self.is_open || leaves_gap || self.segments.back().is_none_or(is_full) {
+        let begins = !self.is_open || leaves_gap || self.segments.back().is_none_or(is_full);
+        // The file's head is written with the first record.
+        let is_first = begins || self.segments.back().is_none_or(|last| last.bytes == 0);
+        if is_first {
+            len += FILE_HEAD as u64;
+        }
+        if self.bytes + len > self.settings.max_bytes && self.bytes > 0 {
+            return Err(AppendError::Full);
+        }
+        if begins {
             self.begin_segment(sequence, share.received())?;
         }
-        let Some(segment) = self.segments.back_mut() else { return Err(AppendError::Full) };
-        let head = body.head(sequence);
-        if let Err(cause) = segment.file.append(&mut body.slices(&head)) {
+        let open = self.segments.back_mut().and_then(|last| last.key.map(|key| (last, key)));
+        let Some((segment, key)) = open else { return Err(AppendError::Full) };
+        let head = body.head(&key, sequence);
+        let file_head = if is_first { key.file_head() } else { Vec::new() };
+        let mut slices = body.slices(&head);
+        if is_first {
+            slices.insert(0, IoSlice::new(&file_head));
+        }
+        if let Err(cause) = segment.file.append(&mut slices) {
             // The part that was written is cut off; if even that fails the segment is sealed and
             // its torn tail is skipped when it is read.
             let before = segment.bytes;
@@ -342,7 +382,7 @@ impl<D: Disk> Spill<D> {
     ) -> (u64, Result<(), AppendError>) {
         let failed = |doing| move |cause| AppendError::Disk { doing, cause };
         let name = name_of(first);
-        if let Some(empty) = self.segments.pop_back_if(|last| last.bytes == 0) {
+        if let Some(empty) = self.segments.pop_back_if(|last| last.is_empty()) {
             // One that was made for such events and could not be written.
             self.is_open = false;
             if let Err(cause) = self.disk.remove(&name_of(empty.first)) {
@@ -361,14 +401,7 @@ impl<D: Disk> Spill<D> {
             Ok(file) => file,
             Err(cause) => return (0, Err(failed("making a segment of the spill")(cause))),
         };
-        let mut written = 0;
-        let appended = shares.iter().try_for_each(|share| {
-            let body = Body::encode(share, compress).map_err(io::Error::other)?;
-            let head = body.head(first + written);
-            file.append(&mut body.slices(&head))?;
-            written += share.len() as u64;
-            Ok(())
-        });
+        let (written, appended) = write_segment(&file, &Key::random(), first, shares, compress);
         // What was written before a failure is worth keeping; the torn record behind it is cut off.
         let kept = file.sync().and_then(|()| self.disk.sync_names());
         (written, appended.and(kept).map_err(failed("writing what was in memory to the spill")))
@@ -388,7 +421,7 @@ impl<D: Disk> Spill<D> {
         let failed = |doing| move |cause| AppendError::Disk { doing, cause };
         let is_dirty = std::mem::take(&mut self.is_dirty);
         // A segment without a record would keep its name from being used.
-        if self.segments.back().is_some_and(|last| last.bytes == 0) {
+        if self.segments.back().is_some_and(Segment::is_empty) {
             if let Some(last) = self.segments.pop_back() {
                 let removed = self.disk.remove(&name_of(last.first));
                 removed.map_err(failed("removing an empty segment of the spill"))?;
@@ -399,12 +432,20 @@ impl<D: Disk> Spill<D> {
         self.is_open = false;
         let file = self.disk.create(&name_of(first));
         let file = Arc::new(file.map_err(failed("making a segment of the spill"))?);
-        let segment = Segment { file, first, end: first, bytes: 0, since, until: since };
-        if self.cursor.sequence >= first || self.segments.is_empty() {
-            self.cursor.segment = first;
-            self.cursor.offset = 0;
+        let key = Some(Key::random());
+        let is_next = self.cursor.sequence >= first || self.segments.is_empty();
+        self.segments.push_back(Segment {
+            file,
+            key,
+            first,
+            end: first,
+            bytes: 0,
+            since,
+            until: since,
+        });
+        if is_next {
+            self.enter(first);
         }
-        self.segments.push_back(segment);
         self.is_open = true;
         self.names_changed = true;
         Ok(())
@@ -419,52 +460,45 @@ impl<D: Disk> Spill<D> {
                 return Ok(None);
             };
             let Some(segment) = self.segments.get(index) else { return Ok(None) };
-            if self.cursor.offset >= segment.bytes {
-                let end = segment.end;
-                let next = self.segments.get(index + 1).map(|next| (next.first, next.end));
-                let Some((next_first, _)) = next else {
-                    return Ok(self.lost_before(end).map(Read::Damaged));
-                };
-                let lost = self.lost_before(end);
-                self.cursor.segment = next_first;
-                self.cursor.offset = 0;
-                if lost.is_some() {
-                    return Ok(lost.map(Read::Damaged));
-                }
-                continue;
-            }
-            let file = Arc::clone(&segment.file);
-            let limit = segment.bytes;
-            let offset = self.cursor.offset;
-            let found = read_record(&*file, offset, limit, self.cursor.sequence);
-            match found {
-                Ok(Found::Events(head, share)) => return Ok(Some(self.events(head, share))),
-                Ok(Found::Passed(head)) => self.cursor.offset += head.record_len(),
-                Ok(Found::Nothing) => {
-                    self.cursor.offset = find_record(&*file, offset + 1, limit).unwrap_or(limit);
-                }
+            let (end, next) = (segment.end, self.segments.get(index + 1).map(|next| next.first));
+            let extent = Extent { bytes: segment.bytes, next };
+            let Cursor { walk, sequence, .. } = &mut self.cursor;
+            let record = match walk.find(&*segment.file, extent, *sequence) {
+                Ok(record) => record,
                 Err(error) => {
                     // What the disk does not give back is lost with the rest of the segment; the
                     // sequences of what follows tell how much it was.
-                    self.cursor.offset = limit;
+                    walk.skip_all(extent.bytes, end);
                     return Err(error);
                 }
+            };
+            if let Some(record) = record {
+                match self.events(record) {
+                    Some(read) => return Ok(Some(read)),
+                    None => continue,
+                }
+            }
+            let lost = self.lost_before(end).map(Read::Damaged);
+            let Some(next) = next else { return Ok(lost) };
+            self.enter(next);
+            if lost.is_some() {
+                return Ok(lost);
             }
         }
     }
 
     /// The events of a record that are still wanted. If the record is further on than it should
-    /// be, what is between is lost, and the record is read again after that was said.
-    fn events(&mut self, head: Head, mut share: Share) -> Read {
-        if let Some(lost) = self.lost_before(head.sequence) {
-            return Read::Damaged(lost);
+    /// be, what is between is lost, and the record is found again after that was said.
+    fn events(&mut self, mut record: Record) -> Option<Read> {
+        if let Some(lost) = self.lost_before(record.head.sequence) {
+            return Some(Read::Damaged(lost));
         }
-        let known = usize::try_from(self.cursor.sequence - head.sequence).unwrap_or(usize::MAX);
-        share.split_front(known);
-        let sequence = self.cursor.sequence;
-        self.cursor.offset += head.record_len();
-        self.cursor.sequence = head.end();
-        Read::Events(sequence, share)
+        self.cursor.walk.pass(&record);
+        let mut share = record.share.take()?;
+        let known = self.cursor.sequence - record.head.sequence;
+        share.split_front(usize::try_from(known).unwrap_or(usize::MAX));
+        let sequence = std::mem::replace(&mut self.cursor.sequence, record.end);
+        Some(Read::Events(sequence, share))
     }
 
     fn lost_before(&mut self, sequence: u64) -> Option<Lost> {
@@ -568,20 +602,15 @@ impl<D: Disk> Spill<D> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = self.disk.create(REFUGE_NEW)?;
+        let (file, key) = (self.disk.create(REFUGE_NEW)?, Key::random());
         let first = end.saturating_sub(count);
-        let mut sequence = first;
-        for share in shares {
-            let body = Body::encode(share, compress).map_err(io::Error::other)?;
-            let head = body.head(sequence);
-            file.append(&mut body.slices(&head))?;
-            sequence += share.len() as u64;
-        }
+        write_segment(&file, &key, first, shares, compress).1?;
         file.sync()?;
         self.disk.rename(REFUGE_NEW, &name_of(first))?;
         let bytes = file.len()?;
         let (since, until) = (oldest.received(), newest.received());
-        Ok(Some(Segment { file: Arc::new(file), first, end, bytes, since, until }))
+        let (file, key) = (Arc::new(file), Some(key));
+        Ok(Some(Segment { file, key, first, end, bytes, since, until }))
     }
 
     /// Removes the segments up to this one. The name of one of them may have been given away.
@@ -636,8 +665,7 @@ impl<D: Disk> Spill<D> {
         self.bytes -= front.bytes;
         let was_read = front.first == self.cursor.segment;
         if was_read {
-            self.cursor.segment = self.segments.front().map_or(u64::MAX, |front| front.first);
-            self.cursor.offset = 0;
+            self.enter(self.segments.front().map_or(u64::MAX, |front| front.first));
         }
         if self.segments.is_empty() {
             self.is_open = false;
@@ -752,14 +780,13 @@ impl<D: Disk> Spill<D> {
         }
         self.cursor.sequence = sequence;
         let holds = |segment: &&Segment<_>| segment.first <= sequence;
-        if let Some(segment) = self.segments.iter().rfind(holds) {
-            if segment.first != self.cursor.segment {
-                self.cursor.segment = segment.first;
-                self.cursor.offset = 0;
-            }
-            if sequence >= segment.end {
-                self.cursor.offset = segment.bytes;
-            }
+        let Some(segment) = self.segments.iter().rfind(holds) else { return };
+        let (first, end, bytes) = (segment.first, segment.end, segment.bytes);
+        if first != self.cursor.segment {
+            self.enter(first);
+        }
+        if sequence >= end {
+            self.cursor.walk.skip_all(bytes, end);
         }
     }
 
@@ -792,7 +819,8 @@ fn name_of(first: u64) -> String {
 
 fn first_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(SUFFIX)?;
-    (digits.len() == 20).then(|| digits.parse().ok())?
+    let first = (digits.len() == 20).then(|| digits.parse().ok())?;
+    first.filter(|first| *first < SEQUENCES)
 }
 
 fn entry(kind: u32, sequence: u64, len: u64) -> [u8; ENTRY] {
@@ -811,7 +839,8 @@ fn read_entry(bytes: &[u8]) -> Option<(u32, u64, u64)> {
     if crc32c::crc32c(fields).to_le_bytes() != crc {
         return None;
     }
-    Some((fields.get_u32_le(), fields.get_u64_le(), fields.get_u64_le()))
+    let (kind, sequence, len) = (fields.get_u32_le(), fields.get_u64_le(), fields.get_u64_le());
+    (sequence < SEQUENCES && len < SEQUENCES).then_some((kind, sequence, len))
 }
 
 /// What `progress` says: below which sequence everything is acknowledged, and the batches begun.
@@ -839,59 +868,34 @@ fn read_progress<D: Disk>(disk: &D) -> io::Result<(u64, Vec<Begun>)> {
     Ok((acknowledged, begun))
 }
 
-enum Found {
-    /// A record with events that are wanted.
-    Events(Head, Share),
-    /// A whole record without any.
-    Passed(Head),
-    /// No record begins here, or it is damaged.
-    Nothing,
+/// Writes a segment of these shares into a new file. Says how many events are written, and why not
+/// all of them are.
+fn write_segment<F: DiskFile>(
+    file: &F,
+    key: &Key,
+    first: u64,
+    shares: &[Share],
+    compress: bool,
+) -> (u64, io::Result<()>) {
+    let mut written = 0;
+    let append = |share: &Share| {
+        let body = Body::encode(share, compress).map_err(io::Error::other)?;
+        let head = body.head(key, first + written);
+        file.append(&mut body.slices(&head))?;
+        written += share.len() as u64;
+        Ok(())
+    };
+    let begun = file.append(&mut [IoSlice::new(&key.file_head())]);
+    let appended = begun.and_then(|()| shares.iter().try_for_each(append));
+    (written, appended)
 }
 
-/// Looks at what is at `offset`; bodies are read only for events from `sequence` on.
-fn read_record<F: DiskFile>(file: &F, offset: u64, limit: u64, sequence: u64) -> io::Result<Found> {
-    let Ok(head) = read_head(file, offset, limit)? else { return Ok(Found::Nothing) };
-    if head.end() <= sequence {
-        return Ok(Found::Passed(head));
-    }
-    let mut body = vec![0; head.length];
-    let read = file.read_at(&mut body, offset + HEAD as u64)?;
-    body.truncate(read);
-    match head.decode(Bytes::from(body)) {
-        Ok(share) => Ok(Found::Events(head, share)),
-        Err(_) => Ok(Found::Nothing),
-    }
-}
-
-fn read_head<F: DiskFile>(file: &F, offset: u64, limit: u64) -> io::Result<Result<Head, Damage>> {
+/// The head of a segment's first record, if it is whole.
+fn first_head<F: DiskFile>(file: &F, key: Option<&Key>) -> io::Result<Option<Head>> {
+    let Some(key) = key else { return Ok(None) };
     let mut bytes = [0; HEAD];
-    let read = file.read_at(&mut bytes, offset)?;
-    let head = Head::read(bytes.get(..read).unwrap_or_default());
-    Ok(head
-        .and_then(|head| (offset + head.record_len() <= limit).then_some(head).ok_or(Damage::Cut)))
-}
-
-/// The offset of the next whole record from `offset` on; `limit` if there is none.
-fn find_record<F: DiskFile>(file: &F, offset: u64, limit: u64) -> io::Result<u64> {
-    let mut from = offset;
-    let mut block = vec![0; 64 << 10];
-    while from < limit {
-        let read = file.read_at(&mut block, from)?;
-        let bytes = block.get(..read).unwrap_or_default();
-        match record::find_magic(bytes) {
-            Some(at) => {
-                from += at as u64;
-                if read_head(file, from, limit)?.is_ok() {
-                    return Ok(from);
-                }
-                from += 1;
-            }
-            // The last bytes may be the beginning of a magic that goes on in the next block.
-            None if read > record::MAGIC.len() => from += (read - record::MAGIC.len() + 1) as u64,
-            None => break,
-        }
-    }
-    Ok(limit)
+    let read = file.read_at(&mut bytes, key.records_begin())?;
+    Ok(Head::read(key, bytes.get(..read).unwrap_or_default()).ok())
 }
 
 struct Tail {
@@ -901,29 +905,28 @@ struct Tail {
     end: u64,
     /// When its events were read.
     until: u64,
-    /// Events behind it, by the heads that are whole; a stretch without any counts as one.
+    /// Events behind it ([`Walk::torn_events`]).
     torn_events: u64,
 }
 
 /// Finds the end of a segment's last whole record. Bodies are checked only of events that are not
 /// acknowledged; damage that a whole record follows is no tail.
-fn find_tail<F: DiskFile>(file: &F, first: u64, acknowledged: u64, bytes: u64) -> io::Result<Tail> {
-    let mut tail = Tail { len: 0, end: first, until: 0, torn_events: 0 };
-    let mut offset = 0;
-    while offset < bytes {
-        match read_record(file, offset, bytes, acknowledged)? {
-            Found::Passed(head) | Found::Events(head, _) => {
-                offset += head.record_len();
-                tail = Tail { len: offset, end: head.end(), until: head.received, torn_events: 0 };
-            }
-            Found::Nothing => {
-                tail.torn_events += read_head(file, offset, u64::MAX)?.map_or(1, |h| h.events);
-                offset = find_record(file, offset + 1, bytes)?;
-            }
-        }
+fn find_tail<F: DiskFile>(
+    file: &F,
+    mut walk: Walk,
+    acknowledged: u64,
+    bytes: u64,
+) -> io::Result<Tail> {
+    let (mut len, mut until) = (walk.offset().min(bytes), 0);
+    while let Some(record) = walk.find(file, Extent { bytes, next: None }, acknowledged)? {
+        walk.pass(&record);
+        (len, until) = (walk.offset(), record.head.received);
     }
-    Ok(tail)
+    let torn_events = walk.torn_events(bytes, acknowledged);
+    Ok(Tail { len, end: walk.sequence(), until, torn_events })
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 pub(crate) mod model;

@@ -32,6 +32,7 @@ struct Inner {
     fail_append: bool,
     fail_sync: bool,
     fail_read: bool,
+    bytes_read: u64,
 }
 
 /// A disk in memory.
@@ -52,6 +53,31 @@ impl SimDisk {
         let disk = SimDisk::default();
         disk.0.lock().unwrap().space = usize::MAX;
         disk
+    }
+
+    /// A disk with these files, all of them synced.
+    pub(crate) fn of(files: &BTreeMap<String, Vec<u8>>) -> Self {
+        let disk = SimDisk::new();
+        for (name, bytes) in files {
+            let file = disk.create(name).unwrap();
+            file.append(&mut [IoSlice::new(bytes)]).unwrap();
+            file.sync().unwrap();
+        }
+        disk.sync_names().unwrap();
+        disk
+    }
+
+    /// What the files hold.
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let inner = self.0.lock().unwrap();
+        let content =
+            |(name, inode): (&String, &usize)| (name.clone(), inner.inodes[*inode].live.clone());
+        inner.names.iter().map(content).collect()
+    }
+
+    /// How many bytes were read.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.0.lock().unwrap().bytes_read
     }
 
     /// So many bytes may still be written.
@@ -193,13 +219,14 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let inner = &*self.disk.0.lock().unwrap();
+        let inner = &mut *self.disk.0.lock().unwrap();
         if inner.fail_read {
             return Err(eio());
         }
         let live = &inner.inodes[self.inode].live;
         let from = usize::try_from(offset).unwrap().min(live.len());
         let count = buffer.len().min(live.len() - from);
+        inner.bytes_read += count as u64;
         buffer[..count].copy_from_slice(&live[from..from + count]);
         Ok(count)
     }

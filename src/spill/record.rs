@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! head, 44 bytes, little-endian
-//!   0  magic       4  "\xa5SR\x01"; the last byte is the version of the format
+//!   0  marker      4  a part of the file's key; in version 1 "\xa5SR\x01"
 //!   4  flags       4  bit 0: the body is compressed with zstd; bit 1: the events have their ids
 //!   8  length      4  bytes of the body as stored
 //!  12  plain       4  bytes of the body before compression
@@ -10,7 +10,7 @@
 //!  20  sequence    8  place of the first event in the sink's queue
 //!  28  received    8  when the events were read, in microseconds since 1970
 //!  36  body crc    4  CRC32C of the body as stored
-//!  40  head crc    4  CRC32C of the 40 bytes before
+//!  40  head crc    4  CRC32C of the file's key and the 40 bytes before; in version 1 without key
 //! body
 //!   source      2  length, then the source's name
 //!   master      2  length, then the master's id
@@ -23,6 +23,9 @@
 //! The sequence is the sink's own and stands in the head alone, so that sinks that take the same
 //! events share one encoded body and its checksum. The head has a checksum of its own: a length is
 //! believed, and memory set aside for it, only after the check.
+//!
+//! The head is tied to its file by the [`Key`], so that nothing inside of a payload can pass for a
+//! record. The body's checksum needs no key: it stands in the head.
 
 use std::io::IoSlice;
 use std::sync::{Arc, OnceLock};
@@ -30,14 +33,13 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Buf, Bytes};
 use thiserror::Error;
 
+use super::key::Key;
+use super::walk::{EVENT_MIN, ZSTD_MAX};
 use crate::chunk::{Chunk, Share};
 use crate::event::{Event, EventId, Origin};
 
 /// Bytes of a head.
 pub const HEAD: usize = 44;
-
-/// The first bytes of a record.
-pub const MAGIC: [u8; 4] = *b"\xa5SR\x01";
 
 const ZSTD: u32 = 1;
 
@@ -150,11 +152,11 @@ impl Body {
         Ok(Body { pieces, length, plain, events, received, crc, flags })
     }
 
-    /// The head of the record in the queue where its first event has this sequence.
-    pub fn head(&self, sequence: u64) -> [u8; HEAD] {
+    /// The head of the record in a file with this key, where its first event has this sequence.
+    pub fn head(&self, key: &Key, sequence: u64) -> [u8; HEAD] {
         let mut head = [0; HEAD];
         let fields = [
-            &MAGIC[..],
+            &key.marker()[..],
             &self.flags.to_le_bytes(),
             &self.length.to_le_bytes(),
             &self.plain.to_le_bytes(),
@@ -170,7 +172,7 @@ impl Body {
             place.copy_from_slice(field);
             rest = behind;
         }
-        crc.copy_from_slice(&crc32c::crc32c(checked).to_le_bytes());
+        crc.copy_from_slice(&key.checksum(checked).to_le_bytes());
         head
     }
 
@@ -237,12 +239,12 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads a head and checks it.
-    pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
+    /// Reads a head of a file with this key and checks it.
+    pub fn read(key: &Key, bytes: &[u8]) -> Result<Self, Damage> {
         let head = bytes.first_chunk::<HEAD>().ok_or(Damage::Cut)?;
         let (checked, crc) = head.split_at(HEAD - 4);
         let mut rest = checked;
-        if checked.get(..4) != Some(&MAGIC) || crc32c::crc32c(checked).to_le_bytes() != crc {
+        if checked.get(..4) != Some(key.marker()) || key.checksum(checked).to_le_bytes() != crc {
             return Err(Damage::Head);
         }
         rest.advance(4);
@@ -256,8 +258,17 @@ impl Head {
             received: rest.get_u64_le(),
             crc: rest.get_u32_le(),
         };
-        let is_sane = head.length <= MAX_BODY && head.plain <= MAX_BODY && head.events > 0;
-        is_sane.then_some(head).ok_or(Damage::Head)
+        head.is_sane().then_some(head).ok_or(Damage::Head)
+    }
+
+    /// Whether the sizes go together. What is counted and allocated by them is bounded by this.
+    fn is_sane(&self) -> bool {
+        let (length, plain) = (self.length as u64, self.plain as u64);
+        let makes = if self.flags & ZSTD == 0 { length } else { length.saturating_mul(ZSTD_MAX) };
+        self.length <= MAX_BODY
+            && self.plain <= MAX_BODY
+            && plain <= makes
+            && (1..=plain / EVENT_MIN).contains(&self.events)
     }
 
     /// The sequence behind the last event.
@@ -318,11 +329,6 @@ fn name(body: &mut Bytes) -> Option<String> {
     Some(String::from_utf8_lossy(&name).into_owned())
 }
 
-/// The place of the next thing in `bytes` that begins like a record.
-pub fn find_magic(bytes: &[u8]) -> Option<usize> {
-    memchr::memmem::find(bytes, &MAGIC)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -335,9 +341,11 @@ mod tests {
         Share::all(Arc::new(Chunk::new(origin, 17, events)))
     }
 
+    const KEY: Key = Key::VERSION_1;
+
     fn record(share: &Share, compress: bool) -> Vec<u8> {
         let body = Body::encode(share, compress).unwrap();
-        body.slices(&body.head(41)).iter().flat_map(|slice| slice.to_vec()).collect()
+        body.slices(&body.head(&KEY, 41)).iter().flat_map(|slice| slice.to_vec()).collect()
     }
 
     #[test]
@@ -349,7 +357,7 @@ mod tests {
         let ids = |share: &Share| share.events().map(Event::id).collect::<Vec<_>>();
         for compress in [false, true] {
             let record = record(&share, compress);
-            let read = Head::read(&record).unwrap().decode(Bytes::from(record).slice(HEAD..));
+            let read = Head::read(&KEY, &record).unwrap().decode(Bytes::from(record).slice(HEAD..));
             assert_eq!(ids(&read.unwrap()), ids(&share));
         }
     }
@@ -366,7 +374,7 @@ mod tests {
         ) {
             let share = share(&sent);
             let record = record(&share, compress);
-            let head = Head::read(&record).unwrap();
+            let head = Head::read(&KEY, &record).unwrap();
             prop_assert_eq!((head.sequence, head.end()), (41, 41 + sent.len() as u64));
             let read = head.decode(Bytes::from(record).slice(HEAD..)).unwrap();
             prop_assert_eq!(payloads(&read), sent);
@@ -379,7 +387,7 @@ mod tests {
             let mut record = record(&share(&[vec![7; 300], vec![9; 100]]), compress);
             let bit = bit % (record.len() * 8);
             record[bit / 8] ^= 1 << (bit % 8);
-            let damaged = match Head::read(&record) {
+            let damaged = match Head::read(&KEY, &record) {
                 Err(_) => true,
                 Ok(head) => head.decode(Bytes::from(record).slice(HEAD..)).is_err(),
             };
@@ -388,7 +396,7 @@ mod tests {
 
         #[test]
         fn random_bytes_are_no_record(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert!(Head::read(&bytes).is_err());
+            prop_assert!(Head::read(&KEY, &bytes).is_err());
         }
     }
 }

@@ -11,8 +11,9 @@ use std::io;
 use serde::Serialize;
 
 use super::disk::{Disk, DiskFile};
-use super::record::HEAD;
-use super::{Found, find_record, first_of, name_of, read_head, read_progress, read_record};
+use super::key::Key;
+use super::walk::{Extent, Record, Walk, read_body};
+use super::{Lost, first_of, name_of, read_progress};
 use crate::chunk::Share;
 
 /// What a spill holds.
@@ -32,9 +33,11 @@ pub struct Scan {
     pub damage: Vec<Damaged>,
     /// Bytes of a record at the very end that is not whole: being written, or torn by a crash.
     pub tail_bytes: u64,
+    /// How many events it has, as far as it says.
+    pub tail_events: u64,
 }
 
-/// A stretch of a segment that holds no whole record.
+/// A stretch of a segment that holds no record, or none of what the segment's name promises.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damaged {
     /// The segment's file.
@@ -43,7 +46,7 @@ pub struct Damaged {
     pub offset: u64,
     /// How long it is, in bytes.
     pub bytes: u64,
-    /// How many events were there.
+    /// How many events that wait were there.
     pub events: u64,
     /// Whether it may have been more events, since nothing behind tells.
     pub or_more: bool,
@@ -101,58 +104,53 @@ impl<F: DiskFile> Segment<'_, F> {
         let len = self.file.len()?;
         scan.bytes += len;
         scan.segments += 1;
-        let from = match depth {
-            Depth::Heads => u64::MAX,
-            Depth::Waiting => acknowledged,
-            Depth::All => 0,
-        };
-        let (mut offset, mut sequence) = (0, self.first);
-        // A stretch without a record, and the events that heads in it speak of.
-        let mut bad: Option<(u64, u64)> = None;
-        while offset < len {
-            let (head, share) = match read_record(self.file, offset, len, from)? {
-                Found::Passed(head) => (head, None),
-                Found::Events(head, share) => (head, Some(share)),
-                Found::Nothing => {
-                    let head = read_head(self.file, offset, u64::MAX)?.ok();
-                    let is_cut = head.is_some_and(|head| offset + head.record_len() > len)
-                        || len - offset < HEAD as u64;
-                    if is_cut && self.next.is_none() && bad.is_none() {
-                        scan.tail_bytes += len - offset;
-                        return Ok(());
-                    }
-                    let (_, events) = bad.get_or_insert((offset, 0));
-                    *events += head.map_or(1, |head| head.events);
-                    offset = find_record(self.file, offset + 1, len)?;
-                    continue;
-                }
-            };
-            if let Some((began, _)) = bad.take() {
-                let events = head.sequence.saturating_sub(sequence);
-                scan.damage.push(self.damaged(began, offset, events, false));
+        let wanted = if depth == Depth::Heads { u64::MAX } else { acknowledged };
+        let extent = Extent { bytes: len, next: self.next };
+        let mut walk = Walk::new(Key::of_file(self.file)?, self.first);
+        while let Some(record) = walk.find(self.file, extent, wanted)? {
+            let Record { offset, head, end, .. } = record;
+            if let Some(from) = walk.hole() {
+                let lost = Lost { first: walk.sequence().max(acknowledged), end: head.sequence };
+                scan.damage.push(self.damaged(from, offset, lost.len(), false));
             }
-            offset += head.record_len();
-            sequence = head.end();
-            if head.end() <= acknowledged {
+            walk.pass(&record);
+            let is_passed = record.share.is_none() && depth == Depth::All;
+            if is_passed && !self.is_whole(&record)? {
+                // What is acknowledged is not read any more, so nothing is lost.
+                scan.damage.push(self.damaged(offset, walk.offset(), 0, false));
+            }
+            if end <= acknowledged {
                 continue;
             }
             let known = acknowledged.saturating_sub(head.sequence);
-            scan.events += head.events - known;
+            scan.events += end - head.sequence - known;
             scan.oldest.get_or_insert(head.received);
             scan.newest = Some(head.received);
-            if let Some(mut share) = share {
+            if let Some(mut share) = record.share {
                 share.split_front(usize::try_from(known).unwrap_or(usize::MAX));
                 visit(share)?;
             }
         }
-        if let Some((began, events)) = bad {
-            let damaged = match self.next {
-                Some(next) => self.damaged(began, len, next.saturating_sub(sequence), false),
-                None => self.damaged(began, len, events, true),
-            };
-            scan.damage.push(damaged);
+        let from = walk.hole().unwrap_or(len);
+        if let Some(next) = self.next {
+            let lost = Lost { first: walk.sequence().max(acknowledged), end: next };
+            if from < len || !lost.is_empty() {
+                scan.damage.push(self.damaged(from, len, lost.len(), false));
+            }
+            return Ok(());
+        }
+        let torn = walk.torn_events(len, acknowledged);
+        if walk.is_cut(len) {
+            (scan.tail_bytes, scan.tail_events) = (len - from, torn);
+        } else if from < len {
+            scan.damage.push(self.damaged(from, len, torn, true));
         }
         Ok(())
+    }
+
+    fn is_whole(&self, record: &Record) -> io::Result<bool> {
+        let body = read_body(self.file, record.offset, &record.head)?;
+        Ok(body.is_some_and(|body| record.head.matches(&body)))
     }
 
     fn damaged(&self, from: u64, to: u64, events: u64, or_more: bool) -> Damaged {
@@ -162,20 +160,29 @@ impl<F: DiskFile> Segment<'_, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
+    use std::time::Instant;
+
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::batch::BatchLimits;
     use crate::chunk::Chunk;
     use crate::event::{Event, Origin};
+    use crate::queue::{Queue, SpillConfig};
     use crate::spill::disk::Folder;
+    use crate::spill::key::FILE_HEAD;
+    use crate::spill::model::SimDisk;
     use crate::spill::record::Body;
     use crate::spill::{Settings, Spill};
+    use crate::units::ByteSize;
 
-    const SETTINGS: Settings = Settings { segment_bytes: 400, max_bytes: 1 << 20, compress: false };
+    const SETTINGS: Settings = Settings { segment_bytes: 300, max_bytes: 1 << 20, compress: false };
 
     /// Ten records of two events each, in several segments; the first three events are acknowledged.
-    fn filled(folder: &Folder) {
-        let mut spill = Spill::open(folder.clone(), SETTINGS).unwrap();
+    fn filled<D: Disk>(disk: &D) {
+        let mut spill = Spill::open(disk.clone(), SETTINGS).unwrap();
         for first in (0..20).step_by(2) {
             let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
             let events = (first..first + 2).map(|n| Event::new(&n.to_string(), b"\x90")).collect();
@@ -228,6 +235,11 @@ mod tests {
                 flipped[at] ^= 0x40;
                 std::fs::write(path.path().join(name), &flipped).unwrap();
                 let (scan, seen) = tags(&folder);
+                if at < FILE_HEAD {
+                    // There is another copy of it.
+                    assert_eq!((scan.damage, seen.len()), (Vec::new(), 17), "{name} at {at}");
+                    continue;
+                }
                 assert_eq!(scan.damage.len(), 1, "{name} at {at}: {:?}", scan.damage);
                 let damage = &scan.damage[0];
                 assert_eq!(&damage.file, name);
@@ -254,6 +266,150 @@ mod tests {
                 assert!(lost > 0 || came.len() == 17, "{name} at {at}");
                 std::fs::write(path.path().join(name), bytes).unwrap();
             }
+        }
+    }
+
+    type Files = BTreeMap<String, Vec<u8>>;
+
+    fn spilled() -> Files {
+        let disk = SimDisk::new();
+        filled(&disk);
+        disk.files()
+    }
+
+    fn nth(files: &Files, n: usize) -> String {
+        let segments: Vec<_> = files.keys().filter(|name| first_of(name).is_some()).collect();
+        segments[n % segments.len()].clone()
+    }
+
+    /// Scans the files, and then lets a queue open them and takes out all that it gives. Returns
+    /// the scan, and how many events came; the events that the scan misses are those that the queue
+    /// counts.
+    fn drained(files: &Files) -> (Scan, u64) {
+        let disk = SimDisk::of(files);
+        let scan = scan(&disk, Depth::All, |_| Ok(())).unwrap();
+        let spill = Spill::open(disk, SETTINGS).unwrap();
+        let mut queue = Queue::new(7, SpillConfig::default(), Some(spill));
+        let limits = BatchLimits::new(1000, ByteSize(1 << 20), 1000);
+        let mut came = 0;
+        while let Some(batch) = queue.take(&limits, Instant::now()) {
+            came += batch.len() as u64;
+            queue.settle(batch.first());
+        }
+        let missed: u64 = scan.damage.iter().map(|damaged| damaged.events).sum();
+        let losses = queue.take_losses();
+        assert_eq!(losses.damaged, missed + scan.tail_events, "{scan:?}");
+        assert_eq!((losses.total(), came), (losses.damaged, scan.events), "{scan:?}");
+        (scan, came)
+    }
+
+    /// One case each: the files, how many of the 17 events come, and how many are damaged.
+    #[test]
+    fn a_segment_that_does_not_hold_what_its_name_promises_is_damaged() {
+        let whole = spilled();
+        let [first, second, third] = [0, 1, 2].map(|n| nth(&whole, n));
+        let until = |name: &str| first_of(name).unwrap();
+        assert_eq!(drained(&whole).1, 17);
+
+        let mut empty = whole.clone();
+        empty.get_mut(&first).unwrap().clear();
+        let (scan, came) = drained(&empty);
+        let damaged = Damaged {
+            file: first.clone(),
+            offset: 0,
+            bytes: 0,
+            events: until(&second) - 3,
+            or_more: false,
+        };
+        assert_eq!((scan.damage, came), (vec![damaged], 20 - until(&second)));
+
+        let mut swapped = whole.clone();
+        let [one, other] = [&whole[&first], &whole[&second]].map(Clone::clone);
+        swapped.insert(first, other);
+        swapped.insert(second.clone(), one);
+        let (scan, came) = drained(&swapped);
+        assert_eq!((scan.damage.len(), came), (2, 20 - until(&third)));
+
+        let mut missing = whole.clone();
+        missing.remove(&second);
+        let (scan, came) = drained(&missing);
+        let lost = until(&third) - until(&second);
+        assert_eq!((scan.damage.len(), scan.damage[0].events, came), (1, lost, 17 - lost));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Damage {
+        Flip(usize, usize),
+        Cut(usize, usize),
+        Remove(usize),
+        /// Two files change places.
+        SwapFiles(usize, usize),
+        /// Bytes of a file are written over others of it.
+        Copy(usize, usize, usize, usize),
+        /// And over those of another file.
+        Transplant(usize, usize),
+    }
+
+    fn wound(files: &mut Files, damage: &Damage) {
+        match *damage {
+            Damage::Flip(n, at) => {
+                let bytes = files.get_mut(&nth(files, n)).unwrap();
+                if let Some(byte) = bytes.len().checked_sub(1).map(|last| at % (last + 1)) {
+                    bytes[byte] ^= 1 << (at % 8);
+                }
+            }
+            Damage::Cut(n, at) => {
+                let bytes = files.get_mut(&nth(files, n)).unwrap();
+                bytes.truncate(at % (bytes.len() + 1));
+            }
+            Damage::Remove(n) if files.len() > 3 => {
+                files.remove(&nth(files, n));
+            }
+            Damage::Remove(_) => {}
+            Damage::SwapFiles(n, m) => {
+                let (one, other) = (nth(files, n), nth(files, m));
+                let bytes = files[&one].clone();
+                let others = files.insert(other, bytes).unwrap();
+                files.insert(one, others);
+            }
+            Damage::Copy(n, from, to, len) => {
+                let bytes = files.get_mut(&nth(files, n)).unwrap();
+                let (from, to) = (from % (bytes.len() + 1), to % (bytes.len() + 1));
+                let len = len.min(bytes.len() - from).min(bytes.len() - to);
+                bytes.copy_within(from..from + len, to);
+            }
+            Damage::Transplant(n, m) => {
+                let bytes = files[&nth(files, n)].clone();
+                files.get_mut(&nth(files, m)).unwrap().extend(bytes);
+            }
+        }
+    }
+
+    fn damage() -> impl Strategy<Value = Damage> {
+        let (n, at) = (0..8usize, 0..600usize);
+        prop_oneof![
+            (n.clone(), at.clone()).prop_map(|(n, at)| Damage::Flip(n, at)),
+            (n.clone(), at.clone()).prop_map(|(n, at)| Damage::Cut(n, at)),
+            n.clone().prop_map(Damage::Remove),
+            (n.clone(), n.clone()).prop_map(|(n, m)| Damage::SwapFiles(n, m)),
+            (n.clone(), at.clone(), at.clone(), at)
+                .prop_map(|(n, from, to, len)| Damage::Copy(n, from, to, len)),
+            (n.clone(), n).prop_map(|(n, m)| Damage::Transplant(n, m)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn invariant_3_verify_finds_the_events_that_the_daemon_counts_as_lost(
+            damage in proptest::collection::vec(damage(), 1..5),
+        ) {
+            let mut files = spilled();
+            for damage in &damage {
+                wound(&mut files, damage);
+            }
+            drained(&files);
         }
     }
 }
