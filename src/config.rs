@@ -183,6 +183,8 @@ pub struct SourceConfig {
     pub master_id: String,
     /// Differs from that of another configuration if anything of the source does.
     pub fingerprint: u128,
+    /// A command runs it, which fails where a daemon would try again.
+    pub is_tried_once: bool,
 }
 
 /// A sink.
@@ -379,7 +381,8 @@ fn source_of(
     let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());
     // The id may be that of the whole, which the entry does not show.
     let fingerprint = entry.fingerprint() ^ xxh3_128(master_id.as_bytes());
-    Some(SourceConfig { name: name.to_owned(), kind, reader: reader?, master_id, fingerprint })
+    let (name, reader) = (name.to_owned(), reader?);
+    Some(SourceConfig { name, kind, reader, master_id, fingerprint, is_tried_once: false })
 }
 
 const SINK_OPTIONS: &[&str] = &["filter", "batch", "retry", "spill", "writers", "rate_limit"];

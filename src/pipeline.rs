@@ -283,7 +283,7 @@ impl Pipeline {
     /// Makes the pipeline what another configuration says. What is the same in both goes on
     /// untouched. Not to be broken off: a sink that has handed over would not be started again.
     pub async fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
-        let plan = self.plan(config);
+        let mut plan = self.plan(config);
         let added = self.open_added(config, &plan).await?;
         let for_restart = self.general.needs_restart(&config.general);
         if !for_restart.is_empty() {
@@ -338,9 +338,11 @@ impl Pipeline {
         }
         let broken = self.change_sinks(&changed, &mut failures).await;
         self.change_sources(config, &plan.sources, &mut failures).await;
+        plan.sources.retried = self.retry_sources(&plan.sources.kept);
         self.put_in_order(config, &broken);
         let reloaded = plan;
         info!(
+            retried = reloaded.names(|plan| &plan.retried),
             kept = reloaded.names(|plan| &plan.kept),
             added = reloaded.names(|plan| &plan.added),
             changed = reloaded.names(|plan| &plan.changed),
@@ -525,6 +527,19 @@ impl Pipeline {
             source.stop.cancel();
         }
         self.sources.extend(started);
+    }
+
+    /// Tries those at once that wait for their next try; their names.
+    fn retry_sources(&self, kept: &[String]) -> Vec<String> {
+        let failing = self.sources.iter().filter(|source| {
+            kept.contains(&source.state.name) && source.state.is_failing() && !source.has_ended()
+        });
+        failing
+            .map(|source| {
+                source.state.try_now();
+                source.state.name.clone()
+            })
+            .collect()
     }
 
     /// Sources and sinks in the order of the configuration, and their states for all to see.

@@ -2,8 +2,8 @@
 //!
 //! Sources and sinks are told apart by name and compared by fingerprint, a hash of everything that
 //! is configured for them, secrets included. What has the same name and fingerprint in both is not
-//! touched at all: its connection, queue and metrics stay. [`crate::pipeline::Pipeline::reload`]
-//! carries a plan out.
+//! touched at all: its connection, queue and metrics stay; only a source that fails is tried again
+//! at once. [`crate::pipeline::Pipeline::reload`] carries a plan out.
 
 use thiserror::Error;
 
@@ -23,6 +23,8 @@ pub enum ReloadError {
 pub struct Plan {
     /// The same in both.
     pub kept: Vec<String>,
+    /// Of those that are kept, the ones that fail and are tried again at once.
+    pub retried: Vec<String>,
     /// Only in the new one.
     pub added: Vec<String>,
     /// Different in the new one.
@@ -84,6 +86,7 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         let expected = Plan {
             kept: names(&["c"]),
+            retried: vec![],
             added: names(&["d"]),
             changed: names(&["b"]),
             removed: names(&["a"]),

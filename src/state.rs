@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::json::Losses;
 use crate::metrics::{self, Distribution, Level, Seconds, Tally};
@@ -58,6 +59,7 @@ pub struct SourceState {
     pub stalled: Seconds,
     last_error: Mutex<Option<LastError>>,
     ended: AtomicBool,
+    try_now: Notify,
 }
 
 impl SourceState {
@@ -82,6 +84,7 @@ impl SourceState {
             stalled: Seconds::new(metrics::SOURCE_STALLED_SECONDS, labels),
             last_error: Mutex::new(None),
             ended: AtomicBool::new(false),
+            try_now: Notify::new(),
         }
     }
 
@@ -95,10 +98,25 @@ impl SourceState {
         self.ended.store(false, Ordering::Release);
     }
 
-    /// The source has delivered all that it has.
+    /// The source has delivered all that it has, or was told to stop.
     pub fn end(&self) {
         self.connected.set_bool(false);
         self.ended.store(true, Ordering::Release);
+    }
+
+    /// Whether it is neither connected nor at its end.
+    pub fn is_failing(&self) -> bool {
+        self.connected.get() < 1.0 && !self.ended.load(Ordering::Acquire)
+    }
+
+    /// Ends its wait for the next try to connect, if it waits.
+    pub fn try_now(&self) {
+        self.try_now.notify_waiters();
+    }
+
+    /// Waits until somebody wants a try to be made now.
+    pub async fn asked_to_try(&self) {
+        self.try_now.notified().await;
     }
 }
 
@@ -397,13 +415,14 @@ impl State {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
-    /// Every source is connected or has ended, and no sink is parked.
-    pub fn is_ready(&self) -> bool {
-        let source_ready = |source: &SourceState| {
-            source.connected.get() > 0.0 || source.ended.load(Ordering::Acquire)
-        };
-        self.sources().iter().all(|source| source_ready(source))
-            && self.sinks().iter().all(|sink| sink.parked().is_none())
+    /// Why the daemon is not ready: sources that are neither connected nor at their end, and sinks
+    /// that are parked. Empty if it is ready.
+    pub fn unready(&self) -> Vec<String> {
+        let (sources, sinks) = (self.sources(), self.sinks());
+        let sources = sources.iter().filter(|source| source.is_failing());
+        let sinks = sinks.iter().filter(|sink| sink.parked().is_some());
+        let sources = sources.map(|source| format!("the source {} is not connected", source.name));
+        sources.chain(sinks.map(|sink| format!("the sink {} is parked", sink.name))).collect()
     }
 
     /// Sets the gauges that depend on the time of looking.
@@ -458,7 +477,7 @@ impl State {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             healthy: true,
-            ready: self.is_ready(),
+            ready: self.unready().is_empty(),
             sources: sources.collect(),
             sinks: sinks.collect(),
         }

@@ -56,5 +56,9 @@ fn sources(arguments: &Replay, master_id: &str) -> Result<Vec<SourceConfig>, Fai
         let problems: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
         Failure::Usage(problems.join("; "))
     })?;
-    Ok(config.sources)
+    let mut sources = config.sources;
+    for source in &mut sources {
+        source.is_tried_once = true;
+    }
+    Ok(sources)
 }

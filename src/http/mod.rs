@@ -197,11 +197,12 @@ async fn metrics(Extract(site): Extract<Site>) -> Response {
 }
 
 async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {
-    if site.served.state.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready, see /api/v1/status\n")
+    let unready = site.served.state.unready();
+    if unready.is_empty() {
+        return (StatusCode::OK, "ready\n".to_owned());
     }
+    let reasons = unready.join("\n");
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready, see /api/v1/status\n{reasons}\n"))
 }
 
 async fn status(Extract(site): Extract<Site>) -> Json<Status> {

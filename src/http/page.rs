@@ -35,7 +35,7 @@ const TAIL: &str = r#"<h2>More</h2>
 <dt><a href="/api/v1/jobs">/api/v1/jobs</a></dt><dd>what is in the job cache; <code>?function=GLOB</code>, <code>minion</code>, <code>user</code>, <code>outcome</code>, <code>since</code>, <code>until</code>; <code>/api/v1/jobs/JID</code> shows one (also: <code>saltern jobs</code>)</dd>
 <dt><a href="/metrics">/metrics</a></dt><dd>for Prometheus</dd>
 <dt><a href="/healthz">/healthz</a></dt><dd>the process lives</dd>
-<dt><a href="/readyz">/readyz</a></dt><dd>every source is connected and no sink is parked</dd>
+<dt><a href="/readyz">/readyz</a></dt><dd>every source is connected or has ended, and no sink is parked</dd>
 </dl>
 </main>
 </body>

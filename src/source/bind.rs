@@ -4,18 +4,19 @@
 //! terabyte is asked of the allocator before a byte of it has come, and ends the process. So only this
 //! machine's own users may reach the socket, and of these, with a path, only those whom its mode lets.
 
-use std::fs::Permissions;
-use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use zeromq::Listener;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+use zeromq::{Endpoint, Listener, Socket};
 
-use super::SourceError;
+use super::socket_file::SocketFile;
+use super::{Link, SourceError};
+use crate::sink::chain;
 
 /// `ipc://PATH` or `tcp://127.0.0.1:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -58,63 +59,82 @@ impl std::fmt::Display for Bind {
 }
 
 impl Bind {
-    /// Listens; on a path with mode 0660, in place of what a process that was killed left behind.
-    pub(super) fn listen(&self) -> Result<Listener, SourceError> {
-        let listening = match self {
-            Bind::Loopback(host_port) => TcpListener::bind(host_port).map(Listener::from),
-            Bind::Ipc(path) => remove_stale(path).and_then(|()| {
-                let listener = UnixListener::bind(path)?;
-                std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
-                Ok(Listener::from(listener))
-            }),
-        };
-        listening.map_err(|error| SourceError::new(format!("listening on {self}"), error))
+    /// Lets a socket listen; on a path with mode 0660, in place of what a process that was killed
+    /// left behind.
+    pub(super) async fn listen(&self, socket: &mut impl Socket) -> Result<Bound, SourceError> {
+        let doing = || format!("listening on {self}");
+        let (listener, file) = self.open()?;
+        let bound = socket.bind_listener(listener).await;
+        let endpoint = bound.map_err(|error| SourceError::new(doing(), error))?;
+        Ok(Bound { bind: self.clone(), endpoint, file })
     }
 
     /// Listens once and lets go again.
     pub(super) fn probe(&self) -> Result<(), SourceError> {
-        drop(self.listen()?);
-        if let Bind::Ipc(path) = self {
+        let (_, file) = self.open()?;
+        if let Some(file) = file {
             // What was made for the try must not be in the way of the real one.
-            let _ = std::fs::remove_file(path);
+            file.remove();
         }
         Ok(())
     }
-}
 
-/// Removes a socket that a process left behind when it was killed.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"))
-        }
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
-            Err(_) => std::fs::remove_file(path),
-        },
+    fn open(&self) -> Result<(Listener, Option<SocketFile>), SourceError> {
+        let opened = match self {
+            Bind::Loopback(host_port) => {
+                TcpListener::bind(host_port).map(|listener| (listener.into(), None))
+            }
+            Bind::Ipc(path) => {
+                SocketFile::make(path).map(|(listener, file)| (listener.into(), Some(file)))
+            }
+        };
+        opened.map_err(|error| SourceError::new(format!("listening on {self}"), error))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// An address that a socket listens on.
+pub(super) struct Bound {
+    bind: Bind,
+    endpoint: Endpoint,
+    file: Option<SocketFile>,
+}
 
-    #[test]
-    fn stale_sockets_are_replaced_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
-        let bind = Bind::Ipc(path.clone());
-        let first = bind.listen().unwrap();
-        let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o660);
-        bind.listen().unwrap_err();
-        drop(first);
-        drop(bind.listen().unwrap());
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "precious").unwrap();
-        bind.listen().unwrap_err();
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+/// How often to [look](Bound::look).
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// How long letting go of an address may take.
+const CLOSE: Duration = Duration::from_secs(5);
+
+impl Bound {
+    /// Looks whether the socket file is there, and listens anew if it is not. Peers that are
+    /// connected stay connected.
+    pub(super) async fn look(&mut self, socket: &mut impl Socket, link: &mut Link) {
+        if self.file.as_ref().is_none_or(SocketFile::is_in_place) {
+            return;
+        }
+        if link.is_up() {
+            link.lost(&format!("the socket file of {} was removed or replaced", self.bind));
+        }
+        match self.bind.listen(socket).await {
+            Ok(next) => {
+                link.up(&self.bind.to_string());
+                let before = std::mem::replace(self, next);
+                if timeout(CLOSE, socket.unbind(before.endpoint)).await.is_err() {
+                    debug!(bind = %self.bind, "the old socket did not close in time");
+                }
+            }
+            Err(error) => link.absent(&chain(&error)),
+        }
+    }
+
+    /// Lets go of the address and of all peers, and removes the socket file.
+    pub(super) async fn close(self, socket: impl Socket) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+        // It waits for the task that accepts, which ends when told to.
+        if timeout(CLOSE, socket.close()).await.is_err() {
+            warn!(bind = %self.bind, "the socket did not close in time");
+        }
     }
 }

@@ -35,6 +35,7 @@ pub(super) struct LocalCache;
 impl Source for LocalCache {
     const NAME: &'static str = "local_cache";
     const ABOUT: &'static str = "the past, from the job cache of a Salt master";
+    const ENDS: bool = true;
     type Config = Config;
 
     async fn run(

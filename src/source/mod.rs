@@ -14,7 +14,7 @@ use crossbeam_channel::TrySendError;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -37,6 +37,7 @@ mod replay;
 mod returner;
 pub mod returner_wire;
 mod salt_bus;
+mod socket_file;
 mod written;
 mod zeromq;
 
@@ -59,11 +60,14 @@ pub trait Source: Send + Sync + 'static {
     /// Whether it may bring the same event twice, so that repeats are dropped also where it is the
     /// only source.
     const REPEATS: bool = false;
+    /// Whether it ends when there is no more to read. After an error it then begins anew only if it
+    /// had not begun, since it would bring everything again.
+    const ENDS: bool = false;
     /// The source's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
     /// Reads until there is no more to read or `stop` is cancelled. A source that can lose its
-    /// connection makes it again by itself; an error means that it never will.
+    /// connection makes it again by itself; after an error it is run again.
     fn run(
         config: &Self::Config,
         outlet: Outlet,
@@ -202,7 +206,7 @@ pub struct Link {
 }
 
 /// The wait before the first try to connect again, and the longest.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+pub const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 impl Link {
     /// A link that was never up.
@@ -258,9 +262,16 @@ impl Link {
         }
     }
 
-    /// Waits for the next try.
+    /// Whether the connection is there.
+    pub fn is_up(&self) -> bool {
+        self.state.connected.get() > 0.0
+    }
+
+    /// Waits for the next try, which somebody may ask for before its time.
     pub async fn wait(&mut self) {
-        sleep(self.backoff.delay(None)).await;
+        if timeout(self.backoff.delay(None), self.state.asked_to_try()).await.is_ok() {
+            self.backoff.reset();
+        }
     }
 }
 
@@ -315,6 +326,9 @@ pub trait Reader: Send + Sync {
     /// See [`Source::job_cache`].
     fn job_cache(&self) -> JobCache;
 
+    /// See [`Source::ENDS`].
+    fn ends(&self) -> bool;
+
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
 }
@@ -330,7 +344,31 @@ impl<S: Source> Reader for Configured<S> {
         S::job_cache(&self.0)
     }
 
+    fn ends(&self) -> bool {
+        S::ENDS
+    }
+
     fn probe(&self) -> Reading<'_> {
         Box::pin(S::probe(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_the_next_try_is_cut_short_on_request() {
+        let state = Arc::new(SourceState::new("bus", "salt_bus", "m"));
+        let mut link = Link::new(Arc::clone(&state));
+        for _ in 0..10 {
+            link.wait().await;
+        }
+        let began = Instant::now();
+        let asking = async { state.try_now() };
+        tokio::join!(biased; link.wait(), asking);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        link.wait().await;
+        assert!(began.elapsed() <= RECONNECT.0, "it begins again with the shortest wait");
     }
 }

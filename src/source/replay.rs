@@ -63,6 +63,7 @@ pub(super) struct Replay;
 impl Source for Replay {
     const NAME: &'static str = "replay";
     const ABOUT: &'static str = "a recorded bus or JSON lines, from a file or standard input";
+    const ENDS: bool = true;
     type Config = Config;
 
     async fn run(

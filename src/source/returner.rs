@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
-use super::bind::Bind;
+use super::bind::{Bind, LOOK};
 use super::returner_wire::{Answer, Asked, JobCall, Request};
 use super::{JobCache, Link, Outlet, Source, SourceError};
 use crate::jobs::{Jobs, JobsError};
@@ -66,9 +66,6 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How long the last answers may take when the daemon stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// How long letting go of the address may take.
-const CLOSE: Duration = Duration::from_secs(5);
-
 pub(super) struct Returner;
 
 impl Source for Returner {
@@ -88,13 +85,14 @@ impl Source for Returner {
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         let mut socket = RouterSocket::new();
-        let listening = socket.bind_listener(config.bind.listen()?).await;
-        listening
-            .map_err(|error| SourceError::new(format!("listening on {}", config.bind), error))?;
-        Link::new(outlet.state.clone()).up(&config.bind.to_string());
+        let mut bound = config.bind.listen(&mut socket).await?;
+        // Salt's side keeps what it cannot hand over.
+        let mut link = Link::keeping(outlet.state.clone());
+        link.up(&config.bind.to_string());
         let mut desk = Desk::new(outlet, config.max_frame.as_usize());
-        let mut wait = interval(WAIT);
+        let (mut wait, mut look) = (interval(WAIT), interval(LOOK));
         wait.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Each of these may be dropped at any time: it has then taken nothing.
             tokio::select! {
@@ -111,6 +109,7 @@ impl Source for Returner {
                         send(&mut socket, pending.to.with(&Answer::Wait)).await;
                     }
                 }
+                _ = look.tick() => bound.look(&mut socket, &mut link).await,
                 message = socket.recv() => match message {
                     Ok(message) => {
                         if let Some(answer) = desk.take(message) {
@@ -131,10 +130,7 @@ impl Source for Returner {
         };
         let _ = timeout(LAST_ANSWERS, last).await;
         desk.under_way.shutdown().await;
-        // Closing removes the socket file. It waits for the task that accepts, which ends when told to.
-        if timeout(CLOSE, socket.close()).await.is_err() {
-            warn!(source = desk.outlet.state.name, "{} did not close in time", config.bind);
-        }
+        bound.close(socket).await;
         Ok(())
     }
 

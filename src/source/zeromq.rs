@@ -28,7 +28,7 @@ use futures_core::Stream;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use zeromq::{
@@ -36,7 +36,7 @@ use zeromq::{
     ZmqMessage,
 };
 
-use super::bind::Bind;
+use super::bind::{Bind, LOOK};
 use super::salt_bus::Address;
 use super::{Link, Outlet, Source, SourceError};
 use crate::units::ByteSize;
@@ -374,13 +374,23 @@ async fn pull(
     stop: &CancellationToken,
 ) -> Result<(), SourceError> {
     let mut socket = PullSocket::new();
-    let listener = bind.listen()?;
-    socket
-        .bind_listener(listener)
-        .await
-        .map_err(|error| SourceError::new(format!("listening on {bind}"), error))?;
-    Link::new(outlet.state.clone()).up(&bind.to_string());
-    while let Some(message) = stop.run_until_cancelled(socket.recv()).await {
+    let mut bound = bind.listen(&mut socket).await?;
+    // Senders keep what they cannot send.
+    let mut link = Link::keeping(outlet.state.clone());
+    link.up(&bind.to_string());
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // Each of these may be dropped at any time: it has then taken nothing.
+        let message = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = look.tick() => {
+                bound.look(&mut socket, &mut link).await;
+                continue;
+            }
+            message = socket.recv() => message,
+        };
         let mut bodies = Vec::new();
         let mut message = Some(message);
         while let Some(received) = message.take() {
@@ -400,10 +410,7 @@ async fn pull(
             break;
         }
     }
-    // Closing removes the socket file. It waits for the task that accepts, which ends when told to.
-    if timeout(CONNECT, socket.close()).await.is_err() {
-        warn!(source = outlet.state.name, "{bind} did not close in time");
-    }
+    bound.close(socket).await;
     Ok(())
 }
 

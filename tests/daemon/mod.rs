@@ -98,17 +98,34 @@ impl Daemon {
         assert!(is_in_time, "waited in vain for {what}; the log:\n{}", self.log());
     }
 
-    /// The sum of a metric's series.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
+    /// What the HTTP side answers, head and body.
+    pub(crate) async fn get(&self, path: &str) -> String {
         self.wait_for_log("the HTTP side listens").await;
         let log = self.log();
         let line = log.lines().rfind(|line| line.contains("the HTTP side listens")).unwrap();
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let mut stream = TcpStream::connect(line["address"].as_str().unwrap()).await.unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    }
+
+    /// Waits until `/readyz` says yes.
+    pub(crate) async fn wait_until_ready(&self) {
+        let waiting = async {
+            while !self.get("/readyz").await.starts_with("HTTP/1.1 200") {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let is_in_time = timeout(DEADLINE, waiting).await.is_ok();
+        assert!(is_in_time, "waited in vain to be ready; the log:\n{}", self.log());
+    }
+
+    /// The sum of a metric's series.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let answer = self.get("/metrics").await;
         let series: Vec<_> = answer
             .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
