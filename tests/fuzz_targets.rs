@@ -13,6 +13,9 @@ use saltern::jobs::Jobs;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 
+#[path = "../fuzz/spill.rs"]
+mod spill;
+
 /// Bytes of which many are msgpack markers, short lengths and what a frame consists of, so that
 /// most inputs get past the first few bytes.
 fn nearly_msgpack() -> impl Strategy<Value = Vec<u8>> {
@@ -113,6 +116,29 @@ fn requests() {
     assert!((200..1800).contains(&done), "{done} of 2000 were done");
     for (path, seed) in seeds() {
         assert!(targets::request(&seed, &jobs), "{} is refused afterwards", path.display());
+    }
+}
+
+/// Bytes of which many are small, so that they choose what is done next.
+fn life_of_a_spill() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(prop_oneof![3 => any::<u8>(), 2 => 0..8_u8], 0..500)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn spills(data in life_of_a_spill()) {
+        spill::spill(&data, tempfile::tempdir().unwrap().path());
+    }
+}
+
+#[test]
+fn spills_of_the_corpus() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/spill");
+    for seed in std::fs::read_dir(seeds).unwrap() {
+        let data = std::fs::read(seed.unwrap().path()).unwrap();
+        spill::spill(&data, tempfile::tempdir().unwrap().path());
     }
 }
 
