@@ -199,6 +199,16 @@ impl Losses {
     }
 }
 
+/// When a spill that could not be read is tried again, and how long that was put off.
+#[derive(Debug, Clone, Copy)]
+struct ReadAgain {
+    at: Instant,
+    pause: Duration,
+}
+
+/// How long a spill that cannot be read is left alone: at first, and at most.
+const READ_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
 /// The queue of one sink.
 pub struct Queue<D: Disk = Folder> {
     id: u128,
@@ -227,6 +237,8 @@ pub struct Queue<D: Disk = Folder> {
     synced: u64,
     losses: Losses,
     disk_works: bool,
+    /// The last try to read the spill failed.
+    read_again: Option<ReadAgain>,
 }
 
 #[derive(Debug)]
@@ -274,6 +286,7 @@ impl<D: Disk> Queue<D> {
             synced: next,
             losses,
             disk_works: true,
+            read_again: None,
         }
     }
 
@@ -528,6 +541,11 @@ impl<D: Disk> Queue<D> {
         if self.ready() == 0 {
             return None;
         }
+        // A batch that was begun before needs all of its events.
+        let is_begun = self.begun.front().is_some_and(|begun| begun.first == self.head);
+        if let Some(again) = self.read_again.filter(|_| is_begun || self.memory.is_empty()) {
+            return Some(again.at);
+        }
         match self.memory.front() {
             // What was read back, or waits behind memory, has waited long enough.
             Some(oldest) if self.memory_end() < self.next => Some(oldest.since),
@@ -552,6 +570,9 @@ impl<D: Disk> Queue<D> {
     /// Takes the next batch, as large as the limits allow; `None` while nothing waits. In `durable`
     /// mode its bounds are on disk before it is returned.
     pub fn take(&mut self, limits: &BatchLimits, now: Instant) -> Option<Batch> {
+        if !self.read_back(now) {
+            return None;
+        }
         let mut again = None;
         let mut limits = *limits;
         while let Some(begun) = self.begun.front().copied() {
@@ -590,6 +611,14 @@ impl<D: Disk> Queue<D> {
             bytes += share_bytes;
             shares.push(share);
         }
+        if let Some(begun) = again.filter(|begun| begun.len > events as u64)
+            && self.read_again.is_some()
+        {
+            // It comes with its bounds when the rest of it can be read.
+            self.put_back(first, shares, now);
+            self.begun.push_front(begun);
+            return None;
+        }
         let received = shares.first()?.received();
         let weight = shares.iter().map(Share::weight).sum();
         let batch = Batch::new(self.id, first, shares);
@@ -605,7 +634,10 @@ impl<D: Disk> Queue<D> {
         let is_noted = again == Some(begun);
         if let (SpillMode::Durable, Some(spill), false) =
             (self.config.mode, &mut self.spill, is_noted)
-            && let Err(error) = spill.note_begun(begun)
+            && let Err(error) = spill.note_begun(begun).and_then(|()| match self.config.fsync {
+                Fsync::Always => spill.sync_noted(),
+                _ => Ok(()),
+            })
         {
             warn!(%error, "the bounds of a batch could not be noted; after a crash they may differ");
         }
@@ -635,22 +667,46 @@ impl<D: Disk> Queue<D> {
         Some((share, bytes))
     }
 
-    /// Makes sure that the next event that waits is in memory; `false` if nothing waits.
+    /// Undoes [`Queue::take_front`].
+    fn put_back(&mut self, first: u64, shares: Vec<Share>, since: Instant) {
+        self.head = first;
+        for share in shares.into_iter().rev() {
+            self.weight += share.weight();
+            self.memory_bytes += share.bytes();
+            self.memory_events += share.len() as u64;
+            self.memory.push_front(Waiting { share, since });
+        }
+    }
+
+    /// Makes sure that the next event that waits is in memory; `false` if nothing waits, or the disk
+    /// does not give it back now.
     fn read_back(&mut self, now: Instant) -> bool {
         while self.memory.is_empty() {
-            if self.head >= self.next {
+            if self.head >= self.next || self.read_again.is_some_and(|again| now < again.at) {
                 return false;
             }
             let Some(spill) = &mut self.spill else { return false };
             spill.skip_to(self.head);
-            match spill.read() {
+            let read = spill.read();
+            if read.is_ok() && self.read_again.take().is_some() {
+                info!("the spill can be read again");
+            }
+            match read {
                 Ok(Some(Read::Events(sequence, share))) => {
                     self.skip_damaged(Lost { first: self.head, end: sequence });
                     self.remember(share, now);
                 }
                 Ok(Some(Read::Damaged(lost))) => self.skip_damaged(lost),
                 Ok(None) => self.skip_damaged(Lost { first: self.head, end: self.next }),
-                Err(error) => warn!(%error, "a segment of the spill cannot be read to its end"),
+                Err(error) => {
+                    let (first, most) = READ_PAUSE;
+                    if self.read_again.is_none() {
+                        error!(%error, "the spill cannot be read; it is tried again and again");
+                    }
+                    let pause = self.read_again.map_or(first, |again| most.min(2 * again.pause));
+                    self.read_again = Some(ReadAgain { at: now + pause, pause });
+                    return false;
+                }
             }
         }
         true
@@ -723,11 +779,9 @@ impl<D: Disk> Queue<D> {
         let is_safe = result.is_ok();
         if let Err(error) = result {
             error!(%error, "syncing a segment of the spill failed; nothing more is written to it");
-            if let Some(spill) = &mut self.spill {
-                spill.condemn(job);
-            }
             // The sources that wait for these are told that they are not safe.
-            self.spoil_claims(job.up_to);
+            let in_doubt = self.spill.as_mut().map_or(job.up_to, |spill| spill.condemn(job));
+            self.spoil_claims(in_doubt);
         }
         // Also after a failure: holding events back would not make them safer. What is behind and
         // was not appended since is in memory alone, and not to be waited for.
@@ -1326,6 +1380,92 @@ mod tests {
             numbers(&queue.take(&limits, Instant::now()).unwrap()),
             (20..60).collect::<Vec<_>>()
         );
+    }
+
+    /// A queue over a disk, with little in memory.
+    fn on(disk: &SimDisk, fsync: Fsync) -> Queue<SimDisk> {
+        let memory = Some(ByteSize(2000));
+        open(disk, SpillConfig { fsync, memory, ..SpillConfig::default() })
+    }
+
+    #[test]
+    fn invariant_3_what_the_disk_does_not_give_back_now_is_waited_for() {
+        let disk = SimDisk::new();
+        let mut queue = on(&disk, Fsync::Never);
+        let mut now = Instant::now();
+        for first in (0..60).step_by(6) {
+            queue.push(share(first..first + 6, 60), now);
+        }
+        // A batch of which only the first part can be read, after a restart.
+        let whole = queue.take(&ONE_SECOND, now).unwrap();
+        drop(queue);
+        let mut queue = on(&disk, Fsync::Never);
+        disk.set_failing_reads_after(1);
+        assert!(queue.take(&ONE_SECOND, now).is_none());
+        assert!(queue.take(&ONE_SECOND, now).is_none());
+        assert!(queue.due(&ONE_SECOND, now).unwrap() > now);
+        assert_eq!((queue.waiting(), queue.take_losses().total()), (60, 0));
+        disk.set_failing_reads(false);
+        now = queue.due(&ONE_SECOND, now).unwrap();
+        let again = queue.take(&ONE_SECOND, now).unwrap();
+        assert_eq!((again.id(), numbers(&again)), (whole.id(), numbers(&whole)));
+        let mut came = numbers(&again);
+        while let Some(batch) = queue.take(&ONE_SECOND, now) {
+            came.extend(numbers(&batch));
+        }
+        assert_eq!((came, queue.take_losses().total()), ((0..60).collect(), 0));
+    }
+
+    #[test]
+    fn invariant_4_with_fsync_always_a_batch_keeps_its_id_over_a_power_failure() {
+        for luck in 0..64 {
+            let disk = SimDisk::new();
+            let mut queue = on(&disk, Fsync::Always);
+            let now = Instant::now();
+            let mut taken = Vec::new();
+            for first in [0, 20] {
+                queue.push(share(first..first + 20, 10), now);
+                let job = queue.begin_sync().unwrap();
+                let result = job.run();
+                queue.end_sync(&job, result);
+                let limits = BatchLimits { max_events: 7, ..ONE_SECOND };
+                taken.push(queue.take(&limits, now).unwrap());
+            }
+            drop(queue);
+            disk.lose_power(luck);
+            let mut queue = on(&disk, Fsync::Always);
+            for before in taken {
+                let again = queue.take(&ONE_SECOND, now).unwrap();
+                assert_eq!((again.id(), numbers(&again)), (before.id(), numbers(&before)));
+            }
+        }
+    }
+
+    #[test]
+    fn invariant_3_what_was_appended_during_a_sync_that_failed_is_not_said_to_last() {
+        let disk = SimDisk::new();
+        let mut queue = on(&disk, Fsync::Always);
+        let now = Instant::now();
+        let push = |queue: &mut Queue<SimDisk>, first: u64| {
+            let (claim, receipt) = Claim::new();
+            // Large enough that the third needs another segment.
+            queue.push(share(first..first + 1, 600).claimed(Some(claim)), now);
+            receipt
+        };
+        let mut receipts = vec![push(&mut queue, 0)];
+        let job = queue.begin_sync().unwrap();
+        receipts.push(push(&mut queue, 1));
+        receipts.push(push(&mut queue, 2));
+        disk.set_failing_syncs(true);
+        let result = job.run();
+        disk.set_failing_syncs(false);
+        queue.end_sync(&job, result);
+        receipts.push(push(&mut queue, 3));
+        let job = queue.begin_sync().unwrap();
+        let result = job.run();
+        queue.end_sync(&job, result);
+        let said: Vec<_> = receipts.iter_mut().map(crate::receipt::Receipt::try_recv).collect();
+        assert_eq!(said, [Ok(false), Ok(false), Ok(true), Ok(true)]);
     }
 
     #[test]

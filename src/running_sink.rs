@@ -35,8 +35,8 @@ use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
 use crate::queue::{Fsync, Queue, SpillMode};
 use crate::sink::{Context, chain};
-use crate::spill::Spill;
 use crate::spill::disk::Folder;
+use crate::spill::{Spill, queue_id};
 use crate::spill_desk::{Desks, ENQUIRIES};
 use crate::spooler::{BATCHES_PER_WRITER, Left, ORDERS, Order, Spooler};
 use crate::state::SinkState;
@@ -271,7 +271,7 @@ pub(crate) fn open_queue(sink: &SinkConfig, state_dir: &Path) -> Result<OpenQueu
         PipelineError::Failed(format!("cannot open the spill {}: {cause}", path.display()))
     };
     let folder = Folder::create(&path).map_err(|error| failed(error.to_string()))?;
-    let id = queue_id(&path).map_err(|error| failed(error.to_string()))?;
+    let id = queue_id::of(&folder).map_err(|error| failed(error.to_string()))?;
     let spill =
         Spill::open(folder, sink.spill.settings()).map_err(|error| failed(chain(&error)))?;
     if spill.torn_bytes() > 0 {
@@ -282,17 +282,4 @@ pub(crate) fn open_queue(sink: &SinkConfig, state_dir: &Path) -> Result<OpenQueu
         info!(sink = sink.name, events = queue.len(), "events wait in the spill");
     }
     Ok(OpenQueue { queue, fsync: Some(sink.spill.fsync) })
-}
-
-/// The id of the queue whose spill is in a folder; made at random once.
-fn queue_id(folder: &Path) -> std::io::Result<u128> {
-    let path = folder.join("queue-id");
-    if let Ok(text) = std::fs::read_to_string(&path)
-        && let Ok(id) = u128::from_str_radix(text.trim(), 16)
-    {
-        return Ok(id);
-    }
-    let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-    std::fs::write(&path, format!("{id:032x}\n"))?;
-    Ok(id)
 }

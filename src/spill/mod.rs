@@ -50,6 +50,7 @@ use crate::chunk::Share;
 
 pub mod disk;
 pub mod key;
+pub mod queue_id;
 pub mod record;
 pub mod scan;
 mod walk;
@@ -212,6 +213,8 @@ pub struct Spill<D: Disk> {
     begun: Vec<Begun>,
     progress: Option<D::File>,
     progress_len: u64,
+    /// Whether its name is known to last.
+    progress_is_named: bool,
     bytes: u64,
     torn_bytes: u64,
     torn_events: u64,
@@ -222,7 +225,6 @@ pub struct SyncJob<D: Disk> {
     files: Vec<Arc<D::File>>,
     /// The folder, if names have changed.
     names: Option<D>,
-    segment: u64,
     /// Everything below this sequence lasts once the job is done.
     pub up_to: u64,
 }
@@ -261,6 +263,7 @@ impl<D: Disk> Spill<D> {
             begun: Vec::new(),
             progress: None,
             progress_len: 0,
+            progress_is_named: false,
             bytes: 0,
             torn_bytes: 0,
             torn_events: 0,
@@ -451,8 +454,8 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Reads the next events; `None` when everything was read. After an error the rest of the
-    /// segment is passed over; reading goes on behind it.
+    /// Reads the next events; `None` when everything was read. An error is no damage: the disk may
+    /// give the same bytes back later, so nothing is passed over and the same is tried again then.
     pub fn read(&mut self) -> io::Result<Option<Read>> {
         loop {
             let Some(index) = self.segments.iter().position(|s| s.first == self.cursor.segment)
@@ -463,16 +466,7 @@ impl<D: Disk> Spill<D> {
             let (end, next) = (segment.end, self.segments.get(index + 1).map(|next| next.first));
             let extent = Extent { bytes: segment.bytes, next };
             let Cursor { walk, sequence, .. } = &mut self.cursor;
-            let record = match walk.find(&*segment.file, extent, *sequence) {
-                Ok(record) => record,
-                Err(error) => {
-                    // What the disk does not give back is lost with the rest of the segment; the
-                    // sequences of what follows tell how much it was.
-                    walk.skip_all(extent.bytes, end);
-                    return Err(error);
-                }
-            };
-            if let Some(record) = record {
+            if let Some(record) = walk.find(&*segment.file, extent, *sequence)? {
                 match self.events(record) {
                     Some(read) => return Ok(Some(read)),
                     None => continue,
@@ -555,7 +549,12 @@ impl<D: Disk> Spill<D> {
         let is_empty = index + 1 == self.segments.len() && in_flight.is_empty();
         let noted = if is_empty { self.rewrite_progress() } else { Ok(()) };
         let kept = refuge.as_ref().ok().and_then(Option::as_ref).map(|refuge| refuge.first);
-        if let Err(error) = noted.and_then(|()| self.remove_through(index, kept)) {
+        // A power failure must not leave neither what goes nor what replaces it.
+        let named = match kept.is_some() || is_empty {
+            true => noted.and_then(|()| self.disk.sync_names()),
+            false => noted,
+        };
+        if let Err(error) = named.and_then(|()| self.remove_through(index, kept)) {
             // They are still there, and must not be noted as acknowledged.
             self.acknowledged = before;
             return Err(error);
@@ -687,6 +686,18 @@ impl<D: Disk> Spill<D> {
         self.note(&[entry(ACKNOWLEDGED, self.acknowledged, 0)])
     }
 
+    /// Makes what was noted last through a power failure.
+    pub fn sync_noted(&mut self) -> io::Result<()> {
+        if let Some(progress) = &self.progress {
+            progress.sync()?;
+        }
+        if !self.progress_is_named {
+            self.disk.sync_names()?;
+            self.progress_is_named = true;
+        }
+        Ok(())
+    }
+
     fn note(&mut self, entries: &[[u8; ENTRY]]) -> io::Result<()> {
         if self.progress.is_none() || self.progress_len >= PROGRESS_MAX {
             return self.rewrite_progress();
@@ -717,7 +728,7 @@ impl<D: Disk> Spill<D> {
         file.append(&mut [IoSlice::new(&bytes)])?;
         file.sync()?;
         self.disk.rename(PROGRESS_NEW, PROGRESS)?;
-        self.names_changed = true;
+        (self.names_changed, self.progress_is_named) = (true, false);
         self.progress = Some(file);
         self.progress_len = bytes.len() as u64;
         Ok(())
@@ -741,7 +752,7 @@ impl<D: Disk> Spill<D> {
         }
         let names = std::mem::take(&mut self.names_changed).then(|| self.disk.clone());
         let files = files.into_iter().map(|(_, file)| file).collect();
-        Some(SyncJob { files, names, segment: last.first, up_to: last.end })
+        Some(SyncJob { files, names, up_to: last.end })
     }
 
     /// Whether something was appended since the last sync began.
@@ -749,13 +760,20 @@ impl<D: Disk> Spill<D> {
         self.is_dirty || !self.sealed.is_empty()
     }
 
-    /// A sync failed: nothing is appended to its segment any more.
-    pub fn condemn(&mut self, job: &SyncJob<D>) {
+    /// A sync failed: nothing is appended to its segments any more, and they are not synced again,
+    /// since that would succeed without what the kernel has dropped. Returns the sequence below
+    /// which nothing may be said to last: what was appended to them meanwhile is in doubt too.
+    pub fn condemn(&mut self, job: &SyncJob<D>) -> u64 {
         self.names_changed |= job.names.is_some();
-        if self.segments.back().is_some_and(|last| last.first == job.segment) {
+        let has_failed =
+            |file: &Arc<D::File>| job.files.iter().any(|failed| Arc::ptr_eq(failed, file));
+        self.sealed.retain(|(_, file)| !has_failed(file));
+        if self.segments.back().is_some_and(|last| has_failed(&last.file)) {
             self.is_open = false;
             self.is_dirty = false;
         }
+        let in_doubt = self.segments.iter().filter(|segment| has_failed(&segment.file));
+        in_doubt.map(|segment| segment.end).fold(job.up_to, u64::max)
     }
 
     /// Batches that were begun before the restart and are not known to be settled, in order.
