@@ -11,6 +11,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -118,10 +119,15 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     if !finished {
         delivery.disconnect().await;
     }
-    if let Some(sink) = delivery.sink.take()
-        && let Some(Err(error)) = stop.run_until_cancelled(sink.close()).await
-    {
-        warn!(sink = writer.context.name, error = error.chain(), "closing failed");
+    if let Some(sink) = delivery.sink.take() {
+        let mut closing = Box::pin(sink.close());
+        match stop.run_until_cancelled(closing.as_mut()).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                warn!(sink = writer.context.name, error = error.chain(), "closing failed");
+            }
+            None => delivery.let_go(closing).await,
+        }
     }
 }
 
@@ -131,13 +137,21 @@ struct Delivery<'a, S: Sink> {
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
+    /// Clients that hang while they are dropped.
+    hanging: JoinSet<()>,
 }
+
+/// How long to wait for a client that is dropped before it is left behind.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// Clients that a writer may leave behind. Each has a thread, of which there are not many.
+const HANGING: usize = 4;
 
 impl<'a, S: Sink> Delivery<'a, S> {
     fn new(config: &'a S::Config, context: &'a Context, shared: &'a Shared) -> Self {
         let RetryConfig { initial, max, .. } = shared.retry;
         let backoff = Backoff::new(initial.0, max.0);
-        Delivery { config, context, shared, backoff, sink: None }
+        Delivery { config, context, shared, backoff, sink: None, hanging: JoinSet::new() }
     }
 
     /// Tries to connect; `false` if the configuration is wrong.
@@ -257,11 +271,35 @@ impl<'a, S: Sink> Delivery<'a, S> {
         result
     }
 
-    /// Drops the connection, on a thread that may wait: some clients end threads of their own then.
+    /// Drops the connection.
     async fn disconnect(&mut self) {
         if let Some(sink) = self.sink.take() {
-            // Fails only when the runtime ends, which drops it too.
-            let _ = tokio::task::spawn_blocking(move || drop(sink)).await;
+            self.let_go(sink).await;
+        }
+    }
+
+    /// Drops what belongs to a client, on a thread that may wait: some clients end threads of their
+    /// own then. One that takes longer than [`LET_GO`] is left behind; only behind [`HANGING`] such
+    /// is waited for one of them.
+    async fn let_go(&mut self, client: impl Send + 'static) {
+        self.hanging.spawn_blocking(move || drop(client));
+        let sink = &self.context.name;
+        let gone = async {
+            while let Some(ended) = self.hanging.join_next().await {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    warn!(sink, %error, "letting go of the connection failed");
+                }
+            }
+        };
+        if timeout(LET_GO, gone).await.is_ok() {
+            return;
+        }
+        warn!(sink, "letting go of the connection hangs, it is left behind");
+        if self.hanging.len() > HANGING {
+            self.shared.state.failed("letting go of the connections to the store hangs");
+            self.hanging.join_next().await;
         }
     }
 
@@ -443,10 +481,20 @@ pub(crate) mod tests {
         connects: VecDeque<Answer>,
         writes: VecDeque<Answer>,
         names_the_bad: bool,
+        /// Clients hang when they are dropped until the other end is.
+        hangs: Option<Arc<std::sync::mpsc::SyncSender<()>>>,
         log: Vec<String>,
     }
 
     struct Scripted(Arc<Mutex<Store>>);
+
+    impl Drop for Scripted {
+        fn drop(&mut self) {
+            let hangs = self.0.lock().unwrap().hangs.clone();
+            // Nobody receives, so it waits until the other end is dropped.
+            let _ = hangs.map(|hangs| hangs.send(()));
+        }
+    }
 
     async fn obey(answer: Option<Answer>) -> Result<(), SinkError> {
         match answer.unwrap_or(Answer::Fine) {
@@ -656,6 +704,41 @@ pub(crate) mod tests {
         assert_eq!(run.log, ["connect"]);
         assert_eq!(run.state.parked().as_deref(), Some("logging in: wrong password"));
         assert_eq!(run.settled.len(), 0);
+    }
+
+    /// Lets time pass until it is so. By hand, since the clock of the test stands still while a blocking
+    /// thread works.
+    async fn until(is_so: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so() {
+            assert!(began.elapsed().as_secs() < 60, "waited in vain");
+            tokio::time::advance(Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_hangs_while_it_is_dropped_holds_up_neither_the_sink_nor_its_end() {
+        let (hangs, let_go) = std::sync::mpsc::sync_channel(0);
+        let writes = [Answer::Gone, Answer::Fine, Answer::Silence].into();
+        let store = Store { writes, hangs: Some(Arc::new(hangs)), ..Store::default() };
+        let store = Arc::new(Mutex::new(store));
+        let (sender, receiver) = mpsc::channel(10);
+        let (settled, settled_out) = channel(10, &Bell::default());
+        let shared = Arc::new(shared(RetryConfig::default()));
+        let stop = CancellationToken::new();
+        let writer =
+            Writer { context: context(), batches: receiver, settled, shared, stop: stop.clone() };
+        let config = Unconfigurable(Arc::clone(&store));
+        let driving = tokio::spawn(async move { drive::<Scripted>(&config, writer).await });
+        sender.send(batch(0, &["a"])).await.unwrap();
+        sender.send(batch(1, &["b"])).await.unwrap();
+        let log = ["connect", "write a", "connect", "write a", "write b"];
+        until(|| store.lock().unwrap().log == log).await;
+        stop.cancel();
+        until(|| driving.is_finished()).await;
+        assert_eq!(settled_out.try_iter().count(), 1);
+        drop(let_go);
     }
 
     /// One writer is told that the configuration is wrong while the other backs off; neither hangs

@@ -43,6 +43,9 @@ const CHANGES: usize = 8;
 /// Chunks that a live watcher may be behind before it misses some.
 const TAP: usize = 64;
 
+/// How long to wait for reads that block when the sources have ended.
+const READS: Duration = Duration::from_secs(1);
+
 /// Why a pipeline could not start or did not do its work.
 #[derive(Debug, Error)]
 pub enum PipelineError {
@@ -58,6 +61,9 @@ pub enum PipelineError {
     /// A part of the machine panicked.
     #[error("the {0} failed; this is a bug in saltern")]
     Panicked(String),
+    /// A sink does not let go of what it has.
+    #[error("the sink {0} hangs and does not let go of its queue")]
+    Hangs(String),
     /// A source cannot be read, or a sink cannot be written.
     #[error("{0}")]
     Failed(String),
@@ -233,7 +239,10 @@ impl Pipeline {
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         pipeline.thread("sources", move || {
             let _no_more = no_more.drop_guard();
-            running_sources::run(&runtime, first, starts_out, frames, &jobs)
+            let result = running_sources::run(&runtime, first, starts_out, frames, &jobs);
+            // A read of standard input, say, ends when somebody writes.
+            runtime.shutdown_timeout(READS);
+            result
         })?;
         pipeline.state.set_sources(pipeline.sources.iter().map(|s| Arc::clone(&s.state)).collect());
         pipeline.state.set_sinks(pipeline.sinks.iter().map(|s| Arc::clone(&s.state)).collect());
@@ -281,7 +290,8 @@ impl Pipeline {
     }
 
     /// Makes the pipeline what another configuration says. What is the same in both goes on
-    /// untouched. Not to be broken off: a sink that has handed over would not be started again.
+    /// untouched. Not to be broken off: a sink that has handed over would not be started again. Once
+    /// the daemon is told to stop, no sink is waited for any longer.
     pub async fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
         let mut plan = self.plan(config);
         let added = self.open_added(config, &plan).await?;
@@ -393,7 +403,7 @@ impl Pipeline {
         let mut opened = Vec::new();
         for sink in config.sinks.iter().filter(|sink| plan.sinks.added.contains(&sink.name)) {
             if let Some(leaving) = self.leaving.get(&sink.name)
-                && !leaving.make_way().await
+                && !leaving.make_way(&self.shutdown.stop).await
             {
                 return refused(format!(
                     "the sink {} that was removed before hangs and has not let go of its spill; \
@@ -444,7 +454,8 @@ impl Pipeline {
         for (sink, _) in changed {
             let Some(running) = self.take_sink(&sink.name) else { continue };
             let name = sink.name.clone();
-            handing_over.spawn(async move { (name, running.hand_over().await) });
+            let stop = self.shutdown.stop.clone();
+            handing_over.spawn(async move { (name, running.hand_over(&stop).await) });
         }
         let mut broken = Vec::new();
         while let Some(ended) = handing_over.join_next().await {
@@ -514,7 +525,8 @@ impl Pipeline {
             };
             let stop = self.shutdown.stop.child_token();
             let (running, starting) = RunningSource::new(source, state, stop, before);
-            if self.starts.send(starting).await.is_err() {
+            let sent = self.starts.send(starting);
+            if !matches!(self.shutdown.stop.run_until_cancelled(sent).await, Some(Ok(()))) {
                 failures.push(format!("the source {}: the sources have ended", source.name));
                 continue;
             }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -152,6 +152,7 @@ impl RunningSink {
         };
         let spooler = Thread::start(&format!("spool {}", sink.name), move || spooler.run())?;
         let (left_in, left) = oneshot::channel();
+        let leaver = Arc::clone(&state);
         let gone = CancellationToken::new();
         let is_gone = gone.clone().drop_guard();
         parts.spawn(async move {
@@ -160,8 +161,12 @@ impl RunningSink {
                 ran.map_err(|cause| PipelineError::Start { what: "sync thread".into(), cause })
             });
             let mut outcome = ran.map(|left| {
-                // Nobody may be interested.
-                let _ = left_in.send(left);
+                if let Err(Left { shares, in_memory, .. }) = left_in.send(left) {
+                    // The daemon stops, and whoever was to take over waits no more.
+                    let in_channel = shares.iter().flat_map(Receiver::try_iter);
+                    let lost = in_memory.into_iter().chain(in_channel);
+                    leaver.dropped_stop.add(lost.map(|share| share.len() as u64).sum());
+                }
             });
             while let Some(ended) = writers.join_next().await {
                 if ended.is_err() && outcome.is_ok() {
@@ -174,8 +179,11 @@ impl RunningSink {
         Ok(RunningSink { fingerprint, state, orders, give_up, left, gone })
     }
 
-    /// Ends the sink for another to take over.
-    pub(crate) async fn hand_over(mut self) -> Result<Left, PipelineError> {
+    /// Ends the sink for another to take over. Once `stop` is cancelled it is not waited for.
+    pub(crate) async fn hand_over(
+        mut self,
+        stop: &CancellationToken,
+    ) -> Result<Left, PipelineError> {
         let order = |order| {
             // Fails only when the spooler has ended.
             let _ = self.orders.try_send(order);
@@ -183,7 +191,7 @@ impl RunningSink {
         order(Order::Leave);
         // What does not work is not waited for.
         let patience = if self.state.up.get() > 0.0 { HAND_OVER } else { Duration::ZERO };
-        let mut left = timeout(patience, &mut self.left).await.ok();
+        let mut left = in_time(patience, stop, &mut self.left).await;
         if left.is_none() {
             self.give_up.cancel();
             left = timeout(CUT_OFF, &mut self.left).await.ok();
@@ -192,11 +200,18 @@ impl RunningSink {
             Some(left) => left,
             None => {
                 order(Order::LeaveAtOnce);
-                self.left.await
+                let is_late = async {
+                    stop.cancelled().await;
+                    sleep(CUT_OFF).await;
+                };
+                tokio::select! {
+                    left = &mut self.left => left,
+                    () = is_late => return Err(PipelineError::Hangs(self.state.name.clone())),
+                }
             }
         };
         // The old writers let go of the store before the new ones come.
-        if timeout(HAND_OVER, self.gone.cancelled()).await.is_err() {
+        if in_time(HAND_OVER, stop, self.gone.cancelled()).await.is_none() {
             self.give_up.cancel();
             if timeout(CUT_OFF, self.gone.cancelled()).await.is_err() {
                 warn!(sink = self.state.name, "a writer of the old configuration still hangs");
@@ -249,11 +264,21 @@ impl Leaving {
         self.gone.is_cancelled()
     }
 
-    /// Ends the sink now, since another of its name wants the spill; `false` if it hangs.
-    pub(crate) async fn make_way(&self) -> bool {
+    /// Ends the sink now, since another of its name wants the spill; `false` if it hangs. Once
+    /// `stop` is cancelled it is not waited for.
+    pub(crate) async fn make_way(&self, stop: &CancellationToken) -> bool {
         self.give_up.cancel();
-        timeout(HAND_OVER, self.gone.cancelled()).await.is_ok()
+        in_time(HAND_OVER, stop, self.gone.cancelled()).await.is_some()
     }
+}
+
+/// What comes of waiting, within `limit` and before `stop` is cancelled.
+async fn in_time<T>(
+    limit: Duration,
+    stop: &CancellationToken,
+    waiting: impl Future<Output = T>,
+) -> Option<T> {
+    timeout(limit, stop.run_until_cancelled(waiting)).await.ok().flatten()
 }
 
 fn spill_of(state_dir: &Path, sink: &str) -> PathBuf {

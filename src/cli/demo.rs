@@ -22,9 +22,10 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, print, run, runtime, start_logging};
+use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
+use crate::shutdown::Signals;
 use crate::state::State;
 
 #[derive(Args)]
@@ -78,8 +79,9 @@ pub(super) fn demo(arguments: &Demo) -> Result<(), Failure> {
         files.database.display(),
         files.lines.display(),
     );
-    let runtime = runtime()?;
-    let result = runtime.block_on(run_demo(arguments, &config, &files, listener));
+    let result = run::to_the_end(&config, async |signals| {
+        run_demo(arguments, &config, &files, listener, signals).await
+    });
     // A socket that nobody serves any more would only confuse.
     let _ = std::fs::remove_file(&files.bus);
     result?;
@@ -91,6 +93,7 @@ async fn run_demo(
     config: &Config,
     files: &Files,
     listener: TcpListener,
+    signals: &Signals,
 ) -> Result<(), Failure> {
     let bus = files.listen_on_bus().await?;
     let listener = listener
@@ -101,7 +104,7 @@ async fn run_demo(
     let generator = Generator::new(arguments.seed);
     let bus = tokio::spawn(serve_bus(bus, generator, arguments.rate, ended.clone()));
     let seconds = arguments.seconds.map(Duration::from_secs);
-    let result = run::serve_on(config, Some(listener), CancellationToken::new(), |pipeline| {
+    let result = run::serve_on(config, Some(listener), signals, |pipeline| {
         show(Arc::clone(&pipeline.state), seconds)
     })
     .await;

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use clap::Args;
@@ -16,14 +17,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 use super::daemon::Daemon;
-use super::{Failure, Output, runtime, start_logging};
+use super::{Failure, Output, run, runtime, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::dispatch::Tapped;
 use crate::event::{Event, Origin};
 use crate::filter::{Filter, FilterConfig};
 use crate::line::{self, Colour};
 use crate::pipeline::Pipeline;
-use crate::shutdown::{Shutdown, Signals};
+use crate::shutdown::Shutdown;
 use crate::sink::chain;
 
 /// The longest line to accept of a daemon: its largest frame as JSON, with room to spare.
@@ -61,13 +62,12 @@ pub(super) fn events(config: &Path, arguments: &Events) -> Result<(), Failure> {
         left: arguments.count,
     };
     printer.head().map_err(unprintable)?;
+    let signals = run::listen(Duration::ZERO)?;
     let tail = async {
-        let mut signals = Signals::listen()
-            .map_err(|error| Failure::Running(format!("cannot listen to signals: {error}")))?;
         // Nothing is lost with the other arm: what is read is on its way to the screen only.
         tokio::select! {
             result = follow(config, arguments, filter, printer) => result,
-            () = signals.until_stop() => Ok(()),
+            () = signals.shutdown.stop.cancelled() => Ok(()),
         }
     };
     let runtime = runtime()?;

@@ -19,7 +19,6 @@ use super::spill::table;
 use super::{Failure, Output, load, print, run, runtime};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{Outcome, PAGE, Selection};
-use crate::shutdown::Signals;
 use crate::sink::chain;
 
 /// How often a watch looks.
@@ -117,13 +116,12 @@ pub(super) fn jobs(config: &Path, arguments: &Arguments) -> Result<(), Failure> 
             }
         }
     };
+    let signals = run::listen(Duration::ZERO)?;
     runtime()?.block_on(async {
-        let mut signals = Signals::listen()
-            .map_err(|error| Failure::Running(format!("cannot listen to signals: {error}")))?;
         // Nothing is lost with the other arm: what is read is on its way to the screen only.
         tokio::select! {
             result = asking => result,
-            () = signals.until_stop() => Ok(()),
+            () = signals.shutdown.stop.cancelled() => Ok(()),
         }
     })
 }

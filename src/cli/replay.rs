@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
-use super::{Failure, load, run, runtime, start_logging};
+use super::{Failure, load, run, start_logging};
 use crate::config::{Config, SourceConfig};
 
 #[derive(Args)]
@@ -32,7 +31,9 @@ pub(super) fn replay(path: &Path, arguments: &Replay) -> Result<(), Failure> {
     let mut config = Config { sources, path: None, ..config };
     // Its address may be that of a daemon with another state directory.
     config.general.http.listen = None;
-    runtime()?.block_on(run::serve(&config, CancellationToken::new(), |_| std::future::pending()))
+    run::to_the_end(&config, async |signals| {
+        run::serve(&config, signals, |_| std::future::pending()).await
+    })
 }
 
 /// The one source that takes the place of all others.

@@ -3,12 +3,12 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Failure, load, runtime, start_logging};
 use crate::config::Config;
@@ -16,33 +16,55 @@ use crate::http;
 use crate::metrics::{self, Tally};
 use crate::pipeline::Pipeline;
 use crate::reload::ReloadError;
-use crate::shutdown::{self, Shutdown, Signals, Told};
+use crate::shutdown::{self, Shutdown, Signals};
 use crate::sink::chain;
+
+/// How long to wait for threads that still work for a store when all else has ended.
+const THREADS: Duration = Duration::from_secs(2);
 
 /// Runs the daemon that the file describes until it is told to stop or its sources have ended.
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let config = load(path)?;
     start_logging(config.general.log);
-    runtime()?.block_on(serve(&config, CancellationToken::new(), |_| std::future::pending()))
+    to_the_end(&config, async |signals| serve(&config, signals, |_| std::future::pending()).await)
 }
 
-/// Runs a configuration until a signal comes, its sources have ended, `stop` is cancelled, or
-/// `beside`, which runs with it and sees the pipeline, has ended.
+/// Runs a daemon on a runtime of its own. Signals are heard from before it until after its last
+/// thread has ended or is left behind.
+pub(super) fn to_the_end(
+    config: &Config,
+    daemon: impl AsyncFnOnce(&Signals) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let signals = listen(config.general.shutdown_deadline.0)?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(daemon(&signals));
+    runtime.shutdown_timeout(THREADS);
+    result
+}
+
+/// Listens to signals, with this drain deadline.
+pub(super) fn listen(deadline: Duration) -> Result<Signals, Failure> {
+    Signals::listen(Shutdown::within(deadline))
+        .map_err(|error| Failure::Running(format!("cannot listen to signals: {error}")))
+}
+
+/// Runs a configuration until a signal comes, its sources have ended, or `beside`, which runs with
+/// it and sees the pipeline, has ended.
 pub(super) async fn serve<F: Future<Output = ()>>(
     config: &Config,
-    stop: CancellationToken,
+    signals: &Signals,
     beside: impl FnOnce(&Pipeline) -> F,
 ) -> Result<(), Failure> {
     let listener = http::bind(&config.general.http).await;
     let listener = listener.map_err(|error| Failure::Running(chain(&error)))?;
-    serve_on(config, listener, stop, beside).await
+    serve_on(config, listener, signals, beside).await
 }
 
 /// As [`serve`], with the HTTP side on a listener that is bound already.
 pub(super) async fn serve_on<F: Future<Output = ()>>(
     config: &Config,
     listener: Option<TcpListener>,
-    stop: CancellationToken,
+    signals: &Signals,
     beside: impl FnOnce(&Pipeline) -> F,
 ) -> Result<(), Failure> {
     let failed = |message: String| Failure::Running(message);
@@ -53,14 +75,12 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let _lock = lock(&general.state_dir)?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
-    let mut signals =
-        Signals::listen().map_err(|error| failed(format!("cannot listen to signals: {error}")))?;
-    let shutdown = Shutdown { stop, ..Shutdown::default() };
-    let (reopen, reopen_seen) = watch::channel(0);
+    let shutdown = &signals.shutdown;
+    let mut reopen = signals.reopen();
 
     let reloads = Reloads::new();
     let mut pipeline =
-        Pipeline::start(config, &shutdown, &reopen_seen).map_err(|error| failed(chain(&error)))?;
+        Pipeline::start(config, shutdown, &reopen).map_err(|error| failed(chain(&error)))?;
     let served = http::Served {
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
@@ -81,65 +101,41 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     );
     shutdown::notify(&[NotifyState::Ready]);
 
-    let told_to_stop = shutdown.stop.clone();
     let working = async {
         let mut beside = std::pin::pin!(beside);
         let mut deadline = general.shutdown_deadline;
         loop {
-            let told = tokio::select! {
+            tokio::select! {
                 outcome = pipeline.ended() => return outcome,
-                told = signals.next() => told,
-                () = told_to_stop.cancelled() => Told::Stop,
-                () = &mut beside => Told::Stop,
-            };
-            if told == Told::Stop {
-                break;
+                () = shutdown.stop.cancelled() => break,
+                () = &mut beside => break,
+                // Never fails: the sender lives as long as the signals are heard.
+                _ = reopen.changed() => {}
             }
-            reopen_files(&reopen);
-            // Not broken off by a signal, which waits the few seconds that it takes at most.
+            // Not broken off by a signal, which cuts short what it waits for.
             if let Some(path) = &config.path
                 && let Some(new) = reloads.reload(path, &mut pipeline).await
             {
                 deadline = new.general.shutdown_deadline;
+                shutdown.set_deadline(deadline.0);
             }
         }
+        shutdown.stop.cancel();
         info!(%deadline, "stopping");
         shutdown::notify(&[NotifyState::Stopping]);
-        let mut outcome = None;
-        let draining = async { outcome = Some(pipeline.ended().await) };
-        tokio::select! {
-            () = shutdown.drain(deadline.0, draining) => {}
-            () = told_again(&mut signals, &reopen) => {
-                warn!("told to stop twice, leaving what is not delivered");
-                shutdown.give_up.cancel();
-            }
-        }
-        match outcome {
-            Some(outcome) => outcome,
-            None => pipeline.ended().await,
-        }
+        pipeline.ended().await
     };
     let outcome = tokio::select! {
         outcome = working => outcome,
         never = shutdown::pet_watchdog() => match never {},
     };
+    // From here on the time is kept, whatever had the pipeline end.
+    shutdown.stop.cancel();
     closing.cancel();
     // It ends by itself once closed; a panic in a request has been answered already.
     let _ = http.await;
     info!("stopped");
     outcome.map_err(|error| failed(chain(&error)))
-}
-
-fn reopen_files(reopen: &watch::Sender<u64>) {
-    info!("SIGHUP: files are opened anew");
-    reopen.send_modify(|generation| *generation += 1);
-}
-
-/// Waits to be told to stop once more; the configuration is not read any more.
-async fn told_again(signals: &mut Signals, reopen: &watch::Sender<u64>) {
-    while signals.next().await == Told::Reload {
-        reopen_files(reopen);
-    }
 }
 
 /// The counts of reloads, by result.

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -47,6 +47,10 @@ impl Daemon {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends it a signal.
@@ -144,6 +148,13 @@ impl Daemon {
     /// SIGTERM; the process must end by itself and well.
     pub(crate) async fn stop(mut self) -> TempDir {
         self.signal("TERM");
+        let status = self.ended().await;
+        assert!(status.success(), "{status:?}; the log:\n{}", self.log());
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         let child = &mut self.child;
         let waiting = async {
@@ -153,9 +164,7 @@ impl Daemon {
             }
         };
         let _ = timeout(DEADLINE, waiting).await;
-        let log = self.log();
-        assert!(status.is_some_and(|status| status.success()), "{status:?}; the log:\n{log}");
-        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+        status.unwrap_or_else(|| panic!("it does not end; the log:\n{}", self.log()))
     }
 }
 
