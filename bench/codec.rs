@@ -1,4 +1,4 @@
-//! What looking at bytes costs: framing, walking, finding, JSON. Throughput is in bytes of frames.
+//! What looking at bytes costs: framing, walking, finding, JSON, redaction. Throughput is in bytes of frames.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 
@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use saltern::config::Config;
 use saltern::event::Event;
+use saltern::redact::Redaction;
 use saltern::source::framing::Framer;
 use saltern::{json, msgpack};
 
@@ -104,11 +106,38 @@ fn transcoder(criterion: &mut Criterion) {
     }
 }
 
+/// Rules that find nothing, which is what most events cost; and a rule that replaces something in each.
+fn redaction(criterion: &mut Criterion) {
+    for (kind, rule) in [
+        ("redact keys", r#"{"keys": ["*password*", "*token*", "pillar"]}"#),
+        ("redact paths", r#"{"paths": ["$.return.secrets", "$.fun_args[*].pw"]}"#),
+        ("redact a pattern", r#"{"pattern": "(?i)(api[_-]?key=)\\S+"}"#),
+        ("redact something", r#"{"keys": ["_stamp"]}"#),
+    ] {
+        let rest = "sources: {bus: {salt_bus: {}}}\nsinks: {none: {blackhole: {}}}";
+        let text = format!("redact: [{rule}]\n{rest}");
+        let config = Config::parse(&text).expect("this is a configuration");
+        let redaction = Redaction::new(&config.redact, "").expect("there are rules");
+        let mut group = criterion.benchmark_group(kind);
+        for (name, bodies) in payloads() {
+            let events = events(&bodies);
+            group.throughput(size(&bodies));
+            group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+                bencher.iter(|| {
+                    for event in &events {
+                        black_box(redaction.of(black_box(event)));
+                    }
+                });
+            });
+        }
+    }
+}
+
 criterion_group! {
     name = codec;
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = framing, walker, transcoder
+    targets = framing, walker, transcoder, redaction
 }
 criterion_main!(codec);

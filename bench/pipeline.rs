@@ -153,9 +153,16 @@ fn dispatch(criterion: &mut Criterion) {
                         let sinks = filters.iter().enumerate();
                         let (sinks, shares): (Vec<_>, Vec<_>) =
                             sinks.map(|(number, filter)| outgoing(number, filter)).unzip();
-                        let (recent, estate) = (None, None);
-                        let sinks = Sinks::new(sinks);
-                        (Dispatcher { frames, sinks, recent, changes, estate, tap }, shares)
+                        let dispatcher = Dispatcher {
+                            frames,
+                            sinks: Sinks::new(sinks),
+                            recent: None,
+                            redaction: None,
+                            changes,
+                            estate: None,
+                            tap,
+                        };
+                        (dispatcher, shares)
                     },
                     |(dispatcher, shares)| {
                         dispatcher.run();

@@ -18,6 +18,7 @@ use crate::filter::{Filter, FilterConfig};
 use crate::jobs::JobsConfig;
 use crate::kafka_loop;
 use crate::queue::SpillConfig;
+use crate::redact::{RuleConfig, Rules};
 use crate::sink::{self, Driver};
 use crate::source::{self, JobCache, Reader};
 use crate::units::{ByteSize, Secret, Span};
@@ -34,6 +35,8 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// The sinks, in the order of the file.
     pub sinks: Vec<SinkConfig>,
+    /// What is hidden of all events.
+    pub redact: Arc<Rules>,
     /// How long jobs are kept in the job cache; `None` if there is none.
     pub keep_jobs: Option<Duration>,
     /// The file, if it comes from one, so that it can be read again.
@@ -59,6 +62,9 @@ pub struct General {
     pub dead_letters: DeadLettersConfig,
     /// The job cache.
     pub jobs: JobsConfig,
+    /// What is hidden of all events before they are stored or shown, and of what Salt writes into the
+    /// job cache. Default: nothing.
+    pub redact: Vec<RuleConfig>,
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
     /// for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
     pub dedupe_window: Option<Span>,
@@ -79,6 +85,7 @@ impl Default for General {
             memory: ByteSize::mib(512),
             dead_letters: DeadLettersConfig::default(),
             jobs: JobsConfig::default(),
+            redact: Vec::new(),
             dedupe_window: None,
             estate: None,
             shutdown_deadline: Span::seconds(25),
@@ -197,6 +204,8 @@ pub struct SinkConfig {
     pub driver: Arc<dyn Driver>,
     /// What it wants.
     pub filter: Filter,
+    /// What is hidden of what it is handed.
+    pub redact: Arc<Rules>,
     /// When its batches are due.
     pub limits: BatchLimits,
     /// How it is tried again.
@@ -217,6 +226,9 @@ pub struct SinkConfig {
 struct SinkOptions {
     /// Which events the sink takes. Default: all.
     filter: FilterConfig,
+    /// What is hidden of the events that the sink takes, besides what is hidden of all. The filter
+    /// sees them as they are without. Default: nothing.
+    redact: Vec<RuleConfig>,
     /// How large batches are and how long they wait to fill.
     batch: BatchConfig,
     /// How a write that failed is tried again.
@@ -233,6 +245,7 @@ impl Default for SinkOptions {
     fn default() -> Self {
         SinkOptions {
             filter: FilterConfig::default(),
+            redact: Vec::new(),
             batch: BatchConfig::default(),
             retry: RetryConfig::default(),
             spill: SpillConfig::default(),
@@ -333,6 +346,8 @@ impl Config {
             }
         }
         problems.extend(kafka_loop::problems(&root));
+        let redact = general.as_ref().map(|general| general.redact.as_slice()).unwrap_or_default();
+        let redact = Arc::new(Rules::new(redact, &root, &mut problems));
         let jobs = general.as_ref().map(|general| general.jobs).unwrap_or_default();
         let keep_jobs = keep_jobs(jobs, &sources, &root, &mut problems);
         if keep_jobs.is_some() {
@@ -353,7 +368,7 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => {
                 share_memory(general.memory, &mut sinks);
-                Ok(Config { general, sources, sinks, keep_jobs, path: None })
+                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None })
             }
             _ => {
                 problems
@@ -385,7 +400,8 @@ fn source_of(
     Some(SourceConfig { name, kind, reader, master_id, fingerprint, is_tried_once: false })
 }
 
-const SINK_OPTIONS: &[&str] = &["filter", "batch", "retry", "spill", "writers", "rate_limit"];
+const SINK_OPTIONS: &[&str] =
+    &["filter", "redact", "batch", "retry", "spill", "writers", "rate_limit"];
 
 fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
     let known: Vec<_> = sink::KINDS.iter().map(|kind| kind.name).collect();
@@ -398,6 +414,7 @@ fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<Sink
         let index = bad.index.to_string();
         Problem::at(entry.place_of(&["filter", bad.key, &index]), bad.message)
     });
+    let redact = Rules::new(&options.redact, entry, problems);
     let writers = match options.writers {
         1..=64 => Ok(usize::try_from(options.writers).unwrap_or(1)),
         other => Err(Problem::at(
@@ -412,6 +429,7 @@ fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<Sink
         kind,
         driver: driver?,
         filter: filter?,
+        redact: Arc::new(redact),
         limits: kind.batch.or(options.batch),
         retry: options.retry,
         spill: options.spill,
@@ -453,6 +471,7 @@ fn job_cache(place: Place, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
         kind,
         driver,
         filter: filter.map_err(|bad| problems.push(Problem::at(place, bad.message))).ok()?,
+        redact: Arc::default(),
         limits: kind.batch,
         retry: RetryConfig::default(),
         spill: SpillConfig::default(),
@@ -706,6 +725,7 @@ sinks:
             "{rawfile_json: {filename: /tmp/event}}",
             "{rawfile_json: {filename: /tmp/events}, writers: 1}",
             "{rawfile_json: {filename: /tmp/events}, filter: {tags: [a]}}",
+            "{rawfile_json: {filename: /tmp/events}, redact: [{keys: [a]}]}",
         ] {
             let changed = SMALLEST.replace("{rawfile_json: {filename: /tmp/events}}", entry);
             assert_eq!(of(&changed).0, source);
@@ -753,6 +773,17 @@ sinks:
     }
 
     #[test]
+    fn a_rule_of_redaction_that_is_wrong_is_reported_on_top_and_at_a_sink() {
+        let rules = "redact: [{keys: ['b[']}]";
+        let sink = SMALLEST.replace("filename: /tmp/events}", &format!("filename: /x}}, {rules}"));
+        let found = problems(&format!("{rules}\n{sink}"));
+        let found: Vec<_> = found.iter().map(|(line, column, _)| (*line, *column)).collect();
+        assert_eq!(found, [(1, 18), (6, 60)]);
+        let config = Config::parse(&sink.replace("b[", "b")).ok().unwrap();
+        assert!(config.redact.is_empty() && !config.sinks[0].redact.is_empty());
+    }
+
+    #[test]
     fn http_beyond_loopback_wants_a_token() {
         let text = format!("http: {{listen: '0.0.0.0:4507'}}\n{SMALLEST}");
         assert_eq!(
@@ -777,6 +808,9 @@ sinks:
             assert!(sinks[kind.name].is_object(), "{}", kind.name);
         }
         assert!(sinks["filter"]["properties"]["tags"].is_object(), "{sinks:#}");
+        for redact in [&sinks["redact"], &schema["properties"]["redact"]] {
+            assert!(redact["items"]["properties"]["keys"].is_object(), "{redact:#}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The dispatcher: one thread that makes events of frames and gives each sink its share of them.
 //!
 //! It splits tag from payload, counts what a reader of the bus should know of (values that the
-//! master trimmed, events of a cluster peer), asks each sink's filter, and hands each sink the
-//! events that it wants, shared by `Arc`. It waits for a sink only if that sink's spooler does not
+//! master trimmed, events of a cluster peer), hides what is to be hidden, asks each sink's filter, and
+//! hands each sink the events that it wants, shared by `Arc`. It waits for a sink only if that sink's spooler does not
 //! take shares off its channel, which it always does.
 //!
 //! Sinks come and change while it works, by [`Change`]s. A sink that goes needs none: its spooler
@@ -25,6 +25,7 @@ use crate::event::Event;
 use crate::filter::Filter;
 use crate::metrics::{self, Level};
 use crate::receipt::Claim;
+use crate::redact::Redaction;
 use crate::routes::Routes;
 use crate::source::Frames;
 use crate::spill::record::Encoded;
@@ -77,6 +78,8 @@ pub enum Change {
     },
     /// What was seen a moment ago, from now on; `None` to let repeats pass.
     Dedupe(Option<Recent>),
+    /// What is hidden of events; `None` if nothing is.
+    Redact(Option<Arc<Redaction>>),
     /// Where copies for the metrics of the estate go; `None` if nothing is to be counted.
     Estate(Option<Feed>),
 }
@@ -89,6 +92,8 @@ pub struct Dispatcher {
     pub sinks: Sinks,
     /// What was seen a moment ago, if repeats are dropped.
     pub recent: Option<Recent>,
+    /// What is hidden of events, if something is.
+    pub redaction: Option<Arc<Redaction>>,
     /// Changes of the sinks, those of one reload together. Ring the bell of the frames.
     pub changes: Receiver<Vec<Change>>,
     /// Copies for the metrics of the estate, if they are wanted.
@@ -123,6 +128,14 @@ impl Dispatcher {
                 trimmed_values += trimmed.count(event.payload());
                 if peer.find(event.payload()).is_some() && event.peer().is_some() {
                     peer_events += 1;
+                }
+            }
+            // Before anyone but this thread has seen the events.
+            if let Some(redaction) = &self.redaction {
+                for event in &mut events {
+                    if let Some(redacted) = redaction.of(event) {
+                        *event = redacted;
+                    }
                 }
             }
             state.trimmed.add(trimmed_values);
@@ -170,6 +183,7 @@ impl Dispatcher {
         match change {
             Change::Add(sink) => self.sinks.add(sink),
             Change::Dedupe(recent) => self.recent = recent,
+            Change::Redact(redaction) => self.redaction = redaction,
             Change::Estate(feed) => self.estate = feed,
             Change::Filter { sink, filter, state } => self.sinks.change(&sink, filter, state),
         }

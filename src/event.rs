@@ -245,6 +245,12 @@ impl Event {
         Fields::of(self)
     }
 
+    /// The event, under the id that it has, with another payload.
+    pub fn with_payload(&self, payload: &[u8]) -> Self {
+        let (given, shares_line) = (Some(self.id().to_bytes()), self.shares_line);
+        Event { given, shares_line, ..Event::new(self.tag(), payload) }
+    }
+
     /// A copy with memory of its own, for an event that outlives the rest of its read buffer.
     pub fn detached(&self) -> Self {
         let frame = Bytes::copy_from_slice(&self.frame);

@@ -1,8 +1,8 @@
 //! saltern reads every event off a Salt master's bus and delivers it, in batches, to many stores.
 //!
 //! Events run one way. A [`source`] reads frames and knows nothing else. The dispatcher
-//! ([`dispatch`]) makes [`event`]s of them, asks each sink's [`filter`] and shares them out in
-//! [`chunk`]s. Each sink has a [`spooler`], a thread that owns the sink's [`queue`] and cuts it into
+//! ([`dispatch`]) makes [`event`]s of them, hides what is to be hidden ([`redact`]), asks each
+//! sink's [`filter`] and shares them out in [`chunk`]s. Each sink has a [`spooler`], a thread that owns the sink's [`queue`] and cuts it into
 //! [`batch`]es, and writers that [`delivery`] drives: connect, write, back off ([`backoff`],
 //! [`breaker`]), split what is refused. A [`sink`] knows its store and nothing else.
 //!
@@ -46,6 +46,7 @@ mod process;
 pub mod python;
 pub mod queue;
 pub mod receipt;
+pub mod redact;
 pub mod reload;
 pub mod replay_letters;
 pub mod routes;

@@ -131,6 +131,18 @@ pub const SOURCE_KAFKA_IN_FLIGHT: Metric = gauge(
     SOURCE,
     "Bytes of messages that a source `kafka` has read and that not every sink has kept yet.",
 );
+/// Values that a rule of `redact` has replaced; `sink` is empty for the rules on top.
+pub const REDACTED_VALUES: Metric = counter(
+    "saltern_redacted_values_total",
+    &["sink", "rule"],
+    "Values that a rule of `redact` has replaced; `sink` is empty for the rules on top.",
+);
+/// What was taken out of payloads because `redact` could not search it: torn (behind damage), too_deep (over 512 levels), too_long (what became of it).
+pub const REDACT_CUT: Metric = counter(
+    "saltern_redact_cut_total",
+    &["sink", "reason"],
+    "What was taken out of payloads because `redact` could not search it: torn (behind damage), too_deep (over 512 levels), too_long (what became of it).",
+);
 /// Chunks that wait in front of the dispatcher.
 pub const DISPATCH_WAITING_CHUNKS: Metric =
     gauge("saltern_dispatch_waiting_chunks", &[], "Chunks that wait in front of the dispatcher.");
@@ -289,6 +301,8 @@ pub static METRICS: &[Metric] = &[
     SOURCE_KAFKA_LAG,
     SOURCE_KAFKA_PARTITIONS,
     SOURCE_KAFKA_IN_FLIGHT,
+    REDACTED_VALUES,
+    REDACT_CUT,
     DISPATCH_WAITING_CHUNKS,
     DISPATCH_STALLED_SECONDS,
     SINK_EVENTS,

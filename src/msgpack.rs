@@ -319,20 +319,52 @@ pub fn write_array_head(items: u32, out: &mut Vec<u8>) {
 
 /// Appends a text of less than 4 GiB.
 pub fn write_str(text: &str, out: &mut Vec<u8>) {
-    let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    write_text(text.as_bytes(), out);
+}
+
+/// Appends a text of less than 4 GiB, which need not be UTF-8.
+pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
+    match u8::try_from(text.len()) {
+        Ok(len @ 0..=31) => out.push(0xa0 | len),
+        _ => write_length([0xd9, 0xda, 0xdb], text.len(), out),
+    }
+    out.extend_from_slice(text);
+}
+
+/// Appends bytes, less than 4 GiB.
+pub fn write_bin(bytes: &[u8], out: &mut Vec<u8>) {
+    write_length([0xc4, 0xc5, 0xc6], bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+/// Appends an extension of less than 4 GiB.
+pub fn write_ext(kind: i8, bytes: &[u8], out: &mut Vec<u8>) {
+    match bytes.len() {
+        1 => out.push(0xd4),
+        2 => out.push(0xd5),
+        4 => out.push(0xd6),
+        8 => out.push(0xd7),
+        16 => out.push(0xd8),
+        len => write_length([0xc7, 0xc8, 0xc9], len, out),
+    }
+    out.extend(kind.to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Appends a length behind that of these markers whose length has one, two or four bytes.
+fn write_length([one, two, four]: [u8; 3], len: usize, out: &mut Vec<u8>) {
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
     match (u8::try_from(len), u16::try_from(len)) {
-        (Ok(len @ 0..=31), _) => out.push(0xa0 | len),
-        (Ok(len), _) => out.extend([0xd9, len]),
+        (Ok(len), _) => out.extend([one, len]),
         (_, Ok(len)) => {
-            out.push(0xda);
+            out.push(two);
             out.extend(len.to_be_bytes());
         }
         _ => {
-            out.push(0xdb);
+            out.push(four);
             out.extend(len.to_be_bytes());
         }
     }
-    out.extend_from_slice(text.as_bytes());
 }
 
 /// A map in the making: its head needs to know how many pairs there are.

@@ -23,6 +23,7 @@ use crate::doorbell::{Bell, Sender, channel};
 use crate::estate::{self, Estate};
 use crate::jobs::{self, Jobs};
 use crate::queue::SpillMode;
+use crate::redact::{Redaction, Rules};
 use crate::reload::{Plan, ReloadError, Reloaded};
 use crate::replay_letters::{self, Ways};
 use crate::running_sink::{Feed, Leaving, Means, OpenQueue, RunningSink, open_queue};
@@ -120,6 +121,8 @@ pub struct Pipeline {
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
     dedupe_window: Option<Duration>,
+    /// What is hidden of all events, now.
+    redact: Arc<Rules>,
     means: Means,
     sinks: Vec<RunningSink>,
     /// Sinks that were removed and may not have ended yet.
@@ -159,6 +162,8 @@ impl Pipeline {
         };
         let jobs = Jobs::new(&general.state_dir);
         jobs.keep(config.keep_jobs);
+        let redaction = Redaction::new(&config.redact, "");
+        jobs.redact(redaction.clone());
         let desks = Arc::new(Desks::default());
         let mut pipeline = Pipeline {
             desks: Arc::clone(&desks),
@@ -168,6 +173,7 @@ impl Pipeline {
             estate: Estate::new(general.estate.clone()),
             general: general.clone(),
             dedupe_window: config.dedupe_window(),
+            redact: Arc::clone(&config.redact),
             means: Means {
                 state_dir: general.state_dir.clone(),
                 master_id: general.master_id.clone(),
@@ -216,6 +222,7 @@ impl Pipeline {
             frames: frames_out,
             sinks: Sinks::new(sinks),
             recent,
+            redaction,
             changes,
             estate: feed,
             tap,
@@ -328,6 +335,12 @@ impl Pipeline {
             changes.push(Change::Dedupe(recent(window)));
             self.dedupe_window = window;
         }
+        if config.redact != self.redact {
+            let redaction = Redaction::new(&config.redact, "");
+            self.jobs.redact(redaction.clone());
+            changes.push(Change::Redact(redaction));
+            self.redact = Arc::clone(&config.redact);
+        }
         let was_on = self.estate.is_on();
         if self.estate.configure(config.general.estate.clone()) {
             info!("the metrics of the estate are counted anew, as the new configuration says");
@@ -391,6 +404,7 @@ impl Pipeline {
         }
         let changes = plan.sinks.starts()
             || config.dedupe_window() != self.dedupe_window
+            || config.redact != self.redact
             || config.general.estate.is_some() != self.estate.is_on();
         if changes && self.changes.is_full() {
             return refused(

@@ -34,6 +34,7 @@ use crate::doorbell::{Receiver, Sender, channel};
 use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
 use crate::queue::{Fsync, Queue, SpillMode};
+use crate::redact::Redaction;
 use crate::sink::{Context, chain};
 use crate::spill::disk::Folder;
 use crate::spill::{Spill, queue_id};
@@ -141,6 +142,7 @@ impl RunningSink {
             limits: sink.limits,
             fsync,
             shares,
+            redaction: Redaction::new(&sink.redact, &sink.name),
             settled: settled_out,
             writers: batch_channels,
             state: Arc::clone(&state),

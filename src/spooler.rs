@@ -37,6 +37,7 @@ use crate::chunk::Share;
 use crate::delivery::Settled;
 use crate::doorbell::{Bell, IDLE, Receiver, Sender, channel};
 use crate::queue::{Fsync, Queue};
+use crate::redact::Redaction;
 use crate::spill::SyncJob;
 use crate::spill::disk::{Disk, Folder};
 use crate::spill_desk::{Answer, Enquiry, Holding};
@@ -67,6 +68,8 @@ pub struct Spooler<D: Disk = Folder> {
     pub shares: Receiver<Share>,
     /// Batches that writers have settled.
     pub settled: Receiver<Settled>,
+    /// What is hidden of the events of this sink, if something is.
+    pub redaction: Option<Arc<Redaction>>,
     /// The writers.
     pub writers: Vec<mpsc::Sender<Batch>>,
     /// What the world sees.
@@ -341,7 +344,7 @@ impl<D: Disk> Spooler<D> {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
         {
-            self.queue.push(share, now);
+            self.keep(share, now);
             self.plan_sync(course, now);
         }
     }
@@ -353,14 +356,23 @@ impl<D: Disk> Spooler<D> {
             self.state.dropped_stop.add(share.len() as u64);
             return;
         }
-        self.queue.push(share, now);
+        self.keep(share, now);
         while !self.queue.is_blocked()
             && let Poll::Ready(Some(share)) = self.shares.take()
         {
-            self.queue.push(share, now);
+            self.keep(share, now);
         }
         self.plan_sync(course, now);
         self.count_losses();
+    }
+
+    /// Puts a share into the queue, without what is hidden of it.
+    fn keep(&mut self, share: Share, now: Instant) {
+        let share = match &self.redaction {
+            Some(redaction) => redaction.of_share(share),
+            None => share,
+        };
+        self.queue.push(share, now);
     }
 
     /// Something was put into the queue; it is to be synced in time.

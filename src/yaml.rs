@@ -190,7 +190,8 @@ impl Node {
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
-    /// without its last line feed, in every text of the tree. `$${` stands for `${`.
+    /// without its last line feed, in every text of the tree. `$${` stands for `${`, and `${1}`, a
+    /// number, stays as it is.
     pub fn interpolate(&mut self, problems: &mut Vec<Problem>) {
         match &mut self.value {
             Value::Text(text) if text.contains("${") => match interpolated(text) {
@@ -336,6 +337,12 @@ fn interpolated(text: &str) -> Result<String, String> {
         }
         out += before;
         let (name, behind) = behind.split_once('}').ok_or("`${` without `}`")?;
+        rest = behind;
+        // A group of a pattern, and no variable's name.
+        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
+            out += &format!("${{{name}}}");
+            continue;
+        }
         out += &match name.strip_prefix("file:") {
             Some(path) => std::fs::read_to_string(path)
                 .map_err(|error| format!("cannot read {path} for ${{file:{path}}}: {error}"))?
@@ -344,7 +351,6 @@ fn interpolated(text: &str) -> Result<String, String> {
             None => std::env::var(name)
                 .map_err(|_| format!("the environment variable {name} is not set"))?,
         };
-        rest = behind;
     }
     Ok(out + rest)
 }

@@ -1,5 +1,6 @@
 //! `saltern check`: says what is wrong with a configuration.
 
+use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,6 +71,7 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
                     counted(config.sources.len(), "source"),
                     counted(config.sinks.len(), "sink")
                 );
+                say_redacted(&config);
             }
             if arguments.connect {
                 let connections = runtime()?.block_on(connect(&config, output));
@@ -87,6 +89,16 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
         print(&(json + "\n"))?;
     }
     result
+}
+
+/// Says what is hidden of events, so that a rule under the wrong sink shows.
+fn say_redacted(config: &Config) {
+    let lists = config.sinks.iter().map(|sink| (format!("sink {}", sink.name), &sink.redact));
+    for (of, rules) in iter::once(("all events".to_owned(), &config.redact)).chain(lists) {
+        if !rules.is_empty() {
+            println!("redact  {of}: {}", rules.names().collect::<Vec<_>>().join(", "));
+        }
+    }
 }
 
 fn findings(path: &Path, error: &ConfigError) -> Vec<Finding> {

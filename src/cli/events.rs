@@ -83,13 +83,20 @@ async fn follow(
     printer: Printer,
 ) -> Result<(), Failure> {
     if let Some(address) = &arguments.bus {
-        return follow_bus(address, &filter, printer).await;
+        // Nobody gets to see more by reading the bus past the daemon that hides some of it.
+        let daemon = config.exists().then(|| super::load(config)).transpose()?;
+        return follow_bus(address, daemon, &filter, printer).await;
     }
     let daemon = Daemon::find(config, arguments.url.as_deref())?;
     follow_daemon(&daemon, &arguments.tag, printer).await
 }
 
-async fn follow_bus(address: &str, filter: &Filter, mut printer: Printer) -> Result<(), Failure> {
+async fn follow_bus(
+    address: &str,
+    daemon: Option<Config>,
+    filter: &Filter,
+    mut printer: Printer,
+) -> Result<(), Failure> {
     let wrong = |problems: Vec<crate::yaml::Problem>| {
         let problems: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
         Failure::Usage(format!("--bus {address}: {}", problems.join("; ")))
@@ -102,6 +109,7 @@ async fn follow_bus(address: &str, filter: &Filter, mut printer: Printer) -> Res
     });
     let mut config = Config::parse(&text.to_string()).map_err(wrong)?;
     config.sinks.clear();
+    config.redact = daemon.map(|daemon| daemon.redact).unwrap_or_default();
     for source in &config.sources {
         let failed = |error| Failure::Running(chain(&error));
         source.reader.probe().await.map_err(failed)?;

@@ -25,6 +25,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing::error;
 
+use crate::event::Event;
+use crate::redact::Redaction;
 use crate::state::SinkState;
 use crate::units::Span;
 
@@ -91,6 +93,8 @@ struct Cache {
     path: PathBuf,
     /// `None` while it is off.
     keep: RwLock<Option<Duration>>,
+    /// What is hidden of what Salt itself writes; what the bus brings comes without it.
+    redaction: RwLock<Option<Arc<Redaction>>>,
     /// The sink that feeds it, if one does.
     feed: Mutex<Option<Arc<SinkState>>>,
     writer: Mutex<Option<Connection>>,
@@ -121,6 +125,7 @@ impl Jobs {
         Jobs(Arc::new(Cache {
             path: state_dir.join("job-cache.db"),
             keep: RwLock::new(None),
+            redaction: RwLock::new(None),
             feed: Mutex::new(None),
             writer: Mutex::new(None),
             readers: Mutex::default(),
@@ -135,6 +140,17 @@ impl Jobs {
     /// How long a job is kept; `None` while the cache is off.
     pub fn kept_for(&self) -> Option<Duration> {
         *self.0.keep.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what is hidden of what Salt writes from now on.
+    pub fn redact(&self, redaction: Option<Arc<Redaction>>) {
+        *self.0.redaction.write().unwrap_or_else(PoisonError::into_inner) = redaction;
+    }
+
+    /// What is stored of a load that the master says in an event of this tag.
+    fn redacted(&self, tag: &str, load: &[u8]) -> Option<Event> {
+        let redaction = self.0.redaction.read().unwrap_or_else(PoisonError::into_inner).clone();
+        redaction.and_then(|redaction| redaction.of(&Event::new(tag, load)))
     }
 
     /// Names the sink that feeds it.

@@ -45,7 +45,14 @@ impl Jobs {
         }
         let is_return = msgpack::find(load, "return").is_some();
         let rank = if is_return { Rank::Return } else { Rank::Published };
-        let load = match is_return && says_nocache(load) {
+        let tag = match is_return {
+            true => return_tag(jid, text_of(load, "id").unwrap_or_default()),
+            false => format!("salt/job/{jid}/new"),
+        };
+        let redacted = self.redacted(&tag, load);
+        let hides_return = is_return && says_nocache(load);
+        let load = redacted.as_ref().map_or(load, Event::payload);
+        let load = match hides_return {
             true => Cow::Owned(without_return(load)),
             false => Cow::Borrowed(load),
         };
@@ -73,11 +80,12 @@ impl Jobs {
 
     /// Salt's `returner`: a minion has returned. The load says of which job.
     pub fn save_return(&self, load: &[u8]) -> Result<(), JobsError> {
-        let text = |key| msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
-        let (Some(jid), Some(minion)) = (text("jid"), text("id")) else {
+        let (Some(jid), Some(minion)) = (text_of(load, "jid"), text_of(load, "id")) else {
             return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
         };
         let outcome = Fields::in_payload(load).outcome();
+        let redacted = self.redacted(&return_tag(jid, minion), load);
+        let load = redacted.as_ref().map_or(load, Event::payload);
         self.write("store a return", |tx| {
             let received = state::now();
             put_return(tx, &Return { jid, minion, load, outcome, received })
@@ -154,6 +162,16 @@ fn record_event(tx: &Transaction<'_>, event: &Event, received: u64) -> rusqlite:
     }
 }
 
+/// The tag of the event that the master makes of a return.
+fn return_tag(jid: &str, minion: &str) -> String {
+    format!("salt/job/{jid}/ret/{minion}")
+}
+
+/// The text under a key.
+fn text_of<'a>(load: &'a [u8], key: &str) -> Option<&'a str> {
+    msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text)
+}
+
 /// The texts of the array under a key.
 pub(super) fn texts_of<'a>(load: &'a [u8], key: &str) -> impl Iterator<Item = &'a str> {
     let value = msgpack::find(load, key).unwrap_or_default();
@@ -170,13 +188,13 @@ fn job(tx: &Transaction<'_>, jid: &str, now: u64) -> rusqlite::Result<i64> {
 }
 
 fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite::Result<()> {
-    let text = |key| msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
     let mut update = tx.prepare_cached(
         "UPDATE jobs SET load = ?2, rank = ?3, fun = coalesce(?4, fun), user = coalesce(?5, user)
          WHERE id = ?1 AND (rank < ?3 OR rank = ?3 AND NOT ?6)",
     )?;
     let is_return = rank == Rank::Return;
-    update.execute(params![job, load, rank as i64, text("fun"), text("user"), is_return]).map(drop)
+    let (fun, user) = (text_of(load, "fun"), text_of(load, "user"));
+    update.execute(params![job, load, rank as i64, fun, user, is_return]).map(drop)
 }
 
 fn expect<'a>(
@@ -238,7 +256,7 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
     let received = micros(new.received);
     let is_new = insert.execute(params![job, minion, received, new.outcome, trimmed, load])? > 0;
     if is_new {
-        let fun = msgpack::find(&load, "fun").and_then(msgpack::scalar).and_then(Item::text);
+        let fun = text_of(&load, "fun");
         let mut count = tx.prepare_cached(
             "UPDATE jobs SET returned = returned + 1, failed = failed + ?3, fun = coalesce(fun, ?4),
              missing = missing - EXISTS (SELECT 1 FROM expected WHERE job = ?1 AND minion = ?2)

@@ -353,6 +353,7 @@ impl World {
             fsync: (self.nature.mode != SpillMode::Memory).then_some(self.nature.fsync),
             shares,
             settled: settled_out,
+            redaction: None,
             writers: batches,
             state: Arc::clone(&self.state),
             orders: orders_out,

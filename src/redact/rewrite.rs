@@ -1,0 +1,258 @@
+//! The pass over a payload that writes it anew where rules replace something.
+//!
+//! A map or an array keeps its number of values, so that only what is replaced is written and the
+//! rest is copied in large pieces; a payload that no rule touches is not copied at all. The pass
+//! keeps one [`Level`] for each map or array that it is in, and calls nothing recursively.
+//!
+//! Nothing leaves it unsearched. What is behind the end of the payload's value, or behind a fault in
+//! it, is cut off; what is nested deeper than [`MAX_DEPTH`] is replaced; and a payload that would
+//! grow beyond all measure is replaced as a whole. Each of these is counted.
+
+use super::path::Way;
+use super::{Asked, HIDDEN, Rules};
+use crate::msgpack::{self, Item, Malformed, Walker};
+
+/// How deep maps and arrays may nest. Salt's own packer stops at 511.
+pub(super) const MAX_DEPTH: usize = 512;
+
+/// What a payload may grow by, besides to twice its bytes.
+const GROWTH: usize = 1 << 20;
+
+/// A payload that was written anew.
+#[derive(Debug)]
+pub(super) struct Rewritten {
+    pub(super) payload: Vec<u8>,
+    /// How many values each rule has replaced; empty if none has.
+    pub(super) hits: Vec<u64>,
+    pub(super) cut: Cut,
+}
+
+/// What was taken out because it could not be searched, as counts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Payloads with something behind their value, or behind a fault in it.
+    pub(super) torn: u64,
+    /// Values that were nested too deep.
+    pub(super) too_deep: u64,
+    /// Payloads that would have become too long.
+    pub(super) too_long: u64,
+}
+
+/// Why the pass cannot go on.
+#[derive(Debug)]
+enum Fault {
+    Malformed,
+    TooLong,
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Fault::Malformed
+    }
+}
+
+/// The payload with what the rules replace; `None` if it stays as it is.
+pub(super) fn rewrite(rules: &Rules, asked: &Asked, payload: &[u8]) -> Option<Rewritten> {
+    let mut pass = Pass {
+        rules,
+        asked,
+        payload,
+        walker: Walker::new(payload),
+        levels: Vec::new(),
+        places: rules.paths.at_top(|rule| asked.has(rule)),
+        out: Vec::new(),
+        copied: 0,
+        longest: payload.len().saturating_mul(2).saturating_add(GROWTH),
+        hits: Vec::new(),
+        cut: Cut::default(),
+    };
+    let result = pass.run();
+    let end = pass.walker.offset();
+    let Pass { mut out, copied, hits, mut cut, .. } = pass;
+    if let Err(Fault::TooLong) = result {
+        out.clear();
+        msgpack::write_str(HIDDEN, &mut out);
+        cut.too_long = 1;
+    } else {
+        cut.torn = u64::from(end < payload.len());
+        if copied == 0 && cut.torn == 0 {
+            return None;
+        }
+        out.extend_from_slice(payload.get(copied..end).unwrap_or_default());
+    }
+    Some(Rewritten { payload: out, hits, cut })
+}
+
+/// A map or an array that the pass is in.
+struct Level<'a> {
+    /// Keys and values of a map, or values of an array, that are still to come.
+    left: u64,
+    kind: Kind<'a>,
+    /// Where its places begin (see [`super::path`]); they end where those of the next level begin.
+    places: usize,
+}
+
+enum Kind<'a> {
+    /// With the last key.
+    Map(Option<Item<'a>>),
+    /// With its length.
+    Array(u64),
+}
+
+struct Pass<'a> {
+    rules: &'a Rules,
+    asked: &'a Asked,
+    payload: &'a [u8],
+    walker: Walker<'a>,
+    levels: Vec<Level<'a>>,
+    /// How far the paths have come, level by level.
+    places: Vec<usize>,
+    out: Vec<u8>,
+    /// How much of the payload is in `out`, or replaced by what is.
+    copied: usize,
+    longest: usize,
+    hits: Vec<u64>,
+    cut: Cut,
+}
+
+impl<'a> Pass<'a> {
+    fn run(&mut self) -> Result<(), Fault> {
+        self.value(0)?;
+        while let Some(level) = self.levels.last_mut() {
+            let Some(left) = level.left.checked_sub(1) else {
+                self.places.truncate(level.places);
+                self.levels.pop();
+                continue;
+            };
+            level.left = left;
+            match level.kind {
+                // Of each pair the key comes first, with its value still to come.
+                Kind::Map(_) if left % 2 == 1 => self.key()?,
+                _ => self.child()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&mut self) -> Result<(), Fault> {
+        let from = self.walker.offset();
+        let key = self.walker.item()?;
+        if let Some(Level { kind: Kind::Map(last), .. }) = self.levels.last_mut() {
+            *last = Some(key);
+        }
+        // No path leads into a key.
+        self.item(from, key, self.places.len())
+    }
+
+    fn child(&mut self) -> Result<(), Fault> {
+        let Some(level) = self.levels.last() else { return Ok(()) };
+        let mut digits = itoa::Buffer::new();
+        let way = match level.kind {
+            Kind::Map(key) => text_of(key, &mut digits).map_or(Way::Unnamed, Way::Name),
+            Kind::Array(len) => Way::Index(len - level.left - 1),
+        };
+        let places = self.places.len();
+        let by_path = self.rules.paths.follow(&mut self.places, level.places, way);
+        let by_key = match way {
+            Way::Name(name) => self.rules.rule_of_key(name, self.asked),
+            Way::Unnamed | Way::Index(_) => None,
+        };
+        match by_key.into_iter().chain(by_path).min() {
+            None => self.value(places),
+            Some(rule) => {
+                self.places.truncate(places);
+                self.hide(rule)
+            }
+        }
+    }
+
+    /// A value that no rule replaces as a whole; its places are those from `places` on.
+    fn value(&mut self, places: usize) -> Result<(), Fault> {
+        let from = self.walker.offset();
+        let item = self.walker.item()?;
+        self.item(from, item, places)
+    }
+
+    fn item(&mut self, from: usize, item: Item<'a>, places: usize) -> Result<(), Fault> {
+        let (kind, left) = match item {
+            Item::Map(pairs) => (Kind::Map(None), u64::from(pairs) * 2),
+            Item::Array(len) => (Kind::Array(len.into()), u64::from(len)),
+            _ => {
+                self.places.truncate(places);
+                return self.scalar(from, item);
+            }
+        };
+        if self.levels.len() < MAX_DEPTH {
+            self.levels.push(Level { left, kind, places });
+            return Ok(());
+        }
+        self.places.truncate(places);
+        self.cut.too_deep += 1;
+        let skipped = self.walker.skip_content(item);
+        self.put(from, |out| msgpack::write_str(HIDDEN, out))?;
+        self.rest_is_hidden_unless(skipped)
+    }
+
+    fn scalar(&mut self, from: usize, item: Item<'_>) -> Result<(), Fault> {
+        let (Item::Str(bytes) | Item::Bin(bytes) | Item::Ext(_, bytes)) = item else {
+            return Ok(());
+        };
+        let (asked, hits) = (self.asked, &mut self.hits);
+        let Some(text) = self.rules.text(bytes, asked, hits, self.longest) else { return Ok(()) };
+        if text.len() > self.longest {
+            return Err(Fault::TooLong);
+        }
+        self.put(from, |out| match item {
+            Item::Bin(_) => msgpack::write_bin(&text, out),
+            Item::Ext(kind, _) => msgpack::write_ext(kind, &text, out),
+            _ => msgpack::write_text(&text, out),
+        })
+    }
+
+    /// Replaces the next value, whatever it is.
+    fn hide(&mut self, rule: usize) -> Result<(), Fault> {
+        let from = self.walker.offset();
+        if from >= self.payload.len() {
+            return Err(Fault::Malformed);
+        }
+        let with = self.rules.with(rule);
+        let skipped = self.walker.skip();
+        let is_hidden = skipped.is_ok_and(|value| {
+            msgpack::scalar(value).and_then(Item::bytes) == Some(with.as_bytes())
+        });
+        if !is_hidden {
+            super::hit(&mut self.hits, rule);
+            self.put(from, |out| msgpack::write_str(with, out))?;
+        }
+        self.rest_is_hidden_unless(skipped.map(|_| ()))
+    }
+
+    /// Writes something in place of the payload from `from` to where the walker is.
+    fn put(&mut self, from: usize, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Fault> {
+        self.out.extend_from_slice(self.payload.get(self.copied..from).unwrap_or_default());
+        write(&mut self.out);
+        self.copied = self.walker.offset();
+        if self.out.len() > self.longest { Err(Fault::TooLong) } else { Ok(()) }
+    }
+
+    /// After a fault in a value that was replaced, what stands before the fault is part of it.
+    fn rest_is_hidden_unless(&mut self, skipped: Result<(), Malformed>) -> Result<(), Fault> {
+        if skipped.is_err() {
+            self.copied = self.payload.len();
+        }
+        Ok(skipped?)
+    }
+}
+
+/// The text by which a key is known: that of its JSON.
+fn text_of<'t>(key: Option<Item<'t>>, digits: &'t mut itoa::Buffer) -> Option<&'t [u8]> {
+    match key? {
+        Item::Str(bytes) | Item::Bin(bytes) => Some(bytes),
+        Item::Uint(number) => Some(digits.format(number).as_bytes()),
+        Item::Int(number) => Some(digits.format(number).as_bytes()),
+        Item::Bool(true) => Some(b"true"),
+        Item::Bool(false) => Some(b"false"),
+        Item::Nil => Some(b"null"),
+        Item::Float(_) | Item::Ext(..) | Item::Array(_) | Item::Map(_) => None,
+    }
+}
