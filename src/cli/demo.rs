@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, print, run, runtime, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
+use crate::sink::chain;
 use crate::state::State;
 
 #[derive(Args)]
@@ -293,6 +294,6 @@ fn summary(state: &State, rate: f64) -> String {
     line
 }
 
-fn failed(doing: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::Running(format!("{doing}: {error}"))
+fn failed(doing: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::Running(format!("{doing}: {}", chain(error)))
 }
