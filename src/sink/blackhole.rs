@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Context, Sink, SinkError};
+use super::{ConnectError, Context, Sink, SinkError};
 use crate::batch::{Batch, BatchLimits};
 use crate::units::ByteSize;
 
@@ -18,9 +18,10 @@ impl Sink for Blackhole {
     const NAME: &'static str = "blackhole";
     const ABOUT: &'static str = "takes every event and keeps none";
     const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 100);
+    const STREAMS: bool = true;
     type Config = Config;
 
-    async fn connect(_config: &Config, _context: &Context) -> Result<Self, SinkError> {
+    async fn connect(_config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         Ok(Blackhole)
     }
 

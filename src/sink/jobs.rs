@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
 use crate::jobs::{Jobs, JobsError};
 use crate::units::ByteSize;
@@ -24,9 +24,10 @@ impl Sink for JobCache {
     const NAME: &'static str = "job-cache";
     const ABOUT: &'static str = "the job cache";
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(4), 200);
+    const STREAMS: bool = true;
     type Config = Config;
 
-    async fn connect(_config: &Config, context: &Context) -> Result<Self, SinkError> {
+    async fn connect(_config: &Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(JobCache { jobs: context.jobs.clone() })
     }
 
