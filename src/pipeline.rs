@@ -157,11 +157,10 @@ impl Pipeline {
         // Without sinks nothing is refused, and nothing is to be written anywhere.
         let dead_letters = match config.sinks.is_empty() {
             true => None,
-            false => Some(
-                DeadLetters::open(&general.state_dir, general.dead_letters.max_bytes.0)
-                    .map(Arc::new)
-                    .map_err(|error| PipelineError::Failed(chain(&error)))?,
-            ),
+            false => {
+                let max_bytes = general.dead_letters.max_bytes.0;
+                Some(Arc::new(DeadLetters::of_daemon(&general.state_dir, max_bytes)))
+            }
         };
         let has_sinks = dead_letters.is_some();
         let life = has_sinks.then(|| Life(Arc::new(Deaths::begin(&general.state_dir, now()))));
@@ -205,14 +204,15 @@ impl Pipeline {
         };
         let mut sinks = Vec::new();
         for sink in &config.sinks {
-            let queue = open_queue(sink, &general.state_dir)?;
+            let queue = open_queue(&sink.name, sink.spill, &general.state_dir);
             sinks.push(pipeline.start_sink(sink, queue)?);
         }
         // Ends with the sources, so that the spoolers see that nothing comes any more.
         let no_more = CancellationToken::new();
         if let Some(dead_letters) = dead_letters {
             let ways = Arc::clone(&pipeline.ways);
-            let replaying = replay_letters::run(dead_letters, ways, no_more.clone());
+            let state = Arc::clone(&pipeline.state);
+            let replaying = replay_letters::run(dead_letters, ways, state, no_more.clone());
             pipeline.parts.spawn(async move {
                 replaying.await;
                 Ok(())
@@ -278,7 +278,7 @@ impl Pipeline {
     fn start_sink(
         &mut self,
         sink: &SinkConfig,
-        queue: OpenQueue,
+        queue: Result<OpenQueue, String>,
     ) -> Result<Outgoing, PipelineError> {
         let (shares, shares_out) = channel(CHANNEL, &Bell::default());
         let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
@@ -415,7 +415,7 @@ impl Pipeline {
         &mut self,
         config: &'a Config,
         plan: &Reloaded,
-    ) -> Result<Vec<(&'a SinkConfig, OpenQueue)>, ReloadError> {
+    ) -> Result<Vec<(&'a SinkConfig, Result<OpenQueue, String>)>, ReloadError> {
         let refused = |reason: String| Err(ReloadError::Refused(reason));
         if plan.sources.starts() && self.starts.is_closed() {
             return refused("every source has ended; the daemon is about to end".to_owned());
@@ -443,10 +443,8 @@ impl Pipeline {
                     sink.name
                 ));
             }
-            match open_queue(sink, &self.means.state_dir) {
-                Ok(queue) => opened.push((sink, queue)),
-                Err(error) => return refused(chain(&error)),
-            }
+            // One that cannot be opened parks its sink and holds nothing else up.
+            opened.push((sink, open_queue(&sink.name, sink.spill, &self.means.state_dir)));
         }
         Ok(opened)
     }
@@ -527,7 +525,7 @@ impl Pipeline {
                 "events stay in the spill and are not delivered while spill.mode is `memory`"
             );
         }
-        let queue = open_queue(sink, &self.means.state_dir)?;
+        let queue = open_queue(&sink.name, sink.spill, &self.means.state_dir);
         state.unpark();
         state.up.set_bool(false);
         state.breaker_open.set_bool(false);
@@ -598,6 +596,15 @@ impl Pipeline {
         self.sources.sort_by_key(|source| place(&source.state.name));
         let states = self.sources.iter().map(|source| Arc::clone(&source.state));
         self.state.set_sources(states.collect());
+    }
+
+    /// The state directory was removed or replaced: all that has files there begins them anew.
+    pub fn renew(&self) {
+        self.sinks.iter().for_each(RunningSink::renew);
+        if let Some(letters) = &self.means.dead_letters {
+            letters.renew();
+        }
+        self.jobs.renew();
     }
 
     /// Waits until every part has ended: the sources because they were told to stop or had no more,
