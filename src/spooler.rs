@@ -53,8 +53,12 @@ pub const BATCHES_PER_WRITER: usize = 2;
 /// How often what is acknowledged is noted on disk, and expired events are looked for.
 const NOTE: Duration = Duration::from_secs(1);
 
-/// How often a full queue that blocks is tried again.
+/// How often it is tried again to put in what a full queue holds back.
 const BLOCKED: Duration = Duration::from_millis(20);
+
+/// Shares, and bytes of their frames, that one round takes at the most: enough for a burst to cost one
+/// round, and so few that handing out, settling and syncing are never put off for long.
+const ROUND: (usize, usize) = (32, 4 << 20);
 
 /// Everything that a spooler thread owns.
 pub struct Spooler<D: Disk = Folder> {
@@ -128,7 +132,12 @@ struct Course<D: Disk> {
     at_once: bool,
     /// What was appended since the last sync began and may not be stored yet.
     unsynced: VecDeque<Unsynced>,
-    /// When to note what was acknowledged; `None` while nothing was.
+    /// When to try again to put in what is held back.
+    retry_at: Instant,
+    /// It was said that sources are held back.
+    has_told: bool,
+    /// When to note what was acknowledged, and to look for what has expired; `None` while there is
+    /// neither.
     note_at: Option<Instant>,
     /// When to begin the spill anew; `None` while its folder is there.
     renew_at: Option<Instant>,
@@ -144,6 +153,8 @@ impl<D: Disk> Course<D> {
             leaving: false,
             at_once: false,
             unsynced: VecDeque::new(),
+            retry_at: now,
+            has_told: false,
             note_at: Some(now + NOTE),
             renew_at: None,
             syncer,
@@ -283,6 +294,7 @@ impl<D: Disk> Spooler<D> {
             }
             Happening::Settled(Settled { writer, first }) => {
                 self.queue.settle(first);
+                course.retry_at = now;
                 course.note_at.get_or_insert(now + NOTE);
                 if let Some(held) = course.held.get_mut(writer) {
                     *held -= 1;
@@ -332,11 +344,15 @@ impl<D: Disk> Spooler<D> {
             Order::Leave => course.leaving = true,
             Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
             Order::End => {
-                if !self.queue.is_blocked()
-                    && let Poll::Ready(Some(share)) = self.shares.take()
-                {
-                    self.take(share, course, now);
+                // What has come so far. The dispatcher may put in more meanwhile, without end.
+                for share in self.shares.try_iter().take(self.shares.len()) {
+                    match self.queue.is_blocked() {
+                        true => self.state.dropped_stop.add(share.len() as u64),
+                        false => self.queue.push(share, now),
+                    }
                 }
+                self.plan_sync(course, now);
+                self.count_losses();
                 for share in self.shares.try_iter() {
                     self.state.dropped_stop.add(share.len() as u64);
                 }
@@ -373,17 +389,22 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// Takes a share and whatever else is at hand, so that a burst costs one round.
+    /// Takes a share and what else is at hand, as far as it fits into one round.
     fn take(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
         if self.is_stuck(course) {
             // There is no room for it, but the dispatcher must come to its end.
             self.state.dropped_stop.add(share.len() as u64);
             return;
         }
+        let (mut count, mut bytes) = (1, share.bytes());
         self.keep(share, now);
         while !self.queue.is_blocked()
+            && count < ROUND.0
+            && bytes < ROUND.1
             && let Poll::Ready(Some(share)) = self.shares.take()
         {
+            count += 1;
+            bytes += share.bytes();
             self.keep(share, now);
         }
         self.plan_sync(course, now);
@@ -440,10 +461,9 @@ impl<D: Disk> Spooler<D> {
 
     fn hand_out(&mut self, course: &mut Course<D>, now: Instant) {
         while !course.leaving {
-            let free = course.held.iter_mut().zip(&self.writers).min_by_key(|(held, _)| **held);
-            let Some((held, writer)) = free.filter(|(held, _)| **held < BATCHES_PER_WRITER) else {
-                return;
-            };
+            let free = course.held.iter_mut().zip(&self.writers);
+            let free = free.filter(|(held, writer)| has_room(**held, writer));
+            let Some((held, writer)) = free.min_by_key(|(held, _)| **held) else { return };
             let is_due = match self.queue.due(&self.limits, now) {
                 Some(due) => course.draining || due <= now,
                 None => false,
@@ -461,9 +481,14 @@ impl<D: Disk> Spooler<D> {
 
     /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
     fn upkeep(&mut self, course: &mut Course<D>, now: Instant) {
-        if self.queue.is_blocked() {
+        if self.queue.holds_back() && course.retry_at <= now {
+            course.retry_at = now + BLOCKED;
             self.queue.unblock(now);
             self.plan_sync(course, now);
+        }
+        if self.queue.held_back() > 0 && !std::mem::replace(&mut course.has_told, true) {
+            let sink = &self.state.name;
+            info!(sink, "the queue is full; sources that can wait do, until there is room");
         }
         // What is stored for good by the time that its sync is due is not synced: while the sink works,
         // nothing is.
@@ -478,20 +503,23 @@ impl<D: Disk> Spooler<D> {
             }
         }
         if course.note_at.is_some_and(|at| at <= now) {
-            course.note_at = self.queue.expires().then(|| now + NOTE);
+            course.note_at = None;
             self.queue.note_acknowledged();
             self.queue.expire();
+        }
+        if self.queue.expires() {
+            course.note_at.get_or_insert(now + NOTE);
         }
         self.count_losses();
     }
 
     /// How long nothing can be due.
     fn wait(&self, course: &Course<D>, now: Instant) -> Duration {
-        let has_free_writer = course.held.iter().any(|held| *held < BATCHES_PER_WRITER);
-        let may_begin = has_free_writer && !course.abandoned && !course.leaving;
+        let mut writers = course.held.iter().zip(&self.writers);
+        let may_begin = !course.leaving && writers.any(|(held, writer)| has_room(*held, writer));
         let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
         let sync = self.sync_due(course);
-        let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
+        let unblock = self.queue.holds_back().then_some(course.retry_at);
         let first =
             [batch, sync, course.note_at, course.renew_at, unblock].into_iter().flatten().min();
         first.map_or(IDLE, |at| at.saturating_duration_since(now))
@@ -500,6 +528,7 @@ impl<D: Disk> Spooler<D> {
     fn show(&self) {
         self.state.queue_events.set_count(self.queue.len());
         self.state.queue_bytes.set_count(self.queue.weight());
+        self.state.held_back_events.set_count(self.queue.held_back());
         self.state.spill_events.set_whole(self.queue.disk_events());
         self.state.spill_bytes.set_whole(self.queue.disk_bytes());
         self.state.set_oldest(self.queue.oldest());
@@ -534,6 +563,12 @@ impl<D: Disk> Spooler<D> {
         let shares = leaving.then_some(self.shares);
         Left { on_disk: left, shares, in_memory }
     }
+}
+
+/// Whether a writer that holds so many batches takes another. One that has ended takes none: when
+/// the sink is parked, the others may end much later, since one of them may hang in a write.
+fn has_room(held: usize, writer: &mpsc::Sender<Batch>) -> bool {
+    held < BATCHES_PER_WRITER && !writer.is_closed()
 }
 
 /// The thread that syncs, one job at a time, as the spooler sees it.
