@@ -348,7 +348,7 @@ impl<D: Disk> Spooler<D> {
                 for share in self.shares.try_iter().take(self.shares.len()) {
                     match self.queue.is_blocked() {
                         true => self.state.dropped_stop.add(share.len() as u64),
-                        false => self.queue.push(share, now),
+                        false => self.keep(share, now),
                     }
                 }
                 self.plan_sync(course, now);

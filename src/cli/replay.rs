@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{Failure, load, run, start_logging};
 use crate::config::{Config, SourceConfig};
+use crate::pipeline::Pipeline;
 
 #[derive(Args)]
 pub(super) struct Replay {
