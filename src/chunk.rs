@@ -43,6 +43,29 @@ impl Chunk {
         let bytes_before = running_bytes(events.iter());
         Chunk { origin, received, events, bytes_before }
     }
+
+    /// The chunk, which is what was left of `read` bytes of frames. If that is less than half it is
+    /// copied, so that it does not hold the memory of the rest.
+    pub fn left_of(self, read: usize) -> Self {
+        if self.bytes() * 2 >= read {
+            return self;
+        }
+        let events = self.events.iter().map(Event::detached).collect();
+        Chunk { events, ..self }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes_before.last().copied().unwrap_or_default()
+    }
+
+    /// What its events and their frames weigh, see [`Share::weight`].
+    fn weight(&self) -> usize {
+        weight(self.bytes(), self.events.len())
+    }
+}
+
+fn weight(bytes: usize, events: usize) -> usize {
+    bytes * 2 + events * size_of::<Event>()
 }
 
 /// The part of a chunk that one sink wants: all of it, or the events at these places; of that a
@@ -66,6 +89,8 @@ struct Picks {
     places: Vec<u32>,
     /// As in the chunk, of these events alone.
     bytes_before: Vec<usize>,
+    /// What these events weigh, and what the chunk does, which they hold.
+    weights: (usize, usize),
 }
 
 /// A claim stays with the original: there is one for each sink.
@@ -76,7 +101,7 @@ impl Clone for Share {
     }
 }
 
-/// A share that keeps less than one part in this many of its chunk is copied, so that it does not
+/// Events that weigh less than one part in this many of their chunk are copied, so that they do not
 /// hold the memory of the rest.
 const DETACH_BELOW: usize = 4;
 
@@ -123,10 +148,11 @@ impl Share {
         let events = picks.iter().filter_map(|place| chunk.event(*place));
         let bytes_before = running_bytes(events);
         let to = picks.len();
-        let picks = Some(Arc::new(Picks { places: picks, bytes_before }));
-        let whole = Share::all(Arc::clone(&chunk)).bytes();
+        let own = weight(bytes_before.last().copied().unwrap_or_default(), to);
+        let whole = chunk.weight();
+        let picks = Some(Arc::new(Picks { places: picks, bytes_before, weights: (own, whole) }));
         let share = Share { chunk, picks, from: 0, to, encoded: None, claim: None };
-        if share.bytes() * DETACH_BELOW >= whole { share } else { share.detached() }
+        if own * DETACH_BELOW >= whole { share } else { share.detached() }
     }
 
     fn detached(&self) -> Self {
@@ -185,10 +211,23 @@ impl Share {
         self.picks.as_ref().map_or(&self.chunk.bytes_before, |picks| &picks.bytes_before)
     }
 
-    /// The bytes of memory that the events are counted with: their frames twice, since their JSON may
-    /// stand beside them, and the structs.
+    /// The bytes of memory that the events are counted with: their frames twice, since their JSON
+    /// may stand beside them, and the structs; of a part of a chunk, its part of what the whole
+    /// chunk weighs, since that is what it holds. What is held is five times as much at the most:
+    /// frames that are not copied are a quarter of their block, or half of that where repeats were
+    /// dropped.
     pub fn weight(&self) -> usize {
-        self.bytes() * 2 + self.len() * size_of::<Event>()
+        self.weight_before(self.to) - self.weight_before(self.from)
+    }
+
+    /// What is in front of a place weighs, so that the parts of a share weigh as much as the share.
+    fn weight_before(&self, place: usize) -> usize {
+        let bytes = self.bytes_before().get(place).copied().unwrap_or_default();
+        let own = weight(bytes, place);
+        let Some(picks) = &self.picks else { return own };
+        let (all_own, whole) = picks.weights;
+        let part = own as u128 * whole as u128 / (all_own as u128).max(1);
+        usize::try_from(part).unwrap_or(usize::MAX)
     }
 
     /// Takes the first `count` events off the front.
@@ -243,5 +282,39 @@ mod tests {
         let share = Share::of(Arc::clone(&chunk), vec![1]);
         assert_eq!(Arc::strong_count(&chunk), 2);
         assert_eq!(share.len(), 1);
+    }
+
+    #[test]
+    fn the_parts_of_a_share_weigh_what_it_holds_of_its_chunk() {
+        let sizes: Vec<_> = (0..100).map(|place| 37 * place).collect();
+        let chunk = chunk(&sizes);
+        let mut share = Share::of(Arc::clone(&chunk), (0..100).step_by(3).collect());
+        assert_eq!(share.weight(), chunk.weight());
+        let mut parts = 0;
+        while !share.is_empty() {
+            parts += share.split_front(7).weight();
+            assert_eq!(parts + share.weight(), chunk.weight());
+        }
+        let many = Arc::new(Chunk::new(
+            Arc::clone(&chunk.origin),
+            1,
+            (0..1000).map(|n| Event::new("", &vec![0xc0; 10_000 * usize::from(n == 0)])).collect(),
+        ));
+        let share = Share::of(Arc::clone(&many), vec![0]);
+        assert_eq!(Arc::strong_count(&many), 1, "the structs of small events weigh too");
+        assert_eq!(share.len(), 1);
+    }
+
+    #[test]
+    fn what_little_is_left_of_a_read_does_not_hold_the_rest() {
+        let block = bytes::Bytes::from(vec![b'\n'; 10_000]);
+        let event = |bytes| Event::parse(block.slice(..bytes)).unwrap();
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let chunk = |bytes| Chunk::new(Arc::clone(&origin), 1, vec![event(bytes)]).left_of(10_000);
+        let little = chunk(2000);
+        assert!(block.is_unique());
+        let much = chunk(6000);
+        assert!(!block.is_unique());
+        assert_eq!((little.bytes(), much.bytes()), (2000, 6000));
     }
 }

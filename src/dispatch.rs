@@ -116,7 +116,7 @@ impl Dispatcher {
             let claim = frames.claim.take();
             let way = frames.way;
             let (origin, received) = (Arc::clone(&frames.origin), frames.received);
-            let mut events = events_of(frames, self.sinks.list.len() > 1);
+            let (mut events, read) = events_of(frames, self.sinks.list.len() > 1);
             if let Some(recent) = &mut self.recent {
                 let (now, before) = (Instant::now(), events.len());
                 let bringer = Bringer::of(&origin, way);
@@ -144,7 +144,7 @@ impl Dispatcher {
                 honour(claim);
                 continue;
             }
-            let chunk = Arc::new(Chunk::new(origin, received, events));
+            let chunk = Arc::new(Chunk::new(origin, received, events).left_of(read));
             let encoded = Arc::new(Encoded::default());
             if let Some(estate) = &self.estate {
                 estate.offer(&chunk, trimmed_values > 0);
@@ -255,11 +255,14 @@ fn honour(claim: Option<Claim>) {
     }
 }
 
-fn events_of(frames: Frames, share_lines: bool) -> Vec<Event> {
+/// The events in the frames, and the bytes of all frames.
+fn events_of(frames: Frames, share_lines: bool) -> (Vec<Event>, usize) {
     let Frames { state, bodies, ids, .. } = frames;
     let mut events = Vec::with_capacity(bodies.len());
     let ids = ids.into_iter().chain(std::iter::repeat(None));
+    let mut read = 0;
     for (body, id) in bodies.into_iter().zip(ids) {
+        read += body.len();
         match Event::parse(body).map(|event| event.with_id(id)) {
             Ok(mut event) => {
                 if share_lines {
@@ -273,5 +276,5 @@ fn events_of(frames: Frames, share_lines: bool) -> Vec<Event> {
             }
         }
     }
-    events
+    (events, read)
 }

@@ -105,6 +105,16 @@ impl Framer {
         self.wanted
     }
 
+    /// Moves what is left into a block of `block` bytes if a large frame had made a much larger
+    /// one, so that the small frames behind it do not hold that.
+    pub fn let_go(&self, buffer: &mut BytesMut, block: usize) {
+        if buffer.capacity() > 2 * block && self.wanted <= block && buffer.len() <= block {
+            let mut small = BytesMut::with_capacity(block);
+            small.extend_from_slice(buffer);
+            *buffer = small;
+        }
+    }
+
     /// The framing, once the first byte has been seen.
     pub fn framing(&self) -> Option<Framing> {
         self.framing
@@ -332,5 +342,21 @@ mod tests {
         assert_eq!(framer.next(&mut stream), Ok(Some(Frame::Bodiless(7))));
         let body = Frame::Body(Bytes::from_static(b"t\n\n\x80"));
         assert_eq!(framer.next(&mut stream), Ok(Some(body)));
+    }
+
+    #[test]
+    fn small_frames_do_not_hold_the_block_of_a_large_one_before_them() {
+        let mut framer = Framer::new(MAX);
+        let mut buffer = BytesMut::with_capacity(MAX);
+        buffer.extend_from_slice(&map(&vec![b'x'; MAX / 2], false));
+        let small = map(b"t\n\n\x80", false);
+        buffer.extend_from_slice(&small[..5]);
+        assert!(matches!(framer.next(&mut buffer), Ok(Some(Frame::Body(_)))));
+        assert_eq!(framer.next(&mut buffer), Ok(None));
+        framer.let_go(&mut buffer, 1000);
+        assert!(buffer.capacity() < 2000);
+        buffer.extend_from_slice(&small[5..]);
+        let body = Frame::Body(Bytes::from_static(b"t\n\n\x80"));
+        assert_eq!(framer.next(&mut buffer), Ok(Some(body)));
     }
 }

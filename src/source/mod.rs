@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use crossbeam_channel::TrySendError;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -149,6 +149,20 @@ pub struct Outlet {
 /// How long to wait for room in the dispatcher's channel before looking again.
 const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
 
+/// Frames of fewer bytes are copied into a block of their own. More than that is a fair part of the
+/// block that they were read into, all of which a single frame holds: 256 KiB for most sources.
+const FAIR: usize = 64 << 10;
+
+/// The same frames in a block that has room for nothing else.
+fn in_own_block(bodies: &[Bytes], bytes: usize) -> Vec<Bytes> {
+    let mut block = BytesMut::with_capacity(bytes);
+    for body in bodies {
+        block.extend_from_slice(body);
+    }
+    let mut block = block.freeze();
+    bodies.iter().map(|body| block.split_to(body.len())).collect()
+}
+
 impl Outlet {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
@@ -173,8 +187,10 @@ impl Outlet {
         ids: Vec<Option<EventId>>,
         claim: Option<Claim>,
     ) -> bool {
+        let bytes = bodies.iter().map(Bytes::len).sum();
         self.state.events.add(bodies.len() as u64);
-        self.state.bytes.add(bodies.iter().map(|body| body.len() as u64).sum());
+        self.state.bytes.add(bytes as u64);
+        let bodies = if bytes < FAIR { in_own_block(&bodies, bytes) } else { bodies };
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
         let (way, received) = (self.way, state::now());
         let mut frames = Frames { state, origin, way, received, bodies, ids, claim };
@@ -356,6 +372,11 @@ impl<S: Source> Reader for Configured<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::{Chunk, Share};
+    use crate::doorbell::{Bell, channel};
+    use crate::event::Event;
+    use crate::queue::{Queue, SpillConfig, SpillMode, WhenFull};
+    use crate::units::ByteSize;
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_for_the_next_try_is_cut_short_on_request() {
@@ -370,5 +391,58 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::ZERO);
         link.wait().await;
         assert!(began.elapsed() <= RECONNECT.0, "it begins again with the shortest wait");
+    }
+
+    /// A block of memory that knows when it is let go of.
+    struct Block {
+        bytes: Vec<u8>,
+        _alive: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Block {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    /// The bus reads events in ones and twos into blocks of 256 KiB, and a sink wants one of 64.
+    #[tokio::test]
+    async fn invariant_6_a_queue_of_few_events_holds_few_of_the_blocks_they_were_read_into() {
+        const BLOCK: usize = 256 << 10;
+        const EVENT: usize = BLOCK / 64;
+        const BOUND: usize = 1 << 20;
+        let spill = SpillConfig {
+            mode: SpillMode::Memory,
+            memory: Some(ByteSize(BOUND as u64)),
+            when_full: WhenFull::DropNewest,
+            ..SpillConfig::default()
+        };
+        let mut queue: Queue = Queue::new(1, spill, None);
+        let state = Arc::new(SourceState::new("bus", "salt_bus", "m"));
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let (frames, out) = channel(1, &Bell::default());
+        let jobs = Jobs::new(std::path::Path::new("/nowhere"));
+        let outlet = Outlet { origin, way: "", state, frames, jobs };
+        let alive = Arc::new(());
+        while queue.take_losses().full == 0 {
+            let mut bytes = vec![0xc0; BLOCK];
+            for event in bytes.chunks_mut(EVENT) {
+                event[..3].copy_from_slice(b"t\n\n");
+            }
+            let block = Bytes::from_owner(Block { bytes, _alive: Arc::clone(&alive) });
+            let events = (0..64).map(|place| block.slice(place * EVENT..(place + 1) * EVENT));
+            for (place, event) in events.enumerate() {
+                assert!(outlet.send(vec![event]).await);
+                let Frames { origin, received, bodies, .. } = out.recv().unwrap();
+                let events = bodies.into_iter().map(|body| Event::parse(body).unwrap()).collect();
+                if place == 32 {
+                    let chunk = Arc::new(Chunk::new(origin, received, events));
+                    queue.push(Share::all(chunk), std::time::Instant::now());
+                }
+            }
+        }
+        assert!(queue.waiting() > 50);
+        let held = (Arc::strong_count(&alive) - 1) * BLOCK;
+        assert!(held <= 4 * BOUND, "{held} bytes are held by {} events", queue.waiting());
     }
 }

@@ -303,6 +303,9 @@ impl Reader {
     }
 
     fn fill(&mut self) -> io::Result<usize> {
+        if let Some(Format::Capture(framer)) = &self.format {
+            framer.let_go(&mut self.buffer, 2 * READ);
+        }
         let have = self.buffer.len();
         let missing = match &self.format {
             Some(Format::Capture(framer)) => framer.wanted().saturating_sub(have),

@@ -268,6 +268,7 @@ async fn read(
         tracker.up();
     }
     loop {
+        framer.let_go(&mut buffer, READ);
         let missing = framer.wanted().saturating_sub(buffer.len());
         if buffer.capacity() - buffer.len() < missing.max(ROOM) {
             buffer.reserve(missing.max(READ));
