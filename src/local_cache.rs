@@ -122,6 +122,11 @@ impl Walk {
             frames.push(new_frame(&job.jid, &load, &names));
         }
         for minion in lacking {
+            // It would end the event's tag, and what follows would be taken for data.
+            if minion.contains('\n') {
+                self.unreadable += 1;
+                continue;
+            }
             let folder = job.path.join(&minion);
             // No return was complete when the directory was listed, perhaps.
             if !folder.join("return.p").exists() {
@@ -162,8 +167,8 @@ impl Walk {
         let read = || {
             let metadata = fs::metadata(path).ok().filter(|file| file.len() <= LARGEST)?;
             let bytes = fs::read(path).ok()?;
-            let whole = msgpack::Walker::new(&bytes).skip().ok()?.len() == bytes.len();
-            Some((whole.then_some(bytes)?, metadata.modified().ok()?))
+            msgpack::whole(&bytes).ok()?;
+            Some((bytes, metadata.modified().ok()?))
         };
         let file = read();
         if file.is_none() {
@@ -366,6 +371,19 @@ pub(crate) mod tests {
         assert_eq!(walked(cache.path(), from_later, &off()).0, []);
         let until_before = Window { from: past, until: past };
         assert_eq!(walked(cache.path(), until_before, &off()).0, []);
+    }
+
+    #[test]
+    fn a_return_that_is_not_whole_or_of_a_minion_that_is_no_line_is_passed_over() {
+        let cache = cache();
+        let job = cache.path().join("ab/cdef");
+        let ret = rmp_serde::to_vec(&json!({"return": "x"})).unwrap();
+        write(&job.join("web-3\n\n\u{1}/return.p"), &json!({"return": "x"}));
+        fs::write(job.join("web-1/return.p"), &ret[..ret.len() - 1]).unwrap();
+        fs::write(job.join("web-2/return.p"), [&ret[..], b"\xc0"].concat()).unwrap();
+        let (events, unreadable) = walked(cache.path(), always(), &off());
+        let tags: Vec<_> = events.iter().map(|(tag, _)| tag.as_str()).collect();
+        assert_eq!((tags, unreadable), (vec![format!("salt/job/{JID}/new").as_str()], 3));
     }
 
     #[test]

@@ -256,6 +256,12 @@ pub const SINK_BATCH_EVENTS: Metric = Metric {
     labels: SINK,
     help: "Events in a batch.",
 };
+/// What the job cache leaves out because it is damaged: event (not taken), value (in its file, left out of an answer, at each answer).
+pub const JOB_CACHE_LEFT_OUT: Metric = counter(
+    "saltern_job_cache_left_out_total",
+    &["reason"],
+    "What the job cache leaves out because it is damaged: event (not taken), value (in its file, left out of an answer, at each answer).",
+);
 /// Events that the metrics of the estate leave out, because counting could not keep up.
 pub const ESTATE_MISSED_EVENTS: Metric = counter(
     "saltern_estate_missed_events_total",
@@ -325,6 +331,7 @@ pub static METRICS: &[Metric] = &[
     SINK_WRITE_SECONDS,
     SINK_BATCH_EVENTS,
     SINK_KAFKA_TRANSACTIONS,
+    JOB_CACHE_LEFT_OUT,
     ESTATE_MISSED_EVENTS,
     CONFIG_RELOADS,
     BUILD_INFO,

@@ -33,6 +33,22 @@ pub enum Malformed {
     },
 }
 
+/// Why bytes are not exactly one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NotWhole {
+    /// They are no value, or only the beginning of one.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// There is something behind it.
+    #[error("it ends at byte {at}, and {more} more bytes follow")]
+    Tail {
+        /// Offset of the first byte behind the value.
+        at: usize,
+        /// How many bytes follow.
+        more: usize,
+    },
+}
+
 /// One marker with its scalar, or the head of an array or a map.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Item<'a> {
@@ -274,6 +290,15 @@ pub fn raw_pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
+/// Whether `bytes` are exactly one value: nothing is missing, and nothing follows.
+pub fn whole(bytes: &[u8]) -> Result<(), NotWhole> {
+    let at = Walker::new(bytes).skip()?.len();
+    match bytes.len() - at {
+        0 => Ok(()),
+        more => Err(NotWhole::Tail { at, more }),
+    }
+}
+
 /// Appends the head of a map of so many pairs, in as few bytes as possible, as every writer does.
 pub fn write_map_head(pairs: u32, out: &mut Vec<u8>) {
     match (u8::try_from(pairs), u16::try_from(pairs)) {
@@ -462,6 +487,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn only_exactly_one_value_is_whole(value in any_value(), cut: prop::sample::Index, tail: u8) {
+            let mut bytes = packed(&value);
+            prop_assert_eq!(whole(&bytes), Ok(()));
+            let at = bytes.len();
+            let cut = bytes.get(..cut.index(at)).unwrap_or_default();
+            prop_assert!(matches!(whole(cut), Err(NotWhole::Malformed(_))));
+            bytes.push(tail);
+            prop_assert_eq!(whole(&bytes), Err(NotWhole::Tail { at, more: 1 }));
+        }
+
         #[test]
         fn skip_steps_over_exactly_one_value(value in any_value(), tail in any::<u8>()) {
             let mut bytes = packed(&value);

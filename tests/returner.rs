@@ -124,6 +124,31 @@ async fn a_return_is_an_event_and_in_the_job_cache_at_once() {
     daemon.stop().await;
 }
 
+/// A load that is cut off or has a tail would make every answer that holds it unreadable.
+#[tokio::test]
+async fn invariant_7_a_load_that_is_not_whole_is_refused_and_later_answers_are_whole() {
+    let daemon = Daemon::start(SOURCE);
+    let mut dealer: DealerSocket = connected(&daemon).await;
+    let load = |minion: &str| {
+        packed(&map(&[("jid", "1".into()), ("id", minion.into()), ("return", 1.into())]))
+    };
+    let hand_over = |id, load: Vec<u8>| request(id, "return", &[("load", Value::Binary(load))]);
+    let tail = [load("web-2"), vec![0xc0]].concat();
+    let cut = load("web-3")[..load("web-3").len() - 1].to_vec();
+    for (id, load) in [(1, tail), (2, cut)] {
+        let answer = ask(&mut dealer, hand_over(id, load)).await;
+        assert!(answer["error"].as_str().unwrap().contains("not one whole"), "{answer}");
+        assert_eq!(answer["later"], false.into());
+    }
+    ask(&mut dealer, hand_over(3, load("web-1"))).await;
+    let answer = ask(&mut dealer, request(4, "get_jid", &[("jid", "1".into())])).await;
+    let returns = rmpv::decode::read_value(&mut answer["value"].as_slice().unwrap()).unwrap();
+    assert_eq!(returns, map(&[("web-1", map(&[("return", 1.into())]))]));
+    daemon.wait_for_event("salt/job/1/ret/web-1").await;
+    assert_eq!(daemon.stored("salt/job/1/ret/web-2") + daemon.stored("salt/job/1/ret/web-3"), 0);
+    daemon.stop().await;
+}
+
 /// A master whose job cache saltern is hands over a return, and then its event.
 #[tokio::test]
 async fn a_return_and_its_event_are_stored_once() {
@@ -163,10 +188,9 @@ async fn what_is_no_request_is_refused_and_counted() {
     let daemon = Daemon::start(SOURCE);
     let mut dealer: DealerSocket = connected(&daemon).await;
     let wrong_version = packed(&map(&[("v", 2.into()), ("id", 1.into()), ("op", "events".into())]));
-    let mut nested = b"\x84\xa1v\x01\xa2id\x01\xa2op\xa6events\xa6events".to_vec();
-    nested.extend([0x91; 2000]);
-    let mut lying = nested[..nested.len() - 2000].to_vec();
-    lying.extend(b"\xdd\xff\xff\xff\xff");
+    let head = b"\x84\xa1v\x01\xa2id\x01\xa2op\xa6events\xa6events";
+    let nested = [&head[..], &[0x91; 2000], b"\xc0"].concat();
+    let lying = [&head[..], b"\xdd\xff\xff\xff\xff"].concat();
     let hostile = [
         (wrong_version, "version 2 of the protocol is not known", true),
         (request(1, "dance", &[]), "no operation `dance`", false),
@@ -177,7 +201,7 @@ async fn what_is_no_request_is_refused_and_counted() {
             false,
         ),
         (nested, "depth limit exceeded", false),
-        (lying, "", false),
+        (lying, "the message is not whole", false),
         (b"hello".to_vec(), "no msgpack map", false),
         (Vec::new(), "no msgpack map", false),
     ];

@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+use super::damage::Damage;
+use super::load::Load;
 use super::salt::LOAD;
 use super::{Jobs, JobsError};
 use crate::{json, msgpack};
@@ -93,31 +95,33 @@ const COLUMNS: &str =
     "jid, fun, user, first_seen, last_seen, end_time, expected, returned, failed, missing";
 
 impl Summary {
-    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let jid: String = row.get(0)?;
-        Ok(Summary {
+    /// `None` for a row whose id is damaged.
+    fn of(row: &Row<'_>, damage: &Damage) -> Option<Self> {
+        let jid = damage.text(row, 0)?.to_owned();
+        let text = |column| damage.text(row, column).map(str::to_owned);
+        Some(Summary {
             started: started(&jid).map(|time| time.to_string()),
             jid,
-            function: row.get(1)?,
-            user: row.get(2)?,
-            first_seen: timestamp(row.get(3)?),
-            last_seen: timestamp(row.get(4)?),
-            end_time: row.get(5)?,
-            expected: row.get(6)?,
-            returned: row.get(7)?,
-            failed: row.get(8)?,
-            missing: row.get(9)?,
+            function: text(1),
+            user: text(2),
+            first_seen: timestamp(damage.number(row, 3)),
+            last_seen: timestamp(damage.number(row, 4)),
+            end_time: text(5),
+            expected: damage.number(row, 6),
+            returned: damage.number(row, 7),
+            failed: damage.number(row, 8),
+            missing: damage.number(row, 9),
         })
     }
 
     /// Its members without braces, and some of its load.
-    fn write(&self, load: Option<&[u8]>, out: &mut Vec<u8>) {
+    fn write(&self, load: Option<Load<'_>>, out: &mut Vec<u8>) {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let inside = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}"));
         out.extend_from_slice(inside.unwrap_or_default());
         for (name, key) in [("arguments", "arg"), ("target", "tgt"), ("target_type", "tgt_type")] {
             out.extend(format!(",\"{name}\":").bytes());
-            write_json(load.and_then(|load| msgpack::find(load, key)), out);
+            write_json(load.and_then(|load| msgpack::find(load.bytes(), key)), out);
         }
     }
 }
@@ -127,18 +131,23 @@ impl Jobs {
     /// null on the last page.
     pub fn page(&self, selection: &Selection) -> Result<Vec<u8>, JobsError> {
         let limit = selection.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1);
-        let page = self.read("list jobs", |db| page(db, selection, limit))?;
+        let page = self.read("list jobs", |db, damage| page(db, damage, selection, limit))?;
         Ok(page.unwrap_or_else(|| b"{\"jobs\":[],\"next\":null}".to_vec()))
     }
 
     /// A job with its load, the minions that it was meant for, those that are missing, and what each
     /// returned; `None` if there is no such job.
     pub fn job(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
-        Ok(self.read("look up a job", |db| job(db, jid))?.flatten())
+        Ok(self.read("look up a job", |db, damage| job(db, damage, jid))?.flatten())
     }
 }
 
-fn page(db: &Connection, selection: &Selection, limit: u32) -> rusqlite::Result<Vec<u8>> {
+fn page(
+    db: &Connection,
+    damage: &Damage,
+    selection: &Selection,
+    limit: u32,
+) -> rusqlite::Result<Vec<u8>> {
     let mut select = db.prepare_cached(&format!(
         "SELECT {COLUMNS}, {LOAD} FROM jobs
          WHERE (?1 IS NULL OR fun GLOB ?1)
@@ -176,9 +185,9 @@ fn page(db: &Connection, selection: &Selection, limit: u32) -> rusqlite::Result<
             has_more = true;
             break;
         }
-        out.extend_from_slice(if place == 0 { b"{" } else { b",{" });
-        let summary = Summary::of(row)?;
-        summary.write(row.get_ref(10)?.as_blob_or_null()?, &mut out);
+        let Some(summary) = Summary::of(row, damage) else { continue };
+        out.extend_from_slice(if last.is_none() { b"{" } else { b",{" });
+        summary.write(damage.load(row, 10), &mut out);
         out.push(b'}');
         last = Some(summary.jid);
     }
@@ -188,20 +197,17 @@ fn page(db: &Connection, selection: &Selection, limit: u32) -> rusqlite::Result<
     Ok(out)
 }
 
-fn job(db: &Connection, jid: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+fn job(db: &Connection, damage: &Damage, jid: &str) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut select =
         db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD}, id FROM jobs WHERE jid = ?"))?;
-    let row = |row: &Row<'_>| {
-        let load: Option<Vec<u8>> = row.get(10)?;
-        Ok((Summary::of(row)?, load, row.get::<_, i64>(11)?))
-    };
-    let Some((summary, load, id)) = select.query_row([jid], row).optional()? else {
-        return Ok(None);
-    };
+    let mut rows = select.query([jid])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let Some(summary) = Summary::of(row, damage) else { return Ok(None) };
+    let (load, id) = (damage.load(row, 10), row.get::<_, i64>(11)?);
     let mut out = b"{".to_vec();
-    summary.write(load.as_deref(), &mut out);
+    summary.write(load, &mut out);
     out.extend_from_slice(b",\"load\":");
-    write_json(load.as_deref(), &mut out);
+    write_json(load.map(Load::bytes), &mut out);
     for (name, condition) in [
         ("minions", ""),
         (
@@ -213,8 +219,11 @@ fn job(db: &Connection, jid: &str) -> rusqlite::Result<Option<Vec<u8>>> {
             "SELECT m.name FROM expected AS e JOIN minions AS m ON m.id = e.minion
              WHERE e.job = ? {condition} ORDER BY m.name"
         ))?;
-        let names: Vec<String> =
-            names.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut rows = names.query([id])?;
+        let mut names = Vec::new();
+        while let Some(row) = rows.next()? {
+            names.extend(damage.text(row, 0).map(str::to_owned));
+        }
         out.extend(format!(",\"{name}\":{}", serde_json::json!(names)).bytes());
     }
     out.extend_from_slice(b",\"returns\":{");
@@ -225,18 +234,21 @@ fn job(db: &Connection, jid: &str) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut rows = returns.query([id])?;
     let mut is_first = true;
     while let Some(row) = rows.next()? {
+        let Some(minion) = damage.text(row, 0) else { continue };
         if !std::mem::take(&mut is_first) {
             out.push(b',');
         }
-        write_text(Some(row.get_ref(0)?.as_str()?), &mut out);
-        let ok: Option<bool> = row.get(2)?;
-        let head = serde_json::json!({"received": timestamp(row.get(1)?), "ok": ok});
+        write_text(Some(minion), &mut out);
+        let ok: Option<bool> = row.get(2).unwrap_or_default();
+        let head = serde_json::json!({"received": timestamp(damage.number(row, 1)), "ok": ok});
         out.push(b':');
         out.extend(head.to_string().trim_end_matches('}').bytes());
-        let load = row.get_ref(3)?.as_blob()?;
+        // That it has returned is known, even where what it returned is damaged.
+        let load = damage.load(row, 3);
         for key in ["retcode", "success", "return"] {
             out.extend(format!(",\"{key}\":").bytes());
-            write_json(msgpack::find(load, key), &mut out);
+            let value = load.and_then(|load| msgpack::find(load.bytes(), key));
+            write_json(value, &mut out);
         }
         out.push(b'}');
     }

@@ -25,13 +25,16 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing::error;
 
+use self::damage::Damage;
 use crate::event::Event;
 use crate::redact::Redaction;
 use crate::state::SinkState;
 use crate::units::Span;
 
+mod damage;
 mod file;
 pub mod listing;
+pub(crate) mod load;
 mod record;
 pub(crate) mod retention;
 mod salt;
@@ -62,6 +65,9 @@ pub enum JobsError {
     /// What was to be stored is not what it has to be.
     #[error("{0}")]
     Malformed(&'static str),
+    /// What was to be stored is no load.
+    #[error("the load: {0}")]
+    NotALoad(#[from] load::NotALoad),
     /// The file cannot be opened.
     #[error("cannot open the job cache {path}")]
     Open {
@@ -99,6 +105,7 @@ struct Cache {
     feed: Mutex<Option<Arc<SinkState>>>,
     writer: Mutex<Option<Connection>>,
     readers: Mutex<Readers>,
+    damage: Damage,
 }
 
 /// Connections that nobody reads with now.
@@ -122,8 +129,10 @@ impl Jobs {
     /// The cache in this directory; off until [`Jobs::keep`] says otherwise. Nothing is opened
     /// before something is asked.
     pub fn new(state_dir: &Path) -> Self {
+        let path = state_dir.join("job-cache.db");
         Jobs(Arc::new(Cache {
-            path: state_dir.join("job-cache.db"),
+            damage: Damage::new(path.clone()),
+            path,
             keep: RwLock::new(None),
             redaction: RwLock::new(None),
             feed: Mutex::new(None),
@@ -205,7 +214,7 @@ impl Jobs {
     fn read<T>(
         &self,
         doing: &'static str,
-        work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+        work: impl FnOnce(&Connection, &Damage) -> Result<T, rusqlite::Error>,
     ) -> Result<Option<T>, JobsError> {
         if self.kept_for().is_none() {
             return Err(JobsError::Off);
@@ -223,7 +232,9 @@ impl Jobs {
         };
         let Some(connection) = connection else { return Ok(None) };
         // A transaction, so that all statements see the same commit. It ends when it is dropped.
-        let read = connection.unchecked_transaction().and_then(|_transaction| work(&connection));
+        let read = connection
+            .unchecked_transaction()
+            .and_then(|_transaction| work(&connection, &self.0.damage));
         let read = read.map_err(|cause| self.failed(doing, cause))?;
         let mut readers = lock(&self.0.readers);
         if readers.idle.len() < IDLE_READERS && readers.replaced == replaced {

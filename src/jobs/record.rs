@@ -15,6 +15,8 @@ use std::borrow::Cow;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
+use super::damage::Damage;
+use super::load::Load;
 use super::{Jobs, JobsError};
 use crate::event::{Event, EventKind, Fields};
 use crate::msgpack::{self, Item, MapWriter};
@@ -40,9 +42,7 @@ impl Jobs {
     /// Salt's `save_load`: a job was published for these minions. Salt's master calls it once more
     /// for each return, with the return as the load; that changes nothing.
     pub fn save_load(&self, jid: &str, load: &[u8], minions: &[String]) -> Result<(), JobsError> {
-        if !matches!(msgpack::scalar(load), Some(Item::Map(_))) {
-            return Err(JobsError::Malformed("the load of a job has to be a mapping"));
-        }
+        let load = Load::of(load)?.bytes();
         let is_return = msgpack::find(load, "return").is_some();
         let rank = if is_return { Rank::Return } else { Rank::Published };
         let tag = match is_return {
@@ -80,9 +80,11 @@ impl Jobs {
 
     /// Salt's `returner`: a minion has returned. The load says of which job.
     pub fn save_return(&self, load: &[u8]) -> Result<(), JobsError> {
-        let (Some(jid), Some(minion)) = (text_of(load, "jid"), text_of(load, "id")) else {
+        let load = Load::of(load)?;
+        let (Some(jid), Some(minion)) = (load.text("jid"), load.text("id")) else {
             return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
         };
+        let load = load.bytes();
         let outcome = Fields::in_payload(load).outcome();
         let redacted = self.redacted(&return_tag(jid, minion), load);
         let load = redacted.as_ref().map_or(load, Event::payload);
@@ -107,9 +109,9 @@ impl Jobs {
         jid: &str,
         minions: Vec<String>,
     ) -> Result<(bool, Vec<String>), JobsError> {
-        let known = self.read("look what is missing", |db| {
+        let known = self.read("look what is missing", |db, damage| {
             let mut select = db.prepare_cached("SELECT id, rank FROM jobs WHERE jid = ?")?;
-            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, damage.number(row, 1)));
             let Some((job, rank)) = select.query_row([jid], row).optional()? else {
                 return Ok((true, minions.clone()));
             };
@@ -129,24 +131,39 @@ impl Jobs {
     }
 
     /// Takes what events say of jobs, with when each was read; events that say nothing of one are
-    /// passed over. All or none of it is stored.
+    /// passed over, and those whose payload is no load as well, which is counted. All or none of it
+    /// is stored.
     pub fn record<'a>(
         &self,
         events: impl Iterator<Item = (&'a Event, u64)>,
     ) -> Result<(), JobsError> {
         self.write("store job events", |tx| {
             for (event, received) in events {
-                record_event(tx, event, received)?;
+                record_event(tx, event, received, &self.0.damage)?;
             }
             Ok(())
         })
     }
 }
 
-fn record_event(tx: &Transaction<'_>, event: &Event, received: u64) -> rusqlite::Result<()> {
+fn record_event(
+    tx: &Transaction<'_>,
+    event: &Event,
+    received: u64,
+    damage: &Damage,
+) -> rusqlite::Result<()> {
+    if !matches!(event.kind(), EventKind::JobNew | EventKind::JobReturn) {
+        return Ok(());
+    }
+    let load = match Load::of(event.payload()) {
+        Ok(load) => load.bytes(),
+        Err(why) => {
+            damage.event(event.tag(), why);
+            return Ok(());
+        }
+    };
     let fields = event.fields();
     let Some(jid) = fields.jid else { return Ok(()) };
-    let load = event.payload();
     match event.kind() {
         EventKind::JobNew => {
             let job = job(tx, jid, received)?;
@@ -276,8 +293,9 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
 fn is_kept(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<bool> {
     let mut select = tx.prepare_cached("SELECT load FROM jobs WHERE id = ?")?;
     select.query_row([job], |row| {
-        let load = row.get_ref(0)?.as_blob_or_null()?.unwrap_or_default();
-        Ok(!says_nocache(load))
+        // A damaged one must not keep returns from being stored.
+        let load = row.get_ref(0)?.as_blob_or_null().unwrap_or_default();
+        Ok(!says_nocache(load.unwrap_or_default()))
     })
 }
 

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::damage::Damage;
 use super::record::Rank;
 use super::{Jobs, JobsError};
 use crate::msgpack::{self, Item, MapWriter};
@@ -19,22 +20,22 @@ const FIND_JOB: &str = "saltutil.find_job";
 impl Jobs {
     /// Salt's `get_load`: the load of the job and under `Minions` those it was meant for, sorted.
     pub fn get_load(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
-        let found = self.read("look up a load", |db| {
+        let found = self.read("look up a load", |db, damage| {
             let sql = format!("SELECT id, rank, {LOAD} FROM jobs WHERE jid = ?");
             let mut select = db.prepare_cached(&sql)?;
-            let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            let found: Option<(i64, i64, Option<Vec<u8>>)> =
-                select.query_row([jid], row).optional()?;
-            let Some((job, rank, Some(load))) = found else { return Ok(None) };
-            let minions = expected(db, job)?;
-            Ok(Some(described(&load, rank == Rank::Event as i64, &minions)))
+            let mut rows = select.query([jid])?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            let Some(load) = damage.load(row, 2) else { return Ok(None) };
+            let minions = expected(db, row.get(0)?, damage)?;
+            let is_event = damage.number(row, 1) == Rank::Event as i64;
+            Ok(Some(described(load.bytes(), is_event, &minions)))
         })?;
         Ok(found.flatten())
     }
 
     /// Salt's `get_jid`: what each minion returned, as a map of minions.
     pub fn get_jid(&self, jid: &str) -> Result<Vec<u8>, JobsError> {
-        let returns = self.read("look up returns", |db| {
+        let returns = self.read("look up returns", |db, damage| {
             let mut select = db.prepare_cached(
                 "SELECT minions.name, returns.load FROM jobs
                  JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
@@ -43,8 +44,10 @@ impl Jobs {
             let mut rows = select.query([jid])?;
             let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
-                if let Some(kept) = kept(row.get_ref(1)?.as_blob()?) {
-                    returns.value(row.get_ref(0)?.as_str()?, &kept);
+                if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(row, 1))
+                    && let Some(kept) = kept(load.bytes())
+                {
+                    returns.value(minion, &kept);
                 }
             }
             Ok(returns)
@@ -54,7 +57,7 @@ impl Jobs {
 
     /// Salt's `get_fun`: the last return of each minion for a function, whole.
     pub fn get_fun(&self, fun: &str) -> Result<Vec<u8>, JobsError> {
-        let returns = self.read("look up a function", |db| {
+        let returns = self.read("look up a function", |db, damage| {
             // Beside a lone max() the other columns are those of its row.
             let mut select = db.prepare_cached(
                 "SELECT minions.name, returns.load, max(jobs.jid) FROM jobs
@@ -64,9 +67,10 @@ impl Jobs {
             let mut rows = select.query([fun])?;
             let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
-                let load = row.get_ref(1)?.as_blob()?;
-                if msgpack::find(load, "return").is_some() {
-                    returns.value(row.get_ref(0)?.as_str()?, load);
+                if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(row, 1))
+                    && msgpack::find(load.bytes(), "return").is_some()
+                {
+                    returns.value(minion, load.bytes());
                 }
             }
             Ok(returns)
@@ -76,17 +80,17 @@ impl Jobs {
 
     /// Salt's `get_jids`: every job, as a map of job ids.
     pub fn get_jids(&self) -> Result<Vec<u8>, JobsError> {
-        let jobs = self.read("list jobs", |db| {
+        let jobs = self.read("list jobs", |db, damage| {
             let sql = format!("SELECT jid, {LOAD}, end_time FROM jobs ORDER BY jid");
             let mut select = db.prepare_cached(&sql)?;
             let mut rows = select.query([])?;
             let mut jobs = MapWriter::default();
             while let Some(row) = rows.next()? {
-                let Some(load) = row.get_ref(1)?.as_blob_or_null()? else { continue };
-                let jid = row.get_ref(0)?.as_str()?;
-                let mut job = instance(load);
+                let Some(load) = damage.load(row, 1) else { continue };
+                let Some(jid) = damage.text(row, 0) else { continue };
+                let mut job = instance(load.bytes());
                 job.text("StartTime", &start_time(jid));
-                if let Some(end_time) = row.get_ref(2)?.as_str_or_null()? {
+                if let Some(end_time) = damage.text(row, 2) {
                     job.text("EndTime", end_time);
                 }
                 jobs.value(jid, &job.finished());
@@ -99,7 +103,7 @@ impl Jobs {
     /// Salt's `get_jids_filter`: the last `count` jobs, oldest first, as an array; with
     /// `filter_find_job` without those that only ask for other jobs.
     pub fn get_jids_filter(&self, count: u64, filter_find_job: bool) -> Result<Vec<u8>, JobsError> {
-        let jobs = self.read("list jobs", |db| {
+        let jobs = self.read("list jobs", |db, damage| {
             let sql = format!(
                 "SELECT jid, {LOAD} AS known FROM jobs
                  WHERE known NOT NULL AND (NOT ?2 OR fun IS NOT ?3) ORDER BY jid DESC LIMIT ?1"
@@ -109,8 +113,9 @@ impl Jobs {
             let mut rows = select.query(params![count, filter_find_job, FIND_JOB])?;
             let mut jobs = Vec::new();
             while let Some(row) = rows.next()? {
-                let jid = row.get_ref(0)?.as_str()?;
-                let mut job = instance(row.get_ref(1)?.as_blob()?);
+                let Some(load) = damage.load(row, 1) else { continue };
+                let Some(jid) = damage.text(row, 0) else { continue };
+                let mut job = instance(load.bytes());
                 job.text("JID", jid);
                 job.text("StartTime", &start_time(jid));
                 jobs.push(job.finished());
@@ -122,7 +127,7 @@ impl Jobs {
 
     /// Salt's `get_minions`: the names of all minions that returned something, sorted, as an array.
     pub fn get_minions(&self) -> Result<Vec<u8>, JobsError> {
-        let minions = self.read("list minions", |db| {
+        let minions = self.read("list minions", |db, damage| {
             let mut select = db.prepare_cached(
                 "SELECT name FROM minions
                  WHERE EXISTS (SELECT 1 FROM returns WHERE minion = minions.id) ORDER BY name",
@@ -130,8 +135,9 @@ impl Jobs {
             let mut rows = select.query([])?;
             let mut names = Vec::new();
             while let Some(row) = rows.next()? {
+                let Some(minion) = damage.text(row, 0) else { continue };
                 let mut name = Vec::new();
-                msgpack::write_str(row.get_ref(0)?.as_str()?, &mut name);
+                msgpack::write_str(minion, &mut name);
                 names.push(name);
             }
             Ok(names)
@@ -141,21 +147,27 @@ impl Jobs {
 
     /// Salt's `get_endtime`.
     pub fn get_endtime(&self, jid: &str) -> Result<Option<String>, JobsError> {
-        let found = self.read("look up an end time", |db| {
+        let found = self.read("look up an end time", |db, damage| {
             let mut select = db.prepare_cached("SELECT end_time FROM jobs WHERE jid = ?")?;
-            select.query_row([jid], |row| row.get(0)).optional()
+            let end_time = |row: &Row<'_>| Ok(damage.text(row, 0).map(str::to_owned));
+            select.query_row([jid], end_time).optional()
         })?;
         Ok(found.flatten().flatten())
     }
 }
 
 /// The names of the minions that a job was meant for, sorted.
-fn expected(db: &Connection, job: i64) -> rusqlite::Result<Vec<String>> {
+fn expected(db: &Connection, job: i64, damage: &Damage) -> rusqlite::Result<Vec<String>> {
     let mut select = db.prepare_cached(
         "SELECT minions.name FROM expected JOIN minions ON minions.id = expected.minion
          WHERE expected.job = ? ORDER BY minions.name",
     )?;
-    select.query_map([job], |row| row.get(0))?.collect()
+    let mut rows = select.query([job])?;
+    let mut names = Vec::new();
+    while let Some(row) = rows.next()? {
+        names.extend(damage.text(row, 0).map(str::to_owned));
+    }
+    Ok(names)
 }
 
 /// A load as Salt gives it out.
@@ -262,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::event::Event;
+    use crate::jobs::listing::Selection;
     use crate::json as json_of;
 
     fn jobs() -> (tempfile::TempDir, Jobs) {
@@ -458,6 +471,82 @@ mod tests {
         assert_eq!(start_time("20261121233336123456_77"), "2026, Nov 21 23:33:36.123456");
         assert_eq!(start_time("20261321233336123456"), "");
         assert_eq!(start_time("today"), "");
+    }
+
+    #[test]
+    fn invariant_7_an_event_that_is_not_whole_is_not_taken_and_is_counted() {
+        let (_folder, jobs) = jobs();
+        let load = packed(&returned("web-1"));
+        let tag = format!("salt/job/{JID}/ret/web-1");
+        let tail = [&load[..], b"\xc0"].concat();
+        for payload in [&load[..load.len() - 1], &tail, b"\xc0"] {
+            for tag in [&tag, &format!("salt/job/{JID}/new"), "some/thing/else"] {
+                let event = Event::new(tag, payload);
+                jobs.record([(&event, 1)].into_iter()).unwrap();
+            }
+        }
+        assert_eq!(jobs.0.damage.events(), 6);
+        assert_eq!(read(&jobs.get_jids().unwrap()), json!({}));
+        assert!(matches!(jobs.save_return(&tail), Err(JobsError::NotALoad(_))));
+        assert!(matches!(jobs.save_load(JID, &tail, &[]), Err(JobsError::NotALoad(_))));
+    }
+
+    #[test]
+    fn invariant_7_what_lies_damaged_in_the_file_is_left_out_of_answers_and_counted() {
+        let (folder, jobs) = jobs();
+        let other = "20261121233337123456";
+        for jid in [JID, other] {
+            jobs.save_load(jid, &packed(&published()), &["web-1".to_owned()]).unwrap();
+            for minion in ["web-1", "web-2"] {
+                let load = json!({"jid": jid, "id": minion, "fun": "test.echo", "return": "x"});
+                jobs.save_return(&packed(&load)).unwrap();
+            }
+        }
+        let db = Connection::open(folder.path().join("job-cache.db")).unwrap();
+        let damage = |sql: &str| db.execute_batch(sql).unwrap();
+        let of_job = format!("job = (SELECT id FROM jobs WHERE jid = '{JID}')");
+        // A tail, a cut, another type; what is damaged is that of one job and one minion.
+        for load in ["load || x'c0'", "substr(load, 1, length(load) - 1)", "'text'", "17", "x''"] {
+            let before = jobs.0.damage.values();
+            damage(&format!(
+                "UPDATE returns SET load = {load} WHERE {of_job}
+                 AND minion = (SELECT id FROM minions WHERE name = 'web-2')"
+            ));
+            let returns = read(&jobs.get_jid(JID).unwrap());
+            assert_eq!(returns, json!({"web-1": {"return": "x"}}), "{load}");
+            let job: Value = serde_json::from_slice(&jobs.job(JID).unwrap().unwrap()).unwrap();
+            assert_eq!(job["returns"]["web-1"]["return"], "x");
+            assert_eq!(job["returns"]["web-2"]["return"], Value::Null);
+            assert_eq!(jobs.0.damage.values(), before + 2, "{load}");
+            damage(&format!("UPDATE jobs SET load = {load} WHERE jid = '{JID}'"));
+            assert_eq!(jobs.get_load(JID).unwrap(), None);
+            let all = read(&jobs.get_jids().unwrap());
+            assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), [other]);
+            assert_eq!(read(&jobs.get_jids_filter(9, false).unwrap()).as_array().unwrap().len(), 1);
+            let page = jobs.page(&Selection::default()).unwrap();
+            let page: Value = serde_json::from_slice(&page).unwrap();
+            assert_eq!(page["jobs"][1]["jid"], JID);
+            assert_eq!(page["jobs"][1]["target"], Value::Null);
+            // What is whole replaces what is damaged, and another minion can return.
+            jobs.save_load(JID, &packed(&published()), &[]).unwrap();
+            assert!(jobs.get_load(JID).unwrap().is_some());
+            let load = json!({"jid": JID, "id": "web-3", "return": 3});
+            jobs.save_return(&packed(&load)).unwrap();
+            damage(&format!(
+                "DELETE FROM returns WHERE {of_job}
+                 AND minion = (SELECT id FROM minions WHERE name = 'web-3')"
+            ));
+        }
+        // Of the later job the return is whole.
+        let last = read(&jobs.get_fun("test.echo").unwrap());
+        assert_eq!(last["web-2"]["jid"], other);
+        // Names and ids that are no text.
+        damage("UPDATE minions SET name = x'ff' WHERE name = 'web-2'");
+        assert_eq!(read(&jobs.get_minions().unwrap()), json!(["web-1"]));
+        damage(&format!("UPDATE jobs SET jid = CAST(x'ff' AS TEXT) WHERE jid = '{other}'"));
+        let jids = read(&jobs.get_jids().unwrap());
+        assert_eq!(jids.as_object().unwrap().keys().collect::<Vec<_>>(), [JID]);
+        jobs.page(&Selection::default()).unwrap();
     }
 
     #[test]

@@ -339,7 +339,7 @@ async fn blocking<T: Send + 'static>(
     // The semaphore is never closed; without a permit the work would only be out of turn.
     let _permit = turn.acquire().await.ok();
     match spawn_blocking(move || ask(&jobs)).await {
-        Ok(asked) => asked.map_err(|error| later(&chain(&error))),
+        Ok(asked) => asked.map_err(Answer::from),
         Err(error) => Err(later(&chain(&error))),
     }
 }

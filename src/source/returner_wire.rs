@@ -8,8 +8,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
+use crate::event::Event;
+use crate::jobs::load::Load;
 use crate::jobs::{Jobs, JobsError};
 use crate::msgpack::{self, Item};
+use crate::sink::chain;
 
 /// The version of the protocol.
 pub(super) const VERSION: u64 = 1;
@@ -71,7 +74,7 @@ struct Events<'a> {
 }
 
 #[derive(Deserialize)]
-struct Load<'a> {
+struct Return<'a> {
     load: &'a [u8],
 }
 
@@ -126,7 +129,8 @@ impl Request {
             return Err(refusal(false, why));
         }
         match number("v") {
-            Some(Item::Uint(VERSION)) => {}
+            Some(Item::Uint(VERSION)) => msgpack::whole(message)
+                .map_err(|why| refusal(false, format!("the message is not whole: {why}")))?,
             Some(Item::Uint(other)) => {
                 let why = format!(
                     "version {other} of the protocol is not known here, only {VERSION}; install \
@@ -152,15 +156,18 @@ impl Asked {
         let call = match op {
             "events" => {
                 let Events { events } = read(message, op)?;
-                let bodies = events.into_iter().map(|event| message.slice_ref(event)).collect();
+                let bodies: Vec<_> =
+                    events.into_iter().map(|event| message.slice_ref(event)).collect();
+                bodies.iter().try_for_each(check_event)?;
                 return Ok(Asked::Events { bodies });
             }
             "return" => {
-                let load = message.slice_ref(read::<Load>(message, op)?.load);
+                let load = message.slice_ref(read::<Return>(message, op)?.load);
                 return Ok(Asked::Return { body: event_of_return(&load)?, load });
             }
             "save_load" => {
                 let SaveLoad { jid, load, minions } = read(message, op)?;
+                check_load(load, op)?;
                 JobCall::SaveLoad { jid, load: message.slice_ref(load), minions }
             }
             "save_minions" => {
@@ -192,11 +199,24 @@ fn read<'a, T: Deserialize<'a>>(message: &'a [u8], what: &str) -> Result<T, Stri
     rmp_serde::from_slice(message).map_err(|error| format!("{what}: {error}"))
 }
 
+/// Refuses an event that is cut off or has a tail: whoever reads it later could only guess.
+fn check_event(frame: &Bytes) -> Result<(), String> {
+    let event = Event::parse(frame.clone()).map_err(|why| format!("events: {why}"))?;
+    msgpack::whole(event.payload())
+        .map_err(|why| format!("events: the data of `{}` is not whole: {why}", event.tag()))
+}
+
+fn check_load<'a>(load: &'a [u8], op: &str) -> Result<Load<'a>, String> {
+    Load::of(load).map_err(|why| format!("{op}: the load: {why}"))
+}
+
 /// The event as Salt's master puts it onto its bus for what a minion returned.
 fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
+    let whole = check_load(load, "return")?;
     let text = |key| {
-        let text = msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text);
-        text.filter(|text| !text.is_empty() && !text.contains('\n'))
+        whole
+            .text(key)
+            .filter(|text| !text.is_empty() && !text.contains('\n'))
             .ok_or_else(|| format!("return: the load has no `{key}` that is a line of text"))
     };
     let tag = format!("salt/job/{}/ret/{}\n\n", text("jid")?, text("id")?);
@@ -265,6 +285,13 @@ impl From<Refusal> for Answer {
     }
 }
 
+impl From<JobsError> for Answer {
+    fn from(error: JobsError) -> Self {
+        let later = !matches!(error, JobsError::Malformed(_) | JobsError::NotALoad(_));
+        Answer::Refused { why: chain(&error), later }
+    }
+}
+
 #[derive(Serialize)]
 struct Written<'a> {
     v: u64,
@@ -321,7 +348,7 @@ pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, B
     };
     let answer = match asked {
         Ok(value) => Answer::Done(value),
-        Err(error) => Answer::Refused { why: error.to_string(), later: true },
+        Err(error) => Answer::from(error),
     };
     (bodies, answer.message(id))
 }
@@ -398,6 +425,43 @@ mod tests {
         deep.truncate(deep.len() - 900);
         deep.extend(b"\xdd\xff\xff\xff\xff");
         Request::parse(&Bytes::from(deep), 10_000).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_not_whole_is_refused_at_the_door() {
+        let load = packed(&[("jid", "2026".into()), ("id", "x".into()), ("return", 1.into())]);
+        let cut = load.slice(..load.len() - 1);
+        let tail = Bytes::from([&load[..], b"\x01"].concat());
+        let bin = |bytes: &[u8]| Value::Binary(bytes.to_vec());
+        let event = |data: &[u8]| bin(&[b"a/b\n\n", data].concat());
+        let save_load = |load: &[u8]| {
+            let more =
+                [("jid", "2026".into()), ("load", bin(load)), ("minions", Value::Array(vec![]))];
+            request("save_load", &more)
+        };
+        let events = |of| request("events", &[("events", Value::Array(vec![event(&load), of]))]);
+        save_load(&load).unwrap();
+        events(event(&load)).unwrap();
+        for (refused, says) in [
+            (request("return", &[("load", bin(&cut))]), "return: the load: it is not one whole"),
+            (request("return", &[("load", bin(&tail))]), "it ends at byte"),
+            (save_load(&cut), "save_load: the load: it is not one whole msgpack value: cut off"),
+            (save_load(&tail), "1 more bytes follow"),
+            (save_load(b"\x90"), "save_load: the load: it is no mapping"),
+            (events(event(&cut)), "events: the data of `a/b` is not whole: cut off"),
+            (events(event(&tail)), "1 more bytes follow"),
+            (events(bin(b"a/b")), "events: the 3 byte frame has no empty line"),
+        ] {
+            let refusal = refused.unwrap_err();
+            assert_eq!((refusal.id, refusal.later), (7, false), "{says}");
+            assert!(refusal.to_string().contains(says), "{refusal}");
+        }
+        let whole = packed(&[("v", 1.into()), ("id", 7.into()), ("op", "get_jids".into())]);
+        Request::parse(&whole, 1000).unwrap();
+        let message = Bytes::from([&whole[..], b"\xc0"].concat());
+        let refusal = Request::parse(&message, 1000).unwrap_err();
+        assert_eq!((refusal.id, refusal.later), (7, false));
+        assert!(refusal.to_string().starts_with("the message is not whole"), "{refusal}");
     }
 
     #[test]
