@@ -229,6 +229,38 @@ class JournalTest(WithFolder):
                 self.assertEqual(self.sent(after), [b"whole", b"next"])
                 self.crash(after)
 
+    def test_what_is_damaged_is_left_out_and_said(self):
+        journal = Journal(self.folder, 1 << 20)
+        journal.append([b"whole", b"damaged", b"behind"])
+        path = journal._segments[0].path
+        self.crash(journal)
+        with open(path, "r+b") as file:
+            file.seek(9)
+            file.write(b"\xff")
+        pathlib.Path(self.folder, "foreign.events").write_bytes(b"\0\0\0\1x")
+        os.mkdir(os.path.join(self.folder, "0000000000000009.events"))
+        with self.assertLogs(level=logging.WARNING) as logs:
+            after = Journal(self.folder, 1 << 20)
+        self.assertIn("the last 21 bytes of", logs.output[0])
+        after.append([b"next"])
+        self.assertEqual(self.sent(after), [b"whole", b"next"])
+
+    def test_of_events_that_are_refused_the_others_are_sent(self):
+        refused = {"error": "it is not whole", "later": False}
+        bodies = [b"%d" % number for number in range(20)]
+        daemon = self.daemon(
+            lambda request: [refused if {b"7", b"11"} & {*request["events"]} else {}]
+        )
+        journal = Journal(self.folder, 1 << 20)
+        journal.append(bodies)
+        with self.assertLogs(level=logging.ERROR) as logs:
+            outboxes.Outbox(journal, Connection(self.address), PATIENCE)
+            self.until(lambda: not any(segment.size for segment in journal._segments))
+        taken = [r["events"] for r in daemon.requests if not {b"7", b"11"} & {*r["events"]}]
+        expected = [body for body in bodies if body not in (b"7", b"11")]
+        self.assertEqual([body for part in taken for body in part], expected)
+        self.assertRegex(" ".join(logs.output), "'7'.*'11'")
+
     def test_the_oldest_go_when_there_is_no_room(self):
         journal = Journal(self.folder, 3 * journals._SEGMENT_BYTES)
         body = b"x" * (journals._SEGMENT_BYTES // 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import re
 import struct
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import NamedTuple
 log = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct(">I")
+_NAME = re.compile(r"[0-9]{16}\.events")
 # A file of the journal goes as a whole, when all in it is safe or when there is no room for it.
 _SEGMENT_BYTES = 1 << 20
 _PART_EVENTS = 1000
@@ -52,11 +54,21 @@ class Journal:
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
         self._segments: collections.deque[Segment] = collections.deque()
-        for name in sorted(name for name in os.listdir(folder) if name.endswith(".events")):
+        for name in sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name)):
             segment = Segment(os.path.join(folder, name))
+            if not os.path.isfile(segment.path):
+                continue
             segment.size = os.path.getsize(segment.path)
-            segment.events = len(_records(segment, 0, sys.maxsize, sys.maxsize).bodies)
+            bodies = _records(segment, 0, sys.maxsize, sys.maxsize).bodies
+            segment.events = len(bodies)
             self._segments.append(segment)
+            rest = segment.size - sum(_LENGTH.size + len(body) for body in bodies)
+            if rest:
+                log.warning(
+                    "saltern: the last %d bytes of %s are no whole event and are not sent",
+                    rest,
+                    segment.path,
+                )
         last = os.path.basename(self._segments[-1].path) if self._segments else "0."
         self._next = int(last.partition(".")[0]) + 1
         # What was written before may end in half a record, so nothing is appended to it.
@@ -146,10 +158,11 @@ def _records(segment: Segment, begin: int, max_events: int, max_bytes: int) -> P
         file.seek(begin)
         while len(bodies) < max_events and at - begin < max_bytes:
             head = file.read(_LENGTH.size)
-            body = file.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
-            if not body or len(body) < _LENGTH.unpack(head)[0]:
+            length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+            # Looked at before it is read: a damaged length would ask for gigabytes of memory.
+            if not 0 < length <= segment.size - at - len(head):
                 at = segment.size
                 break
-            bodies.append(body)
-            at += len(head) + len(body)
+            bodies.append(file.read(length))
+            at += len(head) + length
     return Part(bodies, segment, at)

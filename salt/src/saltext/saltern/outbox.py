@@ -42,12 +42,22 @@ class Outbox:
 
     def _send(self) -> None:
         part = self.journal.part()
-        if part.bodies:
-            try:
-                self._connection.ask("events", self._timeout, patient=True, events=part.bodies)
-            except Refused as error:
-                log.error("%s; %d events are lost", error, len(part.bodies))
+        self._hand_over(part.bodies)
         self.journal.safe(part)
         if self._is_away:
             self._is_away = False
             log.info("saltern takes events again")
+
+    def _hand_over(self, bodies: list[bytes]) -> None:
+        """Of events that are refused, all are sent but those for which that is."""
+        if not bodies:
+            return
+        try:
+            self._connection.ask("events", self._timeout, patient=True, events=bodies)
+        except Refused as error:
+            if len(bodies) == 1:
+                log.error("%s; an event is lost: %r", error, bodies[0][:200])
+                return
+            middle = len(bodies) // 2
+            self._hand_over(bodies[:middle])
+            self._hand_over(bodies[middle:])
