@@ -5,7 +5,7 @@ CARGO ?= cargo
 # The tests of real servers wait more than they compute: more of them at once than there are cores.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help demo test bench load compare soak lint docs toolchain
+.PHONY: help demo test bench load compare soak fuzz lint docs toolchain
 
 help:
 	@echo 'make demo    run saltern against a synthetic bus, into ./saltern-demo'
@@ -15,6 +15,7 @@ help:
 	@echo 'make load    the load tests, with their report and plots, into target/load'
 	@echo 'make compare saltern beside rsyslog, Telegraf and Salt, on the same events'
 	@echo 'make soak    half an hour with faults; MINUTES=5 for five'
+	@echo 'make fuzz    all fuzz targets, one after the other, ten minutes each; MINUTES=1 for one (needs cargo-fuzz)'
 	@echo 'make docs    the API documentation, and a check of the links in the Markdown files'
 
 demo: toolchain
@@ -40,9 +41,11 @@ compare: toolchain
 	wait $$install; exit $$built
 	load-tests/compare.py
 
-MINUTES ?= 30
 soak: toolchain
-	load-tests/run.sh soak --minutes $(MINUTES)
+	load-tests/run.sh soak --minutes $(or $(MINUTES),30)
+
+fuzz: toolchain
+	CARGO='$(CARGO)' fuzz/run.sh $(or $(MINUTES),10)
 
 lint: toolchain
 	$(CARGO) fmt --all --check

@@ -1,11 +1,15 @@
 //! What the fuzz targets check; shared with `tests/fuzz_targets.rs`.
 
 use bytes::{Bytes, BytesMut};
+use saltern::config::Config;
+use saltern::http;
+use saltern::import_master::{self, Master};
 use saltern::jobs::Jobs;
 use saltern::json;
 use saltern::msgpack::{self, Item, Malformed, Walker};
 use saltern::source::framing::{Frame, FrameError, Framer};
 use saltern::source::returner_wire;
+use saltern::yaml::Node;
 
 /// Any cutting of a stream gives the frames and the error that the stream gives in one piece. The
 /// first two bytes choose the cutting and the limit.
@@ -63,12 +67,16 @@ pub(crate) fn walker(data: &[u8]) {
             assert!(Walker::new(&longer).skip().is_err());
         }
     }
+    // Only two keys are looked up, since each look walks over the whole map.
+    let mut ends = [None, None];
     for (key, value) in msgpack::pairs(data) {
-        assert_eq!(Walker::new(value).skip(), Ok(value));
+        assert_eq!(msgpack::whole(value), Ok(()));
         if let Ok(key) = std::str::from_utf8(key) {
-            let found = msgpack::find(data, key);
-            assert!(found.is_some(), "{key} is not found");
+            ends = [ends[0].or(Some(key)), Some(key)];
         }
+    }
+    for key in ends.into_iter().flatten() {
+        assert!(msgpack::find(data, key).is_some(), "{key} is not found");
     }
 }
 
@@ -130,6 +138,71 @@ pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
         assert_eq!(Walker::new(value).skip(), Ok(value), "the value is no msgpack");
     }
     true
+}
+
+/// The password in the configuration that a target begins with.
+const SECRET: &str = "hunter2-is-secret";
+
+/// Longer texts only take longer: what is wrong is looked for again after each mistake.
+const MAX_TEXT: usize = 16 << 10;
+
+/// The text of an input that the targets of YAML take. It must not read files of this machine.
+fn yaml(data: &[u8]) -> Option<&str> {
+    let is_taken = |text: &&str| text.len() <= MAX_TEXT && !text.contains("${file:");
+    std::str::from_utf8(data).ok().filter(is_taken)
+}
+
+/// Any text behind a section with a password is a configuration or has mistakes, each with a place
+/// in the text where there is one, and none tells the password.
+pub(crate) fn config(data: &[u8]) {
+    let Some(rest) = yaml(data).filter(|rest| !rest.contains(SECRET)) else { return };
+    let text = format!("sinks:\n  store:\n    clickhouse: {{password: '{SECRET}'}}\n{rest}");
+    let Err(problems) = Config::parse(&text) else { return };
+    assert!(!problems.is_empty());
+    let lines = text.lines().count();
+    for problem in problems {
+        assert!(!problem.message.is_empty());
+        let place = problem.place.expect("a mistake has no place");
+        // Behind the last line lies what is missing at the end.
+        assert!(place.line <= lines + 1, "line {} of {lines}", place.line);
+        let shown = problem.render("saltern.yaml", &text);
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
+}
+
+/// Of any configuration of a master a page is made that is YAML, or it is refused with a place.
+pub(crate) fn import_master(data: &[u8]) {
+    let Some(text) = yaml(data) else { return };
+    let mut master = Master::new();
+    let added = Node::parse(text).and_then(|node| master.add(&node));
+    if let Err(problem) = added {
+        assert!(!problem.render("master", text).is_empty());
+        return;
+    }
+    let page = import_master::import(&master, "master");
+    if let Err(problem) = Node::parse(&page) {
+        panic!("{}", problem.render("the page", &page));
+    }
+}
+
+/// The query string of any route is taken, or refused with a sentence that is in proportion. Which
+/// route is chosen by the first byte.
+pub(crate) fn query(data: &[u8], jobs: &Jobs) {
+    let [route, query @ ..] = data else { return };
+    let Ok(query) = std::str::from_utf8(query) else { return };
+    let route = http::QUERIES[usize::from(*route) % http::QUERIES.len()];
+    match http::read_query(route, query) {
+        Ok(None) => {}
+        Ok(Some(selection)) => {
+            // A pattern may be too much for SQLite.
+            if let Ok(page) = jobs.page(&selection) {
+                serde_json::from_slice::<serde_json::Value>(&page).expect("the page is no JSON");
+            }
+        }
+        Err(why) => {
+            assert!(!why.is_empty() && why.len() <= 1000 + 10 * query.len(), "{why}");
+        }
+    }
 }
 
 /// How deep the brackets of a JSON text nest; they have to match.

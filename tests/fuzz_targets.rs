@@ -65,10 +65,164 @@ proptest! {
     }
 }
 
-/// The seeds of the target `request`, by name.
-fn seeds() -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/request");
-    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+/// Pieces of a text, of which many mean something to what reads it.
+fn text_of(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        12 => prop::sample::select(pieces).prop_map(str::to_owned),
+        2 => "[ -~\n]{0,4}",
+        1 => "\\PC{0,2}",
+    ];
+    proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+const YAML: &[&str] = &[
+    "sinks:",
+    "sources:",
+    "http:",
+    "jobs:",
+    "bus",
+    "store",
+    "salt_bus",
+    "clickhouse",
+    "kafka",
+    "spill",
+    "password: x",
+    "token",
+    "redact",
+    "filter",
+    "batch",
+    "retry",
+    "listen",
+    "event_return",
+    "mysql.host",
+    "ext_job_cache",
+    "master_job_cache",
+    "rawfile_json",
+    "sqlite3",
+    "id",
+    "root_dir",
+    ": ",
+    ":\n",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ", ",
+    "'",
+    "\"",
+    "${X}",
+    "&a ",
+    "*a",
+    "<<: ",
+    "!!str ",
+    "|\n",
+    ">-\n",
+    "#",
+    "~",
+    "1",
+    "-1",
+    "1e9",
+    "99999999999999999999",
+    "1h",
+    "4MiB",
+    "\t",
+    "\u{feff}",
+];
+
+const QUERY: &[&str] = &[
+    "tag=",
+    "function=",
+    "minion=",
+    "user=",
+    "outcome=ok",
+    "since=",
+    "until=",
+    "find_job=true",
+    "limit=",
+    "cursor=",
+    "sink=",
+    "before=",
+    "2026-11-21T23:00:00Z",
+    "salt/*",
+    "[",
+    "]",
+    "{a,b}",
+    "*",
+    "?",
+    "!",
+    "&",
+    "%",
+    "%ff",
+    "%00",
+    "+",
+    "1",
+    "1001",
+    "'",
+    "\"",
+    ";",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+
+    #[test]
+    fn config(data in text_of(YAML)) {
+        targets::config(&data);
+    }
+
+    #[test]
+    fn import_master(data in text_of(YAML)) {
+        targets::import_master(&data);
+    }
+}
+
+#[test]
+fn query() {
+    let (_folder, jobs) = jobs();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) };
+    proptest!(config, |(route: u8, data in text_of(QUERY))| {
+        targets::query(&[&[route], &data[..]].concat(), &jobs);
+    });
+}
+
+/// The seeds of the targets, and what was once found by them.
+#[test]
+fn seeds_of_all_targets_hold() {
+    let (_folder, jobs) = jobs();
+    for (name, target) in [
+        ("framing", &targets::framing as &dyn Fn(&[u8])),
+        ("walker", &targets::walker),
+        ("transcoder", &targets::transcoder),
+        ("config", &targets::config),
+        ("import_master", &targets::import_master),
+        ("query", &|data| targets::query(data, &jobs)),
+    ] {
+        for (_, seed) in seeds(name) {
+            target(&seed);
+        }
+    }
+}
+
+/// The Salt side's journal is Python, and so is what fuzzes it.
+#[test]
+fn journal_of_salts_side() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let mut python = std::process::Command::new("python3");
+    python.arg(format!("{root}/salt/tests/fuzz_journal.py")).args(["--rounds", "500"]);
+    python.env("PYTHONPATH", format!("{root}/salt/src")).env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = python.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The seeds of a target, by name; none if it has none.
+fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = format!("{}/fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
+    let Ok(files) = std::fs::read_dir(folder) else { return Vec::new() };
+    let files = files.map(|file| file.unwrap().path());
     let mut seeds: Vec<_> =
         files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     seeds.sort();
@@ -84,7 +238,7 @@ fn jobs() -> (tempfile::TempDir, Jobs) {
 
 /// A request of which some bytes are others, or more, or gone.
 fn nearly_request() -> impl Strategy<Value = Vec<u8>> {
-    let seeds: Vec<_> = seeds().into_iter().map(|(_, seed)| seed).collect();
+    let seeds: Vec<_> = seeds("request").into_iter().map(|(_, seed)| seed).collect();
     let wound = (any::<prop::sample::Index>(), nearly_msgpack(), 0..4_usize);
     (prop::sample::select(seeds), proptest::collection::vec(wound, 0..4)).prop_map(
         |(mut request, wounds)| {
@@ -102,10 +256,10 @@ fn nearly_request() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn requests() {
     let (_folder, jobs) = jobs();
-    for (path, seed) in seeds() {
+    for (path, seed) in seeds("request") {
         assert!(targets::request(&seed, &jobs), "{} is refused", path.display());
     }
-    assert_eq!(seeds().len(), 13, "a request of each sort");
+    assert_eq!(seeds("request").len(), 13, "a request of each sort");
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) };
     let inputs = prop_oneof![4 => nearly_request(), 1 => nearly_msgpack()];
     let done = AtomicUsize::new(0);
@@ -114,7 +268,7 @@ fn requests() {
     });
     let done = done.into_inner();
     assert!((200..1800).contains(&done), "{done} of 2000 were done");
-    for (path, seed) in seeds() {
+    for (path, seed) in seeds("request") {
         assert!(targets::request(&seed, &jobs), "{} is refused afterwards", path.display());
     }
 }

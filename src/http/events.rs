@@ -50,7 +50,7 @@ pub(super) async fn events(
     ([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
 }
 
-fn filter_of(query: Vec<(String, String)>) -> Result<Filter, String> {
+pub(super) fn filter_of(query: Vec<(String, String)>) -> Result<Filter, String> {
     let mut tags = Vec::new();
     for (name, value) in query {
         if name != "tag" {

@@ -45,7 +45,7 @@ fn answer(found: Result<Result<Option<Vec<u8>>, JobsError>, tokio::task::JoinErr
     }
 }
 
-fn selection(query: Vec<(String, String)>) -> Result<Selection, String> {
+pub(super) fn selection(query: Vec<(String, String)>) -> Result<Selection, String> {
     let mut selection = Selection::default();
     for (name, value) in query {
         let time = || value.parse().map_err(|error| format!("`{name}`: {error}"));

@@ -34,8 +34,11 @@ mod connections;
 mod events;
 mod jobs;
 mod page;
+mod queries;
 mod scrapes;
 mod spill;
+
+pub use queries::{QUERIES, read_query};
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);

@@ -28,6 +28,17 @@ pub(super) struct Discard {
     before: String,
 }
 
+impl Discard {
+    /// In microseconds since 1970.
+    pub(super) fn time(&self) -> Result<u64, String> {
+        let Ok(before) = self.before.parse::<Timestamp>() else {
+            let message = "`before` is a time with its zone, such as 2026-11-21T23:00:00Z\n";
+            return Err(message.to_owned());
+        };
+        Ok(u64::try_from(before.as_microsecond()).unwrap_or_default())
+    }
+}
+
 /// What became of it.
 #[derive(Serialize)]
 pub(super) struct Discarded {
@@ -39,17 +50,14 @@ pub(super) struct Discarded {
 // page can make its reader discard events.
 pub(super) async fn discard(
     Extract(site): Extract<Site>,
-    Query(Discard { sink, before }): Query<Discard>,
+    Query(asked): Query<Discard>,
 ) -> Result<Json<Discarded>, (StatusCode, String)> {
-    if !site.served.state.sinks().iter().any(|state| state.name == sink) {
+    let sink = &asked.sink;
+    if !site.served.state.sinks().iter().any(|state| state.name == *sink) {
         return Err((StatusCode::NOT_FOUND, format!("there is no sink `{sink}`\n")));
     }
-    let Ok(before) = before.parse::<Timestamp>() else {
-        let message = "`before` is a time with its zone, such as 2026-11-21T23:00:00Z\n";
-        return Err((StatusCode::BAD_REQUEST, message.to_owned()));
-    };
-    let before = u64::try_from(before.as_microsecond()).unwrap_or_default();
-    match site.served.desks.ask(&sink, Some(before)).await {
+    let before = asked.time().map_err(|message| (StatusCode::BAD_REQUEST, message))?;
+    match site.served.desks.ask(sink, Some(before)).await {
         Some(Answer { discarded, .. }) => Ok(Json(Discarded { discarded })),
         None => {
             let message = format!("the sink `{sink}` does not answer; try again\n");
