@@ -25,7 +25,7 @@ fn keep(letters: &DeadLetters, count: usize) {
         reason: "value too long for type character varying(255)",
         attempts: 1,
     });
-    letters.keep("db", refused).expect("the disk takes them");
+    letters.keep("db", &refused.collect::<Vec<_>>()).expect("the disk takes them");
 }
 
 /// The file of `count` letters, all of them marked for replay.

@@ -9,20 +9,23 @@
 //! the letters. What the daemon asks for is found there or by an index: its cost does not grow with
 //! the number of letters. The command line works in pages, each a transaction of its own.
 
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use globset::{Glob, GlobMatcher};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::Serialize;
 use thiserror::Error;
+use tracing::{error, info};
 
+use crate::backoff::Backoff;
 use crate::batch::Entry;
 use crate::event::{Event, EventId};
+use crate::sink::chain;
 use crate::state;
+use crate::state_file;
 
 /// The database, in `state_dir`.
 pub const FILE: &str = "dead-letters.db";
@@ -110,6 +113,13 @@ pub struct DeadLetterError {
     doing: &'static str,
     #[source]
     cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl DeadLetterError {
+    /// Whether it is the file that is damaged, or no database.
+    fn says_damaged(&self) -> bool {
+        self.cause.downcast_ref().is_some_and(state_file::is_damaged)
+    }
 }
 
 fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
@@ -222,34 +232,42 @@ impl Selection {
 
 /// The dead letters of one `state_dir`.
 pub struct DeadLetters {
-    connection: Mutex<Connection>,
+    path: PathBuf,
     max_bytes: u64,
+    /// They are a daemon's, which has to go on: a file that is damaged is put aside and begun anew, one
+    /// that cannot be opened is tried again.
+    mends: bool,
+    desk: Mutex<Desk>,
 }
+
+/// The open database, and why letters cannot be kept, if they cannot.
+struct Desk {
+    connection: Option<Connection>,
+    trouble: Option<String>,
+    backoff: Backoff,
+    /// When to try again whether that is over. A letter is always tried.
+    again: Instant,
+}
+
+/// The waits between two tries.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
 
 impl DeadLetters {
     /// Opens them, or begins them. Together they may take `max_bytes` of events; the oldest go first.
     pub fn open(state_dir: &Path, max_bytes: u64) -> Result<Self, DeadLetterError> {
-        let path = state_dir.join(FILE);
-        // Made here, for its permissions.
-        std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("making the dead letters' database"))?;
-        let connection =
-            Connection::open(&path).map_err(failed("opening the dead letters' database"))?;
-        let prepared = (|| {
-            connection.busy_timeout(Duration::from_secs(10))?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
-            let version: i64 =
-                connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if version < VERSION { connection.execute_batch(SCHEMA) } else { Ok(()) }
-        })();
-        prepared.map_err(failed("preparing the dead letters' database"))?;
-        Ok(DeadLetters { connection: Mutex::new(connection), max_bytes })
+        let letters = DeadLetters::closed(state_dir, max_bytes, false);
+        letters.with("opening the dead letters' database", |_| Ok(()))?;
+        Ok(letters)
+    }
+
+    /// Opens a daemon's. What is wrong with the file is logged, counted and shown, and the daemon goes
+    /// on; see [`DeadLetters::heal`].
+    pub fn of_daemon(state_dir: &Path, max_bytes: u64) -> Self {
+        let letters = DeadLetters::closed(state_dir, max_bytes, true);
+        // What fails is noted.
+        let _ = letters.with("opening the dead letters' database", |_| Ok(()));
+        letters
     }
 
     /// Opens those that are there; `None` if there never were any.
@@ -260,22 +278,89 @@ impl DeadLetters {
         DeadLetters::open(state_dir, u64::MAX).map(Some)
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn closed(state_dir: &Path, max_bytes: u64, mends: bool) -> Self {
+        let backoff = Backoff::new(FIRST, LONGEST);
+        let desk = Desk { connection: None, trouble: None, backoff, again: Instant::now() };
+        DeadLetters { path: state_dir.join(FILE), max_bytes, mends, desk: Mutex::new(desk) }
+    }
+
+    /// Tries again what did not work, when it is time; returns why letters cannot be kept, if they
+    /// cannot.
+    pub fn heal(&self) -> Option<String> {
+        {
+            let desk = self.lock();
+            if desk.trouble.is_none() || Instant::now() < desk.again {
+                return desk.trouble.clone();
+            }
+        }
+        // Something has to be written, for what can be read may be on a disk that is full.
+        let written = self.with("writing to the dead letters' database", |connection| {
+            connection.pragma_update(None, "user_version", VERSION)
+        });
+        if written.is_err() {
+            return self.lock().trouble.clone();
+        }
+        let mut desk = self.lock();
+        desk.trouble = None;
+        desk.backoff.reset();
+        info!("dead letters can be kept again");
+        None
+    }
+
+    /// Works with the database, which is opened for it if it is not open.
+    fn with<T>(
+        &self,
+        doing: &'static str,
+        mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DeadLetterError> {
+        let mut desk = self.lock();
+        let mut done = self.attempt(&mut desk, doing, &mut work);
+        if let Err(error) = &done
+            && self.mends
+            && (error.says_damaged() || state_file::is_foreign(&self.path))
+        {
+            desk.connection = None;
+            done = match state_file::put_aside(&self.path, &chain(error)) {
+                Ok(()) => self.attempt(&mut desk, doing, &mut work),
+                Err(error) => Err(failed("putting a damaged file aside")(error)),
+            };
+        }
+        if let Err(error) = &done
+            && self.mends
+        {
+            let reason = chain(error);
+            if desk.trouble.as_ref() != Some(&reason) {
+                error!(error = reason, "dead letters cannot be kept; it is tried again");
+            }
+            (desk.connection, desk.trouble) = (None, Some(reason));
+            desk.again = Instant::now() + desk.backoff.delay(None);
+        }
+        done
+    }
+
+    fn attempt<T>(
+        &self,
+        desk: &mut Desk,
+        doing: &'static str,
+        work: &mut impl FnMut(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DeadLetterError> {
+        let connection = match &mut desk.connection {
+            Some(connection) => connection,
+            none => none.insert(connect(&self.path)?),
+        };
+        work(connection).map_err(failed(doing))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps refused events, all of them or none; returns how many older ones had to go for them.
-    pub fn keep<'a>(
-        &self,
-        sink: &str,
-        refused: impl Iterator<Item = Refused<'a>>,
-    ) -> Result<u64, DeadLetterError> {
+    pub fn keep(&self, sink: &str, refused: &[Refused<'_>]) -> Result<u64, DeadLetterError> {
         let now = i64::try_from(state::now()).unwrap_or(i64::MAX);
-        let mut connection = self.connection();
-        let kept = (|| {
+        self.with("keeping a dead letter", |connection| {
             let transaction = connection.transaction()?;
             let mut insert = transaction.prepare_cached(INSERT)?;
-            let mut count = 0;
             for Refused { entry: Entry { event, origin, received }, reason, attempts } in refused {
                 insert.execute(params![
                     sink,
@@ -286,17 +371,15 @@ impl DeadLetters {
                     attempts,
                     origin.source,
                     origin.master_id,
-                    i64::try_from(received).unwrap_or(i64::MAX),
+                    i64::try_from(*received).unwrap_or(i64::MAX),
                     event.frame().as_ref(),
                 ])?;
-                count += 1;
             }
             drop(insert);
-            let dropped = make_room(&transaction, self.max_bytes, count + STEP)?;
+            let dropped = make_room(&transaction, self.max_bytes, refused.len() + STEP)?;
             transaction.commit()?;
-            Ok::<_, rusqlite::Error>(dropped)
-        })();
-        kept.map_err(failed("keeping a dead letter"))
+            Ok(dropped)
+        })
     }
 
     /// The letters that are meant behind letter `after`, the oldest first, at most `limit`.
@@ -309,16 +392,14 @@ impl DeadLetters {
         let (tags, mut found) = (selection.matcher()?, Vec::new());
         let mut from = Some(after);
         while let Some(after) = from.filter(|_| found.len() < limit) {
-            let connection = self.connection();
-            let listed = (|| {
-                let (ids, next) = matching(&connection, selection, tags.as_ref(), after)?;
+            from = self.with("reading the dead letters", |connection| {
+                let (ids, next) = matching(connection, selection, tags.as_ref(), after)?;
                 let mut letter = connection.prepare_cached(LETTER)?;
                 for id in ids.iter().take(limit - found.len()) {
                     found.extend(letter.query_row([id], Letter::from_row).optional()?);
                 }
-                Ok::<_, rusqlite::Error>(next)
-            })();
-            from = listed.map_err(failed("reading the dead letters"))?;
+                Ok(next)
+            })?;
         }
         Ok(found)
     }
@@ -334,15 +415,13 @@ impl DeadLetters {
     }
 
     fn totals(&self, sql: &str) -> Result<Vec<(String, u64)>, DeadLetterError> {
-        let connection = self.connection();
-        let counted = (|| {
+        self.with("counting the dead letters", |connection| {
             let mut statement = connection.prepare_cached(sql)?;
             let rows = statement.query_map([], |row| {
                 Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()))
             })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        })();
-        counted.map_err(failed("counting the dead letters"))
+            rows.collect()
+        })
     }
 
     /// Marks letters to be handed to their sinks again. Returns how many.
@@ -359,8 +438,9 @@ impl DeadLetters {
         let tags = selection.matcher()?;
         let (mut from, mut changed) = (Some(0), 0);
         while let Some(after) = from {
-            let found = matching(&self.connection(), selection, tags.as_ref(), after);
-            let (ids, next) = found.map_err(failed("reading the dead letters"))?;
+            let (ids, next) = self.with("reading the dead letters", |connection| {
+                matching(connection, selection, tags.as_ref(), after)
+            })?;
             changed += self.change(&ids, sql)?;
             from = next;
             if from.is_some() {
@@ -374,24 +454,21 @@ impl DeadLetters {
     }
 
     fn change(&self, ids: &[i64], sql: &str) -> Result<usize, DeadLetterError> {
-        let mut connection = self.connection();
-        let changed = (|| {
+        self.with("changing the dead letters", |connection| {
             let transaction = connection.transaction()?;
             let mut changed = 0;
             for id in ids {
                 changed += transaction.prepare_cached(sql)?.execute([id])?;
             }
             transaction.commit()?;
-            Ok::<_, rusqlite::Error>(changed)
-        })();
-        changed.map_err(failed("changing the dead letters"))
+            Ok(changed)
+        })
     }
 
     /// The next letters that wait to be handed to this sink, behind letter `after`, the oldest
     /// first: as many as may be handed over together.
     pub fn next_replays(&self, sink: &str, after: i64) -> Result<Vec<Letter>, DeadLetterError> {
-        let connection = self.connection();
-        let found = (|| {
+        self.with("reading the dead letters", |connection| {
             let (mut found, mut bytes) = (Vec::new(), 0);
             let mut statement = connection.prepare_cached(MARKED)?;
             let mut rows = statement.query(params![sink, after])?;
@@ -403,15 +480,31 @@ impl DeadLetters {
                 bytes += letter.frame.len();
                 found.push(letter);
             }
-            Ok::<_, rusqlite::Error>(found)
-        })();
-        found.map_err(failed("reading the dead letters"))
+            Ok(found)
+        })
     }
 
     /// The sink has kept the letters' events: they are dead no more.
     pub fn replayed(&self, ids: &[i64]) -> Result<(), DeadLetterError> {
         self.change(ids, DELETE).map(drop)
     }
+}
+
+/// Opens the database, and makes what is missing.
+fn connect(path: &Path) -> Result<Connection, DeadLetterError> {
+    // Made here, for its owner and permissions.
+    state_file::open_or_create(path).map_err(failed("making the dead letters' database"))?;
+    let connection =
+        Connection::open(path).map_err(failed("opening the dead letters' database"))?;
+    let prepared = (|| {
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version < VERSION { connection.execute_batch(SCHEMA) } else { Ok(()) }
+    })();
+    prepared.map_err(failed("preparing the dead letters' database"))?;
+    Ok(connection)
 }
 
 /// Those of the next letters behind `after` that are meant, and behind which one to go on, if that
@@ -477,7 +570,7 @@ mod tests {
             reason: "too long",
             attempts: 3,
         });
-        letters.keep(sink, refused).unwrap()
+        letters.keep(sink, &refused.collect::<Vec<_>>()).unwrap()
     }
 
     fn select(sink: &str, tag: &str) -> Selection {
@@ -599,7 +692,8 @@ mod tests {
     fn no_statement_of_the_daemon_scans_the_letters() {
         let folder = tempfile::tempdir().unwrap();
         let letters = DeadLetters::open(folder.path(), 10_000).unwrap();
-        let connection = letters.connection();
+        let desk = letters.lock();
+        let connection = desk.connection.as_ref().unwrap();
         for sql in OF_THE_DAEMON {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let count = statement.parameter_count();
@@ -620,7 +714,8 @@ mod tests {
             keep(&letters, "db", "a", 100, count);
             letters.mark_for_replay(&Selection::default()).unwrap();
             let steps = || {
-                let connection = letters.connection();
+                let desk = letters.lock();
+                let connection = desk.connection.as_ref().unwrap();
                 OF_THE_DAEMON.map(|sql| {
                     let statement = connection.prepare_cached(sql).unwrap();
                     statement.reset_status(StatementStatus::VmStep)
@@ -635,5 +730,52 @@ mod tests {
         let among_few = steps_among(1000);
         assert!(among_few.iter().all(|steps| *steps > 0), "{among_few:?}");
         assert_eq!(among_few, steps_among(10_000));
+    }
+
+    #[test]
+    fn a_damaged_file_is_put_aside_and_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let damages: [&dyn Fn(); 3] = [
+            &|| std::fs::write(&path, "no database at all, but rather long. ".repeat(99)).unwrap(),
+            &|| std::fs::create_dir(&path).unwrap(),
+            &|| std::os::unix::fs::symlink("/elsewhere", &path).unwrap(),
+        ];
+        for (number, damage) in damages.into_iter().enumerate() {
+            damage();
+            if number == 0 {
+                assert!(DeadLetters::existing(folder.path()).is_err(), "a command leaves it");
+            }
+            let letters = DeadLetters::of_daemon(folder.path(), 10_000);
+            keep(&letters, "db", "a", 10, 1);
+            assert_eq!(letters.counts().unwrap(), owned(&[("db", 1)]));
+            assert_eq!(letters.heal(), None);
+            drop(letters);
+            std::fs::remove_file(&path).unwrap();
+            let names = std::fs::read_dir(folder.path()).unwrap();
+            let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let aside = names.filter(|name| name.starts_with("dead-letters.db.damaged-")).count();
+            assert_eq!(aside, number + 1);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_tried_again_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("state");
+        let letters = DeadLetters::of_daemon(&state_dir, 10_000);
+        let trouble = letters.heal().unwrap();
+        assert!(trouble.contains("making the dead letters' database: No such file"), "{trouble}");
+        assert!(letters.counts().is_err());
+        std::fs::create_dir(&state_dir).unwrap();
+        letters.lock().again = Instant::now();
+        assert_eq!(letters.heal(), None);
+        keep(&letters, "db", "a", 10, 1);
+        assert_eq!(letters.counts().unwrap(), owned(&[("db", 1)]));
+        assert_eq!(
+            std::fs::read_dir(&state_dir).unwrap().count(),
+            3,
+            "the file, its log and index"
+        );
     }
 }

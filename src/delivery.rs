@@ -373,12 +373,12 @@ impl<'a, S: Sink> Delivery<'a, S> {
             let (reason, attempts) = (dead.reason.as_str(), dead.attempts);
             dead.entries().map(move |entry| Refused { entry, reason, attempts })
         });
+        let refused: Vec<_> = refused.collect();
         let (state, name) = (&self.shared.state, &self.context.name);
-        match blocking(|| dead_letters.keep(name, refused)) {
+        match blocking(|| dead_letters.keep(name, &refused)) {
             Ok(dropped) => state.dead_letters_dropped.add(dropped),
             Err(error) => {
-                let count: usize = dead.iter().map(|dead| dead.entries().count()).sum();
-                state.dead_letters_dropped.add(count as u64);
+                state.dead_letters_dropped.add(refused.len() as u64);
                 error!(sink = name, error = chain(&error), "dead letters could not be kept");
             }
         }

@@ -262,6 +262,12 @@ pub const ESTATE_MISSED_EVENTS: Metric = counter(
     &[],
     "Events that the metrics of the estate leave out, because counting could not keep up.",
 );
+/// Files of `state_dir` that were damaged, and were put aside and begun anew.
+pub const STATE_FILES_PUT_ASIDE: Metric = counter(
+    "saltern_state_files_put_aside_total",
+    &["file"],
+    "Files of `state_dir` that were damaged, and were put aside and begun anew.",
+);
 /// Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).
 pub const CONFIG_RELOADS: Metric = counter(
     "saltern_config_reloads_total",
@@ -326,6 +332,7 @@ pub static METRICS: &[Metric] = &[
     SINK_BATCH_EVENTS,
     SINK_KAFKA_TRANSACTIONS,
     ESTATE_MISSED_EVENTS,
+    STATE_FILES_PUT_ASIDE,
     CONFIG_RELOADS,
     BUILD_INFO,
     PROCESS_RSS,

@@ -154,11 +154,10 @@ impl Pipeline {
         // Without sinks nothing is refused, and nothing is to be written anywhere.
         let dead_letters = match config.sinks.is_empty() {
             true => None,
-            false => Some(
-                DeadLetters::open(&general.state_dir, general.dead_letters.max_bytes.0)
-                    .map(Arc::new)
-                    .map_err(|error| PipelineError::Failed(chain(&error)))?,
-            ),
+            false => {
+                let max_bytes = general.dead_letters.max_bytes.0;
+                Some(Arc::new(DeadLetters::of_daemon(&general.state_dir, max_bytes)))
+            }
         };
         let jobs = Jobs::new(&general.state_dir);
         jobs.keep(config.keep_jobs);
@@ -197,14 +196,15 @@ impl Pipeline {
         };
         let mut sinks = Vec::new();
         for sink in &config.sinks {
-            let queue = open_queue(sink, &general.state_dir)?;
+            let queue = open_queue(&sink.name, sink.spill, &general.state_dir);
             sinks.push(pipeline.start_sink(sink, queue)?);
         }
         // Ends with the sources, so that the spoolers see that nothing comes any more.
         let no_more = CancellationToken::new();
         if let Some(dead_letters) = dead_letters {
             let ways = Arc::clone(&pipeline.ways);
-            let replaying = replay_letters::run(dead_letters, ways, no_more.clone());
+            let state = Arc::clone(&pipeline.state);
+            let replaying = replay_letters::run(dead_letters, ways, state, no_more.clone());
             pipeline.parts.spawn(async move {
                 replaying.await;
                 Ok(())
@@ -260,7 +260,7 @@ impl Pipeline {
     fn start_sink(
         &mut self,
         sink: &SinkConfig,
-        queue: OpenQueue,
+        queue: Result<OpenQueue, String>,
     ) -> Result<Outgoing, PipelineError> {
         let (shares, shares_out) = channel(CHANNEL, &Bell::default());
         let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
@@ -397,7 +397,7 @@ impl Pipeline {
         &mut self,
         config: &'a Config,
         plan: &Reloaded,
-    ) -> Result<Vec<(&'a SinkConfig, OpenQueue)>, ReloadError> {
+    ) -> Result<Vec<(&'a SinkConfig, Result<OpenQueue, String>)>, ReloadError> {
         let refused = |reason: String| Err(ReloadError::Refused(reason));
         if plan.sources.starts() && self.starts.is_closed() {
             return refused("every source has ended; the daemon is about to end".to_owned());
@@ -425,10 +425,8 @@ impl Pipeline {
                     sink.name
                 ));
             }
-            match open_queue(sink, &self.means.state_dir) {
-                Ok(queue) => opened.push((sink, queue)),
-                Err(error) => return refused(chain(&error)),
-            }
+            // One that cannot be opened parks its sink and holds nothing else up.
+            opened.push((sink, open_queue(&sink.name, sink.spill, &self.means.state_dir)));
         }
         Ok(opened)
     }
@@ -509,7 +507,7 @@ impl Pipeline {
                 "events stay in the spill and are not delivered while spill.mode is `memory`"
             );
         }
-        let queue = open_queue(sink, &self.means.state_dir)?;
+        let queue = open_queue(&sink.name, sink.spill, &self.means.state_dir);
         state.unpark();
         state.up.set_bool(false);
         state.breaker_open.set_bool(false);

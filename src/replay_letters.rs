@@ -21,7 +21,7 @@ use crate::doorbell::Sender;
 use crate::event::Origin;
 use crate::receipt::{Claim, Receipt};
 use crate::sink::{blocking, chain};
-use crate::state::SinkState;
+use crate::state::{SinkState, State};
 
 /// How often to look for letters that were marked.
 const LOOK: Duration = Duration::from_secs(1);
@@ -95,17 +95,22 @@ impl Drop for Closing {
 
 /// Looks for marked letters and hands them over until `stop` is cancelled; then closes the ways and
 /// waits to hear what became of the last ones.
-pub async fn run(letters: Arc<DeadLetters>, ways: Arc<Ways>, stop: CancellationToken) {
+pub async fn run(
+    letters: Arc<DeadLetters>,
+    ways: Arc<Ways>,
+    state: Arc<State>,
+    stop: CancellationToken,
+) {
     let closing = Closing(Arc::clone(&ways));
     let mut passes = Passes { letters, ways, stop: stop.clone(), busy: HashSet::new() };
     let mut tasks = JoinSet::new();
     while !stop.is_cancelled() {
-        if let Err(error) = passes.show() {
-            warn!(error = chain(&error), "dead letters cannot be counted");
-        }
-        if let Err(error) = passes.begin(&mut tasks) {
+        let trouble = blocking(|| passes.letters.heal());
+        let shown = if trouble.is_none() { passes.show() } else { Ok(()) };
+        if let Err(error) = shown.and_then(|()| passes.begin(&mut tasks)) {
             error!(error = chain(&error), "dead letters cannot be replayed");
         }
+        state.set_trouble("dead letters cannot be kept", trouble);
         let _ = stop.run_until_cancelled(sleep(LOOK)).await;
         while let Some(ended) = tasks.try_join_next() {
             passes.end(ended);
@@ -265,7 +270,7 @@ mod tests {
                 reason: "no",
                 attempts: 1,
             });
-            letters.keep(sink, refused).unwrap();
+            letters.keep(sink, &refused.collect::<Vec<_>>()).unwrap();
         }
         letters.mark_for_replay(&Selection::default()).unwrap();
         Arc::new(letters)
@@ -285,7 +290,9 @@ mod tests {
         // Its spooler never says what became of them.
         let (stuck, stuck_out) = channel(8, &Bell::default());
         ways.open("file", stuck, Arc::new(SinkState::new("file", "test")));
-        let running = tokio::spawn(run(Arc::clone(&letters), Arc::clone(&ways), stop.clone()));
+        let state = Arc::new(State::new());
+        let running = run(Arc::clone(&letters), Arc::clone(&ways), state, stop.clone());
+        let running = tokio::spawn(running);
         let taking = tokio::task::spawn_blocking(move || {
             let mut first = shares_out.recv().unwrap();
             first.take_claim().unwrap().honour();

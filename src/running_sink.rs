@@ -33,7 +33,7 @@ use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::doorbell::{Receiver, Sender, channel};
 use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
-use crate::queue::{Fsync, Queue, SpillMode};
+use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
 use crate::redact::Redaction;
 use crate::sink::{Context, chain};
 use crate::spill::disk::Folder;
@@ -41,6 +41,7 @@ use crate::spill::{Spill, queue_id};
 use crate::spill_desk::{Desks, ENQUIRIES};
 use crate::spooler::{BATCHES_PER_WRITER, Left, ORDERS, Order, Spooler};
 use crate::state::SinkState;
+use crate::unopened::Unopened;
 
 /// How long the writers of a changed sink may take to finish what they have begun.
 const HAND_OVER: Duration = Duration::from_secs(3);
@@ -96,14 +97,14 @@ impl RunningSink {
         means: &Means,
         sink: &SinkConfig,
         state: Arc<SinkState>,
-        OpenQueue { queue, fsync }: OpenQueue,
-        Feed { shares, inherited }: Feed,
+        queue: Result<OpenQueue, String>,
+        feed: Feed,
         parts: &mut JoinSet<Result<(), PipelineError>>,
     ) -> Result<Self, PipelineError> {
         let give_up = means.give_up.child_token();
         state.queue_max_bytes.set_count(sink.spill.memory_bound());
         state.spill_max_bytes.set_whole(sink.spill.disk_bound());
-        let bell = shares.bell();
+        let bell = feed.shares.bell();
         let (settled, settled_out) = channel::<Settled>(sink.writers * BATCHES_PER_WRITER, bell);
         let shared = Arc::new(Shared {
             retry: sink.retry,
@@ -137,22 +138,45 @@ impl RunningSink {
         let (orders, orders_out) = channel(ORDERS, bell);
         let (enquiries, enquiries_out) = channel(ENQUIRIES, bell);
         means.desks.open(&sink.name, enquiries);
-        let spooler = Spooler {
-            queue,
-            limits: sink.limits,
-            fsync,
-            shares,
-            redaction: Redaction::new(&sink.redact, &sink.name),
-            settled: settled_out,
-            writers: batch_channels,
-            state: Arc::clone(&state),
-            orders: orders_out,
-            enquiries: enquiries_out,
-            stop: means.stop.clone(),
-            give_up: give_up.clone(),
-            inherited,
-        };
-        let spooler = Thread::start(&format!("spool {}", sink.name), move || spooler.run())?;
+        let means = (means.stop.clone(), means.state_dir.clone());
+        let (limits, spill, name) = (sink.limits, sink.spill, sink.name.clone());
+        let shown = Arc::clone(&state);
+        let cut_off = give_up.clone();
+        let redaction = Redaction::new(&sink.redact, &sink.name);
+        let spooler = Thread::start(&format!("spool {}", sink.name), move || {
+            let (stop, state_dir) = means;
+            let unopened = Unopened {
+                state: Arc::clone(&shown),
+                memory_bound: spill.memory_bound(),
+                redaction: redaction.clone(),
+                give_up: cut_off.clone(),
+            };
+            let open = || open_queue(&name, spill, &state_dir);
+            let opened = match queue {
+                Ok(queue) => Ok((queue, feed)),
+                Err(reason) => unopened.wait(reason, feed, &orders_out, open),
+            };
+            let (OpenQueue { queue, fsync }, Feed { shares, inherited }) = match opened {
+                Ok(opened) => opened,
+                Err(left) => return Ok(left),
+            };
+            let spooler = Spooler {
+                queue,
+                limits,
+                fsync,
+                shares,
+                redaction,
+                settled: settled_out,
+                writers: batch_channels,
+                state: shown,
+                orders: orders_out,
+                enquiries: enquiries_out,
+                stop,
+                give_up: cut_off,
+                inherited,
+            };
+            spooler.run()
+        })?;
         let (left_in, left) = oneshot::channel();
         let leaver = Arc::clone(&state);
         let gone = CancellationToken::new();
@@ -287,26 +311,26 @@ fn spill_of(state_dir: &Path, sink: &str) -> PathBuf {
     state_dir.join("spill").join(sink)
 }
 
-/// The queue of a sink, with what its spill holds, and when that is synced.
-pub(crate) fn open_queue(sink: &SinkConfig, state_dir: &Path) -> Result<OpenQueue, PipelineError> {
-    if sink.spill.mode == SpillMode::Memory {
-        let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-        return Ok(OpenQueue { queue: Queue::new(id, sink.spill, None), fsync: None });
+/// The queue of a sink, with what its spill holds, and when that is synced; or why there is none.
+pub(crate) fn open_queue(
+    sink: &str,
+    spill: SpillConfig,
+    state_dir: &Path,
+) -> Result<OpenQueue, String> {
+    if spill.mode == SpillMode::Memory {
+        return Ok(OpenQueue { queue: Queue::new(queue_id::random(), spill, None), fsync: None });
     }
-    let path = spill_of(state_dir, &sink.name);
-    let failed = |cause: String| {
-        PipelineError::Failed(format!("cannot open the spill {}: {cause}", path.display()))
-    };
+    let path = spill_of(state_dir, sink);
+    let failed = |cause: String| format!("cannot open the spill {}: {cause}", path.display());
     let folder = Folder::create(&path).map_err(|error| failed(error.to_string()))?;
-    let id = queue_id::of(&folder).map_err(|error| failed(error.to_string()))?;
-    let spill =
-        Spill::open(folder, sink.spill.settings()).map_err(|error| failed(chain(&error)))?;
-    if spill.torn_bytes() > 0 {
-        warn!(sink = sink.name, bytes = spill.torn_bytes(), "a torn tail was cut off the spill");
+    let id = queue_id::of(&folder).map_err(|error| failed(format!("the queue's id: {error}")))?;
+    let opened = Spill::open(folder, spill.settings()).map_err(|error| failed(chain(&error)))?;
+    if opened.torn_bytes() > 0 {
+        warn!(sink, bytes = opened.torn_bytes(), "a torn tail was cut off the spill");
     }
-    let queue = Queue::new(id, sink.spill, Some(spill));
+    let queue = Queue::new(id, spill, Some(opened));
     if !queue.is_empty() {
-        info!(sink = sink.name, events = queue.len(), "events wait in the spill");
+        info!(sink, events = queue.len(), "events wait in the spill");
     }
-    Ok(OpenQueue { queue, fsync: Some(sink.spill.fsync) })
+    Ok(OpenQueue { queue, fsync: Some(spill.fsync) })
 }

@@ -1,6 +1,7 @@
 //! Where each source and each sink stands: what the status page, the metrics and the summary lines
 //! show. Written by the pipeline, read by everyone else.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -23,6 +24,8 @@ pub struct State {
     pub started: Instant,
     sources: RwLock<Vec<Arc<SourceState>>>,
     sinks: RwLock<Vec<Arc<SinkState>>>,
+    /// What is wrong with the daemon itself, by what it concerns.
+    troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// Where a source stands.
@@ -186,6 +189,8 @@ pub struct SinkState {
     pub stalled: Seconds,
     oldest: AtomicU64,
     parked: AtomicBool,
+    /// Why the spill cannot be opened.
+    unopened: Mutex<Option<String>>,
     last_error: Mutex<Option<LastError>>,
     last_refusal: Mutex<Option<LastError>>,
 }
@@ -231,6 +236,7 @@ impl SinkState {
             stalled: Seconds::new(metrics::DISPATCH_STALLED_SECONDS, labels),
             oldest: AtomicU64::new(0),
             parked: AtomicBool::new(false),
+            unopened: Mutex::new(None),
             last_error: Mutex::new(None),
             last_refusal: Mutex::new(None),
         }
@@ -266,8 +272,17 @@ impl SinkState {
         self.parked.store(false, Ordering::Release);
     }
 
+    /// The spill cannot be opened, for this reason, or is open; `true` if that is new.
+    pub fn set_unopened(&self, reason: Option<&str>) -> bool {
+        let before = std::mem::replace(&mut *lock(&self.unopened), reason.map(str::to_owned));
+        before.as_deref() != reason
+    }
+
     /// Whether the sink is parked, and the error that parked it.
     pub fn parked(&self) -> Option<String> {
+        if let Some(reason) = &*lock(&self.unopened) {
+            return Some(reason.clone());
+        }
         let parked = self.parked.load(Ordering::Acquire);
         parked.then(|| lock(&self.last_error).as_ref().map(|e| e.error.clone()).unwrap_or_default())
     }
@@ -333,6 +348,7 @@ pub struct Status {
     pub(crate) uptime_seconds: f64,
     pub(crate) healthy: bool,
     pub(crate) ready: bool,
+    pub(crate) troubles: Vec<String>,
     pub(crate) sources: Vec<SourceStatus>,
     pub(crate) sinks: Vec<SinkStatus>,
 }
@@ -392,6 +408,7 @@ impl State {
             started: Instant::now(),
             sources: RwLock::new(Vec::new()),
             sinks: RwLock::new(Vec::new()),
+            troubles: Mutex::default(),
         }
     }
 
@@ -415,14 +432,32 @@ impl State {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
-    /// Why the daemon is not ready: sources that are neither connected nor at their end, and sinks
-    /// that are parked. Empty if it is ready.
+    /// Something of the daemon itself does not work, for this reason, or works.
+    pub fn set_trouble(&self, what: &'static str, reason: Option<String>) {
+        let mut troubles = lock(&self.troubles);
+        match reason {
+            Some(reason) => troubles.insert(what, reason),
+            None => troubles.remove(what),
+        };
+    }
+
+    /// What is wrong with the daemon itself.
+    pub fn troubles(&self) -> Vec<String> {
+        lock(&self.troubles).iter().map(|(what, reason)| format!("{what}: {reason}")).collect()
+    }
+
+    /// Why the daemon is not ready: what is wrong with itself, sources that are neither connected nor
+    /// at their end, and sinks that are parked. Empty if it is ready. Says no more, since anybody may
+    /// ask; the status says why.
     pub fn unready(&self) -> Vec<String> {
+        let mut unready: Vec<_> =
+            lock(&self.troubles).keys().map(|what| (*what).to_owned()).collect();
         let (sources, sinks) = (self.sources(), self.sinks());
         let sources = sources.iter().filter(|source| source.is_failing());
+        unready.extend(sources.map(|s| format!("the source {} is not connected", s.name)));
         let sinks = sinks.iter().filter(|sink| sink.parked().is_some());
-        let sources = sources.map(|source| format!("the source {} is not connected", source.name));
-        sources.chain(sinks.map(|sink| format!("the sink {} is parked", sink.name))).collect()
+        unready.extend(sinks.map(|sink| format!("the sink {} is parked", sink.name)));
+        unready
     }
 
     /// Sets the gauges that depend on the time of looking.
@@ -478,6 +513,7 @@ impl State {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             healthy: true,
             ready: self.unready().is_empty(),
+            troubles: self.troubles(),
             sources: sources.collect(),
             sinks: sinks.collect(),
         }

@@ -155,8 +155,7 @@ impl Cache {
         }
         let loaded = load(config)?;
         let state_dir = &loaded.general.state_dir;
-        // Who can have the lock knows that no daemon runs.
-        if loaded.general.http.listen.is_some() && run::lock(state_dir).is_err() {
+        if loaded.general.http.listen.is_some() && run::is_running(state_dir) {
             return Daemon::find(config, None).map(Cache::Daemon);
         }
         let jobs = Jobs::new(state_dir);

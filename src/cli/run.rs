@@ -1,7 +1,6 @@
 //! `saltern run`: the daemon.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::pipeline::Pipeline;
 use crate::reload::ReloadError;
 use crate::shutdown::{self, Shutdown, Signals};
 use crate::sink::chain;
+use crate::state_file;
 
 /// How long to wait for threads that still work for a store when all else has ended.
 const THREADS: Duration = Duration::from_secs(2);
@@ -69,9 +69,9 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
 ) -> Result<(), Failure> {
     let failed = |message: String| Failure::Running(message);
     let general = &config.general;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&general.state_dir).map_err(
-        |error| failed(format!("cannot create state_dir {}: {error}", general.state_dir.display())),
-    )?;
+    state_file::create_directory(&general.state_dir).map_err(|error| {
+        failed(format!("cannot create state_dir {}: {error}", general.state_dir.display()))
+    })?;
     let _lock = lock(&general.state_dir)?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
@@ -196,8 +196,7 @@ pub(super) fn lock(state_dir: &Path) -> Result<File, Failure> {
     let path = state_dir.join("lock");
     let failed =
         |error: String| Failure::Running(format!("cannot take {}: {error}", path.display()));
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|error| failed(error.to_string()))?;
+    let file = state_file::open_or_create(&path).map_err(|error| failed(error.to_string()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(failed(

@@ -7,9 +7,6 @@
 //! | `expected` | each minion that a job was meant for | `job`, `minion` |
 //! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return) |
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,11 +58,6 @@ CREATE INDEX IF NOT EXISTS returns_minion ON returns (minion);
 PRAGMA user_version = 1;
 COMMIT;
 ";
-
-/// Makes an empty file that only the daemon's user can read, unless there is one.
-pub(super) fn create_if_missing(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
-}
 
 pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
@@ -28,6 +28,7 @@ use tracing::error;
 use crate::event::Event;
 use crate::redact::Redaction;
 use crate::state::SinkState;
+use crate::state_file;
 use crate::units::Span;
 
 mod file;
@@ -192,7 +193,7 @@ impl Jobs {
             }
             // The connection goes; the next write opens the file anew, or a new file.
             Err(cause) => {
-                if is_damaged(&cause) {
+                if state_file::is_damaged(&cause) {
                     drop(connection);
                     self.put_aside(&cause);
                 }
@@ -218,6 +219,8 @@ impl Jobs {
         let connection = match idle {
             Some(connection) => Some(connection),
             None if !self.has_file() => None,
+            // One that is elsewhere is not read: a command may run as root.
+            None if state_file::is_foreign(&self.0.path) => None,
             None => file::open_to_read(&self.0.path)
                 .map_err(|cause| self.failed("open it to read", cause))?,
         };
@@ -234,13 +237,18 @@ impl Jobs {
 
     fn open_or_replace(&self) -> Result<Connection, JobsError> {
         let path = &self.0.path;
-        file::create_if_missing(path)
-            .map_err(|cause| JobsError::Open { path: path.clone(), cause })?;
+        if state_file::is_foreign(path) {
+            self.put_aside(&"it is no regular file");
+        }
+        let create = || {
+            let created = state_file::open_or_create(path);
+            created.map_err(|cause| JobsError::Open { path: path.clone(), cause })
+        };
+        create()?;
         match file::open(path) {
-            Err(cause) if is_damaged(&cause) => {
+            Err(cause) if state_file::is_damaged(&cause) => {
                 self.put_aside(&cause);
-                file::create_if_missing(path)
-                    .map_err(|cause| JobsError::Open { path: path.clone(), cause })?;
+                create()?;
                 file::open(path)
             }
             other => other,
@@ -249,29 +257,21 @@ impl Jobs {
     }
 
     /// A damaged file would fail for ever, and what is in it is not worth that.
-    fn put_aside(&self, why: &rusqlite::Error) {
+    fn put_aside(&self, why: &dyn fmt::Display) {
         {
             let mut readers = lock(&self.0.readers);
             readers.idle.clear();
             readers.replaced += 1;
         }
-        let aside = self.0.path.with_extension("db.damaged");
-        let (job_cache, to) = (self.0.path.display(), aside.display());
-        error!(%job_cache, %to, error = %why, "the job cache is damaged; it is put aside for a new one");
-        for ending in ["", "-wal", "-shm"] {
-            let name = |path: &Path| PathBuf::from(format!("{}{ending}", path.display()));
-            // What cannot be moved fails again, at the next write, and says so.
-            let _ = std::fs::rename(name(&self.0.path), name(&aside));
+        if let Err(error) = state_file::put_aside(&self.0.path, why) {
+            // It fails again at the next write.
+            error!(job_cache = %self.0.path.display(), %error, "it is damaged and cannot be put aside");
         }
     }
 
     fn failed(&self, doing: &'static str, cause: rusqlite::Error) -> JobsError {
         JobsError::Database { doing, path: self.0.path.clone(), cause }
     }
-}
-
-fn is_damaged(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// A poisoned lock holds nothing that could be half done: a transaction that is not committed is none.

@@ -470,6 +470,8 @@ mod tests {
         .unwrap();
         jobs.save_load(JID, &packed(&published()), &[]).unwrap();
         assert!(jobs.get_load(JID).unwrap().is_some());
-        assert!(folder.path().join("job-cache.db.damaged").exists());
+        let names = std::fs::read_dir(folder.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|name| name.starts_with("job-cache.db.damaged-")).count(), 1);
     }
 }

@@ -1,10 +1,13 @@
 //! The few things that the spill asks of a file system, so that its tests can put a disk under it
 //! that loses unsynced writes, tears them, fills up and fails.
 
-use std::fs::{self, File, OpenOptions};
+use std::fmt::Display;
+use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use crate::state_file;
 
 /// A folder of files. A clone is the same folder.
 pub trait Disk: Clone + Send + 'static {
@@ -19,6 +22,10 @@ pub trait Disk: Clone + Send + 'static {
     fn open(&self, name: &str) -> io::Result<Self::File>;
     /// Gives a file another name, in place of the one that has it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Gives a damaged file another name, which says so.
+    fn put_aside(&self, name: &str, _why: &dyn Display) -> io::Result<()> {
+        self.rename(name, &format!("{name}.damaged"))
+    }
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes what was created, renamed and removed last through a power failure.
@@ -40,14 +47,15 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A folder of the real file system. Files are made 0600 in a folder of 0700.
+/// A folder of the real file system. Files are made 0600 in a folder of 0700, with the owner of the
+/// folder above.
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
 
 impl Folder {
     /// The folder at `path`, made if it is not there.
     pub fn create(path: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        state_file::create_directory(path)?;
         Ok(Folder(path.to_owned()))
     }
 
@@ -86,16 +94,19 @@ impl Disk for Folder {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create_new(true).mode(0o600).open(self.0.join(name))
+        state_file::create(&self.0.join(name))
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).append(true).open(self.0.join(name))
+        state_file::open(&self.0.join(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.0.join(from), self.0.join(to))
+    }
+
+    fn put_aside(&self, name: &str, why: &dyn Display) -> io::Result<()> {
+        state_file::put_aside(&self.0.join(name), why)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -11,35 +11,43 @@ const NEW: &str = "queue-id.new";
 /// Longer than an id is written.
 const MOST: usize = 64;
 
-/// The id of the queue in this folder. Made at random once; when this returns, it lasts.
+/// The id of the queue in this folder. Made at random once; when this returns, it lasts. What is there
+/// and cannot be understood is put aside. A file that cannot be read now is an error: a new id in its
+/// place would be another queue's.
 pub fn of<D: Disk>(disk: &D) -> io::Result<u128> {
-    if let Some(id) = read(disk)? {
-        return Ok(id);
+    match disk.open(NAME) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => {
+            let mut bytes = [0; MOST];
+            let read = opened?.read_at(&mut bytes, 0)?;
+            let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default());
+            match u128::from_str_radix(text.trim(), 16) {
+                Ok(id) => return Ok(id),
+                Err(error) => disk.put_aside(NAME, &error)?,
+            }
+        }
     }
+    let id = random();
+    note(disk, id)?;
+    Ok(id)
+}
+
+/// A new one.
+pub fn random() -> u128 {
+    u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..))
+}
+
+/// Writes the id down, whole or not at all; when this returns, it lasts.
+pub fn note<D: Disk>(disk: &D, id: u128) -> io::Result<()> {
     match disk.remove(NEW) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
     let file = disk.create(NEW)?;
     file.append(&mut [IoSlice::new(format!("{id:032x}\n").as_bytes())])?;
     file.sync()?;
     disk.rename(NEW, NAME)?;
-    disk.sync_names()?;
-    Ok(id)
-}
-
-/// `None` if there is none that can be understood. A file that cannot be read now is an error: a new
-/// id in its place would be another queue's.
-fn read<D: Disk>(disk: &D) -> io::Result<Option<u128>> {
-    let file = match disk.open(NAME) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    let mut bytes = [0; MOST];
-    let read = file.read_at(&mut bytes, 0)?;
-    let text = std::str::from_utf8(bytes.get(..read).unwrap_or_default()).unwrap_or_default();
-    Ok(u128::from_str_radix(text.trim(), 16).ok())
+    disk.sync_names()
 }
 
 #[cfg(test)]

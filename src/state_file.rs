@@ -1,0 +1,180 @@
+//! The files of the daemon's state: how they are made, and put aside when they are damaged.
+//!
+//! A new file has the owner of its directory, also where root makes it by a command beside a daemon
+//! that runs as another user: else the daemon could not write it. No symbolic link is followed.
+//! Nothing is ever deleted here.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use tracing::error;
+
+use crate::metrics::{self, Tally};
+
+/// What SQLite has beside a database. Renamed before it: a new database must not find an old log.
+const BESIDE: [&str; 2] = ["-wal", "-shm"];
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// Opens a file to read, and to write at its end.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    options().open(path)
+}
+
+/// Makes a file, which must not be there; only its owner can read it.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let file = options().create_new(true).open(path)?;
+    if let Some((user, group)) = owner_besides_root(path)? {
+        fchown(&file, Some(user), Some(group))?;
+    }
+    Ok(file)
+}
+
+/// Opens a file, or makes it if it is not there.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(path),
+            created => created,
+        },
+        opened => opened,
+    }
+}
+
+/// Makes a directory that only its owner can enter, and those above it, unless they are there.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        create_directory(above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => match owner_besides_root(path)? {
+            Some((user, group)) => lchown(path, Some(user), Some(group)),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Who is to own a new file, user and group, if root makes it and its directory is another's.
+fn owner_besides_root(path: &Path) -> io::Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = fs::metadata(above.unwrap_or(Path::new(".")))?;
+    Ok((above.uid() != 0).then(|| (above.uid(), above.gid())))
+}
+
+/// Whether something is there that no state file ever is: a directory, a symbolic link, a device.
+pub(crate) fn is_foreign(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
+}
+
+/// Gives a damaged file, and what SQLite has beside it, a name that says so, and tells why it had to be.
+pub(crate) fn put_aside(path: &Path, why: &dyn std::fmt::Display) -> io::Result<()> {
+    let aside = free_name(path);
+    for ending in BESIDE {
+        match fs::rename(with_ending(path, ending), with_ending(&aside, ending)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::rename(path, &aside)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Tally::new(metrics::STATE_FILES_PUT_ASIDE, &[&name]).add(1);
+    let (file, to) = (path.display(), aside.display());
+    error!(%file, %to, error = %why, "a state file is damaged; it is put aside and begun anew");
+    Ok(())
+}
+
+/// `PATH.damaged-TIME`, with a number behind it if that is taken.
+fn free_name(path: &Path) -> PathBuf {
+    let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let numbers = (1..).map(|number| match number {
+        1 => String::new(),
+        number => format!("-{number}"),
+    });
+    let mut names = numbers.map(|number| with_ending(path, &format!(".damaged-{time}{number}")));
+    let is_free = |name: &PathBuf| name.symlink_metadata().is_err();
+    names.find(is_free).unwrap_or_else(|| with_ending(path, ".damaged"))
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name: OsString = path.into();
+    name.push(OsStr::new(ending));
+    PathBuf::from(name)
+}
+
+/// Whether SQLite says that a file is no database, or a damaged one. A disk that is full, or fails,
+/// says nothing of the file.
+pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_aside_is_kept_under_a_name_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        for round in ["first", "second"] {
+            fs::write(&path, round).unwrap();
+            fs::write(with_ending(&path, "-wal"), round).unwrap();
+            put_aside(&path, &"a test").unwrap();
+        }
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let (logs, files): (Vec<_>, Vec<_>) =
+            names.partition(|name| name.to_str().unwrap().ends_with("-wal"));
+        for names in [logs, files] {
+            let mut texts: Vec<_> =
+                names.iter().map(|name| fs::read_to_string(name).unwrap()).collect();
+            texts.sort();
+            assert_eq!(texts, ["first", "second"]);
+        }
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (elsewhere, link) = (folder.path().join("elsewhere"), folder.path().join("link"));
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        assert!(open_or_create(&link).is_err());
+        fs::write(&elsewhere, "secret").unwrap();
+        assert!(open_or_create(&link).is_err());
+        assert!(is_foreign(&link) && is_foreign(folder.path()) && !is_foreign(&elsewhere));
+    }
+
+    #[test]
+    fn what_root_makes_has_the_owner_of_the_directory() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can make files of another owner");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        lchown(folder.path(), Some(12_345), Some(12_346)).unwrap();
+        create_directory(&folder.path().join("spill/db")).unwrap();
+        drop(open_or_create(&folder.path().join("spill/db/progress")).unwrap());
+        for name in ["spill", "spill/db", "spill/db/progress"] {
+            let metadata = fs::metadata(folder.path().join(name)).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (12_345, 12_346), "{name}");
+        }
+    }
+}

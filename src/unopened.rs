@@ -1,0 +1,229 @@
+//! A sink whose spill cannot be opened: a disk that is full, a file where a directory should be, no
+//! permission. It is parked with the reason and nobody else is held up. Its events wait in memory, as
+//! far as that goes, and the spill is tried again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::backoff::Backoff;
+use crate::chunk::Share;
+use crate::doorbell::Receiver;
+use crate::redact::Redaction;
+use crate::running_sink::Feed;
+use crate::spooler::{Left, Order};
+use crate::state::SinkState;
+
+/// The waits between two tries.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// What takes a sink's events until its spill can be opened. All that it has is the sink's thread's.
+pub(crate) struct Unopened {
+    pub(crate) state: Arc<SinkState>,
+    /// Memory that events may take, by weight.
+    pub(crate) memory_bound: usize,
+    /// What is hidden of the events, if something is: what is handed on has it hidden already.
+    pub(crate) redaction: Option<Arc<Redaction>>,
+    /// The drain deadline has passed.
+    pub(crate) give_up: CancellationToken,
+}
+
+/// What waits in memory.
+struct Held {
+    events: usize,
+    weight: usize,
+}
+
+impl Unopened {
+    /// Tries until the spill is open, or the sink has to end or to leave. The order that says so is
+    /// left to whom the spill is handed, with what came meanwhile.
+    pub(crate) fn wait<T>(
+        &self,
+        mut reason: String,
+        mut feed: Feed,
+        orders: &Receiver<Order>,
+        open: impl Fn() -> Result<T, String>,
+    ) -> Result<(T, Feed), Left> {
+        let mut backoff = Backoff::new(FIRST, LONGEST);
+        feed.shares.bell().attend();
+        let mut held = Held {
+            events: feed.inherited.iter().map(Share::len).sum(),
+            weight: feed.inherited.iter().map(Share::weight).sum(),
+        };
+        loop {
+            self.state.failed(&reason);
+            if self.state.set_unopened(Some(&reason)) {
+                error!(
+                    sink = self.state.name,
+                    error = reason,
+                    "the sink is parked until its spill can be opened; it is tried again"
+                );
+            }
+            let until = Instant::now() + backoff.delay(None);
+            let must_end = self.gather(&mut feed, &mut held, orders, until);
+            match open() {
+                Ok(opened) => {
+                    self.state.set_unopened(None);
+                    info!(sink = self.state.name, "the spill is open now");
+                    return Ok((opened, feed));
+                }
+                Err(_) if must_end => return Err(self.end(feed, orders)),
+                Err(error) => reason = error,
+            }
+        }
+    }
+
+    /// Takes what comes until then; `true` if the sink has to end, or to leave.
+    fn gather(
+        &self,
+        feed: &mut Feed,
+        held: &mut Held,
+        orders: &Receiver<Order>,
+        until: Instant,
+    ) -> bool {
+        loop {
+            if !orders.is_empty() || self.give_up.is_cancelled() {
+                return true;
+            }
+            match feed.shares.take() {
+                Poll::Ready(Some(share)) => self.take(share, &mut feed.inherited, held),
+                Poll::Ready(None) => return true,
+                Poll::Pending => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    // The token rings no bell.
+                    feed.shares.bell().wait(left.min(FIRST));
+                }
+            }
+        }
+    }
+
+    fn take(&self, share: Share, waiting: &mut VecDeque<Share>, held: &mut Held) {
+        let mut share = match &self.redaction {
+            Some(redaction) => redaction.of_share(share),
+            None => share,
+        };
+        share.forget_encoding();
+        if !waiting.is_empty() && held.weight + share.weight() > self.memory_bound {
+            self.state.dropped_disk.add(share.len() as u64);
+            return;
+        }
+        held.weight += share.weight();
+        held.events += share.len();
+        waiting.push_back(share);
+        self.state.queue_events.set_count(held.events);
+        self.state.queue_bytes.set_count(held.weight);
+        self.state.set_oldest(waiting.front().map(Share::received));
+    }
+
+    /// Hands on what came to who takes over, or gives it up.
+    fn end(&self, feed: Feed, orders: &Receiver<Order>) -> Left {
+        let Feed { shares, inherited } = feed;
+        let leaves = matches!(orders.take(), Poll::Ready(Some(order)) if order != Order::End);
+        if leaves {
+            return Left { on_disk: 0, shares: Some(shares), in_memory: inherited.into() };
+        }
+        let lost = inherited.iter().map(Share::len).sum::<usize>()
+            + shares.try_iter().map(|share| share.len()).sum::<usize>();
+        self.state.dropped_disk.add(lost as u64);
+        self.state.queue_events.set_count(0);
+        self.state.queue_bytes.set_count(0);
+        self.state.set_oldest(None);
+        error!(
+            sink = self.state.name,
+            events = lost,
+            "the spill could not be opened to the end; what waited in memory is lost"
+        );
+        Left { on_disk: 0, shares: None, in_memory: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::chunk::Chunk;
+    use crate::doorbell::{Bell, channel};
+    use crate::event::{Event, Origin};
+
+    fn share(tag: &str) -> Share {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        Share::all(Arc::new(Chunk::new(origin, 7, vec![Event::new(tag, b"\x80")])))
+    }
+
+    fn unopened(memory_bound: usize) -> Unopened {
+        let state = Arc::new(SinkState::new("db", "test"));
+        Unopened { state, memory_bound, redaction: None, give_up: CancellationToken::new() }
+    }
+
+    #[test]
+    fn events_wait_in_memory_until_the_spill_can_be_opened() {
+        let unopened = unopened(1 << 20);
+        let state = Arc::clone(&unopened.state);
+        let (shares, shares_out) = channel(4, &Bell::default());
+        let (_orders, orders_out) = channel(2, shares_out.bell());
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let mended = Arc::new(AtomicBool::new(false));
+        let is_mended = Arc::clone(&mended);
+        let open = move || match is_mended.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err("no space".to_owned()),
+        };
+        let waiting =
+            thread::spawn(move || unopened.wait("no space".to_owned(), feed, &orders_out, open));
+        shares.send(share("a")).unwrap();
+        shares.send(share("b")).unwrap();
+        while state.queue_events.get() < 2.0 {
+            thread::yield_now();
+        }
+        assert_eq!(state.parked().as_deref(), Some("no space"));
+        mended.store(true, Ordering::SeqCst);
+        let Ok(((), feed)) = waiting.join().unwrap() else { panic!("it must be open") };
+        let tags: Vec<_> = feed.inherited.iter().flat_map(Share::events).map(Event::tag).collect();
+        assert_eq!((tags, state.parked(), state.dropped()), (vec!["a", "b"], None, 0));
+    }
+
+    #[test]
+    fn what_memory_cannot_hold_and_what_is_left_at_the_end_is_counted() {
+        let one = share("a").weight();
+        let unopened = unopened(one);
+        let (shares, shares_out) = channel(4, &Bell::default());
+        let (_orders, orders_out) = channel(2, shares_out.bell());
+        for tag in ["a", "b", "c"] {
+            shares.send(share(tag)).unwrap();
+        }
+        drop(shares);
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let open = || Err::<(), _>("no space".to_owned());
+        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+            panic!("it cannot be open")
+        };
+        assert_eq!((left.on_disk, left.in_memory.len()), (0, 0));
+        assert_eq!((unopened.state.dropped_disk.get(), unopened.state.dropped()), (3, 3));
+    }
+
+    #[test]
+    fn a_sink_that_changes_hands_on_what_waits() {
+        let unopened = unopened(1 << 20);
+        let (shares, shares_out) = channel(4, &Bell::default());
+        let (orders, orders_out) = channel(2, shares_out.bell());
+        let feed = Feed { shares: shares_out, inherited: [share("a")].into() };
+        orders.send(Order::Leave).unwrap();
+        let open = || Err::<(), _>("no space".to_owned());
+        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+            panic!("it cannot be open")
+        };
+        shares.send(share("b")).unwrap();
+        assert_eq!(left.in_memory.len(), 1);
+        assert_eq!(left.shares.unwrap().recv().unwrap().len(), 1);
+    }
+}
