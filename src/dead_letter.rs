@@ -307,6 +307,23 @@ impl DeadLetters {
         None
     }
 
+    /// The state directory was removed or replaced: the letters, which are in an open file without a
+    /// name, are copied into a new file, unless there is one already.
+    pub fn renew(&self) {
+        let mut desk = self.lock();
+        let Some(connection) = desk.connection.take().filter(|_| !self.path.exists()) else {
+            return;
+        };
+        let copied =
+            state_file::create(&self.path).map_err(|error| error.to_string()).and_then(|_| {
+                let path = self.path.to_string_lossy();
+                connection.execute("VACUUM INTO ?", [path]).map_err(|error| error.to_string())
+            });
+        if let Err(error) = copied {
+            error!(error, "the dead letters of the state directory that was removed are lost");
+        }
+    }
+
     /// Works with the database, which is opened for it if it is not open.
     fn with<T>(
         &self,

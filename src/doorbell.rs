@@ -34,7 +34,8 @@ impl Bell {
         thread::park_timeout(limit);
     }
 
-    fn ring(&self) {
+    /// Lets the thread look, for something that is in no channel.
+    pub fn ring(&self) {
         if let Some(thread) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             thread.unpark();
         }

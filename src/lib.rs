@@ -59,6 +59,7 @@ pub mod spill;
 pub mod spill_desk;
 pub mod spooler;
 pub mod state;
+pub mod state_dir;
 mod state_file;
 mod tls;
 pub mod trimmed;

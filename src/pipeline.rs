@@ -580,6 +580,15 @@ impl Pipeline {
         self.state.set_sources(states.collect());
     }
 
+    /// The state directory was removed or replaced: all that has files there begins them anew.
+    pub fn renew(&self) {
+        self.sinks.iter().for_each(RunningSink::renew);
+        if let Some(letters) = &self.means.dead_letters {
+            letters.renew();
+        }
+        self.jobs.renew();
+    }
+
     /// Waits until every part has ended: the sources because they were told to stop or had no more,
     /// the others because everything is settled or given up. The first failure is the result; a
     /// sink that is parked is one. May be broken off and called again.

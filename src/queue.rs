@@ -835,9 +835,21 @@ impl<D: Disk> Queue<D> {
         let left = self.len() as u64;
         let lost = match self.config.mode {
             SpillMode::Memory => left,
-            SpillMode::Overflow | SpillMode::Durable => self.save_memory(),
+            SpillMode::Overflow | SpillMode::Durable => self.save_memory() + self.gone(),
         };
         (left.saturating_sub(lost), lost + held)
+    }
+
+    /// Events that were on disk alone, in a folder that was removed.
+    fn gone(&self) -> u64 {
+        let gone_below = self.spill.as_ref().map_or(0, Spill::gone_below);
+        gone_below.saturating_sub(self.memory_end())
+    }
+
+    /// The spill's folder was removed or replaced; it goes on in a new one.
+    pub fn renew(&mut self) -> io::Result<()> {
+        self.in_flight.iter_mut().for_each(|flying| flying.has_refuge = false);
+        self.spill.as_mut().map_or(Ok(()), |spill| spill.renew(self.id))
     }
 
     /// Makes segments of what is in memory alone. Returns how many events could not be saved.

@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,7 +31,7 @@ use crate::chunk::Share;
 use crate::config::SinkConfig;
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
-use crate::doorbell::{Receiver, Sender, channel};
+use crate::doorbell::{Bell, Receiver, Sender, channel};
 use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
 use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
@@ -83,6 +84,9 @@ pub(crate) struct RunningSink {
     give_up: CancellationToken,
     left: oneshot::Receiver<Left>,
     gone: CancellationToken,
+    /// The spill's folder was removed or replaced.
+    renew: Arc<AtomicBool>,
+    bell: Bell,
 }
 
 /// A sink that was removed and has not ended yet.
@@ -104,8 +108,8 @@ impl RunningSink {
         let give_up = means.give_up.child_token();
         state.queue_max_bytes.set_count(sink.spill.memory_bound());
         state.spill_max_bytes.set_whole(sink.spill.disk_bound());
-        let bell = feed.shares.bell();
-        let (settled, settled_out) = channel::<Settled>(sink.writers * BATCHES_PER_WRITER, bell);
+        let bell = feed.shares.bell().clone();
+        let (settled, settled_out) = channel::<Settled>(sink.writers * BATCHES_PER_WRITER, &bell);
         let shared = Arc::new(Shared {
             retry: sink.retry,
             breaker: Breaker::default(),
@@ -135,20 +139,21 @@ impl RunningSink {
             };
             writers.spawn(Arc::clone(&sink.driver).drive(writer));
         }
-        let (orders, orders_out) = channel(ORDERS, bell);
-        let (enquiries, enquiries_out) = channel(ENQUIRIES, bell);
+        let (orders, orders_out) = channel(ORDERS, &bell);
+        let (enquiries, enquiries_out) = channel(ENQUIRIES, &bell);
         means.desks.open(&sink.name, enquiries);
         let means = (means.stop.clone(), means.state_dir.clone());
         let (limits, spill, name) = (sink.limits, sink.spill, sink.name.clone());
         let shown = Arc::clone(&state);
         let cut_off = give_up.clone();
         let redaction = Redaction::new(&sink.redact, &sink.name);
+        let renew = Arc::new(AtomicBool::new(false));
+        let renewed = Arc::clone(&renew);
         let spooler = Thread::start(&format!("spool {}", sink.name), move || {
             let (stop, state_dir) = means;
             let unopened = Unopened {
                 state: Arc::clone(&shown),
                 memory_bound: spill.memory_bound(),
-                redaction: redaction.clone(),
                 give_up: cut_off.clone(),
             };
             let open = || open_queue(&name, spill, &state_dir);
@@ -174,6 +179,7 @@ impl RunningSink {
                 stop,
                 give_up: cut_off,
                 inherited,
+                renew: renewed,
             };
             spooler.run()
         })?;
@@ -202,7 +208,13 @@ impl RunningSink {
             outcome
         });
         let fingerprint = sink.fingerprint;
-        Ok(RunningSink { fingerprint, state, orders, give_up, left, gone })
+        Ok(RunningSink { fingerprint, state, orders, give_up, left, gone, renew, bell })
+    }
+
+    /// The state directory was removed or replaced: the spill goes on in a new folder.
+    pub(crate) fn renew(&self) {
+        self.renew.store(true, Ordering::Release);
+        self.bell.ring();
     }
 
     /// Ends the sink for another to take over. Once `stop` is cancelled it is not waited for.

@@ -25,12 +25,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::batch::{Batch, BatchLimits};
 use crate::chunk::Share;
@@ -84,6 +85,8 @@ pub struct Spooler<D: Disk = Folder> {
     pub give_up: CancellationToken,
     /// What the spooler before this one could not leave on disk; comes before all that is new.
     pub inherited: VecDeque<Share>,
+    /// Set when the spill's folder was removed or replaced.
+    pub renew: Arc<AtomicBool>,
 }
 
 /// Orders that one spooler can get: to leave, and to leave at once.
@@ -127,6 +130,8 @@ struct Course<D: Disk> {
     unsynced: VecDeque<Unsynced>,
     /// When to note what was acknowledged; `None` while nothing was.
     note_at: Option<Instant>,
+    /// When to begin the spill anew; `None` while its folder is there.
+    renew_at: Option<Instant>,
     syncer: Syncer<D>,
 }
 
@@ -140,6 +145,7 @@ impl<D: Disk> Course<D> {
             at_once: false,
             unsynced: VecDeque::new(),
             note_at: Some(now + NOTE),
+            renew_at: None,
             syncer,
         }
     }
@@ -214,6 +220,9 @@ impl<D: Disk> Spooler<D> {
 
     /// What has happened, shares last: there may be no end of them.
     fn look(&self, course: &Course<D>) -> Poll<Happening<D>> {
+        if self.renew.load(Ordering::Acquire) {
+            return Poll::Ready(Happening::Time);
+        }
         if let Poll::Ready(order) = self.orders.take() {
             return Poll::Ready(order.map_or(Happening::NoMoreOrders, Happening::Order));
         }
@@ -235,6 +244,7 @@ impl<D: Disk> Spooler<D> {
 
     /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
     fn round(&mut self, course: &mut Course<D>, now: Instant) -> Option<Duration> {
+        self.renew(course, now);
         self.inherit(course, now);
         // Before anything follows from what came after them: the writers are cut off behind `Leave`.
         while let Poll::Ready(Some(order)) = self.orders.take() {
@@ -247,6 +257,20 @@ impl<D: Disk> Spooler<D> {
         self.upkeep(course, now);
         self.show();
         Some(self.wait(course, now))
+    }
+
+    /// Begins the spill anew if its folder was removed or replaced.
+    fn renew(&mut self, course: &mut Course<D>, now: Instant) {
+        if self.renew.swap(false, Ordering::AcqRel) {
+            course.renew_at = Some(now);
+        }
+        if course.renew_at.take_if(|at| *at <= now).is_some()
+            && let Err(error) = self.queue.renew()
+        {
+            let sink = &self.state.name;
+            error!(sink, %error, "the spill cannot be begun anew; it is tried again");
+            course.renew_at = Some(now + NOTE);
+        }
     }
 
     /// Takes what has happened.
@@ -468,7 +492,8 @@ impl<D: Disk> Spooler<D> {
         let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
         let sync = self.sync_due(course);
         let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
-        let first = [batch, sync, course.note_at, unblock].into_iter().flatten().min();
+        let first =
+            [batch, sync, course.note_at, course.renew_at, unblock].into_iter().flatten().min();
         first.map_or(IDLE, |at| at.saturating_duration_since(now))
     }
 

@@ -13,7 +13,6 @@ use tracing::{error, info};
 use crate::backoff::Backoff;
 use crate::chunk::Share;
 use crate::doorbell::Receiver;
-use crate::redact::Redaction;
 use crate::running_sink::Feed;
 use crate::spooler::{Left, Order};
 use crate::state::SinkState;
@@ -27,8 +26,6 @@ pub(crate) struct Unopened {
     pub(crate) state: Arc<SinkState>,
     /// Memory that events may take, by weight.
     pub(crate) memory_bound: usize,
-    /// What is hidden of the events, if something is: what is handed on has it hidden already.
-    pub(crate) redaction: Option<Arc<Redaction>>,
     /// The drain deadline has passed.
     pub(crate) give_up: CancellationToken,
 }
@@ -105,11 +102,7 @@ impl Unopened {
         }
     }
 
-    fn take(&self, share: Share, waiting: &mut VecDeque<Share>, held: &mut Held) {
-        let mut share = match &self.redaction {
-            Some(redaction) => redaction.of_share(share),
-            None => share,
-        };
+    fn take(&self, mut share: Share, waiting: &mut VecDeque<Share>, held: &mut Held) {
         share.forget_encoding();
         if !waiting.is_empty() && held.weight + share.weight() > self.memory_bound {
             self.state.dropped_disk.add(share.len() as u64);
@@ -162,7 +155,7 @@ mod tests {
 
     fn unopened(memory_bound: usize) -> Unopened {
         let state = Arc::new(SinkState::new("db", "test"));
-        Unopened { state, memory_bound, redaction: None, give_up: CancellationToken::new() }
+        Unopened { state, memory_bound, give_up: CancellationToken::new() }
     }
 
     #[test]

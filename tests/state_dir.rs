@@ -117,3 +117,92 @@ fn none_is_of_root(folder: &Path) {
         }
     }
 }
+
+/// A sink that is down until [`mend`] is called.
+fn broken(place: &Place) -> Value {
+    json!({ "out": file(place, "later/out") })
+}
+
+fn mend(place: &Place) {
+    fs::create_dir(place.path("later")).unwrap();
+}
+
+fn stored(place: &Place) -> Vec<u64> {
+    numbers(&place.path("later/out"))
+}
+
+/// Removes the state directory, and waits until it is there again.
+fn remove(place: &Place, daemon: &Daemon) {
+    // The daemon may just be making it again.
+    until("it is removed", || {
+        let _ = fs::remove_dir_all(place.state_dir());
+        !place.state_dir().join("lock").exists()
+    });
+    let spill = place.state_dir().join("spill/out");
+    until("it is there again", || {
+        daemon.log.lock().unwrap().contains("state_dir was removed or replaced")
+            && place.state_dir().join("lock").exists()
+            && place.state_dir().join("dead-letters.db").exists()
+            && spill.join("queue-id").exists()
+            && spill.join("progress").exists()
+    });
+}
+
+#[test]
+fn a_state_dir_that_is_removed_while_a_sink_is_down_costs_no_event() {
+    let place = Place::new(2000, None);
+    // More than memory holds, so that some is read back from files that have no name any more.
+    let mut sinks = broken(&place);
+    sinks["out"]["spill"] = json!({ "memory": "64KiB", "max_bytes": "64MiB" });
+    let daemon = Daemon::start(&place.configure(&sinks, &json!({})));
+    until("the bus is read", || place.bus.base().1 > 0);
+    place.bus.send_up_to(500);
+    until("they are in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 499.0);
+    remove(&place, &daemon);
+    place.bus.send_up_to(1000);
+    until("more is in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 999.0);
+    let segments = names(&place.state_dir().join("spill/out"));
+    assert!(segments.iter().any(|name| name.contains(".seg")), "{segments:?}");
+    mend(&place);
+    let all: Vec<u64> = (0..1000).collect();
+    until("all is stored, in order", || stored(&place) == all);
+    until("it is ready", || daemon.get("/readyz") == "ready\n");
+    assert_eq!(daemon.dropped("out", ""), 0);
+    assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn what_comes_after_a_state_dir_was_removed_survives_a_kill() {
+    let place = Place::new(20, None);
+    let config = place.configure(&broken(&place), &json!({}));
+    let daemon = Daemon::start(&config);
+    until("the bus is read", || place.bus.base().1 > 0);
+    place.bus.send_up_to(100);
+    until("they are in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 99.0);
+    remove(&place, &daemon);
+    place.bus.send_up_to(200);
+    until("more is in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 199.0);
+    daemon.kill();
+    mend(&place);
+    let daemon = Daemon::start(&config);
+    until("what came after is stored", || stored(&place) == (100..200).collect::<Vec<_>>());
+    assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn a_state_dir_that_another_daemon_has_taken_ends_this_one() {
+    let place = Place::new(20, None);
+    let daemon = Daemon::start(&place.configure(&broken(&place), &json!({})));
+    until("it is there", || place.state_dir().join("dead-letters.db").exists());
+    let other = place.path("other");
+    fs::create_dir(&other).unwrap();
+    let lock = fs::File::create(other.join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    fs::rename(place.state_dir(), place.path("before")).unwrap();
+    fs::rename(&other, place.state_dir()).unwrap();
+    until("it says so", || {
+        daemon.log.lock().unwrap().contains("another saltern uses this state_dir")
+    });
+    assert!(!daemon.terminate().0.success());
+    assert!(!place.state_dir().join("dead-letters.db").exists(), "it has left the other's alone");
+}

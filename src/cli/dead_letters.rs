@@ -3,7 +3,6 @@
 //! All of it works on the database in the state directory, whether a daemon runs or not. A replay
 //! only marks letters: the daemon looks for them every second and hands them to their sinks.
 
-use std::fs::{File, TryLockError};
 use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use super::spill::{rfc3339, table};
 use super::{Failure, Output, load, print, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
 use crate::sink::chain;
+use crate::state_dir::is_taken;
 
 /// How long a replay may stand still before the command gives up waiting.
 const STANDSTILL: Duration = Duration::from_secs(15);
@@ -222,7 +222,7 @@ fn replay(
     if marked == 0 || no_wait {
         return Ok(());
     }
-    if !daemon_runs(state_dir) {
+    if !is_taken(state_dir) {
         return print("no daemon runs on this state directory; they go when it starts\n");
     }
     runtime()?.block_on(wait(letters))
@@ -257,12 +257,6 @@ async fn wait(letters: &DeadLetters) -> Result<(), Failure> {
         eprintln!();
     }
     print("handed to their sinks; what is refused again comes back as a new letter\n")
-}
-
-/// Whether a daemon holds the lock of the state directory.
-fn daemon_runs(state_dir: &Path) -> bool {
-    let Ok(file) = File::open(state_dir.join("lock")) else { return false };
-    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
 fn counted(count: usize) -> String {

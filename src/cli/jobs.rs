@@ -20,6 +20,7 @@ use super::{Failure, Output, load, print, run, runtime};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{Outcome, PAGE, Selection};
 use crate::sink::chain;
+use crate::state_dir::is_taken;
 
 /// How often a watch looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -155,7 +156,7 @@ impl Cache {
         }
         let loaded = load(config)?;
         let state_dir = &loaded.general.state_dir;
-        if loaded.general.http.listen.is_some() && run::is_running(state_dir) {
+        if loaded.general.http.listen.is_some() && is_taken(state_dir) {
             return Daemon::find(config, None).map(Cache::Daemon);
         }
         let jobs = Jobs::new(state_dir);

@@ -1,11 +1,12 @@
 //! `saltern run`: the daemon.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -16,8 +17,9 @@ use crate::metrics::{self, Tally};
 use crate::pipeline::Pipeline;
 use crate::reload::ReloadError;
 use crate::shutdown::{self, Shutdown, Signals};
-use crate::sink::chain;
-use crate::state_file;
+use crate::sink::{blocking, chain};
+use crate::state::State;
+use crate::state_dir::{StateDir, StateDirError};
 
 /// How long to wait for threads that still work for a store when all else has ended.
 const THREADS: Duration = Duration::from_secs(2);
@@ -69,10 +71,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
 ) -> Result<(), Failure> {
     let failed = |message: String| Failure::Running(message);
     let general = &config.general;
-    state_file::create_directory(&general.state_dir).map_err(|error| {
-        failed(format!("cannot create state_dir {}: {error}", general.state_dir.display()))
-    })?;
-    let _lock = lock(&general.state_dir)?;
+    let mut state_dir = take(&general.state_dir)?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
     let shutdown = &signals.shutdown;
@@ -101,6 +100,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     );
     shutdown::notify(&[NotifyState::Ready]);
 
+    let state = Arc::clone(&pipeline.state);
     let working = async {
         let mut beside = std::pin::pin!(beside);
         let mut deadline = general.shutdown_deadline;
@@ -109,6 +109,10 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
                 outcome = pipeline.ended() => return outcome,
                 () = shutdown.stop.cancelled() => break,
                 () = &mut beside => break,
+                () = state_dir_changes(&mut state_dir, &state) => {
+                    pipeline.renew();
+                    continue;
+                }
                 // Never fails: the sender lives as long as the signals are heard.
                 _ = reopen.changed() => {}
             }
@@ -121,6 +125,10 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
             }
         }
         shutdown.stop.cancel();
+        // What is left goes there. What cannot be made anew has been reported.
+        if take_again(&mut state_dir).is_ok_and(|is_new| is_new) {
+            pipeline.renew();
+        }
         info!(%deadline, "stopping");
         shutdown::notify(&[NotifyState::Stopping]);
         pipeline.ended().await
@@ -184,25 +192,42 @@ impl Reloads {
     }
 }
 
-/// Whether a daemon has the state directory.
-pub(super) fn is_running(state_dir: &Path) -> bool {
-    // Shared and let go of at once, so that it is in the way of nobody but a daemon that starts now.
-    let file = File::open(state_dir.join("lock"));
-    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+/// Takes the state directory for this process alone, for as long as what is returned lives.
+pub(super) fn take(state_dir: &Path) -> Result<StateDir, Failure> {
+    StateDir::take(state_dir).map_err(|error| Failure::Running(chain(&error)))
 }
 
-/// Takes the state directory for this process alone, for as long as the file is open.
-pub(super) fn lock(state_dir: &Path) -> Result<File, Failure> {
-    let path = state_dir.join("lock");
-    let failed =
-        |error: String| Failure::Running(format!("cannot take {}: {error}", path.display()));
-    let file = state_file::open_or_create(&path).map_err(|error| failed(error.to_string()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(failed(
-            "another saltern uses this state_dir; stop it, or give this one a state_dir of its own"
-                .to_owned(),
-        )),
-        Err(TryLockError::Error(error)) => Err(failed(error.to_string())),
+/// How often to look whether the state directory is still the one that was taken.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Waits until the state directory was removed or replaced, and has been taken anew.
+async fn state_dir_changes(state_dir: &mut StateDir, state: &State) {
+    const TROUBLE: &str = "state_dir is gone and cannot be made anew";
+    loop {
+        sleep(LOOK).await;
+        let taken = take_again(state_dir);
+        let trouble = taken.as_ref().err().map(|error| chain(error));
+        if let Some(reason) = &trouble {
+            error!(error = reason, "{TROUBLE}");
+        }
+        state.set_trouble(TROUBLE, trouble);
+        if taken.is_ok_and(|is_new| is_new) {
+            error!("state_dir was removed or replaced while in use, and is begun anew");
+            return;
+        }
     }
+}
+
+/// As [`StateDir::take_again`]. Where another daemon has the directory this one ends at once: what it
+/// would still write would get among the other's files.
+fn take_again(state_dir: &mut StateDir) -> Result<bool, StateDirError> {
+    let taken = blocking(|| state_dir.take_again());
+    if let Err(error @ StateDirError::Taken { .. }) = &taken {
+        error!(
+            error = chain(error),
+            "state_dir was replaced, and another daemon has it; ending at once"
+        );
+        std::process::exit(1);
+    }
+    taken
 }

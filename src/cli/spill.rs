@@ -23,6 +23,7 @@ use crate::spill::disk::Folder;
 use crate::spill::scan::{Depth, Scan, scan};
 use crate::spill::{Read, Spill};
 use crate::spill_desk::Holding;
+use crate::state_dir::is_taken;
 use crate::units::{ByteSize, Span};
 
 #[derive(Args)]
@@ -126,14 +127,14 @@ struct Listed {
 impl Place {
     fn find(config: &Path, state_dir: Option<&Path>) -> Result<Self, Failure> {
         if let Some(state_dir) = state_dir {
-            let running = match run::is_running(state_dir) {
+            let running = match is_taken(state_dir) {
                 true => Running::Mute("it is reached by --config, not by --state-dir"),
                 false => Running::No,
             };
             return Ok(Place { state_dir: state_dir.to_owned(), sinks: None, running });
         }
         let Config { general, sinks, .. } = load(config)?;
-        let running = match run::is_running(&general.state_dir) {
+        let running = match is_taken(&general.state_dir) {
             true if general.http.listen.is_none() => Running::Mute("http.listen is null"),
             true => Running::Yes(Daemon::find(config, None)?),
             false => Running::No,
@@ -323,7 +324,7 @@ impl Place {
         }
         let spills = self.spills(Some(sink))?;
         // The daemon keeps in memory where it reads and writes, so its files are its own.
-        let _lock = run::lock(&self.state_dir)?;
+        let _lock = run::take(&self.state_dir)?;
         let before = u64::try_from(before.as_microsecond()).unwrap_or_default();
         let mut dropped = 0;
         for (_, folder) in spills {

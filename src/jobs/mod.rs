@@ -256,13 +256,21 @@ impl Jobs {
         .map_err(|cause| self.failed("make the tables", cause))
     }
 
+    /// The state directory was removed or replaced: the file that is open is not the one that is there.
+    pub fn renew(&self) {
+        *lock(&self.0.writer) = None;
+        self.forget_readers();
+    }
+
+    fn forget_readers(&self) {
+        let mut readers = lock(&self.0.readers);
+        readers.idle.clear();
+        readers.replaced += 1;
+    }
+
     /// A damaged file would fail for ever, and what is in it is not worth that.
     fn put_aside(&self, why: &dyn fmt::Display) {
-        {
-            let mut readers = lock(&self.0.readers);
-            readers.idle.clear();
-            readers.replaced += 1;
-        }
+        self.forget_readers();
         if let Err(error) = state_file::put_aside(&self.0.path, why) {
             // It fails again at the next write.
             error!(job_cache = %self.0.path.display(), %error, "it is damaged and cannot be put aside");

@@ -28,6 +28,10 @@ pub trait Disk: Clone + Send + 'static {
     }
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes the folder again, if it is gone.
+    fn renew(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes what was created, renamed and removed last through a power failure.
     fn sync_names(&self) -> io::Result<()>;
 }
@@ -110,7 +114,15 @@ impl Disk for Folder {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.0.join(name))
+        match fs::remove_file(self.0.join(name)) {
+            // Somebody removed it, perhaps with the whole folder.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn renew(&self) -> io::Result<()> {
+        state_file::create_directory(&self.0)
     }
 
     fn sync_names(&self) -> io::Result<()> {

@@ -218,6 +218,8 @@ pub struct Spill<D: Disk> {
     bytes: u64,
     torn_bytes: u64,
     torn_events: u64,
+    /// The folder of everything below this sequence is gone; what is there is in open files only.
+    gone_below: u64,
 }
 
 /// Bytes that are to be made to last, outside of the thread that appends.
@@ -267,6 +269,7 @@ impl<D: Disk> Spill<D> {
             bytes: 0,
             torn_bytes: 0,
             torn_events: 0,
+            gone_below: 0,
         };
         // Written anew before the first entry, since its tail may be torn.
         (spill.acknowledged, spill.begun) =
@@ -412,12 +415,37 @@ impl<D: Disk> Spill<D> {
 
     /// Whether the event of this sequence is on disk.
     pub fn holds(&self, sequence: u64) -> bool {
-        self.segments.iter().any(|segment| (segment.first..segment.end).contains(&sequence))
+        let mut segments = self.segments.iter();
+        sequence >= self.gone_below && segments.any(|s| (s.first..s.end).contains(&sequence))
     }
 
     /// The first sequence of the first segment that begins behind this one.
     pub fn segment_behind(&self, sequence: u64) -> Option<u64> {
-        self.segments.iter().map(|segment| segment.first).find(|first| *first > sequence)
+        let mut firsts = self.segments.iter().map(|segment| segment.first);
+        firsts.find(|first| *first > sequence && *first >= self.gone_below)
+    }
+
+    /// The folder was removed, or another is in its place: it is made again, and what comes goes there.
+    /// What was in it is read on from the files that are open.
+    pub fn renew(&mut self, queue: u128) -> io::Result<()> {
+        // An empty segment has a name that may be needed again.
+        self.segments.pop_back_if(|last| last.first == last.end);
+        if std::mem::take(&mut self.is_dirty)
+            && let Some(last) = self.segments.back()
+        {
+            self.sealed.push((last.end, Arc::clone(&last.file)));
+        }
+        self.is_open = false;
+        self.gone_below = self.next;
+        self.progress = None;
+        self.disk.renew()?;
+        queue_id::note(&self.disk, queue)?;
+        self.rewrite_progress()
+    }
+
+    /// The sequence below which events are in no file that has a name, because the folder is gone.
+    pub fn gone_below(&self) -> u64 {
+        self.gone_below
     }
 
     fn begin_segment(&mut self, first: u64, since: u64) -> Result<(), AppendError> {

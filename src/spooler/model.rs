@@ -361,6 +361,7 @@ impl World {
             stop: self.stop.clone(),
             give_up,
             inherited: inherited.into(),
+            renew: Arc::default(),
         };
         let (syncer, jobs, done) = Syncer::new(spooler.shares.bell());
         let mut course = Course::new(count, self.now, syncer);
