@@ -29,6 +29,7 @@ use crate::breaker::Breaker;
 use crate::chunk::Share;
 use crate::config::SinkConfig;
 use crate::dead_letter::DeadLetters;
+use crate::deaths::Deaths;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::doorbell::{Receiver, Sender, channel};
 use crate::jobs::Jobs;
@@ -55,6 +56,8 @@ pub(crate) struct Means {
     pub(crate) jobs: Jobs,
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
+    /// If the process has died so often that what was begun is tried with care.
+    pub(crate) deaths: Option<Arc<Deaths>>,
     /// The daemon has begun to stop.
     pub(crate) stop: CancellationToken,
     /// Its drain deadline has passed.
@@ -110,6 +113,7 @@ impl RunningSink {
             breaker: Breaker::default(),
             rate_limit: sink.rate_limit.map(RateLimit::new),
             dead_letters: means.dead_letters.clone(),
+            deaths: means.deaths.clone(),
             state: Arc::clone(&state),
             parked: CancellationToken::new(),
         });
