@@ -345,7 +345,8 @@ impl<D: Disk> Spooler<D> {
             Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
             Order::End => {
                 // What has come so far. The dispatcher may put in more meanwhile, without end.
-                for share in self.shares.try_iter().take(self.shares.len()) {
+                for _ in 0..self.shares.len() {
+                    let Poll::Ready(Some(share)) = self.shares.take() else { break };
                     match self.queue.is_blocked() {
                         true => self.state.dropped_stop.add(share.len() as u64),
                         false => self.keep(share, now),

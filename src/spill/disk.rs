@@ -10,8 +10,6 @@ use std::time::SystemTime;
 
 use crate::state_file;
 
-use crate::state_file;
-
 /// A folder of files. A clone is the same folder.
 pub trait Disk: Clone + Send + 'static {
     /// One open file.
