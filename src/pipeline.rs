@@ -609,14 +609,19 @@ impl Pipeline {
 
     /// Waits until every part has ended: the sources because they were told to stop or had no more,
     /// the others because everything is settled or given up. The first failure is the result; a
-    /// sink that is parked is one. May be broken off and called again.
+    /// sink that is parked is one. A part that has panicked ends all others. May be broken off and
+    /// called again.
     pub async fn ended(&mut self) -> Result<(), PipelineError> {
         while let Some(ended) = self.parts.join_next().await {
             let ended =
                 ended.unwrap_or_else(|_| Err(PipelineError::Panicked("waiting".to_owned())));
-            if let Err(error) = ended {
-                self.failure.get_or_insert(error);
+            let Err(failure) = ended else { continue };
+            if matches!(failure, PipelineError::Panicked(_)) && !self.shutdown.stop.is_cancelled() {
+                // What is left would do half of its work, and nobody would know.
+                error!(error = chain(&failure), "a part of the daemon has died, which ends it");
+                self.shutdown.stop.cancel();
             }
+            self.failure.get_or_insert(failure);
         }
         if let Some(failure) = self.failure.take() {
             return Err(failure);

@@ -20,30 +20,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::breaker::Breaker;
 use crate::chunk::Share;
 use crate::config::SinkConfig;
 use crate::dead_letter::DeadLetters;
 use crate::deaths::Deaths;
-use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::doorbell::{Bell, Receiver, Sender, channel};
 use crate::jobs::Jobs;
 use crate::pipeline::{PipelineError, Thread};
 use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
 use crate::redact::Redaction;
-use crate::sink::{Context, chain};
+use crate::sink::chain;
 use crate::spill::disk::Folder;
 use crate::spill::{Spill, queue_id};
 use crate::spill_desk::{Desks, ENQUIRIES};
-use crate::spooler::{BATCHES_PER_WRITER, Left, ORDERS, Order, Spooler};
+use crate::spooler::{Left, ORDERS, Order};
 use crate::state::SinkState;
-use crate::unopened::Unopened;
+use crate::supervisor::Supervisor;
+use crate::writers::Starter;
 
 /// How long the writers of a changed sink may take to finish what they have begun.
 const HAND_OVER: Duration = Duration::from_secs(3);
@@ -112,80 +111,24 @@ impl RunningSink {
         state.queue_max_bytes.set_count(sink.spill.memory_bound());
         state.spill_max_bytes.set_whole(sink.spill.disk_bound());
         let bell = feed.shares.bell().clone();
-        let (settled, settled_out) = channel::<Settled>(sink.writers * BATCHES_PER_WRITER, &bell);
-        let shared = Arc::new(Shared {
-            retry: sink.retry,
-            breaker: Breaker::default(),
-            rate_limit: sink.rate_limit.map(RateLimit::new),
-            dead_letters: means.dead_letters.clone(),
-            deaths: means.deaths.clone(),
-            state: Arc::clone(&state),
-            parked: CancellationToken::new(),
-        });
-        let (mut writers, mut batch_channels) = (JoinSet::new(), Vec::new());
-        for number in 0..sink.writers {
-            let (batches, batches_out) = mpsc::channel(BATCHES_PER_WRITER);
-            batch_channels.push(batches);
-            let context = Context {
-                name: sink.name.clone(),
-                writer: number,
-                master_id: means.master_id.clone(),
-                state_dir: means.state_dir.clone(),
-                jobs: means.jobs.clone(),
-                reopen: means.reopen.clone(),
-            };
-            let writer = Writer {
-                context,
-                batches: batches_out,
-                settled: settled.clone(),
-                shared: Arc::clone(&shared),
-                stop: give_up.clone(),
-            };
-            writers.spawn(Arc::clone(&sink.driver).drive(writer));
-        }
         let (orders, orders_out) = channel(ORDERS, &bell);
         let (enquiries, enquiries_out) = channel(ENQUIRIES, &bell);
         means.desks.open(&sink.name, enquiries);
-        let means = (means.stop.clone(), means.state_dir.clone());
-        let (limits, spill, name) = (sink.limits, sink.spill, sink.name.clone());
-        let redaction = Redaction::new(&sink.redact, &sink.name);
-        let shown = Arc::clone(&state);
-        let cut_off = give_up.clone();
         let renew = Arc::new(AtomicBool::new(false));
-        let renewed = Arc::clone(&renew);
+        let supervisor = Supervisor {
+            name: sink.name.clone(),
+            spill: sink.spill,
+            limits: sink.limits,
+            redaction: Redaction::new(&sink.redact, &sink.name),
+            state_dir: means.state_dir.clone(),
+            state: Arc::clone(&state),
+            starter: Starter::new(means, sink, &state, &bell),
+            stop: means.stop.clone(),
+            give_up: give_up.clone(),
+            renew: Arc::clone(&renew),
+        };
         let spooler = Thread::start(&format!("spool {}", sink.name), move || {
-            let (stop, state_dir) = means;
-            let unopened = Unopened {
-                state: Arc::clone(&shown),
-                memory_bound: spill.memory_bound(),
-                give_up: cut_off.clone(),
-            };
-            let open = || open_queue(&name, spill, &state_dir);
-            let opened = match queue {
-                Ok(queue) => Ok((queue, feed)),
-                Err(reason) => unopened.wait(reason, feed, &orders_out, open),
-            };
-            let (OpenQueue { queue, fsync }, Feed { shares, inherited }) = match opened {
-                Ok(opened) => opened,
-                Err(left) => return Ok(left),
-            };
-            let spooler = Spooler {
-                queue,
-                limits,
-                fsync,
-                shares,
-                redaction,
-                settled: settled_out,
-                writers: batch_channels,
-                state: shown,
-                orders: orders_out,
-                enquiries: enquiries_out,
-                stop,
-                give_up: cut_off,
-                inherited,
-                renew: renewed,
-            };
-            spooler.run()
+            supervisor.run(queue, feed, orders_out, enquiries_out)
         })?;
         let (left_in, left) = oneshot::channel();
         let leaver = Arc::clone(&state);
@@ -193,23 +136,18 @@ impl RunningSink {
         let is_gone = gone.clone().drop_guard();
         parts.spawn(async move {
             let _is_gone = is_gone;
-            let ran = spooler.ended().await.and_then(|ran| {
-                ran.map_err(|cause| PipelineError::Start { what: "sync thread".into(), cause })
-            });
-            let mut outcome = ran.map(|left| {
-                if let Err(Left { shares, in_memory, .. }) = left_in.send(left) {
-                    // The daemon stops, and whoever was to take over waits no more.
-                    let in_channel = shares.iter().flat_map(Receiver::try_iter);
-                    let lost = in_memory.into_iter().chain(in_channel);
-                    leaver.dropped_stop.add(lost.map(|share| share.len() as u64).sum());
-                }
-            });
-            while let Some(ended) = writers.join_next().await {
-                if ended.is_err() && outcome.is_ok() {
-                    outcome = Err(PipelineError::Panicked("writer of a sink".to_owned()));
-                }
+            let (left, writers) = spooler.ended().await?;
+            if let Err(Left { shares, in_memory, .. }) = left_in.send(left) {
+                // The daemon stops, and whoever was to take over waits no more.
+                let in_channel = shares.iter().flat_map(Receiver::try_iter);
+                let lost = in_memory.into_iter().chain(in_channel);
+                leaver.dropped_stop.add(lost.map(|share| share.len() as u64).sum());
             }
-            outcome
+            for mut writers in writers {
+                // A panic there has been reported.
+                while writers.join_next().await.is_some() {}
+            }
+            Ok(())
         });
         let fingerprint = sink.fingerprint;
         Ok(RunningSink { fingerprint, state, orders, give_up, left, gone, renew, bell })

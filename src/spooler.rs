@@ -24,6 +24,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -91,6 +92,10 @@ pub struct Spooler<D: Disk = Folder> {
     pub inherited: VecDeque<Share>,
     /// Set when the spill's folder was removed or replaced.
     pub renew: Arc<AtomicBool>,
+    /// Cancelled when a writer has panicked.
+    pub writer_died: CancellationToken,
+    /// Nothing comes any more: the spooler before this one has let go of the channel.
+    pub is_draining: bool,
 }
 
 /// Orders that one spooler can get: to leave, and to leave at once.
@@ -118,6 +123,26 @@ pub struct Left {
     pub in_memory: Vec<Share>,
 }
 
+/// The end of a spooler before its time: itself, a writer or the sync thread has panicked.
+#[derive(Debug)]
+pub struct Death {
+    /// What has happened.
+    pub reason: String,
+    /// Events that it had and that are not in `inherited`. Those of them that the spill does not
+    /// have are lost.
+    pub events: u64,
+    /// As in [`Spooler`], for the next one.
+    pub shares: Receiver<Share>,
+    /// As in [`Spooler`].
+    pub inherited: VecDeque<Share>,
+    /// As in [`Spooler`].
+    pub orders: Receiver<Order>,
+    /// As in [`Spooler`].
+    pub enquiries: Receiver<Enquiry>,
+    /// As in [`Spooler`].
+    pub is_draining: bool,
+}
+
 /// What a spooler is in the middle of.
 struct Course<D: Disk> {
     /// Batches that each writer holds.
@@ -141,6 +166,10 @@ struct Course<D: Disk> {
     note_at: Option<Instant>,
     /// When to begin the spill anew; `None` while its folder is there.
     renew_at: Option<Instant>,
+    /// Events of the share that is being put in.
+    coming: usize,
+    /// The sync thread has panicked.
+    sync_died: bool,
     syncer: Syncer<D>,
 }
 
@@ -157,6 +186,8 @@ impl<D: Disk> Course<D> {
             has_told: false,
             note_at: Some(now + NOTE),
             renew_at: None,
+            coming: 0,
+            sync_died: false,
             syncer,
         }
     }
@@ -191,28 +222,78 @@ enum Happening<D: Disk> {
 
 impl<D: Disk> Spooler<D> {
     /// Works until there are no more shares and everything is settled, or the writers are gone, or
-    /// it is told to leave.
-    pub fn run(mut self) -> io::Result<Left> {
+    /// it is told to leave. A panic ends it too, and takes nothing with it that another spooler
+    /// needs.
+    pub fn run(mut self) -> Result<Left, Death> {
         self.shares.bell().attend();
         let (syncer, jobs, done) = Syncer::new(self.shares.bell());
         let sync_thread = std::thread::Builder::new()
             .name("sync".to_owned())
-            .spawn(move || run_jobs(&jobs, &done))?;
+            .spawn(move || run_jobs(&jobs, &done));
+        let sync_thread = match sync_thread {
+            Ok(sync_thread) => sync_thread,
+            Err(error) => return Err(self.dead(format!("starting the sync thread: {error}"))),
+        };
         let mut course = Course::new(self.writers.len(), Instant::now(), syncer);
-        // What a spooler before this one has not synced.
-        self.plan_sync(&mut course, Instant::now());
-        while let Some(wait) = self.round(&mut course, Instant::now()) {
-            let happening = self.wait_for(&course, wait);
-            self.handle(happening, &mut course, Instant::now());
-        }
-        let Course { leaving, syncer, .. } = course;
+        course.draining = self.is_draining;
+        let worked = catch_unwind(AssertUnwindSafe(|| self.work(&mut course)));
+        self.is_draining = course.draining;
+        let Course { leaving, syncer, coming, .. } = course;
         drop(syncer.jobs);
         // A panic there has been reported; what was appended is synced below.
         let _ = sync_thread.join();
-        if let Poll::Ready(Some((job, result))) = syncer.done.take() {
-            self.queue.end_sync(&job, result);
+        match worked {
+            Ok(Ok(())) => {
+                if let Poll::Ready(Some((job, result))) = syncer.done.take() {
+                    self.queue.end_sync(&job, result);
+                }
+                Ok(self.leave(leaving))
+            }
+            Ok(Err(reason)) => Err(self.dead(reason.to_owned())),
+            Err(_) => Err(self.panicked(coming)),
         }
-        Ok(self.finish(leaving))
+    }
+
+    /// The work itself; an error says what has died beside this thread.
+    fn work(&mut self, course: &mut Course<D>) -> Result<(), &'static str> {
+        // What a spooler before this one has not synced.
+        self.plan_sync(course, Instant::now());
+        while let Some(wait) = self.round(course, Instant::now()) {
+            if self.writer_died.is_cancelled() {
+                return Err("a writer has panicked; this is a bug in saltern");
+            }
+            if course.sync_died {
+                return Err("the sync thread has panicked; this is a bug in saltern");
+            }
+            let happening = self.wait_for(course, wait);
+            self.handle(happening, course, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Something beside the spooler has died: everything is left to the next one as at a reload.
+    fn dead(mut self, reason: String) -> Death {
+        match catch_unwind(AssertUnwindSafe(|| self.finish(true))) {
+            Ok((on_disk, in_memory)) => self.death(reason, on_disk, in_memory.into()),
+            Err(_) => self.panicked(0),
+        }
+    }
+
+    /// The spooler itself has panicked, so that its queue may be half changed. What the spill has is
+    /// read from the spill again. Without one, the queue gives what it has in memory.
+    fn panicked(mut self, coming: usize) -> Death {
+        let reason = "its spooler has panicked; this is a bug in saltern".to_owned();
+        let held = catch_unwind(AssertUnwindSafe(|| self.queue.len())).unwrap_or_default();
+        let inherited = std::mem::take(&mut self.inherited);
+        let salvaged = catch_unwind(AssertUnwindSafe(|| self.queue.hand_on())).unwrap_or_default();
+        let count: usize = salvaged.iter().map(Share::len).sum();
+        let events = (held + coming).saturating_sub(count) as u64;
+        self.death(reason, events, salvaged.into_iter().chain(inherited).collect())
+    }
+
+    fn death(self, reason: String, events: u64, inherited: VecDeque<Share>) -> Death {
+        let Spooler { shares, orders, enquiries, is_draining, .. } = self;
+        Death { reason, events, shares, inherited, orders, enquiries, is_draining }
     }
 
     fn wait_for(&self, course: &Course<D>, limit: Duration) -> Happening<D> {
@@ -231,7 +312,7 @@ impl<D: Disk> Spooler<D> {
 
     /// What has happened, shares last: there may be no end of them.
     fn look(&self, course: &Course<D>) -> Poll<Happening<D>> {
-        if self.renew.load(Ordering::Acquire) {
+        if self.renew.load(Ordering::Acquire) || self.writer_died.is_cancelled() {
             return Poll::Ready(Happening::Time);
         }
         if let Poll::Ready(order) = self.orders.take() {
@@ -312,7 +393,10 @@ impl<D: Disk> Spooler<D> {
                 course.syncer.is_busy = false;
                 self.queue.end_sync(&job, result);
             }
-            Happening::NoMoreSyncs => course.syncer.done.close(),
+            Happening::NoMoreSyncs => {
+                course.syncer.done.close();
+                course.sync_died = true;
+            }
             Happening::Time => {}
         }
     }
@@ -349,7 +433,7 @@ impl<D: Disk> Spooler<D> {
                     let Poll::Ready(Some(share)) = self.shares.take() else { break };
                     match self.queue.is_blocked() {
                         true => self.state.dropped_stop.add(share.len() as u64),
-                        false => self.keep(share, now),
+                        false => self.keep(share, course, now),
                     }
                 }
                 self.plan_sync(course, now);
@@ -385,7 +469,7 @@ impl<D: Disk> Spooler<D> {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
         {
-            self.keep(share, now);
+            self.keep(share, course, now);
             self.plan_sync(course, now);
         }
     }
@@ -398,7 +482,7 @@ impl<D: Disk> Spooler<D> {
             return;
         }
         let (mut count, mut bytes) = (1, share.bytes());
-        self.keep(share, now);
+        self.keep(share, course, now);
         while !self.queue.is_blocked()
             && count < ROUND.0
             && bytes < ROUND.1
@@ -406,19 +490,21 @@ impl<D: Disk> Spooler<D> {
         {
             count += 1;
             bytes += share.bytes();
-            self.keep(share, now);
+            self.keep(share, course, now);
         }
         self.plan_sync(course, now);
         self.count_losses();
     }
 
     /// Puts a share into the queue, without what is hidden of it.
-    fn keep(&mut self, share: Share, now: Instant) {
+    fn keep(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
+        course.coming = share.len();
         let share = match &self.redaction {
             Some(redaction) => redaction.of_share(share),
             None => share,
         };
         self.queue.push(share, now);
+        course.coming = 0;
     }
 
     /// Something was put into the queue; it is to be synced in time.
@@ -535,8 +621,15 @@ impl<D: Disk> Spooler<D> {
         self.state.set_oldest(self.queue.oldest());
     }
 
-    /// Leaves on disk what is not settled, and hands on what cannot be there.
-    fn finish(mut self, leaving: bool) -> Left {
+    /// Ends in order.
+    fn leave(mut self, leaving: bool) -> Left {
+        let (on_disk, in_memory) = self.finish(leaving);
+        Left { on_disk, shares: leaving.then_some(self.shares), in_memory }
+    }
+
+    /// Leaves on disk what is not settled, and hands on what cannot be there. Says how many events
+    /// are on disk, and what is handed on.
+    fn finish(&mut self, leaving: bool) -> (u64, Vec<Share>) {
         let mut in_memory = Vec::new();
         if leaving {
             in_memory = self.queue.hand_on();
@@ -561,8 +654,7 @@ impl<D: Disk> Spooler<D> {
         self.count_losses();
         self.show();
         self.state.set_oldest(None);
-        let shares = leaving.then_some(self.shares);
-        Left { on_disk: left, shares, in_memory }
+        (left, in_memory)
     }
 }
 

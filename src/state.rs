@@ -151,6 +151,8 @@ pub struct SinkState {
     pub dropped_operator: Tally,
     /// Events dropped because the daemon stopped before they were stored.
     pub dropped_stop: Tally,
+    /// Events that were in memory alone when a thread panicked.
+    pub dropped_panic: Tally,
     /// Errors after which it was tried again, over the same connection if there was one. A failed try
     /// is counted in one of these three.
     pub retries: Tally,
@@ -219,6 +221,7 @@ impl SinkState {
             dropped_damaged: dropped("damaged"),
             dropped_operator: dropped("operator"),
             dropped_stop: dropped("stopped"),
+            dropped_panic: dropped("panic"),
             retries: retries("retry"),
             reconnects: retries("reconnect"),
             timeouts: retries("timeout"),
@@ -321,6 +324,7 @@ impl SinkState {
             &self.dropped_damaged,
             &self.dropped_operator,
             &self.dropped_stop,
+            &self.dropped_panic,
         ];
         reasons.iter().map(|reason| reason.get()).sum()
     }

@@ -1,6 +1,6 @@
-//! A sink whose spill cannot be opened: a disk that is full, a file where a directory should be, no
-//! permission. It is parked with the reason and nobody else is held up. Its events wait in memory, as
-//! far as that goes, and the spill is tried again.
+//! A sink whose spill is not open, since it cannot be (a disk that is full, a file where a directory
+//! should be, no permission) or since its spooler has just died. It is parked with the reason and
+//! nobody else is held up. Its events wait in memory, as far as that goes, and the spill is tried again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub(crate) struct Unopened {
     pub(crate) memory_bound: usize,
     /// The drain deadline has passed.
     pub(crate) give_up: CancellationToken,
+    /// The wait before the first try, if it is to be longer than [`FIRST`].
+    pub(crate) wait: Duration,
 }
 
 /// What waits in memory.
@@ -46,7 +48,7 @@ impl Unopened {
         orders: &Receiver<Order>,
         open: impl Fn() -> Result<T, String>,
     ) -> Result<(T, Feed), Left> {
-        let mut backoff = Backoff::new(FIRST, LONGEST);
+        let mut backoff = Backoff::new(FIRST.max(self.wait), LONGEST.max(self.wait));
         feed.shares.bell().attend();
         let mut held = Held {
             events: feed.inherited.iter().map(Share::len).sum(),
@@ -58,7 +60,7 @@ impl Unopened {
                 error!(
                     sink = self.state.name,
                     error = reason,
-                    "the sink is parked until its spill can be opened; it is tried again"
+                    "the sink is parked; it is tried again"
                 );
             }
             let until = Instant::now() + backoff.delay(None);
@@ -66,7 +68,7 @@ impl Unopened {
             match open() {
                 Ok(opened) => {
                     self.state.set_unopened(None);
-                    info!(sink = self.state.name, "the spill is open now");
+                    info!(sink = self.state.name, "the sink goes on");
                     return Ok((opened, feed));
                 }
                 Err(_) if must_end => return Err(self.end(feed, orders)),
@@ -155,7 +157,8 @@ mod tests {
 
     fn unopened(memory_bound: usize) -> Unopened {
         let state = Arc::new(SinkState::new("db", "test"));
-        Unopened { state, memory_bound, give_up: CancellationToken::new() }
+        let give_up = CancellationToken::new();
+        Unopened { state, memory_bound, give_up, wait: Duration::ZERO }
     }
 
     #[test]

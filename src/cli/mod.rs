@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing::error;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -163,6 +164,23 @@ fn start_logging(log: Log) {
             rest.with(lines).with(Fold::default()).try_init()
         }
     };
+    log_panics();
+}
+
+/// Logs panics like everything else: with the thread, on one line, and with nothing in it that a
+/// terminal would obey.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let message = panic.payload_as_str().unwrap_or_default().escape_debug().to_string();
+        let place = panic.location().map(ToString::to_string);
+        error!(
+            thread = thread.name(),
+            place,
+            error = message,
+            "a thread has panicked; this is a bug in saltern"
+        );
+    }));
 }
 
 /// Whether standard error goes to systemd's journal: systemd says which device and inode that is.

@@ -381,6 +381,8 @@ impl World {
             give_up,
             inherited: inherited.into(),
             renew: Arc::default(),
+            writer_died: CancellationToken::new(),
+            is_draining: false,
         };
         let (syncer, jobs, done) = Syncer::new(spooler.shares.bell());
         let mut course = Course::new(count, self.now, syncer);
@@ -560,7 +562,7 @@ impl World {
         if let Some((job, result)) = course.syncer.done.try_iter().next() {
             spooler.queue.end_sync(&job, result);
         }
-        let left = spooler.finish(course.leaving);
+        let left = spooler.leave(course.leaving);
         if left.shares.is_none() {
             self.dispatcher = None;
         }
