@@ -23,6 +23,7 @@ use crate::dead_letter::{DeadLetters, Refused};
 use crate::doorbell::Sender;
 use crate::event::Event;
 use crate::json::Losses;
+use crate::metrics::Tally;
 use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
 use crate::state::SinkState;
 use crate::units::Span;
@@ -209,31 +210,30 @@ impl<'a, S: Sink> Delivery<'a, S> {
         };
         let limit = self.shared.retry.timeout.0;
         let began = Instant::now();
-        let result = match timeout(limit, self.connect_and_write(batch)).await {
-            Ok(result) => result,
+        let (result, is_late) = match timeout(limit, self.connect_and_write(batch)).await {
+            Ok(result) => (result, false),
             Err(elapsed) => {
                 self.disconnect().await;
-                self.shared.state.timeouts.add(1);
-                Err(SinkError::retry(format!("writing, for {limit:?}"), elapsed))
+                (Err(SinkError::retry(format!("writing, for {limit:?}"), elapsed)), true)
             }
         };
-        match result {
-            Ok(()) => {
-                permit.succeeded();
-                self.worked();
-                if batch.is_some() {
-                    self.shared.state.write_seconds.record(began.elapsed().as_secs_f64());
-                }
-                Ok(())
+        let Err(failure) = result else {
+            permit.succeeded();
+            self.worked();
+            if batch.is_some() {
+                self.shared.state.write_seconds.record(began.elapsed().as_secs_f64());
             }
-            Err(SinkError::Reject { doing, cause, events }) => {
+            return Ok(());
+        };
+        let reason = failure.chain();
+        match failure {
+            SinkError::Reject { events, .. } => {
                 // The server answered; nothing is wrong with it.
                 permit.succeeded();
                 self.worked();
-                Err(Failure::Rejected(events, format!("{doing}: {cause}")))
+                Err(Failure::Rejected(events, reason))
             }
-            Err(SinkError::Fatal { doing, cause }) => {
-                let reason = format!("{doing}: {cause}");
+            SinkError::Fatal { .. } => {
                 self.shared.state.failed(&reason);
                 self.shared.state.park();
                 self.shared.parked.cancel();
@@ -244,15 +244,18 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 );
                 Err(Failure::Fatal)
             }
-            Err(failure) => {
+            SinkError::Retry { after, .. } => {
                 permit.failed();
-                let reason = failure.chain();
-                self.failed(&failure, &reason);
-                let after = match failure {
-                    SinkError::Retry { after, .. } => after,
-                    _ => None,
-                };
+                let state = &self.shared.state;
+                let count = if is_late { &state.timeouts } else { &state.retries };
+                self.failed(count, &reason);
                 parked.run_until_cancelled(sleep(self.backoff.delay(after))).await;
+                Err(Failure::Later(reason))
+            }
+            SinkError::Reconnect { .. } => {
+                permit.failed();
+                self.failed(&self.shared.state.reconnects, &reason);
+                parked.run_until_cancelled(sleep(self.backoff.delay(None))).await;
                 Err(Failure::Later(reason))
             }
         }
@@ -312,12 +315,10 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.breaker_open.set_bool(false);
     }
 
-    fn failed(&self, failure: &SinkError, reason: &str) {
+    /// An attempt failed and is made again. Each is counted once, in `count`.
+    fn failed(&self, count: &Tally, reason: &str) {
         let state = &self.shared.state;
-        match failure {
-            SinkError::Reconnect { .. } => state.reconnects.add(1),
-            _ => state.retries.add(1),
-        }
+        count.add(1);
         let was_up = state.up.get() > 0.0;
         if state.failed(reason) || was_up {
             warn!(sink = self.context.name, error = reason, "the sink is down, trying again");
@@ -463,6 +464,7 @@ pub(crate) mod tests {
     use crate::doorbell::{Bell, Receiver, channel};
     use crate::event::Origin;
     use crate::jobs::Jobs;
+    use crate::sink::{Cause, ConnectError};
     use crate::units::ByteSize;
 
     /// What a store did with one connect or write.
@@ -472,6 +474,7 @@ pub(crate) mod tests {
         Busy,
         Gone,
         Silence,
+        Refused,
         Wrong,
     }
 
@@ -502,8 +505,20 @@ pub(crate) mod tests {
             Answer::Busy => Err(SinkError::retry("writing", "busy")),
             Answer::Gone => Err(SinkError::reconnect("writing", "gone")),
             Answer::Silence => std::future::pending().await,
-            Answer::Wrong => Err(SinkError::fatal("logging in", "wrong password")),
+            Answer::Refused => {
+                let (doing, cause) = ("making tables".into(), underlain("no such type"));
+                Err(SinkError::Reject { doing, cause, events: Rejected::Unknown })
+            }
+            Answer::Wrong => Err(SinkError::fatal("logging in", underlain("wrong password"))),
         }
+    }
+
+    /// A cause that does not say by itself what lies under it.
+    fn underlain(cause: &'static str) -> Cause {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the server said no")]
+        struct No(#[source] std::io::Error);
+        No(std::io::Error::other(cause)).into()
     }
 
     impl Sink for Scripted {
@@ -512,7 +527,7 @@ pub(crate) mod tests {
         const BATCH: BatchLimits = BatchLimits::new(10, ByteSize(1000), 0);
         type Config = Unconfigurable<Store>;
 
-        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, SinkError> {
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             let answer = config.0.lock().unwrap().connects.pop_front();
             config.0.lock().unwrap().log.push("connect".into());
             obey(answer).await?;
@@ -641,7 +656,7 @@ pub(crate) mod tests {
         assert_eq!(run.settled.try_iter().map(|settled| settled.first).collect::<Vec<_>>(), [0, 2]);
         let state = &run.state;
         let tries = (state.retries.get(), state.reconnects.get(), state.timeouts.get());
-        assert_eq!((state.events.get(), state.batches.get(), tries), (3, 2, (3, 1, 1)));
+        assert_eq!((state.events.get(), state.batches.get(), tries), (3, 2, (2, 1, 1)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -664,6 +679,49 @@ pub(crate) mod tests {
         assert_eq!(run.log, expected);
         assert_eq!((run.state.events.get(), run.state.rejected.get()), (5, 1));
         assert_eq!(run.settled.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invariant_5_a_connect_refuses_no_events() {
+        let store = Store { connects: [Answer::Refused; 3].into(), ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "b"])]).await;
+        assert_eq!(run.log, ["connect", "connect", "connect", "connect", "write a b", "close"]);
+        let state = &run.state;
+        assert_eq!((state.events.get(), state.rejected.get(), state.retries.get()), (2, 0, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_counted_once_whatever_it_was() {
+        for (answer, expected) in
+            [(Answer::Busy, (1, 0, 0)), (Answer::Gone, (0, 1, 0)), (Answer::Silence, (0, 0, 1))]
+        {
+            let store = Store { writes: [answer].into(), ..Store::default() };
+            let run = run(store, vec![batch(0, &["a"])]).await;
+            let state = &run.state;
+            let counts = (state.retries.get(), state.reconnects.get(), state.timeouts.get());
+            assert_eq!(counts, expected, "{answer:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refusal_is_shown_with_all_its_causes() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = Arc::new(DeadLetters::open(folder.path(), 1 << 20).unwrap());
+        let (initial, give_up_after) = (Span::millis(1), Some(Span::seconds(0)));
+        let retry = RetryConfig { initial, give_up_after, ..RetryConfig::default() };
+        let shared = Shared { dead_letters: Some(Arc::clone(&letters)), ..shared(retry) };
+        let context = context();
+        let writes = [Answer::Refused, Answer::Gone].into();
+        let store = Unconfigurable(Arc::new(Mutex::new(Store { writes, ..Store::default() })));
+        let mut delivery = Delivery::<Scripted>::new(&store, &context, &shared);
+        for tag in ["refused", "given up"] {
+            assert!(delivery.deliver(batch(0, &[tag])).await);
+        }
+        let found = letters.list(&Selection::default(), 9).unwrap();
+        let reasons: Vec<_> = found.iter().map(|letter| letter.reason.as_str()).collect();
+        let expected =
+            ["making tables: the server said no: no such type", "given up: writing: gone"];
+        assert_eq!(reasons, expected);
     }
 
     #[tokio::test(start_paused = true)]
@@ -702,7 +760,10 @@ pub(crate) mod tests {
         let store = Store { connects: [Answer::Wrong].into(), ..Store::default() };
         let run = run(store, vec![batch(0, &["a"])]).await;
         assert_eq!(run.log, ["connect"]);
-        assert_eq!(run.state.parked().as_deref(), Some("logging in: wrong password"));
+        assert_eq!(
+            run.state.parked().as_deref(),
+            Some("logging in: the server said no: wrong password")
+        );
         assert_eq!(run.settled.len(), 0);
     }
 

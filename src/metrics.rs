@@ -171,7 +171,7 @@ pub const SINK_DROPPED_EVENTS: Metric = counter(
 pub const SINK_RETRIES: Metric = counter(
     "saltern_sink_retries_total",
     &["sink", "cause"],
-    "Writes and connects that failed and were tried again.",
+    "Writes and connects that failed and were tried again, each counted once.",
 );
 /// Dead letters that the sink has.
 pub const SINK_DEAD_LETTERS: Metric =

@@ -151,9 +151,10 @@ pub struct SinkState {
     pub dropped_operator: Tally,
     /// Events dropped because the daemon stopped before they were stored.
     pub dropped_stop: Tally,
-    /// Errors after which the same batch came again.
+    /// Errors after which it was tried again, over the same connection if there was one. A failed try
+    /// is counted in one of these three.
     pub retries: Tally,
-    /// Errors after which the connection was made anew.
+    /// Errors of writes after which the connection was made anew.
     pub reconnects: Tally,
     /// Connects and writes that took too long.
     pub timeouts: Tally,

@@ -306,6 +306,41 @@ sinks:
 }
 
 #[test]
+fn a_missing_ca_file_is_named_with_the_reason_wherever_it_shows() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "\
+state_dir: state
+http: {listen: '127.0.0.1:0'}
+log: {format: json}
+sources:
+  bus: {salt_bus: {address: bus.ipc}}
+sinks:
+  tables: {clickhouse: {url: 'https://127.0.0.1:1', database: x, tls: {ca: absent.pem}}}
+  topics: {kafka: {brokers: ['127.0.0.1:1'], topic: x, tls: {ca: absent.pem}}}
+";
+    std::fs::write(directory.path().join("saltern.yaml"), config).unwrap();
+    let says_all = |said: &str| said.contains("absent.pem") && said.contains("No such file");
+
+    let tried = output(directory.path(), &["check", "--connect", "--config", "saltern.yaml"]);
+    let said = text(&tried.stdout);
+    for sink in ["tables", "topics"] {
+        let line = said.lines().find(|line| line.starts_with(&format!("failed  sink {sink}: ")));
+        assert!(line.is_some_and(says_all), "{said}");
+    }
+
+    let run = Running::start(&mut saltern(directory.path(), &["run", "--config", "saltern.yaml"]));
+    let address = run.address("\"address\":\"");
+    let status =
+        || serde_json::from_str::<Value>(&get(&address, "/api/v1/status", None).2).unwrap();
+    eventually("both are parked", || {
+        status()["sinks"].as_array().unwrap().iter().all(|sink| sink["parked"] == true)
+    });
+    for sink in status()["sinks"].as_array().unwrap() {
+        assert!(says_all(&sink["last_error"].to_string()), "{sink}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_2() {
     let directory = tempfile::tempdir().unwrap();
     for arguments in

@@ -26,6 +26,7 @@ use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
 use crate::shutdown::Signals;
+use crate::sink::chain;
 use crate::state::State;
 
 #[derive(Args)]
@@ -296,6 +297,6 @@ fn summary(state: &State, rate: f64) -> String {
     line
 }
 
-fn failed(doing: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::Running(format!("{doing}: {error}"))
+fn failed(doing: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::Running(format!("{doing}: {}", chain(error)))
 }

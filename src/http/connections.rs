@@ -20,6 +20,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::sink::chain;
+
 /// Connections at a time.
 const CONNECTIONS: usize = 128;
 
@@ -79,7 +81,7 @@ async fn answer(stream: TcpStream, routes: Router, stop: CancellationToken) {
         }
     };
     if let Err(error) = result {
-        debug!(%error, "an HTTP connection has ended");
+        debug!(error = chain(&error), "an HTTP connection has ended");
     }
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Context, Sink, SinkError};
+use super::{ConnectError, Context, Sink, SinkError};
 use crate::batch::{Batch, BatchLimits};
 use crate::units::ByteSize;
 
@@ -20,7 +20,7 @@ impl Sink for Blackhole {
     const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 100);
     type Config = Config;
 
-    async fn connect(_config: &Config, _context: &Context) -> Result<Self, SinkError> {
+    async fn connect(_config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         Ok(Blackhole)
     }
 

@@ -21,7 +21,7 @@ pub(crate) use self::schema::{Options, script};
 pub(crate) use self::server::Features;
 use self::server::Server;
 use self::servers::{Servers, Site, Urls};
-use super::{Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
 use crate::tls::TlsConfig;
 use crate::units::{ByteSize, Secret, Span};
@@ -192,12 +192,12 @@ impl Sink for ClickHouse {
     const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
     type Config = Config;
 
-    async fn connect(config: &Config, _context: &Context) -> Result<Self, SinkError> {
+    async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         let (mut servers, connections) = config.servers()?;
         for left in (0..servers.count()).rev() {
             match ready(servers.turn(), config).await {
                 Ok(_) => break,
-                Err(SinkError::Retry { .. }) if left > 0 => {}
+                Err(ConnectError::Retry { .. }) if left > 0 => {}
                 Err(error) => return Err(error),
             }
         }
@@ -231,7 +231,7 @@ impl Sink for ClickHouse {
 }
 
 /// The server of a site, asked what it can do, and with its tables if they are to be created.
-async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server, SinkError> {
+async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server, ConnectError> {
     let server = match site.server.take() {
         Some(server) => server,
         None => prepared(site, config).await.inspect_err(|_| site.rest())?,
@@ -239,7 +239,7 @@ async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server
     Ok(site.server.insert(server))
 }
 
-async fn prepared(site: &Site, config: &Config) -> Result<Server, SinkError> {
+async fn prepared(site: &Site, config: &Config) -> Result<Server, ConnectError> {
     let server =
         Server::connect(&site.url, &site.client, &config.database, config.timeout.0).await?;
     if config.create {

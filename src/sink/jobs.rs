@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
 use crate::jobs::{Jobs, JobsError};
 use crate::units::ByteSize;
@@ -26,7 +26,7 @@ impl Sink for JobCache {
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(4), 200);
     type Config = Config;
 
-    async fn connect(_config: &Config, context: &Context) -> Result<Self, SinkError> {
+    async fn connect(_config: &Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(JobCache { jobs: context.jobs.clone() })
     }
 

@@ -25,7 +25,7 @@ use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 use tokio::time::sleep;
 use tracing::info;
 
-use super::{Context, Rejected, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::units::ByteSize;
 
@@ -71,8 +71,8 @@ impl Sink for Kafka {
     const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 200);
     type Config = Config;
 
-    async fn connect(config: &Config, context: &Context) -> Result<Self, SinkError> {
-        blocking(|| Kafka::open(config, context))
+    async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
+        Ok(blocking(|| Kafka::open(config, context))?)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::line::{self, Colour};
 use crate::units::ByteSize;
@@ -49,7 +49,7 @@ impl Sink for Local {
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 100);
     type Config = Config;
 
-    async fn connect(config: &Config, _context: &Context) -> Result<Self, SinkError> {
+    async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         let colour = config.colour.on_stdout();
         Ok(Local { format: config.format, colour, lines: Vec::new() })
     }

@@ -61,7 +61,7 @@ pub trait Sink: Sized + Send + 'static {
     fn connect(
         config: &Self::Config,
         context: &Context,
-    ) -> impl Future<Output = Result<Self, SinkError>> + Send;
+    ) -> impl Future<Output = Result<Self, ConnectError>> + Send;
 
     /// Writes a batch; returns when every event of it is settled. After an error the same batch
     /// comes again, so what was stored of it should be recognised, by [`Batch::id`] or the events'
@@ -135,6 +135,53 @@ pub enum SinkError {
         #[source]
         cause: Cause,
     },
+}
+
+/// Why a connect did not succeed. It was handed no events, so there are none that it could refuse.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// It is tried again later.
+    #[error("{doing}")]
+    Retry {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+        /// How long the store asked us to wait.
+        after: Option<Duration>,
+    },
+    /// The configuration is wrong: trying again is of no use before it changes.
+    #[error("{doing}")]
+    Fatal {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+}
+
+/// Connecting may run statements whose refusal would mean something else in a write.
+impl From<SinkError> for ConnectError {
+    fn from(error: SinkError) -> Self {
+        match error {
+            SinkError::Retry { doing, cause, after } => ConnectError::Retry { doing, cause, after },
+            SinkError::Reconnect { doing, cause } | SinkError::Reject { doing, cause, .. } => {
+                ConnectError::Retry { doing, cause, after: None }
+            }
+            SinkError::Fatal { doing, cause } => ConnectError::Fatal { doing, cause },
+        }
+    }
+}
+
+impl From<ConnectError> for SinkError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Retry { doing, cause, after } => SinkError::Retry { doing, cause, after },
+            ConnectError::Fatal { doing, cause } => SinkError::Fatal { doing, cause },
+        }
+    }
 }
 
 /// Which events of a batch a store refuses.

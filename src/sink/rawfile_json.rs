@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
 use crate::units::{ByteSize, Span};
 
@@ -113,7 +113,7 @@ impl Sink for RawfileJson {
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 200);
     type Config = Config;
 
-    async fn connect(config: &Config, context: &Context) -> Result<Self, SinkError> {
+    async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         let mut reopen = context.reopen.clone();
         reopen.mark_unchanged();
         let file = blocking(|| open(config)).map_err(|error| opening(config, error))?;

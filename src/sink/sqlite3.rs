@@ -33,7 +33,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::{Context, Rejected, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::event::EventKind;
 use crate::msgpack::{self, Item};
@@ -89,8 +89,8 @@ impl Sink for Sqlite3 {
     const BATCH: BatchLimits = BatchLimits::new(2000, ByteSize::mib(2), 200);
     type Config = Config;
 
-    async fn connect(config: &Config, _context: &Context) -> Result<Self, SinkError> {
-        blocking(|| Sqlite3::open(config))
+    async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
+        Ok(blocking(|| Sqlite3::open(config))?)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {

@@ -182,7 +182,7 @@ impl Tracker {
         let (cache, jobs) = (config.cache_dir.clone(), outlet.jobs.clone());
         let panicked = |error: tokio::task::JoinError| error.to_string();
         let walk = spawn_blocking(move || Walk::new(&cache, window, jobs)).await;
-        let mut walk = walk.map_err(panicked)?.map_err(|error| error.to_string())?;
+        let mut walk = walk.map_err(panicked)?.map_err(|error| chain(&error))?;
         let (mut events, mut outstanding) = (0, Outstanding::default());
         while !stop.is_cancelled() {
             let reading = spawn_blocking(move || {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::jobs::{Jobs, JobsError};
 use crate::msgpack::{self, Item};
+use crate::sink::chain;
 
 /// The version of the protocol.
 pub(super) const VERSION: u64 = 1;
@@ -321,7 +322,7 @@ pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, B
     };
     let answer = match asked {
         Ok(value) => Answer::Done(value),
-        Err(error) => Answer::Refused { why: error.to_string(), later: true },
+        Err(error) => Answer::Refused { why: chain(&error), later: true },
     };
     (bodies, answer.message(id))
 }

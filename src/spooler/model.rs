@@ -33,7 +33,7 @@ use crate::event::{Event, Origin};
 use crate::jobs::Jobs;
 use crate::queue::{SpillConfig, SpillMode, WhenFull};
 use crate::receipt::{Claim, Receipt};
-use crate::sink::{Context, Rejected, Sink, SinkError};
+use crate::sink::{ConnectError, Context, Rejected, Sink, SinkError};
 use crate::spill::model::SimDisk;
 use crate::spill::{Settings, Spill};
 use crate::units::ByteSize;
@@ -210,7 +210,7 @@ impl Sink for Gated {
     const BATCH: BatchLimits = LIMITS;
     type Config = Unconfigurable<Store>;
 
-    async fn connect(config: &Self::Config, context: &Context) -> Result<Self, SinkError> {
+    async fn connect(config: &Self::Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(Gated(Arc::clone(&config.0), context.writer))
     }
 
