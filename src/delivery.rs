@@ -23,6 +23,7 @@ use crate::dead_letter::{DeadLetters, Refused};
 use crate::doorbell::Sender;
 use crate::event::Event;
 use crate::json::Losses;
+use crate::long_json;
 use crate::metrics::Tally;
 use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
 use crate::state::SinkState;
@@ -209,6 +210,11 @@ impl<'a, S: Sink> Delivery<'a, S> {
             return Err(Failure::Fatal);
         };
         let limit = self.shared.retry.timeout.0;
+        // Waiting for it is no fault of the store.
+        let turn = match batch {
+            Some(batch) if !S::STREAMS => long_json::turn(batch).await,
+            _ => None,
+        };
         let began = Instant::now();
         let (result, is_late) = match timeout(limit, self.connect_and_write(batch)).await {
             Ok(result) => (result, false),
@@ -217,6 +223,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 (Err(SinkError::retry(format!("writing, for {limit:?}"), elapsed)), true)
             }
         };
+        drop(turn);
         let Err(failure) = result else {
             permit.succeeded();
             self.worked();

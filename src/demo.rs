@@ -635,7 +635,7 @@ mod tests {
         let (mut kinds, mut jids, mut failed) = (HashSet::new(), HashSet::new(), 0);
         for (tag, data) in &events {
             let event = Event::new(tag, &rmp_serde::to_vec(data).unwrap());
-            let written: Value = serde_json::from_slice(event.json()).unwrap();
+            let written: Value = serde_json::from_slice(event.json(&mut Vec::new())).unwrap();
             assert_eq!(written, *data);
             let fields = event.fields();
             assert_eq!(fields.stamp.unwrap().len(), "2026-11-22T10:00:00.000000+00:00".len());

@@ -51,11 +51,28 @@ pub struct Event {
 
 /// An event as a line of JSON.
 #[derive(Debug)]
-struct Line {
-    text: Vec<u8>,
-    /// Where the payload begins.
-    data: usize,
+enum Line {
+    /// Worth keeping.
+    Kept {
+        text: Vec<u8>,
+        /// Where the payload begins.
+        data: usize,
+    },
+    /// So long, in bytes, that each who wants it makes it for itself and lets go of it.
+    Apart(usize),
 }
+
+/// A line of more bytes than this is long: it is never held without a turn ([`crate::long_json`]), if it
+/// is held at all.
+pub const LONG: usize = 4 << 20;
+
+/// A frame of at most this many bytes has no long line, since JSON takes eight bytes a byte at the most,
+/// or hardly more.
+const SURELY_SHORT: usize = LONG / 8;
+
+/// What stands before the tag in a line, and between it and the payload.
+const LINE_BEGIN: &[u8] = b"{\"tag\": ";
+const LINE_MIDDLE: &[u8] = b", \"data\": ";
 
 /// What stands behind the payload in a line.
 const LINE_END: &[u8] = b"}\n";
@@ -127,18 +144,30 @@ impl Event {
         self.kind
     }
 
-    /// The payload as JSON; made once and kept. See [`json`] for what becomes of what JSON lacks.
-    pub fn json(&self) -> &[u8] {
-        let Line { text, data } = self.line();
-        text.get(*data..text.len() - LINE_END.len()).unwrap_or_default()
+    /// The payload as JSON; made once and kept, or made in `scratch` if it is not worth keeping. See
+    /// [`json`] for what becomes of what JSON lacks.
+    pub fn json<'a>(&'a self, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        match self.line() {
+            Line::Kept { text, data } => {
+                text.get(*data..text.len() - LINE_END.len()).unwrap_or_default()
+            }
+            Line::Apart(len) => {
+                scratch.clear();
+                scratch.reserve_exact(*len);
+                self.make_json(scratch);
+                scratch
+            }
+        }
     }
 
     /// Appends the payload as JSON. It is kept only if other sinks will want it too.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        if self.keeps_line() {
-            out.extend_from_slice(self.json());
-        } else {
-            self.make_json(out);
+        match self.shared_line() {
+            Some(_) => out.extend_from_slice(self.json(&mut Vec::new())),
+            None => {
+                out.reserve_exact(self.long().unwrap_or_default());
+                self.make_json(out);
+            }
         }
     }
 
@@ -148,9 +177,36 @@ impl Event {
         match self.shared_line() {
             Some(line) => out.extend_from_slice(line),
             None => {
+                out.reserve_exact(self.long().unwrap_or_default());
                 self.make_line(out);
             }
         }
+    }
+
+    /// As [`Event::write_line`], but `out` is handed to `take` and emptied whenever it has grown to some
+    /// 64 KiB. What is in it at the end is the rest.
+    pub fn write_line_in_pieces(&self, out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+        out.extend_from_slice(LINE_BEGIN);
+        json::write_string_in_pieces(self.tag().as_bytes(), out, take);
+        out.extend_from_slice(LINE_MIDDLE);
+        let _ = self.losses.set(json::write_in_pieces(self.payload(), out, take));
+        out.extend_from_slice(LINE_END);
+    }
+
+    /// How many bytes the line has, if it is long.
+    pub fn long(&self) -> Option<usize> {
+        if self.is_surely_short() {
+            return None;
+        }
+        match self.line() {
+            Line::Apart(len) if *len > LONG => Some(*len),
+            _ => None,
+        }
+    }
+
+    /// Whether the line is short, as far as the frame alone says.
+    pub fn is_surely_short(&self) -> bool {
+        self.frame.len() <= SURELY_SHORT
     }
 
     /// Appends the object of the line.
@@ -161,27 +217,46 @@ impl Event {
 
     /// The line, if it is kept because other sinks will want it too, or have made it.
     pub fn shared_line(&self) -> Option<&[u8]> {
-        self.keeps_line().then(|| self.line().text.as_slice())
-    }
-
-    fn keeps_line(&self) -> bool {
-        self.shares_line || self.line.get().is_some()
+        if !self.shares_line && self.line.get().is_none() {
+            return None;
+        }
+        match self.line() {
+            Line::Kept { text, .. } => Some(text),
+            Line::Apart(_) => None,
+        }
     }
 
     fn line(&self) -> &Line {
         self.line.get_or_init(|| {
+            if !self.is_surely_short() {
+                let len = self.line_len();
+                if len > LONG {
+                    return Line::Apart(len);
+                }
+            }
             let mut text = Vec::with_capacity(self.frame.len() * 5 / 4 + 64);
             let data = self.make_line(&mut text);
-            Line { text, data }
+            // Queues count a frame twice, and no more than that for its line.
+            match text.len() > self.frame.len() * 2 + 64 {
+                true => Line::Apart(text.len()),
+                false => Line::Kept { text, data },
+            }
         })
+    }
+
+    /// How many bytes the line has, without holding it.
+    fn line_len(&self) -> usize {
+        let (mut len, mut rest) = (0, Vec::new());
+        self.write_line_in_pieces(&mut rest, &mut |piece| len += piece.len());
+        len + rest.len()
     }
 
     /// Appends the line and says where in it the payload begins.
     fn make_line(&self, out: &mut Vec<u8>) -> usize {
         let start = out.len();
-        out.extend_from_slice(b"{\"tag\": ");
+        out.extend_from_slice(LINE_BEGIN);
         json::write_string(self.tag().as_bytes(), out);
-        out.extend_from_slice(b", \"data\": ");
+        out.extend_from_slice(LINE_MIDDLE);
         let data = out.len() - start;
         self.make_json(out);
         out.extend_from_slice(LINE_END);
@@ -556,7 +631,7 @@ mod tests {
     fn a_frame_is_split_at_the_first_empty_line() {
         let event = Event::parse(Bytes::from_static(b"a/b\n\n\xa2\n\n")).unwrap();
         assert_eq!((event.tag(), event.payload()), ("a/b", &b"\xa2\n\n"[..]));
-        assert_eq!(event.json(), br#""\n\n""#);
+        assert_eq!(event.json(&mut Vec::new()), br#""\n\n""#);
         let error = Event::parse(Bytes::from_static(b"a/b\n")).unwrap_err();
         assert_eq!(error, NotAnEvent::NoTag(4));
         let event = Event::parse(Bytes::from_static(b"a\xff\n\n\xc0")).unwrap();

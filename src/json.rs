@@ -12,8 +12,11 @@
 //! | any other extension | its bytes as a string |
 //! | NaN and the infinities | `null` |
 //! | a map key that is no string | the text Python gives it (`1`, `true`, `null`); of an array or a map its JSON |
-//! | what is nested deeper than [`MAX_DEPTH`], keys in keys deeper than [`MAX_KEY_DEPTH`] | `null`; counted in [`Losses::cut`] |
+//! | what is nested deeper than [`MAX_DEPTH`], keys in keys deeper than [`MAX_KEY_DEPTH`], arrays and maps as keys beyond 16 KiB of payload | `null`; counted in [`Losses::cut`] |
 //! | bytes that end too early, or byte 0xc1 | what was there, closed properly; counted in [`Losses::torn`] |
+//!
+//! JSON may be many times as long as its payload: a control character takes six bytes. What would be too
+//! long to hold is handed on in pieces ([`write_in_pieces`]).
 //!
 //! Integers keep all 64 bits. Repeated map keys are all written, and readers take the last, as
 //! Python's decoder does.
@@ -47,13 +50,52 @@ impl std::ops::AddAssign for Losses {
 /// hundred bytes could become more text than there is memory.
 pub const MAX_KEY_DEPTH: usize = 4;
 
+/// Bytes of payload that all arrays and maps that are keys of maps may take together; those for which
+/// there is no room are cut. A byte of one may become 37, of anything else eight at the most.
+const MAX_KEY_BYTES: usize = 16 << 10;
+
+/// The bytes from which JSON in the making is handed on, where it is not held whole.
+const PIECE: usize = 64 << 10;
+
 /// Appends the JSON of the value at the start of `payload` to `out`.
 pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
-    let (walker, losses) = (Walker::new(payload), Losses::default());
-    let mut writer = Writer { walker, out, losses, key_depth: 0 };
-    // The losses say what this result says.
-    let _ = writer.value(0);
-    writer.losses
+    Writer::new(payload, out, None).write()
+}
+
+/// As [`write`], but `out` is handed to `take` and emptied whenever it has grown to some 64 KiB. What
+/// is in it at the end is the rest.
+pub fn write_in_pieces(payload: &[u8], out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) -> Losses {
+    Writer::new(payload, out, Some(take)).write()
+}
+
+/// As [`write_string`], in pieces as [`write_in_pieces`] does it.
+pub fn write_string_in_pieces(
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+    take: &mut dyn FnMut(&[u8]),
+) -> bool {
+    let mut is_replaced = false;
+    out.push(b'"');
+    for chunk in bytes.utf8_chunks() {
+        for part in chunk.valid().as_bytes().chunks(PIECE) {
+            write_escaped_utf8(part, out);
+            hand_on(out, take);
+        }
+        if !chunk.invalid().is_empty() {
+            is_replaced = true;
+            out.extend_from_slice("\u{fffd}".as_bytes());
+            hand_on(out, take);
+        }
+    }
+    out.push(b'"');
+    is_replaced
+}
+
+fn hand_on(out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+    if out.len() >= PIECE {
+        take(out);
+        out.clear();
+    }
 }
 
 /// Appends `bytes` as a JSON string; `true` if bytes that are not UTF-8 had to be replaced.
@@ -110,15 +152,57 @@ fn append_word(word: u128, len: usize, out: &mut Vec<u8>) {
     out.truncate(end);
 }
 
+/// What pieces are handed to.
+type Take<'o> = &'o mut dyn FnMut(&[u8]);
+
 struct Writer<'a, 'o> {
     walker: Walker<'a>,
     out: &'o mut Vec<u8>,
     losses: Losses,
     /// How many keys that are arrays or maps the walker is in.
     key_depth: usize,
+    /// Bytes of payload that such keys may still take.
+    key_bytes: usize,
+    /// Where `out` goes from time to time, if anywhere.
+    take: Option<Take<'o>>,
+    /// The length of `out`, and of a string, from which it does.
+    piece: usize,
 }
 
-impl Writer<'_, '_> {
+impl<'a, 'o> Writer<'a, 'o> {
+    fn new(payload: &'a [u8], out: &'o mut Vec<u8>, take: Option<Take<'o>>) -> Self {
+        let (walker, losses) = (Walker::new(payload), Losses::default());
+        let piece = if take.is_some() { PIECE } else { usize::MAX };
+        Writer { walker, out, losses, key_depth: 0, key_bytes: MAX_KEY_BYTES, take, piece }
+    }
+
+    fn write(mut self) -> Losses {
+        // The losses say what this result says.
+        let _ = self.value(0);
+        self.losses
+    }
+
+    /// Hands on what was written, if there is enough of it, and it is not a key that is not finished.
+    fn hand_on(&mut self) {
+        if self.out.len() >= self.piece
+            && self.key_depth == 0
+            && let Some(take) = &mut self.take
+        {
+            hand_on(self.out, &mut **take);
+        }
+    }
+
+    /// Whether there is room for an array or a map as a key, whose head was just read.
+    fn has_room_for_key(&mut self, head: Item<'_>) -> bool {
+        let before = self.walker.offset();
+        let mut walker = self.walker.clone();
+        // Where it is torn it ends with the payload.
+        let _ = walker.skip_content(head);
+        let Some(left) = self.key_bytes.checked_sub(walker.offset() - before) else { return false };
+        self.key_bytes = left;
+        true
+    }
+
     /// Writes the next value. After an error the JSON is complete, and nothing more can be read.
     fn value(&mut self, depth: usize) -> Result<(), Malformed> {
         if let Some(text) = self.walker.short_text() {
@@ -168,6 +252,7 @@ impl Writer<'_, '_> {
             if result.is_err() {
                 break;
             }
+            self.hand_on();
         }
         self.out.push(b']');
         result
@@ -181,6 +266,7 @@ impl Writer<'_, '_> {
             if result.is_err() {
                 break;
             }
+            self.hand_on();
         }
         self.out.push(b'}');
         result
@@ -222,6 +308,12 @@ impl Writer<'_, '_> {
             Item::Float(f64::INFINITY) => b"Infinity",
             Item::Float(f64::NEG_INFINITY) => b"-Infinity",
             Item::Ext(..) => return self.written(key, depth),
+            Item::Array(_) | Item::Map(_) if self.key_depth == 0 && !self.has_room_for_key(key) => {
+                self.losses.cut += 1;
+                self.string(b"null");
+                let skipped = self.walker.skip_content(key);
+                return skipped.inspect_err(|_| self.losses.torn += 1);
+            }
             scalar_or_container => {
                 let start = self.out.len();
                 self.key_depth += 1;
@@ -237,7 +329,13 @@ impl Writer<'_, '_> {
     }
 
     fn string(&mut self, bytes: &[u8]) {
-        if write_string(bytes, self.out) {
+        let is_replaced = match &mut self.take {
+            Some(take) if bytes.len() > self.piece && self.key_depth == 0 => {
+                write_string_in_pieces(bytes, self.out, &mut **take)
+            }
+            _ => write_string(bytes, self.out),
+        };
+        if is_replaced {
             self.losses.replaced += 1;
         }
     }
@@ -509,6 +607,46 @@ mod tests {
             assert_eq!(std::str::from_utf8(&out).unwrap(), json);
             assert_eq!(losses, Losses { torn: 1, ..Losses::default() });
         }
+    }
+
+    #[test]
+    fn invariant_6_a_byte_becomes_eight_at_the_most() {
+        // Keys of which each level doubles the backslashes, again and again.
+        let key = [&[0x81; MAX_KEY_DEPTH + 1][..], b"\xd9\x40", &[1; 64], &[0xc0; 5]].concat();
+        let keys = [b"\xde\xff\xff".to_vec(), key.repeat(10_000)].concat();
+        let falses = [b"\xde\xff\xff".to_vec(), vec![0xc2; 130_000]].concat();
+        let controls = [b"\xc6\x00\x01\x00\x00".to_vec(), vec![1; 65_536]].concat();
+        for payload in [keys, falses, controls] {
+            let mut out = Vec::new();
+            write(&payload, &mut out);
+            let most = 8 * payload.len() + 37 * MAX_KEY_BYTES;
+            assert!(out.len() <= most, "{} of {}", out.len(), payload.len());
+            serde_json::from_slice::<serde_json::Value>(&out).unwrap();
+        }
+    }
+
+    #[test]
+    fn invariant_6_pieces_are_small_and_make_up_the_whole() {
+        let values = vec![
+            Value::from("\u{1}".repeat(1 << 20)),
+            Value::Binary(vec![0xff; 1 << 20]),
+            Value::from("ä".repeat(200_001)),
+            Value::Array(vec![Value::Nil; 300_000]),
+            Value::Map((0..50_000).map(|n| (Value::from(n), Value::from("x"))).collect()),
+            Value::Map(vec![(Value::Array(vec![Value::from("y".repeat(9000)); 2]), Value::Nil)]),
+        ];
+        let mut payload = Vec::new();
+        rmpv::encode::write_value(&mut payload, &Value::Array(values)).unwrap();
+        let (mut whole, mut pieces, mut out) = (Vec::new(), Vec::new(), Vec::new());
+        let losses = write(&payload, &mut whole);
+        let mut take = |piece: &[u8]| {
+            assert!(piece.len() < 8 * PIECE, "{}", piece.len());
+            pieces.extend_from_slice(piece);
+        };
+        assert_eq!(write_in_pieces(&payload, &mut out, &mut take), losses);
+        assert!(out.capacity() < 16 * PIECE, "{}", out.capacity());
+        pieces.extend(out);
+        assert!(pieces == whole);
     }
 
     proptest! {

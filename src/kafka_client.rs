@@ -204,6 +204,16 @@ pub fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) -> Clie
     config
 }
 
+/// Why no client could be made of a configuration. Of a file that cannot be read librdkafka tells neither
+/// the name nor the reason.
+pub fn not_made(error: &KafkaError, config: &ClientConfig) -> String {
+    let unreadable = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"]
+        .into_iter()
+        .filter_map(|property| config.get(property).filter(|path| *path != "probe"))
+        .find_map(|path| Some(format!("reading {path}: {}", std::fs::read(path).err()?)));
+    unreadable.unwrap_or_else(|| explained(error))
+}
+
 /// librdkafka's log lines. What they tell of errors comes as errors too, so they are details.
 pub fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {

@@ -39,6 +39,7 @@ pub mod kafka_client;
 pub mod kafka_loop;
 pub mod line;
 pub mod local_cache;
+mod long_json;
 pub mod metrics;
 pub mod msgpack;
 pub mod pipeline;

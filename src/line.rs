@@ -91,7 +91,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Appends a line for machines: tag, time of receipt, source, master and data as a JSON object.
-/// `received` is in microseconds since 1970.
+/// `received` is in microseconds since 1970. Of data of more than 4 MiB of JSON there is only the length.
 pub fn write_json(event: &Event, origin: &Origin, received: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"tag\": ");
     write_string(event.tag().as_bytes(), out);
@@ -102,7 +102,10 @@ pub fn write_json(event: &Event, origin: &Origin, received: u64, out: &mut Vec<u
     out.extend_from_slice(b", \"master_id\": ");
     write_string(origin.master_id.as_bytes(), out);
     out.extend_from_slice(b", \"data\": ");
-    out.extend_from_slice(event.json());
+    match event.long() {
+        None => out.extend_from_slice(event.json(&mut Vec::new())),
+        Some(len) => out.extend_from_slice(format!("null, \"data_bytes\": {len}").as_bytes()),
+    }
     out.extend_from_slice(b"}\n");
 }
 

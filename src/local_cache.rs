@@ -297,7 +297,7 @@ pub(crate) mod tests {
         while let Some(frames) = walk.next_frames().unwrap() {
             for frame in frames {
                 let event = Event::parse(frame).unwrap();
-                let mut data: Value = serde_json::from_slice(event.json()).unwrap();
+                let mut data: Value = serde_json::from_slice(event.json(&mut Vec::new())).unwrap();
                 assert_eq!(data[MARK], true);
                 let stamp = data["_stamp"].take();
                 assert_eq!(stamp.as_str().unwrap().len(), "2026-11-21T23:33:36.123456".len());

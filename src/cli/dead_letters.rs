@@ -181,7 +181,8 @@ fn show(letters: &[Letter], output: Output) -> Result<(), Failure> {
     let mut text = String::new();
     for letter in letters {
         let event = letter.event();
-        let data = event.as_ref().map_or(&b"null"[..], |event| event.json());
+        let mut scratch = Vec::new();
+        let data = event.as_ref().map_or(&b"null"[..], |event| event.json(&mut scratch));
         let data: Value = serde_json::from_slice(data).unwrap_or_default();
         if output == Output::Json {
             let mut shown = json!(letter);

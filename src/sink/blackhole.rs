@@ -18,6 +18,7 @@ impl Sink for Blackhole {
     const NAME: &'static str = "blackhole";
     const ABOUT: &'static str = "takes every event and keeps none";
     const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 100);
+    const STREAMS: bool = true;
     type Config = Config;
 
     async fn connect(_config: &Config, _context: &Context) -> Result<Self, ConnectError> {

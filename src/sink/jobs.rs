@@ -24,6 +24,7 @@ impl Sink for JobCache {
     const NAME: &'static str = "job-cache";
     const ABOUT: &'static str = "the job cache";
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(4), 200);
+    const STREAMS: bool = true;
     type Config = Config;
 
     async fn connect(_config: &Config, context: &Context) -> Result<Self, ConnectError> {

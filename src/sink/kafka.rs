@@ -27,6 +27,7 @@ use tracing::info;
 
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
+use crate::kafka_client::not_made;
 use crate::units::ByteSize;
 
 mod message;
@@ -83,8 +84,6 @@ impl Sink for Kafka {
             return verdict(refused.to_vec());
         }
         let result = self.store(batch).await;
-        // A large event must not hold its memory for ever.
-        self.value.shrink_to(Self::BATCH.max_bytes);
         match (result, &self.transactions) {
             (Err(failed), Some(transactions)) if self.is_fenced() => {
                 Err(blocking(|| transactions.fenced(batch.id(), failed)))
@@ -114,9 +113,10 @@ impl Kafka {
         if config.is_transactional {
             settings.set("transactional.id", transactional_id(context));
         }
-        let producer: ThreadedProducer<Reports> = settings
-            .create_with_context(Reports::default())
-            .map_err(|error| SinkError::fatal("setting up a Kafka producer", error))?;
+        let producer: ThreadedProducer<Reports> =
+            settings.create_with_context(Reports::default()).map_err(|error| {
+                SinkError::fatal("setting up a Kafka producer", not_made(&error, &settings))
+            })?;
         let mut topics = Topics::default();
         match config.topic.fixed() {
             Some(topic) => topics.ensure(topic, &producer, &config.client, config.create)?,
@@ -262,7 +262,12 @@ impl Kafka {
         while next.is_some() {
             blocking(|| {
                 while let Some((place, entry)) = next {
-                    if !hand_over(&self.config, &self.producer, &mut self.value, place, &entry) {
+                    let value = &mut self.value;
+                    let is_taken = hand_over(&self.config, &self.producer, value, place, &entry);
+                    // A large event must not hold its memory while the others are sent.
+                    value.clear();
+                    value.shrink_to(Self::BATCH.max_bytes);
+                    if !is_taken {
                         break;
                     }
                     next = entries.next();

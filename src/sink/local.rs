@@ -1,7 +1,8 @@
 //! `local`: prints each event to standard output, one line an event.
 //!
 //! `text` is for the eye: time, tag, minion, function, outcome, coloured on a terminal. `json` is
-//! the line that `rawfile_json` writes. A batch is one write. When standard output is closed
+//! the line that `rawfile_json` writes. A batch is one write, unless an
+//! event's JSON is long, which goes in pieces. When standard output is closed
 //! nothing can ever be printed again, so the sink parks and the daemon says so.
 
 use std::io::{self, Write};
@@ -47,6 +48,7 @@ impl Sink for Local {
     const NAME: &'static str = "local";
     const ABOUT: &'static str = "prints events to standard output, coloured on a terminal";
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 100);
+    const STREAMS: bool = true;
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
@@ -56,11 +58,7 @@ impl Sink for Local {
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
         blocking(|| {
-            self.lines.clear();
-            for entry in batch.entries() {
-                self.format.write(&entry, self.colour, &mut self.lines);
-            }
-            let result = print(&mut io::stdout().lock(), &self.lines);
+            let result = self.print(batch, &mut io::stdout().lock());
             // A large batch must not hold its memory for ever.
             self.lines.shrink_to(2 * Self::BATCH.max_bytes);
             result
@@ -69,6 +67,26 @@ impl Sink for Local {
 
     async fn close(self) -> Result<(), SinkError> {
         Ok(())
+    }
+}
+
+impl Local {
+    fn print(&mut self, batch: &Batch, stdout: &mut impl Write) -> Result<(), SinkError> {
+        self.lines.clear();
+        let mut printed = Ok(());
+        for entry in batch.entries() {
+            match (self.format, entry.event.long()) {
+                (Format::Json, Some(_)) => {
+                    entry.event.write_line_in_pieces(&mut self.lines, &mut |piece| {
+                        if printed.is_ok() {
+                            printed = stdout.write_all(piece);
+                        }
+                    });
+                }
+                _ => self.format.write(&entry, self.colour, &mut self.lines),
+            }
+        }
+        outcome(printed.and_then(|()| stdout.write_all(&self.lines)).and_then(|()| stdout.flush()))
     }
 }
 
@@ -83,8 +101,8 @@ impl Format {
     }
 }
 
-fn print(stdout: &mut impl Write, lines: &[u8]) -> Result<(), SinkError> {
-    let Err(error) = stdout.write_all(lines).and_then(|()| stdout.flush()) else { return Ok(()) };
+fn outcome(printed: io::Result<()>) -> Result<(), SinkError> {
+    let Err(error) = printed else { return Ok(()) };
     if error.kind() == io::ErrorKind::BrokenPipe {
         let doing = "printing to standard output, which nobody reads any more (it is closed)";
         return Err(SinkError::fatal(doing, error));
@@ -119,16 +137,7 @@ mod tests {
 
     #[test]
     fn a_closed_output_is_fatal_and_a_full_one_is_not() {
-        struct Broken(io::ErrorKind);
-        impl Write for Broken {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(self.0.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let label = |kind| print(&mut Broken(kind), b"x\n").unwrap_err().label();
+        let label = |kind: io::ErrorKind| outcome(Err(kind.into())).unwrap_err().label();
         assert_eq!(label(io::ErrorKind::BrokenPipe), "fatal");
         assert_eq!(label(io::ErrorKind::StorageFull), "retry");
     }

@@ -54,6 +54,9 @@ pub trait Sink: Sized + Send + 'static {
     const ABOUT: &'static str;
     /// Batches as this store likes them.
     const BATCH: BatchLimits;
+    /// Whether it never holds the JSON of a long event whole, so that it waits for no turn
+    /// ([`crate::long_json`]).
+    const STREAMS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
+use crate::long_json;
 use crate::units::{ByteSize, Span};
 
 /// A file of JSON lines.
@@ -111,6 +112,7 @@ impl Sink for RawfileJson {
     const NAME: &'static str = "rawfile_json";
     const ABOUT: &'static str = "JSON lines in a file, as Salt's rawfile_json writes them";
     const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 200);
+    const STREAMS: bool = true;
     type Config = Config;
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
@@ -140,10 +142,20 @@ impl Sink for RawfileJson {
             blocking(|| self.begin_anew())?;
             self.lock().await?;
         }
-        let mut lines = lines_of(batch, &mut self.lines);
+        let has_long = blocking(|| batch.events().any(|event| event.long().is_some()));
         let result = match self.file.metadata() {
-            Ok(metadata) if !metadata.is_file() => push(&mut self.file, &mut lines).await,
-            _ => blocking(|| append_whole(&mut self.file, &mut lines)),
+            Ok(metadata) if !metadata.is_file() => {
+                // Writing may have to wait, which cannot be done in the middle of making JSON.
+                let _turn = long_json::turn(batch).await;
+                push(&mut self.file, &mut lines_of(batch, &mut self.lines)).await
+            }
+            _ if has_long => blocking(|| {
+                or_nothing(&mut self.file, |file| write_in_pieces(file, batch, &mut self.lines))
+            }),
+            _ => blocking(|| {
+                let mut lines = lines_of(batch, &mut self.lines);
+                or_nothing(&mut self.file, |file| write_all(file, &mut lines))
+            }),
         };
         let result = self.file.unlock().and(result);
         // A large batch must not hold its memory for ever.
@@ -285,13 +297,27 @@ fn lines_of<'a>(batch: &'a Batch, own: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
     })
 }
 
-/// Writes all of it or nothing. Holds the lock.
-fn append_whole(file: &mut File, lines: &mut [IoSlice<'_>]) -> io::Result<()> {
+/// Lets `write` append all of it or nothing. Holds the lock.
+fn or_nothing(file: &mut File, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let len = file.metadata()?.len();
-    write_all(file, lines).inspect_err(|_| {
+    write(file).inspect_err(|_| {
         // Fails for what is no regular file, which keeps what it got.
         let _ = file.set_len(len);
     })
+}
+
+/// Writes the lines of a batch of which some are long; of those a piece is held at a time.
+fn write_in_pieces(file: &mut File, batch: &Batch, lines: &mut Vec<u8>) -> io::Result<()> {
+    lines.clear();
+    let mut written = Ok(());
+    for event in batch.events() {
+        event.write_line_in_pieces(lines, &mut |piece| {
+            if written.is_ok() {
+                written = file.write_all(piece);
+            }
+        });
+    }
+    written.and_then(|()| file.write_all(lines))
 }
 
 fn write_all(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> {

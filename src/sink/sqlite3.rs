@@ -28,14 +28,14 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ToSql, TransactionBehavior, params};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::warn;
 
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
-use crate::event::EventKind;
+use crate::event::{Event, EventKind};
 use crate::msgpack::{self, Item};
 use crate::units::{ByteSize, Span};
 use crate::{json, python};
@@ -336,22 +336,40 @@ fn insert(
 ) -> rusqlite::Result<()> {
     let event = entry.event;
     scratch.times.set(entry.received);
-    connection.prepare_cached(INSERT_EVENT)?.execute(params![
-        event.tag(),
-        Json(event.json()),
-        scratch.times.utc,
-        entry.origin.master_id,
-        event.id().to_string(),
-    ])?;
+    let mut statement = connection.prepare_cached(INSERT_EVENT)?;
+    bind_json(&mut statement, 2, event, &mut scratch.json)?;
+    statement.raw_bind_parameter(1, event.tag())?;
+    statement.raw_bind_parameter(3, &scratch.times.utc)?;
+    statement.raw_bind_parameter(4, &entry.origin.master_id)?;
+    statement.raw_bind_parameter(5, event.id().to_string())?;
+    statement.raw_execute()?;
+    // Lets go of what is bound.
+    drop(statement);
     match event.kind() {
         EventKind::JobNew => {
             let Some(jid) = event.fields().jid else { return Ok(()) };
-            let load = Json(event.json());
-            connection.prepare_cached(INSERT_JID)?.execute(params![jid, load])?;
+            let mut statement = connection.prepare_cached(INSERT_JID)?;
+            bind_json(&mut statement, 2, event, &mut scratch.json)?;
+            statement.raw_bind_parameter(1, jid)?;
+            statement.raw_execute()?;
         }
         EventKind::JobReturn => insert_return(connection, entry, scratch)?,
         _ => {}
     }
+    Ok(())
+}
+
+/// Binds the event's JSON. SQLite takes a copy, and a second one for the row: the first is let go of
+/// before that, if it is long.
+fn bind_json(
+    statement: &mut Statement<'_>,
+    index: usize,
+    event: &Event,
+    scratch: &mut Vec<u8>,
+) -> rusqlite::Result<()> {
+    statement.raw_bind_parameter(index, Json(event.json(scratch)))?;
+    scratch.clear();
+    scratch.shrink_to(Sqlite3::BATCH.max_bytes);
     Ok(())
 }
 
@@ -380,21 +398,24 @@ fn insert_return(
         scratch.python.as_str()
     });
     scratch.json.clear();
+    scratch.json.reserve_exact(entry.event.long().unwrap_or_default());
     match msgpack::find(payload, "return") {
         Some(value) => _ = json::write(value, &mut scratch.json),
         None => scratch.json.extend_from_slice(b"null"),
     }
     connection.prepare_cached(DELETE_RETURN)?.execute(params![fields.jid, fields.minion])?;
-    connection.prepare_cached(INSERT_RETURN)?.execute(params![
-        function,
-        fields.jid,
-        fields.minion,
-        args,
-        scratch.times.local,
-        Json(&scratch.json),
-        success_text(payload),
-    ])?;
-    Ok(())
+    let mut statement = connection.prepare_cached(INSERT_RETURN)?;
+    statement.raw_bind_parameter(1, function)?;
+    statement.raw_bind_parameter(2, fields.jid)?;
+    statement.raw_bind_parameter(3, fields.minion)?;
+    statement.raw_bind_parameter(4, args)?;
+    statement.raw_bind_parameter(5, &scratch.times.local)?;
+    statement.raw_bind_parameter(6, Json(&scratch.json))?;
+    statement.raw_bind_parameter(7, success_text(payload))?;
+    // As in `bind_json`.
+    scratch.json.clear();
+    scratch.json.shrink_to(Sqlite3::BATCH.max_bytes);
+    statement.raw_execute().map(drop)
 }
 
 /// What `bool(value)` says in Python: Salt stores only arguments that are true.

@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outlet, Source, SourceError};
-use crate::kafka_client::{self, Brokers, Properties, Sasl, Tls, explained};
+use crate::kafka_client::{self, Brokers, Properties, Sasl, Tls, explained, not_made};
 
 mod group;
 mod in_flight;
@@ -163,7 +163,7 @@ fn ask(config: &Config) -> Result<(), SourceError> {
     let client: BaseConsumer<Context> = config
         .client
         .create_with_context(context)
-        .map_err(|error| SourceError::new(doing("anything"), explained(&error)))?;
+        .map_err(|error| SourceError::new(doing("anything"), not_made(&error, &config.client)))?;
     if config.names().next().is_none() {
         let answer = client.fetch_metadata(None, PROBE);
         return answer.map(drop).map_err(|error| {

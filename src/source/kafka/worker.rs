@@ -26,7 +26,7 @@ use super::messages::{Events, Format, Gathered};
 use super::seen::Seen;
 use crate::backoff::Backoff;
 use crate::event::{EventId, Origin};
-use crate::kafka_client::explained;
+use crate::kafka_client::{explained, not_made};
 use crate::receipt::Receipt;
 use crate::source::{Link, Outlet, SourceError};
 
@@ -72,7 +72,10 @@ impl Worker {
         };
         let seen = Seen::new(&outlet.state.name);
         let context = Context::new(runtime.clone(), Some(seen));
-        let consumer = config.client.create_with_context(context).map_err(|e| failed(&e))?;
+        let consumer = config.client.create_with_context(context).map_err(|error| {
+            let doing = format!("subscribing at {}", config.brokers);
+            SourceError::new(doing, not_made(&error, &config.client))
+        })?;
         let worker = Worker {
             consumer,
             format: config.format,
