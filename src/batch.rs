@@ -94,13 +94,24 @@ pub struct Batch {
     first: u64,
     shares: Vec<Share>,
     len: usize,
+    was_begun: bool,
 }
 
 impl Batch {
     /// A batch of these shares, which stand in the queue `queue` from `first` on.
     pub fn new(queue: u128, first: u64, shares: Vec<Share>) -> Self {
         let len = shares.iter().map(Share::len).sum();
-        Batch { queue, first, shares, len }
+        Batch { queue, first, shares, len, was_begun: false }
+    }
+
+    /// The same batch, begun by a process, or a spooler, before this one.
+    pub fn begun_before(self) -> Self {
+        Batch { was_begun: true, ..self }
+    }
+
+    /// Whether it was begun before this process, or this spooler.
+    pub fn was_begun(&self) -> bool {
+        self.was_begun
     }
 
     /// The batch's id, for stores that drop what they have seen.
@@ -157,7 +168,11 @@ impl Batch {
             }
         }
         let back = Batch::new(self.queue, self.first + middle as u64, self.shares);
-        (Batch::new(self.queue, self.first, front), back)
+        let front = Batch::new(self.queue, self.first, front);
+        match self.was_begun {
+            true => (front.begun_before(), back.begun_before()),
+            false => (front, back),
+        }
     }
 }
 

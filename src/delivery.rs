@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::batch::{Batch, Entry};
 use crate::breaker::Breaker;
 use crate::dead_letter::{DeadLetters, Refused};
+use crate::deaths::{self, Deaths, Verdict};
 use crate::doorbell::Sender;
 use crate::event::Event;
 use crate::json::Losses;
@@ -76,6 +77,8 @@ pub struct Shared {
     pub dead_letters: Option<Arc<DeadLetters>>,
     /// What the world sees.
     pub state: Arc<SinkState>,
+    /// The deaths of the process, if there were so many that what was begun is tried with care.
+    pub(crate) deaths: Option<Arc<Deaths>>,
     /// The configuration has turned out to be wrong: no writer tries anything more.
     pub parked: CancellationToken,
 }
@@ -164,10 +167,25 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// Settles a batch, however long it takes; `false` if the configuration is wrong.
     async fn deliver(&mut self, batch: Batch) -> bool {
         let give_up_at = self.shared.retry.give_up_after.map(|span| Instant::now() + span.0);
-        let mut left = vec![batch];
+        let mut left = match self.watched(&batch) {
+            Some(_) => deaths::parts(batch),
+            None => vec![batch],
+        };
+        left.reverse();
         let mut dead = Vec::new();
         let mut attempts = 0;
         while let Some(batch) = left.pop() {
+            match self.watched(&batch).map_or(Verdict::Try, |deaths| deaths.verdict(&batch)) {
+                Verdict::Try => {}
+                Verdict::Cut => {
+                    left.extend(deaths::parts(batch).into_iter().rev());
+                    continue;
+                }
+                Verdict::Deadly => {
+                    dead.push(self.refused(batch, None, deaths::DEADLY.to_owned(), attempts));
+                    continue;
+                }
+            }
             if let Some(limit) = &self.shared.rate_limit {
                 limit.wait_for(batch.len()).await;
             }
@@ -201,6 +219,11 @@ impl<'a, S: Sink> Delivery<'a, S> {
         true
     }
 
+    /// The deaths of the process, if the batch may be what it died of.
+    fn watched(&self, batch: &Batch) -> Option<&Deaths> {
+        self.shared.deaths.as_deref().filter(|_| batch.was_begun())
+    }
+
     /// Tries once, over a new connection if there is none: to write the batch, or only to connect.
     /// After a failure that may pass it has waited before it returns, unless another writer parked
     /// the sink.
@@ -215,6 +238,10 @@ impl<'a, S: Sink> Delivery<'a, S> {
             Some(batch) if !S::STREAMS => long_json::turn(batch).await,
             _ => None,
         };
+        let under_way = match (&self.shared.deaths, batch) {
+            (Some(deaths), Some(batch)) => Some(deaths.attempt(batch).await),
+            _ => None,
+        };
         let began = Instant::now();
         let (result, is_late) = match timeout(limit, self.connect_and_write(batch)).await {
             Ok(result) => (result, false),
@@ -223,7 +250,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 (Err(SinkError::retry(format!("writing, for {limit:?}"), elapsed)), true)
             }
         };
-        drop(turn);
+        drop((turn, under_way));
         let Err(failure) = result else {
             permit.succeeded();
             self.worked();
@@ -614,6 +641,7 @@ pub(crate) mod tests {
             breaker: Breaker::default(),
             rate_limit: None,
             dead_letters: None,
+            deaths: None,
             state: Arc::new(SinkState::new("test", "scripted")),
             parked: CancellationToken::new(),
         }

@@ -441,8 +441,8 @@ fn write_escaped_utf8(bytes: &[u8], out: &mut Vec<u8>) {
             0x08 => out.extend_from_slice(b"\\b"),
             0x0c => out.extend_from_slice(b"\\f"),
             control => {
-                out.extend_from_slice(b"\\u00");
-                out.extend([control >> 4, control & 0x0f].map(hex_digit));
+                let (high, low) = (hex_digit(control >> 4), hex_digit(control & 0x0f));
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
             }
         }
         rest = behind;

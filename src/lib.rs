@@ -21,6 +21,7 @@ pub mod chunk;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;
+mod deaths;
 pub mod dedupe;
 pub mod delivery;
 pub mod demo;

@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::dead_letter::DeadLetters;
+use crate::deaths::{self, Deaths, Life};
 use crate::dedupe::Recent;
 use crate::dispatch::{Change, Dispatcher, Outgoing, Sinks, Tapped};
 use crate::doorbell::{Bell, Sender, channel};
@@ -33,7 +34,7 @@ use crate::sink::{self, chain};
 use crate::source::patience;
 use crate::spill_desk::Desks;
 use crate::spooler::Left;
-use crate::state::{SinkState, SourceState, State};
+use crate::state::{SinkState, SourceState, State, now};
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
 const CHANNEL: usize = 32;
@@ -137,6 +138,8 @@ pub struct Pipeline {
     parts: JoinSet<Result<(), PipelineError>>,
     failure: Option<PipelineError>,
     shutdown: Shutdown,
+    /// Whoever drops the pipeline has ended it in order; `None` without sinks.
+    _life: Option<Life>,
 }
 
 impl Pipeline {
@@ -159,6 +162,9 @@ impl Pipeline {
                 Some(Arc::new(DeadLetters::of_daemon(&general.state_dir, max_bytes)))
             }
         };
+        let has_sinks = dead_letters.is_some();
+        let life = has_sinks.then(|| Life(Arc::new(Deaths::begin(&general.state_dir, now()))));
+        let deaths = life.as_ref().map(|life| Arc::clone(&life.0));
         let jobs = Jobs::new(&general.state_dir);
         jobs.keep(config.keep_jobs);
         let redaction = Redaction::new(&config.redact, "");
@@ -179,6 +185,7 @@ impl Pipeline {
                 jobs: jobs.clone(),
                 reopen: reopen.clone(),
                 dead_letters: dead_letters.clone(),
+                deaths: deaths.clone().filter(|deaths| deaths.is_careful()),
                 stop: shutdown.stop.clone(),
                 give_up: shutdown.give_up.clone(),
                 desks: Arc::clone(&desks),
@@ -193,6 +200,7 @@ impl Pipeline {
             parts: JoinSet::new(),
             failure: None,
             shutdown: shutdown.clone(),
+            _life: life,
         };
         let mut sinks = Vec::new();
         for sink in &config.sinks {
@@ -207,6 +215,16 @@ impl Pipeline {
             let replaying = replay_letters::run(dead_letters, ways, state, no_more.clone());
             pipeline.parts.spawn(async move {
                 replaying.await;
+                Ok(())
+            });
+        }
+        if let Some(deaths) = deaths {
+            let until = no_more.clone();
+            pipeline.parts.spawn(async move {
+                let lived = until.run_until_cancelled(tokio::time::sleep(deaths::WHILE)).await;
+                if lived.is_some() {
+                    deaths.forget();
+                }
                 Ok(())
             });
         }

@@ -621,7 +621,10 @@ impl<D: Disk> Queue<D> {
         }
         let received = shares.first()?.received();
         let weight = shares.iter().map(Share::weight).sum();
-        let batch = Batch::new(self.id, first, shares);
+        let mut batch = Batch::new(self.id, first, shares);
+        if again.is_some() {
+            batch = batch.begun_before();
+        }
         self.weight += weight;
         self.in_flight.push_back(InFlight {
             batch: batch.clone(),

@@ -30,6 +30,7 @@ use crate::breaker::Breaker;
 use crate::chunk::Share;
 use crate::config::SinkConfig;
 use crate::dead_letter::DeadLetters;
+use crate::deaths::Deaths;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::doorbell::{Bell, Receiver, Sender, channel};
 use crate::jobs::Jobs;
@@ -57,6 +58,8 @@ pub(crate) struct Means {
     pub(crate) jobs: Jobs,
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
+    /// If the process has died so often that what was begun is tried with care.
+    pub(crate) deaths: Option<Arc<Deaths>>,
     /// The daemon has begun to stop.
     pub(crate) stop: CancellationToken,
     /// Its drain deadline has passed.
@@ -115,6 +118,7 @@ impl RunningSink {
             breaker: Breaker::default(),
             rate_limit: sink.rate_limit.map(RateLimit::new),
             dead_letters: means.dead_letters.clone(),
+            deaths: means.deaths.clone(),
             state: Arc::clone(&state),
             parked: CancellationToken::new(),
         });

@@ -320,6 +320,7 @@ impl World {
             breaker: Breaker::default(),
             rate_limit: None,
             dead_letters: None,
+            deaths: None,
             state: Arc::clone(&self.state),
             parked: CancellationToken::new(),
         });
