@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
+use crate::event::Event;
 use crate::long_json;
 use crate::units::{ByteSize, Span};
 
@@ -142,7 +143,8 @@ impl Sink for RawfileJson {
             blocking(|| self.begin_anew())?;
             self.lock().await?;
         }
-        let has_long = blocking(|| batch.events().any(|event| event.long().is_some()));
+        let has_long = !batch.events().all(Event::is_surely_short)
+            && blocking(|| batch.events().any(|event| event.long().is_some()));
         let result = match self.file.metadata() {
             Ok(metadata) if !metadata.is_file() => {
                 // Writing may have to wait, which cannot be done in the middle of making JSON.
@@ -405,7 +407,7 @@ mod tests {
 
     use super::*;
     use crate::chunk::{Chunk, Share};
-    use crate::event::{Event, Origin};
+    use crate::event::Origin;
     use crate::jobs::Jobs;
 
     fn config(folder: &Path, rotate: Option<Rotate>) -> Config {
