@@ -752,7 +752,7 @@ pub(crate) mod tests {
         for tag in ["refused", "given up"] {
             assert!(delivery.deliver(batch(0, &[tag])).await);
         }
-        let found = letters.list(&Selection::default(), 9).unwrap();
+        let found = letters.list(&Selection::default(), 0, 9).unwrap();
         let reasons: Vec<_> = found.iter().map(|letter| letter.reason.as_str()).collect();
         let expected =
             ["making tables: the server said no: no such type", "given up: writing: gone"];
