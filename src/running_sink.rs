@@ -68,8 +68,8 @@ pub(crate) struct Means {
 
 /// A queue with what its spill holds, ready for a spooler.
 pub(crate) struct OpenQueue {
-    queue: Queue,
-    fsync: Option<Fsync>,
+    pub(crate) queue: Queue,
+    pub(crate) fsync: Option<Fsync>,
 }
 
 /// Where a spooler's events come from.
