@@ -56,6 +56,10 @@ const NOTE: Duration = Duration::from_secs(1);
 /// How often a full queue that blocks is tried again.
 const BLOCKED: Duration = Duration::from_millis(20);
 
+/// Shares, and bytes of their frames, that one round takes at the most: enough for a burst to cost one
+/// round, and so few that handing out, settling and syncing are never put off for long.
+const ROUND: (usize, usize) = (32, 4 << 20);
+
 /// Everything that a spooler thread owns.
 pub struct Spooler<D: Disk = Folder> {
     /// The queue.
@@ -332,11 +336,16 @@ impl<D: Disk> Spooler<D> {
             Order::Leave => course.leaving = true,
             Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
             Order::End => {
-                if !self.queue.is_blocked()
-                    && let Poll::Ready(Some(share)) = self.shares.take()
-                {
-                    self.take(share, course, now);
+                // What has come so far. The dispatcher may put in more meanwhile, without end.
+                for _ in 0..self.shares.len() {
+                    let Poll::Ready(Some(share)) = self.shares.take() else { break };
+                    match self.queue.is_blocked() {
+                        true => self.state.dropped_stop.add(share.len() as u64),
+                        false => self.keep(share, now),
+                    }
                 }
+                self.plan_sync(course, now);
+                self.count_losses();
                 for share in self.shares.try_iter() {
                     self.state.dropped_stop.add(share.len() as u64);
                 }
@@ -373,17 +382,22 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// Takes a share and whatever else is at hand, so that a burst costs one round.
+    /// Takes a share and what else is at hand, as far as it fits into one round.
     fn take(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
         if self.is_stuck(course) {
             // There is no room for it, but the dispatcher must come to its end.
             self.state.dropped_stop.add(share.len() as u64);
             return;
         }
+        let (mut count, mut bytes) = (1, share.bytes());
         self.keep(share, now);
         while !self.queue.is_blocked()
+            && count < ROUND.0
+            && bytes < ROUND.1
             && let Poll::Ready(Some(share)) = self.shares.take()
         {
+            count += 1;
+            bytes += share.bytes();
             self.keep(share, now);
         }
         self.plan_sync(course, now);
@@ -440,10 +454,9 @@ impl<D: Disk> Spooler<D> {
 
     fn hand_out(&mut self, course: &mut Course<D>, now: Instant) {
         while !course.leaving {
-            let free = course.held.iter_mut().zip(&self.writers).min_by_key(|(held, _)| **held);
-            let Some((held, writer)) = free.filter(|(held, _)| **held < BATCHES_PER_WRITER) else {
-                return;
-            };
+            let free = course.held.iter_mut().zip(&self.writers);
+            let free = free.filter(|(held, writer)| has_room(**held, writer));
+            let Some((held, writer)) = free.min_by_key(|(held, _)| **held) else { return };
             let is_due = match self.queue.due(&self.limits, now) {
                 Some(due) => course.draining || due <= now,
                 None => false,
@@ -487,8 +500,8 @@ impl<D: Disk> Spooler<D> {
 
     /// How long nothing can be due.
     fn wait(&self, course: &Course<D>, now: Instant) -> Duration {
-        let has_free_writer = course.held.iter().any(|held| *held < BATCHES_PER_WRITER);
-        let may_begin = has_free_writer && !course.abandoned && !course.leaving;
+        let mut writers = course.held.iter().zip(&self.writers);
+        let may_begin = !course.leaving && writers.any(|(held, writer)| has_room(*held, writer));
         let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
         let sync = self.sync_due(course);
         let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
@@ -534,6 +547,12 @@ impl<D: Disk> Spooler<D> {
         let shares = leaving.then_some(self.shares);
         Left { on_disk: left, shares, in_memory }
     }
+}
+
+/// Whether a writer that holds so many batches takes another. One that has ended takes none: when
+/// the sink is parked, the others may end much later, since one of them may hang in a write.
+fn has_room(held: usize, writer: &mpsc::Sender<Batch>) -> bool {
+    held < BATCHES_PER_WRITER && !writer.is_closed()
 }
 
 /// The thread that syncs, one job at a time, as the spooler sees it.

@@ -49,6 +49,9 @@ const CHANNEL: usize = 2;
 /// Steps within which everything must have come to rest.
 const REST: usize = 5000;
 
+/// Rounds in which something may be due one after the other.
+const RESTLESS: usize = 10;
+
 /// Longer than any time that something waits for.
 const LONG: Duration = Duration::from_secs(61);
 
@@ -239,6 +242,8 @@ struct Run {
     course: Course<SimDisk>,
     /// What the last round said.
     wait: Duration,
+    /// Rounds one after the other that found something due while nothing happened.
+    restless: usize,
     jobs: Receiver<SyncJob<SimDisk>>,
     done: Sender<(SyncJob<SimDisk>, io::Result<()>)>,
     orders: Sender<Order>,
@@ -366,8 +371,9 @@ impl World {
         let (syncer, jobs, done) = Syncer::new(spooler.shares.bell());
         let mut course = Course::new(count, self.now, syncer);
         spooler.plan_sync(&mut course, self.now);
-        let (wait, ordered) = (Duration::ZERO, None);
-        self.run = Some(Run { spooler, course, wait, jobs, done, orders, ordered, writers });
+        let (wait, restless, ordered) = (Duration::ZERO, 0, None);
+        let run = Run { spooler, course, wait, restless, jobs, done, orders, ordered, writers };
+        self.run = Some(run);
     }
 
     /// What the spooler waits for and could be served.
@@ -477,10 +483,7 @@ impl World {
             return;
         }
         let numbers = self.sent..self.sent + count;
-        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
-        let event = |n: u64| Event::new(&n.to_string(), &vec![0xc0; size]);
-        let events = numbers.clone().map(event).collect();
-        let share = Share::all(Arc::new(Chunk::new(origin, 1, events)));
+        let share = share_of(self.sent, count, size);
         let (claim, receipt) = Claim::new();
         if dispatcher.try_send(share.claimed(Some(claim))).is_ok() {
             self.owed.extend(numbers.clone());
@@ -521,6 +524,9 @@ impl World {
             }
             Arm::Time => None,
         };
+        let is_restless = matches!((&happening, wait), (None, Duration::ZERO));
+        run.restless = if is_restless { run.restless + 1 } else { 0 };
+        assert!(run.restless < RESTLESS, "the spooler spins");
         let happening = happening.unwrap_or(Happening::Time);
         run.spooler.handle(happening, &mut run.course, self.now);
         self.run = Some(run);
@@ -683,6 +689,12 @@ impl World {
     }
 }
 
+fn share_of(first: u64, count: u64, size: usize) -> Share {
+    let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+    let event = |n: u64| Event::new(&n.to_string(), &vec![0xc0; size]);
+    Share::all(Arc::new(Chunk::new(origin, 1, (first..first + count).map(event).collect())))
+}
+
 /// A world in which so much has happened already that the next few actions matter.
 #[derive(Debug, Clone, Copy)]
 enum Past {
@@ -781,6 +793,49 @@ fn invariant_3_every_order_of_a_few_happenings_loses_nothing() {
     ];
     let count: usize = worlds.into_iter().map(|(nature, past)| explore(nature, past, 3)).sum();
     println!("{count} histories");
+}
+
+/// One writer parks the sink while another hangs in a write.
+#[test]
+fn a_parked_sink_of_several_writers_does_not_spin() {
+    let mut world = World::new(DURABLE);
+    Past::Busy.of(&mut world);
+    let writer = world.store.lock().unwrap().waiting()[0];
+    world.act(Action::Answer(writer, Answer::Wrong));
+    world.act(Action::Send(4, 200));
+    world.act(Action::Round(Arm::Shares));
+    assert_eq!(world.store.lock().unwrap().waiting().len(), 1, "the other one hangs");
+    world.pass(LONG);
+    for _ in 0..RESTLESS {
+        world.act(Action::Round(Arm::Time));
+    }
+    world.end();
+}
+
+/// Shares wait in the channel as fast as they are taken out.
+#[test]
+fn a_flood_of_shares_holds_up_nothing_else_that_a_spooler_does() {
+    let mut world = World::new(DURABLE);
+    let (flood, shares) = channel(4 * ROUND.0, &Bell::default());
+    for _ in 0..4 * ROUND.0 {
+        flood.try_send(share_of(0, 1, 20)).unwrap();
+    }
+    let Run { spooler, course, .. } = world.run.as_mut().unwrap();
+    spooler.shares = shares;
+    let Poll::Ready(Some(first)) = spooler.shares.take() else { panic!("there is one") };
+    spooler.handle(Happening::Share(first), course, world.now);
+    assert_eq!(spooler.shares.len(), 3 * ROUND.0);
+    let large = (ROUND.1 / 2).next_power_of_two();
+    while spooler.shares.take().is_ready() {}
+    for _ in 0..10 {
+        flood.try_send(share_of(0, 1, large)).unwrap();
+    }
+    let Poll::Ready(Some(first)) = spooler.shares.take() else { panic!("there is one") };
+    spooler.handle(Happening::Share(first), course, world.now);
+    assert_eq!(spooler.shares.len(), 8);
+    // The batches that this makes due are handed out by the next round.
+    spooler.round(course, world.now);
+    assert!(course.held.iter().all(|held| *held == BATCHES_PER_WRITER));
 }
 
 fn natures() -> impl Strategy<Value = Nature> {
