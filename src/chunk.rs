@@ -97,6 +97,11 @@ impl Share {
         Share { claim, ..self }
     }
 
+    /// Whether the events' source waits until they are safe, and so can wait for room too.
+    pub fn can_wait(&self) -> bool {
+        self.claim.is_some()
+    }
+
     /// Takes the claim off the share, for whoever keeps the events.
     pub fn take_claim(&mut self) -> Option<Claim> {
         self.claim.take()

@@ -209,6 +209,12 @@ pub const SINK_QUEUE_BYTES: Metric = gauge(
     SINK,
     "Memory that the sink's queue is counted with, in bytes.",
 );
+/// Events of sources that can wait, for which the sink's queue has no room yet.
+pub const SINK_HELD_BACK_EVENTS: Metric = gauge(
+    "saltern_sink_held_back_events",
+    SINK,
+    "Events of sources that can wait, for which the sink's queue has no room yet.",
+);
 /// Events in the sink's spill, those being written included.
 pub const SINK_SPILL_EVENTS: Metric = gauge(
     "saltern_sink_spill_events",
@@ -323,6 +329,7 @@ pub static METRICS: &[Metric] = &[
     SINK_BREAKER_OPEN,
     SINK_QUEUE_EVENTS,
     SINK_QUEUE_BYTES,
+    SINK_HELD_BACK_EVENTS,
     SINK_SPILL_EVENTS,
     SINK_SPILL_BYTES,
     SINK_QUEUE_MAX_BYTES,

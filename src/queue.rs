@@ -19,10 +19,14 @@
 //! - memory is bounded: what waits in memory and what is in flight, by weight (a frame twice, for
 //!   its JSON, and the structs); an event larger than the bound is still taken when nothing else is
 //!   there, so that no event is undeliverable for its size;
-//! - whatever is discarded is counted in [`Losses`], with the reason.
+//! - whatever is discarded is counted in [`Losses`], with the reason;
+//! - events whose source can wait, which says so by a claim, never push others out: where they find
+//!   no room they are held back, beside the queue, and a part of the room is left to events that
+//!   cannot wait. What is held back is bounded by what each such source may have under way.
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -33,7 +37,7 @@ use crate::batch::{Batch, BatchLimits};
 use crate::chunk::Share;
 use crate::receipt::Claim;
 use crate::spill::disk::{Disk, Folder};
-use crate::spill::{AppendError, Begun, Dropped, Lost, Read, Settings, Spill, SyncJob};
+use crate::spill::{Begun, Dropped, Lost, Read, Settings, Spill, SyncJob};
 use crate::state;
 use crate::units::{ByteSize, Span};
 
@@ -119,7 +123,8 @@ pub struct SpillConfig {
     pub mode: SpillMode,
     /// Disk that waiting events may take; in `memory` mode a bound on memory besides `memory`.
     pub max_bytes: ByteSize,
-    /// The age at which an event that waits on disk is discarded. Default: none.
+    /// The age at which an event that waits on disk is discarded, counted from when it was put there;
+    /// by whole segments, once the newest event of one is so old. Default: none.
     pub max_age: Option<Span>,
     /// What to do when `max_bytes` is reached or the disk is full.
     pub when_full: WhenFull,
@@ -224,11 +229,13 @@ pub struct Queue<D: Disk = Folder> {
     next: u64,
     /// A share that `block` holds back until there is room.
     held: Option<Share>,
+    /// What there is no room for and can wait.
+    held_back: HeldBack,
     /// Batches begun before the restart, to be taken with the same bounds.
     begun: VecDeque<Begun>,
     in_flight: VecDeque<InFlight>,
-    /// Claims of sources that wait, with the sequence below which all must be safe.
-    claims: VecDeque<(u64, Claim)>,
+    /// Claims of sources that wait, with the sequences of the events. All below their end must be safe.
+    claims: VecDeque<(Range<u64>, Claim)>,
     /// Weight of what is in memory and in flight.
     weight: usize,
     /// Bytes of frames that wait in memory.
@@ -239,6 +246,37 @@ pub struct Queue<D: Disk = Folder> {
     disk_works: bool,
     /// The last try to read the spill failed.
     read_again: Option<ReadAgain>,
+}
+
+/// Shares of sources that can wait, in order, until there is room.
+#[derive(Debug, Default)]
+struct HeldBack {
+    shares: VecDeque<Share>,
+    events: usize,
+    weight: usize,
+}
+
+impl HeldBack {
+    fn push(&mut self, mut share: Share) {
+        share.forget_encoding();
+        self.events += share.len();
+        self.weight += share.weight();
+        self.shares.push_back(share);
+    }
+
+    /// Puts in front what was taken out.
+    fn put_back(&mut self, share: Share) {
+        self.events += share.len();
+        self.weight += share.weight();
+        self.shares.push_front(share);
+    }
+
+    fn pop(&mut self) -> Option<Share> {
+        let share = self.shares.pop_front()?;
+        self.events -= share.len();
+        self.weight -= share.weight();
+        Some(share)
+    }
 }
 
 #[derive(Debug)]
@@ -278,6 +316,7 @@ impl<D: Disk> Queue<D> {
             head,
             next,
             held: None,
+            held_back: HeldBack::default(),
             begun,
             in_flight: VecDeque::new(),
             claims: VecDeque::new(),
@@ -291,58 +330,83 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Puts a share behind the others. What has to be discarded for it is counted in the losses.
-    pub fn push(&mut self, mut share: Share, now: Instant) {
+    pub fn push(&mut self, share: Share, now: Instant) {
         if share.is_empty() {
             return;
         }
+        if share.can_wait() && self.held_back.events > 0 {
+            self.held_back.push(share);
+            return;
+        }
+        match self.put_in(share, now) {
+            Some(share) if share.can_wait() => self.held_back.push(share),
+            held => self.held = held,
+        }
+    }
+
+    /// Gives the share back if there is no room for it and it is to wait.
+    fn put_in(&mut self, mut share: Share, now: Instant) -> Option<Share> {
         let weight = share.weight();
         let has_room = self.weight == 0 || self.weight + weight <= self.memory_bound;
         let fits = self.memory_end() == self.next && has_room;
         let on_disk = match self.config.mode {
-            SpillMode::Memory => return self.push_to_memory_only(share, weight, now),
+            SpillMode::Memory => return self.put_into_memory_only(share, weight, now),
             SpillMode::Overflow if fits => false,
             SpillMode::Overflow | SpillMode::Durable => match self.write(&mut share) {
                 Written::Yes => true,
                 Written::No => false,
-                Written::Later => {
-                    self.held = Some(share);
-                    return;
-                }
                 // There is nothing on disk that could make room, so memory does.
+                Written::Later
+                    if self.memory_end() == self.next
+                        && self.spill.as_ref().is_none_or(Spill::is_used_up) =>
+                {
+                    return self.put_into_memory_only(share, weight, now);
+                }
+                Written::Later => return Some(share),
                 Written::NoRoom
                     if self.config.when_full == WhenFull::DropOldest
                         && self.memory_end() == self.next =>
                 {
-                    return self.push_to_memory_only(share, weight, now);
+                    return self.put_into_memory_only(share, weight, now);
                 }
                 Written::NoRoom => {
                     self.losses.full += share.len() as u64;
-                    return;
+                    return None;
                 }
             },
         };
         if !fits && !on_disk {
             // Neither on disk nor, in order, in memory.
+            if share.can_wait() {
+                return Some(share);
+            }
             self.losses.disk += share.len() as u64;
-            return;
+            return None;
         }
         // `write` may have dropped older events, so look again.
         let fits = self.memory_end() == self.next && has_room;
         let claim = share.take_claim();
+        let first = self.next;
         self.next += share.len() as u64;
         if fits {
             self.remember(share, now);
         }
         match claim {
             Some(claim) if on_disk && self.config.fsync != Fsync::Always => claim.honour(),
-            Some(claim) => self.claims.push_back((self.next, claim)),
+            Some(claim) => self.claims.push_back((first..self.next, claim)),
             None => {}
         }
+        None
+    }
+
+    /// What to do when there is no room for this share.
+    fn when_full(&self, share: &Share) -> WhenFull {
+        if share.can_wait() { WhenFull::Block } else { self.config.when_full }
     }
 
     /// Honours the claims on everything below `sequence`, which is safe.
     fn honour_claims(&mut self, sequence: u64) {
-        while self.claims.front().is_some_and(|(end, _)| *end <= sequence) {
+        while self.claims.front().is_some_and(|(events, _)| events.end <= sequence) {
             if let Some((_, claim)) = self.claims.pop_front() {
                 claim.honour();
             }
@@ -351,13 +415,19 @@ impl<D: Disk> Queue<D> {
 
     /// Lets go of the claims on what is discarded below `sequence`.
     fn spoil_claims(&mut self, sequence: u64) {
-        self.claims.retain(|(end, _)| *end > sequence);
+        self.claims.retain(|(events, _)| events.end > sequence);
     }
 
-    fn push_to_memory_only(&mut self, mut share: Share, weight: usize, now: Instant) {
+    fn put_into_memory_only(
+        &mut self,
+        mut share: Share,
+        weight: usize,
+        now: Instant,
+    ) -> Option<Share> {
         share.forget_encoding();
-        while self.weight > 0 && self.weight + weight > self.memory_bound {
-            match self.config.when_full {
+        let reserve = if share.can_wait() { self.memory_bound / 4 } else { 0 };
+        while self.weight > 0 && self.weight + weight > self.memory_bound - reserve {
+            match self.when_full(&share) {
                 WhenFull::DropOldest => {
                     let Some(oldest) = self.forget_front() else { break };
                     self.losses.full += oldest.share.len() as u64;
@@ -365,19 +435,18 @@ impl<D: Disk> Queue<D> {
                 }
                 WhenFull::DropNewest => {
                     self.losses.full += share.len() as u64;
-                    return;
+                    return None;
                 }
-                WhenFull::Block => {
-                    self.held = Some(share);
-                    return;
-                }
+                WhenFull::Block => return Some(share),
             }
         }
+        let first = self.next;
         self.next += share.len() as u64;
         if let Some(claim) = share.take_claim() {
-            self.claims.push_back((self.next, claim));
+            self.claims.push_back((first..self.next, claim));
         }
         self.remember(share, now);
+        None
     }
 
     fn remember(&mut self, mut share: Share, since: Instant) {
@@ -402,8 +471,12 @@ impl<D: Disk> Queue<D> {
     fn write(&mut self, share: &mut Share) -> Written {
         let compress = self.config.compression == Compression::Zstd;
         let Ok(body) = share.encode(compress) else { return Written::No };
+        let when_full = self.when_full(share);
         loop {
             let Some(spill) = &mut self.spill else { return Written::No };
+            if share.can_wait() && !spill.fits_with_reserve(body.record_len()) {
+                return Written::Later;
+            }
             let failure = match spill.append(self.next, share, &body) {
                 Ok(()) => {
                     if !std::mem::replace(&mut self.disk_works, true) {
@@ -413,11 +486,7 @@ impl<D: Disk> Queue<D> {
                 }
                 Err(failure) => failure,
             };
-            let is_full = match &failure {
-                AppendError::Full => true,
-                AppendError::Disk { cause, .. } => is_out_of_space(cause),
-            };
-            if !is_full {
+            if !failure.is_out_of_space() {
                 if std::mem::replace(&mut self.disk_works, false) {
                     error!(
                         error = crate::sink::chain(&failure),
@@ -426,7 +495,6 @@ impl<D: Disk> Queue<D> {
                 }
                 return Written::No;
             }
-            let when_full = self.config.when_full;
             if when_full == WhenFull::Block {
                 return Written::Later;
             }
@@ -481,7 +549,7 @@ impl<D: Disk> Queue<D> {
         Lost { first: lost.first.max(self.head), end: lost.end.min(self.next) }.len()
     }
 
-    /// Discards what has waited longer than `max_age`.
+    /// Discards what has waited on disk for longer than `max_age`, by whole segments.
     pub fn expire(&mut self) {
         let Some(max_age) = self.config.max_age else { return };
         let age = u64::try_from(max_age.0.as_micros()).unwrap_or(u64::MAX);
@@ -529,10 +597,26 @@ impl<D: Disk> Queue<D> {
         self.held.is_some()
     }
 
-    /// Tries again to put in what `block` holds back.
+    /// Whether something is held back, so that [`Queue::unblock`] should be called now and then.
+    pub fn holds_back(&self) -> bool {
+        self.is_blocked() || self.held_back.events > 0
+    }
+
+    /// Events whose source can wait, and which do so beside the queue.
+    pub fn held_back(&self) -> usize {
+        self.held_back.events
+    }
+
+    /// Tries again to put in what is held back.
     pub fn unblock(&mut self, now: Instant) {
         if let Some(share) = self.held.take() {
-            self.push(share, now);
+            self.held = self.put_in(share, now);
+        }
+        while let Some(share) = self.held_back.pop() {
+            if let Some(share) = self.put_in(share, now) {
+                self.held_back.put_back(share);
+                return;
+            }
         }
     }
 
@@ -793,11 +877,11 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Takes out what no spill keeps, in order, for the queue that takes over from this one in the
-    /// same run: everything in `memory` mode, else what `block` holds back.
+    /// same run: everything in `memory` mode, else what is held back.
     pub fn hand_on(&mut self) -> Vec<Share> {
-        let held = self.held.take();
+        let held = self.held.take().into_iter().chain(std::mem::take(&mut self.held_back).shares);
         if self.config.mode != SpillMode::Memory && self.spill.is_some() {
-            return held.into_iter().collect();
+            return held.collect();
         }
         let mut flying: Vec<InFlight> = self.in_flight.drain(..).collect();
         flying.sort_by_key(|flying| flying.batch.first());
@@ -815,23 +899,28 @@ impl<D: Disk> Queue<D> {
             shares.push((end, waiting.share));
         }
         (self.head, self.memory_events, self.memory_bytes, self.weight) = (self.next, 0, 0, 0);
-        // A claim goes with the share at whose end it stood. One whose share is settled while an
-        // older one is not is let go of, and its source sends again.
-        let mut claims = std::mem::take(&mut self.claims).into_iter().peekable();
+        // Each part of what a claim is for gets one of its own; the rest of it is stored.
+        let mut claims = std::mem::take(&mut self.claims);
         let claimed = shares.into_iter().map(|(end, share)| {
-            let mut claim = None;
-            while let Some((_, found)) = claims.next_if(|(at, _)| *at <= end) {
-                claim = Some(found);
+            let first = end - share.len() as u64;
+            while let Some((_, claim)) = claims.pop_front_if(|(events, _)| events.end <= first) {
+                claim.honour();
             }
-            share.claimed(claim)
+            let claim = claims.front().filter(|(events, _)| events.contains(&first));
+            share.claimed(claim.map(|(_, claim)| claim.clone()))
         });
-        claimed.chain(held).collect()
+        let claimed: Vec<Share> = claimed.collect();
+        for (_, claim) in claims {
+            claim.honour();
+        }
+        claimed.into_iter().chain(held).collect()
     }
 
     /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
     /// how many events are left behind on disk, and how many are lost.
     pub fn persist(&mut self) -> (u64, u64) {
         let held = self.held.take().map_or(0, |share| share.len() as u64);
+        let held = held + std::mem::take(&mut self.held_back).events as u64;
         let left = self.len() as u64;
         let lost = match self.config.mode {
             SpillMode::Memory => left,
@@ -912,7 +1001,7 @@ impl<D: Disk> Queue<D> {
 
     /// Events that wait or are in flight.
     pub fn len(&self) -> usize {
-        let held = self.held.as_ref().map_or(0, Share::len);
+        let held = self.held.as_ref().map_or(0, Share::len) + self.held_back.events;
         self.waiting() + held + self.in_flight.iter().map(|f| f.batch.len()).sum::<usize>()
     }
 
@@ -931,9 +1020,9 @@ impl<D: Disk> Queue<D> {
         self.head + self.memory_events
     }
 
-    /// The memory that the queue is counted with, in bytes.
+    /// The memory that the queue is counted with, in bytes, what is held back included.
     pub fn weight(&self) -> usize {
-        self.weight
+        self.weight + self.held_back.weight
     }
 
     /// Events of the spill on disk that are not stored.
@@ -984,12 +1073,6 @@ enum Written {
     NoRoom,
 }
 
-fn is_out_of_space(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
-}
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -1002,7 +1085,7 @@ mod tests {
     use crate::event::{Event, Origin};
     use crate::spill::model::SimDisk;
 
-    fn share(numbers: std::ops::Range<u64>, size: usize) -> Share {
+    fn share(numbers: Range<u64>, size: usize) -> Share {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let events = numbers.map(|n| Event::new(&n.to_string(), &vec![0xc0; size])).collect();
         Share::all(Arc::new(Chunk::new(origin, 1, events)))
@@ -1130,7 +1213,14 @@ mod tests {
     /// A life of a queue over a disk.
     #[derive(Debug, Clone)]
     enum Turn {
-        Push(u64, usize),
+        /// So many events of so many bytes, of the bus or of a source that can wait.
+        Push(u64, usize, bool),
+        Unblock,
+        /// What is on disk was written long ago.
+        GrowOld,
+        Expire,
+        /// No file can be made, or again.
+        NoNewFiles(bool),
         Take,
         /// Settles the oldest batch in flight, or the youngest.
         Settle(bool),
@@ -1148,7 +1238,12 @@ mod tests {
 
     fn turns() -> impl Strategy<Value = Vec<Turn>> {
         let turn = prop_oneof![
-            12 => (1..8u64, 0..300usize).prop_map(|(count, size)| Turn::Push(count, size)),
+            12 => (1..8u64, 0..300usize, prop::bool::weighted(0.3))
+                .prop_map(|(count, size, can_wait)| Turn::Push(count, size, can_wait)),
+            4 => Just(Turn::Unblock),
+            1 => Just(Turn::GrowOld),
+            1 => Just(Turn::Expire),
+            1 => any::<bool>().prop_map(Turn::NoNewFiles),
             8 => Just(Turn::Take),
             6 => prop::bool::weighted(0.8).prop_map(Turn::Settle),
             2 => Just(Turn::Note),
@@ -1163,15 +1258,20 @@ mod tests {
 
     const MAX_BYTES: u64 = 20_000;
 
+    /// The numbers of events whose source can wait begin here; those of the bus at 0. Each has an
+    /// order of its own.
+    const CAN_WAIT: u64 = 1 << 40;
+
     /// What a queue over a disk must do, as a list of numbers.
     struct Life {
         config: SpillConfig,
         disk: SimDisk,
         queue: Queue<SimDisk>,
-        pushed: u64,
+        /// The numbers that come next, of the bus and of what can wait.
+        next: [u64; 2],
         /// Events in the queue when it was opened, pushed, taken, and counted as lost in this run.
         run: [u64; 4],
-        last: Option<u64>,
+        last: [Option<u64>; 2],
         in_flight: Vec<Batch>,
         /// Not settled, and neither counted as lost for certain nor forgiven.
         owed: std::collections::BTreeSet<u64>,
@@ -1180,6 +1280,7 @@ mod tests {
         risky: std::collections::BTreeSet<u64>,
         is_failing: bool,
         is_short: bool,
+        has_no_files: bool,
         /// In this run.
         had_trouble: bool,
         was_broken: bool,
@@ -1189,21 +1290,23 @@ mod tests {
     impl Life {
         fn begin(mode: SpillMode, when_full: WhenFull) -> Self {
             let memory = Some(ByteSize(3000));
-            let config = SpillConfig { mode, when_full, memory, ..SpillConfig::default() };
+            let max_age = Some(Span(Duration::from_hours(1)));
+            let config = SpillConfig { mode, max_age, when_full, memory, ..SpillConfig::default() };
             let disk = SimDisk::new();
             Life {
                 config,
                 queue: open(&disk, config),
                 disk,
-                pushed: 0,
+                next: [0, CAN_WAIT],
                 run: [0; 4],
-                last: None,
+                last: [None; 2],
                 in_flight: Vec::new(),
                 owed: std::collections::BTreeSet::new(),
                 lost: 0,
                 risky: std::collections::BTreeSet::new(),
                 is_failing: false,
                 is_short: false,
+                has_no_files: false,
                 had_trouble: false,
                 was_broken: false,
                 begun: std::collections::HashMap::new(),
@@ -1212,25 +1315,36 @@ mod tests {
 
         fn live(&mut self, turn: Turn) {
             match turn {
-                Turn::Push(count, size) => {
-                    let numbers = self.pushed..self.pushed + count;
+                Turn::Push(count, size, can_wait) => {
+                    let next = &mut self.next[usize::from(can_wait)];
+                    let numbers = *next..*next + count;
+                    *next += count;
                     self.owed.extend(numbers.clone());
-                    let is_broken = self.is_failing || self.is_short;
+                    let is_broken = self.is_failing || self.is_short || self.has_no_files;
                     if is_broken || self.config.mode == SpillMode::Overflow {
                         self.risky.extend(numbers.clone());
                     }
-                    self.queue.push(share(numbers.clone(), size), Instant::now());
+                    let claim = can_wait.then(|| Claim::new().0);
+                    let share = share(numbers.clone(), size).claimed(claim);
+                    self.queue.push(share, Instant::now());
                     // Where what is in flight fills the spill, memory has to do.
                     let is_full = self.queue.disk_bytes() + count * 400 > MAX_BYTES;
                     let last = self.queue.next.saturating_sub(1);
-                    if is_full && !self.queue.spill.as_ref().unwrap().holds(last) {
+                    if is_full && !self.queue.spill.as_ref().unwrap().holds(last)
+                        || self.queue.held_back() > 0
+                    {
                         self.risky.extend(numbers);
                     }
-                    self.pushed += count;
                     self.run[1] += count;
-                    // What is in flight and not on disk any more is saved anew at a stop, elsewhere.
-                    let kept = self.queue.spill.as_ref().unwrap().acknowledged();
-                    self.was_broken |= self.in_flight.iter().any(|batch| batch.first() < kept);
+                }
+                Turn::Unblock => self.queue.unblock(Instant::now()),
+                Turn::GrowOld => self.disk.grow_old(),
+                Turn::Expire => self.queue.expire(),
+                Turn::NoNewFiles(no) => {
+                    self.disk.set_no_new_files(no);
+                    self.has_no_files = no;
+                    self.had_trouble |= no;
+                    self.was_broken |= no;
                 }
                 Turn::Take => {
                     self.take();
@@ -1260,7 +1374,7 @@ mod tests {
                     };
                     let gone = self.queue.in_flight.iter().filter(|_| self.had_trouble);
                     risky.extend(gone.filter(is_gone).flat_map(|flying| numbers(&flying.batch)));
-                    self.had_trouble = self.is_short || self.is_failing;
+                    self.had_trouble = self.is_short || self.is_failing || self.has_no_files;
                     self.owed.retain(|n| !risky.contains(n));
                     self.open();
                 }
@@ -1277,6 +1391,9 @@ mod tests {
                     self.was_broken = true;
                 }
             }
+            // What is in flight and not on disk any more is saved anew at a stop, elsewhere.
+            let kept = self.queue.spill.as_ref().unwrap().acknowledged();
+            self.was_broken |= self.in_flight.iter().any(|batch| batch.first() < kept);
             self.count();
         }
 
@@ -1286,7 +1403,8 @@ mod tests {
             self.lost += losses;
             self.run[3] += losses;
             let [at_start, pushed, taken, lost] = self.run;
-            assert_eq!(at_start + pushed, taken + lost + self.queue.waiting() as u64);
+            let waiting = self.queue.waiting() + self.queue.held_back();
+            assert_eq!(at_start + pushed, taken + lost + waiting as u64);
         }
 
         fn take(&mut self) -> bool {
@@ -1295,9 +1413,10 @@ mod tests {
                 return false;
             };
             let numbers = numbers(&batch);
-            assert!(numbers.is_sorted_by(|a, b| a < b));
-            assert!(self.last.is_none_or(|last| last < numbers[0]), "order, or twice in one run");
-            self.last = numbers.last().copied();
+            for number in &numbers {
+                let last = self.last[usize::from(*number >= CAN_WAIT)].replace(*number);
+                assert!(last.is_none_or(|last| last < *number), "order, or twice in one run");
+            }
             self.run[2] += batch.len() as u64;
             let is_exact = self.config.mode == SpillMode::Durable && !self.was_broken;
             if is_exact && self.lost == 0 {
@@ -1310,12 +1429,12 @@ mod tests {
         }
 
         fn stop(&mut self) {
-            let len = self.queue.len() as u64;
+            let (len, held_back) = (self.queue.len() as u64, self.queue.held_back() as u64);
             let (left, lost) = self.queue.persist();
             assert_eq!(left + lost, len);
             self.lost += lost;
             if !self.was_broken {
-                assert_eq!(lost, 0);
+                assert_eq!(lost, held_back);
             }
             self.queue.note_acknowledged();
             self.open();
@@ -1324,7 +1443,7 @@ mod tests {
         fn open(&mut self) {
             self.queue = open(&self.disk, self.config);
             self.in_flight.clear();
-            self.last = None;
+            self.last = [None; 2];
             self.run = [self.queue.waiting() as u64, 0, 0, 0];
             let torn = self.queue.take_losses().total();
             self.lost += torn;
@@ -1333,6 +1452,7 @@ mod tests {
         fn end(mut self) {
             self.disk.set_failing(false);
             self.disk.set_space(usize::MAX);
+            self.disk.set_no_new_files(false);
             self.stop();
             let mut came = std::collections::BTreeSet::new();
             while self.take() {
@@ -1478,6 +1598,93 @@ mod tests {
         queue.end_sync(&job, result);
         let said: Vec<_> = receipts.iter_mut().map(crate::receipt::Receipt::try_recv).collect();
         assert_eq!(said, [Ok(false), Ok(false), Ok(true), Ok(true)]);
+    }
+
+    /// Whatever the queue is like, and although the sink takes nothing at first.
+    #[test]
+    fn events_whose_source_can_wait_wait_for_room_and_leave_some_to_the_bus() {
+        let now = Instant::now();
+        for mode in [SpillMode::Durable, SpillMode::Overflow, SpillMode::Memory] {
+            for when_full in [WhenFull::DropOldest, WhenFull::DropNewest, WhenFull::Block] {
+                let (memory, max_bytes) = (Some(ByteSize(3000)), ByteSize(20_000));
+                let config =
+                    SpillConfig { mode, max_bytes, when_full, memory, ..SpillConfig::default() };
+                let settings = Settings { segment_bytes: 1500, ..config.settings() };
+                let settings = Settings { max_bytes: 20_000, ..settings };
+                let spill = || Spill::open(SimDisk::new(), settings).unwrap();
+                let mut queue = Queue::new(7, config, (mode != SpillMode::Memory).then(spill));
+                let mut receipts = Vec::new();
+                for n in 0..200 {
+                    let (claim, receipt) = Claim::new();
+                    receipts.push(receipt);
+                    queue.push(share(2 * n..2 * n + 2, 100).claimed(Some(claim)), now);
+                }
+                assert!(queue.held_back() > 100, "{mode:?}");
+                // The bus goes past.
+                queue.push(share(1000..1001, 10), now);
+                assert!(!queue.is_blocked(), "{mode:?} {when_full:?}");
+                let mut came = Vec::new();
+                while let Some(batch) = queue.take(&ONE_SECOND, now) {
+                    came.extend(numbers(&batch));
+                    queue.settle(batch.first());
+                    queue.unblock(now);
+                }
+                assert_eq!(queue.take_losses(), Losses::default(), "{mode:?} {when_full:?}");
+                came.retain(|n| *n != 1000);
+                assert_eq!(came, (0..400).collect::<Vec<_>>(), "{mode:?} {when_full:?}");
+                assert!(receipts.iter_mut().all(|receipt| receipt.try_recv() == Ok(true)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_that_blocks_takes_a_record_that_is_larger_than_what_is_left() {
+        let now = Instant::now();
+        for when_full in [WhenFull::DropOldest, WhenFull::DropNewest, WhenFull::Block] {
+            let config = SpillConfig { when_full, ..SpillConfig::default() };
+            let settings = Settings { segment_bytes: 1500, max_bytes: 2000, compress: false };
+            let spill = Spill::open(SimDisk::new(), settings).unwrap();
+            let mut queue = Queue::new(7, config, Some(spill));
+            for n in 0..5 {
+                // The second is larger than all that may be on disk.
+                let size = if n == 1 { 5000 } else { 1200 };
+                queue.push(share(n..n + 1, size), now);
+                assert!(!queue.is_blocked(), "{when_full:?}: {n}");
+                let batch = queue.take(&ONE_SECOND, now).unwrap();
+                assert_eq!(numbers(&batch), [n]);
+                queue.settle(batch.first());
+            }
+            assert_eq!(queue.take_losses(), Losses::default());
+        }
+    }
+
+    #[test]
+    fn one_old_letter_does_not_let_fresh_events_expire() {
+        let now = Instant::now();
+        let config =
+            SpillConfig { max_age: Some(Span(Duration::from_hours(1))), ..SpillConfig::default() };
+        let disk = SimDisk::new();
+        let mut queue = open(&disk, config);
+        let read_at = |received, numbers: Range<u64>| {
+            let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+            let events = numbers.map(|n| Event::new(&n.to_string(), &[0xc0; 100])).collect();
+            Share::all(Arc::new(Chunk::new(origin, received, events)))
+        };
+        for first in (0..30).step_by(2) {
+            // A letter of 1970 is the last of each segment, and the first.
+            queue.push(read_at(state::now(), first..first + 1), now);
+            queue.push(read_at(1, first + 1..first + 2), now);
+        }
+        let an_hour_ago = state::now() - 3_600_000_000;
+        queue.expire();
+        assert_eq!((queue.waiting(), queue.discard_before(an_hour_ago, now)), (30, 0));
+        drop(queue);
+        let mut queue = open(&disk, config);
+        queue.expire();
+        assert_eq!((queue.waiting(), queue.take_losses()), (30, Losses::default()));
+        disk.grow_old();
+        queue.expire();
+        assert_eq!((queue.waiting(), queue.take_losses().expired), (0, 30));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub const BATCHES_PER_WRITER: usize = 2;
 /// How often what is acknowledged is noted on disk, and expired events are looked for.
 const NOTE: Duration = Duration::from_secs(1);
 
-/// How often a full queue that blocks is tried again.
+/// How often it is tried again to put in what a full queue holds back.
 const BLOCKED: Duration = Duration::from_millis(20);
 
 /// Shares, and bytes of their frames, that one round takes at the most: enough for a burst to cost one
@@ -132,7 +132,12 @@ struct Course<D: Disk> {
     at_once: bool,
     /// What was appended since the last sync began and may not be stored yet.
     unsynced: VecDeque<Unsynced>,
-    /// When to note what was acknowledged; `None` while nothing was.
+    /// When to try again to put in what is held back.
+    retry_at: Instant,
+    /// It was said that sources are held back.
+    has_told: bool,
+    /// When to note what was acknowledged, and to look for what has expired; `None` while there is
+    /// neither.
     note_at: Option<Instant>,
     /// When to begin the spill anew; `None` while its folder is there.
     renew_at: Option<Instant>,
@@ -148,6 +153,8 @@ impl<D: Disk> Course<D> {
             leaving: false,
             at_once: false,
             unsynced: VecDeque::new(),
+            retry_at: now,
+            has_told: false,
             note_at: Some(now + NOTE),
             renew_at: None,
             syncer,
@@ -287,6 +294,7 @@ impl<D: Disk> Spooler<D> {
             }
             Happening::Settled(Settled { writer, first }) => {
                 self.queue.settle(first);
+                course.retry_at = now;
                 course.note_at.get_or_insert(now + NOTE);
                 if let Some(held) = course.held.get_mut(writer) {
                     *held -= 1;
@@ -474,9 +482,14 @@ impl<D: Disk> Spooler<D> {
 
     /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
     fn upkeep(&mut self, course: &mut Course<D>, now: Instant) {
-        if self.queue.is_blocked() {
+        if self.queue.holds_back() && course.retry_at <= now {
+            course.retry_at = now + BLOCKED;
             self.queue.unblock(now);
             self.plan_sync(course, now);
+        }
+        if self.queue.held_back() > 0 && !std::mem::replace(&mut course.has_told, true) {
+            let sink = &self.state.name;
+            info!(sink, "the queue is full; sources that can wait do, until there is room");
         }
         // What is stored for good by the time that its sync is due is not synced: while the sink works,
         // nothing is.
@@ -491,9 +504,12 @@ impl<D: Disk> Spooler<D> {
             }
         }
         if course.note_at.is_some_and(|at| at <= now) {
-            course.note_at = self.queue.expires().then(|| now + NOTE);
+            course.note_at = None;
             self.queue.note_acknowledged();
             self.queue.expire();
+        }
+        if self.queue.expires() {
+            course.note_at.get_or_insert(now + NOTE);
         }
         self.count_losses();
     }
@@ -504,7 +520,7 @@ impl<D: Disk> Spooler<D> {
         let may_begin = !course.leaving && writers.any(|(held, writer)| has_room(*held, writer));
         let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
         let sync = self.sync_due(course);
-        let unblock = self.queue.is_blocked().then_some(now + BLOCKED);
+        let unblock = self.queue.holds_back().then_some(course.retry_at);
         let first =
             [batch, sync, course.note_at, course.renew_at, unblock].into_iter().flatten().min();
         first.map_or(IDLE, |at| at.saturating_duration_since(now))
@@ -513,6 +529,7 @@ impl<D: Disk> Spooler<D> {
     fn show(&self) {
         self.state.queue_events.set_count(self.queue.len());
         self.state.queue_bytes.set_count(self.queue.weight());
+        self.state.held_back_events.set_count(self.queue.held_back());
         self.state.spill_events.set_whole(self.queue.disk_events());
         self.state.spill_bytes.set_whole(self.queue.disk_bytes());
         self.state.set_oldest(self.queue.oldest());

@@ -171,6 +171,8 @@ pub struct SinkState {
     pub queue_events: Level,
     /// Memory of the queue.
     pub queue_bytes: Level,
+    /// Events of sources that can wait, for which the queue has no room yet.
+    pub held_back_events: Level,
     /// Events in the spill.
     pub spill_events: Level,
     /// Disk of the spill.
@@ -226,6 +228,7 @@ impl SinkState {
             breaker_open: Level::new(metrics::SINK_BREAKER_OPEN, labels),
             queue_events: Level::new(metrics::SINK_QUEUE_EVENTS, labels),
             queue_bytes: Level::new(metrics::SINK_QUEUE_BYTES, labels),
+            held_back_events: Level::new(metrics::SINK_HELD_BACK_EVENTS, labels),
             spill_events: Level::new(metrics::SINK_SPILL_EVENTS, labels),
             spill_bytes: Level::new(metrics::SINK_SPILL_BYTES, labels),
             queue_max_bytes: Level::new(metrics::SINK_QUEUE_MAX_BYTES, labels),
@@ -388,6 +391,7 @@ pub(crate) struct SinkStatus {
     pub(crate) retries: u64,
     pub(crate) queue_events: f64,
     pub(crate) queue_bytes: f64,
+    pub(crate) held_back_events: f64,
     pub(crate) spill_events: f64,
     pub(crate) spill_bytes: f64,
     pub(crate) lag_seconds: f64,
@@ -502,6 +506,7 @@ impl State {
             retries: sink.retries.get() + sink.reconnects.get() + sink.timeouts.get(),
             queue_events: sink.queue_events.get(),
             queue_bytes: sink.queue_bytes.get(),
+            held_back_events: sink.held_back_events.get(),
             spill_events: sink.spill_events.get(),
             spill_bytes: sink.spill_bytes.get(),
             lag_seconds: sink.lag(),

@@ -190,6 +190,7 @@ fn a_state_dir_has_one_daemon() {
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
+    /// `size` may be followed by more options.
     fn mount(path: PathBuf, size: &str) -> Self {
         std::fs::create_dir_all(&path).unwrap();
         let options = format!("size={size},mode=0700");
@@ -284,6 +285,160 @@ fn invariant_8_a_queue_that_blocks_can_be_stopped() {
     let (status, took) = daemon.terminate();
     assert_eq!(status.code(), Some(0));
     assert!(took < STOP_LIMIT, "the deadline is 3 s, it took {took:?}");
+}
+
+/// Numbered events as JSON lines.
+fn record(place: &Place, events: u64) -> PathBuf {
+    let line = |n| json!({ "tag": format!("n/{n}"), "data": { "n": n, "pad": "x".repeat(300) } });
+    let lines: Vec<String> = (0..events).map(|n| line(n).to_string()).collect();
+    let path = place.path("recorded.jsonl");
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    path
+}
+
+/// `saltern replay` of numbered events into a sink that stores fewer than it could be given.
+fn replay(mode: &str, when_full: &str) {
+    const EVENTS: u64 = 6000;
+    let place = Place::new(0, None);
+    place.heal("out");
+    let mut sink = place.file_sink(
+        "out",
+        &json!({
+            "mode": mode, "when_full": when_full, "max_bytes": "64KiB", "memory": "64KiB",
+        }),
+    );
+    sink["rate_limit"] = json!(4000);
+    let config = place.configure(&json!({ "file": sink }), &json!({}));
+    let recorded = record(&place, EVENTS);
+    let paths = [recorded.to_str().unwrap(), config.to_str().unwrap()];
+    let output = saltern(&["replay", paths[0], "--config", paths[1]]);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{mode} {when_full}: {log}");
+    assert!(log.contains("sources that can wait do"), "{mode} {when_full}: {log}");
+    let stored = place.stored("out");
+    assert!(stored == (0..EVENTS).collect::<Vec<_>>(), "{mode} {when_full}: {}", stored.len());
+}
+
+#[test]
+fn a_replay_waits_for_a_durable_queue_and_loses_nothing() {
+    for when_full in ["drop_oldest", "drop_newest", "block"] {
+        replay("durable", when_full);
+    }
+}
+
+#[test]
+fn a_replay_waits_for_an_overflowing_queue_and_loses_nothing() {
+    for when_full in ["drop_oldest", "drop_newest", "block"] {
+        replay("overflow", when_full);
+    }
+}
+
+#[test]
+fn a_replay_waits_for_a_queue_in_memory_and_loses_nothing() {
+    for when_full in ["drop_oldest", "drop_newest", "block"] {
+        replay("memory", when_full);
+    }
+}
+
+/// A replay waits for a sink that is down; the bus and the other sink go on, and SIGTERM is heard.
+#[test]
+fn invariant_1_and_2_a_replay_that_waits_holds_up_nobody_else() {
+    const REPLAYED: u64 = 4000;
+    for ends in ["heals", "is told to stop"] {
+        let place = Place::new(0, None);
+        place.heal("up");
+        let spill = json!({ "max_bytes": "256KiB", "memory": "64KiB" });
+        let sinks = json!({
+            "down": place.file_sink("down", &spill),
+            "up": place.file_sink("up", &json!({})),
+        });
+        let recorded = record(&place, REPLAYED);
+        let sources = json!({
+            "bus": { "salt_bus": { "address": place.bus.path } },
+            "past": { "replay": { "path": recorded, "rate": 50_000 } },
+        });
+        let config = place.configure(&sinks, &json!({ "sources": sources }));
+        let daemon = Daemon::start(&config);
+        let held_back = || daemon.metric("saltern_sink_held_back_events", &["sink=\"down\""]) > 0.0;
+        until("the replay waits", held_back);
+        place.bus.send_up_to(100);
+        until("the other sink has everything", || daemon.stored("up") == REPLAYED + 100);
+        assert!(held_back());
+        assert_eq!(daemon.stored("down"), 0);
+        let is_told = daemon.log.lock().unwrap().contains("sources that can wait do");
+        assert!(is_told);
+        if ends == "heals" {
+            place.heal("down");
+            until("the sink has everything", || daemon.stored("down") == REPLAYED + 100);
+            assert!(daemon.metric("saltern_sink_dropped_events_total", &[]) < 1.0);
+            until("nothing waits", || !held_back());
+        } else {
+            let (_, took) = daemon.terminate();
+            assert!(took < Duration::from_secs(30), "the deadline is 3 s, it took {took:?}");
+        }
+    }
+}
+
+/// No inodes are left, but space is: nothing is dropped that the open segment can take.
+#[test]
+fn a_disk_that_takes_no_new_file_takes_events() {
+    let place = Place::new(500, None);
+    let tmpfs = Tmpfs::mount(place.state_dir(), "64m,nr_inodes=24");
+    let config = place.configure(
+        &json!({ "file": place.file_sink("out", &json!({ "max_bytes": "48MiB" })) }),
+        &json!({}),
+    );
+    let daemon = Daemon::start(&config);
+    place.bus.send_up_to(100);
+    let in_spill = || daemon.metric("saltern_sink_spill_events", &[]);
+    until("there is a segment", || in_spill() >= 100.0);
+    // The rest of the inodes.
+    for number in 0.. {
+        if std::fs::write(place.state_dir().join(format!("filler-{number}")), "").is_err() {
+            break;
+        }
+    }
+    place.bus.send_up_to(20_000);
+    until("all is read", || daemon.taken() == 20_000);
+    until("all is on disk", || in_spill() >= 20_000.0);
+    assert!(daemon.metric("saltern_sink_dropped_events_total", &[]) < 1.0);
+    place.heal("out");
+    until("all is stored", || daemon.stored("file") == 20_000);
+    assert_eq!(place.stored("out"), (0..20_000).collect::<Vec<_>>());
+    drop(daemon);
+    drop(tmpfs);
+}
+
+/// The default `max_bytes` is much larger than this disk.
+#[test]
+fn a_small_disk_is_used_although_max_bytes_is_large() {
+    let place = Place::new(500, None);
+    let tmpfs = Tmpfs::mount(place.state_dir(), "4m");
+    let spill = json!({ "memory": "64KiB" });
+    let config = place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
+    let daemon = Daemon::start(&config);
+    place.bus.send_up_to(30_000);
+    until("all is read", || daemon.taken() == 30_000);
+    until("it drops", || daemon.dropped("file", "queue_full") > 5000);
+    let bytes = daemon.metric("saltern_sink_spill_bytes", &[]);
+    assert!(bytes > 0.75 * f64::from(4 << 20), "{bytes} bytes of 4 MiB are used");
+    place.heal("out");
+    let gone = || daemon.stored("file") + daemon.dropped("file", "queue_full");
+    let mut n = 0;
+    until("the backlog is gone", || {
+        n += 1;
+        if n % 500 == 0 {
+            let m = daemon.get("/metrics");
+            for l in m.lines().filter(|l| l.starts_with("saltern_sink") && !l.contains("bucket")) {
+                eprintln!("{l}");
+            }
+            eprintln!("{}", daemon.log.lock().unwrap());
+        }
+        gone() == 30_000
+    });
+    assert!(place.stored("out").ends_with(&[29_998, 29_999]));
+    drop(daemon);
+    drop(tmpfs);
 }
 
 /// Leaves 1000 events in the spill of a stopped daemon.

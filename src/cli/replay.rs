@@ -4,12 +4,14 @@
 //! state directory as a daemon does, so none may run on it meanwhile.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use super::{Failure, load, run, start_logging};
 use crate::config::{Config, SourceConfig};
+use crate::pipeline::Pipeline;
 
 #[derive(Args)]
 pub(super) struct Replay {
@@ -31,9 +33,22 @@ pub(super) fn replay(path: &Path, arguments: &Replay) -> Result<(), Failure> {
     let mut config = Config { sources, path: None, ..config };
     // Its address may be that of a daemon with another state directory.
     config.general.http.listen = None;
+    let mut state = None;
     run::to_the_end(&config, async |signals| {
-        run::serve(&config, signals, |_| std::future::pending()).await
-    })
+        let beside = |pipeline: &Pipeline| {
+            state = Some(Arc::clone(&pipeline.state));
+            std::future::pending()
+        };
+        run::serve(&config, signals, beside).await
+    })?;
+    let sinks = state.map(|state| state.sinks()).unwrap_or_default();
+    let dropped: Vec<_> = sinks.iter().filter(|sink| sink.dropped() > 0).collect();
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    let each = dropped.iter().map(|sink| format!("{} by the sink {}", sink.dropped(), sink.name));
+    let each = each.collect::<Vec<_>>().join(", ");
+    Err(Failure::Running(format!("events were dropped: {each}; the log says why")))
 }
 
 /// The one source that takes the place of all others.

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::state_file;
 
@@ -45,6 +46,8 @@ pub trait DiskFile: Send + Sync + 'static {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// When it was last written, in microseconds since 1970.
+    fn modified(&self) -> io::Result<u64>;
     /// Cuts the file.
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes the bytes last through a power failure.
@@ -159,6 +162,11 @@ impl DiskFile for File {
 
     fn len(&self) -> io::Result<u64> {
         self.metadata().map(|metadata| metadata.len())
+    }
+
+    fn modified(&self) -> io::Result<u64> {
+        let since = self.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH);
+        Ok(u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

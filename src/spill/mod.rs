@@ -70,6 +70,16 @@ const REFUGE_NEW: &str = "refuge.new";
 /// Bytes of an entry of `progress`.
 const ENTRY: usize = 24;
 
+/// A segment is sealed when it has this part of what the spill holds, so that little is given up with
+/// the oldest.
+const PARTS: u64 = 32;
+
+/// It is not sealed before it has so many bytes: making files costs time.
+const LEAST: u64 = 256 << 10;
+
+/// The same while the disk is short of space.
+const LEAST_WHEN_SHORT: u64 = 16 << 10;
+
 /// From this size on `progress` is written anew, which is synced.
 const PROGRESS_MAX: u64 = 1 << 20;
 
@@ -79,7 +89,7 @@ const ACKNOWLEDGED: u32 = 0x444b_4341;
 /// How a spill is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// A segment that has grown to this many bytes is sealed.
+    /// A segment that has grown to this many bytes is sealed, or before (see [`PARTS`]).
     pub segment_bytes: u64,
     /// All segments together may take this many bytes.
     pub max_bytes: u64,
@@ -102,6 +112,19 @@ pub enum AppendError {
         #[source]
         cause: io::Error,
     },
+}
+
+impl AppendError {
+    /// Whether there would be room if something was given up.
+    pub fn is_out_of_space(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match self {
+            AppendError::Full => true,
+            AppendError::Disk { cause, .. } => {
+                matches!(cause.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+            }
+        }
+    }
 }
 
 /// Why a spill cannot be opened.
@@ -172,7 +195,7 @@ struct Segment<F> {
     bytes: u64,
     /// When its first event was read off the bus, in microseconds since 1970.
     since: u64,
-    /// When its last event was; 0 where that was not looked up.
+    /// When the newest of them was; 0 where that was not looked up.
     until: u64,
 }
 
@@ -203,6 +226,8 @@ pub struct Spill<D: Disk> {
     is_open: bool,
     /// Whether something was appended to the last segment since the last sync began.
     is_dirty: bool,
+    /// Whether the disk had no room since all was used up for the last time.
+    is_short: bool,
     /// Segments that were sealed dirty since then, with the sequences behind them.
     sealed: Vec<(u64, Arc<D::File>)>,
     /// Whether names changed since they were last synced.
@@ -257,6 +282,7 @@ impl<D: Disk> Spill<D> {
             segments: VecDeque::new(),
             is_open: false,
             is_dirty: false,
+            is_short: false,
             sealed: Vec::new(),
             names_changed: false,
             cursor: Cursor { segment: 0, walk: Walk::new(None, 0), sequence: 0 },
@@ -334,31 +360,77 @@ impl<D: Disk> Spill<D> {
     /// which is always between two segments, so that it can be filled by [`Spill::insert`]. On
     /// failure nothing of it is there.
     pub fn append(&mut self, sequence: u64, share: &Share, body: &Body) -> Result<(), AppendError> {
-        let mut len = body.record_len();
-        let is_full = |segment: &Segment<_>| {
-            segment.bytes > 0 && segment.bytes + len > self.settings.segment_bytes
-        };
-        let leaves_gap = sequence != self.next;
-        let begins = !self.is_open || leaves_gap || self.segments.back().is_none_or(is_full);
-        // The file's head is written with the first record.
-        let is_first = begins || self.segments.back().is_none_or(|last| last.bytes == 0);
-        if is_first {
-            len += FILE_HEAD as u64;
+        match self.try_append(sequence, share, body) {
+            Err(full) if full.is_out_of_space() && self.is_used_up() && self.bytes > 0 => {
+                self.begin_segment(sequence, share.received())?;
+                self.remove_used_up().map_err(|cause| AppendError::Disk {
+                    doing: "removing a used-up segment of the spill",
+                    cause,
+                })?;
+                self.try_append(sequence, share, body)
+            }
+            Err(full) if full.is_out_of_space() => {
+                self.is_short |= matches!(full, AppendError::Disk { .. });
+                Err(full)
+            }
+            appended => appended,
         }
-        if self.bytes + len > self.settings.max_bytes && self.bytes > 0 {
+    }
+
+    /// Whether everything on disk is stored for good. One segment may be left then.
+    pub fn is_used_up(&self) -> bool {
+        self.segments.back().is_none_or(|last| last.end <= self.acknowledged)
+    }
+
+    /// Whether a quarter of `max_bytes` is left to others when so many bytes are appended. Always, if
+    /// nothing is there.
+    pub fn fits_with_reserve(&self, bytes: u64) -> bool {
+        self.is_used_up() || self.bytes + bytes <= self.settings.max_bytes / 4 * 3
+    }
+
+    /// Removes all segments but the last, which says by its name which sequence comes next.
+    fn remove_used_up(&mut self) -> io::Result<()> {
+        self.disk.sync_names()?;
+        while self.segments.len() > 1 {
+            self.remove_front()?;
+        }
+        Ok(())
+    }
+
+    /// How large a segment is when the next one is begun.
+    fn segment_limit(&self) -> u64 {
+        let least = if self.is_short { LEAST_WHEN_SHORT } else { LEAST };
+        (self.bytes / PARTS).max(least).min(self.settings.segment_bytes)
+    }
+
+    fn try_append(&mut self, sequence: u64, share: &Share, body: &Body) -> Result<(), AppendError> {
+        let len = body.record_len();
+        let limit = self.segment_limit();
+        let is_full = |segment: &Segment<_>| segment.bytes > 0 && segment.bytes + len > limit;
+        let fits_in_open = self.is_open && sequence == self.next && !self.segments.is_empty();
+        let begins = !fits_in_open || self.segments.back().is_some_and(is_full);
+        // The file's head is written with the first record.
+        let with_head = len + FILE_HEAD as u64;
+        if self.bytes + with_head > self.settings.max_bytes && self.bytes > 0 {
             return Err(AppendError::Full);
         }
         if begins {
-            self.begin_segment(sequence, share.received())?;
+            match self.begin_segment(sequence, share.received()) {
+                // Where no more files can be made the open one grows beyond its bound.
+                Err(_) if fits_in_open => {}
+                begun => begun?,
+            }
         }
         let open = self.segments.back_mut().and_then(|last| last.key.map(|key| (last, key)));
         let Some((segment, key)) = open else { return Err(AppendError::Full) };
         let head = body.head(&key, sequence);
+        let is_first = segment.bytes == 0;
         let file_head = if is_first { key.file_head() } else { Vec::new() };
         let mut slices = body.slices(&head);
         if is_first {
             slices.insert(0, IoSlice::new(&file_head));
         }
+        let len = if is_first { with_head } else { len };
         if let Err(cause) = segment.file.append(&mut slices) {
             // The part that was written is cut off; if even that fails the segment is sealed and
             // its torn tail is skipped when it is read.
@@ -370,7 +442,7 @@ impl<D: Disk> Spill<D> {
         }
         segment.bytes += len;
         segment.end = sequence + share.len() as u64;
-        segment.until = share.received();
+        segment.until = segment.until.max(share.received());
         self.next = segment.end;
         self.bytes += len;
         self.is_dirty = true;
@@ -450,19 +522,18 @@ impl<D: Disk> Spill<D> {
 
     fn begin_segment(&mut self, first: u64, since: u64) -> Result<(), AppendError> {
         let failed = |doing| move |cause| AppendError::Disk { doing, cause };
-        let is_dirty = std::mem::take(&mut self.is_dirty);
         // A segment without a record would keep its name from being used.
-        if self.segments.back().is_some_and(Segment::is_empty) {
-            if let Some(last) = self.segments.pop_back() {
-                let removed = self.disk.remove(&name_of(last.first));
-                removed.map_err(failed("removing an empty segment of the spill"))?;
-            }
-        } else if let Some(last) = self.segments.back().filter(|_| is_dirty) {
-            self.sealed.push((last.end, Arc::clone(&last.file)));
+        if let Some(empty) = self.segments.pop_back_if(|last| last.is_empty()) {
+            (self.is_open, self.is_dirty) = (false, false);
+            let removed = self.disk.remove(&name_of(empty.first));
+            removed.map_err(failed("removing an empty segment of the spill"))?;
         }
-        self.is_open = false;
         let file = self.disk.create(&name_of(first));
         let file = Arc::new(file.map_err(failed("making a segment of the spill"))?);
+        let is_dirty = std::mem::take(&mut self.is_dirty);
+        if let Some(last) = self.segments.back().filter(|_| is_dirty) {
+            self.sealed.push((last.end, Arc::clone(&last.file)));
+        }
         let key = Some(Key::random());
         let is_next = self.cursor.sequence >= first || self.segments.is_empty();
         self.segments.push_back(Segment {
@@ -545,6 +616,7 @@ impl<D: Disk> Spill<D> {
             }
             self.remove_front()?;
         }
+        self.is_short &= !self.is_used_up();
         Ok(())
     }
 
@@ -652,14 +724,13 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Whether every event of the oldest segment in which events wait, those from `head` on, was
-    /// read before `time`, in microseconds since 1970.
+    /// Whether every event of the oldest segment in which events wait, those from `head` on, was put in
+    /// before `time`, in microseconds since 1970. It is when the file was last written that counts:
+    /// that needs no reading after a restart, and a dead letter that is replayed may have been read
+    /// long before it was put in.
     pub fn oldest_is_before(&self, head: u64, time: u64) -> bool {
-        let Some(index) = self.waiting_segment(head) else { return false };
-        let until = |segment: &Segment<_>| segment.until;
-        let since_next = self.segments.get(index + 1).map(|next| next.since);
-        let newest = self.segments.get(index).map(until).filter(|until| *until > 0).or(since_next);
-        newest.is_some_and(|newest| newest > 0 && newest < time)
+        let segment = self.waiting_segment(head).and_then(|index| self.segments.get(index));
+        segment.is_some_and(|segment| segment.file.modified().is_ok_and(|at| at < time))
     }
 
     /// When the oldest event was read, in microseconds since 1970, as far as heads say.
@@ -951,7 +1022,7 @@ struct Tail {
     len: u64,
     /// The sequence behind it.
     end: u64,
-    /// When its events were read.
+    /// When the newest of its events was read.
     until: u64,
     /// Events behind it ([`Walk::torn_events`]).
     torn_events: u64,
@@ -968,7 +1039,7 @@ fn find_tail<F: DiskFile>(
     let (mut len, mut until) = (walk.offset().min(bytes), 0);
     while let Some(record) = walk.find(file, Extent { bytes, next: None }, acknowledged)? {
         walk.pass(&record);
-        (len, until) = (walk.offset(), record.head.received);
+        (len, until) = (walk.offset(), until.max(record.head.received));
     }
     let torn_events = walk.torn_events(bytes, acknowledged);
     Ok(Tail { len, end: walk.sequence(), until, torn_events })

@@ -20,6 +20,7 @@ use crate::event::{Event, Origin};
 struct Inode {
     live: Vec<u8>,
     synced: Vec<u8>,
+    modified: u64,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +36,7 @@ struct Inner {
     /// Bodies that may be read before reading fails.
     readable: Option<u64>,
     bytes_read: u64,
+    no_new_files: bool,
 }
 
 /// A disk in memory.
@@ -85,6 +87,16 @@ impl SimDisk {
     /// So many bytes may still be written.
     pub(crate) fn set_space(&self, space: usize) {
         self.0.lock().unwrap().space = space;
+    }
+
+    /// Whether no more files can be made.
+    pub(crate) fn set_no_new_files(&self, no_new_files: bool) {
+        self.0.lock().unwrap().no_new_files = no_new_files;
+    }
+
+    /// Everything was written long ago.
+    pub(crate) fn grow_old(&self) {
+        self.0.lock().unwrap().inodes.iter_mut().for_each(|inode| inode.modified = 1);
     }
 
     /// Whether appending fails.
@@ -182,6 +194,9 @@ impl Disk for SimDisk {
         if inner.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if inner.no_new_files {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         inner.inodes.push(Inode::default());
         let inode = inner.inodes.len() - 1;
         inner.names.insert(name.to_owned(), inode);
@@ -221,7 +236,9 @@ impl DiskFile for SimFile {
     fn append(&self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let inner = &mut *self.disk.0.lock().unwrap();
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
-        let live = &mut inner.inodes[self.inode].live;
+        let inode = &mut inner.inodes[self.inode];
+        inode.modified = crate::state::now();
+        let live = &mut inode.live;
         if inner.fail_append {
             live.extend(&bytes[..bytes.len() / 2]);
             return Err(eio());
@@ -256,6 +273,10 @@ impl DiskFile for SimFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.disk.0.lock().unwrap().inodes[self.inode].live.len() as u64)
+    }
+
+    fn modified(&self) -> io::Result<u64> {
+        Ok(self.disk.0.lock().unwrap().inodes[self.inode].modified)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
@@ -296,6 +317,7 @@ enum Step {
     FailAppend(bool),
     FailSync(bool),
     FailRead(bool),
+    NoNewFiles(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -313,6 +335,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<bool>().prop_map(Step::FailAppend),
         1 => any::<bool>().prop_map(Step::FailSync),
         1 => any::<bool>().prop_map(Step::FailRead),
+        1 => any::<bool>().prop_map(Step::NoNewFiles),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -324,6 +347,103 @@ fn share(first: u64, events: u64, size: usize) -> Share {
     let events =
         (first..first + events).map(|n| Event::new(&n.to_string(), &vec![7; size])).collect();
     Share::all(Arc::new(Chunk::new(origin, 1, events)))
+}
+
+/// A spill of small segments whose sizes are those of real ones: it has `max_bytes`, and the disk
+/// so many bytes.
+fn spill_on(space: usize, max_bytes: u64) -> (SimDisk, Spill<SimDisk>) {
+    let disk = SimDisk::new();
+    disk.set_space(space);
+    let settings = Settings { segment_bytes: 64 << 20, max_bytes, compress: false };
+    let spill = Spill::open(disk.clone(), settings).unwrap();
+    (disk, spill)
+}
+
+/// Appends a record with one event of so many bytes.
+fn append(spill: &mut Spill<SimDisk>, size: usize) -> Result<(), AppendError> {
+    let share = share(spill.next(), 1, size);
+    let next = spill.next();
+    spill.append(next, &share, &Body::encode(&share, false).unwrap())
+}
+
+#[test]
+fn where_no_file_can_be_made_the_open_segment_grows() {
+    let (disk, mut spill) = spill_on(usize::MAX, 16 << 20);
+    append(&mut spill, 1000).unwrap();
+    disk.set_no_new_files(true);
+    for _ in 0..5000 {
+        append(&mut spill, 1000).unwrap();
+    }
+    assert_eq!(spill.segments(), 1);
+    disk.set_no_new_files(false);
+    append(&mut spill, 1000).unwrap();
+    assert_eq!((spill.segments(), spill.pending()), (2, 5002));
+}
+
+#[test]
+fn a_small_full_disk_is_used_and_given_up_in_small_steps() {
+    const SPACE: u32 = 4 << 20;
+    let (_disk, mut spill) = spill_on(SPACE.try_into().unwrap(), 4 << 30);
+    let mut drops = 0;
+    for n in 0..20_000 {
+        while let Err(error) = append(&mut spill, 1000) {
+            assert!(error.is_out_of_space(), "{error}");
+            let head = spill.acknowledged();
+            let dropped = spill.drop_oldest(head, head, &[], false).unwrap().unwrap();
+            drops += 1;
+            // The first was sealed before the disk was known to be small.
+            let least = if drops <= 4 { SPACE / 2 } else { SPACE / 10 * 9 };
+            assert!(
+                spill.bytes() > u64::from(least),
+                "{} bytes after {n}, {dropped:?}",
+                spill.bytes()
+            );
+        }
+    }
+    assert!(drops > 20);
+}
+
+#[test]
+fn what_is_used_up_makes_room_for_a_record_that_would_not_fit() {
+    for (space, max_bytes) in [(usize::MAX, 20_000), (20_000, 1 << 20)] {
+        let (_disk, mut spill) = spill_on(space, max_bytes);
+        for _ in 0..3 {
+            append(&mut spill, 5000).unwrap();
+        }
+        assert!(append(&mut spill, 15_000).unwrap_err().is_out_of_space());
+        spill.acknowledge(2).unwrap();
+        assert!(append(&mut spill, 15_000).unwrap_err().is_out_of_space());
+        spill.acknowledge(3).unwrap();
+        append(&mut spill, 15_000).unwrap();
+        assert_eq!((spill.next(), spill.pending(), spill.segments()), (4, 1, 1));
+        spill.skip_to(3);
+        let Some(Read::Events(3, share)) = spill.read().unwrap() else { panic!("it is there") };
+        assert_eq!(share.len(), 1);
+    }
+    // Over the bound where it is alone.
+    let (_disk, mut spill) = spill_on(usize::MAX, 1000);
+    append(&mut spill, 100).unwrap();
+    spill.acknowledge(1).unwrap();
+    append(&mut spill, 5000).unwrap();
+    assert_eq!((spill.pending(), spill.segments()), (1, 1));
+}
+
+#[test]
+fn a_segment_is_as_old_as_the_last_that_was_put_in() {
+    let (disk, mut spill) = spill_on(usize::MAX, 1 << 20);
+    let is_old =
+        |spill: &Spill<SimDisk>| spill.oldest_is_before(0, crate::state::now() - 1_000_000);
+    // Its events were read in 1970.
+    append(&mut spill, 10).unwrap();
+    assert!(!is_old(&spill));
+    disk.grow_old();
+    assert!(is_old(&spill));
+    append(&mut spill, 10).unwrap();
+    assert!(!is_old(&spill));
+    disk.grow_old();
+    let settings = Settings { segment_bytes: 64 << 20, max_bytes: 1 << 20, compress: false };
+    drop(spill);
+    assert!(is_old(&Spill::open(disk, settings).unwrap()));
 }
 
 /// What the spill must do, as sets of sequences.
@@ -411,6 +531,7 @@ fn run(steps: Vec<Step>) {
             }
             Step::Flip(luck) => model.is_flipped |= disk.flip(luck),
             Step::Space(space) => disk.0.lock().unwrap().space = space,
+            Step::NoNewFiles(no) => disk.set_no_new_files(no),
             Step::FailAppend(fail) => disk.0.lock().unwrap().fail_append = fail,
             Step::FailSync(fail) => {
                 disk.set_failing_syncs(fail);
@@ -424,6 +545,7 @@ fn run(steps: Vec<Step>) {
     {
         let mut inner = disk.0.lock().unwrap();
         (inner.space, inner.fail_append, inner.fail_sync) = (usize::MAX, false, false);
+        inner.no_new_files = false;
     }
     let mut spill = reopen(&disk, &mut model);
     let expected = model.waiting.clone();

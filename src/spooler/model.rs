@@ -14,7 +14,7 @@
 //!
 //! Not explored: what is between two calls of `round` and `handle`, which no other thread touches;
 //! the channels, which are taken to do what they say; the order of memory accesses in receipts and
-//! counters; expiry by age; and the reload itself, whose part the world plays.
+//! counters; and the reload itself, whose part the world plays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -36,12 +36,19 @@ use crate::receipt::{Claim, Receipt};
 use crate::sink::{Context, Rejected, Sink, SinkError};
 use crate::spill::model::SimDisk;
 use crate::spill::{Settings, Spill};
-use crate::units::ByteSize;
+use crate::units::{ByteSize, Span};
 
 const LIMITS: BatchLimits = BatchLimits::new(3, ByteSize(1000), 50);
 
 /// Memory for each queue; a few shares.
 const MEMORY: usize = 4000;
+
+/// Shares that a source which can wait may have under way.
+const UNDER_WAY: usize = 4;
+
+/// The numbers of events of such a source begin here; those of the bus at 0. Each has an order of its
+/// own.
+const CAN_WAIT: u64 = 1 << 40;
 
 /// Shares that the channel takes.
 const CHANNEL: usize = 2;
@@ -81,8 +88,8 @@ enum Arm {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Action {
-    /// So many events of so many bytes.
-    Send(u64, usize),
+    /// So many events of so many bytes, of the bus or of a source that can wait.
+    Send(u64, usize, bool),
     /// A round of the spooler, and what it then waits for.
     Round(Arm),
     /// Time passes until something is due, or long.
@@ -93,6 +100,8 @@ enum Action {
     /// Appending fails, or works again and has room.
     DiskFails(bool),
     DiskIsFull,
+    /// All that is on disk was written long ago.
+    GrowOld,
     /// The dispatcher ends.
     Close,
     /// The drain deadline passes.
@@ -121,6 +130,7 @@ impl Nature {
             fsync: self.fsync,
             memory: Some(ByteSize(MEMORY as u64)),
             max_bytes: ByteSize(self.max_bytes),
+            max_age: Some(Span(Duration::from_hours(1))),
             ..SpillConfig::default()
         }
     }
@@ -142,7 +152,8 @@ struct Store {
     batches: BTreeMap<u64, Vec<u64>>,
     /// Which writer had an event, in this run.
     writers: BTreeMap<u64, usize>,
-    last: BTreeMap<usize, u64>,
+    /// The last of each writer, of the bus or not.
+    last: BTreeMap<(usize, bool), u64>,
     /// Settled, and the spooler knows; must not come again.
     settled: BTreeSet<u64>,
     /// Their sources were told that they are safe.
@@ -152,7 +163,6 @@ struct Store {
 impl Store {
     fn begin_write(&mut self, writer: usize, batch: &Batch) -> oneshot::Receiver<Answer> {
         let numbers: Vec<u64> = batch.events().map(|e| e.tag().parse().unwrap()).collect();
-        assert!(numbers.is_sorted_by(|a, b| a < b), "order within a batch: {numbers:?}");
         let again = numbers.iter().find(|n| self.settled.contains(n));
         assert_eq!(again, None, "an event comes again after it was settled");
         self.batches.entry(batch.first()).or_insert_with(|| numbers.clone());
@@ -160,7 +170,7 @@ impl Store {
             match self.writers.insert(*number, writer) {
                 Some(before) => assert_eq!(before, writer, "event {number} went to two writers"),
                 None => {
-                    let last = self.last.insert(writer, *number);
+                    let last = self.last.insert((writer, *number < CAN_WAIT), *number);
                     assert!(last.is_none_or(|last| last < *number), "{number} after {last:?}");
                 }
             }
@@ -196,9 +206,11 @@ impl Store {
     /// Another spooler comes. What it cannot know to be settled may come again: nothing after a
     /// crash; else what is behind an event that is not settled.
     fn begin_run(&mut self, is_noted: bool) {
-        let is_open = |n: &&u64| !self.settled.contains(n);
-        let first_open = self.writers.keys().find(is_open).copied().unwrap_or(u64::MAX);
-        self.settled.retain(|n| is_noted && *n < first_open);
+        let is_open = |n: &u64| !self.settled.contains(n);
+        let is_settled = |numbers: &&Vec<u64>| !numbers.iter().any(is_open);
+        let behind = self.batches.values().skip_while(is_settled).flatten().copied();
+        let behind: BTreeSet<u64> = behind.collect();
+        self.settled.retain(|n| is_noted && !behind.contains(n));
         self.writers.clear();
         self.batches.clear();
         self.last.clear();
@@ -267,7 +279,8 @@ struct World {
     stop: CancellationToken,
     run: Option<Run>,
     left: Option<Left>,
-    sent: u64,
+    /// The numbers that come next, of the bus and of the source that can wait.
+    next: [u64; 2],
     /// What is to be stored or counted: all that was sent, less what a crash may take.
     owed: BTreeSet<u64>,
     receipts: Vec<(std::ops::Range<u64>, Receipt)>,
@@ -297,7 +310,7 @@ impl World {
             stop: CancellationToken::new(),
             run: None,
             left: None,
-            sent: 0,
+            next: [0, CAN_WAIT],
             owed: BTreeSet::new(),
             receipts: Vec::new(),
             was_killed: false,
@@ -401,7 +414,7 @@ impl World {
     /// What could happen now; `all` of it, or what is worth trying in every order.
     fn possible(&self, all: bool) -> Vec<Action> {
         let Some(run) = &self.run else { return vec![Action::Start] };
-        let mut actions = vec![Action::Send(1, 20), Action::Send(4, 200)];
+        let mut actions = vec![Action::Send(1, 20, true), Action::Send(4, 200, false)];
         actions.extend(self.ready().into_iter().map(Action::Round));
         actions.extend([Action::Pass(false)]);
         for writer in self.store.lock().unwrap().waiting() {
@@ -435,14 +448,15 @@ impl World {
                 .filter(|a| matches!(a, Action::Send(..) | Action::Round(_) | Action::Answer(..)))
                 .collect();
             actions.extend(usual.repeat(3));
-            actions.extend([Action::Pass(true), Action::DiskIsFull]);
+            actions.extend([Action::Send(1, 20, false), Action::Send(4, 200, true)]);
+            actions.extend([Action::Pass(true), Action::DiskIsFull, Action::GrowOld]);
         }
         actions
     }
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Send(count, size) => self.send(count, size),
+            Action::Send(count, size, can_wait) => self.send(count, size, can_wait),
             Action::Round(arm) => self.round(arm),
             Action::Pass(is_long) => {
                 let wait = self.run.as_ref().map_or(LONG, |run| run.wait);
@@ -461,6 +475,7 @@ impl World {
                 self.had_trouble = true;
                 self.disk_works = false;
             }
+            Action::GrowOld => self.disk.grow_old(),
             Action::Close => {
                 self.stop.cancel();
                 self.dispatcher = None;
@@ -477,18 +492,22 @@ impl World {
         self.let_tasks_run();
     }
 
-    fn send(&mut self, count: u64, size: usize) {
+    fn send(&mut self, count: u64, size: usize, can_wait: bool) {
         let Some(dispatcher) = &self.dispatcher else { return };
-        if dispatcher.is_full() {
+        if dispatcher.is_full() || can_wait && self.receipts.len() >= UNDER_WAY {
             return;
         }
-        let numbers = self.sent..self.sent + count;
-        let share = share_of(self.sent, count, size);
+        let first = self.next[usize::from(can_wait)];
+        let numbers = first..first + count;
+        let share = share_of(first, count, size);
         let (claim, receipt) = Claim::new();
-        if dispatcher.try_send(share.claimed(Some(claim))).is_ok() {
+        let claim = can_wait.then_some(claim);
+        if dispatcher.try_send(share.claimed(claim)).is_ok() {
             self.owed.extend(numbers.clone());
-            self.receipts.push((numbers, receipt));
-            self.sent += count;
+            if can_wait {
+                self.receipts.push((numbers, receipt));
+            }
+            self.next[usize::from(can_wait)] += count;
         }
     }
 
@@ -499,7 +518,7 @@ impl World {
         };
         run.wait = wait;
         // Batches that a writer may hold, each of one share or more, and the queue itself.
-        let flying = (self.nature.writers * BATCHES_PER_WRITER + 1) * 3500;
+        let flying = (self.nature.writers * BATCHES_PER_WRITER + 1 + UNDER_WAY) * 3500;
         let weight = run.spooler.queue.weight();
         assert!(weight <= MEMORY + flying, "{weight} bytes of memory");
         let happening = match arm {
@@ -710,8 +729,8 @@ enum Past {
 impl Past {
     fn of(self, world: &mut World) {
         let fill = |world: &mut World, shares: usize| {
-            for _ in 0..shares {
-                world.act(Action::Send(3, 100));
+            for share in 0..shares {
+                world.act(Action::Send(3, 100, share % 2 == 0));
                 world.act(Action::Round(Arm::Shares));
             }
             world.act(Action::Round(Arm::Time));
@@ -802,7 +821,7 @@ fn a_parked_sink_of_several_writers_does_not_spin() {
     Past::Busy.of(&mut world);
     let writer = world.store.lock().unwrap().waiting()[0];
     world.act(Action::Answer(writer, Answer::Wrong));
-    world.act(Action::Send(4, 200));
+    world.act(Action::Send(4, 200, false));
     world.act(Action::Round(Arm::Shares));
     assert_eq!(world.store.lock().unwrap().waiting().len(), 1, "the other one hangs");
     world.pass(LONG);
@@ -825,6 +844,9 @@ fn a_flood_of_shares_holds_up_nothing_else_that_a_spooler_does() {
     let Poll::Ready(Some(first)) = spooler.shares.take() else { panic!("there is one") };
     spooler.handle(Happening::Share(first), course, world.now);
     assert_eq!(spooler.shares.len(), 3 * ROUND.0);
+    // The batches that this makes due are handed out by the next round.
+    spooler.round(course, world.now);
+    assert!(course.held.iter().all(|held| *held == BATCHES_PER_WRITER));
     let large = (ROUND.1 / 2).next_power_of_two();
     while spooler.shares.take().is_ready() {}
     for _ in 0..10 {
@@ -833,9 +855,25 @@ fn a_flood_of_shares_holds_up_nothing_else_that_a_spooler_does() {
     let Poll::Ready(Some(first)) = spooler.shares.take() else { panic!("there is one") };
     spooler.handle(Happening::Share(first), course, world.now);
     assert_eq!(spooler.shares.len(), 8);
-    // The batches that this makes due are handed out by the next round.
-    spooler.round(course, world.now);
-    assert!(course.held.iter().all(|held| *held == BATCHES_PER_WRITER));
+}
+
+/// Nothing is on disk when it is looked for the first time, and the sink stores nothing from then on.
+#[test]
+fn what_is_too_old_is_looked_for_although_there_was_nothing_at_first() {
+    let mut world = World::new(DURABLE);
+    for _ in 0..3 {
+        world.act(Action::Round(Arm::Time));
+        world.pass(NOTE);
+    }
+    for _ in 0..20 {
+        world.act(Action::Send(3, 100, false));
+        world.act(Action::Round(Arm::Shares));
+    }
+    world.act(Action::GrowOld);
+    world.pass(NOTE);
+    world.act(Action::Round(Arm::Time));
+    assert!(world.state.dropped_expired.get() > 0);
+    world.end();
 }
 
 fn natures() -> impl Strategy<Value = Nature> {
