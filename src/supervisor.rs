@@ -137,8 +137,7 @@ impl Supervisor {
             give_up: self.give_up.clone(),
             wait,
         };
-        unopened
-            .wait(reason, feed, orders, || open_queue(&self.name, self.spill, &self.state_dir))
+        unopened.wait(reason, feed, orders, || open_queue(&self.name, self.spill, &self.state_dir))
     }
 
     /// Counts what a spooler that died had and the next one has not.

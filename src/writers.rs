@@ -42,7 +42,12 @@ pub(crate) struct Writers {
 
 impl Starter {
     /// For the writers of this sink, on the runtime that this is called on.
-    pub(crate) fn new(means: &Means, sink: &SinkConfig, state: &Arc<SinkState>, bell: &Bell) -> Self {
+    pub(crate) fn new(
+        means: &Means,
+        sink: &SinkConfig,
+        state: &Arc<SinkState>,
+        bell: &Bell,
+    ) -> Self {
         let context = |number| Context {
             name: sink.name.clone(),
             writer: number,
