@@ -43,6 +43,7 @@ pub mod local_cache;
 mod long_json;
 pub mod metrics;
 pub mod msgpack;
+mod open_queue;
 pub mod pipeline;
 mod process;
 pub mod python;

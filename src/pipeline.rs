@@ -23,11 +23,12 @@ use crate::dispatch::{Change, Dispatcher, Outgoing, Sinks, Tapped};
 use crate::doorbell::{Bell, Sender, channel};
 use crate::estate::{self, Estate};
 use crate::jobs::{self, Jobs};
+use crate::open_queue::{Feed, OpenQueue, open_queue};
 use crate::queue::SpillMode;
 use crate::redact::{Redaction, Rules};
 use crate::reload::{Plan, ReloadError, Reloaded};
 use crate::replay_letters::{self, Ways};
-use crate::running_sink::{Feed, Leaving, Means, OpenQueue, RunningSink, open_queue};
+use crate::running_sink::{Leaving, RunningSink};
 use crate::running_sources::{self, RunningSource, STARTS, Starting};
 use crate::shutdown::Shutdown;
 use crate::sink::{self, chain};
@@ -35,6 +36,7 @@ use crate::source::patience;
 use crate::spill_desk::Desks;
 use crate::spooler::Left;
 use crate::state::{SinkState, SourceState, State, now};
+use crate::writers::Means;
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
 const CHANNEL: usize = 32;
@@ -646,4 +648,34 @@ fn source_state(source: &SourceConfig) -> Arc<SourceState> {
 
 fn sink_state(sink: &SinkConfig) -> Arc<SinkState> {
     Arc::new(SinkState::new(&sink.name, sink.kind.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a part that panicked leaves behind would do half of its work.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_9_a_part_that_panics_ends_the_others_and_is_the_outcome() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "state_dir: {0}/state\nhttp: {{listen: null}}\n\
+             sources: {{bus: {{kind: zeromq, bind: 'ipc://{0}/bus'}}}}\n\
+             sinks: {{out: {{kind: blackhole}}}}\n",
+            folder.path().display()
+        );
+        let config = Config::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
+        std::fs::create_dir(folder.path().join("state")).unwrap();
+        let shutdown = Shutdown::within(Duration::from_secs(60));
+        let reopen = watch::channel(0).1;
+        let mut pipeline = Pipeline::start(&config, &shutdown, &reopen).unwrap();
+        pipeline.thread("unlucky", || panic!("out of luck")).unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(60), pipeline.ended()).await;
+        let failure = ended.expect("it goes on without the part").unwrap_err();
+        assert!(
+            matches!(&failure, PipelineError::Panicked(part) if part == "unlucky"),
+            "{failure}"
+        );
+        assert!(shutdown.stop.is_cancelled());
+    }
 }

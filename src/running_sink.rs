@@ -14,69 +14,33 @@
 //! The dispatcher's end of the channel stays where it is all the time, so no event can fall between
 //! two spoolers.
 
-use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::chunk::Share;
 use crate::config::SinkConfig;
-use crate::dead_letter::DeadLetters;
-use crate::deaths::Deaths;
 use crate::doorbell::{Bell, Receiver, Sender, channel};
-use crate::jobs::Jobs;
+use crate::open_queue::{Feed, OpenQueue, spill_of};
 use crate::pipeline::{PipelineError, Thread};
-use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
 use crate::redact::Redaction;
-use crate::sink::chain;
-use crate::spill::disk::Folder;
-use crate::spill::{Spill, queue_id};
-use crate::spill_desk::{Desks, ENQUIRIES};
+use crate::spill_desk::ENQUIRIES;
 use crate::spooler::{Left, ORDERS, Order};
 use crate::state::SinkState;
 use crate::supervisor::Supervisor;
-use crate::writers::Starter;
+use crate::writers::{Means, Starter};
 
 /// How long the writers of a changed sink may take to finish what they have begun.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// How long to wait for writers that were cut off. Only those that block their thread take any time.
 const CUT_OFF: Duration = Duration::from_secs(1);
-
-/// What every sink is started with.
-pub(crate) struct Means {
-    pub(crate) state_dir: PathBuf,
-    pub(crate) master_id: String,
-    pub(crate) jobs: Jobs,
-    pub(crate) reopen: watch::Receiver<u64>,
-    pub(crate) dead_letters: Option<Arc<DeadLetters>>,
-    /// If the process has died so often that what was begun is tried with care.
-    pub(crate) deaths: Option<Arc<Deaths>>,
-    /// The daemon has begun to stop.
-    pub(crate) stop: CancellationToken,
-    /// Its drain deadline has passed.
-    pub(crate) give_up: CancellationToken,
-    pub(crate) desks: Arc<Desks>,
-}
-
-/// A queue with what its spill holds, ready for a spooler.
-pub(crate) struct OpenQueue {
-    pub(crate) queue: Queue,
-    pub(crate) fsync: Option<Fsync>,
-}
-
-/// Where a spooler's events come from.
-pub(crate) struct Feed {
-    pub(crate) shares: Receiver<Share>,
-    pub(crate) inherited: VecDeque<Share>,
-}
 
 /// A sink that runs.
 pub(crate) struct RunningSink {
@@ -259,32 +223,4 @@ async fn in_time<T>(
     waiting: impl Future<Output = T>,
 ) -> Option<T> {
     timeout(limit, stop.run_until_cancelled(waiting)).await.ok().flatten()
-}
-
-fn spill_of(state_dir: &Path, sink: &str) -> PathBuf {
-    state_dir.join("spill").join(sink)
-}
-
-/// The queue of a sink, with what its spill holds, and when that is synced; or why there is none.
-pub(crate) fn open_queue(
-    sink: &str,
-    spill: SpillConfig,
-    state_dir: &Path,
-) -> Result<OpenQueue, String> {
-    if spill.mode == SpillMode::Memory {
-        return Ok(OpenQueue { queue: Queue::new(queue_id::random(), spill, None), fsync: None });
-    }
-    let path = spill_of(state_dir, sink);
-    let failed = |cause: String| format!("cannot open the spill {}: {cause}", path.display());
-    let folder = Folder::create(&path).map_err(|error| failed(error.to_string()))?;
-    let id = queue_id::of(&folder).map_err(|error| failed(format!("the queue's id: {error}")))?;
-    let opened = Spill::open(folder, spill.settings()).map_err(|error| failed(chain(&error)))?;
-    if opened.torn_bytes() > 0 {
-        warn!(sink, bytes = opened.torn_bytes(), "a torn tail was cut off the spill");
-    }
-    let queue = Queue::new(id, spill, Some(opened));
-    if !queue.is_empty() {
-        info!(sink, events = queue.len(), "events wait in the spill");
-    }
-    Ok(OpenQueue { queue, fsync: Some(spill.fsync) })
 }

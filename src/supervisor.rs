@@ -18,9 +18,9 @@ use tracing::error;
 
 use crate::batch::BatchLimits;
 use crate::doorbell::Receiver;
+use crate::open_queue::{Feed, OpenQueue, open_queue};
 use crate::queue::SpillConfig;
 use crate::redact::Redaction;
-use crate::running_sink::{Feed, OpenQueue, open_queue};
 use crate::spill_desk::Enquiry;
 use crate::spooler::{Death, Left, Order, Spooler};
 use crate::state::SinkState;
@@ -165,5 +165,151 @@ impl Deaths {
     fn pause(&self) -> Duration {
         let doublings = u32::try_from(self.0.len().saturating_sub(1)).unwrap_or(u32::MAX).min(16);
         (PAUSE * 2u32.pow(doublings)).min(LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::delivery::{Settled, Writer};
+    use crate::pipeline::Pipeline;
+    use crate::shutdown::Shutdown;
+    use crate::sink::{Context, Driver, Driving, SinkError};
+
+    /// What goes wrong, a few times, when a batch is written.
+    #[derive(Clone, Copy)]
+    enum Wrong {
+        /// The writer panics before it has stored the batch.
+        Writer,
+        /// The batch is reported as settled twice, which no spooler survives.
+        Spooler,
+    }
+
+    /// A store that is written by drivers that go wrong.
+    struct Unlucky {
+        wrong: Wrong,
+        times: AtomicU32,
+        stored: Mutex<BTreeSet<String>>,
+    }
+
+    impl Driver for Unlucky {
+        fn drive(self: Arc<Self>, mut writer: Writer) -> Driving<'static, ()> {
+            Box::pin(async move {
+                while let Some(batch) = writer.batches.recv().await {
+                    let goes_wrong = self.times.load(Ordering::Relaxed) > 0;
+                    if goes_wrong {
+                        self.times.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    if goes_wrong && matches!(self.wrong, Wrong::Writer) {
+                        panic!("out of luck");
+                    }
+                    let tags = batch.events().map(|event| event.tag().to_owned());
+                    self.stored.lock().unwrap().extend(tags);
+                    let settled = Settled { writer: 0, first: batch.first() };
+                    for _ in 0..if goes_wrong { 4 } else { 1 } {
+                        let _ = writer.settled.send(settled);
+                    }
+                }
+            })
+        }
+
+        fn config(&self) -> &(dyn Any + Send + Sync) {
+            self
+        }
+
+        fn probe<'a>(&'a self, _: &'a Context) -> Driving<'a, Result<(), SinkError>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    const EVENTS: usize = 2000;
+
+    /// Two thousand events through a sink that goes wrong so often. Gives what is stored, the sink's
+    /// state, and whether the daemon has said that it is not ready.
+    async fn run(mode: &str, wrong: Wrong, times: u32) -> (usize, Arc<SinkState>, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let lines: String =
+            (0..EVENTS).map(|n| format!("{{\"tag\": \"t/{n}\", \"data\": {{}}}}\n")).collect();
+        std::fs::write(path.join("events"), lines).unwrap();
+        std::fs::create_dir(path.join("state")).unwrap();
+        let text = format!(
+            "state_dir: {0}/state\nhttp: {{listen: null}}\n\
+             sources: {{past: {{kind: replay, path: {0}/events}}}}\n\
+             sinks: {{out: {{kind: blackhole, spill: {{mode: {mode}}}, batch: {{max_events: 50}}}}}}\n",
+            path.display()
+        );
+        let mut config = Config::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let (times, stored) = (AtomicU32::new(times), Mutex::default());
+        let store = Arc::new(Unlucky { wrong, times, stored });
+        let driver: Arc<dyn Driver> = Arc::clone(&store) as _;
+        config.sinks[0].driver = driver;
+        let shutdown = Shutdown::within(Duration::from_secs(60));
+        let reopen = watch::channel(0).1;
+        let mut pipeline = Pipeline::start(&config, &shutdown, &reopen).unwrap();
+        let state = Arc::clone(&pipeline.state);
+        let (mut said, mut ended) = (false, false);
+        let watching = async {
+            while !ended {
+                tokio::select! {
+                    outcome = pipeline.ended() => {
+                        outcome.unwrap();
+                        ended = true;
+                    }
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {
+                        said |= state.unready().contains(&"the sink out is parked".to_owned());
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), watching).await.expect("it hangs");
+        let stored = store.stored.lock().unwrap().len();
+        (stored, Arc::clone(&state.sinks()[0]), said)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_9_a_sink_whose_spooler_panics_shows_it_and_goes_on_without_a_loss() {
+        for mode in ["durable", "overflow"] {
+            let (stored, state, said) = run(mode, Wrong::Spooler, 2).await;
+            assert_eq!((stored as u64 + state.dropped_panic.get(), said), (EVENTS as u64, true));
+            assert_eq!((state.dropped(), state.parked()), (state.dropped_panic.get(), None));
+            assert!(mode == "overflow" || state.dropped() == 0, "{mode}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_9_a_sink_whose_writer_panics_shows_it_and_loses_nothing() {
+        for mode in ["durable", "overflow", "memory"] {
+            let (stored, state, said) = run(mode, Wrong::Writer, 2).await;
+            assert_eq!((stored, state.dropped(), said), (EVENTS, 0, true), "{mode}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_3_what_is_in_memory_alone_survives_a_panic_of_the_spooler_or_is_counted() {
+        let (stored, state, _) = run("memory", Wrong::Spooler, 1).await;
+        assert!(stored as u64 + state.dropped_panic.get() >= EVENTS as u64);
+    }
+
+    #[test]
+    fn the_more_often_a_spooler_dies_the_longer_is_the_pause() {
+        let mut deaths = Deaths::default();
+        let now = Instant::now();
+        let mut pauses = Vec::new();
+        for n in 0..9 {
+            deaths.note(now + Duration::from_secs(n));
+            pauses.push(deaths.pause().as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        deaths.note(now + REMEMBERED * 2);
+        assert_eq!(deaths.pause(), PAUSE);
     }
 }

@@ -13,7 +13,7 @@ use tracing::{error, info};
 use crate::backoff::Backoff;
 use crate::chunk::Share;
 use crate::doorbell::Receiver;
-use crate::running_sink::Feed;
+use crate::open_queue::Feed;
 use crate::spooler::{Left, Order};
 use crate::state::SinkState;
 

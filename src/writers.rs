@@ -1,11 +1,12 @@
 //! The writers of one sink. They are started together, beside its spooler, and made anew with it when
 //! the spooler or one of them has died.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -13,12 +14,31 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::Batch;
 use crate::breaker::Breaker;
 use crate::config::SinkConfig;
+use crate::dead_letter::DeadLetters;
+use crate::deaths::Deaths;
 use crate::delivery::{RateLimit, Settled, Shared, Writer};
 use crate::doorbell::{Bell, Receiver, channel};
-use crate::running_sink::Means;
+use crate::jobs::Jobs;
 use crate::sink::{Context, Driver};
+use crate::spill_desk::Desks;
 use crate::spooler::BATCHES_PER_WRITER;
 use crate::state::SinkState;
+
+/// What every sink is started with.
+pub(crate) struct Means {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) master_id: String,
+    pub(crate) jobs: Jobs,
+    pub(crate) reopen: watch::Receiver<u64>,
+    pub(crate) dead_letters: Option<Arc<DeadLetters>>,
+    /// If the process has died so often that what was begun is tried with care.
+    pub(crate) deaths: Option<Arc<Deaths>>,
+    /// The daemon has begun to stop.
+    pub(crate) stop: CancellationToken,
+    /// Its drain deadline has passed.
+    pub(crate) give_up: CancellationToken,
+    pub(crate) desks: Arc<Desks>,
+}
 
 /// All that writers are started with.
 pub(crate) struct Starter {
