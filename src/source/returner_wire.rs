@@ -17,6 +17,10 @@ use crate::sink::chain;
 /// The version of the protocol.
 pub(super) const VERSION: u64 = 1;
 
+/// How deep a request may nest; none needs more than three. Reading recurses, and the depth that the
+/// decoder would take by itself overflows a thread's stack.
+const MAX_DEPTH: usize = 16;
+
 /// What Salt's side asks.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -196,7 +200,9 @@ impl Asked {
 }
 
 fn read<'a, T: Deserialize<'a>>(message: &'a [u8], what: &str) -> Result<T, String> {
-    rmp_serde::from_slice(message).map_err(|error| format!("{what}: {error}"))
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(message);
+    deserializer.set_max_depth(MAX_DEPTH);
+    T::deserialize(&mut deserializer).map_err(|error| format!("{what}: {error}"))
 }
 
 /// Refuses an event that is cut off or has a tail: whoever reads it later could only guess.
