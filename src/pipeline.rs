@@ -35,6 +35,7 @@ use crate::source::patience;
 use crate::spill_desk::Desks;
 use crate::spooler::Left;
 use crate::state::{SinkState, SourceState, State, now};
+use crate::threads::{self, Threads};
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
 const CHANNEL: usize = 32;
@@ -81,10 +82,13 @@ pub(crate) struct Thread<T> {
 impl<T: Send + 'static> Thread<T> {
     pub(crate) fn start(
         name: &str,
+        threads: &Arc<Threads>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Self, PipelineError> {
         let (result_in, result) = oneshot::channel();
+        let (threads, own) = (Arc::clone(threads), name.to_owned());
         let work = move || {
+            threads.join(&own);
             // Fails only when nobody waits.
             let _ = result_in.send(work());
         };
@@ -148,6 +152,7 @@ impl Pipeline {
         config: &Config,
         shutdown: &Shutdown,
         reopen: &watch::Receiver<u64>,
+        threads: &Arc<Threads>,
     ) -> Result<Self, PipelineError> {
         let (frames, frames_out) = channel(CHANNEL, &Bell::default());
         let (changes, changes_out) = channel(CHANGES, frames_out.bell());
@@ -172,7 +177,7 @@ impl Pipeline {
         let desks = Arc::new(Desks::default());
         let mut pipeline = Pipeline {
             desks: Arc::clone(&desks),
-            state: Arc::new(State::new()),
+            state: Arc::new(State::new(Arc::clone(threads))),
             tap: tap.clone(),
             jobs: jobs.clone(),
             estate: Estate::new(general.estate.clone()),
@@ -189,6 +194,7 @@ impl Pipeline {
                 stop: shutdown.stop.clone(),
                 give_up: shutdown.give_up.clone(),
                 desks: Arc::clone(&desks),
+                threads: Arc::clone(threads),
             },
             sinks: Vec::new(),
             leaving: HashMap::new(),
@@ -259,7 +265,11 @@ impl Pipeline {
         let patience = pipeline.patience.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .on_thread_park(move || patience.sleep())
+            .on_thread_park(move || {
+                threads::turn(true);
+                patience.sleep();
+            })
+            .on_thread_unpark(|| threads::turn(false))
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         pipeline.thread("sources", move || {
@@ -309,7 +319,7 @@ impl Pipeline {
         name: &str,
         work: impl FnOnce() -> Result<(), PipelineError> + Send + 'static,
     ) -> Result<(), PipelineError> {
-        let thread = Thread::start(name, work)?;
+        let thread = Thread::start(name, &self.means.threads, work)?;
         self.parts.spawn(async move { thread.ended().await? });
         Ok(())
     }

@@ -42,6 +42,7 @@ use crate::spill_desk::{Desks, ENQUIRIES};
 use crate::spooler::{Left, ORDERS, Order};
 use crate::state::SinkState;
 use crate::supervisor::Supervisor;
+use crate::threads::Threads;
 use crate::writers::Starter;
 
 /// How long the writers of a changed sink may take to finish what they have begun.
@@ -64,6 +65,7 @@ pub(crate) struct Means {
     /// Its drain deadline has passed.
     pub(crate) give_up: CancellationToken,
     pub(crate) desks: Arc<Desks>,
+    pub(crate) threads: Arc<Threads>,
 }
 
 /// A queue with what its spill holds, ready for a spooler.
@@ -127,7 +129,7 @@ impl RunningSink {
             give_up: give_up.clone(),
             renew: Arc::clone(&renew),
         };
-        let spooler = Thread::start(&format!("spool {}", sink.name), move || {
+        let spooler = Thread::start(&format!("spool {}", sink.name), &means.threads, move || {
             supervisor.run(queue, feed, orders_out, enquiries_out)
         })?;
         let (left_in, left) = oneshot::channel();
