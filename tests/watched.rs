@@ -77,3 +77,41 @@ async fn the_watchdog_is_fed_while_everything_moves_and_then_no_more() {
     fed("again");
     daemon.stop().await;
 }
+
+/// Each option that is a length of time, as long as it may be.
+#[tokio::test]
+async fn the_longest_lengths_of_time_wait_for_the_end_and_nothing_breaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().display();
+    fs::write(folder.path().join("events"), "{\"tag\": \"a\", \"data\": {}}\n").unwrap();
+    let bus = "salt_bus: {address: 'unix:FOLDER/bus', patience: 3650d, \
+               backfill: {cache_dir: FOLDER, max_age: 3650d, settle: 3650d}}";
+    let source = format!(
+        "{bus}\n  past:\n    local_cache: {{path: '{here}', max_age: 3650d}}\n  \
+         replay:\n    replay: {{path: '{here}/events'}}"
+    );
+    let all = "batch: {linger: 3650d}\n    \
+               retry: {initial: 3650d, max: 3650d, timeout: 3650d, give_up_after: 3650d}\n    \
+               spill: {max_age: 3650d, fsync: 3650d}";
+    let sink = format!(
+        "rawfile_json: {{filename: FOLDER/out, rotate: {{max_age: 3650d}}}}\n    {all}\n  \
+         rows:\n    sqlite3: {{database: FOLDER/rows, timeout: 3650d}}\n    {all}\n\
+         dedupe_window: 3650d\nshutdown_deadline: 3650d\njobs: {{keep_jobs: 3650d}}\n\
+         estate: {{returns_within: 3650d, silent_after: 3650d}}"
+    );
+    let daemon = Daemon::start_with(&source, &sink);
+    let waiting = async {
+        while daemon.metric("saltern_sink_queue_events").await < 2.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let is_in_time = tokio::time::timeout(DEADLINE, waiting).await.is_ok();
+    assert!(is_in_time, "the event does not wait: {}", daemon.log());
+    assert_eq!(daemon.stored("a"), 0);
+    // Ends well.
+    let folder = daemon.stop().await;
+    let stored = fs::read_to_string(folder.path().join("out")).unwrap();
+    assert_eq!(stored.lines().count(), 1, "{stored}");
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(!log.contains("panicked"), "{log}");
+}
