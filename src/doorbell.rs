@@ -6,6 +6,8 @@
 //! two; and each wait has to be entered at every channel. Here it is one wake-up, and none at all if the
 //! thread is awake.
 //!
+//! Whatever a thread does with a channel shows that it moves ([`threads`]).
+//!
 //! A ring is never lost: one that comes while the thread does not wait ends its next wait at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +16,8 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use crossbeam_channel::{SendError, TryRecvError, TrySendError};
+
+use crate::threads;
 
 /// How long to wait where there is nothing to do without a ring.
 pub const IDLE: Duration = Duration::from_secs(3600);
@@ -31,7 +35,7 @@ impl Bell {
 
     /// Waits for a ring, or for as long as `limit`, or now and then for nothing.
     pub fn wait(&self, limit: Duration) {
-        thread::park_timeout(limit);
+        threads::waiting(|| thread::park_timeout(limit));
     }
 
     /// Lets the thread look, for something that is in no channel.
@@ -77,6 +81,7 @@ impl<T> Sender<T> {
     /// Puts something in, or gives it back if there is no room or nobody there.
     pub fn try_send(&self, thing: T) -> Result<(), TrySendError<T>> {
         self.channel.try_send(thing)?;
+        threads::beat();
         self.hang_up.0.ring();
         Ok(())
     }
@@ -88,7 +93,9 @@ impl<T> Sender<T> {
 
     /// Puts something in, and waits for room if there is none. Not for async code.
     pub fn send(&self, thing: T) -> Result<(), SendError<T>> {
-        self.channel.send(thing)?;
+        // Waiting and not stuck: a queue that blocks may make it last, and a receiver that hangs is
+        // stuck itself.
+        threads::waiting(|| self.channel.send(thing))?;
         self.hang_up.0.ring();
         Ok(())
     }
@@ -111,7 +118,10 @@ impl<T> Receiver<T> {
     /// there is nothing left in it.
     pub fn take(&self) -> Poll<Option<T>> {
         match self.channel.try_recv() {
-            Ok(thing) => Poll::Ready(Some(thing)),
+            Ok(thing) => {
+                threads::beat();
+                Poll::Ready(Some(thing))
+            }
             Err(TryRecvError::Empty) => Poll::Pending,
             Err(TryRecvError::Disconnected) => Poll::Ready(None),
         }

@@ -8,6 +8,7 @@
 use std::fmt::Write;
 
 use crate::jobs::JobsConfig;
+use crate::units::Span;
 use crate::yaml::{Node, Value};
 
 mod globs;
@@ -168,7 +169,7 @@ fn job_cache(master: &Master, page: &mut Page) -> bool {
             "# The master keeps jobs for ever (keep_jobs_seconds: 0); here that is ten years.",
         );
     }
-    let keep = if keep > 0.0 { keep } else { 3650.0 * 86400.0 };
+    let keep = if keep > 0.0 { taken(keep) } else { taken(f64::INFINITY) };
     page.line(0, &format!("jobs: {{enabled: true, keep_jobs: {keep:.0}s}}"));
     true
 }
@@ -295,9 +296,15 @@ fn batch(master: &Master, page: &mut Page) {
         (None, _) => {}
         (Some(queue), None) => page.line(4, &format!("batch: {{max_events: {queue:.0}}}")),
         (Some(queue), Some(age)) => {
-            page.line(4, &format!("batch: {{max_events: {queue:.0}, linger: {age}s}}"));
+            let linger = taken(age);
+            page.line(4, &format!("batch: {{max_events: {queue:.0}, linger: {linger}s}}"));
         }
     }
+}
+
+/// So many seconds, or as many as a length of time may have.
+fn taken(seconds: f64) -> f64 {
+    seconds.min(Span::LONGEST.0.as_secs_f64())
 }
 
 /// Returners that are configured and that nothing on the master names.
@@ -373,6 +380,17 @@ mod tests {
             "  \"local\":\n    local: {}\n",
             "# event_return_niceness: 9",
         ] {
+            assert!(page.contains(expected), "{expected}\n{page}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_without_an_end_become_the_longest_that_is_taken() {
+        let page = imported(
+            "master_job_cache: sqlite3\nkeep_jobs_seconds: 1e300\nevent_return: local\n\
+             event_return_queue: 5\nevent_return_queue_max_seconds: 600000000000\n",
+        );
+        for expected in ["keep_jobs: 315360000s}", "linger: 315360000s}"] {
             assert!(page.contains(expected), "{expected}\n{page}");
         }
     }

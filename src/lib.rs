@@ -65,6 +65,7 @@ pub mod state;
 pub mod state_dir;
 mod state_file;
 mod supervisor;
+pub mod threads;
 mod tls;
 pub mod trimmed;
 pub mod units;

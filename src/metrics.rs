@@ -280,6 +280,12 @@ pub const STATE_FILES_PUT_ASIDE: Metric = counter(
     &["file"],
     "Files of `state_dir` that were damaged, and were put aside and begun anew.",
 );
+/// 1 while a thread neither does anything nor waits for anything to do, else 0.
+pub const THREAD_STUCK: Metric = gauge(
+    "saltern_thread_stuck",
+    &["thread"],
+    "1 while a thread neither does anything nor waits for anything to do, else 0.",
+);
 /// Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).
 pub const CONFIG_RELOADS: Metric = counter(
     "saltern_config_reloads_total",
@@ -347,6 +353,7 @@ pub static METRICS: &[Metric] = &[
     JOB_CACHE_LEFT_OUT,
     ESTATE_MISSED_EVENTS,
     STATE_FILES_PUT_ASIDE,
+    THREAD_STUCK,
     CONFIG_RELOADS,
     BUILD_INFO,
     PROCESS_RSS,

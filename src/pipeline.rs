@@ -36,6 +36,7 @@ use crate::source::patience;
 use crate::spill_desk::Desks;
 use crate::spooler::Left;
 use crate::state::{SinkState, SourceState, State, now};
+use crate::threads::{self, Threads};
 use crate::writers::Means;
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
@@ -83,10 +84,13 @@ pub(crate) struct Thread<T> {
 impl<T: Send + 'static> Thread<T> {
     pub(crate) fn start(
         name: &str,
+        threads: &Arc<Threads>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Self, PipelineError> {
         let (result_in, result) = oneshot::channel();
+        let (threads, own) = (Arc::clone(threads), name.to_owned());
         let work = move || {
+            threads.join(&own);
             // Fails only when nobody waits.
             let _ = result_in.send(work());
         };
@@ -150,6 +154,7 @@ impl Pipeline {
         config: &Config,
         shutdown: &Shutdown,
         reopen: &watch::Receiver<u64>,
+        threads: &Arc<Threads>,
     ) -> Result<Self, PipelineError> {
         let (frames, frames_out) = channel(CHANNEL, &Bell::default());
         let (changes, changes_out) = channel(CHANGES, frames_out.bell());
@@ -174,7 +179,7 @@ impl Pipeline {
         let desks = Arc::new(Desks::default());
         let mut pipeline = Pipeline {
             desks: Arc::clone(&desks),
-            state: Arc::new(State::new()),
+            state: Arc::new(State::new(Arc::clone(threads))),
             tap: tap.clone(),
             jobs: jobs.clone(),
             estate: Estate::new(general.estate.clone()),
@@ -191,6 +196,7 @@ impl Pipeline {
                 stop: shutdown.stop.clone(),
                 give_up: shutdown.give_up.clone(),
                 desks: Arc::clone(&desks),
+                threads: Arc::clone(threads),
             },
             sinks: Vec::new(),
             leaving: HashMap::new(),
@@ -261,7 +267,11 @@ impl Pipeline {
         let patience = pipeline.patience.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .on_thread_park(move || patience.sleep())
+            .on_thread_park(move || {
+                threads::turn(true);
+                patience.sleep();
+            })
+            .on_thread_unpark(|| threads::turn(false))
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         pipeline.thread("sources", move || {
@@ -311,7 +321,7 @@ impl Pipeline {
         name: &str,
         work: impl FnOnce() -> Result<(), PipelineError> + Send + 'static,
     ) -> Result<(), PipelineError> {
-        let thread = Thread::start(name, work)?;
+        let thread = Thread::start(name, &self.means.threads, work)?;
         self.parts.spawn(async move { thread.ended().await? });
         Ok(())
     }
@@ -660,15 +670,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
             "state_dir: {0}/state\nhttp: {{listen: null}}\n\
-             sources: {{bus: {{kind: zeromq, bind: 'ipc://{0}/bus'}}}}\n\
-             sinks: {{out: {{kind: blackhole}}}}\n",
+             sources: {{salt: {{returner: {{bind: 'ipc://{0}/bus'}}}}}}\n\
+             sinks: {{out: {{blackhole: {{}}}}}}\n",
             folder.path().display()
         );
         let config = Config::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
         std::fs::create_dir(folder.path().join("state")).unwrap();
         let shutdown = Shutdown::within(Duration::from_secs(60));
         let reopen = watch::channel(0).1;
-        let mut pipeline = Pipeline::start(&config, &shutdown, &reopen).unwrap();
+        let mut pipeline = Pipeline::start(&config, &shutdown, &reopen, &Arc::default()).unwrap();
         pipeline.thread("unlucky", || panic!("out of luck")).unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(60), pipeline.ended()).await;
         let failure = ended.expect("it goes on without the part").unwrap_err();

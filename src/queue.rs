@@ -94,7 +94,8 @@ impl<'de> Deserialize<'de> for Fsync {
             Always,
             Never,
         }
-        let expected = "expected `always`, `never` or a length of time such as 500ms";
+        let expected =
+            "expected `always`, `never` or a length of time such as 500ms, of at most 3650d";
         match Written::deserialize(deserializer) {
             Ok(Written::Word(Word::Always)) => Ok(Fsync::Always),
             Ok(Written::Word(Word::Never)) => Ok(Fsync::Never),

@@ -290,7 +290,7 @@ mod tests {
         // Its spooler never says what became of them.
         let (stuck, stuck_out) = channel(8, &Bell::default());
         ways.open("file", stuck, Arc::new(SinkState::new("file", "test")));
-        let state = Arc::new(State::new());
+        let state = Arc::new(State::default());
         let running = run(Arc::clone(&letters), Arc::clone(&ways), state, stop.clone());
         let running = tokio::spawn(running);
         let taking = tokio::task::spawn_blocking(move || {

@@ -91,7 +91,7 @@ impl RunningSink {
             give_up: give_up.clone(),
             renew: Arc::clone(&renew),
         };
-        let spooler = Thread::start(&format!("spool {}", sink.name), move || {
+        let spooler = Thread::start(&format!("spool {}", sink.name), &means.threads, move || {
             supervisor.run(queue, feed, orders_out, enquiries_out)
         })?;
         let (left_in, left) = oneshot::channel();

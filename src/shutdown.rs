@@ -1,7 +1,7 @@
 //! Stopping: signals, the drain deadline, and what systemd is told.
 //!
-//! A thread of its own hears signals and keeps the time, from the start of the daemon to its very
-//! end. So nothing that hangs elsewhere, in a store's library or in a system call, can keep the
+//! A thread of its own hears signals, keeps the time and watches the other threads, from the start
+//! of the daemon to its very end. So nothing that hangs elsewhere, in a store's library or in a system call, can keep the
 //! daemon from being stopped.
 
 use std::convert::Infallible;
@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
@@ -20,9 +20,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::threads::{STUCK, Threads};
+
 /// How long everything may take to end after it was given up. Queues that are in memory are written
 /// to disk in this time.
 const END: Duration = Duration::from_secs(10);
+
+/// How often the threads are looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How long a line of the log may take: standard error may be a pipe that nobody reads.
 const SAY: Duration = Duration::from_secs(1);
@@ -148,6 +153,8 @@ impl Ear for Kernel {
 pub struct Signals {
     /// What they stop.
     pub shutdown: Shutdown,
+    /// The threads that are watched.
+    pub threads: Arc<Threads>,
     reopen: watch::Receiver<u64>,
     done: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -164,10 +171,12 @@ impl Signals {
         let (reopen_in, reopen) = watch::channel(0);
         let done = CancellationToken::new();
         let (obeyed, until) = (shutdown.clone(), done.clone());
+        let threads = Arc::new(Threads::default());
+        let watched = Arc::clone(&threads);
         let thread = std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || hear(runtime, kernel, &obeyed, &reopen_in, &until))?;
-        Ok(Signals { shutdown, reopen, done, thread: Some(thread) })
+            .spawn(move || hear(runtime, kernel, &obeyed, &watched, &reopen_in, &until))?;
+        Ok(Signals { shutdown, threads, reopen, done, thread: Some(thread) })
     }
 
     /// Changes with each SIGHUP.
@@ -191,10 +200,17 @@ fn hear(
     runtime: Runtime,
     mut kernel: Kernel,
     shutdown: &Shutdown,
+    threads: &Threads,
     reopen: &watch::Sender<u64>,
     done: &CancellationToken,
 ) {
-    let obeying = done.run_until_cancelled(shutdown.obey(&mut kernel, reopen));
+    let obeying = async {
+        tokio::select! {
+            reason = shutdown.obey(&mut kernel, reopen) => reason,
+            never = watch(threads) => match never {},
+        }
+    };
+    let obeying = done.run_until_cancelled(obeying);
     if let Some(reason) = runtime.block_on(obeying) {
         runtime.block_on(say(move || error!(reason, "ending at once")));
         std::process::exit(1);
@@ -222,17 +238,23 @@ pub fn notify_reloading() {
     }
 }
 
-/// Half of systemd's watchdog interval, if it watches.
-pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|interval| interval / 2)
-}
-
-/// Tells systemd's watchdog that we live, for as long as it is polled.
-pub async fn pet_watchdog() -> Infallible {
-    let Some(interval) = watchdog_interval() else { return std::future::pending().await };
+/// Looks at the threads, and tells systemd's watchdog that we live for as long as all of them move.
+async fn watch(threads: &Threads) -> Infallible {
+    let watchdog = sd_notify::watchdog_enabled();
+    let pause = watchdog.map_or(LOOK, |interval| LOOK.min(interval / 2));
+    let limit = watchdog.map_or(STUCK, |interval| STUCK.min(interval));
     loop {
-        notify(&[NotifyState::Watchdog]);
-        sleep(interval).await;
+        for (thread, is_stuck) in threads.look(Instant::now(), limit) {
+            say(move || match is_stuck {
+                true => error!(thread, "the thread does not move; the watchdog is not fed"),
+                false => info!(thread, "the thread moves again"),
+            })
+            .await;
+        }
+        if watchdog.is_some() && threads.stuck().is_empty() {
+            notify(&[NotifyState::Watchdog]);
+        }
+        sleep(pause).await;
     }
 }
 

@@ -44,6 +44,7 @@ use crate::spill::SyncJob;
 use crate::spill::disk::{Disk, Folder};
 use crate::spill_desk::{Answer, Enquiry, Holding};
 use crate::state::SinkState;
+use crate::threads;
 
 #[cfg(test)]
 mod model;
@@ -227,9 +228,14 @@ impl<D: Disk> Spooler<D> {
     pub fn run(mut self) -> Result<Left, Death> {
         self.shares.bell().attend();
         let (syncer, jobs, done) = Syncer::new(self.shares.bell());
-        let sync_thread = std::thread::Builder::new()
-            .name("sync".to_owned())
-            .spawn(move || run_jobs(&jobs, &done));
+        let (threads, name) = (threads::own(), format!("sync {}", self.state.name));
+        let syncing = move || {
+            if let Some(threads) = threads {
+                threads.join(&name);
+            }
+            run_jobs(&jobs, &done);
+        };
+        let sync_thread = std::thread::Builder::new().name("sync".to_owned()).spawn(syncing);
         let sync_thread = match sync_thread {
             Ok(sync_thread) => sync_thread,
             Err(error) => return Err(self.dead(format!("starting the sync thread: {error}"))),

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::json::Losses;
 use crate::metrics::{self, Distribution, Level, Seconds, Tally};
+use crate::threads::Threads;
 
 /// Microseconds since 1970.
 pub fn now() -> u64 {
@@ -22,6 +23,7 @@ pub fn now() -> u64 {
 pub struct State {
     /// When it started.
     pub started: Instant,
+    threads: Arc<Threads>,
     sources: RwLock<Vec<Arc<SourceState>>>,
     sinks: RwLock<Vec<Arc<SinkState>>>,
     /// What is wrong with the daemon itself, by what it concerns.
@@ -406,15 +408,16 @@ pub(crate) struct SinkStatus {
 
 impl Default for State {
     fn default() -> Self {
-        State::new()
+        State::new(Arc::default())
     }
 }
 
 impl State {
     /// A state without sources and sinks.
-    pub fn new() -> Self {
+    pub fn new(threads: Arc<Threads>) -> Self {
         State {
             started: Instant::now(),
+            threads,
             sources: RwLock::new(Vec::new()),
             sinks: RwLock::new(Vec::new()),
             troubles: Mutex::default(),
@@ -455,12 +458,14 @@ impl State {
         lock(&self.troubles).iter().map(|(what, reason)| format!("{what}: {reason}")).collect()
     }
 
-    /// Why the daemon is not ready: what is wrong with itself, sources that are neither connected nor
+    /// Why the daemon is not ready: what is wrong with itself, threads that are stuck, sources that are neither connected nor
     /// at their end, and sinks that are parked. Empty if it is ready. Says no more, since anybody may
     /// ask; the status says why.
     pub fn unready(&self) -> Vec<String> {
         let mut unready: Vec<_> =
             lock(&self.troubles).keys().map(|what| (*what).to_owned()).collect();
+        let stuck = self.threads.stuck().into_iter();
+        unready.extend(stuck.map(|thread| format!("the thread `{thread}` is stuck")));
         let (sources, sinks) = (self.sources(), self.sinks());
         let sources = sources.iter().filter(|source| source.is_failing());
         unready.extend(sources.map(|s| format!("the source {} is not connected", s.name)));

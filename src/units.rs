@@ -114,11 +114,21 @@ impl JsonSchema for ByteSize {
     }
 }
 
-/// A length of time: `"500ms"`, `"2s"`, `"5m"`, `"1h"`, `"7d"`, `"1h30m"`; a bare number is seconds.
+/// A length of time: `"500ms"`, `"2s"`, `"5m"`, `"1h"`, `"7d"`, `"1h30m"`; a bare number is seconds. At
+/// most 3650 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
 impl Span {
+    /// The longest that is taken: little enough to be added to any clock.
+    pub const LONGEST: Span = Span::seconds(3650 * 86_400);
+
+    /// So long; `None` if it is negative, no number, or longer than [`Span::LONGEST`].
+    fn new(seconds: f64) -> Option<Self> {
+        let span = Duration::try_from_secs_f64(seconds).ok().map(Span);
+        span.filter(|span| *span <= Span::LONGEST)
+    }
+
     /// So many milliseconds.
     pub const fn millis(millis: u64) -> Self {
         Span(Duration::from_millis(millis))
@@ -154,7 +164,7 @@ impl Span {
         if text.trim().is_empty() {
             return None;
         }
-        Duration::try_from_secs_f64(seconds).ok().map(Span)
+        Span::new(seconds)
     }
 }
 
@@ -176,23 +186,21 @@ impl de::Visitor<'_> for SpanVisitor {
     type Value = Span;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a length of time such as 500ms, 2s, 5m or 7d")
+        f.write_str("a length of time such as 500ms, 2s, 5m or 7d, of at most 3650d")
     }
 
     fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Span, E> {
-        Ok(Span(Duration::from_secs(seconds)))
+        let span = Some(Span::seconds(seconds)).filter(|span| *span <= Span::LONGEST);
+        span.ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(seconds), &self))
     }
 
     fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
-        u64::try_from(seconds)
-            .map(|seconds| Span(Duration::from_secs(seconds)))
-            .map_err(|_| E::invalid_value(de::Unexpected::Signed(seconds), &self))
+        let invalid = |_| E::invalid_value(de::Unexpected::Signed(seconds), &self);
+        u64::try_from(seconds).map_err(invalid).and_then(|seconds| self.visit_u64(seconds))
     }
 
     fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Span, E> {
-        Duration::try_from_secs_f64(seconds)
-            .map(Span)
-            .map_err(|_| E::invalid_value(de::Unexpected::Float(seconds), &self))
+        Span::new(seconds).ok_or_else(|| E::invalid_value(de::Unexpected::Float(seconds), &self))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
@@ -213,7 +221,7 @@ impl JsonSchema for Span {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A length of time: 500ms, 2s, 5m, 1h30m, 7d; a bare number is seconds",
+            "description": "A length of time: 500ms, 2s, 5m, 1h30m, 7d; a bare number is seconds; at most 3650d",
             "anyOf": [
                 {"type": "number", "minimum": 0},
                 {"type": "string", "pattern": r"^([0-9.]+ ?(us|µs|ms|s|m|min|h|d|w) ?)+$"},
@@ -295,6 +303,21 @@ mod tests {
         }
         for text in ["", "5", "5 parsecs", "s", "-1s"] {
             assert_eq!(Span::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_span_that_no_clock_can_tell_is_refused() {
+        let read = |text: &str| serde_saphyr::from_str::<Span>(text);
+        for text in ["3650d", "315360000", "315360000.0", "87600h"] {
+            assert_eq!(read(text).unwrap(), Span::LONGEST, "{text}");
+        }
+        for text in ["3651d", "315360001", "315360000.1", "600000000000s", "18446744073709551615"] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains("of at most 3650d"), "{text}: {error}");
+        }
+        for text in [".inf", ".nan", "-1", "-1.5", "1e300", "100000000000000000000000w"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 

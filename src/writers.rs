@@ -23,6 +23,7 @@ use crate::sink::{Context, Driver};
 use crate::spill_desk::Desks;
 use crate::spooler::BATCHES_PER_WRITER;
 use crate::state::SinkState;
+use crate::threads::Threads;
 
 /// What every sink is started with.
 pub(crate) struct Means {
@@ -38,6 +39,7 @@ pub(crate) struct Means {
     /// Its drain deadline has passed.
     pub(crate) give_up: CancellationToken,
     pub(crate) desks: Arc<Desks>,
+    pub(crate) threads: Arc<Threads>,
 }
 
 /// All that writers are started with.

@@ -234,6 +234,19 @@ sinks:
     assert_eq!(findings[0], first);
 }
 
+#[test]
+fn check_refuses_a_length_of_time_that_no_clock_can_tell() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "sources: {bus: {salt_bus: {}}}\nsinks:\n  out:\n    blackhole: {}\n    \
+                  batch: {linger: 600000000000s}\n";
+    std::fs::write(directory.path().join("saltern.yaml"), config).unwrap();
+    let (code, shown, document) = check_as_json(directory.path(), &[]);
+    let finding = &document["findings"][0];
+    let place = (finding["line"].as_u64(), finding["column"].as_u64());
+    assert_eq!((code, place), (Some(2), (Some(5), Some(21))), "{finding}");
+    assert!(shown.contains("of at most 3650d"), "{shown}");
+}
+
 /// Exit code, standard error, and the document that `check` prints for machines.
 fn check_as_json(directory: &Path, options: &[&str]) -> (Option<i32>, String, serde_json::Value) {
     let arguments = ["check", "--config", "saltern.yaml", "--output", "json"];

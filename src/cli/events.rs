@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -119,7 +120,7 @@ async fn follow_bus(
     let _stop = shutdown.stop.clone().drop_guard();
     let (_reopen, reopen) = watch::channel(0);
     let failed = |error| Failure::Running(chain(&error));
-    let pipeline = Pipeline::start(&config, &shutdown, &reopen).map_err(failed)?;
+    let pipeline = Pipeline::start(&config, &shutdown, &reopen, &Arc::default()).map_err(failed)?;
     let mut tap = pipeline.tap.subscribe();
     let mut next = None;
     loop {

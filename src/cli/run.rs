@@ -78,8 +78,8 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let mut reopen = signals.reopen();
 
     let reloads = Reloads::new();
-    let mut pipeline =
-        Pipeline::start(config, shutdown, &reopen).map_err(|error| failed(chain(&error)))?;
+    let mut pipeline = Pipeline::start(config, shutdown, &reopen, &signals.threads)
+        .map_err(|error| failed(chain(&error)))?;
     let served = http::Served {
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
@@ -133,10 +133,13 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         shutdown::notify(&[NotifyState::Stopping]);
         pipeline.ended().await
     };
+    let threads = Arc::clone(&signals.threads);
+    let runtime = tokio::spawn(async move { threads.answer("runtime").await });
     let outcome = tokio::select! {
         outcome = working => outcome,
-        never = shutdown::pet_watchdog() => match never {},
+        never = signals.threads.answer("main") => match never {},
     };
+    runtime.abort();
     // From here on the time is kept, whatever had the pipeline end.
     shutdown.stop.cancel();
     closing.cancel();

@@ -17,6 +17,7 @@ use crate::chunk::Chunk;
 use crate::doorbell::{Bell, Receiver, Sender, channel};
 use crate::metrics::{self, Tally};
 use crate::state::now;
+use crate::threads;
 use crate::units::Span;
 use books::Books;
 
@@ -189,7 +190,7 @@ impl Counter {
             let more = self.chunks.try_iter().map(count).count();
             if more < FEW {
                 #[allow(clippy::disallowed_methods)] // the thread has nothing else to do
-                std::thread::sleep(GATHER);
+                threads::waiting(|| std::thread::sleep(GATHER));
             }
         }
     }

@@ -35,7 +35,7 @@ const TAIL: &str = r#"<h2>More</h2>
 <dt><a href="/api/v1/jobs">/api/v1/jobs</a></dt><dd>what is in the job cache; <code>?function=GLOB</code>, <code>minion</code>, <code>user</code>, <code>outcome</code>, <code>since</code>, <code>until</code>; <code>/api/v1/jobs/JID</code> shows one (also: <code>saltern jobs</code>)</dd>
 <dt><a href="/metrics">/metrics</a></dt><dd>for Prometheus</dd>
 <dt><a href="/healthz">/healthz</a></dt><dd>the process lives</dd>
-<dt><a href="/readyz">/readyz</a></dt><dd>every source is connected or has ended, and no sink is parked</dd>
+<dt><a href="/readyz">/readyz</a></dt><dd>every source is connected or has ended, no sink is parked, every thread moves</dd>
 </dl>
 </main>
 </body>
@@ -202,7 +202,7 @@ mod tests {
             Arc::new(SourceState::new("page-bus", "salt_bus", "m")),
             Arc::new(SinkState::new("page-store", "sqlite3")),
         );
-        let state = State::new();
+        let state = State::default();
         state.set_sources(vec![Arc::clone(&source)]);
         state.set_sinks(vec![Arc::clone(&sink)]);
         (state, source, sink)

@@ -24,6 +24,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -55,6 +56,9 @@ pub(super) struct Config {
 fn default_timeout() -> Span {
     Span::seconds(5)
 }
+
+/// The longest that SQLite waits: it counts milliseconds in 31 bits.
+const LONGEST_WAIT: Duration = Duration::from_millis(i32::MAX as u64);
 
 pub(super) struct Sqlite3 {
     database: PathBuf,
@@ -127,7 +131,7 @@ impl Sqlite3 {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags)
             .and_then(|connection| {
-                connection.busy_timeout(config.timeout.0)?;
+                connection.busy_timeout(config.timeout.0.min(LONGEST_WAIT))?;
                 prepare(&connection, &path)?;
                 Ok(connection)
             })

@@ -32,6 +32,11 @@ impl Daemon {
 
     /// As [`Daemon::start`], with this as the sink `out`.
     pub(crate) fn start_with(source: &str, sink: &str) -> Self {
+        Daemon::start_in(source, sink, &[])
+    }
+
+    /// As [`Daemon::start_with`], with these variables in its environment.
+    pub(crate) fn start_in(source: &str, sink: &str, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
         let config = format!(
             "state_dir: FOLDER/state\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{level: debug, format: json}}\n\
@@ -39,7 +44,7 @@ impl Daemon {
         );
         let config = config.replace("FOLDER", &folder.path().display().to_string());
         fs::write(folder.path().join("config.yaml"), config).unwrap();
-        let child = run(&folder);
+        let child = run(&folder, environment);
         Daemon { folder, child }
     }
 
@@ -61,7 +66,7 @@ impl Daemon {
 
     /// Starts it again after it was killed.
     pub(crate) fn start_again(&mut self) {
-        self.child = run(&self.folder);
+        self.child = run(&self.folder, &[]);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -175,11 +180,12 @@ impl Drop for Daemon {
     }
 }
 
-fn run(folder: &TempDir) -> Child {
+fn run(folder: &TempDir, environment: &[(&str, &str)]) -> Child {
     let log = File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_saltern"))
         .args(["run", "--config"])
         .arg(folder.path().join("config.yaml"))
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
