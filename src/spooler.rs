@@ -225,7 +225,7 @@ impl<D: Disk> Spooler<D> {
     /// Works until there are no more shares and everything is settled, or the writers are gone, or
     /// it is told to leave. A panic ends it too, and takes nothing with it that another spooler
     /// needs.
-    pub fn run(mut self) -> Result<Left, Death> {
+    pub fn run(mut self) -> Result<Left, Box<Death>> {
         self.shares.bell().attend();
         let (syncer, jobs, done) = Syncer::new(self.shares.bell());
         let (threads, name) = (threads::own(), format!("sync {}", self.state.name));
@@ -278,7 +278,7 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Something beside the spooler has died: everything is left to the next one as at a reload.
-    fn dead(mut self, reason: String) -> Death {
+    fn dead(mut self, reason: String) -> Box<Death> {
         match catch_unwind(AssertUnwindSafe(|| self.finish(true))) {
             Ok((on_disk, in_memory)) => self.death(reason, on_disk, in_memory.into()),
             Err(_) => self.panicked(0),
@@ -287,7 +287,7 @@ impl<D: Disk> Spooler<D> {
 
     /// The spooler itself has panicked, so that its queue may be half changed. What the spill has is
     /// read from the spill again. Without one, the queue gives what it has in memory.
-    fn panicked(mut self, coming: usize) -> Death {
+    fn panicked(mut self, coming: usize) -> Box<Death> {
         let reason = "its spooler has panicked; this is a bug in saltern".to_owned();
         let held = catch_unwind(AssertUnwindSafe(|| self.queue.len())).unwrap_or_default();
         let inherited = std::mem::take(&mut self.inherited);
@@ -297,9 +297,10 @@ impl<D: Disk> Spooler<D> {
         self.death(reason, events, salvaged.into_iter().chain(inherited).collect())
     }
 
-    fn death(self, reason: String, events: u64, inherited: VecDeque<Share>) -> Death {
+    fn death(self, reason: String, events: u64, inherited: VecDeque<Share>) -> Box<Death> {
         let Spooler { shares, orders, enquiries, is_draining, .. } = self;
-        Death { reason, events, shares, inherited, orders, enquiries, is_draining }
+        let death = Death { reason, events, shares, inherited, orders, enquiries, is_draining };
+        Box::new(death)
     }
 
     fn wait_for(&self, course: &Course<D>, limit: Duration) -> Happening<D> {

@@ -22,7 +22,7 @@ use crate::open_queue::{Feed, OpenQueue, open_queue};
 use crate::queue::SpillConfig;
 use crate::redact::Redaction;
 use crate::spill_desk::Enquiry;
-use crate::spooler::{Death, Left, Order, Spooler};
+use crate::spooler::{Left, Order, Spooler};
 use crate::state::SinkState;
 use crate::unopened::Unopened;
 use crate::writers::{Starter, Writers};
@@ -111,11 +111,10 @@ impl Supervisor {
             all_writers.push(tasks);
             // Whatever had parked it is found out again.
             self.state.unpark();
-            let Death { reason, shares, inherited, .. } = death;
+            opened = Err(format!("the sink {}: {}", self.name, death.reason));
+            feed = Feed { shares: death.shares, inherited: death.inherited };
             (orders, enquiries) = (death.orders, death.enquiries);
             (is_draining, events) = (death.is_draining, death.events);
-            feed = Feed { shares, inherited };
-            opened = Err(format!("the sink {}: {reason}", self.name));
         }
     }
 
@@ -208,9 +207,7 @@ mod tests {
                     if goes_wrong {
                         self.times.fetch_sub(1, Ordering::Relaxed);
                     }
-                    if goes_wrong && matches!(self.wrong, Wrong::Writer) {
-                        panic!("out of luck");
-                    }
+                    assert!(!goes_wrong || matches!(self.wrong, Wrong::Spooler), "out of luck");
                     let tags = batch.events().map(|event| event.tag().to_owned());
                     self.stored.lock().unwrap().extend(tags);
                     let settled = Settled { writer: 0, first: batch.first() };
@@ -237,9 +234,9 @@ mod tests {
     async fn run(mode: &str, wrong: Wrong, times: u32) -> (usize, Arc<SinkState>, bool) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        let lines: String =
-            (0..EVENTS).map(|n| format!("{{\"tag\": \"t/{n}\", \"data\": {{}}}}\n")).collect();
-        std::fs::write(path.join("events"), lines).unwrap();
+        let line = |n| format!("{{\"tag\": \"t/{n}\", \"data\": {{}}}}\n");
+        let lines: Vec<_> = (0..EVENTS).map(line).collect();
+        std::fs::write(path.join("events"), lines.concat()).unwrap();
         std::fs::create_dir(path.join("state")).unwrap();
         let text = format!(
             "state_dir: {0}/state\nhttp: {{listen: null}}\n\
