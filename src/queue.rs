@@ -1285,6 +1285,8 @@ mod tests {
         is_failing: bool,
         is_short: bool,
         has_no_files: bool,
+        /// Something of an earlier run is missing between what is on disk.
+        has_holes: bool,
         /// In this run.
         had_trouble: bool,
         was_broken: bool,
@@ -1311,6 +1313,7 @@ mod tests {
                 is_failing: false,
                 is_short: false,
                 has_no_files: false,
+                has_holes: false,
                 had_trouble: false,
                 was_broken: false,
                 begun: std::collections::HashMap::new(),
@@ -1370,6 +1373,7 @@ mod tests {
                 }
                 Turn::Stop => self.stop(),
                 Turn::Kill => {
+                    self.has_holes = true;
                     let mut risky = std::mem::take(&mut self.risky);
                     // Their segment was dropped, and the disk did not take them elsewhere.
                     let spill = self.queue.spill.as_ref().unwrap();
@@ -1403,7 +1407,9 @@ mod tests {
 
         /// Every event that came is in the queue, was taken, or was counted.
         fn count(&mut self) {
-            let losses = self.queue.take_losses().total();
+            let losses = self.queue.take_losses();
+            assert!(losses.damaged == 0 || self.has_holes, "{} are damaged", losses.damaged);
+            let losses = losses.total();
             self.lost += losses;
             self.run[3] += losses;
             let [at_start, pushed, taken, lost] = self.run;
@@ -1437,6 +1443,8 @@ mod tests {
             let (left, lost) = self.queue.persist();
             assert_eq!(left + lost, len);
             self.lost += lost;
+            // Of what was settled out of turn, that which was in memory alone.
+            self.has_holes |= lost > 0 || self.was_broken || !self.in_flight.is_empty();
             if !self.was_broken {
                 assert_eq!(lost, held_back);
             }

@@ -40,7 +40,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Buf;
 use thiserror::Error;
@@ -75,7 +75,7 @@ const ENTRY: usize = 24;
 const PARTS: u64 = 32;
 
 /// It is not sealed before it has so many bytes: making files costs time.
-const LEAST: u64 = 1 << 20;
+const LEAST: u64 = 256 << 10;
 
 /// The same while the disk is short of space.
 const LEAST_WHEN_SHORT: u64 = 16 << 10;
@@ -249,7 +249,8 @@ pub struct Spill<D: Disk> {
 
 /// Bytes that are to be made to last, outside of the thread that appends.
 pub struct SyncJob<D: Disk> {
-    files: Vec<Arc<D::File>>,
+    /// Not held: a file that was removed takes up space for as long as it is open, and need not last.
+    files: Vec<Weak<D::File>>,
     /// The folder, if names have changed.
     names: Option<D>,
     /// Everything below this sequence lasts once the job is done.
@@ -260,7 +261,8 @@ impl<D: Disk> SyncJob<D> {
     /// Syncs. May take long; must be reported to [`Spill::condemn`] if it fails.
     pub fn run(&self) -> io::Result<()> {
         // All of them, also when one has failed.
-        let files = self.files.iter().map(|file| file.sync()).fold(Ok(()), Result::and);
+        let files = self.files.iter().filter_map(Weak::upgrade);
+        let files = files.map(|file| file.sync()).fold(Ok(()), Result::and);
         files.and(self.names.as_ref().map_or(Ok(()), Disk::sync_names))
     }
 }
@@ -559,7 +561,13 @@ impl<D: Disk> Spill<D> {
         loop {
             let Some(index) = self.segments.iter().position(|s| s.first == self.cursor.segment)
             else {
-                return Ok(None);
+                // It was empty, and is gone.
+                let mut behind = self.segments.iter().filter(|s| s.end > self.cursor.sequence);
+                let Some(next) = behind.next().map(|segment| segment.first) else {
+                    return Ok(None);
+                };
+                self.enter(next);
+                continue;
             };
             let Some(segment) = self.segments.get(index) else { return Ok(None) };
             let (end, next) = (segment.end, self.segments.get(index + 1).map(|next| next.first));
@@ -850,7 +858,7 @@ impl<D: Disk> Spill<D> {
             return None;
         }
         let names = std::mem::take(&mut self.names_changed).then(|| self.disk.clone());
-        let files = files.into_iter().map(|(_, file)| file).collect();
+        let files = files.iter().map(|(_, file)| Arc::downgrade(file)).collect();
         Some(SyncJob { files, names, up_to: last.end })
     }
 
@@ -864,8 +872,9 @@ impl<D: Disk> Spill<D> {
     /// which nothing may be said to last: what was appended to them meanwhile is in doubt too.
     pub fn condemn(&mut self, job: &SyncJob<D>) -> u64 {
         self.names_changed |= job.names.is_some();
-        let has_failed =
-            |file: &Arc<D::File>| job.files.iter().any(|failed| Arc::ptr_eq(failed, file));
+        let has_failed = |file: &Arc<D::File>| {
+            job.files.iter().any(|failed| failed.as_ptr() == Arc::as_ptr(file))
+        };
         self.sealed.retain(|(_, file)| !has_failed(file));
         if self.segments.back().is_some_and(|last| has_failed(&last.file)) {
             self.is_open = false;

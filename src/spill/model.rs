@@ -381,6 +381,38 @@ fn where_no_file_can_be_made_the_open_segment_grows() {
 }
 
 #[test]
+fn a_sync_that_is_under_way_keeps_no_space_from_being_freed() {
+    let (_disk, mut spill) = spill_on(usize::MAX, 1 << 20);
+    append(&mut spill, 600_000).unwrap();
+    append(&mut spill, 100).unwrap();
+    let job = spill.begin_sync().unwrap();
+    assert_eq!(job.files.iter().filter_map(std::sync::Weak::upgrade).count(), 2);
+    spill.drop_oldest(0, 0, &[], false).unwrap().unwrap();
+    assert_eq!(job.files.iter().filter_map(std::sync::Weak::upgrade).count(), 1);
+    job.run().unwrap();
+}
+
+#[test]
+fn reading_goes_on_where_an_empty_segment_was() {
+    let (disk, mut spill) = spill_on(1000, 1 << 20);
+    append(&mut spill, 100).unwrap();
+    spill.read().unwrap().unwrap();
+    spill.acknowledge(1).unwrap();
+    // There is room for the file, but not for the record.
+    disk.set_space(50);
+    append(&mut spill, 5000).unwrap_err();
+    disk.set_space(usize::MAX);
+    // What follows was in memory alone, and something behind it is on disk again.
+    let behind = share(3, 1, 10);
+    spill.append(3, &behind, &Body::encode(&behind, false).unwrap()).unwrap();
+    spill.skip_to(1);
+    let Some(Read::Damaged(Lost { first: 1, end: 3 })) = spill.read().unwrap() else {
+        panic!("what is in memory alone is not on disk");
+    };
+    let Some(Read::Events(3, _)) = spill.read().unwrap() else { panic!("it is there") };
+}
+
+#[test]
 fn a_small_full_disk_is_used_and_given_up_in_small_steps() {
     const SPACE: u32 = 4 << 20;
     let (_disk, mut spill) = spill_on(SPACE.try_into().unwrap(), 4 << 30);
