@@ -67,7 +67,7 @@ impl Problem {
     pub fn render(&self, file: &str, text: &str) -> String {
         let mut out = format!("error: {}", self.message);
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
-            let lines = |number: usize| text.lines().nth(number);
+            let lines = |number: usize| lines_of(text).nth(number);
             let before = line.checked_sub(2).and_then(lines);
             let source = excerpt::shown(before, lines(line - 1).unwrap_or_default());
             let margin = " ".repeat(line.to_string().len());
@@ -110,6 +110,11 @@ impl de::Error for Problem {
     fn missing_field(field: &'static str) -> Self {
         Problem::custom(format_args!("the key `{field}` is missing"))
     }
+}
+
+/// The lines as YAML counts them: a carriage return alone ends one too.
+fn lines_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 /// Advice for a name that is none of `known`: the nearest of them, or all of them.
@@ -584,6 +589,16 @@ mod tests {
         match problems.pop() {
             Some(problem) => Err(problem),
             None => node.read(),
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_mistake_is_shown_whatever_ends_the_lines() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = ["a: 1", "b: 2", "", "c: ]"].join(end);
+            let problem = Node::parse(&text).unwrap_err();
+            let shown = problem.render("x", &text);
+            assert!(shown.contains("4 | c: ]"), "{end:?}: {shown}");
         }
     }
 
