@@ -30,7 +30,6 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,6 +39,7 @@ use tracing::{info, warn};
 
 use crate::batch::{Batch, BatchId};
 use crate::sink::blocking;
+use crate::state_file;
 
 /// The file, in `state_dir`.
 const FILE: &str = "deaths";
@@ -270,9 +270,11 @@ impl Deaths {
     fn save(&self, record: &Record) {
         let saved = (|| {
             let new = self.path.with_extension("new");
-            let mut options = File::options();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            match std::fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = state_file::create(&new)?;
             file.write_all(record.to_text().as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&new, &self.path)?;
