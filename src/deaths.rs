@@ -14,9 +14,11 @@
 //!
 //! A start that finds `running` notes a death. After [`DEATHS`] within [`WHILE`] the process is careful:
 //!
-//! - Batches that were begun before (the spill knows them) are tried in parts, each alone: nothing else
-//!   is written at that time, by any sink. The part is noted before, and the note goes when the attempt
-//!   returns, whatever it returns.
+//! - Batches that were begun before (the spill knows them) are tried alone: nothing else is written at
+//!   that time, by any sink. The batch is noted before, and the note goes when the attempt returns,
+//!   whatever it returns.
+//! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts. Not before, since a store
+//!   that knows batches by their ids does not know a part, and stores again what it has.
 //! - A part that was under way at a death is cut further before it is tried again. In the end a single
 //!   event is alone.
 //! - A single event that was under way at [`DEATHS`] deaths, and whose attempt never returned in between,
@@ -112,9 +114,10 @@ impl Record {
         self.died.len() >= DEATHS
     }
 
-    fn verdict(&self, part: BatchId, len: usize) -> Verdict {
+    fn verdict(&self, part: BatchId, len: usize, is_whole: bool) -> Verdict {
         match self.deaths_of(part) {
             0 => Verdict::Try,
+            deaths if is_whole && deaths < DEATHS => Verdict::Try,
             _ if len > 1 => Verdict::Cut,
             deaths if deaths < DEATHS => Verdict::Try,
             _ => Verdict::Deadly,
@@ -211,7 +214,7 @@ impl Deaths {
             warn!(
                 deaths = record.died.len(),
                 "the process has died again and again within ten minutes: batches that were under way are \
-                 tried in parts, one at a time, to find out whether an event kills it"
+                 tried one at a time, to find out whether an event kills it"
             );
         }
         let deaths =
@@ -226,8 +229,8 @@ impl Deaths {
     }
 
     /// What to do with a part of a batch that was begun before.
-    pub(crate) fn verdict(&self, part: &Batch) -> Verdict {
-        self.record().verdict(part.id(), part.len())
+    pub(crate) fn verdict(&self, part: &Batch, is_whole: bool) -> Verdict {
+        self.record().verdict(part.id(), part.len(), is_whole)
     }
 
     /// Waits until a batch may be written, and lets nothing else be written meanwhile if it was begun
@@ -397,13 +400,10 @@ mod tests {
         fn live(&mut self, record: &mut Record, mut is_killed: impl FnMut(&Batch) -> bool) -> End {
             let is_careful = record.is_careful();
             for batch in self.batches.clone() {
-                let mut left = vec![batch.clone()];
-                if is_careful {
-                    left = parts(batch);
-                    left.reverse();
-                }
+                let whole = batch.id();
+                let mut left = vec![batch];
                 while let Some(part) = left.pop() {
-                    match record.verdict(part.id(), part.len()) {
+                    match record.verdict(part.id(), part.len(), part.id() == whole) {
                         Verdict::Cut if is_careful => {
                             left.extend(parts(part).into_iter().rev());
                             continue;
@@ -446,8 +446,9 @@ mod tests {
             let (mut record, mut attempts, mut starts) = (Record::default(), 0, 0);
             loop {
                 starts += 1;
-                // Three to find it out, three to cut 300 events down, three for the event.
-                prop_assert!(starts <= 10 + kills.len(), "not settled after {} starts", starts - 1);
+                // Three to find it out, three for the batch, three to cut 300 events down, three for the
+                // event.
+                prop_assert!(starts <= 13 + kills.len(), "not settled after {} starts", starts - 1);
                 record.begin(starts as u64 * SECOND);
                 record = Record::parse(&record.to_text());
                 let is_killed = |_: &Batch| {

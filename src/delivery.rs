@@ -167,15 +167,14 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// Settles a batch, however long it takes; `false` if the configuration is wrong.
     async fn deliver(&mut self, batch: Batch) -> bool {
         let give_up_at = self.shared.retry.give_up_after.map(|span| Instant::now() + span.0);
-        let mut left = match self.watched(&batch) {
-            Some(_) => deaths::parts(batch),
-            None => vec![batch],
-        };
-        left.reverse();
+        let whole = batch.id();
+        let mut left = vec![batch];
         let mut dead = Vec::new();
         let mut attempts = 0;
         while let Some(batch) = left.pop() {
-            match self.watched(&batch).map_or(Verdict::Try, |deaths| deaths.verdict(&batch)) {
+            let is_whole = batch.id() == whole;
+            let verdict = |deaths: &Deaths| deaths.verdict(&batch, is_whole);
+            match self.watched(&batch).map_or(Verdict::Try, verdict) {
                 Verdict::Try => {}
                 Verdict::Cut => {
                     left.extend(deaths::parts(batch).into_iter().rev());

@@ -79,6 +79,7 @@ pub(super) fn sink_error(
     let trouble = producer.context().trouble().filter(|_| is_silence(code));
     let (code, cause): (Code, Cause) = match trouble {
         Some(Trouble { code, reason }) => {
+            let code = if is_tls(code, &reason) { Code::SSL } else { code };
             (code, format!("{}: {reason}", explained(&KafkaError::Global(code))).into())
         }
         None => (code, explained(&error).into()),
@@ -88,6 +89,12 @@ pub(super) fn sink_error(
         Outcome::Anew | Outcome::Fenced => SinkError::reconnect(doing, cause),
         Outcome::Later | Outcome::Refused => SinkError::retry(doing, cause),
     }
+}
+
+/// Whether TLS is what failed. librdkafka calls that a failure of the transport where OpenSSL finds it
+/// while reading or writing.
+fn is_tls(code: Code, reason: &str) -> bool {
+    code == Code::SSL || code == Code::BrokerTransportFailure && reason.contains("SSL routines")
 }
 
 /// Whether an error says no more than that nobody answered.
