@@ -173,12 +173,11 @@ impl SpillConfig {
         }
     }
 
-    /// How the spill on disk is kept. Small spills have small segments, since space is freed by
-    /// whole segments.
+    /// How the spill on disk is kept.
     pub fn settings(&self) -> Settings {
         let max_bytes = self.max_bytes.0.max(1 << 16);
         Settings {
-            segment_bytes: (max_bytes / 16).clamp(1 << 14, 64 << 20),
+            segment_bytes: 64 << 20,
             max_bytes,
             compress: self.compression == Compression::Zstd,
         }
@@ -235,8 +234,8 @@ pub struct Queue<D: Disk = Folder> {
     /// Batches begun before the restart, to be taken with the same bounds.
     begun: VecDeque<Begun>,
     in_flight: VecDeque<InFlight>,
-    /// Claims of sources that wait, with the sequences of the events. All below their end must be safe.
-    claims: VecDeque<(Range<u64>, Claim)>,
+    /// Claims of sources that wait, in order.
+    claims: VecDeque<Claimed>,
     /// Weight of what is in memory and in flight.
     weight: usize,
     /// Bytes of frames that wait in memory.
@@ -284,6 +283,16 @@ impl HeldBack {
 struct Waiting {
     share: Share,
     since: Instant,
+}
+
+/// Events whose source waits until they are safe.
+#[derive(Debug)]
+struct Claimed {
+    /// Their sequences.
+    events: Range<u64>,
+    claim: Claim,
+    /// They were appended to the spill. Those in memory alone are safe only once they are stored.
+    is_on_disk: bool,
 }
 
 #[derive(Debug)]
@@ -394,7 +403,10 @@ impl<D: Disk> Queue<D> {
         }
         match claim {
             Some(claim) if on_disk && self.config.fsync != Fsync::Always => claim.honour(),
-            Some(claim) => self.claims.push_back((first..self.next, claim)),
+            Some(claim) => {
+                let events = first..self.next;
+                self.claims.push_back(Claimed { events, claim, is_on_disk: on_disk });
+            }
             None => {}
         }
         None
@@ -405,18 +417,27 @@ impl<D: Disk> Queue<D> {
         if share.can_wait() { WhenFull::Block } else { self.config.when_full }
     }
 
-    /// Honours the claims on everything below `sequence`, which is safe.
+    /// Honours the claims on everything below `sequence`, which is stored or given up.
     fn honour_claims(&mut self, sequence: u64) {
-        while self.claims.front().is_some_and(|(events, _)| events.end <= sequence) {
-            if let Some((_, claim)) = self.claims.pop_front() {
-                claim.honour();
+        while let Some(safe) = self.claims.pop_front_if(|claimed| claimed.events.end <= sequence) {
+            safe.claim.honour();
+        }
+    }
+
+    /// Honours the claims on what is on disk below `sequence`, all of which lasts.
+    fn honour_claims_on_disk(&mut self, sequence: u64) {
+        for claimed in std::mem::take(&mut self.claims) {
+            if claimed.is_on_disk && claimed.events.end <= sequence {
+                claimed.claim.honour();
+            } else {
+                self.claims.push_back(claimed);
             }
         }
     }
 
     /// Lets go of the claims on what is discarded below `sequence`.
     fn spoil_claims(&mut self, sequence: u64) {
-        self.claims.retain(|(events, _)| events.end > sequence);
+        self.claims.retain(|claimed| claimed.events.end > sequence);
     }
 
     fn put_into_memory_only(
@@ -444,7 +465,7 @@ impl<D: Disk> Queue<D> {
         let first = self.next;
         self.next += share.len() as u64;
         if let Some(claim) = share.take_claim() {
-            self.claims.push_back((first..self.next, claim));
+            self.claims.push_back(Claimed { events: first..self.next, claim, is_on_disk: false });
         }
         self.remember(share, now);
         None
@@ -470,14 +491,16 @@ impl<D: Disk> Queue<D> {
 
     /// Appends a share to the spill, making room as configured.
     fn write(&mut self, share: &mut Share) -> Written {
+        let Some(spill) = &self.spill else { return Written::No };
+        // Asked before it is encoded: what is held back comes here again and again.
+        if share.can_wait() && !spill.fits_with_reserve(share.bytes() as u64) {
+            return Written::Later;
+        }
         let compress = self.config.compression == Compression::Zstd;
         let Ok(body) = share.encode(compress) else { return Written::No };
         let when_full = self.when_full(share);
         loop {
             let Some(spill) = &mut self.spill else { return Written::No };
-            if share.can_wait() && !spill.fits_with_reserve(body.record_len()) {
-                return Written::Later;
-            }
             let failure = match spill.append(self.next, share, &body) {
                 Ok(()) => {
                     if !std::mem::replace(&mut self.disk_works, true) {
@@ -652,8 +675,8 @@ impl<D: Disk> Queue<D> {
         usize::try_from(end.saturating_sub(self.head)).unwrap_or(usize::MAX)
     }
 
-    /// Takes the next batch, as large as the limits allow; `None` while nothing waits. In `durable`
-    /// mode its bounds are on disk before it is returned.
+    /// Takes the next batch, as large as the limits allow; `None` while nothing waits or the disk does
+    /// not give it back. In `durable` mode its bounds are on disk before it is returned.
     pub fn take(&mut self, limits: &BatchLimits, now: Instant) -> Option<Batch> {
         if !self.read_back(now) {
             return None;
@@ -875,9 +898,15 @@ impl<D: Disk> Queue<D> {
         // was not appended since is in memory alone, and not to be waited for.
         let is_all = self.spill.as_ref().is_none_or(|spill| !spill.is_dirty());
         self.synced = if is_all { self.next } else { self.synced.max(job.up_to) };
-        if is_safe && self.config.mode == SpillMode::Durable {
-            self.honour_claims(job.up_to);
+        if is_safe {
+            self.honour_claims_on_disk(job.up_to);
         }
+    }
+
+    /// Honours the claims on all that is on disk. That is so once the last sync has ended: what it
+    /// could not make last has no claims any more.
+    pub fn honour_what_lasts(&mut self) {
+        self.honour_claims_on_disk(u64::MAX);
     }
 
     /// Takes out what no spill keeps, in order, for the queue that takes over from this one in the
@@ -907,15 +936,15 @@ impl<D: Disk> Queue<D> {
         let mut claims = std::mem::take(&mut self.claims);
         let claimed = shares.into_iter().map(|(end, share)| {
             let first = end - share.len() as u64;
-            while let Some((_, claim)) = claims.pop_front_if(|(events, _)| events.end <= first) {
-                claim.honour();
+            while let Some(stored) = claims.pop_front_if(|stored| stored.events.end <= first) {
+                stored.claim.honour();
             }
-            let claim = claims.front().filter(|(events, _)| events.contains(&first));
-            share.claimed(claim.map(|(_, claim)| claim.clone()))
+            let claimed = claims.front().filter(|claimed| claimed.events.contains(&first));
+            share.claimed(claimed.map(|claimed| claimed.claim.clone()))
         });
         let claimed: Vec<Share> = claimed.collect();
-        for (_, claim) in claims {
-            claim.honour();
+        for stored in claims {
+            stored.claim.honour();
         }
         claimed.into_iter().chain(held).collect()
     }
@@ -998,7 +1027,7 @@ impl<D: Disk> Queue<D> {
             }
         }
         if lost == 0 {
-            self.honour_claims(u64::MAX);
+            self.claims.iter_mut().for_each(|claimed| claimed.is_on_disk = true);
         }
         lost
     }
@@ -1610,6 +1639,69 @@ mod tests {
         queue.end_sync(&job, result);
         let said: Vec<_> = receipts.iter_mut().map(crate::receipt::Receipt::try_recv).collect();
         assert_eq!(said, [Ok(false), Ok(false), Ok(true), Ok(true)]);
+    }
+
+    #[test]
+    fn invariant_3_a_sync_does_not_speak_for_events_that_are_in_memory_alone() {
+        let now = Instant::now();
+        for fsync in [Fsync::Always, Fsync::Interval(Duration::from_millis(500))] {
+            let disk = SimDisk::new();
+            let mut queue = on(&disk, fsync);
+            let (claim, mut receipt) = Claim::new();
+            disk.set_failing(true);
+            queue.push(share(0..2, 10).claimed(Some(claim)), now);
+            disk.set_failing(false);
+            queue.push(share(2..4, 10), now);
+            let job = queue.begin_sync().unwrap();
+            let result = job.run();
+            queue.end_sync(&job, result);
+            receipt.try_recv().unwrap_err();
+            let batch = queue.take(&ONE_SECOND, now).unwrap();
+            assert_eq!(numbers(&batch), [0, 1, 2, 3]);
+            queue.settle(batch.first());
+            assert_eq!(receipt.try_recv(), Ok(true));
+        }
+    }
+
+    #[test]
+    fn invariant_3_what_is_left_at_a_stop_is_said_to_last_only_after_its_last_sync() {
+        let now = Instant::now();
+        for is_fine in [true, false] {
+            let disk = SimDisk::new();
+            let mut queue = on(&disk, Fsync::Always);
+            let (claim, mut receipt) = Claim::new();
+            queue.push(share(0..2, 10).claimed(Some(claim)), now);
+            assert_eq!(queue.persist(), (2, 0));
+            receipt.try_recv().unwrap_err();
+            disk.set_failing_syncs(!is_fine);
+            let job = queue.begin_sync().unwrap();
+            let result = job.run();
+            queue.end_sync(&job, result);
+            queue.honour_what_lasts();
+            assert_eq!(receipt.try_recv(), Ok(is_fine));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_all_of_memory_to_be_used() {
+        let now = Instant::now();
+        let disk = SimDisk::new();
+        let memory = Some(ByteSize(1 << 20));
+        let mut queue = open(&disk, SpillConfig { memory, ..SpillConfig::default() });
+        disk.set_space(0);
+        queue.push(share(0..2, 100), now);
+        let flying = queue.take(&ONE_SECOND, now).unwrap();
+        for n in 1..20 {
+            queue.push(share(2 * n..2 * n + 2, 100), now);
+        }
+        assert_eq!(queue.take_losses(), Losses::default());
+        queue.settle(flying.first());
+        let mut came = Vec::new();
+        while let Some(batch) = queue.take(&ONE_SECOND, now) {
+            came.extend(numbers(&batch));
+            queue.settle(batch.first());
+        }
+        assert_eq!(came, (2..40).collect::<Vec<_>>());
     }
 
     /// Whatever the queue is like, and although the sink takes nothing at first.

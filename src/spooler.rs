@@ -248,15 +248,14 @@ impl<D: Disk> Spooler<D> {
         drop(syncer.jobs);
         // A panic there has been reported; what was appended is synced below.
         let _ = sync_thread.join();
-        match worked {
-            Ok(Ok(())) => {
-                if let Poll::Ready(Some((job, result))) = syncer.done.take() {
-                    self.queue.end_sync(&job, result);
-                }
-                Ok(self.leave(leaving))
-            }
-            Ok(Err(reason)) => Err(self.dead(reason.to_owned())),
-            Err(_) => Err(self.panicked(coming)),
+        let Ok(ended) = worked else { return Err(self.panicked(coming)) };
+        // A sync that failed would succeed the next time, without what the kernel has dropped.
+        if let Poll::Ready(Some((job, result))) = syncer.done.take() {
+            self.queue.end_sync(&job, result);
+        }
+        match ended {
+            Ok(()) => Ok(self.leave(leaving)),
+            Err(reason) => Err(self.dead(reason.to_owned())),
         }
     }
 
@@ -649,6 +648,7 @@ impl<D: Disk> Spooler<D> {
             let result = job.run();
             self.queue.end_sync(&job, result);
         }
+        self.queue.honour_what_lasts();
         self.state.dropped_stop.add(lost);
         // With those for which there was no room any more.
         let lost = self.state.dropped_stop.get();

@@ -35,6 +35,8 @@ pub trait Disk: Clone + Send + 'static {
     }
     /// Makes what was created, renamed and removed last through a power failure.
     fn sync_names(&self) -> io::Result<()>;
+    /// How many more bytes it takes.
+    fn free(&self) -> io::Result<u64>;
 }
 
 /// An open file that is written at its end and read anywhere.
@@ -130,6 +132,11 @@ impl Disk for Folder {
 
     fn sync_names(&self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.0)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
 

@@ -70,15 +70,12 @@ const REFUGE_NEW: &str = "refuge.new";
 /// Bytes of an entry of `progress`.
 const ENTRY: usize = 24;
 
-/// A segment is sealed when it has this part of what the spill holds, so that little is given up with
-/// the oldest.
+/// A segment is sealed when it has this part of the space that the spill can have, so that little is
+/// given up with the oldest.
 const PARTS: u64 = 32;
 
 /// It is not sealed before it has so many bytes: making files costs time.
-const LEAST: u64 = 256 << 10;
-
-/// The same while the disk is short of space.
-const LEAST_WHEN_SHORT: u64 = 16 << 10;
+const LEAST: u64 = 16 << 10;
 
 /// From this size on `progress` is written anew, which is synced.
 const PROGRESS_MAX: u64 = 1 << 20;
@@ -89,7 +86,7 @@ const ACKNOWLEDGED: u32 = 0x444b_4341;
 /// How a spill is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// A segment that has grown to this many bytes is sealed, or before (see [`PARTS`]).
+    /// A segment is sealed when it has this many bytes, and before if space is scarce.
     pub segment_bytes: u64,
     /// All segments together may take this many bytes.
     pub max_bytes: u64,
@@ -226,8 +223,8 @@ pub struct Spill<D: Disk> {
     is_open: bool,
     /// Whether something was appended to the last segment since the last sync began.
     is_dirty: bool,
-    /// Whether the disk had no room since all was used up for the last time.
-    is_short: bool,
+    /// Bytes with which the open segment is sealed.
+    limit: u64,
     /// Segments that were sealed dirty since then, with the sequences behind them.
     sealed: Vec<(u64, Arc<D::File>)>,
     /// Whether names changed since they were last synced.
@@ -284,7 +281,7 @@ impl<D: Disk> Spill<D> {
             segments: VecDeque::new(),
             is_open: false,
             is_dirty: false,
-            is_short: false,
+            limit: 0,
             sealed: Vec::new(),
             names_changed: false,
             cursor: Cursor { segment: 0, walk: Walk::new(None, 0), sequence: 0 },
@@ -299,6 +296,9 @@ impl<D: Disk> Spill<D> {
             torn_events: 0,
             gone_below: 0,
         };
+        for unfinished in names.iter().filter(|name| *name == REFUGE_NEW || *name == PROGRESS_NEW) {
+            spill.disk.remove(unfinished).map_err(failed("removing an unfinished file"))?;
+        }
         // Written anew before the first entry, since its tail may be torn.
         (spill.acknowledged, spill.begun) =
             read_progress(&spill.disk).map_err(failed("reading the spill's progress"))?;
@@ -371,17 +371,14 @@ impl<D: Disk> Spill<D> {
                 })?;
                 self.try_append(sequence, share, body)
             }
-            Err(full) if full.is_out_of_space() => {
-                self.is_short |= matches!(full, AppendError::Disk { .. });
-                Err(full)
-            }
             appended => appended,
         }
     }
 
-    /// Whether everything on disk is stored for good. One segment may be left then.
+    /// Whether everything on disk is stored for good. One segment with events may be left then.
     pub fn is_used_up(&self) -> bool {
-        self.segments.back().is_none_or(|last| last.end <= self.acknowledged)
+        let last = self.segments.iter().rfind(|segment| !segment.is_empty());
+        last.is_none_or(|last| last.end <= self.acknowledged)
     }
 
     /// Whether a quarter of `max_bytes` is left to others when so many bytes are appended. Always, if
@@ -399,15 +396,17 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// How large a segment is when the next one is begun.
+    /// How large a segment may become that is begun now: a part of all that the spill can hold. An
+    /// unknown amount of free space counts as none.
     fn segment_limit(&self) -> u64 {
-        let least = if self.is_short { LEAST_WHEN_SHORT } else { LEAST };
-        (self.bytes / PARTS).max(least).min(self.settings.segment_bytes)
+        let free = self.disk.free().unwrap_or(0);
+        let room = self.bytes.saturating_add(free).min(self.settings.max_bytes);
+        (room / PARTS).max(LEAST).min(self.settings.segment_bytes)
     }
 
     fn try_append(&mut self, sequence: u64, share: &Share, body: &Body) -> Result<(), AppendError> {
         let len = body.record_len();
-        let limit = self.segment_limit();
+        let limit = self.limit;
         let is_full = |segment: &Segment<_>| segment.bytes > 0 && segment.bytes + len > limit;
         let fits_in_open = self.is_open && sequence == self.next && !self.segments.is_empty();
         let begins = !fits_in_open || self.segments.back().is_some_and(is_full);
@@ -500,10 +499,14 @@ impl<D: Disk> Spill<D> {
     }
 
     /// The folder was removed, or another is in its place: it is made again, and what comes goes there.
-    /// What was in it is read on from the files that are open.
+    /// What was in it is read on from the files that are open. After an error nothing has changed, and
+    /// it can be tried again.
     pub fn renew(&mut self, queue: u128) -> io::Result<()> {
+        self.disk.renew()?;
+        queue_id::note(&self.disk, queue)?;
+        self.rewrite_progress()?;
         // An empty segment has a name that may be needed again.
-        self.segments.pop_back_if(|last| last.first == last.end);
+        self.segments.pop_back_if(|last| last.is_empty());
         if std::mem::take(&mut self.is_dirty)
             && let Some(last) = self.segments.back()
         {
@@ -511,10 +514,7 @@ impl<D: Disk> Spill<D> {
         }
         self.is_open = false;
         self.gone_below = self.next;
-        self.progress = None;
-        self.disk.renew()?;
-        queue_id::note(&self.disk, queue)?;
-        self.rewrite_progress()
+        Ok(())
     }
 
     /// The sequence below which events are in no file that has a name, because the folder is gone.
@@ -551,6 +551,7 @@ impl<D: Disk> Spill<D> {
             self.enter(first);
         }
         self.is_open = true;
+        self.limit = self.segment_limit();
         self.names_changed = true;
         Ok(())
     }
@@ -624,7 +625,6 @@ impl<D: Disk> Spill<D> {
             }
             self.remove_front()?;
         }
-        self.is_short &= !self.is_used_up();
         Ok(())
     }
 
@@ -662,10 +662,21 @@ impl<D: Disk> Spill<D> {
             true => noted.and_then(|()| self.disk.sync_names()),
             false => noted,
         };
-        if let Err(error) = named.and_then(|()| self.remove_through(index, kept)) {
-            // They are still there, and must not be noted as acknowledged.
-            self.acknowledged = before;
-            return Err(error);
+        let replaces = kept.is_some_and(|kept| self.segments.iter().any(|s| s.first == kept));
+        match named.and_then(|()| self.remove_through(index, kept)) {
+            Ok(()) => {}
+            Err(error) if replaces => {
+                // One of them is gone already, since the refuge has its name.
+                warn!(%error, "events that are given up are left in the spill, and may come again");
+                (0..=index).for_each(|_| self.forget_front());
+            }
+            Err(error) => {
+                // They are still there, and must not be noted as acknowledged. The refuge would
+                // hide some of them from the next run.
+                self.acknowledged = before;
+                kept.map_or(Ok(()), |kept| self.disk.remove(&name_of(kept)))?;
+                return Err(error);
+            }
         }
         if refuge.is_err() {
             refuge = self.write_refuge(follows, in_flight, compress);
@@ -692,7 +703,7 @@ impl<D: Disk> Spill<D> {
 
     /// The first segment that holds events from `head` on.
     fn waiting_segment(&self, head: u64) -> Option<usize> {
-        self.segments.iter().position(|segment| segment.end > head)
+        self.segments.iter().position(|segment| segment.end > head && !segment.is_empty())
     }
 
     /// Writes a segment of shares whose last event stands just before `end`. It may take the name
@@ -711,21 +722,30 @@ impl<D: Disk> Spill<D> {
         }
         let (file, key) = (self.disk.create(REFUGE_NEW)?, Key::random());
         let first = end.saturating_sub(count);
-        write_segment(&file, &key, first, shares, compress).1?;
-        file.sync()?;
-        self.disk.rename(REFUGE_NEW, &name_of(first))?;
-        let bytes = file.len()?;
+        let written = write_segment(&file, &key, first, shares, compress).1;
+        let written = written.and_then(|()| file.sync()).and_then(|()| file.len());
+        let named = |bytes| self.disk.rename(REFUGE_NEW, &name_of(first)).map(|()| bytes);
+        let bytes = written.and_then(named).inspect_err(|_| {
+            // What there is of it takes up space. It is removed before the next one too.
+            let _ = self.disk.remove(REFUGE_NEW);
+        })?;
         let (since, until) = (oldest.received(), newest.received());
         let (file, key) = (Arc::new(file), Some(key));
         Ok(Some(Segment { file, key, first, end, bytes, since, until }))
     }
 
-    /// Removes the segments up to this one. The name of one of them may have been given away.
+    /// Removes the segments up to this one. The name of one of them may have been given away. After an
+    /// error none of them is removed; one that cannot be removed after others have been is left over.
     fn remove_through(&mut self, index: usize, given_away: Option<u64>) -> io::Result<()> {
-        for _ in 0..=index {
+        for nth in 0..=index {
             let Some(front) = self.segments.front() else { break };
-            if Some(front.first) != given_away {
-                self.disk.remove(&name_of(front.first))?;
+            if Some(front.first) != given_away
+                && let Err(error) = self.disk.remove(&name_of(front.first))
+            {
+                if nth == 0 {
+                    return Err(error);
+                }
+                warn!(%error, "events that are given up are left in the spill, and may come again");
             }
             self.forget_front();
         }
