@@ -24,8 +24,11 @@
 //! - A single event that was under way at [`DEATHS`] deaths, and whose attempt never returned in between,
 //!   is not tried again: it becomes a dead letter. Nothing else ever does for this reason.
 //! - What was not begun goes as ever, only not while a part is tried alone.
+//! - A connection is made before, not alone. An attempt that is made alone ends after [`ALONE`], and
+//!   then others write at least as long. So a store that hangs takes no more than half of the time, and
+//!   one that is not reached takes none.
 //!
-//! A process that has lived for [`WHILE`] forgets all of it. Without three deaths all that this costs is
+//! A process that has lived for [`WHILE`] forgets all of it, and nothing is tried alone any more. Without three deaths all that this costs is
 //! a file written at the start and at the end. Only `durable` sinks know what was begun; in the other modes
 //! what was in flight is lost with the process, and so is what killed it.
 
@@ -36,12 +39,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tracing::{info, warn};
 
 use crate::batch::{Batch, BatchId};
 use crate::sink::blocking;
 use crate::state_file;
+
+use self::gate::{Gate, Pass};
+
+mod gate;
 
 /// The file, in `state_dir`.
 const FILE: &str = "deaths";
@@ -51,6 +57,9 @@ const DEATHS: usize = 3;
 
 /// The time within which they count, and after which a process that lives forgets them.
 pub(crate) const WHILE: Duration = Duration::from_mins(10);
+
+/// How long an attempt may take that is made alone, or beside which another waits to be alone.
+const ALONE: Duration = Duration::from_secs(10);
 
 /// Halvings at once: a part is a sixteenth, so that few deaths lead to a single event.
 const HALVINGS: usize = 4;
@@ -124,11 +133,10 @@ impl Record {
         }
     }
 
-    /// The attempt that was under way has returned: it does not kill.
-    fn returned(&mut self) {
-        if let Some(part) = self.under_way.take() {
-            self.suspects.retain(|(suspect, _)| *suspect != part);
-        }
+    /// The attempt at this part has returned: it does not kill.
+    fn returned(&mut self, part: BatchId) {
+        self.under_way.take_if(|under_way| *under_way == part);
+        self.suspects.retain(|(suspect, _)| *suspect != part);
     }
 
     fn to_text(&self) -> String {
@@ -190,14 +198,18 @@ pub(crate) fn parts(batch: Batch) -> Vec<Batch> {
 pub(crate) struct Deaths {
     path: PathBuf,
     record: Mutex<Record>,
-    /// Held by those who write, and by one who writes alone.
-    writing: RwLock<()>,
-    is_careful: bool,
+    /// Open for ever while nothing is tried alone.
+    gate: Gate,
 }
 
 impl Deaths {
     /// Notes that a process begins, at `now` in microseconds since 1970. Whoever calls it owns `state_dir`.
     pub(crate) fn begin(state_dir: &Path, now: u64) -> Self {
+        Deaths::begin_with(state_dir, now, ALONE)
+    }
+
+    /// As [`Deaths::begin`], with another time for what is alone.
+    pub(crate) fn begin_with(state_dir: &Path, now: u64, alone: Duration) -> Self {
         let path = state_dir.join(FILE);
         let text = match std::fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -217,15 +229,15 @@ impl Deaths {
                  tried one at a time, to find out whether an event kills it"
             );
         }
-        let deaths =
-            Deaths { path, record: Mutex::new(record), writing: RwLock::new(()), is_careful };
+        let gate = Gate::new(!is_careful, alone);
+        let deaths = Deaths { path, record: Mutex::new(record), gate };
         deaths.save(&deaths.record());
         deaths
     }
 
-    /// Whether there were so many that what was begun is tried alone.
+    /// Whether there were so many that what was begun is tried alone. Ends with [`Deaths::forget`].
     pub(crate) fn is_careful(&self) -> bool {
-        self.is_careful
+        !self.gate.is_over()
     }
 
     /// What to do with a part of a batch that was begun before.
@@ -236,18 +248,27 @@ impl Deaths {
     /// Waits until a batch may be written, and lets nothing else be written meanwhile if it was begun
     /// before.
     pub(crate) async fn attempt(&self, batch: &Batch) -> Attempt<'_> {
-        if !batch.was_begun() {
-            return Attempt::Beside { _writing: self.writing.read().await };
+        if !self.is_careful() {
+            return Attempt { deaths: self, noted: None, pass: None };
         }
-        let alone = self.writing.write().await;
-        self.change(|record| record.under_way = Some(batch.id()));
-        Attempt::Alone { deaths: self, _writing: alone }
+        let pass = match batch.was_begun() {
+            true => self.gate.alone().await,
+            false => self.gate.beside().await,
+        };
+        let part = pass.is_alone().then(|| batch.id());
+        if part.is_some() || pass.has_forced {
+            // What is not alone any more is not to be accused of what another does.
+            self.change(|record| record.under_way = part.filter(|_| self.is_careful()));
+        }
+        Attempt { deaths: self, noted: part, pass: Some(pass) }
     }
 
     /// The process has lived for [`WHILE`].
     pub(crate) fn forget(&self) {
+        let was_careful = self.is_careful();
+        self.gate.end();
         self.change(|record| *record = Record { is_running: true, ..Record::default() });
-        if self.is_careful {
+        if was_careful {
             info!("the process has lived for ten minutes; its deaths before are forgotten");
         }
     }
@@ -291,25 +312,28 @@ impl Deaths {
 }
 
 /// A write that is under way; dropped when it returns.
-pub(crate) enum Attempt<'a> {
-    /// Others may write too.
-    Beside {
-        /// Keeps those out that write alone.
-        _writing: RwLockReadGuard<'a, ()>,
-    },
-    /// Nobody else writes.
-    Alone {
-        /// Where it is noted.
-        deaths: &'a Deaths,
-        /// Keeps all others out.
-        _writing: RwLockWriteGuard<'a, ()>,
-    },
+pub(crate) struct Attempt<'a> {
+    deaths: &'a Deaths,
+    /// What is noted while nobody else writes.
+    noted: Option<BatchId>,
+    /// Keeps out those that must not write meanwhile.
+    pass: Option<Pass<'a>>,
+}
+
+impl Attempt<'_> {
+    /// Returns when the write has held up others for so long that it is to be broken off.
+    pub(crate) async fn overdue(&self) {
+        match &self.pass {
+            Some(pass) => pass.overdue().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        if let Attempt::Alone { deaths, .. } = self {
-            deaths.change(Record::returned);
+        if let Some(part) = self.noted {
+            self.deaths.change(|record| record.returned(part));
         }
     }
 }
@@ -420,7 +444,7 @@ mod tests {
                     if is_killed(&part) || tags(&part).any(|tag| tag == self.poison) {
                         return End::Died;
                     }
-                    record.returned();
+                    record.returned(part.id());
                     self.stored.extend(tags(&part));
                 }
             }

@@ -189,7 +189,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 limit.wait_for(batch.len()).await;
             }
             attempts += 1;
-            match self.attempt(Some(&batch)).await {
+            match self.connect_and_attempt(&batch).await {
                 Ok(()) => self.stored(&batch, batch.len()),
                 Err(Failure::Later(reason)) => {
                     if give_up_at.is_some_and(|at| at <= Instant::now()) {
@@ -220,7 +220,16 @@ impl<'a, S: Sink> Delivery<'a, S> {
 
     /// The deaths of the process, if the batch may be what it died of.
     fn watched(&self, batch: &Batch) -> Option<&Deaths> {
-        self.shared.deaths.as_deref().filter(|_| batch.was_begun())
+        self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.is_careful())
+    }
+
+    /// Tries once to write the batch. What is to be tried alone waits for the connection before, so
+    /// that a server that is not there holds up nobody.
+    async fn connect_and_attempt(&mut self, batch: &Batch) -> Result<(), Failure> {
+        if self.sink.is_none() && self.watched(batch).is_some() {
+            self.attempt(None).await?;
+        }
+        self.attempt(Some(batch)).await
     }
 
     /// Tries once, over a new connection if there is none: to write the batch, or only to connect.
@@ -242,14 +251,29 @@ impl<'a, S: Sink> Delivery<'a, S> {
             _ => None,
         };
         let began = Instant::now();
-        let (result, is_late) = match timeout(limit, self.connect_and_write(batch)).await {
-            Ok(result) => (result, false),
-            Err(elapsed) => {
-                self.disconnect().await;
-                (Err(SinkError::retry(format!("writing, for {limit:?}"), elapsed)), true)
+        let overdue = async {
+            match &under_way {
+                Some(under_way) => under_way.overdue().await,
+                None => std::future::pending().await,
             }
         };
+        let tried = tokio::select! {
+            biased;
+            tried = timeout(limit, self.connect_and_write(batch)) => {
+                tried.map_err(|elapsed| SinkError::retry(format!("writing, for {limit:?}"), elapsed))
+            }
+            () = overdue => {
+                let cause = "the process has died again and again, and others wait meanwhile";
+                Err(SinkError::retry("writing, for too long", cause))
+            }
+        };
+        // Letting go of the connection is not what others wait for.
         drop((turn, under_way));
+        let is_late = tried.is_err();
+        if is_late {
+            self.disconnect().await;
+        }
+        let result = tried.flatten();
         let Err(failure) = result else {
             permit.succeeded();
             self.worked();
@@ -877,6 +901,99 @@ pub(crate) mod tests {
         assert!((5..=9).contains(&tries), "{:?}", run.log);
         assert_eq!((run.state.rejected.get(), run.state.events.get()), (2, 0));
         assert_eq!(run.settled.len(), 2);
+    }
+
+    /// As `until`, by the clock on the wall.
+    async fn soon(is_so: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so() {
+            assert!(began.elapsed().as_secs() < 60, "waited in vain");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// What is noted after three deaths in a row.
+    fn careful(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
+        let mut deaths = None;
+        for now in 1..=4 {
+            deaths = Some(Deaths::begin_with(folder, now, alone));
+        }
+        let deaths = deaths.unwrap();
+        assert!(deaths.is_careful());
+        Arc::new(deaths)
+    }
+
+    fn careful_shared(deaths: &Arc<Deaths>) -> Shared {
+        let retry = RetryConfig { initial: Span::millis(1), ..RetryConfig::default() };
+        Shared { deaths: Some(Arc::clone(deaths)), ..shared(retry) }
+    }
+
+    /// Delivers a batch to a store of its own, with care; the task, and the store.
+    fn delivering(
+        deaths: &Arc<Deaths>,
+        store: Store,
+        batch: Batch,
+    ) -> (tokio::task::JoinHandle<bool>, Arc<Mutex<Store>>) {
+        let store = Arc::new(Mutex::new(store));
+        let (shared, config) = (careful_shared(deaths), Unconfigurable(Arc::clone(&store)));
+        let task = async move {
+            Delivery::<Scripted>::new(&config, &context(), &shared).deliver(batch).await
+        };
+        (tokio::spawn(task), store)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_a_store_that_hangs_while_alone_holds_up_no_other_sink() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_millis(50));
+        let hanging = Store { writes: [Answer::Silence; 1000].into(), ..Store::default() };
+        let begun = batch(0, &["a", "b"]).begun_before();
+        let (hangs, store) = delivering(&deaths, hanging, begun);
+        soon(|| store.lock().unwrap().log.contains(&"write a b".to_owned())).await;
+        let began = std::time::Instant::now();
+        for place in 0..200 {
+            let (delivers, _) = delivering(&deaths, Store::default(), batch(place, &["c"]));
+            assert!(delivers.await.unwrap());
+            sleep(Duration::from_millis(5)).await;
+        }
+        // Half of the time at the most is the other's.
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        // It goes on trying the whole batch.
+        let tries = store.lock().unwrap().log.iter().filter(|line| *line == "write a b").count();
+        assert!(tries > 1, "{:?}", store.lock().unwrap().log);
+        hangs.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_a_server_that_is_not_there_holds_up_no_other_sink() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let hanging = Store { connects: [Answer::Silence].into(), ..Store::default() };
+        let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
+        soon(|| !store.lock().unwrap().log.is_empty()).await;
+        let begun = batch(0, &["b"]).begun_before();
+        let (delivers, _) = delivering(&deaths, Store::default(), begun);
+        assert!(timeout(Duration::from_secs(20), delivers).await.unwrap().unwrap());
+        hangs.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_nothing_is_tried_alone_any_more_once_deaths_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let hanging = Store { writes: [Answer::Silence].into(), ..Store::default() };
+        let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
+        soon(|| store.lock().unwrap().log.contains(&"write a".to_owned())).await;
+        let (waits, _) = delivering(&deaths, Store::default(), batch(0, &["b"]));
+        sleep(Duration::from_millis(20)).await;
+        assert!(!waits.is_finished(), "nothing else is written meanwhile");
+        deaths.forget();
+        for begun in [batch(0, &["c"]).begun_before(), batch(0, &["d"])] {
+            let (delivers, _) = delivering(&deaths, Store::default(), begun);
+            assert!(timeout(Duration::from_secs(20), delivers).await.unwrap().unwrap());
+        }
+        assert!(timeout(Duration::from_secs(20), waits).await.unwrap().unwrap());
+        hangs.abort();
     }
 
     #[tokio::test(start_paused = true)]
