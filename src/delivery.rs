@@ -3,11 +3,16 @@
 //! A writer takes one batch after the other and reports each back to the spooler when it is
 //! settled: every event of it stored, or refused for good. A batch that fails comes again, the same
 //! events under the same id, for as long as it takes. A batch that is refused is halved until the
-//! refused events are alone; halves are written front first, so order is kept.
+//! refused events are alone; halves are written front first, so order is kept. A write that panics is a
+//! failure like any other, over a new connection; a batch at which it panics three times in a row counts
+//! as refused.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -17,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::batch::{Batch, Entry};
-use crate::breaker::Breaker;
+use crate::batch::{Batch, BatchId, Entry};
+use crate::breaker::{Breaker, Permit};
 use crate::dead_letter::{DeadLetters, Refused};
 use crate::deaths::{self, Deaths, Verdict};
 use crate::doorbell::Sender;
@@ -142,12 +147,17 @@ struct Delivery<'a, S: Sink> {
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
+    /// The batch at which the last write panicked, and how often in a row.
+    panicked: Option<(BatchId, u32)>,
     /// Clients that hang while they are dropped.
     hanging: JoinSet<()>,
 }
 
 /// How long to wait for a client that is dropped before it is left behind.
 const LET_GO: Duration = Duration::from_secs(5);
+
+/// So many panics in a row at one batch are not by chance.
+const PANICS: u32 = 3;
 
 /// Clients that a writer may leave behind. Each has a thread, of which there are not many.
 const HANGING: usize = 4;
@@ -156,7 +166,15 @@ impl<'a, S: Sink> Delivery<'a, S> {
     fn new(config: &'a S::Config, context: &'a Context, shared: &'a Shared) -> Self {
         let RetryConfig { initial, max, .. } = shared.retry;
         let backoff = Backoff::new(initial.0, max.0);
-        Delivery { config, context, shared, backoff, sink: None, hanging: JoinSet::new() }
+        Delivery {
+            config,
+            context,
+            shared,
+            backoff,
+            sink: None,
+            panicked: None,
+            hanging: JoinSet::new(),
+        }
     }
 
     /// Tries to connect; `false` if the configuration is wrong.
@@ -273,14 +291,20 @@ impl<'a, S: Sink> Delivery<'a, S> {
         if is_late {
             self.disconnect().await;
         }
-        let result = tried.flatten();
-        let Err(failure) = result else {
+        let result = tried.map_err(Unwritten::Failed).flatten();
+        let Err(unwritten) = result else {
             permit.succeeded();
             self.worked();
             if batch.is_some() {
                 self.shared.state.write_seconds.record(began.elapsed().as_secs_f64());
             }
             return Ok(());
+        };
+        let failure = match unwritten {
+            Unwritten::Failed(failure) => failure,
+            Unwritten::Panicked(batch, reason) => {
+                return Err(self.panicked(&permit, batch, reason).await);
+            }
         };
         let reason = failure.chain();
         match failure {
@@ -318,17 +342,49 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    async fn connect_and_write(&mut self, batch: Option<&Batch>) -> Result<(), SinkError> {
+    async fn connect_and_write(&mut self, batch: Option<&Batch>) -> Result<(), Unwritten> {
         let sink = match &mut self.sink {
             Some(sink) => sink,
-            None => self.sink.insert(S::connect(self.config, self.context).await?),
+            None => {
+                let connected = S::connect(self.config, self.context).await;
+                self.sink.insert(connected.map_err(|error| Unwritten::Failed(error.into()))?)
+            }
         };
         let Some(batch) = batch else { return Ok(()) };
-        let result = sink.write(batch).await;
+        let result = match AssertUnwindSafe(sink.write(batch)).catch_unwind().await {
+            Ok(result) => result,
+            Err(panic) => {
+                self.disconnect().await;
+                return Err(Unwritten::Panicked(batch.id(), message(panic.as_ref())));
+            }
+        };
+        self.panicked = None;
         if matches!(result, Err(SinkError::Reconnect { .. })) {
             self.disconnect().await;
         }
-        result
+        result.map_err(Unwritten::Failed)
+    }
+
+    /// A write has panicked, for this reason. An event may be to blame; the store or chance may be as
+    /// well, until it has happened some times at the same batch.
+    async fn panicked(&mut self, permit: &Permit<'_>, batch: BatchId, reason: String) -> Failure {
+        error!(
+            sink = self.context.name,
+            error = reason,
+            "writing failed; this is a bug in saltern"
+        );
+        let before = self.panicked.filter(|(other, _)| *other == batch).map_or(0, |(_, n)| n);
+        self.panicked = Some((batch, before + 1));
+        self.failed(&self.shared.state.panics, &reason);
+        if before + 1 >= PANICS {
+            permit.succeeded();
+            self.backoff.reset();
+            return Failure::Rejected(Rejected::Unknown, reason);
+        }
+        permit.failed();
+        let waiting = sleep(self.backoff.delay(None));
+        self.shared.parked.run_until_cancelled(waiting).await;
+        Failure::Later(reason)
     }
 
     /// Drops the connection.
@@ -460,6 +516,21 @@ impl Dead {
     }
 }
 
+/// Why a connect or a write did not succeed.
+enum Unwritten {
+    /// The sink says why.
+    Failed(SinkError),
+    /// The write of this batch panicked, for this reason.
+    Panicked(BatchId, String),
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("it does not say why"))
+}
+
 /// Why an attempt did not settle its batch.
 enum Failure {
     /// It may work later; the reason why it did not now.
@@ -533,6 +604,7 @@ pub(crate) mod tests {
         Silence,
         Refused,
         Wrong,
+        Panic,
     }
 
     /// A store that answers as it is told, refuses events tagged `bad`, and writes all down.
@@ -541,6 +613,8 @@ pub(crate) mod tests {
         connects: VecDeque<Answer>,
         writes: VecDeque<Answer>,
         names_the_bad: bool,
+        /// It panics instead of refusing.
+        panics_at_the_bad: bool,
         /// Clients hang when they are dropped until the other end is.
         hangs: Option<Arc<std::sync::mpsc::SyncSender<()>>>,
         log: Vec<String>,
@@ -566,6 +640,7 @@ pub(crate) mod tests {
                 let (doing, cause) = ("making tables".into(), underlain("no such type"));
                 Err(SinkError::Reject { doing, cause, events: Rejected::Unknown })
             }
+            Answer::Panic => panic!("out of luck"),
             Answer::Wrong => Err(SinkError::fatal("logging in", underlain("wrong password"))),
         }
     }
@@ -598,10 +673,12 @@ pub(crate) mod tests {
             obey(answer).await?;
             let bad: Vec<_> =
                 tags.iter().enumerate().filter(|(_, tag)| **tag == "bad").map(|(n, _)| n).collect();
-            let mut store = self.0.lock().unwrap();
             if bad.is_empty() {
                 return Ok(());
             }
+            let panics = self.0.lock().unwrap().panics_at_the_bad;
+            assert!(!panics, "cannot write {}", tags.join(" "));
+            let mut store = self.0.lock().unwrap();
             let events = match store.names_the_bad {
                 true => Rejected::These(bad),
                 false => Rejected::Unknown,
@@ -737,6 +814,33 @@ pub(crate) mod tests {
         assert_eq!(run.log, expected);
         assert_eq!((run.state.events.get(), run.state.rejected.get()), (5, 1));
         assert_eq!(run.settled.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invariant_5_an_event_at_which_a_writer_panics_does_not_stop_its_sink() {
+        let store = Store { panics_at_the_bad: true, ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "bad", "b"]), batch(3, &["c"])]).await;
+        let panicking = |batch| [["connect", batch]; 3].concat();
+        let mut expected = [panicking("write a bad b"), panicking("write a bad")].concat();
+        expected.extend(["connect", "write a", "write bad", "connect", "write bad", "connect"]);
+        expected.extend(["write bad", "connect", "write b", "write c", "close"]);
+        assert_eq!(run.log, expected);
+        let state = &run.state;
+        assert_eq!((state.events.get(), state.rejected.get(), state.panics.get()), (3, 1, 9));
+        assert_eq!((run.settled.len(), state.up.get() > 0.0), (2, true));
+        assert!(!state.note_refusal("panic: cannot write bad"), "it is the last one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_panics_now_and_then_refuses_nothing() {
+        let writes = [Answer::Panic, Answer::Panic, Answer::Busy, Answer::Panic, Answer::Panic];
+        let store = Store { writes: writes.into(), ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "b"])]).await;
+        assert_eq!((run.state.events.get(), run.state.rejected.get()), (2, 0));
+        assert_eq!((run.state.panics.get(), run.state.retries.get()), (4, 1));
+        // What it is parked for would be the last error.
+        run.state.park();
+        assert_eq!(run.state.parked().unwrap(), "panic: out of luck");
     }
 
     #[tokio::test(start_paused = true)]
