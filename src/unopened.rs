@@ -43,8 +43,8 @@ struct Held {
     events: usize,
     weight: usize,
     /// Of these, events whose source can wait, which count for no bound.
-    held_back_events: usize,
-    held_back_weight: usize,
+    beside_events: usize,
+    beside_weight: usize,
     disk_fails: bool,
 }
 
@@ -53,14 +53,14 @@ impl Held {
         self.events += share.len();
         self.weight += share.weight();
         if share.can_wait() {
-            self.held_back_events += share.len();
-            self.held_back_weight += share.weight();
+            self.beside_events += share.len();
+            self.beside_weight += share.weight();
         }
     }
 
     /// What counts for the bound.
     fn bounded_weight(&self) -> usize {
-        self.weight - self.held_back_weight
+        self.weight - self.beside_weight
     }
 }
 
@@ -152,7 +152,7 @@ impl Unopened {
         waiting.push_back(share);
         self.state.queue_events.set_count(held.events);
         self.state.queue_bytes.set_count(held.weight);
-        self.state.held_back_events.set_count(held.held_back_events);
+        self.state.held_back_events.set_count(held.beside_events);
         self.state.set_oldest(waiting.front().map(Share::received));
     }
 
