@@ -1007,6 +1007,18 @@ pub(crate) mod tests {
         assert_eq!(run.settled.len(), 2);
     }
 
+    /// Delivers one batch as a writer does; `false` if the configuration is wrong.
+    pub(crate) async fn deliver<S: Sink>(
+        config: &S::Config,
+        deaths: Option<Arc<Deaths>>,
+        letters: Arc<DeadLetters>,
+        batch: Batch,
+    ) -> bool {
+        let shared =
+            Shared { deaths, dead_letters: Some(letters), ..shared(RetryConfig::default()) };
+        Delivery::<S>::new(config, &context(), &shared).deliver(batch).await
+    }
+
     /// As `until`, by the clock on the wall.
     async fn soon(is_so: impl Fn() -> bool) {
         let began = std::time::Instant::now();
