@@ -418,6 +418,8 @@ mod tests {
         /// Whether an operator kills at this attempt.
         is_killed: Option<Box<dyn FnMut(&Batch) -> bool + Send>>,
         stored: BTreeSet<String>,
+        /// The batches, or parts of them, that were tried.
+        tried: BTreeSet<u128>,
         /// What the file said when the process died.
         died: Option<Vec<u8>>,
     }
@@ -437,6 +439,7 @@ mod tests {
         async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
             let has_died = {
                 let mut store = self.0.lock().unwrap();
+                store.tried.insert(batch.id().0);
                 let is_killed = store.is_killed.as_mut().is_some_and(|is_killed| is_killed(batch));
                 let dies = is_killed || tags(batch).any(|tag| tag == store.poison);
                 if dies {
@@ -590,6 +593,9 @@ mod tests {
             prop_assert!(world.live());
             prop_assert_eq!(world.dead(), BTreeSet::new());
             prop_assert_eq!(&world.store().stored, &all);
+            // A store that knows batches by their ids has had no part of one.
+            let whole: BTreeSet<_> = world.batches.iter().map(|batch| batch.id().0).collect();
+            prop_assert_eq!(&world.store().tried, &whole);
         }
     }
 }
