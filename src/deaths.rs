@@ -409,6 +409,8 @@ mod tests {
         assert_eq!([62, 63].map(careful), [false, false]);
     }
 
+    type Killer = Box<dyn FnMut(&Batch) -> bool + Send>;
+
     /// A store at which the process dies. It outlives the process.
     #[derive(Default)]
     struct Store {
@@ -416,7 +418,7 @@ mod tests {
         /// The event that kills.
         poison: String,
         /// Whether an operator kills at this attempt.
-        is_killed: Option<Box<dyn FnMut(&Batch) -> bool + Send>>,
+        is_killed: Option<Killer>,
         stored: BTreeSet<String>,
         /// The batches, or parts of them, that were tried.
         tried: BTreeSet<u128>,
@@ -450,7 +452,7 @@ mod tests {
                 dies
             };
             if has_died {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Ok(())
         }
