@@ -324,6 +324,12 @@ impl DeadLetters {
         }
     }
 
+    /// Keeps all others waiting until what it gives is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.lock()
+    }
+
     /// Works with the database, which is opened for it if it is not open.
     fn with<T>(
         &self,

@@ -24,8 +24,11 @@
 //! - A single event that was under way at [`DEATHS`] deaths, and whose attempt never returned in between,
 //!   is not tried again: it becomes a dead letter. Nothing else ever does for this reason.
 //! - What was not begun goes as ever, only not while a part is tried alone.
+//! - A connection is made before, not alone. An attempt that is made alone ends after [`ALONE`], and
+//!   then others write at least as long. So a store that hangs takes no more than half of the time, and
+//!   one that is not reached takes none.
 //!
-//! A process that has lived for [`WHILE`] forgets all of it. Without three deaths all that this costs is
+//! A process that has lived for [`WHILE`] forgets all of it, and nothing is tried alone any more. Without three deaths all that this costs is
 //! a file written at the start and at the end. Only `durable` sinks know what was begun; in the other modes
 //! what was in flight is lost with the process, and so is what killed it.
 
@@ -36,12 +39,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tracing::{info, warn};
 
 use crate::batch::{Batch, BatchId};
 use crate::sink::blocking;
 use crate::state_file;
+
+use self::gate::{Gate, Pass};
+
+mod gate;
 
 /// The file, in `state_dir`.
 const FILE: &str = "deaths";
@@ -51,6 +57,9 @@ const DEATHS: usize = 3;
 
 /// The time within which they count, and after which a process that lives forgets them.
 pub(crate) const WHILE: Duration = Duration::from_mins(10);
+
+/// How long an attempt may take that is made alone, or beside which another waits to be alone.
+const ALONE: Duration = Duration::from_secs(10);
 
 /// Halvings at once: a part is a sixteenth, so that few deaths lead to a single event.
 const HALVINGS: usize = 4;
@@ -124,11 +133,10 @@ impl Record {
         }
     }
 
-    /// The attempt that was under way has returned: it does not kill.
-    fn returned(&mut self) {
-        if let Some(part) = self.under_way.take() {
-            self.suspects.retain(|(suspect, _)| *suspect != part);
-        }
+    /// The attempt at this part has returned: it does not kill.
+    fn returned(&mut self, part: BatchId) {
+        self.under_way.take_if(|under_way| *under_way == part);
+        self.suspects.retain(|(suspect, _)| *suspect != part);
     }
 
     fn to_text(&self) -> String {
@@ -190,14 +198,18 @@ pub(crate) fn parts(batch: Batch) -> Vec<Batch> {
 pub(crate) struct Deaths {
     path: PathBuf,
     record: Mutex<Record>,
-    /// Held by those who write, and by one who writes alone.
-    writing: RwLock<()>,
-    is_careful: bool,
+    /// Open for ever while nothing is tried alone.
+    gate: Gate,
 }
 
 impl Deaths {
     /// Notes that a process begins, at `now` in microseconds since 1970. Whoever calls it owns `state_dir`.
     pub(crate) fn begin(state_dir: &Path, now: u64) -> Self {
+        Deaths::begin_with(state_dir, now, ALONE)
+    }
+
+    /// As [`Deaths::begin`], with another time for what is alone.
+    pub(crate) fn begin_with(state_dir: &Path, now: u64, alone: Duration) -> Self {
         let path = state_dir.join(FILE);
         let text = match std::fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -217,15 +229,15 @@ impl Deaths {
                  tried one at a time, to find out whether an event kills it"
             );
         }
-        let deaths =
-            Deaths { path, record: Mutex::new(record), writing: RwLock::new(()), is_careful };
+        let gate = Gate::new(!is_careful, alone);
+        let deaths = Deaths { path, record: Mutex::new(record), gate };
         deaths.save(&deaths.record());
         deaths
     }
 
-    /// Whether there were so many that what was begun is tried alone.
+    /// Whether there were so many that what was begun is tried alone. Ends with [`Deaths::forget`].
     pub(crate) fn is_careful(&self) -> bool {
-        self.is_careful
+        !self.gate.is_over()
     }
 
     /// What to do with a part of a batch that was begun before.
@@ -236,18 +248,27 @@ impl Deaths {
     /// Waits until a batch may be written, and lets nothing else be written meanwhile if it was begun
     /// before.
     pub(crate) async fn attempt(&self, batch: &Batch) -> Attempt<'_> {
-        if !batch.was_begun() {
-            return Attempt::Beside { _writing: self.writing.read().await };
+        if !self.is_careful() {
+            return Attempt { deaths: self, noted: None, pass: None };
         }
-        let alone = self.writing.write().await;
-        self.change(|record| record.under_way = Some(batch.id()));
-        Attempt::Alone { deaths: self, _writing: alone }
+        let pass = match batch.was_begun() {
+            true => self.gate.alone().await,
+            false => self.gate.beside().await,
+        };
+        let part = pass.is_alone().then(|| batch.id());
+        if part.is_some() || pass.has_forced {
+            // What is not alone any more is not to be accused of what another does.
+            self.change(|record| record.under_way = part.filter(|_| self.is_careful()));
+        }
+        Attempt { deaths: self, noted: part, pass: Some(pass) }
     }
 
     /// The process has lived for [`WHILE`].
     pub(crate) fn forget(&self) {
+        let was_careful = self.is_careful();
+        self.gate.end();
         self.change(|record| *record = Record { is_running: true, ..Record::default() });
-        if self.is_careful {
+        if was_careful {
             info!("the process has lived for ten minutes; its deaths before are forgotten");
         }
     }
@@ -291,25 +312,28 @@ impl Deaths {
 }
 
 /// A write that is under way; dropped when it returns.
-pub(crate) enum Attempt<'a> {
-    /// Others may write too.
-    Beside {
-        /// Keeps those out that write alone.
-        _writing: RwLockReadGuard<'a, ()>,
-    },
-    /// Nobody else writes.
-    Alone {
-        /// Where it is noted.
-        deaths: &'a Deaths,
-        /// Keeps all others out.
-        _writing: RwLockWriteGuard<'a, ()>,
-    },
+pub(crate) struct Attempt<'a> {
+    deaths: &'a Deaths,
+    /// What is noted while nobody else writes.
+    noted: Option<BatchId>,
+    /// Keeps out those that must not write meanwhile.
+    pass: Option<Pass<'a>>,
+}
+
+impl Attempt<'_> {
+    /// Returns when the write has held up others for so long that it is to be broken off.
+    pub(crate) async fn overdue(&self) {
+        match &self.pass {
+            Some(pass) => pass.overdue().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        if let Attempt::Alone { deaths, .. } = self {
-            deaths.change(Record::returned);
+        if let Some(part) = self.noted {
+            self.deaths.change(|record| record.returned(part));
         }
     }
 }
@@ -328,13 +352,18 @@ impl Drop for Life {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex, MutexGuard};
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::batch::BatchLimits;
     use crate::chunk::{Chunk, Share};
+    use crate::dead_letter::{DeadLetters, Selection};
+    use crate::delivery::tests::{Unconfigurable, deliver};
     use crate::event::{Event, Origin};
+    use crate::sink::{ConnectError, Context, Sink, SinkError};
+    use crate::units::ByteSize;
 
     const SECOND: u64 = 1_000_000;
 
@@ -380,55 +409,142 @@ mod tests {
         assert_eq!([62, 63].map(careful), [false, false]);
     }
 
-    /// How a life ends.
-    enum End {
-        /// It has settled everything.
-        Done,
-        Died,
+    type Killer = Box<dyn FnMut(&Batch) -> bool + Send>;
+
+    /// A store at which the process dies. It outlives the process.
+    #[derive(Default)]
+    struct Store {
+        folder: PathBuf,
+        /// The event that kills.
+        poison: String,
+        /// Whether an operator kills at this attempt.
+        is_killed: Option<Killer>,
+        stored: BTreeSet<String>,
+        /// The batches, or parts of them, that were tried.
+        tried: BTreeSet<u128>,
+        /// What the file said when the process died.
+        died: Option<Vec<u8>>,
     }
 
-    /// One life of the process. The sinks' batches are tried in turn, as `Delivery::deliver` does it.
+    struct Deadly(Arc<Mutex<Store>>);
+
+    impl Sink for Deadly {
+        const NAME: &'static str = "deadly";
+        const ABOUT: &'static str = "the process dies at it";
+        const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize(1000), 0);
+        type Config = Unconfigurable<Store>;
+
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
+            Ok(Deadly(Arc::clone(&config.0)))
+        }
+
+        async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+            let has_died = {
+                let mut store = self.0.lock().unwrap();
+                store.tried.insert(batch.id().0);
+                let is_killed = store.is_killed.as_mut().is_some_and(|is_killed| is_killed(batch));
+                let dies = is_killed || tags(batch).any(|tag| tag == store.poison);
+                if dies {
+                    store.died = Some(std::fs::read(store.folder.join(FILE)).unwrap());
+                } else {
+                    store.stored.extend(tags(batch));
+                }
+                dies
+            };
+            if has_died {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+
+        async fn close(self) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+
+    /// The batches of some sinks, which the driver of writers delivers in one life after the other.
     struct World {
+        runtime: tokio::runtime::Runtime,
+        /// In memory, since each attempt syncs the file.
+        folder: tempfile::TempDir,
         batches: Vec<Batch>,
-        poison: String,
-        stored: BTreeSet<String>,
-        /// An event that was given up may come again, as any may.
-        letters: BTreeSet<String>,
+        letters: Arc<DeadLetters>,
+        store: Arc<Mutex<Store>>,
+        lives: u64,
     }
 
     impl World {
-        fn live(&mut self, record: &mut Record, mut is_killed: impl FnMut(&Batch) -> bool) -> End {
-            let is_careful = record.is_careful();
+        fn new(
+            lens: &[u64],
+            poison: impl FnOnce(&BTreeSet<String>) -> String,
+        ) -> (Self, BTreeSet<String>) {
+            let memory = Path::new("/dev/shm");
+            let folder = match memory.is_dir() {
+                true => tempfile::tempdir_in(memory),
+                false => tempfile::tempdir(),
+            };
+            let folder = folder.unwrap();
+            let batches: Vec<_> =
+                lens.iter().zip(1..).map(|(len, queue)| batch(queue, *len)).collect();
+            let all: BTreeSet<_> = batches.iter().flat_map(tags).collect();
+            let store =
+                Store { folder: folder.path().into(), poison: poison(&all), ..Store::default() };
+            let runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = { runtime }.worker_threads(1).enable_time().build().unwrap();
+            let letters = Arc::new(DeadLetters::open(folder.path(), 1 << 20).unwrap());
+            let store = Arc::new(Mutex::new(store));
+            (World { runtime, folder, batches, letters, store, lives: 0 }, all)
+        }
+
+        fn store(&self) -> MutexGuard<'_, Store> {
+            self.store.lock().unwrap()
+        }
+
+        /// One life of the process, in which nothing was noted as stored before. Whether everything is
+        /// settled, and the process has ended in order.
+        fn live(&mut self) -> bool {
+            self.lives += 1;
+            let deaths = Arc::new(Deaths::begin(self.folder.path(), self.lives * SECOND));
             for batch in self.batches.clone() {
-                let whole = batch.id();
-                let mut left = vec![batch];
-                while let Some(part) = left.pop() {
-                    match record.verdict(part.id(), part.len(), part.id() == whole) {
-                        Verdict::Cut if is_careful => {
-                            left.extend(parts(part).into_iter().rev());
-                            continue;
+                let careful = Some(Arc::clone(&deaths)).filter(|deaths| deaths.is_careful());
+                let config = Unconfigurable(Arc::clone(&self.store));
+                let letters = Arc::clone(&self.letters);
+                let batch = batch.begun_before();
+                let died = || self.store().died.take();
+                let died = self.runtime.block_on(async {
+                    let mut delivering =
+                        Box::pin(deliver::<Deadly>(&config, careful, letters, batch));
+                    loop {
+                        // The store never answers once the process has died.
+                        let a_while = Duration::from_millis(1);
+                        let settled = tokio::time::timeout(a_while, delivering.as_mut()).await;
+                        match died() {
+                            None if settled.is_ok() => return None,
+                            None => {}
+                            died => return died,
                         }
-                        Verdict::Deadly if is_careful => {
-                            self.letters.extend(tags(&part));
-                            continue;
-                        }
-                        _ => {}
                     }
-                    if is_careful {
-                        record.under_way = Some(part.id());
-                    }
-                    if is_killed(&part) || tags(&part).any(|tag| tag == self.poison) {
-                        return End::Died;
-                    }
-                    record.returned();
-                    self.stored.extend(tags(&part));
+                });
+                if let Some(file) = died {
+                    // What the end of the attempt has noted, which nobody did.
+                    std::fs::write(self.folder.path().join(FILE), file).unwrap();
+                    return false;
                 }
             }
-            End::Done
+            deaths.end();
+            true
+        }
+
+        /// The events that are dead letters. One may be more than once.
+        fn dead(&self) -> BTreeSet<String> {
+            let letters = self.letters.list(&Selection::default(), 0, 10_000).unwrap();
+            letters.iter().map(|letter| letter.event().unwrap().tag().to_owned()).collect()
         }
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
         /// Several sinks, one event that kills, and an operator who kills besides, but not one and the
         /// same event again and again before its attempt has returned once.
         #[test]
@@ -437,31 +553,23 @@ mod tests {
             poison in any::<prop::sample::Index>(),
             kills in proptest::collection::btree_set(0..200usize, 0..2),
         ) {
-            let batches: Vec<_> =
-                lens.iter().zip(1..).map(|(len, queue)| batch(queue, *len)).collect();
-            let all: BTreeSet<_> = batches.iter().flat_map(tags).collect();
-            let poison = all.iter().nth(poison.index(all.len())).unwrap().clone();
-            let (stored, letters) = (BTreeSet::new(), BTreeSet::new());
-            let mut world = World { batches, poison: poison.clone(), stored, letters };
-            let (mut record, mut attempts, mut starts) = (Record::default(), 0, 0);
-            loop {
-                starts += 1;
-                // Three to find it out, three for the batch, three to cut 300 events down, three for the
-                // event.
-                prop_assert!(starts <= 13 + kills.len(), "not settled after {} starts", starts - 1);
-                record.begin(starts as u64 * SECOND);
-                record = Record::parse(&record.to_text());
-                let is_killed = |_: &Batch| {
-                    attempts += 1;
-                    kills.contains(&attempts)
-                };
-                if let End::Done = world.live(&mut record, is_killed) {
-                    break;
-                }
-            }
-            prop_assert_eq!(&world.letters, &BTreeSet::from([poison.clone()]));
-            world.stored.insert(poison);
-            prop_assert_eq!(world.stored, all);
+            let pick = |all: &BTreeSet<String>| {
+                all.iter().nth(poison.index(all.len())).unwrap().clone()
+            };
+            let (mut world, all) = World::new(&lens, pick);
+            let (mut attempts, times) = (0, kills.len());
+            world.store().is_killed = Some(Box::new(move |_| {
+                attempts += 1;
+                kills.contains(&attempts)
+            }));
+            // Three to find it out, three for the batch, three to cut 300 events down, three for the
+            // event.
+            let starts = 13 + times;
+            prop_assert!((0..starts).any(|_| world.live()), "not settled after {starts} starts");
+            let poison = world.store().poison.clone();
+            prop_assert_eq!(world.dead(), BTreeSet::from([poison.clone()]));
+            world.store().stored.insert(poison);
+            prop_assert_eq!(&world.store().stored, &all);
         }
 
         /// However often, as long as no event is met three times.
@@ -470,30 +578,26 @@ mod tests {
             lens in proptest::collection::vec(1..100u64, 1..4),
             lives in proptest::collection::vec(0..40usize, 0..12),
         ) {
-            let batches: Vec<_> =
-                lens.iter().zip(1..).map(|(len, queue)| batch(queue, *len)).collect();
-            let all: BTreeSet<_> = batches.iter().flat_map(tags).collect();
-            let (stored, letters, poison) = (BTreeSet::new(), BTreeSet::new(), String::new());
-            let mut world = World { batches, poison, stored, letters };
-            let mut record = Record::default();
-            let mut met = BTreeMap::<_, u32>::new();
-            for (now, life) in lives.iter().enumerate() {
-                record.begin(now as u64 * SECOND);
-                let mut left = *life;
-                let is_killed = |part: &Batch| {
+            let (mut world, all) = World::new(&lens, |_| String::new());
+            let met = Arc::new(Mutex::new(BTreeMap::<_, u32>::new()));
+            for life in lives {
+                let (mut left, met) = (life, Arc::clone(&met));
+                world.store().is_killed = Some(Box::new(move |part| {
                     left = left.saturating_sub(1);
+                    let mut met = met.lock().unwrap();
                     let times = met.entry(part.id().0).or_default();
                     *times += u32::from(left == 0);
                     left == 0 && *times <= 2
-                };
-                if let End::Done = world.live(&mut record, is_killed) {
-                    record.is_running = false;
-                }
+                }));
+                world.live();
             }
-            record.begin(100 * SECOND);
-            world.live(&mut record, |_| false);
-            prop_assert_eq!(world.letters, BTreeSet::new());
-            prop_assert_eq!(world.stored, all);
+            world.store().is_killed = None;
+            prop_assert!(world.live());
+            prop_assert_eq!(world.dead(), BTreeSet::new());
+            prop_assert_eq!(&world.store().stored, &all);
+            // A store that knows batches by their ids has had no part of one.
+            let whole: BTreeSet<_> = world.batches.iter().map(|batch| batch.id().0).collect();
+            prop_assert_eq!(&world.store().tried, &whole);
         }
     }
 }

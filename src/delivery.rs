@@ -3,11 +3,16 @@
 //! A writer takes one batch after the other and reports each back to the spooler when it is
 //! settled: every event of it stored, or refused for good. A batch that fails comes again, the same
 //! events under the same id, for as long as it takes. A batch that is refused is halved until the
-//! refused events are alone; halves are written front first, so order is kept.
+//! refused events are alone; halves are written front first, so order is kept. A write that panics is a
+//! failure like any other, over a new connection; a batch at which it panics three times in a row counts
+//! as refused.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -17,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::batch::{Batch, Entry};
-use crate::breaker::Breaker;
+use crate::batch::{Batch, BatchId, Entry};
+use crate::breaker::{Breaker, Permit};
 use crate::dead_letter::{DeadLetters, Refused};
 use crate::deaths::{self, Deaths, Verdict};
 use crate::doorbell::Sender;
@@ -142,12 +147,17 @@ struct Delivery<'a, S: Sink> {
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
+    /// The batch at which the last write panicked, and how often in a row.
+    panicked: Option<(BatchId, u32)>,
     /// Clients that hang while they are dropped.
     hanging: JoinSet<()>,
 }
 
 /// How long to wait for a client that is dropped before it is left behind.
 const LET_GO: Duration = Duration::from_secs(5);
+
+/// So many panics in a row at one batch are not by chance.
+const PANICS: u32 = 3;
 
 /// Clients that a writer may leave behind. Each has a thread, of which there are not many.
 const HANGING: usize = 4;
@@ -156,7 +166,15 @@ impl<'a, S: Sink> Delivery<'a, S> {
     fn new(config: &'a S::Config, context: &'a Context, shared: &'a Shared) -> Self {
         let RetryConfig { initial, max, .. } = shared.retry;
         let backoff = Backoff::new(initial.0, max.0);
-        Delivery { config, context, shared, backoff, sink: None, hanging: JoinSet::new() }
+        Delivery {
+            config,
+            context,
+            shared,
+            backoff,
+            sink: None,
+            panicked: None,
+            hanging: JoinSet::new(),
+        }
     }
 
     /// Tries to connect; `false` if the configuration is wrong.
@@ -189,7 +207,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 limit.wait_for(batch.len()).await;
             }
             attempts += 1;
-            match self.attempt(Some(&batch)).await {
+            match self.connect_and_attempt(&batch).await {
                 Ok(()) => self.stored(&batch, batch.len()),
                 Err(Failure::Later(reason)) => {
                     if give_up_at.is_some_and(|at| at <= Instant::now()) {
@@ -220,7 +238,16 @@ impl<'a, S: Sink> Delivery<'a, S> {
 
     /// The deaths of the process, if the batch may be what it died of.
     fn watched(&self, batch: &Batch) -> Option<&Deaths> {
-        self.shared.deaths.as_deref().filter(|_| batch.was_begun())
+        self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.is_careful())
+    }
+
+    /// Tries once to write the batch. What is to be tried alone waits for the connection before, so
+    /// that a server that is not there holds up nobody.
+    async fn connect_and_attempt(&mut self, batch: &Batch) -> Result<(), Failure> {
+        if self.sink.is_none() && self.watched(batch).is_some() {
+            self.attempt(None).await?;
+        }
+        self.attempt(Some(batch)).await
     }
 
     /// Tries once, over a new connection if there is none: to write the batch, or only to connect.
@@ -242,21 +269,42 @@ impl<'a, S: Sink> Delivery<'a, S> {
             _ => None,
         };
         let began = Instant::now();
-        let (result, is_late) = match timeout(limit, self.connect_and_write(batch)).await {
-            Ok(result) => (result, false),
-            Err(elapsed) => {
-                self.disconnect().await;
-                (Err(SinkError::retry(format!("writing, for {limit:?}"), elapsed)), true)
+        let overdue = async {
+            match &under_way {
+                Some(under_way) => under_way.overdue().await,
+                None => std::future::pending().await,
             }
         };
+        let tried = tokio::select! {
+            biased;
+            tried = timeout(limit, self.connect_and_write(batch)) => {
+                tried.map_err(|elapsed| SinkError::retry(format!("writing, for {limit:?}"), elapsed))
+            }
+            () = overdue => {
+                let cause = "the process has died again and again, and others wait meanwhile";
+                Err(SinkError::retry("writing, for too long", cause))
+            }
+        };
+        // Letting go of the connection is not what others wait for.
         drop((turn, under_way));
-        let Err(failure) = result else {
+        let is_late = tried.is_err();
+        if is_late {
+            self.disconnect().await;
+        }
+        let result = tried.map_err(Unwritten::Failed).flatten();
+        let Err(unwritten) = result else {
             permit.succeeded();
             self.worked();
             if batch.is_some() {
                 self.shared.state.write_seconds.record(began.elapsed().as_secs_f64());
             }
             return Ok(());
+        };
+        let failure = match unwritten {
+            Unwritten::Failed(failure) => failure,
+            Unwritten::Panicked(batch, reason) => {
+                return Err(self.panicked(&permit, batch, reason).await);
+            }
         };
         let reason = failure.chain();
         match failure {
@@ -294,17 +342,49 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    async fn connect_and_write(&mut self, batch: Option<&Batch>) -> Result<(), SinkError> {
+    async fn connect_and_write(&mut self, batch: Option<&Batch>) -> Result<(), Unwritten> {
         let sink = match &mut self.sink {
             Some(sink) => sink,
-            None => self.sink.insert(S::connect(self.config, self.context).await?),
+            None => {
+                let connected = S::connect(self.config, self.context).await;
+                self.sink.insert(connected.map_err(|error| Unwritten::Failed(error.into()))?)
+            }
         };
         let Some(batch) = batch else { return Ok(()) };
-        let result = sink.write(batch).await;
+        let result = match AssertUnwindSafe(sink.write(batch)).catch_unwind().await {
+            Ok(result) => result,
+            Err(panic) => {
+                self.disconnect().await;
+                return Err(Unwritten::Panicked(batch.id(), message(panic.as_ref())));
+            }
+        };
+        self.panicked = None;
         if matches!(result, Err(SinkError::Reconnect { .. })) {
             self.disconnect().await;
         }
-        result
+        result.map_err(Unwritten::Failed)
+    }
+
+    /// A write has panicked, for this reason. An event may be to blame; the store or chance may be as
+    /// well, until it has happened some times at the same batch.
+    async fn panicked(&mut self, permit: &Permit<'_>, batch: BatchId, reason: String) -> Failure {
+        error!(
+            sink = self.context.name,
+            error = reason,
+            "writing failed; this is a bug in saltern"
+        );
+        let before = self.panicked.filter(|(other, _)| *other == batch).map_or(0, |(_, n)| n);
+        self.panicked = Some((batch, before + 1));
+        self.failed(&self.shared.state.panics, &reason);
+        if before + 1 >= PANICS {
+            permit.succeeded();
+            self.backoff.reset();
+            return Failure::Rejected(Rejected::Unknown, reason);
+        }
+        permit.failed();
+        let waiting = sleep(self.backoff.delay(None));
+        self.shared.parked.run_until_cancelled(waiting).await;
+        Failure::Later(reason)
     }
 
     /// Drops the connection.
@@ -436,6 +516,21 @@ impl Dead {
     }
 }
 
+/// Why a connect or a write did not succeed.
+enum Unwritten {
+    /// The sink says why.
+    Failed(SinkError),
+    /// The write of this batch panicked, for this reason.
+    Panicked(BatchId, String),
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("it does not say why"))
+}
+
 /// Why an attempt did not settle its batch.
 enum Failure {
     /// It may work later; the reason why it did not now.
@@ -509,6 +604,7 @@ pub(crate) mod tests {
         Silence,
         Refused,
         Wrong,
+        Panic,
     }
 
     /// A store that answers as it is told, refuses events tagged `bad`, and writes all down.
@@ -517,6 +613,8 @@ pub(crate) mod tests {
         connects: VecDeque<Answer>,
         writes: VecDeque<Answer>,
         names_the_bad: bool,
+        /// It panics instead of refusing.
+        panics_at_the_bad: bool,
         /// Clients hang when they are dropped until the other end is.
         hangs: Option<Arc<std::sync::mpsc::SyncSender<()>>>,
         log: Vec<String>,
@@ -542,6 +640,7 @@ pub(crate) mod tests {
                 let (doing, cause) = ("making tables".into(), underlain("no such type"));
                 Err(SinkError::Reject { doing, cause, events: Rejected::Unknown })
             }
+            Answer::Panic => panic!("out of luck"),
             Answer::Wrong => Err(SinkError::fatal("logging in", underlain("wrong password"))),
         }
     }
@@ -574,10 +673,12 @@ pub(crate) mod tests {
             obey(answer).await?;
             let bad: Vec<_> =
                 tags.iter().enumerate().filter(|(_, tag)| **tag == "bad").map(|(n, _)| n).collect();
-            let mut store = self.0.lock().unwrap();
             if bad.is_empty() {
                 return Ok(());
             }
+            let panics = self.0.lock().unwrap().panics_at_the_bad;
+            assert!(!panics, "cannot write {}", tags.join(" "));
+            let mut store = self.0.lock().unwrap();
             let events = match store.names_the_bad {
                 true => Rejected::These(bad),
                 false => Rejected::Unknown,
@@ -713,6 +814,33 @@ pub(crate) mod tests {
         assert_eq!(run.log, expected);
         assert_eq!((run.state.events.get(), run.state.rejected.get()), (5, 1));
         assert_eq!(run.settled.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invariant_5_an_event_at_which_a_writer_panics_does_not_stop_its_sink() {
+        let store = Store { panics_at_the_bad: true, ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "bad", "b"]), batch(3, &["c"])]).await;
+        let panicking = |batch| [["connect", batch]; 3].concat();
+        let mut expected = [panicking("write a bad b"), panicking("write a bad")].concat();
+        expected.extend(["connect", "write a", "write bad", "connect", "write bad", "connect"]);
+        expected.extend(["write bad", "connect", "write b", "write c", "close"]);
+        assert_eq!(run.log, expected);
+        let state = &run.state;
+        assert_eq!((state.events.get(), state.rejected.get(), state.panics.get()), (3, 1, 9));
+        assert_eq!((run.settled.len(), state.up.get() > 0.0), (2, true));
+        assert!(!state.note_refusal("panic: cannot write bad"), "it is the last one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_panics_now_and_then_refuses_nothing() {
+        let writes = [Answer::Panic, Answer::Panic, Answer::Busy, Answer::Panic, Answer::Panic];
+        let store = Store { writes: writes.into(), ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "b"])]).await;
+        assert_eq!((run.state.events.get(), run.state.rejected.get()), (2, 0));
+        assert_eq!((run.state.panics.get(), run.state.retries.get()), (4, 1));
+        // What it is parked for would be the last error.
+        run.state.park();
+        assert_eq!(run.state.parked().unwrap(), "panic: out of luck");
     }
 
     #[tokio::test(start_paused = true)]
@@ -877,6 +1005,111 @@ pub(crate) mod tests {
         assert!((5..=9).contains(&tries), "{:?}", run.log);
         assert_eq!((run.state.rejected.get(), run.state.events.get()), (2, 0));
         assert_eq!(run.settled.len(), 2);
+    }
+
+    /// Delivers one batch as a writer does; `false` if the configuration is wrong.
+    pub(crate) async fn deliver<S: Sink>(
+        config: &S::Config,
+        deaths: Option<Arc<Deaths>>,
+        letters: Arc<DeadLetters>,
+        batch: Batch,
+    ) -> bool {
+        let shared =
+            Shared { deaths, dead_letters: Some(letters), ..shared(RetryConfig::default()) };
+        Delivery::<S>::new(config, &context(), &shared).deliver(batch).await
+    }
+
+    /// As `until`, by the clock on the wall.
+    async fn soon(is_so: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so() {
+            assert!(began.elapsed().as_secs() < 60, "waited in vain");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// What is noted after three deaths in a row.
+    fn careful(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
+        let mut deaths = None;
+        for now in 1..=4 {
+            deaths = Some(Deaths::begin_with(folder, now, alone));
+        }
+        let deaths = deaths.unwrap();
+        assert!(deaths.is_careful());
+        Arc::new(deaths)
+    }
+
+    fn careful_shared(deaths: &Arc<Deaths>) -> Shared {
+        let retry = RetryConfig { initial: Span::millis(1), ..RetryConfig::default() };
+        Shared { deaths: Some(Arc::clone(deaths)), ..shared(retry) }
+    }
+
+    /// Delivers a batch to a store of its own, with care; the task, and the store.
+    fn delivering(
+        deaths: &Arc<Deaths>,
+        store: Store,
+        batch: Batch,
+    ) -> (tokio::task::JoinHandle<bool>, Arc<Mutex<Store>>) {
+        let store = Arc::new(Mutex::new(store));
+        let (shared, config) = (careful_shared(deaths), Unconfigurable(Arc::clone(&store)));
+        let task = async move {
+            Delivery::<Scripted>::new(&config, &context(), &shared).deliver(batch).await
+        };
+        (tokio::spawn(task), store)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_a_store_that_hangs_while_alone_holds_up_no_other_sink() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_millis(50));
+        let hanging = Store { writes: [Answer::Silence; 1000].into(), ..Store::default() };
+        let begun = batch(0, &["a", "b"]).begun_before();
+        let (hangs, store) = delivering(&deaths, hanging, begun);
+        soon(|| store.lock().unwrap().log.contains(&"write a b".to_owned())).await;
+        let began = std::time::Instant::now();
+        for place in 0..200 {
+            let (delivers, _) = delivering(&deaths, Store::default(), batch(place, &["c"]));
+            assert!(delivers.await.unwrap());
+            sleep(Duration::from_millis(5)).await;
+        }
+        // Half of the time at the most is the other's.
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        // It goes on trying the whole batch.
+        let tries = store.lock().unwrap().log.iter().filter(|line| *line == "write a b").count();
+        assert!(tries > 1, "{:?}", store.lock().unwrap().log);
+        hangs.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_a_server_that_is_not_there_holds_up_no_other_sink() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let hanging = Store { connects: [Answer::Silence].into(), ..Store::default() };
+        let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
+        soon(|| !store.lock().unwrap().log.is_empty()).await;
+        let begun = batch(0, &["b"]).begun_before();
+        let (delivers, _) = delivering(&deaths, Store::default(), begun);
+        assert!(timeout(Duration::from_secs(20), delivers).await.unwrap().unwrap());
+        hangs.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_nothing_is_tried_alone_any_more_once_deaths_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let hanging = Store { writes: [Answer::Silence].into(), ..Store::default() };
+        let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
+        soon(|| store.lock().unwrap().log.contains(&"write a".to_owned())).await;
+        let (waits, _) = delivering(&deaths, Store::default(), batch(0, &["b"]));
+        sleep(Duration::from_millis(20)).await;
+        assert!(!waits.is_finished(), "nothing else is written meanwhile");
+        deaths.forget();
+        for begun in [batch(0, &["c"]).begun_before(), batch(0, &["d"])] {
+            let (delivers, _) = delivering(&deaths, Store::default(), begun);
+            assert!(timeout(Duration::from_secs(20), delivers).await.unwrap().unwrap());
+        }
+        assert!(timeout(Duration::from_secs(20), waits).await.unwrap().unwrap());
+        hangs.abort();
     }
 
     #[tokio::test(start_paused = true)]

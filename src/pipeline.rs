@@ -610,13 +610,20 @@ impl Pipeline {
         self.state.set_sources(states.collect());
     }
 
-    /// The state directory was removed or replaced: all that has files there begins them anew.
-    pub fn renew(&self) {
+    /// The state directory was removed or replaced: all that has files there begins them anew. That may
+    /// take long, and does not block who waits for it.
+    pub async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);
-        if let Some(letters) = &self.means.dead_letters {
-            letters.renew();
+        let (jobs, letters) = (self.jobs.clone(), self.means.dead_letters.clone());
+        let renewing = tokio::task::spawn_blocking(move || {
+            jobs.renew();
+            if let Some(letters) = letters {
+                letters.renew();
+            }
+        });
+        if let Err(error) = renewing.await {
+            error!(%error, "not all files could be begun anew; this is a bug in saltern");
         }
-        self.jobs.renew();
     }
 
     /// Waits until every part has ended: the sources because they were told to stop or had no more,
@@ -664,10 +671,7 @@ fn sink_state(sink: &SinkConfig) -> Arc<SinkState> {
 mod tests {
     use super::*;
 
-    /// What a part that panicked leaves behind would do half of its work.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn invariant_9_a_part_that_panics_ends_the_others_and_is_the_outcome() {
-        let folder = tempfile::tempdir().unwrap();
+    fn pipeline(folder: &tempfile::TempDir, shutdown: &Shutdown) -> Pipeline {
         let text = format!(
             "state_dir: {0}/state\nhttp: {{listen: null}}\n\
              sources: {{salt: {{returner: {{bind: 'ipc://{0}/bus'}}}}}}\n\
@@ -676,9 +680,46 @@ mod tests {
         );
         let config = Config::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
         std::fs::create_dir(folder.path().join("state")).unwrap();
-        let shutdown = Shutdown::within(Duration::from_secs(60));
         let reopen = watch::channel(0).1;
-        let mut pipeline = Pipeline::start(&config, &shutdown, &reopen, &Arc::default()).unwrap();
+        Pipeline::start(&config, shutdown, &reopen, &Arc::default()).unwrap()
+    }
+
+    /// What watches over the main task is answered by it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_9_files_that_are_begun_anew_do_not_block_the_task_that_waits_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let shutdown = Shutdown::within(Duration::from_secs(60));
+        let mut pipeline = pipeline(&folder, &shutdown);
+        let letters = pipeline.means.dead_letters.clone().unwrap();
+        let (let_go, told) = std::sync::mpsc::channel::<()>();
+        let (held_in, held) = oneshot::channel();
+        let holding = std::thread::spawn(move || {
+            let _held = letters.hold();
+            held_in.send(()).unwrap();
+            // Whichever comes first.
+            let _ = told.recv_timeout(Duration::from_secs(20));
+        });
+        held.await.unwrap();
+        let began = Instant::now();
+        {
+            let mut renewing = std::pin::pin!(pipeline.renew());
+            let soon = Duration::from_millis(100);
+            assert!(tokio::time::timeout(soon, renewing.as_mut()).await.is_err());
+            assert!(began.elapsed() < Duration::from_secs(10));
+            let_go.send(()).unwrap();
+            renewing.await;
+        }
+        holding.join().unwrap();
+        shutdown.stop.cancel();
+        pipeline.ended().await.unwrap();
+    }
+
+    /// What a part that panicked leaves behind would do half of its work.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_9_a_part_that_panics_ends_the_others_and_is_the_outcome() {
+        let folder = tempfile::tempdir().unwrap();
+        let shutdown = Shutdown::within(Duration::from_secs(60));
+        let mut pipeline = pipeline(&folder, &shutdown);
         pipeline.thread("unlucky", || panic!("out of luck")).unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(60), pipeline.ended()).await;
         let failure = ended.expect("it goes on without the part").unwrap_err();

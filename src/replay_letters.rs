@@ -102,7 +102,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let closing = Closing(Arc::clone(&ways));
-    let mut passes = Passes { letters, ways, stop: stop.clone(), busy: HashSet::new() };
+    let mut passes = Passes { letters, ways, stop: stop.clone(), busy: Busy::default() };
     let mut tasks = JoinSet::new();
     while !stop.is_cancelled() {
         let trouble = blocking(|| passes.letters.heal());
@@ -113,13 +113,13 @@ pub async fn run(
         state.set_trouble("dead letters cannot be kept", trouble);
         let _ = stop.run_until_cancelled(sleep(LOOK)).await;
         while let Some(ended) = tasks.try_join_next() {
-            passes.end(ended);
+            report(ended);
         }
     }
     // No spooler ends before, and some receipts come when theirs does.
     drop(closing);
     while let Some(ended) = tasks.join_next().await {
-        passes.end(ended);
+        report(ended);
     }
 }
 
@@ -129,11 +129,38 @@ struct Passes {
     ways: Arc<Ways>,
     stop: CancellationToken,
     /// Sinks whose letters are on their way.
-    busy: HashSet<String>,
+    busy: Busy,
 }
+
+type Busy = Arc<Mutex<HashSet<String>>>;
 
 /// A sink's name, and how many of its letters were kept.
 type Passed = (String, Result<usize, DeadLetterError>);
+
+/// A sink whose letters are on their way. It is not busy any more once this is dropped, also by a panic.
+struct Pass {
+    sink: String,
+    busy: Busy,
+}
+
+impl Pass {
+    /// `None` if the sink is busy.
+    fn begin(sink: &str, busy: &Busy) -> Option<Self> {
+        let is_new = lock(busy).insert(sink.to_owned());
+        is_new.then(|| Pass { sink: sink.to_owned(), busy: Arc::clone(busy) })
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        lock(&self.busy).remove(&self.sink);
+    }
+}
+
+/// A set is never half changed.
+fn lock(busy: &Busy) -> MutexGuard<'_, HashSet<String>> {
+    busy.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Passes {
     /// Shows how many letters each sink has.
@@ -150,33 +177,31 @@ impl Passes {
     /// Begins to hand over the letters of each sink that has some and is not busy.
     fn begin(&mut self, tasks: &mut JoinSet<Passed>) -> Result<(), DeadLetterError> {
         for (sink, _) in blocking(|| self.letters.marked())? {
-            if self.ways.to(&sink).is_none() || !self.busy.insert(sink.clone()) {
+            if self.ways.to(&sink).is_none() {
                 continue;
             }
+            let Some(busy) = Pass::begin(&sink, &self.busy) else { continue };
             let (letters, ways) = (Arc::clone(&self.letters), Arc::clone(&self.ways));
             let stop = self.stop.clone();
             tasks.spawn(async move {
                 let passed = pass(&letters, &ways, &sink, &stop).await;
+                drop(busy);
                 (sink, passed)
             });
         }
         Ok(())
     }
+}
 
-    fn end(&mut self, ended: Result<Passed, JoinError>) {
-        match ended {
-            Ok((sink, passed)) => {
-                self.busy.remove(&sink);
-                match passed {
-                    Ok(0) => {}
-                    Ok(events) => info!(sink, events, "dead letters were handed to their sink"),
-                    Err(error) => {
-                        error!(sink, error = chain(&error), "dead letters cannot be replayed");
-                    }
-                }
-            }
-            Err(error) => error!(%error, "handing over dead letters failed; a bug in saltern"),
+/// Says what became of the handing over.
+fn report(ended: Result<Passed, JoinError>) {
+    match ended {
+        Ok((_, Ok(0))) => {}
+        Ok((sink, Ok(events))) => info!(sink, events, "dead letters were handed to their sink"),
+        Ok((sink, Err(error))) => {
+            error!(sink, error = chain(&error), "dead letters cannot be replayed");
         }
+        Err(error) => error!(%error, "handing over dead letters failed; a bug in saltern"),
     }
 }
 
@@ -278,6 +303,21 @@ mod tests {
 
     fn tags(share: &Share) -> Vec<String> {
         share.events().map(|event| event.tag().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_sink_whose_letters_could_not_be_handed_over_for_a_panic_is_not_busy_for_ever() {
+        let busy = Busy::default();
+        let pass = Pass::begin("db", &busy).unwrap();
+        assert!(Pass::begin("db", &busy).is_none());
+        assert!(Pass::begin("file", &busy).is_some());
+        let mut tasks = JoinSet::<Passed>::new();
+        tasks.spawn(async move {
+            let _busy = pass;
+            panic!("out of luck")
+        });
+        assert!(tasks.join_next().await.unwrap().is_err());
+        assert!(Pass::begin("db", &busy).is_some());
     }
 
     #[tokio::test(flavor = "multi_thread")]

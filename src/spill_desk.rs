@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -73,8 +74,36 @@ impl Desks {
         timeout(ANSWER, answered).await.ok()?.ok()
     }
 
+    /// Asks all of these sinks at once. One that does not answer is left out.
+    pub async fn ask_all(&self, sinks: &[String]) -> Vec<Holding> {
+        let answers = join_all(sinks.iter().map(|sink| self.ask(sink, None))).await;
+        answers.into_iter().flatten().map(|answer| answer.holding).collect()
+    }
+
     /// A map is never half changed.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sender<Enquiry>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::doorbell::{Bell, channel};
+
+    #[tokio::test(start_paused = true)]
+    async fn sinks_that_do_not_answer_are_waited_for_together() {
+        let desks = Desks::default();
+        let sinks = ["a", "b", "c"].map(str::to_owned);
+        let (mut kept, began) = (Vec::new(), Instant::now());
+        for sink in &sinks {
+            let (enquiries, enquiries_out) = channel(ENQUIRIES, &Bell::default());
+            desks.open(sink, enquiries);
+            kept.push(enquiries_out);
+        }
+        assert_eq!(desks.ask_all(&sinks).await, []);
+        assert_eq!(began.elapsed().as_secs(), ANSWER.as_secs());
     }
 }

@@ -455,6 +455,10 @@ impl<D: Disk> Spooler<D> {
     }
 
     fn answer(&mut self, Enquiry { discard_before, answer }: Enquiry, now: Instant) {
+        if answer.is_closed() {
+            // Who asked was told that nothing came of it.
+            return;
+        }
         let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before, now));
         self.state.dropped_operator.add(discarded);
         self.count_losses();

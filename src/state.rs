@@ -162,6 +162,8 @@ pub struct SinkState {
     pub reconnects: Tally,
     /// Connects and writes that took too long.
     pub timeouts: Tally,
+    /// Writes that panicked; counted in none of the three.
+    pub panics: Tally,
     /// Strings that were not UTF-8.
     pub lossy_replaced: Tally,
     /// Values nested too deep.
@@ -227,6 +229,7 @@ impl SinkState {
             retries: retries("retry"),
             reconnects: retries("reconnect"),
             timeouts: retries("timeout"),
+            panics: retries("panic"),
             lossy_replaced: lossy("not_utf8"),
             lossy_cut: lossy("too_deep"),
             lossy_torn: lossy("torn"),

@@ -68,11 +68,11 @@ impl Supervisor {
     ) -> (Left, Vec<JoinSet<()>>) {
         let mut all_writers = Vec::new();
         let (mut opened, mut is_draining, mut events) = (queue, false, 0);
-        let mut deaths = Deaths::default();
+        let mut restarts = Restarts::default();
         loop {
-            let wait = deaths.pause();
+            let (wait, disk_fails) = (restarts.pause(), restarts.0.is_empty());
             let (OpenQueue { queue, fsync }, Feed { shares, inherited }) =
-                match self.opened(opened, feed, &orders, wait) {
+                match self.opened(opened, feed, &orders, (wait, disk_fails)) {
                     Ok(opened) => opened,
                     Err(left) => return (left, all_writers),
                 };
@@ -104,7 +104,7 @@ impl Supervisor {
                 }
                 Err(death) => death,
             };
-            deaths.note(Instant::now());
+            restarts.note(Instant::now());
             self.state.up.set_bool(false);
             cut_off.cancel();
             self.starter.join(&mut tasks, CUT_OFF);
@@ -124,7 +124,7 @@ impl Supervisor {
         opened: Result<OpenQueue, String>,
         feed: Feed,
         orders: &Receiver<Order>,
-        wait: Duration,
+        (wait, disk_fails): (Duration, bool),
     ) -> Result<(OpenQueue, Feed), Left> {
         let reason = match opened {
             Ok(queue) => return Ok((queue, feed)),
@@ -132,7 +132,8 @@ impl Supervisor {
         };
         let unopened = Unopened {
             state: Arc::clone(&self.state),
-            memory_bound: self.spill.memory_bound(),
+            spill: self.spill,
+            disk_fails,
             give_up: self.give_up.clone(),
             wait,
         };
@@ -152,9 +153,9 @@ impl Supervisor {
 
 /// When spoolers of one sink have died.
 #[derive(Default)]
-struct Deaths(VecDeque<Instant>);
+struct Restarts(VecDeque<Instant>);
 
-impl Deaths {
+impl Restarts {
     fn note(&mut self, now: Instant) {
         self.0.retain(|at| now.saturating_duration_since(*at) < REMEMBERED);
         self.0.push_back(now);
@@ -288,15 +289,15 @@ mod tests {
 
     #[test]
     fn the_more_often_a_spooler_dies_the_longer_is_the_pause() {
-        let mut deaths = Deaths::default();
+        let mut restarts = Restarts::default();
         let now = Instant::now();
         let mut pauses = Vec::new();
         for n in 0..9 {
-            deaths.note(now + Duration::from_secs(n));
-            pauses.push(deaths.pause().as_secs());
+            restarts.note(now + Duration::from_secs(n));
+            pauses.push(restarts.pause().as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        deaths.note(now + REMEMBERED * 2);
-        assert_eq!(deaths.pause(), PAUSE);
+        restarts.note(now + REMEMBERED * 2);
+        assert_eq!(restarts.pause(), PAUSE);
     }
 }

@@ -1,6 +1,8 @@
 //! A sink whose spill is not open, since it cannot be (a disk that is full, a file where a directory
 //! should be, no permission) or since its spooler has just died. It is parked with the reason and
 //! nobody else is held up. Its events wait in memory, as far as that goes, and the spill is tried again.
+//! Events whose source can wait do so beside that, as beside a full queue: what such a source has under
+//! way is bounded by the source. Where the configuration says `block`, a full memory holds up what comes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::chunk::Share;
 use crate::doorbell::Receiver;
 use crate::open_queue::Feed;
+use crate::queue::{SpillConfig, WhenFull};
 use crate::spooler::{Left, Order};
 use crate::state::SinkState;
 
@@ -24,8 +27,10 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// What takes a sink's events until its spill can be opened. All that it has is the sink's thread's.
 pub(crate) struct Unopened {
     pub(crate) state: Arc<SinkState>,
-    /// Memory that events may take, by weight.
-    pub(crate) memory_bound: usize,
+    /// How much memory events may take, and what to do when that is full.
+    pub(crate) spill: SpillConfig,
+    /// It is the disk that keeps the spill from being open; else its spooler has died.
+    pub(crate) disk_fails: bool,
     /// The drain deadline has passed.
     pub(crate) give_up: CancellationToken,
     /// The wait before the first try, if it is to be longer than [`FIRST`].
@@ -33,9 +38,30 @@ pub(crate) struct Unopened {
 }
 
 /// What waits in memory.
+#[derive(Default)]
 struct Held {
     events: usize,
     weight: usize,
+    /// Of these, events whose source can wait, which count for no bound.
+    beside_events: usize,
+    beside_weight: usize,
+    disk_fails: bool,
+}
+
+impl Held {
+    fn note(&mut self, share: &Share) {
+        self.events += share.len();
+        self.weight += share.weight();
+        if share.can_wait() {
+            self.beside_events += share.len();
+            self.beside_weight += share.weight();
+        }
+    }
+
+    /// What counts for the bound.
+    fn bounded_weight(&self) -> usize {
+        self.weight - self.beside_weight
+    }
 }
 
 impl Unopened {
@@ -50,10 +76,8 @@ impl Unopened {
     ) -> Result<(T, Feed), Left> {
         let mut backoff = Backoff::new(FIRST.max(self.wait), LONGEST.max(self.wait));
         feed.shares.bell().attend();
-        let mut held = Held {
-            events: feed.inherited.iter().map(Share::len).sum(),
-            weight: feed.inherited.iter().map(Share::weight).sum(),
-        };
+        let mut held = Held { disk_fails: self.disk_fails, ..Held::default() };
+        feed.inherited.iter().for_each(|share| held.note(share));
         loop {
             self.state.failed(&reason);
             if self.state.set_unopened(Some(&reason)) {
@@ -72,7 +96,7 @@ impl Unopened {
                     return Ok((opened, feed));
                 }
                 Err(_) if must_end => return Err(self.end(feed, orders)),
-                Err(error) => reason = error,
+                Err(error) => (reason, held.disk_fails) = (error, true),
             }
         }
     }
@@ -89,7 +113,11 @@ impl Unopened {
             if !orders.is_empty() || self.give_up.is_cancelled() {
                 return true;
             }
-            match feed.shares.take() {
+            let taken = match self.is_blocked(held) {
+                true => Poll::Pending,
+                false => feed.shares.take(),
+            };
+            match taken {
                 Poll::Ready(Some(share)) => self.take(share, &mut feed.inherited, held),
                 Poll::Ready(None) => return true,
                 Poll::Pending => {
@@ -104,17 +132,27 @@ impl Unopened {
         }
     }
 
+    /// Whether shares are to stay in the channel.
+    fn is_blocked(&self, held: &Held) -> bool {
+        self.spill.when_full == WhenFull::Block && held.bounded_weight() > self.spill.memory_bound()
+    }
+
     fn take(&self, mut share: Share, waiting: &mut VecDeque<Share>, held: &mut Held) {
         share.forget_encoding();
-        if !waiting.is_empty() && held.weight + share.weight() > self.memory_bound {
-            self.state.dropped_disk.add(share.len() as u64);
+        let weight = held.bounded_weight();
+        let has_room = weight == 0 || weight + share.weight() <= self.spill.memory_bound();
+        // The last one that `block` lets in goes beyond the bound.
+        if !has_room && !share.can_wait() && self.spill.when_full != WhenFull::Block {
+            let state = &self.state;
+            let dropped = if held.disk_fails { &state.dropped_disk } else { &state.dropped_full };
+            dropped.add(share.len() as u64);
             return;
         }
-        held.weight += share.weight();
-        held.events += share.len();
+        held.note(&share);
         waiting.push_back(share);
         self.state.queue_events.set_count(held.events);
         self.state.queue_bytes.set_count(held.weight);
+        self.state.held_back_events.set_count(held.beside_events);
         self.state.set_oldest(waiting.front().map(Share::received));
     }
 
@@ -125,11 +163,17 @@ impl Unopened {
         if leaves {
             return Left { on_disk: 0, shares: Some(shares), in_memory: inherited.into() };
         }
-        let lost = inherited.iter().map(Share::len).sum::<usize>()
-            + shares.try_iter().map(|share| share.len()).sum::<usize>();
-        self.state.dropped_disk.add(lost as u64);
+        let mut lost = 0;
+        for share in inherited.into_iter().chain(shares.try_iter()) {
+            let state = &self.state;
+            // Who can wait is told, and has not lost it.
+            let dropped = if share.can_wait() { &state.dropped_stop } else { &state.dropped_disk };
+            dropped.add(share.len() as u64);
+            lost += share.len();
+        }
         self.state.queue_events.set_count(0);
         self.state.queue_bytes.set_count(0);
+        self.state.held_back_events.set_count(0);
         self.state.set_oldest(None);
         error!(
             sink = self.state.name,
@@ -145,10 +189,14 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
+    use tokio::sync::oneshot::error::TryRecvError;
+
     use super::*;
     use crate::chunk::Chunk;
     use crate::doorbell::{Bell, channel};
     use crate::event::{Event, Origin};
+    use crate::receipt::Claim;
+    use crate::units::ByteSize;
 
     fn share(tag: &str) -> Share {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
@@ -158,7 +206,63 @@ mod tests {
     fn unopened(memory_bound: usize) -> Unopened {
         let state = Arc::new(SinkState::new("db", "test"));
         let give_up = CancellationToken::new();
-        Unopened { state, memory_bound, give_up, wait: Duration::ZERO }
+        let memory = Some(ByteSize(memory_bound as u64));
+        let spill = SpillConfig { memory, ..SpillConfig::default() };
+        Unopened { state, spill, disk_fails: true, give_up, wait: Duration::ZERO }
+    }
+
+    /// What a sink that can be opened at once has after these have come, and its state.
+    fn opened(unopened: &Unopened, shares: Vec<Share>) -> Vec<String> {
+        let (shares_in, shares_out) = channel(100, &Bell::default());
+        let (_orders, orders_out) = channel(2, shares_out.bell());
+        for share in shares {
+            shares_in.send(share).unwrap();
+        }
+        drop(shares_in);
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let Ok(((), feed)) = unopened.wait("no".to_owned(), feed, &orders_out, || Ok(())) else {
+            panic!("it must be open")
+        };
+        feed.inherited.iter().flat_map(Share::events).map(|event| event.tag().to_owned()).collect()
+    }
+
+    #[test]
+    fn invariant_3_events_whose_source_can_wait_do_so_beside_a_full_memory_and_are_not_dropped() {
+        let unopened = unopened(1);
+        let (claim, mut receipt) = Claim::new();
+        let claimed = |tag| share(tag).claimed(Some(claim.clone()));
+        let coming = vec![claimed("a"), share("b"), claimed("c"), share("d"), claimed("e")];
+        assert_eq!(opened(&unopened, coming).concat(), "abce");
+        assert_eq!((unopened.state.dropped_disk.get(), unopened.state.dropped()), (1, 1));
+        assert!(receipt.try_recv().is_err_and(|error| error == TryRecvError::Empty));
+    }
+
+    #[test]
+    fn a_memory_that_is_full_while_a_spooler_is_begun_anew_is_no_failure_of_the_disk() {
+        let unopened = Unopened { disk_fails: false, ..unopened(1) };
+        assert_eq!(opened(&unopened, vec![share("a"), share("b")]).concat(), "a");
+        assert_eq!((unopened.state.dropped_full.get(), unopened.state.dropped()), (1, 1));
+    }
+
+    #[test]
+    fn a_full_memory_holds_up_what_comes_where_the_configuration_says_so() {
+        let mut unopened = unopened(share("a").weight());
+        unopened.spill.when_full = WhenFull::Block;
+        let (shares, shares_out) = channel(100, &Bell::default());
+        let (orders, orders_out) = channel(2, shares_out.bell());
+        for tag in ["a", "b", "c"] {
+            shares.send(share(tag)).unwrap();
+        }
+        let open = || {
+            orders.send(Order::Leave).unwrap();
+            Err::<(), _>("no space".to_owned())
+        };
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+            panic!("it cannot be open")
+        };
+        assert_eq!((left.in_memory.len(), left.shares.unwrap().len()), (2, 1));
+        assert_eq!(unopened.state.dropped(), 0);
     }
 
     #[test]

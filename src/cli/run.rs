@@ -110,7 +110,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
                 () = shutdown.stop.cancelled() => break,
                 () = &mut beside => break,
                 () = state_dir_changes(&mut state_dir, &state) => {
-                    pipeline.renew();
+                    pipeline.renew().await;
                     continue;
                 }
                 // Never fails: the sender lives as long as the signals are heard.
@@ -127,7 +127,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         shutdown.stop.cancel();
         // What is left goes there. What cannot be made anew has been reported.
         if take_again(&mut state_dir).is_ok_and(|is_new| is_new) {
-            pipeline.renew();
+            pipeline.renew().await;
         }
         info!(%deadline, "stopping");
         shutdown::notify(&[NotifyState::Stopping]);

@@ -12,13 +12,8 @@ use crate::spill_desk::{Answer, Holding};
 
 /// A sink that is just being changed does not answer and is left out.
 pub(super) async fn list(Extract(site): Extract<Site>) -> Json<Vec<Holding>> {
-    let mut holdings = Vec::new();
-    for sink in site.served.state.sinks() {
-        if let Some(Answer { holding, .. }) = site.served.desks.ask(&sink.name, None).await {
-            holdings.push(holding);
-        }
-    }
-    Json(holdings)
+    let sinks: Vec<_> = site.served.state.sinks().iter().map(|sink| sink.name.clone()).collect();
+    Json(site.served.desks.ask_all(&sinks).await)
 }
 
 #[derive(Deserialize)]

@@ -860,6 +860,26 @@ fn a_flood_of_shares_holds_up_nothing_else_that_a_spooler_does() {
     assert_eq!(spooler.shares.len(), 8);
 }
 
+#[test]
+fn what_nobody_waits_for_any_more_is_not_discarded() {
+    let mut world = World::new(Nature { mode: SpillMode::Memory, ..DURABLE });
+    world.act(Action::Send(4, 100, false));
+    world.act(Action::Round(Arm::Shares));
+    let Run { spooler, course, .. } = world.run.as_mut().unwrap();
+    let waiting = spooler.queue.len();
+    let mut ask = |is_heard: bool| {
+        let (answer, answered) = oneshot::channel();
+        let answered = Some(answered).filter(|_| is_heard);
+        let enquiry = Enquiry { discard_before: Some(u64::MAX), answer };
+        spooler.handle(Happening::Enquiry(enquiry), course, world.now);
+        (spooler.queue.len(), answered.map(|mut answered| answered.try_recv().unwrap().discarded))
+    };
+    assert_eq!(ask(false), (waiting, None));
+    let (left, discarded) = ask(true);
+    assert!(left < waiting);
+    assert_eq!(discarded, Some((waiting - left) as u64));
+}
+
 /// Nothing is on disk when it is looked for the first time, and the sink stores nothing from then on.
 #[test]
 fn what_is_too_old_is_looked_for_although_there_was_nothing_at_first() {
