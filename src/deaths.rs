@@ -25,12 +25,13 @@
 //!   is not tried again: it becomes a dead letter. Nothing else ever does for this reason.
 //! - What was not begun goes as ever, only not while a part is tried alone.
 //! - A connection is made before, not alone. An attempt that is made alone ends after [`ALONE`], and
-//!   then others write at least as long. So a store that hangs takes no more than half of the time, and
-//!   one that is not reached takes none.
+//!   then others write at least as long. So a store that hangs takes no more than half of the time,
+//!   and one that is not reached takes none.
 //!
-//! A process that has lived for [`WHILE`] forgets all of it, and nothing is tried alone any more. Without three deaths all that this costs is
-//! a file written at the start and at the end. Only `durable` sinks know what was begun; in the other modes
-//! what was in flight is lost with the process, and so is what killed it.
+//! A process that has lived for [`WHILE`] forgets all of it, and nothing is tried alone any more.
+//! Without three deaths all that this costs is a file written at the start and at the end. Only
+//! `durable` sinks know what was begun; in the other modes what was in flight is lost with the
+//! process, and so is what killed it.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -500,8 +501,8 @@ mod tests {
             self.store.lock().unwrap()
         }
 
-        /// One life of the process, in which nothing was noted as stored before. Whether everything is
-        /// settled, and the process has ended in order.
+        /// One life of the process, in which nothing was noted as stored before. Says whether
+        /// everything is settled, and the process has ended in order.
         fn live(&mut self) -> bool {
             self.lives += 1;
             let deaths = Arc::new(Deaths::begin(self.folder.path(), self.lives * SECOND));

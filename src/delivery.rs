@@ -3,9 +3,9 @@
 //! A writer takes one batch after the other and reports each back to the spooler when it is
 //! settled: every event of it stored, or refused for good. A batch that fails comes again, the same
 //! events under the same id, for as long as it takes. A batch that is refused is halved until the
-//! refused events are alone; halves are written front first, so order is kept. A write that panics is a
-//! failure like any other, over a new connection; a batch at which it panics three times in a row counts
-//! as refused.
+//! refused events are alone; halves are written front first, so order is kept. A write that panics is
+//! tried again over a new connection; a batch at which it panics three times in a row counts as
+//! refused.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -365,8 +365,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
         result.map_err(Unwritten::Failed)
     }
 
-    /// A write has panicked, for this reason. An event may be to blame; the store or chance may be as
-    /// well, until it has happened some times at the same batch.
+    /// A write has panicked, for this reason. An event may be to blame; the store or chance may be
+    /// as well, until it has happened some times at the same batch.
     async fn panicked(&mut self, permit: &Permit<'_>, batch: BatchId, reason: String) -> Failure {
         error!(
             sink = self.context.name,

@@ -610,8 +610,8 @@ impl Pipeline {
         self.state.set_sources(states.collect());
     }
 
-    /// The state directory was removed or replaced: all that has files there begins them anew. That may
-    /// take long, and does not block who waits for it.
+    /// The state directory was removed or replaced: all that has files there begins them anew. That
+    /// may take long, and does not block who waits for it.
     pub async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);
         let (jobs, letters) = (self.jobs.clone(), self.means.dead_letters.clone());

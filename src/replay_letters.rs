@@ -137,7 +137,8 @@ type Busy = Arc<Mutex<HashSet<String>>>;
 /// A sink's name, and how many of its letters were kept.
 type Passed = (String, Result<usize, DeadLetterError>);
 
-/// A sink whose letters are on their way. It is not busy any more once this is dropped, also by a panic.
+/// A sink whose letters are on their way. It is not busy any more once this is dropped, also by a
+/// panic.
 struct Pass {
     sink: String,
     busy: Busy,

@@ -1,12 +1,12 @@
 //! Who may write at a time, while what may kill the process is tried alone.
 //!
-//! Most write beside one another. One that is to be alone closes the gate, waits until the others are
-//! through, and opens it again. No store can hold up the others so for long, whatever it does:
+//! Most write beside one another. One that is to be alone closes the gate, waits until the others
+//! are through, and opens it again. No store can hold up the others so for long, whatever it does:
 //!
-//! - An attempt that is made alone is broken off after a time, and so is one beside which another waits
-//!   to be alone.
-//! - One that cannot be broken off hangs in a system call. It is waited for a little longer, and then
-//!   the others go on. Nobody is alone until it has returned.
+//! - An attempt that is made alone is broken off after a time, and so is one beside which another
+//!   waits to be alone.
+//! - One that cannot be broken off hangs in a system call. It is waited for a little longer, and
+//!   then the others go on. Nobody is alone until it has returned.
 //! - The gate stays open at least as long as it was closed before.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,7 +44,8 @@ struct Closed {
 }
 
 impl State {
-    /// Lets the others go on beside one that was alone and is not yet through. Whether there was one.
+    /// Lets the others go on beside one that was alone and is not yet through. Says whether there
+    /// was one.
     fn force_open(&mut self, now: Instant) -> bool {
         let Some(closed) = self.closed.take() else { return false };
         self.beside += usize::from(closed.is_alone);
@@ -88,8 +89,8 @@ impl Gate {
         }
     }
 
-    /// Waits until nobody else is behind the gate, which stays closed until the pass is dropped. The
-    /// pass is for one beside others if somebody does not come out.
+    /// Waits until nobody else is behind the gate, which stays closed until the pass is dropped.
+    /// The pass is for one beside others if somebody does not come out.
     pub(super) async fn alone(&self) -> Pass<'_> {
         let mut changed = self.changed.subscribe();
         let mut pass = loop {
@@ -167,7 +168,8 @@ impl Gate {
         Ok(())
     }
 
-    /// How long the others wait at the most: half as long again as it takes to break an attempt off.
+    /// Until when the others wait at the most: half as long again as it takes to break an attempt
+    /// off.
     fn until(&self, now: Instant) -> Instant {
         now + self.limit + self.limit / 2
     }
