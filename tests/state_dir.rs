@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
+use std::process::Command;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -52,6 +53,27 @@ fn damaged_files_are_put_aside_and_a_spill_that_cannot_be_opened_parks_its_sink_
     until("its spill is open", || daemon.get("/readyz") == "ready\n");
     until("it has what waited in memory", || numbers(&place.path("down")) == all);
     assert_eq!(daemon.dropped("down", ""), 0);
+    assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn a_sink_whose_spill_could_not_be_opened_is_ready_after_a_reload_that_needs_none() {
+    let place = Place::new(20, None);
+    let spill = place.state_dir().join("spill");
+    fs::create_dir_all(&spill).unwrap();
+    fs::write(spill.join("out"), "a file where a directory should be").unwrap();
+    let mut sinks = json!({ "out": file(&place, "out") });
+    let daemon = Daemon::start(&place.configure(&sinks, &json!({})));
+    let parked = "not ready, see /api/v1/status\nthe sink out is parked\n";
+    until("it is parked", || place.bus.base().1 > 0 && daemon.get("/readyz") == parked);
+    sinks["out"]["spill"] = json!({ "mode": "memory" });
+    place.configure(&sinks, &json!({}));
+    let mut hang_up = Command::new("kill");
+    assert!(hang_up.arg("-HUP").arg(daemon.pid().to_string()).status().unwrap().success());
+    place.bus.send_up_to(100);
+    let all: Vec<u64> = (0..100).collect();
+    until("all is stored", || numbers(&place.path("out")) == all);
+    until("it is ready", || daemon.get("/readyz") == "ready\n");
     assert!(daemon.terminate().0.success());
 }
 
