@@ -145,7 +145,7 @@ pub struct Pipeline {
     failure: Option<PipelineError>,
     shutdown: Shutdown,
     /// Whoever drops the pipeline has ended it in order; `None` without sinks.
-    _life: Option<Life>,
+    life: Option<Life>,
 }
 
 impl Pipeline {
@@ -208,7 +208,7 @@ impl Pipeline {
             parts: JoinSet::new(),
             failure: None,
             shutdown: shutdown.clone(),
-            _life: life,
+            life,
         };
         let mut sinks = Vec::new();
         for sink in &config.sinks {
@@ -615,6 +615,9 @@ impl Pipeline {
         self.sinks.iter().for_each(RunningSink::renew);
         if let Some(letters) = &self.means.dead_letters {
             letters.renew();
+        }
+        if let Some(Life(deaths)) = &self.life {
+            deaths.renew();
         }
         self.jobs.renew();
     }

@@ -5,12 +5,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
 mod numbered;
-use numbered::{Daemon, Place, numbers, saltern, until};
+use numbered::{Daemon, Place, numbers, pause, saltern, until};
 
 fn file(place: &Place, name: &str) -> Value {
     json!({ "rawfile_json": { "filename": place.path(name) }, "batch": { "linger": "10ms" } })
@@ -209,6 +210,30 @@ fn what_comes_after_a_state_dir_was_removed_survives_a_kill() {
     let daemon = Daemon::start(&config);
     until("what came after is stored", || stored(&place) == (100..200).collect::<Vec<_>>());
     assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn a_state_dir_that_cannot_be_made_is_reported_once_and_then_says_that_a_process_runs() {
+    let place = Place::new(20, None);
+    let daemon = Daemon::start(&place.configure(&broken(&place), &json!({})));
+    let runs = || {
+        let deaths = fs::read_to_string(place.state_dir().join("deaths"));
+        deaths.is_ok_and(|deaths| deaths.contains("running"))
+    };
+    until("it says that a process runs", || runs() && place.state_dir().join("lock").exists());
+    fs::rename(place.state_dir(), place.path("before")).unwrap();
+    fs::write(place.state_dir(), "a file where a directory should be").unwrap();
+    let reports = || {
+        let log = daemon.log.lock().unwrap().clone();
+        log.matches("state_dir is gone and cannot be made anew").count()
+    };
+    until("it is reported", || reports() > 0);
+    pause(Duration::from_secs(4));
+    assert_eq!(reports(), 1);
+    fs::remove_file(place.state_dir()).unwrap();
+    until("it says again that a process runs", runs);
+    assert!(daemon.terminate().0.success());
+    assert!(!runs(), "it has ended in order");
 }
 
 #[test]
