@@ -274,6 +274,11 @@ impl Deaths {
         }
     }
 
+    /// Writes the file anew, in a directory that is new.
+    pub(crate) fn renew(&self) {
+        self.change(|_| ());
+    }
+
     /// The process ends in order.
     pub(crate) fn end(&self) {
         self.change(|record| record.is_running = false);

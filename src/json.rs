@@ -21,6 +21,8 @@
 //! Integers keep all 64 bits. Repeated map keys are all written, and readers take the last, as
 //! Python's decoder does.
 
+use std::borrow::Cow;
+
 use crate::msgpack::{Item, Malformed, Walker};
 
 /// How deep arrays and maps may nest; JSON readers of the stores stop at about this depth.
@@ -52,7 +54,7 @@ pub const MAX_KEY_DEPTH: usize = 4;
 
 /// Bytes of payload that all arrays and maps that are keys of maps may take together; those for which
 /// there is no room are cut. A byte of one may become 37, of anything else eight at the most.
-const MAX_KEY_BYTES: usize = 16 << 10;
+pub(crate) const MAX_KEY_BYTES: usize = 16 << 10;
 
 /// The bytes from which JSON in the making is handed on, where it is not held whole.
 const PIECE: usize = 64 << 10;
@@ -66,6 +68,42 @@ pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
 /// is in it at the end is the rest.
 pub fn write_in_pieces(payload: &[u8], out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) -> Losses {
     Writer::new(payload, out, Some(take)).write()
+}
+
+/// The text that the JSON has in place of a map's key, of the key's msgpack, at this depth of arrays and
+/// maps. `None` if the key is cut or torn, so that its text would not say what it is.
+pub(crate) fn key_text(key: &[u8], depth: usize) -> Option<Cow<'_, [u8]>> {
+    let lossy = |bytes| match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    };
+    let mut text = Vec::new();
+    let mut writer = Writer::new(key, &mut text, None);
+    let item = writer.walker.item().ok()?;
+    match item {
+        Item::Str(bytes) | Item::Bin(bytes) => return Some(lossy(bytes)),
+        Item::Ext(kind, bytes) => {
+            let text = ext_text(kind, bytes).map(|text| Cow::Owned(text.into_bytes()));
+            return Some(text.unwrap_or_else(|| lossy(bytes)));
+        }
+        Item::Float(float) if !float.is_finite() => {
+            return Some(Cow::Borrowed(not_finite(float)));
+        }
+        Item::Array(_) | Item::Map(_) if !writer.has_room_for_key(item) => return None,
+        _ => {}
+    }
+    writer.key_depth = 1;
+    writer.written(item, depth).ok()?;
+    (writer.losses.cut == 0).then_some(Cow::Owned(text))
+}
+
+/// The name that a float which is no number has as a key.
+fn not_finite(float: f64) -> &'static [u8] {
+    match float {
+        f64::INFINITY => b"Infinity",
+        f64::NEG_INFINITY => b"-Infinity",
+        _ => b"NaN",
+    }
 }
 
 /// As [`write_string`], in pieces as [`write_in_pieces`] does it.
@@ -304,9 +342,7 @@ impl<'a, 'o> Writer<'a, 'o> {
                 self.string(bytes);
                 return Ok(());
             }
-            Item::Float(float) if float.is_nan() => b"NaN",
-            Item::Float(f64::INFINITY) => b"Infinity",
-            Item::Float(f64::NEG_INFINITY) => b"-Infinity",
+            Item::Float(float) if !float.is_finite() => not_finite(float),
             Item::Ext(..) => return self.written(key, depth),
             Item::Array(_) | Item::Map(_) if self.key_depth == 0 && !self.has_room_for_key(key) => {
                 self.losses.cut += 1;

@@ -145,7 +145,7 @@ pub struct Pipeline {
     failure: Option<PipelineError>,
     shutdown: Shutdown,
     /// Whoever drops the pipeline has ended it in order; `None` without sinks.
-    _life: Option<Life>,
+    life: Option<Life>,
 }
 
 impl Pipeline {
@@ -208,7 +208,7 @@ impl Pipeline {
             parts: JoinSet::new(),
             failure: None,
             shutdown: shutdown.clone(),
-            _life: life,
+            life,
         };
         let mut sinks = Vec::new();
         for sink in &config.sinks {
@@ -615,7 +615,11 @@ impl Pipeline {
     pub async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);
         let (jobs, letters) = (self.jobs.clone(), self.means.dead_letters.clone());
+        let deaths = self.life.as_ref().map(|Life(deaths)| Arc::clone(deaths));
         let renewing = tokio::task::spawn_blocking(move || {
+            if let Some(deaths) = deaths {
+                deaths.renew();
+            }
             jobs.renew();
             if let Some(letters) = letters {
                 letters.renew();

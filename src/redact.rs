@@ -185,6 +185,12 @@ impl Rules {
         rules.filter(|rule| asked.has(*rule)).min()
     }
 
+    /// The first rule that looks for keys: it hides what is under a key that is not known.
+    fn first_of_keys(&self, asked: &Asked) -> Option<usize> {
+        let rules = self.keys.iter().flat_map(|keys| keys.rules.iter().copied());
+        rules.filter(|rule| asked.has(*rule)).min()
+    }
+
     /// What a rule writes in place of a whole value.
     fn with(&self, rule: usize) -> &str {
         self.list.get(rule).map_or(HIDDEN, |rule| &rule.with)
@@ -416,6 +422,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::json;
 
     /// The rules that stand under `redact` in a text, or what is wrong with them.
     pub(super) fn rules(yaml: &str) -> Result<Arc<Rules>, Vec<(usize, usize, String)>> {
@@ -612,6 +619,52 @@ mod tests {
         let many = [b"\xdb\x00\x20\x00\x00".to_vec(), vec![b'x'; 1 << 21]].concat();
         let redacted = text.of(&Event::new("t", &many)).unwrap();
         assert_eq!((redacted.payload(), text.too_long.get()), (&b"\xac**redacted**"[..], 1));
+    }
+
+    #[test]
+    fn invariant_7_no_type_of_a_key_evades_a_rule() {
+        use rmpv::Value;
+
+        let secret = || Value::from("hunter2");
+        let under = |key: Value| Value::Map(vec![(key, secret())]);
+        let redaction = redaction(
+            "redact: [{keys: ['*password*', '1.5', 'NaN', '2026-*']}, {paths: [$.path]}, \
+             {pattern: '[~#]', with: ''}]",
+        );
+        let shows = |value: &Value| {
+            let mut payload = Vec::new();
+            rmpv::encode::write_value(&mut payload, value).unwrap();
+            let event = Event::new("t", &payload);
+            let redacted = redaction.of(&event).unwrap_or(event);
+            redacted.payload().windows(7).any(|bytes| bytes == b"hunter2")
+        };
+        let text = Value::from("my password");
+        let within = |key| Value::Map(vec![(key, Value::Nil)]);
+        let deep = (0..json::MAX_KEY_DEPTH + 2).fold(Value::Nil, |key, _| within(key));
+        for key in [
+            Value::Ext(5, b"password".to_vec()),
+            Value::Ext(78, b"20261121T23:33:36".to_vec()),
+            Value::F64(1.5),
+            Value::F64(f64::NAN),
+            Value::Array(vec![Value::from(1), text.clone()]),
+            within(text),
+            // What a pattern leaves of it is a password too.
+            Value::from("pass~word"),
+            Value::Ext(5, b"pass#word".to_vec()),
+            Value::Array(vec![Value::from("pass~word")]),
+            Value::Binary(b"a password\xff".to_vec()),
+            // JSON cuts them, so what they are is not known.
+            Value::Array(vec![Value::from("x".repeat(json::MAX_KEY_BYTES))]),
+            Value::Array(vec![deep]),
+        ] {
+            assert!(!shows(&under(key.clone())), "{key:?}");
+            let in_a_key = Value::Map(vec![(under(key.clone()), Value::Nil)]);
+            assert!(!shows(&in_a_key), "{key:?} in a key");
+        }
+        assert!(!shows(&under(Value::Ext(5, b"path".to_vec()))), "a path knows it too");
+        for key in [Value::Ext(5, b"user".to_vec()), Value::F64(2.5), Value::Array(Vec::new())] {
+            assert!(shows(&under(key.clone())), "{key:?}");
+        }
     }
 
     #[test]

@@ -447,13 +447,14 @@ impl State {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
-    /// Something of the daemon itself does not work, for this reason, or works.
-    pub fn set_trouble(&self, what: &'static str, reason: Option<String>) {
+    /// Something of the daemon itself does not work, for this reason, or works; `true` if that is new.
+    pub fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
         let mut troubles = lock(&self.troubles);
-        match reason {
+        let before = match reason.clone() {
             Some(reason) => troubles.insert(what, reason),
             None => troubles.remove(what),
         };
+        before != reason
     }
 
     /// What is wrong with the daemon itself.

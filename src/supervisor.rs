@@ -127,7 +127,11 @@ impl Supervisor {
         (wait, disk_fails): (Duration, bool),
     ) -> Result<(OpenQueue, Feed), Left> {
         let reason = match opened {
-            Ok(queue) => return Ok((queue, feed)),
+            Ok(queue) => {
+                // A spooler before this one may have been parked for the lack of it.
+                self.state.set_unopened(None);
+                return Ok((queue, feed));
+            }
             Err(reason) => reason,
         };
         let unopened = Unopened {

@@ -201,7 +201,9 @@ fn seeds_of_all_targets_hold() {
         ("import_master", &targets::import_master),
         ("query", &|data| targets::query(data, &jobs)),
     ] {
-        for (_, seed) in seeds(name) {
+        let seeds = seeds(name);
+        assert!(!seeds.is_empty(), "{name} has no seeds");
+        for (_, seed) in seeds {
             target(&seed);
         }
     }
@@ -218,10 +220,10 @@ fn journal_of_salts_side() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The seeds of a target, by name; none if it has none.
+/// The seeds of a target, by name.
 fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = format!("{}/fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
-    let Ok(files) = std::fs::read_dir(folder) else { return Vec::new() };
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
     let files = files.map(|file| file.unwrap().path());
     let mut seeds: Vec<_> =
         files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
@@ -289,10 +291,10 @@ proptest! {
 
 #[test]
 fn spills_of_the_corpus() {
-    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/spill");
-    for seed in std::fs::read_dir(seeds).unwrap() {
-        let data = std::fs::read(seed.unwrap().path()).unwrap();
-        spill::spill(&data, tempfile::tempdir().unwrap().path());
+    let seeds = seeds("spill");
+    assert!(!seeds.is_empty(), "there are no spills");
+    for (_, seed) in seeds {
+        spill::spill(&seed, tempfile::tempdir().unwrap().path());
     }
 }
 

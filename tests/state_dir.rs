@@ -4,12 +4,14 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
 mod numbered;
-use numbered::{Daemon, Place, numbers, saltern, until};
+use numbered::{Daemon, Place, numbers, pause, saltern, until};
 
 fn file(place: &Place, name: &str) -> Value {
     json!({ "rawfile_json": { "filename": place.path(name) }, "batch": { "linger": "10ms" } })
@@ -52,6 +54,27 @@ fn damaged_files_are_put_aside_and_a_spill_that_cannot_be_opened_parks_its_sink_
     until("its spill is open", || daemon.get("/readyz") == "ready\n");
     until("it has what waited in memory", || numbers(&place.path("down")) == all);
     assert_eq!(daemon.dropped("down", ""), 0);
+    assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn a_sink_whose_spill_could_not_be_opened_is_ready_after_a_reload_that_needs_none() {
+    let place = Place::new(20, None);
+    let spill = place.state_dir().join("spill");
+    fs::create_dir_all(&spill).unwrap();
+    fs::write(spill.join("out"), "a file where a directory should be").unwrap();
+    let mut sinks = json!({ "out": file(&place, "out") });
+    let daemon = Daemon::start(&place.configure(&sinks, &json!({})));
+    let parked = "not ready, see /api/v1/status\nthe sink out is parked\n";
+    until("it is parked", || place.bus.base().1 > 0 && daemon.get("/readyz") == parked);
+    sinks["out"]["spill"] = json!({ "mode": "memory" });
+    place.configure(&sinks, &json!({}));
+    let mut hang_up = Command::new("kill");
+    assert!(hang_up.arg("-HUP").arg(daemon.pid().to_string()).status().unwrap().success());
+    place.bus.send_up_to(100);
+    let all: Vec<u64> = (0..100).collect();
+    until("all is stored", || numbers(&place.path("out")) == all);
+    until("it is ready", || daemon.get("/readyz") == "ready\n");
     assert!(daemon.terminate().0.success());
 }
 
@@ -187,6 +210,30 @@ fn what_comes_after_a_state_dir_was_removed_survives_a_kill() {
     let daemon = Daemon::start(&config);
     until("what came after is stored", || stored(&place) == (100..200).collect::<Vec<_>>());
     assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn a_state_dir_that_cannot_be_made_is_reported_once_and_then_says_that_a_process_runs() {
+    let place = Place::new(20, None);
+    let daemon = Daemon::start(&place.configure(&broken(&place), &json!({})));
+    let runs = || {
+        let deaths = fs::read_to_string(place.state_dir().join("deaths"));
+        deaths.is_ok_and(|deaths| deaths.contains("running"))
+    };
+    until("it says that a process runs", || runs() && place.state_dir().join("lock").exists());
+    fs::rename(place.state_dir(), place.path("before")).unwrap();
+    fs::write(place.state_dir(), "a file where a directory should be").unwrap();
+    let reports = || {
+        let log = daemon.log.lock().unwrap().clone();
+        log.matches("state_dir is gone and cannot be made anew").count()
+    };
+    until("it is reported", || reports() > 0);
+    pause(Duration::from_secs(4));
+    assert_eq!(reports(), 1);
+    fs::remove_file(place.state_dir()).unwrap();
+    until("it says again that a process runs", runs);
+    assert!(daemon.terminate().0.success());
+    assert!(!runs(), "it has ended in order");
 }
 
 #[test]

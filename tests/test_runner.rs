@@ -84,6 +84,21 @@ fn a_test_that_fails_twice_fails_the_run() {
 }
 
 #[test]
+fn a_failure_whose_name_matches_no_test_is_no_flake() {
+    // It is the name of no test that the list of failures has.
+    let stray = "#[test] fn a_test() { was_here(\"x\");
+        let mut out = std::io::stdout();
+        std::io::Write::write_all(&mut out, b\"\\nfailures:\\n    no_such_test\\n\\ntest result: FAILED. 0 passed; 1 failed;\\n\").unwrap();
+        std::process::exit(101)
+    }";
+    let folder = tried(&[("a", stray)]);
+    let (is_success, summary) = run(folder.path());
+    assert!(!is_success);
+    assert_eq!(summary[..2], ["Failed twice:", "    a: no_such_test"]);
+    assert_eq!(summary.last().unwrap(), "0 passed, 1 failed");
+}
+
+#[test]
 fn a_program_that_aborts_is_run_again_whole() {
     let once = "#[test] fn once() { if !was_here(\"once\") { std::process::abort() } }";
     let twice = "#[test] fn twice() { was_here(\"x\"); std::process::abort() }";

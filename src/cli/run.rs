@@ -210,10 +210,11 @@ async fn state_dir_changes(state_dir: &mut StateDir, state: &State) {
         sleep(LOOK).await;
         let taken = take_again(state_dir);
         let trouble = taken.as_ref().err().map(|error| chain(error));
-        if let Some(reason) = &trouble {
+        if state.set_trouble(TROUBLE, trouble.clone())
+            && let Some(reason) = &trouble
+        {
             error!(error = reason, "{TROUBLE}");
         }
-        state.set_trouble(TROUBLE, trouble);
         if taken.is_ok_and(|is_new| is_new) {
             error!("state_dir was removed or replaced while in use, and is begun anew");
             return;

@@ -49,12 +49,10 @@ impl Jobs {
             true => return_tag(jid, text_of(load, "id").unwrap_or_default()),
             false => format!("salt/job/{jid}/new"),
         };
-        let redacted = self.redacted(&tag, load);
-        let hides_return = is_return && says_nocache(load);
-        let load = redacted.as_ref().map_or(load, Event::payload);
-        let load = match hides_return {
-            true => Cow::Owned(without_return(load)),
-            false => Cow::Borrowed(load),
+        let redacted = self.redacted_load(&tag, load);
+        let load = match is_return && says_nocache(load) {
+            true => Cow::Owned(without_return(&redacted)),
+            false => redacted,
         };
         self.write("store a load", |tx| {
             let now = state::now();
@@ -86,12 +84,35 @@ impl Jobs {
         };
         let load = load.bytes();
         let outcome = Fields::in_payload(load).outcome();
-        let redacted = self.redacted(&return_tag(jid, minion), load);
-        let load = redacted.as_ref().map_or(load, Event::payload);
+        let load = self.redacted_load(&return_tag(jid, minion), load);
         self.write("store a return", |tx| {
             let received = state::now();
-            put_return(tx, &Return { jid, minion, load, outcome, received })
+            put_return(tx, &Return { jid, minion, load: &load, outcome, received })
         })
+    }
+
+    /// What is stored of a load, which is a map again. Redaction replaces as a whole what would become too
+    /// long; the job, the minion, the function and how it went are kept of it then.
+    fn redacted_load<'a>(&self, tag: &str, load: &'a [u8]) -> Cow<'a, [u8]> {
+        let redacted = |load: &[u8]| self.redacted(tag, load).map(|new| new.payload().to_vec());
+        let is_load = |bytes: &Vec<u8>| Load::of(bytes).is_ok();
+        let Some(new) = redacted(load) else { return Cow::Borrowed(load) };
+        if is_load(&new) {
+            return Cow::Owned(new);
+        }
+        let mut outline = MapWriter::default();
+        for key in ["jid", "id", "fun", "retcode"] {
+            if let Some(value) = msgpack::find(load, key) {
+                outline.value(key, value);
+            }
+        }
+        if msgpack::find(load, "return").is_some() {
+            // Without a return the minion would not be among those that have returned.
+            outline.value("return", &new);
+        }
+        let outline = outline.finished();
+        let outline = Some(redacted(&outline).unwrap_or(outline)).filter(is_load);
+        Cow::Owned(outline.unwrap_or_else(|| MapWriter::default().finished()))
     }
 
     /// Salt's `update_endtime`.

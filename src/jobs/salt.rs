@@ -268,6 +268,7 @@ fn array<'a>(items: impl ExactSizeIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use serde_json::{Value, json};
@@ -276,6 +277,8 @@ mod tests {
     use crate::event::Event;
     use crate::jobs::listing::Selection;
     use crate::json as json_of;
+    use crate::redact::{Redaction, RuleConfig, Rules};
+    use crate::yaml::Node;
 
     fn jobs() -> (tempfile::TempDir, Jobs) {
         let folder = tempfile::tempdir().unwrap();
@@ -313,6 +316,37 @@ mod tests {
     fn bus(jobs: &Jobs, tag: &str, data: &Value) {
         let event = Event::new(tag, &packed(data));
         jobs.record([(&event, 1_795_304_177_692_890)].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn what_redaction_replaces_as_a_whole_is_stored_as_an_outline() {
+        let mut problems = Vec::new();
+        let rules = [RuleConfig { pattern: Some("y".to_owned()), ..RuleConfig::default() }];
+        let root = Node::parse("redact: []").unwrap();
+        let rules = Arc::new(Rules::new(&rules, &root, &mut problems));
+        assert!(problems.is_empty());
+        let (_folder, jobs) = jobs();
+        jobs.redact(Redaction::new(&rules, ""));
+        let long = |mut load: Value, key: &str| {
+            // Each letter would become twelve.
+            load[key] = json!("y".repeat(1 << 20));
+            load
+        };
+        let load = packed(&long(published(), "arg"));
+        jobs.save_load(JID, &load, &["web-1".to_owned()]).unwrap();
+        jobs.save_return(&packed(&long(returned("web-1"), "return"))).unwrap();
+        let load = jobs.get_load(JID).unwrap().unwrap();
+        let load = read(&load);
+        assert_eq!((&load["jid"], &load["fun"]), (&json!(JID), &json!("test.echo")));
+        assert_eq!(load.get("arg"), None);
+        let returns = read(&jobs.get_jid(JID).unwrap());
+        assert_eq!(returns["web-1"]["return"], "**redacted**", "{returns}");
+        assert_eq!(returns["web-1"]["retcode"], 0, "{returns}");
+        // A name that is too long by itself leaves nothing.
+        let load = packed(&long(published(), "fun"));
+        jobs.save_load("20261121233336123457", &load, &[]).unwrap();
+        assert!(jobs.get_load("20261121233336123457").unwrap().is_some());
+        assert_eq!(jobs.0.damage.values(), 0);
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! The pass over a payload beside a naive one over a tree: they say the same of every payload.
 
+use std::fmt;
+
 use proptest::prelude::*;
 use rmpv::Value;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::tests::rules;
 use super::{HIDDEN, Redaction};
 use crate::event::Event;
+use crate::json::{self, MAX_KEY_BYTES};
+use crate::msgpack::{self, Item};
 
 /// The rules, and what [`naive`] makes of them.
 const RULES: &str = "\
@@ -25,7 +30,7 @@ fn packed(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// One step of a way: the text of a key, if it has one, or a place.
+/// One step of a way: the text of a key, if it is known, or a place.
 type Step = Result<Option<String>, usize>;
 
 fn is_path(way: &[Step]) -> bool {
@@ -39,14 +44,21 @@ fn is_path(way: &[Step]) -> bool {
     }
 }
 
-fn text_of(key: &Value) -> Option<String> {
-    match key {
-        Value::String(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        Value::Binary(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        Value::Integer(_) | Value::Boolean(_) => Some(key.to_string()),
-        Value::Nil => Some("null".to_owned()),
-        _ => None,
+/// The texts of a key's JSON as it came and as it is written; `None` if one of them is cut.
+fn texts_of(key: &Value, written: &Value, room: &mut usize) -> Option<[String; 2]> {
+    let (key, written) = (packed(key), packed(written));
+    let is_large = matches!(msgpack::scalar(&key), Some(Item::Array(_) | Item::Map(_)));
+    if is_large {
+        let left = room.checked_sub(key.len().max(written.len()));
+        *room = left.unwrap_or_default();
+        left?;
     }
+    let text = |key| Some(String::from_utf8_lossy(&json::key_text(key, 0)?).into_owned());
+    Some([text(&key)?, text(&written)?])
+}
+
+fn is_key(text: &str) -> bool {
+    text.to_lowercase().contains("pw") || text == "5"
 }
 
 /// A text after the patterns, byte by byte.
@@ -76,8 +88,8 @@ fn string(bytes: Vec<u8>) -> Value {
     rmpv::decode::read_value(&mut packed.as_slice()).unwrap()
 }
 
-/// The value at the end of a way, which is `None` within a key.
-fn naive(value: &Value, way: Option<&[Step]>) -> Value {
+/// The value at the end of a way, which is `None` within a key. There is room for so many bytes of keys.
+fn naive(value: &Value, way: Option<&[Step]>, room: &mut usize) -> Value {
     let inner = |step: Step| way.map(|way| [way, &[step]].concat());
     match value {
         Value::String(bytes) => string(text(bytes.as_bytes())),
@@ -88,23 +100,23 @@ fn naive(value: &Value, way: Option<&[Step]>) -> Value {
             let value = |(place, value)| {
                 let way = inner(Err(place));
                 let is_path = way.as_deref().is_some_and(is_path);
-                if is_path { Value::from("path") } else { naive(value, way.as_deref()) }
+                if is_path { Value::from("path") } else { naive(value, way.as_deref(), room) }
             };
             Value::Array(values.map(value).collect())
         }
         Value::Map(pairs) => {
             let pair = |(key, value): &(Value, Value)| {
-                let name = text_of(key);
-                let is_key =
-                    name.as_ref().is_some_and(|n| n.to_lowercase().contains("pw") || n == "5");
-                let way = inner(Ok(name));
+                let written = naive(key, None, room);
+                let texts = texts_of(key, &written, room);
+                let is_key = texts.as_ref().is_none_or(|texts| texts.iter().any(|t| is_key(t)));
+                let way = inner(Ok(texts.map(|[as_it_came, _]| as_it_came)));
                 let is_path = way.as_deref().is_some_and(is_path);
                 let value = match (is_key, is_path) {
                     (true, _) => Value::from(HIDDEN),
                     (false, true) => Value::from("path"),
-                    (false, false) => naive(value, way.as_deref()),
+                    (false, false) => naive(value, way.as_deref(), room),
                 };
-                (naive(key, None), value)
+                (written, value)
             };
             Value::Map(pairs.iter().map(pair).collect())
         }
@@ -142,6 +154,88 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A JSON of which repeated keys are all kept.
+#[derive(Debug, PartialEq)]
+enum Shown {
+    Null,
+    Text(String),
+    Map(Vec<(String, Shown)>),
+    Array(Vec<Shown>),
+    Other,
+}
+
+impl Shown {
+    /// A key that matches beside a value that is not hidden.
+    fn leak(&self, is_whole: bool) -> Option<&str> {
+        match self {
+            Shown::Map(pairs) => pairs.iter().find_map(|(key, value)| {
+                // Nothing came of what is cut off.
+                let is_hidden = matches!(value, Shown::Text(text) if text == HIDDEN)
+                    || !is_whole && *value == Shown::Null;
+                if is_key(key) && !is_hidden { Some(key.as_str()) } else { value.leak(is_whole) }
+            }),
+            Shown::Array(values) => values.iter().find_map(|value| value.leak(is_whole)),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Shown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Showing)
+    }
+}
+
+struct Showing;
+
+impl<'de> Visitor<'de> for Showing {
+    type Value = Shown;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Shown, E> {
+        Ok(Shown::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Shown, E> {
+        Ok(Shown::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Shown, E> {
+        Ok(Shown::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Shown, E> {
+        Ok(Shown::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Shown, E> {
+        Ok(Shown::Other)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Shown, E> {
+        Ok(Shown::Text(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shown, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Shown::Map(pairs))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Shown, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = array.next_element()? {
+            values.push(value);
+        }
+        Ok(Shown::Array(values))
+    }
+}
+
 fn redacted(payload: &[u8]) -> Vec<u8> {
     let redaction = Redaction::new(&rules(RULES).unwrap(), "").unwrap();
     let event = Event::new("t", payload);
@@ -157,8 +251,22 @@ proptest! {
     fn exactly_what_matches_is_replaced(value in any_value()) {
         let payload = redacted(&packed(&value));
         let mut rest = payload.as_slice();
-        prop_assert_eq!(rmpv::decode::read_value(&mut rest).unwrap(), naive(&value, Some(&[])));
+        let naive = naive(&value, Some(&[]), &mut MAX_KEY_BYTES.clone());
+        prop_assert_eq!(rmpv::decode::read_value(&mut rest).unwrap(), naive);
         prop_assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn no_key_of_the_json_matches_beside_a_value_that_is_not_hidden(
+        value in any_value(),
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        for (payload, is_whole) in [(packed(&value), true), (bytes, false)] {
+            let mut written = Vec::new();
+            json::write(&redacted(&payload), &mut written);
+            let shown: Shown = serde_json::from_slice(&written).unwrap();
+            prop_assert_eq!(shown.leak(is_whole), None);
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ enum Takes {
 pub(super) enum Way<'a> {
     /// Under a key with this text.
     Name(&'a [u8]),
-    /// Under a key that has no text, as a map has none.
+    /// Under a key of which the text is not known.
     Unnamed,
     /// At this place of an array, from 0.
     Index(u64),

@@ -7,9 +7,15 @@
 //! Nothing leaves it unsearched. What is behind the end of the payload's value, or behind a fault in
 //! it, is cut off; what is nested deeper than [`MAX_DEPTH`] is replaced; and a payload that would
 //! grow beyond all measure is replaced as a whole. Each of these is counted.
+//!
+//! A key is known by the text that its JSON has, whatever its type is, and both as it came and as a
+//! pattern has left it. A key that JSON cuts could be anything, so a rule of keys hides its value.
+
+use std::borrow::Cow;
 
 use super::path::Way;
 use super::{Asked, HIDDEN, Rules};
+use crate::json;
 use crate::msgpack::{self, Item, Malformed, Walker};
 
 /// How deep maps and arrays may nest. Salt's own packer stops at 511.
@@ -63,6 +69,7 @@ pub(super) fn rewrite(rules: &Rules, asked: &Asked, payload: &[u8]) -> Option<Re
         out: Vec::new(),
         copied: 0,
         longest: payload.len().saturating_mul(2).saturating_add(GROWTH),
+        room: json::MAX_KEY_BYTES,
         hits: Vec::new(),
         cut: Cut::default(),
     };
@@ -92,11 +99,22 @@ struct Level<'a> {
     places: usize,
 }
 
+#[derive(Clone, Copy)]
 enum Kind<'a> {
     /// With the last key.
-    Map(Option<Item<'a>>),
+    Map(Option<Key<'a>>),
     /// With its length.
     Array(u64),
+}
+
+/// A key, of which the head was read.
+#[derive(Clone, Copy)]
+struct Key<'a> {
+    head: Item<'a>,
+    /// Where it begins in the payload.
+    from: usize,
+    /// Where it begins in what is written.
+    written_from: usize,
 }
 
 struct Pass<'a> {
@@ -111,6 +129,9 @@ struct Pass<'a> {
     /// How much of the payload is in `out`, or replaced by what is.
     copied: usize,
     longest: usize,
+    /// Bytes that keys which are arrays or maps may still take. JSON has room for no more of them, and
+    /// they bound what it costs to know keys within keys.
+    room: usize,
     hits: Vec<u64>,
     cut: Cut,
 }
@@ -136,26 +157,23 @@ impl<'a> Pass<'a> {
 
     fn key(&mut self) -> Result<(), Fault> {
         let from = self.walker.offset();
-        let key = self.walker.item()?;
+        let head = self.walker.item()?;
+        let written_from = self.out.len() + (from - self.copied);
         if let Some(Level { kind: Kind::Map(last), .. }) = self.levels.last_mut() {
-            *last = Some(key);
+            *last = Some(Key { head, from, written_from });
         }
         // No path leads into a key.
-        self.item(from, key, self.places.len())
+        self.item(from, head, self.places.len())
     }
 
     fn child(&mut self) -> Result<(), Fault> {
         let Some(level) = self.levels.last() else { return Ok(()) };
-        let mut digits = itoa::Buffer::new();
-        let way = match level.kind {
-            Kind::Map(key) => text_of(key, &mut digits).map_or(Way::Unnamed, Way::Name),
-            Kind::Array(len) => Way::Index(len - level.left - 1),
-        };
+        let (kind, beginning, left) = (level.kind, level.places, level.left);
         let places = self.places.len();
-        let by_path = self.rules.paths.follow(&mut self.places, level.places, way);
-        let by_key = match way {
-            Way::Name(name) => self.rules.rule_of_key(name, self.asked),
-            Way::Unnamed | Way::Index(_) => None,
+        let (by_path, by_key) = match kind {
+            Kind::Array(len) => (self.follow(beginning, Way::Index(len - left - 1)), None),
+            Kind::Map(None) => (self.follow(beginning, Way::Unnamed), None),
+            Kind::Map(Some(key)) => self.rules_of_key(key, beginning),
         };
         match by_key.into_iter().chain(by_path).min() {
             None => self.value(places),
@@ -164,6 +182,63 @@ impl<'a> Pass<'a> {
                 self.hide(rule)
             }
         }
+    }
+
+    fn follow(&mut self, beginning: usize, way: Way<'_>) -> Option<usize> {
+        self.rules.paths.follow(&mut self.places, beginning, way)
+    }
+
+    /// The first rule for the value under a key that was just passed, by its path and by the key.
+    fn rules_of_key(&mut self, key: Key<'a>, beginning: usize) -> (Option<usize>, Option<usize>) {
+        let (rules, asked, depth) = (self.rules, self.asked, self.levels.len());
+        let rule_of = |text: &[u8]| rules.rule_of_key(text, asked);
+        let is_as_it_came = self.copied <= key.from;
+        let mut digits = itoa::Buffer::new();
+        if is_as_it_came && let Some(text) = plain_text_of(key.head, &mut digits) {
+            return (self.follow(beginning, Way::Name(text)), rule_of(text));
+        }
+        let came = self.payload.get(key.from..self.walker.offset()).unwrap_or_default();
+        let written = match is_as_it_came {
+            true => Cow::Borrowed(came),
+            false => Cow::Owned(self.written(key)),
+        };
+        let has_room = self.makes_room(key.head, came.len().max(written.len()));
+        let text_of = |key| if has_room { json::key_text(key, depth) } else { None };
+        let texts = [text_of(came), text_of(&written)];
+        let bytes = [came, &*written].map(|key| msgpack::scalar(key).and_then(Item::bytes));
+        let by_key = match texts.iter().any(Option::is_none) {
+            true => rules.first_of_keys(asked),
+            false => {
+                let texts = texts.iter().flatten().map(|text| &**text);
+                texts.chain(bytes.into_iter().flatten()).filter_map(rule_of).min()
+            }
+        };
+        let [as_it_came, _] = &texts;
+        // A path says bytes where the key has them and is text, though it be damaged.
+        let [raw, _] = bytes;
+        let name = match key.head {
+            Item::Str(_) | Item::Bin(_) => raw,
+            _ => as_it_came.as_deref(),
+        };
+        (self.follow(beginning, name.map_or(Way::Unnamed, Way::Name)), by_key)
+    }
+
+    /// The msgpack that a key, which was just passed, has become.
+    fn written(&self, key: Key<'a>) -> Vec<u8> {
+        let put = self.out.get(key.written_from..).unwrap_or_default();
+        let rest = self.payload.get(self.copied..self.walker.offset()).unwrap_or_default();
+        [put, rest].concat()
+    }
+
+    /// Whether there is room for a key of so many bytes. After the first for which there is none there
+    /// is no more, since JSON might have none either.
+    fn makes_room(&mut self, head: Item<'_>, len: usize) -> bool {
+        if !matches!(head, Item::Array(_) | Item::Map(_)) {
+            return true;
+        }
+        let left = self.room.checked_sub(len);
+        self.room = left.unwrap_or_default();
+        left.is_some()
     }
 
     /// A value that no rule replaces as a whole; its places are those from `places` on.
@@ -244,10 +319,10 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// The text by which a key is known: that of its JSON.
-fn text_of<'t>(key: Option<Item<'t>>, digits: &'t mut itoa::Buffer) -> Option<&'t [u8]> {
-    match key? {
-        Item::Str(bytes) | Item::Bin(bytes) => Some(bytes),
+/// The text of a key's JSON, if the key shows it without more ado.
+fn plain_text_of<'t>(key: Item<'t>, digits: &'t mut itoa::Buffer) -> Option<&'t [u8]> {
+    match key {
+        Item::Str(bytes) | Item::Bin(bytes) => bytes.is_ascii().then_some(bytes),
         Item::Uint(number) => Some(digits.format(number).as_bytes()),
         Item::Int(number) => Some(digits.format(number).as_bytes()),
         Item::Bool(true) => Some(b"true"),
