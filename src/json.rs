@@ -70,8 +70,8 @@ pub fn write_in_pieces(payload: &[u8], out: &mut Vec<u8>, take: &mut dyn FnMut(&
     Writer::new(payload, out, Some(take)).write()
 }
 
-/// The text that the JSON has in place of a map's key, of the key's msgpack, at this depth of arrays and
-/// maps. `None` if the key is cut or torn, so that its text would not say what it is.
+/// The text that the JSON has in place of a map's key, of the key's msgpack, at this depth of arrays
+/// and maps. `None` if the key is cut or torn, so that its text would not say what it is.
 pub(crate) fn key_text(key: &[u8], depth: usize) -> Option<Cow<'_, [u8]>> {
     let lossy = |bytes| match String::from_utf8_lossy(bytes) {
         Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),

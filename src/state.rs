@@ -447,7 +447,8 @@ impl State {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
-    /// Something of the daemon itself does not work, for this reason, or works; `true` if that is new.
+    /// Something of the daemon itself does not work, for this reason, or works; `true` if that is
+    /// new.
     pub fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
         let mut troubles = lock(&self.troubles);
         let before = match reason.clone() {

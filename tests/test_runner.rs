@@ -88,7 +88,8 @@ fn a_failure_whose_name_matches_no_test_is_no_flake() {
     // It is the name of no test that the list of failures has.
     let stray = "#[test] fn a_test() { was_here(\"x\");
         let mut out = std::io::stdout();
-        std::io::Write::write_all(&mut out, b\"\\nfailures:\\n    no_such_test\\n\\ntest result: FAILED. 0 passed; 1 failed;\\n\").unwrap();
+        std::io::Write::write_all(&mut out, 
+            b\"\\nfailures:\\n    no_such_test\\n\\ntest result: FAILED. 0 passed; 1 failed;\\n\").unwrap();
         std::process::exit(101)
     }";
     let folder = tried(&[("a", stray)]);

@@ -88,7 +88,8 @@ fn string(bytes: Vec<u8>) -> Value {
     rmpv::decode::read_value(&mut packed.as_slice()).unwrap()
 }
 
-/// The value at the end of a way, which is `None` within a key. There is room for so many bytes of keys.
+/// The value at the end of a way, which is `None` within a key. There is room for so many bytes of
+/// keys.
 fn naive(value: &Value, way: Option<&[Step]>, room: &mut usize) -> Value {
     let inner = |step: Step| way.map(|way| [way, &[step]].concat());
     match value {

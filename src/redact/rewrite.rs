@@ -129,8 +129,8 @@ struct Pass<'a> {
     /// How much of the payload is in `out`, or replaced by what is.
     copied: usize,
     longest: usize,
-    /// Bytes that keys which are arrays or maps may still take. JSON has room for no more of them, and
-    /// they bound what it costs to know keys within keys.
+    /// Bytes that keys which are arrays or maps may still take. JSON has room for no more of them,
+    /// and they bound what it costs to know keys within keys.
     room: usize,
     hits: Vec<u64>,
     cut: Cut,
@@ -230,8 +230,8 @@ impl<'a> Pass<'a> {
         [put, rest].concat()
     }
 
-    /// Whether there is room for a key of so many bytes. After the first for which there is none there
-    /// is no more, since JSON might have none either.
+    /// Whether there is room for a key of so many bytes. After the first for which there is none
+    /// there is no more, since JSON might have none either.
     fn makes_room(&mut self, head: Item<'_>, len: usize) -> bool {
         if !matches!(head, Item::Array(_) | Item::Map(_)) {
             return true;
