@@ -286,6 +286,8 @@ impl Drop for Daemon {
 /// The numbers in a file of JSON lines, in its order.
 pub(crate) fn numbers(file: &Path) -> Vec<u64> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
+    // The last line may be half written.
+    let text = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
     let number = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
         let n = line["data"]["n"].as_u64().unwrap();
