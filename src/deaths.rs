@@ -14,10 +14,10 @@
 //!
 //! A start that finds `running` notes a death. After [`DEATHS`] within [`WHILE`] the process is careful:
 //!
-//! - Batches that were begun before (the spill knows them) are tried alone: nothing else is written at
-//!   that time, by any sink. The batch is noted before, and the note goes when the attempt returns,
-//!   whatever it returns.
-//! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts. Not before, since a store
+//! - Batches that were begun before (the spill knows them) are tried alone: no sink writes anything
+//!   else at that time. The batch is noted before. The note goes when the attempt returns, whatever it
+//!   returns.
+//! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts, and not before: a store
 //!   that knows batches by their ids does not know a part, and stores again what it has.
 //! - A part that was under way at a death is cut further before it is tried again. In the end a single
 //!   event is alone.
@@ -236,7 +236,7 @@ impl Deaths {
         deaths
     }
 
-    /// Whether there were so many that what was begun is tried alone. Ends with [`Deaths::forget`].
+    /// True while batches that were begun are tried alone. Ends with [`Deaths::forget`].
     pub(crate) fn is_careful(&self) -> bool {
         !self.gate.is_over()
     }
@@ -258,7 +258,7 @@ impl Deaths {
         };
         let part = pass.is_alone().then(|| batch.id());
         if part.is_some() || pass.has_forced {
-            // What is not alone any more is not to be accused of what another does.
+            // One that is not alone any more must not be accused of another's death.
             self.change(|record| record.under_way = part.filter(|_| self.is_careful()));
         }
         Attempt { deaths: self, noted: part, pass: Some(pass) }
@@ -320,7 +320,7 @@ impl Deaths {
 /// A write that is under way; dropped when it returns.
 pub(crate) struct Attempt<'a> {
     deaths: &'a Deaths,
-    /// What is noted while nobody else writes.
+    /// The part that is noted, if nobody else writes.
     noted: Option<BatchId>,
     /// Keeps out those that must not write meanwhile.
     pass: Option<Pass<'a>>,

@@ -1028,7 +1028,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What is noted after three deaths in a row.
+    /// The deaths as they are noted after three in a row.
     fn careful(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
         let mut deaths = None;
         for now in 1..=4 {

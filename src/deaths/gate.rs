@@ -44,6 +44,15 @@ struct Closed {
 }
 
 impl State {
+    /// Opens it if it was closed for long enough, as [`State::force_open`]; else says until when it is
+    /// closed.
+    fn open_in_time(&mut self, now: Instant) -> Result<bool, Instant> {
+        match self.closed.as_ref().filter(|closed| now < closed.until) {
+            Some(closed) => Err(closed.until),
+            None => Ok(self.force_open(now)),
+        }
+    }
+
     /// Lets the others go on beside one that was alone and is not yet through. Says whether there
     /// was one.
     fn force_open(&mut self, now: Instant) -> bool {
@@ -109,10 +118,7 @@ impl Gate {
     fn enter(&self) -> Result<Pass<'_>, Instant> {
         let now = Instant::now();
         let mut state = self.lock();
-        if let Some(closed) = state.closed.as_ref().filter(|closed| now < closed.until) {
-            return Err(closed.until);
-        }
-        let has_forced = state.force_open(now);
+        let has_forced = state.open_in_time(now)?;
         state.beside += 1;
         Ok(Pass { gate: self, kind: Kind::Beside, has_forced })
     }
@@ -120,10 +126,7 @@ impl Gate {
     fn close(&self) -> Result<Pass<'_>, Instant> {
         let now = Instant::now();
         let mut state = self.lock();
-        if let Some(closed) = state.closed.as_ref().filter(|closed| now < closed.until) {
-            return Err(closed.until);
-        }
-        let has_forced = state.force_open(now);
+        let has_forced = state.open_in_time(now)?;
         if state.is_over {
             state.beside += 1;
             return Ok(Pass { gate: self, kind: Kind::Beside, has_forced });

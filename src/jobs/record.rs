@@ -91,7 +91,7 @@ impl Jobs {
         })
     }
 
-    /// What is stored of a load, which is a map again. Redaction replaces as a whole what would
+    /// The load as it is stored, which is a map again. Redaction replaces one as a whole that would
     /// become too long; the job, the minion, the function and how it went are kept of it then.
     fn redacted_load<'a>(&self, tag: &str, load: &'a [u8]) -> Cow<'a, [u8]> {
         let redacted = |load: &[u8]| self.redacted(tag, load).map(|new| new.payload().to_vec());

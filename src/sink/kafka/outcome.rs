@@ -91,8 +91,8 @@ pub(super) fn sink_error(
     }
 }
 
-/// Whether TLS is what failed. librdkafka calls that a failure of the transport where OpenSSL finds it
-/// while reading or writing.
+/// True if TLS failed. librdkafka calls it a failure of the transport where OpenSSL finds it while
+/// reading or writing.
 fn is_tls(code: Code, reason: &str) -> bool {
     code == Code::SSL || code == Code::BrokerTransportFailure && reason.contains("SSL routines")
 }
