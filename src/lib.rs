@@ -57,6 +57,7 @@ mod running_sink;
 mod running_sources;
 pub mod shutdown;
 pub mod sink;
+mod socket_file;
 pub mod source;
 pub mod spill;
 pub mod spill_desk;

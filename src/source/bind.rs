@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use zeromq::{Endpoint, Listener, Socket};
 
-use super::socket_file::SocketFile;
 use super::{Link, SourceError};
 use crate::sink::chain;
+use crate::socket_file::{Access, SocketFile};
 
 /// `ipc://PATH` or `tcp://127.0.0.1:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -84,9 +84,8 @@ impl Bind {
             Bind::Loopback(host_port) => {
                 TcpListener::bind(host_port).map(|listener| (listener.into(), None))
             }
-            Bind::Ipc(path) => {
-                SocketFile::make(path).map(|(listener, file)| (listener.into(), Some(file)))
-            }
+            Bind::Ipc(path) => SocketFile::make(path, &Access::GROUP)
+                .map(|(listener, file)| (listener.into(), Some(file))),
         };
         opened.map_err(|error| SourceError::new(format!("listening on {self}"), error))
     }

@@ -37,7 +37,6 @@ mod replay;
 mod returner;
 pub mod returner_wire;
 mod salt_bus;
-mod socket_file;
 mod written;
 mod zeromq;
 
