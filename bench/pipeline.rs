@@ -12,7 +12,7 @@ use saltern::batch::BatchLimits;
 use saltern::chunk::Share;
 use saltern::dispatch::{Dispatcher, Outgoing, Sinks};
 use saltern::doorbell::{Bell, Receiver, channel};
-use saltern::event::Event;
+use saltern::event::{Authority, Event};
 use saltern::filter::{Filter, FilterConfig};
 use saltern::queue::{Queue, SpillConfig, SpillMode};
 use saltern::routes::Routes;
@@ -137,6 +137,7 @@ fn dispatch(criterion: &mut Criterion) {
                         let (sender, frames) = channel(CHUNKS, &Bell::default());
                         for _ in 0..CHUNKS {
                             let frames = Frames {
+                                authority: Authority::Bus,
                                 state: Arc::clone(&state),
                                 origin: Arc::clone(&origin),
                                 way: "",

@@ -26,6 +26,16 @@ pub enum NotAnEvent {
     NoTag(usize),
 }
 
+/// Who vouches for an event, from less to more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Authority {
+    /// The bus, onto which every minion can fire what it likes, under any tag.
+    #[default]
+    Bus,
+    /// The master, which has checked which minion a return comes from.
+    Master,
+}
+
 /// Where events come from.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Origin {

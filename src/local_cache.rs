@@ -262,7 +262,7 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::Event;
+    use crate::event::{Authority, Event};
 
     pub(crate) const JID: &str = "20261121233336123456";
 
@@ -349,7 +349,7 @@ pub(crate) mod tests {
         jobs.keep(Some(Duration::from_secs(3600)));
         assert_eq!(walked(cache.path(), always(), &jobs).0.len(), 3);
         let ret = json!({"jid": JID, "id": "web-1", "return": "x"});
-        jobs.save_return(&rmp_serde::to_vec(&ret).unwrap()).unwrap();
+        jobs.save_return(&rmp_serde::to_vec(&ret).unwrap(), Authority::Master).unwrap();
         let (events, _) = walked(cache.path(), always(), &jobs);
         let tags: Vec<_> = events.iter().map(|(tag, _)| tag.as_str()).collect();
         assert_eq!(tags, [format!("salt/job/{JID}/new"), format!("salt/job/{JID}/ret/web-2")]);

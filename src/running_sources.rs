@@ -19,7 +19,7 @@ use tracing::error;
 
 use crate::config::SourceConfig;
 use crate::doorbell::Sender;
-use crate::event::Origin;
+use crate::event::{Authority, Origin};
 use crate::jobs::Jobs;
 use crate::pipeline::PipelineError;
 use crate::sink::chain;
@@ -131,7 +131,14 @@ async fn read(
         let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
         let (connects, began) = (state.connects.get(), Instant::now());
         let (frames, jobs) = (frames.clone(), jobs.clone());
-        let outlet = Outlet { origin, way: "", state: Arc::clone(&state), frames, jobs };
+        let outlet = Outlet {
+            origin,
+            way: "",
+            authority: Authority::Bus,
+            state: Arc::clone(&state),
+            frames,
+            jobs,
+        };
         // A task of its own, which may panic.
         let running = tokio::task::spawn_local(Arc::clone(&reader).run(outlet, stop.clone()));
         let error = match running.await {

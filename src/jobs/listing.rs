@@ -296,6 +296,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::event::Authority;
 
     fn packed(value: &Value) -> Vec<u8> {
         rmp_serde::to_vec(value).unwrap()
@@ -318,7 +319,7 @@ mod tests {
         };
         let give = |n: u32, minion: &str, retcode: u32| {
             let load = json!({"jid": jid(n), "id": minion, "return": n, "retcode": retcode});
-            jobs.save_return(&packed(&load)).unwrap();
+            jobs.save_return(&packed(&load), Authority::Master).unwrap();
         };
         publish(1, "test.ping", "root");
         give(1, "web-1", 0);

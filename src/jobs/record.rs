@@ -18,7 +18,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use super::damage::Damage;
 use super::load::Load;
 use super::{Jobs, JobsError};
-use crate::event::{Event, EventKind, Fields};
+use crate::event::{Authority, Event, EventKind, Fields};
 use crate::msgpack::{self, Item, MapWriter};
 use crate::state;
 
@@ -77,7 +77,7 @@ impl Jobs {
     }
 
     /// Salt's `returner`: a minion has returned. The load says of which job.
-    pub fn save_return(&self, load: &[u8]) -> Result<(), JobsError> {
+    pub fn save_return(&self, load: &[u8], _authority: Authority) -> Result<(), JobsError> {
         let load = Load::of(load)?;
         let (Some(jid), Some(minion)) = (load.text("jid"), load.text("id")) else {
             return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
@@ -442,7 +442,7 @@ mod tests {
                 if *by_bus {
                     event(format!("salt/job/{}/ret/{name}", jid(*job)), &load);
                 } else {
-                    jobs.save_return(&packed(&load)).unwrap();
+                    jobs.save_return(&packed(&load), Authority::Master).unwrap();
                 }
                 model[*job].returns.entry(name).or_insert(*retcode);
             }

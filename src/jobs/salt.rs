@@ -274,7 +274,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::Event;
+    use crate::event::{Authority, Event};
     use crate::jobs::listing::Selection;
     use crate::json as json_of;
     use crate::redact::{Redaction, RuleConfig, Rules};
@@ -334,7 +334,7 @@ mod tests {
         };
         let load = packed(&long(published(), "arg"));
         jobs.save_load(JID, &load, &["web-1".to_owned()]).unwrap();
-        jobs.save_return(&packed(&long(returned("web-1"), "return"))).unwrap();
+        jobs.save_return(&packed(&long(returned("web-1"), "return")), Authority::Master).unwrap();
         let load = jobs.get_load(JID).unwrap().unwrap();
         let load = read(&load);
         assert_eq!((&load["jid"], &load["fun"]), (&json!(JID), &json!("test.echo")));
@@ -372,7 +372,7 @@ mod tests {
         for minion in ["web-2", "web-1"] {
             // Salt's master stores the load once more with each return.
             jobs.save_load(JID, &packed(&returned(minion)), &[]).unwrap();
-            jobs.save_return(&packed(&returned(minion))).unwrap();
+            jobs.save_return(&packed(&returned(minion)), Authority::Master).unwrap();
         }
         jobs.save_minions(JID, &["db-1".to_owned()], Some("lower")).unwrap();
         jobs.update_endtime(JID, "2026, Nov 21 23:33:40.000001").unwrap();
@@ -413,7 +413,7 @@ mod tests {
         ret["success"] = json!(false);
         bus(&jobs, &format!("salt/job/{JID}/ret/web-1"), &ret);
         jobs.save_load(JID, &packed(&ret), &[]).unwrap();
-        jobs.save_return(&packed(&ret)).unwrap();
+        jobs.save_return(&packed(&ret), Authority::Master).unwrap();
         assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({}));
         assert_eq!(read(&jobs.get_fun("test.echo").unwrap()), json!({}));
         assert_eq!(read(&jobs.get_load(JID).unwrap().unwrap())["kwargs"], json!({"nocache": true}));
@@ -427,7 +427,7 @@ mod tests {
         alone["nocache"] = json!(true);
         alone["return"] = json!("hunter2");
         jobs.save_load("20261121233337123456", &packed(&alone), &[]).unwrap();
-        jobs.save_return(&packed(&alone)).unwrap();
+        jobs.save_return(&packed(&alone), Authority::Master).unwrap();
         assert_eq!(read(&jobs.get_jid("20261121233337123456").unwrap()), json!({}));
         drop(jobs);
         for file in std::fs::read_dir(folder.path()).unwrap() {
@@ -440,7 +440,7 @@ mod tests {
     fn what_was_published_wins_whenever_it_comes() {
         let (_folder, jobs) = jobs();
         let load = || read(&jobs.get_load(JID).unwrap().unwrap());
-        jobs.save_return(&packed(&returned("web-1"))).unwrap();
+        jobs.save_return(&packed(&returned("web-1")), Authority::Master).unwrap();
         assert_eq!(load(), returned("web-1"));
         jobs.save_load(JID, &packed(&returned("web-2")), &[]).unwrap();
         assert_eq!(load(), returned("web-2"));
@@ -472,12 +472,12 @@ mod tests {
         let kept = || read(&jobs.get_jid(JID).unwrap())["web-1"]["return"].clone();
         bus(&jobs, &tag, &trimmed);
         assert_eq!(kept(), json!("VALUE_TRIMMED"));
-        jobs.save_return(&packed(&returned("web-1"))).unwrap();
+        jobs.save_return(&packed(&returned("web-1")), Authority::Master).unwrap();
         assert_eq!(kept(), json!("x"));
         bus(&jobs, &tag, &trimmed);
         let mut other = returned("web-1");
         other["return"] = json!("y");
-        jobs.save_return(&packed(&other)).unwrap();
+        jobs.save_return(&packed(&other), Authority::Master).unwrap();
         assert_eq!(kept(), json!("x"));
     }
 
@@ -521,7 +521,7 @@ mod tests {
         }
         assert_eq!(jobs.0.damage.events(), 6);
         assert_eq!(read(&jobs.get_jids().unwrap()), json!({}));
-        assert!(matches!(jobs.save_return(&tail), Err(JobsError::NotALoad(_))));
+        assert!(matches!(jobs.save_return(&tail, Authority::Master), Err(JobsError::NotALoad(_))));
         assert!(matches!(jobs.save_load(JID, &tail, &[]), Err(JobsError::NotALoad(_))));
     }
 
@@ -533,7 +533,7 @@ mod tests {
             jobs.save_load(jid, &packed(&published()), &["web-1".to_owned()]).unwrap();
             for minion in ["web-1", "web-2"] {
                 let load = json!({"jid": jid, "id": minion, "fun": "test.echo", "return": "x"});
-                jobs.save_return(&packed(&load)).unwrap();
+                jobs.save_return(&packed(&load), Authority::Master).unwrap();
             }
         }
         let db = Connection::open(folder.path().join("job-cache.db")).unwrap();
@@ -565,7 +565,7 @@ mod tests {
             jobs.save_load(JID, &packed(&published()), &[]).unwrap();
             assert!(jobs.get_load(JID).unwrap().is_some());
             let load = json!({"jid": JID, "id": "web-3", "return": 3});
-            jobs.save_return(&packed(&load)).unwrap();
+            jobs.save_return(&packed(&load), Authority::Master).unwrap();
             damage(&format!(
                 "DELETE FROM returns WHERE {of_job}
                  AND minion = (SELECT id FROM minions WHERE name = 'web-3')"

@@ -244,7 +244,7 @@ mod tests {
     use crate::doorbell::{Bell, channel};
 
     use super::*;
-    use crate::event::Origin;
+    use crate::event::{Authority, Origin};
     use crate::jobs::Jobs;
     use crate::local_cache::tests::{JID, cache};
     use crate::state::SourceState;
@@ -262,7 +262,14 @@ mod tests {
         jobs.keep(Some(Duration::from_secs(3600)));
         let state = Arc::new(SourceState::new("bus", "salt_bus", "m"));
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
-        let outlet = Outlet { origin, way: "", state: Arc::clone(&state), frames, jobs };
+        let outlet = Outlet {
+            origin,
+            way: "",
+            authority: Authority::Bus,
+            state: Arc::clone(&state),
+            frames,
+            jobs,
+        };
         let (tracker, stop) = (Tracker::new(), CancellationToken::new());
         // The files were written before the bus was there, but this came all the same.
         tracker.up();

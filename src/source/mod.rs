@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::doorbell::Sender;
-use crate::event::{EventId, Origin};
+use crate::event::{Authority, EventId, Origin};
 use crate::jobs::Jobs;
 use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
@@ -118,6 +118,8 @@ pub struct Frames {
     pub origin: Arc<Origin>,
     /// See [`Outlet::way`].
     pub way: &'static str,
+    /// Who vouches for them.
+    pub authority: Authority,
     /// When they were read, in microseconds since 1970.
     pub received: u64,
     /// Tag, empty line, payload, of each event.
@@ -137,6 +139,8 @@ pub struct Outlet {
     /// Which of the ways that lead into the source, if there are several by which it may get the
     /// same event. What came by another way is a repeat.
     pub way: &'static str,
+    /// Who vouches for what is handed on.
+    pub authority: Authority,
     /// What the world sees of the source.
     pub state: Arc<SourceState>,
     /// To the dispatcher.
@@ -191,8 +195,8 @@ impl Outlet {
         self.state.bytes.add(bytes as u64);
         let bodies = if bytes < FAIR { in_own_block(&bodies, bytes) } else { bodies };
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let (way, received) = (self.way, state::now());
-        let mut frames = Frames { state, origin, way, received, bodies, ids, claim };
+        let (way, authority, received) = (self.way, self.authority, state::now());
+        let mut frames = Frames { state, origin, way, authority, received, bodies, ids, claim };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {
@@ -421,7 +425,8 @@ mod tests {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let (frames, out) = channel(1, &Bell::default());
         let jobs = Jobs::new(std::path::Path::new("/nowhere"));
-        let outlet = Outlet { origin, way: "", state, frames, jobs };
+        let authority = Authority::Bus;
+        let outlet = Outlet { origin, way: "", authority, state, frames, jobs };
         let alive = Arc::new(());
         while queue.take_losses().full == 0 {
             let mut bytes = vec![0xc0; BLOCK];

@@ -465,7 +465,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::event::{Event, Origin};
+    use crate::event::{Authority, Event, Origin};
     use crate::jobs::Jobs;
     use crate::json;
     use crate::source::Frames;
@@ -479,7 +479,17 @@ mod tests {
         let (frames, out) = channel(1000, &Bell::default());
         let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
         let state = Arc::new(SourceState::new("s", "replay", "m"));
-        (Outlet { origin, way: "", state, frames, jobs: Jobs::new(Path::new("")) }, out)
+        (
+            Outlet {
+                origin,
+                way: "",
+                authority: Authority::Bus,
+                state,
+                frames,
+                jobs: Jobs::new(Path::new("")),
+            },
+            out,
+        )
     }
 
     /// Keeps everything that comes, as a pipeline whose sinks are all well.

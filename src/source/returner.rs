@@ -30,6 +30,7 @@ use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 use super::bind::{Bind, LOOK};
 use super::returner_wire::{Answer, Asked, JobCall, Request};
 use super::{JobCache, Link, Outlet, Source, SourceError};
+use crate::event::Authority;
 use crate::jobs::{Jobs, JobsError};
 use crate::sink::chain;
 use crate::units::ByteSize;
@@ -306,12 +307,13 @@ async fn keep(outlet: &Outlet, bodies: Vec<Bytes>) -> Answer {
 /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands its
 /// event on, which a master may hand over by `event_return` as well.
 async fn keep_return(outlet: Outlet, writes: &Semaphore, body: Bytes, load: Bytes) -> Answer {
-    let outlet = Outlet { way: "returns", ..outlet };
-    let saved = blocking(&outlet, writes, move |jobs| match jobs.save_return(&load) {
-        // It is an event all the same.
-        Err(JobsError::Off) => Ok(()),
-        saved => saved,
-    });
+    let outlet = Outlet { way: "returns", authority: Authority::Master, ..outlet };
+    let saved =
+        blocking(&outlet, writes, move |jobs| match jobs.save_return(&load, Authority::Master) {
+            // It is an event all the same.
+            Err(JobsError::Off) => Ok(()),
+            saved => saved,
+        });
     match saved.await {
         Ok(()) => keep(&outlet, vec![body]).await,
         Err(answer) => answer,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::event::Event;
+use crate::event::{Authority, Event};
 use crate::jobs::load::Load;
 use crate::jobs::{Jobs, JobsError};
 use crate::msgpack::{self, Item};
@@ -349,7 +349,9 @@ pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, B
     };
     let (bodies, asked) = match asked {
         Asked::Events { bodies } => (bodies, Ok(None)),
-        Asked::Return { body, load } => (vec![body], jobs.save_return(&load).map(|()| None)),
+        Asked::Return { body, load } => {
+            (vec![body], jobs.save_return(&load, Authority::Master).map(|()| None))
+        }
         Asked::Job(call) => (Vec::new(), call.answer(jobs)),
     };
     let answer = match asked {
