@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use saltern::batch::Entry;
 use saltern::dead_letter::{DeadLetters, Refused, Selection};
-use saltern::event::{Event, Origin};
+use saltern::event::{Authority, Event, Origin};
 use tempfile::TempDir;
 
 /// Letters that are there already.
@@ -21,7 +21,7 @@ fn keep(letters: &DeadLetters, count: usize) {
     let origin = Origin { source: "bus".to_owned(), master_id: "master".to_owned() };
     let event = Event::new("salt/job/20261121230000000000/ret/minion", &[0xc0; 600]);
     let refused = (0..count).map(|_| Refused {
-        entry: Entry { event: &event, origin: &origin, received: 1 },
+        entry: Entry { event: &event, origin: &origin, received: 1, authority: Authority::Bus },
         reason: "value too long for type character varying(255)",
         attempts: 1,
     });

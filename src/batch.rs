@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::chunk::Share;
-use crate::event::{Event, EventId, Origin};
+use crate::event::{Authority, Event, EventId, Origin};
 use crate::units::{ByteSize, Span};
 
 /// How large a batch may become and how long it may wait to fill. What is not given is the kind's
@@ -150,7 +150,8 @@ impl Batch {
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.shares.iter().flat_map(|share| {
             let (origin, received) = (share.origin().as_ref(), share.received());
-            share.events().map(move |event| Entry { event, origin, received })
+            let authority = share.authority();
+            share.events().map(move |event| Entry { event, origin, received, authority })
         })
     }
 
@@ -185,6 +186,18 @@ pub struct Entry<'a> {
     pub origin: &'a Origin,
     /// When it was read, in microseconds since 1970.
     pub received: u64,
+    /// Who vouches for it.
+    pub authority: Authority,
+}
+
+#[cfg(test)]
+impl<'a> Entry<'a> {
+    /// The entry of an event that was read in 2026, off the bus `bus` of the master `m`.
+    pub(crate) fn of(event: &'a Event, authority: Authority) -> Self {
+        static ORIGIN: std::sync::LazyLock<Origin> =
+            std::sync::LazyLock::new(|| Origin { source: "bus".into(), master_id: "m".into() });
+        Entry { event, origin: &ORIGIN, received: 1_795_304_177_692_890, authority }
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::event::{Event, Origin};
+use crate::event::{Authority, Event, Origin};
 use crate::receipt::Claim;
 use crate::spill::record::{Body, Encoded, TooLarge};
 
@@ -18,6 +18,8 @@ pub struct Chunk {
     pub origin: Arc<Origin>,
     /// When they were read, in microseconds since 1970.
     pub received: u64,
+    /// Who vouches for them.
+    pub authority: Authority,
     /// The events.
     pub events: Vec<Event>,
     /// Bytes of the frames before each event, and behind the last.
@@ -38,10 +40,15 @@ impl Chunk {
         self.events.get(usize::try_from(place).ok()?)
     }
 
-    /// A chunk of these events.
+    /// A chunk of these events, for which nobody but the bus vouches.
     pub fn new(origin: Arc<Origin>, received: u64, events: Vec<Event>) -> Self {
         let bytes_before = running_bytes(events.iter());
-        Chunk { origin, received, events, bytes_before }
+        Chunk { origin, received, authority: Authority::Bus, events, bytes_before }
+    }
+
+    /// The same chunk, with who vouches for its events.
+    pub fn vouched_for_by(self, authority: Authority) -> Self {
+        Chunk { authority, ..self }
     }
 
     /// The chunk, which is what was left of `read` bytes of frames. If that is less than half it is
@@ -163,7 +170,8 @@ impl Share {
     fn detached(&self) -> Self {
         let events = self.events().map(Event::detached).collect();
         let origin = Arc::clone(&self.chunk.origin);
-        Share::all(Arc::new(Chunk::new(origin, self.chunk.received, events)))
+        let chunk = Chunk::new(origin, self.chunk.received, events);
+        Share::all(Arc::new(chunk.vouched_for_by(self.chunk.authority)))
     }
 
     /// How many events there are.
@@ -184,6 +192,11 @@ impl Share {
     /// When the events were read, in microseconds since 1970.
     pub fn received(&self) -> u64 {
         self.chunk.received
+    }
+
+    /// Who vouches for the events.
+    pub fn authority(&self) -> Authority {
+        self.chunk.authority
     }
 
     /// The events, in order.

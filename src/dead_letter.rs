@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use globset::{Glob, GlobMatcher};
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params, params_from_iter};
 use serde::Serialize;
 use thiserror::Error;
 use tracing::{error, info};
 
 use crate::backoff::Backoff;
 use crate::batch::Entry;
-use crate::event::{Event, EventId};
+use crate::event::{Authority, Event, EventId};
 use crate::sink::chain;
 use crate::state;
 use crate::state_file;
@@ -31,11 +31,10 @@ use crate::state_file;
 pub const FILE: &str = "dead-letters.db";
 
 /// What `user_version` is once the tables are there.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// Makes the tables, or those that an older file lacks.
 const SCHEMA: &str = "
-BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     sink TEXT NOT NULL,
@@ -48,7 +47,8 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     master_id TEXT NOT NULL,
     received INTEGER NOT NULL,
     frame BLOB NOT NULL,
-    replay INTEGER NOT NULL DEFAULT 0
+    replay INTEGER NOT NULL DEFAULT 0,
+    authority INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS dead_letters_sink ON dead_letters (sink, id);
 CREATE INDEX IF NOT EXISTS dead_letters_marked ON dead_letters (sink, id) WHERE replay > 0;
@@ -74,22 +74,24 @@ END;
 CREATE TRIGGER IF NOT EXISTS letter_is_marked AFTER UPDATE OF replay ON dead_letters BEGIN
     UPDATE totals SET marked = marked + NEW.replay - OLD.replay WHERE sink = NEW.sink;
 END;
-PRAGMA user_version = 1;
-COMMIT;
 ";
 
+/// The column that a file of version 1 lacks.
+const ADD_AUTHORITY: &str =
+    "ALTER TABLE dead_letters ADD COLUMN authority INTEGER NOT NULL DEFAULT 0";
+
 const INSERT: &str = "INSERT INTO dead_letters (sink, event_id, tag, reason, time, attempts, \
-                      source, master_id, received, frame) VALUES (?,?,?,?,?,?,?,?,?,?)";
+                      source, master_id, received, authority, frame) VALUES (?,?,?,?,?,?,?,?,?,?,?)";
 const BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM totals";
 const OLDEST: &str = "SELECT id, length(frame) FROM dead_letters WHERE id > 0 ORDER BY id";
 const DELETE_OLDEST: &str = "DELETE FROM dead_letters WHERE id <= ?";
 const DELETE: &str = "DELETE FROM dead_letters WHERE id = ?";
 const MARK: &str = "UPDATE dead_letters SET replay = 1 WHERE id = ?";
 const MARKED: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, source, master_id, \
-                      received, replay, frame FROM dead_letters \
+                      received, replay, authority, frame FROM dead_letters \
                       WHERE sink = ? AND replay > 0 AND id > ? ORDER BY id";
 const LETTER: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, source, master_id, \
-                      received, replay, frame FROM dead_letters WHERE id = ?";
+                      received, replay, authority, frame FROM dead_letters WHERE id = ?";
 
 /// Letters that may go at once beyond those that come: a bound that was lowered is reached in steps.
 const STEP: usize = 1000;
@@ -151,6 +153,8 @@ pub struct Letter {
     pub master_id: String,
     /// When it was read, in microseconds since 1970.
     pub received: i64,
+    /// Who vouches for it.
+    pub authority: Authority,
     /// Whether it waits to be handed to its sink again.
     pub replay: bool,
     /// Tag, empty line, payload.
@@ -178,7 +182,8 @@ impl Letter {
             master_id: row.get(8)?,
             received: row.get(9)?,
             replay: row.get::<_, i64>(10)? > 0,
-            frame: row.get(11)?,
+            authority: Authority::of_number(row.get(11)?),
+            frame: row.get(12)?,
         })
     }
 }
@@ -384,7 +389,8 @@ impl DeadLetters {
         self.with("keeping a dead letter", |connection| {
             let transaction = connection.transaction()?;
             let mut insert = transaction.prepare_cached(INSERT)?;
-            for Refused { entry: Entry { event, origin, received }, reason, attempts } in refused {
+            for Refused { entry, reason, attempts } in refused {
+                let Entry { event, origin, received, authority } = entry;
                 insert.execute(params![
                     sink,
                     event.id().to_string(),
@@ -395,6 +401,7 @@ impl DeadLetters {
                     origin.source,
                     origin.master_id,
                     i64::try_from(*received).unwrap_or(i64::MAX),
+                    *authority as i64,
                     event.frame().as_ref(),
                 ])?;
             }
@@ -517,17 +524,28 @@ impl DeadLetters {
 fn connect(path: &Path) -> Result<Connection, DeadLetterError> {
     // Made here, for its owner and permissions.
     state_file::open_or_create(path).map_err(failed("making the dead letters' database"))?;
-    let connection =
+    let mut connection =
         Connection::open(path).map_err(failed("opening the dead letters' database"))?;
     let prepared = (|| {
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version < VERSION { connection.execute_batch(SCHEMA) } else { Ok(()) }
+        if version < VERSION { make_tables(&mut connection) } else { Ok(()) }
     })();
     prepared.map_err(failed("preparing the dead letters' database"))?;
     Ok(connection)
+}
+
+/// Makes the tables, or what an older file lacks.
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(SCHEMA)?;
+    if !transaction.column_exists(None, "dead_letters", "authority")? {
+        transaction.execute_batch(ADD_AUTHORITY)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
 }
 
 /// Those of the next letters behind `after` that are meant, and behind which one to go on, if that
@@ -589,7 +607,12 @@ mod tests {
         let origin = Origin { source: "bus".into(), master_id: "m".into() };
         let event = Event::new(tag, &vec![0xc0; size]);
         let refused = (0..count).map(|_| Refused {
-            entry: Entry { event: &event, origin: &origin, received: 5 },
+            entry: Entry {
+                event: &event,
+                origin: &origin,
+                received: 5,
+                authority: Authority::Master,
+            },
             reason: "too long",
             attempts: 3,
         });

@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 use tracing::debug;
 
 use crate::chunk::{Chunk, Share};
-use crate::dedupe::{Bringer, Recent};
+use crate::dedupe::{Bringer, Recent, Seen};
 use crate::doorbell::{IDLE, Receiver, Sender};
 use crate::estate::Feed;
 use crate::event::Event;
@@ -42,6 +42,8 @@ pub struct Outgoing {
     pub filter: Filter,
     /// To its spooler.
     pub shares: Sender<Share>,
+    /// Whether it wants an event again for which the master vouches only now.
+    pub ranks: bool,
     /// What the world sees.
     pub state: Arc<SinkState>,
 }
@@ -114,13 +116,21 @@ impl Dispatcher {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
             let claim = frames.claim.take();
-            let way = frames.way;
+            let (way, authority) = (frames.way, frames.authority);
             let (origin, received) = (Arc::clone(&frames.origin), frames.received);
             let (mut events, read) = events_of(frames, self.sinks.list.len() > 1);
+            let mut raised = Vec::new();
             if let Some(recent) = &mut self.recent {
                 let (now, before) = (Instant::now(), events.len());
                 let bringer = Bringer::of(&origin, way);
-                events.retain(|event| !recent.is_repeat(event.id(), bringer, now));
+                let ranks = self.sinks.list.iter().any(|sink| sink.ranks);
+                events.retain(|event| {
+                    let seen = recent.see(event.id(), bringer, authority, now);
+                    if ranks && seen == Seen::Raised {
+                        raised.push(event.detached());
+                    }
+                    seen == Seen::New
+                });
                 state.duplicates.add((before - events.len()) as u64);
             }
             let (mut trimmed_values, mut peer_events) = (0, 0);
@@ -132,7 +142,7 @@ impl Dispatcher {
             }
             // Before anyone but this thread has seen the events.
             if let Some(redaction) = &self.redaction {
-                for event in &mut events {
+                for event in events.iter_mut().chain(&mut raised) {
                     if let Some(redacted) = redaction.of(event) {
                         *event = redacted;
                     }
@@ -140,11 +150,17 @@ impl Dispatcher {
             }
             state.trimmed.add(trimmed_values);
             state.peer_events.add(peer_events);
+            if !raised.is_empty() {
+                let chunk = Chunk::new(Arc::clone(&origin), received, raised);
+                let chunk = Arc::new(chunk.vouched_for_by(authority));
+                self.sinks.raise(&chunk, claim.as_ref());
+            }
             if events.is_empty() {
                 honour(claim);
                 continue;
             }
-            let chunk = Arc::new(Chunk::new(origin, received, events).left_of(read));
+            let chunk = Chunk::new(origin, received, events).vouched_for_by(authority);
+            let chunk = Arc::new(chunk.left_of(read));
             let encoded = Arc::new(Encoded::default());
             if let Some(estate) = &self.estate {
                 estate.offer(&chunk, trimmed_values > 0);
@@ -211,12 +227,30 @@ impl Sinks {
 
     /// Gives each sink what it wants of the chunk, and forgets those whose spooler has ended.
     fn hand_over(&mut self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>, claim: Option<&Claim>) {
+        self.give(chunk, encoded, claim, |_| true);
+    }
+
+    /// As [`Sinks::hand_over`], of events that all have, for which the master vouches only now: to those
+    /// to which this makes a difference.
+    fn raise(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
+        self.give(chunk, &Arc::new(Encoded::default()), claim, |sink| sink.ranks);
+    }
+
+    fn give(
+        &mut self,
+        chunk: &Arc<Chunk>,
+        encoded: &Arc<Encoded>,
+        claim: Option<&Claim>,
+        concerns: impl Fn(&Outgoing) -> bool,
+    ) {
         let filters = self.list.iter().map(|sink| &sink.filter);
         let routes = self.routes.get_or_insert_with(|| Routes::new(filters.clone()));
         let picks = routes.picks(filters, &chunk.events);
         let mut gone = Vec::new();
         for (place, (sink, picks)) in self.list.iter().zip(picks).enumerate() {
-            let share = if sink.filter.takes_all() {
+            let share = if !concerns(sink) {
+                continue;
+            } else if sink.filter.takes_all() {
                 Share::all(Arc::clone(chunk)).encoded_with(encoded)
             } else if picks.is_empty() {
                 continue;

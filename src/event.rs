@@ -27,13 +27,23 @@ pub enum NotAnEvent {
 }
 
 /// Who vouches for an event, from less to more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i64)]
 pub enum Authority {
     /// The bus, onto which every minion can fire what it likes, under any tag.
     #[default]
-    Bus,
+    Bus = 0,
     /// The master, which has checked which minion a return comes from.
-    Master,
+    Master = 1,
+}
+
+impl Authority {
+    /// The authority that a file keeps as this number. What is not known is worth no more than the
+    /// bus.
+    pub fn of_number(number: i64) -> Self {
+        if number == Authority::Master as i64 { Authority::Master } else { Authority::Bus }
+    }
 }
 
 /// Where events come from.
@@ -299,6 +309,20 @@ impl Event {
         match self.without_peer() {
             None => EventId(xxhash_rust::xxh3::xxh3_128(&self.frame)),
             Some(original) => EventId(xxhash_rust::xxh3::xxh3_128(&original)),
+        }
+    }
+
+    /// Whether the tag names another job, or another minion, than the data of an event of a job. Salt
+    /// makes such a tag of the data.
+    pub fn tag_contradicts_data(&self) -> bool {
+        let differ =
+            |tag: Option<&str>, data: Option<&str>| tag.is_some() && data.is_some() && tag != data;
+        let ((jid, minion), data) =
+            (self.kind.names_in(self.tag()), Fields::in_payload(self.payload()));
+        match self.kind {
+            EventKind::JobReturn => differ(jid, data.jid) || differ(minion, data.minion),
+            EventKind::JobNew => differ(jid, data.jid),
+            _ => false,
         }
     }
 

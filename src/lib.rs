@@ -34,6 +34,7 @@ pub mod filter;
 pub mod fold;
 pub mod http;
 pub mod import_master;
+mod job_return;
 pub mod jobs;
 pub mod json;
 pub mod kafka_client;

@@ -262,6 +262,7 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::batch::Entry;
     use crate::event::{Authority, Event};
 
     pub(crate) const JID: &str = "20261121233336123456";
@@ -356,7 +357,7 @@ pub(crate) mod tests {
         let mut frames = Walk::new(cache.path(), always(), jobs.clone()).unwrap();
         let frames = frames.next_frames().unwrap().unwrap();
         let events: Vec<_> = frames.into_iter().map(|f| Event::parse(f).unwrap()).collect();
-        jobs.record(events.iter().map(|event| (event, 1))).unwrap();
+        jobs.record(events.iter().map(|event| Entry::of(event, Authority::Bus))).unwrap();
         assert_eq!(walked(cache.path(), always(), &jobs).0, []);
     }
 

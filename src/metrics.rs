@@ -268,6 +268,12 @@ pub const JOB_CACHE_LEFT_OUT: Metric = counter(
     &["reason"],
     "What the job cache leaves out because it is damaged: event (not taken), value (in its file, left out of an answer, at each answer).",
 );
+/// Returns of jobs that contradict each other, and events of jobs whose tag contradicts their data: forged, by all likelihood.
+pub const JOB_RETURN_CONFLICTS: Metric = counter(
+    "saltern_job_return_conflicts_total",
+    &["odds"],
+    "Returns that the job cache was told and that are at odds: content (another return of the same minion and job says something else), tag (the event's tag names another minion or job than its data). Either is a sign of forged events.",
+);
 /// Events that the metrics of the estate leave out, because counting could not keep up.
 pub const ESTATE_MISSED_EVENTS: Metric = counter(
     "saltern_estate_missed_events_total",
@@ -351,6 +357,7 @@ pub static METRICS: &[Metric] = &[
     SINK_BATCH_EVENTS,
     SINK_KAFKA_TRANSACTIONS,
     JOB_CACHE_LEFT_OUT,
+    JOB_RETURN_CONFLICTS,
     ESTATE_MISSED_EVENTS,
     STATE_FILES_PUT_ASIDE,
     THREAD_STUCK,

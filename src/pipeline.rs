@@ -303,7 +303,7 @@ impl Pipeline {
         let running = RunningSink::start(means, sink, Arc::clone(&state), queue, feed, parts)?;
         self.sinks.push(running);
         self.ways.open(&sink.name, shares.clone(), Arc::clone(&state));
-        Ok(Outgoing { filter: sink.filter.clone(), shares, state })
+        Ok(Outgoing { filter: sink.filter.clone(), shares, ranks: sink.kind.ranks, state })
     }
 
     /// Starts the thread that counts what is said of the estate.

@@ -413,6 +413,7 @@ impl Redaction {
         let events = share.events().zip(redacted);
         let events = events.map(|(event, new)| new.unwrap_or_else(|| event.detached()));
         let chunk = Chunk::new(Arc::clone(share.origin()), share.received(), events.collect());
+        let chunk = chunk.vouched_for_by(share.authority());
         Share::all(Arc::new(chunk)).claimed(claim)
     }
 }

@@ -247,7 +247,8 @@ async fn pass(
 /// were read at one time together. A letter that is damaged is in none and stays.
 fn shares(letters: &[Letter]) -> Vec<(Share, Vec<i64>)> {
     let is_of_one = |a: &Letter, b: &Letter| {
-        (&a.source, &a.master_id, a.received) == (&b.source, &b.master_id, b.received)
+        let whence = |letter: &Letter| (letter.received, letter.authority);
+        (&a.source, &a.master_id, whence(a)) == (&b.source, &b.master_id, whence(b))
     };
     let mut shares = Vec::new();
     for together in letters.chunk_by(is_of_one) {
@@ -256,7 +257,8 @@ fn shares(letters: &[Letter]) -> Vec<(Share, Vec<i64>)> {
         let Some(first) = together.first().filter(|_| !events.is_empty()) else { continue };
         let (source, master_id) = (first.source.clone(), first.master_id.clone());
         let received = u64::try_from(first.received).unwrap_or_default();
-        let chunk = Chunk::new(Arc::new(Origin { source, master_id }), received, events);
+        let chunk = Chunk::new(Arc::new(Origin { source, master_id }), received, events)
+            .vouched_for_by(first.authority);
         shares.push((Share::all(Arc::new(chunk)), ids));
     }
     shares
@@ -283,7 +285,7 @@ mod tests {
     use crate::batch::Entry;
     use crate::dead_letter::{Refused, Selection};
     use crate::doorbell::{Bell, channel};
-    use crate::event::Event;
+    use crate::event::{Authority, Event};
 
     /// The sinks `db` and `file` with 300 marked letters each.
     fn letters(folder: &tempfile::TempDir) -> Arc<DeadLetters> {
@@ -292,7 +294,7 @@ mod tests {
         for sink in ["db", "file"] {
             let events: Vec<_> = (0..300).map(|n| Event::new(&n.to_string(), b"\x80")).collect();
             let refused = events.iter().map(|event| Refused {
-                entry: Entry { event, origin: &origin, received: 5 },
+                entry: Entry { event, origin: &origin, received: 5, authority: Authority::Bus },
                 reason: "no",
                 attempts: 1,
             });

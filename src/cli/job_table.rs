@@ -76,10 +76,16 @@ impl Job {
             Some(false) => "failed",
             None => "-",
         };
+        let is_in_conflict = ret["conflict"] == true;
+        let doubt = match ret["contradicting_tag"].as_str() {
+            Some(_) => " (its tag differs)",
+            None if is_in_conflict => " (conflict)",
+            None => "",
+        };
         let received = ret["received"].as_str();
         [
             minion.to_owned(),
-            outcome.to_owned(),
+            format!("{outcome}{doubt}"),
             ret["retcode"].as_i64().map_or_else(|| "-".to_owned(), |code| code.to_string()),
             received.map_or_else(|| "-".to_owned(), |time| self.after(time)),
             shortened(&ret["return"].to_string()),

@@ -5,12 +5,12 @@
 //! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `first_seen`, `last_seen` (microseconds since 1970); how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
 //! | `minions` | each name of a minion | `id`, `name` |
 //! | `expected` | each minion that a job was meant for | `job`, `minion` |
-//! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return) |
+//! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return), `standing` (who vouches for it, see [`crate::job_return`]), `conflict` (1 if another return of this minion said something else), `tag` (of a return whose tag contradicts it) |
 
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 /// Another process, a reader of the file for instance, may hold a lock for a moment.
 const BUSY: Duration = Duration::from_secs(5);
@@ -18,11 +18,17 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Statements of a connection that stay prepared.
 const STATEMENTS: usize = 64;
 
-/// What `user_version` is once the tables are there.
-const VERSION: i64 = 1;
+/// What `user_version` is once the tables are there, with all columns.
+const VERSION: i64 = 2;
+
+/// The columns of `returns` that a file of version 1 lacks. Who vouched for what is in it is not known.
+const ADDED: [(&str, &str); 3] = [
+    ("standing", "INTEGER NOT NULL DEFAULT 1"),
+    ("conflict", "INTEGER NOT NULL DEFAULT 0"),
+    ("tag", "TEXT"),
+];
 
 const TABLES: &str = "
-BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY,
     jid TEXT NOT NULL UNIQUE,
@@ -51,33 +57,55 @@ CREATE TABLE IF NOT EXISTS returns (
     received INTEGER NOT NULL,
     outcome INTEGER,
     trimmed INTEGER NOT NULL,
-    load BLOB NOT NULL
+    load BLOB NOT NULL,
+    standing INTEGER NOT NULL DEFAULT 1,
+    conflict INTEGER NOT NULL DEFAULT 0,
+    tag TEXT
 );
 CREATE UNIQUE INDEX IF NOT EXISTS returns_job ON returns (job, minion);
 CREATE INDEX IF NOT EXISTS returns_minion ON returns (minion);
-PRAGMA user_version = 1;
-COMMIT;
 ";
 
 pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "normal")?;
-    connection.execute_batch(TABLES)?;
+    make_tables(&mut connection)?;
     Ok(connection)
+}
+
+/// Makes the tables, or what a file of an older release lacks. An older release reads and writes what
+/// this makes, and sets the version back, so that it is the columns that count.
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(TABLES)?;
+    for (column, kind) in ADDED {
+        if !transaction.column_exists(None, "returns", column)? {
+            transaction
+                .execute_batch(&format!("ALTER TABLE returns ADD COLUMN {column} {kind}"))?;
+        }
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
 }
 
 /// `None` while the tables are not there yet.
 pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Option<Connection>> {
     // Not read-only: the reader of a write-ahead log takes part in its bookkeeping.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.pragma_update(None, "query_only", true)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    Ok((version >= VERSION).then_some(connection))
+    if version == 0 {
+        return Ok(None);
+    }
+    if version < VERSION {
+        make_tables(&mut connection)?;
+    }
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(Some(connection))
 }

@@ -10,6 +10,7 @@ use super::damage::Damage;
 use super::load::Load;
 use super::salt::LOAD;
 use super::{Jobs, JobsError};
+use crate::job_return::Standing;
 use crate::{json, msgpack};
 
 /// Jobs on a page unless asked otherwise, and at the most.
@@ -228,7 +229,7 @@ fn job(db: &Connection, damage: &Damage, jid: &str) -> rusqlite::Result<Option<V
     }
     out.extend_from_slice(b",\"returns\":{");
     let mut returns = db.prepare_cached(
-        "SELECT m.name, r.received, r.outcome, r.load FROM returns AS r
+        "SELECT m.name, r.received, r.outcome, r.load, r.standing, r.conflict, r.tag FROM returns AS r
          JOIN minions AS m ON m.id = r.minion WHERE r.job = ? ORDER BY m.name",
     )?;
     let mut rows = returns.query([id])?;
@@ -240,7 +241,13 @@ fn job(db: &Connection, damage: &Damage, jid: &str) -> rusqlite::Result<Option<V
         }
         write_text(Some(minion), &mut out);
         let ok: Option<bool> = row.get(2).unwrap_or_default();
-        let head = serde_json::json!({"received": timestamp(damage.number(row, 1)), "ok": ok});
+        let head = serde_json::json!({
+            "received": timestamp(damage.number(row, 1)),
+            "ok": ok,
+            "vouched_by": Standing::of_number(damage.number(row, 4)).name(),
+            "conflict": damage.number(row, 5) != 0,
+            "contradicting_tag": damage.text(row, 6),
+        });
         out.push(b':');
         out.extend(head.to_string().trim_end_matches('}').bytes());
         // That it has returned is known, even where what it returned is damaged.
@@ -395,7 +402,8 @@ mod tests {
             "expected": 2, "returned": 1, "failed": 1, "missing": 1,
             "arguments": [2], "target": "web-*", "target_type": "glob", "load": load,
             "minions": ["web-1", "web-2"], "missing_minions": ["web-2"],
-            "returns": {"web-1": {"ok": false, "retcode": 2, "success": null, "return": 2}},
+            "returns": {"web-1": {"ok": false, "retcode": 2, "success": null, "return": 2,
+                "vouched_by": "master", "conflict": true, "contradicting_tag": null}},
         });
         assert_eq!(job, expected);
         assert!(jobs.job(&jid(9)).unwrap().is_none());

@@ -25,6 +25,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing::error;
 
+use self::conflict::Conflicts;
 use self::damage::Damage;
 use crate::event::Event;
 use crate::redact::Redaction;
@@ -32,6 +33,7 @@ use crate::state::SinkState;
 use crate::state_file;
 use crate::units::Span;
 
+mod conflict;
 mod damage;
 mod file;
 pub mod listing;
@@ -107,6 +109,7 @@ struct Cache {
     writer: Mutex<Option<Connection>>,
     readers: Mutex<Readers>,
     damage: Damage,
+    conflicts: Conflicts,
 }
 
 /// Connections that nobody reads with now.
@@ -133,6 +136,7 @@ impl Jobs {
         let path = state_dir.join("job-cache.db");
         Jobs(Arc::new(Cache {
             damage: Damage::new(path.clone()),
+            conflicts: Conflicts::new(),
             path,
             keep: RwLock::new(None),
             redaction: RwLock::new(None),

@@ -5,8 +5,9 @@
 //!   to `save_load`. In this order the better replaces the worse, whichever comes first. A job that is
 //!   published again, as each part of a batch is, is described by the last time; of returns in place
 //!   of a load the first stays.
-//! * Of two *returns* of one minion the first stays, as in Salt's `local_cache`, unless the master had
-//!   to trim the first to get it onto its bus.
+//! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as in
+//!   Salt's `local_cache`; [`crate::job_return`] says it in full. Where two say different things the row
+//!   is marked.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics.
 //! * Of a job that was published with `nocache` it is noted who has returned and how it went, and not
 //!   what.
@@ -15,10 +16,13 @@ use std::borrow::Cow;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
+use super::conflict::{Conflict, Odds};
 use super::damage::Damage;
 use super::load::Load;
 use super::{Jobs, JobsError};
-use crate::event::{Authority, Event, EventKind, Fields};
+use crate::batch::Entry;
+use crate::event::{Authority, EventKind, Fields};
+use crate::job_return::{self, Compared, Standing, Worth};
 use crate::msgpack::{self, Item, MapWriter};
 use crate::state;
 
@@ -33,10 +37,6 @@ pub(super) enum Rank {
     /// What was published.
     Published = 3,
 }
-
-/// What stands for a value that the master left out of an event over its `max_event_size`, with the
-/// msgpack marker of a text of this length.
-const TRIMMED: &[u8] = b"\xadVALUE_TRIMMED";
 
 impl Jobs {
     /// Salt's `save_load`: a job was published for these minions. Salt's master calls it once more
@@ -77,7 +77,7 @@ impl Jobs {
     }
 
     /// Salt's `returner`: a minion has returned. The load says of which job.
-    pub fn save_return(&self, load: &[u8], _authority: Authority) -> Result<(), JobsError> {
+    pub fn save_return(&self, load: &[u8], authority: Authority) -> Result<(), JobsError> {
         let load = Load::of(load)?;
         let (Some(jid), Some(minion)) = (load.text("jid"), load.text("id")) else {
             return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
@@ -85,10 +85,11 @@ impl Jobs {
         let load = load.bytes();
         let outcome = Fields::in_payload(load).outcome();
         let load = self.redacted_load(&return_tag(jid, minion), load);
-        self.write("store a return", |tx| {
-            let received = state::now();
-            put_return(tx, &Return { jid, minion, load: &load, outcome, received })
-        })
+        let (standing, received) = (authority.into(), state::now());
+        let said = Return { jid, minion, load: &load, outcome, received, standing, tag: None };
+        let conflict = self.write("store a return", |tx| put_return(tx, &said))?;
+        self.0.conflicts.report(conflict.as_slice());
+        Ok(())
     }
 
     /// The load as it is stored, which is a map again. Redaction replaces one as a whole that would
@@ -151,52 +152,56 @@ impl Jobs {
         Ok(known.unwrap_or((true, minions)))
     }
 
-    /// Takes what events say of jobs, with when each was read; events that say nothing of one are
-    /// passed over, and those whose payload is no load as well, which is counted. All or none of it
-    /// is stored.
-    pub fn record<'a>(
-        &self,
-        events: impl Iterator<Item = (&'a Event, u64)>,
-    ) -> Result<(), JobsError> {
-        self.write("store job events", |tx| {
-            for (event, received) in events {
-                record_event(tx, event, received, &self.0.damage)?;
+    /// Takes what events say of jobs; events that say nothing of one are passed over, and those whose
+    /// payload is no load as well, which is counted. All or none of it is stored.
+    pub fn record<'a>(&self, events: impl Iterator<Item = Entry<'a>>) -> Result<(), JobsError> {
+        let conflicts = self.write("store job events", |tx| {
+            let mut conflicts = Vec::new();
+            for entry in events {
+                conflicts.extend(record_event(tx, entry, &self.0.damage)?);
             }
-            Ok(())
-        })
+            Ok(conflicts)
+        })?;
+        self.0.conflicts.report(&conflicts);
+        Ok(())
     }
 }
 
 fn record_event(
     tx: &Transaction<'_>,
-    event: &Event,
-    received: u64,
+    entry: Entry<'_>,
     damage: &Damage,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Option<Conflict>> {
+    let Entry { event, received, authority, .. } = entry;
     if !matches!(event.kind(), EventKind::JobNew | EventKind::JobReturn) {
-        return Ok(());
+        return Ok(None);
     }
     let load = match Load::of(event.payload()) {
         Ok(load) => load.bytes(),
         Err(why) => {
             damage.event(event.tag(), why);
-            return Ok(());
+            return Ok(None);
         }
     };
     let fields = event.fields();
-    let Some(jid) = fields.jid else { return Ok(()) };
+    let Some(jid) = fields.jid else { return Ok(None) };
     match event.kind() {
+        // Salt makes no such event: it says nothing of either job.
+        EventKind::JobNew if event.tag_contradicts_data() => {
+            Ok(Some(Conflict { odds: Odds::Tag, jid: jid.to_owned(), minion: String::new() }))
+        }
         EventKind::JobNew => {
             let job = job(tx, jid, received)?;
             put_load(tx, job, load, Rank::Event)?;
-            expect(tx, job, texts_of(load, "minions"))
+            expect(tx, job, texts_of(load, "minions")).map(|()| None)
         }
         EventKind::JobReturn => {
-            let Some(minion) = fields.minion else { return Ok(()) };
-            let outcome = fields.outcome();
-            put_return(tx, &Return { jid, minion, load, outcome, received })
+            let Some(minion) = fields.minion else { return Ok(None) };
+            let (outcome, standing) = (fields.outcome(), Standing::of(event, authority));
+            let tag = (standing == Standing::Contradicted).then(|| event.tag());
+            put_return(tx, &Return { jid, minion, load, outcome, received, standing, tag })
         }
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
@@ -277,37 +282,87 @@ struct Return<'a> {
     outcome: Option<bool>,
     /// In microseconds since 1970.
     received: u64,
+    standing: Standing,
+    /// The tag, if it contradicts the load.
+    tag: Option<&'a str>,
 }
 
-fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<()> {
+impl Return<'_> {
+    fn conflict(&self, odds: Odds) -> Conflict {
+        Conflict { odds, jid: self.jid.to_owned(), minion: self.minion.to_owned() }
+    }
+}
+
+fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option<Conflict>> {
     let job = job(tx, new.jid, new.received)?;
     let minion = minion_id(tx, new.minion)?;
-    let load = match is_kept(tx, job)? {
-        true => Cow::Borrowed(new.load),
-        false => Cow::Owned(without_return(new.load)),
+    let (load, compared) = match is_kept(tx, job)? {
+        true => (Cow::Borrowed(new.load), Compared::All),
+        false => (Cow::Owned(without_return(new.load)), Compared::AllButReturn),
     };
-    let trimmed = memchr::memmem::find(&load, TRIMMED).is_some();
+    let trimmed = job_return::is_trimmed(&load);
     let mut insert = tx.prepare_cached(
-        "INSERT INTO returns (job, minion, received, outcome, trimmed, load)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (job, minion) DO NOTHING",
+        "INSERT INTO returns (job, minion, received, outcome, trimmed, load, standing, tag)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (job, minion) DO NOTHING",
     )?;
-    let received = micros(new.received);
-    let is_new = insert.execute(params![job, minion, received, new.outcome, trimmed, load])? > 0;
-    if is_new {
-        let fun = text_of(&load, "fun");
+    let (received, standing) = (micros(new.received), new.standing as i64);
+    let values = params![job, minion, received, new.outcome, trimmed, load, standing, new.tag];
+    let fun = text_of(&load, "fun");
+    let failed = new.outcome == Some(false);
+    if insert.execute(values)? > 0 {
         let mut count = tx.prepare_cached(
             "UPDATE jobs SET returned = returned + 1, failed = failed + ?3, fun = coalesce(fun, ?4),
              missing = missing - EXISTS (SELECT 1 FROM expected WHERE job = ?1 AND minion = ?2)
              WHERE id = ?1",
         )?;
-        count.execute(params![job, minion, new.outcome == Some(false), fun])?;
-    } else if !trimmed {
-        let mut mend = tx.prepare_cached(
-            "UPDATE returns SET load = ?3, trimmed = 0 WHERE job = ?1 AND minion = ?2 AND trimmed",
-        )?;
-        mend.execute(params![job, minion, load])?;
+        count.execute(params![job, minion, failed, fun])?;
+        return Ok(new.tag.map(|_| new.conflict(Odds::Tag)));
     }
-    Ok(())
+    let mut select = tx.prepare_cached(
+        "SELECT trimmed, standing, outcome, load FROM returns WHERE job = ? AND minion = ?",
+    )?;
+    let (stored, had_failed, differs) = select.query_row(params![job, minion], |row| {
+        // A damaged value must not keep the others from being stored.
+        let stored = Worth {
+            trimmed: row.get(0).unwrap_or_default(),
+            standing: Standing::of_number(row.get(1).unwrap_or_default()),
+        };
+        let outcome: Option<bool> = row.get(2).unwrap_or_default();
+        let known = row.get_ref(3)?.as_blob_or_null().unwrap_or_default().unwrap_or_default();
+        let differs = job_return::differ(known, &load, compared);
+        Ok((stored, outcome == Some(false), differs))
+    })?;
+    if (Worth { standing: new.standing, trimmed }).replaces(stored) {
+        let mut replace = tx.prepare_cached(
+            "UPDATE returns SET load = ?3, trimmed = ?4, outcome = ?5, standing = ?6, tag = ?7,
+             conflict = conflict OR ?8, received = iif(?8, ?9, received)
+             WHERE job = ?1 AND minion = ?2",
+        )?;
+        let tag = new.tag;
+        replace.execute(params![
+            job,
+            minion,
+            load,
+            trimmed,
+            new.outcome,
+            standing,
+            tag,
+            differs,
+            received
+        ])?;
+        // The function of a job without a load was that of the return that is gone.
+        let mut count = tx.prepare_cached(
+            "UPDATE jobs SET failed = failed + ?2, fun = iif(rank = 0, coalesce(?3, fun), fun)
+             WHERE id = ?1",
+        )?;
+        count.execute(params![job, i64::from(failed) - i64::from(had_failed), fun])?;
+    } else if differs {
+        let mut mark = tx.prepare_cached(
+            "UPDATE returns SET conflict = 1 WHERE job = ? AND minion = ? AND NOT conflict",
+        )?;
+        mark.execute(params![job, minion])?;
+    }
+    Ok(differs.then(|| new.conflict(Odds::Content)).or(new.tag.map(|_| new.conflict(Odds::Tag))))
 }
 
 /// Whether what minions return is to be kept. Who published the job may have said `nocache`.
@@ -351,6 +406,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::event::Event;
     use crate::jobs::listing::Selection;
 
     #[derive(Debug, Clone)]
@@ -359,7 +415,7 @@ mod tests {
         New { job: usize, minions: BTreeSet<usize> },
         Minions { job: usize, minions: BTreeSet<usize> },
         ReturnInPlaceOfLoad { job: usize, minion: usize },
-        Returned { job: usize, minion: usize, retcode: u8, by_bus: bool },
+        Returned { job: usize, minion: usize, retcode: u8, standing: Standing },
     }
 
     fn said() -> impl Strategy<Value = Said> {
@@ -372,8 +428,9 @@ mod tests {
             (job.clone(), minions).prop_map(|(job, minions)| Said::Minions { job, minions }),
             (job.clone(), minion.clone())
                 .prop_map(|(job, minion)| Said::ReturnInPlaceOfLoad { job, minion }),
-            (job, minion, 0..2_u8, any::<bool>()).prop_map(|(job, minion, retcode, by_bus)| {
-                Said::Returned { job, minion, retcode, by_bus }
+            (job, minion, 0..2_u8, 0..3_i64).prop_map(|(job, minion, retcode, standing)| {
+                let standing = Standing::of_number(standing);
+                Said::Returned { job, minion, retcode, standing }
             }),
         ]
     }
@@ -383,10 +440,26 @@ mod tests {
     struct Model {
         load: Option<(Rank, Value)>,
         expected: BTreeSet<String>,
-        returns: BTreeMap<String, u8>,
+        returns: BTreeMap<String, Known>,
+    }
+
+    /// What has to be known of a return.
+    struct Known {
+        standing: Standing,
+        retcode: u8,
+        conflict: bool,
     }
 
     impl Model {
+        fn returned(&mut self, minion: String, standing: Standing, retcode: u8) {
+            let known = Known { standing, retcode, conflict: false };
+            let known = self.returns.entry(minion).or_insert(known);
+            known.conflict |= known.retcode != retcode;
+            if standing > known.standing {
+                (known.standing, known.retcode) = (standing, retcode);
+            }
+        }
+
         fn load(&mut self, rank: Rank, load: &Value) {
             let is_better = self
                 .load
@@ -412,7 +485,7 @@ mod tests {
         };
         let event = |tag: String, data: &Value| {
             let event = Event::new(&tag, &packed(data));
-            jobs.record([(&event, 1)].into_iter()).unwrap();
+            jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
         };
         match said {
             Said::Published { job, minions } => {
@@ -436,15 +509,17 @@ mod tests {
                 jobs.save_load(&jid(*job), &packed(&load), &[]).unwrap();
                 model[*job].load(Rank::Return, &load);
             }
-            Said::Returned { job, minion, retcode, by_bus } => {
+            Said::Returned { job, minion, retcode, standing } => {
                 let name = format!("web-{minion}");
                 let load = json!({"jid": jid(*job), "id": name, "return": 1, "retcode": retcode});
-                if *by_bus {
-                    event(format!("salt/job/{}/ret/{name}", jid(*job)), &load);
-                } else {
-                    jobs.save_return(&packed(&load), Authority::Master).unwrap();
+                match standing {
+                    Standing::Contradicted => event(format!("salt/job/{}/ret/x", jid(*job)), &load),
+                    Standing::Bus => event(format!("salt/job/{}/ret/{name}", jid(*job)), &load),
+                    Standing::Master => {
+                        jobs.save_return(&packed(&load), Authority::Master).unwrap();
+                    }
                 }
-                model[*job].returns.entry(name).or_insert(*retcode);
+                model[*job].returned(name, *standing, *retcode);
             }
         }
     }
@@ -476,20 +551,96 @@ mod tests {
                 prop_assert!(listed.iter().any(|listed| listed["jid"] == job["jid"]));
                 let missing: Vec<_> =
                     model.expected.iter().filter(|m| !model.returns.contains_key(*m)).collect();
-                let failed = model.returns.values().filter(|retcode| **retcode != 0).count();
+                let failed = model.returns.values().filter(|known| known.retcode != 0).count();
                 prop_assert_eq!(&job["minions"], &json!(model.expected));
                 prop_assert_eq!(&job["missing_minions"], &json!(missing));
                 prop_assert_eq!(&job["expected"], &json!(model.expected.len()));
                 prop_assert_eq!(&job["missing"], &json!(missing.len()));
                 prop_assert_eq!(&job["returned"], &json!(model.returns.len()));
                 prop_assert_eq!(&job["failed"], &json!(failed));
-                for (minion, retcode) in &model.returns {
-                    prop_assert_eq!(&job["returns"][minion]["retcode"], &json!(retcode));
+                for (minion, known) in &model.returns {
+                    let ret = &job["returns"][minion];
+                    prop_assert_eq!(&ret["retcode"], &json!(known.retcode));
+                    prop_assert_eq!(&ret["vouched_by"], &json!(known.standing.name()));
+                    prop_assert_eq!(&ret["conflict"], &json!(known.conflict));
+                    let is_contradicted = known.standing == Standing::Contradicted;
+                    prop_assert_eq!(ret["contradicting_tag"].is_string(), is_contradicted);
                 }
                 if let Some((_, load)) = &model.load {
                     prop_assert_eq!(&job["load"], load);
                 }
             }
+        }
+    }
+
+    fn cache() -> (tempfile::TempDir, Jobs) {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        (folder, jobs)
+    }
+
+    fn shown(jobs: &Jobs) -> Value {
+        serde_json::from_slice(&jobs.job(&jid(1)).unwrap().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn conflicts_are_counted_and_repeats_are_none() {
+        let (_folder, jobs) = cache();
+        let load = |text: &str| {
+            packed(&json!({"jid": jid(1), "id": "web-1", "return": text, "retcode": 0}))
+        };
+        let by_bus = |text: &str, tag: &str| {
+            let event = Event::new(&format!("salt/job/{}/ret/{tag}", jid(1)), &load(text));
+            jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+        };
+        by_bus("true", "web-1");
+        by_bus("true", "web-1");
+        jobs.save_return(&load("true"), Authority::Master).unwrap();
+        by_bus("VALUE_TRIMMED", "web-1");
+        assert_eq!(jobs.0.conflicts.counted(), (0, 0));
+        by_bus("forged", "web-1");
+        jobs.save_return(&load("forged"), Authority::Bus).unwrap();
+        assert_eq!(jobs.0.conflicts.counted(), (2, 0));
+        by_bus("true", "web-2");
+        assert_eq!(jobs.0.conflicts.counted(), (2, 1));
+        let ret = &shown(&jobs)["returns"]["web-1"];
+        assert_eq!((&ret["return"], &ret["conflict"]), (&json!("true"), &json!(true)));
+        // Salt never makes this.
+        let event = Event::new(&format!("salt/job/{}/new", jid(1)), &packed(&json!({"jid": "2"})));
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+        assert_eq!(jobs.0.conflicts.counted(), (2, 2));
+        assert!(jobs.job("2").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_of_the_release_before_is_read_and_written() {
+        let (folder, jobs) = cache();
+        let load = |text: &str| packed(&json!({"jid": jid(1), "id": "web-1", "return": text}));
+        jobs.save_return(&load("old"), Authority::Bus).unwrap();
+        drop(jobs);
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        db.execute_batch(
+            "ALTER TABLE returns DROP COLUMN standing; ALTER TABLE returns DROP COLUMN conflict;
+             ALTER TABLE returns DROP COLUMN tag; PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        drop(db);
+        for reads_first in [true, false] {
+            let jobs = Jobs::new(folder.path());
+            jobs.keep(Some(Duration::from_secs(3600)));
+            if reads_first {
+                let ret = &shown(&jobs)["returns"]["web-1"];
+                assert_eq!((&ret["return"], &ret["vouched_by"]), (&json!("old"), &json!("bus")));
+                // An older release that ran meanwhile.
+                let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+                db.pragma_update(None, "user_version", 1).unwrap();
+                continue;
+            }
+            jobs.save_return(&load("forged"), Authority::Bus).unwrap();
+            assert_eq!(shown(&jobs)["returns"]["web-1"]["return"], "old");
+            jobs.save_return(&load("true"), Authority::Master).unwrap();
+            assert_eq!(shown(&jobs)["returns"]["web-1"]["return"], "true");
         }
     }
 }

@@ -106,7 +106,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::Event;
+    use crate::batch::Entry;
+    use crate::event::{Authority, Event};
 
     fn publish(jobs: &Jobs, jid: &str, minions: std::ops::Range<u32>, received: u64) {
         let packed = |value: &Value| rmp_serde::to_vec(value).unwrap();
@@ -117,7 +118,8 @@ mod tests {
             let ret = json!({"jid": jid, "id": name, "return": true});
             events.push(Event::new(&format!("salt/job/{jid}/ret/{name}"), &packed(&ret)));
         }
-        jobs.record(events.iter().map(|event| (event, received))).unwrap();
+        let entry = |event| Entry { received, ..Entry::of(event, Authority::Bus) };
+        jobs.record(events.iter().map(entry)).unwrap();
     }
 
     #[test]

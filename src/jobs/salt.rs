@@ -274,6 +274,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::batch::Entry;
     use crate::event::{Authority, Event};
     use crate::jobs::listing::Selection;
     use crate::json as json_of;
@@ -315,7 +316,7 @@ mod tests {
 
     fn bus(jobs: &Jobs, tag: &str, data: &Value) {
         let event = Event::new(tag, &packed(data));
-        jobs.record([(&event, 1_795_304_177_692_890)].into_iter()).unwrap();
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
     }
 
     #[test]
@@ -516,7 +517,7 @@ mod tests {
         for payload in [&load[..load.len() - 1], &tail, b"\xc0"] {
             for tag in [&tag, &format!("salt/job/{JID}/new"), "some/thing/else"] {
                 let event = Event::new(tag, payload);
-                jobs.record([(&event, 1)].into_iter()).unwrap();
+                jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
             }
         }
         assert_eq!(jobs.0.damage.events(), 6);

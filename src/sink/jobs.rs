@@ -32,7 +32,7 @@ impl Sink for JobCache {
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        let events = batch.entries().map(|entry| (entry.event, entry.received));
+        let events = batch.entries();
         match blocking(|| self.jobs.record(events)) {
             // It was turned off, and the sink is about to go.
             Ok(()) | Err(JobsError::Off) => Ok(()),

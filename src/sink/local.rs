@@ -113,14 +113,19 @@ fn outcome(printed: io::Result<()>) -> Result<(), SinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Origin};
+    use crate::event::{Authority, Event, Origin};
 
     #[test]
     fn lines_of_both_formats() {
         let data = serde_json::json!({"id": "web-1", "fun": "test.ping", "success": true});
         let event = Event::new("salt/x", &rmp_serde::to_vec(&data).unwrap());
         let origin = Origin { source: "bus".into(), master_id: "m".into() };
-        let entry = Entry { event: &event, origin: &origin, received: 1_795_304_177_692_890 };
+        let entry = Entry {
+            event: &event,
+            origin: &origin,
+            received: 1_795_304_177_692_890,
+            authority: Authority::Bus,
+        };
         let mut out = Vec::new();
         Format::Json.write(&entry, true, &mut out);
         assert_eq!(

@@ -57,6 +57,10 @@ pub trait Sink: Sized + Send + 'static {
     /// Whether it never holds the JSON of a long event whole, so that it waits for no turn
     /// ([`crate::long_json`]).
     const STREAMS: bool = false;
+    /// Whether the store keeps, of two events that contradict each other, the one with more
+    /// [`Authority`](crate::event::Authority). Such a sink has an event once more when the master
+    /// vouches for it only then, and has to recognise it by its id.
+    const RANKS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
@@ -264,6 +268,8 @@ pub struct Kind {
     pub about: &'static str,
     /// Batches as the kind likes them.
     pub batch: BatchLimits,
+    /// See [`Sink::RANKS`].
+    pub ranks: bool,
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -276,6 +282,7 @@ impl Kind {
             name: S::NAME,
             about: S::ABOUT,
             batch: S::BATCH,
+            ranks: S::RANKS,
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }

@@ -3,7 +3,7 @@
 //! | table | a row for | columns |
 //! |---|---|---|
 //! | `jids` | each published job; the first wins | `jid`, `load` (JSON of the event's data) |
-//! | `salt_returns` | each return; a later one of the same job and minion replaces it | `fun`, `jid`, `id`, `fun_args` (as Python prints the list; NULL if it is empty), `date` (local time), `full_ret` (JSON of the return value alone), `success` (`1`, `0`, or empty if the return does not say) |
+//! | `salt_returns` | each return of a minion of a job; one that the master vouches for replaces one that came by the bus, and of equal ones the first stays, unless it was trimmed | `fun`, `jid`, `id`, `fun_args` (as Python prints the list; NULL if it is empty), `date` (local time), `full_ret` (JSON of the return value alone), `success` (`1`, `0`, or empty if the return does not say), `authority` (who vouches for it: `master`, `bus`, or `contradicted` if its tag names another job or minion than its data) |
 //! | `salt_events` | each event | `id`, `tag`, `data` (JSON), `alter_time` (UTC), `master_id`, `event_id` |
 //!
 //! Salt's own returner keeps no events; `salt_events` has the columns that its `mysql` returner
@@ -37,6 +37,7 @@ use tracing::warn;
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::event::{Event, EventKind};
+use crate::job_return::{self, Standing, Worth};
 use crate::msgpack::{self, Item};
 use crate::units::{ByteSize, Span};
 use crate::{json, python};
@@ -91,6 +92,7 @@ impl Sink for Sqlite3 {
     const ABOUT: &'static str =
         "an SQLite database with Salt's tables jids, salt_returns, salt_events";
     const BATCH: BatchLimits = BatchLimits::new(2000, ByteSize::mib(2), 200);
+    const RANKS: bool = true;
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
@@ -246,7 +248,8 @@ CREATE TABLE IF NOT EXISTS salt_returns (
     fun_args TEXT,
     date TEXT NOT NULL,
     full_ret TEXT NOT NULL,
-    success TEXT NOT NULL
+    success TEXT NOT NULL,
+    authority TEXT
 );
 CREATE TABLE IF NOT EXISTS salt_events (
     id INTEGER PRIMARY KEY,
@@ -261,7 +264,7 @@ CREATE TABLE IF NOT EXISTS salt_events (
 /// The columns that are written, for tables that are older than this.
 const COLUMNS: &[(&str, &[&str])] = &[
     ("jids", &["jid", "load"]),
-    ("salt_returns", &["fun", "jid", "id", "fun_args", "date", "full_ret", "success"]),
+    ("salt_returns", &["fun", "jid", "id", "fun_args", "date", "full_ret", "success", "authority"]),
     ("salt_events", &["tag", "data", "alter_time", "master_id", "event_id"]),
 ];
 
@@ -319,10 +322,13 @@ const INSERT_EVENT: &str = "INSERT INTO salt_events (tag, data, alter_time, mast
 // Not by ON CONFLICT, for a table that somebody made without the key.
 const INSERT_JID: &str = "INSERT INTO jids (jid, load) SELECT ?1, ?2 \
      WHERE NOT EXISTS (SELECT 1 FROM jids WHERE jid = ?1)";
-// Two statements, since Salt's table has no key and may hold a return twice.
+// By statements of their own, since Salt's table has no key and may hold a return twice.
+const SELECT_RETURNS: &str = "SELECT coalesce(authority, ''), instr(full_ret, '\"VALUE_TRIMMED\"') > 0 \
+     FROM salt_returns WHERE jid = ?1 AND id = ?2";
 const DELETE_RETURN: &str = "DELETE FROM salt_returns WHERE jid = ?1 AND id = ?2";
 const INSERT_RETURN: &str = "INSERT INTO salt_returns \
-     (fun, jid, id, fun_args, date, full_ret, success) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+     (fun, jid, id, fun_args, date, full_ret, success, authority) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 /// JSON, which is UTF-8, as TEXT without checking it once more.
 struct Json<'a>(&'a [u8]);
@@ -385,6 +391,16 @@ fn insert_return(
     let event = entry.event;
     let payload = event.payload();
     let fields = event.fields();
+    let standing = Standing::of(event, entry.authority);
+    let worth = Worth { standing, trimmed: job_return::is_trimmed(payload) };
+    match stored_worth(connection, fields.jid, fields.minion)? {
+        None => {}
+        Some(stored) if worth.replaces(stored) => {
+            let mut delete = connection.prepare_cached(DELETE_RETURN)?;
+            delete.execute(params![fields.jid, fields.minion])?;
+        }
+        Some(_) => return Ok(()),
+    }
     let listed_function;
     let function = match (fields.function, msgpack::find(payload, "fun")) {
         (None, Some(list)) => {
@@ -407,7 +423,6 @@ fn insert_return(
         Some(value) => _ = json::write(value, &mut scratch.json),
         None => scratch.json.extend_from_slice(b"null"),
     }
-    connection.prepare_cached(DELETE_RETURN)?.execute(params![fields.jid, fields.minion])?;
     let mut statement = connection.prepare_cached(INSERT_RETURN)?;
     statement.raw_bind_parameter(1, function)?;
     statement.raw_bind_parameter(2, fields.jid)?;
@@ -416,10 +431,30 @@ fn insert_return(
     statement.raw_bind_parameter(5, &scratch.times.local)?;
     statement.raw_bind_parameter(6, Json(&scratch.json))?;
     statement.raw_bind_parameter(7, success_text(payload))?;
+    statement.raw_bind_parameter(8, standing.name())?;
     // As in `bind_json`.
     scratch.json.clear();
     scratch.json.shrink_to(Sqlite3::BATCH.max_bytes);
     statement.raw_execute().map(drop)
+}
+
+/// What the best of the rows of a return is worth; `None` if there is none.
+fn stored_worth(
+    connection: &Connection,
+    jid: Option<&str>,
+    minion: Option<&str>,
+) -> rusqlite::Result<Option<Worth>> {
+    let mut select = connection.prepare_cached(SELECT_RETURNS)?;
+    let mut rows = select.query(params![jid, minion])?;
+    let mut best: Option<Worth> = None;
+    while let Some(row) = rows.next()? {
+        let standing = Standing::named(row.get_ref(0)?.as_str().unwrap_or_default());
+        let worth = Worth { standing, trimmed: row.get(1)? };
+        if best.is_none_or(|best| worth.replaces(best)) {
+            best = Some(worth);
+        }
+    }
+    Ok(best)
 }
 
 /// What `bool(value)` says in Python: Salt stores only arguments that are true.
@@ -509,7 +544,7 @@ mod tests {
 
     use super::*;
     use crate::chunk::{Chunk, Share};
-    use crate::event::{Event, Origin};
+    use crate::event::{Authority, Event, Origin};
 
     const JID: &str = "20261121233336123456";
 
@@ -543,9 +578,44 @@ mod tests {
     }
 
     fn batch(events: Vec<Event>) -> Batch {
+        vouched(Authority::Bus, events)
+    }
+
+    fn vouched(authority: Authority, events: Vec<Event>) -> Batch {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
-        let chunk = Chunk::new(origin, 1_795_304_016_000_250, events);
+        let chunk = Chunk::new(origin, 1_795_304_016_000_250, events).vouched_for_by(authority);
         Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
+    }
+
+    #[test]
+    fn invariant_7_the_truth_stands_whenever_a_forgery_comes() {
+        let said = |text: &str| job_return("web-1", &[("return", Value::from(text))]);
+        let contradicted = || {
+            let pairs = [("jid", Value::from(JID)), ("id", Value::from("web-1"))];
+            event(&format!("salt/job/{JID}/ret/web-2"), &pairs)
+        };
+        let forged = || batch(vec![said("forged")]);
+        let truth = || vouched(Authority::Master, vec![said("true")]);
+        for (order, stands) in [
+            (vec![forged(), truth()], "\"true\" | master"),
+            (vec![truth(), forged(), truth()], "\"true\" | master"),
+            // The master's word comes for an event that came by the bus before.
+            (vec![forged(), batch(vec![said("true")]), truth()], "\"true\" | master"),
+            (vec![forged(), batch(vec![said("true")])], "\"forged\" | bus"),
+            (vec![batch(vec![contradicted()])], "null | contradicted"),
+            (vec![batch(vec![contradicted()]), forged()], "\"forged\" | bus"),
+            (vec![forged(), batch(vec![contradicted()])], "\"forged\" | bus"),
+            (vec![batch(vec![said("VALUE_TRIMMED")]), forged()], "\"forged\" | bus"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let database = folder.path().join("salt.db");
+            let mut sink = open(&database);
+            for batch in &order {
+                sink.store(batch).unwrap();
+                sink.store(batch).unwrap();
+            }
+            assert_eq!(rows(&database, "SELECT full_ret, authority FROM salt_returns"), [stands]);
+        }
     }
 
     /// Rows as text, `-` for NULL.
@@ -642,7 +712,7 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#4"]);
-        assert_eq!(rows(&database, "SELECT id, full_ret FROM salt_returns"), ["web-1 | \"anew\""]);
+        assert_eq!(rows(&database, "SELECT id, full_ret FROM salt_returns"), ["web-1 | \"done\""]);
         let loads = rows(&database, "SELECT load FROM jids");
         assert_eq!(loads, [format!(r#"{{"jid": "{JID}", "fun": "first"}}"#)]);
     }
@@ -666,11 +736,16 @@ mod tests {
             ))
             .unwrap();
         drop(connection);
+        // Who vouched for what is there is not known, and it was first.
         open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
-        open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_returns"), ["#3"]);
+        for _ in 0..2 {
+            let by_master = vouched(Authority::Master, vec![job_return("web-1", &[])]);
+            open(&database).store(&by_master).unwrap();
+        }
         assert_eq!(
-            rows(&database, "SELECT fun, id, full_ret FROM salt_returns ORDER BY id"),
-            ["a | old | 1", "cmd.run | web-1 | \"done\""]
+            rows(&database, "SELECT fun, id, full_ret, authority FROM salt_returns ORDER BY id"),
+            ["a | old | 1 | -", "cmd.run | web-1 | \"done\" | master"]
         );
         assert_eq!(
             rows(&database, "SELECT tag, master_id FROM salt_events ORDER BY id"),
@@ -691,6 +766,7 @@ mod tests {
             "SELECT DISTINCT id FROM salt_returns",
             "DELETE FROM salt_returns WHERE date < 'x'",
             "DELETE FROM salt_returns WHERE jid = 'x' AND id = 'y'",
+            "SELECT authority FROM salt_returns WHERE jid = 'x' AND id = 'y'",
             "SELECT data FROM salt_events WHERE tag = 'x'",
             "DELETE FROM salt_events WHERE alter_time < 'x'",
             "SELECT 1 FROM salt_events WHERE event_id = 'x'",

@@ -3,7 +3,8 @@
 //! ```text
 //! head, 44 bytes, little-endian
 //!   0  marker      4  a part of the file's key; in version 1 "\xa5SR\x01"
-//!   4  flags       4  bit 0: the body is compressed with zstd; bit 1: the events have their ids
+//!   4  flags       4  bit 0: the body is compressed with zstd; bit 1: the events have their ids;
+//!                  bit 2: the master vouches for the events ([`Authority`])
 //!   8  length      4  bytes of the body as stored
 //!  12  plain       4  bytes of the body before compression
 //!  16  events      4  how many events the body holds, at least 1
@@ -36,7 +37,7 @@ use thiserror::Error;
 use super::key::Key;
 use super::walk::{EVENT_MIN, ZSTD_MAX};
 use crate::chunk::{Chunk, Share};
-use crate::event::{Event, EventId, Origin};
+use crate::event::{Authority, Event, EventId, Origin};
 
 /// Bytes of a head.
 pub const HEAD: usize = 44;
@@ -44,6 +45,8 @@ pub const HEAD: usize = 44;
 const ZSTD: u32 = 1;
 
 const IDS: u32 = 2;
+
+const BY_MASTER: u32 = 4;
 
 /// Bytes of an id.
 const ID: usize = 16;
@@ -137,6 +140,9 @@ impl Body {
         let mut pieces = pieces.end();
         let events = u32::try_from(share.len()).map_err(|_| TooLarge(size))?;
         let (mut flags, mut length) = (if has_ids { IDS } else { 0 }, plain);
+        if share.authority() == Authority::Master {
+            flags |= BY_MASTER;
+        }
         if compress {
             // What does not shrink is kept as it is.
             let packed = zstd::bulk::compress(&pieces.concat(), ZSTD_LEVEL);
@@ -298,29 +304,34 @@ impl Head {
                 Bytes::from(plain.map_err(|_| Damage::Body)?)
             }
         };
-        let share = decode_body(body, self.received, self.flags & IDS != 0);
+        let share = self.events_in(body);
         share.filter(|share| share.len() as u64 == self.events).ok_or(Damage::Body)
     }
-}
 
-fn decode_body(mut body: Bytes, received: u64, has_ids: bool) -> Option<Share> {
-    let source = name(&mut body)?;
-    let master_id = name(&mut body)?;
-    let mut events = Vec::new();
-    while !body.is_empty() {
-        let mut given = None;
-        if has_ids {
-            given = Some(EventId::from_bytes(*body.first_chunk::<ID>()?));
-            body.advance(ID);
+    fn events_in(&self, mut body: Bytes) -> Option<Share> {
+        let source = name(&mut body)?;
+        let master_id = name(&mut body)?;
+        let mut events = Vec::new();
+        while !body.is_empty() {
+            let mut given = None;
+            if self.flags & IDS != 0 {
+                given = Some(EventId::from_bytes(*body.first_chunk::<ID>()?));
+                body.advance(ID);
+            }
+            let len = usize::try_from(body.try_get_u32_le().ok()?).ok()?;
+            if len > body.len() {
+                return None;
+            }
+            events.push(Event::parse(body.split_to(len)).ok()?.with_id(given));
         }
-        let len = usize::try_from(body.try_get_u32_le().ok()?).ok()?;
-        if len > body.len() {
-            return None;
-        }
-        events.push(Event::parse(body.split_to(len)).ok()?.with_id(given));
+        let authority = match self.flags & BY_MASTER {
+            0 => Authority::Bus,
+            _ => Authority::Master,
+        };
+        let origin = Arc::new(Origin { source, master_id });
+        let chunk = Chunk::new(origin, self.received, events).vouched_for_by(authority);
+        Some(Share::all(Arc::new(chunk)))
     }
-    let origin = Arc::new(Origin { source, master_id });
-    Some(Share::all(Arc::new(Chunk::new(origin, received, events))))
 }
 
 fn name(body: &mut Bytes) -> Option<String> {
@@ -336,9 +347,22 @@ mod tests {
     use super::*;
 
     fn share(payloads: &[Vec<u8>]) -> Share {
+        vouched(payloads, Authority::Bus)
+    }
+
+    fn vouched(payloads: &[Vec<u8>], authority: Authority) -> Share {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "mäster".into() });
         let events = payloads.iter().map(|payload| Event::new("a/b", payload)).collect();
-        Share::all(Arc::new(Chunk::new(origin, 17, events)))
+        Share::all(Arc::new(Chunk::new(origin, 17, events).vouched_for_by(authority)))
+    }
+
+    /// A head of an older release has no bit for it.
+    #[test]
+    fn what_was_written_before_is_vouched_for_by_nobody_but_the_bus() {
+        let record = record(&share(&[vec![7]]), false);
+        assert_eq!(record[4] & 4, 0);
+        let read = Head::read(&KEY, &record).unwrap().decode(Bytes::from(record).slice(HEAD..));
+        assert_eq!(read.unwrap().authority(), Authority::Bus);
     }
 
     const KEY: Key = Key::VERSION_1;
@@ -371,8 +395,10 @@ mod tests {
         fn records_come_back(
             sent in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 1..20),
             compress: bool,
+            by_master: bool,
         ) {
-            let share = share(&sent);
+            let authority = if by_master { Authority::Master } else { Authority::Bus };
+            let share = vouched(&sent, authority);
             let record = record(&share, compress);
             let head = Head::read(&KEY, &record).unwrap();
             prop_assert_eq!((head.sequence, head.end()), (41, 41 + sent.len() as u64));
@@ -380,6 +406,7 @@ mod tests {
             prop_assert_eq!(payloads(&read), sent);
             prop_assert_eq!(read.origin(), share.origin());
             prop_assert_eq!(read.received(), 17);
+            prop_assert_eq!(read.authority(), authority);
         }
 
         #[test]

@@ -197,7 +197,7 @@ mod tests {
     use rdkafka::message::Headers;
 
     use super::*;
-    use crate::event::{Event, Origin};
+    use crate::event::{Authority, Event, Origin};
 
     fn topic(text: &str) -> Result<Topic, String> {
         Topic::try_from(text.to_owned())
@@ -229,7 +229,12 @@ mod tests {
         let payload = rmp_serde::to_vec(&data).unwrap();
         let event = Event::new("salt/job/20261121233336123456/ret/web-1", &payload);
         let origin = Origin { source: "bus".into(), master_id: "m".into() };
-        let entry = Entry { event: &event, origin: &origin, received: 1_795_304_177_692_890 };
+        let entry = Entry {
+            event: &event,
+            origin: &origin,
+            received: 1_795_304_177_692_890,
+            authority: Authority::Bus,
+        };
         let value = |format: Format| {
             let mut out = Vec::new();
             format.write(&entry, &mut out);

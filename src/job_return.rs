@@ -1,0 +1,187 @@
+//! What a minion's return of a job is worth, and which of two returns of one minion holds.
+//!
+//! A minion may fire any event under any tag, and so may forge the return of another one. The true
+//! one comes as well, before or after. What tells them apart is who vouches for them: a master that
+//! hands a return to its job cache has checked which minion it comes from.
+//!
+//! * What the master vouches for replaces what came by the bus, and is never replaced by it.
+//! * Of two that are worth the same the first stays, unless the master had to trim it to get it onto
+//!   its bus and the second is whole.
+//! * A return whose tag names another job or minion than its data is worth less than any other. Salt
+//!   makes the tag of the data, so that the two never differ on a true bus, and a forger writes both:
+//!   neither can be believed. It stands where its data says, as in the tables of Salt's own returners,
+//!   until any other return of that minion comes.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::event::{Authority, Event};
+use crate::{json, msgpack};
+
+/// What stands for a value that the master left out of an event over its `max_event_size`, with the
+/// msgpack marker of a text of this length.
+const TRIMMED: &[u8] = b"\xadVALUE_TRIMMED";
+
+/// What a return is worth, from less to more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i64)]
+pub(crate) enum Standing {
+    /// Its tag and its data contradict each other.
+    Contradicted = 0,
+    /// It came by the bus.
+    Bus = 1,
+    /// The master vouches for it.
+    Master = 2,
+}
+
+impl Standing {
+    /// What this return is worth.
+    pub(crate) fn of(event: &Event, authority: Authority) -> Self {
+        if event.tag_contradicts_data() { Standing::Contradicted } else { authority.into() }
+    }
+
+    /// The name that tables and answers have for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Standing::Contradicted => "contradicted",
+            Standing::Bus => "bus",
+            Standing::Master => "master",
+        }
+    }
+
+    /// The standing that a table has under this name. What was stored before there were names came
+    /// by the bus, for all that is known.
+    pub(crate) fn named(name: &str) -> Self {
+        let all = [Standing::Contradicted, Standing::Bus, Standing::Master];
+        all.into_iter().find(|standing| standing.name() == name).unwrap_or(Standing::Bus)
+    }
+
+    /// The standing that a file keeps as this number.
+    pub(crate) fn of_number(number: i64) -> Self {
+        let all = [Standing::Contradicted, Standing::Bus, Standing::Master];
+        all.into_iter().find(|standing| *standing as i64 == number).unwrap_or(Standing::Bus)
+    }
+}
+
+impl From<Authority> for Standing {
+    fn from(authority: Authority) -> Self {
+        match authority {
+            Authority::Bus => Standing::Bus,
+            Authority::Master => Standing::Master,
+        }
+    }
+}
+
+/// Of a return: what it is worth, and whether the master left something out of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Worth {
+    /// Who vouches for it.
+    pub(crate) standing: Standing,
+    /// Something is left out.
+    pub(crate) trimmed: bool,
+}
+
+impl Worth {
+    /// Whether this one takes the place of one that is stored.
+    pub(crate) fn replaces(self, stored: Worth) -> bool {
+        self.standing > stored.standing
+            || self.standing == stored.standing && stored.trimmed && !self.trimmed
+    }
+}
+
+/// Whether the master left something out of this msgpack.
+pub(crate) fn is_trimmed(load: &[u8]) -> bool {
+    memchr::memmem::find(load, TRIMMED).is_some()
+}
+
+/// Whether two returns of one minion say different things of one job. What one of them does not say,
+/// or not whole, is no contradiction: Salt's own job cache keeps less than the bus carries.
+pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
+    if one == other {
+        return false;
+    }
+    let keys: &[&str] = match compare_what {
+        Compared::All => &["fun", "retcode", "success", "return"],
+        Compared::AllButReturn => &["fun", "retcode", "success"],
+    };
+    keys.iter().any(|key| match (msgpack::find(one, key), msgpack::find(other, key)) {
+        (Some(one), Some(other)) => {
+            one != other
+                && !is_trimmed(one)
+                && !is_trimmed(other)
+                && json_hash(one) != json_hash(other)
+        }
+        _ => false,
+    })
+}
+
+/// What of two returns is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// All that Salt reads.
+    All,
+    /// All but what was returned, which is not kept of a job without a cache.
+    AllButReturn,
+}
+
+/// A hash of the value's JSON, which is the same however msgpack writes it. It is made in pieces, since
+/// a return may be long.
+fn json_hash(value: &[u8]) -> u128 {
+    let mut hash = Xxh3::new();
+    let mut rest = Vec::new();
+    json::write_in_pieces(value, &mut rest, &mut |piece| hash.update(piece));
+    hash.update(&rest);
+    hash.digest128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invariant_7_a_better_return_replaces_a_worse_one_and_never_the_other_way() {
+        let all = [Standing::Contradicted, Standing::Bus, Standing::Master];
+        let worths = all
+            .into_iter()
+            .flat_map(|standing| [false, true].map(|trimmed| Worth { standing, trimmed }));
+        for (new, stored) in worths.clone().flat_map(|new| worths.clone().map(move |s| (new, s))) {
+            let is_better = (new.standing, !new.trimmed) > (stored.standing, !stored.trimmed);
+            assert_eq!(new.replaces(stored), is_better, "{new:?} {stored:?}");
+        }
+    }
+
+    #[test]
+    fn standings_keep_their_names_and_numbers() {
+        for standing in [Standing::Contradicted, Standing::Bus, Standing::Master] {
+            assert_eq!(Standing::named(standing.name()), standing);
+            assert_eq!(Standing::of_number(standing as i64), standing);
+        }
+        assert_eq!((Standing::named(""), Standing::of_number(9)), (Standing::Bus, Standing::Bus));
+    }
+
+    #[test]
+    fn a_tag_that_contradicts_its_data_is_worth_nothing() {
+        let standing =
+            |tag: &str, data: &[u8], authority| Standing::of(&Event::new(tag, data), authority);
+        let data = b"\x82\xa2id\xa5web-1\xa3jid\xa11";
+        for authority in [Authority::Bus, Authority::Master] {
+            assert_eq!(standing("salt/job/1/ret/web-1", data, authority), authority.into());
+            for tag in ["salt/job/1/ret/web-2", "salt/job/2/ret/web-1", "salt/job/1/ret/web-1/x"] {
+                assert_eq!(standing(tag, data, authority), Standing::Contradicted, "{tag}");
+            }
+            // The data does not say it.
+            assert_eq!(standing("salt/job/1/ret/web-2", b"\x80", authority), authority.into());
+        }
+    }
+
+    #[test]
+    fn returns_differ_by_what_they_say() {
+        let all = |one: &[u8], other: &[u8]| differ(one, other, Compared::All);
+        let ret = |value: &[u8]| [b"\x82\xa6_stamp\xa1x\xa6return", value].concat();
+        assert!(!all(&ret(b"\xa1a"), b"\x81\xa6return\xd9\x01a"), "written in another way");
+        assert!(all(&ret(b"\xa1a"), &ret(b"\xa1b")));
+        assert!(!differ(&ret(b"\xa1a"), &ret(b"\xa1b"), Compared::AllButReturn));
+        assert!(!all(&ret(b"\xa1a"), &ret(TRIMMED)), "left out");
+        assert!(!all(&ret(b"\xa1a"), b"\x81\xa7retcode\x01"), "not said");
+        assert!(all(b"\x81\xa7retcode\x01", b"\x81\xa7retcode\x00"));
+    }
+}

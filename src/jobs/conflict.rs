@@ -1,0 +1,96 @@
+//! Returns that contradict each other, or their own tag. They are counted, and one line a minute says
+//! so: whoever can fire events decides how many there are.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::metrics::{JOB_RETURN_CONFLICTS, Tally};
+
+/// How long nothing more is logged after a line.
+const QUIET: Duration = Duration::from_mins(1);
+
+/// What is at odds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Odds {
+    /// What two returns of one minion say of one job.
+    Content,
+    /// The tag of an event and its data.
+    Tag,
+}
+
+/// One conflict.
+#[derive(Debug)]
+pub(super) struct Conflict {
+    pub(super) odds: Odds,
+    pub(super) jid: String,
+    pub(super) minion: String,
+}
+
+pub(super) struct Conflicts {
+    content: Tally,
+    tag: Tally,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Default)]
+struct Lines {
+    last: Option<Instant>,
+    /// Conflicts since the last line.
+    since: u64,
+}
+
+impl Conflicts {
+    pub(super) fn new() -> Self {
+        Conflicts {
+            content: Tally::new(JOB_RETURN_CONFLICTS, &["content"]),
+            tag: Tally::new(JOB_RETURN_CONFLICTS, &["tag"]),
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Counts what was found, and logs it if nothing was logged a moment ago.
+    pub(super) fn report(&self, found: &[Conflict]) {
+        let Some(first) = found.first() else { return };
+        for conflict in found {
+            match conflict.odds {
+                Odds::Content => self.content.add(1),
+                Odds::Tag => self.tag.add(1),
+            }
+        }
+        let conflicts = {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.since += found.len() as u64;
+            if lines.last.is_some_and(|last| last.elapsed() < QUIET) {
+                return;
+            }
+            lines.last = Some(Instant::now());
+            std::mem::take(&mut lines.since)
+        };
+        let (jid, minion) = (&first.jid, &first.minion);
+        let metric = JOB_RETURN_CONFLICTS.name;
+        match first.odds {
+            Odds::Content => warn!(
+                jid,
+                minion,
+                conflicts,
+                "two returns of one minion for one job differ: one may be forged; \
+                 `saltern jobs show` tells which of them holds; more are counted in {metric}"
+            ),
+            Odds::Tag => warn!(
+                jid,
+                minion,
+                conflicts,
+                "the tag of a job's event contradicts its data, as Salt never makes it: it may be \
+                 forged; more are counted in {metric}"
+            ),
+        }
+    }
+
+    /// How many there were: of content, and of tags.
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> (u64, u64) {
+        (self.content.get(), self.tag.get())
+    }
+}
