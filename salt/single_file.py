@@ -12,7 +12,7 @@ import sys
 
 PACKAGE = pathlib.Path(__file__).parent / "src/saltext/saltern"
 # Each needs those before it.
-MODULES = ["connection.py", "journal.py", "outbox.py", "process.py", "returners/saltern.py"]
+MODULES = ["connection.py", "segment.py", "journal.py", "outbox.py", "process.py", "returners/saltern.py"]
 
 
 def is_of_package(line: str) -> bool:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from saltext.saltern import outbox as outboxes
 from saltext.saltern.connection import Connection, Refused, Unavailable
 from saltext.saltern.journal import Journal
 from saltext.saltern.process import Process
+from saltext.saltern.segment import Segment
 from saltext.saltern.returners import saltern
 
 # What is waited for comes at once, or, on a machine that is busy, at some time.
@@ -190,8 +192,10 @@ class JournalTest(WithFolder):
     def sent(self, journal):
         """All that is in it, as it would be sent."""
         bodies = []
-        while any(segment.size for segment in journal._segments):
+        while not journal.is_empty():
             part = journal.part()
+            if part is None:
+                break
             bodies += part.bodies
             journal.safe(part)
         return bodies
@@ -214,10 +218,10 @@ class JournalTest(WithFolder):
         after.append([b"new"])
         # What was safe comes again; the event's id tells.
         self.assertEqual(self.sent(after), bodies + [b"new"])
-        self.assertEqual(after._segments[0].size, 0)
+        self.assertEqual(os.path.getsize(after._segments[0].path), after._segments[0].begin)
 
     def test_half_a_record_is_left_out(self):
-        for cut in range(1, 9):
+        for cut in range(1, 17):
             with self.subTest(cut=cut), tempfile.TemporaryDirectory() as folder:
                 journal = Journal(folder, 1 << 20)
                 journal.append([b"whole", b"half"])
@@ -229,21 +233,96 @@ class JournalTest(WithFolder):
                 self.assertEqual(self.sent(after), [b"whole", b"next"])
                 self.crash(after)
 
-    def test_what_is_damaged_is_left_out_and_said(self):
+    def test_what_is_damaged_is_left_out_and_said_and_what_is_behind_is_sent(self):
+        whole = b"whole"
+        hostile = Segment.new("").packed([b"forged"]) + b"\0\0\0\6forged"
+        at = 32 + 12 + len(whole)
+        length = 12 + len(b"damaged")
+        for damage, lost in [
+            (lambda data: data[: at + 6] + b"\xff" + data[at + 7 :], length),
+            (lambda data: data[: at + 12] + b"D" + data[at + 13 :], length),
+            (lambda data: data[:at] + bytes(length) + data[at + length :], length),
+            (lambda data: data[:at] + bytes(4096) + data[at + length :], 4096),
+            (lambda data: data[:at] + data[at + 1 :], length - 1),
+        ]:
+            with self.subTest(lost=lost), tempfile.TemporaryDirectory() as folder:
+                journal = Journal(folder, 1 << 20)
+                journal.append([whole, b"damaged", hostile, b"behind"])
+                path = pathlib.Path(journal._segments[0].path)
+                self.crash(journal)
+                path.write_bytes(damage(path.read_bytes()))
+                with self.assertLogs(level=logging.WARNING) as logs:
+                    after = Journal(folder, 1 << 20)
+                    after.append([b"next"])
+                    self.assertEqual(self.sent(after), [whole, hostile, b"behind", b"next"])
+                self.assertEqual(len(logs.output), 1)
+                self.assertIn(f"{lost} bytes of", logs.output[0])
+                self.assertEqual(after.damaged_bytes, lost)
+                self.crash(after)
+
+    def test_damage_while_it_runs_is_said_once_and_passed_over(self):
         journal = Journal(self.folder, 1 << 20)
-        journal.append([b"whole", b"damaged", b"behind"])
-        path = journal._segments[0].path
-        self.crash(journal)
-        with open(path, "r+b") as file:
-            file.seek(9)
-            file.write(b"\xff")
-        pathlib.Path(self.folder, "foreign.events").write_bytes(b"\0\0\0\1x")
-        os.mkdir(os.path.join(self.folder, "0000000000000009.events"))
+        journal.append([b"a" * 100, b"b", b"c" * 100, b"d"])
+        with open(journal._segments[0].path, "r+b") as file:
+            for at in (50, 170):
+                file.seek(at)
+                file.write(b"\0\0\0")
         with self.assertLogs(level=logging.WARNING) as logs:
-            after = Journal(self.folder, 1 << 20)
-        self.assertIn("the last 21 bytes of", logs.output[0])
-        after.append([b"next"])
-        self.assertEqual(self.sent(after), [b"whole", b"next"])
+            self.assertEqual(self.sent(journal), [b"b", b"d"])
+        self.assertEqual(len(logs.output), 1)
+
+    def test_a_file_of_version_1_is_sent_up_to_its_damage(self):
+        old = b"".join(len(b).to_bytes(4, "big") + b for b in [b"one", b"two"])
+        pathlib.Path(self.folder, "0000000000000001.events").write_bytes(old + bytes(8))
+        with self.assertLogs(level=logging.WARNING) as logs:
+            journal = Journal(self.folder, 1 << 20)
+        self.assertIn("8 bytes of", logs.output[0])
+        journal.append([b"three"])
+        self.assertEqual(self.sent(journal), [b"one", b"two", b"three"])
+
+    def test_files_of_somebody_else_are_no_hindrance(self):
+        for name in ["backup.events", "0000000000000002.events2.bak", "x.events2"]:
+            pathlib.Path(self.folder, name).write_bytes(b"\0\0\0\1x")
+        # Where it would write itself.
+        os.mkdir(os.path.join(self.folder, "0000000000000001.events2"))
+        os.symlink("/dev/zero", os.path.join(self.folder, "0000000000000002.events2"))
+        journal = Journal(self.folder, 1 << 20)
+        journal._next = 1
+        journal.append([b"next"])
+        self.assertEqual(self.sent(journal), [b"next"])
+        self.assertTrue(os.path.exists(os.path.join(self.folder, "backup.events")))
+
+    def test_a_removed_folder_is_made_anew_with_what_waits(self):
+        for appends_behind in [True, False]:
+            with self.subTest(appends_behind=appends_behind):
+                folder = os.path.join(self.folder, f"cache-{appends_behind}", "saltern")
+                journal = Journal(folder, 1 << 20)
+                journal.append([b"before"])
+                shutil.rmtree(os.path.dirname(folder))
+                with self.assertLogs(level=logging.ERROR) as logs:
+                    if appends_behind:
+                        journal.append([b"behind"])
+                    else:
+                        self.assertEqual(journal.part().bodies, [b"before"])
+                self.assertIn("was removed", logs.output[0])
+                self.crash(journal)
+                after = Journal(folder, 1 << 20)
+                expected = [b"before", b"behind"] if appends_behind else [b"before"]
+                self.assertEqual(self.sent(after), expected)
+
+    def test_files_that_were_removed_before_they_were_sent_are_counted(self):
+        journal = Journal(self.folder, 1 << 30)
+        for letter in (b"a", b"b", b"c"):
+            journal.append([letter * journals._SEGMENT_BYTES])
+        for name in os.listdir(self.folder):
+            os.unlink(os.path.join(self.folder, name))
+        with self.assertLogs(level=logging.ERROR) as logs:
+            self.assertEqual([body[:1] for body in self.sent(journal)], [b"c"])
+        self.assertIn("2 since Salt started", " ".join(logs.output))
+        journal.append([b"next"])
+        self.assertEqual(self.sent(journal), [b"next"])
+        # The lock is a new one as well.
+        self.assertTrue(os.path.exists(os.path.join(self.folder, "lock")))
 
     def test_of_events_that_are_refused_the_others_are_sent(self):
         refused = {"error": "it is not whole", "later": False}
@@ -255,7 +334,7 @@ class JournalTest(WithFolder):
         journal.append(bodies)
         with self.assertLogs(level=logging.ERROR) as logs:
             outboxes.Outbox(journal, Connection(self.address), PATIENCE)
-            self.until(lambda: not any(segment.size for segment in journal._segments))
+            self.until(journal.is_empty)
         taken = [r["events"] for r in daemon.requests if not {b"7", b"11"} & {*r["events"]}]
         expected = [body for body in bodies if body not in (b"7", b"11")]
         self.assertEqual([body for part in taken for body in part], expected)

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import errno
 import logging
 import os
 import re
-import struct
 import sys
 import threading
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, TextIO
+
+from saltext.saltern.segment import Found, Segment
 
 log = logging.getLogger(__name__)
 
-_LENGTH = struct.Struct(">I")
-_NAME = re.compile(r"[0-9]{16}\.events")
+# Version 1 of the files is `.events`. An older package leaves the others alone.
+_NAME = re.compile(r"[0-9]{16}\.events2?")
 # A file of the journal goes as a whole, when all in it is safe or when there is no room for it.
 _SEGMENT_BYTES = 1 << 20
 _PART_EVENTS = 1000
 _PART_BYTES = 1 << 20
-
-
-class Segment:
-    def __init__(self, path: str, size: int = 0, events: int = 0) -> None:
-        self.path = path
-        self.size = size
-        self.events = events
 
 
 class Part(NamedTuple):
@@ -37,55 +33,52 @@ class Part(NamedTuple):
 
 
 class Journal:
-    """Events in files of a folder, each behind its length. One process at a time may have it."""
+    """
+    Events in files of a folder. One process at a time may have it. What is damaged is passed over, and
+    where the folder is removed it is made anew with what is still open: nothing of that stops Salt.
+    """
 
     def __init__(self, folder: str, max_bytes: int) -> None:
-        import fcntl
-
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        # A lock of this kind is not inherited by a fork.
-        self._lock_file = open(os.path.join(folder, "lock"), "a", encoding="utf-8")
-        try:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock_file.close()
-            raise OSError(error.errno, "another process has the journal", folder) from error
         self.folder = folder
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
         self._segments: collections.deque[Segment] = collections.deque()
-        for name in sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name)):
-            segment = Segment(os.path.join(folder, name))
-            if not os.path.isfile(segment.path):
-                continue
-            segment.size = os.path.getsize(segment.path)
-            bodies = _records(segment, 0, sys.maxsize, sys.maxsize).bodies
-            segment.events = len(bodies)
-            self._segments.append(segment)
-            rest = segment.size - sum(_LENGTH.size + len(body) for body in bodies)
-            if rest:
-                log.warning(
-                    "saltern: the last %d bytes of %s are no whole event and are not sent",
-                    rest,
-                    segment.path,
-                )
-        last = os.path.basename(self._segments[-1].path) if self._segments else "0."
-        self._next = int(last.partition(".")[0]) + 1
         # What was written before may end in half a record, so nothing is appended to it.
         self._file = -1
-        # How far the first segment is safe.
+        # How far the first segment is safe; 0 is before its head.
         self._safe = 0
         self._dropped = 0
+        self._lock_file = _locked(folder)
+        # Events that are lost because their bytes are damaged cannot be counted, but the bytes can.
+        self.damaged_bytes = 0
+        names = [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
+        self._next = 1 + max((int(name.partition(".")[0]) for name in names), default=0)
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if not os.path.isfile(path):
+                continue
+            try:
+                segment = Segment.existing(path)
+                with open(path, "rb") as file:
+                    found = segment.read(file, segment.begin, sys.maxsize, sys.maxsize)
+            except OSError as error:
+                log.warning("saltern: cannot read %s, whose events wait there: %s", path, error)
+                continue
+            segment.events = len(found.bodies)
+            self._tell_damage(segment, found)
+            segment.is_told = True
+            self._segments.append(segment)
 
     def append(self, bodies: list[bytes]) -> None:
-        data = b"".join(part for body in bodies for part in (_LENGTH.pack(len(body)), body))
         with self._changed:
             if self._file < 0 or self._segments[-1].size >= _SEGMENT_BYTES:
                 self._begin_segment()
+            elif os.fstat(self._file).st_nlink == 0:
+                self._renew()
             segment = self._segments[-1]
+            data = segment.packed(bodies)
             try:
-                if os.write(self._file, data) < len(data):
-                    raise OSError("the disk is full")
+                _write(self._file, data)
             except OSError:
                 os.ftruncate(self._file, segment.size)
                 raise
@@ -95,14 +88,54 @@ class Journal:
             self._changed.notify()
 
     def _begin_segment(self) -> None:
-        path = os.path.join(self.folder, f"{self._next:016}.events")
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        file = os.open(path, flags, 0o600)
+        segment, file = self._created()
         if self._file >= 0:
             os.close(self._file)
         self._file = file
-        self._next += 1
-        self._segments.append(Segment(path))
+        self._segments.append(segment)
+
+    def _created(self, content: bytes = b"") -> tuple[Segment, int]:
+        """A new file with this content, or with a head alone."""
+        while True:
+            segment = Segment.new(os.path.join(self.folder, f"{self._next:016}.events2"))
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self._next += 1
+            try:
+                file = os.open(segment.path, flags, 0o600)
+                break
+            except FileExistsError:
+                # Somebody else's.
+                continue
+            except FileNotFoundError:
+                self._lock_anew()
+        try:
+            _write(file, content or segment.head())
+        except OSError:
+            os.close(file)
+            os.unlink(segment.path)
+            raise
+        return segment, file
+
+    def _lock_anew(self) -> None:
+        """The folder was removed, or what is in it."""
+        lock_file = _locked(self.folder)
+        self._lock_file.close()
+        self._lock_file = lock_file
+
+    def _renew(self) -> None:
+        """The file that is written was removed. What is in it is not lost while it is open."""
+        if os.fstat(self._lock_file.fileno()).st_nlink == 0:
+            self._lock_anew()
+        last = self._segments[-1]
+        made, file = self._created(os.pread(self._file, last.size, 0))
+        os.close(self._file)
+        self._file = file
+        last.path = made.path
+        log.error(
+            "saltern: the journal %s was removed; it is made anew with %d events that wait",
+            self.folder,
+            last.events,
+        )
 
     def _make_room(self) -> None:
         while len(self._segments) > 1 and sum(s.size for s in self._segments) > self._max_bytes:
@@ -119,20 +152,69 @@ class Journal:
             )
 
     def _remove_first(self) -> None:
-        os.unlink(self._segments.popleft().path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._segments[0].path)
+        self._segments.popleft()
         self._safe = 0
+
+    def _tell_damage(self, segment: Segment, found: Found) -> None:
+        if not found.damaged or segment.is_told:
+            return
+        segment.is_told = True
+        self.damaged_bytes += found.damaged
+        log.warning(
+            "saltern: %d bytes of %s are no whole event and are not sent", found.damaged, segment.path
+        )
+
+    def is_empty(self) -> bool:
+        with self._changed:
+            return not any(segment.has_records() for segment in self._segments)
 
     def wait(self) -> None:
         """Until there is something to send."""
         with self._changed:
-            self._changed.wait_for(lambda: any(segment.size for segment in self._segments))
+            self._changed.wait_for(lambda: any(s.has_records() for s in self._segments))
 
     def part(self) -> Part | None:
-        """What is to be sent next; it stays until it is safe."""
+        """What is to be sent next; it stays until it is safe. Nothing if what there was is gone."""
         with self._changed:
-            segment, begin = self._segments[0], self._safe
-            # It cannot be removed while it is read.
-            return _records(segment, begin, _PART_EVENTS, _PART_BYTES)
+            while self._segments:
+                segment = self._segments[0]
+                begin = max(self._safe, segment.begin)
+                try:
+                    # It cannot be removed by this process while it is read.
+                    with self._opened(segment) as file:
+                        found = segment.read(file, begin, _PART_EVENTS, _PART_BYTES)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.EIO) or self._is_written(segment):
+                        raise
+                    self._leave_out(segment, error)
+                    continue
+                self._tell_damage(segment, found)
+                return Part(found.bodies, segment, found.end)
+            return None
+
+    def _is_written(self, segment: Segment) -> bool:
+        return self._file >= 0 and segment is self._segments[-1]
+
+    def _opened(self, segment: Segment) -> BinaryIO:
+        if not self._is_written(segment):
+            return open(segment.path, "rb")
+        if not os.path.exists(segment.path):
+            self._renew()
+        return os.fdopen(os.dup(self._file), "rb")
+
+    def _leave_out(self, segment: Segment, error: OSError) -> None:
+        self._dropped += segment.events
+        self._segments.popleft()
+        self._safe = 0
+        log.error(
+            "saltern: cannot read %s (%s); its %d events are dropped, %d since Salt started",
+            segment.path,
+            error,
+            segment.events,
+            self._dropped,
+        )
 
     def safe(self, part: Part) -> None:
         """The part need not be kept any longer."""
@@ -145,24 +227,27 @@ class Journal:
             elif len(self._segments) > 1 or self._file < 0:
                 self._remove_first()
             else:
-                os.ftruncate(self._file, 0)
-                self._segments[0] = Segment(part.segment.path)
+                os.ftruncate(self._file, part.segment.begin)
+                self._segments[0] = part.segment.emptied()
                 self._safe = 0
 
 
-def _records(segment: Segment, begin: int, max_events: int, max_bytes: int) -> Part:
-    """Whole records from ``begin`` on; where only half a one follows, the segment ends."""
-    bodies: list[bytes] = []
-    at = begin
-    with open(segment.path, "rb") as file:
-        file.seek(begin)
-        while len(bodies) < max_events and at - begin < max_bytes:
-            head = file.read(_LENGTH.size)
-            length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
-            # Looked at before it is read: a damaged length would ask for gigabytes of memory.
-            if not 0 < length <= segment.size - at - len(head):
-                at = segment.size
-                break
-            bodies.append(file.read(length))
-            at += len(head) + length
-    return Part(bodies, segment, at)
+def _locked(folder: str) -> TextIO:
+    """The lock of the folder, which is made if it is not there."""
+    # Not at the top: a minion of another system has the package as well.
+    import fcntl
+
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    # A lock of this kind is not inherited by a fork.
+    file = open(os.path.join(folder, "lock"), "a", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise OSError(error.errno, "another process has the journal", folder) from error
+    return file
+
+
+def _write(file: int, data: bytes) -> None:
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, "the disk is full")

@@ -42,6 +42,8 @@ class Outbox:
 
     def _send(self) -> None:
         part = self.journal.part()
+        if part is None:
+            return
         self._hand_over(part.bodies)
         self.journal.safe(part)
         if self._is_away:
