@@ -218,9 +218,9 @@ pub fn not_made(error: &KafkaError, config: &ClientConfig) -> String {
 pub fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            warn!(facility, "librdkafka: {line}");
+            warn!(facility, line, "librdkafka says");
         }
-        _ => debug!(facility, "librdkafka: {line}"),
+        _ => debug!(facility, line, "librdkafka says"),
     }
 }
 

@@ -9,10 +9,11 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Failure, Output, print, runtime};
+use super::{Failure, Output, print_json, runtime};
 use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
+use crate::visible::Visible;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.
@@ -67,7 +68,7 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             if output == Output::Text {
                 println!(
                     "{}: {} and {}, no mistakes",
-                    path.display(),
+                    Visible(&path.display().to_string()),
                     counted(config.sources.len(), "source"),
                     counted(config.sinks.len(), "sink")
                 );
@@ -86,7 +87,7 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
     if output == Output::Json {
         let json = serde_json::to_string_pretty(&report)
             .map_err(|error| Failure::Running(format!("cannot write JSON: {error}")))?;
-        print(&(json + "\n"))?;
+        print_json(&json)?;
     }
     result
 }
@@ -96,7 +97,8 @@ fn say_redacted(config: &Config) {
     let lists = config.sinks.iter().map(|sink| (format!("sink {}", sink.name), &sink.redact));
     for (of, rules) in iter::once(("all events".to_owned(), &config.redact)).chain(lists) {
         if !rules.is_empty() {
-            println!("redact  {of}: {}", rules.names().collect::<Vec<_>>().join(", "));
+            let names = rules.names().collect::<Vec<_>>().join(", ");
+            println!("redact  {of}: {}", Visible(&names));
         }
     }
 }
@@ -138,7 +140,7 @@ async fn connect(config: &Config, output: Output) -> Vec<Connection> {
         if output == Output::Text {
             match &error {
                 None => println!("ok      {part} {name}"),
-                Some(error) => println!("failed  {part} {name}: {error}"),
+                Some(error) => println!("failed  {part} {name}: {}", Visible(error)),
             }
         }
         connections.push(Connection { part, name: name.to_owned(), error });

@@ -7,6 +7,7 @@ use globset::Glob;
 
 use super::{Failure, print};
 use crate::import_master::{Master, import};
+use crate::visible;
 use crate::yaml::{Node, Value};
 
 #[derive(Args)]
@@ -28,7 +29,7 @@ pub(super) fn import_master(arguments: &ImportMaster) -> Result<(), Failure> {
             master.add(&read(&path)?).map_err(wrong)?;
         }
     }
-    print(&import(&master, &file.display().to_string()))
+    print(&visible::json(&import(&master, &file.display().to_string())))
 }
 
 fn read(path: &Path) -> Result<Node, Failure> {

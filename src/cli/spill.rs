@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::daemon::Daemon;
-use super::{Failure, Output, load, print, run, runtime};
+use super::{Failure, Output, load, print, print_json, run, runtime};
 use crate::config::Config;
 use crate::queue::SpillConfig;
 use crate::sink::chain;
@@ -25,6 +25,7 @@ use crate::spill::{Read, Spill};
 use crate::spill_desk::Holding;
 use crate::state_dir::is_taken;
 use crate::units::{ByteSize, Span};
+use crate::visible::{self, Visible};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -152,7 +153,7 @@ impl Place {
                 .map_err(|(Failure::Running(why) | Failure::Usage(why))| why),
         };
         said.unwrap_or_else(|why| {
-            eprintln!("{why}; the files are shown as they are");
+            eprintln!("{}; the files are shown as they are", Visible(&why));
             Vec::new()
         })
     }
@@ -204,7 +205,7 @@ impl Place {
         }
         all.sort_by(|a, b| a.sink.cmp(&b.sink));
         if output == Output::Json {
-            return print(&format!("{}\n", json!(all)));
+            return print_json(&json!(all).to_string());
         }
         let mut rows = vec![
             ["SINK", "EVENTS", "OLDEST", "NEWEST", "BYTES", "SEGMENTS", ""].map(str::to_owned),
@@ -266,7 +267,7 @@ impl Place {
         }
         match output {
             Output::Text => print(&text)?,
-            Output::Json => print(&format!("{}\n", json!(all)))?,
+            Output::Json => print_json(&json!(all).to_string())?,
         }
         match stretches {
             0 => Ok(()),
@@ -312,7 +313,7 @@ impl Place {
                 let time = before.to_string();
                 let query = [("sink", sink), ("before", &time)];
                 let Discarded { discarded } = ask(daemon, Method::DELETE, &query)?;
-                return print(&format!("{discarded} events of {sink} were discarded\n"));
+                return print(&format!("{discarded} events of {} were discarded\n", Visible(sink)));
             }
             Running::Mute(why) => {
                 return Err(Failure::Running(format!(
@@ -332,7 +333,7 @@ impl Place {
             let mut spill = opened.map_err(|error| Failure::Running(chain(&error)))?;
             dropped += drop_from(&mut spill, before).map_err(|error| failed(sink, &error))?;
         }
-        print(&format!("{dropped} events of {sink} were discarded\n"))
+        print(&format!("{dropped} events of {} were discarded\n", Visible(sink)))
     }
 }
 
@@ -383,16 +384,18 @@ pub(super) fn rfc3339(micros: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }
 
-/// Rows in columns as wide as their widest cell.
+/// Rows in columns as wide as their widest cell, with all that does not show made visible.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let shown = |row: &[String; N]| row.each_ref().map(|cell| Visible(cell).to_string());
+    let rows: Vec<_> = rows.iter().map(shown).collect();
     let mut widths = [0; N];
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(visible::width(cell));
         }
     }
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         text.push_str(line.trim_end());

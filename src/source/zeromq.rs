@@ -350,7 +350,7 @@ fn body_of(message: ZmqMessage, max_frame: usize, outlet: &Outlet) -> Option<Byt
     };
     outlet.state.bad_frames.add(1);
     if outlet.state.failed(&refused) {
-        warn!(source = outlet.state.name, "{refused}; it was dropped");
+        warn!(source = outlet.state.name, reason = refused, "a message was dropped");
     }
     None
 }
