@@ -1,5 +1,7 @@
 //! The configuration: YAML to typed structs, with every mistake reported at once and in its place.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -272,7 +274,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Why.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// There are mistakes in it.
     #[error("{rendered}")]
@@ -284,10 +286,23 @@ pub enum ConfigError {
     },
 }
 
+/// The longest configuration, ours or a Salt master's, in bytes.
+const LONGEST: u64 = 64 << 20;
+
+/// Reads the text of a configuration, from a file or a pipe.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    if File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
+        let message = format!("it has more than {LONGEST} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let text = read_text(path)
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         let config = Config::parse(&text).map_err(|problems| {
             let file = path.display().to_string();

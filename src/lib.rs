@@ -51,6 +51,7 @@ pub mod python;
 pub mod queue;
 pub mod receipt;
 pub mod redact;
+mod regular_file;
 pub mod reload;
 pub mod replay_letters;
 pub mod routes;

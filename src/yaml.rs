@@ -7,6 +7,7 @@
 //! what only shows later (a filter that is no glob) can still be reported with its place.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
@@ -14,6 +15,10 @@ use serde_saphyr::Spanned;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::excerpt;
+use crate::regular_file;
+
+/// The most that is read of the file of a `${file:PATH}`, in bytes.
+const LONGEST_FILE: u64 = 64 << 10;
 
 /// Line and column, both from 1; line 0 is a place that is not known.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +200,7 @@ impl Node {
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
-    /// without its last line feed, in every text of the tree. `$${` stands for `${`, and `${1}`, a
+    /// without its last line feed, in every text of the tree. The file is a regular one of at most 64 KiB. `$${` stands for `${`, and `${1}`, a
     /// number, stays as it is.
     pub fn interpolate(&mut self, problems: &mut Vec<Problem>) {
         match &mut self.value {
@@ -349,7 +354,7 @@ fn interpolated(text: &str) -> Result<String, String> {
             continue;
         }
         out += &match name.strip_prefix("file:") {
-            Some(path) => std::fs::read_to_string(path)
+            Some(path) => regular_file::read_text(Path::new(path), LONGEST_FILE)
                 .map_err(|error| format!("cannot read {path} for ${{file:{path}}}: {error}"))?
                 .trim_end_matches(['\n', '\r'])
                 .to_owned(),

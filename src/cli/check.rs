@@ -13,6 +13,7 @@ use super::{Failure, Output, print_json, runtime};
 use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
+use crate::state_dir;
 use crate::visible::Visible;
 use crate::yaml::Problem;
 
@@ -65,7 +66,11 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             Err(error.into())
         }
         Ok(config) => {
-            if output == Output::Text {
+            let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
+            for advice in advice.iter().flatten() {
+                eprintln!("warning: {}", Visible(advice));
+            }
+            if advice.is_ok() && output == Output::Text {
                 println!(
                     "{}: {} and {}, no mistakes",
                     Visible(&path.display().to_string()),
@@ -74,7 +79,13 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
                 );
                 say_redacted(&config);
             }
-            if arguments.connect {
+            if let Err(message) = advice {
+                let file = path.display().to_string();
+                let finding = Finding { file, line: None, column: None, message, hint: None };
+                let error = Failure::Usage(format!("error: {}", finding.message));
+                report.findings.push(finding);
+                Err(error)
+            } else if arguments.connect {
                 let connections = runtime()?.block_on(connect(&config, output));
                 let failed = connections.iter().filter(|tried| tried.error.is_some()).count();
                 report.connections = Some(connections);
