@@ -4,7 +4,7 @@
 //! `export` only read the files, also while a daemon runs; what it is in the middle of is then seen
 //! half (see [`crate::spill::scan`]).
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::queue::SpillConfig;
 use crate::sink::chain;
 use crate::spill::disk::Folder;
-use crate::spill::scan::{Depth, Scan, scan};
+use crate::spill::scan::{Depth, Scan, Unreadable, scan};
 use crate::spill::{Read, Spill};
 use crate::spill_desk::Holding;
 use crate::state_dir::is_taken;
@@ -199,8 +199,9 @@ impl Place {
                 continue;
             }
             let scan = scan(&folder, Depth::Heads, |_| Ok(()));
-            let Scan { events, oldest, newest, bytes, segments, .. } =
-                scan.map_err(|error| failed(&sink, &error))?;
+            let scan = scan.map_err(|error| failed(&sink, &error))?;
+            warn_of_unreadable(&sink, &scan);
+            let Scan { events, oldest, newest, bytes, segments, .. } = scan;
             all.push(listed(Holding { sink, events, oldest, newest, bytes, segments }));
         }
         all.sort_by(|a, b| a.sink.cmp(&b.sink));
@@ -236,30 +237,39 @@ impl Place {
                 scan(&folder, Depth::All, |_| Ok(())).map_err(|error| failed(&sink, &error))?;
             // Beside a daemon, the record at the end is the one that it is writing.
             let is_torn = scan.tail_bytes > 0 && matches!(self.running, Running::No);
-            stretches += scan.damage.len() + usize::from(is_torn);
+            stretches += scan.damage.len() + scan.unreadable.len() + usize::from(is_torn);
+            let path = |file: &str| folder.path().join(file).display().to_string();
+            let sink_shown = Visible(&sink);
+            for Unreadable { file, reason } in &scan.unreadable {
+                let (path, reason) = (path(file), Visible(reason));
+                let path = Visible(&path);
+                text.push_str(&format!("damaged  {sink_shown}: {path} cannot be read: {reason}\n"));
+            }
             for damaged in &scan.damage {
                 let or_more = if damaged.or_more { " or more" } else { "" };
                 text.push_str(&format!(
-                    "damaged  {sink}: {} at byte {}: {} bytes, {} events{or_more} lost\n",
-                    folder.path().join(&damaged.file).display(),
+                    "damaged  {sink_shown}: {} at byte {}: {} bytes, {} events{or_more} lost\n",
+                    Visible(&path(&damaged.file)),
                     damaged.offset,
                     damaged.bytes,
                     damaged.events,
                 ));
             }
-            if scan.damage.is_empty() && !is_torn {
+            if scan.damage.is_empty() && scan.unreadable.is_empty() && !is_torn {
                 let Scan { events, segments, .. } = scan;
-                text.push_str(&format!("ok       {sink}: {segments} segments, {events} events\n"));
+                text.push_str(&format!(
+                    "ok       {sink_shown}: {segments} segments, {events} events\n"
+                ));
             }
             if is_torn {
                 text.push_str(&format!(
-                    "torn     {sink}: the last {} bytes are a record that a crash tore; the next \
+                    "torn     {sink_shown}: the last {} bytes are a record that a crash tore; the next \
                      start cuts it off and counts {} events as lost\n",
                     scan.tail_bytes, scan.tail_events,
                 ));
             } else if scan.tail_bytes > 0 {
                 text.push_str(&format!(
-                    "         {sink}: the last {} bytes are a record that is being written\n",
+                    "         {sink_shown}: the last {} bytes are a record that is being written\n",
                     scan.tail_bytes
                 ));
             }
@@ -279,6 +289,7 @@ impl Place {
     }
 
     fn export(&self, wanted: Option<&str>) -> Result<(), Failure> {
+        let is_terminal = io::stdout().is_terminal();
         let mut out = BufWriter::new(io::stdout().lock());
         let mut line = Vec::new();
         for (sink, folder) in self.spills(wanted)? {
@@ -286,17 +297,23 @@ impl Place {
                 for event in share.events() {
                     line.clear();
                     event.write_line(&mut line);
-                    out.write_all(&line)?;
+                    match is_terminal {
+                        true => write!(out, "{}", visible::json(&String::from_utf8_lossy(&line)))?,
+                        false => out.write_all(&line)?,
+                    }
                 }
                 Ok(())
             });
             match scanned {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 Err(error) => return Err(failed(&sink, &error)),
-                Ok(scan) if !scan.damage.is_empty() => {
-                    eprintln!("{sink}: some of it is damaged, see `saltern spill verify`");
+                Ok(scan) => {
+                    warn_of_unreadable(&sink, &scan);
+                    if !scan.damage.is_empty() {
+                        let sink = Visible(&sink);
+                        eprintln!("{sink}: some of it is damaged, see `saltern spill verify`");
+                    }
                 }
-                Ok(_) => {}
             }
         }
         match out.flush() {
@@ -372,6 +389,12 @@ fn drop_from(spill: &mut Spill<Folder>, before: u64) -> io::Result<u64> {
         job.run()?;
     }
     Ok(dropped)
+}
+
+fn warn_of_unreadable(sink: &str, scan: &Scan) {
+    for Unreadable { file, reason } in &scan.unreadable {
+        eprintln!("{}: {} cannot be read: {}", Visible(sink), Visible(file), Visible(reason));
+    }
 }
 
 fn failed(sink: &str, error: &io::Error) -> Failure {
