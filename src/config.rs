@@ -1,5 +1,7 @@
 //! The configuration: YAML to typed structs, with every mistake reported at once and in its place.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::redact::{RuleConfig, Rules};
 use crate::sink::{self, Driver};
 use crate::source::{self, JobCache, Reader};
 use crate::units::{ByteSize, Secret, Span};
+use crate::visible;
 use crate::yaml::{Node, Place, Problem, Value, suggest};
 
 /// Where the configuration is unless told otherwise.
@@ -272,7 +275,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Why.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// There are mistakes in it.
     #[error("{rendered}")]
@@ -284,10 +287,26 @@ pub enum ConfigError {
     },
 }
 
+/// The longest name of a source or sink, in bytes.
+const LONGEST_NAME: usize = 64;
+
+/// The longest configuration, ours or a Salt master's, in bytes.
+const LONGEST: u64 = 64 << 20;
+
+/// Reads the text of a configuration, from a file or a pipe.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    if File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
+        let message = format!("it has more than {LONGEST} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let text = read_text(path)
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         let config = Config::parse(&text).map_err(|problems| {
             let file = path.display().to_string();
@@ -314,6 +333,8 @@ impl Config {
         let mut root = Node::parse(text).map_err(|problem| vec![problem])?;
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
+        // They name variables and files, and not what is in them.
+        let unreplaced = problems.len();
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
@@ -331,11 +352,13 @@ impl Config {
             for (key, entry) in entries {
                 let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
                 if !key.name.chars().all(is_plain)
-                    || key.name.is_empty()
+                    || !(1..=LONGEST_NAME).contains(&key.name.len())
                     || key.name.starts_with('.')
                 {
-                    let message = format!("`{}` cannot be a name", key.name);
-                    let help = "use letters, digits, `-`, `_` and `.`; it names files too";
+                    let message =
+                        format!("`{}` cannot be a name", visible::capped(&key.name, LONGEST_NAME));
+                    let help =
+                        "use letters, digits, `-`, `_` and `.`, 64 at the most; it names files too";
                     problems.push(Problem::at(key.place, message).help(help));
                 }
                 if section.name == "sources" {
@@ -371,6 +394,8 @@ impl Config {
                 Ok(Config { general, sources, sinks, redact, keep_jobs, path: None })
             }
             _ => {
+                let others = problems.iter_mut().skip(unreplaced);
+                others.for_each(|problem| root.hide_secrets(problem));
                 problems
                     .sort_by_key(|problem| problem.place.map(|place| (place.line, place.column)));
                 Err(problems)
@@ -707,6 +732,34 @@ sinks:
             (16, 14),
         ];
         assert_eq!(found, expected, "{:#?}", problems(text));
+    }
+
+    #[test]
+    fn a_name_is_short_and_so_is_the_path_of_a_socket() {
+        for name in ["a".repeat(64), "web-1.b_c".to_owned()] {
+            assert_eq!(problems(&SMALLEST.replace("archive", &name)), [], "{name}");
+        }
+        for name in
+            ["a".repeat(65), "a".repeat(300), "..".to_owned(), ".a".to_owned(), "'a/b'".to_owned()]
+        {
+            let found = problems(&SMALLEST.replace("archive", &name));
+            assert!(found[0].2.contains("cannot be a name"), "{name}: {found:?}");
+            assert!(found[0].2.len() < 120, "{found:?}");
+        }
+        let path = |bytes: usize| format!("/{}/socket.ipc", "x".repeat(bytes - 12));
+        for source in [
+            "salt_bus: {address: 'unix:PATH'}",
+            "salt_bus: {address: PATH}",
+            "zeromq: {bind: 'ipc://PATH'}",
+            "zeromq: {connect: ['ipc://PATH']}",
+            "returner: {bind: 'ipc://PATH'}",
+        ] {
+            let with =
+                |path: String| SMALLEST.replace("salt_bus: {}", &source.replace("PATH", &path));
+            assert_eq!(problems(&with(path(107))), [], "{source}");
+            let found = problems(&with(path(108)));
+            assert!(found[0].2.contains("at most 107 bytes"), "{source}: {found:?}");
+        }
     }
 
     #[test]

@@ -374,7 +374,13 @@ impl DeadLetters {
     ) -> Result<T, DeadLetterError> {
         let connection = match &mut desk.connection {
             Some(connection) => connection,
-            none => none.insert(connect(&self.path)?),
+            none => {
+                if self.mends {
+                    state_file::put_foreign_beside_aside(&self.path)
+                        .map_err(failed("putting aside what is no file"))?;
+                }
+                none.insert(connect(&self.path)?)
+            }
         };
         work(connection).map_err(failed(doing))
     }

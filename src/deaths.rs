@@ -34,8 +34,7 @@
 //! process, and so is what killed it.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,6 +43,7 @@ use tracing::{info, warn};
 
 use crate::batch::{Batch, BatchId};
 use crate::sink::blocking;
+use crate::spill::disk::{Disk, Folder};
 use crate::state_file;
 
 use self::gate::{Gate, Pass};
@@ -52,6 +52,9 @@ mod gate;
 
 /// The file, in `state_dir`.
 const FILE: &str = "deaths";
+
+/// Longer than it is ever written.
+const LONGEST: u64 = 1 << 20;
 
 /// So many deaths are no accident.
 const DEATHS: usize = 3;
@@ -212,7 +215,10 @@ impl Deaths {
     /// As [`Deaths::begin`], with another time for what is alone.
     pub(crate) fn begin_with(state_dir: &Path, now: u64, alone: Duration) -> Self {
         let path = state_dir.join(FILE);
-        let text = match std::fs::read(&path) {
+        if let Err(error) = state_file::put_foreign_aside(&path) {
+            warn!(%error, file = %path.display(), "what is no file cannot be put aside");
+        }
+        let text = match state_file::read(&path, LONGEST) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
@@ -299,17 +305,10 @@ impl Deaths {
     /// Without the file a death is not noticed, and nothing worse.
     fn save(&self, record: &Record) {
         let saved = (|| {
-            let new = self.path.with_extension("new");
-            match std::fs::remove_file(&new) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = state_file::create(&new)?;
-            file.write_all(record.to_text().as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&new, &self.path)?;
-            let folder = self.path.parent().unwrap_or(Path::new("."));
-            File::open(folder)?.sync_all()
+            let folder = Folder::open(self.path.parent().unwrap_or(Path::new(".")))?;
+            folder.put_foreign_aside(&format!("{FILE}.new"))?;
+            folder.replace(FILE, record.to_text().as_bytes())?;
+            folder.sync_names()
         })();
         if let Err(error) = saved {
             warn!(%error, file = %self.path.display(), "a death of the process would not be noticed");

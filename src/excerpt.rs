@@ -1,59 +1,323 @@
-//! A line of the configuration as it may be shown beside a mistake in it: without the secrets.
+//! A line of the configuration as it may be shown beside a mistake in it: without the secrets, and
+//! not longer than a terminal is wide.
 //!
 //! Which text is a secret is known for sure only where the configuration is right, so this goes by
-//! the names of keys, and hides too much rather than too little. What is hidden keeps its width, so
-//! that a caret under the line stays in its place.
+//! the names of keys, the lines above, and the looks of values, and hides too much rather than too
+//! little. What is hidden keeps its width, so that a caret under the line stays in its place.
 
-/// What the names of keys that hold secrets have in them; common mistypings are among them.
-const NAMES: [&str; 5] = ["pass", "pasw", "secret", "token", "credential"];
+use crate::visible::{self, Visible};
 
-/// The line, and `before` it the one that may hold its key.
-pub fn shown(before: Option<&str>, line: &str) -> String {
-    let is_key = |key: &str| is_secret(key.trim().trim_start_matches("- "));
-    if before.and_then(|before| before.trim_end().strip_suffix(':')).is_some_and(is_key) {
-        return hidden(line);
+/// What the names of keys that hold secrets have in them, apart from what separates words; common
+/// mistypings are among them.
+const NAMES: [&str; 17] = [
+    "pass",
+    "pasw",
+    "pswd",
+    "secret",
+    "token",
+    "credential",
+    "auth",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "keypem",
+    "jaas",
+    "bearer",
+    "cookie",
+    "webhook",
+    "hookurl",
+    "connectionstring",
+];
+
+/// Words that are names of secrets.
+const WORDS: [&str; 10] = ["pw", "pwd", "psk", "pin", "otp", "dsn", "jwt", "pat", "hmac", "sas"];
+
+/// Schemes whose addresses are paths of this machine.
+const LOCAL: [&str; 3] = ["ipc", "unix", "file"];
+
+/// Columns of a line that are shown.
+const WIDTH: usize = 120;
+
+/// Columns on either side of those that are looked at for the looks of values.
+const MARGIN: usize = 2000;
+
+/// An opaque text of so many characters is a secret.
+const OPAQUE: usize = 20;
+
+/// A line, and how many columns stand before the place in it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// What may be shown of the line.
+    pub line: String,
+    /// The columns before the place.
+    pub indent: usize,
+}
+
+/// Whether the value under a key of this name is a secret.
+pub fn is_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    let letters: String = key.chars().filter(|c| c.is_alphanumeric()).collect();
+    let mut words = key.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    NAMES.iter().any(|name| letters.contains(name))
+        || words.clone().any(|word| WORDS.contains(&word))
+        || words.clone().count() > 1 && words.next_back() == Some("key")
+}
+
+/// The line of this number, from 1, with a column of it in sight.
+pub fn shown(text: &str, number: usize, column: usize) -> Excerpt {
+    let mut state = Inside::Nothing;
+    let mut found = String::new();
+    for line in lines_of(text).take(number) {
+        let hides = state.takes(line);
+        found.clear();
+        match hides {
+            true => found.push_str(&hidden(line)),
+            false => state = without_values(line, &mut found),
+        }
     }
-    let mut out = String::new();
+    window(&found, column.saturating_sub(1))
+}
+
+/// Whether something of the line is hidden.
+pub fn hides(text: &str, number: usize) -> bool {
+    let line = lines_of(text).nth(number.saturating_sub(1)).unwrap_or_default();
+    let whole = window(line, 0);
+    shown(text, number, 1).line != whole.line
+}
+
+/// A message without what looks like a secret.
+pub fn message(text: &str) -> String {
+    without_looks(text)
+}
+
+/// The lines as YAML counts them: a carriage return alone ends one too.
+pub fn lines_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
+/// What a line is inside of, if that began on a line before it and is a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    Nothing,
+    /// A text between such quotes.
+    Quotes(char),
+    /// Brackets, so many.
+    Brackets(usize),
+    /// What is further to the right than so many columns.
+    Indented(usize),
+}
+
+impl Inside {
+    /// Whether the line is a part of it, or its end.
+    fn takes(&mut self, line: &str) -> bool {
+        match *self {
+            Inside::Nothing => false,
+            Inside::Quotes(quote) => {
+                if let Some(rest) = behind_quote(line, quote) {
+                    *self = after(rest, 0);
+                }
+                true
+            }
+            Inside::Brackets(open) => {
+                match open_brackets(line, open) {
+                    0 => *self = Inside::Nothing,
+                    open => *self = Inside::Brackets(open),
+                }
+                true
+            }
+            Inside::Indented(columns) => {
+                let indent = line.len() - line.trim_start().len();
+                let is_item = indent == columns && line.trim_start().starts_with('-');
+                if line.trim().is_empty() || indent > columns || is_item {
+                    return true;
+                }
+                *self = Inside::Nothing;
+                false
+            }
+        }
+    }
+}
+
+/// Writes the line without the values of keys that hold secrets; returns what goes on behind it.
+fn without_values(line: &str, out: &mut String) -> Inside {
+    let mut state = Inside::Nothing;
     let mut rest = line;
+    // The value of a key that stands alone (`? password`) on a line before.
+    if line.trim_start().starts_with(':') {
+        out.push_str(&hidden(line));
+        return Inside::Indented(line.len() - line.trim_start().len());
+    }
     while let Some(colon) = rest.find(':') {
         let (key, value) = rest.split_at(colon + 1);
+        let before = line.len() - rest.len();
+        let name = key.trim_end_matches(':').rsplit(['{', '[', ',']).next().unwrap_or_default();
+        if !is_secret(name) {
+            out.push_str(&without_arguments(key));
+            rest = value;
+            continue;
+        }
         out.push_str(key);
-        let is_url = value.starts_with("//");
-        let name = key.trim_end_matches(':').rsplit(['{', ',']).next().unwrap_or_default();
-        let end = if is_url {
-            value.find('@').unwrap_or(0)
-        } else if is_secret(name) {
-            end_of_value(value)
-        } else {
-            0
+        let name = name.trim_start_matches([' ', '-', '?']);
+        let end = end_of_value(value);
+        state = match value.trim_start().chars().next() {
+            _ if open_brackets(line.get(..before + colon).unwrap_or_default(), 0) > 0 => {
+                after(line, 0)
+            }
+            Some(quote @ ('"' | '\'')) if end.is_none() => Inside::Quotes(quote),
+            Some('"' | '\'') => Inside::Nothing,
+            Some('[' | '{') => after(value, 0),
+            _ => Inside::Indented((before + colon).saturating_sub(name.len())),
         };
-        let (value, others) = value.split_at(end);
+        let (value, others) = value.split_at(end.unwrap_or(value.len()));
         out.push_str(&hidden(value));
         rest = others;
     }
-    out + rest
+    out.push_str(&without_arguments(rest));
+    state
 }
 
-fn is_secret(key: &str) -> bool {
-    let key = key.to_lowercase();
-    NAMES.iter().any(|name| key.contains(name))
+/// What is open behind a line.
+fn after(line: &str, open: usize) -> Inside {
+    match open_brackets(line, open) {
+        0 => Inside::Nothing,
+        open => Inside::Brackets(open),
+    }
 }
 
-/// Where the value behind a colon ends: a quoted one with its quotes, any other with the line.
-fn end_of_value(text: &str) -> usize {
-    let start = text.len() - text.trim_start().len();
-    let mut chars = text.char_indices().skip_while(|(place, _)| *place < start).peekable();
-    let Some((_, quote @ ('"' | '\''))) = chars.next() else { return text.len() };
+fn open_brackets(line: &str, open: usize) -> usize {
+    line.chars().fold(open, |open, c| match c {
+        '[' | '{' => open + 1,
+        ']' | '}' => open.saturating_sub(1),
+        _ => open,
+    })
+}
+
+/// Hides what is behind an argument or word that names a secret: `--token abc`, `password=abc`.
+fn without_arguments(text: &str) -> String {
+    let mut from = 0;
+    for word in text.split_inclusive([' ', '=', '\t']) {
+        from += word.len();
+        // A key is no word with a value behind it.
+        if word.ends_with([' ', '=', '\t']) && is_secret(word) {
+            let (before, behind) = text.split_at(from);
+            return before.to_owned() + &hidden(behind);
+        }
+    }
+    text.to_owned()
+}
+
+/// Where the value behind a colon ends: a quoted one with its quotes, any other with the line; `None`
+/// of a quoted one that goes on.
+fn end_of_value(text: &str) -> Option<usize> {
+    let value = text.trim_start();
+    match value.chars().next() {
+        Some(quote @ ('"' | '\'')) => {
+            let rest = behind_quote(value.get(1..).unwrap_or_default(), quote)?;
+            Some(text.len() - rest.len())
+        }
+        _ => Some(text.len()),
+    }
+}
+
+/// What is behind the quote that ends a text.
+fn behind_quote(text: &str, quote: char) -> Option<&str> {
+    let mut chars = text.char_indices().peekable();
     while let Some((place, c)) = chars.next() {
         match c {
             '\\' if quote == '"' => drop(chars.next()),
             // Doubled between single quotes, it stands for itself.
             '\'' if c == quote && chars.next_if(|(_, next)| *next == quote).is_some() => {}
-            _ if c == quote => return place + 1,
+            _ if c == quote => return text.get(place + 1..),
             _ => {}
         }
     }
-    text.len()
+    None
+}
+
+/// The part of a line around a column, made visible.
+fn window(line: &str, column: usize) -> Excerpt {
+    let near = column.saturating_sub(WIDTH / 2);
+    let first = near.saturating_sub(MARGIN);
+    let skipped: String = line.chars().skip(first).take(2 * MARGIN + WIDTH).collect();
+    let looked: Vec<char> = without_looks(&skipped).chars().collect();
+    let part = looked.get(near - first..).unwrap_or_default();
+    let is_cut = part.len() > WIDTH;
+    let part: String = part.iter().take(WIDTH).collect();
+    let before: String = part.chars().take(column - near).collect();
+    let front = if near > 0 { "…" } else { "" };
+    let back = if is_cut { "…" } else { "" };
+    let indent = visible::width(front) + visible::width(&Visible(&before).to_string());
+    Excerpt { line: format!("{front}{}{back}", Visible(&part)), indent }
+}
+
+/// Hides what looks like a secret: what an address has besides its host, opaque texts, keys.
+fn without_looks(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    // Between the quotes and spaces of the line, so that each address is looked at alone.
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| c.is_whitespace() || "\"'`,{}[]()".contains(c));
+        let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
+        if ["Basic", "Bearer"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
+            || word.starts_with("-----BEGIN")
+        {
+            out.push_str(word);
+            out.push_str(&hidden(behind));
+            return out;
+        }
+        out.push_str(&word_without_looks(word));
+        let mut chars = behind.chars();
+        out.extend(chars.next());
+        rest = chars.as_str();
+    }
+    out
+}
+
+fn word_without_looks(word: &str) -> String {
+    let (before, address) = match word.find("://") {
+        Some(at) => word.split_at(at + 3),
+        None => ("", word),
+    };
+    let is_local = LOCAL.iter().any(|scheme| before.ends_with(&format!("{scheme}://")));
+    let mut address = address.to_owned();
+    if let Some(at) = address.rfind('@')
+        && address.get(..at).is_some_and(|user| !before.is_empty() || user.contains(':'))
+    {
+        let (user, host) = address.split_at(at);
+        address = hidden(user) + host;
+    }
+    if !before.is_empty()
+        && !is_local
+        && let Some(at) = address.find(['/', '?', '#'])
+    {
+        let (host, path) = address.split_at(at + 1);
+        address = host.to_owned() + &hidden(path);
+    }
+    before.to_owned() + &without_opaque(&address)
+}
+
+/// Hides runs of letters and digits that nobody has made up by hand.
+fn without_opaque(text: &str) -> String {
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || "+=_".contains(c);
+    let mut out = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !is_inner(c)).unwrap_or(rest.len());
+        let (run, behind) = rest.split_at(end);
+        let has = |what: fn(&char) -> bool| run.chars().any(|c| what(&c));
+        let is_mixed = has(char::is_ascii_digit)
+            && has(char::is_ascii_lowercase)
+            && has(char::is_ascii_uppercase);
+        let is_hex = run.len() >= 32 && run.chars().all(|c| c.is_ascii_hexdigit());
+        match run.len() >= OPAQUE && is_mixed || is_hex {
+            true => out.push_str(&hidden(run)),
+            false => out.push_str(run),
+        }
+        let mut chars = behind.chars();
+        out.extend(chars.next());
+        rest = chars.as_str();
+    }
+    out
 }
 
 fn hidden(text: &str) -> String {
@@ -64,6 +328,10 @@ fn hidden(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn line_of(text: &str) -> String {
+        shown(text, lines_of(text).count(), 1).line
+    }
+
     #[test]
     fn secrets_are_hidden_and_the_rest_is_shown() {
         for (line, expected) in [
@@ -71,14 +339,92 @@ mod tests {
             (r#"{"token":"a\"b","x":1}"#, r#"{"token":******,"x":1}"#),
             ("{password: 'a''b', x: 1}", "{password: ******, x: 1}"),
             ("sasl: {user: u, password: a, x: 1}", "sasl: {user: u, password: ** ** **"),
-            ("url: http://u:p@h:1/x", "url: http:*****@h:1/x"),
+            ("url: http://u:p@h:1/x", "url: http://***@h:1/*"),
             ("url: http://h:1, key: a", "url: http://h:1, key: a"),
+            ("port: 4507", "port: 4507"),
+            ("address: ipc:///run/salt/x.ipc", "address: ipc:///run/salt/x.ipc"),
             ("name: web-1", "name: web-1"),
             ("password", "password"),
         ] {
-            assert_eq!(shown(None, line), expected);
+            assert_eq!(line_of(line), expected);
         }
-        assert_eq!(shown(Some("  password:"), "    a: b"), "    ** *");
-        assert_eq!(shown(Some("  tokens: 1"), "    a: b"), "    a: b");
+    }
+
+    #[test]
+    fn no_secret_shows_however_it_stands_there() {
+        const S: &str = "hunter2";
+        for text in [
+            "token: 12345hunter2",
+            "url: ftp://u:hunter2@h",
+            "url: ftp://u:hunter2/@x@h/p",
+            "url: https://hooks.slack.com/services/T0/B0/hunter2",
+            "url: https://h?sig=hunter2",
+            "address: u:hunter2@h:1",
+            "api_key: hunter2",
+            "apiKey: hunter2",
+            "x-api-key: hunter2",
+            "routing_key: hunter2",
+            "ssl.key.pem: hunter2",
+            "ssl.keystore.password: hunter2",
+            "properties: {sasl.password: hunter2}",
+            "sasl.oauthbearer.config: principal=x secret=hunter2",
+            "sasl.jaas.config: 'x hunter2'",
+            "pw: hunter2",
+            "\"password\": hunter2",
+            "'password' : hunter2",
+            "PASSWORD: hunter2",
+            "{a: 1, password: [hunter2]}",
+            "headers: {Authorization: Basic hunter2}",
+            "headers: ['Authorization: Bearer hunter2']",
+            "header: Basic hunter2",
+            "command: x --token hunter2",
+            "command: x --password=hunter2",
+            "# the password is hunter2",
+            "webhook: hunter2",
+            "password: |\n  hunter2",
+            "password: |\n  a\n\n  b hunter2",
+            "- password: >-\n    hunter2",
+            "password:\n  hunter2",
+            "passwords:\n- hunter2",
+            "passwords:\n- a\n- hunter2",
+            "password: a\n  hunter2",
+            "password: \"a\nhunter2\"",
+            "password: 'a\n\nhunter2'",
+            "passwords: [a,\nhunter2]",
+            "{\"token\":\n\"hunter2\"}",
+            "{password: [a,\n b, hunter2]}",
+            "? password\n: hunter2",
+            "ssl.key: |\n  -----BEGIN PRIVATE KEY-----\n  hunter2",
+            "pem: -----BEGIN KEY hunter2",
+            "password: &anchor hunter2",
+            "x: Zm9vYmFyMTIzhunter2ABCdef",
+            "x: 0123456789abcdef0123456789abcdefhunter2",
+        ] {
+            let shown = line_of(text);
+            // Of the last one only what is hex.
+            let is_last = text.starts_with("x: 0123");
+            let found = if is_last { shown.contains("0123456789ab") } else { shown.contains(S) };
+            assert!(!found || is_last, "{text}\n{shown}");
+        }
+        for (text, expected) in [
+            ("password: |\n  a\nport: x", "port: x"),
+            ("passwords: [a,\nb]\nport: x", "port: x"),
+            ("password: \"a\nb\"\nport: x", "port: x"),
+            ("a:\n  password: x\n  port: x", "  port: x"),
+            ("- password: x\n  port: x", "  port: x"),
+        ] {
+            assert_eq!(line_of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_shown_around_its_place() {
+        let line = format!("{{{}port: many}}", "\"a\u{202e}\": 1, ".repeat(200_000));
+        let column = line.chars().count() - 4;
+        let Excerpt { line, indent } = shown(&line, 1, column);
+        assert!(line.chars().count() < 300, "{line}");
+        assert!(line.starts_with('…') && line.contains("\\u{202e}"), "{line}");
+        let from: String = line.chars().skip(indent).collect();
+        assert_eq!(from, "many}");
     }
 }

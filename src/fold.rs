@@ -1,19 +1,24 @@
 //! Holding back log lines that repeat.
 //!
-//! What goes wrong often goes wrong a thousand times. Of the same warning or error (the same place in
-//! the program, the same texts; numbers may differ) the first [`SHOWN`] within a minute are shown.
-//! The others are counted, and a line says how many there were once the minute is over and anything
-//! is logged.
+//! What goes wrong often goes wrong a thousand times. Of warnings and errors of the same kind the
+//! first [`SHOWN`] within a minute are shown. The others are counted, and a line says how many there
+//! were, with the first of them, once the minute is over and anything is logged.
+//!
+//! The kind is the place in the program and the fields of [`OWN`], which have few values. Any other
+//! field may hold what somebody sends, who must not fill the log by sending something else each time.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, info};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+
+use crate::log_line::Fields;
 
 /// Lines that are shown before the others are held back: a sink that comes and goes a few times is
 /// no flood.
@@ -22,8 +27,11 @@ const SHOWN: u64 = 5;
 /// How long lines count as repeats of the first.
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// Different lines that are remembered at a time; what is over is shown.
-const LINES: usize = 256;
+/// Kinds that are remembered at a time; what is over is shown.
+const KINDS: usize = 1024;
+
+/// Fields whose texts are the operator's or the program's own.
+const OWN: [&str; 4] = ["sink", "source", "thread", "file"];
 
 /// A layer that holds repeats back from all other layers.
 #[derive(Default)]
@@ -31,31 +39,44 @@ pub struct Fold(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    lines: HashMap<String, Line>,
+    kinds: HashMap<Kind, Lines>,
 }
 
-struct Line {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Kind {
+    place: Identifier,
+    own: String,
+}
+
+struct Lines {
     first: Instant,
     count: u64,
+    /// The first that was held back.
+    sample: Option<String>,
 }
 
 impl Seen {
-    /// Whether the line is to be shown.
-    fn see(&mut self, line: String, now: Instant) -> bool {
-        if self.lines.len() >= LINES && !self.lines.contains_key(&line) {
+    /// Whether a line of this kind is to be shown.
+    fn see(&mut self, kind: Kind, line: impl FnOnce() -> String, now: Instant) -> bool {
+        if self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
             return true;
         }
-        let line = self.lines.entry(line).or_insert(Line { first: now, count: 0 });
-        line.count += 1;
-        line.count <= SHOWN
+        let begun = Lines { first: now, count: 0, sample: None };
+        let lines = self.kinds.entry(kind).or_insert(begun);
+        lines.count += 1;
+        if lines.count <= SHOWN {
+            return true;
+        }
+        lines.sample.get_or_insert_with(line);
+        false
     }
 
-    /// Forgets what is over: the lines that were held back, and how often.
+    /// Forgets what is over: the first line of each kind that was held back, and how many were.
     fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
-        let is_over = |line: &Line| now.saturating_duration_since(line.first) >= WINDOW;
-        let over = self.lines.extract_if(|_, line| is_over(line));
-        let over = over.map(|(text, line)| (text, line.count.saturating_sub(SHOWN)));
-        over.filter(|(_, held_back)| *held_back > 0).collect()
+        let is_over = |lines: &Lines| now.saturating_duration_since(lines.first) >= WINDOW;
+        let over = self.kinds.extract_if(|_, lines| is_over(lines));
+        let over = over.filter_map(|(_, lines)| Some((lines.sample?, lines.count - SHOWN)));
+        over.collect()
     }
 }
 
@@ -70,7 +91,8 @@ impl<S: Subscriber> Layer<S> for Fold {
         let (is_shown, over) = {
             let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let over = seen.over(now);
-            let is_shown = *metadata.level() > Level::WARN || seen.see(texts(event), now);
+            let line = || Fields::of(event).to_string();
+            let is_shown = *metadata.level() > Level::WARN || seen.see(Kind::of(event), line, now);
             (is_shown, over)
         };
         for (line, times) in over {
@@ -80,28 +102,24 @@ impl<S: Subscriber> Layer<S> for Fold {
     }
 }
 
-/// The texts of an event, numbers left out.
-fn texts(event: &Event<'_>) -> String {
-    let mut texts = Texts(String::new());
-    event.record(&mut texts);
-    texts.0
+impl Kind {
+    fn of(event: &Event<'_>) -> Self {
+        let mut own = OwnTexts(String::new());
+        event.record(&mut own);
+        Kind { place: event.metadata().callsite(), own: own.0 }
+    }
 }
 
-struct Texts(String);
+/// The fields of an event that are of [`OWN`].
+struct OwnTexts(String);
 
-impl Visit for Texts {
+impl Visit for OwnTexts {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let between = if self.0.is_empty() { "" } else { ", " };
-        // Writing to a String does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.0, "{between}{value:?}"),
-            name => write!(self.0, "{between}{name}={value:?}"),
-        };
+        if OWN.contains(&field.name()) {
+            // Writing to a String does not fail.
+            let _ = write!(self.0, "{}={value:?};", field.name());
+        }
     }
-
-    fn record_f64(&mut self, _: &Field, _: f64) {}
-    fn record_i64(&mut self, _: &Field, _: i64) {}
-    fn record_u64(&mut self, _: &Field, _: u64) {}
 }
 
 #[cfg(test)]
@@ -113,6 +131,14 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
+    use crate::config::LogFormat;
+    use crate::log_line::LogLine;
+
+    fn kind(own: &str) -> Kind {
+        let metadata =
+            tracing::callsite!(name: "x", kind: tracing::metadata::Kind::EVENT, fields: a);
+        Kind { place: Identifier(metadata), own: own.to_owned() }
+    }
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -153,15 +179,42 @@ mod tests {
     fn what_was_held_back_is_told_once() {
         let mut seen = Seen::default();
         let begin = Instant::now();
-        let shown = (0..100).filter(|_| seen.see("x".to_owned(), begin)).count();
+        let mut see = |own: &str, line: &str| seen.see(kind(own), || line.to_owned(), begin);
+        let shown = (0..100).filter(|number| see("x", &format!("text {number}"))).count();
         assert_eq!(shown, 5);
-        assert!(seen.see("y".to_owned(), begin));
+        assert!(see("y", ""));
         assert!(seen.over(begin + Duration::from_secs(59)).is_empty());
-        assert_eq!(seen.over(begin + WINDOW), [("x".to_owned(), 95)]);
-        assert!(seen.lines.is_empty());
-        for number in 0..LINES {
-            seen.see(number.to_string(), begin);
+        assert_eq!(seen.over(begin + WINDOW), [("text 5".to_owned(), 95)]);
+        assert!(seen.kinds.is_empty());
+        for number in 0..KINDS {
+            seen.see(kind(&number.to_string()), String::new, begin);
         }
-        assert!((0..100).all(|_| seen.see("one more".to_owned(), begin)));
+        assert!((0..100).all(|_| seen.see(kind("one more"), String::new, begin)));
+    }
+
+    #[test]
+    fn who_sends_something_else_each_time_does_not_fill_the_log() {
+        let written = Written::default();
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt::layer().with_ansi(false);
+        let lines = lines.with_writer(move || writer.clone());
+        let lines = lines.event_format(LogLine(LogFormat::Journald));
+        let subscriber = tracing_subscriber::registry().with(lines).with(Fold::default());
+        tracing::subscriber::with_default(subscriber, || {
+            for number in 0..5000 {
+                let op = format!("{number}\n<0>{}", "x".repeat(4000));
+                warn!(
+                    source = "a",
+                    reason = format!("there is no `{op}`"),
+                    op,
+                    "a request was refused"
+                );
+            }
+            warn!(source = "b", "a request was refused");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert!(text.lines().count() <= 10 && text.len() < 20_000, "{} bytes", text.len());
+        assert!(text.lines().all(|line| line.starts_with("<4>")), "{text}");
+        assert!(text.contains("source=\"b\""), "{text}");
     }
 }

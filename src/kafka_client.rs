@@ -4,7 +4,7 @@
 //! is checked when the configuration is read, by asking librdkafka.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{debug, warn};
 
+use crate::regular_file::{self, Links};
 use crate::units::Secret;
 
 /// How long a question to the brokers may take that somebody waits for.
@@ -210,17 +211,22 @@ pub fn not_made(error: &KafkaError, config: &ClientConfig) -> String {
     let unreadable = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"]
         .into_iter()
         .filter_map(|property| config.get(property).filter(|path| *path != "probe"))
-        .find_map(|path| Some(format!("reading {path}: {}", std::fs::read(path).err()?)));
+        .find_map(|path| Some(format!("reading {path}: {}", unreadable(path)?)));
     unreadable.unwrap_or_else(|| explained(error))
+}
+
+fn unreadable(path: &str) -> Option<std::io::Error> {
+    const LONGEST: u64 = 16 << 20;
+    regular_file::read(Path::new(path), Links::Follow, LONGEST).err()
 }
 
 /// librdkafka's log lines. What they tell of errors comes as errors too, so they are details.
 pub fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            warn!(facility, "librdkafka: {line}");
+            warn!(facility, line, "librdkafka says");
         }
-        _ => debug!(facility, "librdkafka: {line}"),
+        _ => debug!(facility, line, "librdkafka says"),
     }
 }
 

@@ -1,8 +1,7 @@
 //! An event as one line: for the eye (`local`, `saltern events`) and for machines
 //! (`/api/v1/events`, `saltern events --output json`).
 //!
-//! What a line for the eye shows comes from minions, so control characters, which could drive a
-//! terminal, are replaced by U+FFFD.
+//! What a line for the eye shows comes from minions, so it is made visible and cut where it is long.
 
 use std::io::{self, IsTerminal};
 
@@ -11,6 +10,7 @@ use jiff::tz::TimeZone;
 
 use crate::event::{Event, Origin};
 use crate::json::write_string;
+use crate::visible;
 
 /// Whether lines have colours.
 #[derive(
@@ -86,8 +86,11 @@ pub fn write_text(first: &str, event: &Event, colour: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(line.as_bytes());
 }
 
+/// Longer than any tag or id of Salt's.
+const LONGEST: usize = 512;
+
 fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    visible::capped(text, LONGEST)
 }
 
 /// Appends a line for machines: tag, time of receipt, source, master and data as a JSON object.

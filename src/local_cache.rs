@@ -27,12 +27,16 @@ use crate::event::is_jid;
 use crate::jobs::listing::started;
 use crate::jobs::{Jobs, JobsError};
 use crate::msgpack::{self, MapWriter};
+use crate::regular_file::{self, Links};
 
 /// The key that marks an event as one that comes from the master's files.
 pub const MARK: &str = "_backfilled";
 
 /// Files larger than this are no part of a job cache.
 const LARGEST: u64 = 512 << 20;
+
+/// Longer than a file with a job's id.
+const LONGEST_JID: u64 = 1 << 10;
 
 /// Which jobs to look at, and what to leave out.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +73,7 @@ impl Walk {
                 if modified(&path).is_none_or(|time| time < window.from) {
                     continue;
                 }
-                match fs::read_to_string(path.join("jid")) {
+                match regular_file::read_text(&path.join("jid"), LONGEST_JID) {
                     Ok(jid) if is_jid(jid.trim()) => {
                         jobs.push(Found { jid: jid.trim().to_owned(), path });
                     }
@@ -165,10 +169,10 @@ impl Walk {
     /// A msgpack file and when it was written; `None`, and counted, if it is not one.
     fn read(&mut self, path: &Path) -> Option<(Vec<u8>, SystemTime)> {
         let read = || {
-            let metadata = fs::metadata(path).ok().filter(|file| file.len() <= LARGEST)?;
-            let bytes = fs::read(path).ok()?;
+            let written = fs::metadata(path).ok()?.modified().ok()?;
+            let bytes = regular_file::read(path, Links::Follow, LARGEST).ok()?;
             msgpack::whole(&bytes).ok()?;
-            Some((bytes, metadata.modified().ok()?))
+            Some((bytes, written))
         };
         let file = read();
         if file.is_none() {

@@ -91,8 +91,8 @@ impl Tags {
         }
         let automaton = DFA::builder()
             .configure(DFA::config().match_kind(MatchKind::All).skip_cache_capacity_check(true))
-            // Globs match bytes.
-            .syntax(syntax::Config::new().utf8(false))
+            // Globs match bytes, line feeds among them, as globset has it.
+            .syntax(syntax::Config::new().utf8(false).dot_matches_new_line(true))
             .thompson(thompson::Config::new().utf8(false))
             .build_many(&patterns)?;
         let states = automaton.create_cache();
@@ -153,7 +153,7 @@ mod tests {
         #[test]
         fn together_they_say_what_each_says_alone(
             filters in filters(),
-            events in prop::collection::vec(("[a-cü/]{0,6}", prop::option::of(any::<bool>())), 1..8),
+            events in prop::collection::vec(("[a-cü/\n]{0,6}", prop::option::of(any::<bool>())), 1..8),
         ) {
             let event = |(tag, success): (String, Option<bool>)| {
                 let data = serde_json::json!({"success": success});

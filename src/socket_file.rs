@@ -65,8 +65,8 @@ pub(crate) struct SocketFile {
 impl SocketFile {
     /// Listens at `path`, for those whom `access` lets.
     pub(crate) fn make(path: &Path, access: &Access) -> io::Result<(UnixListener, Self)> {
-        let beside = path.with_file_name(format!(".{:06x}", fastrand::u32(..1 << 24)));
-        fits(path).and_then(|()| fits(&beside))?;
+        let beside = beside(path, fastrand::u32(..1 << 24));
+        fits_to_listen(path)?;
         let _turn = turn(path)?;
         free(path)?;
         let listener = UnixListener::bind(&beside)?;
@@ -99,6 +99,16 @@ impl SocketFile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// The path at which a socket is made before it is put in place.
+fn beside(path: &Path, number: u32) -> PathBuf {
+    path.with_file_name(format!(".{number:06x}"))
+}
+
+/// As [`fits`], of a path at which a socket is made, by way of one beside it.
+pub(crate) fn fits_to_listen(path: &Path) -> io::Result<()> {
+    fits(path).and_then(|()| fits(&beside(path, 0)))
 }
 
 /// Refuses a path that no socket can have, with a sentence that says what to do.

@@ -3,14 +3,20 @@
 //! The lock is a file in the directory, and so it is another one when the directory is another: removed
 //! while the daemon runs, or put in place of the one that was. The daemon then takes the new one, in
 //! which all that has a file there begins anew; if somebody else has it already, the daemon must end.
+//!
+//! A directory that others can write is not taken: they could put anything in the place of any file.
+//! One that others can only look into is: each file in it is readable for its owner alone, and an
+//! operator may mean it, as when a group reaches a socket there.
 
-use std::fs::{File, Metadata, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+use tracing::warn;
 
+use crate::regular_file::{self, Links};
 use crate::state_file;
 
 /// Why the directory cannot be had.
@@ -24,6 +30,30 @@ pub enum StateDirError {
         /// Why.
         #[source]
         cause: io::Error,
+    },
+    /// Others can write into it.
+    #[error(
+        "others can write into state_dir {path}, whose mode is {mode:04o}: `chmod 0700 {path}`, or name a \
+         directory within it, which is made with that mode"
+    )]
+    Writable {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It belongs to somebody else.
+    #[error(
+        "state_dir {path} belongs to the user {owner}, and saltern runs as {user}: `chown {user} {path}`, \
+         or name another directory"
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        user: u32,
     },
     /// The lock in it cannot be opened.
     #[error("cannot take {lock}")]
@@ -60,8 +90,11 @@ impl StateDir {
             .map_err(|cause| StateDirError::Create { path: path.to_owned(), cause })?;
         let name = lock_of(path);
         let failed = |cause| StateDirError::Lock { lock: name.clone(), cause };
-        let lock = state_file::open_or_create(&name).map_err(failed)?;
         let directory = File::open(path).map_err(failed)?;
+        for advice in examine(path, &directory.metadata().map_err(failed)?)? {
+            warn!(state_dir = %path.display(), "{advice}");
+        }
+        let lock = state_file::open_or_replace(&name).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => Ok(StateDir { path: path.to_owned(), directory, lock }),
             Err(TryLockError::WouldBlock) => Err(StateDirError::Taken { lock: name }),
@@ -85,8 +118,47 @@ impl StateDir {
 /// Whether a daemon has the directory.
 pub fn is_taken(state_dir: &Path) -> bool {
     // Shared and let go of at once, so that it is in the way of nobody but a daemon that starts now.
-    let file = File::open(lock_of(state_dir));
+    let file =
+        regular_file::open(&lock_of(state_dir), OpenOptions::new().read(true), Links::Refuse);
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// As a daemon examines it that takes it. One that is not there will be made as it should be.
+pub fn check(path: &Path) -> Result<Vec<String>, StateDirError> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => examine(path, &metadata),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Refuses a directory that is not safe to use; what else is to be said of it is advice.
+fn examine(path: &Path, directory: &Metadata) -> Result<Vec<String>, StateDirError> {
+    let (mode, owner) = (directory.mode() & 0o7777, directory.uid());
+    let path = path.to_owned();
+    if mode & 0o022 != 0 {
+        return Err(StateDirError::Writable { path, mode });
+    }
+    let user = rustix::process::geteuid();
+    // Root works beside a daemon of another user, whose files it makes.
+    if !user.is_root() && owner != 0 && owner != user.as_raw() {
+        return Err(StateDirError::Foreign { path, owner, user: user.as_raw() });
+    }
+    let mut advice = Vec::new();
+    if mode & 0o007 != 0 {
+        advice.push(format!(
+            "others can look into state_dir; better is `chmod 0700 {}`",
+            path.display()
+        ));
+    }
+    let real = path.canonicalize().unwrap_or(path);
+    advice.extend(real.ancestors().skip(1).find_map(|above| {
+        let mode = above.metadata().ok()?.mode();
+        (mode & 0o1002 == 0o002).then(|| {
+            let above = above.display();
+            format!("others can put another directory in place of state_dir; `chmod o-w {above}`")
+        })
+    }));
+    Ok(advice)
 }
 
 /// Whether what is there is what is held.

@@ -1,8 +1,8 @@
 //! The files of the daemon's state: how they are made, and put aside when they are damaged.
 //!
 //! A new file has the owner of its directory, also where root makes it by a command beside a daemon
-//! that runs as another user: else the daemon could not write it. No symbolic link is followed.
-//! Nothing is ever deleted here.
+//! that runs as another user: else the daemon could not write it. Nothing but a regular file is
+//! opened, and no symbolic link is followed. Nothing is ever deleted here.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -10,28 +10,33 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use tracing::error;
 
 use crate::metrics::{self, Tally};
+use crate::regular_file::{self, Links};
 
 /// What SQLite has beside a database. Renamed before it: a new database must not find an old log.
-const BESIDE: [&str; 2] = ["-wal", "-shm"];
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true).mode(0o600);
-    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options
 }
 
 /// Opens a file to read, and to write at its end.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    options().open(path)
+    regular_file::open(path, &mut options(), Links::Refuse)
+}
+
+/// Reads a file of at most so many bytes.
+pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    regular_file::read(path, Links::Refuse, most)
 }
 
 /// Makes a file, which must not be there; only its owner can read it.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
+    // Whatever is there, a symbolic link too, makes this fail.
     let file = options().create_new(true).open(path)?;
     if let Some((user, group)) = owner_besides_root(path)? {
         fchown(&file, Some(user), Some(group))?;
@@ -49,6 +54,12 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
         },
         opened => opened,
     }
+}
+
+/// As [`open_or_create`], where what is no file is put aside first.
+pub(crate) fn open_or_replace(path: &Path) -> io::Result<File> {
+    put_foreign_aside(path)?;
+    open_or_create(path)
 }
 
 /// Makes a directory that only its owner can enter, and those above it, unless they are there.
@@ -84,6 +95,22 @@ pub(crate) fn is_foreign(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
+/// Puts aside what is in the place of a file and is none, alone.
+pub(crate) fn put_foreign_aside(path: &Path) -> io::Result<()> {
+    if !is_foreign(path) {
+        return Ok(());
+    }
+    let aside = free_name(path);
+    fs::rename(path, &aside)?;
+    tell(path, &aside, &"it is no regular file");
+    Ok(())
+}
+
+/// As [`put_foreign_aside`], of what SQLite has beside a database.
+pub(crate) fn put_foreign_beside_aside(path: &Path) -> io::Result<()> {
+    BESIDE.iter().try_for_each(|ending| put_foreign_aside(&with_ending(path, ending)))
+}
+
 /// Gives a damaged file, and what SQLite has beside it, a name that says so, and tells why it had to be.
 pub(crate) fn put_aside(path: &Path, why: &dyn std::fmt::Display) -> io::Result<()> {
     let aside = free_name(path);
@@ -94,11 +121,16 @@ pub(crate) fn put_aside(path: &Path, why: &dyn std::fmt::Display) -> io::Result<
         }
     }
     fs::rename(path, &aside)?;
+    tell(path, &aside, why);
+    Ok(())
+}
+
+/// Counts and logs a file that was put aside.
+fn tell(path: &Path, aside: &Path, why: &dyn std::fmt::Display) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Tally::new(metrics::STATE_FILES_PUT_ASIDE, &[&name]).add(1);
     let (file, to) = (path.display(), aside.display());
     error!(%file, %to, error = %why, "a state file is damaged; it is put aside and begun anew");
-    Ok(())
 }
 
 /// `PATH.damaged-TIME`, with a number behind it if that is taken.

@@ -14,6 +14,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::regular_file::{self, Links};
+
 /// TLS to a store. Without any of it, the certificates that the system trusts are trusted.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -81,7 +83,8 @@ impl TlsConfig {
             (None, None) => Ok(builder.with_no_client_auth()),
             (Some(certificate), Some(key)) => {
                 let unreadable = |cause| TlsError::Pem { path: key.clone(), cause };
-                let key = PrivateKeyDer::from_pem_file(key).map_err(unreadable)?;
+                let key = pem_of(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem));
+                let key = key.map_err(unreadable)?;
                 let chain = certificates(certificate)?;
                 builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity)
             }
@@ -90,10 +93,17 @@ impl TlsConfig {
     }
 }
 
+/// Larger than what a system trusts as a whole.
+const LONGEST: u64 = 16 << 20;
+
+fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    regular_file::read(path, Links::Follow, LONGEST).map_err(pem::Error::Io)
+}
+
 /// The certificates of a file; there is at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
+    let read = |pem: Vec<u8>| CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    match pem_of(path).and_then(read) {
         Ok(found) if found.is_empty() => Err(pem::Error::NoItemsFound),
         other => other,
     }

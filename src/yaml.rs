@@ -7,6 +7,7 @@
 //! what only shows later (a filter that is no glob) can still be reported with its place.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
@@ -14,6 +15,17 @@ use serde_saphyr::Spanned;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::excerpt;
+use crate::regular_file;
+use crate::visible;
+
+/// The most that is read of the file of a `${file:PATH}`, in bytes.
+const LONGEST_FILE: u64 = 64 << 10;
+
+/// The longest message that is shown, in bytes.
+const LONGEST_MESSAGE: usize = 1000;
+
+/// A shorter text says nothing where it stands in a message.
+const SHORTEST: usize = 4;
 
 /// Line and column, both from 1; line 0 is a place that is not known.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +79,9 @@ impl Problem {
     pub fn render(&self, file: &str, text: &str) -> String {
         let mut out = format!("error: {}", self.message);
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
-            let lines = |number: usize| lines_of(text).nth(number);
-            let before = line.checked_sub(2).and_then(lines);
-            let source = excerpt::shown(before, lines(line - 1).unwrap_or_default());
+            let excerpt = excerpt::shown(text, line, column);
+            let (source, indent) = (excerpt.line, " ".repeat(excerpt.indent));
             let margin = " ".repeat(line.to_string().len());
-            let indent = " ".repeat(column.saturating_sub(1));
             out += &format!("\n{margin}--> {file}:{line}:{column}");
             out += &format!("\n{margin} |\n{line} | {source}\n{margin} | {indent}^");
         } else {
@@ -110,11 +120,6 @@ impl de::Error for Problem {
     fn missing_field(field: &'static str) -> Self {
         Problem::custom(format_args!("the key `{field}` is missing"))
     }
-}
-
-/// The lines as YAML counts them: a carriage return alone ends one too.
-fn lines_of(text: &str) -> impl Iterator<Item = &str> {
-    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 /// Advice for a name that is none of `known`: the nearest of them, or all of them.
@@ -190,12 +195,18 @@ impl Node {
             let message = error.without_snippet().to_string();
             // The place stands in front of the line; what is behind is the message.
             let place = error.location().map(Place::from);
+            // What the parser stumbles over is part of the line.
+            if place.is_some_and(|place| excerpt::hides(text, place.line)) {
+                let message = "this is not YAML, in a line that holds a secret".to_owned();
+                let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
+                return Problem { place, message, help: Some(help.to_owned()) };
+            }
             Problem { place, message: format!("this is not YAML: {message}"), help: None }
         })
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
-    /// without its last line feed, in every text of the tree. `$${` stands for `${`, and `${1}`, a
+    /// without its last line feed, in every text of the tree. The file is a regular one of at most 64 KiB. `$${` stands for `${`, and `${1}`, a
     /// number, stays as it is.
     pub fn interpolate(&mut self, problems: &mut Vec<Problem>) {
         match &mut self.value {
@@ -238,6 +249,55 @@ impl Node {
         }
         problems.append(&mut noted);
         None
+    }
+
+    /// Takes out of a problem's message what may be a secret: values under keys that hold one, and
+    /// those in which `${…}` was replaced.
+    pub fn hide_secrets(&self, problem: &mut Problem) {
+        let mut secrets = Vec::new();
+        self.find_secrets(false, &mut secrets);
+        let is_of_secret = secrets.iter().any(|secret| Some(secret.0) == problem.place);
+        if is_of_secret {
+            let expected = problem.message.rfind(", expected ").filter(|_| {
+                let begins = ["invalid type: ", "invalid value: "];
+                begins.iter().any(|begin| problem.message.starts_with(begin))
+            });
+            let expected = expected.and_then(|at| problem.message.get(at..)).unwrap_or_default();
+            problem.message = format!(
+                "this value is not as it has to be{expected}; it is not shown, since it may be a secret"
+            );
+            return;
+        }
+        for (_, secret) in secrets.iter().filter(|(_, secret)| secret.len() >= SHORTEST) {
+            for text in [secret.to_string(), secret.escape_debug().to_string()] {
+                problem.message = problem.message.replace(&text, "***");
+            }
+        }
+        problem.message = visible::capped(&excerpt::message(&problem.message), LONGEST_MESSAGE);
+        problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
+    }
+
+    /// The places and texts of what may be a secret.
+    fn find_secrets<'a>(&'a self, is_secret: bool, found: &mut Vec<(Place, &'a str)>) {
+        match &self.value {
+            Value::Replaced(text) => found.push((self.place, text)),
+            Value::Text(text) if is_secret => found.push((self.place, text)),
+            Value::List(nodes) => {
+                nodes.iter().for_each(|node| node.find_secrets(is_secret, found));
+            }
+            Value::Map(pairs) => {
+                for (key, node) in pairs {
+                    if is_secret {
+                        found.push((key.place, &key.name));
+                    }
+                    node.find_secrets(is_secret || excerpt::is_secret(&key.name), found);
+                }
+            }
+            _ => {}
+        }
+        if is_secret {
+            found.push((self.place, ""));
+        }
     }
 
     /// Removes the innermost pair or item whose key or value begins at the place.
@@ -349,7 +409,7 @@ fn interpolated(text: &str) -> Result<String, String> {
             continue;
         }
         out += &match name.strip_prefix("file:") {
-            Some(path) => std::fs::read_to_string(path)
+            Some(path) => regular_file::read_text(Path::new(path), LONGEST_FILE)
                 .map_err(|error| format!("cannot read {path} for ${{file:{path}}}: {error}"))?
                 .trim_end_matches(['\n', '\r'])
                 .to_owned(),

@@ -136,6 +136,58 @@ fn no_mistake_shows_the_secret_beside_it() {
     }
 }
 
+/// Secrets of which the message, and not only the line, could tell.
+#[test]
+fn no_message_tells_a_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saltern.yaml");
+    let (number, file) = ("7361627512", folder.path().join("secret"));
+    let in_file = format!("http://u:{SECRET}@{number}");
+    fs::write(&file, &in_file).unwrap();
+    let file = format!("'${{file:{}}}'", file.display());
+    let clickhouse = |more: &str| {
+        format!("sinks:\n  planted:\n    clickhouse:\n      database: salt\n      {more}\n")
+    };
+    let kafka = |more: &str| {
+        format!(
+            "sinks: {{planted: {{kafka: {{brokers: ['h:1'], topic: t, properties: {{{more}}}}}}}}}\n"
+        )
+    };
+    let on_top = |more: &str| format!("{more}\nsinks: {{out: {{blackhole: {{}}}}}}\n");
+    for config in [
+        on_top(&format!("http: {{token: {number}}}")),
+        on_top(&format!("http:\n  token: |\n    a\n    {SECRET}\n  listne: 1")),
+        on_top(&format!("http: {{listen: {file}}}")),
+        on_top(&format!("memory: {file}")),
+        on_top(&format!("api_key: {SECRET}")),
+        on_top(&format!("hook: https://hooks.slack.com/services/T0/B0/{SECRET}")),
+        on_top(&format!("headers: {{Authorization: Basic {SECRET}}}")),
+        on_top(&format!("http: {{\"token\": [{SECRET}]}}")),
+        on_top(&format!("http:\n  token: *{SECRET}")),
+        on_top(&format!("http:\n  token: @{SECRET}")),
+        on_top(&format!("http:\n  token: {SECRET}: x: y")),
+        on_top(&format!("http:\n  token: \"{SECRET}")),
+        clickhouse(&format!("url: ftp://u:{SECRET}@h")),
+        clickhouse(&format!("url: {file}")),
+        clickhouse(&format!("url: [{file}]")),
+        clickhouse(&format!("url: 'http://h'\n      password: {number}")),
+        clickhouse(&format!("url: 'http://h'\n      password: {{a: {SECRET}}}")),
+        kafka(&format!("ssl.key.pem: {SECRET}, x: 1")),
+        kafka(&format!("sasl.oauthbearer.config: '{SECRET}', x: 1")),
+        kafka(&format!("sasl.password: {SECRET}")),
+        kafka(&format!("\"ssl.key.password\": {SECRET}")),
+    ] {
+        let config = format!("sources: {{bus: {{salt_bus: {{}}}}}}\n{config}");
+        fs::write(&path, &config).unwrap();
+        for options in [&[][..], &["--output", "json"]] {
+            let output = check(&path, folder.path(), options);
+            assert_eq!(output.status.code(), Some(2), "{config}: {output:?}");
+            assert_silent(&said(&output), "`check`", &config);
+            assert!(!said(&output).contains(number), "{config}: {output:?}");
+        }
+    }
+}
+
 /// The places of secrets in the configuration: keys from the top, `*` for a name of the operator's.
 fn find(root: &Value, schema: &Value, path: &mut Vec<String>, places: &mut Vec<Vec<String>>) {
     if let Some(reference) = schema["$ref"].as_str() {

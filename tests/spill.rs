@@ -451,6 +451,34 @@ fn segments(place: &Place) -> Vec<PathBuf> {
 }
 
 #[test]
+fn verify_names_a_directory_in_place_of_a_segment_and_goes_on() {
+    let (place, config) = stopped_with_backlog();
+    let files = segments(&place);
+    assert!(files.len() > 3);
+    std::fs::remove_file(&files[1]).unwrap();
+    std::fs::create_dir(&files[1]).unwrap();
+    let mut bytes = std::fs::read(&files[2]).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 0xff;
+    std::fs::write(&files[2], bytes).unwrap();
+    let found = saltern(&["spill", "verify", "--config", config.to_str().unwrap()]);
+    assert_eq!(found.status.code(), Some(1));
+    let text = String::from_utf8(found.stdout).unwrap();
+    let line = |file: &PathBuf| {
+        let name = file.to_str().unwrap();
+        text.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned()
+    };
+    assert!(line(&files[1]).contains("it is a directory"), "{text}");
+    assert!(line(&files[2]).contains("events lost"), "{text}");
+    place.heal("out");
+    let daemon = Daemon::start(&config);
+    let settled = || daemon.stored("file") + daemon.dropped("file", "damaged");
+    until("the rest is delivered", || settled() == 1000);
+    assert!(!files[1].exists(), "it was put aside");
+    assert!(daemon.terminate().0.success());
+}
+
+#[test]
 fn invariant_7_a_damaged_spill_is_shown_and_the_rest_is_delivered() {
     let (place, config) = stopped_with_backlog();
     let verify = || saltern(&["spill", "verify", "--config", config.to_str().unwrap()]);

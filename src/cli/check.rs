@@ -9,10 +9,12 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Failure, Output, print, runtime};
+use super::{Failure, Output, print_json, runtime};
 use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
+use crate::state_dir;
+use crate::visible::Visible;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.
@@ -64,16 +66,26 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             Err(error.into())
         }
         Ok(config) => {
-            if output == Output::Text {
+            let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
+            for advice in advice.iter().flatten() {
+                eprintln!("warning: {}", Visible(advice));
+            }
+            if advice.is_ok() && output == Output::Text {
                 println!(
                     "{}: {} and {}, no mistakes",
-                    path.display(),
+                    Visible(&path.display().to_string()),
                     counted(config.sources.len(), "source"),
                     counted(config.sinks.len(), "sink")
                 );
                 say_redacted(&config);
             }
-            if arguments.connect {
+            if let Err(message) = advice {
+                let file = path.display().to_string();
+                let finding = Finding { file, line: None, column: None, message, hint: None };
+                let error = Failure::Usage(format!("error: {}", finding.message));
+                report.findings.push(finding);
+                Err(error)
+            } else if arguments.connect {
                 let connections = runtime()?.block_on(connect(&config, output));
                 let failed = connections.iter().filter(|tried| tried.error.is_some()).count();
                 report.connections = Some(connections);
@@ -86,7 +98,7 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
     if output == Output::Json {
         let json = serde_json::to_string_pretty(&report)
             .map_err(|error| Failure::Running(format!("cannot write JSON: {error}")))?;
-        print(&(json + "\n"))?;
+        print_json(&json)?;
     }
     result
 }
@@ -96,7 +108,8 @@ fn say_redacted(config: &Config) {
     let lists = config.sinks.iter().map(|sink| (format!("sink {}", sink.name), &sink.redact));
     for (of, rules) in iter::once(("all events".to_owned(), &config.redact)).chain(lists) {
         if !rules.is_empty() {
-            println!("redact  {of}: {}", rules.names().collect::<Vec<_>>().join(", "));
+            let names = rules.names().collect::<Vec<_>>().join(", ");
+            println!("redact  {of}: {}", Visible(&names));
         }
     }
 }
@@ -138,7 +151,7 @@ async fn connect(config: &Config, output: Output) -> Vec<Connection> {
         if output == Output::Text {
             match &error {
                 None => println!("ok      {part} {name}"),
-                Some(error) => println!("failed  {part} {name}: {error}"),
+                Some(error) => println!("failed  {part} {name}: {}", Visible(error)),
             }
         }
         connections.push(Connection { part, name: name.to_owned(), error });

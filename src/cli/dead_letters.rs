@@ -11,10 +11,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::spill::{rfc3339, table};
-use super::{Failure, Output, load, print, runtime};
+use super::{Failure, Output, load, print, print_json, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
 use crate::sink::chain;
 use crate::state_dir::is_taken;
+use crate::visible::{self, Visible};
 
 /// How long a replay may stand still before the command gives up waiting.
 const STANDSTILL: Duration = Duration::from_secs(15);
@@ -159,7 +160,7 @@ fn found(
 
 fn list(letters: &[Letter], output: Output) -> Result<(), Failure> {
     if output == Output::Json {
-        return print(&format!("{}\n", json!(letters)));
+        return print_json(&json!(letters).to_string());
     }
     let heads = ["ID", "TIME", "SINK", "TRIES", "TAG", "REASON", ""];
     let mut rows = vec![heads.map(str::to_owned)];
@@ -169,8 +170,8 @@ fn list(letters: &[Letter], output: Output) -> Result<(), Failure> {
             rfc3339(u64::try_from(letter.time).unwrap_or_default()),
             letter.sink.clone(),
             letter.attempts.to_string(),
-            letter.tag.escape_debug().to_string(),
-            letter.reason.escape_debug().to_string(),
+            letter.tag.clone(),
+            letter.reason.clone(),
             if letter.replay { "waits for replay" } else { "" }.to_owned(),
         ]);
     }
@@ -189,23 +190,24 @@ fn show(letters: &[Letter], output: Output) -> Result<(), Failure> {
             if let Some(shown) = shown.as_object_mut() {
                 shown.insert("data".to_owned(), data);
             }
-            text.push_str(&format!("{shown}\n"));
+            text.push_str(&visible::json(&format!("{shown}\n")));
             continue;
         }
         let time = |micros: i64| rfc3339(u64::try_from(micros).unwrap_or_default());
         text.push_str(&format!(
             "letter   {}\nsink     {}\nevent    {}\ntag      {}\nreason   {}\nrefused  {}, after {} tries\n\
-             read     {} from {} of {}\ndata     {data:#}\n\n",
+             read     {} from {} of {}\ndata     {}\n\n",
             letter.id,
-            letter.sink,
+            Visible(&letter.sink),
             letter.event_id,
-            letter.tag.escape_debug(),
-            letter.reason.escape_debug(),
+            Visible(&letter.tag),
+            Visible(&letter.reason),
             time(letter.time),
             letter.attempts,
             time(letter.received),
-            letter.source,
-            letter.master_id,
+            Visible(&letter.source),
+            Visible(&letter.master_id),
+            visible::json(&format!("{data:#}")),
         ));
     }
     print(&text)

@@ -27,6 +27,7 @@ use crate::line::{self, Colour};
 use crate::pipeline::Pipeline;
 use crate::shutdown::Shutdown;
 use crate::sink::chain;
+use crate::visible;
 
 /// The longest line to accept of a daemon: its largest frame as JSON, with room to spare.
 const LONGEST_LINE: usize = 512 << 20;
@@ -173,7 +174,11 @@ impl Printer {
     fn event(&mut self, event: &Event, origin: &Origin, received: u64, out: &mut Vec<u8>) {
         self.counted();
         match self.output {
-            Output::Json => line::write_json(event, origin, received, out),
+            Output::Json => {
+                let mut line = Vec::new();
+                line::write_json(event, origin, received, &mut line);
+                out.extend_from_slice(visible::json(&String::from_utf8_lossy(&line)).as_bytes());
+            }
             Output::Text => {
                 let age = line::age(event, received, Timestamp::now());
                 line::write_text(&age, event, self.colour, out);
@@ -184,10 +189,16 @@ impl Printer {
     /// A line as the daemon sent it.
     fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         let read: Line = match self.output {
-            // For machines it goes on as it is; only whether it is an event matters.
+            // For machines its value goes on as it is; only whether it is an event matters.
             Output::Json if !line.starts_with(b"{\"missed\"") => {
                 self.counted();
-                out.extend_from_slice(line);
+                match line.is_ascii() && !line.contains(&0x7f) {
+                    true => out.extend_from_slice(line),
+                    false => {
+                        let line = String::from_utf8_lossy(line);
+                        out.extend_from_slice(visible::json(&line).as_bytes());
+                    }
+                }
                 out.push(b'\n');
                 return Ok(());
             }

@@ -6,7 +6,9 @@ use clap::Args;
 use globset::Glob;
 
 use super::{Failure, print};
+use crate::config::read_text;
 use crate::import_master::{Master, import};
+use crate::visible;
 use crate::yaml::{Node, Value};
 
 #[derive(Args)]
@@ -28,11 +30,11 @@ pub(super) fn import_master(arguments: &ImportMaster) -> Result<(), Failure> {
             master.add(&read(&path)?).map_err(wrong)?;
         }
     }
-    print(&import(&master, &file.display().to_string()))
+    print(&visible::json(&import(&master, &file.display().to_string())))
 }
 
 fn read(path: &Path) -> Result<Node, Failure> {
-    let text = std::fs::read_to_string(path)
+    let text = read_text(path)
         .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
     Node::parse(&text)
         .map_err(|problem| Failure::Usage(problem.render(&path.display().to_string(), &text)))

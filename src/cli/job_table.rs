@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Characters of a return in a table.
+/// Characters of a text in a table.
 const SHORT: usize = 80;
 
 /// A page as the daemon writes it.
@@ -60,9 +60,9 @@ impl Job {
         [
             self.jid.clone(),
             text(&self.started.as_deref().map(to_the_second)),
-            text(&self.function),
+            shortened(&text(&self.function)),
             shortened(&target),
-            text(&self.user),
+            shortened(&text(&self.user)),
             format!("{}/{}", self.returned, self.expected.max(self.returned)),
             self.failed.to_string(),
             self.missing.to_string(),

@@ -16,11 +16,12 @@ use tokio::time::sleep;
 use super::daemon::Daemon;
 use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
-use super::{Failure, Output, load, print, run, runtime};
+use super::{Failure, Output, load, print, print_json, run, runtime};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{Outcome, PAGE, Selection};
 use crate::sink::chain;
 use crate::state_dir::is_taken;
+use crate::visible::Visible;
 
 /// How often a watch looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -219,21 +220,21 @@ fn parsed<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failure> {
         .map_err(|error| Failure::Running(format!("the answer is not as expected: {error}")))
 }
 
-/// Prints an answer as it is, on a line.
-fn print_json(answer: &[u8]) -> Result<(), Failure> {
-    print(&format!("{}\n", String::from_utf8_lossy(answer)))
+/// Prints an answer on a line.
+fn print_answer(answer: &[u8]) -> Result<(), Failure> {
+    print_json(&String::from_utf8_lossy(answer))
 }
 
 async fn list(cache: &Cache, selection: &Selection, output: Output) -> Result<(), Failure> {
     let answer = cache.page(selection).await?;
     if output == Output::Json {
-        return print_json(&answer);
+        return print_answer(&answer);
     }
     let page: Page = parsed(&answer)?;
     let rows: Vec<_> = std::iter::once(heading()).chain(page.jobs.iter().map(Job::row)).collect();
     print(&table(&rows))?;
     match page.next {
-        Some(next) => print(&format!("there are more: --cursor {next}\n")),
+        Some(next) => print(&format!("there are more: --cursor {}\n", Visible(&next))),
         None => Ok(()),
     }
 }
@@ -241,7 +242,7 @@ async fn list(cache: &Cache, selection: &Selection, output: Output) -> Result<()
 async fn show(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
     let answer = cache.job(jid).await?;
     if output == Output::Json {
-        return print_json(&answer);
+        return print_answer(&answer);
     }
     let job: Job = parsed(&answer)?;
     print(&table(&[heading(), job.row()]))?;
@@ -258,10 +259,13 @@ async fn missing(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure
     let job: Job = parsed(&answer)?;
     match output {
         Output::Json => {
-            print(&format!("{}\n", json!({"jid": jid, "missing_minions": job.missing_minions})))
+            print_json(&json!({"jid": jid, "missing_minions": job.missing_minions}).to_string())
         }
         Output::Text if job.missing_minions.is_empty() => Ok(()),
-        Output::Text => print(&format!("{}\n", job.missing_minions.join("\n"))),
+        Output::Text => {
+            let lines = job.missing_minions.iter().map(|minion| format!("{}\n", Visible(minion)));
+            print(&lines.collect::<String>())
+        }
     }
 }
 
@@ -270,7 +274,7 @@ async fn failed(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure>
     let mut job: Job = parsed(&answer)?;
     job.returns.retain(|_, ret| ret["ok"] == json!(false));
     if output == Output::Json {
-        return print(&format!("{}\n", json!({"jid": jid, "failed": job.returns})));
+        return print_json(&json!({"jid": jid, "failed": job.returns}).to_string());
     }
     let returns = job.returns.iter().map(|(minion, ret)| job.return_row(minion, ret));
     print(&table(&std::iter::once(return_heading()).chain(returns).collect::<Vec<_>>()))
@@ -294,7 +298,7 @@ async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
                 continue;
             }
             match output {
-                Output::Json => print(&format!("{object}\n"))?,
+                Output::Json => print_json(&object.to_string())?,
                 Output::Text => rows.push(job.row()),
             }
         }
@@ -313,7 +317,9 @@ async fn watch_one(cache: &Cache, jid: &str, output: Output) -> Result<(), Failu
         let mut rows = Vec::new();
         for (minion, ret) in job.returns.iter().filter(|(minion, _)| !seen.contains(minion)) {
             match output {
-                Output::Json => print(&format!("{}\n", json!({"minion": minion, "return": ret})))?,
+                Output::Json => {
+                    print_json(&json!({"minion": minion, "return": ret}).to_string())?;
+                }
                 Output::Text => rows.push(job.return_row(minion, ret)),
             }
         }

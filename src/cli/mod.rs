@@ -10,13 +10,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing::error;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 use crate::fold::Fold;
+use crate::log_line::LogLine;
+use crate::visible::{self, Visible};
 
 mod check;
 mod completions;
@@ -116,11 +117,11 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Running(message)) => {
-            eprintln!("saltern: {message}");
+            eprintln!("saltern: {}", Visible(&message));
             ExitCode::from(1)
         }
         Err(Failure::Usage(message)) => {
-            eprintln!("{message}");
+            eprintln!("{}", visible::lines(&message));
             ExitCode::from(2)
         }
     }
@@ -137,6 +138,11 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// As [`print`], of JSON and a line feed behind it, with all that does not show escaped.
+fn print_json(json: &str) -> Result<(), Failure> {
+    print(&format!("{}\n", visible::json(json)))
+}
+
 /// Begins to log as configured.
 fn start_logging(log: Log) {
     let level = match log.level {
@@ -151,28 +157,19 @@ fn start_logging(log: Log) {
         () if is_journal() => LogFormat::Journald,
         () => LogFormat::Json,
     });
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_terminal).with_target(false);
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_terminal);
+    let lines = lines.event_format(LogLine(format));
     let rest = tracing_subscriber::registry().with(level);
     // Fails only when a logger is there already, which then goes on.
-    let _ = match format {
-        LogFormat::Text => rest.with(lines).with(Fold::default()).try_init(),
-        LogFormat::Json => {
-            rest.with(lines.json().flatten_event(true)).with(Fold::default()).try_init()
-        }
-        LogFormat::Journald => {
-            let lines = lines.with_ansi(false).event_format(Prioritized::default());
-            rest.with(lines).with(Fold::default()).try_init()
-        }
-    };
+    let _ = rest.with(lines).with(Fold::default()).try_init();
     log_panics();
 }
 
-/// Logs panics like everything else: with the thread, on one line, and with nothing in it that a
-/// terminal would obey.
+/// Logs panics like everything else, with the thread.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
-        let message = panic.payload_as_str().unwrap_or_default().escape_debug().to_string();
+        let message = panic.payload_as_str().unwrap_or_default();
         let place = panic.location().map(ToString::to_string);
         error!(
             thread = thread.name(),
@@ -188,39 +185,6 @@ fn is_journal() -> bool {
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
     let journal = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     journal == format!("{}:{}", stderr.dev(), stderr.ino())
-}
-
-/// Lines with the priority in front (sd-daemon(3)), and without the time and the level, which
-/// journald shows by itself.
-struct Prioritized(fmt::format::Format<fmt::format::Full, ()>);
-
-impl Default for Prioritized {
-    fn default() -> Self {
-        let format = fmt::format().without_time().with_level(false).with_target(false);
-        Prioritized(format)
-    }
-}
-
-impl<S, N> FormatEvent<S, N> for Prioritized
-where
-    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: fmt::format::Writer<'_>,
-        event: &tracing::Event<'_>,
-    ) -> std::fmt::Result {
-        let priority = match *event.metadata().level() {
-            tracing::Level::ERROR => 3,
-            tracing::Level::WARN => 4,
-            tracing::Level::INFO => 6,
-            _ => 7,
-        };
-        write!(writer, "<{priority}>")?;
-        self.0.format_event(context, writer, event)
-    }
 }
 
 /// The runtime that sinks and the HTTP side run on.

@@ -4,7 +4,7 @@
 //! `export` only read the files, also while a daemon runs; what it is in the middle of is then seen
 //! half (see [`crate::spill::scan`]).
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -15,16 +15,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::daemon::Daemon;
-use super::{Failure, Output, load, print, run, runtime};
+use super::{Failure, Output, load, print, print_json, run, runtime};
 use crate::config::Config;
 use crate::queue::SpillConfig;
 use crate::sink::chain;
 use crate::spill::disk::Folder;
-use crate::spill::scan::{Depth, Scan, scan};
+use crate::spill::scan::{Depth, Scan, Unreadable, scan};
 use crate::spill::{Read, Spill};
 use crate::spill_desk::Holding;
 use crate::state_dir::is_taken;
 use crate::units::{ByteSize, Span};
+use crate::visible::{self, Visible};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -152,7 +153,7 @@ impl Place {
                 .map_err(|(Failure::Running(why) | Failure::Usage(why))| why),
         };
         said.unwrap_or_else(|why| {
-            eprintln!("{why}; the files are shown as they are");
+            eprintln!("{}; the files are shown as they are", Visible(&why));
             Vec::new()
         })
     }
@@ -198,13 +199,14 @@ impl Place {
                 continue;
             }
             let scan = scan(&folder, Depth::Heads, |_| Ok(()));
-            let Scan { events, oldest, newest, bytes, segments, .. } =
-                scan.map_err(|error| failed(&sink, &error))?;
+            let scan = scan.map_err(|error| failed(&sink, &error))?;
+            warn_of_unreadable(&sink, &scan);
+            let Scan { events, oldest, newest, bytes, segments, .. } = scan;
             all.push(listed(Holding { sink, events, oldest, newest, bytes, segments }));
         }
         all.sort_by(|a, b| a.sink.cmp(&b.sink));
         if output == Output::Json {
-            return print(&format!("{}\n", json!(all)));
+            return print_json(&json!(all).to_string());
         }
         let mut rows = vec![
             ["SINK", "EVENTS", "OLDEST", "NEWEST", "BYTES", "SEGMENTS", ""].map(str::to_owned),
@@ -235,30 +237,39 @@ impl Place {
                 scan(&folder, Depth::All, |_| Ok(())).map_err(|error| failed(&sink, &error))?;
             // Beside a daemon, the record at the end is the one that it is writing.
             let is_torn = scan.tail_bytes > 0 && matches!(self.running, Running::No);
-            stretches += scan.damage.len() + usize::from(is_torn);
+            stretches += scan.damage.len() + scan.unreadable.len() + usize::from(is_torn);
+            let path = |file: &str| folder.path().join(file).display().to_string();
+            let sink_shown = Visible(&sink);
+            for Unreadable { file, reason } in &scan.unreadable {
+                let (path, reason) = (path(file), Visible(reason));
+                let path = Visible(&path);
+                text.push_str(&format!("damaged  {sink_shown}: {path} cannot be read: {reason}\n"));
+            }
             for damaged in &scan.damage {
                 let or_more = if damaged.or_more { " or more" } else { "" };
                 text.push_str(&format!(
-                    "damaged  {sink}: {} at byte {}: {} bytes, {} events{or_more} lost\n",
-                    folder.path().join(&damaged.file).display(),
+                    "damaged  {sink_shown}: {} at byte {}: {} bytes, {} events{or_more} lost\n",
+                    Visible(&path(&damaged.file)),
                     damaged.offset,
                     damaged.bytes,
                     damaged.events,
                 ));
             }
-            if scan.damage.is_empty() && !is_torn {
+            if scan.damage.is_empty() && scan.unreadable.is_empty() && !is_torn {
                 let Scan { events, segments, .. } = scan;
-                text.push_str(&format!("ok       {sink}: {segments} segments, {events} events\n"));
+                text.push_str(&format!(
+                    "ok       {sink_shown}: {segments} segments, {events} events\n"
+                ));
             }
             if is_torn {
                 text.push_str(&format!(
-                    "torn     {sink}: the last {} bytes are a record that a crash tore; the next \
+                    "torn     {sink_shown}: the last {} bytes are a record that a crash tore; the next \
                      start cuts it off and counts {} events as lost\n",
                     scan.tail_bytes, scan.tail_events,
                 ));
             } else if scan.tail_bytes > 0 {
                 text.push_str(&format!(
-                    "         {sink}: the last {} bytes are a record that is being written\n",
+                    "         {sink_shown}: the last {} bytes are a record that is being written\n",
                     scan.tail_bytes
                 ));
             }
@@ -266,7 +277,7 @@ impl Place {
         }
         match output {
             Output::Text => print(&text)?,
-            Output::Json => print(&format!("{}\n", json!(all)))?,
+            Output::Json => print_json(&json!(all).to_string())?,
         }
         match stretches {
             0 => Ok(()),
@@ -278,6 +289,7 @@ impl Place {
     }
 
     fn export(&self, wanted: Option<&str>) -> Result<(), Failure> {
+        let is_terminal = io::stdout().is_terminal();
         let mut out = BufWriter::new(io::stdout().lock());
         let mut line = Vec::new();
         for (sink, folder) in self.spills(wanted)? {
@@ -285,17 +297,23 @@ impl Place {
                 for event in share.events() {
                     line.clear();
                     event.write_line(&mut line);
-                    out.write_all(&line)?;
+                    match is_terminal {
+                        true => write!(out, "{}", visible::json(&String::from_utf8_lossy(&line)))?,
+                        false => out.write_all(&line)?,
+                    }
                 }
                 Ok(())
             });
             match scanned {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 Err(error) => return Err(failed(&sink, &error)),
-                Ok(scan) if !scan.damage.is_empty() => {
-                    eprintln!("{sink}: some of it is damaged, see `saltern spill verify`");
+                Ok(scan) => {
+                    warn_of_unreadable(&sink, &scan);
+                    if !scan.damage.is_empty() {
+                        let sink = Visible(&sink);
+                        eprintln!("{sink}: some of it is damaged, see `saltern spill verify`");
+                    }
                 }
-                Ok(_) => {}
             }
         }
         match out.flush() {
@@ -312,7 +330,7 @@ impl Place {
                 let time = before.to_string();
                 let query = [("sink", sink), ("before", &time)];
                 let Discarded { discarded } = ask(daemon, Method::DELETE, &query)?;
-                return print(&format!("{discarded} events of {sink} were discarded\n"));
+                return print(&format!("{discarded} events of {} were discarded\n", Visible(sink)));
             }
             Running::Mute(why) => {
                 return Err(Failure::Running(format!(
@@ -332,7 +350,7 @@ impl Place {
             let mut spill = opened.map_err(|error| Failure::Running(chain(&error)))?;
             dropped += drop_from(&mut spill, before).map_err(|error| failed(sink, &error))?;
         }
-        print(&format!("{dropped} events of {sink} were discarded\n"))
+        print(&format!("{dropped} events of {} were discarded\n", Visible(sink)))
     }
 }
 
@@ -373,6 +391,12 @@ fn drop_from(spill: &mut Spill<Folder>, before: u64) -> io::Result<u64> {
     Ok(dropped)
 }
 
+fn warn_of_unreadable(sink: &str, scan: &Scan) {
+    for Unreadable { file, reason } in &scan.unreadable {
+        eprintln!("{}: {} cannot be read: {}", Visible(sink), Visible(file), Visible(reason));
+    }
+}
+
 fn failed(sink: &str, error: &io::Error) -> Failure {
     Failure::Running(format!("cannot read the spill of {sink}: {error}"))
 }
@@ -383,16 +407,18 @@ pub(super) fn rfc3339(micros: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }
 
-/// Rows in columns as wide as their widest cell.
+/// Rows in columns as wide as their widest cell, with all that does not show made visible.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let shown = |row: &[String; N]| row.each_ref().map(|cell| Visible(cell).to_string());
+    let rows: Vec<_> = rows.iter().map(shown).collect();
     let mut widths = [0; N];
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(visible::width(cell));
         }
     }
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         text.push_str(line.trim_end());

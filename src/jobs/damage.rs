@@ -36,9 +36,10 @@ impl Damage {
         self.events.add(1);
         let metric = JOB_CACHE_LEFT_OUT.name;
         self.first_event.call_once(|| {
+            let reason = why.to_string();
             warn!(
                 tag,
-                "an event is left out of the job cache: {why}; more are counted in {metric}"
+                reason, "an event is left out of the job cache; more are counted in {metric}"
             );
         });
     }
@@ -82,7 +83,12 @@ impl Damage {
         self.values.add(1);
         let (job_cache, metric) = (self.path.display(), JOB_CACHE_LEFT_OUT.name);
         self.first_value.call_once(|| {
-            error!(%job_cache, "a damaged value is left out of answers: {why}; more are counted in {metric}");
+            let reason = why.to_string();
+            error!(
+                %job_cache,
+                reason,
+                "a damaged value is left out of answers; more are counted in {metric}"
+            );
         });
     }
 }

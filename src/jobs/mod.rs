@@ -255,6 +255,8 @@ impl Jobs {
         if state_file::is_foreign(path) {
             self.put_aside(&"it is no regular file");
         }
+        state_file::put_foreign_beside_aside(path)
+            .map_err(|cause| JobsError::Open { path: path.clone(), cause })?;
         let create = || {
             let created = state_file::open_or_create(path);
             created.map_err(|cause| JobsError::Open { path: path.clone(), cause })

@@ -1,11 +1,12 @@
 //! `local`: prints each event to standard output, one line an event.
 //!
 //! `text` is for the eye: time, tag, minion, function, outcome, coloured on a terminal. `json` is
-//! the line that `rawfile_json` writes. A batch is one write, unless an
+//! the line that `rawfile_json` writes; on a terminal it has nothing in it that does not show, and of
+//! an event of more than 4 MiB only the length. A batch is one write, unless an
 //! event's JSON is long, which goes in pieces. When standard output is closed
 //! nothing can ever be printed again, so the sink parks and the daemon says so.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::line::{self, Colour};
 use crate::units::ByteSize;
+use crate::visible;
 
 /// Lines on standard output.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -41,6 +43,7 @@ enum Format {
 pub(super) struct Local {
     format: Format,
     colour: bool,
+    is_terminal: bool,
     lines: Vec<u8>,
 }
 
@@ -53,7 +56,8 @@ impl Sink for Local {
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         let colour = config.colour.on_stdout();
-        Ok(Local { format: config.format, colour, lines: Vec::new() })
+        let is_terminal = io::stdout().is_terminal();
+        Ok(Local { format: config.format, colour, is_terminal, lines: Vec::new() })
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
@@ -76,6 +80,9 @@ impl Local {
         let mut printed = Ok(());
         for entry in batch.entries() {
             match (self.format, entry.event.long()) {
+                (Format::Json, Some(_)) if self.is_terminal => {
+                    line::write_json(entry.event, entry.origin, entry.received, &mut self.lines);
+                }
                 (Format::Json, Some(_)) => {
                     entry.event.write_line_in_pieces(&mut self.lines, &mut |piece| {
                         if printed.is_ok() {
@@ -85,6 +92,9 @@ impl Local {
                 }
                 _ => self.format.write(&entry, self.colour, &mut self.lines),
             }
+        }
+        if matches!(self.format, Format::Json) && self.is_terminal {
+            self.lines = visible::json(&String::from_utf8_lossy(&self.lines)).into_bytes();
         }
         outcome(printed.and_then(|()| stdout.write_all(&self.lines)).and_then(|()| stdout.flush()))
     }

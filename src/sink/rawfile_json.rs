@@ -19,6 +19,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -246,16 +247,21 @@ fn opening(config: &Config, error: io::Error) -> SinkError {
     SinkError::retry(format!("opening {}", config.filename.display()), error)
 }
 
-/// Linux's flag for writes that do not wait; of no effect on regular files.
-const O_NONBLOCK: i32 = 0o4000;
-
+/// Writes do not wait, which is of no effect on regular files.
 fn open(config: &Config) -> io::Result<File> {
+    // A symbolic link may be the operator's own, unless everybody can put one there.
+    let folder = config.filename.parent().and_then(|folder| folder.metadata().ok());
+    let links = match folder.is_some_and(|folder| folder.mode() & 0o002 != 0) {
+        true => OFlags::NOFOLLOW,
+        false => OFlags::empty(),
+    };
+    let flags = links | OFlags::NONBLOCK;
     OpenOptions::new()
         .read(true)
         .append(true)
         .create(true)
         .mode(config.mode.0)
-        .custom_flags(O_NONBLOCK)
+        .custom_flags(flags.bits().cast_signed())
         .open(&config.filename)
 }
 
@@ -395,7 +401,12 @@ fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
 
 fn compress(path: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(path)?;
-    let target = File::create(to)?;
+    // One that was left over, or that somebody else has put there, is not written to.
+    match std::fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     target.set_permissions(source.metadata()?.permissions())?;
     zstd::stream::copy_encode(&mut source, &target, 3)?;
     target.sync_all()

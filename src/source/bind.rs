@@ -5,7 +5,7 @@
 //! machine's own users may reach the socket, and of these, with a path, only those whom its mode lets.
 
 use std::net::{IpAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -16,7 +16,7 @@ use zeromq::{Endpoint, Listener, Socket};
 
 use super::{Link, SourceError};
 use crate::sink::chain;
-use crate::socket_file::{Access, SocketFile};
+use crate::socket_file::{Access, SocketFile, fits_to_listen};
 
 /// `ipc://PATH` or `tcp://127.0.0.1:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -32,6 +32,7 @@ impl TryFrom<String> for Bind {
 
     fn try_from(text: String) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("ipc://").filter(|path| !path.is_empty()) {
+            fits_to_listen(Path::new(path)).map_err(|error| error.to_string())?;
             return Ok(Bind::Ipc(path.into()));
         }
         let form = || format!("`{text}` is no address to bind: ipc://PATH or tcp://127.0.0.1:PORT");

@@ -173,11 +173,12 @@ impl BadFrames {
     fn note(&mut self, block: &Block, outlet: &Outlet, name: &str) {
         outlet.state.bad_frames.add(block.bad.len() as u64);
         for bad in &block.bad {
+            let (source, file, reason) = (&outlet.state.name, name, bad.to_string());
             if self.0 == 0 {
                 outlet.state.failed(&format!("{name}: {bad}"));
-                warn!(source = outlet.state.name, file = name, "{bad}; reading goes on");
+                warn!(source, file, reason, "what is no event is passed over; reading goes on");
             } else {
-                debug!(source = outlet.state.name, file = name, "{bad}");
+                debug!(source, file, reason, "what is no event is passed over");
             }
             self.0 += 1;
         }

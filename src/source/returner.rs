@@ -275,7 +275,7 @@ impl Desk {
         if let Answer::Refused { why, .. } = &answer
             && state.failed(why)
         {
-            warn!(source = state.name, "a request was refused: {why}");
+            warn!(source = state.name, reason = %why, "a request was refused");
         }
         to.with(&answer)
     }
@@ -287,7 +287,7 @@ impl Desk {
         if let Answer::Refused { why, .. } = &answer
             && self.outlet.state.failed(why)
         {
-            warn!(source = self.outlet.state.name, "a request failed: {why}");
+            warn!(source = self.outlet.state.name, reason = %why, "a request failed");
         }
         Some(pending.to.with(&answer))
     }

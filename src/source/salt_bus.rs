@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use super::framing::{Frame, FrameError, Framer};
 use super::zeromq::{self, Left};
 use super::{JobCache, Link, Outlet, Source, SourceError, patience};
 use crate::sink::chain;
+use crate::socket_file::fits;
 use crate::units::{ByteSize, Span};
 
 /// The event bus of a Salt master.
@@ -96,7 +97,10 @@ impl FromStr for Address {
                 "`{scheme}://` is none of the addresses of a bus: a path, unix:PATH or tcp://HOST:PORT"
             )),
             None if path.is_empty() => Err("the address is empty".to_owned()),
-            None => Ok(Address::Unix(path.into())),
+            None => {
+                fits(Path::new(path)).map_err(|error| error.to_string())?;
+                Ok(Address::Unix(path.into()))
+            }
         }
     }
 }

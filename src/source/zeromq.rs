@@ -17,6 +17,7 @@
 //! where the machine's own users can reach, and use Kafka between hosts.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use zeromq::{
 use super::bind::{Bind, LOOK};
 use super::salt_bus::Address;
 use super::{Link, Outlet, Source, SourceError};
+use crate::socket_file::fits;
 use crate::units::ByteSize;
 
 /// The two patterns as an operator writes them.
@@ -119,7 +121,12 @@ impl TryFrom<String> for Publisher {
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.parse::<Endpoint>() {
-            Ok(_) => Ok(Publisher(text)),
+            Ok(_) => {
+                if let Some(path) = text.strip_prefix("ipc://") {
+                    fits(Path::new(path)).map_err(|error| error.to_string())?;
+                }
+                Ok(Publisher(text))
+            }
             Err(_) => {
                 Err(format!("`{text}` is no address of a publisher: tcp://HOST:PORT or ipc://PATH"))
             }
@@ -350,7 +357,7 @@ fn body_of(message: ZmqMessage, max_frame: usize, outlet: &Outlet) -> Option<Byt
     };
     outlet.state.bad_frames.add(1);
     if outlet.state.failed(&refused) {
-        warn!(source = outlet.state.name, "{refused}; it was dropped");
+        warn!(source = outlet.state.name, reason = refused, "a message was dropped");
     }
     None
 }

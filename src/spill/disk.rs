@@ -27,6 +27,26 @@ pub trait Disk: Clone + Send + 'static {
     fn put_aside(&self, name: &str, _why: &dyn Display) -> io::Result<()> {
         self.rename(name, &format!("{name}.damaged"))
     }
+    /// Puts aside what is in the place of a file and is none: a directory, a symbolic link, a device.
+    fn put_foreign_aside(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
+    /// Puts a new file with these bytes in place of the one that has the name, if one has: whole, or
+    /// not at all. Its bytes last, and its name once names are synced. It stays open.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<Self::File> {
+        let new = format!("{name}.new");
+        match self.remove(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.create(&new)?;
+        if !bytes.is_empty() {
+            file.append(&mut [IoSlice::new(bytes)])?;
+        }
+        file.sync()?;
+        self.rename(&new, name)?;
+        Ok(file)
+    }
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes the folder again, if it is gone.
@@ -116,6 +136,10 @@ impl Disk for Folder {
 
     fn put_aside(&self, name: &str, why: &dyn Display) -> io::Result<()> {
         state_file::put_aside(&self.0.join(name), why)
+    }
+
+    fn put_foreign_aside(&self, name: &str) -> io::Result<()> {
+        state_file::put_foreign_aside(&self.0.join(name))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -67,6 +67,9 @@ const PROGRESS_NEW: &str = "progress.new";
 /// A segment in the making, of events that are in flight while theirs is given up.
 const REFUGE_NEW: &str = "refuge.new";
 
+/// Files of the spill beside its segments.
+const OTHERS: [&str; 3] = [PROGRESS, PROGRESS_NEW, REFUGE_NEW];
+
 /// Bytes of an entry of `progress`.
 const ENTRY: usize = 24;
 
@@ -272,7 +275,14 @@ impl<D: Disk> Spill<D> {
             let doing = doing.to_owned();
             move |cause| OpenError { doing, cause }
         };
-        let names = disk.list().map_err(failed("listing the spill's folder"))?;
+        let listing = "listing the spill's folder";
+        for name in disk.list().map_err(failed(listing))? {
+            if first_of(&name).is_some() || OTHERS.contains(&name.as_str()) {
+                let doing = format!("putting {name} aside");
+                disk.put_foreign_aside(&name).map_err(failed(&doing))?;
+            }
+        }
+        let names = disk.list().map_err(failed(listing))?;
         let mut firsts: Vec<u64> = names.iter().filter_map(|name| first_of(name)).collect();
         firsts.sort_unstable();
         let mut spill = Spill {
@@ -843,18 +853,11 @@ impl<D: Disk> Spill<D> {
 
     /// Replaces `progress` by one that says the same in few entries.
     fn rewrite_progress(&mut self) -> io::Result<()> {
-        match self.disk.remove(PROGRESS_NEW) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = self.disk.create(PROGRESS_NEW)?;
         let mut bytes = entry(ACKNOWLEDGED, self.acknowledged, 0).to_vec();
         for begun in &self.begun {
             bytes.extend(entry(BATCH_BEGUN, begun.first, begun.len));
         }
-        file.append(&mut [IoSlice::new(&bytes)])?;
-        file.sync()?;
-        self.disk.rename(PROGRESS_NEW, PROGRESS)?;
+        let file = self.disk.replace(PROGRESS, &bytes)?;
         (self.names_changed, self.progress_is_named) = (true, false);
         self.progress = Some(file);
         self.progress_len = bytes.len() as u64;

@@ -1,7 +1,7 @@
 //! The id of the queue whose spill is in a folder, on which the ids of its batches are built. Stores
 //! know by those what they have already, so the id must be the same after a power failure too.
 
-use std::io::{self, IoSlice};
+use std::io;
 
 use super::disk::{Disk, DiskFile};
 
@@ -15,6 +15,9 @@ const MOST: usize = 64;
 /// and cannot be understood is put aside. A file that cannot be read now is an error: a new id in its
 /// place would be another queue's.
 pub fn of<D: Disk>(disk: &D) -> io::Result<u128> {
+    for name in [NAME, NEW] {
+        disk.put_foreign_aside(name)?;
+    }
     match disk.open(NAME) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => {
@@ -39,14 +42,7 @@ pub fn random() -> u128 {
 
 /// Writes the id down, whole or not at all; when this returns, it lasts.
 pub fn note<D: Disk>(disk: &D, id: u128) -> io::Result<()> {
-    match disk.remove(NEW) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = disk.create(NEW)?;
-    file.append(&mut [IoSlice::new(format!("{id:032x}\n").as_bytes())])?;
-    file.sync()?;
-    disk.rename(NEW, NAME)?;
+    disk.replace(NAME, format!("{id:032x}\n").as_bytes())?;
     disk.sync_names()
 }
 

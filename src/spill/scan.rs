@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::disk::{Disk, DiskFile};
 use super::key::Key;
 use super::walk::{Extent, Record, Walk, read_body};
-use super::{Lost, first_of, name_of, read_progress};
+use super::{Lost, PROGRESS, first_of, name_of, read_progress};
 use crate::chunk::Share;
 
 /// What a spill holds.
@@ -31,10 +31,21 @@ pub struct Scan {
     pub segments: u64,
     /// What is damaged.
     pub damage: Vec<Damaged>,
+    /// What has the name of a file of the spill and cannot be read as a file: its name, and why.
+    pub unreadable: Vec<Unreadable>,
     /// Bytes of a record at the very end that is not whole: being written, or torn by a crash.
     pub tail_bytes: u64,
     /// How many events it has, as far as it says.
     pub tail_events: u64,
+}
+
+/// What has the name of a file of the spill and cannot be opened: a directory, for instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unreadable {
+    /// The file.
+    pub file: String,
+    /// Why it cannot be opened.
+    pub reason: String,
 }
 
 /// A stretch of a segment that holds no record, or none of what the segment's name promises.
@@ -70,15 +81,23 @@ pub fn scan<D: Disk>(
     depth: Depth,
     mut visit: impl FnMut(Share) -> io::Result<()>,
 ) -> io::Result<Scan> {
-    let (acknowledged, _) = read_progress(disk)?;
+    let mut scan = Scan::default();
+    let (acknowledged, _) = read_progress(disk).unwrap_or_else(|error| {
+        let file = PROGRESS.to_owned();
+        scan.unreadable.push(Unreadable { file, reason: error.to_string() });
+        (0, Vec::new())
+    });
     let mut firsts: Vec<u64> = disk.list()?.iter().filter_map(|name| first_of(name)).collect();
     firsts.sort_unstable();
-    let mut scan = Scan::default();
     for (index, first) in firsts.iter().enumerate() {
         let file = match disk.open(&name_of(*first)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+            Err(error) => {
+                let file = name_of(*first);
+                scan.unreadable.push(Unreadable { file, reason: error.to_string() });
+                continue;
+            }
         };
         let segment = Segment { file: &file, first: *first, next: firsts.get(index + 1).copied() };
         segment.scan(acknowledged, depth, &mut scan, &mut visit)?;

@@ -37,9 +37,18 @@ impl Daemon {
 
     /// As [`Daemon::start_with`], with these variables in its environment.
     pub(crate) fn start_in(source: &str, sink: &str, environment: &[(&str, &str)]) -> Self {
+        Daemon::start_as(source, sink, "json", environment)
+    }
+
+    /// As [`Daemon::start_with`], with the log in this format.
+    pub(crate) fn start_logging(source: &str, sink: &str, format: &str) -> Self {
+        Daemon::start_as(source, sink, format, &[])
+    }
+
+    fn start_as(source: &str, sink: &str, format: &str, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
         let config = format!(
-            "state_dir: FOLDER/state\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{level: debug, format: json}}\n\
+            "state_dir: FOLDER/state\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{level: debug, format: {format}}}\n\
              sources:\n  bus:\n    {source}\nsinks:\n  out:\n    {sink}\n"
         );
         let config = config.replace("FOLDER", &folder.path().display().to_string());

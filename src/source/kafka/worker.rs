@@ -171,7 +171,7 @@ impl Worker {
                     } else {
                         let reason = format!("{topic} {partition}@{offset} is no event: {error}");
                         self.outlet.state.failed(&reason);
-                        warn!(source, "{reason}; reading goes on, more of them are counted");
+                        warn!(source, reason, "reading goes on, more of them are counted");
                     }
                 }
             }
