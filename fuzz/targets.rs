@@ -124,7 +124,7 @@ pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
         Some(Item::Uint(number)) => number,
         _ => 0,
     };
-    assert_eq!((number(&answer, "v"), number(&answer, "id")), (1, number(data, "id")));
+    assert_eq!((number(&answer, "v"), number(&answer, "id")), (2, number(data, "id")));
     for event in &events {
         // A return gets a tag, which says what is in it.
         assert!(data.len() <= MAX_REQUEST && event.len() <= 2 * data.len() + 32);

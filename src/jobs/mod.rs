@@ -26,6 +26,7 @@ use thiserror::Error;
 use tracing::error;
 
 use self::damage::Damage;
+use self::spool::{Spool, SpoolFiles};
 use crate::event::Event;
 use crate::redact::Redaction;
 use crate::state::SinkState;
@@ -39,6 +40,7 @@ pub(crate) mod load;
 mod record;
 pub(crate) mod retention;
 mod salt;
+pub mod spool;
 
 /// The job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -89,6 +91,15 @@ pub enum JobsError {
         #[source]
         cause: rusqlite::Error,
     },
+    /// What was found has no place until it is read.
+    #[error("cannot keep an answer beside the job cache {path} until it is read")]
+    Answer {
+        /// The job cache.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
 }
 
 /// The job cache; a clone is the same one. Its methods block for as long as the disk takes, and those
@@ -107,6 +118,8 @@ struct Cache {
     writer: Mutex<Option<Connection>>,
     readers: Mutex<Readers>,
     damage: Damage,
+    /// Long answers that are not read yet.
+    answers: SpoolFiles,
 }
 
 /// Connections that nobody reads with now.
@@ -139,6 +152,7 @@ impl Jobs {
             feed: Mutex::new(None),
             writer: Mutex::new(None),
             readers: Mutex::default(),
+            answers: SpoolFiles::default(),
         }))
     }
 
@@ -244,6 +258,16 @@ impl Jobs {
             readers.idle.push(connection);
         }
         Ok(Some(read))
+    }
+
+    /// An answer to be written, of which `memory` bytes may be in memory.
+    fn spool(&self, memory: usize) -> Spool {
+        let folder = self.0.path.parent().unwrap_or(Path::new("."));
+        Spool::new(folder, memory, self.0.answers.clone())
+    }
+
+    fn unkept(&self, cause: std::io::Error) -> JobsError {
+        JobsError::Answer { path: self.0.path.clone(), cause }
     }
 
     fn open_or_replace(&self) -> Result<Connection, JobsError> {

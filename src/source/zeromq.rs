@@ -39,6 +39,7 @@ use zeromq::{
 use super::bind::{Bind, LOOK};
 use super::salt_bus::Address;
 use super::{Link, Outlet, Source, SourceError};
+use crate::socket_file::Access;
 use crate::units::ByteSize;
 
 /// The two patterns as an operator writes them.
@@ -164,7 +165,7 @@ impl Source for Zeromq {
 
     async fn probe(config: &Config) -> Result<(), SourceError> {
         match &config.pattern {
-            Pattern::Pull(bind) => bind.probe(),
+            Pattern::Pull(bind) => bind.probe(&Access::GROUP),
             Pattern::Subscribe { publishers, .. } => {
                 for publisher in publishers {
                     let mut socket = subscriber();
