@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::{Around, Client, serve};
 use self::door::{Door, Peer, UserId};
-use self::file_mode::FileMode;
 use self::turned_away::{Reason, TurnedAway};
 use super::bind::{Bind, LOOK, Opened};
 use super::prefixed::framed;
@@ -35,13 +34,12 @@ use super::returner_wire::{PART, VERSION, refused};
 use super::{JobCache, Link, Outlet, Source, SourceError};
 use crate::sink::chain;
 use crate::socket_file::{Access, SocketFile};
-use crate::units::ByteSize;
+use crate::units::{ByteSize, Mode};
 
 mod budget;
 mod connection;
 pub(super) mod desk;
 mod door;
-mod file_mode;
 mod messages;
 mod turned_away;
 
@@ -53,9 +51,10 @@ struct Written {
     /// `tcp://127.0.0.1:PORT` with `token_file`; any address but loopback is refused. The same as
     /// `saltern.address` on Salt's side.
     bind: Bind,
-    /// The mode of the socket's file, in octal: `"0660"`. Connecting takes the right to write.
+    /// Permissions of the socket's file, as text in octal: `"0660"`, which is the default. Connecting takes
+    /// the right to write.
     #[serde(default)]
-    mode: Option<FileMode>,
+    mode: Option<Mode>,
     /// The group of the socket's file, by name or number. Default: that of the process, or of a
     /// directory with the setgid bit.
     #[serde(default)]
@@ -410,10 +409,6 @@ mod tests {
         assert_eq!(config.bind, Bind::Ipc("/run/x".into()));
         assert_eq!(config.access, Access { mode: 0o600, group: Some("salt".to_owned()) });
         assert_eq!(read("bind: ipc:///run/x").unwrap().access, Access::GROUP);
-        for text in ["mode: 0640", "mode: 0o640", "mode: 640", "mode: '640'"] {
-            let config = read(&format!("bind: ipc:///run/x\n{text}")).unwrap();
-            assert_eq!(config.access.mode, 0o640, "{text}");
-        }
         read("bind: tcp://127.0.0.1:1\ntoken_file: /x").unwrap();
         for (text, says) in [
             ("bind: tcp://127.0.0.1:1", "add `token_file: FILE`"),
@@ -421,7 +416,7 @@ mod tests {
             ("bind: ipc:///run/x\ntoken_file: /x", "belongs to tcp://"),
             ("bind: tcp://10.0.0.1:1\ntoken_file: /x", "is not loopback"),
             ("bind: ipc:///run/x\nallow: [65534]", "token_file"),
-            ("bind: ipc:///run/x\nmode: '0999'", "no mode of a file"),
+            ("bind: ipc:///run/x\nmode: '0999'", "0999"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -63,7 +63,7 @@ pub(super) struct Around {
 /// What is to be written.
 enum Outgoing {
     Wait(u64),
-    /// The place is free once the answer is written.
+    /// The place of a question is free once its answer is written.
     Answer(u64, Answer, Option<Place>),
 }
 
@@ -176,7 +176,8 @@ async fn read_on<R: AsyncRead + Unpin>(
                         }
                     };
                     around.turned_away.note_failure(&answer);
-                    slot.send(Outgoing::Answer(id, answer, Some(place)));
+                    // That events are safe is short: it needs no place until it is read.
+                    slot.send(Outgoing::Answer(id, answer, Some(place).filter(Place::is_of_question)));
                 });
             }
         }

@@ -74,6 +74,13 @@ pub(in crate::source) struct Place {
     _held: Option<Held>,
 }
 
+impl Place {
+    /// Whether it is that of a call of the job cache.
+    pub(super) fn is_of_question(&self) -> bool {
+        !self.keeps
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         for under_way in [&self.desk.under_way, &self.share.under_way] {
