@@ -8,6 +8,7 @@ use saltern::jobs::Jobs;
 use saltern::json;
 use saltern::msgpack::{self, Item, Malformed, Walker};
 use saltern::source::framing::{Frame, FrameError, Framer};
+use saltern::source::prefixed::{PREFIX, PrefixError, Prefixed};
 use saltern::source::returner_wire;
 use saltern::yaml::Node;
 
@@ -47,6 +48,40 @@ fn frames(stream: &[u8], piece: usize, max_frame: usize) -> (Vec<Frame>, Option<
         // The length before a frame is not part of it.
         assert!(framer.wanted() <= max_frame + 4, "waits for {}", framer.wanted());
         assert!(framer.wanted() > buffer.len(), "stands still with all that it wants");
+    }
+    (found, None)
+}
+
+/// As [`framing`], for the messages of Salt's side.
+pub(crate) fn prefixed(data: &[u8]) {
+    let [pace, limit, stream @ ..] = data else { return };
+    let max_frame = 16_usize << (limit % 12);
+    let whole = messages(stream, stream.len().max(1), max_frame);
+    for piece in [1, usize::from(*pace) + 1] {
+        assert_eq!(whole, messages(stream, piece, max_frame), "pieces of {piece}");
+    }
+}
+
+fn messages(stream: &[u8], piece: usize, max_frame: usize) -> (Vec<Bytes>, Option<PrefixError>) {
+    let mut prefixed = Prefixed::new(max_frame);
+    let mut buffer = BytesMut::new();
+    let mut found = Vec::new();
+    for piece in stream.chunks(piece) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match prefixed.next(&mut buffer) {
+                Ok(Some(message)) => found.push(message),
+                Ok(None) => break,
+                Err(error) => return (found, Some(error)),
+            }
+        }
+        match prefixed.wanted(&buffer) {
+            Ok(Some(wanted)) => {
+                assert!(wanted <= max_frame + PREFIX, "waits for {wanted}");
+                assert!(wanted > buffer.len(), "stands still with all that it wants");
+            }
+            wanted => assert!(wanted == Ok(None) && buffer.len() < PREFIX),
+        }
     }
     (found, None)
 }
@@ -124,7 +159,7 @@ pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
         Some(Item::Uint(number)) => number,
         _ => 0,
     };
-    assert_eq!((number(&answer, "v"), number(&answer, "id")), (1, number(data, "id")));
+    assert_eq!((number(&answer, "v"), number(&answer, "id")), (2, number(data, "id")));
     for event in &events {
         // A return gets a tag, which says what is in it.
         assert!(data.len() <= MAX_REQUEST && event.len() <= 2 * data.len() + 32);

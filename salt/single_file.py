@@ -12,7 +12,17 @@ import sys
 
 PACKAGE = pathlib.Path(__file__).parent / "src/saltext/saltern"
 # Each needs those before it.
-MODULES = ["connection.py", "segment.py", "journal.py", "outbox.py", "process.py", "returners/saltern.py"]
+MODULES = [
+    "errors.py",
+    "stream.py",
+    "over_zeromq.py",
+    "connection.py",
+    "segment.py",
+    "journal.py",
+    "outbox.py",
+    "process.py",
+    "returners/saltern.py",
+]
 
 
 def is_of_package(line: str) -> bool:

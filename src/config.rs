@@ -369,6 +369,7 @@ impl Config {
             }
         }
         problems.extend(kafka_loop::problems(&root));
+        introduce(&mut sources);
         let redact = general.as_ref().map(|general| general.redact.as_slice()).unwrap_or_default();
         let redact = Arc::new(Rules::new(redact, &root, &mut problems));
         let jobs = general.as_ref().map(|general| general.jobs).unwrap_or_default();
@@ -400,6 +401,18 @@ impl Config {
                     .sort_by_key(|problem| problem.place.map(|place| (place.line, place.column)));
                 Err(problems)
             }
+        }
+    }
+}
+
+/// Tells each source of the buses that are read beside it.
+fn introduce(sources: &mut [SourceConfig]) {
+    let buses: Vec<_> = sources.iter().filter_map(|source| source.reader.bus_socket()).collect();
+    for source in sources {
+        if let Some(reader) = Arc::get_mut(&mut source.reader)
+            && reader.beside(&buses)
+        {
+            source.fingerprint ^= xxh3_128(format!("{buses:?}").as_bytes());
         }
     }
 }

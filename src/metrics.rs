@@ -86,6 +86,12 @@ pub const SOURCE_BAD_FRAMES: Metric = counter(
     SOURCE,
     "Frames that were no events, and streams given up because of what was in them.",
 );
+/// Clients of a source `returner` that were turned away or cut off, by reason.
+pub const SOURCE_CLIENTS_CUT_OFF: Metric = counter(
+    "saltern_source_clients_cut_off_total",
+    &["source", "reason"],
+    "Clients of a source `returner` that were turned away or cut off, by reason.",
+);
 /// Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.
 pub const SOURCE_TRIMMED: Metric = counter(
     "saltern_source_trimmed_values_total",
@@ -323,6 +329,7 @@ pub static METRICS: &[Metric] = &[
     SOURCE_GAPS,
     SOURCE_GAP_SECONDS,
     SOURCE_BAD_FRAMES,
+    SOURCE_CLIENTS_CUT_OFF,
     SOURCE_TRIMMED,
     SOURCE_DUPLICATES,
     SOURCE_PEER_EVENTS,

@@ -91,6 +91,12 @@ impl SocketFile {
         self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id)
     }
 
+    /// Who owns the file, while it is in place.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        let found = self.path.symlink_metadata().ok()?;
+        ((found.dev(), found.ino()) == self.id).then(|| found.uid())
+    }
+
     /// Removes the file, unless another is in its place. One that stays is in nobody's way.
     pub(crate) fn remove(&self) {
         if let Ok(_turn) = turn(&self.path)

@@ -44,6 +44,12 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// As [`create`], for a file of which any part is written again.
+pub(crate) fn create_to_rewrite(path: &Path) -> io::Result<File> {
+    let mut options = options();
+    options.append(false).write(true).create_new(true).open(path)
+}
+
 /// Opens a file, or makes it if it is not there.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     match open(path) {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod daemon;
+mod returner_peer;
 
 use std::fs;
 use std::net::TcpListener;
@@ -15,25 +16,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::{DEADLINE, Daemon};
+use returner_peer::{Peer, done, events, packed};
 use rmpv::Value;
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use zeromq::{DealerSocket, PushSocket, Socket, SocketRecv, SocketSend};
+use zeromq::{PushSocket, Socket, SocketSend};
 
 fn event(tag: &str) -> Bytes {
     Bytes::from([tag.as_bytes(), b"\n\n\x81\xa1a\x01"].concat())
-}
-
-fn packed(value: &Value) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, value).unwrap();
-    bytes
-}
-
-/// A request of the returner's protocol with one event.
-fn request(tag: &str) -> Bytes {
-    let events = Value::Array(vec![Value::Binary(event(tag).to_vec())]);
-    let pairs = [("v", 1.into()), ("id", 1.into()), ("op", "events".into()), ("events", events)];
-    packed(&Value::Map(pairs.map(|(key, value)| (Value::from(key), value)).to_vec())).into()
 }
 
 async fn connected<S: Socket>(endpoint: &str) -> S {
@@ -55,11 +45,11 @@ async fn assert_not_ready(daemon: &Daemon) {
     assert!(daemon.metric("saltern_source_connected").await < 0.5);
 }
 
-/// A source whose port is taken at the start.
-async fn waits_for_its_port(kind: &str) -> (Daemon, String) {
+/// A source whose port is taken at the start; with `more` in its configuration.
+async fn waits_for_its_port(kind: &str, more: &str) -> (Daemon, String) {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("tcp://{}", other.local_addr().unwrap());
-    let daemon = Daemon::start(&format!("{kind}: {{bind: '{endpoint}'}}"));
+    let daemon = Daemon::start(&format!("{kind}: {{bind: '{endpoint}'{more}}}"));
     daemon.wait_for_log("cannot connect, trying again").await;
     assert_not_ready(&daemon).await;
     let status = daemon.get("/api/v1/status").await;
@@ -71,15 +61,19 @@ async fn waits_for_its_port(kind: &str) -> (Daemon, String) {
 
 #[tokio::test]
 async fn invariant_9_a_returner_whose_port_is_taken_is_not_ready_until_it_has_it() {
-    let (daemon, endpoint) = waits_for_its_port("returner").await;
-    let mut dealer: DealerSocket = connected(&endpoint).await;
-    send(&mut dealer, request("one"), &daemon, "one").await;
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "0123456789abcdef").unwrap();
+    let more = format!(", token_file: '{}'", token.path().display());
+    let (daemon, endpoint) = waits_for_its_port("returner", &more).await;
+    let address = endpoint.trim_start_matches("tcp://");
+    let mut peer = Peer { stream: TcpStream::connect(address).await.unwrap() };
+    assert_eq!(peer.receive().await["v"], 2.into());
     daemon.stop().await;
 }
 
 #[tokio::test]
 async fn invariant_9_a_zeromq_source_whose_port_is_taken_is_not_ready_until_it_has_it() {
-    let (daemon, endpoint) = waits_for_its_port("zeromq").await;
+    let (daemon, endpoint) = waits_for_its_port("zeromq", "").await;
     let mut push: PushSocket = connected(&endpoint).await;
     send(&mut push, event("one"), &daemon, "one").await;
     daemon.stop().await;
@@ -115,15 +109,19 @@ async fn a_removed_socket_file_is_made_anew_and_salt_goes_on() {
     let daemon = Daemon::start("returner: {bind: 'ipc://FOLDER/s'}");
     daemon.wait_until_ready().await;
     let path = daemon.path("s");
-    let endpoint = format!("ipc://{}", path.display());
-    let mut first: DealerSocket = connected(&endpoint).await;
-    send(&mut first, request("1"), &daemon, "1").await;
+    let connect = async || {
+        let mut peer = Peer::connect(&path).await;
+        assert_eq!(peer.receive().await["v"], 2.into());
+        peer
+    };
+    let mut first = connect().await;
+    assert_eq!(first.ask(events(1, &["1"])).await, done(1));
     removed_and_made_again(&path, &daemon).await;
-    let mut second: DealerSocket = connected(&endpoint).await;
-    send(&mut second, request("2"), &daemon, "2").await;
-    send(&mut first, request("3"), &daemon, "3").await;
-    for socket in [&mut first, &mut second] {
-        timeout(DEADLINE, socket.recv()).await.unwrap().unwrap();
+    let mut second = connect().await;
+    assert_eq!(second.ask(events(2, &["2"])).await, done(2));
+    assert_eq!(first.ask(events(3, &["3"])).await, done(3));
+    for tag in ["1", "2", "3"] {
+        daemon.wait_for_event(tag).await;
     }
     daemon.stop().await;
 }

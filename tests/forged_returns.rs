@@ -5,17 +5,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod daemon;
+mod returner_peer;
 
 use std::path::Path;
 
 use daemon::{DEADLINE, Daemon};
+use returner_peer::{Peer, map, packed, request};
 use rmpv::Value;
 use rusqlite::Connection;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
-use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend};
 
 const JID: &str = "20261121233336123456";
 
@@ -28,33 +29,10 @@ const SINKS: &str = "rawfile_json: {filename: FOLDER/out}\n    batch: {linger: 1
 
 /// Asks the returner's socket, and gives the answer's value.
 async fn ask(daemon: &Daemon, op: &str, more: &[(&str, Value)]) -> Option<Value> {
-    let path = daemon.path("r");
-    daemon.until("the socket", || path.exists()).await;
-    let mut socket = DealerSocket::new();
-    socket.connect(&format!("ipc://{}", path.display())).await.unwrap();
-    let mut request = vec![("v", Value::from(1)), ("id", 1.into()), ("op", op.into())];
-    request.extend(more.iter().cloned());
-    let request = map(&request);
-    socket.send(packed(&request).into()).await.unwrap();
-    loop {
-        let message = timeout(DEADLINE, socket.recv()).await.unwrap().unwrap();
-        let answer = rmpv::decode::read_value(&mut message.get(0).unwrap().as_ref()).unwrap();
-        assert!(answer["error"].is_nil(), "{answer}");
-        if answer["wait"].is_nil() {
-            let mut value = answer["value"].as_slice()?;
-            return Some(rmpv::decode::read_value(&mut value).unwrap());
-        }
-    }
-}
-
-fn packed(value: &Value) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, value).unwrap();
-    bytes
-}
-
-fn map(pairs: &[(&str, Value)]) -> Value {
-    Value::Map(pairs.iter().map(|(key, value)| (Value::from(*key), value.clone())).collect())
+    let answer = Peer::at(daemon).await.ask(request(1, op, more)).await;
+    assert!(answer["error"].is_nil(), "{answer}");
+    let mut value = answer["value"].as_slice()?;
+    Some(rmpv::decode::read_value(&mut value).unwrap())
 }
 
 /// A daemon, and the bus of the master that it reads.

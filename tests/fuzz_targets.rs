@@ -36,6 +36,21 @@ fn nearly_msgpack() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
 
+/// Messages with their lengths before them, of which some are wrong.
+fn nearly_prefixed() -> impl Strategy<Value = Vec<u8>> {
+    let message = proptest::collection::vec(any::<u8>(), 0..40);
+    let piece = prop_oneof![
+        8 => message.prop_map(|message| {
+            let length = u32::try_from(message.len()).unwrap_or_default();
+            [&length.to_be_bytes(), &message[..]].concat()
+        }),
+        1 => proptest::collection::vec(any::<u8>(), 0..8),
+        1 => Just(vec![0xff, 0, 0, 0]),
+        1 => Just(vec![0xff; 4]),
+    ];
+    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -47,6 +62,11 @@ proptest! {
     #[test]
     fn framing_of_noise(data in proptest::collection::vec(any::<u8>(), 0..500)) {
         targets::framing(&data);
+    }
+
+    #[test]
+    fn prefixed(data in nearly_prefixed(), pace: u8, limit: u8) {
+        targets::prefixed(&[&[pace, limit], &data[..]].concat());
     }
 
     #[test]
@@ -195,6 +215,7 @@ fn seeds_of_all_targets_hold() {
     let (_folder, jobs) = jobs();
     for (name, target) in [
         ("framing", &targets::framing as &dyn Fn(&[u8])),
+        ("prefixed", &targets::prefixed),
         ("walker", &targets::walker),
         ("transcoder", &targets::transcoder),
         ("config", &targets::config),

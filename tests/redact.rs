@@ -5,49 +5,33 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod daemon;
+mod returner_peer;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use daemon::{DEADLINE, Daemon};
+use daemon::Daemon;
+use returner_peer::{Peer, request};
 use rmpv::Value as Packed;
 use saltern::event::Event;
 use serde_json::{Value, json};
-use tokio::time::timeout;
-use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend};
 
 const SECRET: &[u8] = b"hunter2-correct-horse";
 const JID: &str = "20261121233336123456";
 
 /// Salt's side of a returner.
-struct Salt(DealerSocket);
+struct Salt(Peer);
 
 impl Salt {
     async fn connect(daemon: &Daemon) -> Self {
-        let path = daemon.path("r");
-        daemon.until("the socket", || path.exists()).await;
-        let mut socket = DealerSocket::new();
-        socket.connect(&format!("ipc://{}", path.display())).await.unwrap();
-        Salt(socket)
+        Salt(Peer::at(daemon).await)
     }
 
     /// Asks for something, and waits until it is done.
     async fn ask(&mut self, op: &str, more: &[(&str, Packed)]) {
-        let mut pairs = vec![("v", Packed::from(1)), ("id", 1.into()), ("op", op.into())];
-        pairs.extend(more.iter().cloned());
-        let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value)).collect();
-        let mut request = Vec::new();
-        rmpv::encode::write_value(&mut request, &Packed::Map(pairs)).unwrap();
-        self.0.send(request.into()).await.unwrap();
-        loop {
-            let answer = timeout(DEADLINE, self.0.recv()).await.unwrap().unwrap();
-            let answer = rmpv::decode::read_value(&mut answer.get(0).unwrap().as_ref()).unwrap();
-            if answer["wait"].is_nil() {
-                assert!(answer["error"].is_nil(), "{op}: {answer}");
-                return;
-            }
-        }
+        let answer = self.0.ask(request(1, op, more)).await;
+        assert!(answer["error"].is_nil(), "{op}: {answer}");
     }
 
     async fn event(&mut self, tag: &str, data: &Value) {

@@ -4,73 +4,29 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod daemon;
+mod returner_peer;
 
+use std::fs::{Permissions, set_permissions};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use bytes::Bytes;
 use daemon::{DEADLINE, Daemon};
+use returner_peer::{Peer, done, events, map, packed, request, returned};
 use rmpv::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use zeromq::{DealerSocket, ReqSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
 const SOURCE: &str = "returner: {bind: 'ipc://FOLDER/r', max_frame: 4KiB}";
 
-fn packed(value: &Value) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, value).unwrap();
-    bytes
-}
-
-fn map(pairs: &[(&str, Value)]) -> Value {
-    Value::Map(pairs.iter().map(|(key, value)| (Value::from(*key), value.clone())).collect())
-}
-
-fn request(id: u64, op: &str, more: &[(&str, Value)]) -> Vec<u8> {
-    let mut pairs = vec![("v", Value::from(1)), ("id", id.into()), ("op", op.into())];
-    pairs.extend(more.iter().cloned());
-    packed(&map(&pairs))
-}
-
-fn events(id: u64, tags: &[&str]) -> Vec<u8> {
-    let event = |tag: &&str| Value::Binary([tag.as_bytes(), b"\n\n\x81\xa1a\x01"].concat());
-    let events = Value::Array(tags.iter().map(event).collect());
-    request(id, "events", &[("events", events)])
-}
-
-async fn connected<S: Socket>(daemon: &Daemon) -> S {
-    let path = daemon.path("r");
-    daemon.until("the socket", || path.exists()).await;
-    let mut socket = S::new();
-    socket.connect(&format!("ipc://{}", path.display())).await.unwrap();
-    socket
-}
-
-async fn receive(socket: &mut impl SocketRecv) -> Value {
-    let message = timeout(DEADLINE, socket.recv()).await.unwrap().unwrap();
-    assert_eq!(message.len(), 1);
-    rmpv::decode::read_value(&mut message.get(0).unwrap().as_ref()).unwrap()
-}
-
-/// The answer, after however many that say to wait.
-async fn ask<S: SocketSend + SocketRecv>(socket: &mut S, request: Vec<u8>) -> Value {
-    socket.send(request.into()).await.unwrap();
-    loop {
-        let answer = receive(socket).await;
-        if answer["wait"].is_nil() {
-            return answer;
-        }
-    }
-}
-
 #[tokio::test]
 async fn events_are_safe_when_they_are_acknowledged() {
     let mut daemon = Daemon::start(SOURCE);
     let mode = {
-        let mut dealer: DealerSocket = connected(&daemon).await;
-        let answer = ask(&mut dealer, events(7, &["a/1", "a/2"])).await;
-        assert_eq!(answer, map(&[("v", 1.into()), ("id", 7.into())]));
+        let mut dealer = Peer::at(&daemon).await;
+        let answer = dealer.ask(events(7, &["a/1", "a/2"])).await;
+        assert_eq!(answer, done(7));
         daemon.path("r").metadata().unwrap().permissions().mode()
     };
     assert_eq!(mode & 0o777, 0o660);
@@ -80,11 +36,6 @@ async fn events_are_safe_when_they_are_acknowledged() {
     for tag in ["a/1", "a/2"] {
         daemon.wait_for_event(tag).await;
     }
-    // REQ puts an empty frame in front.
-    let mut req: ReqSocket = connected(&daemon).await;
-    let answer = ask(&mut req, events(8, &["a/3"])).await;
-    assert_eq!(answer, map(&[("v", 1.into()), ("id", 8.into())]));
-    daemon.wait_for_event("a/3").await;
     daemon.stop().await;
 }
 
@@ -92,10 +43,10 @@ async fn events_are_safe_when_they_are_acknowledged() {
 #[tokio::test]
 async fn what_comes_again_is_kept_again() {
     let daemon = Daemon::start(SOURCE);
-    let mut dealer: DealerSocket = connected(&daemon).await;
+    let mut dealer = Peer::at(&daemon).await;
     for (id, tag) in [(1, "same"), (2, "same"), (3, "last")] {
-        let answer = ask(&mut dealer, events(id, &[tag])).await;
-        assert_eq!(answer, map(&[("v", 1.into()), ("id", id.into())]));
+        let answer = dealer.ask(events(id, &[tag])).await;
+        assert_eq!(answer, done(id));
     }
     daemon.wait_for_event("last").await;
     assert_eq!(daemon.stored("same"), 2);
@@ -105,7 +56,7 @@ async fn what_comes_again_is_kept_again() {
 #[tokio::test]
 async fn a_return_is_an_event_and_in_the_job_cache_at_once() {
     let daemon = Daemon::start(SOURCE);
-    let mut dealer: DealerSocket = connected(&daemon).await;
+    let mut dealer = Peer::at(&daemon).await;
     let jid = "20261121233336123456";
     let load = |minion: &str| {
         let load = [("jid", jid.into()), ("id", minion.into()), ("fun", "test.ping".into())];
@@ -113,10 +64,10 @@ async fn a_return_is_an_event_and_in_the_job_cache_at_once() {
         Value::Binary(packed(&map(&[&load[..], &more].concat())))
     };
     for (id, minion) in [(1, "web-1"), (2, "web-2")] {
-        let answer = ask(&mut dealer, request(id, "return", &[("load", load(minion))])).await;
-        assert_eq!(answer, map(&[("v", 1.into()), ("id", id.into())]));
+        let answer = dealer.ask(request(id, "return", &[("load", load(minion))])).await;
+        assert_eq!(answer, done(id));
     }
-    let answer = ask(&mut dealer, request(3, "get_jid", &[("jid", jid.into())])).await;
+    let answer = dealer.ask(request(3, "get_jid", &[("jid", jid.into())])).await;
     let returns = rmpv::decode::read_value(&mut answer["value"].as_slice().unwrap()).unwrap();
     assert_eq!(returns["web-2"]["return"], Value::from(true), "{returns}");
     daemon.wait_for_event(&format!("salt/job/{jid}/ret/web-1")).await;
@@ -128,7 +79,7 @@ async fn a_return_is_an_event_and_in_the_job_cache_at_once() {
 #[tokio::test]
 async fn invariant_7_a_load_that_is_not_whole_is_refused_and_later_answers_are_whole() {
     let daemon = Daemon::start(SOURCE);
-    let mut dealer: DealerSocket = connected(&daemon).await;
+    let mut dealer = Peer::at(&daemon).await;
     let load = |minion: &str| {
         packed(&map(&[("jid", "1".into()), ("id", minion.into()), ("return", 1.into())]))
     };
@@ -136,12 +87,12 @@ async fn invariant_7_a_load_that_is_not_whole_is_refused_and_later_answers_are_w
     let tail = [load("web-2"), vec![0xc0]].concat();
     let cut = load("web-3")[..load("web-3").len() - 1].to_vec();
     for (id, load) in [(1, tail), (2, cut)] {
-        let answer = ask(&mut dealer, hand_over(id, load)).await;
+        let answer = dealer.ask(hand_over(id, load)).await;
         assert!(answer["error"].as_str().unwrap().contains("not one whole"), "{answer}");
         assert_eq!(answer["later"], false.into());
     }
-    ask(&mut dealer, hand_over(3, load("web-1"))).await;
-    let answer = ask(&mut dealer, request(4, "get_jid", &[("jid", "1".into())])).await;
+    dealer.ask(hand_over(3, load("web-1"))).await;
+    let answer = dealer.ask(request(4, "get_jid", &[("jid", "1".into())])).await;
     let returns = rmpv::decode::read_value(&mut answer["value"].as_slice().unwrap()).unwrap();
     assert_eq!(returns, map(&[("web-1", map(&[("return", 1.into())]))]));
     daemon.wait_for_event("salt/job/1/ret/web-1").await;
@@ -153,7 +104,7 @@ async fn invariant_7_a_load_that_is_not_whole_is_refused_and_later_answers_are_w
 #[tokio::test]
 async fn a_return_and_its_event_are_stored_once() {
     let daemon = Daemon::start(SOURCE);
-    let mut dealer: DealerSocket = connected(&daemon).await;
+    let mut dealer = Peer::at(&daemon).await;
     let load = packed(&map(&[("jid", "1".into()), ("id", "web-1".into())]));
     let event = [b"salt/job/1/ret/web-1\n\n", &load[..]].concat();
     let event = |id| {
@@ -162,8 +113,8 @@ async fn a_return_and_its_event_are_stored_once() {
     };
     let handed_over = request(1, "return", &[("load", Value::Binary(load))]);
     for (id, request) in [(1, handed_over), (2, event(2)), (3, events(3, &["last"]))] {
-        let answer = ask(&mut dealer, request).await;
-        assert_eq!(answer, map(&[("v", 1.into()), ("id", id.into())]));
+        let answer = dealer.ask(request).await;
+        assert_eq!(answer, done(id));
     }
     daemon.wait_for_event("last").await;
     assert_eq!(daemon.stored("salt/job/1/ret/web-1"), 1);
@@ -173,12 +124,12 @@ async fn a_return_and_its_event_are_stored_once() {
 #[tokio::test]
 async fn without_a_job_cache_it_says_so() {
     let daemon = Daemon::start(&format!("{SOURCE}\njobs: {{enabled: false}}"));
-    let mut dealer: DealerSocket = connected(&daemon).await;
-    let answer = ask(&mut dealer, request(1, "get_jids", &[])).await;
+    let mut dealer = Peer::at(&daemon).await;
+    let answer = dealer.ask(request(1, "get_jids", &[])).await;
     assert!(answer["error"].as_str().unwrap().contains("jobs: {enabled: true}"), "{answer}");
     let load = packed(&map(&[("jid", "1".into()), ("id", "web-1".into())]));
-    let answer = ask(&mut dealer, request(2, "return", &[("load", Value::Binary(load))])).await;
-    assert_eq!(answer, map(&[("v", 1.into()), ("id", 2.into())]));
+    let answer = dealer.ask(request(2, "return", &[("load", Value::Binary(load))])).await;
+    assert_eq!(answer, done(2));
     daemon.wait_for_event("salt/job/1/ret/web-1").await;
     daemon.stop().await;
 }
@@ -186,20 +137,15 @@ async fn without_a_job_cache_it_says_so() {
 #[tokio::test]
 async fn what_is_no_request_is_refused_and_counted() {
     let daemon = Daemon::start(SOURCE);
-    let mut dealer: DealerSocket = connected(&daemon).await;
-    let wrong_version = packed(&map(&[("v", 2.into()), ("id", 1.into()), ("op", "events".into())]));
-    let head = b"\x84\xa1v\x01\xa2id\x01\xa2op\xa6events\xa6events";
+    let mut dealer = Peer::at(&daemon).await;
+    let wrong_version = packed(&map(&[("v", 3.into()), ("id", 1.into()), ("op", "events".into())]));
+    let head = b"\x84\xa1v\x02\xa2id\x01\xa2op\xa6events\xa6events";
     let nested = [&head[..], &[0x91; 2000], b"\xc0"].concat();
     let lying = [&head[..], b"\xdd\xff\xff\xff\xff"].concat();
     let hostile = [
-        (wrong_version, "version 2 of the protocol is not known", true),
+        (wrong_version, "version 3 of the protocol is not known", true),
         (request(1, "dance", &[]), "no operation `dance`", false),
         (request(1, "events", &[]), "events: missing field", false),
-        (
-            request(1, "x", &[("x", Value::Binary(vec![0; 5000]))]),
-            "over max_frame (4096 bytes)",
-            false,
-        ),
         (nested, "depth limit exceeded", false),
         (lying, "the message is not whole", false),
         (b"hello".to_vec(), "no msgpack map", false),
@@ -207,23 +153,25 @@ async fn what_is_no_request_is_refused_and_counted() {
     ];
     let count = u32::try_from(hostile.len()).unwrap();
     for (message, says, later) in hostile {
-        let answer = ask(&mut dealer, message).await;
+        let answer = dealer.ask(message).await;
         assert!(answer["error"].as_str().unwrap().contains(says), "{answer}");
         assert_eq!(answer["later"], Value::from(later), "{answer}");
     }
-    let frames: Vec<Bytes> = vec![Bytes::from_static(b"a"), events(1, &["a"]).into()];
-    dealer.send(ZmqMessage::try_from(frames).unwrap()).await.unwrap();
-    let answer = receive(&mut dealer).await;
-    assert_eq!(answer["error"], Value::from("a request is one frame"));
+    // A message that is too long is not read, so that it is the last.
+    let mut long = Peer::at(&daemon).await;
+    let answer = long.ask(request(1, "x", &[("x", Value::Binary(vec![0; 5000]))])).await;
+    assert!(answer["error"].as_str().unwrap().contains("over max_frame (4096 bytes)"), "{answer}");
+    assert_eq!(answer["later"], Value::from(false));
+    assert!(long.is_closed().await);
     let counted = daemon.metric("saltern_source_bad_frames_total").await;
     assert!((counted - f64::from(count + 1)).abs() < 0.1, "{counted}");
-    // Bytes that are not ZeroMQ end their connection, and nobody else's.
+    // Bytes that are nothing end their connection, and nobody else's.
     let mut stranger = UnixStream::connect(daemon.path("r")).await.unwrap();
     stranger.write_all(&[b'x'; 200]).await.unwrap();
     let mut said = Vec::new();
     let _ = timeout(DEADLINE, stranger.read_to_end(&mut said)).await.unwrap();
-    let answer = ask(&mut dealer, events(9, &["fine"])).await;
-    assert_eq!(answer, map(&[("v", 1.into()), ("id", 9.into())]));
+    let answer = dealer.ask(events(9, &["fine"])).await;
+    assert_eq!(answer, done(9));
     daemon.wait_for_event("fine").await;
     daemon.stop().await;
 }
@@ -234,19 +182,19 @@ async fn a_stuck_sink_holds_up_its_events_and_no_question() {
     let sink = "rawfile_json: {filename: FOLDER/missing/out}\n    batch: {linger: 10ms}\n    \
                 retry: {max: 100ms}\n    spill: {mode: memory}";
     let daemon = Daemon::start_with(SOURCE, sink);
-    let mut sender: DealerSocket = connected(&daemon).await;
-    let wait = map(&[("v", 1.into()), ("id", 1.into()), ("wait", true.into())]);
-    sender.send(events(1, &["stuck"]).into()).await.unwrap();
-    assert_eq!(receive(&mut sender).await, wait);
-    let mut asker: DealerSocket = connected(&daemon).await;
-    let answer = ask(&mut asker, request(5, "get_minions", &[])).await;
+    let mut sender = Peer::at(&daemon).await;
+    let wait = map(&[("v", 2.into()), ("id", 1.into()), ("wait", true.into())]);
+    sender.send(&events(1, &["stuck"])).await;
+    assert_eq!(sender.receive().await, wait);
+    let mut asker = Peer::at(&daemon).await;
+    let answer = asker.ask(request(5, "get_minions", &[])).await;
     assert_eq!((&answer["id"], &answer["value"]), (&5.into(), &Value::Binary(vec![0x90])));
     // More events than may wait at the same time: the rest is told to come later, at once.
     for id in 100..300 {
-        asker.send(events(id, &[&format!("more/{id}")]).into()).await.unwrap();
+        asker.send(&events(id, &[&format!("more/{id}")])).await;
     }
     let refused = loop {
-        let answer = receive(&mut asker).await;
+        let answer = asker.receive().await;
         if !answer["error"].is_nil() {
             break answer;
         }
@@ -255,9 +203,9 @@ async fn a_stuck_sink_holds_up_its_events_and_no_question() {
     assert!(refused["error"].as_str().unwrap().contains("too many requests"), "{refused}");
     assert_eq!(refused["later"], Value::from(true));
     std::fs::create_dir(daemon.path("missing")).unwrap();
-    let done = map(&[("v", 1.into()), ("id", 1.into())]);
+    let done = done(1);
     loop {
-        let answer = receive(&mut sender).await;
+        let answer = sender.receive().await;
         if answer == done {
             break;
         }
@@ -265,5 +213,106 @@ async fn a_stuck_sink_holds_up_its_events_and_no_question() {
     }
     let stored = std::fs::read_to_string(daemon.path("missing/out")).unwrap();
     assert!(stored.contains("\"tag\": \"stuck\""), "{stored}");
+    daemon.stop().await;
+}
+
+/// A free port of the loopback address.
+fn port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn over_tcp_nothing_is_done_before_the_token_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    let address = format!("127.0.0.1:{}", port());
+    let token = token.display();
+    let source = format!("returner: {{bind: 'tcp://{address}', token_file: '{token}'}}");
+    let daemon = Daemon::start(&source);
+    daemon.wait_for_log("\"connected\"").await;
+    let hello = |token: &[u8]| request(0, "hello", &[("token", Value::Binary(token.to_vec()))]);
+    for first in [events(1, &["stolen"]), hello(b"0123456789abcdeX"), hello(b"")] {
+        let mut peer = Peer { stream: TcpStream::connect(&address).await.unwrap() };
+        assert_eq!(peer.receive().await["v"], 2.into());
+        let answer = peer.ask(first).await;
+        let why = answer["error"].as_str().unwrap();
+        assert!(why.contains("the token is missing or wrong"), "{answer}");
+        assert_eq!((&answer["id"], &answer["later"]), (&0.into(), &true.into()));
+        assert!(peer.is_closed().await);
+    }
+    let mut peer = Peer { stream: TcpStream::connect(&address).await.unwrap() };
+    peer.receive().await;
+    assert_eq!(peer.ask(hello(b"0123456789abcdef")).await, done(0));
+    assert_eq!(peer.ask(events(1, &["welcome"])).await, done(1));
+    daemon.wait_for_event("welcome").await;
+    assert_eq!(daemon.stored("stolen"), 0);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_no_master_is_no_better_than_the_bus() {
+    let source = "returner: {bind: 'unix:FOLDER/r', masters: [4242], mode: '0600'}";
+    let daemon = Daemon::start(source);
+    let mut peer = Peer::at(&daemon).await;
+    let mode = daemon.path("r").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let jid = ("jid", Value::from("20261121233336123456"));
+    let minions = ("minions", Value::Array(vec!["web-1".into()]));
+    let time = ("time", Value::from("now"));
+    let syndic = ("syndic_id", Value::Nil);
+    for message in [
+        request(1, "update_endtime", &[jid.clone(), time]),
+        request(1, "save_minions", &[jid.clone(), minions.clone(), syndic]),
+    ] {
+        let answer = peer.ask(message).await;
+        assert!(answer["error"].as_str().unwrap().contains("only a master"), "{answer}");
+        assert_eq!(answer["later"], false.into());
+    }
+    // What the bus could have said is taken as if it had.
+    let load = map(&[jid.clone(), ("fun", "test.ping".into()), ("tgt", "*".into())]);
+    let load = ("load", Value::Binary(packed(&load)));
+    assert_eq!(peer.ask(request(2, "save_load", &[jid.clone(), load, minions])).await, done(2));
+    let value = Value::from(true);
+    assert_eq!(peer.ask(returned(3, "20261121233336123456", "web-1", value)).await, done(3));
+    let answer = peer.ask(request(4, "get_load", &[jid])).await;
+    let load = rmpv::decode::read_value(&mut answer["value"].as_slice().unwrap()).unwrap();
+    assert_eq!(load["fun"], "test.ping".into());
+    assert_eq!(load["Minions"], Value::Array(vec!["web-1".into()]));
+    daemon.stop().await;
+}
+
+/// What the package of the release before says, and two of its sockets.
+#[tokio::test]
+async fn the_release_before_is_answered_by_a_source_of_its_own() {
+    let daemon = Daemon::start("returner_zeromq: {bind: 'ipc://FOLDER/r', max_frame: 4KiB}");
+    let path = daemon.path("r");
+    daemon.until("the socket", || path.exists()).await;
+    let address = format!("ipc://{}", path.display());
+    let (mut dealer, mut req) = (DealerSocket::new(), ReqSocket::new());
+    dealer.connect(&address).await.unwrap();
+    req.connect(&address).await.unwrap();
+    let of_version_1 = |message: Vec<u8>| -> ZmqMessage {
+        let mut message = message;
+        assert_eq!(message[..4], *b"\x84\xa1v\x02");
+        message[3] = 1;
+        message.into()
+    };
+    let read = |message: ZmqMessage| {
+        rmpv::decode::read_value(&mut message.get(0).unwrap().as_ref()).unwrap()
+    };
+    dealer.send(of_version_1(events(1, &["old/1"]))).await.unwrap();
+    req.send(of_version_1(events(2, &["old/2"]))).await.unwrap();
+    let answer = timeout(DEADLINE, dealer.recv()).await.unwrap().unwrap();
+    assert_eq!(read(answer), map(&[("v", 1.into()), ("id", 1.into())]));
+    let answer = timeout(DEADLINE, req.recv()).await.unwrap().unwrap();
+    assert_eq!(read(answer), map(&[("v", 1.into()), ("id", 2.into())]));
+    dealer.send(events(3, &["new"]).into()).await.unwrap();
+    let answer = read(timeout(DEADLINE, dealer.recv()).await.unwrap().unwrap());
+    assert!(answer["error"].as_str().unwrap().contains("version 2 of the protocol"), "{answer}");
+    for tag in ["old/1", "old/2"] {
+        daemon.wait_for_event(tag).await;
+    }
     daemon.stop().await;
 }

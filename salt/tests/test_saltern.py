@@ -25,6 +25,7 @@ import salt.utils.msgpack
 import zmq
 from saltext.saltern import journal as journals
 from saltext.saltern import outbox as outboxes
+from saltext.saltern import stream
 from saltext.saltern.connection import Connection, Refused, Unavailable
 from saltext.saltern.journal import Journal
 from saltext.saltern.process import Process
@@ -38,10 +39,75 @@ PATIENCE = 120
 class FakeDaemon:
     """Answers what ``answer`` gives for a request; nothing if that is nothing."""
 
-    def __init__(self, address, answer):
-        self.address = address
+    def __init__(self, address, answer, greeting=None):
         self.answer = answer
+        self.greeting = greeting or {"v": 2, "id": 0, "max_frame": 1 << 26}
         self.requests = []
+        self.stop = threading.Event()
+        family, place = stream.place_of(address)
+        self.listener = socket.socket(family)
+        self.listener.bind(place)
+        self.listener.listen(16)
+        self.listener.settimeout(0.02)
+        self.path = place if family == socket.AF_UNIX else None
+        self.clients = []
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while not self.stop.is_set():
+            try:
+                client, _ = self.listener.accept()
+            except socket.timeout:
+                continue
+            thread = threading.Thread(target=self.serve, args=(client,))
+            self.clients.append((client, thread))
+            thread.start()
+
+    def serve(self, client):
+        try:
+            self.say(client, self.greeting)
+            with client.makefile("rb") as file:
+                while True:
+                    length = file.read(4)
+                    if len(length) < 4:
+                        return
+                    message = file.read(int.from_bytes(length, "big"))
+                    request = salt.utils.msgpack.unpackb(message, raw=False)
+                    self.requests.append(request)
+                    for answer in self.answer(request):
+                        self.say(client, {"v": 2, "id": request["id"], **answer})
+        except OSError:
+            pass
+        finally:
+            client.close()
+
+    def say(self, client, message):
+        message = salt.utils.msgpack.packb(message, use_bin_type=True)
+        client.sendall(len(message).to_bytes(4, "big") + message)
+
+    def close(self):
+        self.stop.set()
+        self.thread.join()
+        if self.path:
+            os.unlink(self.path)
+        self.listener.close()
+        for client, _ in self.clients:
+            try:
+                client.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        for _, thread in self.clients:
+            if thread is not threading.current_thread():
+                thread.join()
+
+
+class OldDaemon:
+    """As ``FakeDaemon``, of the release before: over ZeroMQ."""
+
+    def __init__(self, address, answer):
+        self.requests = []
+        self.answer = answer
         self.stop = threading.Event()
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.ROUTER)
@@ -69,8 +135,10 @@ class FakeDaemon:
         self.context.term()
 
 
-class SlowSocket:
-    """A socket whose answers take their time, and the clock that shows it."""
+class SlowLink:
+    """A link whose answers take their time, and the clock that shows it."""
+
+    protocol = 2
 
     def __init__(self, answers, seconds_each):
         self.answers = list(answers)
@@ -80,16 +148,17 @@ class SlowSocket:
     def monotonic(self):
         return self.now
 
-    def send(self, message):
+    def longest(self):
+        return 1 << 20
+
+    def send_packed(self, message, _until):
         self.request = salt.utils.msgpack.unpackb(message, raw=False)
 
-    def poll(self, _milliseconds):
-        return True
-
-    def recv(self):
+    def receive(self, until):
         self.now += self.seconds_each
-        answer = {"id": self.request["id"], **self.answers.pop(0)}
-        return salt.utils.msgpack.packb(answer, use_bin_type=True)
+        if self.now > until:
+            raise stream.Late()
+        return {"id": self.request["id"], **self.answers.pop(0)}
 
     def close(self):
         pass
@@ -102,8 +171,8 @@ class WithFolder(unittest.TestCase):
         self.folder = folder.name
         self.address = f"ipc://{self.folder}/s"
 
-    def daemon(self, answer=lambda request: [{}]):
-        daemon = FakeDaemon(self.address, answer)
+    def daemon(self, answer=lambda request: [{}], kind=FakeDaemon, **more):
+        daemon = kind(self.address, answer, **more)
         self.addCleanup(daemon.close)
         return daemon
 
@@ -119,7 +188,7 @@ class ConnectionTest(WithFolder):
         daemon = self.daemon(lambda request: [{"value": b"\x80"}])
         connection = Connection(self.address)
         self.assertEqual(connection.ask("get_load", PATIENCE, jid="1"), b"\x80")
-        self.assertEqual(daemon.requests, [{"v": 1, "id": 1, "op": "get_load", "jid": "1"}])
+        self.assertEqual(daemon.requests, [{"v": 2, "id": 1, "op": "get_load", "jid": "1"}])
 
     def test_an_error_says_why(self):
         self.daemon(lambda request: [{"error": "no room", "later": request["op"] == "later"}])
@@ -135,14 +204,91 @@ class ConnectionTest(WithFolder):
             Connection(self.address).ask("x", 3600)
         with self.assertRaisesRegex(Unavailable, "refused"):
             Connection("tcp://127.0.0.1:1").ask("x", 3600)
+        with self.assertRaisesRegex(Unavailable, "No such file"):
+            Connection(f"unix:{self.folder}/s").ask("x", 3600)
 
     def test_a_daemon_that_dies_before_it_answers_is_noticed(self):
-        daemon = FakeDaemon(self.address, lambda request: daemon.stop.set() or [])
-        ended = threading.Thread(target=lambda: daemon.thread.join() or daemon.close())
+        asked = threading.Event()
+        daemon = FakeDaemon(self.address, lambda request: asked.set() or [])
+        ended = threading.Thread(target=lambda: asked.wait() and daemon.close())
         ended.start()
-        with self.assertRaisesRegex(Unavailable, "No such file|refused"):
+        with self.assertRaisesRegex(Unavailable, "No such file|refused|has closed"):
             Connection(self.address).ask("x", 3600)
         ended.join()
+
+    def test_a_connection_that_was_dropped_while_it_was_idle_is_made_anew(self):
+        daemon = self.daemon()
+        connection = Connection(self.address)
+        for number in range(3):
+            self.assertIsNone(connection.ask("x", PATIENCE))
+            daemon.clients[number][0].shutdown(socket.SHUT_RDWR)
+        self.assertEqual(len(daemon.clients), 3)
+
+    def test_parts_are_one_value(self):
+        parts = [{"part": b"a" * 70000}, {"part": b"b"}, {"value": b"c"}]
+        self.daemon(lambda request: parts)
+        self.assertEqual(Connection(self.address).ask("x", PATIENCE), b"a" * 70000 + b"bc")
+
+    def test_a_message_that_is_too_long_is_refused_before_it_is_sent(self):
+        daemon = self.daemon(greeting={"v": 2, "id": 0, "max_frame": 100})
+        with self.assertRaisesRegex(Refused, "over max_frame"):
+            Connection(self.address).ask("events", PATIENCE, events=[b"x" * 100])
+        self.assertEqual(daemon.requests, [])
+
+    def test_who_is_turned_away_is_told_once_and_asks_again_later(self):
+        daemon = self.daemon(greeting={"v": 2, "id": 0, "error": "user 7 is refused", "later": True})
+        connection = Connection(self.address)
+        told = []
+        for _ in range(5):
+            with self.assertRaisesRegex(Unavailable, "user 7 is refused") as raised:
+                connection.ask("x", PATIENCE)
+            told.append(raised.exception.is_told)
+        self.assertEqual(told, [False, True, True, True, True])
+        self.assertEqual(len(daemon.clients), 1)
+        daemon.greeting = {"v": 2, "id": 0}
+        connection._silent_until = 0
+        self.assertIsNone(connection.ask("x", PATIENCE))
+
+    def test_a_token_is_shown_first_and_its_file_is_closed_to_others(self):
+        token = pathlib.Path(self.folder) / "token"
+        token.write_text("0123456789abcdef\n")
+        token.chmod(0o644)
+        daemon = self.daemon()
+        connection = Connection(self.address, str(token))
+        with self.assertRaisesRegex(Unavailable, "everybody may read it"):
+            connection.ask("x", PATIENCE)
+        token.chmod(0o600)
+        connection._silent_until = 0
+        self.assertIsNone(connection.ask("x", PATIENCE))
+        hello = {"v": 2, "id": 0, "op": "hello", "token": b"0123456789abcdef"}
+        self.assertEqual(daemon.requests[0], hello)
+        with self.assertRaisesRegex(Unavailable, "No such file"):
+            Connection(self.address, str(token) + "x").ask("x", PATIENCE)
+
+    def test_an_older_daemon_is_spoken_to_over_zeromq(self):
+        daemon = self.daemon(lambda request: [{"wait": True}, {"value": b"\x80"}], kind=OldDaemon)
+        connection = Connection(self.address)
+        for number in [1, 2]:
+            self.assertEqual(connection.ask("get_load", PATIENCE, jid="1"), b"\x80")
+            self.assertEqual(daemon.requests[-1]["v"], 1)
+
+    def test_an_older_daemon_without_pyzmq_is_one_clear_line(self):
+        self.daemon(kind=OldDaemon)
+        with mock.patch.dict(sys.modules, {"zmq": None}):
+            with self.assertRaisesRegex(Unavailable, "pyzmq is missing here; upgrade saltern"):
+                Connection(self.address).ask("x", PATIENCE)
+
+    def test_the_daemon_is_upgraded_under_way(self):
+        old = OldDaemon(self.address, lambda request: [{}])
+        connection = Connection(self.address)
+        self.assertIsNone(connection.ask("x", PATIENCE))
+        old.close()
+        path = self.address.partition("://")[2]
+        if os.path.exists(path):
+            os.unlink(path)
+        new = self.daemon()
+        self.assertIsNone(connection.ask("x", PATIENCE))
+        self.assertEqual([request["v"] for request in new.requests], [2])
 
     def test_no_answer_within_the_timeout(self):
         silent = self.daemon(lambda request: [])
@@ -161,8 +307,8 @@ class ConnectionTest(WithFolder):
         answers = [{"wait": True}] * 6 + [{"value": b"at last"}]
         for patient in [True, False]:
             connection = Connection(self.address)
-            connection._socket = SlowSocket(answers, seconds_each=0.9)
-            with mock.patch("saltext.saltern.connection.time", connection._socket):
+            connection._link = SlowLink(answers, seconds_each=0.9)
+            with mock.patch("saltext.saltern.connection.time", connection._link):
                 if patient:
                     self.assertEqual(connection.ask("x", 1, patient=True), b"at last")
                 else:
@@ -461,6 +607,14 @@ class ReturnerTest(WithFolder):
             self.assertIn("is saltern.address right?", logs.output[0])
             self.assertIn(says, logs.output[0])
             self.assertNotIn("\n", logs.output[0])
+
+    def test_who_is_turned_away_is_one_line_of_log(self):
+        self.daemon(greeting={"v": 2, "id": 0, "error": "user 7 is refused", "later": True})
+        with self.assertLogs(level=logging.ERROR) as logs:
+            for number in range(5):
+                saltern.save_load(str(number), {"fun": "x"}, ["a"])
+        self.assertEqual(len(logs.output), 1, logs.output)
+        self.assertIn("user 7 is refused; the load of job 0", logs.output[0])
 
     def test_what_looks_up_says_why_it_cannot(self):
         for look_up in [

@@ -27,6 +27,7 @@ use tracing::error;
 
 use self::conflict::Conflicts;
 use self::damage::Damage;
+use self::spool::{Spool, SpoolFiles};
 use crate::event::Event;
 use crate::redact::Redaction;
 use crate::state::SinkState;
@@ -41,6 +42,7 @@ pub(crate) mod load;
 mod record;
 pub(crate) mod retention;
 mod salt;
+pub mod spool;
 
 /// The job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -91,6 +93,15 @@ pub enum JobsError {
         #[source]
         cause: rusqlite::Error,
     },
+    /// What was found has no place until it is read.
+    #[error("cannot keep an answer beside the job cache {path} until it is read")]
+    Answer {
+        /// The job cache.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
 }
 
 /// The job cache; a clone is the same one. Its methods block for as long as the disk takes, and those
@@ -110,6 +121,8 @@ struct Cache {
     readers: Mutex<Readers>,
     damage: Damage,
     conflicts: Conflicts,
+    /// Long answers that are not read yet.
+    answers: SpoolFiles,
 }
 
 /// Connections that nobody reads with now.
@@ -143,6 +156,7 @@ impl Jobs {
             feed: Mutex::new(None),
             writer: Mutex::new(None),
             readers: Mutex::default(),
+            answers: SpoolFiles::default(),
         }))
     }
 
@@ -248,6 +262,16 @@ impl Jobs {
             readers.idle.push(connection);
         }
         Ok(Some(read))
+    }
+
+    /// An answer to be written, of which `memory` bytes may be in memory.
+    fn spool(&self, memory: usize) -> Spool {
+        let folder = self.0.path.parent().unwrap_or(Path::new("."));
+        Spool::new(folder, memory, self.0.answers.clone())
+    }
+
+    fn unkept(&self, cause: std::io::Error) -> JobsError {
+        JobsError::Answer { path: self.0.path.clone(), cause }
     }
 
     fn open_or_replace(&self) -> Result<Connection, JobsError> {

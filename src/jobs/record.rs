@@ -21,7 +21,7 @@ use super::damage::Damage;
 use super::load::Load;
 use super::{Jobs, JobsError};
 use crate::batch::Entry;
-use crate::event::{Authority, EventKind, Fields};
+use crate::event::{Authority, Event, EventKind, Fields};
 use crate::job_return::{self, Compared, Standing, Worth};
 use crate::msgpack::{self, Item, MapWriter};
 use crate::state;
@@ -157,22 +157,35 @@ impl Jobs {
     pub fn record<'a>(&self, events: impl Iterator<Item = Entry<'a>>) -> Result<(), JobsError> {
         let conflicts = self.write("store job events", |tx| {
             let mut conflicts = Vec::new();
-            for entry in events {
-                conflicts.extend(record_event(tx, entry, &self.0.damage)?);
+            for Entry { event, received, authority, .. } in events {
+                conflicts.extend(record_event(tx, event, received, authority, &self.0.damage)?);
             }
             Ok(conflicts)
         })?;
         self.0.conflicts.report(&conflicts);
         Ok(())
     }
+
+    /// As [`Jobs::save_load`], from somebody whose word is worth no more than the bus's: the load is the
+    /// data of an event that the bus could have brought.
+    pub fn save_load_of_bus(&self, event: &Event) -> Result<(), JobsError> {
+        let load = self.redacted_load(event.tag(), event.payload());
+        let event = Event::new(event.tag(), &load);
+        let conflict = self.write("store a load", |tx| {
+            record_event(tx, &event, state::now(), Authority::Bus, &self.0.damage)
+        })?;
+        self.0.conflicts.report(conflict.as_slice());
+        Ok(())
+    }
 }
 
 fn record_event(
     tx: &Transaction<'_>,
-    entry: Entry<'_>,
+    event: &Event,
+    received: u64,
+    authority: Authority,
     damage: &Damage,
 ) -> rusqlite::Result<Option<Conflict>> {
-    let Entry { event, received, authority, .. } = entry;
     if !matches!(event.kind(), EventKind::JobNew | EventKind::JobReturn) {
         return Ok(None);
     }
@@ -406,7 +419,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::Event;
     use crate::jobs::listing::Selection;
 
     #[derive(Debug, Clone)]

@@ -1,9 +1,13 @@
 //! What Salt asks a job cache, answered in msgpack as its `local_cache` answers it.
+//!
+//! Answers that can be long are written as the database gives their parts; `memory` says how many bytes of
+//! one may be in memory. At most one row of the database is there beside it.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::damage::Damage;
 use super::record::Rank;
+use super::spool::{Spool, Spooled};
 use super::{Jobs, JobsError};
 use crate::msgpack::{self, Item, MapWriter};
 
@@ -19,45 +23,52 @@ const FIND_JOB: &str = "saltutil.find_job";
 
 impl Jobs {
     /// Salt's `get_load`: the load of the job and under `Minions` those it was meant for, sorted.
-    pub fn get_load(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
+    pub fn answer_load(&self, jid: &str, memory: usize) -> Result<Option<Spooled>, JobsError> {
+        let mut spool = self.spool(memory);
         let found = self.read("look up a load", |db, damage| {
             let sql = format!("SELECT id, rank, {LOAD} FROM jobs WHERE jid = ?");
             let mut select = db.prepare_cached(&sql)?;
             let mut rows = select.query([jid])?;
-            let Some(row) = rows.next()? else { return Ok(None) };
-            let Some(load) = damage.load(row, 2) else { return Ok(None) };
+            let Some(row) = rows.next()? else { return Ok(false) };
+            let Some(load) = damage.load(row, 2) else { return Ok(false) };
             let minions = expected(db, row.get(0)?, damage)?;
             let is_event = damage.number(row, 1) == Rank::Event as i64;
-            Ok(Some(described(load.bytes(), is_event, &minions)))
+            spool.push(&described(load.bytes(), is_event, &minions));
+            Ok(true)
         })?;
-        Ok(found.flatten())
+        match found {
+            Some(true) => spool.value().map(Some).map_err(|cause| self.unkept(cause)),
+            _ => Ok(None),
+        }
     }
 
     /// Salt's `get_jid`: what each minion returned, as a map of minions.
-    pub fn get_jid(&self, jid: &str) -> Result<Vec<u8>, JobsError> {
-        let returns = self.read("look up returns", |db, damage| {
+    pub fn answer_jid(&self, jid: &str, memory: usize) -> Result<Spooled, JobsError> {
+        self.map_of("look up returns", memory, |db, damage, map| {
             let mut select = db.prepare_cached(
                 "SELECT minions.name, returns.load FROM jobs
                  JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
                  WHERE jobs.jid = ? ORDER BY minions.name",
             )?;
             let mut rows = select.query([jid])?;
-            let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
                 if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(row, 1))
-                    && let Some(kept) = kept(load.bytes())
+                    && msgpack::find(load.bytes(), "return").is_some()
                 {
-                    returns.value(minion, &kept);
+                    map.key(minion);
+                    kept(load.bytes(), &mut map.spool);
+                }
+                if !map.spool.is_sound() {
+                    break;
                 }
             }
-            Ok(returns)
-        })?;
-        Ok(returns.unwrap_or_default().finished())
+            Ok(())
+        })
     }
 
     /// Salt's `get_fun`: the last return of each minion for a function, whole.
-    pub fn get_fun(&self, fun: &str) -> Result<Vec<u8>, JobsError> {
-        let returns = self.read("look up a function", |db, damage| {
+    pub fn answer_fun(&self, fun: &str, memory: usize) -> Result<Spooled, JobsError> {
+        self.map_of("look up a function", memory, |db, damage, map| {
             // Beside a lone max() the other columns are those of its row.
             let mut select = db.prepare_cached(
                 "SELECT minions.name, returns.load, max(jobs.jid) FROM jobs
@@ -65,26 +76,27 @@ impl Jobs {
                  WHERE jobs.fun = ? GROUP BY minions.name",
             )?;
             let mut rows = select.query([fun])?;
-            let mut returns = MapWriter::default();
             while let Some(row) = rows.next()? {
                 if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(row, 1))
                     && msgpack::find(load.bytes(), "return").is_some()
                 {
-                    returns.value(minion, load.bytes());
+                    map.key(minion);
+                    map.spool.push(load.bytes());
+                }
+                if !map.spool.is_sound() {
+                    break;
                 }
             }
-            Ok(returns)
-        })?;
-        Ok(returns.unwrap_or_default().finished())
+            Ok(())
+        })
     }
 
     /// Salt's `get_jids`: every job, as a map of job ids.
-    pub fn get_jids(&self) -> Result<Vec<u8>, JobsError> {
-        let jobs = self.read("list jobs", |db, damage| {
+    pub fn answer_jids(&self, memory: usize) -> Result<Spooled, JobsError> {
+        self.map_of("list jobs", memory, |db, damage, map| {
             let sql = format!("SELECT jid, {LOAD}, end_time FROM jobs ORDER BY jid");
             let mut select = db.prepare_cached(&sql)?;
             let mut rows = select.query([])?;
-            let mut jobs = MapWriter::default();
             while let Some(row) = rows.next()? {
                 let Some(load) = damage.load(row, 1) else { continue };
                 let Some(jid) = damage.text(row, 0) else { continue };
@@ -93,36 +105,64 @@ impl Jobs {
                 if let Some(end_time) = damage.text(row, 2) {
                     job.text("EndTime", end_time);
                 }
-                jobs.value(jid, &job.finished());
+                map.key(jid);
+                map.spool.push(&job.finished());
+                if !map.spool.is_sound() {
+                    break;
+                }
             }
-            Ok(jobs)
-        })?;
-        Ok(jobs.unwrap_or_default().finished())
+            Ok(())
+        })
     }
 
     /// Salt's `get_jids_filter`: the last `count` jobs, oldest first, as an array; with
     /// `filter_find_job` without those that only ask for other jobs.
-    pub fn get_jids_filter(&self, count: u64, filter_find_job: bool) -> Result<Vec<u8>, JobsError> {
-        let jobs = self.read("list jobs", |db, damage| {
+    pub fn answer_jids_filter(
+        &self,
+        count: u64,
+        filter_find_job: bool,
+        memory: usize,
+    ) -> Result<Spooled, JobsError> {
+        let mut spool = self.spool(memory);
+        let items = self.read("list jobs", |db, damage| {
+            // The last are chosen by their ids alone, and then read in order.
             let sql = format!(
-                "SELECT jid, {LOAD} AS known FROM jobs
-                 WHERE known NOT NULL AND (NOT ?2 OR fun IS NOT ?3) ORDER BY jid DESC LIMIT ?1"
+                "SELECT jid, {LOAD} FROM jobs WHERE id IN (
+                     SELECT id FROM jobs
+                     WHERE {LOAD} NOT NULL AND (NOT ?2 OR fun IS NOT ?3) ORDER BY jid DESC LIMIT ?1
+                 ) ORDER BY jid"
             );
             let mut select = db.prepare_cached(&sql)?;
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             let mut rows = select.query(params![count, filter_find_job, FIND_JOB])?;
-            let mut jobs = Vec::new();
+            let mut items = 0;
             while let Some(row) = rows.next()? {
                 let Some(load) = damage.load(row, 1) else { continue };
                 let Some(jid) = damage.text(row, 0) else { continue };
                 let mut job = instance(load.bytes());
                 job.text("JID", jid);
                 job.text("StartTime", &start_time(jid));
-                jobs.push(job.finished());
+                items += 1;
+                spool.push(&job.finished());
+                if !spool.is_sound() {
+                    break;
+                }
             }
-            Ok(jobs)
+            Ok(items)
         })?;
-        Ok(array(jobs.unwrap_or_default().iter().rev()))
+        spool.array(items.unwrap_or(0)).map_err(|cause| self.unkept(cause))
+    }
+
+    /// A map whose pairs `write` writes; empty if nothing was ever stored.
+    fn map_of(
+        &self,
+        doing: &'static str,
+        memory: usize,
+        write: impl FnOnce(&Connection, &Damage, &mut Map) -> rusqlite::Result<()>,
+    ) -> Result<Spooled, JobsError> {
+        let mut map = Map { spool: self.spool(memory), pairs: 0 };
+        self.read(doing, |db, damage| write(db, damage, &mut map))?;
+        map.spool.map(map.pairs).map_err(|cause| self.unkept(cause))
     }
 
     /// Salt's `get_minions`: the names of all minions that returned something, sorted, as an array.
@@ -156,6 +196,22 @@ impl Jobs {
     }
 }
 
+/// A map that is being written.
+struct Map {
+    spool: Spool,
+    pairs: u32,
+}
+
+impl Map {
+    /// The key of the next pair; its value has to follow.
+    fn key(&mut self, key: &str) {
+        self.pairs += 1;
+        let mut text = Vec::new();
+        msgpack::write_str(key, &mut text);
+        self.spool.push(&text);
+    }
+}
+
 /// The names of the minions that a job was meant for, sorted.
 fn expected(db: &Connection, job: i64, damage: &Damage) -> rusqlite::Result<Vec<String>> {
     let mut select = db.prepare_cached(
@@ -186,16 +242,20 @@ fn described(load: &[u8], is_event: bool, minions: &[String]) -> Vec<u8> {
     map.finished()
 }
 
-/// What `local_cache` keeps of a return; nothing if what was returned is not to be kept.
-fn kept(load: &[u8]) -> Option<Vec<u8>> {
-    msgpack::find(load, "return")?;
-    let mut map = MapWriter::default();
-    for key in ["return", "retcode", "success", "out"] {
-        if let Some(value) = msgpack::find(load, key) {
-            map.value(key, value);
-        }
+/// Writes what `local_cache` keeps of a return.
+fn kept(load: &[u8], spool: &mut Spool) {
+    let found = ["return", "retcode", "success", "out"]
+        .map(|key| msgpack::find(load, key).map(|value| (key, value)));
+    let (mut head, mut pairs) = (Vec::new(), 0);
+    found.iter().flatten().for_each(|_| pairs += 1);
+    msgpack::write_map_head(pairs, &mut head);
+    spool.push(&head);
+    for (key, value) in found.into_iter().flatten() {
+        let mut text = Vec::new();
+        msgpack::write_str(key, &mut text);
+        spool.push(&text);
+        spool.push(value);
     }
-    Some(map.finished())
 }
 
 /// What Salt's lists say of a job, but for its times.
@@ -286,6 +346,37 @@ mod tests {
         let jobs = Jobs::new(folder.path());
         jobs.keep(Some(Duration::from_secs(3600)));
         (folder, jobs)
+    }
+
+    fn in_memory(spooled: Result<Spooled, JobsError>) -> Result<Vec<u8>, JobsError> {
+        Ok(spooled?.into_memory().unwrap())
+    }
+
+    /// The answers as they are, whether they were short or long.
+    impl Jobs {
+        pub(in crate::jobs) fn get_load(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
+            self.answer_load(jid, 64)?.map(|load| in_memory(Ok(load))).transpose()
+        }
+
+        pub(in crate::jobs) fn get_jid(&self, jid: &str) -> Result<Vec<u8>, JobsError> {
+            in_memory(self.answer_jid(jid, 64))
+        }
+
+        pub(in crate::jobs) fn get_fun(&self, fun: &str) -> Result<Vec<u8>, JobsError> {
+            in_memory(self.answer_fun(fun, 64))
+        }
+
+        pub(in crate::jobs) fn get_jids(&self) -> Result<Vec<u8>, JobsError> {
+            in_memory(self.answer_jids(64))
+        }
+
+        pub(in crate::jobs) fn get_jids_filter(
+            &self,
+            count: u64,
+            filter_find_job: bool,
+        ) -> Result<Vec<u8>, JobsError> {
+            in_memory(self.answer_jids_filter(count, filter_find_job, 64))
+        }
     }
 
     fn packed(value: &Value) -> Vec<u8> {

@@ -1,10 +1,11 @@
-//! Where a source listens for ZeroMQ peers: on a path or on the loopback address, and nowhere else.
+//! Where a source listens: on a path or on the loopback address, and nowhere else.
 //!
-//! The `zeromq` crate has neither encryption nor a limit for what a peer may announce: a frame of a
+//! For a source that speaks ZeroMQ: the `zeromq` crate has neither encryption nor a limit for what a peer may announce: a frame of a
 //! terabyte is asked of the allocator before a byte of it has come, and ends the process. So only this
 //! machine's own users may reach the socket, and of these, with a path, only those whom its mode lets.
 
 use std::net::{IpAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::{Link, SourceError};
 use crate::sink::chain;
 use crate::socket_file::{Access, SocketFile, fits_to_listen};
 
-/// `ipc://PATH` or `tcp://127.0.0.1:PORT`.
+/// `ipc://PATH`, `unix:PATH` or `tcp://127.0.0.1:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]
@@ -31,7 +32,8 @@ impl TryFrom<String> for Bind {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("ipc://").filter(|path| !path.is_empty()) {
+        let path = text.strip_prefix("ipc://").or_else(|| text.strip_prefix("unix:"));
+        if let Some(path) = path.filter(|path| !path.is_empty()) {
             fits_to_listen(Path::new(path)).map_err(|error| error.to_string())?;
             return Ok(Bind::Ipc(path.into()));
         }
@@ -44,8 +46,8 @@ impl TryFrom<String> for Bind {
             return Ok(Bind::Loopback(host_port.to_owned()));
         }
         Err(format!(
-            "`{text}` is not loopback: ZeroMQ here has neither encryption nor a limit for what a \
-             peer may send, so bind ipc://PATH or tcp://127.0.0.1:PORT, and use Kafka between hosts"
+            "`{text}` is not loopback: there is no encryption here, so bind ipc://PATH or \
+             tcp://127.0.0.1:PORT, and use Kafka between hosts"
         ))
     }
 }
@@ -64,15 +66,19 @@ impl Bind {
     /// left behind.
     pub(super) async fn listen(&self, socket: &mut impl Socket) -> Result<Bound, SourceError> {
         let doing = || format!("listening on {self}");
-        let (listener, file) = self.open()?;
+        let (opened, file) = self.open(&Access::GROUP)?;
+        let listener: Listener = match opened {
+            Opened::Unix(listener) => listener.into(),
+            Opened::Tcp(listener) => listener.into(),
+        };
         let bound = socket.bind_listener(listener).await;
         let endpoint = bound.map_err(|error| SourceError::new(doing(), error))?;
         Ok(Bound { bind: self.clone(), endpoint, file })
     }
 
     /// Listens once and lets go again.
-    pub(super) fn probe(&self) -> Result<(), SourceError> {
-        let (_, file) = self.open()?;
+    pub(super) fn probe(&self, access: &Access) -> Result<(), SourceError> {
+        let (_, file) = self.open(access)?;
         if let Some(file) = file {
             // What was made for the try must not be in the way of the real one.
             file.remove();
@@ -80,16 +86,26 @@ impl Bind {
         Ok(())
     }
 
-    fn open(&self) -> Result<(Listener, Option<SocketFile>), SourceError> {
+    /// Listens; on a path for those whom `access` lets.
+    pub(super) fn open(
+        &self,
+        access: &Access,
+    ) -> Result<(Opened, Option<SocketFile>), SourceError> {
         let opened = match self {
             Bind::Loopback(host_port) => {
-                TcpListener::bind(host_port).map(|listener| (listener.into(), None))
+                TcpListener::bind(host_port).map(|listener| (Opened::Tcp(listener), None))
             }
-            Bind::Ipc(path) => SocketFile::make(path, &Access::GROUP)
-                .map(|(listener, file)| (listener.into(), Some(file))),
+            Bind::Ipc(path) => SocketFile::make(path, access)
+                .map(|(listener, file)| (Opened::Unix(listener), Some(file))),
         };
         opened.map_err(|error| SourceError::new(format!("listening on {self}"), error))
     }
+}
+
+/// A socket that listens.
+pub(super) enum Opened {
+    Unix(UnixListener),
+    Tcp(TcpListener),
 }
 
 /// An address that a socket listens on.

@@ -5,6 +5,7 @@
 //! below and add its line to [`KINDS`].
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +34,11 @@ mod kafka;
 mod local_cache;
 mod outstanding;
 pub mod patience;
+pub mod prefixed;
 mod replay;
 mod returner;
 pub mod returner_wire;
+mod returner_zeromq;
 mod salt_bus;
 mod written;
 mod zeromq;
@@ -44,6 +47,7 @@ mod zeromq;
 pub static KINDS: &[Kind] = &[
     Kind::of::<salt_bus::SaltBus>(),
     Kind::of::<returner::Returner>(),
+    Kind::of::<returner_zeromq::ReturnerZeromq>(),
     Kind::of::<zeromq::Zeromq>(),
     Kind::of::<kafka::Kafka>(),
     Kind::of::<replay::Replay>(),
@@ -76,6 +80,16 @@ pub trait Source: Send + Sync + 'static {
     /// What the source wants with the job cache.
     fn job_cache(_config: &Self::Config) -> JobCache {
         JobCache::NotUsed
+    }
+
+    /// The socket file of a Salt master's bus, if that is what it reads.
+    fn bus_socket(_config: &Self::Config) -> Option<PathBuf> {
+        None
+    }
+
+    /// Hears of the buses that are read beside it; whether that makes a difference to it.
+    fn beside(_config: &mut Self::Config, _buses: &[PathBuf]) -> bool {
+        false
     }
 
     /// Connects once and lets go again.
@@ -348,6 +362,16 @@ pub trait Reader: Send + Sync {
     /// See [`Source::ENDS`].
     fn ends(&self) -> bool;
 
+    /// See [`Source::bus_socket`].
+    fn bus_socket(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// See [`Source::beside`].
+    fn beside(&mut self, _buses: &[PathBuf]) -> bool {
+        false
+    }
+
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
 }
@@ -365,6 +389,14 @@ impl<S: Source> Reader for Configured<S> {
 
     fn ends(&self) -> bool {
         S::ENDS
+    }
+
+    fn bus_socket(&self) -> Option<PathBuf> {
+        S::bus_socket(&self.0)
+    }
+
+    fn beside(&mut self, buses: &[PathBuf]) -> bool {
+        S::beside(&mut self.0, buses)
     }
 
     fn probe(&self) -> Reading<'_> {

@@ -1,49 +1,80 @@
 //! `returner`: Salt itself, by way of its returner `saltern` (the package `saltext-saltern`).
 //!
 //! Where a bus only tells, this asks and is answered: events that `event_return` hands over, returns
-//! of minions, and the calls of Salt's job cache. ZeroMQ carries it (ROUTER here, DEALER or REQ
-//! there); `docs/returner.md` draws the protocol.
+//! of minions, and the calls of Salt's job cache. A unix stream socket carries it, or loopback TCP
+//! with a token; `docs/returner.md` draws the protocol.
 //!
 //! Events and returns are answered when they are safe: stored, or on disk, by every sink that wants
 //! them. Until then the sender hears once a second that it should wait, so that it can tell a daemon
 //! that is slow from one that is gone. Events that were not kept are refused, and come again.
 //!
-//! Nothing that a peer does holds up the others, nor the other sources: what blocks has threads of
-//! its own, and what is under way is bounded. What is beyond the bounds is refused, to come later.
-//! Bytes that are not ZeroMQ cost their peer its connection. A frame that is announced with a
-//! terabyte ends the process, before `max_frame` can be asked (see [`Bind`]).
+//! Nothing that a client does holds up the others, nor the other sources: each has a task of its own
+//! ([`connection`]), what it may have under way is bounded ([`desk`], [`budget`]), and who says nothing,
+//! half a message, or does not read, is cut off. Who may come in at all is a matter of [`door`].
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::cell::Cell;
+use std::io::Write;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
-use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
-use super::bind::{Bind, LOOK};
-use super::returner_wire::{Answer, Asked, JobCall, Request};
+use self::connection::{Around, Client, serve};
+use self::door::{Door, Peer, UserId};
+use self::turned_away::{Reason, TurnedAway};
+use super::bind::{Bind, LOOK, Opened};
+use super::prefixed::framed;
+use super::returner_wire::{PART, VERSION, refused};
 use super::{JobCache, Link, Outlet, Source, SourceError};
-use crate::event::Authority;
-use crate::jobs::{Jobs, JobsError};
 use crate::sink::chain;
-use crate::units::ByteSize;
+use crate::socket_file::{Access, SocketFile};
+use crate::units::{ByteSize, Mode};
 
-/// Salt's `event_return`, `--return` and job cache.
+mod budget;
+mod connection;
+pub(super) mod desk;
+mod door;
+mod messages;
+mod turned_away;
+
+/// The source as an operator writes it.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {
-    /// Where Salt's returner connects to: `ipc://PATH`, made with mode 0660, or
-    /// `tcp://127.0.0.1:PORT`; any address but loopback is refused. The same as `saltern.address` on
-    /// Salt's side.
+struct Written {
+    /// Where Salt's returner connects to: `ipc://PATH` or `unix:PATH`, a unix socket, or
+    /// `tcp://127.0.0.1:PORT` with `token_file`; any address but loopback is refused. The same as
+    /// `saltern.address` on Salt's side.
     bind: Bind,
-    /// The longest message to accept. A longer one is refused and counted as a bad frame.
+    /// Permissions of the socket's file, as text in octal: `"0660"`, which is the default. Connecting takes
+    /// the right to write.
+    #[serde(default)]
+    mode: Option<Mode>,
+    /// The group of the socket's file, by name or number. Default: that of the process, or of a
+    /// directory with the setgid bit.
+    #[serde(default)]
+    group: Option<String>,
+    /// The users, by number or name, whose processes may come in, beside `masters`; the kernel says whose
+    /// a process is. Default: root, the user that saltern runs as, and the owner of the socket's file.
+    #[serde(default)]
+    allow: Option<Vec<UserId>>,
+    /// The users, by number or name, as which a Salt master runs. What they say of a job outranks what the
+    /// bus says; what others say does not. Default: the owners of the sockets of all sources `salt_bus`,
+    /// else the owner of the socket's file. Who shows the token is a master.
+    #[serde(default)]
+    masters: Option<Vec<UserId>>,
+    /// With `tcp://`: a file with a token of 16 to 4096 bytes that clients have to show, which is
+    /// `saltern.token_file` on Salt's side. A regular file that is not open to everybody:
+    /// `(umask 077; openssl rand -hex 32 > FILE)`.
+    #[serde(default)]
+    token_file: Option<PathBuf>,
+    /// The longest message to accept. A longer one is refused before it is read, and counted as a bad
+    /// frame.
     #[serde(default = "default_max_frame")]
     max_frame: ByteSize,
 }
@@ -52,17 +83,57 @@ fn default_max_frame() -> ByteSize {
     ByteSize::mib(64)
 }
 
-/// Requests with events that may wait to become safe, and their bytes.
-const KEEPING: (usize, usize) = (192, 64 << 20);
+/// Salt's `event_return`, `--return` and job cache.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(try_from = "Written")]
+#[schemars(with = "Written")]
+pub(super) struct Config {
+    bind: Bind,
+    access: Access,
+    allow: Option<Vec<UserId>>,
+    masters: Option<Vec<UserId>>,
+    token_file: Option<PathBuf>,
+    max_frame: usize,
+    /// The sockets of the buses that are read beside it.
+    buses: Vec<PathBuf>,
+}
 
-/// Calls of the job cache that may be under way.
-const ASKING: usize = 64;
+impl TryFrom<Written> for Config {
+    type Error = String;
 
-/// Questions that the job cache answers at the same time; it writes one after the other.
-const QUESTIONS: usize = 4;
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { bind, mode, group, allow, masters, token_file, max_frame } = written;
+        let is_tcp = matches!(bind, Bind::Loopback(_));
+        if is_tcp && token_file.is_none() {
+            return Err(format!(
+                "{bind} is open to every user of this machine: add `token_file: FILE`, made by \
+                 `(umask 077; openssl rand -hex 32 > FILE)`, or bind ipc://PATH"
+            ));
+        }
+        if is_tcp && (mode.is_some() || group.is_some() || allow.is_some() || masters.is_some()) {
+            return Err("`mode`, `group`, `allow` and `masters` belong to a path; over TCP \
+                        `token_file` decides, and who shows the token is a master"
+                .to_owned());
+        }
+        if !is_tcp && token_file.is_some() {
+            return Err(
+                "`token_file` belongs to tcp://; on a path the kernel says who comes, see \
+                        `allow`"
+                    .to_owned(),
+            );
+        }
+        let access = Access { mode: mode.map_or(Access::GROUP.mode, |mode| mode.0), group };
+        // The length before a message has 32 bits, of which 0xff and zeros are ZeroMQ's.
+        let max_frame = max_frame.as_usize().min(0xfeff_ffff);
+        Ok(Config { bind, access, allow, masters, token_file, max_frame, buses: Vec::new() })
+    }
+}
 
-/// How often a sender hears that it should wait.
-const WAIT: Duration = Duration::from_secs(1);
+/// Connections at a time. When there are as many, the one that has been idle for longest has to go.
+const CONNECTIONS: usize = 256;
+
+/// How long to leave the listener alone after it failed, for lack of descriptors for instance.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// How long the last answers may take when the daemon stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -80,268 +151,278 @@ impl Source for Returner {
         JobCache::Used
     }
 
+    fn beside(config: &mut Config, buses: &[PathBuf]) -> bool {
+        config.buses = buses.to_vec();
+        config.masters.is_none()
+    }
+
     async fn run(
         config: &Config,
         outlet: Outlet,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        let mut socket = RouterSocket::new();
-        let mut bound = config.bind.listen(&mut socket).await?;
+        let around = Rc::new(around(config, outlet, &stop)?);
+        let state = around.desk.outlet.state.clone();
+        let mut listening = Listening::open(config)?;
+        around.door.owner.set(listening.owner());
         // Salt's side keeps what it cannot hand over.
-        let mut link = Link::keeping(outlet.state.clone());
+        let mut link = Link::keeping(state);
         link.up(&config.bind.to_string());
-        let mut desk = Desk::new(outlet, config.max_frame.as_usize());
-        let (mut wait, mut look) = (interval(WAIT), interval(LOOK));
-        wait.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut crowd = Crowd { tasks: JoinSet::new(), clients: Vec::new(), around };
+        let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Each of these may be dropped at any time: it has then taken nothing.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(done) = desk.under_way.join_next() => {
-                    if let Some(answer) = desk.settle(done.ok()) {
-                        send(&mut socket, answer).await;
-                    }
+                Some(ended) = crowd.tasks.join_next() => crowd.ended(ended),
+                _ = look.tick() => {
+                    listening.look(config, &mut link);
+                    crowd.around.door.owner.set(listening.owner());
                 }
-                _ = wait.tick() => {
-                    let may_hear = |pending: &&Pending| !pending.to.is_req();
-                    for pending in desk.pending.values().filter(may_hear) {
-                        send(&mut socket, pending.to.with(&Answer::Wait)).await;
+                accepted = listening.accept() => match accepted {
+                    Ok(Accepted::Unix(stream, user)) => {
+                        crowd.come(stream, Peer::User(user), |stream, last| {
+                            stream.into_std().and_then(|mut stream| stream.write_all(last))
+                        }).await;
                     }
-                }
-                _ = look.tick() => bound.look(&mut socket, &mut link).await,
-                message = socket.recv() => match message {
-                    Ok(message) => {
-                        if let Some(answer) = desk.take(message) {
-                            send(&mut socket, answer).await;
-                        }
+                    Ok(Accepted::Tcp(stream)) => {
+                        crowd.come(stream, Peer::Token, |stream, last| {
+                            stream.into_std().and_then(|mut stream| stream.write_all(last))
+                        }).await;
                     }
-                    Err(error) => return Err(SourceError::new(format!("receiving at {}", config.bind), error)),
+                    Err(error) => {
+                        let why = format!("a client cannot be accepted: {error}");
+                        crowd.around.turned_away.note(Reason::Full, &why);
+                        stop.run_until_cancelled(sleep(AFTER_FAILURE)).await;
+                    }
                 }
             }
         }
+        listening.close();
         // Those that get no answer send again.
         let last = async {
-            while let Some(done) = desk.under_way.join_next().await {
-                if let Some(answer) = desk.settle(done.ok()) {
-                    send(&mut socket, answer).await;
-                }
+            while let Some(ended) = crowd.tasks.join_next().await {
+                crowd.ended(ended);
             }
         };
         let _ = timeout(LAST_ANSWERS, last).await;
-        desk.under_way.shutdown().await;
-        bound.close(socket).await;
+        crowd.tasks.shutdown().await;
         Ok(())
     }
 
     async fn probe(config: &Config) -> Result<(), SourceError> {
-        config.bind.probe()
+        token(config)?;
+        config.bind.probe(&config.access)
     }
 }
 
-async fn send(socket: &mut RouterSocket, answer: ZmqMessage) {
-    if let Err(error) = socket.send(answer).await {
-        // Who asked has gone.
-        debug!(%error, "an answer could not be sent");
-    }
+fn token(config: &Config) -> Result<Option<Vec<u8>>, SourceError> {
+    let Some(path) = &config.token_file else { return Ok(None) };
+    let doing = || format!("reading the token in {}", path.display());
+    door::read_token(path).map(Some).map_err(|error| SourceError::new(doing(), error))
 }
 
-/// Who asked, and under which number.
-#[derive(Debug)]
-struct ReplyTo {
-    /// The peer's identity, and the empty frame that REQ puts behind it.
-    envelope: Vec<Bytes>,
-    id: u64,
-}
-
-impl ReplyTo {
-    /// REQ takes one answer to a request, so that it must be the last.
-    fn is_req(&self) -> bool {
-        self.envelope.len() > 1
-    }
-
-    fn with(&self, answer: &Answer) -> ZmqMessage {
-        let mut message = ZmqMessage::from(answer.message(self.id));
-        for frame in self.envelope.iter().rev() {
-            message.push_front(frame.clone());
-        }
-        message
-    }
-}
-
-/// A request that is not answered yet.
-struct Pending {
-    to: ReplyTo,
-    /// The bytes of events that are to be kept; `None` for a call of the job cache.
-    keeps: Option<usize>,
-}
-
-/// What is asked and not answered yet.
-struct Desk {
+fn around(
+    config: &Config,
     outlet: Outlet,
-    max_frame: usize,
-    pending: HashMap<u64, Pending>,
-    /// The number of the next request, among those of all peers.
-    next: u64,
-    under_way: JoinSet<(u64, Answer)>,
-    questions: Arc<Semaphore>,
-    /// Writes of the job cache, one at a time and in the order in which they came.
-    writes: Arc<Semaphore>,
-}
-
-impl Desk {
-    fn new(outlet: Outlet, max_frame: usize) -> Self {
-        Desk {
-            outlet,
-            max_frame,
-            pending: HashMap::new(),
-            next: 0,
-            under_way: JoinSet::new(),
-            questions: Arc::new(Semaphore::new(QUESTIONS)),
-            writes: Arc::new(Semaphore::new(1)),
-        }
-    }
-
-    /// Takes a request; the answer, if there is one already.
-    fn take(&mut self, message: ZmqMessage) -> Option<ZmqMessage> {
-        let mut envelope = message.into_vec();
-        let body = envelope.pop().unwrap_or_default();
-        let is_request = match envelope.as_slice() {
-            [_] => true,
-            [_, delimiter] => delimiter.is_empty(),
-            _ => false,
-        };
-        if !is_request {
-            envelope.truncate(1);
-            let why = "a request is one frame".to_owned();
-            let to = ReplyTo { envelope, id: 0 };
-            return Some(self.refuse(&to, Answer::Refused { why, later: false }));
-        }
-        let Request { id, asked } = match Request::parse(&body, self.max_frame) {
-            Ok(request) => request,
-            Err(refusal) => {
-                let to = ReplyTo { envelope, id: refusal.id };
-                return Some(self.refuse(&to, refusal.into()));
-            }
-        };
-        let to = ReplyTo { envelope, id };
-        let keeps = match &asked {
-            Asked::Events { .. } | Asked::Return { .. } => Some(body.len()),
-            Asked::Job(_) => None,
-        };
-        if !self.has_room(keeps) {
-            let answer = later("too many requests are under way; see whether a sink is stuck");
-            return Some(to.with(&answer));
-        }
-        let number = self.next;
-        self.next += 1;
-        self.pending.insert(number, Pending { to, keeps });
-        let (outlet, writes) = (self.outlet.clone(), Arc::clone(&self.writes));
-        match asked {
-            Asked::Events { bodies } => {
-                self.under_way.spawn_local(async move { (number, keep(&outlet, bodies).await) });
-            }
-            Asked::Return { body, load } => {
-                self.under_way.spawn_local(async move {
-                    (number, keep_return(outlet, &writes, body, load).await)
-                });
-            }
-            Asked::Job(call) => {
-                let turn = if call.is_question() { Arc::clone(&self.questions) } else { writes };
-                self.under_way
-                    .spawn_local(async move { (number, ask(&outlet, &turn, call).await) });
-            }
-        }
-        None
-    }
-
-    /// Whether another request fits in, which may have bytes to keep.
-    fn has_room(&self, keeps: Option<usize>) -> bool {
-        let kept = self.pending.values().filter_map(|pending| pending.keeps);
-        match keeps {
-            None => self.pending.len() - kept.count() < ASKING,
-            Some(more) => {
-                let (count, bytes) = kept.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
-                // A single one may be larger than what all may have together.
-                count == 0 || count < KEEPING.0 && bytes + more <= KEEPING.1
-            }
-        }
-    }
-
-    fn refuse(&self, to: &ReplyTo, answer: Answer) -> ZmqMessage {
-        let state = &self.outlet.state;
-        state.bad_frames.add(1);
-        if let Answer::Refused { why, .. } = &answer
-            && state.failed(why)
-        {
-            warn!(source = state.name, reason = %why, "a request was refused");
-        }
-        to.with(&answer)
-    }
-
-    /// The answer to a request that is done.
-    fn settle(&mut self, done: Option<(u64, Answer)>) -> Option<ZmqMessage> {
-        let (number, answer) = done?;
-        let pending = self.pending.remove(&number)?;
-        if let Answer::Refused { why, .. } = &answer
-            && self.outlet.state.failed(why)
-        {
-            warn!(source = self.outlet.state.name, reason = %why, "a request failed");
-        }
-        Some(pending.to.with(&answer))
-    }
-}
-
-/// Hands events on and waits until they are safe.
-async fn keep(outlet: &Outlet, bodies: Vec<Bytes>) -> Answer {
-    let Some(receipt) = outlet.send_for_receipt(bodies, Vec::new()).await else {
-        return later("the daemon is stopping");
+    stop: &CancellationToken,
+) -> Result<Around, SourceError> {
+    let door = Door {
+        allow: config.allow.clone(),
+        masters: config.masters.clone(),
+        buses: config.buses.clone(),
+        owner: Cell::new(rustix::process::geteuid().as_raw()),
+        token: token(config)?,
     };
-    match receipt.await {
-        Ok(true) => Answer::Done(None),
-        _ => later("a sink that wants the events has not kept them; see what it dropped"),
+    let turned_away = TurnedAway::new(outlet.state.clone());
+    let max_frame = config.max_frame;
+    let desk = desk::Desk::new(outlet, max_frame, PART);
+    Ok(Around { desk, door, turned_away, max_frame, stop: stop.clone() })
+}
+
+/// Where clients come in.
+struct Listening {
+    listener: Listener,
+    file: Option<SocketFile>,
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+enum Accepted {
+    /// A client on a path, and the user that it is of.
+    Unix(UnixStream, u32),
+    Tcp(TcpStream),
+}
+
+impl Listening {
+    fn open(config: &Config) -> Result<Self, SourceError> {
+        let (opened, file) = config.bind.open(&config.access)?;
+        let listener = match opened {
+            Opened::Unix(listener) => listener
+                .set_nonblocking(true)
+                .and_then(|()| UnixListener::from_std(listener))
+                .map(Listener::Unix),
+            Opened::Tcp(listener) => listener
+                .set_nonblocking(true)
+                .and_then(|()| TcpListener::from_std(listener))
+                .map(Listener::Tcp),
+        };
+        let doing = || format!("listening on {}", config.bind);
+        let listener = listener.map_err(|error| SourceError::new(doing(), error))?;
+        Ok(Listening { listener, file })
+    }
+
+    async fn accept(&self) -> std::io::Result<Accepted> {
+        match &self.listener {
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let user = stream.peer_cred()?.uid();
+                Ok(Accepted::Unix(stream, user))
+            }
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Answers are short, and the other side waits for each.
+                stream.set_nodelay(true)?;
+                Ok(Accepted::Tcp(stream))
+            }
+        }
+    }
+
+    /// The owner of the socket's file.
+    fn owner(&self) -> u32 {
+        let owner = self.file.as_ref().and_then(SocketFile::owner);
+        owner.unwrap_or_else(|| rustix::process::geteuid().as_raw())
+    }
+
+    /// Looks whether the socket file is there, and listens anew if it is not. Clients that are connected
+    /// stay connected.
+    fn look(&mut self, config: &Config, link: &mut Link) {
+        if self.file.as_ref().is_none_or(SocketFile::is_in_place) {
+            return;
+        }
+        if link.is_up() {
+            link.lost(&format!("the socket file of {} was removed or replaced", config.bind));
+        }
+        match Listening::open(config) {
+            Ok(next) => {
+                link.up(&config.bind.to_string());
+                *self = next;
+            }
+            Err(error) => link.absent(&chain(&error)),
+        }
+    }
+
+    fn close(self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
     }
 }
 
-/// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands its
-/// event on, which a master may hand over by `event_return` as well.
-async fn keep_return(outlet: Outlet, writes: &Semaphore, body: Bytes, load: Bytes) -> Answer {
-    let outlet = Outlet { way: "returns", authority: Authority::Master, ..outlet };
-    let saved =
-        blocking(&outlet, writes, move |jobs| match jobs.save_return(&load, Authority::Master) {
-            // It is an event all the same.
-            Err(JobsError::Off) => Ok(()),
-            saved => saved,
+/// All clients.
+struct Crowd {
+    tasks: JoinSet<()>,
+    clients: Vec<Rc<Client>>,
+    around: Rc<Around>,
+}
+
+impl Crowd {
+    /// Lets a client in, or tells it why not by `tell`, without waiting for it.
+    async fn come<S, T>(&mut self, stream: S, peer: Peer, tell: T)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+        T: FnOnce(S, &[u8]) -> std::io::Result<()>,
+    {
+        let admitted = match self.around.door.admit(peer) {
+            Err(why) => Err((Reason::NotAllowed, why)),
+            Ok(()) if self.has_room().await => Ok(()),
+            Ok(()) => {
+                let why = format!("{CONNECTIONS} clients are connected and none is idle");
+                Err((Reason::Full, why))
+            }
+        };
+        if let Err((reason, why)) = admitted {
+            self.around.turned_away.note(reason, &why);
+            let last = framed(&refused(0, VERSION, &why, true)).unwrap_or_default();
+            // It fits into what the kernel keeps for a connection; a client that has gone hears nothing.
+            let _ = tell(stream, &last);
+            return;
+        }
+        let client = Rc::new(Client {
+            peer,
+            share: self.around.desk.client(),
+            heard: Cell::new(Instant::now()),
+            has_spoken: Cell::new(false),
+            leave: CancellationToken::new(),
         });
-    match saved.await {
-        Ok(()) => keep(&outlet, vec![body]).await,
-        Err(answer) => answer,
+        self.clients.push(Rc::clone(&client));
+        let around = Rc::clone(&self.around);
+        self.tasks.spawn_local(serve(stream, client, around));
+    }
+
+    /// Whether there is room for one more, for which one that is idle may have to go.
+    async fn has_room(&mut self) -> bool {
+        if self.tasks.len() < CONNECTIONS {
+            return true;
+        }
+        let idle = self.clients.iter().filter(|client| client.share.is_idle());
+        let idle = idle.filter(|client| Rc::strong_count(client) > 1);
+        let longest = idle.min_by_key(|client| (client.has_spoken.get(), client.heard.get()));
+        let Some(longest) = longest else { return false };
+        longest.leave.cancel();
+        match self.tasks.join_next().await {
+            Some(ended) => self.ended(ended),
+            None => {}
+        }
+        true
+    }
+
+    /// A client's task has ended.
+    fn ended(&mut self, ended: Result<(), JoinError>) {
+        self.clients.retain(|client| Rc::strong_count(client) > 1);
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            let why = format!("{}; this is a bug in saltern", chain(&error));
+            self.around.turned_away.note(Reason::Panic, &why);
+        }
     }
 }
 
-async fn ask(outlet: &Outlet, turn: &Semaphore, call: JobCall) -> Answer {
-    match blocking(outlet, turn, move |jobs| call.answer(jobs)).await {
-        Ok(value) => Answer::Done(value),
-        Err(answer) => answer,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::Node;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let mut problems = Vec::new();
+        let config = Node::parse(text).unwrap().read_noting(&mut problems);
+        config.ok_or_else(|| problems.iter().map(|problem| problem.message.clone()).collect())
     }
-}
 
-fn later(why: &str) -> Answer {
-    Answer::Refused { why: why.to_owned(), later: true }
-}
-
-/// Asks the job cache on a thread of its own, in turn.
-async fn blocking<T: Send + 'static>(
-    outlet: &Outlet,
-    turn: &Semaphore,
-    ask: impl FnOnce(&Jobs) -> Result<T, JobsError> + Send + 'static,
-) -> Result<T, Answer> {
-    let jobs = outlet.jobs.clone();
-    // The semaphore is never closed; without a permit the work would only be out of turn.
-    let _permit = turn.acquire().await.ok();
-    match spawn_blocking(move || ask(&jobs)).await {
-        Ok(asked) => asked.map_err(Answer::from),
-        Err(error) => Err(later(&chain(&error))),
+    #[test]
+    fn a_path_has_a_mode_and_users_and_tcp_a_token() {
+        let config =
+            read("bind: unix:/run/x\nmode: '0600'\ngroup: salt\nallow: [root, 12]").unwrap();
+        assert_eq!(config.bind, Bind::Ipc("/run/x".into()));
+        assert_eq!(config.access, Access { mode: 0o600, group: Some("salt".to_owned()) });
+        assert_eq!(read("bind: ipc:///run/x").unwrap().access, Access::GROUP);
+        read("bind: tcp://127.0.0.1:1\ntoken_file: /x").unwrap();
+        for (text, says) in [
+            ("bind: tcp://127.0.0.1:1", "add `token_file: FILE`"),
+            ("bind: tcp://127.0.0.1:1\ntoken_file: /x\nallow: [0]", "belong to a path"),
+            ("bind: ipc:///run/x\ntoken_file: /x", "belongs to tcp://"),
+            ("bind: tcp://10.0.0.1:1\ntoken_file: /x", "is not loopback"),
+            ("bind: ipc:///run/x\nallow: [65534]", "token_file"),
+            ("bind: ipc:///run/x\nmode: '0999'", "0999"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! What Salt's side and the `returner` source say to each other: protocol version 1, one msgpack map
-//! a message. `docs/returner.md` draws it.
+//! What Salt's side and the sources `returner` and `returner_zeromq` say to each other: one msgpack map a
+//! message. `docs/returner.md` draws it. Version 2 differs from version 1 in what carries it, and in
+//! that a long answer comes in parts.
 //!
 //! What is Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
 //! value, so that neither side decodes what it only hands on.
@@ -10,12 +11,19 @@ use thiserror::Error;
 
 use crate::event::{Authority, Event};
 use crate::jobs::load::Load;
+use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
-use crate::msgpack::{self, Item};
+use crate::msgpack::{self, Item, MapWriter};
 use crate::sink::chain;
 
-/// The version of the protocol.
-pub(super) const VERSION: u64 = 1;
+/// The version of the protocol that the source `returner` speaks.
+pub(super) const VERSION: u64 = 2;
+
+/// That of the source `returner_zeromq`.
+pub(super) const VERSION_OVER_ZEROMQ: u64 = 1;
+
+/// The longest value that is one message, and the length of a part of a longer one.
+pub(super) const PART: usize = 64 << 10;
 
 /// How deep a request may nest; none needs more than three. Reading recurses, and the depth that the
 /// decoder would take by itself overflows a thread's stack.
@@ -37,6 +45,19 @@ pub(super) enum Asked {
     Return { body: Bytes, load: Bytes },
     /// A question to the job cache, or something for it.
     Job(JobCall),
+}
+
+/// The first message of a client that has to show a token.
+#[derive(Deserialize)]
+struct Hello<'a> {
+    token: &'a [u8],
+}
+
+/// The token in a message that greets; its number is 0.
+pub(super) fn token_of(message: &[u8]) -> Option<&[u8]> {
+    msgpack::whole(message).ok()?;
+    let is_hello = read::<Head>(message, "hello").is_ok_and(|head| head.op == "hello");
+    is_hello.then(|| read::<Hello>(message, "hello").ok()).flatten().map(|hello| hello.token)
 }
 
 /// A call of the job cache.
@@ -119,8 +140,8 @@ struct Filter {
 }
 
 impl Request {
-    /// Reads a message of `max_frame` bytes at the most.
-    pub(super) fn parse(message: &Bytes, max_frame: usize) -> Result<Self, Refusal> {
+    /// Reads a message of `max_frame` bytes at the most, in this version of the protocol.
+    pub(super) fn parse(message: &Bytes, max_frame: usize, version: u64) -> Result<Self, Refusal> {
         let number = |key| msgpack::find(message, key).and_then(msgpack::scalar);
         let id = match number("id") {
             Some(Item::Uint(id)) => id,
@@ -128,16 +149,14 @@ impl Request {
         };
         let refusal = |later, why| Refusal { id, why, later };
         if message.len() > max_frame {
-            let (size, limit) = (message.len(), max_frame);
-            let why = format!("a message of {size} bytes is over max_frame ({limit} bytes)");
-            return Err(refusal(false, why));
+            return Err(refusal(false, over_max_frame(message.len() as u64, max_frame)));
         }
         match number("v") {
-            Some(Item::Uint(VERSION)) => msgpack::whole(message)
+            Some(Item::Uint(said)) if said == version => msgpack::whole(message)
                 .map_err(|why| refusal(false, format!("the message is not whole: {why}")))?,
             Some(Item::Uint(other)) => {
                 let why = format!(
-                    "version {other} of the protocol is not known here, only {VERSION}; install \
+                    "version {other} of the protocol is not known here, only {version}; install \
                      releases of saltern and saltext-saltern that belong together"
                 );
                 return Err(refusal(true, why));
@@ -152,6 +171,11 @@ impl Request {
             Err(why) => Err(refusal(false, why)),
         }
     }
+}
+
+/// Why a message is not taken that is too long.
+pub(super) fn over_max_frame(size: u64, max_frame: usize) -> String {
+    format!("a message of {size} bytes is over max_frame ({max_frame} bytes)")
 }
 
 impl Asked {
@@ -247,40 +271,66 @@ impl JobCall {
         }
     }
 
-    /// Asks the job cache; blocks as long as that takes. The answer is msgpack, if there is any.
-    pub(super) fn answer(&self, jobs: &Jobs) -> Result<Option<Vec<u8>>, JobsError> {
+    /// Whether it says something of a job that no event of the bus could say.
+    pub(super) fn is_for_masters(&self) -> bool {
+        matches!(self, JobCall::SaveMinions { .. } | JobCall::UpdateEndtime { .. })
+    }
+
+    /// Asks the job cache; blocks as long as that takes. The answer is msgpack, if there is any; `memory`
+    /// bytes of it may be in memory.
+    pub(super) fn answer(
+        &self,
+        jobs: &Jobs,
+        authority: Authority,
+        memory: usize,
+    ) -> Result<Option<Spooled>, JobsError> {
         match self {
-            JobCall::SaveLoad { jid, load, minions } => {
-                jobs.save_load(jid, load, minions).map(|()| None)
-            }
+            JobCall::SaveLoad { jid, load, minions } => match authority {
+                Authority::Master => jobs.save_load(jid, load, minions).map(|()| None),
+                // Nothing better is known of who asks than of the bus.
+                Authority::Bus => {
+                    let event = event_of_load(jid, load, minions);
+                    jobs.save_load_of_bus(&event).map(|()| None)
+                }
+            },
             JobCall::SaveMinions { jid, minions, syndic } => {
                 jobs.save_minions(jid, minions, syndic.as_deref()).map(|()| None)
             }
             JobCall::UpdateEndtime { jid, time } => jobs.update_endtime(jid, time).map(|()| None),
-            JobCall::GetLoad { jid } => jobs.get_load(jid),
-            JobCall::GetJid { jid } => jobs.get_jid(jid).map(Some),
-            JobCall::GetFun { fun } => jobs.get_fun(fun).map(Some),
-            JobCall::GetJids => jobs.get_jids().map(Some),
+            JobCall::GetLoad { jid } => jobs.answer_load(jid, memory),
+            JobCall::GetJid { jid } => jobs.answer_jid(jid, memory).map(Some),
+            JobCall::GetFun { fun } => jobs.answer_fun(fun, memory).map(Some),
+            JobCall::GetJids => jobs.answer_jids(memory).map(Some),
             JobCall::GetJidsFilter { count, filter_find_job } => {
-                jobs.get_jids_filter(*count, *filter_find_job).map(Some)
+                jobs.answer_jids_filter(*count, *filter_find_job, memory).map(Some)
             }
-            JobCall::GetMinions => jobs.get_minions().map(Some),
+            JobCall::GetMinions => jobs.get_minions().map(|minions| Some(Spooled::Memory(minions))),
             JobCall::GetEndtime { jid } => {
                 let time = jobs.get_endtime(jid)?;
-                Ok(time.and_then(|time| rmp_serde::to_vec(&time).ok()))
+                Ok(time.and_then(|time| rmp_serde::to_vec(&time).ok()).map(Spooled::Memory))
             }
             JobCall::CleanOldJobs => jobs.clean_old_jobs().map(|()| None),
         }
     }
 }
 
+/// The event by which the bus tells of a new job.
+fn event_of_load(jid: &str, load: &[u8], minions: &[String]) -> Event {
+    let mut told = MapWriter::default();
+    for (key, value) in msgpack::raw_pairs(load) {
+        if msgpack::scalar(key).and_then(Item::text) != Some("minions") {
+            told.pair(key, value);
+        }
+    }
+    told.texts("minions", minions);
+    Event::new(&format!("salt/job/{jid}/new"), &told.finished())
+}
+
 /// What the source answers.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// Done; with msgpack of what was asked for, if anything was.
-    Done(Option<Vec<u8>>),
-    /// Still at it: the sender should wait on.
-    Wait,
+    Done(Option<Spooled>),
     /// Not done, why, and whether the same request may be taken later.
     Refused { why: String, later: bool },
 }
@@ -298,16 +348,21 @@ impl From<JobsError> for Answer {
     }
 }
 
-#[derive(Serialize)]
+/// What a message to Salt's side consists of; what is absent is left out.
+#[derive(Default, Serialize)]
 struct Written<'a> {
     v: u64,
     id: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_frame: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     wait: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     later: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<Bin<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<Bin<'a>>,
 }
@@ -320,31 +375,60 @@ impl Serialize for Bin<'_> {
     }
 }
 
-impl Answer {
-    /// The message that answers the request of this number.
-    pub(super) fn message(&self, id: u64) -> Bytes {
-        let v = VERSION;
-        let mut written = Written { v, id, wait: None, error: None, later: None, value: None };
-        match self {
-            Answer::Done(value) => written.value = value.as_deref().map(Bin),
-            Answer::Wait => written.wait = Some(true),
-            Answer::Refused { why, later } => {
-                (written.error, written.later) = (Some(why.as_str()), Some(*later));
-            }
-        }
+impl Written<'_> {
+    fn packed(&self) -> Vec<u8> {
         // Writing to memory what has no maps of unknown length cannot fail.
-        Bytes::from(rmp_serde::to_vec_named(&written).unwrap_or_default())
+        rmp_serde::to_vec_named(self).unwrap_or_default()
+    }
+}
+
+/// What the daemon says first on a connection: its version, and the longest message that it takes.
+pub(super) fn greeting(max_frame: usize) -> Vec<u8> {
+    Written { v: VERSION, max_frame: Some(max_frame as u64), ..Written::default() }.packed()
+}
+
+/// That the request of this number is not done yet.
+pub(super) fn wait(id: u64, v: u64) -> Vec<u8> {
+    Written { v, id, wait: Some(true), ..Written::default() }.packed()
+}
+
+/// That the request of this number is not done, and why.
+pub(super) fn refused(id: u64, v: u64, why: &str, later: bool) -> Vec<u8> {
+    Written { v, id, error: Some(why), later: Some(later), ..Written::default() }.packed()
+}
+
+/// That the request of this number is done; what was asked for, or the end of it.
+pub(super) fn done(id: u64, v: u64, value: Option<&[u8]>) -> Vec<u8> {
+    Written { v, id, value: value.map(Bin), ..Written::default() }.packed()
+}
+
+/// A part of what was asked for; more follows.
+pub(super) fn part(id: u64, v: u64, part: &[u8]) -> Vec<u8> {
+    Written { v, id, part: Some(Bin(part)), ..Written::default() }.packed()
+}
+
+impl Answer {
+    /// The one message that answers the request of this number, with all that was asked for in memory.
+    pub(super) fn message(self, id: u64, version: u64) -> Vec<u8> {
+        match self {
+            Answer::Done(None) => done(id, version, None),
+            Answer::Done(Some(value)) => match value.into_memory() {
+                Ok(value) => done(id, version, Some(&value)),
+                Err(error) => refused(id, version, &chain(&error), true),
+            },
+            Answer::Refused { why, later } => refused(id, version, &why, later),
+        }
     }
 }
 
 /// What the source does with a message, for the fuzz targets: the events in it that are to be kept, and
 /// the answer once the job cache was asked and the events are safe.
 pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, Bytes) {
-    let Request { id, asked } = match Request::parse(message, max_frame) {
+    let Request { id, asked } = match Request::parse(message, max_frame, VERSION) {
         Ok(request) => request,
         Err(refusal) => {
             let id = refusal.id;
-            return (Vec::new(), Answer::from(refusal).message(id));
+            return (Vec::new(), Answer::from(refusal).message(id, VERSION).into());
         }
     };
     let (bodies, asked) = match asked {
@@ -352,13 +436,13 @@ pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, B
         Asked::Return { body, load } => {
             (vec![body], jobs.save_return(&load, Authority::Master).map(|()| None))
         }
-        Asked::Job(call) => (Vec::new(), call.answer(jobs)),
+        Asked::Job(call) => (Vec::new(), call.answer(jobs, Authority::Master, PART)),
     };
     let answer = match asked {
         Ok(value) => Answer::Done(value),
         Err(error) => Answer::from(error),
     };
-    (bodies, answer.message(id))
+    (bodies, answer.message(id, VERSION).into())
 }
 
 #[cfg(test)]
@@ -375,9 +459,10 @@ mod tests {
     }
 
     fn request(op: &str, more: &[(&str, Value)]) -> Result<Request, Refusal> {
-        let mut pairs = vec![("v", Value::from(1)), ("id", Value::from(7)), ("op", op.into())];
+        let mut pairs =
+            vec![("v", Value::from(VERSION)), ("id", Value::from(7)), ("op", op.into())];
         pairs.extend(more.iter().cloned());
-        Request::parse(&packed(&pairs), 1000)
+        Request::parse(&packed(&pairs), 1000, VERSION)
     }
 
     #[test]
@@ -418,21 +503,22 @@ mod tests {
             assert_eq!((refusal.id, refusal.later), (7, false), "{says}");
             assert!(refusal.to_string().contains(says), "{refusal}");
         }
-        let old = packed(&[("v", 2.into()), ("id", 9.into()), ("what", Value::Nil)]);
-        let refusal = Request::parse(&old, 1000).unwrap_err();
+        let old = packed(&[("v", 1.into()), ("id", 9.into()), ("what", Value::Nil)]);
+        let refusal = Request::parse(&old, 1000, VERSION).unwrap_err();
         assert_eq!((refusal.id, refusal.later), (9, true));
         for hostile in [&b""[..], b"\xc1", b"\xdf\xff\xff\xff\xff", b"hello", &[0x91; 900]] {
-            let refusal = Request::parse(&Bytes::copy_from_slice(hostile), 1000).unwrap_err();
+            let refusal =
+                Request::parse(&Bytes::copy_from_slice(hostile), 1000, VERSION).unwrap_err();
             assert_eq!((refusal.id, refusal.later), (0, false));
         }
         // Nesting, and lengths that are not there.
-        let mut deep = b"\x84\xa1v\x01\xa2id\x07\xa2op\xa6events\xa6events".to_vec();
+        let mut deep = b"\x84\xa1v\x02\xa2id\x07\xa2op\xa6events\xa6events".to_vec();
         deep.extend([0x91; 900]);
-        let refusal = Request::parse(&Bytes::from(deep.clone()), 10_000).unwrap_err();
+        let refusal = Request::parse(&Bytes::from(deep.clone()), 10_000, VERSION).unwrap_err();
         assert_eq!(refusal.id, 7);
         deep.truncate(deep.len() - 900);
         deep.extend(b"\xdd\xff\xff\xff\xff");
-        Request::parse(&Bytes::from(deep), 10_000).unwrap_err();
+        Request::parse(&Bytes::from(deep), 10_000, VERSION).unwrap_err();
     }
 
     #[test]
@@ -464,26 +550,51 @@ mod tests {
             assert_eq!((refusal.id, refusal.later), (7, false), "{says}");
             assert!(refusal.to_string().contains(says), "{refusal}");
         }
-        let whole = packed(&[("v", 1.into()), ("id", 7.into()), ("op", "get_jids".into())]);
-        Request::parse(&whole, 1000).unwrap();
+        let whole = packed(&[("v", VERSION.into()), ("id", 7.into()), ("op", "get_jids".into())]);
+        Request::parse(&whole, 1000, VERSION).unwrap();
         let message = Bytes::from([&whole[..], b"\xc0"].concat());
-        let refusal = Request::parse(&message, 1000).unwrap_err();
+        let refusal = Request::parse(&message, 1000, VERSION).unwrap_err();
         assert_eq!((refusal.id, refusal.later), (7, false));
         assert!(refusal.to_string().starts_with("the message is not whole"), "{refusal}");
     }
 
     #[test]
     fn answers() {
-        let read = |answer: Answer| {
-            let message = answer.message(5);
-            rmpv::decode::read_value(&mut message.as_ref()).unwrap().to_string()
+        let read = |message: Vec<u8>| {
+            rmpv::decode::read_value(&mut message.as_slice()).unwrap().to_string()
         };
-        assert_eq!(read(Answer::Done(None)), r#"{"v": 1, "id": 5}"#);
+        assert_eq!(read(Answer::Done(None).message(5, 1)), r#"{"v": 1, "id": 5}"#);
         let found =
-            packed(&[("v", 1.into()), ("id", 5.into()), ("value", Value::Binary(vec![0x80]))]);
-        assert_eq!(Answer::Done(Some(vec![0x80])).message(5), found);
-        assert_eq!(read(Answer::Wait), r#"{"v": 1, "id": 5, "wait": true}"#);
+            packed(&[("v", 2.into()), ("id", 5.into()), ("value", Value::Binary(vec![0x80]))]);
+        let value = Some(Spooled::Memory(vec![0x80]));
+        assert_eq!(Answer::Done(value).message(5, 2), found);
+        assert_eq!(read(wait(5, 2)), r#"{"v": 2, "id": 5, "wait": true}"#);
         let refused = Answer::Refused { why: "no".to_owned(), later: true };
-        assert_eq!(read(refused), r#"{"v": 1, "id": 5, "error": "no", "later": true}"#);
+        assert_eq!(
+            read(refused.message(5, 2)),
+            r#"{"v": 2, "id": 5, "error": "no", "later": true}"#
+        );
+        assert_eq!(read(greeting(9)), r#"{"v": 2, "id": 0, "max_frame": 9}"#);
+    }
+
+    #[test]
+    fn a_token_is_shown_by_a_greeting_alone() {
+        let token = || ("token", Value::Binary(b"secret".to_vec()));
+        let hello = packed(&[("v", 2.into()), ("op", "hello".into()), token()]);
+        assert_eq!(token_of(&hello), Some(&b"secret"[..]));
+        assert_eq!(token_of(&packed(&[("op", "get_jids".into()), token()])), None);
+        for none in [packed(&[("op", "hello".into())]), hello.slice(1..), Bytes::new()] {
+            assert_eq!(token_of(&none), None);
+        }
+    }
+
+    #[test]
+    fn a_load_of_one_who_is_no_master_is_the_event_of_the_bus() {
+        let load = packed(&[("fun", "test.ping".into()), ("minions", Value::Nil)]);
+        let event = event_of_load("2026", &load, &["web-1".to_owned()]);
+        assert_eq!(event.tag(), "salt/job/2026/new");
+        let minions = Value::Array(vec!["web-1".into()]);
+        let told = packed(&[("fun", "test.ping".into()), ("minions", minions)]);
+        assert_eq!(event.payload(), told);
     }
 }

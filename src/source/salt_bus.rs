@@ -129,6 +129,13 @@ impl Source for SaltBus {
     const ABOUT: &'static str = "the event bus of a Salt master, over its unix socket or TCP";
     type Config = Config;
 
+    fn bus_socket(config: &Config) -> Option<PathBuf> {
+        match &config.address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp(_) => None,
+        }
+    }
+
     async fn run(
         config: &Config,
         outlet: Outlet,

@@ -12,8 +12,9 @@
 //! and going is no gap.
 //!
 //! ZeroMQ has no limit for the length of a message here: one over `max_frame` is counted and
-//! dropped, but only once it has been received, and one of a terabyte would end the process for lack
-//! of memory. There is no encryption either. So connect to publishers that you trust, bind only
+//! dropped, but only once it has been received. The `zeromq` crate has no option for it and asks the
+//! allocator for whatever length is announced, so that a terabyte ends the process, whether a sender or
+//! a publisher announces it. There is no encryption either. So connect to publishers that you trust, bind only
 //! where the machine's own users can reach, and use Kafka between hosts.
 
 use std::cell::Cell;
@@ -40,7 +41,7 @@ use zeromq::{
 use super::bind::{Bind, LOOK};
 use super::salt_bus::Address;
 use super::{Link, Outlet, Source, SourceError};
-use crate::socket_file::fits;
+use crate::socket_file::{Access, fits};
 use crate::units::ByteSize;
 
 /// The two patterns as an operator writes them.
@@ -171,7 +172,7 @@ impl Source for Zeromq {
 
     async fn probe(config: &Config) -> Result<(), SourceError> {
         match &config.pattern {
-            Pattern::Pull(bind) => bind.probe(),
+            Pattern::Pull(bind) => bind.probe(&Access::GROUP),
             Pattern::Subscribe { publishers, .. } => {
                 for publisher in publishers {
                     let mut socket = subscriber();

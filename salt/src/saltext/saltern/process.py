@@ -22,33 +22,49 @@ class Process(types.ModuleType):
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[tuple[str, str], Connection] = {}
         self._outboxes: dict[str, Outbox] = {}
+        self._made: list[Connection] = []
 
     def _forget(self) -> None:
-        # Kept, so that nothing of the parent's is closed by its child.
+        # Closing a socket in a child leaves it open in the parent. All else is kept, so that nothing
+        # of the parent's is ended by its child.
+        for connection in self._made:
+            connection.abandon()
         self._inherited.append((self._connections, self._outboxes))
         self._begin()
 
     @classmethod
     def this(cls) -> Process:
         """That of this process."""
-        name = "_saltext_saltern_process"
+        # Not the name of the releases before, whose connections speak another protocol.
+        name = "_saltext_saltern_process_2"
         made = cls(name)
         process = sys.modules.setdefault(name, made)
         if process is made:
             os.register_at_fork(after_in_child=made._forget)
         return process
 
-    def connection(self, address: str) -> Connection:
+    def connection(self, address: str, token_file: str = "") -> Connection:
         """For the calls that wait for their answers."""
         with self._lock:
-            return self._connections.setdefault(address, Connection(address))
+            key = address, token_file
+            if key not in self._connections:
+                self._connections[key] = self._make(address, token_file)
+            return self._connections[key]
 
-    def outbox(self, folder: str, journal_bytes: int, address: str, timeout: float) -> Outbox:
+    def outbox(
+        self, folder: str, journal_bytes: int, address: str, timeout: float, token_file: str = ""
+    ) -> Outbox:
         """For events. Its connection is its own, since its answers take as long as they take."""
         with self._lock:
             if folder not in self._outboxes:
                 journal = Journal(folder, journal_bytes)
-                self._outboxes[folder] = Outbox(journal, Connection(address), timeout)
+                connection = self._make(address, token_file)
+                self._outboxes[folder] = Outbox(journal, connection, timeout)
             return self._outboxes[folder]
+
+    def _make(self, address: str, token_file: str) -> Connection:
+        connection = Connection(address, token_file)
+        self._made.append(connection)
+        return connection

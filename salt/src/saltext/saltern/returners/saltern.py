@@ -12,11 +12,13 @@ On the master:
 
 ``salt '*' test.version --return saltern`` has each minion hand its return to the daemon on its own
 host. On the daemon's side belongs a source to this: ``returner: {bind: ipc:///run/saltern/returner.ipc}``.
+An address is ``ipc://PATH``, ``unix:PATH``, or ``tcp://127.0.0.1:PORT`` with the token that the source has.
 
 ======================= ======================================= =====================================
 option                  default                                 meaning
 ======================= ======================================= =====================================
 saltern.address         ``ipc:///run/saltern/returner.ipc``     where the daemon listens
+saltern.token_file      none                                    with ``tcp://``: a file with the token
 saltern.timeout         3                                       seconds that a call may take
 saltern.journal_bytes   67108864                                what the journal may hold
 ======================= ======================================= =====================================
@@ -35,7 +37,6 @@ not need it.
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import logging
 import os
 from typing import Any
@@ -56,17 +57,21 @@ __virtualname__ = "saltern"
 __opts__: dict[str, Any]
 __salt__: dict[str, Any]
 
-_ATTRIBUTES = {"address": "address", "timeout": "timeout", "journal_bytes": "journal_bytes"}
+_ATTRIBUTES = {
+    "address": "address",
+    "token_file": "token_file",
+    "timeout": "timeout",
+    "journal_bytes": "journal_bytes",
+}
 _DEFAULTS = {
     "address": "ipc:///run/saltern/returner.ipc",
+    "token_file": "",
     "timeout": 3,
     "journal_bytes": 64 << 20,
 }
 
 
 def __virtual__() -> Any:
-    if importlib.util.find_spec("zmq") is None:
-        return False, "The saltern returner needs pyzmq, which is not installed."
     return __virtualname__
 
 
@@ -83,7 +88,7 @@ def _options(ret: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def _ask(op: str, ret: dict[str, Any] | None = None, **arguments: Any) -> Any:
     options = _options(ret)
-    connection = Process.this().connection(options["address"])
+    connection = Process.this().connection(options["address"], options["token_file"] or "")
     return connection.ask(op, float(options["timeout"]), **arguments)
 
 
@@ -92,7 +97,8 @@ def _store(op: str, what: str, ret: dict[str, Any] | None = None, **arguments: A
     try:
         _ask(op, ret, **arguments)
     except CommandExecutionError as error:
-        log.error("%s; %s is not stored", error, what)
+        level = logging.DEBUG if getattr(error, "is_told", False) else logging.ERROR
+        log.log(level, "%s; %s is not stored", error, what)
 
 
 def _look_up(op: str, default: Any, **arguments: Any) -> Any:
@@ -109,7 +115,8 @@ def _outbox() -> Outbox:
         _event_options.update(_options())
     folder = os.path.join(__opts__["cachedir"], "saltern")
     size, timeout = int(_event_options["journal_bytes"]), float(_event_options["timeout"])
-    return Process.this().outbox(folder, size, _event_options["address"], timeout)
+    address, token_file = _event_options["address"], _event_options["token_file"] or ""
+    return Process.this().outbox(folder, size, address, timeout, token_file)
 
 
 def event_return(events: list[dict[str, Any]]) -> None:

@@ -1,0 +1,296 @@
+//! One client: a task that reads its requests, and one for each of these until it is answered.
+//!
+//! Answers go through a channel with room for every request that is read, so that nobody waits for a
+//! client but its own task. A long answer lies in a file and is sent in parts. Who does not read is cut
+//! off.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf, split};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::budget::Held;
+use super::desk::{Desk, Place, Share, later};
+use super::door::{Door, Peer};
+use super::messages::{Broken, Messages};
+use super::turned_away::{Reason, TurnedAway};
+use crate::jobs::spool::{SpoolFile, Spooled};
+use crate::sink::chain;
+use crate::source::prefixed::{PrefixError, framed};
+use crate::source::returner_wire::{self as wire, Answer, Asked, PART, Request, VERSION};
+
+/// How often a sender hears that it should wait.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// How long a client may take to read a part of an answer.
+const UNREAD: Duration = Duration::from_secs(10);
+
+/// How long a client that is turned away may take to read why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Messages to a client that may wait to be written: more than it may have requests, so that it also
+/// hears that it has too many.
+const ANSWERS: usize = 128;
+
+/// A client as all that decide over it see it.
+pub(super) struct Client {
+    pub(super) peer: Peer,
+    pub(super) share: Rc<Share>,
+    /// When it last said something, and whether it ever did.
+    pub(super) heard: Cell<Instant>,
+    pub(super) has_spoken: Cell<bool>,
+    /// Cancelled when its place is wanted.
+    pub(super) leave: CancellationToken,
+}
+
+/// What every client's task knows.
+pub(super) struct Around {
+    pub(super) desk: Rc<Desk>,
+    pub(super) door: Door,
+    pub(super) turned_away: TurnedAway,
+    pub(super) max_frame: usize,
+    pub(super) stop: CancellationToken,
+}
+
+/// What is to be written.
+enum Outgoing {
+    Wait(u64),
+    /// The place of a question is free once its answer is written.
+    Answer(u64, Answer, Option<Place>),
+}
+
+/// Serves a client until it or the daemon goes.
+pub(super) async fn serve<S>(stream: S, client: Rc<Client>, around: Rc<Around>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (read, write) = split(stream);
+    let mut messages = Messages::new(read, around.max_frame, client.share.budget.clone());
+    let (answers, outgoing) = mpsc::channel(ANSWERS);
+    let mut requests = JoinSet::new();
+    let reading = async {
+        let broken = read_on(&mut messages, answers, &mut requests, &client, &around).await;
+        // The tasks of requests end by themselves; the set would end them with it.
+        while requests.join_next().await.is_some() {}
+        broken
+    };
+    let writing = write_on(write, outgoing, around.max_frame);
+    let both = async { tokio::join!(biased; writing, reading) };
+    let Some((written, broken)) = client.leave.run_until_cancelled(both).await else { return };
+    let cut_off = match (written, broken) {
+        (Err(error), _) if error.kind() == io::ErrorKind::TimedOut => {
+            around.turned_away.note(Reason::Unread, "it does not read what it has asked for");
+            false
+        }
+        (Err(error), _) => {
+            debug!(%error, "a client has gone before it had its answers");
+            false
+        }
+        (Ok(()), Some(broken)) => {
+            !matches!(broken, Broken::Ended | Broken::CutOff | Broken::Read(_))
+        }
+        (Ok(()), None) => false,
+    };
+    if cut_off {
+        // Closing while it still sends could cost it the words that say why.
+        let _ = timeout(LAST_WORDS, messages.discard()).await;
+    }
+}
+
+/// Reads requests until there are no more, and why; `None` when the daemon stops or nobody writes
+/// answers any more.
+async fn read_on<R: AsyncRead + Unpin>(
+    messages: &mut Messages<R>,
+    answers: mpsc::Sender<Outgoing>,
+    requests: &mut JoinSet<()>,
+    client: &Rc<Client>,
+    around: &Rc<Around>,
+) -> Option<Broken> {
+    let mut has_shown = client.peer != Peer::Token;
+    loop {
+        while let Some(ended) = requests.try_join_next() {
+            if let Err(error) = ended {
+                let why = format!("{}; this is a bug in saltern", chain(&error));
+                around.turned_away.note(Reason::Panic, &why);
+                return None;
+            }
+        }
+        let reading = async {
+            let slot = answers.clone().reserve_owned().await.ok()?;
+            Some((slot, messages.next().await))
+        };
+        let read = tokio::select! {
+            biased;
+            () = around.stop.cancelled() => return None,
+            () = answers.closed() => return None,
+            read = reading => read,
+        };
+        let (slot, message) = read?;
+        client.heard.set(Instant::now());
+        let (message, held) = match message {
+            Ok(message) => message,
+            Err(broken) => {
+                if let Some(answer) = last_words(&broken, around) {
+                    slot.send(Outgoing::Answer(0, answer, None));
+                }
+                return Some(broken);
+            }
+        };
+        client.has_spoken.set(true);
+        if !has_shown {
+            has_shown = wire::token_of(&message).is_some_and(|token| around.door.is_token(token));
+            if !has_shown {
+                let why = "the token is missing or wrong: `saltern.token_file` on Salt's side and \
+                           `token_file` of the source have to hold the same";
+                around.turned_away.note(Reason::Token, why);
+                slot.send(Outgoing::Answer(0, later(why), None));
+                return Some(Broken::Read(io::ErrorKind::PermissionDenied.into()));
+            }
+            slot.send(Outgoing::Answer(0, Answer::Done(None), None));
+            continue;
+        }
+        match take(&message, held, client, around) {
+            Err((id, answer)) => {
+                slot.send(Outgoing::Answer(id, answer, None));
+            }
+            Ok((id, asked, place)) => {
+                let (answers, around) = (answers.downgrade(), Rc::clone(around));
+                let authority = around.door.authority(client.peer);
+                requests.spawn_local(async move {
+                    let mut serving = std::pin::pin!(around.desk.serve(asked, authority));
+                    let answer = loop {
+                        match timeout(WAIT, &mut serving).await {
+                            Ok(answer) => break answer,
+                            // There is no room where the client does not read.
+                            Err(_) => {
+                                if let Some(answers) = answers.upgrade() {
+                                    let _ = answers.try_send(Outgoing::Wait(id));
+                                }
+                            }
+                        }
+                    };
+                    around.turned_away.note_failure(&answer);
+                    // That events are safe is short: it needs no place until it is read.
+                    slot.send(Outgoing::Answer(
+                        id,
+                        answer,
+                        Some(place).filter(Place::is_of_question),
+                    ));
+                });
+            }
+        }
+    }
+}
+
+/// A request and its place, or the number of one that is refused, and the answer.
+fn take(
+    message: &Bytes,
+    held: Option<Held>,
+    client: &Client,
+    around: &Around,
+) -> Result<(u64, Asked, Place), (u64, Answer)> {
+    let refuse = |answer: Answer| {
+        around.desk.outlet.state.bad_frames.add(1);
+        around.turned_away.note_failure(&answer);
+        answer
+    };
+    let Request { id, asked } = Request::parse(message, around.max_frame, VERSION)
+        .map_err(|refusal| (refusal.id, refuse(refusal.into())))?;
+    let place = around.desk.place(&client.share, &asked, message.len(), held);
+    let place = place.map_err(|answer| (id, answer))?;
+    Ok((id, asked, place))
+}
+
+/// What a client hears that is cut off, which is also noted; nothing if it has gone by itself.
+fn last_words(broken: &Broken, around: &Around) -> Option<Answer> {
+    let why = broken.to_string();
+    let (reason, answer) = match broken {
+        Broken::Ended | Broken::Read(_) => return None,
+        Broken::CutOff => {
+            debug!("a client closed its connection within a message");
+            return None;
+        }
+        Broken::Silent => (Reason::Silent, None),
+        Broken::Slow => (Reason::Slow, Some(later(&why))),
+        Broken::NoRoom => (Reason::NoRoom, Some(later(&why))),
+        Broken::Prefix(PrefixError::ZeroMq) => (Reason::ZeroMq, None),
+        Broken::Prefix(PrefixError::TooLong(length)) => {
+            around.desk.outlet.state.bad_frames.add(1);
+            let why = wire::over_max_frame(u64::from(*length), around.max_frame);
+            (Reason::TooLong, Some(Answer::Refused { why, later: false }))
+        }
+    };
+    let told = match broken {
+        Broken::Prefix(PrefixError::ZeroMq) => {
+            "it speaks ZeroMQ: upgrade the package saltext-saltern on Salt's side, or add a source \
+             `returner_zeromq` on a path of its own for as long as that takes"
+        }
+        _ => &why,
+    };
+    around.turned_away.note(reason, told);
+    answer
+}
+
+/// Writes what there is until nothing can come any more.
+async fn write_on<W: AsyncWrite>(
+    mut write: WriteHalf<W>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    max_frame: usize,
+) -> io::Result<()> {
+    put(&mut write, &wire::greeting(max_frame)).await?;
+    while let Some(next) = outgoing.recv().await {
+        match next {
+            Outgoing::Wait(id) => put(&mut write, &wire::wait(id, VERSION)).await?,
+            Outgoing::Answer(id, Answer::Done(Some(Spooled::File(file))), _place) => {
+                put_parts(&mut write, id, file).await?;
+            }
+            Outgoing::Answer(id, answer, _place) => {
+                put(&mut write, &answer.message(id, VERSION)).await?;
+            }
+        }
+    }
+    write.shutdown().await
+}
+
+async fn put<W: AsyncWrite>(write: &mut WriteHalf<W>, message: &[u8]) -> io::Result<()> {
+    let Some(framed) = framed(message) else { return Err(io::ErrorKind::FileTooLarge.into()) };
+    timeout(UNREAD, write.write_all(&framed)).await?
+}
+
+/// Sends a long answer part by part; no more of it than one is in memory.
+async fn put_parts<W: AsyncWrite>(
+    write: &mut WriteHalf<W>,
+    id: u64,
+    mut file: SpoolFile,
+) -> io::Result<()> {
+    let mut left = file.length();
+    loop {
+        // A slow disk must not hold up the other sources.
+        let read = spawn_blocking(move || {
+            let mut part = vec![0; PART.min(usize::try_from(left).unwrap_or(PART))];
+            file.file().read_exact(&mut part).map(|()| (file, part))
+        });
+        let part;
+        (file, part) = match read.await.map_err(io::Error::other)? {
+            Ok(read) => read,
+            Err(error) => {
+                warn!(%error, "a long answer cannot be read from its file");
+                let why = format!("reading a long answer from its file: {error}");
+                return put(write, &wire::refused(id, VERSION, &why, true)).await;
+            }
+        };
+        left -= part.len() as u64;
+        if left == 0 {
+            return put(write, &wire::done(id, VERSION, Some(&part))).await;
+        }
+        put(write, &wire::part(id, VERSION, &part)).await?;
+    }
+}

@@ -1,0 +1,238 @@
+//! Who may come in, and whose word outranks the bus.
+//!
+//! On a path the kernel says who has connected; over TCP a client shows a token. What a *master* says of
+//! a job is believed, since it has checked which minion a return comes from; what anybody else says is
+//! no better than what stands on the bus, onto which every minion fires what it likes.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::hint::black_box;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::User;
+use rustix::fs::OFlags;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::event::Authority;
+
+/// What the kernel says of a user that this process's namespace does not know.
+const UNMAPPED: u32 = 65534;
+
+/// The length of a token, in bytes.
+const TOKEN: std::ops::RangeInclusive<usize> = 16..=4096;
+
+/// A user, by number or name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "NumberOrName")]
+#[schemars(with = "NumberOrName")]
+pub(super) struct UserId(u32);
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum NumberOrName {
+    Number(u32),
+    Name(String),
+}
+
+impl TryFrom<NumberOrName> for UserId {
+    type Error = String;
+
+    fn try_from(written: NumberOrName) -> Result<Self, String> {
+        let number = match written {
+            NumberOrName::Number(number) => number,
+            NumberOrName::Name(name) => match (name.parse(), User::from_name(&name)) {
+                (Ok(number), _) => number,
+                (_, Ok(Some(user))) => user.uid.as_raw(),
+                (_, Ok(None)) => return Err(format!("there is no user `{name}` on this machine")),
+                (_, Err(error)) => return Err(format!("looking for the user `{name}`: {error}")),
+            },
+        };
+        if number == UNMAPPED {
+            return Err(format!(
+                "{UNMAPPED} is what the kernel says of every user of a container that is not mapped, \
+                 so it is nobody in particular; {REMEDY}"
+            ));
+        }
+        Ok(UserId(number))
+    }
+}
+
+/// How an unmapped container gets in.
+const REMEDY: &str =
+    "share user ids with the container, or bind tcp://127.0.0.1:PORT with `token_file`";
+
+/// Who has connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// A user of this machine, on a path.
+    User(u32),
+    /// Somebody over TCP, who has to show the token first.
+    Token,
+}
+
+/// What decides over clients.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) allow: Option<Vec<UserId>>,
+    pub(super) masters: Option<Vec<UserId>>,
+    /// The sockets of the buses that this daemon reads.
+    pub(super) buses: Vec<PathBuf>,
+    /// The owner of the socket's file.
+    pub(super) owner: Cell<u32>,
+    pub(super) token: Option<Vec<u8>>,
+}
+
+impl Door {
+    /// Lets a client in, or says why not.
+    pub(super) fn admit(&self, peer: Peer) -> Result<(), String> {
+        let Peer::User(user) = peer else { return Ok(()) };
+        if user == UNMAPPED {
+            return Err(format!(
+                "user {UNMAPPED} is refused: that is what the kernel says of users of a container that \
+                 are not mapped; {REMEDY}"
+            ));
+        }
+        let is_in = |users: &[UserId]| users.contains(&UserId(user));
+        let is_allowed = match &self.allow {
+            Some(allow) => is_in(allow),
+            None => [0, rustix::process::geteuid().as_raw(), self.owner.get()].contains(&user),
+        };
+        if is_allowed || self.authority(peer) == Authority::Master {
+            return Ok(());
+        }
+        Err(format!("user {user} is refused: it is not in `allow` of the source, nor in `masters`"))
+    }
+
+    /// Whose word it is that a client says.
+    pub(super) fn authority(&self, peer: Peer) -> Authority {
+        let is_master = match (peer, &self.masters) {
+            (Peer::Token, _) => true,
+            (Peer::User(user), Some(masters)) => masters.contains(&UserId(user)),
+            (Peer::User(user), None) if self.buses.is_empty() => user == self.owner.get(),
+            (Peer::User(user), None) => {
+                let owner = |bus: &PathBuf| bus.metadata().ok().map(|metadata| metadata.uid());
+                self.buses.iter().any(|bus| owner(bus) == Some(user))
+            }
+        };
+        if is_master { Authority::Master } else { Authority::Bus }
+    }
+
+    /// Whether this is the token, in a time that does not depend on where they differ.
+    pub(super) fn is_token(&self, shown: &[u8]) -> bool {
+        let Some(token) = &self.token else { return false };
+        let mut difference = u8::from(token.len() != shown.len());
+        for (one, other) in token.iter().zip(shown) {
+            difference |= black_box(one ^ other);
+        }
+        black_box(difference) == 0
+    }
+}
+
+/// Reads a token, from a regular file that is not open to everybody.
+pub(super) fn read_token(path: &Path) -> io::Result<Vec<u8>> {
+    let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    // A named pipe must not hold this up.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return refuse("it is no regular file".to_owned());
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o007 != 0 {
+        return refuse(format!("its mode is {mode:04o}, so everybody may read it; chmod o= FILE"));
+    }
+    let mut text = Vec::new();
+    file.take(*TOKEN.end() as u64 + 2).read_to_end(&mut text)?;
+    let token = text.trim_ascii();
+    if TOKEN.contains(&token.len()) {
+        return Ok(token.to_vec());
+    }
+    let (least, most) = TOKEN.into_inner();
+    refuse(format!(
+        "a token has {least} to {most} bytes; make one with: (umask 077; openssl rand -hex 32 > FILE)"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions, write};
+
+    use super::*;
+
+    fn door() -> Door {
+        Door { allow: None, masters: None, buses: vec![], owner: Cell::new(70), token: None }
+    }
+
+    #[test]
+    fn by_default_root_the_daemon_and_the_owner_come_in_and_the_owner_is_master() {
+        let door = door();
+        for user in [0, rustix::process::geteuid().as_raw(), 70] {
+            door.admit(Peer::User(user)).unwrap();
+        }
+        let refused = door.admit(Peer::User(71)).unwrap_err();
+        assert!(refused.contains("user 71 is refused"), "{refused}");
+        assert_eq!(door.authority(Peer::User(70)), Authority::Master);
+        assert_eq!(door.authority(Peer::User(0)), Authority::Bus);
+        assert_eq!(door.authority(Peer::Token), Authority::Master);
+    }
+
+    #[test]
+    fn the_owner_of_the_bus_is_master_where_there_is_one() {
+        let bus = tempfile::NamedTempFile::new().unwrap();
+        let owner = bus.as_file().metadata().unwrap().uid();
+        let door = Door { buses: vec![bus.path().to_owned()], ..door() };
+        assert_eq!(door.authority(Peer::User(owner)), Authority::Master);
+        assert_eq!(door.authority(Peer::User(70)), Authority::Bus);
+        let door = Door { buses: vec!["/no/such/bus".into()], ..door };
+        assert_eq!(door.authority(Peer::User(owner)), Authority::Bus);
+    }
+
+    #[test]
+    fn a_master_comes_in_and_an_unmapped_user_never() {
+        let written = |user: u32| UserId::try_from(NumberOrName::Number(user));
+        let (one, two) = (written(81).unwrap(), written(82).unwrap());
+        let door = Door { allow: Some(vec![one]), masters: Some(vec![two]), ..door() };
+        door.admit(Peer::User(81)).unwrap();
+        door.admit(Peer::User(82)).unwrap();
+        door.admit(Peer::User(0)).unwrap_err();
+        let refused = door.admit(Peer::User(UNMAPPED)).unwrap_err();
+        assert!(refused.contains("token_file"), "{refused}");
+        assert!(written(UNMAPPED).unwrap_err().contains("token_file"));
+        let named = |name: &str| UserId::try_from(NumberOrName::Name(name.to_owned()));
+        assert_eq!(named("root"), Ok(UserId(0)));
+        assert!(named("no-such-user").unwrap_err().contains("no user"));
+    }
+
+    #[test]
+    fn a_token_is_whole_or_none() {
+        let door = Door { token: Some(b"0123456789abcdef".to_vec()), ..door() };
+        assert!(door.is_token(b"0123456789abcdef"));
+        for wrong in [&b""[..], b"0123456789abcde", b"0123456789abcdeg", b"0123456789abcdef0"] {
+            assert!(!door.is_token(wrong));
+        }
+    }
+
+    #[test]
+    fn a_token_file_is_regular_closed_and_long_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let says = |words: &str| {
+            let error = read_token(&path).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        write(&path, "0123456789abcdef\n").unwrap();
+        set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        says("everybody");
+        set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(read_token(&path).unwrap(), b"0123456789abcdef");
+        write(&path, "short").unwrap();
+        says("openssl rand");
+        write(&path, vec![b'x'; 5000]).unwrap();
+        says("openssl rand");
+        assert!(read_token(folder.path()).unwrap_err().to_string().contains("regular"));
+    }
+}

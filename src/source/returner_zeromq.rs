@@ -1,0 +1,265 @@
+//! `returner_zeromq`: version 1 of the source `returner`, over ZeroMQ. **Deprecated**: it is there for one
+//! release, for Salt masters whose package `saltext-saltern` is older than saltern, and is on only where
+//! it is configured, on a path of its own. Upgrade the package and use [`returner`](super::returner).
+//!
+//! It does what `returner` does, and stays weak where the `zeromq` crate is: who may write to the socket
+//! may have it announce a frame of a terabyte, which ends the process; answers to a peer that does not
+//! read are queued in memory, and once that queue is full the source closes all connections and begins
+//! anew; half-open connections stay. No other source is held up by that, nor is a stop. Nobody knows who has
+//! connected: on a path all that its mode lets are taken for masters, over TCP nobody is.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
+
+use super::bind::{Bind, LOOK};
+use super::returner::desk::{Desk, Place, Share};
+use super::returner_wire::{Answer, Request, VERSION_OVER_ZEROMQ as VERSION, refused, wait};
+use super::{JobCache, Link, Outlet, Source, SourceError};
+use crate::event::Authority;
+use crate::socket_file::Access;
+use crate::units::ByteSize;
+
+/// Salt's `event_return`, `--return` and job cache, by an older package. Deprecated.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    /// Where Salt's returner connects to: `ipc://PATH`, made with mode 0660, or
+    /// `tcp://127.0.0.1:PORT`; any address but loopback is refused. The same as `saltern.address` on
+    /// Salt's side, and another one than that of a source `returner`.
+    bind: Bind,
+    /// The longest message to accept. A longer one is refused and counted as a bad frame.
+    #[serde(default = "default_max_frame")]
+    max_frame: ByteSize,
+}
+
+fn default_max_frame() -> ByteSize {
+    ByteSize::mib(64)
+}
+
+/// How often a sender hears that it should wait.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// How long the last answers may take when the daemon stops.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How long a peer that does not read may hold up the others.
+const SEND: Duration = Duration::from_secs(2);
+
+pub(super) struct ReturnerZeromq;
+
+impl Source for ReturnerZeromq {
+    const NAME: &'static str = "returner_zeromq";
+    const ABOUT: &'static str = "as returner, for an older saltext-saltern (deprecated)";
+    /// A return comes twice where Salt's master uses both `event_return` and the job cache.
+    const REPEATS: bool = true;
+    type Config = Config;
+
+    fn job_cache(_config: &Config) -> JobCache {
+        JobCache::Used
+    }
+
+    async fn run(
+        config: &Config,
+        outlet: Outlet,
+        stop: CancellationToken,
+    ) -> Result<(), SourceError> {
+        let mut socket = RouterSocket::new();
+        let mut bound = config.bind.listen(&mut socket).await?;
+        // Salt's side keeps what it cannot hand over.
+        let mut link = Link::keeping(outlet.state.clone());
+        link.up(&config.bind.to_string());
+        let mut counter = Counter::new(outlet, config);
+        let (mut wait, mut look) = (interval(WAIT), interval(LOOK));
+        wait.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Each of these may be dropped at any time: it has then taken nothing.
+            let answers = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(done) = counter.under_way.join_next() => {
+                    done.ok().and_then(|done| counter.settle(done)).into_iter().collect()
+                }
+                _ = wait.tick() => counter.waits(),
+                _ = look.tick() => {
+                    bound.look(&mut socket, &mut link).await;
+                    continue;
+                }
+                message = socket.recv() => match message {
+                    Ok(message) => counter.take(message).into_iter().collect(),
+                    Err(error) => return Err(SourceError::new(format!("receiving at {}", config.bind), error)),
+                }
+            };
+            for answer in answers {
+                let sending = timeout(SEND, send(&mut socket, answer));
+                match stop.run_until_cancelled(sending).await {
+                    None | Some(Ok(())) => {}
+                    Some(Err(_)) => {
+                        let doing = format!("sending an answer at {}", config.bind);
+                        let why =
+                            "a peer does not read what it has asked for; all are disconnected";
+                        return Err(SourceError::new(doing, why));
+                    }
+                }
+            }
+        }
+        // Those that get no answer send again.
+        let last = async {
+            while let Some(done) = counter.under_way.join_next().await {
+                if let Some(answer) = done.ok().and_then(|done| counter.settle(done)) {
+                    send(&mut socket, answer).await;
+                }
+            }
+        };
+        let _ = timeout(LAST_ANSWERS, last).await;
+        counter.under_way.shutdown().await;
+        bound.close(socket).await;
+        Ok(())
+    }
+
+    async fn probe(config: &Config) -> Result<(), SourceError> {
+        config.bind.probe(&Access::GROUP)
+    }
+}
+
+async fn send(socket: &mut RouterSocket, answer: ZmqMessage) {
+    if let Err(error) = socket.send(answer).await {
+        // Who asked has gone.
+        debug!(%error, "an answer could not be sent");
+    }
+}
+
+/// Who asked, and under which number.
+#[derive(Debug)]
+struct ReplyTo {
+    /// The peer's identity, and the empty frame that REQ puts behind it.
+    envelope: Vec<Bytes>,
+    id: u64,
+}
+
+impl ReplyTo {
+    /// REQ takes one answer to a request, so that it must be the last.
+    fn is_req(&self) -> bool {
+        self.envelope.len() > 1
+    }
+
+    fn with(&self, message: Vec<u8>) -> ZmqMessage {
+        let mut message = ZmqMessage::from(message);
+        for frame in self.envelope.iter().rev() {
+            message.push_front(frame.clone());
+        }
+        message
+    }
+}
+
+/// A request that is not answered yet.
+struct Pending {
+    to: ReplyTo,
+    _place: Place,
+}
+
+/// What is asked and not answered yet.
+struct Counter {
+    desk: Rc<Desk>,
+    share: Rc<Share>,
+    authority: Authority,
+    max_frame: usize,
+    pending: HashMap<u64, Pending>,
+    /// The number of the next request, among those of all peers.
+    next: u64,
+    under_way: JoinSet<(u64, Answer)>,
+}
+
+impl Counter {
+    fn new(outlet: Outlet, config: &Config) -> Self {
+        let authority = match config.bind {
+            Bind::Ipc(_) => Authority::Master,
+            Bind::Loopback(_) => Authority::Bus,
+        };
+        let max_frame = config.max_frame.as_usize();
+        // An answer is one message, and in memory.
+        let desk = Desk::new(outlet, max_frame, usize::MAX);
+        Counter {
+            share: desk.everybody(),
+            desk,
+            authority,
+            max_frame,
+            pending: HashMap::new(),
+            next: 0,
+            under_way: JoinSet::new(),
+        }
+    }
+
+    /// Takes a request; the answer, if there is one already.
+    fn take(&mut self, message: ZmqMessage) -> Option<ZmqMessage> {
+        let mut envelope = message.into_vec();
+        let body = envelope.pop().unwrap_or_default();
+        let is_request = match envelope.as_slice() {
+            [_] => true,
+            [_, delimiter] => delimiter.is_empty(),
+            _ => false,
+        };
+        if !is_request {
+            envelope.truncate(1);
+            let to = ReplyTo { envelope, id: 0 };
+            return Some(self.refuse(&to, "a request is one frame", false));
+        }
+        let Request { id, asked } = match Request::parse(&body, self.max_frame, VERSION) {
+            Ok(request) => request,
+            Err(refusal) => {
+                let to = ReplyTo { envelope, id: refusal.id };
+                return Some(self.refuse(&to, &refusal.to_string(), refusal.later));
+            }
+        };
+        let to = ReplyTo { envelope, id };
+        let place = match self.desk.place(&self.share, &asked, body.len(), None) {
+            Ok(place) => place,
+            Err(answer) => return Some(to.with(answer.message(id, VERSION))),
+        };
+        let number = self.next;
+        self.next += 1;
+        self.pending.insert(number, Pending { to, _place: place });
+        let desk = Rc::clone(&self.desk);
+        let authority = self.authority;
+        let serving = async move { (number, desk.serve(asked, authority).await) };
+        self.under_way.spawn_local(serving);
+        None
+    }
+
+    /// What those hear that have to wait.
+    fn waits(&self) -> Vec<ZmqMessage> {
+        let may_hear = self.pending.values().filter(|pending| !pending.to.is_req());
+        may_hear.map(|pending| pending.to.with(wait(pending.to.id, VERSION))).collect()
+    }
+
+    fn refuse(&self, to: &ReplyTo, why: &str, later: bool) -> ZmqMessage {
+        let state = &self.desk.outlet.state;
+        state.bad_frames.add(1);
+        if state.failed(why) {
+            warn!(source = state.name, "a request was refused: {why}");
+        }
+        to.with(refused(to.id, VERSION, why, later))
+    }
+
+    /// The answer to a request that is done.
+    fn settle(&mut self, (number, answer): (u64, Answer)) -> Option<ZmqMessage> {
+        let pending = self.pending.remove(&number)?;
+        if let Answer::Refused { why, .. } = &answer
+            && self.desk.outlet.state.failed(why)
+        {
+            warn!(source = self.desk.outlet.state.name, "a request failed: {why}");
+        }
+        let id = pending.to.id;
+        Some(pending.to.with(answer.message(id, VERSION)))
+    }
+}
