@@ -230,12 +230,34 @@ impl JsonSchema for Span {
     }
 }
 
+/// Permissions of a file: `"0640"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+pub struct Mode(pub u32);
+
+impl TryFrom<String> for Mode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(Mode(mode)),
+            _ => Err(format!("`{text}` are no permissions; write them in octal, \"0640\"")),
+        }
+    }
+}
+
 /// A password or token. It never shows: not in `Debug`, not in logs, not in JSON.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
+    /// A secret that was not configured but made or read.
+    pub(crate) fn new(text: String) -> Self {
+        Secret(text)
+    }
+
     /// The secret itself, for the one place that sends or compares it.
     pub fn expose(&self) -> &str {
         &self.0

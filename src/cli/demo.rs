@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
+use crate::http;
 use crate::shutdown::Signals;
 use crate::sink::chain;
 use crate::state::State;
@@ -105,7 +106,7 @@ async fn run_demo(
     let generator = Generator::new(arguments.seed);
     let bus = tokio::spawn(serve_bus(bus, generator, arguments.rate, ended.clone()));
     let seconds = arguments.seconds.map(Duration::from_secs);
-    let result = run::serve_on(config, Some(listener), signals, |pipeline| {
+    let result = run::serve_on(config, Some(http::Bound::of(listener)), signals, |pipeline| {
         show(Arc::clone(&pipeline.state), seconds)
     })
     .await;

@@ -29,7 +29,7 @@ use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits};
 use crate::event::Event;
 use crate::long_json;
-use crate::units::{ByteSize, Span};
+use crate::units::{ByteSize, Mode, Span};
 
 /// A file of JSON lines.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -39,7 +39,7 @@ pub(super) struct Config {
     #[serde(default = "default_filename")]
     filename: PathBuf,
     /// Permissions of a new file, as text in octal.
-    #[serde(default)]
+    #[serde(default = "default_mode")]
     mode: Mode,
     /// Rotation without logrotate. Default: none.
     #[serde(default)]
@@ -48,6 +48,10 @@ pub(super) struct Config {
 
 fn default_filename() -> PathBuf {
     "/var/log/salt/events".into()
+}
+
+fn default_mode() -> Mode {
+    Mode(0o640)
 }
 
 /// When a file is put aside and a new one begun, and how many are kept.
@@ -67,29 +71,6 @@ struct Rotate {
 impl Default for Rotate {
     fn default() -> Self {
         Rotate { max_bytes: ByteSize::mib(256), max_age: None, keep: 9, compress: true }
-    }
-}
-
-/// Permissions: `"0640"`.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(with = "String")]
-struct Mode(u32);
-
-impl Default for Mode {
-    fn default() -> Self {
-        Mode(0o640)
-    }
-}
-
-impl TryFrom<String> for Mode {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match u32::from_str_radix(&text, 8) {
-            Ok(mode) if mode <= 0o777 => Ok(Mode(mode)),
-            _ => Err(format!("`{text}` are no permissions; write them in octal, \"0640\"")),
-        }
     }
 }
 
