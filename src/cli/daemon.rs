@@ -4,6 +4,7 @@
 //! anybody can write may be a decoy, so what answers has to be a process of root, of our own user, or
 //! of the owner of `state_dir` or of the socket's directory.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
@@ -31,6 +32,7 @@ use crate::config::{self, Config, ConfigError, General, Http};
 use crate::http::authorize::MEANT;
 use crate::http::{place, token};
 use crate::sink::chain;
+use crate::state_dir::is_taken;
 use crate::tls::TlsConfig;
 use crate::units::Secret;
 
@@ -310,20 +312,17 @@ fn look(target: &Target, general: &General) -> Found {
     let Some(settings) = &general.http.socket else { return Found::Nobody(Vec::new()) };
     let absolute = std::path::absolute(&general.state_dir);
     let state_dir = absolute.unwrap_or_else(|_| general.state_dir.clone());
-    let mut places = Vec::new();
-    if let Some(path) = &settings.path {
-        places.push((path.clone(), None));
-    } else {
-        let usual = place::usual_of(&general.state_dir);
-        places.extend(usual.into_iter().map(|path| (path, Some(state_dir.clone()))));
-        // Where no daemon in particular is meant, that of the system is.
-        let is_any = target.state_dir.is_none() && target.config == Path::new(config::DEFAULT_PATH);
-        let system = (place::SYSTEM.into(), (!is_any).then_some(state_dir));
-        if is_any {
-            places.insert(0, system);
-        } else {
-            places.push(system);
-        }
+    // Where no daemon in particular is meant, that of the system is.
+    let is_any = target.state_dir.is_none() && target.config == Path::new(config::DEFAULT_PATH);
+    let own = match &settings.path {
+        Some(path) => vec![path.clone()],
+        None => place::usual_of(&general.state_dir),
+    };
+    let mut places = VecDeque::from_iter(own.into_iter().map(|path| (path, None)));
+    if settings.path.is_none() && is_any {
+        places.push_front((place::SYSTEM.into(), None));
+    } else if settings.path.is_none() && may_be_system(&state_dir) {
+        places.push_back((place::SYSTEM.into(), Some(state_dir)));
     }
     let (mut denied, mut tried) = (None, Vec::new());
     for (path, meant) in places {
@@ -337,6 +336,12 @@ fn look(target: &Target, general: &General) -> Found {
         tried.push(path);
     }
     denied.map_or(Found::Nobody(tried), Found::Denied)
+}
+
+/// Whether the daemon of this directory may be the one of the system: it runs, or nobody can tell.
+fn may_be_system(state_dir: &Path) -> bool {
+    let seen = state_dir.join("lock").metadata();
+    is_taken(state_dir) || seen.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Whether somebody listens there. Nothing is waited for.

@@ -271,10 +271,6 @@ pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors
     let mut doors =
         Doors { doors: Vec::new(), token: http.token.clone(), listen: None, socket: None };
     if let Some(Bound { listener, tls }) = bound {
-        if let Ok(address) = listener.local_addr() {
-            info!(%address, tls = tls.is_some(), "the HTTP side listens");
-            doors.listen = Some(address);
-        }
         let mut file = None;
         if doors.token.is_none() {
             match token::take(state_dir) {
@@ -288,6 +284,10 @@ pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors
                      served; set http.token, or see to the file and restart"
                 ),
             }
+        }
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, tls = tls.is_some(), "the HTTP side listens");
+            doors.listen = Some(address);
         }
         doors.doors.push(Listening::Address { listener, tls, token: file });
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::damage::Damage;
 use super::load::Load;
-use super::salt::LOAD;
+use super::salt::{LOAD, LOAD_LENGTH};
 use super::{Jobs, JobsError};
 use crate::{json, msgpack};
 
@@ -208,7 +208,8 @@ impl Jobs {
     /// The longest load on a page, in bytes: what has to be held at a time to write it.
     pub fn longest_on_page(&self, selection: &Selection) -> Result<u64, JobsError> {
         let longest = self.read("measure jobs", |db, _| {
-            let sql = format!("SELECT max(length(load)) FROM (SELECT {LOAD} AS load {SELECTED})");
+            let sql =
+                format!("SELECT max(length) FROM (SELECT {LOAD_LENGTH} AS length {SELECTED})");
             first_number(&mut selection.rows(&mut *db.prepare_cached(&sql)?)?)
         })?;
         Ok(longest.flatten().unwrap_or_default())
