@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +16,14 @@ use crate::batch::{BatchConfig, BatchLimits};
 use crate::delivery::RetryConfig;
 use crate::estate::EstateConfig;
 use crate::filter::{Filter, FilterConfig};
+pub use crate::http::settings::Http;
 use crate::jobs::JobsConfig;
 use crate::kafka_loop;
 use crate::queue::SpillConfig;
 use crate::redact::{RuleConfig, Rules};
 use crate::sink::{self, Driver};
 use crate::source::{self, JobCache, Reader};
-use crate::units::{ByteSize, Secret, Span};
+use crate::units::{ByteSize, Span};
 use crate::visible;
 use crate::yaml::{Node, Place, Problem, Value, suggest};
 
@@ -99,33 +99,19 @@ impl Default for General {
 impl General {
     /// The settings that differ in `other` and that a running daemon cannot change.
     pub fn needs_restart(&self, other: &General) -> Vec<&'static str> {
-        let token = |general: &General| general.http.token.as_ref().map(|t| t.expose().to_owned());
         let differs = [
             ("state_dir", self.state_dir != other.state_dir),
             ("http.listen", self.http.listen != other.http.listen),
-            ("http.token", token(self) != token(other)),
+            ("http.socket", self.http.socket != other.http.socket),
+            ("http.token", self.http.token != other.http.token),
+            ("http.read_token", self.http.read_token != other.http.read_token),
+            ("http.hosts", self.http.hosts != other.http.hosts),
+            ("http.tls", self.http.tls != other.http.tls),
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
             ("dead_letters.max_bytes", self.dead_letters.max_bytes != other.dead_letters.max_bytes),
         ];
         differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
-    }
-}
-
-/// The HTTP side: metrics, health, status.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Http {
-    /// Address and port; `null` for none. An address that is not loopback wants a `token`.
-    pub listen: Option<SocketAddr>,
-    /// What a client must send as `Authorization: Bearer TOKEN` for everything but `/metrics`,
-    /// `/healthz` and `/readyz`.
-    pub token: Option<Secret>,
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Http { listen: Some(SocketAddr::from(([127, 0, 0, 1], 4507))), token: None }
     }
 }
 
@@ -341,7 +327,7 @@ impl Config {
         let general = root.without(|key| is_section(key));
         let general: Option<General> = general.read_noting(&mut problems);
         if let Some(general) = &general {
-            check_http(&general.http, &root, &mut problems);
+            general.http.check(&root, &mut problems);
         }
         let default_master =
             general.as_ref().map_or_else(host_name, |general| general.master_id.clone());
@@ -565,15 +551,6 @@ fn share_memory(limit: ByteSize, sinks: &mut [SinkConfig]) {
         let bound = u128::from(sink.spill.memory_bound() as u64);
         let part = bound * u128::from(limit.0) / u128::from(wanted);
         sink.spill.memory = Some(ByteSize(u64::try_from(part).unwrap_or(limit.0)));
-    }
-}
-
-fn check_http(http: &Http, root: &Node, problems: &mut Vec<Problem>) {
-    let Some(listen) = http.listen else { return };
-    if !listen.ip().is_loopback() && http.token.is_none() {
-        let place: Place = root.place_of(&["http", "listen"]);
-        let problem = Problem::at(place, format!("{listen} is not loopback and there is no token"));
-        problems.push(problem.help("set http.token, or listen on 127.0.0.1"));
     }
 }
 

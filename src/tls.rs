@@ -1,4 +1,4 @@
-//! TLS towards stores: whom to trust, and who we are.
+//! TLS towards stores: whom to trust, and who we are. And towards clients: what we show them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
@@ -98,6 +98,22 @@ const LONGEST: u64 = 16 << 20;
 
 fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
     regular_file::read(path, Links::Follow, LONGEST).map_err(pem::Error::Io)
+}
+
+/// What a server shows: the certificate of one file with the key of another.
+pub(crate) fn server(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let unreadable = |cause| TlsError::Pem { path: key.to_owned(), cause };
+    let chain = certificates(certificate)?;
+    let key =
+        pem_of(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem)).map_err(unreadable)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Provider)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Identity)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// The certificates of a file; there is at least one.

@@ -253,6 +253,11 @@ impl TryFrom<String> for Mode {
 pub struct Secret(String);
 
 impl Secret {
+    /// A secret that was not configured but made or read.
+    pub(crate) fn new(text: String) -> Self {
+        Secret(text)
+    }
+
     /// The secret itself, for the one place that sends or compares it.
     pub fn expose(&self) -> &str {
         &self.0

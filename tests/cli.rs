@@ -138,7 +138,8 @@ fn get(address: &str, path: &str, token: Option<&str>) -> (u16, String, String) 
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{token}\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -343,8 +344,10 @@ sinks:
 
     let run = Running::start(&mut saltern(directory.path(), &["run", "--config", "saltern.yaml"]));
     let address = run.address("\"address\":\"");
+    let token = std::fs::read_to_string(directory.path().join("state/http-token")).unwrap();
+    let token = Some(token.trim());
     let status =
-        || serde_json::from_str::<Value>(&get(&address, "/api/v1/status", None).2).unwrap();
+        || serde_json::from_str::<Value>(&get(&address, "/api/v1/status", token).2).unwrap();
     eventually("both are parked", || {
         status()["sinks"].as_array().unwrap().iter().all(|sink| sink["parked"] == true)
     });
@@ -459,7 +462,9 @@ fn a_demo_ends_at_an_interrupt_and_its_bus_can_be_watched() {
     let mut demo = Running::start(&mut saltern(directory.path(), DEMO));
     let url = format!("http://{}", demo.address("http://"));
 
-    let jobs = ["events", "--url", &url, "--count", "5", "--output", "json", "--tag", "salt/job/*"];
+    // The token is in a file of the state directory.
+    let jobs = ["events", "--url", &url, "--state-dir", "demo/state", "--count", "5"];
+    let jobs = [&jobs[..], &["--output", "json", "--tag", "salt/job/*"]].concat();
     let jobs = output(directory.path(), &jobs);
     assert!(jobs.status.success(), "{}", text(&jobs.stderr));
     let jobs = text(&jobs.stdout);
@@ -475,6 +480,11 @@ fn a_demo_ends_at_an_interrupt_and_its_bus_can_be_watched() {
         assert!(event["data"]["_stamp"].is_string());
     }
 
+    // What the demo says to open a browser with.
+    let console = output(directory.path(), &["console", "--state-dir", "demo/state"]);
+    let page = text(&console.stdout);
+    assert!(page.starts_with(&format!("{url}/?token=")), "{page} {}", text(&console.stderr));
+
     let returns = ["events", "--bus", "demo/bus.ipc", "--count", "3", "--tag", "salt/job/*/ret/*"];
     let returns = output(directory.path(), &returns);
     assert!(returns.status.success(), "{}", text(&returns.stderr));
@@ -485,7 +495,8 @@ fn a_demo_ends_at_an_interrupt_and_its_bus_can_be_watched() {
         assert!(["ok", "failed"].contains(&words[4]), "{line}");
     }
 
-    let mut tail = Running::start(&mut saltern(directory.path(), &["events", "--url", &url]));
+    let mut tail =
+        Running::start(&mut saltern(directory.path(), &["events", "--state-dir", "demo/state"]));
     tail.stdout.recv_timeout(DEADLINE).unwrap();
     tail.interrupt();
     assert_eq!(tail.wait().code(), Some(0));
@@ -601,7 +612,8 @@ sinks:
     let mut slow = TcpStream::connect(&address).unwrap();
     slow.write_all(b"GET /metrics HTTP/1.1\r\nHo").unwrap();
     let mut deaf = TcpStream::connect(&address).unwrap();
-    let request = "GET /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hunter2\r\n\r\n";
+    let request =
+        "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer hunter2\r\n\r\n";
     deaf.write_all(request.as_bytes()).unwrap();
     let mut first = [0; 12];
     deaf.read_exact(&mut first).unwrap();
@@ -644,8 +656,11 @@ sinks:
     }
     drop(stdout);
     bus.send(&mut master, 3);
+    let token = std::fs::read_to_string(directory.path().join("state/http-token")).unwrap();
+    let token = token.trim();
     eventually("parked", || get(&address, "/readyz", None).0 == 503);
-    let status: Value = serde_json::from_str(&get(&address, "/api/v1/status", None).2).unwrap();
+    let status: Value =
+        serde_json::from_str(&get(&address, "/api/v1/status", Some(token)).2).unwrap();
     assert_eq!(status["sinks"][0]["parked"], true);
     run.interrupt();
     assert_eq!(run.wait().code(), Some(1));

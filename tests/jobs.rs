@@ -424,7 +424,9 @@ impl Daemon {
     fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect_timeout(&self.http, PATIENCE).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: saltern\r\n\r\n").unwrap();
+        let token = fs::read_to_string(self.log.with_file_name("state").join("http-token"));
+        let token = format!("Authorization: Bearer {}\r\n", token.unwrap_or_default().trim());
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{token}\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

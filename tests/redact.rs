@@ -95,12 +95,9 @@ async fn a_secret_is_on_no_disk_and_no_screen_and_ids_stay() {
     let daemon = Daemon::start_with(&source, sinks);
     let mut salt = Salt::connect(&daemon).await;
     daemon.wait_for_log("the HTTP side listens").await;
-    let log = daemon.log();
-    let line = log.lines().find(|line| line.contains("the HTTP side listens")).unwrap();
-    let line: Value = serde_json::from_str(line).unwrap();
-    let url = format!("http://{}", line["address"].as_str().unwrap());
     let watching = Command::new(env!("CARGO_BIN_EXE_saltern"))
-        .args(["events", "--output", "json", "--count", "4", "--tag", "salt/*", "--url", &url])
+        .args(["events", "--output", "json", "--count", "4", "--tag", "salt/*", "--state-dir"])
+        .arg(daemon.path("state"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -313,7 +313,9 @@ fn run_is_silent(folder: &Path, config: &Value, name: &str) {
 
 /// Whether there is an error of the source that is away, and of what the secret was planted in.
 fn has_failed(daemon: &mut Daemon) -> bool {
-    let answer = daemon.get_with("/api/v1/status", SECRET);
+    // Where the secret is not the token, one is made.
+    let token = daemon.made_token().unwrap_or_else(|| SECRET.to_owned());
+    let answer = daemon.get_with("/api/v1/status", &token);
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
     let status: Value = serde_json::from_str(body).unwrap();
     let parts =

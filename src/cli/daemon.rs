@@ -1,15 +1,39 @@
-//! A running daemon, as the commands ask it.
+//! A running daemon, as the commands ask it: over its unix socket, else over TCP.
+//!
+//! The socket is where the configuration says, else in its usual places. A socket in a directory that
+//! anybody can write may be a decoy, so what answers has to be a process of root, of our own user, or
+//! of the owner of `state_dir` or of the socket's directory.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, Url};
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::http::uri::{Authority, Scheme};
+use axum::http::{Method, Request, StatusCode, Uri, header};
+use futures_util::StreamExt;
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use nix::unistd::{Gid, Group};
+use rustls::pki_types::ServerName;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
-use super::{Failure, load};
-use crate::config::{self, Config, ConfigError, Http};
+use super::{Failure, Target, load};
+use crate::config::{self, Config, ConfigError, General, Http};
+use crate::http::authorize::MEANT;
+use crate::http::{place, token};
 use crate::sink::chain;
+use crate::state_dir::is_taken;
+use crate::tls::TlsConfig;
 use crate::units::Secret;
 
 /// How long a daemon may take to accept the connection and begin its answer.
@@ -17,28 +41,104 @@ const ANSWER: Duration = Duration::from_secs(40);
 
 /// A running daemon.
 pub(super) struct Daemon {
-    url: Url,
-    token: Option<Secret>,
+    way: Way,
+}
+
+/// How it is reached.
+enum Way {
+    Socket {
+        path: PathBuf,
+        /// Whose daemon is meant, where the socket was found in a place that any could have.
+        meant: Option<PathBuf>,
+        state_dir: PathBuf,
+    },
+    Address {
+        scheme: Scheme,
+        authority: Authority,
+        token: Option<Secret>,
+        /// Certificates that are trusted instead of the system's.
+        ca: Option<PathBuf>,
+    },
+}
+
+/// What came of looking for its socket.
+enum Found {
+    Socket {
+        path: PathBuf,
+        meant: Option<PathBuf>,
+    },
+    /// There is one that may not be opened, with what to do.
+    Denied(String),
+    /// Nobody listens at any of these.
+    Nobody(Vec<PathBuf>),
 }
 
 impl Daemon {
-    /// The daemon at `url`, or the one that the configuration describes.
-    pub(super) fn find(config: &Path, url: Option<&str>) -> Result<Self, Failure> {
-        let http = http_side(config, url.is_some())?;
-        let url = match (url, http.listen) {
-            (Some(url), _) => url.to_owned(),
-            (None, Some(listen)) => format!("http://{}", reachable(listen)),
-            (None, None) => {
-                let message = "http.listen is null, so the daemon cannot be asked";
-                return Err(Failure::Usage(message.to_owned()));
-            }
-        };
-        let wrong = |error: String| Failure::Usage(format!("--url {url}: {error}"));
-        let parsed = Url::parse(&url).map_err(|error| wrong(error.to_string()))?;
-        if parsed.scheme() != "http" {
-            return Err(wrong("the daemon speaks http://HOST:PORT only".to_owned()));
+    /// The daemon at `url`, or the one that `target` describes.
+    pub(super) fn find(target: &Target, url: Option<&str>) -> Result<Self, Failure> {
+        let general = general_of(target, url.is_some())?;
+        if let Some(url) = url {
+            return Daemon::at(url, &general);
         }
-        Ok(Daemon { url: parsed, token: http.token })
+        match look(target, &general) {
+            Found::Socket { path, meant } => {
+                let way = Way::Socket { path, meant, state_dir: general.state_dir };
+                Ok(Daemon { way })
+            }
+            Found::Denied(why) => Err(Failure::Running(why)),
+            Found::Nobody(places) => {
+                // Of a socket that was turned off the address is left.
+                if general.http.socket.is_none()
+                    && let Some(listen) = general.http.listen
+                {
+                    let scheme = if general.http.tls.is_some() { "https" } else { "http" };
+                    return Daemon::at(&format!("{scheme}://{}", reachable(listen)), &general);
+                }
+                if general.http.socket.is_none() {
+                    let message = "http.listen and http.socket are null, so the daemon cannot be \
+                                   asked";
+                    return Err(Failure::Usage(message.to_owned()));
+                }
+                let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+                Err(Failure::Running(format!(
+                    "there is no daemon at {}; is it running? --config or --state-dir says which one \
+                     is meant",
+                    places.join(" or ")
+                )))
+            }
+        }
+    }
+
+    /// As [`Daemon::find`]; `None` if none can be found at its socket.
+    pub(super) fn running(target: &Target) -> Result<Option<Self>, Failure> {
+        let general = general_of(target, false)?;
+        match look(target, &general) {
+            Found::Nobody(_) => Ok(None),
+            _ => Daemon::find(target, None).map(Some),
+        }
+    }
+
+    fn at(url: &str, general: &General) -> Result<Self, Failure> {
+        let wrong = |error: String| Failure::Usage(format!("--url {url}: {error}"));
+        let parsed: Uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
+        let parts = parsed.into_parts();
+        let is_known = |scheme: &Scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
+        let (Some(scheme), Some(authority)) = (parts.scheme.filter(is_known), parts.authority)
+        else {
+            let message = "the daemon speaks http://HOST:PORT or https://HOST:PORT only";
+            return Err(wrong(message.to_owned()));
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let http = &general.http;
+        // The token of a file is this machine's, and nobody else's to know.
+        let made = || {
+            let file = token::file_of(&general.state_dir);
+            is_here.then(|| token::read(&file).ok()).flatten()
+        };
+        let token = http.token.clone().or_else(|| http.read_token.clone()).or_else(made);
+        let ca = http.tls.as_ref().filter(|_| is_here).map(|tls| tls.cert.clone());
+        Ok(Daemon { way: Way::Address { scheme, authority, token, ca } })
     }
 
     /// Asks for what is under `/api/v1/` at this path, and waits for the beginning of the answer.
@@ -47,71 +147,254 @@ impl Daemon {
         method: Method,
         path: &[&str],
         query: &[(&str, &str)],
-    ) -> Result<reqwest::Response, Failure> {
-        let mut url = self.url.clone();
-        url.set_path("/api/v1");
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.extend(path);
-        }
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        let client = reqwest::Client::builder()
-            .connect_timeout(ANSWER)
-            .tcp_keepalive(Duration::from_secs(30))
-            .no_proxy()
-            .build()
-            .map_err(|error| self.failed(&chain(&error)))?;
-        let mut request = client.request(method, url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose());
-        }
-        let answer = tokio::time::timeout(ANSWER, request.send()).await;
-        let response = match answer {
-            Err(_) => return Err(self.failed("no answer; is this saltern?")),
-            Ok(Err(error)) if error.is_connect() => {
-                let advice = "is the daemon running, and is this its http.listen?";
-                return Err(self.failed(&format!("{}; {advice}", chain(&error))));
-            }
-            Ok(Err(error)) => return Err(self.failed(&chain(&error))),
-            Ok(Ok(response)) => response,
-        };
-        match response.status() {
-            StatusCode::OK => Ok(response),
+    ) -> Result<Answer, Failure> {
+        let asked = timeout(ANSWER, self.request(method, path, query)).await;
+        let answer = asked.map_err(|_| self.failed("no answer; is this saltern?"))??;
+        match answer.status {
+            StatusCode::OK => Ok(answer),
             StatusCode::UNAUTHORIZED => Err(self.failed(
-                "the daemon wants its token; name its configuration with --config, http.token is read from there",
+                "the daemon wants its token; name its configuration with --config, http.token is read \
+                 from there, or ask over its unix socket, without --url",
             )),
             status => {
-                let body = response.text().await.unwrap_or_default();
+                let body = answer.bytes().await.unwrap_or_default();
+                let body = String::from_utf8_lossy(&body);
                 Err(self.failed(&format!("the answer is {status}: {}", body.trim())))
             }
         }
     }
 
+    async fn request(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
+        let encoded = |text: &&str| form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        let path: Vec<String> = path.iter().map(encoded).collect();
+        let mut uri = format!("/api/v1/{}", path.join("/")).replace('+', "%20");
+        if !query.is_empty() {
+            let mut pairs = form_urlencoded::Serializer::new(String::new());
+            uri = format!("{uri}?{}", pairs.extend_pairs(query).finish());
+        }
+        let mut request = Request::builder().method(method).uri(uri);
+        match &self.way {
+            Way::Socket { path, meant, state_dir } => {
+                request = request.header(header::HOST, "localhost");
+                if let Some(meant) = meant.as_ref().and_then(|meant| meant.to_str()) {
+                    request = request.header(MEANT, meant);
+                }
+                let stream = self.connected(UnixStream::connect(path).await)?;
+                let uid = self.connected(stream.peer_cred())?.uid();
+                if !is_trusted(uid, path, state_dir) {
+                    return Err(self.failed(&format!(
+                        "the process that listens there is user {uid}'s, who is neither root nor the \
+                         owner of {} or of the socket's directory; it may be a decoy",
+                        state_dir.display()
+                    )));
+                }
+                self.send(stream, request).await
+            }
+            Way::Address { scheme, authority, token, ca } => {
+                request = request.header(header::HOST, authority.as_str());
+                if let Some(token) = token {
+                    let bearer = format!("Bearer {}", token.expose());
+                    request = request.header(header::AUTHORIZATION, bearer);
+                }
+                let is_tls = *scheme == Scheme::HTTPS;
+                let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+                let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+                let connected = TcpStream::connect((host, port)).await;
+                let stream = self.connected(connected)?;
+                if !is_tls {
+                    return self.send(stream, request).await;
+                }
+                let tls = TlsConfig { ca: ca.clone(), ..TlsConfig::default() };
+                let tls = tls.client().map_err(|error| self.failed(&chain(&error)))?;
+                let name = ServerName::try_from(host.to_owned());
+                let name = name.map_err(|error| self.failed(&error.to_string()))?;
+                let connecting = TlsConnector::from(Arc::new(tls)).connect(name, stream);
+                let stream = self.connected(connecting.await)?;
+                self.send(stream, request).await
+            }
+        }
+    }
+
+    fn connected<T>(&self, result: io::Result<T>) -> Result<T, Failure> {
+        result.map_err(|error| {
+            let advice = "is the daemon running, and is this where it listens?";
+            self.failed(&format!("{}; {advice}", chain(&error)))
+        })
+    }
+
+    async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        request: axum::http::request::Builder,
+    ) -> Result<Answer, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| self.failed(&chain(error));
+        let request = request.body(Body::empty()).map_err(|error| failed(&error))?;
+        let shaken = handshake::<_, Body>(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|error| failed(&error))?;
+        let mut task = JoinSet::new();
+        // How it ends is seen by who reads the answer.
+        task.spawn(async move { drop(connection.await) });
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let status = response.status();
+        let body = Body::new(response.into_body()).into_data_stream();
+        Ok(Answer { status, body, _connection: task })
+    }
+
     /// What could not be done, and why.
     pub(super) fn failed(&self, why: &str) -> Failure {
-        Failure::Running(format!("cannot ask the daemon at {}: {why}", self.url))
+        let at = match &self.way {
+            Way::Socket { path, .. } => path.display().to_string(),
+            Way::Address { scheme, authority, .. } => format!("{scheme}://{authority}"),
+        };
+        Failure::Running(format!("cannot ask the daemon at {at}: {why}"))
     }
 }
 
-/// The HTTP side of the configuration. Where there is no file at the default path, or with `--url`,
-/// that of an empty configuration.
-fn http_side(config: &Path, has_url: bool) -> Result<Http, Failure> {
-    match Config::load(config) {
-        Ok(config) => Ok(config.general.http),
-        Err(ConfigError::Unreadable { cause, .. })
-            if cause.kind() == io::ErrorKind::NotFound
-                && (has_url || config == Path::new(config::DEFAULT_PATH)) =>
-        {
-            Ok(Http::default())
-        }
-        Err(ConfigError::Unreadable { .. }) if has_url => Ok(Http::default()),
-        Err(_) => load(config).map(|config| config.general.http),
+/// An answer whose body is still to come.
+pub(super) struct Answer {
+    status: StatusCode,
+    body: BodyDataStream,
+    _connection: JoinSet<()>,
+}
+
+impl Answer {
+    /// The next piece; `None` at the end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, axum::Error> {
+        self.body.next().await.transpose()
     }
+
+    /// All of it.
+    pub(super) async fn bytes(mut self) -> Result<Vec<u8>, axum::Error> {
+        let mut all = Vec::new();
+        while let Some(piece) = self.chunk().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
+    }
+}
+
+/// What the commands have to know of the configuration. Where there is no file at the default path, or
+/// it may not be read, or with `--url` or `--state-dir`, that of an empty one.
+pub(super) fn general_of(target: &Target, has_url: bool) -> Result<General, Failure> {
+    let config = &target.config;
+    let is_default = config == Path::new(config::DEFAULT_PATH);
+    let mut general = match Config::load(config) {
+        Ok(config) => config.general,
+        Err(ConfigError::Unreadable { cause, .. })
+            if has_url
+                || is_default
+                    && matches!(
+                        cause.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                    ) =>
+        {
+            General::default()
+        }
+        Err(_) if target.state_dir.is_some() && is_default => General::default(),
+        Err(_) => load(config).map(|config| config.general)?,
+    };
+    if let Some(state_dir) = &target.state_dir
+        && *state_dir != general.state_dir
+    {
+        // It is another daemon's than the one of the file.
+        general = General { state_dir: state_dir.clone(), http: Http::default(), ..general };
+    }
+    Ok(general)
+}
+
+/// Looks for the socket.
+fn look(target: &Target, general: &General) -> Found {
+    let Some(settings) = &general.http.socket else { return Found::Nobody(Vec::new()) };
+    let absolute = std::path::absolute(&general.state_dir);
+    let state_dir = absolute.unwrap_or_else(|_| general.state_dir.clone());
+    // Where no daemon in particular is meant, that of the system is.
+    let is_any = target.state_dir.is_none() && target.config == Path::new(config::DEFAULT_PATH);
+    let own = match &settings.path {
+        Some(path) => vec![path.clone()],
+        None => place::usual_of(&general.state_dir),
+    };
+    let mut places = VecDeque::from_iter(own.into_iter().map(|path| (path, None)));
+    if settings.path.is_none() && is_any {
+        places.push_front((place::SYSTEM.into(), None));
+    } else if settings.path.is_none() && may_be_system(&state_dir) {
+        places.push_back((place::SYSTEM.into(), Some(state_dir)));
+    }
+    let (mut denied, mut tried) = (None, Vec::new());
+    for (path, meant) in places {
+        match try_connect(&path) {
+            Ok(()) => return Found::Socket { path, meant },
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                denied.get_or_insert_with(|| denial(&path));
+            }
+            Err(_) => {}
+        }
+        tried.push(path);
+    }
+    denied.map_or(Found::Nobody(tried), Found::Denied)
+}
+
+/// Whether the daemon of this directory may be the one of the system: it runs, or nobody can tell.
+fn may_be_system(state_dir: &Path) -> bool {
+    let seen = state_dir.join("lock").metadata();
+    is_taken(state_dir) || seen.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Whether somebody listens there. Nothing is waited for.
+fn try_connect(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        other => other,
+    }
+}
+
+/// What to do about a socket that may not be opened.
+fn denial(path: &Path) -> String {
+    let shown = path.display();
+    let name_of = |gid| match Group::from_gid(Gid::from_raw(gid)) {
+        Ok(Some(group)) => group.name,
+        _ => gid.to_string(),
+    };
+    let advice = match path.metadata() {
+        Ok(found) if found.mode() & 0o060 == 0o060 => {
+            format!("members of the group {} may open it, and root", name_of(found.gid()))
+        }
+        Ok(_) => {
+            "its owner may open it, and root; http.socket.mode and .group say who else".to_owned()
+        }
+        // It cannot even be seen.
+        Err(_) => "the directory it is in may not be entered; run this as root or as the daemon's \
+                   user, or give it a place of its own with http.socket: {path: ..., group: ...}"
+            .to_owned(),
+    };
+    format!("the daemon's socket {shown} may not be opened: {advice}")
+}
+
+/// Whether a process of this user may be the daemon.
+fn is_trusted(uid: u32, socket: &Path, state_dir: &Path) -> bool {
+    let owns = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == uid);
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    uid == 0
+        || uid == rustix::process::geteuid().as_raw()
+        || owns(state_dir)
+        || owns(directory) && !is_public(directory)
+}
+
+/// Whether anybody could have made this directory.
+fn is_public(directory: &Path) -> bool {
+    let whole = directory.canonicalize();
+    let is_open = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o002 != 0);
+    whole.map_or(true, |whole| whole.ancestors().any(is_open))
 }
 
 /// An address to connect to, of one to listen on.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -130,5 +413,17 @@ mod tests {
         assert_eq!(reached("0.0.0.0:1"), "127.0.0.1:1");
         assert_eq!(reached("[::]:1"), "[::1]:1");
         assert_eq!(reached("10.0.0.1:1"), "10.0.0.1:1");
+    }
+
+    #[test]
+    fn a_stranger_in_a_public_directory_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("http.sock");
+        let own = rustix::process::geteuid().as_raw();
+        assert!(is_trusted(own, &socket, Path::new("/nowhere")));
+        assert!(is_trusted(0, &socket, Path::new("/nowhere")));
+        assert!(!is_trusted(own + 12_345, &socket, Path::new("/nowhere")));
+        assert!(is_public(folder.path()), "it is under /tmp");
+        assert!(!is_public(Path::new("/etc")));
     }
 }

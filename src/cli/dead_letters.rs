@@ -4,14 +4,14 @@
 //! only marks letters: the daemon looks for them every second and hands them to their sinks.
 
 use std::io::{IsTerminal, stderr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::spill::{rfc3339, table};
-use super::{Failure, Output, load, print, print_json, runtime};
+use super::{Failure, Output, Target, load, print, print_json, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
 use crate::sink::chain;
 use crate::state_dir::is_taken;
@@ -28,9 +28,6 @@ const SHOWN_TOGETHER: usize = 100;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The daemon's state directory. Default: as the configuration says.
-    #[arg(long, global = true, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
     #[command(subcommand)]
     action: Action,
 }
@@ -113,10 +110,10 @@ impl Which {
     }
 }
 
-pub(super) fn dead_letters(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let state_dir = match &arguments.state_dir {
+pub(super) fn dead_letters(target: &Target, arguments: &Arguments) -> Result<(), Failure> {
+    let state_dir = match &target.state_dir {
         Some(state_dir) => state_dir.clone(),
-        None => load(config)?.general.state_dir,
+        None => load(&target.config)?.general.state_dir,
     };
     if !state_dir.is_dir() {
         let message = format!("{} is no state directory", state_dir.display());

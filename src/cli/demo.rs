@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
+use crate::http;
+use crate::http::place::Place;
+use crate::http::settings::HttpSocket;
 use crate::shutdown::Signals;
 use crate::sink::chain;
 use crate::state::State;
@@ -74,11 +77,13 @@ pub(super) fn demo(arguments: &Demo) -> Result<(), Failure> {
     let files = Files::of(directory);
     let config = files.config(address)?;
     eprintln!(
-        "{} made-up events a second from {} into {} and {}; http://{address}; Ctrl-C ends it",
+        "{} made-up events a second from {} into {} and {}; http://{address}, whose page opens with \
+         what `saltern console --state-dir {}` prints; Ctrl-C ends it",
         arguments.rate,
         files.bus.display(),
         files.database.display(),
         files.lines.display(),
+        files.state_dir().display(),
     );
     let result = run::to_the_end(&config, async |signals| {
         run_demo(arguments, &config, &files, listener, signals).await
@@ -105,7 +110,7 @@ async fn run_demo(
     let generator = Generator::new(arguments.seed);
     let bus = tokio::spawn(serve_bus(bus, generator, arguments.rate, ended.clone()));
     let seconds = arguments.seconds.map(Duration::from_secs);
-    let result = run::serve_on(config, Some(listener), signals, |pipeline| {
+    let result = run::serve_on(config, Some(http::Bound::of(listener)), signals, |pipeline| {
         show(Arc::clone(&pipeline.state), seconds)
     })
     .await;
@@ -151,12 +156,16 @@ impl Files {
         }
     }
 
+    fn state_dir(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
     fn config(&self, listen: SocketAddr) -> Result<Config, Failure> {
         // `${` in a path is meant as it stands.
         let path = |path: &Path| path.to_string_lossy().replace("${", "$${");
         let text = json!({
             "master_id": "salt.example.com",
-            "state_dir": path(&self.directory.join("state")),
+            "state_dir": path(&self.state_dir()),
             "http": {"listen": listen},
             "sources": {"bus": {"salt_bus": {"address": format!("unix:{}", path(&self.bus))}}},
             "sinks": {
@@ -185,15 +194,18 @@ impl Files {
 
     fn what_next(&self, address: SocketAddr) -> String {
         let (database, lines) = (self.database.display(), self.lines.display());
+        let place = Place::of(&HttpSocket::default(), &self.state_dir());
+        let socket = place.path().display();
         format!(
             "
 What to look at next:
   tail -n 3 {lines}
   sqlite3 {database} \"SELECT fun, count(*), sum(success = '0') AS failed FROM salt_returns GROUP BY fun\"
 While it runs, in another terminal:
-  saltern events --url http://{address} --tag 'salt/job/*/ret/*'
+  saltern events --state-dir {directory}/state --tag 'salt/job/*/ret/*'
+  saltern console --state-dir {directory}/state
   curl http://{address}/metrics
-  curl http://{address}/api/v1/status
+  curl --unix-socket {socket} http://localhost/api/v1/status
 The same with a real master: put this into saltern.yaml and start `saltern run --config saltern.yaml`
   state_dir: {directory}/state
   sources:

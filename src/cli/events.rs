@@ -4,21 +4,20 @@
 //! without sinks runs in this process.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Method;
 use bytes::{Buf, Bytes, BytesMut};
 use clap::Args;
 use jiff::Timestamp;
-use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 use super::daemon::Daemon;
-use super::{Failure, Output, run, runtime, start_logging};
+use super::{Failure, Output, Target, run, runtime, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::dispatch::Tapped;
 use crate::event::{Event, Origin};
@@ -40,7 +39,7 @@ pub(super) struct Events {
     /// Columns (age, tag, minion, function, outcome), or JSON for machines.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-    /// The daemon. Default: where the configuration says that it listens.
+    /// The daemon's address. Default: its unix socket.
     #[arg(long, conflicts_with = "bus")]
     url: Option<String>,
     /// Read a bus and not a daemon: a path, unix:PATH or tcp://HOST:PORT.
@@ -54,7 +53,7 @@ pub(super) struct Events {
     colour: Colour,
 }
 
-pub(super) fn events(config: &Path, arguments: &Events) -> Result<(), Failure> {
+pub(super) fn events(target: &Target, arguments: &Events) -> Result<(), Failure> {
     start_logging(Log { level: LogLevel::Warn, format: None });
     let filter = FilterConfig { tags: arguments.tag.clone(), ..FilterConfig::default() };
     let filter = Filter::new(&filter).map_err(|bad| Failure::Usage(bad.message))?;
@@ -68,7 +67,7 @@ pub(super) fn events(config: &Path, arguments: &Events) -> Result<(), Failure> {
     let tail = async {
         // Nothing is lost with the other arm: what is read is on its way to the screen only.
         tokio::select! {
-            result = follow(config, arguments, filter, printer) => result,
+            result = follow(target, arguments, filter, printer) => result,
             () = signals.shutdown.stop.cancelled() => Ok(()),
         }
     };
@@ -79,17 +78,18 @@ pub(super) fn events(config: &Path, arguments: &Events) -> Result<(), Failure> {
 }
 
 async fn follow(
-    config: &Path,
+    target: &Target,
     arguments: &Events,
     filter: Filter,
     printer: Printer,
 ) -> Result<(), Failure> {
     if let Some(address) = &arguments.bus {
         // Nobody gets to see more by reading the bus past the daemon that hides some of it.
+        let config = &target.config;
         let daemon = config.exists().then(|| super::load(config)).transpose()?;
         return follow_bus(address, daemon, &filter, printer).await;
     }
-    let daemon = Daemon::find(config, arguments.url.as_deref())?;
+    let daemon = Daemon::find(target, arguments.url.as_deref())?;
     follow_daemon(&daemon, &arguments.tag, printer).await
 }
 

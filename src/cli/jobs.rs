@@ -1,22 +1,21 @@
 //! `saltern jobs`: what is in the job cache.
 //!
-//! A running daemon is asked over HTTP. Of one that does not run, the file is read.
+//! A running daemon is asked, over its unix socket. Of one that does not run, the file is read.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
+use axum::http::Method;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::daemon::Daemon;
+use super::daemon::{Answer, Daemon, general_of};
 use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
-use super::{Failure, Output, load, print, print_json, run, runtime};
+use super::{Failure, Output, Target, load, print, print_json, run, runtime};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{Outcome, PAGE, Selection};
 use crate::sink::chain;
@@ -28,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The daemon. Default: where the configuration says that it listens.
+    /// The daemon's address. Default: its unix socket.
     #[arg(long, global = true)]
     url: Option<String>,
     /// A table, or JSON for machines.
@@ -97,8 +96,8 @@ struct Which {
     cursor: Option<String>,
 }
 
-pub(super) fn jobs(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let cache = Cache::find(config, arguments.url.as_deref())?;
+pub(super) fn jobs(target: &Target, arguments: &Arguments) -> Result<(), Failure> {
+    let cache = Cache::find(target, arguments.url.as_deref())?;
     let output = arguments.output;
     let asking = async {
         match &arguments.action {
@@ -151,17 +150,24 @@ enum Cache {
 }
 
 impl Cache {
-    fn find(config: &Path, url: Option<&str>) -> Result<Self, Failure> {
+    fn find(target: &Target, url: Option<&str>) -> Result<Self, Failure> {
         if url.is_some() {
-            return Daemon::find(config, url).map(Cache::Daemon);
+            return Daemon::find(target, url).map(Cache::Daemon);
         }
-        let loaded = load(config)?;
-        let state_dir = &loaded.general.state_dir;
-        if loaded.general.http.listen.is_some() && is_taken(state_dir) {
-            return Daemon::find(config, None).map(Cache::Daemon);
+        if let Some(daemon) = Daemon::running(target)? {
+            return Ok(Cache::Daemon(daemon));
         }
-        let jobs = Jobs::new(state_dir);
-        jobs.keep(loaded.keep_jobs);
+        let general = general_of(target, false)?;
+        if is_taken(&general.state_dir) {
+            return Daemon::find(target, None).map(Cache::Daemon);
+        }
+        let jobs = Jobs::new(&general.state_dir);
+        let keep = match target.state_dir {
+            // What is there is shown, whatever a configuration would keep.
+            Some(_) => Some(general.jobs.keep_jobs.0),
+            None => load(&target.config)?.keep_jobs,
+        };
+        jobs.keep(keep);
         Ok(Cache::File(jobs))
     }
 
@@ -192,9 +198,8 @@ impl Cache {
     }
 }
 
-async fn read(daemon: &Daemon, response: reqwest::Response) -> Result<Vec<u8>, Failure> {
-    let body = response.bytes().await.map_err(|error| daemon.failed(&chain(&error)))?;
-    Ok(body.to_vec())
+async fn read(daemon: &Daemon, response: Answer) -> Result<Vec<u8>, Failure> {
+    response.bytes().await.map_err(|error| daemon.failed(&chain(&error)))
 }
 
 /// The selection as the daemon reads it.

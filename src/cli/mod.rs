@@ -21,6 +21,7 @@ use crate::visible::{self, Visible};
 
 mod check;
 mod completions;
+mod console;
 mod daemon;
 mod dead_letters;
 mod demo;
@@ -41,8 +42,17 @@ struct Arguments {
     /// The configuration file.
     #[arg(long, short, global = true, default_value = crate::config::DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
+    /// The daemon's state directory. Default: as the configuration says.
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
+}
+
+/// Which daemon is meant.
+struct Target {
+    config: PathBuf,
+    state_dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -57,6 +67,8 @@ enum Command {
     Events(events::Events),
     /// Look at jobs: what ran where, who has not returned, what failed.
     Jobs(jobs::Arguments),
+    /// Print the URL of the daemon's page, with the token that opens it in a browser.
+    Console,
     /// Deliver what was recorded, or the jobs that a Salt master has kept.
     Replay(replay::Replay),
     /// Print the configuration that does what a Salt master's returners do.
@@ -99,20 +111,23 @@ impl From<ConfigError> for Failure {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
-        Command::Run => run::run(&arguments.config),
-        Command::Check(check) => check::check(&arguments.config, &check),
+    let Arguments { config, state_dir, command } = Arguments::parse();
+    let target = Target { config, state_dir };
+    let config = &target.config;
+    let result = match command {
+        Command::Run => run::run(config),
+        Command::Check(check) => check::check(config, &check),
         Command::Demo(demo) => demo::demo(&demo),
-        Command::Events(events) => events::events(&arguments.config, &events),
-        Command::Jobs(jobs) => jobs::jobs(&arguments.config, &jobs),
-        Command::Replay(replay) => replay::replay(&arguments.config, &replay),
+        Command::Events(events) => events::events(&target, &events),
+        Command::Jobs(jobs) => jobs::jobs(&target, &jobs),
+        Command::Console => console::console(&target),
+        Command::Replay(replay) => replay::replay(config, &replay),
         Command::ImportMaster(import) => import_master::import_master(&import),
         Command::Sinks(sinks) => sinks::sinks(&sinks),
-        Command::Schema(schema) => schema::schema(&arguments.config, &schema),
+        Command::Schema(schema) => schema::schema(config, &schema),
         Command::Completions(completions) => completions::completions(&completions),
-        Command::Spill(spill) => spill::spill(&arguments.config, &spill),
-        Command::DeadLetters(letters) => dead_letters::dead_letters(&arguments.config, &letters),
+        Command::Spill(spill) => spill::spill(&target, &spill),
+        Command::DeadLetters(letters) => dead_letters::dead_letters(&target, &letters),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -57,21 +56,23 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     signals: &Signals,
     beside: impl FnOnce(&Pipeline) -> F,
 ) -> Result<(), Failure> {
-    let listener = http::bind(&config.general.http).await;
-    let listener = listener.map_err(|error| Failure::Running(chain(&error)))?;
-    serve_on(config, listener, signals, beside).await
+    let bound = http::bind(&config.general.http).await;
+    let bound = bound.map_err(|error| Failure::Running(chain(&error)))?;
+    serve_on(config, bound, signals, beside).await
 }
 
 /// As [`serve`], with the HTTP side on a listener that is bound already.
 pub(super) async fn serve_on<F: Future<Output = ()>>(
     config: &Config,
-    listener: Option<TcpListener>,
+    bound: Option<http::Bound>,
     signals: &Signals,
     beside: impl FnOnce(&Pipeline) -> F,
 ) -> Result<(), Failure> {
     let failed = |message: String| Failure::Running(message);
     let general = &config.general;
     let mut state_dir = take(&general.state_dir)?;
+    let doors = http::open(&general.http, &general.state_dir, bound);
+    let doors = doors.map_err(|error| failed(chain(&error)))?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
     let shutdown = &signals.shutdown;
@@ -87,10 +88,14 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         desks: pipeline.desks.clone(),
         metrics: recorder,
         estate: pipeline.estate.clone(),
-        token: general.http.token.clone(),
+        state_dir: general.state_dir.clone(),
     };
     let closing = CancellationToken::new();
-    let http = tokio::spawn(http::serve(listener, served, closing.clone()));
+    let serving = {
+        let (settings, reopen, closing) = (general.http.clone(), reopen.clone(), closing.clone());
+        async move { http::serve(&settings, doors, served, &reopen, closing).await }
+    };
+    let http = tokio::spawn(serving);
     let beside = beside(&pipeline);
     info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -5,18 +5,17 @@
 //! half (see [`crate::spill::scan`]).
 
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use axum::http::Method;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::daemon::Daemon;
-use super::{Failure, Output, load, print, print_json, run, runtime};
-use crate::config::Config;
+use super::daemon::{Daemon, general_of};
+use super::{Failure, Output, Target, load, print, print_json, run, runtime};
 use crate::queue::SpillConfig;
 use crate::sink::chain;
 use crate::spill::disk::Folder;
@@ -29,9 +28,6 @@ use crate::visible::{self, Visible};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The daemon's state directory. Default: as the configuration says.
-    #[arg(long, global = true, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -81,8 +77,8 @@ fn before(text: &str) -> Result<Timestamp, String> {
     Timestamp::now().checked_sub(age.0).map_err(|error| error.to_string())
 }
 
-pub(super) fn spill(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let place = Place::find(config, arguments.state_dir.as_deref())?;
+pub(super) fn spill(target: &Target, arguments: &Arguments) -> Result<(), Failure> {
+    let place = Place::find(target)?;
     let list = Action::List { output: Output::Text };
     match arguments.action.as_ref().unwrap_or(&list) {
         Action::List { output } => place.list(*output),
@@ -105,7 +101,7 @@ enum Running {
     /// And can be asked.
     Yes(Daemon),
     /// And cannot be asked, for this reason.
-    Mute(&'static str),
+    Mute(String),
 }
 
 #[derive(Deserialize)]
@@ -126,22 +122,24 @@ struct Listed {
 }
 
 impl Place {
-    fn find(config: &Path, state_dir: Option<&Path>) -> Result<Self, Failure> {
-        if let Some(state_dir) = state_dir {
-            let running = match is_taken(state_dir) {
-                true => Running::Mute("it is reached by --config, not by --state-dir"),
-                false => Running::No,
-            };
-            return Ok(Place { state_dir: state_dir.to_owned(), sinks: None, running });
-        }
-        let Config { general, sinks, .. } = load(config)?;
-        let running = match is_taken(&general.state_dir) {
-            true if general.http.listen.is_none() => Running::Mute("http.listen is null"),
-            true => Running::Yes(Daemon::find(config, None)?),
-            false => Running::No,
+    fn find(target: &Target) -> Result<Self, Failure> {
+        let general = general_of(target, false)?;
+        let running = match Daemon::running(target)? {
+            Some(daemon) => Running::Yes(daemon),
+            None if !is_taken(&general.state_dir) => Running::No,
+            None => match Daemon::find(target, None) {
+                Ok(daemon) => Running::Yes(daemon),
+                Err(Failure::Running(why) | Failure::Usage(why)) => Running::Mute(why),
+            },
         };
-        let sinks = sinks.into_iter().map(|sink| sink.name).collect();
-        Ok(Place { state_dir: general.state_dir, sinks: Some(sinks), running })
+        let sinks = match (&target.state_dir, &running) {
+            (Some(_), _) => None,
+            // Who may not read the configuration may ask the daemon all the same.
+            (None, Running::Yes(_)) => load(&target.config).ok().map(|config| config.sinks),
+            (None, _) => Some(load(&target.config)?.sinks),
+        };
+        let sinks = sinks.map(|sinks| sinks.into_iter().map(|sink| sink.name).collect());
+        Ok(Place { state_dir: general.state_dir, sinks, running })
     }
 
     /// What the daemon says of its sinks. What cannot be asked is read from the files.
@@ -164,6 +162,14 @@ impl Place {
         let mut names = match Folder::names(&path) {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            // The daemon has said what its sinks hold; what else lies there is its owner's to see.
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied
+                    && matches!(self.running, Running::Yes(_))
+                    && wanted.is_none() =>
+            {
+                Vec::new()
+            }
             Err(error) => {
                 return Err(Failure::Running(format!("cannot list {}: {error}", path.display())));
             }

@@ -1,77 +1,150 @@
-//! Accepting connections, with limits: no client can hold memory or the shutdown up.
+//! Accepting connections at one door, with limits: no client can hold memory or the shutdown up.
 //!
-//! There are at most [`CONNECTIONS`] at a time, and the next ones wait. A client has [`HEADERS`] to
-//! send a request, and is cut off when it takes nothing of an answer for [`UNREAD`]. When the
-//! daemon stops, answers under way have [`GOODBYE`] to end.
+//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::seats`]. A
+//! client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an answer for
+//! [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way have
+//! [`GOODBYE`] to end.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::authorize::Peer;
+use super::listen::{Accepted, Listening};
+use super::seats::{Seat, Seats};
 use crate::sink::chain;
+use crate::state::State;
 
-/// Connections at a time.
-const CONNECTIONS: usize = 128;
+/// Connections at a time at one door.
+const PLACES: usize = 128;
 
 /// How long a client may take to send the head of a request, and stay idle between two.
 const HEADERS: Duration = Duration::from_secs(30);
 
-/// How long a client may leave what was sent to it unread: long enough for a person who pauses the
-/// live tail.
-const UNREAD: Duration = Duration::from_mins(5);
+/// How long a client may take to agree on a key.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a client may leave what was sent to it unread.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// The same of the live tail: long enough for a person who pauses it.
+const PAUSED: Duration = Duration::from_mins(5);
+
+/// The longest head of a request, and what is gathered of an answer before it is sent.
+const BUFFER: usize = 64 << 10;
 
 /// How long answers under way may take once the daemon stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// How long to wait after an accept failed, as it does when file descriptors run out.
+/// How long to wait after an accept failed, as it does when file descriptors run out, and for a place.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
+/// How often to look whether the door is where it was.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Accepts and serves until `stop` is cancelled.
-pub(super) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
+pub(super) async fn serve(
+    mut door: Listening,
+    routes: Router,
+    state: Arc<State>,
+    mut reopen: watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
     let mut connections = JoinSet::new();
+    let mut seats = Seats::new(PLACES);
+    let mut looks = interval(LOOK);
     loop {
-        let has_room = connections.len() < CONNECTIONS;
+        let has_room = seats.have_room(Instant::now());
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(answer(stream, routes.clone(), stop.clone()));
+            _ = looks.tick() => door.look(&state),
+            Ok(()) = reopen.changed() => door.reload(),
+            () = sleep(ACCEPT_AGAIN), if !has_room => {}
+            accepted = door.accept(), if has_room => match accepted {
+                Ok(accepted) => {
+                    let seat = seats.take(Instant::now());
+                    connections.spawn(attend(accepted, routes.clone(), seat, stop.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "the HTTP side cannot accept a connection");
+                    seats.free_one(Instant::now());
                     sleep(ACCEPT_AGAIN).await;
                 }
             },
         }
     }
-    drop(listener);
+    door.close();
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(GOODBYE, ended).await.is_err() {
         connections.shutdown().await;
     }
 }
 
+/// Sees to one connection until it ends, or its place is wanted.
+async fn attend(accepted: Accepted, routes: Router, seat: Seat, stop: CancellationToken) {
+    let attending = async {
+        match accepted {
+            Accepted::User { stream, uid } => {
+                answer(stream, Peer::User(uid), routes, &seat, &stop).await;
+            }
+            Accepted::Address { stream, address, tls: None } => {
+                answer(stream, Peer::Address(address), routes, &seat, &stop).await;
+            }
+            Accepted::Address { stream, address, tls: Some(tls) } => {
+                match timeout(HANDSHAKE, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        answer(stream, Peer::Address(address), routes, &seat, &stop).await;
+                    }
+                    Ok(Err(error)) => debug!(%address, %error, "a client does not speak TLS"),
+                    Err(_) => debug!(%address, "a client took too long to agree on a key"),
+                }
+            }
+        }
+    };
+    // Whoever has to leave is cut off where it is.
+    tokio::select! {
+        () = attending => {}
+        () = seat.asked_to_leave() => {}
+    }
+}
+
 /// Answers the requests of one connection.
-async fn answer(stream: TcpStream, routes: Router, stop: CancellationToken) {
-    let io = TokioIo::new(Reader { stream, unread: None });
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    peer: Peer,
+    routes: Router,
+    seat: &Seat,
+    stop: &CancellationToken,
+) {
+    let io = TokioIo::new(Reader { stream, seat: seat.clone(), unread: None });
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(seat.clone());
+        routes.call(request)
+    });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)
-            .serve_connection(io, TowerToHyperService::new(routes))
+            .max_buf_size(BUFFER)
+            .serve_connection(io, service)
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -85,28 +158,35 @@ async fn answer(stream: TcpStream, routes: Router, stop: CancellationToken) {
     }
 }
 
-/// A connection that fails once its client has read nothing for [`UNREAD`].
-struct Reader {
-    stream: TcpStream,
+/// A connection that fails once its client has read nothing for too long.
+struct Reader<S> {
+    stream: S,
+    seat: Seat,
     unread: Option<Pin<Box<Sleep>>>,
 }
 
-impl Reader {
+impl<S> Reader<S> {
     fn in_time<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.unread = None;
+            if self.unread.take().is_some() {
+                self.seat.reads(true);
+            }
             return written;
         }
-        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
+        let seat = &self.seat;
+        let unread = self.unread.get_or_insert_with(|| {
+            seat.reads(false);
+            Box::pin(sleep(if seat.may_pause() { PAUSED } else { UNREAD }))
+        });
         unread.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Reader {
+impl<S: AsyncRead + Unpin> AsyncRead for Reader<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -116,7 +196,7 @@ impl AsyncRead for Reader {
     }
 }
 
-impl AsyncWrite for Reader {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Reader<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -140,7 +220,8 @@ impl AsyncWrite for Reader {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.in_time(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,10 +1,11 @@
 //! `GET /api/v1/events?tag=GLOB`: what passes, as it passes, as JSON lines.
 //!
 //! `tag` may stand several times; an event whose tag matches any of the globs is sent. The stream
-//! holds no more than one chunk: while the client does not read, events pass by, and the line
+//! holds no more than one chunk, which is counted against the budget of all long answers: while the client does not read, events pass by, and the line
 //! `{"missed": N}` then says how many of the bus it did not get. It ends when the client goes away
 //! and when the daemon stops.
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State as Extract};
 use axum::http::{StatusCode, header};
@@ -17,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::Site;
+use super::budget::{Budget, held};
+use super::seats::Seat;
 use crate::dispatch::Tapped;
 use crate::filter::{Filter, FilterConfig};
 use crate::line;
@@ -26,6 +29,7 @@ pub(super) const STREAMS: usize = 16;
 
 pub(super) async fn events(
     Extract(site): Extract<Site>,
+    Extension(seat): Extension<Seat>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let filter = match filter_of(query) {
@@ -36,16 +40,18 @@ pub(super) async fn events(
         let message = format!("{STREAMS} clients read events already; try again later\n");
         return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     };
+    seat.pauses();
     let watch = Watch {
         tap: site.served.tap.subscribe(),
         filter,
         next: None,
+        budget: site.budget.clone(),
         stop: site.stop.clone(),
         _slot: slot,
     };
     let lines = stream::unfold(watch, async |mut watch| {
         let lines = watch.lines().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(lines)), watch))
+        Some((Ok::<_, Infallible>(lines), watch))
     });
     ([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
 }
@@ -68,24 +74,37 @@ struct Watch {
     filter: Filter,
     /// The number of the next event, counted by the dispatcher; `None` before the first.
     next: Option<u64>,
+    budget: Budget,
     stop: CancellationToken,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Watch {
     /// The next lines; `None` when there will be no more.
-    async fn lines(&mut self) -> Option<Vec<u8>> {
-        let mut lines = Vec::new();
-        while lines.is_empty() {
+    async fn lines(&mut self) -> Option<Bytes> {
+        loop {
             let tapped = match self.stop.run_until_cancelled(self.tap.recv()).await? {
                 Ok(tapped) => tapped,
                 // The number of the next chunk tells how many events that were.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };
+            // Where there is no room for it the chunk is missed too.
+            let wanted = self.room_for(&tapped);
+            let room = self.stop.run_until_cancelled(self.budget.room(wanted)).await?;
+            let Some(room) = room else { continue };
+            let mut lines = Vec::new();
             self.write(&tapped, &mut lines);
+            if !lines.is_empty() {
+                return Some(held(lines, room));
+            }
         }
-        Some(lines)
+    }
+
+    /// Bytes that the lines of a chunk take at the most, or most likely where none of them is long.
+    fn room_for(&self, tapped: &Tapped) -> usize {
+        let events = tapped.chunk.events.iter().filter(|event| self.filter.takes(event));
+        events.map(|event| event.long().unwrap_or(0).max(2 * event.frame().len())).sum()
     }
 
     fn write(&mut self, tapped: &Tapped, out: &mut Vec<u8>) {
@@ -133,6 +152,7 @@ mod tests {
             tap: receiver,
             filter: filter_of(vec![("tag".into(), "a*".into())]).unwrap(),
             next: None,
+            budget: Budget::default(),
             stop: stop.clone(),
             _slot: Arc::clone(&slots).try_acquire_owned().unwrap(),
         };

@@ -1,56 +1,62 @@
 //! The HTTP side: `/metrics`, `/healthz`, `/readyz`, `/api/v1/…`, and a page for people.
 //!
-//! Where a token is configured everything wants it but what probes and scrapers read.
+//! It has two doors ([`listen`]): an address for scrapers and browsers, and a unix socket for the
+//! commands. [`authorize`] says who may do what.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State as Extract};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures_util::future::join_all;
+use hyper::body::{Frame, SizeHint};
 use metrics_exporter_prometheus::PrometheusHandle;
-use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, broadcast};
+use serde::Serialize;
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
-use crate::config::Http;
+use self::authorize::{Door, authorize};
+use self::budget::Budget;
+use self::scrapes::{Answer, Scrapes};
+use self::seats::{Answering, Seat};
+use self::settings::Http;
 use crate::dispatch::Tapped;
 use crate::estate::Estate;
 use crate::jobs::Jobs;
 use crate::process::Process;
 use crate::spill_desk::Desks;
 use crate::state::{State, Status};
-use crate::units::Secret;
-use scrapes::{Answer, Scrapes};
 
+pub(crate) mod authorize;
+mod budget;
 mod connections;
 mod events;
 mod jobs;
+mod listen;
 mod page;
+pub(crate) mod place;
 mod queries;
 mod scrapes;
+mod seats;
+pub mod settings;
 mod spill;
+pub(crate) mod token;
 
+pub use listen::{BindError, Bound, Doors, bind, open};
 pub use queries::{QUERIES, read_query};
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
-
-/// Why the HTTP side cannot start.
-#[derive(Debug, Error)]
-#[error("cannot listen on {listen} (http.listen)")]
-pub struct BindError {
-    listen: SocketAddr,
-    #[source]
-    cause: std::io::Error,
-}
 
 /// What the HTTP side serves.
 #[derive(Clone)]
@@ -67,46 +73,59 @@ pub struct Served {
     pub metrics: PrometheusHandle,
     /// What is counted of the Salt estate.
     pub estate: Arc<Estate>,
-    /// What clients must send.
-    pub token: Option<Secret>,
+    /// Where the daemon keeps its files.
+    pub state_dir: PathBuf,
 }
 
-/// Binds the configured address; `None` if there is none.
-pub async fn bind(http: &Http) -> Result<Option<TcpListener>, BindError> {
-    let Some(listen) = http.listen else { return Ok(None) };
-    let listener = TcpListener::bind(listen).await.map_err(|cause| BindError { listen, cause })?;
-    Ok(Some(listener))
-}
-
-/// Serves until `stop` is cancelled.
-pub async fn serve(listener: Option<TcpListener>, served: Served, stop: CancellationToken) {
+/// Serves until `stop` is cancelled. Files are read again whenever `reopen` changes.
+pub async fn serve(
+    http: &Http,
+    doors: Doors,
+    served: Served,
+    reopen: &watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
+    let Doors { doors, token, listen, socket } = doors;
     let site = Site {
+        door: Arc::new(Door::new(http, &served.state_dir, token, listen)),
+        reached: Reached { listen, socket, tls: http.tls.is_some() },
         served,
         process: Arc::new(Process::new()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         scrapes: Arc::default(),
+        budget: Budget::default(),
         stop: stop.clone(),
     };
     let upkeep = stop.run_until_cancelled(upkeep(&site));
-    let serving = async {
-        let Some(listener) = listener else { return };
-        if let Ok(address) = listener.local_addr() {
-            info!(%address, "the HTTP side listens");
-        }
-        connections::serve(listener, routes(site.clone()), stop.clone()).await;
-    };
-    tokio::join!(upkeep, serving);
+    let routes = routes(site.clone());
+    let state = &site.served.state;
+    let serving = doors.into_iter().map(|door| {
+        let (routes, state) = (routes.clone(), Arc::clone(state));
+        connections::serve(door, routes, state, reopen.clone(), stop.clone())
+    });
+    tokio::join!(upkeep, join_all(serving));
 }
 
 /// What the routes share.
 #[derive(Clone)]
 struct Site {
     served: Served,
+    door: Arc<Door>,
+    reached: Reached,
     process: Arc<Process>,
     /// A permit for each client that reads events.
     streams: Arc<Semaphore>,
     scrapes: Arc<Scrapes>,
+    budget: Budget,
     stop: CancellationToken,
+}
+
+/// Where the HTTP side is reached.
+#[derive(Debug, Clone, Serialize)]
+struct Reached {
+    listen: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+    tls: bool,
 }
 
 impl Site {
@@ -129,35 +148,57 @@ fn routes(site: Site) -> Router {
         .route("/api/v1/spill", get(spill::list).delete(spill::discard))
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here, see /\n"))
         .layer(from_fn_with_state(site.clone(), authorize))
+        .layer(from_fn(dress))
         .with_state(site)
 }
 
-/// What is served without a token, for probes and scrapers.
-const OPEN: &[&str] = &["/metrics", "/healthz", "/readyz"];
+/// Nothing from elsewhere, also should an error of a store ever hold markup that got through.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; \
+                      base-uri 'none'; form-action 'none'";
 
-/// Lets a request through if it carries the token, where one is wanted.
-async fn authorize(Extract(site): Extract<Site>, request: Request, next: Next) -> Response {
-    let Some(token) = &site.served.token else { return next.run(request).await };
-    let is_open = OPEN.contains(&request.uri().path());
-    if is_open || bearer(request.headers()).is_some_and(|sent| is_same(sent, token.expose())) {
-        return next.run(request).await;
+/// What every answer says: that it is for nobody else, and no other page's.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+];
+
+/// Notes that an answer is being made until it is taken, and puts the headers of all answers on it.
+async fn dress(request: Request, next: Next) -> Response {
+    let answering = request.extensions().get::<Seat>().map(Seat::begin);
+    let mut response = next.run(request).await;
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    let wanted = [(header::WWW_AUTHENTICATE, "Bearer realm=\"saltern\"")];
-    let message = "send `Authorization: Bearer TOKEN` with the token of http.token\n";
-    (StatusCode::UNAUTHORIZED, wanted, message).into_response()
+    response.map(|body| Body::new(Taken { body, _answering: answering }))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+/// A body that says when it is taken.
+struct Taken {
+    body: Body,
+    _answering: Option<Answering>,
 }
 
-/// Compares in a time that depends on the lengths alone, so that answers do not tell how much of a
-/// guess was right.
-fn is_same(sent: &[u8], token: &str) -> bool {
-    let differences = sent.iter().zip(token.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
-    sent.len() == token.len() && std::hint::black_box(differences) == 0
+impl HttpBody for Taken {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 async fn upkeep(site: &Site) {
@@ -169,11 +210,8 @@ async fn upkeep(site: &Site) {
     }
 }
 
-/// Nothing from elsewhere, also should an error of a store ever hold markup that got through.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
-
 async fn page(Extract(site): Extract<Site>) -> impl IntoResponse {
-    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page::page(&site.served.state.status())))
+    Html(page::page(&site.served.state.status()))
 }
 
 async fn metrics(Extract(site): Extract<Site>) -> Response {
@@ -208,34 +246,14 @@ async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready, see /api/v1/status\n{reasons}\n"))
 }
 
-async fn status(Extract(site): Extract<Site>) -> Json<Status> {
-    Json(site.served.state.status())
+/// What `/api/v1/status` says.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: Status,
+    http: Reached,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_token_is_the_token() {
-        let headers = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-            headers
-        };
-        for (value, expected) in [
-            ("Bearer hunter2", true),
-            ("bearer hunter2", true),
-            ("Bearer hunter", false),
-            ("Bearer hunter22", false),
-            ("Bearer ", false),
-            ("Basic hunter2", false),
-            ("hunter2", false),
-        ] {
-            let headers = headers(value);
-            let sent = bearer(&headers);
-            assert_eq!(sent.is_some_and(|sent| is_same(sent, "hunter2")), expected, "{value}");
-        }
-        assert_eq!(bearer(&HeaderMap::new()), None);
-    }
+async fn status(Extract(site): Extract<Site>) -> Json<Shown> {
+    Json(Shown { status: site.served.state.status(), http: site.reached })
 }

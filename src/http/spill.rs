@@ -1,13 +1,15 @@
 //! `GET /api/v1/spill`: what waits for each sink. `DELETE /api/v1/spill?sink=NAME&before=TIME`
 //! discards what waits for one and was read before a time.
 
-use axum::Json;
 use axum::extract::{Query, State as Extract};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::Site;
+use super::authorize::Asker;
 use crate::spill_desk::{Answer, Holding};
 
 /// A sink that is just being changed does not answer and is left out.
@@ -41,10 +43,9 @@ pub(super) struct Discarded {
     discarded: u64,
 }
 
-// A browser asks before it sends a DELETE for another site's page, and is told nothing, so that no
-// page can make its reader discard events.
 pub(super) async fn discard(
     Extract(site): Extract<Site>,
+    Extension(asker): Extension<Asker>,
     Query(asked): Query<Discard>,
 ) -> Result<Json<Discarded>, (StatusCode, String)> {
     let sink = &asked.sink;
@@ -53,8 +54,13 @@ pub(super) async fn discard(
     }
     let before = asked.time().map_err(|message| (StatusCode::BAD_REQUEST, message))?;
     match site.served.desks.ask(sink, Some(before)).await {
-        Some(Answer { discarded, .. }) => Ok(Json(Discarded { discarded })),
+        Some(Answer { discarded, .. }) => {
+            let before = &asked.before;
+            warn!(%asker, sink, before, discarded, "events of a sink were discarded by request");
+            Ok(Json(Discarded { discarded }))
+        }
         None => {
+            warn!(%asker, sink, "events were to be discarded, and the sink does not answer");
             let message = format!("the sink `{sink}` does not answer; try again\n");
             Err((StatusCode::SERVICE_UNAVAILABLE, message))
         }

@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, Rows, Statement, params};
 use serde::Serialize;
 
 use super::damage::Damage;
 use super::load::Load;
-use super::salt::LOAD;
+use super::salt::{LOAD, LOAD_LENGTH};
 use super::{Jobs, JobsError};
 use crate::job_return::Standing;
 use crate::{json, msgpack};
@@ -116,30 +116,177 @@ impl Summary {
     }
 
     /// Its members without braces, and some of its load.
-    fn write(&self, load: Option<Load<'_>>, out: &mut Vec<u8>) {
+    fn write(&self, load: Option<Load<'_>>, out: &mut Pieces<'_>) {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let inside = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}"));
-        out.extend_from_slice(inside.unwrap_or_default());
+        out.plain(inside.unwrap_or_default());
         for (name, key) in [("arguments", "arg"), ("target", "tgt"), ("target_type", "tgt_type")] {
-            out.extend(format!(",\"{name}\":").bytes());
-            write_json(load.and_then(|load| msgpack::find(load.bytes(), key)), out);
+            out.plain(format!(",\"{name}\":").as_bytes());
+            out.json(load.and_then(|load| msgpack::find(load.bytes(), key)));
         }
     }
+}
+
+/// An answer that is handed on piece by piece while it is written.
+struct Pieces<'a> {
+    buffer: Vec<u8>,
+    /// Takes a piece; `false` if nobody wants more.
+    take: &'a mut dyn FnMut(&[u8]) -> bool,
+    is_wanted: bool,
+}
+
+/// From how many bytes a piece is handed on.
+const PIECE: usize = 64 << 10;
+
+impl<'a> Pieces<'a> {
+    fn new(take: &'a mut dyn FnMut(&[u8]) -> bool) -> Self {
+        Pieces { buffer: Vec::new(), take, is_wanted: true }
+    }
+
+    fn plain(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.hand_on();
+        }
+    }
+
+    /// The JSON of a value. What JSON cannot hold is replaced, as in every other answer.
+    fn json(&mut self, value: Option<&[u8]>) {
+        let Some(value) = value.filter(|_| self.is_wanted) else { return self.plain(b"null") };
+        let Pieces { buffer, take, is_wanted } = self;
+        let mut take = |piece: &[u8]| *is_wanted = *is_wanted && take(piece);
+        json::write_in_pieces(value, buffer, &mut take);
+        self.plain(b"");
+    }
+
+    fn text(&mut self, text: Option<&str>) {
+        let Some(text) = text else { return self.plain(b"null") };
+        json::write_string(text.as_bytes(), &mut self.buffer);
+        self.plain(b"");
+    }
+
+    fn hand_on(&mut self) {
+        self.is_wanted = self.is_wanted && (self.take)(&self.buffer);
+        self.buffer.clear();
+    }
+}
+
+/// Collects pieces.
+fn whole(
+    write: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> Result<bool, JobsError>,
+) -> Result<Option<Vec<u8>>, JobsError> {
+    let mut all = Vec::new();
+    let is_there = write(&mut |piece| {
+        all.extend_from_slice(piece);
+        true
+    })?;
+    Ok(is_there.then_some(all))
 }
 
 impl Jobs {
     /// A page of jobs, the last published first: `{"jobs": [...], "next": CURSOR}`, where `next` is
     /// null on the last page.
     pub fn page(&self, selection: &Selection) -> Result<Vec<u8>, JobsError> {
-        let limit = selection.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1);
-        let page = self.read("list jobs", |db, damage| page(db, damage, selection, limit))?;
-        Ok(page.unwrap_or_else(|| b"{\"jobs\":[],\"next\":null}".to_vec()))
+        let page = whole(|take| self.write_page(selection, take).map(|()| true))?;
+        Ok(page.unwrap_or_default())
+    }
+
+    /// As [`Jobs::page`], handed on piece by piece for as long as `take` says `true`.
+    pub fn write_page(
+        &self,
+        selection: &Selection,
+        take: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), JobsError> {
+        let mut out = Pieces::new(take);
+        let page = self.read("list jobs", |db, damage| page(db, damage, selection, &mut out))?;
+        if page.is_none() {
+            out.plain(b"{\"jobs\":[],\"next\":null}");
+        }
+        out.hand_on();
+        Ok(())
+    }
+
+    /// The longest load on a page, in bytes: what has to be held at a time to write it.
+    pub fn longest_on_page(&self, selection: &Selection) -> Result<u64, JobsError> {
+        let longest = self.read("measure jobs", |db, _| {
+            let sql =
+                format!("SELECT max(length) FROM (SELECT {LOAD_LENGTH} AS length {SELECTED})");
+            first_number(&mut selection.rows(&mut *db.prepare_cached(&sql)?)?)
+        })?;
+        Ok(longest.flatten().unwrap_or_default())
     }
 
     /// A job with its load, the minions that it was meant for, those that are missing, and what each
     /// returned; `None` if there is no such job.
     pub fn job(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
-        Ok(self.read("look up a job", |db, damage| job(db, damage, jid))?.flatten())
+        whole(|take| self.write_job(jid, take))
+    }
+
+    /// As [`Jobs::job`], handed on piece by piece for as long as `take` says `true`; `false` if there is
+    /// no such job.
+    pub fn write_job(
+        &self,
+        jid: &str,
+        take: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<bool, JobsError> {
+        let mut out = Pieces::new(take);
+        let found = self.read("look up a job", |db, damage| job(db, damage, jid, &mut out))?;
+        out.hand_on();
+        Ok(found.unwrap_or(false))
+    }
+
+    /// The longest load of a job and its returns, in bytes: what has to be held at a time to write it.
+    pub fn longest_of_job(&self, jid: &str) -> Result<u64, JobsError> {
+        let longest = self.read("measure a job", |db, _| {
+            let sql = "SELECT max(length) FROM (
+                 SELECT length(load) AS length FROM jobs WHERE jid = ?1
+                 UNION ALL SELECT length(r.load) FROM jobs AS j JOIN returns AS r ON r.job = j.id
+                 WHERE j.jid = ?1)";
+            first_number(&mut db.prepare_cached(sql)?.query([jid])?)
+        })?;
+        Ok(longest.flatten().unwrap_or_default())
+    }
+}
+
+/// The number of the only row; `None` if it is NULL.
+fn first_number(rows: &mut Rows<'_>) -> rusqlite::Result<Option<u64>> {
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let number: Option<i64> = row.get(0)?;
+    Ok(number.and_then(|number| u64::try_from(number).ok()))
+}
+
+/// Which jobs a [`Selection`] takes, with its values as parameters.
+const SELECTED: &str = "FROM jobs
+     WHERE (?1 IS NULL OR fun GLOB ?1)
+       AND (?2 IS NULL OR EXISTS (SELECT 1 FROM minions AS m WHERE m.name = ?2 AND (
+             EXISTS (SELECT 1 FROM returns AS r WHERE r.job = jobs.id AND r.minion = m.id)
+             OR EXISTS (SELECT 1 FROM expected AS e WHERE e.job = jobs.id AND e.minion = m.id))))
+       AND (?3 IS NULL OR user = ?3)
+       AND (?4 IS NULL OR CASE ?4 WHEN 0 THEN failed = 0 AND missing = 0 AND returned > 0
+                                  WHEN 1 THEN failed > 0 ELSE missing > 0 END)
+       AND (?5 IS NULL OR jid >= ?5) AND (?6 IS NULL OR jid < ?6)
+       AND (?7 OR fun IS NOT 'saltutil.find_job')
+       AND (?8 IS NULL OR jid < ?8)
+     ORDER BY jid DESC LIMIT ?9";
+
+impl Selection {
+    fn limit(&self) -> u32 {
+        self.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1)
+    }
+
+    /// Asks for these jobs, and for one more, to know whether there is another page.
+    fn rows<'s>(&self, select: &'s mut Statement<'_>) -> rusqlite::Result<Rows<'s>> {
+        select.query(params![
+            self.function,
+            self.minion,
+            self.user,
+            self.outcome.map(Outcome::number),
+            self.since.map(jid_at),
+            self.until.map(jid_at),
+            self.find_job,
+            self.cursor,
+            i64::from(self.limit()) + 1
+        ])
     }
 }
 
@@ -147,68 +294,50 @@ fn page(
     db: &Connection,
     damage: &Damage,
     selection: &Selection,
-    limit: u32,
-) -> rusqlite::Result<Vec<u8>> {
-    let mut select = db.prepare_cached(&format!(
-        "SELECT {COLUMNS}, {LOAD} FROM jobs
-         WHERE (?1 IS NULL OR fun GLOB ?1)
-           AND (?2 IS NULL OR EXISTS (SELECT 1 FROM minions AS m WHERE m.name = ?2 AND (
-                 EXISTS (SELECT 1 FROM returns AS r WHERE r.job = jobs.id AND r.minion = m.id)
-                 OR EXISTS (SELECT 1 FROM expected AS e WHERE e.job = jobs.id AND e.minion = m.id))))
-           AND (?3 IS NULL OR user = ?3)
-           AND (?4 IS NULL OR CASE ?4 WHEN 0 THEN failed = 0 AND missing = 0 AND returned > 0
-                                      WHEN 1 THEN failed > 0 ELSE missing > 0 END)
-           AND (?5 IS NULL OR jid >= ?5) AND (?6 IS NULL OR jid < ?6)
-           AND (?7 OR fun IS NOT 'saltutil.find_job')
-           AND (?8 IS NULL OR jid < ?8)
-         ORDER BY jid DESC LIMIT ?9"
-    ))?;
-    let Selection { function, minion, user, outcome, since, until, find_job, cursor, .. } =
-        selection;
-    let mut rows = select.query(params![
-        function,
-        minion,
-        user,
-        outcome.map(Outcome::number),
-        since.map(jid_at),
-        until.map(jid_at),
-        find_job,
-        cursor,
-        // One more, to know whether there is another page.
-        i64::from(limit) + 1
-    ])?;
-    let mut out = b"{\"jobs\":[".to_vec();
+    out: &mut Pieces<'_>,
+) -> rusqlite::Result<()> {
+    let mut select = db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD} {SELECTED}"))?;
+    let mut rows = selection.rows(&mut select)?;
+    out.plain(b"{\"jobs\":[");
     let mut last: Option<String> = None;
     let mut has_more = false;
     for place in 0.. {
-        let Some(row) = rows.next()? else { break };
-        if place == limit {
+        let Some(row) = rows.next()?.filter(|_| out.is_wanted) else { break };
+        if place == selection.limit() {
             has_more = true;
             break;
         }
         let Some(summary) = Summary::of(row, damage) else { continue };
-        out.extend_from_slice(if last.is_none() { b"{" } else { b",{" });
-        summary.write(damage.load(row, 10), &mut out);
-        out.push(b'}');
+        out.plain(if last.is_none() { b"{" } else { b",{" });
+        summary.write(damage.load(row, 10), out);
+        out.plain(b"}");
         last = Some(summary.jid);
     }
-    out.extend_from_slice(b"],\"next\":");
-    write_text(last.filter(|_| has_more).as_deref(), &mut out);
-    out.push(b'}');
-    Ok(out)
+    out.plain(b"],\"next\":");
+    out.text(last.filter(|_| has_more).as_deref());
+    out.plain(b"}");
+    Ok(())
 }
 
-fn job(db: &Connection, damage: &Damage, jid: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+/// Writes a job, if there is one.
+fn job(
+    db: &Connection,
+    damage: &Damage,
+    jid: &str,
+    out: &mut Pieces<'_>,
+) -> rusqlite::Result<bool> {
     let mut select =
         db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD}, id FROM jobs WHERE jid = ?"))?;
     let mut rows = select.query([jid])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let Some(summary) = Summary::of(row, damage) else { return Ok(None) };
+    let Some(row) = rows.next()? else { return Ok(false) };
+    let Some(summary) = Summary::of(row, damage) else { return Ok(false) };
     let (load, id) = (damage.load(row, 10), row.get::<_, i64>(11)?);
-    let mut out = b"{".to_vec();
-    summary.write(load, &mut out);
-    out.extend_from_slice(b",\"load\":");
-    write_json(load.map(Load::bytes), &mut out);
+    out.plain(b"{");
+    summary.write(load, out);
+    out.plain(b",\"load\":");
+    out.json(load.map(Load::bytes));
+    // The row holds its load until it is given back.
+    drop(rows);
     for (name, condition) in [
         ("minions", ""),
         (
@@ -221,61 +350,52 @@ fn job(db: &Connection, damage: &Damage, jid: &str) -> rusqlite::Result<Option<V
              WHERE e.job = ? {condition} ORDER BY m.name"
         ))?;
         let mut rows = names.query([id])?;
-        let mut names = Vec::new();
-        while let Some(row) = rows.next()? {
-            names.extend(damage.text(row, 0).map(str::to_owned));
+        out.plain(format!(",\"{name}\":[").as_bytes());
+        let mut is_first = true;
+        while let Some(row) = rows.next()?.filter(|_| out.is_wanted) {
+            let Some(name) = damage.text(row, 0) else { continue };
+            out.plain(if std::mem::take(&mut is_first) { b"" } else { b"," });
+            out.text(Some(name));
         }
-        out.extend(format!(",\"{name}\":{}", serde_json::json!(names)).bytes());
+        out.plain(b"]");
     }
-    out.extend_from_slice(b",\"returns\":{");
+    out.plain(b",\"returns\":{");
+    // Sorted without the loads, which would all be held together.
     let mut returns = db.prepare_cached(
-        "SELECT m.name, r.received, r.outcome, r.load, r.standing, r.conflict, r.tag FROM returns AS r
+        "SELECT m.name, r.rowid FROM returns AS r
          JOIN minions AS m ON m.id = r.minion WHERE r.job = ? ORDER BY m.name",
+    )?;
+    let mut one = db.prepare_cached(
+        "SELECT received, outcome, load, standing, conflict, tag FROM returns WHERE rowid = ?",
     )?;
     let mut rows = returns.query([id])?;
     let mut is_first = true;
-    while let Some(row) = rows.next()? {
+    while let Some(row) = rows.next()?.filter(|_| out.is_wanted) {
         let Some(minion) = damage.text(row, 0) else { continue };
-        if !std::mem::take(&mut is_first) {
-            out.push(b',');
-        }
-        write_text(Some(minion), &mut out);
-        let ok: Option<bool> = row.get(2).unwrap_or_default();
+        let mut found = one.query([row.get::<_, i64>(1)?])?;
+        let Some(ret) = found.next()? else { continue };
+        out.plain(if std::mem::take(&mut is_first) { b"" } else { b"," });
+        out.text(Some(minion));
+        let ok: Option<bool> = ret.get(1).unwrap_or_default();
         let head = serde_json::json!({
-            "received": timestamp(damage.number(row, 1)),
+            "received": timestamp(damage.number(ret, 0)),
             "ok": ok,
-            "vouched_by": Standing::of_number(damage.number(row, 4)).name(),
-            "conflict": damage.number(row, 5) != 0,
-            "contradicting_tag": damage.text(row, 6),
+            "vouched_by": Standing::of_number(damage.number(ret, 3)).name(),
+            "conflict": damage.number(ret, 4) != 0,
+            "contradicting_tag": damage.text(ret, 5),
         });
-        out.push(b':');
-        out.extend(head.to_string().trim_end_matches('}').bytes());
+        out.plain(b":");
+        out.plain(head.to_string().trim_end_matches('}').as_bytes());
         // That it has returned is known, even where what it returned is damaged.
-        let load = damage.load(row, 3);
+        let load = damage.load(ret, 2);
         for key in ["retcode", "success", "return"] {
-            out.extend(format!(",\"{key}\":").bytes());
-            let value = load.and_then(|load| msgpack::find(load.bytes(), key));
-            write_json(value, &mut out);
+            out.plain(format!(",\"{key}\":").as_bytes());
+            out.json(load.and_then(|load| msgpack::find(load.bytes(), key)));
         }
-        out.push(b'}');
+        out.plain(b"}");
     }
-    out.extend_from_slice(b"}}");
-    Ok(Some(out))
-}
-
-fn write_json(value: Option<&[u8]>, out: &mut Vec<u8>) {
-    match value {
-        // What JSON cannot hold is replaced, as in every other answer.
-        Some(value) => drop(json::write(value, out)),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-fn write_text(text: Option<&str>, out: &mut Vec<u8>) {
-    match text {
-        Some(text) => drop(json::write_string(text.as_bytes(), out)),
-        None => out.extend_from_slice(b"null"),
-    }
+    out.plain(b"}}");
+    Ok(true)
 }
 
 fn timestamp(micros: i64) -> String {

@@ -14,9 +14,14 @@ use crate::msgpack::{self, Item, MapWriter};
 /// What the event of a new job says besides what was published.
 const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
 
-/// A job whose load is not known is described by a return of it, as Salt's master does it.
-pub(super) const LOAD: &str =
-    "coalesce(jobs.load, (SELECT load FROM returns WHERE job = jobs.id ORDER BY rowid LIMIT 1))";
+/// A job whose load is not known is described by a return of it, as Salt's master does it. The loads
+/// themselves are not sorted, which would copy all of them.
+pub(super) const LOAD: &str = "coalesce(jobs.load, (SELECT load FROM returns WHERE rowid = \
+     (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
+
+/// Its length, which SQLite tells without reading it.
+pub(super) const LOAD_LENGTH: &str = "coalesce(length(jobs.load), (SELECT length(load) FROM returns \
+     WHERE rowid = (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
 
 /// The function by which Salt looks whether a job still runs; as many as there are jobs.
 const FIND_JOB: &str = "saltutil.find_job";

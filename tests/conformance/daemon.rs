@@ -114,7 +114,14 @@ impl Daemon {
 
     /// What it answers: head and body.
     pub(crate) fn get(&mut self, path: &str) -> String {
-        self.get_with(path, "")
+        let token = self.made_token().unwrap_or_default();
+        self.get_with(path, &token)
+    }
+
+    /// The token that it has made, where none is configured.
+    pub(crate) fn made_token(&self) -> Option<String> {
+        let file = self.log.with_file_name("state").join("http-token");
+        std::fs::read_to_string(file).ok().map(|token| token.trim().to_owned())
     }
 
     /// As `get`, with this token.

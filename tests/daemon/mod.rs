@@ -123,7 +123,12 @@ impl Daemon {
         let line = log.lines().rfind(|line| line.contains("the HTTP side listens")).unwrap();
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let mut stream = TcpStream::connect(line["address"].as_str().unwrap()).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let token = fs::read_to_string(self.path("state/http-token")).unwrap_or_default();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Authorization: Bearer {}\r\n\r\n",
+            token.trim()
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();

@@ -160,6 +160,8 @@ impl Drop for Bus {
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
+    /// The file of the token that it made, if it made one.
+    token: PathBuf,
     pub(crate) address: String,
     pub(crate) log: Arc<Mutex<String>>,
 }
@@ -200,7 +202,8 @@ impl Daemon {
             }
             pause(Duration::from_millis(5));
         }
-        Daemon { child, address, log }
+        let token = config.with_file_name("state").join("http-token");
+        Daemon { child, token, address, log }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -210,7 +213,12 @@ impl Daemon {
     pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: saltern\r\nConnection: close\r\n\r\n");
+        let token = std::fs::read_to_string(&self.token).unwrap_or_default();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Authorization: Bearer {}\r\n\r\n",
+            token.trim()
+        );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

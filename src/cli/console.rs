@@ -1,0 +1,78 @@
+//! `saltern console`: the URL of the daemon's page, with the token that a browser needs once.
+
+use std::io;
+use std::net::SocketAddr;
+
+use axum::http::Method;
+use serde::Deserialize;
+
+use super::daemon::{Daemon, general_of, reachable};
+use super::{Failure, Target, print, runtime};
+use crate::http::token;
+use crate::units::Secret;
+
+/// What the daemon says of itself.
+#[derive(Deserialize)]
+struct Status {
+    http: Reached,
+}
+
+#[derive(Deserialize)]
+struct Reached {
+    listen: Option<SocketAddr>,
+    tls: bool,
+}
+
+pub(super) fn console(target: &Target) -> Result<(), Failure> {
+    let general = general_of(target, false)?;
+    let configured = Reached { listen: general.http.listen, tls: general.http.tls.is_some() };
+    // The daemon knows best where it listens: the configuration may have changed since.
+    let reached = match Daemon::running(target) {
+        Ok(Some(daemon)) => runtime()?.block_on(ask(&daemon)).unwrap_or(configured),
+        Ok(None) => {
+            eprintln!("no daemon seems to run; this is the URL once one does");
+            configured
+        }
+        Err(_) => configured,
+    };
+    let Some(listen) = reached.listen else {
+        return Err(Failure::Usage(
+            "http.listen is null, so there is no page for a browser; set http.listen, for instance \
+             to 127.0.0.1:4507, and restart the daemon"
+                .to_owned(),
+        ));
+    };
+    let token = match &general.http.token {
+        Some(token) => token.clone(),
+        None => made(&general.state_dir)?,
+    };
+    let scheme = if reached.tls { "https" } else { "http" };
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let query = query.append_pair("token", token.expose()).finish();
+    print(&format!("{scheme}://{}/?{query}\n", reachable(listen)))
+}
+
+async fn ask(daemon: &Daemon) -> Option<Reached> {
+    let answer = daemon.ask(Method::GET, &["status"], &[]).await.ok()?;
+    let status: Status = serde_json::from_slice(&answer.bytes().await.ok()?).ok()?;
+    Some(status.http)
+}
+
+/// The token that the daemon made.
+fn made(state_dir: &std::path::Path) -> Result<Secret, Failure> {
+    let file = token::file_of(state_dir);
+    token::read(&file).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "a daemon makes it at its first start; has it run, and is this its state_dir \
+                 (--config, --state-dir)?"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "run this as root or as the daemon's user; who may only read gets a page with \
+                 http.read_token of the configuration"
+            }
+            _ => "restart the daemon, which then makes a new one",
+        };
+        Failure::Running(format!("cannot read the token in {}: {error}; {advice}", file.display()))
+    })
+}

@@ -1,0 +1,300 @@
+//! The two doors of the HTTP side: an address, and a unix socket.
+//!
+//! The socket's file is looked for while the daemon runs, and made anew where it was removed or
+//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again; one
+//! that was configured must be there at the start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::ServerConfig;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info, warn};
+
+use super::place::Place;
+use super::settings::{Http, HttpSocket, HttpTls};
+use super::token;
+use crate::sink::{blocking, chain};
+use crate::socket_file::{Access, SocketFile};
+use crate::state::State;
+use crate::tls::{TlsError, server};
+use crate::units::Secret;
+
+/// Why the HTTP side cannot start.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// The address cannot be had.
+    #[error("cannot listen on {listen} (http.listen)")]
+    Address {
+        /// Which.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The unix socket cannot be made.
+    #[error("cannot listen on {} (http.socket)", path.display())]
+    Socket {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// There is no certificate to show.
+    #[error(
+        "cannot serve TLS with http.tls, whose `cert` and `key` are files of PEM that the daemon's \
+             user can read"
+    )]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The certificate, as it was last read.
+pub(super) struct Tls {
+    files: HttpTls,
+    current: Mutex<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    fn read(files: &HttpTls) -> Result<Arc<ServerConfig>, TlsError> {
+        server(&files.cert, &files.key).map(Arc::new)
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current).into()
+    }
+
+    fn reload(&self) {
+        match Tls::read(&self.files) {
+            Ok(new) => *self.current.lock().unwrap_or_else(PoisonError::into_inner) = new,
+            Err(error) => {
+                let error = chain(&error);
+                error!(error, "the certificate of http.tls cannot be read, the old one goes on");
+            }
+        }
+    }
+}
+
+/// A door that is open.
+pub(super) enum Listening {
+    Address { listener: TcpListener, tls: Option<Tls>, token: Option<TokenFile> },
+    Socket(Socket),
+}
+
+/// A new connection.
+pub(super) enum Accepted {
+    User { stream: UnixStream, uid: u32 },
+    Address { stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor> },
+}
+
+impl Listening {
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Listening::Address { listener, tls, .. } => {
+                let (stream, address) = listener.accept().await?;
+                let tls = tls.as_ref().map(Tls::acceptor);
+                Ok(Accepted::Address { stream, address, tls })
+            }
+            Listening::Socket(Socket { bound: Some((listener, _)), .. }) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                Ok(Accepted::User { stream, uid })
+            }
+            Listening::Socket(_) => std::future::pending().await,
+        }
+    }
+
+    /// Puts back what was removed.
+    pub(super) fn look(&mut self, state: &State) {
+        match self {
+            Listening::Address { token, .. } => {
+                if let Some(token) = token {
+                    blocking(|| token.look());
+                }
+            }
+            Listening::Socket(socket) => blocking(|| socket.look(state)),
+        }
+    }
+
+    /// Reads files again.
+    pub(super) fn reload(&mut self) {
+        if let Listening::Address { tls: Some(tls), .. } = self {
+            blocking(|| tls.reload());
+        }
+    }
+
+    pub(super) fn close(self) {
+        if let Listening::Socket(Socket { bound: Some((_, file)), .. }) = self {
+            blocking(|| file.remove());
+        }
+    }
+}
+
+/// A token that was made and is in a file.
+pub(super) struct TokenFile {
+    file: PathBuf,
+    token: Secret,
+}
+
+impl TokenFile {
+    /// A file that was removed, with its directory or alone, is written again.
+    fn look(&self) {
+        let gone = self.file.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        if gone && let Err(error) = token::keep(&self.file, &self.token) {
+            let file = self.file.display();
+            warn!(%file, %error, "the token's file was removed and cannot be written");
+        }
+    }
+}
+
+/// The unix socket.
+pub(super) struct Socket {
+    place: Place,
+    access: Access,
+    bound: Option<(UnixListener, SocketFile)>,
+}
+
+impl Socket {
+    fn open(settings: &HttpSocket, state_dir: &Path) -> Result<Self, BindError> {
+        let place = Place::of(settings, state_dir);
+        let access = Access { mode: settings.mode.0, group: settings.group.clone() };
+        let mut socket = Socket { place, access, bound: None };
+        match socket.bind() {
+            Err(cause) if matches!(socket.place, Place::Configured(_)) => {
+                Err(BindError::Socket { path: socket.path().to_owned(), cause })
+            }
+            // The first look tries again, and says so.
+            Err(_) => Ok(socket),
+            Ok(()) => {
+                let path = socket.path().display();
+                match socket.place {
+                    Place::Short(_) => info!(
+                        socket = %path,
+                        "commands reach the daemon here, since the path of a socket in state_dir would \
+                         be longer than a socket can have"
+                    ),
+                    _ => info!(socket = %path, "commands reach the daemon here"),
+                }
+                Ok(socket)
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    fn bind(&mut self) -> io::Result<()> {
+        self.place.prepare()?;
+        let (listener, file) = SocketFile::make(self.path(), &self.access)?;
+        listener.set_nonblocking(true)?;
+        self.bound = Some((UnixListener::from_std(listener)?, file));
+        Ok(())
+    }
+
+    /// Listens anew where the file was removed or replaced. Clients that are connected stay.
+    fn look(&mut self, state: &State) {
+        if self.bound.as_ref().is_some_and(|(_, file)| file.is_in_place()) {
+            return;
+        }
+        match self.bind() {
+            Ok(()) => {
+                self.trouble(None, state);
+                info!(socket = %self.path().display(), "the unix socket is made anew");
+            }
+            Err(error) => self.trouble(Some(&error), state),
+        }
+    }
+
+    fn trouble(&self, error: Option<&io::Error>, state: &State) {
+        const TROUBLE: &str = "the unix socket for commands cannot be made";
+        let reason = error.map(|error| format!("{}: {error}", self.path().display()));
+        if state.set_trouble(TROUBLE, reason.clone())
+            && let Some(reason) = reason
+        {
+            error!(error = reason, "{TROUBLE} (http.socket)");
+        }
+    }
+}
+
+/// What is bound before anything is started.
+pub struct Bound {
+    listener: TcpListener,
+    tls: Option<Tls>,
+}
+
+impl Bound {
+    /// A listener of one's own, without TLS.
+    pub fn of(listener: TcpListener) -> Self {
+        Bound { listener, tls: None }
+    }
+}
+
+/// Binds the configured address and reads the certificate; `None` if there is no address.
+pub async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
+    let Some(listen) = http.listen else { return Ok(None) };
+    let tls = http.tls.as_ref().map(|files| match Tls::read(files) {
+        Ok(config) => Ok(Tls { files: files.clone(), current: Mutex::new(config) }),
+        Err(error) => Err(BindError::Tls(Box::new(error))),
+    });
+    let tls = tls.transpose()?;
+    let bound = TcpListener::bind(listen).await;
+    let listener = bound.map_err(|cause| BindError::Address { listen, cause })?;
+    if !listen.ip().is_loopback() && tls.is_none() {
+        warn!(
+            %listen,
+            "http.listen is not loopback and there is no http.tls: tokens and events go over the \
+             network in clear"
+        );
+    }
+    Ok(Some(Bound { listener, tls }))
+}
+
+/// Both doors, open.
+pub struct Doors {
+    pub(super) doors: Vec<Listening>,
+    pub(super) token: Option<Secret>,
+    /// Where the address is.
+    pub(super) listen: Option<SocketAddr>,
+    /// Where the socket is.
+    pub(super) socket: Option<PathBuf>,
+}
+
+/// Opens what is left: the unix socket, and the token's file. Both may be in `state_dir`, which has
+/// been taken.
+pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors, BindError> {
+    let mut doors =
+        Doors { doors: Vec::new(), token: http.token.clone(), listen: None, socket: None };
+    if let Some(Bound { listener, tls }) = bound {
+        let mut file = None;
+        if doors.token.is_none() {
+            match token::take(state_dir) {
+                Ok(token) => {
+                    doors.token = Some(token.clone());
+                    file = Some(TokenFile { file: token::file_of(state_dir), token });
+                }
+                Err(error) => error!(
+                    error = chain(&error),
+                    "there is no token, so over TCP nothing but /metrics, /healthz and /readyz is \
+                     served; set http.token, or see to the file and restart"
+                ),
+            }
+        }
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, tls = tls.is_some(), "the HTTP side listens");
+            doors.listen = Some(address);
+        }
+        doors.doors.push(Listening::Address { listener, tls, token: file });
+    }
+    if let Some(settings) = &http.socket {
+        let socket = blocking(|| Socket::open(settings, state_dir))?;
+        doors.socket = Some(socket.path().to_owned());
+        doors.doors.push(Listening::Socket(socket));
+    }
+    Ok(doors)
+}

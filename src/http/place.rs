@@ -1,0 +1,147 @@
+//! Where the unix socket of the HTTP side is: the daemon and the commands go by the same rule.
+//!
+//! The path of a socket has at most 107 bytes, so a `state_dir` with a long path cannot have it. It is
+//! then in the user's runtime directory, or in a directory of its own under `/tmp` whose name is made
+//! of the `state_dir`'s. Anybody could have made that one, so both sides look whose it is.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::settings::HttpSocket;
+use crate::socket_file::fits;
+
+/// The runtime directory of the systemd unit.
+pub(crate) const SYSTEM: &str = "/run/saltern/http.sock";
+
+/// Where a daemon has its socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As configured.
+    Configured(PathBuf),
+    /// In the runtime directory or in `state_dir`.
+    Usual(PathBuf),
+    /// Elsewhere, because the path of `state_dir` is too long.
+    Short(PathBuf),
+}
+
+impl Place {
+    /// That of a daemon with this configuration and this environment.
+    pub(crate) fn of(socket: &HttpSocket, state_dir: &Path) -> Self {
+        let of_unit = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
+        // systemd lists all runtime directories of the unit.
+        let of_unit = of_unit.split(':').next().filter(|path| !path.is_empty());
+        Place::among(socket, state_dir, of_unit.map(Path::new), of_user().as_deref())
+    }
+
+    fn among(
+        socket: &HttpSocket,
+        state_dir: &Path,
+        of_unit: Option<&Path>,
+        of_user: Option<&Path>,
+    ) -> Self {
+        if let Some(path) = &socket.path {
+            return Place::Configured(path.clone());
+        }
+        let usual = [of_unit, Some(state_dir)].into_iter().flatten().map(|dir| dir.join(NAME));
+        match usual.into_iter().find(|path| fits(path).is_ok()) {
+            Some(path) => Place::Usual(path),
+            None => Place::Short(shortened(state_dir, of_user)),
+        }
+    }
+
+    /// The path of the socket.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Place::Configured(path) | Place::Usual(path) | Place::Short(path) => path,
+        }
+    }
+
+    /// Sees to it that the directory is there, where it is one of our own.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        let Place::Short(path) = self else { return Ok(()) };
+        let Some(directory) = path.parent() else { return Ok(()) };
+        match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        let found = directory.symlink_metadata()?;
+        let own = rustix::process::geteuid().as_raw();
+        if found.is_dir() && found.uid() == own && found.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is not ours alone; remove it, or name a path of 107 bytes or less as \
+             http.socket.path",
+            directory.display()
+        );
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+    }
+}
+
+const NAME: &str = "http.sock";
+
+/// Where the socket of a daemon with this `state_dir` may be, whatever its environment.
+pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
+    let inside = state_dir.join(NAME);
+    if fits(&inside).is_ok() {
+        return vec![inside];
+    }
+    let mut all = vec![shortened(state_dir, None)];
+    let of_user = of_user();
+    all.extend(of_user.is_some().then(|| shortened(state_dir, of_user.as_deref())));
+    all
+}
+
+fn of_user() -> Option<PathBuf> {
+    std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// The same for the same directory, and most likely no other's.
+fn shortened(state_dir: &Path, of_user: Option<&Path>) -> PathBuf {
+    let whole = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    let key = xxh3_64(whole.as_os_str().as_encoded_bytes());
+    let of = |base: &Path| base.join(format!("saltern-{key:016x}")).join(NAME);
+    let of_user = of_user.map(of).filter(|path| fits(path).is_ok());
+    of_user.unwrap_or_else(|| of(Path::new("/tmp")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtime_directory_comes_first_and_a_long_path_is_shortened() {
+        let of = |state_dir: &str, unit: Option<&str>, user: Option<&str>| {
+            let socket = HttpSocket::default();
+            Place::among(&socket, Path::new(state_dir), unit.map(Path::new), user.map(Path::new))
+        };
+        assert_eq!(of("/s", None, Some("/u")), Place::Usual("/s/http.sock".into()));
+        assert_eq!(of("/s", Some("/r"), None), Place::Usual("/r/http.sock".into()));
+        let long = format!("/{}", "x".repeat(100));
+        let Place::Short(short) = of(&long, None, None) else { panic!() };
+        assert!(short.starts_with("/tmp") && fits(&short).is_ok());
+        assert!(usual_of(Path::new(&long)).contains(&short));
+        let Place::Short(of_user) = of(&long, None, Some("/u")) else { panic!() };
+        assert!(of_user.starts_with("/u"));
+        assert_ne!(of(&format!("{long}y"), None, None), Place::Short(short));
+        let named = HttpSocket { path: Some("/x".into()), ..HttpSocket::default() };
+        let place = Place::among(&named, Path::new("/s"), Some(Path::new("/r")), None);
+        assert_eq!(place, Place::Configured("/x".into()));
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("saltern-x");
+        let place = Place::Short(directory.join(NAME));
+        place.prepare().unwrap();
+        assert_eq!(directory.metadata().unwrap().mode() & 0o777, 0o700);
+        place.prepare().unwrap();
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(place.prepare().unwrap_err().to_string().contains("http.socket.path"));
+    }
+}

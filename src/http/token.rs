@@ -1,0 +1,122 @@
+//! The token that is made at the first start, where none is configured.
+//!
+//! It is in a file of `state_dir` that its owner alone can read. A file that others could read, that is
+//! empty or no token is put aside for a new one, and not refused: the token in it is worth nothing any
+//! more, a new one costs a browser one more `saltern console`, and a daemon that does not start costs
+//! events.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use thiserror::Error;
+
+use crate::state_file;
+use crate::units::Secret;
+
+/// Bytes from the operating system's generator.
+const RANDOM: usize = 32;
+
+/// The file of a daemon with this `state_dir`.
+pub(crate) fn file_of(state_dir: &Path) -> PathBuf {
+    state_dir.join("http-token")
+}
+
+/// Why there is no token.
+#[derive(Debug, Error)]
+#[error("cannot keep a token in {}", file.display())]
+pub(crate) struct TokenError {
+    file: PathBuf,
+    #[source]
+    cause: io::Error,
+}
+
+/// The token in the file, which is made if it is not there or of no use.
+pub(super) fn take(state_dir: &Path) -> Result<Secret, TokenError> {
+    let file = file_of(state_dir);
+    let failed = |cause| TokenError { file: file.clone(), cause };
+    let why = match state_file::open(&file).and_then(|opened| read_from(&opened)) {
+        Ok(Ok(token)) => return Ok(token),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Ok(Err(why)) => Some(why.to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(why) = why {
+        state_file::put_aside(&file, &why).map_err(failed)?;
+    }
+    let mut random = [0; RANDOM];
+    let got = getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| failed(e.into()))?;
+    if got < RANDOM {
+        return Err(failed(io::Error::other("the system gave too few random bytes")));
+    }
+    let mut text = String::new();
+    for byte in random {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    let token = Secret::new(text);
+    keep(&file, &token).map_err(failed)?;
+    Ok(token)
+}
+
+/// Writes the token into a new file.
+pub(super) fn keep(file: &Path, token: &Secret) -> io::Result<()> {
+    state_file::create(file)?.write_all(format!("{}\n", token.expose()).as_bytes())
+}
+
+/// The token in the file, for who may read it.
+pub(crate) fn read(file: &Path) -> io::Result<Secret> {
+    let opened = File::open(file)?;
+    read_from(&opened)?.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
+}
+
+/// The token in an open file, or why it is none.
+fn read_from(mut file: &File) -> io::Result<Result<Secret, &'static str>> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(Err("it is no regular file"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Ok(Err("others than its owner may open it"));
+    }
+    let mut text = String::new();
+    Read::by_ref(&mut file).take(4096).read_to_string(&mut text)?;
+    let token = text.trim();
+    // Who wants a token of another form sets http.token.
+    if token.len() < 2 * RANDOM || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(Err("it holds no token"));
+    }
+    Ok(Ok(Secret::new(token.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_token_stays_and_one_that_was_open_to_others_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file_of(folder.path());
+        let first = take(folder.path()).unwrap();
+        assert_eq!(first.expose().len(), 64);
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(take(folder.path()).unwrap(), first);
+        assert_eq!(read(&file).unwrap(), first);
+
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        let second = take(folder.path()).unwrap();
+        assert_ne!(second, first);
+        std::fs::write(&file, "").unwrap();
+        let third = take(folder.path()).unwrap();
+        assert_ne!(third, second);
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+        assert_ne!(take(folder.path()).unwrap(), third);
+        assert!(file.symlink_metadata().unwrap().is_file());
+    }
+}
