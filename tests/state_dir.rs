@@ -251,5 +251,7 @@ fn a_state_dir_that_another_daemon_has_taken_ends_this_one() {
         daemon.log.lock().unwrap().contains("another saltern uses this state_dir")
     });
     assert!(!daemon.terminate().0.success());
-    assert!(!place.state_dir().join("dead-letters.db").exists(), "it has left the other's alone");
+    for name in ["dead-letters.db", "http-token", "http.sock"] {
+        assert!(!place.state_dir().join(name).exists(), "{name}: it is the other's directory");
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -91,9 +92,11 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         state_dir: general.state_dir.clone(),
     };
     let closing = CancellationToken::new();
+    let (looks, looked) = watch::channel(());
     let serving = {
-        let (settings, reopen, closing) = (general.http.clone(), reopen.clone(), closing.clone());
-        async move { http::serve(&settings, doors, served, &reopen, closing).await }
+        let (settings, closing) = (general.http.clone(), closing.clone());
+        let told = http::Told { reopen: reopen.clone(), look: looked };
+        async move { http::serve(&settings, doors, served, told, closing).await }
     };
     let http = tokio::spawn(serving);
     let beside = beside(&pipeline);
@@ -114,7 +117,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
                 outcome = pipeline.ended() => return outcome,
                 () = shutdown.stop.cancelled() => break,
                 () = &mut beside => break,
-                () = state_dir_changes(&mut state_dir, &state) => {
+                () = state_dir_changes(&mut state_dir, &state, &looks) => {
                     pipeline.renew().await;
                     continue;
                 }
@@ -209,7 +212,7 @@ pub(super) fn take(state_dir: &Path) -> Result<StateDir, Failure> {
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits until the state directory was removed or replaced, and has been taken anew.
-async fn state_dir_changes(state_dir: &mut StateDir, state: &State) {
+async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watch::Sender<()>) {
     const TROUBLE: &str = "state_dir is gone and cannot be made anew";
     loop {
         sleep(LOOK).await;
@@ -219,6 +222,9 @@ async fn state_dir_changes(state_dir: &mut StateDir, state: &State) {
             && let Some(reason) = &trouble
         {
             error!(error = reason, "{TROUBLE}");
+        }
+        if taken.is_ok() {
+            looks.send_replace(());
         }
         if taken.is_ok_and(|is_new| is_new) {
             error!("state_dir was removed or replaced while in use, and is begun anew");

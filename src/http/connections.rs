@@ -18,12 +18,12 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, interval, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::Told;
 use super::authorize::Peer;
 use super::listen::{Accepted, Listening};
 use super::seats::{Seat, Seats};
@@ -51,31 +51,30 @@ const BUFFER: usize = 64 << 10;
 /// How long answers under way may take once the daemon stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// How long to wait after an accept failed, as it does when file descriptors run out, and for a place.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+/// How long to wait for a place.
+const PLACE_AGAIN: Duration = Duration::from_millis(50);
 
-/// How often to look whether the door is where it was.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long to wait after an accept failed, as it does when file descriptors run out.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// Accepts and serves until `stop` is cancelled.
 pub(super) async fn serve(
     mut door: Listening,
     routes: Router,
     state: Arc<State>,
-    mut reopen: watch::Receiver<u64>,
+    mut told: Told,
     stop: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
     let mut seats = Seats::new(PLACES);
-    let mut looks = interval(LOOK);
     loop {
         let has_room = seats.have_room(Instant::now());
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            _ = looks.tick() => door.look(&state),
-            Ok(()) = reopen.changed() => door.reload(),
-            () = sleep(ACCEPT_AGAIN), if !has_room => {}
+            Ok(()) = told.look.changed() => door.look(&state),
+            Ok(()) = told.reopen.changed() => door.reload(),
+            () = sleep(PLACE_AGAIN), if !has_room => {}
             accepted = door.accept(), if has_room => match accepted {
                 Ok(accepted) => {
                     let seat = seats.take(Instant::now());

@@ -77,14 +77,17 @@ pub struct Served {
     pub state_dir: PathBuf,
 }
 
-/// Serves until `stop` is cancelled. Files are read again whenever `reopen` changes.
-pub async fn serve(
-    http: &Http,
-    doors: Doors,
-    served: Served,
-    reopen: &watch::Receiver<u64>,
-    stop: CancellationToken,
-) {
+/// What the HTTP side is told while it serves.
+#[derive(Clone)]
+pub struct Told {
+    /// To read files again, when it changes.
+    pub reopen: watch::Receiver<u64>,
+    /// To put back what was removed, when it changes: `state_dir` is known to be this daemon's.
+    pub look: watch::Receiver<()>,
+}
+
+/// Serves until `stop` is cancelled.
+pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: CancellationToken) {
     let Doors { doors, token, listen, socket } = doors;
     let site = Site {
         door: Arc::new(Door::new(http, &served.state_dir, token, listen)),
@@ -101,7 +104,7 @@ pub async fn serve(
     let state = &site.served.state;
     let serving = doors.into_iter().map(|door| {
         let (routes, state) = (routes.clone(), Arc::clone(state));
-        connections::serve(door, routes, state, reopen.clone(), stop.clone())
+        connections::serve(door, routes, state, told.clone(), stop.clone())
     });
     tokio::join!(upkeep, join_all(serving));
 }

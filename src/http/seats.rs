@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// can be had by others.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a request may be on its way before its connection counts as one that asks nothing.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
+
 /// The place of one connection; a clone is the same one.
 #[derive(Clone)]
 pub(super) struct Seat {
@@ -88,7 +91,10 @@ impl Seat {
         let (known, since) = (sitting.is_known, sitting.since);
         let is_over = |since: Instant| now.saturating_duration_since(since) >= PATIENCE;
         match sitting.blocked {
-            _ if !sitting.has_asked => Some((0, known, since)),
+            _ if !sitting.has_asked => {
+                let is_late = now.saturating_duration_since(since) >= ON_ITS_WAY;
+                is_late.then_some((0, known, since))
+            }
             Some(blocked) if is_over(blocked) => Some((2, known, blocked)),
             Some(_) => None,
             None if sitting.answers == 0 => Some((1, known, since)),
