@@ -625,6 +625,24 @@ mod tests {
         letters.keep(sink, &refused.collect::<Vec<_>>()).unwrap()
     }
 
+    #[test]
+    fn who_vouches_for_a_letter_is_kept_and_a_file_of_version_1_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::open(folder.path(), 1 << 20).unwrap();
+        keep(&letters, "db", "a", 10, 1);
+        drop(letters);
+        let db = Connection::open(folder.path().join(FILE)).unwrap();
+        let older = "ALTER TABLE dead_letters DROP COLUMN authority; PRAGMA user_version = 1";
+        db.execute_batch(older).unwrap();
+        drop(db);
+        let letters = DeadLetters::open(folder.path(), 1 << 20).unwrap();
+        keep(&letters, "db", "b", 10, 1);
+        letters.mark_for_replay(&Selection::default()).unwrap();
+        let replays = letters.next_replays("db", 0).unwrap();
+        let vouched: Vec<_> = replays.iter().map(|letter| letter.authority).collect();
+        assert_eq!(vouched, [Authority::Bus, Authority::Master]);
+    }
+
     fn select(sink: &str, tag: &str) -> Selection {
         Selection { sink: Some(sink.into()), tag: Some(tag.into()), ..Selection::default() }
     }

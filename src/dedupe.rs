@@ -1,13 +1,13 @@
-//! Drops events that another source or master brought a moment ago: the same event from the bus and
-//! a returner, or from two masters of a cluster.
+//! Drops events that another source or master brought a moment ago: the same event from the bus
+//! and a returner, or from two masters of a cluster.
 //!
-//! What comes again from where it came from is no such repeat: a source that reads something a second
-//! time does so because the first time may not have been enough, and whoever brought an event first
-//! is the one that answers for it.
+//! What comes again from where it came from is no such repeat: a source that reads something a
+//! second time does so because the first time may not have been enough, and whoever brought an
+//! event first is the one that answers for it.
 //!
-//! An event that the master vouches for is let through once more where it came before with nobody to
-//! vouch for it: a sink that keeps one of two events that contradict each other has to hear of it
-//! ([`Seen::Raised`]).
+//! An event that the master vouches for is let through once more where it came before with nobody
+//! to vouch for it: a sink that keeps one of two events that contradict each other has to hear of
+//! it ([`Seen::Raised`]).
 //!
 //! Ids of events are kept in two generations. A new generation begins when the window has passed,
 //! or when the current one is full; what was in the one before the last is forgotten. An event is
@@ -45,12 +45,13 @@ struct Brought {
     vouching: Option<Bringer>,
 }
 
-/// What is known of an event that comes.
+/// An event that comes, beside those that were seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     /// It is new, or comes again from where it came from.
     New,
-    /// Another brought it, with less authority. Its content is known, and who vouches for it is news.
+    /// Another brought it, with less authority. Its content is known, and who vouches for it is
+    /// news.
     Raised,
     /// Another brought it.
     Repeat,
@@ -72,8 +73,8 @@ impl Recent {
         Recent { window, max_ids: MAX_IDS, since: now, current, previous }
     }
 
-    /// Whether another than `bringer` brought the event before, and with how much authority;
-    /// remembers it.
+    /// Remembers the event, and tells if another than `bringer` brought it before, and with how
+    /// much authority.
     pub fn see(
         &mut self,
         id: EventId,

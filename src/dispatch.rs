@@ -42,7 +42,7 @@ pub struct Outgoing {
     pub filter: Filter,
     /// To its spooler.
     pub shares: Sender<Share>,
-    /// Whether it wants an event again for which the master vouches only now.
+    /// It wants an event again for which the master vouches only now.
     pub ranks: bool,
     /// What the world sees.
     pub state: Arc<SinkState>,
@@ -230,8 +230,8 @@ impl Sinks {
         self.give(chunk, encoded, claim, |_| true);
     }
 
-    /// As [`Sinks::hand_over`], of events that all have, for which the master vouches only now: to those
-    /// to which this makes a difference.
+    /// As [`Sinks::hand_over`], of events that all have, for which the master vouches only now: to
+    /// those to which this makes a difference.
     fn raise(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
         self.give(chunk, &Arc::new(Encoded::default()), claim, |sink| sink.ranks);
     }

@@ -312,7 +312,7 @@ impl Event {
         }
     }
 
-    /// Whether the tag names another job, or another minion, than the data of an event of a job. Salt
+    /// Tells if the tag of a job's event names another job, or another minion, than its data. Salt
     /// makes such a tag of the data.
     pub fn tag_contradicts_data(&self) -> bool {
         let differ =

@@ -1,27 +1,27 @@
-//! What a minion's return of a job is worth, and which of two returns of one minion holds.
+//! The worth of a minion's return of a job, and which of two returns of one minion holds.
 //!
 //! A minion may fire any event under any tag, and so may forge the return of another one. The true
-//! one comes as well, before or after. What tells them apart is who vouches for them: a master that
-//! hands a return to its job cache has checked which minion it comes from.
+//! one comes as well, before or after. What tells them apart is who vouches for them: a master
+//! that hands a return to its job cache has checked which minion it comes from.
 //!
 //! * What the master vouches for replaces what came by the bus, and is never replaced by it.
-//! * Of two that are worth the same the first stays, unless the master had to trim it to get it onto
-//!   its bus and the second is whole.
-//! * A return whose tag names another job or minion than its data is worth less than any other. Salt
-//!   makes the tag of the data, so that the two never differ on a true bus, and a forger writes both:
-//!   neither can be believed. It stands where its data says, as in the tables of Salt's own returners,
-//!   until any other return of that minion comes.
+//! * Of two that are worth the same the first stays, unless the master had to trim it to get it
+//!   onto its bus and the second is whole.
+//! * A return whose tag names another job or minion than its data is worth less than any other.
+//!   Salt makes the tag of the data, so that the two never differ on a true bus, and a forger
+//!   writes both: neither can be believed. It stands where its data says, as in the tables of
+//!   Salt's own returners, until any other return of that minion comes.
 
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::event::{Authority, Event};
 use crate::{json, msgpack};
 
-/// What stands for a value that the master left out of an event over its `max_event_size`, with the
-/// msgpack marker of a text of this length.
+/// The text in place of a value that the master left out of an event over its `max_event_size`,
+/// with the msgpack marker of a text of this length.
 const TRIMMED: &[u8] = b"\xadVALUE_TRIMMED";
 
-/// What a return is worth, from less to more.
+/// The worth of a return, from less to more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(i64)]
 pub(crate) enum Standing {
@@ -34,7 +34,7 @@ pub(crate) enum Standing {
 }
 
 impl Standing {
-    /// What this return is worth.
+    /// The worth of this return.
     pub(crate) fn of(event: &Event, authority: Authority) -> Self {
         if event.tag_contradicts_data() { Standing::Contradicted } else { authority.into() }
     }
@@ -81,20 +81,20 @@ pub(crate) struct Worth {
 }
 
 impl Worth {
-    /// Whether this one takes the place of one that is stored.
+    /// Tells if this one takes the place of one that is stored.
     pub(crate) fn replaces(self, stored: Worth) -> bool {
         self.standing > stored.standing
             || self.standing == stored.standing && stored.trimmed && !self.trimmed
     }
 }
 
-/// Whether the master left something out of this msgpack.
+/// Tells if the master left something out of this msgpack.
 pub(crate) fn is_trimmed(load: &[u8]) -> bool {
     memchr::memmem::find(load, TRIMMED).is_some()
 }
 
-/// Whether two returns of one minion say different things of one job. What one of them does not say,
-/// or not whole, is no contradiction: Salt's own job cache keeps less than the bus carries.
+/// Tells if two returns of one minion say different things of one job. What one of them does not
+/// say, or not whole, is no contradiction: Salt's own job cache keeps less than the bus carries.
 pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
     if one == other {
         return false;
@@ -114,7 +114,7 @@ pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
     })
 }
 
-/// What of two returns is compared.
+/// The part of two returns that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compared {
     /// All that Salt reads.
@@ -123,8 +123,8 @@ pub(crate) enum Compared {
     AllButReturn,
 }
 
-/// A hash of the value's JSON, which is the same however msgpack writes it. It is made in pieces, since
-/// a return may be long.
+/// A hash of the value's JSON, which is the same however msgpack writes it. It is made in pieces,
+/// since a return may be long.
 fn json_hash(value: &[u8]) -> u128 {
     let mut hash = Xxh3::new();
     let mut rest = Vec::new();

@@ -274,7 +274,7 @@ pub const JOB_CACHE_LEFT_OUT: Metric = counter(
     &["reason"],
     "What the job cache leaves out because it is damaged: event (not taken), value (in its file, left out of an answer, at each answer).",
 );
-/// Returns of jobs that contradict each other, and events of jobs whose tag contradicts their data: forged, by all likelihood.
+/// Returns of jobs that contradict each other, and events of jobs that contradict their own tag.
 pub const JOB_RETURN_CONFLICTS: Metric = counter(
     "saltern_job_return_conflicts_total",
     &["odds"],

@@ -8,6 +8,7 @@ mod daemon;
 mod returner_peer;
 
 use std::path::Path;
+use std::process::Command;
 
 use daemon::{DEADLINE, Daemon};
 use returner_peer::{Peer, map, packed, request};
@@ -42,7 +43,7 @@ struct Estate {
     reader: Option<UnixStream>,
 }
 
-/// What a minion returned.
+/// The load of a return.
 fn load(text: &str, retcode: u8) -> Value {
     map(&[
         ("jid", JID.into()),
@@ -120,7 +121,7 @@ impl Estate {
         self.daemon.until(&format!("the row {row}"), is_there).await;
     }
 
-    /// What people are shown of the return of the victim.
+    /// The return of the victim as people are shown it.
     async fn shown(&self) -> serde_json::Value {
         let answer = self.daemon.get(&format!("/api/v1/jobs/{JID}")).await;
         let body = answer.split_once("\r\n\r\n").unwrap().1;
@@ -128,6 +129,21 @@ impl Estate {
         assert_eq!((&job["returned"], &job["missing"]), (&json!(1), &json!(0)), "{job}");
         assert_eq!(job["failed"], json!(u8::from(job["returns"]["victim"]["ok"] == false)));
         job["returns"]["victim"].clone()
+    }
+
+    /// The same on the command line.
+    fn table(&self) -> String {
+        let mut saltern = Command::new(env!("CARGO_BIN_EXE_saltern"));
+        saltern.args(["jobs", "show", JID, "--config"]).arg(self.daemon.path("config.yaml"));
+        // The daemon's port is not the one that the configuration says.
+        let log = self.daemon.log();
+        let line = log.lines().rfind(|line| line.contains("the HTTP side listens")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let url = format!("http://{}", line["address"].as_str().unwrap());
+        let output = saltern.args(["--url", &url]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     async fn conflicts(&self) -> f64 {
@@ -170,6 +186,7 @@ async fn invariant_7_a_forgery_gives_way_to_the_return_that_the_master_hands_ove
     assert_eq!((&shown["conflict"], &shown["vouched_by"]), (&json!(true), &json!("master")));
     assert!(estate.conflicts().await > 0.5);
     assert_eq!(estate.warnings(), 1);
+    assert!(estate.table().contains("ok (conflict)"), "{}", estate.table());
     // Nobody else has the same event twice.
     estate.fire("last", &map(&[]), 1).await;
     assert_eq!(estate.daemon.stored(&tag_of("victim")), 2);
@@ -210,7 +227,8 @@ async fn invariant_7_of_two_that_the_bus_alone_brings_the_first_stays_and_the_co
     }
 }
 
-/// The tables cannot be written at first, so that everything waits in the spill when the daemon dies.
+/// The tables cannot be written at first, so that everything waits in the spill when the daemon
+/// dies.
 #[tokio::test]
 async fn invariant_7_who_vouches_for_a_return_is_known_after_a_restart() {
     for is_truth_first in [true, false] {
@@ -241,6 +259,7 @@ async fn invariant_7_a_return_whose_tag_names_another_minion_gives_way_to_any_ot
     estate.wait_for_row("\"forged\" contradicted", 1).await;
     let shown = estate.shown().await;
     assert_eq!(shown["contradicting_tag"], json!(tag_of("other")));
+    assert!(estate.table().contains("failed (its tag differs)"), "{}", estate.table());
     assert_eq!(shown["vouched_by"], json!("contradicted"));
     assert!((estate.conflicts().await - 1.0).abs() < 0.1);
     estate.fire(&tag_of("victim"), &truth(), 1).await;

@@ -1,8 +1,8 @@
-//! The systemd unit: what stands in it, how `systemd-analyze security` scores it, and that nothing is cut
-//! off that the daemon needs beside a real master.
+//! The systemd unit: what stands in it, how `systemd-analyze security` scores it, and that nothing
+//! is cut off that the daemon needs beside a real master.
 //!
-//! systemd itself is not started. The daemon is put into the state that the unit describes by the tools
-//! of util-linux, and `strace` tells which system calls, sockets and memory it asks for.
+//! systemd itself is not started. The daemon is put into the state that the unit describes by the
+//! tools of util-linux, and `strace` tells which system calls, sockets and memory it asks for.
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -45,7 +45,7 @@ fn value(key: &str) -> &'static str {
     values[0]
 }
 
-/// Whether all of these programs can be run; says so loudly if not.
+/// Tells if all of these programs can be run, and says loudly which cannot.
 fn has(programs: &[&str]) -> bool {
     let is_missing = |program: &&&str| {
         let search = std::env::var_os("PATH").unwrap_or_default();
@@ -154,8 +154,9 @@ impl Daemon {
     }
 }
 
-/// Everything that can be seen is read-only but one folder, other users' processes are hidden, and what
-/// is started has no capability and will get none. Then `strace`, as a child of what it traces.
+/// Everything that can be seen is read-only but one folder, other users' processes are hidden, and
+/// what is started has no capability and will get none. Then `strace`, as a child of what it
+/// traces.
 const CONFINED: &str = r#"
 set -e
 mount --bind "$OWN" "$OWN"
@@ -210,7 +211,7 @@ fn configure(own: &Path, salt: &Salt) {
     fs::write(own.join("saltern.yaml"), text).unwrap();
 }
 
-/// What the trace shows that the unit would not let pass.
+/// All in the trace that the unit would not let pass.
 fn cut_off(trace: &str) -> BTreeSet<String> {
     let allowed = allowed();
     assert!(allowed.contains("connect") && !allowed.contains("mount"), "{allowed:?}");

@@ -1,5 +1,5 @@
-//! Returns that contradict each other, or their own tag. They are counted, and one line a minute says
-//! so: whoever can fire events decides how many there are.
+//! Returns that contradict each other, or their own tag. They are counted, and one line a minute
+//! says so: whoever can fire events decides how many there are.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::metrics::{JOB_RETURN_CONFLICTS, Tally};
 /// How long nothing more is logged after a line.
 const QUIET: Duration = Duration::from_mins(1);
 
-/// What is at odds.
+/// The two sides of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Odds {
-    /// What two returns of one minion say of one job.
+    /// Two returns of one minion of one job.
     Content,
     /// The tag of an event and its data.
     Tag,

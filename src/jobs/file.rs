@@ -18,10 +18,11 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Statements of a connection that stay prepared.
 const STATEMENTS: usize = 64;
 
-/// What `user_version` is once the tables are there, with all columns.
+/// The `user_version` once the tables are there, with all columns.
 const VERSION: i64 = 2;
 
-/// The columns of `returns` that a file of version 1 lacks. Who vouched for what is in it is not known.
+/// The columns of `returns` that a file of version 1 lacks. Who vouched for what is in it is not
+/// known.
 const ADDED: [(&str, &str); 3] = [
     ("standing", "INTEGER NOT NULL DEFAULT 1"),
     ("conflict", "INTEGER NOT NULL DEFAULT 0"),
@@ -77,8 +78,8 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Makes the tables, or what a file of an older release lacks. An older release reads and writes what
-/// this makes, and sets the version back, so that it is the columns that count.
+/// Makes the tables, or what a file of an older release lacks. An older release reads and writes
+/// what this makes, and sets the version back, so that it is the columns that count.
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;

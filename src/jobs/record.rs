@@ -1,16 +1,16 @@
 //! What is written down of a job, and what wins when it is said twice.
 //!
-//! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the event
-//!   `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master also hands
-//!   to `save_load`. In this order the better replaces the worse, whichever comes first. A job that is
-//!   published again, as each part of a batch is, is described by the last time; of returns in place
-//!   of a load the first stays.
-//! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as in
-//!   Salt's `local_cache`; [`crate::job_return`] says it in full. Where two say different things the row
-//!   is marked.
+//! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the
+//!   event `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master
+//!   also hands to `save_load`. In this order the better replaces the worse, whichever comes
+//!   first. A job that is published again, as each part of a batch is, is described by the last
+//!   time; of returns in place of a load the first stays.
+//! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as
+//!   in Salt's `local_cache`; [`crate::job_return`] says it in full. Where two say different
+//!   things the row is marked.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics.
-//! * Of a job that was published with `nocache` it is noted who has returned and how it went, and not
-//!   what.
+//! * Of a job that was published with `nocache` it is noted who has returned and how it went, and
+//!   not what.
 
 use std::borrow::Cow;
 
@@ -152,8 +152,8 @@ impl Jobs {
         Ok(known.unwrap_or((true, minions)))
     }
 
-    /// Takes what events say of jobs; events that say nothing of one are passed over, and those whose
-    /// payload is no load as well, which is counted. All or none of it is stored.
+    /// Takes what events say of jobs; events that say nothing of one are passed over, and those
+    /// whose payload is no load as well, which is counted. All or none of it is stored.
     pub fn record<'a>(&self, events: impl Iterator<Item = Entry<'a>>) -> Result<(), JobsError> {
         let conflicts = self.write("store job events", |tx| {
             let mut conflicts = Vec::new();
@@ -455,7 +455,7 @@ mod tests {
         returns: BTreeMap<String, Known>,
     }
 
-    /// What has to be known of a return.
+    /// A return as it has to be known.
     struct Known {
         standing: Standing,
         retcode: u8,

@@ -57,7 +57,7 @@ pub trait Sink: Sized + Send + 'static {
     /// Whether it never holds the JSON of a long event whole, so that it waits for no turn
     /// ([`crate::long_json`]).
     const STREAMS: bool = false;
-    /// Whether the store keeps, of two events that contradict each other, the one with more
+    /// The store keeps, of two events that contradict each other, the one with more
     /// [`Authority`](crate::event::Authority). Such a sink has an event once more when the master
     /// vouches for it only then, and has to recognise it by its id.
     const RANKS: bool = false;

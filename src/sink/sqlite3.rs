@@ -438,7 +438,7 @@ fn insert_return(
     statement.raw_execute().map(drop)
 }
 
-/// What the best of the rows of a return is worth; `None` if there is none.
+/// The worth of the best of the rows of a return; `None` if there is none.
 fn stored_worth(
     connection: &Connection,
     jid: Option<&str>,
