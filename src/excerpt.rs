@@ -65,24 +65,28 @@ pub fn is_secret(key: &str) -> bool {
 
 /// The line of this number, from 1, with a column of it in sight.
 pub fn shown(text: &str, number: usize, column: usize) -> Excerpt {
-    let mut state = Inside::Nothing;
-    let mut found = String::new();
-    for line in lines_of(text).take(number) {
-        let hides = state.takes(line);
-        found.clear();
-        match hides {
-            true => found.push_str(&hidden(line)),
-            false => state = without_values(line, &mut found),
-        }
-    }
-    window(&found, column.saturating_sub(1))
+    window(&without_secrets(text, number).1, column.saturating_sub(1))
 }
 
 /// Whether something of the line is hidden.
 pub fn hides(text: &str, number: usize) -> bool {
-    let line = lines_of(text).nth(number.saturating_sub(1)).unwrap_or_default();
-    let whole = window(line, 0);
-    shown(text, number, 1).line != whole.line
+    let (line, shown) = without_secrets(text, number);
+    line != shown || without_looks(line) != line
+}
+
+/// The line of this number, and the same without the values of keys that hold secrets.
+fn without_secrets(text: &str, number: usize) -> (&str, String) {
+    let mut state = Inside::Nothing;
+    let (mut found, mut shown) = ("", String::new());
+    for line in lines_of(text).take(number) {
+        found = line;
+        shown.clear();
+        match state.takes(line) {
+            true => shown.push_str(&hidden(line)),
+            false => state = without_values(line, &mut shown),
+        }
+    }
+    (found, shown)
 }
 
 /// A message without what looks like a secret.
@@ -415,6 +419,14 @@ mod tests {
         ] {
             assert_eq!(line_of(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_hidden_far_to_the_right_is_known() {
+        let long = "x".repeat(500);
+        assert!(hides(&format!("a: 1\n{{a: {long}, password: *hunter2}}"), 2));
+        assert!(!hides(&format!("a: 1\n{{a: {long}, port: *hunter2}}"), 2));
+        assert!(!hides("password: a\nport: *b", 2));
     }
 
     #[test]

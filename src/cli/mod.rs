@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
 use crate::fold::Fold;
 use crate::log_line::LogLine;
-use crate::visible::{self, Visible};
+use crate::visible;
 
 mod check;
 mod completions;
@@ -95,6 +95,9 @@ enum Output {
     Json,
 }
 
+/// The longest error of a command that is shown, in bytes. A server may answer anything.
+const LONGEST_ERROR: usize = 8192;
+
 /// Why a command failed.
 pub(crate) enum Failure {
     /// While it ran: exit code 1.
@@ -132,7 +135,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Running(message)) => {
-            eprintln!("saltern: {}", Visible(&message));
+            eprintln!("saltern: {}", visible::capped(&message, LONGEST_ERROR));
             ExitCode::from(1)
         }
         Err(Failure::Usage(message)) => {
