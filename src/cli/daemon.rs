@@ -318,7 +318,7 @@ fn look(target: &Target, general: &General) -> Found {
         Some(path) => vec![path.clone()],
         None => place::usual_of(&general.state_dir),
     };
-    let mut places = VecDeque::from_iter(own.into_iter().map(|path| (path, None)));
+    let mut places: VecDeque<_> = own.into_iter().map(|path| (path, None)).collect();
     if settings.path.is_none() && is_any {
         places.push_front((place::SYSTEM.into(), None));
     } else if settings.path.is_none() && may_be_system(&state_dir) {

@@ -257,7 +257,7 @@ pub async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
 
 /// Both doors, open.
 pub struct Doors {
-    pub(super) doors: Vec<Listening>,
+    pub(super) open: Vec<Listening>,
     pub(super) token: Option<Secret>,
     /// Where the address is.
     pub(super) listen: Option<SocketAddr>,
@@ -269,7 +269,7 @@ pub struct Doors {
 /// been taken.
 pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors, BindError> {
     let mut doors =
-        Doors { doors: Vec::new(), token: http.token.clone(), listen: None, socket: None };
+        Doors { open: Vec::new(), token: http.token.clone(), listen: None, socket: None };
     if let Some(Bound { listener, tls }) = bound {
         let mut file = None;
         if doors.token.is_none() {
@@ -289,12 +289,12 @@ pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors
             info!(%address, tls = tls.is_some(), "the HTTP side listens");
             doors.listen = Some(address);
         }
-        doors.doors.push(Listening::Address { listener, tls, token: file });
+        doors.open.push(Listening::Address { listener, tls, token: file });
     }
     if let Some(settings) = &http.socket {
         let socket = blocking(|| Socket::open(settings, state_dir))?;
         doors.socket = Some(socket.path().to_owned());
-        doors.doors.push(Listening::Socket(socket));
+        doors.open.push(Listening::Socket(socket));
     }
     Ok(doors)
 }

@@ -88,7 +88,7 @@ pub struct Told {
 
 /// Serves until `stop` is cancelled.
 pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: CancellationToken) {
-    let Doors { doors, token, listen, socket } = doors;
+    let Doors { open, token, listen, socket } = doors;
     let site = Site {
         door: Arc::new(Door::new(http, &served.state_dir, token, listen)),
         reached: Reached { listen, socket, tls: http.tls.is_some() },
@@ -102,7 +102,7 @@ pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: 
     let upkeep = stop.run_until_cancelled(upkeep(&site));
     let routes = routes(site.clone());
     let state = &site.served.state;
-    let serving = doors.into_iter().map(|door| {
+    let serving = open.into_iter().map(|door| {
         let (routes, state) = (routes.clone(), Arc::clone(state));
         connections::serve(door, routes, state, told.clone(), stop.clone())
     });

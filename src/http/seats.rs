@@ -96,10 +96,9 @@ impl Seat {
                 is_late.then_some((0, known, since))
             }
             Some(blocked) if is_over(blocked) => Some((2, known, blocked)),
-            Some(_) => None,
             None if sitting.answers == 0 => Some((1, known, since)),
             None if !known && is_over(since) => Some((3, known, since)),
-            None => None,
+            _ => None,
         }
     }
 
