@@ -116,7 +116,7 @@ async fn attend(accepted: Accepted, routes: Router, seat: Seat, stop: Cancellati
             }
         }
     };
-    // Whoever has to leave is cut off where it is.
+    // A connection that has to leave is cut off where it is.
     tokio::select! {
         () = attending => {}
         () = seat.asked_to_leave() => {}

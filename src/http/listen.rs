@@ -24,7 +24,7 @@ use crate::state::State;
 use crate::tls::{TlsError, server};
 use crate::units::Secret;
 
-/// Why the HTTP side cannot start.
+/// The reason for which the HTTP side cannot start.
 #[derive(Debug, Error)]
 pub enum BindError {
     /// The address cannot be had.
@@ -222,7 +222,7 @@ impl Socket {
     }
 }
 
-/// What is bound before anything is started.
+/// The address, bound before anything is started.
 pub struct Bound {
     listener: TcpListener,
     tls: Option<Tls>,
@@ -259,13 +259,13 @@ pub async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
 pub struct Doors {
     pub(super) open: Vec<Listening>,
     pub(super) token: Option<Secret>,
-    /// Where the address is.
+    /// The address.
     pub(super) listen: Option<SocketAddr>,
-    /// Where the socket is.
+    /// The file of the socket.
     pub(super) socket: Option<PathBuf>,
 }
 
-/// Opens what is left: the unix socket, and the token's file. Both may be in `state_dir`, which has
+/// Opens the rest: the unix socket, and the token's file. Both may be in `state_dir`, which has
 /// been taken.
 pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors, BindError> {
     let mut doors =

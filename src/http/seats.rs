@@ -28,9 +28,9 @@ struct Sitting {
     is_known: bool,
     may_pause: bool,
     answers: u32,
-    /// When it last began or ended something.
+    /// The time at which it last began or ended something.
     since: Instant,
-    /// Since when its client has read nothing, while there is something to read.
+    /// The time from which its client has read nothing, while there is something to read.
     blocked: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ impl Seat {
         }
     }
 
-    /// In which order it leaves, the least first; `None` if it stays.
+    /// Its turn to leave, the least first; `None` if it stays.
     fn order(&self, now: Instant) -> Option<(u8, bool, Instant)> {
         let sitting = self.lock();
         let (known, since) = (sitting.is_known, sitting.since);
@@ -130,7 +130,7 @@ impl Seats {
         Seats { taken: Vec::new(), places }
     }
 
-    /// Whether there is a place for one more, or one that can be freed.
+    /// Says if there is a place for one more, or one that can be freed.
     pub(super) fn have_room(&mut self, now: Instant) -> bool {
         // The connections that are over have dropped theirs.
         self.taken.retain(|seat| Arc::strong_count(&seat.sitting) > 1);

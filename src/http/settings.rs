@@ -1,4 +1,4 @@
-//! What can be set of the HTTP side.
+//! The settings of the HTTP side.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub struct Http {
     /// The unix socket by which commands reach the daemon; `null` for none. No token is wanted there:
     /// root and the daemon's own user may do everything, and whoever else its file lets in may read.
     pub socket: Option<HttpSocket>,
-    /// What a client must send as `Authorization: Bearer TOKEN` to read and to act. Default: one that
+    /// The token that reads and acts, sent as `Authorization: Bearer TOKEN`. Default: one that
     /// is made at the first start, in `STATE_DIR/http-token`.
     pub token: Option<Secret>,
     /// A token that reads and does not act. Default: none.
