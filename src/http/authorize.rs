@@ -6,8 +6,8 @@
 //! reaches a browser as a cookie, by one URL that `saltern console` prints.
 //!
 //! A page of another site must get nothing by way of somebody's browser. So a request has to call
-//! this machine by a name that is its own (a foreign name that was made to lead here is refused), an
-//! `Origin` has to be that same name, and what acts by cookie alone has to have one.
+//! this machine by a name that is its own (a foreign name that was made to lead here is refused),
+//! an `Origin` has to be that same name, and what acts by cookie alone has to have one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -170,7 +170,8 @@ impl Door {
         }
     }
 
-    /// The answer to a browser that comes with a token in its URL: the page without it, and a cookie.
+    /// The answer to a browser that comes with a token in its URL: the page without it, and a
+    /// cookie.
     fn log_in(&self, request: &Request) -> Option<Response> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
         let (_, sent) = pairs.iter().find(|(name, _)| name == "token")?;

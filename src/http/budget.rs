@@ -1,7 +1,7 @@
 //! Memory for answers that can be long: one budget for all clients together.
 //!
-//! An answer takes room for the part of it that is held at a time, and the room is free again once the
-//! client has taken it, or is gone. A client for whom there is none is told to come again.
+//! An answer takes room for the part of it that is held at a time, and the room is free again once
+//! the client has taken it, or is gone. A client for whom there is none is told to come again.
 
 use std::sync::Arc;
 use std::time::Duration;

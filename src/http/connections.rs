@@ -1,8 +1,8 @@
 //! Accepting connections at one door, with limits: no client can hold memory or the shutdown up.
 //!
-//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::seats`]. A
-//! client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an answer for
-//! [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way have
+//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::seats`].
+//! A client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an answer
+//! for [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way have
 //! [`GOODBYE`] to end.
 
 use std::io::{self, IoSlice};

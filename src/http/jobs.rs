@@ -51,7 +51,8 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
     stream(&site.budget, longest, move |take| jobs.write_job(&jid, take)).await
 }
 
-/// The bytes that an answer holds besides its longest row: pieces on their way, and pages of the database.
+/// The bytes that an answer holds besides its longest row: pieces on their way, and pages of the
+/// database.
 const BESIDE: usize = 3 << 20;
 
 /// Pieces that may wait for the client.

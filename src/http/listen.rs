@@ -1,8 +1,8 @@
 //! The two doors of the HTTP side: an address, and a unix socket.
 //!
 //! The socket's file is looked for while the daemon runs, and made anew where it was removed or
-//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again; one
-//! that was configured must be there at the start.
+//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again;
+//! one that was configured must be there at the start.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
 //! The places for connections at one door, and who leaves when there is none for the next.
 //!
-//! Nobody waits behind clients that do nothing. When all places are taken a connection that has asked
-//! nothing yet goes first, then one that is idle, then one whose client does not read, those that
-//! have shown no token before those that have, and the one that has been so the longest.
+//! Nobody waits behind clients that do nothing. When all places are taken a connection that has
+//! asked nothing yet goes first, then one that is idle, then one whose client does not read, those
+//! that have shown no token before those that have, and the one that has been so the longest.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 //! The token that is made at the first start, where none is configured.
 //!
-//! It is in a file of `state_dir` that its owner alone can read. A file that others could read, that is
-//! empty or no token is put aside for a new one, and not refused: the token in it is worth nothing any
-//! more, a new one costs a browser one more `saltern console`, and a daemon that does not start costs
-//! events.
+//! It is in a file of `state_dir` that its owner alone can read. A file that others could read,
+//! that is empty or no token is put aside for a new one, and not refused: the token in it is worth
+//! nothing any more, a new one costs a browser one more `saltern console`, and a daemon that does
+//! not start costs events.
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -221,8 +221,8 @@ impl Jobs {
         whole(|take| self.write_job(jid, take))
     }
 
-    /// The same as [`Jobs::job`], handed on piece by piece for as long as `take` says `true`; `false` if there is
-    /// no such job.
+    /// The same as [`Jobs::job`], handed on piece by piece for as long as `take` says `true`;
+    /// `false` if there is no such job.
     pub fn write_job(
         &self,
         jid: &str,
@@ -234,7 +234,8 @@ impl Jobs {
         Ok(found.unwrap_or(false))
     }
 
-    /// The longest load of a job and its returns, in bytes: what has to be held at a time to write it.
+    /// The longest load of a job and its returns, in bytes: what has to be held at a time to write
+    /// it.
     pub fn longest_of_job(&self, jid: &str) -> Result<u64, JobsError> {
         let longest = self.read("measure a job", |db, _| {
             let sql = "SELECT max(length) FROM (
