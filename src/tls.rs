@@ -1,4 +1,4 @@
-//! TLS towards stores: whom to trust, and who we are. And towards clients: what we show them.
+//! TLS towards stores: whom to trust, and who we are. And towards clients.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -100,7 +100,7 @@ fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
     regular_file::read(path, Links::Follow, LONGEST).map_err(pem::Error::Io)
 }
 
-/// What a server shows: the certificate of one file with the key of another.
+/// The side of a server: the certificate of one file with the key of another.
 pub(crate) fn server(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     let unreadable = |cause| TlsError::Pem { path: key.to_owned(), cause };
     let chain = certificates(certificate)?;

@@ -480,7 +480,7 @@ fn a_demo_ends_at_an_interrupt_and_its_bus_can_be_watched() {
         assert!(event["data"]["_stamp"].is_string());
     }
 
-    // What the demo says to open a browser with.
+    // The demo says to open a browser with this.
     let console = output(directory.path(), &["console", "--state-dir", "demo/state"]);
     let page = text(&console.stdout);
     assert!(page.starts_with(&format!("{url}/?token=")), "{page} {}", text(&console.stderr));

@@ -1,5 +1,5 @@
-//! Who gets what over HTTP, and what no client can do to the daemon: driven from outside, as another
-//! user where that is the point.
+//! The rights of clients over HTTP, and what none can do to the daemon: driven from outside, as
+//! another user where that is the point.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use numbered::{Daemon, PATIENCE, Place, STOP_LIMIT, pause, saltern, until};
 
 const SPILL: &str = "/api/v1/spill?sink=out&before=2026-11-21T23:00:00Z";
 
-/// What the daemon answers: status, head in lower case, body.
+/// The daemon's answer: status, head in lower case, body.
 fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -80,7 +80,9 @@ fn another_user_gets_nothing_over_tcp_and_changes_nothing() {
         }
     }
     assert_eq!(code(&daemon.address, "DELETE", SPILL, &[]), 401);
-    assert!(daemon.log.lock().unwrap().contains("a request that acts is refused"));
+    until("the log says so", || {
+        daemon.log.lock().unwrap().contains("a request that acts is refused")
+    });
     if !is_root() {
         eprintln!("SKIPPED: only root can become another user");
         return;
@@ -181,7 +183,7 @@ fn the_group_of_the_socket_reads_and_root_acts() {
     let found = socket.metadata().unwrap();
     assert_eq!((found.mode() & 0o777, found.gid()), (0o660, 65_533));
 
-    // Where the build lies another user may have no way in.
+    // Another user may have no way to the place of the build.
     let program = place.path("saltern");
     std::fs::copy(env!("CARGO_BIN_EXE_saltern"), &program).unwrap();
     let run = |group: &str, arguments: &[&str]| {

@@ -313,7 +313,7 @@ fn run_is_silent(folder: &Path, config: &Value, name: &str) {
 
 /// Whether there is an error of the source that is away, and of what the secret was planted in.
 fn has_failed(daemon: &mut Daemon) -> bool {
-    // Where the secret is not the token, one is made.
+    // A token is made unless the secret is it.
     let token = daemon.made_token().unwrap_or_else(|| SECRET.to_owned());
     let answer = daemon.get_with("/api/v1/status", &token);
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -11,7 +11,7 @@ use super::{Failure, Target, print, runtime};
 use crate::http::token;
 use crate::units::Secret;
 
-/// What the daemon says of itself.
+/// The part of the daemon's status that is of interest here.
 #[derive(Deserialize)]
 struct Status {
     http: Reached,

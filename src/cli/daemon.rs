@@ -1,8 +1,8 @@
 //! A running daemon, as the commands ask it: over its unix socket, else over TCP.
 //!
-//! The socket is where the configuration says, else in its usual places. A socket in a directory that
-//! anybody can write may be a decoy, so what answers has to be a process of root, of our own user, or
-//! of the owner of `state_dir` or of the socket's directory.
+//! The socket is where the configuration says, else in its usual places. A socket in a directory
+//! that anybody can write may be a decoy. So the process that answers has to be one of root, of our
+//! own user, or of the owner of `state_dir` or of the socket's directory.
 
 use std::collections::VecDeque;
 use std::io;
@@ -44,11 +44,11 @@ pub(super) struct Daemon {
     way: Way,
 }
 
-/// How it is reached.
+/// The way to it.
 enum Way {
     Socket {
         path: PathBuf,
-        /// Whose daemon is meant, where the socket was found in a place that any could have.
+        /// The `state_dir` of the daemon that is meant, where its socket is in a place for any.
         meant: Option<PathBuf>,
         state_dir: PathBuf,
     },
@@ -61,7 +61,7 @@ enum Way {
     },
 }
 
-/// What came of looking for its socket.
+/// The outcome of looking for its socket.
 enum Found {
     Socket {
         path: PathBuf,
@@ -109,7 +109,7 @@ impl Daemon {
         }
     }
 
-    /// As [`Daemon::find`]; `None` if none can be found at its socket.
+    /// The same as [`Daemon::find`]; `None` if none can be found at its socket.
     pub(super) fn running(target: &Target) -> Result<Option<Self>, Failure> {
         let general = general_of(target, false)?;
         match look(target, &general) {
@@ -237,7 +237,7 @@ impl Daemon {
         let shaken = handshake::<_, Body>(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.map_err(|error| failed(&error))?;
         let mut task = JoinSet::new();
-        // How it ends is seen by who reads the answer.
+        // The reader of the answer sees how it ends.
         task.spawn(async move { drop(connection.await) });
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let status = response.status();
@@ -278,8 +278,8 @@ impl Answer {
     }
 }
 
-/// What the commands have to know of the configuration. Where there is no file at the default path, or
-/// it may not be read, or with `--url` or `--state-dir`, that of an empty one.
+/// The part of the configuration that the commands have to know. It is that of an empty one with
+/// `--url` or `--state-dir`, and where the file at the default path is absent or may not be read.
 pub(super) fn general_of(target: &Target, has_url: bool) -> Result<General, Failure> {
     let config = &target.config;
     let is_default = config == Path::new(config::DEFAULT_PATH);
@@ -312,13 +312,13 @@ fn look(target: &Target, general: &General) -> Found {
     let Some(settings) = &general.http.socket else { return Found::Nobody(Vec::new()) };
     let absolute = std::path::absolute(&general.state_dir);
     let state_dir = absolute.unwrap_or_else(|_| general.state_dir.clone());
-    // Where no daemon in particular is meant, that of the system is.
+    // The system's daemon is meant unless another is named.
     let is_any = target.state_dir.is_none() && target.config == Path::new(config::DEFAULT_PATH);
     let own = match &settings.path {
         Some(path) => vec![path.clone()],
         None => place::usual_of(&general.state_dir),
     };
-    let mut places = VecDeque::from_iter(own.into_iter().map(|path| (path, None)));
+    let mut places: VecDeque<_> = own.into_iter().map(|path| (path, None)).collect();
     if settings.path.is_none() && is_any {
         places.push_front((place::SYSTEM.into(), None));
     } else if settings.path.is_none() && may_be_system(&state_dir) {
@@ -338,13 +338,13 @@ fn look(target: &Target, general: &General) -> Found {
     denied.map_or(Found::Nobody(tried), Found::Denied)
 }
 
-/// Whether the daemon of this directory may be the one of the system: it runs, or nobody can tell.
+/// Says if the daemon of this directory may be the one of the system: it runs, or nobody can tell.
 fn may_be_system(state_dir: &Path) -> bool {
     let seen = state_dir.join("lock").metadata();
     is_taken(state_dir) || seen.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Whether somebody listens there. Nothing is waited for.
+/// Fails unless somebody listens there. Nothing is waited for.
 fn try_connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -354,7 +354,7 @@ fn try_connect(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What to do about a socket that may not be opened.
+/// Advice about a socket that may not be opened.
 fn denial(path: &Path) -> String {
     let shown = path.display();
     let name_of = |gid| match Group::from_gid(Gid::from_raw(gid)) {
@@ -376,7 +376,7 @@ fn denial(path: &Path) -> String {
     format!("the daemon's socket {shown} may not be opened: {advice}")
 }
 
-/// Whether a process of this user may be the daemon.
+/// Says if a process of this user may be the daemon.
 fn is_trusted(uid: u32, socket: &Path, state_dir: &Path) -> bool {
     let owns = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == uid);
     let directory = socket.parent().unwrap_or(Path::new("/"));
@@ -386,7 +386,7 @@ fn is_trusted(uid: u32, socket: &Path, state_dir: &Path) -> bool {
         || owns(directory) && !is_public(directory)
 }
 
-/// Whether anybody could have made this directory.
+/// Says if anybody could have made this directory.
 fn is_public(directory: &Path) -> bool {
     let whole = directory.canonicalize();
     let is_open = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o002 != 0);

@@ -163,7 +163,7 @@ impl Cache {
         }
         let jobs = Jobs::new(&general.state_dir);
         let keep = match target.state_dir {
-            // What is there is shown, whatever a configuration would keep.
+            // All that is there is shown, whatever a configuration would keep.
             Some(_) => Some(general.jobs.keep_jobs.0),
             None => load(&target.config)?.keep_jobs,
         };

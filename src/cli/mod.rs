@@ -49,7 +49,7 @@ struct Arguments {
     command: Command,
 }
 
-/// Which daemon is meant.
+/// The daemon that is meant.
 struct Target {
     config: PathBuf,
     state_dir: Option<PathBuf>,

@@ -134,7 +134,7 @@ impl Place {
         };
         let sinks = match (&target.state_dir, &running) {
             (Some(_), _) => None,
-            // Who may not read the configuration may ask the daemon all the same.
+            // The daemon may be asked also by users who may not read the configuration.
             (None, Running::Yes(_)) => load(&target.config).ok().map(|config| config.sinks),
             (None, _) => Some(load(&target.config)?.sinks),
         };

@@ -1,13 +1,13 @@
-//! Who may do what over HTTP.
+//! The rights of clients: who may do what over HTTP.
 //!
-//! Probes and scrapers get `/metrics`, `/healthz` and `/readyz` whoever they are and by whatever name
-//! they call. Over the unix socket the kernel says who asks: root and the daemon's own user act, and
+//! Probes and scrapers get `/metrics`, `/healthz` and `/readyz`, whoever they are and whatever name
+//! they use. Over the unix socket the kernel says who asks: root and the daemon's own user act, and
 //! whoever else the file's mode lets in reads. Over TCP a token says what its bearer may do, and it
 //! reaches a browser as a cookie, by one URL that `saltern console` prints.
 //!
-//! A page of another site must get nothing by way of somebody's browser. So a request has to call this
-//! machine by a name that is its own (a foreign name that was made to lead here is refused), an
-//! `Origin` has to be that same name, and what acts by cookie alone has to have one.
+//! A page of another site must get nothing by way of somebody's browser. So a request has to call
+//! this machine by a name that is its own (a foreign name that was made to lead here is refused),
+//! an `Origin` has to be that same name, and what acts by cookie alone has to have one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -26,13 +26,13 @@ use super::settings::Http;
 use crate::sink::blocking;
 use crate::units::Secret;
 
-/// What is served to anybody, for probes and scrapers.
+/// The paths that are served to anybody, for probes and scrapers.
 const OPEN: &[&str] = &["/metrics", "/healthz", "/readyz"];
 
 /// By this header a command says whose daemon it means, where it had to guess its socket.
 pub(crate) const MEANT: HeaderName = HeaderName::from_static("saltern-state-dir");
 
-/// What somebody may do.
+/// The rights of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     Read,
@@ -45,11 +45,11 @@ enum Scope {
 pub(super) enum Peer {
     /// A process on this machine, by the unix socket.
     User(u32),
-    /// Whoever is at this address.
+    /// Somebody at this address.
     Address(SocketAddr),
 }
 
-/// Who asks, as the log names them.
+/// The client that asks, as the log names it.
 #[derive(Debug, Clone)]
 pub(super) struct Asker(String);
 
@@ -59,7 +59,7 @@ impl std::fmt::Display for Asker {
     }
 }
 
-/// What decides.
+/// All that the decision depends on.
 pub(super) struct Door {
     /// The daemon's own user.
     own: u32,
@@ -95,7 +95,7 @@ impl Door {
         if uid == 0 || uid == self.own { Scope::Act } else { Scope::Read }
     }
 
-    /// What the bearer of this text may do. Both are compared, whichever it is.
+    /// The rights of the bearer of this text. Both tokens are compared, whichever it is.
     fn scope_of(&self, sent: &[u8], form: impl Fn(&str) -> Vec<u8>) -> Option<Scope> {
         let is = |token: &Option<Secret>| {
             token.as_ref().is_some_and(|token| is_same(sent, &form(token.expose())))
@@ -125,8 +125,8 @@ impl Door {
         let (headers, uri) = (request.headers(), request.uri());
         let host = host_of(uri, headers).ok_or(Refusal::NoHost)?;
         let is_user = matches!(peer, Peer::User(_));
-        // No name without a dot can be made to lead here by a stranger, and of a socket's path no name
-        // is known at all: `curl --unix-socket PATH http://saltern/`.
+        // A stranger cannot make a name without a dot lead here, and commands have no name for a
+        // socket's path: `curl --unix-socket PATH http://saltern/`.
         let is_local = is_user && !host.host().contains('.');
         if !is_loopback(host.host()) && !is_local && !self.hosts.contains(&name_of(&host)) {
             return Err(Refusal::Host(host.to_string()));
@@ -170,7 +170,8 @@ impl Door {
         }
     }
 
-    /// The answer to a browser that comes with a token in its URL: the same page without, and a cookie.
+    /// The answer to a browser that comes with a token in its URL: the page without it, and a
+    /// cookie.
     fn log_in(&self, request: &Request) -> Option<Response> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
         let (_, sent) = pairs.iter().find(|(name, _)| name == "token")?;
@@ -189,7 +190,7 @@ impl Door {
     }
 }
 
-/// Why a request is not answered.
+/// The reason for which a request is not answered.
 #[derive(Debug)]
 enum Refusal {
     NoHost,
@@ -289,7 +290,7 @@ pub(super) async fn authorize(
         }
         Err(refusal) => {
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                // What of it came from the client must not fill the log.
+                // The client's part of it must not fill the log.
                 let reason: String = refusal.says().1.chars().take(200).collect();
                 warn!(by = ?peer, reason, "a request that acts is refused");
             }
@@ -298,7 +299,7 @@ pub(super) async fn authorize(
     }
 }
 
-/// What the client calls this machine; `None` unless it says one name.
+/// The name by which the client calls this machine; `None` unless it says one name.
 fn host_of(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     let mut all = headers.get_all(header::HOST).iter();
     let host = all.next().map(|host| host.to_str().ok()?.parse::<Authority>().ok());
@@ -319,7 +320,7 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Whether a page of `origin` is from `host`.
+/// Says if a page of `origin` is from `host`.
 fn is_origin_of(origin: &str, host: &Authority) -> bool {
     let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))

@@ -1,7 +1,7 @@
 //! Memory for answers that can be long: one budget for all clients together.
 //!
-//! Whoever makes such an answer takes room for what is held of it at a time, and the room is free again
-//! once the client has taken it, or is gone. Who finds none within a moment is told to come again.
+//! An answer takes room for the part of it that is held at a time, and the room is free again once
+//! the client has taken it, or is gone. A client for whom there is none is told to come again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const TOGETHER: usize = 64 << 20;
 /// How long to wait for room.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// What a permit is for; a semaphore counts no further than 32 bits at a time.
+/// The bytes of a permit; a semaphore counts no further than 32 bits at a time.
 const KIB: usize = 1 << 10;
 
 #[derive(Clone)]

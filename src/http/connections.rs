@@ -1,8 +1,8 @@
 //! Accepting connections at one door, with limits: no client can hold memory or the shutdown up.
 //!
-//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::seats`]. A
-//! client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an answer for
-//! [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way have
+//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::seats`].
+//! A client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an answer
+//! for [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way have
 //! [`GOODBYE`] to end.
 
 use std::io::{self, IoSlice};
@@ -116,7 +116,7 @@ async fn attend(accepted: Accepted, routes: Router, seat: Seat, stop: Cancellati
             }
         }
     };
-    // Whoever has to leave is cut off where it is.
+    // A connection that has to leave is cut off where it is.
     tokio::select! {
         () = attending => {}
         () = seat.asked_to_leave() => {}

@@ -1,9 +1,9 @@
 //! `GET /api/v1/events?tag=GLOB`: what passes, as it passes, as JSON lines.
 //!
 //! `tag` may stand several times; an event whose tag matches any of the globs is sent. The stream
-//! holds no more than one chunk, which is counted against the budget of all long answers: while the client does not read, events pass by, and the line
-//! `{"missed": N}` then says how many of the bus it did not get. It ends when the client goes away
-//! and when the daemon stops.
+//! holds no more than one chunk, which is counted against the budget of all long answers: while the
+//! client does not read, events pass by, and the line `{"missed": N}` then says how many of the bus
+//! it did not get. It ends when the client goes away and when the daemon stops.
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -89,7 +89,7 @@ impl Watch {
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };
-            // Where there is no room for it the chunk is missed too.
+            // A chunk for which there is no room is missed too.
             let wanted = self.room_for(&tapped);
             let room = self.stop.run_until_cancelled(self.budget.room(wanted)).await?;
             let Some(room) = room else { continue };

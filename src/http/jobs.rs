@@ -51,7 +51,8 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
     stream(&site.budget, longest, move |take| jobs.write_job(&jid, take)).await
 }
 
-/// What an answer holds besides its longest row: pieces on their way, and pages of the database.
+/// The bytes that an answer holds besides its longest row: pieces on their way, and pages of the
+/// database.
 const BESIDE: usize = 3 << 20;
 
 /// Pieces that may wait for the client.
@@ -60,7 +61,7 @@ const PIECES: usize = 2;
 /// How long an answer may take as a whole, however slowly its client reads.
 const WHOLE: Duration = Duration::from_mins(5);
 
-/// Answers with what `write` writes, as it writes it; it says whether there was something to write.
+/// Streams the output of `write`, which says if there was something to write.
 /// It ends soon after the client is gone.
 async fn stream(
     budget: &Budget,
@@ -86,7 +87,7 @@ async fn stream(
         drop(room);
         written.map(|is_there| (is_there, is_cut))
     });
-    // An empty piece is what is written where there is nothing.
+    // An empty piece stands for nothing at all.
     let first = pieces.recv().await.filter(|piece| !piece.is_empty());
     let Some(first) = first else {
         pieces.close();

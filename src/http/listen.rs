@@ -1,8 +1,8 @@
 //! The two doors of the HTTP side: an address, and a unix socket.
 //!
 //! The socket's file is looked for while the daemon runs, and made anew where it was removed or
-//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again; one
-//! that was configured must be there at the start.
+//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again;
+//! one that was configured must be there at the start.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use crate::state::State;
 use crate::tls::{TlsError, server};
 use crate::units::Secret;
 
-/// Why the HTTP side cannot start.
+/// The reason for which the HTTP side cannot start.
 #[derive(Debug, Error)]
 pub enum BindError {
     /// The address cannot be had.
@@ -222,7 +222,7 @@ impl Socket {
     }
 }
 
-/// What is bound before anything is started.
+/// The address, bound before anything is started.
 pub struct Bound {
     listener: TcpListener,
     tls: Option<Tls>,
@@ -257,19 +257,19 @@ pub async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
 
 /// Both doors, open.
 pub struct Doors {
-    pub(super) doors: Vec<Listening>,
+    pub(super) open: Vec<Listening>,
     pub(super) token: Option<Secret>,
-    /// Where the address is.
+    /// The address.
     pub(super) listen: Option<SocketAddr>,
-    /// Where the socket is.
+    /// The file of the socket.
     pub(super) socket: Option<PathBuf>,
 }
 
-/// Opens what is left: the unix socket, and the token's file. Both may be in `state_dir`, which has
+/// Opens the rest: the unix socket, and the token's file. Both may be in `state_dir`, which has
 /// been taken.
 pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors, BindError> {
     let mut doors =
-        Doors { doors: Vec::new(), token: http.token.clone(), listen: None, socket: None };
+        Doors { open: Vec::new(), token: http.token.clone(), listen: None, socket: None };
     if let Some(Bound { listener, tls }) = bound {
         let mut file = None;
         if doors.token.is_none() {
@@ -289,12 +289,12 @@ pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors
             info!(%address, tls = tls.is_some(), "the HTTP side listens");
             doors.listen = Some(address);
         }
-        doors.doors.push(Listening::Address { listener, tls, token: file });
+        doors.open.push(Listening::Address { listener, tls, token: file });
     }
     if let Some(settings) = &http.socket {
         let socket = blocking(|| Socket::open(settings, state_dir))?;
         doors.socket = Some(socket.path().to_owned());
-        doors.doors.push(Listening::Socket(socket));
+        doors.open.push(Listening::Socket(socket));
     }
     Ok(doors)
 }

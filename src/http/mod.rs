@@ -73,11 +73,11 @@ pub struct Served {
     pub metrics: PrometheusHandle,
     /// What is counted of the Salt estate.
     pub estate: Arc<Estate>,
-    /// Where the daemon keeps its files.
+    /// The directory of the daemon's files.
     pub state_dir: PathBuf,
 }
 
-/// What the HTTP side is told while it serves.
+/// The news that the HTTP side is told while it serves.
 #[derive(Clone)]
 pub struct Told {
     /// To read files again, when it changes.
@@ -88,7 +88,7 @@ pub struct Told {
 
 /// Serves until `stop` is cancelled.
 pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: CancellationToken) {
-    let Doors { doors, token, listen, socket } = doors;
+    let Doors { open, token, listen, socket } = doors;
     let site = Site {
         door: Arc::new(Door::new(http, &served.state_dir, token, listen)),
         reached: Reached { listen, socket, tls: http.tls.is_some() },
@@ -102,7 +102,7 @@ pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: 
     let upkeep = stop.run_until_cancelled(upkeep(&site));
     let routes = routes(site.clone());
     let state = &site.served.state;
-    let serving = doors.into_iter().map(|door| {
+    let serving = open.into_iter().map(|door| {
         let (routes, state) = (routes.clone(), Arc::clone(state));
         connections::serve(door, routes, state, told.clone(), stop.clone())
     });
@@ -123,7 +123,7 @@ struct Site {
     stop: CancellationToken,
 }
 
-/// Where the HTTP side is reached.
+/// The places at which the HTTP side is reached.
 #[derive(Debug, Clone, Serialize)]
 struct Reached {
     listen: Option<SocketAddr>,
@@ -159,7 +159,7 @@ fn routes(site: Site) -> Router {
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; \
                       base-uri 'none'; form-action 'none'";
 
-/// What every answer says: that it is for nobody else, and no other page's.
+/// Headers of every answer: that it is for nobody else, and no other page's.
 const HEADERS: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -249,7 +249,7 @@ async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready, see /api/v1/status\n{reasons}\n"))
 }
 
-/// What `/api/v1/status` says.
+/// The answer of `/api/v1/status`.
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]

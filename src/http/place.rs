@@ -1,8 +1,8 @@
-//! Where the unix socket of the HTTP side is: the daemon and the commands go by the same rule.
+//! The place of the unix socket of the HTTP side: the daemon and the commands go by the same rule.
 //!
-//! The path of a socket has at most 107 bytes, so a `state_dir` with a long path cannot have it. It is
-//! then in the user's runtime directory, or in a directory of its own under `/tmp` whose name is made
-//! of the `state_dir`'s. Anybody could have made that one, so both sides look whose it is.
+//! The path of a socket has at most 107 bytes, so a `state_dir` with a long path cannot have it. It
+//! is then in the user's runtime directory, or in a directory of its own under `/tmp` whose name is
+//! made of the `state_dir`'s. Anybody could have made that one, so both sides look whose it is.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -16,10 +16,10 @@ use crate::socket_file::fits;
 /// The runtime directory of the systemd unit.
 pub(crate) const SYSTEM: &str = "/run/saltern/http.sock";
 
-/// Where a daemon has its socket.
+/// The place in which a daemon has its socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// As configured.
+    /// The configured one.
     Configured(PathBuf),
     /// In the runtime directory or in `state_dir`.
     Usual(PathBuf),
@@ -83,7 +83,8 @@ impl Place {
 
 const NAME: &str = "http.sock";
 
-/// Where the socket of a daemon with this `state_dir` may be, whatever its environment.
+/// The places in which the socket of a daemon with this `state_dir` may be, whatever its
+/// environment.
 pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
     let inside = state_dir.join(NAME);
     if fits(&inside).is_ok() {

@@ -1,8 +1,8 @@
 //! The places for connections at one door, and who leaves when there is none for the next.
 //!
-//! Nobody waits behind clients that do nothing. When all places are taken a connection that has asked
-//! nothing yet goes first, then one that is idle, then one whose client does not read, those that
-//! have shown no token before those that have, and the one that has been so the longest.
+//! Nobody waits behind clients that do nothing. When all places are taken a connection that has
+//! asked nothing yet goes first, then one that is idle, then one whose client does not read, those
+//! that have shown no token before those that have, and the one that has been so the longest.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,9 +28,9 @@ struct Sitting {
     is_known: bool,
     may_pause: bool,
     answers: u32,
-    /// When it last began or ended something.
+    /// The time at which it last began or ended something.
     since: Instant,
-    /// Since when its client has read nothing, while there is something to read.
+    /// The time from which its client has read nothing, while there is something to read.
     blocked: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ impl Seat {
         }
     }
 
-    /// In which order it leaves, the least first; `None` if it stays.
+    /// Its turn to leave, the least first; `None` if it stays.
     fn order(&self, now: Instant) -> Option<(u8, bool, Instant)> {
         let sitting = self.lock();
         let (known, since) = (sitting.is_known, sitting.since);
@@ -96,10 +96,9 @@ impl Seat {
                 is_late.then_some((0, known, since))
             }
             Some(blocked) if is_over(blocked) => Some((2, known, blocked)),
-            Some(_) => None,
             None if sitting.answers == 0 => Some((1, known, since)),
             None if !known && is_over(since) => Some((3, known, since)),
-            None => None,
+            _ => None,
         }
     }
 
@@ -131,7 +130,7 @@ impl Seats {
         Seats { taken: Vec::new(), places }
     }
 
-    /// Whether there is a place for one more, or one that can be freed.
+    /// Says if there is a place for one more, or one that can be freed.
     pub(super) fn have_room(&mut self, now: Instant) -> bool {
         // The connections that are over have dropped theirs.
         self.taken.retain(|seat| Arc::strong_count(&seat.sitting) > 1);

@@ -1,4 +1,4 @@
-//! What can be set of the HTTP side.
+//! The settings of the HTTP side.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,19 +13,22 @@ use crate::yaml::{Node, Problem};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Address and port; `null` for none. Anybody may read `/metrics`, `/healthz` and `/readyz` there;
-    /// everything else wants a token. An address that is not loopback wants a `token` of yours.
+    /// Address and port; `null` for none. Anybody may read `/metrics`, `/healthz` and `/readyz`
+    /// there; everything else wants a token. An address that is not loopback wants a `token` of
+    /// yours.
     pub listen: Option<SocketAddr>,
-    /// The unix socket by which commands reach the daemon; `null` for none. No token is wanted there:
-    /// root and the daemon's own user may do everything, and whoever else its file lets in may read.
+    /// The unix socket by which commands reach the daemon; `null` for none. No token is wanted
+    /// there: root and the daemon's own user may do everything, and whoever else its file lets in
+    /// may read.
     pub socket: Option<HttpSocket>,
-    /// What a client must send as `Authorization: Bearer TOKEN` to read and to act. Default: one that
+    /// The token that reads and acts, sent as `Authorization: Bearer TOKEN`. Default: one that
     /// is made at the first start, in `STATE_DIR/http-token`.
     pub token: Option<Secret>,
     /// A token that reads and does not act. Default: none.
     pub read_token: Option<Secret>,
     /// Names by which clients call this machine, without port, beside `localhost` and loopback
-    /// addresses. A request to another name is refused, but for `/metrics`, `/healthz` and `/readyz`.
+    /// addresses. A request to another name is refused, but for `/metrics`, `/healthz` and
+    /// `/readyz`.
     pub hosts: Vec<String>,
     /// TLS for `listen`. Default: none.
     pub tls: Option<HttpTls>,
@@ -48,7 +51,8 @@ impl Default for Http {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpSocket {
-    /// Its file. Default: `http.sock` in the runtime directory of the systemd unit, else in `state_dir`.
+    /// Its file. Default: `http.sock` in the runtime directory of the systemd unit, else in
+    /// `state_dir`.
     pub path: Option<PathBuf>,
     /// Permissions of the file, as text in octal.
     pub mode: Mode,

@@ -1,9 +1,9 @@
 //! The token that is made at the first start, where none is configured.
 //!
-//! It is in a file of `state_dir` that its owner alone can read. A file that others could read, that is
-//! empty or no token is put aside for a new one, and not refused: the token in it is worth nothing any
-//! more, a new one costs a browser one more `saltern console`, and a daemon that does not start costs
-//! events.
+//! It is in a file of `state_dir` that its owner alone can read. A file that others could read,
+//! that is empty or no token is put aside for a new one, and not refused: the token in it is worth
+//! nothing any more, a new one costs a browser one more `saltern console`, and a daemon that does
+//! not start costs events.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -25,7 +25,7 @@ pub(crate) fn file_of(state_dir: &Path) -> PathBuf {
     state_dir.join("http-token")
 }
 
-/// Why there is no token.
+/// The reason for which there is no token.
 #[derive(Debug, Error)]
 #[error("cannot keep a token in {}", file.display())]
 pub(crate) struct TokenError {
@@ -85,7 +85,7 @@ fn read_from(mut file: &File) -> io::Result<Result<Secret, &'static str>> {
     let mut text = String::new();
     Read::by_ref(&mut file).take(4096).read_to_string(&mut text)?;
     let token = text.trim();
-    // Who wants a token of another form sets http.token.
+    // A token of another form is set as http.token.
     if token.len() < 2 * RANDOM || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(Err("it holds no token"));
     }

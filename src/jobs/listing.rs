@@ -191,7 +191,7 @@ impl Jobs {
         Ok(page.unwrap_or_default())
     }
 
-    /// As [`Jobs::page`], handed on piece by piece for as long as `take` says `true`.
+    /// The same as [`Jobs::page`], handed on piece by piece for as long as `take` says `true`.
     pub fn write_page(
         &self,
         selection: &Selection,
@@ -222,8 +222,8 @@ impl Jobs {
         whole(|take| self.write_job(jid, take))
     }
 
-    /// As [`Jobs::job`], handed on piece by piece for as long as `take` says `true`; `false` if there is
-    /// no such job.
+    /// The same as [`Jobs::job`], handed on piece by piece for as long as `take` says `true`;
+    /// `false` if there is no such job.
     pub fn write_job(
         &self,
         jid: &str,
@@ -235,7 +235,8 @@ impl Jobs {
         Ok(found.unwrap_or(false))
     }
 
-    /// The longest load of a job and its returns, in bytes: what has to be held at a time to write it.
+    /// The longest load of a job and its returns, in bytes: what has to be held at a time to write
+    /// it.
     pub fn longest_of_job(&self, jid: &str) -> Result<u64, JobsError> {
         let longest = self.read("measure a job", |db, _| {
             let sql = "SELECT max(length) FROM (
@@ -255,7 +256,7 @@ fn first_number(rows: &mut Rows<'_>) -> rusqlite::Result<Option<u64>> {
     Ok(number.and_then(|number| u64::try_from(number).ok()))
 }
 
-/// Which jobs a [`Selection`] takes, with its values as parameters.
+/// The jobs that a [`Selection`] takes, with its values as parameters.
 const SELECTED: &str = "FROM jobs
      WHERE (?1 IS NULL OR fun GLOB ?1)
        AND (?2 IS NULL OR EXISTS (SELECT 1 FROM minions AS m WHERE m.name = ?2 AND (

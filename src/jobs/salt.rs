@@ -14,8 +14,8 @@ use crate::msgpack::{self, Item, MapWriter};
 /// What the event of a new job says besides what was published.
 const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
 
-/// A job whose load is not known is described by a return of it, as Salt's master does it. The loads
-/// themselves are not sorted, which would copy all of them.
+/// A job whose load is not known is described by a return of it, as Salt's master does it. The
+/// loads themselves are not sorted, which would copy all of them.
 pub(super) const LOAD: &str = "coalesce(jobs.load, (SELECT load FROM returns WHERE rowid = \
      (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
 
