@@ -62,11 +62,7 @@ pub(crate) fn prefixed(data: &[u8]) {
     }
 }
 
-fn messages(
-    stream: &[u8],
-    piece: usize,
-    max_frame: usize,
-) -> (Vec<Bytes>, Option<PrefixError>) {
+fn messages(stream: &[u8], piece: usize, max_frame: usize) -> (Vec<Bytes>, Option<PrefixError>) {
     let mut prefixed = Prefixed::new(max_frame);
     let mut buffer = BytesMut::new();
     let mut found = Vec::new();

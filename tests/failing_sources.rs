@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::{DEADLINE, Daemon};
-use returner_peer::{Peer, done, events};
+use returner_peer::{Peer, done, events, packed};
+use rmpv::Value;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use zeromq::{PushSocket, Socket, SocketSend};

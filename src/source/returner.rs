@@ -116,9 +116,11 @@ impl TryFrom<Written> for Config {
                 .to_owned());
         }
         if !is_tcp && token_file.is_some() {
-            return Err("`token_file` belongs to tcp://; on a path the kernel says who comes, see \
+            return Err(
+                "`token_file` belongs to tcp://; on a path the kernel says who comes, see \
                         `allow`"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let access = Access { mode: mode.map_or(Access::GROUP.mode, |mode| mode.0), group };
         // The length before a message has 32 bits, of which 0xff and zeros are ZeroMQ's.
@@ -405,7 +407,8 @@ mod tests {
 
     #[test]
     fn a_path_has_a_mode_and_users_and_tcp_a_token() {
-        let config = read("bind: unix:/run/x\nmode: '0600'\ngroup: salt\nallow: [root, 12]").unwrap();
+        let config =
+            read("bind: unix:/run/x\nmode: '0600'\ngroup: salt\nallow: [root, 12]").unwrap();
         assert_eq!(config.bind, Bind::Ipc("/run/x".into()));
         assert_eq!(config.access, Access { mode: 0o600, group: Some("salt".to_owned()) });
         assert_eq!(read("bind: ipc:///run/x").unwrap().access, Access::GROUP);

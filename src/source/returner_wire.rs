@@ -305,9 +305,7 @@ impl JobCall {
             JobCall::GetJidsFilter { count, filter_find_job } => {
                 jobs.answer_jids_filter(*count, *filter_find_job, memory).map(Some)
             }
-            JobCall::GetMinions => {
-                jobs.get_minions().map(|minions| Some(Spooled::Memory(minions)))
-            }
+            JobCall::GetMinions => jobs.answer_minions(memory).map(Some),
             JobCall::GetEndtime { jid } => {
                 let time = jobs.get_endtime(jid)?;
                 Ok(time.and_then(|time| rmp_serde::to_vec(&time).ok()).map(Spooled::Memory))
@@ -462,7 +460,8 @@ mod tests {
     }
 
     fn request(op: &str, more: &[(&str, Value)]) -> Result<Request, Refusal> {
-        let mut pairs = vec![("v", Value::from(VERSION)), ("id", Value::from(7)), ("op", op.into())];
+        let mut pairs =
+            vec![("v", Value::from(VERSION)), ("id", Value::from(7)), ("op", op.into())];
         pairs.extend(more.iter().cloned());
         Request::parse(&packed(&pairs), 1000, VERSION)
     }
@@ -509,7 +508,8 @@ mod tests {
         let refusal = Request::parse(&old, 1000, VERSION).unwrap_err();
         assert_eq!((refusal.id, refusal.later), (9, true));
         for hostile in [&b""[..], b"\xc1", b"\xdf\xff\xff\xff\xff", b"hello", &[0x91; 900]] {
-            let refusal = Request::parse(&Bytes::copy_from_slice(hostile), 1000, VERSION).unwrap_err();
+            let refusal =
+                Request::parse(&Bytes::copy_from_slice(hostile), 1000, VERSION).unwrap_err();
             assert_eq!((refusal.id, refusal.later), (0, false));
         }
         // Nesting, and lengths that are not there.
@@ -571,7 +571,10 @@ mod tests {
         assert_eq!(Answer::Done(value).message(5, 2), found);
         assert_eq!(read(wait(5, 2)), r#"{"v": 2, "id": 5, "wait": true}"#);
         let refused = Answer::Refused { why: "no".to_owned(), later: true };
-        assert_eq!(read(refused.message(5, 2)), r#"{"v": 2, "id": 5, "error": "no", "later": true}"#);
+        assert_eq!(
+            read(refused.message(5, 2)),
+            r#"{"v": 2, "id": 5, "error": "no", "later": true}"#
+        );
         assert_eq!(read(greeting(9)), r#"{"v": 2, "id": 0, "max_frame": 9}"#);
     }
 

@@ -61,7 +61,8 @@ impl TryFrom<NumberOrName> for UserId {
 }
 
 /// How an unmapped container gets in.
-const REMEDY: &str = "share user ids with the container, or bind tcp://127.0.0.1:PORT with `token_file`";
+const REMEDY: &str =
+    "share user ids with the container, or bind tcp://127.0.0.1:PORT with `token_file`";
 
 /// Who has connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
