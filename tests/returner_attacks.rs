@@ -224,7 +224,7 @@ async fn invariant_8_over_zeromq_too_a_peer_that_never_reads_does_not_stop_the_d
 
 #[tokio::test]
 async fn invariant_9_who_finds_no_descriptors_is_accepted_once_there_are_some() {
-    let mut attacked = Attacked::begin().await;
+    let attacked = Attacked::begin().await;
     let pid = attacked.daemon.pid();
     let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let limit = |most: usize| {
