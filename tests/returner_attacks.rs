@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
+use zeromq::{DealerSocket, Socket, SocketSend};
 
 /// The most memory that the daemon may have had.
 const MEMORY: u64 = 200 << 20;
@@ -32,12 +33,17 @@ struct Attacked {
 
 impl Attacked {
     async fn begin() -> Self {
+        Attacked::with("returner").await
+    }
+
+    /// The same with this kind of source.
+    async fn with(kind: &str) -> Self {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         let path = folder.path().join("bus");
         let listener = UnixListener::bind(&path).unwrap();
         // The harness names the first source `bus`; the second is beside it.
         let source = format!(
-            "returner: {{bind: 'ipc://FOLDER/r'}}\n  salt:\n    salt_bus: {{address: '{}'}}",
+            "{kind}: {{bind: 'ipc://FOLDER/r'}}\n  salt:\n    salt_bus: {{address: '{}'}}",
             path.display()
         );
         let daemon = Daemon::start(&source);
@@ -197,6 +203,57 @@ async fn a_client_that_speaks_zeromq_is_told_apart_and_the_log_says_what_to_do()
     assert_eq!(log.matches("upgrade the package saltext-saltern").count(), 1, "{log}");
     attacked.bus_goes_on().await;
     attacked.ends().await;
+}
+
+/// The library queues answers of a peer that does not read, and then waits.
+#[tokio::test]
+async fn invariant_8_over_zeromq_too_a_peer_that_never_reads_does_not_stop_the_daemon() {
+    let mut attacked = Attacked::with("returner_zeromq").await;
+    let path = attacked.daemon.path("r");
+    attacked.daemon.until("the socket", || path.exists()).await;
+    let mut attacker = DealerSocket::new();
+    attacker.connect(&format!("ipc://{}", path.display())).await.unwrap();
+    let asking = async {
+        // Until it is disconnected.
+        while attacker.send(request(1, "dance", &[]).into()).await.is_ok() {}
+    };
+    let _ = timeout(Duration::from_secs(20), asking).await;
+    attacked.bus_goes_on().await;
+    attacked.ends().await;
+}
+
+#[tokio::test]
+async fn invariant_9_who_finds_no_descriptors_is_accepted_once_there_are_some() {
+    let attacked = Attacked::begin().await;
+    let pid = attacked.daemon.pid();
+    let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let limit = |most: usize| {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.arg(format!("--pid={pid}")).arg(format!("--nofile={most}:1000"));
+        assert!(prlimit.status().unwrap().success());
+    };
+    limit(open() + 10);
+    let mut many = Vec::new();
+    for _ in 0..40 {
+        many.push(UnixStream::connect(attacked.daemon.path("r")).await.unwrap());
+    }
+    attacked.daemon.wait_for_log("a client cannot be accepted").await;
+    let before = processor_time(pid);
+    sleep(Duration::from_secs(3)).await;
+    let spent = processor_time(pid) - before;
+    assert!(spent < 1.0, "{spent} s of CPU in 3 s");
+    drop(many);
+    limit(1000);
+    attacked.others_are_served(1).await;
+    attacked.ends().await;
+}
+
+/// The CPU that a process has used, in seconds.
+fn processor_time(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks = |place: usize| fields[place].parse::<f64>().unwrap();
+    (ticks(11) + ticks(12)) / 100.0
 }
 
 /// A user whom the file's mode lets, but nobody else.

@@ -174,6 +174,76 @@ fn events_survive_in_3008() {
     events_survive("3008.3");
 }
 
+/// Salt's side is upgraded, and then the daemon, while events come; and the other way round.
+fn an_upgrade_loses_nothing(version: &str) {
+    let sink = "sqlite3: {database: FOLDER/events.db}\n    batch: {linger: 10ms}";
+    // The release before listens as this source does.
+    let older = SOURCE.replace("returner:", "returner_zeromq:");
+    let mut daemon = Daemon::start_with(&older, sink);
+    let dir = folder();
+    let address = daemon.path("r");
+    let config = |returners: &Path| {
+        let (address, returners) = (address.display(), returners.display());
+        master(
+            dir.path(),
+            &format!("saltern.address: ipc://{address}\nreturner_dirs: [{returners}]\n"),
+        )
+    };
+    let old = repository().join("tests/fixtures/saltext-saltern-1");
+    let new = single_file(version, dir.path());
+    let (nowhere, log) = (dir.path().join("nowhere"), dir.path().join("log"));
+    let database = daemon.path("events.db");
+    let stored = || {
+        let count = Connection::open(&database).and_then(|database| {
+            let sql = "SELECT count(DISTINCT tag) FROM salt_events";
+            database.query_row(sql, [], |row| row.get::<_, u32>(0))
+        });
+        count.unwrap_or(0) as usize
+    };
+    let all =
+        |count: usize| until("all to be stored", PATIENCE, || (stored() == count).then_some(()));
+
+    let mut salt = pusher(version, 0, &config(&old), &nowhere, &log);
+    let count = salt.push(20);
+    all(count);
+    drop(salt);
+    // The new package speaks to the old daemon.
+    let mut salt = pusher(version, count, &config(&new), &nowhere, &log);
+    let count = salt.push(20);
+    all(count);
+    daemon.kill();
+    let path = daemon.path("config.yaml");
+    let text = fs::read_to_string(&path).unwrap().replace("returner_zeromq:", "returner:");
+    fs::write(&path, text).unwrap();
+    salt.push(20);
+    daemon.start_again();
+    let count = salt.push(20);
+    all(count);
+    drop(salt);
+    // The old package cannot speak to the new daemon, and keeps what it has.
+    let mut salt = pusher(version, count, &config(&old), &nowhere, &log);
+    let waiting = salt.push(20);
+    let is_said = || daemon.log().contains("upgrade the package saltext-saltern").then_some(());
+    until("what to do in the log", PATIENCE, is_said);
+    assert_eq!(stored(), count);
+    drop(salt);
+    let mut salt = pusher(version, waiting, &config(&new), &nowhere, &log);
+    let count = salt.push(20);
+    all(count);
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(!log.contains("Traceback"), "{log}");
+}
+
+#[test]
+fn an_upgrade_from_version_1_loses_nothing_in_3006() {
+    an_upgrade_loses_nothing("3006.28");
+}
+
+#[test]
+fn an_upgrade_from_version_1_loses_nothing_in_3008() {
+    an_upgrade_loses_nothing("3008.3");
+}
+
 /// What the job cache answers is what Salt's own `local_cache` answers.
 fn job_caches_agree(version: &str) {
     let daemon = Daemon::start(SOURCE);

@@ -171,23 +171,25 @@ impl Jobs {
     }
 
     /// Salt's `get_minions`: the names of all minions that returned something, sorted, as an array.
-    pub fn get_minions(&self) -> Result<Vec<u8>, JobsError> {
-        let minions = self.read("list minions", |db, damage| {
+    pub fn answer_minions(&self, memory: usize) -> Result<Spooled, JobsError> {
+        let mut spool = self.spool(memory);
+        let items = self.read("list minions", |db, damage| {
             let mut select = db.prepare_cached(
                 "SELECT name FROM minions
                  WHERE EXISTS (SELECT 1 FROM returns WHERE minion = minions.id) ORDER BY name",
             )?;
             let mut rows = select.query([])?;
-            let mut names = Vec::new();
+            let mut items = 0;
             while let Some(row) = rows.next()? {
                 let Some(minion) = damage.text(row, 0) else { continue };
                 let mut name = Vec::new();
                 msgpack::write_str(minion, &mut name);
-                names.push(name);
+                items += 1;
+                spool.push(&name);
             }
-            Ok(names)
+            Ok(items)
         })?;
-        Ok(array(minions.unwrap_or_default().iter()))
+        spool.array(items.unwrap_or(0)).map_err(|cause| self.unkept(cause))
     }
 
     /// Salt's `get_endtime`.
@@ -322,15 +324,6 @@ fn start_time(jid: &str) -> String {
     }
 }
 
-fn array<'a>(items: impl ExactSizeIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-    let mut out = Vec::new();
-    msgpack::write_array_head(u32::try_from(items.len()).unwrap_or(u32::MAX), &mut out);
-    for item in items {
-        out.extend_from_slice(item);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -373,6 +366,10 @@ mod tests {
 
         pub(in crate::jobs) fn get_jids(&self) -> Result<Vec<u8>, JobsError> {
             in_memory(self.answer_jids(64))
+        }
+
+        pub(in crate::jobs) fn get_minions(&self) -> Result<Vec<u8>, JobsError> {
+            in_memory(self.answer_minions(64))
         }
 
         pub(in crate::jobs) fn get_jids_filter(

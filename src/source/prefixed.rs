@@ -36,6 +36,11 @@ impl Prefixed {
         Prefixed { max_frame, has_begun: false }
     }
 
+    /// Takes messages of at most so many bytes from now on.
+    pub(super) fn take_up_to(&mut self, max_frame: usize) {
+        self.max_frame = max_frame;
+    }
+
     /// How long the next message and its prefix are; `None` while that cannot be said.
     pub fn wanted(&self, buffer: &[u8]) -> Result<Option<usize>, PrefixError> {
         let Some(prefix) = buffer.first_chunk::<PREFIX>() else { return Ok(None) };

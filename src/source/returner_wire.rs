@@ -304,7 +304,7 @@ impl JobCall {
             JobCall::GetJidsFilter { count, filter_find_job } => {
                 jobs.answer_jids_filter(*count, *filter_find_job, memory).map(Some)
             }
-            JobCall::GetMinions => jobs.get_minions().map(|minions| Some(Spooled::Memory(minions))),
+            JobCall::GetMinions => jobs.answer_minions(memory).map(Some),
             JobCall::GetEndtime { jid } => {
                 let time = jobs.get_endtime(jid)?;
                 Ok(time.and_then(|time| rmp_serde::to_vec(&time).ok()).map(Spooled::Memory))

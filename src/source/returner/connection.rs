@@ -33,6 +33,9 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How long a client may take to read a part of an answer.
 const UNREAD: Duration = Duration::from_secs(10);
 
+/// The longest message with a token.
+const GREETING: usize = 8 << 10;
+
 /// How long a client that is turned away may take to read why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -73,7 +76,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (read, write) = split(stream);
-    let mut messages = Messages::new(read, around.max_frame, client.share.budget.clone());
+    let longest = match client.peer {
+        Peer::User(_) => around.max_frame,
+        Peer::Token => GREETING,
+    };
+    let mut messages = Messages::new(read, longest, client.share.budget.clone());
     let (answers, outgoing) = mpsc::channel(ANSWERS);
     let mut requests = JoinSet::new();
     let reading = async {
@@ -83,25 +90,20 @@ where
         broken
     };
     let writing = write_on(write, outgoing, around.max_frame);
-    let both = async { tokio::join!(biased; writing, reading) };
-    let Some((written, broken)) = client.leave.run_until_cancelled(both).await else { return };
-    let cut_off = match (written, broken) {
-        (Err(error), _) if error.kind() == io::ErrorKind::TimedOut => {
+    // Requests of a client that has gone, or does not read, are given up: it sends them again.
+    let both = async { tokio::try_join!(writing, async { Ok(reading.await) }) };
+    let Some(ended) = client.leave.run_until_cancelled(both).await else { return };
+    match ended {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             around.turned_away.note(Reason::Unread, "it does not read what it has asked for");
-            false
         }
-        (Err(error), _) => {
-            debug!(%error, "a client has gone before it had its answers");
-            false
+        Err(error) => debug!(%error, "a client has gone before it had its answers"),
+        Ok(((), None | Some(Broken::Ended | Broken::CutOff | Broken::Read(_)))) => {}
+        Ok(((), Some(_))) => {
+            // Closing while it still sends could cost it the words that say why.
+            let last = timeout(LAST_WORDS, messages.discard());
+            client.leave.run_until_cancelled(last).await;
         }
-        (Ok(()), Some(broken)) => {
-            !matches!(broken, Broken::Ended | Broken::CutOff | Broken::Read(_))
-        }
-        (Ok(()), None) => false,
-    };
-    if cut_off {
-        // Closing while it still sends could cost it the words that say why.
-        let _ = timeout(LAST_WORDS, messages.discard()).await;
     }
 }
 
@@ -137,6 +139,10 @@ async fn read_on<R: AsyncRead + Unpin>(
         client.heard.set(Instant::now());
         let (message, held) = match message {
             Ok(message) => message,
+            Err(Broken::Prefix(PrefixError::TooLong(_))) if !has_shown => {
+                slot.send(Outgoing::Answer(0, without_token(around), None));
+                return Some(Broken::Token);
+            }
             Err(broken) => {
                 if let Some(answer) = last_words(&broken, around) {
                     slot.send(Outgoing::Answer(0, answer, None));
@@ -144,19 +150,17 @@ async fn read_on<R: AsyncRead + Unpin>(
                 return Some(broken);
             }
         };
-        client.has_spoken.set(true);
         if !has_shown {
             has_shown = wire::token_of(&message).is_some_and(|token| around.door.is_token(token));
             if !has_shown {
-                let why = "the token is missing or wrong: `saltern.token_file` on Salt's side and \
-                           `token_file` of the source have to hold the same";
-                around.turned_away.note(Reason::Token, why);
-                slot.send(Outgoing::Answer(0, later(why), None));
-                return Some(Broken::Read(io::ErrorKind::PermissionDenied.into()));
+                slot.send(Outgoing::Answer(0, without_token(around), None));
+                return Some(Broken::Token);
             }
+            messages.take_up_to(around.max_frame);
             slot.send(Outgoing::Answer(0, Answer::Done(None), None));
             continue;
         }
+        client.has_spoken.set(true);
         match take(&message, held, client, around) {
             Err((id, answer)) => {
                 slot.send(Outgoing::Answer(id, answer, None));
@@ -190,6 +194,14 @@ async fn read_on<R: AsyncRead + Unpin>(
     }
 }
 
+/// What a client hears that has no token, which is also noted.
+fn without_token(around: &Around) -> Answer {
+    let why = "the token is missing or wrong: `saltern.token_file` on Salt's side and `token_file` of \
+               the source have to hold the same";
+    around.turned_away.note(Reason::Token, why);
+    later(why)
+}
+
 /// A request and its place, or the number of one that is refused, and the answer.
 fn take(
     message: &Bytes,
@@ -213,7 +225,7 @@ fn take(
 fn last_words(broken: &Broken, around: &Around) -> Option<Answer> {
     let why = broken.to_string();
     let (reason, answer) = match broken {
-        Broken::Ended | Broken::Read(_) => return None,
+        Broken::Ended | Broken::Read(_) | Broken::Token => return None,
         Broken::CutOff => {
             debug!("a client closed its connection within a message");
             return None;

@@ -35,6 +35,8 @@ pub(super) enum Broken {
     Slow,
     #[error("there was no room for its message within {} s; see whether a sink is stuck", PAUSE.as_secs())]
     NoRoom,
+    #[error("it has not shown the token")]
+    Token,
     #[error("{0}")]
     Prefix(#[from] PrefixError),
     #[error("it cannot be read: {0}")]
@@ -92,6 +94,11 @@ impl<R: AsyncRead + Unpin> Messages<R> {
                 _ => {}
             }
         }
+    }
+
+    /// Takes messages of at most so many bytes from now on.
+    pub(super) fn take_up_to(&mut self, max_frame: usize) {
+        self.prefixed.take_up_to(max_frame);
     }
 
     async fn read_some(&mut self, at_most: usize) -> io::Result<usize> {
