@@ -1,6 +1,6 @@
 //! Holding back log lines that repeat.
 //!
-//! What goes wrong often goes wrong a thousand times. Of warnings and errors of the same kind the
+//! A thing that goes wrong often does so a thousand times. Of warnings and errors of the same kind the
 //! first [`SHOWN`] within a minute are shown. The others are counted, and a line says how many there
 //! were, with the first of them, once the minute is over and anything is logged.
 //!
@@ -56,7 +56,7 @@ struct Lines {
 }
 
 impl Seen {
-    /// Whether a line of this kind is to be shown.
+    /// True if a line of this kind is to be shown.
     fn see(&mut self, kind: Kind, line: impl FnOnce() -> String, now: Instant) -> bool {
         if self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
             return true;
@@ -83,7 +83,7 @@ impl Seen {
 impl<S: Subscriber> Layer<S> for Fold {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // What this module says itself.
+        // Said by this module itself.
         if metadata.target() == module_path!() {
             return true;
         }

@@ -283,7 +283,9 @@ impl Node {
             Value::Replaced(text) => found.push((self.place, text)),
             Value::Text(text) if is_secret => found.push((self.place, text)),
             Value::List(nodes) => {
-                nodes.iter().for_each(|node| node.find_secrets(is_secret, found));
+                for node in nodes {
+                    node.find_secrets(is_secret, found);
+                }
             }
             Value::Map(pairs) => {
                 for (key, node) in pairs {
