@@ -210,8 +210,8 @@ fn without_arguments(text: &str) -> String {
     text.to_owned()
 }
 
-/// Where the value behind a colon ends: a quoted one with its quotes, any other with the line; `None`
-/// of a quoted one that goes on.
+/// The place where the value behind a colon ends: a quoted one with its quotes, any other with the
+/// line; `None` of a quoted one that goes on.
 fn end_of_value(text: &str) -> Option<usize> {
     let value = text.trim_start();
     match value.chars().next() {

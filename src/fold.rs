@@ -1,11 +1,12 @@
 //! Holding back log lines that repeat.
 //!
-//! A thing that goes wrong often does so a thousand times. Of warnings and errors of the same kind the
-//! first [`SHOWN`] within a minute are shown. The others are counted, and a line says how many there
-//! were, with the first of them, once the minute is over and anything is logged.
+//! A thing that goes wrong often does so a thousand times. Of warnings and errors of the same kind
+//! the first [`SHOWN`] within a minute are shown. The others are counted, and a line says how many
+//! there were, with the first of them, once the minute is over and anything is logged.
 //!
 //! The kind is the place in the program and the fields of [`OWN`], which have few values. Any other
-//! field may hold what somebody sends, who must not fill the log by sending something else each time.
+//! field may hold a text that somebody sends, who must not fill the log by sending another one each
+//! time.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};

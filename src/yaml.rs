@@ -206,7 +206,8 @@ impl Node {
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
-    /// without its last line feed, in every text of the tree. The file is a regular one of at most 64 KiB. `$${` stands for `${`, and `${1}`, a
+    /// without its last line feed, in every text of the tree. The file is a regular one of at
+    /// most 64 KiB. `$${` stands for `${`, and `${1}`, a
     /// number, stays as it is.
     pub fn interpolate(&mut self, problems: &mut Vec<Problem>) {
         match &mut self.value {
