@@ -7,7 +7,7 @@
 
 use crate::visible::{self, Visible};
 
-/// What the names of keys that hold secrets have in them, apart from what separates words; common
+/// Parts of the names of keys that hold secrets, without what separates words; common
 /// mistypings are among them.
 const NAMES: [&str; 17] = [
     "pass",
@@ -47,13 +47,13 @@ const OPAQUE: usize = 20;
 /// A line, and how many columns stand before the place in it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Excerpt {
-    /// What may be shown of the line.
+    /// The part of the line that may be shown.
     pub line: String,
     /// The columns before the place.
     pub indent: usize,
 }
 
-/// Whether the value under a key of this name is a secret.
+/// True if the value under a key of this name is a secret.
 pub fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase();
     let letters: String = key.chars().filter(|c| c.is_alphanumeric()).collect();
@@ -68,7 +68,7 @@ pub fn shown(text: &str, number: usize, column: usize) -> Excerpt {
     window(&without_secrets(text, number).1, column.saturating_sub(1))
 }
 
-/// Whether something of the line is hidden.
+/// True if something of the line is hidden.
 pub fn hides(text: &str, number: usize) -> bool {
     let (line, shown) = without_secrets(text, number);
     line != shown || without_looks(line) != line
@@ -99,7 +99,7 @@ pub fn lines_of(text: &str) -> impl Iterator<Item = &str> {
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
-/// What a line is inside of, if that began on a line before it and is a secret.
+/// A secret that began on a line before, and that a line is inside of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inside {
     Nothing,
@@ -107,12 +107,12 @@ enum Inside {
     Quotes(char),
     /// Brackets, so many.
     Brackets(usize),
-    /// What is further to the right than so many columns.
+    /// Lines further to the right than so many columns.
     Indented(usize),
 }
 
 impl Inside {
-    /// Whether the line is a part of it, or its end.
+    /// True if the line is a part of it, or its end.
     fn takes(&mut self, line: &str) -> bool {
         match *self {
             Inside::Nothing => false,
@@ -180,7 +180,7 @@ fn without_values(line: &str, out: &mut String) -> Inside {
     state
 }
 
-/// What is open behind a line.
+/// The brackets that are open behind a line.
 fn after(line: &str, open: usize) -> Inside {
     match open_brackets(line, open) {
         0 => Inside::Nothing,
@@ -210,8 +210,8 @@ fn without_arguments(text: &str) -> String {
     text.to_owned()
 }
 
-/// Where the value behind a colon ends: a quoted one with its quotes, any other with the line; `None`
-/// of a quoted one that goes on.
+/// The place where the value behind a colon ends: a quoted one with its quotes, any other with the
+/// line; `None` of a quoted one that goes on.
 fn end_of_value(text: &str) -> Option<usize> {
     let value = text.trim_start();
     match value.chars().next() {
@@ -223,7 +223,7 @@ fn end_of_value(text: &str) -> Option<usize> {
     }
 }
 
-/// What is behind the quote that ends a text.
+/// The rest behind the quote that ends a text.
 fn behind_quote(text: &str, quote: char) -> Option<&str> {
     let mut chars = text.char_indices().peekable();
     while let Some((place, c)) = chars.next() {

@@ -1,11 +1,12 @@
 //! Holding back log lines that repeat.
 //!
-//! What goes wrong often goes wrong a thousand times. Of warnings and errors of the same kind the
-//! first [`SHOWN`] within a minute are shown. The others are counted, and a line says how many there
-//! were, with the first of them, once the minute is over and anything is logged.
+//! A thing that goes wrong often does so a thousand times. Of warnings and errors of the same kind
+//! the first [`SHOWN`] within a minute are shown. The others are counted, and a line says how many
+//! there were, with the first of them, once the minute is over and anything is logged.
 //!
 //! The kind is the place in the program and the fields of [`OWN`], which have few values. Any other
-//! field may hold what somebody sends, who must not fill the log by sending something else each time.
+//! field may hold a text that somebody sends, who must not fill the log by sending another one each
+//! time.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
@@ -56,7 +57,7 @@ struct Lines {
 }
 
 impl Seen {
-    /// Whether a line of this kind is to be shown.
+    /// True if a line of this kind is to be shown.
     fn see(&mut self, kind: Kind, line: impl FnOnce() -> String, now: Instant) -> bool {
         if self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
             return true;
@@ -83,7 +84,7 @@ impl Seen {
 impl<S: Subscriber> Layer<S> for Fold {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // What this module says itself.
+        // Said by this module itself.
         if metadata.target() == module_path!() {
             return true;
         }

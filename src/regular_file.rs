@@ -1,8 +1,8 @@
 //! Opening what must be a regular file, where anything may be in its place.
 //!
 //! A FIFO makes whoever opens it wait for the other side, `/dev/zero` has no end, and a device may
-//! do something when it is opened. None of them is opened here, or kept open: what it is gets looked
-//! at before and after.
+//! do something when it is opened. None of them is opened here, or kept open: the kind of a file is
+//! looked at before and after.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// What becomes of a symbolic link at the end of a path.
+/// The way to treat a symbolic link at the end of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
     /// It is followed: the operator may have put it there.

@@ -75,7 +75,7 @@ pub fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Whether a terminal obeys the character, or shows nothing for it.
+/// True of a character that a terminal obeys, or shows nothing for.
 fn does_not_show(c: char) -> bool {
     c.is_control()
         || matches!(

@@ -206,7 +206,8 @@ impl Node {
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
-    /// without its last line feed, in every text of the tree. The file is a regular one of at most 64 KiB. `$${` stands for `${`, and `${1}`, a
+    /// without its last line feed, in every text of the tree. The file is a regular one of at
+    /// most 64 KiB. `$${` stands for `${`, and `${1}`, a
     /// number, stays as it is.
     pub fn interpolate(&mut self, problems: &mut Vec<Problem>) {
         match &mut self.value {
@@ -283,7 +284,9 @@ impl Node {
             Value::Replaced(text) => found.push((self.place, text)),
             Value::Text(text) if is_secret => found.push((self.place, text)),
             Value::List(nodes) => {
-                nodes.iter().for_each(|node| node.find_secrets(is_secret, found));
+                for node in nodes {
+                    node.find_secrets(is_secret, found);
+                }
             }
             Value::Map(pairs) => {
                 for (key, node) in pairs {

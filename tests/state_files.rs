@@ -1,4 +1,4 @@
-//! What somebody puts in the place of the daemon's files: links to files of others, FIFOs that make
+//! Things that somebody puts in the place of the daemon's files: links to files of others, FIFOs that make
 //! whoever opens them wait, devices without an end, directories. None of it keeps the daemon from
 //! starting, and nothing elsewhere is touched.
 

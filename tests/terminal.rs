@@ -1,4 +1,4 @@
-//! What minions, users and peers send reaches no terminal and no log as more than text: commands show
+//! No terminal and no log gets more than text from minions, users and peers: commands show
 //! it made visible, and the log caps it, keeps it on its line and folds it.
 
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
@@ -40,7 +40,7 @@ async fn accepted(daemon: &Daemon, listener: &UnixListener) -> UnixStream {
     accepted.unwrap_or_else(|_| panic!("no connection; the log:\n{}", daemon.log())).unwrap().0
 }
 
-/// What a command prints, on both outputs.
+/// The text that a command prints, on both outputs.
 fn said(daemon: &Daemon, arguments: &[&str]) -> (String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
     let output = command.args(arguments).arg("--config").arg(daemon.path("config.yaml"));
@@ -68,7 +68,7 @@ async fn invariant_7_no_job_drives_the_terminal() {
     stream.write_all(&event(&format!("salt/job/{JID}/ret/{HOSTILE}"), &ret)).await.unwrap();
     stream.write_all(&event("last", &json!({}))).await.unwrap();
     daemon.wait_for_event("last").await;
-    // What waits for the job cache is stored before it ends.
+    // The job cache has stored everything before it ends.
     daemon.signal("TERM");
     assert!(daemon.ended().await.success());
 

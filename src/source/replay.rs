@@ -173,7 +173,7 @@ impl BadFrames {
     fn note(&mut self, block: &Block, outlet: &Outlet, name: &str) {
         outlet.state.bad_frames.add(block.bad.len() as u64);
         for bad in &block.bad {
-            let (source, file, reason) = (&outlet.state.name, name, bad.to_string());
+            let (source, file, reason) = (&outlet.state.name, name, bad.as_str());
             if self.0 == 0 {
                 outlet.state.failed(&format!("{name}: {bad}"));
                 warn!(source, file, reason, "what is no event is passed over; reading goes on");
