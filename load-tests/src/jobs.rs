@@ -5,7 +5,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use saltern::event::Event;
+use saltern::batch::Entry;
+use saltern::event::{Authority, Event, Origin};
 use saltern::jobs::Jobs;
 use saltern::jobs::listing::{Outcome, Selection};
 use serde_json::json;
@@ -35,6 +36,7 @@ pub(crate) fn print(folder: &Path, count: u64, minions: u64) -> Result<(), Failu
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
     // The first half is old enough to be forgotten.
     let old = now.saturating_sub(7_200_000_000);
+    let origin = Origin { source: "bus".into(), master_id: "master".into() };
     let began = Instant::now();
     let mut longest = Duration::ZERO;
     for first in (0..count).step_by(usize::try_from(TOGETHER)?) {
@@ -42,7 +44,9 @@ pub(crate) fn print(folder: &Path, count: u64, minions: u64) -> Result<(), Failu
         let events: Vec<Event> =
             (first..count.min(first + TOGETHER)).flat_map(|job| events_of(job, minions)).collect();
         let batch = Instant::now();
-        jobs.record(events.iter().map(|event| (event, received)))?;
+        let authority = Authority::Bus;
+        let entry = |event| Entry { event, origin: &origin, received, authority };
+        jobs.record(events.iter().map(entry))?;
         longest = longest.max(batch.elapsed());
     }
     let filling = began.elapsed();
