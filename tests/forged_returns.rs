@@ -135,12 +135,7 @@ impl Estate {
     fn table(&self) -> String {
         let mut saltern = Command::new(env!("CARGO_BIN_EXE_saltern"));
         saltern.args(["jobs", "show", JID, "--config"]).arg(self.daemon.path("config.yaml"));
-        // The daemon's port is not the one that the configuration says.
-        let log = self.daemon.log();
-        let line = log.lines().rfind(|line| line.contains("the HTTP side listens")).unwrap();
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let url = format!("http://{}", line["address"].as_str().unwrap());
-        let output = saltern.args(["--url", &url]).output().unwrap();
+        let output = saltern.output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{errors}");
         String::from_utf8(output.stdout).unwrap()

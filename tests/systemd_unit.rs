@@ -188,7 +188,12 @@ fn get(own: &Path, path: &str) -> Option<String> {
     let line = log.lines().rfind(|line| line.contains("the HTTP side listens"))?;
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     let mut stream = TcpStream::connect(line["address"].as_str()?).ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let token = fs::read_to_string(own.join("state/http-token")).unwrap_or_default();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Authorization: Bearer {}\r\n\r\n",
+        token.trim()
+    );
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
