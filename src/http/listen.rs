@@ -191,9 +191,8 @@ impl Socket {
             Err(cause) if matches!(socket.place, Place::Configured(_)) => {
                 Err(BindError::Socket { path: socket.path().to_owned(), cause })
             }
-            // The first look tries again, and says so.
-            Err(_) => Ok(socket),
-            Ok(()) => Ok(socket),
+            // The first look tries again what failed, and says so.
+            _ => Ok(socket),
         }
     }
 
