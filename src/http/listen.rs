@@ -86,6 +86,29 @@ pub(super) enum Listening {
     Socket(Socket),
 }
 
+/// Says where the doors are.
+pub(super) fn announce(open: &[Listening]) {
+    for door in open {
+        match door {
+            Listening::Address { listener, tls, .. } => {
+                if let Ok(address) = listener.local_addr() {
+                    info!(%address, tls = tls.is_some(), "the HTTP side listens");
+                }
+            }
+            Listening::Socket(Socket { place: Place::Short(path), bound: Some(_), .. }) => info!(
+                socket = %path.display(),
+                "commands reach the daemon here, since the path of a socket in state_dir would be \
+                 longer than a socket can have"
+            ),
+            Listening::Socket(Socket { place, bound: Some(_), .. }) => {
+                info!(socket = %place.path().display(), "commands reach the daemon here");
+            }
+            // The first look says what is wrong.
+            Listening::Socket(_) => {}
+        }
+    }
+}
+
 /// A new connection.
 pub(super) enum Accepted {
     User { stream: UnixStream, uid: u32 },
@@ -168,20 +191,8 @@ impl Socket {
             Err(cause) if matches!(socket.place, Place::Configured(_)) => {
                 Err(BindError::Socket { path: socket.path().to_owned(), cause })
             }
-            // The first look tries again, and says so.
-            Err(_) => Ok(socket),
-            Ok(()) => {
-                let path = socket.path().display();
-                match socket.place {
-                    Place::Short(_) => info!(
-                        socket = %path,
-                        "commands reach the daemon here, since the path of a socket in state_dir would \
-                         be longer than a socket can have"
-                    ),
-                    _ => info!(socket = %path, "commands reach the daemon here"),
-                }
-                Ok(socket)
-            }
+            // The first look tries again what failed, and says so.
+            _ => Ok(socket),
         }
     }
 
@@ -286,7 +297,6 @@ pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors
             }
         }
         if let Ok(address) = listener.local_addr() {
-            info!(%address, tls = tls.is_some(), "the HTTP side listens");
             doors.listen = Some(address);
         }
         doors.open.push(Listening::Address { listener, tls, token: file });

@@ -99,6 +99,7 @@ pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: 
         budget: Budget::default(),
         stop: stop.clone(),
     };
+    listen::announce(&open);
     let upkeep = stop.run_until_cancelled(upkeep(&site));
     let routes = routes(site.clone());
     let state = &site.served.state;
