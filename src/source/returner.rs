@@ -375,9 +375,8 @@ impl Crowd {
         let longest = idle.min_by_key(|client| (client.has_spoken.get(), client.heard.get()));
         let Some(longest) = longest else { return false };
         longest.leave.cancel();
-        match self.tasks.join_next().await {
-            Some(ended) => self.ended(ended),
-            None => {}
+        if let Some(ended) = self.tasks.join_next().await {
+            self.ended(ended);
         }
         true
     }

@@ -89,9 +89,8 @@ impl<R: AsyncRead + Unpin> Messages<R> {
             }
             let pause = until.min(Instant::now() + PAUSE);
             let some = timeout_at(pause, self.read_some(room.saturating_sub(have).max(1))).await;
-            match some.map_err(|_| Broken::Slow)?? {
-                0 => return Err(Broken::CutOff),
-                _ => {}
+            if some.map_err(|_| Broken::Slow)?? == 0 {
+                return Err(Broken::CutOff);
             }
         }
     }
