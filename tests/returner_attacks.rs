@@ -170,7 +170,7 @@ async fn invariant_7_a_length_of_four_gigabytes_is_refused_before_it_is_believed
     let why = answer["error"].as_str().unwrap();
     assert!(why.contains("a message of 4294967295 bytes is over max_frame"), "{answer}");
     assert!(attacker.is_closed().await);
-    // What may be announced costs nothing before it comes.
+    // An announcement costs nothing before the message comes.
     let mut announced = Vec::new();
     for _ in 0..40 {
         let mut attacker = Peer::at(&attacked.daemon).await;
