@@ -25,7 +25,7 @@ const ALL: UnderWay = UnderWay { keeping: 192, asking: 256 };
 const EACH: UnderWay = UnderWay { keeping: 96, asking: 8 };
 
 /// Questions that the job cache answers at the same time; it writes one after the other.
-const QUESTIONS: usize = 4;
+const QUESTIONS: usize = 2;
 
 /// Numbers of requests.
 #[derive(Debug, Clone, Copy, Default)]
