@@ -270,7 +270,7 @@ async fn who_is_no_master_is_no_better_than_the_bus() {
         assert!(answer["error"].as_str().unwrap().contains("only a master"), "{answer}");
         assert_eq!(answer["later"], false.into());
     }
-    // What the bus could have said is taken as if it had.
+    // A load is taken as if the bus had told of it.
     let load = map(&[jid.clone(), ("fun", "test.ping".into()), ("tgt", "*".into())]);
     let load = ("load", Value::Binary(packed(&load)));
     assert_eq!(peer.ask(request(2, "save_load", &[jid.clone(), load, minions])).await, done(2));
@@ -283,7 +283,7 @@ async fn who_is_no_master_is_no_better_than_the_bus() {
     daemon.stop().await;
 }
 
-/// What the package of the release before says, and two of its sockets.
+/// Two sockets, with the words of the package of the release before.
 #[tokio::test]
 async fn the_release_before_is_answered_by_a_source_of_its_own() {
     let daemon = Daemon::start("returner_zeromq: {bind: 'ipc://FOLDER/r', max_frame: 4KiB}");

@@ -1,6 +1,7 @@
 //! Salt's side, the package in `salt/`, in three releases of Salt, and the daemon behind it.
 //!
-//! The package is used in both of its forms: installed by pip, and as the single file for `_returners`.
+//! The package is used in both of its forms: installed by pip, and as the single file for
+//! `_returners`.
 
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

@@ -93,7 +93,7 @@ pub enum JobsError {
         #[source]
         cause: rusqlite::Error,
     },
-    /// What was found has no place until it is read.
+    /// An answer has no place until it is read.
     #[error("cannot keep an answer beside the job cache {path} until it is read")]
     Answer {
         /// The job cache.

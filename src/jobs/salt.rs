@@ -1,7 +1,7 @@
 //! What Salt asks a job cache, answered in msgpack as its `local_cache` answers it.
 //!
-//! Answers that can be long are written as the database gives their parts; `memory` says how many bytes of
-//! one may be in memory. At most one row of the database is there beside it.
+//! Answers that can be long are written as the database gives their parts; `memory` says how many
+//! bytes of one may be in memory. At most one row of the database is there beside it.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 

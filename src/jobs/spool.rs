@@ -1,8 +1,9 @@
-//! An answer of the job cache that is written piece by piece: in memory while it is short, in a file
-//! without a name once it is long.
+//! An answer of the job cache that is written piece by piece: in memory while it is short, in a
+//! file without a name once it is long.
 //!
-//! Who asked may read slowly or not at all. A file costs no memory for as long as that takes, and the
-//! database is let go of before the first byte is sent. The files of all answers together are bounded.
+//! Who asked may read slowly or not at all. A file costs no memory for as long as that takes, and
+//! the database is let go of before the first byte is sent. The files of all answers together are
+//! bounded.
 
 use std::fs::{File, remove_file};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -101,7 +102,7 @@ impl Spool {
         Spool { folder, limit, files, memory: vec![0; HEAD], file: None, error: None }
     }
 
-    /// Whether nothing has gone wrong, so that writing on is of use.
+    /// True while nothing has gone wrong, so that writing on is of use.
     pub(super) fn is_sound(&self) -> bool {
         self.error.is_none()
     }

@@ -1,8 +1,9 @@
 //! Where a source listens: on a path or on the loopback address, and nowhere else.
 //!
-//! For a source that speaks ZeroMQ: the `zeromq` crate has neither encryption nor a limit for what a peer may announce: a frame of a
-//! terabyte is asked of the allocator before a byte of it has come, and ends the process. So only this
-//! machine's own users may reach the socket, and of these, with a path, only those whom its mode lets.
+//! For a source that speaks ZeroMQ: the `zeromq` crate has neither encryption nor a limit for what
+//! a peer may announce: a frame of a terabyte is asked of the allocator before a byte of it has
+//! come, and ends the process. So only this machine's own users may reach the socket, and of these,
+//! with a path, only those whom its mode lets.
 
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixListener;

@@ -1,7 +1,9 @@
-//! How messages of Salt's side are cut out of a stream: a length of 4 bytes, big-endian, before each.
+//! How messages of Salt's side are cut out of a stream: a length of 4 bytes, big-endian, before
+//! each.
 //!
-//! A length is looked at before a byte is allocated for it. A peer that speaks ZeroMQ is known by its
-//! first bytes: its greeting begins with 0xff and zeros, which no length does that is taken here.
+//! A length is looked at before a byte is allocated for it. A peer that speaks ZeroMQ is known by
+//! its first bytes: its greeting begins with 0xff and zeros, which no length does that is taken
+//! here.
 
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;

@@ -1,16 +1,18 @@
 //! `returner`: Salt itself, by way of its returner `saltern` (the package `saltext-saltern`).
 //!
-//! Where a bus only tells, this asks and is answered: events that `event_return` hands over, returns
-//! of minions, and the calls of Salt's job cache. A unix stream socket carries it, or loopback TCP
-//! with a token; `docs/returner.md` draws the protocol.
+//! Where a bus only tells, this asks and is answered: events that `event_return` hands over,
+//! returns of minions, and the calls of Salt's job cache. A unix stream socket carries it, or
+//! loopback TCP with a token; `docs/returner.md` draws the protocol.
 //!
 //! Events and returns are answered when they are safe: stored, or on disk, by every sink that wants
-//! them. Until then the sender hears once a second that it should wait, so that it can tell a daemon
-//! that is slow from one that is gone. Events that were not kept are refused, and come again.
+//! them. Until then the sender hears once a second that it should wait, so that it can tell a
+//! daemon that is slow from one that is gone. Events that were not kept are refused, and come
+//! again.
 //!
-//! Nothing that a client does holds up the others, nor the other sources: each has a task of its own
-//! ([`connection`]), what it may have under way is bounded ([`desk`], [`budget`]), and who says nothing,
-//! half a message, or does not read, is cut off. Who may come in at all is a matter of [`door`].
+//! Nothing that a client does holds up the others, nor the other sources: each has a task of its
+//! own ([`connection`]), what it may have under way is bounded ([`desk`], [`budget`]), and who says
+//! nothing, half a message, or does not read, is cut off. Who may come in at all is a matter of
+//! [`door`].
 
 use std::cell::Cell;
 use std::io::Write;
@@ -51,21 +53,22 @@ struct Written {
     /// `tcp://127.0.0.1:PORT` with `token_file`; any address but loopback is refused. The same as
     /// `saltern.address` on Salt's side.
     bind: Bind,
-    /// Permissions of the socket's file, as text in octal: `"0660"`, which is the default. Connecting takes
-    /// the right to write.
+    /// Permissions of the socket's file, as text in octal: `"0660"`, which is the default.
+    /// Connecting takes the right to write.
     #[serde(default)]
     mode: Option<Mode>,
     /// The group of the socket's file, by name or number. Default: that of the process, or of a
     /// directory with the setgid bit.
     #[serde(default)]
     group: Option<String>,
-    /// The users, by number or name, whose processes may come in, beside `masters`; the kernel says whose
-    /// a process is. Default: root, the user that saltern runs as, and the owner of the socket's file.
+    /// The users, by number or name, whose processes may come in, beside `masters`; the kernel says
+    /// whose a process is. Default: root, the user that saltern runs as, and the owner of the
+    /// socket's file.
     #[serde(default)]
     allow: Option<Vec<UserId>>,
-    /// The users, by number or name, as which a Salt master runs. What they say of a job outranks what the
-    /// bus says; what others say does not. Default: the owners of the sockets of all sources `salt_bus`,
-    /// else the owner of the socket's file. Who shows the token is a master.
+    /// The users, by number or name, as which a Salt master runs. What they say of a job outranks
+    /// what the bus says; what others say does not. Default: the owners of the sockets of all
+    /// sources `salt_bus`, else the owner of the socket's file. Who shows the token is a master.
     #[serde(default)]
     masters: Option<Vec<UserId>>,
     /// With `tcp://`: a file with a token of 16 to 4096 bytes that clients have to show, which is
@@ -73,8 +76,8 @@ struct Written {
     /// `(umask 077; openssl rand -hex 32 > FILE)`.
     #[serde(default)]
     token_file: Option<PathBuf>,
-    /// The longest message to accept. A longer one is refused before it is read, and counted as a bad
-    /// frame.
+    /// The longest message to accept. A longer one is refused before it is read, and counted as a
+    /// bad frame.
     #[serde(default = "default_max_frame")]
     max_frame: ByteSize,
 }
@@ -299,8 +302,8 @@ impl Listening {
         owner.unwrap_or_else(|| rustix::process::geteuid().as_raw())
     }
 
-    /// Looks whether the socket file is there, and listens anew if it is not. Clients that are connected
-    /// stay connected.
+    /// Looks whether the socket file is there, and listens anew if it is not. Clients that are
+    /// connected stay connected.
     fn look(&mut self, config: &Config, link: &mut Link) {
         if self.file.as_ref().is_none_or(SocketFile::is_in_place) {
             return;
@@ -349,7 +352,8 @@ impl Crowd {
         if let Err((reason, why)) = admitted {
             self.around.turned_away.note(reason, &why);
             let last = framed(&refused(0, VERSION, &why, true)).unwrap_or_default();
-            // It fits into what the kernel keeps for a connection; a client that has gone hears nothing.
+            // It fits into what the kernel keeps for a connection; a client that has gone hears
+            // nothing.
             let _ = tell(stream, &last);
             return;
         }
@@ -365,7 +369,7 @@ impl Crowd {
         self.tasks.spawn_local(serve(stream, client, around));
     }
 
-    /// Whether there is room for one more, for which one that is idle may have to go.
+    /// Makes room for one more, for which one that is idle may have to go; false if there is none.
     async fn has_room(&mut self) -> bool {
         if self.tasks.len() < CONNECTIONS {
             return true;
@@ -375,9 +379,8 @@ impl Crowd {
         let longest = idle.min_by_key(|client| (client.has_spoken.get(), client.heard.get()));
         let Some(longest) = longest else { return false };
         longest.leave.cancel();
-        match self.tasks.join_next().await {
-            Some(ended) => self.ended(ended),
-            None => {}
+        if let Some(ended) = self.tasks.join_next().await {
+            self.ended(ended);
         }
         true
     }

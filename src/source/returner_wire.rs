@@ -1,6 +1,6 @@
-//! What Salt's side and the sources `returner` and `returner_zeromq` say to each other: one msgpack map a
-//! message. `docs/returner.md` draws it. Version 2 differs from version 1 in what carries it, and in
-//! that a long answer comes in parts.
+//! What Salt's side and the sources `returner` and `returner_zeromq` say to each other: one msgpack
+//! map a message. `docs/returner.md` draws it. Version 2 differs from version 1 in what carries it,
+//! and in that a long answer comes in parts.
 //!
 //! What is Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
 //! value, so that neither side decodes what it only hands on.
@@ -25,8 +25,8 @@ pub(super) const VERSION_OVER_ZEROMQ: u64 = 1;
 /// The longest value that is one message, and the length of a part of a longer one.
 pub(super) const PART: usize = 64 << 10;
 
-/// How deep a request may nest; none needs more than three. Reading recurses, and the depth that the
-/// decoder would take by itself overflows a thread's stack.
+/// How deep a request may nest; none needs more than three. Reading recurses, and the depth that
+/// the decoder would take by itself overflows a thread's stack.
 const MAX_DEPTH: usize = 16;
 
 /// What Salt's side asks.
@@ -271,13 +271,13 @@ impl JobCall {
         }
     }
 
-    /// Whether it says something of a job that no event of the bus could say.
+    /// True if it says something of a job that no event of the bus could say.
     pub(super) fn is_for_masters(&self) -> bool {
         matches!(self, JobCall::SaveMinions { .. } | JobCall::UpdateEndtime { .. })
     }
 
-    /// Asks the job cache; blocks as long as that takes. The answer is msgpack, if there is any; `memory`
-    /// bytes of it may be in memory.
+    /// Asks the job cache; blocks as long as that takes. The answer is msgpack, if there is any;
+    /// `memory` bytes of it may be in memory.
     pub(super) fn answer(
         &self,
         jobs: &Jobs,
@@ -348,7 +348,7 @@ impl From<JobsError> for Answer {
     }
 }
 
-/// What a message to Salt's side consists of; what is absent is left out.
+/// The parts of a message to Salt's side; an absent one is left out.
 #[derive(Default, Serialize)]
 struct Written<'a> {
     v: u64,
@@ -382,7 +382,7 @@ impl Written<'_> {
     }
 }
 
-/// What the daemon says first on a connection: its version, and the longest message that it takes.
+/// The daemon's first words on a connection: its version, and the longest message that it takes.
 pub(super) fn greeting(max_frame: usize) -> Vec<u8> {
     Written { v: VERSION, max_frame: Some(max_frame as u64), ..Written::default() }.packed()
 }
@@ -408,7 +408,8 @@ pub(super) fn part(id: u64, v: u64, part: &[u8]) -> Vec<u8> {
 }
 
 impl Answer {
-    /// The one message that answers the request of this number, with all that was asked for in memory.
+    /// The one message that answers the request of this number, with all that was asked for in
+    /// memory.
     pub(super) fn message(self, id: u64, version: u64) -> Vec<u8> {
         match self {
             Answer::Done(None) => done(id, version, None),
@@ -421,8 +422,8 @@ impl Answer {
     }
 }
 
-/// What the source does with a message, for the fuzz targets: the events in it that are to be kept, and
-/// the answer once the job cache was asked and the events are safe.
+/// What the source does with a message, for the fuzz targets: the events in it that are to be kept,
+/// and the answer once the job cache was asked and the events are safe.
 pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, Bytes) {
     let Request { id, asked } = match Request::parse(message, max_frame, VERSION) {
         Ok(request) => request,

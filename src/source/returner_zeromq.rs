@@ -1,12 +1,14 @@
-//! `returner_zeromq`: version 1 of the source `returner`, over ZeroMQ. **Deprecated**: it is there for one
-//! release, for Salt masters whose package `saltext-saltern` is older than saltern, and is on only where
-//! it is configured, on a path of its own. Upgrade the package and use [`returner`](super::returner).
+//! `returner_zeromq`: version 1 of the source `returner`, over ZeroMQ. **Deprecated**: it is there
+//! for one release, for Salt masters whose package `saltext-saltern` is older than saltern, and is
+//! on only where it is configured, on a path of its own. Upgrade the package and use
+//! [`returner`](super::returner).
 //!
-//! It does what `returner` does, and stays weak where the `zeromq` crate is: who may write to the socket
-//! may have it announce a frame of a terabyte, which ends the process; answers to a peer that does not
-//! read are queued in memory, and once that queue is full the source closes all connections and begins
-//! anew; half-open connections stay. No other source is held up by that, nor is a stop. Nobody knows who has
-//! connected: on a path all that its mode lets are taken for masters, over TCP nobody is.
+//! It does what `returner` does, and stays weak where the `zeromq` crate is: who may write to the
+//! socket may have it announce a frame of a terabyte, which ends the process; answers to a peer
+//! that does not read are queued in memory, and once that queue is full the source closes all
+//! connections and begins anew; half-open connections stay. No other source is held up by that, nor
+//! is a stop. Nobody knows who has connected: on a path all that its mode lets are taken for
+//! masters, over TCP nobody is.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -34,8 +36,8 @@ use crate::units::ByteSize;
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     /// Where Salt's returner connects to: `ipc://PATH`, made with mode 0660, or
-    /// `tcp://127.0.0.1:PORT`; any address but loopback is refused. The same as `saltern.address` on
-    /// Salt's side, and another one than that of a source `returner`.
+    /// `tcp://127.0.0.1:PORT`; any address but loopback is refused. The same as `saltern.address`
+    /// on Salt's side, and another one than that of a source `returner`.
     bind: Bind,
     /// The longest message to accept. A longer one is refused and counted as a bad frame.
     #[serde(default = "default_max_frame")]
@@ -168,7 +170,7 @@ struct Pending {
     _place: Place,
 }
 
-/// What is asked and not answered yet.
+/// The requests that are not answered yet.
 struct Counter {
     desk: Rc<Desk>,
     share: Rc<Share>,
@@ -236,7 +238,7 @@ impl Counter {
         None
     }
 
-    /// What those hear that have to wait.
+    /// The messages to those who have to wait.
     fn waits(&self) -> Vec<ZmqMessage> {
         let may_hear = self.pending.values().filter(|pending| !pending.to.is_req());
         may_hear.map(|pending| pending.to.with(wait(pending.to.id, VERSION))).collect()

@@ -1,4 +1,4 @@
-//! What a test says to the source `returner`, by hand.
+//! The other end of the source `returner`, by hand.
 
 // Each test binary needs a part of it.
 #![allow(dead_code)]
@@ -34,7 +34,7 @@ pub(crate) fn events(id: u64, tags: &[&str]) -> Vec<u8> {
     request(id, "events", &[("events", events)])
 }
 
-/// What a minion returned, as a request.
+/// A minion's return, as a request.
 pub(crate) fn returned(id: u64, jid: &str, minion: &str, value: Value) -> Vec<u8> {
     let load = [("jid", jid.into()), ("id", minion.into()), ("fun", "test.ping".into())];
     let more = [("return", value), ("retcode", 0.into()), ("success", true.into())];
@@ -103,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    /// Whether the daemon has closed the connection.
+    /// Waits until the daemon has closed the connection.
     pub(crate) async fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         timeout(DEADLINE, self.stream.read_to_end(&mut rest)).await.is_ok()

@@ -7,12 +7,12 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError
 /// The unit in which bytes are counted.
 const UNIT: usize = 1 << 10;
 
-/// The bytes that all clients may have under way, and of these a single one. A single message may be
-/// larger than either.
+/// The bytes that all clients may have under way, and of these a single one. A single message may
+/// be larger than either.
 const ALL: usize = 64 << 20;
 const EACH: usize = 32 << 20;
 
-/// What one client, and all of them, may still take.
+/// The bytes that one client, and all of them, may still take.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     all: Arc<Semaphore>,

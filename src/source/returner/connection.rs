@@ -1,8 +1,8 @@
 //! One client: a task that reads its requests, and one for each of these until it is answered.
 //!
-//! Answers go through a channel with room for every request that is read, so that nobody waits for a
-//! client but its own task. A long answer lies in a file and is sent in parts. Who does not read is cut
-//! off.
+//! Answers go through a channel with room for every request that is read, so that nobody waits for
+//! a client but its own task. A long answer lies in a file and is sent in parts. Who does not read
+//! is cut off.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -39,22 +39,22 @@ const GREETING: usize = 8 << 10;
 /// How long a client that is turned away may take to read why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Messages to a client that may wait to be written: more than it may have requests, so that it also
-/// hears that it has too many.
+/// Messages to a client that may wait to be written: more than it may have requests, so that it
+/// also hears that it has too many.
 const ANSWERS: usize = 128;
 
 /// A client as all that decide over it see it.
 pub(super) struct Client {
     pub(super) peer: Peer,
     pub(super) share: Rc<Share>,
-    /// When it last said something, and whether it ever did.
+    /// The time of its last message, and whether it ever sent one.
     pub(super) heard: Cell<Instant>,
     pub(super) has_spoken: Cell<bool>,
     /// Cancelled when its place is wanted.
     pub(super) leave: CancellationToken,
 }
 
-/// What every client's task knows.
+/// The surroundings of every client's task.
 pub(super) struct Around {
     pub(super) desk: Rc<Desk>,
     pub(super) door: Door,
@@ -63,7 +63,7 @@ pub(super) struct Around {
     pub(super) stop: CancellationToken,
 }
 
-/// What is to be written.
+/// A message that is to be written.
 enum Outgoing {
     Wait(u64),
     /// The place of a question is free once its answer is written.
@@ -194,7 +194,7 @@ async fn read_on<R: AsyncRead + Unpin>(
     }
 }
 
-/// What a client hears that has no token, which is also noted.
+/// The answer to a client that has no token, which is also noted.
 fn without_token(around: &Around) -> Answer {
     let why = "the token is missing or wrong: `saltern.token_file` on Salt's side and `token_file` of \
                the source have to hold the same";
@@ -221,7 +221,7 @@ fn take(
     Ok((id, asked, place))
 }
 
-/// What a client hears that is cut off, which is also noted; nothing if it has gone by itself.
+/// The last answer to a client that is cut off, which is also noted; none if it has gone by itself.
 fn last_words(broken: &Broken, around: &Around) -> Option<Answer> {
     let why = broken.to_string();
     let (reason, answer) = match broken {

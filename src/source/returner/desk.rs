@@ -1,7 +1,8 @@
-//! What all clients together have asked and not heard yet: how much that may be, and who does it.
+//! The requests of all clients that are not answered yet: how many that may be, and who does it.
 //!
-//! Nothing that a client does holds up the others, nor the other sources: what blocks has threads of its
-//! own, and what is under way is bounded, for all and for each. What is beyond is refused, to come later.
+//! Nothing that a client does holds up the others, nor the other sources: what blocks has threads
+//! of its own, and what is under way is bounded, for all and for each. What is beyond is refused,
+//! to come later.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ const ALL: UnderWay = UnderWay { keeping: 192, asking: 256 };
 const EACH: UnderWay = UnderWay { keeping: 96, asking: 8 };
 
 /// Questions that the job cache answers at the same time; it writes one after the other.
-const QUESTIONS: usize = 4;
+const QUESTIONS: usize = 2;
 
 /// Numbers of requests.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,7 +40,7 @@ impl UnderWay {
     }
 }
 
-/// What is under way, of all clients.
+/// The requests of all clients that are under way.
 pub(in crate::source) struct Desk {
     pub(in crate::source) outlet: Outlet,
     under_way: Cell<UnderWay>,
@@ -51,7 +52,7 @@ pub(in crate::source) struct Desk {
     memory: usize,
 }
 
-/// What is under way, of one client.
+/// The requests of one client that are under way.
 pub(in crate::source) struct Share {
     under_way: Cell<UnderWay>,
     most: UnderWay,
@@ -59,7 +60,7 @@ pub(in crate::source) struct Share {
 }
 
 impl Share {
-    /// Whether nothing is under way.
+    /// True if nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         let UnderWay { keeping, asking } = self.under_way.get();
         keeping + asking == 0
@@ -75,7 +76,7 @@ pub(in crate::source) struct Place {
 }
 
 impl Place {
-    /// Whether it is that of a call of the job cache.
+    /// True of the place of a call of the job cache.
     pub(super) fn is_of_question(&self) -> bool {
         !self.keeps
     }
@@ -169,8 +170,8 @@ impl Desk {
         }
     }
 
-    /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands its
-    /// event on, which a master may hand over by `event_return` as well.
+    /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands
+    /// its event on, which a master may hand over by `event_return` as well.
     async fn keep_return(&self, body: Bytes, load: Bytes, authority: Authority) -> Answer {
         let saved = self.blocking(&self.writes, move |jobs| {
             match jobs.save_return(&load, authority) {

@@ -1,8 +1,8 @@
 //! Who may come in, and whose word outranks the bus.
 //!
-//! On a path the kernel says who has connected; over TCP a client shows a token. What a *master* says of
-//! a job is believed, since it has checked which minion a return comes from; what anybody else says is
-//! no better than what stands on the bus, onto which every minion fires what it likes.
+//! On a path the kernel says who has connected; over TCP a client shows a token. What a *master*
+//! says of a job is believed, since it has checked which minion a return comes from; what anybody
+//! else says is no better than what stands on the bus, onto which every minion fires what it likes.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::event::Authority;
 
-/// What the kernel says of a user that this process's namespace does not know.
+/// The number that the kernel gives a user whom this process's namespace does not know.
 const UNMAPPED: u32 = 65534;
 
 /// The length of a token, in bytes.
@@ -73,7 +73,7 @@ pub(super) enum Peer {
     Token,
 }
 
-/// What decides over clients.
+/// The rules that decide over clients.
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) allow: Option<Vec<UserId>>,
@@ -120,7 +120,7 @@ impl Door {
         if is_master { Authority::Master } else { Authority::Bus }
     }
 
-    /// Whether this is the token, in a time that does not depend on where they differ.
+    /// Compares with the token, in a time that does not depend on where they differ.
     pub(super) fn is_token(&self, shown: &[u8]) -> bool {
         let Some(token) = &self.token else { return false };
         let mut difference = u8::from(token.len() != shown.len());

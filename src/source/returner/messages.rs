@@ -43,7 +43,7 @@ pub(super) enum Broken {
     Read(#[from] io::Error),
 }
 
-/// What comes from a client.
+/// The messages of a client.
 pub(super) struct Messages<R> {
     read: R,
     buffer: BytesMut,
@@ -58,8 +58,8 @@ impl<R: AsyncRead + Unpin> Messages<R> {
         Messages { read, buffer: BytesMut::new(), prefixed, budget, has_spoken: false }
     }
 
-    /// The next message, and what it holds of the budget if it is long. It may be waited for as long as
-    /// the client likes, except for the first.
+    /// The next message, and what it holds of the budget if it is long. It may be waited for as
+    /// long as the client likes, except for the first.
     pub(super) async fn next(&mut self) -> Result<(Bytes, Option<Held>), Broken> {
         let mut held = None;
         if self.buffer.is_empty() {
@@ -89,9 +89,8 @@ impl<R: AsyncRead + Unpin> Messages<R> {
             }
             let pause = until.min(Instant::now() + PAUSE);
             let some = timeout_at(pause, self.read_some(room.saturating_sub(have).max(1))).await;
-            match some.map_err(|_| Broken::Slow)?? {
-                0 => return Err(Broken::CutOff),
-                _ => {}
+            if some.map_err(|_| Broken::Slow)?? == 0 {
+                return Err(Broken::CutOff);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Clients that are turned away or cut off: counted by reason, and said once each time the reason changes.
+//! Clients that are turned away or cut off: counted by reason, and said once each time the reason
+//! changes.
 
 use std::sync::Arc;
 
