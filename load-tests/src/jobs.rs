@@ -21,6 +21,9 @@ const TEXT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\
 cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
 
+/// What of an answer may be in memory, as where the returner's source asks.
+const ANSWER: usize = 64 << 10;
+
 /// How often each question is asked; the table has the shortest time, since other programs can only
 /// make it longer.
 const ROUNDS: usize = 5;
@@ -59,12 +62,12 @@ pub(crate) fn print(folder: &Path, count: u64, minions: u64) -> Result<(), Failu
     println!("| longest batch of {TOGETHER} jobs | {longest:.1?} |");
     println!("| size on disk, MiB | {} |", size(folder)? >> 20);
     let middle = jid(count * 3 / 4);
-    ask("`get_load`", || jobs.get_load(&middle).map(drop))?;
-    ask("`get_jid`", || jobs.get_jid(&middle).map(drop))?;
-    ask("`get_jids` (`jobs.list_jobs`)", || jobs.get_jids().map(drop))?;
-    ask("`get_jids_filter` 50", || jobs.get_jids_filter(50, true).map(drop))?;
-    ask("`get_fun`", || jobs.get_fun("test.echo").map(drop))?;
-    ask("`get_minions`", || jobs.get_minions().map(drop))?;
+    ask("`get_load`", || jobs.answer_load(&middle, ANSWER).map(drop))?;
+    ask("`get_jid`", || jobs.answer_jid(&middle, ANSWER).map(drop))?;
+    ask("`get_jids` (`jobs.list_jobs`)", || jobs.answer_jids(ANSWER).map(drop))?;
+    ask("`get_jids_filter` 50", || jobs.answer_jids_filter(50, true, ANSWER).map(drop))?;
+    ask("`get_fun`", || jobs.answer_fun("test.echo", ANSWER).map(drop))?;
+    ask("`get_minions`", || jobs.answer_minions(ANSWER).map(drop))?;
     ask("a page", || jobs.page(&Selection::default()).map(drop))?;
     let failed = Selection { outcome: Some(Outcome::Failed), ..Selection::default() };
     ask("a page of failed ones, where there are none", || jobs.page(&failed).map(drop))?;
