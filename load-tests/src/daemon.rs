@@ -110,7 +110,7 @@ impl Daemon {
             _ => format!("salt_bus: {{address: {}}}", bus.display()),
         };
         let mut config = format!(
-            "state_dir: {}\nlog: {{level: error}}\nhttp: {{listen: '{http}'}}\n\
+            "state_dir: {}\nlog: {{level: error}}\nhttp: {{listen: '{http}', token: {TOKEN}}}\n\
              sources: {{bus: {{{source}}}}}\n{}\nsinks:\n",
             folder.path("state").display(),
             setup.sections,
@@ -149,7 +149,8 @@ impl Daemon {
     pub(crate) fn get(&self, path: &str) -> Result<String, Failure> {
         let mut stream = TcpStream::connect(self.http)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let head = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}");
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n{head}\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -166,6 +167,9 @@ impl Daemon {
         Ok(last)
     }
 }
+
+/// What is shown to the HTTP side.
+const TOKEN: &str = "measured";
 
 /// How long the process may take to connect, and to store what is left when all is sent.
 const PATIENCE: Duration = Duration::from_mins(10);
