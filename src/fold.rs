@@ -31,6 +31,9 @@ const WINDOW: Duration = Duration::from_mins(1);
 /// Kinds that are remembered at a time; what is over is shown.
 const KINDS: usize = 1024;
 
+/// The target of lines that say who did something. They are never held back.
+pub const AUDIT: &str = "saltern::audit";
+
 /// Fields whose texts are the operator's or the program's own.
 const OWN: [&str; 4] = ["sink", "source", "thread", "file"];
 
@@ -84,8 +87,8 @@ impl Seen {
 impl<S: Subscriber> Layer<S> for Fold {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // Said by this module itself.
-        if metadata.target() == module_path!() {
+        // Said by this module itself, or to be found later.
+        if [module_path!(), AUDIT].contains(&metadata.target()) {
             return true;
         }
         let now = Instant::now();
@@ -167,6 +170,7 @@ mod tests {
                 warn!(number, sink = "a", "it is down");
                 warn!(number, sink = "b", "it is down");
                 info!("it is up");
+                warn!(target: AUDIT, sink = "c", "discarded");
             }
             error!("something else");
         });
@@ -174,6 +178,7 @@ mod tests {
         let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
         assert_eq!((count("sink=\"a\""), count("sink=\"b\"")), (5, 5), "{text}");
         assert_eq!((count("it is up"), count("something else")), (20, 1), "{text}");
+        assert_eq!(count("discarded"), 20, "{text}");
     }
 
     #[test]

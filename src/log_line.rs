@@ -112,8 +112,9 @@ fn write_fields(fields: &Fields, colour: bool, out: &mut impl fmt::Write) -> fmt
             continue;
         };
         let most = if DETAILED.contains(name) { LONGEST_DETAIL } else { LONGEST };
-        // A quote in it must not look like its end.
-        write!(out, "\"{}\"", visible::capped(text, most).replace('"', "\\\""))?;
+        // Neither a quote in it nor a backslash before one must look like its end.
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        write!(out, "\"{}\"", visible::capped(&text, most))?;
     }
     Ok(())
 }
@@ -258,5 +259,7 @@ mod tests {
     fn a_quote_does_not_end_a_text() {
         let line = logged(LogFormat::Journald, || info!(op = "a\" sink=\"b", "m"));
         assert_eq!(line, "<6>m op=\"a\\\" sink=\\\"b\"\n");
+        let line = logged(LogFormat::Journald, || info!(op = r#"a\" sink="b"#, "m"));
+        assert_eq!(line, "<6>m op=\"a\\\\\\\" sink=\\\"b\"\n");
     }
 }

@@ -81,17 +81,18 @@ fn does_not_show(c: char) -> bool {
         || matches!(
             c,
             // Soft hyphen, marks of direction, of the Mongolian script and of the grapheme cluster.
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}'
-            // Letters that are blank.
-            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}'
+            // Letters, vowels and patterns that are blank.
+            | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
             // Of no width; left-to-right and right-to-left marks.
             | '\u{200b}'..='\u{200f}'
             // Line and paragraph separator; embeddings and overrides of direction.
             | '\u{2028}'..='\u{202e}'
             // Word joiner, invisible operators, isolates of direction.
             | '\u{2060}'..='\u{206f}'
-            // Byte order mark; annotations.
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            // Selectors of variants; byte order mark; annotations; beams and slurs of music.
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{1d173}'..='\u{1d17a}'
             // Tags, and the selectors of variants behind them.
             | '\u{e0000}'..='\u{e0fff}'
         )

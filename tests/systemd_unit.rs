@@ -74,7 +74,7 @@ fn the_unit_says_what_matters() {
     assert!(UNIT.lines().any(|line| line.starts_with("#MemoryMax=")));
     assert_eq!(value("UMask"), "0027");
     assert_eq!(value("StateDirectoryMode"), "0700");
-    assert_eq!(value("RuntimeDirectoryMode"), "0750");
+    assert_eq!(value("RuntimeDirectoryMode"), "0755");
     assert_eq!(value("CapabilityBoundingSet"), "");
     assert_eq!(value("NoNewPrivileges"), "yes");
     assert_eq!(value("ProtectSystem"), "strict");

@@ -14,6 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
 use crate::state_dir;
+use crate::tls;
 use crate::visible::Visible;
 use crate::yaml::Problem;
 
@@ -67,6 +68,7 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
         }
         Ok(config) => {
             let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
+            let advice = advice.and_then(|advice| certificate(&config).map(|()| advice));
             for advice in advice.iter().flatten() {
                 eprintln!("warning: {}", Visible(advice));
             }
@@ -101,6 +103,13 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
         print_json(&json)?;
     }
     result
+}
+
+/// Reads the certificate that the HTTP side is to show.
+fn certificate(config: &Config) -> Result<(), String> {
+    let Some(files) = &config.general.http.tls else { return Ok(()) };
+    let read = tls::server(&files.cert, &files.key);
+    read.map(drop).map_err(|error| format!("http.tls: {}", chain(&error)))
 }
 
 /// Says what is hidden of events, so that a rule under the wrong sink shows.

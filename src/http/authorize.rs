@@ -64,7 +64,8 @@ pub(super) struct Door {
     /// The daemon's own user.
     own: u32,
     state_dir: PathBuf,
-    /// Names that this machine is called by, in lower case.
+    /// Names that this machine is called by, as [`name_of`] writes them, and the address that is
+    /// listened on.
     hosts: Vec<String>,
     token: Option<Secret>,
     read_token: Option<Secret>,
@@ -83,7 +84,10 @@ impl Door {
         Door {
             own: rustix::process::geteuid().as_raw(),
             state_dir: state_dir.to_owned(),
-            hosts: http.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            // A stranger can make a name lead here, and no address.
+            hosts: (http.hosts.iter().map(|host| name_of(host)))
+                .chain(listen.map(|listen| listen.ip().to_string()))
+                .collect(),
             token,
             read_token: http.read_token.clone(),
             cookie: format!("saltern-{}", listen.map_or(0, |listen| listen.port())),
@@ -128,7 +132,7 @@ impl Door {
         // A stranger cannot make a name without a dot lead here, and commands have no name for a
         // socket's path: `curl --unix-socket PATH http://saltern/`.
         let is_local = is_user && !host.host().contains('.');
-        if !is_loopback(host.host()) && !is_local && !self.hosts.contains(&name_of(&host)) {
+        if !is_loopback(host.host()) && !is_local && !self.hosts.contains(&name_of(host.host())) {
             return Err(Refusal::Host(host.to_string()));
         }
         let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
@@ -311,8 +315,13 @@ fn host_of(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     }
 }
 
-fn name_of(host: &Authority) -> String {
-    host.host().trim_end_matches('.').to_ascii_lowercase()
+/// A name in lower case without the dot of the root, or an address without its brackets.
+fn name_of(host: &str) -> String {
+    let host = host.trim_end_matches('.').trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => host.to_ascii_lowercase(),
+    }
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -365,11 +374,12 @@ mod tests {
     fn door() -> Door {
         let secret = |text: &str| Some(Secret::new(text.to_owned()));
         let http = Http {
-            hosts: vec!["Salt.example".to_owned()],
+            hosts: vec!["Salt.example".to_owned(), "[FD00::1]".to_owned()],
             read_token: secret("reader"),
             ..Http::default()
         };
-        let mut door = Door::new(&http, Path::new("/s"), secret("hunter2"), http.listen);
+        let listen = Some("10.0.0.9:4507".parse().unwrap());
+        let mut door = Door::new(&http, Path::new("/s"), secret("hunter2"), listen);
         door.own = 77;
         door
     }
@@ -428,6 +438,10 @@ mod tests {
     fn a_name_that_is_not_ours_is_refused() {
         let named = |peer, host| judged(peer, "GET", &[("host", host), TOKEN]).map(|_| ());
         for own in ["localhost", "127.0.0.2:1", "[::1]:4507", "SALT.example:80", "salt.example."] {
+            assert_eq!(named(address(), own), Ok(()), "{own}");
+        }
+        // An address that is configured, or listened on.
+        for own in ["[fd00::1]:80", "10.0.0.9:4507"] {
             assert_eq!(named(address(), own), Ok(()), "{own}");
         }
         for foreign in ["evil.example", "localhost.evil.example", "10.0.0.1", "saltern"] {

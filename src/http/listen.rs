@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -162,17 +163,37 @@ impl Listening {
 pub(super) struct TokenFile {
     file: PathBuf,
     token: Secret,
+    /// Device and inode of the directory that it was written to.
+    directory: Option<(u64, u64)>,
 }
 
 impl TokenFile {
-    /// A file that was removed, with its directory or alone, is written again.
-    fn look(&self) {
+    fn new(file: PathBuf, token: Secret) -> Self {
+        let directory = directory_of(&file);
+        TokenFile { file, token, directory }
+    }
+
+    /// A file that went with its directory is written again. One that was removed alone is not: so
+    /// an operator asks for a new token, which the next start makes.
+    fn look(&mut self) {
+        let directory = directory_of(&self.file);
+        if directory.is_none() || directory == self.directory {
+            return;
+        }
         let gone = self.file.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-        if gone && let Err(error) = token::keep(&self.file, &self.token) {
-            let file = self.file.display();
-            warn!(%file, %error, "the token's file was removed and cannot be written");
+        match gone.then(|| token::keep(&self.file, &self.token)) {
+            Some(Err(error)) => {
+                let file = self.file.display();
+                warn!(%file, %error, "the token's file was removed and cannot be written");
+            }
+            _ => self.directory = directory,
         }
     }
+}
+
+fn directory_of(file: &Path) -> Option<(u64, u64)> {
+    let metadata = file.parent()?.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The unix socket.
@@ -287,7 +308,7 @@ pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors
             match token::take(state_dir) {
                 Ok(token) => {
                     doors.token = Some(token.clone());
-                    file = Some(TokenFile { file: token::file_of(state_dir), token });
+                    file = Some(TokenFile::new(token::file_of(state_dir), token));
                 }
                 Err(error) => error!(
                     error = chain(&error),

@@ -1,11 +1,12 @@
 //! The settings of the HTTP side.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::socket_file::fits_to_listen;
 use crate::units::{Mode, Secret};
 use crate::yaml::{Node, Problem};
 
@@ -103,11 +104,18 @@ impl Http {
             wrong("read_token", message, "who may only read needs a token of its own");
         }
         for host in &self.hosts {
-            let is_name = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-            if host.is_empty() || !host.chars().all(is_name) {
+            let is_in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            let is_name = !host.is_empty() && host.chars().all(is_in_name);
+            let address = host.trim_start_matches('[').trim_end_matches(']');
+            if !is_name && address.parse::<IpAddr>().is_err() {
                 let message = format!("`{host}` is no name of a host");
                 wrong("hosts", message, "write names without scheme, port and path");
             }
+        }
+        if let Some(path) = self.socket.as_ref().and_then(|socket| socket.path.as_ref())
+            && let Err(error) = fits_to_listen(path)
+        {
+            wrong("socket", error.to_string(), "leave `path` out for the default place");
         }
     }
 }

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::Site;
 use super::authorize::Asker;
+use crate::fold::AUDIT;
 use crate::spill_desk::{Answer, Holding};
 
 /// A sink that is just being changed does not answer and is left out.
@@ -53,14 +54,16 @@ pub(super) async fn discard(
         return Err((StatusCode::NOT_FOUND, format!("there is no sink `{sink}`\n")));
     }
     let before = asked.time().map_err(|message| (StatusCode::BAD_REQUEST, message))?;
+    let until = &asked.before;
+    // Said first: who asks may go away, and what follows is then never reached.
+    warn!(target: AUDIT, %asker, sink, until, "events of a sink are discarded by request");
     match site.served.desks.ask(sink, Some(before)).await {
         Some(Answer { discarded, .. }) => {
-            let before = &asked.before;
-            warn!(%asker, sink, before, discarded, "events of a sink were discarded by request");
+            warn!(target: AUDIT, %asker, sink, until, discarded, "events of a sink were discarded");
             Ok(Json(Discarded { discarded }))
         }
         None => {
-            warn!(%asker, sink, "events were to be discarded, and the sink does not answer");
+            warn!(target: AUDIT, %asker, sink, until, "the sink does not answer, nothing is discarded");
             let message = format!("the sink `{sink}` does not answer; try again\n");
             Err((StatusCode::SERVICE_UNAVAILABLE, message))
         }
