@@ -44,8 +44,8 @@ pub enum StateDirError {
     },
     /// It belongs to somebody else.
     #[error(
-        "state_dir {path} belongs to the user {owner}, and saltern runs as {user}: `chown {user} {path}`, \
-         or name another directory"
+        "state_dir {path} belongs to the user {owner}, and this runs as {user}: run it as {owner} or root \
+         where that is the daemon's user; else `chown {user} {path}`, or name another directory"
     )]
     Foreign {
         /// The directory.

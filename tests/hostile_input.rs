@@ -95,7 +95,7 @@ async fn streams_that_are_no_bus() {
     ] {
         let bad_before = bus.bad_frames().await;
         bus.refused(&bytes).await;
-        bus.daemon.wait_for_log(says).await;
+        bus.daemon.wait_for_error(says).await;
         assert!(bus.bad_frames().await > bad_before, "{name} was not counted");
         bus.still_works(&format!("after/{name}")).await;
     }
@@ -113,14 +113,13 @@ async fn connections_closed_in_the_middle() {
             let mut stream = bus.accept().await;
             stream.write_all(&whole[..cut]).await.unwrap();
             drop(stream);
-            bus.daemon
-                .wait_for_log(&format!("closed the connection {cut} bytes into a frame"))
-                .await;
+            let says = format!("closed the connection {cut} bytes into a frame");
+            bus.daemon.wait_for_error(&says).await;
             bus.still_works(&format!("after/cut/{}/{cut}", whole[0])).await;
         }
     }
     drop(bus.accept().await);
-    bus.daemon.wait_for_log("closed the connection before it sent anything").await;
+    bus.daemon.wait_for_error("closed the connection before it sent anything").await;
     bus.still_works("after/nothing").await;
     assert_eq!(bus.daemon.stored("never/whole"), 0);
     assert!(bus.daemon.metric("saltern_source_gaps_total").await >= 11.0);

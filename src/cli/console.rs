@@ -44,7 +44,11 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
     };
     let token = match &general.http.token {
         Some(token) => token.clone(),
-        None => made(&general.state_dir)?,
+        // Who may not read that may have been given the one that only reads.
+        None => match (made(&general.state_dir), &general.http.read_token) {
+            (Err(_), Some(token)) => token.clone(),
+            (token, _) => token?,
+        },
     };
     let scheme = if reached.tls { "https" } else { "http" };
     let mut query = form_urlencoded::Serializer::new(String::new());

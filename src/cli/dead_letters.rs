@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::spill::{rfc3339, table};
-use super::{Failure, Output, Target, load, print, print_json, runtime};
+use super::{Failure, Output, Target, load, look_into, print, print_json, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
 use crate::sink::chain;
 use crate::state_dir::is_taken;
@@ -119,6 +119,7 @@ pub(super) fn dead_letters(target: &Target, arguments: &Arguments) -> Result<(),
         let message = format!("{} is no state directory", state_dir.display());
         return Err(Failure::Usage(message));
     }
+    look_into(&state_dir, target)?;
     let letters = DeadLetters::existing(&state_dir).map_err(failed)?;
     match &arguments.action {
         Action::List { which, limit, output } => {

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::daemon::{Answer, Daemon, general_of};
 use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
-use super::{Failure, Output, Target, load, print, print_json, run, runtime};
+use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{Outcome, PAGE, Selection};
 use crate::sink::chain;
@@ -161,6 +161,7 @@ impl Cache {
         if is_taken(&general.state_dir) {
             return Daemon::find(target, None).map(Cache::Daemon);
         }
+        look_into(&general.state_dir, target)?;
         let jobs = Jobs::new(&general.state_dir);
         let keep = match target.state_dir {
             // All that is there is shown, whatever a configuration would keep.

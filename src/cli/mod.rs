@@ -4,7 +4,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -217,6 +217,23 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::Running(format!("cannot start the runtime: {error}")))
 }
 
-fn load(path: &std::path::Path) -> Result<Config, Failure> {
+/// Makes sure that nothing is taken for empty that may only not be read.
+fn look_into(state_dir: &Path, target: &Target) -> Result<(), Failure> {
+    let Err(error) = std::fs::read_dir(state_dir) else { return Ok(()) };
+    let shown = state_dir.display();
+    match error.kind() {
+        io::ErrorKind::NotFound if target.state_dir.is_none() => {
+            eprintln!("there is no state_dir {shown} yet");
+            Ok(())
+        }
+        io::ErrorKind::NotFound => Err(Failure::Usage(format!("there is no directory {shown}"))),
+        io::ErrorKind::PermissionDenied => Err(Failure::Running(format!(
+            "cannot look into state_dir {shown}: {error}; run this as root or as the daemon's user"
+        ))),
+        _ => Err(Failure::Running(format!("cannot look into state_dir {shown}: {error}"))),
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path)?)
 }

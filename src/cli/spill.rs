@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::daemon::{Daemon, general_of};
-use super::{Failure, Output, Target, load, print, print_json, run, runtime};
+use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
 use crate::queue::SpillConfig;
 use crate::sink::chain;
 use crate::spill::disk::Folder;
@@ -132,6 +132,9 @@ impl Place {
                 Err(Failure::Running(why) | Failure::Usage(why)) => Running::Mute(why),
             },
         };
+        if !matches!(running, Running::Yes(_)) {
+            look_into(&general.state_dir, target)?;
+        }
         let sinks = match (&target.state_dir, &running) {
             (Some(_), _) => None,
             // The daemon may be asked also by users who may not read the configuration.
@@ -162,14 +165,6 @@ impl Place {
         let mut names = match Folder::names(&path) {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            // The daemon has said what its sinks hold; what else lies there is its owner's to see.
-            Err(error)
-                if error.kind() == io::ErrorKind::PermissionDenied
-                    && matches!(self.running, Running::Yes(_))
-                    && wanted.is_none() =>
-            {
-                Vec::new()
-            }
             Err(error) => {
                 return Err(Failure::Running(format!("cannot list {}: {error}", path.display())));
             }
@@ -200,7 +195,11 @@ impl Place {
             segments: holding.segments,
         };
         let mut all: Vec<Listed> = self.held().into_iter().map(listed).collect();
-        for (sink, folder) in self.spills(None)? {
+        // The daemon has said what its sinks hold; what else lies there is its owner's to see.
+        let may_look = std::fs::read_dir(&self.state_dir).is_ok();
+        let asked = matches!(self.running, Running::Yes(_));
+        let spills = if asked && !may_look { Vec::new() } else { self.spills(None)? };
+        for (sink, folder) in spills {
             if all.iter().any(|held| held.sink == sink) {
                 continue;
             }

@@ -49,6 +49,15 @@ pub(super) enum Peer {
     Address(SocketAddr),
 }
 
+impl Peer {
+    fn name(self) -> String {
+        match self {
+            Peer::User(uid) => format!("user {}", name_of_user(uid)),
+            Peer::Address(address) => address.to_string(),
+        }
+    }
+}
+
 /// The client that asks, as the log names it.
 #[derive(Debug, Clone)]
 pub(super) struct Asker(String);
@@ -155,7 +164,7 @@ impl Door {
             }
             Peer::Address(address) => {
                 let (scope, means) = match bearer(headers).map(|sent| self.plain(sent)) {
-                    Some(scope) => (scope.ok_or(Refusal::NoToken)?, "token"),
+                    Some(scope) => (scope.ok_or(Refusal::WrongToken)?, "token"),
                     None => {
                         let scope = self.by_cookie(headers).ok_or(Refusal::NoToken)?;
                         if acts && origin.is_none() {
@@ -202,6 +211,7 @@ enum Refusal {
     Origin,
     Elsewhere(PathBuf),
     NoToken,
+    WrongToken,
     CookieAlone,
     ReadsOnly(String),
 }
@@ -230,6 +240,12 @@ impl Refusal {
                     "this is the daemon of state_dir {}, and another is meant; is that one running?",
                     state_dir.display()
                 ),
+            ),
+            Refusal::WrongToken => (
+                StatusCode::UNAUTHORIZED,
+                "the token is not that of this daemon: it has to be http.token or http.read_token, or, \
+                 where no http.token is configured, the text of STATE_DIR/http-token"
+                    .to_owned(),
             ),
             Refusal::NoToken => (
                 StatusCode::UNAUTHORIZED,
@@ -280,7 +296,7 @@ pub(super) async fn authorize(
     let is_asked_to_log_in = matches!(peer, Peer::Address(_))
         && *request.method() == Method::GET
         && request.uri().query().is_some_and(|query| query.contains("token="))
-        && matches!(judged, Ok(_) | Err(Refusal::NoToken));
+        && matches!(judged, Ok(_) | Err(Refusal::NoToken | Refusal::WrongToken));
     if is_asked_to_log_in && let Some(answer) = site.door.log_in(&request) {
         return answer;
     }
@@ -296,7 +312,7 @@ pub(super) async fn authorize(
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
                 // The client's part of it must not fill the log.
                 let reason: String = refusal.says().1.chars().take(200).collect();
-                warn!(by = ?peer, reason, "a request that acts is refused");
+                warn!(asker = peer.name(), reason, "a request that acts is refused");
             }
             refusal.answer()
         }

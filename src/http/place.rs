@@ -91,8 +91,14 @@ pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
         return vec![inside];
     }
     let mut all = vec![shortened(state_dir, None)];
-    let of_user = of_user();
-    all.extend(of_user.is_some().then(|| shortened(state_dir, of_user.as_deref())));
+    // A daemon of another user than who asks has that user's runtime directory.
+    let owner = state_dir.metadata().ok().map(|metadata| format!("/run/user/{}", metadata.uid()));
+    for base in [of_user(), owner.map(PathBuf::from)].into_iter().flatten() {
+        let path = shortened(state_dir, Some(&base));
+        if !all.contains(&path) {
+            all.push(path);
+        }
+    }
     all
 }
 
@@ -102,7 +108,9 @@ fn of_user() -> Option<PathBuf> {
 
 /// The same for the same directory, and most likely no other's.
 fn shortened(state_dir: &Path, of_user: Option<&Path>) -> PathBuf {
-    let whole = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    // However the path is written.
+    let whole = state_dir.canonicalize().or_else(|_| std::path::absolute(state_dir));
+    let whole: PathBuf = whole.unwrap_or_else(|_| state_dir.to_owned()).components().collect();
     let key = xxh3_64(whole.as_os_str().as_encoded_bytes());
     let of = |base: &Path| base.join(format!("saltern-{key:016x}")).join(NAME);
     let of_user = of_user.map(of).filter(|path| fits(path).is_ok());

@@ -225,7 +225,13 @@ impl RawfileJson {
 }
 
 fn opening(config: &Config, error: io::Error) -> SinkError {
-    SinkError::retry(format!("opening {}", config.filename.display()), error)
+    let doing = format!("opening {}", config.filename.display());
+    match (error.kind(), config.filename.parent()) {
+        (io::ErrorKind::NotFound, Some(folder)) => {
+            SinkError::retry(doing, format!("{error}: create the directory {}", folder.display()))
+        }
+        _ => SinkError::retry(doing, error),
+    }
 }
 
 /// Writes do not wait, which is of no effect on regular files.

@@ -106,6 +106,17 @@ impl Daemon {
         self.until(&format!("`{words}` in the log"), || self.log().contains(words)).await;
     }
 
+    /// Waits until the status says this of the last error of a source or a sink.
+    pub(crate) async fn wait_for_error(&self, words: &str) {
+        let waiting = async {
+            while !self.get("/api/v1/status").await.contains(words) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let is_in_time = timeout(DEADLINE, waiting).await.is_ok();
+        assert!(is_in_time, "waited in vain for `{words}`; the log:\n{}", self.log());
+    }
+
     pub(crate) async fn until(&self, what: &str, mut is_there: impl FnMut() -> bool) {
         let waiting = async {
             while !is_there() {
