@@ -88,7 +88,7 @@ async fn streams_that_are_no_bus() {
         ("over_bin", over_bin, "over max_frame (1048576 bytes)"),
         ("over_map", over_map, "over max_frame (1048576 bytes)"),
         ("first_byte", b"\xc7abc".to_vec(), "the first byte is 0xc7"),
-        ("http", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "is this the address"),
+        ("http", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "is over max_frame"),
         ("out_of_step", out_of_step, "not a map"),
         ("cut_inside", cut_inside, "a frame is not msgpack: cut off at byte"),
         ("reserved", b"\x81\xc1".to_vec(), "byte 1 is 0xc1"),
