@@ -9,12 +9,14 @@ use crate::visible::{self, Visible};
 
 /// Parts of the names of keys that hold secrets, without what separates words; common
 /// mistypings are among them.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 19] = [
     "pass",
     "pasw",
     "pswd",
     "secret",
     "token",
+    "tokne",
+    "tokn",
     "credential",
     "auth",
     "apikey",
@@ -156,7 +158,13 @@ fn without_values(line: &str, out: &mut String) -> Inside {
         let before = line.len() - rest.len();
         let name = key.trim_end_matches(':').rsplit(['{', '[', ',']).next().unwrap_or_default();
         if !is_secret(name) {
-            out.push_str(&without_arguments(key));
+            let shown = without_arguments(key);
+            out.push_str(&shown);
+            if shown != key {
+                // The key itself may be a part of the secret, and so may all that follows.
+                out.push_str(&hidden(value));
+                return after(line, 0);
+            }
             rest = value;
             continue;
         }
@@ -382,6 +390,9 @@ mod tests {
             "headers: ['Authorization: Bearer hunter2']",
             "header: Basic hunter2",
             "command: x --token hunter2",
+            "x: {url: \"https://h?token=x\", y: hunter2}",
+            "x: {url: \"http://h/?password=a b\", x: hunter2, z: hunter2}",
+            "tokne: hunter2",
             "command: x --password=hunter2",
             "# the password is hunter2",
             "webhook: hunter2",

@@ -86,6 +86,26 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Refuses a link to a directory that somebody else could change. An operator may have put one to
+/// another disk.
+pub(crate) fn examine_link(path: &Path) -> io::Result<()> {
+    let link = path.symlink_metadata()?;
+    if !link.is_symlink() {
+        return Ok(());
+    }
+    let found = path.metadata()?;
+    let users = [0, rustix::process::geteuid().as_raw(), link.uid()];
+    if found.mode() & 0o022 == 0 && users.contains(&found.uid()) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is a symbolic link to a directory that others can write, or own; `chmod 0700` that, or \
+         remove the link",
+        path.display()
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+}
+
 /// Who is to own a new file, user and group, if root makes it and its directory is another's.
 fn owner_besides_root(path: &Path) -> io::Result<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
@@ -198,6 +218,20 @@ mod tests {
         fs::write(&elsewhere, "secret").unwrap();
         assert!(open_or_create(&link).is_err());
         assert!(is_foreign(&link) && is_foreign(folder.path()) && !is_foreign(&elsewhere));
+    }
+
+    #[test]
+    fn a_linked_directory_must_be_ours_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (elsewhere, link) = (folder.path().join("elsewhere"), folder.path().join("link"));
+        create_directory(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        examine_link(&link).unwrap();
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = examine_link(&link).unwrap_err();
+        assert!(error.to_string().contains("others can write"), "{error}");
+        examine_link(&elsewhere).unwrap();
     }
 
     #[test]

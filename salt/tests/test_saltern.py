@@ -427,7 +427,7 @@ class JournalTest(WithFolder):
         self.assertEqual(self.sent(journal), [b"one", b"two", b"three"])
 
     def test_files_of_somebody_else_are_no_hindrance(self):
-        for name in ["backup.events", "0000000000000002.events2.bak", "x.events2"]:
+        for name in ["backup.events", "0000000000000002.events2.bak", "x.events2", f"{'9' * 16}.events2"]:
             pathlib.Path(self.folder, name).write_bytes(b"\0\0\0\1x")
         # Where it would write itself.
         os.mkdir(os.path.join(self.folder, "0000000000000001.events2"))

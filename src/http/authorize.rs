@@ -329,6 +329,7 @@ fn host_of(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
         (Some(named), None, None) => Some(named.clone()),
         (Some(named), Some(host), None) => host.filter(|host| host == named),
     }
+    .filter(|host| !host.as_str().contains('@'))
 }
 
 /// A name in lower case without the dot of the root, or an address without its brackets.

@@ -85,6 +85,9 @@ impl Folder {
     /// The folder at `path`, made if it is not there.
     pub fn create(path: &Path) -> io::Result<Self> {
         state_file::create_directory(path)?;
+        for link in [path.parent(), Some(path)].into_iter().flatten() {
+            state_file::examine_link(link)?;
+        }
         Ok(Folder(path.to_owned()))
     }
 

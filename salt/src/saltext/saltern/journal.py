@@ -17,7 +17,8 @@ from saltext.saltern.segment import Found, Segment
 log = logging.getLogger(__name__)
 
 # Version 1 of the files is `.events`. An older package leaves the others alone.
-_NAME = re.compile(r"[0-9]{16}\.events2?")
+# Nobody reaches a number that begins with 9: such a name is not ours, and none comes behind it.
+_NAME = re.compile(r"[0-8][0-9]{15}\.events2?")
 # A file of the journal goes as a whole, when all in it is safe or when there is no room for it.
 _SEGMENT_BYTES = 1 << 20
 _PART_EVENTS = 1000
@@ -59,7 +60,7 @@ class Journal:
                 continue
             try:
                 segment = Segment.existing(path)
-                with open(path, "rb") as file:
+                with open(path, "rb", opener=_opened) as file:
                     found = segment.read(file, segment.begin, sys.maxsize, sys.maxsize)
             except OSError as error:
                 log.warning("saltern: cannot read %s, whose events wait there: %s", path, error)
@@ -199,7 +200,7 @@ class Journal:
 
     def _opened(self, segment: Segment) -> BinaryIO:
         if not self._is_written(segment):
-            return open(segment.path, "rb")
+            return open(segment.path, "rb", opener=_opened)
         if not os.path.exists(segment.path):
             self._renew()
         return os.fdopen(os.dup(self._file), "rb")
@@ -232,6 +233,12 @@ class Journal:
                 self._safe = 0
 
 
+def _opened(path: str, flags: int) -> int:
+    """Opens a file of the folder. Neither a link nor a FIFO in its place leads or holds us anywhere."""
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags | more, 0o600)
+
+
 def _locked(folder: str) -> TextIO:
     """The lock of the folder, which is made if it is not there."""
     # Not at the top: a minion of another system has the package as well.
@@ -239,7 +246,7 @@ def _locked(folder: str) -> TextIO:
 
     os.makedirs(folder, mode=0o700, exist_ok=True)
     # A lock of this kind is not inherited by a fork.
-    file = open(os.path.join(folder, "lock"), "a", encoding="utf-8")
+    file = open(os.path.join(folder, "lock"), "a", encoding="utf-8", opener=_opened)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

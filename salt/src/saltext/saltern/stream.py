@@ -5,6 +5,8 @@ big-endian, and a msgpack map. ``docs/returner.md`` draws it.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import time
@@ -13,10 +15,16 @@ from typing import Any
 import salt.utils.msgpack
 
 _PREFIX = struct.Struct(">I")
+# The process, user and group of a peer: ``struct ucred`` of unix(7).
+_PEER = struct.Struct("3i")
 # How the greeting of ZeroMQ begins. No length does that the daemon announces.
 _ZEROMQ = 0xFF
 # How long to leave a daemon alone whose queue of connections is full, in seconds.
 _FULL = 0.05
+
+
+# The longest message that a daemon sends: long answers come in parts, which are far shorter.
+_LONGEST = 16 << 20
 
 
 class Gone(Exception):
@@ -66,6 +74,8 @@ class Stream:
             try:
                 made.settimeout(_left(until))
                 made.connect(place)
+                if family == socket.AF_UNIX:
+                    _refuse_impostor(made, place)
                 return made
             except BlockingIOError:
                 # Of a unix socket: somebody listens, and takes nobody in now.
@@ -105,6 +115,8 @@ class Stream:
                 raise SpeaksZeroMQ()
             if len(received) >= _PREFIX.size:
                 end = _PREFIX.size + _PREFIX.unpack_from(received)[0]
+                if end > _LONGEST:
+                    raise Gone()
                 if len(received) >= end:
                     message = bytes(received[_PREFIX.size : end])
                     del received[:end]
@@ -123,6 +135,16 @@ class Stream:
     def close(self) -> None:
         """Lets go of it in this process. Another one that has inherited it is not disturbed."""
         self._socket.close()
+
+
+def _refuse_impostor(made: socket.socket, place: str) -> None:
+    """Where everybody can put a socket, only root and this user are believed to be the daemon."""
+    if not os.stat(os.path.dirname(place) or ".").st_mode & 0o002:
+        return
+    _, user, _ = _PEER.unpack(made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if user not in (0, os.geteuid()):
+        why = f"user {user} listens in a directory that everybody can write"
+        raise PermissionError(errno.EPERM, why)
 
 
 def _left(until: float) -> float:
