@@ -1,14 +1,12 @@
 //! Memory for answers that can be long: one budget for all clients together.
 //!
 //! An answer takes room for the part of it that is held at a time, and the room is free again once
-//! the client has taken it, or is gone. A client for whom there is none is told to come again.
+//! the client has taken it, or is gone.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -56,12 +54,6 @@ impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// The answer to who found no room.
-pub(super) fn full() -> Response {
-    let message = "too much of other answers has not been read yet; try again in a moment\n";
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], message).into_response()
 }
 
 #[cfg(test)]

@@ -96,6 +96,7 @@ pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: 
         process: Arc::new(Process::new()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         scrapes: Arc::default(),
+        questions: Arc::new(Semaphore::new(jobs::QUESTIONS)),
         budget: Budget::default(),
         stop: stop.clone(),
     };
@@ -120,6 +121,8 @@ struct Site {
     /// A permit for each client that reads events.
     streams: Arc<Semaphore>,
     scrapes: Arc<Scrapes>,
+    /// A permit for each question about jobs.
+    questions: Arc<Semaphore>,
     budget: Budget,
     stop: CancellationToken,
 }
