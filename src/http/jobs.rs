@@ -28,7 +28,7 @@ use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::sink::chain;
 
 /// Questions at a time. Each has a row of the database in memory, however long that is.
-pub(super) const QUESTIONS: usize = 4;
+pub(super) const QUESTIONS: usize = 2;
 
 /// How long a question waits for its turn.
 const TURN: Duration = Duration::from_secs(2);
