@@ -1,9 +1,9 @@
 //! `GET /api/v1/events?tag=GLOB`: what passes, as it passes, as JSON lines.
 //!
 //! `tag` may stand several times; an event whose tag matches any of the globs is sent. The stream
-//! holds no more than one chunk, which is counted against the budget of all long answers: while the
-//! client does not read, events pass by, and the line `{"missed": N}` then says how many of the bus
-//! it did not get. It ends when the client goes away and when the daemon stops.
+//! holds no more than one chunk, a long one within the budget of all tails: while the client does not
+//! read, events pass by, and so do long ones for which there is no room. The line `{"missed": N}`
+//! then says how many of the bus it did not get. It ends when the client goes away and when the daemon stops.
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -90,9 +90,7 @@ impl Watch {
                 Err(RecvError::Closed) => return None,
             };
             // A chunk for which there is no room is missed too.
-            let wanted = self.room_for(&tapped);
-            let room = self.stop.run_until_cancelled(self.budget.room(wanted)).await?;
-            let Some(room) = room else { continue };
+            let Some(room) = self.budget.room(self.room_for(&tapped)) else { continue };
             let mut lines = Vec::new();
             self.write(&tapped, &mut lines);
             if !lines.is_empty() {
@@ -168,6 +166,35 @@ mod tests {
         assert!(watch.lines().await.is_none());
         drop(watch);
         assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_tail_that_pauses_with_a_long_piece_lets_others_have_all_that_is_short() {
+        let (tap, _) = broadcast::channel(4);
+        let (budget, stop) = (Budget::default(), CancellationToken::new());
+        let slots = Arc::new(Semaphore::new(2));
+        let watch = || Watch {
+            tap: tap.subscribe(),
+            filter: filter_of(Vec::new()).unwrap(),
+            next: None,
+            budget: budget.clone(),
+            stop: stop.clone(),
+            _slot: Arc::clone(&slots).try_acquire_owned().unwrap(),
+        };
+        let (mut paused, mut reading) = (watch(), watch());
+        let text = "x".repeat(20 << 20);
+        let long = rmp_serde::to_vec(&serde_json::json!({ "data": text })).unwrap();
+        let long = Event::new("long", &long);
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        tap.send(tapped(0, &["a"])).unwrap();
+        let chunk = Arc::new(Chunk::new(origin, 1, vec![long]));
+        tap.send(Tapped { before: 1, chunk }).unwrap();
+        tap.send(tapped(2, &["b"])).unwrap();
+        assert_eq!(tags(&paused.lines().await.unwrap()), ["a"]);
+        let unread = paused.lines().await.unwrap();
+        assert!(unread.len() > 20 << 20);
+        assert_eq!(tags(&reading.lines().await.unwrap()), ["a"]);
+        assert_eq!(tags(&reading.lines().await.unwrap()), ["{\"missed\":1}", "b"]);
     }
 
     #[test]
