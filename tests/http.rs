@@ -177,6 +177,11 @@ fn the_group_of_the_socket_reads_and_root_acts() {
     }
     let mut with: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
     with["http"]["socket"] = json!({ "path": socket, "group": "65533" });
+    // Who reads over the socket needs no secret, and none may read this one.
+    let secret = place.path("token");
+    std::fs::write(&secret, "hunter2").unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    with["http"]["token"] = json!(format!("${{file:{}}}", secret.display()));
     std::fs::write(&config, with.to_string()).unwrap();
     let daemon = Daemon::start(&config);
     until("the socket is there", || socket.exists());
@@ -198,6 +203,9 @@ fn the_group_of_the_socket_reads_and_root_acts() {
     let dropped = run("65533", &drop);
     assert_eq!(dropped.status.code(), Some(1));
     assert!(said(&dropped).contains("may read and not act"), "{}", said(&dropped));
+    let console = run("65533", &["console"]);
+    assert_eq!(console.status.code(), Some(1));
+    assert!(said(&console).contains("cannot read http.token"), "{}", said(&console));
     let outside = run("65534", &["jobs", "list"]);
     assert_eq!(outside.status.code(), Some(1));
     assert!(said(&outside).contains("members of the group 65533"), "{}", said(&outside));

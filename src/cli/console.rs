@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use axum::http::Method;
 use serde::Deserialize;
 
-use super::daemon::{Daemon, general_of, reachable};
+use super::daemon::{Daemon, located, reachable};
 use super::{Failure, Target, print, runtime};
+use crate::config::Located;
 use crate::http::token;
 use crate::units::Secret;
 
@@ -24,7 +25,7 @@ struct Reached {
 }
 
 pub(super) fn console(target: &Target) -> Result<(), Failure> {
-    let general = general_of(target, false)?;
+    let Located { general, unread_token } = located(target, false)?;
     let configured = Reached { listen: general.http.listen, tls: general.http.tls.is_some() };
     // The daemon knows best where it listens: the configuration may have changed since.
     let reached = match Daemon::running(target) {
@@ -42,9 +43,16 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
                 .to_owned(),
         ));
     };
-    let token = match &general.http.token {
-        Some(token) => token.clone(),
-        None => made(&general.state_dir)?,
+    let token = match (&general.http.token, unread_token) {
+        (Some(token), _) => token.clone(),
+        (None, Some(why)) => {
+            let config = target.config.display();
+            let message = format!(
+                "cannot read http.token of {config}: {why}; run this as root or as the daemon's user"
+            );
+            return Err(Failure::Running(message));
+        }
+        (None, None) => made(&general.state_dir)?,
     };
     let scheme = if reached.tls { "https" } else { "http" };
     let mut query = form_urlencoded::Serializer::new(String::new());
