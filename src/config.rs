@@ -27,6 +27,10 @@ use crate::units::{ByteSize, Span};
 use crate::visible;
 use crate::yaml::{Node, Place, Problem, Value, suggest};
 
+mod located;
+
+pub(crate) use located::Located;
+
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
 
@@ -273,6 +277,14 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    fn wrong(path: &Path, text: &str, problems: Vec<Problem>) -> Self {
+        let file = path.display().to_string();
+        let rendered: Vec<_> = problems.iter().map(|p| p.render(&file, text)).collect();
+        ConfigError::Wrong { problems, rendered: rendered.join("\n\n") }
+    }
+}
+
 /// The longest name of a source or sink, in bytes.
 const LONGEST_NAME: usize = 64;
 
@@ -294,11 +306,8 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read_text(path)
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
-        let config = Config::parse(&text).map_err(|problems| {
-            let file = path.display().to_string();
-            let rendered: Vec<_> = problems.iter().map(|p| p.render(&file, &text)).collect();
-            ConfigError::Wrong { problems, rendered: rendered.join("\n\n") }
-        })?;
+        let config = Config::parse(&text);
+        let config = config.map_err(|problems| ConfigError::wrong(path, &text, problems))?;
         Ok(Config { path: Some(path.to_owned()), ..config })
     }
 

@@ -303,8 +303,22 @@ impl Node {
         }
     }
 
+    /// Reads what can be read of the value: what is wrong is left out of it. `None` if that does not
+    /// help.
+    pub fn read_rest<T: DeserializeOwned>(&mut self) -> Option<T> {
+        loop {
+            match self.read() {
+                Ok(value) => return Some(value),
+                Err(problem) if !problem.place.is_some_and(|place| self.leave_out(place)) => {
+                    return None;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Removes the innermost pair or item whose key or value begins at the place.
-    fn leave_out(&mut self, place: Place) -> bool {
+    pub(crate) fn leave_out(&mut self, place: Place) -> bool {
         match &mut self.value {
             Value::Map(pairs) => {
                 if pairs.iter_mut().any(|(_, node)| node.leave_out(place)) {

@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use axum::http::Method;
 use serde::Deserialize;
 
-use super::daemon::{Daemon, general_of, reachable};
+use super::daemon::{Daemon, located, reachable};
+use super::tcp_listener::stranger;
 use super::{Failure, Target, print, runtime};
+use crate::config::Located;
 use crate::http::token;
 use crate::units::Secret;
 
@@ -24,7 +26,7 @@ struct Reached {
 }
 
 pub(super) fn console(target: &Target) -> Result<(), Failure> {
-    let general = general_of(target, false)?;
+    let Located { general, unread_token } = located(target, false)?;
     let configured = Reached { listen: general.http.listen, tls: general.http.tls.is_some() };
     // The daemon knows best where it listens: the configuration may have changed since.
     let reached = match Daemon::running(target) {
@@ -42,14 +44,26 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
                 .to_owned(),
         ));
     };
-    let token = match &general.http.token {
-        Some(token) => token.clone(),
-        // Who may not read that may have been given the one that only reads.
-        None => match (made(&general.state_dir), &general.http.read_token) {
-            (Err(_), Some(token)) => token.clone(),
-            (token, _) => token?,
-        },
+    if let Some(user) = stranger(listen.port(), &general.state_dir) {
+        return Err(Failure::Running(format!(
+            "a process of user {user} listens at {listen}, who is neither root nor the owner of {}; a \
+             browser must not show it the token",
+            general.state_dir.display()
+        )));
+    }
+    let acting = match (&general.http.token, unread_token) {
+        (Some(token), _) => Ok(token.clone()),
+        (None, Some(why)) => {
+            let config = target.config.display();
+            let message = format!(
+                "cannot read http.token of {config}: {why}; run this as root or as the daemon's user"
+            );
+            Err(Failure::Running(message))
+        }
+        (None, None) => made(&general.state_dir),
     };
+    // Who may not read that one may have been given the one that only reads.
+    let token = acting.or_else(|failure| general.http.read_token.clone().ok_or(failure))?;
     let scheme = if reached.tls { "https" } else { "http" };
     let mut query = form_urlencoded::Serializer::new(String::new());
     let query = query.append_pair("token", token.expose()).finish();

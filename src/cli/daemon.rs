@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,8 +27,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{Failure, Target, load};
-use crate::config::{self, Config, ConfigError, General, Http};
+use super::tcp_listener::stranger;
+use super::{Failure, Target};
+use crate::config::{self, ConfigError, General, Http, Located};
 use crate::http::authorize::MEANT;
 use crate::http::{place, token};
 use crate::sink::chain;
@@ -55,10 +56,44 @@ enum Way {
     Address {
         scheme: Scheme,
         authority: Authority,
-        token: Option<Secret>,
+        /// `None` of a place that may be somebody else's.
+        tokens: Option<Tokens>,
         /// Certificates that are trusted instead of the system's.
         ca: Option<PathBuf>,
     },
+}
+
+/// The tokens of the configuration, and the one that the daemon made.
+struct Tokens {
+    reads: Option<Secret>,
+    acts: Option<Secret>,
+}
+
+impl Tokens {
+    fn of(general: &General) -> Self {
+        let made = || token::read(&token::file_of(&general.state_dir)).ok();
+        let reads = general.http.read_token.clone();
+        let acts = general.http.token.clone().or_else(made);
+        Tokens { reads, acts }
+    }
+
+    /// The one that can do the least of what is asked.
+    fn shown(&self, method: &Method) -> Option<&Secret> {
+        match *method {
+            Method::GET => self.reads.as_ref().or(self.acts.as_ref()),
+            _ => self.acts.as_ref().or(self.reads.as_ref()),
+        }
+    }
+}
+
+/// Says if this host is the one that the configuration is for, beside loopback.
+fn is_own(host: &str, http: &Http) -> bool {
+    if http.hosts.iter().any(|name| name.eq_ignore_ascii_case(host)) {
+        return true;
+    }
+    let (Some(listen), Ok(ip)) = (http.listen, host.parse::<IpAddr>()) else { return false };
+    // Of an address for all each one of this machine is meant, which alone can be bound.
+    ip == listen.ip() || listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// The outcome of looking for its socket.
@@ -130,15 +165,18 @@ impl Daemon {
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        let http = &general.http;
-        // The token of a file is this machine's, and nobody else's to know.
-        let made = || {
-            let file = token::file_of(&general.state_dir);
-            is_here.then(|| token::read(&file).ok()).flatten()
-        };
-        let token = http.token.clone().or_else(|| http.read_token.clone()).or_else(made);
-        let ca = http.tls.as_ref().filter(|_| is_here).map(|tls| tls.cert.clone());
-        Ok(Daemon { way: Way::Address { scheme, authority, token, ca } })
+        let port = authority.port_u16().unwrap_or(if scheme == Scheme::HTTPS { 443 } else { 80 });
+        if is_here && let Some(user) = stranger(port, &general.state_dir) {
+            return Err(Failure::Running(format!(
+                "--url {url}: a process of user {user} listens there, who is neither root nor the owner of \
+                 {}; it is sent no token",
+                general.state_dir.display()
+            )));
+        }
+        let ca = general.http.tls.as_ref().filter(|_| is_here).map(|tls| tls.cert.clone());
+        let is_own = is_here || is_own(host, &general.http);
+        let tokens = is_own.then(|| Tokens::of(general));
+        Ok(Daemon { way: Way::Address { scheme, authority, tokens, ca } })
     }
 
     /// Asks for what is under `/api/v1/` at this path, and waits for the beginning of the answer.
@@ -152,6 +190,11 @@ impl Daemon {
         let answer = asked.map_err(|_| self.failed("no answer; is this saltern?"))??;
         match answer.status {
             StatusCode::OK => Ok(answer),
+            StatusCode::UNAUTHORIZED if self.is_elsewhere() => Err(self.failed(
+                "the daemon wants its token, which is sent to loopback, to the address of http.listen \
+                 and to the names in http.hosts of the configuration alone; add this host to them if \
+                 it is the daemon's",
+            )),
             StatusCode::UNAUTHORIZED => Err(self.failed(
                 "the daemon wants its token; name its configuration with --config, http.token is read \
                  from there, or ask over its unix socket, without --url",
@@ -177,7 +220,7 @@ impl Daemon {
             let mut pairs = form_urlencoded::Serializer::new(String::new());
             uri = format!("{uri}?{}", pairs.extend_pairs(query).finish());
         }
-        let mut request = Request::builder().method(method).uri(uri);
+        let mut request = Request::builder().method(method.clone()).uri(uri);
         match &self.way {
             Way::Socket { path, meant, state_dir } => {
                 request = request.header(header::HOST, "localhost");
@@ -195,9 +238,9 @@ impl Daemon {
                 }
                 self.send(stream, request).await
             }
-            Way::Address { scheme, authority, token, ca } => {
+            Way::Address { scheme, authority, tokens, ca } => {
                 request = request.header(header::HOST, authority.as_str());
-                if let Some(token) = token {
+                if let Some(token) = tokens.as_ref().and_then(|tokens| tokens.shown(&method)) {
                     let bearer = format!("Bearer {}", token.expose());
                     request = request.header(header::AUTHORIZATION, bearer);
                 }
@@ -245,6 +288,11 @@ impl Daemon {
         Ok(Answer { status, body, _connection: task })
     }
 
+    /// Says if no token is sent there.
+    fn is_elsewhere(&self) -> bool {
+        matches!(self.way, Way::Address { tokens: None, .. })
+    }
+
     /// What could not be done, and why.
     pub(super) fn failed(&self, why: &str) -> Failure {
         let at = match &self.way {
@@ -281,10 +329,15 @@ impl Answer {
 /// The part of the configuration that the commands have to know. It is that of an empty one with
 /// `--url` or `--state-dir`, and where the file at the default path is absent or may not be read.
 pub(super) fn general_of(target: &Target, has_url: bool) -> Result<General, Failure> {
+    located(target, has_url).map(|located| located.general)
+}
+
+/// The same, with what is known of the token.
+pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure> {
     let config = &target.config;
     let is_default = config == Path::new(config::DEFAULT_PATH);
-    let mut general = match Config::load(config) {
-        Ok(config) => config.general,
+    let mut located = match Located::load(config) {
+        Ok(located) => located,
         Err(ConfigError::Unreadable { cause, .. })
             if has_url
                 || is_default
@@ -293,18 +346,20 @@ pub(super) fn general_of(target: &Target, has_url: bool) -> Result<General, Fail
                         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
                     ) =>
         {
-            General::default()
+            Located::default()
         }
-        Err(_) if target.state_dir.is_some() && is_default => General::default(),
-        Err(_) => load(config).map(|config| config.general)?,
+        Err(_) if target.state_dir.is_some() && is_default => Located::default(),
+        Err(error) => return Err(error.into()),
     };
     if let Some(state_dir) = &target.state_dir
-        && *state_dir != general.state_dir
+        && *state_dir != located.general.state_dir
     {
         // It is another daemon's than the one of the file.
-        general = General { state_dir: state_dir.clone(), http: Http::default(), ..general };
+        let state_dir = state_dir.clone();
+        let general = General { state_dir, http: Http::default(), ..located.general };
+        located = Located { general, unread_token: None };
     }
-    Ok(general)
+    Ok(located)
 }
 
 /// Looks for the socket.
@@ -413,6 +468,38 @@ mod tests {
         assert_eq!(reached("0.0.0.0:1"), "127.0.0.1:1");
         assert_eq!(reached("[::]:1"), "[::1]:1");
         assert_eq!(reached("10.0.0.1:1"), "10.0.0.1:1");
+    }
+
+    #[test]
+    fn a_token_goes_to_its_daemon_alone_and_the_one_that_reads_is_enough_to_read() {
+        let secret = |text: &str| Some(Secret::new(text.to_owned()));
+        let http = Http {
+            listen: "192.0.2.7:4507".parse().ok(),
+            token: secret("acts"),
+            read_token: secret("reads"),
+            hosts: vec!["salt.example.com".to_owned()],
+            ..Http::default()
+        };
+        let mut general = General { http, state_dir: "/nowhere".into(), ..General::default() };
+        let shown = |general: &General, host: &str, method: Method| {
+            let daemon = Daemon::at(&format!("http://{host}:4507"), general).ok().unwrap();
+            let Way::Address { tokens, .. } = daemon.way else { panic!("it is an address") };
+            let token = tokens?.shown(&method).cloned();
+            token.map(|token| token.expose().to_owned())
+        };
+        for host in ["localhost", "127.0.0.1", "[::1]", "192.0.2.7", "Salt.Example.com"] {
+            assert_eq!(shown(&general, host, Method::GET).as_deref(), Some("reads"), "{host}");
+            assert_eq!(shown(&general, host, Method::DELETE).as_deref(), Some("acts"), "{host}");
+        }
+        for host in ["192.0.2.8", "evil.example", "salt.example.com.evil.example"] {
+            assert_eq!(shown(&general, host, Method::GET), None, "{host}");
+            assert_eq!(shown(&general, host, Method::DELETE), None, "{host}");
+        }
+        general.http.read_token = None;
+        assert_eq!(shown(&general, "localhost", Method::GET).as_deref(), Some("acts"));
+        general.http.listen = "0.0.0.0:4507".parse().ok();
+        assert_eq!(shown(&general, "127.0.0.2", Method::GET).as_deref(), Some("acts"));
+        assert_eq!(shown(&general, "192.0.2.7", Method::GET), None);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use tokio::time::sleep;
 use super::daemon::{Answer, Daemon, general_of};
 use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
-use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
+use super::{Failure, Output, Target, look_into, print, print_json, run, runtime};
+use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{Outcome, PAGE, Selection};
 use crate::sink::chain;
@@ -166,7 +167,12 @@ impl Cache {
         let keep = match target.state_dir {
             // All that is there is shown, whatever a configuration would keep.
             Some(_) => Some(general.jobs.keep_jobs.0),
-            None => load(&target.config)?.keep_jobs,
+            None => match Config::load(&target.config) {
+                Ok(config) => config.keep_jobs,
+                // There may be some, if nobody can tell.
+                Err(ConfigError::Wrong { .. }) => Some(general.jobs.keep_jobs.0),
+                Err(error) => return Err(error.into()),
+            },
         };
         jobs.keep(keep);
         Ok(Cache::File(jobs))

@@ -34,6 +34,7 @@ mod run;
 mod schema;
 mod sinks;
 mod spill;
+mod tcp_listener;
 
 /// Reads every event off a Salt master's bus and delivers it, in batches, to many stores.
 #[derive(Parser)]

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::daemon::{Daemon, general_of};
 use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
+use crate::config::{Config, ConfigError};
 use crate::queue::SpillConfig;
 use crate::sink::chain;
 use crate::spill::disk::Folder;
@@ -139,7 +140,11 @@ impl Place {
             (Some(_), _) => None,
             // The daemon may be asked also by users who may not read the configuration.
             (None, Running::Yes(_)) => load(&target.config).ok().map(|config| config.sinks),
-            (None, _) => Some(load(&target.config)?.sinks),
+            (None, _) => match Config::load(&target.config) {
+                Ok(config) => Some(config.sinks),
+                Err(ConfigError::Wrong { .. }) => None,
+                Err(error) => return Err(error.into()),
+            },
         };
         let sinks = sinks.map(|sinks| sinks.into_iter().map(|sink| sink.name).collect());
         Ok(Place { state_dir: general.state_dir, sinks, running })

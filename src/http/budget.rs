@@ -1,22 +1,18 @@
-//! Memory for answers that can be long: one budget for all clients together.
+//! Memory for what live tails hold: some for each alone, and a budget of all for what is long.
 //!
-//! An answer takes room for the part of it that is held at a time, and the room is free again once
-//! the client has taken it, or is gone. A client for whom there is none is told to come again.
+//! A tail may pause for minutes with a piece in its hands, and no other waits for that: there is
+//! room at once, or the piece passes by. What is short never needs any of the budget.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
-/// Bytes that are held of all answers together. A single thing that is longer is served alone.
-const TOGETHER: usize = 64 << 20;
+/// Bytes that each tail may hold without asking.
+const EACH: usize = 1 << 20;
 
-/// How long to wait for room.
-const WAIT: Duration = Duration::from_secs(2);
+/// Bytes that are held of all longer pieces together. A single one that is longer is held alone.
+const TOGETHER: usize = 32 << 20;
 
 /// The bytes of a permit; a semaphore counts no further than 32 bits at a time.
 const KIB: usize = 1 << 10;
@@ -24,8 +20,8 @@ const KIB: usize = 1 << 10;
 #[derive(Clone)]
 pub(super) struct Budget(Arc<Semaphore>);
 
-/// The right to hold some of an answer.
-pub(super) struct Room(#[allow(dead_code)] OwnedSemaphorePermit); // which is given back when dropped
+/// The right to hold a piece; a short one takes nothing of the budget.
+pub(super) struct Room(#[allow(dead_code)] Option<OwnedSemaphorePermit>); // given back when dropped
 
 impl Default for Budget {
     fn default() -> Self {
@@ -34,15 +30,18 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Room for so many bytes; `None` if there is none for a while.
-    pub(super) async fn room(&self, bytes: usize) -> Option<Room> {
+    /// Room for so many bytes; `None` if there is none now.
+    pub(super) fn room(&self, bytes: usize) -> Option<Room> {
+        if bytes <= EACH {
+            return Some(Room(None));
+        }
         let permits = u32::try_from(bytes.min(TOGETHER).div_ceil(KIB)).unwrap_or(u32::MAX);
-        let permit = timeout(WAIT, Arc::clone(&self.0).acquire_many_owned(permits)).await;
-        permit.ok()?.ok().map(Room)
+        let permit = Arc::clone(&self.0).try_acquire_many_owned(permits);
+        permit.ok().map(|permit| Room(Some(permit)))
     }
 }
 
-/// Bytes of an answer, with the room that they take.
+/// Bytes of a piece, with the room that they take.
 pub(super) fn held(bytes: Vec<u8>, room: Room) -> Bytes {
     Bytes::from_owner(Held { bytes, _room: room })
 }
@@ -58,27 +57,24 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// The answer to who found no room.
-pub(super) fn full() -> Response {
-    let message = "too much of other answers has not been read yet; try again in a moment\n";
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], message).into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn invariant_6_answers_share_one_budget() {
+    #[test]
+    fn invariant_6_long_pieces_share_one_budget_and_keep_no_short_one_out() {
         let budget = Budget::default();
-        let half = budget.room(TOGETHER / 2).await.unwrap();
-        let bytes = held(vec![0; 10], budget.room(TOGETHER / 2).await.unwrap());
-        assert!(budget.room(1).await.is_none());
+        let half = budget.room(TOGETHER / 2).unwrap();
+        let bytes = held(vec![0; 10], budget.room(TOGETHER / 2).unwrap());
+        assert!(budget.room(EACH + 1).is_none());
+        assert!(budget.room(EACH).is_some());
         let copy = bytes.clone();
         drop(bytes);
-        assert!(budget.room(1).await.is_none());
+        assert!(budget.room(EACH + 1).is_none());
         drop(copy);
+        assert!(budget.room(EACH + 1).is_some());
+        assert!(budget.room(10 * TOGETHER).is_none());
         drop(half);
-        assert!(budget.room(10 * TOGETHER).await.is_some());
+        assert!(budget.room(10 * TOGETHER).is_some());
     }
 }

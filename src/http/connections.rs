@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
@@ -32,6 +33,9 @@ use crate::state::State;
 
 /// Connections at a time at one door.
 const PLACES: usize = 128;
+
+/// The longest head of a request, and what of an answer is gathered before it is written, in bytes.
+const BUFFER: usize = 64 << 10;
 
 /// How long a client may take to send the head of a request, and stay idle between two.
 const HEADERS: Duration = Duration::from_secs(30);
@@ -77,13 +81,19 @@ pub(super) async fn serve(
             () = sleep(PLACE_AGAIN), if !has_room => {}
             accepted = door.accept(), if has_room => match accepted {
                 Ok(accepted) => {
-                    let seat = seats.take(Instant::now());
-                    connections.spawn(attend(accepted, routes.clone(), seat, stop.clone()));
+                    // Whoever could have left may have asked something by now; then this one goes.
+                    if let Some(seat) = seats.take(Instant::now()) {
+                        connections.spawn(attend(accepted, routes.clone(), seat, stop.clone()));
+                    }
                 }
                 Err(error) => {
                     warn!(%error, "the HTTP side cannot accept a connection");
-                    seats.free_one(Instant::now());
-                    sleep(ACCEPT_AGAIN).await;
+                    if is_out_of_files(&error) {
+                        seats.free_one(Instant::now());
+                    }
+                    if stop.run_until_cancelled(sleep(ACCEPT_AGAIN)).await.is_none() {
+                        break;
+                    }
                 }
             },
         }
@@ -93,6 +103,11 @@ pub(super) async fn serve(
     if timeout(GOODBYE, ended).await.is_err() {
         connections.shutdown().await;
     }
+}
+
+/// Says if an end of another connection would let the next in.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Sees to one connection until it ends, or its place is wanted.
@@ -142,6 +157,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)
+            .max_buf_size(BUFFER)
             .max_buf_size(BUFFER)
             .serve_connection(io, service)
     );

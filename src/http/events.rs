@@ -1,9 +1,9 @@
 //! `GET /api/v1/events?tag=GLOB`: what passes, as it passes, as JSON lines.
 //!
 //! `tag` may stand several times; an event whose tag matches any of the globs is sent. The stream
-//! holds no more than one chunk, which is counted against the budget of all long answers: while the
-//! client does not read, events pass by, and the line `{"missed": N}` then says how many of the bus
-//! it did not get. It ends when the client goes away and when the daemon stops.
+//! holds no more than one chunk, a long one within the budget of all tails: while the client does not
+//! read, events pass by, and so do long ones for which there is no room. The line `{"missed": N}`
+//! then says how many of the bus it did not get. It ends when the client goes away and when the daemon stops.
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -89,34 +89,28 @@ impl Watch {
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };
+            let lines = self.written(&tapped);
             // A chunk for which there is no room is missed too.
-            let wanted = self.room_for(&tapped);
-            let room = self.stop.run_until_cancelled(self.budget.room(wanted)).await?;
-            let Some(room) = room else { continue };
-            let mut lines = Vec::new();
-            self.write(&tapped, &mut lines);
+            let Some(room) = self.budget.room(lines.capacity()) else { continue };
+            self.next = Some(tapped.before + tapped.chunk.events.len() as u64);
             if !lines.is_empty() {
                 return Some(held(lines, room));
             }
         }
     }
 
-    /// Bytes that the lines of a chunk take at the most, or most likely where none of them is long.
-    fn room_for(&self, tapped: &Tapped) -> usize {
-        let events = tapped.chunk.events.iter().filter(|event| self.filter.takes(event));
-        events.map(|event| event.long().unwrap_or(0).max(2 * event.frame().len())).sum()
-    }
-
-    fn write(&mut self, tapped: &Tapped, out: &mut Vec<u8>) {
+    /// The lines of a chunk, and how many events were missed before it.
+    fn written(&self, tapped: &Tapped) -> Vec<u8> {
+        let mut out = Vec::new();
         let chunk = &tapped.chunk;
         let missed = tapped.before - self.next.unwrap_or(tapped.before).min(tapped.before);
         if missed > 0 {
             out.extend_from_slice(format!("{{\"missed\": {missed}}}\n").as_bytes());
         }
-        self.next = Some(tapped.before + chunk.events.len() as u64);
         for event in chunk.events.iter().filter(|event| self.filter.takes(event)) {
-            line::write_json(event, &chunk.origin, chunk.received, out);
+            line::write_json(event, &chunk.origin, chunk.received, &mut out);
         }
+        out
     }
 }
 
@@ -168,6 +162,36 @@ mod tests {
         assert!(watch.lines().await.is_none());
         drop(watch);
         assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_tail_that_pauses_with_a_long_piece_lets_others_have_all_that_is_short() {
+        let (tap, _) = broadcast::channel(4);
+        let (budget, stop) = (Budget::default(), CancellationToken::new());
+        let slots = Arc::new(Semaphore::new(2));
+        let watch = || Watch {
+            tap: tap.subscribe(),
+            filter: filter_of(Vec::new()).unwrap(),
+            next: None,
+            budget: budget.clone(),
+            stop: stop.clone(),
+            _slot: Arc::clone(&slots).try_acquire_owned().unwrap(),
+        };
+        let (mut paused, mut reading) = (watch(), watch());
+        // Each is short, and all of them are not.
+        let text = "x".repeat(60 << 10);
+        let text = rmp_serde::to_vec(&serde_json::json!({ "data": text })).unwrap();
+        let many = (0..350).map(|_| Event::new("many", &text)).collect();
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        tap.send(tapped(0, &["a"])).unwrap();
+        let chunk = Arc::new(Chunk::new(origin, 1, many));
+        tap.send(Tapped { before: 1, chunk }).unwrap();
+        tap.send(tapped(351, &["b"])).unwrap();
+        assert_eq!(tags(&paused.lines().await.unwrap()), ["a"]);
+        let unread = paused.lines().await.unwrap();
+        assert!(unread.len() > 20 << 20, "{}", unread.len());
+        assert_eq!(tags(&reading.lines().await.unwrap()), ["a"]);
+        assert_eq!(tags(&reading.lines().await.unwrap()), ["{\"missed\":350}", "b"]);
     }
 
     #[test]

@@ -4,26 +4,43 @@
 //! and `until` (RFC 3339), `find_job=true`, `limit`, and `cursor`, which is the `next` of the page
 //! before.
 //!
-//! Both are written row by row while the client reads, so that of a long answer little is held.
+//! An answer is whole before its first byte is sent, in a file without a name where it is long: a
+//! client that reads slowly holds neither memory nor the database.
 
-use std::io;
+use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::{Instant, timeout_at};
+use futures_util::stream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Site;
-use super::budget::{Budget, full};
 use crate::jobs::JobsError;
+use crate::jobs::asker::{Asker, Waiting};
 use crate::jobs::listing::{Outcome, PAGE, Selection};
+use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::sink::chain;
+
+/// Questions at a time. Each has a row of the database in memory, however long that is.
+pub(super) const QUESTIONS: usize = 2;
+
+/// How long a question waits for its turn.
+const TURN: Duration = Duration::from_secs(2);
+
+/// How long an answer may be looked for: less than the commands wait for it.
+const LOOKING: Duration = Duration::from_secs(30);
+
+/// The bytes of an answer that may be in memory, and of a part of a longer one.
+const PART: usize = 64 << 10;
+
+/// How long an answer may take as a whole, however slowly its client reads.
+const WHOLE: Duration = Duration::from_mins(5);
 
 pub(super) async fn list(
     Extract(site): Extract<Site>,
@@ -33,85 +50,91 @@ pub(super) async fn list(
         Ok(selection) => selection,
         Err(message) => return (StatusCode::BAD_REQUEST, format!("{message}\n")).into_response(),
     };
-    let (jobs, measured) = (site.served.jobs, selection.clone());
-    let longest = {
-        let jobs = jobs.clone();
-        spawn_blocking(move || jobs.longest_on_page(&measured)).await
-    };
-    stream(&site.budget, longest, move |take| jobs.write_page(&selection, take).map(|()| true))
+    let jobs = site.served.jobs;
+    answer(site.questions, move |waiting| jobs.answer_page(&selection, PART, waiting).map(Some))
         .await
 }
 
 pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) -> Response {
-    let (jobs, measured) = (site.served.jobs, jid.clone());
-    let longest = {
-        let jobs = jobs.clone();
-        spawn_blocking(move || jobs.longest_of_job(&measured)).await
-    };
-    stream(&site.budget, longest, move |take| jobs.write_job(&jid, take)).await
+    let jobs = site.served.jobs;
+    answer(site.questions, move |waiting| jobs.answer_job(&jid, PART, waiting)).await
 }
 
-/// The bytes that an answer holds besides its longest row: pieces on their way, and pages of the
-/// database.
-const BESIDE: usize = 3 << 20;
-
-/// Pieces that may wait for the client.
-const PIECES: usize = 2;
-
-/// How long an answer may take as a whole, however slowly its client reads.
-const WHOLE: Duration = Duration::from_mins(5);
-
-/// Streams the output of `write`, which says if there was something to write.
-/// It ends soon after the client is gone.
-async fn stream(
-    budget: &Budget,
-    longest: Result<Result<u64, JobsError>, JoinError>,
-    write: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> Result<bool, JobsError> + Send + 'static,
+/// Asks when it is time, for as long as the client is there, and sends what the answer is.
+async fn answer(
+    questions: Arc<Semaphore>,
+    ask: impl FnOnce(&Waiting) -> Result<Option<Spooled>, JobsError> + Send + 'static,
 ) -> Response {
-    let longest = match longest {
-        Ok(Ok(longest)) => usize::try_from(longest).unwrap_or(usize::MAX),
-        Ok(Err(error)) => return failed(&error),
-        Err(error) => return broken(&error),
+    let Ok(Ok(turn)) = timeout(TURN, questions.acquire_owned()).await else {
+        return later("other questions about jobs are being answered; try again in a moment\n");
     };
-    let Some(room) = budget.room(longest.saturating_add(BESIDE)).await else { return full() };
-    let (pieces_in, mut pieces) = mpsc::channel::<Bytes>(PIECES);
-    let (runtime, end) = (Handle::current(), Instant::now() + WHOLE);
-    let mut writing = spawn_blocking(move || {
-        let mut is_cut = false;
-        let written = write(&mut |piece| {
-            let sending = pieces_in.send(Bytes::copy_from_slice(piece));
-            let is_taken = runtime.block_on(timeout_at(end, sending));
-            is_cut = !matches!(is_taken, Ok(Ok(())));
-            !is_cut
+    // It goes with this future, which the client's leaving ends.
+    let asker = Asker::default();
+    let waiting = asker.waiting();
+    let asking = spawn_blocking(move || {
+        let answer = ask(&waiting);
+        // The next has to wait for as long as the work lasts, not for as long as somebody waits.
+        drop(turn);
+        answer
+    });
+    let Ok(asked) = timeout(LOOKING, asking).await else {
+        return later("looking for the answer took too long; ask for less at a time\n");
+    };
+    drop(asker);
+    match asked {
+        Ok(Ok(Some(Spooled::Memory(bytes)))) => sent(bytes.len() as u64, bytes.into()),
+        Ok(Ok(Some(Spooled::File(file)))) => sent(file.length(), parts_of(file)),
+        Ok(Ok(None)) => (StatusCode::NOT_FOUND, "there is no such job\n").into_response(),
+        Ok(Err(error)) => failed(&error),
+        Err(error) => broken(&error),
+    }
+}
+
+/// An answer of this length: one that is cut does not pass for a whole one.
+fn sent(length: u64, body: Body) -> Response {
+    let length = length.to_string();
+    let head = [(header::CONTENT_TYPE, "application/json"), (header::CONTENT_LENGTH, &length)];
+    (head, body).into_response()
+}
+
+/// Sends a long answer part by part. The file is gone when it is sent, when the client is gone, and
+/// after [`WHOLE`].
+fn parts_of(file: SpoolFile) -> Body {
+    let (parts_in, parts) = mpsc::channel(1);
+    let mut sending = JoinSet::new();
+    sending.spawn(hand_on(file, parts_in, Instant::now() + WHOLE));
+    Body::from_stream(stream::unfold((parts, sending), async |(mut parts, sending)| {
+        let part = parts.recv().await?;
+        Some((part, (parts, sending)))
+    }))
+}
+
+async fn hand_on(mut file: SpoolFile, parts: mpsc::Sender<io::Result<Bytes>>, end: Instant) {
+    let mut left = file.length();
+    while left > 0 {
+        let reading = spawn_blocking(move || {
+            let mut part = vec![0; PART.min(usize::try_from(left).unwrap_or(PART))];
+            file.file().read_exact(&mut part).map(|()| (file, part))
         });
-        drop(room);
-        written.map(|is_there| (is_there, is_cut))
-    });
-    // An empty piece stands for nothing at all.
-    let first = pieces.recv().await.filter(|piece| !piece.is_empty());
-    let Some(first) = first else {
-        pieces.close();
-        return match (&mut writing).await {
-            Ok(Ok(_)) => (StatusCode::NOT_FOUND, "there is no such job\n").into_response(),
-            Ok(Err(error)) => failed(&error),
-            Err(error) => broken(&error),
+        let part;
+        (file, part) = match reading.await.map_err(io::Error::other).flatten() {
+            Ok(read) => read,
+            Err(error) => {
+                // Nobody is there to hear it, or time is up: the answer is cut all the same.
+                let _ = timeout_at(end, parts.send(Err(error))).await;
+                return;
+            }
         };
-    };
-    let rest = stream::unfold(Some((pieces, writing)), async |state| {
-        let (mut pieces, writing) = state?;
-        if let Some(piece) = pieces.recv().await {
-            return Some((Ok(piece), Some((pieces, writing))));
+        left -= part.len() as u64;
+        let sent = timeout_at(end, parts.send(Ok(Bytes::from(part)))).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            return;
         }
-        // An answer that was cut must not pass for a whole one.
-        match writing.await {
-            Ok(Ok((_, false))) => None,
-            Ok(Ok((_, true))) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
-            Ok(Err(error)) => Some((Err(io::Error::other(error)), None)),
-            Err(error) => Some((Err(io::Error::other(error)), None)),
-        }
-    });
-    let whole = stream::once(std::future::ready(Ok::<_, io::Error>(first))).chain(rest);
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(whole)).into_response()
+    }
+}
+
+fn later(message: &'static str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], message).into_response()
 }
 
 fn failed(error: &JobsError) -> Response {

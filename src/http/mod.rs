@@ -16,7 +16,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use futures_util::future::join_all;
 use hyper::body::{Frame, SizeHint};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -96,6 +96,7 @@ pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: 
         process: Arc::new(Process::new()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         scrapes: Arc::default(),
+        questions: Arc::new(Semaphore::new(jobs::QUESTIONS)),
         budget: Budget::default(),
         stop: stop.clone(),
     };
@@ -120,6 +121,8 @@ struct Site {
     /// A permit for each client that reads events.
     streams: Arc<Semaphore>,
     scrapes: Arc<Scrapes>,
+    /// A permit for each question about jobs.
+    questions: Arc<Semaphore>,
     budget: Budget,
     stop: CancellationToken,
 }
@@ -218,7 +221,7 @@ async fn page(Extract(site): Extract<Site>) -> impl IntoResponse {
     Html(page::page(&site.served.state.status()))
 }
 
-async fn metrics(Extract(site): Extract<Site>) -> Response {
+async fn metrics(Extract(site): Extract<Site>, Extension(seat): Extension<Seat>) -> Response {
     let make = || {
         site.refresh();
         let mut text = crate::metrics::render(&site.served.metrics);
@@ -227,7 +230,7 @@ async fn metrics(Extract(site): Extract<Site>) -> Response {
     };
     let asked = Instant::now();
     loop {
-        match site.scrapes.answer(asked, Instant::now(), make) {
+        match site.scrapes.answer(asked, Instant::now(), seat.seen(), make) {
             Answer::Text(text) => {
                 return ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
                     .into_response();

@@ -2,19 +2,28 @@
 //!
 //! Who asks when one was just made waits for the next, with all others who do: nobody gets a text that
 //! is older than the question. Who reads slowly holds a text that would else be gone; there are
-//! [`VERSIONS`] of them at the most, and then scrapers are turned away until somebody has read to the
-//! end, or is cut off. So no scraper can make the daemon work or keep much.
+//! [`VERSIONS`] of them at the most. Who then asks waits a little, while those who hold the oldest and
+//! do not read it are cut off. So no scraper can make the daemon work or keep much, or keep the
+//! others out.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+
+use super::seats::Seen;
 
 /// From one text to the next, at the least.
 const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Texts that are being read at a time, at the most.
 const VERSIONS: usize = 8;
+
+/// How long a text may be read once others have no room.
+const READING: Duration = Duration::from_secs(10);
+
+/// How long a scraper waits for room. Some scrapers give up after five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The texts that are being read.
 #[derive(Default)]
@@ -24,7 +33,63 @@ pub(super) struct Scrapes(Mutex<Texts>);
 struct Texts {
     /// When the last of them was made.
     made: Option<Instant>,
-    texts: Vec<Bytes>,
+    /// The oldest first.
+    versions: Vec<Version>,
+}
+
+struct Version {
+    text: Bytes,
+    readings: Vec<Weak<Reading>>,
+}
+
+/// One answer with this text, which is not sent yet.
+struct Reading {
+    text: Bytes,
+    seat: Seen,
+    since: Instant,
+}
+
+/// The text, for as long as it is being read.
+struct Held(Arc<Reading>);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.text
+    }
+}
+
+impl Version {
+    fn read_by(&mut self, seat: Seen, now: Instant) -> Bytes {
+        let reading = Arc::new(Reading { text: self.text.clone(), seat, since: now });
+        self.readings.retain(|reading| reading.strong_count() > 0);
+        self.readings.push(Arc::downgrade(&reading));
+        Bytes::from_owner(Held(reading))
+    }
+
+    fn is_read(&self) -> bool {
+        self.readings.iter().any(|reading| reading.strong_count() > 0)
+    }
+
+    /// Those who are late with it: who have shown a token, or who have not.
+    fn late(&self, is_known: bool, now: Instant) -> Vec<Arc<Reading>> {
+        let readings = self.readings.iter().filter_map(Weak::upgrade);
+        let is_late = |reading: &Arc<Reading>| {
+            let took = now.saturating_duration_since(reading.since);
+            reading.seat.is_known() == is_known && (took >= READING || reading.seat.is_stuck(now))
+        };
+        readings.filter(is_late).collect()
+    }
+}
+
+impl Texts {
+    /// Cuts off those who are late with the oldest text that anybody is late with.
+    fn cut_off(&self, now: Instant) {
+        let late = [false, true].into_iter().find_map(|is_known| {
+            let late = self.versions.iter().map(|version| version.late(is_known, now));
+            late.into_iter().find(|late| !late.is_empty())
+        });
+        late.iter().flatten().for_each(|reading| reading.seat.free());
+    }
 }
 
 /// What becomes of a question.
@@ -39,30 +104,35 @@ pub(super) enum Answer {
 }
 
 impl Scrapes {
-    /// The answer, now, to who asked at `asked`; a text is made by `make` if it is time for one.
+    /// The answer, now, to who asked at `asked` from this seat; a text is made by `make` if it is time
+    /// for one.
     pub(super) fn answer(
         &self,
         asked: Instant,
         now: Instant,
+        seat: Seen,
         make: impl FnOnce() -> String,
     ) -> Answer {
         // A panic in `make` leaves nothing half done.
         let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(made), Some(last)) = (texts.made, texts.texts.last()) {
+        if let (Some(made), Some(last)) = (texts.made, texts.versions.last_mut()) {
             if made >= asked {
-                return Answer::Text(last.clone());
+                return Answer::Text(last.read_by(seat, now));
             }
             let wait = BETWEEN.saturating_sub(now.saturating_duration_since(made));
             if !wait.is_zero() {
                 return Answer::Later(wait);
             }
         }
-        texts.texts.retain(|text| !text.is_unique());
-        if texts.texts.len() >= VERSIONS {
-            return Answer::TooMany;
+        texts.versions.retain(Version::is_read);
+        if texts.versions.len() >= VERSIONS {
+            texts.cut_off(now);
+            let is_over = now.saturating_duration_since(asked) >= PATIENCE;
+            return if is_over { Answer::TooMany } else { Answer::Later(BETWEEN) };
         }
-        let text = Bytes::from(make());
-        texts.texts.push(text.clone());
+        let mut version = Version { text: Bytes::from(make()), readings: Vec::new() };
+        let text = version.read_by(seat, now);
+        texts.versions.push(version);
         texts.made = Some(now);
         Answer::Text(text)
     }
@@ -71,20 +141,25 @@ impl Scrapes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::seats::{Seat, Seats};
+
+    fn text(number: u32) -> Answer {
+        Answer::Text(format!("text {number}").into())
+    }
 
     #[test]
     fn texts_are_shared_bounded_and_never_older_than_the_question() {
         let scrapes = Scrapes::default();
         let begin = Instant::now();
         let at = |millis| begin + Duration::from_millis(millis);
+        let seat = Seats::new(1).take(begin).unwrap();
         let mut made = 0;
         let mut scrape = |asked, now| {
-            scrapes.answer(at(asked), at(now), || {
+            scrapes.answer(at(asked), at(now), seat.seen(), || {
                 made += 1;
                 format!("text {made}")
             })
         };
-        let text = |number: u32| Answer::Text(format!("text {number}").into());
         assert_eq!(scrape(0, 0), text(1));
         for asked in 1..100 {
             assert_eq!(scrape(asked, asked), Answer::Later(Duration::from_millis(100 - asked)));
@@ -95,8 +170,37 @@ mod tests {
         }
         held.extend((2..=8).map(|n| scrape(n * 100, n * 100)));
         assert_eq!(held.last(), Some(&text(9)));
-        assert_eq!(scrape(900, 900), Answer::TooMany);
+        assert_eq!(scrape(900, 900), Answer::Later(BETWEEN));
+        assert_eq!(scrape(900, 4900), Answer::TooMany);
+        assert!(!seat.is_asked_to_leave(), "it reads");
         held.remove(3);
-        assert_eq!(scrape(900, 900), text(10));
+        assert_eq!(scrape(900, 5000), text(10));
+    }
+
+    #[test]
+    fn scrapers_that_do_not_read_keep_nobody_out() {
+        let scrapes = Scrapes::default();
+        let begin = Instant::now();
+        let mut seats = Seats::new(20);
+        let deaf: Vec<Seat> = (0..8).map(|_| seats.take(begin).unwrap()).collect();
+        let mut now = begin;
+        let mut unread = Vec::new();
+        for seat in &deaf {
+            let Answer::Text(text) = scrapes.answer(now, now, seat.seen(), || "x".into()) else {
+                panic!("there is room");
+            };
+            seat.reads(false);
+            unread.push(text);
+            now += BETWEEN;
+        }
+        let scraper = seats.take(now).unwrap();
+        let scrape = |now| scrapes.answer(begin + READING / 2, now, scraper.seen(), || "y".into());
+        // Not before they have been deaf for a while.
+        let later = Instant::now() + Duration::from_secs(5);
+        assert_eq!(scrape(later), Answer::Later(BETWEEN));
+        assert!(deaf[0].is_asked_to_leave() && !deaf[1].is_asked_to_leave());
+        unread.remove(0);
+        assert_eq!(scrape(later), Answer::Text("y".into()));
+        assert!(!scraper.is_asked_to_leave());
     }
 }

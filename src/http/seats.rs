@@ -4,7 +4,7 @@
 //! asked nothing yet goes first, then one that is idle, then one whose client does not read, those
 //! that have shown no token before those that have, and the one that has been so the longest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,11 @@ impl Seat {
         self.leave.cancelled().await;
     }
 
+    #[cfg(test)]
+    pub(super) fn is_asked_to_leave(&self) -> bool {
+        self.leave.is_cancelled()
+    }
+
     /// A request has come; what is returned lives until its answer is made.
     pub(super) fn begin(&self) -> Answering {
         let mut sitting = self.lock();
@@ -85,6 +90,11 @@ impl Seat {
         }
     }
 
+    /// The place as seen by those who do not sit there.
+    pub(super) fn seen(&self) -> Seen {
+        Seen { sitting: Arc::downgrade(&self.sitting), leave: self.leave.clone() }
+    }
+
     /// Its turn to leave, the least first; `None` if it stays.
     fn order(&self, now: Instant) -> Option<(u8, bool, Instant)> {
         let sitting = self.lock();
@@ -105,6 +115,36 @@ impl Seat {
     /// Nothing can panic while it is held.
     fn lock(&self) -> MutexGuard<'_, Sitting> {
         self.sitting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place as others see it; it may be free by now.
+pub(super) struct Seen {
+    sitting: Weak<Mutex<Sitting>>,
+    leave: CancellationToken,
+}
+
+impl Seen {
+    /// Asks its client to leave.
+    pub(super) fn free(&self) {
+        self.leave.cancel();
+    }
+
+    /// Says if its client has read nothing for a while.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        let is_over = |blocked| now.saturating_duration_since(blocked) >= PATIENCE;
+        self.of_sitting(|sitting| sitting.blocked.is_some_and(is_over))
+    }
+
+    /// Says if its client has shown who it is.
+    pub(super) fn is_known(&self) -> bool {
+        self.of_sitting(|sitting| sitting.is_known)
+    }
+
+    /// `false` of a place that is free.
+    fn of_sitting(&self, ask: impl FnOnce(&Sitting) -> bool) -> bool {
+        let sitting = self.sitting.upgrade();
+        sitting.is_some_and(|s| ask(&s.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -132,22 +172,30 @@ impl Seats {
 
     /// Says if there is a place for one more, or one that can be freed.
     pub(super) fn have_room(&mut self, now: Instant) -> bool {
-        // The connections that are over have dropped theirs.
-        self.taken.retain(|seat| Arc::strong_count(&seat.sitting) > 1);
+        self.forget_those_over();
         self.taken.len() < self.places || self.taken.iter().any(|seat| seat.order(now).is_some())
     }
 
-    /// A place for a new connection.
-    pub(super) fn take(&mut self, now: Instant) -> Seat {
+    /// A place for a new connection; `None` if all are taken and nobody leaves.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Seat> {
+        self.forget_those_over();
         if self.taken.len() >= self.places {
             self.free_one(now);
         }
+        if self.taken.len() >= self.places {
+            return None;
+        }
         let seat = Seat::new(now);
         self.taken.push(seat.clone());
-        seat
+        Some(seat)
     }
 
-    /// Asks the one that is missed the least to leave.
+    /// The connections that are over have dropped their places.
+    fn forget_those_over(&mut self) {
+        self.taken.retain(|seat| Arc::strong_count(&seat.sitting) > 1);
+    }
+
+    /// Asks the one that is missed the least to leave, if one can be missed.
     pub(super) fn free_one(&mut self, now: Instant) {
         let orders = self.taken.iter().enumerate();
         let orders = orders.filter_map(|(place, seat)| Some((seat.order(now)?, place)));
@@ -166,7 +214,7 @@ mod tests {
         let mut seats = Seats::new(5);
         let begin = Instant::now();
         let later = begin + 2 * PATIENCE;
-        let kept: Vec<_> = (0..5).map(|_| seats.take(begin)).collect();
+        let kept: Vec<_> = (0..5).map(|_| seats.take(begin).unwrap()).collect();
         let [silent, idle, known, deaf, busy] = &kept[..] else { panic!() };
         drop(idle.begin());
         drop(known.begin());
@@ -178,13 +226,14 @@ mod tests {
         for (place, next) in [silent, idle, known, deaf].into_iter().enumerate() {
             assert!(seats.have_room(later), "{place}");
             assert!(!next.leave.is_cancelled());
-            let new = seats.take(later);
+            let new = seats.take(later).unwrap();
             assert!(next.leave.is_cancelled(), "{place}");
             let answer = new.begin();
             new.is_known();
             std::mem::forget((answer, new));
         }
-        assert!(!seats.have_room(later) && !busy.leave.is_cancelled());
+        assert!(!seats.have_room(later) && seats.take(later).is_none());
+        assert!(!busy.leave.is_cancelled());
         drop(kept);
     }
 
@@ -192,7 +241,7 @@ mod tests {
     fn the_place_of_a_connection_that_is_over_is_free() {
         let mut seats = Seats::new(1);
         let now = Instant::now();
-        let seat = seats.take(now);
+        let seat = seats.take(now).unwrap();
         let answer = seat.begin();
         assert!(!seats.have_room(now));
         drop((seat, answer));

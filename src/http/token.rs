@@ -3,10 +3,10 @@
 //! It is in a file of `state_dir` that its owner alone can read. A file that others could read,
 //! that is empty or no token is put aside for a new one, and not refused: the token in it is worth
 //! nothing any more, a new one costs a browser one more `saltern console`, and a daemon that does
-//! not start costs events.
+//! not start costs events. A file that cannot be read just now may hold a good token, and stays.
 
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 
+use crate::regular_file::{self, Links};
 use crate::state_file;
 use crate::units::Secret;
 
@@ -27,7 +28,7 @@ pub(crate) fn file_of(state_dir: &Path) -> PathBuf {
 
 /// The reason for which there is no token.
 #[derive(Debug, Error)]
-#[error("cannot keep a token in {}", file.display())]
+#[error("cannot read or keep a token in {}", file.display())]
 pub(crate) struct TokenError {
     file: PathBuf,
     #[source]
@@ -38,11 +39,14 @@ pub(crate) struct TokenError {
 pub(super) fn take(state_dir: &Path) -> Result<Secret, TokenError> {
     let file = file_of(state_dir);
     let failed = |cause| TokenError { file: file.clone(), cause };
-    let why = match state_file::open(&file).and_then(|opened| read_from(&opened)) {
-        Ok(Ok(token)) => return Ok(token),
+    let why = match state_file::open(&file) {
+        Ok(opened) => match read_from(&opened).map_err(failed)? {
+            Ok(token) => return Ok(token),
+            Err(why) => Some(why.to_owned()),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Ok(Err(why)) => Some(why.to_owned()),
-        Err(error) => Some(error.to_string()),
+        Err(error) if state_file::is_foreign(&file) => Some(error.to_string()),
+        Err(error) => return Err(failed(error)),
     };
     if let Some(why) = why {
         state_file::put_aside(&file, &why).map_err(failed)?;
@@ -69,7 +73,7 @@ pub(super) fn keep(file: &Path, token: &Secret) -> io::Result<()> {
 
 /// The token in the file, for who may read it.
 pub(crate) fn read(file: &Path) -> io::Result<Secret> {
-    let opened = File::open(file)?;
+    let opened = regular_file::open(file, OpenOptions::new().read(true), Links::Refuse)?;
     read_from(&opened)?.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
@@ -82,9 +86,9 @@ fn read_from(mut file: &File) -> io::Result<Result<Secret, &'static str>> {
     if metadata.mode() & 0o077 != 0 {
         return Ok(Err("others than its owner may open it"));
     }
-    let mut text = String::new();
-    Read::by_ref(&mut file).take(4096).read_to_string(&mut text)?;
-    let token = text.trim();
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(4096).read_to_end(&mut bytes)?;
+    let token = str::from_utf8(&bytes).unwrap_or_default().trim();
     // A token of another form is set as http.token.
     if token.len() < 2 * RANDOM || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(Err("it holds no token"));
@@ -118,5 +122,24 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
         assert_ne!(take(folder.path()).unwrap(), third);
         assert!(file.symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_read_just_now_stays_and_what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file_of(folder.path());
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, 0o600.into()).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("FIFO"));
+        std::fs::remove_file(&file).unwrap();
+        let token = take(folder.path()).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(read(&link).unwrap_err().to_string().contains("symbolic link"));
+        std::fs::write(&file, b"\xff\xfe").unwrap();
+        assert_ne!(take(folder.path()).unwrap(), token, "it is no text");
+        // Its path leads nowhere, which says nothing of a token.
+        let error = take(&file).unwrap_err();
+        assert!(crate::sink::chain(&error).contains("http-token"), "{error}");
+        assert!(read(&file).is_ok());
     }
 }

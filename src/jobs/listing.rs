@@ -6,9 +6,11 @@ use jiff::tz::TimeZone;
 use rusqlite::{Connection, Row, Rows, Statement, params};
 use serde::Serialize;
 
+use super::asker::{Asker, Waiting};
 use super::damage::Damage;
 use super::load::Load;
-use super::salt::{LOAD, LOAD_LENGTH};
+use super::salt::LOAD;
+use super::spool::{Spool, Spooled};
 use super::{Jobs, JobsError};
 use crate::job_return::Standing;
 use crate::{json, msgpack};
@@ -116,7 +118,7 @@ impl Summary {
     }
 
     /// Its members without braces, and some of its load.
-    fn write(&self, load: Option<Load<'_>>, out: &mut Pieces<'_>) {
+    fn write(&self, load: Option<Load<'_>>, out: &mut Pieces) {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let inside = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}"));
         out.plain(inside.unwrap_or_default());
@@ -127,20 +129,23 @@ impl Summary {
     }
 }
 
-/// An answer that is handed on piece by piece while it is written.
-struct Pieces<'a> {
+/// An answer that goes to its spool piece by piece while it is written.
+struct Pieces {
     buffer: Vec<u8>,
-    /// Takes a piece; `false` if nobody wants more.
-    take: &'a mut dyn FnMut(&[u8]) -> bool,
-    is_wanted: bool,
+    spool: Spool,
 }
 
 /// From how many bytes a piece is handed on.
 const PIECE: usize = 64 << 10;
 
-impl<'a> Pieces<'a> {
-    fn new(take: &'a mut dyn FnMut(&[u8]) -> bool) -> Self {
-        Pieces { buffer: Vec::new(), take, is_wanted: true }
+impl Pieces {
+    fn new(spool: Spool) -> Self {
+        Pieces { buffer: Vec::new(), spool }
+    }
+
+    /// True while writing on is of use.
+    fn is_wanted(&self) -> bool {
+        self.spool.is_sound()
     }
 
     fn plain(&mut self, bytes: &[u8]) {
@@ -152,10 +157,9 @@ impl<'a> Pieces<'a> {
 
     /// The JSON of a value. What JSON cannot hold is replaced, as in every other answer.
     fn json(&mut self, value: Option<&[u8]>) {
-        let Some(value) = value.filter(|_| self.is_wanted) else { return self.plain(b"null") };
-        let Pieces { buffer, take, is_wanted } = self;
-        let mut take = |piece: &[u8]| *is_wanted = *is_wanted && take(piece);
-        json::write_in_pieces(value, buffer, &mut take);
+        let Some(value) = value.filter(|_| self.is_wanted()) else { return self.plain(b"null") };
+        let Pieces { buffer, spool } = self;
+        json::write_in_pieces(value, buffer, &mut |piece| spool.push(piece));
         self.plain(b"");
     }
 
@@ -166,94 +170,67 @@ impl<'a> Pieces<'a> {
     }
 
     fn hand_on(&mut self) {
-        self.is_wanted = self.is_wanted && (self.take)(&self.buffer);
+        self.spool.push(&self.buffer);
         self.buffer.clear();
     }
-}
 
-/// Collects pieces.
-fn whole(
-    write: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> Result<bool, JobsError>,
-) -> Result<Option<Vec<u8>>, JobsError> {
-    let mut all = Vec::new();
-    let is_there = write(&mut |piece| {
-        all.extend_from_slice(piece);
-        true
-    })?;
-    Ok(is_there.then_some(all))
+    fn finished(mut self) -> std::io::Result<Spooled> {
+        self.hand_on();
+        self.spool.value()
+    }
 }
 
 impl Jobs {
     /// A page of jobs, the last published first: `{"jobs": [...], "next": CURSOR}`, where `next` is
-    /// null on the last page.
-    pub fn page(&self, selection: &Selection) -> Result<Vec<u8>, JobsError> {
-        let page = whole(|take| self.write_page(selection, take).map(|()| true))?;
-        Ok(page.unwrap_or_default())
-    }
-
-    /// The same as [`Jobs::page`], handed on piece by piece for as long as `take` says `true`.
-    pub fn write_page(
+    /// null on the last page. `memory` says how many bytes of it may be in memory. It is not looked
+    /// for any longer than somebody is `waiting`.
+    pub fn answer_page(
         &self,
         selection: &Selection,
-        take: &mut dyn FnMut(&[u8]) -> bool,
-    ) -> Result<(), JobsError> {
-        let mut out = Pieces::new(take);
-        let page = self.read("list jobs", |db, damage| page(db, damage, selection, &mut out))?;
+        memory: usize,
+        waiting: &Waiting,
+    ) -> Result<Spooled, JobsError> {
+        let mut out = Pieces::new(self.listing_spool(memory));
+        let page = self
+            .read_while(waiting, "list jobs", |db, damage| page(db, damage, selection, &mut out))?;
         if page.is_none() {
             out.plain(b"{\"jobs\":[],\"next\":null}");
         }
-        out.hand_on();
-        Ok(())
+        out.finished().map_err(|cause| self.unkept(cause))
     }
 
-    /// The longest load on a page, in bytes: what has to be held at a time to write it.
-    pub fn longest_on_page(&self, selection: &Selection) -> Result<u64, JobsError> {
-        let longest = self.read("measure jobs", |db, _| {
-            let sql =
-                format!("SELECT max(length) FROM (SELECT {LOAD_LENGTH} AS length {SELECTED})");
-            first_number(&mut selection.rows(&mut *db.prepare_cached(&sql)?)?)
-        })?;
-        Ok(longest.flatten().unwrap_or_default())
+    /// The same as [`Jobs::answer_page`], in memory.
+    pub fn page(&self, selection: &Selection) -> Result<Vec<u8>, JobsError> {
+        let asker = Asker::default();
+        let page = self.answer_page(selection, usize::MAX, &asker.waiting())?;
+        page.into_memory().map_err(|cause| self.unkept(cause))
     }
 
     /// A job with its load, the minions that it was meant for, those that are missing, and what each
-    /// returned; `None` if there is no such job.
-    pub fn job(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
-        whole(|take| self.write_job(jid, take))
-    }
-
-    /// The same as [`Jobs::job`], handed on piece by piece for as long as `take` says `true`;
-    /// `false` if there is no such job.
-    pub fn write_job(
+    /// returned; `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
+    pub fn answer_job(
         &self,
         jid: &str,
-        take: &mut dyn FnMut(&[u8]) -> bool,
-    ) -> Result<bool, JobsError> {
-        let mut out = Pieces::new(take);
-        let found = self.read("look up a job", |db, damage| job(db, damage, jid, &mut out))?;
-        out.hand_on();
-        Ok(found.unwrap_or(false))
+        memory: usize,
+        waiting: &Waiting,
+    ) -> Result<Option<Spooled>, JobsError> {
+        let mut out = Pieces::new(self.listing_spool(memory));
+        let found =
+            self.read_while(waiting, "look up a job", |db, damage| job(db, damage, jid, &mut out))?;
+        if !found.unwrap_or(false) {
+            return Ok(None);
+        }
+        out.finished().map(Some).map_err(|cause| self.unkept(cause))
     }
 
-    /// The longest load of a job and its returns, in bytes: what has to be held at a time to write
-    /// it.
-    pub fn longest_of_job(&self, jid: &str) -> Result<u64, JobsError> {
-        let longest = self.read("measure a job", |db, _| {
-            let sql = "SELECT max(length) FROM (
-                 SELECT length(load) AS length FROM jobs WHERE jid = ?1
-                 UNION ALL SELECT length(r.load) FROM jobs AS j JOIN returns AS r ON r.job = j.id
-                 WHERE j.jid = ?1)";
-            first_number(&mut db.prepare_cached(sql)?.query([jid])?)
-        })?;
-        Ok(longest.flatten().unwrap_or_default())
+    /// The same as [`Jobs::answer_job`], in memory.
+    pub fn job(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
+        let asker = Asker::default();
+        let Some(job) = self.answer_job(jid, usize::MAX, &asker.waiting())? else {
+            return Ok(None);
+        };
+        job.into_memory().map(Some).map_err(|cause| self.unkept(cause))
     }
-}
-
-/// The number of the only row; `None` if it is NULL.
-fn first_number(rows: &mut Rows<'_>) -> rusqlite::Result<Option<u64>> {
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let number: Option<i64> = row.get(0)?;
-    Ok(number.and_then(|number| u64::try_from(number).ok()))
 }
 
 /// The jobs that a [`Selection`] takes, with its values as parameters.
@@ -295,7 +272,7 @@ fn page(
     db: &Connection,
     damage: &Damage,
     selection: &Selection,
-    out: &mut Pieces<'_>,
+    out: &mut Pieces,
 ) -> rusqlite::Result<()> {
     let mut select = db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD} {SELECTED}"))?;
     let mut rows = selection.rows(&mut select)?;
@@ -303,7 +280,7 @@ fn page(
     let mut last: Option<String> = None;
     let mut has_more = false;
     for place in 0.. {
-        let Some(row) = rows.next()?.filter(|_| out.is_wanted) else { break };
+        let Some(row) = rows.next()?.filter(|_| out.is_wanted()) else { break };
         if place == selection.limit() {
             has_more = true;
             break;
@@ -321,12 +298,7 @@ fn page(
 }
 
 /// Writes a job, if there is one.
-fn job(
-    db: &Connection,
-    damage: &Damage,
-    jid: &str,
-    out: &mut Pieces<'_>,
-) -> rusqlite::Result<bool> {
+fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlite::Result<bool> {
     let mut select =
         db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD}, id FROM jobs WHERE jid = ?"))?;
     let mut rows = select.query([jid])?;
@@ -353,7 +325,7 @@ fn job(
         let mut rows = names.query([id])?;
         out.plain(format!(",\"{name}\":[").as_bytes());
         let mut is_first = true;
-        while let Some(row) = rows.next()?.filter(|_| out.is_wanted) {
+        while let Some(row) = rows.next()?.filter(|_| out.is_wanted()) {
             let Some(name) = damage.text(row, 0) else { continue };
             out.plain(if std::mem::take(&mut is_first) { b"" } else { b"," });
             out.text(Some(name));
@@ -371,7 +343,7 @@ fn job(
     )?;
     let mut rows = returns.query([id])?;
     let mut is_first = true;
-    while let Some(row) = rows.next()?.filter(|_| out.is_wanted) {
+    while let Some(row) = rows.next()?.filter(|_| out.is_wanted()) {
         let Some(minion) = damage.text(row, 0) else { continue };
         let mut found = one.query([row.get::<_, i64>(1)?])?;
         let Some(ret) = found.next()? else { continue };
@@ -503,6 +475,39 @@ mod tests {
         assert_eq!(first, [jid(4), jid(2)]);
         selection.cursor = next;
         assert_eq!(listed(&jobs, &selection), (vec![jid(1)], None));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_read_yet_holds_no_transaction() {
+        let (folder, jobs) = filled();
+        let asker = Asker::default();
+        let page = jobs.answer_page(&Selection::default(), 16, &asker.waiting()).unwrap();
+        let job = jobs.answer_job(&jid(2), 16, &asker.waiting()).unwrap().unwrap();
+        assert!(matches!((&page, &job), (Spooled::File(_), Spooled::File(_))));
+        let db = Connection::open(folder.path().join("job-cache.db")).unwrap();
+        let is_busy: bool =
+            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+        assert!(!is_busy, "the log can be reset");
+        assert_eq!(page.into_memory().unwrap(), jobs.page(&Selection::default()).unwrap());
+        assert_eq!(job.into_memory().unwrap(), jobs.job(&jid(2)).unwrap().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_looked_for_once_who_asked_is_gone() {
+        let (_folder, jobs) = filled();
+        for number in 0..2000 {
+            let id = format!("20261121{number:012}");
+            let load = json!({"fun": "test.ping", "jid": id});
+            jobs.save_load(&id, &packed(&load), &[]).unwrap();
+        }
+        let none = Selection { function: Some("no.such".to_owned()), ..Selection::default() };
+        let asker = Asker::default();
+        let waiting = asker.waiting();
+        assert!(jobs.answer_page(&none, 16, &waiting).is_ok());
+        drop(asker);
+        let error = jobs.answer_page(&none, 16, &waiting).unwrap_err();
+        assert!(crate::sink::chain(&error).contains("interrupted"), "{error:?}");
+        assert!(jobs.page(&none).is_ok(), "the next who asks is answered");
     }
 
     #[test]

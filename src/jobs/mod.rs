@@ -25,6 +25,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing::error;
 
+use self::asker::Waiting;
 use self::conflict::Conflicts;
 use self::damage::Damage;
 use self::spool::{Spool, SpoolFiles};
@@ -34,6 +35,7 @@ use crate::state::SinkState;
 use crate::state_file;
 use crate::units::Span;
 
+pub mod asker;
 mod conflict;
 mod damage;
 mod file;
@@ -121,8 +123,10 @@ struct Cache {
     readers: Mutex<Readers>,
     damage: Damage,
     conflicts: Conflicts,
-    /// Long answers that are not read yet.
+    /// Long answers to Salt that are not read yet.
     answers: SpoolFiles,
+    /// The same of those to people and scripts, who must not take the room of Salt's.
+    listings: SpoolFiles,
 }
 
 /// Connections that nobody reads with now.
@@ -130,6 +134,13 @@ struct Cache {
 struct Readers {
     idle: Vec<Connection>,
     /// How often the file was replaced: connections to an older one are of no use.
+    replaced: u64,
+}
+
+/// A connection that somebody reads with.
+struct Reader {
+    connection: Connection,
+    /// How often the file had been replaced when it was opened, at the most.
     replaced: u64,
 }
 
@@ -141,6 +152,9 @@ impl fmt::Debug for Jobs {
 
 /// Connections to keep for the next readers.
 const IDLE_READERS: usize = 4;
+
+/// Steps of the database from one look at who asked to the next: some microseconds.
+const STEPS: i32 = 1000;
 
 impl Jobs {
     /// The cache in this directory; off until [`Jobs::keep`] says otherwise. Nothing is opened
@@ -157,6 +171,7 @@ impl Jobs {
             writer: Mutex::new(None),
             readers: Mutex::default(),
             answers: SpoolFiles::default(),
+            listings: SpoolFiles::default(),
         }))
     }
 
@@ -235,6 +250,47 @@ impl Jobs {
         doing: &'static str,
         work: impl FnOnce(&Connection, &Damage) -> Result<T, rusqlite::Error>,
     ) -> Result<Option<T>, JobsError> {
+        let Some(reader) = self.reader()? else { return Ok(None) };
+        self.read_with(reader, doing, work).map(Some)
+    }
+
+    /// As [`Jobs::read`], but it fails soon after nobody is `waiting` any more.
+    fn read_while<T>(
+        &self,
+        waiting: &Waiting,
+        doing: &'static str,
+        work: impl FnOnce(&Connection, &Damage) -> Result<T, rusqlite::Error>,
+    ) -> Result<Option<T>, JobsError> {
+        let Some(mut reader) = self.reader()? else { return Ok(None) };
+        let waiting = waiting.clone();
+        let watched = reader.connection.progress_handler(STEPS, Some(move || waiting.is_over()));
+        watched.map_err(|cause| self.failed(doing, cause))?;
+        self.read_with(reader, doing, work).map(Some)
+    }
+
+    fn read_with<T>(
+        &self,
+        reader: Reader,
+        doing: &'static str,
+        work: impl FnOnce(&Connection, &Damage) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, JobsError> {
+        let Reader { mut connection, replaced } = reader;
+        // A transaction, so that all statements see the same commit. It ends when it is dropped.
+        let read = connection
+            .unchecked_transaction()
+            .and_then(|_transaction| work(&connection, &self.0.damage));
+        let read = read.map_err(|cause| self.failed(doing, cause))?;
+        let unwatched = connection.progress_handler(0, None::<fn() -> bool>);
+        unwatched.map_err(|cause| self.failed(doing, cause))?;
+        let mut readers = lock(&self.0.readers);
+        if readers.idle.len() < IDLE_READERS && readers.replaced == replaced {
+            readers.idle.push(connection);
+        }
+        Ok(read)
+    }
+
+    /// A connection to read with; `None` if there is no file.
+    fn reader(&self) -> Result<Option<Reader>, JobsError> {
         if self.kept_for().is_none() {
             return Err(JobsError::Off);
         }
@@ -251,23 +307,22 @@ impl Jobs {
             None => file::open_to_read(&self.0.path)
                 .map_err(|cause| self.failed("open it to read", cause))?,
         };
-        let Some(connection) = connection else { return Ok(None) };
-        // A transaction, so that all statements see the same commit. It ends when it is dropped.
-        let read = connection
-            .unchecked_transaction()
-            .and_then(|_transaction| work(&connection, &self.0.damage));
-        let read = read.map_err(|cause| self.failed(doing, cause))?;
-        let mut readers = lock(&self.0.readers);
-        if readers.idle.len() < IDLE_READERS && readers.replaced == replaced {
-            readers.idle.push(connection);
-        }
-        Ok(Some(read))
+        Ok(connection.map(|connection| Reader { connection, replaced }))
     }
 
-    /// An answer to be written, of which `memory` bytes may be in memory.
+    /// An answer to Salt to be written, of which `memory` bytes may be in memory.
     fn spool(&self, memory: usize) -> Spool {
+        self.spool_of(memory, &self.0.answers)
+    }
+
+    /// The same to people and scripts.
+    fn listing_spool(&self, memory: usize) -> Spool {
+        self.spool_of(memory, &self.0.listings)
+    }
+
+    fn spool_of(&self, memory: usize, files: &SpoolFiles) -> Spool {
         let folder = self.0.path.parent().unwrap_or(Path::new("."));
-        Spool::new(folder, memory, self.0.answers.clone())
+        Spool::new(folder, memory, files.clone())
     }
 
     fn unkept(&self, cause: std::io::Error) -> JobsError {

@@ -19,10 +19,6 @@ const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfi
 pub(super) const LOAD: &str = "coalesce(jobs.load, (SELECT load FROM returns WHERE rowid = \
      (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
 
-/// Its length, which SQLite tells without reading it.
-pub(super) const LOAD_LENGTH: &str = "coalesce(length(jobs.load), (SELECT length(load) FROM returns \
-     WHERE rowid = (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
-
 /// The function by which Salt looks whether a job still runs; as many as there are jobs.
 const FIND_JOB: &str = "saltutil.find_job";
 

@@ -2,8 +2,8 @@
 //! file without a name once it is long.
 //!
 //! Who asked may read slowly or not at all. A file costs no memory for as long as that takes, and
-//! the database is let go of before the first byte is sent. The files of all answers together are
-//! bounded.
+//! the database is let go of before the first byte is sent. The files of all answers to Salt
+//! together are bounded, and so are those to people and scripts.
 
 use std::fs::{File, remove_file};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::msgpack;
 use crate::state_file;
 
-/// The bytes that the files of all answers may have together.
+/// The bytes that the files of one [`SpoolFiles`] may have together.
 const FILES: u64 = 2 << 30;
 
 /// The bytes of files that are there now.

@@ -1,0 +1,24 @@
+//! Whoever waits for an answer of the job cache, so that nothing is looked for once nobody does.
+
+use std::sync::{Arc, Weak};
+
+/// Whoever asked. It is dropped when the answer is of no use any more.
+#[derive(Debug, Default)]
+pub struct Asker(Arc<()>);
+
+impl Asker {
+    /// The side of it that goes along with the question.
+    pub fn waiting(&self) -> Waiting {
+        Waiting(Arc::downgrade(&self.0))
+    }
+}
+
+/// Says if the one who asked still waits.
+#[derive(Debug, Clone)]
+pub struct Waiting(Weak<()>);
+
+impl Waiting {
+    pub(super) fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
