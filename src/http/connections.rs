@@ -34,9 +34,6 @@ use crate::state::State;
 /// Connections at a time at one door.
 const PLACES: usize = 128;
 
-/// The longest head of a request, and what of an answer is gathered before it is written, in bytes.
-const BUFFER: usize = 64 << 10;
-
 /// How long a client may take to send the head of a request, and stay idle between two.
 const HEADERS: Duration = Duration::from_secs(30);
 
@@ -157,7 +154,6 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)
-            .max_buf_size(BUFFER)
             .max_buf_size(BUFFER)
             .serve_connection(io, service)
     );
