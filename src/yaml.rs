@@ -303,8 +303,8 @@ impl Node {
         }
     }
 
-    /// Reads what can be read of the value: what is wrong is left out of it. `None` if that does not
-    /// help.
+    /// Reads as much of the value as possible: mistakes are left out of it. `None` if that does
+    /// not help.
     pub fn read_rest<T: DeserializeOwned>(&mut self) -> Option<T> {
         loop {
             match self.read() {

@@ -16,22 +16,17 @@ use axum::extract::{Path, Query, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Site;
+use super::questions::Questions;
 use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};
 use crate::jobs::listing::{Outcome, PAGE, Selection};
 use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::sink::chain;
-
-/// Questions at a time. Each has a row of the database in memory, however long that is.
-pub(super) const QUESTIONS: usize = 2;
-
-/// How long a question waits for its turn.
-const TURN: Duration = Duration::from_secs(2);
 
 /// How long an answer may be looked for: less than the commands wait for it.
 const LOOKING: Duration = Duration::from_secs(30);
@@ -62,21 +57,15 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
 
 /// Asks when it is time, for as long as the client is there, and sends what the answer is.
 async fn answer(
-    questions: Arc<Semaphore>,
+    questions: Arc<Questions>,
     ask: impl FnOnce(&Waiting) -> Result<Option<Spooled>, JobsError> + Send + 'static,
 ) -> Response {
-    let Ok(Ok(turn)) = timeout(TURN, questions.acquire_owned()).await else {
-        return later("other questions about jobs are being answered; try again in a moment\n");
-    };
     // It goes with this future, which the client's leaving ends.
     let asker = Asker::default();
     let waiting = asker.waiting();
-    let asking = spawn_blocking(move || {
-        let answer = ask(&waiting);
-        // The next has to wait for as long as the work lasts, not for as long as somebody waits.
-        drop(turn);
-        answer
-    });
+    let Some(asking) = questions.ask(move || ask(&waiting)).await else {
+        return later("other questions about jobs are being answered; try again in a moment\n");
+    };
     let Ok(asked) = timeout(LOOKING, asking).await else {
         return later("looking for the answer took too long; ask for less at a time\n");
     };

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::authorize::{Door, authorize};
 use self::budget::Budget;
+use self::questions::Questions;
 use self::scrapes::{Answer, Scrapes};
 use self::seats::{Answering, Seat};
 use self::settings::Http;
@@ -46,6 +47,7 @@ mod listen;
 mod page;
 pub(crate) mod place;
 mod queries;
+mod questions;
 mod scrapes;
 mod seats;
 pub mod settings;
@@ -96,7 +98,7 @@ pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: 
         process: Arc::new(Process::new()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         scrapes: Arc::default(),
-        questions: Arc::new(Semaphore::new(jobs::QUESTIONS)),
+        questions: Arc::default(),
         budget: Budget::default(),
         stop: stop.clone(),
     };
@@ -121,8 +123,7 @@ struct Site {
     /// A permit for each client that reads events.
     streams: Arc<Semaphore>,
     scrapes: Arc<Scrapes>,
-    /// A permit for each question about jobs.
-    questions: Arc<Semaphore>,
+    questions: Arc<Questions>,
     budget: Budget,
     stop: CancellationToken,
 }

@@ -1,10 +1,10 @@
 //! What scrapers get: a text that is made at most ten times a second, and shared by all who read it.
 //!
-//! Who asks when one was just made waits for the next, with all others who do: nobody gets a text that
-//! is older than the question. Who reads slowly holds a text that would else be gone; there are
-//! [`VERSIONS`] of them at the most. Who then asks waits a little, while those who hold the oldest and
-//! do not read it are cut off. So no scraper can make the daemon work or keep much, or keep the
-//! others out.
+//! Who asks when one was just made waits for the next, with all others who do: nobody gets a text
+//! that is older than the question. Who reads slowly holds a text that would else be gone; there
+//! are [`VERSIONS`] of them at the most. Who then asks waits a little, while those who hold the
+//! oldest and do not read it are cut off. So no scraper can make the daemon work or keep much, or
+//! keep the others out.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -104,8 +104,8 @@ pub(super) enum Answer {
 }
 
 impl Scrapes {
-    /// The answer, now, to who asked at `asked` from this seat; a text is made by `make` if it is time
-    /// for one.
+    /// The answer, now, to who asked at `asked` from this seat; a text is made by `make` if it is
+    /// time for one.
     pub(super) fn answer(
         &self,
         asked: Instant,

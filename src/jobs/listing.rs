@@ -206,8 +206,8 @@ impl Jobs {
         page.into_memory().map_err(|cause| self.unkept(cause))
     }
 
-    /// A job with its load, the minions that it was meant for, those that are missing, and what each
-    /// returned; `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
+    /// A job with its load, the minions that it was meant for, those that are missing, and what
+    /// each returned; `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
     pub fn answer_job(
         &self,
         jid: &str,
