@@ -356,6 +356,8 @@ fn insert(
     // Lets go of what is bound.
     drop(statement);
     match event.kind() {
+        // Salt makes no such event: it says nothing of either job.
+        EventKind::JobNew if event.tag_contradicts_data() => {}
         EventKind::JobNew => {
             let Some(jid) = event.fields().jid else { return Ok(()) };
             let mut statement = connection.prepare_cached(INSERT_JID)?;
@@ -392,7 +394,9 @@ fn insert_return(
     let payload = event.payload();
     let fields = event.fields();
     let standing = Standing::of(event, entry.authority);
-    let worth = Worth { standing, trimmed: job_return::is_trimmed(payload) };
+    // By what the table keeps of it, which is all that is known of those that are stored.
+    let trimmed = msgpack::find(payload, "return").is_some_and(job_return::is_trimmed);
+    let worth = Worth { standing, trimmed };
     match stored_worth(connection, fields.jid, fields.minion)? {
         None => {}
         Some(stored) if worth.replaces(stored) => {

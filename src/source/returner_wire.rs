@@ -17,7 +17,7 @@ use crate::event::{Authority, Event};
 use crate::jobs::load::Load;
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
-use crate::msgpack::{self, Item, MapWriter};
+use crate::msgpack::{self, Item};
 use crate::sink::chain;
 use crate::visible::capped;
 
@@ -358,10 +358,7 @@ impl JobCall {
             JobCall::SaveLoad { jid, load, minions } => match authority {
                 Authority::Master => jobs.save_load(jid, load, minions).map(|()| None),
                 // Nothing better is known of who asks than of the bus.
-                Authority::Bus => {
-                    let event = event_of_load(jid, load, minions);
-                    jobs.save_load_of_bus(&event).map(|()| None)
-                }
+                Authority::Bus => jobs.save_load_of_bus(jid, load, minions).map(|()| None),
             },
             JobCall::SaveMinions { jid, minions, syndic } => {
                 jobs.save_minions(jid, minions, syndic.as_deref()).map(|()| None)
@@ -382,18 +379,6 @@ impl JobCall {
             JobCall::CleanOldJobs => jobs.clean_old_jobs().map(|()| None),
         }
     }
-}
-
-/// The event by which the bus tells of a new job.
-fn event_of_load(jid: &str, load: &[u8], minions: &[String]) -> Event {
-    let mut told = MapWriter::default();
-    for (key, value) in msgpack::raw_pairs(load) {
-        if msgpack::scalar(key).and_then(Item::text) != Some("minions") {
-            told.pair(key, value);
-        }
-    }
-    told.texts("minions", minions);
-    Event::new(&format!("salt/job/{jid}/new"), &told.finished())
 }
 
 /// What the source answers.
@@ -690,15 +675,5 @@ mod tests {
         for none in [packed(&[("op", "hello".into())]), hello.slice(1..), Bytes::new()] {
             assert_eq!(token_of(&none), None);
         }
-    }
-
-    #[test]
-    fn a_load_of_one_who_is_no_master_is_the_event_of_the_bus() {
-        let load = packed(&[("fun", "test.ping".into()), ("minions", Value::Nil)]);
-        let event = event_of_load("2026", &load, &["web-1".to_owned()]);
-        assert_eq!(event.tag(), "salt/job/2026/new");
-        let minions = Value::Array(vec!["web-1".into()]);
-        let told = packed(&[("fun", "test.ping".into()), ("minions", minions)]);
-        assert_eq!(event.payload(), told);
     }
 }
