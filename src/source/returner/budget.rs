@@ -1,6 +1,6 @@
 //! How many bytes of requests may be there at a time: of a client, and of all of its kind.
 //!
-//! A long message takes all of its bytes at once and in turn, before they come: no two of them wait
+//! A long message takes all of its bytes at once and in turn: no two of them wait
 //! for what the other holds. Short ones have bytes of their own behind that, so that they never
 //! wait for long ones. Masters and others have each a budget of their own.
 

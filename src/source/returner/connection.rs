@@ -306,8 +306,6 @@ async fn put_parts<W: AsyncWrite>(
         };
         left -= part.len() as u64;
         if left == 0 {
-            // To give up a long file takes time.
-            spawn_blocking(move || drop(file)).await.map_err(io::Error::other)?;
             return put(write, &wire::done(id, VERSION, Some(&part))).await;
         }
         put(write, &wire::part(id, VERSION, &part)).await?;

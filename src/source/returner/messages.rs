@@ -1,6 +1,6 @@
 //! Reading the messages of a client: memory grows with what has come, to twice of it at the most,
-//! and time is bounded. A message of up to [`UNCOUNTED`] bytes counts once it is whole; the bytes of
-//! a longer one are taken from the budget before they come.
+//! and time is bounded. A message of up to [`UNCOUNTED`] bytes counts once it is whole; all bytes of
+//! a longer one are taken from the budget once half as many have come.
 
 use std::io;
 use std::time::Duration;
@@ -89,7 +89,8 @@ impl<R: AsyncRead + Unpin> Messages<R> {
             let wanted = self.prefixed.wanted(&self.buffer)?.unwrap_or(have + 1);
             // Twice what has come: who announces much and sends little has little.
             let room = wanted.min((2 * have).max(UNCOUNTED));
-            if wanted > UNCOUNTED && held.is_none() {
+            // Who has sent next to nothing takes no room of those who send.
+            if room > UNCOUNTED && held.is_none() {
                 let taken = timeout(PAUSE, self.budget.take(wanted)).await;
                 held = Some(taken.map_err(|_| Broken::NoRoom)?.map_err(|_| Broken::NoRoom)?);
                 until = Instant::now() + WHOLE;
