@@ -29,6 +29,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::connection::{Around, Client, serve};
+use self::desk::LAST_ANSWERS;
 use self::door::{Door, Peer, UserId};
 use self::turned_away::{Reason, TurnedAway};
 use super::bind::{Bind, LOOK, Opened};
@@ -81,12 +82,8 @@ struct Written {
     token_file: Option<PathBuf>,
     /// The longest message to accept. A longer one is refused before it is read, and counted as a
     /// bad frame.
-    #[serde(default = "default_max_frame")]
+    #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
-}
-
-fn default_max_frame() -> ByteSize {
-    ByteSize::mib(64)
 }
 
 /// Salt's `event_return`, `--return` and job cache.
@@ -143,9 +140,6 @@ const OTHERS: usize = CONNECTIONS / 2;
 
 /// How long to leave the listener alone after it failed, for lack of descriptors for instance.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-
-/// How long the last answers may take when the daemon stops.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 pub(super) struct Returner;
 

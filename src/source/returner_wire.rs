@@ -95,8 +95,7 @@ impl Asked {
     pub(super) fn needs_authority(&self) -> bool {
         match self {
             Asked::Events { .. } => false,
-            Asked::Return { .. } => true,
-            Asked::Job(JobCall::SaveLoad { .. }) => true,
+            Asked::Return { .. } | Asked::Job(JobCall::SaveLoad { .. }) => true,
             Asked::Job(call) => call.is_for_masters(),
         }
     }

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
 use super::bind::{Bind, LOOK};
-use super::returner::desk::{Desk, Share};
+use super::returner::desk::{Desk, LAST_ANSWERS, Share, WAIT};
 use super::returner_wire::{Answer, Request, VERSION_OVER_ZEROMQ as VERSION, refused, wait};
 use super::{JobCache, Link, Outlet, Source, SourceError};
 use crate::event::Authority;
@@ -40,19 +40,9 @@ pub(super) struct Config {
     /// on Salt's side, and another one than that of a source `returner`.
     bind: Bind,
     /// The longest message to accept. A longer one is refused and counted as a bad frame.
-    #[serde(default = "default_max_frame")]
+    #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
 }
-
-fn default_max_frame() -> ByteSize {
-    ByteSize::mib(64)
-}
-
-/// How often a sender hears that it should wait.
-const WAIT: Duration = Duration::from_secs(1);
-
-/// How long the last answers may take when the daemon stops.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// How long a peer that does not read may hold up the others.
 const SEND: Duration = Duration::from_secs(2);

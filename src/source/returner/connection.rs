@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::budget::Held;
-use super::desk::{Desk, Place, Share, later};
+use super::desk::{Desk, Place, Share, WAIT, later};
 use super::door::{Door, Peer};
 use super::messages::{Broken, Messages};
 use super::turned_away::{Reason, TurnedAway};
@@ -27,9 +27,6 @@ use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::sink::chain;
 use crate::source::prefixed::{PrefixError, framed};
 use crate::source::returner_wire::{self as wire, Answer, Asked, PART, Request, VERSION};
-
-/// How often a sender hears that it should wait.
-const WAIT: Duration = Duration::from_secs(1);
 
 /// How long a client may take to read a part of an answer.
 const UNREAD: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,6 +36,12 @@ const READINGS: usize = 2;
 
 /// The bytes of long answers that a client has not read, from which on it gets no more of them.
 const UNREAD: u64 = 256 << 20;
+
+/// How often a sender hears that it should wait.
+pub(in crate::source) const WAIT: Duration = Duration::from_secs(1);
+
+/// How long the last answers may take when the daemon stops.
+pub(in crate::source) const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Something for both kinds of requests.
 #[derive(Debug, Clone)]
