@@ -739,7 +739,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("salt.db");
         let mut sink = open(&database);
-        let forged = event("salt/job/1/new", &[("jid", Value::from(JID))]);
+        let forged = event("salt/job/20261121233336999999/new", &[("jid", Value::from(JID))]);
         sink.store(&batch(vec![forged])).unwrap();
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#1"]);
         assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#0"]);

@@ -410,6 +410,9 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::duplex;
+    use tokio::task::LocalSet;
+
     use super::*;
     use crate::yaml::Node;
 
@@ -438,5 +441,35 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn invariant_1_who_is_no_master_leaves_half_of_the_connections_to_masters() {
+        let config = read("bind: ipc:///run/x\nallow: [81]\nmasters: [82]").unwrap();
+        let outlet = desk::tests::desk().outlet.clone();
+        let around = Rc::new(around(&config, outlet, &CancellationToken::new()).unwrap());
+        let mut crowd = Crowd { tasks: JoinSet::new(), clients: Vec::new(), around };
+        let mut ends = Vec::new();
+        let connecting = async {
+            for (user, come, masters, others) in [
+                (81, OTHERS + 20, 0, OTHERS),
+                (82, CONNECTIONS - OTHERS, CONNECTIONS - OTHERS, OTHERS),
+                (82, 20, CONNECTIONS - OTHERS + 20, OTHERS - 20),
+                (82, CONNECTIONS, CONNECTIONS, 0),
+                (81, 20, CONNECTIONS, 0),
+            ] {
+                for _ in 0..come {
+                    let (here, there) = duplex(1 << 16);
+                    crowd.come(there, Peer::User(user), |_, _| Ok(())).await;
+                    ends.push(here);
+                }
+                let of = |kind| {
+                    let alive = crowd.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+                    alive.filter(|client| client.kind == kind).count()
+                };
+                assert_eq!((of(Authority::Master), of(Authority::Bus)), (masters, others));
+            }
+        };
+        LocalSet::new().run_until(connecting).await;
     }
 }

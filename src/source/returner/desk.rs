@@ -333,3 +333,105 @@ fn share(most: &Places<usize>, budget: &Budget) -> Share {
 pub(super) fn later(why: &str) -> Answer {
     Answer::Refused { why: why.to_owned(), later: true }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::mpsc;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::doorbell::{Bell, channel};
+    use crate::event::Origin;
+    use crate::state::SourceState;
+
+    pub(in crate::source::returner) fn desk() -> Rc<Desk> {
+        let (frames, _) = channel(1, &Bell::default());
+        let outlet = Outlet {
+            origin: Arc::new(Origin { source: "salt".into(), master_id: "m".into() }),
+            way: "",
+            authority: Authority::Bus,
+            state: Arc::new(SourceState::new("salt", "returner", "m")),
+            frames,
+            jobs: Jobs::new(std::path::Path::new("/nowhere")),
+        };
+        Desk::new(outlet, 64 << 20, 64 << 10)
+    }
+
+    fn question() -> Asked {
+        Asked::Job(JobCall::GetJids)
+    }
+
+    fn events() -> Asked {
+        Asked::Events { bodies: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn invariant_6_what_is_at_work_keeps_turn_and_place_when_its_client_goes() {
+        let desk = desk();
+        let share = desk.client(Authority::Master);
+        let place = desk.place(&share, &question(), 10, None).unwrap();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let asking = desk.blocking(&desk.writes, place, move |_| {
+            let _ = wait.recv();
+            Ok(())
+        });
+        timeout(Duration::from_millis(50), asking).await.unwrap_err();
+        assert!(!share.is_idle());
+        assert_eq!(desk.writes.available_permits(), 0);
+        drop(go_on);
+        let freed = async {
+            while !share.is_idle() || desk.writes.available_permits() == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), freed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn invariant_1_who_is_no_master_leaves_half_of_the_places_to_masters() {
+        let desk = desk();
+        for (asked, most) in [(question as fn() -> Asked, 128), (events, 96)] {
+            let mut places = Vec::new();
+            for _ in 0..100 {
+                let share = desk.client(Authority::Bus);
+                while let Ok(place) = desk.place(&share, &asked(), 10, None) {
+                    places.push(place);
+                }
+            }
+            assert_eq!(places.len(), most);
+            desk.place(&desk.client(Authority::Master), &asked(), 10, None).unwrap();
+            places.clear();
+            desk.place(&desk.client(Authority::Bus), &asked(), 10, None).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn invariant_6_who_does_not_read_long_answers_gets_no_more_of_them() {
+        let desk = desk();
+        let share = desk.client(Authority::Master);
+        let mut place = desk.place(&share, &question(), 10, None).unwrap();
+        place.unread.add(UNREAD);
+        let refused = desk.place(&share, &question(), 10, None).unwrap_err();
+        assert!(matches!(refused, Answer::Refused { later: true, .. }), "{refused:?}");
+        desk.place(&share, &events(), 10, None).unwrap();
+        desk.place(&desk.client(Authority::Master), &question(), 10, None).unwrap();
+        drop(place);
+        desk.place(&share, &question(), 10, None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_master_has_to_say_waits_until_it_is_known_who_is_one() {
+        let desk = desk();
+        let share = desk.client(Authority::Bus);
+        let load = Bytes::from_static(b"\x80");
+        let save = JobCall::SaveLoad { jid: "1".to_owned(), load, minions: Vec::new() };
+        for (asked, is_refused) in [(Asked::Job(save), true), (question(), false)] {
+            let place = desk.place(&share, &asked, 10, None).unwrap();
+            let (answer, _) = desk.serve(asked, None, place).await;
+            let says = format!("{answer:?}");
+            assert_eq!(says.contains("nobody knows who is a master"), is_refused, "{says}");
+            assert!(!is_refused || says.contains("later: true"), "{says}");
+        }
+    }
+}
