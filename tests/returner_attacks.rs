@@ -198,7 +198,8 @@ async fn invariant_1_a_long_message_that_does_not_end_takes_nothing_from_short_o
         // As long as the default lets it be, and all of it is there but for some bytes.
         let mut attacker = Peer::at(&attacked.daemon).await;
         attacker.stream.write_u32(64 << 20).await.unwrap();
-        let sending = attacker.stream.write_all(&[0xc0; 40 << 20]);
+        let much = vec![0xc0; 40 << 20];
+        let sending = attacker.stream.write_all(&much);
         let _ = timeout(Duration::from_secs(1), sending).await;
         attackers.push(attacker);
     }

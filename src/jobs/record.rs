@@ -4,8 +4,8 @@
 //!   event `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master
 //!   also hands to `save_load`. In this order the better replaces the worse, whichever comes
 //!   first. A job that is published again, as each part of a batch is, is described by the last
-//!   time; of events and of returns in place of a load the first stays, since anybody may fire a
-//!   later one.
+//!   time. An event replaces an earlier one only as a part of a batch, which differs in its
+//!   minions: anybody may fire a later one. Of returns in place of a load the first stays.
 //! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as
 //!   in Salt's `local_cache`; [`crate::job_return`] says it in full. Where two say different
 //!   things the row is marked.
@@ -217,10 +217,13 @@ fn record_event(
         }
         EventKind::JobNew => {
             let job = job(tx, jid, received)?;
-            if is_published(tx, job)? {
+            let (rank, known) = known_load(tx, job)?;
+            if rank == Rank::Published as i64 {
                 return Ok(None);
             }
-            put_load(tx, job, load, Rank::Event)?;
+            if rank < Rank::Event as i64 || is_same_but_for_target(&known, load) {
+                put_load(tx, job, load, Rank::Event)?;
+            }
             expect(tx, job, texts_of(load, "minions")).map(|()| None)
         }
         EventKind::JobReturn => {
@@ -270,9 +273,19 @@ fn event_of_load(jid: &str, load: &[u8], minions: &[String]) -> Event {
     Event::new(&format!("salt/job/{jid}/new"), &told.finished())
 }
 
-fn is_published(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<bool> {
-    let mut select = tx.prepare_cached("SELECT 1 FROM jobs WHERE id = ? AND rank = ?")?;
-    select.exists(params![job, Rank::Published as i64])
+/// The rank and the load of a job; damaged ones are as none.
+fn known_load(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<(i64, Vec<u8>)> {
+    let mut select = tx.prepare_cached("SELECT rank, load FROM jobs WHERE id = ?")?;
+    select.query_row([job], |row| {
+        Ok((row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default()))
+    })
+}
+
+/// Tells if two events may be of parts of one batch, which differ in their minions.
+fn is_same_but_for_target(known: &[u8], new: &[u8]) -> bool {
+    let is_same = |key| msgpack::find(known, key) == msgpack::find(new, key);
+    ["fun", "arg", "user", "tgt_type"].into_iter().all(is_same)
+        && says_nocache(known) == says_nocache(new)
 }
 
 fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite::Result<()> {
@@ -280,7 +293,7 @@ fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite
         "UPDATE jobs SET load = ?2, rank = ?3, fun = coalesce(?4, fun), user = coalesce(?5, user)
          WHERE id = ?1 AND (rank < ?3 OR rank = ?3 AND NOT ?6)",
     )?;
-    let stays = rank != Rank::Published;
+    let stays = rank == Rank::Return;
     let (fun, user) = (text_of(load, "fun"), text_of(load, "user"));
     update.execute(params![job, load, rank as i64, fun, user, stays]).map(drop)
 }
@@ -505,9 +518,10 @@ mod tests {
         }
 
         fn load(&mut self, rank: Rank, load: &Value) {
-            let is_better = self.load.as_ref().is_none_or(|(known, _)| {
-                rank > *known || rank == *known && rank == Rank::Published
-            });
+            let is_better = self
+                .load
+                .as_ref()
+                .is_none_or(|(known, _)| rank > *known || rank == *known && rank != Rank::Return);
             if is_better {
                 self.load = Some((rank, load.clone()));
             }
@@ -669,6 +683,7 @@ mod tests {
         let by_event = |fun: &str, minion: &str| {
             event(&json!({"jid": jid(1), "fun": fun, "minions": [minion]}));
         };
+        by_event("test.ping", "web-1");
         by_event("test.ping", "web-1");
         event(&json!({"jid": jid(1), "fun": "forged", "nocache": true, "minions": ["web-2"]}));
         let job = shown(&jobs);

@@ -71,8 +71,9 @@ struct Written {
     allow: Option<Vec<UserId>>,
     /// The users, by number or name, as which a Salt master runs. What they say of a job outranks
     /// what the bus says; what others say does not. Default: the owners of the sockets of all
-    /// sources `salt_bus`, as they were last seen, else the owner of the socket's file. Until one of
-    /// these sockets was there returns and loads are to come later. Who shows the token is a master.
+    /// sources `salt_bus`, as they were last seen, else the owner of the socket's file. Until one
+    /// of these sockets was there, returns and loads are to come later. Who shows the token is a
+    /// master.
     #[serde(default)]
     masters: Option<Vec<UserId>>,
     /// With `tcp://`: a file with a token of 16 to 4096 bytes that clients have to show, which is
