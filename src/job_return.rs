@@ -15,7 +15,8 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::event::{Authority, Event};
-use crate::{json, msgpack};
+use crate::json;
+use crate::msgpack::{self, Item};
 
 /// The text in place of a value that the master left out of an event over its `max_event_size`,
 /// with the msgpack marker of a text of this length.
@@ -94,7 +95,8 @@ pub(crate) fn is_trimmed(load: &[u8]) -> bool {
 }
 
 /// Tells if two returns of one minion say different things of one job. What one of them does not
-/// say, or not whole, is no contradiction: Salt's own job cache keeps less than the bus carries.
+/// say is no contradiction, nor a value that the master left out of one of them: Salt's own job
+/// cache keeps less than the bus carries. All that stands beside such a value is compared.
 pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
     if one == other {
         return false;
@@ -104,14 +106,43 @@ pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
         Compared::AllButReturn => &["fun", "retcode", "success"],
     };
     keys.iter().any(|key| match (msgpack::find(one, key), msgpack::find(other, key)) {
-        (Some(one), Some(other)) => {
-            one != other
-                && !is_trimmed(one)
-                && !is_trimmed(other)
-                && json_hash(one) != json_hash(other)
-        }
+        (Some(one), Some(other)) => !agree(one, other, TRIMMED_DEPTH),
         _ => false,
     })
+}
+
+/// How deep the master is thought to leave values out. Salt looks for long ones in the mappings of
+/// a return; the results of states are four deep.
+const TRIMMED_DEPTH: usize = 16;
+
+/// Tells if two values are the same but for what was left out of either. Pairs are compared in
+/// order, which leaving values out does not change.
+fn agree(one: &[u8], other: &[u8], depth: usize) -> bool {
+    if one == other || one == TRIMMED || other == TRIMMED {
+        return true;
+    }
+    if depth == 0 || !is_trimmed(one) && !is_trimmed(other) {
+        return json_hash(one) == json_hash(other);
+    }
+    match (msgpack::scalar(one), msgpack::scalar(other)) {
+        (Some(Item::Map(pairs)), Some(Item::Map(others))) => {
+            pairs == others
+                && msgpack::raw_pairs(one).zip(msgpack::raw_pairs(other)).all(
+                    |((key, value), (other_key, other))| {
+                        let is_same_key =
+                            key == other_key || json_hash(key) == json_hash(other_key);
+                        is_same_key && agree(value, other, depth - 1)
+                    },
+                )
+        }
+        (Some(Item::Array(items)), Some(Item::Array(others))) => {
+            items == others
+                && msgpack::items(one)
+                    .zip(msgpack::items(other))
+                    .all(|(item, other)| agree(item, other, depth - 1))
+        }
+        _ => json_hash(one) == json_hash(other),
+    }
 }
 
 /// The part of two returns that is compared.
@@ -182,6 +213,17 @@ mod tests {
         assert!(!differ(&ret(b"\xa1a"), &ret(b"\xa1b"), Compared::AllButReturn));
         assert!(!all(&ret(b"\xa1a"), &ret(TRIMMED)), "left out");
         assert!(!all(&ret(b"\xa1a"), b"\x81\xa7retcode\x01"), "not said");
+        // A value that was left out hides no other.
+        let state = |name: &[u8], changes: &[u8]| {
+            ret(&[b"\x81\xa1s\x82\xa4name", name, b"\xa7changes\x92\x01", changes].concat())
+        };
+        let whole = state(b"\xa1a", b"\xa1x");
+        assert!(!all(&whole, &state(b"\xa1a", TRIMMED)), "left out, deep within");
+        assert!(!all(&state(b"\xd9\x01a", TRIMMED), &whole), "and written in another way");
+        assert!(all(&whole, &state(b"\xa1b", TRIMMED)));
+        assert!(all(&state(b"\xa1b", TRIMMED), &whole));
+        assert!(all(&ret(b"\xa1a"), &ret(b"\xaeVALUE_TRIMMED!")));
+        assert!(all(&ret(&[b"\x92", TRIMMED, b"\x01"].concat()), &ret(b"\x91\x01")));
         assert!(all(b"\x81\xa7retcode\x01", b"\x81\xa7retcode\x00"));
     }
 }

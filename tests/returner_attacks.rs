@@ -191,6 +191,45 @@ async fn invariant_7_a_length_of_four_gigabytes_is_refused_before_it_is_believed
 }
 
 #[tokio::test]
+async fn invariant_1_a_long_message_that_does_not_end_takes_nothing_from_short_ones() {
+    let mut attacked = Attacked::begin().await;
+    let mut attackers = Vec::new();
+    for _ in 0..3 {
+        // As long as the default lets it be, and all of it is there but for some bytes.
+        let mut attacker = Peer::at(&attacked.daemon).await;
+        attacker.stream.write_u32(64 << 20).await.unwrap();
+        let much = vec![0xc0; 40 << 20];
+        let sending = attacker.stream.write_all(&much);
+        let _ = timeout(Duration::from_secs(1), sending).await;
+        attackers.push(attacker);
+    }
+    let mut master = Peer::at(&attacked.daemon).await;
+    for id in 1..20 {
+        let value = Value::from("x".repeat(if id == 1 { 500 << 10 } else { 10 }));
+        let message = returned(id, &format!("202611212333361234{id:02}"), "web-1", value);
+        assert_eq!(master.ask(message).await, done(id));
+    }
+    attacked.others_are_served(1).await;
+    attacked.bus_goes_on().await;
+    attacked.ends().await;
+}
+
+#[tokio::test]
+async fn invariant_6_a_refusal_does_not_repeat_what_was_said() {
+    let mut attacked = Attacked::begin().await;
+    let mut attacker = Peer::at(&attacked.daemon).await;
+    let operation = "x".repeat(10 << 20);
+    for id in 1..20 {
+        let answer = attacker.ask(request(id, &operation, &[])).await;
+        let why = answer["error"].as_str().unwrap();
+        assert!(why.len() < 1100 && why.contains("there is no operation `xxx"), "{why}");
+    }
+    attacked.others_are_served(1).await;
+    attacked.bus_goes_on().await;
+    attacked.ends().await;
+}
+
+#[tokio::test]
 async fn a_client_that_speaks_zeromq_is_told_apart_and_the_log_says_what_to_do() {
     let mut attacked = Attacked::begin().await;
     for _ in 0..20 {

@@ -8,7 +8,7 @@
 mod daemon;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -81,7 +81,8 @@ async fn invariant_7_nothing_in_place_of_a_state_file_stops_the_daemon_or_is_fol
         daemon
             .until("all to be put aside", || {
                 state.iter().all(|path| {
-                    path.symlink_metadata().is_ok_and(|there| there.is_file())
+                    path.symlink_metadata()
+                        .is_ok_and(|there| there.is_file() || there.file_type().is_socket())
                         || !path.exists() && {
                             let name = path.to_str().unwrap();
                             ["-wal", "-shm", ".seg"].iter().any(|ending| name.ends_with(ending))

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +22,7 @@ use super::token;
 use crate::sink::{blocking, chain};
 use crate::socket_file::{Access, SocketFile};
 use crate::state::State;
+use crate::state_file;
 use crate::tls::{TlsError, server};
 use crate::units::Secret;
 
@@ -223,6 +224,12 @@ impl Socket {
 
     fn bind(&mut self) -> io::Result<()> {
         self.place.prepare()?;
+        // In a directory of our own nothing else belongs there.
+        if let Place::Usual(path) | Place::Short(path) = &self.place
+            && path.symlink_metadata().is_ok_and(|there| !there.file_type().is_socket())
+        {
+            state_file::put_aside(path, &"it is no socket")?;
+        }
         let (listener, file) = SocketFile::make(self.path(), &self.access)?;
         listener.set_nonblocking(true)?;
         self.bound = Some((UnixListener::from_std(listener)?, file));

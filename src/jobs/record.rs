@@ -4,11 +4,13 @@
 //!   event `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master
 //!   also hands to `save_load`. In this order the better replaces the worse, whichever comes
 //!   first. A job that is published again, as each part of a batch is, is described by the last
-//!   time; of returns in place of a load the first stays.
+//!   time. An event replaces an earlier one only as a part of a batch, which differs in its
+//!   minions: anybody may fire a later one. Of returns in place of a load the first stays.
 //! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as
 //!   in Salt's `local_cache`; [`crate::job_return`] says it in full. Where two say different
 //!   things the row is marked.
-//! * Lists of *expected minions* are united: those of a batch, or of several syndics.
+//! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
+//!   nothing to what was published.
 //! * Of a job that was published with `nocache` it is noted who has returned and how it went, and
 //!   not what.
 
@@ -166,9 +168,19 @@ impl Jobs {
         Ok(())
     }
 
-    /// As [`Jobs::save_load`], from somebody whose word is worth no more than the bus's: the load is the
-    /// data of an event that the bus could have brought.
-    pub fn save_load_of_bus(&self, event: &Event) -> Result<(), JobsError> {
+    /// As [`Jobs::save_load`], from somebody whose word is worth no more than the bus's: the load is
+    /// taken as the data of the event that the bus would have brought. A return in place of a load
+    /// is worth the least anyway.
+    pub fn save_load_of_bus(
+        &self,
+        jid: &str,
+        load: &[u8],
+        minions: &[String],
+    ) -> Result<(), JobsError> {
+        if msgpack::find(Load::of(load)?.bytes(), "return").is_some() {
+            return self.save_load(jid, load, &[]);
+        }
+        let event = event_of_load(jid, load, minions);
         let load = self.redacted_load(event.tag(), event.payload());
         let event = Event::new(event.tag(), &load);
         let conflict = self.write("store a load", |tx| {
@@ -205,7 +217,13 @@ fn record_event(
         }
         EventKind::JobNew => {
             let job = job(tx, jid, received)?;
-            put_load(tx, job, load, Rank::Event)?;
+            let (rank, known) = known_load(tx, job)?;
+            if rank == Rank::Published as i64 {
+                return Ok(None);
+            }
+            if rank < Rank::Event as i64 || is_same_but_for_target(&known, load) {
+                put_load(tx, job, load, Rank::Event)?;
+            }
             expect(tx, job, texts_of(load, "minions")).map(|()| None)
         }
         EventKind::JobReturn => {
@@ -243,14 +261,41 @@ fn job(tx: &Transaction<'_>, jid: &str, now: u64) -> rusqlite::Result<i64> {
     upsert.query_row(params![jid, micros(now)], |row| row.get(0))
 }
 
+/// The event by which the bus tells of a new job.
+fn event_of_load(jid: &str, load: &[u8], minions: &[String]) -> Event {
+    let mut told = MapWriter::default();
+    for (key, value) in msgpack::raw_pairs(load) {
+        if msgpack::scalar(key).and_then(Item::text) != Some("minions") {
+            told.pair(key, value);
+        }
+    }
+    told.texts("minions", minions);
+    Event::new(&format!("salt/job/{jid}/new"), &told.finished())
+}
+
+/// The rank and the load of a job; damaged ones are as none.
+fn known_load(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<(i64, Vec<u8>)> {
+    let mut select = tx.prepare_cached("SELECT rank, load FROM jobs WHERE id = ?")?;
+    select.query_row([job], |row| {
+        Ok((row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default()))
+    })
+}
+
+/// Tells if two events may be of parts of one batch, which differ in their minions.
+fn is_same_but_for_target(known: &[u8], new: &[u8]) -> bool {
+    let is_same = |key| msgpack::find(known, key) == msgpack::find(new, key);
+    ["fun", "arg", "user", "tgt_type"].into_iter().all(is_same)
+        && says_nocache(known) == says_nocache(new)
+}
+
 fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite::Result<()> {
     let mut update = tx.prepare_cached(
         "UPDATE jobs SET load = ?2, rank = ?3, fun = coalesce(?4, fun), user = coalesce(?5, user)
          WHERE id = ?1 AND (rank < ?3 OR rank = ?3 AND NOT ?6)",
     )?;
-    let is_return = rank == Rank::Return;
+    let stays = rank == Rank::Return;
     let (fun, user) = (text_of(load, "fun"), text_of(load, "user"));
-    update.execute(params![job, load, rank as i64, fun, user, is_return]).map(drop)
+    update.execute(params![job, load, rank as i64, fun, user, stays]).map(drop)
 }
 
 fn expect<'a>(
@@ -509,8 +554,11 @@ mod tests {
             Said::New { job, minions } => {
                 let load = json!({"jid": jid(*job), "number": number, "minions": names(minions)});
                 event(format!("salt/job/{}/new", jid(*job)), &load);
-                model[*job].load(Rank::Event, &load);
-                model[*job].expected.extend(names(minions));
+                let known = model[*job].load.as_ref();
+                if known.is_none_or(|(rank, _)| *rank != Rank::Published) {
+                    model[*job].load(Rank::Event, &load);
+                    model[*job].expected.extend(names(minions));
+                }
             }
             Said::Minions { job, minions } => {
                 jobs.save_minions(&jid(*job), &names(minions), Some("lower")).unwrap();
@@ -623,6 +671,83 @@ mod tests {
         jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
         assert_eq!(jobs.0.conflicts.counted(), (2, 2));
         assert!(jobs.job("2").unwrap().is_none());
+    }
+
+    #[test]
+    fn invariant_7_an_event_changes_nothing_of_what_was_published() {
+        let (_folder, jobs) = cache();
+        let event = |data: &Value| {
+            let event = Event::new(&format!("salt/job/{}/new", jid(1)), &packed(data));
+            jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+        };
+        let by_event = |fun: &str, minion: &str| {
+            event(&json!({"jid": jid(1), "fun": fun, "minions": [minion]}));
+        };
+        by_event("test.ping", "web-1");
+        by_event("test.ping", "web-1");
+        event(&json!({"jid": jid(1), "fun": "forged", "nocache": true, "minions": ["web-2"]}));
+        let job = shown(&jobs);
+        assert_eq!((&job["function"], &job["expected"]), (&json!("test.ping"), &json!(2)));
+        let published = json!({"jid": jid(1), "fun": "test.echo"});
+        jobs.save_load(&jid(1), &packed(&published), &["web-2".to_owned()]).unwrap();
+        by_event("forged", "web-3");
+        let names = ["web-4".to_owned()];
+        jobs.save_load_of_bus(&jid(1), &packed(&json!({"fun": "forged"})), &names).unwrap();
+        let job = shown(&jobs);
+        assert_eq!((&job["load"], &job["function"]), (&published, &json!("test.echo")));
+        assert_eq!(job["minions"], json!(["web-1", "web-2"]));
+        let load = json!({"jid": jid(1), "id": "web-1", "return": "kept"});
+        jobs.save_return(&packed(&load), Authority::Bus).unwrap();
+        assert_eq!(shown(&jobs)["returns"]["web-1"]["return"], "kept");
+    }
+
+    #[test]
+    fn a_return_in_place_of_a_load_is_the_same_whoever_says_it() {
+        let load = packed(&json!({"jid": jid(1), "id": "web-1", "nocache": true, "return": 1}));
+        let shown = [Authority::Master, Authority::Bus].map(|authority| {
+            let (_folder, jobs) = cache();
+            match authority {
+                Authority::Master => jobs.save_load(&jid(1), &load, &[]).unwrap(),
+                Authority::Bus => jobs.save_load_of_bus(&jid(1), &load, &[]).unwrap(),
+            }
+            let job = shown(&jobs)["load"].clone();
+            // An event is worth more.
+            let new = packed(&json!({"jid": jid(1), "fun": "test.ping"}));
+            let event = Event::new(&format!("salt/job/{}/new", jid(1)), &new);
+            jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+            (job, super::tests::shown(&jobs)["load"].clone())
+        });
+        let [of_master, of_bus] = shown;
+        assert_eq!(of_master, of_bus);
+        assert!(of_bus.0.get("return").is_none(), "{}", of_bus.0);
+        assert_eq!(of_bus.1["fun"], "test.ping");
+    }
+
+    #[test]
+    fn the_event_of_a_load_names_its_minions() {
+        let load = packed(&json!({"fun": "test.ping", "minions": null}));
+        let event = event_of_load("2026", &load, &["web-1".to_owned()]);
+        assert_eq!(event.tag(), "salt/job/2026/new");
+        assert_eq!(event.payload(), packed(&json!({"fun": "test.ping", "minions": ["web-1"]})));
+    }
+
+    #[test]
+    fn a_return_that_was_trimmed_and_differs_from_the_whole_one_is_a_conflict() {
+        let (_folder, jobs) = cache();
+        let saved = |name: &str, text: &str| {
+            let ret = json!({"name": name, "text": text});
+            let load = json!({"jid": jid(1), "id": "web-1", "return": ret});
+            jobs.save_return(&packed(&load), Authority::Bus).unwrap();
+        };
+        saved("a", "VALUE_TRIMMED");
+        saved("a", "VALUE_TRIMMED");
+        assert_eq!(jobs.0.conflicts.counted(), (0, 0));
+        saved("b", "whole");
+        assert_eq!(jobs.0.conflicts.counted(), (1, 0));
+        let ret = &shown(&jobs)["returns"]["web-1"];
+        assert_eq!((&ret["return"]["name"], &ret["conflict"]), (&json!("b"), &json!(true)));
+        saved("c", "VALUE_TRIMMED");
+        assert_eq!(jobs.0.conflicts.counted(), (2, 0));
     }
 
     #[test]

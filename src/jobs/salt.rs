@@ -3,7 +3,7 @@
 //! Answers that can be long are written as the database gives their parts; `memory` says how many
 //! bytes of one may be in memory. At most one row of the database is there beside it.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 
 use super::damage::Damage;
 use super::record::Rank;
@@ -47,23 +47,12 @@ impl Jobs {
     pub fn answer_jid(&self, jid: &str, memory: usize) -> Result<Spooled, JobsError> {
         self.map_of("look up returns", memory, |db, damage, map| {
             let mut select = db.prepare_cached(
-                "SELECT minions.name, returns.load FROM jobs
+                "SELECT minions.name, returns.rowid FROM jobs
                  JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
                  WHERE jobs.jid = ? ORDER BY minions.name",
             )?;
-            let mut rows = select.query([jid])?;
-            while let Some(row) = rows.next()? {
-                if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(row, 1))
-                    && msgpack::find(load.bytes(), "return").is_some()
-                {
-                    map.key(minion);
-                    kept(load.bytes(), &mut map.spool);
-                }
-                if !map.spool.is_sound() {
-                    break;
-                }
-            }
-            Ok(())
+            let rows = select.query([jid])?;
+            map.returns(db, damage, rows, kept)
         })
     }
 
@@ -72,23 +61,12 @@ impl Jobs {
         self.map_of("look up a function", memory, |db, damage, map| {
             // Beside a lone max() the other columns are those of its row.
             let mut select = db.prepare_cached(
-                "SELECT minions.name, returns.load, max(jobs.jid) FROM jobs
+                "SELECT minions.name, returns.rowid, max(jobs.jid) FROM jobs
                  JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
                  WHERE jobs.fun = ? GROUP BY minions.name",
             )?;
-            let mut rows = select.query([fun])?;
-            while let Some(row) = rows.next()? {
-                if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(row, 1))
-                    && msgpack::find(load.bytes(), "return").is_some()
-                {
-                    map.key(minion);
-                    map.spool.push(load.bytes());
-                }
-                if !map.spool.is_sound() {
-                    break;
-                }
-            }
-            Ok(())
+            let rows = select.query([fun])?;
+            map.returns(db, damage, rows, |load, spool| spool.push(load))
         })
     }
 
@@ -128,17 +106,22 @@ impl Jobs {
         let items = self.read("list jobs", |db, damage| {
             // The last are chosen by their ids alone, and then read in order.
             let sql = format!(
-                "SELECT jid, {LOAD} FROM jobs WHERE id IN (
-                     SELECT id FROM jobs
-                     WHERE {LOAD} NOT NULL AND (NOT ?2 OR fun IS NOT ?3) ORDER BY jid DESC LIMIT ?1
+                "SELECT jid, id FROM (
+                     SELECT jid, id FROM jobs
+                     WHERE {LOAD_LENGTH} NOT NULL AND (NOT ?2 OR fun IS NOT ?3)
+                     ORDER BY jid DESC LIMIT ?1
                  ) ORDER BY jid"
             );
             let mut select = db.prepare_cached(&sql)?;
+            let mut load_of =
+                db.prepare_cached(&format!("SELECT {LOAD} FROM jobs WHERE id = ?"))?;
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             let mut rows = select.query(params![count, filter_find_job, FIND_JOB])?;
             let mut items = 0;
             while let Some(row) = rows.next()? {
-                let Some(load) = damage.load(row, 1) else { continue };
+                let mut found = load_of.query([row.get::<_, i64>(1)?])?;
+                let Some(found) = found.next()? else { continue };
+                let Some(load) = damage.load(found, 0) else { continue };
                 let Some(jid) = damage.text(row, 0) else { continue };
                 let mut job = instance(load.bytes());
                 job.text("JID", jid);
@@ -212,6 +195,32 @@ impl Map {
         let mut text = Vec::new();
         msgpack::write_str(key, &mut text);
         self.spool.push(&text);
+    }
+
+    /// Writes what these rows name, each a minion and the row of a return. The loads are fetched
+    /// one by one: whatever SQLite sorts it copies, into files once it is much.
+    fn returns(
+        &mut self,
+        db: &Connection,
+        damage: &Damage,
+        mut rows: Rows<'_>,
+        write: impl Fn(&[u8], &mut Spool),
+    ) -> rusqlite::Result<()> {
+        let mut select = db.prepare_cached("SELECT load FROM returns WHERE rowid = ?")?;
+        while let Some(row) = rows.next()? {
+            let mut found = select.query([row.get::<_, i64>(1)?])?;
+            let Some(found) = found.next()? else { continue };
+            if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(found, 0))
+                && msgpack::find(load.bytes(), "return").is_some()
+            {
+                self.key(minion);
+                write(load.bytes(), &mut self.spool);
+            }
+            if !self.spool.is_sound() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::runtime::Handle;
+
 use crate::msgpack;
 use crate::state_file;
 
@@ -52,6 +54,11 @@ pub struct SpoolFile {
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         self.files.0.fetch_sub(self.length, Ordering::Relaxed);
+        // To give up the blocks of a long file takes time, which no task has. The
+        // file is emptied on a thread of its own, whoever closes it last.
+        if let (Ok(runtime), Ok(file)) = (Handle::try_current(), self.file.try_clone()) {
+            runtime.spawn_blocking(move || file.set_len(0).is_ok());
+        }
     }
 }
 

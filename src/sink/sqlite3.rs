@@ -37,7 +37,7 @@ use tracing::warn;
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::event::{Event, EventKind};
-use crate::job_return::{self, Standing, Worth};
+use crate::job_return::{Standing, Worth};
 use crate::msgpack::{self, Item};
 use crate::units::{ByteSize, Span};
 use crate::{json, python};
@@ -356,6 +356,8 @@ fn insert(
     // Lets go of what is bound.
     drop(statement);
     match event.kind() {
+        // Salt makes no such event: it says nothing of either job.
+        EventKind::JobNew if event.tag_contradicts_data() => {}
         EventKind::JobNew => {
             let Some(jid) = event.fields().jid else { return Ok(()) };
             let mut statement = connection.prepare_cached(INSERT_JID)?;
@@ -392,7 +394,7 @@ fn insert_return(
     let payload = event.payload();
     let fields = event.fields();
     let standing = Standing::of(event, entry.authority);
-    let worth = Worth { standing, trimmed: job_return::is_trimmed(payload) };
+    let worth = Worth { standing, trimmed: is_trimmed(payload, &mut scratch.json) };
     match stored_worth(connection, fields.jid, fields.minion)? {
         None => {}
         Some(stored) if worth.replaces(stored) => {
@@ -436,6 +438,21 @@ fn insert_return(
     scratch.json.clear();
     scratch.json.shrink_to(Sqlite3::BATCH.max_bytes);
     statement.raw_execute().map(drop)
+}
+
+/// Tells if the master left something out of what was returned, by the JSON of it: the table keeps
+/// nothing else by which the stored ones could be judged.
+fn is_trimmed(payload: &[u8], scratch: &mut Vec<u8>) -> bool {
+    if memchr::memmem::find(payload, b"VALUE_TRIMMED").is_none() {
+        return false;
+    }
+    let Some(value) = msgpack::find(payload, "return") else { return false };
+    scratch.clear();
+    json::write(value, scratch);
+    let is_trimmed = memchr::memmem::find(scratch, b"\"VALUE_TRIMMED\"").is_some();
+    scratch.clear();
+    scratch.shrink_to(Sqlite3::BATCH.max_bytes);
+    is_trimmed
 }
 
 /// The worth of the best of the rows of a return; `None` if there is none.
@@ -715,6 +732,36 @@ mod tests {
         assert_eq!(rows(&database, "SELECT id, full_ret FROM salt_returns"), ["web-1 | \"done\""]);
         let loads = rows(&database, "SELECT load FROM jids");
         assert_eq!(loads, [format!(r#"{{"jid": "{JID}", "fun": "first"}}"#)]);
+    }
+
+    #[test]
+    fn an_event_of_a_job_whose_tag_names_another_one_is_no_load() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        let forged = event("salt/job/20261121233336999999/new", &[("jid", Value::from(JID))]);
+        sink.store(&batch(vec![forged])).unwrap();
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#1"]);
+        assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#0"]);
+    }
+
+    #[test]
+    fn stored_and_new_returns_are_judged_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        let mut stored = |name: &str, value: Value| {
+            let trimmed = Value::from("VALUE_TRIMMED");
+            let load = [("return", value), ("fun_args", trimmed), ("name", Value::from(name))];
+            sink.store(&batch(vec![job_return("web-1", &load)])).unwrap();
+            rows(&database, "SELECT full_ret FROM salt_returns")
+        };
+        let trimmed = Value::Array(vec![Value::Binary(b"VALUE_TRIMMED".to_vec())]);
+        assert_eq!(stored("a", trimmed.clone()), [r#"["VALUE_TRIMMED"]"#]);
+        assert_eq!(stored("b", trimmed), [r#"["VALUE_TRIMMED"]"#]);
+        // That something else of it was trimmed makes no difference to the table.
+        assert_eq!(stored("c", Value::from("whole")), [r#""whole""#]);
+        assert_eq!(stored("d", Value::from("forged")), [r#""whole""#]);
     }
 
     #[test]

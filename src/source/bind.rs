@@ -1,9 +1,10 @@
 //! Where a source listens: on a path or on the loopback address, and nowhere else.
 //!
-//! For a source that speaks ZeroMQ: the `zeromq` crate has neither encryption nor a limit for what
-//! a peer may announce: a frame of a terabyte is asked of the allocator before a byte of it has
-//! come, and ends the process. So only this machine's own users may reach the socket, and of these,
-//! with a path, only those whom its mode lets.
+//! Nothing here is encrypted, so only this machine's own users may reach the socket, and of these,
+//! with a path, only those whom its mode lets. Over TCP that is every user: the source `returner`
+//! has them show a token. A source that speaks ZeroMQ has no such thing, and the `zeromq` crate has
+//! no limit for what a peer may announce: a frame of a terabyte is asked of the allocator before a
+//! byte of it has come, and ends the process. Use a path there.
 
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -94,7 +95,12 @@ impl Bind {
     ) -> Result<(Opened, Option<SocketFile>), SourceError> {
         let opened = match self {
             Bind::Loopback(host_port) => {
-                TcpListener::bind(host_port).map(|listener| (Opened::Tcp(listener), None))
+                // By name it could be `::1`, where clients that mean 127.0.0.1 find nobody.
+                let address = match host_port.strip_prefix("localhost:") {
+                    Some(port) => format!("127.0.0.1:{port}"),
+                    None => host_port.clone(),
+                };
+                TcpListener::bind(address).map(|listener| (Opened::Tcp(listener), None))
             }
             Bind::Ipc(path) => SocketFile::make(path, access)
                 .map(|(listener, file)| (Opened::Unix(listener), Some(file))),
@@ -153,5 +159,18 @@ impl Bound {
         if timeout(CLOSE, socket.close()).await.is_err() {
             warn!(bind = %self.bind, "the socket did not close in time");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn localhost_is_the_address_that_clients_mean() {
+        let bind = Bind::try_from("tcp://localhost:0".to_owned()).unwrap();
+        let (opened, _) = bind.open(&Access::GROUP).unwrap();
+        let Opened::Tcp(listener) = opened else { panic!("no TCP") };
+        assert_eq!(listener.local_addr().unwrap().ip().to_string(), "127.0.0.1");
     }
 }

@@ -25,6 +25,7 @@ use crate::event::{Authority, EventId, Origin};
 use crate::jobs::Jobs;
 use crate::receipt::{Claim, Receipt};
 use crate::state::{self, SourceState};
+use crate::units::ByteSize;
 use crate::yaml::{Node, Problem};
 
 mod backfill;
@@ -42,6 +43,11 @@ mod returner_zeromq;
 mod salt_bus;
 mod written;
 mod zeromq;
+
+/// The longest frame or message that a source takes unless it is told.
+fn default_max_frame() -> ByteSize {
+    ByteSize::mib(64)
+}
 
 /// Every kind of source.
 pub static KINDS: &[Kind] = &[
@@ -411,7 +417,6 @@ mod tests {
     use crate::doorbell::{Bell, channel};
     use crate::event::Event;
     use crate::queue::{Queue, SpillConfig, SpillMode, WhenFull};
-    use crate::units::ByteSize;
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_for_the_next_try_is_cut_short_on_request() {

@@ -50,12 +50,8 @@ pub(super) struct Config {
     rate: Option<NonZeroU32>,
     /// The longest frame or line to accept. A longer frame ends the replay with an error; a longer
     /// line is counted as a bad frame and passed over.
-    #[serde(default = "default_max_frame")]
+    #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
-}
-
-fn default_max_frame() -> ByteSize {
-    ByteSize::mib(64)
 }
 
 pub(super) struct Replay;
@@ -515,7 +511,7 @@ mod tests {
     }
 
     fn config(path: &Path) -> Config {
-        Config { path: path.to_owned(), rate: None, max_frame: default_max_frame() }
+        Config { path: path.to_owned(), rate: None, max_frame: crate::source::default_max_frame() }
     }
 
     /// Replays the file to its end: tags and payloads as JSON, bad frames, outcome.

@@ -9,12 +9,13 @@
 //! daemon that is slow from one that is gone. Events that were not kept are refused, and come
 //! again.
 //!
-//! Nothing that a client does holds up the others, nor the other sources: each has a task of its
-//! own ([`connection`]), what it may have under way is bounded ([`desk`], [`budget`]), and who says
-//! nothing, half a message, or does not read, is cut off. Who may come in at all is a matter of
-//! [`door`].
+//! Each client has a task of its own ([`connection`]), what it may have under way is bounded
+//! ([`desk`], [`budget`]), and who says nothing, half a message, or does not read, is cut off. A
+//! client can use up the bounds of its kind, so that others of it are told to come later; masters
+//! are one kind and all others another. The other sources are not held up. Who may come in at all
+//! is a matter of [`door`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -28,12 +29,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::connection::{Around, Client, serve};
+use self::desk::LAST_ANSWERS;
 use self::door::{Door, Peer, UserId};
 use self::turned_away::{Reason, TurnedAway};
 use super::bind::{Bind, LOOK, Opened};
 use super::prefixed::framed;
 use super::returner_wire::{PART, VERSION, refused};
 use super::{JobCache, Link, Outlet, Source, SourceError};
+use crate::event::Authority;
 use crate::sink::chain;
 use crate::socket_file::{Access, SocketFile};
 use crate::units::{ByteSize, Mode};
@@ -68,7 +71,9 @@ struct Written {
     allow: Option<Vec<UserId>>,
     /// The users, by number or name, as which a Salt master runs. What they say of a job outranks
     /// what the bus says; what others say does not. Default: the owners of the sockets of all
-    /// sources `salt_bus`, else the owner of the socket's file. Who shows the token is a master.
+    /// sources `salt_bus`, as they were last seen, else the owner of the socket's file. Until one
+    /// of these sockets was there, returns and loads are to come later. Who shows the token is a
+    /// master.
     #[serde(default)]
     masters: Option<Vec<UserId>>,
     /// With `tcp://`: a file with a token of 16 to 4096 bytes that clients have to show, which is
@@ -78,12 +83,8 @@ struct Written {
     token_file: Option<PathBuf>,
     /// The longest message to accept. A longer one is refused before it is read, and counted as a
     /// bad frame.
-    #[serde(default = "default_max_frame")]
+    #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
-}
-
-fn default_max_frame() -> ByteSize {
-    ByteSize::mib(64)
 }
 
 /// Salt's `event_return`, `--return` and job cache.
@@ -135,11 +136,11 @@ impl TryFrom<Written> for Config {
 /// Connections at a time. When there are as many, the one that has been idle for longest has to go.
 const CONNECTIONS: usize = 256;
 
+/// How many of these may be no masters.
+const OTHERS: usize = CONNECTIONS / 2;
+
 /// How long to leave the listener alone after it failed, for lack of descriptors for instance.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-
-/// How long the last answers may take when the daemon stops.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 pub(super) struct Returner;
 
@@ -183,6 +184,7 @@ impl Source for Returner {
                 _ = look.tick() => {
                     listening.look(config, &mut link);
                     crowd.around.door.owner.set(listening.owner());
+                    crowd.around.door.look_at_buses();
                 }
                 accepted = listening.accept() => match accepted {
                     Ok(Accepted::Unix(stream, user)) => {
@@ -236,6 +238,7 @@ fn around(
         allow: config.allow.clone(),
         masters: config.masters.clone(),
         buses: config.buses.clone(),
+        bus_owners: RefCell::default(),
         owner: Cell::new(rustix::process::geteuid().as_raw()),
         token: token(config)?,
     };
@@ -341,11 +344,12 @@ impl Crowd {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
         T: FnOnce(S, &[u8]) -> std::io::Result<()>,
     {
+        let kind = self.around.door.authority(peer).unwrap_or(Authority::Bus);
         let admitted = match self.around.door.admit(peer) {
             Err(why) => Err((Reason::NotAllowed, why)),
-            Ok(()) if self.has_room().await => Ok(()),
+            Ok(()) if self.has_room(kind).await => Ok(()),
             Ok(()) => {
-                let why = format!("{CONNECTIONS} clients are connected and none is idle");
+                let why = "too many clients are connected and none is idle".to_owned();
                 Err((Reason::Full, why))
             }
         };
@@ -359,7 +363,8 @@ impl Crowd {
         }
         let client = Rc::new(Client {
             peer,
-            share: self.around.desk.client(),
+            kind,
+            share: self.around.desk.client(kind),
             heard: Cell::new(Instant::now()),
             has_spoken: Cell::new(false),
             leave: CancellationToken::new(),
@@ -370,13 +375,20 @@ impl Crowd {
     }
 
     /// Makes room for one more, for which one that is idle may have to go; false if there is none.
-    async fn has_room(&mut self) -> bool {
-        if self.tasks.len() < CONNECTIONS {
+    /// Who is no master takes no room of a master.
+    async fn has_room(&mut self, kind: Authority) -> bool {
+        let connected = || self.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+        let others = || connected().filter(|client| client.kind == Authority::Bus);
+        let is_master = kind == Authority::Master;
+        if self.tasks.len() < CONNECTIONS && (is_master || others().count() < OTHERS) {
             return true;
         }
-        let idle = self.clients.iter().filter(|client| client.share.is_idle());
-        let idle = idle.filter(|client| Rc::strong_count(client) > 1);
-        let longest = idle.min_by_key(|client| (client.has_spoken.get(), client.heard.get()));
+        let idle = connected().filter(|client| client.share.is_idle());
+        let idle = idle.filter(|client| is_master || client.kind == Authority::Bus);
+        let longest = idle.min_by_key(|client| {
+            let is_master = client.kind == Authority::Master;
+            (client.has_spoken.get(), is_master, client.heard.get())
+        });
         let Some(longest) = longest else { return false };
         longest.leave.cancel();
         if let Some(ended) = self.tasks.join_next().await {
@@ -399,6 +411,9 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::duplex;
+    use tokio::task::LocalSet;
+
     use super::*;
     use crate::yaml::Node;
 
@@ -427,5 +442,35 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn invariant_1_who_is_no_master_leaves_half_of_the_connections_to_masters() {
+        let config = read("bind: ipc:///run/x\nallow: [81]\nmasters: [82]").unwrap();
+        let outlet = desk::tests::desk().outlet.clone();
+        let around = Rc::new(around(&config, outlet, &CancellationToken::new()).unwrap());
+        let mut crowd = Crowd { tasks: JoinSet::new(), clients: Vec::new(), around };
+        let mut ends = Vec::new();
+        let connecting = async {
+            for (user, come, masters, others) in [
+                (81, OTHERS + 20, 0, OTHERS),
+                (82, CONNECTIONS - OTHERS, CONNECTIONS - OTHERS, OTHERS),
+                (82, 20, CONNECTIONS - OTHERS + 20, OTHERS - 20),
+                (82, CONNECTIONS, CONNECTIONS, 0),
+                (81, 20, CONNECTIONS, 0),
+            ] {
+                for _ in 0..come {
+                    let (here, there) = duplex(1 << 16);
+                    crowd.come(there, Peer::User(user), |_, _| Ok(())).await;
+                    ends.push(here);
+                }
+                let of = |kind| {
+                    let alive = crowd.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+                    alive.filter(|client| client.kind == kind).count()
+                };
+                assert_eq!((of(Authority::Master), of(Authority::Bus)), (masters, others));
+            }
+        };
+        LocalSet::new().run_until(connecting).await;
     }
 }

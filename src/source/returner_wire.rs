@@ -5,16 +5,21 @@
 //! What is Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
 //! value, so that neither side decodes what it only hands on.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::event::{Authority, Event};
 use crate::jobs::load::Load;
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
-use crate::msgpack::{self, Item, MapWriter};
+use crate::msgpack::{self, Item};
 use crate::sink::chain;
+use crate::visible::capped;
 
 /// The version of the protocol that the source `returner` speaks.
 pub(super) const VERSION: u64 = 2;
@@ -28,6 +33,15 @@ pub(super) const PART: usize = 64 << 10;
 /// How deep a request may nest; none needs more than three. Reading recurses, and the depth that
 /// the decoder would take by itself overflows a thread's stack.
 const MAX_DEPTH: usize = 16;
+
+/// The longest reason of a refusal, in bytes. It may repeat text of the sender's.
+const LONGEST_WHY: usize = 1000;
+
+/// The most items of a list: events of a message, or minions of a job.
+const MOST_ITEMS: usize = 250_000;
+
+/// The longest tag in such a reason.
+const LONGEST_TAG: usize = 200;
 
 /// What Salt's side asks.
 #[derive(Debug)]
@@ -76,6 +90,17 @@ pub(super) enum JobCall {
     CleanOldJobs,
 }
 
+impl Asked {
+    /// True if it makes a difference whether a master says it.
+    pub(super) fn needs_authority(&self) -> bool {
+        match self {
+            Asked::Events { .. } => false,
+            Asked::Return { .. } | Asked::Job(JobCall::SaveLoad { .. }) => true,
+            Asked::Job(call) => call.is_for_masters(),
+        }
+    }
+}
+
 /// Why a message is no request.
 #[derive(Debug, Error)]
 #[error("{why}")]
@@ -87,6 +112,45 @@ pub(super) struct Refusal {
     pub(super) later: bool,
 }
 
+impl Refusal {
+    /// Of a message that could not be read for now.
+    pub(super) fn later(why: &str) -> Self {
+        Refusal { id: 0, why: capped(why, LONGEST_WHY), later: true }
+    }
+}
+
+/// A list of items that are few: each takes more room once it is read than it took in the message.
+struct Few<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(FewVisitor(PhantomData)).map(Few)
+    }
+}
+
+struct FewVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FewVisitor<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MOST_ITEMS} items")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            if items.len() == MOST_ITEMS {
+                let why =
+                    format!("a list has over {MOST_ITEMS} items; send it in several messages");
+                return Err(A::Error::custom(why));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
 #[derive(Deserialize)]
 struct Head<'a> {
     op: &'a str,
@@ -95,7 +159,7 @@ struct Head<'a> {
 #[derive(Deserialize)]
 struct Events<'a> {
     #[serde(borrow)]
-    events: Vec<&'a [u8]>,
+    events: Few<&'a [u8]>,
 }
 
 #[derive(Deserialize)]
@@ -107,13 +171,13 @@ struct Return<'a> {
 struct SaveLoad<'a> {
     jid: String,
     load: &'a [u8],
-    minions: Vec<String>,
+    minions: Few<String>,
 }
 
 #[derive(Deserialize)]
 struct SaveMinions {
     jid: String,
-    minions: Vec<String>,
+    minions: Few<String>,
     syndic_id: Option<String>,
 }
 
@@ -147,7 +211,7 @@ impl Request {
             Some(Item::Uint(id)) => id,
             _ => 0,
         };
-        let refusal = |later, why| Refusal { id, why, later };
+        let refusal = |later, why: String| Refusal { id, why: capped(&why, LONGEST_WHY), later };
         if message.len() > max_frame {
             return Err(refusal(false, over_max_frame(message.len() as u64, max_frame)));
         }
@@ -185,7 +249,7 @@ impl Asked {
             "events" => {
                 let Events { events } = read(message, op)?;
                 let bodies: Vec<_> =
-                    events.into_iter().map(|event| message.slice_ref(event)).collect();
+                    events.0.into_iter().map(|event| message.slice_ref(event)).collect();
                 bodies.iter().try_for_each(check_event)?;
                 return Ok(Asked::Events { bodies });
             }
@@ -196,11 +260,11 @@ impl Asked {
             "save_load" => {
                 let SaveLoad { jid, load, minions } = read(message, op)?;
                 check_load(load, op)?;
-                JobCall::SaveLoad { jid, load: message.slice_ref(load), minions }
+                JobCall::SaveLoad { jid, load: message.slice_ref(load), minions: minions.0 }
             }
             "save_minions" => {
                 let SaveMinions { jid, minions, syndic_id } = read(message, op)?;
-                JobCall::SaveMinions { jid, minions, syndic: syndic_id }
+                JobCall::SaveMinions { jid, minions: minions.0, syndic: syndic_id }
             }
             "update_endtime" => {
                 let UpdateEndtime { jid, time } = read(message, op)?;
@@ -217,7 +281,10 @@ impl Asked {
             "get_minions" => JobCall::GetMinions,
             "get_endtime" => JobCall::GetEndtime { jid: read::<Jid>(message, op)?.jid },
             "clean_old_jobs" => JobCall::CleanOldJobs,
-            other => return Err(format!("there is no operation `{other}`")),
+            other => {
+                let other = capped(other, LONGEST_WHY);
+                return Err(format!("there is no operation `{other}`"));
+            }
         };
         Ok(Asked::Job(call))
     }
@@ -232,8 +299,10 @@ fn read<'a, T: Deserialize<'a>>(message: &'a [u8], what: &str) -> Result<T, Stri
 /// Refuses an event that is cut off or has a tail: whoever reads it later could only guess.
 fn check_event(frame: &Bytes) -> Result<(), String> {
     let event = Event::parse(frame.clone()).map_err(|why| format!("events: {why}"))?;
-    msgpack::whole(event.payload())
-        .map_err(|why| format!("events: the data of `{}` is not whole: {why}", event.tag()))
+    msgpack::whole(event.payload()).map_err(|why| {
+        let tag = capped(event.tag(), LONGEST_TAG);
+        format!("events: the data of `{tag}` is not whole: {why}")
+    })
 }
 
 fn check_load<'a>(load: &'a [u8], op: &str) -> Result<Load<'a>, String> {
@@ -288,10 +357,7 @@ impl JobCall {
             JobCall::SaveLoad { jid, load, minions } => match authority {
                 Authority::Master => jobs.save_load(jid, load, minions).map(|()| None),
                 // Nothing better is known of who asks than of the bus.
-                Authority::Bus => {
-                    let event = event_of_load(jid, load, minions);
-                    jobs.save_load_of_bus(&event).map(|()| None)
-                }
+                Authority::Bus => jobs.save_load_of_bus(jid, load, minions).map(|()| None),
             },
             JobCall::SaveMinions { jid, minions, syndic } => {
                 jobs.save_minions(jid, minions, syndic.as_deref()).map(|()| None)
@@ -314,18 +380,6 @@ impl JobCall {
     }
 }
 
-/// The event by which the bus tells of a new job.
-fn event_of_load(jid: &str, load: &[u8], minions: &[String]) -> Event {
-    let mut told = MapWriter::default();
-    for (key, value) in msgpack::raw_pairs(load) {
-        if msgpack::scalar(key).and_then(Item::text) != Some("minions") {
-            told.pair(key, value);
-        }
-    }
-    told.texts("minions", minions);
-    Event::new(&format!("salt/job/{jid}/new"), &told.finished())
-}
-
 /// What the source answers.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -344,7 +398,7 @@ impl From<Refusal> for Answer {
 impl From<JobsError> for Answer {
     fn from(error: JobsError) -> Self {
         let later = !matches!(error, JobsError::Malformed(_) | JobsError::NotALoad(_));
-        Answer::Refused { why: chain(&error), later }
+        Answer::Refused { why: capped(&chain(&error), LONGEST_WHY), later }
     }
 }
 
@@ -560,6 +614,39 @@ mod tests {
     }
 
     #[test]
+    fn invariant_6_a_refusal_repeats_little_of_what_was_said() {
+        let long = "x".repeat(100_000);
+        let longest = "x".repeat(250) + "\u{202e}\n";
+        for text in [long.as_str(), &longest.repeat(100)] {
+            let event = Value::Binary([text.as_bytes(), b"\n\n\x81"].concat());
+            let operation = packed(&[("v", VERSION.into()), ("op", text.into())]);
+            let tag = [("v", VERSION.into()), ("op", "events".into())];
+            let tag = [&tag[..], &[("events", Value::Array(vec![event]))]].concat();
+            let kind = [("v", VERSION.into()), ("op", "get_jids_filter".into())];
+            let kind = [&kind[..], &[("count", text.into())]].concat();
+            for message in [operation, packed(&tag), packed(&kind)] {
+                let refusal = Request::parse(&message, 1 << 20, VERSION).unwrap_err();
+                assert!(refusal.why.len() <= LONGEST_WHY + '…'.len_utf8(), "{}", refusal.why.len());
+            }
+        }
+    }
+
+    #[test]
+    fn invariant_6_a_list_has_a_bounded_number_of_items() {
+        let message = |items: u32| {
+            let mut message =
+                b"\x84\xa1v\x02\xa2op\xacsave_minions\xa3jid\xa11\xa7minions".to_vec();
+            msgpack::write_array_head(items, &mut message);
+            message.resize(message.len() + items as usize, 0xa0);
+            Bytes::from(message)
+        };
+        let most = u32::try_from(MOST_ITEMS).unwrap();
+        Request::parse(&message(most), 1 << 20, VERSION).unwrap();
+        let refusal = Request::parse(&message(most + 1), 1 << 20, VERSION).unwrap_err();
+        assert!(refusal.why.contains("over 250000 items"), "{refusal}");
+    }
+
+    #[test]
     fn answers() {
         let read = |message: Vec<u8>| {
             rmpv::decode::read_value(&mut message.as_slice()).unwrap().to_string()
@@ -587,15 +674,5 @@ mod tests {
         for none in [packed(&[("op", "hello".into())]), hello.slice(1..), Bytes::new()] {
             assert_eq!(token_of(&none), None);
         }
-    }
-
-    #[test]
-    fn a_load_of_one_who_is_no_master_is_the_event_of_the_bus() {
-        let load = packed(&[("fun", "test.ping".into()), ("minions", Value::Nil)]);
-        let event = event_of_load("2026", &load, &["web-1".to_owned()]);
-        assert_eq!(event.tag(), "salt/job/2026/new");
-        let minions = Value::Array(vec!["web-1".into()]);
-        let told = packed(&[("fun", "test.ping".into()), ("minions", minions)]);
-        assert_eq!(event.payload(), told);
     }
 }

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
 use super::bind::{Bind, LOOK};
-use super::returner::desk::{Desk, Place, Share};
+use super::returner::desk::{Desk, LAST_ANSWERS, Share, WAIT};
 use super::returner_wire::{Answer, Request, VERSION_OVER_ZEROMQ as VERSION, refused, wait};
 use super::{JobCache, Link, Outlet, Source, SourceError};
 use crate::event::Authority;
@@ -40,19 +40,9 @@ pub(super) struct Config {
     /// on Salt's side, and another one than that of a source `returner`.
     bind: Bind,
     /// The longest message to accept. A longer one is refused and counted as a bad frame.
-    #[serde(default = "default_max_frame")]
+    #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
 }
-
-fn default_max_frame() -> ByteSize {
-    ByteSize::mib(64)
-}
-
-/// How often a sender hears that it should wait.
-const WAIT: Duration = Duration::from_secs(1);
-
-/// How long the last answers may take when the daemon stops.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// How long a peer that does not read may hold up the others.
 const SEND: Duration = Duration::from_secs(2);
@@ -167,7 +157,6 @@ impl ReplyTo {
 /// A request that is not answered yet.
 struct Pending {
     to: ReplyTo,
-    _place: Place,
 }
 
 /// The requests that are not answered yet.
@@ -230,10 +219,13 @@ impl Counter {
         };
         let number = self.next;
         self.next += 1;
-        self.pending.insert(number, Pending { to, _place: place });
+        self.pending.insert(number, Pending { to });
         let desk = Rc::clone(&self.desk);
-        let authority = self.authority;
-        let serving = async move { (number, desk.serve(asked, authority).await) };
+        let authority = Some(self.authority);
+        let serving = async move {
+            let (answer, _place) = desk.serve(asked, authority, place).await;
+            (number, answer)
+        };
         self.under_way.spawn_local(serving);
         None
     }
@@ -248,7 +240,7 @@ impl Counter {
         let state = &self.desk.outlet.state;
         state.bad_frames.add(1);
         if state.failed(why) {
-            warn!(source = state.name, "a request was refused: {why}");
+            warn!(source = state.name, reason = why, "a request was refused");
         }
         to.with(refused(to.id, VERSION, why, later))
     }
@@ -259,7 +251,7 @@ impl Counter {
         if let Answer::Refused { why, .. } = &answer
             && self.desk.outlet.state.failed(why)
         {
-            warn!(source = self.desk.outlet.state.name, "a request failed: {why}");
+            warn!(source = self.desk.outlet.state.name, reason = why, "a request failed");
         }
         let id = pending.to.id;
         Some(pending.to.with(answer.message(id, VERSION)))

@@ -42,7 +42,7 @@ pub(super) struct Config {
     address: Address,
     /// The longest frame to accept; a longer one ends the connection with an error that names its
     /// size. At least the master's `max_event_size`.
-    #[serde(default = "default_max_frame")]
+    #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
     /// The longest time to let events gather after a read that brought few; as long as sixteen take
     /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each as it
@@ -53,10 +53,6 @@ pub(super) struct Config {
     /// a bus that speaks ZeroMQ.
     #[serde(default)]
     backfill: Option<backfill::Config>,
-}
-
-fn default_max_frame() -> ByteSize {
-    ByteSize::mib(64)
 }
 
 fn default_patience() -> Span {

@@ -59,12 +59,8 @@ struct Written {
     #[serde(default)]
     bind: Option<Bind>,
     /// The longest message to accept. A longer one is counted as a bad frame and dropped.
-    #[serde(default = "default_max_frame")]
+    #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
-}
-
-fn default_max_frame() -> ByteSize {
-    ByteSize::mib(64)
 }
 
 /// Events published or pushed over ZeroMQ.

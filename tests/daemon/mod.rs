@@ -143,7 +143,7 @@ impl Daemon {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
-        answer
+        unchunked(answer)
     }
 
     /// Waits until `/readyz` says yes.
@@ -216,4 +216,19 @@ fn run(folder: &TempDir, environment: &[(&str, &str)]) -> Child {
         .stderr(log)
         .spawn()
         .unwrap()
+}
+
+/// An answer with its body in one piece.
+fn unchunked(answer: String) -> String {
+    let Some((head, mut rest)) = answer.split_once("\r\n\r\n") else { return answer };
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return answer;
+    }
+    let mut whole = format!("{head}\r\n\r\n");
+    while let Some((length, chunk)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        whole.push_str(&chunk[..length]);
+        rest = chunk[length..].trim_start_matches("\r\n");
+    }
+    whole
 }

@@ -18,20 +18,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::budget::Held;
-use super::desk::{Desk, Place, Share, later};
+use super::desk::{Desk, Place, Share, WAIT, later};
 use super::door::{Door, Peer};
 use super::messages::{Broken, Messages};
 use super::turned_away::{Reason, TurnedAway};
+use crate::event::Authority;
 use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::sink::chain;
 use crate::source::prefixed::{PrefixError, framed};
 use crate::source::returner_wire::{self as wire, Answer, Asked, PART, Request, VERSION};
 
-/// How often a sender hears that it should wait.
-const WAIT: Duration = Duration::from_secs(1);
-
 /// How long a client may take to read a part of an answer.
 const UNREAD: Duration = Duration::from_secs(10);
+
+/// How long it may take to read a long one as a whole: so long, and one second for so many bytes.
+const UNREAD_WHOLE: Duration = Duration::from_secs(30);
+const BYTES_A_SECOND: u64 = 256 << 10;
 
 /// The longest message with a token.
 const GREETING: usize = 8 << 10;
@@ -46,6 +48,8 @@ const ANSWERS: usize = 128;
 /// A client as all that decide over it see it.
 pub(super) struct Client {
     pub(super) peer: Peer,
+    /// Whether it was a master when it came.
+    pub(super) kind: Authority,
     pub(super) share: Rc<Share>,
     /// The time of its last message, and whether it ever sent one.
     pub(super) heard: Cell<Instant>,
@@ -161,7 +165,7 @@ async fn read_on<R: AsyncRead + Unpin>(
             continue;
         }
         client.has_spoken.set(true);
-        match take(&message, held, client, around) {
+        match take(&message, held, client, around).await {
             Err((id, answer)) => {
                 slot.send(Outgoing::Answer(id, answer, None));
             }
@@ -169,10 +173,10 @@ async fn read_on<R: AsyncRead + Unpin>(
                 let (answers, around) = (answers.downgrade(), Rc::clone(around));
                 let authority = around.door.authority(client.peer);
                 requests.spawn_local(async move {
-                    let mut serving = std::pin::pin!(around.desk.serve(asked, authority));
-                    let answer = loop {
+                    let mut serving = std::pin::pin!(around.desk.serve(asked, authority, place));
+                    let (answer, place) = loop {
                         match timeout(WAIT, &mut serving).await {
-                            Ok(answer) => break answer,
+                            Ok(done) => break done,
                             // There is no room where the client does not read.
                             Err(_) => {
                                 if let Some(answers) = answers.upgrade() {
@@ -183,11 +187,7 @@ async fn read_on<R: AsyncRead + Unpin>(
                     };
                     around.turned_away.note_failure(&answer);
                     // That events are safe is short: it needs no place until it is read.
-                    slot.send(Outgoing::Answer(
-                        id,
-                        answer,
-                        Some(place).filter(Place::is_of_question),
-                    ));
+                    slot.send(Outgoing::Answer(id, answer, place.filter(Place::is_of_question)));
                 });
             }
         }
@@ -203,7 +203,7 @@ fn without_token(around: &Around) -> Answer {
 }
 
 /// A request and its place, or the number of one that is refused, and the answer.
-fn take(
+async fn take(
     message: &Bytes,
     held: Option<Held>,
     client: &Client,
@@ -214,8 +214,9 @@ fn take(
         around.turned_away.note_failure(&answer);
         answer
     };
-    let Request { id, asked } = Request::parse(message, around.max_frame, VERSION)
-        .map_err(|refusal| (refusal.id, refuse(refusal.into())))?;
+    let read = around.desk.read(message, held).await;
+    let (Request { id, asked }, held) =
+        read.map_err(|refusal| (refusal.id, refuse(refusal.into())))?;
     let place = around.desk.place(&client.share, &asked, message.len(), held);
     let place = place.map_err(|answer| (id, answer))?;
     Ok((id, asked, place))
@@ -262,7 +263,8 @@ async fn write_on<W: AsyncWrite>(
         match next {
             Outgoing::Wait(id) => put(&mut write, &wire::wait(id, VERSION)).await?,
             Outgoing::Answer(id, Answer::Done(Some(Spooled::File(file))), _place) => {
-                put_parts(&mut write, id, file).await?;
+                let whole = UNREAD_WHOLE + Duration::from_secs(file.length() / BYTES_A_SECOND);
+                timeout(whole, put_parts(&mut write, id, file)).await??;
             }
             Outgoing::Answer(id, answer, _place) => {
                 put(&mut write, &answer.message(id, VERSION)).await?;

@@ -2,76 +2,110 @@
 //!
 //! Nothing that a client does holds up the others, nor the other sources: what blocks has threads
 //! of its own, and what is under way is bounded, for all and for each. What is beyond is refused,
-//! to come later.
+//! to come later. Those who are no masters have at most half of the places, and bytes of their own.
 
-use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
-use super::budget::{Budget, Held};
+use super::budget::{Budget, Held, SHORT};
 use crate::event::Authority;
+use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
 use crate::sink::chain;
 use crate::source::Outlet;
-use crate::source::returner_wire::{Answer, Asked, JobCall};
+use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
 
 /// Requests with something to keep, and calls of the job cache, that may be under way.
-const ALL: UnderWay = UnderWay { keeping: 192, asking: 256 };
+const ALL: Places<usize> = Places { keeping: 192, asking: 256 };
 
-/// How many of these a single client may have.
-const EACH: UnderWay = UnderWay { keeping: 96, asking: 8 };
+/// How many of these a single client may have, and all that are no masters.
+const EACH: Places<usize> = Places { keeping: 96, asking: 8 };
+const OTHERS: Places<usize> = Places { keeping: ALL.keeping / 2, asking: ALL.asking / 2 };
 
 /// Questions that the job cache answers at the same time; it writes one after the other.
 const QUESTIONS: usize = 2;
 
-/// Numbers of requests.
-#[derive(Debug, Clone, Copy, Default)]
-struct UnderWay {
-    keeping: usize,
-    asking: usize,
+/// Long messages that are read at the same time.
+const READINGS: usize = 2;
+
+/// The bytes of long answers that a client has not read, from which on it gets no more of them.
+const UNREAD: u64 = 256 << 20;
+
+/// How often a sender hears that it should wait.
+pub(in crate::source) const WAIT: Duration = Duration::from_secs(1);
+
+/// How long the last answers may take when the daemon stops.
+pub(in crate::source) const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Something for both kinds of requests.
+#[derive(Debug, Clone)]
+struct Places<T> {
+    keeping: T,
+    asking: T,
 }
 
-impl UnderWay {
-    fn of(&mut self, keeps: bool) -> &mut usize {
-        if keeps { &mut self.keeping } else { &mut self.asking }
+impl<T> Places<T> {
+    fn of(&self, keeps: bool) -> &T {
+        if keeps { &self.keeping } else { &self.asking }
+    }
+}
+
+impl Places<Arc<Semaphore>> {
+    fn new(most: &Places<usize>) -> Self {
+        let semaphore = |most: usize| Arc::new(Semaphore::new(most));
+        Places { keeping: semaphore(most.keeping), asking: semaphore(most.asking) }
     }
 }
 
 /// The requests of all clients that are under way.
 pub(in crate::source) struct Desk {
     pub(in crate::source) outlet: Outlet,
-    under_way: Cell<UnderWay>,
+    all: Places<Arc<Semaphore>>,
+    /// Those of clients that are no masters.
+    others: Places<Arc<Semaphore>>,
     budget: Budget,
-    questions: Semaphore,
+    budget_of_others: Budget,
+    questions: Arc<Semaphore>,
     /// Writes of the job cache, one at a time and in the order in which they came.
-    writes: Semaphore,
+    writes: Arc<Semaphore>,
+    readings: Arc<Semaphore>,
+    max_frame: usize,
     /// The bytes of an answer that may be in memory.
     memory: usize,
 }
 
 /// The requests of one client that are under way.
 pub(in crate::source) struct Share {
-    under_way: Cell<UnderWay>,
-    most: UnderWay,
+    places: Places<Arc<Semaphore>>,
+    most: Places<usize>,
+    /// Those of all clients of its kind, if that is bounded.
+    others: Option<Places<Arc<Semaphore>>>,
     pub(super) budget: Budget,
+    /// The bytes of its long answers that are not sent yet.
+    unread: Arc<AtomicU64>,
 }
 
 impl Share {
     /// True if nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        let UnderWay { keeping, asking } = self.under_way.get();
-        keeping + asking == 0
+        [true, false]
+            .into_iter()
+            .all(|keeps| self.places.of(keeps).available_permits() == *self.most.of(keeps))
     }
 }
 
 /// The place of a request that is under way. It is free again when this is dropped.
+#[derive(Debug)]
 pub(in crate::source) struct Place {
-    desk: Rc<Desk>,
-    share: Rc<Share>,
     keeps: bool,
+    unread: Unread,
+    _permits: Vec<OwnedSemaphorePermit>,
     _held: Option<Held>,
 }
 
@@ -82,13 +116,23 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+/// The bytes of a long answer among those of its client. They are taken off when it is dropped.
+#[derive(Debug)]
+struct Unread {
+    all: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Unread {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unread {
     fn drop(&mut self) {
-        for under_way in [&self.desk.under_way, &self.share.under_way] {
-            let mut now = under_way.get();
-            *now.of(self.keeps) -= 1;
-            under_way.set(now);
-        }
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -97,65 +141,108 @@ impl Desk {
     pub(in crate::source) fn new(outlet: Outlet, max_frame: usize, memory: usize) -> Rc<Self> {
         Rc::new(Desk {
             outlet,
-            under_way: Cell::default(),
-            budget: Budget::new(max_frame),
-            questions: Semaphore::new(QUESTIONS),
-            writes: Semaphore::new(1),
+            all: Places::new(&ALL),
+            others: Places::new(&OTHERS),
+            budget: Budget::of_masters(max_frame),
+            budget_of_others: Budget::of_others(max_frame),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            writes: Arc::new(Semaphore::new(1)),
+            readings: Arc::new(Semaphore::new(READINGS)),
+            max_frame,
             memory,
         })
     }
 
-    /// The share of another client.
-    pub(super) fn client(&self) -> Rc<Share> {
-        let budget = self.budget.of_client();
-        Rc::new(Share { under_way: Cell::default(), most: EACH, budget })
+    /// The share of another client, of this authority.
+    pub(super) fn client(&self, authority: Authority) -> Rc<Share> {
+        let (budget, others) = match authority {
+            Authority::Master => (&self.budget, None),
+            Authority::Bus => (&self.budget_of_others, Some(self.others.clone())),
+        };
+        Rc::new(Share { others, ..share(&EACH, budget) })
     }
 
     /// The share of all clients, where they cannot be told apart.
     pub(in crate::source) fn everybody(&self) -> Rc<Share> {
-        let budget = self.budget.of_client();
-        Rc::new(Share { under_way: Cell::default(), most: ALL, budget })
+        Rc::new(share(&ALL, &self.budget))
+    }
+
+    /// Reads a message, a long one on a thread of its own: that may take long.
+    pub(super) async fn read(
+        &self,
+        message: &Bytes,
+        held: Option<Held>,
+    ) -> Result<(Request, Option<Held>), Refusal> {
+        let max_frame = self.max_frame;
+        if message.len() <= SHORT {
+            return Request::parse(message, max_frame, VERSION).map(|request| (request, held));
+        }
+        // The semaphore is never closed; without a permit the work would only be out of turn.
+        let permit = Arc::clone(&self.readings).acquire_owned().await.ok();
+        let message = message.clone();
+        let parsing = spawn_blocking(move || {
+            let _permit = permit;
+            Request::parse(&message, max_frame, VERSION).map(|request| (request, held))
+        });
+        match parsing.await {
+            Ok(parsed) => parsed,
+            Err(error) => Err(Refusal::later(&chain(&error))),
+        }
     }
 
     /// A place for a request of so many bytes, of which some may be held; else the answer.
     pub(in crate::source) fn place(
-        self: &Rc<Self>,
-        share: &Rc<Share>,
+        &self,
+        share: &Share,
         asked: &Asked,
         bytes: usize,
         held: Option<Held>,
     ) -> Result<Place, Answer> {
         let full = || later("too many requests are under way; see whether a sink is stuck");
         let keeps = !matches!(asked, Asked::Job(_));
-        let (mut all, mut each) = (self.under_way.get(), share.under_way.get());
-        let mut most = [ALL, share.most];
-        let [most_of_all, most_of_each] = &mut most;
-        if *all.of(keeps) >= *most_of_all.of(keeps) || *each.of(keeps) >= *most_of_each.of(keeps) {
-            return Err(full());
-        }
+        let of_kind = share.others.iter().map(|others| others.of(keeps));
+        let permits = [share.places.of(keeps), self.all.of(keeps)].into_iter().chain(of_kind);
+        let permits: Result<_, _> =
+            permits.map(|places| Arc::clone(places).try_acquire_owned()).collect();
+        let permits = permits.map_err(|_| full())?;
         let held = match held {
             None if keeps => Some(share.budget.try_take(bytes).map_err(|_| full())?),
             held => held,
         };
-        *all.of(keeps) += 1;
-        *each.of(keeps) += 1;
-        self.under_way.set(all);
-        share.under_way.set(each);
-        Ok(Place { desk: Rc::clone(self), share: Rc::clone(share), keeps, _held: held })
+        let unread = Unread { all: Arc::clone(&share.unread), bytes: 0 };
+        if !keeps && unread.all.load(Ordering::Relaxed) >= UNREAD {
+            return Err(later("long answers are not read yet; read them and ask again"));
+        }
+        Ok(Place { keeps, unread, _permits: permits, _held: held })
     }
 
-    /// Does what was asked by a client of this authority.
-    pub(in crate::source) async fn serve(&self, asked: Asked, authority: Authority) -> Answer {
+    /// Does what was asked by a client of this authority, if that is known. The place of the
+    /// request is given back with the answer.
+    pub(in crate::source) async fn serve(
+        &self,
+        asked: Asked,
+        authority: Option<Authority>,
+        place: Place,
+    ) -> (Answer, Option<Place>) {
+        let authority = match authority {
+            Some(authority) => authority,
+            None if !asked.needs_authority() => Authority::Bus,
+            None => {
+                let why = "no socket of a bus was there yet, so nobody knows who is a master; start \
+                           Salt's master, or set `masters` of the source";
+                return (later(why), Some(place));
+            }
+        };
         match asked {
             // A master hands on what is on its bus, whoever put it there.
-            Asked::Events { bodies } => self.keep(self.outlet.clone(), bodies).await,
-            Asked::Return { body, load } => self.keep_return(body, load, authority).await,
+            Asked::Events { bodies } => (self.keep(self.outlet.clone(), bodies).await, Some(place)),
+            Asked::Return { body, load } => self.keep_return(body, load, authority, place).await,
             Asked::Job(call) if call.is_for_masters() && authority == Authority::Bus => {
                 let why = "only a master may say this of a job, and the user who asks is none; see \
                            `masters` of the source";
-                Answer::Refused { why: why.to_owned(), later: false }
+                (Answer::Refused { why: why.to_owned(), later: false }, Some(place))
             }
-            Asked::Job(call) => self.ask(call, authority).await,
+            Asked::Job(call) => self.ask(call, authority, place).await,
         }
     }
 
@@ -172,46 +259,179 @@ impl Desk {
 
     /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands
     /// its event on, which a master may hand over by `event_return` as well.
-    async fn keep_return(&self, body: Bytes, load: Bytes, authority: Authority) -> Answer {
-        let saved = self.blocking(&self.writes, move |jobs| {
+    async fn keep_return(
+        &self,
+        body: Bytes,
+        load: Bytes,
+        authority: Authority,
+        place: Place,
+    ) -> (Answer, Option<Place>) {
+        let saved = self.blocking(&self.writes, place, move |jobs| {
             match jobs.save_return(&load, authority) {
                 // It is an event all the same.
                 Err(JobsError::Off) => Ok(()),
                 saved => saved,
             }
         });
-        if let Err(answer) = saved.await {
-            return answer;
+        let (saved, place) = saved.await;
+        if let Err(answer) = saved {
+            return (answer, place);
         }
         let outlet = Outlet { way: "returns", authority, ..self.outlet.clone() };
-        self.keep(outlet, vec![body]).await
+        (self.keep(outlet, vec![body]).await, place)
     }
 
-    async fn ask(&self, call: JobCall, authority: Authority) -> Answer {
+    async fn ask(
+        &self,
+        call: JobCall,
+        authority: Authority,
+        place: Place,
+    ) -> (Answer, Option<Place>) {
         let turn = if call.is_question() { &self.questions } else { &self.writes };
         let memory = self.memory;
-        match self.blocking(turn, move |jobs| call.answer(jobs, authority, memory)).await {
-            Ok(value) => Answer::Done(value),
-            Err(answer) => answer,
+        let asking = self.blocking(turn, place, move |jobs| call.answer(jobs, authority, memory));
+        let (answer, mut place) = asking.await;
+        if let (Ok(Some(Spooled::File(file))), Some(place)) = (&answer, &mut place) {
+            place.unread.add(file.length());
         }
+        (answer.map_or_else(|refused| refused, Answer::Done), place)
     }
 
-    /// Asks the job cache on a thread of its own, in turn.
+    /// Asks the job cache on a thread of its own, in turn. The turn and the place are taken for as
+    /// long as that takes, also where nobody waits for it any more.
     async fn blocking<T: Send + 'static>(
         &self,
-        turn: &Semaphore,
+        turn: &Arc<Semaphore>,
+        place: Place,
         ask: impl FnOnce(&Jobs) -> Result<T, JobsError> + Send + 'static,
-    ) -> Result<T, Answer> {
+    ) -> (Result<T, Answer>, Option<Place>) {
         let jobs = self.outlet.jobs.clone();
         // The semaphore is never closed; without a permit the work would only be out of turn.
-        let _permit = turn.acquire().await.ok();
-        match spawn_blocking(move || ask(&jobs)).await {
-            Ok(asked) => asked.map_err(Answer::from),
-            Err(error) => Err(later(&chain(&error))),
+        let permit = Arc::clone(turn).acquire_owned().await.ok();
+        let asking = spawn_blocking(move || {
+            let asked = ask(&jobs);
+            drop(permit);
+            (asked, place)
+        });
+        match asking.await {
+            Ok((asked, place)) => (asked.map_err(Answer::from), Some(place)),
+            Err(error) => (Err(later(&chain(&error))), None),
         }
+    }
+}
+
+fn share(most: &Places<usize>, budget: &Budget) -> Share {
+    Share {
+        places: Places::new(most),
+        most: most.clone(),
+        others: None,
+        budget: budget.of_client(),
+        unread: Arc::default(),
     }
 }
 
 pub(super) fn later(why: &str) -> Answer {
     Answer::Refused { why: why.to_owned(), later: true }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::mpsc;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::doorbell::{Bell, channel};
+    use crate::event::Origin;
+    use crate::state::SourceState;
+
+    pub(in crate::source::returner) fn desk() -> Rc<Desk> {
+        let (frames, _) = channel(1, &Bell::default());
+        let outlet = Outlet {
+            origin: Arc::new(Origin { source: "salt".into(), master_id: "m".into() }),
+            way: "",
+            authority: Authority::Bus,
+            state: Arc::new(SourceState::new("salt", "returner", "m")),
+            frames,
+            jobs: Jobs::new(std::path::Path::new("/nowhere")),
+        };
+        Desk::new(outlet, 64 << 20, 64 << 10)
+    }
+
+    fn question() -> Asked {
+        Asked::Job(JobCall::GetJids)
+    }
+
+    fn events() -> Asked {
+        Asked::Events { bodies: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn invariant_6_what_is_at_work_keeps_turn_and_place_when_its_client_goes() {
+        let desk = desk();
+        let share = desk.client(Authority::Master);
+        let place = desk.place(&share, &question(), 10, None).unwrap();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let asking = desk.blocking(&desk.writes, place, move |_| {
+            let _ = wait.recv();
+            Ok(())
+        });
+        timeout(Duration::from_millis(50), asking).await.unwrap_err();
+        assert!(!share.is_idle());
+        assert_eq!(desk.writes.available_permits(), 0);
+        drop(go_on);
+        let freed = async {
+            while !share.is_idle() || desk.writes.available_permits() == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), freed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn invariant_1_who_is_no_master_leaves_half_of_the_places_to_masters() {
+        let desk = desk();
+        for (asked, most) in [(question as fn() -> Asked, 128), (events, 96)] {
+            let mut places = Vec::new();
+            for _ in 0..100 {
+                let share = desk.client(Authority::Bus);
+                while let Ok(place) = desk.place(&share, &asked(), 10, None) {
+                    places.push(place);
+                }
+            }
+            assert_eq!(places.len(), most);
+            desk.place(&desk.client(Authority::Master), &asked(), 10, None).unwrap();
+            places.clear();
+            desk.place(&desk.client(Authority::Bus), &asked(), 10, None).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn invariant_6_who_does_not_read_long_answers_gets_no_more_of_them() {
+        let desk = desk();
+        let share = desk.client(Authority::Master);
+        let mut place = desk.place(&share, &question(), 10, None).unwrap();
+        place.unread.add(UNREAD);
+        let refused = desk.place(&share, &question(), 10, None).unwrap_err();
+        assert!(matches!(refused, Answer::Refused { later: true, .. }), "{refused:?}");
+        desk.place(&share, &events(), 10, None).unwrap();
+        desk.place(&desk.client(Authority::Master), &question(), 10, None).unwrap();
+        drop(place);
+        desk.place(&share, &question(), 10, None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_master_has_to_say_waits_until_it_is_known_who_is_one() {
+        let desk = desk();
+        let share = desk.client(Authority::Bus);
+        let load = Bytes::from_static(b"\x80");
+        let save = JobCall::SaveLoad { jid: "1".to_owned(), load, minions: Vec::new() };
+        for (asked, is_refused) in [(Asked::Job(save), true), (question(), false)] {
+            let place = desk.place(&share, &asked, 10, None).unwrap();
+            let (answer, _) = desk.serve(asked, None, place).await;
+            let says = format!("{answer:?}");
+            assert_eq!(says.contains("nobody knows who is a master"), is_refused, "{says}");
+            assert!(!is_refused || says.contains("later: true"), "{says}");
+        }
+    }
 }

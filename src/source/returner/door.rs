@@ -4,7 +4,8 @@
 //! says of a job is believed, since it has checked which minion a return comes from; what anybody
 //! else says is no better than what stands on the bus, onto which every minion fires what it likes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Read};
@@ -80,6 +81,9 @@ pub(super) struct Door {
     pub(super) masters: Option<Vec<UserId>>,
     /// The sockets of the buses that this daemon reads.
     pub(super) buses: Vec<PathBuf>,
+    /// The owners of these sockets as they were last seen. A bus that is away for a moment has the
+    /// master that it had.
+    pub(super) bus_owners: RefCell<BTreeMap<PathBuf, u32>>,
     /// The owner of the socket's file.
     pub(super) owner: Cell<u32>,
     pub(super) token: Option<Vec<u8>>,
@@ -100,24 +104,39 @@ impl Door {
             Some(allow) => is_in(allow),
             None => [0, rustix::process::geteuid().as_raw(), self.owner.get()].contains(&user),
         };
-        if is_allowed || self.authority(peer) == Authority::Master {
+        if is_allowed || self.authority(peer) == Some(Authority::Master) {
             return Ok(());
         }
         Err(format!("user {user} is refused: it is not in `allow` of the source, nor in `masters`"))
     }
 
-    /// Whose word it is that a client says.
-    pub(super) fn authority(&self, peer: Peer) -> Authority {
+    /// Looks who owns the sockets of the buses.
+    pub(super) fn look_at_buses(&self) {
+        let mut owners = self.bus_owners.borrow_mut();
+        for bus in &self.buses {
+            if let Ok(metadata) = bus.metadata() {
+                owners.insert(bus.clone(), metadata.uid());
+            }
+        }
+    }
+
+    /// Whose word it is that a client says. `None` as long as nobody knows: the owner of a bus that
+    /// was never there.
+    pub(super) fn authority(&self, peer: Peer) -> Option<Authority> {
         let is_master = match (peer, &self.masters) {
             (Peer::Token, _) => true,
             (Peer::User(user), Some(masters)) => masters.contains(&UserId(user)),
             (Peer::User(user), None) if self.buses.is_empty() => user == self.owner.get(),
             (Peer::User(user), None) => {
-                let owner = |bus: &PathBuf| bus.metadata().ok().map(|metadata| metadata.uid());
-                self.buses.iter().any(|bus| owner(bus) == Some(user))
+                self.look_at_buses();
+                let owners = self.bus_owners.borrow();
+                if owners.is_empty() {
+                    return None;
+                }
+                owners.values().any(|owner| *owner == user)
             }
         };
-        if is_master { Authority::Master } else { Authority::Bus }
+        Some(if is_master { Authority::Master } else { Authority::Bus })
     }
 
     /// Compares with the token, in a time that does not depend on where they differ.
@@ -164,7 +183,14 @@ mod tests {
     use super::*;
 
     fn door() -> Door {
-        Door { allow: None, masters: None, buses: vec![], owner: Cell::new(70), token: None }
+        Door {
+            allow: None,
+            masters: None,
+            buses: vec![],
+            bus_owners: RefCell::default(),
+            owner: Cell::new(70),
+            token: None,
+        }
     }
 
     #[test]
@@ -175,9 +201,9 @@ mod tests {
         }
         let refused = door.admit(Peer::User(71)).unwrap_err();
         assert!(refused.contains("user 71 is refused"), "{refused}");
-        assert_eq!(door.authority(Peer::User(70)), Authority::Master);
-        assert_eq!(door.authority(Peer::User(0)), Authority::Bus);
-        assert_eq!(door.authority(Peer::Token), Authority::Master);
+        assert_eq!(door.authority(Peer::User(70)), Some(Authority::Master));
+        assert_eq!(door.authority(Peer::User(0)), Some(Authority::Bus));
+        assert_eq!(door.authority(Peer::Token), Some(Authority::Master));
     }
 
     #[test]
@@ -185,10 +211,15 @@ mod tests {
         let bus = tempfile::NamedTempFile::new().unwrap();
         let owner = bus.as_file().metadata().unwrap().uid();
         let door = Door { buses: vec![bus.path().to_owned()], ..door() };
-        assert_eq!(door.authority(Peer::User(owner)), Authority::Master);
-        assert_eq!(door.authority(Peer::User(70)), Authority::Bus);
-        let door = Door { buses: vec!["/no/such/bus".into()], ..door };
-        assert_eq!(door.authority(Peer::User(owner)), Authority::Bus);
+        assert_eq!(door.authority(Peer::User(owner)), Some(Authority::Master));
+        assert_eq!(door.authority(Peer::User(owner + 1)), Some(Authority::Bus));
+        // While it is away.
+        drop(bus);
+        assert_eq!(door.authority(Peer::User(owner)), Some(Authority::Master));
+        assert_eq!(door.authority(Peer::User(owner + 1)), Some(Authority::Bus));
+        let door =
+            Door { buses: vec!["/no/such/bus".into()], bus_owners: RefCell::default(), ..door };
+        assert_eq!(door.authority(Peer::User(owner)), None);
     }
 
     #[test]

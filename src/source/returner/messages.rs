@@ -1,9 +1,11 @@
-//! Reading the messages of a client: memory grows with what has come, and time is bounded.
+//! Reading the messages of a client: memory grows with what has come, to twice of it at the most,
+//! and time is bounded. A message of up to [`UNCOUNTED`] bytes counts once it is whole; all bytes
+//! of a longer one are taken from the budget once half of [`UNCOUNTED`] have come.
 
 use std::io;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -18,7 +20,7 @@ const FIRST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(10);
 const WHOLE: Duration = Duration::from_secs(60);
 
-/// Bytes that each client may have in memory before they are counted.
+/// Bytes that a client may have in memory beside those that are counted.
 const UNCOUNTED: usize = 64 << 10;
 
 /// Why no more is read of a client.
@@ -73,22 +75,30 @@ impl<R: AsyncRead + Unpin> Messages<R> {
                 return Err(Broken::Ended);
             }
         }
-        let until = Instant::now() + WHOLE;
+        let mut until = Instant::now() + WHOLE;
         loop {
             if let Some(message) = self.prefixed.next(&mut self.buffer)? {
                 self.has_spoken = true;
+                if held.is_some() {
+                    // The block of a long message goes with it.
+                    self.buffer = BytesMut::from(&self.buffer[..]);
+                }
                 return Ok((message, held));
             }
             let have = self.buffer.len();
             let wanted = self.prefixed.wanted(&self.buffer)?.unwrap_or(have + 1);
             // Twice what has come: who announces much and sends little has little.
             let room = wanted.min((2 * have).max(UNCOUNTED));
-            if room > UNCOUNTED {
-                let grown = timeout(PAUSE, self.budget.grow(&mut held, room)).await;
-                grown.map_err(|_| Broken::NoRoom)?.map_err(|_| Broken::NoRoom)?;
+            // Who has sent next to nothing takes no room of those who send.
+            if room > UNCOUNTED && held.is_none() {
+                let taken = timeout(PAUSE, self.budget.take(wanted)).await;
+                held = Some(taken.map_err(|_| Broken::NoRoom)?.map_err(|_| Broken::NoRoom)?);
+                until = Instant::now() + WHOLE;
             }
             let pause = until.min(Instant::now() + PAUSE);
-            let some = timeout_at(pause, self.read_some(room.saturating_sub(have).max(1))).await;
+            let some =
+                timeout_at(pause, self.read_some(room.max(UNCOUNTED).saturating_sub(have).max(1)))
+                    .await;
             if some.map_err(|_| Broken::Slow)?? == 0 {
                 return Err(Broken::CutOff);
             }
@@ -102,7 +112,7 @@ impl<R: AsyncRead + Unpin> Messages<R> {
 
     async fn read_some(&mut self, at_most: usize) -> io::Result<usize> {
         self.buffer.reserve(at_most);
-        self.read.read_buf(&mut self.buffer).await
+        self.read.read_buf(&mut (&mut self.buffer).limit(at_most)).await
     }
 
     /// Reads on without looking, until the client has closed the connection.
@@ -120,7 +130,7 @@ mod tests {
 
     fn pair() -> (tokio::io::DuplexStream, Messages<tokio::io::DuplexStream>) {
         let (here, there) = tokio::io::duplex(1 << 20);
-        (here, Messages::new(there, 8 << 20, Budget::new(8 << 20)))
+        (here, Messages::new(there, 8 << 20, Budget::of_masters(8 << 20)))
     }
 
     #[tokio::test(start_paused = true)]
@@ -169,5 +179,10 @@ mod tests {
         let (read, ()) = tokio::join!(messages.next(), sending);
         let (message, held) = read.unwrap();
         assert!(message == long && held.is_some());
+        assert!(messages.buffer.capacity() <= 2 * UNCOUNTED, "{}", messages.buffer.capacity());
+        drop((message, held));
+        here.write_all(b"\0\0\0\x01a").await.unwrap();
+        assert_eq!(messages.next().await.unwrap().0, b"a"[..]);
+        assert!(messages.buffer.capacity() <= 2 * UNCOUNTED, "{}", messages.buffer.capacity());
     }
 }

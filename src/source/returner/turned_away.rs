@@ -58,7 +58,7 @@ impl TurnedAway {
             count.add(1);
         }
         if self.state.failed(why) {
-            warn!(source = self.state.name, "a client was turned away: {why}");
+            warn!(source = self.state.name, reason = why, "a client was turned away");
         }
     }
 
@@ -67,7 +67,7 @@ impl TurnedAway {
         if let Answer::Refused { why, .. } = answer
             && self.state.failed(why)
         {
-            warn!(source = self.state.name, "a request was refused: {why}");
+            warn!(source = self.state.name, reason = why, "a request was refused");
         }
     }
 }

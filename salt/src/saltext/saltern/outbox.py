@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 
-from saltext.saltern.connection import Connection, Refused
+from saltext.saltern.connection import Connection
+from saltext.saltern.errors import Refused
 from saltext.saltern.journal import Journal
 
 log = logging.getLogger(__name__)
