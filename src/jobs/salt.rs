@@ -105,14 +105,14 @@ impl Jobs {
         let mut spool = self.spool(memory);
         let items = self.read("list jobs", |db, damage| {
             // The last are chosen by their ids alone, and then read in order.
-            let sql = format!(
+            let mut select = db.prepare_cached(
                 "SELECT jid, id FROM (
                      SELECT jid, id FROM jobs
-                     WHERE {LOAD_LENGTH} NOT NULL AND (NOT ?2 OR fun IS NOT ?3)
+                     WHERE (load NOT NULL OR EXISTS (SELECT 1 FROM returns WHERE job = jobs.id))
+                         AND (NOT ?2 OR fun IS NOT ?3)
                      ORDER BY jid DESC LIMIT ?1
-                 ) ORDER BY jid"
-            );
-            let mut select = db.prepare_cached(&sql)?;
+                 ) ORDER BY jid",
+            )?;
             let mut load_of =
                 db.prepare_cached(&format!("SELECT {LOAD} FROM jobs WHERE id = ?"))?;
             let count = i64::try_from(count).unwrap_or(i64::MAX);
