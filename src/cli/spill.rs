@@ -439,3 +439,15 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_takes_a_cell_of_any_length() {
+        let long = "x".repeat(1 << 20);
+        let text = table(&[["ID".to_owned(), "TAG".to_owned()], [long, "t".to_owned()]]);
+        assert!(text.len() < 1000 && text.contains("…"), "{} bytes", text.len());
+    }
+}

@@ -1,8 +1,9 @@
 //! The places for connections at one door, and who leaves when there is none for the next.
 //!
 //! Nobody waits behind clients that do nothing. When all places are taken a connection that has
-//! asked nothing yet goes first, then one that is idle, then one whose client does not read, those
-//! that have shown no token before those that have, and the one that has been so the longest.
+//! asked nothing yet goes first, then one that is idle, then one whose client does not read, then one
+//! without a token that asks again and again. Those that have shown no token go before those that
+//! have, and the one that has been so the longest.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -16,6 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a request may be on its way before its connection counts as one that asks nothing.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
+/// A client that asks again so soon after an answer has sent its requests together, as no scraper or
+/// probe does.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 /// The place of one connection; a clone is the same one.
 #[derive(Clone)]
 pub(super) struct Seat {
@@ -27,6 +32,8 @@ struct Sitting {
     has_asked: bool,
     is_known: bool,
     may_pause: bool,
+    /// Its last request came right behind the answer before.
+    is_greedy: bool,
     answers: u32,
     /// The time at which it last began or ended something.
     since: Instant,
@@ -40,6 +47,7 @@ impl Seat {
             has_asked: false,
             is_known: false,
             may_pause: false,
+            is_greedy: false,
             answers: 0,
             since: now,
             blocked: None,
@@ -59,10 +67,12 @@ impl Seat {
 
     /// A request has come; what is returned lives until its answer is made.
     pub(super) fn begin(&self) -> Answering {
-        let mut sitting = self.lock();
+        let (mut sitting, now) = (self.lock(), Instant::now());
+        let is_soon = now.saturating_duration_since(sitting.since) < TOGETHER;
+        sitting.is_greedy = sitting.has_asked && is_soon;
         sitting.has_asked = true;
         sitting.answers += 1;
-        sitting.since = Instant::now();
+        sitting.since = now;
         Answering(self.clone())
     }
 
@@ -108,6 +118,7 @@ impl Seat {
             Some(blocked) if is_over(blocked) => Some((2, known, blocked)),
             None if sitting.answers == 0 => Some((1, known, since)),
             None if !known && is_over(since) => Some((3, known, since)),
+            _ if !known && sitting.is_greedy => Some((3, known, since)),
             _ => None,
         }
     }
@@ -235,6 +246,19 @@ mod tests {
         assert!(!seats.have_room(later) && seats.take(later).is_none());
         assert!(!busy.leave.is_cancelled());
         drop(kept);
+    }
+
+    #[test]
+    fn who_sends_requests_together_does_not_keep_a_place() {
+        let mut seats = Seats::new(1);
+        let seat = seats.take(Instant::now()).unwrap();
+        let first = seat.begin();
+        assert!(!seats.have_room(Instant::now()), "it asks for the first time");
+        drop(first);
+        let _second = seat.begin();
+        assert!(seats.have_room(Instant::now()));
+        seat.is_known();
+        assert!(!seats.have_room(Instant::now()));
     }
 
     #[test]
