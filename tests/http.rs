@@ -159,7 +159,7 @@ fn one_token_reads_and_the_other_acts_and_a_browser_logs_in() {
     assert_eq!(code(address, "DELETE", SPILL, &[cookie, own]), 200);
     until("the log says who", || {
         let log = daemon.log.lock().unwrap();
-        log.contains("were discarded by request") && log.contains("the cookie of http.token")
+        log.contains("are discarded by request") && log.contains("the cookie of http.token")
     });
 }
 
