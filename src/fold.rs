@@ -128,34 +128,18 @@ impl Visit for OwnTexts {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::Arc;
-
     use tracing::{error, warn};
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
     use crate::config::LogFormat;
     use crate::log_line::LogLine;
+    use crate::log_line::tests::Written;
 
     fn kind(own: &str) -> Kind {
         let metadata =
             tracing::callsite!(name: "x", kind: tracing::metadata::Kind::EVENT, fields: a);
         Kind { place: Identifier(metadata), own: own.to_owned() }
-    }
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     #[test]

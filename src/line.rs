@@ -1,7 +1,7 @@
 //! An event as one line: for the eye (`local`, `saltern events`) and for machines
 //! (`/api/v1/events`, `saltern events --output json`).
 //!
-//! What a line for the eye shows comes from minions, so it is made visible and cut where it is long.
+//! A line for the eye shows what minions sent, so it is made visible and cut where it is long.
 
 use std::io::{self, IsTerminal};
 

@@ -184,7 +184,7 @@ fn write_json(level: Level, fields: Fields, writer: &mut Writer<'_>) -> fmt::Res
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
@@ -193,8 +193,9 @@ mod tests {
 
     use super::*;
 
+    /// The bytes of the lines that were logged; a clone is the same one.
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Written(pub(crate) Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hint::black_box;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -245,6 +246,13 @@ impl TryFrom<String> for Mode {
             _ => Err(format!("`{text}` are no permissions; write them in octal, \"0640\"")),
         }
     }
+}
+
+/// Compares in a time that depends on the lengths alone, so that answers do not tell how much of a
+/// guess was right.
+pub(crate) fn is_same_secret(sent: &[u8], kept: &[u8]) -> bool {
+    let differences = sent.iter().zip(kept).fold(0, |sum, (a, b)| sum | black_box(a ^ b));
+    sent.len() == kept.len() && black_box(differences) == 0
 }
 
 /// A password or token. It never shows: not in `Debug`, not in logs, not in JSON.

@@ -168,7 +168,7 @@ impl Daemon {
     }
 }
 
-/// What is shown to the HTTP side.
+/// The token that the HTTP side wants.
 const TOKEN: &str = "measured";
 
 /// How long the process may take to connect, and to store what is left when all is sent.

@@ -165,7 +165,7 @@ impl Daemon {
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        let port = authority.port_u16().unwrap_or(if scheme == Scheme::HTTPS { 443 } else { 80 });
+        let port = port_of(&scheme, &authority);
         if is_here && let Some(user) = stranger(port, &general.state_dir) {
             return Err(Failure::Running(format!(
                 "--url {url}: a process of user {user} listens there, who is neither root nor the owner of \
@@ -246,7 +246,7 @@ impl Daemon {
                 }
                 let is_tls = *scheme == Scheme::HTTPS;
                 let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-                let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+                let port = port_of(scheme, authority);
                 let connected = TcpStream::connect((host, port)).await;
                 let stream = self.connected(connected)?;
                 if !is_tls {
@@ -429,6 +429,10 @@ fn denial(path: &Path) -> String {
             .to_owned(),
     };
     format!("the daemon's socket {shown} may not be opened: {advice}")
+}
+
+fn port_of(scheme: &Scheme, authority: &Authority) -> u16 {
+    authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 })
 }
 
 /// Says if a process of this user may be the daemon.

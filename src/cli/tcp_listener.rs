@@ -1,4 +1,4 @@
-//! Whose processes listen at a port of this machine, as the kernel says in `/proc/net/tcp` (proc(5)).
+//! The users whose processes listen at a port of this machine: `/proc/net/tcp` of proc(5).
 //!
 //! Any user may listen at a port while the daemon does not run, and would be sent its token.
 

@@ -24,7 +24,7 @@ use super::Site;
 use super::seats::Seat;
 use super::settings::Http;
 use crate::sink::blocking;
-use crate::units::Secret;
+use crate::units::{Secret, is_same_secret};
 
 /// The paths that are served to anybody, for probes and scrapers.
 const OPEN: &[&str] = &["/metrics", "/healthz", "/readyz"];
@@ -111,7 +111,7 @@ impl Door {
     /// The rights of the bearer of this text. Both tokens are compared, whichever it is.
     fn scope_of(&self, sent: &[u8], form: impl Fn(&str) -> Vec<u8>) -> Option<Scope> {
         let is = |token: &Option<Secret>| {
-            token.as_ref().is_some_and(|token| is_same(sent, &form(token.expose())))
+            token.as_ref().is_some_and(|token| is_same_secret(sent, &form(token.expose())))
         };
         match (is(&self.token), is(&self.read_token)) {
             (true, _) => Some(Scope::Act),
@@ -373,13 +373,6 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 /// The form of a token in a cookie, which holds few characters.
 fn hex(token: &str) -> Vec<u8> {
     token.bytes().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
-}
-
-/// Compares in a time that depends on the lengths alone, so that answers do not tell how much of a
-/// guess was right.
-fn is_same(sent: &[u8], token: &[u8]) -> bool {
-    let differences = sent.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b));
-    sent.len() == token.len() && std::hint::black_box(differences) == 0
 }
 
 #[cfg(test)]

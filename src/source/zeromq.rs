@@ -13,8 +13,8 @@
 //!
 //! ZeroMQ has no limit for the length of a message here: one over `max_frame` is counted and
 //! dropped, but only once it has been received. The `zeromq` crate has no option for it and asks the
-//! allocator for whatever length is announced, so that a terabyte ends the process, whether a sender or
-//! a publisher announces it. There is no encryption either. So connect to publishers that you trust, bind only
+//! allocator for whatever length is announced. So a sender or publisher that announces a terabyte
+//! ends the process. There is no encryption either. Connect to publishers that you trust, bind only
 //! where the machine's own users can reach, and use Kafka between hosts.
 
 use std::cell::Cell;

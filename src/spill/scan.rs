@@ -31,7 +31,7 @@ pub struct Scan {
     pub segments: u64,
     /// What is damaged.
     pub damage: Vec<Damaged>,
-    /// What has the name of a file of the spill and cannot be read as a file: its name, and why.
+    /// Entries with the name of a file of the spill that cannot be read as one.
     pub unreadable: Vec<Unreadable>,
     /// Bytes of a record at the very end that is not whole: being written, or torn by a crash.
     pub tail_bytes: u64,
@@ -39,7 +39,7 @@ pub struct Scan {
     pub tail_events: u64,
 }
 
-/// What has the name of a file of the spill and cannot be opened: a directory, for instance.
+/// An entry with the name of a file of the spill that cannot be opened: a directory, for instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unreadable {
     /// The file.
