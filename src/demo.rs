@@ -615,6 +615,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::event::job_return::Outcome;
     use crate::event::{Event, EventKind};
 
     fn events(seed: u64, count: i64) -> Vec<(String, Value)> {
@@ -644,7 +645,7 @@ mod tests {
                 EventKind::JobNew => assert!(jids.insert(fields.jid.unwrap().to_owned())),
                 EventKind::JobReturn if data.get("schedule").is_none() => {
                     assert!(jids.contains(fields.jid.unwrap()), "{tag} came before its job");
-                    failed += usize::from(fields.outcome() == Some(false));
+                    failed += usize::from(fields.job_return.outcome() == Outcome::Failed);
                 }
                 _ => {}
             }

@@ -17,6 +17,9 @@ use thiserror::Error;
 
 use crate::json::{self, Losses};
 use crate::msgpack;
+use job_return::JobReturn;
+
+pub mod job_return;
 
 /// Why a frame is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -400,18 +403,14 @@ impl std::fmt::Display for EventId {
 /// Fields of a payload's top level, borrowed from it.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Fields<'a> {
-    /// `fun`: the execution or runner function.
-    pub function: Option<&'a str>,
     /// `id`: the minion, or the one that the tag names.
     pub minion: Option<&'a str>,
     /// `jid`, or the one that the tag names.
     pub jid: Option<&'a str>,
-    /// `success`.
-    pub success: Option<bool>,
-    /// `retcode`.
-    pub retcode: Option<i64>,
     /// `_stamp`: when the master put the event on its bus.
     pub stamp: Option<&'a str>,
+    /// The functions, and all that says how they went.
+    pub job_return: JobReturn<'a>,
 }
 
 impl<'a> Fields<'a> {
@@ -427,30 +426,21 @@ impl<'a> Fields<'a> {
     pub fn in_payload(payload: &'a [u8]) -> Self {
         let mut fields = Fields::default();
         for (name, value) in msgpack::pairs(payload) {
-            let Some(item) = msgpack::scalar(value) else { continue };
+            let text = || msgpack::scalar(value).and_then(msgpack::Item::text);
             match name {
-                b"fun" => fields.function = item.text(),
-                b"id" => fields.minion = item.text(),
-                b"jid" => fields.jid = item.text(),
-                b"_stamp" => fields.stamp = item.text(),
-                b"success" => {
-                    fields.success = match item {
-                        msgpack::Item::Bool(success) => Some(success),
-                        _ => None,
-                    }
-                }
-                b"retcode" => {
-                    fields.retcode = match item {
-                        msgpack::Item::Int(code) => Some(code),
-                        msgpack::Item::Uint(code) => i64::try_from(code).ok(),
-                        msgpack::Item::Bool(code) => Some(i64::from(code)),
-                        _ => None,
-                    }
-                }
-                _ => {}
+                b"id" => fields.minion = text(),
+                b"jid" => fields.jid = text(),
+                b"_stamp" => fields.stamp = text(),
+                _ => fields.job_return.take(name, value),
             }
         }
         fields
+    }
+
+    /// The job that the event is about. A minion's schedule with `return_job: nocache` returns under
+    /// `nocache`, and what has no id yet under `req`: neither is a job.
+    pub fn job(&self) -> Option<&'a str> {
+        self.jid.filter(|jid| is_job(jid))
     }
 
     /// When the master put the event on its bus. [`Fields::stamp`] is UTC, with an offset since 3008
@@ -462,17 +452,11 @@ impl<'a> Fields<'a> {
             time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
         })
     }
+}
 
-    /// Whether the event says that something worked: its return code where there is one that is not
-    /// zero, else `success`; `None` where it says neither.
-    pub fn outcome(&self) -> Option<bool> {
-        match (self.success, self.retcode) {
-            (_, Some(code)) if code != 0 => Some(false),
-            (Some(success), _) => Some(success),
-            (None, Some(_)) => Some(true),
-            (None, None) => None,
-        }
-    }
+/// Tells if a job may have this id.
+pub fn is_job(jid: &str) -> bool {
+    !matches!(jid, "" | "nocache" | "req")
 }
 
 /// What an event is, told from its tag alone.
@@ -658,7 +642,7 @@ mod tests {
         assert_eq!(event.fields().minion, Some("web/1"));
         let event = Event::new("salt/job/x/ret/web-1", b"\x82\xa2id\xa2db\xa7retcode\x02");
         assert_eq!(event.fields().minion, Some("db"));
-        assert_eq!(event.fields().outcome(), Some(false));
+        assert_eq!(event.fields().job_return.outcome(), job_return::Outcome::Failed);
     }
 
     #[test]

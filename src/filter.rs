@@ -1,9 +1,12 @@
 //! Which events a sink takes.
 
+use std::cell::OnceCell;
+
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::event::job_return::Outcome;
 use crate::event::{Event, EventKind, Fields};
 
 /// What an event must be for a sink to take it. Each key that is given must match; a list matches
@@ -16,11 +19,15 @@ pub struct FilterConfig {
     pub tags: Vec<String>,
     /// Globs of tags to leave out; they win over `tags`.
     pub not_tags: Vec<String>,
-    /// Globs of functions: `["state.*", "test.ping"]`. Events without a function do not match.
+    /// Globs of functions: `["state.*", "test.ping"]`. A job of several functions matches by any of
+    /// them, an event without a function does not match.
     pub functions: Vec<String>,
     /// Globs of minion ids. Events without a minion do not match.
     pub minions: Vec<String>,
-    /// Take only what succeeded (`true`) or failed (`false`). Events without an outcome do not match.
+    /// How it went: `[worked]`, `[failed]`, `[unknown]`, or several of them. What says nothing of it,
+    /// as most events that are no returns, is `unknown`.
+    pub outcome: Vec<Outcome>,
+    /// Take only what worked (`true`) or failed (`false`). What is `unknown` matches neither.
     pub success: Option<bool>,
     /// Kinds of events: `[job_return, job_new, beacon]`.
     pub kinds: Vec<EventKind>,
@@ -44,9 +51,27 @@ pub struct Filter {
     not_tags: Option<Globs>,
     functions: Option<Globs>,
     minions: Option<Globs>,
+    outcomes: Vec<Outcome>,
     success: Option<bool>,
     /// A bit for each kind; 0 for all.
     kinds: u32,
+}
+
+/// The fields of an event that filters ask for, each looked up once however many ask.
+pub struct Asked<'a> {
+    fields: Fields<'a>,
+    outcome: OnceCell<Outcome>,
+}
+
+impl<'a> Asked<'a> {
+    /// The fields of this event.
+    pub fn of(event: &'a Event) -> Self {
+        Asked { fields: event.fields(), outcome: OnceCell::new() }
+    }
+
+    fn outcome(&self) -> Outcome {
+        *self.outcome.get_or_init(|| self.fields.job_return.outcome())
+    }
 }
 
 /// The globs of one list.
@@ -82,6 +107,7 @@ impl Filter {
             not_tags: globs("not_tags", &config.not_tags)?,
             functions: globs("functions", &config.functions)?,
             minions: globs("minions", &config.minions)?,
+            outcomes: config.outcome.clone(),
             success: config.success,
             kinds: config.kinds.iter().fold(0, |kinds, kind| kinds | bit(*kind)),
         })
@@ -94,20 +120,22 @@ impl Filter {
 
     /// Whether the filter takes the event.
     pub fn takes(&self, event: &Event) -> bool {
-        self.takes_tagged(event, self.tagged(event.tag()), || event.fields())
+        let asked = OnceCell::new();
+        let ask = || asked.get_or_init(|| Asked::of(event));
+        self.takes_tagged(event, self.tagged(event.tag()), ask)
     }
 
     /// As [`Filter::takes`], for those who know what the globs say of the tag, and the fields.
-    pub fn takes_tagged<'a>(
+    pub fn takes_tagged<'e: 'a, 'a>(
         &self,
         event: &Event,
         tagged: Tagged,
-        fields: impl FnOnce() -> Fields<'a>,
+        asked: impl FnOnce() -> &'a Asked<'e>,
     ) -> bool {
         (self.kinds == 0 || self.kinds & bit(event.kind()) != 0)
             && (tagged.take || self.tags.is_none())
             && !tagged.leave_out
-            && (!self.reads_fields() || self.takes_fields(&fields()))
+            && (!self.reads_fields() || self.takes_fields(asked()))
     }
 
     /// What the globs say of a tag.
@@ -127,18 +155,23 @@ impl Filter {
     }
 
     fn reads_fields(&self) -> bool {
-        self.functions.is_some() || self.minions.is_some() || self.success.is_some()
+        self.functions.is_some()
+            || self.minions.is_some()
+            || !self.outcomes.is_empty()
+            || self.success.is_some()
     }
 
-    fn takes_fields(&self, fields: &Fields<'_>) -> bool {
-        let matches = |globs: &Option<Globs>, text: Option<&str>| match (globs, text) {
-            (None, _) => true,
-            (Some(globs), Some(text)) => globs.set.is_match(text),
-            (Some(_), None) => false,
-        };
-        matches(&self.functions, fields.function)
-            && matches(&self.minions, fields.minion)
-            && self.success.is_none_or(|success| fields.outcome() == Some(success))
+    fn takes_fields(&self, asked: &Asked<'_>) -> bool {
+        let Asked { fields, .. } = asked;
+        let is_match = |globs: &Globs, text| globs.set.is_match(text);
+        let mut functions = fields.job_return.functions.iter();
+        self.functions.as_ref().is_none_or(|globs| functions.any(|name| is_match(globs, name)))
+            && self
+                .minions
+                .as_ref()
+                .is_none_or(|globs| fields.minion.is_some_and(|minion| is_match(globs, minion)))
+            && (self.outcomes.is_empty() || self.outcomes.contains(&asked.outcome()))
+            && self.success.is_none_or(|success| asked.outcome().worked() == Some(success))
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::event::job_return::Outcome;
 use crate::event::{Event, Origin};
 use crate::json::write_string;
 use crate::visible;
@@ -68,14 +69,16 @@ pub fn heading(first: &str) -> String {
 /// Appends a line for the eye: `first` (a time or an age), tag, minion, function, outcome.
 pub fn write_text(first: &str, event: &Event, colour: bool, out: &mut Vec<u8>) {
     let fields = event.fields();
-    let (outcome, paint) = match fields.outcome() {
-        Some(true) => ("ok", GREEN),
-        Some(false) => ("failed", RED),
-        None => ("-", DIM),
+    let (outcome, paint) = match fields.job_return.outcome() {
+        Outcome::Worked => ("ok", GREEN),
+        Outcome::Failed => ("failed", RED),
+        Outcome::Unknown => ("-", DIM),
     };
     let tag = shown(event.tag());
     let minion = shown(fields.minion.unwrap_or("-"));
-    let function = shown(fields.function.unwrap_or("-"));
+    let function = shown(
+        Some(&*fields.job_return.functions.shown()).filter(|name| !name.is_empty()).unwrap_or("-"),
+    );
     let line = if colour {
         format!(
             "{DIM}{first}{RESET} {BOLD}{tag:TAG$}{RESET} {minion:MINION$} {function:FUNCTION$} {paint}{outcome}{RESET}\n"

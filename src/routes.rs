@@ -4,14 +4,16 @@
 //! are one automaton that walks over a tag once and says which globs match; and what a filter
 //! asks of the payload is looked up once an event, however many ask.
 
+use std::cell::OnceCell;
+
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, MatchError, MatchKind};
 use tracing::warn;
 
-use crate::event::{Event, Fields};
-use crate::filter::{Filter, TagGlob, Tagged};
+use crate::event::Event;
+use crate::filter::{Asked, Filter, TagGlob, Tagged};
 
 /// The filters of all sinks.
 pub struct Routes {
@@ -49,15 +51,15 @@ impl Routes {
                 Some(tags) => tags.tell(event.tag(), &mut self.tagged).is_ok(),
                 None => false,
             };
-            let mut looked_up = None;
-            let mut fields = || -> Fields<'_> { *looked_up.get_or_insert_with(|| event.fields()) };
+            let looked_up = OnceCell::new();
+            let asked = || looked_up.get_or_init(|| Asked::of(event));
             let picks = self.picks.iter_mut().zip(&self.tagged);
             for (filter, (picks, tagged)) in filters.clone().zip(picks) {
                 if filter.takes_all() {
                     continue;
                 }
                 let tagged = if is_told { *tagged } else { filter.tagged(event.tag()) };
-                if filter.takes_tagged(event, tagged, &mut fields) {
+                if filter.takes_tagged(event, tagged, asked) {
                     picks.push(place);
                 }
             }

@@ -5,7 +5,7 @@
 //! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `first_seen`, `last_seen` (microseconds since 1970); how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
 //! | `minions` | each name of a minion | `id`, `name` |
 //! | `expected` | each minion that a job was meant for | `job`, `minion` |
-//! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return), `standing` (who vouches for it, see [`crate::job_return`]), `conflict` (1 if another return of this minion said something else), `tag` (of a return whose tag contradicts it) |
+//! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return), `standing` (who vouches for it, see [`crate::standing`]), `conflict` (1 if another return of this minion said something else), `tag` (of a return whose tag contradicts it) |
 
 use std::path::Path;
 use std::time::Duration;

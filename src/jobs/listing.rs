@@ -12,7 +12,7 @@ use super::load::Load;
 use super::salt::LOAD;
 use super::spool::{Spool, Spooled};
 use super::{Jobs, JobsError};
-use crate::job_return::Standing;
+use crate::standing::Standing;
 use crate::{json, msgpack};
 
 /// Jobs on a page unless asked otherwise, and at the most.

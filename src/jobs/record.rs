@@ -7,7 +7,7 @@
 //!   time. An event replaces an earlier one only as a part of a batch, which differs in its
 //!   minions: anybody may fire a later one. Of returns in place of a load the first stays.
 //! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as
-//!   in Salt's `local_cache`; [`crate::job_return`] says it in full. Where two say different
+//!   in Salt's `local_cache`; [`crate::standing`] says it in full. Where two say different
 //!   things the row is marked.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
 //!   nothing to what was published.
@@ -24,8 +24,8 @@ use super::load::Load;
 use super::{Jobs, JobsError};
 use crate::batch::Entry;
 use crate::event::{Authority, Event, EventKind, Fields};
-use crate::job_return::{self, Compared, Standing, Worth};
 use crate::msgpack::{self, Item, MapWriter};
+use crate::standing::{self, Compared, Standing, Worth};
 use crate::state;
 
 /// Where a job's load comes from, from worse to better.
@@ -85,7 +85,7 @@ impl Jobs {
             return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
         };
         let load = load.bytes();
-        let outcome = Fields::in_payload(load).outcome();
+        let outcome = Fields::in_payload(load).job_return.outcome().worked();
         let load = self.redacted_load(&return_tag(jid, minion), load);
         let (standing, received) = (authority.into(), state::now());
         let said = Return { jid, minion, load: &load, outcome, received, standing, tag: None };
@@ -228,7 +228,8 @@ fn record_event(
         }
         EventKind::JobReturn => {
             let Some(minion) = fields.minion else { return Ok(None) };
-            let (outcome, standing) = (fields.outcome(), Standing::of(event, authority));
+            let (outcome, standing) =
+                (fields.job_return.outcome().worked(), Standing::of(event, authority));
             let tag = (standing == Standing::Contradicted).then(|| event.tag());
             put_return(tx, &Return { jid, minion, load, outcome, received, standing, tag })
         }
@@ -358,7 +359,7 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option
         true => (Cow::Borrowed(new.load), Compared::All),
         false => (Cow::Owned(without_return(new.load)), Compared::AllButReturn),
     };
-    let trimmed = job_return::is_trimmed(&load);
+    let trimmed = standing::is_trimmed(&load);
     let mut insert = tx.prepare_cached(
         "INSERT INTO returns (job, minion, received, outcome, trimmed, load, standing, tag)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (job, minion) DO NOTHING",
@@ -387,7 +388,7 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option
         };
         let outcome: Option<bool> = row.get(2).unwrap_or_default();
         let known = row.get_ref(3)?.as_blob_or_null().unwrap_or_default().unwrap_or_default();
-        let differs = job_return::differ(known, &load, compared);
+        let differs = standing::differ(known, &load, compared);
         Ok((stored, outcome == Some(false), differs))
     })?;
     if (Worth { standing: new.standing, trimmed }).replaces(stored) {

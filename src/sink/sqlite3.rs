@@ -37,8 +37,8 @@ use tracing::warn;
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::event::{Event, EventKind};
-use crate::job_return::{Standing, Worth};
 use crate::msgpack::{self, Item};
+use crate::standing::{Standing, Worth};
 use crate::units::{ByteSize, Span};
 use crate::{json, python};
 
@@ -404,7 +404,7 @@ fn insert_return(
         Some(_) => return Ok(()),
     }
     let listed_function;
-    let function = match (fields.function, msgpack::find(payload, "fun")) {
+    let function = match (fields.job_return.functions.single(), msgpack::find(payload, "fun")) {
         (None, Some(list)) => {
             let mut text = Vec::new();
             json::write(list, &mut text);

@@ -12,6 +12,7 @@ use super::server::Features;
 use super::states::{self, State};
 use super::tables::{EVENTS, JOBS, RETURNS, STATES};
 use crate::batch::{Batch, Entry};
+use crate::event::job_return::Outcome;
 use crate::event::{EventKind, Fields};
 use crate::json;
 use crate::msgpack::{self, Item, Walker};
@@ -63,6 +64,7 @@ struct Known<'a> {
     /// Microseconds since 1970.
     time: i64,
     success: Option<bool>,
+    outcome: Outcome,
     failed: bool,
     /// The sum of the states' durations, or what the event says, in milliseconds.
     duration: Option<f64>,
@@ -122,16 +124,19 @@ impl<'a> Known<'a> {
         let (fields, data) = (event.fields(), Data::of(event.payload()));
         let states = states::of(event, data.return_value);
         let stamped = fields.stamped().map(Timestamp::as_microsecond);
+        let (said, outcome) = (fields.job_return.success(), fields.job_return.outcome());
+        // Logins and keys are no returns, and say how they went elsewhere.
         let success = match event.kind() {
-            EventKind::Auth | EventKind::Key => fields.success.or_else(|| boolean(data.result)),
-            _ => fields.success,
+            EventKind::Auth | EventKind::Key => said.or_else(|| boolean(data.result)),
+            _ => said,
         };
         let known = Known {
             time: stamped
                 .filter(|time| (0..=LAST_TIME).contains(time))
                 .unwrap_or_else(|| received(entry)),
             success,
-            failed: Fields { success, ..fields }.outcome() == Some(false),
+            outcome,
+            failed: outcome == Outcome::Failed || success == Some(false),
             duration: match states.as_slice() {
                 [] => data.duration.and_then(msgpack::scalar).and_then(states::float),
                 states => Some(states.iter().filter_map(|state| state.duration).sum()),
@@ -185,7 +190,7 @@ impl Tables {
         row.text(known.minion());
         row.text(text(known.data.function, &mut self.scratch));
         row.maybe_flag(known.success);
-        row.maybe_int(known.fields.retcode);
+        row.maybe_int(known.fields.job_return.retcode());
         row.flag(known.failed);
         row.maybe_float(known.duration);
         let is_map = matches!(msgpack::scalar(event.payload()), Some(Item::Map(_)));
@@ -232,7 +237,7 @@ impl Tables {
         row.text(text(data.user, &mut self.scratch));
         row.text(text(data.schedule, &mut self.scratch));
         row.maybe_flag(known.success);
-        row.maybe_int(known.fields.retcode);
+        row.maybe_int(known.fields.job_return.retcode());
         row.flag(known.failed);
         row.maybe_float(known.duration.filter(|_| states > 0));
         row.count(u32::try_from(states).unwrap_or(u32::MAX));

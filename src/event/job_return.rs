@@ -1,0 +1,573 @@
+//! How a return went: the one rule, for filters, tables, metrics, the job cache and people.
+//!
+//! A return says up to three things of itself: `retcode`, `success`, and what came back (`return`).
+//! A job of several functions says each of them for every function, in a map by name, or in a list in
+//! the order of `fun` (`multifunc_ordered`).
+//!
+//! 1. A return code that is not zero, or a `success` that is false, for any of the functions: *failed*.
+//! 2. A state function whose states say `result: false`, or that gives a list of texts in place of
+//!    states, which are the errors of a compile: *failed*. Salt says `success: true` of a scheduled
+//!    highstate that failed, and `salt-call` says no `success` at all.
+//! 3. Neither `retcode` nor `success`: *unknown*.
+//! 4. Else: *worked*. States with `result: None` would change something and were run with
+//!    `test=True`: that is worked too, and marked.
+//!
+//! A runner (and a wheel function) is judged by its `return` too: an orchestration says there how it
+//! went, and what Salt hands to a job cache holds the runner's whole event there.
+//!
+//! Values of other types than Salt gives them say nothing. Nothing here recurses without a bound.
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::msgpack::{self, Item, Malformed, Walker};
+
+/// How a return went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All that it says of itself is good.
+    Worked,
+    /// Something failed.
+    Failed,
+    /// It does not say.
+    #[default]
+    Unknown,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Outcome; 3] = [Outcome::Worked, Outcome::Failed, Outcome::Unknown];
+
+    /// Its name in filters, tables, headers and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Worked => "worked",
+            Outcome::Failed => "failed",
+            Outcome::Unknown => "unknown",
+        }
+    }
+
+    /// The truth of "it worked"; `None` where that is unknown.
+    pub fn worked(self) -> Option<bool> {
+        match self {
+            Outcome::Worked => Some(true),
+            Outcome::Failed => Some(false),
+            Outcome::Unknown => None,
+        }
+    }
+}
+
+/// The outcome of a return, and whether it was a test.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// How it went.
+    pub outcome: Outcome,
+    /// A state says what it would change (`test=True`).
+    pub test: bool,
+}
+
+/// The names under `fun`: one, or those of a job of several functions. Each of them is the job's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Functions<'a>(Option<&'a [u8]>);
+
+impl<'a> Functions<'a> {
+    /// The functions that this msgpack names.
+    pub fn of(fun: &'a [u8]) -> Self {
+        Functions(Some(fun))
+    }
+
+    /// The name, if it is a single one.
+    pub fn single(self) -> Option<&'a str> {
+        msgpack::scalar(self.0?)?.text()
+    }
+
+    /// All names.
+    pub fn iter(self) -> impl Iterator<Item = &'a str> {
+        self.single().into_iter().chain(self.listed())
+    }
+
+    /// The names, if they stand in a list.
+    pub fn listed(self) -> impl Iterator<Item = &'a str> {
+        let items = msgpack::items(self.0.unwrap_or_default());
+        items.filter_map(|item| msgpack::scalar(item).and_then(Item::text))
+    }
+
+    /// The names for the eye, with commas between them as on Salt's command line.
+    pub fn shown(self) -> Cow<'a, str> {
+        match self.single() {
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Owned(self.listed().collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
+/// The fields of a return that say how it went, as msgpack.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JobReturn<'a> {
+    /// `fun`.
+    pub functions: Functions<'a>,
+    retcode: Option<&'a [u8]>,
+    success: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+}
+
+/// How deep a runner's return may lie in another one: Salt hands `{return: {return: …}}` on.
+const RUNNERS_DEEP: u8 = 2;
+
+/// State functions that give a list of texts when they work.
+const LISTING: [&str; 3] = ["state.running", "state.show_states", "state.list_disabled"];
+
+impl<'a> JobReturn<'a> {
+    /// The return that this map is.
+    pub fn of(payload: &'a [u8]) -> Self {
+        let mut known = JobReturn::default();
+        for (name, value) in msgpack::pairs(payload) {
+            known.take(name, value);
+        }
+        known
+    }
+
+    /// Takes a field of the payload, if it is one that says how it went.
+    pub fn take(&mut self, name: &[u8], value: &'a [u8]) {
+        match name {
+            b"fun" => self.functions = Functions::of(value),
+            b"retcode" => self.retcode = Some(value),
+            b"success" => self.success = Some(value),
+            b"return" => self.value = Some(value),
+            _ => {}
+        }
+    }
+
+    /// What came back, as msgpack.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.value
+    }
+
+    /// Salt's own `success`; of several functions, true if all say so.
+    pub fn success(&self) -> Option<bool> {
+        leaves(self.success).filter_map(truth).reduce(|one, other| one && other)
+    }
+
+    /// Salt's own `retcode`; of several functions the first that is not zero.
+    pub fn retcode(&self) -> Option<i64> {
+        let codes = leaves(self.retcode).filter_map(code);
+        codes.reduce(|one, other| if one == 0 { other } else { one })
+    }
+
+    /// True of what a runner or a wheel function gave: the master's word, and no minion's.
+    pub fn is_of_runner(&self) -> bool {
+        let mut functions = self.functions.iter().peekable();
+        match functions.peek() {
+            Some(_) => functions.all(is_runner),
+            // Salt's `store_job` adds the function only after it has handed the load on once.
+            None => self.runner_within().is_some(),
+        }
+    }
+
+    /// The event's data of a runner whose return Salt hands to a job cache as that of a minion.
+    pub fn runner_within(&self) -> Option<&'a [u8]> {
+        let inner = self.value?;
+        let function = msgpack::find(inner, "fun").and_then(msgpack::scalar)?.text()?;
+        is_runner(function).then_some(inner)
+    }
+
+    /// How it went.
+    pub fn outcome(&self) -> Outcome {
+        self.verdict().outcome
+    }
+
+    /// How it went, and whether it was a test.
+    pub fn verdict(&self) -> Verdict {
+        self.signs(RUNNERS_DEEP).verdict()
+    }
+
+    /// The same for those who have walked over the states of `return` already.
+    pub fn verdict_of(&self, states: States) -> Verdict {
+        match self.functions.single() {
+            Some(function) if !is_runner(function) => {
+                self.codes().and(states.signs_of(function)).verdict()
+            }
+            // What came back is no map of states, but holds some.
+            _ => self.verdict(),
+        }
+    }
+
+    fn codes(&self) -> Signs {
+        let (code, success) = (self.retcode(), self.success());
+        Signs {
+            is_bad: code.is_some_and(|code| code != 0) || success == Some(false),
+            is_said: code.is_some() || success.is_some(),
+            is_test: false,
+        }
+    }
+
+    fn signs(&self, depth: u8) -> Signs {
+        let signs = self.codes();
+        let Some(value) = self.value else { return signs };
+        if self.is_of_runner() {
+            let Some(depth) = depth.checked_sub(1) else { return signs };
+            return signs.and(JobReturn::of(value).signs(depth)).and(self.orchestrated());
+        }
+        if let Some(function) = self.functions.single() {
+            return signs.and(signs_of_states(function, value));
+        }
+        let by_name = msgpack::pairs(value)
+            .filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, value)));
+        let in_order = self.functions.listed().zip(msgpack::items(value));
+        by_name
+            .filter(|(name, _)| self.functions.listed().any(|function| function == *name))
+            .chain(in_order)
+            .fold(signs, |signs, (function, value)| signs.and(signs_of_states(function, value)))
+    }
+
+    /// What the states of an orchestration say: they stand under `data` and the master's id.
+    fn orchestrated(&self) -> Signs {
+        let function = self.functions.single().unwrap_or_default();
+        let Some(value) = self.value.filter(|_| function.starts_with("runner.state.")) else {
+            return Signs::default();
+        };
+        let masters = msgpack::pairs(msgpack::find(value, "data").unwrap_or_default());
+        masters.fold(Signs::default(), |signs, (_, value)| {
+            signs.and(signs_of_states("state.orchestrate", value))
+        })
+    }
+}
+
+/// True of the functions that the master runs itself.
+fn is_runner(function: &str) -> bool {
+    function.starts_with("runner.") || function.starts_with("wheel.")
+}
+
+fn signs_of_states(function: &str, value: &[u8]) -> Signs {
+    if !is_of_states(function) {
+        return Signs::default();
+    }
+    let mut walker = Walker::new(value);
+    States::walk(&mut walker, &mut |_| ()).unwrap_or_default().signs_of(function)
+}
+
+fn is_of_states(function: &str) -> bool {
+    function.starts_with("state.") || function.starts_with("transactional_update.")
+}
+
+/// What is good and what is bad of a return.
+#[derive(Debug, Clone, Copy, Default)]
+struct Signs {
+    is_bad: bool,
+    /// A return code or a `success` is there.
+    is_said: bool,
+    is_test: bool,
+}
+
+impl Signs {
+    fn and(self, other: Signs) -> Signs {
+        Signs {
+            is_bad: self.is_bad || other.is_bad,
+            is_said: self.is_said || other.is_said,
+            is_test: self.is_test || other.is_test,
+        }
+    }
+
+    fn verdict(self) -> Verdict {
+        let outcome = match (self.is_bad, self.is_said) {
+            (true, _) => Outcome::Failed,
+            (false, true) => Outcome::Worked,
+            (false, false) => Outcome::Unknown,
+        };
+        Verdict { outcome, test: self.is_test }
+    }
+}
+
+/// A state that a return lists, as far as it bears on how the return went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct State<'a> {
+    /// `__sls__`, the file that it stands in; empty if it does not say.
+    pub sls: &'a str,
+    /// `result`; `None` is what a state says that would change something.
+    pub result: Option<bool>,
+    /// `duration` in milliseconds, 0 or more.
+    pub millis: f64,
+}
+
+/// What a walk over `return` has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct States {
+    has_failed: bool,
+    is_test: bool,
+    /// There are texts in place of states, and nothing else.
+    is_texts: bool,
+}
+
+/// The text between the parts of a state's key in a return: `file_|-ID_|-NAME_|-managed`.
+const BETWEEN: &[u8] = b"_|-";
+
+impl States {
+    /// Walks over a `return` and shows each state in it. What is no state is passed over.
+    pub fn walk<'a>(
+        walker: &mut Walker<'a>,
+        see: &mut dyn FnMut(State<'a>),
+    ) -> Result<States, Malformed> {
+        let mut states = States::default();
+        let head = walker.item()?;
+        if let Item::Array(items) = head {
+            states.is_texts = items > 0;
+            for _ in 0..items {
+                let item = walker.item()?;
+                walker.skip_content(item)?;
+                states.is_texts &= item.bytes().is_some();
+            }
+            return Ok(states);
+        }
+        let Item::Map(pairs) = head else {
+            walker.skip_content(head)?;
+            return Ok(states);
+        };
+        for _ in 0..pairs {
+            let key = walker.item()?;
+            walker.skip_content(key)?;
+            let value = walker.item()?;
+            let is_state = |key: &[u8]| memchr::memmem::find(key, BETWEEN).is_some();
+            let Item::Map(fields) = value else {
+                walker.skip_content(value)?;
+                continue;
+            };
+            if !is_state(key.bytes().unwrap_or_default()) {
+                walker.skip_content(value)?;
+                continue;
+            }
+            let mut state = State { sls: "", result: None, millis: 0.0 };
+            for _ in 0..fields {
+                let key = walker.item()?;
+                walker.skip_content(key)?;
+                let value = walker.item()?;
+                walker.skip_content(value)?;
+                match (key.bytes().unwrap_or_default(), value) {
+                    (b"__sls__", value) => state.sls = value.text().unwrap_or_default(),
+                    (b"result", Item::Nil) => states.is_test = true,
+                    (b"result", value) => state.result = truth(value),
+                    (b"duration", Item::Float(millis)) if millis.is_finite() => {
+                        state.millis = millis.max(0.0);
+                    }
+                    _ => {}
+                }
+            }
+            states.has_failed |= state.result == Some(false);
+            see(state);
+        }
+        Ok(states)
+    }
+
+    fn signs_of(self, function: &str) -> Signs {
+        if !is_of_states(function) {
+            return Signs::default();
+        }
+        let has_not_compiled = self.is_texts && !LISTING.contains(&function);
+        Signs { is_bad: self.has_failed || has_not_compiled, is_said: false, is_test: self.is_test }
+    }
+}
+
+/// The value, or those in the map or list that it is.
+fn leaves(value: Option<&[u8]>) -> impl Iterator<Item = Item<'_>> {
+    let value = value.unwrap_or_default();
+    let itself = msgpack::scalar(value);
+    let in_list = msgpack::items(value).filter_map(msgpack::scalar);
+    let in_map = msgpack::raw_pairs(value).filter_map(|(_, value)| msgpack::scalar(value));
+    itself.into_iter().chain(in_list).chain(in_map)
+}
+
+fn truth(item: Item<'_>) -> Option<bool> {
+    match item {
+        Item::Bool(truth) => Some(truth),
+        _ => None,
+    }
+}
+
+fn code(item: Item<'_>) -> Option<i64> {
+    match item {
+        Item::Int(code) => Some(code),
+        Item::Uint(code) => Some(i64::try_from(code).unwrap_or(i64::MAX)),
+        Item::Bool(code) => Some(i64::from(code)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn verdict(data: &Value) -> (Outcome, bool) {
+        let payload = rmp_serde::to_vec(data).unwrap();
+        let judged = JobReturn::of(&payload);
+        let verdict = judged.verdict();
+        // Who has walked over the states already comes to the same.
+        let mut walker = Walker::new(judged.value().unwrap_or_default());
+        let states = States::walk(&mut walker, &mut |_| ()).unwrap_or_default();
+        assert_eq!(judged.verdict_of(states), verdict, "{data}");
+        (verdict.outcome, verdict.test)
+    }
+
+    fn state(result: Value) -> Value {
+        json!({"test_|-a_|-a_|-nop": {"result": true}, "test_|-b_|-b_|-nop": {"result": result}})
+    }
+
+    #[test]
+    fn the_rule() {
+        use Outcome::{Failed, Unknown, Worked};
+        let states = |fun: &str, result: Value| json!({"fun": fun, "retcode": 0, "success": true, "return": state(result)});
+        let both = json!(["test.ping", "cmd.run"]);
+        for (data, expected) in [
+            // Return codes and `success`.
+            (json!({}), Unknown),
+            (json!({"retcode": null, "success": null, "return": true}), Unknown),
+            (json!({"retcode": 0}), Worked),
+            (json!({"retcode": -1}), Failed),
+            (json!({"retcode": u64::MAX, "success": true}), Failed),
+            (json!({"success": true}), Worked),
+            (json!({"success": false, "retcode": 0}), Failed),
+            (json!({"success": "yes", "retcode": "1"}), Unknown),
+            // Several functions, by name and in order.
+            (
+                json!({"fun": both, "retcode": {"test.ping": 0, "cmd.run": 1},
+                "success": {"test.ping": true, "cmd.run": false}}),
+                Failed,
+            ),
+            (json!({"fun": both, "retcode": [0, 1], "success": [true, true]}), Failed),
+            (json!({"fun": both, "retcode": [0, 0], "success": [true, false]}), Failed),
+            (
+                json!({"fun": both, "retcode": {"test.ping": 0, "cmd.run": 0},
+                "success": {"test.ping": true, "cmd.run": true}}),
+                Worked,
+            ),
+            (json!({"fun": both, "retcode": {}, "success": []}), Unknown),
+            (
+                json!({"fun": ["test.ping", "state.sls"], "retcode": [0, 0],
+                "return": [true, state(json!(false))]}),
+                Failed,
+            ),
+            (
+                json!({"fun": ["test.ping", "state.sls"], "retcode": {"state.sls": 0},
+                "return": {"test.ping": true, "state.sls": state(json!(false))}}),
+                Failed,
+            ),
+            // States, which a scheduled job says succeeded whatever they did.
+            (states("state.apply", json!(true)), Worked),
+            (states("state.apply", json!(false)), Failed),
+            (states("transactional_update.apply", json!(false)), Failed),
+            (states("mine.get", json!(false)), Worked),
+            (json!({"fun": "state.sls", "retcode": 0, "return": ["No matching sls"]}), Failed),
+            (json!({"fun": "state.sls", "retcode": 0, "return": []}), Worked),
+            (json!({"fun": "state.show_low_sls", "retcode": 0, "return": [{}]}), Worked),
+            (json!({"fun": "state.show_states", "retcode": 0, "return": ["a"]}), Worked),
+            (json!({"fun": "cmd.run", "retcode": 0, "return": ["a"]}), Worked),
+            (json!({"fun": "state.sls", "return": state(json!(true))}), Unknown),
+            // Of `salt-call`.
+            (json!({"fun": "state.highstate", "retcode": 0, "return": state(json!(true))}), Worked),
+        ] {
+            assert_eq!(verdict(&data), (expected, false), "{data}");
+        }
+        assert_eq!(verdict(&states("state.apply", json!(null))), (Worked, true));
+    }
+
+    #[test]
+    fn a_runner_is_judged_by_what_is_inside_its_return() {
+        use Outcome::{Failed, Unknown, Worked};
+        let orchestrated = |retcode: u32, result: bool| {
+            json!({"fun": "runner.state.orchestrate", "success": true, "return": {
+                "retcode": retcode, "outputter": "highstate",
+                "data": {"m": {"salt_|-a_|-a_|-state": {"result": result}}}}})
+        };
+        let handed_on = |inner: &Value| json!({"id": "m", "jid": "1", "return": inner});
+        for (inner, expected) in [
+            (orchestrated(0, true), Worked),
+            (orchestrated(1, true), Failed),
+            (orchestrated(0, false), Failed),
+            (json!({"fun": "runner.saltutil.sync_all", "success": true, "return": {}}), Worked),
+            (json!({"fun": "runner.a.b", "success": false, "return": "Exception"}), Failed),
+            (json!({"fun": "wheel.key.list_all", "success": true, "return": {"a": []}}), Worked),
+            (json!({"fun": "runner.a.b", "return": {"up": []}}), Unknown),
+            (
+                json!({"fun": "runner.state.orch", "success": true,
+                "return": {"data": {"m": ["no sls"]}}}),
+                Failed,
+            ),
+        ] {
+            assert_eq!(verdict(&inner).0, expected, "{inner}");
+            assert_eq!(verdict(&handed_on(&inner)).0, expected, "{inner}");
+            let mut named = handed_on(&inner);
+            named["fun"] = inner["fun"].clone();
+            assert_eq!(verdict(&named).0, expected, "{named}");
+        }
+        // What a minion returned is no runner's, whatever is in it.
+        let data = json!({"fun": "x.y", "retcode": 0, "return": {"fun": "a", "retcode": 1}});
+        assert_eq!(verdict(&data).0, Worked);
+    }
+
+    #[test]
+    fn what_salt_says_of_several_functions_is_one_value_in_a_column() {
+        let said = |data: Value| {
+            let payload = rmp_serde::to_vec(&data).unwrap();
+            let judged = JobReturn::of(&payload);
+            (judged.success(), judged.retcode(), judged.functions.shown().into_owned())
+        };
+        let (yes, no) = (Some(true), Some(false));
+        for (data, expected) in [
+            (json!({"fun": "a.b", "success": true, "retcode": 2}), (yes, Some(2), "a.b")),
+            (
+                json!({"fun": ["a.b", "c.d"], "success": {"a.b": true, "c.d": false},
+                "retcode": {"a.b": 0, "c.d": 3}}),
+                (no, Some(3), "a.b,c.d"),
+            ),
+            (
+                json!({"fun": ["a.b", 5], "success": [true, true], "retcode": [0, 0]}),
+                (yes, Some(0), "a.b"),
+            ),
+            (json!({"fun": null, "success": {}, "retcode": "x"}), (None, None, "")),
+        ] {
+            let (success, retcode, shown) = expected;
+            assert_eq!(said(data.clone()), (success, retcode, shown.to_owned()), "{data}");
+        }
+    }
+
+    #[test]
+    fn states_are_shown_in_passing() {
+        let data = json!({
+            "pkg_|-a_|-a_|-installed":
+                {"__sls__": "web", "result": true, "duration": 1.5, "changes": {"a": [1]}},
+            "no state": {"result": false},
+            "cmd_|-c_|-c_|-run": {"duration": "3 ms", "result": null, "__sls__": "db"},
+        });
+        let payload = rmp_serde::to_vec(&data).unwrap();
+        let mut seen = Vec::new();
+        let states = States::walk(&mut Walker::new(&payload), &mut |state| seen.push(state));
+        let expected = [
+            State { sls: "web", result: Some(true), millis: 1.5 },
+            State { sls: "db", result: None, millis: 0.0 },
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(states, Ok(States { is_test: true, ..States::default() }));
+    }
+
+    #[test]
+    fn any_bytes_are_judged() {
+        let data = json!({"fun": ["state.sls"], "retcode": [0], "return": [state(json!(false))]});
+        let payload = rmp_serde::to_vec(&data).unwrap();
+        for end in 0..=payload.len() {
+            let _ = JobReturn::of(&payload[..end]).verdict();
+        }
+        let mut payload = Vec::new();
+        rmpv::encode::write_value(&mut payload, &nest(1000)).unwrap();
+        assert_eq!(JobReturn::of(&payload).outcome(), Outcome::Unknown);
+    }
+
+    /// Returns of runners, each in the return of another one.
+    fn nest(depth: usize) -> rmpv::Value {
+        (0..depth).fold(rmpv::Value::Nil, |inner, _| {
+            rmpv::Value::Map(vec![("fun".into(), "runner.a".into()), ("return".into(), inner)])
+        })
+    }
+}
