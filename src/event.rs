@@ -19,6 +19,7 @@ use crate::json::{self, Losses};
 use crate::msgpack;
 use job_return::JobReturn;
 
+pub mod as_fired;
 pub mod job_return;
 
 /// Why a frame is not an event.
