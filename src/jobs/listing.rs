@@ -534,6 +534,66 @@ mod tests {
     }
 
     #[test]
+    fn ids_that_tell_no_time_or_one_to_come_are_listed_when_they_were_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        let at = |time: &str| time.parse::<Timestamp>().unwrap();
+        let tell = |jid: &str, time: &str| {
+            let data = packed(&json!({"jid": jid, "fun": "test.ping", "minions": []}));
+            let event = crate::event::Event::new(&format!("salt/job/{jid}/new"), &data);
+            let received = u64::try_from(at(time).as_microsecond()).unwrap();
+            let entry = crate::batch::Entry::of(&event, Authority::Bus);
+            jobs.record([crate::batch::Entry { received, ..entry }].into_iter()).unwrap();
+        };
+        tell("20261121100000000000", "2026-11-21T10:00:00Z");
+        for deploy in ["deploy-1", "deploy-2", "deploy-3"] {
+            tell(deploy, "2026-11-21T11:00:00Z");
+        }
+        tell("20361121100000000000", "2026-11-21T12:00:00Z");
+        tell("20261121130000000000", "2026-11-21T13:00:00Z");
+        let sorted = [
+            "20261121130000000000",
+            "20361121100000000000",
+            "deploy-3",
+            "deploy-2",
+            "deploy-1",
+            "20261121100000000000",
+        ];
+        assert_eq!(listed(&jobs, &Selection::default()).0, sorted);
+        // Pages, with ties between them.
+        for limit in 1..=6 {
+            let mut selection = Selection { limit: Some(limit), ..Selection::default() };
+            let mut found = Vec::new();
+            loop {
+                let (jids, next) = listed(&jobs, &selection);
+                found.extend(jids);
+                selection.cursor = next;
+                if selection.cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, sorted, "{limit} a page");
+        }
+        let since = Selection { since: Some(at("2026-11-21T12:30:00Z")), ..Selection::default() };
+        assert_eq!(listed(&jobs, &since).0, sorted[..1]);
+        let until = Selection { until: Some(at("2026-11-21T11:00:00Z")), ..Selection::default() };
+        assert_eq!(listed(&jobs, &until).0, sorted[5..]);
+        let last = jobs.get_jids_filter(2, true).unwrap();
+        let last = rmpv::decode::read_value(&mut &last[..]).unwrap();
+        let last = last.as_array().unwrap().iter();
+        let last: Vec<_> = last.map(|job| job["JID"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(last, [sorted[1], sorted[0]]);
+        // A job that is forgotten is still a place where a page begins, if its id tells which.
+        let gone = |cursor: &str| {
+            let cursor = Some(cursor.to_owned());
+            jobs.page(&Selection { cursor, ..Selection::default() })
+        };
+        assert!(gone("20261121120000000000").is_ok());
+        assert!(matches!(gone("deploy-9"), Err(JobsError::Malformed(_))));
+    }
+
+    #[test]
     fn an_answer_that_is_not_read_yet_holds_no_transaction() {
         let (folder, jobs) = filled();
         let asker = Asker::default();

@@ -1004,6 +1004,268 @@ mod tests {
         assert_eq!(jobs.0.conflicts.counted(), (2, 0));
     }
 
+    fn of_runner(fun: &str, stamp: &str, success: bool) -> Value {
+        json!({"fun": fun, "jid": jid(1), "user": "root", "fun_args": ["a"], "_stamp": stamp,
+            "return": "x", "success": success})
+    }
+
+    /// What Salt hands to a job cache of a runner's return.
+    fn handed_on(data: &Value) -> Value {
+        json!({"id": "true_master", "tgt": "true_master", "jid": jid(1), "return": data,
+            "fun": data["fun"], "user": "root"})
+    }
+
+    fn fired(jobs: &Jobs, tag: &str, data: &Value) {
+        let event = Event::new(&tag.replace("JID", &jid(1)), &packed(data));
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn a_runner_is_a_job_of_the_master_whoever_tells_of_it_first() {
+        for fun in ["runner.test.arg", "wheel.key.list_all"] {
+            let base = if fun.starts_with("wheel.") { "wheel" } else { "run" };
+            for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+                let (_folder, jobs) = cache();
+                for step in order {
+                    match step {
+                        0 => {
+                            let mut new = of_runner(fun, "then", true);
+                            let new = new.as_object_mut().unwrap();
+                            new.retain(|key, _| key != "return" && key != "success");
+                            fired(&jobs, &format!("salt/{base}/JID/new"), &json!(new));
+                        }
+                        1 => {
+                            let data = of_runner(fun, "fired", true);
+                            fired(&jobs, &format!("salt/{base}/JID/ret"), &data);
+                        }
+                        _ => {
+                            let load = packed(&handed_on(&of_runner(fun, "then", true)));
+                            let minions = ["true_master".to_owned()];
+                            jobs.save_load(&jid(1), &load, &minions).unwrap();
+                            jobs.save_return_handed_on(&load, Authority::Master, "m").unwrap();
+                        }
+                    }
+                    let job = shown(&jobs);
+                    assert_eq!((&job["function"], &job["user"]), (&json!(fun), &json!("root")));
+                    assert_eq!(job["arguments"], json!(["a"]), "{order:?}");
+                    assert_eq!([&job["expected"], &job["missing"], &job["failed"]], [0, 0, 0]);
+                    assert_eq!(job["minions"], json!([]));
+                }
+                assert_eq!(jobs.0.conflicts.counted(), (0, 0), "{order:?}");
+                let job = shown(&jobs);
+                assert_eq!(job["returned"], 1, "{order:?}");
+                let ret = &job["returns"]["true_master"];
+                let said = json!({"runner": ret["runner"], "outcome": ret["outcome"],
+                    "return": ret["return"], "by": ret["vouched_by"]});
+                let expected =
+                    json!({"runner": true, "outcome": "worked", "return": "x", "by": "master"});
+                assert_eq!(said, expected, "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_bus_alone_makes_a_runner_a_job() {
+        let (_folder, jobs) = cache();
+        fired(&jobs, "salt/run/JID/args", &json!({"fun": "runner.a.b", "args": 1}));
+        assert!(jobs.job(&jid(1)).unwrap().is_none());
+        fired(&jobs, "salt/run/JID/ret", &of_runner("runner.a.b", "x", false));
+        let job = shown(&jobs);
+        let known = [&job["function"], &job["user"], &job["target"], &job["arguments"]];
+        let expected = json!(["runner.a.b", "root", "m", ["a"]]);
+        assert_eq!((json!(known), &job["failed"]), (expected, &json!(1)));
+        assert_eq!(job["returns"]["m"]["outcome"], "failed");
+    }
+
+    #[test]
+    fn invariant_7_the_bus_makes_no_runner_of_a_minions_job_and_no_minion_of_a_runner() {
+        let (_folder, jobs) = cache();
+        let published = json!({"jid": jid(1), "fun": "test.ping", "minions": ["web-1"]});
+        fired(&jobs, "salt/job/JID/new", &published);
+        fired(&jobs, "salt/run/JID/ret", &of_runner("runner.a.b", "x", false));
+        fired(&jobs, "salt/run/JID/new", &of_runner("runner.a.b", "x", false));
+        let job = shown(&jobs);
+        assert_eq!((&job["returned"], &job["function"]), (&json!(0), &json!("test.ping")));
+        // A minion that returns like a runner, over the bus and over the master, stays a minion.
+        let mut forged = handed_on(&of_runner("runner.a.b", "x", true));
+        forged["id"] = json!("web-1");
+        forged["tgt"] = json!("web-1");
+        fired(&jobs, "salt/job/JID/ret/web-1", &forged);
+        forged["cmd"] = json!("_return");
+        jobs.save_return_handed_on(&packed(&forged), Authority::Master, "m").unwrap();
+        let job = shown(&jobs);
+        assert_eq!(job["returns"]["web-1"]["runner"], false, "{job}");
+        assert_eq!((&job["returned"], &job["missing"]), (&json!(1), &json!(0)));
+        // Nor does an event whose tag names another job.
+        let event = Event::new(
+            "salt/run/20200101000000000000/ret",
+            &packed(&of_runner("runner.a.b", "x", true)),
+        );
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+        assert!(jobs.job("20200101000000000000").unwrap().is_none());
+        assert_eq!(jobs.0.conflicts.counted().1, 1);
+    }
+
+    #[test]
+    fn a_forged_minion_under_the_masters_name_gives_way_to_the_runner() {
+        let (_folder, jobs) = cache();
+        fired(&jobs, "salt/run/JID/ret", &of_runner("runner.a.b", "x", true));
+        let forged = json!({"jid": jid(1), "id": "true_master", "fun": "a.b", "retcode": 1});
+        fired(&jobs, "salt/job/JID/ret/true_master", &forged);
+        assert_eq!(shown(&jobs)["returned"], 2);
+        let load = packed(&handed_on(&of_runner("runner.a.b", "x", true)));
+        jobs.save_return_handed_on(&load, Authority::Master, "m").unwrap();
+        let job = shown(&jobs);
+        assert_eq!([&job["returned"], &job["failed"], &job["missing"]], [1, 0, 0], "{job}");
+        assert_eq!(job["returns"]["true_master"]["runner"], true);
+    }
+
+    #[test]
+    fn a_job_of_several_functions_is_found_by_each() {
+        let (_folder, jobs) = cache();
+        let load = |fun: Value| json!({"jid": jid(1), "fun": fun, "tgt": "*", "user": "root"});
+        let several = load(json!(["test.ping", "cmd.run"]));
+        jobs.save_load(&jid(1), &packed(&several), &["web-1".to_owned()]).unwrap();
+        let ret = json!({"jid": jid(1), "id": "web-1", "fun": ["test.ping", "cmd.run"],
+            "retcode": {"test.ping": 0, "cmd.run": 1}, "success": [true, false],
+            "return": {"test.ping": true, "cmd.run": "no"}});
+        jobs.save_return(&packed(&ret), Authority::Master).unwrap();
+        let listed = |selection: Selection| {
+            let page: Value = serde_json::from_slice(&jobs.page(&selection).unwrap()).unwrap();
+            page["jobs"].as_array().unwrap().len()
+        };
+        let by = |glob: &str| {
+            listed(Selection { function: Some(glob.to_owned()), ..Selection::default() })
+        };
+        assert_eq!(["cmd.run", "test.*", "cmd.*", "*"].map(by), [1; 4]);
+        assert_eq!(["test.*run", "test.ping,cmd.run", "state.*"].map(by), [0; 3]);
+        let without = |glob: &str| {
+            listed(Selection {
+                not_function: vec!["x".to_owned(), glob.to_owned()],
+                ..Selection::default()
+            })
+        };
+        assert_eq!(["cmd.*", "state.*"].map(without), [0, 1]);
+        let failed = Some(crate::jobs::listing::JobOutcome::Failed);
+        assert_eq!(listed(Selection { outcome: failed, ..Selection::default() }), 1);
+        let job = shown(&jobs);
+        assert_eq!(job["function"], "test.ping,cmd.run");
+        assert_eq!(job["functions"], json!(["test.ping", "cmd.run"]));
+        let shown_ret = &job["returns"]["web-1"];
+        assert_eq!(shown_ret["retcode"], ret["retcode"]);
+        assert_eq!(
+            (&shown_ret["success"], &shown_ret["outcome"]),
+            (&ret["success"], &json!("failed"))
+        );
+        for fun in ["cmd.run", "test.ping"] {
+            let mut map = rmpv::decode::read_value(&mut &jobs.get_fun(fun).unwrap()[..]).unwrap();
+            assert!(map.as_map().is_some_and(|map| map.len() == 1), "{fun}");
+            map = jobs
+                .get_fun("test.ping,cmd.run")
+                .map(|bytes| rmpv::decode::read_value(&mut &bytes[..]).unwrap())
+                .unwrap();
+            assert!(map.as_map().is_some_and(Vec::is_empty));
+        }
+        // Published once more, with one.
+        jobs.save_load(&jid(1), &packed(&load(json!("state.apply"))), &[]).unwrap();
+        assert_eq!(["cmd.run", "state.*"].map(by), [0, 1]);
+        assert_eq!(shown(&jobs)["functions"], json!(["state.apply"]));
+    }
+
+    #[test]
+    fn invariant_6_a_forged_list_of_functions_is_bounded() {
+        let (folder, jobs) = cache();
+        let names: Vec<_> = (0..100_000).map(|n| format!("a.f{n}")).collect();
+        let forged = json!({"jid": jid(1), "fun": names, "minions": ["web-1"]});
+        fired(&jobs, "salt/job/JID/new", &forged);
+        assert_eq!(shown(&jobs)["functions"].as_array().unwrap().len(), 100);
+        assert!(shown(&jobs)["function"].as_str().unwrap().len() < 1000);
+        let forged = json!({"jid": jid(2), "id": "web-1", "fun": names, "return": 1});
+        jobs.save_return(&packed(&forged), Authority::Bus).unwrap();
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        let rows: u32 =
+            db.query_row("SELECT count(*) FROM functions", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 200);
+    }
+
+    #[test]
+    fn what_is_no_jobs_id_makes_no_job() {
+        let (folder, jobs) = cache();
+        for id in ["nocache", "req", ""] {
+            let load = packed(&json!({"jid": id, "id": "web-1", "fun": "test.ping", "return": 1}));
+            jobs.save_return(&load, Authority::Master).unwrap();
+            jobs.save_load(id, &load, &[]).unwrap();
+            jobs.save_load_of_bus(id, &packed(&json!({"jid": id, "fun": "a.b"})), &[]).unwrap();
+            jobs.save_minions(id, &["web-1".to_owned()], None).unwrap();
+            jobs.update_endtime(id, "now").unwrap();
+            for tag in [format!("salt/job/{id}/ret/web-1"), format!("salt/job/{id}/new")] {
+                let event = Event::new(&tag, &load);
+                jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+            }
+            assert!(jobs.job(id).unwrap().is_none(), "{id}");
+        }
+        // One that an older release has stored is forgotten.
+        jobs.save_load(&jid(1), &packed(&json!({"fun": "a.b"})), &["web-1".to_owned()]).unwrap();
+        let ret = packed(&json!({"jid": jid(1), "id": "web-1", "return": 1}));
+        jobs.save_return(&ret, Authority::Master).unwrap();
+        drop(jobs);
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        db.execute_batch("UPDATE jobs SET jid = 'nocache'; PRAGMA user_version = 2;").unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        assert!(jobs.job("nocache").unwrap().is_none());
+        let left = ["jobs", "returns", "expected"].map(|table| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            db.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap()
+        });
+        assert_eq!(left, [0; 3]);
+    }
+
+    #[test]
+    fn what_an_older_release_has_stored_is_judged_once_more() {
+        let (folder, jobs) = cache();
+        let states = |result: bool| json!({"test_|-a_|-a_|-nop": {"result": result}});
+        let ret = |job: usize, more: Value| {
+            let mut load = json!({"jid": jid(job), "id": "web-1", "fun": "state.apply",
+                "retcode": 0, "success": true});
+            load.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            jobs.save_return(&packed(&load), Authority::Master).unwrap();
+        };
+        ret(0, json!({"return": states(false)}));
+        ret(2, json!({"fun": "test.ping", "retcode": 1, "return": 1}));
+        jobs.save_return(
+            &packed(&handed_on(&of_runner("runner.a.b", "x", false))),
+            Authority::Master,
+        )
+        .unwrap();
+        drop(jobs);
+        // As it was left by the release before: scheduled states that had worked by `success`.
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        db.execute_batch(
+            "UPDATE returns SET outcome = 1; UPDATE jobs SET failed = 0;
+             DROP INDEX returns_unjudged; ALTER TABLE returns DROP COLUMN test;
+             ALTER TABLE returns DROP COLUMN runner; DROP INDEX jobs_began;
+             ALTER TABLE jobs DROP COLUMN began; ALTER TABLE jobs DROP COLUMN functions;
+             DROP TABLE functions; PRAGMA user_version = 2;",
+        )
+        .unwrap();
+        drop(db);
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        while jobs.judge_some().unwrap() {}
+        let of = |job: usize| -> Value {
+            serde_json::from_slice(&jobs.job(&jid(job)).unwrap().unwrap()).unwrap()
+        };
+        for (job, name) in [(0, "web-1"), (1, "true_master"), (2, "web-1")] {
+            let found = of(job);
+            assert_eq!(found["failed"], 1, "{found}");
+            assert_eq!(found["returns"][name]["outcome"], "failed", "{found}");
+            assert_eq!(found["returns"][name]["runner"], job == 1, "{found}");
+            assert_eq!(found["started"], format!("2026-11-21T23:33:3{job}.123456Z"));
+        }
+        assert!(!jobs.judge_some().unwrap());
+    }
+
     #[test]
     fn a_file_of_the_release_before_is_read_and_written() {
         let (folder, jobs) = cache();

@@ -589,6 +589,41 @@ mod tests {
     }
 
     #[test]
+    fn a_runner_is_told_as_local_cache_tells_it() {
+        let data = json!({"fun": "runner.test.arg", "jid": JID, "user": "root",
+            "fun_args": ["a"], "_stamp": "then", "return": {"args": ["a"]}, "success": true});
+        let load = json!({"id": "m", "tgt": "m", "jid": JID, "return": data,
+            "fun": "runner.test.arg", "user": "root"});
+        for is_of_bus in [true, false] {
+            let (_folder, jobs) = jobs();
+            if is_of_bus {
+                let mut new = data.clone();
+                new.as_object_mut().unwrap().retain(|key, _| key != "return" && key != "success");
+                bus(&jobs, &format!("salt/run/{JID}/new"), &new);
+                // `local_cache` knows nothing of it yet.
+                assert_eq!(jobs.get_load(JID).unwrap(), None);
+                assert_eq!(read(&jobs.get_jids().unwrap()), json!({}));
+                assert_eq!(read(&jobs.get_jids_filter(9, true).unwrap()), json!([]));
+                bus(&jobs, &format!("salt/run/{JID}/ret"), &data);
+            } else {
+                jobs.save_load(JID, &packed(&load), &[]).unwrap();
+                jobs.save_return_handed_on(&packed(&load), Authority::Master, "m").unwrap();
+            }
+            assert_eq!(read(&jobs.get_load(JID).unwrap().unwrap()), load);
+            assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({"m": {"return": data}}));
+            let listed = json!({
+                "Function": "runner.test.arg", "Arguments": [], "Target": "m",
+                "Target-type": "list", "User": "root",
+                "StartTime": "2026, Nov 21 23:33:36.123456",
+            });
+            assert_eq!(read(&jobs.get_jids().unwrap()), json!({JID: listed}));
+            assert_eq!(read(&jobs.get_minions().unwrap()), json!([]));
+            let found = read(&jobs.get_fun("runner.test.arg").unwrap());
+            assert_eq!(found["m"]["return"], data);
+        }
+    }
+
+    #[test]
     fn lists_can_do_without_find_job() {
         let (_folder, jobs) = jobs();
         for (second, fun) in [(1, "test.ping"), (2, FIND_JOB), (3, "state.apply"), (4, FIND_JOB)] {
