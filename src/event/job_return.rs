@@ -51,6 +51,15 @@ impl Outcome {
         }
     }
 
+    /// The outcome of which this is the truth of "it worked".
+    pub fn of_worked(worked: Option<bool>) -> Self {
+        match worked {
+            Some(true) => Outcome::Worked,
+            Some(false) => Outcome::Failed,
+            None => Outcome::Unknown,
+        }
+    }
+
     /// The truth of "it worked"; `None` where that is unknown.
     pub fn worked(self) -> Option<bool> {
         match self {
