@@ -99,12 +99,22 @@ pub fn may_be_secret(value: &str) -> bool {
         || without_looks(value) != value
         || without_arguments(value) != value
         || has_user(value)
+        || has_key(value)
         || has_path_of_host(value)
 }
 
 /// True if a user with something behind the name stands before a host: `user/abc@host`.
 fn has_user(value: &str) -> bool {
     value.rsplit_once('@').is_some_and(|(user, _)| user.contains([':', '/']))
+}
+
+/// True if a long run of letters and digits is in it, in any case of letters.
+fn has_key(value: &str) -> bool {
+    let mut runs = value.split(|c: char| !c.is_ascii_alphanumeric());
+    runs.any(|run| {
+        let has = |what: fn(&u8) -> bool| run.bytes().any(|byte| what(&byte));
+        run.len() >= OPAQUE && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic)
+    })
 }
 
 /// True for an address without its scheme: `hooks.example.com/services/abc`.

@@ -198,13 +198,16 @@ fn source(master: &Master, page: &mut Page) {
 fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Use { name, key } = used;
     let Some(returner) = RETURNERS.iter().find(|returner| returner.is(name)) else {
-        let name = if shown::is_open(name) { name } else { "one whose name may be a secret" };
-        page.line(
-            2,
-            &format!(
-                "# {key}: {name} is none of Salt's own returners; saltern has no sink for it."
-            ),
-        );
+        let what = "is none of Salt's own returners; saltern has no sink for it.";
+        page.line(2, &format!("# {key}: {} {what}", shown::name(name)));
+        let prefix = format!("{name}.");
+        for (key, node) in master.keys() {
+            let rest = key.strip_prefix("returner.").unwrap_or(key);
+            if rest == name || rest.starts_with(&prefix) {
+                page.say(key);
+                page.line(2, &format!("#   {}: {}", shown::name(key), shown(key, node)));
+            }
+        }
         if *key == "event_return" {
             filters_in_words(master, page);
         }
@@ -222,7 +225,7 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Some(settings) = returner.carried(&options) else {
         page.line(2, &format!("# {key}: {name}. {} It is configured with:", returner.why_not()));
         for (option, node) in &options {
-            page.line(2, &format!("#   {option}: {}", shown(option, node)));
+            page.line(2, &format!("#   {}: {}", shown::name(option), shown(option, node)));
         }
         if options.is_empty() {
             page.line(2, "#   (nothing)");
@@ -239,7 +242,7 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     page.line(2, &format!("{}:", quoted(&sink)));
     for needed in &settings.needed {
         let returners::Needed { variable, option } = needed;
-        page.line(4, &format!("# Set the environment variable {variable} to what `{option}` is on the master; it may hold a secret."));
+        page.line(4, &format!("# Set the environment variable {variable}: it stands for what `{option}` says on the master, which may hold a secret."));
     }
     if settings.set.is_empty() {
         page.line(4, &format!("{}: {{}}", returner.name));
@@ -254,6 +257,7 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     }
     for (option, node) in settings.left_out {
         let value = shown(&option, node);
+        let option = shown::name(&option);
         page.line(4, &format!("# {option}: {value} has no counterpart in the sink."));
     }
     if let Some(note) = settings.note {
@@ -276,12 +280,10 @@ fn filters_in_words(master: &Master, page: &mut Page) {
         let Some(node) = master.get(key) else { continue };
         page.say(key);
         // Tags are no secrets, whatever the words in them are.
-        let value = match master.list(key).as_slice() {
-            [] => shown(key, node),
-            patterns => {
-                let patterns: Vec<_> = patterns.iter().map(|pattern| quoted(pattern)).collect();
-                format!("[{}]", patterns.join(", "))
-            }
+        let patterns: Vec<_> = master.list(key).iter().map(|pattern| quoted(pattern)).collect();
+        let value = match key.ends_with("list") && !patterns.is_empty() {
+            true => format!("[{}]", patterns.join(", ")),
+            false => shown(key, node),
         };
         page.line(2, &format!("#   {key}: {value}"));
     }
@@ -360,7 +362,7 @@ fn unused(master: &Master, page: &mut Page) {
                 ),
             );
             for (option, node) in options {
-                page.line(0, &format!("#   {option}: {}", shown(&option, node)));
+                page.line(0, &format!("#   {}: {}", shown::name(&option), shown(&option, node)));
             }
         }
         for (key, node) in returner.alternatives(master) {

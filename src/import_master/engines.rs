@@ -2,7 +2,7 @@
 
 use super::Page;
 use super::master::{Master, scalar};
-use super::shown::{is_open, shown};
+use super::shown::{self, is_open, shown};
 use crate::yaml::{Node, Value};
 
 /// What an engine has to do with events.
@@ -85,7 +85,10 @@ fn engine(called: &str, options: Option<&Node>, page: &mut Page) {
     let name = name(called);
     let shown_options = |page: &mut Page| {
         for (key, node) in pairs {
-            page.line(0, &format!("#   {}: {}", key.name, shown(&key.name, node)));
+            page.line(0, &format!("#   {}: {}", shown::name(&key.name), shown(&key.name, node)));
+        }
+        if pairs.is_empty() {
+            page.line(0, "#   (nothing)");
         }
         if let Some(node) = options.filter(|node| node.pairs().is_err()) {
             page.line(0, &format!("#   {}", shown(called, node)));

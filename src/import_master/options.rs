@@ -6,9 +6,9 @@
 //! engines.
 
 use super::Page;
-use super::master::{Master, is_false};
+use super::master::{Master, is_false, scalar};
 use super::returners::RETURNERS;
-use super::shown::shown;
+use super::shown::{self, shown};
 use crate::yaml::{Node, Value};
 
 /// Options, and what becomes of each.
@@ -124,8 +124,17 @@ const WORDS: [&str; 12] = [
     "syndic",
 ];
 
+/// Options that are lists of texts.
+const LISTS: [&str; 3] = ["event_return", "event_return_whitelist", "event_return_blacklist"];
+
 /// Says of each option that is left what becomes of it.
 pub(super) fn left_over(master: &Master, page: &mut Page) {
+    for key in LISTS {
+        let Some(Node { value: Value::List(nodes), .. }) = master.get(key) else { continue };
+        for node in nodes.iter().filter(|node| scalar(node).is_none()) {
+            page.line(0, &format!("# {key}: {} is no text, and left out.", shown("", node)));
+        }
+    }
     for (key, node) in master.keys() {
         let is_option_of_returner = RETURNERS.iter().any(|returner| returner.owns(key));
         if page.has_said(key) || WITHOUT_MEANING.contains(&key) || is_option_of_returner {
@@ -135,13 +144,14 @@ pub(super) fn left_over(master: &Master, page: &mut Page) {
             continue;
         }
         if let Some((_, what)) = SAID.iter().find(|(name, _)| *name == key) {
-            page.line(0, &format!("# {key}: {} {what}", shown(key, node)));
+            // Its name is known, and says nothing of secrets, whatever its words are.
+            page.line(0, &format!("# {key}: {} {what}", shown("", node)));
             continue;
         }
         let mut words = key.split(|c: char| !c.is_alphanumeric());
         if words.any(|word| WORDS.contains(&word)) && !is_false(node) {
             let what = "is none of Salt's own options, and nothing is made of it here.";
-            page.line(0, &format!("# {key}: {} {what}", shown(key, node)));
+            page.line(0, &format!("# {}: {} {what}", shown::name(key), shown(key, node)));
         }
     }
 }

@@ -62,13 +62,17 @@ fn in_full(option: &str, node: &Node) -> String {
                 return HIDDEN.to_owned();
             }
             let pairs = pairs.iter().map(|(key, node)| {
-                let name = if is_open(&key.name) { quoted(&key.name) } else { HIDDEN.to_owned() };
-                format!("{name}: {}", in_full(&key.name, node))
+                format!("{}: {}", quoted(name(&key.name)), in_full(&key.name, node))
             });
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
         _ => scalar(node).unwrap_or_else(|| "null".to_owned()),
     }
+}
+
+/// The name of an option, which may be a secret if somebody took a value for a name.
+pub(super) fn name(option: &str) -> &str {
+    if is_open(option) { option } else { HIDDEN }
 }
 
 /// True if the value of an option of this name is a secret.
@@ -120,6 +124,7 @@ mod tests {
             "x: sdb://vault/hunter2",
             "x: '-----BEGIN KEY hunter2'",
             "webhook: T0/B0/hunter2",
+            "user: azhunter2bqrs7tuvw4xyz",
             "x: '{\"password\": \"hunter2\"}'",
         ] {
             let master = Master::parse(text).unwrap();
