@@ -451,6 +451,7 @@ fn as_json(node: &yaml::Node) -> Value {
         yaml::Value::Bool(value) => json!(value),
         yaml::Value::Int(value) => json!(value),
         yaml::Value::Uint(value) => json!(value),
+        yaml::Value::Float(value) if value.is_infinite() => json!(value.to_string()),
         yaml::Value::Float(value) => json!(value),
         yaml::Value::Text(value) | yaml::Value::Replaced(value) => json!(value),
         yaml::Value::List(nodes) => nodes.iter().map(as_json).collect(),
@@ -508,3 +509,193 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("gather_job_timeout", "10"),
     ("event_return", "\"\""),
 ];
+
+/// Has Salt read texts, each as a file of its configuration; what it does not take is null.
+const READ: &str = r#"
+import json, logging, sys, tempfile
+import salt.config
+logging.disable(logging.CRITICAL)
+answers = []
+for text in json.load(open(sys.argv[1])):
+    with tempfile.NamedTemporaryFile("w", suffix=".conf", newline="") as file:
+        file.write(text)
+        file.flush()
+        try:
+            answers.append(salt.config._read_conf_file(file.name))
+        except Exception:
+            answers.append(None)
+# JSON has no infinity.
+print(json.dumps(answers).replace("-Infinity", '"-inf"').replace("Infinity", '"inf"'))
+"#;
+
+#[test]
+fn yaml_is_read_as_salt_reads_it() {
+    let scalars = [
+        "yes",
+        "No",
+        "ON",
+        "off",
+        "y",
+        "n",
+        "true",
+        "TRUE",
+        "tRUE",
+        "~",
+        "null",
+        "Null",
+        "nULL",
+        "0",
+        "00",
+        "0644",
+        "-0644",
+        "+0644",
+        "0o644",
+        "089",
+        "0_7",
+        "1_000",
+        "_1",
+        "1_",
+        "-1",
+        "+1",
+        "--1",
+        "0x1f",
+        "0X1F",
+        "0xg",
+        "-0x10",
+        "0b101",
+        "0b2",
+        "1:30",
+        "01:30",
+        "1:60",
+        "1:3:4",
+        "-1:30",
+        "190:20:30",
+        "1:30.5",
+        "1.",
+        ".5",
+        "-.5",
+        "+.5",
+        "1.5",
+        "1_0.5",
+        "1e3",
+        "1.e3",
+        "1.5e3",
+        "1.5e+3",
+        "1.5E-3",
+        ".inf",
+        "-.INF",
+        "+.inf",
+        "inf",
+        "2026-01-02",
+        "2026-01-02 03:04:05",
+        "'1'",
+        "\"yes\"",
+        "!!str 5",
+        "!!int '5'",
+        "!!float 5",
+        "!!bool yes",
+        "!!int x",
+        "! 5",
+        "!x 5",
+        "!!python/name:os.system",
+        "18446744073709551615",
+        "-9223372036854775808",
+        "=",
+        "a: b",
+        "a #b",
+        "a#b",
+        "[a, b]",
+        "{a: b}",
+        "[a, [b]]",
+        "{a, b: }",
+        "&a b",
+        "*a",
+        "@a",
+        "`a`",
+        "%a",
+        "- a",
+        "'a''b'",
+        "\"\\u00e9\"",
+        "\"a\\\n  b\"",
+        "|\n a\n  b",
+        ">\n a\n b",
+        "|-\n a",
+        "a\n  b",
+        "{a: 1, a: 2}",
+        "{1: a, 2: b}",
+        "\n  b: 1\n  b: 2",
+        "\n- 1\n- 2",
+        "\n  - 1",
+    ];
+    let mut texts: Vec<String> = scalars.iter().map(|scalar| format!("key: {scalar}\n")).collect();
+    texts.extend(
+        [
+            "",
+            "\n",
+            "# a\n",
+            "---\n",
+            "--- {}\n",
+            "[]",
+            "''",
+            "0",
+            "false",
+            "a",
+            "- a",
+            "a: 1\n---\nb: 1\n",
+            "a: 1\n...\n",
+            "\u{feff}a: 1\n",
+            "a: 1\r\nb: 2\r\n",
+            "a: |\r\n  b\r\n",
+            "a:\n\t- b\n",
+            "a:\t1\n",
+            "a: 1\n\t\nb: 2\n",
+            "a: 1\n  \t# b\n",
+            "a: [\n\tb]\n",
+            "a: |\n  b\n  \tc\n",
+            ": 1\n",
+            "a: 011:0.0\n",
+            "a: 1\n b: 2\n",
+            "%YAML 1.1\n---\na: yes\n",
+            "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n",
+            "a: &a {x: 1}\nb: &b {x: 2, z: 3}\nc: {<<: [*a, *b]}\n",
+            "a: &a {x: 1}\nb: &b {z: 3}\nc: {<<: [*a, *b], w: 1}\n",
+            "a: &a [1]\nb: *a\n",
+            "a: {<<: 1}\n",
+            "<<: {a: 1}\nb: 2\n",
+            "'<<': 1\n",
+            "yes: 1\n",
+            "1: a\n1.5: b\n",
+            "a: {% b %}\n",
+            "{{ a }}: b\n",
+            "{% if a %}\nb: 1\n{% endif %}\n",
+            "? a\n: b\n",
+            "? [a]\n: b\n",
+            "a: b: c\n",
+            "a: 'b\n",
+            "a: [b\n",
+            "a : 1\n",
+            "\"a\": 1\n",
+            "a: 1\n\n\n# end",
+        ]
+        .map(str::to_owned),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.json");
+    std::fs::write(&file, json!(texts).to_string()).unwrap();
+    for version in ["3006.28", "3007.15", "3008.3"] {
+        let mut ask = Command::new(salt::program(version, "python"));
+        let answers = salt::said(ask.arg("-c").arg(READ).arg(&file));
+        let answers: Vec<Option<Value>> =
+            serde_json::from_str(answers.lines().last().unwrap()).unwrap();
+        let mut wrong = Vec::new();
+        for (text, salts) in texts.iter().zip(&answers) {
+            let ours = Master::parse(text).ok().map(|master| {
+                master.keys().map(|(key, node)| (key.to_owned(), as_json(node))).collect::<Value>()
+            });
+            if ours != *salts {
+                wrong.push(format!("{text:?}: {ours:?}, Salt: {salts:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{version}\n{}", wrong.join("\n"));
+    }
+}

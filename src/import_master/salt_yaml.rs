@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use granit_parser::StructureStyle::Flow;
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use crate::excerpt;
@@ -23,7 +24,9 @@ const CORE: &str = "tag:yaml.org,2002:";
 /// Reads a file. One without content is an empty mapping, as for Salt.
 pub(super) fn parse(text: &str) -> Result<Node, Problem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let node = Reader::new(text).document().map_err(|problem| without_secrets(problem, text))?;
+    let mut reader = Reader::new(text);
+    let node = reader.document().and_then(|node| reader.without_tabs(text).map(|()| node));
+    let node = node.map_err(|problem| without_secrets(problem, text))?;
     let is_empty = match &node.value {
         Value::Null | Value::Bool(false) | Value::Uint(0) => true,
         Value::Text(text) => text.is_empty(),
@@ -49,12 +52,15 @@ fn without_secrets(problem: Problem, text: &str) -> Problem {
 }
 
 type Next<'a> = (Event<'a>, Span);
+type Pairs = Vec<(Key, Node)>;
 
 struct Reader<'a> {
     events: Parser<'a, granit_parser::StrInput<'a>>,
     /// What has an anchor, with how deep it is and how many values it has.
     anchors: HashMap<usize, Anchored>,
     values: usize,
+    /// The first and last lines of texts and brackets.
+    spans: Vec<(usize, usize)>,
 }
 
 #[derive(Clone)]
@@ -68,7 +74,7 @@ impl<'a> Reader<'a> {
     fn new(text: &'a str) -> Self {
         let options = granit_parser::options! { emit_comments: false };
         let events = Parser::new_from_str_with_options(text, options);
-        Reader { events, anchors: HashMap::new(), values: 0 }
+        Reader { events, anchors: HashMap::new(), values: 0, spans: Vec::new() }
     }
 
     fn next(&mut self) -> Result<Option<Next<'a>>, Problem> {
@@ -91,6 +97,37 @@ impl<'a> Reader<'a> {
         Ok(found.unwrap_or(Node { place: Place::default(), value: Value::Null }))
     }
 
+    /// An error for a line that begins with a tab, other than within a text or brackets. Such lines are
+    /// none of YAML 1.1 even if nothing else is in them.
+    fn without_tabs(&self, text: &str) -> Result<(), Problem> {
+        let mut covered: Vec<bool> = Vec::new();
+        for (index, line) in excerpt::lines_of(text).enumerate() {
+            if !line.trim_start_matches(' ').starts_with('\t') {
+                continue;
+            }
+            if covered.is_empty() {
+                covered = self.covered(text);
+            }
+            if covered.get(index) != Some(&true) {
+                let column = line.find('\t').unwrap_or_default() + 1;
+                let message = "this is not YAML as Salt reads it: the line begins with a tab";
+                return Err(Problem::at(Place { line: index + 1, column }, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each line whether it is within a text or brackets that began on one before.
+    fn covered(&self, text: &str) -> Vec<bool> {
+        let mut covered = vec![false; excerpt::lines_of(text).count()];
+        for (first, last) in &self.spans {
+            if let Some(lines) = covered.get_mut(*first..*last) {
+                lines.fill(true);
+            }
+        }
+        covered
+    }
+
     /// The node that begins with this event, and how deep it is.
     fn node(
         &mut self,
@@ -103,16 +140,19 @@ impl<'a> Reader<'a> {
         self.has_room(1, above, place)?;
         let (value, depth, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
+                self.spans.push((span.start.line(), span.end.line()));
                 (scalar(&text, style, tag.as_deref(), place)?, 0, anchor)
             }
-            Event::SequenceStart(_, anchor, tag) => {
+            Event::SequenceStart(style, anchor, tag) => {
                 self.takes(tag.as_deref(), &["seq", "omap", "pairs"], place)?;
-                let (nodes, depth) = self.list(above)?;
+                let (nodes, depth, end) = self.list(above)?;
+                self.spans.extend((style == Flow).then(|| (span.start.line(), end)));
                 (Value::List(nodes), depth, anchor)
             }
-            Event::MappingStart(_, anchor, tag) => {
+            Event::MappingStart(style, anchor, tag) => {
                 self.takes(tag.as_deref(), &["map", "set", "omap"], place)?;
-                let (pairs, depth) = self.map(above)?;
+                let (pairs, depth, end) = self.map(above)?;
+                self.spans.extend((style == Flow).then(|| (span.start.line(), end)));
                 (Value::Map(pairs), depth, anchor)
             }
             Event::Alias(id) => {
@@ -154,9 +194,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn list(&mut self, above: usize) -> Result<(Vec<Node>, usize), Problem> {
-        let (mut nodes, mut deepest) = (Vec::new(), 0);
+    /// The values of a list, how deep they are, and the line where they end.
+    fn list(&mut self, above: usize) -> Result<(Vec<Node>, usize, usize), Problem> {
+        let (mut nodes, mut deepest, mut end) = (Vec::new(), 0, 0);
         while let Some((event, span)) = self.next()? {
+            end = span.end.line();
             if matches!(event, Event::SequenceEnd) {
                 break;
             }
@@ -164,14 +206,19 @@ impl<'a> Reader<'a> {
             deepest = deepest.max(depth + 1);
             nodes.push(node);
         }
-        Ok((nodes, deepest))
+        Ok((nodes, deepest, end))
     }
 
-    fn map(&mut self, above: usize) -> Result<(Vec<(Key, Node)>, usize), Problem> {
-        let (mut pairs, mut merged, mut deepest) = (Vec::new(), Vec::new(), 0);
+    /// The pairs of a mapping, how deep they are, and the line where they end.
+    fn map(&mut self, above: usize) -> Result<(Pairs, usize, usize), Problem> {
+        let (mut pairs, mut merged, mut deepest, mut end) = (Vec::new(), Vec::new(), 0, 0);
         while let Some((event, span)) = self.next()? {
+            end = span.end.line();
             if matches!(event, Event::MappingEnd) {
                 break;
+            }
+            if matches!(&event, Event::Scalar(_, ScalarStyle::Plain, 0, None)) && span.is_empty() {
+                return Err(Problem::at(place(span), "a key is missing in front of `:`"));
             }
             let is_merge = matches!(
                 &event,
@@ -202,7 +249,7 @@ impl<'a> Reader<'a> {
                 Problem::at(key.place, message).help("Salt takes no mapping with a key twice")
             );
         }
-        Ok((merged, deepest))
+        Ok((merged, deepest, end))
     }
 }
 
@@ -255,14 +302,16 @@ fn scalar(
 ) -> Result<Value, Problem> {
     let as_text = || Value::Text(text.to_owned());
     let wrong = |what: &str| Problem::at(place, format!("the tag says {what}, and this is none"));
-    let Some(tag) = tag else {
-        return Ok(match style {
-            ScalarStyle::Plain => plain(text),
-            _ => as_text(),
-        });
+    // A `!` alone says nothing, other than in YAML 1.2.
+    let Some(tag) = tag.map(name_of).filter(|tag| tag != "!") else {
+        return match style {
+            ScalarStyle::Plain if text == "=" => Err(unknown_tag("value", place)),
+            ScalarStyle::Plain => Ok(plain(text)),
+            _ => Ok(as_text()),
+        };
     };
-    match name_of(tag).as_ref() {
-        "!" | "str" | "timestamp" | "binary" | "python/unicode" | "python/str" => Ok(as_text()),
+    match tag.as_ref() {
+        "str" | "timestamp" | "binary" | "python/unicode" | "python/str" => Ok(as_text()),
         "null" => Ok(Value::Null),
         "bool" => truth(text).map(Value::Bool).ok_or_else(|| wrong("a truth")),
         "int" => whole(text).ok_or_else(|| wrong("a whole number")),
@@ -321,7 +370,7 @@ fn whole(text: &str) -> Option<Value> {
     } else if digits.len() > 1 && digits.starts_with('0') {
         parse(digits, 8)?
     } else if digits.contains(':') {
-        sixties(digits)?
+        sixties(digits).filter(|_| !digits.starts_with('0'))?
     } else {
         // What began with a zero may go on with a line: `0_7`.
         let begins = digits.starts_with(|c: char| c.is_ascii_digit() || bare != text && c == '_');
@@ -338,7 +387,7 @@ fn whole(text: &str) -> Option<Value> {
 /// A number to the base of sixty: `1:30` is ninety.
 fn sixties(digits: &str) -> Option<i128> {
     let mut parts = digits.split(':');
-    let first = parts.next().filter(|first| first.starts_with(|c| matches!(c, '1'..='9')))?;
+    let first = parts.next().filter(|first| first.starts_with(|c: char| c.is_ascii_digit()))?;
     let mut number: i128 = first.replace('_', "").parse().ok()?;
     for part in parts {
         let is_part = matches!(part.len(), 1 | 2) && part.bytes().all(|c| c.is_ascii_digit());
@@ -362,7 +411,7 @@ fn fraction(text: &str) -> Option<f64> {
     let (number, behind) = digits.split_once('.')?;
     let of = |text: &str, more: &str| text.chars().all(|c| c.is_ascii_digit() || more.contains(c));
     if number.contains(':') {
-        let Value::Uint(number) = whole(number)? else { return None };
+        let number = sixties(number)?;
         let behind: f64 = format!("0.{behind}0").replace('_', "").parse().ok()?;
         #[expect(clippy::cast_precision_loss, reason = "Salt loses it as well")]
         return Some(sign * (number as f64 + behind));
@@ -447,6 +496,9 @@ mod tests {
             ("a: &a [*a]", "this value holds itself"),
             ("a: {b", "this is not YAML"),
             ("a:\n\t- b", "this is not YAML"),
+            ("a: 1\n\t\nb: 2", "the line begins with a tab"),
+            ("\t# a\nb: 2", "the line begins with a tab"),
+            (": 1", "a key is missing"),
             ("? [a]\n: b", "a key is a single word"),
             ("<<: 1", "`<<` takes mappings"),
             ("password: hunter2\npassword: hunter2", "a line that holds a secret"),
@@ -454,6 +506,15 @@ mod tests {
             let message = parse(text).unwrap_err().message;
             assert!(message.contains(expected), "{text}: {message}");
             assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn tabs_within_texts_and_brackets_are_taken() {
+        for text in
+            ["a: |\n  b\n  \tc\n", "a: [b,\n\tc]\n", "a: 'b\n\tc'\n", "a: {b: c,\n\td: e\n\t}\n"]
+        {
+            assert!(parse(text).is_ok(), "{text}");
         }
     }
 
