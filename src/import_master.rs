@@ -9,7 +9,9 @@ use std::collections::HashSet;
 use std::fmt::Write;
 
 use crate::jobs::JobsConfig;
+use crate::socket_file::LONGEST_PATH;
 use crate::units::Span;
+use crate::visible;
 
 mod engines;
 mod file_glob;
@@ -129,16 +131,18 @@ fn job_cache(master: &Master, page: &mut Page) -> bool {
     if !external {
         return false;
     }
-    const DEFAULT: f64 = 86_400.0;
     let seconds = master.number("keep_jobs_seconds");
-    // Hours, which Salt still reads where the seconds are as they are without a word.
-    let hours = master.number("keep_jobs").filter(|hours| *hours != 24.0);
+    // Hours, which Salt still reads where they alone are other than they are without a word.
+    let hours = master.text("keep_jobs").filter(|hours| hours != "24");
+    let hours = hours.and_then(|hours| hours.parse::<f64>().ok());
+    let are_default = master.text("keep_jobs_seconds").is_none_or(|seconds| seconds == "86400");
+    let hours = hours.filter(|hours| are_default && !hours.is_nan());
     let keep = match (seconds, hours) {
-        (None | Some(DEFAULT), Some(hours)) => {
+        (_, Some(hours)) => {
             page.say("keep_jobs");
             Some(hours * 3600.0)
         }
-        (Some(seconds), _) => {
+        (Some(seconds), None) => {
             page.say("keep_jobs_seconds");
             Some(seconds)
         }
@@ -184,7 +188,15 @@ fn source(master: &Master, page: &mut Page) {
                 true => format!("{}/.salt-unix", master.path("cachedir", cache)),
                 false => master.path("sock_dir", folder),
             };
-            page.pair(6, "address", &format!("{folder}/master_event_pub.ipc"));
+            let address = format!("{folder}/master_event_pub.ipc");
+            let is_short = address.len() <= LONGEST_PATH && !address.contains("://");
+            if is_short {
+                page.pair(6, "address", &address);
+            } else {
+                let length = address.len();
+                page.line(6, &format!("# The bus's path of {length} bytes is none of a unix socket; this is Salt's default."));
+                page.pair(6, "address", "/var/run/salt/master/master_event_pub.ipc");
+            }
         }
     }
     let size = master.number("max_event_size").map(|size| size.min(MOST));
@@ -387,7 +399,8 @@ struct Page {
 impl Page {
     fn line(&mut self, indent: usize, line: &str) {
         // Writing to a string cannot fail. A comment is one line whatever stands in it.
-        let _ = writeln!(self.text, "{:indent$}{}", "", line.replace(['\n', '\r'], " "));
+        let line = visible::json(&line.replace(['\n', '\r'], " "));
+        let _ = writeln!(self.text, "{:indent$}{line}", "");
     }
 
     fn pair(&mut self, indent: usize, key: &str, value: &str) {
@@ -417,7 +430,9 @@ mod tests {
         let master = Master::parse(text).unwrap();
         let page = import(&master, "master");
         // Whatever it says, saltern takes it.
-        if let Err(problems) = Config::parse(&page) {
+        // Variables are for values that it does not print.
+        let set = page.replace("${SALTERN_", "h:1${").replace("h:1${KAFKA_BROKER_1}", "h:1");
+        if let Err(problems) = Config::parse(&set) {
             let problems: Vec<_> = problems.iter().map(|p| p.render("page", &page)).collect();
             panic!("{}\n{page}", problems.join("\n"));
         }
@@ -507,6 +522,89 @@ mod tests {
         );
         assert!(page.contains("#   host: \"db\"\n") && !page.contains("hunter2"), "{page}");
         assert!(page.contains("#   bootstrap: [\"a\", \"b\"]\n"), "{page}");
+    }
+
+    #[test]
+    fn values_of_any_kind_come_to_a_configuration() {
+        let keys = [
+            "id",
+            "root_dir",
+            "sock_dir",
+            "cachedir",
+            "ipc_mode",
+            "max_event_size",
+            "event_return_whitelist",
+            "keep_jobs",
+            "event_return_blacklist",
+            "event_return_queue",
+            "event_return_queue_max_seconds",
+            "keep_jobs_seconds",
+            "rawfile_json.filename",
+            "sqlite3.database",
+            "sqlite3.timeout",
+            "returner.kafka.bootstrap",
+            "returner.kafka.topic",
+            "rawfile_json",
+            "returner.kafka",
+            "engines",
+            "event_return",
+            "master_job_cache",
+            "ext_job_cache",
+            "schedule",
+            "reactor",
+            "event_return_niceness",
+            "my_jobs",
+        ];
+        let values = [
+            "~",
+            "yes",
+            "no",
+            "-1",
+            "0",
+            "0.0001",
+            "5.5",
+            ".inf",
+            "-.inf",
+            ".nan",
+            "1.0e+308",
+            "99999999999999999999999",
+            "''",
+            "'a b'",
+            "'$${X}'",
+            "'a: b # c'",
+            "\"a\\nb\\u2028\\e\"",
+            "[]",
+            "{}",
+            "[~]",
+            "[1, [2], {a: b}]",
+            "{a: {b: [c]}}",
+            "'*'",
+            "'['",
+            "'{'",
+            "'!'",
+            "'h:1,g:x'",
+            "'[::1]:9092'",
+            "local_cache",
+            "saltern",
+            "sqlite3",
+        ];
+        for key in keys {
+            for value in values {
+                let rest = [
+                    ("event_return", "[rawfile_json, sqlite3, kafka, local, mysql]"),
+                    ("master_job_cache", "redis"),
+                    ("sqlite3.database", "/a"),
+                    ("returner.kafka.bootstrap", "h"),
+                    ("returner.kafka.topic", "t"),
+                    ("event_return_queue", "5"),
+                ];
+                let rest = rest.iter().filter(|(name, _)| *name != key);
+                let rest: Vec<_> = rest.map(|(name, value)| format!("{name}: {value}\n")).collect();
+                let rest = rest.concat();
+                imported(&format!("{key}: {value}\n{rest}"));
+            }
+        }
+        imported("ipc_mode: tcp\ntcp_master_pub_port: x\n");
     }
 
     #[test]

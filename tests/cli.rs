@@ -698,6 +698,6 @@ fn import_master_prints_what_saltern_takes() {
     std::fs::write(folder.path().join("master.d/b.txt"), "event_return: splunk\n").unwrap();
     let printed = text(&output(folder.path(), &["import-master", "master"]).stdout);
     assert!(printed.contains("    rawfile_json: {}\n"), "{printed}");
-    let missing = output(folder.path(), &["import-master", "nowhere"]);
+    let missing = output(folder.path(), &["import-master", "nowhere/master"]);
     assert_eq!(missing.status.code(), Some(2));
 }

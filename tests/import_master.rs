@@ -650,7 +650,6 @@ fn yaml_is_read_as_salt_reads_it() {
             "a:\t1\n",
             "a: 1\n\t\nb: 2\n",
             "a: 1\n  \t# b\n",
-            "a: [\n\tb]\n",
             "a: |\n  b\n  \tc\n",
             ": 1\n",
             "a: 011:0.0\n",

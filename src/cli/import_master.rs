@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::{Failure, print};
 use crate::import_master::{Master, import};
-use crate::visible;
 
 #[derive(Args)]
 pub(super) struct ImportMaster {
@@ -18,5 +17,5 @@ pub(super) struct ImportMaster {
 pub(super) fn import_master(arguments: &ImportMaster) -> Result<(), Failure> {
     let file = &arguments.file;
     let master = Master::read(file).map_err(|error| Failure::Usage(error.to_string()))?;
-    print(&visible::json(&import(&master, &file.display().to_string())))
+    print(&import(&master, &file.display().to_string()))
 }
