@@ -39,6 +39,7 @@ pub mod jobs;
 pub mod json;
 pub mod kafka_client;
 pub mod kafka_loop;
+pub mod lenient_json;
 pub mod line;
 pub mod local_cache;
 mod log_line;

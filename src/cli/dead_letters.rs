@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::spill::{rfc3339, table};
 use super::{Failure, Output, Target, load, look_into, print, print_json, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
+use crate::lenient_json;
 use crate::sink::chain;
 use crate::state_dir::is_taken;
 use crate::visible::{self, Visible};
@@ -182,7 +183,7 @@ fn show(letters: &[Letter], output: Output) -> Result<(), Failure> {
         let event = letter.event();
         let mut scratch = Vec::new();
         let data = event.as_ref().map_or(&b"null"[..], |event| event.json(&mut scratch));
-        let data: Value = serde_json::from_slice(data).unwrap_or_default();
+        let data = lenient_json::read(data).map(|(data, _)| data).unwrap_or_default();
         if output == Output::Json {
             let mut shown = json!(letter);
             if let Some(shown) = shown.as_object_mut() {

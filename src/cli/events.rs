@@ -22,6 +22,7 @@ use crate::config::{Config, Log, LogLevel};
 use crate::dispatch::Tapped;
 use crate::event::{Event, Origin};
 use crate::filter::{Filter, FilterConfig};
+use crate::lenient_json;
 use crate::line::{self, Colour};
 use crate::pipeline::Pipeline;
 use crate::shutdown::Shutdown;
@@ -202,7 +203,7 @@ impl Printer {
                 out.push(b'\n');
                 return Ok(());
             }
-            _ => serde_json::from_slice(line)?,
+            _ => serde_json::from_value(lenient_json::read(line)?.0)?,
         };
         match read {
             Line::Missed { missed } => self.missed(missed, out),
@@ -311,5 +312,10 @@ mod tests {
             ["salt/job/20261121233336123456/ret/web-1", "web-1", "test.ping", "failed"]
         );
         printer.line(b"not json", &mut Vec::new()).unwrap_err();
+        let deep = format!("{}1{}", "[".repeat(128), "]".repeat(128));
+        let line = format!(
+            r#"{{"tag": "a", "received": "", "source": "s", "master_id": "m", "data": {deep}}}"#
+        );
+        printer.line(line.as_bytes(), &mut Vec::new()).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::Method;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -19,6 +19,7 @@ use super::{Failure, Output, Target, look_into, print, print_json, run, runtime}
 use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{Outcome, PAGE, Selection};
+use crate::lenient_json;
 use crate::sink::chain;
 use crate::state_dir::is_taken;
 use crate::visible::Visible;
@@ -227,8 +228,9 @@ fn query(selection: &Selection) -> Vec<(&'static str, String)> {
     pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-fn parsed<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failure> {
-    serde_json::from_slice(answer)
+fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
+    lenient_json::read(answer)
+        .and_then(|(value, _)| serde_json::from_value(value))
         .map_err(|error| Failure::Running(format!("the answer is not as expected: {error}")))
 }
 
