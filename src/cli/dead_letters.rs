@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::daemon::{general_of, meant};
 use super::spill::{rfc3339, table};
-use super::{Failure, Output, Target, load, look_into, print, print_json, runtime};
+use super::{Failure, Output, Target, look_into, print, print_json, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
 use crate::lenient_json;
 use crate::sink::chain;
@@ -112,10 +113,8 @@ impl Which {
 }
 
 pub(super) fn dead_letters(target: &Target, arguments: &Arguments) -> Result<(), Failure> {
-    let state_dir = match &target.state_dir {
-        Some(state_dir) => state_dir.clone(),
-        None => load(&target.config)?.general.state_dir,
-    };
+    let target = &meant(target, false)?;
+    let state_dir = general_of(target, false)?.state_dir;
     if !state_dir.is_dir() {
         let message = format!("{} is no state directory", state_dir.display());
         return Err(Failure::Usage(message));

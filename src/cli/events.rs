@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, meant};
 use super::{Failure, Output, Target, run, runtime, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::dispatch::Tapped;
@@ -90,7 +90,10 @@ async fn follow(
         let daemon = config.exists().then(|| super::load(config)).transpose()?;
         return follow_bus(address, daemon, &filter, printer).await;
     }
-    let daemon = Daemon::find(target, arguments.url.as_deref())?;
+    let daemon = match arguments.url.as_deref() {
+        Some(url) => Daemon::find(target, Some(url))?,
+        None => Daemon::find(&meant(target, true)?, None)?,
+    };
     follow_daemon(&daemon, &arguments.tag, printer).await
 }
 

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::daemon::{Answer, Daemon, general_of};
+use super::daemon::{Answer, Daemon, general_of, meant};
 use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
 use super::{Failure, Output, Target, look_into, print, print_json, run, runtime};
@@ -156,6 +156,7 @@ impl Cache {
         if url.is_some() {
             return Daemon::find(target, url).map(Cache::Daemon);
         }
+        let target = &meant(target, true)?;
         if let Some(daemon) = Daemon::running(target)? {
             return Ok(Cache::Daemon(daemon));
         }
