@@ -90,7 +90,7 @@ fn scalar(node: &Node) -> Option<String> {
         Value::Int(number) => Some(number.to_string()),
         Value::Uint(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),
-        Value::Null | Value::List(_) | Value::Map(_) => None,
+        Value::Null | Value::Nothing | Value::List(_) | Value::Map(_) => None,
     }
 }
 
