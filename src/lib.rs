@@ -76,6 +76,7 @@ pub mod trimmed;
 pub mod unit_paths;
 pub mod units;
 mod unopened;
+mod unwritable;
 pub mod visible;
 mod writers;
 pub mod yaml;
