@@ -23,7 +23,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(45);
 fn saltern(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
     command.args(arguments).current_dir(directory).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
-    // Where a demo says that it runs, which is nobody's business but the test's.
+    // A demo puts up its sign there, which is the test's business alone.
     command.env("TMPDIR", directory).env_remove("XDG_RUNTIME_DIR");
     command
 }

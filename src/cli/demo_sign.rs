@@ -71,7 +71,7 @@ fn is_own(folder: &Path) -> bool {
     let user = rustix::process::geteuid().as_raw();
     folder
         .symlink_metadata()
-        .is_ok_and(|found| found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0)
+        .is_ok_and(|found| found.is_dir() && found.uid() == user && found.mode() & 0o777 == 0o700)
 }
 
 /// Makes the link, in place of an older one.
