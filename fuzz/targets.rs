@@ -6,6 +6,7 @@ use saltern::http;
 use saltern::import_master::{self, Master};
 use saltern::jobs::Jobs;
 use saltern::json;
+use saltern::lenient_json::{self, Replaced};
 use saltern::msgpack::{self, Item, Malformed, Walker};
 use saltern::source::framing::{Frame, FrameError, Framer};
 use saltern::source::prefixed::{PREFIX, PrefixError, Prefixed};
@@ -50,6 +51,23 @@ fn frames(stream: &[u8], piece: usize, max_frame: usize) -> (Vec<Frame>, Option<
         assert!(framer.wanted() > buffer.len(), "stands still with all that it wants");
     }
     (found, None)
+}
+
+/// Any text is a value or an error. One that is JSON is what it is, but for integers over 64 bits.
+pub(crate) fn lenient_json(data: &[u8]) {
+    let strict = serde_json::from_slice::<serde_json::Value>(lenient_json::without_mark(data));
+    match (lenient_json::read(data), strict) {
+        (Ok((lenient, replaced)), Ok(strict)) if replaced == Replaced::default() => {
+            assert_eq!(lenient, strict);
+        }
+        (Ok((_, replaced)), Ok(_)) => {
+            let of_integers =
+                Replaced { long_integer: replaced.long_integer, ..Replaced::default() };
+            assert_eq!(replaced, of_integers);
+        }
+        (Err(error), Ok(_)) => panic!("JSON is refused: {error}"),
+        (_, Err(_)) => {}
+    }
 }
 
 /// As [`framing`], for the messages of Salt's side.

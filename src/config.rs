@@ -1,5 +1,6 @@
 //! The configuration: YAML to typed structs, with every mistake reported at once and in its place.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use crate::sink::{self, Driver};
 use crate::source::{self, JobCache, Reader};
 use crate::units::{ByteSize, Span};
 use crate::visible;
-use crate::yaml::{Node, Place, Problem, Value, suggest};
+use crate::yaml::{Key, Node, Place, Problem, Value, suggest};
 
 mod located;
 
@@ -58,7 +59,8 @@ pub struct General {
     pub master_id: String,
     /// Where saltern keeps its files (0700).
     pub state_dir: PathBuf,
-    /// The HTTP side.
+    /// The HTTP side. `null` is `{listen: null}`: no address, and the unix socket for the commands
+    /// stays.
     pub http: Http,
     /// What is logged, and how.
     pub log: Log,
@@ -67,7 +69,7 @@ pub struct General {
     pub memory: ByteSize,
     /// What is kept of events that sinks refuse.
     pub dead_letters: DeadLettersConfig,
-    /// The job cache.
+    /// The job cache. `null` is `{enabled: false}`.
     pub jobs: JobsConfig,
     /// What is hidden of all events before they are stored or shown, and of what Salt writes into the
     /// job cache. Default: nothing.
@@ -333,7 +335,7 @@ impl Config {
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
-        let general = root.without(|key| is_section(key));
+        let general = root.without(|key| is_section(key)).with_none_said();
         let general: Option<General> = general.read_noting(&mut problems);
         if let Some(general) = &general {
             general.http.check(&root, &mut problems);
@@ -423,7 +425,7 @@ fn source_of(
     let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("source", name, entry, &known, SOURCE_OPTIONS, problems)?;
     let kind = source::Kind::named(kind)?;
-    let reader = (kind.read)(node, problems);
+    let reader = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !SOURCE_OPTIONS.contains(&key));
     let options: Option<SourceOptions> = options.read_noting(problems);
     let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());
@@ -440,8 +442,9 @@ fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<Sink
     let known: Vec<_> = sink::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("sink", name, entry, &known, SINK_OPTIONS, problems)?;
     let kind = sink::Kind::named(kind)?;
-    let driver = (kind.read)(node, problems);
+    let driver = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !SINK_OPTIONS.contains(&key));
+    let options = options.with_none_said();
     let options: SinkOptions = options.read_noting(problems)?;
     let filter = Filter::new(&options.filter).map_err(|bad| {
         let index = bad.index.to_string();
@@ -581,6 +584,36 @@ impl Node {
         let kept = pairs.iter().filter(|(key, _)| !leave_out(&key.name)).cloned().collect();
         Node { place: self.place, value: Value::Map(kept) }
     }
+
+    /// The mapping with `null` put in other words where it says what is meant: nothing listens,
+    /// jobs are not kept, every event is taken, nothing is hidden.
+    fn with_none_said(mut self) -> Node {
+        let Value::Map(pairs) = &mut self.value else { return self };
+        pairs.retain(|(key, node)| {
+            !(matches!(node.value, Value::Null) && ["filter", "redact"].contains(&&*key.name))
+        });
+        for (key, node) in pairs {
+            let none = match key.name.as_str() {
+                "http" => ("listen", Value::Null),
+                "jobs" => ("enabled", Value::Bool(false)),
+                _ => continue,
+            };
+            if matches!(node.value, Value::Null) {
+                let (name, place) = (none.0.to_owned(), node.place);
+                let said = (Key { name, place }, Node { place, value: none.1 });
+                node.value = Value::Map(vec![said]);
+            }
+        }
+        self
+    }
+
+    /// The settings of a kind, of which there may be none: `salt_bus: null` has its defaults.
+    fn or_defaults(&self) -> Cow<'_, Node> {
+        match self.value {
+            Value::Null => Cow::Owned(Node { place: self.place, value: Value::Nothing }),
+            _ => Cow::Borrowed(self),
+        }
+    }
 }
 
 /// The JSON Schema of the whole configuration.
@@ -595,6 +628,14 @@ pub fn schema() -> Schema {
         properties
             .insert("sources".into(), json!({"type": "object", "additionalProperties": sources}));
         properties.insert("sinks".into(), json!({"type": "object", "additionalProperties": sinks}));
+    }
+    for section in ["http", "jobs"] {
+        let read = schema.get_mut("properties").and_then(|all| all.get_mut(section));
+        if let Some(read) = read {
+            let description = read.get("description").cloned();
+            let one = std::mem::take(read);
+            *read = json!({"description": description, "anyOf": [one, {"type": "null"}]});
+        }
     }
     let definitions = generator.take_definitions(true);
     if let Some(defs) = schema.ensure_object().entry("$defs").or_insert(json!({})).as_object_mut() {
@@ -636,6 +677,37 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn null_means_none_or_is_a_mistake_and_nothing_means_the_defaults() {
+        let parsed = |text: &str| Config::parse(&format!("{SMALLEST}{text}\n"));
+        for none in ["http: null", "http: ~", "http: {listen: null}"] {
+            let general = parsed(none).unwrap().general;
+            assert_eq!(general.http.listen, None, "{none}");
+            assert_eq!(general.http.socket, Http::default().socket, "{none}");
+        }
+        for defaults in ["http:", "http: {}", "http:\n  # listen: null", "http:  # null"] {
+            assert!(parsed(defaults).unwrap().general.http.listen.is_some(), "{defaults}");
+        }
+        assert_eq!(parsed("jobs: null").unwrap().general.jobs.enabled, Some(false));
+        assert_eq!(parsed("jobs:").unwrap().general.jobs.enabled, None);
+        assert!(parsed("estate: null\nredact: null\ndedupe_window: null").is_ok());
+        for mistake in ["log: null", "dead_letters: ~", "log: {level: null}", "state_dir: null"] {
+            let place = parsed(mistake).err().unwrap()[0].place.unwrap();
+            assert_eq!(place.line, 6, "{mistake}");
+        }
+        assert!(parsed("log:\ndead_letters:").is_ok());
+        let sink = |options: &str| {
+            let text = format!("sources: {{b: {{salt_bus: null}}}}\nsinks: {{x: {options}}}\n");
+            Config::parse(&text).map(drop)
+        };
+        sink("{blackhole: null, filter: null, redact: null, rate_limit: null}").unwrap();
+        for mistake in ["batch", "retry", "spill"] {
+            let problems = sink(&format!("{{blackhole: {{}}, {mistake}: null}}")).unwrap_err();
+            assert_eq!(problems[0].message, "this section cannot be null", "{mistake}");
+        }
+        assert!(sink("null").unwrap_err()[0].message.contains("has no kind"));
+    }
 
     const SMALLEST: &str = "
 sources:

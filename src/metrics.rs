@@ -86,6 +86,12 @@ pub const SOURCE_BAD_FRAMES: Metric = counter(
     SOURCE,
     "Frames that were no events, and streams given up because of what was in them.",
 );
+/// Values of events that came as JSON and that were replaced: not_finite (NaN, Infinity and numbers beyond a double, by null), long_integer (over 64 bits, by a string of its digits), not_utf8 (by U+FFFD), too_deep (over 128 levels, by null).
+pub const SOURCE_LOSSY_VALUES: Metric = counter(
+    "saltern_source_lossy_values_total",
+    &["source", "reason"],
+    "Values of events that came as JSON and that were replaced: not_finite (NaN, Infinity and numbers beyond a double, by null), long_integer (over 64 bits, by a string of its digits), not_utf8 (by U+FFFD), too_deep (over 128 levels, by null).",
+);
 /// Clients of a source `returner` that were turned away or cut off, by reason.
 pub const SOURCE_CLIENTS_CUT_OFF: Metric = counter(
     "saltern_source_clients_cut_off_total",
@@ -329,6 +335,7 @@ pub static METRICS: &[Metric] = &[
     SOURCE_GAPS,
     SOURCE_GAP_SECONDS,
     SOURCE_BAD_FRAMES,
+    SOURCE_LOSSY_VALUES,
     SOURCE_CLIENTS_CUT_OFF,
     SOURCE_TRIMMED,
     SOURCE_DUPLICATES,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::json::Losses;
+use crate::lenient_json::Replaced;
 use crate::metrics::{self, Distribution, Level, Seconds, Tally};
 use crate::threads::Threads;
 
@@ -52,6 +53,14 @@ pub struct SourceState {
     pub gap_seconds: Seconds,
     /// Frames that were no events, and streams given up for what was in them.
     pub bad_frames: Tally,
+    /// Values of JSON that were no numbers.
+    pub lossy_not_finite: Tally,
+    /// Integers of JSON that were too long.
+    pub lossy_long_integer: Tally,
+    /// Strings of JSON that were no text.
+    pub lossy_not_utf8: Tally,
+    /// Values of JSON cut because they were nested too deep.
+    pub lossy_too_deep: Tally,
     /// `VALUE_TRIMMED` values.
     pub trimmed: Tally,
     /// Events dropped because they were seen a moment ago.
@@ -71,6 +80,7 @@ impl SourceState {
     /// A source that has not begun.
     pub fn new(name: &str, kind: &'static str, master_id: &str) -> Self {
         let labels = &[name];
+        let lossy = |reason| Tally::new(metrics::SOURCE_LOSSY_VALUES, &[name, reason]);
         SourceState {
             name: name.to_owned(),
             kind,
@@ -82,6 +92,10 @@ impl SourceState {
             gaps: Tally::new(metrics::SOURCE_GAPS, labels),
             gap_seconds: Seconds::new(metrics::SOURCE_GAP_SECONDS, labels),
             bad_frames: Tally::new(metrics::SOURCE_BAD_FRAMES, labels),
+            lossy_not_finite: lossy("not_finite"),
+            lossy_long_integer: lossy("long_integer"),
+            lossy_not_utf8: lossy("not_utf8"),
+            lossy_too_deep: lossy("too_deep"),
             trimmed: Tally::new(metrics::SOURCE_TRIMMED, labels),
             duplicates: Tally::new(metrics::SOURCE_DUPLICATES, labels),
             peer_events: Tally::new(metrics::SOURCE_PEER_EVENTS, labels),
@@ -96,6 +110,20 @@ impl SourceState {
     /// Remembers an error; `true` if it is not the one remembered already.
     pub fn failed(&self, error: &str) -> bool {
         remember(&self.last_error, error)
+    }
+
+    /// Counts what JSON could not hold of an event.
+    pub fn replaced(&self, replaced: Replaced) {
+        self.lossy_not_finite.add(replaced.not_finite);
+        self.lossy_long_integer.add(replaced.long_integer);
+        self.lossy_not_utf8.add(replaced.not_utf8);
+        self.lossy_too_deep.add(replaced.too_deep);
+    }
+
+    /// Values that were replaced, for whatever reason.
+    pub fn lossy_values(&self) -> u64 {
+        let of_numbers = self.lossy_not_finite.get() + self.lossy_long_integer.get();
+        of_numbers + self.lossy_not_utf8.get() + self.lossy_too_deep.get()
     }
 
     /// The source begins, perhaps again.
@@ -379,6 +407,7 @@ pub(crate) struct SourceStatus {
     pub(crate) gaps: u64,
     pub(crate) gap_seconds: f64,
     pub(crate) bad_frames: u64,
+    pub(crate) lossy_values: u64,
     pub(crate) trimmed_values: u64,
     pub(crate) duplicates: u64,
     pub(crate) peer_events: u64,
@@ -501,6 +530,7 @@ impl State {
             gaps: source.gaps.get(),
             gap_seconds: source.gap_seconds.get().as_secs_f64(),
             bad_frames: source.bad_frames.get(),
+            lossy_values: source.lossy_values(),
             trimmed_values: source.trimmed.get(),
             duplicates: source.duplicates.get(),
             peer_events: source.peer_events.get(),

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::regular_file::{self, Links};
 use crate::state_file;
+use crate::unwritable::advised;
 
 /// Why the directory cannot be had.
 #[derive(Debug, Error)]
@@ -87,9 +88,11 @@ impl StateDir {
     /// Takes the directory, which is made if it is not there.
     pub fn take(path: &Path) -> Result<Self, StateDirError> {
         state_file::create_directory(path)
+            .map_err(|cause| advised(&lock_of(path), cause))
             .map_err(|cause| StateDirError::Create { path: path.to_owned(), cause })?;
         let name = lock_of(path);
-        let failed = |cause| StateDirError::Lock { lock: name.clone(), cause };
+        let failed =
+            |cause| StateDirError::Lock { lock: name.clone(), cause: advised(&name, cause) };
         let directory = File::open(path).map_err(failed)?;
         for advice in examine(path, &directory.metadata().map_err(failed)?)? {
             warn!(state_dir = %path.display(), "{advice}");

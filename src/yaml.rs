@@ -117,6 +117,16 @@ impl de::Error for Problem {
         problem.help(suggest(variant, expected))
     }
 
+    fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        match unexpected {
+            de::Unexpected::Unit => {
+                Problem::custom(format_args!("there is no value here, expected {expected}"))
+                    .help("leave the key out for its default")
+            }
+            other => Problem::custom(format_args!("invalid type: {other}, expected {expected}")),
+        }
+    }
+
     fn missing_field(field: &'static str) -> Self {
         Problem::custom(format_args!("the key `{field}` is missing"))
     }
@@ -152,8 +162,10 @@ pub struct Node {
 /// A YAML value.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// `~`, or nothing at all.
+    /// `null` or `~`, so that somebody means none.
     Null,
+    /// Nothing at all, as behind a key whose own keys are comments.
+    Nothing,
     /// `true` or `false`.
     Bool(bool),
     /// A negative integer.
@@ -191,7 +203,11 @@ impl Node {
         // the most.
         let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
         let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
-        parsed.map(Node::from).map_err(|error| {
+        let parsed = parsed.map(Node::from).map(|mut node| {
+            node.tell_nothing_from_null(text);
+            node
+        });
+        parsed.map_err(|error| {
             let message = error.without_snippet().to_string();
             // The place stands in front of the line; what is behind is the message.
             let place = error.location().map(Place::from);
@@ -203,6 +219,32 @@ impl Node {
             }
             Problem { place, message: format!("this is not YAML: {message}"), help: None }
         })
+    }
+
+    /// The parser has one value for both; the text says which it is.
+    fn tell_nothing_from_null(&mut self, text: &str) {
+        let lines: Vec<_> = text.lines().collect();
+        self.visit(&mut |node| {
+            if !matches!(node.value, Value::Null) {
+                return;
+            }
+            let line = node.place.line.checked_sub(1).and_then(|index| lines.get(index));
+            let behind = line.map(|line| line.chars().skip(node.place.column.saturating_sub(1)));
+            let word = behind.into_iter().flatten();
+            let word: String = word.take_while(|c| c.is_ascii_alphabetic() || *c == '~').collect();
+            if !matches!(word.as_str(), "null" | "Null" | "NULL" | "~") {
+                node.value = Value::Nothing;
+            }
+        });
+    }
+
+    fn visit(&mut self, each: &mut impl FnMut(&mut Node)) {
+        each(self);
+        match &mut self.value {
+            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.visit(each)),
+            Value::Map(pairs) => pairs.iter_mut().for_each(|(_, node)| node.visit(each)),
+            _ => {}
+        }
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
@@ -345,7 +387,7 @@ impl Node {
     pub fn pairs(&self) -> Result<&[(Key, Node)], Problem> {
         match &self.value {
             Value::Map(pairs) => Ok(pairs),
-            Value::Null => Ok(&[]),
+            Value::Null | Value::Nothing => Ok(&[]),
             _ => Err(Problem::at(self.place, "a mapping (`key: value`) belongs here")),
         }
     }
@@ -366,7 +408,7 @@ impl Node {
             hasher.update(bytes);
         };
         match &self.value {
-            Value::Null => scalar(0, &[]),
+            Value::Null | Value::Nothing => scalar(0, &[]),
             Value::Bool(value) => scalar(1, &[u8::from(*value)]),
             Value::Int(value) => scalar(2, &value.to_le_bytes()),
             Value::Uint(value) => scalar(3, &value.to_le_bytes()),
@@ -514,7 +556,7 @@ impl<'de> Deserializer<'de> for &Node {
 
     fn deserialize_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match &self.value {
-            Value::Null => visitor.visit_unit(),
+            Value::Null | Value::Nothing => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(*value),
             Value::Int(value) => visitor.visit_i64(*value),
             Value::Uint(value) => visitor.visit_u64(*value),
@@ -528,7 +570,7 @@ impl<'de> Deserializer<'de> for &Node {
 
     fn deserialize_option<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match self.value {
-            Value::Null => visitor.visit_none(),
+            Value::Null | Value::Nothing => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
@@ -556,7 +598,8 @@ impl<'de> Deserializer<'de> for &Node {
         result.map_err(|problem| problem.located(self.place))
     }
 
-    /// An empty value where a mapping belongs is a mapping without keys: `blackhole:` is one.
+    /// An empty value where a mapping belongs is a mapping without keys: `blackhole:` is one. `null`
+    /// may be meant as none, which a section that has to be there cannot be.
     fn deserialize_struct<V: de::Visitor<'de>>(
         self,
         _name: &'static str,
@@ -564,7 +607,11 @@ impl<'de> Deserializer<'de> for &Node {
         visitor: V,
     ) -> Result<V::Value, Problem> {
         match self.value {
-            Value::Null => visitor.visit_map(Pairs { pairs: [].iter(), value: None }),
+            Value::Nothing => visitor.visit_map(Pairs { pairs: [].iter(), value: None }),
+            Value::Null => {
+                let problem = Problem::at(self.place, "this section cannot be null");
+                Err(problem.help("leave it out, or write `{}`, for its defaults"))
+            }
             _ => self.deserialize_any(visitor),
         }
         .map_err(|problem: Problem| problem.located(self.place))

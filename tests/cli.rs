@@ -23,6 +23,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(45);
 fn saltern(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
     command.args(arguments).current_dir(directory).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    // A demo puts up its sign there, which is the test's business alone.
+    command.env("TMPDIR", directory).env_remove("XDG_RUNTIME_DIR");
     command
 }
 
@@ -506,6 +508,37 @@ fn a_demo_ends_at_an_interrupt_and_its_bus_can_be_watched() {
     let (lines, rows) = stored(directory.path());
     assert_eq!(lines, rows);
     assert!(!directory.path().join("demo/bus.ipc").exists());
+}
+
+#[test]
+fn http_null_is_no_address_and_leaves_the_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "state_dir: state\nhttp: null\nlog: {format: json}\n\
+                  sources: {bus: {salt_bus: {address: 'unix:nowhere'}}}\nsinks: {out: {blackhole: {}}}\n";
+    std::fs::write(directory.path().join("saltern.yaml"), config).unwrap();
+    let run = ["run", "--config", "saltern.yaml"];
+    let mut daemon = Running::start(&mut saltern(directory.path(), &run));
+    let socket = directory.path().join("state/http.sock");
+    eventually("the socket", || UnixStream::connect(&socket).is_ok());
+    let spill = output(directory.path(), &["spill", "--config", "saltern.yaml"]);
+    assert!(spill.status.success(), "{}", text(&spill.stderr));
+    // The daemon itself says so.
+    let console = output(directory.path(), &["console", "--config", "saltern.yaml"]);
+    let said = text(&console.stderr);
+    assert!(said.contains("http.listen is null"), "{said}");
+    let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{}/net/{table}", daemon.child.id()));
+    let inodes = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap();
+    let inodes = inodes.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let inodes: Vec<_> = inodes.map(|link| link.display().to_string()).collect();
+    for line in tables.iter().flat_map(|table| {
+        let table = std::fs::read_to_string(table).unwrap_or_default();
+        table.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    }) {
+        let inode = line.split_whitespace().nth(9).unwrap();
+        assert!(!inodes.contains(&format!("socket:[{inode}]")), "{line}");
+    }
+    daemon.interrupt();
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]

@@ -36,6 +36,42 @@ fn nearly_msgpack() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
 
+/// Text of which much is JSON, or what Python takes for it.
+fn nearly_json() -> impl Strategy<Value = Vec<u8>> {
+    let words = [
+        "NaN",
+        "-Infinity",
+        "1e400",
+        "-9223372036854775809",
+        "0.1",
+        "12",
+        "-",
+        "null",
+        "true",
+        ",",
+        ", ",
+        "\"a\": ",
+        "\"a\"",
+        "\"\\ud800\"",
+        "\"\\ud83d\\ude00\"",
+        "\"\\",
+        "\"",
+        "[",
+        "[",
+        "]",
+        "{",
+        "}",
+        " ",
+    ];
+    let piece = prop_oneof![
+        20 => prop::sample::select(words.to_vec()).prop_map(|word| word.as_bytes().to_vec()),
+        1 => any::<u8>().prop_map(|byte| vec![byte]),
+        1 => (0..300_usize).prop_map(|depth| vec![b'['; depth]),
+        1 => (0..300_usize).prop_map(|depth| vec![b']'; depth]),
+    ];
+    proptest::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+}
+
 /// Messages with their lengths before them, of which some are wrong.
 fn nearly_prefixed() -> impl Strategy<Value = Vec<u8>> {
     let message = proptest::collection::vec(any::<u8>(), 0..40);
@@ -67,6 +103,11 @@ proptest! {
     #[test]
     fn prefixed(data in nearly_prefixed(), pace: u8, limit: u8) {
         targets::prefixed(&[&[pace, limit], &data[..]].concat());
+    }
+
+    #[test]
+    fn lenient_json(data in nearly_json()) {
+        targets::lenient_json(&data);
     }
 
     #[test]
@@ -216,6 +257,7 @@ fn seeds_of_all_targets_hold() {
     for (name, target) in [
         ("framing", &targets::framing as &dyn Fn(&[u8])),
         ("prefixed", &targets::prefixed),
+        ("lenient_json", &targets::lenient_json),
         ("walker", &targets::walker),
         ("transcoder", &targets::transcoder),
         ("config", &targets::config),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use axum::http::Method;
 use serde::Deserialize;
 
-use super::daemon::{Daemon, located, reachable};
+use super::daemon::{Daemon, located, meant, reachable};
 use super::tcp_listener::stranger;
 use super::{Failure, Target, print, runtime};
 use crate::config::Located;
@@ -26,6 +26,7 @@ struct Reached {
 }
 
 pub(super) fn console(target: &Target) -> Result<(), Failure> {
+    let target = &meant(target, false)?;
     let Located { general, unread_token } = located(target, false)?;
     let configured = Reached { listen: general.http.listen, tls: general.http.tls.is_some() };
     // The daemon knows best where it listens: the configuration may have changed since.

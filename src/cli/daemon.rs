@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::tcp_listener::stranger;
-use super::{Failure, Target};
+use super::{Failure, Target, demo_sign};
 use crate::config::{self, ConfigError, General, Http, Located};
 use crate::http::authorize::MEANT;
 use crate::http::{place, token};
@@ -36,6 +36,7 @@ use crate::sink::chain;
 use crate::state_dir::is_taken;
 use crate::tls::TlsConfig;
 use crate::units::Secret;
+use crate::visible;
 
 /// How long a daemon may take to accept the connection and begin its answer.
 const ANSWER: Duration = Duration::from_secs(40);
@@ -362,20 +363,79 @@ pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure
     Ok(located)
 }
 
+/// The daemon that is meant: the one that was named, the one of the system, or else a demo. Where
+/// there is none of them, the error says how to name one.
+pub(super) fn meant(target: &Target, has_url: bool) -> Result<Target, Failure> {
+    let Some(tried) = nobody_by_default(target) else { return Ok(target.clone()) };
+    for state_dir in demo_sign::state_dirs() {
+        if place::usual_of(&state_dir).iter().any(|path| try_connect(path).is_ok()) {
+            eprintln!(
+                "no daemon and no configuration here; this is the demo in {}",
+                visible::lines(&state_dir.display().to_string())
+            );
+            return Ok(Target { state_dir: Some(state_dir), config: target.config.clone() });
+        }
+    }
+    let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
+    let left = General::default().state_dir;
+    let left = match left.is_dir() {
+        true => format!("; --state-dir {} shows what is left there", left.display()),
+        false => String::new(),
+    };
+    Err(Failure::Usage(format!(
+        "there is no configuration {config}, and nobody listens at {tried}\n\
+         Say which daemon is meant: --config FILE names its configuration, --state-dir DIR its \
+         state_dir{url}{left}.\n\
+         Without a Salt master `saltern demo` has events and jobs to show; start it in another terminal.",
+        config = target.config.display(),
+        tried = tried.join(" or "),
+        url = if has_url { ", --url http://HOST:PORT its address" } else { "" },
+    )))
+}
+
+/// Says if commands that name no daemon find a demo, because there is nothing else.
+pub(super) fn is_demo_found() -> bool {
+    let target = Target { config: config::DEFAULT_PATH.into(), state_dir: None };
+    nobody_by_default(&target).is_some()
+}
+
+/// The places in which the daemon of the system is not, where it is meant and has no configuration.
+fn nobody_by_default(target: &Target) -> Option<Vec<PathBuf>> {
+    let is_absent =
+        || target.config.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    let general = General::default();
+    if !is_any(target) || !is_absent() || is_taken(&general.state_dir) {
+        return None;
+    }
+    match look(target, &general) {
+        Found::Nobody(tried) => Some(tried),
+        Found::Socket { .. } | Found::Denied(_) => None,
+    }
+}
+
+/// Says if the system's daemon is meant, because no other is named.
+fn is_any(target: &Target) -> bool {
+    target.state_dir.is_none() && target.config == Path::new(config::DEFAULT_PATH)
+}
+
 /// Looks for the socket.
 fn look(target: &Target, general: &General) -> Found {
     let Some(settings) = &general.http.socket else { return Found::Nobody(Vec::new()) };
     let absolute = std::path::absolute(&general.state_dir);
     let state_dir = absolute.unwrap_or_else(|_| general.state_dir.clone());
-    // The system's daemon is meant unless another is named.
-    let is_any = target.state_dir.is_none() && target.config == Path::new(config::DEFAULT_PATH);
     let own = match &settings.path {
         Some(path) => vec![path.clone()],
         None => place::usual_of(&general.state_dir),
     };
     let mut places: VecDeque<_> = own.into_iter().map(|path| (path, None)).collect();
-    if settings.path.is_none() && is_any {
+    if settings.path.is_none() && is_any(target) {
         places.push_front((place::SYSTEM.into(), None));
+        // That of a daemon with the same environment, as in a container.
+        if let Some(path) = place::of_runtime_directory()
+            && path != Path::new(place::SYSTEM)
+        {
+            places.push_front((path, None));
+        }
     } else if settings.path.is_none() && may_be_system(&state_dir) {
         places.push_back((place::SYSTEM.into(), Some(state_dir)));
     }

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::daemon::{general_of, meant};
 use super::spill::{rfc3339, table};
-use super::{Failure, Output, Target, load, look_into, print, print_json, runtime};
+use super::{Failure, Output, Target, look_into, print, print_json, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
+use crate::lenient_json;
 use crate::sink::chain;
 use crate::state_dir::is_taken;
 use crate::visible::{self, Visible};
@@ -111,10 +113,8 @@ impl Which {
 }
 
 pub(super) fn dead_letters(target: &Target, arguments: &Arguments) -> Result<(), Failure> {
-    let state_dir = match &target.state_dir {
-        Some(state_dir) => state_dir.clone(),
-        None => load(&target.config)?.general.state_dir,
-    };
+    let target = &meant(target, false)?;
+    let state_dir = general_of(target, false)?.state_dir;
     if !state_dir.is_dir() {
         let message = format!("{} is no state directory", state_dir.display());
         return Err(Failure::Usage(message));
@@ -182,7 +182,7 @@ fn show(letters: &[Letter], output: Output) -> Result<(), Failure> {
         let event = letter.event();
         let mut scratch = Vec::new();
         let data = event.as_ref().map_or(&b"null"[..], |event| event.json(&mut scratch));
-        let data: Value = serde_json::from_slice(data).unwrap_or_default();
+        let data = lenient_json::read(data).map(|(data, _)| data).unwrap_or_default();
         if output == Output::Json {
             let mut shown = json!(letter);
             if let Some(shown) = shown.as_object_mut() {

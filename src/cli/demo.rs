@@ -1,7 +1,8 @@
 //! `saltern demo`: the whole machine on a made-up bus, in one directory.
 //!
 //! A unix socket serves the events of [`crate::demo`] in the framing of a real master, and the real
-//! `salt_bus` source reads it; what the demo shows is what a master would show.
+//! `salt_bus` source reads it; what the demo shows is what a master would show. Its daemon is found
+//! by the commands as any other, and by its [`Sign`] where there is no other.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
@@ -22,6 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::daemon::is_demo_found;
+use super::demo_sign::Sign;
 use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
@@ -66,7 +69,7 @@ const SUMMARY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// The longest path of a unix socket.
 const LONGEST_SOCKET_PATH: usize = 100;
 
-pub(super) fn demo(arguments: &Demo) -> Result<(), Failure> {
+pub(super) fn demo(arguments: &Demo, state_dir: Option<&Path>) -> Result<(), Failure> {
     let level = if arguments.verbose { LogLevel::Info } else { LogLevel::Warn };
     start_logging(Log { level, format: None });
     let directory = &arguments.directory;
@@ -74,24 +77,16 @@ pub(super) fn demo(arguments: &Demo) -> Result<(), Failure> {
     created.map_err(|error| failed(&format!("cannot create {}", directory.display()), &error))?;
     let listener = listen(arguments.listen)?;
     let address = listener.local_addr().map_err(|error| failed("cannot listen", &error))?;
-    let files = Files::of(directory);
+    let files = Files::of(directory, state_dir);
     let config = files.config(address)?;
-    eprintln!(
-        "{} made-up events a second from {} into {} and {}; http://{address}, whose page opens with \
-         what `saltern console --state-dir {}` prints; Ctrl-C ends it",
-        arguments.rate,
-        files.bus.display(),
-        files.database.display(),
-        files.lines.display(),
-        files.state_dir().display(),
-    );
+    let mut named = String::new();
     let result = run::to_the_end(&config, async |signals| {
-        run_demo(arguments, &config, &files, listener, signals).await
+        run_demo(arguments, &config, &files, listener, signals, &mut named).await
     });
     // A socket that nobody serves any more would only confuse.
     let _ = std::fs::remove_file(&files.bus);
     result?;
-    print(&files.what_next(address))
+    print(&files.what_next(address, &named))
 }
 
 async fn run_demo(
@@ -100,8 +95,21 @@ async fn run_demo(
     files: &Files,
     listener: TcpListener,
     signals: &Signals,
+    named: &mut String,
 ) -> Result<(), Failure> {
     let bus = files.listen_on_bus().await?;
+    let address = config.general.http.listen.unwrap_or(arguments.listen);
+    let sign = Sign::put_up(&files.state_dir);
+    *named = named_by(&files.state_dir, sign.as_ref());
+    eprintln!(
+        "{} made-up events a second from {} into {} and {}; http://{address}, whose page opens with \
+         what `saltern console{named}` prints; `saltern jobs list{named}` in another terminal lists \
+         the jobs; Ctrl-C ends it",
+        arguments.rate,
+        files.bus.display(),
+        files.database.display(),
+        files.lines.display(),
+    );
     let listener = listener
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener))
@@ -116,7 +124,16 @@ async fn run_demo(
     .await;
     ended.cancel();
     bus.await.map_err(|error| failed("the made-up bus failed", &error))?;
+    drop(sign);
     result
+}
+
+/// The option by which commands are told of the demo, where they would not find it.
+fn named_by(state_dir: &Path, sign: Option<&Sign>) -> String {
+    match sign.is_some() && is_demo_found() {
+        true => String::new(),
+        false => format!(" --state-dir {}", state_dir.display()),
+    }
 }
 
 /// Binds the address, or a free port where that one is taken.
@@ -137,27 +154,25 @@ fn listen(wanted: SocketAddr) -> Result<TcpListener, Failure> {
 /// Where everything is.
 struct Files {
     directory: PathBuf,
+    state_dir: PathBuf,
     bus: PathBuf,
     database: PathBuf,
     lines: PathBuf,
 }
 
 impl Files {
-    fn of(directory: &Path) -> Self {
+    fn of(directory: &Path, state_dir: Option<&Path>) -> Self {
         let mut bus = directory.join("bus.ipc");
         if bus.as_os_str().len() > LONGEST_SOCKET_PATH {
             bus = std::env::temp_dir().join(format!("saltern-demo-{}.ipc", std::process::id()));
         }
         Files {
             directory: directory.to_owned(),
+            state_dir: state_dir.map_or_else(|| directory.join("state"), Path::to_owned),
             bus,
             database: directory.join("events.db"),
             lines: directory.join("events.jsonl"),
         }
-    }
-
-    fn state_dir(&self) -> PathBuf {
-        self.directory.join("state")
     }
 
     fn config(&self, listen: SocketAddr) -> Result<Config, Failure> {
@@ -165,7 +180,8 @@ impl Files {
         let path = |path: &Path| path.to_string_lossy().replace("${", "$${");
         let text = json!({
             "master_id": "salt.example.com",
-            "state_dir": path(&self.state_dir()),
+            "state_dir": path(&self.state_dir),
+            "jobs": {"enabled": true},
             "http": {"listen": listen},
             "sources": {"bus": {"salt_bus": {"address": format!("unix:{}", path(&self.bus))}}},
             "sinks": {
@@ -192,9 +208,9 @@ impl Files {
         bind.map_err(|error| failed(&format!("cannot serve a bus on {}", path.display()), &error))
     }
 
-    fn what_next(&self, address: SocketAddr) -> String {
+    fn what_next(&self, address: SocketAddr, named: &str) -> String {
         let (database, lines) = (self.database.display(), self.lines.display());
-        let place = Place::of(&HttpSocket::default(), &self.state_dir());
+        let place = Place::of(&HttpSocket::default(), &self.state_dir);
         let socket = place.path().display();
         format!(
             "
@@ -202,18 +218,20 @@ What to look at next:
   tail -n 3 {lines}
   sqlite3 {database} \"SELECT fun, count(*), sum(success = '0') AS failed FROM salt_returns GROUP BY fun\"
 While it runs, in another terminal:
-  saltern events --state-dir {directory}/state --tag 'salt/job/*/ret/*'
-  saltern console --state-dir {directory}/state
+  saltern jobs list{named}
+  saltern jobs watch{named}
+  saltern events{named} --tag 'salt/job/*/ret/*'
+  saltern console{named}
   curl http://{address}/metrics
   curl --unix-socket {socket} http://localhost/api/v1/status
 The same with a real master: put this into saltern.yaml and start `saltern run --config saltern.yaml`
-  state_dir: {directory}/state
+  state_dir: {state_dir}
   sources:
     bus: {{salt_bus: {{address: /var/run/salt/master/master_event_pub.ipc}}}}
   sinks:
     database: {{sqlite3: {{database: {database}}}}}
 ",
-            directory = self.directory.display(),
+            state_dir = self.state_dir.display(),
         )
     }
 }

@@ -16,12 +16,13 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, meant};
 use super::{Failure, Output, Target, run, runtime, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::dispatch::Tapped;
 use crate::event::{Event, Origin};
 use crate::filter::{Filter, FilterConfig};
+use crate::lenient_json;
 use crate::line::{self, Colour};
 use crate::pipeline::Pipeline;
 use crate::shutdown::Shutdown;
@@ -89,7 +90,10 @@ async fn follow(
         let daemon = config.exists().then(|| super::load(config)).transpose()?;
         return follow_bus(address, daemon, &filter, printer).await;
     }
-    let daemon = Daemon::find(target, arguments.url.as_deref())?;
+    let daemon = match arguments.url.as_deref() {
+        Some(url) => Daemon::find(target, Some(url))?,
+        None => Daemon::find(&meant(target, true)?, None)?,
+    };
     follow_daemon(&daemon, &arguments.tag, printer).await
 }
 
@@ -202,7 +206,7 @@ impl Printer {
                 out.push(b'\n');
                 return Ok(());
             }
-            _ => serde_json::from_slice(line)?,
+            _ => serde_json::from_value(lenient_json::read(line)?.0)?,
         };
         match read {
             Line::Missed { missed } => self.missed(missed, out),
@@ -311,5 +315,10 @@ mod tests {
             ["salt/job/20261121233336123456/ret/web-1", "web-1", "test.ping", "failed"]
         );
         printer.line(b"not json", &mut Vec::new()).unwrap_err();
+        let deep = format!("{}1{}", "[".repeat(128), "]".repeat(128));
+        let line = format!(
+            r#"{{"tag": "a", "received": "", "source": "s", "master_id": "m", "data": {deep}}}"#
+        );
+        printer.line(line.as_bytes(), &mut Vec::new()).unwrap();
     }
 }

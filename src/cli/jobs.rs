@@ -8,17 +8,18 @@ use std::time::Duration;
 use axum::http::Method;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::daemon::{Answer, Daemon, general_of};
+use super::daemon::{Answer, Daemon, general_of, meant};
 use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
 use super::{Failure, Output, Target, look_into, print, print_json, run, runtime};
 use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
 use crate::jobs::listing::{JobOutcome, PAGE, Selection};
+use crate::lenient_json;
 use crate::sink::chain;
 use crate::state_dir::is_taken;
 use crate::visible::Visible;
@@ -159,6 +160,7 @@ impl Cache {
         if url.is_some() {
             return Daemon::find(target, url).map(Cache::Daemon);
         }
+        let target = &meant(target, true)?;
         if let Some(daemon) = Daemon::running(target)? {
             return Ok(Cache::Daemon(daemon));
         }
@@ -233,8 +235,9 @@ fn query(selection: &Selection) -> Vec<(&'static str, String)> {
     pairs.chain(not_function).collect()
 }
 
-fn parsed<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failure> {
-    serde_json::from_slice(answer)
+fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
+    lenient_json::read(answer)
+        .and_then(|(value, _)| serde_json::from_value(value))
         .map_err(|error| Failure::Running(format!("the answer is not as expected: {error}")))
 }
 

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Config, ConfigError, Log, LogFormat, LogLevel};
+use crate::config::{Config, ConfigError, DEFAULT_PATH, Log, LogFormat, LogLevel};
 use crate::fold::Fold;
 use crate::log_line::LogLine;
 use crate::visible;
@@ -25,6 +25,7 @@ mod console;
 mod daemon;
 mod dead_letters;
 mod demo;
+mod demo_sign;
 mod events;
 mod import_master;
 mod job_table;
@@ -41,7 +42,7 @@ mod tcp_listener;
 #[command(version, max_term_width = 100)]
 struct Arguments {
     /// The configuration file.
-    #[arg(long, short, global = true, default_value = crate::config::DEFAULT_PATH, value_name = "FILE")]
+    #[arg(long, short, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
     /// The daemon's state directory. Default: as the configuration says.
     #[arg(long, global = true, value_name = "DIR")]
@@ -51,6 +52,7 @@ struct Arguments {
 }
 
 /// The daemon that is meant.
+#[derive(Clone)]
 struct Target {
     config: PathBuf,
     state_dir: Option<PathBuf>,
@@ -121,7 +123,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run => run::run(config),
         Command::Check(check) => check::check(config, &check),
-        Command::Demo(demo) => demo::demo(&demo),
+        Command::Demo(demo) => demo::demo(&demo, target.state_dir.as_deref()),
         Command::Events(events) => events::events(&target, &events),
         Command::Jobs(jobs) => jobs::jobs(&target, &jobs),
         Command::Console => console::console(&target),
@@ -236,5 +238,15 @@ fn look_into(state_dir: &Path, target: &Target) -> Result<(), Failure> {
 }
 
 fn load(path: &Path) -> Result<Config, Failure> {
-    Ok(Config::load(path)?)
+    Config::load(path).map_err(|error| match &error {
+        ConfigError::Unreadable { cause, .. }
+            if cause.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) =>
+        {
+            Failure::Usage(format!(
+                "{error}\n--config FILE names another one; docs/configuration.md says what stands in it. \
+                 `saltern demo` needs none."
+            ))
+        }
+        _ => error.into(),
+    })
 }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::daemon::{Daemon, general_of};
+use super::daemon::{Daemon, general_of, meant};
 use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
 use crate::config::{Config, ConfigError};
 use crate::queue::SpillConfig;
@@ -124,6 +124,7 @@ struct Listed {
 
 impl Place {
     fn find(target: &Target) -> Result<Self, Failure> {
+        let target = &meant(target, false)?;
         let general = general_of(target, false)?;
         let running = match Daemon::running(target)? {
             Some(daemon) => Running::Yes(daemon),

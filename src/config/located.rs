@@ -33,7 +33,8 @@ impl Located {
 
     /// The same of a text with mistakes; `None` if they may be about where the daemon is.
     fn of(text: &str) -> Option<Self> {
-        let mut root = Node::parse(text).ok()?.without(|key| key != "state_dir" && key != "http");
+        let root = Node::parse(text).ok()?.without(|key| key != "state_dir" && key != "http");
+        let mut root = root.with_none_said();
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
         let written = PLACES.map(|place| holds(&root, place));
@@ -67,6 +68,13 @@ fn holds(node: &Node, path: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_without_an_address_has_its_socket() {
+        let located = Located::of("http: null\nmemory: much\n").unwrap();
+        assert_eq!(located.general.http.listen, None);
+        assert!(located.general.http.socket.is_some());
+    }
 
     #[test]
     fn mistakes_elsewhere_and_secrets_that_cannot_be_read_hide_no_daemon() {

@@ -30,10 +30,7 @@ pub(crate) enum Place {
 impl Place {
     /// That of a daemon with this configuration and this environment.
     pub(crate) fn of(socket: &HttpSocket, state_dir: &Path) -> Self {
-        let of_unit = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
-        // systemd lists all runtime directories of the unit.
-        let of_unit = of_unit.split(':').next().filter(|path| !path.is_empty());
-        Place::among(socket, state_dir, of_unit.map(Path::new), of_user().as_deref())
+        Place::among(socket, state_dir, of_unit().as_deref(), of_user().as_deref())
     }
 
     fn among(
@@ -100,6 +97,17 @@ pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
         }
     }
     all
+}
+
+/// The place that the environment of a systemd unit says.
+pub(crate) fn of_runtime_directory() -> Option<PathBuf> {
+    of_unit().map(|directory| directory.join(NAME)).filter(|path| fits(path).is_ok())
+}
+
+fn of_unit() -> Option<PathBuf> {
+    // systemd lists all runtime directories of the unit.
+    let all = std::env::var("RUNTIME_DIRECTORY").ok()?;
+    all.split(':').next().filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 fn of_user() -> Option<PathBuf> {

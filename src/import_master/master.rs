@@ -82,14 +82,14 @@ pub(super) fn scalar(node: &Node) -> Option<String> {
         Value::Int(number) => Some(number.to_string()),
         Value::Uint(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),
-        Value::Null | Value::List(_) | Value::Map(_) => None,
+        Value::Null | Value::Nothing | Value::List(_) | Value::Map(_) => None,
     }
 }
 
 /// True if Python takes the value for false.
 pub(super) fn is_false(node: &Node) -> bool {
     match &node.value {
-        Value::Null | Value::Bool(false) | Value::Uint(0) | Value::Int(0) => true,
+        Value::Null | Value::Nothing | Value::Bool(false) | Value::Uint(0) | Value::Int(0) => true,
         Value::Bool(true) | Value::Uint(_) | Value::Int(_) => false,
         Value::Float(number) => *number == 0.0,
         Value::Text(text) | Value::Replaced(text) => text.is_empty(),

@@ -28,7 +28,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
     let node = reader.document().and_then(|node| reader.without_tabs(text).map(|()| node));
     let node = node.map_err(|problem| without_secrets(problem, text))?;
     let is_empty = match &node.value {
-        Value::Null | Value::Bool(false) | Value::Uint(0) => true,
+        Value::Null | Value::Nothing | Value::Bool(false) | Value::Uint(0) => true,
         Value::Text(text) => text.is_empty(),
         Value::List(nodes) => nodes.is_empty(),
         Value::Float(number) => *number == 0.0,
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let Some(name) = super::master::scalar(&key)
-                .or_else(|| matches!(key.value, Value::Null).then(|| "null".to_owned()))
+                .or_else(|| matches!(key.value, Value::Null | Value::Nothing).then(|| "null".to_owned()))
             else {
                 return Err(Problem::at(key.place, "a key is a single word or number"));
             };

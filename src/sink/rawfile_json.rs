@@ -31,6 +31,7 @@ use crate::batch::{Batch, BatchLimits};
 use crate::event::Event;
 use crate::long_json;
 use crate::units::{ByteSize, Mode, Span};
+use crate::unwritable::advised;
 
 /// A file of JSON lines.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -145,7 +146,8 @@ impl Sink for RawfileJson {
         // A large batch must not hold its memory for ever.
         self.lines.shrink_to(2 * Self::BATCH.max_bytes);
         result.map_err(|error| {
-            SinkError::retry(format!("appending to {}", self.config.filename.display()), error)
+            let doing = format!("appending to {}", self.config.filename.display());
+            SinkError::retry(doing, advised(&self.config.filename, error))
         })
     }
 
@@ -216,6 +218,7 @@ impl RawfileJson {
                 true
             }
             Err(error) => {
+                let error = advised(&self.config.filename, error);
                 warn!(%file, %error, "the file cannot be rotated; it grows on, next try in a minute");
                 self.rotate_after = Some(Instant::now() + ROTATE_AGAIN);
                 false
@@ -230,7 +233,7 @@ fn opening(config: &Config, error: io::Error) -> SinkError {
         (io::ErrorKind::NotFound, Some(folder)) => {
             SinkError::retry(doing, format!("{error}: create the directory {}", folder.display()))
         }
-        _ => SinkError::retry(doing, error),
+        _ => SinkError::retry(doing, advised(&config.filename, error)),
     }
 }
 

@@ -43,6 +43,7 @@ use crate::event::{Event, EventKind};
 use crate::msgpack::{self, Item};
 use crate::standing::{Standing, Worth};
 use crate::units::{ByteSize, Span};
+use crate::unwritable::{advice, advised};
 use crate::{json, python};
 
 /// An SQLite database with Salt's tables.
@@ -108,8 +109,9 @@ impl Sink for Sqlite3 {
 
     async fn close(self) -> Result<(), SinkError> {
         let Sqlite3 { database, connection, .. } = self;
-        blocking(|| connection.close().map_err(|(_, error)| error))
-            .map_err(|error| classified(format!("closing {}", database.display()), error))
+        blocking(|| connection.close().map_err(|(_, error)| error)).map_err(|error| {
+            classified(format!("closing {}", database.display()), &database, error)
+        })
     }
 }
 
@@ -130,7 +132,7 @@ impl Sqlite3 {
                 let missing = path.parent().unwrap_or(&path).display();
                 SinkError::retry(doing(), format!("{error}: create the directory {missing}"))
             }
-            _ => SinkError::retry(doing(), error),
+            _ => SinkError::retry(doing(), advised(&path, error)),
         })?;
         let file = file_id(&path).map_err(|error| SinkError::retry(doing(), error))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -140,7 +142,7 @@ impl Sqlite3 {
                 prepare(&connection, &path)?;
                 Ok(connection)
             })
-            .map_err(|error| match classified(doing(), error) {
+            .map_err(|error| match classified(doing(), &path, error) {
                 // The tables are not ours to use: views of these names, say.
                 SinkError::Reject { doing, cause, .. } => SinkError::Fatal { doing, cause },
                 other => other,
@@ -153,7 +155,7 @@ impl Sqlite3 {
         self.check_file(&doing)?;
         let result = match self.store_together(batch) {
             Err(error) if is_refusal(&error) => self.store_apart(batch, &doing),
-            other => other.map_err(|error| classified(doing.clone(), error)),
+            other => other.map_err(|error| classified(doing.clone(), &self.database, error)),
         };
         self.scratch.json.shrink_to(Self::BATCH.max_bytes);
         self.scratch.python.shrink_to(Self::BATCH.max_bytes);
@@ -187,7 +189,7 @@ impl Sqlite3 {
 
     /// Writes a batch of which some event is refused: all others.
     fn store_apart(&mut self, batch: &Batch, doing: &str) -> Result<(), SinkError> {
-        let failed = |error| classified(doing.to_owned(), error);
+        let failed = |error| classified(doing.to_owned(), &self.database, error);
         let behavior = TransactionBehavior::Immediate;
         let mut transaction =
             self.connection.transaction_with_behavior(behavior).map_err(failed)?;
@@ -559,7 +561,7 @@ fn rejected(doing: &str, error: rusqlite::Error, events: Rejected) -> SinkError 
     SinkError::Reject { doing: doing.to_owned(), cause: Box::new(error), events }
 }
 
-fn classified(doing: String, error: rusqlite::Error) -> SinkError {
+fn classified(doing: String, database: &Path, error: rusqlite::Error) -> SinkError {
     if is_refusal(&error) {
         return rejected(&doing, error, Rejected::Unknown);
     }
@@ -572,6 +574,12 @@ fn classified(doing: String, error: rusqlite::Error) -> SinkError {
         Some(ErrorCode::NotADatabase) => {
             let advice = "name another file as `database`, or move this one away";
             SinkError::fatal(doing, format!("{error}: {advice}"))
+        }
+        // Its journal stands beside the file, so the directory has to be writable as well.
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
+            if let Some(advice) = advice(database) =>
+        {
+            SinkError::reconnect(doing, format!("{error}; {advice}"))
         }
         // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a table
         // that was dropped is made again: all of it over a fresh connection.

@@ -1,12 +1,14 @@
 //! `replay`: a recorded bus, from a file or from standard input.
 //!
-//! Two formats, told apart by the first byte. A *capture* is the bytes of a bus as they came off
+//! Two formats, told apart by the first bytes. A *capture* is the bytes of a bus as they came off
 //! its socket, in either framing ([`framing`](super::framing)). *JSON lines* are what Salt's
-//! `rawfile_json` and this program's write, `{"tag": …, "data": …}` a line; such a line begins with
-//! `{`, and no frame of a capture does unless it is longer than 1.9 GiB.
+//! `rawfile_json` and this program's write, `{"tag": …, "data": …}` a line. Such a line begins with
+//! `{`, and no frame of a capture does unless it is longer than 1.9 GiB. In front of the first line
+//! may be blank lines and a byte order mark.
 //!
 //! JSON has less to say than msgpack: dates and bytes come back as the strings that they were
-//! written as, and the `NaN` of Python, which is not JSON, makes a line a bad one.
+//! written as. What a line has that is not JSON is replaced and counted
+//! ([`lenient_json`](crate::lenient_json)).
 //!
 //! The file is read and cut block by block on the runtime's blocking threads, because the sources
 //! share one thread and a disk may be slow. Before each read of something that may keep a reader
@@ -36,14 +38,16 @@ use tracing::{debug, warn};
 use super::framing::{Frame, FrameError, Framer};
 use super::outstanding::Outstanding;
 use super::{Link, Outlet, Source, SourceError, written};
+use crate::lenient_json::{MARK, Replaced, without_mark};
+use crate::metrics::SOURCE_LOSSY_VALUES;
 use crate::units::ByteSize;
 
 /// A recorded bus.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    /// The file: a capture of a bus, or JSON lines as `rawfile_json` writes them. `-` is standard
-    /// input.
+    /// The file: a capture of a bus, or JSON lines as `rawfile_json` writes them, Salt's or saltern's.
+    /// `-` is standard input.
     path: PathBuf,
     /// Events a second, evenly spaced. Default: as fast as they are taken.
     #[serde(default)]
@@ -71,7 +75,7 @@ impl Source for Replay {
         Link::new(outlet.state.clone()).up(&shown(&config.path));
         let mut reader = Reader::new(file, config.max_frame.as_usize(), shown(&config.path));
         let mut pace = config.rate.map(Pace::new);
-        let mut bad = BadFrames::default();
+        let mut flaws = Flaws::default();
         let mut outstanding = Outstanding::default();
         loop {
             match stop.run_until_cancelled(reader.readable()).await {
@@ -86,7 +90,7 @@ impl Source for Replay {
                 SourceError::new(format!("reading {}", shown(&config.path)), error)
             })?;
             reader = back;
-            bad.note(&block, &outlet, &reader.name);
+            flaws.note(&block, &outlet, &reader.name);
             let mut bodies = block.bodies;
             if let Some(pace) = &mut pace {
                 while !bodies.is_empty() {
@@ -107,7 +111,7 @@ impl Source for Replay {
                 None if stop.is_cancelled() => return Ok(()),
                 None => {}
                 Some(outcome) => {
-                    bad.sum_up(&outlet, &reader.name);
+                    flaws.sum_up(&outlet, &reader.name);
                     let waited = stop.run_until_cancelled(outstanding.wait(&reader.name)).await;
                     return outcome.and(waited.unwrap_or(Ok(())));
                 }
@@ -160,30 +164,45 @@ async fn open(path: &Path) -> Result<File, SourceError> {
     opened.map_err(|error| SourceError::new(format!("opening {}", shown(path)), error))
 }
 
-/// The bad lines and frames of a whole replay: each is counted, the first is logged where an
-/// operator sees it, and the end says how many there were.
+/// The flaws of a whole replay: each is counted, the first is logged where an operator sees it, and
+/// the end says how many there were.
 #[derive(Default)]
-struct BadFrames(u64);
+struct Flaws {
+    /// Lines and frames that were no events.
+    bad: u64,
+    /// Events of which something was replaced.
+    lossy: u64,
+}
 
-impl BadFrames {
+impl Flaws {
     fn note(&mut self, block: &Block, outlet: &Outlet, name: &str) {
         outlet.state.bad_frames.add(block.bad.len() as u64);
+        outlet.state.replaced(block.replaced);
+        self.lossy += block.lossy;
         for bad in &block.bad {
             let (source, file, reason) = (&outlet.state.name, name, bad.as_str());
-            if self.0 == 0 {
+            if self.bad == 0 {
                 outlet.state.failed(&format!("{name}: {bad}"));
                 warn!(source, file, reason, "what is no event is passed over; reading goes on");
             } else {
                 debug!(source, file, reason, "what is no event is passed over");
             }
-            self.0 += 1;
+            self.bad += 1;
         }
     }
 
     fn sum_up(&self, outlet: &Outlet, name: &str) {
-        if self.0 > 1 {
-            let (source, file, count) = (&outlet.state.name, name, self.0);
+        let (source, file) = (&outlet.state.name, name);
+        if self.bad > 1 {
+            let count = self.bad;
             warn!(source, file, count, "lines or frames were no events and were passed over");
+        }
+        if self.lossy > 0 {
+            let (count, metric) = (self.lossy, SOURCE_LOSSY_VALUES.name);
+            warn!(
+                source,
+                file, count, metric, "events had values that JSON lacks, which were replaced"
+            );
         }
     }
 }
@@ -232,6 +251,10 @@ struct Block {
     bodies: Vec<Bytes>,
     /// What was wrong with lines and frames that were passed over.
     bad: Vec<String>,
+    /// Events of which something was replaced.
+    lossy: u64,
+    /// All that was replaced in them.
+    replaced: Replaced,
     /// Set by the last block: whether the file ended as it should.
     end: Option<Result<(), SourceError>>,
 }
@@ -251,6 +274,24 @@ struct Reader {
 enum Format {
     Capture(Framer),
     JsonLines(Lines),
+}
+
+/// Blank bytes that are more than the length of a frame can be.
+const BLANK: usize = 8;
+
+impl Format {
+    /// That of a file with this beginning; `None` while there is too little of it.
+    fn of(beginning: &[u8], max_frame: usize) -> Option<Self> {
+        let text = without_mark(beginning);
+        let is_part_of_mark = text.len() < MARK.len() && MARK.starts_with(text);
+        match text.trim_ascii_start().first() {
+            Some(b'{') => Some(Format::JsonLines(Lines::default())),
+            Some(_) if is_part_of_mark => None,
+            Some(_) => Some(Format::Capture(Framer::new(max_frame))),
+            None if text.len() < BLANK => None,
+            None => Some(Format::JsonLines(Lines::default())),
+        }
+    }
 }
 
 /// How far the lines have been read.
@@ -332,11 +373,7 @@ impl Reader {
 
     fn cut(&mut self, block: &mut Block) -> Result<(), SourceError> {
         if self.format.is_none() {
-            self.format = Some(match self.buffer.first() {
-                None => return Ok(()),
-                Some(b'{') => Format::JsonLines(Lines::default()),
-                Some(_) => Format::Capture(Framer::new(self.max_frame)),
-            });
+            self.format = Format::of(&self.buffer, self.max_frame);
         }
         match &mut self.format {
             None => Ok(()),
@@ -360,7 +397,8 @@ impl Reader {
                     }
                     Err(FrameError::UnknownFraming(byte)) => {
                         let cause = format!(
-                            "it begins with {byte:#04x}, so it is neither a capture of an event bus nor JSON lines"
+                            "it begins with {byte:#04x}, so it is neither a capture of an event bus nor JSON \
+                             lines, which begin with {{"
                         );
                         break Err(self.error(start, cause));
                     }
@@ -388,6 +426,12 @@ impl Reader {
                     self.buffer.len()
                 );
                 Err(self.error(self.offset, cause))
+            }
+            // Nothing but part of a mark, which is for the framer to refuse.
+            None if !without_mark(&self.buffer).trim_ascii().is_empty() => {
+                self.format = Some(Format::Capture(Framer::new(self.max_frame)));
+                self.cut(block)?;
+                self.rest(block)
             }
             _ => Ok(()),
         }
@@ -439,11 +483,15 @@ impl Lines {
     }
 
     fn take(&self, line: &[u8], block: &mut Block) {
-        if line.trim_ascii().is_empty() {
+        if without_mark(line).trim_ascii().is_empty() {
             return;
         }
         match written::from_json(line) {
-            Ok(body) => block.bodies.push(body),
+            Ok((body, replaced)) => {
+                block.bodies.push(body);
+                block.lossy += u64::from(replaced != Replaced::default());
+                block.replaced += replaced;
+            }
             Err(error) => block.bad.push(format!("line {}: {error}", self.number)),
         }
     }
@@ -632,9 +680,64 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_empty_file_is_no_events() {
-        let (_folder, path) = file(b"");
-        assert_eq!(replayed(&config(&path)).await, (vec![], 0, Ok(())));
+    async fn an_empty_file_is_no_events_and_so_are_blank_lines() {
+        let blank = b"\r\n \t\n".repeat(100_000);
+        for bytes in [&b""[..], b"\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n", &blank] {
+            let (_folder, path) = file(bytes);
+            assert_eq!(replayed(&config(&path)).await, (vec![], 0, Ok(())));
+        }
+    }
+
+    #[tokio::test]
+    async fn blank_lines_and_a_mark_may_stand_in_front() {
+        let line = b"{\"tag\": \"a\", \"data\": 1}\r\n";
+        let event = serde_json::json!({"tag": "a", "data": 1});
+        let blank = b"\n".repeat(2 * READ);
+        for front in [&b"\n"[..], b"\xef\xbb\xbf", b"\xef\xbb\xbf \r\n\n", &blank] {
+            let (_folder, path) = file(&[front, line, b"\xef\xbb\xbf", line].concat());
+            let events = vec![event.clone(), event.clone()];
+            assert_eq!(replayed(&config(&path)).await, (events, 0, Ok(())));
+        }
+        for no_lines in [&b"\xef"[..], b"\xef\xbb", b"\xef\xbb\xbfno"] {
+            let (_folder, path) = file(no_lines);
+            let (_, _, outcome) = replayed(&config(&path)).await;
+            assert!(outcome.unwrap_err().contains("0xef"));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_json_lacks_is_replaced_and_counted_but_never_dropped() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let lines = [
+            r#"{"tag":"a/1","data":{"x":NaN,"y":[Infinity,-Infinity,1e400],"NaN":"NaN"}}"#,
+            r#"{"tag":"a/2","data":"\ud800"}"#,
+            r#"{"tag":"a/3","data":18446744073709551616}"#,
+            &format!(r#"{{"tag":"a/4","data":{deep}}}"#),
+            r#"{"tag":"a/5","data":{"a":1,"a":"\u0000"}}"#,
+        ];
+        let (_folder, path) = file(lines.join("\n").as_bytes());
+        let (outlet, out) = outlet();
+        let state = outlet.state.clone();
+        let keeper = std::thread::spawn(move || kept(&out));
+        Replay::run(&config(&path), outlet, CancellationToken::new()).await.unwrap();
+        let events = keeper.join().unwrap().into_iter().map(|event| {
+            let mut data = Vec::new();
+            json::write(event.payload(), &mut data);
+            String::from_utf8(data).unwrap()
+        });
+        let cut = format!("{}null{}", "[".repeat(128), "]".repeat(128));
+        let expected = [
+            r#"{"x": null, "y": [null, null, null], "NaN": "NaN"}"#,
+            "\"\u{fffd}\"",
+            "\"18446744073709551616\"",
+            &cut,
+            r#"{"a": "\u0000"}"#,
+        ];
+        assert_eq!(events.collect::<Vec<_>>(), expected);
+        assert_eq!(state.bad_frames.get(), 0);
+        let counts = (state.lossy_not_finite.get(), state.lossy_long_integer.get());
+        assert_eq!(counts, (4, 1));
+        assert_eq!((state.lossy_not_utf8.get(), state.lossy_too_deep.get()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]

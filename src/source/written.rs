@@ -5,17 +5,21 @@
 //! with whatever is wrong with it.
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 
+use crate::lenient_json::{self, Replaced};
 use crate::msgpack::{Item, Malformed, Walker};
 
 /// Why bytes are no event.
 #[derive(Debug, Error)]
 pub(super) enum NotAnEvent {
-    /// It is not JSON, or not an object of `tag` and `data`.
+    /// It is not JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// It is another JSON.
+    #[error("it is not a JSON object of `tag`, which is a string, and `data`")]
+    NotTheTwo,
     /// The data cannot be written as msgpack.
     #[error("the data cannot be msgpack: {0}")]
     Data(#[from] rmp_serde::encode::Error),
@@ -33,19 +37,18 @@ pub(super) enum NotAnEvent {
 /// Where the payload of a frame begins.
 const TAG_END: &[u8] = b"\n\n";
 
-#[derive(Deserialize)]
-struct Line {
-    tag: String,
-    data: serde_json::Value,
-}
-
-/// The frame of a JSON object; keys besides the two are passed over. Arrays and maps may nest 126
-/// deep in the data.
-pub(super) fn from_json(text: &[u8]) -> Result<Bytes, NotAnEvent> {
-    let Line { tag, data } = serde_json::from_slice(text)?;
+/// The frame of a JSON object, and what JSON could not hold of it; keys besides the two are passed
+/// over.
+pub(super) fn from_json(text: &[u8]) -> Result<(Bytes, Replaced), NotAnEvent> {
+    let (value, replaced) = lenient_json::read(text)?;
+    let Value::Object(mut pairs) = value else { return Err(NotAnEvent::NotTheTwo) };
+    let (tag, data) = (pairs.swap_remove("tag"), pairs.swap_remove("data"));
+    let (Some(Value::String(tag)), Some(data)) = (tag, data) else {
+        return Err(NotAnEvent::NotTheTwo);
+    };
     let mut frame = head(tag.as_bytes(), text.len())?;
     rmp_serde::encode::write(&mut frame, &data)?;
-    Ok(frame.into())
+    Ok((frame.into(), replaced))
 }
 
 /// The frame of a msgpack map of the two. `data` that stands last is taken to the end of the bytes:
@@ -108,7 +111,8 @@ mod tests {
         fn any_bytes_are_an_event_or_an_error(
             bytes in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
-            for frame in [from_msgpack(&bytes), from_json(&bytes)].into_iter().flatten() {
+            let of_json = from_json(&bytes).map(|(frame, _)| frame);
+            for frame in [from_msgpack(&bytes), of_json].into_iter().flatten() {
                 Event::parse(frame).unwrap();
             }
         }
@@ -116,8 +120,10 @@ mod tests {
 
     #[test]
     fn json_becomes_what_the_bus_would_have_carried() {
-        let frame = from_json(br#"{"data": {"n": [1, null]}, "tag": "a/b", "more": 1}"#).unwrap();
+        let text = br#"{"data": {"n": [1, null]}, "tag": "a/b", "more": 1}"#;
+        let (frame, replaced) = from_json(text).unwrap();
         assert_eq!(frame, b"a/b\n\n\x81\xa1n\x92\x01\xc0"[..]);
+        assert_eq!(replaced, Replaced::default());
     }
 
     #[test]
@@ -131,9 +137,19 @@ mod tests {
         let nested = |depth| {
             format!("{{\"tag\": \"t\", \"data\": {}{}}}", "[".repeat(depth), "]".repeat(depth))
         };
-        from_json(nested(126).as_bytes()).unwrap();
-        let deep = nested(100_000);
-        for wrong in ["", "{}", "[]", r#"{"tag": "a"}"#, r#"{"tag": "a\n\nb", "data": 1}"#, &deep] {
+        for (depth, cut) in [(128, 0), (129, 1), (100_000, 1)] {
+            let (_, replaced) = from_json(nested(depth).as_bytes()).unwrap();
+            assert_eq!(replaced.too_deep, cut, "{depth}");
+        }
+        for wrong in [
+            "",
+            "{}",
+            "[]",
+            r#"["a", 1]"#,
+            r#"{"tag": "a"}"#,
+            r#"{"tag": 1, "data": 1}"#,
+            r#"{"tag": "a\n\nb", "data": 1}"#,
+        ] {
             from_json(wrong.as_bytes()).unwrap_err();
         }
         for wrong in [

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::in_flight::{Offsets, Place};
 use crate::event::EventId;
+use crate::lenient_json::{MARK, Replaced};
 use crate::source::written::{self, NotAnEvent};
 
 /// What the values of messages are.
@@ -61,12 +62,13 @@ impl Gathered {
         self.messages >= MAX_MESSAGES || self.bytes >= MAX_BYTES
     }
 
-    /// Takes a message; its offset counts as read whether or not it is an event.
+    /// Takes a message, and says what of it had to be replaced; its offset counts as read whether or
+    /// not it is an event.
     pub(super) fn take(
         &mut self,
         message: &BorrowedMessage<'_>,
         format: Format,
-    ) -> Result<(), NotAnEvent> {
+    ) -> Result<Replaced, NotAnEvent> {
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
         let is_there = |place: &Place| &*place.0 == topic && place.1 == partition;
         let place = self.place.take().filter(is_there).unwrap_or_else(|| (topic.into(), partition));
@@ -74,7 +76,7 @@ impl Gathered {
         self.ends.insert(place, offset + 1);
         self.messages += 1;
 
-        let frame = frame_of(message.payload().unwrap_or_default(), format)?;
+        let (frame, replaced) = frame_of(message.payload().unwrap_or_default(), format)?;
         let (mut master, mut id) = (None, None);
         for header in message.headers().iter().flat_map(|headers| headers.iter()) {
             let value = header.value.unwrap_or_default();
@@ -89,15 +91,38 @@ impl Gathered {
         let events = self.events.entry(master.map(str::to_owned)).or_default();
         events.frames.push(frame);
         events.ids.push(id);
-        Ok(())
+        Ok(replaced)
     }
 }
 
-fn frame_of(value: &[u8], format: Format) -> Result<Bytes, NotAnEvent> {
-    match (format, value.first()) {
-        (Format::Json, _) | (Format::Auto, Some(b'{' | b' ' | b'\t' | b'\r' | b'\n')) => {
-            written::from_json(value)
+fn frame_of(value: &[u8], format: Format) -> Result<(Bytes, Replaced), NotAnEvent> {
+    let is_json = match format {
+        Format::Json => true,
+        Format::Msgpack => false,
+        Format::Auto => {
+            value.starts_with(MARK)
+                || matches!(value.first(), Some(b'{' | b' ' | b'\t' | b'\r' | b'\n'))
         }
-        (Format::Msgpack | Format::Auto, _) => written::from_msgpack(value),
+    };
+    match is_json {
+        true => written::from_json(value),
+        false => Ok((written::from_msgpack(value)?, Replaced::default())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_of_python_is_told_from_msgpack() {
+        let json = b"\xef\xbb\xbf {\"tag\": \"a\", \"data\": NaN}";
+        for format in [Format::Auto, Format::Json] {
+            let (frame, replaced) = frame_of(json, format).unwrap();
+            assert_eq!((&frame[..], replaced.not_finite), (&b"a\n\n\xc0"[..], 1));
+        }
+        frame_of(json, Format::Msgpack).unwrap_err();
+        let (frame, _) = frame_of(b"\x82\xa3tag\xa1a\xa4data\xc0", Format::Auto).unwrap();
+        assert_eq!(frame, b"a\n\n\xc0"[..]);
     }
 }

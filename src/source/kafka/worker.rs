@@ -161,8 +161,9 @@ impl Worker {
                 self.note(&error)?;
                 return Ok(false);
             }
-            Some(Ok(message)) => {
-                if let Err(error) = self.gathered.take(&message, self.format) {
+            Some(Ok(message)) => match self.gathered.take(&message, self.format) {
+                Ok(replaced) => self.outlet.state.replaced(replaced),
+                Err(error) => {
                     let (source, topic) = (&self.outlet.state.name, message.topic());
                     let (partition, offset) = (message.partition(), message.offset());
                     self.outlet.state.bad_frames.add(1);
@@ -174,7 +175,7 @@ impl Worker {
                         warn!(source, reason, "reading goes on, more of them are counted");
                     }
                 }
-            }
+            },
         }
         Ok(true)
     }

@@ -1,0 +1,275 @@
+//! Commands that were not told which daemon is meant: they find the one of the system, or else a
+//! demo, or say what to do. Through the real binary, on file systems of its own.
+
+// Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Nothing that is waited for here takes this long.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+const SALTERN: &str = env!("CARGO_BIN_EXE_saltern");
+
+/// The commands that ask a daemon, and if they have `--url`.
+const COMMANDS: [(&[&str], bool); 5] = [
+    (&["jobs", "list"], true),
+    (&["events", "--count", "1"], true),
+    (&["spill"], false),
+    (&["dead-letters", "list"], false),
+    (&["console"], false),
+];
+
+/// A mount namespace without a daemon and without a configuration, for as long as this is there. A
+/// user's commands in it have `FOLDER` for their temp directory.
+struct Machine {
+    keeper: Child,
+    folder: tempfile::TempDir,
+}
+
+const PREPARED: &str = r#"
+set -e
+for place in /run /var/lib; do mount -t tmpfs none $place; done
+if [ -d /etc/saltern ]; then mount -t tmpfs none /etc/saltern; fi
+touch "$FOLDER/prepared"
+exec sleep 3600
+"#;
+
+impl Machine {
+    /// `None` where a test may not mount.
+    fn new() -> Option<Self> {
+        if !is_root() {
+            eprintln!("not root: nothing is tested");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", PREPARED]);
+        command.env("FOLDER", folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        let keeper = command.spawn().unwrap();
+        let machine = Machine { keeper, folder };
+        let prepared = machine.path().join("prepared");
+        until("the file systems", || prepared.exists());
+        Some(machine)
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A command in there.
+    fn saltern(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg("--mount").arg("--target").arg(self.keeper.id().to_string());
+        command.arg(format!("--wdns={}", self.path().display())).arg(SALTERN).args(arguments);
+        for variable in ["XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET"] {
+            command.env_remove(variable);
+        }
+        command.env("TMPDIR", self.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.saltern(arguments).output().unwrap()
+    }
+
+    /// Starts what runs on.
+    fn start(&self, arguments: &[&str], log: &str) -> Running {
+        let log = fs::File::create(self.path().join(log)).unwrap();
+        let mut command = self.saltern(arguments);
+        Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// A path in there.
+    fn inside(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.keeper.id()))
+    }
+
+    /// A daemon that is ready, in the default `state_dir`, with this in its section `http`.
+    fn daemon(&self, http: &str) -> Running {
+        let config = format!(
+            "master_id: real.example.com\nsources: {{bus: {{salt_bus: {{address: 'unix:/nowhere'}}}}}}\n\
+             sinks: {{none: {{blackhole: {{}}}}}}\njobs: {{enabled: true}}\n\
+             http: {{listen: '127.0.0.1:0'{http}}}\nlog: {{format: json}}\n"
+        );
+        fs::write(self.path().join("real.yaml"), config).unwrap();
+        let running = self.start(&["run", "--config", "real.yaml"], "daemon.log");
+        self.wait_for("daemon.log", "the HTTP side listens");
+        running
+    }
+
+    fn demo(&self) -> Running {
+        let demo = ["demo", "--listen", "127.0.0.1:0", "--rate", "500"];
+        let running = self.start(&demo, "demo.log");
+        self.wait_for("demo.log", "Ctrl-C ends it");
+        running
+    }
+
+    fn wait_for(&self, log: &str, words: &str) {
+        let log = self.path().join(log);
+        until(words, || fs::read_to_string(&log).unwrap_or_default().contains(words));
+    }
+
+    /// Waits until jobs are listed; what was said beside them.
+    fn wait_for_jobs(&self) -> String {
+        let mut said = String::new();
+        until("jobs", || {
+            let output = self.output(&["jobs", "list", "--output", "json"]);
+            said = text(&output.stderr);
+            let page: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            page["jobs"].as_array().is_some_and(|jobs| !jobs.is_empty())
+        });
+        said
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A process that is ended with the test.
+struct Running(Child);
+
+impl Running {
+    fn stop(mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+        until("the end", || self.0.try_wait().unwrap().is_some());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    text(&id.stdout).trim() == "0"
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause between two looks at a condition with a deadline"
+)]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < DEADLINE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn without_a_daemon_every_command_says_what_to_do() {
+    let Some(machine) = Machine::new() else { return };
+    for (command, has_url) in COMMANDS {
+        let output = machine.output(command);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
+        for words in [
+            "/etc/saltern/saltern.yaml",
+            "/run/saltern/http.sock",
+            "/var/lib/saltern/http.sock",
+            "--config",
+            "--state-dir",
+            "saltern demo",
+        ] {
+            assert!(said.contains(words), "{command:?} does not name {words}: {said}");
+        }
+        assert_eq!(said.contains("--url"), has_url, "{said}");
+    }
+}
+
+#[test]
+fn the_daemon_of_the_system_is_found_without_a_configuration_and_before_a_demo() {
+    let Some(machine) = Machine::new() else { return };
+    let demo = machine.demo();
+    assert!(machine.wait_for_jobs().contains("the demo in"));
+    let in_state_dir = "";
+    let in_runtime_directory = ", socket: {path: /run/saltern/http.sock}";
+    fs::create_dir(machine.inside("/run/saltern")).unwrap();
+    for socket in [in_state_dir, in_runtime_directory] {
+        let daemon = machine.daemon(socket);
+        for command in [&["jobs", "list"][..], &["spill"], &["dead-letters", "list"], &["console"]]
+        {
+            let output = machine.output(command);
+            let said = text(&output.stderr);
+            assert!(output.status.success(), "{command:?}: {said}");
+            assert!(!said.contains("the demo"), "{command:?}: {said}");
+        }
+        daemon.stop();
+    }
+    assert!(machine.wait_for_jobs().contains("the demo in"));
+    demo.stop();
+}
+
+#[test]
+fn a_demo_is_found_by_every_command_and_takes_its_sign_down() {
+    let Some(machine) = Machine::new() else { return };
+    let demo = machine.demo();
+    let said = fs::read_to_string(machine.path().join("demo.log")).unwrap();
+    assert!(said.contains("`saltern jobs list` in another terminal"), "{said}");
+    machine.wait_for_jobs();
+    for (command, _) in COMMANDS {
+        let output = machine.output(command);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {said}");
+        assert!(said.contains("the demo in"), "{command:?}: {said}");
+    }
+    let sign = machine.path().join("saltern-demo-0");
+    assert_eq!(fs::metadata(&sign).unwrap().permissions().mode() & 0o777, 0o700);
+    demo.stop();
+    assert!(!sign.exists());
+    assert_eq!(machine.output(&["jobs", "list"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_demo_keeps_its_state_where_it_is_told_to() {
+    let Some(machine) = Machine::new() else { return };
+    let demo = ["demo", "--state-dir", "elsewhere", "--listen", "127.0.0.1:0"];
+    let demo = machine.start(&demo, "demo.log");
+    machine.wait_for("demo.log", "Ctrl-C ends it");
+    assert!(machine.wait_for_jobs().contains("elsewhere"));
+    assert!(!machine.path().join("saltern-demo/state").exists());
+    demo.stop();
+}
+
+#[test]
+fn a_sign_that_another_user_put_up_is_not_followed() {
+    let Some(machine) = Machine::new() else { return };
+    let demo = machine.demo();
+    machine.wait_for_jobs();
+    let sign = machine.path().join("saltern-demo-0");
+    let state_dir = fs::read_link(sign.join("state")).unwrap();
+    fs::remove_dir_all(&sign).unwrap();
+    let refused = |why: &str| {
+        let output = machine.output(&["jobs", "list"]);
+        assert_eq!(output.status.code(), Some(2), "{why}: {}", text(&output.stderr));
+    };
+    fs::create_dir(&sign).unwrap();
+    fs::set_permissions(&sign, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&state_dir, sign.join("state")).unwrap();
+    chown(&sign, Some(65534), Some(65534)).unwrap();
+    refused("the folder is another user's");
+    chown(&sign, Some(0), Some(0)).unwrap();
+    assert!(machine.output(&["jobs", "list"]).status.success());
+    fs::set_permissions(&sign, fs::Permissions::from_mode(0o777)).unwrap();
+    refused("all may write there");
+    demo.stop();
+}
