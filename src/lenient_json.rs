@@ -1,21 +1,21 @@
 //! JSON as Python writes it, and worse: what an event says is read, whatever JSON lacks for it.
 //!
-//! Python's `json.dumps` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON, and halves of
-//! surrogate pairs, which are no text. Its integers have no bounds. Files are cut by hand, and
-//! programs write bytes as they have them. `serde_json` refuses a whole line for any of these. So a
-//! text that it refuses is mended and given to it once more. It alone says what JSON is: the pass in
-//! front of it knows strings, words and brackets, and leaves all the rest as it stands.
+//! Python's `json.dumps` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON, and halves
+//! of surrogate pairs, which are no text. Its integers have no bounds. Programs write bytes as they
+//! have them. `serde_json` refuses a whole line for any of these. So a text that it refuses is
+//! mended and given to it once more. It alone says what JSON is: the pass in front of it knows
+//! strings, words and brackets, and leaves all the rest as it stands.
 //!
 //! | text | value |
 //! |---|---|
-//! | `NaN`, `Infinity`, `-Infinity`, numbers that no double can hold | `null`; [`Replaced::not_finite`] |
-//! | an integer over 64 bits | a string of its digits, as Salt's bus carries it; [`Replaced::long_integer`] |
-//! | half a surrogate pair, bytes that are not UTF-8 | U+FFFD; [`Replaced::not_utf8`], once a string |
-//! | an array or object nested too deep | `null`; [`Replaced::too_deep`] |
+//! | `NaN`, `Infinity`, `-Infinity`, numbers that no double can hold | `null` |
+//! | an integer over 64 bits | a string of its digits, as Salt's bus carries it |
+//! | half a surrogate pair, bytes that are not UTF-8 | U+FFFD |
+//! | an array or object nested too deep | `null` |
 //! | a control character in a string | itself |
 //! | a byte order mark in front | nothing |
 //!
-//! Of a key that stands twice the last counts, as for Python.
+//! The first four are counted ([`Replaced`]). Of a key that stands twice the last counts, as for Python.
 
 use std::ops::AddAssign;
 

@@ -86,7 +86,7 @@ pub const SOURCE_BAD_FRAMES: Metric = counter(
     SOURCE,
     "Frames that were no events, and streams given up because of what was in them.",
 );
-/// Values of events that came as JSON and that were replaced: not_finite (NaN, Infinity and numbers beyond a double, by null), long_integer (over 64 bits, by a string of its digits), not_utf8 (by U+FFFD), too_deep (over 128 levels, by null).
+/// Values of events that came as JSON and that were replaced, by reason.
 pub const SOURCE_LOSSY_VALUES: Metric = counter(
     "saltern_source_lossy_values_total",
     &["source", "reason"],

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::unit_paths;
 
-/// The error of making or writing the file, with what to do about it where it is that the daemon may
-/// not.
+/// The error of making or writing the file. Where the daemon is not allowed to, it says what to do
+/// about that.
 pub(crate) fn advised(file: &Path, error: io::Error) -> io::Error {
     match (error.kind(), advice(file)) {
         (io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied, Some(advice)) => {

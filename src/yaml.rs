@@ -598,8 +598,8 @@ impl<'de> Deserializer<'de> for &Node {
         result.map_err(|problem| problem.located(self.place))
     }
 
-    /// An empty value where a mapping belongs is a mapping without keys: `blackhole:` is one. `null`
-    /// may be meant as none, which a section that has to be there cannot be.
+    /// An empty value where a mapping belongs is a mapping without keys: `blackhole:` is one.
+    /// `null` may be meant as none, which a section that has to be there cannot be.
     fn deserialize_struct<V: de::Visitor<'de>>(
         self,
         _name: &'static str,

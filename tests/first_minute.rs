@@ -93,15 +93,19 @@ impl Machine {
 
     /// A daemon that is ready, in the default `state_dir`, with this in its section `http`.
     fn daemon(&self, http: &str) -> Running {
+        self.configure(http);
+        let running = self.start(&["run", "--config", "real.yaml"], "daemon.log");
+        self.wait_for("daemon.log", "the HTTP side listens");
+        running
+    }
+
+    fn configure(&self, http: &str) {
         let config = format!(
             "master_id: real.example.com\nsources: {{bus: {{salt_bus: {{address: 'unix:/nowhere'}}}}}}\n\
              sinks: {{none: {{blackhole: {{}}}}}}\njobs: {{enabled: true}}\n\
              http: {{listen: '127.0.0.1:0'{http}}}\nlog: {{format: json}}\n"
         );
         fs::write(self.path().join("real.yaml"), config).unwrap();
-        let running = self.start(&["run", "--config", "real.yaml"], "daemon.log");
-        self.wait_for("daemon.log", "the HTTP side listens");
-        running
     }
 
     fn demo(&self) -> Running {
@@ -237,6 +241,34 @@ fn a_demo_is_found_by_every_command_and_takes_its_sign_down() {
     demo.stop();
     assert!(!sign.exists());
     assert_eq!(machine.output(&["jobs", "list"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_runtime_directory_is_the_daemons_and_not_the_demos() {
+    let Some(machine) = Machine::new() else { return };
+    fs::create_dir(machine.inside("/run/other")).unwrap();
+    let with_directory = |arguments: &[&str]| {
+        let mut command = machine.saltern(arguments);
+        command.env("RUNTIME_DIRECTORY", "/run/other");
+        command
+    };
+    let log = |name: &str| fs::File::create(machine.path().join(name)).unwrap();
+    let demo = ["demo", "--listen", "127.0.0.1:0"];
+    let mut demo = with_directory(&demo);
+    let demo = Running(demo.stdout(Stdio::null()).stderr(log("demo.log")).spawn().unwrap());
+    machine.wait_for_jobs();
+    assert!(!machine.inside("/run/other/http.sock").exists());
+
+    machine.configure("");
+    let mut daemon = with_directory(&["run", "--config", "real.yaml"]);
+    let daemon = Running(daemon.stdout(Stdio::null()).stderr(log("daemon.log")).spawn().unwrap());
+    machine.wait_for("daemon.log", "the HTTP side listens");
+    assert!(machine.inside("/run/other/http.sock").exists());
+    let output = with_directory(&["jobs", "list"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success() && !said.contains("the demo"), "{said}");
+    daemon.stop();
+    demo.stop();
 }
 
 #[test]

@@ -29,7 +29,7 @@ use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
 use crate::http;
-use crate::http::place::Place;
+use crate::http::place::{Place, usual_of};
 use crate::http::settings::HttpSocket;
 use crate::shutdown::Signals;
 use crate::sink::chain;
@@ -189,11 +189,21 @@ impl Files {
                 "database": {"sqlite3": {"database": path(&self.database)}},
             },
         });
-        Config::parse(&text.to_string()).map_err(|problems| {
+        let mut config = Config::parse(&text.to_string()).map_err(|problems| {
             let problems: Vec<_> =
                 problems.iter().map(|problem| problem.message.as_str()).collect();
             Failure::Usage(problems.join("\n"))
-        })
+        })?;
+        config.general.http.socket = Some(self.socket());
+        Ok(config)
+    }
+
+    /// The socket beside the rest of its state, so that it never takes the place of a real daemon's
+    /// in a runtime directory.
+    fn socket(&self) -> HttpSocket {
+        let is_inside = |path: &PathBuf| path.parent() == Some(&*self.state_dir);
+        let path = usual_of(&self.state_dir).into_iter().find(is_inside);
+        HttpSocket { path, ..HttpSocket::default() }
     }
 
     /// Binds the bus; a socket that an earlier run left is replaced.
@@ -210,7 +220,7 @@ impl Files {
 
     fn what_next(&self, address: SocketAddr, named: &str) -> String {
         let (database, lines) = (self.database.display(), self.lines.display());
-        let place = Place::of(&HttpSocket::default(), &self.state_dir);
+        let place = Place::of(&self.socket(), &self.state_dir);
         let socket = place.path().display();
         format!(
             "

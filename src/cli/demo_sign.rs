@@ -1,9 +1,9 @@
 //! The sign by which commands find a demo that they were not told of.
 //!
-//! A demo keeps its state where it was started, which nobody else knows. So it puts up a link to its
-//! `state_dir` in a folder whose name every command of the same user can tell: in the user's runtime
-//! directory, and under the temp directory. Anybody can make a folder there, so both sides use none
-//! but one that is the user's own and closed to all others.
+//! A demo keeps its state where it was started, which nobody else knows. So it puts up a link to
+//! its `state_dir` in a folder whose name every command of the same user can tell: in the user's
+//! runtime directory, and under the temp directory. Anybody can make a folder there, so both sides
+//! use none but one that is the user's own and closed to all others.
 
 use std::fs::DirBuilder;
 use std::io;

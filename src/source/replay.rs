@@ -46,8 +46,8 @@ use crate::units::ByteSize;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    /// The file: a capture of a bus, or JSON lines as `rawfile_json` writes them, Salt's or saltern's.
-    /// `-` is standard input.
+    /// The file: a capture of a bus, or JSON lines as `rawfile_json` writes them, Salt's or
+    /// saltern's. `-` is standard input.
     path: PathBuf,
     /// Events a second, evenly spaced. Default: as fast as they are taken.
     #[serde(default)]
