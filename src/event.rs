@@ -329,6 +329,25 @@ impl Event {
         }
     }
 
+    /// True of what a minion, a runner or a wheel function gave.
+    pub fn is_return(&self) -> bool {
+        self.kind == EventKind::JobReturn || self.of_runner() == Some(OfRunner::Return)
+    }
+
+    /// What the event tells of a function that the master runs itself, and that has a job's id too
+    /// (`salt/run/<jid>/…`, `salt/wheel/<jid>/…`).
+    pub fn of_runner(&self) -> Option<OfRunner> {
+        if !matches!(self.kind, EventKind::Run | EventKind::Wheel) {
+            return None;
+        }
+        let mut parts = self.tag().split('/').skip(3);
+        match (parts.next(), parts.next()) {
+            (Some("new"), None) => Some(OfRunner::New),
+            (Some("ret"), None) => Some(OfRunner::Return),
+            _ => None,
+        }
+    }
+
     /// The peer of a master cluster that forwarded the event (`__peer_id`).
     pub fn peer(&self) -> Option<&[u8]> {
         memchr::memmem::find(self.payload(), PEER.as_bytes())?;
@@ -369,6 +388,15 @@ impl Event {
         let (given, shares_line) = (self.given, self.shares_line);
         Event { given, shares_line, ..Event::of(frame, self.tag_len, self.kind) }
     }
+}
+
+/// An event of a runner or of a wheel function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfRunner {
+    /// It begins.
+    New,
+    /// It has ended, and gave something.
+    Return,
 }
 
 /// An event's id: its content hash where it was first read. Shown as 32 hexadecimal digits.

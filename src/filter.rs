@@ -238,6 +238,32 @@ mod tests {
     }
 
     #[test]
+    fn how_it_went_and_each_function_are_asked_for() {
+        let several = serde_json::json!({
+            "fun": ["test.ping", "cmd.run"], "id": "web-1",
+            "retcode": {"test.ping": 0, "cmd.run": 1},
+        });
+        let tag = "salt/job/20261121233336123456/ret/web-1";
+        let several = Event::new(tag, &rmp_serde::to_vec(&several).unwrap());
+        let silent = Event::new(tag, b"\x80");
+        let worked = event(tag, "test.ping", "web-1", true);
+        for (config, taken) in [
+            (serde_json::json!({"functions": ["cmd.*"]}), [true, false, false]),
+            (serde_json::json!({"functions": ["test.ping"]}), [true, false, true]),
+            (serde_json::json!({"outcome": ["failed"]}), [true, false, false]),
+            (serde_json::json!({"outcome": ["failed", "unknown"]}), [true, true, false]),
+            (serde_json::json!({"outcome": ["worked"]}), [false, false, true]),
+            (serde_json::json!({"success": false}), [true, false, false]),
+            (serde_json::json!({"success": true}), [false, false, true]),
+            (serde_json::json!({"success": true, "outcome": ["failed"]}), [false; 3]),
+        ] {
+            let filter = filter(config.clone());
+            let takes = [&several, &silent, &worked].map(|event| filter.takes(event));
+            assert_eq!(takes, taken, "{config}");
+        }
+    }
+
+    #[test]
     fn a_bad_glob_says_which() {
         let config = serde_json::json!({"not_tags": ["a*", "b[", "c"]});
         let error = Filter::new(&serde_json::from_value(config).unwrap()).unwrap_err();

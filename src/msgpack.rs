@@ -315,7 +315,7 @@ pub fn write_map_head(pairs: u32, out: &mut Vec<u8>) {
 }
 
 /// The items of the array that `value` is, as far as they are well formed.
-pub fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     let mut walker = Walker::new(value);
     let mut left = match walker.item() {
         Ok(Item::Array(items)) => items,

@@ -119,11 +119,15 @@ fn check_tables(folder: &Path, expected: &[Value]) {
         let (tag, data) = (event["tag"].as_str().unwrap(), &event["data"]);
         let parts: Vec<_> = tag.split('/').collect();
         match parts[..] {
-            ["salt", "job", jid, "new"] => {
+            ["salt", "job" | "run", jid, "new"] => {
                 jobs.entry(jid).or_insert(data);
             }
             ["salt", "job", jid, "ret", minion] => {
-                returns.insert((jid, minion), data);
+                returns.insert((jid, Some(minion)), (data, &data["return"]));
+            }
+            // Salt's own job cache has a runner's whole event as what the master returned.
+            ["salt", "run", jid, "ret"] => {
+                returns.insert((jid, None), (data, data));
             }
             _ => {}
         }
@@ -141,13 +145,16 @@ fn check_tables(folder: &Path, expected: &[Value]) {
             .unwrap();
         assert_eq!(serde_json::from_str::<Value>(&load).unwrap(), *data);
     }
-    for ((jid, minion), data) in returns {
-        let sql = "SELECT fun, full_ret, success FROM salt_returns WHERE jid = ?1 AND id = ?2";
+    for ((jid, minion), (data, returned)) in returns {
+        let sql = "SELECT fun, full_ret, success FROM salt_returns
+                   WHERE jid = ?1 AND (?2 IS NULL OR id = ?2)";
         let (fun, value, success): (String, String, String) = connection
-            .query_row(sql, [jid, minion], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(sql, rusqlite::params![jid, minion], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .unwrap();
         assert_eq!(fun, data["fun"].as_str().unwrap());
-        assert_eq!(serde_json::from_str::<Value>(&value).unwrap(), data["return"]);
+        assert_eq!(serde_json::from_str::<Value>(&value).unwrap(), *returned);
         let expected = data.get("success").map_or("", |ok| if ok == true { "1" } else { "0" });
         assert_eq!(success, expected);
     }

@@ -85,12 +85,12 @@ impl<'a> Functions<'a> {
     }
 
     /// All names.
-    pub fn iter(self) -> impl Iterator<Item = &'a str> {
+    pub fn iter(self) -> impl Iterator<Item = &'a str> + Clone {
         self.single().into_iter().chain(self.listed())
     }
 
     /// The names, if they stand in a list.
-    pub fn listed(self) -> impl Iterator<Item = &'a str> {
+    pub fn listed(self) -> impl Iterator<Item = &'a str> + Clone {
         let items = msgpack::items(self.0.unwrap_or_default());
         items.filter_map(|item| msgpack::scalar(item).and_then(Item::text))
     }

@@ -2,14 +2,15 @@
 //!
 //! | table | a row for | columns |
 //! |---|---|---|
-//! | `jids` | each published job; the first wins | `jid`, `load` (JSON of the event's data) |
-//! | `salt_returns` | each return of a minion of a job; one that the master vouches for replaces one that came by the bus, and of equal ones the first stays, unless it was trimmed | `fun`, `jid`, `id`, `fun_args` (as Python prints the list; NULL if it is empty), `date` (local time), `full_ret` (JSON of the return value alone), `success` (`1`, `0`, or empty if the return does not say), `authority` (who vouches for it: `master`, `bus`, or `contradicted` if its tag names another job or minion than its data) |
+//! | `jids` | each published job and each runner; the first wins | `jid`, `load` (JSON of the event's data) |
+//! | `salt_returns` | each return of a minion of a job, or of a runner; one that the master vouches for replaces one that came by the bus, and of equal ones the first stays, unless it was trimmed. Returns without a job (`nocache`) all stay | `fun`, `jid`, `id`, `fun_args` (as Python prints the list; NULL if it is empty), `date` (local time), `full_ret` (JSON of the return value alone), `success` (`1`, `0`, or empty if the return does not say; of several functions `1` if all say so), `outcome` (`worked`, `failed`, `unknown`: [`crate::event::job_return`]), `authority` (who vouches for it: `master`, `bus`, or `contradicted` if its tag names another job or minion than its data) |
 //! | `salt_events` | each event | `id`, `tag`, `data` (JSON), `alter_time` (UTC), `master_id`, `event_id` |
 //!
 //! Salt's own returner keeps no events; `salt_events` has the columns that its `mysql` returner
 //! gives it, and `event_id`, the event's content hash, by which a repeated batch leaves one copy:
 //! at least once becomes once. Salt's own fails when a job is stored twice and keeps each repeated
-//! return; here both are settled as the table says. A `fun` that is a list is stored as JSON.
+//! return; here both are settled as the table says. A `fun` that is a list is stored as JSON. A runner's
+//! return stands under the id of its master, and its `full_ret` is the whole event, as Salt has it.
 //!
 //! The database is made if it is missing (0640), and so are tables, columns and indexes; one that
 //! Salt's returner wrote is taken as it is. It is set to write-ahead logging with `synchronous =
@@ -36,7 +37,8 @@ use tracing::warn;
 
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
-use crate::event::{Event, EventKind};
+use crate::event::job_return::JobReturn;
+use crate::event::{Event, EventKind, OfRunner};
 use crate::msgpack::{self, Item};
 use crate::standing::{Standing, Worth};
 use crate::units::{ByteSize, Span};
@@ -249,7 +251,8 @@ CREATE TABLE IF NOT EXISTS salt_returns (
     date TEXT NOT NULL,
     full_ret TEXT NOT NULL,
     success TEXT NOT NULL,
-    authority TEXT
+    authority TEXT,
+    outcome TEXT
 );
 CREATE TABLE IF NOT EXISTS salt_events (
     id INTEGER PRIMARY KEY,
@@ -264,7 +267,10 @@ CREATE TABLE IF NOT EXISTS salt_events (
 /// The columns that are written, for tables that are older than this.
 const COLUMNS: &[(&str, &[&str])] = &[
     ("jids", &["jid", "load"]),
-    ("salt_returns", &["fun", "jid", "id", "fun_args", "date", "full_ret", "success", "authority"]),
+    (
+        "salt_returns",
+        &["fun", "jid", "id", "fun_args", "date", "full_ret", "success", "authority", "outcome"],
+    ),
     ("salt_events", &["tag", "data", "alter_time", "master_id", "event_id"]),
 ];
 
@@ -327,8 +333,8 @@ const SELECT_RETURNS: &str = "SELECT coalesce(authority, ''), instr(full_ret, '\
      FROM salt_returns WHERE jid = ?1 AND id = ?2";
 const DELETE_RETURN: &str = "DELETE FROM salt_returns WHERE jid = ?1 AND id = ?2";
 const INSERT_RETURN: &str = "INSERT INTO salt_returns \
-     (fun, jid, id, fun_args, date, full_ret, success, authority) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+     (fun, jid, id, fun_args, date, full_ret, success, authority, outcome) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 /// JSON, which is UTF-8, as TEXT without checking it once more.
 struct Json<'a>(&'a [u8]);
@@ -352,23 +358,35 @@ fn insert(
     statement.raw_bind_parameter(3, &scratch.times.utc)?;
     statement.raw_bind_parameter(4, &entry.origin.master_id)?;
     statement.raw_bind_parameter(5, event.id().to_string())?;
-    statement.raw_execute()?;
+    let is_repeated = statement.raw_execute()? == 0;
     // Lets go of what is bound.
     drop(statement);
-    match event.kind() {
-        // Salt makes no such event: it says nothing of either job.
-        EventKind::JobNew if event.tag_contradicts_data() => {}
-        EventKind::JobNew => {
-            let Some(jid) = event.fields().jid else { return Ok(()) };
-            let mut statement = connection.prepare_cached(INSERT_JID)?;
-            bind_json(&mut statement, 2, event, &mut scratch.json)?;
-            statement.raw_bind_parameter(1, jid)?;
-            statement.raw_execute()?;
+    match (event.kind(), event.of_runner()) {
+        (EventKind::JobNew, _) | (_, Some(OfRunner::New)) => insert_job(connection, event, scratch),
+        (EventKind::JobReturn, _) | (_, Some(OfRunner::Return)) => {
+            // What is of no job has no key by which a repeated one is known.
+            match is_repeated && event.fields().job().is_none() {
+                true => Ok(()),
+                false => insert_return(connection, entry, scratch),
+            }
         }
-        EventKind::JobReturn => insert_return(connection, entry, scratch)?,
-        _ => {}
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn insert_job(
+    connection: &Connection,
+    event: &Event,
+    scratch: &mut Scratch,
+) -> rusqlite::Result<()> {
+    // Salt makes no event whose tag contradicts it: it says nothing of either job.
+    let Some(jid) = event.fields().job().filter(|_| !event.tag_contradicts_data()) else {
+        return Ok(());
+    };
+    let mut statement = connection.prepare_cached(INSERT_JID)?;
+    bind_json(&mut statement, 2, event, &mut scratch.json)?;
+    statement.raw_bind_parameter(1, jid)?;
+    statement.raw_execute().map(drop)
 }
 
 /// Binds the event's JSON. SQLite takes a copy, and a second one for the row: the first is let go of
@@ -394,12 +412,21 @@ fn insert_return(
     let payload = event.payload();
     let fields = event.fields();
     let standing = Standing::of(event, entry.authority);
-    let worth = Worth { standing, trimmed: is_trimmed(payload, &mut scratch.json) };
-    match stored_worth(connection, fields.jid, fields.minion)? {
+    // As Salt's job cache has it, which gets a runner's event as what the master returned.
+    let (id, value) = match event.of_runner() {
+        Some(_) => (Some(entry.origin.master_id.as_str()), Some(payload)),
+        None => (fields.minion, fields.job_return.value()),
+    };
+    let worth = Worth { standing, trimmed: is_trimmed(value, &mut scratch.json) };
+    let stored = match fields.job() {
+        Some(jid) => stored_worth(connection, jid, id)?,
+        None => None,
+    };
+    match stored {
         None => {}
         Some(stored) if worth.replaces(stored) => {
             let mut delete = connection.prepare_cached(DELETE_RETURN)?;
-            delete.execute(params![fields.jid, fields.minion])?;
+            delete.execute(params![fields.jid, id])?;
         }
         Some(_) => return Ok(()),
     }
@@ -421,19 +448,20 @@ fn insert_return(
     });
     scratch.json.clear();
     scratch.json.reserve_exact(entry.event.long().unwrap_or_default());
-    match msgpack::find(payload, "return") {
+    match value {
         Some(value) => _ = json::write(value, &mut scratch.json),
         None => scratch.json.extend_from_slice(b"null"),
     }
     let mut statement = connection.prepare_cached(INSERT_RETURN)?;
     statement.raw_bind_parameter(1, function)?;
     statement.raw_bind_parameter(2, fields.jid)?;
-    statement.raw_bind_parameter(3, fields.minion)?;
+    statement.raw_bind_parameter(3, id)?;
     statement.raw_bind_parameter(4, args)?;
     statement.raw_bind_parameter(5, &scratch.times.local)?;
     statement.raw_bind_parameter(6, Json(&scratch.json))?;
-    statement.raw_bind_parameter(7, success_text(payload))?;
+    statement.raw_bind_parameter(7, success_text(&fields.job_return))?;
     statement.raw_bind_parameter(8, standing.name())?;
+    statement.raw_bind_parameter(9, fields.job_return.outcome().name())?;
     // As in `bind_json`.
     scratch.json.clear();
     scratch.json.shrink_to(Sqlite3::BATCH.max_bytes);
@@ -442,11 +470,9 @@ fn insert_return(
 
 /// Tells if the master left something out of what was returned, by the JSON of it: the table keeps
 /// nothing else by which the stored ones could be judged.
-fn is_trimmed(payload: &[u8], scratch: &mut Vec<u8>) -> bool {
-    if memchr::memmem::find(payload, b"VALUE_TRIMMED").is_none() {
-        return false;
-    }
-    let Some(value) = msgpack::find(payload, "return") else { return false };
+fn is_trimmed(value: Option<&[u8]>, scratch: &mut Vec<u8>) -> bool {
+    let is_likely = |value: &&[u8]| memchr::memmem::find(value, b"VALUE_TRIMMED").is_some();
+    let Some(value) = value.filter(is_likely) else { return false };
     scratch.clear();
     json::write(value, scratch);
     let is_trimmed = memchr::memmem::find(scratch, b"\"VALUE_TRIMMED\"").is_some();
@@ -458,11 +484,11 @@ fn is_trimmed(payload: &[u8], scratch: &mut Vec<u8>) -> bool {
 /// The worth of the best of the rows of a return; `None` if there is none.
 fn stored_worth(
     connection: &Connection,
-    jid: Option<&str>,
-    minion: Option<&str>,
+    jid: &str,
+    id: Option<&str>,
 ) -> rusqlite::Result<Option<Worth>> {
     let mut select = connection.prepare_cached(SELECT_RETURNS)?;
-    let mut rows = select.query(params![jid, minion])?;
+    let mut rows = select.query(params![jid, id])?;
     let mut best: Option<Worth> = None;
     while let Some(row) = rows.next()? {
         let standing = Standing::named(row.get_ref(0)?.as_str().unwrap_or_default());
@@ -493,13 +519,11 @@ fn is_true(value: &[u8]) -> bool {
 }
 
 /// `ret.get("success", "")` as SQLite keeps it in a TEXT column.
-fn success_text(payload: &[u8]) -> String {
-    match msgpack::find(payload, "success").and_then(msgpack::scalar) {
-        Some(Item::Bool(success)) => i32::from(success).to_string(),
-        Some(Item::Int(int)) => int.to_string(),
-        Some(Item::Uint(int)) => int.to_string(),
-        Some(item) => item.text().unwrap_or_default().to_owned(),
-        None => String::new(),
+fn success_text(job_return: &JobReturn<'_>) -> &'static str {
+    match job_return.success() {
+        Some(true) => "1",
+        Some(false) => "0",
+        None => "",
     }
 }
 
@@ -732,6 +756,66 @@ mod tests {
         assert_eq!(rows(&database, "SELECT id, full_ret FROM salt_returns"), ["web-1 | \"done\""]);
         let loads = rows(&database, "SELECT load FROM jids");
         assert_eq!(loads, [format!(r#"{{"jid": "{JID}", "fun": "first"}}"#)]);
+    }
+
+    #[test]
+    fn returns_of_no_job_all_stay_and_none_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        let nocache = |fun: &str, tag: &str| {
+            let fields = [("jid", "nocache"), ("id", "web-1"), ("fun", fun), ("return", fun)];
+            event(tag, &fields.map(|(key, text)| (key, Value::from(text))))
+        };
+        let events = || {
+            let of = |fun| nocache(fun, "salt/job/nocache/ret/web-1");
+            batch(vec![of("a.b"), of("c.d"), nocache("a.b", "salt/job/nocache/new")])
+        };
+        sink.store(&events()).unwrap();
+        sink.store(&events()).unwrap();
+        let stored = rows(&database, "SELECT fun, jid, full_ret FROM salt_returns");
+        assert_eq!(stored, [r#"a.b | nocache | "a.b""#, r#"c.d | nocache | "c.d""#]);
+        assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#0"]);
+    }
+
+    #[test]
+    fn a_runner_is_a_job_of_its_master() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        let fields = [("jid", Value::from(JID)), ("fun", Value::from("runner.a.b"))];
+        let ended = [&fields[..], &[("success", true.into()), ("return", 5.into())]].concat();
+        let run = |part: &str, fields| event(&format!("salt/run/{JID}/{part}"), fields);
+        let events = vec![run("new", &fields), run("args", &fields), run("ret", &ended)];
+        sink.store(&batch(events)).unwrap();
+        let load = format!(r#"{{"jid": "{JID}", "fun": "runner.a.b"}}"#);
+        assert_eq!(rows(&database, "SELECT load FROM jids"), [load]);
+        let stored =
+            rows(&database, "SELECT fun, id, full_ret, success, outcome FROM salt_returns");
+        let event =
+            format!(r#"{{"jid": "{JID}", "fun": "runner.a.b", "success": true, "return": 5}}"#);
+        assert_eq!(stored, [format!("runner.a.b | master-1 | {event} | 1 | worked")]);
+    }
+
+    #[test]
+    fn a_job_of_several_functions_failed_if_one_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("salt.db");
+        let mut sink = open(&database);
+        let several = |of: [Value; 2]| {
+            let named =
+                [("test.ping", 0), ("cmd.run", 1)].map(|(name, at)| (name.into(), of[at].clone()));
+            Value::Map(named.to_vec())
+        };
+        let fun = Value::Array(vec!["test.ping".into(), "cmd.run".into()]);
+        let fields = [
+            ("fun", fun),
+            ("success", several([true.into(), false.into()])),
+            ("retcode", several([0.into(), 1.into()])),
+        ];
+        sink.store(&batch(vec![job_return("web-1", &fields)])).unwrap();
+        let stored = rows(&database, "SELECT fun, success, outcome FROM salt_returns");
+        assert_eq!(stored, [r#"["test.ping", "cmd.run"] | 0 | failed"#]);
     }
 
     #[test]

@@ -161,6 +161,10 @@ impl<'a> Known<'a> {
         self.fields.jid.unwrap_or_default().as_bytes()
     }
 
+    fn functions(&self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        self.fields.job_return.functions.iter().map(str::as_bytes)
+    }
+
     fn minion(&self) -> &'a [u8] {
         self.fields.minion.unwrap_or_default().as_bytes()
     }
@@ -207,6 +211,7 @@ impl Tables {
         row.id(&known.id);
         row.text(text(known.data.user, &mut self.scratch));
         row.text(text(known.data.act, &mut self.scratch));
+        row.text(known.outcome.name().as_bytes());
         row.end();
     }
 
@@ -223,6 +228,7 @@ impl Tables {
         row.texts(list(data.minions));
         row.texts(list(data.missing));
         row.id(&known.id);
+        row.texts(known.functions());
         row.end();
     }
 
@@ -243,6 +249,8 @@ impl Tables {
         row.count(u32::try_from(states).unwrap_or(u32::MAX));
         row.json(json(data.return_value, &mut self.scratch));
         row.id(&known.id);
+        row.text(known.outcome.name().as_bytes());
+        row.texts(known.functions());
         row.end();
     }
 
@@ -571,8 +579,25 @@ mod tests {
         assert_eq!(row["user"], "");
         assert_eq!(row["arguments"], "1e+300");
         let row = &tables["salt_events"][0];
-        assert_eq!([&row["success"], &row["retcode"], &row["duration"]], [&Value::Null; 3]);
-        assert_eq!(row["failed"], 0);
+        assert_eq!([&row["success"], &row["duration"]], [&Value::Null; 2]);
+        assert_eq!([&row["retcode"], &row["failed"]], [1, 1]);
+    }
+
+    #[test]
+    fn each_function_of_a_job_is_the_jobs_function_and_counts() {
+        let data = json!({
+            "id": "web-1", "fun": ["test.ping", "cmd.run"], "retcode": {"test.ping": 0, "cmd.run": 3},
+            "success": {"test.ping": true, "cmd.run": false}, "return": {"test.ping": true, "cmd.run": ""},
+        });
+        let tables = read(vec![event("salt/job/20261121233617130881/ret/web-1", &data)], OLD);
+        let row = &tables["salt_returns"][0];
+        assert_eq!(row["functions"], json!(["test.ping", "cmd.run"]));
+        let judged = ["success", "retcode", "failed", "outcome"].map(|column| row[column].clone());
+        assert_eq!(judged, [json!(0), json!(3), json!(1), json!("failed")]);
+        let data = json!({"fun": "test.ping", "arg": [], "minions": ["web-1"]});
+        let tables = read(vec![event("salt/job/20261121233617130881/new", &data)], NEW);
+        assert_eq!(tables["salt_jobs"][0]["functions"], json!(["test.ping"]));
+        assert_eq!(tables["salt_events"][0]["outcome"], "unknown");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use super::server::Features;
 
 /// The version of the tables below.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// A table that events are written to.
 #[derive(Debug)]
@@ -119,8 +119,23 @@ const SUCCESS: Column = column(
     "what the event says itself; of keys and logins its result",
 );
 const RETCODE: Column = column("retcode", Holds::MaybeInt, "return code");
-const FAILED: Column =
-    column("failed", Holds::Flag, "1 if the return code is not zero or success is false");
+const FAILED: Column = column(
+    "failed",
+    Holds::Flag,
+    "1 if outcome is failed; of keys and logins 1 if their result is false",
+);
+const OUTCOME: Column = Column {
+    since: 3,
+    ..column(
+        "outcome",
+        Holds::Symbol,
+        "worked, failed or unknown, by return code, success and states",
+    )
+};
+const FUNCTIONS: Column = Column {
+    since: 3,
+    ..column("functions", Holds::Texts, "the function, or each of a job of several")
+};
 const EVENT_ID: Column =
     column("event_id", Holds::Id, "hash of tag and payload, the same in every store");
 
@@ -218,6 +233,7 @@ pub(super) static EVENTS: Table = Table {
             since: 2,
             ..column("act", Holds::Symbol, "what became of a key: accept, pend, reject, delete, …")
         },
+        OUTCOME,
     ],
     order: "kind, time, event_id",
     partition: "toMonday(time)",
@@ -244,6 +260,7 @@ pub(super) static JOBS: Table = Table {
         column("minions", Holds::Texts, "minions that are expected to return"),
         column("missing", Holds::Texts, "minions of the target that are not connected"),
         EVENT_ID,
+        FUNCTIONS,
     ],
     order: "jid, event_id",
     partition: "toYYYYMM(time)",
@@ -274,6 +291,8 @@ pub(super) static RETURNS: Table = Table {
         column("states", Holds::Count, "how many states the return lists"),
         column("return", Holds::Text, "the return value as JSON"),
         EVENT_ID,
+        OUTCOME,
+        FUNCTIONS,
     ],
     order: "jid, minion, event_id",
     partition: "toMonday(time)",

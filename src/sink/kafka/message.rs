@@ -170,7 +170,8 @@ fn write_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// The headers of an event's message: `tag`, `kind`, `master`, `event_id`, `stamp`.
+/// The headers of an event's message: `tag`, `kind`, `master`, `event_id`, `stamp`, and of a return
+/// its `outcome`.
 pub(super) fn headers(entry: &Entry<'_>, fields: &Fields<'_>) -> OwnedHeaders {
     let read;
     let stamp = match fields.stamp {
@@ -184,12 +185,16 @@ pub(super) fn headers(entry: &Entry<'_>, fields: &Fields<'_>) -> OwnedHeaders {
     let header = |headers: OwnedHeaders, key: &str, value: &str| {
         headers.insert(Header { key, value: Some(value) })
     };
-    let headers = OwnedHeaders::new_with_capacity(5);
+    let headers = OwnedHeaders::new_with_capacity(6);
     let headers = header(headers, "tag", entry.event.tag());
     let headers = header(headers, "kind", entry.event.kind().name());
     let headers = header(headers, "master", &entry.origin.master_id);
     let headers = header(headers, "event_id", &entry.event.id().to_string());
-    header(headers, "stamp", stamp)
+    let headers = header(headers, "stamp", stamp);
+    match entry.event.is_return() {
+        true => header(headers, "outcome", fields.job_return.outcome().name()),
+        false => headers,
+    }
 }
 
 #[cfg(test)]
@@ -265,8 +270,8 @@ mod tests {
         let id = format!("event_id={}", event.id());
         let expected = [format!("tag={}", event.tag()), "kind=job_return".into()];
         assert_eq!([text(&of_event, 0), text(&of_event, 1)], expected);
-        let expected = ["master=m".into(), id, "stamp=now".into()];
-        assert_eq!([2, 3, 4].map(|at| text(&of_event, at)), expected);
+        let expected = ["master=m".into(), id, "stamp=now".into(), "outcome=unknown".into()];
+        assert_eq!([2, 3, 4, 5].map(|at| text(&of_event, at)), expected);
         let unstamped = headers(&entry, &Fields::default());
         assert_eq!(text(&unstamped, 4), "stamp=2026-11-21T23:36:17.69289Z");
     }
