@@ -65,6 +65,12 @@ impl Chunk {
         self.bytes_before.last().copied().unwrap_or_default()
     }
 
+    /// The bytes of memory that the chunk is without the lines of JSON which sinks may have made.
+    pub fn size(&self) -> usize {
+        let each = size_of::<Event>() + size_of::<usize>();
+        size_of::<Chunk>() + self.bytes() + self.events.len() * each
+    }
+
     /// What its events and their frames weigh, see [`Share::weight`].
     fn weight(&self) -> usize {
         weight(self.bytes(), self.events.len())

@@ -19,7 +19,9 @@ use crate::json::{self, Losses};
 use crate::msgpack;
 use job_return::JobReturn;
 
+pub mod as_fired;
 pub mod job_return;
+pub mod runner;
 
 /// Why a frame is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -304,15 +306,21 @@ impl Event {
     /// The id that the event came with. Else 128 bits that are the same for the same tag and
     /// payload, on every master and in every run (XXH3). Salt's `_stamp` of a microsecond is part of
     /// the payload, so that two events that say the same keep two ids. What a cluster peer adds when
-    /// it forwards an event is left out.
+    /// it forwards an event is left out, and so is the stamp of a runner's return, of which there is
+    /// one for each job.
     pub fn id(&self) -> EventId {
         if let Some(given) = self.given_id() {
             return given;
         }
-        match self.without_peer() {
-            None => EventId(xxhash_rust::xxh3::xxh3_128(&self.frame)),
-            Some(original) => EventId(xxhash_rust::xxh3::xxh3_128(&original)),
-        }
+        let is_return = matches!(runner::Step::of_tag(self), Some((runner::Step::Return, _)))
+            && msgpack::whole(self.payload()).is_ok();
+        let hashed = match (self.peer().is_some(), is_return) {
+            (false, false) => None,
+            (true, false) => self.without(&[PEER]),
+            (false, true) => self.without(&[runner::STAMP]),
+            (true, true) => self.without(&[PEER, runner::STAMP]),
+        };
+        EventId(xxhash_rust::xxh3::xxh3_128(hashed.as_deref().unwrap_or(&self.frame)))
     }
 
     /// Tells if the tag of a job's event names another job, or another minion, than its data. Salt
@@ -324,7 +332,7 @@ impl Event {
             (self.kind.names_in(self.tag()), Fields::in_payload(self.payload()));
         match self.kind {
             EventKind::JobReturn => differ(jid, data.jid) || differ(minion, data.minion),
-            EventKind::JobNew => differ(jid, data.jid),
+            EventKind::JobNew | EventKind::Run | EventKind::Wheel => differ(jid, data.jid),
             _ => false,
         }
     }
@@ -354,12 +362,12 @@ impl Event {
         msgpack::find(self.payload(), PEER)
     }
 
-    /// The frame as the first master sent it, if a peer forwarded it.
-    fn without_peer(&self) -> Option<Vec<u8>> {
-        self.peer()?;
+    /// The frame without these keys of its data.
+    fn without(&self, keys: &[&str]) -> Option<Vec<u8>> {
         let pairs = || msgpack::raw_pairs(self.payload());
         let is_kept = |key: &[u8]| {
-            msgpack::scalar(key).and_then(msgpack::Item::bytes) != Some(PEER.as_bytes())
+            let name = msgpack::scalar(key).and_then(msgpack::Item::bytes);
+            !keys.iter().any(|left_out| name == Some(left_out.as_bytes()))
         };
         let count = pairs().filter(|(key, _)| is_kept(key)).count();
         let mut frame = self.frame.get(..self.tag_len + TAG_END.len())?.to_vec();

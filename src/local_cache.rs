@@ -13,7 +13,11 @@
 //!
 //! All but `jid` are msgpack. From them come the events that the master has put onto its bus when it
 //! wrote them, as far as the files tell: `_stamp` is the time in the job's id, or of the file. They say
-//! `_backfilled: true`. The jobs of runners are left out, since their events were of another kind.
+//! `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and becomes the event
+//! `salt/run/<jid>/ret` (`salt/wheel/…`).
+//!
+//! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the digest
+//! has to be the name of its directories.
 
 use std::fs;
 use std::io;
@@ -23,14 +27,20 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::event::is_jid;
-use crate::jobs::listing::started;
+use ring::digest;
+
+use crate::event::runner::{RunnerJob, with_value};
+use crate::event::{is_jid, is_job};
+use crate::jobs::began::time_in;
 use crate::jobs::{Jobs, JobsError};
 use crate::msgpack::{self, MapWriter};
 use crate::regular_file::{self, Links};
 
 /// The key that marks an event as one that comes from the master's files.
 pub const MARK: &str = "_backfilled";
+
+/// `true` as msgpack.
+const TRUE: &[u8] = b"\xc3";
 
 /// Files larger than this are no part of a job cache.
 const LARGEST: u64 = 512 << 20;
@@ -47,7 +57,7 @@ pub struct Window {
     pub until: SystemTime,
 }
 
-/// A walk over the jobs of a cache, in the order in which they were published.
+/// A walk over the jobs of a cache, in the order in which they began.
 pub struct Walk {
     jobs: std::vec::IntoIter<Found>,
     window: Window,
@@ -59,6 +69,7 @@ pub struct Walk {
 struct Found {
     jid: String,
     path: PathBuf,
+    began: Timestamp,
 }
 
 impl Walk {
@@ -70,12 +81,14 @@ impl Walk {
             for job in inner.flatten() {
                 let path = job.path();
                 // Each return makes a directory in that of the job.
-                if modified(&path).is_none_or(|time| time < window.from) {
+                let Some(written) = modified(&path).filter(|time| *time >= window.from) else {
                     continue;
-                }
+                };
                 match regular_file::read_text(&path.join("jid"), LONGEST_JID) {
-                    Ok(jid) if is_jid(jid.trim()) => {
-                        jobs.push(Found { jid: jid.trim().to_owned(), path });
+                    Ok(jid) if is_id(jid.trim(), &path) => {
+                        let jid = jid.trim().to_owned();
+                        let began = began(&jid, written);
+                        jobs.push(Found { jid, path, began });
                     }
                     // The master is just making or removing it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -83,7 +96,7 @@ impl Walk {
                 }
             }
         }
-        jobs.sort_by(|a, b| a.jid.cmp(&b.jid));
+        jobs.sort_by(|a, b| (a.began, &a.jid).cmp(&(b.began, &b.jid)));
         Ok(Walk { jobs: jobs.into_iter(), window, known, unreadable })
     }
 
@@ -104,6 +117,11 @@ impl Walk {
     }
 
     fn frames_of(&mut self, job: &Found) -> Result<Vec<Bytes>, JobsError> {
+        match self.known.lacks_runner(&job.jid) {
+            Ok(true) | Err(JobsError::Off) => {}
+            Ok(false) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
         let minions = returned(&job.path);
         let (lacks_load, lacking) = match self.known.lacking(&job.jid, minions) {
             Ok(lacking) => lacking,
@@ -116,6 +134,10 @@ impl Walk {
         let Some((load, written)) = self.read(&job.path.join(".load.p")) else {
             return Ok(Vec::new());
         };
+        if let Some(runner) = RunnerJob::handed_on(&load, "") {
+            let is_in_time = written < self.window.until;
+            return Ok(is_in_time.then(|| runner_frame(&runner, written)).into_iter().collect());
+        }
         let is_return = msgpack::find(&load, "return").is_some();
         if is_return && msgpack::find(&load, "cmd").is_none() {
             return Ok(Vec::new());
@@ -123,7 +145,7 @@ impl Walk {
         let mut frames = Vec::new();
         if lacks_load && !is_return && written < self.window.until {
             let names = self.expected(&job.path);
-            frames.push(new_frame(&job.jid, &load, &names));
+            frames.push(new_frame(job, &load, &names));
         }
         for minion in lacking {
             // It would end the event's tag, and what follows would be taken for data.
@@ -192,12 +214,38 @@ fn returned(job: &Path) -> Vec<String> {
     names
 }
 
+/// Tells if this is the id of the job whose directory this is.
+fn is_id(jid: &str, path: &Path) -> bool {
+    if is_jid(jid) {
+        return true;
+    }
+    // It becomes a part of a tag.
+    let is_part = jid.chars().all(|c| c != '/' && !c.is_control());
+    let mut names = path.iter().rev().filter_map(|name| name.to_str());
+    let (Some(rest), Some(start)) = (names.next(), names.next()) else { return false };
+    let name = format!("{start}{rest}");
+    let digests =
+        [&digest::SHA1_FOR_LEGACY_USE_ONLY, &digest::SHA256, &digest::SHA384, &digest::SHA512];
+    is_part && is_job(jid) && digests.into_iter().any(|digest| hex_digest(digest, jid) == name)
+}
+
+fn hex_digest(algorithm: &'static digest::Algorithm, text: &str) -> String {
+    let digest = digest::digest(algorithm, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// When a job began: the time in its id, unless it is in the future; else that of its directory.
+fn began(jid: &str, written: SystemTime) -> Timestamp {
+    let written = Timestamp::try_from(written).unwrap_or_default();
+    time_in(jid).map_or(written, |time| time.min(written))
+}
+
 fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok().filter(fs::Metadata::is_dir)?.modified().ok()
 }
 
 /// `salt/job/<jid>/new`, with the keys that the master gives it.
-fn new_frame(jid: &str, load: &[u8], minions: &[String]) -> Bytes {
+fn new_frame(job: &Found, load: &[u8], minions: &[String]) -> Bytes {
     let mut data = MapWriter::default();
     for key in ["jid", "tgt_type", "tgt", "user", "fun", "arg"] {
         if let Some(value) = msgpack::find(load, key) {
@@ -206,9 +254,9 @@ fn new_frame(jid: &str, load: &[u8], minions: &[String]) -> Bytes {
     }
     data.texts("minions", minions);
     data.texts("missing", &[]);
-    data.text("_stamp", &stamp(started(jid).unwrap_or_default()));
+    data.text("_stamp", &stamp(job.began));
     data.bool(MARK, true);
-    frame(&format!("salt/job/{jid}/new"), data)
+    frame(&format!("salt/job/{}/new", job.jid), &data.finished())
 }
 
 /// `salt/job/<jid>/ret/<minion>`, with the keys that the master gives it.
@@ -244,14 +292,21 @@ fn return_frame(
     }
     data.text("_stamp", &stamp(Timestamp::try_from(written).unwrap_or_default()));
     data.bool(MARK, true);
-    frame(&format!("salt/job/{jid}/ret/{minion}"), data)
+    frame(&format!("salt/job/{jid}/ret/{minion}"), &data.finished())
 }
 
-fn frame(tag: &str, data: MapWriter) -> Bytes {
-    let mut frame = tag.as_bytes().to_vec();
-    frame.extend_from_slice(b"\n\n");
-    frame.extend(data.finished());
-    frame.into()
+/// `salt/run/<jid>/ret`, or the same of a wheel function.
+fn runner_frame(runner: &RunnerJob<'_>, written: SystemTime) -> Bytes {
+    let written = Timestamp::try_from(written).unwrap_or_default();
+    let mut text = Vec::new();
+    msgpack::write_str(&stamp(written), &mut text);
+    let data = with_value(runner.data, "_stamp", &text);
+    let data = with_value(&data, MARK, TRUE);
+    frame(&runner.tag(), &data)
+}
+
+fn frame(tag: &str, data: &[u8]) -> Bytes {
+    Bytes::from([tag.as_bytes(), b"\n\n", data].concat())
 }
 
 /// A time as the master stamps its events.
@@ -389,6 +444,61 @@ pub(crate) mod tests {
         let (events, unreadable) = walked(cache.path(), always(), &off());
         let tags: Vec<_> = events.iter().map(|(tag, _)| tag.as_str()).collect();
         assert_eq!((tags, unreadable), (vec![format!("salt/job/{JID}/new").as_str()], 3));
+    }
+
+    #[test]
+    fn a_runner_becomes_the_event_of_its_return() {
+        let cache = tempfile::tempdir().unwrap();
+        let jid = "20261121233337123456";
+        let runner = |folder: &str, fun: &str| {
+            let job = cache.path().join(folder);
+            let data = json!({"fun": fun, "jid": jid, "user": "root", "fun_args": [],
+                "_stamp": "then", "return": "x", "success": true});
+            let load = json!({"id": "m_master", "tgt": "m_master", "jid": jid, "return": data,
+                "fun": fun, "user": "root"});
+            write(&job.join(".load.p"), &load);
+            write(&job.join(".minions.p"), &json!([]));
+            write(&job.join("m_master/return.p"), &json!({"return": data}));
+            fs::write(job.join("jid"), jid).unwrap();
+        };
+        runner("12/34", "runner.test.arg");
+        let data = |fun: &str| {
+            json!({"fun": fun, "jid": jid, "user": "root", "fun_args": [], "return": "x",
+                "success": true})
+        };
+        let expected = (format!("salt/run/{jid}/ret"), data("runner.test.arg"));
+        assert_eq!(walked(cache.path(), always(), &off()), (vec![expected], 0));
+        // It is known under whichever name the master has here.
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        let packed = rmp_serde::to_vec(&data("runner.test.arg")).unwrap();
+        let event = Event::new(&format!("salt/run/{jid}/ret"), &packed);
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+        assert_eq!(walked(cache.path(), always(), &jobs).0, []);
+        runner("12/34", "wheel.key.list_all");
+        let expected = (format!("salt/wheel/{jid}/ret"), data("wheel.key.list_all"));
+        assert_eq!(walked(cache.path(), always(), &off()), (vec![expected], 0));
+    }
+
+    #[test]
+    fn a_job_is_found_under_an_id_that_tells_no_time() {
+        let cache = tempfile::tempdir().unwrap();
+        let jid = "deploy-42";
+        // Its SHA-256.
+        let hash = "8f3e39850c0f5251fc6d36845f3d69a4cb12963e96e9ee95c935b33b68d893f6";
+        let job = cache.path().join(&hash[..2]).join(&hash[2..]);
+        write(&job.join(".load.p"), &json!({"cmd": "publish", "fun": "test.ping", "jid": jid}));
+        write(&job.join("web-1/return.p"), &json!({"return": true}));
+        fs::write(job.join("jid"), jid).unwrap();
+        // In a directory of another name nobody knows what it is.
+        let other = cache.path().join("ab/cdef");
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("jid"), "deploy-43").unwrap();
+        let (events, unreadable) = walked(cache.path(), always(), &off());
+        let tags: Vec<_> = events.iter().map(|(tag, _)| tag.as_str()).collect();
+        assert_eq!(tags, ["salt/job/deploy-42/new", "salt/job/deploy-42/ret/web-1"]);
+        assert_eq!(unreadable, 1);
     }
 
     #[test]

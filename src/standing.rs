@@ -14,6 +14,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::event::as_fired::as_fired;
 use crate::event::{Authority, Event};
 use crate::json;
 use crate::msgpack::{self, Item};
@@ -96,11 +97,13 @@ pub(crate) fn is_trimmed(load: &[u8]) -> bool {
 
 /// Tells if two returns of one minion say different things of one job. What one of them does not
 /// say is no contradiction, nor a value that the master left out of one of them: Salt's own job
-/// cache keeps less than the bus carries. All that stands beside such a value is compared.
+/// cache keeps less than the bus carries. All that stands beside such a value is compared, but for
+/// what the master itself writes into states that failed.
 pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
     if one == other {
         return false;
     }
+    let (one, other) = (&*as_fired(one), &*as_fired(other));
     let keys: &[&str] = match compare_what {
         Compared::All => &["fun", "retcode", "success", "return"],
         Compared::AllButReturn => &["fun", "retcode", "success"],

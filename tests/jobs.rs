@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use proxy::Proxy;
-use salt::{Group, Ipc, MINIONS, More, PATIENCE, Salt, until};
+use salt::{ANSWER, Group, Ipc, MINIONS, More, PATIENCE, Salt, until};
 
 #[allow(dead_code, reason = "shared with other tests")]
 mod ports;
@@ -92,6 +92,15 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     assert_eq!(failed, [exits.clone(), failing.clone()]);
     let of_one = saltern.json(&["jobs", "failed", &failing]);
     assert_eq!(of_one["failed"].as_object().unwrap().len(), 2);
+    let several = salt.drive(&json!({
+        "run": ["test.ping", "cmd.run"], "arg": [[], ["exit 3"]], "timeout": ANSWER,
+    }));
+    let several = several["jid"].as_str().unwrap().to_owned();
+    let runner = run_runner(&mut salt, "state.orchestrate", "nothing.here");
+    several_functions_are_one_job(&saltern, &daemon, &several);
+    a_runner_is_a_job(&mut salt, &saltern, &daemon, &runner);
+    let failed = [vec![runner, several], failed].concat();
+    assert_eq!(jids(&saltern.json(&["jobs", "failed"])), failed);
     let table = saltern.output(&["jobs", "list", "--outcome", "ok"]);
     assert!(table.contains(&ping) && !table.contains(&failing), "{table}");
 
@@ -103,6 +112,7 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     let written = salt.drive(&json!({"write_jobs": WRITTEN, "minions": MINIONS}));
     let written = written.as_array().unwrap().iter().map(|jid| jid.as_str().unwrap().to_owned());
     let missed: Vec<String> = real.into_iter().chain(written).collect();
+    let missed_runner = run_runner(&mut salt, "test.arg", "while nobody listens");
 
     let daemon = saltern.start();
     daemon.await_compared(1);
@@ -121,6 +131,15 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     until("every job in the job cache", PATIENCE, || {
         missed.iter().all(|jid| daemon.job(jid)["returned"] == 2).then_some(())
     });
+    let tag = format!("salt/run/{missed_runner}/ret");
+    until("the runner's event, once", PATIENCE, || {
+        let stored = [saltern.counted_in_file(), saltern.counted_in_table()];
+        stored.iter().all(|stored| stored.get(&tag) == Some(&1)).then_some(())
+    });
+    until("the runner in the job cache", PATIENCE, || {
+        (daemon.job(&missed_runner)["returned"] == 1).then_some(())
+    });
+    assert_eq!(daemon.job(&missed_runner)["arguments"], json!(["while nobody listens"]));
     for jid in &missed {
         let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));
         let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
@@ -145,6 +164,60 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     other.output(&["replay", "--from-local-cache", cache.to_str().unwrap()]);
     let stored = other.counted_in_file();
     assert!(before.iter().chain(&missed).all(|jid| is_whole(&stored, jid)), "{stored:?}");
+}
+
+/// Runs a runner and gives the id of its job, once the master has written it to its job cache.
+fn run_runner(salt: &mut Salt, fun: &str, arg: &str) -> String {
+    let known = |salt: &mut Salt| {
+        let jobs = salt.drive(&json!({"job_cache": "get_jids"}));
+        let jobs = jobs.as_object().unwrap().iter();
+        let of_fun = jobs.filter(|(_, job)| job["Function"] == format!("runner.{fun}"));
+        of_fun.map(|(jid, _)| jid.clone()).collect::<BTreeSet<_>>()
+    };
+    let before = known(salt);
+    salt.drive(&json!({"runner": fun, "arg": [arg], "timeout": ANSWER}));
+    until("the runner's job", PATIENCE, || known(salt).difference(&before).next().cloned())
+}
+
+/// A job of several functions has failed if one of them has, and is found by each.
+fn several_functions_are_one_job(saltern: &Saltern, daemon: &Daemon, jid: &str) {
+    let job = until("both returns of several functions", PATIENCE, || {
+        Some(daemon.job(jid)).filter(|job| job["returned"] == 2)
+    });
+    assert_eq!((&job["function"], &job["failed"]), (&json!("test.ping,cmd.run"), &json!(2)));
+    assert_eq!(job["functions"], json!(["test.ping", "cmd.run"]));
+    for ret in job["returns"].as_object().unwrap().values() {
+        assert_eq!((&ret["outcome"], &ret["ok"]), (&json!("failed"), &json!(false)));
+        assert_eq!(ret["retcode"]["cmd.run"], 3, "as Salt says it");
+    }
+    for glob in ["cmd.run", "test.p*"] {
+        let listed = jids(&saltern.json(&["jobs", "list", "--function", glob]));
+        assert!(listed.iter().any(|listed| listed == jid), "{glob}: {listed:?}");
+        let listed = jids(&saltern.json(&["jobs", "list", "--not-function", glob]));
+        assert!(!listed.iter().any(|listed| listed == jid), "{glob}: {listed:?}");
+    }
+    let shown = saltern.output(&["jobs", "show", jid]);
+    assert!(shown.contains("test.ping,cmd.run") && shown.contains("failed"), "{shown}");
+}
+
+/// What the bus tells of a runner is what Salt's own cache tells, but for the name of the master.
+fn a_runner_is_a_job(salt: &mut Salt, saltern: &Saltern, daemon: &Daemon, jid: &str) {
+    let job = until("the return of a runner", PATIENCE, || {
+        Some(daemon.job(jid)).filter(|job| job["returned"] == 1)
+    });
+    let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));
+    let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
+    let of_salt = returns.as_object().unwrap().values().next().unwrap();
+    let ret = job["returns"].as_object().unwrap().values().next().unwrap();
+    assert_eq!((&job["function"], &job["user"]), (&load["fun"], &load["user"]));
+    assert_eq!(job["arguments"], of_salt["return"]["fun_args"]);
+    assert_eq!(ret["return"], of_salt["return"]["return"]);
+    assert_eq!((&ret["runner"], &ret["outcome"]), (&json!(true), &json!("failed")), "{ret}");
+    assert_eq!([&job["expected"], &job["failed"], &job["missing"]], [0, 1, 0]);
+    assert_eq!(load.get("Minions"), None);
+    assert_eq!((&job["minions"], &job["missing_minions"]), (&json!([]), &json!([])));
+    let without = jids(&saltern.json(&["jobs", "list", "--not-function", "runner.*"]));
+    assert!(!without.is_empty() && !without.iter().any(|listed| listed == jid), "{without:?}");
 }
 
 #[test]

@@ -316,3 +316,93 @@ async fn the_release_before_is_answered_by_a_source_of_its_own() {
     }
     daemon.stop().await;
 }
+
+/// An answer's JSON.
+fn json_of(answer: &str) -> serde_json::Value {
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// Salt hands a runner's return to its job cache, with the stamp of its start, and fires it right
+/// after.
+#[tokio::test]
+async fn a_runner_is_one_event_and_one_job_of_the_master() {
+    let mut daemon = Daemon::start(SOURCE);
+    let mut peer = Peer::at(&daemon).await;
+    let jid = "20261121233336123456";
+    let data = |stamp: &str| {
+        let result = map(&[("retcode", 1.into()), ("outputter", "highstate".into())]);
+        map(&[
+            ("fun", "runner.state.orchestrate".into()),
+            ("jid", jid.into()),
+            ("user", "sudo_ops".into()),
+            ("fun_args", Value::Array(vec!["deploy".into()])),
+            ("_stamp", stamp.into()),
+            ("return", result),
+            ("success", true.into()),
+        ])
+    };
+    let load = |more: &[(&str, Value)]| {
+        let load = [
+            ("id", "salt-1_master".into()),
+            ("tgt", "salt-1_master".into()),
+            ("jid", jid.into()),
+            ("return", data("2026-11-21T23:33:36.123456")),
+            ("fun", "runner.state.orchestrate".into()),
+            ("user", "sudo_ops".into()),
+        ];
+        Value::Binary(packed(&map(&[&load[..], more].concat())))
+    };
+    let stamped = load(&[("_stamp", "2026-11-21T23:33:39.000001".into())]);
+    let saved = [("jid", jid.into()), ("load", load(&[])), ("minions", Value::Array(Vec::new()))];
+    assert_eq!(peer.ask(request(1, "save_load", &saved)).await, done(1));
+    assert_eq!(peer.ask(request(2, "return", &[("load", stamped)])).await, done(2));
+    let (tag, fired) = (format!("salt/run/{jid}/ret"), packed(&data("2026-11-21T23:33:39.000777")));
+    let event = Value::Binary([tag.as_bytes(), b"\n\n", &fired[..]].concat());
+    let events_of_bus = request(3, "events", &[("events", Value::Array(vec![event]))]);
+    assert_eq!(peer.ask(events_of_bus).await, done(3));
+    // A minion that returns the same, over the master, stays a minion.
+    let forged = load(&[("cmd", "_return".into())]);
+    assert_eq!(peer.ask(request(4, "return", &[("load", forged)])).await, done(4));
+    assert_eq!(peer.ask(events(5, &["last"])).await, done(5));
+    daemon.wait_for_event("last").await;
+    assert_eq!(daemon.stored(&tag), 1, "{:?}", daemon.lines());
+    let line = daemon.lines().into_iter().find(|line| line.contains(&tag)).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["data"]["_stamp"], "2026-11-21T23:33:39.000001");
+    assert_eq!(line["data"]["return"]["retcode"], 1);
+    assert_eq!(daemon.stored(&format!("salt/job/{jid}/ret/salt-1_master")), 1, "the forged one");
+
+    let job = json_of(&daemon.get(&format!("/api/v1/jobs/{jid}")).await);
+    assert_eq!(job["function"], "runner.state.orchestrate");
+    assert_eq!(job["arguments"], serde_json::json!(["deploy"]));
+    let counts = ["expected", "returned", "failed", "missing"].map(|key| job[key].clone());
+    assert_eq!(serde_json::json!(counts), serde_json::json!([0, 1, 1, 0]), "{job}");
+    let none = serde_json::json!([]);
+    assert_eq!((&job["minions"], &job["missing_minions"]), (&none, &none));
+    let ret = &job["returns"]["salt-1_master"];
+    let said = ["runner", "outcome", "ok", "vouched_by"].map(|key| ret[key].clone());
+    let expected = serde_json::json!([true, "failed", false, "master"]);
+    assert_eq!((serde_json::json!(said), &ret["success"]), (expected, &true.into()));
+    assert_eq!(ret["return"]["retcode"], 1);
+
+    let list = async |query: &str| {
+        let page = json_of(&daemon.get(&format!("/api/v1/jobs?{query}")).await);
+        page["jobs"].as_array().unwrap().len()
+    };
+    assert_eq!(list("").await, 1);
+    assert_eq!(list("outcome=failed&function=runner.*").await, 1);
+    assert_eq!(list("not_function=wheel.*&not_function=runner.*").await, 0);
+    let answer = peer.ask(request(6, "get_minions", &[])).await;
+    assert_eq!(answer["value"].as_slice().unwrap(), b"\x90");
+    let answer = peer.ask(request(7, "get_jid", &[("jid", jid.into())])).await;
+    let returns = rmpv::decode::read_value(&mut answer["value"].as_slice().unwrap()).unwrap();
+    assert_eq!(returns["salt-1_master"]["return"]["fun"], "runner.state.orchestrate".into());
+
+    // A scheduled return without a job is an event, and no job.
+    let value = Value::from(true);
+    assert_eq!(peer.ask(returned(8, "nocache", "web-1", value)).await, done(8));
+    daemon.wait_for_event("salt/job/nocache/ret/web-1").await;
+    assert!(daemon.get("/api/v1/jobs/nocache").await.starts_with("HTTP/1.1 404"));
+    assert_eq!(list("").await, 1);
+    daemon.kill();
+}

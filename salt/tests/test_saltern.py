@@ -585,6 +585,15 @@ class ReturnerTest(WithFolder):
         packed = salt.payload.dumps(as_master, use_bin_type=True)
         self.assertEqual(daemon.requests[1]["load"], packed)
 
+    def test_the_return_of_a_runner_stays_as_the_master_has_it(self):
+        daemon = self.daemon()
+        data = {"fun": "runner.test.arg", "jid": "1", "return": True, "success": True}
+        ret = {"jid": "1", "id": "m", "tgt": "m", "return": data, "fun": "runner.test.arg"}
+        saltern.returner(dict(ret))
+        load = salt.payload.loads(daemon.requests[0]["load"], encoding="utf-8")
+        self.assertTrue(load.pop("_stamp"))
+        self.assertEqual(load, ret)
+
     def test_a_return_without_a_job_gets_one(self):
         daemon = self.daemon()
         ret = {"jid": "req", "id": "web-1", "fun": "test.ping", "return": True}

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::event::job_return::Outcome;
+
 /// Characters of a text in a table.
 const SHORT: usize = 80;
 
@@ -71,11 +73,11 @@ impl Job {
     }
 
     pub(super) fn return_row(&self, minion: &str, ret: &Value) -> [String; 5] {
-        let outcome = match ret["ok"].as_bool() {
-            Some(true) => "ok",
-            Some(false) => "failed",
-            None => "-",
-        };
+        // A daemon of an older release says `ok` alone.
+        let outcome = ret["outcome"]
+            .as_str()
+            .unwrap_or_else(|| Outcome::of_worked(ret["ok"].as_bool()).name());
+        let test = if ret["test"] == true { " (test)" } else { "" };
         let is_in_conflict = ret["conflict"] == true;
         let doubt = match ret["contradicting_tag"].as_str() {
             Some(_) => " (its tag differs)",
@@ -85,8 +87,11 @@ impl Job {
         let received = ret["received"].as_str();
         [
             minion.to_owned(),
-            format!("{outcome}{doubt}"),
-            ret["retcode"].as_i64().map_or_else(|| "-".to_owned(), |code| code.to_string()),
+            format!("{outcome}{test}{doubt}"),
+            match &ret["retcode"] {
+                Value::Null => "-".to_owned(),
+                code => shortened(&code.to_string()),
+            },
             received.map_or_else(|| "-".to_owned(), |time| self.after(time)),
             shortened(&ret["return"].to_string()),
         ]

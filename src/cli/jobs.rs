@@ -18,7 +18,7 @@ use super::spill::table;
 use super::{Failure, Output, Target, look_into, print, print_json, run, runtime};
 use crate::config::{Config, ConfigError};
 use crate::jobs::Jobs;
-use crate::jobs::listing::{Outcome, PAGE, Selection};
+use crate::jobs::listing::{JobOutcome, PAGE, Selection};
 use crate::sink::chain;
 use crate::state_dir::is_taken;
 use crate::visible::Visible;
@@ -70,6 +70,9 @@ struct Which {
     /// Of functions that match.
     #[arg(long, value_name = "GLOB")]
     function: Option<String>,
+    /// Without functions that match, such as `runner.*`; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    not_function: Vec<String>,
     /// For this minion.
     #[arg(long, value_name = "ID")]
     minion: Option<String>,
@@ -78,11 +81,11 @@ struct Which {
     user: Option<String>,
     /// That went like this.
     #[arg(long, value_enum)]
-    outcome: Option<Outcome>,
-    /// Published then or later (RFC 3339).
+    outcome: Option<JobOutcome>,
+    /// Begun then or later (RFC 3339).
     #[arg(long, value_name = "TIME")]
     since: Option<Timestamp>,
-    /// Published before (RFC 3339).
+    /// Begun before (RFC 3339).
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
     /// `saltutil.find_job` too.
@@ -109,11 +112,11 @@ pub(super) fn jobs(target: &Target, arguments: &Arguments) -> Result<(), Failure
             Action::Missing { jid: Some(jid) } => missing(&cache, jid, output).await,
             Action::Failed { jid: Some(jid) } => failed(&cache, jid, output).await,
             Action::Missing { jid: None } => {
-                let outcome = Some(Outcome::Missing);
+                let outcome = Some(JobOutcome::Missing);
                 list(&cache, &Selection { outcome, ..Selection::default() }, output).await
             }
             Action::Failed { jid: None } => {
-                let outcome = Some(Outcome::Failed);
+                let outcome = Some(JobOutcome::Failed);
                 list(&cache, &Selection { outcome, ..Selection::default() }, output).await
             }
         }
@@ -132,6 +135,7 @@ impl Which {
     fn selection(&self) -> Selection {
         Selection {
             function: self.function.clone(),
+            not_function: self.not_function.clone(),
             minion: self.minion.clone(),
             user: self.user.clone(),
             outcome: self.outcome,
@@ -224,7 +228,9 @@ fn query(selection: &Selection) -> Vec<(&'static str, String)> {
         ("limit", selection.limit.map(|limit| limit.to_string())),
         ("cursor", selection.cursor.clone()),
     ];
-    pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    let not_function = selection.not_function.iter().map(|glob| ("not_function", glob.clone()));
+    let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    pairs.chain(not_function).collect()
 }
 
 fn parsed<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failure> {

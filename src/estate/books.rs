@@ -1,17 +1,81 @@
 //! What is counted of each event.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::EstateConfig;
-use super::facts::{Facts, texts};
+use super::facts::{Call, FUNCTIONS, Facts, Run, texts};
+use super::firsts::{Firsts, Seen};
 use super::jobs::Jobs;
-use super::series::Series;
+use super::series::{LONGEST, OTHER, Series};
 use super::table::{self, ByMinion, Declared};
-use crate::event::{Event, EventKind};
+use crate::event::job_return::Outcome;
+use crate::event::{Event, EventKind, Origin, is_job};
 use crate::trimmed::Trimmed;
 
 /// The salt-exporter's name for the minion of a runner.
 const MASTER: &str = "master";
+
+/// Jobs of which it is known who brought them first: 512 KiB.
+const KNOWN_JOBS: usize = 1 << 16;
+
+/// Returns, and minions of jobs, of which that is known: 2 MiB each.
+const KNOWN_RETURNS: usize = 1 << 18;
+
+/// Who brings an event: a source with its master, or a syndic behind these; as a hash.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bringer(u64);
+
+impl Bringer {
+    /// The one with this origin.
+    pub(super) fn of(origin: &Origin) -> Self {
+        let master = xxh3_64(origin.master_id.as_bytes());
+        Bringer(xxh3_64_with_seed(origin.source.as_bytes(), master))
+    }
+
+    /// Who brings the same another way.
+    fn by_way_of(self, way: &str) -> Self {
+        Bringer(xxh3_64_with_seed(way.as_bytes(), self.0))
+    }
+}
+
+/// Who returned.
+#[derive(Debug, Clone, Copy)]
+enum Who<'a> {
+    Minion(&'a str),
+    /// The master, what a runner gave.
+    Master,
+}
+
+impl<'a> Who<'a> {
+    /// Its name in the label `minion`.
+    fn label(self) -> &'a str {
+        match self {
+            Who::Minion(id) => id,
+            Who::Master => MASTER,
+        }
+    }
+}
+
+/// A job, as a hash.
+fn job_hash(jid: &str) -> u64 {
+    xxh3_64(jid.as_bytes())
+}
+
+/// A minion of a job, as a hash.
+fn minion_hash(job: u64, minion: &[u8]) -> u64 {
+    xxh3_64_with_seed(minion, job)
+}
+
+/// The tag of an event that syndics passed on, and what they put in front of it.
+fn passed_on(tag: &str) -> Option<(&str, &str)> {
+    let mut rest = tag;
+    while let Some(behind) = rest.strip_prefix("syndic/") {
+        rest = behind.split_once('/')?.1;
+    }
+    tag.split_at_checked(tag.len() - rest.len()).filter(|(way, _)| !way.is_empty())
+}
 
 /// All series of the estate, and what it takes to keep them.
 pub(super) struct Books {
@@ -44,6 +108,15 @@ pub(super) struct Books {
     minions_folded: u64,
     present: Option<usize>,
     jobs: Jobs,
+    known: Known,
+}
+
+/// What is known of jobs and returns that came, and from where.
+struct Known {
+    jobs: Firsts,
+    /// Minions that jobs were meant for.
+    expected: Firsts,
+    returns: Firsts,
 }
 
 impl Books {
@@ -75,6 +148,11 @@ impl Books {
             minions_folded: 0,
             present: None,
             jobs: Jobs::new(config.returns_within.0.as_secs()),
+            known: Known {
+                jobs: Firsts::new(KNOWN_JOBS),
+                expected: Firsts::new(KNOWN_RETURNS),
+                returns: Firsts::new(KNOWN_RETURNS),
+            },
             config,
         }
     }
@@ -91,27 +169,26 @@ impl Books {
         books.minions_folded = self.minions.len().saturating_sub(room) as u64;
         books.minions = self.minions.into_iter().take(room).collect();
         books.present = self.present;
+        books.known = self.known;
         books.jobs = self.jobs.waiting_for(books.config.returns_within.0.as_secs());
         books
     }
 
     /// Counts an event that was read at `now`, in seconds since 1970.
-    pub(super) fn count(&mut self, event: &Event, now: u64) {
+    pub(super) fn count(&mut self, event: &Event, from: Bringer, now: u64) {
         let kind = event.kind();
         self.events.add("", &[kind.name()], 1.0);
         let part = |place| event.tag().split('/').nth(place).unwrap_or_default();
         match kind {
-            EventKind::JobNew => self.count_new(&Facts::of(event.payload()), now),
-            EventKind::JobReturn => self.count_return(&Facts::of(event.payload()), now),
-            EventKind::Run if part(3) == "new" => {
-                self.count_new(&Facts::of(event.payload()), now);
+            EventKind::JobNew | EventKind::JobReturn | EventKind::Run => {
+                self.count_job(kind, event.tag(), event.payload(), from, now);
             }
-            EventKind::Run if part(3) == "ret" => {
-                let mut facts = Facts::of(event.payload());
-                if facts.id.is_empty() {
-                    facts.id = MASTER;
+            EventKind::Syndic => {
+                let Some((way, tag)) = passed_on(event.tag()) else { return };
+                let kind = EventKind::of(tag);
+                if matches!(kind, EventKind::JobNew | EventKind::JobReturn) {
+                    self.count_job(kind, tag, event.payload(), from.by_way_of(way), now);
                 }
-                self.count_return(&facts, now);
             }
             EventKind::Beacon => {
                 let facts = Facts::of(event.payload());
@@ -145,67 +222,172 @@ impl Books {
         if values == 0 {
             return;
         }
-        let function = Facts::of(payload).function;
-        if !function.is_empty() {
-            self.trimmed.add("", &[function], count(values));
+        let facts = Facts::of(payload);
+        if let Some(call) = facts.call().filter(|call| !call.function.is_empty()) {
+            self.trimmed.add("", &[call.function], count(values));
+        }
+        for part in facts.job_return.parts().take(FUNCTIONS) {
+            let values = self.finder.count(part.value().unwrap_or_default());
+            let function = part.functions.single().filter(|_| values > 0);
+            if let Some(function) = function {
+                self.trimmed.add("", &[function], count(values));
+            }
         }
     }
 
-    fn is_ignored(&self, facts: &Facts<'_>) -> bool {
-        self.config.ignore_test && facts.is_test() || self.config.ignore_mock && facts.is_mock()
+    /// Counts what a job, a minion or a runner says, under a tag of this kind.
+    fn count_job(&mut self, kind: EventKind, tag: &str, payload: &[u8], from: Bringer, now: u64) {
+        let mut facts = Facts::of(payload);
+        let part = |place| tag.split('/').nth(place).unwrap_or_default();
+        if facts.jid.is_empty() {
+            facts.jid = part(2);
+        }
+        match (kind, part(3)) {
+            (EventKind::JobNew, _) | (EventKind::Run, "new") => self.count_new(&facts, from, now),
+            (EventKind::JobReturn, _) if facts.job_return.is_of_runner() => {
+                self.count_handed_on(&facts, from.by_way_of("salt/job"));
+            }
+            (EventKind::JobReturn, _) => self.count_return(&facts, from, now),
+            (EventKind::Run, "ret") => self.count_result_of_runner(&facts, from),
+            _ => {}
+        }
     }
 
-    fn count_new(&mut self, facts: &Facts<'_>, now: u64) {
-        if self.is_ignored(facts) {
-            return;
+    fn is_ignored(&self, call: &Call<'_>) -> bool {
+        self.config.ignore_test && call.is_test || self.config.ignore_mock && call.is_mock
+    }
+
+    fn count_new(&mut self, facts: &Facts<'_>, from: Bringer, now: u64) {
+        let mut calls: Vec<Call<'_>> = match facts.call() {
+            Some(call) => vec![call],
+            None => facts.calls().into_iter().map(|(call, ..)| call).collect(),
+        };
+        calls.retain(|call| !self.is_ignored(call));
+        let job = job_hash(facts.jid);
+        let is_job = is_job(facts.jid);
+        let seen = if is_job { self.known.jobs.see(job, from.0) } else { Seen::First };
+        let mut waiting = HashSet::new();
+        let mut expected = 0;
+        for minion in texts(facts.minions) {
+            let minion = minion_hash(job, minion);
+            if is_job && self.known.expected.see(minion, from.0) == Seen::Elsewhere {
+                continue;
+            }
+            expected += 1;
+            // The return of a job that is published again is still to come.
+            if seen == Seen::Again || !self.known.returns.knows(minion) {
+                waiting.insert(minion);
+            }
         }
-        let labels = &[facts.function, facts.state()];
-        let expected = texts(facts.minions).count();
-        self.new_jobs.add("", labels, 1.0);
-        self.expected.add("", labels, number(expected));
-        // There from the start: what begins at its first count has not grown, to Prometheus.
-        self.missing.add("", &[facts.function], 0.0);
-        if !self.jobs.begin(now, facts.jid, facts.function, texts(facts.minions)) {
+        for call in &calls {
+            let labels = &[call.function, call.state];
+            self.new_jobs.add("", labels, if seen == Seen::Elsewhere { 0.0 } else { 1.0 });
+            self.expected.add("", labels, number(expected));
+            // There from the start: what begins at its first count has not grown, to Prometheus.
+            self.missing.add("", &[call.function], 0.0);
+        }
+        let name = |call: &Call<'_>| call.function.len() <= LONGEST;
+        let functions: Vec<_> =
+            calls.iter().map(|call| if name(call) { call.function } else { OTHER }).collect();
+        if is_job && !functions.is_empty() && !self.jobs.begin(now, job, &functions, &waiting) {
             self.untracked.add("", &[], 1.0);
         }
     }
 
-    fn count_return(&mut self, facts: &Facts<'_>, now: u64) {
-        self.jobs.returned(facts.jid, facts.id);
-        if facts.id != MASTER {
-            self.heard(facts.id, now);
+    fn count_return(&mut self, facts: &Facts<'_>, from: Bringer, now: u64) {
+        self.heard(facts.id, now);
+        if is_job(facts.jid) {
+            let job = job_hash(facts.jid);
+            let minion = minion_hash(job, facts.id.as_bytes());
+            if self.known.returns.see(minion, from.0) == Seen::Elsewhere {
+                return;
+            }
+            self.jobs.returned(job, minion);
         }
-        if self.is_ignored(facts) {
+        if self.count_results(facts, Who::Minion(facts.id)) {
+            self.last_response.set(facts.id, &[], seconds(now));
+        }
+    }
+
+    /// Counts what a runner gave, and not a second time what came another way too.
+    fn count_result_of_runner(&mut self, facts: &Facts<'_>, from: Bringer) {
+        if is_job(facts.jid) {
+            let master = minion_hash(job_hash(facts.jid), b"\0");
+            if self.known.returns.see(master, from.0) == Seen::Elsewhere {
+                return;
+            }
+        }
+        self.count_results(facts, Who::Master);
+    }
+
+    /// Counts what a runner gave that Salt handed to a job cache as the return of a minion.
+    fn count_handed_on(&mut self, facts: &Facts<'_>, from: Bringer) {
+        let inner = facts.job_return.runner_within().map(Facts::of);
+        let mut inner = inner.unwrap_or_default();
+        let is_within = inner.call().is_some_and(|call| !call.function.is_empty());
+        if inner.jid.is_empty() {
+            inner.jid = facts.jid;
+        }
+        let runner = if is_within { &inner } else { facts };
+        // The events of wheel functions are not counted either.
+        if runner.job_return.functions.iter().all(|function| function.starts_with("wheel.")) {
             return;
         }
-        let state = facts.state();
-        // A scheduled job says that it succeeded also when its states failed.
-        let success = facts.success
-            && !(facts.is_scheduled && (facts.has_failed || facts.states_worked == Some(false)));
-        let labels = &[facts.function, state, flag(Some(success))];
-        if facts.is_scheduled {
-            self.scheduled.add(facts.id, labels, 1.0);
+        self.count_result_of_runner(runner, from);
+    }
+
+    /// Counts what each function of a job came to, and that there was a return; `false` if all of it
+    /// is ignored.
+    fn count_results(&mut self, facts: &Facts<'_>, who: Who<'_>) -> bool {
+        let outcome = facts.outcome();
+        if let Some(call) = facts.call() {
+            if self.is_ignored(&call) {
+                return false;
+            }
+            self.count_result(facts.is_scheduled, who, call, outcome, &facts.runs);
         } else {
-            self.responses_by_function.add(facts.id, labels, 1.0);
+            let mut calls = facts.calls();
+            calls.retain(|(call, ..)| !self.is_ignored(call));
+            if calls.is_empty() {
+                return false;
+            }
+            for (call, outcome, runs) in calls {
+                self.count_result(facts.is_scheduled, who, call, outcome, &runs);
+            }
         }
-        self.responses.add(facts.id, &[flag(Some(success))], 1.0);
-        self.last_response.set(facts.id, &[], seconds(now));
+        self.responses.add(who.label(), &[success(outcome)], 1.0);
+        true
+    }
+
+    fn count_result(
+        &mut self,
+        is_scheduled: bool,
+        who: Who<'_>,
+        call: Call<'_>,
+        outcome: Outcome,
+        runs: &[Run<'_>],
+    ) {
+        let (function, state) = (call.function, call.state);
+        let labels = &[function, state, success(outcome)];
+        let by_function =
+            if is_scheduled { &mut self.scheduled } else { &mut self.responses_by_function };
+        by_function.add(who.label(), labels, 1.0);
         let watches = |names: &[String], name| names.iter().any(|n| n == name || n == "*");
-        if watches(&self.config.status_functions, facts.function)
+        if let Some(worked) = outcome.worked()
+            && watches(&self.config.status_functions, function)
             && watches(&self.config.status_states, state)
         {
-            let status = if success { 1.0 } else { 0.0 };
-            self.function_status.set(facts.id, &[facts.function, state], status);
+            let status = if worked { 1.0 } else { 0.0 };
+            self.function_status.set(who.label(), &[function, state], status);
         }
         let mut millis = 0.0;
-        for states in &facts.states {
-            millis += states.millis;
-            let labels = &[states.sls, flag(states.result)];
-            self.states.add("", labels, f64::from(states.count));
-            self.state_seconds.add("", &[states.sls], states.millis / 1000.0);
+        for run in runs {
+            millis += run.millis;
+            self.states.add("", &[run.sls, flag(run.result)], f64::from(run.count));
+            self.state_seconds.add("", &[run.sls], run.millis / 1000.0);
         }
-        if !facts.states.is_empty() {
-            self.job_duration.set(facts.id, &[facts.function, state], millis / 1000.0);
+        if !runs.is_empty() {
+            self.job_duration.set(who.label(), &[function, state], millis / 1000.0);
         }
     }
 
@@ -240,6 +422,10 @@ impl Books {
 
     fn heard(&mut self, minion: &str, now: u64) {
         if minion.is_empty() {
+            return;
+        }
+        if minion.len() > LONGEST {
+            self.minions_folded += 1;
             return;
         }
         if let Some(heard) = self.minions.get_mut(minion) {
@@ -337,6 +523,15 @@ fn series(config: &EstateConfig, declared: Declared) -> Series {
     Series::new(declared, by_minion, config.series_bound())
 }
 
+/// The value of the label `success`.
+fn success(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Worked => "true",
+        Outcome::Failed => "false",
+        Outcome::Unknown => "unknown",
+    }
+}
+
 fn flag(flag: Option<bool>) -> &'static str {
     match flag {
         Some(true) => "true",
@@ -377,6 +572,11 @@ mod tests {
         event(&format!("salt/job/{jid}/ret/{minion}"), &data)
     }
 
+    const BUS: Bringer = Bringer(1);
+
+    /// The bus of another master.
+    const OTHER_BUS: Bringer = Bringer(2);
+
     /// The value of a series, `None` if it is not there.
     fn value(books: &mut Books, now: u64, series: &str) -> Option<f64> {
         let mut out = String::new();
@@ -394,15 +594,15 @@ mod tests {
         let mut books = Books::new(EstateConfig::default());
         let data =
             json!({"jid": "1", "fun": "state.apply", "arg": ["web"], "minions": ["a", "b", "c"]});
-        books.count(&event("salt/job/1/new", &data), 1000);
+        books.count(&event("salt/job/1/new", &data), BUS, 1000);
         let worked = json!({
             "fun": "state.apply", "fun_args": ["web"], "success": true, "retcode": 0,
             "return": {"x_|-a_|-b_|-c": {"__sls__": "web.nginx", "result": true, "duration": 250.0}},
         });
-        books.count(&returned("1", "a", worked.clone()), 1001);
+        books.count(&returned("1", "a", worked.clone()), BUS, 1001);
         let mut failed = worked;
         failed["success"] = json!(false);
-        books.count(&returned("1", "b", failed), 1002);
+        books.count(&returned("1", "b", failed), BUS, 1002);
         for (series, expected) in [
             (r#"salt_new_job_total{function="state.apply",state="web"}"#, 1.0),
             (r#"salt_expected_responses_total{function="state.apply",state="web"}"#, 3.0),
@@ -445,8 +645,8 @@ mod tests {
     fn another_configuration_begins_anew_and_remembers_minions_and_jobs() {
         let mut books = Books::new(EstateConfig::default());
         let job = json!({"jid": "1", "fun": "test.ping", "minions": ["a", "b"]});
-        books.count(&event("salt/job/1/new", &job), 1000);
-        books.count(&returned("1", "a", json!({"fun": "test.ping", "success": true})), 1001);
+        books.count(&event("salt/job/1/new", &job), BUS, 1000);
+        books.count(&returned("1", "a", json!({"fun": "test.ping", "success": true})), BUS, 1001);
         let returns_within = Span::seconds(60);
         let mut books = books.continued(EstateConfig { returns_within, ..per_minion() });
         assert_eq!(value(&mut books, 1002, "salt_health_minions_total"), Some(1.0));
@@ -455,11 +655,189 @@ mod tests {
             value(&mut books, 1002, r#"salt_responses_total{minion="a",success="true"}"#),
             None
         );
-        books.count(&returned("2", "a", json!({"fun": "test.ping", "success": true})), 1003);
+        books.count(&returned("2", "a", json!({"fun": "test.ping", "success": true})), BUS, 1003);
         let responses = r#"salt_responses_total{minion="a",success="true"}"#;
         assert_eq!(value(&mut books, 1004, responses), Some(1.0));
         let missing = r#"salt_missing_returns_total{function="test.ping"}"#;
         assert_eq!(value(&mut books, 1060, missing), Some(1.0));
+    }
+
+    /// The values of these series after events from these buses.
+    fn values_are(events: &[(Bringer, Event)], expected: &[(&str, f64)]) {
+        let mut books = Books::new(per_minion());
+        for (from, event) in events {
+            books.count(event, *from, 5);
+        }
+        for (series, expected) in expected {
+            let value = value(&mut books, 6, series).unwrap_or_default();
+            assert!((value - expected).abs() < 1e-9, "{series} is {value}");
+        }
+    }
+
+    #[test]
+    fn a_return_is_judged_by_the_one_rule() {
+        let state = |result: bool| json!({"test_|-a_|-a_|-nop": {"result": result}});
+        let mut events = Vec::new();
+        for (minion, data) in [
+            // Of salt-call.
+            ("w1", json!({"retcode": 0, "return": state(true)})),
+            ("w2", json!({"retcode": 0, "return": state(false)})),
+            ("w3", json!({"retcode": 0, "success": true, "return": ["no such file"]})),
+            ("w4", json!({"return": state(true)})),
+        ] {
+            let mut data = data;
+            data["fun"] = json!("state.highstate");
+            events.push((BUS, returned("1", minion, data)));
+        }
+        values_are(
+            &events,
+            &[
+                (r#"salt_responses_total{minion="w1",success="true"}"#, 1.0),
+                (r#"salt_responses_total{minion="w2",success="false"}"#, 1.0),
+                (r#"salt_responses_total{minion="w3",success="false"}"#, 1.0),
+                (r#"salt_responses_total{minion="w4",success="unknown"}"#, 1.0),
+                (r#"salt_responses_total{minion="w4",success="false"}"#, 0.0),
+                (
+                    r#"salt_function_status{minion="w1",function="state.highstate",state="highstate"}"#,
+                    1.0,
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn each_function_of_a_job_of_several_is_a_job_of_its_own() {
+        let both = json!(["test.ping", "state.apply"]);
+        let new = json!({"jid": "1", "fun": both, "arg": [[], ["web"]], "minions": ["a", "b"]});
+        let states = json!({"x_|-a_|-b_|-c": {"__sls__": "web", "result": false, "duration": 2.0}});
+        let of = |returned: Value| {
+            json!({"fun": both, "fun_args": [[], ["web"]], "retcode": {"test.ping": 0, "state.apply": 2},
+                "success": {"test.ping": true, "state.apply": false}, "return": returned})
+        };
+        let returned = returned("1", "a", of(json!({"test.ping": true, "state.apply": states})));
+        let events = [(BUS, event("salt/job/1/new", &new)), (BUS, returned)];
+        values_are(
+            &events,
+            &[
+                (r#"salt_new_job_total{function="test.ping",state=""}"#, 1.0),
+                (r#"salt_new_job_total{function="state.apply",state="web"}"#, 1.0),
+                (r#"salt_expected_responses_total{function="state.apply",state="web"}"#, 2.0),
+                (
+                    r#"salt_function_responses_total{minion="a",function="test.ping",state="",success="true"}"#,
+                    1.0,
+                ),
+                (
+                    r#"salt_function_responses_total{minion="a",function="state.apply",state="web",success="false"}"#,
+                    1.0,
+                ),
+                (r#"salt_responses_total{minion="a",success="false"}"#, 1.0),
+                (r#"salt_states_total{sls="web",result="false"}"#, 1.0),
+                ("salt_jobs_waiting", 1.0),
+            ],
+        );
+        let mut books = Books::new(per_minion());
+        events.iter().for_each(|(from, event)| books.count(event, *from, 5));
+        for function in ["test.ping", "state.apply"] {
+            let series = format!("salt_missing_returns_total{{function=\"{function}\"}}");
+            assert_eq!(value(&mut books, 5 + 15 * 60, &series), Some(1.0), "{function}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_job_is_a_return_that_no_job_waits_for() {
+        let mut events = Vec::new();
+        for jid in ["nocache", "req"] {
+            let new = json!({"jid": jid, "fun": "test.ping", "minions": ["a"]});
+            events.push((BUS, event(&format!("salt/job/{jid}/new"), &new)));
+            for from in [BUS, OTHER_BUS] {
+                let data = json!({"fun": "test.ping", "retcode": 0});
+                events.push((from, returned(jid, "a", data)));
+            }
+        }
+        values_are(
+            &events,
+            &[
+                (r#"salt_responses_total{minion="a",success="true"}"#, 4.0),
+                ("salt_jobs_waiting", 0.0),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_runner_counts_once_and_its_master_is_no_minion() {
+        let runner = json!({"jid": "7", "fun": "runner.state.orchestrate", "success": true,
+            "return": {"data": {"m": {"salt_|-a_|-a_|-state": {"result": false}}}}});
+        let new = json!({"jid": "7", "fun": "runner.state.orchestrate"});
+        let handed_on = || returned("7", "m", json!({"return": runner}));
+        let wheel = json!({"return": {"fun": "wheel.key.list_all", "jid": "8", "success": true}});
+        let own = || (BUS, event("salt/run/7/ret", &runner));
+        for events in [
+            [own(), (BUS, handed_on())],
+            [(BUS, handed_on()), own()],
+            [(OTHER_BUS, handed_on()), own()],
+            [own(), (BUS, returned("8", "m", wheel))],
+        ] {
+            let mut all = vec![(BUS, event("salt/run/7/new", &new))];
+            all.extend(events);
+            values_are(
+                &all,
+                &[
+                    (r#"salt_new_job_total{function="runner.state.orchestrate",state=""}"#, 1.0),
+                    (
+                        r#"salt_function_responses_total{minion="master",function="runner.state.orchestrate",state="",success="false"}"#,
+                        1.0,
+                    ),
+                    (r#"salt_responses_total{minion="master",success="false"}"#, 1.0),
+                    (r#"salt_responses_total{minion="master",success="true"}"#, 0.0),
+                    (r#"salt_responses_total{minion="m",success="true"}"#, 0.0),
+                    (r#"salt_responses_last_received_response{minion="master"}"#, 0.0),
+                    (r#"salt_responses_last_received_response{minion="m"}"#, 0.0),
+                    ("salt_health_minions_total", 0.0),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn a_job_on_two_buses_is_one_job_and_its_returns_are_counted_once() {
+        let new =
+            |minions: Value| json!({"jid": "deploy-42", "fun": "test.ping", "minions": minions});
+        let data = || json!({"fun": "test.ping", "retcode": 0});
+        let tag = "salt/job/deploy-42/new";
+        let below = "syndic/s1/salt/job/deploy-42";
+        let passed_on = || {
+            let mut data = data();
+            data["jid"] = json!("deploy-42");
+            data["id"] = json!("b");
+            event(&format!("{below}/ret/b"), &data)
+        };
+        let other_bus = [
+            (OTHER_BUS, event(tag, &new(json!(["a", "b"])))),
+            (OTHER_BUS, returned("deploy-42", "b", data())),
+        ];
+        let by_syndic =
+            [(BUS, event(&format!("{below}/new"), &new(json!(["a", "b"])))), (BUS, passed_on())];
+        for second in [other_bus, by_syndic] {
+            // Two parts of a batch, of which a minion of the second is on both buses.
+            let mut events = vec![(BUS, event(tag, &new(json!(["a"]))))];
+            events.push((BUS, returned("deploy-42", "a", data())));
+            events.extend(second);
+            events.push((BUS, event(tag, &new(json!(["c"])))));
+            for minion in ["b", "c"] {
+                events.push((BUS, returned("deploy-42", minion, data())));
+            }
+            values_are(
+                &events,
+                &[
+                    (r#"salt_new_job_total{function="test.ping",state=""}"#, 2.0),
+                    (r#"salt_expected_responses_total{function="test.ping",state=""}"#, 3.0),
+                    (r#"salt_responses_total{minion="a",success="true"}"#, 1.0),
+                    (r#"salt_responses_total{minion="b",success="true"}"#, 1.0),
+                    (r#"salt_responses_total{minion="c",success="true"}"#, 1.0),
+                    ("salt_jobs_waiting", 0.0),
+                ],
+            );
+        }
     }
 
     #[test]
@@ -472,7 +850,7 @@ mod tests {
             })
         };
         for (retcode, result) in [(0, true), (2, true), (0, false)] {
-            books.count(&returned("1", "a", data(retcode, result)), 5);
+            books.count(&returned("1", "a", data(retcode, result)), BUS, 5);
         }
         let labels = r#"minion="a",function="state.highstate",state="highstate""#;
         for (series, expected) in [
@@ -491,14 +869,18 @@ mod tests {
         let mut books = Books::new(per_minion());
         for minion in ["a", "b"] {
             let data = json!({"fun": "state.highstate", "success": true, "return": {}});
-            books.count(&returned("1", minion, data), 5);
+            books.count(&returned("1", minion, data), BUS, 5);
             let beacon = event(&format!("salt/beacon/{minion}/status/x"), &json!({"id": minion}));
-            books.count(&beacon, 6);
+            books.count(&beacon, BUS, 6);
         }
         let mut out = String::new();
         books.render(7, &mut out);
         assert_eq!(out.matches(r#"minion="a""#).count(), 5, "{out}");
-        books.count(&event("salt/key", &json!({"act": "delete", "id": "a", "result": true})), 7);
+        books.count(
+            &event("salt/key", &json!({"act": "delete", "id": "a", "result": true})),
+            BUS,
+            7,
+        );
         out.clear();
         books.render(8, &mut out);
         assert_eq!(
@@ -519,9 +901,16 @@ mod tests {
         let mut books = Books::new(config);
         for kwargs in [json!({"test": true}), json!({"mock": true}), json!({"test": false})] {
             let new = json!({"jid": "1", "fun": "state.apply", "arg": [kwargs], "minions": ["a"]});
-            books.count(&event("salt/job/1/new", &new), 5);
-            books
-                .count(&returned("1", "a", json!({"fun": "state.apply", "fun_args": [kwargs]})), 5);
+            books.count(&event("salt/job/1/new", &new), BUS, 5);
+            books.count(
+                &returned(
+                    "1",
+                    "a",
+                    json!({"fun": "state.apply", "retcode": 1, "fun_args": [kwargs]}),
+                ),
+                BUS,
+                5,
+            );
         }
         for series in [
             r#"salt_new_job_total{function="state.apply",state=""}"#,
@@ -534,13 +923,25 @@ mod tests {
     #[test]
     fn presence_and_authentication() {
         let mut books = Books::new(EstateConfig::default());
-        books.count(&event("salt/presence/present", &json!({"present": ["a", "b"]})), 5);
-        books.count(&event("salt/presence/change", &json!({"new": ["b"], "lost": ["x", "y"]})), 5);
-        books.count(&event("salt/auth", &json!({"act": "pend", "id": "c", "result": true})), 5);
-        books.count(&event("salt/auth", &json!({"act": "accept", "id": "d", "result": true})), 5);
-        books.count(&event("key", &json!({"rotate_aes_key": true})), 5);
-        books.count(&event("salt/minion/a/start", &json!({"id": "a"})), 5);
-        books.count(&event("minion_start", &json!({"id": "a"})), 5);
+        books.count(&event("salt/presence/present", &json!({"present": ["a", "b"]})), BUS, 5);
+        books.count(
+            &event("salt/presence/change", &json!({"new": ["b"], "lost": ["x", "y"]})),
+            BUS,
+            5,
+        );
+        books.count(
+            &event("salt/auth", &json!({"act": "pend", "id": "c", "result": true})),
+            BUS,
+            5,
+        );
+        books.count(
+            &event("salt/auth", &json!({"act": "accept", "id": "d", "result": true})),
+            BUS,
+            5,
+        );
+        books.count(&event("key", &json!({"rotate_aes_key": true})), BUS, 5);
+        books.count(&event("salt/minion/a/start", &json!({"id": "a"})), BUS, 5);
+        books.count(&event("minion_start", &json!({"id": "a"})), BUS, 5);
         for (series, expected) in [
             ("salt_minions_present", 2.0),
             ("salt_health_minions_total", 3.0),
@@ -565,16 +966,20 @@ mod tests {
                 "fun": "state.apply", "fun_args": [state], "success": true, "schedule": number % 3,
                 "return": {"x_|-a_|-b_|-c": {"__sls__": state, "result": true, "duration": 1.0}},
             });
-            books.count(&returned(&number.to_string(), &minion, data), 5);
+            books.count(&returned(&number.to_string(), &minion, data), BUS, 5);
             books.count(
                 &event(&format!("salt/beacon/{minion}/status/x"), &json!({"id": minion})),
+                BUS,
                 5,
             );
-            books.count(&event(&format!("salt/beacon/x/b{number}"), &json!({})), 5);
+            books.count(&event(&format!("salt/beacon/x/b{number}"), &json!({})), BUS, 5);
             let act = format!("{}\n\"\u{0}{{}}", "\\".repeat(number % 300));
-            books.count(&event("salt/auth", &json!({"act": act, "id": minion})), 5);
-            books
-                .count(&event(&format!("salt/job/{number}/new/{act}"), &json!({"fun": minion})), 5);
+            books.count(&event("salt/auth", &json!({"act": act, "id": minion})), BUS, 5);
+            books.count(
+                &event(&format!("salt/job/{number}/new/{act}"), &json!({"fun": minion})),
+                BUS,
+                5,
+            );
         }
         let mut out = String::new();
         books.render(6, &mut out);

@@ -1,12 +1,14 @@
 //! What an event says of the estate, read in one walk over its payload.
 
-use crate::msgpack::{Item, Malformed, Walker};
+use super::series::OTHER;
+use crate::event::job_return::{JobReturn, Outcome, State, States};
+use crate::msgpack::{self, Item, Malformed, Walker};
 
 /// What the payload says, as far as it is asked for. What is missing or of another type is empty.
 #[derive(Debug, Default)]
 pub(super) struct Facts<'a> {
-    /// `fun`.
-    pub(super) function: &'a str,
+    /// The functions, and what says how they went.
+    pub(super) job_return: JobReturn<'a>,
     /// `id`.
     pub(super) id: &'a str,
     /// `jid`.
@@ -15,10 +17,6 @@ pub(super) struct Facts<'a> {
     pub(super) act: &'a str,
     /// `result`, of authentications and keys.
     pub(super) result: Option<bool>,
-    /// `success`.
-    pub(super) success: bool,
-    /// `retcode` is there and not zero.
-    pub(super) has_failed: bool,
     /// `schedule` names the job's schedule.
     pub(super) is_scheduled: bool,
     /// `minions`, the array.
@@ -27,19 +25,19 @@ pub(super) struct Facts<'a> {
     pub(super) present: &'a [u8],
     pub(super) new: &'a [u8],
     pub(super) lost: &'a [u8],
-    /// `arg`.
-    arg: Arguments<'a>,
-    /// `fun_args`.
-    fun_args: Arguments<'a>,
+    /// `arg` and `fun_args`.
+    given: Given<'a>,
+    /// The same as arrays, for a job of several functions: there is an array in it for each.
+    arrays: (&'a [u8], &'a [u8]),
     /// The states of `return`.
-    pub(super) states: Vec<States<'a>>,
-    /// Whether all of `return` are states that worked; `None` if not all of it are states.
-    pub(super) states_worked: Option<bool>,
+    pub(super) runs: Vec<Run<'a>>,
+    /// What the walk over `return` has seen.
+    states: States,
 }
 
 /// States of one file that ended alike.
 #[derive(Debug, PartialEq)]
-pub(super) struct States<'a> {
+pub(super) struct Run<'a> {
     pub(super) sls: &'a str,
     pub(super) result: Option<bool>,
     pub(super) count: u32,
@@ -47,7 +45,30 @@ pub(super) struct States<'a> {
     pub(super) millis: f64,
 }
 
-/// The arguments of a job.
+/// A function that a job runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Call<'a> {
+    /// Its name.
+    pub(super) function: &'a str,
+    /// The states that it runs: what salt-exporter has in its label `state`.
+    pub(super) state: &'a str,
+    /// It only says what it would do (`test=True`).
+    pub(super) is_test: bool,
+    /// It is a mock (`mock=True`).
+    pub(super) is_mock: bool,
+}
+
+/// Functions of a job that are told apart. The others are one, named `other`.
+pub(super) const FUNCTIONS: usize = 32;
+
+/// The arguments of a function, under the names that a new job and a return have for them.
+#[derive(Debug, Default, Clone, Copy)]
+struct Given<'a> {
+    arg: Arguments<'a>,
+    fun_args: Arguments<'a>,
+}
+
+/// The arguments of a function.
 #[derive(Debug, Default, Clone, Copy)]
 struct Arguments<'a> {
     count: u32,
@@ -59,9 +80,6 @@ struct Arguments<'a> {
     test: Option<bool>,
     mock: Option<bool>,
 }
-
-/// What stands between the parts of a state's key in a return.
-const STATE: &[u8] = b"_|-";
 
 impl<'a> Facts<'a> {
     /// Reads a payload, as far as it is well formed.
@@ -79,32 +97,40 @@ impl<'a> Facts<'a> {
             let key = walker.item()?;
             walker.skip_content(key)?;
             let from = walker.offset();
-            let rest = || payload.get(from..).unwrap_or_default();
+            let since = |end| payload.get(from..end).unwrap_or_default();
             match key.bytes().unwrap_or_default() {
-                b"arg" => self.arg = Arguments::read(&mut walker)?,
-                b"fun_args" => self.fun_args = Arguments::read(&mut walker)?,
-                b"return" => self.read_return(&mut walker)?,
+                b"arg" => {
+                    self.given.arg = Arguments::read(&mut walker)?;
+                    self.arrays.0 = since(walker.offset());
+                }
+                b"fun_args" => {
+                    self.given.fun_args = Arguments::read(&mut walker)?;
+                    self.arrays.1 = since(walker.offset());
+                }
+                b"return" => {
+                    let runs = &mut self.runs;
+                    self.states = States::walk(&mut walker, &mut |state| add_state(runs, state))?;
+                    self.job_return.take(b"return", since(walker.offset()));
+                }
                 name => {
                     let value = walker.item()?;
                     walker.skip_content(value)?;
-                    let truth = if let Item::Bool(truth) = value { Some(truth) } else { None };
+                    let whole = || since(walker.offset());
                     let text = || value.text().unwrap_or_default();
                     match name {
-                        b"fun" => self.function = text(),
                         b"id" => self.id = text(),
                         b"jid" => self.jid = text(),
                         b"act" => self.act = text(),
-                        b"result" => self.result = truth,
-                        b"success" => self.success = truth == Some(true),
-                        b"schedule" => self.is_scheduled = !text().is_empty(),
-                        b"retcode" => {
-                            let zero = [Item::Uint(0), Item::Int(0), Item::Bool(false), Item::Nil];
-                            self.has_failed = !zero.contains(&value);
+                        b"result" => {
+                            self.result =
+                                if let Item::Bool(truth) = value { Some(truth) } else { None };
                         }
-                        b"minions" => self.minions = rest(),
-                        b"present" => self.present = rest(),
-                        b"new" => self.new = rest(),
-                        b"lost" => self.lost = rest(),
+                        b"schedule" => self.is_scheduled = !text().is_empty(),
+                        b"fun" | b"success" | b"retcode" => self.job_return.take(name, whole()),
+                        b"minions" => self.minions = whole(),
+                        b"present" => self.present = whole(),
+                        b"new" => self.new = whole(),
+                        b"lost" => self.lost = whole(),
                         _ => {}
                     }
                 }
@@ -113,63 +139,76 @@ impl<'a> Facts<'a> {
         Ok(())
     }
 
-    fn read_return(&mut self, walker: &mut Walker<'a>) -> Result<(), Malformed> {
-        let head = walker.item()?;
-        let Item::Map(pairs) = head else { return walker.skip_content(head) };
-        let mut have_worked = Some(true);
-        for _ in 0..pairs {
-            let key = walker.item()?;
-            walker.skip_content(key)?;
-            let value = walker.item()?;
-            let is_state = |key: &[u8]| memchr::memmem::find(key, STATE).is_some();
-            let Item::Map(pairs) = value else {
-                walker.skip_content(value)?;
-                have_worked = None;
-                continue;
+    /// How the return went, all of its functions together.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.job_return.verdict_of(self.states).outcome
+    }
+
+    /// The function of the job, unless it is one of several.
+    pub(super) fn call(&self) -> Option<Call<'a>> {
+        match self.job_return.functions.single() {
+            Some(function) => Some(self.given.to(function)),
+            None if self.is_of_several() => None,
+            None => Some(self.given.to("")),
+        }
+    }
+
+    fn is_of_several(&self) -> bool {
+        self.job_return.functions.listed().next().is_some()
+    }
+
+    /// The functions of a job of several, how each went, and the states that it ran.
+    pub(super) fn calls(&self) -> Vec<(Call<'a>, Outcome, Vec<Run<'a>>)> {
+        let mut parts = self.job_return.parts();
+        let mut places = (msgpack::items(self.arrays.0), msgpack::items(self.arrays.1));
+        let mut calls = Vec::new();
+        for part in parts.by_ref().take(FUNCTIONS) {
+            let arguments = |array: Option<&'a [u8]>| {
+                let array = array.unwrap_or_default();
+                Arguments::read(&mut Walker::new(array)).unwrap_or_default()
             };
-            if !is_state(key.bytes().unwrap_or_default()) {
-                walker.skip_content(value)?;
-                have_worked = None;
-                continue;
-            }
-            let (mut sls, mut result, mut millis) = ("", Item::Nil, 0.0);
-            for _ in 0..pairs {
-                let key = walker.item()?;
-                walker.skip_content(key)?;
-                let value = walker.item()?;
-                walker.skip_content(value)?;
-                match (key.bytes().unwrap_or_default(), value) {
-                    (b"__sls__", value) => sls = value.text().unwrap_or_default(),
-                    (b"result", value) => result = value,
-                    (b"duration", Item::Float(duration)) if duration.is_finite() => {
-                        millis = duration.max(0.0);
-                    }
-                    _ => {}
-                }
-            }
-            let result = if let Item::Bool(result) = result { Some(result) } else { None };
-            have_worked = have_worked.and_then(|worked| Some(worked & result?));
-            self.count_state(sls, result, millis);
+            let given =
+                Given { arg: arguments(places.0.next()), fun_args: arguments(places.1.next()) };
+            let mut runs = Vec::new();
+            let mut walker = Walker::new(part.value().unwrap_or_default());
+            let states = States::walk(&mut walker, &mut |state| add_state(&mut runs, state));
+            let outcome = part.verdict_of(states.unwrap_or_default()).outcome;
+            calls.push((given.to(part.functions.single().unwrap_or_default()), outcome, runs));
         }
-        self.states_worked = have_worked;
-        Ok(())
+        if parts.next().is_some() {
+            let others = Call { function: OTHER, ..Call::default() };
+            calls.push((others, self.outcome(), Vec::new()));
+        }
+        calls
+    }
+}
+
+/// States of a file stand together, mostly.
+fn add_state<'a>(runs: &mut Vec<Run<'a>>, state: State<'a>) {
+    let State { sls, result, millis } = state;
+    match runs.last_mut() {
+        Some(last) if last.sls == sls && last.result == result => {
+            last.count += 1;
+            last.millis += millis;
+        }
+        _ => runs.push(Run { sls, result, count: 1, millis }),
+    }
+}
+
+impl<'a> Given<'a> {
+    /// The call of a function with these arguments.
+    fn to(&self, function: &'a str) -> Call<'a> {
+        Call {
+            function,
+            state: self.state(function),
+            is_test: self.arg.test.or(self.fun_args.test).unwrap_or(false),
+            is_mock: self.arg.mock.or(self.fun_args.mock).unwrap_or(false),
+        }
     }
 
-    /// States of a file stand together, mostly.
-    fn count_state(&mut self, sls: &'a str, result: Option<bool>, millis: f64) {
-        match self.states.last_mut() {
-            Some(last) if last.sls == sls && last.result == result => {
-                last.count += 1;
-                last.millis += millis;
-            }
-            _ => self.states.push(States { sls, result, count: 1, millis }),
-        }
-    }
-
-    /// The states that a job runs: what salt-exporter has in its label `state`.
-    pub(super) fn state(&self) -> &'a str {
+    fn state(&self, function: &str) -> &'a str {
         let arguments = if self.arg.count > 0 { self.arg } else { self.fun_args };
-        let keyword = match self.function {
+        let keyword = match function {
             "state.highstate" => return "highstate",
             "state.apply" if arguments.count == 0 => return "highstate",
             "state.sls" | "state.apply" => arguments.mods,
@@ -177,16 +216,6 @@ impl<'a> Facts<'a> {
             _ => return "",
         };
         if arguments.first.is_empty() { keyword } else { arguments.first }
-    }
-
-    /// Whether the job only says what it would do (`test=True`).
-    pub(super) fn is_test(&self) -> bool {
-        self.arg.test.or(self.fun_args.test).unwrap_or(false)
-    }
-
-    /// Whether the job is a mock (`mock=True`).
-    pub(super) fn is_mock(&self) -> bool {
-        self.arg.mock.or(self.fun_args.mock).unwrap_or(false)
     }
 }
 
@@ -232,18 +261,7 @@ impl<'a> Arguments<'a> {
 
 /// The texts of an array.
 pub(super) fn texts(array: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut walker = Walker::new(array);
-    let mut left = match walker.item() {
-        Ok(Item::Array(count)) => count,
-        _ => 0,
-    };
-    std::iter::from_fn(move || {
-        left = left.checked_sub(1)?;
-        let item = walker.item().ok()?;
-        walker.skip_content(item).ok()?;
-        Some(item.bytes())
-    })
-    .flatten()
+    msgpack::items(array).filter_map(|item| msgpack::scalar(item).and_then(Item::bytes))
 }
 
 #[cfg(test)]
@@ -264,20 +282,20 @@ mod tests {
         let payload = payload.unwrap();
         let facts = Facts::of(&payload);
         let expected = [
-            States { sls: "web", result: Some(true), count: 2, millis: 3.5 },
-            States { sls: "db", result: None, count: 1, millis: 0.0 },
+            Run { sls: "web", result: Some(true), count: 2, millis: 3.5 },
+            Run { sls: "db", result: None, count: 1, millis: 0.0 },
         ];
-        assert_eq!(facts.states, expected);
-        assert_eq!((facts.id, facts.function, facts.state()), ("web-1", "state.apply", "web"));
-        assert!(facts.is_test() && !facts.is_mock() && facts.has_failed && !facts.success);
-        assert_eq!(facts.states_worked, None);
+        assert_eq!(facts.runs, expected);
+        let call = Call { function: "state.apply", state: "web", is_test: true, is_mock: false };
+        assert_eq!((facts.id, facts.call()), ("web-1", Some(call)));
+        assert_eq!(facts.outcome(), Outcome::Failed);
     }
 
     #[test]
     fn the_state_of_a_job_is_found_where_salt_exporter_finds_it() {
         let state = |data: serde_json::Value| {
             let payload = rmp_serde::to_vec(&data).unwrap();
-            Facts::of(&payload).state().to_owned()
+            Facts::of(&payload).call().unwrap().state.to_owned()
         };
         for (data, expected) in [
             (json!({"fun": "state.apply", "arg": []}), "highstate"),
@@ -296,15 +314,47 @@ mod tests {
     }
 
     #[test]
+    fn each_of_several_functions_has_its_arguments_its_outcome_and_its_states() {
+        let states =
+            json!({"x_|-a_|-a_|-nop": {"__sls__": "web", "result": false, "duration": 2.0}});
+        let data = json!({
+            "fun": ["test.ping", "state.apply"], "fun_args": [[], ["web", {"test": true}]],
+            "retcode": {"test.ping": 0, "state.apply": 2},
+            "return": {"test.ping": true, "state.apply": states},
+        });
+        let payload = rmp_serde::to_vec(&data).unwrap();
+        let facts = Facts::of(&payload);
+        let ping = Call { function: "test.ping", ..Call::default() };
+        let apply = Call { function: "state.apply", state: "web", is_test: true, is_mock: false };
+        let run = Run { sls: "web", result: Some(false), count: 1, millis: 2.0 };
+        assert_eq!((facts.call(), facts.outcome()), (None, Outcome::Failed));
+        assert_eq!(
+            facts.calls(),
+            [(ping, Outcome::Worked, vec![]), (apply, Outcome::Failed, vec![run])]
+        );
+    }
+
+    #[test]
+    fn a_minion_that_names_many_functions_is_read_to_an_end() {
+        let functions: Vec<_> = (0..10_000).map(|number| format!("test.f{number}")).collect();
+        let payload = rmp_serde::to_vec(&json!({"fun": functions, "retcode": 0})).unwrap();
+        let calls = Facts::of(&payload).calls();
+        assert_eq!(calls.len(), FUNCTIONS + 1);
+        let others = Call { function: OTHER, ..Call::default() };
+        assert_eq!(calls.last(), Some(&(others, Outcome::Worked, vec![])));
+    }
+
+    #[test]
     fn any_bytes_can_be_read() {
         let payload = rmp_serde::to_vec(
-            &json!({"id": "a", "arg": [{"mods": ["x"]}], "return": {"a_|-b": {"result": {}}}}),
+            &json!({"id": "a", "arg": [{"mods": ["x"]}], "return": {"a_|-b": {"result": {}}}, "fun": ["a"]}),
         );
         let payload = payload.unwrap();
         for end in 0..payload.len() {
-            let _ = Facts::of(&payload[..end]);
+            let facts = Facts::of(&payload[..end]);
+            let _ = (facts.call(), facts.calls(), facts.outcome());
         }
-        assert_eq!(Facts::of(&payload).states.len(), 1);
+        assert_eq!(Facts::of(&payload).runs.len(), 1);
         assert_eq!(texts(b"\x93\xa1a\x01\xa1b").collect::<Vec<_>>(), [b"a", b"b"]);
         assert_eq!(texts(b"\xdd\xff\xff\xff\xff").count(), 0);
     }

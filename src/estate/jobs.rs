@@ -2,35 +2,51 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use xxhash_rust::xxh3::xxh3_64;
-
-/// Jobs that are waited for at a time, at the most.
+/// Publications of jobs that are waited for at a time, at the most.
 const JOBS: usize = 10_000;
 
 /// Returns that are waited for at a time, at the most: 16 bytes of memory each.
 const RETURNS: usize = 500_000;
 
+/// Bytes of the names of functions that are remembered at a time, at the most.
+const NAMES: usize = 16 << 20;
+
 /// A job that waits.
 struct Job {
-    function: Box<str>,
+    /// Each function that it runs.
+    functions: Box<[Box<str>]>,
     /// Hashes of the ids of the minions that have not returned.
     missing: HashSet<u64>,
+    /// When its last part was published, in seconds since 1970.
+    begun: u64,
 }
 
-/// The jobs that wait.
+impl Job {
+    /// Bytes of the names of its functions.
+    fn names(&self) -> usize {
+        names(self.functions.iter().map(|name| &**name))
+    }
+}
+
+fn names<'a>(functions: impl Iterator<Item = &'a str>) -> usize {
+    functions.map(|name| name.len() + size_of::<Box<str>>()).sum()
+}
+
+/// The jobs that wait. A job is the hash of its id, and so is a minion.
 pub(super) struct Jobs {
     /// How long a job waits, in seconds.
     within: u64,
-    by_id: HashMap<Box<str>, Job>,
-    /// When each began, in seconds since 1970, in order.
-    begun: VecDeque<(u64, Box<str>)>,
+    by_id: HashMap<u64, Job>,
+    /// When each was published, in seconds since 1970, in order. A batch is published in parts.
+    begun: VecDeque<(u64, u64)>,
     returns: usize,
+    names: usize,
 }
 
 impl Jobs {
     /// None yet; each will wait for so many seconds.
     pub(super) fn new(within: u64) -> Self {
-        Jobs { within, by_id: HashMap::new(), begun: VecDeque::new(), returns: 0 }
+        Jobs { within, by_id: HashMap::new(), begun: VecDeque::new(), returns: 0, names: 0 }
     }
 
     /// The same jobs; each waits for so many seconds.
@@ -43,35 +59,47 @@ impl Jobs {
         self.by_id.len()
     }
 
-    /// A job was published to these minions; `false` if there is no room to wait for it.
-    pub(super) fn begin<'a>(
+    /// A job, or another part of it, was published to these minions; `false` if there is no room to
+    /// wait for it.
+    pub(super) fn begin(
         &mut self,
         now: u64,
-        id: &str,
-        function: &str,
-        minions: impl Iterator<Item = &'a [u8]>,
+        id: u64,
+        functions: &[&str],
+        minions: &HashSet<u64>,
     ) -> bool {
-        let missing: HashSet<u64> = minions.map(xxh3_64).collect();
-        if missing.is_empty() || self.by_id.contains_key(id) {
+        if minions.is_empty() {
             return true;
         }
-        if self.begun.len() >= JOBS || self.returns + missing.len() > RETURNS {
+        let names = names(functions.iter().copied());
+        let is_full = self.begun.len() >= JOBS
+            || self.returns + minions.len() > RETURNS
+            || self.names + names > NAMES;
+        if is_full {
             return false;
         }
-        self.returns += missing.len();
-        self.begun.push_back((now, id.into()));
-        self.by_id.insert(id.into(), Job { function: function.into(), missing });
+        self.begun.push_back((now, id));
+        let job = self.by_id.entry(id).or_insert_with(|| {
+            self.names += names;
+            let functions = functions.iter().map(|name| Box::from(*name)).collect();
+            Job { functions, missing: HashSet::new(), begun: now }
+        });
+        job.begun = now;
+        let before = job.missing.len();
+        job.missing.extend(minions);
+        self.returns += job.missing.len() - before;
         true
     }
 
     /// A minion has returned.
-    pub(super) fn returned(&mut self, id: &str, minion: &str) {
-        let Some(job) = self.by_id.get_mut(id) else { return };
-        if job.missing.remove(&xxh3_64(minion.as_bytes())) {
+    pub(super) fn returned(&mut self, id: u64, minion: u64) {
+        let Some(job) = self.by_id.get_mut(&id) else { return };
+        if job.missing.remove(&minion) {
             self.returns -= 1;
         }
         if job.missing.is_empty() {
-            self.by_id.remove(id);
+            self.names -= job.names();
+            self.by_id.remove(&id);
         }
     }
 
@@ -79,11 +107,18 @@ impl Jobs {
     /// missing.
     pub(super) fn give_up(&mut self, now: u64) -> Vec<(Box<str>, usize)> {
         let mut given_up = Vec::new();
-        while let Some((_, id)) = self.begun.pop_front_if(|(begun, _)| *begun + self.within <= now)
+        while let Some((begun, id)) =
+            self.begun.pop_front_if(|(begun, _)| *begun + self.within <= now)
         {
+            // Another part of it was published later.
+            if self.by_id.get(&id).is_none_or(|job| job.begun > begun) {
+                continue;
+            }
             if let Some(job) = self.by_id.remove(&id) {
+                self.names -= job.names();
                 self.returns -= job.missing.len();
-                given_up.push((job.function, job.missing.len()));
+                let functions = job.functions.into_iter();
+                given_up.extend(functions.map(|function| (function, job.missing.len())));
             }
         }
         given_up
@@ -94,35 +129,58 @@ impl Jobs {
 mod tests {
     use super::*;
 
-    fn begin(jobs: &mut Jobs, now: u64, id: &str, minions: &[&str]) -> bool {
-        jobs.begin(now, id, "test.ping", minions.iter().map(|minion| minion.as_bytes()))
+    fn begin(jobs: &mut Jobs, now: u64, id: u64, minions: &[u64]) -> bool {
+        jobs.begin(now, id, &["test.ping"], &minions.iter().copied().collect())
     }
 
     #[test]
     fn what_never_comes_is_counted_once() {
         let mut jobs = Jobs::new(60);
-        assert!(begin(&mut jobs, 100, "1", &["a", "b", "c"]));
-        assert!(begin(&mut jobs, 110, "2", &["a"]));
-        for (job, minion) in [("1", "b"), ("1", "b"), ("1", "nobody"), ("2", "a"), ("3", "a")] {
+        assert!(begin(&mut jobs, 100, 1, &[1, 2, 3]));
+        assert!(begin(&mut jobs, 110, 2, &[1]));
+        for (job, minion) in [(1, 2), (1, 2), (1, 9), (2, 1), (3, 1)] {
             jobs.returned(job, minion);
         }
         assert_eq!((jobs.waiting(), jobs.returns), (1, 2));
         assert!(jobs.give_up(159).is_empty());
         assert_eq!(jobs.give_up(160), [("test.ping".into(), 2)]);
         assert!(jobs.give_up(1000).is_empty());
-        assert!(jobs.begun.is_empty() && jobs.returns == 0);
+        assert!(jobs.begun.is_empty() && jobs.returns == 0 && jobs.names == 0);
     }
 
     #[test]
-    fn there_is_an_end_to_waiting() {
+    fn a_batch_is_waited_for_from_its_last_part_on() {
         let mut jobs = Jobs::new(60);
-        for id in 0..JOBS {
-            assert!(begin(&mut jobs, 1, &id.to_string(), &["a"]));
+        assert!(begin(&mut jobs, 100, 1, &[1, 2]));
+        jobs.returned(1, 1);
+        assert!(begin(&mut jobs, 150, 1, &[3]));
+        assert!(jobs.give_up(160).is_empty());
+        jobs.returned(1, 3);
+        assert_eq!(jobs.give_up(210), [("test.ping".into(), 1)]);
+        assert!(jobs.begun.is_empty() && jobs.returns == 0 && jobs.names == 0);
+    }
+
+    #[test]
+    fn a_job_of_several_functions_misses_the_returns_of_each() {
+        let mut jobs = Jobs::new(60);
+        assert!(jobs.begin(1, 1, &["test.ping", "cmd.run"], &[1, 2].into()));
+        jobs.returned(1, 2);
+        assert_eq!(jobs.give_up(61), [("test.ping".into(), 1), ("cmd.run".into(), 1)]);
+    }
+
+    #[test]
+    fn invariant_6_there_is_an_end_to_waiting() {
+        let mut jobs = Jobs::new(60);
+        for id in 0..JOBS as u64 {
+            assert!(begin(&mut jobs, 1, id, &[1]));
         }
-        assert!(!begin(&mut jobs, 1, "one more", &["a"]));
+        assert!(!begin(&mut jobs, 1, u64::MAX, &[1]));
         jobs.give_up(61);
-        let ids: Vec<_> = (0..RETURNS).map(|id| id.to_string()).collect();
-        assert!(jobs.begin(61, "x", "f", ids.iter().map(String::as_bytes)));
-        assert!(!begin(&mut jobs, 61, "y", &["a"]));
+        assert!(jobs.begin(61, 1, &["f"], &(0..RETURNS as u64).collect()));
+        assert!(!begin(&mut jobs, 61, 2, &[1]));
+        jobs.give_up(121);
+        let names = vec!["a-long-name-of-a-function"; 1000];
+        let begun = (0..JOBS as u64).filter(|id| jobs.begin(121, *id, &names, &[1].into())).count();
+        assert!((100..1000).contains(&begun) && jobs.names <= NAMES, "{begun}");
     }
 }

@@ -1,12 +1,14 @@
 //! Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys.
 //!
-//! A thread of its own counts, so that the dispatcher does no more than hand each chunk on, and only
-//! if there is room: what there is no room for is counted and left out. The sinks do not suffer for
-//! the sake of a number.
+//! A thread of its own counts, so that the dispatcher does no more than hand each chunk on. A burst
+//! waits in a queue of so many bytes (`queue`); what there is no room for is counted and left out.
+//! The sinks do not suffer for the sake of a number.
 //!
-//! [`table`] has the metrics, `facts` reads an event, `books` says what is counted of it, `series`
-//! keeps the counts within their caps.
+//! [`table`] has the metrics, `facts` reads an event, `books` says what is counted of it, `firsts`
+//! knows what was counted from elsewhere, `jobs` waits for returns, `series` keeps the counts within
+//! their caps.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,21 +16,20 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::chunk::Chunk;
-use crate::doorbell::{Bell, Receiver, Sender, channel};
 use crate::metrics::{self, Tally};
 use crate::state::now;
 use crate::threads;
-use crate::units::Span;
-use books::Books;
+use crate::units::{ByteSize, Span};
+use books::{Books, Bringer};
+use queue::{Entrance, Exit, queue};
 
 mod books;
 mod facts;
+mod firsts;
 mod jobs;
+mod queue;
 mod series;
 pub mod table;
-
-/// Chunks that may wait to be counted.
-const CHANNEL: usize = 64;
 
 /// How long chunks may gather once there were few, so that not each of them costs a wake-up.
 const GATHER: Duration = Duration::from_millis(5);
@@ -53,9 +54,12 @@ pub struct EstateConfig {
     pub max_series: u64,
     /// Minions that are remembered at the most.
     pub max_minions: u64,
-    /// Leaves jobs with `test=True` out.
+    /// What the events that wait to be counted may take. A burst that does not fit is left out of
+    /// the counts, and counted in `saltern_estate_missed_events_total`.
+    pub memory: ByteSize,
+    /// Leaves jobs with `test=True` out, by their arguments.
     pub ignore_test: bool,
-    /// Leaves jobs with `mock=True` out.
+    /// Leaves jobs with `mock=True` out, by their arguments.
     pub ignore_mock: bool,
     /// Functions that `salt_function_status` is kept of; `*` for all.
     pub status_functions: Vec<String>,
@@ -74,6 +78,7 @@ impl Default for EstateConfig {
             minion_label: false,
             max_series: 5000,
             max_minions: 50_000,
+            memory: ByteSize::mib(384),
             ignore_test: false,
             ignore_mock: false,
             status_functions: vec!["state.highstate".to_owned()],
@@ -95,12 +100,18 @@ impl EstateConfig {
 }
 
 /// The counts, for whoever shows them; none while they are not wanted.
-pub struct Estate(Mutex<Option<Books>>);
+pub struct Estate {
+    books: Mutex<Option<Books>>,
+    /// Bytes of events that may wait to be counted.
+    memory: Arc<AtomicUsize>,
+}
 
 impl Estate {
     /// Counts as this says, from nothing on.
     pub fn new(config: Option<EstateConfig>) -> Arc<Self> {
-        Arc::new(Estate(Mutex::new(config.map(Books::new))))
+        let memory = config.as_ref().map_or(0, |config| config.memory.as_usize());
+        let books = Mutex::new(config.map(Books::new));
+        Arc::new(Estate { books, memory: Arc::new(AtomicUsize::new(memory)) })
     }
 
     /// Whether anything is counted.
@@ -115,6 +126,9 @@ impl Estate {
         if books.as_ref().map(Books::config) == config.as_ref() {
             return false;
         }
+        if let Some(config) = &config {
+            self.memory.store(config.memory.as_usize(), Ordering::Relaxed);
+        }
         *books = match (books.take(), config) {
             (Some(books), Some(config)) => Some(books.continued(config)),
             (_, config) => config.map(Books::new),
@@ -124,7 +138,7 @@ impl Estate {
 
     /// The way in for chunks, and the work of counting them.
     pub fn feed(self: &Arc<Self>) -> (Feed, Counter) {
-        let (chunks, chunks_out) = channel(CHANNEL, &Bell::default());
+        let (chunks, chunks_out) = queue(Arc::clone(&self.memory));
         let missed = Tally::new(metrics::ESTATE_MISSED_EVENTS, &[]);
         (Feed { chunks, missed }, Counter { chunks: chunks_out, estate: Arc::clone(self) })
     }
@@ -142,8 +156,9 @@ impl Estate {
         let Some(books) = books.as_mut() else { return };
         let read = chunk.received / 1_000_000;
         books.give_up(read);
+        let bringer = Bringer::of(&chunk.origin);
         for event in &chunk.events {
-            books.count(event, read);
+            books.count(event, bringer, read);
             if has_trimmed {
                 books.count_trimmed(event.payload());
             }
@@ -152,23 +167,20 @@ impl Estate {
 
     /// A panic within would leave counts, and those stay true enough.
     fn books(&self) -> std::sync::MutexGuard<'_, Option<Books>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A chunk, and whether any of its events has a trimmed value.
-type Fed = (Arc<Chunk>, bool);
-
 /// Where the dispatcher hands chunks in to be counted.
 pub struct Feed {
-    chunks: Sender<Fed>,
+    chunks: Entrance,
     missed: Tally,
 }
 
 impl Feed {
     /// Hands a chunk in, if there is room; as [`Estate::count`].
     pub fn offer(&self, chunk: &Arc<Chunk>, has_trimmed: bool) {
-        if self.chunks.try_send((Arc::clone(chunk), has_trimmed)).is_err() {
+        if !self.chunks.put(chunk, has_trimmed) {
             self.missed.add(chunk.events.len() as u64);
         }
     }
@@ -176,22 +188,109 @@ impl Feed {
 
 /// Counts what is fed until the feed is dropped.
 pub struct Counter {
-    chunks: Receiver<Fed>,
+    chunks: Exit,
     estate: Arc<Estate>,
 }
 
 impl Counter {
     /// The work of a thread.
     pub fn run(self) {
-        let count = |(chunk, has_trimmed): Fed| self.estate.count(&chunk, has_trimmed);
-        while let Some(fed) = self.chunks.recv() {
-            // Taken, so that it is not held on to while nothing comes.
-            count(fed);
-            let more = self.chunks.try_iter().map(count).count();
-            if more < FEW {
+        while let Some(chunks) = self.chunks.take() {
+            let is_little = chunks.len() < FEW;
+            for (chunk, has_trimmed) in chunks {
+                self.estate.count(&chunk, has_trimmed);
+                let size = chunk.size();
+                drop(chunk);
+                self.chunks.let_go(size);
+            }
+            if is_little {
                 #[allow(clippy::disallowed_methods)] // the thread has nothing else to do
                 threads::waiting(|| std::thread::sleep(GATHER));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::event::{Event, Origin};
+
+    /// Chunks of returns of some 3 KB each, from number 0 on.
+    fn chunks(events: usize) -> impl Iterator<Item = Arc<Chunk>> {
+        const EACH: usize = 80;
+        let states: serde_json::Map<_, _> = (0..10)
+            .map(|number| {
+                let state = json!({"__sls__": "web", "result": true, "duration": 1.5,
+                    "comment": "x".repeat(180), "changes": {}});
+                (format!("pkg_|-a-{number}_|-a_|-installed"), state)
+            })
+            .collect();
+        let origin = Arc::new(Origin { source: "bus".to_owned(), master_id: "m".to_owned() });
+        (0..events).step_by(EACH).map(move |first| {
+            let numbers = first..(first + EACH).min(events);
+            let events = numbers.map(|number| {
+                let minion = format!("web-{number}");
+                let data = json!({"jid": "1", "id": minion, "fun": "state.apply", "retcode": 0,
+                    "success": true, "return": states});
+                let data = rmp_serde::to_vec(&data).unwrap();
+                Event::new(&format!("salt/job/1/ret/{minion}"), &data)
+            });
+            Arc::new(Chunk::new(Arc::clone(&origin), 1, events.collect()))
+        })
+    }
+
+    fn returns(estate: &Estate) -> Option<u64> {
+        let mut out = String::new();
+        estate.render(&mut out);
+        let name = "salt_responses_total{success=\"true\"} ";
+        out.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
+    }
+
+    /// All of the burst is there before any of it is counted.
+    #[test]
+    fn a_burst_is_counted_in_full() {
+        let estate = Estate::new(Some(EstateConfig::default()));
+        let (feed, counter) = estate.feed();
+        for chunk in chunks(100_000) {
+            feed.offer(&chunk, false);
+        }
+        assert_eq!(feed.missed.get(), 0);
+        drop(feed);
+        counter.run();
+        assert_eq!(returns(&estate), Some(100_000));
+    }
+
+    #[test]
+    fn invariant_6_what_waits_to_be_counted_is_within_its_bound() {
+        let memory = ByteSize::mib(1);
+        let estate = Estate::new(Some(EstateConfig { memory, ..EstateConfig::default() }));
+        let (feed, counter) = estate.feed();
+        let offered: Vec<_> = chunks(8000).collect();
+        for chunk in &offered {
+            feed.offer(chunk, false);
+        }
+        let held = offered.iter().filter(|chunk| Arc::strong_count(chunk) > 1);
+        let held: Vec<_> = held.map(|chunk| (chunk.size(), chunk.events.len())).collect();
+        let bytes: usize = held.iter().map(|(size, _)| size).sum();
+        assert!((800_000..=1 << 20).contains(&bytes), "{bytes} bytes in {} chunks", held.len());
+        let events: u64 = held.iter().map(|(_, events)| *events as u64).sum();
+        assert_eq!(feed.missed.get(), 8000 - events);
+
+        // There is room again for as much once it has been counted.
+        let counting = std::thread::spawn(move || counter.run());
+        let deadline = std::time::Instant::now() + Duration::from_secs(120);
+        while returns(&estate) != Some(events) || Arc::strong_count(&offered[0]) > 1 {
+            assert!(std::time::Instant::now() < deadline, "nothing is counted");
+            std::thread::yield_now();
+        }
+        let missed = feed.missed.get();
+        feed.offer(&offered[0], false);
+        assert_eq!(feed.missed.get(), missed);
+        drop(feed);
+        counting.join().unwrap();
+        assert_eq!(returns(&estate), Some(events + 80));
     }
 }

@@ -11,11 +11,11 @@ use super::table::{ByMinion, Declared};
 use crate::metrics::MetricKind;
 
 /// What stands for values there is no room for.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 
 /// The longest value of a label, in bytes. A longer one is folded: nothing in Salt that is worth
 /// looking at has such a name.
-const LONGEST: usize = 200;
+pub(super) const LONGEST: usize = 200;
 
 /// Between the values of a key. Not to be found in UTF-8.
 const BETWEEN: u8 = 0xff;

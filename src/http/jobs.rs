@@ -1,8 +1,8 @@
 //! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache.
 //!
-//! Of the list: `function` (a glob), `minion`, `user`, `outcome` (`ok`, `failed`, `missing`), `since`
-//! and `until` (RFC 3339), `find_job=true`, `limit`, and `cursor`, which is the `next` of the page
-//! before.
+//! Of the list: `function` (a glob), `not_function` (the same, any number of times), `minion`,
+//! `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339), `find_job=true`,
+//! `limit`, and `cursor`, which is the `next` of the page before.
 //!
 //! An answer is whole before its first byte is sent, in a file without a name where it is long: a
 //! client that reads slowly holds neither memory nor the database.
@@ -24,7 +24,7 @@ use super::Site;
 use super::questions::Questions;
 use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};
-use crate::jobs::listing::{Outcome, PAGE, Selection};
+use crate::jobs::listing::{JobOutcome, PAGE, Selection};
 use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::sink::chain;
 
@@ -129,6 +129,7 @@ fn later(message: &'static str) -> Response {
 fn failed(error: &JobsError) -> Response {
     match error {
         JobsError::Off => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+        JobsError::Malformed(_) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
         error => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", chain(error))).into_response(),
     }
 }
@@ -143,10 +144,11 @@ pub(super) fn selection(query: Vec<(String, String)>) -> Result<Selection, Strin
         let time = || value.parse().map_err(|error| format!("`{name}`: {error}"));
         match name.as_str() {
             "function" => selection.function = Some(value),
+            "not_function" => selection.not_function.push(value),
             "minion" => selection.minion = Some(value),
             "user" => selection.user = Some(value),
             "outcome" => {
-                let named = Outcome::named(&value);
+                let named = JobOutcome::named(&value);
                 let outcome = named.ok_or_else(|| {
                     format!("`{value}` is no outcome; there are ok, failed and missing")
                 });
@@ -163,8 +165,8 @@ pub(super) fn selection(query: Vec<(String, String)>) -> Result<Selection, Strin
             "cursor" => selection.cursor = Some(value),
             _ => {
                 return Err(format!(
-                    "`{name}` is not known here; there are function, minion, user, outcome, since, \
-                     until, find_job, limit and cursor"
+                    "`{name}` is not known here; there are function, not_function, minion, user, \
+                     outcome, since, until, find_job, limit and cursor"
                 ));
             }
         }
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn a_query_that_is_wrong_says_so() {
         let read = |name: &str, value: &str| selection(vec![(name.into(), value.into())]);
-        assert_eq!(read("outcome", "failed").unwrap().outcome, Some(Outcome::Failed));
+        assert_eq!(read("outcome", "failed").unwrap().outcome, Some(JobOutcome::Failed));
         assert_eq!(read("limit", "7").unwrap().limit, Some(7));
         for (name, value, expected) in [
             ("outcome", "bad", "no outcome"),

@@ -32,7 +32,7 @@ const TAIL: &str = r#"<h2>More</h2>
 <dt><a href="/api/v1/status">/api/v1/status</a></dt><dd>this page, as JSON</dd>
 <dt><a href="/api/v1/spill">/api/v1/spill</a></dt><dd>what waits for each sink, as JSON (also: <code>saltern spill</code>)</dd>
 <dt><a href="/api/v1/events">/api/v1/events</a></dt><dd>events as they pass, a JSON object a line; <code>?tag=GLOB</code> (also: <code>saltern events</code>)</dd>
-<dt><a href="/api/v1/jobs">/api/v1/jobs</a></dt><dd>what is in the job cache; <code>?function=GLOB</code>, <code>minion</code>, <code>user</code>, <code>outcome</code>, <code>since</code>, <code>until</code>; <code>/api/v1/jobs/JID</code> shows one (also: <code>saltern jobs</code>)</dd>
+<dt><a href="/api/v1/jobs">/api/v1/jobs</a></dt><dd>what is in the job cache; <code>?function=GLOB</code>, <code>not_function</code>, <code>minion</code>, <code>user</code>, <code>outcome</code>, <code>since</code>, <code>until</code>; <code>/api/v1/jobs/JID</code> shows one (also: <code>saltern jobs</code>)</dd>
 <dt><a href="/metrics">/metrics</a></dt><dd>for Prometheus</dd>
 <dt><a href="/healthz">/healthz</a></dt><dd>the process lives</dd>
 <dt><a href="/readyz">/readyz</a></dt><dd>every source is connected or has ended, no sink is parked, every thread moves</dd>

@@ -2,15 +2,18 @@
 //!
 //! | table | a row for | columns |
 //! |---|---|---|
-//! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `first_seen`, `last_seen` (microseconds since 1970); how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
+//! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `began`, `first_seen`, `last_seen` (microseconds since 1970); `functions`, how many stand in the table of them; how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
+//! | `functions` | each function of a job of several | `job`, `place`, `fun` |
 //! | `minions` | each name of a minion | `id`, `name` |
 //! | `expected` | each minion that a job was meant for | `job`, `minion` |
-//! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return), `standing` (who vouches for it, see [`crate::standing`]), `conflict` (1 if another return of this minion said something else), `tag` (of a return whose tag contradicts it) |
+//! | `returns` | each return | `job`, `minion`, `received`, `outcome` (1, 0, NULL if it does not say), `trimmed`, `load` (msgpack of the whole return), `standing` (who vouches for it, see [`crate::standing`]), `conflict` (1 if another return of this minion said something else), `tag` (of a return whose tag contradicts it), `runner` (1 if the master itself returned it), `test` (1 if it says what it would change; NULL of what an older release has judged) |
 
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+
+use super::began::began;
 
 /// Another process, a reader of the file for instance, may hold a lock for a moment.
 const BUSY: Duration = Duration::from_secs(5);
@@ -19,14 +22,18 @@ const BUSY: Duration = Duration::from_secs(5);
 const STATEMENTS: usize = 64;
 
 /// The `user_version` once the tables are there, with all columns.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
-/// The columns of `returns` that a file of version 1 lacks. Who vouched for what is in it is not
-/// known.
-const ADDED: [(&str, &str); 3] = [
-    ("standing", "INTEGER NOT NULL DEFAULT 1"),
-    ("conflict", "INTEGER NOT NULL DEFAULT 0"),
-    ("tag", "TEXT"),
+/// The columns that a file of an older release lacks, with their tables. Who vouched for what is in
+/// it is not known.
+const ADDED: [(&str, &str, &str); 7] = [
+    ("returns", "standing", "INTEGER NOT NULL DEFAULT 1"),
+    ("returns", "conflict", "INTEGER NOT NULL DEFAULT 0"),
+    ("returns", "tag", "TEXT"),
+    ("returns", "runner", "INTEGER NOT NULL DEFAULT 0"),
+    ("returns", "test", "INTEGER"),
+    ("jobs", "began", "INTEGER"),
+    ("jobs", "functions", "INTEGER NOT NULL DEFAULT 0"),
 ];
 
 const TABLES: &str = "
@@ -43,7 +50,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     expected INTEGER NOT NULL DEFAULT 0,
     returned INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
-    missing INTEGER NOT NULL DEFAULT 0
+    missing INTEGER NOT NULL DEFAULT 0,
+    began INTEGER,
+    functions INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS jobs_fun ON jobs (fun, jid);
 CREATE INDEX IF NOT EXISTS jobs_last_seen ON jobs (last_seen);
@@ -61,11 +70,36 @@ CREATE TABLE IF NOT EXISTS returns (
     load BLOB NOT NULL,
     standing INTEGER NOT NULL DEFAULT 1,
     conflict INTEGER NOT NULL DEFAULT 0,
-    tag TEXT
+    tag TEXT,
+    runner INTEGER NOT NULL DEFAULT 0,
+    test INTEGER
 );
 CREATE UNIQUE INDEX IF NOT EXISTS returns_job ON returns (job, minion);
 CREATE INDEX IF NOT EXISTS returns_minion ON returns (minion);
+CREATE TABLE IF NOT EXISTS functions (
+    job INTEGER NOT NULL, place INTEGER NOT NULL, fun TEXT NOT NULL, PRIMARY KEY (job, place)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS functions_fun ON functions (fun, job);
 ";
+
+/// Indexes of columns that are added.
+const INDEXES: &str = "
+CREATE INDEX IF NOT EXISTS jobs_began ON jobs (began, jid);
+CREATE INDEX IF NOT EXISTS returns_unjudged ON returns (job) WHERE test IS NULL;
+";
+
+/// What an older release has written meanwhile: returns of no job under what is no job's id, and
+/// jobs without their lists of functions.
+const LEFT_BEHIND: &str = "
+DELETE FROM returns WHERE job IN (SELECT id FROM jobs WHERE jid IN ('', 'nocache', 'req'));
+DELETE FROM expected WHERE job IN (SELECT id FROM jobs WHERE jid IN ('', 'nocache', 'req'));
+DELETE FROM jobs WHERE jid IN ('', 'nocache', 'req');
+DELETE FROM functions
+    WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = functions.job AND jobs.functions > 0);
+";
+
+/// Jobs whose beginning is looked up together.
+const SOME_JOBS: usize = 10_000;
 
 pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -83,14 +117,36 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
-    for (column, kind) in ADDED {
-        if !transaction.column_exists(None, "returns", column)? {
+    for (table, column, kind) in ADDED {
+        if !transaction.column_exists(None, table, column)? {
             transaction
-                .execute_batch(&format!("ALTER TABLE returns ADD COLUMN {column} {kind}"))?;
+                .execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
         }
     }
+    transaction.execute_batch(INDEXES)?;
+    transaction.execute_batch(LEFT_BEHIND)?;
+    while fill_began(&transaction)? == SOME_JOBS {}
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
+}
+
+/// Says of some jobs when they began. How many those are.
+fn fill_began(transaction: &Transaction<'_>) -> rusqlite::Result<usize> {
+    let mut select = transaction.prepare_cached(
+        "SELECT id, CAST(jid AS BLOB), first_seen FROM jobs WHERE began IS NULL LIMIT ?",
+    )?;
+    let mut update = transaction.prepare_cached("UPDATE jobs SET began = ? WHERE id = ?")?;
+    let jobs = select.query_map([i64::try_from(SOME_JOBS).unwrap_or(i64::MAX)], |row| {
+        // Damaged values must not keep the file from being opened.
+        let jid = row.get::<_, Vec<u8>>(1).unwrap_or_default();
+        let first_seen = row.get::<_, i64>(2).unwrap_or_default();
+        Ok((row.get::<_, i64>(0)?, began(&String::from_utf8_lossy(&jid), first_seen)))
+    })?;
+    let jobs = jobs.collect::<rusqlite::Result<Vec<_>>>()?;
+    for (job, began) in &jobs {
+        update.execute(params![began, job])?;
+    }
+    Ok(jobs.len())
 }
 
 /// `None` while the tables are not there yet.

@@ -1,17 +1,17 @@
 //! Jobs for people and scripts: pages of them by filter, and one of them whole, as JSON.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use rusqlite::{Connection, Row, Rows, Statement, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows, Statement, params};
 use serde::Serialize;
 
 use super::asker::{Asker, Waiting};
+use super::began::time_in;
 use super::damage::Damage;
 use super::load::Load;
 use super::salt::LOAD;
 use super::spool::{Spool, Spooled};
-use super::{Jobs, JobsError};
+use super::{Jobs, JobsError, functions};
+use crate::event::job_return::{JobReturn, Outcome};
 use crate::standing::Standing;
 use crate::{json, msgpack};
 
@@ -21,17 +21,19 @@ pub const PAGE: (u32, u32) = (50, 1000);
 /// Which jobs to list. What is given must all match.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// A glob of the function: `state.*`.
+    /// A glob of the function: `state.*`. Of a job of several functions one has to match.
     pub function: Option<String>,
+    /// Globs of functions that are left out: `runner.*`.
+    pub not_function: Vec<String>,
     /// A minion that the job was meant for, or that returned.
     pub minion: Option<String>,
     /// Who published it.
     pub user: Option<String>,
     /// How it went.
-    pub outcome: Option<Outcome>,
-    /// Published then or later.
+    pub outcome: Option<JobOutcome>,
+    /// Begun then or later.
     pub since: Option<Timestamp>,
-    /// Published before.
+    /// Begun before.
     pub until: Option<Timestamp>,
     /// Those that only ask for other jobs (`saltutil.find_job`) too.
     pub find_job: bool,
@@ -41,9 +43,9 @@ pub struct Selection {
     pub cursor: Option<String>,
 }
 
-/// How a job went.
+/// How a job went as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Outcome {
+pub enum JobOutcome {
     /// Every minion expected has returned, and none said that it failed.
     Ok,
     /// A minion said that it failed.
@@ -52,26 +54,28 @@ pub enum Outcome {
     Missing,
 }
 
-impl Outcome {
+impl JobOutcome {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            Outcome::Ok => "ok",
-            Outcome::Failed => "failed",
-            Outcome::Missing => "missing",
+            JobOutcome::Ok => "ok",
+            JobOutcome::Failed => "failed",
+            JobOutcome::Missing => "missing",
         }
     }
 
     /// The outcome of this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Outcome::Ok, Outcome::Failed, Outcome::Missing].into_iter().find(|o| o.name() == name)
+        [JobOutcome::Ok, JobOutcome::Failed, JobOutcome::Missing]
+            .into_iter()
+            .find(|o| o.name() == name)
     }
 
     fn number(self) -> i64 {
         match self {
-            Outcome::Ok => 0,
-            Outcome::Failed => 1,
-            Outcome::Missing => 2,
+            JobOutcome::Ok => 0,
+            JobOutcome::Failed => 1,
+            JobOutcome::Missing => 2,
         }
     }
 }
@@ -80,10 +84,12 @@ impl Outcome {
 #[derive(Serialize)]
 struct Summary {
     jid: String,
+    /// Those of several with commas between them.
     function: Option<String>,
+    functions: Vec<String>,
     user: Option<String>,
-    /// As its id tells it.
-    started: Option<String>,
+    /// The time in its id, or when it was first seen.
+    started: String,
     first_seen: String,
     last_seen: String,
     /// As Salt gave it (`job_cache_store_endtime`).
@@ -94,19 +100,28 @@ struct Summary {
     missing: i64,
 }
 
-const COLUMNS: &str =
-    "jid, fun, user, first_seen, last_seen, end_time, expected, returned, failed, missing";
+const COLUMNS: &str = "jid, fun, user, first_seen, last_seen, end_time, expected, returned, failed, \
+     missing, began, functions, id";
+
+/// The column behind these.
+const BEHIND: usize = 13;
 
 impl Summary {
     /// `None` for a row whose id is damaged.
-    fn of(row: &Row<'_>, damage: &Damage) -> Option<Self> {
-        let jid = damage.text(row, 0)?.to_owned();
+    fn of(db: &Connection, row: &Row<'_>, damage: &Damage) -> rusqlite::Result<Option<Self>> {
         let text = |column| damage.text(row, column).map(str::to_owned);
-        Some(Summary {
-            started: started(&jid).map(|time| time.to_string()),
+        let Some(jid) = text(0) else { return Ok(None) };
+        let function = text(1);
+        let functions = match damage.number(row, 11) {
+            0 => function.iter().cloned().collect(),
+            _ => functions::listed(db, row.get(12)?, damage)?,
+        };
+        Ok(Some(Summary {
             jid,
-            function: text(1),
+            function,
+            functions,
             user: text(2),
+            started: timestamp(damage.number(row, 10)),
             first_seen: timestamp(damage.number(row, 3)),
             last_seen: timestamp(damage.number(row, 4)),
             end_time: text(5),
@@ -114,7 +129,7 @@ impl Summary {
             returned: damage.number(row, 7),
             failed: damage.number(row, 8),
             missing: damage.number(row, 9),
-        })
+        }))
     }
 
     /// Its members without braces, and some of its load.
@@ -122,11 +137,22 @@ impl Summary {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let inside = text.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}"));
         out.plain(inside.unwrap_or_default());
-        for (name, key) in [("arguments", "arg"), ("target", "tgt"), ("target_type", "tgt_type")] {
+        let find = |key| load.and_then(|load| msgpack::find(load.bytes(), key));
+        for (name, value) in [
+            ("arguments", find("arg").or_else(|| load.and_then(|load| fun_args(load.bytes())))),
+            ("target", find("tgt")),
+            ("target_type", find("tgt_type")),
+        ] {
             out.plain(format!(",\"{name}\":").as_bytes());
-            out.json(load.and_then(|load| msgpack::find(load.bytes(), key)));
+            out.json(value);
         }
     }
+}
+
+/// The arguments as a return names them, which may describe a job in place of its load.
+fn fun_args(load: &[u8]) -> Option<&[u8]> {
+    let in_runner = || msgpack::find(JobReturn::of(load).runner_within()?, "fun_args");
+    msgpack::find(load, "fun_args").or_else(in_runner)
 }
 
 /// An answer that goes to its spool piece by piece while it is written.
@@ -181,7 +207,7 @@ impl Pieces {
 }
 
 impl Jobs {
-    /// A page of jobs, the last published first: `{"jobs": [...], "next": CURSOR}`, where `next` is
+    /// A page of jobs, the last begun first: `{"jobs": [...], "next": CURSOR}`, where `next` is
     /// null on the last page. `memory` says how many bytes of it may be in memory. It is not looked
     /// for any longer than somebody is `waiting`.
     pub fn answer_page(
@@ -193,8 +219,10 @@ impl Jobs {
         let mut out = Pieces::new(self.listing_spool(memory));
         let page = self
             .read_while(waiting, "list jobs", |db, damage| page(db, damage, selection, &mut out))?;
-        if page.is_none() {
-            out.plain(b"{\"jobs\":[],\"next\":null}");
+        match page {
+            Some(true) => {}
+            Some(false) => return Err(JobsError::Malformed(CURSOR_IS_GONE)),
+            None => out.plain(b"{\"jobs\":[],\"next\":null}"),
         }
         out.finished().map_err(|cause| self.unkept(cause))
     }
@@ -233,49 +261,83 @@ impl Jobs {
     }
 }
 
+/// Why there is no page.
+const CURSOR_IS_GONE: &str =
+    "the job of the `cursor` is not known any more; begin with the first page again";
+
 /// The jobs that a [`Selection`] takes, with its values as parameters.
 const SELECTED: &str = "FROM jobs
-     WHERE (?1 IS NULL OR fun GLOB ?1)
+     WHERE (?1 IS NULL OR iif(functions = 0, fun GLOB ?1, EXISTS (
+             SELECT 1 FROM functions AS f WHERE f.job = jobs.id AND f.fun GLOB ?1)))
        AND (?2 IS NULL OR EXISTS (SELECT 1 FROM minions AS m WHERE m.name = ?2 AND (
-             EXISTS (SELECT 1 FROM returns AS r WHERE r.job = jobs.id AND r.minion = m.id)
+             EXISTS (SELECT 1 FROM returns AS r
+                     WHERE r.job = jobs.id AND r.minion = m.id AND NOT r.runner)
              OR EXISTS (SELECT 1 FROM expected AS e WHERE e.job = jobs.id AND e.minion = m.id))))
        AND (?3 IS NULL OR user = ?3)
        AND (?4 IS NULL OR CASE ?4 WHEN 0 THEN failed = 0 AND missing = 0 AND returned > 0
                                   WHEN 1 THEN failed > 0 ELSE missing > 0 END)
-       AND (?5 IS NULL OR jid >= ?5) AND (?6 IS NULL OR jid < ?6)
+       AND (?5 IS NULL OR began >= ?5) AND (?6 IS NULL OR began < ?6)
        AND (?7 OR fun IS NOT 'saltutil.find_job')
-       AND (?8 IS NULL OR jid < ?8)
-     ORDER BY jid DESC LIMIT ?9";
+       AND (?8 IS NULL OR (began, jid) < (?8, ?9))
+       AND (?11 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each(?11) AS g WHERE
+             iif(functions = 0, fun GLOB g.value, EXISTS (
+                 SELECT 1 FROM functions AS f WHERE f.job = jobs.id AND f.fun GLOB g.value))))
+     ORDER BY began DESC, jid DESC LIMIT ?10";
 
 impl Selection {
     fn limit(&self) -> u32 {
         self.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1)
     }
 
-    /// Asks for these jobs, and for one more, to know whether there is another page.
-    fn rows<'s>(&self, select: &'s mut Statement<'_>) -> rusqlite::Result<Rows<'s>> {
+    /// Asks for these jobs behind one that began `behind`, and for one more, to know whether there
+    /// is another page.
+    fn rows<'s>(
+        &self,
+        select: &'s mut Statement<'_>,
+        behind: Option<i64>,
+    ) -> rusqlite::Result<Rows<'s>> {
+        let not_function = (!self.not_function.is_empty())
+            .then(|| serde_json::to_string(&self.not_function).unwrap_or_default());
         select.query(params![
             self.function,
             self.minion,
             self.user,
-            self.outcome.map(Outcome::number),
-            self.since.map(jid_at),
-            self.until.map(jid_at),
+            self.outcome.map(JobOutcome::number),
+            self.since.map(Timestamp::as_microsecond),
+            self.until.map(Timestamp::as_microsecond),
             self.find_job,
+            behind,
             self.cursor,
-            i64::from(self.limit()) + 1
+            i64::from(self.limit()) + 1,
+            not_function,
         ])
     }
 }
 
+/// When the job of a cursor began. One that was forgotten meanwhile began at the time in its id, if
+/// there is one.
+fn began_of(db: &Connection, jid: &str) -> rusqlite::Result<Option<i64>> {
+    let mut select = db.prepare_cached("SELECT began FROM jobs WHERE jid = ?")?;
+    let known = select.query_row([jid], |row| row.get(0)).optional()?;
+    Ok(known.or_else(|| time_in(jid).map(Timestamp::as_microsecond)))
+}
+
+/// Writes a page; `false` if it is not known where it begins.
 fn page(
     db: &Connection,
     damage: &Damage,
     selection: &Selection,
     out: &mut Pieces,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
+    let behind = match &selection.cursor {
+        Some(cursor) => match began_of(db, cursor)? {
+            None => return Ok(false),
+            began => began,
+        },
+        None => None,
+    };
     let mut select = db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD} {SELECTED}"))?;
-    let mut rows = selection.rows(&mut select)?;
+    let mut rows = selection.rows(&mut select, behind)?;
     out.plain(b"{\"jobs\":[");
     let mut last: Option<String> = None;
     let mut has_more = false;
@@ -285,26 +347,26 @@ fn page(
             has_more = true;
             break;
         }
-        let Some(summary) = Summary::of(row, damage) else { continue };
+        let Some(summary) = Summary::of(db, row, damage)? else { continue };
         out.plain(if last.is_none() { b"{" } else { b",{" });
-        summary.write(damage.load(row, 10), out);
+        summary.write(damage.load(row, BEHIND), out);
         out.plain(b"}");
         last = Some(summary.jid);
     }
     out.plain(b"],\"next\":");
     out.text(last.filter(|_| has_more).as_deref());
     out.plain(b"}");
-    Ok(())
+    Ok(true)
 }
 
 /// Writes a job, if there is one.
 fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlite::Result<bool> {
     let mut select =
-        db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD}, id FROM jobs WHERE jid = ?"))?;
+        db.prepare_cached(&format!("SELECT {COLUMNS}, {LOAD} FROM jobs WHERE jid = ?"))?;
     let mut rows = select.query([jid])?;
     let Some(row) = rows.next()? else { return Ok(false) };
-    let Some(summary) = Summary::of(row, damage) else { return Ok(false) };
-    let (load, id) = (damage.load(row, 10), row.get::<_, i64>(11)?);
+    let Some(summary) = Summary::of(db, row, damage)? else { return Ok(false) };
+    let (load, id) = (damage.load(row, BEHIND), row.get::<_, i64>(12)?);
     out.plain(b"{");
     summary.write(load, out);
     out.plain(b",\"load\":");
@@ -339,7 +401,8 @@ fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlit
          JOIN minions AS m ON m.id = r.minion WHERE r.job = ? ORDER BY m.name",
     )?;
     let mut one = db.prepare_cached(
-        "SELECT received, outcome, load, standing, conflict, tag FROM returns WHERE rowid = ?",
+        "SELECT received, outcome, load, standing, conflict, tag, runner, test FROM returns
+         WHERE rowid = ?",
     )?;
     let mut rows = returns.query([id])?;
     let mut is_first = true;
@@ -350,9 +413,14 @@ fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlit
         out.plain(if std::mem::take(&mut is_first) { b"" } else { b"," });
         out.text(Some(minion));
         let ok: Option<bool> = ret.get(1).unwrap_or_default();
+        let is_of_runner = ret.get(6).unwrap_or_default();
+        let is_test: Option<bool> = ret.get(7).unwrap_or_default();
         let head = serde_json::json!({
             "received": timestamp(damage.number(ret, 0)),
+            "outcome": Outcome::of_worked(ok),
+            "test": is_test.unwrap_or_default(),
             "ok": ok,
+            "runner": is_of_runner,
             "vouched_by": Standing::of_number(damage.number(ret, 3)).name(),
             "conflict": damage.number(ret, 4) != 0,
             "contradicting_tag": damage.text(ret, 5),
@@ -360,10 +428,12 @@ fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlit
         out.plain(b":");
         out.plain(head.to_string().trim_end_matches('}').as_bytes());
         // That it has returned is known, even where what it returned is damaged.
-        let load = damage.load(ret, 2);
+        let load = damage.load(ret, 2).map(Load::bytes);
+        let within = load.and_then(|load| JobReturn::of(load).runner_within());
+        let said = within.filter(|_| is_of_runner).or(load);
         for key in ["retcode", "success", "return"] {
             out.plain(format!(",\"{key}\":").as_bytes());
-            out.json(load.and_then(|load| msgpack::find(load.bytes(), key)));
+            out.json(said.and_then(|said| msgpack::find(said, key)));
         }
         out.plain(b"}");
     }
@@ -373,20 +443,6 @@ fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlit
 
 fn timestamp(micros: i64) -> String {
     Timestamp::from_microsecond(micros).unwrap_or_default().to_string()
-}
-
-/// When the job was published, which its id tells in UTC.
-pub(crate) fn started(jid: &str) -> Option<Timestamp> {
-    let digits = jid.get(..20).filter(|_| crate::event::is_jid(jid))?;
-    let (seconds, fraction) = digits.split_at(14);
-    let time = DateTime::strptime("%Y%m%d%H%M%S", seconds).ok()?;
-    let time = time.with().subsec_nanosecond(fraction.parse::<i32>().ok()? * 1000).build().ok()?;
-    TimeZone::UTC.to_timestamp(time).ok()
-}
-
-/// The least id of a job that was published then.
-fn jid_at(time: Timestamp) -> String {
-    time.strftime("%Y%m%d%H%M%S%6f").to_string()
 }
 
 #[cfg(test)]
@@ -456,9 +512,9 @@ mod tests {
             (Selection { minion: text("db-1"), ..all() }, vec![4]),
             (Selection { minion: text("db-2"), ..all() }, vec![]),
             (Selection { user: text("ops"), ..all() }, vec![2]),
-            (Selection { outcome: Some(Outcome::Ok), ..all() }, vec![1]),
-            (Selection { outcome: Some(Outcome::Failed), ..all() }, vec![2]),
-            (Selection { outcome: Some(Outcome::Missing), ..all() }, vec![4, 2]),
+            (Selection { outcome: Some(JobOutcome::Ok), ..all() }, vec![1]),
+            (Selection { outcome: Some(JobOutcome::Failed), ..all() }, vec![2]),
+            (Selection { outcome: Some(JobOutcome::Missing), ..all() }, vec![4, 2]),
             (Selection { since: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![4, 2]),
             (Selection { until: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![1]),
         ] {
@@ -475,6 +531,66 @@ mod tests {
         assert_eq!(first, [jid(4), jid(2)]);
         selection.cursor = next;
         assert_eq!(listed(&jobs, &selection), (vec![jid(1)], None));
+    }
+
+    #[test]
+    fn ids_that_tell_no_time_or_one_to_come_are_listed_when_they_were_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        let at = |time: &str| time.parse::<Timestamp>().unwrap();
+        let tell = |jid: &str, time: &str| {
+            let data = packed(&json!({"jid": jid, "fun": "test.ping", "minions": []}));
+            let event = crate::event::Event::new(&format!("salt/job/{jid}/new"), &data);
+            let received = u64::try_from(at(time).as_microsecond()).unwrap();
+            let entry = crate::batch::Entry::of(&event, Authority::Bus);
+            jobs.record([crate::batch::Entry { received, ..entry }].into_iter()).unwrap();
+        };
+        tell("20261121100000000000", "2026-11-21T10:00:00Z");
+        for deploy in ["deploy-1", "deploy-2", "deploy-3"] {
+            tell(deploy, "2026-11-21T11:00:00Z");
+        }
+        tell("20361121100000000000", "2026-11-21T12:00:00Z");
+        tell("20261121130000000000", "2026-11-21T13:00:00Z");
+        let sorted = [
+            "20261121130000000000",
+            "20361121100000000000",
+            "deploy-3",
+            "deploy-2",
+            "deploy-1",
+            "20261121100000000000",
+        ];
+        assert_eq!(listed(&jobs, &Selection::default()).0, sorted);
+        // Pages, with ties between them.
+        for limit in 1..=6 {
+            let mut selection = Selection { limit: Some(limit), ..Selection::default() };
+            let mut found = Vec::new();
+            loop {
+                let (jids, next) = listed(&jobs, &selection);
+                found.extend(jids);
+                selection.cursor = next;
+                if selection.cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, sorted, "{limit} a page");
+        }
+        let since = Selection { since: Some(at("2026-11-21T12:30:00Z")), ..Selection::default() };
+        assert_eq!(listed(&jobs, &since).0, sorted[..1]);
+        let until = Selection { until: Some(at("2026-11-21T11:00:00Z")), ..Selection::default() };
+        assert_eq!(listed(&jobs, &until).0, sorted[5..]);
+        let last = jobs.get_jids_filter(2, true).unwrap();
+        let last = rmpv::decode::read_value(&mut &last[..]).unwrap();
+        let last = last.as_array().unwrap().iter();
+        let last: Vec<_> = last.map(|job| job["JID"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(last, [sorted[1], sorted[0]]);
+        // A job that is forgotten is still a place where a page begins, if its id tells which.
+        let gone = |cursor: &str| {
+            let cursor = Some(cursor.to_owned());
+            jobs.page(&Selection { cursor, ..Selection::default() })
+        };
+        assert!(gone("20261121120000000000").is_ok());
+        assert!(matches!(gone("deploy-9"), Err(JobsError::Malformed(_))));
     }
 
     #[test]
@@ -523,12 +639,13 @@ mod tests {
         let load = json!({"fun": "state.apply", "jid": jid(2), "tgt": "web-*", "tgt_type": "glob",
             "arg": [2], "user": "ops"});
         let expected = json!({
-            "jid": jid(2), "function": "state.apply", "user": "ops",
+            "jid": jid(2), "function": "state.apply", "functions": ["state.apply"], "user": "ops",
             "started": "2026-11-21T23:33:02.123456Z", "end_time": null,
             "expected": 2, "returned": 1, "failed": 1, "missing": 1,
             "arguments": [2], "target": "web-*", "target_type": "glob", "load": load,
             "minions": ["web-1", "web-2"], "missing_minions": ["web-2"],
-            "returns": {"web-1": {"ok": false, "retcode": 2, "success": null, "return": 2,
+            "returns": {"web-1": {"outcome": "failed", "test": false, "ok": false,
+                "runner": false, "retcode": 2, "success": null, "return": 2,
                 "vouched_by": "master", "conflict": true, "contradicting_tag": null}},
         });
         assert_eq!(job, expected);

@@ -36,9 +36,12 @@ use crate::state_file;
 use crate::units::Span;
 
 pub mod asker;
+pub(crate) mod began;
 mod conflict;
 mod damage;
 mod file;
+mod functions;
+pub(crate) mod judging;
 pub mod listing;
 pub(crate) mod load;
 mod record;

@@ -13,17 +13,25 @@
 //!   nothing to what was published.
 //! * Of a job that was published with `nocache` it is noted who has returned and how it went, and
 //!   not what.
+//! * A *runner* is a job with one return, that of the master, which is no minion and expected
+//!   nowhere. It is stored as Salt hands it to a job cache ([`crate::event::runner`]), also where
+//!   only the bus tells of it; then it stands under the id that the source has for its master,
+//!   until Salt says the true one. An event of the bus makes no runner of a job that was published.
+//! * What is returned under the id of no job (`nocache`, `req`) is not stored here.
 
 use std::borrow::Cow;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
+use super::began::began;
 use super::conflict::{Conflict, Odds};
 use super::damage::Damage;
 use super::load::Load;
-use super::{Jobs, JobsError};
+use super::{Jobs, JobsError, functions};
 use crate::batch::Entry;
-use crate::event::{Authority, Event, EventKind, Fields};
+use crate::event::job_return::{Functions, JobReturn, Verdict};
+use crate::event::runner::{RunnerJob, Step, with_value};
+use crate::event::{Authority, Event, EventKind, is_job};
 use crate::msgpack::{self, Item, MapWriter};
 use crate::standing::{self, Compared, Standing, Worth};
 use crate::state;
@@ -45,13 +53,22 @@ impl Jobs {
     /// for each return, with the return as the load; that changes nothing.
     pub fn save_load(&self, jid: &str, load: &[u8], minions: &[String]) -> Result<(), JobsError> {
         let load = Load::of(load)?.bytes();
+        if !is_job(jid) {
+            return Ok(());
+        }
         let is_return = msgpack::find(load, "return").is_some();
         let rank = if is_return { Rank::Return } else { Rank::Published };
-        let tag = match is_return {
-            true => return_tag(jid, text_of(load, "id").unwrap_or_default()),
-            false => format!("salt/job/{jid}/new"),
+        let runner = RunnerJob::in_load(load);
+        // The master is no minion, even if one has its name.
+        let minions = if runner.is_some() { &[] } else { minions };
+        let redacted = match runner {
+            Some(runner) => self.redacted_return_of_runner(&runner, load),
+            None if is_return => {
+                let minion = text_of(load, "id").unwrap_or_default();
+                self.redacted_load(&return_tag(jid, minion), load)
+            }
+            None => self.redacted_load(&format!("salt/job/{jid}/new"), load),
         };
-        let redacted = self.redacted_load(&tag, load);
         let load = match is_return && says_nocache(load) {
             true => Cow::Owned(without_return(&redacted)),
             false => redacted,
@@ -72,6 +89,9 @@ impl Jobs {
         minions: &[String],
         _syndic: Option<&str>,
     ) -> Result<(), JobsError> {
+        if !is_job(jid) {
+            return Ok(());
+        }
         self.write("store minions", |tx| {
             let job = job(tx, jid, state::now())?;
             expect(tx, job, minions.iter().map(String::as_str))
@@ -84,14 +104,65 @@ impl Jobs {
         let (Some(jid), Some(minion)) = (load.text("jid"), load.text("id")) else {
             return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
         };
+        if !is_job(jid) {
+            return Ok(());
+        }
         let load = load.bytes();
-        let outcome = Fields::in_payload(load).job_return.outcome().worked();
+        let verdict = JobReturn::of(load).verdict();
         let load = self.redacted_load(&return_tag(jid, minion), load);
-        let (standing, received) = (authority.into(), state::now());
-        let said = Return { jid, minion, load: &load, outcome, received, standing, tag: None };
-        let conflict = self.write("store a return", |tx| put_return(tx, &said))?;
+        self.put(&Return {
+            jid,
+            minion,
+            load: &load,
+            verdict,
+            received: state::now(),
+            standing: authority.into(),
+            tag: None,
+            is_of_runner: false,
+        })
+    }
+
+    /// The same of a return that Salt has handed on, which may be that of a runner: the master's
+    /// own. `master_id` is the master's id, for all that is known.
+    pub fn save_return_handed_on(
+        &self,
+        load: &[u8],
+        authority: Authority,
+        master_id: &str,
+    ) -> Result<(), JobsError> {
+        let load = Load::of(load)?.bytes();
+        let Some(runner) = RunnerJob::handed_on(load, master_id) else {
+            return self.save_return(load, authority);
+        };
+        let redacted = self.redacted_return_of_runner(&runner, load);
+        self.put(&Return {
+            jid: runner.jid,
+            minion: runner.master,
+            load: &redacted,
+            verdict: JobReturn::of(load).verdict(),
+            received: state::now(),
+            standing: authority.into(),
+            tag: None,
+            is_of_runner: true,
+        })
+    }
+
+    fn put(&self, said: &Return<'_>) -> Result<(), JobsError> {
+        let conflict = self.write("store a return", |tx| put_return(tx, said))?;
         self.0.conflicts.report(conflict.as_slice());
         Ok(())
+    }
+
+    /// What is stored of a runner's return: what is hidden of its event is hidden in it.
+    fn redacted_return_of_runner<'a>(
+        &self,
+        runner: &RunnerJob<'_>,
+        load: &'a [u8],
+    ) -> Cow<'a, [u8]> {
+        match self.redacted(&runner.tag(), runner.data) {
+            Some(new) => Cow::Owned(with_value(load, "return", new.payload())),
+            None => Cow::Borrowed(load),
+        }
     }
 
     /// The load as it is stored, which is a map again. Redaction replaces one as a whole that would
@@ -120,6 +191,9 @@ impl Jobs {
 
     /// Salt's `update_endtime`.
     pub fn update_endtime(&self, jid: &str, time: &str) -> Result<(), JobsError> {
+        if !is_job(jid) {
+            return Ok(());
+        }
         self.write("store an end time", |tx| {
             let job = job(tx, jid, state::now())?;
             let mut update = tx.prepare_cached("UPDATE jobs SET end_time = ? WHERE id = ?")?;
@@ -154,13 +228,25 @@ impl Jobs {
         Ok(known.unwrap_or((true, minions)))
     }
 
+    /// Tells if nothing is known of what the runner of this id has returned.
+    pub fn lacks_runner(&self, jid: &str) -> Result<bool, JobsError> {
+        let known = self.read("look what is missing", |db, _| {
+            let mut select = db.prepare_cached(
+                "SELECT 1 FROM returns WHERE job = (SELECT id FROM jobs WHERE jid = ?)
+                 AND runner AND NOT trimmed",
+            )?;
+            select.exists([jid])
+        })?;
+        Ok(!known.unwrap_or(false))
+    }
+
     /// Takes what events say of jobs; events that say nothing of one are passed over, and those
     /// whose payload is no load as well, which is counted. All or none of it is stored.
     pub fn record<'a>(&self, events: impl Iterator<Item = Entry<'a>>) -> Result<(), JobsError> {
         let conflicts = self.write("store job events", |tx| {
             let mut conflicts = Vec::new();
-            for Entry { event, received, authority, .. } in events {
-                conflicts.extend(record_event(tx, event, received, authority, &self.0.damage)?);
+            for entry in events {
+                conflicts.extend(record_event(tx, &entry, &self.0.damage)?);
             }
             Ok(conflicts)
         })?;
@@ -180,11 +266,14 @@ impl Jobs {
         if msgpack::find(Load::of(load)?.bytes(), "return").is_some() {
             return self.save_load(jid, load, &[]);
         }
+        if !is_job(jid) {
+            return Ok(());
+        }
         let event = event_of_load(jid, load, minions);
         let load = self.redacted_load(event.tag(), event.payload());
         let event = Event::new(event.tag(), &load);
         let conflict = self.write("store a load", |tx| {
-            record_event(tx, &event, state::now(), Authority::Bus, &self.0.damage)
+            record_new_job(tx, &event, jid, event.payload(), state::now())
         })?;
         self.0.conflicts.report(conflict.as_slice());
         Ok(())
@@ -193,12 +282,15 @@ impl Jobs {
 
 fn record_event(
     tx: &Transaction<'_>,
-    event: &Event,
-    received: u64,
-    authority: Authority,
+    entry: &Entry<'_>,
     damage: &Damage,
 ) -> rusqlite::Result<Option<Conflict>> {
-    if !matches!(event.kind(), EventKind::JobNew | EventKind::JobReturn) {
+    let Entry { event, received, authority, .. } = *entry;
+    let is_of_job = match event.kind() {
+        EventKind::JobNew | EventKind::JobReturn => true,
+        _ => Step::of_tag(event).is_some(),
+    };
+    if !is_of_job {
         return Ok(None);
     }
     let load = match Load::of(event.payload()) {
@@ -209,32 +301,84 @@ fn record_event(
         }
     };
     let fields = event.fields();
-    let Some(jid) = fields.jid else { return Ok(None) };
+    let Some(jid) = fields.job() else { return Ok(None) };
     match event.kind() {
-        // Salt makes no such event: it says nothing of either job.
-        EventKind::JobNew if event.tag_contradicts_data() => {
-            Ok(Some(Conflict { odds: Odds::Tag, jid: jid.to_owned(), minion: String::new() }))
-        }
-        EventKind::JobNew => {
-            let job = job(tx, jid, received)?;
-            let (rank, known) = known_load(tx, job)?;
-            if rank == Rank::Published as i64 {
-                return Ok(None);
-            }
-            if rank < Rank::Event as i64 || is_same_but_for_target(&known, load) {
-                put_load(tx, job, load, Rank::Event)?;
-            }
-            expect(tx, job, texts_of(load, "minions")).map(|()| None)
-        }
+        EventKind::JobNew => record_new_job(tx, event, jid, load, received),
         EventKind::JobReturn => {
             let Some(minion) = fields.minion else { return Ok(None) };
-            let (outcome, standing) =
-                (fields.job_return.outcome().worked(), Standing::of(event, authority));
+            let (verdict, standing) = (fields.job_return.verdict(), Standing::of(event, authority));
             let tag = (standing == Standing::Contradicted).then(|| event.tag());
-            put_return(tx, &Return { jid, minion, load, outcome, received, standing, tag })
+            let is_of_runner = false;
+            let said = Return { jid, minion, load, verdict, received, standing, tag, is_of_runner };
+            put_return(tx, &said)
         }
-        _ => Ok(None),
+        _ => record_runner(tx, entry, jid),
     }
+}
+
+fn record_new_job(
+    tx: &Transaction<'_>,
+    event: &Event,
+    jid: &str,
+    load: &[u8],
+    received: u64,
+) -> rusqlite::Result<Option<Conflict>> {
+    if event.tag_contradicts_data() {
+        return Ok(Some(contradiction(jid)));
+    }
+    let job = job(tx, jid, received)?;
+    let (rank, known) = known_load(tx, job)?;
+    if rank == Rank::Published as i64 {
+        return Ok(None);
+    }
+    if rank < Rank::Event as i64 || is_same_but_for_target(&known, load) {
+        put_load(tx, job, load, Rank::Event)?;
+    }
+    expect(tx, job, texts_of(load, "minions")).map(|()| None)
+}
+
+/// Takes what an event says of a runner.
+fn record_runner(
+    tx: &Transaction<'_>,
+    entry: &Entry<'_>,
+    jid: &str,
+) -> rusqlite::Result<Option<Conflict>> {
+    let Some((runner, step)) = RunnerJob::of_event(entry.event, &entry.origin.master_id) else {
+        return Ok(entry.event.tag_contradicts_data().then(|| contradiction(jid)));
+    };
+    if entry.authority == Authority::Bus && is_of_minions(tx, runner.jid)? {
+        return Ok(None);
+    }
+    if step == Step::New {
+        let job = job(tx, runner.jid, entry.received)?;
+        return put_announcement(tx, job, &runner.load_of_new()).map(|()| None);
+    }
+    let load = runner.load_of_return(runner.data);
+    put_return(
+        tx,
+        &Return {
+            jid: runner.jid,
+            minion: runner.master,
+            load: &load,
+            verdict: JobReturn::of(&load).verdict(),
+            received: entry.received,
+            standing: entry.authority.into(),
+            tag: None,
+            is_of_runner: true,
+        },
+    )
+}
+
+/// Salt makes no event whose tag names another job than its data: it says nothing of either.
+fn contradiction(jid: &str) -> Conflict {
+    Conflict { odds: Odds::Tag, jid: jid.to_owned(), minion: String::new() }
+}
+
+/// Tells if a job was published for minions.
+fn is_of_minions(tx: &Transaction<'_>, jid: &str) -> rusqlite::Result<bool> {
+    let mut select =
+        tx.prepare_cached("SELECT 1 FROM jobs WHERE jid = ? AND (rank >= ? OR expected > 0)")?;
+    select.exists(params![jid, Rank::Event as i64])
 }
 
 /// The tag of the event that the master makes of a return.
@@ -256,10 +400,11 @@ pub(super) fn texts_of<'a>(load: &'a [u8], key: &str) -> impl Iterator<Item = &'
 /// The job's row, made if there is none; it was heard of at `now`.
 fn job(tx: &Transaction<'_>, jid: &str, now: u64) -> rusqlite::Result<i64> {
     let mut upsert = tx.prepare_cached(
-        "INSERT INTO jobs (jid, first_seen, last_seen) VALUES (?1, ?2, ?2)
+        "INSERT INTO jobs (jid, first_seen, last_seen, began) VALUES (?1, ?2, ?2, ?3)
          ON CONFLICT (jid) DO UPDATE SET last_seen = max(last_seen, ?2) RETURNING id",
     )?;
-    upsert.query_row(params![jid, micros(now)], |row| row.get(0))
+    let now = micros(now);
+    upsert.query_row(params![jid, now, began(jid, now)], |row| row.get(0))
 }
 
 /// The event by which the bus tells of a new job.
@@ -291,12 +436,30 @@ fn is_same_but_for_target(known: &[u8], new: &[u8]) -> bool {
 
 fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite::Result<()> {
     let mut update = tx.prepare_cached(
-        "UPDATE jobs SET load = ?2, rank = ?3, fun = coalesce(?4, fun), user = coalesce(?5, user)
-         WHERE id = ?1 AND (rank < ?3 OR rank = ?3 AND NOT ?6)",
+        "UPDATE jobs SET load = ?2, rank = ?3, user = coalesce(?4, user)
+         WHERE id = ?1 AND (rank < ?3 OR rank = ?3 AND NOT ?5)",
     )?;
     let stays = rank == Rank::Return;
-    let (fun, user) = (text_of(load, "fun"), text_of(load, "user"));
-    update.execute(params![job, load, rank as i64, fun, user, stays]).map(drop)
+    if update.execute(params![job, load, rank as i64, text_of(load, "user"), stays])? > 0 {
+        functions::store(tx, job, functions_of(load))?;
+    }
+    Ok(())
+}
+
+/// What is known of a runner before anything better is said of it.
+fn put_announcement(tx: &Transaction<'_>, job: i64, load: &[u8]) -> rusqlite::Result<()> {
+    let mut update = tx.prepare_cached(
+        "UPDATE jobs SET load = ?2, user = coalesce(user, ?3)
+         WHERE id = ?1 AND rank = 0 AND load IS NULL",
+    )?;
+    if update.execute(params![job, load, text_of(load, "user")])? > 0 {
+        functions::store(tx, job, functions_of(load))?;
+    }
+    Ok(())
+}
+
+fn functions_of(load: &[u8]) -> Functions<'_> {
+    Functions::of(msgpack::find(load, "fun").unwrap_or_default())
 }
 
 fn expect<'a>(
@@ -336,20 +499,31 @@ fn minion_id(tx: &Transaction<'_>, name: &str) -> rusqlite::Result<i64> {
 
 struct Return<'a> {
     jid: &'a str,
+    /// The minion, or the master of a runner.
     minion: &'a str,
     load: &'a [u8],
-    outcome: Option<bool>,
+    verdict: Verdict,
     /// In microseconds since 1970.
     received: u64,
     standing: Standing,
     /// The tag, if it contradicts the load.
     tag: Option<&'a str>,
+    is_of_runner: bool,
 }
 
 impl Return<'_> {
     fn conflict(&self, odds: Odds) -> Conflict {
         Conflict { odds, jid: self.jid.to_owned(), minion: self.minion.to_owned() }
     }
+}
+
+/// A row of a return.
+struct Stored {
+    row: i64,
+    worth: Worth,
+    had_failed: bool,
+    /// The new one says something else.
+    differs: bool,
 }
 
 fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option<Conflict>> {
@@ -360,68 +534,147 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option
         false => (Cow::Owned(without_return(new.load)), Compared::AllButReturn),
     };
     let trimmed = standing::is_trimmed(&load);
-    let mut insert = tx.prepare_cached(
-        "INSERT INTO returns (job, minion, received, outcome, trimmed, load, standing, tag)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (job, minion) DO NOTHING",
-    )?;
     let (received, standing) = (micros(new.received), new.standing as i64);
-    let values = params![job, minion, received, new.outcome, trimmed, load, standing, new.tag];
-    let fun = text_of(&load, "fun");
-    let failed = new.outcome == Some(false);
-    if insert.execute(values)? > 0 {
-        let mut count = tx.prepare_cached(
-            "UPDATE jobs SET returned = returned + 1, failed = failed + ?3, fun = coalesce(fun, ?4),
-             missing = missing - EXISTS (SELECT 1 FROM expected WHERE job = ?1 AND minion = ?2)
-             WHERE id = ?1",
+    let (outcome, test) = (new.verdict.outcome.worked(), new.verdict.test);
+    let failed = outcome == Some(false);
+    let mut stored = match new.is_of_runner {
+        true => stored_of_runner(tx, job, &load, compared)?,
+        false => None,
+    };
+    if stored.is_none() {
+        let mut insert = tx.prepare_cached(
+            "INSERT INTO returns
+             (job, minion, received, outcome, trimmed, load, standing, tag, runner, test)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (job, minion) DO NOTHING",
         )?;
-        count.execute(params![job, minion, failed, fun])?;
-        return Ok(new.tag.map(|_| new.conflict(Odds::Tag)));
+        let (tag, runner) = (new.tag, new.is_of_runner);
+        let values =
+            params![job, minion, received, outcome, trimmed, load, standing, tag, runner, test];
+        if insert.execute(values)? > 0 {
+            count_return(tx, job, minion, failed)?;
+            name_by(tx, job, new, &load, "SELECT 1 FROM jobs WHERE id = ? AND fun IS NULL")?;
+            return Ok(new.tag.map(|_| new.conflict(Odds::Tag)));
+        }
+        stored = stored_of_minion(tx, job, minion, &load, compared)?;
     }
-    let mut select = tx.prepare_cached(
-        "SELECT trimmed, standing, outcome, load FROM returns WHERE job = ? AND minion = ?",
-    )?;
-    let (stored, had_failed, differs) = select.query_row(params![job, minion], |row| {
-        // A damaged value must not keep the others from being stored.
-        let stored = Worth {
-            trimmed: row.get(0).unwrap_or_default(),
-            standing: Standing::of_number(row.get(1).unwrap_or_default()),
-        };
-        let outcome: Option<bool> = row.get(2).unwrap_or_default();
-        let known = row.get_ref(3)?.as_blob_or_null().unwrap_or_default().unwrap_or_default();
-        let differs = standing::differ(known, &load, compared);
-        Ok((stored, outcome == Some(false), differs))
-    })?;
-    if (Worth { standing: new.standing, trimmed }).replaces(stored) {
+    let Some(Stored { row, worth, had_failed, differs }) = stored else { return Ok(None) };
+    if (Worth { standing: new.standing, trimmed }).replaces(worth) {
+        make_room(tx, job, minion, row)?;
         let mut replace = tx.prepare_cached(
-            "UPDATE returns SET load = ?3, trimmed = ?4, outcome = ?5, standing = ?6, tag = ?7,
-             conflict = conflict OR ?8, received = iif(?8, ?9, received)
-             WHERE job = ?1 AND minion = ?2",
+            "UPDATE returns SET minion = ?2, load = ?3, trimmed = ?4, outcome = ?5, standing = ?6,
+             tag = ?7, conflict = conflict OR ?8, received = iif(?8, ?9, received), runner = ?10,
+             test = ?11 WHERE rowid = ?1",
         )?;
-        let tag = new.tag;
+        let (tag, runner) = (new.tag, new.is_of_runner);
         replace.execute(params![
-            job,
-            minion,
-            load,
-            trimmed,
-            new.outcome,
-            standing,
-            tag,
-            differs,
-            received
+            row, minion, load, trimmed, outcome, standing, tag, differs, received, runner, test
         ])?;
+        let mut count = tx.prepare_cached("UPDATE jobs SET failed = failed + ? WHERE id = ?")?;
+        count.execute(params![i64::from(failed) - i64::from(had_failed), job])?;
         // The function of a job without a load was that of the return that is gone.
-        let mut count = tx.prepare_cached(
-            "UPDATE jobs SET failed = failed + ?2, fun = iif(rank = 0, coalesce(?3, fun), fun)
-             WHERE id = ?1",
-        )?;
-        count.execute(params![job, i64::from(failed) - i64::from(had_failed), fun])?;
+        name_by(tx, job, new, &load, "SELECT 1 FROM jobs WHERE id = ? AND rank = 0")?;
     } else if differs {
-        let mut mark = tx.prepare_cached(
-            "UPDATE returns SET conflict = 1 WHERE job = ? AND minion = ? AND NOT conflict",
-        )?;
-        mark.execute(params![job, minion])?;
+        let mut mark =
+            tx.prepare_cached("UPDATE returns SET conflict = 1 WHERE rowid = ? AND NOT conflict")?;
+        mark.execute([row])?;
     }
     Ok(differs.then(|| new.conflict(Odds::Content)).or(new.tag.map(|_| new.conflict(Odds::Tag))))
+}
+
+/// Counts a return that was not there.
+fn count_return(tx: &Transaction<'_>, job: i64, minion: i64, failed: bool) -> rusqlite::Result<()> {
+    let mut count = tx.prepare_cached(
+        "UPDATE jobs SET returned = returned + 1, failed = failed + ?3,
+         missing = missing - EXISTS (SELECT 1 FROM expected WHERE job = ?1 AND minion = ?2)
+         WHERE id = ?1",
+    )?;
+    count.execute(params![job, minion, failed]).map(drop)
+}
+
+/// Takes functions and user of a job from a return of it, if `lacks_name` finds the job.
+fn name_by(
+    tx: &Transaction<'_>,
+    job: i64,
+    new: &Return<'_>,
+    load: &[u8],
+    lacks_name: &str,
+) -> rusqlite::Result<()> {
+    if !tx.prepare_cached(lacks_name)?.exists([job])? {
+        return Ok(());
+    }
+    functions::store(tx, job, functions_of(load))?;
+    if new.is_of_runner {
+        let mut update =
+            tx.prepare_cached("UPDATE jobs SET user = coalesce(user, ?) WHERE id = ?")?;
+        update.execute(params![text_of(load, "user"), job])?;
+    }
+    Ok(())
+}
+
+fn stored_of_minion(
+    tx: &Transaction<'_>,
+    job: i64,
+    minion: i64,
+    load: &[u8],
+    compared: Compared,
+) -> rusqlite::Result<Option<Stored>> {
+    let mut select = tx.prepare_cached(
+        "SELECT rowid, trimmed, standing, outcome, load FROM returns WHERE job = ? AND minion = ?",
+    )?;
+    select
+        .query_row(params![job, minion], |row| {
+            stored(row, |known| standing::differ(known, load, compared))
+        })
+        .optional()
+}
+
+/// The return of the runner that this job is, under whichever name of its master. What Salt hands
+/// on has another stamp than what it fires, so that what is inside is compared.
+fn stored_of_runner(
+    tx: &Transaction<'_>,
+    job: i64,
+    load: &[u8],
+    compared: Compared,
+) -> rusqlite::Result<Option<Stored>> {
+    let mut select = tx.prepare_cached(
+        "SELECT rowid, trimmed, standing, outcome, load FROM returns WHERE job = ? AND runner",
+    )?;
+    fn inside(load: &[u8]) -> &[u8] {
+        msgpack::find(load, "return").unwrap_or(load)
+    }
+    select
+        .query_row([job], |row| {
+            stored(row, |known| standing::differ(inside(known), inside(load), compared))
+        })
+        .optional()
+}
+
+fn stored(row: &Row<'_>, differs: impl FnOnce(&[u8]) -> bool) -> rusqlite::Result<Stored> {
+    // A damaged value must not keep the others from being stored.
+    let worth = Worth {
+        trimmed: row.get(1).unwrap_or_default(),
+        standing: Standing::of_number(row.get(2).unwrap_or_default()),
+    };
+    let outcome: Option<bool> = row.get(3).unwrap_or_default();
+    let known = row.get_ref(4)?.as_blob_or_null().unwrap_or_default().unwrap_or_default();
+    let (row, had_failed) = (row.get(0)?, outcome == Some(false));
+    Ok(Stored { row, worth, had_failed, differs: differs(known) })
+}
+
+/// Removes what stands under the name that this row gets: somebody has forged a minion's return
+/// under the name of the master of a runner.
+fn make_room(tx: &Transaction<'_>, job: i64, minion: i64, row: i64) -> rusqlite::Result<()> {
+    let mut delete = tx.prepare_cached(
+        "DELETE FROM returns WHERE job = ? AND minion = ? AND rowid <> ? RETURNING outcome",
+    )?;
+    let outcome = |row: &Row<'_>| Ok(row.get::<_, Option<bool>>(0).unwrap_or_default());
+    let gone = delete.query_row(params![job, minion, row], outcome).optional()?;
+    let Some(outcome) = gone else { return Ok(()) };
+    let mut count = tx.prepare_cached(
+        "UPDATE jobs SET returned = returned - 1, failed = failed - ? WHERE id = ?",
+    )?;
+    count.execute(params![outcome == Some(false), job]).map(drop)
 }
 
 /// Whether what minions return is to be kept. Who published the job may have said `nocache`.
@@ -749,6 +1002,268 @@ mod tests {
         assert_eq!((&ret["return"]["name"], &ret["conflict"]), (&json!("b"), &json!(true)));
         saved("c", "VALUE_TRIMMED");
         assert_eq!(jobs.0.conflicts.counted(), (2, 0));
+    }
+
+    fn of_runner(fun: &str, stamp: &str, success: bool) -> Value {
+        json!({"fun": fun, "jid": jid(1), "user": "root", "fun_args": ["a"], "_stamp": stamp,
+            "return": "x", "success": success})
+    }
+
+    /// What Salt hands to a job cache of a runner's return.
+    fn handed_on(data: &Value) -> Value {
+        json!({"id": "true_master", "tgt": "true_master", "jid": jid(1), "return": data,
+            "fun": data["fun"], "user": "root"})
+    }
+
+    fn fired(jobs: &Jobs, tag: &str, data: &Value) {
+        let event = Event::new(&tag.replace("JID", &jid(1)), &packed(data));
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn a_runner_is_a_job_of_the_master_whoever_tells_of_it_first() {
+        for fun in ["runner.test.arg", "wheel.key.list_all"] {
+            let base = if fun.starts_with("wheel.") { "wheel" } else { "run" };
+            for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+                let (_folder, jobs) = cache();
+                for step in order {
+                    match step {
+                        0 => {
+                            let mut new = of_runner(fun, "then", true);
+                            let new = new.as_object_mut().unwrap();
+                            new.retain(|key, _| key != "return" && key != "success");
+                            fired(&jobs, &format!("salt/{base}/JID/new"), &json!(new));
+                        }
+                        1 => {
+                            let data = of_runner(fun, "fired", true);
+                            fired(&jobs, &format!("salt/{base}/JID/ret"), &data);
+                        }
+                        _ => {
+                            let load = packed(&handed_on(&of_runner(fun, "then", true)));
+                            let minions = ["true_master".to_owned()];
+                            jobs.save_load(&jid(1), &load, &minions).unwrap();
+                            jobs.save_return_handed_on(&load, Authority::Master, "m").unwrap();
+                        }
+                    }
+                    let job = shown(&jobs);
+                    assert_eq!((&job["function"], &job["user"]), (&json!(fun), &json!("root")));
+                    assert_eq!(job["arguments"], json!(["a"]), "{order:?}");
+                    assert_eq!([&job["expected"], &job["missing"], &job["failed"]], [0, 0, 0]);
+                    assert_eq!(job["minions"], json!([]));
+                }
+                assert_eq!(jobs.0.conflicts.counted(), (0, 0), "{order:?}");
+                let job = shown(&jobs);
+                assert_eq!(job["returned"], 1, "{order:?}");
+                let ret = &job["returns"]["true_master"];
+                let said = json!({"runner": ret["runner"], "outcome": ret["outcome"],
+                    "return": ret["return"], "by": ret["vouched_by"]});
+                let expected =
+                    json!({"runner": true, "outcome": "worked", "return": "x", "by": "master"});
+                assert_eq!(said, expected, "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_bus_alone_makes_a_runner_a_job() {
+        let (_folder, jobs) = cache();
+        fired(&jobs, "salt/run/JID/args", &json!({"fun": "runner.a.b", "args": 1}));
+        assert!(jobs.job(&jid(1)).unwrap().is_none());
+        fired(&jobs, "salt/run/JID/ret", &of_runner("runner.a.b", "x", false));
+        let job = shown(&jobs);
+        let known = [&job["function"], &job["user"], &job["target"], &job["arguments"]];
+        let expected = json!(["runner.a.b", "root", "m", ["a"]]);
+        assert_eq!((json!(known), &job["failed"]), (expected, &json!(1)));
+        assert_eq!(job["returns"]["m"]["outcome"], "failed");
+    }
+
+    #[test]
+    fn invariant_7_the_bus_makes_no_runner_of_a_minions_job_and_no_minion_of_a_runner() {
+        let (_folder, jobs) = cache();
+        let published = json!({"jid": jid(1), "fun": "test.ping", "minions": ["web-1"]});
+        fired(&jobs, "salt/job/JID/new", &published);
+        fired(&jobs, "salt/run/JID/ret", &of_runner("runner.a.b", "x", false));
+        fired(&jobs, "salt/run/JID/new", &of_runner("runner.a.b", "x", false));
+        let job = shown(&jobs);
+        assert_eq!((&job["returned"], &job["function"]), (&json!(0), &json!("test.ping")));
+        // A minion that returns like a runner, over the bus and over the master, stays a minion.
+        let mut forged = handed_on(&of_runner("runner.a.b", "x", true));
+        forged["id"] = json!("web-1");
+        forged["tgt"] = json!("web-1");
+        fired(&jobs, "salt/job/JID/ret/web-1", &forged);
+        forged["cmd"] = json!("_return");
+        jobs.save_return_handed_on(&packed(&forged), Authority::Master, "m").unwrap();
+        let job = shown(&jobs);
+        assert_eq!(job["returns"]["web-1"]["runner"], false, "{job}");
+        assert_eq!((&job["returned"], &job["missing"]), (&json!(1), &json!(0)));
+        // Nor does an event whose tag names another job.
+        let event = Event::new(
+            "salt/run/20200101000000000000/ret",
+            &packed(&of_runner("runner.a.b", "x", true)),
+        );
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+        assert!(jobs.job("20200101000000000000").unwrap().is_none());
+        assert_eq!(jobs.0.conflicts.counted().1, 1);
+    }
+
+    #[test]
+    fn a_forged_minion_under_the_masters_name_gives_way_to_the_runner() {
+        let (_folder, jobs) = cache();
+        fired(&jobs, "salt/run/JID/ret", &of_runner("runner.a.b", "x", true));
+        let forged = json!({"jid": jid(1), "id": "true_master", "fun": "a.b", "retcode": 1});
+        fired(&jobs, "salt/job/JID/ret/true_master", &forged);
+        assert_eq!(shown(&jobs)["returned"], 2);
+        let load = packed(&handed_on(&of_runner("runner.a.b", "x", true)));
+        jobs.save_return_handed_on(&load, Authority::Master, "m").unwrap();
+        let job = shown(&jobs);
+        assert_eq!([&job["returned"], &job["failed"], &job["missing"]], [1, 0, 0], "{job}");
+        assert_eq!(job["returns"]["true_master"]["runner"], true);
+    }
+
+    #[test]
+    fn a_job_of_several_functions_is_found_by_each() {
+        let (_folder, jobs) = cache();
+        let load = |fun: Value| json!({"jid": jid(1), "fun": fun, "tgt": "*", "user": "root"});
+        let several = load(json!(["test.ping", "cmd.run"]));
+        jobs.save_load(&jid(1), &packed(&several), &["web-1".to_owned()]).unwrap();
+        let ret = json!({"jid": jid(1), "id": "web-1", "fun": ["test.ping", "cmd.run"],
+            "retcode": {"test.ping": 0, "cmd.run": 1}, "success": [true, false],
+            "return": {"test.ping": true, "cmd.run": "no"}});
+        jobs.save_return(&packed(&ret), Authority::Master).unwrap();
+        let listed = |selection: Selection| {
+            let page: Value = serde_json::from_slice(&jobs.page(&selection).unwrap()).unwrap();
+            page["jobs"].as_array().unwrap().len()
+        };
+        let by = |glob: &str| {
+            listed(Selection { function: Some(glob.to_owned()), ..Selection::default() })
+        };
+        assert_eq!(["cmd.run", "test.*", "cmd.*", "*"].map(by), [1; 4]);
+        assert_eq!(["test.*run", "test.ping,cmd.run", "state.*"].map(by), [0; 3]);
+        let without = |glob: &str| {
+            listed(Selection {
+                not_function: vec!["x".to_owned(), glob.to_owned()],
+                ..Selection::default()
+            })
+        };
+        assert_eq!(["cmd.*", "state.*"].map(without), [0, 1]);
+        let failed = Some(crate::jobs::listing::JobOutcome::Failed);
+        assert_eq!(listed(Selection { outcome: failed, ..Selection::default() }), 1);
+        let job = shown(&jobs);
+        assert_eq!(job["function"], "test.ping,cmd.run");
+        assert_eq!(job["functions"], json!(["test.ping", "cmd.run"]));
+        let shown_ret = &job["returns"]["web-1"];
+        assert_eq!(shown_ret["retcode"], ret["retcode"]);
+        assert_eq!(
+            (&shown_ret["success"], &shown_ret["outcome"]),
+            (&ret["success"], &json!("failed"))
+        );
+        for fun in ["cmd.run", "test.ping"] {
+            let mut map = rmpv::decode::read_value(&mut &jobs.get_fun(fun).unwrap()[..]).unwrap();
+            assert!(map.as_map().is_some_and(|map| map.len() == 1), "{fun}");
+            map = jobs
+                .get_fun("test.ping,cmd.run")
+                .map(|bytes| rmpv::decode::read_value(&mut &bytes[..]).unwrap())
+                .unwrap();
+            assert!(map.as_map().is_some_and(Vec::is_empty));
+        }
+        // Published once more, with one.
+        jobs.save_load(&jid(1), &packed(&load(json!("state.apply"))), &[]).unwrap();
+        assert_eq!(["cmd.run", "state.*"].map(by), [0, 1]);
+        assert_eq!(shown(&jobs)["functions"], json!(["state.apply"]));
+    }
+
+    #[test]
+    fn invariant_6_a_forged_list_of_functions_is_bounded() {
+        let (folder, jobs) = cache();
+        let names: Vec<_> = (0..100_000).map(|n| format!("a.f{n}")).collect();
+        let forged = json!({"jid": jid(1), "fun": names, "minions": ["web-1"]});
+        fired(&jobs, "salt/job/JID/new", &forged);
+        assert_eq!(shown(&jobs)["functions"].as_array().unwrap().len(), 100);
+        assert!(shown(&jobs)["function"].as_str().unwrap().len() < 1000);
+        let forged = json!({"jid": jid(2), "id": "web-1", "fun": names, "return": 1});
+        jobs.save_return(&packed(&forged), Authority::Bus).unwrap();
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        let rows: u32 =
+            db.query_row("SELECT count(*) FROM functions", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 200);
+    }
+
+    #[test]
+    fn what_is_no_jobs_id_makes_no_job() {
+        let (folder, jobs) = cache();
+        for id in ["nocache", "req", ""] {
+            let load = packed(&json!({"jid": id, "id": "web-1", "fun": "test.ping", "return": 1}));
+            jobs.save_return(&load, Authority::Master).unwrap();
+            jobs.save_load(id, &load, &[]).unwrap();
+            jobs.save_load_of_bus(id, &packed(&json!({"jid": id, "fun": "a.b"})), &[]).unwrap();
+            jobs.save_minions(id, &["web-1".to_owned()], None).unwrap();
+            jobs.update_endtime(id, "now").unwrap();
+            for tag in [format!("salt/job/{id}/ret/web-1"), format!("salt/job/{id}/new")] {
+                let event = Event::new(&tag, &load);
+                jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+            }
+            assert!(jobs.job(id).unwrap().is_none(), "{id}");
+        }
+        // One that an older release has stored is forgotten.
+        jobs.save_load(&jid(1), &packed(&json!({"fun": "a.b"})), &["web-1".to_owned()]).unwrap();
+        let ret = packed(&json!({"jid": jid(1), "id": "web-1", "return": 1}));
+        jobs.save_return(&ret, Authority::Master).unwrap();
+        drop(jobs);
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        db.execute_batch("UPDATE jobs SET jid = 'nocache'; PRAGMA user_version = 2;").unwrap();
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        assert!(jobs.job("nocache").unwrap().is_none());
+        let left = ["jobs", "returns", "expected"].map(|table| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            db.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap()
+        });
+        assert_eq!(left, [0; 3]);
+    }
+
+    #[test]
+    fn what_an_older_release_has_stored_is_judged_once_more() {
+        let (folder, jobs) = cache();
+        let states = |result: bool| json!({"test_|-a_|-a_|-nop": {"result": result}});
+        let ret = |job: usize, more: Value| {
+            let mut load = json!({"jid": jid(job), "id": "web-1", "fun": "state.apply",
+                "retcode": 0, "success": true});
+            load.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            jobs.save_return(&packed(&load), Authority::Master).unwrap();
+        };
+        ret(0, json!({"return": states(false)}));
+        ret(2, json!({"fun": "test.ping", "retcode": 1, "return": 1}));
+        jobs.save_return(
+            &packed(&handed_on(&of_runner("runner.a.b", "x", false))),
+            Authority::Master,
+        )
+        .unwrap();
+        drop(jobs);
+        // As it was left by the release before: scheduled states that had worked by `success`.
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        db.execute_batch(
+            "UPDATE returns SET outcome = 1; UPDATE jobs SET failed = 0;
+             DROP INDEX returns_unjudged; ALTER TABLE returns DROP COLUMN test;
+             ALTER TABLE returns DROP COLUMN runner; DROP INDEX jobs_began;
+             ALTER TABLE jobs DROP COLUMN began; ALTER TABLE jobs DROP COLUMN functions;
+             DROP TABLE functions; PRAGMA user_version = 2;",
+        )
+        .unwrap();
+        drop(db);
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        while jobs.judge_some().unwrap() {}
+        let of = |job: usize| -> Value {
+            serde_json::from_slice(&jobs.job(&jid(job)).unwrap().unwrap()).unwrap()
+        };
+        for (job, name) in [(0, "web-1"), (1, "true_master"), (2, "web-1")] {
+            let found = of(job);
+            assert_eq!(found["failed"], 1, "{found}");
+            assert_eq!(found["returns"][name]["outcome"], "failed", "{found}");
+            assert_eq!(found["returns"][name]["runner"], job == 1, "{found}");
+            assert_eq!(found["started"], format!("2026-11-21T23:33:3{job}.123456Z"));
+        }
+        assert!(!jobs.judge_some().unwrap());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::record::micros;
-use super::{Jobs, JobsError};
+use super::{Jobs, JobsError, functions};
 use crate::sink::{blocking, chain};
 use crate::state;
 
@@ -32,13 +32,16 @@ const SALTS_TURN: Duration = Duration::from_millis(500);
 pub(crate) async fn run(jobs: Jobs, stop: CancellationToken) {
     let mut ticks = interval(LOOK);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        loop {
-            match blocking(|| jobs.forget_some()) {
-                Ok(true) if !stop.is_cancelled() => sleep(PAUSE).await,
-                Ok(_) | Err(JobsError::Off) => break,
-                Err(error) => {
-                    warn!(error = chain(&error), "old jobs stay in the job cache for now");
-                    break;
+        // What an older release has stored is judged before it is forgotten, step by step as well.
+        for step in [Jobs::judge_some, Jobs::forget_some] {
+            loop {
+                match blocking(|| step(&jobs)) {
+                    Ok(true) if !stop.is_cancelled() => sleep(PAUSE).await,
+                    Ok(_) | Err(JobsError::Off) => break,
+                    Err(error) => {
+                        warn!(error = chain(&error), "old jobs stay in the job cache as they are");
+                        break;
+                    }
                 }
             }
         }
@@ -85,6 +88,7 @@ fn forget(tx: &Transaction<'_>, before: u64) -> rusqlite::Result<bool> {
             left = left.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
         }
         if left > 0 {
+            functions::forget(tx, job)?;
             tx.prepare_cached("DELETE FROM jobs WHERE id = ?")?.execute([job])?;
             left -= 1;
         }

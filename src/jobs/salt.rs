@@ -19,6 +19,10 @@ const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfi
 pub(super) const LOAD: &str = "coalesce(jobs.load, (SELECT load FROM returns WHERE rowid = \
      (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
 
+/// The same for Salt, to whose job cache nobody announces a runner before it has returned.
+const SALTS_LOAD: &str = "coalesce(iif(jobs.rank = 0, NULL, jobs.load), (SELECT load FROM returns \
+     WHERE rowid = (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
+
 /// The function by which Salt looks whether a job still runs; as many as there are jobs.
 const FIND_JOB: &str = "saltutil.find_job";
 
@@ -27,7 +31,7 @@ impl Jobs {
     pub fn answer_load(&self, jid: &str, memory: usize) -> Result<Option<Spooled>, JobsError> {
         let mut spool = self.spool(memory);
         let found = self.read("look up a load", |db, damage| {
-            let sql = format!("SELECT id, rank, {LOAD} FROM jobs WHERE jid = ?");
+            let sql = format!("SELECT id, rank, {SALTS_LOAD} FROM jobs WHERE jid = ?");
             let mut select = db.prepare_cached(&sql)?;
             let mut rows = select.query([jid])?;
             let Some(row) = rows.next()? else { return Ok(false) };
@@ -61,9 +65,11 @@ impl Jobs {
         self.map_of("look up a function", memory, |db, damage, map| {
             // Beside a lone max() the other columns are those of its row.
             let mut select = db.prepare_cached(
-                "SELECT minions.name, returns.rowid, max(jobs.jid) FROM jobs
+                "SELECT minions.name, returns.rowid, max(jobs.began) FROM jobs
                  JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
-                 WHERE jobs.fun = ? GROUP BY minions.name",
+                 WHERE jobs.fun = ?1 AND jobs.functions = 0 OR jobs.functions > 0 AND jobs.id IN (
+                     SELECT job FROM functions WHERE fun = ?1)
+                 GROUP BY minions.name",
             )?;
             let rows = select.query([fun])?;
             map.returns(db, damage, rows, |load, spool| spool.push(load))
@@ -73,7 +79,7 @@ impl Jobs {
     /// Salt's `get_jids`: every job, as a map of job ids.
     pub fn answer_jids(&self, memory: usize) -> Result<Spooled, JobsError> {
         self.map_of("list jobs", memory, |db, damage, map| {
-            let sql = format!("SELECT jid, {LOAD}, end_time FROM jobs ORDER BY jid");
+            let sql = format!("SELECT jid, {SALTS_LOAD}, end_time FROM jobs ORDER BY began, jid");
             let mut select = db.prepare_cached(&sql)?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
@@ -107,14 +113,15 @@ impl Jobs {
             // The last are chosen by their ids alone, and then read in order.
             let mut select = db.prepare_cached(
                 "SELECT jid, id FROM (
-                     SELECT jid, id FROM jobs
-                     WHERE (load NOT NULL OR EXISTS (SELECT 1 FROM returns WHERE job = jobs.id))
+                     SELECT jid, id, began FROM jobs
+                     WHERE (load NOT NULL AND rank > 0
+                            OR EXISTS (SELECT 1 FROM returns WHERE job = jobs.id))
                          AND (NOT ?2 OR fun IS NOT ?3)
-                     ORDER BY jid DESC LIMIT ?1
-                 ) ORDER BY jid",
+                     ORDER BY began DESC, jid DESC LIMIT ?1
+                 ) ORDER BY began, jid",
             )?;
             let mut load_of =
-                db.prepare_cached(&format!("SELECT {LOAD} FROM jobs WHERE id = ?"))?;
+                db.prepare_cached(&format!("SELECT {SALTS_LOAD} FROM jobs WHERE id = ?"))?;
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             let mut rows = select.query(params![count, filter_find_job, FIND_JOB])?;
             let mut items = 0;
@@ -155,7 +162,8 @@ impl Jobs {
         let items = self.read("list minions", |db, damage| {
             let mut select = db.prepare_cached(
                 "SELECT name FROM minions
-                 WHERE EXISTS (SELECT 1 FROM returns WHERE minion = minions.id) ORDER BY name",
+                 WHERE EXISTS (SELECT 1 FROM returns WHERE minion = minions.id AND NOT runner)
+                 ORDER BY name",
             )?;
             let mut rows = select.query([])?;
             let mut items = 0;
@@ -578,6 +586,41 @@ mod tests {
         other["return"] = json!("y");
         jobs.save_return(&packed(&other), Authority::Master).unwrap();
         assert_eq!(kept(), json!("x"));
+    }
+
+    #[test]
+    fn a_runner_is_told_as_local_cache_tells_it() {
+        let data = json!({"fun": "runner.test.arg", "jid": JID, "user": "root",
+            "fun_args": ["a"], "_stamp": "then", "return": {"args": ["a"]}, "success": true});
+        let load = json!({"id": "m", "tgt": "m", "jid": JID, "return": data,
+            "fun": "runner.test.arg", "user": "root"});
+        for is_of_bus in [true, false] {
+            let (_folder, jobs) = jobs();
+            if is_of_bus {
+                let mut new = data.clone();
+                new.as_object_mut().unwrap().retain(|key, _| key != "return" && key != "success");
+                bus(&jobs, &format!("salt/run/{JID}/new"), &new);
+                // `local_cache` knows nothing of it yet.
+                assert_eq!(jobs.get_load(JID).unwrap(), None);
+                assert_eq!(read(&jobs.get_jids().unwrap()), json!({}));
+                assert_eq!(read(&jobs.get_jids_filter(9, true).unwrap()), json!([]));
+                bus(&jobs, &format!("salt/run/{JID}/ret"), &data);
+            } else {
+                jobs.save_load(JID, &packed(&load), &[]).unwrap();
+                jobs.save_return_handed_on(&packed(&load), Authority::Master, "m").unwrap();
+            }
+            assert_eq!(read(&jobs.get_load(JID).unwrap().unwrap()), load);
+            assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({"m": {"return": data}}));
+            let listed = json!({
+                "Function": "runner.test.arg", "Arguments": [], "Target": "m",
+                "Target-type": "list", "User": "root",
+                "StartTime": "2026, Nov 21 23:33:36.123456",
+            });
+            assert_eq!(read(&jobs.get_jids().unwrap()), json!({JID: listed}));
+            assert_eq!(read(&jobs.get_minions().unwrap()), json!([]));
+            let found = read(&jobs.get_fun("runner.test.arg").unwrap());
+            assert_eq!(found["m"]["return"], data);
+        }
     }
 
     #[test]

@@ -114,7 +114,12 @@ impl Tracker {
     pub(super) fn read(&self, bodies: &[Bytes]) {
         let mut seen = self.seen.borrow_mut();
         let Some(tags) = &mut seen.tags else { return };
-        for body in bodies.iter().filter(|body| body.starts_with(b"salt/job/")) {
+        let is_of_job = |body: &&Bytes| {
+            [&b"salt/job/"[..], b"salt/run/", b"salt/wheel/"]
+                .iter()
+                .any(|tag| body.starts_with(tag))
+        };
+        for body in bodies.iter().filter(is_of_job) {
             if tags.len() < MAX_TAGS {
                 tags.insert(tag_hash(body));
             }

@@ -60,7 +60,7 @@ def came_back(jid, fun, minion, value, retcode=0, **more):
         returners["local_cache.save_load"](jid, load)
     returners["saltern.save_load"](jid, load)
     call("returner", load)
-    call("update_endtime", jid, salt.utils.jid.jid_to_time(jid))
+    call("update_endtime", jid, salt.utils.jid.jid_to_time(jid) or "then")
 
 
 def jids():
@@ -91,10 +91,27 @@ came_back(syndic, "test.ping", "far-1", True)
 secret = next(new)
 publish(secret, "test.echo", ["web-1"], arg=["hunter2"], nocache=True)
 came_back(secret, "test.echo", "web-1", "hunter2")
+several = next(new)
+publish(several, ["test.ping", "cmd.run"], ["web-1"], arg=[[], ["exit 3"]])
+came_back(several, ["test.ping", "cmd.run"], "web-1", {"test.ping": True, "cmd.run": ""},
+          retcode={"test.ping": 0, "cmd.run": 3}, success={"test.ping": True, "cmd.run": False})
+# What the master runs itself: its mixins hand this on.
+runner = next(new)
+data = {"fun": "runner.test.arg", "jid": runner, "user": "root", "fun_args": ["a"]}
+data.update({"_stamp": "2026-11-21T23:33:36.123456", "return": {"args": ["a"]}, "success": True})
+load = {"id": "m_master", "tgt": "m_master", "jid": runner, "return": data}
+load.update({"fun": data["fun"], "user": data["user"]})
+call("prep_jid", False, passed_jid=runner)
+call("save_load", runner, load)
+call("returner", load)
 find = next(new)
 publish(find, "saltutil.find_job", ["web-1"], arg=[ping])
+# Ids may be any text. Salt lists such a one behind those that tell a time, and it is the last here.
+free = "deploy-42"
+publish(free, "test.ping", ["web-1"])
+came_back(free, "test.ping", "web-1", True)
 
-for jid in [ping, failed, meta, alone, syndic, none, secret, find]:
+for jid in [ping, failed, meta, alone, syndic, none, secret, several, runner, free, find]:
     call("get_jid", jid)
     call("get_endtime", jid)
     load = call("get_load", jid)
@@ -103,7 +120,9 @@ assert call("get_load", ping)["Minions"] == ["web-1", "web-2"]
 assert call("get_jid", secret) == {}
 assert call("get_load", none) == {}
 assert call("get_endtime", none) is False
-assert sorted(call("get_jids")) == [ping, failed, meta, alone, syndic, secret, find]
+known = [ping, failed, meta, alone, syndic, secret, several, runner, find, free]
+assert sorted(call("get_jids")) == known
+assert call("get_jids")[free]["StartTime"] == ""
 for count in [1, 3, 100]:
     for filter_find_job in [True, False]:
         call("get_jids_filter", count, filter_find_job)
@@ -112,6 +131,8 @@ for count in [1, 3, 100]:
 assert returners["saltern.get_minions"]() == ["far-1", "web-1", "web-2"]
 assert returners["saltern.get_fun"]("test.ping")["web-1"]["return"] is True
 assert returners["saltern.get_fun"]("nothing") == {}
+assert returners["saltern.get_fun"]("cmd.run")["web-1"]["jid"] == several
+assert list(returners["saltern.get_fun"]("runner.test.arg")) == ["m_master"]
 returners["saltern.clean_old_jobs"]()
 standalone = {"jid": "req", "id": "web-1", "fun": "test.ping", "fun_args": [], "return": True}
 returners["saltern.returner"](standalone)

@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 
 use super::budget::{Budget, Held, SHORT};
 use crate::event::Authority;
+use crate::event::runner::RunnerJob;
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
 use crate::sink::chain;
@@ -266,8 +267,12 @@ impl Desk {
         authority: Authority,
         place: Place,
     ) -> (Answer, Option<Place>) {
+        let origin = Arc::clone(&self.outlet.origin);
+        let runner = RunnerJob::handed_on(&load, &origin.master_id);
+        // Of a runner it is the event that the master fires right after this.
+        let body = runner.map_or(body, |runner| runner.event().frame().clone());
         let saved = self.blocking(&self.writes, place, move |jobs| {
-            match jobs.save_return(&load, authority) {
+            match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
                 // It is an event all the same.
                 Err(JobsError::Off) => Ok(()),
                 saved => saved,

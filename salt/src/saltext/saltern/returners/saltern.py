@@ -143,11 +143,20 @@ def returner(ret: dict[str, Any]) -> None:
         save_load(ret["jid"], ret)
     # What the minion was told of this returner is nobody else's business.
     load = {key: ret[key] for key in ret if key not in ("ret_config", "ret_kwargs")}
-    # On the master they are there.
-    load.setdefault("cmd", "_return")
+    # On the master they are there. Salt hands on what a runner gave without `cmd`, by which the
+    # daemon knows that no minion has sent it.
+    if not _is_of_runner(load):
+        load.setdefault("cmd", "_return")
     load.setdefault("_stamp", datetime.datetime.now(datetime.timezone.utc).isoformat())
     what = f"the return of {ret.get('id')} for job {ret['jid']}"
     _store("return", what, ret, load=salt.payload.dumps(load, use_bin_type=True))
+
+
+def _is_of_runner(load: dict[str, Any]) -> bool:
+    inner = load.get("return")
+    function = inner.get("fun") if isinstance(inner, dict) else None
+    is_named = isinstance(function, str) and function.startswith(("runner.", "wheel."))
+    return is_named and load.get("fun", function) == function and load.get("tgt") == load.get("id")
 
 
 def prep_jid(nocache: bool = False, passed_jid: str | None = None) -> str:

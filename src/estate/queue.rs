@@ -1,0 +1,102 @@
+//! The chunks that wait to be counted, bounded by the bytes that they hold.
+//!
+//! A burst waits here until the counter has come to it. The dispatcher puts a chunk in or learns at
+//! once that there is no room; it waits for nothing but the move of a pointer. The counter takes all
+//! that there is in one go. What it took holds its bytes until it has been counted.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::chunk::Chunk;
+use crate::doorbell::{Bell, IDLE};
+use crate::threads;
+
+/// A chunk, and whether any of its events has a trimmed value.
+pub(super) type Fed = (Arc<Chunk>, bool);
+
+/// Both ends of a queue. Its chunks hold no more bytes than `limit` says at the time.
+pub(super) fn queue(limit: Arc<AtomicUsize>) -> (Entrance, Exit) {
+    let (waiting, bell) = (Arc::default(), Bell::default());
+    let exit = Exit { waiting: Arc::clone(&waiting), bell: bell.clone() };
+    (Entrance { waiting, bell, limit }, exit)
+}
+
+#[derive(Default)]
+struct Waiting {
+    chunks: VecDeque<Fed>,
+    /// Bytes of the chunks, and of those that are being counted.
+    bytes: usize,
+    is_closed: bool,
+}
+
+/// Nothing panics under this lock.
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where chunks are put in. Closes the queue when it is dropped.
+pub(super) struct Entrance {
+    waiting: Arc<Mutex<Waiting>>,
+    bell: Bell,
+    limit: Arc<AtomicUsize>,
+}
+
+impl Entrance {
+    /// Puts a chunk in; `false` if there is no room for it.
+    pub(super) fn put(&self, chunk: &Arc<Chunk>, has_trimmed: bool) -> bool {
+        let size = chunk.size();
+        {
+            let mut waiting = lock(&self.waiting);
+            let bytes = waiting.bytes.saturating_add(size);
+            if bytes > self.limit.load(Ordering::Relaxed) {
+                return false;
+            }
+            waiting.bytes = bytes;
+            waiting.chunks.push_back((Arc::clone(chunk), has_trimmed));
+        }
+        self.bell.ring();
+        true
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        lock(&self.waiting).is_closed = true;
+        self.bell.ring();
+    }
+}
+
+/// Where chunks are taken out.
+pub(super) struct Exit {
+    waiting: Arc<Mutex<Waiting>>,
+    bell: Bell,
+}
+
+impl Exit {
+    /// Takes all that there is and waits until there is something; `None` when the queue was closed and
+    /// there is nothing left in it. For a thread that waits for nothing else.
+    pub(super) fn take(&self) -> Option<VecDeque<Fed>> {
+        self.bell.attend();
+        loop {
+            {
+                let mut waiting = lock(&self.waiting);
+                if !waiting.chunks.is_empty() {
+                    threads::beat();
+                    return Some(std::mem::take(&mut waiting.chunks));
+                }
+                if waiting.is_closed {
+                    return None;
+                }
+            }
+            self.bell.wait(IDLE);
+        }
+    }
+
+    /// A chunk of this size that was taken is let go of.
+    pub(super) fn let_go(&self, size: usize) {
+        threads::beat();
+        let mut waiting = lock(&self.waiting);
+        waiting.bytes = waiting.bytes.saturating_sub(size);
+    }
+}

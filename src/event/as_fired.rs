@@ -1,0 +1,139 @@
+//! A return as the master has fired it, from what it hands to its job cache a moment later.
+//!
+//! In between Salt's `fire_ret_load` looks at highstates that failed, fires an event for each of their
+//! states, and for that writes into the states themselves: `retcode` into each of them, and into those
+//! that failed `jid`, `id`, `success`, `return`, `fun`, `user` and `_stamp` as well. Without these the
+//! two are one event again, which is stored and counted once and contradicts nobody.
+
+use std::borrow::Cow;
+
+use super::job_return::JobReturn;
+use crate::msgpack::{self, Item, MapWriter};
+
+/// The functions of which Salt does so (`salt.utils.event.SUB_EVENT`).
+const MARKED: [&str; 2] = ["state.highstate", "state.sls"];
+
+/// The keys that only a state that failed gets.
+const OF_FAILED: [&str; 7] = ["jid", "id", "success", "return", "fun", "user", "_stamp"];
+
+/// The return before the master wrote into its states. A job of several functions is left as it is.
+pub fn as_fired(load: &[u8]) -> Cow<'_, [u8]> {
+    match unmarked(load) {
+        Some(fired) => Cow::Owned(fired),
+        None => Cow::Borrowed(load),
+    }
+}
+
+fn unmarked(load: &[u8]) -> Option<Vec<u8>> {
+    let job_return = JobReturn::of(load);
+    let function = job_return.functions.single()?;
+    if !MARKED.contains(&function) || job_return.retcode()? == 0 {
+        return None;
+    }
+    let (retcode, jid) = (msgpack::find(load, "retcode")?, msgpack::find(load, "jid")?);
+    let mut states = MapWriter::default();
+    let mut has_changed = false;
+    for (key, state) in msgpack::raw_pairs(job_return.value()?) {
+        let Some(unmarked) = state_unmarked(state, retcode, jid) else {
+            states.pair(key, state);
+            continue;
+        };
+        has_changed = true;
+        states.pair(key, &unmarked);
+    }
+    if !has_changed {
+        return None;
+    }
+    let mut fired = MapWriter::default();
+    let states = states.finished();
+    for (key, value) in msgpack::raw_pairs(load) {
+        let is_return = name_of(key) == Some(b"return");
+        fired.pair(key, if is_return { &states } else { value });
+    }
+    Some(fired.finished())
+}
+
+/// The state without what the master wrote into it; `None` if that is nothing.
+fn state_unmarked(state: &[u8], retcode: &[u8], jid: &[u8]) -> Option<Vec<u8>> {
+    if msgpack::find(state, "retcode")? != retcode {
+        return None;
+    }
+    let has_failed = msgpack::find(state, "jid") == Some(jid);
+    let is_mark = |key: &[u8]| {
+        let name = name_of(key);
+        name == Some(b"retcode")
+            || has_failed && OF_FAILED.iter().any(|mark| name == Some(mark.as_bytes()))
+    };
+    let mut unmarked = MapWriter::default();
+    let pairs = msgpack::raw_pairs(state).filter(|(key, _)| !is_mark(key));
+    pairs.for_each(|(key, value)| unmarked.pair(key, value));
+    Some(unmarked.finished())
+}
+
+fn name_of(key: &[u8]) -> Option<&[u8]> {
+    msgpack::scalar(key).and_then(Item::bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn packed(value: &Value) -> Vec<u8> {
+        rmp_serde::to_vec(value).unwrap()
+    }
+
+    fn fired(fun: &str, retcode: u32) -> Value {
+        json!({"id": "web-1", "jid": "7", "fun": fun, "retcode": retcode, "success": false,
+            "return": {
+                "a_|-a_|-a_|-b": {"result": true, "name": "a"},
+                "c_|-c_|-c_|-d": {"result": false, "name": "c", "changes": {"retcode": 1}},
+            }, "user": "root"})
+    }
+
+    /// What Salt 3006 to 3008 makes of it.
+    fn marked(fun: &str, retcode: u32) -> Value {
+        let mut load = fired(fun, retcode);
+        let states = load["return"].as_object_mut().unwrap();
+        for state in states.values_mut() {
+            state["retcode"] = json!(retcode);
+        }
+        let failed = states.get_mut("c_|-c_|-c_|-d").unwrap();
+        for (key, value) in [
+            ("_stamp", "now"),
+            ("jid", "7"),
+            ("id", "web-1"),
+            ("return", "Error: c.d"),
+            ("fun", fun),
+            ("user", "root"),
+        ] {
+            failed[key] = json!(value);
+        }
+        failed["success"] = json!(false);
+        load
+    }
+
+    #[test]
+    fn what_the_master_wrote_into_failed_states_is_taken_out() {
+        for fun in MARKED {
+            assert_eq!(*as_fired(&packed(&marked(fun, 2))), packed(&fired(fun, 2)));
+        }
+    }
+
+    #[test]
+    fn all_else_is_left_as_it_is() {
+        let mut other = fired("state.sls", 2);
+        other["return"]["a_|-a_|-a_|-b"]["retcode"] = json!(1);
+        for load in [
+            fired("state.sls", 2),
+            marked("state.apply", 2),
+            marked("state.sls", 0),
+            other,
+            json!({"fun": "state.sls", "retcode": 1, "jid": "7", "return": ["no sls"]}),
+            json!([]),
+        ] {
+            assert_eq!(*as_fired(&packed(&load)), packed(&load), "{load}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Judges once more what an older release has stored, by the rule of today.
+//!
+//! A row that nobody has judged by it has no `test`. It is done in small steps beside the forgetting
+//! of old jobs, and over when there is no such row left.
+
+use rusqlite::{Transaction, params};
+
+use super::{Jobs, JobsError};
+use crate::event::job_return::JobReturn;
+use crate::standing::Standing;
+
+/// Returns of one step.
+const STEP: u32 = 200;
+
+/// The bytes of returns from which on a step ends.
+const MOST_BYTES: usize = 4 << 20;
+
+impl Jobs {
+    /// Judges some returns; `true` if there may be more.
+    pub(super) fn judge_some(&self) -> Result<bool, JobsError> {
+        if self.kept_for().is_none() {
+            return Err(JobsError::Off);
+        }
+        if !self.has_file() {
+            return Ok(false);
+        }
+        self.write("judge returns", judge)
+    }
+}
+
+fn judge(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
+    let mut select = tx.prepare_cached(
+        "SELECT rowid, job, outcome, standing, load FROM returns WHERE test IS NULL LIMIT ?",
+    )?;
+    let mut judged = Vec::new();
+    let mut bytes = 0;
+    let mut rows = select.query([STEP])?;
+    while let Some(row) = rows.next()? {
+        if bytes >= MOST_BYTES {
+            break;
+        }
+        // A damaged value must not keep the others from being judged.
+        let before: Option<bool> = row.get(2).unwrap_or_default();
+        let standing = Standing::of_number(row.get(3).unwrap_or_default());
+        let load = row.get_ref(4)?.as_blob_or_null().unwrap_or_default().unwrap_or_default();
+        bytes += load.len();
+        let known = JobReturn::of(load);
+        let verdict = known.verdict();
+        let is_runner =
+            standing == Standing::Master && known.is_of_runner() && known.runner_within().is_some();
+        // Of a job without a cache it is not known any more what was returned.
+        let after = known.value().map_or(before, |_| verdict.outcome.worked());
+        let failed = i64::from(after == Some(false)) - i64::from(before == Some(false));
+        let (row, job) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
+        judged.push((row, job, after, verdict.test, is_runner, failed));
+    }
+    let mut update =
+        tx.prepare_cached("UPDATE returns SET outcome = ?, test = ?, runner = ? WHERE rowid = ?")?;
+    let mut count = tx.prepare_cached("UPDATE jobs SET failed = failed + ? WHERE id = ?")?;
+    for (row, job, outcome, test, is_runner, failed) in &judged {
+        update.execute(params![outcome, test, is_runner, row])?;
+        if *failed != 0 {
+            count.execute(params![failed, job])?;
+        }
+    }
+    Ok(!judged.is_empty())
+}
