@@ -30,6 +30,8 @@ const MASTER: &str = "lower";
 struct Line {
     /// The file, and what was done to a master.
     case: String,
+    /// It came by the bus of a master of masters.
+    is_above: bool,
     event: Value,
     outcome: String,
     is_test: bool,
@@ -54,9 +56,14 @@ impl Line {
         (tag.starts_with("salt/run/") || tag.starts_with("salt/wheel/")) && tag.ends_with("/ret")
     }
 
-    /// The job and the minion that has returned of it.
+    /// Who has returned: a minion, or the master, which runs runners itself.
+    fn returned_by(&self) -> Option<&str> {
+        if self.is_of_runner() { Some(MASTER) } else { self.minion() }
+    }
+
+    /// The job, and who has returned of it.
     fn part(&self) -> Option<(&str, &str)> {
-        Some((self.job.as_deref()?, self.minion()?))
+        Some((self.job.as_deref()?, self.returned_by()?))
     }
 }
 
@@ -90,6 +97,7 @@ fn said_by_salt() -> Vec<Line> {
         for line in values(&path) {
             lines.push(Line {
                 case: format!("{file}: {}", line["case"].as_str().unwrap()),
+                is_above: line["bus"] == "master of masters",
                 event: json!({"tag": line["tag"], "data": line["data"]}),
                 outcome: line["outcome"].as_str().unwrap_or("unknown").to_owned(),
                 is_test: line["test"] == true,
@@ -110,7 +118,8 @@ fn recorded() -> Vec<Line> {
             let (outcome, is_test) = oracle::judged(data);
             let job = data["jid"].as_str().filter(|jid| jid.len() == 20).map(str::to_owned);
             let case = format!("{file}: {}", event["tag"]);
-            lines.push(Line { case, outcome: outcome.to_owned(), is_test, job, event });
+            let outcome = outcome.to_owned();
+            lines.push(Line { case, is_above: false, event, outcome, is_test, job });
         }
     }
     lines
@@ -224,8 +233,14 @@ impl Recording {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lines: Vec<_> = said_by_salt().into_iter().chain(recorded()).collect();
-        let text: String = lines.iter().map(|line| format!("{}\n", line.event)).collect();
-        fs::write(folder.path().join("events"), text).unwrap();
+        let write = |name: &str, takes: &dyn Fn(&Line) -> bool| {
+            let lines = lines.iter().filter(|line| takes(line));
+            let text: String = lines.map(|line| format!("{}\n", line.event)).collect();
+            fs::write(folder.path().join(name), text).unwrap();
+        };
+        write("events", &|_| true);
+        write("below", &|line| !line.is_above);
+        write("above", &|line| line.is_above);
         Recording { folder, lines }
     }
 
@@ -250,15 +265,16 @@ impl Recording {
         path
     }
 
-    /// How each minion's return of each job went.
-    fn parts(&self) -> BTreeMap<(&str, &str), &str> {
-        let parts = self.lines.iter().filter_map(|line| Some((line.part()?, &*line.outcome)));
-        let mut outcomes = BTreeMap::new();
-        for (part, outcome) in parts {
-            let known = outcomes.insert(part, outcome);
-            assert!(known.is_none_or(|known| known == outcome), "{part:?} is there twice");
+    /// What each has returned of each job.
+    fn parts(&self) -> BTreeMap<(&str, &str), &Line> {
+        let mut parts = BTreeMap::new();
+        for line in &self.lines {
+            let Some(part) = line.part() else { continue };
+            let known: Option<&Line> = parts.insert(part, line);
+            let is_same = |known: &Line| known.outcome == line.outcome;
+            assert!(known.is_none_or(is_same), "{}: there are two outcomes", line.case);
         }
-        outcomes
+        parts
     }
 }
 
@@ -294,7 +310,8 @@ fn every_reader_tells_what_salt_said() {
             "jobs": {"enabled": true, "keep_jobs": "3650d"},
             "estate": {"minions": true},
             "sources": {
-                "bus": {"replay": {"path": recording.path("events")}},
+                "bus": {"replay": {"path": recording.path("below")}},
+                "above": {"replay": {"path": recording.path("above")}, "master_id": "above"},
                 // With a source that goes on the daemon stays to be asked.
                 "other": {"returner": {"bind": format!("ipc://{}", recording.path("r").display())}},
             },
@@ -321,6 +338,7 @@ fn every_reader_tells_what_salt_said() {
     }
     in_tables(&recording);
     in_the_job_cache(&recording, &daemon, &config);
+    in_the_metrics(&recording, &daemon);
 }
 
 /// `sqlite3` has the outcome in a column of its own, and Salt's word in Salt's.
@@ -335,8 +353,7 @@ fn in_tables(recording: &Recording) {
     let of_job = "SELECT outcome, success FROM salt_returns WHERE jid = ? AND id = ?";
     for line in &recording.lines {
         let jid = line.event["data"]["jid"].as_str().unwrap_or_default();
-        let id = if line.is_of_runner() { Some(MASTER) } else { line.minion() };
-        let Some(id) = id.filter(|_| line.job.is_some()) else { continue };
+        let Some(id) = line.returned_by().filter(|_| line.job.is_some()) else { continue };
         let success = match &line.event["data"]["success"] {
             Value::Bool(success) => Some(*success),
             Value::Array(each) => Some(each.iter().all(|one| one == true)),
@@ -361,12 +378,13 @@ fn in_tables(recording: &Recording) {
 
 /// The job cache says it of each minion, and of each job, to all who ask.
 fn in_the_job_cache(recording: &Recording, daemon: &Daemon, config: &Path) {
-    let mut jobs: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
-    for ((jid, minion), outcome) in recording.parts() {
-        jobs.entry(jid).or_default().insert(minion, outcome);
+    let mut jobs: BTreeMap<&str, BTreeMap<&str, &Line>> = BTreeMap::new();
+    for ((jid, returned_by), line) in recording.parts() {
+        jobs.entry(jid).or_default().insert(returned_by, line);
     }
+    // A job that is not known yet is answered with a text.
     let job = |jid: &str| -> Value {
-        serde_json::from_str(&daemon.get(&format!("/api/v1/jobs/{jid}"))).unwrap()
+        serde_json::from_str(&daemon.get(&format!("/api/v1/jobs/{jid}"))).unwrap_or_default()
     };
     let config = config.to_str().unwrap();
     for (jid, parts) in &jobs {
@@ -375,19 +393,16 @@ fn in_the_job_cache(recording: &Recording, daemon: &Daemon, config: &Path) {
         };
         until(&format!("the returns of {jid} are in the job cache"), || is_there(&job(jid)));
         let found = job(jid);
-        for (minion, outcome) in parts {
-            let ok = match *outcome {
-                "worked" => json!(true),
-                "failed" => json!(false),
-                _ => Value::Null,
-            };
-            assert_eq!(found["returns"][minion]["ok"], ok, "{jid} {minion}: {found}");
-            assert_eq!(found["returns"][minion]["conflict"], false, "{jid} {minion}: {found}");
+        for (returned_by, line) in parts {
+            let ret = &found["returns"][returned_by];
+            let said = json!([ret["outcome"], ret["test"], ret["runner"], ret["conflict"]]);
+            let expected = json!([line.outcome, line.is_test, line.is_of_runner(), false]);
+            assert_eq!(said, expected, "{}: {found}", line.case);
         }
     }
     let failed: BTreeSet<_> = jobs
         .iter()
-        .filter(|(_, parts)| parts.values().any(|outcome| *outcome == "failed"))
+        .filter(|(_, parts)| parts.values().any(|line| line.outcome == "failed"))
         .map(|(jid, _)| (*jid).to_owned())
         .collect();
     let listed: Value =
@@ -395,9 +410,7 @@ fn in_the_job_cache(recording: &Recording, daemon: &Daemon, config: &Path) {
     assert_eq!(listed["next"], Value::Null);
     let listed = listed["jobs"].as_array().unwrap().iter();
     let listed: BTreeSet<_> = listed.map(|job| job["jid"].as_str().unwrap().to_owned()).collect();
-    let of_minions: BTreeSet<_> =
-        listed.into_iter().filter(|jid| jobs.contains_key(&**jid)).collect();
-    assert_eq!(of_minions, failed, "the jobs that failed");
+    assert_eq!(listed, failed, "the jobs that failed");
     // The command line says the same. A process for each would take long.
     let some = jobs.keys().step_by(jobs.len() / 10 + 1);
     for jid in some {
@@ -405,6 +418,27 @@ fn in_the_job_cache(recording: &Recording, daemon: &Daemon, config: &Path) {
         assert!(said.status.success(), "{said:?}");
         let said: Value = serde_json::from_slice(&said.stdout).unwrap();
         assert_eq!(said["returns"], job(jid)["returns"], "{jid}");
+    }
+}
+
+/// The estate counts each return once, and so what came by both buses. Wheel functions are no jobs
+/// to it.
+fn in_the_metrics(recording: &Recording, daemon: &Daemon) {
+    let below: BTreeSet<_> =
+        recording.lines.iter().filter(|line| !line.is_above).filter_map(Line::part).collect();
+    for (outcome, success) in [("worked", "true"), ("failed", "false"), ("unknown", "unknown")] {
+        let lines = recording.lines.iter().filter(|line| line.outcome == outcome);
+        let counted = lines.filter(|line| {
+            line.returned_by().is_some()
+                && !line.tag().starts_with("salt/wheel/")
+                && !(line.is_above && line.part().is_some_and(|part| below.contains(&part)))
+        });
+        let expected = u32::try_from(counted.count()).unwrap();
+        let label = format!("success=\"{success}\"");
+        let found = || daemon.metric("salt_responses_total", &[&label]);
+        until(&format!("{expected} returns are counted as {outcome}, not {}", found()), || {
+            (found() - f64::from(expected)).abs() < 0.5
+        });
     }
 }
 
@@ -455,10 +489,10 @@ fn chdb_has_what_salt_said() {
         .collect();
     assert_eq!(found, expected);
     let sql = "SELECT DISTINCT jid, minion, outcome FROM salt.salt_returns WHERE jid != 'nocache'";
-    let parts = recording.parts();
-    let expected: BTreeSet<Vec<String>> = parts
-        .iter()
-        .map(|((jid, minion), outcome)| [*jid, *minion, *outcome].map(str::to_owned).to_vec())
+    let lines = recording.lines.iter();
+    let expected: BTreeSet<Vec<String>> = lines
+        .filter_map(|line| Some([line.job.as_deref()?, line.minion()?, &line.outcome]))
+        .map(|row| row.map(str::to_owned).to_vec())
         .collect();
     assert_eq!(rows_of(&server.query(sql)), expected);
 }
