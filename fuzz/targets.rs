@@ -209,12 +209,13 @@ pub(crate) fn config(data: &[u8]) {
 /// Of any configuration of a master a page is made that is YAML, or it is refused with a place.
 pub(crate) fn import_master(data: &[u8]) {
     let Some(text) = yaml(data) else { return };
-    let mut master = Master::new();
-    let added = Node::parse(text).and_then(|node| master.add(&node));
-    if let Err(problem) = added {
-        assert!(!problem.render("master", text).is_empty());
-        return;
-    }
+    let master = match Master::parse(text) {
+        Ok(master) => master,
+        Err(problem) => {
+            assert!(!problem.render("master", text).is_empty());
+            return;
+        }
+    };
     let page = import_master::import(&master, "master");
     if let Err(problem) = Node::parse(&page) {
         panic!("{}", problem.render("the page", &page));

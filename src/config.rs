@@ -491,7 +491,14 @@ fn keep_jobs(
 }
 
 /// What the job cache wants of the bus.
-const JOB_TAGS: [&str; 2] = ["salt/job/*/new", "salt/job/*/ret/*"];
+const JOB_TAGS: [&str; 6] = [
+    "salt/job/*/new",
+    "salt/job/*/ret/*",
+    "salt/run/*/new",
+    "salt/run/*/ret",
+    "salt/wheel/*/new",
+    "salt/wheel/*/ret",
+];
 
 /// The sink by which the bus feeds the job cache; nothing of it can be configured.
 fn job_cache(place: Place, problems: &mut Vec<Problem>) -> Option<SinkConfig> {

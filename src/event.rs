@@ -312,9 +312,8 @@ impl Event {
         if let Some(given) = self.given_id() {
             return given;
         }
-        let is_return = matches!(runner::Step::of_tag(self), Some((runner::Step::Return, _)))
-            && msgpack::whole(self.payload()).is_ok();
-        let hashed = match (self.peer().is_some(), is_return) {
+        let is_runners = self.is_runners_return() && msgpack::whole(self.payload()).is_ok();
+        let hashed = match (self.peer().is_some(), is_runners) {
             (false, false) => None,
             (true, false) => self.without(&[PEER]),
             (false, true) => self.without(&[runner::STAMP]),
@@ -339,21 +338,11 @@ impl Event {
 
     /// True of what a minion, a runner or a wheel function gave.
     pub fn is_return(&self) -> bool {
-        self.kind == EventKind::JobReturn || self.of_runner() == Some(OfRunner::Return)
+        self.kind == EventKind::JobReturn || self.is_runners_return()
     }
 
-    /// What the event tells of a function that the master runs itself, and that has a job's id too
-    /// (`salt/run/<jid>/…`, `salt/wheel/<jid>/…`).
-    pub fn of_runner(&self) -> Option<OfRunner> {
-        if !matches!(self.kind, EventKind::Run | EventKind::Wheel) {
-            return None;
-        }
-        let mut parts = self.tag().split('/').skip(3);
-        match (parts.next(), parts.next()) {
-            (Some("new"), None) => Some(OfRunner::New),
-            (Some("ret"), None) => Some(OfRunner::Return),
-            _ => None,
-        }
+    fn is_runners_return(&self) -> bool {
+        matches!(runner::Step::of_tag(self), Some((runner::Step::Return, _)))
     }
 
     /// The peer of a master cluster that forwarded the event (`__peer_id`).
@@ -396,15 +385,6 @@ impl Event {
         let (given, shares_line) = (self.given, self.shares_line);
         Event { given, shares_line, ..Event::of(frame, self.tag_len, self.kind) }
     }
-}
-
-/// An event of a runner or of a wheel function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OfRunner {
-    /// It begins.
-    New,
-    /// It has ended, and gave something.
-    Return,
 }
 
 /// An event's id: its content hash where it was first read. Shown as 32 hexadecimal digits.

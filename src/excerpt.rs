@@ -91,6 +91,41 @@ fn without_secrets(text: &str, number: usize) -> (&str, String) {
     (found, shown)
 }
 
+/// True if a part of a value looks like a secret: user and path of an address, an argument or a pair
+/// whose name is that of one, an opaque text.
+pub fn may_be_secret(value: &str) -> bool {
+    let names_one = value.contains([':', '=']) && is_secret(value);
+    names_one
+        || without_looks(value) != value
+        || without_arguments(value) != value
+        || has_user(value)
+        || has_key(value)
+        || has_path_of_host(value)
+}
+
+/// True if a user with something behind the name stands before a host: `user/abc@host`.
+fn has_user(value: &str) -> bool {
+    value.rsplit_once('@').is_some_and(|(user, _)| user.contains([':', '/']))
+}
+
+/// True if a long run of letters and digits is in it, in any case of letters.
+fn has_key(value: &str) -> bool {
+    let mut runs = value.split(|c: char| !c.is_ascii_alphanumeric());
+    runs.any(|run| {
+        let has = |what: fn(&u8) -> bool| run.bytes().any(|byte| what(&byte));
+        run.len() >= OPAQUE && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic)
+    })
+}
+
+/// True for an address without its scheme: `hooks.example.com/services/abc`.
+fn has_path_of_host(value: &str) -> bool {
+    value.split_once('/').is_some_and(|(host, path)| {
+        let host = host.split_once(':').map_or(host, |(name, _)| name);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+        host.trim_matches('.').contains('.') && host.chars().all(is_name) && !path.is_empty()
+    })
+}
+
 /// A message without what looks like a secret.
 pub fn message(text: &str) -> String {
     without_looks(text)

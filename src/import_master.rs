@@ -1,98 +1,32 @@
-//! What the returners of a Salt master do, as a configuration of saltern.
+//! The configuration of a Salt master as one of saltern.
 //!
 //! A master stores events with what `event_return` names, and jobs with what `master_job_cache` and
 //! `ext_job_cache` name. Each of these becomes a sink where saltern has one of that kind, and a comment
-//! that holds what is configured for it where saltern has none. Nothing that bears on events is left
-//! out in silence: what cannot be carried over becomes a comment.
+//! that holds what is configured for it where saltern has none. All else that bears on events, returns
+//! or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is printed (`shown.rs`).
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
 use crate::jobs::JobsConfig;
+use crate::socket_file::LONGEST_PATH;
 use crate::units::Span;
-use crate::yaml::{Node, Value};
+use crate::visible;
 
+mod engines;
+mod file_glob;
 mod globs;
+mod includes;
+mod master;
+mod options;
 mod returners;
+mod salt_yaml;
+mod shown;
 
-use returners::RETURNERS;
-
-/// What a master's configuration says, the files of it together: a later key wins.
-pub struct Master {
-    keys: Vec<(String, Node)>,
-}
-
-impl Master {
-    /// A configuration without anything.
-    pub fn new() -> Self {
-        Master { keys: Vec::new() }
-    }
-
-    /// Adds a file, parsed.
-    pub fn add(&mut self, file: &Node) -> Result<(), crate::yaml::Problem> {
-        for (key, node) in file.pairs()? {
-            self.keys.retain(|(name, _)| *name != key.name);
-            self.keys.push((key.name.clone(), node.clone()));
-        }
-        Ok(())
-    }
-
-    /// The value of a key, or of a key in a mapping: `mysql.host` is either.
-    fn get(&self, name: &str) -> Option<&Node> {
-        let flat = self.keys.iter().find(|(key, _)| key == name).map(|(_, node)| node);
-        flat.or_else(|| {
-            let parts: Vec<_> = name.rsplitn(2, '.').collect();
-            let [option, section] = parts[..] else { return None };
-            let (_, node) = self.keys.iter().find(|(key, _)| key == section)?;
-            node.pairs().ok()?.iter().find(|(key, _)| key.name == option).map(|(_, node)| node)
-        })
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        scalar(self.get(name)?)
-    }
-
-    fn number(&self, name: &str) -> Option<f64> {
-        self.text(name)?.parse().ok()
-    }
-
-    /// The texts of a list, or the one that stands in its place.
-    fn list(&self, name: &str) -> Vec<String> {
-        match self.get(name).map(|node| &node.value) {
-            Some(Value::List(nodes)) => nodes.iter().filter_map(scalar).collect(),
-            Some(_) => self.text(name).into_iter().filter(|text| !text.is_empty()).collect(),
-            None => Vec::new(),
-        }
-    }
-
-    /// A path, below `root_dir` as Salt puts it.
-    fn path(&self, name: &str, default: &str) -> String {
-        let root = self.text("root_dir").unwrap_or_else(|| "/".to_owned());
-        let root = root.trim_end_matches('/');
-        let path = self.text(name).unwrap_or_else(|| default.to_owned());
-        match path.starts_with(&format!("{root}/")) {
-            true => path,
-            false => format!("{root}/{}", path.trim_start_matches('/')),
-        }
-    }
-}
-
-impl Default for Master {
-    fn default() -> Self {
-        Master::new()
-    }
-}
-
-/// A value as text; `None` for lists, mappings and nothing.
-fn scalar(node: &Node) -> Option<String> {
-    match &node.value {
-        Value::Text(text) | Value::Replaced(text) => Some(text.clone()),
-        Value::Bool(value) => Some(value.to_string()),
-        Value::Int(number) => Some(number.to_string()),
-        Value::Uint(number) => Some(number.to_string()),
-        Value::Float(number) => Some(number.to_string()),
-        Value::Null | Value::List(_) | Value::Map(_) => None,
-    }
-}
+pub use includes::MasterError;
+pub use master::Master;
+use returners::{RETURNERS, Returner};
+use shown::shown;
 
 /// The keys that name what stores jobs, and what each stores.
 const JOB_CACHES: [(&str, &str); 2] = [
@@ -100,9 +34,20 @@ const JOB_CACHES: [(&str, &str); 2] = [
     ("master_job_cache", "jobs and what minions return, from the master"),
 ];
 
+/// The options of `event_return` that its sink takes over.
+const OF_EVENT_RETURN: [&str; 4] = [
+    "event_return_whitelist",
+    "event_return_blacklist",
+    "event_return_queue",
+    "event_return_queue_max_seconds",
+];
+
+/// The largest number of bytes or events that is carried over.
+const MOST: f64 = 1e15;
+
 /// Why a returner is used.
-struct Use<'a> {
-    name: &'a str,
+struct Use {
+    name: String,
     /// `event_return`, `ext_job_cache` or `master_job_cache`.
     key: &'static str,
 }
@@ -113,23 +58,18 @@ pub fn import(master: &Master, from: &str) -> String {
     let mut page = Page::default();
     page.line(0, &format!("# What the returners of {from} do, for saltern."));
     page.line(0, "# Lines that begin with `#` tell what could not be carried over, and why.");
-    if let Some(id) = master.text("id") {
+    for remark in &master.remarks {
+        page.line(0, &format!("# {remark}"));
+    }
+    if let Some(id) = master.name("id") {
         page.pair(0, "master_id", &id);
     }
     let keeps_jobs = job_cache(master, &mut page);
     source(master, &mut page);
 
     page.line(0, "sinks:");
-    let events = master.list("event_return");
-    let caches = JOB_CACHES.map(|(key, _)| (key, master.text(key)));
-    let uses = events.iter().map(|name| Use { name, key: "event_return" });
-    let caches = caches.iter().filter_map(|(key, name)| Some(Use { name: name.as_ref()?, key }));
-    let mut uses: Vec<Use<'_>> = uses.chain(caches).collect();
-    uses.retain(|used| !["local_cache", "saltern"].contains(&used.name));
-    uses.sort_by_key(|used| (used.name, used.key));
-    uses.dedup_by_key(|used| (used.name, used.key));
     let mut sinks = 0;
-    for used in &uses {
+    for used in &uses(master, &mut page) {
         sinks += usize::from(sink_of(master, used, &mut page));
     }
     if sinks == 0 && keeps_jobs {
@@ -141,26 +81,73 @@ pub fn import(master: &Master, from: &str) -> String {
         );
         page.line(2, "nothing: {blackhole: {}}");
     }
-    if let Some(niceness) = master.text("event_return_niceness") {
-        let advice = "has no meaning here; set `Nice=` in the systemd unit.";
-        page.line(0, &format!("# event_return_niceness: {niceness} {advice}"));
-    }
-    unused(master, &uses, &mut page);
+    unused(master, &mut page);
+    engines::engines(master, &mut page);
+    options::left_over(master, &mut page);
     page.text
+}
+
+/// The returners that the master stores something with; those that are no stores are said.
+fn uses(master: &Master, page: &mut Page) -> Vec<Use> {
+    let mut uses: Vec<Use> = Vec::new();
+    let events = master.list("event_return");
+    if !events.is_empty() || master.get("event_return").is_some_and(master::is_false) {
+        page.say("event_return");
+    }
+    uses.extend(events.into_iter().map(|name| Use { name, key: "event_return" }));
+    for (key, _) in JOB_CACHES {
+        if master.get(key).is_some_and(master::is_false) {
+            page.say(key);
+        }
+        if let Some(name) = master.name(key) {
+            page.say(key);
+            uses.push(Use { name, key });
+        }
+    }
+    uses.sort_by(|a, b| (&a.name, a.key).cmp(&(&b.name, b.key)));
+    uses.dedup_by(|a, b| a.name == b.name && a.key == b.key);
+    uses.retain(|Use { name, key }| {
+        let what = match name.as_str() {
+            "saltern" => "hands over to saltern already: the `returner` source takes it.",
+            "local_cache" => {
+                "is files of the master, which stay. `local_cache` sources and `saltern replay` read them."
+            }
+            _ => return true,
+        };
+        page.line(2, &format!("# {key}: {name} {what}"));
+        if *key == "event_return" {
+            filters_in_words(master, page);
+        }
+        false
+    });
+    uses
 }
 
 /// The job cache, where the master has one that is not its own files; whether there is one.
 fn job_cache(master: &Master, page: &mut Page) -> bool {
-    let external = JOB_CACHES.iter().any(|(key, _)| {
-        master.text(key).is_some_and(|name| name != "local_cache" && !name.is_empty())
-    });
-    let keep = master.number("keep_jobs_seconds").or_else(|| {
-        // Hours, and still read by Salt.
-        master.number("keep_jobs").map(|hours| hours * 3600.0)
-    });
+    let external = JOB_CACHES
+        .iter()
+        .any(|(key, _)| master.name(key).is_some_and(|name| name != "local_cache"));
     if !external {
         return false;
     }
+    let seconds = master.number("keep_jobs_seconds");
+    // Hours, which Salt still reads where they alone are other than they are without a word.
+    let hours = master.text("keep_jobs").filter(|hours| hours != "24");
+    let hours = hours.and_then(|hours| hours.parse::<f64>().ok());
+    let are_default = master.text("keep_jobs_seconds").is_none_or(|seconds| seconds == "86400");
+    let hours = hours.filter(|hours| are_default && !hours.is_nan());
+    let keep = match (seconds, hours) {
+        (_, Some(hours)) => {
+            page.say("keep_jobs");
+            Some(hours * 3600.0)
+        }
+        (Some(seconds), None) => {
+            page.say("keep_jobs_seconds");
+            Some(seconds)
+        }
+        (None, None) => None,
+    };
     let keep = keep.unwrap_or_else(|| JobsConfig::default().keep_jobs.0.as_secs_f64());
     page.line(0, "# Jobs can be looked up with `saltern jobs`.");
     if keep <= 0.0 {
@@ -180,29 +167,62 @@ fn source(master: &Master, page: &mut Page) {
     page.line(4, "salt_bus:");
     match master.text("ipc_mode").as_deref() {
         Some("tcp") => {
-            let port = master.text("tcp_master_pub_port").unwrap_or_else(|| "4512".to_owned());
+            page.say("ipc_mode");
+            let said = master.text("tcp_master_pub_port").and_then(|port| port.parse::<u16>().ok());
+            if said.is_some() {
+                page.say("tcp_master_pub_port");
+            }
+            let port = said.unwrap_or(4512);
             page.pair(6, "address", &format!("tcp://127.0.0.1:{port}"));
         }
-        _ => {
-            let folder = master.path("sock_dir", "/var/run/salt/master");
-            page.pair(6, "address", &format!("{folder}/master_event_pub.ipc"));
+        mode => {
+            if mode == Some("ipc") {
+                page.say("ipc_mode");
+            }
+            let (folder, cache) = ("/var/run/salt/master", "/var/cache/salt/master");
+            let length = |name: &str, default: &str| {
+                master.text(name).map_or(default.len(), |path| path.len())
+            };
+            // Salt's own way out of addresses that are too long.
+            let folder = match length("sock_dir", folder) > length("cachedir", cache) + 10 {
+                true => format!("{}/.salt-unix", master.path("cachedir", cache)),
+                false => master.path("sock_dir", folder),
+            };
+            let address = format!("{folder}/master_event_pub.ipc");
+            let is_short = address.len() <= LONGEST_PATH && !address.contains("://");
+            if is_short {
+                page.pair(6, "address", &address);
+            } else {
+                let length = address.len();
+                page.line(6, &format!("# The bus's path of {length} bytes is none of a unix socket; this is Salt's default."));
+                page.pair(6, "address", "/var/run/salt/master/master_event_pub.ipc");
+            }
         }
     }
-    if let Some(size) = master.number("max_event_size").filter(|size| *size > 67_108_864.0) {
+    let size = master.number("max_event_size").map(|size| size.min(MOST));
+    if let Some(size) = size.filter(|size| *size > 67_108_864.0) {
+        page.say("max_event_size");
         page.line(6, &format!("max_frame: {size:.0}"));
     }
 }
 
 /// The sink that does what a returner does, or a comment; whether it is a sink.
-fn sink_of(master: &Master, used: &Use<'_>, page: &mut Page) -> bool {
+fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Use { name, key } = used;
     let Some(returner) = RETURNERS.iter().find(|returner| returner.is(name)) else {
-        page.line(
-            2,
-            &format!(
-                "# {key}: {name} is none of Salt's own returners; saltern has no sink for it."
-            ),
-        );
+        let what = "is none of Salt's own returners; saltern has no sink for it.";
+        page.line(2, &format!("# {key}: {} {what}", shown::name(name)));
+        let prefix = format!("{name}.");
+        for (key, node) in master.keys() {
+            let rest = key.strip_prefix("returner.").unwrap_or(key);
+            if rest == name || rest.starts_with(&prefix) {
+                page.say(key);
+                page.line(2, &format!("#   {}: {}", shown::name(key), shown(key, node)));
+            }
+        }
+        if *key == "event_return" {
+            filters_in_words(master, page);
+        }
         return false;
     };
     if *key == "event_return" && !returner.stores_events {
@@ -216,19 +236,26 @@ fn sink_of(master: &Master, used: &Use<'_>, page: &mut Page) -> bool {
     let options = returner.options(master);
     let Some(settings) = returner.carried(&options) else {
         page.line(2, &format!("# {key}: {name}. {} It is configured with:", returner.why_not()));
-        for (option, value) in &options {
-            page.line(2, &format!("#   {option}: {value}"));
+        for (option, node) in &options {
+            page.line(2, &format!("#   {}: {}", shown::name(option), shown(option, node)));
         }
         if options.is_empty() {
             page.line(2, "#   (nothing)");
         }
+        if *key == "event_return" {
+            filters_in_words(master, page);
+        }
         return false;
     };
     let sink = match *key {
-        "event_return" => (*name).to_owned(),
+        "event_return" => name.clone(),
         _ => format!("{name}-{}", key.replace('_', "-")),
     };
     page.line(2, &format!("{}:", quoted(&sink)));
+    for needed in &settings.needed {
+        let returners::Needed { variable, option } = needed;
+        page.line(4, &format!("# Set the environment variable {variable}: it stands for what `{option}` says on the master, which may hold a secret."));
+    }
     if settings.set.is_empty() {
         page.line(4, &format!("{}: {{}}", returner.name));
     } else {
@@ -237,7 +264,12 @@ fn sink_of(master: &Master, used: &Use<'_>, page: &mut Page) -> bool {
             page.line(6, &format!("{option}: {value}"));
         }
     }
-    for (option, value) in settings.left_out {
+    if let Some(advice) = settings.advice {
+        page.line(4, &format!("# {advice}."));
+    }
+    for (option, node) in settings.left_out {
+        let value = shown(&option, node);
+        let option = shown::name(&option);
         page.line(4, &format!("# {option}: {value} has no counterpart in the sink."));
     }
     if let Some(note) = settings.note {
@@ -254,11 +286,29 @@ fn sink_of(master: &Master, used: &Use<'_>, page: &mut Page) -> bool {
     true
 }
 
+/// The options of `event_return` beside a returner that is no sink.
+fn filters_in_words(master: &Master, page: &mut Page) {
+    for key in OF_EVENT_RETURN {
+        let Some(node) = master.get(key) else { continue };
+        page.say(key);
+        // Tags are no secrets, whatever the words in them are.
+        let patterns: Vec<_> = master.list(key).iter().map(|pattern| quoted(pattern)).collect();
+        let value = match key.ends_with("list") && !patterns.is_empty() {
+            true => format!("[{}]", patterns.join(", ")),
+            false => shown(key, node),
+        };
+        page.line(2, &format!("#   {key}: {value}"));
+    }
+}
+
 fn filter(master: &Master, page: &mut Page) {
     let mut lines = Vec::new();
     for (key, name) in [("event_return_whitelist", "tags"), ("event_return_blacklist", "not_tags")]
     {
         let mut tags = Vec::new();
+        if master.get(key).is_some() {
+            page.say(key);
+        }
         for pattern in master.list(key) {
             match globs::glob(&pattern) {
                 Some(glob) => {
@@ -291,13 +341,15 @@ fn filter(master: &Master, page: &mut Page) {
 fn batch(master: &Master, page: &mut Page) {
     let queue = master.number("event_return_queue").filter(|queue| *queue > 0.0);
     let age = master.number("event_return_queue_max_seconds").filter(|age| *age > 0.0);
-    match (queue, age) {
-        // The kind's own: it stores what there is, at once or nearly so.
-        (None, _) => {}
-        (Some(queue), None) => page.line(4, &format!("batch: {{max_events: {queue:.0}}}")),
-        (Some(queue), Some(age)) => {
-            let linger = taken(age);
-            page.line(4, &format!("batch: {{max_events: {queue:.0}, linger: {linger}s}}"));
+    // The kind's own otherwise: it stores what there is, at once or nearly so.
+    let Some(queue) = queue.map(|queue| queue.min(MOST)) else { return };
+    page.say("event_return_queue");
+    match age.map(taken) {
+        None => page.line(4, &format!("batch: {{max_events: {queue:.0}}}")),
+        Some(age) => {
+            page.say("event_return_queue_max_seconds");
+            let age = format!("{:.0}ms", age * 1000.0).replace("000ms", "s");
+            page.line(4, &format!("batch: {{max_events: {queue:.0}, linger: {age}}}"));
         }
     }
 }
@@ -308,16 +360,29 @@ fn taken(seconds: f64) -> f64 {
 }
 
 /// Returners that are configured and that nothing on the master names.
-fn unused(master: &Master, uses: &[Use<'_>], page: &mut Page) {
+fn unused(master: &Master, page: &mut Page) {
+    let mut used = master.list("event_return");
+    used.extend(JOB_CACHES.iter().filter_map(|(key, _)| master.name(key)));
     for returner in RETURNERS {
-        let is_used = uses.iter().any(|used| returner.is(used.name));
-        if !is_used && !returner.options(master).is_empty() {
+        let Returner { name, .. } = returner;
+        let options = returner.options(master);
+        if !options.is_empty() && !used.iter().any(|used| returner.is(used)) {
             page.line(
                 0,
                 &format!(
-                    "# `{}` is configured, but the master stores nothing with it; minions may (`--return {}`).",
-                    returner.name, returner.name
+                    "# `{name}` is configured, but the master stores nothing with it; minions may (`--return {name}`):",
                 ),
+            );
+            for (option, node) in options {
+                page.line(0, &format!("#   {}: {}", shown::name(&option), shown(&option, node)));
+            }
+        }
+        for (key, node) in returner.alternatives(master) {
+            page.say(key);
+            let value = shown(key, node);
+            page.line(
+                0,
+                &format!("# {key}: {value} is for `--return {name} --return_config NAME` alone."),
             );
         }
     }
@@ -327,16 +392,27 @@ fn unused(master: &Master, uses: &[Use<'_>], page: &mut Page) {
 #[derive(Default)]
 struct Page {
     text: String,
+    /// Keys of the master's configuration that the page already speaks of.
+    said: HashSet<String>,
 }
 
 impl Page {
     fn line(&mut self, indent: usize, line: &str) {
         // Writing to a string cannot fail. A comment is one line whatever stands in it.
-        let _ = writeln!(self.text, "{:indent$}{}", "", line.replace(['\n', '\r'], " "));
+        let line = visible::json(&line.replace(['\n', '\r'], " "));
+        let _ = writeln!(self.text, "{:indent$}{line}", "");
     }
 
     fn pair(&mut self, indent: usize, key: &str, value: &str) {
         self.line(indent, &format!("{key}: {}", quoted(value)));
+    }
+
+    fn say(&mut self, key: &str) {
+        self.said.insert(key.to_owned());
+    }
+
+    fn has_said(&self, key: &str) -> bool {
+        self.said.contains(key)
     }
 }
 
@@ -351,11 +427,12 @@ mod tests {
     use crate::config::Config;
 
     fn imported(text: &str) -> String {
-        let mut master = Master::new();
-        master.add(&Node::parse(text).unwrap()).unwrap();
+        let master = Master::parse(text).unwrap();
         let page = import(&master, "master");
         // Whatever it says, saltern takes it.
-        if let Err(problems) = Config::parse(&page) {
+        // Variables are for values that it does not print.
+        let set = page.replace("${SALTERN_", "h:1${").replace("h:1${KAFKA_BROKER_1}", "h:1");
+        if let Err(problems) = Config::parse(&set) {
             let problems: Vec<_> = problems.iter().map(|p| p.render("page", &page)).collect();
             panic!("{}\n{page}", problems.join("\n"));
         }
@@ -445,6 +522,89 @@ mod tests {
         );
         assert!(page.contains("#   host: \"db\"\n") && !page.contains("hunter2"), "{page}");
         assert!(page.contains("#   bootstrap: [\"a\", \"b\"]\n"), "{page}");
+    }
+
+    #[test]
+    fn values_of_any_kind_come_to_a_configuration() {
+        let keys = [
+            "id",
+            "root_dir",
+            "sock_dir",
+            "cachedir",
+            "ipc_mode",
+            "max_event_size",
+            "event_return_whitelist",
+            "keep_jobs",
+            "event_return_blacklist",
+            "event_return_queue",
+            "event_return_queue_max_seconds",
+            "keep_jobs_seconds",
+            "rawfile_json.filename",
+            "sqlite3.database",
+            "sqlite3.timeout",
+            "returner.kafka.bootstrap",
+            "returner.kafka.topic",
+            "rawfile_json",
+            "returner.kafka",
+            "engines",
+            "event_return",
+            "master_job_cache",
+            "ext_job_cache",
+            "schedule",
+            "reactor",
+            "event_return_niceness",
+            "my_jobs",
+        ];
+        let values = [
+            "~",
+            "yes",
+            "no",
+            "-1",
+            "0",
+            "0.0001",
+            "5.5",
+            ".inf",
+            "-.inf",
+            ".nan",
+            "1.0e+308",
+            "99999999999999999999999",
+            "''",
+            "'a b'",
+            "'$${X}'",
+            "'a: b # c'",
+            "\"a\\nb\\u2028\\e\"",
+            "[]",
+            "{}",
+            "[~]",
+            "[1, [2], {a: b}]",
+            "{a: {b: [c]}}",
+            "'*'",
+            "'['",
+            "'{'",
+            "'!'",
+            "'h:1,g:x'",
+            "'[::1]:9092'",
+            "local_cache",
+            "saltern",
+            "sqlite3",
+        ];
+        for key in keys {
+            for value in values {
+                let rest = [
+                    ("event_return", "[rawfile_json, sqlite3, kafka, local, mysql]"),
+                    ("master_job_cache", "redis"),
+                    ("sqlite3.database", "/a"),
+                    ("returner.kafka.bootstrap", "h"),
+                    ("returner.kafka.topic", "t"),
+                    ("event_return_queue", "5"),
+                ];
+                let rest = rest.iter().filter(|(name, _)| *name != key);
+                let rest: Vec<_> = rest.map(|(name, value)| format!("{name}: {value}\n")).collect();
+                let rest = rest.concat();
+                imported(&format!("{key}: {value}\n{rest}"));
+            }
+        }
+        imported("ipc_mode: tcp\ntcp_master_pub_port: x\n");
     }
 
     #[test]

@@ -72,6 +72,7 @@ mod supervisor;
 pub mod threads;
 mod tls;
 pub mod trimmed;
+pub mod unit_paths;
 pub mod units;
 mod unopened;
 pub mod visible;

@@ -331,7 +331,8 @@ fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
         assert_eq!((&load["id"], load.get("Minions")), (&json!(master), None));
         let listed = runner(salt, "jobs.list_jobs", &[]);
         assert_eq!(listed[jid]["Function"], format!("runner.{fun}"));
-        assert_eq!(runner(salt, "jobs.lookup_jid", &[jid])[master], data["return"], "{jid}");
+        let found = runner(salt, "jobs.lookup_jid", &[jid]);
+        assert_eq!(found[master], returned["return"], "{jid}");
         // Whatever was to come has come by now.
         assert_eq!(daemon.stored(&ret), 1);
         assert_eq!(daemon.stored(&format!("salt/job/{jid}/ret/{master}")), 0);

@@ -17,6 +17,9 @@ use crate::trimmed::Trimmed;
 /// The salt-exporter's name for the minion of a runner.
 const MASTER: &str = "master";
 
+/// The longest id of a minion, in bytes: it is the name of a file on the master.
+const LONGEST_ID: usize = 255;
+
 /// Jobs of which it is known who brought them first: 512 KiB.
 const KNOWN_JOBS: usize = 1 << 16;
 
@@ -424,7 +427,7 @@ impl Books {
         if minion.is_empty() {
             return;
         }
-        if minion.len() > LONGEST {
+        if minion.len() > LONGEST_ID {
             self.minions_folded += 1;
             return;
         }

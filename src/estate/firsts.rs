@@ -41,7 +41,7 @@ impl Firsts {
         if let Some(found) = row.iter().find(|place| is_of(**place, thing)) {
             return if *found == new { Seen::Again } else { Seen::Elsewhere };
         }
-        row.rotate_right(1);
+        row.copy_within(..WIDTH - 1, 1);
         row[0] = new;
         Seen::First
     }

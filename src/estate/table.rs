@@ -39,8 +39,11 @@ const JOB: &[&str] = &["function", "state"];
 const RETURN: &[&str] = &["function", "state", "success"];
 
 /// New jobs.
-pub const NEW_JOBS: Declared =
-    declared(counter("salt_new_job_total", JOB, "New jobs."), ByMinion::Never, 2);
+pub const NEW_JOBS: Declared = declared(
+    counter("salt_new_job_total", JOB, "New jobs; each function of a job of several counts."),
+    ByMinion::Never,
+    2,
+);
 /// Minions that new jobs were meant for.
 pub const EXPECTED: Declared = declared(
     counter("salt_expected_responses_total", JOB, "Minions that new jobs were meant for."),
@@ -52,20 +55,28 @@ pub const RESPONSES_BY_FUNCTION: Declared = declared(
     counter(
         "salt_function_responses_total",
         RETURN,
-        "Returns of jobs and runners, without those of scheduled jobs.",
+        "Returns of jobs and runners, without those of scheduled jobs; success is true, false or unknown.",
     ),
     ByMinion::Added,
     2,
 );
 /// Returns of scheduled jobs.
 pub const SCHEDULED: Declared = declared(
-    counter("salt_scheduled_job_return_total", RETURN, "Returns of scheduled jobs."),
+    counter(
+        "salt_scheduled_job_return_total",
+        RETURN,
+        "Returns of scheduled jobs; success is true, false or unknown.",
+    ),
     ByMinion::Added,
     2,
 );
 /// All returns.
 pub const RESPONSES: Declared = declared(
-    counter("salt_responses_total", &["success"], "Returns, with those of scheduled jobs."),
+    counter(
+        "salt_responses_total",
+        &["success"],
+        "Returns, with those of scheduled jobs; success is true, false or unknown.",
+    ),
     ByMinion::Labelled,
     0,
 );

@@ -158,18 +158,20 @@ impl<'a> JobReturn<'a> {
 
     /// Salt's own `success`; of several functions, true if all say so.
     pub fn success(&self) -> Option<bool> {
-        leaves(self.success).filter_map(truth).reduce(|one, other| one && other)
+        all_said(self.success?, truth, |one, other| one && other)
     }
 
     /// Salt's own `retcode`; of several functions the first that is not zero.
     pub fn retcode(&self) -> Option<i64> {
-        let codes = leaves(self.retcode).filter_map(code);
-        codes.reduce(|one, other| if one == 0 { other } else { one })
+        all_said(self.retcode?, code, |one, other| if one == 0 { other } else { one })
     }
 
     /// True of what a runner or a wheel function gave: the master's word, and no minion's.
     pub fn is_of_runner(&self) -> bool {
-        let mut functions = self.functions.iter().peekable();
+        if let Some(function) = self.functions.single() {
+            return is_runner(function);
+        }
+        let mut functions = self.functions.listed().peekable();
         match functions.peek() {
             Some(_) => functions.all(is_runner),
             // Salt's `store_job` adds the function only after it has handed the load on once.
@@ -414,13 +416,14 @@ fn part_of<'a>(field: &'a [u8], name: &str, place: usize) -> Option<&'a [u8]> {
     }
 }
 
-/// The value, or those in the map or list that it is.
-fn leaves(value: Option<&[u8]>) -> impl Iterator<Item = Item<'_>> {
-    let value = value.unwrap_or_default();
-    let itself = msgpack::scalar(value);
-    let in_list = msgpack::items(value).filter_map(msgpack::scalar);
-    let in_map = msgpack::raw_pairs(value).filter_map(|(_, value)| msgpack::scalar(value));
-    itself.into_iter().chain(in_list).chain(in_map)
+/// What the value says, or those in the map or list that it is.
+fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> T) -> Option<T> {
+    let said = |value| msgpack::scalar(value).and_then(read);
+    match msgpack::scalar(value)? {
+        Item::Array(_) => msgpack::items(value).filter_map(said).reduce(join),
+        Item::Map(_) => msgpack::raw_pairs(value).filter_map(|(_, value)| said(value)).reduce(join),
+        item => read(item),
+    }
 }
 
 fn truth(item: Item<'_>) -> Option<bool> {

@@ -2,12 +2,16 @@
 //!
 //! Salt takes a pattern as a glob (`fnmatch`) and, if that does not match, as a regular expression.
 
+use globset::Glob;
+
 /// The glob that matches what the pattern does; `None` for a regular expression that no glob can
 /// stand for.
 pub(super) fn glob(pattern: &str) -> Option<String> {
-    if !is_regex(pattern) {
-        return Some(escaped(pattern));
-    }
+    let glob = if is_regex(pattern) { of_regex(pattern) } else { Some(escaped(pattern)) };
+    glob.filter(|glob| Glob::new(glob).is_ok())
+}
+
+fn of_regex(pattern: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = pattern.trim_start_matches('^').trim_end_matches('$').chars().peekable();
     while let Some(c) = rest.next() {
@@ -49,9 +53,11 @@ fn is_regex(pattern: &str) -> bool {
 /// What `fnmatch` takes as it is and this program's globs do not.
 fn escaped(pattern: &str) -> String {
     let mut out = String::new();
-    for c in pattern.chars() {
+    for (place, c) in pattern.char_indices() {
+        let is_open = c == '[' && !pattern.get(place + 2..).is_some_and(|rest| rest.contains(']'));
         match c {
             '*' if out.ends_with('*') => {}
+            _ if is_open => out.extend(['\\', c]),
             '{' | '}' => out.extend(['\\', c]),
             c => out.push(c),
         }
@@ -74,6 +80,8 @@ mod tests {
             ("^salt/auth$", Some("salt/auth")),
             ("salt/minion/.+/start", Some("salt/minion/?*/start")),
             (r"app\.example/\*", Some("app.example/\\*")),
+            ("app/[", Some("app/\\[")),
+            ("app/[z-a]", None),
             (r"salt/job/\d+/new", None),
             ("salt/(auth|key)", None),
         ] {

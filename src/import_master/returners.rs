@@ -1,7 +1,13 @@
 //! Salt's returners, and where each reads its options.
 
-use super::{Master, quoted, scalar};
+use std::path::Path;
+
+use super::master::{Master, scalar};
+use super::quoted;
+use super::shown::is_open;
 use crate::sink;
+use crate::unit_paths;
+use crate::units::Span;
 use crate::yaml::{Node, Value};
 
 /// One of Salt's returners.
@@ -24,6 +30,8 @@ struct Carried {
     options: &'static [Carry],
     /// Settings by which the sink stores what the returner does.
     fixed: &'static [(&'static str, &'static str)],
+    /// The option that names the file that is written, and the one that is written without it.
+    file: Option<(&'static str, &'static str)>,
     /// What is different all the same.
     note: Option<&'static str>,
 }
@@ -33,24 +41,59 @@ struct Carry {
     option: &'static str,
     setting: &'static str,
     is_needed: bool,
-    /// The sink's value for that of the option, both as YAML; `None` if the sink would not take it.
-    value: fn(&str) -> Option<String>,
+    /// The sink's value for that of the option, as YAML; `None` if the sink would not take it.
+    value: fn(&Node, &mut Vec<Needed>) -> Option<String>,
 }
 
-const fn same(option: &'static str, is_needed: bool) -> Carry {
-    Carry { option, setting: option, is_needed, value: |value| Some(value.to_owned()) }
+/// A value that is not printed, and that an environment variable has to hold in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Needed {
+    /// The variable.
+    pub(super) variable: String,
+    /// The option that holds it on the master.
+    pub(super) option: &'static str,
 }
 
 const KAFKA: Carried = Carried {
     options: &[
-        Carry { setting: "brokers", value: brokers, ..same("bootstrap", true) },
-        Carry { value: topic, ..same("topic", true) },
+        Carry { option: "bootstrap", setting: "brokers", is_needed: true, value: brokers },
+        Carry { option: "topic", setting: "topic", is_needed: true, value: topic },
     ],
     fixed: &[("value", "salt_returner")],
+    file: None,
     note: Some(
         "Salt's `kafka` makes the return's text in Python the message's key; here it is the minion's id.",
     ),
 };
+
+const RAWFILE_JSON: Carried = Carried {
+    options: &[Carry {
+        option: "filename",
+        setting: "filename",
+        is_needed: false,
+        value: |node, needed| path(node, "SALTERN_RAWFILE_JSON_FILENAME", "filename", needed),
+    }],
+    fixed: &[],
+    file: Some(("filename", "/var/log/salt/events")),
+    note: None,
+};
+
+const SQLITE3: Carried = Carried {
+    options: &[
+        Carry {
+            option: "database",
+            setting: "database",
+            is_needed: true,
+            value: |node, needed| path(node, "SALTERN_SQLITE3_DATABASE", "database", needed),
+        },
+        Carry { option: "timeout", setting: "timeout", is_needed: false, value: seconds },
+    ],
+    fixed: &[],
+    file: Some(("database", "")),
+    note: None,
+};
+
+const LOCAL: Carried = Carried { options: &[], fixed: &[], file: None, note: None };
 
 const NO_SINK: &str = "saltern has no sink of this kind yet; its options carry over once it has.";
 const OTHER_OPTIONS: &str =
@@ -84,20 +127,11 @@ const fn carried(
     Returner { name, aliases: &[], sections, stores_events, carried: Some(carried), why_not }
 }
 
-const fn as_they_are(options: &'static [Carry]) -> Carried {
-    Carried { options, fixed: &[], note: None }
-}
-
 /// All returners of Salt 3006 to 3008.
 pub(super) const RETURNERS: &[Returner] = &[
-    carried("rawfile_json", true, as_they_are(&[same("filename", false)]), &["rawfile_json"]),
-    carried(
-        "sqlite3",
-        false,
-        as_they_are(&[same("database", true), same("timeout", false)]),
-        &["sqlite3"],
-    ),
-    carried("local", true, as_they_are(&[]), &[]),
+    carried("rawfile_json", true, RAWFILE_JSON, &["rawfile_json"]),
+    carried("sqlite3", false, SQLITE3, &["sqlite3"]),
+    carried("local", true, LOCAL, &[]),
     carried("kafka", false, KAFKA, &["returner.kafka"]),
     store("mysql", &["mysql"], true),
     store("pgjsonb", &["returner.pgjsonb"], true),
@@ -134,8 +168,9 @@ pub(super) const RETURNERS: &[Returner] = &[
     Returner { why_not: INSTEAD, ..store("salt_cache", &[], false) },
 ];
 
-/// Parts of names of options whose values are not printed.
-const SECRETS: [&str; 6] = ["pass", "token", "secret", "key", "hook", "dsn"];
+/// Options that name a mapping elsewhere in the configuration, which holds more options.
+const PROFILES: [&str; 4] =
+    ["profile", "returner", "returner_read_profile", "returner_write_profile"];
 
 impl Returner {
     /// Whether Salt knows it by this name.
@@ -151,109 +186,165 @@ impl Returner {
         }
     }
 
-    /// What is configured for it, as YAML; secrets are left out.
-    pub(super) fn options(&self, master: &Master) -> Vec<(String, String)> {
+    /// True if a key of the master's configuration holds options of it.
+    pub(super) fn owns(&self, key: &str) -> bool {
+        self.sections.iter().any(|section| {
+            key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
+    /// What is configured for it. Of an option that is there twice the first one counts, as in Salt:
+    /// that of the mapping.
+    pub(super) fn options<'a>(&self, master: &'a Master) -> Vec<(String, &'a Node)> {
         let mut options = Vec::new();
         for section in self.sections {
-            for (key, node) in &master.keys {
+            if let Some(node) = master.get(section) {
+                options.extend(inner(section, node));
+            }
+            for (key, node) in master.keys() {
                 if let Some(option) = key.strip_prefix(section).and_then(|k| k.strip_prefix('.')) {
-                    options.push((option.to_owned(), shown(option, node)));
-                } else if key == section {
-                    options.extend(inner(section, node));
+                    options.push((option.to_owned(), node));
                 }
             }
         }
+        let profiles: Vec<_> = options
+            .iter()
+            .filter(|(option, _)| PROFILES.contains(&option.as_str()))
+            .filter_map(|(option, node)| {
+                let name = scalar(node)?;
+                let profile = master.get(&name)?;
+                matches!(profile.value, Value::Map(_))
+                    .then(|| (format!("{option} {name}"), profile))
+            })
+            .collect();
+        options.extend(profiles);
         options
     }
 
+    /// What is configured for it under a name that stands before its own (`NAME.mysql.host`), which
+    /// `--return_config NAME` asks for.
+    pub(super) fn alternatives<'a>(&self, master: &'a Master) -> Vec<(&'a str, &'a Node)> {
+        let is_owned = |key: &str| RETURNERS.iter().any(|returner| returner.owns(key));
+        let is_mine = |key: &str| {
+            self.sections.iter().any(|section| {
+                let (before, behind) = key.split_once(&format!(".{section}")).unwrap_or_default();
+                // Caches have drivers of the same names.
+                let is_cache = before == "cache" || before.is_empty();
+                !is_cache && (behind.is_empty() || behind.starts_with('.'))
+            })
+        };
+        master.keys().filter(|(key, _)| !is_owned(key) && is_mine(key)).collect()
+    }
+
     /// The settings of the sink; `None` if there is none, or one that it needs is not configured.
-    pub(super) fn carried(&self, options: &[(String, String)]) -> Option<Settings> {
+    pub(super) fn carried<'a>(&self, options: &[(String, &'a Node)]) -> Option<Settings<'a>> {
         let carried = self.carried.as_ref()?;
         let mut settings = Settings { note: carried.note, ..Settings::default() };
+        let mut taken = Vec::new();
         for carry in carried.options {
-            match options.iter().find(|(name, _)| name == carry.option) {
-                Some((_, value)) => {
-                    settings.set.push((carry.setting.to_owned(), (carry.value)(value)?));
+            let found = options.iter().position(|(name, _)| name == carry.option);
+            match found.and_then(|index| Some((index, options.get(index)?.1))) {
+                Some((index, node)) => {
+                    let value = (carry.value)(node, &mut settings.needed)?;
+                    settings.set.push((carry.setting, value));
+                    taken.push(index);
                 }
                 None if carry.is_needed => return None,
                 None => {}
             }
         }
-        let fixed = carried.fixed.iter();
-        settings.set.extend(fixed.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let is_unknown = |name: &str| carried.options.iter().all(|carry| carry.option != name);
-        let unknown = options.iter().filter(|(name, _)| is_unknown(name));
-        settings.left_out = unknown.cloned().collect();
+        settings.set.extend(carried.fixed.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        if let Some((option, default)) = carried.file {
+            let file = options.iter().find(|(name, _)| name == option);
+            let file = file.and_then(|(_, node)| scalar(node)).unwrap_or(default.to_owned());
+            settings.advice = Some(file).filter(|file| !file.contains("://")).and_then(|file| {
+                Some(format!("{option}: {}", unit_paths::advice(Path::new(&file))?))
+            });
+        }
+        let left = options.iter().enumerate().filter(|(index, _)| !taken.contains(index));
+        settings.left_out = left.map(|(_, option)| option.clone()).collect();
         Some(settings)
     }
 }
 
-/// What a returner's options come to, as YAML.
+/// What a returner's options come to.
 #[derive(Default)]
-pub(super) struct Settings {
-    /// The sink's settings.
-    pub(super) set: Vec<(String, String)>,
+pub(super) struct Settings<'a> {
+    /// The sink's settings, as YAML.
+    pub(super) set: Vec<(&'static str, String)>,
     /// Options for which it has none.
-    pub(super) left_out: Vec<(String, String)>,
+    pub(super) left_out: Vec<(String, &'a Node)>,
+    /// Variables that stand in place of values.
+    pub(super) needed: Vec<Needed>,
     /// What is different all the same.
     pub(super) note: Option<&'static str>,
+    /// What to do so that the daemon may write where the sink does.
+    pub(super) advice: Option<String>,
+}
+
+/// A path. One that Salt asks a store for (`sdb://`) is not known here.
+fn path(
+    node: &Node,
+    variable: &str,
+    option: &'static str,
+    needed: &mut Vec<Needed>,
+) -> Option<String> {
+    let path = scalar(node).filter(|path| !path.is_empty())?;
+    if path.contains("://") || path.contains('?') && !is_open(&path) {
+        return Some(instead(variable.to_owned(), option, needed));
+    }
+    Some(quoted(&path))
+}
+
+/// A length of time.
+fn seconds(node: &Node, _needed: &mut Vec<Needed>) -> Option<String> {
+    let seconds: f64 = scalar(node)?.parse().ok().filter(|seconds| *seconds >= 0.0)?;
+    let seconds = seconds.min(Span::LONGEST.0.as_secs_f64());
+    Some(match seconds.fract() == 0.0 {
+        true => format!("{seconds}"),
+        false => format!("{:.0}ms", seconds * 1000.0),
+    })
+}
+
+/// A variable in place of a value.
+fn instead(variable: String, option: &'static str, needed: &mut Vec<Needed>) -> String {
+    let value = format!("\"${{{variable}}}\"");
+    needed.push(Needed { variable, option });
+    value
 }
 
 /// Kafka's brokers, with the port that its client takes where none is given.
-fn brokers(value: &str) -> Option<String> {
-    let hosts = match serde_json::from_str(value).ok()? {
-        serde_json::Value::Array(hosts) => hosts,
-        host => vec![host],
+fn brokers(node: &Node, needed: &mut Vec<Needed>) -> Option<String> {
+    let hosts: Vec<String> = match &node.value {
+        Value::List(nodes) => nodes.iter().map(scalar).collect::<Option<_>>()?,
+        _ => scalar(node)?.split(',').map(str::to_owned).collect(),
     };
-    let hosts = hosts.iter().flat_map(|host| host.as_str().unwrap_or_default().split(','));
-    let hosts: Option<Vec<_>> = hosts
-        .map(|host| {
-            let host = host.trim();
-            let (name, port) = host.rsplit_once(':').unwrap_or((host, "9092"));
-            let is_broker = !name.is_empty() && !name.contains(['/', ' ']);
-            (is_broker && port.parse::<u16>().is_ok()).then(|| quoted(&format!("{name}:{port}")))
-        })
-        .collect();
-    Some(format!("[{}]", hosts?.join(", ")))
+    let mut brokers = Vec::new();
+    for host in hosts.iter().flat_map(|hosts| hosts.split(',')).map(str::trim) {
+        if !is_open(host) || host.contains(['@', '/']) {
+            let variable = format!("SALTERN_KAFKA_BROKER_{}", brokers.len() + 1);
+            brokers.push(instead(variable, "bootstrap", needed));
+            continue;
+        }
+        let (name, port) = host.rsplit_once(':').unwrap_or((host, "9092"));
+        let is_broker = !name.is_empty() && !name.contains(' ') && port.parse::<u16>().is_ok();
+        brokers.push(is_broker.then(|| quoted(&format!("{name}:{port}")))?);
+    }
+    (!brokers.is_empty()).then(|| format!("[{}]", brokers.join(", ")))
 }
 
 /// A topic by Kafka's own rules, in which nothing stands for something else.
-fn topic(value: &str) -> Option<String> {
-    let name: String = serde_json::from_str(value).ok()?;
+fn topic(node: &Node, _needed: &mut Vec<Needed>) -> Option<String> {
+    let name = scalar(node)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let is_name = !name.is_empty() && name.len() <= 249 && name.chars().all(is_plain);
-    is_name.then(|| value.to_owned())
+    is_name.then(|| quoted(&name))
 }
 
 /// The options in the mapping of a section; a section that is no mapping is an option by itself.
-fn inner(section: &str, node: &Node) -> Vec<(String, String)> {
+fn inner<'a>(section: &str, node: &'a Node) -> Vec<(String, &'a Node)> {
     match node.pairs() {
-        Ok(pairs) => {
-            let pairs = pairs.iter();
-            pairs.map(|(key, node)| (key.name.clone(), shown(&key.name, node))).collect()
-        }
-        Err(_) => vec![(section.to_owned(), shown(section, node))],
-    }
-}
-
-/// A value on one line of YAML, unless it is a secret.
-fn shown(option: &str, node: &Node) -> String {
-    let is_secret = SECRETS.iter().any(|part| option.to_lowercase().contains(part));
-    if is_secret {
-        return "(a secret; it stays in the master's file)".to_owned();
-    }
-    match &node.value {
-        Value::Text(text) | Value::Replaced(text) => quoted(text),
-        Value::List(nodes) => {
-            let items: Vec<_> = nodes.iter().map(|node| shown("", node)).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Map(pairs) => {
-            let pairs = pairs
-                .iter()
-                .map(|(key, node)| format!("{}: {}", quoted(&key.name), shown(&key.name, node)));
-            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
-        }
-        _ => scalar(node).unwrap_or_else(|| "null".to_owned()),
+        Ok(pairs) => pairs.iter().map(|(key, node)| (key.name.clone(), node)).collect(),
+        Err(_) => vec![(section.to_owned(), node)],
     }
 }

@@ -5,7 +5,7 @@
 
 use rusqlite::{Transaction, params};
 
-use super::{Jobs, JobsError};
+use super::{Jobs, JobsError, functions};
 use crate::event::job_return::JobReturn;
 use crate::standing::Standing;
 
@@ -32,6 +32,7 @@ fn judge(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
     let mut select = tx.prepare_cached(
         "SELECT rowid, job, outcome, standing, load FROM returns WHERE test IS NULL LIMIT ?",
     )?;
+    let mut is_nameless = tx.prepare_cached("SELECT 1 FROM jobs WHERE id = ? AND fun IS NULL")?;
     let mut judged = Vec::new();
     let mut bytes = 0;
     let mut rows = select.query([STEP])?;
@@ -48,10 +49,14 @@ fn judge(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
         let verdict = known.verdict();
         let is_runner =
             standing == Standing::Master && known.is_of_runner() && known.runner_within().is_some();
+        let (row, job) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
+        // It knew no job of several functions by any of them.
+        if known.functions.single().is_none() && is_nameless.exists([job])? {
+            functions::store(tx, job, known.functions)?;
+        }
         // Of a job without a cache it is not known any more what was returned.
         let after = known.value().map_or(before, |_| verdict.outcome.worked());
         let failed = i64::from(after == Some(false)) - i64::from(before == Some(false));
-        let (row, job) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
         judged.push((row, job, after, verdict.test, is_runner, failed));
     }
     let mut update =

@@ -1232,7 +1232,7 @@ mod tests {
             jobs.save_return(&packed(&load), Authority::Master).unwrap();
         };
         ret(0, json!({"return": states(false)}));
-        ret(2, json!({"fun": "test.ping", "retcode": 1, "return": 1}));
+        ret(2, json!({"fun": ["a.b", "test.ping"], "retcode": [0, 1], "return": [1, 1]}));
         jobs.save_return(
             &packed(&handed_on(&of_runner("runner.a.b", "x", false))),
             Authority::Master,
@@ -1243,6 +1243,7 @@ mod tests {
         let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
         db.execute_batch(
             "UPDATE returns SET outcome = 1; UPDATE jobs SET failed = 0;
+             UPDATE jobs SET fun = NULL WHERE functions > 0;
              DROP INDEX returns_unjudged; ALTER TABLE returns DROP COLUMN test;
              ALTER TABLE returns DROP COLUMN runner; DROP INDEX jobs_began;
              ALTER TABLE jobs DROP COLUMN began; ALTER TABLE jobs DROP COLUMN functions;
@@ -1263,6 +1264,7 @@ mod tests {
             assert_eq!(found["returns"][name]["runner"], job == 1, "{found}");
             assert_eq!(found["started"], format!("2026-11-21T23:33:3{job}.123456Z"));
         }
+        assert_eq!(of(2)["functions"], json!(["a.b", "test.ping"]));
         assert!(!jobs.judge_some().unwrap());
     }
 

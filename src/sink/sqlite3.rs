@@ -38,7 +38,8 @@ use tracing::warn;
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::event::job_return::JobReturn;
-use crate::event::{Event, EventKind, OfRunner};
+use crate::event::runner::Step;
+use crate::event::{Event, EventKind};
 use crate::msgpack::{self, Item};
 use crate::standing::{Standing, Worth};
 use crate::units::{ByteSize, Span};
@@ -361,9 +362,10 @@ fn insert(
     let is_repeated = statement.raw_execute()? == 0;
     // Lets go of what is bound.
     drop(statement);
-    match (event.kind(), event.of_runner()) {
-        (EventKind::JobNew, _) | (_, Some(OfRunner::New)) => insert_job(connection, event, scratch),
-        (EventKind::JobReturn, _) | (_, Some(OfRunner::Return)) => {
+    let step = Step::of_tag(event).map(|(step, _)| step);
+    match (event.kind(), step) {
+        (EventKind::JobNew, _) | (_, Some(Step::New)) => insert_job(connection, event, scratch),
+        (EventKind::JobReturn, _) | (_, Some(Step::Return)) => {
             // What is of no job has no key by which a repeated one is known.
             match is_repeated && event.fields().job().is_none() {
                 true => Ok(()),
@@ -413,7 +415,7 @@ fn insert_return(
     let fields = event.fields();
     let standing = Standing::of(event, entry.authority);
     // As Salt's job cache has it, which gets a runner's event as what the master returned.
-    let (id, value) = match event.of_runner() {
+    let (id, value) = match Step::of_tag(event) {
         Some(_) => (Some(entry.origin.master_id.as_str()), Some(payload)),
         None => (fields.minion, fields.job_return.value()),
     };

@@ -489,7 +489,7 @@ pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, B
     let (bodies, asked) = match asked {
         Asked::Events { bodies } => (bodies, Ok(None)),
         Asked::Return { body, load } => {
-            (vec![body], jobs.save_return(&load, Authority::Master).map(|()| None))
+            (vec![body], jobs.save_return_handed_on(&load, Authority::Master, "m").map(|()| None))
         }
         Asked::Job(call) => (Vec::new(), call.answer(jobs, Authority::Master, PART)),
     };

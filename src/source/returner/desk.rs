@@ -4,6 +4,7 @@
 //! of its own, and what is under way is bounded, for all and for each. What is beyond is refused,
 //! to come later. Those who are no masters have at most half of the places, and bytes of their own.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::budget::{Budget, Held, SHORT};
-use crate::event::Authority;
+use crate::event::as_fired::as_fired;
 use crate::event::runner::RunnerJob;
+use crate::event::{Authority, Event};
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
 use crate::sink::chain;
@@ -269,8 +271,15 @@ impl Desk {
     ) -> (Answer, Option<Place>) {
         let origin = Arc::clone(&self.outlet.origin);
         let runner = RunnerJob::handed_on(&load, &origin.master_id);
-        // Of a runner it is the event that the master fires right after this.
-        let body = runner.map_or(body, |runner| runner.event().frame().clone());
+        let body = match (runner, as_fired(&load)) {
+            // The master fires it right after this.
+            (Some(runner), _) => runner.event().frame().clone(),
+            (None, Cow::Borrowed(_)) => body,
+            (None, Cow::Owned(fired)) => match Event::parse(body.clone()) {
+                Ok(event) => Event::new(event.tag(), &fired).frame().clone(),
+                Err(_) => body,
+            },
+        };
         let saved = self.blocking(&self.writes, place, move |jobs| {
             match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
                 // It is an event all the same.

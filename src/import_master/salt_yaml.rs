@@ -1,0 +1,537 @@
+//! YAML as Salt reads its configuration: YAML 1.1 with Salt's own rules for numbers and mappings.
+//!
+//! In it `yes` and `off` are truths, `1:30` is ninety and `1e3` is text; `0644` is 644, since Salt
+//! takes leading zeros away; and a mapping that has a key twice is a mistake. A test asks Salt itself.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use granit_parser::StructureStyle::Flow;
+use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+
+use crate::excerpt;
+use crate::yaml::{Key, Node, Place, Problem, Value};
+
+/// The most values of a file, those that stand for an alias among them.
+const MOST_VALUES: usize = 100_000;
+
+/// The most values that stand within each other, those behind aliases among them.
+const DEEPEST: usize = 300;
+
+/// Where the tags of YAML itself begin.
+const CORE: &str = "tag:yaml.org,2002:";
+
+/// Reads a file. One without content is an empty mapping, as for Salt.
+pub(super) fn parse(text: &str) -> Result<Node, Problem> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut reader = Reader::new(text);
+    let node = reader.document().and_then(|node| reader.without_tabs(text).map(|()| node));
+    let node = node.map_err(|problem| without_secrets(problem, text))?;
+    let is_empty = match &node.value {
+        Value::Null | Value::Bool(false) | Value::Uint(0) => true,
+        Value::Text(text) => text.is_empty(),
+        Value::List(nodes) => nodes.is_empty(),
+        Value::Float(number) => *number == 0.0,
+        _ => false,
+    };
+    match node.value {
+        Value::Map(_) => Ok(node),
+        _ if is_empty => Ok(Node { place: node.place, value: Value::Map(Vec::new()) }),
+        _ => Err(Problem::at(node.place, "a mapping (`key: value`) belongs here")
+            .help("Salt takes no other configuration")),
+    }
+}
+
+/// The parser names what it stumbles over, which may be a secret.
+fn without_secrets(problem: Problem, text: &str) -> Problem {
+    if problem.place.is_some_and(|place| excerpt::hides(text, place.line)) {
+        let message = "this is not YAML as Salt reads it, in a line that holds a secret";
+        return Problem { message: message.to_owned(), ..problem };
+    }
+    problem
+}
+
+type Next<'a> = (Event<'a>, Span);
+type Pairs = Vec<(Key, Node)>;
+
+struct Reader<'a> {
+    events: Parser<'a, granit_parser::StrInput<'a>>,
+    /// What has an anchor, with how deep it is and how many values it has.
+    anchors: HashMap<usize, Anchored>,
+    values: usize,
+    /// The first and last lines of texts and brackets.
+    spans: Vec<(usize, usize)>,
+}
+
+#[derive(Clone)]
+struct Anchored {
+    node: Node,
+    depth: usize,
+    values: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        let options = granit_parser::options! { emit_comments: false };
+        let events = Parser::new_from_str_with_options(text, options);
+        Reader { events, anchors: HashMap::new(), values: 0, spans: Vec::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<Next<'a>>, Problem> {
+        self.events.next_event().transpose().map_err(|error| not_yaml(&error))
+    }
+
+    fn document(&mut self) -> Result<Node, Problem> {
+        let mut found = None;
+        while let Some((event, span)) = self.next()? {
+            match event {
+                Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
+                Event::StreamEnd => break,
+                _ if found.is_some() => {
+                    let message = "a second document begins here, and Salt takes one";
+                    return Err(Problem::at(place(span), message));
+                }
+                event => found = Some(self.node(event, span, 0)?.0),
+            }
+        }
+        Ok(found.unwrap_or(Node { place: Place::default(), value: Value::Null }))
+    }
+
+    /// An error for a line that begins with a tab, other than within a text or brackets. Such lines are
+    /// none of YAML 1.1 even if nothing else is in them.
+    fn without_tabs(&self, text: &str) -> Result<(), Problem> {
+        let mut covered: Vec<bool> = Vec::new();
+        for (index, line) in excerpt::lines_of(text).enumerate() {
+            if !line.starts_with('\t') {
+                continue;
+            }
+            if covered.is_empty() {
+                covered = self.covered(text);
+            }
+            if covered.get(index) != Some(&true) {
+                let message = "this is not YAML as Salt reads it: the line begins with a tab";
+                return Err(Problem::at(Place { line: index + 1, column: 1 }, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each line whether it is within a text or brackets that began on one before.
+    fn covered(&self, text: &str) -> Vec<bool> {
+        let mut covered = vec![false; excerpt::lines_of(text).count()];
+        for (first, last) in &self.spans {
+            if let Some(lines) = covered.get_mut(*first..*last) {
+                lines.fill(true);
+            }
+        }
+        covered
+    }
+
+    /// The node that begins with this event, and how deep it is.
+    fn node(
+        &mut self,
+        event: Event<'a>,
+        span: Span,
+        above: usize,
+    ) -> Result<(Node, usize), Problem> {
+        let place = place(span);
+        let before = self.values;
+        self.has_room(1, above, place)?;
+        let (value, depth, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.spans.push((span.start.line(), span.end.line()));
+                (scalar(&text, style, tag.as_deref(), place)?, 0, anchor)
+            }
+            Event::SequenceStart(style, anchor, tag) => {
+                takes(tag.as_deref(), &["seq", "omap", "pairs"], place)?;
+                let (nodes, depth, end) = self.list(above)?;
+                self.spans.extend((style == Flow).then(|| (span.start.line(), end)));
+                (Value::List(nodes), depth, anchor)
+            }
+            Event::MappingStart(style, anchor, tag) => {
+                takes(tag.as_deref(), &["map", "set", "omap"], place)?;
+                let (pairs, depth, end) = self.map(above)?;
+                self.spans.extend((style == Flow).then(|| (span.start.line(), end)));
+                (Value::Map(pairs), depth, anchor)
+            }
+            Event::Alias(id) => {
+                let Some(anchored) = self.anchors.get(&id).cloned() else {
+                    return Err(Problem::at(place, "this value holds itself"));
+                };
+                self.has_room(anchored.values, above + anchored.depth, place)?;
+                return Ok((Node { place, ..anchored.node }, anchored.depth));
+            }
+            _ => return Err(Problem::at(place, "this is not YAML: no value is here")),
+        };
+        let node = Node { place, value };
+        if anchor > 0 {
+            let values = self.values - before;
+            self.anchors.insert(anchor, Anchored { node: node.clone(), depth, values });
+        }
+        Ok((node, depth))
+    }
+
+    fn has_room(&mut self, values: usize, depth: usize, place: Place) -> Result<(), Problem> {
+        self.values = self.values.saturating_add(values);
+        if self.values > MOST_VALUES {
+            return Err(Problem::at(place, format!("the file has more than {MOST_VALUES} values")));
+        }
+        if depth > DEEPEST {
+            let message = format!("more than {DEEPEST} values stand within each other here");
+            return Err(Problem::at(place, message));
+        }
+        Ok(())
+    }
+
+    /// The values of a list, how deep they are, and the line where they end.
+    fn list(&mut self, above: usize) -> Result<(Vec<Node>, usize, usize), Problem> {
+        let (mut nodes, mut deepest, mut end) = (Vec::new(), 0, 0);
+        while let Some((event, span)) = self.next()? {
+            end = span.end.line();
+            if matches!(event, Event::SequenceEnd) {
+                break;
+            }
+            let (node, depth) = self.node(event, span, above + 1)?;
+            deepest = deepest.max(depth + 1);
+            nodes.push(node);
+        }
+        Ok((nodes, deepest, end))
+    }
+
+    /// The pairs of a mapping, how deep they are, and the line where they end.
+    fn map(&mut self, above: usize) -> Result<(Pairs, usize, usize), Problem> {
+        let (mut pairs, mut merged, mut deepest, mut end) = (Vec::new(), Vec::new(), 0, 0);
+        while let Some((event, span)) = self.next()? {
+            end = span.end.line();
+            if matches!(event, Event::MappingEnd) {
+                break;
+            }
+            if matches!(&event, Event::Scalar(_, ScalarStyle::Plain, 0, None)) && span.is_empty() {
+                return Err(Problem::at(place(span), "a key is missing in front of `:`"));
+            }
+            let is_merge = matches!(
+                &event,
+                Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<"
+            );
+            let (key, _) = self.node(event, span, above + 1)?;
+            let Some((event, span)) = self.next()? else { break };
+            let (node, depth) = self.node(event, span, above + 1)?;
+            deepest = deepest.max(depth + 1);
+            if is_merge {
+                merged.extend(merge_of(node)?);
+                continue;
+            }
+            let Some(name) = super::master::scalar(&key)
+                .or_else(|| matches!(key.value, Value::Null).then(|| "null".to_owned()))
+            else {
+                return Err(Problem::at(key.place, "a key is a single word or number"));
+            };
+            pairs.push((Key { name, place: key.place }, node));
+        }
+        let own: HashSet<_> = pairs.iter().map(|(key, _): &(Key, Node)| key.name.clone()).collect();
+        merged.retain(|(key, _): &(Key, Node)| !own.contains(&key.name));
+        merged.append(&mut pairs);
+        let mut seen = HashSet::new();
+        if let Some((key, _)) = merged.iter().find(|(key, _)| !seen.insert(key.name.as_str())) {
+            let message = format!("the key `{}` is here twice", key.name);
+            return Err(
+                Problem::at(key.place, message).help("Salt takes no mapping with a key twice")
+            );
+        }
+        Ok((merged, deepest, end))
+    }
+}
+
+/// An error for a tag that Salt does not know on a value of this kind.
+fn takes(tag: Option<&Tag>, known: &[&str], place: Place) -> Result<(), Problem> {
+    match tag.map(name_of) {
+        Some(tag) if tag != "!" && !known.contains(&tag.as_ref()) => Err(unknown_tag(&tag, place)),
+        _ => Ok(()),
+    }
+}
+
+/// The pairs that `<<` brings into a mapping; of a list the last one comes first, as in Salt.
+fn merge_of(node: Node) -> Result<Vec<(Key, Node)>, Problem> {
+    match node.value {
+        Value::Map(pairs) => Ok(pairs),
+        Value::List(nodes) => {
+            let mut pairs = Vec::new();
+            for node in nodes.into_iter().rev() {
+                match node.value {
+                    Value::Map(inner) => pairs.extend(inner),
+                    _ => return Err(Problem::at(node.place, "`<<` takes mappings")),
+                }
+            }
+            Ok(pairs)
+        }
+        _ => Err(Problem::at(node.place, "`<<` takes mappings")),
+    }
+}
+
+fn not_yaml(error: &ScanError) -> Problem {
+    let mark = error.marker();
+    let place = Place { line: mark.line(), column: mark.col() + 1 };
+    Problem::at(place, format!("this is not YAML: {}", error.info()))
+}
+
+fn place(span: Span) -> Place {
+    Place { line: span.start.line(), column: span.start.col() + 1 }
+}
+
+/// A tag without what stands in front of those of YAML itself; `!` alone stands for itself.
+fn name_of(tag: &Tag) -> Cow<'_, str> {
+    let (handle, suffix) = tag.parts();
+    match format!("{handle}{suffix}").strip_prefix(CORE) {
+        Some(name) => name.to_owned().into(),
+        None => format!("{handle}{suffix}").into(),
+    }
+}
+
+fn unknown_tag(tag: &str, place: Place) -> Problem {
+    Problem::at(place, format!("Salt knows no tag `{tag}` here"))
+}
+
+fn scalar(
+    text: &str,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+    place: Place,
+) -> Result<Value, Problem> {
+    let as_text = || Value::Text(text.to_owned());
+    let wrong = |what: &str| Problem::at(place, format!("the tag says {what}, and this is none"));
+    // A `!` alone says nothing, other than in YAML 1.2.
+    let Some(tag) = tag.map(name_of).filter(|tag| tag != "!") else {
+        return match style {
+            ScalarStyle::Plain if text == "=" => Err(unknown_tag("value", place)),
+            ScalarStyle::Plain => Ok(plain(text)),
+            _ => Ok(as_text()),
+        };
+    };
+    match tag.as_ref() {
+        "str" | "timestamp" | "binary" | "python/unicode" | "python/str" => Ok(as_text()),
+        "null" => Ok(Value::Null),
+        "bool" => truth(text).map(Value::Bool).ok_or_else(|| wrong("a truth")),
+        "int" => whole(text).ok_or_else(|| wrong("a whole number")),
+        "float" => fraction(text)
+            .or_else(|| text.parse().ok())
+            .map(Value::Float)
+            .ok_or_else(|| wrong("a number")),
+        name => Err(unknown_tag(name, place)),
+    }
+}
+
+/// The value of a text without quotes.
+fn plain(text: &str) -> Value {
+    if matches!(text, "" | "~" | "null" | "Null" | "NULL") {
+        return Value::Null;
+    }
+    if let Some(truth) = truth(text) {
+        return Value::Bool(truth);
+    }
+    whole(text)
+        .or_else(|| fraction(text).map(Value::Float))
+        .unwrap_or_else(|| Value::Text(text.to_owned()))
+}
+
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Some(true),
+        "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Some(false),
+        _ => None,
+    }
+}
+
+fn whole(text: &str) -> Option<Value> {
+    // Salt takes the zeros away only where no sign stands before them.
+    let bare = match text.trim_start_matches('0') {
+        _ if text.starts_with("0b") || text.starts_with("0x") => text,
+        "" => "0",
+        bare => bare,
+    };
+    let is_octal = |text: &str| text.chars().all(|c| matches!(c, '0'..='7' | '_'));
+    if text.len() > 1 && text.starts_with('0') && bare != text && !is_octal(text) {
+        return None;
+    }
+    let (is_negative, digits) = match bare.strip_prefix(['-', '+']) {
+        Some(digits) => (bare.starts_with('-'), digits),
+        None => (false, bare),
+    };
+    let parse = |digits: &str, radix| {
+        let digits = digits.replace('_', "");
+        i128::from_str_radix(&digits, radix).ok().filter(|_| !digits.starts_with(['-', '+']))
+    };
+    let number = if let Some(binary) = digits.strip_prefix("0b") {
+        parse(binary, 2)?
+    } else if let Some(hex) = digits.strip_prefix("0x") {
+        parse(hex, 16)?
+    } else if digits.len() > 1 && digits.starts_with('0') {
+        parse(digits, 8)?
+    } else if digits.contains(':') {
+        sixties(digits).filter(|_| !digits.starts_with('0'))?
+    } else {
+        // What began with a zero may go on with a line: `0_7`.
+        let begins = digits.starts_with(|c: char| c.is_ascii_digit() || bare != text && c == '_');
+        parse(digits, 10).filter(|_| begins)?
+    };
+    let number = if is_negative { -number } else { number };
+    Some(match (u64::try_from(number), i64::try_from(number)) {
+        (Ok(number), _) => Value::Uint(number),
+        (_, Ok(number)) => Value::Int(number),
+        _ => Value::Text(number.to_string()),
+    })
+}
+
+/// A number to the base of sixty: `1:30` is ninety.
+fn sixties(digits: &str) -> Option<i128> {
+    let mut parts = digits.split(':');
+    let first = parts.next().filter(|first| first.starts_with(|c: char| c.is_ascii_digit()))?;
+    let mut number: i128 = first.replace('_', "").parse().ok()?;
+    for part in parts {
+        let is_part = matches!(part.len(), 1 | 2) && part.bytes().all(|c| c.is_ascii_digit());
+        let part: i128 = part.parse().ok().filter(|part| is_part && *part < 60)?;
+        number = number.checked_mul(60)?.checked_add(part)?;
+    }
+    Some(number)
+}
+
+/// A number with a point; an exponent needs its sign.
+fn fraction(text: &str) -> Option<f64> {
+    let (sign, digits) = match text.strip_prefix(['-', '+']) {
+        Some(digits) => (if text.starts_with('-') { -1.0 } else { 1.0 }, digits),
+        None => (1.0, text),
+    };
+    match digits {
+        ".inf" | ".Inf" | ".INF" => return Some(sign * f64::INFINITY),
+        ".nan" | ".NaN" | ".NAN" if digits == text => return Some(f64::NAN),
+        _ => {}
+    }
+    let (number, behind) = digits.split_once('.')?;
+    let of = |text: &str, more: &str| text.chars().all(|c| c.is_ascii_digit() || more.contains(c));
+    if number.contains(':') {
+        let number = sixties(number)?;
+        let behind: f64 = format!("0.{behind}0").replace('_', "").parse().ok()?;
+        #[expect(clippy::cast_precision_loss, reason = "Salt loses it as well")]
+        return Some(sign * (number as f64 + behind));
+    }
+    let (behind, exponent) = match behind.split_once(['e', 'E']) {
+        Some((behind, exponent)) => {
+            let digits = exponent.strip_prefix(['-', '+'])?;
+            (behind, Some(exponent).filter(|_| !digits.is_empty() && of(digits, ""))?)
+        }
+        None => (behind, "+0"),
+    };
+    let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let is_number = match number.is_empty() {
+        true => begins(behind) && digits == text,
+        false => begins(number),
+    };
+    if !is_number || !of(number, "_") || !of(behind, "_") {
+        return None;
+    }
+    let number: f64 = format!("{number}.{behind}0e{exponent}").replace('_', "").parse().ok()?;
+    Some(sign * number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> String {
+        match parse(&format!("a: {text}")) {
+            Ok(Node { value: Value::Map(pairs), .. }) => match pairs.into_iter().next() {
+                Some((_, node)) => format!("{:?}", node.value),
+                None => "nothing".to_owned(),
+            },
+            Ok(_) => "no mapping".to_owned(),
+            Err(problem) => problem.message,
+        }
+    }
+
+    #[test]
+    fn values() {
+        for (text, expected) in [
+            ("yes", "Bool(true)"),
+            ("Off", "Bool(false)"),
+            ("y", "Text(\"y\")"),
+            ("'yes'", "Text(\"yes\")"),
+            ("!!str yes", "Text(\"yes\")"),
+            ("0644", "Uint(644)"),
+            ("-0644", "Int(-420)"),
+            ("0o644", "Text(\"0o644\")"),
+            ("089", "Text(\"089\")"),
+            ("00", "Uint(0)"),
+            ("1:30", "Uint(90)"),
+            ("1:60", "Text(\"1:60\")"),
+            ("1_000", "Uint(1000)"),
+            ("0x1F", "Uint(31)"),
+            ("0b11", "Uint(3)"),
+            ("1e3", "Text(\"1e3\")"),
+            ("1.5e+3", "Float(1500.0)"),
+            ("5.", "Float(5.0)"),
+            ("1:30.5", "Float(90.5)"),
+            ("2026-01-02", "Text(\"2026-01-02\")"),
+            ("~", "Null"),
+            ("", "Null"),
+            ("!!python/object:x {}", "Salt knows no tag `python/object:x` here"),
+            ("!vault x", "Salt knows no tag `!vault` here"),
+        ] {
+            assert_eq!(value(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_without_content_are_empty_and_others_are_not_taken() {
+        for text in ["", "\u{feff}", "# a\n", "---\n", "--- ~\n...\n", "[]", "''"] {
+            let node = parse(text).unwrap();
+            assert!(matches!(node.value, Value::Map(pairs) if pairs.is_empty()), "{text}");
+        }
+        for (text, expected) in [
+            ("- a", "a mapping"),
+            ("a: 1\na: 2", "the key `a` is here twice"),
+            ("a: 1\n---\nb: 2", "a second document"),
+            ("a: *b", "this is not YAML"),
+            ("a: &a [*a]", "this value holds itself"),
+            ("a: {b", "this is not YAML"),
+            ("a:\n\t- b", "this is not YAML"),
+            ("a: 1\n\t\nb: 2", "the line begins with a tab"),
+            ("\t# a\nb: 2", "the line begins with a tab"),
+            ("? [a]\n: b", "a key is a single word"),
+            ("<<: 1", "`<<` takes mappings"),
+            ("password: hunter2\npassword: hunter2", "a line that holds a secret"),
+        ] {
+            let message = parse(text).unwrap_err().message;
+            assert!(message.contains(expected), "{text}: {message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn tabs_within_texts_and_brackets_are_taken() {
+        for text in ["a: |\n  b\n  \tc\n", "a: [b,\n\tc]\n"] {
+            assert!(parse(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn aliases_do_not_grow_without_end() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..9 {
+            let before = format!("*a{}, ", n - 1).repeat(10);
+            text += &format!("a{n}: &a{n} [{before}]\n");
+        }
+        assert!(parse(&text).unwrap_err().message.contains("values"));
+        let mut text = format!("a0: &a0 {}x{}\n", "[".repeat(200), "]".repeat(200));
+        text += &format!("a1: {}*a0{}\n", "[".repeat(200), "]".repeat(200));
+        assert!(parse(&text).unwrap_err().message.contains("stand within each other"));
+    }
+
+    #[test]
+    fn mappings_are_merged() {
+        let node = parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n").unwrap();
+        let Value::Map(pairs) = &node.value else { panic!() };
+        let Value::Map(inner) = &pairs.last().unwrap().1.value else { panic!() };
+        let inner: Vec<_> =
+            inner.iter().map(|(key, node)| format!("{} {:?}", key.name, node.value)).collect();
+        assert_eq!(inner, ["x Uint(1)", "y Uint(3)"]);
+    }
+}

@@ -1,0 +1,161 @@
+//! A value of the master's configuration as it may be printed: without secrets.
+//!
+//! The names and looks of secrets are those by which mistakes in saltern's own configuration are shown
+//! ([`excerpt`]), with those of Salt's returners besides. A value of which a part may be a secret is
+//! not printed at all.
+
+use super::master::scalar;
+use super::quoted;
+use crate::excerpt;
+use crate::yaml::{Node, Value};
+
+/// Parts of names that make an option a secret of one of Salt's returners or engines.
+const NAMES: [&str; 5] = ["key", "hook", "phrase", "cred", "signature"];
+
+/// The longest value that is printed, in bytes.
+const LONGEST: usize = 2000;
+
+/// What stands in place of a secret.
+const HIDDEN: &str = "(a secret; it stays in the master's file)";
+
+/// The value of an option on one line of YAML, unless it is a secret.
+pub(super) fn shown(option: &str, node: &Node) -> String {
+    let shown = in_full(option, node);
+    let entries = match &node.value {
+        Value::List(nodes) => nodes.len(),
+        Value::Map(pairs) => pairs.len(),
+        _ => 1,
+    };
+    match shown.len() {
+        0..=LONGEST => shown,
+        length if entries == 1 => format!("(a text of {length} bytes)"),
+        _ => format!("({entries} entries)"),
+    }
+}
+
+fn in_full(option: &str, node: &Node) -> String {
+    if is_secret(option) {
+        return match super::master::is_false(node) {
+            true => "(empty)".to_owned(),
+            false => HIDDEN.to_owned(),
+        };
+    }
+    match &node.value {
+        Value::Text(text) | Value::Replaced(text) if !is_open(text) => HIDDEN.to_owned(),
+        Value::Text(text) | Value::Replaced(text) => quoted(text),
+        Value::List(nodes) => {
+            // A list of pairs may be one of names and their values: `[password, abc]`.
+            let names_one =
+                nodes.iter().any(|node| scalar(node).is_some_and(|text| excerpt::is_secret(&text)));
+            if names_one {
+                return HIDDEN.to_owned();
+            }
+            let items: Vec<_> = nodes.iter().map(|node| in_full("", node)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Map(pairs) => {
+            // So may a mapping: `{name: password, value: abc}`.
+            let names_one = pairs
+                .iter()
+                .any(|(_, node)| scalar(node).is_some_and(|text| excerpt::is_secret(&text)));
+            if names_one {
+                return HIDDEN.to_owned();
+            }
+            let pairs = pairs.iter().map(|(key, node)| {
+                format!("{}: {}", quoted(name(&key.name)), in_full(&key.name, node))
+            });
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+        }
+        _ => scalar(node).unwrap_or_else(|| "null".to_owned()),
+    }
+}
+
+/// The name of an option, which may be a secret if somebody took a value for a name.
+pub(super) fn name(option: &str) -> &str {
+    if is_open(option) { option } else { HIDDEN }
+}
+
+/// True if the value of an option of this name is a secret.
+pub(super) fn is_secret(option: &str) -> bool {
+    let letters: String = option.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
+    NAMES.iter().any(|name| letters.contains(name))
+        || letters.ends_with("sid")
+        || excerpt::is_secret(option)
+}
+
+/// True if nothing in a text looks like a secret.
+pub(super) fn is_open(text: &str) -> bool {
+    !excerpt::may_be_secret(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::master::Master;
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown_however_they_stand_there() {
+        for text in [
+            "pass: hunter2",
+            "api_token: hunter2",
+            "hosts: ['http://u:hunter2@es:9200']",
+            "hosts: 'http://a:9200,http://u:hunter2@es:9200'",
+            "uri: mongodb://u:hunter2@h/db",
+            "uri: mongodb+srv://u:hunter2@h",
+            "url: http://h/nrdp/?token=hunter2",
+            "url: http://h/?x=hunter2",
+            "url: https://h/hooks/hunter2",
+            "url: h.example.com/hooks/hunter2",
+            "url: redis://:hunter2@h",
+            "url: salt/hunter2@//h:1521/x",
+            "url: u:hunter2@h",
+            "url: u:hunter2@tcp(h:3306)/db",
+            "servers: [{url: 'https://a:hunter2@h/1'}]",
+            "x: 'host=h password=hunter2'",
+            "x: 'Server=h;UID=sa;PWD=hunter2'",
+            "x: 'Server=h;Password = hunter2;'",
+            "x: 'token:hunter2'",
+            "x: 'Authorization: Basic hunter2'",
+            "headers: {Authorization: hunter2}",
+            "headers: [[X-Api-Key, hunter2]]",
+            "headers: [{name: password, value: hunter2}]",
+            "x: {a: [{b: {secret: [hunter2]}}]}",
+            "x: {'http://u:hunter2@h': 1}",
+            "x: sdb://vault/hunter2",
+            "x: '-----BEGIN KEY hunter2'",
+            "webhook: T0/B0/hunter2",
+            "user: azhunter2bqrs7tuvw4xyz",
+            "x: '{\"password\": \"hunter2\"}'",
+        ] {
+            let master = Master::parse(text).unwrap();
+            for (option, node) in master.keys() {
+                let shown = shown(option, node);
+                assert!(!shown.contains("hunter2"), "{text}: {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown() {
+        for (text, expected) in [
+            ("host: salt", "\"salt\""),
+            ("port: 3306", "3306"),
+            (
+                "hosts: ['10.10.10.10:9200', 'http://es:9200']",
+                "[\"10.10.10.10:9200\", \"http://es:9200\"]",
+            ),
+            ("url: http://salt:5984/", "\"http://salt:5984/\""),
+            ("from: me@example.net", "\"me@example.net\""),
+            (
+                "ssl_ca: /etc/pki/mysql/certs/localhost.pem",
+                "\"/etc/pki/mysql/certs/localhost.pem\"",
+            ),
+            ("password: ''", "(empty)"),
+            ("functions_blacklist: [test.ping]", "[\"test.ping\"]"),
+        ] {
+            let master = Master::parse(text).unwrap();
+            let (option, node) = master.keys().next().unwrap();
+            assert_eq!(shown(option, node), expected);
+        }
+    }
+}
