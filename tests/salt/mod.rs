@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -328,10 +328,15 @@ log_level_logfile: info
 
     /// Does what a user on a minion does with `salt-call`.
     pub(crate) fn call(&self, arg: &[&str]) {
+        let output = self.called(arg);
+        assert!(output.status.success(), "salt-call: {output:?}");
+    }
+
+    /// The same for what may fail.
+    pub(crate) fn called(&self, arg: &[&str]) -> Output {
         let mut command = Command::new(program(self.version, "salt-call"));
         command.arg("-c").arg(self.dir.join(MINIONS[0]));
-        let output = command.args(arg).output().unwrap();
-        assert!(output.status.success(), "salt-call: {output:?}");
+        command.args(arg).output().unwrap()
     }
 
     /// What Salt's own `event_return: rawfile_json` has written.
