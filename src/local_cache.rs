@@ -13,11 +13,11 @@
 //!
 //! All but `jid` are msgpack. From them come the events that the master has put onto its bus when it
 //! wrote them, as far as the files tell: `_stamp` is the time in the job's id, or of the file. They say
-//! `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and becomes the event
-//! `salt/run/<jid>/ret` (`salt/wheel/…`).
+//! `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and becomes the
+//! event `salt/run/<jid>/ret` (`salt/wheel/…`).
 //!
-//! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the digest
-//! has to be the name of its directories.
+//! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the
+//! digest has to be the name of its directories.
 
 use std::fs;
 use std::io;
