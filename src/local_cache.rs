@@ -19,6 +19,7 @@
 //! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the
 //! digest has to be the name of its directories.
 
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -231,7 +232,11 @@ fn is_id(jid: &str, path: &Path) -> bool {
 
 fn hex_digest(algorithm: &'static digest::Algorithm, text: &str) -> String {
     let digest = digest::digest(algorithm, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.as_ref().iter().fold(String::new(), |mut digits, byte| {
+        // Writing to memory cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 /// When a job began: the time in its id, unless it is in the future; else that of its directory.
