@@ -306,8 +306,8 @@ impl Event {
     /// The id that the event came with. Else 128 bits that are the same for the same tag and
     /// payload, on every master and in every run (XXH3). Salt's `_stamp` of a microsecond is part of
     /// the payload, so that two events that say the same keep two ids. What a cluster peer adds when
-    /// it forwards an event is left out, and so is the stamp of a runner's return, of which there is
-    /// one for each job.
+    /// it forwards an event is left out. So is the stamp of a runner's return, of which there is one
+    /// for each job.
     pub fn id(&self) -> EventId {
         if let Some(given) = self.given_id() {
             return given;

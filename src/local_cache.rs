@@ -13,12 +13,13 @@
 //!
 //! All but `jid` are msgpack. From them come the events that the master has put onto its bus when it
 //! wrote them, as far as the files tell: `_stamp` is the time in the job's id, or of the file. They say
-//! `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and becomes the event
-//! `salt/run/<jid>/ret` (`salt/wheel/…`).
+//! `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and becomes the
+//! event `salt/run/<jid>/ret` (`salt/wheel/…`).
 //!
-//! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the digest
-//! has to be the name of its directories.
+//! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the
+//! digest has to be the name of its directories.
 
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -231,7 +232,11 @@ fn is_id(jid: &str, path: &Path) -> bool {
 
 fn hex_digest(algorithm: &'static digest::Algorithm, text: &str) -> String {
     let digest = digest::digest(algorithm, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.as_ref().iter().fold(String::new(), |mut digits, byte| {
+        // Writing to memory cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 /// When a job began: the time in its id, unless it is in the future; else that of its directory.

@@ -297,8 +297,8 @@ fn runner(salt: &mut Salt, fun: &str, arg: &[&str]) -> Value {
     salt.drive(&json!({"runner": fun, "arg": arg}))
 }
 
-/// What a runner returns is handed over by the job cache, by `event_return` and by the bus: it is one
-/// event, and one job.
+/// The return of a runner is handed over by the job cache, by `event_return` and by the bus: it is
+/// one event, and one job.
 fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
     let data_of = |tag_end: &str, arg: &str| {
         until("the event of a runner", PATIENCE, || {

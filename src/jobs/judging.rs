@@ -1,7 +1,7 @@
 //! Judges once more what an older release has stored, by the rule of today.
 //!
-//! A row that nobody has judged by it has no `test`. It is done in small steps beside the forgetting
-//! of old jobs, and over when there is no such row left.
+//! A return that nobody has judged by it has no `test`. That is done in small steps, beside the
+//! forgetting of old jobs, until there is no such return left.
 
 use rusqlite::{Transaction, params};
 

@@ -100,8 +100,8 @@ struct Summary {
     missing: i64,
 }
 
-const COLUMNS: &str = "jid, fun, user, first_seen, last_seen, end_time, expected, returned, failed, \
-     missing, began, functions, id";
+const COLUMNS: &str = "jid, fun, user, first_seen, last_seen, end_time, expected, returned, \
+     failed, missing, began, functions, id";
 
 /// The column behind these.
 const BEHIND: usize = 13;

@@ -640,14 +640,16 @@ fn stored_of_runner(
     let mut select = tx.prepare_cached(
         "SELECT rowid, trimmed, standing, outcome, load FROM returns WHERE job = ? AND runner",
     )?;
-    fn inside(load: &[u8]) -> &[u8] {
-        msgpack::find(load, "return").unwrap_or(load)
-    }
     select
         .query_row([job], |row| {
             stored(row, |known| standing::differ(inside(known), inside(load), compared))
         })
         .optional()
+}
+
+/// What a runner said, in the load in which Salt hands it on.
+fn inside(load: &[u8]) -> &[u8] {
+    msgpack::find(load, "return").unwrap_or(load)
 }
 
 fn stored(row: &Row<'_>, differs: impl FnOnce(&[u8]) -> bool) -> rusqlite::Result<Stored> {
