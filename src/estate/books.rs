@@ -739,7 +739,9 @@ mod tests {
             ],
         );
         let mut books = Books::new(per_minion());
-        events.iter().for_each(|(from, event)| books.count(event, *from, 5));
+        for (from, event) in &events {
+            books.count(event, *from, 5);
+        }
         for function in ["test.ping", "state.apply"] {
             let series = format!("salt_missing_returns_total{{function=\"{function}\"}}");
             assert_eq!(value(&mut books, 5 + 15 * 60, &series), Some(1.0), "{function}");
