@@ -19,8 +19,8 @@ const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 /// Names under which a writable place is reached too.
 const LINKS: [(&str, &str); 1] = [("/var/run", "/run")];
 
-/// Advice for who has the daemon write this file under the unit; `None` where it may do so. A relative
-/// path begins at `/`, where the unit starts the daemon.
+/// Advice for who has the daemon write this file under the unit; `None` where it may do so. A
+/// relative path begins at `/`, where the unit starts the daemon.
 pub fn advice(file: &Path) -> Option<String> {
     let file = plain(file);
     let is_below = |places: &[&str]| places.iter().any(|place| file.starts_with(place));
