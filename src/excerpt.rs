@@ -9,7 +9,7 @@ use crate::visible::{self, Visible};
 
 /// Parts of the names of keys that hold secrets, without what separates words; common
 /// mistypings are among them.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "pass",
     "pasw",
     "pswd",
@@ -17,7 +17,7 @@ const NAMES: [&str; 19] = [
     "token",
     "tokne",
     "tokn",
-    "credential",
+    "cred",
     "auth",
     "apikey",
     "accesskey",
@@ -26,8 +26,9 @@ const NAMES: [&str; 19] = [
     "jaas",
     "bearer",
     "cookie",
-    "webhook",
-    "hookurl",
+    "hook",
+    "phrase",
+    "signature",
     "connectionstring",
 ];
 
@@ -91,8 +92,8 @@ fn without_secrets(text: &str, number: usize) -> (&str, String) {
     (found, shown)
 }
 
-/// True if a part of a value looks like a secret: user and path of an address, an argument or a pair
-/// whose name is that of one, an opaque text.
+/// True if a part of a value looks like a secret: user and path of an address, an argument or a
+/// pair whose name is that of one, an opaque text.
 pub fn may_be_secret(value: &str) -> bool {
     let names_one = value.contains([':', '=']) && is_secret(value);
     names_one

@@ -1,9 +1,10 @@
 //! The configuration of a Salt master as one of saltern.
 //!
 //! A master stores events with what `event_return` names, and jobs with what `master_job_cache` and
-//! `ext_job_cache` name. Each of these becomes a sink where saltern has one of that kind, and a comment
-//! that holds what is configured for it where saltern has none. All else that bears on events, returns
-//! or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is printed (`shown.rs`).
+//! `ext_job_cache` name. Each of these becomes a sink where saltern has one of that kind, and a
+//! comment that holds what is configured for it where saltern has none. All else that bears on
+//! events, returns or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is
+//! printed (`shown.rs`).
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -45,15 +46,15 @@ const OF_EVENT_RETURN: [&str; 4] = [
 /// The largest number of bytes or events that is carried over.
 const MOST: f64 = 1e15;
 
-/// Why a returner is used.
+/// A use of a returner.
 struct Use {
     name: String,
     /// `event_return`, `ext_job_cache` or `master_job_cache`.
     key: &'static str,
 }
 
-/// The configuration of saltern that does what `master` does, with comments. `from` says in the first
-/// line where it comes from.
+/// The configuration of saltern that does what `master` does, with comments. `from` says in the
+/// first line where it comes from.
 pub fn import(master: &Master, from: &str) -> String {
     let mut page = Page::default();
     page.line(0, &format!("# What the returners of {from} do, for saltern."));

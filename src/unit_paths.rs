@@ -19,15 +19,22 @@ const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 /// Names under which a writable place is reached too.
 const LINKS: [(&str, &str); 1] = [("/var/run", "/run")];
 
-/// Advice for who has the daemon write this file under the unit; `None` where it may do so. A relative
-/// path begins at `/`, where the unit starts the daemon.
+/// Advice for who has the daemon write this file under the unit; `None` where it may do so. A
+/// relative path begins at `/`, where the unit starts the daemon.
 pub fn advice(file: &Path) -> Option<String> {
     let file = plain(file);
     let is_below = |places: &[&str]| places.iter().any(|place| file.starts_with(place));
     if is_below(&WRITABLE) {
         return None;
     }
-    let folder = file.parent().unwrap_or(&file).display();
+    let folder = file.parent().filter(|folder| *folder != Path::new("/"));
+    let Some(folder) = folder.map(Path::display) else {
+        return Some(format!(
+            "saltern.service does not let the daemon write there (ProtectSystem=strict), and starts it at `/`, \
+             where a relative path begins; name a file in a directory of its own, such as one in {}",
+            WRITABLE.join(", ")
+        ));
+    };
     if is_below(&HOMES) {
         return Some(format!(
             "saltern.service hides home directories from the daemon (ProtectHome=yes); `systemctl edit saltern` \
@@ -111,8 +118,9 @@ mod tests {
             ("/var/log/salt/events", "ReadWritePaths=/var/log/salt`"),
             ("/var/log/saltern/../salt/events", "ReadWritePaths=/var/log/salt`"),
             ("/var/log/saltern-2/events", "ReadWritePaths=/var/log/saltern-2`"),
-            ("salt.db", "ReadWritePaths=/`"),
-            ("/", "ReadWritePaths=/`"),
+            ("salt.db", "such as one in /var/lib/saltern, "),
+            ("/salt.db", "such as one in /var/lib/saltern, "),
+            ("/", "such as one in /var/lib/saltern, "),
             ("/home/ops/events/a", "BindPaths=/home/ops/events`"),
             ("/tmp/events", "PrivateTmp=no"),
         ] {

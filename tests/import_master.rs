@@ -1,6 +1,6 @@
-//! `saltern import-master` over configurations of masters, through the real binary: what it prints is
-//! a configuration, has no secret in it, and speaks of all that bears on events, returns and jobs. The
-//! real Salt says what the files come to.
+//! `saltern import-master` over configurations of masters, through the real binary: what it prints
+//! is a configuration, has no secret in it, and speaks of all that bears on events, returns and
+//! jobs. The real Salt says what the files come to.
 
 // clippy.toml allows these in test functions; the helpers here are no less of a test.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -23,10 +23,10 @@ struct Case {
     says: &'static [(&'static str, &'static str)],
     /// Keys that bear on none of these, and need not be printed.
     silent: &'static [&'static str],
-    /// What the page says of the files.
+    /// Words of the page about the files.
     remarks: &'static [&'static str],
-    /// Whether Salt reads it too: it does not come to an end with files that include each other, and
-    /// asks a store for what begins with `sdb://`.
+    /// True if Salt reads it too: it does not come to an end with files that include each other,
+    /// and asks a store for what begins with `sdb://`.
     is_for_salt: bool,
 }
 
@@ -405,6 +405,86 @@ fn nothing_that_bears_on_events_is_lost_without_a_word() {
         let keys: BTreeSet<_> = master.keys().map(|(key, _)| key).collect();
         assert_eq!(known, keys, "{name}");
     }
+}
+
+/// Options that Salt knows, and whose names are about events, returns, jobs or engines.
+const OPTIONS: &str = r#"
+import json
+import salt.config
+words = {"event", "events", "job", "jobs", "ret", "return", "returner", "returners", "returns", "engines", "syndic",
+         "reactor", "thorium", "thoriumenv"}
+print(json.dumps([key for key in salt.config.VALID_OPTS if words & set(key.split("_"))]))
+"#;
+
+/// Those of them that say nothing of what is stored or handed on.
+const WITHOUT_MEANING: &[&str] = &[
+    "gather_job_timeout",
+    "mine_return_job",
+    "pub_ret",
+    "ret_port",
+    "return_retry_timer",
+    "return_retry_timer_max",
+    "return_retry_tries",
+    "source_ret_port",
+    "syndic_dir",
+    "syndic_log_file",
+    "syndic_pidfile",
+    "syndic_user",
+];
+
+#[test]
+fn each_option_of_salt_about_events_is_spoken_of() {
+    let folder = tempfile::tempdir().unwrap();
+    for version in ["3006.28", "3007.15", "3008.3"] {
+        let mut ask = Command::new(salt::program(version, "python"));
+        let options = salt::said(ask.arg("-c").arg(OPTIONS));
+        let options: Vec<String> = serde_json::from_str(options.lines().last().unwrap()).unwrap();
+        assert!(options.len() > 30, "{options:?}");
+        let lines: Vec<_> = options.iter().map(|name| format!("{name}: 7\n")).collect();
+        std::fs::write(folder.path().join("master"), lines.concat()).unwrap();
+        let page = imported(folder.path(), "master");
+        for name in &options {
+            let is_said = page.contains(&format!(" {name}: "))
+                || name == "keep_jobs_seconds" && page.contains("keep_jobs: 7s");
+            let is_silent = WITHOUT_MEANING.contains(&name.as_str());
+            assert!(is_said != is_silent, "{version}: {name}\n{page}");
+        }
+        assert!(!page.contains("is none of Salt's own options"), "{version}\n{page}");
+    }
+}
+
+#[test]
+fn mistakes_are_said_with_their_place_and_without_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("master");
+    for (text, place) in [
+        ("a: 1\nmattermost.hook: hunter2: x\n", "master:2:"),
+        ("a: [hunter2\n", "master:"),
+        ("hunter2", "master:1:1: "),
+        ("a: 1\nb: 2\na: hunter2\n", "master:3:1: the key `a` is here twice"),
+        ("http://u:hunter2@h: 1\nhttp://u:hunter2@h: 1\n", "master:2:1: "),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let output = saltern(folder.path(), &["import-master", "master"], &[]);
+        let error = self::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(place) && !error.contains("hunter2"), "{text}: {error}");
+        assert!(output.stdout.is_empty());
+    }
+    let output = saltern(folder.path(), &["import-master", "."], &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", self::text(&output.stderr));
+}
+
+#[test]
+fn files_that_may_not_be_read_are_said() {
+    let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let included = folder.path().join("master.d");
+    std::fs::create_dir(&included).unwrap();
+    std::fs::write(included.join("a.conf"), "state_events: true\n").unwrap();
+    std::os::unix::fs::symlink("nowhere", included.join("b.conf")).unwrap();
+    let printed = imported(folder.path(), "master");
+    assert!(printed.contains("# master.d/b.conf cannot be read: "), "{printed}");
+    assert!(printed.contains("# state_events: true "), "{printed}");
 }
 
 /// Asks Salt what it makes of each of the files, and which of its keys differ from the defaults.

@@ -9,8 +9,8 @@ use crate::import_master::{Master, import};
 
 #[derive(Args)]
 pub(super) struct ImportMaster {
-    /// The master's configuration, `/etc/salt/master` as a rule. Files that it includes are read too,
-    /// and those that they include; `master.d/*.conf` beside it unless it says otherwise.
+    /// The master's configuration, `/etc/salt/master` as a rule. Files that it includes are read
+    /// too, and those that they include; `master.d/*.conf` beside it unless it says otherwise.
     file: PathBuf,
 }
 

@@ -5,7 +5,7 @@ use super::master::{Master, scalar};
 use super::shown::{self, is_open, shown};
 use crate::yaml::{Node, Value};
 
-/// What an engine has to do with events.
+/// The part that an engine has in events.
 enum Doing {
     /// It hands events of the bus to another system.
     Exports(&'static str),

@@ -8,8 +8,8 @@ use globset::{GlobBuilder, GlobMatcher};
 /// The most paths that one pattern may match; the rest is not looked for.
 const MOST: usize = 10_000;
 
-/// The paths that match, sorted as Salt sorts them: as texts. `*` is not `/`, and no file is matched by a
-/// `*` whose name begins with a point.
+/// The paths that match, sorted as Salt sorts them: as texts. `*` is not `/`, and no file is
+/// matched by a `*` whose name begins with a point.
 pub(super) fn matching(pattern: &str) -> Vec<String> {
     let mut found = match pattern.starts_with('/') {
         true => vec!["/".to_owned()],

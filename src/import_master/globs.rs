@@ -42,15 +42,15 @@ fn of_regex(pattern: &str) -> Option<String> {
     Some(out)
 }
 
-/// Whether the pattern is meant as a regular expression: what it has is rare in tags and no part of a
-/// glob.
+/// True if the pattern is meant as a regular expression: it has what is rare in tags and no part of
+/// a glob.
 fn is_regex(pattern: &str) -> bool {
     pattern.contains(".*")
         || pattern.contains(".+")
         || pattern.contains(['\\', '(', '|', '+', '^', '$'])
 }
 
-/// What `fnmatch` takes as it is and this program's globs do not.
+/// The glob for a pattern of `fnmatch`, which takes some characters as they are.
 fn escaped(pattern: &str) -> String {
     let mut out = String::new();
     for (place, c) in pattern.char_indices() {

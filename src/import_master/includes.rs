@@ -1,8 +1,8 @@
 //! The files of a master's configuration, read in the order and put together in the way of Salt.
 //!
-//! `default_include` and then `include` of the main file are read; what they say replaces what the main
-//! file says. Files that are included together are merged: a later one wins, lists are joined and
-//! mappings merged. What a file includes replaces what that file says.
+//! `default_include` and then `include` of the main file are read; what they say replaces what the
+//! main file says. Files that are included together are merged: a later one wins, lists are joined
+//! and mappings merged. What a file includes replaces what that file says.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::master::{Master, keys_of};
 use super::salt_yaml;
 use crate::config::read_text;
 use crate::regular_file;
-use crate::yaml::{Key, Node, Value};
+use crate::yaml::{Key, Node, Problem, Value};
 
 /// The most files that are read; files that include others many times over could be without end.
 const MOST_FILES: usize = 1000;
@@ -31,9 +31,14 @@ pub enum MasterError {
         /// The reason.
         cause: io::Error,
     },
-    /// The main file is not what Salt takes; the text shows the place.
-    #[error("{0}")]
-    Wrong(String),
+    /// The main file is not what Salt takes. Its lines are not shown, since secrets stand in them.
+    #[error("{file}: {message}; a master does not start with it either")]
+    Wrong {
+        /// The main file with the place of the mistake.
+        file: String,
+        /// The mistake.
+        message: String,
+    },
     /// There is no main file, and none in `master.d` either.
     #[error("cannot read {}: it is not there, and no file of master.d/*.conf beside it", path.display())]
     Nothing {
@@ -52,9 +57,7 @@ impl Master {
         };
         let name = path.display().to_string();
         let mut keys = match &text {
-            Some(text) => keys_of(
-                salt_yaml::parse(text).map_err(|p| MasterError::Wrong(p.render(&name, text)))?,
-            ),
+            Some(text) => keys_of(salt_yaml::parse(text).map_err(|problem| wrong(&name, problem))?),
             None => Vec::new(),
         };
         let mut files = Files { trail: vec![real(&name)], ..Files::default() };
@@ -82,6 +85,18 @@ impl Master {
     }
 }
 
+fn wrong(file: &str, problem: Problem) -> MasterError {
+    MasterError::Wrong { file: at(file, &problem), message: problem.message }
+}
+
+/// A file with the place of a mistake in it.
+fn at(file: &str, problem: &Problem) -> String {
+    match problem.place {
+        Some(place) => format!("{file}:{}:{}", place.line, place.column),
+        None => file.to_owned(),
+    }
+}
+
 type Keys = Vec<(String, Node)>;
 
 #[derive(Default)]
@@ -94,7 +109,7 @@ struct Files {
 }
 
 impl Files {
-    /// What the files say that match these patterns of the file `from`.
+    /// The keys of the files that match these patterns of the file `from`.
     fn included(&mut self, patterns: &[String], from: &str, says_none: bool) -> Keys {
         let mut keys = Vec::new();
         for pattern in patterns {
@@ -110,7 +125,7 @@ impl Files {
         keys
     }
 
-    /// What a file says with all that it includes; nothing of one that Salt does not take.
+    /// The keys of a file with all that it includes; none of one that Salt does not take.
     fn file(&mut self, file: &str, from: &str) -> Keys {
         let path = real(file);
         if self.trail.contains(&path) {
@@ -135,9 +150,8 @@ impl Files {
         let mut keys = match salt_yaml::parse(&text) {
             Ok(node) => keys_of(node),
             Err(problem) => {
-                let at =
-                    problem.place.map_or_else(String::new, |p| format!(":{}:{}", p.line, p.column));
-                let remark = format!("{file}{at} is left out, as by Salt: {}.", problem.message);
+                let remark =
+                    format!("{} is left out, as by Salt: {}.", at(file, &problem), problem.message);
                 self.remarks.push(remark);
                 return Vec::new();
             }
@@ -211,7 +225,7 @@ fn replace(keys: &mut Keys, more: Keys) {
     }
 }
 
-/// As [`replace`], with lists joined and mappings merged.
+/// Does as [`replace`], with lists joined and mappings merged.
 fn merge(keys: &mut Keys, more: Keys) {
     for (name, node) in more {
         match keys.iter_mut().find(|(key, _)| *key == name) {

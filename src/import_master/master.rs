@@ -1,15 +1,15 @@
-//! What a master's configuration says, all of its files together.
+//! A master's configuration, all of its files together.
 
 use crate::yaml::{Node, Problem, Value};
 
 use super::salt_yaml;
 
-/// What a master's configuration says.
+/// A master's configuration.
 #[derive(Debug, Default)]
 pub struct Master {
     /// Its keys, in the order in which the files have them.
     pub(super) keys: Vec<(String, Node)>,
-    /// What is to be said of its files: those that are missing, or that Salt does not take.
+    /// Remarks on its files: those that are missing, or that Salt does not take.
     pub(super) remarks: Vec<String>,
 }
 
@@ -38,7 +38,8 @@ impl Master {
         self.text(name)?.parse().ok().filter(|number: &f64| !number.is_nan())
     }
 
-    /// The texts of a list, or the one that stands in its place. What Python takes for false is none.
+    /// The texts of a list, or the one that stands in its place. What Python takes for false is
+    /// none.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
         match self.get(name) {
             None => Vec::new(),

@@ -1,8 +1,8 @@
 //! Options of a master that bear on events, returns or jobs and of which nothing is made here.
 //!
-//! The names are those that Salt 3006 to 3008 know (`VALID_OPTS`). What the master hands on becomes the
-//! sources, the sinks and the job cache; all others that are set become comments by this table. An
-//! option that no table knows is a comment as well if its name is about events, returns, jobs or
+//! The names are those that Salt 3006 to 3008 know (`VALID_OPTS`). What the master hands on becomes
+//! the sources, the sinks and the job cache; all others that are set become comments by this table.
+//! An option that no table knows is a comment as well if its name is about events, returns, jobs or
 //! engines.
 
 use super::Page;
@@ -13,7 +13,7 @@ use crate::yaml::{Node, Value};
 
 /// Options, and what becomes of each.
 const SAID: &[(&str, &str)] = &[
-    // What `event_return` and the job caches do, where it could not be carried over.
+    // Options of `event_return` and the job caches that could not be carried over.
     ("event_return", NOT_A_NAME),
     ("event_return_whitelist", NO_EVENT_RETURN),
     ("event_return_blacklist", NO_EVENT_RETURN),
@@ -25,8 +25,8 @@ const SAID: &[(&str, &str)] = &[
     ("event_return_niceness", "has no meaning here; set `Nice=` in the systemd unit."),
     ("master_job_cache", NOT_A_NAME),
     ("ext_job_cache", NOT_A_NAME),
-    ("keep_jobs", "is for the master's own files; here it is `jobs.keep_jobs`."),
-    ("keep_jobs_seconds", "is for the master's own files; here it is `jobs.keep_jobs`."),
+    ("keep_jobs", KEEP),
+    ("keep_jobs_seconds", KEEP),
     ("job_cache", "is about what the master stores; `jobs.enabled` is what saltern does."),
     ("job_cache_store_endtime", "is the master's; saltern knows the time of each return."),
     (
@@ -46,7 +46,7 @@ const SAID: &[(&str, &str)] = &[
     ("ipc_write_buffer", "is the master's: it keeps so much for who reads the bus slowly."),
     ("event_match_type", "is how the master's own programs match tags; filters here are globs."),
     ("event_publisher_niceness", "is about a process of the master; it stays there."),
-    // Which events there are.
+    // The events that there are.
     ("auth_events", MAKES),
     ("auth_events_autosign_grains", MAKES),
     ("enable_legacy_startup_events", MAKES),
@@ -70,7 +70,7 @@ const SAID: &[(&str, &str)] = &[
     ("syndic_wait", SYNDIC),
     ("cluster_id", CLUSTER),
     ("cluster_peers", CLUSTER),
-    // What acts on events within the master.
+    // Parts that act on events within the master.
     ("reactor", REACTS),
     ("reactor_niceness", REACTS),
     ("reactor_refresh_interval", REACTS),
@@ -82,6 +82,7 @@ const SAID: &[(&str, &str)] = &[
     ("thoriumenv", REACTS),
 ];
 
+const KEEP: &str = "is about the master's own files, or overruled by the other of `keep_jobs` and `keep_jobs_seconds`; here it is `jobs.keep_jobs`.";
 const NOT_A_NAME: &str = "is not the name of a returner.";
 const NO_EVENT_RETURN: &str =
     "has a meaning with `event_return` alone; here it is a sink's `filter`.";

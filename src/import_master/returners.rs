@@ -15,13 +15,13 @@ pub(super) struct Returner {
     /// Its name, and other names that Salt knows it by.
     pub(super) name: &'static str,
     aliases: &'static [&'static str],
-    /// What stands in front of its options, with a point between or as a mapping.
+    /// The names in front of its options, with a point between or as a mapping.
     pub(super) sections: &'static [&'static str],
-    /// Whether `event_return` can name it.
+    /// True if `event_return` can name it.
     pub(super) stores_events: bool,
-    /// What the sink of the same name makes of it. `None` where there is no such sink.
+    /// The way into the sink of the same name. `None` where there is no such sink.
     carried: Option<Carried>,
-    /// Why it is not carried over where it is not.
+    /// The reason for not carrying it over.
     why_not: &'static str,
 }
 
@@ -32,7 +32,7 @@ struct Carried {
     fixed: &'static [(&'static str, &'static str)],
     /// The option that names the file that is written, and the one that is written without it.
     file: Option<(&'static str, &'static str)>,
-    /// What is different all the same.
+    /// A difference that is left.
     note: Option<&'static str>,
 }
 
@@ -173,12 +173,12 @@ const PROFILES: [&str; 4] =
     ["profile", "returner", "returner_read_profile", "returner_write_profile"];
 
 impl Returner {
-    /// Whether Salt knows it by this name.
+    /// True if Salt knows it by this name.
     pub(super) fn is(&self, name: &str) -> bool {
         self.name == name || self.aliases.contains(&name)
     }
 
-    /// Why it is not carried over.
+    /// The reason for not carrying it over.
     pub(super) fn why_not(&self) -> &'static str {
         match self.carried {
             None if sink::Kind::named(self.name).is_some() => OTHER_OPTIONS,
@@ -193,8 +193,8 @@ impl Returner {
         })
     }
 
-    /// What is configured for it. Of an option that is there twice the first one counts, as in Salt:
-    /// that of the mapping.
+    /// Its options as they are configured. Of an option that is there twice the first one counts,
+    /// as in Salt: that of the mapping.
     pub(super) fn options<'a>(&self, master: &'a Master) -> Vec<(String, &'a Node)> {
         let mut options = Vec::new();
         for section in self.sections {
@@ -221,7 +221,7 @@ impl Returner {
         options
     }
 
-    /// What is configured for it under a name that stands before its own (`NAME.mysql.host`), which
+    /// Its options under a name that stands before its own (`NAME.mysql.host`), which
     /// `--return_config NAME` asks for.
     pub(super) fn alternatives<'a>(&self, master: &'a Master) -> Vec<(&'a str, &'a Node)> {
         let is_owned = |key: &str| RETURNERS.iter().any(|returner| returner.owns(key));
@@ -267,7 +267,7 @@ impl Returner {
     }
 }
 
-/// What a returner's options come to.
+/// The settings that a returner's options come to.
 #[derive(Default)]
 pub(super) struct Settings<'a> {
     /// The sink's settings, as YAML.
@@ -276,9 +276,9 @@ pub(super) struct Settings<'a> {
     pub(super) left_out: Vec<(String, &'a Node)>,
     /// Variables that stand in place of values.
     pub(super) needed: Vec<Needed>,
-    /// What is different all the same.
+    /// A difference that is left.
     pub(super) note: Option<&'static str>,
-    /// What to do so that the daemon may write where the sink does.
+    /// Advice by which the daemon may write where the sink does.
     pub(super) advice: Option<String>,
 }
 

@@ -1,7 +1,8 @@
 //! YAML as Salt reads its configuration: YAML 1.1 with Salt's own rules for numbers and mappings.
 //!
 //! In it `yes` and `off` are truths, `1:30` is ninety and `1e3` is text; `0644` is 644, since Salt
-//! takes leading zeros away; and a mapping that has a key twice is a mistake. A test asks Salt itself.
+//! takes leading zeros away; and a mapping that has a key twice is a mistake. A test asks Salt
+//! itself.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -9,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::StructureStyle::Flow;
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
+use super::shown;
 use crate::excerpt;
 use crate::yaml::{Key, Node, Place, Problem, Value};
 
@@ -18,7 +20,7 @@ const MOST_VALUES: usize = 100_000;
 /// The most values that stand within each other, those behind aliases among them.
 const DEEPEST: usize = 300;
 
-/// Where the tags of YAML itself begin.
+/// The beginning of the tags of YAML itself.
 const CORE: &str = "tag:yaml.org,2002:";
 
 /// Reads a file. One without content is an empty mapping, as for Salt.
@@ -56,7 +58,7 @@ type Pairs = Vec<(Key, Node)>;
 
 struct Reader<'a> {
     events: Parser<'a, granit_parser::StrInput<'a>>,
-    /// What has an anchor, with how deep it is and how many values it has.
+    /// The nodes with an anchor.
     anchors: HashMap<usize, Anchored>,
     values: usize,
     /// The first and last lines of texts and brackets.
@@ -97,8 +99,8 @@ impl<'a> Reader<'a> {
         Ok(found.unwrap_or(Node { place: Place::default(), value: Value::Null }))
     }
 
-    /// An error for a line that begins with a tab, other than within a text or brackets. Such lines are
-    /// none of YAML 1.1 even if nothing else is in them.
+    /// An error for a line that begins with a tab, other than within a text or brackets. Such lines
+    /// are none of YAML 1.1 even if nothing else is in them.
     fn without_tabs(&self, text: &str) -> Result<(), Problem> {
         let mut covered: Vec<bool> = Vec::new();
         for (index, line) in excerpt::lines_of(text).enumerate() {
@@ -233,7 +235,7 @@ impl<'a> Reader<'a> {
         merged.append(&mut pairs);
         let mut seen = HashSet::new();
         if let Some((key, _)) = merged.iter().find(|(key, _)| !seen.insert(key.name.as_str())) {
-            let message = format!("the key `{}` is here twice", key.name);
+            let message = format!("the key `{}` is here twice", shown::name(&key.name));
             return Err(
                 Problem::at(key.place, message).help("Salt takes no mapping with a key twice")
             );
@@ -369,7 +371,7 @@ fn whole(text: &str) -> Option<Value> {
     } else if digits.contains(':') {
         sixties(digits).filter(|_| !digits.starts_with('0'))?
     } else {
-        // What began with a zero may go on with a line: `0_7`.
+        // A number that began with a zero may go on with a line: `0_7`.
         let begins = digits.starts_with(|c: char| c.is_ascii_digit() || bare != text && c == '_');
         parse(digits, 10).filter(|_| begins)?
     };

@@ -1,21 +1,18 @@
 //! A value of the master's configuration as it may be printed: without secrets.
 //!
-//! The names and looks of secrets are those by which mistakes in saltern's own configuration are shown
-//! ([`excerpt`]), with those of Salt's returners besides. A value of which a part may be a secret is
-//! not printed at all.
+//! The names and looks of secrets are those by which mistakes in saltern's own configuration are
+//! shown ([`excerpt`]), with those of Salt's returners besides. A value of which a part may be a
+//! secret is not printed at all.
 
 use super::master::scalar;
 use super::quoted;
 use crate::excerpt;
 use crate::yaml::{Node, Value};
 
-/// Parts of names that make an option a secret of one of Salt's returners or engines.
-const NAMES: [&str; 5] = ["key", "hook", "phrase", "cred", "signature"];
-
 /// The longest value that is printed, in bytes.
 const LONGEST: usize = 2000;
 
-/// What stands in place of a secret.
+/// The words in place of a secret.
 const HIDDEN: &str = "(a secret; it stays in the master's file)";
 
 /// The value of an option on one line of YAML, unless it is a secret.
@@ -78,9 +75,7 @@ pub(super) fn name(option: &str) -> &str {
 /// True if the value of an option of this name is a secret.
 pub(super) fn is_secret(option: &str) -> bool {
     let letters: String = option.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
-    NAMES.iter().any(|name| letters.contains(name))
-        || letters.ends_with("sid")
-        || excerpt::is_secret(option)
+    letters.contains("key") || letters.ends_with("sid") || excerpt::is_secret(option)
 }
 
 /// True if nothing in a text looks like a secret.
