@@ -181,7 +181,7 @@ async fn invariant_7_a_forgery_gives_way_to_the_return_that_the_master_hands_ove
     assert_eq!((&shown["conflict"], &shown["vouched_by"]), (&json!(true), &json!("master")));
     assert!(estate.conflicts().await > 0.5);
     assert_eq!(estate.warnings(), 1);
-    assert!(estate.table().contains("ok (conflict)"), "{}", estate.table());
+    assert!(estate.table().contains("worked (conflict)"), "{}", estate.table());
     // Nobody else has the same event twice.
     estate.fire("last", &map(&[]), 1).await;
     assert_eq!(estate.daemon.stored(&tag_of("victim")), 2);
