@@ -18,6 +18,11 @@ use salt::{ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, single_file, unti
 use serde_json::{Value, json};
 
 #[test]
+fn salt_3006_and_saltern_agree_on_how_jobs_went() {
+    jobs_went_as_salt_said("3006.28");
+}
+
+#[test]
 fn salt_3008_and_saltern_agree_on_how_jobs_went() {
     jobs_went_as_salt_said("3008.3");
 }
