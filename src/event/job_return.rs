@@ -239,14 +239,7 @@ impl<'a> JobReturn<'a> {
         let Some(value) = self.value else { return signs };
         if self.is_of_runner() {
             let Some(depth) = depth.checked_sub(1) else { return signs };
-            let inner = JobReturn::of(value);
-            let inner = match self.runner_within() {
-                Some(_) => inner.signs(depth),
-                // `salt-run` exits with this return code. A `success` beside it is no more than
-                // what the runner found out.
-                None => JobReturn { success: None, ..inner }.codes(),
-            };
-            return signs.and(inner).and(self.orchestrated());
+            return signs.and(JobReturn::of(value).signs(depth)).and(self.orchestrated());
         }
         if let Some(function) = self.functions.single() {
             return signs.and(signs_of_states(function, value));
@@ -538,7 +531,7 @@ mod tests {
             (json!({"fun": "runner.a.b", "success": false, "return": "Exception"}), Failed),
             (json!({"fun": "wheel.key.list_all", "success": true, "return": {"a": []}}), Worked),
             (json!({"fun": "runner.a.b", "return": {"up": []}}), Unknown),
-            (json!({"fun": "runner.a.b", "success": true, "return": {"success": false}}), Worked),
+            (json!({"fun": "runner.a.b", "success": true, "return": {"success": false}}), Failed),
             (
                 json!({"fun": "runner.state.orch", "success": true,
                 "return": {"data": {"m": ["no sls"]}}}),
