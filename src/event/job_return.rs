@@ -409,7 +409,7 @@ fn part_of<'a>(field: &'a [u8], name: &str, place: usize) -> Option<&'a [u8]> {
     }
 }
 
-/// What the value says, or those in the map or list that it is.
+/// The word of the value, or of those in the map or list that it is.
 fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> T) -> Option<T> {
     let said = |value| msgpack::scalar(value).and_then(read);
     match msgpack::scalar(value)? {
