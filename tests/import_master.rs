@@ -527,7 +527,7 @@ const COMPUTED: &[&str] = &[
 
 fn as_json(node: &yaml::Node) -> Value {
     match &node.value {
-        yaml::Value::Null => Value::Null,
+        yaml::Value::Null | yaml::Value::Nothing => Value::Null,
         yaml::Value::Bool(value) => json!(value),
         yaml::Value::Int(value) => json!(value),
         yaml::Value::Uint(value) => json!(value),

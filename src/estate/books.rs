@@ -114,7 +114,7 @@ pub(super) struct Books {
     known: Known,
 }
 
-/// What is known of jobs and returns that came, and from where.
+/// The jobs and returns that came, and who brought them.
 struct Known {
     jobs: Firsts,
     /// Minions that jobs were meant for.
@@ -339,8 +339,8 @@ impl Books {
         self.count_result_of_runner(runner, from);
     }
 
-    /// Counts what each function of a job came to, and that there was a return; `false` if all of it
-    /// is ignored.
+    /// Counts what each function of a job came to, and that there was a return; `false` if all of
+    /// it is ignored.
     fn count_results(&mut self, facts: &Facts<'_>, who: Who<'_>) -> bool {
         let outcome = facts.outcome();
         if let Some(call) = facts.call() {

@@ -31,7 +31,7 @@ pub(super) struct Facts<'a> {
     arrays: (&'a [u8], &'a [u8]),
     /// The states of `return`.
     pub(super) runs: Vec<Run<'a>>,
-    /// What the walk over `return` has seen.
+    /// The findings of the walk over `return`.
     states: States,
 }
 

@@ -1,9 +1,9 @@
 //! Who brought a thing first, of the last many things.
 //!
-//! With syndics the bus of the master of masters and that of a syndic's master carry the same jobs and
-//! returns. Each is counted from where it came first, and that is known within memory of a fixed
-//! size: a thing is a hash in one of many rows, and each row knows its last few. A row is filled by
-//! chance, so that as many things are remembered as half of all places, or hardly fewer.
+//! With syndics the bus of the master of masters and that of a syndic's master carry the same jobs
+//! and returns. Each is counted from the bus that brought it first. Memory has a fixed size: a
+//! thing is a hash in one of many rows, and each row knows its last few. Chance fills the rows, so that
+//! half as many things as there are places are remembered, or hardly fewer.
 
 /// Places in a row: two lines of a processor's cache.
 const WIDTH: usize = 16;
@@ -11,7 +11,7 @@ const WIDTH: usize = 16;
 /// The bits of a place that say who brought the thing; the others say which thing it is.
 const WHO: u64 = 0xff_ffff;
 
-/// Where a thing came from before.
+/// How a thing came before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It was not seen before.
@@ -46,7 +46,7 @@ impl Firsts {
         Seen::First
     }
 
-    /// Whether the thing was seen before.
+    /// Tells if the thing was seen before.
     pub(super) fn knows(&self, thing: u64) -> bool {
         let row = self.rows.get(row_of(thing, self.rows.len()));
         row.is_some_and(|row| row.iter().any(|place| is_of(*place, thing)))

@@ -5,8 +5,8 @@
 //! The sinks do not suffer for the sake of a number.
 //!
 //! [`table`] has the metrics, `facts` reads an event, `books` says what is counted of it, `firsts`
-//! knows what was counted from elsewhere, `jobs` waits for returns, `series` keeps the counts within
-//! their caps.
+//! knows what was counted from elsewhere, `jobs` waits for returns, `series` keeps the counts
+//! within their caps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,8 +54,8 @@ pub struct EstateConfig {
     pub max_series: u64,
     /// Minions that are remembered at the most.
     pub max_minions: u64,
-    /// What the events that wait to be counted may take. A burst that does not fit is left out of
-    /// the counts, and counted in `saltern_estate_missed_events_total`.
+    /// The memory that events which wait to be counted may take. Of a burst, events that do not fit
+    /// are left out of the counts, and counted in `saltern_estate_missed_events_total`.
     pub memory: ByteSize,
     /// Leaves jobs with `test=True` out, by their arguments.
     pub ignore_test: bool,

@@ -1,8 +1,8 @@
 //! The chunks that wait to be counted, bounded by the bytes that they hold.
 //!
 //! A burst waits here until the counter has come to it. The dispatcher puts a chunk in or learns at
-//! once that there is no room; it waits for nothing but the move of a pointer. The counter takes all
-//! that there is in one go. What it took holds its bytes until it has been counted.
+//! once that there is no room; it waits for nothing but the move of a pointer. The counter takes
+//! everything there is in one go. A chunk holds its bytes until it has been counted.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where chunks are put in. Closes the queue when it is dropped.
+/// The end that chunks are put into. The queue closes when it is dropped.
 pub(super) struct Entrance {
     waiting: Arc<Mutex<Waiting>>,
     bell: Bell,
@@ -67,15 +67,15 @@ impl Drop for Entrance {
     }
 }
 
-/// Where chunks are taken out.
+/// The end that chunks are taken from.
 pub(super) struct Exit {
     waiting: Arc<Mutex<Waiting>>,
     bell: Bell,
 }
 
 impl Exit {
-    /// Takes all that there is and waits until there is something; `None` when the queue was closed and
-    /// there is nothing left in it. For a thread that waits for nothing else.
+    /// Takes everything there is and waits until there is something; `None` when the queue was
+    /// closed and is empty. For a thread that waits for nothing else.
     pub(super) fn take(&self) -> Option<VecDeque<Fed>> {
         self.bell.attend();
         loop {

@@ -239,14 +239,7 @@ impl<'a> JobReturn<'a> {
         let Some(value) = self.value else { return signs };
         if self.is_of_runner() {
             let Some(depth) = depth.checked_sub(1) else { return signs };
-            let inner = JobReturn::of(value);
-            let inner = match self.runner_within() {
-                Some(_) => inner.signs(depth),
-                // `salt-run` exits with this return code. A `success` beside it is no more than
-                // what the runner found out.
-                None => JobReturn { success: None, ..inner }.codes(),
-            };
-            return signs.and(inner).and(self.orchestrated());
+            return signs.and(JobReturn::of(value).signs(depth)).and(self.orchestrated());
         }
         if let Some(function) = self.functions.single() {
             return signs.and(signs_of_states(function, value));
@@ -416,7 +409,7 @@ fn part_of<'a>(field: &'a [u8], name: &str, place: usize) -> Option<&'a [u8]> {
     }
 }
 
-/// What the value says, or those in the map or list that it is.
+/// The word of the value, or of those in the map or list that it is.
 fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> T) -> Option<T> {
     let said = |value| msgpack::scalar(value).and_then(read);
     match msgpack::scalar(value)? {
@@ -538,7 +531,7 @@ mod tests {
             (json!({"fun": "runner.a.b", "success": false, "return": "Exception"}), Failed),
             (json!({"fun": "wheel.key.list_all", "success": true, "return": {"a": []}}), Worked),
             (json!({"fun": "runner.a.b", "return": {"up": []}}), Unknown),
-            (json!({"fun": "runner.a.b", "success": true, "return": {"success": false}}), Worked),
+            (json!({"fun": "runner.a.b", "success": true, "return": {"success": false}}), Failed),
             (
                 json!({"fun": "runner.state.orch", "success": true,
                 "return": {"data": {"m": ["no sls"]}}}),

@@ -1,6 +1,6 @@
-//! The metrics of the estate, after what real masters sent: the counters against counts of the same
-//! events as JSON, made by the rules that salt-exporter documents and by nothing of saltern, and every
-//! series against what salt-exporter v0.13 said of the same events. And a burst, which is counted in full.
+//! The metrics of the estate after the events of real masters. Counters are compared with counts of
+//! the same events as JSON, made by the rules that salt-exporter documents and by no code of saltern.
+//! Every series is compared with the one of salt-exporter v0.13. A burst is counted in full.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,8 +48,8 @@ fn the_series_of_salt_exporter_with_salt_3008() {
     series_are_those_of_salt_exporter("3008.3", 169);
 }
 
-/// Metrics of salt-exporter whose values are times, or what its host's files say. The recordings of it
-/// have none of them.
+/// Metrics of salt-exporter that its recordings lack: their values are times, or depend on
+/// the files of its host.
 const NOT_RECORDED: [&str; 3] = [
     "salt_health_minions_total",
     "salt_health_last_heartbeat",
@@ -61,7 +61,7 @@ const IN_SECONDS: &str =
     "`salt_job_duration_seconds` is in seconds; salt-exporter has the milliseconds of Salt there.";
 const DELETED: &str = "When a key is deleted or rejected, all series of its minion go";
 
-/// Whether ours may differ from salt-exporter's, and by which sentence of the docs.
+/// The sentence of the docs by which ours may differ from salt-exporter's, if one allows it.
 fn may_differ(
     series: &str,
     ours: Option<f64>,
