@@ -1,4 +1,4 @@
-//! How a return went, as Salt said it, and as every reader of saltern tells it.
+//! Salt's word on how each return went, which every reader of saltern has to repeat.
 //!
 //! `tests/fixtures/outcomes/` holds what masters of three releases put onto their buses, with what
 //! `salt`, `salt-run` or `salt-call` said of it: worked, failed, or nothing. Beside them stand the
@@ -56,7 +56,7 @@ impl Line {
         (tag.starts_with("salt/run/") || tag.starts_with("salt/wheel/")) && tag.ends_with("/ret")
     }
 
-    /// Who has returned: a minion, or the master, which runs runners itself.
+    /// The minion that has returned, or the master, which runs runners itself.
     fn returned_by(&self) -> Option<&str> {
         if self.is_of_runner() { Some(MASTER) } else { self.minion() }
     }
@@ -89,7 +89,7 @@ fn values(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What masters said. An event that is no return says nothing.
+/// The word of real masters. An event that is no return says nothing.
 fn said_by_salt() -> Vec<Line> {
     let mut lines = Vec::new();
     for path in files("fixtures/outcomes", ".jsonl") {
@@ -108,7 +108,7 @@ fn said_by_salt() -> Vec<Line> {
     lines
 }
 
-/// What is in the recordings, judged by the oracle.
+/// The recordings, judged by the oracle.
 fn recorded() -> Vec<Line> {
     let mut lines = Vec::new();
     for path in files("captures", ".events.jsonl") {
@@ -235,8 +235,8 @@ impl Recording {
         let lines: Vec<_> = said_by_salt().into_iter().chain(recorded()).collect();
         let write = |name: &str, takes: &dyn Fn(&Line) -> bool| {
             let lines = lines.iter().filter(|line| takes(line));
-            let text: String = lines.map(|line| format!("{}\n", line.event)).collect();
-            fs::write(folder.path().join(name), text).unwrap();
+            let texts: Vec<_> = lines.map(|line| line.event.to_string()).collect();
+            fs::write(folder.path().join(name), texts.join("\n") + "\n").unwrap();
         };
         write("events", &|_| true);
         write("below", &|line| !line.is_above);
@@ -265,7 +265,7 @@ impl Recording {
         path
     }
 
-    /// What each has returned of each job.
+    /// The last return of each job by each that has returned of it.
     fn parts(&self) -> BTreeMap<(&str, &str), &Line> {
         let mut parts = BTreeMap::new();
         for line in &self.lines {
@@ -313,7 +313,7 @@ fn every_reader_tells_what_salt_said() {
             "sources": {
                 "bus": {"replay": {"path": recording.path("below")}},
                 "above": {"replay": {"path": recording.path("above")}, "master_id": "above"},
-                // With a source that goes on the daemon stays to be asked.
+                // This one goes on, so that the daemon stays to be asked.
                 "other": {"returner": {"bind": format!("ipc://{}", recording.path("r").display())}},
             },
         }),
@@ -443,7 +443,7 @@ fn in_the_metrics(recording: &Recording, daemon: &Daemon) {
     }
 }
 
-/// What is printed for people.
+/// The lines for people.
 #[test]
 fn the_terminal_shows_what_salt_said() {
     let recording = Recording::new();

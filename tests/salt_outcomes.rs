@@ -1,5 +1,5 @@
-//! A real master whose job cache is saltern, and whose bus saltern reads: how each job went is what
-//! Salt's own command said, to `saltern jobs` and to `salt-run jobs.*` alike, and a return that comes
+//! A real master whose job cache is saltern, and whose bus saltern reads: `saltern jobs` and
+//! `salt-run jobs.*` both tell of each job what Salt's own command said, and a return that comes
 //! both ways is one.
 
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
@@ -43,7 +43,7 @@ ping:
     - tgt: '*'
 ";
 
-/// What minions are asked for: function, arguments, keyword arguments, and whether Salt's command
+/// The jobs for minions: function, arguments, keyword arguments, and whether Salt's command
 /// would say that it worked.
 fn questions() -> Vec<(Value, Value, Value, bool)> {
     let none = json!({});
@@ -188,7 +188,7 @@ fn jobs_went_as_salt_said(version: &'static str) {
     assert!(answers[1][last].is_object(), "{last}: {}", answers[1]);
 }
 
-/// As Python has it.
+/// The truth of a value, to Python.
 fn is_true(value: &Value) -> bool {
     match value {
         Value::Null => false,
