@@ -223,9 +223,9 @@ impl<'a> Reader<'a> {
                 merged.extend(merge_of(node)?);
                 continue;
             }
-            let Some(name) = super::master::scalar(&key)
-                .or_else(|| matches!(key.value, Value::Null | Value::Nothing).then(|| "null".to_owned()))
-            else {
+            let Some(name) = super::master::scalar(&key).or_else(|| {
+                matches!(key.value, Value::Null | Value::Nothing).then(|| "null".to_owned())
+            }) else {
                 return Err(Problem::at(key.place, "a key is a single word or number"));
             };
             pairs.push((Key { name, place: key.place }, node));
