@@ -18,10 +18,15 @@ use thiserror::Error;
 use crate::json::{self, Losses};
 use crate::msgpack;
 use job_return::JobReturn;
+use step::{STAMP, Step};
 
 pub mod as_fired;
+mod job_id;
 pub mod job_return;
 pub mod runner;
+pub mod step;
+
+pub use job_id::{is_jid, is_job};
 
 /// Why a frame is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -316,8 +321,8 @@ impl Event {
         let hashed = match (self.peer().is_some(), is_runners) {
             (false, false) => None,
             (true, false) => self.without(&[PEER]),
-            (false, true) => self.without(&[runner::STAMP]),
-            (true, true) => self.without(&[PEER, runner::STAMP]),
+            (false, true) => self.without(&[STAMP]),
+            (true, true) => self.without(&[PEER, STAMP]),
         };
         EventId(xxhash_rust::xxh3::xxh3_128(hashed.as_deref().unwrap_or(&self.frame)))
     }
@@ -342,7 +347,7 @@ impl Event {
     }
 
     fn is_runners_return(&self) -> bool {
-        matches!(runner::Step::of_tag(self), Some((runner::Step::Return, _)))
+        matches!(Step::in_tag(self.tag()), Some((Step::Return, _)))
     }
 
     /// The peer of a master cluster that forwarded the event (`__peer_id`).
@@ -468,11 +473,6 @@ impl<'a> Fields<'a> {
             time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
         })
     }
-}
-
-/// Tells if a job may have this id.
-pub fn is_job(jid: &str) -> bool {
-    !matches!(jid, "" | "nocache" | "req")
 }
 
 /// What an event is, told from its tag alone.
@@ -604,13 +604,6 @@ impl EventKind {
             _ => (None, None),
         }
     }
-}
-
-/// Twenty digits, and `_<pid>` behind them where the master makes unique jids.
-pub fn is_jid(text: &str) -> bool {
-    let (digits, pid) = text.split_once('_').unwrap_or((text, "0"));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    digits.len() == 20 && is_number(digits) && is_number(pid)
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ pub struct FilterConfig {
     pub functions: Vec<String>,
     /// Globs of minion ids. Events without a minion do not match.
     pub minions: Vec<String>,
-    /// How it went: `[worked]`, `[failed]`, `[unknown]`, or several of them. What says nothing of it,
-    /// as most events that are no returns, is `unknown`.
+    /// Outcomes to take: `[worked]`, `[failed]`, `[unknown]`, or several of them. Events that say
+    /// nothing of it are `unknown`; so are most that are no returns.
     pub outcome: Vec<Outcome>,
     /// Take only what worked (`true`) or failed (`false`). What is `unknown` matches neither.
     pub success: Option<bool>,

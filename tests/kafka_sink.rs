@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use rmpv::Value;
@@ -179,6 +180,42 @@ fn events_become_messages() {
         messages.iter().filter(|message| message.key.as_deref() == Some("web-1")).collect();
     assert_eq!(of_web_1.len(), 2);
     assert_eq!(of_web_1[0].partition, of_web_1[1].partition);
+}
+
+/// What masters put onto their buses, with what Salt itself said of it.
+#[test]
+fn a_header_of_each_return_says_how_it_went() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/outcomes");
+    let mut expected = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !name.starts_with("salt-") {
+            continue;
+        }
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let outcome = line["outcome"].as_str().map(str::to_owned);
+            expected.insert((line["tag"].to_string(), line["data"].to_string()), outcome);
+        }
+    }
+    let kafka = Kafka::shared();
+    let mut setup = Setup::start("outcomes", &to(&kafka.brokers(), "outcomes"));
+    for (tag, data) in expected.keys() {
+        let text = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        let payload = rmp_serde::to_vec(&text(data)).unwrap();
+        setup.bus.send_event(text(tag).as_str().unwrap(), &payload);
+    }
+    setup.wait_stored(u64::try_from(expected.len()).unwrap());
+    setup.stop();
+    let mut returns = 0;
+    for message in kafka.read("outcomes", Isolation::Committed) {
+        let event: serde_json::Value = serde_json::from_slice(&message.value).unwrap();
+        let outcome = &expected[&(event["tag"].to_string(), event["data"].to_string())];
+        assert_eq!(message.headers.get("outcome"), outcome.as_ref(), "{event}");
+        returns += usize::from(outcome.is_some());
+    }
+    assert_eq!(returns, expected.values().flatten().count());
 }
 
 #[test]

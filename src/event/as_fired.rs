@@ -1,9 +1,9 @@
 //! A return as the master has fired it, from what it hands to its job cache a moment later.
 //!
-//! In between Salt's `fire_ret_load` looks at highstates that failed, fires an event for each of their
-//! states, and for that writes into the states themselves: `retcode` into each of them, and into those
-//! that failed `jid`, `id`, `success`, `return`, `fun`, `user` and `_stamp` as well. Without these the
-//! two are one event again, which is stored and counted once and contradicts nobody.
+//! In between Salt's `fire_ret_load` looks at highstates that failed, and fires an event for each of
+//! their states. For that it writes into the states themselves: `retcode` into each of them, and
+//! into those that failed `jid`, `id`, `success`, `return`, `fun`, `user` and `_stamp` as well.
+//! Without these the two are one event again, which is stored and counted once.
 
 use std::borrow::Cow;
 
@@ -92,7 +92,7 @@ mod tests {
             }, "user": "root"})
     }
 
-    /// What Salt 3006 to 3008 makes of it.
+    /// The same after Salt 3006 to 3008 has looked at it.
     fn marked(fun: &str, retcode: u32) -> Value {
         let mut load = fired(fun, retcode);
         let states = load["return"].as_object_mut().unwrap();

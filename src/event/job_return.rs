@@ -1,10 +1,10 @@
-//! How a return went: the one rule, for filters, tables, metrics, the job cache and people.
+//! The outcome of a return: the one rule, for filters, tables, metrics, the job cache and people.
 //!
 //! A return says up to three things of itself: `retcode`, `success`, and what came back (`return`).
-//! A job of several functions says each of them for every function, in a map by name, or in a list in
-//! the order of `fun` (`multifunc_ordered`).
+//! A job of several functions says each of them for every function: in a map by name, or in a list
+//! in the order of `fun` (`multifunc_ordered`).
 //!
-//! 1. A return code that is not zero, or a `success` that is false, for any of the functions: *failed*.
+//! 1. A return code that is not zero, or a `success` that is false, of any function: *failed*.
 //! 2. A state function whose states say `result: false`, or that gives a list of texts in place of
 //!    states, which are the errors of a compile: *failed*. Salt says `success: true` of a scheduled
 //!    highstate that failed, and `salt-call` says no `success` at all.
@@ -12,8 +12,8 @@
 //! 4. Else: *worked*. States with `result: None` would change something and were run with
 //!    `test=True`: that is worked too, and marked.
 //!
-//! A runner (and a wheel function) is judged by its `return` too: an orchestration says there how it
-//! went, and what Salt hands to a job cache holds the runner's whole event there.
+//! A runner (and a wheel function) is judged by its `return` too. An orchestration has its return
+//! code and its states there, and a load that Salt hands to a job cache the runner's whole event.
 //!
 //! Values of other types than Salt gives them say nothing. Nothing here recurses without a bound.
 
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::msgpack::{self, Item, Malformed, Walker};
 
-/// How a return went.
+/// The outcome of a return.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -39,9 +39,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All of them.
-    pub const ALL: [Outcome; 3] = [Outcome::Worked, Outcome::Failed, Outcome::Unknown];
-
     /// Its name in filters, tables, headers and answers.
     pub fn name(self) -> &'static str {
         match self {
@@ -73,7 +70,7 @@ impl Outcome {
 /// The outcome of a return, and whether it was a test.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// How it went.
+    /// The outcome.
     pub outcome: Outcome,
     /// A state says what it would change (`test=True`).
     pub test: bool,
@@ -124,7 +121,7 @@ pub struct JobReturn<'a> {
     value: Option<&'a [u8]>,
 }
 
-/// How deep a runner's return may lie in another one: Salt hands `{return: {return: …}}` on.
+/// The depth to which a runner's return may lie in another one: Salt hands `{return: {return: …}}` on.
 const RUNNERS_DEEP: u8 = 2;
 
 /// State functions that give a list of texts when they work.
@@ -151,7 +148,7 @@ impl<'a> JobReturn<'a> {
         }
     }
 
-    /// What came back, as msgpack.
+    /// The value of `return`, as msgpack.
     pub fn value(&self) -> Option<&'a [u8]> {
         self.value
     }
@@ -204,12 +201,12 @@ impl<'a> JobReturn<'a> {
         })
     }
 
-    /// How it went.
+    /// Its outcome.
     pub fn outcome(&self) -> Outcome {
         self.verdict().outcome
     }
 
-    /// How it went, and whether it was a test.
+    /// Its outcome, and whether it was a test.
     pub fn verdict(&self) -> Verdict {
         self.signs(RUNNERS_DEEP).verdict()
     }
@@ -220,7 +217,7 @@ impl<'a> JobReturn<'a> {
             Some(function) if !is_runner(function) => {
                 self.codes().and(states.signs_of(function)).verdict()
             }
-            // What came back is no map of states, but holds some.
+            // The states lie deeper.
             _ => self.verdict(),
         }
     }
@@ -254,14 +251,15 @@ impl<'a> JobReturn<'a> {
             .fold(signs, |signs, (function, value)| signs.and(signs_of_states(function, value)))
     }
 
-    /// What the states of an orchestration say: they stand under `data` and the master's id.
+    /// The signs of an orchestration's states. They stand under the master's id, and that mostly
+    /// under `data` (`state.orchestrate_single` and `orchestrate_high` go without).
     fn orchestrated(&self) -> Signs {
         let function = self.functions.single().unwrap_or_default();
         let Some(value) = self.value.filter(|_| function.starts_with("runner.state.")) else {
             return Signs::default();
         };
-        let masters = msgpack::pairs(msgpack::find(value, "data").unwrap_or_default());
-        masters.fold(Signs::default(), |signs, (_, value)| {
+        let in_data = msgpack::pairs(msgpack::find(value, "data").unwrap_or_default());
+        in_data.chain(msgpack::pairs(value)).fold(Signs::default(), |signs, (_, value)| {
             signs.and(signs_of_states("state.orchestrate", value))
         })
     }
@@ -284,7 +282,7 @@ fn is_of_states(function: &str) -> bool {
     function.starts_with("state.") || function.starts_with("transactional_update.")
 }
 
-/// What is good and what is bad of a return.
+/// The good and the bad of a return.
 #[derive(Debug, Clone, Copy, Default)]
 struct Signs {
     is_bad: bool,
@@ -323,7 +321,7 @@ pub struct State<'a> {
     pub millis: f64,
 }
 
-/// What a walk over `return` has seen.
+/// The result of a walk over `return`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct States {
     has_failed: bool,
@@ -445,7 +443,7 @@ mod tests {
         let payload = rmp_serde::to_vec(data).unwrap();
         let judged = JobReturn::of(&payload);
         let verdict = judged.verdict();
-        // Who has walked over the states already comes to the same.
+        // The same comes of a walk that was done before.
         let mut walker = Walker::new(judged.value().unwrap_or_default());
         let states = States::walk(&mut walker, &mut |_| ()).unwrap_or_default();
         assert_eq!(judged.verdict_of(states), verdict, "{data}");
@@ -533,6 +531,11 @@ mod tests {
             (json!({"fun": "runner.a.b", "return": {"up": []}}), Unknown),
             (json!({"fun": "runner.a.b", "success": true, "return": {"success": false}}), Failed),
             (
+                json!({"fun": "runner.state.orchestrate_single", "success": true,
+                "return": {"m": {"test_|-a_|-a_|-nop": {"result": false}}}}),
+                Failed,
+            ),
+            (
                 json!({"fun": "runner.state.orch", "success": true,
                 "return": {"data": {"m": ["no sls"]}}}),
                 Failed,
@@ -544,7 +547,7 @@ mod tests {
             named["fun"] = inner["fun"].clone();
             assert_eq!(verdict(&named).0, expected, "{named}");
         }
-        // What a minion returned is no runner's, whatever is in it.
+        // A minion's return is no runner's, whatever is in it.
         let data = json!({"fun": "x.y", "retcode": 0, "return": {"fun": "a", "retcode": 1}});
         assert_eq!(verdict(&data).0, Worked);
     }

@@ -10,38 +10,11 @@
 //! a `tgt` and no `cmd`. Older packages of ours add `cmd` to everything: of what they hand on, only
 //! what stands under the master's known id is taken for its own.
 
-use super::{Event, EventKind, is_job};
-use crate::event::job_return::JobReturn;
+use super::job_id::is_job;
+use super::job_return::JobReturn;
+use super::step::{STAMP, Step};
+use super::{Event, EventKind};
 use crate::msgpack::{self, Item, MapWriter};
-
-/// The time stamp of an event.
-pub(super) const STAMP: &str = "_stamp";
-
-/// What an event says of a runner's job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// It has begun.
-    New,
-    /// It has returned.
-    Return,
-}
-
-impl Step {
-    /// The step and the job's id that the tag of such an event names.
-    pub fn of_tag(event: &Event) -> Option<(Step, &str)> {
-        if !matches!(event.kind(), EventKind::Run | EventKind::Wheel) {
-            return None;
-        }
-        let mut parts = event.tag().splitn(5, '/').skip(2);
-        let (jid, step, rest) = (parts.next()?, parts.next()?, parts.next());
-        let step = match step {
-            "new" => Step::New,
-            "ret" => Step::Return,
-            _ => return None,
-        };
-        (rest.is_none() && is_job(jid)).then_some((step, jid))
-    }
-}
 
 /// The job of a runner or of a wheel function.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +26,7 @@ pub struct RunnerJob<'a> {
     /// The data of its event, as msgpack.
     pub data: &'a [u8],
     function: &'a str,
-    /// When the master handed it on, as msgpack.
+    /// The time at which the master handed it on, as msgpack.
     stamp: Option<&'a [u8]>,
 }
 
@@ -82,7 +55,7 @@ impl<'a> RunnerJob<'a> {
     /// The job that this event tells of, on the bus of that master. An event whose data names
     /// another job than its tag is of none: Salt makes no such event.
     pub fn of_event(event: &'a Event, master_id: &'a str) -> Option<(Self, Step)> {
-        let (step, jid) = Step::of_tag(event)?;
+        let (step, jid) = Step::in_tag(event.tag())?;
         let data = event.payload();
         let function = text(data, "fun")?;
         let is_of_kind = match event.kind() {
@@ -109,7 +82,7 @@ impl<'a> RunnerJob<'a> {
         }
     }
 
-    /// What Salt hands to a job cache of a return with this data.
+    /// The load that Salt hands to a job cache for a return with this data.
     pub fn load_of_return(&self, data: &[u8]) -> Vec<u8> {
         let mut load = self.head();
         load.value("return", data);
@@ -197,7 +170,7 @@ mod tests {
         let mut expected = load();
         expected["return"] = data("fired");
         assert_eq!(job.load_of_return(job.data), packed(&expected));
-        // What has begun is another event at another time.
+        // The event of its beginning is another one at another time.
         let new = |stamp| Event::new(&format!("salt/run/{JID}/new"), &packed(&data(stamp)));
         assert_ne!(new("a").id(), new("b").id());
         let mut other = data("fired");

@@ -30,7 +30,8 @@ use super::load::Load;
 use super::{Jobs, JobsError, functions};
 use crate::batch::Entry;
 use crate::event::job_return::{Functions, JobReturn, Verdict};
-use crate::event::runner::{RunnerJob, Step, with_value};
+use crate::event::runner::{RunnerJob, with_value};
+use crate::event::step::Step;
 use crate::event::{Authority, Event, EventKind, is_job};
 use crate::msgpack::{self, Item, MapWriter};
 use crate::standing::{self, Compared, Standing, Worth};
@@ -288,7 +289,7 @@ fn record_event(
     let Entry { event, received, authority, .. } = *entry;
     let is_of_job = match event.kind() {
         EventKind::JobNew | EventKind::JobReturn => true,
-        _ => Step::of_tag(event).is_some(),
+        _ => Step::in_tag(event.tag()).is_some(),
     };
     if !is_of_job {
         return Ok(None);

@@ -38,7 +38,8 @@ use tracing::warn;
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::batch::{Batch, BatchLimits, Entry};
 use crate::event::job_return::JobReturn;
-use crate::event::runner::Step;
+use crate::event::runner::RunnerJob;
+use crate::event::step::Step;
 use crate::event::{Event, EventKind};
 use crate::msgpack::{self, Item};
 use crate::standing::{Standing, Worth};
@@ -364,11 +365,11 @@ fn insert(
     let is_repeated = statement.raw_execute()? == 0;
     // Lets go of what is bound.
     drop(statement);
-    let step = Step::of_tag(event).map(|(step, _)| step);
-    match (event.kind(), step) {
+    let runner = RunnerJob::of_event(event, &entry.origin.master_id);
+    match (event.kind(), runner.map(|(_, step)| step)) {
         (EventKind::JobNew, _) | (_, Some(Step::New)) => insert_job(connection, event, scratch),
         (EventKind::JobReturn, _) | (_, Some(Step::Return)) => {
-            // What is of no job has no key by which a repeated one is known.
+            // A return of no job has no key by which a repeated one is known.
             match is_repeated && event.fields().job().is_none() {
                 true => Ok(()),
                 false => insert_return(connection, entry, scratch),
@@ -417,8 +418,8 @@ fn insert_return(
     let fields = event.fields();
     let standing = Standing::of(event, entry.authority);
     // As Salt's job cache has it, which gets a runner's event as what the master returned.
-    let (id, value) = match Step::of_tag(event) {
-        Some(_) => (Some(entry.origin.master_id.as_str()), Some(payload)),
+    let (id, value) = match RunnerJob::of_event(event, &entry.origin.master_id) {
+        Some((runner, _)) => (Some(runner.master), Some(runner.data)),
         None => (fields.minion, fields.job_return.value()),
     };
     let worth = Worth { standing, trimmed: is_trimmed(value, &mut scratch.json) };

@@ -270,27 +270,18 @@ impl Desk {
         place: Place,
     ) -> (Answer, Option<Place>) {
         let origin = Arc::clone(&self.outlet.origin);
-        let runner = RunnerJob::handed_on(&load, &origin.master_id);
-        let body = match (runner, as_fired(&load)) {
-            // The master fires it right after this.
-            (Some(runner), _) => runner.event().frame().clone(),
-            (None, Cow::Borrowed(_)) => body,
-            (None, Cow::Owned(fired)) => match Event::parse(body.clone()) {
-                Ok(event) => Event::new(event.tag(), &fired).frame().clone(),
-                Err(_) => body,
-            },
-        };
         let saved = self.blocking(&self.writes, place, move |jobs| {
             match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
                 // It is an event all the same.
-                Err(JobsError::Off) => Ok(()),
-                saved => saved,
+                Ok(()) | Err(JobsError::Off) => Ok(event_of_return(body, &load, &origin.master_id)),
+                Err(error) => Err(error),
             }
         });
         let (saved, place) = saved.await;
-        if let Err(answer) = saved {
-            return (answer, place);
-        }
+        let body = match saved {
+            Ok(body) => body,
+            Err(answer) => return (answer, place),
+        };
         let outlet = Outlet { way: "returns", authority, ..self.outlet.clone() };
         (self.keep(outlet, vec![body]).await, place)
     }
@@ -331,6 +322,18 @@ impl Desk {
             Ok((asked, place)) => (asked.map_err(Answer::from), Some(place)),
             Err(error) => (Err(later(&chain(&error))), None),
         }
+    }
+}
+
+/// The event of a return that a master hands to its job cache: the one that its bus brings. `body` is
+/// the one that the load makes as it is.
+fn event_of_return(body: Bytes, load: &[u8], master_id: &str) -> Bytes {
+    if let Some(runner) = RunnerJob::handed_on(load, master_id) {
+        return runner.event().frame().clone();
+    }
+    match (as_fired(load), Event::parse(body.clone())) {
+        (Cow::Owned(fired), Ok(event)) => Event::new(event.tag(), &fired).frame().clone(),
+        _ => body,
     }
 }
 
