@@ -89,8 +89,11 @@ impl Store {
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        // Servers write 1 where 1.0 is meant.
-        Value::Number(number) => number.as_f64().unwrap().to_string(),
+        // Servers write 1 where 1.0 is meant, and one of 2018 1.1360000000000001 for 1.136.
+        Value::Number(number) => {
+            let number = format!("{:.9}", number.as_f64().unwrap());
+            number.trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
         other => other.to_string(),
     }
 }
