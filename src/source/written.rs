@@ -1,13 +1,17 @@
 //! Events as files and messages hold them: an object of `tag` and `data`, in JSON or in msgpack.
 //!
+//! A JSON object of a return alone, as Salt's `rawfile_json` and `kafka` write it for
+//! `--return`, is the event of that return.
+//!
 //! Either becomes what the bus would have carried: tag, empty line, msgpack. JSON has less to say
 //! than msgpack, so the bytes differ from those that the bus did carry; msgpack is taken as it is,
 //! with whatever is wrong with it.
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::event::runner::RunnerJob;
 use crate::lenient_json::{self, Replaced};
 use crate::msgpack::{Item, Malformed, Walker};
 
@@ -18,7 +22,10 @@ pub(super) enum NotAnEvent {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// It is another JSON.
-    #[error("it is not a JSON object of `tag`, which is a string, and `data`")]
+    #[error(
+        "it is neither a JSON object of `tag`, which is a string, and `data`, nor a return of `jid`, \
+         `id` and `return`"
+    )]
     NotTheTwo,
     /// The data cannot be written as msgpack.
     #[error("the data cannot be msgpack: {0}")]
@@ -42,6 +49,13 @@ const TAG_END: &[u8] = b"\n\n";
 pub(super) fn from_json(text: &[u8]) -> Result<(Bytes, Replaced), NotAnEvent> {
     let (value, replaced) = lenient_json::read(text)?;
     let Value::Object(mut pairs) = value else { return Err(NotAnEvent::NotTheTwo) };
+    if let Some(tag) = tag_of_return(&pairs) {
+        let load = rmp_serde::to_vec(&pairs)?;
+        return match RunnerJob::handed_on(&load, "") {
+            Some(runner) => Ok((runner.event().frame().clone(), replaced)),
+            None => Ok(([head(tag.as_bytes(), load.len())?, load].concat().into(), replaced)),
+        };
+    }
     let (tag, data) = (pairs.swap_remove("tag"), pairs.swap_remove("data"));
     let (Some(Value::String(tag)), Some(data)) = (tag, data) else {
         return Err(NotAnEvent::NotTheTwo);
@@ -49,6 +63,14 @@ pub(super) fn from_json(text: &[u8]) -> Result<(Bytes, Replaced), NotAnEvent> {
     let mut frame = head(tag.as_bytes(), text.len())?;
     rmp_serde::encode::write(&mut frame, &data)?;
     Ok((frame.into(), replaced))
+}
+
+/// The tag under which the bus carries a return that stands alone.
+fn tag_of_return(pairs: &Map<String, Value>) -> Option<String> {
+    let text = |key: &str| pairs.get(key).and_then(Value::as_str);
+    let is_return = pairs.contains_key("return") && !pairs.contains_key("data");
+    let (jid, minion) = (text("jid")?, text("id")?);
+    is_return.then(|| format!("salt/job/{jid}/ret/{minion}"))
 }
 
 /// The frame of a msgpack map of the two. `data` that stands last is taken to the end of the bytes:
@@ -95,6 +117,21 @@ mod tests {
         bytes.extend_from_slice(b"\xa4data");
         bytes.extend_from_slice(payload);
         bytes
+    }
+
+    #[test]
+    fn a_return_alone_is_the_event_of_that_return() {
+        let read = |text: &str| from_json(text.as_bytes()).map(|(frame, _)| Event::parse(frame));
+        let returned = r#"{"jid": "20261101120000000000", "id": "w1", "return": {"tag": 1}}"#;
+        let event = read(returned).unwrap().unwrap();
+        assert_eq!(event.tag(), "salt/job/20261101120000000000/ret/w1");
+        assert_eq!(event.json(&mut Vec::new()), returned.as_bytes());
+        let runner = r#"{"jid": "1", "id": "m", "tgt": "m", "fun": "runner.a.b",
+            "return": {"fun": "runner.a.b", "jid": "1", "return": 5, "success": true}}"#;
+        assert_eq!(read(runner).unwrap().unwrap().tag(), "salt/run/1/ret");
+        for other in [r#"{"jid": "1", "id": "w1"}"#, r#"{"id": "w1", "return": 1}"#, "[1]"] {
+            assert!(matches!(read(other), Err(NotAnEvent::NotTheTwo)), "{other}");
+        }
     }
 
     proptest! {
