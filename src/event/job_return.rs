@@ -429,7 +429,9 @@ fn code(item: Item<'_>) -> Option<i64> {
         Item::Int(code) => Some(code),
         Item::Uint(code) => Some(i64::try_from(code).unwrap_or(i64::MAX)),
         Item::Bool(code) => Some(i64::from(code)),
-        _ => None,
+        Item::Float(code) => Some(i64::from(code != 0.0)),
+        // Text that is a number, as JSON of others may have it.
+        item => item.text()?.trim().parse().ok(),
     }
 }
 
@@ -468,7 +470,10 @@ mod tests {
             (json!({"retcode": u64::MAX, "success": true}), Failed),
             (json!({"success": true}), Worked),
             (json!({"success": false, "retcode": 0}), Failed),
-            (json!({"success": "yes", "retcode": "1"}), Unknown),
+            (json!({"success": "yes", "retcode": "none"}), Unknown),
+            (json!({"success": true, "retcode": "1"}), Failed),
+            (json!({"success": true, "retcode": 0.5}), Failed),
+            (json!({"retcode": 0.0}), Worked),
             // Several functions, by name and in order.
             (
                 json!({"fun": both, "retcode": {"test.ping": 0, "cmd.run": 1},

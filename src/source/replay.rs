@@ -3,8 +3,9 @@
 //! Two formats, told apart by the first bytes. A *capture* is the bytes of a bus as they came off
 //! its socket, in either framing ([`framing`](super::framing)). *JSON lines* are what Salt's
 //! `rawfile_json` and this program's write, `{"tag": …, "data": …}` a line. Such a line begins with
-//! `{`, and no frame of a capture does unless it is longer than 1.9 GiB. In front of the first line
-//! may be blank lines and a byte order mark.
+//! a printable character, and no frame of a capture does unless it is longer than 512 MiB. In front
+//! of the first line may be blank lines and a byte order mark; a line that is no event is counted and
+//! passed over, the first one too.
 //!
 //! JSON has less to say than msgpack: dates and bytes come back as the strings that they were
 //! written as. What a line has that is not JSON is replaced and counted
@@ -285,13 +286,19 @@ impl Format {
         let text = without_mark(beginning);
         let is_part_of_mark = text.len() < MARK.len() && MARK.starts_with(text);
         match text.trim_ascii_start().first() {
-            Some(b'{') => Some(Format::JsonLines(Lines::default())),
+            Some(byte) if is_of_text(*byte, max_frame) => Some(Format::JsonLines(Lines::default())),
             Some(_) if is_part_of_mark => None,
             Some(_) => Some(Format::Capture(Framer::new(max_frame))),
             None if text.len() < BLANK => None,
             None => Some(Format::JsonLines(Lines::default())),
         }
     }
+}
+
+/// True of a character with which no capture begins: as the first byte of a frame's length it would
+/// make the frame longer than any may be.
+fn is_of_text(byte: u8, max_frame: usize) -> bool {
+    byte.is_ascii_graphic() && u64::from(byte) << 24 > max_frame as u64
 }
 
 /// How far the lines have been read.
@@ -397,8 +404,8 @@ impl Reader {
                     }
                     Err(FrameError::UnknownFraming(byte)) => {
                         let cause = format!(
-                            "it begins with {byte:#04x}, so it is neither a capture of an event bus nor JSON \
-                             lines, which begin with {{"
+                            "it begins with {byte:#04x}, so it is neither a capture of an event bus nor text of \
+                             JSON lines"
                         );
                         break Err(self.error(start, cause));
                     }
@@ -698,7 +705,12 @@ mod tests {
             let events = vec![event.clone(), event.clone()];
             assert_eq!(replayed(&config(&path)).await, (events, 0, Ok(())));
         }
-        for no_lines in [&b"\xef"[..], b"\xef\xbb", b"\xef\xbb\xbfno"] {
+        for no_event in [&b"# note\n"[..], b"[1]\n", b"garbage\n", b"NaN\n", b"\xef\xbb\xbf\"x\"\n"]
+        {
+            let (_folder, path) = file(&[no_event, line].concat());
+            assert_eq!(replayed(&config(&path)).await, (vec![event.clone()], 1, Ok(())));
+        }
+        for no_lines in [&b"\xef"[..], b"\xef\xbb", b"\xef\xbb\xbf\xef\xbb\xbf{}"] {
             let (_folder, path) = file(no_lines);
             let (_, _, outcome) = replayed(&config(&path)).await;
             assert!(outcome.unwrap_err().contains("0xef"));
