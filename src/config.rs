@@ -335,7 +335,7 @@ impl Config {
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
-        let general = root.without(|key| is_section(key)).with_none_said();
+        let general = root.without(|key| is_section(key)).with_none_said(&NULL_IN_GENERAL);
         let general: Option<General> = general.read_noting(&mut problems);
         if let Some(general) = &general {
             general.http.check(&root, &mut problems);
@@ -438,13 +438,19 @@ fn source_of(
 const SINK_OPTIONS: &[&str] =
     &["filter", "redact", "batch", "retry", "spill", "writers", "rate_limit"];
 
+/// The keys of the whole whose `null` means none, besides those that have none by default.
+const NULL_IN_GENERAL: [&str; 3] = ["http", "jobs", "redact"];
+
+/// The same of a sink.
+const NULL_IN_SINK: [&str; 2] = ["filter", "redact"];
+
 fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
     let known: Vec<_> = sink::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("sink", name, entry, &known, SINK_OPTIONS, problems)?;
     let kind = sink::Kind::named(kind)?;
     let driver = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !SINK_OPTIONS.contains(&key));
-    let options = options.with_none_said();
+    let options = options.with_none_said(&NULL_IN_SINK);
     let options: SinkOptions = options.read_noting(problems)?;
     let filter = Filter::new(&options.filter).map_err(|bad| {
         let index = bad.index.to_string();
@@ -585,24 +591,25 @@ impl Node {
         Node { place: self.place, value: Value::Map(kept) }
     }
 
-    /// The mapping with `null` put in other words where it says what is meant: nothing listens,
-    /// jobs are not kept, every event is taken, nothing is hidden.
-    fn with_none_said(mut self) -> Node {
+    /// The mapping with the `null` of these keys put in other words: nothing listens, jobs are not
+    /// kept, every event is taken, nothing is hidden.
+    fn with_none_said(mut self, keys: &[&str]) -> Node {
         let Value::Map(pairs) = &mut self.value else { return self };
-        pairs.retain(|(key, node)| {
-            !(matches!(node.value, Value::Null) && ["filter", "redact"].contains(&&*key.name))
-        });
         for (key, node) in pairs {
-            let none = match key.name.as_str() {
-                "http" => ("listen", Value::Null),
-                "jobs" => ("enabled", Value::Bool(false)),
-                _ => continue,
-            };
-            if matches!(node.value, Value::Null) {
-                let (name, place) = (none.0.to_owned(), node.place);
-                let said = (Key { name, place }, Node { place, value: none.1 });
-                node.value = Value::Map(vec![said]);
+            if !matches!(node.value, Value::Null) || !keys.contains(&key.name.as_str()) {
+                continue;
             }
+            let place = node.place;
+            let only = |name: &str, value| {
+                let key = Key { name: name.to_owned(), place };
+                Value::Map(vec![(key, Node { place, value })])
+            };
+            node.value = match key.name.as_str() {
+                "http" => only("listen", Value::Null),
+                "jobs" => only("enabled", Value::Bool(false)),
+                "redact" => Value::List(Vec::new()),
+                _ => Value::Nothing,
+            };
         }
         self
     }
@@ -620,23 +627,16 @@ impl Node {
 pub fn schema() -> Schema {
     let mut generator = SchemaGenerator::default();
     let sources = source::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
-    let sources = entry_schema::<SourceOptions>(sources.collect());
+    let sources = entry_schema::<SourceOptions>(sources.collect(), &[]);
     let sinks = sink::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
-    let sinks = entry_schema::<SinkOptions>(sinks.collect());
+    let sinks = entry_schema::<SinkOptions>(sinks.collect(), &NULL_IN_SINK);
     let mut schema = schema_of::<General>();
     if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
         properties
             .insert("sources".into(), json!({"type": "object", "additionalProperties": sources}));
         properties.insert("sinks".into(), json!({"type": "object", "additionalProperties": sinks}));
     }
-    for section in ["http", "jobs"] {
-        let read = schema.get_mut("properties").and_then(|all| all.get_mut(section));
-        if let Some(read) = read {
-            let description = read.get("description").cloned();
-            let one = std::mem::take(read);
-            *read = json!({"description": description, "anyOf": [one, {"type": "null"}]});
-        }
-    }
+    allow_null(&mut schema, &NULL_IN_GENERAL);
     let definitions = generator.take_definitions(true);
     if let Some(defs) = schema.ensure_object().entry("$defs").or_insert(json!({})).as_object_mut() {
         defs.extend(definitions);
@@ -647,8 +647,12 @@ pub fn schema() -> Schema {
 }
 
 /// An entry: the options of all kinds, and exactly one kind.
-fn entry_schema<O: JsonSchema>(kinds: Vec<(&'static str, Schema)>) -> serde_json::Value {
+fn entry_schema<O: JsonSchema>(
+    kinds: Vec<(&'static str, Schema)>,
+    nullable: &[&str],
+) -> serde_json::Value {
     let mut schema = schema_of::<O>();
+    allow_null(&mut schema, nullable);
     let one_of: Vec<_> = kinds.iter().map(|(name, _)| json!({"required": [name]})).collect();
     if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
         for (name, kind) in kinds {
@@ -657,6 +661,18 @@ fn entry_schema<O: JsonSchema>(kinds: Vec<(&'static str, Schema)>) -> serde_json
     }
     schema.insert("oneOf".into(), json!(one_of));
     schema.into()
+}
+
+/// Lets these keys be `null` too.
+fn allow_null(schema: &mut Schema, keys: &[&str]) {
+    for key in keys {
+        let read = schema.get_mut("properties").and_then(|all| all.get_mut(*key));
+        if let Some(read) = read {
+            let description = read.get("description").cloned();
+            let one = std::mem::take(read);
+            *read = json!({"description": description, "anyOf": [one, {"type": "null"}]});
+        }
+    }
 }
 
 /// The schema of one type, its definitions written out.
@@ -707,6 +723,37 @@ mod tests {
             assert_eq!(problems[0].message, "this section cannot be null", "{mistake}");
         }
         assert!(sink("null").unwrap_err()[0].message.contains("has no kind"));
+        for unknown in ["filter: null", "batch: null"] {
+            let message = &parsed(unknown).err().unwrap()[0].message;
+            assert!(message.contains("unknown key"), "{unknown}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_schema_lets_be_null_what_may_be_null() {
+        let schema = json!(schema());
+        let is_nullable = |pointer: &str| {
+            let found = schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing"));
+            let is_null = |schema: &serde_json::Value| schema["type"] == "null";
+            found["anyOf"].as_array().is_some_and(|any| any.iter().any(is_null))
+                || found["type"].as_array().is_some_and(|all| all.contains(&json!("null")))
+        };
+        let sink = |name: &str| format!("/properties/sinks/additionalProperties/properties/{name}");
+        let source = "/properties/sources/additionalProperties/properties/salt_bus";
+        for name in ["http", "jobs", "redact", "estate", "dedupe_window"] {
+            assert!(is_nullable(&format!("/properties/{name}")), "{name}");
+        }
+        for name in ["log", "dead_letters", "state_dir"] {
+            assert!(!is_nullable(&format!("/properties/{name}")), "{name}");
+        }
+        for name in ["filter", "redact", "rate_limit", "blackhole"] {
+            assert!(is_nullable(&sink(name)), "{name}");
+        }
+        for name in ["batch", "retry", "spill", "writers"] {
+            assert!(!is_nullable(&sink(name)), "{name}");
+        }
+        assert!(is_nullable(source));
+        assert!(schema.pointer("/properties/filter").is_none());
     }
 
     const SMALLEST: &str = "
@@ -939,9 +986,10 @@ sinks:
         for kind in sink::KINDS {
             assert!(sinks[kind.name].is_object(), "{}", kind.name);
         }
-        assert!(sinks["filter"]["properties"]["tags"].is_object(), "{sinks:#}");
+        assert!(sinks["filter"]["anyOf"][0]["properties"]["tags"].is_object(), "{sinks:#}");
         for redact in [&sinks["redact"], &schema["properties"]["redact"]] {
-            assert!(redact["items"]["properties"]["keys"].is_object(), "{redact:#}");
+            let rule = &redact["anyOf"][0]["items"];
+            assert!(rule["properties"]["keys"].is_object(), "{redact:#}");
         }
     }
 

@@ -15,11 +15,13 @@
 //! | a control character in a string | itself |
 //! | a byte order mark in front | nothing |
 //!
-//! The first four are counted ([`Replaced`]). Of a key that stands twice the last counts, as for Python.
+//! The first four are counted ([`Replaced`]). Of a key that stands twice the last counts, as for
+//! Python.
 
 use std::ops::AddAssign;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::json::MAX_DEPTH;
@@ -27,6 +29,10 @@ use crate::json::MAX_DEPTH;
 /// How deep a text may nest. The payload of an event may be [`MAX_DEPTH`] deep, and it stands in an
 /// object.
 const DEEPEST: usize = MAX_DEPTH + 1;
+
+/// How deep an answer of the HTTP side may nest, in which what an event says stands a few levels
+/// further in.
+const DEEPEST_ANSWER: usize = MAX_DEPTH + 8;
 
 /// The values that JSON, or msgpack, could not hold as they were, as counts.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -60,14 +66,29 @@ pub const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads one value, and says what had to be replaced in it.
 pub fn read(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
+    read_within(text, DEEPEST)
+}
+
+/// Reads an answer of the HTTP side, of which nothing is cut that a daemon may have said.
+pub fn read_answer(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
+    read_within(text, DEEPEST_ANSWER)
+}
+
+fn read_within(text: &[u8], deepest: usize) -> Result<(Value, Replaced), serde_json::Error> {
     let text = without_mark(text);
     let refused = match serde_json::from_slice(text) {
         Ok(value) if !has_long_integer(&value) => return Ok((value, Replaced::default())),
         Ok(_) => None,
         Err(error) => Some(error),
     };
-    let mut mender =
-        Mender { rest: text, out: Vec::with_capacity(text.len()), ..Mender::default() };
+    let mut mender = Mender {
+        rest: text,
+        out: Vec::with_capacity(text.len()),
+        deepest,
+        open: Vec::new(),
+        last: 0,
+        replaced: Replaced::default(),
+    };
     mender.mend();
     let mut reader = serde_json::Deserializer::from_slice(&mender.out);
     // The mender has cut what is nested deeper than a stack can take.
@@ -93,11 +114,14 @@ fn has_long_integer(value: &Value) -> bool {
 }
 
 /// Rewrites a text into one that `serde_json` takes, if there is such a one.
-#[derive(Default)]
 struct Mender<'a> {
     rest: &'a [u8],
     out: Vec<u8>,
-    depth: usize,
+    deepest: usize,
+    /// The brackets that are open.
+    open: Vec<u8>,
+    /// The last byte that is no space.
+    last: u8,
     replaced: Replaced,
 }
 
@@ -108,23 +132,29 @@ impl<'a> Mender<'a> {
                 b'"' => {
                     let string = self.split_off(string_len(self.rest));
                     self.string(string);
+                    self.last = first;
                     continue;
                 }
-                b'[' | b'{' if self.depth == DEEPEST => {
+                b'[' | b'{' if self.open.len() == self.deepest => {
                     self.replaced.too_deep += 1;
                     self.out.extend_from_slice(b"null");
                     self.rest = behind_brackets(self.rest);
+                    self.last = first;
                     continue;
                 }
-                b'[' | b'{' => self.depth += 1,
-                b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+                b'[' | b'{' => self.open.push(first),
+                b']' | b'}' => drop(self.open.pop()),
                 byte if is_of_word(byte) => {
                     let len = self.rest.iter().take_while(|byte| is_of_word(**byte)).count();
                     let word = self.split_off(len);
                     self.word(word);
+                    self.last = first;
                     continue;
                 }
                 _ => {}
+            }
+            if !first.is_ascii_whitespace() {
+                self.last = first;
             }
             self.out.push(first);
             self.rest = behind;
@@ -137,17 +167,25 @@ impl<'a> Mender<'a> {
         front
     }
 
+    /// Says if a key stands next, of which a string alone can be one.
+    fn is_before_key(&self) -> bool {
+        self.open.last() == Some(&b'{') && matches!(self.last, b'{' | b',')
+    }
+
     /// Writes a number or a name.
     fn word(&mut self, word: &[u8]) {
         let text = std::str::from_utf8(word).unwrap_or_default();
         let digits = text.strip_prefix('-').unwrap_or(text);
-        let is_number = digits.starts_with(|first: char| first.is_ascii_digit());
+        // `serde_json` knows the shape of a number, however large it is.
+        let is_number = digits.starts_with(|first: char| first.is_ascii_digit())
+            && !self.is_before_key()
+            && serde_json::from_str::<IgnoredAny>(text).is_ok();
         let is_integer = is_number && digits.bytes().all(|byte| byte.is_ascii_digit());
         let is_infinite = || text.parse().is_ok_and(f64::is_infinite);
         if matches!(text, "NaN" | "Infinity" | "-Infinity") {
             self.replaced.not_finite += 1;
             self.out.extend_from_slice(b"null");
-        } else if is_integer && !digits.starts_with('0') && !is_of_64_bits(text) {
+        } else if is_integer && !is_of_64_bits(text) {
             self.replaced.long_integer += 1;
             self.out.push(b'"');
             self.out.extend_from_slice(word);
@@ -307,6 +345,27 @@ mod tests {
     }
 
     #[test]
+    fn a_long_integer_is_a_value_wherever_one_may_stand() {
+        let long = "18446744073709551616";
+        let (value, counts) = replaced(&format!(
+            "{{\"a\" : {long}, \"b\":[ {long} ,{long}], \"c\": {{\"d\":-{long}}}, \"e\": [{{}}, {long}]}}"
+        ));
+        let negative = format!("-{long}");
+        let expected = json!({"a": long, "b": [long, long], "c": {"d": negative}, "e": [{}, long]});
+        assert_eq!((value, counts.long_integer), (expected, 5));
+    }
+
+    #[test]
+    fn an_answer_may_hold_the_deepest_event() {
+        let deep = format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
+        let answer = format!("{{\"returns\":{{\"minion\":{{\"return\":{deep}}}}}}}");
+        let (value, counts) = read_answer(answer.as_bytes()).unwrap();
+        assert_eq!((value.to_string(), counts), (answer, Replaced::default()));
+        let endless = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert_eq!(read_answer(endless.as_bytes()).unwrap().1.too_deep, 1);
+    }
+
+    #[test]
     fn marks_and_keys_that_stand_twice() {
         let (value, counts) = replaced("\u{feff}{\"a\": 1, \"a\": NaN, \"a\": 2}\r\n");
         assert_eq!(value, json!({"a": 2}));
@@ -330,6 +389,18 @@ mod tests {
             "NaN NaN",
             "[}",
             "{1: NaN}",
+            "{18446744073709551616: 1}",
+            "{\"a\": 1, -18446744073709551616 : 1}",
+            "[{\"a\": [1], 18446744073709551616: NaN}]",
+            "{1e400: 1}",
+            "{NaN: 1}",
+            "[1.e400]",
+            "[01e400]",
+            "[1e+400e1]",
+            "[1-e400]",
+            "[018446744073709551616]",
+            "[-018446744073709551616]",
+            "[1 18446744073709551616]",
             "-",
             "[-Infinity -]",
         ] {

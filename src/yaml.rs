@@ -196,18 +196,15 @@ pub struct Key {
 impl Node {
     /// Parses one YAML document.
     pub fn parse(text: &str) -> Result<Node, Problem> {
-        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        if excerpt::lines_of(text).all(is_blank) {
             return Ok(Node { place: Place::default(), value: Value::Map(Vec::new()) });
         }
         // As in YAML 1.2: `yes`, `on` and `y` are words. Comments would be kept, a hundred or so at
         // the most.
         let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
         let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
-        let parsed = parsed.map(Node::from).map(|mut node| {
-            node.tell_nothing_from_null(text);
-            node
-        });
-        parsed.map_err(|error| {
+        parsed.map(Node::from).map_err(|error| {
             let message = error.without_snippet().to_string();
             // The place stands in front of the line; what is behind is the message.
             let place = error.location().map(Place::from);
@@ -219,32 +216,6 @@ impl Node {
             }
             Problem { place, message: format!("this is not YAML: {message}"), help: None }
         })
-    }
-
-    /// The parser has one value for both; the text says which it is.
-    fn tell_nothing_from_null(&mut self, text: &str) {
-        let lines: Vec<_> = text.lines().collect();
-        self.visit(&mut |node| {
-            if !matches!(node.value, Value::Null) {
-                return;
-            }
-            let line = node.place.line.checked_sub(1).and_then(|index| lines.get(index));
-            let behind = line.map(|line| line.chars().skip(node.place.column.saturating_sub(1)));
-            let word = behind.into_iter().flatten();
-            let word: String = word.take_while(|c| c.is_ascii_alphabetic() || *c == '~').collect();
-            if !matches!(word.as_str(), "null" | "Null" | "NULL" | "~") {
-                node.value = Value::Nothing;
-            }
-        });
-    }
-
-    fn visit(&mut self, each: &mut impl FnMut(&mut Node)) {
-        each(self);
-        match &mut self.value {
-            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.visit(each)),
-            Value::Map(pairs) => pairs.iter_mut().for_each(|(_, node)| node.visit(each)),
-            _ => {}
-        }
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
@@ -480,8 +451,14 @@ fn interpolated(text: &str) -> Result<String, String> {
 }
 
 impl From<Spanned<Value>> for Node {
-    fn from(spanned: Spanned<Value>) -> Self {
-        Node { place: spanned.referenced.into(), value: spanned.value }
+    fn from(Spanned { value, referenced, defined }: Spanned<Value>) -> Self {
+        // The parser has one value for `null` and for nothing, and the second has no text. That of
+        // an alias is where its anchor is.
+        let value = match value {
+            Value::Null if defined.span().is_empty() => Value::Nothing,
+            value => value,
+        };
+        Node { place: referenced.into(), value }
     }
 }
 
@@ -768,6 +745,55 @@ mod tests {
     fn there_may_be_any_number_of_comments() {
         let text = format!("a:\n{}  b: 1\n", "  # none of these is of interest\n".repeat(500));
         assert_eq!(Node::parse(&text).unwrap().pairs().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_told_from_null_wherever_it_stands() {
+        let is_null = |text: &str| {
+            let node = Node::parse(text).unwrap();
+            let (_, last) = node.pairs().unwrap().last().unwrap();
+            match last.value {
+                Value::Null => true,
+                Value::Nothing => false,
+                ref other => panic!("{text:?}: {other:?}"),
+            }
+        };
+        for null in [
+            "a: null",
+            "a: ~",
+            "a: Null # or so",
+            "a:\n  NULL",
+            "# one\r# two\ra: null",
+            "b: 1\r\n\ra: ~\r",
+            "{a: null}",
+            "b: &none null\na: *none",
+            "b: &none ~\n# null\na: *none",
+            "a: &none null",
+            "é: 'ü'\na: null",
+            "\u{feff}a: null",
+        ] {
+            assert!(is_null(null), "{null:?}");
+        }
+        for nothing in [
+            "a:",
+            "a: # null",
+            "a:\n# null",
+            "b: ~\ra:\r# null",
+            "# null\ra:",
+            "{a: }",
+            "{a}",
+            "b: null\na: &none",
+            "b: &none\na: *none",
+        ] {
+            assert!(!is_null(nothing), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn many_nulls_on_a_line_cost_no_more_than_on_many() {
+        let text = format!("[{}]", "null,".repeat(30_000));
+        let Value::List(nodes) = Node::parse(&text).unwrap().value else { panic!("it is a list") };
+        assert!(nodes.len() == 30_000 && nodes.iter().all(|n| matches!(n.value, Value::Null)));
     }
 
     #[test]

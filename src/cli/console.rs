@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use axum::http::Method;
 use serde::Deserialize;
 
-use super::daemon::{Daemon, located, meant, reachable};
+use super::daemon::{Daemon, located, meant, reachable, state_dir_of};
 use super::tcp_listener::stranger;
 use super::{Failure, Target, print, runtime};
 use crate::config::Located;
@@ -61,7 +61,7 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
             );
             Err(Failure::Running(message))
         }
-        (None, None) => made(&general.state_dir),
+        (None, None) => made(&state_dir_of(target)?),
     };
     // Who may not read that one may have been given the one that only reads.
     let token = acting.or_else(|failure| general.http.read_token.clone().ok_or(failure))?;

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::tcp_listener::stranger;
-use super::{Failure, Target, demo_sign};
+use super::{Failure, Target, demo_sign, runtime};
 use crate::config::{self, ConfigError, General, Http, Located};
 use crate::http::authorize::MEANT;
 use crate::http::{place, token};
@@ -97,6 +97,13 @@ fn is_own(host: &str, http: &Http) -> bool {
     ip == listen.ip() || listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
 }
 
+/// Where a daemon that was asked keeps its state.
+enum Answers {
+    FromThere,
+    /// In another directory, with its own words.
+    FromElsewhere(String),
+}
+
 /// The outcome of looking for its socket.
 enum Found {
     Socket {
@@ -152,6 +159,27 @@ impl Daemon {
             Found::Nobody(_) => Ok(None),
             _ => Daemon::find(target, None).map(Some),
         }
+    }
+
+    /// Asks it if this is its `state_dir`.
+    async fn has(self, state_dir: &Path) -> Result<Answers, Failure> {
+        let way = match self.way {
+            Way::Socket { path, state_dir: of, .. } => {
+                let meant = std::path::absolute(state_dir).ok();
+                Way::Socket { path, meant, state_dir: of }
+            }
+            way @ Way::Address { .. } => way,
+        };
+        let daemon = Daemon { way };
+        let asked = timeout(ANSWER, daemon.request(Method::GET, &["status"], &[])).await;
+        let answer = asked.map_err(|_| daemon.failed("no answer; is this saltern?"))??;
+        if answer.status != StatusCode::MISDIRECTED_REQUEST {
+            return Ok(Answers::FromThere);
+        }
+        let said = answer.bytes().await.map_err(|error| daemon.failed(&chain(&error)))?;
+        let (Failure::Running(said) | Failure::Usage(said)) =
+            daemon.failed(String::from_utf8_lossy(&said).trim());
+        Ok(Answers::FromElsewhere(said))
     }
 
     fn at(url: &str, general: &General) -> Result<Self, Failure> {
@@ -391,6 +419,33 @@ pub(super) fn meant(target: &Target, has_url: bool) -> Result<Target, Failure> {
         tried = tried.join(" or "),
         url = if has_url { ", --url http://HOST:PORT its address" } else { "" },
     )))
+}
+
+/// The `state_dir` of which files are read: that of the configuration, and of no other daemon than
+/// the one that answers. One that was named with `--state-dir` is the one that is meant.
+pub(super) fn state_dir_of(target: &Target) -> Result<PathBuf, Failure> {
+    let state_dir = general_of(target, false)?.state_dir;
+    if target.state_dir.is_some() {
+        return Ok(state_dir);
+    }
+    let asked = match Daemon::running(target) {
+        Ok(None) => return Ok(state_dir),
+        Ok(Some(daemon)) => runtime()?.block_on(daemon.has(&state_dir)),
+        Err(failure) => Err(failure),
+    };
+    let shown = state_dir.display();
+    match asked {
+        Ok(Answers::FromThere) => Ok(state_dir),
+        Ok(Answers::FromElsewhere(said)) => Err(Failure::Usage(format!(
+            "{said}\nSay which one is meant: --state-dir DIR names its state_dir, --config FILE its \
+             configuration. Without them it would be {shown}."
+        ))),
+        // A daemon has it, which is most likely the one that does not answer.
+        Err(_) if may_be_system(&state_dir) => Ok(state_dir),
+        Err(Failure::Running(why) | Failure::Usage(why)) => Err(Failure::Running(format!(
+            "{why}\nSo nobody can tell if {shown} is its state_dir; --state-dir DIR says which is meant"
+        ))),
+    }
 }
 
 /// Says if commands that name no daemon find a demo, because there is nothing else.

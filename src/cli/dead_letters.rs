@@ -1,7 +1,8 @@
 //! `saltern dead-letters`: what sinks have refused.
 //!
-//! All of it works on the database in the state directory, whether a daemon runs or not. A replay
-//! only marks letters: the daemon looks for them every second and hands them to their sinks.
+//! All of it works on the database in the state directory, whether a daemon runs or not; the one of
+//! another daemon than the one that answers is not touched. A replay only marks letters: the daemon
+//! looks for them every second and hands them to their sinks.
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::daemon::{general_of, meant};
+use super::daemon::{meant, state_dir_of};
 use super::spill::{rfc3339, table};
 use super::{Failure, Output, Target, look_into, print, print_json, runtime};
 use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
@@ -114,7 +115,7 @@ impl Which {
 
 pub(super) fn dead_letters(target: &Target, arguments: &Arguments) -> Result<(), Failure> {
     let target = &meant(target, false)?;
-    let state_dir = general_of(target, false)?.state_dir;
+    let state_dir = state_dir_of(target)?;
     if !state_dir.is_dir() {
         let message = format!("{} is no state directory", state_dir.display());
         return Err(Failure::Usage(message));

@@ -29,7 +29,7 @@ use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
 use crate::http;
-use crate::http::place::{Place, usual_of};
+use crate::http::place::Place;
 use crate::http::settings::HttpSocket;
 use crate::shutdown::Signals;
 use crate::sink::chain;
@@ -75,9 +75,11 @@ pub(super) fn demo(arguments: &Demo, state_dir: Option<&Path>) -> Result<(), Fai
     let directory = &arguments.directory;
     let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     created.map_err(|error| failed(&format!("cannot create {}", directory.display()), &error))?;
+    let files = Files::of(directory, state_dir);
+    // The place of its socket goes by where it leads to. The daemon says what is wrong with it.
+    let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&files.state_dir);
     let listener = listen(arguments.listen)?;
     let address = listener.local_addr().map_err(|error| failed("cannot listen", &error))?;
-    let files = Files::of(directory, state_dir);
     let config = files.config(address)?;
     let mut named = String::new();
     let result = run::to_the_end(&config, async |signals| {
@@ -194,16 +196,14 @@ impl Files {
                 problems.iter().map(|problem| problem.message.as_str()).collect();
             Failure::Usage(problems.join("\n"))
         })?;
-        config.general.http.socket = Some(self.socket());
+        // Beside the rest of its state, so that it never takes the place of a real daemon's in a
+        // runtime directory.
+        let place = Place::apart(&self.state_dir);
+        let doing = || format!("cannot make a place for the socket {}", place.path().display());
+        place.prepare().map_err(|error| failed(&doing(), &error))?;
+        let path = Some(place.path().to_owned());
+        config.general.http.socket = Some(HttpSocket { path, ..HttpSocket::default() });
         Ok(config)
-    }
-
-    /// The socket beside the rest of its state, so that it never takes the place of a real daemon's
-    /// in a runtime directory.
-    fn socket(&self) -> HttpSocket {
-        let is_inside = |path: &PathBuf| path.parent() == Some(&*self.state_dir);
-        let path = usual_of(&self.state_dir).into_iter().find(is_inside);
-        HttpSocket { path, ..HttpSocket::default() }
     }
 
     /// Binds the bus; a socket that an earlier run left is replaced.
@@ -220,7 +220,7 @@ impl Files {
 
     fn what_next(&self, address: SocketAddr, named: &str) -> String {
         let (database, lines) = (self.database.display(), self.lines.display());
-        let place = Place::of(&self.socket(), &self.state_dir);
+        let place = Place::apart(&self.state_dir);
         let socket = place.path().display();
         format!(
             "

@@ -5,44 +5,74 @@
 //! runtime directory, and under the temp directory. Anybody can make a folder there, so both sides
 //! use none but one that is the user's own and closed to all others.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-
-use crate::state_dir::is_taken;
 
 const LINK: &str = "state";
 
 /// Links that lead to the `state_dir` of a running demo; taken down when this is dropped.
 pub(super) struct Sign {
-    links: Vec<PathBuf>,
-    state_dir: PathBuf,
+    posts: Vec<Post>,
+}
+
+/// One link, in a folder that no other demo uses meanwhile.
+struct Post {
+    folder: PathBuf,
+    link: PathBuf,
+    /// Locked for as long as the sign is up.
+    _lock: File,
 }
 
 impl Sign {
-    /// Puts it up; `None` if it could be put up nowhere.
+    /// Puts it up; `None` if it could be put up nowhere, or if that of another demo is up.
     pub(super) fn put_up(state_dir: &Path) -> Option<Self> {
+        Sign::put_up_in(&folders(), state_dir)
+    }
+
+    fn put_up_in(folders: &[PathBuf], state_dir: &Path) -> Option<Self> {
         let state_dir = std::path::absolute(state_dir).ok()?;
-        let put = |folder: PathBuf| link(&folder, &state_dir).ok();
-        let links: Vec<_> = folders().into_iter().filter_map(put).collect();
-        (!links.is_empty()).then_some(Sign { links, state_dir })
+        let mut posts = Vec::new();
+        for folder in folders {
+            match Post::put_up(folder, &state_dir) {
+                Ok(post) => posts.push(post),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                // Commands look into the others too.
+                Err(_) => {}
+            }
+        }
+        (!posts.is_empty()).then_some(Sign { posts })
     }
 }
 
-impl Drop for Sign {
+impl Post {
+    /// Makes the link, in place of one that a demo left which is gone.
+    fn put_up(folder: &Path, state_dir: &Path) -> io::Result<Self> {
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if !is_own(folder) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let lock = File::open(folder)?;
+        lock.try_lock()?;
+        let link = folder.join(LINK);
+        match std::fs::remove_file(&link) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        symlink(state_dir, &link)?;
+        Ok(Post { folder: folder.to_owned(), link, _lock: lock })
+    }
+}
+
+impl Drop for Post {
     fn drop(&mut self) {
-        // A demo that has come meanwhile goes on.
-        if is_taken(&self.state_dir) {
-            return;
-        }
-        for link in &self.links {
-            if std::fs::read_link(link).is_ok_and(|leads_to| leads_to == self.state_dir) {
-                // One that stays leads to nobody, which those who follow it find out.
-                let _ = std::fs::remove_file(link);
-                let _ = link.parent().map(std::fs::remove_dir);
-            }
-        }
+        // One that stays leads to nobody, which those who follow it find out.
+        let _ = std::fs::remove_file(&self.link);
+        let _ = std::fs::remove_dir(&self.folder);
     }
 }
 
@@ -74,22 +104,6 @@ fn is_own(folder: &Path) -> bool {
         .is_ok_and(|found| found.is_dir() && found.uid() == user && found.mode() & 0o777 == 0o700)
 }
 
-/// Makes the link, in place of an older one.
-fn link(folder: &Path, state_dir: &Path) -> io::Result<PathBuf> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    if !is_own(folder) {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    let link = folder.join(LINK);
-    let new = folder.join(format!("{LINK}.{}", std::process::id()));
-    symlink(state_dir, &new)?;
-    std::fs::rename(&new, &link)?;
-    Ok(link)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -100,14 +114,36 @@ mod tests {
     fn a_folder_that_others_may_enter_holds_no_sign() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("saltern-demo");
-        let sign = link(&folder, Path::new("/a")).unwrap();
-        assert_eq!(link(&folder, Path::new("/b")).unwrap(), sign);
-        assert_eq!(std::fs::read_link(&sign).unwrap(), Path::new("/b"));
+        let post = Post::put_up(&folder, Path::new("/a")).unwrap();
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
         assert!(!is_own(&folder));
-        link(&folder, Path::new("/c")).unwrap_err();
+        drop(post);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+        assert!(Post::put_up(&folder, Path::new("/c")).is_err());
         let elsewhere = place.path().join("link");
         symlink("/root", &elsewhere).unwrap();
         assert!(!is_own(&elsewhere));
+    }
+
+    #[test]
+    fn the_sign_of_a_running_demo_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let folders = [place.path().join("one"), place.path().join("two")];
+        let (first_only, second_only) = (&folders[..1], &folders[1..]);
+        let leads_to = |folder: &Path| std::fs::read_link(folder.join(LINK)).ok();
+        let first = Sign::put_up_in(second_only, Path::new("/first")).unwrap();
+        assert!(Sign::put_up_in(&folders, Path::new("/second")).is_none());
+        assert!(Sign::put_up_in(second_only, Path::new("/first")).is_none());
+        assert_eq!(leads_to(&folders[1]).as_deref(), Some(Path::new("/first")));
+        assert_eq!(leads_to(&folders[0]), None, "nothing is left of an attempt");
+        drop(first);
+        assert!(!folders[1].exists());
+        // Of one that was killed a link is left.
+        DirBuilder::new().mode(0o700).create(&folders[0]).unwrap();
+        symlink("/killed", folders[0].join(LINK)).unwrap();
+        let next = Sign::put_up_in(first_only, Path::new("/next")).unwrap();
+        assert_eq!(leads_to(&folders[0]).as_deref(), Some(Path::new("/next")));
+        drop(next);
     }
 }

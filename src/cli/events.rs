@@ -206,7 +206,7 @@ impl Printer {
                 out.push(b'\n');
                 return Ok(());
             }
-            _ => serde_json::from_value(lenient_json::read(line)?.0)?,
+            _ => serde_json::from_value(lenient_json::read_answer(line)?.0)?,
         };
         match read {
             Line::Missed { missed } => self.missed(missed, out),

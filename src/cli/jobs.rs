@@ -236,9 +236,15 @@ fn query(selection: &Selection) -> Vec<(&'static str, String)> {
 }
 
 fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
-    lenient_json::read(answer)
-        .and_then(|(value, _)| serde_json::from_value(value))
-        .map_err(|error| Failure::Running(format!("the answer is not as expected: {error}")))
+    let wrong = |why: String| Failure::Running(format!("the answer is not as expected: {why}"));
+    let read = lenient_json::read_answer(answer).map_err(|error| wrong(error.to_string()))?;
+    let (value, replaced) = read;
+    if replaced.too_deep > 0 {
+        let why = "it is nested deeper than a return can be; `--output json` of list and show prints \
+                   it as it is";
+        return Err(wrong(why.to_owned()));
+    }
+    serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
 }
 
 /// Prints an answer on a line.
@@ -350,5 +356,33 @@ async fn watch_one(cache: &Cache, jid: &str, output: Output) -> Result<(), Failu
             return Ok(());
         }
         sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::json::MAX_DEPTH;
+
+    fn answer(ret: &str) -> String {
+        format!(
+            "{{\"jid\":\"1\",\"target\":null,\"last_seen\":\"\",\"expected\":1,\"returned\":1,\
+             \"failed\":0,\"missing\":0,\"returns\":{{\"web\":{{\"return\":{ret}}}}}}}"
+        )
+    }
+
+    #[test]
+    fn the_deepest_return_is_shown_whole_and_a_deeper_one_is_no_null() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        let deep = nested(MAX_DEPTH - 1);
+        let Ok(job) = parsed::<Job>(answer(&deep).as_bytes()) else { panic!("it is an answer") };
+        let ret: &Value = &job.returns["web"]["return"];
+        assert_eq!(ret.to_string(), deep);
+        let Err(Failure::Running(why)) = parsed::<Job>(answer(&nested(5000)).as_bytes()) else {
+            panic!("it is cut without a word")
+        };
+        assert!(why.contains("nested deeper"), "{why}");
     }
 }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::daemon::{Daemon, general_of, meant};
+use super::daemon::{Daemon, meant, state_dir_of};
 use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
 use crate::config::{Config, ConfigError};
 use crate::queue::SpillConfig;
@@ -125,17 +125,17 @@ struct Listed {
 impl Place {
     fn find(target: &Target) -> Result<Self, Failure> {
         let target = &meant(target, false)?;
-        let general = general_of(target, false)?;
+        let state_dir = state_dir_of(target)?;
         let running = match Daemon::running(target)? {
             Some(daemon) => Running::Yes(daemon),
-            None if !is_taken(&general.state_dir) => Running::No,
+            None if !is_taken(&state_dir) => Running::No,
             None => match Daemon::find(target, None) {
                 Ok(daemon) => Running::Yes(daemon),
                 Err(Failure::Running(why) | Failure::Usage(why)) => Running::Mute(why),
             },
         };
         if !matches!(running, Running::Yes(_)) {
-            look_into(&general.state_dir, target)?;
+            look_into(&state_dir, target)?;
         }
         let sinks = match (&target.state_dir, &running) {
             (Some(_), _) => None,
@@ -148,7 +148,7 @@ impl Place {
             },
         };
         let sinks = sinks.map(|sinks| sinks.into_iter().map(|sink| sink.name).collect());
-        Ok(Place { state_dir: general.state_dir, sinks, running })
+        Ok(Place { state_dir, sinks, running })
     }
 
     /// What the daemon says of its sinks. What cannot be asked is read from the files.

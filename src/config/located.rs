@@ -34,7 +34,7 @@ impl Located {
     /// The same of a text with mistakes; `None` if they may be about where the daemon is.
     fn of(text: &str) -> Option<Self> {
         let root = Node::parse(text).ok()?.without(|key| key != "state_dir" && key != "http");
-        let mut root = root.with_none_said();
+        let mut root = root.with_none_said(&super::NULL_IN_GENERAL);
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
         let written = PLACES.map(|place| holds(&root, place));

@@ -33,6 +33,14 @@ impl Place {
         Place::among(socket, state_dir, of_unit().as_deref(), of_user().as_deref())
     }
 
+    /// That of a daemon which leaves the runtime directory to others.
+    pub(crate) fn apart(state_dir: &Path) -> Self {
+        match is_room_in(state_dir) {
+            true => Place::Usual(state_dir.join(NAME)),
+            false => Place::Short(shortened(state_dir, of_user().as_deref())),
+        }
+    }
+
     fn among(
         socket: &HttpSocket,
         state_dir: &Path,
@@ -84,10 +92,12 @@ const NAME: &str = "http.sock";
 /// environment.
 pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
     let inside = state_dir.join(NAME);
-    if fits(&inside).is_ok() {
+    if is_room_in(state_dir) {
         return vec![inside];
     }
-    let mut all = vec![shortened(state_dir, None)];
+    // Another may name it by a shorter path.
+    let mut all: Vec<_> = Some(inside).filter(|path| fits(path).is_ok()).into_iter().collect();
+    all.push(shortened(state_dir, None));
     // A daemon of another user than who asks has that user's runtime directory.
     let owner = state_dir.metadata().ok().map(|metadata| format!("/run/user/{}", metadata.uid()));
     for base in [of_user(), owner.map(PathBuf::from)].into_iter().flatten() {
@@ -97,6 +107,13 @@ pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
         }
     }
     all
+}
+
+/// Says if a socket can be in the directory, also for those who name it by its whole path.
+fn is_room_in(state_dir: &Path) -> bool {
+    let whole = std::path::absolute(state_dir);
+    let named = [state_dir, whole.as_deref().unwrap_or(state_dir)];
+    named.iter().all(|directory| fits(&directory.join(NAME)).is_ok())
 }
 
 /// The place that the environment of a systemd unit says.
@@ -147,6 +164,17 @@ mod tests {
         let named = HttpSocket { path: Some("/x".into()), ..HttpSocket::default() };
         let place = Place::among(&named, Path::new("/s"), Some(Path::new("/r")), None);
         assert_eq!(place, Place::Configured("/x".into()));
+    }
+
+    #[test]
+    fn a_daemon_apart_is_where_commands_look_for_it() {
+        let long = format!("/{}", "x".repeat(100));
+        for state_dir in ["/s", "relative", &long] {
+            let place = Place::apart(Path::new(state_dir));
+            assert!(usual_of(Path::new(state_dir)).iter().any(|path| path == place.path()));
+        }
+        assert_eq!(Place::apart(Path::new("/s")), Place::Usual("/s/http.sock".into()));
+        assert!(matches!(Place::apart(Path::new(&long)), Place::Short(_)));
     }
 
     #[test]
