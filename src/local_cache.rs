@@ -118,11 +118,6 @@ impl Walk {
     }
 
     fn frames_of(&mut self, job: &Found) -> Result<Vec<Bytes>, JobsError> {
-        match self.known.lacks_runner(&job.jid) {
-            Ok(true) | Err(JobsError::Off) => {}
-            Ok(false) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        }
         let minions = returned(&job.path);
         let (lacks_load, lacking) = match self.known.lacking(&job.jid, minions) {
             Ok(lacking) => lacking,
@@ -136,8 +131,12 @@ impl Walk {
             return Ok(Vec::new());
         };
         if let Some(runner) = RunnerJob::handed_on(&load, "") {
-            let is_in_time = written < self.window.until;
-            return Ok(is_in_time.then(|| runner_frame(&runner, written)).into_iter().collect());
+            let is_lacking = match self.known.lacks_runner(&job.jid) {
+                Err(JobsError::Off) => true,
+                known => known?,
+            };
+            let is_wanted = is_lacking && written < self.window.until;
+            return Ok(is_wanted.then(|| runner_frame(&runner, written)).into_iter().collect());
         }
         let is_return = msgpack::find(&load, "return").is_some();
         if is_return && msgpack::find(&load, "cmd").is_none() {

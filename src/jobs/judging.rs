@@ -54,8 +54,11 @@ fn judge(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
         if known.functions.single().is_none() && is_nameless.exists([job])? {
             functions::store(tx, job, known.functions)?;
         }
-        // Of a job without a cache it is not known any more what was returned.
-        let after = known.value().map_or(before, |_| verdict.outcome.worked());
+        // Without a cache, or where redaction left an outline, less is there than was judged.
+        let after = match before {
+            Some(false) => before,
+            _ => known.value().map_or(before, |_| verdict.outcome.worked()),
+        };
         let failed = i64::from(after == Some(false)) - i64::from(before == Some(false));
         judged.push((row, job, after, verdict.test, is_runner, failed));
     }

@@ -314,12 +314,13 @@ impl Selection {
     }
 }
 
-/// When the job of a cursor began. One that was forgotten meanwhile began at the time in its id, if
-/// there is one.
+/// When the job of a cursor began. One that was forgotten meanwhile began at the time in its id. It
+/// is not known of an id that tells none, or one to come.
 fn began_of(db: &Connection, jid: &str) -> rusqlite::Result<Option<i64>> {
     let mut select = db.prepare_cached("SELECT began FROM jobs WHERE jid = ?")?;
     let known = select.query_row([jid], |row| row.get(0)).optional()?;
-    Ok(known.or_else(|| time_in(jid).map(Timestamp::as_microsecond)))
+    let past = || time_in(jid).filter(|time| *time <= Timestamp::now());
+    Ok(known.or_else(|| past().map(Timestamp::as_microsecond)))
 }
 
 /// Writes a page; `false` if it is not known where it begins.

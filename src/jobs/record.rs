@@ -16,7 +16,7 @@
 //! * A *runner* is a job with one return, that of the master, which is no minion and expected
 //!   nowhere. It is stored as Salt hands it to a job cache ([`crate::event::runner`]), also where
 //!   only the bus tells of it; then it stands under the id that the source has for its master,
-//!   until Salt says the true one. An event of the bus makes no runner of a job that was published.
+//!   until Salt says the true one. Without the master's word no job that was published becomes one.
 //! * What is returned under the id of no job (`nocache`, `req`) is not stored here.
 
 use std::borrow::Cow;
@@ -176,7 +176,7 @@ impl Jobs {
             return Cow::Owned(new);
         }
         let mut outline = MapWriter::default();
-        for key in ["jid", "id", "fun", "retcode"] {
+        for key in ["jid", "id", "fun", "retcode", "success"] {
             if let Some(value) = msgpack::find(load, key) {
                 outline.value(key, value);
             }
@@ -347,10 +347,10 @@ fn record_runner(
     let Some((runner, step)) = RunnerJob::of_event(entry.event, &entry.origin.master_id) else {
         return Ok(entry.event.tag_contradicts_data().then(|| contradiction(jid)));
     };
-    if entry.authority == Authority::Bus && is_of_minions(tx, runner.jid)? {
-        return Ok(None);
-    }
     if step == Step::New {
+        if entry.authority == Authority::Bus && is_of_minions(tx, runner.jid)? {
+            return Ok(None);
+        }
         let job = job(tx, runner.jid, entry.received)?;
         return put_announcement(tx, job, &runner.load_of_new()).map(|()| None);
     }
@@ -528,6 +528,10 @@ struct Stored {
 }
 
 fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option<Conflict>> {
+    let is_vouched_for = new.standing == Standing::Master;
+    if new.is_of_runner && !is_vouched_for && is_of_minions(tx, new.jid)? {
+        return Ok(None);
+    }
     let job = job(tx, new.jid, new.received)?;
     let minion = minion_id(tx, new.minion)?;
     let (load, compared) = match is_kept(tx, job)? {
