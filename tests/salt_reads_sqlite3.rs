@@ -56,7 +56,7 @@ fn salt_3006_reads_jobs_and_returns() {
     let mut daemon = Daemon::start(
         folder,
         &format!(
-            "sources: {{recording: {{replay: {{path: '{recording}'}}}}}}\n\
+            "sources: {{recording: {{replay: {{path: '{recording}'}}, master_id: the_master}}}}\n\
              sinks: {{tables: {{sqlite3: {{database: '{}'}}}}}}\n",
             database.display()
         ),
@@ -85,6 +85,16 @@ fn salt_3006_reads_jobs_and_returns() {
                 assert_eq!(job["Arguments"], data["arg"]);
                 assert_eq!(job["Target"], data["tgt"]);
                 assert_eq!(job["User"], data["user"]);
+            }
+            // As Salt's own job cache has it, a runner is a job that its master has returned.
+            ["salt", "run", jid, "new"] => {
+                jobs += 1;
+                minions.insert("the_master");
+                assert_eq!(read["loads"][jid], *data);
+                assert_eq!(read["jids"][jid]["Function"], data["fun"]);
+            }
+            ["salt", "run", jid, "ret"] => {
+                assert_eq!(read["returns"][jid], json!({"the_master": {"return": data}}));
             }
             ["salt", "job", jid, "ret", minion] => {
                 minions.insert(minion);

@@ -327,15 +327,18 @@ fn record_new_job(
     if event.tag_contradicts_data() {
         return Ok(Some(contradiction(jid)));
     }
+    // Minions learn the ids of their jobs and hardly those of runners, so that of two such events
+    // this one is the likelier to be true.
+    let conflict = is_of_runner(tx, jid)?.then(|| two_jobs(jid));
     let job = job(tx, jid, received)?;
     let (rank, known) = known_load(tx, job)?;
     if rank == Rank::Published as i64 {
-        return Ok(None);
+        return Ok(conflict);
     }
     if rank < Rank::Event as i64 || is_same_but_for_target(&known, load) {
         put_load(tx, job, load, Rank::Event)?;
     }
-    expect(tx, job, texts_of(load, "minions")).map(|()| None)
+    expect(tx, job, texts_of(load, "minions")).map(|()| conflict)
 }
 
 /// Takes what an event says of a runner.
@@ -349,7 +352,7 @@ fn record_runner(
     };
     if step == Step::New {
         if entry.authority == Authority::Bus && is_of_minions(tx, runner.jid)? {
-            return Ok(None);
+            return Ok(Some(two_jobs(runner.jid)));
         }
         let job = job(tx, runner.jid, entry.received)?;
         return put_announcement(tx, job, &runner.load_of_new()).map(|()| None);
@@ -373,6 +376,20 @@ fn record_runner(
 /// Salt makes no event whose tag names another job than its data: it says nothing of either.
 fn contradiction(jid: &str) -> Conflict {
     Conflict { odds: Odds::Tag, jid: jid.to_owned(), minion: String::new() }
+}
+
+/// Two events say that a runner has this job, and that minions have.
+fn two_jobs(jid: &str) -> Conflict {
+    Conflict { odds: Odds::Content, jid: jid.to_owned(), minion: String::new() }
+}
+
+/// Tells if a job is known to be a runner's.
+fn is_of_runner(tx: &Transaction<'_>, jid: &str) -> rusqlite::Result<bool> {
+    let mut select = tx.prepare_cached(
+        "SELECT 1 FROM jobs WHERE jid = ? AND (rank = 0 AND load NOT NULL
+         OR EXISTS (SELECT 1 FROM returns WHERE job = jobs.id AND runner))",
+    )?;
+    select.exists([jid])
 }
 
 /// Tells if a job was published for minions.
@@ -530,7 +547,7 @@ struct Stored {
 fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option<Conflict>> {
     let is_vouched_for = new.standing == Standing::Master;
     if new.is_of_runner && !is_vouched_for && is_of_minions(tx, new.jid)? {
-        return Ok(None);
+        return Ok(Some(new.conflict(Odds::Content)));
     }
     let job = job(tx, new.jid, new.received)?;
     let minion = minion_id(tx, new.minion)?;
@@ -1093,6 +1110,7 @@ mod tests {
         fired(&jobs, "salt/run/JID/new", &of_runner("runner.a.b", "x", false));
         let job = shown(&jobs);
         assert_eq!((&job["returned"], &job["function"]), (&json!(0), &json!("test.ping")));
+        assert_eq!(jobs.0.conflicts.counted().0, 2);
         // A minion that returns like a runner, over the bus and over the master, stays a minion.
         let mut forged = handed_on(&of_runner("runner.a.b", "x", true));
         forged["id"] = json!("web-1");
