@@ -81,14 +81,7 @@ fn read_within(text: &[u8], deepest: usize) -> Result<(Value, Replaced), serde_j
         Ok(_) => None,
         Err(error) => Some(error),
     };
-    let mut mender = Mender {
-        rest: text,
-        out: Vec::with_capacity(text.len()),
-        deepest,
-        open: Vec::new(),
-        last: 0,
-        replaced: Replaced::default(),
-    };
+    let mut mender = Mender::new(text, deepest);
     mender.mend();
     let mut reader = serde_json::Deserializer::from_slice(&mender.out);
     // The mender has cut what is nested deeper than a stack can take.
@@ -126,6 +119,17 @@ struct Mender<'a> {
 }
 
 impl<'a> Mender<'a> {
+    fn new(text: &'a [u8], deepest: usize) -> Self {
+        Mender {
+            rest: text,
+            out: Vec::with_capacity(text.len()),
+            deepest,
+            open: Vec::new(),
+            last: 0,
+            replaced: Replaced::default(),
+        }
+    }
+
     fn mend(&mut self) {
         while let Some((&first, behind)) = self.rest.split_first() {
             match first {
@@ -136,9 +140,9 @@ impl<'a> Mender<'a> {
                     continue;
                 }
                 b'[' | b'{' if self.open.len() == self.deepest => {
-                    self.replaced.too_deep += 1;
-                    self.out.extend_from_slice(b"null");
-                    self.rest = behind_brackets(self.rest);
+                    let len = self.rest.len() - behind_brackets(self.rest).len();
+                    let cut = self.split_off(len);
+                    self.cut(cut);
                     self.last = first;
                     continue;
                 }
@@ -165,6 +169,20 @@ impl<'a> Mender<'a> {
         let (front, behind) = self.rest.split_at(len);
         self.rest = behind;
         front
+    }
+
+    /// Writes `null` for an array or object, or what nothing takes for JSON if it is none.
+    fn cut(&mut self, cut: &[u8]) {
+        let mut mender = Mender::new(cut, usize::MAX);
+        mender.mend();
+        // Nothing is built, and so nothing of the stack is used for what is nested.
+        match serde_json::from_slice::<IgnoredAny>(&mender.out) {
+            Ok(_) => {
+                self.replaced.too_deep += 1;
+                self.out.extend_from_slice(b"null");
+            }
+            Err(_) => self.out.push(b'!'),
+        }
     }
 
     /// Says if a key stands next, of which a string alone can be one.
@@ -342,6 +360,10 @@ mod tests {
         let (value, counts) = replaced(&nested(100_000, "\"]]\""));
         assert_eq!(counts, Replaced { too_deep: 1, ..Replaced::default() });
         assert_eq!(value.to_string(), nested(DEEPEST, "null"));
+        replaced(&nested(100_000, "NaN, {\"a\": 18446744073709551616}"));
+        for wrong in ["1 2", "nan", "{1: 2}", "\"a\" \"b\"", "{]", ",", "01"] {
+            read(nested(100_000, wrong).as_bytes()).unwrap_err();
+        }
     }
 
     #[test]

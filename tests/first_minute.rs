@@ -163,6 +163,10 @@ fn is_root() -> bool {
     text(&id.stdout).trim() == "0"
 }
 
+fn text_of(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -280,6 +284,97 @@ fn a_demo_keeps_its_state_where_it_is_told_to() {
     assert!(machine.wait_for_jobs().contains("elsewhere"));
     assert!(!machine.path().join("saltern-demo/state").exists());
     demo.stop();
+}
+
+#[test]
+fn a_second_demo_leaves_the_sign_of_the_first_in_its_place() {
+    let Some(machine) = Machine::new() else { return };
+    let first = machine.demo();
+    let is_of_first = |said: String| assert!(said.contains("saltern-demo/state"), "{said}");
+    is_of_first(machine.wait_for_jobs());
+    let second = ["demo", "--directory", "second", "--listen", "127.0.0.1:0"];
+    let second = machine.start(&second, "second.log");
+    machine.wait_for("second.log", "Ctrl-C ends it");
+    let said = fs::read_to_string(machine.path().join("second.log")).unwrap();
+    assert!(said.contains("`saltern jobs list --state-dir second/state`"), "{said}");
+    let listed = || machine.output(&["jobs", "list", "--state-dir", "second/state"]);
+    until("the second one's socket", || listed().status.success());
+    is_of_first(machine.wait_for_jobs());
+    second.stop();
+    is_of_first(machine.wait_for_jobs());
+    first.stop();
+    assert!(!machine.path().join("saltern-demo-0").exists());
+}
+
+#[test]
+fn a_demo_in_a_long_place_leaves_the_runtime_directory_alone_and_is_found() {
+    let Some(machine) = Machine::new() else { return };
+    fs::create_dir(machine.inside("/run/other")).unwrap();
+    let user = machine.path().join("user");
+    fs::create_dir(&user).unwrap();
+    let long = "x".repeat(90);
+    let with_directories = |arguments: &[&str]| {
+        let mut command = machine.saltern(arguments);
+        command.env("RUNTIME_DIRECTORY", "/run/other").env("XDG_RUNTIME_DIR", &user);
+        command
+    };
+    let mut demo = with_directories(&["demo", "--directory", &long, "--listen", "127.0.0.1:0"]);
+    let log = fs::File::create(machine.path().join("demo.log")).unwrap();
+    let demo = Running(demo.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    machine.wait_for("demo.log", "Ctrl-C ends it");
+    let relative = format!("{long}/state");
+    let whole = machine.path().join(&relative).display().to_string();
+    for named in [&[][..], &["--state-dir", &relative], &["--state-dir", &whole]] {
+        let arguments = [&["jobs", "list"], named].concat();
+        until(&format!("an answer to {named:?}"), || {
+            with_directories(&arguments).output().unwrap().status.success()
+        });
+    }
+    assert!(!machine.inside("/run/other/http.sock").exists());
+    demo.stop();
+}
+
+#[test]
+fn no_files_are_read_or_dropped_but_those_of_the_daemon_that_answers() {
+    let Some(machine) = Machine::new() else { return };
+    let with_directory = |arguments: &[&str]| {
+        let mut command = machine.saltern(arguments);
+        command.env("RUNTIME_DIRECTORY", "/run/saltern");
+        command
+    };
+    // What another daemon has left there.
+    machine.daemon("").stop();
+    fs::create_dir(machine.inside("/run/saltern")).unwrap();
+    machine.configure("");
+    let config = machine.path().join("real.yaml");
+    let elsewhere = machine.path().join("elsewhere").display().to_string();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}state_dir: {elsewhere}\n")).unwrap();
+    let log = fs::File::create(machine.path().join("elsewhere.log")).unwrap();
+    let mut daemon = with_directory(&["run", "--config", "real.yaml"]);
+    let daemon = Running(daemon.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    machine.wait_for("elsewhere.log", "the HTTP side listens");
+    let commands: [&[&str]; 5] = [
+        &["dead-letters", "list"],
+        &["dead-letters", "drop", "--all"],
+        &["spill", "list"],
+        &["spill", "verify"],
+        &["console"],
+    ];
+    for command in commands {
+        let output = machine.output(command);
+        let said = text_of(&output);
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
+        for words in [elsewhere.as_str(), "--state-dir", "--config", "/var/lib/saltern"] {
+            assert!(said.contains(words), "{command:?} does not name {words}: {said}");
+        }
+        for named in [["--state-dir", &elsewhere], ["--config", "real.yaml"]] {
+            let output = machine.output(&[command, &named].concat());
+            assert!(output.status.success(), "{command:?} {named:?}: {}", text_of(&output));
+        }
+    }
+    assert!(machine.output(&["jobs", "list"]).status.success());
+    daemon.stop();
 }
 
 #[test]

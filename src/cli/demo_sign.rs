@@ -14,7 +14,7 @@ const LINK: &str = "state";
 
 /// Links that lead to the `state_dir` of a running demo; taken down when this is dropped.
 pub(super) struct Sign {
-    posts: Vec<Post>,
+    _posts: Vec<Post>,
 }
 
 /// One link, in a folder that no other demo uses meanwhile.
@@ -42,7 +42,7 @@ impl Sign {
                 Err(_) => {}
             }
         }
-        (!posts.is_empty()).then_some(Sign { posts })
+        (!posts.is_empty()).then_some(Sign { _posts: posts })
     }
 }
 
