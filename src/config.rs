@@ -500,7 +500,7 @@ fn keep_jobs(
 }
 
 /// What the job cache wants of the bus.
-const JOB_TAGS: [&str; 6] = [
+pub(crate) const JOB_TAGS: [&str; 6] = [
     "salt/job/*/new",
     "salt/job/*/ret/*",
     "salt/run/*/new",

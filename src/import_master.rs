@@ -6,26 +6,28 @@
 //! events, returns or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is
 //! printed (`shown.rs`).
 
-use std::collections::HashSet;
-use std::fmt::Write;
-
+use crate::config::JOB_TAGS;
 use crate::jobs::JobsConfig;
 use crate::socket_file::LONGEST_PATH;
 use crate::units::Span;
-use crate::visible;
 
 mod engines;
-mod file_glob;
-mod globs;
+mod include_glob;
 mod includes;
 mod master;
 mod options;
+mod page;
+mod python;
 mod returners;
 mod salt_yaml;
 mod shown;
+mod tag_glob;
 
 pub use includes::MasterError;
 pub use master::Master;
+pub use options::WITHOUT_MEANING;
+use page::{Page, quoted};
+use python::is_false;
 use returners::{RETURNERS, Returner};
 use shown::shown;
 
@@ -45,6 +47,9 @@ const OF_EVENT_RETURN: [&str; 4] = [
 
 /// The largest number of bytes or events that is carried over.
 const MOST: f64 = 1e15;
+
+/// The returner that hands over to those that the key of the same name lists.
+const SEVERAL: &str = "multi_returner";
 
 /// A use of a returner.
 struct Use {
@@ -88,23 +93,62 @@ pub fn import(master: &Master, from: &str) -> String {
     page.text
 }
 
+/// The returners that the keys of the master name.
+fn direct_uses(master: &Master) -> Vec<Use> {
+    let events = master.list("event_return").into_iter();
+    let mut uses: Vec<_> = events.map(|name| Use { name, key: "event_return" }).collect();
+    let caches = JOB_CACHES.iter();
+    uses.extend(caches.filter_map(|(key, _)| Some(Use { name: master.name(key)?, key })));
+    uses
+}
+
+/// As [`direct_uses`], with those behind `multi_returner` in its place.
+fn all_uses(master: &Master) -> Vec<Use> {
+    let behind = |used: Use| match used.name == SEVERAL {
+        true => behind_several(master).map(|name| Use { name, ..used }).collect(),
+        false => vec![used],
+    };
+    direct_uses(master).into_iter().flat_map(behind).collect()
+}
+
+/// The returners that `multi_returner` hands over to. Salt does not come to an end with itself.
+fn behind_several(master: &Master) -> impl Iterator<Item = String> {
+    master.list(SEVERAL).into_iter().filter(|name| name != SEVERAL)
+}
+
+/// Says what becomes of `multi_returner` where a key names it.
+fn several_in_words(master: &Master, key: &str, page: &mut Page) {
+    if key == "event_return" {
+        page.line(2, &format!("# Salt's `{SEVERAL}` cannot store events: the master logs an error and discards them."));
+    }
+    let names: Vec<_> = behind_several(master).map(|name| quoted(shown::name(&name))).collect();
+    match names.is_empty() {
+        true => page.line(
+            2,
+            &format!("# {key}: {SEVERAL} stores nothing: `{SEVERAL}` lists no other returner."),
+        ),
+        false => page.line(
+            2,
+            &format!(
+                "# {key}: {SEVERAL} hands over to [{}]; each is here by itself.",
+                names.join(", ")
+            ),
+        ),
+    }
+}
+
 /// The returners that the master stores something with; those that are no stores are said.
 fn uses(master: &Master, page: &mut Page) -> Vec<Use> {
-    let mut uses: Vec<Use> = Vec::new();
-    let events = master.list("event_return");
-    if !events.is_empty() || master.get("event_return").is_some_and(master::is_false) {
-        page.say("event_return");
-    }
-    uses.extend(events.into_iter().map(|name| Use { name, key: "event_return" }));
-    for (key, _) in JOB_CACHES {
-        if master.get(key).is_some_and(master::is_false) {
+    for key in ["event_return"].into_iter().chain(JOB_CACHES.map(|(key, _)| key)) {
+        let is_named = direct_uses(master).iter().any(|used| used.key == key);
+        if is_named || master.get(key).is_some_and(is_false) {
             page.say(key);
         }
-        if let Some(name) = master.name(key) {
-            page.say(key);
-            uses.push(Use { name, key });
-        }
     }
+    for Use { key, .. } in direct_uses(master).iter().filter(|used| used.name == SEVERAL) {
+        several_in_words(master, key, page);
+    }
+    let mut uses = all_uses(master);
     uses.sort_by(|a, b| (&a.name, a.key).cmp(&(&b.name, b.key)));
     uses.dedup_by(|a, b| a.name == b.name && a.key == b.key);
     uses.retain(|Use { name, key }| {
@@ -126,9 +170,8 @@ fn uses(master: &Master, page: &mut Page) -> Vec<Use> {
 
 /// The job cache, where the master has one that is not its own files; whether there is one.
 fn job_cache(master: &Master, page: &mut Page) -> bool {
-    let external = JOB_CACHES
-        .iter()
-        .any(|(key, _)| master.name(key).is_some_and(|name| name != "local_cache"));
+    let uses = all_uses(master);
+    let external = uses.iter().any(|used| used.key != "event_return" && used.name != "local_cache");
     if !external {
         return false;
     }
@@ -282,7 +325,10 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     } else {
         let what = JOB_CACHES.iter().find(|(cache, _)| cache == key).map_or("", |(_, what)| what);
         page.line(4, &format!("# {key}: {what}; here from the bus."));
-        page.line(4, "filter: {tags: [\"salt/job/*/new\", \"salt/job/*/ret/*\"]}");
+        // Minions hand over jobs alone, the master what runners do as well.
+        let is_job = |tag: &&str| *key == "master_job_cache" || tag.starts_with("salt/job/");
+        let tags: Vec<_> = JOB_TAGS.into_iter().filter(is_job).map(quoted).collect();
+        page.line(4, &format!("filter: {{tags: [{}]}}", tags.join(", ")));
     }
     true
 }
@@ -311,7 +357,7 @@ fn filter(master: &Master, page: &mut Page) {
             page.say(key);
         }
         for pattern in master.list(key) {
-            match globs::glob(&pattern) {
+            match tag_glob::glob(&pattern) {
                 Some(glob) => {
                     if glob != pattern {
                         page.line(
@@ -362,8 +408,8 @@ fn taken(seconds: f64) -> f64 {
 
 /// Returners that are configured and that nothing on the master names.
 fn unused(master: &Master, page: &mut Page) {
-    let mut used = master.list("event_return");
-    used.extend(JOB_CACHES.iter().filter_map(|(key, _)| master.name(key)));
+    let used: Vec<_> =
+        direct_uses(master).into_iter().chain(all_uses(master)).map(|used| used.name).collect();
     for returner in RETURNERS {
         let Returner { name, .. } = returner;
         let options = returner.options(master);
@@ -389,39 +435,6 @@ fn unused(master: &Master, page: &mut Page) {
     }
 }
 
-/// Lines of YAML.
-#[derive(Default)]
-struct Page {
-    text: String,
-    /// Keys of the master's configuration that the page already speaks of.
-    said: HashSet<String>,
-}
-
-impl Page {
-    fn line(&mut self, indent: usize, line: &str) {
-        // Writing to a string cannot fail. A comment is one line whatever stands in it.
-        let line = visible::json(&line.replace(['\n', '\r'], " "));
-        let _ = writeln!(self.text, "{:indent$}{line}", "");
-    }
-
-    fn pair(&mut self, indent: usize, key: &str, value: &str) {
-        self.line(indent, &format!("{key}: {}", quoted(value)));
-    }
-
-    fn say(&mut self, key: &str) {
-        self.said.insert(key.to_owned());
-    }
-
-    fn has_said(&self, key: &str) -> bool {
-        self.said.contains(key)
-    }
-}
-
-/// Text as a YAML value, in which `${` stands for itself.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text.replace("${", "$${")).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -432,7 +445,12 @@ mod tests {
         let page = import(&master, "master");
         // Whatever it says, saltern takes it.
         // Variables are for values that it does not print.
-        let set = page.replace("${SALTERN_", "h:1${").replace("h:1${KAFKA_BROKER_1}", "h:1");
+        let mut set = page.clone();
+        for (name, value) in
+            [("KAFKA_BROKER_1", "h:1"), ("RAWFILE_JSON_FILENAME", "/a"), ("SQLITE3_DATABASE", "/a")]
+        {
+            set = set.replace(&format!("${{SALTERN_{name}}}"), value);
+        }
         if let Err(problems) = Config::parse(&set) {
             let problems: Vec<_> = problems.iter().map(|p| p.render("page", &page)).collect();
             panic!("{}\n{page}", problems.join("\n"));
@@ -483,15 +501,55 @@ mod tests {
             "jobs: {enabled: true, keep_jobs: 7200s}\n",
             "address: \"tcp://127.0.0.1:14512\"\n",
             "  \"sqlite3-master-job-cache\":\n    sqlite3:\n      database: \"/var/lib/salt.db\"\n      timeout: 5\n",
-            "filter: {tags: [\"salt/job/*/new\", \"salt/job/*/ret/*\"]}\n",
+            "filter: {tags: [\"salt/job/*/new\", \"salt/job/*/ret/*\", \"salt/run/*/new\", \
+             \"salt/run/*/ret\", \"salt/wheel/*/new\", \"salt/wheel/*/ret\"]}\n",
         ] {
             assert!(page.contains(expected), "{expected}\n{page}");
         }
     }
 
     #[test]
+    fn a_job_cache_of_the_minions_has_jobs_alone() {
+        let page = imported("ext_job_cache: sqlite3\nsqlite3.database: /var/lib/salt.db\n");
+        let expected = "filter: {tags: [\"salt/job/*/new\", \"salt/job/*/ret/*\"]}\n";
+        assert!(page.contains(expected), "{page}");
+    }
+
+    #[test]
+    fn several_returners_come_to_what_each_would() {
+        let options = "sqlite3.database: /var/lib/salt.db\nmysql.host: db.example.com\n";
+        let page = imported(&format!(
+            "master_job_cache: multi_returner\nmulti_returner: [sqlite3, mysql, local_cache]\n{options}",
+        ));
+        for expected in [
+            "jobs: {enabled: true, ",
+            "# master_job_cache: multi_returner hands over to [\"sqlite3\", \"mysql\", \"local_cache\"]",
+            "  \"sqlite3-master-job-cache\":\n    sqlite3:\n      database: \"/var/lib/salt.db\"\n",
+            "# master_job_cache: mysql. ",
+            "#   host: \"db.example.com\"\n",
+            "# master_job_cache: local_cache is files of the master",
+        ] {
+            assert!(page.contains(expected), "{expected}\n{page}");
+        }
+        assert!(!page.contains("stores nothing with it"), "{page}");
+        let page =
+            imported("event_return: [multi_returner, local]\nmulti_returner: rawfile_json\n");
+        assert!(page.contains("Salt's `multi_returner` cannot store events"), "{page}");
+        assert!(
+            page.contains("  \"rawfile_json\":\n") && page.contains("  \"local\":\n"),
+            "{page}"
+        );
+        for nothing in ["[]", "[multi_returner]", "{a: b}"] {
+            let page =
+                imported(&format!("master_job_cache: multi_returner\nmulti_returner: {nothing}\n"));
+            assert!(page.contains("lists no other returner"), "{page}");
+            assert!(page.contains("nothing: {blackhole: {}}"), "{page}");
+        }
+    }
+
+    #[test]
     fn every_returner_is_carried_over_or_said_not_to_be() {
-        for returner in RETURNERS {
+        for returner in RETURNERS.iter().filter(|returner| returner.name != SEVERAL) {
             let mut text = format!("event_return: {}\n", returner.name);
             for section in returner.sections {
                 text += &format!("{section}.host: a.example.com\n{section}.password: hunter2\n");

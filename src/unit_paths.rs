@@ -28,7 +28,7 @@ pub fn advice(file: &Path) -> Option<String> {
         return None;
     }
     let folder = file.parent().filter(|folder| *folder != Path::new("/"));
-    let Some(folder) = folder.map(Path::display) else {
+    let Some(folder) = folder.map(|folder| for_unit(&folder.to_string_lossy())) else {
         return Some(format!(
             "saltern.service does not let the daemon write there (ProtectSystem=strict), and starts it at `/`, \
              where a relative path begins; name a file in a directory of its own, such as one in {}",
@@ -55,6 +55,16 @@ pub fn advice(file: &Path) -> Option<String> {
          with `[Service]` and `ReadWritePaths={folder}` does; the directory must be there, and the user \
          of the unit ({USER}) must be allowed to write to it"
     ))
+}
+
+/// A path as a setting of a unit takes it: a space or a colon does not end it between quotes, and
+/// `%` begins no specifier where it stands twice.
+fn for_unit(path: &str) -> String {
+    let escaped = path.replace('%', "%%").replace('\\', r"\\").replace('"', "\\\"");
+    match path.contains([' ', '\t', ':', '\\', '"', '\'']) {
+        true => format!("\"{escaped}\""),
+        false => escaped,
+    }
 }
 
 /// The path from `/`, without `.` and `..` in it, and by the name that the unit has for it.
@@ -123,6 +133,10 @@ mod tests {
             ("/", "such as one in /var/lib/saltern, "),
             ("/home/ops/events/a", "BindPaths=/home/ops/events`"),
             ("/tmp/events", "PrivateTmp=no"),
+            ("/srv/a b/events", "ReadWritePaths=\"/srv/a b\"`"),
+            ("/srv/100%/events", "ReadWritePaths=/srv/100%%`"),
+            (r#"/srv/a\b "c" 'd'/events"#, r#"ReadWritePaths="/srv/a\\b \"c\" 'd'"`"#),
+            ("/home/ops/a: 5%/events", "BindPaths=\"/home/ops/a: 5%%\"`"),
         ] {
             let said = advice(Path::new(file)).unwrap();
             assert!(said.contains(expected), "{file}: {said}");

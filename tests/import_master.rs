@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use saltern::import_master::Master;
+use saltern::import_master::{Master, WITHOUT_MEANING};
 use saltern::yaml;
 use serde_json::{Value, json};
 
@@ -415,22 +415,6 @@ words = {"event", "events", "job", "jobs", "ret", "return", "returner", "returne
          "reactor", "thorium", "thoriumenv"}
 print(json.dumps([key for key in salt.config.VALID_OPTS if words & set(key.split("_"))]))
 "#;
-
-/// Those of them that say nothing of what is stored or handed on.
-const WITHOUT_MEANING: &[&str] = &[
-    "gather_job_timeout",
-    "mine_return_job",
-    "pub_ret",
-    "ret_port",
-    "return_retry_timer",
-    "return_retry_timer_max",
-    "return_retry_tries",
-    "source_ret_port",
-    "syndic_dir",
-    "syndic_log_file",
-    "syndic_pidfile",
-    "syndic_user",
-];
 
 #[test]
 fn each_option_of_salt_about_events_is_spoken_of() {

@@ -1,7 +1,8 @@
 //! The engines of a master: some hand its events to other systems, as saltern does.
 
-use super::Page;
-use super::master::{Master, scalar};
+use super::master::Master;
+use super::page::Page;
+use super::python::{is_false, scalar};
 use super::shown::{self, is_open, shown};
 use crate::yaml::{Node, Value};
 
@@ -66,7 +67,7 @@ pub(super) fn engines(master: &Master, page: &mut Page) {
         Value::Map(pairs) => {
             found.extend(pairs.iter().map(|(key, node)| (key.name.clone(), Some(node))));
         }
-        _ if super::master::is_false(node) => {}
+        _ if is_false(node) => {}
         _ => page.line(
             0,
             &format!("# engines: {} is neither a list nor a mapping.", shown("engines", node)),

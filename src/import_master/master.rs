@@ -2,7 +2,8 @@
 
 use crate::yaml::{Node, Problem, Value};
 
-use super::salt_yaml;
+use super::python::{is_false, scalar};
+use super::salt_yaml::{self, Refusal, Room};
 
 /// A master's configuration.
 #[derive(Debug, Default)]
@@ -16,7 +17,8 @@ pub struct Master {
 impl Master {
     /// A configuration of one file, which includes none.
     pub fn parse(text: &str) -> Result<Self, Problem> {
-        let keys = keys_of(salt_yaml::parse(text)?);
+        let file = salt_yaml::parse(text, &mut Room::default()).map_err(Refusal::into_problem)?;
+        let keys = keys_of(file);
         Ok(Master { keys, remarks: Vec::new() })
     }
 
@@ -72,29 +74,5 @@ pub(super) fn keys_of(file: Node) -> Vec<(String, Node)> {
     match file.value {
         Value::Map(pairs) => pairs.into_iter().map(|(key, node)| (key.name, node)).collect(),
         _ => Vec::new(),
-    }
-}
-
-/// A value as text; `None` for lists, mappings and nothing.
-pub(super) fn scalar(node: &Node) -> Option<String> {
-    match &node.value {
-        Value::Text(text) | Value::Replaced(text) => Some(text.clone()),
-        Value::Bool(value) => Some(value.to_string()),
-        Value::Int(number) => Some(number.to_string()),
-        Value::Uint(number) => Some(number.to_string()),
-        Value::Float(number) => Some(number.to_string()),
-        Value::Null | Value::Nothing | Value::List(_) | Value::Map(_) => None,
-    }
-}
-
-/// True if Python takes the value for false.
-pub(super) fn is_false(node: &Node) -> bool {
-    match &node.value {
-        Value::Null | Value::Nothing | Value::Bool(false) | Value::Uint(0) | Value::Int(0) => true,
-        Value::Bool(true) | Value::Uint(_) | Value::Int(_) => false,
-        Value::Float(number) => *number == 0.0,
-        Value::Text(text) | Value::Replaced(text) => text.is_empty(),
-        Value::List(nodes) => nodes.is_empty(),
-        Value::Map(pairs) => pairs.is_empty(),
     }
 }

@@ -5,8 +5,9 @@
 //! An option that no table knows is a comment as well if its name is about events, returns, jobs or
 //! engines.
 
-use super::Page;
-use super::master::{Master, is_false, scalar};
+use super::master::Master;
+use super::page::Page;
+use super::python::{is_false, scalar};
 use super::returners::RETURNERS;
 use super::shown::{self, shown};
 use crate::yaml::{Node, Value};
@@ -94,7 +95,7 @@ const REACTS: &str = "acts on events within the master, and goes on doing so.";
 
 /// Options with such a word in their names that say nothing of what is stored or handed on: ports,
 /// sizes and patience of Salt's own programs, and what minions alone read.
-const WITHOUT_MEANING: &[&str] = &[
+pub const WITHOUT_MEANING: &[&str] = &[
     "gather_job_timeout",
     "mine_return_job",
     "pub_ret",

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::master::{Master, scalar};
-use super::quoted;
+use super::master::Master;
+use super::page::quoted;
+use super::python::scalar;
 use super::shown::is_open;
 use crate::sink;
 use crate::unit_paths;
@@ -164,6 +165,7 @@ pub(super) const RETURNERS: &[Returner] = &[
     notices("sms", &["sms", "twilio"], false),
     notices("telegram", &["telegram"], false),
     notices("xmpp", &["xmpp"], false),
+    // Those that it lists are in its place.
     Returner { why_not: INSTEAD, ..store("multi_returner", &["multi_returner"], false) },
     Returner { why_not: INSTEAD, ..store("salt_cache", &[], false) },
 ];
@@ -257,7 +259,7 @@ impl Returner {
         if let Some((option, default)) = carried.file {
             let file = options.iter().find(|(name, _)| name == option);
             let file = file.and_then(|(_, node)| scalar(node)).unwrap_or(default.to_owned());
-            settings.advice = Some(file).filter(|file| !file.contains("://")).and_then(|file| {
+            settings.advice = Some(file).filter(|file| is_open_path(file)).and_then(|file| {
                 Some(format!("{option}: {}", unit_paths::advice(Path::new(&file))?))
             });
         }
@@ -290,10 +292,15 @@ fn path(
     needed: &mut Vec<Needed>,
 ) -> Option<String> {
     let path = scalar(node).filter(|path| !path.is_empty())?;
-    if path.contains("://") || path.contains('?') && !is_open(&path) {
+    if !is_open_path(&path) {
         return Some(instead(variable.to_owned(), option, needed));
     }
     Some(quoted(&path))
+}
+
+/// True if a path may be printed, wherever that is.
+fn is_open_path(path: &str) -> bool {
+    !path.contains("://") && is_open(path)
 }
 
 /// A length of time.
@@ -346,5 +353,41 @@ fn inner<'a>(section: &str, node: &'a Node) -> Vec<(String, &'a Node)> {
     match node.pairs() {
         Ok(pairs) => pairs.iter().map(|(key, node)| (key.name.clone(), node)).collect(),
         Err(_) => vec![(section.to_owned(), node)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import_master::import;
+
+    #[test]
+    fn a_path_that_may_hold_a_secret_is_not_printed_anywhere() {
+        for path in [
+            "/srv/x.db?key=hunter2/def",
+            "/srv/x;password=hunter2/def",
+            "/srv/x.db?token=hunter2",
+            "/srv/x token:hunter2/y",
+            "sdb://hunter2/x",
+        ] {
+            for (returner, option) in [("sqlite3", "database"), ("rawfile_json", "filename")] {
+                let text = format!("event_return: {returner}\n{returner}.{option}: '{path}'\n");
+                let page = import(&Master::parse(&text).unwrap(), "master");
+                assert!(!page.contains("hunter2"), "{page}");
+                let variable = format!("{option}: \"${{SALTERN_{}_", returner.to_uppercase());
+                assert!(page.contains(&variable), "{page}");
+                assert!(!page.contains("Paths="), "{page}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_ordinary_path_is_printed_with_advice() {
+        for path in ["/var/log/salt/events", "/srv/a b/x.db", "/srv/10.0.0.1/x-2026-01-02.db"] {
+            let text = format!("event_return: sqlite3\nsqlite3.database: '{path}'\n");
+            let page = import(&Master::parse(&text).unwrap(), "master");
+            assert!(page.contains(&format!("database: \"{path}\"\n")), "{page}");
+            assert!(page.contains("ReadWritePaths="), "{page}");
+        }
     }
 }

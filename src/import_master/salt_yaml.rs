@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::StructureStyle::Flow;
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
-use super::shown;
+use super::{python, shown};
 use crate::excerpt;
 use crate::yaml::{Key, Node, Place, Problem, Value};
 
@@ -23,12 +23,61 @@ const DEEPEST: usize = 300;
 /// The beginning of the tags of YAML itself.
 const CORE: &str = "tag:yaml.org,2002:";
 
+/// The memory that a value takes besides its text, in bytes.
+const VALUE: usize = size_of::<(Key, Node)>();
+
+/// The memory that files may take together, in bytes. What an alias stands for counts again.
+pub(super) struct Room {
+    left: usize,
+}
+
+impl Room {
+    /// The most that all files take.
+    const MOST: usize = 128 << 20;
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room { left: Room::MOST }
+    }
+}
+
+/// The reason for not taking a file.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Salt does not take it either.
+    BySalt(Problem),
+    /// It is not read here, and Salt may read it.
+    Here(Problem),
+}
+
+impl Refusal {
+    pub(super) fn into_problem(self) -> Problem {
+        let (Refusal::BySalt(problem) | Refusal::Here(problem)) = self;
+        problem
+    }
+
+    /// The same without a secret in it.
+    fn without_secrets(self, text: &str) -> Self {
+        match self {
+            Refusal::BySalt(problem) => Refusal::BySalt(without_secrets(problem, text)),
+            Refusal::Here(problem) => Refusal::Here(without_secrets(problem, text)),
+        }
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Refusal::BySalt(problem)
+    }
+}
+
 /// Reads a file. One without content is an empty mapping, as for Salt.
-pub(super) fn parse(text: &str) -> Result<Node, Problem> {
+pub(super) fn parse(text: &str, room: &mut Room) -> Result<Node, Refusal> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader::new(text);
-    let node = reader.document().and_then(|node| reader.without_tabs(text).map(|()| node));
-    let node = node.map_err(|problem| without_secrets(problem, text))?;
+    let mut reader = Reader::new(text, room);
+    let node = reader.document().and_then(|node| Ok(reader.without_tabs().map(|()| node)?));
+    let node = node.map_err(|refusal| refusal.without_secrets(text))?;
     let is_empty = match &node.value {
         Value::Null | Value::Nothing | Value::Bool(false) | Value::Uint(0) => true,
         Value::Text(text) => text.is_empty(),
@@ -40,7 +89,8 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
         Value::Map(_) => Ok(node),
         _ if is_empty => Ok(Node { place: node.place, value: Value::Map(Vec::new()) }),
         _ => Err(Problem::at(node.place, "a mapping (`key: value`) belongs here")
-            .help("Salt takes no other configuration")),
+            .help("Salt takes no other configuration")
+            .into()),
     }
 }
 
@@ -56,34 +106,48 @@ fn without_secrets(problem: Problem, text: &str) -> Problem {
 type Next<'a> = (Event<'a>, Span);
 type Pairs = Vec<(Key, Node)>;
 
-struct Reader<'a> {
+struct Reader<'a, 'b> {
+    text: &'a str,
     events: Parser<'a, granit_parser::StrInput<'a>>,
     /// The nodes with an anchor.
     anchors: HashMap<usize, Anchored>,
     values: usize,
+    /// The memory that the values take, in bytes.
+    bytes: usize,
+    room: &'b mut Room,
     /// The first and last lines of texts and brackets.
     spans: Vec<(usize, usize)>,
 }
 
-#[derive(Clone)]
 struct Anchored {
     node: Node,
     depth: usize,
     values: usize,
+    bytes: usize,
 }
 
-impl<'a> Reader<'a> {
-    fn new(text: &'a str) -> Self {
+impl<'a, 'b> Reader<'a, 'b> {
+    fn new(text: &'a str, room: &'b mut Room) -> Self {
         let options = granit_parser::options! { emit_comments: false };
         let events = Parser::new_from_str_with_options(text, options);
-        Reader { events, anchors: HashMap::new(), values: 0, spans: Vec::new() }
+        let anchors = HashMap::new();
+        Reader { text, events, anchors, values: 0, bytes: 0, room, spans: Vec::new() }
     }
 
-    fn next(&mut self) -> Result<Option<Next<'a>>, Problem> {
-        self.events.next_event().transpose().map_err(|error| not_yaml(&error))
+    fn next(&mut self) -> Result<Option<Next<'a>>, Refusal> {
+        self.events.next_event().transpose().map_err(|error| self.not_yaml(&error))
     }
 
-    fn document(&mut self) -> Result<Node, Problem> {
+    /// The parser refuses tabs in places where Salt takes them.
+    fn not_yaml(&self, error: &ScanError) -> Refusal {
+        let problem = not_yaml(error);
+        // The place of the mistake may be a line before or behind the tab.
+        let before = error.marker().line().saturating_sub(2);
+        let has_tab = excerpt::lines_of(self.text).skip(before).take(3).any(|l| l.contains('\t'));
+        if has_tab { Refusal::Here(problem) } else { Refusal::BySalt(problem) }
+    }
+
+    fn document(&mut self) -> Result<Node, Refusal> {
         let mut found = None;
         while let Some((event, span)) = self.next()? {
             match event {
@@ -91,7 +155,7 @@ impl<'a> Reader<'a> {
                 Event::StreamEnd => break,
                 _ if found.is_some() => {
                     let message = "a second document begins here, and Salt takes one";
-                    return Err(Problem::at(place(span), message));
+                    return Err(Problem::at(place(span), message).into());
                 }
                 event => found = Some(self.node(event, span, 0)?.0),
             }
@@ -99,16 +163,16 @@ impl<'a> Reader<'a> {
         Ok(found.unwrap_or(Node { place: Place::default(), value: Value::Null }))
     }
 
-    /// An error for a line that begins with a tab, other than within a text or brackets. Such lines
-    /// are none of YAML 1.1 even if nothing else is in them.
-    fn without_tabs(&self, text: &str) -> Result<(), Problem> {
+    /// An error for a line that begins with a tab, other than within a text or brackets. Salt takes
+    /// no such line, even if nothing else is in it; the parser passes over some.
+    fn without_tabs(&self) -> Result<(), Problem> {
         let mut covered: Vec<bool> = Vec::new();
-        for (index, line) in excerpt::lines_of(text).enumerate() {
+        for (index, line) in excerpt::lines_of(self.text).enumerate() {
             if !line.starts_with('\t') {
                 continue;
             }
             if covered.is_empty() {
-                covered = self.covered(text);
+                covered = self.covered();
             }
             if covered.get(index) != Some(&true) {
                 let message = "this is not YAML as Salt reads it: the line begins with a tab";
@@ -119,8 +183,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Of each line whether it is within a text or brackets that began on one before.
-    fn covered(&self, text: &str) -> Vec<bool> {
-        let mut covered = vec![false; excerpt::lines_of(text).count()];
+    fn covered(&self) -> Vec<bool> {
+        let mut covered = vec![false; excerpt::lines_of(self.text).count()];
         for (first, last) in &self.spans {
             if let Some(lines) = covered.get_mut(*first..*last) {
                 lines.fill(true);
@@ -135,10 +199,11 @@ impl<'a> Reader<'a> {
         event: Event<'a>,
         span: Span,
         above: usize,
-    ) -> Result<(Node, usize), Problem> {
+    ) -> Result<(Node, usize), Refusal> {
         let place = place(span);
-        let before = self.values;
-        self.has_room(1, above, place)?;
+        let (values_before, bytes_before) = (self.values, self.bytes);
+        let length = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
+        self.grow(1, VALUE + length, above, place)?;
         let (value, depth, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.spans.push((span.start.line(), span.end.line()));
@@ -157,36 +222,63 @@ impl<'a> Reader<'a> {
                 (Value::Map(pairs), depth, anchor)
             }
             Event::Alias(id) => {
-                let Some(anchored) = self.anchors.get(&id).cloned() else {
-                    return Err(Problem::at(place, "this value holds itself"));
+                let Some(Anchored { depth, values, bytes, .. }) = self.anchors.get(&id) else {
+                    return Err(Problem::at(place, "this value holds itself").into());
                 };
-                self.has_room(anchored.values, above + anchored.depth, place)?;
-                return Ok((Node { place, ..anchored.node }, anchored.depth));
+                let (depth, values, bytes) = (*depth, *values, *bytes);
+                self.grow(values, bytes, above + depth, place)?;
+                let value = self.anchors.get(&id).map(|anchored| anchored.node.value.clone());
+                return Ok((Node { place, value: value.unwrap_or(Value::Null) }, depth));
             }
-            _ => return Err(Problem::at(place, "this is not YAML: no value is here")),
+            _ => return Err(Problem::at(place, "this is not YAML: no value is here").into()),
         };
         let node = Node { place, value };
         if anchor > 0 {
-            let values = self.values - before;
-            self.anchors.insert(anchor, Anchored { node: node.clone(), depth, values });
+            let (values, bytes) = (self.values - values_before, self.bytes - bytes_before);
+            // An alias copies from a copy.
+            self.take(bytes, place)?;
+            self.anchors.insert(anchor, Anchored { node: node.clone(), depth, values, bytes });
         }
         Ok((node, depth))
     }
 
-    fn has_room(&mut self, values: usize, depth: usize, place: Place) -> Result<(), Problem> {
+    /// Counts values that take so many bytes, the deepest at this depth.
+    fn grow(
+        &mut self,
+        values: usize,
+        bytes: usize,
+        depth: usize,
+        place: Place,
+    ) -> Result<(), Refusal> {
         self.values = self.values.saturating_add(values);
         if self.values > MOST_VALUES {
-            return Err(Problem::at(place, format!("the file has more than {MOST_VALUES} values")));
+            let message = format!("the file has more than {MOST_VALUES} values");
+            return Err(Refusal::Here(Problem::at(place, message)));
         }
         if depth > DEEPEST {
             let message = format!("more than {DEEPEST} values stand within each other here");
-            return Err(Problem::at(place, message));
+            return Err(Refusal::Here(Problem::at(place, message)));
         }
+        self.take(bytes, place)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Takes memory out of the room.
+    fn take(&mut self, bytes: usize, place: Place) -> Result<(), Refusal> {
+        let Some(left) = self.room.left.checked_sub(bytes) else {
+            let most = Room::MOST >> 20;
+            let message = format!(
+                "the values come to more than {most} MiB, each alias counted with what it stands for"
+            );
+            return Err(Refusal::Here(Problem::at(place, message)));
+        };
+        self.room.left = left;
         Ok(())
     }
 
     /// The values of a list, how deep they are, and the line where they end.
-    fn list(&mut self, above: usize) -> Result<(Vec<Node>, usize, usize), Problem> {
+    fn list(&mut self, above: usize) -> Result<(Vec<Node>, usize, usize), Refusal> {
         let (mut nodes, mut deepest, mut end) = (Vec::new(), 0, 0);
         while let Some((event, span)) = self.next()? {
             end = span.end.line();
@@ -201,7 +293,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The pairs of a mapping, how deep they are, and the line where they end.
-    fn map(&mut self, above: usize) -> Result<(Pairs, usize, usize), Problem> {
+    fn map(&mut self, above: usize) -> Result<(Pairs, usize, usize), Refusal> {
         let (mut pairs, mut merged, mut deepest, mut end) = (Vec::new(), Vec::new(), 0, 0);
         while let Some((event, span)) = self.next()? {
             end = span.end.line();
@@ -209,7 +301,7 @@ impl<'a> Reader<'a> {
                 break;
             }
             if matches!(&event, Event::Scalar(_, ScalarStyle::Plain, 0, None)) && span.is_empty() {
-                return Err(Problem::at(place(span), "a key is missing in front of `:`"));
+                return Err(Problem::at(place(span), "a key is missing in front of `:`").into());
             }
             let is_merge = matches!(
                 &event,
@@ -223,10 +315,10 @@ impl<'a> Reader<'a> {
                 merged.extend(merge_of(node)?);
                 continue;
             }
-            let Some(name) = super::master::scalar(&key).or_else(|| {
+            let Some(name) = python::scalar(&key).or_else(|| {
                 matches!(key.value, Value::Null | Value::Nothing).then(|| "null".to_owned())
             }) else {
-                return Err(Problem::at(key.place, "a key is a single word or number"));
+                return Err(Problem::at(key.place, "a key is a single word or number").into());
             };
             pairs.push((Key { name, place: key.place }, node));
         }
@@ -236,9 +328,9 @@ impl<'a> Reader<'a> {
         let mut seen = HashSet::new();
         if let Some((key, _)) = merged.iter().find(|(key, _)| !seen.insert(key.name.as_str())) {
             let message = format!("the key `{}` is here twice", shown::name(&key.name));
-            return Err(
-                Problem::at(key.place, message).help("Salt takes no mapping with a key twice")
-            );
+            return Err(Problem::at(key.place, message)
+                .help("Salt takes no mapping with a key twice")
+                .into());
         }
         Ok((merged, deepest, end))
     }
@@ -438,6 +530,10 @@ fn fraction(text: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Node, Problem> {
+        super::parse(text, &mut Room::default()).map_err(Refusal::into_problem)
+    }
+
     fn value(text: &str) -> String {
         match parse(&format!("a: {text}")) {
             Ok(Node { value: Value::Map(pairs), .. }) => match pairs.into_iter().next() {
@@ -525,6 +621,50 @@ mod tests {
         let mut text = format!("a0: &a0 {}x{}\n", "[".repeat(200), "]".repeat(200));
         text += &format!("a1: {}*a0{}\n", "[".repeat(200), "]".repeat(200));
         assert!(parse(&text).unwrap_err().message.contains("stand within each other"));
+    }
+
+    #[test]
+    fn aliases_of_a_long_text_do_not_fill_the_memory() {
+        let long = "x".repeat(3 << 20);
+        let text = format!("a: &a {long}\nb: [{}]\n", "*a, ".repeat(90_000));
+        let refusal = super::parse(&text, &mut Room::default()).unwrap_err();
+        assert!(matches!(refusal, Refusal::Here(_)), "{refusal:?}");
+        let message = refusal.into_problem().message;
+        assert!(message.contains("more than 128 MiB"), "{message}");
+    }
+
+    #[test]
+    fn anchors_within_each_other_do_not_fill_the_memory() {
+        let nested: String = (0..200).map(|n| format!("&a{n} [")).collect();
+        let long = "x".repeat(3 << 20);
+        let text = format!("a: {nested}{long}{}\n", "]".repeat(200));
+        assert!(parse(&text).unwrap_err().message.contains("more than 128 MiB"));
+        // Short ones may stand within each other.
+        let text = format!("a: {nested}x{}\n", "]".repeat(200));
+        assert!(parse(&text).is_ok());
+    }
+
+    #[test]
+    fn files_have_one_room_together() {
+        let mut room = Room { left: 5 << 19 };
+        let text = format!("a: {}\n", "x".repeat(1 << 20));
+        assert!(super::parse(&text, &mut room).is_ok());
+        assert!(super::parse(&text, &mut room).is_ok());
+        assert!(super::parse(&text, &mut room).is_err());
+    }
+
+    #[test]
+    fn a_refusal_says_whose_it_is() {
+        let is_by_salt = |text: &str| {
+            matches!(super::parse(text, &mut Room::default()).unwrap_err(), Refusal::BySalt(_))
+        };
+        for text in ["a: {b", "a: 1\na: 2", "- a", "\t# a\nb: 2", "a: &a [*a]"] {
+            assert!(is_by_salt(text), "{text}");
+        }
+        let deep = format!("a: {}{}\n", "[".repeat(400), "]".repeat(400));
+        for text in ["a: [\n\tb]\n", "a: \"x\n\ty\"\n", deep.as_str()] {
+            assert!(!is_by_salt(text), "{text}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! shown ([`excerpt`]), with those of Salt's returners besides. A value of which a part may be a
 //! secret is not printed at all.
 
-use super::master::scalar;
-use super::quoted;
+use super::page::quoted;
+use super::python::{is_false, scalar};
 use crate::excerpt;
 use crate::yaml::{Node, Value};
 
@@ -32,7 +32,7 @@ pub(super) fn shown(option: &str, node: &Node) -> String {
 
 fn in_full(option: &str, node: &Node) -> String {
     if is_secret(option) {
-        return match super::master::is_false(node) {
+        return match is_false(node) {
             true => "(empty)".to_owned(),
             false => HIDDEN.to_owned(),
         };

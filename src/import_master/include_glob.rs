@@ -6,11 +6,26 @@ use std::path::Path;
 use globset::{GlobBuilder, GlobMatcher};
 
 /// The most paths that one pattern may match; the rest is not looked for.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
-/// The paths that match, sorted as Salt sorts them: as texts. `*` is not `/`, and no file is
-/// matched by a `*` whose name begins with a point.
-pub(super) fn matching(pattern: &str) -> Vec<String> {
+/// The most names that are not UTF-8 of which one speaks.
+const MOST_NO_TEXTS: usize = 10;
+
+/// What a pattern matches.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The paths, sorted as Salt sorts them: as texts.
+    pub(super) paths: Vec<String>,
+    /// True if there are more than [`MOST`].
+    pub(super) is_cut: bool,
+    /// Paths that are not UTF-8, as they may be shown; the first ones.
+    pub(super) no_texts: Vec<String>,
+}
+
+/// The paths that match. `*` is not `/`, and no file is matched by a `*` whose name begins with a
+/// point.
+pub(super) fn matching(pattern: &str) -> Found {
+    let mut all = Found::default();
     let mut found = match pattern.starts_with('/') {
         true => vec!["/".to_owned()],
         false => vec![String::new()],
@@ -19,16 +34,21 @@ pub(super) fn matching(pattern: &str) -> Vec<String> {
         let mut next = Vec::new();
         for folder in &found {
             match part.contains(['*', '?', '[']) {
-                true => next.extend(names(folder, part).iter().map(|name| joined(folder, name))),
+                true => next.extend(names(folder, part, &mut all.no_texts)),
                 false => next.push(joined(folder, part)),
             }
+            if next.len() > MOST {
+                all.is_cut = true;
+                break;
+            }
         }
-        next.retain(|path| fs::symlink_metadata(path).is_ok());
         next.truncate(MOST);
+        next.retain(|path| fs::symlink_metadata(path).is_ok());
         found = next;
     }
     found.sort();
-    found
+    all.paths = found;
+    all
 }
 
 fn joined(folder: &str, name: &str) -> String {
@@ -38,14 +58,28 @@ fn joined(folder: &str, name: &str) -> String {
     }
 }
 
-/// The names in a folder that match a pattern.
-fn names(folder: &str, pattern: &str) -> Vec<String> {
+/// The paths in a folder whose names match a pattern, one more than [`MOST`] at most.
+fn names(folder: &str, pattern: &str, no_texts: &mut Vec<String>) -> Vec<String> {
     let Some(glob) = one_name(pattern) else { return Vec::new() };
-    let folder = if folder.is_empty() { "." } else { folder };
-    let Ok(entries) = fs::read_dir(Path::new(folder)) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let is_shown = |name: &String| !name.starts_with('.') || pattern.starts_with('.');
-    names.filter(is_shown).filter(|name| glob.is_match(name)).collect()
+    let place = if folder.is_empty() { "." } else { folder };
+    let Ok(entries) = fs::read_dir(Path::new(place)) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let shown = name.to_string_lossy();
+        if shown.starts_with('.') && !pattern.starts_with('.') || !glob.is_match(Path::new(&name)) {
+            continue;
+        }
+        match name.to_str() {
+            Some(name) => found.push(joined(folder, name)),
+            None if no_texts.len() < MOST_NO_TEXTS => no_texts.push(joined(folder, &shown)),
+            None => {}
+        }
+        if found.len() > MOST {
+            break;
+        }
+    }
+    found
 }
 
 /// Python's pattern for one name: it knows no braces, no escapes, and a `[` without `]` is itself.
@@ -102,6 +136,20 @@ mod tests {
     }
 
     #[test]
+    fn more_paths_than_are_looked_for_are_said() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in 0..=MOST {
+            fs::write(folder.path().join(name.to_string()), "").unwrap();
+        }
+        let all = format!("{}/*", folder.path().display());
+        let found = matching(&all);
+        assert!(found.is_cut && found.paths.len() == MOST);
+        fs::remove_file(folder.path().join("0")).unwrap();
+        let found = matching(&all);
+        assert!(!found.is_cut && found.paths.len() == MOST);
+    }
+
+    #[test]
     fn files_in_folders_whose_names_match() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().display().to_string();
@@ -112,7 +160,8 @@ mod tests {
         fs::write(folder.path().join("sub1/.hidden.conf"), "").unwrap();
         let found = |pattern: &str| {
             let found = matching(&format!("{root}/{pattern}"));
-            found.iter().map(|path| path.replace(&format!("{root}/"), "")).collect::<Vec<_>>()
+            assert!(!found.is_cut && found.no_texts.is_empty());
+            found.paths.iter().map(|path| path.replace(&format!("{root}/"), "")).collect::<Vec<_>>()
         };
         assert_eq!(found("sub*/y.conf"), ["sub-3/y.conf", "sub1/y.conf", "sub2/y.conf"]);
         assert_eq!(found("*/*"), ["sub-3/y.conf", "sub1/y.conf", "sub2/y.conf"]);
