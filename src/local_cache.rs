@@ -486,6 +486,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_forged_runner_keeps_no_job_from_being_backfilled() {
+        let (cache, folder) = (cache(), tempfile::tempdir().unwrap());
+        let jobs = Jobs::new(folder.path());
+        jobs.keep(Some(Duration::from_secs(3600)));
+        let forged = json!({"fun": "runner.a.b", "jid": JID, "return": "x", "success": true});
+        let forged = rmp_serde::to_vec(&forged).unwrap();
+        let event = Event::new(&format!("salt/run/{JID}/ret"), &forged);
+        jobs.record([Entry::of(&event, Authority::Bus)].into_iter()).unwrap();
+        assert_eq!(walked(cache.path(), always(), &jobs).0.len(), 3);
+    }
+
+    #[test]
     fn a_job_is_found_under_an_id_that_tells_no_time() {
         let cache = tempfile::tempdir().unwrap();
         let jid = "deploy-42";

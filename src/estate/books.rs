@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::EstateConfig;
-use super::facts::{Call, FUNCTIONS, Facts, Run, texts};
+use super::facts::{Call, Facts, Run, texts};
 use super::firsts::{Firsts, Seen};
 use super::jobs::Jobs;
 use super::series::{LONGEST, OTHER, Series};
 use super::table::{self, ByMinion, Declared};
 use crate::event::job_return::Outcome;
+use crate::event::runner::{RunnerJob, Step};
 use crate::event::{Event, EventKind, Origin, is_job};
 use crate::trimmed::Trimmed;
 
@@ -23,7 +24,7 @@ const LONGEST_ID: usize = 255;
 /// Jobs of which it is known who brought them first: 512 KiB.
 const KNOWN_JOBS: usize = 1 << 16;
 
-/// Returns, and minions of jobs, of which that is known: 2 MiB each.
+/// Returns, what they said, and minions of jobs, of which that is known: 2 MiB each.
 const KNOWN_RETURNS: usize = 1 << 18;
 
 /// Who brings an event: a source with its master, or a syndic behind these; as a hash.
@@ -69,6 +70,11 @@ fn job_hash(jid: &str) -> u64 {
 /// A minion of a job, as a hash.
 fn minion_hash(job: u64, minion: &[u8]) -> u64 {
     xxh3_64_with_seed(minion, job)
+}
+
+/// A job with its functions, as a hash. Another word on the same job is about another one.
+fn functions_hash(job: u64, facts: &Facts<'_>) -> u64 {
+    facts.functions().fold(job, |hash, name| xxh3_64_with_seed(name.as_bytes(), hash))
 }
 
 /// The tag of an event that syndics passed on, and what they put in front of it.
@@ -120,6 +126,8 @@ struct Known {
     /// Minions that jobs were meant for.
     expected: Firsts,
     returns: Firsts,
+    /// Returns with their functions and how they went.
+    said: Firsts,
 }
 
 impl Books {
@@ -155,6 +163,7 @@ impl Books {
                 jobs: Firsts::new(KNOWN_JOBS),
                 expected: Firsts::new(KNOWN_RETURNS),
                 returns: Firsts::new(KNOWN_RETURNS),
+                said: Firsts::new(KNOWN_RETURNS),
             },
             config,
         }
@@ -183,9 +192,10 @@ impl Books {
         self.events.add("", &[kind.name()], 1.0);
         let part = |place| event.tag().split('/').nth(place).unwrap_or_default();
         match kind {
-            EventKind::JobNew | EventKind::JobReturn | EventKind::Run => {
+            EventKind::JobNew | EventKind::JobReturn => {
                 self.count_job(kind, event.tag(), event.payload(), from, now);
             }
+            EventKind::Run => self.count_runner(event, from, now),
             EventKind::Syndic => {
                 let Some((way, tag)) = passed_on(event.tag()) else { return };
                 let kind = EventKind::of(tag);
@@ -229,30 +239,39 @@ impl Books {
         if let Some(call) = facts.call().filter(|call| !call.function.is_empty()) {
             self.trimmed.add("", &[call.function], count(values));
         }
-        for part in facts.job_return.parts().take(FUNCTIONS) {
+        for part in facts.parts() {
             let values = self.finder.count(part.value().unwrap_or_default());
-            let function = part.functions.single().filter(|_| values > 0);
-            if let Some(function) = function {
-                self.trimmed.add("", &[function], count(values));
+            if values > 0 {
+                self.trimmed.add("", &[part.call.function], count(values));
             }
         }
     }
 
-    /// Counts what a job, a minion or a runner says, under a tag of this kind.
+    /// Counts what a job or a minion says, under a tag of this kind.
     fn count_job(&mut self, kind: EventKind, tag: &str, payload: &[u8], from: Bringer, now: u64) {
         let mut facts = Facts::of(payload);
-        let part = |place| tag.split('/').nth(place).unwrap_or_default();
         if facts.jid.is_empty() {
-            facts.jid = part(2);
+            facts.jid = tag.split('/').nth(2).unwrap_or_default();
         }
-        match (kind, part(3)) {
-            (EventKind::JobNew, _) | (EventKind::Run, "new") => self.count_new(&facts, from, now),
-            (EventKind::JobReturn, _) if facts.job_return.is_of_runner() => {
-                self.count_handed_on(&facts, from.by_way_of("salt/job"));
+        match kind {
+            EventKind::JobNew => self.count_new(&facts, from, now),
+            _ => self.count_return(&facts, from, now),
+        }
+    }
+
+    /// Counts what a runner says.
+    fn count_runner(&mut self, event: &Event, from: Bringer, now: u64) {
+        let Some((runner, step)) = RunnerJob::of_event(event, MASTER) else { return };
+        let mut facts = Facts::of(runner.data);
+        facts.jid = runner.jid;
+        match step {
+            Step::New => self.count_new(&facts, from, now),
+            Step::Return => {
+                // No minion has this id.
+                if self.is_told_first(&facts, b"\0", from) {
+                    self.count_results(&facts, Who::Master);
+                }
             }
-            (EventKind::JobReturn, _) => self.count_return(&facts, from, now),
-            (EventKind::Run, "ret") => self.count_result_of_runner(&facts, from),
-            _ => {}
         }
     }
 
@@ -263,19 +282,21 @@ impl Books {
     fn count_new(&mut self, facts: &Facts<'_>, from: Bringer, now: u64) {
         let mut calls: Vec<Call<'_>> = match facts.call() {
             Some(call) => vec![call],
-            None => facts.calls().into_iter().map(|(call, ..)| call).collect(),
+            None => facts.parts().into_iter().map(|part| part.call).collect(),
         };
         calls.retain(|call| !self.is_ignored(call));
         let job = job_hash(facts.jid);
         let is_job = is_job(facts.jid);
-        let seen = if is_job { self.known.jobs.see(job, from.0) } else { Seen::First };
+        let said = functions_hash(job, facts);
+        let seen = if is_job { self.known.jobs.see(said, from.0) } else { Seen::First };
         let mut waiting = HashSet::new();
         let mut expected = 0;
         for minion in texts(facts.minions) {
-            let minion = minion_hash(job, minion);
-            if is_job && self.known.expected.see(minion, from.0) == Seen::Elsewhere {
+            let expects = minion_hash(said, minion);
+            if is_job && self.known.expected.see(expects, from.0) == Seen::Elsewhere {
                 continue;
             }
+            let minion = minion_hash(job, minion);
             expected += 1;
             // The return of a job that is published again is still to come.
             if seen == Seen::Again || !self.known.returns.knows(minion) {
@@ -299,44 +320,29 @@ impl Books {
 
     fn count_return(&mut self, facts: &Facts<'_>, from: Bringer, now: u64) {
         self.heard(facts.id, now);
+        if !self.is_told_first(facts, facts.id.as_bytes(), from) {
+            return;
+        }
         if is_job(facts.jid) {
             let job = job_hash(facts.jid);
-            let minion = minion_hash(job, facts.id.as_bytes());
-            if self.known.returns.see(minion, from.0) == Seen::Elsewhere {
-                return;
-            }
-            self.jobs.returned(job, minion);
+            self.jobs.returned(job, minion_hash(job, facts.id.as_bytes()));
         }
         if self.count_results(facts, Who::Minion(facts.id)) {
             self.last_response.set(facts.id, &[], seconds(now));
         }
     }
 
-    /// Counts what a runner gave, and not a second time what came another way too.
-    fn count_result_of_runner(&mut self, facts: &Facts<'_>, from: Bringer) {
-        if is_job(facts.jid) {
-            let master = minion_hash(job_hash(facts.jid), b"\0");
-            if self.known.returns.see(master, from.0) == Seen::Elsewhere {
-                return;
-            }
+    /// Tells if nobody else brought before that it went like this. A forged return that says
+    /// something else does not stand for the true one.
+    fn is_told_first(&mut self, facts: &Facts<'_>, by: &[u8], from: Bringer) -> bool {
+        if !is_job(facts.jid) {
+            return true;
         }
-        self.count_results(facts, Who::Master);
-    }
-
-    /// Counts what a runner gave that Salt handed to a job cache as the return of a minion.
-    fn count_handed_on(&mut self, facts: &Facts<'_>, from: Bringer) {
-        let inner = facts.job_return.runner_within().map(Facts::of);
-        let mut inner = inner.unwrap_or_default();
-        let is_within = inner.call().is_some_and(|call| !call.function.is_empty());
-        if inner.jid.is_empty() {
-            inner.jid = facts.jid;
-        }
-        let runner = if is_within { &inner } else { facts };
-        // The events of wheel functions are not counted either.
-        if runner.job_return.functions.iter().all(|function| function.starts_with("wheel.")) {
-            return;
-        }
-        self.count_result_of_runner(runner, from);
+        let returned = minion_hash(job_hash(facts.jid), by);
+        self.known.returns.see(returned, from.0);
+        let outcome = facts.outcome().name();
+        let said = xxh3_64_with_seed(outcome.as_bytes(), functions_hash(returned, facts));
+        self.known.said.see(said, from.0) != Seen::Elsewhere
     }
 
     /// Counts what each function of a job came to, and that there was a return; `false` if all of
@@ -349,13 +355,19 @@ impl Books {
             }
             self.count_result(facts.is_scheduled, who, call, outcome, &facts.runs);
         } else {
-            let mut calls = facts.calls();
-            calls.retain(|(call, ..)| !self.is_ignored(call));
-            if calls.is_empty() {
-                return false;
+            let (mut outcomes, mut runs) = (Vec::new(), Vec::new());
+            let mut is_counted = false;
+            for part in facts.parts() {
+                let outcome = part.judge(&outcomes, &mut runs);
+                outcomes.push(outcome);
+                if self.is_ignored(&part.call) {
+                    continue;
+                }
+                is_counted = true;
+                self.count_result(facts.is_scheduled, who, part.call, outcome, &runs);
             }
-            for (call, outcome, runs) in calls {
-                self.count_result(facts.is_scheduled, who, call, outcome, &runs);
+            if !is_counted {
+                return false;
             }
         }
         self.responses.add(who.label(), &[success(outcome)], 1.0);
@@ -773,14 +785,21 @@ mod tests {
         let runner = json!({"jid": "7", "fun": "runner.state.orchestrate", "success": true,
             "return": {"data": {"m": {"salt_|-a_|-a_|-state": {"result": false}}}}});
         let new = json!({"jid": "7", "fun": "runner.state.orchestrate"});
-        let handed_on = || returned("7", "m", json!({"return": runner}));
-        let wheel = json!({"return": {"fun": "wheel.key.list_all", "jid": "8", "success": true}});
-        let own = || (BUS, event("salt/run/7/ret", &runner));
+        let own = |from| (from, event("salt/run/7/ret", &runner));
+        let wheel = json!({"fun": "wheel.key.list_all", "jid": "8", "success": true});
+        let no_runner = |tag: &str, data: Value| (BUS, event(tag, &data));
         for events in [
-            [own(), (BUS, handed_on())],
-            [(BUS, handed_on()), own()],
-            [(OTHER_BUS, handed_on()), own()],
-            [own(), (BUS, returned("8", "m", wheel))],
+            vec![own(BUS)],
+            vec![own(OTHER_BUS), own(BUS)],
+            vec![own(BUS), (BUS, event("salt/wheel/8/ret", &wheel))],
+            // What is no event of a runner to the job cache is none here.
+            vec![
+                no_runner("salt/run/7/ret", json!({"fun": "test.ping", "success": true})),
+                no_runner("salt/run/7/ret", json!({"fun": "runner.a.b", "jid": "8", "retcode": 0})),
+                no_runner("salt/run/7/ret/x", json!({"fun": "runner.a.b", "retcode": 0})),
+                no_runner("salt/run/7/ret", json!({"fun": "wheel.a.b", "retcode": 0})),
+                own(BUS),
+            ],
         ] {
             let mut all = vec![(BUS, event("salt/run/7/new", &new))];
             all.extend(events);
@@ -801,6 +820,53 @@ mod tests {
                 ],
             );
         }
+    }
+
+    #[test]
+    fn a_runner_that_is_not_there_has_failed() {
+        let data = json!({"fun": "a.b", "jid": "7", "retcode": 254, "success": false});
+        values_are(
+            &[(BUS, event("salt/run/7/ret", &data))],
+            &[(r#"salt_responses_total{minion="master",success="false"}"#, 1.0)],
+        );
+    }
+
+    #[test]
+    fn a_minion_that_returns_a_runner_is_no_master() {
+        let data = json!({"fun": "runner.a.b", "retcode": 0});
+        values_are(
+            &[(BUS, returned("7", "m", data))],
+            &[
+                (r#"salt_responses_total{minion="master",success="true"}"#, 0.0),
+                (r#"salt_responses_total{minion="m",success="true"}"#, 1.0),
+            ],
+        );
+    }
+
+    #[test]
+    fn invariant_7_a_forged_return_does_not_stand_for_the_true_one() {
+        let said =
+            |success: bool| json!({"fun": "test.ping", "jid": "7", "id": "a", "success": success});
+        let forged = || event("syndic/z/salt/job/7/ret/a", &said(true));
+        let failed = (r#"salt_responses_total{minion="a",success="false"}"#, 1.0);
+        let truth = || event("salt/job/7/ret/a", &said(false));
+        values_are(&[(BUS, forged()), (BUS, truth())], &[failed]);
+        values_are(
+            &[(OTHER_BUS, event("salt/job/7/ret/a", &said(true))), (BUS, truth())],
+            &[failed],
+        );
+        // Nor do forged functions of the job.
+        let new = |fun: &str| json!({"jid": "7", "fun": fun, "minions": ["a"]});
+        values_are(
+            &[
+                (BUS, event("syndic/z/salt/job/7/new", &new("a.b"))),
+                (BUS, event("salt/job/7/new", &new("test.ping"))),
+            ],
+            &[
+                (r#"salt_new_job_total{function="test.ping",state=""}"#, 1.0),
+                (r#"salt_expected_responses_total{function="test.ping",state=""}"#, 1.0),
+            ],
+        );
     }
 
     #[test]

@@ -8,7 +8,9 @@ use crate::msgpack::{self, Item, Malformed, Walker};
 #[derive(Debug, Default)]
 pub(super) struct Facts<'a> {
     /// The functions, and what says how they went.
-    pub(super) job_return: JobReturn<'a>,
+    job_return: JobReturn<'a>,
+    /// The same fields by themselves.
+    fields: Fields<'a>,
     /// `id`.
     pub(super) id: &'a str,
     /// `jid`.
@@ -60,6 +62,32 @@ pub(super) struct Call<'a> {
 
 /// Functions of a job that are told apart. The others are one, named `other`.
 pub(super) const FUNCTIONS: usize = 32;
+
+/// `fun`, and the fields that say how its functions went, as msgpack.
+#[derive(Debug, Default, Clone, Copy)]
+struct Fields<'a> {
+    fun: &'a [u8],
+    retcode: Option<&'a [u8]>,
+    success: Option<&'a [u8]>,
+}
+
+/// A function of a job of several.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    pub(super) call: Call<'a>,
+    said: Said<'a>,
+}
+
+/// What is said of how a function went.
+#[derive(Debug)]
+enum Said<'a> {
+    /// This.
+    Alone(JobReturn<'a>),
+    /// The same as of the part at that place, which has its name: they share what came back.
+    With(usize),
+    /// The functions that are not told apart went like this.
+    Others(Outcome),
+}
 
 /// The arguments of a function, under the names that a new job and a return have for them.
 #[derive(Debug, Default, Clone, Copy)]
@@ -126,7 +154,14 @@ impl<'a> Facts<'a> {
                                 if let Item::Bool(truth) = value { Some(truth) } else { None };
                         }
                         b"schedule" => self.is_scheduled = !text().is_empty(),
-                        b"fun" | b"success" | b"retcode" => self.job_return.take(name, whole()),
+                        b"fun" | b"success" | b"retcode" => {
+                            match name {
+                                b"fun" => self.fields.fun = whole(),
+                                b"success" => self.fields.success = Some(whole()),
+                                _ => self.fields.retcode = Some(whole()),
+                            }
+                            self.job_return.take(name, whole());
+                        }
                         b"minions" => self.minions = whole(),
                         b"present" => self.present = whole(),
                         b"new" => self.new = whole(),
@@ -153,33 +188,166 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// All functions that are named.
+    pub(super) fn functions(&self) -> impl Iterator<Item = &'a str> {
+        self.job_return.functions.iter()
+    }
+
     fn is_of_several(&self) -> bool {
         self.job_return.functions.listed().next().is_some()
     }
 
-    /// The functions of a job of several, how each went, and the states that it ran.
-    pub(super) fn calls(&self) -> Vec<(Call<'a>, Outcome, Vec<Run<'a>>)> {
-        let mut parts = self.job_return.parts();
+    /// The functions of a job of several; none if it has a single one. Each field is walked over
+    /// once, however many functions there are.
+    pub(super) fn parts(&self) -> Vec<Part<'a>> {
+        let functions = msgpack::items(self.fields.fun);
+        let names: Vec<_> = functions.clone().take(FUNCTIONS).collect();
+        let others = functions.skip(FUNCTIONS);
+        let has_others = others.clone().next().is_some();
+        let field = |key, value| Field::of(key, value, &names, has_others, others.clone());
+        let value = self.job_return.value();
+        let fields = [
+            field("retcode", self.fields.retcode),
+            field("success", self.fields.success),
+            field("return", value),
+        ];
+        let is_by_name = matches!(value.and_then(msgpack::scalar), Some(Item::Map(_)));
         let mut places = (msgpack::items(self.arrays.0), msgpack::items(self.arrays.1));
-        let mut calls = Vec::new();
-        for part in parts.by_ref().take(FUNCTIONS) {
+        let mut parts: Vec<Part<'a>> = Vec::new();
+        for (place, fun) in names.iter().enumerate() {
             let arguments = |array: Option<&'a [u8]>| {
                 let array = array.unwrap_or_default();
                 Arguments::read(&mut Walker::new(array)).unwrap_or_default()
             };
             let given =
                 Given { arg: arguments(places.0.next()), fun_args: arguments(places.1.next()) };
-            let mut runs = Vec::new();
-            let mut walker = Walker::new(part.value().unwrap_or_default());
-            let states = States::walk(&mut walker, &mut |state| add_state(&mut runs, state));
-            let outcome = part.verdict_of(states.unwrap_or_default()).outcome;
-            calls.push((given.to(part.functions.single().unwrap_or_default()), outcome, runs));
+            let Some(function) = text(fun) else { continue };
+            let before = parts.iter().position(|part| part.call.function == function);
+            let said = match before.filter(|_| is_by_name) {
+                Some(before) => Said::With(before),
+                None => Said::Alone(said_at(place, fun, &fields)),
+            };
+            parts.push(Part { call: given.to(function), said });
         }
-        if parts.next().is_some() {
-            let others = Call { function: OTHER, ..Call::default() };
-            calls.push((others, self.outcome(), Vec::new()));
+        if has_others {
+            let call = Call { function: OTHER, ..Call::default() };
+            let outcome = fields.iter().fold(Outcome::Unknown, |all, f| worse(all, f.others));
+            parts.push(Part { call, said: Said::Others(outcome) });
         }
-        calls
+        parts
+    }
+}
+
+impl<'a> Part<'a> {
+    /// What came back of it, if it is of this part alone.
+    pub(super) fn value(&self) -> Option<&'a [u8]> {
+        match &self.said {
+            Said::Alone(said) => said.value(),
+            Said::With(_) | Said::Others(_) => None,
+        }
+    }
+
+    /// How it went, and into `runs` the states that it ran. `before` says how the parts before it
+    /// went.
+    pub(super) fn judge(&self, before: &[Outcome], runs: &mut Vec<Run<'a>>) -> Outcome {
+        runs.clear();
+        match &self.said {
+            Said::Alone(said) => {
+                let mut walker = Walker::new(said.value().unwrap_or_default());
+                let states = States::walk(&mut walker, &mut |state| add_state(runs, state));
+                said.verdict_of(states.unwrap_or_default()).outcome
+            }
+            Said::With(place) => before.get(*place).copied().unwrap_or_default(),
+            Said::Others(outcome) => *outcome,
+        }
+    }
+}
+
+/// What a field says of each function of a job of several.
+struct Field<'a> {
+    key: &'static str,
+    /// Of each of those that are told apart.
+    each: Vec<Option<&'a [u8]>>,
+    /// How the others went by it.
+    others: Outcome,
+}
+
+impl<'a> Field<'a> {
+    /// Reads what stands under each name or at its place; a single value is that of all. Names are
+    /// msgpack.
+    fn of(
+        key: &'static str,
+        value: Option<&'a [u8]>,
+        names: &[&'a [u8]],
+        has_others: bool,
+        mut others: impl Iterator<Item = &'a [u8]>,
+    ) -> Self {
+        let mut field = Field { key, each: vec![None; names.len()], others: Outcome::Unknown };
+        let Some(value) = value else { return field };
+        match msgpack::scalar(value) {
+            Some(Item::Map(_)) => {
+                for (name, value) in msgpack::raw_pairs(value) {
+                    let mut is_among = false;
+                    for (place, known) in field.each.iter_mut().zip(names) {
+                        if *known == name || text(known) == text(name) {
+                            place.get_or_insert(value);
+                            is_among = true;
+                        }
+                    }
+                    if !is_among && has_others {
+                        field.judge_other(name, value);
+                    }
+                }
+            }
+            Some(Item::Array(_)) => {
+                let mut values = msgpack::items(value);
+                for (place, value) in field.each.iter_mut().zip(values.by_ref()) {
+                    *place = Some(value);
+                }
+                for (name, value) in others.by_ref().zip(values) {
+                    field.judge_other(name, value);
+                }
+            }
+            _ => {
+                field.each.fill(Some(value));
+                if let Some(name) = others.next() {
+                    field.judge_other(name, value);
+                }
+            }
+        }
+        field
+    }
+
+    fn judge_other(&mut self, name: &'a [u8], value: &'a [u8]) {
+        let mut said = JobReturn::default();
+        said.take(b"fun", name);
+        said.take(self.key.as_bytes(), value);
+        self.others = worse(self.others, said.outcome());
+    }
+}
+
+/// The return of the function at a place.
+fn said_at<'a>(place: usize, fun: &'a [u8], fields: &[Field<'a>]) -> JobReturn<'a> {
+    let mut said = JobReturn::default();
+    said.take(b"fun", fun);
+    for field in fields {
+        if let Some(value) = field.each.get(place).copied().flatten() {
+            said.take(field.key.as_bytes(), value);
+        }
+    }
+    said
+}
+
+fn text(value: &[u8]) -> Option<&str> {
+    msgpack::scalar(value)?.text()
+}
+
+/// The outcome of two together.
+fn worse(one: Outcome, other: Outcome) -> Outcome {
+    match (one, other) {
+        (Outcome::Failed, _) | (_, Outcome::Failed) => Outcome::Failed,
+        (Outcome::Worked, _) | (_, Outcome::Worked) => Outcome::Worked,
+        _ => Outcome::Unknown,
     }
 }
 
@@ -329,16 +497,83 @@ mod tests {
         let run = Run { sls: "web", result: Some(false), count: 1, millis: 2.0 };
         assert_eq!((facts.call(), facts.outcome()), (None, Outcome::Failed));
         assert_eq!(
-            facts.calls(),
+            calls(&facts),
             [(ping, Outcome::Worked, vec![]), (apply, Outcome::Failed, vec![run])]
         );
+    }
+
+    /// The parts, how each went, and the states that it ran.
+    fn calls<'a>(facts: &Facts<'a>) -> Vec<(Call<'a>, Outcome, Vec<Run<'a>>)> {
+        let (mut outcomes, mut calls) = (Vec::new(), Vec::new());
+        for part in facts.parts() {
+            let mut runs = Vec::new();
+            let outcome = part.judge(&outcomes, &mut runs);
+            outcomes.push(outcome);
+            calls.push((part.call, outcome, runs));
+        }
+        calls
+    }
+
+    #[test]
+    fn invariant_6_a_name_that_stands_many_times_is_judged_once() {
+        let states = json!({"x_|-a_|-a_|-nop": {"__sls__": "web", "result": false}});
+        let of = |returned: serde_json::Value| {
+            let names = vec!["state.apply"; FUNCTIONS];
+            let data = json!({"fun": names, "retcode": 0, "return": returned});
+            rmp_serde::to_vec(&data).unwrap()
+        };
+        let (by_name, in_order) =
+            (of(json!({"state.apply": states})), of(json!(vec![states; FUNCTIONS])));
+        for (payload, expected) in [(by_name, 1), (in_order, FUNCTIONS)] {
+            let calls = calls(&Facts::of(&payload));
+            assert_eq!(calls.iter().map(|(.., runs)| runs.len()).sum::<usize>(), expected);
+            assert_eq!(calls.len(), FUNCTIONS);
+            assert!(calls.iter().all(|(_, outcome, _)| *outcome == Outcome::Failed));
+        }
+    }
+
+    #[test]
+    fn the_functions_that_are_not_told_apart_are_judged_by_themselves() {
+        let names: Vec<_> = (0..FUNCTIONS + 8).map(|number| format!("state.f{number}")).collect();
+        let (first, last) = (&names[0], &names[FUNCTIONS]);
+        let states = json!({"x_|-a_|-a_|-nop": {"result": false}});
+        let at = |failed: usize, good: serde_json::Value, bad: serde_json::Value| -> Vec<_> {
+            (0..names.len()).map(|n| if n == failed { bad.clone() } else { good.clone() }).collect()
+        };
+        for (data, expected) in [
+            (json!({"retcode": {first: 1, last: 0}}), [Outcome::Failed, Outcome::Worked]),
+            (json!({"retcode": {first: 0, last: 1}}), [Outcome::Worked, Outcome::Failed]),
+            (
+                json!({"success": at(0, json!(true), json!(false))}),
+                [Outcome::Failed, Outcome::Worked],
+            ),
+            (
+                json!({"retcode": at(FUNCTIONS + 3, json!(0), json!(1))}),
+                [Outcome::Worked, Outcome::Failed],
+            ),
+            (json!({"retcode": 0, "return": {last: states}}), [Outcome::Worked, Outcome::Failed]),
+            (json!({"retcode": 0, "return": {first: states}}), [Outcome::Failed, Outcome::Worked]),
+            (
+                json!({"retcode": 0, "return": at(FUNCTIONS, json!({}), states.clone())}),
+                [Outcome::Worked, Outcome::Failed],
+            ),
+            (json!({"retcode": 0}), [Outcome::Worked, Outcome::Worked]),
+            (json!({}), [Outcome::Unknown, Outcome::Unknown]),
+        ] {
+            let mut data = data;
+            data["fun"] = json!(names);
+            let payload = rmp_serde::to_vec(&data).unwrap();
+            let calls = calls(&Facts::of(&payload));
+            let found = [calls[0].1, calls[FUNCTIONS].1];
+            assert_eq!((found, calls[FUNCTIONS].0.function), (expected, OTHER), "{data}");
+        }
     }
 
     #[test]
     fn a_minion_that_names_many_functions_is_read_to_an_end() {
         let functions: Vec<_> = (0..10_000).map(|number| format!("test.f{number}")).collect();
         let payload = rmp_serde::to_vec(&json!({"fun": functions, "retcode": 0})).unwrap();
-        let calls = Facts::of(&payload).calls();
+        let calls = calls(&Facts::of(&payload));
         assert_eq!(calls.len(), FUNCTIONS + 1);
         let others = Call { function: OTHER, ..Call::default() };
         assert_eq!(calls.last(), Some(&(others, Outcome::Worked, vec![])));
@@ -352,7 +587,7 @@ mod tests {
         let payload = payload.unwrap();
         for end in 0..payload.len() {
             let facts = Facts::of(&payload[..end]);
-            let _ = (facts.call(), facts.calls(), facts.outcome());
+            let _ = (facts.call(), calls(&facts), facts.outcome());
         }
         assert_eq!(Facts::of(&payload).runs.len(), 1);
         assert_eq!(texts(b"\x93\xa1a\x01\xa1b").collect::<Vec<_>>(), [b"a", b"b"]);

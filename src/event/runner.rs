@@ -8,7 +8,12 @@
 //! A minion can return the same under its own name. Its return says `cmd`, as all that comes to the
 //! master from a minion does, and what comes from below a syndic has no `tgt`; the master's own has
 //! a `tgt` and no `cmd`. Older packages of ours add `cmd` to everything: of what they hand on, only
-//! what stands under the master's known id is taken for its own.
+//! only what stands under the master's known id is taken for its own.
+//!
+//! Of a runner that is not there Salt fires the return with the bare name (`a.b`, not `runner.a.b`)
+//! and the code 254. A minion's return says `id` and `cmd`, and this one neither.
+
+use std::borrow::Cow;
 
 use super::job_id::is_job;
 use super::job_return::JobReturn;
@@ -59,7 +64,11 @@ impl<'a> RunnerJob<'a> {
         let data = event.payload();
         let function = text(data, "fun")?;
         let is_of_kind = match event.kind() {
-            EventKind::Run => function.starts_with("runner."),
+            EventKind::Run => {
+                let is_bare = !function.starts_with("wheel.");
+                function.starts_with("runner.")
+                    || is_bare && step == Step::Return && is_of_missing(data)
+            }
             _ => function.starts_with("wheel."),
         };
         if !is_of_kind || text(data, "jid").is_some_and(|said| said != jid) {
@@ -86,10 +95,9 @@ impl<'a> RunnerJob<'a> {
     pub fn load_of_return(&self, data: &[u8]) -> Vec<u8> {
         let mut load = self.head();
         load.value("return", data);
-        for key in ["fun", "user"] {
-            if let Some(value) = msgpack::find(self.data, key) {
-                load.value(key, value);
-            }
+        load.text("fun", &self.function());
+        if let Some(user) = msgpack::find(self.data, "user") {
+            load.value("user", user);
         }
         load.finished()
     }
@@ -105,6 +113,12 @@ impl<'a> RunnerJob<'a> {
         load.finished()
     }
 
+    /// The function with its prefix.
+    fn function(&self) -> Cow<'a, str> {
+        let is_whole = ["runner.", "wheel."].iter().any(|kind| self.function.starts_with(kind));
+        if is_whole { self.function.into() } else { format!("runner.{}", self.function).into() }
+    }
+
     fn head(&self) -> MapWriter {
         let mut load = MapWriter::default();
         load.text("id", self.master);
@@ -112,6 +126,17 @@ impl<'a> RunnerJob<'a> {
         load.text("jid", self.jid);
         load
     }
+}
+
+/// The code with which Salt returns what is not there.
+const NOT_THERE: i64 = 254;
+
+/// Tells if this is what Salt fires of a runner that is not there.
+fn is_of_missing(data: &[u8]) -> bool {
+    let said = JobReturn::of(data);
+    said.success() == Some(false)
+        && said.retcode() == Some(NOT_THERE)
+        && ["id", "cmd"].into_iter().all(|key| msgpack::find(data, key).is_none())
 }
 
 /// The map with another value under this key, which stays in its place.
@@ -202,6 +227,34 @@ mod tests {
             let mut inner = data("x");
             inner["jid"] = json!(jid);
             assert!(!is_runner(&with(json!({"jid": jid, "return": inner}))), "{jid}");
+        }
+    }
+
+    #[test]
+    fn a_runner_that_is_not_there_has_failed() {
+        let told = |step: &str, changes: Value| {
+            let mut data = json!({"success": false, "return": "'a.b' is not available.",
+                "retcode": 254, "fun": "a.b", "fun_args": [], "jid": JID});
+            data.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            let event = Event::new(&format!("salt/run/{JID}/{step}"), &packed(&data));
+            let (job, _) = RunnerJob::of_event(&event, "m")?;
+            Some((job.tag(), job.load_of_return(job.data)))
+        };
+        let (tag, load) = told("ret", json!({})).unwrap();
+        assert_eq!(tag, format!("salt/run/{JID}/ret"));
+        assert_eq!(text(&load, "fun"), Some("runner.a.b"));
+        let said = JobReturn::of(&load);
+        assert!(said.is_of_runner());
+        assert_eq!(said.outcome().name(), "failed");
+        assert_eq!(told("new", json!({})), None);
+        for changes in [
+            json!({"id": "web-1"}),
+            json!({"cmd": "_return"}),
+            json!({"retcode": 0}),
+            json!({"success": true}),
+            json!({"fun": "wheel.a.b"}),
+        ] {
+            assert_eq!(told("ret", changes.clone()), None, "{changes}");
         }
     }
 

@@ -591,7 +591,9 @@ mod tests {
             jobs.page(&Selection { cursor, ..Selection::default() })
         };
         assert!(gone("20261121120000000000").is_ok());
-        assert!(matches!(gone("deploy-9"), Err(JobsError::Malformed(_))));
+        for jid in ["deploy-9", "99981231235959000000"] {
+            assert!(matches!(gone(jid), Err(JobsError::Malformed(_))), "{jid}");
+        }
     }
 
     #[test]

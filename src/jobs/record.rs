@@ -1108,6 +1108,8 @@ mod tests {
         fired(&jobs, "salt/job/JID/new", &published);
         fired(&jobs, "salt/run/JID/ret", &of_runner("runner.a.b", "x", false));
         fired(&jobs, "salt/run/JID/new", &of_runner("runner.a.b", "x", false));
+        let forged = packed(&handed_on(&of_runner("runner.a.b", "x", false)));
+        jobs.save_return_handed_on(&forged, Authority::Bus, "m").unwrap();
         let job = shown(&jobs);
         assert_eq!((&job["returned"], &job["function"]), (&json!(0), &json!("test.ping")));
         assert_eq!(jobs.0.conflicts.counted().0, 2);
@@ -1291,6 +1293,20 @@ mod tests {
         }
         assert_eq!(of(2)["functions"], json!(["a.b", "test.ping"]));
         assert!(!jobs.judge_some().unwrap());
+    }
+
+    #[test]
+    fn a_failure_is_judged_no_better_by_what_is_left_of_its_load() {
+        let (folder, jobs) = cache();
+        let ret = json!({"jid": jid(1), "id": "web-1", "fun": "state.apply", "retcode": 0,
+            "success": true, "return": "**redacted**"});
+        jobs.save_return(&packed(&ret), Authority::Master).unwrap();
+        let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
+        db.execute_batch("UPDATE returns SET outcome = 0, test = NULL; UPDATE jobs SET failed = 1")
+            .unwrap();
+        while jobs.judge_some().unwrap() {}
+        assert_eq!(shown(&jobs)["failed"], 1);
+        assert_eq!(shown(&jobs)["returns"]["web-1"]["outcome"], "failed");
     }
 
     #[test]

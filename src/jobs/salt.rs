@@ -449,6 +449,7 @@ mod tests {
         let returns = read(&jobs.get_jid(JID).unwrap());
         assert_eq!(returns["web-1"]["return"], "**redacted**", "{returns}");
         assert_eq!(returns["web-1"]["retcode"], 0, "{returns}");
+        assert_eq!(returns["web-1"]["success"], true, "{returns}");
         // A name that is too long by itself leaves nothing.
         let load = packed(&long(published(), "fun"));
         jobs.save_load("20261121233336123457", &load, &[]).unwrap();
