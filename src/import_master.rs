@@ -29,7 +29,7 @@ pub use options::WITHOUT_MEANING;
 use page::{Page, quoted};
 use python::is_false;
 use returners::{RETURNERS, Returner};
-use shown::shown;
+use shown::{HIDDEN, is_open, shown};
 
 /// The keys that name what stores jobs, and what each stores.
 const JOB_CACHES: [(&str, &str); 2] = [
@@ -338,14 +338,18 @@ fn filters_in_words(master: &Master, page: &mut Page) {
     for key in OF_EVENT_RETURN {
         let Some(node) = master.get(key) else { continue };
         page.say(key);
-        // Tags are no secrets, whatever the words in them are.
-        let patterns: Vec<_> = master.list(key).iter().map(|pattern| quoted(pattern)).collect();
+        let patterns: Vec<_> = master.list(key).iter().map(|pattern| tag_shown(pattern)).collect();
         let value = match key.ends_with("list") && !patterns.is_empty() {
             true => format!("[{}]", patterns.join(", ")),
             false => shown(key, node),
         };
         page.line(2, &format!("#   {key}: {value}"));
     }
+}
+
+/// A pattern of tags, unless it looks like a secret.
+fn tag_shown(pattern: &str) -> String {
+    if is_open(pattern) { quoted(pattern) } else { HIDDEN.to_owned() }
 }
 
 fn filter(master: &Master, page: &mut Page) {
@@ -357,6 +361,12 @@ fn filter(master: &Master, page: &mut Page) {
             page.say(key);
         }
         for pattern in master.list(key) {
+            if !is_open(&pattern) {
+                let why =
+                    "has a pattern that may hold a secret: write it into the filter yourself.";
+                page.line(4, &format!("# {key} {why}"));
+                continue;
+            }
             match tag_glob::glob(&pattern) {
                 Some(glob) => {
                     if glob != pattern {

@@ -11,7 +11,8 @@ use super::jobs::Jobs;
 use super::series::{LONGEST, OTHER, Series};
 use super::table::{self, ByMinion, Declared};
 use crate::event::job_return::Outcome;
-use crate::event::runner::{RunnerJob, Step};
+use crate::event::runner::RunnerJob;
+use crate::event::step::Step;
 use crate::event::{Event, EventKind, Origin, is_job};
 use crate::trimmed::Trimmed;
 

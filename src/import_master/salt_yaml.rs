@@ -382,7 +382,7 @@ fn name_of(tag: &Tag) -> Cow<'_, str> {
 }
 
 fn unknown_tag(tag: &str, place: Place) -> Problem {
-    Problem::at(place, format!("Salt knows no tag `{tag}` here"))
+    Problem::at(place, "Salt knows no tag like this one".to_owned())
 }
 
 fn scalar(
@@ -570,8 +570,8 @@ mod tests {
             ("2026-01-02", "Text(\"2026-01-02\")"),
             ("~", "Null"),
             ("", "Null"),
-            ("!!python/object:x {}", "Salt knows no tag `python/object:x` here"),
-            ("!vault x", "Salt knows no tag `!vault` here"),
+            ("!!python/object:x {}", "Salt knows no tag like this one"),
+            ("!vault x", "Salt knows no tag like this one"),
         ] {
             assert_eq!(value(text), expected, "{text}");
         }

@@ -13,7 +13,7 @@ use crate::yaml::{Node, Value};
 const LONGEST: usize = 2000;
 
 /// The words in place of a secret.
-const HIDDEN: &str = "(a secret; it stays in the master's file)";
+pub(super) const HIDDEN: &str = "(a secret; it stays in the master's file)";
 
 /// The value of an option on one line of YAML, unless it is a secret.
 pub(super) fn shown(option: &str, node: &Node) -> String {
@@ -47,8 +47,14 @@ fn in_full(option: &str, node: &Node) -> String {
             if names_one {
                 return HIDDEN.to_owned();
             }
-            let items: Vec<_> = nodes.iter().map(|node| in_full("", node)).collect();
-            format!("[{}]", items.join(", "))
+            // The word behind an option of a command belongs to it: `[--key, abc]`.
+            let is_option = |node: &Node| scalar(node).is_some_and(|text| text.starts_with('-'));
+            let before = std::iter::once(false).chain(nodes.iter().map(is_option));
+            let items = nodes.iter().zip(before).map(|(node, is_behind)| match is_behind {
+                true => HIDDEN.to_owned(),
+                false => in_full("", node),
+            });
+            format!("[{}]", items.collect::<Vec<_>>().join(", "))
         }
         Value::Map(pairs) => {
             // So may a mapping: `{name: password, value: abc}`.
@@ -78,9 +84,44 @@ pub(super) fn is_secret(option: &str) -> bool {
     letters.contains("key") || letters.ends_with("sid") || excerpt::is_secret(option)
 }
 
-/// True if nothing in a text looks like a secret.
+/// True if nothing in a text looks like a secret: it is one plain word, a path, an address without
+/// anything besides its host, a glob.
 pub(super) fn is_open(text: &str) -> bool {
-    !excerpt::may_be_secret(text)
+    !excerpt::may_be_secret(text) && text.chars().all(is_plain) && !has_token(text) && {
+        // Of what has an `@` only an address of mail is open.
+        text.split_once('@').is_none_or(|(_, host)| !host.contains([':', '/', '@']))
+    }
+}
+
+/// True of what neither separates the words of a command nor joins a name with its value.
+fn is_plain(c: char) -> bool {
+    c.is_alphanumeric() || "_./:*?[],{}~^$|()+-#@!\\".contains(c)
+}
+
+/// The length from which on letters and digits together are taken for a token.
+const TOKEN: usize = 16;
+
+/// True if a word in the text looks made up by a machine: a UUID, a key in base 32 or 64, a token of
+/// Slack.
+fn has_token(text: &str) -> bool {
+    let is_path = text.starts_with(['/', '~', '.']);
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '+' || c == '/' && !is_path);
+    let is_mixed = |word: &str| {
+        word.len() >= TOKEN
+            && word.bytes().any(|byte| byte.is_ascii_digit())
+            && word.bytes().any(|byte| byte.is_ascii_alphabetic())
+            // The tag of an event has a job's id in it.
+            && !word.split('/').any(|part| part.len() >= TOKEN && part.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let is_uuid = |word: &str| {
+        let lengths = word.split('-').map(|part| (part.len(), part));
+        let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        lengths.clone().map(|(length, _)| length).eq([8, 4, 4, 4, 12])
+            && lengths.map(|(_, part)| part).all(is_hex)
+    };
+    text.starts_with("xox")
+        || text.split(ends).any(is_mixed)
+        || text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(is_uuid)
 }
 
 #[cfg(test)]
@@ -121,6 +162,19 @@ mod tests {
             "webhook: T0/B0/hunter2",
             "user: azhunter2bqrs7tuvw4xyz",
             "x: '{\"password\": \"hunter2\"}'",
+            "cmd: 'curl -u root:hunter2 http://h'",
+            "cmd: 'mysql -uroot -phunter2 db'",
+            "x: pw=hunter2",
+            "x: h/?p=hunter2",
+            "x: hunter2@h:6379",
+            "x: '<password>hunter2</password>'",
+            "x: 'a: hunter2'",
+            "args: [--key, hunter2]",
+            "args: [-u, 'root:hunter2']",
+            "x: !!binary aHVudGVyMg==hunter2",
+            "x: hunter2K/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "x: xoxb-hunter2-abcdef",
+            "x: hunter2DPEHPK3PXP",
         ] {
             let master = Master::parse(text).unwrap();
             for (option, node) in master.keys() {
@@ -147,6 +201,10 @@ mod tests {
             ),
             ("password: ''", "(empty)"),
             ("functions_blacklist: [test.ping]", "[\"test.ping\"]"),
+            ("x: 'salt/job/*/ret/web-[0-9]*'", "\"salt/job/*/ret/web-[0-9]*\""),
+            ("x: salt/job/20261121233617130881/ret/*", "\"salt/job/20261121233617130881/ret/*\""),
+            ("x: elasticsearch01-prod-eu.example.com", "\"elasticsearch01-prod-eu.example.com\""),
+            ("x: /srv/salt2019/states/production/x1", "\"/srv/salt2019/states/production/x1\""),
         ] {
             let master = Master::parse(text).unwrap();
             let (option, node) = master.keys().next().unwrap();
