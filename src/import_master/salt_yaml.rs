@@ -636,7 +636,7 @@ mod tests {
 
     #[test]
     fn anchors_within_each_other_do_not_fill_the_memory() {
-        let nested: String = (0..200).map(|n| format!("&a{n} [")).collect();
+        let nested = (0..200).map(|n| format!("&a{n} [")).collect::<Vec<_>>().concat();
         let long = "x".repeat(3 << 20);
         let text = format!("a: {nested}{long}{}\n", "]".repeat(200));
         assert!(parse(&text).unwrap_err().message.contains("more than 128 MiB"));
