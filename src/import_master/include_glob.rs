@@ -11,7 +11,7 @@ pub(super) const MOST: usize = 10_000;
 /// The most names that are not UTF-8 of which one speaks.
 const MOST_NO_TEXTS: usize = 10;
 
-/// What a pattern matches.
+/// The matches of a pattern.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The paths, sorted as Salt sorts them: as texts.

@@ -337,17 +337,17 @@ fn grouped<T>(named: impl Iterator<Item = (String, T)>) -> Vec<Vec<T>> {
     groups
 }
 
-/// What values come to that stand one after the other for the same key. All of them are merged at
-/// once, so that none is gone through more than once.
+/// The value of a key for which these stand one after the other. All of them are merged at once, so
+/// that none is gone through more than once.
 fn merged_values(first: Node, more: impl Iterator<Item = Node>) -> Node {
     let mut place = first.place;
     // Those since the last that replaced what was before it.
     let mut last = vec![first.value];
     for node in more {
-        let joins = match (last.last(), &node.value) {
-            (Some(Value::Map(_)), Value::Map(_)) | (Some(Value::List(_)), Value::List(_)) => true,
-            _ => false,
-        };
+        let joins = matches!(
+            (last.last(), &node.value),
+            (Some(Value::Map(_)), Value::Map(_)) | (Some(Value::List(_)), Value::List(_))
+        );
         if !joins {
             place = node.place;
             last.clear();
@@ -399,7 +399,7 @@ mod tests {
 
     use super::*;
 
-    /// The remarks on a master whose `master.d` has these files.
+    /// A master whose `master.d` has these files.
     fn read(files: &[(&str, &str)]) -> Master {
         let folder = tempfile::tempdir().unwrap();
         let main = folder.path().join("master");

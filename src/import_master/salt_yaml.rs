@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use granit_parser::StructureStyle::Flow;
-use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use super::{python, shown};
 use crate::excerpt;
@@ -138,13 +138,14 @@ impl<'a, 'b> Reader<'a, 'b> {
         self.events.next_event().transpose().map_err(|error| self.not_yaml(&error))
     }
 
-    /// The parser refuses tabs in places where Salt takes them.
+    /// The parser refuses tabs in places where Salt takes them, and brackets within many others.
     fn not_yaml(&self, error: &ScanError) -> Refusal {
         let problem = not_yaml(error);
         // The place of the mistake may be a line before or behind the tab.
         let before = error.marker().line().saturating_sub(2);
         let has_tab = excerpt::lines_of(self.text).skip(before).take(3).any(|l| l.contains('\t'));
-        if has_tab { Refusal::Here(problem) } else { Refusal::BySalt(problem) }
+        let is_limit = matches!(error.kind(), ErrorKind::RecursionLimitExceeded);
+        if has_tab || is_limit { Refusal::Here(problem) } else { Refusal::BySalt(problem) }
     }
 
     fn document(&mut self) -> Result<Node, Refusal> {
@@ -635,7 +636,7 @@ mod tests {
 
     #[test]
     fn anchors_within_each_other_do_not_fill_the_memory() {
-        let nested: String = (0..200).map(|n| format!("&a{n} [")).collect();
+        let nested = (0..200).map(|n| format!("&a{n} [")).collect::<Vec<_>>().concat();
         let long = "x".repeat(3 << 20);
         let text = format!("a: {nested}{long}{}\n", "]".repeat(200));
         assert!(parse(&text).unwrap_err().message.contains("more than 128 MiB"));
