@@ -1,7 +1,7 @@
 //! A Salt master's own job cache, `local_cache`: what is in its directories, as events.
 //!
-//! A job is the directory `<h[0:2]>/<h[2:]>` of `<cachedir>/jobs`, where `h` is a digest of its id, the
-//! same from Salt 3006 to 3008:
+//! A job is the directory `<h[0:2]>/<h[2:]>` of `<cachedir>/jobs`, where `h` is a digest of its id,
+//! the same from Salt 3006 to 3008:
 //!
 //! | file | what |
 //! |---|---|
@@ -11,10 +11,10 @@
 //! | `<minion>/return.p` | a map of `return`, `retcode`, `success`; before Salt 2016.3 the return itself |
 //! | `<minion>/out.p` | the outputter that the minion asked for |
 //!
-//! All but `jid` are msgpack. From them come the events that the master has put onto its bus when it
-//! wrote them, as far as the files tell: `_stamp` is the time in the job's id, or of the file. They say
-//! `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and becomes the
-//! event `salt/run/<jid>/ret` (`salt/wheel/…`).
+//! All but `jid` are msgpack. From them come the events that the master has put onto its bus when
+//! it wrote them, as far as the files tell: `_stamp` is the time in the job's id, or of the file.
+//! They say `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and
+//! becomes the event `salt/run/<jid>/ret` (`salt/wheel/…`).
 //!
 //! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the
 //! digest has to be the name of its directories.
@@ -32,8 +32,7 @@ use ring::digest;
 
 use crate::event::runner::{RunnerJob, with_value};
 use crate::event::{is_jid, is_job};
-use crate::jobs::began::time_in;
-use crate::jobs::{Jobs, JobsError};
+use crate::jobs::{Jobs, JobsError, began};
 use crate::msgpack::{self, MapWriter};
 use crate::regular_file::{self, Links};
 
@@ -101,8 +100,8 @@ impl Walk {
         Ok(Walk { jobs: jobs.into_iter(), window, known, unreadable })
     }
 
-    /// The frames of the next jobs, some hundred of them or a few megabytes; `None` when there are no
-    /// more jobs.
+    /// The frames of the next jobs, some hundred of them or a few megabytes; `None` when there are
+    /// no more jobs.
     pub fn next_frames(&mut self) -> Result<Option<Vec<Bytes>>, JobsError> {
         let (mut frames, mut bytes) = (Vec::new(), 0);
         while frames.len() < 500 && bytes < 4 << 20 {
@@ -238,10 +237,10 @@ fn hex_digest(algorithm: &'static digest::Algorithm, text: &str) -> String {
     })
 }
 
-/// When a job began: the time in its id, unless it is in the future; else that of its directory.
+/// The time at which a job began whose directory was written then.
 fn began(jid: &str, written: SystemTime) -> Timestamp {
     let written = Timestamp::try_from(written).unwrap_or_default();
-    time_in(jid).map_or(written, |time| time.min(written))
+    Timestamp::from_microsecond(began::began(jid, written.as_microsecond())).unwrap_or(written)
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {

@@ -793,7 +793,7 @@ mod tests {
             vec![own(BUS)],
             vec![own(OTHER_BUS), own(BUS)],
             vec![own(BUS), (BUS, event("salt/wheel/8/ret", &wheel))],
-            // What is no event of a runner to the job cache is none here.
+            // The job cache takes none of these for an event of a runner.
             vec![
                 no_runner("salt/run/7/ret", json!({"fun": "test.ping", "success": true})),
                 no_runner("salt/run/7/ret", json!({"fun": "runner.a.b", "jid": "8", "retcode": 0})),

@@ -78,7 +78,7 @@ pub(super) struct Part<'a> {
     said: Said<'a>,
 }
 
-/// What is said of how a function went.
+/// The word on how a function went.
 #[derive(Debug)]
 enum Said<'a> {
     /// This.
@@ -239,7 +239,7 @@ impl<'a> Facts<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// What came back of it, if it is of this part alone.
+    /// The value that came back of this part alone.
     pub(super) fn value(&self) -> Option<&'a [u8]> {
         match &self.said {
             Said::Alone(said) => said.value(),
@@ -263,7 +263,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// What a field says of each function of a job of several.
+/// A field of the return of a job of several functions, with its part of each.
 struct Field<'a> {
     key: &'static str,
     /// Of each of those that are told apart.

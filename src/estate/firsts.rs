@@ -2,7 +2,7 @@
 //!
 //! With syndics the bus of the master of masters and that of a syndic's master carry the same jobs
 //! and returns. Each is counted from the bus that brought it first. Memory has a fixed size: a
-//! thing is a hash in one of many rows, and each row knows its last few. Chance fills the rows, so that
+//! thing is a hash in one of many rows, and each row knows its last few. Chance fills the rows:
 //! half as many things as there are places are remembered, or hardly fewer.
 
 /// Places in a row: two lines of a processor's cache.

@@ -126,8 +126,9 @@ impl Estate {
         self.books().is_some()
     }
 
-    /// Counts as this says, from now on; whether that is something else than before. If so the counters
-    /// begin at zero; which minions there are and which returns are waited for is still known.
+    /// Counts as this says, from now on; whether that is something else than before. If so the
+    /// counters begin at zero; which minions there are and which returns are waited for is still
+    /// known.
     pub fn configure(&self, config: Option<EstateConfig>) -> bool {
         let mut books = self.books();
         if books.as_ref().map(Books::config) == config.as_ref() {

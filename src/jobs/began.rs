@@ -1,12 +1,12 @@
-//! When a job began: the time in its id, if it has one that is not in the future; else when it was
-//! first heard of. Ids are free text, so that anybody may name a job after a day in ten years.
+//! The time at which a job began: that in its id, or that of the first word of it, where the id
+//! tells none or one to come. Ids are free text: anybody may name a job after a day in ten years.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 /// The time that a job's id tells in UTC.
-pub(crate) fn time_in(jid: &str) -> Option<Timestamp> {
+pub(super) fn time_in(jid: &str) -> Option<Timestamp> {
     let digits = jid.get(..20).filter(|_| crate::event::is_jid(jid))?;
     let (seconds, fraction) = digits.split_at(14);
     let time = DateTime::strptime("%Y%m%d%H%M%S", seconds).ok()?;
@@ -14,8 +14,9 @@ pub(crate) fn time_in(jid: &str) -> Option<Timestamp> {
     TimeZone::UTC.to_timestamp(time).ok()
 }
 
-/// When a job began that was first heard of at `first_seen`; both in microseconds since 1970.
-pub(super) fn began(jid: &str, first_seen: i64) -> i64 {
+/// The time at which a job began that was first heard of at `first_seen`; both in microseconds
+/// since 1970.
+pub(crate) fn began(jid: &str, first_seen: i64) -> i64 {
     time_in(jid).map_or(first_seen, |time| time.as_microsecond().min(first_seen))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | table | a row for | columns |
 //! |---|---|---|
-//! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `began`, `first_seen`, `last_seen` (microseconds since 1970); `functions`, how many stand in the table of them; how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
+//! | `jobs` | each job | `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where it comes from; `end_time` as Salt gave it; `began` (NULL of what an older release has stored, until that is looked up), `first_seen`, `last_seen` (microseconds since 1970); `functions`, how many stand in the table of them; how many minions are `expected`, have `returned`, have `failed`, and how many of the expected are `missing` |
 //! | `functions` | each function of a job of several | `job`, `place`, `fun` |
 //! | `minions` | each name of a minion | `id`, `name` |
 //! | `expected` | each minion that a job was meant for | `job`, `minion` |
@@ -82,14 +82,15 @@ CREATE TABLE IF NOT EXISTS functions (
 CREATE INDEX IF NOT EXISTS functions_fun ON functions (fun, job);
 ";
 
-/// Indexes of columns that are added.
-const INDEXES: &str = "
-CREATE INDEX IF NOT EXISTS jobs_began ON jobs (began, jid);
-CREATE INDEX IF NOT EXISTS returns_unjudged ON returns (job) WHERE test IS NULL;
-";
+/// Indexes of columns that are added. Each takes seconds for a million rows.
+const INDEXES: [&str; 3] = [
+    "CREATE INDEX IF NOT EXISTS jobs_started ON jobs (coalesce(began, first_seen), jid)",
+    "CREATE INDEX IF NOT EXISTS jobs_undated ON jobs (id) WHERE began IS NULL",
+    "CREATE INDEX IF NOT EXISTS returns_unjudged ON returns (job) WHERE test IS NULL",
+];
 
-/// What an older release has written meanwhile: returns of no job under what is no job's id, and
-/// jobs without their lists of functions.
+/// Removes rows that an older release has written meanwhile: returns under what is no job's id, and
+/// lists of functions of jobs that have none.
 const LEFT_BEHIND: &str = "
 DELETE FROM returns WHERE job IN (SELECT id FROM jobs WHERE jid IN ('', 'nocache', 'req'));
 DELETE FROM expected WHERE job IN (SELECT id FROM jobs WHERE jid IN ('', 'nocache', 'req'));
@@ -99,7 +100,7 @@ DELETE FROM functions
 ";
 
 /// Jobs whose beginning is looked up together.
-const SOME_JOBS: usize = 10_000;
+const SOME_JOBS: usize = 2000;
 
 pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -112,8 +113,9 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Makes the tables, or what a file of an older release lacks. An older release reads and writes
-/// what this makes, and sets the version back, so that it is the columns that count.
+/// Makes the tables, or the columns that a file of an older release lacks. An older release reads
+/// and writes what this makes, and sets the version back. The first answer waits for no more:
+/// [`catch_up`] does the work that takes long in a large file.
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
@@ -123,11 +125,35 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
                 .execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
         }
     }
-    transaction.execute_batch(INDEXES)?;
-    transaction.execute_batch(LEFT_BEHIND)?;
-    while fill_began(&transaction)? == SOME_JOBS {}
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 0 {
+        INDEXES.iter().try_for_each(|index| transaction.execute_batch(index))?;
+    }
+    if version < VERSION {
+        transaction.execute_batch(LEFT_BEHIND)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
     transaction.commit()
+}
+
+/// Makes an index that a file of an older release lacks, or says of some of its jobs when they
+/// began; `true` if there may be more to do. Until then a job is taken to have begun when it was
+/// first heard of.
+pub(super) fn catch_up(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
+    for index in INDEXES {
+        let before = indexes(transaction)?;
+        transaction.execute_batch(index)?;
+        if indexes(transaction)? != before {
+            return Ok(true);
+        }
+    }
+    Ok(fill_began(transaction)? == SOME_JOBS)
+}
+
+/// How many indexes there are.
+fn indexes(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'index'";
+    transaction.query_row(sql, [], |row| row.get(0))
 }
 
 /// Says of some jobs when they began. How many those are.

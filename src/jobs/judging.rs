@@ -5,7 +5,7 @@
 
 use rusqlite::{Transaction, params};
 
-use super::{Jobs, JobsError, functions};
+use super::{Jobs, JobsError, file, functions};
 use crate::event::job_return::JobReturn;
 use crate::standing::Standing;
 
@@ -18,13 +18,26 @@ const MOST_BYTES: usize = 4 << 20;
 impl Jobs {
     /// Judges some returns; `true` if there may be more.
     pub(super) fn judge_some(&self) -> Result<bool, JobsError> {
+        self.renew_step("judge returns", judge)
+    }
+
+    /// Does a step of what a file of an older release lacks; `true` if there may be more.
+    pub(super) fn catch_up_some(&self) -> Result<bool, JobsError> {
+        self.renew_step("complete what an older release has stored", file::catch_up)
+    }
+
+    fn renew_step(
+        &self,
+        doing: &'static str,
+        step: fn(&Transaction<'_>) -> rusqlite::Result<bool>,
+    ) -> Result<bool, JobsError> {
         if self.kept_for().is_none() {
             return Err(JobsError::Off);
         }
         if !self.has_file() {
             return Ok(false);
         }
-        self.write("judge returns", judge)
+        self.write(doing, step)
     }
 }
 

@@ -101,7 +101,7 @@ struct Summary {
 }
 
 const COLUMNS: &str = "jid, fun, user, first_seen, last_seen, end_time, expected, returned, \
-     failed, missing, began, functions, id";
+     failed, missing, coalesce(began, first_seen), functions, id";
 
 /// The column behind these.
 const BEHIND: usize = 13;
@@ -276,13 +276,13 @@ const SELECTED: &str = "FROM jobs
        AND (?3 IS NULL OR user = ?3)
        AND (?4 IS NULL OR CASE ?4 WHEN 0 THEN failed = 0 AND missing = 0 AND returned > 0
                                   WHEN 1 THEN failed > 0 ELSE missing > 0 END)
-       AND (?5 IS NULL OR began >= ?5) AND (?6 IS NULL OR began < ?6)
+       AND (?5 IS NULL OR coalesce(began, first_seen) >= ?5) AND (?6 IS NULL OR coalesce(began, first_seen) < ?6)
        AND (?7 OR fun IS NOT 'saltutil.find_job')
-       AND (?8 IS NULL OR (began, jid) < (?8, ?9))
+       AND (?8 IS NULL OR (coalesce(began, first_seen), jid) < (?8, ?9))
        AND (?11 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each(?11) AS g WHERE
              iif(functions = 0, fun GLOB g.value, EXISTS (
                  SELECT 1 FROM functions AS f WHERE f.job = jobs.id AND f.fun GLOB g.value))))
-     ORDER BY began DESC, jid DESC LIMIT ?10";
+     ORDER BY coalesce(began, first_seen) DESC, jid DESC LIMIT ?10";
 
 impl Selection {
     fn limit(&self) -> u32 {
@@ -314,10 +314,11 @@ impl Selection {
     }
 }
 
-/// When the job of a cursor began. One that was forgotten meanwhile began at the time in its id. It
-/// is not known of an id that tells none, or one to come.
+/// The time at which the job of a cursor began. One that was forgotten meanwhile began at the time
+/// in its id. It is not known of an id that tells none, or one to come.
 fn began_of(db: &Connection, jid: &str) -> rusqlite::Result<Option<i64>> {
-    let mut select = db.prepare_cached("SELECT began FROM jobs WHERE jid = ?")?;
+    let mut select =
+        db.prepare_cached("SELECT coalesce(began, first_seen) FROM jobs WHERE jid = ?")?;
     let known = select.query_row([jid], |row| row.get(0)).optional()?;
     let past = || time_in(jid).filter(|time| *time <= Timestamp::now());
     Ok(known.or_else(|| past().map(Timestamp::as_microsecond)))

@@ -1,15 +1,15 @@
 //! The job cache: which jobs there were, for which minions, and what these returned.
 //!
-//! It is what Salt calls a master job cache, in one SQLite file, `job-cache.db` in `state_dir`. Two write
-//! to it: a sink of its own, which takes job events off the bus, and the returner source, which hands
-//! on what Salt itself says of its jobs. The two say the same things of one job in
+//! It is what Salt calls a master job cache, in one SQLite file, `job-cache.db` in `state_dir`. Two
+//! write to it: a sink of its own, which takes job events off the bus, and the returner source,
+//! which hands on what Salt itself says of its jobs. The two say the same things of one job in
 //! different words and in any order; [`record`] tells what wins. Three read it: Salt, by way of the
-//! returner source ([`salt`]), the HTTP side and the command line ([`listing`]), and a backfill, which
-//! asks what the bus has not brought ([`Jobs::lacks`]).
+//! returner source ([`salt`]), the HTTP side and the command line ([`listing`]), and a backfill,
+//! which asks what the bus has not brought ([`Jobs::lacks`]).
 //!
 //! One connection writes; readers have connections of their own and see the last commit, so that no
-//! question, however large, holds up what comes in. What is older than `keep_jobs` goes in small steps
-//! ([`retention`]).
+//! question, however large, holds up what comes in. What is older than `keep_jobs` goes in small
+//! steps ([`retention`]).
 //!
 //! The file is made of what passed by and can be made again, so a power cut may cost it the last
 //! commits (write-ahead log, `synchronous = NORMAL`), and a damaged one is put aside for a new one.
@@ -109,8 +109,8 @@ pub enum JobsError {
     },
 }
 
-/// The job cache; a clone is the same one. Its methods block for as long as the disk takes, and those
-/// that write, while another one writes.
+/// The job cache; a clone is the same one. Its methods block for as long as the disk takes, and
+/// those that write, while another one writes.
 #[derive(Clone)]
 pub struct Jobs(Arc<Cache>);
 
@@ -355,7 +355,8 @@ impl Jobs {
         .map_err(|cause| self.failed("make the tables", cause))
     }
 
-    /// The state directory was removed or replaced: the file that is open is not the one that is there.
+    /// The state directory was removed or replaced: the file that is open is not the one that is
+    /// there.
     pub fn renew(&self) {
         *lock(&self.0.writer) = None;
         self.forget_readers();
@@ -381,7 +382,8 @@ impl Jobs {
     }
 }
 
-/// A poisoned lock holds nothing that could be half done: a transaction that is not committed is none.
+/// A poisoned lock holds nothing that could be half done: a transaction that is not committed is
+/// none.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

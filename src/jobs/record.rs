@@ -154,7 +154,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// What is stored of a runner's return: what is hidden of its event is hidden in it.
+    /// The load of a runner's return as it is stored, with the same hidden as in its event.
     fn redacted_return_of_runner<'a>(
         &self,
         runner: &RunnerJob<'_>,
@@ -255,9 +255,9 @@ impl Jobs {
         Ok(())
     }
 
-    /// As [`Jobs::save_load`], from somebody whose word is worth no more than the bus's: the load is
-    /// taken as the data of the event that the bus would have brought. A return in place of a load
-    /// is worth the least anyway.
+    /// The same as [`Jobs::save_load`] from somebody whose word is worth no more than the bus's: the
+    /// load is taken as the data of the event that the bus would have brought. A return in place of
+    /// a load is worth the least anyway.
     pub fn save_load_of_bus(
         &self,
         jid: &str,
@@ -464,7 +464,7 @@ fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite
     Ok(())
 }
 
-/// What is known of a runner before anything better is said of it.
+/// Stores the first word on a runner, until there is a better one.
 fn put_announcement(tx: &Transaction<'_>, job: i64, load: &[u8]) -> rusqlite::Result<()> {
     let mut update = tx.prepare_cached(
         "UPDATE jobs SET load = ?2, user = coalesce(user, ?3)
@@ -669,7 +669,7 @@ fn stored_of_runner(
         .optional()
 }
 
-/// What a runner said, in the load in which Salt hands it on.
+/// The runner's own words in the load in which Salt hands them on.
 fn inside(load: &[u8]) -> &[u8] {
     msgpack::find(load, "return").unwrap_or(load)
 }
@@ -701,7 +701,7 @@ fn make_room(tx: &Transaction<'_>, job: i64, minion: i64, row: i64) -> rusqlite:
     count.execute(params![outcome == Some(false), job]).map(drop)
 }
 
-/// Whether what minions return is to be kept. Who published the job may have said `nocache`.
+/// Tells if the returns of a job are to be kept whole. Its publisher may have said `nocache`.
 fn is_kept(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<bool> {
     let mut select = tx.prepare_cached("SELECT load FROM jobs WHERE id = ?")?;
     select.query_row([job], |row| {
@@ -711,7 +711,7 @@ fn is_kept(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<bool> {
     })
 }
 
-/// Whether a load says what Salt's master calls `prep_jid(nocache=True)` for.
+/// Tells if a load says that for which Salt's master calls `prep_jid(nocache=True)`.
 fn says_nocache(load: &[u8]) -> bool {
     let says = |map| msgpack::find(map, "nocache").and_then(msgpack::scalar);
     let in_kwargs = || msgpack::find(load, "kwargs").and_then(says);
@@ -1272,7 +1272,7 @@ mod tests {
             "UPDATE returns SET outcome = 1; UPDATE jobs SET failed = 0;
              UPDATE jobs SET fun = NULL WHERE functions > 0;
              DROP INDEX returns_unjudged; ALTER TABLE returns DROP COLUMN test;
-             ALTER TABLE returns DROP COLUMN runner; DROP INDEX jobs_began;
+             ALTER TABLE returns DROP COLUMN runner; DROP INDEX jobs_started; DROP INDEX jobs_undated;
              ALTER TABLE jobs DROP COLUMN began; ALTER TABLE jobs DROP COLUMN functions;
              DROP TABLE functions; PRAGMA user_version = 2;",
         )
@@ -1280,10 +1280,18 @@ mod tests {
         drop(db);
         let jobs = Jobs::new(folder.path());
         jobs.keep(Some(Duration::from_secs(3600)));
-        while jobs.judge_some().unwrap() {}
         let of = |job: usize| -> Value {
             serde_json::from_slice(&jobs.job(&jid(job)).unwrap().unwrap()).unwrap()
         };
+        // Readers do not wait for the rest.
+        for job in 0..3 {
+            assert_eq!(of(job)["started"], of(job)["first_seen"]);
+        }
+        let page: Value =
+            serde_json::from_slice(&jobs.page(&Selection::default()).unwrap()).unwrap();
+        assert_eq!(page["jobs"].as_array().unwrap().len(), 3);
+        while jobs.catch_up_some().unwrap() {}
+        while jobs.judge_some().unwrap() {}
         for (job, name) in [(0, "web-1"), (1, "true_master"), (2, "web-1")] {
             let found = of(job);
             assert_eq!(found["failed"], 1, "{found}");

@@ -1,8 +1,8 @@
 //! Forgetting what is older than `keep_jobs`, a little at a time.
 //!
 //! A step is one short transaction, so that what comes in waits no longer for it than for another
-//! batch. SQLite uses the space again but does not give it back: the file stays as large as it was at
-//! its fullest.
+//! batch. SQLite uses the space again but does not give it back: the file stays as large as it was
+//! at its fullest.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ const SALTS_TURN: Duration = Duration::from_millis(500);
 pub(crate) async fn run(jobs: Jobs, stop: CancellationToken) {
     let mut ticks = interval(LOOK);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        // What an older release has stored is judged before it is forgotten, step by step as well.
-        for step in [Jobs::judge_some, Jobs::forget_some] {
+        // Rows of an older release are judged before they are forgotten, step by step as well.
+        for step in [Jobs::catch_up_some, Jobs::judge_some, Jobs::forget_some] {
             loop {
                 match blocking(|| step(&jobs)) {
                     Ok(true) if !stop.is_cancelled() => sleep(PAUSE).await,

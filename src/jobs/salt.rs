@@ -65,7 +65,8 @@ impl Jobs {
         self.map_of("look up a function", memory, |db, damage, map| {
             // Beside a lone max() the other columns are those of its row.
             let mut select = db.prepare_cached(
-                "SELECT minions.name, returns.rowid, max(jobs.began) FROM jobs
+                "SELECT minions.name, returns.rowid, max(coalesce(jobs.began, jobs.first_seen))
+                 FROM jobs
                  JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
                  WHERE jobs.fun = ?1 AND jobs.functions = 0 OR jobs.functions > 0 AND jobs.id IN (
                      SELECT job FROM functions WHERE fun = ?1)
@@ -79,7 +80,10 @@ impl Jobs {
     /// Salt's `get_jids`: every job, as a map of job ids.
     pub fn answer_jids(&self, memory: usize) -> Result<Spooled, JobsError> {
         self.map_of("list jobs", memory, |db, damage, map| {
-            let sql = format!("SELECT jid, {SALTS_LOAD}, end_time FROM jobs ORDER BY began, jid");
+            let sql = format!(
+                "SELECT jid, {SALTS_LOAD}, end_time FROM jobs
+                 ORDER BY coalesce(began, first_seen), jid"
+            );
             let mut select = db.prepare_cached(&sql)?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
@@ -113,12 +117,12 @@ impl Jobs {
             // The last are chosen by their ids alone, and then read in order.
             let mut select = db.prepare_cached(
                 "SELECT jid, id FROM (
-                     SELECT jid, id, began FROM jobs
+                     SELECT jid, id, coalesce(began, first_seen) AS started FROM jobs
                      WHERE (load NOT NULL AND rank > 0
                             OR EXISTS (SELECT 1 FROM returns WHERE job = jobs.id))
                          AND (NOT ?2 OR fun IS NOT ?3)
-                     ORDER BY began DESC, jid DESC LIMIT ?1
-                 ) ORDER BY began, jid",
+                     ORDER BY coalesce(began, first_seen) DESC, jid DESC LIMIT ?1
+                 ) ORDER BY started, jid",
             )?;
             let mut load_of =
                 db.prepare_cached(&format!("SELECT {SALTS_LOAD} FROM jobs WHERE id = ?"))?;
