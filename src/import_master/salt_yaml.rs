@@ -340,7 +340,7 @@ impl<'a, 'b> Reader<'a, 'b> {
 /// An error for a tag that Salt does not know on a value of this kind.
 fn takes(tag: Option<&Tag>, known: &[&str], place: Place) -> Result<(), Problem> {
     match tag.map(name_of) {
-        Some(tag) if tag != "!" && !known.contains(&tag.as_ref()) => Err(unknown_tag(&tag, place)),
+        Some(tag) if tag != "!" && !known.contains(&tag.as_ref()) => Err(unknown_tag(place)),
         _ => Ok(()),
     }
 }
@@ -382,7 +382,7 @@ fn name_of(tag: &Tag) -> Cow<'_, str> {
     }
 }
 
-fn unknown_tag(tag: &str, place: Place) -> Problem {
+fn unknown_tag(place: Place) -> Problem {
     Problem::at(place, "Salt knows no tag like this one".to_owned())
 }
 
@@ -397,7 +397,7 @@ fn scalar(
     // A `!` alone says nothing, other than in YAML 1.2.
     let Some(tag) = tag.map(name_of).filter(|tag| tag != "!") else {
         return match style {
-            ScalarStyle::Plain if text == "=" => Err(unknown_tag("value", place)),
+            ScalarStyle::Plain if text == "=" => Err(unknown_tag(place)),
             ScalarStyle::Plain => Ok(plain(text)),
             _ => Ok(as_text()),
         };
@@ -411,7 +411,7 @@ fn scalar(
             .or_else(|| text.parse().ok())
             .map(Value::Float)
             .ok_or_else(|| wrong("a number")),
-        name => Err(unknown_tag(name, place)),
+        _ => Err(unknown_tag(place)),
     }
 }
 

@@ -87,15 +87,19 @@ pub(super) fn is_secret(option: &str) -> bool {
 /// True if nothing in a text looks like a secret: it is one plain word, a path, an address without
 /// anything besides its host, a glob.
 pub(super) fn is_open(text: &str) -> bool {
-    !excerpt::may_be_secret(text) && text.chars().all(is_plain) && !has_token(text) && {
+    !excerpt::may_be_secret(text) && is_plain(text) && !has_token(text) && {
         // Of what has an `@` only an address of mail is open.
         text.split_once('@').is_none_or(|(_, host)| !host.contains([':', '/', '@']))
     }
 }
 
-/// True of what neither separates the words of a command nor joins a name with its value.
-fn is_plain(c: char) -> bool {
-    c.is_alphanumeric() || "_./:*?[],{}~^$|()+-#@!\\".contains(c)
+/// True if nothing in a text separates the words of a command or joins a name with its value. A
+/// path may have spaces.
+fn is_plain(text: &str) -> bool {
+    let is_path = text.starts_with('/') && !text.contains(" -");
+    text.chars().all(|c| {
+        c.is_alphanumeric() || "_./:*?[],{}~^$|()+-#@!\\".contains(c) || c == ' ' && is_path
+    })
 }
 
 /// The length from which on letters and digits together are taken for a token.

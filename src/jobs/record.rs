@@ -1112,7 +1112,7 @@ mod tests {
         jobs.save_return_handed_on(&forged, Authority::Bus, "m").unwrap();
         let job = shown(&jobs);
         assert_eq!((&job["returned"], &job["function"]), (&json!(0), &json!("test.ping")));
-        assert_eq!(jobs.0.conflicts.counted().0, 2);
+        assert_eq!(jobs.0.conflicts.counted().0, 3);
         // A minion that returns like a runner, over the bus and over the master, stays a minion.
         let mut forged = handed_on(&of_runner("runner.a.b", "x", true));
         forged["id"] = json!("web-1");
