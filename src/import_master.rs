@@ -248,6 +248,53 @@ fn source(master: &Master, page: &mut Page) {
         page.say("max_event_size");
         page.line(6, &format!("max_frame: {size:.0}"));
     }
+    returner_source(master, page);
+}
+
+/// The source that takes what the master hands over by the package of saltern, where it does.
+fn returner_source(master: &Master, page: &mut Page) {
+    if !all_uses(master).iter().any(|used| used.name == "saltern") {
+        return;
+    }
+    page.line(2, "salt:");
+    let address = master.text("saltern.address");
+    let is_open_path = |path: &String| path.starts_with('/') && is_open(path);
+    let token_file = master.text("saltern.token_file").filter(is_open_path);
+    let is_bound = address.as_deref().is_some_and(|address| {
+        let is_file = |path: &str| path.starts_with('/') && path.len() <= LONGEST_PATH;
+        let is_loopback = |host: &str| {
+            let port = host.strip_prefix("127.0.0.1:").map(str::parse::<u16>);
+            port.is_some_and(|port| port.is_ok_and(|port| port > 0))
+        };
+        is_open(address)
+            && (address.strip_prefix("ipc://").is_some_and(is_file)
+                || address.strip_prefix("unix:").is_some_and(is_file)
+                || token_file.is_some() && address.strip_prefix("tcp://").is_some_and(is_loopback))
+    });
+    page.line(4, "returner:");
+    match address.filter(|_| is_bound) {
+        // The package's own default.
+        None => page.pair(6, "bind", "ipc:///run/saltern/returner.ipc"),
+        Some(address) => {
+            page.say("saltern.address");
+            page.pair(6, "bind", &address);
+            if let Some(path) = token_file.filter(|_| address.starts_with("tcp:")) {
+                page.say("saltern.token_file");
+                page.pair(6, "token_file", &path);
+            }
+        }
+    }
+    for (key, node) in master.keys().filter(|(key, _)| key.starts_with("saltern.")) {
+        if page.has_said(key) {
+            continue;
+        }
+        page.say(key);
+        let what = match key {
+            "saltern.address" => "cannot be where saltern listens: write `bind` yourself.",
+            _ => "is of the package in the master.",
+        };
+        page.line(4, &format!("# {key}: {} {what}", shown(key, node)));
+    }
 }
 
 /// The sink that does what a returner does, or a comment; whether it is a sink.
@@ -674,6 +721,26 @@ mod tests {
             }
         }
         imported("ipc_mode: tcp\ntcp_master_pub_port: x\n");
+    }
+
+    #[test]
+    fn a_master_that_hands_over_to_saltern_has_a_source_that_takes_it() {
+        let page = imported("event_return: saltern\nsaltern.timeout: 5\n");
+        let usual = "  salt:\n    returner:\n      bind: \"ipc:///run/saltern/returner.ipc\"\n";
+        assert!(page.contains(&format!("{usual}    # saltern.timeout: 5 is of")), "{page}");
+        let page = imported(
+            "master_job_cache: saltern\nsaltern.address: tcp://127.0.0.1:4508\n\
+             saltern.token_file: /etc/saltern/returner-token\n",
+        );
+        let bound = "    returner:\n      bind: \"tcp://127.0.0.1:4508\"\n      token_file: \
+                     \"/etc/saltern/returner-token\"\n";
+        assert!(page.contains(bound), "{page}");
+        for address in ["tcp://10.0.0.1:4508", "tcp://127.0.0.1:4508", "ipc://x", "[1]"] {
+            let page = imported(&format!("ext_job_cache: saltern\nsaltern.address: {address}\n"));
+            let is_said = page.contains("# saltern.address: ") && page.contains(usual);
+            assert!(is_said, "{page}");
+        }
+        assert!(!imported("event_return: local").contains("returner:"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn in_full(option: &str, node: &Node) -> String {
 
 /// The name of an option, which may be a secret if somebody took a value for a name.
 pub(super) fn name(option: &str) -> &str {
-    if is_open(option) { option } else { HIDDEN }
+    if excerpt::may_be_secret(option) { HIDDEN } else { option }
 }
 
 /// True if the value of an option of this name is a secret.
