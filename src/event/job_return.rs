@@ -259,7 +259,10 @@ impl<'a> JobReturn<'a> {
             return Signs::default();
         };
         let in_data = msgpack::pairs(msgpack::find(value, "data").unwrap_or_default());
-        in_data.chain(msgpack::pairs(value)).fold(Signs::default(), |signs, (_, value)| {
+        // Beside the masters stand other fields, whose lists are no errors.
+        let is_map = |value: &[u8]| matches!(msgpack::scalar(value), Some(Item::Map(_)));
+        let beside = msgpack::pairs(value).filter(|(_, value)| is_map(value));
+        in_data.chain(beside).fold(Signs::default(), |signs, (_, value)| {
             signs.and(signs_of_states("state.orchestrate", value))
         })
     }
@@ -521,7 +524,7 @@ mod tests {
     fn a_runner_is_judged_by_what_is_inside_its_return() {
         use Outcome::{Failed, Unknown, Worked};
         let orchestrated = |retcode: u32, result: bool| {
-            json!({"fun": "runner.state.orchestrate", "success": true, "return": {
+            json!({"fun": "runner.state.orchestrate", "success": true, "fun_args": ["orch"], "return": {
                 "retcode": retcode, "outputter": "highstate",
                 "data": {"m": {"salt_|-a_|-a_|-state": {"result": result}}}}})
         };
