@@ -320,9 +320,9 @@ impl Event {
         let is_runners = self.is_runners_return() && msgpack::whole(self.payload()).is_ok();
         let hashed = match (self.peer().is_some(), is_runners) {
             (false, false) => None,
-            (true, false) => self.without(&[PEER]),
-            (false, true) => self.without(&[STAMP]),
-            (true, true) => self.without(&[PEER, STAMP]),
+            (true, false) => Some(self.without(&[PEER])),
+            (false, true) => Some(self.without(&[STAMP])),
+            (true, true) => Some(self.without(&[PEER, STAMP])),
         };
         EventId(xxhash_rust::xxh3::xxh3_128(hashed.as_deref().unwrap_or(&self.frame)))
     }
@@ -357,20 +357,9 @@ impl Event {
     }
 
     /// The frame without these keys of its data.
-    fn without(&self, keys: &[&str]) -> Option<Vec<u8>> {
-        let pairs = || msgpack::raw_pairs(self.payload());
-        let is_kept = |key: &[u8]| {
-            let name = msgpack::scalar(key).and_then(msgpack::Item::bytes);
-            !keys.iter().any(|left_out| name == Some(left_out.as_bytes()))
-        };
-        let count = pairs().filter(|(key, _)| is_kept(key)).count();
-        let mut frame = self.frame.get(..self.tag_len + TAG_END.len())?.to_vec();
-        msgpack::write_map_head(u32::try_from(count).ok()?, &mut frame);
-        for (key, value) in pairs().filter(|(key, _)| is_kept(key)) {
-            frame.extend_from_slice(key);
-            frame.extend_from_slice(value);
-        }
-        Some(frame)
+    fn without(&self, keys: &[&str]) -> Vec<u8> {
+        let head = self.frame.get(..self.tag_len + TAG_END.len()).unwrap_or_default();
+        [head, &msgpack::without(self.payload(), keys)].concat()
     }
 
     /// The fields of the payload's top level that routing and tables ask for.
@@ -517,6 +506,11 @@ pub enum EventKind {
     Master,
     /// Any other tag.
     Custom,
+}
+
+/// The tag of the event that a master makes of what a minion returned of a job.
+pub fn return_tag(jid: &str, minion: &str) -> String {
+    format!("salt/job/{jid}/ret/{minion}")
 }
 
 impl EventKind {

@@ -76,9 +76,8 @@ pub fn write_text(first: &str, event: &Event, colour: bool, out: &mut Vec<u8>) {
     };
     let tag = shown(event.tag());
     let minion = shown(fields.minion.unwrap_or("-"));
-    let function = shown(
-        Some(&*fields.job_return.functions.shown()).filter(|name| !name.is_empty()).unwrap_or("-"),
-    );
+    let functions = fields.job_return.functions.shown();
+    let function = shown(if functions.is_empty() { "-" } else { &functions });
     let line = if colour {
         format!(
             "{DIM}{first}{RESET} {BOLD}{tag:TAG$}{RESET} {minion:MINION$} {function:FUNCTION$} {paint}{outcome}{RESET}\n"

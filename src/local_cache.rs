@@ -30,8 +30,8 @@ use jiff::Timestamp;
 
 use ring::digest;
 
-use crate::event::runner::{RunnerJob, with_value};
-use crate::event::{is_jid, is_job};
+use crate::event::runner::RunnerJob;
+use crate::event::{is_jid, is_job, return_tag};
 use crate::jobs::{Jobs, JobsError, began};
 use crate::msgpack::{self, MapWriter};
 use crate::regular_file::{self, Links};
@@ -295,7 +295,7 @@ fn return_frame(
     }
     data.text("_stamp", &stamp(Timestamp::try_from(written).unwrap_or_default()));
     data.bool(MARK, true);
-    frame(&format!("salt/job/{jid}/ret/{minion}"), &data.finished())
+    frame(&return_tag(jid, minion), &data.finished())
 }
 
 /// `salt/run/<jid>/ret`, or the same of a wheel function.
@@ -303,8 +303,8 @@ fn runner_frame(runner: &RunnerJob<'_>, written: SystemTime) -> Bytes {
     let written = Timestamp::try_from(written).unwrap_or_default();
     let mut text = Vec::new();
     msgpack::write_str(&stamp(written), &mut text);
-    let data = with_value(runner.data, "_stamp", &text);
-    let data = with_value(&data, MARK, TRUE);
+    let data = msgpack::with_value(runner.data, "_stamp", &text);
+    let data = msgpack::with_value(&data, MARK, TRUE);
     frame(&runner.tag(), &data)
 }
 

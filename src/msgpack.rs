@@ -270,6 +270,42 @@ pub fn find<'a>(payload: &'a [u8], key: &str) -> Option<&'a [u8]> {
     pairs(payload).find_map(|(name, value)| (name == key.as_bytes()).then_some(value))
 }
 
+/// The text under `key` in a map.
+pub fn text<'a>(map: &'a [u8], key: &str) -> Option<&'a str> {
+    find(map, key).and_then(scalar)?.text()
+}
+
+/// The map with another value under `key`, which keeps its place, or comes last.
+pub fn with_value(map: &[u8], key: &str, value: &[u8]) -> Vec<u8> {
+    let mut written = MapWriter::default();
+    let mut is_there = false;
+    for (name, old) in raw_pairs(map) {
+        let is_key = is_named(name, key);
+        is_there |= is_key;
+        written.pair(name, if is_key { value } else { old });
+    }
+    if !is_there {
+        written.value(key, value);
+    }
+    written.finished()
+}
+
+/// The map without these keys.
+pub fn without(map: &[u8], keys: &[&str]) -> Vec<u8> {
+    let mut written = MapWriter::default();
+    for (name, value) in raw_pairs(map) {
+        if !keys.iter().any(|key| is_named(name, key)) {
+            written.pair(name, value);
+        }
+    }
+    written.finished()
+}
+
+/// True if the msgpack of a key is this text.
+fn is_named(name: &[u8], key: &str) -> bool {
+    scalar(name).and_then(Item::bytes) == Some(key.as_bytes())
+}
+
 /// The pairs of the map that `payload` is, in order, as far as they are well formed: the key's
 /// text, and the bytes of the value. Keys that are not text are passed over.
 pub fn pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {

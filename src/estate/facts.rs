@@ -9,8 +9,6 @@ use crate::msgpack::{self, Item, Malformed, Walker};
 pub(super) struct Facts<'a> {
     /// The functions, and what says how they went.
     job_return: JobReturn<'a>,
-    /// The same fields by themselves.
-    fields: Fields<'a>,
     /// `id`.
     pub(super) id: &'a str,
     /// `jid`.
@@ -62,14 +60,6 @@ pub(super) struct Call<'a> {
 
 /// Functions of a job that are told apart. The others are one, named `other`.
 pub(super) const FUNCTIONS: usize = 32;
-
-/// `fun`, and the fields that say how its functions went, as msgpack.
-#[derive(Debug, Default, Clone, Copy)]
-struct Fields<'a> {
-    fun: &'a [u8],
-    retcode: Option<&'a [u8]>,
-    success: Option<&'a [u8]>,
-}
 
 /// A function of a job of several.
 #[derive(Debug)]
@@ -154,14 +144,7 @@ impl<'a> Facts<'a> {
                                 if let Item::Bool(truth) = value { Some(truth) } else { None };
                         }
                         b"schedule" => self.is_scheduled = !text().is_empty(),
-                        b"fun" | b"success" | b"retcode" => {
-                            match name {
-                                b"fun" => self.fields.fun = whole(),
-                                b"success" => self.fields.success = Some(whole()),
-                                _ => self.fields.retcode = Some(whole()),
-                            }
-                            self.job_return.take(name, whole());
-                        }
+                        b"fun" | b"success" | b"retcode" => self.job_return.take(name, whole()),
                         b"minions" => self.minions = whole(),
                         b"present" => self.present = whole(),
                         b"new" => self.new = whole(),
@@ -200,17 +183,13 @@ impl<'a> Facts<'a> {
     /// The functions of a job of several; none if it has a single one. Each field is walked over
     /// once, however many functions there are.
     pub(super) fn parts(&self) -> Vec<Part<'a>> {
-        let functions = msgpack::items(self.fields.fun);
+        let functions = self.job_return.functions.items();
         let names: Vec<_> = functions.clone().take(FUNCTIONS).collect();
         let others = functions.skip(FUNCTIONS);
         let has_others = others.clone().next().is_some();
-        let field = |key, value| Field::of(key, value, &names, has_others, others.clone());
+        let field = |(key, value)| Field::of(key, value, &names, has_others, others.clone());
+        let fields = self.job_return.fields().map(field);
         let value = self.job_return.value();
-        let fields = [
-            field("retcode", self.fields.retcode),
-            field("success", self.fields.success),
-            field("return", value),
-        ];
         let is_by_name = matches!(value.and_then(msgpack::scalar), Some(Item::Map(_)));
         let mut places = (msgpack::items(self.arrays.0), msgpack::items(self.arrays.1));
         let mut parts: Vec<Part<'a>> = Vec::new();
@@ -231,7 +210,7 @@ impl<'a> Facts<'a> {
         }
         if has_others {
             let call = Call { function: OTHER, ..Call::default() };
-            let outcome = fields.iter().fold(Outcome::Unknown, |all, f| worse(all, f.others));
+            let outcome = fields.iter().fold(Outcome::Unknown, |all, field| all.and(field.others));
             parts.push(Part { call, said: Said::Others(outcome) });
         }
         parts
@@ -322,7 +301,7 @@ impl<'a> Field<'a> {
         let mut said = JobReturn::default();
         said.take(b"fun", name);
         said.take(self.key.as_bytes(), value);
-        self.others = worse(self.others, said.outcome());
+        self.others = self.others.and(said.outcome());
     }
 }
 
@@ -340,15 +319,6 @@ fn said_at<'a>(place: usize, fun: &'a [u8], fields: &[Field<'a>]) -> JobReturn<'
 
 fn text(value: &[u8]) -> Option<&str> {
     msgpack::scalar(value)?.text()
-}
-
-/// The outcome of two together.
-fn worse(one: Outcome, other: Outcome) -> Outcome {
-    match (one, other) {
-        (Outcome::Failed, _) | (_, Outcome::Failed) => Outcome::Failed,
-        (Outcome::Worked, _) | (_, Outcome::Worked) => Outcome::Worked,
-        _ => Outcome::Unknown,
-    }
 }
 
 /// States of a file stand together, mostly.
@@ -512,6 +482,37 @@ mod tests {
             calls.push((part.call, outcome, runs));
         }
         calls
+    }
+
+    #[test]
+    fn each_of_several_functions_is_judged_by_its_part() {
+        use Outcome::{Failed, Unknown, Worked};
+        let both = json!(["test.ping", "state.sls", "cmd.run"]);
+        let failed = json!({"test_|-a_|-a_|-nop": {"result": true}, "test_|-b_|-b_|-nop": {"result": false}});
+        for (data, expected) in [
+            (
+                json!({"fun": both, "retcode": {"test.ping": 0, "state.sls": 0, "cmd.run": 1},
+                "return": {"test.ping": true, "state.sls": failed}}),
+                [Worked, Failed, Failed],
+            ),
+            (
+                json!({"fun": both, "retcode": [0, 0], "success": [true, true, true],
+                "return": [true, failed, ""]}),
+                [Worked, Failed, Worked],
+            ),
+            (
+                json!({"fun": both, "retcode": 0, "success": {"cmd.run": false}}),
+                [Worked, Worked, Failed],
+            ),
+            (json!({"fun": both, "retcode": {"test.ping": 0}}), [Worked, Unknown, Unknown]),
+        ] {
+            let payload = rmp_serde::to_vec(&data).unwrap();
+            let outcomes: Vec<_> =
+                calls(&Facts::of(&payload)).into_iter().map(|(_, outcome, _)| outcome).collect();
+            assert_eq!(outcomes, expected, "{data}");
+        }
+        let single = rmp_serde::to_vec(&json!({"fun": "test.ping", "retcode": 0})).unwrap();
+        assert_eq!(Facts::of(&single).parts().len(), 0);
     }
 
     #[test]

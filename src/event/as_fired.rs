@@ -8,13 +8,14 @@
 use std::borrow::Cow;
 
 use super::job_return::JobReturn;
-use crate::msgpack::{self, Item, MapWriter};
+use crate::msgpack::{self, MapWriter};
 
 /// The functions of which Salt does so (`salt.utils.event.SUB_EVENT`).
 const MARKED: [&str; 2] = ["state.highstate", "state.sls"];
 
-/// The keys that only a state that failed gets.
-const OF_FAILED: [&str; 7] = ["jid", "id", "success", "return", "fun", "user", "_stamp"];
+/// The keys that each state gets, and those that a state gets which failed.
+const OF_ALL: [&str; 1] = ["retcode"];
+const OF_FAILED: [&str; 8] = ["retcode", "jid", "id", "success", "return", "fun", "user", "_stamp"];
 
 /// The return before the master wrote into its states. A job of several functions is left as it is.
 pub fn as_fired(load: &[u8]) -> Cow<'_, [u8]> {
@@ -44,13 +45,7 @@ fn unmarked(load: &[u8]) -> Option<Vec<u8>> {
     if !has_changed {
         return None;
     }
-    let mut fired = MapWriter::default();
-    let states = states.finished();
-    for (key, value) in msgpack::raw_pairs(load) {
-        let is_return = name_of(key) == Some(b"return");
-        fired.pair(key, if is_return { &states } else { value });
-    }
-    Some(fired.finished())
+    Some(msgpack::with_value(load, "return", &states.finished()))
 }
 
 /// The state without what the master wrote into it; `None` if that is nothing.
@@ -59,19 +54,7 @@ fn state_unmarked(state: &[u8], retcode: &[u8], jid: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let has_failed = msgpack::find(state, "jid") == Some(jid);
-    let is_mark = |key: &[u8]| {
-        let name = name_of(key);
-        name == Some(b"retcode")
-            || has_failed && OF_FAILED.iter().any(|mark| name == Some(mark.as_bytes()))
-    };
-    let mut unmarked = MapWriter::default();
-    let pairs = msgpack::raw_pairs(state).filter(|(key, _)| !is_mark(key));
-    pairs.for_each(|(key, value)| unmarked.pair(key, value));
-    Some(unmarked.finished())
-}
-
-fn name_of(key: &[u8]) -> Option<&[u8]> {
-    msgpack::scalar(key).and_then(Item::bytes)
+    Some(msgpack::without(state, if has_failed { &OF_FAILED } else { &OF_ALL }))
 }
 
 #[cfg(test)]

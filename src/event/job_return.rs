@@ -57,6 +57,15 @@ impl Outcome {
         }
     }
 
+    /// The outcome of two together.
+    pub fn and(self, other: Outcome) -> Self {
+        match (self, other) {
+            (Outcome::Failed, _) | (_, Outcome::Failed) => Outcome::Failed,
+            (Outcome::Worked, _) | (_, Outcome::Worked) => Outcome::Worked,
+            _ => Outcome::Unknown,
+        }
+    }
+
     /// The truth of "it worked"; `None` where that is unknown.
     pub fn worked(self) -> Option<bool> {
         match self {
@@ -98,8 +107,12 @@ impl<'a> Functions<'a> {
 
     /// The names, if they stand in a list.
     pub fn listed(self) -> impl Iterator<Item = &'a str> + Clone {
-        let items = msgpack::items(self.0.unwrap_or_default());
-        items.filter_map(|item| msgpack::scalar(item).and_then(Item::text))
+        self.items().filter_map(|item| msgpack::scalar(item).and_then(Item::text))
+    }
+
+    /// The items of the list, as msgpack.
+    pub fn items(self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        msgpack::items(self.0.unwrap_or_default())
     }
 
     /// The names for the eye, with commas between them as on Salt's command line.
@@ -121,7 +134,7 @@ pub struct JobReturn<'a> {
     value: Option<&'a [u8]>,
 }
 
-/// The depth to which a runner's return may lie in another one: Salt hands `{return: {return: …}}` on.
+/// The depth to which a runner's return may lie in another one: Salt hands one on within a return.
 const RUNNERS_DEEP: u8 = 2;
 
 /// State functions that give a list of texts when they work.
@@ -146,6 +159,11 @@ impl<'a> JobReturn<'a> {
             b"return" => self.value = Some(value),
             _ => {}
         }
+    }
+
+    /// The fields by name, as msgpack.
+    pub fn fields(&self) -> [(&'static str, Option<&'a [u8]>); 3] {
+        [("retcode", self.retcode), ("success", self.success), ("return", self.value)]
     }
 
     /// The value of `return`, as msgpack.
@@ -181,24 +199,6 @@ impl<'a> JobReturn<'a> {
         let inner = self.value?;
         let function = msgpack::find(inner, "fun").and_then(msgpack::scalar)?.text()?;
         is_runner(function).then_some(inner)
-    }
-
-    /// The returns of each function of a job of several, in the order of `fun`: of each field what
-    /// stands there under the function's name, or at its place; a single value is that of all.
-    pub fn parts(&self) -> impl Iterator<Item = JobReturn<'a>> + use<'a> {
-        let whole = *self;
-        let functions = msgpack::items(self.functions.0.unwrap_or_default()).enumerate();
-        functions.filter_map(move |(place, function)| {
-            let functions = Functions::of(function);
-            let name = functions.single()?;
-            let part = |field: Option<&'a [u8]>| part_of(field?, name, place);
-            Some(JobReturn {
-                functions,
-                retcode: part(whole.retcode),
-                success: part(whole.success),
-                value: part(whole.value),
-            })
-        })
     }
 
     /// Its outcome.
@@ -401,15 +401,6 @@ impl States {
     }
 }
 
-/// The part of a field that is about the function of this name, the one at this place.
-fn part_of<'a>(field: &'a [u8], name: &str, place: usize) -> Option<&'a [u8]> {
-    match msgpack::scalar(field)? {
-        Item::Map(_) => msgpack::find(field, name),
-        Item::Array(_) => msgpack::items(field).nth(place),
-        _ => Some(field),
-    }
-}
-
 /// The word of the value, or of those in the map or list that it is.
 fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> T) -> Option<T> {
     let said = |value| msgpack::scalar(value).and_then(read);
@@ -558,37 +549,6 @@ mod tests {
         // A minion's return is no runner's, whatever is in it.
         let data = json!({"fun": "x.y", "retcode": 0, "return": {"fun": "a", "retcode": 1}});
         assert_eq!(verdict(&data).0, Worked);
-    }
-
-    #[test]
-    fn each_of_several_functions_is_judged_by_its_part() {
-        use Outcome::{Failed, Unknown, Worked};
-        let both = json!(["test.ping", "state.sls", "cmd.run"]);
-        let failed = state(json!(false));
-        for (data, expected) in [
-            (
-                json!({"fun": both, "retcode": {"test.ping": 0, "state.sls": 0, "cmd.run": 1},
-                "return": {"test.ping": true, "state.sls": failed}}),
-                [Worked, Failed, Failed],
-            ),
-            (
-                json!({"fun": both, "retcode": [0, 0], "success": [true, true, true],
-                "return": [true, failed, ""]}),
-                [Worked, Failed, Worked],
-            ),
-            (
-                json!({"fun": both, "retcode": 0, "success": {"cmd.run": false}}),
-                [Worked, Worked, Failed],
-            ),
-            (json!({"fun": both, "retcode": {"test.ping": 0}}), [Worked, Unknown, Unknown]),
-        ] {
-            let payload = rmp_serde::to_vec(&data).unwrap();
-            let parts = JobReturn::of(&payload).parts();
-            let outcomes: Vec<_> = parts.map(|part| part.outcome()).collect();
-            assert_eq!(outcomes, expected, "{data}");
-        }
-        let single = rmp_serde::to_vec(&json!({"fun": "test.ping", "retcode": 0})).unwrap();
-        assert_eq!(JobReturn::of(&single).parts().count(), 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::job_id::is_job;
 use super::job_return::JobReturn;
 use super::step::{STAMP, Step};
 use super::{Event, EventKind};
-use crate::msgpack::{self, Item, MapWriter};
+use crate::msgpack::{self, MapWriter};
 
 /// The job of a runner or of a wheel function.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ impl<'a> RunnerJob<'a> {
     pub fn handed_on(load: &'a [u8], master_id: &str) -> Option<Self> {
         let job = Self::in_load(load)?;
         let is_without_cmd = msgpack::find(load, "cmd").is_none();
-        let is_own = is_without_cmd && text(load, "tgt") == Some(job.master);
+        let is_own = is_without_cmd && msgpack::text(load, "tgt") == Some(job.master);
         (is_own || job.master == master_id).then_some(job)
     }
 
@@ -49,11 +49,11 @@ impl<'a> RunnerJob<'a> {
     pub fn in_load(load: &'a [u8]) -> Option<Self> {
         let job_return = JobReturn::of(load);
         let data = job_return.runner_within().filter(|_| job_return.is_of_runner())?;
-        let (jid, master) = (text(load, "jid")?, text(load, "id")?);
-        if !is_job(jid) || text(data, "jid").is_some_and(|said| said != jid) {
+        let (jid, master) = (msgpack::text(load, "jid")?, msgpack::text(load, "id")?);
+        if !is_job(jid) || msgpack::text(data, "jid").is_some_and(|said| said != jid) {
             return None;
         }
-        let function = text(data, "fun")?;
+        let function = msgpack::text(data, "fun")?;
         Some(RunnerJob { jid, master, data, function, stamp: msgpack::find(load, STAMP) })
     }
 
@@ -62,7 +62,7 @@ impl<'a> RunnerJob<'a> {
     pub fn of_event(event: &'a Event, master_id: &'a str) -> Option<(Self, Step)> {
         let (step, jid) = Step::in_tag(event.tag())?;
         let data = event.payload();
-        let function = text(data, "fun")?;
+        let function = msgpack::text(data, "fun")?;
         let is_of_kind = match event.kind() {
             EventKind::Run => {
                 let is_bare = !function.starts_with("wheel.");
@@ -71,7 +71,7 @@ impl<'a> RunnerJob<'a> {
             }
             _ => function.starts_with("wheel."),
         };
-        if !is_of_kind || text(data, "jid").is_some_and(|said| said != jid) {
+        if !is_of_kind || msgpack::text(data, "jid").is_some_and(|said| said != jid) {
             return None;
         }
         Some((RunnerJob { jid, master: master_id, data, function, stamp: None }, step))
@@ -86,7 +86,7 @@ impl<'a> RunnerJob<'a> {
     /// The event by which the bus tells of its return. It is stamped when it was handed on.
     pub fn event(&self) -> Event {
         match self.stamp {
-            Some(stamp) => Event::new(&self.tag(), &with_value(self.data, STAMP, stamp)),
+            Some(stamp) => Event::new(&self.tag(), &msgpack::with_value(self.data, STAMP, stamp)),
             None => Event::new(&self.tag(), self.data),
         }
     }
@@ -137,25 +137,6 @@ fn is_of_missing(data: &[u8]) -> bool {
     said.success() == Some(false)
         && said.retcode() == Some(NOT_THERE)
         && ["id", "cmd"].into_iter().all(|key| msgpack::find(data, key).is_none())
-}
-
-/// The map with another value under this key, which stays in its place.
-pub(crate) fn with_value(map: &[u8], key: &str, value: &[u8]) -> Vec<u8> {
-    let mut written = MapWriter::default();
-    let mut is_there = false;
-    for (name, old) in msgpack::raw_pairs(map) {
-        let is_key = msgpack::scalar(name).and_then(Item::bytes) == Some(key.as_bytes());
-        is_there |= is_key;
-        written.pair(name, if is_key { value } else { old });
-    }
-    if !is_there {
-        written.value(key, value);
-    }
-    written.finished()
-}
-
-fn text<'a>(map: &'a [u8], key: &str) -> Option<&'a str> {
-    msgpack::find(map, key).and_then(msgpack::scalar).and_then(Item::text)
 }
 
 #[cfg(test)]
@@ -242,7 +223,7 @@ mod tests {
         };
         let (tag, load) = told("ret", json!({})).unwrap();
         assert_eq!(tag, format!("salt/run/{JID}/ret"));
-        assert_eq!(text(&load, "fun"), Some("runner.a.b"));
+        assert_eq!(msgpack::text(&load, "fun"), Some("runner.a.b"));
         let said = JobReturn::of(&load);
         assert!(said.is_of_runner());
         assert_eq!(said.outcome().name(), "failed");

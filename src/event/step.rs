@@ -1,5 +1,5 @@
-//! The two events of a job that the master runs itself: `salt/run/<jid>/new` and `salt/run/<jid>/ret`,
-//! and the same under `salt/wheel/`.
+//! The two events of a job that the master runs itself: `salt/run/<jid>/new` and
+//! `salt/run/<jid>/ret`, and the same under `salt/wheel/`.
 
 use super::job_id::is_job;
 

@@ -35,6 +35,6 @@ impl<'a> Load<'a> {
 
     /// The value under a key, if it is text.
     pub(crate) fn text(self, key: &str) -> Option<&'a str> {
-        msgpack::find(self.0, key).and_then(msgpack::scalar).and_then(Item::text)
+        msgpack::text(self.0, key)
     }
 }

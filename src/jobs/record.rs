@@ -17,7 +17,7 @@
 //!   nowhere. It is stored as Salt hands it to a job cache ([`crate::event::runner`]), also where
 //!   only the bus tells of it; then it stands under the id that the source has for its master,
 //!   until Salt says the true one. Without the master's word no job that was published becomes one.
-//! * What is returned under the id of no job (`nocache`, `req`) is not stored here.
+//! * Returns under the id of no job (`nocache`, `req`) are not stored here.
 
 use std::borrow::Cow;
 
@@ -30,9 +30,9 @@ use super::load::Load;
 use super::{Jobs, JobsError, functions};
 use crate::batch::Entry;
 use crate::event::job_return::{Functions, JobReturn, Verdict};
-use crate::event::runner::{RunnerJob, with_value};
+use crate::event::runner::RunnerJob;
 use crate::event::step::Step;
-use crate::event::{Authority, Event, EventKind, is_job};
+use crate::event::{Authority, Event, EventKind, is_job, return_tag};
 use crate::msgpack::{self, Item, MapWriter};
 use crate::standing::{self, Compared, Standing, Worth};
 use crate::state;
@@ -65,7 +65,7 @@ impl Jobs {
         let redacted = match runner {
             Some(runner) => self.redacted_return_of_runner(&runner, load),
             None if is_return => {
-                let minion = text_of(load, "id").unwrap_or_default();
+                let minion = msgpack::text(load, "id").unwrap_or_default();
                 self.redacted_load(&return_tag(jid, minion), load)
             }
             None => self.redacted_load(&format!("salt/job/{jid}/new"), load),
@@ -161,7 +161,7 @@ impl Jobs {
         load: &'a [u8],
     ) -> Cow<'a, [u8]> {
         match self.redacted(&runner.tag(), runner.data) {
-            Some(new) => Cow::Owned(with_value(load, "return", new.payload())),
+            Some(new) => Cow::Owned(msgpack::with_value(load, "return", new.payload())),
             None => Cow::Borrowed(load),
         }
     }
@@ -399,16 +399,6 @@ fn is_of_minions(tx: &Transaction<'_>, jid: &str) -> rusqlite::Result<bool> {
     select.exists(params![jid, Rank::Event as i64])
 }
 
-/// The tag of the event that the master makes of a return.
-fn return_tag(jid: &str, minion: &str) -> String {
-    format!("salt/job/{jid}/ret/{minion}")
-}
-
-/// The text under a key.
-fn text_of<'a>(load: &'a [u8], key: &str) -> Option<&'a str> {
-    msgpack::find(load, key).and_then(msgpack::scalar).and_then(Item::text)
-}
-
 /// The texts of the array under a key.
 pub(super) fn texts_of<'a>(load: &'a [u8], key: &str) -> impl Iterator<Item = &'a str> {
     let value = msgpack::find(load, key).unwrap_or_default();
@@ -458,7 +448,7 @@ fn put_load(tx: &Transaction<'_>, job: i64, load: &[u8], rank: Rank) -> rusqlite
          WHERE id = ?1 AND (rank < ?3 OR rank = ?3 AND NOT ?5)",
     )?;
     let stays = rank == Rank::Return;
-    if update.execute(params![job, load, rank as i64, text_of(load, "user"), stays])? > 0 {
+    if update.execute(params![job, load, rank as i64, msgpack::text(load, "user"), stays])? > 0 {
         functions::store(tx, job, functions_of(load))?;
     }
     Ok(())
@@ -470,7 +460,7 @@ fn put_announcement(tx: &Transaction<'_>, job: i64, load: &[u8]) -> rusqlite::Re
         "UPDATE jobs SET load = ?2, user = coalesce(user, ?3)
          WHERE id = ?1 AND rank = 0 AND load IS NULL",
     )?;
-    if update.execute(params![job, load, text_of(load, "user")])? > 0 {
+    if update.execute(params![job, load, msgpack::text(load, "user")])? > 0 {
         functions::store(tx, job, functions_of(load))?;
     }
     Ok(())
@@ -629,7 +619,7 @@ fn name_by(
     if new.is_of_runner {
         let mut update =
             tx.prepare_cached("UPDATE jobs SET user = coalesce(user, ?) WHERE id = ?")?;
-        update.execute(params![text_of(load, "user"), job])?;
+        update.execute(params![msgpack::text(load, "user"), job])?;
     }
     Ok(())
 }
@@ -720,13 +710,7 @@ fn says_nocache(load: &[u8]) -> bool {
 
 /// That a minion has returned, and how it went.
 fn without_return(load: &[u8]) -> Vec<u8> {
-    let mut map = MapWriter::default();
-    for (key, value) in msgpack::raw_pairs(load) {
-        if msgpack::scalar(key).and_then(Item::bytes) != Some(b"return") {
-            map.pair(key, value);
-        }
-    }
-    map.finished()
+    msgpack::without(load, &["return"])
 }
 
 pub(super) fn micros(time: u64) -> i64 {

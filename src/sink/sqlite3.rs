@@ -1,16 +1,24 @@
 //! `sqlite3`: events, jobs and returns in the tables of Salt's returner of that name.
 //!
-//! | table | a row for | columns |
-//! |---|---|---|
-//! | `jids` | each published job and each runner; the first wins | `jid`, `load` (JSON of the event's data) |
-//! | `salt_returns` | each return of a minion of a job, or of a runner; one that the master vouches for replaces one that came by the bus, and of equal ones the first stays, unless it was trimmed. Returns without a job (`nocache`) all stay | `fun`, `jid`, `id`, `fun_args` (as Python prints the list; NULL if it is empty), `date` (local time), `full_ret` (JSON of the return value alone), `success` (`1`, `0`, or empty if the return does not say; of several functions `1` if all say so), `outcome` (`worked`, `failed`, `unknown`: [`crate::event::job_return`]), `authority` (who vouches for it: `master`, `bus`, or `contradicted` if its tag names another job or minion than its data) |
-//! | `salt_events` | each event | `id`, `tag`, `data` (JSON), `alter_time` (UTC), `master_id`, `event_id` |
+//! * `jids`, a row for each published job and each runner; the first wins: `jid`, `load` (JSON of the
+//!   event's data).
+//! * `salt_returns`, a row for each return of a minion of a job, or of a runner. One that the master
+//!   vouches for replaces one that came by the bus; of equal ones the first stays, unless it was
+//!   trimmed. Returns without a job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as Python
+//!   prints the list; NULL if it is empty); `date` (local time); `full_ret` (JSON of the return value
+//!   alone); `success` (`1`, `0`, or empty if the return does not say; of several functions `1` if
+//!   all say so); `outcome` (`worked`, `failed`, `unknown`: [`crate::event::job_return`]);
+//!   `authority` (who vouches for it: `master`, `bus`, or `contradicted` if its tag names another
+//!   job or minion than its data).
+//! * `salt_events`, a row for each event: `id`, `tag`, `data` (JSON), `alter_time` (UTC),
+//!   `master_id`, `event_id`.
 //!
 //! Salt's own returner keeps no events; `salt_events` has the columns that its `mysql` returner
 //! gives it, and `event_id`, the event's content hash, by which a repeated batch leaves one copy:
 //! at least once becomes once. Salt's own fails when a job is stored twice and keeps each repeated
-//! return; here both are settled as the table says. A `fun` that is a list is stored as JSON. A runner's
-//! return stands under the id of its master, and its `full_ret` is the whole event, as Salt has it.
+//! return; here both are settled as the list says. A `fun` that is a list is stored as JSON. The
+//! return of a runner stands under the id of its master, and its `full_ret` is the whole event, as
+//! Salt has it.
 //!
 //! The database is made if it is missing (0640), and so are tables, columns and indexes; one that
 //! Salt's returner wrote is taken as it is. It is set to write-ahead logging with `synchronous =
@@ -40,7 +48,7 @@ use crate::batch::{Batch, BatchLimits, Entry};
 use crate::event::job_return::JobReturn;
 use crate::event::runner::RunnerJob;
 use crate::event::step::Step;
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Fields};
 use crate::msgpack::{self, Item};
 use crate::standing::{Standing, Worth};
 use crate::units::{ByteSize, Span};
@@ -365,14 +373,15 @@ fn insert(
     let is_repeated = statement.raw_execute()? == 0;
     // Lets go of what is bound.
     drop(statement);
-    let runner = RunnerJob::of_event(event, &entry.origin.master_id);
-    match (event.kind(), runner.map(|(_, step)| step)) {
+    let (runner, step) = RunnerJob::of_event(event, &entry.origin.master_id).unzip();
+    match (event.kind(), step) {
         (EventKind::JobNew, _) | (_, Some(Step::New)) => insert_job(connection, event, scratch),
         (EventKind::JobReturn, _) | (_, Some(Step::Return)) => {
             // A return of no job has no key by which a repeated one is known.
-            match is_repeated && event.fields().job().is_none() {
+            let fields = event.fields();
+            match is_repeated && fields.job().is_none() {
                 true => Ok(()),
-                false => insert_return(connection, entry, scratch),
+                false => insert_return(connection, entry, &fields, runner, scratch),
             }
         }
         _ => Ok(()),
@@ -411,15 +420,16 @@ fn bind_json(
 fn insert_return(
     connection: &Connection,
     entry: Entry<'_>,
+    fields: &Fields<'_>,
+    runner: Option<RunnerJob<'_>>,
     scratch: &mut Scratch,
 ) -> rusqlite::Result<()> {
     let event = entry.event;
     let payload = event.payload();
-    let fields = event.fields();
     let standing = Standing::of(event, entry.authority);
     // As Salt's job cache has it, which gets a runner's event as what the master returned.
-    let (id, value) = match RunnerJob::of_event(event, &entry.origin.master_id) {
-        Some((runner, _)) => (Some(runner.master), Some(runner.data)),
+    let (id, value) = match runner {
+        Some(runner) => (Some(runner.master), Some(runner.data)),
         None => (fields.minion, fields.job_return.value()),
     };
     let worth = Worth { standing, trimmed: is_trimmed(value, &mut scratch.json) };

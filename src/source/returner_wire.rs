@@ -13,7 +13,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::event::{Authority, Event};
+use crate::event::{Authority, Event, return_tag};
 use crate::jobs::load::Load;
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
@@ -318,8 +318,8 @@ fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
             .filter(|text| !text.is_empty() && !text.contains('\n'))
             .ok_or_else(|| format!("return: the load has no `{key}` that is a line of text"))
     };
-    let tag = format!("salt/job/{}/ret/{}\n\n", text("jid")?, text("id")?);
-    Ok(Bytes::from([tag.as_bytes(), load].concat()))
+    let tag = return_tag(text("jid")?, text("id")?);
+    Ok(Event::new(&tag, load).frame().clone())
 }
 
 impl JobCall {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::event::return_tag;
 use crate::event::runner::RunnerJob;
 use crate::lenient_json::{self, Replaced};
 use crate::msgpack::{Item, Malformed, Walker};
@@ -70,7 +71,7 @@ fn tag_of_return(pairs: &Map<String, Value>) -> Option<String> {
     let text = |key: &str| pairs.get(key).and_then(Value::as_str);
     let is_return = pairs.contains_key("return") && !pairs.contains_key("data");
     let (jid, minion) = (text("jid")?, text("id")?);
-    is_return.then(|| format!("salt/job/{jid}/ret/{minion}"))
+    is_return.then(|| return_tag(jid, minion))
 }
 
 /// The frame of a msgpack map of the two. `data` that stands last is taken to the end of the bytes:
