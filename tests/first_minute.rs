@@ -8,12 +8,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
+use numbered::until;
 use serde_json::Value;
 
-/// Nothing that is waited for here takes this long.
-const DEADLINE: Duration = Duration::from_mins(2);
+mod numbered;
 
 const SALTERN: &str = env!("CARGO_BIN_EXE_saltern");
 
@@ -169,18 +168,6 @@ fn text_of(output: &Output) -> String {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the pause between two looks at a condition with a deadline"
-)]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < DEADLINE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

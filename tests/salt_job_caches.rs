@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use daemon::Daemon;
-use salt::{ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, single_file, until};
+use salt::{ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, handing_over, until};
 use serde_json::{Value, json};
 
 #[test]
@@ -82,18 +82,10 @@ fn with_local_cache(version: &'static str) -> Answers {
 
 fn with_saltern(version: &'static str) -> Answers {
     let dir = folder();
-    let bus = dir.path().join("m/s/master_event_pub.ipc");
-    let source = format!(
-        "returner: {{bind: 'ipc://FOLDER/r'}}\n  live:\n    salt_bus: {{address: {}}}",
-        bus.display()
-    );
-    let daemon = Daemon::start(&source);
-    until("the socket", PATIENCE, || daemon.path("r").exists().then_some(()));
-    let all = format!(
-        "returner_dirs: [{}]\nsaltern.address: ipc://{}\nsaltern.timeout: 60\n",
-        single_file(version, dir.path()).display(),
-        daemon.path("r").display()
-    );
+    let daemon = Daemon::beside_master(dir.path());
+    let socket = daemon.path("r");
+    until("the socket", PATIENCE, || socket.exists().then_some(()));
+    let all = handing_over(version, dir.path(), &socket);
     let master = "job_cache_store_endtime: true\nmaster_job_cache: saltern\n".to_owned();
     let more = More { master, all, ..More::default() };
     let mut salt = Salt::start(version, dir.path(), Ipc::Unix, &more);

@@ -14,7 +14,7 @@ use std::fs;
 use std::process::Command;
 
 use daemon::Daemon;
-use salt::{ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, single_file, until};
+use salt::{ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, handing_over, until};
 use serde_json::{Value, json};
 
 #[test]
@@ -71,18 +71,10 @@ fn questions() -> Vec<(Value, Value, Value, bool)> {
 
 fn jobs_went_as_salt_said(version: &'static str) {
     let dir = folder();
-    let bus = dir.path().join("m/s/master_event_pub.ipc");
-    let source = format!(
-        "returner: {{bind: 'ipc://FOLDER/r'}}\n  live:\n    salt_bus: {{address: {}}}",
-        bus.display()
-    );
-    let daemon = Daemon::start(&source);
-    until("the socket", PATIENCE, || daemon.path("r").exists().then_some(()));
-    let all = format!(
-        "returner_dirs: [{}]\nsaltern.address: ipc://{}\nsaltern.timeout: 60\n",
-        single_file(version, dir.path()).display(),
-        daemon.path("r").display()
-    );
+    let daemon = Daemon::beside_master(dir.path());
+    let socket = daemon.path("r");
+    until("the socket", PATIENCE, || socket.exists().then_some(()));
+    let all = handing_over(version, dir.path(), &socket);
     let srv = dir.path().join("srv");
     fs::create_dir_all(&srv).unwrap();
     fs::write(srv.join("working.sls"), WORKING).unwrap();

@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -28,6 +28,16 @@ impl Daemon {
         let sink = "rawfile_json: {filename: FOLDER/out}\n    batch: {linger: 10ms}\n    \
                     spill: {max_bytes: 512MiB}";
         Daemon::start_with(source, sink)
+    }
+
+    /// Starts beside the master in this folder: it reads its bus, and takes at the socket `r` what
+    /// the master hands over.
+    pub(crate) fn beside_master(dir: &Path) -> Self {
+        let bus = dir.join("m/s/master_event_pub.ipc");
+        Daemon::start(&format!(
+            "returner: {{bind: 'ipc://FOLDER/r'}}\n  live:\n    salt_bus: {{address: {}}}",
+            bus.display()
+        ))
     }
 
     /// As [`Daemon::start`], with this as the sink `out`.

@@ -66,6 +66,16 @@ pub(crate) fn single_file(version: &str, dir: &Path) -> PathBuf {
     returners
 }
 
+/// The options of a master that hands over to a daemon at this socket.
+pub(crate) fn handing_over(version: &str, dir: &Path, socket: &Path) -> String {
+    let returners = single_file(version, dir);
+    format!(
+        "returner_dirs: [{}]\nsaltern.address: ipc://{}\nsaltern.timeout: 60\n",
+        returners.display(),
+        socket.display()
+    )
+}
+
 /// Nothing that is waited for here takes this long: a master and its minions on a slow, busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(6);
 
