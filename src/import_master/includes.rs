@@ -173,10 +173,10 @@ impl Files {
                 if self.is_full {
                     break;
                 }
-                keys.push(self.file(&file, from));
+                keys.extend(self.file(&file, from));
             }
         }
-        merged(keys)
+        merged(keys.into_iter(), |name| name)
     }
 
     /// The text of a file, out of what may be read of all.
@@ -310,31 +310,25 @@ fn replace(keys: &mut Keys, more: Keys) {
     }
 }
 
-/// The keys of files in their order: of a key that is there again the later value counts, with
-/// lists joined and mappings merged.
-fn merged(files: Vec<Keys>) -> Keys {
-    let pairs = files.into_iter().flatten();
-    let values = grouped(pairs.map(|(name, node)| (name.clone(), (name, node))));
-    let one = |pairs: Vec<(String, Node)>| {
-        let mut pairs = pairs.into_iter();
-        let (name, first) = pairs.next()?;
-        Some((name, merged_values(first, pairs.map(|(_, node)| node))))
-    };
-    values.into_iter().filter_map(one).collect()
-}
-
-/// The values of each name, in the order in which the names come first.
-fn grouped<T>(named: impl Iterator<Item = (String, T)>) -> Vec<Vec<T>> {
+/// Pairs of files in their order: of a key that is there again the later value counts, with lists
+/// joined and mappings merged.
+fn merged<K>(pairs: impl Iterator<Item = (K, Node)>, name_of: fn(&K) -> &String) -> Vec<(K, Node)> {
     let mut places = HashMap::new();
-    let mut groups: Vec<Vec<T>> = Vec::new();
-    for (name, value) in named {
-        let place = *places.entry(name).or_insert(groups.len());
+    // Each key with its values, in the order in which the keys come first.
+    let mut groups: Vec<(K, Vec<Node>)> = Vec::new();
+    for (key, node) in pairs {
+        let place = *places.entry(name_of(&key).clone()).or_insert(groups.len());
         match groups.get_mut(place) {
-            Some(group) => group.push(value),
-            None => groups.push(vec![value]),
+            Some((_, nodes)) => nodes.push(node),
+            None => groups.push((key, vec![node])),
         }
     }
-    groups
+    let one = |(key, nodes): (K, Vec<Node>)| {
+        let mut nodes = nodes.into_iter();
+        let first = nodes.next()?;
+        Some((key, merged_values(first, nodes)))
+    };
+    groups.into_iter().filter_map(one).collect()
 }
 
 /// The value of a key for which these stand one after the other. All of them are merged at once, so
@@ -367,13 +361,7 @@ fn merged_maps(maps: Vec<Value>) -> Value {
         Value::Map(pairs) => pairs,
         _ => Vec::new(),
     });
-    let groups = grouped(pairs.map(|(key, node)| (key.name.clone(), (key, node))));
-    let one = |pairs: Vec<(Key, Node)>| {
-        let mut pairs = pairs.into_iter();
-        let (key, first) = pairs.next()?;
-        Some((key, merged_values(first, pairs.map(|(_, node)| node))))
-    };
-    Value::Map(groups.into_iter().filter_map(one).collect())
+    Value::Map(merged(pairs, |key: &Key| &key.name))
 }
 
 /// The first list, and of the others what is not there yet.
@@ -455,14 +443,14 @@ mod tests {
             text
         };
         let texts: Vec<_> = (0..5).map(|n| file(n * 10_000)).collect();
-        let files = texts
+        let files: Vec<Keys> = texts
             .iter()
             .map(|text| {
                 keys_of(salt_yaml::parse(text, &mut Room::default()).map_err(|_| ()).unwrap())
             })
             .collect();
         let begin = Instant::now();
-        let keys = merged(files);
+        let keys = merged(files.into_iter().flatten(), |name| name);
         // Each with each other were 10 billion comparisons.
         assert!(begin.elapsed() < Duration::from_mins(1));
         for name in ["tags", "map"] {
