@@ -403,18 +403,16 @@ fn insert_job(
     statement.raw_execute().map(drop)
 }
 
-/// Binds the event's JSON. SQLite takes a copy, and a second one for the row: the first is let go of
-/// before that, if it is long.
+/// Binds the event's JSON. SQLite takes a copy, and a second one for the row. `scratch` is kept, even
+/// if it is long: what is freed stays with the allocator for some milliseconds, and the next long text
+/// would come on top of it.
 fn bind_json(
     statement: &mut Statement<'_>,
     index: usize,
     event: &Event,
     scratch: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
-    statement.raw_bind_parameter(index, Json(event.json(scratch)))?;
-    scratch.clear();
-    scratch.shrink_to(Sqlite3::BATCH.max_bytes);
-    Ok(())
+    statement.raw_bind_parameter(index, Json(event.json(scratch)))
 }
 
 fn insert_return(
@@ -477,9 +475,6 @@ fn insert_return(
     statement.raw_bind_parameter(7, success_text(&fields.job_return))?;
     statement.raw_bind_parameter(8, standing.name())?;
     statement.raw_bind_parameter(9, fields.job_return.outcome().name())?;
-    // As in `bind_json`.
-    scratch.json.clear();
-    scratch.json.shrink_to(Sqlite3::BATCH.max_bytes);
     statement.raw_execute().map(drop)
 }
 
@@ -490,10 +485,7 @@ fn is_trimmed(value: Option<&[u8]>, scratch: &mut Vec<u8>) -> bool {
     let Some(value) = value.filter(is_likely) else { return false };
     scratch.clear();
     json::write(value, scratch);
-    let is_trimmed = memchr::memmem::find(scratch, b"\"VALUE_TRIMMED\"").is_some();
-    scratch.clear();
-    scratch.shrink_to(Sqlite3::BATCH.max_bytes);
-    is_trimmed
+    memchr::memmem::find(scratch, b"\"VALUE_TRIMMED\"").is_some()
 }
 
 /// The worth of the best of the rows of a return; `None` if there is none.
