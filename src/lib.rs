@@ -32,6 +32,7 @@ pub mod event;
 pub mod excerpt;
 pub mod filter;
 pub mod fold;
+mod hex;
 pub mod http;
 pub mod import_master;
 pub mod jobs;

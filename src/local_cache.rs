@@ -19,7 +19,6 @@
 //! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the
 //! digest has to be the name of its directories.
 
-use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +31,7 @@ use ring::digest;
 
 use crate::event::runner::RunnerJob;
 use crate::event::{is_jid, is_job, return_tag};
+use crate::hex::hex;
 use crate::jobs::{Jobs, JobsError, began};
 use crate::msgpack::{self, MapWriter};
 use crate::regular_file::{self, Links};
@@ -225,16 +225,8 @@ fn is_id(jid: &str, path: &Path) -> bool {
     let name = format!("{start}{rest}");
     let digests =
         [&digest::SHA1_FOR_LEGACY_USE_ONLY, &digest::SHA256, &digest::SHA384, &digest::SHA512];
-    is_part && is_job(jid) && digests.into_iter().any(|digest| hex_digest(digest, jid) == name)
-}
-
-fn hex_digest(algorithm: &'static digest::Algorithm, text: &str) -> String {
-    let digest = digest::digest(algorithm, text.as_bytes());
-    digest.as_ref().iter().fold(String::new(), |mut digits, byte| {
-        // Writing to memory cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    let is_digest = |algorithm| hex(digest::digest(algorithm, jid.as_bytes()).as_ref()) == name;
+    is_part && is_job(jid) && digests.into_iter().any(is_digest)
 }
 
 /// The time at which a job began whose directory was written then.

@@ -23,6 +23,7 @@ use tracing::warn;
 use super::Site;
 use super::seats::Seat;
 use super::settings::Http;
+use crate::hex::hex;
 use crate::sink::blocking;
 use crate::units::{Secret, is_same_secret};
 
@@ -124,12 +125,17 @@ impl Door {
         self.scope_of(sent, |token| token.as_bytes().to_vec())
     }
 
+    /// A cookie holds few characters: its token is in hexadecimal digits.
+    fn cookie_scope(&self, sent: &str) -> Option<Scope> {
+        self.scope_of(sent.as_bytes(), |token| hex(token.as_bytes()).into_bytes())
+    }
+
     fn by_cookie(&self, headers: &HeaderMap) -> Option<Scope> {
         let cookies = headers.get_all(header::COOKIE).into_iter();
         let mut pairs = cookies.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(';'));
         pairs.find_map(|pair| {
             let (name, value) = pair.trim().split_once('=')?;
-            if name == self.cookie { self.scope_of(value.as_bytes(), hex) } else { None }
+            if name == self.cookie { self.cookie_scope(value) } else { None }
         })
     }
 
@@ -196,7 +202,7 @@ impl Door {
         let path = request.uri().path().trim_start_matches('/');
         let location = format!("/{path}{mark}{}", rest.join("&"));
         let secure = if self.is_tls { "; Secure" } else { "" };
-        let (name, value) = (&self.cookie, String::from_utf8(hex(sent)).ok()?);
+        let (name, value) = (&self.cookie, hex(sent.as_bytes()));
         let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}");
         let headers = [(header::LOCATION, location), (header::SET_COOKIE, cookie)];
         Some((StatusCode::SEE_OTHER, headers).into_response())
@@ -368,11 +374,6 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
-}
-
-/// The form of a token in a cookie, which holds few characters.
-fn hex(token: &str) -> Vec<u8> {
-    token.bytes().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 //! nothing any more, a new one costs a browser one more `saltern console`, and a daemon that does
 //! not start costs events. A file that cannot be read just now may hold a good token, and stays.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 
+use crate::hex::hex;
 use crate::regular_file::{self, Links};
 use crate::state_file;
 use crate::units::Secret;
@@ -56,12 +56,7 @@ pub(super) fn take(state_dir: &Path) -> Result<Secret, TokenError> {
     if got < RANDOM {
         return Err(failed(io::Error::other("the system gave too few random bytes")));
     }
-    let mut text = String::new();
-    for byte in random {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    let token = Secret::new(text);
+    let token = Secret::new(hex(&random));
     keep(&file, &token).map_err(failed)?;
     Ok(token)
 }
