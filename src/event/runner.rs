@@ -7,7 +7,7 @@
 //!
 //! A minion can return the same under its own name. Its return says `cmd`, as all that comes to the
 //! master from a minion does, and what comes from below a syndic has no `tgt`; the master's own has
-//! a `tgt` and no `cmd`. Older packages of ours add `cmd` to everything: of what they hand on, only
+//! a `tgt` and no `cmd`. Older packages of ours add `cmd` to everything: of what they hand on,
 //! only what stands under the master's known id is taken for its own.
 //!
 //! Of a runner that is not there Salt fires the return with the bare name (`a.b`, not `runner.a.b`)

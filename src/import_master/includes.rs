@@ -81,11 +81,12 @@ impl Master {
             let remark = format!("{name} is not there; what it includes by default was read.");
             files.remarks.push(remark);
         }
-        let first = match value_of(&keys, "default_include") {
+        let default = value_of(&keys, "default_include");
+        let is_said = default.is_some();
+        let first = match default {
             Some(node) => patterns("default_include", node, &mut files.remarks),
             None => vec!["master.d/*.conf".to_owned()],
         };
-        let is_said = value_of(&keys, "default_include").is_some();
         let second = value_of(&keys, "include")
             .map(|node| patterns("include", node, &mut files.remarks))
             .unwrap_or_default();

@@ -78,16 +78,11 @@ pub(super) fn parse(text: &str, room: &mut Room) -> Result<Node, Refusal> {
     let mut reader = Reader::new(text, room);
     let node = reader.document().and_then(|node| Ok(reader.without_tabs().map(|()| node)?));
     let node = node.map_err(|refusal| refusal.without_secrets(text))?;
-    let is_empty = match &node.value {
-        Value::Null | Value::Nothing | Value::Bool(false) | Value::Uint(0) => true,
-        Value::Text(text) => text.is_empty(),
-        Value::List(nodes) => nodes.is_empty(),
-        Value::Float(number) => *number == 0.0,
-        _ => false,
-    };
     match node.value {
         Value::Map(_) => Ok(node),
-        _ if is_empty => Ok(Node { place: node.place, value: Value::Map(Vec::new()) }),
+        _ if python::is_false(&node) => {
+            Ok(Node { place: node.place, value: Value::Map(Vec::new()) })
+        }
         _ => Err(Problem::at(node.place, "a mapping (`key: value`) belongs here")
             .help("Salt takes no other configuration")
             .into()),

@@ -7,6 +7,7 @@ use rusqlite::{Transaction, params};
 
 use super::{Jobs, JobsError, file, functions};
 use crate::event::job_return::JobReturn;
+use crate::event::runner::RunnerJob;
 use crate::standing::Standing;
 
 /// Returns of one step.
@@ -18,26 +19,12 @@ const MOST_BYTES: usize = 4 << 20;
 impl Jobs {
     /// Judges some returns; `true` if there may be more.
     pub(super) fn judge_some(&self) -> Result<bool, JobsError> {
-        self.renew_step("judge returns", judge)
+        self.step("judge returns", judge)
     }
 
     /// Does a step of what a file of an older release lacks; `true` if there may be more.
     pub(super) fn catch_up_some(&self) -> Result<bool, JobsError> {
-        self.renew_step("complete what an older release has stored", file::catch_up)
-    }
-
-    fn renew_step(
-        &self,
-        doing: &'static str,
-        step: fn(&Transaction<'_>) -> rusqlite::Result<bool>,
-    ) -> Result<bool, JobsError> {
-        if self.kept_for().is_none() {
-            return Err(JobsError::Off);
-        }
-        if !self.has_file() {
-            return Ok(false);
-        }
-        self.write(doing, step)
+        self.step("complete what an older release has stored", file::catch_up)
     }
 }
 
@@ -60,8 +47,7 @@ fn judge(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
         bytes += load.len();
         let known = JobReturn::of(load);
         let verdict = known.verdict();
-        let is_runner =
-            standing == Standing::Master && known.is_of_runner() && known.runner_within().is_some();
+        let is_runner = standing == Standing::Master && RunnerJob::in_load(load).is_some();
         let (row, job) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
         // It knew no job of several functions by any of them.
         if known.functions.single().is_none() && is_nameless.exists([job])? {

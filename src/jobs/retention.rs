@@ -59,12 +59,21 @@ impl Jobs {
     /// Forgets some of what is too old; `true` if there may be more.
     pub fn forget_some(&self) -> Result<bool, JobsError> {
         let Some(keep) = self.kept_for() else { return Err(JobsError::Off) };
+        let keep = u64::try_from(keep.as_micros()).unwrap_or(u64::MAX);
+        let before = state::now().saturating_sub(keep);
+        self.step("forget old jobs", |tx| forget(tx, before))
+    }
+
+    /// Does a step of work on what is stored; `true` if there may be more.
+    pub(super) fn step(
+        &self,
+        doing: &'static str,
+        step: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<bool>,
+    ) -> Result<bool, JobsError> {
         if !self.has_file() {
             return Ok(false);
         }
-        let keep = u64::try_from(keep.as_micros()).unwrap_or(u64::MAX);
-        let before = state::now().saturating_sub(keep);
-        self.write("forget old jobs", |tx| forget(tx, before))
+        self.write(doing, step)
     }
 }
 

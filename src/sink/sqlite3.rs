@@ -38,7 +38,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ToSql, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, TransactionBehavior, params};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::warn;
@@ -84,7 +84,9 @@ pub(super) struct Sqlite3 {
 /// What tells a file from another one at the same path.
 type FileId = (u64, u64);
 
-/// Texts of one event while they are bound; kept for their memory.
+/// Texts of one event while they are bound; kept for their memory. A long one is kept until the batch
+/// is stored: the allocator holds what is freed for some milliseconds, and the next long text would
+/// come on top of it.
 #[derive(Default)]
 struct Scratch {
     json: Vec<u8>,
@@ -365,8 +367,8 @@ fn insert(
     let event = entry.event;
     scratch.times.set(entry.received);
     let mut statement = connection.prepare_cached(INSERT_EVENT)?;
-    bind_json(&mut statement, 2, event, &mut scratch.json)?;
     statement.raw_bind_parameter(1, event.tag())?;
+    statement.raw_bind_parameter(2, Json(event.json(&mut scratch.json)))?;
     statement.raw_bind_parameter(3, &scratch.times.utc)?;
     statement.raw_bind_parameter(4, &entry.origin.master_id)?;
     statement.raw_bind_parameter(5, event.id().to_string())?;
@@ -398,21 +400,9 @@ fn insert_job(
         return Ok(());
     };
     let mut statement = connection.prepare_cached(INSERT_JID)?;
-    bind_json(&mut statement, 2, event, &mut scratch.json)?;
     statement.raw_bind_parameter(1, jid)?;
+    statement.raw_bind_parameter(2, Json(event.json(&mut scratch.json)))?;
     statement.raw_execute().map(drop)
-}
-
-/// Binds the event's JSON. SQLite takes a copy, and a second one for the row. `scratch` is kept, even
-/// if it is long: what is freed stays with the allocator for some milliseconds, and the next long text
-/// would come on top of it.
-fn bind_json(
-    statement: &mut Statement<'_>,
-    index: usize,
-    event: &Event,
-    scratch: &mut Vec<u8>,
-) -> rusqlite::Result<()> {
-    statement.raw_bind_parameter(index, Json(event.json(scratch)))
 }
 
 fn insert_return(

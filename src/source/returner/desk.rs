@@ -331,9 +331,10 @@ fn event_of_return(body: Bytes, load: &[u8], master_id: &str) -> Bytes {
     if let Some(runner) = RunnerJob::handed_on(load, master_id) {
         return runner.event().frame().clone();
     }
-    match (as_fired(load), Event::parse(body.clone())) {
-        (Cow::Owned(fired), Ok(event)) => Event::new(event.tag(), &fired).frame().clone(),
-        _ => body,
+    let Cow::Owned(fired) = as_fired(load) else { return body };
+    match Event::parse(body.clone()) {
+        Ok(event) => Event::new(event.tag(), &fired).frame().clone(),
+        Err(_) => body,
     }
 }
 
