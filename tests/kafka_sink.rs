@@ -406,30 +406,37 @@ fn broker_killed_and_restarted_in_transactions() {
     broker_killed(", transactional: true", true);
 }
 
-/// Of three brokers the one that leads is killed while events come: another one leads.
-fn leader_moved(more: &str, is_transactional: bool) {
+/// Of three brokers the one that leads `topic` is killed while events come: another one leads.
+fn leader_moved(topic: &str, more: &str, is_transactional: bool) {
     let mut kafka = Kafka::started(3);
     kafka.create("t", 1, &[("min.insync.replicas", "2")]);
     let mut setup = Setup::start("t", &(to(&kafka.brokers(), "t") + more));
     setup.bus.send(0..500, SIZE);
     setup.wait_stored_some(100.0);
-    let leader = kafka.leader("t", 0);
+    let leader = kafka.leader(topic, 0);
     kafka.kill(leader);
     setup.bus.send(500..1000, SIZE);
     setup.wait_stored(1000);
-    assert_ne!(kafka.leader("t", 0), leader);
+    assert_ne!(kafka.leader(topic, 0), leader);
     setup.stop();
     assert_holds(&kafka, "t", 1000, is_transactional);
 }
 
 #[test]
 fn leader_moved_of_three_brokers() {
-    leader_moved("", false);
+    leader_moved("t", "", false);
 }
 
 #[test]
 fn leader_moved_of_three_brokers_in_transactions() {
-    leader_moved(&format!(", transactional: true, {IMPATIENT}"), true);
+    leader_moved("t", &format!(", transactional: true, {IMPATIENT}"), true);
+}
+
+/// It keeps the marks of batches that were committed. librdkafka may wait for ever for one that has
+/// left, which is to hold up no batch for longer than another producer needs.
+#[test]
+fn the_coordinator_of_the_marks_leaves_in_transactions() {
+    leader_moved("__consumer_offsets", &format!(", transactional: true, {IMPATIENT}"), true);
 }
 
 /// The network between saltern and the broker breaks in each way, in the middle of a batch.

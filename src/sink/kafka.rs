@@ -18,6 +18,7 @@
 //! one that is too large; what is refused alone becomes a dead letter.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -36,6 +37,7 @@ mod reports;
 mod settings;
 mod topics;
 mod transaction;
+mod unbounded_call;
 
 pub(super) use message::Format;
 use outcome::{Outcome, sink_error};
@@ -50,7 +52,7 @@ const FULL: Duration = Duration::from_millis(1);
 pub(super) struct Kafka {
     config: Config,
     context: Context,
-    producer: ThreadedProducer<Reports>,
+    producer: Arc<ThreadedProducer<Reports>>,
     topics: Topics,
     transactions: Option<Transactions>,
     counts: Counts,
@@ -101,7 +103,7 @@ impl Sink for Kafka {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        if self.transactions.as_ref().is_some_and(|t| t.leave(&self.producer)) {
+        if self.transactions.as_mut().is_some_and(|t| t.leave(&self.producer)) {
             self.counts.taken_back.add(1);
         }
     }
@@ -137,6 +139,7 @@ impl Kafka {
             }
         };
         let (config, context) = (config.clone(), context.clone());
+        let producer = Arc::new(producer);
         let counts = Counts::new(&context.name);
         Ok(Kafka { config, context, producer, topics, transactions, counts, value: Vec::new() })
     }

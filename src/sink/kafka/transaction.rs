@@ -7,6 +7,7 @@
 //! on disk that the one before was stored. A mark holds the batch's id and the places of the events
 //! that were refused: those were left out, and may not be dead letters yet.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
@@ -16,6 +17,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::outcome::{Outcome, sink_error};
 use super::reports::Reports;
+use super::unbounded_call::UnboundedCall;
 use crate::batch::BatchId;
 use crate::kafka_client::ANSWER;
 use crate::metrics::{self, Tally};
@@ -42,8 +44,10 @@ const LONGEST_NOTE: usize = 4096;
 
 /// The transactions of one writer.
 pub(super) struct Transactions {
-    group: ConsumerGroupMetadata,
+    group: Arc<ConsumerGroupMetadata>,
     notes: Notes,
+    /// Noting marks, which may not return.
+    noting: UnboundedCall,
     /// The marks that were there when we connected, or that we made since; the newest is the last.
     marks: Vec<Mark>,
     is_open: bool,
@@ -106,9 +110,9 @@ impl Transactions {
         let group = transactional_id(context);
         let notes = Notes { group, topic: topic.to_owned(), client: client.clone() };
         let consumer = notes.consumer().map_err(failed)?;
-        let group = consumer.group_metadata().ok_or(KafkaError::Canceled).map_err(failed)?;
+        let group = consumer.group_metadata().ok_or(KafkaError::Canceled).map_err(failed)?.into();
         let marks = notes.read(&consumer).map_err(failed)?;
-        Ok(Transactions { group, notes, marks, is_open: false })
+        Ok(Transactions { group, notes, noting: UnboundedCall::default(), marks, is_open: false })
     }
 
     /// The places of the events that were refused, if this batch was committed before.
@@ -127,7 +131,7 @@ impl Transactions {
     /// Commits the batch without those that were refused.
     pub(super) async fn commit(
         &mut self,
-        producer: &ThreadedProducer<Reports>,
+        producer: &Arc<ThreadedProducer<Reports>>,
         batch: BatchId,
         refused: &[usize],
     ) -> Result<(), SinkError> {
@@ -143,16 +147,16 @@ impl Transactions {
         // Without a mark the batch may be stored twice after a crash. With half of one, events that
         // were refused could be lost.
         if text.len() <= LONGEST_NOTE {
-            committed = match self.notes.offsets(Some(&text)) {
-                Ok(offsets) => {
-                    let note = || producer.send_offsets_to_transaction(&offsets, &self.group, NOTE);
-                    until_answered(note).await
-                }
-                Err(error) => Err(error),
-            };
+            committed = self.note(producer, &text).await;
         }
         if committed.is_ok() {
-            committed = until_answered(|| producer.commit_transaction(SLICE)).await;
+            let question = Question::new();
+            loop {
+                committed = blocking(|| producer.commit_transaction(SLICE));
+                if !question.is_to_be_repeated(&committed).await {
+                    break;
+                }
+            }
         }
         match committed {
             Ok(()) => {
@@ -163,6 +167,25 @@ impl Transactions {
             Err(error) => {
                 let failed = sink_error("committing a transaction", error, producer);
                 Err(failed.over_a_new_connection())
+            }
+        }
+    }
+
+    /// Notes the marks in the open transaction.
+    async fn note(
+        &mut self,
+        producer: &Arc<ThreadedProducer<Reports>>,
+        text: &str,
+    ) -> KafkaResult<()> {
+        let offsets = self.notes.offsets(Some(text))?;
+        let question = Question::new();
+        loop {
+            let (producer, group) = (Arc::clone(producer), Arc::clone(&self.group));
+            let offsets = offsets.clone();
+            let note = move || producer.send_offsets_to_transaction(&offsets, &group, NOTE);
+            let answer = self.noting.make(PATIENCE, note).await;
+            if !question.is_to_be_repeated(&answer).await {
+                return answer;
             }
         }
     }
@@ -201,7 +224,8 @@ impl Transactions {
 
     /// Takes back at once what was not committed, so that readers need not wait until the brokers
     /// give it up; whether there was anything. Blocks.
-    pub(super) fn leave(&self, producer: &ThreadedProducer<Reports>) -> bool {
+    pub(super) fn leave(&mut self, producer: &ThreadedProducer<Reports>) -> bool {
+        self.noting.wait();
         if self.is_open {
             // If it fails, the brokers give it up later, or at our next connect.
             let _ = producer.abort_transaction(SLICE);
@@ -267,16 +291,24 @@ fn text_of(marks: &[Mark]) -> String {
     marks.iter().map(Mark::text).collect::<Vec<_>>().join(";")
 }
 
-/// Asks until the coordinator has said yes or no, or has taken too long.
-async fn until_answered(mut ask: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
-    let began = Instant::now();
-    loop {
-        match blocking(&mut ask) {
-            Err(error) if is_unanswered(&error) && began.elapsed() < PATIENCE => {
-                tokio::time::sleep(AGAIN).await;
-            }
-            answer => return answer,
+/// A question that a coordinator is asked until it has said yes or no, or has taken too long.
+struct Question {
+    asked: Instant,
+}
+
+impl Question {
+    fn new() -> Self {
+        Question { asked: Instant::now() }
+    }
+
+    /// Whether this is no answer and it is early enough to ask again; waits a little before that.
+    async fn is_to_be_repeated(&self, answer: &KafkaResult<()>) -> bool {
+        let is_open = |error| is_unanswered(error) && self.asked.elapsed() < PATIENCE;
+        if !answer.as_ref().is_err_and(is_open) {
+            return false;
         }
+        tokio::time::sleep(AGAIN).await;
+        true
     }
 }
 
