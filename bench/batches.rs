@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use saltern::chunk::{Chunk, Share};
+use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
 
 use crate::traffic;

@@ -1,4 +1,5 @@
-//! What looking at bytes costs: framing, walking, finding, JSON, redaction. Throughput is in bytes of frames.
+//! What looking at bytes costs: framing, walking, finding, JSON, redaction. Throughput is in bytes
+//! of frames.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 
@@ -7,11 +8,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use saltern::codec::{json, msgpack};
 use saltern::config::Config;
 use saltern::event::Event;
-use saltern::redact::Redaction;
+use saltern::event::redact::Redaction;
 use saltern::source::framing::Framer;
-use saltern::{json, msgpack};
 
 mod payloads;
 #[path = "../load-tests/src/traffic.rs"]
@@ -106,7 +107,8 @@ fn transcoder(criterion: &mut Criterion) {
     }
 }
 
-/// Rules that find nothing, which is what most events cost; and a rule that replaces something in each.
+/// Rules that find nothing, which is what most events cost; and a rule that replaces something in
+/// each.
 fn redaction(criterion: &mut Criterion) {
     for (kind, rule) in [
         ("redact keys", r#"{"keys": ["*password*", "*token*", "pillar"]}"#),

@@ -1,13 +1,13 @@
-//! What a dead letter costs, among few and among many: to keep one, and to read those that wait to be
-//! handed over next. The times must not grow with the number of letters.
+//! What a dead letter costs, among few and among many: to keep one, and to read those that wait to
+//! be handed over next. The times must not grow with the number of letters.
 
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use saltern::batch::Entry;
-use saltern::dead_letter::{DeadLetters, Refused, Selection};
+use saltern::delivery::dead_letter::{DeadLetters, Refused, Selection};
+use saltern::event::batch::Entry;
 use saltern::event::{Authority, Event, Origin};
 use tempfile::TempDir;
 

@@ -1,5 +1,6 @@
 //! What the metrics of the estate cost: the dispatcher, which hands chunks on; the thread that
-//! counts, with a bare walk over the payloads for reference; and whoever renders. Throughput is in events, of `render` in series.
+//! counts, with a bare walk over the payloads for reference; and whoever renders. Throughput is in
+//! events, of `render` in series.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use saltern::chunk::Chunk;
+use saltern::codec::msgpack::Walker;
 use saltern::estate::{Estate, EstateConfig};
+use saltern::event::chunk::Chunk;
 use saltern::event::{Event, Origin};
-use saltern::msgpack::Walker;
 use serde_json::json;
 
 mod payloads;

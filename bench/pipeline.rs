@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use saltern::batch::BatchLimits;
-use saltern::chunk::Share;
-use saltern::dispatch::{Dispatcher, Outgoing, Sinks};
-use saltern::doorbell::{Bell, Receiver, channel};
+use saltern::event::batch::BatchLimits;
+use saltern::event::chunk::Share;
+use saltern::event::filter::{Filter, FilterConfig};
 use saltern::event::{Authority, Event};
-use saltern::filter::{Filter, FilterConfig};
+use saltern::observe::state::{SinkState, SourceState};
+use saltern::pipeline::dispatch::{Dispatcher, Outgoing, Sinks};
+use saltern::pipeline::routes::Routes;
+use saltern::queue::spill::disk::Folder;
 use saltern::queue::{Queue, SpillConfig, SpillMode};
-use saltern::routes::Routes;
 use saltern::source::Frames;
-use saltern::spill::disk::Folder;
-use saltern::state::{SinkState, SourceState};
+use saltern::sync::bell::{Bell, Receiver, channel};
 use saltern::units::ByteSize;
 
 mod batches;
@@ -113,8 +113,8 @@ fn routes(criterion: &mut Criterion) {
 /// Chunks that are dispatched, or pushed before the queue is emptied.
 const CHUNKS: usize = 50;
 
-/// The dispatcher's own thread: with one sink, with ten, with ten of which nine want nothing, and with one
-/// and twenty of ten globs each.
+/// The dispatcher's own thread: with one sink, with ten, with ten of which nine want nothing, and
+/// with one and twenty of ten globs each.
 fn dispatch(criterion: &mut Criterion) {
     let nothing = FilterConfig { tags: vec!["no/such/*".to_owned()], ..FilterConfig::default() };
     let all = FilterConfig::default();
@@ -148,7 +148,8 @@ fn dispatch(criterion: &mut Criterion) {
                             };
                             sender.send(frames).expect("there is room");
                         }
-                        // Nobody sends a change; and the dispatcher ends when nothing more can come.
+                        // Nobody sends a change; and the dispatcher ends when nothing more can
+                        // come.
                         let (_, changes) = channel(1, &Bell::default());
                         let (tap, _) = tokio::sync::broadcast::channel(1);
                         let sinks = filters.iter().enumerate();

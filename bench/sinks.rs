@@ -1,5 +1,5 @@
-//! What the sinks make of a batch: bytes for their stores, and SQLite's transaction. Throughput is in
-//! bytes of payloads, of `sqlite3` in events.
+//! What the sinks make of a batch: bytes for their stores, and SQLite's transaction. Throughput is
+//! in bytes of payloads, of `sqlite3` in events.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 
@@ -7,8 +7,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use saltern::batch::Batch;
-use saltern::line::write_text;
+use saltern::event::batch::Batch;
+use saltern::event::line::write_text;
 use saltern::sink::encoding::{Database, ENCODINGS, Encode};
 
 mod batches;

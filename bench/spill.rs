@@ -1,5 +1,6 @@
-//! What the spill costs: making a record of a share, appending it to a file, opening a spill again and
-//! reading what waits in it. Throughput is in bytes. `saltern-load spill` measures the disk besides.
+//! What the spill costs: making a record of a share, appending it to a file, opening a spill again
+//! and reading what waits in it. Throughput is in bytes. `saltern-load spill` measures the disk
+//! besides.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 
@@ -7,9 +8,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use saltern::spill::disk::Folder;
-use saltern::spill::record::Body;
-use saltern::spill::{Settings, Spill};
+use saltern::queue::spill::disk::Folder;
+use saltern::queue::spill::record::Body;
+use saltern::queue::spill::{Settings, Spill};
 use tempfile::TempDir;
 
 mod batches;

@@ -10,13 +10,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use saltern::chunk::{Chunk, Share};
+use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
-use saltern::spill::disk::Folder;
-use saltern::spill::key::Key;
-use saltern::spill::record::Body;
-use saltern::spill::scan::{Depth, Scan, scan};
-use saltern::spill::{Begun, Read, Settings, Spill};
+use saltern::queue::spill::disk::Folder;
+use saltern::queue::spill::key::Key;
+use saltern::queue::spill::record::Body;
+use saltern::queue::spill::scan::{Depth, Scan, scan};
+use saltern::queue::spill::{Begun, Read, Settings, Spill};
 
 const SETTINGS: Settings = Settings { segment_bytes: 600, max_bytes: 1 << 20, compress: false };
 

@@ -1,13 +1,13 @@
 //! What the fuzz targets check; shared with `tests/fuzz_targets.rs`.
 
 use bytes::{Bytes, BytesMut};
+use saltern::codec::json;
+use saltern::codec::lenient_json::{self, Replaced};
+use saltern::codec::msgpack::{self, Item, Malformed, Walker};
 use saltern::config::Config;
 use saltern::http;
 use saltern::import_master::{self, Master};
 use saltern::jobs::Jobs;
-use saltern::json;
-use saltern::lenient_json::{self, Replaced};
-use saltern::msgpack::{self, Item, Malformed, Walker};
 use saltern::source::framing::{Frame, FrameError, Framer};
 use saltern::source::prefixed::{PREFIX, PrefixError, Prefixed};
 use saltern::source::returner_wire;

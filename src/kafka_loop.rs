@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use crate::yaml::{Key, Node, Problem, Value};
 
-/// What both kinds say of themselves. Whatever else they say, and mistakes, are no business of this.
+/// What both kinds say of themselves. Whatever else they say, and mistakes, are no business of
+/// this.
 #[derive(Deserialize)]
 struct Entry {
     brokers: Vec<String>,

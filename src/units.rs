@@ -115,8 +115,8 @@ impl JsonSchema for ByteSize {
     }
 }
 
-/// A length of time: `"500ms"`, `"2s"`, `"5m"`, `"1h"`, `"7d"`, `"1h30m"`; a bare number is seconds. At
-/// most 3650 days.
+/// A length of time: `"500ms"`, `"2s"`, `"5m"`, `"1h"`, `"7d"`, `"1h30m"`; a bare number is
+/// seconds. At most 3650 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 

@@ -1,8 +1,9 @@
-//! The queries of `docs/clickhouse.md`, and of Grafana's dashboard, each on ClickHouse 18.16 and on the engine of 26.9 in chDB, over
-//! the events of `tests/fixtures/questions.jsonl`: they answer what the page says they answer.
+//! The queries of `docs/clickhouse.md`, and of Grafana's dashboard, each on ClickHouse 18.16 and on
+//! the engine of 26.9 in chDB, over the events of `tests/fixtures/questions.jsonl`: they answer
+//! what the page says they answer.
 //!
-//! `UPDATE_GOLDEN=1` writes the answers of the newer engine into the page; read them before you believe
-//! them.
+//! `UPDATE_GOLDEN=1` writes the answers of the newer engine into the page; read them before you
+//! believe them.
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

@@ -1,5 +1,5 @@
-//! ClickHouse's tables on real servers: ClickHouse 18.16, and the engine of 26.9 in chDB. They are made,
-//! made again, brought up to date, filled from recorded buses, and read back.
+//! ClickHouse's tables on real servers: ClickHouse 18.16, and the engine of 26.9 in chDB. They are
+//! made, made again, brought up to date, filled from recorded buses, and read back.
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

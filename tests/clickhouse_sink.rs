@@ -1,6 +1,6 @@
-//! The sink `clickhouse` against servers that fail it: real ones of release 18.16, chDB for what only
-//! newer ones can, and a stub for answers that are rare. (`tests/conformance.rs` has what every sink
-//! goes through.)
+//! The sink `clickhouse` against servers that fail it: real ones of release 18.16, chDB for what
+//! only newer ones can, and a stub for answers that are rare. (`tests/conformance.rs` has what
+//! every sink goes through.)
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -428,8 +428,8 @@ fn exceptions_behind_a_200_are_seen_of_a_stub() {
     life.daemon.stop();
 }
 
-/// A proxy in front of the server takes small bodies only: batches are halved, and a single event that
-/// is too large is a dead letter.
+/// A proxy in front of the server takes small bodies only: batches are halved, and a single event
+/// that is too large is a dead letter.
 #[test]
 fn bodies_that_are_too_large_are_halved_for_a_stub() {
     let stub = Stub::start(|target, body| match target.contains("INSERT") {

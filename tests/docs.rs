@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use saltern::estate::table::{ByMinion, ESTATE};
-use saltern::metrics::{METRICS, Metric, MetricKind};
+use saltern::observe::metrics::{METRICS, Metric, MetricKind};
 
 const HEAD: &str = "| name | type | labels | meaning |\n|---|---|---|---|\n";
 

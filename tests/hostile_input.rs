@@ -213,8 +213,8 @@ async fn what_only_begins_as_zeromq_does() {
         bus.still_works(&format!("after/zmtp/{}", garbage.len())).await;
         bus.daemon.wait_for_log("/bus: Codec Error").await;
         let counted = bus.daemon.metric("saltern_source_gaps_total").await - gaps;
-        // The two connections that turned out to be none, and the good one of the round before; which of
-        // them are counted by now depends on who was quicker.
+        // The two connections that turned out to be none, and the good one of the round before;
+        // which of them are counted by now depends on who was quicker.
         assert!((0.5..3.5).contains(&counted), "{counted} gaps");
     }
     bus.daemon.stop().await;

@@ -1,6 +1,6 @@
 //! The job cache against real masters of three releases: what it tells of a job is what Salt's own
-//! `local_cache` tells; what ran while the daemon was killed, or cut off from the bus, is in every sink
-//! afterwards, once; and the past can be imported.
+//! `local_cache` tells; what ran while the daemon was killed, or cut off from the bus, is in every
+//! sink afterwards, once; and the past can be imported.
 
 #![allow(
     clippy::unwrap_used,
@@ -302,8 +302,8 @@ fn a_cut_is_filled(version: &'static str) {
     }
 }
 
-/// What the minions returned, once the master has written it to its job cache, which it does after it
-/// has put it onto its bus.
+/// What the minions returned, once the master has written it to its job cache, which it does after
+/// it has put it onto its bus.
 fn written(salt: &mut Salt, jid: &str) -> Value {
     until("the master to have written all", PATIENCE, || {
         let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
@@ -411,8 +411,8 @@ impl Saltern {
         serde_json::from_str(&self.output(&arguments)).unwrap()
     }
 
-    /// How many events of each tag are in the file; its last line may still be being written. A batch
-    /// that was written just before the kill is there twice, line by line the same.
+    /// How many events of each tag are in the file; its last line may still be being written. A
+    /// batch that was written just before the kill is there twice, line by line the same.
     fn counted_in_file(&self) -> BTreeMap<String, usize> {
         let bytes = fs::read(self.dir.join("events")).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);

@@ -1,5 +1,5 @@
-//! The sink `kafka` and real brokers: what they hold after brokers, networks and saltern itself have
-//! failed, and what is said of it.
+//! The sink `kafka` and real brokers: what they hold after brokers, networks and saltern itself
+//! have failed, and what is said of it.
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -42,8 +42,8 @@ struct Setup {
 }
 
 impl Setup {
-    /// Starts a daemon with these settings of the sink of this name, by which brokers know who writes
-    /// transactions.
+    /// Starts a daemon with these settings of the sink of this name, by which brokers know who
+    /// writes transactions.
     fn start(name: &'static str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bus = Bus::listen(folder.path());
@@ -86,7 +86,8 @@ impl Setup {
         wait_for(&format!("`{words}` in the log"), find)
     }
 
-    /// Events that the daemon has taken since it runs: stored, or on disk. Never more than there are.
+    /// Events that the daemon has taken since it runs: stored, or on disk. Never more than there
+    /// are.
     fn on_disk(&mut self) -> f64 {
         let name = self.name;
         let stored = self.daemon().stored(name);
@@ -333,7 +334,8 @@ fn a_missing_topic_is_waited_for_if_it_may_not_be_created() {
     assert_holds(kafka, "later", 10, true);
 }
 
-/// saltern is killed again and again in mid-work: a reader of what is committed sees each event once.
+/// saltern is killed again and again in mid-work: a reader of what is committed sees each event
+/// once.
 #[test]
 fn exactly_once_over_kill_9_in_transactions() {
     let kafka = Kafka::shared();

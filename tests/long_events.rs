@@ -56,8 +56,8 @@ async fn invariant_6_control_characters_do_not_take_their_json_in_memory_in_ever
     let all = async { while daemon.metric("saltern_sink_events_total").await < 3.0 {} };
     timeout(DEADLINE, all).await.unwrap();
 
-    // The program, the frame as it is read and in the queues, and what docs/operation.md says: thrice the
-    // JSON, of one event at a time.
+    // The program, the frame as it is read and in the queues, and what docs/operation.md says:
+    // thrice the JSON, of one event at a time.
     let most = 40 * MIB + 3 * LEN + 3 * JSON;
     let peak = usize::try_from(daemon.peak_memory()).unwrap();
     assert!(peak < most, "{} MiB of at most {} MiB", peak / MIB, most / MIB);

@@ -1,4 +1,5 @@
-//! What can be seen of a running daemon: metrics of the estate, the page, and what scrapers can do to it.
+//! What can be seen of a running daemon: metrics of the estate, the page, and what scrapers can do
+//! to it.
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

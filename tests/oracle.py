@@ -3,7 +3,7 @@
 Reads payloads, each behind its length in four bytes (big-endian). For each it answers two texts in
 the same way:
 
-1. The JSON by the rules that src/json.rs states, made from what Python's msgpack and Salt's own
+1. The JSON by the rules that src/codec/json.rs states, made from what Python's msgpack and Salt's own
    decoder give, with Python's own texts of strings and numbers.
 2. What `json.dumps(value, ensure_ascii=False)` gives, where Python can encode the payload just so;
    otherwise nothing.

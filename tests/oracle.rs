@@ -2,8 +2,9 @@
 //! payloads.
 //!
 //! One Python process (that of the newest Salt of `tests/servers/install.sh`) answers for all
-//! payloads; `oracle.py` says with what. Every payload has to come out byte for byte as the rules of
-//! `saltern::json` say, and, where Python can encode it without help, as `json.dumps` writes it.
+//! payloads; `oracle.py` says with what. Every payload has to come out byte for byte as the rules
+//! of `saltern::codec::json` say, and, where Python can encode it without help, as `json.dumps`
+//! writes it.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +22,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rmpv::Value;
-use saltern::json;
+use saltern::codec::json;
 
 const GENERATED: usize = 3000;
 

@@ -1,5 +1,5 @@
-//! What `redact` names is nowhere: not in a file of any sink, not in the daemon's own files, not on a
-//! screen.
+//! What `redact` names is nowhere: not in a file of any sink, not in the daemon's own files, not on
+//! a screen.
 
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

@@ -1,5 +1,5 @@
-//! The same jobs on two real masters, of which one keeps them in Salt's own `local_cache` and the other
-//! in saltern: `salt-run jobs.*` and `ret.*` answer the same, but for ids and times.
+//! The same jobs on two real masters, of which one keeps them in Salt's own `local_cache` and the
+//! other in saltern: `salt-run jobs.*` and `ret.*` answer the same, but for ids and times.
 
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -120,8 +120,8 @@ fn with_saltern(version: &'static str) -> Answers {
 /// Arguments by which the jobs of batches are known.
 const IN_BATCH: [&str; 2] = ["one after the other", "by the command line"];
 
-/// Runs every sort of job and gives their ids, in order; those that the master makes besides are not
-/// among them.
+/// Runs every sort of job and gives their ids, in order; those that the master makes besides are
+/// not among them.
 fn run_jobs(salt: &mut Salt) -> Vec<String> {
     let first = salt.run("test.arg", &["Grüße", "1.5", "{deep: [1, null]}"]);
     let mut returns = 2;

@@ -1,8 +1,9 @@
 //! No secret leaves the process: one is planted in every option that the schema says holds one, and
 //! everything that the process shows or writes is searched for it.
 //!
-//! Each of the configurations runs. What holds a password is given a real server that refuses it, so that
-//! what the server and its client say of that is searched too; [`settings`] has what that takes.
+//! Each of the configurations runs. What holds a password is given a real server that refuses it,
+//! so that what the server and its client say of that is searched too; [`settings`] has what that
+//! takes.
 
 // Clippy's allow-…-in-tests knows the tests, but not the functions that they call.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -28,8 +29,8 @@ use kafka::{Kafka, NOBODY};
 
 const SECRET: &str = "hunter2-correct-horse";
 
-/// The options that the schema is known to have. One more is found by itself; what it needs besides is for
-/// [`settings`] to say.
+/// The options that the schema is known to have. One more is found by itself; what it needs besides
+/// is for [`settings`] to say.
 const KNOWN: [&str; 6] = [
     "http.token",
     "sinks.*.clickhouse.password",
@@ -212,8 +213,8 @@ fn find(root: &Value, schema: &Value, path: &mut Vec<String>, places: &mut Vec<V
     }
 }
 
-/// A configuration that is right, with the secret in this place. What a sink cannot store becomes dead letters,
-/// with the reason.
+/// A configuration that is right, with the secret in this place. What a sink cannot store becomes
+/// dead letters, with the reason.
 fn config_with(place: &[String], servers: &Servers, folder: &Path) -> Value {
     let mut config = json!({
         "state_dir": folder.join("state"),

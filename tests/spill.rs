@@ -8,12 +8,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use saltern::chunk::{Chunk, Share};
+use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
-use saltern::spill::disk::Folder;
-use saltern::spill::record::Body;
-use saltern::spill::scan::{Depth, scan};
-use saltern::spill::{Read, Settings, Spill};
+use saltern::queue::spill::disk::Folder;
+use saltern::queue::spill::record::Body;
+use saltern::queue::spill::scan::{Depth, scan};
+use saltern::queue::spill::{Read, Settings, Spill};
 use serde_json::{Value, json};
 
 mod numbered;
@@ -609,7 +609,7 @@ fn write_the_fixture() {
         let body = Body::encode(&share, index % 2 == 1).unwrap();
         spill.append(index as u64 * 4, &share, &body).unwrap();
     }
-    spill.note_begun(saltern::spill::Begun { first: 10, len: 7 }).unwrap();
+    spill.note_begun(saltern::queue::spill::Begun { first: 10, len: 7 }).unwrap();
     spill.acknowledge(10).unwrap();
     spill.note_acknowledged().unwrap();
 }
@@ -633,7 +633,7 @@ fn spills_of_versions_1_and_2_are_read() {
         assert_eq!((looked.events, looked.damage.len(), looked.tail_bytes), (50, 0, 0));
         let mut spill = Spill::open(folder, FIXTURE).unwrap();
         assert_eq!((spill.acknowledged(), spill.next()), (10, 60));
-        assert_eq!(spill.begun(), [saltern::spill::Begun { first: 10, len: 7 }]);
+        assert_eq!(spill.begun(), [saltern::queue::spill::Begun { first: 10, len: 7 }]);
         assert_eq!(came(&mut spill), fixture_events()[10..]);
     }
 }

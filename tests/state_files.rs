@@ -1,6 +1,6 @@
 //! Things that somebody puts in the place of the daemon's files: links to files of others, FIFOs
-//! that make whoever opens them wait, devices without an end, directories. None of it keeps the daemon from
-//! starting, and nothing elsewhere is touched.
+//! that make whoever opens them wait, devices without an end, directories. None of it keeps the
+//! daemon from starting, and nothing elsewhere is touched.
 
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

@@ -23,7 +23,8 @@ async fn publisher(endpoint: &str) -> PubSocket {
     socket
 }
 
-/// Publishes until it has arrived: a publisher keeps nothing for subscribers that are not there yet.
+/// Publishes until it has arrived: a publisher keeps nothing for subscribers that are not there
+/// yet.
 async fn publish(socket: &mut PubSocket, daemon: &Daemon, tag: &str) {
     while daemon.stored(tag) == 0 {
         socket.send(event(tag).into()).await.unwrap();

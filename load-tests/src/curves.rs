@@ -26,8 +26,8 @@ const RATES: [f64; 13] = [
 ];
 const SINKS: [usize; 6] = [1, 2, 5, 10, 20, 40];
 
-/// Measures, prints the tables and saves the plots in `folder`. A rate is offered for `seconds`, but
-/// no more than `events` events; they are also what the sinks get.
+/// Measures, prints the tables and saves the plots in `folder`. A rate is offered for `seconds`,
+/// but no more than `events` events; they are also what the sinks get.
 pub(crate) fn print(
     binary: &Path,
     folder: &Path,

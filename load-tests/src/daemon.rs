@@ -71,8 +71,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) framing: Framing,
     /// Sections of the configuration besides those that every one has: lines of YAML.
     pub(crate) sections: &'a str,
-    /// The sinks, each the inside of a map in YAML: `blackhole: {}, spill: {mode: memory}`. `FOLDER`
-    /// stands for the daemon's folder.
+    /// The sinks, each the inside of a map in YAML: `blackhole: {}, spill: {mode: memory}`.
+    /// `FOLDER` stands for the daemon's folder.
     pub(crate) sinks: &'a [String],
     /// A variable of its environment.
     pub(crate) variable: Option<(&'a str, &'a Path)>,

@@ -1,7 +1,8 @@
-//! Scenarios of faults: what becomes of the bus, of the healthy sink and of memory while something is
-//! wrong, and whether everything is stored afterwards, once and in order.
+//! Scenarios of faults: what becomes of the bus, of the healthy sink and of memory while something
+//! is wrong, and whether everything is stored afterwards, once and in order.
 //!
-//! Sink `s0` is healthy in all of them, `s1` is the one that may fail. Both have a spill (`durable`).
+//! Sink `s0` is healthy in all of them, `s1` is the one that may fail. Both have a spill
+//! (`durable`).
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -72,8 +73,8 @@ struct Watched {
 /// What may be resident in any scenario, whatever waits.
 const MOST_RESIDENT: u64 = 256 << 20;
 
-/// Plays the scenarios and prints a table; fails if one of them lost, repeated or reordered anything, took
-/// too much memory, or held the bus or the healthy sink up for a second.
+/// Plays the scenarios and prints a table; fails if one of them lost, repeated or reordered
+/// anything, took too much memory, or held the bus or the healthy sink up for a second.
 pub(crate) fn print(binary: &Path, rate: f64, seconds: u64) -> Result<(), Failure> {
     let traffic = Traffic::new(Mix::Highstates, 3000, Framing::Plain, Path::new(""))?;
     println!(

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use saltern::batch::Entry;
+use saltern::event::batch::Entry;
 use saltern::event::{Authority, Event, Origin};
 use saltern::jobs::Jobs;
 use saltern::jobs::listing::{JobOutcome, Selection};

@@ -3,8 +3,8 @@
 //!
 //! The sink is `local`, whose standard output is a pipe that is read here: a read that waits in the
 //! kernel wakes with the sink's write, where looking at a file again and again would add its own
-//! delay. Both times are of this process, so one clock is enough. An event is recognised by its jid.
-//! A second sink is down all the time.
+//! delay. Both times are of this process, so one clock is enough. An event is recognised by its
+//! jid. A second sink is down all the time.
 
 use std::path::Path;
 use std::process::ChildStdout;

@@ -3,10 +3,10 @@
 //!
 //! [`traffic`] makes the events, [`simulator`] those of a whole estate, [`bus`] serves them (with
 //! [`zmtp`], as ZeroMQ does), [`drain`] is the reference for what the machine can do at all.
-//! [`daemon`] starts a saltern as a process of its own, [`measure`] reads from `/proc` what the events
-//! cost it. [`report`] is the list of targets, [`curves`], [`latency`] and [`estate`] are measured
-//! beside it and drawn by [`plot`]; [`faults`] and [`soak`] are played on a [`stage`] and check what the
-//! stores hold ([`lines`]). [`spill`] and [`jobs`] are parts measured by themselves.
+//! [`daemon`] starts a saltern as a process of its own, [`measure`] reads from `/proc` what the
+//! events cost it. [`report`] is the list of targets, [`curves`], [`latency`] and [`estate`] are
+//! measured beside it and drawn by [`plot`]; [`faults`] and [`soak`] are played on a [`stage`] and
+//! check what the stores hold ([`lines`]). [`spill`] and [`jobs`] are parts measured by themselves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,7 +75,8 @@ enum Command {
         /// The sinks it has.
         #[arg(long, value_enum, value_delimiter = ',', default_value = "rawfile_json")]
         sinks: Vec<measure::Sink>,
-        /// Another sink in their place, as the configuration has it: `kafka: {brokers: […], topic: t}`.
+        /// Another sink in their place, as the configuration has it: `kafka: {brokers: […], topic:
+        /// t}`.
         #[arg(long)]
         sink: Option<String>,
         /// Where the sinks' events wait.
@@ -109,7 +110,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         minions: u64,
     },
-    /// Print and plot what an event costs against the rate of events and against the number of sinks.
+    /// Print and plot what an event costs against the rate of events and against the number of
+    /// sinks.
     Plot {
         /// The binary to measure.
         #[arg(long, default_value = "target/release/saltern")]
@@ -127,7 +129,8 @@ enum Command {
         #[arg(long, default_value_t = 200_000)]
         events: u64,
     },
-    /// Print and plot how long an event takes from the bus to the sink's write, another sink being down.
+    /// Print and plot how long an event takes from the bus to the sink's write, another sink being
+    /// down.
     Latency {
         /// The binary to measure.
         #[arg(long, default_value = "target/release/saltern")]
@@ -154,7 +157,8 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
-    /// Let saltern run for a while with faults; say whether it grows and whether everything is stored.
+    /// Let saltern run for a while with faults; say whether it grows and whether everything is
+    /// stored.
     Soak {
         /// The binary to try.
         #[arg(long, default_value = "target/release/saltern")]
@@ -220,7 +224,8 @@ struct Offer {
     /// Bytes of a state return's frame, about.
     #[arg(long, default_value_t = 3000)]
     size: usize,
-    /// Events a second, each in a write of its own; or `max`: large writes, as fast as they are read.
+    /// Events a second, each in a write of its own; or `max`: large writes, as fast as they are
+    /// read.
     #[arg(long, default_value = "max")]
     rate: Rate,
     /// How many events to send.

@@ -1,5 +1,5 @@
-//! Sends events to a reader of the bus that is a process of its own, and reads from `/proc` what they
-//! cost it.
+//! Sends events to a reader of the bus that is a process of its own, and reads from `/proc` what
+//! they cost it.
 //!
 //! The costs are those between the moment before the first event is sent and the moment when the
 //! last is stored: starting and ending are left out, whatever runs besides is not. The bus is this

@@ -1,9 +1,9 @@
 //! A long run with faults all the time: does memory grow, do descriptors or threads, is everything
 //! stored?
 //!
-//! Four sinks: one that is healthy and checked; a database that is locked every other second, for one
-//! minion in fifty; a ClickHouse where nobody listens, with a bounded spill; a blackhole. The master
-//! restarts once a minute. Memory, descriptors and threads are sampled every second.
+//! Four sinks: one that is healthy and checked; a database that is locked every other second, for
+//! one minion in fifty; a ClickHouse where nobody listens, with a bounded spill; a blackhole. The
+//! master restarts once a minute. Memory, descriptors and threads are sampled every second.
 
 use std::fmt::Write as _;
 use std::net::Shutdown;
@@ -128,8 +128,8 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     }
 }
 
-/// Prints the medians of the first and of the last third; 1 if the latter is larger than `factor` and
-/// `slack` allow.
+/// Prints the medians of the first and of the last third; 1 if the latter is larger than `factor`
+/// and `slack` allow.
 fn row(
     name: &str,
     samples: &[Sample],

@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use saltern::chunk::{Chunk, Share};
+use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
-use saltern::spill::disk::Folder;
-use saltern::spill::record::Body;
-use saltern::spill::{Settings, Spill};
+use saltern::queue::spill::disk::Folder;
+use saltern::queue::spill::record::Body;
+use saltern::queue::spill::{Settings, Spill};
 
 use crate::Failure;
 

@@ -1,8 +1,8 @@
-//! What the scenarios of faults and the soak are played on: stores that are checked, and a lock that
-//! makes one of them unusable.
+//! What the scenarios of faults and the soak are played on: stores that are checked, and a lock
+//! that makes one of them unusable.
 //!
-//! The checked store is the sink `local`, whose output is a pipe that is read here, event by event: half
-//! an hour of events would be 27 GB of files. The store that fails is a database of the sink
+//! The checked store is the sink `local`, whose output is a pipe that is read here, event by event:
+//! half an hour of events would be 27 GB of files. The store that fails is a database of the sink
 //! `sqlite3` which is held locked.
 
 use std::path::{Path, PathBuf};
@@ -80,7 +80,8 @@ fn wait(time: Duration, is_over: &AtomicBool) {
     }
 }
 
-/// The events in the database of a sink `sqlite3` that takes every `every`th event, from `first` on.
+/// The events in the database of a sink `sqlite3` that takes every `every`th event, from `first`
+/// on.
 pub(crate) fn stored(database: &Path, every: u64, first: u64) -> Result<Seen, Failure> {
     let connection = Connection::open(database)?;
     let mut rows = connection.prepare("SELECT tag FROM salt_events ORDER BY id")?;

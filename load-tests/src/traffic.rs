@@ -32,8 +32,8 @@ pub(crate) enum Mix {
     Pings,
     /// Returns of `state.apply`, of the size asked for.
     Highstates,
-    /// Ten pings, five state returns of the size asked for, one of 56 KB, two beacons, a new job and
-    /// an authentication.
+    /// Ten pings, five state returns of the size asked for, one of 56 KB, two beacons, a new job
+    /// and an authentication.
     Mixed,
 }
 

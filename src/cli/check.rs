@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Failure, Output, print_json, runtime};
+use crate::client::tls;
+use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError};
+use crate::files::state_dir;
 use crate::jobs::Jobs;
 use crate::sink::{Context, chain};
-use crate::state_dir;
-use crate::tls;
-use crate::visible::Visible;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.

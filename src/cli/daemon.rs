@@ -29,14 +29,14 @@ use tokio_rustls::TlsConnector;
 
 use super::tcp_listener::stranger;
 use super::{Failure, Target, demo_sign, runtime};
+use crate::client::tls::TlsConfig;
+use crate::codec::visible;
 use crate::config::{self, ConfigError, General, Http, Located};
+use crate::files::state_dir::is_taken;
 use crate::http::authorize::MEANT;
 use crate::http::{place, token};
 use crate::sink::chain;
-use crate::state_dir::is_taken;
-use crate::tls::TlsConfig;
 use crate::units::Secret;
-use crate::visible;
 
 /// How long a daemon may take to accept the connection and begin its answer.
 const ANSWER: Duration = Duration::from_secs(40);

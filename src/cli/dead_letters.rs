@@ -14,11 +14,11 @@ use serde_json::json;
 use super::daemon::{meant, state_dir_of};
 use super::spill::{rfc3339, table};
 use super::{Failure, Output, Target, look_into, print, print_json, runtime};
-use crate::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
-use crate::lenient_json;
+use crate::codec::lenient_json;
+use crate::codec::visible::{self, Visible};
+use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
+use crate::files::state_dir::is_taken;
 use crate::sink::chain;
-use crate::state_dir::is_taken;
-use crate::visible::{self, Visible};
 
 /// How long a replay may stand still before the command gives up waiting.
 const STANDSTILL: Duration = Duration::from_secs(15);

@@ -31,9 +31,9 @@ use crate::demo::Generator;
 use crate::http;
 use crate::http::place::Place;
 use crate::http::settings::HttpSocket;
-use crate::shutdown::Signals;
+use crate::observe::state::State;
+use crate::pipeline::shutdown::Signals;
 use crate::sink::chain;
-use crate::state::State;
 
 #[derive(Args)]
 pub(super) struct Demo {

@@ -16,13 +16,13 @@ use super::daemon::{Answer, Daemon, general_of, meant};
 use super::job_table::{Job, Objects, Page, heading, return_heading};
 use super::spill::table;
 use super::{Failure, Output, Target, look_into, print, print_json, run, runtime};
+use crate::codec::lenient_json;
+use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError};
+use crate::files::state_dir::is_taken;
 use crate::jobs::Jobs;
 use crate::jobs::listing::{JobOutcome, PAGE, Selection};
-use crate::lenient_json;
 use crate::sink::chain;
-use crate::state_dir::is_taken;
-use crate::visible::Visible;
 
 /// How often a watch looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -364,7 +364,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::json::MAX_DEPTH;
+    use crate::codec::json::MAX_DEPTH;
 
     fn answer(ret: &str) -> String {
         format!(

@@ -14,10 +14,10 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::codec::visible;
 use crate::config::{Config, ConfigError, DEFAULT_PATH, Log, LogFormat, LogLevel};
-use crate::fold::Fold;
-use crate::log_line::LogLine;
-use crate::visible;
+use crate::observe::log_line::LogLine;
+use crate::observe::log_repeats::Fold;
 
 mod check;
 mod completions;
@@ -148,7 +148,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints to standard output; that nobody reads it any more (`saltern schema | head`) is no failure.
+/// Prints to standard output; that nobody reads it any more (`saltern schema | head`) is no
+/// failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

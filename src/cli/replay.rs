@@ -18,7 +18,8 @@ pub(super) struct Replay {
     /// A capture of a bus, or JSON lines as `rawfile_json` writes them; `-` is standard input.
     #[arg(required_unless_present = "from_local_cache")]
     file: Option<PathBuf>,
-    /// Import the jobs in the job cache of a Salt master: `jobs` in its `cachedir`, or a copy of it.
+    /// Import the jobs in the job cache of a Salt master: `jobs` in its `cachedir`, or a copy of
+    /// it.
     #[arg(long, value_name = "DIR", conflicts_with = "file")]
     from_local_cache: Option<PathBuf>,
     /// Only jobs of which something was written within this time, such as 7d.

@@ -12,14 +12,14 @@ use tracing::{error, info};
 
 use super::{Failure, load, runtime, start_logging};
 use crate::config::Config;
+use crate::files::state_dir::{StateDir, StateDirError};
 use crate::http;
-use crate::metrics::{self, Tally};
+use crate::observe::metrics::{self, Tally};
+use crate::observe::state::State;
 use crate::pipeline::Pipeline;
-use crate::reload::ReloadError;
-use crate::shutdown::{self, Shutdown, Signals};
+use crate::pipeline::reload::ReloadError;
+use crate::pipeline::shutdown::{self, Shutdown, Signals};
 use crate::sink::{blocking, chain};
-use crate::state::State;
-use crate::state_dir::{StateDir, StateDirError};
 
 /// How long to wait for threads that still work for a store when all else has ended.
 const THREADS: Duration = Duration::from_secs(2);
@@ -233,8 +233,8 @@ async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watc
     }
 }
 
-/// As [`StateDir::take_again`]. Where another daemon has the directory this one ends at once: what it
-/// would still write would get among the other's files.
+/// As [`StateDir::take_again`]. Where another daemon has the directory this one ends at once: what
+/// it would still write would get among the other's files.
 fn take_again(state_dir: &mut StateDir) -> Result<bool, StateDirError> {
     let taken = blocking(|| state_dir.take_again());
     if let Err(error @ StateDirError::Taken { .. }) = &taken {

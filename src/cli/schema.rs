@@ -1,5 +1,5 @@
-//! `saltern schema`: the JSON Schema of the configuration, for editors and for Salt's renderers, and
-//! the tables of a store that has to have them made.
+//! `saltern schema`: the JSON Schema of the configuration, for editors and for Salt's renderers,
+//! and the tables of a store that has to have them made.
 
 use std::path::Path;
 
@@ -26,8 +26,8 @@ struct ClickHouse {
     /// Create what is missing at the servers of the sink, and print what that took.
     #[arg(long)]
     apply: bool,
-    /// The sink in the configuration whose database, `ttl` and `cluster` to take. With --apply it may
-    /// be left out if there is one sink of this kind.
+    /// The sink in the configuration whose database, `ttl` and `cluster` to take. With --apply it
+    /// may be left out if there is one sink of this kind.
     #[arg(long, value_name = "NAME")]
     sink: Option<String>,
     /// Replicated tables on every host of this cluster, and Distributed tables before them.

@@ -2,7 +2,7 @@
 //!
 //! `list` and `drop` ask the daemon if one runs, and work on the files if none does. `verify` and
 //! `export` only read the files, also while a daemon runs; what it is in the middle of is then seen
-//! half (see [`crate::spill::scan`]).
+//! half (see [`crate::queue::spill::scan`]).
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
@@ -16,16 +16,16 @@ use serde_json::json;
 
 use super::daemon::{Daemon, meant, state_dir_of};
 use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
+use crate::codec::visible::{self, Visible};
 use crate::config::{Config, ConfigError};
+use crate::files::state_dir::is_taken;
 use crate::queue::SpillConfig;
+use crate::queue::inspect::Holding;
+use crate::queue::spill::disk::Folder;
+use crate::queue::spill::scan::{Depth, Scan, Unreadable, scan};
+use crate::queue::spill::{Read, Spill};
 use crate::sink::chain;
-use crate::spill::disk::Folder;
-use crate::spill::scan::{Depth, Scan, Unreadable, scan};
-use crate::spill::{Read, Spill};
-use crate::spill_desk::Holding;
-use crate::state_dir::is_taken;
 use crate::units::{ByteSize, Span};
-use crate::visible::{self, Visible};
 
 #[derive(Args)]
 pub(super) struct Arguments {

@@ -13,8 +13,8 @@ use super::table::{self, ByMinion, Declared};
 use crate::event::job_return::Outcome;
 use crate::event::runner::RunnerJob;
 use crate::event::step::Step;
+use crate::event::trimmed::Trimmed;
 use crate::event::{Event, EventKind, Origin, is_job};
-use crate::trimmed::Trimmed;
 
 /// The salt-exporter's name for the minion of a runner.
 const MASTER: &str = "master";

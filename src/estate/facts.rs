@@ -1,8 +1,8 @@
 //! What an event says of the estate, read in one walk over its payload.
 
 use super::series::OTHER;
+use crate::codec::msgpack::{self, Item, Malformed, Walker};
 use crate::event::job_return::{JobReturn, Outcome, State, States};
-use crate::msgpack::{self, Item, Malformed, Walker};
 
 /// What the payload says, as far as it is asked for. What is missing or of another type is empty.
 #[derive(Debug, Default)]

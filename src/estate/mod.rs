@@ -15,10 +15,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::chunk::Chunk;
-use crate::metrics::{self, Tally};
-use crate::state::now;
-use crate::threads;
+use crate::event::chunk::Chunk;
+use crate::observe::metrics::{self, Tally};
+use crate::observe::state::now;
+use crate::observe::threads;
 use crate::units::{ByteSize, Span};
 use books::{Books, Bringer};
 use queue::{Entrance, Exit, queue};

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::chunk::Chunk;
-use crate::doorbell::{Bell, IDLE};
-use crate::threads;
+use crate::event::chunk::Chunk;
+use crate::observe::threads;
+use crate::sync::bell::{Bell, IDLE};
 
 /// A chunk, and whether any of its events has a trimmed value.
 pub(super) type Fed = (Arc<Chunk>, bool);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::table::{ByMinion, Declared};
-use crate::metrics::MetricKind;
+use crate::observe::metrics::MetricKind;
 
 /// What stands for values there is no room for.
 pub(super) const OTHER: &str = "other";

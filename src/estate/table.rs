@@ -3,7 +3,7 @@
 //! Those named `salt_…` up to [`MINIONS`] are salt-exporter's, under its names and labels, so that
 //! dashboards made for it go on. The label `minion` is not listed: see [`ByMinion`].
 
-use crate::metrics::{Metric, counter, gauge};
+use crate::observe::metrics::{Metric, counter, gauge};
 
 /// Whether a metric has the label `minion`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,7 +287,7 @@ pub const ESTATE: &[Declared] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::MetricKind;
+    use crate::observe::metrics::MetricKind;
 
     #[test]
     fn names_follow_the_recommendations() {

@@ -1,14 +1,14 @@
 //! A return as the master has fired it, from what it hands to its job cache a moment later.
 //!
-//! In between Salt's `fire_ret_load` looks at highstates that failed, and fires an event for each of
-//! their states. For that it writes into the states themselves: `retcode` into each of them, and
+//! In between Salt's `fire_ret_load` looks at highstates that failed, and fires an event for each
+//! of their states. For that it writes into the states themselves: `retcode` into each of them, and
 //! into those that failed `jid`, `id`, `success`, `return`, `fun`, `user` and `_stamp` as well.
 //! Without these the two are one event again, which is stored and counted once.
 
 use std::borrow::Cow;
 
 use super::job_return::JobReturn;
-use crate::msgpack::{self, MapWriter};
+use crate::codec::msgpack::{self, MapWriter};
 
 /// The functions of which Salt does so (`salt.utils.event.SUB_EVENT`).
 const MARKED: [&str; 2] = ["state.highstate", "state.sls"];

@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::msgpack::{self, Item, Malformed, Walker};
+use crate::codec::msgpack::{self, Item, Malformed, Walker};
 
 /// The outcome of a return.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

@@ -19,7 +19,7 @@ use super::job_id::is_job;
 use super::job_return::JobReturn;
 use super::step::{STAMP, Step};
 use super::{Event, EventKind};
-use crate::msgpack::{self, MapWriter};
+use crate::codec::msgpack::{self, MapWriter};
 
 /// The job of a runner or of a wheel function.
 #[derive(Debug, Clone, Copy)]

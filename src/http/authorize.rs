@@ -23,7 +23,7 @@ use tracing::warn;
 use super::Site;
 use super::seats::Seat;
 use super::settings::Http;
-use crate::hex::hex;
+use crate::codec::hex::hex;
 use crate::sink::blocking;
 use crate::units::{Secret, is_same_secret};
 

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::Site;
 use super::budget::{Budget, held};
 use super::seats::Seat;
-use crate::dispatch::Tapped;
-use crate::filter::{Filter, FilterConfig};
-use crate::line;
+use crate::event::filter::{Filter, FilterConfig};
+use crate::event::line;
+use crate::pipeline::dispatch::Tapped;
 
 /// Streams at a time.
 pub(super) const STREAMS: usize = 16;
@@ -118,7 +118,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chunk::Chunk;
+    use crate::event::chunk::Chunk;
     use crate::event::{Event, Origin};
     use tokio::sync::Semaphore;
 

@@ -19,11 +19,11 @@ use tracing::{error, info, warn};
 use super::place::Place;
 use super::settings::{Http, HttpSocket, HttpTls};
 use super::token;
+use crate::client::tls::{TlsError, server};
+use crate::files::socket_file::{Access, SocketFile};
+use crate::files::state_file;
+use crate::observe::state::State;
 use crate::sink::{blocking, chain};
-use crate::socket_file::{Access, SocketFile};
-use crate::state::State;
-use crate::state_file;
-use crate::tls::{TlsError, server};
 use crate::units::Secret;
 
 /// The reason for which the HTTP side cannot start.

@@ -31,12 +31,12 @@ use self::questions::Questions;
 use self::scrapes::{Answer, Scrapes};
 use self::seats::{Answering, Seat};
 use self::settings::Http;
-use crate::dispatch::Tapped;
 use crate::estate::Estate;
 use crate::jobs::Jobs;
-use crate::process::Process;
-use crate::spill_desk::Desks;
-use crate::state::{State, Status};
+use crate::observe::process::Process;
+use crate::observe::state::{State, Status};
+use crate::pipeline::dispatch::Tapped;
+use crate::queue::inspect::Desks;
 
 pub(crate) mod authorize;
 mod budget;
@@ -225,7 +225,7 @@ async fn page(Extract(site): Extract<Site>) -> impl IntoResponse {
 async fn metrics(Extract(site): Extract<Site>, Extension(seat): Extension<Seat>) -> Response {
     let make = || {
         site.refresh();
-        let mut text = crate::metrics::render(&site.served.metrics);
+        let mut text = crate::observe::metrics::render(&site.served.metrics);
         site.served.estate.render(&mut text);
         text
     };

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use crate::state::{LastError, SinkStatus, SourceStatus, Status};
+use crate::observe::state::{LastError, SinkStatus, SourceStatus, Status};
 use crate::units::ByteSize;
 
 const HEAD: &str = r#"<!doctype html>
@@ -195,7 +195,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::state::{SinkState, SourceState, State};
+    use crate::observe::state::{SinkState, SourceState, State};
 
     fn pages() -> (State, Arc<SourceState>, Arc<SinkState>) {
         let (source, sink) = (

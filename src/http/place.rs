@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::settings::HttpSocket;
-use crate::socket_file::fits;
+use crate::files::socket_file::fits;
 
 /// The runtime directory of the systemd unit.
 pub(crate) const SYSTEM: &str = "/run/saltern/http.sock";

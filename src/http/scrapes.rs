@@ -1,4 +1,5 @@
-//! What scrapers get: a text that is made at most ten times a second, and shared by all who read it.
+//! What scrapers get: a text that is made at most ten times a second, and shared by all who read
+//! it.
 //!
 //! Who asks when one was just made waits for the next, with all others who do: nobody gets a text
 //! that is older than the question. Who reads slowly holds a text that would else be gone; there

@@ -1,9 +1,9 @@
 //! The places for connections at one door, and who leaves when there is none for the next.
 //!
 //! Nobody waits behind clients that do nothing. When all places are taken a connection that has
-//! asked nothing yet goes first, then one that is idle, then one whose client does not read, then one
-//! without a token that asks again and again. Those that have shown no token go before those that
-//! have, and the one that has been so the longest.
+//! asked nothing yet goes first, then one that is idle, then one whose client does not read, then
+//! one without a token that asks again and again. Those that have shown no token go before those
+//! that have, and the one that has been so the longest.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a request may be on its way before its connection counts as one that asks nothing.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
-/// A client that asks again so soon after an answer has sent its requests together, as no scraper or
-/// probe does.
+/// A client that asks again so soon after an answer has sent its requests together, as no scraper
+/// or probe does.
 const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The place of one connection; a clone is the same one.

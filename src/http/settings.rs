@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::socket_file::fits_to_listen;
+use crate::files::socket_file::fits_to_listen;
 use crate::units::{Mode, Secret};
 use crate::yaml::{Node, Problem};
 

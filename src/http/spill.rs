@@ -10,8 +10,8 @@ use tracing::warn;
 
 use super::Site;
 use super::authorize::Asker;
-use crate::fold::AUDIT;
-use crate::spill_desk::{Answer, Holding};
+use crate::observe::log_repeats::AUDIT;
+use crate::queue::inspect::{Answer, Holding};
 
 /// A sink that is just being changed does not answer and is left out.
 pub(super) async fn list(Extract(site): Extract<Site>) -> Json<Vec<Holding>> {

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 
-use crate::hex::hex;
-use crate::regular_file::{self, Links};
-use crate::state_file;
+use crate::codec::hex::hex;
+use crate::files::regular_file::{self, Links};
+use crate::files::state_file;
 use crate::units::Secret;
 
 /// Bytes from the operating system's generator.

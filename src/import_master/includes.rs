@@ -12,7 +12,7 @@ use super::include_glob;
 use super::master::{Master, keys_of};
 use super::python::is_false;
 use super::salt_yaml::{self, Refusal, Room};
-use crate::regular_file;
+use crate::files::regular_file;
 use crate::yaml::{Key, Node, Problem, Value};
 
 /// The most files that are read; files that include others many times over could be without end.

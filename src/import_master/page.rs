@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use crate::visible;
+use crate::codec::visible;
 
 /// Lines of YAML.
 #[derive(Default)]

@@ -6,8 +6,8 @@ use super::master::Master;
 use super::page::quoted;
 use super::python::scalar;
 use super::shown::is_open;
+use crate::files::unit_paths;
 use crate::sink;
-use crate::unit_paths;
 use crate::units::Span;
 use crate::yaml::{Node, Value};
 

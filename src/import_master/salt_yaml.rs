@@ -11,7 +11,7 @@ use granit_parser::StructureStyle::Flow;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use super::{python, shown};
-use crate::excerpt;
+use crate::yaml::hide as excerpt;
 use crate::yaml::{Key, Node, Place, Problem, Value};
 
 /// The most values of a file, those that stand for an alias among them.

@@ -6,7 +6,7 @@
 
 use super::page::quoted;
 use super::python::{is_false, scalar};
-use crate::excerpt;
+use crate::yaml::hide as excerpt;
 use crate::yaml::{Node, Value};
 
 /// The longest value that is printed, in bytes.
@@ -105,8 +105,8 @@ fn is_plain(text: &str) -> bool {
 /// The length from which on letters and digits together are taken for a token.
 const TOKEN: usize = 16;
 
-/// True if a word in the text looks made up by a machine: a UUID, a key in base 32 or 64, a token of
-/// Slack.
+/// True if a word in the text looks made up by a machine: a UUID, a key in base 32 or 64, a token
+/// of Slack.
 fn has_token(text: &str) -> bool {
     let is_path = text.starts_with(['/', '~', '.']);
     let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '+' || c == '/' && !is_path);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::metrics::{JOB_RETURN_CONFLICTS, Tally};
+use crate::observe::metrics::{JOB_RETURN_CONFLICTS, Tally};
 
 /// How long nothing more is logged after a line.
 const QUIET: Duration = Duration::from_mins(1);

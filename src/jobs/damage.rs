@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use tracing::{error, warn};
 
 use super::load::{Load, NotALoad};
-use crate::metrics::{JOB_CACHE_LEFT_OUT, Tally};
+use crate::observe::metrics::{JOB_CACHE_LEFT_OUT, Tally};
 
 pub(super) struct Damage {
     path: PathBuf,

@@ -1,18 +1,19 @@
 //! The file of the job cache and its tables.
 //!
-//! * `jobs`, a row for each job: `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says where
-//!   it comes from; `end_time` as Salt gave it; `began`, `first_seen`, `last_seen` (microseconds
-//!   since 1970); `functions`, the number of its rows in that table; the numbers of minions that are
-//!   `expected`, have `returned`, have `failed`, and of the expected that are `missing`. `began` is
-//!   NULL in rows of an older release until it is looked up.
+//! * `jobs`, a row for each job: `jid`, `fun`, `user`; `load` (msgpack) and `rank`, which says
+//!   where it comes from; `end_time` as Salt gave it; `began`, `first_seen`, `last_seen`
+//!   (microseconds since 1970); `functions`, the number of its rows in that table; the numbers of
+//!   minions that are `expected`, have `returned`, have `failed`, and of the expected that are
+//!   `missing`. `began` is NULL in rows of an older release until it is looked up.
 //! * `functions`, a row for each function of a job of several: `job`, `place`, `fun`.
 //! * `minions`, a row for each name of a minion: `id`, `name`.
 //! * `expected`, a row for each minion that a job was meant for: `job`, `minion`.
-//! * `returns`, a row for each return: `job`, `minion`, `received`; `outcome` (1, 0, NULL if it does
-//!   not say); `trimmed`; `load` (msgpack of the whole return); `standing` (who vouches for it, see
-//!   [`crate::standing`]); `conflict` (1 if another return of this minion said something else);
-//!   `tag` (of a return whose tag contradicts it); `runner` (1 if the master itself returned it);
-//!   `test` (1 if it says what it would change; NULL in rows that an older release has judged).
+//! * `returns`, a row for each return: `job`, `minion`, `received`; `outcome` (1, 0, NULL if it
+//!   does not say); `trimmed`; `load` (msgpack of the whole return); `standing` (who vouches for
+//!   it, see [`crate::event::standing`]); `conflict` (1 if another return of this minion said
+//!   something else); `tag` (of a return whose tag contradicts it); `runner` (1 if the master
+//!   itself returned it); `test` (1 if it says what it would change; NULL in rows that an older
+//!   release has judged).
 
 use std::path::Path;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use rusqlite::{Transaction, params};
 use super::{Jobs, JobsError, file, functions};
 use crate::event::job_return::JobReturn;
 use crate::event::runner::RunnerJob;
-use crate::standing::Standing;
+use crate::event::standing::Standing;
 
 /// Returns of one step.
 const STEP: u32 = 200;

@@ -11,9 +11,9 @@ use super::load::Load;
 use super::salt::LOAD;
 use super::spool::{Spool, Spooled};
 use super::{Jobs, JobsError, functions};
+use crate::codec::{json, msgpack};
 use crate::event::job_return::{JobReturn, Outcome};
-use crate::standing::Standing;
-use crate::{json, msgpack};
+use crate::event::standing::Standing;
 
 /// Jobs on a page unless asked otherwise, and at the most.
 pub const PAGE: (u32, u32) = (50, 1000);
@@ -545,8 +545,8 @@ mod tests {
             let data = packed(&json!({"jid": jid, "fun": "test.ping", "minions": []}));
             let event = crate::event::Event::new(&format!("salt/job/{jid}/new"), &data);
             let received = u64::try_from(at(time).as_microsecond()).unwrap();
-            let entry = crate::batch::Entry::of(&event, Authority::Bus);
-            jobs.record([crate::batch::Entry { received, ..entry }].into_iter()).unwrap();
+            let entry = crate::event::batch::Entry::of(&event, Authority::Bus);
+            jobs.record([crate::event::batch::Entry { received, ..entry }].into_iter()).unwrap();
         };
         tell("20261121100000000000", "2026-11-21T10:00:00Z");
         for deploy in ["deploy-1", "deploy-2", "deploy-3"] {

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::msgpack::{self, Item, NotWhole};
+use crate::codec::msgpack::{self, Item, NotWhole};
 
 /// The bytes of one whole map. What is cut off, or has something behind it, would make every answer
 /// that holds it unreadable.

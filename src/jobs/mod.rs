@@ -30,9 +30,9 @@ use self::conflict::Conflicts;
 use self::damage::Damage;
 use self::spool::{Spool, SpoolFiles};
 use crate::event::Event;
-use crate::redact::Redaction;
-use crate::state::SinkState;
-use crate::state_file;
+use crate::event::redact::Redaction;
+use crate::files::state_file;
+use crate::observe::state::SinkState;
 use crate::units::Span;
 
 pub mod asker;

@@ -7,7 +7,7 @@
 //!   time. An event replaces an earlier one only as a part of a batch, which differs in its
 //!   minions: anybody may fire a later one. Of returns in place of a load the first stays.
 //! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as
-//!   in Salt's `local_cache`; [`crate::standing`] says it in full. Where two say different
+//!   in Salt's `local_cache`; [`crate::event::standing`] says it in full. Where two say different
 //!   things the row is marked.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
 //!   nothing to what was published.
@@ -28,14 +28,14 @@ use super::conflict::{Conflict, Odds};
 use super::damage::Damage;
 use super::load::Load;
 use super::{Jobs, JobsError, functions};
-use crate::batch::Entry;
+use crate::codec::msgpack::{self, Item, MapWriter};
+use crate::event::batch::Entry;
 use crate::event::job_return::{Functions, JobReturn, Verdict};
 use crate::event::runner::RunnerJob;
+use crate::event::standing::{self, Compared, Standing, Worth};
 use crate::event::step::Step;
 use crate::event::{Authority, Event, EventKind, is_job, return_tag};
-use crate::msgpack::{self, Item, MapWriter};
-use crate::standing::{self, Compared, Standing, Worth};
-use crate::state;
+use crate::observe::state;
 
 /// Where a job's load comes from, from worse to better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -255,9 +255,9 @@ impl Jobs {
         Ok(())
     }
 
-    /// The same as [`Jobs::save_load`] from somebody whose word is worth no more than the bus's: the
-    /// load is taken as the data of the event that the bus would have brought. A return in place of
-    /// a load is worth the least anyway.
+    /// The same as [`Jobs::save_load`] from somebody whose word is worth no more than the bus's:
+    /// the load is taken as the data of the event that the bus would have brought. A return in
+    /// place of a load is worth the least anyway.
     pub fn save_load_of_bus(
         &self,
         jid: &str,

@@ -13,8 +13,8 @@ use tracing::warn;
 
 use super::record::micros;
 use super::{Jobs, JobsError, functions};
+use crate::observe::state;
 use crate::sink::{blocking, chain};
-use crate::state;
 
 /// How often to look for old jobs.
 const LOOK: Duration = Duration::from_secs(60);
@@ -119,7 +119,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::batch::Entry;
+    use crate::event::batch::Entry;
     use crate::event::{Authority, Event};
 
     fn publish(jobs: &Jobs, jid: &str, minions: std::ops::Range<u32>, received: u64) {

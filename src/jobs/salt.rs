@@ -9,7 +9,7 @@ use super::damage::Damage;
 use super::record::Rank;
 use super::spool::{Spool, Spooled};
 use super::{Jobs, JobsError};
-use crate::msgpack::{self, Item, MapWriter};
+use crate::codec::msgpack::{self, Item, MapWriter};
 
 /// What the event of a new job says besides what was published.
 const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
@@ -349,11 +349,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::batch::Entry;
+    use crate::codec::json as json_of;
+    use crate::event::batch::Entry;
+    use crate::event::redact::{Redaction, RuleConfig, Rules};
     use crate::event::{Authority, Event};
     use crate::jobs::listing::Selection;
-    use crate::json as json_of;
-    use crate::redact::{Redaction, RuleConfig, Rules};
     use crate::yaml::Node;
 
     fn jobs() -> (tempfile::TempDir, Jobs) {

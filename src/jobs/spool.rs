@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
 
-use crate::msgpack;
-use crate::state_file;
+use crate::codec::msgpack;
+use crate::files::state_file;
 
 /// The bytes that the files of one [`SpoolFiles`] may have together.
 const FILES: u64 = 2 << 30;

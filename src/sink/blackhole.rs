@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{ConnectError, Context, Sink, SinkError};
-use crate::batch::{Batch, BatchLimits};
+use crate::event::batch::{Batch, BatchLimits};
 use crate::units::ByteSize;
 
 /// Discards every event.

@@ -1,10 +1,10 @@
-//! What the sinks make of a batch, without a store behind them, so that benches measure the code that
-//! runs. `local` writes [`crate::line`]'s text, and `blackhole` makes nothing.
+//! What the sinks make of a batch, without a store behind them, so that benches measure the code
+//! that runs. `local` writes [`crate::event::line`]'s text, and `blackhole` makes nothing.
 
 use std::path::Path;
 
 use super::{SinkError, clickhouse, kafka, sqlite3};
-use crate::batch::Batch;
+use crate::event::batch::Batch;
 
 /// Makes bytes of a batch and says how many.
 pub type Encode = fn(&Batch, &mut Vec<u8>) -> usize;
@@ -21,8 +21,8 @@ pub static ENCODINGS: &[(&str, Encode)] = &[
     ("clickhouse 26.9 RowBinary", |batch, _| clickhouse::encode(batch, (26, 9))),
 ];
 
-/// A database of the sink `sqlite3`. It makes no bytes of a batch: it binds values and SQLite makes pages
-/// of them, so what can be measured is the transaction.
+/// A database of the sink `sqlite3`. It makes no bytes of a batch: it binds values and SQLite makes
+/// pages of them, so what can be measured is the transaction.
 pub struct Database(sqlite3::Sqlite3);
 
 impl Database {

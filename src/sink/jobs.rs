@@ -1,13 +1,13 @@
 //! `job-cache`: the job cache, as far as the bus feeds it.
 //!
-//! Not for the configuration's `sinks`: it is there when `jobs` is enabled, under this name, with queue,
-//! spill and retry like any other sink. What it stores is in [`crate::jobs`].
+//! Not for the configuration's `sinks`: it is there when `jobs` is enabled, under this name, with
+//! queue, spill and retry like any other sink. What it stores is in [`crate::jobs`].
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{ConnectError, Context, Sink, SinkError, blocking};
-use crate::batch::{Batch, BatchLimits};
+use crate::event::batch::{Batch, BatchLimits};
 use crate::jobs::{Jobs, JobsError};
 use crate::units::ByteSize;
 

@@ -1,10 +1,10 @@
 //! `local`: prints each event to standard output, one line an event.
 //!
 //! `text` is for the eye: time, tag, minion, function, outcome, coloured on a terminal. `json` is
-//! the line that `rawfile_json` writes; on a terminal it has nothing in it that does not show, and of
-//! an event of more than 4 MiB only the length. A batch is one write, unless an
-//! event's JSON is long, which goes in pieces. When standard output is closed
-//! nothing can ever be printed again, so the sink parks and the daemon says so.
+//! the line that `rawfile_json` writes; on a terminal it has nothing in it that does not show, and
+//! of an event of more than 4 MiB only the length. A batch is one write, unless an event's JSON is
+//! long, which goes in pieces. When standard output is closed nothing can ever be printed again, so
+//! the sink parks and the daemon says so.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -12,10 +12,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{ConnectError, Context, Sink, SinkError, blocking};
-use crate::batch::{Batch, BatchLimits, Entry};
-use crate::line::{self, Colour};
+use crate::codec::visible;
+use crate::event::batch::{Batch, BatchLimits, Entry};
+use crate::event::line::{self, Colour};
 use crate::units::ByteSize;
-use crate::visible;
 
 /// Lines on standard output.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

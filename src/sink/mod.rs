@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::batch::{Batch, BatchLimits};
 use crate::delivery::{self, Writer};
+use crate::event::batch::{Batch, BatchLimits};
 use crate::jobs::Jobs;
 use crate::yaml::{Node, Problem};
 
@@ -55,7 +55,7 @@ pub trait Sink: Sized + Send + 'static {
     /// Batches as this store likes them.
     const BATCH: BatchLimits;
     /// Whether it never holds the JSON of a long event whole, so that it waits for no turn
-    /// ([`crate::long_json`]).
+    /// ([`crate::event::long_json`]).
     const STREAMS: bool = false;
     /// The store keeps, of two events that contradict each other, the one with more
     /// [`Authority`](crate::event::Authority). Such a sink has an event once more when the master

@@ -2,8 +2,8 @@
 //!
 //! A line is `{"tag": …, "data": …}`. The file is opened for appending and locked (flock) for each
 //! batch, so that it may be shared with Salt's own returner. A batch is stored whole: if the disk
-//! is full the part that was written is cut off again, so there is never half a line, and a half line
-//! that a crash left is cut off when the file is opened.
+//! is full the part that was written is cut off again, so there is never half a line, and a half
+//! line that a crash left is cut off when the file is opened.
 //!
 //! SIGHUP opens the file anew, for logrotate; a file that was deleted is begun anew by itself.
 //! `rotate` needs no logrotate: a file is compressed beside itself, takes its number, and only then
@@ -27,11 +27,11 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{ConnectError, Context, Sink, SinkError, blocking};
-use crate::batch::{Batch, BatchLimits};
 use crate::event::Event;
-use crate::long_json;
+use crate::event::batch::{Batch, BatchLimits};
+use crate::event::long_json;
+use crate::files::unwritable::advised;
 use crate::units::{ByteSize, Mode, Span};
-use crate::unwritable::advised;
 
 /// A file of JSON lines.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -284,8 +284,8 @@ fn cut_half_line(file: &mut File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The lines of a batch. Those that are kept for other sinks too are not copied; where some are not, all
-/// go into `own`.
+/// The lines of a batch. Those that are kept for other sinks too are not copied; where some are
+/// not, all go into `own`.
 fn lines_of<'a>(batch: &'a Batch, own: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
     own.clear();
     let shared = batch.events().map(|event| event.shared_line().map(IoSlice::new));
@@ -407,8 +407,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::chunk::{Chunk, Share};
     use crate::event::Origin;
+    use crate::event::chunk::{Chunk, Share};
     use crate::jobs::Jobs;
 
     fn config(folder: &Path, rotate: Option<Rotate>) -> Config {

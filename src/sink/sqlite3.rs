@@ -1,15 +1,15 @@
 //! `sqlite3`: events, jobs and returns in the tables of Salt's returner of that name.
 //!
-//! * `jids`, a row for each published job and each runner; the first wins: `jid`, `load` (JSON of the
-//!   event's data).
-//! * `salt_returns`, a row for each return of a minion of a job, or of a runner. One that the master
-//!   vouches for replaces one that came by the bus; of equal ones the first stays, unless it was
-//!   trimmed. Returns without a job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as Python
-//!   prints the list; NULL if it is empty); `date` (local time); `full_ret` (JSON of the return value
-//!   alone); `success` (`1`, `0`, or empty if the return does not say; of several functions `1` if
-//!   all say so); `outcome` (`worked`, `failed`, `unknown`: [`crate::event::job_return`]);
-//!   `authority` (who vouches for it: `master`, `bus`, or `contradicted` if its tag names another
-//!   job or minion than its data).
+//! * `jids`, a row for each published job and each runner; the first wins: `jid`, `load` (JSON of
+//!   the event's data).
+//! * `salt_returns`, a row for each return of a minion of a job, or of a runner. One that the
+//!   master vouches for replaces one that came by the bus; of equal ones the first stays, unless it
+//!   was trimmed. Returns without a job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as
+//!   Python prints the list; NULL if it is empty); `date` (local time); `full_ret` (JSON of the
+//!   return value alone); `success` (`1`, `0`, or empty if the return does not say; of several
+//!   functions `1` if all say so); `outcome` (`worked`, `failed`, `unknown`:
+//!   [`crate::event::job_return`]); `authority` (who vouches for it: `master`, `bus`, or
+//!   `contradicted` if its tag names another job or minion than its data).
 //! * `salt_events`, a row for each event: `id`, `tag`, `data` (JSON), `alter_time` (UTC),
 //!   `master_id`, `event_id`.
 //!
@@ -22,12 +22,14 @@
 //!
 //! The database is made if it is missing (0640), and so are tables, columns and indexes; one that
 //! Salt's returner wrote is taken as it is. It is set to write-ahead logging with `synchronous =
-//! NORMAL`: a power cut may lose the last batches, and never harms the file. A batch is one transaction.
-//! If it meets an event that a constraint or a trigger of the database refuses, it is rolled back and
-//! written again with a savepoint around each event, so that only that event is left out.
+//! NORMAL`: a power cut may lose the last batches, and never harms the file. A batch is one
+//! transaction. If it meets an event that a constraint or a trigger of the database refuses, it is
+//! rolled back and written again with a savepoint around each event, so that only that event is
+//! left out.
 //!
 //! A database that is locked, full, read-only, missing or damaged is tried again; one that was
-//! removed or replaced is noticed at the next batch. Only a file that is no database parks the sink.
+//! removed or replaced is noticed at the next batch. Only a file that is no database parks the
+//! sink.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -44,16 +46,16 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
-use crate::batch::{Batch, BatchLimits, Entry};
+use crate::codec::msgpack::{self, Item};
+use crate::codec::{json, python};
+use crate::event::batch::{Batch, BatchLimits, Entry};
 use crate::event::job_return::JobReturn;
 use crate::event::runner::RunnerJob;
+use crate::event::standing::{Standing, Worth};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
-use crate::msgpack::{self, Item};
-use crate::standing::{Standing, Worth};
+use crate::files::unwritable::{advice, advised};
 use crate::units::{ByteSize, Span};
-use crate::unwritable::{advice, advised};
-use crate::{json, python};
 
 /// An SQLite database with Salt's tables.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -62,7 +64,8 @@ pub(super) struct Config {
     /// The database file. Its directory must exist, and be writable for SQLite's `-wal` and `-shm`
     /// files.
     database: PathBuf,
-    /// How long to wait for a lock that another process holds before the batch is tried again later.
+    /// How long to wait for a lock that another process holds before the batch is tried again
+    /// later.
     #[serde(default = "default_timeout")]
     timeout: Span,
 }
@@ -84,9 +87,9 @@ pub(super) struct Sqlite3 {
 /// What tells a file from another one at the same path.
 type FileId = (u64, u64);
 
-/// Texts of one event while they are bound; kept for their memory. A long one is kept until the batch
-/// is stored: the allocator holds what is freed for some milliseconds, and the next long text would
-/// come on top of it.
+/// Texts of one event while they are bound; kept for their memory. A long one is kept until the
+/// batch is stored: the allocator holds what is freed for some milliseconds, and the next long text
+/// would come on top of it.
 #[derive(Default)]
 struct Scratch {
     json: Vec<u8>,
@@ -212,7 +215,8 @@ impl Sqlite3 {
                 Ok(()) => savepoint.commit().map_err(failed)?,
                 Err(error) if is_refusal(&error) => {
                     if savepoint.is_autocommit() {
-                        // A trigger that rolls everything back: which event it was is found by halving.
+                        // A trigger that rolls everything back: which event it was is found by
+                        // halving.
                         return Err(rejected(doing, error, Rejected::Unknown));
                     }
                     // Dropping the savepoint rolls it back.
@@ -587,7 +591,7 @@ mod tests {
     use rmpv::Value;
 
     use super::*;
-    use crate::chunk::{Chunk, Share};
+    use crate::event::chunk::{Chunk, Share};
     use crate::event::{Authority, Event, Origin};
 
     const JID: &str = "20261121233336123456";

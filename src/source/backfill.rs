@@ -1,14 +1,15 @@
-//! Filling a gap of the bus from the master's own job cache ([`crate::local_cache`]).
+//! Filling a gap of the bus from the master's own job cache
+//! ([`crate::source::local_cache::format`]).
 //!
-//! When the bus is there again, and at the start, the jobs that the master wrote meanwhile are read,
-//! and what neither the job cache nor the bus has brought is handed on as events that say
+//! When the bus is there again, and at the start, the jobs that the master wrote meanwhile are
+//! read, and what neither the job cache nor the bus has brought is handed on as events that say
 //! `_backfilled: true`. Reading goes on beside the bus and never holds it up.
 //!
-//! What must not be repeated is known in two ways. What was read before the gap is in the job cache,
-//! for which the backfill waits until it has stored it. What was read since is remembered here, by
-//! tag. The master puts a return onto its bus a moment before it writes the file, so only files that
-//! are older than the connection, or a little younger, are looked at, and these only when their
-//! events would have come: after `settle`.
+//! What must not be repeated is known in two ways. What was read before the gap is in the job
+//! cache, for which the backfill waits until it has stored it. What was read since is remembered
+//! here, by tag. The master puts a return onto its bus a moment before it writes the file, so only
+//! files that are older than the connection, or a little younger, are looked at, and these only
+//! when their events would have come: after `settle`.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -27,8 +28,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Outlet;
 use super::outstanding::Outstanding;
-use crate::local_cache::{Walk, Window};
 use crate::sink::chain;
+use crate::source::local_cache::format::{Walk, Window};
 use crate::units::Span;
 
 /// The master's job cache, to fill gaps from.
@@ -246,13 +247,13 @@ fn tag_hash(frame: &[u8]) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use crate::doorbell::{Bell, channel};
+    use crate::sync::bell::{Bell, channel};
 
     use super::*;
     use crate::event::{Authority, Origin};
     use crate::jobs::Jobs;
-    use crate::local_cache::tests::{JID, cache};
-    use crate::state::SourceState;
+    use crate::observe::state::SourceState;
+    use crate::source::local_cache::format::tests::{JID, cache};
 
     #[tokio::test]
     async fn a_gap_is_filled_with_what_did_not_come() {

@@ -18,7 +18,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::msgpack::{Item, Malformed, Skip, Walker};
+use crate::codec::msgpack::{Item, Malformed, Skip, Walker};
 
 /// What is wrong with the stream. The connection is of no more use after any of these.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -19,12 +19,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
-use crate::doorbell::Sender;
+use crate::client::backoff::Backoff;
 use crate::event::{Authority, EventId, Origin};
 use crate::jobs::Jobs;
-use crate::receipt::{Claim, Receipt};
-use crate::state::{self, SourceState};
+use crate::observe::state::{self, SourceState};
+use crate::sync::bell::Sender;
+use crate::sync::receipt::{Claim, Receipt};
 use crate::units::ByteSize;
 use crate::yaml::{Node, Problem};
 
@@ -413,10 +413,10 @@ impl<S: Source> Reader for Configured<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chunk::{Chunk, Share};
-    use crate::doorbell::{Bell, channel};
     use crate::event::Event;
+    use crate::event::chunk::{Chunk, Share};
     use crate::queue::{Queue, SpillConfig, SpillMode, WhenFull};
+    use crate::sync::bell::{Bell, channel};
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_for_the_next_try_is_cut_short_on_request() {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outlet, SourceError};
-use crate::receipt::Receipt;
+use crate::sync::receipt::Receipt;
 
 /// Bytes that may be read and not yet safe. Large enough that a sink's batch can fill.
 const OUTSTANDING: usize = 16 << 20;

@@ -6,8 +6,9 @@
 //! So the thread sleeps outside of the runtime, just before it would wait, for as long as a source
 //! [asked](ask) since it last did. With no events it does not sleep but waits, and costs nothing.
 //!
-//! The sinks say how long it may be, by how long they let a batch wait to fill: where that is a fifth of a
-//! second nobody notices a fiftieth more, and where it is nothing the thread does not sleep at all.
+//! The sinks say how long it may be, by how long they let a batch wait to fill: where that is a
+//! fifth of a second nobody notices a fiftieth more, and where it is nothing the thread does not
+//! sleep at all.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -32,8 +33,8 @@ pub(super) fn ask(wish: Duration) {
 /// The part of the shortest linger that a sleep may take.
 const PART: u32 = 10;
 
-/// A sleep that is shorter than this costs more than the wake-ups that it saves: the kernel makes it longer
-/// by a twentieth of a millisecond.
+/// A sleep that is shorter than this costs more than the wake-ups that it saves: the kernel makes
+/// it longer by a twentieth of a millisecond.
 const WORTH_IT: Duration = Duration::from_micros(200);
 
 /// The longest sleep, in microseconds.
@@ -56,8 +57,8 @@ impl Bound {
         self.0.store(micros, Ordering::Relaxed);
     }
 
-    /// Sleeps as long as was asked for since the last time, within the bound. For the sources' runtime
-    /// to call before it waits for events.
+    /// Sleeps as long as was asked for since the last time, within the bound. For the sources'
+    /// runtime to call before it waits for events.
     pub fn sleep(&self) {
         let bound = Duration::from_micros(self.0.load(Ordering::Relaxed));
         let wish = ASKED.with(Cell::take).min(bound);

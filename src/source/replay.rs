@@ -4,12 +4,12 @@
 //! its socket, in either framing ([`framing`](super::framing)). *JSON lines* are what Salt's
 //! `rawfile_json` and this program's write, `{"tag": …, "data": …}` a line. Such a line begins with
 //! a printable character, and no frame of a capture does unless it is longer than 512 MiB. In front
-//! of the first line may be blank lines and a byte order mark; a line that is no event is counted and
-//! passed over, the first one too.
+//! of the first line may be blank lines and a byte order mark; a line that is no event is counted
+//! and passed over, the first one too.
 //!
 //! JSON has less to say than msgpack: dates and bytes come back as the strings that they were
 //! written as. What a line has that is not JSON is replaced and counted
-//! ([`lenient_json`](crate::lenient_json)).
+//! ([`lenient_json`](crate::codec::lenient_json)).
 //!
 //! The file is read and cut block by block on the runtime's blocking threads, because the sources
 //! share one thread and a disk may be slow. Before each read of something that may keep a reader
@@ -39,8 +39,8 @@ use tracing::{debug, warn};
 use super::framing::{Frame, FrameError, Framer};
 use super::outstanding::Outstanding;
 use super::{Link, Outlet, Source, SourceError, written};
-use crate::lenient_json::{MARK, Replaced, without_mark};
-use crate::metrics::SOURCE_LOSSY_VALUES;
+use crate::codec::lenient_json::{MARK, Replaced, without_mark};
+use crate::observe::metrics::SOURCE_LOSSY_VALUES;
 use crate::units::ByteSize;
 
 /// A recorded bus.
@@ -319,9 +319,9 @@ impl Reader {
 
     /// Waits until a read would not.
     async fn readable(&self) -> Result<(), SourceError> {
-        // Registered anew each time, which reports what is there already: a terminal gives one
-        // line a read, and nothing would announce the lines behind it. What the deprecation is about,
-        // a descriptor closed while registered, the borrow of the file rules out.
+        // Registered anew each time, which reports what is there already: a terminal gives one line
+        // a read, and nothing would announce the lines behind it. What the deprecation is about, a
+        // descriptor closed while registered, the borrow of the file rules out.
         #[expect(deprecated, reason = "its successor is `unsafe`, which this crate forbids")]
         let registered = AsyncFd::with_interest(self.file.as_fd(), Interest::READABLE);
         let waiting = match registered {
@@ -513,15 +513,15 @@ mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
-    use crate::doorbell::{Bell, Receiver, channel};
+    use crate::sync::bell::{Bell, Receiver, channel};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::codec::json;
     use crate::event::{Authority, Event, Origin};
     use crate::jobs::Jobs;
-    use crate::json;
+    use crate::observe::state::SourceState;
     use crate::source::Frames;
-    use crate::state::SourceState;
 
     fn captures() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures")

@@ -13,13 +13,13 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
+use crate::codec::msgpack::{self, Item};
+use crate::codec::visible::capped;
 use crate::event::{Authority, Event, return_tag};
 use crate::jobs::load::Load;
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
-use crate::msgpack::{self, Item};
 use crate::sink::chain;
-use crate::visible::capped;
 
 /// The version of the protocol that the source `returner` speaks.
 pub(super) const VERSION: u64 = 2;

@@ -28,7 +28,7 @@ use super::returner::desk::{Desk, LAST_ANSWERS, Share, WAIT};
 use super::returner_wire::{Answer, Request, VERSION_OVER_ZEROMQ as VERSION, refused, wait};
 use super::{JobCache, Link, Outlet, Source, SourceError};
 use crate::event::Authority;
-use crate::socket_file::Access;
+use crate::files::socket_file::Access;
 use crate::units::ByteSize;
 
 /// Salt's `event_return`, `--return` and job cache, by an older package. Deprecated.

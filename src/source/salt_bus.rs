@@ -6,8 +6,8 @@
 //! and Salt's upgrades end connections too, it connects again for ever, and counts each gap.
 //!
 //! At a thousand events a second each event would be a wake-up of its own, which costs more than
-//! the event. After a small read the source lets its thread sleep for as long as a few events take to
-//! come ([`patience`](super::patience)), and then reads them together.
+//! the event. After a small read the source lets its thread sleep for as long as a few events take
+//! to come ([`patience`](super::patience)), and then reads them together.
 
 use std::fmt;
 use std::io;
@@ -27,8 +27,8 @@ use super::backfill::{self, Tracker};
 use super::framing::{Frame, FrameError, Framer};
 use super::zeromq::{self, Left};
 use super::{JobCache, Link, Outlet, Source, SourceError, patience};
+use crate::files::socket_file::fits;
 use crate::sink::chain;
-use crate::socket_file::fits;
 use crate::units::{ByteSize, Span};
 
 /// The event bus of a Salt master.
@@ -45,12 +45,12 @@ pub(super) struct Config {
     #[serde(default = "super::default_max_frame")]
     max_frame: ByteSize,
     /// The longest time to let events gather after a read that brought few; as long as sixteen take
-    /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each as it
-    /// comes.
+    /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each
+    /// as it comes.
     #[serde(default = "default_patience")]
     patience: Span,
-    /// Where to look for the jobs of a time in which the bus was not read. Default: nowhere. Not for
-    /// a bus that speaks ZeroMQ.
+    /// Where to look for the jobs of a time in which the bus was not read. Default: nowhere. Not
+    /// for a bus that speaks ZeroMQ.
     #[serde(default)]
     backfill: Option<backfill::Config>,
 }
@@ -176,8 +176,8 @@ enum End {
     Lost(String),
 }
 
-/// Follows the bus from connection to connection. Only waiting is cut short by `stop`: what has been
-/// read is handed on.
+/// Follows the bus from connection to connection. Only waiting is cut short by `stop`: what has
+/// been read is handed on.
 async fn follow(
     config: &Config,
     outlet: &Outlet,
@@ -254,8 +254,8 @@ const READ: usize = 256 << 10;
 /// The least room to offer the kernel.
 const ROOM: usize = 16 << 10;
 
-/// The least that a read brings when events come so fast that waiting for more would only let the socket
-/// fill.
+/// The least that a read brings when events come so fast that waiting for more would only let the
+/// socket fill.
 const MUCH: usize = 64 << 10;
 
 async fn read(

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::codec::lenient_json::{self, Replaced};
+use crate::codec::msgpack::{Item, Malformed, Walker};
 use crate::event::return_tag;
 use crate::event::runner::RunnerJob;
-use crate::lenient_json::{self, Replaced};
-use crate::msgpack::{Item, Malformed, Walker};
 
 /// Why bytes are no event.
 #[derive(Debug, Error)]

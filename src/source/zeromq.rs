@@ -7,15 +7,15 @@
 //!
 //! A publisher that goes away is connected to again, and each gap is counted: what was published
 //! meanwhile is gone, for ZeroMQ's PUB keeps nothing. The reconnecting of the `zeromq` crate is not
-//! used, because it waits up to 30 s and says nothing: a session here is one socket, which ends when
-//! its monitor reports the disconnect. Senders that push keep what they cannot send, so their coming
-//! and going is no gap.
+//! used, because it waits up to 30 s and says nothing: a session here is one socket, which ends
+//! when its monitor reports the disconnect. Senders that push keep what they cannot send, so their
+//! coming and going is no gap.
 //!
 //! ZeroMQ has no limit for the length of a message here: one over `max_frame` is counted and
-//! dropped, but only once it has been received. The `zeromq` crate has no option for it and asks the
-//! allocator for whatever length is announced. So a sender or publisher that announces a terabyte
-//! ends the process. There is no encryption either. Connect to publishers that you trust, bind only
-//! where the machine's own users can reach, and use Kafka between hosts.
+//! dropped, but only once it has been received. The `zeromq` crate has no option for it and asks
+//! the allocator for whatever length is announced. So a sender or publisher that announces a
+//! terabyte ends the process. There is no encryption either. Connect to publishers that you trust,
+//! bind only where the machine's own users can reach, and use Kafka between hosts.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -41,7 +41,7 @@ use zeromq::{
 use super::bind::{Bind, LOOK};
 use super::salt_bus::Address;
 use super::{Link, Outlet, Source, SourceError};
-use crate::socket_file::{Access, fits};
+use crate::files::socket_file::{Access, fits};
 use crate::units::ByteSize;
 
 /// The two patterns as an operator writes them.

@@ -1,5 +1,5 @@
-//! chDB, the engine of a current ClickHouse, behind an HTTP interface of ours: a test that uses it says
-//! `chdb` in its name.
+//! chDB, the engine of a current ClickHouse, behind an HTTP interface of ours: a test that uses it
+//! says `chdb` in its name.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

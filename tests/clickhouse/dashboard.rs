@@ -1,12 +1,13 @@
-//! The queries of the dashboard `salt-clickhouse`, with what Grafana and its plugin for ClickHouse put in place of
-//! macros and variables: each finds something.
+//! The queries of the dashboard `salt-clickhouse`, with what Grafana and its plugin for ClickHouse
+//! put in place of macros and variables: each finds something.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// The time that is shown: from two hours before noon of 2026-11-21 until noon, in intervals of ten minutes.
+/// The time that is shown: from two hours before noon of 2026-11-21 until noon, in intervals of ten
+/// minutes.
 const TO: u64 = 1_795_262_400;
 const FROM: u64 = TO - 7200;
 const INTERVAL: u64 = 600;

@@ -49,7 +49,8 @@ impl ClickHouse {
         ClickHouse { folder, http, native, https: None, more: String::new(), child: None }
     }
 
-    /// Lets it listen for TLS too, with the certificate `server.crt` and key `server.key` in `keys`.
+    /// Lets it listen for TLS too, with the certificate `server.crt` and key `server.key` in
+    /// `keys`.
     pub(crate) fn with_tls(mut self, keys: &Path) -> Self {
         for name in ["server.crt", "server.key"] {
             fs::copy(keys.join(name), self.folder.path().join(name)).unwrap();
@@ -114,8 +115,8 @@ impl ClickHouse {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Sets the limits of the user `saltern`, as elements of its profile (`<readonly>1</readonly>`).
-    /// A running server takes them up in some seconds.
+    /// Sets the limits of the user `saltern`, as elements of its profile
+    /// (`<readonly>1</readonly>`). A running server takes them up in some seconds.
     pub(crate) fn limit(&self, elements: &str) {
         let file = self.folder.path().join("users.xml");
         let users = format!(

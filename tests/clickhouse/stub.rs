@@ -1,5 +1,5 @@
-//! A server of ours that answers as a test tells it, for answers that a real one gives rarely. A test that
-//! uses it says `stub` in its name.
+//! A server of ours that answers as a test tells it, for answers that a real one gives rarely. A
+//! test that uses it says `stub` in its name.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

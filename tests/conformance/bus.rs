@@ -31,7 +31,8 @@ impl Bus {
         format!("sources:\n  bus: {{salt_bus: {{address: '{}'}}}}\n", self.path.display())
     }
 
-    /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and some.
+    /// Sends the events of these numbers; waits for the subscriber first. Each is `size` bytes and
+    /// some.
     pub(crate) fn send(&mut self, numbers: Range<u64>, size: usize) {
         for number in numbers {
             let data = Value::Map(vec![
@@ -64,7 +65,8 @@ impl Bus {
         stream.write_all(frames)
     }
 
-    /// Breaks the connection off, as a master that restarts does; the next subscriber is waited for.
+    /// Breaks the connection off, as a master that restarts does; the next subscriber is waited
+    /// for.
     pub(crate) fn hang_up(&mut self) {
         self.stream = None;
     }

@@ -7,7 +7,8 @@ use crate::clickhouse::ClickHouse;
 use crate::kinds::{Copies, Kind, Mend};
 
 thread_local! {
-    /// The server of the test that runs on this thread, and the test's folder. Ends with the thread.
+    /// The server of the test that runs on this thread, and the test's folder. Ends with the
+    /// thread.
     static SERVER: RefCell<Option<(PathBuf, ClickHouse)>> = const { RefCell::new(None) };
 }
 

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Nothing that these tests wait for takes this long, not even what hangs once: saltern breaks a write off
-/// after a minute (`retry.timeout`) and tries it again.
+/// Nothing that these tests wait for takes this long, not even what hangs once: saltern breaks a
+/// write off after a minute (`retry.timeout`) and tries it again.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(6);
 
-/// A stop with a `shutdown_deadline` of 3 s takes less, even on a slow, busy machine; one that waits for
-/// its store takes the minute of `retry.timeout`.
+/// A stop with a `shutdown_deadline` of 3 s takes less, even on a slow, busy machine; one that
+/// waits for its store takes the minute of `retry.timeout`.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(45);
 
 /// Waits until `look` gives something.

@@ -181,7 +181,8 @@ pub(crate) fn full(folder: &Path, pid: Option<u32>) -> Mend {
 pub(crate) fn full_with_whole_lines(folder: &Path, pid: Option<u32>) -> Mend {
     let events = inside(pid.unwrap(), folder).join("store/events");
     let mend = full(folder, pid);
-    // The file's last page still takes some lines, so a batch begins to be written and cannot be ended.
+    // The file's last page still takes some lines, so a batch begins to be written and cannot be
+    // ended.
     Box::new(move || {
         for _ in 0..200 {
             let mut file = File::open(&events).unwrap();

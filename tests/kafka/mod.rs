@@ -1,16 +1,16 @@
 //! Apache Kafka, real brokers on this machine, for a test binary or for one test.
 //!
-//! `tests/servers/install.sh` has fetched its jars; this module starts what is in there. Each node is
-//! broker and controller at once (KRaft). What one should know:
+//! `tests/servers/install.sh` has fetched its jars; this module starts what is in there. Each node
+//! is broker and controller at once (KRaft). What one should know:
 //!
-//! * A broker tells its clients where it can be reached. So it listens twice: at [`Kafka::brokers`],
-//!   and at [`Kafka::through`], where it says the address of a proxy. A secured one listens at
-//!   [`Kafka::secure`] too, with TLS and a password.
+//! * A broker tells its clients where it can be reached. So it listens twice: at
+//!   [`Kafka::brokers`], and at [`Kafka::through`], where it says the address of a proxy. A secured
+//!   one listens at [`Kafka::secure`] too, with TLS and a password.
 //! * Ports are chosen before the broker is started, so that it comes back at the same ones.
 //! * A killed broker is taken back when the controller has given up its last session; hence a short
 //!   `broker.session.timeout.ms`.
-//! * The broker that a test binary shares is a static, which is never dropped. So a shell holds each
-//!   broker on a leash: it kills it and removes its folder when the test binary is gone.
+//! * The broker that a test binary shares is a static, which is never dropped. So a shell holds
+//!   each broker on a leash: it kills it and removes its folder when the test binary is gone.
 
 #![allow(dead_code)] // Each test crate uses a part of it.
 
@@ -85,8 +85,8 @@ pub(crate) struct Message {
 }
 
 impl Kafka {
-    /// One broker for all tests of a binary, which must use topics and groups of their own and leave
-    /// it running.
+    /// One broker for all tests of a binary, which must use topics and groups of their own and
+    /// leave it running.
     pub(crate) fn shared() -> &'static Kafka {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         SHARED.get_or_init(|| Kafka::started(1))

@@ -76,7 +76,8 @@ pub(crate) fn handing_over(version: &str, dir: &Path, socket: &Path) -> String {
     )
 }
 
-/// Nothing that is waited for here takes this long: a master and its minions on a slow, busy machine.
+/// Nothing that is waited for here takes this long: a master and its minions on a slow, busy
+/// machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(6);
 
 /// Seconds that Salt's client waits for the returns of a job.
@@ -137,7 +138,8 @@ impl Drop for Group {
     }
 }
 
-/// Sends a signal to a process, or to the group of one if the id is negative; whether there was one.
+/// Sends a signal to a process, or to the group of one if the id is negative; whether there was
+/// one.
 fn signal(name: &str, id: String) -> bool {
     // The shell's own `kill`: the program of that name is not on every machine.
     let mut shell = Command::new("sh");
@@ -307,8 +309,8 @@ log_level_logfile: info
         self.dir.join("m/cache/jobs")
     }
 
-    /// Has `drive.py` do something that must succeed, and gives its answer. What hung in Salt's client
-    /// is tried once more, and may have been done twice then.
+    /// Has `drive.py` do something that must succeed, and gives its answer. What hung in Salt's
+    /// client is tried once more, and may have been done twice then.
     pub(crate) fn drive(&mut self, request: &Value) -> Value {
         let mut answer = self.ask(request);
         if answer["error"] == HUNG {

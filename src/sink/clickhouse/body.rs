@@ -1,7 +1,7 @@
 //! Rows of one table as the body of an INSERT.
 //!
-//! The caller puts the values of a row in the order of the table's columns. Text is made UTF-8: what
-//! is not becomes U+FFFD, as in [`json`].
+//! The caller puts the values of a row in the order of the table's columns. Text is made UTF-8:
+//! what is not becomes U+FFFD, as in [`json`].
 
 use std::slice;
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::server::{Features, Format};
 use super::tables::{Column, Holds, Table};
-use crate::json;
+use crate::codec::json;
 
 /// The rows of one table that a batch becomes.
 #[derive(Debug)]

@@ -48,11 +48,12 @@ impl Meaning {
             117 if text.contains("Type of ") => Meaning::Schema,
             // The limit is per insert, so fewer rows pass.
             252 if text.contains("partitions for single INSERT block") => Meaning::Rows,
-            // CANNOT_PARSE_… and other complaints about a value, violated constraints, and views that throw.
+            // CANNOT_PARSE_… and other complaints about a value, violated constraints, and views
+            // that throw.
             6 | 25 | 26 | 27 | 38 | 41 | 53 | 69 | 70 | 72 | 117 | 128 | 130 | 131 | 158 | 306
             | 307 | 321 | 349 | 376 | 395 | 407 | 441 | 469 | 675 | 676 | 691 => Meaning::Rows,
-            // NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE,
-            // UNKNOWN_DATABASE.
+            // NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER,
+            // UNKNOWN_TABLE, UNKNOWN_DATABASE.
             10 | 16 | 47 | 60 | 81 => Meaning::Schema,
             115 | 452 => Meaning::Setting,
             // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, AUTHENTICATION_FAILED.
@@ -116,8 +117,8 @@ fn code(answer: &str) -> Option<u32> {
     behind.get(..end)?.parse().ok()
 }
 
-/// The answer without what only ClickHouse's developers need. An answer may hold rows, so a long one
-/// is cut.
+/// The answer without what only ClickHouse's developers need. An answer may hold rows, so a long
+/// one is cut.
 fn readable(answer: &str) -> String {
     const MOST: usize = 300;
     let answer = answer.split(", e.what() = ").next().unwrap_or_default();

@@ -11,11 +11,11 @@ use super::body::{Insert, Row, Rows};
 use super::server::Features;
 use super::states::{self, State};
 use super::tables::{EVENTS, JOBS, RETURNS, STATES};
-use crate::batch::{Batch, Entry};
+use crate::codec::json;
+use crate::codec::msgpack::{self, Item, Walker};
+use crate::event::batch::{Batch, Entry};
 use crate::event::job_return::Outcome;
 use crate::event::{EventKind, Fields};
-use crate::json;
-use crate::msgpack::{self, Item, Walker};
 
 /// What an INSERT of such rows asks of the server: names and values of settings.
 pub(super) fn settings(features: &Features) -> &'static [(&'static str, &'static str)] {
@@ -300,7 +300,8 @@ fn boolean(value: Option<&[u8]>) -> Option<bool> {
     }
 }
 
-/// The value where it is text; nothing of nil; the JSON of anything else, such as a list of minions.
+/// The value where it is text; nothing of nil; the JSON of anything else, such as a list of
+/// minions.
 fn text<'t>(value: Option<&'t [u8]>, scratch: &'t mut Vec<u8>) -> &'t [u8] {
     match value.and_then(msgpack::scalar) {
         None | Some(Item::Nil) => b"",
@@ -354,7 +355,7 @@ mod tests {
 
     use super::super::server::Format;
     use super::*;
-    use crate::chunk::{Chunk, Share};
+    use crate::event::chunk::{Chunk, Share};
     use crate::event::{Event, Origin};
     use crate::source::framing::{Frame, Framer};
 

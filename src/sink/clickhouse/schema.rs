@@ -1,7 +1,9 @@
-//! The SQL that makes the tables of [`super::tables`], for a server of any release and for a cluster.
+//! The SQL that makes the tables of [`super::tables`], for a server of any release and for a
+//! cluster.
 //!
 //! What a server does not know yet is left out: [`notes`] says what. On a cluster the rows are in
-//! replicated tables `…_local`, and a `Distributed` table of the plain name spreads and gathers them.
+//! replicated tables `…_local`, and a `Distributed` table of the plain name spreads and gathers
+//! them.
 
 use super::server::Features;
 use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
@@ -11,7 +13,8 @@ use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
 pub(crate) struct Options {
     /// The database.
     pub(crate) database: String,
-    /// Days that rows stay, from their time on; `None` is for ever. Takes effect where a table is made.
+    /// Days that rows stay, from their time on; `None` is for ever. Takes effect where a table is
+    /// made.
     pub(crate) keep_days: Option<u64>,
     /// The cluster, as the servers' configuration names it.
     pub(crate) cluster: Option<String>,
@@ -41,9 +44,9 @@ pub(super) const VERSIONS: &str = "salt_schema";
 const LOCAL: &str = "_local";
 const VIEW: &str = "_mv";
 
-/// Everything as one script, in the order in which it can be run. It does no harm a second time, and
-/// brings the tables of an earlier version up to date where the server can be told to add a column
-/// only if it is missing.
+/// Everything as one script, in the order in which it can be run. It does no harm a second time,
+/// and brings the tables of an earlier version up to date where the server can be told to add a
+/// column only if it is missing.
 pub(crate) fn script(features: &Features, options: &Options) -> String {
     let mut script = String::new();
     for note in notes(features) {

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::body::Insert;
 use super::errors::{Meaning, Refusal};
 use super::servers::Url;
-use crate::batch::BatchId;
+use crate::event::batch::BatchId;
 use crate::sink::SinkError;
 
 /// What a server can do, told from its version.
@@ -92,7 +92,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Asks the server at `url`, to which `client` leads, for its version. `database` need not exist yet.
+    /// Asks the server at `url`, to which `client` leads, for its version. `database` need not
+    /// exist yet.
     pub(super) async fn connect(
         url: &Url,
         client: &Client,
@@ -175,7 +176,8 @@ impl Server {
         request.end().await
     }
 
-    /// Does without the setting that the refusal names from now on; `false` if it names none of ours.
+    /// Does without the setting that the refusal names from now on; `false` if it names none of
+    /// ours.
     fn leave_away(&mut self, refusal: &Refusal) -> bool {
         let token = self.features.dedup_token.then_some(TOKEN);
         let ours = self.settings.keys().map(String::as_str).chain(token);

@@ -1,4 +1,5 @@
-//! The servers of a sink, and whose turn it is: one after the other, but for those that failed lately.
+//! The servers of a sink, and whose turn it is: one after the other, but for those that failed
+//! lately.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 use tokio::time::Instant;
 
 use super::server::Server;
-use crate::backoff::Backoff;
+use crate::client::backoff::Backoff;
 
 /// How long a server that failed is left alone: from, and at the most. It has not been asked for
 /// nothing, since the batch goes to another one meanwhile.
@@ -51,8 +52,8 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// The servers at these URLs. `client` knows who we are. Which comes first is left to chance, so
-    /// that not all writers begin with the same.
+    /// The servers at these URLs. `client` knows who we are. Which comes first is left to chance,
+    /// so that not all writers begin with the same.
     pub(super) fn new(urls: &Urls, client: &Client) -> Self {
         let site = |url: &Url| Site {
             url: url.clone(),

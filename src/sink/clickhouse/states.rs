@@ -4,12 +4,12 @@
 //! state. An orchestration returns such a map for the master under `return.data`. Whatever is not
 //! of that form is no state, whichever function returned it.
 
+use crate::codec::msgpack::{self, Item};
 use crate::event::{Event, EventKind};
-use crate::msgpack::{self, Item};
 
 /// The most states of one event that get a row: several times what the largest highstates have. A
-/// row repeats the job and the minion, so a payload made to hold many small states would else become
-/// many times its size.
+/// row repeats the job and the minion, so a payload made to hold many small states would else
+/// become many times its size.
 const MAX_STATES: usize = 10_000;
 
 /// What stands between the parts of a state's key.

@@ -1,7 +1,7 @@
 //! The tables and their columns: what [`super::schema`] makes and [`super::rows`] fills.
 //!
-//! A column says what it holds; the type for that depends on what the server knows. Columns are only
-//! ever added, so that an older saltern goes on writing into newer tables.
+//! A column says what it holds; the type for that depends on what the server knows. Columns are
+//! only ever added, so that an older saltern goes on writing into newer tables.
 
 use super::server::Features;
 

@@ -7,7 +7,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::batch::Entry;
+use crate::event::batch::Entry;
 use crate::event::{EventKind, Fields};
 
 /// The name of a topic, in which `{kind}` stands for the event's kind and `{master}` for the id of

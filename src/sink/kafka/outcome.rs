@@ -4,7 +4,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{Producer, ThreadedProducer};
 
 use super::reports::{Reports, Trouble};
-use crate::kafka_client::explained;
+use crate::client::kafka::explained;
 use crate::sink::{Cause, SinkError};
 
 /// What to do about an error; of several, the first.

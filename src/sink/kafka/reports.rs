@@ -1,4 +1,5 @@
-//! What becomes of the messages of a batch: delivery reports, counted, and what brokers say besides.
+//! What becomes of the messages of a batch: delivery reports, counted, and what brokers say
+//! besides.
 //!
 //! librdkafka hands reports to a thread of the producer's own; the sink waits for the last of them.
 
@@ -11,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use tokio::sync::Notify;
 
-use crate::kafka_client;
+use crate::client::kafka as kafka_client;
 
 /// A message that was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

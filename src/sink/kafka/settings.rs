@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::message::{Format, Key, Topic};
-use crate::kafka_client::{self, Brokers, Properties, Sasl, Tls};
+use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl, Tls};
 
 /// A topic of Kafka, or several.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -103,8 +103,8 @@ pub(crate) struct Config {
     pub(super) producer: ClientConfig,
 }
 
-/// A message may be so large before it is compressed. Brokers take 1 MiB by default, compressed, and
-/// end the connection at 100 MiB.
+/// A message may be so large before it is compressed. Brokers take 1 MiB by default, compressed,
+/// and end the connection at 100 MiB.
 const LARGEST_MESSAGE: &str = "33554432";
 
 /// Kibibytes that may wait in librdkafka: some batches of the default size.

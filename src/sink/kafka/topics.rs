@@ -15,11 +15,11 @@ use tracing::info;
 use super::outcome::sink_error;
 use super::reports::Reports;
 use super::settings::Create;
-use crate::kafka_client::ANSWER;
+use crate::client::kafka::ANSWER;
 use crate::sink::SinkError;
 
-/// How long to block for what the brokers know; the engine asks again. Nothing stops us meanwhile, so
-/// it is short.
+/// How long to block for what the brokers know; the engine asks again. Nothing stops us meanwhile,
+/// so it is short.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
 
 /// How long a new topic may take to get leaders before that is asked for again.

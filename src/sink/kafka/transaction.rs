@@ -1,11 +1,11 @@
 //! A transaction a batch, and the marks by which batches are known that were committed before.
 //!
 //! The last batches that were committed are noted where transactions can note something: as the
-//! metadata of an offset, committed in the same transaction for a group that nobody reads with. So a
-//! batch that comes again because we do not know what became of it, after `kill -9` for example, is
-//! found to be there already. There may be several such batches: the next is begun before it is known
-//! on disk that the one before was stored. A mark holds the batch's id and the places of the events
-//! that were refused: those were left out, and may not be dead letters yet.
+//! metadata of an offset, committed in the same transaction for a group that nobody reads with. So
+//! a batch that comes again because we do not know what became of it, after `kill -9` for example,
+//! is found to be there already. There may be several such batches: the next is begun before it is
+//! known on disk that the one before was stored. A mark holds the batch's id and the places of the
+//! events that were refused: those were left out, and may not be dead letters yet.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,16 +18,16 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use super::outcome::{Outcome, sink_error};
 use super::reports::Reports;
 use super::unbounded_call::UnboundedCall;
-use crate::batch::BatchId;
-use crate::kafka_client::ANSWER;
-use crate::metrics::{self, Tally};
+use crate::client::kafka::ANSWER;
+use crate::event::batch::BatchId;
+use crate::observe::metrics::{self, Tally};
 use crate::sink::{Context, SinkError, blocking};
 
 /// How long to block for an answer of the transaction's coordinator before the engine may stop us.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// How long to block for a note, which librdkafka begins anew each time: brokers that look for a new
-/// coordinator need a second or two.
+/// How long to block for a note, which librdkafka begins anew each time: brokers that look for a
+/// new coordinator need a second or two.
 const NOTE: Duration = Duration::from_secs(5);
 
 /// How long to ask in all, before a new producer finds out what has become of the transaction.
@@ -200,9 +200,9 @@ impl Transactions {
     }
 
     /// What follows from our producer having lost its id to another one. Brokers take the id of
-    /// whoever leaves a transaction open for too long, too: after a cut of the network, say. So only
-    /// a mark that is not ours tells that there is another saltern; the one of us that finds it
-    /// gives in.
+    /// whoever leaves a transaction open for too long, too: after a cut of the network, say. So
+    /// only a mark that is not ours tells that there is another saltern; the one of us that finds
+    /// it gives in.
     pub(super) fn fenced(&self, batch: BatchId, failed: SinkError) -> SinkError {
         let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
         let is_ours = |marks: &[Mark]| {

@@ -1,5 +1,5 @@
-//! A worker's part in its group: what librdkafka calls back when partitions come and go, and what is
-//! committed.
+//! A worker's part in its group: what librdkafka calls back when partitions come and go, and what
+//! is committed.
 //!
 //! All of it runs on the thread that polls. Before partitions go, the worker waits for the receipts
 //! of what is in flight, so that another begins where it has ended.
@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::in_flight::{InFlight, Place};
 use super::seen::Seen;
-use crate::kafka_client::{self, explained};
+use crate::client::kafka::{self as kafka_client, explained};
 
 /// What librdkafka calls back.
 pub(super) struct Context {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::receipt::Receipt;
+use crate::sync::receipt::Receipt;
 
 /// A partition of a topic.
 pub(super) type Place = (Arc<str>, i32);
@@ -160,7 +160,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::receipt::Claim;
+    use crate::sync::receipt::Claim;
 
     fn place(partition: i32) -> Place {
         ("t".into(), partition)

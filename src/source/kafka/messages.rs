@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::in_flight::{Offsets, Place};
+use crate::codec::lenient_json::{MARK, Replaced};
 use crate::event::EventId;
-use crate::lenient_json::{MARK, Replaced};
 use crate::source::written::{self, NotAnEvent};
 
 /// What the values of messages are.

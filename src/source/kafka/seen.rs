@@ -4,7 +4,7 @@ use rdkafka::Statistics;
 use rdkafka::statistics::Partition;
 
 use super::in_flight::InFlight;
-use crate::metrics::{self, Level};
+use crate::observe::metrics::{self, Level};
 
 /// The metrics of a source that reads. They say nothing any more once it has ended.
 pub(super) struct Seen {
@@ -28,7 +28,8 @@ impl Seen {
         self.in_flight.set_count(in_flight.bytes());
     }
 
-    /// Adds up how far the partitions are behind that are read here. librdkafka tells of others too.
+    /// Adds up how far the partitions are behind that are read here. librdkafka tells of others
+    /// too.
     pub(super) fn show_lag(&self, statistics: &Statistics, in_flight: &InFlight) {
         let mut lag = 0;
         for (name, topic) in &statistics.topics {

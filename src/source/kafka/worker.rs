@@ -1,8 +1,9 @@
 //! The thread that reads from Kafka, hands on what it has read, and commits what has become safe.
 //!
 //! librdkafka calls back on the thread that polls, and a rebalance waits for receipts; so the
-//! consumer has a blocking thread of the sources' runtime to itself. When it may not read on it still
-//! polls, with its partitions paused, because a consumer that does not is thrown out of its group.
+//! consumer has a blocking thread of the sources' runtime to itself. When it may not read on it
+//! still polls, with its partitions paused, because a consumer that does not is thrown out of its
+//! group.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,11 +25,11 @@ use super::group::{Context, commit};
 use super::in_flight::{Front, Lot};
 use super::messages::{Events, Format, Gathered};
 use super::seen::Seen;
-use crate::backoff::Backoff;
+use crate::client::backoff::Backoff;
+use crate::client::kafka::{explained, not_made};
 use crate::event::{EventId, Origin};
-use crate::kafka_client::{explained, not_made};
-use crate::receipt::Receipt;
 use crate::source::{Link, Outlet, SourceError};
+use crate::sync::receipt::Receipt;
 
 /// The thread that reads.
 pub(super) struct Worker {
@@ -117,8 +118,8 @@ impl Worker {
         if self.is_up {
             self.consumer.context().bring_home(&self.consumer);
         }
-        // What is left is read again by whoever comes next; the consumer leaves its group when it is
-        // dropped, and need not wait for it once more.
+        // What is left is read again by whoever comes next; the consumer leaves its group when it
+        // is dropped, and need not wait for it once more.
         self.consumer.context().in_flight().forget();
         Ok(())
     }
@@ -236,7 +237,8 @@ impl Worker {
         }
     }
 
-    /// Leaves the group and joins it again, so that everything behind the last commit is read again.
+    /// Leaves the group and joins it again, so that everything behind the last commit is read
+    /// again.
     fn begin_again(&mut self, stop: &CancellationToken) -> Result<(), SourceError> {
         let context = self.consumer.context();
         let reason = "events were not kept by every sink that wants them, and are read again";

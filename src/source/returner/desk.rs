@@ -325,8 +325,8 @@ impl Desk {
     }
 }
 
-/// The event of a return that a master hands to its job cache: the one that its bus brings. `body` is
-/// the one that the load makes as it is.
+/// The event of a return that a master hands to its job cache: the one that its bus brings. `body`
+/// is the one that the load makes as it is.
 fn event_of_return(body: Bytes, load: &[u8], master_id: &str) -> Bytes {
     if let Some(runner) = RunnerJob::handed_on(load, master_id) {
         return runner.event().frame().clone();
@@ -359,9 +359,9 @@ pub(super) mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::doorbell::{Bell, channel};
     use crate::event::Origin;
-    use crate::state::SourceState;
+    use crate::observe::state::SourceState;
+    use crate::sync::bell::{Bell, channel};
 
     pub(in crate::source::returner) fn desk() -> Rc<Desk> {
         let (frames, _) = channel(1, &Bell::default());

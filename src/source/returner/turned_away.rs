@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::metrics::{self, Tally};
+use crate::observe::metrics::{self, Tally};
+use crate::observe::state::SourceState;
 use crate::source::returner_wire::Answer;
-use crate::state::SourceState;
 
 /// Why a client is turned away or cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,302 @@
+//! How Kafka is reached: what the source and the sink of that name have in common.
+//!
+//! librdkafka does the work. Its own settings are names and texts; what an operator writes of them
+//! is checked when the configuration is read, by asking librdkafka.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tracing::{debug, warn};
+
+use crate::files::regular_file::{self, Links};
+use crate::units::Secret;
+
+/// How long a question to the brokers may take that somebody waits for.
+pub const ANSWER: Duration = Duration::from_secs(10);
+
+/// Brokers to begin with, `HOST:PORT` each; they name the others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "Vec<String>")]
+#[schemars(with = "Vec<String>")]
+pub struct Brokers(Vec<String>);
+
+impl TryFrom<Vec<String>> for Brokers {
+    type Error = String;
+
+    fn try_from(brokers: Vec<String>) -> Result<Self, String> {
+        if brokers.is_empty() {
+            return Err("there are no brokers; write brokers: [HOST:9092]".to_owned());
+        }
+        for broker in &brokers {
+            let port = broker.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none() || broker.contains([',', '/', ' ']) {
+                return Err(format!("`{broker}` is no broker; write HOST:PORT"));
+            }
+        }
+        Ok(Brokers(brokers))
+    }
+}
+
+impl std::fmt::Display for Brokers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+/// TLS towards the brokers.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates to trust, PEM. Default: those that the system trusts.
+    #[serde(default)]
+    ca: Option<PathBuf>,
+    /// The client's own certificate, PEM, where the brokers ask for one.
+    #[serde(default)]
+    certificate: Option<PathBuf>,
+    /// The key of that certificate, PEM.
+    #[serde(default)]
+    key: Option<PathBuf>,
+    /// The password of the key.
+    #[serde(default)]
+    key_password: Option<Secret>,
+}
+
+/// Who logs in at the brokers, and how.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// How the password is shown to the broker.
+    #[serde(default)]
+    mechanism: Mechanism,
+    /// The user.
+    user: String,
+    /// The password.
+    password: Secret,
+}
+
+/// A way to show a password.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+enum Mechanism {
+    /// As it is; only with TLS.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// SCRAM with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    #[default]
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl Mechanism {
+    fn name(self) -> &'static str {
+        match self {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// Settings of librdkafka by their own names, for what saltern has no setting for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Properties(BTreeMap<String, Scalar>);
+
+/// A value as YAML may write it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Scalar {
+    Bool(bool),
+    Number(i64),
+    Text(String),
+}
+
+impl std::fmt::Display for Scalar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Scalar::Bool(value) => write!(f, "{value}"),
+            Scalar::Number(value) => write!(f, "{value}"),
+            Scalar::Text(value) => f.write_str(value),
+        }
+    }
+}
+
+/// What `brokers`, `tls` and `sasl` set.
+const CONNECTION: &[(&str, &str)] = &[
+    ("bootstrap.servers", "brokers"),
+    ("metadata.broker.list", "brokers"),
+    ("security.protocol", "tls and sasl"),
+    ("ssl.ca.location", "tls.ca"),
+    ("ssl.certificate.location", "tls.certificate"),
+    ("ssl.key.location", "tls.key"),
+    ("ssl.key.password", "tls.key_password"),
+    ("sasl.mechanism", "sasl.mechanism"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+    ("sasl.username", "sasl.user"),
+    ("sasl.password", "sasl.password"),
+];
+
+impl Properties {
+    /// Sets them, over what is set already. Refuses what librdkafka does not take, and what has a
+    /// setting of its own: `owned` is pairs of a property and what stands for it.
+    pub fn set_on(&self, config: &mut ClientConfig, owned: &[(&str, &str)]) -> Result<(), String> {
+        for (name, value) in &self.0 {
+            let other = CONNECTION.iter().chain(owned).find(|(property, _)| property == name);
+            if let Some((_, other)) = other {
+                return Err(format!("the property `{name}` cannot be set here; see {other}"));
+            }
+            config.set(name, value.to_string());
+            // At once, so that the message is about this one. The value may be a secret.
+            config.create_native_config().map_err(|error| match error {
+                KafkaError::ClientConfig(_, reason, ..) => {
+                    format!("librdkafka refuses the property `{name}`: {reason}")
+                }
+                error => format!("librdkafka refuses the property `{name}`: {error}"),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The settings that lead to these brokers.
+pub fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers.to_string());
+    config.set("client.id", "saltern");
+    // After a broker's restart its clients should be there again soon.
+    config.set("reconnect.backoff.max.ms", "2000");
+    let protocol = match (tls, sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    config.set("security.protocol", protocol);
+    if let Some(Tls { ca, certificate, key, key_password }) = tls {
+        // What the system trusts: OpenSSL is built in, and looks where it was built.
+        config.set("ssl.ca.location", "probe");
+        let files = [
+            ("ssl.ca.location", ca),
+            ("ssl.certificate.location", certificate),
+            ("ssl.key.location", key),
+        ];
+        for (property, file) in files {
+            if let Some(file) = file {
+                config.set(property, file.display().to_string());
+            }
+        }
+        if let Some(password) = key_password {
+            config.set("ssl.key.password", password.expose());
+        }
+    }
+    if let Some(Sasl { mechanism, user, password }) = sasl {
+        config.set("sasl.mechanism", mechanism.name());
+        config.set("sasl.username", user);
+        config.set("sasl.password", password.expose());
+    }
+    config
+}
+
+/// Why no client could be made of a configuration. Of a file that cannot be read librdkafka tells
+/// neither the name nor the reason.
+pub fn not_made(error: &KafkaError, config: &ClientConfig) -> String {
+    let unreadable = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"]
+        .into_iter()
+        .filter_map(|property| config.get(property).filter(|path| *path != "probe"))
+        .find_map(|path| Some(format!("reading {path}: {}", unreadable(path)?)));
+    unreadable.unwrap_or_else(|| explained(error))
+}
+
+fn unreadable(path: &str) -> Option<std::io::Error> {
+    const LONGEST: u64 = 16 << 20;
+    regular_file::read(Path::new(path), Links::Follow, LONGEST).err()
+}
+
+/// librdkafka's log lines. What they tell of errors comes as errors too, so they are details.
+pub fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            warn!(facility, line, "librdkafka says");
+        }
+        _ => debug!(facility, line, "librdkafka says"),
+    }
+}
+
+/// What an error code means, and what to do.
+pub fn explained(error: &KafkaError) -> String {
+    let advice = match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+            "; there is no such topic: create it, or correct its name"
+        }
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ) => "; the brokers' access lists do not allow it to this user",
+        Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
+            "; look at `sasl` and at the user's password"
+        }
+        Some(RDKafkaErrorCode::SSL) => "; look at `tls`",
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::Resolve,
+        ) => "; do brokers listen at `brokers`, and with TLS only if `tls` is set?",
+        _ => "",
+    };
+    format!("{error}{advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::client::kafka::*;
+
+    fn properties(json: &str) -> Result<(), String> {
+        let properties: Properties = serde_json::from_str(json).unwrap();
+        properties.set_on(&mut ClientConfig::new(), &[("group.id", "group")])
+    }
+
+    #[test]
+    fn properties_are_checked() {
+        properties(r#"{"fetch.min.bytes": 1, "check.crcs": true, "client.rack": "a"}"#).unwrap();
+        for (json, says) in [
+            (r#"{"fetch.min.byte": 1}"#, "fetch.min.byte`"),
+            (r#"{"fetch.min.bytes": "many"}"#, "fetch.min.bytes`"),
+            (r#"{"group.id": "x"}"#, "see group"),
+            (r#"{"sasl.password": "x"}"#, "see sasl.password"),
+        ] {
+            let error = properties(json).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn brokers_have_ports() {
+        let read = |json: &str| serde_json::from_str::<Brokers>(json).map_err(|e| e.to_string());
+        assert_eq!(read(r#"["a:1", "[::1]:2"]"#).unwrap().to_string(), "a:1,[::1]:2");
+        for wrong in ["[]", r#"["a"]"#, r#"["a:b"]"#, r#"["http://a:1"]"#, r#"["a:1,b:1"]"#] {
+            read(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn passwords_go_to_librdkafka_alone() {
+        let brokers = serde_json::from_str(r#"["a:1"]"#).unwrap();
+        let tls: Tls = serde_json::from_str(r#"{"ca": "/ca.pem"}"#).unwrap();
+        let sasl = r#"{"user": "u", "password": "hidden", "mechanism": "SCRAM-SHA-256"}"#;
+        let sasl: Sasl = serde_json::from_str(sasl).unwrap();
+        assert!(!format!("{sasl:?}").contains("hidden"));
+        let config = config(&brokers, Some(&tls), Some(&sasl));
+        assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));
+        assert_eq!(config.get("sasl.password"), Some("hidden"));
+    }
+}

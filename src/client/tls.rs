@@ -1,0 +1,202 @@
+//! TLS towards stores: whom to trust, and who we are. And towards clients.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyper_rustls::ConfigBuilderExt;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::files::regular_file::{self, Links};
+
+/// TLS to a store. Without any of it, the certificates that the system trusts are trusted.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TlsConfig {
+    /// A file of certificates (PEM) that are trusted instead of the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// A file with our own certificate and those that vouch for it (PEM), for servers that ask.
+    pub(crate) certificate: Option<PathBuf>,
+    /// The file with the key of `certificate` (PEM).
+    pub(crate) key: Option<PathBuf>,
+    /// Do not verify the server's certificate: whoever is in between can read and change
+    /// everything.
+    pub(crate) insecure: bool,
+}
+
+/// Why TLS cannot be set up.
+#[derive(Debug, Error)]
+pub(crate) enum TlsError {
+    /// A file cannot be read, or holds no certificate or key.
+    #[error("reading {}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: pem::Error,
+    },
+    /// A certificate is nothing to trust.
+    #[error("taking the certificates of {} as trusted", path.display())]
+    Root {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: rustls::Error,
+    },
+    /// The system's certificates cannot be read.
+    #[error("reading the certificates that the system trusts; `tls.ca` names others")]
+    System(#[source] io::Error),
+    /// Of certificate and key, one is missing.
+    #[error("`tls.certificate` and `tls.key` belong together, and one is missing")]
+    HalfIdentity,
+    /// The certificate and its key are of no use.
+    #[error("using our own certificate and key")]
+    Identity(#[source] rustls::Error),
+    /// The provider of cryptography does not offer what TLS needs.
+    #[error("setting up TLS")]
+    Provider(#[source] rustls::Error),
+}
+
+impl TlsConfig {
+    /// The configuration in the terms of rustls. Reads the files.
+    pub(crate) fn client(&self) -> Result<ClientConfig, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Provider)?;
+        let builder = match &self.ca {
+            _ if self.insecure => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+            }
+            Some(ca) => builder.with_root_certificates(roots(ca)?),
+            None => builder.with_native_roots().map_err(TlsError::System)?,
+        };
+        match (&self.certificate, &self.key) {
+            (None, None) => Ok(builder.with_no_client_auth()),
+            (Some(certificate), Some(key)) => {
+                let unreadable = |cause| TlsError::Pem { path: key.clone(), cause };
+                let key = pem_of(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem));
+                let key = key.map_err(unreadable)?;
+                let chain = certificates(certificate)?;
+                builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity)
+            }
+            _ => Err(TlsError::HalfIdentity),
+        }
+    }
+}
+
+/// Larger than what a system trusts as a whole.
+const LONGEST: u64 = 16 << 20;
+
+fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    regular_file::read(path, Links::Follow, LONGEST).map_err(pem::Error::Io)
+}
+
+/// The side of a server: the certificate of one file with the key of another.
+pub(crate) fn server(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let unreadable = |cause| TlsError::Pem { path: key.to_owned(), cause };
+    let chain = certificates(certificate)?;
+    let key =
+        pem_of(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem)).map_err(unreadable)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Provider)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Identity)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// The certificates of a file; there is at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = |pem: Vec<u8>| CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    match pem_of(path).and_then(read) {
+        Ok(found) if found.is_empty() => Err(pem::Error::NoItemsFound),
+        other => other,
+    }
+    .map_err(|cause| TlsError::Pem { path: path.to_owned(), cause })
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        let untrusted = |cause| TlsError::Root { path: path.to_owned(), cause };
+        roots.add(certificate).map_err(untrusted)?;
+    }
+    Ok(roots)
+}
+
+/// Takes any certificate (`insecure`). The handshake itself is still checked, so that a server
+/// without the certificate's key fails.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::client::tls::*;
+    use crate::sink::chain;
+
+    #[test]
+    fn what_is_wrong_with_the_files_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "").unwrap();
+        let absent = folder.path().join("absent.pem");
+        for ca in [&empty, &absent] {
+            let config = TlsConfig { ca: Some(ca.clone()), ..TlsConfig::default() };
+            let error = chain(&config.client().unwrap_err());
+            assert!(error.contains(&ca.display().to_string()), "{error}");
+        }
+        let config = TlsConfig { key: Some(empty), ..TlsConfig::default() };
+        assert!(matches!(config.client(), Err(TlsError::HalfIdentity)));
+        let config = TlsConfig { insecure: true, ..TlsConfig::default() };
+        config.client().unwrap();
+    }
+}

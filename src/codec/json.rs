@@ -1,0 +1,742 @@
+//! msgpack to JSON, total: every payload becomes one JSON value, whatever is wrong with it.
+//!
+//! The text is what Python's `json.dumps(…, ensure_ascii=False)` writes, with `": "` and `", "` as
+//! separators, because readers of Salt's tables match on it (`LIKE '%"fun": "test.ping"%'`). What
+//! Python cannot write, or writes as something that is not JSON, becomes:
+//!
+//! | payload | JSON |
+//! |---|---|
+//! | bytes, or text that is not UTF-8 | a string with U+FFFD for what is bad ([`Losses::replaced`]) |
+//! | Salt's date (ext 78) | a string, `2026-11-21T23:33:36.123456`; no fraction of zero |
+//! | msgpack's timestamp (ext -1) | a string, `2026-11-21T23:33:36.123456Z` |
+//! | any other extension | its bytes as a string |
+//! | NaN and the infinities | `null` |
+//! | a map key that is no string | the text of Python (`1`, `true`, `null`), of a map its JSON |
+//! | nesting deeper than [`MAX_DEPTH`] | `null`; counted in [`Losses::cut`] |
+//! | keys in keys deeper than [`MAX_KEY_DEPTH`] | the same |
+//! | arrays and maps as keys beyond 16 KiB of payload | the same |
+//! | bytes that end too early, or byte 0xc1 | what was there, closed properly ([`Losses::torn`]) |
+//!
+//! JSON may be many times as long as its payload: a control character takes six bytes. What would
+//! be too long to hold is handed on in pieces ([`write_in_pieces`]).
+//!
+//! Integers keep all 64 bits. Repeated map keys are all written, and readers take the last, as
+//! Python's decoder does.
+
+use std::borrow::Cow;
+
+use crate::codec::msgpack::{Item, Malformed, Walker};
+
+/// How deep arrays and maps may nest; JSON readers of the stores stop at about this depth.
+pub const MAX_DEPTH: usize = 128;
+
+/// What could not be kept when a payload became JSON, as counts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Losses {
+    /// Strings in which bytes that are not UTF-8 were replaced by U+FFFD.
+    pub replaced: u64,
+    /// Values cut because they were nested too deep.
+    pub cut: u64,
+    /// Payloads that ended early or held a byte that is not msgpack.
+    pub torn: u64,
+}
+
+impl std::ops::AddAssign for Losses {
+    fn add_assign(&mut self, other: Losses) {
+        self.replaced += other.replaced;
+        self.cut += other.cut;
+        self.torn += other.torn;
+    }
+}
+
+/// How deep arrays and maps may nest as keys of maps. The text of such a key is escaped once for
+/// each map that it is a key in, which doubles its backslashes each time: without a limit a payload
+/// of a hundred bytes could become more text than there is memory.
+pub const MAX_KEY_DEPTH: usize = 4;
+
+/// Bytes of payload that all arrays and maps that are keys of maps may take together; those for
+/// which there is no room are cut. A byte of one may become 37, of anything else eight at the most.
+pub(crate) const MAX_KEY_BYTES: usize = 16 << 10;
+
+/// The bytes from which JSON in the making is handed on, where it is not held whole.
+const PIECE: usize = 64 << 10;
+
+/// Appends the JSON of the value at the start of `payload` to `out`.
+pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
+    Writer::new(payload, out, None).write()
+}
+
+/// As [`write`], but `out` is handed to `take` and emptied whenever it has grown to some 64 KiB.
+/// What is in it at the end is the rest.
+pub fn write_in_pieces(payload: &[u8], out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) -> Losses {
+    Writer::new(payload, out, Some(take)).write()
+}
+
+/// The text that the JSON has in place of a map's key, of the key's msgpack, at this depth of
+/// arrays and maps. `None` if the key is cut or torn, so that its text would not say what it is.
+pub(crate) fn key_text(key: &[u8], depth: usize) -> Option<Cow<'_, [u8]>> {
+    let lossy = |bytes| match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    };
+    let mut text = Vec::new();
+    let mut writer = Writer::new(key, &mut text, None);
+    let item = writer.walker.item().ok()?;
+    match item {
+        Item::Str(bytes) | Item::Bin(bytes) => return Some(lossy(bytes)),
+        Item::Ext(kind, bytes) => {
+            let text = ext_text(kind, bytes).map(|text| Cow::Owned(text.into_bytes()));
+            return Some(text.unwrap_or_else(|| lossy(bytes)));
+        }
+        Item::Float(float) if !float.is_finite() => {
+            return Some(Cow::Borrowed(not_finite(float)));
+        }
+        Item::Array(_) | Item::Map(_) if !writer.has_room_for_key(item) => return None,
+        _ => {}
+    }
+    writer.key_depth = 1;
+    writer.written(item, depth).ok()?;
+    (writer.losses.cut == 0).then_some(Cow::Owned(text))
+}
+
+/// The name that a float which is no number has as a key.
+fn not_finite(float: f64) -> &'static [u8] {
+    match float {
+        f64::INFINITY => b"Infinity",
+        f64::NEG_INFINITY => b"-Infinity",
+        _ => b"NaN",
+    }
+}
+
+/// As [`write_string`], in pieces as [`write_in_pieces`] does it.
+pub fn write_string_in_pieces(
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+    take: &mut dyn FnMut(&[u8]),
+) -> bool {
+    let mut is_replaced = false;
+    out.push(b'"');
+    for chunk in bytes.utf8_chunks() {
+        for part in chunk.valid().as_bytes().chunks(PIECE) {
+            write_escaped_utf8(part, out);
+            hand_on(out, take);
+        }
+        if !chunk.invalid().is_empty() {
+            is_replaced = true;
+            out.extend_from_slice("\u{fffd}".as_bytes());
+            hand_on(out, take);
+        }
+    }
+    out.push(b'"');
+    is_replaced
+}
+
+fn hand_on(out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+    if out.len() >= PIECE {
+        take(out);
+        out.clear();
+    }
+}
+
+/// Appends `bytes` as a JSON string; `true` if bytes that are not UTF-8 had to be replaced.
+#[inline]
+pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    if let Some(word) = plain_word(bytes) {
+        append_word(quoted(word, bytes.len()), bytes.len() + 2, out);
+        return false;
+    }
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    let replaced = if is_plain(bytes) {
+        out.extend_from_slice(bytes);
+        false
+    } else {
+        write_escaped(bytes, out)
+    };
+    out.push(b'"');
+    replaced
+}
+
+/// Appends `"key": `, behind a comma unless it is the first, if that is a word; else does nothing.
+///
+/// Most keys and many values are short enough to be put together in a register and stored at once;
+/// copying them piece by piece was a fifth of the time of making JSON.
+#[inline]
+fn write_short_key(key: &[u8], is_first: bool, out: &mut Vec<u8>) -> bool {
+    const COMMA: u128 = u16::from_le_bytes(*b", ") as u128;
+    const COLON: u128 = u16::from_le_bytes(*b": ") as u128;
+    let Some(word) = plain_word(key).filter(|_| key.len() + 6 <= WORD) else { return false };
+    let len = key.len() + 4;
+    let pair = quoted(word, key.len()) | COLON << (8 * (key.len() + 2));
+    if is_first {
+        append_word(pair, len, out);
+    } else {
+        append_word(pair << 16 | COMMA, len + 2, out);
+    }
+    true
+}
+
+/// Bytes of a word, of which the lowest is the first of a text.
+const WORD: usize = 16;
+
+/// A word with quotes around its `len` bytes, which are at most [`WORD`] - 2.
+fn quoted(word: u128, len: usize) -> u128 {
+    const QUOTE: u128 = b'"' as u128;
+    word << 8 | QUOTE | QUOTE << (8 * (len + 1))
+}
+
+/// Appends the first `len` bytes of a word.
+fn append_word(word: u128, len: usize, out: &mut Vec<u8>) {
+    let end = out.len() + len;
+    out.extend_from_slice(&word.to_le_bytes());
+    out.truncate(end);
+}
+
+/// What pieces are handed to.
+type Take<'o> = &'o mut dyn FnMut(&[u8]);
+
+struct Writer<'a, 'o> {
+    walker: Walker<'a>,
+    out: &'o mut Vec<u8>,
+    losses: Losses,
+    /// How many keys that are arrays or maps the walker is in.
+    key_depth: usize,
+    /// Bytes of payload that such keys may still take.
+    key_bytes: usize,
+    /// Where `out` goes from time to time, if anywhere.
+    take: Option<Take<'o>>,
+    /// The length of `out`, and of a string, from which it does.
+    piece: usize,
+}
+
+impl<'a, 'o> Writer<'a, 'o> {
+    fn new(payload: &'a [u8], out: &'o mut Vec<u8>, take: Option<Take<'o>>) -> Self {
+        let (walker, losses) = (Walker::new(payload), Losses::default());
+        let piece = if take.is_some() { PIECE } else { usize::MAX };
+        Writer { walker, out, losses, key_depth: 0, key_bytes: MAX_KEY_BYTES, take, piece }
+    }
+
+    fn write(mut self) -> Losses {
+        // The losses say what this result says.
+        let _ = self.value(0);
+        self.losses
+    }
+
+    /// Hands on what was written, if there is enough of it, and it is not a key that is not
+    /// finished.
+    fn hand_on(&mut self) {
+        if self.out.len() >= self.piece
+            && self.key_depth == 0
+            && let Some(take) = &mut self.take
+        {
+            hand_on(self.out, &mut **take);
+        }
+    }
+
+    /// Whether there is room for an array or a map as a key, whose head was just read.
+    fn has_room_for_key(&mut self, head: Item<'_>) -> bool {
+        let before = self.walker.offset();
+        let mut walker = self.walker.clone();
+        // Where it is torn it ends with the payload.
+        let _ = walker.skip_content(head);
+        let Some(left) = self.key_bytes.checked_sub(walker.offset() - before) else { return false };
+        self.key_bytes = left;
+        true
+    }
+
+    /// Writes the next value. After an error the JSON is complete, and nothing more can be read.
+    fn value(&mut self, depth: usize) -> Result<(), Malformed> {
+        if let Some(text) = self.walker.short_text() {
+            self.string(text);
+            return Ok(());
+        }
+        let item = self.walker.item().inspect_err(|_| {
+            self.losses.torn += 1;
+            self.out.extend_from_slice(b"null");
+        })?;
+        self.written(item, depth)
+    }
+
+    fn written(&mut self, item: Item<'_>, depth: usize) -> Result<(), Malformed> {
+        match item {
+            Item::Str(bytes) | Item::Bin(bytes) => self.string(bytes),
+            Item::Array(_) | Item::Map(_)
+                if depth >= MAX_DEPTH || self.key_depth > MAX_KEY_DEPTH =>
+            {
+                self.losses.cut += 1;
+                self.out.extend_from_slice(b"null");
+                let skipped = self.walker.skip_content(item);
+                return skipped.inspect_err(|_| self.losses.torn += 1);
+            }
+            Item::Array(len) => return self.array(len, depth + 1),
+            Item::Map(len) => return self.map(len, depth + 1),
+            Item::Bool(true) => self.out.extend_from_slice(b"true"),
+            Item::Bool(false) => self.out.extend_from_slice(b"false"),
+            Item::Int(int) => self.number(int),
+            Item::Uint(int) => self.number(int),
+            Item::Float(float) if float.is_finite() => write_float(float, self.out),
+            Item::Float(_) | Item::Nil => self.out.extend_from_slice(b"null"),
+            Item::Ext(kind, bytes) => match ext_text(kind, bytes) {
+                Some(text) => self.string(text.as_bytes()),
+                None => self.string(bytes),
+            },
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, len: u32, depth: usize) -> Result<(), Malformed> {
+        self.out.push(b'[');
+        let mut result = Ok(());
+        for index in 0..len {
+            self.separator(index == 0);
+            result = self.value(depth);
+            if result.is_err() {
+                break;
+            }
+            self.hand_on();
+        }
+        self.out.push(b']');
+        result
+    }
+
+    fn map(&mut self, len: u32, depth: usize) -> Result<(), Malformed> {
+        self.out.push(b'{');
+        let mut result = Ok(());
+        for index in 0..len {
+            result = self.pair(index == 0, depth);
+            if result.is_err() {
+                break;
+            }
+            self.hand_on();
+        }
+        self.out.push(b'}');
+        result
+    }
+
+    fn pair(&mut self, is_first: bool, depth: usize) -> Result<(), Malformed> {
+        if let Some(key) = self.walker.short_text() {
+            if !write_short_key(key, is_first, self.out) {
+                self.separator(is_first);
+                self.string(key);
+                self.out.extend_from_slice(b": ");
+            }
+            return self.value(depth);
+        }
+        let key = self.walker.item().inspect_err(|_| self.losses.torn += 1)?;
+        self.separator(is_first);
+        let result = self.key(key, depth);
+        self.out.extend_from_slice(b": ");
+        if result.is_err() {
+            self.out.extend_from_slice(b"null");
+            return result;
+        }
+        self.value(depth)
+    }
+
+    fn separator(&mut self, is_first: bool) {
+        if !is_first {
+            self.out.extend_from_slice(b", ");
+        }
+    }
+
+    fn key(&mut self, key: Item<'_>, depth: usize) -> Result<(), Malformed> {
+        let text: &[u8] = match key {
+            Item::Str(bytes) | Item::Bin(bytes) => {
+                self.string(bytes);
+                return Ok(());
+            }
+            Item::Float(float) if !float.is_finite() => not_finite(float),
+            Item::Ext(..) => return self.written(key, depth),
+            Item::Array(_) | Item::Map(_) if self.key_depth == 0 && !self.has_room_for_key(key) => {
+                self.losses.cut += 1;
+                self.string(b"null");
+                let skipped = self.walker.skip_content(key);
+                return skipped.inspect_err(|_| self.losses.torn += 1);
+            }
+            scalar_or_container => {
+                let start = self.out.len();
+                self.key_depth += 1;
+                let result = self.written(scalar_or_container, depth);
+                self.key_depth -= 1;
+                let json = self.out.split_off(start);
+                write_string(&json, self.out);
+                return result;
+            }
+        };
+        self.string(text);
+        Ok(())
+    }
+
+    fn string(&mut self, bytes: &[u8]) {
+        let is_replaced = match &mut self.take {
+            Some(take) if bytes.len() > self.piece && self.key_depth == 0 => {
+                write_string_in_pieces(bytes, self.out, &mut **take)
+            }
+            _ => write_string(bytes, self.out),
+        };
+        if is_replaced {
+            self.losses.replaced += 1;
+        }
+    }
+
+    fn number(&mut self, int: impl itoa::Integer) {
+        self.out.extend_from_slice(itoa::Buffer::new().format(int).as_bytes());
+    }
+}
+
+/// Whether the bytes, which are no [`plain_word`], are ASCII without anything that JSON escapes.
+/// Sixteen at once, which the compiler makes a vector of.
+#[inline]
+fn is_plain(bytes: &[u8]) -> bool {
+    let is_special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
+    let any_special =
+        |block: &[u8; 16]| block.iter().fold(false, |any, byte| any | is_special(*byte));
+    if let Some(last) = bytes.last_chunk::<16>() {
+        let (blocks, _) = bytes.as_chunks::<16>();
+        return !blocks.iter().any(any_special) && !any_special(last);
+    }
+    bytes.len() + 2 > WORD && !bytes.iter().any(|byte| is_special(*byte))
+}
+
+/// The bytes as a word, if quotes fit around them and they are ASCII without anything that JSON
+/// escapes.
+#[inline]
+fn plain_word(bytes: &[u8]) -> Option<u128> {
+    let len = bytes.len();
+    if len + 2 > WORD {
+        return None;
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+        let special = (escapes(first) | first | escapes(last) | last) & TOPS;
+        return (special == 0).then(|| u128::from(first) | u128::from(last) << (8 * (len - 8)));
+    }
+    let word = match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(first), Some(last)) => {
+            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+            u64::from(first) | u64::from(last) << (8 * (len - 4))
+        }
+        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    // Above the text are zeroes, which a text may not have.
+    let padded = word | (ONES * 0x20) << (8 * len);
+    ((escapes(padded) | word) & TOPS == 0).then(|| u128::from(word))
+}
+
+/// The lowest bit of each byte of a word, and the highest.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOPS: u64 = 0x8080_8080_8080_8080;
+
+/// Has the top bit set of the lowest byte that JSON escapes, and of no lower byte. The bits above
+/// it say nothing, because the subtractions borrow.
+fn escapes(word: u64) -> u64 {
+    let controls = word.wrapping_sub(ONES * 0x20) & !word;
+    let quotes = word ^ (ONES * 0x22);
+    let quotes = quotes.wrapping_sub(ONES) & !quotes;
+    let backslashes = word ^ (ONES * 0x5c);
+    let backslashes = backslashes.wrapping_sub(ONES) & !backslashes;
+    (controls | quotes | backslashes) & TOPS
+}
+
+/// Where the first byte is that JSON escapes.
+fn first_escape(bytes: &[u8]) -> Option<usize> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let found = escapes(u64::from_le_bytes(*word));
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')?;
+    Some(bytes.len() - rest.len() + at)
+}
+
+fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    if std::str::from_utf8(bytes).is_ok() {
+        write_escaped_utf8(bytes, out);
+        return false;
+    }
+    for chunk in bytes.utf8_chunks() {
+        write_escaped_utf8(chunk.valid().as_bytes(), out);
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    true
+}
+
+fn write_escaped_utf8(bytes: &[u8], out: &mut Vec<u8>) {
+    let mut rest = bytes;
+    while let Some(at) = first_escape(rest) {
+        let (clean, from) = rest.split_at(at);
+        out.extend_from_slice(clean);
+        let Some((&byte, behind)) = from.split_first() else { break };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            control => {
+                let (high, low) = (hex_digit(control >> 4), hex_digit(control & 0x0f));
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            }
+        }
+        rest = behind;
+    }
+    out.extend_from_slice(rest);
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+}
+
+/// Writes a finite float as Python's `repr` does: the shortest digits that read back the same, an
+/// exponent below 1e-4 and from 1e16 on.
+pub(crate) fn write_float(float: f64, out: &mut Vec<u8>) {
+    let size = float.abs();
+    if size == 0.0 || (1e-4..1e16).contains(&size) {
+        out.extend_from_slice(zmij::Buffer::new().format_finite(float).as_bytes());
+        return;
+    }
+    // `1.5e-7` to `1.5e-07`, `1e16` to `1e+16`.
+    let text = format!("{float:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, power) = match exponent.strip_prefix('-') {
+        Some(power) => ('-', power),
+        None => ('+', exponent),
+    };
+    out.extend_from_slice(format!("{digits}e{sign}{power:0>2}").as_bytes());
+}
+
+/// The text of the extensions that have one: Salt's date and msgpack's timestamp.
+fn ext_text(kind: i8, bytes: &[u8]) -> Option<String> {
+    match kind {
+        78 => salt_date(bytes),
+        -1 => timestamp(bytes),
+        _ => None,
+    }
+}
+
+/// `20261121T23:33:36.123456`, as `salt.payload` packs a `datetime`, to what Python's `isoformat`
+/// gives: six digits of a second's fraction, or no fraction where it is zero.
+fn salt_date(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (date, time) = text.split_once('T')?;
+    if date.len() != 8 || !date.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let date = format!("{}-{}-{}", date.get(..4)?, date.get(4..6)?, date.get(6..)?);
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
+    Some(match fraction.trim_end_matches('0') {
+        "" => format!("{date}T{clock}"),
+        digits => format!("{date}T{clock}.{digits:0<6}"),
+    })
+}
+
+fn timestamp(bytes: &[u8]) -> Option<String> {
+    let (seconds, nanos) = match bytes.len() {
+        4 => (i64::from(u32::from_be_bytes(bytes.try_into().ok()?)), 0),
+        8 => {
+            let packed = u64::from_be_bytes(bytes.try_into().ok()?);
+            (i64::try_from(packed & 0x3_ffff_ffff).ok()?, i32::try_from(packed >> 34).ok()?)
+        }
+        12 => {
+            let nanos = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
+            let seconds = i64::from_be_bytes(bytes.get(4..)?.try_into().ok()?);
+            (seconds, i32::try_from(nanos).ok()?)
+        }
+        _ => return None,
+    };
+    jiff::Timestamp::new(seconds, nanos).ok().map(|time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rmpv::Value;
+
+    use crate::codec::json::*;
+
+    fn json_of(value: &Value) -> (String, Losses) {
+        let mut payload = Vec::new();
+        rmpv::encode::write_value(&mut payload, value).unwrap();
+        let mut out = Vec::new();
+        let losses = write(&payload, &mut out);
+        (String::from_utf8(out).unwrap(), losses)
+    }
+
+    #[test]
+    fn writes_as_python_does() {
+        let value = Value::Map(vec![
+            (Value::from("fun"), Value::from("test.ping")),
+            (Value::from(1), Value::Array(vec![Value::Nil, Value::from(true), Value::from(-5)])),
+            (Value::Nil, Value::from(1.0)),
+            (Value::from(true), Value::from(1e16)),
+            (Value::from(1.5e-7), Value::from("ä\u{0}\n\"\\\u{1f}")),
+            (Value::Array(vec![Value::from(1), Value::from("x")]), Value::from(u64::MAX)),
+        ]);
+        let (json, losses) = json_of(&value);
+        assert_eq!(
+            json,
+            r#"{"fun": "test.ping", "1": [null, true, -5], "null": 1.0, "true": 1e+16, "1.5e-07": "ä\u0000\n\"\\\u001f", "[1, \"x\"]": 18446744073709551615}"#
+        );
+        assert_eq!(losses, Losses::default());
+    }
+
+    #[test]
+    fn bytes_dates_and_numbers_that_json_lacks() {
+        let value = Value::Array(vec![
+            Value::Binary(b"plain".to_vec()),
+            Value::Binary(vec![b'a', 0xff, 0xfe, b'b']),
+            Value::Ext(78, b"20261121T23:33:36.123456".to_vec()),
+            Value::Ext(78, b"20261121T23:33:36.000000".to_vec()),
+            Value::Ext(78, b"yesterday".to_vec()),
+            Value::Ext(-1, vec![0, 0, 0, 1]),
+            Value::Ext(79, b"NOT_SET".to_vec()),
+            Value::from(f64::NAN),
+            Value::from(f64::INFINITY),
+        ]);
+        let (json, losses) = json_of(&value);
+        assert_eq!(
+            json,
+            "[\"plain\", \"a\u{fffd}\u{fffd}b\", \"2026-11-21T23:33:36.123456\", \
+             \"2026-11-21T23:33:36\", \"yesterday\", \"1970-01-01T00:00:01Z\", \"NOT_SET\", null, null]"
+        );
+        assert_eq!(losses, Losses { replaced: 1, ..Losses::default() });
+    }
+
+    #[test]
+    fn deep_values_are_cut_and_counted() {
+        let mut payload = vec![0x91; 10_000];
+        payload.push(0xc0);
+        let mut out = Vec::new();
+        let losses = write(&payload, &mut out);
+        assert_eq!(losses, Losses { cut: 1, ..Losses::default() });
+        assert_eq!(out.len(), MAX_DEPTH * 2 + 4);
+        serde_json::from_slice::<serde_json::Value>(&out).unwrap_err(); // its own limit is 128 too
+        let shallow = &out[1..out.len() - 1];
+        serde_json::from_slice::<serde_json::Value>(shallow).unwrap();
+    }
+
+    #[test]
+    fn keys_in_keys_do_not_explode() {
+        let mut payload = vec![0x81; 10_000];
+        payload.push(0xc0);
+        let mut out = Vec::new();
+        let losses = write(&payload, &mut out);
+        assert_eq!(losses, Losses { cut: 1, torn: 1, ..Losses::default() });
+        assert!(out.len() < 1000, "{}", out.len());
+        serde_json::from_slice::<serde_json::Value>(&out).unwrap();
+    }
+
+    #[test]
+    fn torn_payloads_are_closed() {
+        for (payload, json) in [
+            (&b""[..], "null"),
+            (b"\x93\x01", "[1, null]"),
+            (b"\x82\xa1a\x01\xa1b", r#"{"a": 1, "b": null}"#),
+            (b"\x82\xa1a\x01\xa5b", r#"{"a": 1}"#),
+            (b"\x81\x91\xc1\x01", r#"{"[null]": null}"#),
+        ] {
+            let mut out = Vec::new();
+            let losses = write(payload, &mut out);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), json);
+            assert_eq!(losses, Losses { torn: 1, ..Losses::default() });
+        }
+    }
+
+    #[test]
+    fn invariant_6_a_byte_becomes_eight_at_the_most() {
+        // Keys of which each level doubles the backslashes, again and again.
+        let key = [&[0x81; MAX_KEY_DEPTH + 1][..], b"\xd9\x40", &[1; 64], &[0xc0; 5]].concat();
+        let keys = [b"\xde\xff\xff".to_vec(), key.repeat(10_000)].concat();
+        let falses = [b"\xde\xff\xff".to_vec(), vec![0xc2; 130_000]].concat();
+        let controls = [b"\xc6\x00\x01\x00\x00".to_vec(), vec![1; 65_536]].concat();
+        for payload in [keys, falses, controls] {
+            let mut out = Vec::new();
+            write(&payload, &mut out);
+            let most = 8 * payload.len() + 37 * MAX_KEY_BYTES;
+            assert!(out.len() <= most, "{} of {}", out.len(), payload.len());
+            serde_json::from_slice::<serde_json::Value>(&out).unwrap();
+        }
+    }
+
+    #[test]
+    fn invariant_6_pieces_are_small_and_make_up_the_whole() {
+        let values = vec![
+            Value::from("\u{1}".repeat(1 << 20)),
+            Value::Binary(vec![0xff; 1 << 20]),
+            Value::from("ä".repeat(200_001)),
+            Value::Array(vec![Value::Nil; 300_000]),
+            Value::Map((0..50_000).map(|n| (Value::from(n), Value::from("x"))).collect()),
+            Value::Map(vec![(Value::Array(vec![Value::from("y".repeat(9000)); 2]), Value::Nil)]),
+        ];
+        let mut payload = Vec::new();
+        rmpv::encode::write_value(&mut payload, &Value::Array(values)).unwrap();
+        let (mut whole, mut pieces, mut out) = (Vec::new(), Vec::new(), Vec::new());
+        let losses = write(&payload, &mut whole);
+        let mut take = |piece: &[u8]| {
+            assert!(piece.len() < 8 * PIECE, "{}", piece.len());
+            pieces.extend_from_slice(piece);
+        };
+        assert_eq!(write_in_pieces(&payload, &mut out, &mut take), losses);
+        assert!(out.capacity() < 16 * PIECE, "{}", out.capacity());
+        pieces.extend(out);
+        assert!(pieces == whole);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_json(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut out = Vec::new();
+            write(&bytes, &mut out);
+            serde_json::from_slice::<serde_json::Value>(&out).unwrap();
+        }
+
+        #[test]
+        fn strings_come_back(text in ".{0,200}") {
+            let mut out = Vec::new();
+            prop_assert!(!write_string(text.as_bytes(), &mut out));
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+
+        #[test]
+        fn pairs_are_as_their_strings(keys in proptest::collection::vec("[ -~é]{0,14}", 0..4)) {
+            let pairs = keys.iter().map(|key| (Value::from(key.as_str()), Value::from(1)));
+            let (json, _) = json_of(&Value::Map(pairs.collect()));
+            let pair = |key: &String| format!("{}: 1", serde_json::to_string(key).unwrap());
+            let expected = keys.iter().map(pair).collect::<Vec<_>>().join(", ");
+            prop_assert_eq!(json, format!("{{{expected}}}"));
+        }
+
+        /// Against looking at each byte, for every way that a string can be cut into blocks.
+        #[test]
+        fn blocks_miss_nothing(
+            len in 0..70usize,
+            specials in proptest::collection::vec((0..70usize, any::<u8>()), 0..3),
+        ) {
+            let mut bytes = vec![b'x'; len];
+            for (at, byte) in specials {
+                if let Some(place) = bytes.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            let escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+            prop_assert_eq!(first_escape(&bytes), bytes.iter().position(escape));
+            let plain = bytes.is_ascii() && !bytes.iter().any(escape);
+            prop_assert_eq!(plain_word(&bytes).is_some() || is_plain(&bytes), plain);
+        }
+
+        #[test]
+        fn floats_come_back(float in any::<f64>()) {
+            prop_assume!(float.is_finite());
+            let mut out = Vec::new();
+            write_float(float, &mut out);
+            let text = std::str::from_utf8(&out).unwrap();
+            prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), float.to_bits());
+        }
+    }
+}

@@ -1,0 +1,1131 @@
+//! The driver of a sink's writer: connect, write, back off, split, give up on what is refused.
+//!
+//! A writer takes one batch after the other and reports each back to the spooler when it is
+//! settled: every event of it stored, or refused for good. A batch that fails comes again, the same
+//! events under the same id, for as long as it takes. A batch that is refused is halved until the
+//! refused events are alone; halves are written front first, so order is kept. A write that panics
+//! is tried again over a new connection; a batch at which it panics three times in a row counts as
+//! refused.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::client::backoff::Backoff;
+use crate::codec::json::Losses;
+use crate::delivery::breaker::{Breaker, Permit};
+use crate::delivery::dead_letter::{DeadLetters, Refused};
+use crate::delivery::deaths::{Deaths, Verdict};
+use crate::event::Event;
+use crate::event::batch::{Batch, BatchId, Entry};
+use crate::event::long_json;
+use crate::observe::metrics::Tally;
+use crate::observe::state::SinkState;
+use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
+use crate::sync::bell::Sender;
+use crate::units::Span;
+
+pub mod breaker;
+pub mod dead_letter;
+pub mod deaths;
+
+/// How a sink is tried again. There is no limit to the number of tries unless `give_up_after` sets
+/// one.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// The wait after the first failure; it doubles with each further one, with jitter.
+    pub initial: Span,
+    /// The longest wait.
+    pub max: Span,
+    /// How long one connect or write may take before it is broken off and tried again over a new
+    /// connection.
+    pub timeout: Span,
+    /// How long a batch is tried before its events become dead letters. Default: for ever.
+    pub give_up_after: Option<Span>,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        RetryConfig {
+            initial: Span::millis(500),
+            max: Span::seconds(30),
+            timeout: Span::seconds(60),
+            give_up_after: None,
+        }
+    }
+}
+
+/// A batch is settled.
+#[derive(Debug, Clone, Copy)]
+pub struct Settled {
+    /// Which writer settled it.
+    pub writer: usize,
+    /// The place of its first event in the queue.
+    pub first: u64,
+}
+
+/// What the writers of one sink share.
+pub struct Shared {
+    /// How to try again.
+    pub retry: RetryConfig,
+    /// Lets one writer at a time try a server that is down.
+    pub breaker: Breaker,
+    /// The limit on events a second, where one is set.
+    pub rate_limit: Option<RateLimit>,
+    /// Where refused events go.
+    pub dead_letters: Option<Arc<DeadLetters>>,
+    /// What the world sees.
+    pub state: Arc<SinkState>,
+    /// The deaths of the process, if there were so many that what was begun is tried with care.
+    pub(crate) deaths: Option<Arc<Deaths>>,
+    /// The configuration has turned out to be wrong: no writer tries anything more.
+    pub parked: CancellationToken,
+}
+
+/// One writer of a sink: where its batches come from and where it reports them.
+pub struct Writer {
+    /// What the sink is told.
+    pub context: Context,
+    /// Batches to write.
+    pub batches: mpsc::Receiver<Batch>,
+    /// Batches that are settled. Has room for every batch that can be in flight.
+    pub settled: Sender<Settled>,
+    /// What the sink's writers share.
+    pub shared: Arc<Shared>,
+    /// The drain deadline has passed: leave everything as it is.
+    pub stop: CancellationToken,
+}
+
+/// Delivers batches until there are no more, the writer is stopped, or the configuration turns out
+/// to be wrong.
+pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
+    let stop = writer.stop.clone();
+    let mut delivery = Delivery::<S>::new(config, &writer.context, &writer.shared);
+    let delivering = async {
+        // Without waiting for a first batch, so that tables are there and mistakes show.
+        while delivery.sink.is_none() && writer.batches.is_empty() {
+            if writer.batches.is_closed() || !delivery.connect().await {
+                return;
+            }
+        }
+        let parked = &writer.shared.parked;
+        while let Some(Some(batch)) = parked.run_until_cancelled(writer.batches.recv()).await {
+            let first = batch.first();
+            if !delivery.deliver(batch).await {
+                return;
+            }
+            let settled = Settled { writer: writer.context.writer, first };
+            // Fails only when the spooler is gone, and then nobody waits for it.
+            let _ = writer.settled.try_send(settled);
+        }
+    };
+    let finished = stop.run_until_cancelled(delivering).await.is_some();
+    if !finished {
+        delivery.disconnect().await;
+    }
+    if let Some(sink) = delivery.sink.take() {
+        let mut closing = Box::pin(sink.close());
+        match stop.run_until_cancelled(closing.as_mut()).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                warn!(sink = writer.context.name, error = error.chain(), "closing failed");
+            }
+            None => delivery.let_go(closing).await,
+        }
+    }
+}
+
+struct Delivery<'a, S: Sink> {
+    config: &'a S::Config,
+    context: &'a Context,
+    shared: &'a Shared,
+    backoff: Backoff,
+    sink: Option<S>,
+    /// The batch at which the last write panicked, and how often in a row.
+    panicked: Option<(BatchId, u32)>,
+    /// Clients that hang while they are dropped.
+    hanging: JoinSet<()>,
+}
+
+/// How long to wait for a client that is dropped before it is left behind.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// So many panics in a row at one batch are not by chance.
+const PANICS: u32 = 3;
+
+/// Clients that a writer may leave behind. Each has a thread, of which there are not many.
+const HANGING: usize = 4;
+
+impl<'a, S: Sink> Delivery<'a, S> {
+    fn new(config: &'a S::Config, context: &'a Context, shared: &'a Shared) -> Self {
+        let RetryConfig { initial, max, .. } = shared.retry;
+        let backoff = Backoff::new(initial.0, max.0);
+        Delivery {
+            config,
+            context,
+            shared,
+            backoff,
+            sink: None,
+            panicked: None,
+            hanging: JoinSet::new(),
+        }
+    }
+
+    /// Tries to connect; `false` if the configuration is wrong.
+    async fn connect(&mut self) -> bool {
+        !matches!(self.attempt(None).await, Err(Failure::Fatal))
+    }
+
+    /// Settles a batch, however long it takes; `false` if the configuration is wrong.
+    async fn deliver(&mut self, batch: Batch) -> bool {
+        let give_up_at = self.shared.retry.give_up_after.map(|span| Instant::now() + span.0);
+        let whole = batch.id();
+        let mut left = vec![batch];
+        let mut dead = Vec::new();
+        let mut attempts = 0;
+        while let Some(batch) = left.pop() {
+            let is_whole = batch.id() == whole;
+            let verdict = |deaths: &Deaths| deaths.verdict(&batch, is_whole);
+            match self.watched(&batch).map_or(Verdict::Try, verdict) {
+                Verdict::Try => {}
+                Verdict::Cut => {
+                    left.extend(deaths::parts(batch).into_iter().rev());
+                    continue;
+                }
+                Verdict::Deadly => {
+                    dead.push(self.refused(batch, None, deaths::DEADLY.to_owned(), attempts));
+                    continue;
+                }
+            }
+            if let Some(limit) = &self.shared.rate_limit {
+                limit.wait_for(batch.len()).await;
+            }
+            attempts += 1;
+            match self.connect_and_attempt(&batch).await {
+                Ok(()) => self.stored(&batch, batch.len()),
+                Err(Failure::Later(reason)) => {
+                    if give_up_at.is_some_and(|at| at <= Instant::now()) {
+                        let reason = format!("given up: {reason}");
+                        dead.push(self.refused(batch, None, reason, attempts));
+                    } else {
+                        left.push(batch);
+                    }
+                }
+                Err(Failure::Fatal) => return false,
+                Err(Failure::Rejected(Rejected::These(places), reason)) => {
+                    self.stored(&batch, batch.len() - places.len());
+                    dead.push(self.refused(batch, Some(places), reason, attempts));
+                }
+                Err(Failure::Rejected(Rejected::Unknown, reason)) if batch.len() == 1 => {
+                    dead.push(self.refused(batch, None, reason, attempts));
+                }
+                Err(Failure::Rejected(Rejected::Unknown, _)) => {
+                    let (front, back) = batch.split();
+                    left.extend([back, front]);
+                }
+            }
+        }
+        // Together, since a batch may be refused to the last event; if it is not settled it comes
+        // again.
+        self.keep(&dead);
+        true
+    }
+
+    /// The deaths of the process, if the batch may be what it died of.
+    fn watched(&self, batch: &Batch) -> Option<&Deaths> {
+        self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.is_careful())
+    }
+
+    /// Tries once to write the batch. What is to be tried alone waits for the connection before, so
+    /// that a server that is not there holds up nobody.
+    async fn connect_and_attempt(&mut self, batch: &Batch) -> Result<(), Failure> {
+        if self.sink.is_none() && self.watched(batch).is_some() {
+            self.attempt(None).await?;
+        }
+        self.attempt(Some(batch)).await
+    }
+
+    /// Tries once, over a new connection if there is none: to write the batch, or only to connect.
+    /// After a failure that may pass it has waited before it returns, unless another writer parked
+    /// the sink.
+    async fn attempt(&mut self, batch: Option<&Batch>) -> Result<(), Failure> {
+        let parked = &self.shared.parked;
+        let Some(permit) = parked.run_until_cancelled(self.shared.breaker.permit()).await else {
+            return Err(Failure::Fatal);
+        };
+        let limit = self.shared.retry.timeout.0;
+        // Waiting for it is no fault of the store.
+        let turn = match batch {
+            Some(batch) if !S::STREAMS => long_json::turn(batch).await,
+            _ => None,
+        };
+        let under_way = match (&self.shared.deaths, batch) {
+            (Some(deaths), Some(batch)) => Some(deaths.attempt(batch).await),
+            _ => None,
+        };
+        let began = Instant::now();
+        let overdue = async {
+            match &under_way {
+                Some(under_way) => under_way.overdue().await,
+                None => std::future::pending().await,
+            }
+        };
+        let tried = tokio::select! {
+            biased;
+            tried = timeout(limit, self.connect_and_write(batch)) => {
+                tried.map_err(|elapsed| SinkError::retry(format!("writing, for {limit:?}"), elapsed))
+            }
+            () = overdue => {
+                let cause = "the process has died again and again, and others wait meanwhile";
+                Err(SinkError::retry("writing, for too long", cause))
+            }
+        };
+        // Letting go of the connection is not what others wait for.
+        drop((turn, under_way));
+        let is_late = tried.is_err();
+        if is_late {
+            self.disconnect().await;
+        }
+        let result = tried.map_err(Unwritten::Failed).flatten();
+        let Err(unwritten) = result else {
+            permit.succeeded();
+            self.worked();
+            if batch.is_some() {
+                self.shared.state.write_seconds.record(began.elapsed().as_secs_f64());
+            }
+            return Ok(());
+        };
+        let failure = match unwritten {
+            Unwritten::Failed(failure) => failure,
+            Unwritten::Panicked(batch, reason) => {
+                return Err(self.panicked(&permit, batch, reason).await);
+            }
+        };
+        let reason = failure.chain();
+        match failure {
+            SinkError::Reject { events, .. } => {
+                // The server answered; nothing is wrong with it.
+                permit.succeeded();
+                self.worked();
+                Err(Failure::Rejected(events, reason))
+            }
+            SinkError::Fatal { .. } => {
+                self.shared.state.failed(&reason);
+                self.shared.state.park();
+                self.shared.parked.cancel();
+                error!(
+                    sink = self.context.name,
+                    error = reason,
+                    "the sink is parked until its configuration is corrected"
+                );
+                Err(Failure::Fatal)
+            }
+            SinkError::Retry { after, .. } => {
+                permit.failed();
+                let state = &self.shared.state;
+                let count = if is_late { &state.timeouts } else { &state.retries };
+                self.failed(count, &reason);
+                parked.run_until_cancelled(sleep(self.backoff.delay(after))).await;
+                Err(Failure::Later(reason))
+            }
+            SinkError::Reconnect { .. } => {
+                permit.failed();
+                self.failed(&self.shared.state.reconnects, &reason);
+                parked.run_until_cancelled(sleep(self.backoff.delay(None))).await;
+                Err(Failure::Later(reason))
+            }
+        }
+    }
+
+    async fn connect_and_write(&mut self, batch: Option<&Batch>) -> Result<(), Unwritten> {
+        let sink = match &mut self.sink {
+            Some(sink) => sink,
+            None => {
+                let connected = S::connect(self.config, self.context).await;
+                self.sink.insert(connected.map_err(|error| Unwritten::Failed(error.into()))?)
+            }
+        };
+        let Some(batch) = batch else { return Ok(()) };
+        let result = match AssertUnwindSafe(sink.write(batch)).catch_unwind().await {
+            Ok(result) => result,
+            Err(panic) => {
+                self.disconnect().await;
+                return Err(Unwritten::Panicked(batch.id(), message(panic.as_ref())));
+            }
+        };
+        self.panicked = None;
+        if matches!(result, Err(SinkError::Reconnect { .. })) {
+            self.disconnect().await;
+        }
+        result.map_err(Unwritten::Failed)
+    }
+
+    /// A write has panicked, for this reason. An event may be to blame; the store or chance may be
+    /// as well, until it has happened some times at the same batch.
+    async fn panicked(&mut self, permit: &Permit<'_>, batch: BatchId, reason: String) -> Failure {
+        error!(
+            sink = self.context.name,
+            error = reason,
+            "writing failed; this is a bug in saltern"
+        );
+        let before = self.panicked.filter(|(other, _)| *other == batch).map_or(0, |(_, n)| n);
+        self.panicked = Some((batch, before + 1));
+        self.failed(&self.shared.state.panics, &reason);
+        if before + 1 >= PANICS {
+            permit.succeeded();
+            self.backoff.reset();
+            return Failure::Rejected(Rejected::Unknown, reason);
+        }
+        permit.failed();
+        let waiting = sleep(self.backoff.delay(None));
+        self.shared.parked.run_until_cancelled(waiting).await;
+        Failure::Later(reason)
+    }
+
+    /// Drops the connection.
+    async fn disconnect(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            self.let_go(sink).await;
+        }
+    }
+
+    /// Drops what belongs to a client, on a thread that may wait: some clients end threads of their
+    /// own then. One that takes longer than [`LET_GO`] is left behind; only behind [`HANGING`] such
+    /// is waited for one of them.
+    async fn let_go(&mut self, client: impl Send + 'static) {
+        self.hanging.spawn_blocking(move || drop(client));
+        let sink = &self.context.name;
+        let gone = async {
+            while let Some(ended) = self.hanging.join_next().await {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    warn!(sink, %error, "letting go of the connection failed");
+                }
+            }
+        };
+        if timeout(LET_GO, gone).await.is_ok() {
+            return;
+        }
+        warn!(sink, "letting go of the connection hangs, it is left behind");
+        if self.hanging.len() > HANGING {
+            self.shared.state.failed("letting go of the connections to the store hangs");
+            self.hanging.join_next().await;
+        }
+    }
+
+    fn worked(&mut self) {
+        self.backoff.reset();
+        let state = &self.shared.state;
+        if state.worked() {
+            info!(sink = self.context.name, kind = S::NAME, "the sink is up");
+        }
+        state.breaker_open.set_bool(false);
+    }
+
+    /// An attempt failed and is made again. Each is counted once, in `count`.
+    fn failed(&self, count: &Tally, reason: &str) {
+        let state = &self.shared.state;
+        count.add(1);
+        let was_up = state.up.get() > 0.0;
+        if state.failed(reason) || was_up {
+            warn!(sink = self.context.name, error = reason, "the sink is down, trying again");
+        }
+        state.breaker_open.set_bool(self.shared.breaker.is_open());
+    }
+
+    fn stored(&self, batch: &Batch, count: usize) {
+        let state = &self.shared.state;
+        state.events.add(count as u64);
+        state.batches.add(1);
+        #[allow(clippy::cast_precision_loss)]
+        state.batch_events.record(batch.len() as f64);
+        let mut losses = Losses::default();
+        for event in batch.events() {
+            losses += event.json_losses().unwrap_or_default();
+        }
+        state.lost(losses);
+    }
+
+    /// Counts and reports what is refused of a batch: all of it, or the events at these places.
+    fn refused(
+        &self,
+        batch: Batch,
+        places: Option<Vec<usize>>,
+        reason: String,
+        attempts: u32,
+    ) -> Dead {
+        let dead = Dead { batch, places, reason, attempts };
+        let state = &self.shared.state;
+        let count = dead.entries().count();
+        state.rejected.add(count as u64);
+        if state.note_refusal(&dead.reason) {
+            let first = dead.entries().next().map(|entry| entry.event);
+            warn!(
+                sink = self.context.name,
+                events = count,
+                tag = first.map(Event::tag),
+                error = dead.reason,
+                "the sink refuses events; they become dead letters"
+            );
+        }
+        dead
+    }
+
+    /// Makes dead letters of what was refused.
+    fn keep(&self, dead: &[Dead]) {
+        let Some(dead_letters) = self.shared.dead_letters.as_ref().filter(|_| !dead.is_empty())
+        else {
+            return;
+        };
+        let refused = dead.iter().flat_map(|dead| {
+            let (reason, attempts) = (dead.reason.as_str(), dead.attempts);
+            dead.entries().map(move |entry| Refused { entry, reason, attempts })
+        });
+        let refused: Vec<_> = refused.collect();
+        let (state, name) = (&self.shared.state, &self.context.name);
+        match blocking(|| dead_letters.keep(name, &refused)) {
+            Ok(dropped) => state.dead_letters_dropped.add(dropped),
+            Err(error) => {
+                state.dead_letters_dropped.add(refused.len() as u64);
+                error!(sink = name, error = chain(&error), "dead letters could not be kept");
+            }
+        }
+    }
+}
+
+/// Events that a sink has refused.
+struct Dead {
+    /// The batch that they are of.
+    batch: Batch,
+    /// Where they are in it; `None` if all are refused.
+    places: Option<Vec<usize>>,
+    reason: String,
+    attempts: u32,
+}
+
+impl Dead {
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let is_dead = |n| self.places.as_ref().is_none_or(|places| places.contains(&n));
+        self.batch.entries().enumerate().filter(move |(n, _)| is_dead(*n)).map(|(_, entry)| entry)
+    }
+}
+
+/// Why a connect or a write did not succeed.
+enum Unwritten {
+    /// The sink says why.
+    Failed(SinkError),
+    /// The write of this batch panicked, for this reason.
+    Panicked(BatchId, String),
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("it does not say why"))
+}
+
+/// Why an attempt did not settle its batch.
+enum Failure {
+    /// It may work later; the reason why it did not now.
+    Later(String),
+    /// Some events are refused, for this reason.
+    Rejected(Rejected, String),
+    /// The configuration is wrong.
+    Fatal,
+}
+
+/// A token bucket of one second's worth of events.
+pub struct RateLimit {
+    per_second: f64,
+    bucket: Mutex<Bucket>,
+}
+
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl RateLimit {
+    /// At most so many events a second.
+    pub fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second.max(1));
+        let bucket = Mutex::new(Bucket { tokens: per_second, filled: Instant::now() });
+        RateLimit { per_second, bucket }
+    }
+
+    /// Waits until so many events may go. Takes them at once and then waits for the debt to pass,
+    /// so that a batch larger than the bucket goes too.
+    async fn wait_for(&self, events: usize) {
+        let debt = {
+            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let earned = now.duration_since(bucket.filled).as_secs_f64() * self.per_second;
+            #[allow(clippy::cast_precision_loss)]
+            let taken = events as f64;
+            bucket.tokens = (bucket.tokens + earned).min(self.per_second) - taken;
+            bucket.filled = now;
+            -bucket.tokens
+        };
+        if debt > 0.0 {
+            sleep(Duration::from_secs_f64(debt / self.per_second)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::delivery::dead_letter::Selection;
+    use crate::event::Origin;
+    use crate::event::batch::BatchLimits;
+    use crate::event::chunk::{Chunk, Share};
+    use crate::jobs::Jobs;
+    use crate::sink::{Cause, ConnectError};
+    use crate::sync::bell::{Bell, Receiver, channel};
+    use crate::units::ByteSize;
+
+    /// What a store did with one connect or write.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Answer {
+        Fine,
+        Busy,
+        Gone,
+        Silence,
+        Refused,
+        Wrong,
+        Panic,
+    }
+
+    /// A store that answers as it is told, refuses events tagged `bad`, and writes all down.
+    #[derive(Debug, Default)]
+    struct Store {
+        connects: VecDeque<Answer>,
+        writes: VecDeque<Answer>,
+        names_the_bad: bool,
+        /// It panics instead of refusing.
+        panics_at_the_bad: bool,
+        /// Clients hang when they are dropped until the other end is.
+        hangs: Option<Arc<std::sync::mpsc::SyncSender<()>>>,
+        log: Vec<String>,
+    }
+
+    struct Scripted(Arc<Mutex<Store>>);
+
+    impl Drop for Scripted {
+        fn drop(&mut self) {
+            let hangs = self.0.lock().unwrap().hangs.clone();
+            // Nobody receives, so it waits until the other end is dropped.
+            let _ = hangs.map(|hangs| hangs.send(()));
+        }
+    }
+
+    async fn obey(answer: Option<Answer>) -> Result<(), SinkError> {
+        match answer.unwrap_or(Answer::Fine) {
+            Answer::Fine => Ok(()),
+            Answer::Busy => Err(SinkError::retry("writing", "busy")),
+            Answer::Gone => Err(SinkError::reconnect("writing", "gone")),
+            Answer::Silence => std::future::pending().await,
+            Answer::Refused => {
+                let (doing, cause) = ("making tables".into(), underlain("no such type"));
+                Err(SinkError::Reject { doing, cause, events: Rejected::Unknown })
+            }
+            Answer::Panic => panic!("out of luck"),
+            Answer::Wrong => Err(SinkError::fatal("logging in", underlain("wrong password"))),
+        }
+    }
+
+    /// A cause that does not say by itself what lies under it.
+    fn underlain(cause: &'static str) -> Cause {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the server said no")]
+        struct No(#[source] std::io::Error);
+        No(std::io::Error::other(cause)).into()
+    }
+
+    impl Sink for Scripted {
+        const NAME: &'static str = "scripted";
+        const ABOUT: &'static str = "answers as it is told";
+        const BATCH: BatchLimits = BatchLimits::new(10, ByteSize(1000), 0);
+        type Config = Unconfigurable<Store>;
+
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
+            let answer = config.0.lock().unwrap().connects.pop_front();
+            config.0.lock().unwrap().log.push("connect".into());
+            obey(answer).await?;
+            Ok(Scripted(Arc::clone(&config.0)))
+        }
+
+        async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+            let tags: Vec<_> = batch.events().map(Event::tag).collect();
+            self.0.lock().unwrap().log.push(format!("write {}", tags.join(" ")));
+            let answer = self.0.lock().unwrap().writes.pop_front();
+            obey(answer).await?;
+            let bad: Vec<_> =
+                tags.iter().enumerate().filter(|(_, tag)| **tag == "bad").map(|(n, _)| n).collect();
+            if bad.is_empty() {
+                return Ok(());
+            }
+            let panics = self.0.lock().unwrap().panics_at_the_bad;
+            assert!(!panics, "cannot write {}", tags.join(" "));
+            let mut store = self.0.lock().unwrap();
+            let events = match store.names_the_bad {
+                true => Rejected::These(bad),
+                false => Rejected::Unknown,
+            };
+            store.log.push("refused".into());
+            Err(SinkError::Reject { doing: "writing".into(), cause: "bad".into(), events })
+        }
+
+        async fn close(self) -> Result<(), SinkError> {
+            self.0.lock().unwrap().log.push("close".into());
+            Ok(())
+        }
+    }
+
+    /// What a scripted sink is configured with, which no text can say.
+    pub(crate) struct Unconfigurable<T>(pub(crate) Arc<Mutex<T>>);
+
+    impl<'de, T> Deserialize<'de> for Unconfigurable<T> {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Err(serde::de::Error::custom("only for tests"))
+        }
+    }
+
+    impl<T> JsonSchema for Unconfigurable<T> {
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            "Unconfigurable".into()
+        }
+
+        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            schemars::Schema::default()
+        }
+    }
+
+    fn batch(first: u64, tags: &[&str]) -> Batch {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
+        Batch::new(1, first, vec![Share::all(Arc::new(Chunk::new(origin, 1, events)))])
+    }
+
+    struct Run {
+        log: Vec<String>,
+        settled: Receiver<Settled>,
+        state: Arc<SinkState>,
+    }
+
+    fn context() -> Context {
+        Context {
+            name: "test".into(),
+            writer: 0,
+            master_id: "m".into(),
+            state_dir: "/nowhere".into(),
+            jobs: Jobs::new("/nowhere".as_ref()),
+            reopen: watch::channel(0).1,
+        }
+    }
+
+    fn shared(retry: RetryConfig) -> Shared {
+        Shared {
+            retry,
+            breaker: Breaker::default(),
+            rate_limit: None,
+            dead_letters: None,
+            deaths: None,
+            state: Arc::new(SinkState::new("test", "scripted")),
+            parked: CancellationToken::new(),
+        }
+    }
+
+    async fn run(store: Store, batches: Vec<Batch>) -> Run {
+        run_with(RetryConfig::default(), store, batches).await
+    }
+
+    async fn run_with(retry: RetryConfig, store: Store, batches: Vec<Batch>) -> Run {
+        let store = Arc::new(Mutex::new(store));
+        let (sender, receiver) = mpsc::channel(10);
+        for batch in batches {
+            sender.send(batch).await.unwrap();
+        }
+        drop(sender);
+        let (settled, settled_out) = channel(10, &Bell::default());
+        let shared = Arc::new(shared(retry));
+        let (state, stop) = (Arc::clone(&shared.state), CancellationToken::new());
+        let writer = Writer { context: context(), batches: receiver, settled, shared, stop };
+        drive::<Scripted>(&Unconfigurable(Arc::clone(&store)), writer).await;
+        let log = std::mem::take(&mut store.lock().unwrap().log);
+        Run { log, settled: settled_out, state }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_comes_again_until_it_is_stored() {
+        let store = Store {
+            connects: [Answer::Busy].into(),
+            writes: [Answer::Busy, Answer::Gone, Answer::Silence].into(),
+            ..Store::default()
+        };
+        let run = run(store, vec![batch(0, &["a", "b"]), batch(2, &["c"])]).await;
+        let expected = [
+            "connect",
+            "connect",
+            "write a b",
+            "write a b",
+            "connect",
+            "write a b",
+            "connect",
+            "write a b",
+            "write c",
+            "close",
+        ];
+        assert_eq!(run.log, expected);
+        assert_eq!(run.settled.try_iter().map(|settled| settled.first).collect::<Vec<_>>(), [0, 2]);
+        let state = &run.state;
+        let tries = (state.retries.get(), state.reconnects.get(), state.timeouts.get());
+        assert_eq!((state.events.get(), state.batches.get(), tries), (3, 2, (2, 1, 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invariant_5_one_bad_event_never_stops_a_sink() {
+        let tags = ["a", "b", "bad", "c", "d"];
+        let run = run(Store::default(), vec![batch(0, &tags), batch(5, &["e"])]).await;
+        let expected = [
+            "connect",
+            "write a b bad c d",
+            "refused",
+            "write a b bad",
+            "refused",
+            "write a b",
+            "write bad",
+            "refused",
+            "write c d",
+            "write e",
+            "close",
+        ];
+        assert_eq!(run.log, expected);
+        assert_eq!((run.state.events.get(), run.state.rejected.get()), (5, 1));
+        assert_eq!(run.settled.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invariant_5_an_event_at_which_a_writer_panics_does_not_stop_its_sink() {
+        let store = Store { panics_at_the_bad: true, ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "bad", "b"]), batch(3, &["c"])]).await;
+        let panicking = |batch| [["connect", batch]; 3].concat();
+        let mut expected = [panicking("write a bad b"), panicking("write a bad")].concat();
+        expected.extend(["connect", "write a", "write bad", "connect", "write bad", "connect"]);
+        expected.extend(["write bad", "connect", "write b", "write c", "close"]);
+        assert_eq!(run.log, expected);
+        let state = &run.state;
+        assert_eq!((state.events.get(), state.rejected.get(), state.panics.get()), (3, 1, 9));
+        assert_eq!((run.settled.len(), state.up.get() > 0.0), (2, true));
+        assert!(!state.note_refusal("panic: cannot write bad"), "it is the last one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_panics_now_and_then_refuses_nothing() {
+        let writes = [Answer::Panic, Answer::Panic, Answer::Busy, Answer::Panic, Answer::Panic];
+        let store = Store { writes: writes.into(), ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "b"])]).await;
+        assert_eq!((run.state.events.get(), run.state.rejected.get()), (2, 0));
+        assert_eq!((run.state.panics.get(), run.state.retries.get()), (4, 1));
+        // What it is parked for would be the last error.
+        run.state.park();
+        assert_eq!(run.state.parked().unwrap(), "panic: out of luck");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invariant_5_a_connect_refuses_no_events() {
+        let store = Store { connects: [Answer::Refused; 3].into(), ..Store::default() };
+        let run = run(store, vec![batch(0, &["a", "b"])]).await;
+        assert_eq!(run.log, ["connect", "connect", "connect", "connect", "write a b", "close"]);
+        let state = &run.state;
+        assert_eq!((state.events.get(), state.rejected.get(), state.retries.get()), (2, 0, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_counted_once_whatever_it_was() {
+        for (answer, expected) in
+            [(Answer::Busy, (1, 0, 0)), (Answer::Gone, (0, 1, 0)), (Answer::Silence, (0, 0, 1))]
+        {
+            let store = Store { writes: [answer].into(), ..Store::default() };
+            let run = run(store, vec![batch(0, &["a"])]).await;
+            let state = &run.state;
+            let counts = (state.retries.get(), state.reconnects.get(), state.timeouts.get());
+            assert_eq!(counts, expected, "{answer:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refusal_is_shown_with_all_its_causes() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = Arc::new(DeadLetters::open(folder.path(), 1 << 20).unwrap());
+        let (initial, give_up_after) = (Span::millis(1), Some(Span::seconds(0)));
+        let retry = RetryConfig { initial, give_up_after, ..RetryConfig::default() };
+        let shared = Shared { dead_letters: Some(Arc::clone(&letters)), ..shared(retry) };
+        let context = context();
+        let writes = [Answer::Refused, Answer::Gone].into();
+        let store = Unconfigurable(Arc::new(Mutex::new(Store { writes, ..Store::default() })));
+        let mut delivery = Delivery::<Scripted>::new(&store, &context, &shared);
+        for tag in ["refused", "given up"] {
+            assert!(delivery.deliver(batch(0, &[tag])).await);
+        }
+        let found = letters.list(&Selection::default(), 0, 9).unwrap();
+        let reasons: Vec<_> = found.iter().map(|letter| letter.reason.as_str()).collect();
+        let expected =
+            ["making tables: the server said no: no such type", "given up: writing: gone"];
+        assert_eq!(reasons, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_names_the_bad_events_is_asked_once() {
+        let store = Store { names_the_bad: true, ..Store::default() };
+        let run = run(store, vec![batch(0, &["bad", "a", "bad"])]).await;
+        assert_eq!(run.log, ["connect", "write bad a bad", "refused", "close"]);
+        assert_eq!((run.state.events.get(), run.state.rejected.get()), (1, 2));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_batch_has_refused_is_kept_together_before_it_is_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = Arc::new(DeadLetters::open(folder.path(), 1 << 20).unwrap());
+        let shared = shared(RetryConfig::default());
+        let shared = Arc::new(Shared { dead_letters: Some(Arc::clone(&letters)), ..shared });
+        let (batches, batches_out) = mpsc::channel(2);
+        let (settled, settled_out) = channel(10, &Bell::default());
+        batches.send(batch(0, &["bad", "a", "bad", "bad"])).await.unwrap();
+        let stop = CancellationToken::new();
+        let writer = Writer { context: context(), batches: batches_out, settled, shared, stop };
+        let driving = tokio::spawn(async move {
+            let config = Unconfigurable(Arc::new(Mutex::new(Store::default())));
+            drive::<Scripted>(&config, writer).await;
+        });
+        tokio::task::spawn_blocking(move || settled_out.recv().unwrap()).await.unwrap();
+        let kept = letters.list(&Selection::default(), 0, 10).unwrap();
+        assert_eq!(kept.iter().map(|letter| letter.attempts).collect::<Vec<_>>(), [3, 6, 7]);
+        assert!(kept.iter().all(|letter| letter.time == kept[0].time), "in one transaction");
+        drop(batches);
+        driving.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_configuration_parks_the_sink() {
+        let store = Store { connects: [Answer::Wrong].into(), ..Store::default() };
+        let run = run(store, vec![batch(0, &["a"])]).await;
+        assert_eq!(run.log, ["connect"]);
+        assert_eq!(
+            run.state.parked().as_deref(),
+            Some("logging in: the server said no: wrong password")
+        );
+        assert_eq!(run.settled.len(), 0);
+    }
+
+    /// Lets time pass until it is so. By hand, since the clock of the test stands still while a
+    /// blocking thread works.
+    async fn until(is_so: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so() {
+            assert!(began.elapsed().as_secs() < 60, "waited in vain");
+            tokio::time::advance(Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_hangs_while_it_is_dropped_holds_up_neither_the_sink_nor_its_end() {
+        let (hangs, let_go) = std::sync::mpsc::sync_channel(0);
+        let writes = [Answer::Gone, Answer::Fine, Answer::Silence].into();
+        let store = Store { writes, hangs: Some(Arc::new(hangs)), ..Store::default() };
+        let store = Arc::new(Mutex::new(store));
+        let (sender, receiver) = mpsc::channel(10);
+        let (settled, settled_out) = channel(10, &Bell::default());
+        let shared = Arc::new(shared(RetryConfig::default()));
+        let stop = CancellationToken::new();
+        let writer =
+            Writer { context: context(), batches: receiver, settled, shared, stop: stop.clone() };
+        let config = Unconfigurable(Arc::clone(&store));
+        let driving = tokio::spawn(async move { drive::<Scripted>(&config, writer).await });
+        sender.send(batch(0, &["a"])).await.unwrap();
+        sender.send(batch(1, &["b"])).await.unwrap();
+        let log = ["connect", "write a", "connect", "write a", "write b"];
+        until(|| store.lock().unwrap().log == log).await;
+        stop.cancel();
+        until(|| driving.is_finished()).await;
+        assert_eq!(settled_out.try_iter().count(), 1);
+        drop(let_go);
+    }
+
+    /// One writer is told that the configuration is wrong while the other backs off; neither hangs
+    /// on its batch.
+    #[tokio::test(start_paused = true)]
+    async fn the_writers_of_a_parked_sink_end_together() {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(shared(RetryConfig::default()));
+        let (settled, settled_out) = channel(10, &Bell::default());
+        let writes = [[Answer::Busy; 100].to_vec(), vec![Answer::Fine, Answer::Wrong]];
+        let (mut batches, mut driving) = (Vec::new(), tokio::task::JoinSet::new());
+        for (number, writes) in writes.into_iter().enumerate() {
+            let store = Store { writes: writes.into(), ..Store::default() };
+            let (sender, receiver) = mpsc::channel(2);
+            batches.push(sender);
+            let (settled, shared, stop) = (settled.clone(), Arc::clone(&shared), stop.clone());
+            let context = Context { writer: number, ..context() };
+            let writer = Writer { context, batches: receiver, settled, shared, stop };
+            let config = Unconfigurable(Arc::new(Mutex::new(store)));
+            driving.spawn(async move { drive::<Scripted>(&config, writer).await });
+        }
+        drop(settled);
+        for (place, writer) in [(0, 0), (1, 1), (2, 1)] {
+            batches[writer].send(batch(place, &["a"])).await.unwrap();
+        }
+        driving.join_all().await;
+        assert_eq!(settled_out.try_iter().map(|settled| settled.first).collect::<Vec<_>>(), [1]);
+        assert!(batches.iter().all(mpsc::Sender::is_closed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_are_given_up_after_their_time() {
+        let store = Store { writes: [Answer::Busy; 100].into(), ..Store::default() };
+        let give_up_after = Some(Span::seconds(20));
+        let retry = RetryConfig { give_up_after, ..RetryConfig::default() };
+        let began = Instant::now();
+        let run = run_with(retry, store, vec![batch(0, &["a"]), batch(1, &["b"])]).await;
+        let took = Instant::now().duration_since(began).as_secs();
+        assert!((40..110).contains(&took), "{took} s");
+        let tries = run.log.iter().filter(|line| *line == "write a").count();
+        assert!((5..=9).contains(&tries), "{:?}", run.log);
+        assert_eq!((run.state.rejected.get(), run.state.events.get()), (2, 0));
+        assert_eq!(run.settled.len(), 2);
+    }
+
+    /// Delivers one batch as a writer does; `false` if the configuration is wrong.
+    pub(crate) async fn deliver<S: Sink>(
+        config: &S::Config,
+        deaths: Option<Arc<Deaths>>,
+        letters: Arc<DeadLetters>,
+        batch: Batch,
+    ) -> bool {
+        let shared =
+            Shared { deaths, dead_letters: Some(letters), ..shared(RetryConfig::default()) };
+        Delivery::<S>::new(config, &context(), &shared).deliver(batch).await
+    }
+
+    /// As `until`, by the clock on the wall.
+    async fn soon(is_so: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so() {
+            assert!(began.elapsed().as_secs() < 60, "waited in vain");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// The deaths as they are noted after three in a row.
+    fn careful(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
+        let mut deaths = None;
+        for now in 1..=4 {
+            deaths = Some(Deaths::begin_with(folder, now, alone));
+        }
+        let deaths = deaths.unwrap();
+        assert!(deaths.is_careful());
+        Arc::new(deaths)
+    }
+
+    fn careful_shared(deaths: &Arc<Deaths>) -> Shared {
+        let retry = RetryConfig { initial: Span::millis(1), ..RetryConfig::default() };
+        Shared { deaths: Some(Arc::clone(deaths)), ..shared(retry) }
+    }
+
+    /// Delivers a batch to a store of its own, with care; the task, and the store.
+    fn delivering(
+        deaths: &Arc<Deaths>,
+        store: Store,
+        batch: Batch,
+    ) -> (tokio::task::JoinHandle<bool>, Arc<Mutex<Store>>) {
+        let store = Arc::new(Mutex::new(store));
+        let (shared, config) = (careful_shared(deaths), Unconfigurable(Arc::clone(&store)));
+        let task = async move {
+            Delivery::<Scripted>::new(&config, &context(), &shared).deliver(batch).await
+        };
+        (tokio::spawn(task), store)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_a_store_that_hangs_while_alone_holds_up_no_other_sink() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_millis(50));
+        let hanging = Store { writes: [Answer::Silence; 1000].into(), ..Store::default() };
+        let begun = batch(0, &["a", "b"]).begun_before();
+        let (hangs, store) = delivering(&deaths, hanging, begun);
+        soon(|| store.lock().unwrap().log.contains(&"write a b".to_owned())).await;
+        let began = std::time::Instant::now();
+        for place in 0..200 {
+            let (delivers, _) = delivering(&deaths, Store::default(), batch(place, &["c"]));
+            assert!(delivers.await.unwrap());
+            sleep(Duration::from_millis(5)).await;
+        }
+        // Half of the time at the most is the other's.
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        // It goes on trying the whole batch.
+        let tries = store.lock().unwrap().log.iter().filter(|line| *line == "write a b").count();
+        assert!(tries > 1, "{:?}", store.lock().unwrap().log);
+        hangs.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_a_server_that_is_not_there_holds_up_no_other_sink() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let hanging = Store { connects: [Answer::Silence].into(), ..Store::default() };
+        let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
+        soon(|| !store.lock().unwrap().log.is_empty()).await;
+        let begun = batch(0, &["b"]).begun_before();
+        let (delivers, _) = delivering(&deaths, Store::default(), begun);
+        assert!(timeout(Duration::from_secs(20), delivers).await.unwrap().unwrap());
+        hangs.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_2_nothing_is_tried_alone_any_more_once_deaths_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let hanging = Store { writes: [Answer::Silence].into(), ..Store::default() };
+        let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
+        soon(|| store.lock().unwrap().log.contains(&"write a".to_owned())).await;
+        let (waits, _) = delivering(&deaths, Store::default(), batch(0, &["b"]));
+        sleep(Duration::from_millis(20)).await;
+        assert!(!waits.is_finished(), "nothing else is written meanwhile");
+        deaths.forget();
+        for begun in [batch(0, &["c"]).begun_before(), batch(0, &["d"])] {
+            let (delivers, _) = delivering(&deaths, Store::default(), begun);
+            assert!(timeout(Duration::from_secs(20), delivers).await.unwrap().unwrap());
+        }
+        assert!(timeout(Duration::from_secs(20), waits).await.unwrap().unwrap());
+        hangs.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_limit_spreads_batches() {
+        let limit = RateLimit::new(10);
+        let began = Instant::now();
+        for _ in 0..5 {
+            limit.wait_for(10).await;
+        }
+        let took = Instant::now().duration_since(began).as_secs_f64();
+        assert!((3.9..4.2).contains(&took), "{took}");
+    }
+}

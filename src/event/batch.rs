@@ -1,0 +1,230 @@
+//! Batches, and when one is due.
+
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::event::chunk::Share;
+use crate::event::{Authority, Event, EventId, Origin};
+use crate::units::{ByteSize, Span};
+
+/// How large a batch may become and how long it may wait to fill. What is not given is the kind's
+/// own default.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchConfig {
+    /// Events in a batch, at the most.
+    pub max_events: Option<u64>,
+    /// Bytes of tags and payloads in a batch, at the most; a larger event is a batch of its own.
+    pub max_bytes: Option<ByteSize>,
+    /// How long a batch may wait to fill, from its first event on.
+    pub linger: Option<Span>,
+}
+
+/// A [`BatchConfig`] with nothing left open.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// Events at the most, at least one.
+    pub max_events: usize,
+    /// Bytes at the most.
+    pub max_bytes: usize,
+    /// How long to wait for more.
+    pub linger: Duration,
+}
+
+impl BatchLimits {
+    /// Limits of so many events, bytes, and milliseconds.
+    pub const fn new(max_events: usize, max_bytes: ByteSize, linger_ms: u64) -> Self {
+        #[allow(clippy::cast_possible_truncation)] // a constant of a few megabytes
+        let max_bytes = max_bytes.0 as usize;
+        BatchLimits { max_events, max_bytes, linger: Duration::from_millis(linger_ms) }
+    }
+
+    /// These limits where the configuration is silent.
+    pub fn or(self, config: BatchConfig) -> Self {
+        BatchLimits {
+            max_events: config
+                .max_events
+                .map_or(self.max_events, |n| usize::try_from(n).unwrap_or(usize::MAX).max(1)),
+            max_bytes: config.max_bytes.map_or(self.max_bytes, ByteSize::as_usize),
+            linger: config.linger.map_or(self.linger, |span| span.0),
+        }
+    }
+
+    /// When a batch is due of what waits: `events` of `bytes`, the first of them since `since`.
+    pub fn due(&self, events: usize, bytes: usize, since: Instant) -> Instant {
+        if events >= self.max_events || bytes >= self.max_bytes {
+            return since;
+        }
+        since + self.linger
+    }
+}
+
+/// The id of a batch; the same for every try of it, also after a restart. Shown as 32 hexadecimal
+/// digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BatchId(pub u128);
+
+impl BatchId {
+    /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
+    /// first of them `event`, read at `received`. The event and the time keep ids apart should the
+    /// same sequences name other events: in a queue that lost its files, or where events that were
+    /// tried have moved up behind what was dropped.
+    fn of(queue: u128, first: u64, len: usize, received: u64, event: EventId) -> Self {
+        let mut bytes = queue.to_be_bytes().to_vec();
+        for number in [first, len as u64, received] {
+            bytes.extend(number.to_be_bytes());
+        }
+        bytes.extend(event.0.to_be_bytes());
+        BatchId(xxhash_rust::xxh3::xxh3_128(&bytes))
+    }
+}
+
+impl std::fmt::Display for BatchId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Events that one sink writes together, in the order of the bus.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    queue: u128,
+    first: u64,
+    shares: Vec<Share>,
+    len: usize,
+    was_begun: bool,
+}
+
+impl Batch {
+    /// A batch of these shares, which stand in the queue `queue` from `first` on.
+    pub fn new(queue: u128, first: u64, shares: Vec<Share>) -> Self {
+        let len = shares.iter().map(Share::len).sum();
+        Batch { queue, first, shares, len, was_begun: false }
+    }
+
+    /// The same batch, begun by a process, or a spooler, before this one.
+    pub fn begun_before(self) -> Self {
+        Batch { was_begun: true, ..self }
+    }
+
+    /// Whether it was begun before this process, or this spooler.
+    pub fn was_begun(&self) -> bool {
+        self.was_begun
+    }
+
+    /// The batch's id, for stores that drop what they have seen.
+    pub fn id(&self) -> BatchId {
+        let received = self.shares.first().map_or(0, Share::received);
+        let event = self.events().next().map_or(EventId(0), Event::id);
+        BatchId::of(self.queue, self.first, self.len, received, event)
+    }
+
+    /// The place of the first event in its queue.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The parts that the batch is made of.
+    pub fn shares(&self) -> impl Iterator<Item = &Share> {
+        self.shares.iter()
+    }
+
+    /// How many events there are; never none.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no events.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The events, in order.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.shares.iter().flat_map(Share::events)
+    }
+
+    /// The events with where they come from, and when they were read in microseconds since 1970.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.shares.iter().flat_map(|share| {
+            let (origin, received) = (share.origin().as_ref(), share.received());
+            let authority = share.authority();
+            share.events().map(move |event| Entry { event, origin, received, authority })
+        })
+    }
+
+    /// Two batches of half the events each; the second is empty if there is one event.
+    pub fn split(mut self) -> (Batch, Batch) {
+        let middle = self.len.div_ceil(2);
+        let mut front = Vec::new();
+        let mut wanted = middle;
+        while let Some(share) = self.shares.first_mut().filter(|_| wanted > 0) {
+            let part = share.split_front(wanted);
+            wanted -= part.len();
+            front.push(part);
+            if share.is_empty() {
+                self.shares.remove(0);
+            }
+        }
+        let back = Batch::new(self.queue, self.first + middle as u64, self.shares);
+        let front = Batch::new(self.queue, self.first, front);
+        match self.was_begun {
+            true => (front.begun_before(), back.begun_before()),
+            false => (front, back),
+        }
+    }
+}
+
+/// An event of a batch and what is known of it besides.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The event.
+    pub event: &'a Event,
+    /// Where it comes from.
+    pub origin: &'a Origin,
+    /// When it was read, in microseconds since 1970.
+    pub received: u64,
+    /// Who vouches for it.
+    pub authority: Authority,
+}
+
+#[cfg(test)]
+impl<'a> Entry<'a> {
+    /// The entry of an event that was read in 2026, off the bus `bus` of the master `m`.
+    pub(crate) fn of(event: &'a Event, authority: Authority) -> Self {
+        static ORIGIN: std::sync::LazyLock<Origin> =
+            std::sync::LazyLock::new(|| Origin { source: "bus".into(), master_id: "m".into() });
+        Entry { event, origin: &ORIGIN, received: 1_795_304_177_692_890, authority }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::event::batch::*;
+    use crate::event::chunk::Chunk;
+
+    fn share(tags: &[&str]) -> Share {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
+        Share::all(Arc::new(Chunk::new(origin, 1, events)))
+    }
+
+    #[test]
+    fn halves_keep_order_and_have_ids_of_their_own() {
+        let batch = Batch::new(7, 100, vec![share(&["a", "b"]), share(&["c"]), share(&["d", "e"])]);
+        let id = batch.id();
+        assert_eq!(batch.clone().id(), id);
+        let (front, back) = batch.split();
+        let tags = |batch: &Batch| batch.events().map(Event::tag).collect::<String>();
+        assert_eq!((tags(&front).as_str(), tags(&back).as_str()), ("abc", "de"));
+        let event = Event::new("d", b"\x80").id();
+        assert_eq!(back.id(), BatchId::of(7, 103, 2, 1, event));
+        assert_ne!(front.id(), id);
+        let (only, none) = back.split().0.split();
+        assert_eq!((only.len(), none.len()), (1, 0));
+    }
+}

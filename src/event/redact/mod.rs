@@ -1,0 +1,706 @@
+//! What is hidden of events before they are stored or shown: the option `redact`.
+//!
+//! Rules stand on top of the configuration, for everything, and at a sink, for what that sink is
+//! handed. The dispatcher applies those on top, before an event goes anywhere; what Salt writes
+//! into the job cache goes past the dispatcher, and there they are applied too. Those of a sink are
+//! applied by its spooler, before its queue, so that what they cost is no other sink's.
+//!
+//! A rule looks at payloads and never at tags. An event of which something was replaced keeps the
+//! id that it had before, so that it is known for the same everywhere.
+
+use std::sync::Arc;
+
+use globset::GlobBuilder;
+use regex_automata::meta::{BuildError, Regex};
+use regex_automata::util::primitives::PatternID;
+use regex_automata::util::{interpolate, syntax};
+use regex_automata::{Anchored, Input, MatchKind, PatternSet};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use self::path::Paths;
+use crate::event::Event;
+use crate::event::chunk::{Chunk, Share};
+use crate::event::filter::{Filter, FilterConfig};
+use crate::observe::metrics::{self, Tally};
+use crate::yaml::{Node, Problem};
+
+#[cfg(test)]
+mod oracle;
+mod path;
+mod rewrite;
+
+/// What stands in place of a value unless a rule says otherwise.
+const HIDDEN: &str = "**redacted**";
+
+/// A rule of what to hide: one of `keys`, `paths` and `pattern`. Without `tags` and `functions` it
+/// is for all events. The first rule that matches a value replaces it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuleConfig {
+    /// What the rule is called in the metrics. Default: its place in the list, from 1.
+    pub name: Option<String>,
+    /// Globs of keys, as `*password*`, in upper or lower case. The value under such a key is
+    /// replaced as a whole, at any depth; and so is what is behind the `=` of a text `name=value`
+    /// or `--name=value`, as arguments are written.
+    pub keys: Vec<String>,
+    /// Paths of values to replace as a whole: `$.return.secrets`, `$.fun_args[*].pw`,
+    /// `$.return['a.b'][0]`, `$..pw`. Of JSONPath they know names, places, `*` and `..`.
+    pub paths: Vec<String>,
+    /// A regular expression. What it matches within a text, a key or bytes is replaced. It sees
+    /// bytes: `\w`, `\d`, `\s`, `\b` and `(?i)` mean ASCII, and `.` is one byte.
+    pub pattern: Option<String>,
+    /// What to write in its place. With a `pattern`, `$1` or `${1}` stands for what its first group
+    /// matched, `$name` for a group with a name, and `$$` for `$`. Default: `**redacted**`.
+    pub with: Option<String>,
+    /// Only in events whose tag matches one of these globs.
+    pub tags: Vec<String>,
+    /// Only in events with a function that matches one of these globs.
+    pub functions: Vec<String>,
+}
+
+/// The rules of one list, compiled.
+#[derive(Debug, Default)]
+pub struct Rules {
+    configs: Vec<RuleConfig>,
+    list: Vec<Rule>,
+    keys: Option<Keys>,
+    paths: Paths,
+    /// Matches if one of the patterns does.
+    patterns: Option<Regex>,
+}
+
+/// Two lists are the same if they are configured the same.
+impl PartialEq for Rules {
+    fn eq(&self, other: &Self) -> bool {
+        self.configs == other.configs
+    }
+}
+
+#[derive(Debug)]
+struct Rule {
+    name: String,
+    with: String,
+    /// `None` if it is for all events.
+    limits: Option<Filter>,
+    pattern: Option<Regex>,
+}
+
+/// The globs of keys of all rules.
+#[derive(Debug)]
+struct Keys {
+    globs: Regex,
+    /// The rule of each glob.
+    rules: Vec<usize>,
+}
+
+impl Rules {
+    /// Compiles the list under `redact` in `parent`, and notes everything that is wrong with it.
+    pub fn new(configs: &[RuleConfig], parent: &Node, problems: &mut Vec<Problem>) -> Self {
+        let mut all = Rules { configs: configs.to_vec(), ..Rules::default() };
+        let (mut globs, mut rules) = (Vec::new(), Vec::new());
+        let before = problems.len();
+        for (place, config) in configs.iter().enumerate() {
+            let mut noted = |path: &[&str], message: String| {
+                let place = place.to_string();
+                let path = [&["redact", &place][..], path].concat();
+                problems.push(Problem::at(parent.place_of(&path), message));
+            };
+            let kinds = [!config.keys.is_empty(), !config.paths.is_empty()];
+            let kinds = kinds.into_iter().chain([config.pattern.is_some()]);
+            if kinds.filter(|is_given| *is_given).count() != 1 {
+                noted(&[], "a rule has one of `keys`, `paths` and `pattern`".to_owned());
+            }
+            for (index, glob) in config.keys.iter().enumerate() {
+                match GlobBuilder::new(glob).case_insensitive(true).build() {
+                    Ok(glob) => globs.push(glob.regex().to_owned()),
+                    Err(error) => {
+                        let message = format!("`{glob}` is no glob: {}", error.kind());
+                        noted(&["keys", &index.to_string()], message);
+                    }
+                }
+                rules.push(place);
+            }
+            for (index, path) in config.paths.iter().enumerate() {
+                if let Err(message) = all.paths.add(path, place) {
+                    noted(&["paths", &index.to_string()], message);
+                }
+            }
+            let rule = Rule::new(place, config, &mut noted);
+            if all.list.iter().any(|other| other.name == rule.name) {
+                noted(&["name"], format!("two rules are called `{}`", rule.name));
+            }
+            all.list.push(rule);
+        }
+        if problems.len() > before {
+            return all;
+        }
+        let patterns: Vec<_> = configs.iter().filter_map(|rule| rule.pattern.as_ref()).collect();
+        let mut together = |regex: Result<Regex, Box<BuildError>>| {
+            let noted = |error: Box<BuildError>| {
+                let message = format!("the rules are too many together: {}", said(&error));
+                problems.push(Problem::at(parent.place_of(&["redact"]), message));
+            };
+            regex.map_err(noted).ok()
+        };
+        if !globs.is_empty() {
+            let globs = together(regex(&globs, MatchKind::All));
+            all.keys = globs.map(|globs| Keys { globs, rules });
+        }
+        if !patterns.is_empty() {
+            all.patterns = together(regex(&patterns, MatchKind::LeftmostFirst));
+        }
+        all
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// What they are called, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|rule| rule.name.as_str())
+    }
+
+    /// Which of the rules are for this event.
+    fn asked(&self, event: &Event) -> Asked {
+        if self.list.iter().all(|rule| rule.limits.is_none()) {
+            return Asked(None);
+        }
+        let is_for = |rule: &Rule| rule.limits.as_ref().is_none_or(|limits| limits.takes(event));
+        Asked(Some(self.list.iter().map(is_for).collect()))
+    }
+
+    /// The first rule that replaces what is under this key.
+    fn rule_of_key(&self, key: &[u8], asked: &Asked) -> Option<usize> {
+        let Keys { globs, rules } = self.keys.as_ref()?;
+        let input = Input::new(key).anchored(Anchored::Yes);
+        if !globs.is_match(input.clone()) {
+            return None;
+        }
+        let mut found = PatternSet::new(globs.pattern_len());
+        globs.which_overlapping_matches(&input, &mut found);
+        let rules = found.iter().filter_map(|glob| rules.get(glob.as_usize()).copied());
+        rules.filter(|rule| asked.has(*rule)).min()
+    }
+
+    /// The first rule that looks for keys: it hides what is under a key that is not known.
+    fn first_of_keys(&self, asked: &Asked) -> Option<usize> {
+        let rules = self.keys.iter().flat_map(|keys| keys.rules.iter().copied());
+        rules.filter(|rule| asked.has(*rule)).min()
+    }
+
+    /// What a rule writes in place of a whole value.
+    fn with(&self, rule: usize) -> &str {
+        self.list.get(rule).map_or(HIDDEN, |rule| &rule.with)
+    }
+
+    /// What the rules make of a text; `None` if it stays as it is. One of more than `longest` bytes
+    /// is not complete.
+    fn text(
+        &self,
+        text: &[u8],
+        asked: &Asked,
+        hits: &mut Vec<u64>,
+        longest: usize,
+    ) -> Option<Vec<u8>> {
+        let mut new = self.argument(text, asked, hits);
+        let is_match = |any: &Regex| any.is_match(new.as_deref().unwrap_or(text));
+        if !self.patterns.as_ref().is_some_and(is_match) {
+            return new;
+        }
+        for (place, rule) in self.list.iter().enumerate().filter(|(place, _)| asked.has(*place)) {
+            let before = new.as_deref().unwrap_or(text);
+            if before.len() > longest {
+                break;
+            }
+            let Some(pattern) = &rule.pattern else { continue };
+            let replaced = replaced(pattern, before, &rule.with, longest);
+            if let Some(replaced) = replaced.filter(|replaced| replaced != before) {
+                hit(hits, place);
+                new = Some(replaced);
+            }
+        }
+        new
+    }
+
+    /// As [`Rules::text`], of the rules that look for keys.
+    fn argument(&self, text: &[u8], asked: &Asked, hits: &mut Vec<u64>) -> Option<Vec<u8>> {
+        self.keys.as_ref()?;
+        let (name, value) = argument(text)?;
+        let rule = self.rule_of_key(name, asked)?;
+        let with = self.with(rule).as_bytes();
+        if value == with {
+            return None;
+        }
+        hit(hits, rule);
+        Some([text.strip_suffix(value)?, with].concat())
+    }
+}
+
+impl Rule {
+    fn new(place: usize, config: &RuleConfig, noted: &mut impl FnMut(&[&str], String)) -> Self {
+        let name = config.name.clone().unwrap_or_else(|| (place + 1).to_string());
+        if name.is_empty() {
+            noted(&["name"], "a rule's name cannot be empty".to_owned());
+        }
+        let with = config.with.as_deref().unwrap_or(HIDDEN).to_owned();
+        let pattern = config.pattern.as_ref().and_then(|pattern| {
+            let built = regex(&[pattern], MatchKind::LeftmostFirst);
+            let said = |error: Box<_>| format!("this is no pattern: {}", said(&error));
+            built.map_err(|error| noted(&["pattern"], said(error))).ok()
+        });
+        if let Some(pattern) = &pattern {
+            if pattern.is_match("") {
+                noted(&["pattern"], "the pattern matches where there is nothing".to_owned());
+            }
+            if let Some(group) = unknown_group(&with, pattern) {
+                let message = format!("the pattern has no group `{group}`");
+                noted(&["with"], message);
+            }
+        }
+        let (tags, functions) = (config.tags.clone(), config.functions.clone());
+        let is_limited = !(tags.is_empty() && functions.is_empty());
+        let limits = Filter::new(&FilterConfig { tags, functions, ..FilterConfig::default() });
+        let limits = limits.map_err(|bad| noted(&[bad.key, &bad.index.to_string()], bad.message));
+        Rule { name, with, limits: limits.ok().filter(|_| is_limited), pattern }
+    }
+}
+
+/// Which of some rules are for an event; `None` if all are.
+struct Asked(Option<Vec<bool>>);
+
+impl Asked {
+    fn has(&self, rule: usize) -> bool {
+        self.0.as_ref().is_none_or(|asked| asked.get(rule).copied().unwrap_or_default())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.as_ref().is_some_and(|asked| !asked.contains(&true))
+    }
+}
+
+/// Counts one more value that a rule has replaced.
+fn hit(hits: &mut Vec<u64>, rule: usize) {
+    if hits.len() <= rule {
+        hits.resize(rule + 1, 0);
+    }
+    if let Some(hits) = hits.get_mut(rule) {
+        *hits += 1;
+    }
+}
+
+/// Payloads may be anything, so the patterns match bytes, and see ASCII letters only.
+fn regex(patterns: &[impl AsRef<str>], kind: MatchKind) -> Result<Regex, Box<BuildError>> {
+    // The `*` of a glob matches a line feed too.
+    let dot_is_all = kind == MatchKind::All;
+    let syntax = syntax::Config::new().unicode(false).utf8(false).dot_matches_new_line(dot_is_all);
+    let config = Regex::config().match_kind(kind).utf8_empty(false);
+    Ok(Regex::builder().configure(config).syntax(syntax).build_many(patterns)?)
+}
+
+/// What is wrong with a pattern, in one line and without the pattern, which may hold a secret.
+fn said(error: &BuildError) -> String {
+    let said = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
+    let last = said.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+}
+
+/// A group that a replacement names and the pattern does not have.
+fn unknown_group(with: &str, pattern: &Regex) -> Option<String> {
+    let groups = pattern.group_info();
+    let (mut number, mut name) = (None, None);
+    interpolate::string(
+        with,
+        |index, _| {
+            if index >= groups.group_len(PatternID::ZERO) {
+                number.get_or_insert(index);
+            }
+        },
+        |group| {
+            let index = groups.to_index(PatternID::ZERO, group);
+            if index.is_none() {
+                name.get_or_insert_with(|| group.to_owned());
+            }
+            index
+        },
+        &mut String::new(),
+    );
+    name.or(number.map(|number| number.to_string()))
+}
+
+/// The text with what the pattern matches replaced; `None` if it matches nothing. Stops when it has
+/// become longer than `longest` bytes.
+fn replaced(pattern: &Regex, text: &[u8], with: &str, longest: usize) -> Option<Vec<u8>> {
+    let (mut out, mut copied) = (Vec::new(), 0);
+    for found in pattern.captures_iter(text) {
+        let Some(place) = found.get_match().filter(|place| !place.is_empty()) else { continue };
+        out.extend_from_slice(text.get(copied..place.start()).unwrap_or_default());
+        found.interpolate_bytes_into(text, with.as_bytes(), &mut out);
+        copied = place.end();
+        if out.len() > longest {
+            return Some(out);
+        }
+    }
+    out.extend_from_slice(text.get(copied..).unwrap_or_default());
+    (copied > 0).then_some(out)
+}
+
+/// Name and value of an argument, `name=value` as Salt takes it or `--name=value`.
+fn argument(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    const LONGEST_NAME: usize = 256;
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
+    let end = text.iter().take(LONGEST_NAME).position(|byte| !is_name(byte))?;
+    let (name, value) = text.split_at_checked(end)?;
+    let value = value.strip_prefix(b"=").filter(|value| !value.is_empty())?;
+    // `a==b` is a comparison.
+    let dashes = name.iter().take_while(|byte| **byte == b'-').count();
+    (!value.starts_with(b"=")).then_some((name.get(dashes..)?, value))
+}
+
+/// Rules that are in force, and the counts of what they have done.
+pub struct Redaction {
+    rules: Arc<Rules>,
+    values: Vec<Tally>,
+    torn: Tally,
+    too_deep: Tally,
+    too_long: Tally,
+}
+
+impl Redaction {
+    /// The rules of a sink, or with an empty name those on top. `None` if there are none.
+    pub fn new(rules: &Arc<Rules>, sink: &str) -> Option<Arc<Self>> {
+        if rules.is_empty() {
+            return None;
+        }
+        let values = rules.list.iter();
+        let values = values.map(|rule| Tally::new(metrics::REDACTED_VALUES, &[sink, &rule.name]));
+        let cut = |reason| Tally::new(metrics::REDACT_CUT, &[sink, reason]);
+        Some(Arc::new(Redaction {
+            rules: Arc::clone(rules),
+            values: values.collect(),
+            torn: cut("torn"),
+            too_deep: cut("too_deep"),
+            too_long: cut("too_long"),
+        }))
+    }
+
+    /// The event without what is to be hidden, under the id that it has; `None` if it stays as it
+    /// is. What was done is counted.
+    pub fn of(&self, event: &Event) -> Option<Event> {
+        let asked = self.rules.asked(event);
+        if asked.is_empty() {
+            return None;
+        }
+        let new = rewrite::rewrite(&self.rules, &asked, event.payload())?;
+        for (tally, hits) in self.values.iter().zip(new.hits) {
+            tally.add(hits);
+        }
+        self.torn.add(new.cut.torn);
+        self.too_deep.add(new.cut.too_deep);
+        self.too_long.add(new.cut.too_long);
+        Some(event.with_payload(&new.payload))
+    }
+
+    /// As [`Redaction::of`], of a share; the others that hold its events see nothing of it.
+    pub fn of_share(&self, mut share: Share) -> Share {
+        let redacted: Vec<_> = share.events().map(|event| self.of(event)).collect();
+        if redacted.iter().all(Option::is_none) {
+            return share;
+        }
+        let claim = share.take_claim();
+        let events = share.events().zip(redacted);
+        let events = events.map(|(event, new)| new.unwrap_or_else(|| event.detached()));
+        let chunk = Chunk::new(Arc::clone(share.origin()), share.received(), events.collect());
+        let chunk = chunk.vouched_for_by(share.authority());
+        Share::all(Arc::new(chunk)).claimed(claim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::codec::json;
+    use crate::event::redact::*;
+
+    /// The rules that stand under `redact` in a text, or what is wrong with them.
+    pub(super) fn rules(yaml: &str) -> Result<Arc<Rules>, Vec<(usize, usize, String)>> {
+        let mut problems = Vec::new();
+        let mut root = Node::parse(yaml).unwrap();
+        root.interpolate(&mut problems);
+        let redact = root.pairs().unwrap().iter().find(|(key, _)| key.name == "redact");
+        let configs: Option<Vec<RuleConfig>> = redact.unwrap().1.read_noting(&mut problems);
+        let rules = Rules::new(&configs.unwrap_or_default(), &root, &mut problems);
+        if problems.is_empty() {
+            return Ok(Arc::new(rules));
+        }
+        let problem = |problem: Problem| {
+            let place = problem.place.unwrap_or_default();
+            (place.line, place.column, problem.message)
+        };
+        Err(problems.into_iter().map(problem).collect())
+    }
+
+    fn redaction(yaml: &str) -> Arc<Redaction> {
+        Redaction::new(&rules(yaml).unwrap(), "").unwrap()
+    }
+
+    fn event(tag: &str, data: &Value) -> Event {
+        Event::new(tag, &rmp_serde::to_vec(data).unwrap())
+    }
+
+    /// The payload without what is hidden.
+    fn of(redaction: &Redaction, data: &Value) -> Value {
+        let event = event("salt/job/20261121233336123456/ret/web-1", data);
+        let redacted = redaction.of(&event);
+        serde_json::from_slice(redacted.as_ref().unwrap_or(&event).json(&mut Vec::new())).unwrap()
+    }
+
+    fn counts(redaction: &Redaction) -> Vec<u64> {
+        redaction.values.iter().map(Tally::get).collect()
+    }
+
+    #[test]
+    fn keys_hide_what_is_under_them_at_any_depth_and_in_either_case() {
+        let redaction = redaction("redact: [{keys: ['*password*', 'pillar', '7']}]");
+        let data = json!({
+            "fun": "pillar.items",
+            "return": {
+                "db": {"Password": {"a": [1, 2]}, "db_PASSWORD_old": 7, "user": "app"},
+                "users": [{"name": "x", "passwords": ["a", "b"]}, {"pass": "kept"}],
+                "pillar": [1],
+            },
+            "fun_args": ["password=hunter2", "--db-password=a=b", "name=x", "password==x", "password="],
+        });
+        let expected = json!({
+            "fun": "pillar.items",
+            "return": {
+                "db": {"Password": HIDDEN, "db_PASSWORD_old": HIDDEN, "user": "app"},
+                "users": [{"name": "x", "passwords": HIDDEN}, {"pass": "kept"}],
+                "pillar": HIDDEN,
+            },
+            "fun_args": [
+                "password=**redacted**", "--db-password=**redacted**", "name=x", "password==x",
+                "password=",
+            ],
+        });
+        assert_eq!(of(&redaction, &data), expected);
+        assert_eq!(counts(&redaction), [6]);
+        // A number as a key is known by its digits; what is hidden already is not hidden again.
+        let payload = b"\x82\x07\xa1s\xc0\xa1s";
+        let redacted = redaction.of(&Event::new("t", payload)).unwrap();
+        assert_eq!(redacted.json(&mut Vec::new()), br#"{"7": "**redacted**", "null": "s"}"#);
+        assert!(redaction.of(&redacted).is_none());
+        assert_eq!(counts(&redaction), [7]);
+    }
+
+    #[test]
+    fn paths_hide_what_they_lead_to() {
+        let redaction = redaction(
+            "redact:\n- {paths: ['$.return.secrets', '$.fun_args[*].pw', '$.a[1]', '$..deep']}\n\
+             - {paths: ['$.return.*.x'], with: ''}",
+        );
+        let data = json!({
+            "return": {"secrets": {"a": 1}, "secret": 1, "list": {"x": 1, "y": {"deep": 1}}},
+            "fun_args": [{"pw": "p", "user": "u"}, "pw", {"pw": [1]}],
+            "a": [1, 2, {"deep": {"deep": 2}}],
+            "secrets": 1,
+        });
+        let expected = json!({
+            "return": {"secrets": HIDDEN, "secret": 1, "list": {"x": "", "y": {"deep": HIDDEN}}},
+            "fun_args": [{"pw": HIDDEN, "user": "u"}, "pw", {"pw": HIDDEN}],
+            "a": [1, HIDDEN, {"deep": HIDDEN}],
+            "secrets": 1,
+        });
+        assert_eq!(of(&redaction, &data), expected);
+        assert_eq!(counts(&redaction), [6, 1]);
+    }
+
+    #[test]
+    fn patterns_replace_within_texts_and_keys_and_keep_groups() {
+        let redaction = redaction(
+            "redact:\n- {pattern: '(?i)(api[_-]?key=)\\S+', with: '${1}…', name: api-keys}\n\
+             - {pattern: '(?P<who>\\w+)@host', with: '$who$$'}",
+        );
+        let data = json!({
+            "return": "curl API_KEY=abc&x\nroot@host: apikey=9",
+            "cmd_|-curl api-key=abc_|-run": ["nothing", {"x": "api_key="}],
+        });
+        let expected = json!({
+            "return": "curl API_KEY=…\nroot$: apikey=…",
+            "cmd_|-curl api-key=…": ["nothing", {"x": "api_key="}],
+        });
+        assert_eq!(of(&redaction, &data), expected);
+        assert_eq!(counts(&redaction), [2, 1]);
+    }
+
+    #[test]
+    fn the_pattern_of_the_docs_finds_names_in_json_python_yaml_and_arguments() {
+        let docs = include_str!("../../../docs/configuration.md");
+        let from = docs.find("redact:\n  - name: in-text").unwrap();
+        let recipe = docs[from..].split("```").next().unwrap();
+        let redaction = redaction(recipe);
+        for (text, expected) in [
+            (r#"{"db_password": "a \" b", "x": 1}"#, r#"{"db_password": **redacted**, "x": 1}"#),
+            ("{'token': 'a b', 'x': 1}", "{'token': **redacted**, 'x': 1}"),
+            ("password: hunter2\nuser: x", "password: **redacted**\nuser: x"),
+            ("mysql --password=hunter2 -e x", "mysql --password=**redacted** -e x"),
+            ("http://h/?token=abc&x=1", "http://h/?token=**redacted**&x=1"),
+        ] {
+            assert_eq!(of(&redaction, &json!(text)), json!(expected));
+        }
+    }
+
+    #[test]
+    fn a_rule_is_for_the_tags_and_functions_that_it_names() {
+        let redaction = redaction(
+            "redact:\n- {keys: [a], tags: ['salt/job/*'], functions: ['pillar.*'], with: first}\n\
+             - {keys: [A], with: second, tags: ['*/ret/*']}",
+        );
+        let value = |tag: &str, fun: &str| {
+            let event = event(tag, &json!({"fun": fun, "a": 1}));
+            let redacted = redaction.of(&event);
+            let json: Value =
+                serde_json::from_slice(redacted.as_ref().unwrap_or(&event).json(&mut Vec::new()))
+                    .unwrap();
+            json["a"].clone()
+        };
+        assert_eq!(value("salt/job/1/ret/m", "pillar.items"), "first");
+        assert_eq!(value("salt/job/1/ret/m", "test.ping"), "second");
+        assert_eq!(value("salt/job/1/new", "test.ping"), 1);
+        assert_eq!(value("salt/auth", "pillar.items"), 1);
+    }
+
+    #[test]
+    fn what_is_redacted_keeps_its_id_and_what_is_not_stays_as_it_is() {
+        let redaction = redaction("redact: [{keys: [a]}]");
+        let before = event("t", &json!({"a": 1, "__peer_id": "m"}));
+        let after = redaction.of(&before).unwrap();
+        assert_eq!((after.id(), after.tag()), (before.id(), "t"));
+        assert_ne!(after.payload(), before.payload());
+        assert!(redaction.of(&event("t", &json!({"b": 1}))).is_none());
+        assert!(Redaction::new(&Arc::new(Rules::default()), "").is_none());
+    }
+
+    #[test]
+    fn invariant_7_what_cannot_be_searched_does_not_pass() {
+        let redaction = redaction("redact: [{pattern: hunter2}, {keys: [pw]}]");
+        let counts = || [&redaction.torn, &redaction.too_deep, &redaction.too_long].map(Tally::get);
+        let of =
+            |payload: &[u8]| redaction.of(&Event::new("t", payload)).map(|e| e.payload().to_vec());
+        // Something behind the value, a byte that is none, and texts that are cut off.
+        assert_eq!(of(b"\xa1x\xa7hunter2").unwrap(), b"\xa1x");
+        assert_eq!(of(b"\x92\xa1x\xc1hunter2").unwrap(), b"\x92\xa1x");
+        assert_eq!(of(b"\x92\xa1x\xa9hunter2").unwrap(), b"\x92\xa1x");
+        assert_eq!(of(b"\x82\xa2pw\x92\x01\xa9hunter2").unwrap(), b"\x82\xa2pw\xac**redacted**");
+        assert_eq!(counts(), [4, 0, 0]);
+        // Nothing is missing but what never came.
+        assert_eq!(of(b"\x92\xa1x"), None);
+        assert_eq!(of(b"\x82\xa2pw"), None);
+        assert_eq!(of(b""), None);
+        assert_eq!(counts(), [4, 0, 0]);
+        // Deep, and deeper; and closed by nothing.
+        for depth in [rewrite::MAX_DEPTH, rewrite::MAX_DEPTH + 1, 1_000_000] {
+            let deep = [vec![0x91; depth], b"\xa7hunter2".to_vec()].concat();
+            let redacted = of(&deep).unwrap();
+            assert!(!redacted.windows(7).any(|bytes| bytes == b"hunter2"), "{depth}");
+            assert!(of(&vec![0x91; depth]).is_none() == (depth <= rewrite::MAX_DEPTH), "{depth}");
+        }
+        assert_eq!(counts(), [4, 4, 0]);
+        // A million values of a byte would become twelve million bytes.
+        let many = [b"\xdd\x00\x20\x00\x00".to_vec(), vec![0xc0; 1 << 21]].concat();
+        let all = rules("redact: [{paths: ['$[*]']}]").unwrap();
+        let all = Redaction::new(&all, "").unwrap();
+        let redacted = all.of(&Event::new("t", &many)).unwrap();
+        assert_eq!((redacted.payload(), all.too_long.get()), (&b"\xac**redacted**"[..], 1));
+        let text = rules("redact: [{pattern: x}]").unwrap();
+        let text = Redaction::new(&text, "").unwrap();
+        let many = [b"\xdb\x00\x20\x00\x00".to_vec(), vec![b'x'; 1 << 21]].concat();
+        let redacted = text.of(&Event::new("t", &many)).unwrap();
+        assert_eq!((redacted.payload(), text.too_long.get()), (&b"\xac**redacted**"[..], 1));
+    }
+
+    #[test]
+    fn invariant_7_no_type_of_a_key_evades_a_rule() {
+        use rmpv::Value;
+
+        let secret = || Value::from("hunter2");
+        let under = |key: Value| Value::Map(vec![(key, secret())]);
+        let redaction = redaction(
+            "redact: [{keys: ['*password*', '1.5', 'NaN', '2026-*']}, {paths: [$.path]}, \
+             {pattern: '[~#]', with: ''}]",
+        );
+        let shows = |value: &Value| {
+            let mut payload = Vec::new();
+            rmpv::encode::write_value(&mut payload, value).unwrap();
+            let event = Event::new("t", &payload);
+            let redacted = redaction.of(&event).unwrap_or(event);
+            redacted.payload().windows(7).any(|bytes| bytes == b"hunter2")
+        };
+        let text = Value::from("my password");
+        let within = |key| Value::Map(vec![(key, Value::Nil)]);
+        let deep = (0..json::MAX_KEY_DEPTH + 2).fold(Value::Nil, |key, _| within(key));
+        for key in [
+            Value::Ext(5, b"password".to_vec()),
+            Value::Ext(78, b"20261121T23:33:36".to_vec()),
+            Value::F64(1.5),
+            Value::F64(f64::NAN),
+            Value::Array(vec![Value::from(1), text.clone()]),
+            within(text),
+            // What a pattern leaves of it is a password too.
+            Value::from("pass~word"),
+            Value::Ext(5, b"pass#word".to_vec()),
+            Value::Array(vec![Value::from("pass~word")]),
+            Value::Binary(b"a password\xff".to_vec()),
+            // JSON cuts them, so what they are is not known.
+            Value::Array(vec![Value::from("x".repeat(json::MAX_KEY_BYTES))]),
+            Value::Array(vec![deep]),
+        ] {
+            assert!(!shows(&under(key.clone())), "{key:?}");
+            let in_a_key = Value::Map(vec![(under(key.clone()), Value::Nil)]);
+            assert!(!shows(&in_a_key), "{key:?} in a key");
+        }
+        assert!(!shows(&under(Value::Ext(5, b"path".to_vec()))), "a path knows it too");
+        for key in [Value::Ext(5, b"user".to_vec()), Value::F64(2.5), Value::Array(Vec::new())] {
+            assert!(shows(&under(key.clone())), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_in_a_rule_is_reported_in_its_place() {
+        let yaml = "\
+redact:
+  - keys: ['a', 'b[']
+  - paths: ['$.a', 'b']
+  - {pattern: '(hunter2', name: x}
+  - {pattern: 'x*', name: x}
+  - {pattern: '(x)', with: '$2'}
+  - {pattern: '(x)', with: '$1y'}
+  - {keys: [a], pattern: b}
+  - {name: ''}
+  - {keys: [a], tags: ['c[']}
+";
+        let expected = [
+            (2, 17, "`b[` is no glob: unclosed character class; missing ']'"),
+            (3, 20, "`b` is no path: it does not begin with `$`"),
+            (4, 15, "this is no pattern: unclosed group"),
+            (5, 15, "the pattern matches where there is nothing"),
+            (5, 27, "two rules are called `x`"),
+            (6, 28, "the pattern has no group `2`"),
+            (7, 28, "the pattern has no group `1y`"),
+            (8, 5, "a rule has one of `keys`, `paths` and `pattern`"),
+            (9, 5, "a rule has one of `keys`, `paths` and `pattern`"),
+            (9, 12, "a rule's name cannot be empty"),
+            (10, 24, "`c[` is no glob: unclosed character class; missing ']'"),
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(line, column, text)| (*line, *column, (*text).to_owned()))
+            .collect();
+        assert_eq!(rules(yaml).unwrap_err(), expected);
+        let found = rules("redact: [{keys: [a], wiht: b}]").unwrap_err();
+        assert_eq!(found[0].2, "unknown key `wiht`");
+    }
+}

@@ -1,0 +1,52 @@
+//! What the master left out of an event that was over its `max_event_size`.
+
+use memchr::memmem::Finder;
+
+use crate::codec::msgpack::{Item, Walker};
+
+/// What Salt puts in place of a value (`salt.utils.dicttrim`).
+const TRIMMED: &[u8] = b"VALUE_TRIMMED";
+
+/// What is searched for before a payload is walked. Without the underscore, which abounds in Salt's
+/// states and would stop the search at each.
+const HINT: &[u8] = b"TRIMMED";
+
+/// Looks for values that were trimmed.
+pub struct Trimmed(Finder<'static>);
+
+impl Default for Trimmed {
+    fn default() -> Self {
+        Trimmed(Finder::new(HINT))
+    }
+}
+
+impl Trimmed {
+    /// How many values of the payload are the text that stands for a trimmed one.
+    pub fn count(&self, payload: &[u8]) -> u64 {
+        if self.0.find(payload).is_none() {
+            return 0;
+        }
+        let mut walker = Walker::new(payload);
+        let mut count = 0;
+        while let Ok(item) = walker.item() {
+            if item.bytes() == Some(TRIMMED) && !matches!(item, Item::Bin(_)) {
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::event::trimmed::*;
+
+    #[test]
+    fn trimmed_values_are_counted_where_they_are_whole_values() {
+        let data = serde_json::json!({
+            "return": "VALUE_TRIMMED",
+            "more": ["VALUE_TRIMMED", "not VALUE_TRIMMED at all"],
+        });
+        assert_eq!(Trimmed::default().count(&rmp_serde::to_vec(&data).unwrap()), 2);
+    }
+}

@@ -1,0 +1,82 @@
+//! What the kernel knows of this process, for the `process_*` metrics.
+
+use std::fs;
+
+use crate::observe::metrics::{self, Level};
+
+/// The unit of times in `/proc/self/stat` (`USER_HZ`): 100 on every Linux.
+const TICKS_A_SECOND: f64 = 100.0;
+
+/// The gauges of the process.
+pub(crate) struct Process {
+    resident: Level,
+    cpu: Level,
+    open_files: Level,
+}
+
+impl Process {
+    /// Registers the metrics, and sets those that never change.
+    pub(crate) fn new() -> Self {
+        Level::new(metrics::BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let process = Process {
+            resident: Level::new(metrics::PROCESS_RSS, &[]),
+            cpu: Level::new(metrics::PROCESS_CPU, &[]),
+            open_files: Level::new(metrics::PROCESS_FDS, &[]),
+        };
+        if let Some(start) = start_time() {
+            Level::new(metrics::PROCESS_START, &[]).set(start);
+        }
+        process.refresh();
+        process
+    }
+
+    /// Reads the kernel's numbers; those that cannot be read stay as they were.
+    pub(crate) fn refresh(&self) {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        if let Some(kibibytes) = number_behind(&status, "VmRSS:") {
+            self.resident.set(kibibytes * 1024.0);
+        }
+        if let Some((user, system)) = stat(14).zip(stat(15)) {
+            self.cpu.set((user + system) / TICKS_A_SECOND);
+        }
+        if let Ok(files) = fs::read_dir("/proc/self/fd") {
+            // One of them is this listing.
+            self.open_files.set_count(files.count().saturating_sub(1));
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn start_time() -> Option<f64> {
+    let boot = number_behind(&fs::read_to_string("/proc/stat").ok()?, "btime")?;
+    Some(boot + stat(22)? / TICKS_A_SECOND)
+}
+
+/// A field of `/proc/self/stat`, counted from 1 as in proc(5).
+fn stat(field: usize) -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The name of the program is the second field and may hold spaces and parentheses.
+    let (_, behind) = stat.rsplit_once(')')?;
+    behind.split_whitespace().nth(field.checked_sub(3)?)?.parse().ok()
+}
+
+fn number_behind(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::observe::process::*;
+
+    #[test]
+    fn the_kernel_answers() {
+        let process = Process::new();
+        process.refresh();
+        assert!(process.resident.get() > 1e6, "{}", process.resident.get());
+        assert!(process.open_files.get() >= 3.0);
+        let age = jiff::Timestamp::now().as_duration().as_secs_f64() - start_time().unwrap();
+        assert!((-2.0..3600.0).contains(&age), "{age}");
+        assert!(stat(14).is_some() && stat(15).is_some());
+    }
+}

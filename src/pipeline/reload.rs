@@ -1,0 +1,99 @@
+//! What a new configuration changes in a running pipeline.
+//!
+//! Sources and sinks are told apart by name and compared by fingerprint, a hash of everything that
+//! is configured for them, secrets included. What has the same name and fingerprint in both is not
+//! touched at all: its connection, queue and metrics stay; only a source that fails is tried again
+//! at once. [`crate::pipeline::Pipeline::reload`] carries a plan out.
+
+use thiserror::Error;
+
+/// Why a new configuration is not, or not wholly, in force.
+#[derive(Debug, Error)]
+pub enum ReloadError {
+    /// Nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// Some of it could not be done; the rest is in force.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What becomes of the sources or the sinks, by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The same in both.
+    pub kept: Vec<String>,
+    /// Of those that are kept, the ones that fail and are tried again at once.
+    pub retried: Vec<String>,
+    /// Only in the new one.
+    pub added: Vec<String>,
+    /// Different in the new one.
+    pub changed: Vec<String>,
+    /// Only in the old one.
+    pub removed: Vec<String>,
+}
+
+impl Plan {
+    /// The way from what runs to what is wanted, both as names and fingerprints.
+    pub fn new(running: &[(&str, u128)], wanted: &[(&str, u128)]) -> Self {
+        let mut plan = Plan::default();
+        for (name, fingerprint) in wanted {
+            let names = match running.iter().find(|(running, _)| running == name) {
+                None => &mut plan.added,
+                Some((_, running)) if running == fingerprint => &mut plan.kept,
+                Some(_) => &mut plan.changed,
+            };
+            names.push((*name).to_owned());
+        }
+        let gone = running.iter().filter(|(name, _)| wanted.iter().all(|(other, _)| other != name));
+        plan.removed.extend(gone.map(|(name, _)| (*name).to_owned()));
+        plan
+    }
+
+    /// Whether something new is to be started.
+    pub fn starts(&self) -> bool {
+        !self.added.is_empty() || !self.changed.is_empty()
+    }
+}
+
+/// What a reload has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// With the sources.
+    pub sources: Plan,
+    /// With the sinks.
+    pub sinks: Plan,
+}
+
+impl Reloaded {
+    /// The names in one part of both plans, for a log line.
+    pub fn names(&self, part: impl Fn(&Plan) -> &Vec<String>) -> String {
+        let sources = part(&self.sources).iter().map(|name| format!("source {name}"));
+        let sinks = part(&self.sinks).iter().map(|name| format!("sink {name}"));
+        sources.chain(sinks).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pipeline::reload::*;
+
+    #[test]
+    fn a_plan_goes_by_name_and_fingerprint() {
+        let running = [("a", 1), ("b", 2), ("c", 3)];
+        let wanted = [("d", 1), ("c", 3), ("b", 4)];
+        let plan = Plan::new(&running, &wanted);
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let expected = Plan {
+            kept: names(&["c"]),
+            retried: vec![],
+            added: names(&["d"]),
+            changed: names(&["b"]),
+            removed: names(&["a"]),
+        };
+        assert_eq!(plan, expected);
+        assert!(!Plan::new(&running, &running).starts());
+        let reloaded = Reloaded { sources: Plan::default(), sinks: expected };
+        assert_eq!(reloaded.names(|plan| &plan.added), "sink d");
+    }
+}

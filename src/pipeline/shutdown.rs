@@ -1,0 +1,319 @@
+//! Stopping: signals, the drain deadline, and what systemd is told.
+//!
+//! A thread of its own hears signals, keeps the time and watches the other threads, from the start
+//! of the daemon to its very end. So nothing that hangs elsewhere, in a store's library or in a
+//! system call, can keep the daemon from being stopped.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::observe::threads::{STUCK, Threads};
+
+/// How long everything may take to end after it was given up. Queues that are in memory are written
+/// to disk in this time.
+const END: Duration = Duration::from_secs(10);
+
+/// How often the threads are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long a line of the log may take: standard error may be a pipe that nobody reads.
+const SAY: Duration = Duration::from_secs(1);
+
+/// The two steps of stopping.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Sources stop; what was read is delivered.
+    pub stop: CancellationToken,
+    /// The drain deadline has passed: whatever is not delivered stays behind.
+    pub give_up: CancellationToken,
+    /// Milliseconds between the two.
+    deadline: Arc<AtomicU64>,
+}
+
+impl Shutdown {
+    /// With this drain deadline.
+    pub fn within(deadline: Duration) -> Self {
+        let shutdown = Shutdown::default();
+        shutdown.set_deadline(deadline);
+        shutdown
+    }
+
+    /// From now on this is the drain deadline. Of no effect once the daemon is stopping.
+    pub fn set_deadline(&self, deadline: Duration) {
+        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        self.deadline.store(millis, Ordering::Relaxed);
+    }
+
+    /// Waits until the daemon stops, gives up when the deadline has passed, and returns when
+    /// everything has had the time to end after that.
+    async fn run_out(&self) {
+        self.stop.cancelled().await;
+        let deadline = Duration::from_millis(self.deadline.load(Ordering::Relaxed));
+        if timeout(deadline, self.give_up.cancelled()).await.is_err() {
+            self.give_up.cancel();
+            say(move || {
+                warn!(?deadline, "the shutdown deadline has passed, leaving what is not delivered");
+            })
+            .await;
+        }
+        sleep(END).await;
+    }
+
+    /// Obeys what it is told, and keeps the time. Returns why the process has to end at once.
+    async fn obey(&self, told: &mut impl Ear, reopen: &watch::Sender<u64>) -> &'static str {
+        let mut run_out = std::pin::pin!(self.run_out());
+        let mut stops = 0;
+        loop {
+            let told = tokio::select! {
+                told = told.next() => told,
+                () = &mut run_out => return "the daemon was given up, and parts of it still hang",
+            };
+            if told == Told::Reload {
+                reopen.send_modify(|generation| *generation += 1);
+                say(|| info!("SIGHUP: files are opened anew")).await;
+                continue;
+            }
+            // First, and then said: whoever waits for one of the two need not wait for the log.
+            self.stop.cancel();
+            stops += 1;
+            match stops {
+                1 => {}
+                2 => {
+                    self.give_up.cancel();
+                    say(|| warn!("told to stop twice, leaving what is not delivered")).await;
+                }
+                _ => return "told to stop three times",
+            }
+        }
+    }
+}
+
+/// Logs, and does not wait long for it.
+async fn say(line: impl FnOnce() + Send + 'static) {
+    let _ = timeout(SAY, spawn_blocking(line)).await;
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// SIGINT, SIGTERM: stop.
+    Stop,
+    /// SIGHUP: open files anew and read the configuration again.
+    Reload,
+}
+
+/// Where it is heard what is asked for.
+trait Ear {
+    /// Waits for the next. May be broken off and called again.
+    async fn next(&mut self) -> Told;
+}
+
+struct Kernel {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Kernel {
+    fn listen() -> io::Result<Self> {
+        Ok(Kernel {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl Ear for Kernel {
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+}
+
+/// The thread that hears signals for as long as this lives: SIGINT and SIGTERM stop, a second one
+/// gives up, a third one ends the process at once, with exit code 1. So does time, when something
+/// has not ended [`END`] after it was given up.
+pub struct Signals {
+    /// What they stop.
+    pub shutdown: Shutdown,
+    /// The threads that are watched.
+    pub threads: Arc<Threads>,
+    reopen: watch::Receiver<u64>,
+    done: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    /// Takes the signals over from their default actions.
+    pub fn listen(shutdown: Shutdown) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let kernel = {
+            let _entered = runtime.enter();
+            Kernel::listen()?
+        };
+        let (reopen_in, reopen) = watch::channel(0);
+        let done = CancellationToken::new();
+        let (obeyed, until) = (shutdown.clone(), done.clone());
+        let threads = Arc::new(Threads::default());
+        let watched = Arc::clone(&threads);
+        let thread = std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || hear(runtime, kernel, &obeyed, &watched, &reopen_in, &until))?;
+        Ok(Signals { shutdown, threads, reopen, done, thread: Some(thread) })
+    }
+
+    /// Changes with each SIGHUP.
+    pub fn reopen(&self) -> watch::Receiver<u64> {
+        self.reopen.clone()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.done.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The work of the thread.
+fn hear(
+    runtime: Runtime,
+    mut kernel: Kernel,
+    shutdown: &Shutdown,
+    threads: &Threads,
+    reopen: &watch::Sender<u64>,
+    done: &CancellationToken,
+) {
+    let obeying = async {
+        tokio::select! {
+            reason = shutdown.obey(&mut kernel, reopen) => reason,
+            never = watch(threads) => match never {},
+        }
+    };
+    let obeying = done.run_until_cancelled(obeying);
+    if let Some(reason) = runtime.block_on(obeying) {
+        runtime.block_on(say(move || error!(reason, "ending at once")));
+        std::process::exit(1);
+    }
+    // A line of the log that hangs is not waited for.
+    runtime.shutdown_background();
+}
+
+/// Tells systemd a state, if it listens.
+pub fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "systemd could not be notified");
+    }
+}
+
+/// Tells systemd that the configuration is being read again; [`NotifyState::Ready`] ends that. With
+/// the time, which `Type=notify-reload` asks for.
+pub fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => {
+            warn!(%error, "the monotonic clock cannot be read");
+            notify(&[NotifyState::Reloading]);
+        }
+    }
+}
+
+/// Looks at the threads, and tells systemd's watchdog that we live for as long as all of them move.
+async fn watch(threads: &Threads) -> Infallible {
+    let watchdog = sd_notify::watchdog_enabled();
+    let pause = watchdog.map_or(LOOK, |interval| LOOK.min(interval / 2));
+    let limit = watchdog.map_or(STUCK, |interval| STUCK.min(interval));
+    loop {
+        for (thread, is_stuck) in threads.look(Instant::now(), limit) {
+            say(move || match is_stuck {
+                true => error!(thread, "the thread does not move; the watchdog is not fed"),
+                false => info!(thread, "the thread moves again"),
+            })
+            .await;
+        }
+        if watchdog.is_some() && threads.stuck().is_empty() {
+            notify(&[NotifyState::Watchdog]);
+        }
+        sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::time::Instant;
+
+    use crate::pipeline::shutdown::*;
+
+    /// What is heard, and how long after what came before.
+    struct Script(VecDeque<(Duration, Told)>);
+
+    impl Ear for Script {
+        async fn next(&mut self) -> Told {
+            let Some((wait, told)) = self.0.front().copied() else {
+                return std::future::pending().await;
+            };
+            sleep(wait).await;
+            self.0.pop_front();
+            told
+        }
+    }
+
+    /// When it stops, when it gives up, and when and why it ends at once, in seconds.
+    async fn run(deadline: u64, heard: &[(u64, Told)]) -> (u64, u64, u64, &'static str) {
+        let shutdown = Shutdown::within(Duration::from_secs(deadline));
+        let heard = heard.iter().map(|(wait, told)| (Duration::from_secs(*wait), *told));
+        let mut script = Script(heard.collect());
+        let began = Instant::now();
+        let at = async |token: &CancellationToken| {
+            token.cancelled().await;
+            began.elapsed().as_secs()
+        };
+        let (reopen, _seen) = watch::channel(0);
+        let obeying = async {
+            let reason = shutdown.obey(&mut script, &reopen).await;
+            (reason, began.elapsed().as_secs())
+        };
+        let (stop, give_up, (reason, end)) =
+            tokio::join!(at(&shutdown.stop), at(&shutdown.give_up), obeying);
+        (stop, give_up, end, reason)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_signal_gives_up_and_the_third_ends_the_process() {
+        let (stop, give_up, end, reason) =
+            run(25, &[(1, Told::Stop), (2, Told::Stop), (3, Told::Stop)]).await;
+        assert_eq!((stop, give_up, end), (1, 3, 6));
+        assert_eq!(reason, "told to stop three times");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_hangs_ends_a_few_seconds_after_its_deadline() {
+        for heard in [&[(1, Told::Stop)][..], &[(1, Told::Stop), (2, Told::Reload)]] {
+            let (stop, give_up, end, reason) = run(25, heard).await;
+            assert_eq!((stop, give_up, end), (1, 26, 36));
+            assert_eq!(reason, "the daemon was given up, and parts of it still hang");
+        }
+    }
+}

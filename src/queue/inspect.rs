@@ -1,0 +1,109 @@
+//! Where a running sink is asked what waits for it, and told to discard some of it.
+//!
+//! The spooler's thread owns the queue and answers between two rounds, so that the answer is true
+//! of one moment and nothing else changes the files.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::sync::bell::Sender;
+
+/// Enquiries that may wait for one spooler.
+pub const ENQUIRIES: usize = 4;
+
+/// How long an answer may take. Discarding reads what is left of the last segment.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// What waits for a sink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Its name.
+    pub sink: String,
+    /// Events that wait or are being written, those in memory alone included.
+    pub events: u64,
+    /// When the oldest of them was read, in microseconds since 1970.
+    pub oldest: Option<u64>,
+    /// When the newest of them was read, in microseconds since 1970.
+    pub newest: Option<u64>,
+    /// Bytes of all segments on disk.
+    pub bytes: u64,
+    /// How many segments there are.
+    pub segments: u64,
+}
+
+/// What a spooler answers.
+#[derive(Debug)]
+pub struct Answer {
+    /// Events that were discarded.
+    pub discarded: u64,
+    /// What is left.
+    pub holding: Holding,
+}
+
+/// What a spooler is asked.
+#[derive(Debug)]
+pub struct Enquiry {
+    /// Discard what waits and was read before this, in microseconds since 1970.
+    pub discard_before: Option<u64>,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// The ways to the spoolers, by the sinks' names.
+#[derive(Default)]
+pub struct Desks(Mutex<BTreeMap<String, Sender<Enquiry>>>);
+
+impl Desks {
+    /// From now on the sink of this name is asked here.
+    pub fn open(&self, sink: &str, enquiries: Sender<Enquiry>) {
+        self.lock().insert(sink.to_owned(), enquiries);
+    }
+
+    /// Asks one sink; `None` if it is not there, is just being changed, or does not answer in time.
+    pub async fn ask(&self, sink: &str, discard_before: Option<u64>) -> Option<Answer> {
+        let enquiries = self.lock().get(sink)?.clone();
+        let (answer, answered) = oneshot::channel();
+        enquiries.try_send(Enquiry { discard_before, answer }).ok()?;
+        drop(enquiries);
+        timeout(ANSWER, answered).await.ok()?.ok()
+    }
+
+    /// Asks all of these sinks at once. One that does not answer is left out.
+    pub async fn ask_all(&self, sinks: &[String]) -> Vec<Holding> {
+        let answers = join_all(sinks.iter().map(|sink| self.ask(sink, None))).await;
+        answers.into_iter().flatten().map(|answer| answer.holding).collect()
+    }
+
+    /// A map is never half changed.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sender<Enquiry>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use crate::queue::inspect::*;
+    use crate::sync::bell::{Bell, channel};
+
+    #[tokio::test(start_paused = true)]
+    async fn sinks_that_do_not_answer_are_waited_for_together() {
+        let desks = Desks::default();
+        let sinks = ["a", "b", "c"].map(str::to_owned);
+        let (mut kept, began) = (Vec::new(), Instant::now());
+        for sink in &sinks {
+            let (enquiries, enquiries_out) = channel(ENQUIRIES, &Bell::default());
+            desks.open(sink, enquiries);
+            kept.push(enquiries_out);
+        }
+        assert_eq!(desks.ask_all(&sinks).await, []);
+        assert_eq!(began.elapsed().as_secs(), ANSWER.as_secs());
+    }
+}

@@ -1,0 +1,54 @@
+//! Opening the queue of a sink, with what its spill holds.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use tracing::{info, warn};
+
+use crate::event::chunk::Share;
+use crate::queue::spill::disk::Folder;
+use crate::queue::spill::{Spill, queue_id};
+use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
+use crate::sink::chain;
+use crate::sync::bell::Receiver;
+
+/// A queue with what its spill holds, ready for a spooler.
+pub(crate) struct OpenQueue {
+    pub(crate) queue: Queue,
+    pub(crate) fsync: Option<Fsync>,
+}
+
+/// Where a spooler's events come from.
+pub(crate) struct Feed {
+    pub(crate) shares: Receiver<Share>,
+    pub(crate) inherited: VecDeque<Share>,
+}
+
+/// Where the spill of a sink is.
+pub(crate) fn spill_of(state_dir: &Path, sink: &str) -> PathBuf {
+    state_dir.join("spill").join(sink)
+}
+
+/// The queue of a sink, with what its spill holds, and when that is synced; or why there is none.
+pub(crate) fn open_queue(
+    sink: &str,
+    spill: SpillConfig,
+    state_dir: &Path,
+) -> Result<OpenQueue, String> {
+    if spill.mode == SpillMode::Memory {
+        return Ok(OpenQueue { queue: Queue::new(queue_id::random(), spill, None), fsync: None });
+    }
+    let path = spill_of(state_dir, sink);
+    let failed = |cause: String| format!("cannot open the spill {}: {cause}", path.display());
+    let folder = Folder::create(&path).map_err(|error| failed(error.to_string()))?;
+    let id = queue_id::of(&folder).map_err(|error| failed(format!("the queue's id: {error}")))?;
+    let opened = Spill::open(folder, spill.settings()).map_err(|error| failed(chain(&error)))?;
+    if opened.torn_bytes() > 0 {
+        warn!(sink, bytes = opened.torn_bytes(), "a torn tail was cut off the spill");
+    }
+    let queue = Queue::new(id, spill, Some(opened));
+    if !queue.is_empty() {
+        info!(sink, events = queue.len(), "events wait in the spill");
+    }
+    Ok(OpenQueue { queue, fsync: Some(spill.fsync) })
+}

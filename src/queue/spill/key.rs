@@ -1,0 +1,136 @@
+//! The head of a segment's file, which holds the key by which its records are known.
+//!
+//! ```text
+//!   0  magic    4  "\xc3sg\x02"; the last byte is the version of the format
+//!   4  key     16  random, another one in each file
+//!  20  crc      4  CRC32C of the 20 bytes before
+//!  24  the same 24 bytes once more, so that one damaged byte does not cost the segment
+//! ```
+//!
+//! Events are written by minions, and what a minion writes may look like a record. A record of
+//! version 2 begins with a marker that is a part of the key, and the checksum of its head begins
+//! with the whole key. A payload would have to guess these 64 bits, and has one try for each of its
+//! bytes, and only where the file is damaged.
+//!
+//! Files of version 1 have no head. Their first bytes are those of a record, whose marker and
+//! checksum anybody can make.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+
+use crate::queue::spill::disk::DiskFile;
+
+/// Bytes of a file's head.
+pub const FILE_HEAD: usize = 48;
+
+/// Bytes of one of its two copies.
+const COPY: usize = FILE_HEAD / 2;
+
+const MAGIC: [u8; 4] = *b"\xc3sg\x02";
+
+/// How a record of version 1 begins.
+const MARKER_1: [u8; 4] = *b"\xa5SR\x01";
+
+/// What tells the records of a file from everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// `None` in a file of version 1.
+    secret: Option<[u8; 16]>,
+    /// How a record begins.
+    marker: [u8; 4],
+    /// The checksum of the secret, with which that of a record's head begins.
+    seed: u32,
+}
+
+impl Key {
+    /// That of a file of version 1.
+    pub const VERSION_1: Key = Key { secret: None, marker: MARKER_1, seed: 0 };
+
+    /// A new one. The randomness is that of the operating system, by way of a keyed hash.
+    pub fn random() -> Self {
+        let random = || RandomState::new().build_hasher().finish();
+        Key::new((u128::from(random()) << 64 | u128::from(random())).to_le_bytes())
+    }
+
+    fn new(secret: [u8; 16]) -> Self {
+        let [a, b, c, d, ..] = secret;
+        Key { secret: Some(secret), marker: [a, b, c, d], seed: crc32c::crc32c(&secret) }
+    }
+
+    /// The key of a file; `None` if its head is damaged, and nothing in it can be believed.
+    pub fn of_file<F: DiskFile>(file: &F) -> io::Result<Option<Self>> {
+        let mut bytes = [0; FILE_HEAD];
+        let read = file.read_at(&mut bytes, 0)?;
+        Ok(Key::read(bytes.get(..read).unwrap_or_default()))
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        if let Some(secret) = bytes.chunks_exact(COPY).find_map(read_copy) {
+            return Some(Key::new(secret));
+        }
+        // One of the four may be damaged; none of them is as in a file of version 2.
+        let alike = bytes.iter().zip(&MARKER_1).filter(|(one, other)| one == other).count();
+        (alike >= MARKER_1.len() - 1).then_some(Key::VERSION_1)
+    }
+
+    /// The head of a file with this key; empty in version 1.
+    pub fn file_head(&self) -> Vec<u8> {
+        let Some(secret) = self.secret else { return Vec::new() };
+        let mut copy = [&MAGIC[..], &secret].concat();
+        copy.extend(crc32c::crc32c(&copy).to_le_bytes());
+        copy.repeat(2)
+    }
+
+    /// Whether nobody but who can read the file can make a record of it.
+    pub fn is_secret(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    /// Where the first record is.
+    pub fn records_begin(&self) -> u64 {
+        if self.is_secret() { FILE_HEAD as u64 } else { 0 }
+    }
+
+    /// How a record begins.
+    pub fn marker(&self) -> &[u8; 4] {
+        &self.marker
+    }
+
+    /// The checksum of a record's head.
+    pub fn checksum(&self, head: &[u8]) -> u32 {
+        crc32c::crc32c_append(self.seed, head)
+    }
+}
+
+fn read_copy(copy: &[u8]) -> Option<[u8; 16]> {
+    let (checked, crc) = copy.split_at_checked(COPY - 4)?;
+    let secret = checked.strip_prefix(&MAGIC)?;
+    (crc32c::crc32c(checked).to_le_bytes() == crc).then(|| secret.try_into().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::queue::spill::key::*;
+
+    #[test]
+    fn a_key_survives_any_one_damaged_byte_and_no_two_are_alike() {
+        let key = Key::random();
+        assert_ne!(key, Key::random());
+        for at in 0..FILE_HEAD {
+            let mut head = key.file_head();
+            head[at] ^= 0x10;
+            assert_eq!(Key::read(&head), Some(key));
+            head[(at + COPY) % FILE_HEAD] ^= 0x10;
+            assert_eq!(Key::read(&head), None);
+        }
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_known_with_a_damaged_byte_too() {
+        assert_eq!(Key::read(b"\xa5SR\x01..."), Some(Key::VERSION_1));
+        assert_eq!(Key::read(b"\xa5SR\x41..."), Some(Key::VERSION_1));
+        assert_eq!(Key::read(b"\xa5ZR\x41..."), None);
+        assert_eq!(Key::read(b""), None);
+    }
+}

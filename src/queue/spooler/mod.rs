@@ -1,0 +1,710 @@
+//! The spooler: the thread that owns a sink's queue.
+//!
+//! It takes shares from the dispatcher as fast as they come, so that nothing upstream ever waits
+//! for this sink, puts them into the queue (and so on disk), and hands batches to the sink's
+//! writers as they become free. Syncing takes long and has a thread of its own, and what is stored
+//! for good by the time that its sync is due is not synced: while the sink keeps up, nothing is.
+//!
+//! ```text
+//! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
+//!                       │ spooler │ ──batch──▶ writer 1
+//!    writers ─settled─▶ └─────────┘
+//!                        │       ▲
+//!                        └ sync ─┘
+//! ```
+//!
+//! A spooler ends in one of three ways: its channel is closed, and it drains; its sink is removed
+//! ([`Order::End`]), and it lets go of the channel itself and drains; or its sink has changed
+//! ([`Order::Leave`]), and it hands channel and queue on to the next spooler. Until that one is
+//! there, and while the last batches are being written, events are taken as ever.
+//!
+//! All that the spooler does is two functions: [`Spooler::round`] does what is due, and
+//! [`Spooler::handle`] takes what has happened. The thread only waits between them. What may happen
+//! in which order is explored in `spooler/model.rs`, which calls the two itself.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::delivery::Settled;
+use crate::event::batch::{Batch, BatchLimits};
+use crate::event::chunk::Share;
+use crate::event::redact::Redaction;
+use crate::observe::state::SinkState;
+use crate::observe::threads;
+use crate::queue::inspect::{Answer, Enquiry, Holding};
+use crate::queue::spill::SyncJob;
+use crate::queue::spill::disk::{Disk, Folder};
+use crate::queue::{Fsync, Queue};
+use crate::sync::bell::{Bell, IDLE, Receiver, Sender, channel};
+
+#[cfg(test)]
+mod model;
+
+/// Batches that one writer may hold: the one it writes and the one it writes next.
+pub const BATCHES_PER_WRITER: usize = 2;
+
+/// How often what is acknowledged is noted on disk, and expired events are looked for.
+const NOTE: Duration = Duration::from_secs(1);
+
+/// How often it is tried again to put in what a full queue holds back.
+const BLOCKED: Duration = Duration::from_millis(20);
+
+/// Shares, and bytes of their frames, that one round takes at the most: enough for a burst to cost
+/// one round, and so few that handing out, settling and syncing are never put off for long.
+const ROUND: (usize, usize) = (32, 4 << 20);
+
+/// Everything that a spooler thread owns.
+pub struct Spooler<D: Disk = Folder> {
+    /// The queue.
+    pub queue: Queue<D>,
+    /// When a batch is due.
+    pub limits: BatchLimits,
+    /// When what was written is synced; `None` if nothing is on disk.
+    pub fsync: Option<Fsync>,
+    /// Shares from the dispatcher; closed when there are no more. All else rings the bell of this
+    /// channel.
+    pub shares: Receiver<Share>,
+    /// Batches that writers have settled.
+    pub settled: Receiver<Settled>,
+    /// What is hidden of the events of this sink, if something is.
+    pub redaction: Option<Arc<Redaction>>,
+    /// The writers.
+    pub writers: Vec<mpsc::Sender<Batch>>,
+    /// What the world sees.
+    pub state: Arc<SinkState>,
+    /// What to do besides. Has room for every order that a spooler can get.
+    pub orders: Receiver<Order>,
+    /// What others want to know.
+    pub enquiries: Receiver<Enquiry>,
+    /// The daemon has begun to stop.
+    pub stop: CancellationToken,
+    /// The drain deadline has passed.
+    pub give_up: CancellationToken,
+    /// What the spooler before this one could not leave on disk; comes before all that is new.
+    pub inherited: VecDeque<Share>,
+    /// Set when the spill's folder was removed or replaced.
+    pub renew: Arc<AtomicBool>,
+    /// Cancelled when a writer has panicked.
+    pub writer_died: CancellationToken,
+    /// Nothing comes any more: the spooler before this one has let go of the channel.
+    pub is_draining: bool,
+}
+
+/// Orders that one spooler can get: to leave, and to leave at once.
+pub const ORDERS: usize = 2;
+
+/// What a spooler is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The sink is removed: take no more, deliver what there is, and end.
+    End,
+    /// Begin no more batches, wait for those that are begun, and end.
+    Leave,
+    /// As `Leave`, without waiting; batches that are begun come again.
+    LeaveAtOnce,
+}
+
+/// What a spooler leaves behind.
+#[derive(Debug)]
+pub struct Left {
+    /// Events that are in the spill.
+    pub on_disk: u64,
+    /// The channel, for the next spooler; `None` unless told to leave.
+    pub shares: Option<Receiver<Share>>,
+    /// What is not on disk, for the next spooler, in order. Empty unless told to leave.
+    pub in_memory: Vec<Share>,
+}
+
+/// The end of a spooler before its time: itself, a writer or the sync thread has panicked.
+#[derive(Debug)]
+pub struct Death {
+    /// What has happened.
+    pub reason: String,
+    /// Events that it had and that are not in `inherited`. Those of them that the spill does not
+    /// have are lost.
+    pub events: u64,
+    /// As in [`Spooler`], for the next one.
+    pub shares: Receiver<Share>,
+    /// As in [`Spooler`].
+    pub inherited: VecDeque<Share>,
+    /// As in [`Spooler`].
+    pub orders: Receiver<Order>,
+    /// As in [`Spooler`].
+    pub enquiries: Receiver<Enquiry>,
+    /// As in [`Spooler`].
+    pub is_draining: bool,
+}
+
+/// What a spooler is in the middle of.
+struct Course<D: Disk> {
+    /// Batches that each writer holds.
+    held: Vec<usize>,
+    /// There are no more shares.
+    draining: bool,
+    /// The writers have ended.
+    abandoned: bool,
+    /// Another spooler comes.
+    leaving: bool,
+    /// The batches that are begun are not waited for.
+    at_once: bool,
+    /// What was appended since the last sync began and may not be stored yet.
+    unsynced: VecDeque<Unsynced>,
+    /// When to try again to put in what is held back.
+    retry_at: Instant,
+    /// It was said that sources are held back.
+    has_told: bool,
+    /// When to note what was acknowledged, and to look for what has expired; `None` while there is
+    /// neither.
+    note_at: Option<Instant>,
+    /// When to begin the spill anew; `None` while its folder is there.
+    renew_at: Option<Instant>,
+    /// Events of the share that is being put in.
+    coming: usize,
+    /// The sync thread has panicked.
+    sync_died: bool,
+    syncer: Syncer<D>,
+}
+
+impl<D: Disk> Course<D> {
+    fn new(writers: usize, now: Instant, syncer: Syncer<D>) -> Self {
+        Course {
+            held: vec![0; writers],
+            draining: false,
+            abandoned: false,
+            leaving: false,
+            at_once: false,
+            unsynced: VecDeque::new(),
+            retry_at: now,
+            has_told: false,
+            note_at: Some(now + NOTE),
+            renew_at: None,
+            coming: 0,
+            sync_died: false,
+            syncer,
+        }
+    }
+}
+
+/// Events that were put in at about the same time, to be synced together.
+struct Unsynced {
+    /// When the first of them was put in.
+    since: Instant,
+    /// The sequence behind the last.
+    end: u64,
+}
+
+/// The part of the interval between two syncs within which events count as put in together.
+const TOGETHER: u32 = 8;
+
+/// What a spooler waits for.
+enum Happening<D: Disk> {
+    Share(Share),
+    NoMoreShares,
+    Settled(Settled),
+    WritersGone,
+    Order(Order),
+    NoMoreOrders,
+    Enquiry(Enquiry),
+    NoMoreEnquiries,
+    Synced(SyncJob<D>, io::Result<()>),
+    NoMoreSyncs,
+    /// Something is due.
+    Time,
+}
+
+impl<D: Disk> Spooler<D> {
+    /// Works until there are no more shares and everything is settled, or the writers are gone, or
+    /// it is told to leave. A panic ends it too, and takes nothing with it that another spooler
+    /// needs.
+    pub fn run(mut self) -> Result<Left, Box<Death>> {
+        self.shares.bell().attend();
+        let (syncer, jobs, done) = Syncer::new(self.shares.bell());
+        let (threads, name) = (threads::own(), format!("sync {}", self.state.name));
+        let syncing = move || {
+            if let Some(threads) = threads {
+                threads.join(&name);
+            }
+            run_jobs(&jobs, &done);
+        };
+        let sync_thread = std::thread::Builder::new().name("sync".to_owned()).spawn(syncing);
+        let sync_thread = match sync_thread {
+            Ok(sync_thread) => sync_thread,
+            Err(error) => return Err(self.dead(format!("starting the sync thread: {error}"))),
+        };
+        let mut course = Course::new(self.writers.len(), Instant::now(), syncer);
+        course.draining = self.is_draining;
+        let worked = catch_unwind(AssertUnwindSafe(|| self.work(&mut course)));
+        self.is_draining = course.draining;
+        let Course { leaving, syncer, coming, .. } = course;
+        drop(syncer.jobs);
+        // A panic there has been reported; what was appended is synced below.
+        let _ = sync_thread.join();
+        let Ok(ended) = worked else { return Err(self.panicked(coming)) };
+        // A sync that failed would succeed the next time, without what the kernel has dropped.
+        if let Poll::Ready(Some((job, result))) = syncer.done.take() {
+            self.queue.end_sync(&job, result);
+        }
+        match ended {
+            Ok(()) => Ok(self.leave(leaving)),
+            Err(reason) => Err(self.dead(reason.to_owned())),
+        }
+    }
+
+    /// The work itself; an error says what has died beside this thread.
+    fn work(&mut self, course: &mut Course<D>) -> Result<(), &'static str> {
+        // What a spooler before this one has not synced.
+        self.plan_sync(course, Instant::now());
+        while let Some(wait) = self.round(course, Instant::now()) {
+            if self.writer_died.is_cancelled() {
+                return Err("a writer has panicked; this is a bug in saltern");
+            }
+            if course.sync_died {
+                return Err("the sync thread has panicked; this is a bug in saltern");
+            }
+            let happening = self.wait_for(course, wait);
+            self.handle(happening, course, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Something beside the spooler has died: everything is left to the next one as at a reload.
+    fn dead(mut self, reason: String) -> Box<Death> {
+        match catch_unwind(AssertUnwindSafe(|| self.finish(true))) {
+            Ok((on_disk, in_memory)) => self.death(reason, on_disk, in_memory.into()),
+            Err(_) => self.panicked(0),
+        }
+    }
+
+    /// The spooler itself has panicked, so that its queue may be half changed. What the spill has
+    /// is read from the spill again. Without one, the queue gives what it has in memory.
+    fn panicked(mut self, coming: usize) -> Box<Death> {
+        let reason = "its spooler has panicked; this is a bug in saltern".to_owned();
+        let held = catch_unwind(AssertUnwindSafe(|| self.queue.len())).unwrap_or_default();
+        let inherited = std::mem::take(&mut self.inherited);
+        let salvaged = catch_unwind(AssertUnwindSafe(|| self.queue.hand_on())).unwrap_or_default();
+        let count: usize = salvaged.iter().map(Share::len).sum();
+        let events = (held + coming).saturating_sub(count) as u64;
+        self.death(reason, events, salvaged.into_iter().chain(inherited).collect())
+    }
+
+    fn death(self, reason: String, events: u64, inherited: VecDeque<Share>) -> Box<Death> {
+        let Spooler { shares, orders, enquiries, is_draining, .. } = self;
+        let death = Death { reason, events, shares, inherited, orders, enquiries, is_draining };
+        Box::new(death)
+    }
+
+    fn wait_for(&self, course: &Course<D>, limit: Duration) -> Happening<D> {
+        let until = Instant::now() + limit;
+        loop {
+            if let Poll::Ready(happening) = self.look(course) {
+                return happening;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Happening::Time;
+            }
+            self.shares.bell().wait(left);
+        }
+    }
+
+    /// What has happened, shares last: there may be no end of them.
+    fn look(&self, course: &Course<D>) -> Poll<Happening<D>> {
+        if self.renew.load(Ordering::Acquire) || self.writer_died.is_cancelled() {
+            return Poll::Ready(Happening::Time);
+        }
+        if let Poll::Ready(order) = self.orders.take() {
+            return Poll::Ready(order.map_or(Happening::NoMoreOrders, Happening::Order));
+        }
+        if let Poll::Ready(settled) = self.settled.take() {
+            return Poll::Ready(settled.map_or(Happening::WritersGone, Happening::Settled));
+        }
+        if let Poll::Ready(done) = course.syncer.done.take() {
+            let synced = |(job, result)| Happening::Synced(job, result);
+            return Poll::Ready(done.map_or(Happening::NoMoreSyncs, synced));
+        }
+        if let Poll::Ready(enquiry) = self.enquiries.take() {
+            return Poll::Ready(enquiry.map_or(Happening::NoMoreEnquiries, Happening::Enquiry));
+        }
+        if !self.takes_shares(course) {
+            return Poll::Pending;
+        }
+        self.shares.take().map(|share| share.map_or(Happening::NoMoreShares, Happening::Share))
+    }
+
+    /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
+    fn round(&mut self, course: &mut Course<D>, now: Instant) -> Option<Duration> {
+        self.renew(course, now);
+        self.inherit(course, now);
+        // Before anything follows from what came after them: the writers are cut off behind
+        // `Leave`.
+        while let Poll::Ready(Some(order)) = self.orders.take() {
+            self.obey(order, course, now);
+        }
+        if self.is_done(course) {
+            return None;
+        }
+        self.hand_out(course, now);
+        self.upkeep(course, now);
+        self.show();
+        Some(self.wait(course, now))
+    }
+
+    /// Begins the spill anew if its folder was removed or replaced.
+    fn renew(&mut self, course: &mut Course<D>, now: Instant) {
+        if self.renew.swap(false, Ordering::AcqRel) {
+            course.renew_at = Some(now);
+        }
+        if course.renew_at.take_if(|at| *at <= now).is_some()
+            && let Err(error) = self.queue.renew()
+        {
+            let sink = &self.state.name;
+            error!(sink, %error, "the spill cannot be begun anew; it is tried again");
+            course.renew_at = Some(now + NOTE);
+        }
+    }
+
+    /// Takes what has happened.
+    fn handle(&mut self, happening: Happening<D>, course: &mut Course<D>, now: Instant) {
+        match happening {
+            Happening::Share(share) => self.take(share, course, now),
+            Happening::NoMoreShares => {
+                course.draining = true;
+                self.shares.close();
+            }
+            Happening::Settled(Settled { writer, first }) => {
+                self.queue.settle(first);
+                course.retry_at = now;
+                course.note_at.get_or_insert(now + NOTE);
+                if let Some(held) = course.held.get_mut(writer) {
+                    *held -= 1;
+                }
+            }
+            Happening::WritersGone => {
+                course.abandoned = true;
+                self.settled.close();
+            }
+            Happening::Order(order) => self.obey(order, course, now),
+            Happening::NoMoreOrders => self.orders.close(),
+            Happening::Enquiry(enquiry) => self.answer(enquiry, now),
+            Happening::NoMoreEnquiries => self.enquiries.close(),
+            Happening::Synced(job, result) => {
+                course.syncer.is_busy = false;
+                self.queue.end_sync(&job, result);
+            }
+            Happening::NoMoreSyncs => {
+                course.syncer.done.close();
+                course.sync_died = true;
+            }
+            Happening::Time => {}
+        }
+    }
+
+    /// While it is false shares wait in the channel.
+    fn takes_shares(&self, course: &Course<D>) -> bool {
+        self.is_stuck(course) || !self.queue.is_blocked() && self.inherited.is_empty()
+    }
+
+    /// Whether the queue blocks and nothing more will be stored before the daemon ends: for want of
+    /// time, or because the sink is parked. An order that is not obeyed yet may say otherwise.
+    fn is_stuck(&self, course: &Course<D>) -> bool {
+        let is_parked = course.abandoned && self.stop.is_cancelled();
+        let has_end = is_parked || self.give_up.is_cancelled();
+        has_end && !course.leaving && self.orders.is_empty() && self.queue.is_blocked()
+    }
+
+    fn is_done(&self, course: &Course<D>) -> bool {
+        if course.leaving {
+            let settled = course.abandoned || course.held.iter().all(|held| *held == 0);
+            return settled || course.at_once;
+        }
+        let is_empty = self.queue.is_empty() && self.inherited.is_empty();
+        course.draining && (course.abandoned || is_empty)
+    }
+
+    fn obey(&mut self, order: Order, course: &mut Course<D>, now: Instant) {
+        match order {
+            Order::Leave => course.leaving = true,
+            Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
+            Order::End => {
+                // What has come so far. The dispatcher may put in more meanwhile, without end.
+                for _ in 0..self.shares.len() {
+                    let Poll::Ready(Some(share)) = self.shares.take() else { break };
+                    match self.queue.is_blocked() {
+                        true => self.state.dropped_stop.add(share.len() as u64),
+                        false => self.keep(share, course, now),
+                    }
+                }
+                self.plan_sync(course, now);
+                self.count_losses();
+                for share in self.shares.try_iter() {
+                    self.state.dropped_stop.add(share.len() as u64);
+                }
+                // From here on the dispatcher finds that nobody is there.
+                self.shares.close();
+                course.draining = true;
+            }
+        }
+    }
+
+    fn answer(&mut self, Enquiry { discard_before, answer }: Enquiry, now: Instant) {
+        if answer.is_closed() {
+            // Who asked was told that nothing came of it.
+            return;
+        }
+        let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before, now));
+        self.state.dropped_operator.add(discarded);
+        self.count_losses();
+        let holding = Holding {
+            sink: self.state.name.clone(),
+            events: self.queue.len() as u64,
+            oldest: self.queue.oldest(),
+            newest: self.queue.newest(),
+            bytes: self.queue.disk_bytes(),
+            segments: self.queue.segments() as u64,
+        };
+        // Who asked may be gone.
+        let _ = answer.send(Answer { discarded, holding });
+    }
+
+    /// Puts in what the spooler before this one left, as far as there is room.
+    fn inherit(&mut self, course: &mut Course<D>, now: Instant) {
+        while !self.queue.is_blocked()
+            && let Some(share) = self.inherited.pop_front()
+        {
+            self.keep(share, course, now);
+            self.plan_sync(course, now);
+        }
+    }
+
+    /// Takes a share and what else is at hand, as far as it fits into one round.
+    fn take(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
+        if self.is_stuck(course) {
+            // There is no room for it, but the dispatcher must come to its end.
+            self.state.dropped_stop.add(share.len() as u64);
+            return;
+        }
+        let (mut count, mut bytes) = (1, share.bytes());
+        self.keep(share, course, now);
+        while !self.queue.is_blocked()
+            && count < ROUND.0
+            && bytes < ROUND.1
+            && let Poll::Ready(Some(share)) = self.shares.take()
+        {
+            count += 1;
+            bytes += share.bytes();
+            self.keep(share, course, now);
+        }
+        self.plan_sync(course, now);
+        self.count_losses();
+    }
+
+    /// Puts a share into the queue, without what is hidden of it.
+    fn keep(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
+        course.coming = share.len();
+        let share = match &self.redaction {
+            Some(redaction) => redaction.of_share(share),
+            None => share,
+        };
+        self.queue.push(share, now);
+        course.coming = 0;
+    }
+
+    /// Something was put into the queue; it is to be synced in time.
+    fn plan_sync(&self, course: &mut Course<D>, now: Instant) {
+        let Some(interval) = self.sync_interval() else { return };
+        let end = self.queue.next();
+        match course.unsynced.back_mut() {
+            Some(last) if now < last.since + interval / TOGETHER => last.end = end,
+            _ => course.unsynced.push_back(Unsynced { since: now, end }),
+        }
+    }
+
+    /// How long events may be on disk without being synced; `None` for ever.
+    fn sync_interval(&self) -> Option<Duration> {
+        match self.fsync? {
+            Fsync::Interval(interval) => Some(interval),
+            Fsync::Always => Some(Duration::ZERO),
+            Fsync::Never => None,
+        }
+    }
+
+    /// When the next sync is due; `None` while there is nothing to sync.
+    fn sync_due(&self, course: &Course<D>) -> Option<Instant> {
+        let oldest = course.unsynced.front().filter(|_| !course.syncer.is_busy)?;
+        Some(oldest.since + self.sync_interval()?)
+    }
+
+    fn count_losses(&mut self) {
+        let losses = self.queue.take_losses();
+        if losses.total() == 0 {
+            return;
+        }
+        if self.state.dropped_full.get() == 0 && losses.full > 0 {
+            warn!(sink = self.state.name, "the queue is full and events are dropped");
+        }
+        self.state.dropped_full.add(losses.full);
+        self.state.dropped_expired.add(losses.expired);
+        self.state.dropped_disk.add(losses.disk);
+        self.state.dropped_damaged.add(losses.damaged);
+    }
+
+    fn hand_out(&mut self, course: &mut Course<D>, now: Instant) {
+        while !course.leaving {
+            let free = course.held.iter_mut().zip(&self.writers);
+            let free = free.filter(|(held, writer)| has_room(**held, writer));
+            let Some((held, writer)) = free.min_by_key(|(held, _)| **held) else { return };
+            let is_due = match self.queue.due(&self.limits, now) {
+                Some(due) => course.draining || due <= now,
+                None => false,
+            };
+            if !is_due {
+                return;
+            }
+            // Reserved first: a batch must not leave the queue for a writer that cannot take it.
+            let Ok(slot) = writer.try_reserve() else { return };
+            let Some(batch) = self.queue.take(&self.limits, now) else { return };
+            *held += 1;
+            slot.send(batch);
+        }
+    }
+
+    /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
+    fn upkeep(&mut self, course: &mut Course<D>, now: Instant) {
+        if self.queue.holds_back() && course.retry_at <= now {
+            course.retry_at = now + BLOCKED;
+            self.queue.unblock(now);
+            self.plan_sync(course, now);
+        }
+        if self.queue.held_back() > 0 && !std::mem::replace(&mut course.has_told, true) {
+            let sink = &self.state.name;
+            info!(sink, "the queue is full; sources that can wait do, until there is room");
+        }
+        // What is stored for good by the time that its sync is due is not synced: while the sink
+        // works, nothing is.
+        let settled = self.queue.settled();
+        while course.unsynced.front().is_some_and(|unsynced| unsynced.end <= settled) {
+            course.unsynced.pop_front();
+        }
+        if self.sync_due(course).is_some_and(|at| at <= now) {
+            course.unsynced.clear();
+            if let Some(job) = self.queue.begin_sync() {
+                course.syncer.begin(job);
+            }
+        }
+        if course.note_at.is_some_and(|at| at <= now) {
+            course.note_at = None;
+            self.queue.note_acknowledged();
+            self.queue.expire();
+        }
+        if self.queue.expires() {
+            course.note_at.get_or_insert(now + NOTE);
+        }
+        self.count_losses();
+    }
+
+    /// How long nothing can be due.
+    fn wait(&self, course: &Course<D>, now: Instant) -> Duration {
+        let mut writers = course.held.iter().zip(&self.writers);
+        let may_begin = !course.leaving && writers.any(|(held, writer)| has_room(*held, writer));
+        let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
+        let sync = self.sync_due(course);
+        let unblock = self.queue.holds_back().then_some(course.retry_at);
+        let first =
+            [batch, sync, course.note_at, course.renew_at, unblock].into_iter().flatten().min();
+        first.map_or(IDLE, |at| at.saturating_duration_since(now))
+    }
+
+    fn show(&self) {
+        self.state.queue_events.set_count(self.queue.len());
+        self.state.queue_bytes.set_count(self.queue.weight());
+        self.state.held_back_events.set_count(self.queue.held_back());
+        self.state.spill_events.set_whole(self.queue.disk_events());
+        self.state.spill_bytes.set_whole(self.queue.disk_bytes());
+        self.state.set_oldest(self.queue.oldest());
+    }
+
+    /// Ends in order.
+    fn leave(mut self, leaving: bool) -> Left {
+        let (on_disk, in_memory) = self.finish(leaving);
+        Left { on_disk, shares: leaving.then_some(self.shares), in_memory }
+    }
+
+    /// Leaves on disk what is not settled, and hands on what cannot be there. Says how many events
+    /// are on disk, and what is handed on.
+    fn finish(&mut self, leaving: bool) -> (u64, Vec<Share>) {
+        let mut in_memory = Vec::new();
+        if leaving {
+            in_memory = self.queue.hand_on();
+            in_memory.extend(std::mem::take(&mut self.inherited));
+        }
+        let (left, mut lost) = self.queue.persist();
+        lost += self.inherited.iter().map(|share| share.len() as u64).sum::<u64>();
+        self.queue.note_acknowledged();
+        if let Some(job) = self.queue.begin_sync() {
+            let result = job.run();
+            self.queue.end_sync(&job, result);
+        }
+        self.queue.honour_what_lasts();
+        self.state.dropped_stop.add(lost);
+        // With those for which there was no room any more.
+        let lost = self.state.dropped_stop.get();
+        if left > 0 && !leaving {
+            info!(sink = self.state.name, events = left, "events are left in the spill");
+        }
+        if lost > 0 {
+            warn!(sink = self.state.name, events = lost, "events were left and are lost");
+        }
+        self.count_losses();
+        self.show();
+        self.state.set_oldest(None);
+        (left, in_memory)
+    }
+}
+
+/// Whether a writer that holds so many batches takes another. One that has ended takes none: when
+/// the sink is parked, the others may end much later, since one of them may hang in a write.
+fn has_room(held: usize, writer: &mpsc::Sender<Batch>) -> bool {
+    held < BATCHES_PER_WRITER && !writer.is_closed()
+}
+
+/// The thread that syncs, one job at a time, as the spooler sees it.
+struct Syncer<D: Disk> {
+    jobs: Sender<SyncJob<D>>,
+    done: Receiver<Synced<D>>,
+    is_busy: bool,
+}
+
+type Synced<D> = (SyncJob<D>, io::Result<()>);
+
+impl<D: Disk> Syncer<D> {
+    /// With the thread's ends of the channels.
+    fn new(bell: &Bell) -> (Self, Receiver<SyncJob<D>>, Sender<Synced<D>>) {
+        let (jobs, jobs_out) = channel(1, &Bell::default());
+        let (done_in, done) = channel(1, bell);
+        (Syncer { jobs, done, is_busy: false }, jobs_out, done_in)
+    }
+
+    /// Begins a job; none may be under way.
+    fn begin(&mut self, job: SyncJob<D>) {
+        self.is_busy = self.jobs.try_send(job).is_ok();
+    }
+}
+
+/// What the sync thread does, until there are no more jobs.
+fn run_jobs<D: Disk>(jobs: &Receiver<SyncJob<D>>, done: &Sender<Synced<D>>) {
+    while let Some(job) = jobs.recv() {
+        let result = job.run();
+        if done.send((job, result)).is_err() {
+            return;
+        }
+    }
+}

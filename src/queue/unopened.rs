@@ -1,0 +1,331 @@
+//! A sink whose spill is not open, since it cannot be (a disk that is full, a file where a
+//! directory should be, no permission) or since its spooler has just died. It is parked with the
+//! reason and nobody else is held up. Its events wait in memory, as far as that goes, and the spill
+//! is tried again. Events whose source can wait do so beside that, as beside a full queue: what
+//! such a source has under way is bounded by the source. A full memory holds up what comes if
+//! `when_full` is `block`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::client::backoff::Backoff;
+use crate::event::chunk::Share;
+use crate::observe::state::SinkState;
+use crate::queue::open::Feed;
+use crate::queue::spooler::{Left, Order};
+use crate::queue::{SpillConfig, WhenFull};
+use crate::sync::bell::Receiver;
+
+/// The waits between two tries.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// What takes a sink's events until its spill can be opened. All that it has is the sink's
+/// thread's.
+pub(crate) struct Unopened {
+    pub(crate) state: Arc<SinkState>,
+    /// How much memory events may take, and what to do when that is full.
+    pub(crate) spill: SpillConfig,
+    /// It is the disk that keeps the spill from being open; else its spooler has died.
+    pub(crate) disk_fails: bool,
+    /// The drain deadline has passed.
+    pub(crate) give_up: CancellationToken,
+    /// The wait before the first try, if it is to be longer than [`FIRST`].
+    pub(crate) wait: Duration,
+}
+
+/// What waits in memory.
+#[derive(Default)]
+struct Held {
+    events: usize,
+    weight: usize,
+    /// Of these, events whose source can wait, which count for no bound.
+    beside_events: usize,
+    beside_weight: usize,
+    disk_fails: bool,
+}
+
+impl Held {
+    fn note(&mut self, share: &Share) {
+        self.events += share.len();
+        self.weight += share.weight();
+        if share.can_wait() {
+            self.beside_events += share.len();
+            self.beside_weight += share.weight();
+        }
+    }
+
+    /// What counts for the bound.
+    fn bounded_weight(&self) -> usize {
+        self.weight - self.beside_weight
+    }
+}
+
+impl Unopened {
+    /// Tries until the spill is open, or the sink has to end or to leave. The order that says so is
+    /// left to whom the spill is handed, with what came meanwhile.
+    pub(crate) fn wait<T>(
+        &self,
+        mut reason: String,
+        mut feed: Feed,
+        orders: &Receiver<Order>,
+        open: impl Fn() -> Result<T, String>,
+    ) -> Result<(T, Feed), Left> {
+        let mut backoff = Backoff::new(FIRST.max(self.wait), LONGEST.max(self.wait));
+        feed.shares.bell().attend();
+        let mut held = Held { disk_fails: self.disk_fails, ..Held::default() };
+        feed.inherited.iter().for_each(|share| held.note(share));
+        loop {
+            self.state.failed(&reason);
+            if self.state.set_unopened(Some(&reason)) {
+                error!(
+                    sink = self.state.name,
+                    error = reason,
+                    "the sink is parked; it is tried again"
+                );
+            }
+            let until = Instant::now() + backoff.delay(None);
+            let must_end = self.gather(&mut feed, &mut held, orders, until);
+            match open() {
+                Ok(opened) => {
+                    self.state.set_unopened(None);
+                    info!(sink = self.state.name, "the sink goes on");
+                    return Ok((opened, feed));
+                }
+                Err(_) if must_end => return Err(self.end(feed, orders)),
+                Err(error) => (reason, held.disk_fails) = (error, true),
+            }
+        }
+    }
+
+    /// Takes what comes until then; `true` if the sink has to end, or to leave.
+    fn gather(
+        &self,
+        feed: &mut Feed,
+        held: &mut Held,
+        orders: &Receiver<Order>,
+        until: Instant,
+    ) -> bool {
+        loop {
+            if !orders.is_empty() || self.give_up.is_cancelled() {
+                return true;
+            }
+            let taken = match self.is_blocked(held) {
+                true => Poll::Pending,
+                false => feed.shares.take(),
+            };
+            match taken {
+                Poll::Ready(Some(share)) => self.take(share, &mut feed.inherited, held),
+                Poll::Ready(None) => return true,
+                Poll::Pending => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    // The token rings no bell.
+                    feed.shares.bell().wait(left.min(FIRST));
+                }
+            }
+        }
+    }
+
+    /// Whether shares are to stay in the channel.
+    fn is_blocked(&self, held: &Held) -> bool {
+        self.spill.when_full == WhenFull::Block && held.bounded_weight() > self.spill.memory_bound()
+    }
+
+    fn take(&self, mut share: Share, waiting: &mut VecDeque<Share>, held: &mut Held) {
+        share.forget_encoding();
+        let weight = held.bounded_weight();
+        let has_room = weight == 0 || weight + share.weight() <= self.spill.memory_bound();
+        // The last one that `block` lets in goes beyond the bound.
+        if !has_room && !share.can_wait() && self.spill.when_full != WhenFull::Block {
+            let state = &self.state;
+            let dropped = if held.disk_fails { &state.dropped_disk } else { &state.dropped_full };
+            dropped.add(share.len() as u64);
+            return;
+        }
+        held.note(&share);
+        waiting.push_back(share);
+        self.state.queue_events.set_count(held.events);
+        self.state.queue_bytes.set_count(held.weight);
+        self.state.held_back_events.set_count(held.beside_events);
+        self.state.set_oldest(waiting.front().map(Share::received));
+    }
+
+    /// Hands on what came to who takes over, or gives it up.
+    fn end(&self, feed: Feed, orders: &Receiver<Order>) -> Left {
+        let Feed { shares, inherited } = feed;
+        let leaves = matches!(orders.take(), Poll::Ready(Some(order)) if order != Order::End);
+        if leaves {
+            return Left { on_disk: 0, shares: Some(shares), in_memory: inherited.into() };
+        }
+        let mut lost = 0;
+        for share in inherited.into_iter().chain(shares.try_iter()) {
+            let state = &self.state;
+            // Who can wait is told, and has not lost it.
+            let dropped = if share.can_wait() { &state.dropped_stop } else { &state.dropped_disk };
+            dropped.add(share.len() as u64);
+            lost += share.len();
+        }
+        self.state.queue_events.set_count(0);
+        self.state.queue_bytes.set_count(0);
+        self.state.held_back_events.set_count(0);
+        self.state.set_oldest(None);
+        error!(
+            sink = self.state.name,
+            events = lost,
+            "the spill could not be opened to the end; what waited in memory is lost"
+        );
+        Left { on_disk: 0, shares: None, in_memory: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use crate::event::chunk::Chunk;
+    use crate::event::{Event, Origin};
+    use crate::queue::unopened::*;
+    use crate::sync::bell::{Bell, channel};
+    use crate::sync::receipt::Claim;
+    use crate::units::ByteSize;
+
+    fn share(tag: &str) -> Share {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
+        Share::all(Arc::new(Chunk::new(origin, 7, vec![Event::new(tag, b"\x80")])))
+    }
+
+    fn unopened(memory_bound: usize) -> Unopened {
+        let state = Arc::new(SinkState::new("db", "test"));
+        let give_up = CancellationToken::new();
+        let memory = Some(ByteSize(memory_bound as u64));
+        let spill = SpillConfig { memory, ..SpillConfig::default() };
+        Unopened { state, spill, disk_fails: true, give_up, wait: Duration::ZERO }
+    }
+
+    /// What a sink that can be opened at once has after these have come, and its state.
+    fn opened(unopened: &Unopened, shares: Vec<Share>) -> Vec<String> {
+        let (shares_in, shares_out) = channel(100, &Bell::default());
+        let (_orders, orders_out) = channel(2, shares_out.bell());
+        for share in shares {
+            shares_in.send(share).unwrap();
+        }
+        drop(shares_in);
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let Ok(((), feed)) = unopened.wait("no".to_owned(), feed, &orders_out, || Ok(())) else {
+            panic!("it must be open")
+        };
+        feed.inherited.iter().flat_map(Share::events).map(|event| event.tag().to_owned()).collect()
+    }
+
+    #[test]
+    fn invariant_3_events_whose_source_can_wait_do_so_beside_a_full_memory_and_are_not_dropped() {
+        let unopened = unopened(1);
+        let (claim, mut receipt) = Claim::new();
+        let claimed = |tag| share(tag).claimed(Some(claim.clone()));
+        let coming = vec![claimed("a"), share("b"), claimed("c"), share("d"), claimed("e")];
+        assert_eq!(opened(&unopened, coming).concat(), "abce");
+        assert_eq!((unopened.state.dropped_disk.get(), unopened.state.dropped()), (1, 1));
+        assert!(receipt.try_recv().is_err_and(|error| error == TryRecvError::Empty));
+    }
+
+    #[test]
+    fn a_memory_that_is_full_while_a_spooler_is_begun_anew_is_no_failure_of_the_disk() {
+        let unopened = Unopened { disk_fails: false, ..unopened(1) };
+        assert_eq!(opened(&unopened, vec![share("a"), share("b")]).concat(), "a");
+        assert_eq!((unopened.state.dropped_full.get(), unopened.state.dropped()), (1, 1));
+    }
+
+    #[test]
+    fn a_full_memory_holds_up_what_comes_where_the_configuration_says_so() {
+        let mut unopened = unopened(share("a").weight());
+        unopened.spill.when_full = WhenFull::Block;
+        let (shares, shares_out) = channel(100, &Bell::default());
+        let (orders, orders_out) = channel(2, shares_out.bell());
+        for tag in ["a", "b", "c"] {
+            shares.send(share(tag)).unwrap();
+        }
+        let open = || {
+            orders.send(Order::Leave).unwrap();
+            Err::<(), _>("no space".to_owned())
+        };
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+            panic!("it cannot be open")
+        };
+        assert_eq!((left.in_memory.len(), left.shares.unwrap().len()), (2, 1));
+        assert_eq!(unopened.state.dropped(), 0);
+    }
+
+    #[test]
+    fn events_wait_in_memory_until_the_spill_can_be_opened() {
+        let unopened = unopened(1 << 20);
+        let state = Arc::clone(&unopened.state);
+        let (shares, shares_out) = channel(4, &Bell::default());
+        let (_orders, orders_out) = channel(2, shares_out.bell());
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let mended = Arc::new(AtomicBool::new(false));
+        let is_mended = Arc::clone(&mended);
+        let open = move || match is_mended.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err("no space".to_owned()),
+        };
+        let waiting =
+            thread::spawn(move || unopened.wait("no space".to_owned(), feed, &orders_out, open));
+        shares.send(share("a")).unwrap();
+        shares.send(share("b")).unwrap();
+        while state.queue_events.get() < 2.0 {
+            thread::yield_now();
+        }
+        assert_eq!(state.parked().as_deref(), Some("no space"));
+        mended.store(true, Ordering::SeqCst);
+        let Ok(((), feed)) = waiting.join().unwrap() else { panic!("it must be open") };
+        let tags: Vec<_> = feed.inherited.iter().flat_map(Share::events).map(Event::tag).collect();
+        assert_eq!((tags, state.parked(), state.dropped()), (vec!["a", "b"], None, 0));
+    }
+
+    #[test]
+    fn what_memory_cannot_hold_and_what_is_left_at_the_end_is_counted() {
+        let one = share("a").weight();
+        let unopened = unopened(one);
+        let (shares, shares_out) = channel(4, &Bell::default());
+        let (_orders, orders_out) = channel(2, shares_out.bell());
+        for tag in ["a", "b", "c"] {
+            shares.send(share(tag)).unwrap();
+        }
+        drop(shares);
+        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let open = || Err::<(), _>("no space".to_owned());
+        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+            panic!("it cannot be open")
+        };
+        assert_eq!((left.on_disk, left.in_memory.len()), (0, 0));
+        assert_eq!((unopened.state.dropped_disk.get(), unopened.state.dropped()), (3, 3));
+    }
+
+    #[test]
+    fn a_sink_that_changes_hands_on_what_waits() {
+        let unopened = unopened(1 << 20);
+        let (shares, shares_out) = channel(4, &Bell::default());
+        let (orders, orders_out) = channel(2, shares_out.bell());
+        let feed = Feed { shares: shares_out, inherited: [share("a")].into() };
+        orders.send(Order::Leave).unwrap();
+        let open = || Err::<(), _>("no space".to_owned());
+        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+            panic!("it cannot be open")
+        };
+        shares.send(share("b")).unwrap();
+        assert_eq!(left.in_memory.len(), 1);
+        assert_eq!(left.shares.unwrap().recv().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,268 @@
+//! `clickhouse`: events, jobs, returns and states in tables of a ClickHouse database, over HTTP.
+//!
+//! A batch is an insert into each table that it has rows for, complete in one request. It is
+//! settled when all are stored; a batch that is tried again is sent whole. What was stored of it
+//! before is dropped by the server where that is possible (the deduplication token of each insert
+//! is made of the batch's id), and else merged away by the tables, whose keys hold the event's id.
+//!
+//! Several servers take turns, batch by batch; one that fails rests for a while. They may be
+//! replicas, or hosts of one cluster. They must not be shards with tables that know nothing of each
+//! other, since a batch of which one may have stored a part is sent to the next.
+
+use std::collections::BTreeMap;
+
+use clickhouse::Compression as ClientCompression;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use self::errors::Meaning;
+use self::http::Connections;
+pub(crate) use self::schema::{Options, script};
+pub(crate) use self::server::Features;
+use self::server::Server;
+use self::servers::{Servers, Site, Urls};
+use super::{ConnectError, Context, Sink, SinkError, blocking};
+use crate::client::tls::TlsConfig;
+use crate::event::batch::{Batch, BatchLimits};
+use crate::units::{ByteSize, Secret, Span};
+
+mod body;
+mod errors;
+mod http;
+mod migration;
+mod rows;
+mod schema;
+mod server;
+mod servers;
+mod states;
+mod tables;
+
+/// A database of ClickHouse 18.16 or later.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The HTTP interface of a server, or a list of several that take turns. One that fails rests
+    /// for a while. Several are replicas of one another, or hosts of one cluster with `Distributed`
+    /// tables.
+    url: Urls,
+    /// The database.
+    database: String,
+    /// The user; without one the server takes `default`.
+    user: Option<String>,
+    /// The user's password.
+    password: Option<Secret>,
+    /// Whether to create the database, tables and views that are missing, and to bring those of an
+    /// earlier release up to date.
+    #[serde(default = "yes")]
+    create: bool,
+    /// How long rows stay, from their time on, in whole days (`90d`). Old rows are removed a week's
+    /// worth at a time. For ever if not given. Takes effect where a table is created.
+    ttl: Option<Span>,
+    /// The cluster, as the servers' configuration names it: creates replicated tables on each of
+    /// its hosts, and `Distributed` tables before them.
+    cluster: Option<String>,
+    /// Compression on the way to the server.
+    #[serde(default)]
+    compression: Compression,
+    /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
+    /// from 21.11 on). Each is waited for all the same. For many small batches.
+    #[serde(default)]
+    async_insert: bool,
+    /// How long a server may take to answer. Should be less than the sink's `retry.timeout`.
+    #[serde(default = "default_timeout")]
+    timeout: Span,
+    /// TLS, for URLs that begin with `https://`.
+    #[serde(default)]
+    tls: TlsConfig,
+    /// Settings of the server that go with each insert (`max_insert_threads: 2`). One that it does
+    /// not know is left away, with a warning.
+    #[serde(default)]
+    settings: BTreeMap<String, Setting>,
+}
+
+impl Config {
+    /// Where the tables are, and how long rows stay in them.
+    pub(crate) fn tables(&self) -> Options {
+        const DAY: u64 = 24 * 3600;
+        Options {
+            database: self.database.clone(),
+            keep_days: self.ttl.map(|ttl| ttl.0.as_secs().div_ceil(DAY).max(1)),
+            cluster: self.cluster.clone(),
+        }
+    }
+
+    /// Creates what the servers lack of the tables; gives what that took, server by server.
+    pub(crate) async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, SinkError> {
+        let (mut servers, _connections) = self.servers()?;
+        let mut all = Vec::new();
+        for _ in 0..servers.count() {
+            let site = servers.turn();
+            let (url, limit) = (&site.url, self.timeout.0);
+            let server = Server::connect(url, &site.client, &self.database, limit).await?;
+            let statements = migration::migrate(&server, tables).await?;
+            all.push(Migrated { url: url.to_string(), statements });
+        }
+        Ok(all)
+    }
+
+    /// The servers, none of which was asked anything yet.
+    fn servers(&self) -> Result<(Servers, Connections), SinkError> {
+        let tls = self.url.any_https().then_some(&self.tls);
+        let (mut client, connections) = Connections::new(tls, self.timeout.0)?;
+        if let Some(user) = &self.user {
+            client = client.with_user(user);
+        }
+        if let Some(password) = &self.password {
+            client = client.with_password(password.expose());
+        }
+        let client = client.with_compression(match self.compression {
+            Compression::Lz4 => ClientCompression::Lz4,
+            Compression::None => ClientCompression::None,
+        });
+        Ok((Servers::new(&self.url, &client), connections))
+    }
+}
+
+/// What was done at one server.
+pub(crate) struct Migrated {
+    pub(crate) url: String,
+    pub(crate) statements: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_timeout() -> Span {
+    Span::seconds(30)
+}
+
+/// How rows are compressed on their way.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Compression {
+    /// LZ4, in ClickHouse's own framing with checksums.
+    #[default]
+    Lz4,
+    /// None.
+    None,
+}
+
+/// The value of a server's setting.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Setting {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number.
+    Int(i64),
+    /// A number.
+    Float(f64),
+    /// Anything else.
+    Text(String),
+}
+
+impl Setting {
+    /// As it stands in a URL.
+    fn text(&self) -> String {
+        match self {
+            Setting::Bool(value) => u8::from(*value).to_string(),
+            Setting::Int(value) => value.to_string(),
+            Setting::Float(value) => value.to_string(),
+            Setting::Text(value) => value.clone(),
+        }
+    }
+}
+
+pub(super) struct ClickHouse {
+    config: Config,
+    servers: Servers,
+    /// Ends them with the sink.
+    _connections: Connections,
+}
+
+/// Makes the bodies of the INSERTs of a batch for a server of this version; returns their length.
+pub(super) fn encode(batch: &Batch, version: (u32, u32)) -> usize {
+    rows::encode(batch, &Features::of(version)).iter().map(|insert| insert.body.len()).sum()
+}
+
+impl Sink for ClickHouse {
+    const NAME: &'static str = "clickhouse";
+    const ABOUT: &'static str =
+        "tables of a ClickHouse database for events, jobs, returns and states";
+    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    type Config = Config;
+
+    async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
+        let (mut servers, connections) = config.servers()?;
+        for left in (0..servers.count()).rev() {
+            match ready(servers.turn(), config).await {
+                Ok(_) => break,
+                Err(ConnectError::Retry { .. }) if left > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ClickHouse { config: config.clone(), servers, _connections: connections })
+    }
+
+    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        let site = self.servers.turn();
+        let server = ready(site, &self.config).await?;
+        let inserts = blocking(|| rows::encode(batch, &server.features()));
+        for insert in inserts {
+            let table = insert.table;
+            let Err(refusal) = server.insert(insert, batch.id()).await else { continue };
+            match refusal.meaning {
+                // It may come back as another release, or without tables.
+                Meaning::Unreachable | Meaning::Schema => site.server = None,
+                _ => {}
+            }
+            if matches!(refusal.meaning, Meaning::Unreachable | Meaning::Later(_)) {
+                site.rest();
+            }
+            return Err(refusal.into_sink_error(format!("inserting into {table} at {}", site.url)));
+        }
+        site.worked();
+        Ok(())
+    }
+
+    async fn close(self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// The server of a site, asked what it can do, and with its tables if they are to be created.
+async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server, ConnectError> {
+    let server = match site.server.take() {
+        Some(server) => server,
+        None => prepared(site, config).await.inspect_err(|_| site.rest())?,
+    };
+    Ok(site.server.insert(server))
+}
+
+async fn prepared(site: &Site, config: &Config) -> Result<Server, ConnectError> {
+    let server =
+        Server::connect(&site.url, &site.client, &config.database, config.timeout.0).await?;
+    if config.create {
+        migration::migrate(&server, &config.tables()).await?;
+    }
+    let features = server.features();
+    // `Distributed` tables answer when their shards have stored the rows.
+    let mut settings = vec![("insert_distributed_sync", "1")];
+    settings.extend(rows::settings(&features));
+    if features.async_insert {
+        // Said also when it is off: a release, or the user's profile, may have it on.
+        settings.push(("async_insert", if config.async_insert { "1" } else { "0" }));
+        settings.push(("wait_for_async_insert", "1"));
+    }
+    if features.version >= (24, 8) {
+        // Views too drop what they have seen. In earlier releases this drops more than that.
+        settings.push(("deduplicate_blocks_in_dependent_materialized_views", "1"));
+    }
+    if features.dedup_token && config.async_insert {
+        settings.push(("async_insert_deduplicate", "1"));
+    }
+    let ours = settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let theirs = config.settings.iter().map(|(name, value)| (name.clone(), value.text()));
+    Ok(server.with_settings(ours.chain(theirs)))
+}

@@ -1,0 +1,382 @@
+//! `kafka`: each event a message in a topic of Apache Kafka.
+//!
+//! | of a message | is |
+//! |---|---|
+//! | topic | by template; made if it is missing |
+//! | key | the minion's id, the jid, the tag, or nothing |
+//! | value | `{"tag": …, "data": …}` as JSON or as msgpack, or what Salt's returner `kafka` sends |
+//! | headers | `tag`, `kind`, `master`, `event_id` (hexadecimal), `stamp` (`_stamp`, or when read) |
+//! | timestamp | when the event was read |
+//!
+//! librdkafka sends. A batch is settled when there is a report of each of its messages: `acks=all`,
+//! idempotent. What fails for the time being comes again with its whole batch: at least once, and
+//! unique by event id; in order for each key. With `transactional` a batch is one transaction,
+//! which notes the batch, so that a reader of what is committed sees every event once, whatever is
+//! restarted or killed (`kafka/transaction.rs`).
+//!
+//! A message that the brokers refuse is sent once more alone, since they refuse a whole request for
+//! one that is too large; what is refused alone becomes a dead letter.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
+use tokio::time::sleep;
+use tracing::info;
+
+use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
+use crate::client::kafka::not_made;
+use crate::event::batch::{Batch, BatchLimits, Entry};
+use crate::units::ByteSize;
+
+mod message;
+mod outcome;
+mod reports;
+mod settings;
+mod topics;
+mod transaction;
+mod unbounded_call;
+
+pub(super) use message::Format;
+use outcome::{Outcome, sink_error};
+use reports::{Failed, Reports};
+use settings::Config;
+use topics::{LOOK, Topics};
+use transaction::{Counts, Transactions, transactional_id};
+
+/// How long to wait while librdkafka's queue is full.
+const FULL: Duration = Duration::from_millis(1);
+
+pub(super) struct Kafka {
+    config: Config,
+    context: Context,
+    producer: Arc<ThreadedProducer<Reports>>,
+    topics: Topics,
+    transactions: Option<Transactions>,
+    counts: Counts,
+    /// A message's value while it is handed over; kept for its memory.
+    value: Vec<u8>,
+}
+
+/// Appends the values of a batch's messages one after the other; returns their length.
+pub(super) fn encode(batch: &Batch, format: Format, out: &mut Vec<u8>) -> usize {
+    for entry in batch.entries().filter(|entry| format.takes(entry.event.kind())) {
+        format.write(&entry, out);
+    }
+    out.len()
+}
+
+impl Sink for Kafka {
+    const NAME: &'static str = "kafka";
+    const ABOUT: &'static str = "messages in topics of Apache Kafka, in transactions if wanted";
+    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 200);
+    type Config = Config;
+
+    async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
+        Ok(blocking(|| Kafka::open(config, context))?)
+    }
+
+    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        let committed = self.transactions.as_ref().and_then(|t| t.committed(batch.id()));
+        if let Some(refused) = committed {
+            self.counts.known.add(1);
+            info!(batch = %batch.id(), "the batch was committed before, and is not sent again");
+            return verdict(refused.to_vec());
+        }
+        let result = self.store(batch).await;
+        match (result, &self.transactions) {
+            (Err(failed), Some(transactions)) if self.is_fenced() => {
+                Err(blocking(|| transactions.fenced(batch.id(), failed)))
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn close(self) -> Result<(), SinkError> {
+        // Nothing waits: each write ends with its last report.
+        blocking(|| drop(self));
+        Ok(())
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if self.transactions.as_mut().is_some_and(|t| t.leave(&self.producer)) {
+            self.counts.taken_back.add(1);
+        }
+    }
+}
+
+impl Kafka {
+    fn open(config: &Config, context: &Context) -> Result<Self, SinkError> {
+        let mut settings = config.producer.clone();
+        if config.is_transactional {
+            settings.set("transactional.id", transactional_id(context));
+        }
+        let producer: ThreadedProducer<Reports> =
+            settings.create_with_context(Reports::default()).map_err(|error| {
+                SinkError::fatal("setting up a Kafka producer", not_made(&error, &settings))
+            })?;
+        let mut topics = Topics::default();
+        match config.topic.fixed() {
+            Some(topic) => topics.ensure(topic, &producer, &config.client, config.create)?,
+            None => {
+                let answer = producer.client().fetch_metadata(None, LOOK);
+                answer.map_err(|error| sink_error("connecting to Kafka", error, &producer))?;
+            }
+        }
+        let transactions = match config.is_transactional {
+            false => None,
+            true => {
+                // Where marks are must not depend on the events.
+                let notes = config.topic.name(crate::event::EventKind::Custom, &context.master_id);
+                if !topics.knows(&notes) {
+                    topics.ensure(&notes, &producer, &config.client, config.create)?;
+                }
+                Some(Transactions::open(&producer, &config.client, context, &notes)?)
+            }
+        };
+        let (config, context) = (config.clone(), context.clone());
+        let producer = Arc::new(producer);
+        let counts = Counts::new(&context.name);
+        Ok(Kafka { config, context, producer, topics, transactions, counts, value: Vec::new() })
+    }
+
+    async fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        if !batch.events().any(|event| self.config.value.takes(event.kind())) {
+            return Ok(());
+        }
+        blocking(|| self.find_topics(batch))?;
+        let (mut refused, mut taken) = (BTreeSet::new(), BTreeSet::new());
+        loop {
+            let suspects = self.attempt(batch, &refused, &taken).await?;
+            if suspects.is_empty() {
+                return verdict(refused.into_iter().collect());
+            }
+            let guilty = self.refused_alone(batch, &suspects).await?;
+            if self.transactions.is_none() {
+                return verdict(guilty.into_iter().collect());
+            }
+            // What was tried alone was taken back; it is still to be stored, with the others.
+            if guilty.is_empty() && suspects.is_subset(&taken) {
+                let cause = "the brokers refuse messages that they have just taken";
+                return Err(SinkError::retry("writing to Kafka", cause));
+            }
+            taken.extend(suspects.difference(&guilty));
+            refused.extend(guilty);
+        }
+    }
+
+    fn find_topics(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        let Config { topic, create, client, .. } = &self.config;
+        for entry in batch.entries() {
+            let name = topic.name(entry.event.kind(), &entry.origin.master_id);
+            if !self.topics.knows(&name) {
+                self.topics.ensure(&name, &self.producer, client, *create)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the batch but for what is to be left out, in a transaction if wanted. Gives the places
+    /// of what the brokers refuse; the transaction is committed if that is nothing.
+    async fn attempt(
+        &mut self,
+        batch: &Batch,
+        left_out: &BTreeSet<usize>,
+        alone: &BTreeSet<usize>,
+    ) -> Result<BTreeSet<usize>, SinkError> {
+        if let Some(transactions) = &mut self.transactions {
+            transactions.begin(&self.producer)?;
+        }
+        let is_with_others = |place| !left_out.contains(&place) && !alone.contains(&place);
+        let mut refused = self.send(batch, is_with_others).await?;
+        for place in alone {
+            if refused.is_empty() {
+                refused = self.send(batch, |other| other == *place).await?;
+            }
+        }
+        if let Some(transactions) = &mut self.transactions {
+            if refused.is_empty() {
+                let left_out: Vec<_> = left_out.iter().copied().collect();
+                transactions.commit(&self.producer, batch.id(), &left_out).await?;
+                self.counts.committed.add(1);
+            } else {
+                self.renew()?;
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Sends each of these alone; gives those that are refused even so. In a transaction, if
+    /// wanted, which is taken back.
+    async fn refused_alone(
+        &mut self,
+        batch: &Batch,
+        suspects: &BTreeSet<usize>,
+    ) -> Result<BTreeSet<usize>, SinkError> {
+        let mut all_refused = BTreeSet::new();
+        for place in suspects {
+            if let Some(transactions) = &mut self.transactions
+                && !transactions.is_open()
+            {
+                transactions.begin(&self.producer)?;
+            }
+            let refused = self.send(batch, |other| other == *place).await?;
+            if !refused.is_empty() && self.transactions.is_some() {
+                self.renew()?;
+            }
+            all_refused.extend(refused);
+        }
+        if self.transactions.as_ref().is_some_and(Transactions::is_open) {
+            self.renew()?;
+        }
+        Ok(all_refused)
+    }
+
+    /// Takes back what the transaction holds, over a new producer: that is sure, and quick. After a
+    /// message that failed librdkafka itself asks for a new epoch, and brokers from 4.0 on may let
+    /// it wait for long and then say that it is fenced.
+    fn renew(&mut self) -> Result<(), SinkError> {
+        if let Some(transactions) = &mut self.transactions {
+            transactions.give_up();
+            self.counts.taken_back.add(1);
+        }
+        blocking(|| {
+            *self = Kafka::open(&self.config, &self.context)?;
+            Ok(())
+        })
+    }
+
+    /// Sends the events at the places that `is_wanted` and waits for all reports; gives the places
+    /// of what the brokers refuse.
+    async fn send(
+        &mut self,
+        batch: &Batch,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> Result<BTreeSet<usize>, SinkError> {
+        self.producer.context().begin();
+        let mut entries = batch.entries().enumerate().filter(|(place, entry)| {
+            is_wanted(*place) && self.config.value.takes(entry.event.kind())
+        });
+        let mut next = entries.next();
+        while next.is_some() {
+            blocking(|| {
+                while let Some((place, entry)) = next {
+                    let value = &mut self.value;
+                    let is_taken = hand_over(&self.config, &self.producer, value, place, &entry);
+                    // A large event must not hold its memory while the others are sent.
+                    value.clear();
+                    value.shrink_to(Self::BATCH.max_bytes);
+                    if !is_taken {
+                        break;
+                    }
+                    next = entries.next();
+                }
+            });
+            if next.is_some() {
+                sleep(FULL).await;
+            }
+        }
+        let in_transaction = self.transactions.is_some();
+        let failed = self.producer.context().end(|| {
+            // It cannot be committed any more, and the rest would wait until its time is out. Not
+            // to be waited for here: librdkafka would wait for ever for the thread of a broker that
+            // has just left the cluster. The reports say when it is done.
+            if in_transaction {
+                self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+            }
+        });
+        let failed = failed.await;
+        self.judge(&failed)
+    }
+
+    /// The places of what is refused, if nothing else went wrong.
+    fn judge(&mut self, failed: &[Failed]) -> Result<BTreeSet<usize>, SinkError> {
+        let is_refused = |failed: &&Failed| Outcome::of(failed.code) == Outcome::Refused;
+        let refused: BTreeSet<_> = failed.iter().filter(is_refused).map(|f| f.place).collect();
+        let is_gone = |code| {
+            matches!(
+                code,
+                Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition
+            )
+        };
+        if failed.iter().any(|failed| is_gone(failed.code)) {
+            self.topics.forget();
+        }
+        // After a refusal a transaction takes nothing more, and what failed tells nothing.
+        let follows = |failed: &&Failed| {
+            let is_doomed = self.transactions.is_some() && !refused.is_empty();
+            is_doomed && (failed.code == Code::State || Outcome::of(failed.code) == Outcome::Later)
+        };
+        let others = failed.iter().filter(|failed| !is_refused(failed) && !follows(failed));
+        match others.map(|failed| failed.code).min_by_key(|code| Outcome::of(*code)) {
+            None => Ok(refused),
+            Some(code) => {
+                let error = KafkaError::MessageProduction(code);
+                let failed = sink_error("writing to Kafka", error, &self.producer);
+                Err(if self.transactions.is_some() {
+                    failed.over_a_new_connection()
+                } else {
+                    failed
+                })
+            }
+        }
+    }
+
+    fn is_fenced(&self) -> bool {
+        let fatal = self.producer.client().fatal_error();
+        fatal.is_some_and(|(code, _)| Outcome::of(code) == Outcome::Fenced)
+    }
+}
+
+/// Hands a message to librdkafka; `false` if there is no room for it now.
+fn hand_over(
+    config: &Config,
+    producer: &ThreadedProducer<Reports>,
+    value: &mut Vec<u8>,
+    place: usize,
+    entry: &Entry<'_>,
+) -> bool {
+    let event = entry.event;
+    let fields = event.fields();
+    value.clear();
+    config.value.write(entry, value);
+    let topic = config.topic.name(event.kind(), &entry.origin.master_id);
+    let mut record = BaseRecord::with_opaque_to(&topic, place)
+        .payload(value.as_slice())
+        .timestamp(i64::try_from(entry.received / 1000).unwrap_or(i64::MAX))
+        .headers(message::headers(entry, &fields));
+    if let Some(key) = config.key.of(event.tag(), &fields) {
+        record = record.key(key);
+    }
+    let reports = producer.context();
+    reports.expect_one();
+    let Err((error, _)) = producer.send(record) else { return true };
+    match error.rdkafka_error_code() {
+        Some(Code::QueueFull) if reports.expect_one_less() => return false,
+        // There is nothing else in the queue: it will never have room.
+        Some(Code::QueueFull) => {
+            reports.expect_one();
+            reports.fail(place, Code::MessageSizeTooLarge);
+        }
+        code => reports.fail(place, code.unwrap_or(Code::Fail)),
+    }
+    true
+}
+
+/// Everything is stored but what was refused.
+fn verdict(refused: Vec<usize>) -> Result<(), SinkError> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(SinkError::Reject {
+        doing: "writing to Kafka".to_owned(),
+        cause: "the message is too large, or not what the topic takes; the topic's \
+                `max.message.bytes` limits its compressed size"
+            .into(),
+        events: Rejected::These(refused),
+    })
+}

@@ -1,0 +1,827 @@
+//! YAML with places: a tree that remembers line and column of every value, and reads into typed
+//! structs with errors that point at the value that is wrong.
+//!
+//! `serde-saphyr` parses. The tree stands between it and the structs for three reasons: `${NAME}`
+//! and `${file:PATH}` are replaced in values after parsing, so that a secret can hold any
+//! character; each sink and source is read on its own, so that one run reports every mistake; and
+//! what only shows later (a filter that is no glob) can still be reported with its place.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer};
+use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
+use serde_saphyr::Spanned;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::codec::visible;
+use crate::files::regular_file;
+use crate::yaml::hide as excerpt;
+
+pub mod hide;
+
+/// The most that is read of the file of a `${file:PATH}`, in bytes.
+const LONGEST_FILE: u64 = 64 << 10;
+
+/// The longest message that is shown, in bytes.
+const LONGEST_MESSAGE: usize = 1000;
+
+/// A shorter text says nothing where it stands in a message.
+const SHORTEST: usize = 4;
+
+/// Line and column, both from 1; line 0 is a place that is not known.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column, in characters.
+    pub column: usize,
+}
+
+impl From<serde_saphyr::Location> for Place {
+    fn from(location: serde_saphyr::Location) -> Self {
+        let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Place { line: number(location.line()), column: number(location.column()) }
+    }
+}
+
+/// Something wrong with the configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it is, if that is known.
+    pub place: Option<Place>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// A problem at a place.
+    pub fn at(place: Place, message: impl Into<String>) -> Self {
+        Problem { place: Some(place), message: message.into(), help: None }
+    }
+
+    /// The same problem with advice.
+    #[must_use]
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Problem { help: Some(help.into()), ..self }
+    }
+
+    /// Whether it is about a key that is not there, and so the place is not that of the mistake.
+    fn is_missing(&self) -> bool {
+        self.message.starts_with("the key `") && self.message.ends_with("` is missing")
+    }
+
+    fn located(self, place: Place) -> Self {
+        Problem { place: self.place.or(Some(place)), ..self }
+    }
+
+    /// The problem with the line it is in and a caret under the place.
+    pub fn render(&self, file: &str, text: &str) -> String {
+        let mut out = format!("error: {}", self.message);
+        if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
+            let excerpt = excerpt::shown(text, line, column);
+            let (source, indent) = (excerpt.line, " ".repeat(excerpt.indent));
+            let margin = " ".repeat(line.to_string().len());
+            out += &format!("\n{margin}--> {file}:{line}:{column}");
+            out += &format!("\n{margin} |\n{line} | {source}\n{margin} | {indent}^");
+        } else {
+            out += &format!("\n --> {file}");
+        }
+        if let Some(help) = &self.help {
+            out += &format!("\n  = help: {help}");
+        }
+        out
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl de::Error for Problem {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Problem { place: None, message: message.to_string(), help: None }
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let problem = Problem::custom(format_args!("unknown key `{field}`"));
+        problem.help(suggest(field, expected))
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        let problem = Problem::custom(format_args!("unknown value `{variant}`"));
+        problem.help(suggest(variant, expected))
+    }
+
+    fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        match unexpected {
+            de::Unexpected::Unit => {
+                Problem::custom(format_args!("there is no value here, expected {expected}"))
+                    .help("leave the key out for its default")
+            }
+            other => Problem::custom(format_args!("invalid type: {other}, expected {expected}")),
+        }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Problem::custom(format_args!("the key `{field}` is missing"))
+    }
+}
+
+/// Advice for a name that is none of `known`: the nearest of them, or all of them.
+pub fn suggest<S: AsRef<str>>(name: &str, known: &[S]) -> String {
+    let nearest = known
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(name, known.as_ref()), known.as_ref()))
+        .min();
+    match nearest {
+        Some((distance, nearest)) if distance <= 2.max(name.len() / 3) => {
+            format!("did you mean `{nearest}`?")
+        }
+        Some(_) => {
+            let known: Vec<_> = known.iter().map(|known| format!("`{}`", known.as_ref())).collect();
+            format!("known are {}", known.join(", "))
+        }
+        None => "nothing can be set here".to_owned(),
+    }
+}
+
+/// A value and where it is.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Where it begins.
+    pub place: Place,
+    /// What it is.
+    pub value: Value,
+}
+
+/// A YAML value.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// `null` or `~`, so that somebody means none.
+    Null,
+    /// Nothing at all, as behind a key whose own keys are comments.
+    Nothing,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A negative integer.
+    Int(i64),
+    /// A positive integer.
+    Uint(u64),
+    /// A number with a point or an exponent.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// Text in which `${…}` was replaced; it may be read as a number or a bool too.
+    Replaced(String),
+    /// A sequence.
+    List(Vec<Node>),
+    /// A mapping, in the order of the file.
+    Map(Vec<(Key, Node)>),
+}
+
+/// The key of a mapping and where it is.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// The key.
+    pub name: String,
+    /// Where it begins.
+    pub place: Place,
+}
+
+impl Node {
+    /// Parses one YAML document.
+    pub fn parse(text: &str) -> Result<Node, Problem> {
+        let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        if excerpt::lines_of(text).all(is_blank) {
+            return Ok(Node { place: Place::default(), value: Value::Map(Vec::new()) });
+        }
+        // As in YAML 1.2: `yes`, `on` and `y` are words. Comments would be kept, a hundred or so at
+        // the most.
+        let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
+        let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
+        parsed.map(Node::from).map_err(|error| {
+            let message = error.without_snippet().to_string();
+            // The place stands in front of the line; what is behind is the message.
+            let place = error.location().map(Place::from);
+            // What the parser stumbles over is part of the line.
+            if place.is_some_and(|place| excerpt::hides(text, place.line)) {
+                let message = "this is not YAML, in a line that holds a secret".to_owned();
+                let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
+                return Problem { place, message, help: Some(help.to_owned()) };
+            }
+            Problem { place, message: format!("this is not YAML: {message}"), help: None }
+        })
+    }
+
+    /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
+    /// without its last line feed, in every text of the tree. The file is a regular one of at
+    /// most 64 KiB. `$${` stands for `${`, and `${1}`, a
+    /// number, stays as it is.
+    pub fn interpolate(&mut self, problems: &mut Vec<Problem>) {
+        match &mut self.value {
+            Value::Text(text) if text.contains("${") => match interpolated(text) {
+                Ok(replaced) => self.value = Value::Replaced(replaced),
+                Err(message) => problems.push(Problem::at(self.place, message)),
+            },
+            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.interpolate(problems)),
+            Value::Map(pairs) => pairs.iter_mut().for_each(|(_, node)| node.interpolate(problems)),
+            _ => {}
+        }
+    }
+
+    /// Reads the value into a type.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        // A type that checks itself after reading knows no place.
+        T::deserialize(self).map_err(|problem: Problem| problem.located(self.place))
+    }
+
+    /// Reads the value into a type and notes every problem in it, not only the first: what is wrong
+    /// is left out and the rest is read again.
+    pub fn read_noting<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
+        let mut rest = self.clone();
+        let mut noted: Vec<Problem> = Vec::new();
+        loop {
+            let problem = match rest.read() {
+                Ok(value) if noted.is_empty() => return Some(value),
+                Ok(_) => break,
+                Err(problem) => problem,
+            };
+            // What is missing now may be what was left out before.
+            let is_missing = problem.is_missing();
+            let place = problem.place;
+            if !(noted.contains(&problem) || is_missing && !noted.is_empty()) {
+                noted.push(problem);
+            }
+            if is_missing || !place.is_some_and(|place| rest.leave_out(place)) {
+                break;
+            }
+        }
+        problems.append(&mut noted);
+        None
+    }
+
+    /// Takes out of a problem's message what may be a secret: values under keys that hold one, and
+    /// those in which `${…}` was replaced.
+    pub fn hide_secrets(&self, problem: &mut Problem) {
+        let mut secrets = Vec::new();
+        self.find_secrets(false, &mut secrets);
+        let is_of_secret = secrets.iter().any(|secret| Some(secret.0) == problem.place);
+        if is_of_secret {
+            let expected = problem.message.rfind(", expected ").filter(|_| {
+                let begins = ["invalid type: ", "invalid value: "];
+                begins.iter().any(|begin| problem.message.starts_with(begin))
+            });
+            let expected = expected.and_then(|at| problem.message.get(at..)).unwrap_or_default();
+            problem.message = format!(
+                "this value is not as it has to be{expected}; it is not shown, since it may be a secret"
+            );
+            return;
+        }
+        for (_, secret) in secrets.iter().filter(|(_, secret)| secret.len() >= SHORTEST) {
+            for text in [secret.to_string(), secret.escape_debug().to_string()] {
+                problem.message = problem.message.replace(&text, "***");
+            }
+        }
+        problem.message = visible::capped(&excerpt::message(&problem.message), LONGEST_MESSAGE);
+        problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
+    }
+
+    /// The places and texts of what may be a secret.
+    fn find_secrets<'a>(&'a self, is_secret: bool, found: &mut Vec<(Place, &'a str)>) {
+        match &self.value {
+            Value::Replaced(text) => found.push((self.place, text)),
+            Value::Text(text) if is_secret => found.push((self.place, text)),
+            Value::List(nodes) => {
+                for node in nodes {
+                    node.find_secrets(is_secret, found);
+                }
+            }
+            Value::Map(pairs) => {
+                for (key, node) in pairs {
+                    if is_secret {
+                        found.push((key.place, &key.name));
+                    }
+                    node.find_secrets(is_secret || excerpt::is_secret(&key.name), found);
+                }
+            }
+            _ => {}
+        }
+        if is_secret {
+            found.push((self.place, ""));
+        }
+    }
+
+    /// Reads as much of the value as possible: mistakes are left out of it. `None` if that does
+    /// not help.
+    pub fn read_rest<T: DeserializeOwned>(&mut self) -> Option<T> {
+        loop {
+            match self.read() {
+                Ok(value) => return Some(value),
+                Err(problem) if !problem.place.is_some_and(|place| self.leave_out(place)) => {
+                    return None;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Removes the innermost pair or item whose key or value begins at the place.
+    pub(crate) fn leave_out(&mut self, place: Place) -> bool {
+        match &mut self.value {
+            Value::Map(pairs) => {
+                if pairs.iter_mut().any(|(_, node)| node.leave_out(place)) {
+                    return true;
+                }
+                let found = pairs
+                    .iter()
+                    .position(|(key, _)| key.place == place)
+                    .or_else(|| pairs.iter().position(|(_, node)| node.place == place));
+                found.map(|index| pairs.remove(index)).is_some()
+            }
+            Value::List(nodes) => {
+                if nodes.iter_mut().any(|node| node.leave_out(place)) {
+                    return true;
+                }
+                let found = nodes.iter().position(|node| node.place == place);
+                found.map(|index| nodes.remove(index)).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// The pairs of a mapping; `~` counts as an empty one.
+    pub fn pairs(&self) -> Result<&[(Key, Node)], Problem> {
+        match &self.value {
+            Value::Map(pairs) => Ok(pairs),
+            Value::Null | Value::Nothing => Ok(&[]),
+            _ => Err(Problem::at(self.place, "a mapping (`key: value`) belongs here")),
+        }
+    }
+
+    /// A hash of the value, wherever it stands: equal for equal values with keys in any order,
+    /// whatever the comments and the layout are. Holds what was replaced, so that a secret that
+    /// changed shows without being kept.
+    pub fn fingerprint(&self) -> u128 {
+        let mut hasher = Xxh3Default::new();
+        self.hash_into(&mut hasher);
+        hasher.digest128()
+    }
+
+    fn hash_into(&self, hasher: &mut Xxh3Default) {
+        let mut scalar = |kind: u8, bytes: &[u8]| {
+            hasher.update(&[kind]);
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        match &self.value {
+            Value::Null | Value::Nothing => scalar(0, &[]),
+            Value::Bool(value) => scalar(1, &[u8::from(*value)]),
+            Value::Int(value) => scalar(2, &value.to_le_bytes()),
+            Value::Uint(value) => scalar(3, &value.to_le_bytes()),
+            Value::Float(value) => scalar(4, &value.to_le_bytes()),
+            Value::Text(text) => scalar(5, text.as_bytes()),
+            Value::Replaced(text) => scalar(6, text.as_bytes()),
+            Value::List(nodes) => {
+                scalar(7, &(nodes.len() as u64).to_le_bytes());
+                for node in nodes {
+                    node.hash_into(hasher);
+                }
+            }
+            Value::Map(pairs) => {
+                scalar(8, &(pairs.len() as u64).to_le_bytes());
+                let mut pairs: Vec<_> = pairs.iter().collect();
+                pairs.sort_by_key(|(key, _)| &key.name);
+                for (key, node) in pairs {
+                    hasher.update(&(key.name.len() as u64).to_le_bytes());
+                    hasher.update(key.name.as_bytes());
+                    node.hash_into(hasher);
+                }
+            }
+        }
+    }
+
+    /// The place of the value at a path of keys and indices, or of the last part of it that is
+    /// there.
+    pub fn place_of(&self, path: &[&str]) -> Place {
+        let Some((first, rest)) = path.split_first() else { return self.place };
+        let inner = match &self.value {
+            Value::Map(pairs) => pairs.iter().find(|(key, _)| key.name == *first).map(|(_, n)| n),
+            Value::List(nodes) => first.parse::<usize>().ok().and_then(|index| nodes.get(index)),
+            _ => None,
+        };
+        inner.map_or(self.place, |node| node.place_of(rest))
+    }
+}
+
+fn interpolated(text: &str) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at(at);
+        let behind = from.get(2..).unwrap_or_default();
+        if let Some(literal) = before.strip_suffix('$') {
+            out += literal;
+            out += "${";
+            rest = behind;
+            continue;
+        }
+        out += before;
+        let (name, behind) = behind.split_once('}').ok_or("`${` without `}`")?;
+        rest = behind;
+        // A group of a pattern, and no variable's name.
+        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
+            out += &format!("${{{name}}}");
+            continue;
+        }
+        out += &match name.strip_prefix("file:") {
+            Some(path) => regular_file::read_text(Path::new(path), LONGEST_FILE)
+                .map_err(|error| format!("cannot read {path} for ${{file:{path}}}: {error}"))?
+                .trim_end_matches(['\n', '\r'])
+                .to_owned(),
+            None => std::env::var(name)
+                .map_err(|_| format!("the environment variable {name} is not set"))?,
+        };
+    }
+    Ok(out + rest)
+}
+
+impl From<Spanned<Value>> for Node {
+    fn from(Spanned { value, referenced, defined }: Spanned<Value>) -> Self {
+        // The parser has one value for `null` and for nothing, and the second has no text. That of
+        // an alias is where its anchor is.
+        let value = match value {
+            Value::Null if defined.span().is_empty() => Value::Nothing,
+            value => value,
+        };
+        Node { place: referenced.into(), value }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> de::Visitor<'de> for TreeVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Value::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(u64::try_from(value).map_or(Value::Int(value), Value::Uint))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Uint(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = seq.next_element::<Spanned<Value>>()? {
+            nodes.push(node.into());
+        }
+        Ok(Value::List(nodes))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            let place = key.referenced.into();
+            let node = map.next_value::<Spanned<Value>>()?.into();
+            pairs.push((Key { name: key.value, place }, node));
+        }
+        Ok(Value::Map(pairs))
+    }
+}
+
+impl<'de> Deserializer<'de> for &Node {
+    type Error = Problem;
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match &self.value {
+            Value::Null | Value::Nothing => visitor.visit_unit(),
+            Value::Bool(value) => visitor.visit_bool(*value),
+            Value::Int(value) => visitor.visit_i64(*value),
+            Value::Uint(value) => visitor.visit_u64(*value),
+            Value::Float(value) => visitor.visit_f64(*value),
+            Value::Text(text) | Value::Replaced(text) => visitor.visit_str(text),
+            Value::List(nodes) => visitor.visit_seq(Items { nodes: nodes.iter() }),
+            Value::Map(pairs) => visitor.visit_map(Pairs { pairs: pairs.iter(), value: None }),
+        }
+        .map_err(|problem: Problem| problem.located(self.place))
+    }
+
+    fn deserialize_option<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match self.value {
+            Value::Null | Value::Nothing => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: de::Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        let result = match &self.value {
+            Value::Text(text) | Value::Replaced(text) => {
+                visitor.visit_enum(text.as_str().into_deserializer())
+            }
+            _ => Err(Problem::at(self.place, "a single word belongs here")),
+        };
+        result.map_err(|problem| problem.located(self.place))
+    }
+
+    /// An empty value where a mapping belongs is a mapping without keys: `blackhole:` is one.
+    /// `null` may be meant as none, which a section that has to be there cannot be.
+    fn deserialize_struct<V: de::Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        match self.value {
+            Value::Nothing => visitor.visit_map(Pairs { pairs: [].iter(), value: None }),
+            Value::Null => {
+                let problem = Problem::at(self.place, "this section cannot be null");
+                Err(problem.help("leave it out, or write `{}`, for its defaults"))
+            }
+            _ => self.deserialize_any(visitor),
+        }
+        .map_err(|problem: Problem| problem.located(self.place))
+    }
+
+    fn deserialize_u64<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match &self.value {
+            Value::Replaced(text) if text.parse::<u64>().is_ok() => {
+                visitor.visit_u64(text.parse().unwrap_or_default())
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_bool<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match &self.value {
+            Value::Replaced(text) if text.parse::<bool>().is_ok() => {
+                visitor.visit_bool(text == "true")
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_u16<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        self.deserialize_u64(visitor)
+    }
+
+    fn deserialize_u32<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        self.deserialize_u64(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 i64 i128 u8 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq
+        tuple tuple_struct map identifier ignored_any
+    }
+}
+
+struct Items<'a> {
+    nodes: std::slice::Iter<'a, Node>,
+}
+
+impl<'de> de::SeqAccess<'de> for Items<'_> {
+    type Error = Problem;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Problem> {
+        let Some(node) = self.nodes.next() else { return Ok(None) };
+        seed.deserialize(node).map(Some).map_err(|problem| problem.located(node.place))
+    }
+}
+
+struct Pairs<'a> {
+    pairs: std::slice::Iter<'a, (Key, Node)>,
+    value: Option<&'a Node>,
+}
+
+impl<'de> de::MapAccess<'de> for Pairs<'_> {
+    type Error = Problem;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Problem> {
+        let Some((key, value)) = self.pairs.next() else { return Ok(None) };
+        self.value = Some(value);
+        let name = IntoDeserializer::<Problem>::into_deserializer(key.name.as_str());
+        seed.deserialize(name).map(Some).map_err(|problem| problem.located(key.place))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Problem> {
+        match self.value.take() {
+            // A conversion behind the value (`try_from`) fails without knowing where.
+            Some(node) => seed.deserialize(node).map_err(|problem| problem.located(node.place)),
+            None => Err(de::Error::custom("a value was asked for before its key")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Server {
+        host: String,
+        #[serde(default)]
+        port: Option<u16>,
+        #[serde(default)]
+        names: Vec<String>,
+    }
+
+    fn read(text: &str) -> Result<Server, Problem> {
+        let mut node = Node::parse(text)?;
+        let mut problems = Vec::new();
+        node.interpolate(&mut problems);
+        match problems.pop() {
+            Some(problem) => Err(problem),
+            None => node.read(),
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_mistake_is_shown_whatever_ends_the_lines() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = ["a: 1", "b: 2", "", "c: ]"].join(end);
+            let problem = Node::parse(&text).unwrap_err();
+            let shown = problem.render("x", &text);
+            assert!(shown.contains("4 | c: ]"), "{end:?}: {shown}");
+        }
+    }
+
+    #[test]
+    fn reads_structs() {
+        let server = read("host: a\nport: 1\nnames: [x, y]").unwrap();
+        let names = vec!["x".to_owned(), "y".to_owned()];
+        assert_eq!(server, Server { host: "a".into(), port: Some(1), names });
+    }
+
+    #[test]
+    fn errors_point_at_the_value() {
+        for (text, place, message) in [
+            ("host: a\nprot: 1", (2, 1), "unknown key `prot`"),
+            ("host: a\nport: many", (2, 7), "invalid type: string \"many\", expected u16"),
+            ("host: a\nport: 70000", (2, 7), "invalid value: integer `70000`, expected u16"),
+            (
+                "host: a\nnames:\n  - x\n  - 3",
+                (4, 5),
+                "invalid type: integer `3`, expected a string",
+            ),
+            ("port: 3", (1, 1), "the key `host` is missing"),
+            (
+                "host: ${SALTERN_NOT_SET}",
+                (1, 7),
+                "the environment variable SALTERN_NOT_SET is not set",
+            ),
+            (
+                "host: ${file:/nowhere}",
+                (1, 7),
+                "cannot read /nowhere for ${file:/nowhere}: No such file or directory (os error 2)",
+            ),
+        ] {
+            let problem = read(text).unwrap_err();
+            assert_eq!(problem.message, message);
+            assert_eq!(problem.place, Some(Place { line: place.0, column: place.1 }), "{text}");
+        }
+        let help = read("host: a\nprot: 1").unwrap_err().help;
+        assert_eq!(help.as_deref(), Some("did you mean `port`?"));
+    }
+
+    #[test]
+    fn there_may_be_any_number_of_comments() {
+        let text = format!("a:\n{}  b: 1\n", "  # none of these is of interest\n".repeat(500));
+        assert_eq!(Node::parse(&text).unwrap().pairs().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_told_from_null_wherever_it_stands() {
+        let is_null = |text: &str| {
+            let node = Node::parse(text).unwrap();
+            let (_, last) = node.pairs().unwrap().last().unwrap();
+            match last.value {
+                Value::Null => true,
+                Value::Nothing => false,
+                ref other => panic!("{text:?}: {other:?}"),
+            }
+        };
+        for null in [
+            "a: null",
+            "a: ~",
+            "a: Null # or so",
+            "a:\n  NULL",
+            "# one\r# two\ra: null",
+            "b: 1\r\n\ra: ~\r",
+            "{a: null}",
+            "b: &none null\na: *none",
+            "b: &none ~\n# null\na: *none",
+            "a: &none null",
+            "é: 'ü'\na: null",
+            "\u{feff}a: null",
+        ] {
+            assert!(is_null(null), "{null:?}");
+        }
+        for nothing in [
+            "a:",
+            "a: # null",
+            "a:\n# null",
+            "b: ~\ra:\r# null",
+            "# null\ra:",
+            "{a: }",
+            "{a}",
+            "b: null\na: &none",
+            "b: &none\na: *none",
+        ] {
+            assert!(!is_null(nothing), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn many_nulls_on_a_line_cost_no_more_than_on_many() {
+        let text = format!("[{}]", "null,".repeat(30_000));
+        let Value::List(nodes) = Node::parse(&text).unwrap().value else { panic!("it is a list") };
+        assert!(nodes.len() == 30_000 && nodes.iter().all(|n| matches!(n.value, Value::Null)));
+    }
+
+    #[test]
+    fn what_is_no_yaml_says_where() {
+        let problem = read("host: [a\nport: 1").unwrap_err();
+        assert!(problem.message.starts_with("this is not YAML"), "{problem}");
+        assert_eq!(problem.place.unwrap().line, 2);
+    }
+
+    #[test]
+    fn a_problem_shows_its_line() {
+        let text = "host: a\nprot: 1";
+        let shown = read(text).unwrap_err().render("x.yaml", text);
+        let expected = "error: unknown key `prot`\n --> x.yaml:2:1\n  |\n2 | prot: 1\n  | ^\n  = help: did you mean `port`?";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn replaced_text_may_be_a_number_and_hold_anything() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "4507\n").unwrap();
+        let path = file.path().display();
+        let server = read(&format!("host: 'a$${{b}}${{file:{path}}}'\nport: '${{file:{path}}}'"));
+        let server = server.unwrap();
+        assert_eq!((server.host.as_str(), server.port), ("a${b}4507", Some(4507)));
+        std::fs::write(file.path(), "a: \"#b").unwrap();
+        assert_eq!(read(&format!("host: ${{file:{path}}}")).unwrap().host, "a: \"#b");
+    }
+}
