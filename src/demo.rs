@@ -185,7 +185,7 @@ impl Generator {
     }
 
     /// The next event, stamped with `now`: its tag and its data.
-    pub fn next(&mut self, now: Timestamp) -> (String, Value) {
+    pub(crate) fn next(&mut self, now: Timestamp) -> (String, Value) {
         let planned = loop {
             match self.planned.peek() {
                 Some(Reverse(planned)) if planned.due <= self.given_out => {}

@@ -21,7 +21,7 @@ struct Entry {
 }
 
 /// The problems of this kind in a whole configuration.
-pub fn problems(root: &Node) -> Vec<Problem> {
+pub(crate) fn problems(root: &Node) -> Vec<Problem> {
     let sinks: Vec<_> = entries(root, "sinks").collect();
     let mut problems = Vec::new();
     for (source, node, reads) in entries(root, "sources") {

@@ -15,18 +15,18 @@
 //! msgpack ([`msgpack`]) until a sink asks for [`json`].
 
 pub mod cli;
-pub mod client;
+pub(crate) mod client;
 pub mod codec;
 pub mod config;
 pub mod delivery;
 pub mod demo;
 pub mod estate;
 pub mod event;
-pub mod files;
+pub(crate) mod files;
 pub mod http;
 pub mod import_master;
 pub mod jobs;
-pub mod kafka_loop;
+pub(crate) mod kafka_loop;
 pub mod observe;
 pub mod pipeline;
 pub mod queue;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// A number of bytes: `4096`, `"8MiB"`, `"1.5 GB"`. `kB`, `MB`, `GB`, `TB` count in thousands;
 /// `KiB`, `MiB`, `GiB`, `TiB` in 1024s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
+pub struct ByteSize(pub(crate) u64);
 
 impl ByteSize {
     /// So many mebibytes.
@@ -20,7 +20,7 @@ impl ByteSize {
     }
 
     /// The size as this machine counts memory.
-    pub fn as_usize(self) -> usize {
+    pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
@@ -118,11 +118,11 @@ impl JsonSchema for ByteSize {
 /// A length of time: `"500ms"`, `"2s"`, `"5m"`, `"1h"`, `"7d"`, `"1h30m"`; a bare number is
 /// seconds. At most 3650 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+pub struct Span(pub(crate) Duration);
 
 impl Span {
     /// The longest that is taken: little enough to be added to any clock.
-    pub const LONGEST: Span = Span::seconds(3650 * 86_400);
+    pub(crate) const LONGEST: Span = Span::seconds(3650 * 86_400);
 
     /// So long; `None` if it is negative, no number, or longer than [`Span::LONGEST`].
     fn new(seconds: f64) -> Option<Self> {
@@ -131,12 +131,12 @@ impl Span {
     }
 
     /// So many milliseconds.
-    pub const fn millis(millis: u64) -> Self {
+    pub(crate) const fn millis(millis: u64) -> Self {
         Span(Duration::from_millis(millis))
     }
 
     /// So many seconds.
-    pub const fn seconds(seconds: u64) -> Self {
+    pub(crate) const fn seconds(seconds: u64) -> Self {
         Span(Duration::from_secs(seconds))
     }
 
@@ -235,7 +235,7 @@ impl JsonSchema for Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]
-pub struct Mode(pub u32);
+pub(crate) struct Mode(pub(crate) u32);
 
 impl TryFrom<String> for Mode {
     type Error = String;
@@ -258,7 +258,7 @@ pub(crate) fn is_same_secret(sent: &[u8], kept: &[u8]) -> bool {
 /// A password or token. It never shows: not in `Debug`, not in logs, not in JSON.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
     /// A secret that was not configured but made or read.
@@ -267,7 +267,7 @@ impl Secret {
     }
 
     /// The secret itself, for the one place that sends or compares it.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

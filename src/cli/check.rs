@@ -178,7 +178,6 @@ async fn connect(config: &Config, output: Output) -> Vec<Connection> {
             name: sink.name.clone(),
             writer: 0,
             master_id: config.general.master_id.clone(),
-            state_dir: config.general.state_dir.clone(),
             jobs: Jobs::new(&config.general.state_dir),
             reopen: reopen.clone(),
         };

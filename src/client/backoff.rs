@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Delays that double from `initial` to `max`. Each is spread over its upper half at random, so
 /// that many daemons that lost the same server do not come back together.
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     initial: Duration,
     max: Duration,
     next: Duration,
@@ -13,20 +13,20 @@ pub struct Backoff {
 
 impl Backoff {
     /// Delays from `initial` to `max`.
-    pub fn new(initial: Duration, max: Duration) -> Self {
+    pub(crate) fn new(initial: Duration, max: Duration) -> Self {
         let initial = initial.min(max).max(Duration::from_millis(1));
         Backoff { initial, max: max.max(initial), next: initial }
     }
 
     /// The next delay; not shorter than what the server asked for.
-    pub fn delay(&mut self, asked_for: Option<Duration>) -> Duration {
+    pub(crate) fn delay(&mut self, asked_for: Option<Duration>) -> Duration {
         let delay = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.next = (self.next * 2).min(self.max);
         delay.max(asked_for.unwrap_or_default())
     }
 
     /// Begins again with the shortest delay.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.initial;
     }
 }

@@ -18,13 +18,13 @@ use crate::files::regular_file::{self, Links};
 use crate::units::Secret;
 
 /// How long a question to the brokers may take that somebody waits for.
-pub const ANSWER: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Brokers to begin with, `HOST:PORT` each; they name the others.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<String>")]
 #[schemars(with = "Vec<String>")]
-pub struct Brokers(Vec<String>);
+pub(crate) struct Brokers(Vec<String>);
 
 impl TryFrom<Vec<String>> for Brokers {
     type Error = String;
@@ -52,7 +52,7 @@ impl std::fmt::Display for Brokers {
 /// TLS towards the brokers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// Certificates to trust, PEM. Default: those that the system trusts.
     #[serde(default)]
     ca: Option<PathBuf>,
@@ -70,7 +70,7 @@ pub struct Tls {
 /// Who logs in at the brokers, and how.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Sasl {
+pub(crate) struct Sasl {
     /// How the password is shown to the broker.
     #[serde(default)]
     mechanism: Mechanism,
@@ -108,7 +108,7 @@ impl Mechanism {
 /// Settings of librdkafka by their own names, for what saltern has no setting for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Properties(BTreeMap<String, Scalar>);
+pub(crate) struct Properties(BTreeMap<String, Scalar>);
 
 /// A value as YAML may write it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -147,7 +147,11 @@ const CONNECTION: &[(&str, &str)] = &[
 impl Properties {
     /// Sets them, over what is set already. Refuses what librdkafka does not take, and what has a
     /// setting of its own: `owned` is pairs of a property and what stands for it.
-    pub fn set_on(&self, config: &mut ClientConfig, owned: &[(&str, &str)]) -> Result<(), String> {
+    pub(crate) fn set_on(
+        &self,
+        config: &mut ClientConfig,
+        owned: &[(&str, &str)],
+    ) -> Result<(), String> {
         for (name, value) in &self.0 {
             let other = CONNECTION.iter().chain(owned).find(|(property, _)| property == name);
             if let Some((_, other)) = other {
@@ -167,7 +171,7 @@ impl Properties {
 }
 
 /// The settings that lead to these brokers.
-pub fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) -> ClientConfig {
+pub(crate) fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers.to_string());
     config.set("client.id", "saltern");
@@ -207,7 +211,7 @@ pub fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) -> Clie
 
 /// Why no client could be made of a configuration. Of a file that cannot be read librdkafka tells
 /// neither the name nor the reason.
-pub fn not_made(error: &KafkaError, config: &ClientConfig) -> String {
+pub(crate) fn not_made(error: &KafkaError, config: &ClientConfig) -> String {
     let unreadable = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"]
         .into_iter()
         .filter_map(|property| config.get(property).filter(|path| *path != "probe"))
@@ -221,7 +225,7 @@ fn unreadable(path: &str) -> Option<std::io::Error> {
 }
 
 /// librdkafka's log lines. What they tell of errors comes as errors too, so they are details.
-pub fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             warn!(facility, line, "librdkafka says");
@@ -231,7 +235,7 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
 }
 
 /// What an error code means, and what to do.
-pub fn explained(error: &KafkaError) -> String {
+pub(crate) fn explained(error: &KafkaError) -> String {
     let advice = match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
             "; there is no such topic: create it, or correct its name"

@@ -1,5 +1,5 @@
 //! How any store is reached.
 
-pub mod backoff;
-pub mod kafka;
-pub mod tls;
+pub(crate) mod backoff;
+pub(crate) mod kafka;
+pub(crate) mod tls;

@@ -34,7 +34,7 @@ pub const MAX_DEPTH: usize = 128;
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Losses {
     /// Strings in which bytes that are not UTF-8 were replaced by U+FFFD.
-    pub replaced: u64,
+    pub(crate) replaced: u64,
     /// Values cut because they were nested too deep.
     pub cut: u64,
     /// Payloads that ended early or held a byte that is not msgpack.
@@ -52,7 +52,7 @@ impl std::ops::AddAssign for Losses {
 /// How deep arrays and maps may nest as keys of maps. The text of such a key is escaped once for
 /// each map that it is a key in, which doubles its backslashes each time: without a limit a payload
 /// of a hundred bytes could become more text than there is memory.
-pub const MAX_KEY_DEPTH: usize = 4;
+pub(crate) const MAX_KEY_DEPTH: usize = 4;
 
 /// Bytes of payload that all arrays and maps that are keys of maps may take together; those for
 /// which there is no room are cut. A byte of one may become 37, of anything else eight at the most.
@@ -68,7 +68,11 @@ pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
 
 /// As [`write`], but `out` is handed to `take` and emptied whenever it has grown to some 64 KiB.
 /// What is in it at the end is the rest.
-pub fn write_in_pieces(payload: &[u8], out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) -> Losses {
+pub(crate) fn write_in_pieces(
+    payload: &[u8],
+    out: &mut Vec<u8>,
+    take: &mut dyn FnMut(&[u8]),
+) -> Losses {
     Writer::new(payload, out, Some(take)).write()
 }
 
@@ -109,7 +113,7 @@ fn not_finite(float: f64) -> &'static [u8] {
 }
 
 /// As [`write_string`], in pieces as [`write_in_pieces`] does it.
-pub fn write_string_in_pieces(
+pub(crate) fn write_string_in_pieces(
     bytes: &[u8],
     out: &mut Vec<u8>,
     take: &mut dyn FnMut(&[u8]),
@@ -140,7 +144,7 @@ fn hand_on(out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
 
 /// Appends `bytes` as a JSON string; `true` if bytes that are not UTF-8 had to be replaced.
 #[inline]
-pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+pub(crate) fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     if let Some(word) = plain_word(bytes) {
         append_word(quoted(word, bytes.len()), bytes.len() + 2, out);
         return false;

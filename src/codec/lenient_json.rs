@@ -62,7 +62,7 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
 }
 
 /// The byte order mark that some programs of Windows begin a file with.
-pub const MARK: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads one value, and says what had to be replaced in it.
 pub fn read(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
@@ -70,7 +70,7 @@ pub fn read(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
 }
 
 /// Reads an answer of the HTTP side, of which nothing is cut that a daemon may have said.
-pub fn read_answer(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
+pub(crate) fn read_answer(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
     read_within(text, DEEPEST_ANSWER)
 }
 

@@ -1,8 +1,8 @@
 //! How payloads and texts are written down.
 
-pub mod hex;
+pub(crate) mod hex;
 pub mod json;
 pub mod lenient_json;
 pub mod msgpack;
-pub mod python;
-pub mod visible;
+pub(crate) mod python;
+pub(crate) mod visible;

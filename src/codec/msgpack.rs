@@ -168,7 +168,7 @@ impl<'a> Walker<'a> {
 
     /// Takes the next value if it is text of less than 256 bytes, as most are, and is all there.
     #[inline]
-    pub fn short_text(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn short_text(&mut self) -> Option<&'a [u8]> {
         let (&marker, rest) = self.bytes.get(self.at..)?.split_first()?;
         let (head, text) = match marker {
             0xa0..=0xbf => (1, rest.get(..usize::from(marker & 0x1f))?),
@@ -192,7 +192,7 @@ impl<'a> Walker<'a> {
 
     /// Steps over what an array or a map contains, whose head was read; over nothing for any other
     /// item.
-    pub fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
+    pub(crate) fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
         Skip { left: head.children() }.run(self)
     }
 
@@ -236,7 +236,7 @@ impl<'a> Walker<'a> {
 
 /// A skip over one value that can go on after it ran out of bytes.
 #[derive(Debug, Clone)]
-pub struct Skip {
+pub(crate) struct Skip {
     /// Values still to step over.
     left: u64,
 }
@@ -250,7 +250,7 @@ impl Default for Skip {
 impl Skip {
     /// Steps on until the value has ended. After [`Malformed::Truncated`] the walker stands on the
     /// marker that was cut off; call again with more bytes behind it.
-    pub fn run(&mut self, walker: &mut Walker<'_>) -> Result<(), Malformed> {
+    pub(crate) fn run(&mut self, walker: &mut Walker<'_>) -> Result<(), Malformed> {
         while self.left > 0 {
             let item = walker.item()?;
             self.left = (self.left - 1).saturating_add(item.children());
@@ -259,7 +259,7 @@ impl Skip {
     }
 
     /// The fewest bytes that the rest of the value can take.
-    pub fn at_least(&self) -> u64 {
+    pub(crate) fn at_least(&self) -> u64 {
         self.left
     }
 }
@@ -271,12 +271,12 @@ pub fn find<'a>(payload: &'a [u8], key: &str) -> Option<&'a [u8]> {
 }
 
 /// The text under `key` in a map.
-pub fn text<'a>(map: &'a [u8], key: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(map: &'a [u8], key: &str) -> Option<&'a str> {
     find(map, key).and_then(scalar)?.text()
 }
 
 /// The map with another value under `key`, which keeps its place, or comes last.
-pub fn with_value(map: &[u8], key: &str, value: &[u8]) -> Vec<u8> {
+pub(crate) fn with_value(map: &[u8], key: &str, value: &[u8]) -> Vec<u8> {
     let mut written = MapWriter::default();
     let mut is_there = false;
     for (name, old) in raw_pairs(map) {
@@ -291,7 +291,7 @@ pub fn with_value(map: &[u8], key: &str, value: &[u8]) -> Vec<u8> {
 }
 
 /// The map without these keys.
-pub fn without(map: &[u8], keys: &[&str]) -> Vec<u8> {
+pub(crate) fn without(map: &[u8], keys: &[&str]) -> Vec<u8> {
     let mut written = MapWriter::default();
     for (name, value) in raw_pairs(map) {
         if !keys.iter().any(|key| is_named(name, key)) {
@@ -314,7 +314,7 @@ pub fn pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// As [`pairs`], with the msgpack of every key.
-pub fn raw_pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(crate) fn raw_pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut walker = Walker::new(payload);
     let mut left = match walker.item() {
         Ok(Item::Map(pairs)) => pairs,
@@ -336,7 +336,7 @@ pub fn whole(bytes: &[u8]) -> Result<(), NotWhole> {
 }
 
 /// Appends the head of a map of so many pairs, in as few bytes as possible, as every writer does.
-pub fn write_map_head(pairs: u32, out: &mut Vec<u8>) {
+pub(crate) fn write_map_head(pairs: u32, out: &mut Vec<u8>) {
     match (u8::try_from(pairs), u16::try_from(pairs)) {
         (Ok(pairs @ 0..=15), _) => out.push(0x80 | pairs),
         (_, Ok(pairs)) => {
@@ -351,7 +351,7 @@ pub fn write_map_head(pairs: u32, out: &mut Vec<u8>) {
 }
 
 /// The items of the array that `value` is, as far as they are well formed.
-pub fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+pub(crate) fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     let mut walker = Walker::new(value);
     let mut left = match walker.item() {
         Ok(Item::Array(items)) => items,
@@ -364,7 +364,7 @@ pub fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
 }
 
 /// Appends the head of an array of so many items.
-pub fn write_array_head(items: u32, out: &mut Vec<u8>) {
+pub(crate) fn write_array_head(items: u32, out: &mut Vec<u8>) {
     match (u8::try_from(items), u16::try_from(items)) {
         (Ok(items @ 0..=15), _) => out.push(0x90 | items),
         (_, Ok(items)) => {
@@ -379,12 +379,12 @@ pub fn write_array_head(items: u32, out: &mut Vec<u8>) {
 }
 
 /// Appends a text of less than 4 GiB.
-pub fn write_str(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_str(text: &str, out: &mut Vec<u8>) {
     write_text(text.as_bytes(), out);
 }
 
 /// Appends a text of less than 4 GiB, which need not be UTF-8.
-pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn write_text(text: &[u8], out: &mut Vec<u8>) {
     match u8::try_from(text.len()) {
         Ok(len @ 0..=31) => out.push(0xa0 | len),
         _ => write_length([0xd9, 0xda, 0xdb], text.len(), out),
@@ -393,13 +393,13 @@ pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends bytes, less than 4 GiB.
-pub fn write_bin(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn write_bin(bytes: &[u8], out: &mut Vec<u8>) {
     write_length([0xc4, 0xc5, 0xc6], bytes.len(), out);
     out.extend_from_slice(bytes);
 }
 
 /// Appends an extension of less than 4 GiB.
-pub fn write_ext(kind: i8, bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn write_ext(kind: i8, bytes: &[u8], out: &mut Vec<u8>) {
     match bytes.len() {
         1 => out.push(0xd4),
         2 => out.push(0xd5),
@@ -430,33 +430,33 @@ fn write_length([one, two, four]: [u8; 3], len: usize, out: &mut Vec<u8>) {
 
 /// A map in the making: its head needs to know how many pairs there are.
 #[derive(Debug, Default)]
-pub struct MapWriter {
+pub(crate) struct MapWriter {
     count: u32,
     pairs: Vec<u8>,
 }
 
 impl MapWriter {
     /// A pair whose value is msgpack already.
-    pub fn value(&mut self, key: &str, value: &[u8]) {
+    pub(crate) fn value(&mut self, key: &str, value: &[u8]) {
         self.key(key);
         self.pairs.extend_from_slice(value);
     }
 
     /// A pair both of which are msgpack already.
-    pub fn pair(&mut self, key: &[u8], value: &[u8]) {
+    pub(crate) fn pair(&mut self, key: &[u8], value: &[u8]) {
         self.count += 1;
         self.pairs.extend_from_slice(key);
         self.pairs.extend_from_slice(value);
     }
 
     /// A pair with a text.
-    pub fn text(&mut self, key: &str, text: &str) {
+    pub(crate) fn text(&mut self, key: &str, text: &str) {
         self.key(key);
         write_str(text, &mut self.pairs);
     }
 
     /// A pair with an array of texts.
-    pub fn texts(&mut self, key: &str, texts: &[String]) {
+    pub(crate) fn texts(&mut self, key: &str, texts: &[String]) {
         self.key(key);
         write_array_head(u32::try_from(texts.len()).unwrap_or(u32::MAX), &mut self.pairs);
         for text in texts {
@@ -465,13 +465,13 @@ impl MapWriter {
     }
 
     /// A pair with a truth value.
-    pub fn bool(&mut self, key: &str, value: bool) {
+    pub(crate) fn bool(&mut self, key: &str, value: bool) {
         self.key(key);
         self.pairs.push(if value { 0xc3 } else { 0xc2 });
     }
 
     /// The map.
-    pub fn finished(self) -> Vec<u8> {
+    pub(crate) fn finished(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.pairs.len() + 5);
         write_map_head(self.count, &mut out);
         out.extend(self.pairs);

@@ -21,7 +21,7 @@ use crate::codec::json::{MAX_DEPTH, write_float};
 use crate::codec::msgpack::{Item, Malformed, Walker};
 
 /// Appends `str(value)`: of a string the string itself, of anything else its [`repr`].
-pub fn str(payload: &[u8], out: &mut String) {
+pub(crate) fn str(payload: &[u8], out: &mut String) {
     match Walker::new(payload).item() {
         Ok(Item::Str(bytes)) => out.push_str(&String::from_utf8_lossy(bytes)),
         _ => repr(payload, out),
@@ -29,7 +29,7 @@ pub fn str(payload: &[u8], out: &mut String) {
 }
 
 /// Appends `repr(value)` of the value at the start of `payload`.
-pub fn repr(payload: &[u8], out: &mut String) {
+pub(crate) fn repr(payload: &[u8], out: &mut String) {
     let mut writer = Writer { walker: Walker::new(payload), out };
     // After bytes that are no msgpack the text is closed and there is no more to say.
     let _ = writer.value(0);

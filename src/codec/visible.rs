@@ -9,7 +9,7 @@ use std::fmt::{self, Write};
 
 /// The text with all that does not show made visible, on one line.
 #[derive(Debug, Clone, Copy)]
-pub struct Visible<'a>(pub &'a str);
+pub(crate) struct Visible<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Visible<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +28,7 @@ impl fmt::Display for Visible<'_> {
 }
 
 /// As [`Visible`], with at most `most` bytes; `…` stands in place of what is cut off.
-pub fn capped(text: &str, most: usize) -> String {
+pub(crate) fn capped(text: &str, most: usize) -> String {
     let mut out = String::new();
     let mut piece = String::new();
     for c in text.chars() {
@@ -49,14 +49,14 @@ pub fn capped(text: &str, most: usize) -> String {
 }
 
 /// As [`Visible`], of a text of several lines, which stay lines.
-pub fn lines(text: &str) -> String {
+pub(crate) fn lines(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(|line| Visible(line).to_string()).collect();
     lines.join("\n")
 }
 
 /// JSON of the same value in which nothing but line feeds is left that does not show. Within a
 /// string such a character is written as `\u202e`; JSON has none of them elsewhere.
-pub fn json(text: &str) -> String {
+pub(crate) fn json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c == '\n' || !does_not_show(c) {
@@ -71,7 +71,7 @@ pub fn json(text: &str) -> String {
 }
 
 /// How many columns a text takes that was made visible. Wide characters count as one.
-pub fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.chars().count()
 }
 

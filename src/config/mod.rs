@@ -19,7 +19,7 @@ use crate::estate::EstateConfig;
 use crate::event::batch::{BatchConfig, BatchLimits};
 use crate::event::filter::{Filter, FilterConfig};
 use crate::event::redact::{RuleConfig, Rules};
-pub use crate::http::settings::Http;
+pub(crate) use crate::http::settings::Http;
 use crate::jobs::JobsConfig;
 use crate::kafka_loop;
 use crate::queue::SpillConfig;
@@ -33,55 +33,55 @@ mod located;
 pub(crate) use located::Located;
 
 /// Where the configuration is unless told otherwise.
-pub const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
+pub(crate) const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
 
 /// Everything that can be set.
 pub struct Config {
     /// What is not a source or a sink.
-    pub general: General,
+    pub(crate) general: General,
     /// The sources, in the order of the file.
-    pub sources: Vec<SourceConfig>,
+    pub(crate) sources: Vec<SourceConfig>,
     /// The sinks, in the order of the file.
-    pub sinks: Vec<SinkConfig>,
+    pub(crate) sinks: Vec<SinkConfig>,
     /// What is hidden of all events.
     pub redact: Arc<Rules>,
     /// How long jobs are kept in the job cache; `None` if there is none.
-    pub keep_jobs: Option<Duration>,
+    pub(crate) keep_jobs: Option<Duration>,
     /// The file, if it comes from one, so that it can be read again.
-    pub path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
 }
 
 /// Settings of the daemon as a whole.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct General {
+pub(crate) struct General {
     /// The id of the Salt master whose events these are. Default: the host name.
-    pub master_id: String,
+    pub(crate) master_id: String,
     /// Where saltern keeps its files (0700).
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// The HTTP side. `null` is `{listen: null}`: no address, and the unix socket for the commands
     /// stays.
-    pub http: Http,
+    pub(crate) http: Http,
     /// What is logged, and how.
-    pub log: Log,
+    pub(crate) log: Log,
     /// Memory that the queues of all sinks may take together. If what the sinks ask for is more,
     /// each gets its part of this.
-    pub memory: ByteSize,
+    pub(crate) memory: ByteSize,
     /// What is kept of events that sinks refuse.
-    pub dead_letters: DeadLettersConfig,
+    pub(crate) dead_letters: DeadLettersConfig,
     /// The job cache. `null` is `{enabled: false}`.
-    pub jobs: JobsConfig,
+    pub(crate) jobs: JobsConfig,
     /// What is hidden of all events before they are stored or shown, and of what Salt writes into
     /// the job cache. Default: nothing.
     pub redact: Vec<RuleConfig>,
     /// How long an event is remembered, so that the same one from another source is dropped; `0s`
     /// for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
-    pub dedupe_window: Option<Span>,
+    pub(crate) dedupe_window: Option<Span>,
     /// Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys. `{}` for
     /// the defaults. Default: none.
-    pub estate: Option<EstateConfig>,
+    pub(crate) estate: Option<EstateConfig>,
     /// How long to deliver what was read once told to stop.
-    pub shutdown_deadline: Span,
+    pub(crate) shutdown_deadline: Span,
 }
 
 impl Default for General {
@@ -104,7 +104,7 @@ impl Default for General {
 
 impl General {
     /// The settings that differ in `other` and that a running daemon cannot change.
-    pub fn needs_restart(&self, other: &General) -> Vec<&'static str> {
+    pub(crate) fn needs_restart(&self, other: &General) -> Vec<&'static str> {
         let differs = [
             ("state_dir", self.state_dir != other.state_dir),
             ("http.listen", self.http.listen != other.http.listen),
@@ -124,9 +124,9 @@ impl General {
 /// What is kept of events that sinks refuse.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct DeadLettersConfig {
+pub(crate) struct DeadLettersConfig {
     /// Bytes of refused events that are kept, of all sinks together; the oldest go first.
-    pub max_bytes: ByteSize,
+    pub(crate) max_bytes: ByteSize,
 }
 
 impl Default for DeadLettersConfig {
@@ -138,18 +138,18 @@ impl Default for DeadLettersConfig {
 /// What is logged, and how.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub(crate) struct Log {
     /// The least important line that is logged.
-    pub level: LogLevel,
+    pub(crate) level: LogLevel,
     /// How lines look. Default: text on a terminal, `journald` where they go to the journal, JSON
     /// elsewhere.
-    pub format: Option<LogFormat>,
+    pub(crate) format: Option<LogFormat>,
 }
 
 /// The importance of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum LogLevel {
+pub(crate) enum LogLevel {
     /// Something is broken for good.
     Error,
     /// Something is broken for now.
@@ -164,7 +164,7 @@ pub enum LogLevel {
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// An object a line.
@@ -174,45 +174,45 @@ pub enum LogFormat {
 }
 
 /// A source.
-pub struct SourceConfig {
+pub(crate) struct SourceConfig {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its kind.
-    pub kind: &'static source::Kind,
+    pub(crate) kind: &'static source::Kind,
     /// Its kind's own settings, ready to run.
-    pub reader: Arc<dyn Reader>,
+    pub(crate) reader: Arc<dyn Reader>,
     /// The master whose events it reads.
-    pub master_id: String,
+    pub(crate) master_id: String,
     /// Differs from that of another configuration if anything of the source does.
-    pub fingerprint: u128,
+    pub(crate) fingerprint: u128,
     /// A command runs it, which fails where a daemon would try again.
-    pub is_tried_once: bool,
+    pub(crate) is_tried_once: bool,
 }
 
 /// A sink.
-pub struct SinkConfig {
+pub(crate) struct SinkConfig {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its kind.
-    pub kind: &'static sink::Kind,
+    pub(crate) kind: &'static sink::Kind,
     /// Its kind's own settings, ready to run.
-    pub driver: Arc<dyn Driver>,
+    pub(crate) driver: Arc<dyn Driver>,
     /// What it wants.
-    pub filter: Filter,
+    pub(crate) filter: Filter,
     /// What is hidden of what it is handed.
     pub redact: Arc<Rules>,
     /// When its batches are due.
-    pub limits: BatchLimits,
+    pub(crate) limits: BatchLimits,
     /// How it is tried again.
-    pub retry: RetryConfig,
+    pub(crate) retry: RetryConfig,
     /// How much may wait for it.
-    pub spill: SpillConfig,
+    pub(crate) spill: SpillConfig,
     /// How many writers it has; at least one.
-    pub writers: usize,
+    pub(crate) writers: usize,
     /// Events a second at the most.
-    pub rate_limit: Option<u32>,
+    pub(crate) rate_limit: Option<u32>,
     /// Differs from that of another configuration if anything of the sink does.
-    pub fingerprint: u128,
+    pub(crate) fingerprint: u128,
 }
 
 /// What every sink takes besides its kind.
@@ -261,7 +261,7 @@ struct SourceOptions {
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {path}: {cause}")]
     Unreadable {
@@ -306,7 +306,7 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
 
 impl Config {
     /// Reads and checks a file.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read_text(path)
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         let config = Config::parse(&text);
@@ -315,7 +315,7 @@ impl Config {
     }
 
     /// How long events are remembered so that repeats are dropped.
-    pub fn dedupe_window(&self) -> Option<Duration> {
+    pub(crate) fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
             Some(window) => window.0,
             None if self.sources.len() > 1 || self.sources.iter().any(|s| s.kind.repeats) => {
@@ -625,7 +625,7 @@ impl Node {
 }
 
 /// The JSON Schema of the whole configuration.
-pub fn schema() -> Schema {
+pub(crate) fn schema() -> Schema {
     let mut generator = SchemaGenerator::default();
     let sources = source::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
     let sources = entry_schema::<SourceOptions>(sources.collect(), &[]);

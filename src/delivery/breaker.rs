@@ -21,7 +21,7 @@ const THRESHOLD: u32 = 3;
 
 /// The breaker of one sink.
 #[derive(Debug, Default)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     failures: AtomicU32,
     open: AtomicBool,
     probe: Mutex<()>,
@@ -29,14 +29,14 @@ pub struct Breaker {
 
 /// The right to try the server once. Held while trying, and while waiting for the next try.
 #[derive(Debug)]
-pub struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     breaker: &'a Breaker,
     _probe: Option<MutexGuard<'a, ()>>,
 }
 
 impl Breaker {
     /// Waits until this writer may try.
-    pub async fn permit(&self) -> Permit<'_> {
+    pub(crate) async fn permit(&self) -> Permit<'_> {
         if !self.is_open() {
             return Permit { breaker: self, _probe: None };
         }
@@ -46,20 +46,20 @@ impl Breaker {
     }
 
     /// Whether only probes are let through.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 }
 
 impl Permit<'_> {
     /// The try worked.
-    pub fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         self.breaker.failures.store(0, Ordering::Release);
         self.breaker.open.store(false, Ordering::Release);
     }
 
     /// The try failed.
-    pub fn failed(&self) {
+    pub(crate) fn failed(&self) {
         let failures = self.breaker.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);
         if failures >= THRESHOLD {
             self.breaker.open.store(true, Ordering::Release);

@@ -28,7 +28,7 @@ use crate::observe::state;
 use crate::sink::chain;
 
 /// The database, in `state_dir`.
-pub const FILE: &str = "dead-letters.db";
+pub(crate) const FILE: &str = "dead-letters.db";
 
 /// What `user_version` is once the tables are there.
 const VERSION: i64 = 2;
@@ -135,37 +135,37 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 #[derive(Debug, Clone, Serialize)]
 pub struct Letter {
     /// Its number among the dead letters.
-    pub id: i64,
+    pub(crate) id: i64,
     /// The sink that refused it.
-    pub sink: String,
+    pub(crate) sink: String,
     /// The event's id.
-    pub event_id: String,
+    pub(crate) event_id: String,
     /// The event's tag.
-    pub tag: String,
+    pub(crate) tag: String,
     /// Why it was refused.
-    pub reason: String,
+    pub(crate) reason: String,
     /// When it was refused, in microseconds since 1970.
-    pub time: i64,
+    pub(crate) time: i64,
     /// How often it was tried.
-    pub attempts: i64,
+    pub(crate) attempts: i64,
     /// Where it came from.
-    pub source: String,
+    pub(crate) source: String,
     /// The master whose event it is.
-    pub master_id: String,
+    pub(crate) master_id: String,
     /// When it was read, in microseconds since 1970.
-    pub received: i64,
+    pub(crate) received: i64,
     /// Who vouches for it.
-    pub authority: Authority,
+    pub(crate) authority: Authority,
     /// Whether it waits to be handed to its sink again.
-    pub replay: bool,
+    pub(crate) replay: bool,
     /// Tag, empty line, payload.
     #[serde(skip)]
-    pub frame: Vec<u8>,
+    pub(crate) frame: Vec<u8>,
 }
 
 impl Letter {
     /// The event itself, with the id that it had.
-    pub fn event(&self) -> Option<Event> {
+    pub(crate) fn event(&self) -> Option<Event> {
         let event = Event::parse(Bytes::copy_from_slice(&self.frame)).ok()?;
         Some(event.with_id(EventId::from_hex(self.event_id.as_bytes())))
     }
@@ -203,13 +203,13 @@ pub struct Refused<'a> {
 #[derive(Debug, Default, Clone)]
 pub struct Selection {
     /// The sink's name.
-    pub sink: Option<String>,
+    pub(crate) sink: Option<String>,
     /// A glob of the tag.
-    pub tag: Option<String>,
+    pub(crate) tag: Option<String>,
     /// A part of the reason.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The letter's number, or the event's id.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
 }
 
 impl Selection {
@@ -270,7 +270,7 @@ impl DeadLetters {
 
     /// Opens a daemon's. What is wrong with the file is logged, counted and shown, and the daemon
     /// goes on; see [`DeadLetters::heal`].
-    pub fn of_daemon(state_dir: &Path, max_bytes: u64) -> Self {
+    pub(crate) fn of_daemon(state_dir: &Path, max_bytes: u64) -> Self {
         let letters = DeadLetters::closed(state_dir, max_bytes, true);
         // What fails is noted.
         let _ = letters.with("opening the dead letters' database", |_| Ok(()));
@@ -278,7 +278,7 @@ impl DeadLetters {
     }
 
     /// Opens those that are there; `None` if there never were any.
-    pub fn existing(state_dir: &Path) -> Result<Option<Self>, DeadLetterError> {
+    pub(crate) fn existing(state_dir: &Path) -> Result<Option<Self>, DeadLetterError> {
         if !state_dir.join(FILE).exists() {
             return Ok(None);
         }
@@ -293,7 +293,7 @@ impl DeadLetters {
 
     /// Tries again what did not work, when it is time; returns why letters cannot be kept, if they
     /// cannot.
-    pub fn heal(&self) -> Option<String> {
+    pub(crate) fn heal(&self) -> Option<String> {
         {
             let desk = self.lock();
             if desk.trouble.is_none() || Instant::now() < desk.again {
@@ -316,7 +316,7 @@ impl DeadLetters {
 
     /// The state directory was removed or replaced: the letters, which are in an open file without
     /// a name, are copied into a new file, unless there is one already.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         let mut desk = self.lock();
         let Some(connection) = desk.connection.take().filter(|_| !self.path.exists()) else {
             return;
@@ -421,7 +421,7 @@ impl DeadLetters {
     }
 
     /// The letters that are meant behind letter `after`, the oldest first, at most `limit`.
-    pub fn list(
+    pub(crate) fn list(
         &self,
         selection: &Selection,
         after: i64,
@@ -468,7 +468,7 @@ impl DeadLetters {
     }
 
     /// Discards letters. Returns how many.
-    pub fn discard(&self, selection: &Selection) -> Result<usize, DeadLetterError> {
+    pub(crate) fn discard(&self, selection: &Selection) -> Result<usize, DeadLetterError> {
         self.change_matching(selection, DELETE)
     }
 
@@ -523,7 +523,7 @@ impl DeadLetters {
     }
 
     /// The sink has kept the letters' events: they are dead no more.
-    pub fn replayed(&self, ids: &[i64]) -> Result<(), DeadLetterError> {
+    pub(crate) fn replayed(&self, ids: &[i64]) -> Result<(), DeadLetterError> {
         self.change(ids, DELETE).map(drop)
     }
 }

@@ -35,24 +35,24 @@ use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
 use crate::sync::bell::Sender;
 use crate::units::Span;
 
-pub mod breaker;
+pub(crate) mod breaker;
 pub mod dead_letter;
-pub mod deaths;
+pub(crate) mod deaths;
 
 /// How a sink is tried again. There is no limit to the number of tries unless `give_up_after` sets
 /// one.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct RetryConfig {
+pub(crate) struct RetryConfig {
     /// The wait after the first failure; it doubles with each further one, with jitter.
-    pub initial: Span,
+    pub(crate) initial: Span,
     /// The longest wait.
-    pub max: Span,
+    pub(crate) max: Span,
     /// How long one connect or write may take before it is broken off and tried again over a new
     /// connection.
-    pub timeout: Span,
+    pub(crate) timeout: Span,
     /// How long a batch is tried before its events become dead letters. Default: for ever.
-    pub give_up_after: Option<Span>,
+    pub(crate) give_up_after: Option<Span>,
 }
 
 impl Default for RetryConfig {
@@ -68,43 +68,43 @@ impl Default for RetryConfig {
 
 /// A batch is settled.
 #[derive(Debug, Clone, Copy)]
-pub struct Settled {
+pub(crate) struct Settled {
     /// Which writer settled it.
-    pub writer: usize,
+    pub(crate) writer: usize,
     /// The place of its first event in the queue.
-    pub first: u64,
+    pub(crate) first: u64,
 }
 
 /// What the writers of one sink share.
-pub struct Shared {
+pub(crate) struct Shared {
     /// How to try again.
-    pub retry: RetryConfig,
+    pub(crate) retry: RetryConfig,
     /// Lets one writer at a time try a server that is down.
-    pub breaker: Breaker,
+    pub(crate) breaker: Breaker,
     /// The limit on events a second, where one is set.
-    pub rate_limit: Option<RateLimit>,
+    pub(crate) rate_limit: Option<RateLimit>,
     /// Where refused events go.
-    pub dead_letters: Option<Arc<DeadLetters>>,
+    pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     /// What the world sees.
-    pub state: Arc<SinkState>,
+    pub(crate) state: Arc<SinkState>,
     /// The deaths of the process, if there were so many that what was begun is tried with care.
     pub(crate) deaths: Option<Arc<Deaths>>,
     /// The configuration has turned out to be wrong: no writer tries anything more.
-    pub parked: CancellationToken,
+    pub(crate) parked: CancellationToken,
 }
 
 /// One writer of a sink: where its batches come from and where it reports them.
-pub struct Writer {
+pub(crate) struct Writer {
     /// What the sink is told.
-    pub context: Context,
+    pub(crate) context: Context,
     /// Batches to write.
-    pub batches: mpsc::Receiver<Batch>,
+    pub(crate) batches: mpsc::Receiver<Batch>,
     /// Batches that are settled. Has room for every batch that can be in flight.
-    pub settled: Sender<Settled>,
+    pub(crate) settled: Sender<Settled>,
     /// What the sink's writers share.
-    pub shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// The drain deadline has passed: leave everything as it is.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Delivers batches until there are no more, the writer is stopped, or the configuration turns out
@@ -548,7 +548,7 @@ enum Failure {
 }
 
 /// A token bucket of one second's worth of events.
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     per_second: f64,
     bucket: Mutex<Bucket>,
 }
@@ -560,7 +560,7 @@ struct Bucket {
 
 impl RateLimit {
     /// At most so many events a second.
-    pub fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second.max(1));
         let bucket = Mutex::new(Bucket { tokens: per_second, filled: Instant::now() });
         RateLimit { per_second, bucket }
@@ -735,7 +735,6 @@ pub(crate) mod tests {
             name: "test".into(),
             writer: 0,
             master_id: "m".into(),
-            state_dir: "/nowhere".into(),
             jobs: Jobs::new("/nowhere".as_ref()),
             reopen: watch::channel(0).1,
         }

@@ -122,14 +122,14 @@ impl Estate {
     }
 
     /// Whether anything is counted.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.books().is_some()
     }
 
     /// Counts as this says, from now on; whether that is something else than before. If so the
     /// counters begin at zero; which minions there are and which returns are waited for is still
     /// known.
-    pub fn configure(&self, config: Option<EstateConfig>) -> bool {
+    pub(crate) fn configure(&self, config: Option<EstateConfig>) -> bool {
         let mut books = self.books();
         if books.as_ref().map(Books::config) == config.as_ref() {
             return false;

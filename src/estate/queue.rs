@@ -89,7 +89,7 @@ impl Exit {
                     return None;
                 }
             }
-            self.bell.wait(IDLE);
+            Bell::wait(IDLE);
         }
     }
 

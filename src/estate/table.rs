@@ -27,7 +27,7 @@ pub struct Declared {
     pub by_minion: ByMinion,
     /// How many of its labels, from the first on, hold what events say. The values of the others
     /// are bounded by this program.
-    pub open: usize,
+    pub(crate) open: usize,
 }
 
 const fn declared(metric: Metric, by_minion: ByMinion, open: usize) -> Declared {
@@ -39,19 +39,19 @@ const JOB: &[&str] = &["function", "state"];
 const RETURN: &[&str] = &["function", "state", "success"];
 
 /// New jobs.
-pub const NEW_JOBS: Declared = declared(
+pub(crate) const NEW_JOBS: Declared = declared(
     counter("salt_new_job_total", JOB, "New jobs; each function of a job of several counts."),
     ByMinion::Never,
     2,
 );
 /// Minions that new jobs were meant for.
-pub const EXPECTED: Declared = declared(
+pub(crate) const EXPECTED: Declared = declared(
     counter("salt_expected_responses_total", JOB, "Minions that new jobs were meant for."),
     ByMinion::Never,
     2,
 );
 /// Returns of jobs that were not scheduled.
-pub const RESPONSES_BY_FUNCTION: Declared = declared(
+pub(crate) const RESPONSES_BY_FUNCTION: Declared = declared(
     counter(
         "salt_function_responses_total",
         RETURN,
@@ -61,7 +61,7 @@ pub const RESPONSES_BY_FUNCTION: Declared = declared(
     2,
 );
 /// Returns of scheduled jobs.
-pub const SCHEDULED: Declared = declared(
+pub(crate) const SCHEDULED: Declared = declared(
     counter(
         "salt_scheduled_job_return_total",
         RETURN,
@@ -71,7 +71,7 @@ pub const SCHEDULED: Declared = declared(
     2,
 );
 /// All returns.
-pub const RESPONSES: Declared = declared(
+pub(crate) const RESPONSES: Declared = declared(
     counter(
         "salt_responses_total",
         &["success"],
@@ -81,7 +81,7 @@ pub const RESPONSES: Declared = declared(
     0,
 );
 /// Whether the last run of a watched function worked.
-pub const FUNCTION_STATUS: Declared = declared(
+pub(crate) const FUNCTION_STATUS: Declared = declared(
     gauge(
         "salt_function_status",
         JOB,
@@ -91,7 +91,7 @@ pub const FUNCTION_STATUS: Declared = declared(
     2,
 );
 /// How long the last run took.
-pub const JOB_DURATION: Declared = declared(
+pub(crate) const JOB_DURATION: Declared = declared(
     gauge(
         "salt_job_duration_seconds",
         JOB,
@@ -101,7 +101,7 @@ pub const JOB_DURATION: Declared = declared(
     2,
 );
 /// The last status beacon of a minion.
-pub const HEARTBEAT: Declared = declared(
+pub(crate) const HEARTBEAT: Declared = declared(
     gauge(
         "salt_health_last_heartbeat",
         NONE,
@@ -111,7 +111,7 @@ pub const HEARTBEAT: Declared = declared(
     0,
 );
 /// The last return of a minion.
-pub const LAST_RESPONSE: Declared = declared(
+pub(crate) const LAST_RESPONSE: Declared = declared(
     gauge(
         "salt_responses_last_received_response",
         NONE,
@@ -121,7 +121,7 @@ pub const LAST_RESPONSE: Declared = declared(
     0,
 );
 /// Minions known.
-pub const MINIONS: Declared = declared(
+pub(crate) const MINIONS: Declared = declared(
     gauge(
         "salt_health_minions_total",
         NONE,
@@ -131,13 +131,13 @@ pub const MINIONS: Declared = declared(
     0,
 );
 /// Minions that have been silent.
-pub const SILENT: Declared = declared(
+pub(crate) const SILENT: Declared = declared(
     gauge("salt_minions_silent", NONE, "Minions not heard of for estate.silent_after."),
     ByMinion::Never,
     0,
 );
 /// Minions that the master sees connected.
-pub const PRESENT: Declared = declared(
+pub(crate) const PRESENT: Declared = declared(
     gauge(
         "salt_minions_present",
         NONE,
@@ -147,7 +147,7 @@ pub const PRESENT: Declared = declared(
     0,
 );
 /// Minions that came and went.
-pub const PRESENCE_CHANGES: Declared = declared(
+pub(crate) const PRESENCE_CHANGES: Declared = declared(
     counter(
         "salt_presence_changes_total",
         &["change"],
@@ -157,13 +157,13 @@ pub const PRESENCE_CHANGES: Declared = declared(
     0,
 );
 /// Events by kind.
-pub const EVENTS: Declared = declared(
+pub(crate) const EVENTS: Declared = declared(
     counter("salt_events_total", &["kind"], "Events, by what their tags say they are."),
     ByMinion::Never,
     0,
 );
 /// Results of states.
-pub const STATES: Declared = declared(
+pub(crate) const STATES: Declared = declared(
     counter(
         "salt_states_total",
         &["sls", "result"],
@@ -173,7 +173,7 @@ pub const STATES: Declared = declared(
     1,
 );
 /// How long states took.
-pub const STATE_SECONDS: Declared = declared(
+pub(crate) const STATE_SECONDS: Declared = declared(
     counter(
         "salt_state_seconds_total",
         &["sls"],
@@ -183,13 +183,13 @@ pub const STATE_SECONDS: Declared = declared(
     1,
 );
 /// Authentications.
-pub const AUTH: Declared = declared(
+pub(crate) const AUTH: Declared = declared(
     counter("salt_auth_events_total", &["act", "result"], "Authentications of minions."),
     ByMinion::Never,
     1,
 );
 /// Changes of keys.
-pub const KEYS: Declared = declared(
+pub(crate) const KEYS: Declared = declared(
     counter(
         "salt_key_events_total",
         &["act", "result"],
@@ -199,13 +199,13 @@ pub const KEYS: Declared = declared(
     1,
 );
 /// Starts of minions.
-pub const STARTS: Declared =
+pub(crate) const STARTS: Declared =
     declared(counter("salt_minion_starts_total", NONE, "Starts of minions."), ByMinion::Never, 0);
 /// Beacons.
-pub const BEACONS: Declared =
+pub(crate) const BEACONS: Declared =
     declared(counter("salt_beacons_total", &["beacon"], "Events of beacons."), ByMinion::Never, 1);
 /// Jobs that wait for returns.
-pub const WAITING: Declared = declared(
+pub(crate) const WAITING: Declared = declared(
     gauge(
         "salt_jobs_waiting",
         NONE,
@@ -215,7 +215,7 @@ pub const WAITING: Declared = declared(
     0,
 );
 /// Returns that never came.
-pub const MISSING: Declared = declared(
+pub(crate) const MISSING: Declared = declared(
     counter(
         "salt_missing_returns_total",
         &["function"],
@@ -225,7 +225,7 @@ pub const MISSING: Declared = declared(
     1,
 );
 /// Jobs whose returns were not waited for.
-pub const UNTRACKED: Declared = declared(
+pub(crate) const UNTRACKED: Declared = declared(
     counter(
         "saltern_estate_untracked_jobs_total",
         NONE,
@@ -235,7 +235,7 @@ pub const UNTRACKED: Declared = declared(
     0,
 );
 /// Values that the master trimmed.
-pub const TRIMMED: Declared = declared(
+pub(crate) const TRIMMED: Declared = declared(
     counter(
         "salt_trimmed_values_total",
         &["function"],
@@ -245,7 +245,7 @@ pub const TRIMMED: Declared = declared(
     1,
 );
 /// Updates that went to `other`.
-pub const FOLDED: Declared = declared(
+pub(crate) const FOLDED: Declared = declared(
     counter(
         "saltern_estate_folded_total",
         &["metric"],

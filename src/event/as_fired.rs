@@ -18,7 +18,7 @@ const OF_ALL: [&str; 1] = ["retcode"];
 const OF_FAILED: [&str; 8] = ["retcode", "jid", "id", "success", "return", "fun", "user", "_stamp"];
 
 /// The return before the master wrote into its states. A job of several functions is left as it is.
-pub fn as_fired(load: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn as_fired(load: &[u8]) -> Cow<'_, [u8]> {
     match unmarked(load) {
         Some(fired) => Cow::Owned(fired),
         None => Cow::Borrowed(load),

@@ -13,24 +13,24 @@ use crate::units::{ByteSize, Span};
 /// own default.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct BatchConfig {
+pub(crate) struct BatchConfig {
     /// Events in a batch, at the most.
-    pub max_events: Option<u64>,
+    pub(crate) max_events: Option<u64>,
     /// Bytes of tags and payloads in a batch, at the most; a larger event is a batch of its own.
-    pub max_bytes: Option<ByteSize>,
+    pub(crate) max_bytes: Option<ByteSize>,
     /// How long a batch may wait to fill, from its first event on.
-    pub linger: Option<Span>,
+    pub(crate) linger: Option<Span>,
 }
 
 /// A [`BatchConfig`] with nothing left open.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
     /// Events at the most, at least one.
-    pub max_events: usize,
+    pub(crate) max_events: usize,
     /// Bytes at the most.
-    pub max_bytes: usize,
+    pub(crate) max_bytes: usize,
     /// How long to wait for more.
-    pub linger: Duration,
+    pub(crate) linger: Duration,
 }
 
 impl BatchLimits {
@@ -42,7 +42,7 @@ impl BatchLimits {
     }
 
     /// These limits where the configuration is silent.
-    pub fn or(self, config: BatchConfig) -> Self {
+    pub(crate) fn or(self, config: BatchConfig) -> Self {
         BatchLimits {
             max_events: config
                 .max_events
@@ -53,7 +53,7 @@ impl BatchLimits {
     }
 
     /// When a batch is due of what waits: `events` of `bytes`, the first of them since `since`.
-    pub fn due(&self, events: usize, bytes: usize, since: Instant) -> Instant {
+    pub(crate) fn due(&self, events: usize, bytes: usize, since: Instant) -> Instant {
         if events >= self.max_events || bytes >= self.max_bytes {
             return since;
         }
@@ -64,7 +64,7 @@ impl BatchLimits {
 /// The id of a batch; the same for every try of it, also after a restart. Shown as 32 hexadecimal
 /// digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BatchId(pub u128);
+pub(crate) struct BatchId(pub(crate) u128);
 
 impl BatchId {
     /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
@@ -105,17 +105,17 @@ impl Batch {
     }
 
     /// The same batch, begun by a process, or a spooler, before this one.
-    pub fn begun_before(self) -> Self {
+    pub(crate) fn begun_before(self) -> Self {
         Batch { was_begun: true, ..self }
     }
 
     /// Whether it was begun before this process, or this spooler.
-    pub fn was_begun(&self) -> bool {
+    pub(crate) fn was_begun(&self) -> bool {
         self.was_begun
     }
 
     /// The batch's id, for stores that drop what they have seen.
-    pub fn id(&self) -> BatchId {
+    pub(crate) fn id(&self) -> BatchId {
         let received = self.shares.first().map_or(0, Share::received);
         let event = self.events().next().map_or(EventId(0), Event::id);
         BatchId::of(self.queue, self.first, self.len, received, event)
@@ -127,17 +127,17 @@ impl Batch {
     }
 
     /// The parts that the batch is made of.
-    pub fn shares(&self) -> impl Iterator<Item = &Share> {
+    pub(crate) fn shares(&self) -> impl Iterator<Item = &Share> {
         self.shares.iter()
     }
 
     /// How many events there are; never none.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are no events.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
@@ -147,7 +147,7 @@ impl Batch {
     }
 
     /// The events with where they come from, and when they were read in microseconds since 1970.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.shares.iter().flat_map(|share| {
             let (origin, received) = (share.origin().as_ref(), share.received());
             let authority = share.authority();
@@ -156,7 +156,7 @@ impl Batch {
     }
 
     /// Two batches of half the events each; the second is empty if there is one event.
-    pub fn split(mut self) -> (Batch, Batch) {
+    pub(crate) fn split(mut self) -> (Batch, Batch) {
         let middle = self.len.div_ceil(2);
         let mut front = Vec::new();
         let mut wanted = middle;

@@ -15,11 +15,11 @@ use crate::sync::receipt::Claim;
 #[derive(Debug)]
 pub struct Chunk {
     /// Where they come from.
-    pub origin: Arc<Origin>,
+    pub(crate) origin: Arc<Origin>,
     /// When they were read, in microseconds since 1970.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Who vouches for them.
-    pub authority: Authority,
+    pub(crate) authority: Authority,
     /// The events.
     pub events: Vec<Event>,
     /// Bytes of the frames before each event, and behind the last.
@@ -47,13 +47,13 @@ impl Chunk {
     }
 
     /// The same chunk, with who vouches for its events.
-    pub fn vouched_for_by(self, authority: Authority) -> Self {
+    pub(crate) fn vouched_for_by(self, authority: Authority) -> Self {
         Chunk { authority, ..self }
     }
 
     /// The chunk, which is what was left of `read` bytes of frames. If that is less than half it is
     /// copied, so that it does not hold the memory of the rest.
-    pub fn left_of(self, read: usize) -> Self {
+    pub(crate) fn left_of(self, read: usize) -> Self {
         if self.bytes() * 2 >= read {
             return self;
         }
@@ -66,7 +66,7 @@ impl Chunk {
     }
 
     /// The bytes of memory that the chunk is without the lines of JSON which sinks may have made.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let each = size_of::<Event>() + size_of::<usize>();
         size_of::<Chunk>() + self.bytes() + self.events.len() * each
     }
@@ -126,32 +126,32 @@ impl Share {
     }
 
     /// The same share, which shares its encoding for the spill with others of the same events.
-    pub fn encoded_with(self, encoded: &Arc<Encoded>) -> Self {
+    pub(crate) fn encoded_with(self, encoded: &Arc<Encoded>) -> Self {
         Share { encoded: Some(Arc::clone(encoded)), ..self }
     }
 
     /// The same share with a claim on a receipt.
-    pub fn claimed(self, claim: Option<Claim>) -> Self {
+    pub(crate) fn claimed(self, claim: Option<Claim>) -> Self {
         Share { claim, ..self }
     }
 
     /// Whether the events' source waits until they are safe, and so can wait for room too.
-    pub fn can_wait(&self) -> bool {
+    pub(crate) fn can_wait(&self) -> bool {
         self.claim.is_some()
     }
 
     /// Takes the claim off the share, for whoever keeps the events.
-    pub fn take_claim(&mut self) -> Option<Claim> {
+    pub(crate) fn take_claim(&mut self) -> Option<Claim> {
         self.claim.take()
     }
 
     /// Lets go of the shared encoding, which then holds no memory for this sink.
-    pub fn forget_encoding(&mut self) {
+    pub(crate) fn forget_encoding(&mut self) {
         self.encoded = None;
     }
 
     /// The share as the body of a record of the spill. The shared encoding is let go of.
-    pub fn encode(&mut self, compress: bool) -> Result<Arc<Body>, TooLarge> {
+    pub(crate) fn encode(&mut self, compress: bool) -> Result<Arc<Body>, TooLarge> {
         match self.encoded.take() {
             Some(encoded) => encoded.body(self, compress),
             None => Body::encode(self, compress).map(Arc::new),
@@ -159,7 +159,7 @@ impl Share {
     }
 
     /// The events at `picks`, ascending.
-    pub fn of(chunk: Arc<Chunk>, picks: Vec<u32>) -> Self {
+    pub(crate) fn of(chunk: Arc<Chunk>, picks: Vec<u32>) -> Self {
         if picks.len() == chunk.events.len() {
             return Share::all(chunk);
         }
@@ -201,7 +201,7 @@ impl Share {
     }
 
     /// Who vouches for the events.
-    pub fn authority(&self) -> Authority {
+    pub(crate) fn authority(&self) -> Authority {
         self.chunk.authority
     }
 
@@ -214,7 +214,7 @@ impl Share {
     }
 
     /// Bytes of the events' frames.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes_of_first(self.len())
     }
 
@@ -225,7 +225,7 @@ impl Share {
     }
 
     /// How many events from the first on have frames of at most `bytes` together.
-    pub fn fitting(&self, bytes: usize) -> usize {
+    pub(crate) fn fitting(&self, bytes: usize) -> usize {
         let sums = self.bytes_before().get(self.from..=self.to).unwrap_or_default();
         let Some(before) = sums.first() else { return 0 };
         sums.partition_point(|sum| sum - before <= bytes).saturating_sub(1)
@@ -240,7 +240,7 @@ impl Share {
     /// chunk weighs, since that is what it holds. What is held is five times as much at the most:
     /// frames that are not copied are a quarter of their block, or half of that where repeats were
     /// dropped.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         self.weight_before(self.to) - self.weight_before(self.from)
     }
 
@@ -255,7 +255,7 @@ impl Share {
     }
 
     /// Takes the first `count` events off the front.
-    pub fn split_front(&mut self, count: usize) -> Share {
+    pub(crate) fn split_front(&mut self, count: usize) -> Share {
         let middle = self.from + count.min(self.len());
         self.encoded = None;
         let front = Share { to: middle, ..self.clone() };

@@ -37,11 +37,11 @@ pub struct FilterConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadGlob {
     /// `tags`, `not_tags`, `functions` or `minions`.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// The place in that list, from 0.
-    pub index: usize,
+    pub(crate) index: usize,
     /// What is wrong.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// A compiled [`FilterConfig`].
@@ -58,14 +58,14 @@ pub struct Filter {
 }
 
 /// The fields of an event that filters ask for, each looked up once however many ask.
-pub struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     fields: Fields<'a>,
     outcome: OnceCell<Outcome>,
 }
 
 impl<'a> Asked<'a> {
     /// The fields of this event.
-    pub fn of(event: &'a Event) -> Self {
+    pub(crate) fn of(event: &'a Event) -> Self {
         Asked { fields: event.fields(), outcome: OnceCell::new() }
     }
 
@@ -83,7 +83,7 @@ struct Globs {
 
 /// In which of a filter's lists a glob of tags is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TagGlob {
+pub(crate) enum TagGlob {
     /// `tags`.
     Take,
     /// `not_tags`.
@@ -92,11 +92,11 @@ pub enum TagGlob {
 
 /// What a filter's globs say of a tag. Where it has no `tags`, `take` says nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tagged {
+pub(crate) struct Tagged {
     /// One of `tags` matches.
-    pub take: bool,
+    pub(crate) take: bool,
     /// One of `not_tags` matches.
-    pub leave_out: bool,
+    pub(crate) leave_out: bool,
 }
 
 impl Filter {
@@ -114,7 +114,7 @@ impl Filter {
     }
 
     /// Whether the filter takes every event.
-    pub fn takes_all(&self) -> bool {
+    pub(crate) fn takes_all(&self) -> bool {
         self.tags.is_none() && self.not_tags.is_none() && self.kinds == 0 && !self.reads_fields()
     }
 
@@ -126,7 +126,7 @@ impl Filter {
     }
 
     /// As [`Filter::takes`], for those who know what the globs say of the tag, and the fields.
-    pub fn takes_tagged<'e: 'a, 'a>(
+    pub(crate) fn takes_tagged<'e: 'a, 'a>(
         &self,
         event: &Event,
         tagged: Tagged,
@@ -139,14 +139,14 @@ impl Filter {
     }
 
     /// What the globs say of a tag.
-    pub fn tagged(&self, tag: &str) -> Tagged {
+    pub(crate) fn tagged(&self, tag: &str) -> Tagged {
         let matches =
             |globs: &Option<Globs>| globs.as_ref().is_some_and(|globs| globs.set.is_match(tag));
         Tagged { take: matches(&self.tags), leave_out: matches(&self.not_tags) }
     }
 
     /// The globs of tags as regular expressions of bytes that match a whole tag or nothing.
-    pub fn tag_patterns(&self) -> impl Iterator<Item = (TagGlob, &str)> {
+    pub(crate) fn tag_patterns(&self) -> impl Iterator<Item = (TagGlob, &str)> {
         let lists = [(TagGlob::Take, &self.tags), (TagGlob::LeaveOut, &self.not_tags)];
         lists.into_iter().flat_map(|(list, globs)| {
             let each = globs.iter().flat_map(|globs| &globs.each);

@@ -49,7 +49,7 @@ impl Outcome {
     }
 
     /// The outcome of which this is the truth of "it worked".
-    pub fn of_worked(worked: Option<bool>) -> Self {
+    pub(crate) fn of_worked(worked: Option<bool>) -> Self {
         match worked {
             Some(true) => Outcome::Worked,
             Some(false) => Outcome::Failed,
@@ -58,7 +58,7 @@ impl Outcome {
     }
 
     /// The outcome of two together.
-    pub fn and(self, other: Outcome) -> Self {
+    pub(crate) fn and(self, other: Outcome) -> Self {
         match (self, other) {
             (Outcome::Failed, _) | (_, Outcome::Failed) => Outcome::Failed,
             (Outcome::Worked, _) | (_, Outcome::Worked) => Outcome::Worked,
@@ -67,7 +67,7 @@ impl Outcome {
     }
 
     /// The truth of "it worked"; `None` where that is unknown.
-    pub fn worked(self) -> Option<bool> {
+    pub(crate) fn worked(self) -> Option<bool> {
         match self {
             Outcome::Worked => Some(true),
             Outcome::Failed => Some(false),
@@ -87,36 +87,36 @@ pub struct Verdict {
 
 /// The names under `fun`: one, or those of a job of several functions. Each of them is the job's.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Functions<'a>(Option<&'a [u8]>);
+pub(crate) struct Functions<'a>(Option<&'a [u8]>);
 
 impl<'a> Functions<'a> {
     /// The functions that this msgpack names.
-    pub fn of(fun: &'a [u8]) -> Self {
+    pub(crate) fn of(fun: &'a [u8]) -> Self {
         Functions(Some(fun))
     }
 
     /// The name, if it is a single one.
-    pub fn single(self) -> Option<&'a str> {
+    pub(crate) fn single(self) -> Option<&'a str> {
         msgpack::scalar(self.0?)?.text()
     }
 
     /// All names.
-    pub fn iter(self) -> impl Iterator<Item = &'a str> + Clone {
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'a str> + Clone {
         self.single().into_iter().chain(self.listed())
     }
 
     /// The names, if they stand in a list.
-    pub fn listed(self) -> impl Iterator<Item = &'a str> + Clone {
+    pub(crate) fn listed(self) -> impl Iterator<Item = &'a str> + Clone {
         self.items().filter_map(|item| msgpack::scalar(item).and_then(Item::text))
     }
 
     /// The items of the list, as msgpack.
-    pub fn items(self) -> impl Iterator<Item = &'a [u8]> + Clone {
+    pub(crate) fn items(self) -> impl Iterator<Item = &'a [u8]> + Clone {
         msgpack::items(self.0.unwrap_or_default())
     }
 
     /// The names for the eye, with commas between them as on Salt's command line.
-    pub fn shown(self) -> Cow<'a, str> {
+    pub(crate) fn shown(self) -> Cow<'a, str> {
         match self.single() {
             Some(name) => Cow::Borrowed(name),
             None => Cow::Owned(self.listed().collect::<Vec<_>>().join(",")),
@@ -128,7 +128,7 @@ impl<'a> Functions<'a> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JobReturn<'a> {
     /// `fun`.
-    pub functions: Functions<'a>,
+    pub(crate) functions: Functions<'a>,
     retcode: Option<&'a [u8]>,
     success: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
@@ -151,7 +151,7 @@ impl<'a> JobReturn<'a> {
     }
 
     /// Takes a field of the payload, if it is one that says how it went.
-    pub fn take(&mut self, name: &[u8], value: &'a [u8]) {
+    pub(crate) fn take(&mut self, name: &[u8], value: &'a [u8]) {
         match name {
             b"fun" => self.functions = Functions::of(value),
             b"retcode" => self.retcode = Some(value),
@@ -162,27 +162,27 @@ impl<'a> JobReturn<'a> {
     }
 
     /// The fields by name, as msgpack.
-    pub fn fields(&self) -> [(&'static str, Option<&'a [u8]>); 3] {
+    pub(crate) fn fields(&self) -> [(&'static str, Option<&'a [u8]>); 3] {
         [("retcode", self.retcode), ("success", self.success), ("return", self.value)]
     }
 
     /// The value of `return`, as msgpack.
-    pub fn value(&self) -> Option<&'a [u8]> {
+    pub(crate) fn value(&self) -> Option<&'a [u8]> {
         self.value
     }
 
     /// Salt's own `success`; of several functions, true if all say so.
-    pub fn success(&self) -> Option<bool> {
+    pub(crate) fn success(&self) -> Option<bool> {
         all_said(self.success?, truth, |one, other| one && other)
     }
 
     /// Salt's own `retcode`; of several functions the first that is not zero.
-    pub fn retcode(&self) -> Option<i64> {
+    pub(crate) fn retcode(&self) -> Option<i64> {
         all_said(self.retcode?, code, |one, other| if one == 0 { other } else { one })
     }
 
     /// True of what a runner or a wheel function gave: the master's word, and no minion's.
-    pub fn is_of_runner(&self) -> bool {
+    pub(crate) fn is_of_runner(&self) -> bool {
         if let Some(function) = self.functions.single() {
             return is_runner(function);
         }
@@ -195,14 +195,14 @@ impl<'a> JobReturn<'a> {
     }
 
     /// The event's data of a runner whose return Salt hands to a job cache as that of a minion.
-    pub fn runner_within(&self) -> Option<&'a [u8]> {
+    pub(crate) fn runner_within(&self) -> Option<&'a [u8]> {
         let inner = self.value?;
         let function = msgpack::find(inner, "fun").and_then(msgpack::scalar)?.text()?;
         is_runner(function).then_some(inner)
     }
 
     /// Its outcome.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         self.verdict().outcome
     }
 
@@ -212,7 +212,7 @@ impl<'a> JobReturn<'a> {
     }
 
     /// The same for those who have walked over the states of `return` already.
-    pub fn verdict_of(&self, states: States) -> Verdict {
+    pub(crate) fn verdict_of(&self, states: States) -> Verdict {
         match self.functions.single() {
             Some(function) if !is_runner(function) => {
                 self.codes().and(states.signs_of(function)).verdict()
@@ -315,18 +315,18 @@ impl Signs {
 
 /// A state that a return lists, as far as it bears on how the return went.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct State<'a> {
+pub(crate) struct State<'a> {
     /// `__sls__`, the file that it stands in; empty if it does not say.
-    pub sls: &'a str,
+    pub(crate) sls: &'a str,
     /// `result`; `None` is what a state says that would change something.
-    pub result: Option<bool>,
+    pub(crate) result: Option<bool>,
     /// `duration` in milliseconds, 0 or more.
-    pub millis: f64,
+    pub(crate) millis: f64,
 }
 
 /// The result of a walk over `return`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct States {
+pub(crate) struct States {
     has_failed: bool,
     is_test: bool,
     /// There are texts in place of states, and nothing else.
@@ -338,7 +338,7 @@ const BETWEEN: &[u8] = b"_|-";
 
 impl States {
     /// Walks over a `return` and shows each state in it. What is no state is passed over.
-    pub fn walk<'a>(
+    pub(crate) fn walk<'a>(
         walker: &mut Walker<'a>,
         see: &mut dyn FnMut(State<'a>),
     ) -> Result<States, Malformed> {

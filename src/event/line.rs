@@ -26,7 +26,7 @@ use crate::event::{Event, Origin};
     clap::ValueEnum,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum Colour {
+pub(crate) enum Colour {
     /// On a terminal, unless `NO_COLOR` is set.
     #[default]
     Auto,
@@ -38,7 +38,7 @@ pub enum Colour {
 
 impl Colour {
     /// Whether standard output gets colours.
-    pub fn on_stdout(self) -> bool {
+    pub(crate) fn on_stdout(self) -> bool {
         match self {
             Colour::Always => true,
             Colour::Never => false,
@@ -62,7 +62,7 @@ const MINION: usize = 22;
 const FUNCTION: usize = 20;
 
 /// The head of the columns that [`write_text`] writes, under `first`.
-pub fn heading(first: &str) -> String {
+pub(crate) fn heading(first: &str) -> String {
     format!("{first} {:TAG$} {:MINION$} {:FUNCTION$} {}", "TAG", "MINION", "FUNCTION", "OUTCOME")
 }
 
@@ -98,7 +98,7 @@ fn shown(text: &str) -> String {
 /// Appends a line for machines: tag, time of receipt, source, master and data as a JSON object.
 /// `received` is in microseconds since 1970. Of data of more than 4 MiB of JSON there is only the
 /// length.
-pub fn write_json(event: &Event, origin: &Origin, received: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_json(event: &Event, origin: &Origin, received: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"tag\": ");
     write_string(event.tag().as_bytes(), out);
     out.extend_from_slice(b", \"received\": ");
@@ -116,14 +116,14 @@ pub fn write_json(event: &Event, origin: &Origin, received: u64, out: &mut Vec<u
 }
 
 /// A time of receipt on the clock of this machine.
-pub fn local_time(received: u64) -> String {
+pub(crate) fn local_time(received: u64) -> String {
     let zoned = timestamp(received).to_zoned(TimeZone::system());
     zoned.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }
 
 /// How long ago the master put the event on its bus (`received` where the event does not say), in
 /// seven columns.
-pub fn age(event: &Event, received: u64, now: Timestamp) -> String {
+pub(crate) fn age(event: &Event, received: u64, now: Timestamp) -> String {
     let since = event.fields().stamped().unwrap_or_else(|| timestamp(received));
     #[allow(clippy::cast_precision_loss)]
     let millis = now.duration_since(since).as_millis().max(0) as f64;

@@ -20,21 +20,21 @@ use crate::codec::msgpack;
 use job_return::JobReturn;
 use step::{STAMP, Step};
 
-pub mod as_fired;
+pub(crate) mod as_fired;
 pub mod batch;
 pub mod chunk;
 pub mod filter;
 mod job_id;
 pub mod job_return;
 pub mod line;
-pub mod long_json;
+pub(crate) mod long_json;
 pub mod redact;
-pub mod runner;
-pub mod standing;
-pub mod step;
-pub mod trimmed;
+pub(crate) mod runner;
+pub(crate) mod standing;
+pub(crate) mod step;
+pub(crate) mod trimmed;
 
-pub use job_id::{is_jid, is_job};
+pub(crate) use job_id::{is_jid, is_job};
 
 /// Why a frame is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -59,7 +59,7 @@ pub enum Authority {
 impl Authority {
     /// The authority that a file keeps as this number. What is not known is worth no more than the
     /// bus.
-    pub fn of_number(number: i64) -> Self {
+    pub(crate) fn of_number(number: i64) -> Self {
         if number == Authority::Master as i64 { Authority::Master } else { Authority::Bus }
     }
 }
@@ -102,7 +102,7 @@ enum Line {
 
 /// A line of more bytes than this is long: it is never held without a turn
 /// ([`crate::event::long_json`]), if it is held at all.
-pub const LONG: usize = 4 << 20;
+pub(crate) const LONG: usize = 4 << 20;
 
 /// A frame of at most this many bytes has no long line, since JSON takes eight bytes a byte at the
 /// most, or hardly more.
@@ -152,12 +152,12 @@ impl Event {
 
     /// The event with the id that it came with, if with one. What was read back from JSON has other
     /// bytes than the event that the bus carried, and is still that event.
-    pub fn with_id(self, given: Option<EventId>) -> Self {
+    pub(crate) fn with_id(self, given: Option<EventId>) -> Self {
         Event { given: given.map(EventId::to_bytes), ..self }
     }
 
     /// The id that the event came with.
-    pub fn given_id(&self) -> Option<EventId> {
+    pub(crate) fn given_id(&self) -> Option<EventId> {
         self.given.map(EventId::from_bytes)
     }
 
@@ -173,18 +173,18 @@ impl Event {
     }
 
     /// Tag and payload as the bus carried them.
-    pub fn frame(&self) -> &Bytes {
+    pub(crate) fn frame(&self) -> &Bytes {
         &self.frame
     }
 
     /// What the tag says the event is.
-    pub fn kind(&self) -> EventKind {
+    pub(crate) fn kind(&self) -> EventKind {
         self.kind
     }
 
     /// The payload as JSON; made once and kept, or made in `scratch` if it is not worth keeping.
     /// See [`json`] for what becomes of what JSON lacks.
-    pub fn json<'a>(&'a self, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    pub(crate) fn json<'a>(&'a self, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         match self.line() {
             Line::Kept { text, data } => {
                 text.get(*data..text.len() - LINE_END.len()).unwrap_or_default()
@@ -211,7 +211,7 @@ impl Event {
 
     /// Appends the line of the event, `{"tag": …, "data": …}` with a line feed behind it, as Salt's
     /// `rawfile_json` writes it.
-    pub fn write_line(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_line(&self, out: &mut Vec<u8>) {
         match self.shared_line() {
             Some(line) => out.extend_from_slice(line),
             None => {
@@ -223,7 +223,7 @@ impl Event {
 
     /// As [`Event::write_line`], but `out` is handed to `take` and emptied whenever it has grown to
     /// some 64 KiB. What is in it at the end is the rest.
-    pub fn write_line_in_pieces(&self, out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
+    pub(crate) fn write_line_in_pieces(&self, out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
         out.extend_from_slice(LINE_BEGIN);
         json::write_string_in_pieces(self.tag().as_bytes(), out, take);
         out.extend_from_slice(LINE_MIDDLE);
@@ -232,7 +232,7 @@ impl Event {
     }
 
     /// How many bytes the line has, if it is long.
-    pub fn long(&self) -> Option<usize> {
+    pub(crate) fn long(&self) -> Option<usize> {
         if self.is_surely_short() {
             return None;
         }
@@ -243,18 +243,18 @@ impl Event {
     }
 
     /// Whether the line is short, as far as the frame alone says.
-    pub fn is_surely_short(&self) -> bool {
+    pub(crate) fn is_surely_short(&self) -> bool {
         self.frame.len() <= SURELY_SHORT
     }
 
     /// Appends the object of the line.
-    pub fn write_object(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_object(&self, out: &mut Vec<u8>) {
         self.write_line(out);
         out.pop();
     }
 
     /// The line, if it is kept because other sinks will want it too, or have made it.
-    pub fn shared_line(&self) -> Option<&[u8]> {
+    pub(crate) fn shared_line(&self) -> Option<&[u8]> {
         if !self.shares_line && self.line.get().is_none() {
             return None;
         }
@@ -307,12 +307,12 @@ impl Event {
     }
 
     /// Says that several sinks will want the line, so that it is worth keeping.
-    pub fn share_line(&mut self) {
+    pub(crate) fn share_line(&mut self) {
         self.shares_line = true;
     }
 
     /// What the JSON of the payload had to leave out; `None` if nobody has asked for it yet.
-    pub fn json_losses(&self) -> Option<Losses> {
+    pub(crate) fn json_losses(&self) -> Option<Losses> {
         self.losses.get().copied()
     }
 
@@ -337,7 +337,7 @@ impl Event {
 
     /// Tells if the tag of a job's event names another job, or another minion, than its data. Salt
     /// makes such a tag of the data.
-    pub fn tag_contradicts_data(&self) -> bool {
+    pub(crate) fn tag_contradicts_data(&self) -> bool {
         let differ =
             |tag: Option<&str>, data: Option<&str>| tag.is_some() && data.is_some() && tag != data;
         let ((jid, minion), data) =
@@ -350,7 +350,7 @@ impl Event {
     }
 
     /// True of what a minion, a runner or a wheel function gave.
-    pub fn is_return(&self) -> bool {
+    pub(crate) fn is_return(&self) -> bool {
         self.kind == EventKind::JobReturn || self.is_runners_return()
     }
 
@@ -359,7 +359,7 @@ impl Event {
     }
 
     /// The peer of a master cluster that forwarded the event (`__peer_id`).
-    pub fn peer(&self) -> Option<&[u8]> {
+    pub(crate) fn peer(&self) -> Option<&[u8]> {
         memchr::memmem::find(self.payload(), PEER.as_bytes())?;
         msgpack::find(self.payload(), PEER)
     }
@@ -371,18 +371,18 @@ impl Event {
     }
 
     /// The fields of the payload's top level that routing and tables ask for.
-    pub fn fields(&self) -> Fields<'_> {
+    pub(crate) fn fields(&self) -> Fields<'_> {
         Fields::of(self)
     }
 
     /// The event, under the id that it has, with another payload.
-    pub fn with_payload(&self, payload: &[u8]) -> Self {
+    pub(crate) fn with_payload(&self, payload: &[u8]) -> Self {
         let (given, shares_line) = (Some(self.id().to_bytes()), self.shares_line);
         Event { given, shares_line, ..Event::new(self.tag(), payload) }
     }
 
     /// A copy with memory of its own, for an event that outlives the rest of its read buffer.
-    pub fn detached(&self) -> Self {
+    pub(crate) fn detached(&self) -> Self {
         let frame = Bytes::copy_from_slice(&self.frame);
         let (given, shares_line) = (self.given, self.shares_line);
         Event { given, shares_line, ..Event::of(frame, self.tag_len, self.kind) }
@@ -391,23 +391,23 @@ impl Event {
 
 /// An event's id: its content hash where it was first read. Shown as 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EventId(pub u128);
+pub struct EventId(pub(crate) u128);
 
 impl EventId {
     /// The id of 32 hexadecimal digits.
-    pub fn from_hex(digits: &[u8]) -> Option<Self> {
+    pub(crate) fn from_hex(digits: &[u8]) -> Option<Self> {
         let is_hex = digits.len() == 32 && digits.iter().all(u8::is_ascii_hexdigit);
         let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
         u128::from_str_radix(digits, 16).ok().map(EventId)
     }
 
     /// The id of these bytes, the most significant first.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         EventId(u128::from_be_bytes(bytes))
     }
 
     /// The bytes of the id, the most significant first.
-    pub fn to_bytes(self) -> [u8; 16] {
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 }
@@ -420,15 +420,15 @@ impl std::fmt::Display for EventId {
 
 /// Fields of a payload's top level, borrowed from it.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     /// `id`: the minion, or the one that the tag names.
-    pub minion: Option<&'a str>,
+    pub(crate) minion: Option<&'a str>,
     /// `jid`, or the one that the tag names.
-    pub jid: Option<&'a str>,
+    pub(crate) jid: Option<&'a str>,
     /// `_stamp`: when the master put the event on its bus.
-    pub stamp: Option<&'a str>,
+    pub(crate) stamp: Option<&'a str>,
     /// The functions, and all that says how they went.
-    pub job_return: JobReturn<'a>,
+    pub(crate) job_return: JobReturn<'a>,
 }
 
 impl<'a> Fields<'a> {
@@ -441,7 +441,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The fields of a payload whose tag is not known.
-    pub fn in_payload(payload: &'a [u8]) -> Self {
+    pub(crate) fn in_payload(payload: &'a [u8]) -> Self {
         let mut fields = Fields::default();
         for (name, value) in msgpack::pairs(payload) {
             let text = || msgpack::scalar(value).and_then(msgpack::Item::text);
@@ -457,13 +457,13 @@ impl<'a> Fields<'a> {
 
     /// The job that the event is about. A minion's schedule with `return_job: nocache` returns
     /// under `nocache`, and what has no id yet under `req`: neither is a job.
-    pub fn job(&self) -> Option<&'a str> {
+    pub(crate) fn job(&self) -> Option<&'a str> {
         self.jid.filter(|jid| is_job(jid))
     }
 
     /// When the master put the event on its bus. [`Fields::stamp`] is UTC, with an offset since
     /// 3008 and without one before.
-    pub fn stamped(&self) -> Option<Timestamp> {
+    pub(crate) fn stamped(&self) -> Option<Timestamp> {
         let stamp = self.stamp?;
         stamp.parse::<Timestamp>().ok().or_else(|| {
             let time = stamp.parse::<DateTime>().ok()?;
@@ -517,13 +517,13 @@ pub enum EventKind {
 }
 
 /// The tag of the event that a master makes of what a minion returned of a job.
-pub fn return_tag(jid: &str, minion: &str) -> String {
+pub(crate) fn return_tag(jid: &str, minion: &str) -> String {
     format!("salt/job/{jid}/ret/{minion}")
 }
 
 impl EventKind {
     /// Its name in filters, tables, headers and metrics.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             EventKind::JobNew => "job_new",
             EventKind::JobPublish => "job_publish",
@@ -548,7 +548,7 @@ impl EventKind {
     }
 
     /// The kind of the event with this tag.
-    pub fn of(tag: &str) -> Self {
+    pub(crate) fn of(tag: &str) -> Self {
         let mut parts = tag.splitn(5, '/');
         let first = parts.next().unwrap_or_default();
         if first != "salt" {

@@ -23,13 +23,13 @@ use crate::codec::msgpack::{self, MapWriter};
 
 /// The job of a runner or of a wheel function.
 #[derive(Debug, Clone, Copy)]
-pub struct RunnerJob<'a> {
+pub(crate) struct RunnerJob<'a> {
     /// Its id.
-    pub jid: &'a str,
+    pub(crate) jid: &'a str,
     /// The id of the master that ran it.
-    pub master: &'a str,
+    pub(crate) master: &'a str,
     /// The data of its event, as msgpack.
-    pub data: &'a [u8],
+    pub(crate) data: &'a [u8],
     function: &'a str,
     /// The time at which the master handed it on, as msgpack.
     stamp: Option<&'a [u8]>,
@@ -38,7 +38,7 @@ pub struct RunnerJob<'a> {
 impl<'a> RunnerJob<'a> {
     /// The job whose return this is, as Salt hands it to a job cache; `None` if it is a minion's.
     /// `master_id` is the master's id, for all that is known.
-    pub fn handed_on(load: &'a [u8], master_id: &str) -> Option<Self> {
+    pub(crate) fn handed_on(load: &'a [u8], master_id: &str) -> Option<Self> {
         let job = Self::in_load(load)?;
         let is_without_cmd = msgpack::find(load, "cmd").is_none();
         let is_own = is_without_cmd && msgpack::text(load, "tgt") == Some(job.master);
@@ -46,7 +46,7 @@ impl<'a> RunnerJob<'a> {
     }
 
     /// The job whose return this is, whoever says so.
-    pub fn in_load(load: &'a [u8]) -> Option<Self> {
+    pub(crate) fn in_load(load: &'a [u8]) -> Option<Self> {
         let job_return = JobReturn::of(load);
         let data = job_return.runner_within().filter(|_| job_return.is_of_runner())?;
         let (jid, master) = (msgpack::text(load, "jid")?, msgpack::text(load, "id")?);
@@ -59,7 +59,7 @@ impl<'a> RunnerJob<'a> {
 
     /// The job that this event tells of, on the bus of that master. An event whose data names
     /// another job than its tag is of none: Salt makes no such event.
-    pub fn of_event(event: &'a Event, master_id: &'a str) -> Option<(Self, Step)> {
+    pub(crate) fn of_event(event: &'a Event, master_id: &'a str) -> Option<(Self, Step)> {
         let (step, jid) = Step::in_tag(event.tag())?;
         let data = event.payload();
         let function = msgpack::text(data, "fun")?;
@@ -78,13 +78,13 @@ impl<'a> RunnerJob<'a> {
     }
 
     /// The tag of the event by which the bus tells of its return.
-    pub fn tag(&self) -> String {
+    pub(crate) fn tag(&self) -> String {
         let base = if self.function.starts_with("wheel.") { "wheel" } else { "run" };
         format!("salt/{base}/{}/ret", self.jid)
     }
 
     /// The event by which the bus tells of its return. It is stamped when it was handed on.
-    pub fn event(&self) -> Event {
+    pub(crate) fn event(&self) -> Event {
         match self.stamp {
             Some(stamp) => Event::new(&self.tag(), &msgpack::with_value(self.data, STAMP, stamp)),
             None => Event::new(&self.tag(), self.data),
@@ -92,7 +92,7 @@ impl<'a> RunnerJob<'a> {
     }
 
     /// The load that Salt hands to a job cache for a return with this data.
-    pub fn load_of_return(&self, data: &[u8]) -> Vec<u8> {
+    pub(crate) fn load_of_return(&self, data: &[u8]) -> Vec<u8> {
         let mut load = self.head();
         load.value("return", data);
         load.text("fun", &self.function());
@@ -103,7 +103,7 @@ impl<'a> RunnerJob<'a> {
     }
 
     /// The same as far as it is known while the job runs.
-    pub fn load_of_new(&self) -> Vec<u8> {
+    pub(crate) fn load_of_new(&self) -> Vec<u8> {
         let mut load = self.head();
         for key in ["fun", "user", "fun_args"] {
             if let Some(value) = msgpack::find(self.data, key) {

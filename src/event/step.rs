@@ -9,7 +9,7 @@ pub(super) const STAMP: &str = "_stamp";
 
 /// An event of a runner's job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// It has begun.
     New,
     /// It has returned.
@@ -18,7 +18,7 @@ pub enum Step {
 
 impl Step {
     /// The step, and the id of the job, that a tag names. Other events of runners are no step.
-    pub fn in_tag(tag: &str) -> Option<(Step, &str)> {
+    pub(crate) fn in_tag(tag: &str) -> Option<(Step, &str)> {
         let rest = tag.strip_prefix("salt/run/").or_else(|| tag.strip_prefix("salt/wheel/"))?;
         let (jid, step) = rest.split_once('/')?;
         let step = match step {

@@ -12,7 +12,7 @@ const TRIMMED: &[u8] = b"VALUE_TRIMMED";
 const HINT: &[u8] = b"TRIMMED";
 
 /// Looks for values that were trimmed.
-pub struct Trimmed(Finder<'static>);
+pub(crate) struct Trimmed(Finder<'static>);
 
 impl Default for Trimmed {
     fn default() -> Self {
@@ -22,7 +22,7 @@ impl Default for Trimmed {
 
 impl Trimmed {
     /// How many values of the payload are the text that stands for a trimmed one.
-    pub fn count(&self, payload: &[u8]) -> u64 {
+    pub(crate) fn count(&self, payload: &[u8]) -> u64 {
         if self.0.find(payload).is_none() {
             return 0;
         }

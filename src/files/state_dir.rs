@@ -23,7 +23,7 @@ use crate::files::unwritable::advised;
 
 /// Why the directory cannot be had.
 #[derive(Debug, Error)]
-pub enum StateDirError {
+pub(crate) enum StateDirError {
     /// It cannot be made.
     #[error("cannot create state_dir {path}")]
     Create {
@@ -78,7 +78,7 @@ pub enum StateDirError {
 }
 
 /// A `state_dir` that is this process's alone for as long as this lives.
-pub struct StateDir {
+pub(crate) struct StateDir {
     path: PathBuf,
     /// The directory as it was taken, so that it is known again without its lock.
     directory: File,
@@ -87,7 +87,7 @@ pub struct StateDir {
 
 impl StateDir {
     /// Takes the directory, which is made if it is not there.
-    pub fn take(path: &Path) -> Result<Self, StateDirError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, StateDirError> {
         state_file::create_directory(path)
             .map_err(|cause| advised(&lock_of(path), cause))
             .map_err(|cause| StateDirError::Create { path: path.to_owned(), cause })?;
@@ -108,7 +108,7 @@ impl StateDir {
 
     /// Takes the directory again if it is not the one that was taken; `true` if it was not. A lock
     /// that alone is gone is made anew, since all else is where it was.
-    pub fn take_again(&mut self) -> Result<bool, StateDirError> {
+    pub(crate) fn take_again(&mut self) -> Result<bool, StateDirError> {
         if is_same(&self.lock, lock_of(&self.path).symlink_metadata()) {
             return Ok(false);
         }
@@ -120,7 +120,7 @@ impl StateDir {
 }
 
 /// Whether a daemon has the directory.
-pub fn is_taken(state_dir: &Path) -> bool {
+pub(crate) fn is_taken(state_dir: &Path) -> bool {
     // Shared and let go of at once, so that it is in the way of nobody but a daemon that starts
     // now.
     let file =
@@ -129,7 +129,7 @@ pub fn is_taken(state_dir: &Path) -> bool {
 }
 
 /// As a daemon examines it that takes it. One that is not there will be made as it should be.
-pub fn check(path: &Path) -> Result<Vec<String>, StateDirError> {
+pub(crate) fn check(path: &Path) -> Result<Vec<String>, StateDirError> {
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => examine(path, &metadata),
         _ => Ok(Vec::new()),

@@ -5,10 +5,10 @@
 use std::path::{Component, Path, PathBuf};
 
 /// The directories that the unit makes, and that the daemon may write to.
-pub const WRITABLE: [&str; 3] = ["/var/lib/saltern", "/run/saltern", "/var/log/saltern"];
+pub(crate) const WRITABLE: [&str; 3] = ["/var/lib/saltern", "/run/saltern", "/var/log/saltern"];
 
 /// The user of the unit, who needs the permission to write besides.
-pub const USER: &str = "salt";
+pub(crate) const USER: &str = "salt";
 
 /// Places that `ProtectHome=yes` hides.
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
@@ -21,7 +21,7 @@ const LINKS: [(&str, &str); 1] = [("/var/run", "/run")];
 
 /// Advice for who has the daemon write this file under the unit; `None` where it may do so. A
 /// relative path begins at `/`, where the unit starts the daemon.
-pub fn advice(file: &Path) -> Option<String> {
+pub(crate) fn advice(file: &Path) -> Option<String> {
     let file = plain(file);
     let is_below = |places: &[&str]| places.iter().any(|place| file.starts_with(place));
     if is_below(&WRITABLE) {

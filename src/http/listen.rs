@@ -28,7 +28,7 @@ use crate::units::Secret;
 
 /// The reason for which the HTTP side cannot start.
 #[derive(Debug, Error)]
-pub enum BindError {
+pub(crate) enum BindError {
     /// The address cannot be had.
     #[error("cannot listen on {listen} (http.listen)")]
     Address {
@@ -262,20 +262,20 @@ impl Socket {
 }
 
 /// The address, bound before anything is started.
-pub struct Bound {
+pub(crate) struct Bound {
     listener: TcpListener,
     tls: Option<Tls>,
 }
 
 impl Bound {
     /// A listener of one's own, without TLS.
-    pub fn of(listener: TcpListener) -> Self {
+    pub(crate) fn of(listener: TcpListener) -> Self {
         Bound { listener, tls: None }
     }
 }
 
 /// Binds the configured address and reads the certificate; `None` if there is no address.
-pub async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
+pub(crate) async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
     let Some(listen) = http.listen else { return Ok(None) };
     let tls = http.tls.as_ref().map(|files| match Tls::read(files) {
         Ok(config) => Ok(Tls { files: files.clone(), current: Mutex::new(config) }),
@@ -295,7 +295,7 @@ pub async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
 }
 
 /// Both doors, open.
-pub struct Doors {
+pub(crate) struct Doors {
     pub(super) open: Vec<Listening>,
     pub(super) token: Option<Secret>,
     /// The address.
@@ -306,7 +306,11 @@ pub struct Doors {
 
 /// Opens the rest: the unix socket, and the token's file. Both may be in `state_dir`, which has
 /// been taken.
-pub fn open(http: &Http, state_dir: &Path, bound: Option<Bound>) -> Result<Doors, BindError> {
+pub(crate) fn open(
+    http: &Http,
+    state_dir: &Path,
+    bound: Option<Bound>,
+) -> Result<Doors, BindError> {
     let mut doors =
         Doors { open: Vec::new(), token: http.token.clone(), listen: None, socket: None };
     if let Some(Bound { listener, tls }) = bound {

@@ -50,11 +50,11 @@ mod queries;
 mod questions;
 mod scrapes;
 mod seats;
-pub mod settings;
+pub(crate) mod settings;
 mod spill;
 pub(crate) mod token;
 
-pub use listen::{BindError, Bound, Doors, bind, open};
+pub(crate) use listen::{Bound, Doors, bind, open};
 pub use queries::{QUERIES, read_query};
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
@@ -62,34 +62,40 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// What the HTTP side serves.
 #[derive(Clone)]
-pub struct Served {
+pub(crate) struct Served {
     /// Where everything stands.
-    pub state: Arc<State>,
+    pub(crate) state: Arc<State>,
     /// Copies of what passes.
-    pub tap: broadcast::Sender<Tapped>,
+    pub(crate) tap: broadcast::Sender<Tapped>,
     /// The job cache.
-    pub jobs: Jobs,
+    pub(crate) jobs: Jobs,
     /// Where sinks are asked what waits for them.
-    pub desks: Arc<Desks>,
+    pub(crate) desks: Arc<Desks>,
     /// The metrics.
-    pub metrics: PrometheusHandle,
+    pub(crate) metrics: PrometheusHandle,
     /// What is counted of the Salt estate.
-    pub estate: Arc<Estate>,
+    pub(crate) estate: Arc<Estate>,
     /// The directory of the daemon's files.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
 }
 
 /// The news that the HTTP side is told while it serves.
 #[derive(Clone)]
-pub struct Told {
+pub(crate) struct Told {
     /// To read files again, when it changes.
-    pub reopen: watch::Receiver<u64>,
+    pub(crate) reopen: watch::Receiver<u64>,
     /// To put back what was removed, when it changes: `state_dir` is known to be this daemon's.
-    pub look: watch::Receiver<()>,
+    pub(crate) look: watch::Receiver<()>,
 }
 
 /// Serves until `stop` is cancelled.
-pub async fn serve(http: &Http, doors: Doors, served: Served, told: Told, stop: CancellationToken) {
+pub(crate) async fn serve(
+    http: &Http,
+    doors: Doors,
+    served: Served,
+    told: Told,
+    stop: CancellationToken,
+) {
     let Doors { open, token, listen, socket } = doors;
     let site = Site {
         door: Arc::new(Door::new(http, &served.state_dir, token, listen)),

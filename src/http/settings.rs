@@ -13,26 +13,26 @@ use crate::yaml::{Node, Problem};
 /// The HTTP side: metrics, health, status, events, jobs.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Http {
+pub(crate) struct Http {
     /// Address and port; `null` for none. Anybody may read `/metrics`, `/healthz` and `/readyz`
     /// there; everything else wants a token. An address that is not loopback wants a `token` of
     /// yours.
-    pub listen: Option<SocketAddr>,
+    pub(crate) listen: Option<SocketAddr>,
     /// The unix socket by which commands reach the daemon; `null` for none. No token is wanted
     /// there: root and the daemon's own user may do everything, and whoever else its file lets in
     /// may read.
-    pub socket: Option<HttpSocket>,
+    pub(crate) socket: Option<HttpSocket>,
     /// The token that reads and acts, sent as `Authorization: Bearer TOKEN`. Default: one that
     /// is made at the first start, in `STATE_DIR/http-token`.
-    pub token: Option<Secret>,
+    pub(crate) token: Option<Secret>,
     /// A token that reads and does not act. Default: none.
-    pub read_token: Option<Secret>,
+    pub(crate) read_token: Option<Secret>,
     /// Names by which clients call this machine, without port, beside `localhost` and loopback
     /// addresses. A request to another name is refused, but for `/metrics`, `/healthz` and
     /// `/readyz`.
-    pub hosts: Vec<String>,
+    pub(crate) hosts: Vec<String>,
     /// TLS for `listen`. Default: none.
-    pub tls: Option<HttpTls>,
+    pub(crate) tls: Option<HttpTls>,
 }
 
 impl Default for Http {
@@ -51,14 +51,14 @@ impl Default for Http {
 /// The unix socket of the HTTP side.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct HttpSocket {
+pub(crate) struct HttpSocket {
     /// Its file. Default: `http.sock` in the runtime directory of the systemd unit, else in
     /// `state_dir`.
-    pub path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
     /// Permissions of the file, as text in octal.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The group of the file, by name or number; its members may read. Default: that of the daemon.
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
 }
 
 impl Default for HttpSocket {
@@ -70,11 +70,11 @@ impl Default for HttpSocket {
 /// The certificate that the HTTP side shows.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct HttpTls {
+pub(crate) struct HttpTls {
     /// A file with the certificate and those that vouch for it (PEM).
-    pub cert: PathBuf,
+    pub(crate) cert: PathBuf,
     /// The file with its key (PEM).
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Http {

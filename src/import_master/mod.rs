@@ -23,7 +23,6 @@ mod salt_yaml;
 mod shown;
 mod tag_glob;
 
-pub use includes::MasterError;
 pub use master::Master;
 pub use options::WITHOUT_MEANING;
 use page::{Page, quoted};

@@ -4,18 +4,18 @@ use std::sync::{Arc, Weak};
 
 /// Whoever asked. It is dropped when the answer is of no use any more.
 #[derive(Debug, Default)]
-pub struct Asker(Arc<()>);
+pub(crate) struct Asker(Arc<()>);
 
 impl Asker {
     /// The side of it that goes along with the question.
-    pub fn waiting(&self) -> Waiting {
+    pub(crate) fn waiting(&self) -> Waiting {
         Waiting(Arc::downgrade(&self.0))
     }
 }
 
 /// Says if the one who asked still waits.
 #[derive(Debug, Clone)]
-pub struct Waiting(Weak<()>);
+pub(crate) struct Waiting(Weak<()>);
 
 impl Waiting {
     pub(super) fn is_over(&self) -> bool {

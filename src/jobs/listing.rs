@@ -16,7 +16,7 @@ use crate::event::job_return::{JobReturn, Outcome};
 use crate::event::standing::Standing;
 
 /// Jobs on a page unless asked otherwise, and at the most.
-pub const PAGE: (u32, u32) = (50, 1000);
+pub(crate) const PAGE: (u32, u32) = (50, 1000);
 
 /// Which jobs to list. What is given must all match.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,7 @@ pub enum JobOutcome {
 
 impl JobOutcome {
     /// Its name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             JobOutcome::Ok => "ok",
             JobOutcome::Failed => "failed",
@@ -65,7 +65,7 @@ impl JobOutcome {
     }
 
     /// The outcome of this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         [JobOutcome::Ok, JobOutcome::Failed, JobOutcome::Missing]
             .into_iter()
             .find(|o| o.name() == name)
@@ -210,7 +210,7 @@ impl Jobs {
     /// A page of jobs, the last begun first: `{"jobs": [...], "next": CURSOR}`, where `next` is
     /// null on the last page. `memory` says how many bytes of it may be in memory. It is not looked
     /// for any longer than somebody is `waiting`.
-    pub fn answer_page(
+    pub(crate) fn answer_page(
         &self,
         selection: &Selection,
         memory: usize,
@@ -236,7 +236,7 @@ impl Jobs {
 
     /// A job with its load, the minions that it was meant for, those that are missing, and what
     /// each returned; `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
-    pub fn answer_job(
+    pub(crate) fn answer_job(
         &self,
         jid: &str,
         memory: usize,
@@ -252,7 +252,7 @@ impl Jobs {
     }
 
     /// The same as [`Jobs::answer_job`], in memory.
-    pub fn job(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
+    pub(crate) fn job(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
         let asker = Asker::default();
         let Some(job) = self.answer_job(jid, usize::MAX, &asker.waiting())? else {
             return Ok(None);

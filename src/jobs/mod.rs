@@ -35,7 +35,7 @@ use crate::files::state_file;
 use crate::observe::state::SinkState;
 use crate::units::Span;
 
-pub mod asker;
+pub(crate) mod asker;
 pub(crate) mod began;
 mod conflict;
 mod damage;
@@ -47,17 +47,17 @@ pub(crate) mod load;
 mod record;
 pub(crate) mod retention;
 mod salt;
-pub mod spool;
+pub(crate) mod spool;
 
 /// The job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct JobsConfig {
+pub(crate) struct JobsConfig {
     /// Whether jobs are kept. Default: only if a source asks for it, as `returner` and
     /// `salt_bus` with `backfill` do.
-    pub enabled: Option<bool>,
+    pub(crate) enabled: Option<bool>,
     /// How long a job is kept after the last that was heard of it.
-    pub keep_jobs: Span,
+    pub(crate) keep_jobs: Span,
 }
 
 impl Default for JobsConfig {
@@ -184,12 +184,12 @@ impl Jobs {
     }
 
     /// How long a job is kept; `None` while the cache is off.
-    pub fn kept_for(&self) -> Option<Duration> {
+    pub(crate) fn kept_for(&self) -> Option<Duration> {
         *self.0.keep.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says what is hidden of what Salt writes from now on.
-    pub fn redact(&self, redaction: Option<Arc<Redaction>>) {
+    pub(crate) fn redact(&self, redaction: Option<Arc<Redaction>>) {
         *self.0.redaction.write().unwrap_or_else(PoisonError::into_inner) = redaction;
     }
 
@@ -205,12 +205,12 @@ impl Jobs {
     }
 
     /// Whether events that were read longer ago than this wait to be stored here.
-    pub fn is_behind(&self, by: Duration) -> bool {
+    pub(crate) fn is_behind(&self, by: Duration) -> bool {
         lock(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > by.as_secs_f64())
     }
 
     /// Whether there is a file to read.
-    pub fn has_file(&self) -> bool {
+    pub(crate) fn has_file(&self) -> bool {
         self.0.path.exists()
     }
 
@@ -357,7 +357,7 @@ impl Jobs {
 
     /// The state directory was removed or replaced: the file that is open is not the one that is
     /// there.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         *lock(&self.0.writer) = None;
         self.forget_readers();
     }

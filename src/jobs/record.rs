@@ -52,7 +52,12 @@ pub(super) enum Rank {
 impl Jobs {
     /// Salt's `save_load`: a job was published for these minions. Salt's master calls it once more
     /// for each return, with the return as the load; that changes nothing.
-    pub fn save_load(&self, jid: &str, load: &[u8], minions: &[String]) -> Result<(), JobsError> {
+    pub(crate) fn save_load(
+        &self,
+        jid: &str,
+        load: &[u8],
+        minions: &[String],
+    ) -> Result<(), JobsError> {
         let load = Load::of(load)?.bytes();
         if !is_job(jid) {
             return Ok(());
@@ -84,7 +89,7 @@ impl Jobs {
 
     /// Salt's `save_minions`: the job is meant for these minions too. Which syndic they are behind
     /// makes no difference to any answer.
-    pub fn save_minions(
+    pub(crate) fn save_minions(
         &self,
         jid: &str,
         minions: &[String],
@@ -100,7 +105,7 @@ impl Jobs {
     }
 
     /// Salt's `returner`: a minion has returned. The load says of which job.
-    pub fn save_return(&self, load: &[u8], authority: Authority) -> Result<(), JobsError> {
+    pub(crate) fn save_return(&self, load: &[u8], authority: Authority) -> Result<(), JobsError> {
         let load = Load::of(load)?;
         let (Some(jid), Some(minion)) = (load.text("jid"), load.text("id")) else {
             return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
@@ -125,7 +130,7 @@ impl Jobs {
 
     /// The same of a return that Salt has handed on, which may be that of a runner: the master's
     /// own. `master_id` is the master's id, for all that is known.
-    pub fn save_return_handed_on(
+    pub(crate) fn save_return_handed_on(
         &self,
         load: &[u8],
         authority: Authority,
@@ -191,7 +196,7 @@ impl Jobs {
     }
 
     /// Salt's `update_endtime`.
-    pub fn update_endtime(&self, jid: &str, time: &str) -> Result<(), JobsError> {
+    pub(crate) fn update_endtime(&self, jid: &str, time: &str) -> Result<(), JobsError> {
         if !is_job(jid) {
             return Ok(());
         }
@@ -203,7 +208,7 @@ impl Jobs {
     }
 
     /// What is not known of a job: whether its load, and which of these minions' returns.
-    pub fn lacking(
+    pub(crate) fn lacking(
         &self,
         jid: &str,
         minions: Vec<String>,
@@ -230,7 +235,7 @@ impl Jobs {
     }
 
     /// Tells if nothing is known of what the runner of this id has returned.
-    pub fn lacks_runner(&self, jid: &str) -> Result<bool, JobsError> {
+    pub(crate) fn lacks_runner(&self, jid: &str) -> Result<bool, JobsError> {
         let known = self.read("look what is missing", |db, _| {
             let mut select = db.prepare_cached(
                 "SELECT 1 FROM returns WHERE job = (SELECT id FROM jobs WHERE jid = ?)
@@ -258,7 +263,7 @@ impl Jobs {
     /// The same as [`Jobs::save_load`] from somebody whose word is worth no more than the bus's:
     /// the load is taken as the data of the event that the bus would have brought. A return in
     /// place of a load is worth the least anyway.
-    pub fn save_load_of_bus(
+    pub(crate) fn save_load_of_bus(
         &self,
         jid: &str,
         load: &[u8],

@@ -50,7 +50,7 @@ pub(crate) async fn run(jobs: Jobs, stop: CancellationToken) {
 
 impl Jobs {
     /// Salt's `clean_old_jobs`: forgets old jobs for half a second at the most.
-    pub fn clean_old_jobs(&self) -> Result<(), JobsError> {
+    pub(crate) fn clean_old_jobs(&self) -> Result<(), JobsError> {
         let began = Instant::now();
         while self.forget_some()? && began.elapsed() < SALTS_TURN {}
         Ok(())

@@ -184,7 +184,7 @@ impl Jobs {
     }
 
     /// Salt's `get_endtime`.
-    pub fn get_endtime(&self, jid: &str) -> Result<Option<String>, JobsError> {
+    pub(crate) fn get_endtime(&self, jid: &str) -> Result<Option<String>, JobsError> {
         let found = self.read("look up an end time", |db, damage| {
             let mut select = db.prepare_cached("SELECT end_time FROM jobs WHERE jid = ?")?;
             let end_time = |row: &Row<'_>| Ok(damage.text(row, 0).map(str::to_owned));

@@ -21,7 +21,7 @@ const FILES: u64 = 2 << 30;
 
 /// The bytes of files that are there now.
 #[derive(Debug, Clone, Default)]
-pub struct SpoolFiles(Arc<AtomicU64>);
+pub(crate) struct SpoolFiles(Arc<AtomicU64>);
 
 impl SpoolFiles {
     fn take(&self, bytes: u64) -> io::Result<()> {
@@ -77,19 +77,19 @@ impl SpoolFile {
     }
 
     /// How long it is.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
     /// The file, to read it from its start.
-    pub fn file(&mut self) -> &mut File {
+    pub(crate) fn file(&mut self) -> &mut File {
         &mut self.file
     }
 }
 
 /// An answer that is being written. What goes wrong on the way is said at the end.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     folder: PathBuf,
     /// Longer ones go to a file.
     limit: usize,
@@ -182,7 +182,7 @@ impl Spool {
 
 impl Spooled {
     /// All of it, in memory.
-    pub fn into_memory(self) -> io::Result<Vec<u8>> {
+    pub(crate) fn into_memory(self) -> io::Result<Vec<u8>> {
         match self {
             Spooled::Memory(bytes) => Ok(bytes),
             Spooled::File(mut file) => {

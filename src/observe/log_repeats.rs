@@ -32,14 +32,14 @@ const WINDOW: Duration = Duration::from_mins(1);
 const KINDS: usize = 1024;
 
 /// The target of lines that say who did something. They are never held back.
-pub const AUDIT: &str = "saltern::audit";
+pub(crate) const AUDIT: &str = "saltern::audit";
 
 /// Fields whose texts are the operator's or the program's own.
 const OWN: [&str; 4] = ["sink", "source", "thread", "file"];
 
 /// A layer that holds repeats back from all other layers.
 #[derive(Default)]
-pub struct Fold(Mutex<Seen>);
+pub(crate) struct Fold(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {

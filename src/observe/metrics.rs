@@ -54,211 +54,211 @@ const EVENTS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_
 const SOURCE: &[&str] = &["source"];
 const SINK: &[&str] = &["sink"];
 /// Events read from the source.
-pub const SOURCE_EVENTS: Metric =
+pub(crate) const SOURCE_EVENTS: Metric =
     counter("saltern_source_events_total", SOURCE, "Events read from the source.");
 /// Bytes of the frames read from the source.
-pub const SOURCE_BYTES: Metric =
+pub(crate) const SOURCE_BYTES: Metric =
     counter("saltern_source_bytes_total", SOURCE, "Bytes of the frames read from the source.");
 /// 1 while the source is connected or reading, else 0.
-pub const SOURCE_CONNECTED: Metric = gauge(
+pub(crate) const SOURCE_CONNECTED: Metric = gauge(
     "saltern_source_connected",
     SOURCE,
     "1 while the source is connected or reading, else 0.",
 );
 /// Connections made to the source.
-pub const SOURCE_CONNECTS: Metric =
+pub(crate) const SOURCE_CONNECTS: Metric =
     counter("saltern_source_connects_total", SOURCE, "Connections made to the source.");
 /// Times that the connection was lost, so that events may have been missed.
-pub const SOURCE_GAPS: Metric = counter(
+pub(crate) const SOURCE_GAPS: Metric = counter(
     "saltern_source_gaps_total",
     SOURCE,
     "Times that the connection was lost, so that events may have been missed.",
 );
 /// Seconds without a connection after one was lost.
-pub const SOURCE_GAP_SECONDS: Metric = counter(
+pub(crate) const SOURCE_GAP_SECONDS: Metric = counter(
     "saltern_source_gap_seconds_total",
     SOURCE,
     "Seconds without a connection after one was lost.",
 );
 /// Frames that were no events, and streams given up because of what was in them.
-pub const SOURCE_BAD_FRAMES: Metric = counter(
+pub(crate) const SOURCE_BAD_FRAMES: Metric = counter(
     "saltern_source_bad_frames_total",
     SOURCE,
     "Frames that were no events, and streams given up because of what was in them.",
 );
 /// Values of events that came as JSON and that were replaced, by reason.
-pub const SOURCE_LOSSY_VALUES: Metric = counter(
+pub(crate) const SOURCE_LOSSY_VALUES: Metric = counter(
     "saltern_source_lossy_values_total",
     &["source", "reason"],
     "Values of events that came as JSON and that were replaced: not_finite (NaN, Infinity and numbers beyond a double, by null), long_integer (over 64 bits, by a string of its digits), not_utf8 (by U+FFFD), too_deep (over 128 levels, by null).",
 );
 /// Clients of a source `returner` that were turned away or cut off, by reason.
-pub const SOURCE_CLIENTS_CUT_OFF: Metric = counter(
+pub(crate) const SOURCE_CLIENTS_CUT_OFF: Metric = counter(
     "saltern_source_clients_cut_off_total",
     &["source", "reason"],
     "Clients of a source `returner` that were turned away or cut off, by reason.",
 );
 /// Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.
-pub const SOURCE_TRIMMED: Metric = counter(
+pub(crate) const SOURCE_TRIMMED: Metric = counter(
     "saltern_source_trimmed_values_total",
     SOURCE,
     "Values that the master replaced by VALUE_TRIMMED because the event was over its max_event_size.",
 );
 /// Events dropped because they had been seen within dedupe_window.
-pub const SOURCE_DUPLICATES: Metric = counter(
+pub(crate) const SOURCE_DUPLICATES: Metric = counter(
     "saltern_source_duplicates_total",
     SOURCE,
     "Events dropped because they had been seen within dedupe_window.",
 );
 /// Events that a peer of a master cluster forwarded (they carry __peer_id).
-pub const SOURCE_PEER_EVENTS: Metric = counter(
+pub(crate) const SOURCE_PEER_EVENTS: Metric = counter(
     "saltern_source_peer_events_total",
     SOURCE,
     "Events that a peer of a master cluster forwarded (they carry __peer_id).",
 );
 /// Events that the bus did not bring and that were made of the master's job cache.
-pub const SOURCE_BACKFILLED: Metric = counter(
+pub(crate) const SOURCE_BACKFILLED: Metric = counter(
     "saltern_source_backfilled_events_total",
     SOURCE,
     "Events that the bus did not bring and that were made of the master's job cache.",
 );
 /// Seconds that the source waited because the dispatcher's channel was full.
-pub const SOURCE_STALLED_SECONDS: Metric = counter(
+pub(crate) const SOURCE_STALLED_SECONDS: Metric = counter(
     "saltern_source_stalled_seconds_total",
     SOURCE,
     "Seconds that the source waited because the dispatcher's channel was full.",
 );
 /// Messages that are in the partitions that a source `kafka` reads, behind its commits.
-pub const SOURCE_KAFKA_LAG: Metric = gauge(
+pub(crate) const SOURCE_KAFKA_LAG: Metric = gauge(
     "saltern_source_kafka_lag_messages",
     SOURCE,
     "Messages that are in the partitions that a source `kafka` reads, behind its commits.",
 );
 /// Partitions that a source `kafka` reads.
-pub const SOURCE_KAFKA_PARTITIONS: Metric =
+pub(crate) const SOURCE_KAFKA_PARTITIONS: Metric =
     gauge("saltern_source_kafka_partitions", SOURCE, "Partitions that a source `kafka` reads.");
 /// Bytes of messages that a source `kafka` has read and that not every sink has kept yet.
-pub const SOURCE_KAFKA_IN_FLIGHT: Metric = gauge(
+pub(crate) const SOURCE_KAFKA_IN_FLIGHT: Metric = gauge(
     "saltern_source_kafka_in_flight_bytes",
     SOURCE,
     "Bytes of messages that a source `kafka` has read and that not every sink has kept yet.",
 );
 /// Values that a rule of `redact` has replaced; `sink` is empty for the rules on top.
-pub const REDACTED_VALUES: Metric = counter(
+pub(crate) const REDACTED_VALUES: Metric = counter(
     "saltern_redacted_values_total",
     &["sink", "rule"],
     "Values that a rule of `redact` has replaced; `sink` is empty for the rules on top.",
 );
 /// What was taken out of payloads because `redact` could not search it: torn (behind damage),
 /// too_deep (over 512 levels), too_long (what became of it).
-pub const REDACT_CUT: Metric = counter(
+pub(crate) const REDACT_CUT: Metric = counter(
     "saltern_redact_cut_total",
     &["sink", "reason"],
     "What was taken out of payloads because `redact` could not search it: torn (behind damage), too_deep (over 512 levels), too_long (what became of it).",
 );
 /// Chunks that wait in front of the dispatcher.
-pub const DISPATCH_WAITING_CHUNKS: Metric =
+pub(crate) const DISPATCH_WAITING_CHUNKS: Metric =
     gauge("saltern_dispatch_waiting_chunks", &[], "Chunks that wait in front of the dispatcher.");
 /// Seconds that the dispatcher waited for the sink's spooler.
-pub const DISPATCH_STALLED_SECONDS: Metric = counter(
+pub(crate) const DISPATCH_STALLED_SECONDS: Metric = counter(
     "saltern_dispatch_stalled_seconds_total",
     SINK,
     "Seconds that the dispatcher waited for the sink's spooler.",
 );
 /// Events that the sink has stored.
-pub const SINK_EVENTS: Metric =
+pub(crate) const SINK_EVENTS: Metric =
     counter("saltern_sink_events_total", SINK, "Events that the sink has stored.");
 /// Batches that the sink has stored.
-pub const SINK_BATCHES: Metric =
+pub(crate) const SINK_BATCHES: Metric =
     counter("saltern_sink_batches_total", SINK, "Batches that the sink has stored.");
 /// Events that the sink will never accept.
-pub const SINK_REJECTED_EVENTS: Metric =
+pub(crate) const SINK_REJECTED_EVENTS: Metric =
     counter("saltern_sink_rejected_events_total", SINK, "Events that the sink will never accept.");
 /// Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged,
 /// operator (spill drop), stopped.
-pub const SINK_DROPPED_EVENTS: Metric = counter(
+pub(crate) const SINK_DROPPED_EVENTS: Metric = counter(
     "saltern_sink_dropped_events_total",
     &["sink", "reason"],
     "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, operator (spill drop), stopped.",
 );
 /// Writes and connects that failed and were tried again.
-pub const SINK_RETRIES: Metric = counter(
+pub(crate) const SINK_RETRIES: Metric = counter(
     "saltern_sink_retries_total",
     &["sink", "cause"],
     "Writes and connects that failed and were tried again, each counted once.",
 );
 /// Dead letters that the sink has.
-pub const SINK_DEAD_LETTERS: Metric =
+pub(crate) const SINK_DEAD_LETTERS: Metric =
     gauge("saltern_sink_dead_letters", SINK, "Dead letters that the sink has.");
 /// Dead letters of the sink that were discarded: over their bound in size, or impossible to keep.
-pub const SINK_DEAD_LETTERS_DROPPED: Metric = counter(
+pub(crate) const SINK_DEAD_LETTERS_DROPPED: Metric = counter(
     "saltern_sink_dead_letters_dropped_total",
     SINK,
     "Dead letters of the sink that were discarded: over their bound in size, or impossible to keep.",
 );
 /// Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn
 /// payloads.
-pub const SINK_LOSSY_VALUES: Metric = counter(
+pub(crate) const SINK_LOSSY_VALUES: Metric = counter(
     "saltern_sink_lossy_values_total",
     &["sink", "reason"],
     "Values that JSON could not hold as they were: bytes that are not UTF-8, nesting over 128, torn payloads.",
 );
 /// 1 while the last connect or write of the sink worked, else 0.
-pub const SINK_UP: Metric =
+pub(crate) const SINK_UP: Metric =
     gauge("saltern_sink_up", SINK, "1 while the last connect or write of the sink worked, else 0.");
 /// 1 while the sink's circuit breaker lets only a single probe through, else 0.
-pub const SINK_BREAKER_OPEN: Metric = gauge(
+pub(crate) const SINK_BREAKER_OPEN: Metric = gauge(
     "saltern_sink_breaker_open",
     SINK,
     "1 while the sink's circuit breaker lets only a single probe through, else 0.",
 );
 /// Events in the sink's queue, those being written included.
-pub const SINK_QUEUE_EVENTS: Metric = gauge(
+pub(crate) const SINK_QUEUE_EVENTS: Metric = gauge(
     "saltern_sink_queue_events",
     SINK,
     "Events in the sink's queue, those being written included.",
 );
 /// Memory that the sink's queue is counted with, in bytes.
-pub const SINK_QUEUE_BYTES: Metric = gauge(
+pub(crate) const SINK_QUEUE_BYTES: Metric = gauge(
     "saltern_sink_queue_bytes",
     SINK,
     "Memory that the sink's queue is counted with, in bytes.",
 );
 /// Events of sources that can wait, for which the sink's queue has no room yet.
-pub const SINK_HELD_BACK_EVENTS: Metric = gauge(
+pub(crate) const SINK_HELD_BACK_EVENTS: Metric = gauge(
     "saltern_sink_held_back_events",
     SINK,
     "Events of sources that can wait, for which the sink's queue has no room yet.",
 );
 /// Events in the sink's spill, those being written included.
-pub const SINK_SPILL_EVENTS: Metric = gauge(
+pub(crate) const SINK_SPILL_EVENTS: Metric = gauge(
     "saltern_sink_spill_events",
     SINK,
     "Events in the sink's spill, those being written included.",
 );
 /// Disk that the sink's spill takes, in bytes.
-pub const SINK_SPILL_BYTES: Metric =
+pub(crate) const SINK_SPILL_BYTES: Metric =
     gauge("saltern_sink_spill_bytes", SINK, "Disk that the sink's spill takes, in bytes.");
 /// Memory that the sink's queue may be counted with, in bytes.
-pub const SINK_QUEUE_MAX_BYTES: Metric = gauge(
+pub(crate) const SINK_QUEUE_MAX_BYTES: Metric = gauge(
     "saltern_sink_queue_max_bytes",
     SINK,
     "Memory that the sink's queue may be counted with, in bytes.",
 );
 /// Disk that the sink's spill may take, in bytes; 0 without one.
-pub const SINK_SPILL_MAX_BYTES: Metric = gauge(
+pub(crate) const SINK_SPILL_MAX_BYTES: Metric = gauge(
     "saltern_sink_spill_max_bytes",
     SINK,
     "Disk that the sink's spill may take, in bytes; 0 without one.",
 );
 /// Age of the oldest event that the sink has not yet stored.
-pub const SINK_LAG_SECONDS: Metric = gauge(
+pub(crate) const SINK_LAG_SECONDS: Metric = gauge(
     "saltern_sink_lag_seconds",
     SINK,
     "Age of the oldest event that the sink has not yet stored.",
 );
 /// How long writing a batch took.
-pub const SINK_WRITE_SECONDS: Metric = Metric {
+pub(crate) const SINK_WRITE_SECONDS: Metric = Metric {
     name: "saltern_sink_write_seconds",
     kind: MetricKind::Histogram(SECONDS),
     labels: SINK,
@@ -266,13 +266,13 @@ pub const SINK_WRITE_SECONDS: Metric = Metric {
 };
 /// Transactions of a sink `kafka`: committed, taken_back (they are tried again), known (the batch
 /// had been committed before).
-pub const SINK_KAFKA_TRANSACTIONS: Metric = counter(
+pub(crate) const SINK_KAFKA_TRANSACTIONS: Metric = counter(
     "saltern_sink_kafka_transactions_total",
     &["sink", "outcome"],
     "Transactions of a sink `kafka`: committed, taken_back (they are tried again), known (the batch had been committed before).",
 );
 /// Events in a batch.
-pub const SINK_BATCH_EVENTS: Metric = Metric {
+pub(crate) const SINK_BATCH_EVENTS: Metric = Metric {
     name: "saltern_sink_batch_events",
     kind: MetricKind::Histogram(EVENTS),
     labels: SINK,
@@ -280,56 +280,56 @@ pub const SINK_BATCH_EVENTS: Metric = Metric {
 };
 /// What the job cache leaves out because it is damaged: event (not taken), value (in its file, left
 /// out of an answer, at each answer).
-pub const JOB_CACHE_LEFT_OUT: Metric = counter(
+pub(crate) const JOB_CACHE_LEFT_OUT: Metric = counter(
     "saltern_job_cache_left_out_total",
     &["reason"],
     "What the job cache leaves out because it is damaged: event (not taken), value (in its file, left out of an answer, at each answer).",
 );
 /// Returns of jobs that contradict each other, and events of jobs that contradict their own tag.
-pub const JOB_RETURN_CONFLICTS: Metric = counter(
+pub(crate) const JOB_RETURN_CONFLICTS: Metric = counter(
     "saltern_job_return_conflicts_total",
     &["odds"],
     "Returns that the job cache was told and that are at odds: content (another return of the same minion and job says something else), tag (the event's tag names another minion or job than its data). Either is a sign of forged events.",
 );
 /// Events that the metrics of the estate leave out, because counting could not keep up.
-pub const ESTATE_MISSED_EVENTS: Metric = counter(
+pub(crate) const ESTATE_MISSED_EVENTS: Metric = counter(
     "saltern_estate_missed_events_total",
     &[],
     "Events that the metrics of the estate leave out, because counting could not keep up.",
 );
 /// Files of `state_dir` that were damaged, and were put aside and begun anew.
-pub const STATE_FILES_PUT_ASIDE: Metric = counter(
+pub(crate) const STATE_FILES_PUT_ASIDE: Metric = counter(
     "saltern_state_files_put_aside_total",
     &["file"],
     "Files of `state_dir` that were damaged, and were put aside and begun anew.",
 );
 /// 1 while a thread neither does anything nor waits for anything to do, else 0.
-pub const THREAD_STUCK: Metric = gauge(
+pub(crate) const THREAD_STUCK: Metric = gauge(
     "saltern_thread_stuck",
     &["thread"],
     "1 while a thread neither does anything nor waits for anything to do, else 0.",
 );
 /// Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not
 /// all of it could be done).
-pub const CONFIG_RELOADS: Metric = counter(
+pub(crate) const CONFIG_RELOADS: Metric = counter(
     "saltern_config_reloads_total",
     &["result"],
     "Times that the configuration was read again on SIGHUP: ok, refused (it was wrong), failed (not all of it could be done).",
 );
 /// Always 1; the label says which version runs.
-pub const BUILD_INFO: Metric =
+pub(crate) const BUILD_INFO: Metric =
     gauge("saltern_build_info", &["version"], "Always 1; the label says which version runs.");
 /// Resident memory of the process.
-pub const PROCESS_RSS: Metric =
+pub(crate) const PROCESS_RSS: Metric =
     gauge("process_resident_memory_bytes", &[], "Resident memory of the process.");
 /// User and system time of the process.
-pub const PROCESS_CPU: Metric =
+pub(crate) const PROCESS_CPU: Metric =
     counter("process_cpu_seconds_total", &[], "User and system time of the process.");
 /// Open file descriptors of the process.
-pub const PROCESS_FDS: Metric =
+pub(crate) const PROCESS_FDS: Metric =
     gauge("process_open_fds", &[], "Open file descriptors of the process.");
 /// When the process started, in seconds since 1970.
-pub const PROCESS_START: Metric =
+pub(crate) const PROCESS_START: Metric =
     gauge("process_start_time_seconds", &[], "When the process started, in seconds since 1970.");
 
 /// All of them, in the order of the docs.
@@ -403,7 +403,7 @@ impl Metric {
 
 /// Makes the Prometheus recorder the process's own and describes every metric to it. Later calls
 /// in one process fail.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
+pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in METRICS {
         if let MetricKind::Histogram(buckets) = metric.kind {
@@ -428,21 +428,21 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 /// A counter, and its value.
-pub struct Tally {
+pub(crate) struct Tally {
     counter: Counter,
     value: AtomicU64,
 }
 
 impl Tally {
     /// The counter of `metric` with these label values.
-    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+    pub(crate) fn new(metric: Metric, labels: &[&str]) -> Self {
         let key = metric.key(labels);
         let counter = metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA));
         Tally { counter, value: AtomicU64::new(0) }
     }
 
     /// Adds to it.
-    pub fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         if count > 0 {
             self.counter.increment(count);
             self.value.fetch_add(count, Ordering::Relaxed);
@@ -450,56 +450,56 @@ impl Tally {
     }
 
     /// What it has counted since the start.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.value.load(Ordering::Relaxed)
     }
 }
 
 /// A gauge, and its value.
-pub struct Level {
+pub(crate) struct Level {
     gauge: Gauge,
     value: AtomicU64,
 }
 
 impl Level {
     /// The gauge of `metric` with these label values.
-    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+    pub(crate) fn new(metric: Metric, labels: &[&str]) -> Self {
         let key = metric.key(labels);
         let gauge = metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA));
         Level { gauge, value: AtomicU64::new(0) }
     }
 
     /// Sets it.
-    pub fn set(&self, value: f64) {
+    pub(crate) fn set(&self, value: f64) {
         self.gauge.set(value);
         self.value.store(value.to_bits(), Ordering::Relaxed);
     }
 
     /// Sets it to a count.
-    pub fn set_count(&self, count: usize) {
+    pub(crate) fn set_count(&self, count: usize) {
         #[allow(clippy::cast_precision_loss)]
         self.set(count as f64);
     }
 
     /// Sets it to a whole number.
-    pub fn set_whole(&self, number: u64) {
+    pub(crate) fn set_whole(&self, number: u64) {
         #[allow(clippy::cast_precision_loss)]
         self.set(number as f64);
     }
 
     /// Sets it to 1 or 0.
-    pub fn set_bool(&self, value: bool) {
+    pub(crate) fn set_bool(&self, value: bool) {
         self.set(if value { 1.0 } else { 0.0 });
     }
 
     /// What it was set to last; 0 before.
-    pub fn get(&self) -> f64 {
+    pub(crate) fn get(&self) -> f64 {
         f64::from_bits(self.value.load(Ordering::Relaxed))
     }
 }
 
 /// The metrics in Prometheus' text format.
-pub fn render(handle: &PrometheusHandle) -> String {
+pub(crate) fn render(handle: &PrometheusHandle) -> String {
     let mut text = handle.render();
     // Counters of seconds are gauges to the exporter, whose counters are whole numbers.
     for metric in METRICS.iter().filter(|metric| metric.kind == MetricKind::Counter) {
@@ -514,14 +514,14 @@ pub fn render(handle: &PrometheusHandle) -> String {
 
 /// Seconds that only grow. Counters of the exporter are whole numbers, so to it this is a gauge;
 /// see [`render`].
-pub struct Seconds {
+pub(crate) struct Seconds {
     gauge: Gauge,
     micros: AtomicU64,
 }
 
 impl Seconds {
     /// The metric with these label values.
-    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+    pub(crate) fn new(metric: Metric, labels: &[&str]) -> Self {
         let key = metric.key(labels);
         let gauge = metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA));
         gauge.set(0.0);
@@ -529,24 +529,24 @@ impl Seconds {
     }
 
     /// Adds a duration.
-    pub fn add(&self, duration: Duration) {
+    pub(crate) fn add(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.micros.fetch_add(micros, Ordering::Relaxed);
         self.gauge.increment(duration.as_secs_f64());
     }
 
     /// The sum since the start.
-    pub fn get(&self) -> Duration {
+    pub(crate) fn get(&self) -> Duration {
         Duration::from_micros(self.micros.load(Ordering::Relaxed))
     }
 }
 
 /// A histogram.
-pub struct Distribution(Histogram);
+pub(crate) struct Distribution(Histogram);
 
 impl Distribution {
     /// The histogram of `metric` with these label values.
-    pub fn new(metric: Metric, labels: &[&str]) -> Self {
+    pub(crate) fn new(metric: Metric, labels: &[&str]) -> Self {
         let key = metric.key(labels);
         Distribution(metrics::with_recorder(|recorder| {
             recorder.register_histogram(&key, &METADATA)
@@ -554,7 +554,7 @@ impl Distribution {
     }
 
     /// Records a value.
-    pub fn record(&self, value: f64) {
+    pub(crate) fn record(&self, value: f64) {
         self.0.record(value);
     }
 }

@@ -1,8 +1,8 @@
 //! What can be seen of the daemon.
 
-pub mod log_line;
-pub mod log_repeats;
+pub(crate) mod log_line;
+pub(crate) mod log_repeats;
 pub mod metrics;
-pub mod process;
+pub(crate) mod process;
 pub mod state;
-pub mod threads;
+pub(crate) mod threads;

@@ -15,15 +15,15 @@ use crate::observe::metrics::{self, Distribution, Level, Seconds, Tally};
 use crate::observe::threads::Threads;
 
 /// Microseconds since 1970.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Everything that the daemon shows of itself.
-pub struct State {
+pub(crate) struct State {
     /// When it started.
-    pub started: Instant,
+    pub(crate) started: Instant,
     threads: Arc<Threads>,
     sources: RwLock<Vec<Arc<SourceState>>>,
     sinks: RwLock<Vec<Arc<SinkState>>>,
@@ -34,43 +34,43 @@ pub struct State {
 /// Where a source stands.
 pub struct SourceState {
     /// Its name in the configuration.
-    pub name: String,
+    pub(crate) name: String,
     /// Its kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// The master whose events it reads.
-    pub master_id: String,
+    pub(crate) master_id: String,
     /// Events read.
-    pub events: Tally,
+    pub(crate) events: Tally,
     /// Bytes of frames read.
-    pub bytes: Tally,
+    pub(crate) bytes: Tally,
     /// 1 while connected.
-    pub connected: Level,
+    pub(crate) connected: Level,
     /// Connections made.
-    pub connects: Tally,
+    pub(crate) connects: Tally,
     /// Connections lost.
-    pub gaps: Tally,
+    pub(crate) gaps: Tally,
     /// Time without a connection after one was lost.
-    pub gap_seconds: Seconds,
+    pub(crate) gap_seconds: Seconds,
     /// Frames that were no events, and streams given up for what was in them.
-    pub bad_frames: Tally,
+    pub(crate) bad_frames: Tally,
     /// Values of JSON that were no numbers.
-    pub lossy_not_finite: Tally,
+    pub(crate) lossy_not_finite: Tally,
     /// Integers of JSON that were too long.
-    pub lossy_long_integer: Tally,
+    pub(crate) lossy_long_integer: Tally,
     /// Strings of JSON that were no text.
-    pub lossy_not_utf8: Tally,
+    pub(crate) lossy_not_utf8: Tally,
     /// Values of JSON cut because they were nested too deep.
-    pub lossy_too_deep: Tally,
+    pub(crate) lossy_too_deep: Tally,
     /// `VALUE_TRIMMED` values.
-    pub trimmed: Tally,
+    pub(crate) trimmed: Tally,
     /// Events dropped because they were seen a moment ago.
-    pub duplicates: Tally,
+    pub(crate) duplicates: Tally,
     /// Events that a cluster peer forwarded.
-    pub peer_events: Tally,
+    pub(crate) peer_events: Tally,
     /// Events made of the master's job cache.
-    pub backfilled: Tally,
+    pub(crate) backfilled: Tally,
     /// Time spent waiting for the dispatcher.
-    pub stalled: Seconds,
+    pub(crate) stalled: Seconds,
     last_error: Mutex<Option<LastError>>,
     ended: AtomicBool,
     try_now: Notify,
@@ -108,12 +108,12 @@ impl SourceState {
     }
 
     /// Remembers an error; `true` if it is not the one remembered already.
-    pub fn failed(&self, error: &str) -> bool {
+    pub(crate) fn failed(&self, error: &str) -> bool {
         remember(&self.last_error, error)
     }
 
     /// Counts what JSON could not hold of an event.
-    pub fn replaced(&self, replaced: Replaced) {
+    pub(crate) fn replaced(&self, replaced: Replaced) {
         self.lossy_not_finite.add(replaced.not_finite);
         self.lossy_long_integer.add(replaced.long_integer);
         self.lossy_not_utf8.add(replaced.not_utf8);
@@ -121,34 +121,34 @@ impl SourceState {
     }
 
     /// Values that were replaced, for whatever reason.
-    pub fn lossy_values(&self) -> u64 {
+    pub(crate) fn lossy_values(&self) -> u64 {
         let of_numbers = self.lossy_not_finite.get() + self.lossy_long_integer.get();
         of_numbers + self.lossy_not_utf8.get() + self.lossy_too_deep.get()
     }
 
     /// The source begins, perhaps again.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.ended.store(false, Ordering::Release);
     }
 
     /// The source has delivered all that it has, or was told to stop.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.connected.set_bool(false);
         self.ended.store(true, Ordering::Release);
     }
 
     /// Whether it is neither connected nor at its end.
-    pub fn is_failing(&self) -> bool {
+    pub(crate) fn is_failing(&self) -> bool {
         self.connected.get() < 1.0 && !self.ended.load(Ordering::Acquire)
     }
 
     /// Ends its wait for the next try to connect, if it waits.
-    pub fn try_now(&self) {
+    pub(crate) fn try_now(&self) {
         self.try_now.notify_waiters();
     }
 
     /// Waits until somebody wants a try to be made now.
-    pub async fn asked_to_try(&self) {
+    pub(crate) async fn asked_to_try(&self) {
         self.try_now.notified().await;
     }
 }
@@ -156,74 +156,74 @@ impl SourceState {
 /// Where a sink stands.
 pub struct SinkState {
     /// Its name in the configuration.
-    pub name: String,
+    pub(crate) name: String,
     /// Its kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// Events stored.
-    pub events: Tally,
+    pub(crate) events: Tally,
     /// Batches stored.
-    pub batches: Tally,
+    pub(crate) batches: Tally,
     /// Events that the store will never accept.
-    pub rejected: Tally,
+    pub(crate) rejected: Tally,
     /// Dead letters of the sink.
-    pub dead_letters: Level,
+    pub(crate) dead_letters: Level,
     /// Dead letters that were discarded.
-    pub dead_letters_dropped: Tally,
+    pub(crate) dead_letters_dropped: Tally,
     /// Events dropped because the queue was full.
-    pub dropped_full: Tally,
+    pub(crate) dropped_full: Tally,
     /// Events dropped because they waited longer than `max_age`.
-    pub dropped_expired: Tally,
+    pub(crate) dropped_expired: Tally,
     /// Events dropped because the disk failed and memory had no room.
-    pub dropped_disk: Tally,
+    pub(crate) dropped_disk: Tally,
     /// Events whose record on disk was damaged.
-    pub dropped_damaged: Tally,
+    pub(crate) dropped_damaged: Tally,
     /// Events dropped because an operator said so.
-    pub dropped_operator: Tally,
+    pub(crate) dropped_operator: Tally,
     /// Events dropped because the daemon stopped before they were stored.
-    pub dropped_stop: Tally,
+    pub(crate) dropped_stop: Tally,
     /// Events that were in memory alone when a thread panicked.
-    pub dropped_panic: Tally,
+    pub(crate) dropped_panic: Tally,
     /// Errors after which it was tried again, over the same connection if there was one. A failed
     /// try is counted in one of these three.
-    pub retries: Tally,
+    pub(crate) retries: Tally,
     /// Errors of writes after which the connection was made anew.
-    pub reconnects: Tally,
+    pub(crate) reconnects: Tally,
     /// Connects and writes that took too long.
-    pub timeouts: Tally,
+    pub(crate) timeouts: Tally,
     /// Writes that panicked; counted in none of the three.
-    pub panics: Tally,
+    pub(crate) panics: Tally,
     /// Strings that were not UTF-8.
-    pub lossy_replaced: Tally,
+    pub(crate) lossy_replaced: Tally,
     /// Values nested too deep.
-    pub lossy_cut: Tally,
+    pub(crate) lossy_cut: Tally,
     /// Payloads that ended early.
-    pub lossy_torn: Tally,
+    pub(crate) lossy_torn: Tally,
     /// 1 while the last try worked.
-    pub up: Level,
+    pub(crate) up: Level,
     /// 1 while the breaker is open.
-    pub breaker_open: Level,
+    pub(crate) breaker_open: Level,
     /// Events in the queue.
-    pub queue_events: Level,
+    pub(crate) queue_events: Level,
     /// Memory of the queue.
-    pub queue_bytes: Level,
+    pub(crate) queue_bytes: Level,
     /// Events of sources that can wait, for which the queue has no room yet.
-    pub held_back_events: Level,
+    pub(crate) held_back_events: Level,
     /// Events in the spill.
-    pub spill_events: Level,
+    pub(crate) spill_events: Level,
     /// Disk of the spill.
-    pub spill_bytes: Level,
+    pub(crate) spill_bytes: Level,
     /// Memory that the queue may take.
-    pub queue_max_bytes: Level,
+    pub(crate) queue_max_bytes: Level,
     /// Disk that the spill may take.
-    pub spill_max_bytes: Level,
+    pub(crate) spill_max_bytes: Level,
     /// Age of the oldest event in the queue.
-    pub lag: Level,
+    pub(crate) lag: Level,
     /// Time spent on a write.
-    pub write_seconds: Distribution,
+    pub(crate) write_seconds: Distribution,
     /// Events in a batch.
-    pub batch_events: Distribution,
+    pub(crate) batch_events: Distribution,
     /// Time that the dispatcher waited for the spooler.
-    pub stalled: Seconds,
+    pub(crate) stalled: Seconds,
     oldest: AtomicU64,
     parked: AtomicBool,
     /// Why the spill cannot be opened.
@@ -283,13 +283,13 @@ impl SinkState {
     }
 
     /// Remembers an error; `true` if it is not the one remembered already.
-    pub fn failed(&self, error: &str) -> bool {
+    pub(crate) fn failed(&self, error: &str) -> bool {
         self.up.set_bool(false);
         remember(&self.last_error, error)
     }
 
     /// A connect or write worked; `true` if the one before did not.
-    pub fn worked(&self) -> bool {
+    pub(crate) fn worked(&self) -> bool {
         let was_down = self.up.get() < 1.0;
         if was_down {
             self.up.set_bool(true);
@@ -298,28 +298,28 @@ impl SinkState {
     }
 
     /// Remembers why an event was refused; `true` if that is not the reason remembered already.
-    pub fn note_refusal(&self, reason: &str) -> bool {
+    pub(crate) fn note_refusal(&self, reason: &str) -> bool {
         remember(&self.last_refusal, reason)
     }
 
     /// The configuration is wrong: nothing is tried until it changes.
-    pub fn park(&self) {
+    pub(crate) fn park(&self) {
         self.parked.store(true, Ordering::Release);
     }
 
     /// The configuration has changed: the sink is tried again.
-    pub fn unpark(&self) {
+    pub(crate) fn unpark(&self) {
         self.parked.store(false, Ordering::Release);
     }
 
     /// The spill cannot be opened, for this reason, or is open; `true` if that is new.
-    pub fn set_unopened(&self, reason: Option<&str>) -> bool {
+    pub(crate) fn set_unopened(&self, reason: Option<&str>) -> bool {
         let before = std::mem::replace(&mut *lock(&self.unopened), reason.map(str::to_owned));
         before.as_deref() != reason
     }
 
     /// Whether the sink is parked, and the error that parked it.
-    pub fn parked(&self) -> Option<String> {
+    pub(crate) fn parked(&self) -> Option<String> {
         if let Some(reason) = &*lock(&self.unopened) {
             return Some(reason.clone());
         }
@@ -328,12 +328,12 @@ impl SinkState {
     }
 
     /// When the oldest event of the queue was read, in microseconds since 1970; `None` when empty.
-    pub fn set_oldest(&self, oldest: Option<u64>) {
+    pub(crate) fn set_oldest(&self, oldest: Option<u64>) {
         self.oldest.store(oldest.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// The age of the oldest event that is not stored, in seconds.
-    pub fn lag(&self) -> f64 {
+    pub(crate) fn lag(&self) -> f64 {
         match self.oldest.load(Ordering::Relaxed) {
             0 => 0.0,
             #[allow(clippy::cast_precision_loss)]
@@ -342,14 +342,14 @@ impl SinkState {
     }
 
     /// Counts what the JSON of stored events had to leave out.
-    pub fn lost(&self, losses: Losses) {
+    pub(crate) fn lost(&self, losses: Losses) {
         self.lossy_replaced.add(losses.replaced);
         self.lossy_cut.add(losses.cut);
         self.lossy_torn.add(losses.torn);
     }
 
     /// Events dropped, for whatever reason.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         let reasons = [
             &self.dropped_full,
             &self.dropped_expired,
@@ -384,7 +384,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// What `/api/v1/status` answers.
 #[derive(Serialize)]
-pub struct Status {
+pub(crate) struct Status {
     pub(crate) version: &'static str,
     pub(crate) uptime_seconds: f64,
     pub(crate) healthy: bool,
@@ -446,7 +446,7 @@ impl Default for State {
 
 impl State {
     /// A state without sources and sinks.
-    pub fn new(threads: Arc<Threads>) -> Self {
+    pub(crate) fn new(threads: Arc<Threads>) -> Self {
         State {
             started: Instant::now(),
             threads,
@@ -457,28 +457,28 @@ impl State {
     }
 
     /// The sources, in the order of the configuration.
-    pub fn sources(&self) -> Vec<Arc<SourceState>> {
+    pub(crate) fn sources(&self) -> Vec<Arc<SourceState>> {
         self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The sinks, in the order of the configuration.
-    pub fn sinks(&self) -> Vec<Arc<SinkState>> {
+    pub(crate) fn sinks(&self) -> Vec<Arc<SinkState>> {
         self.sinks.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on these are the sources.
-    pub fn set_sources(&self, sources: Vec<Arc<SourceState>>) {
+    pub(crate) fn set_sources(&self, sources: Vec<Arc<SourceState>>) {
         *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
     }
 
     /// From now on these are the sinks.
-    pub fn set_sinks(&self, sinks: Vec<Arc<SinkState>>) {
+    pub(crate) fn set_sinks(&self, sinks: Vec<Arc<SinkState>>) {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
     /// Something of the daemon itself does not work, for this reason, or works; `true` if that is
     /// new.
-    pub fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
+    pub(crate) fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
         let mut troubles = lock(&self.troubles);
         let before = match reason.clone() {
             Some(reason) => troubles.insert(what, reason),
@@ -488,14 +488,14 @@ impl State {
     }
 
     /// What is wrong with the daemon itself.
-    pub fn troubles(&self) -> Vec<String> {
+    pub(crate) fn troubles(&self) -> Vec<String> {
         lock(&self.troubles).iter().map(|(what, reason)| format!("{what}: {reason}")).collect()
     }
 
     /// Why the daemon is not ready: what is wrong with itself, threads that are stuck, sources that
     /// are neither connected nor at their end, and sinks that are parked. Empty if it is ready.
     /// Says no more, since anybody may ask; the status says why.
-    pub fn unready(&self) -> Vec<String> {
+    pub(crate) fn unready(&self) -> Vec<String> {
         let mut unready: Vec<_> =
             lock(&self.troubles).keys().map(|what| (*what).to_owned()).collect();
         let stuck = self.threads.stuck().into_iter();
@@ -509,14 +509,14 @@ impl State {
     }
 
     /// Sets the gauges that depend on the time of looking.
-    pub fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         for sink in self.sinks() {
             sink.lag.set(sink.lag());
         }
     }
 
     /// The whole state, for machines.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let (sources, sinks) = (self.sources(), self.sinks());
         let sources = sources.iter().map(|source| SourceStatus {
             name: source.name.clone(),

@@ -23,11 +23,11 @@ thread_local! {
 }
 
 /// How long a thread may do one thing, and a task leave a question unanswered.
-pub const STUCK: Duration = Duration::from_secs(10);
+pub(crate) const STUCK: Duration = Duration::from_secs(10);
 
 /// The threads of a daemon that live as long as it.
 #[derive(Default)]
-pub struct Threads(Mutex<Vec<Watched>>);
+pub(crate) struct Threads(Mutex<Vec<Watched>>);
 
 /// A thread as it was when it was looked at.
 struct Watched {
@@ -97,13 +97,13 @@ pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
 
 impl Threads {
     /// The thread that calls this belongs to them until it ends.
-    pub fn join(self: &Arc<Self>, name: &str) {
+    pub(crate) fn join(self: &Arc<Self>, name: &str) {
         let pulse = self.add(name, None);
         OWN.set(Some((Arc::clone(self), pulse)));
     }
 
     /// A task that answers when it is asked, for as long as it is polled.
-    pub async fn answer(&self, name: &str) -> Infallible {
+    pub(crate) async fn answer(&self, name: &str) -> Infallible {
         let pulse = self.add(name, Some(Notify::new()));
         pulse.turn(true);
         loop {
@@ -153,7 +153,7 @@ impl Threads {
     }
 
     /// The names of those that were stuck when they were last looked at.
-    pub fn stuck(&self) -> Vec<String> {
+    pub(crate) fn stuck(&self) -> Vec<String> {
         let pulses = self.lock();
         let pulses = pulses.iter().filter_map(|watched| watched.pulse.upgrade());
         let stuck = pulses.filter(|pulse| pulse.is_stuck.load(Ordering::Relaxed));

@@ -35,7 +35,7 @@ pub struct Recent {
 
 /// A source, a way into it and a master, as a hash. Where two are the same, a repeat passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bringer(NonZeroU64);
+pub(crate) struct Bringer(NonZeroU64);
 
 /// Who brought an event.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ struct Brought {
 
 /// An event that comes, beside those that were seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     /// It is new, or comes again from where it came from.
     New,
     /// Another brought it, with less authority. Its content is known, and who vouches for it is
@@ -59,7 +59,7 @@ pub enum Seen {
 
 impl Bringer {
     /// The bringer of what comes from there, by this way of the source's.
-    pub fn of(origin: &Origin, way: &str) -> Self {
+    pub(crate) fn of(origin: &Origin, way: &str) -> Self {
         let names = [&origin.source, way, &origin.master_id].join("\0");
         let hash = xxhash_rust::xxh3::xxh3_64(names.as_bytes());
         Bringer(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
@@ -68,14 +68,14 @@ impl Bringer {
 
 impl Recent {
     /// Remembers events for `window`.
-    pub fn new(window: Duration, now: Instant) -> Self {
+    pub(crate) fn new(window: Duration, now: Instant) -> Self {
         let (current, previous) = (HashMap::new(), HashMap::new());
         Recent { window, max_ids: MAX_IDS, since: now, current, previous }
     }
 
     /// Remembers the event, and tells if another than `bringer` brought it before, and with how
     /// much authority.
-    pub fn see(
+    pub(crate) fn see(
         &mut self,
         id: EventId,
         bringer: Bringer,

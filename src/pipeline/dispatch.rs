@@ -29,7 +29,7 @@ use crate::pipeline::dedupe::{Bringer, Recent, Seen};
 use crate::pipeline::routes::Routes;
 use crate::queue::spill::record::Encoded;
 use crate::source::Frames;
-use crate::sync::bell::{IDLE, Receiver, Sender};
+use crate::sync::bell::{Bell, IDLE, Receiver, Sender};
 use crate::sync::receipt::Claim;
 
 /// What is searched for before a payload is walked for a peer's id. Without the underscores, which
@@ -60,9 +60,9 @@ pub struct Sinks {
 pub struct Tapped {
     /// Events that the dispatcher handled before this chunk, so that a watcher that was too slow
     /// can tell how many it missed.
-    pub before: u64,
+    pub(crate) before: u64,
     /// The events.
-    pub chunk: Arc<Chunk>,
+    pub(crate) chunk: Arc<Chunk>,
 }
 
 /// A change of the sinks, or of what else is done with events.
@@ -190,7 +190,7 @@ impl Dispatcher {
             }
             match self.frames.take() {
                 Poll::Ready(frames) => return frames,
-                Poll::Pending => self.frames.bell().wait(IDLE),
+                Poll::Pending => Bell::wait(IDLE),
             }
         }
     }

@@ -39,16 +39,16 @@ use crate::sink::{self, chain};
 use crate::source::patience;
 use crate::sync::bell::{Bell, Sender, channel};
 
-pub mod dedupe;
+pub(crate) mod dedupe;
 pub mod dispatch;
-pub mod reload;
-pub mod replay_letters;
+pub(crate) mod reload;
+pub(crate) mod replay_letters;
 pub mod routes;
-pub mod running_sink;
-pub mod running_sources;
-pub mod shutdown;
-pub mod supervisor;
-pub mod writers;
+pub(crate) mod running_sink;
+pub(crate) mod running_sources;
+pub(crate) mod shutdown;
+pub(crate) mod supervisor;
+pub(crate) mod writers;
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
 const CHANNEL: usize = 32;
@@ -64,7 +64,7 @@ const READS: Duration = Duration::from_secs(1);
 
 /// Why a pipeline could not start or did not do its work.
 #[derive(Debug, Error)]
-pub enum PipelineError {
+pub(crate) enum PipelineError {
     /// A thread or a runtime could not be started.
     #[error("cannot start the {what}")]
     Start {
@@ -124,17 +124,17 @@ impl<T: Send + 'static> Thread<T> {
 }
 
 /// A running pipeline.
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     /// Where everything stands.
-    pub state: Arc<State>,
+    pub(crate) state: Arc<State>,
     /// Where live watchers get their copies.
-    pub tap: broadcast::Sender<Tapped>,
+    pub(crate) tap: broadcast::Sender<Tapped>,
     /// The job cache.
-    pub jobs: Jobs,
+    pub(crate) jobs: Jobs,
     /// Where sinks are asked what waits for them.
-    pub desks: Arc<Desks>,
+    pub(crate) desks: Arc<Desks>,
     /// What is counted of the Salt estate.
-    pub estate: Arc<Estate>,
+    pub(crate) estate: Arc<Estate>,
     /// As they were at the start.
     general: General,
     /// How long events are remembered so that repeats are dropped, now.
@@ -161,7 +161,7 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Starts every part.
-    pub fn start(
+    pub(crate) fn start(
         config: &Config,
         shutdown: &Shutdown,
         reopen: &watch::Receiver<u64>,
@@ -340,7 +340,7 @@ impl Pipeline {
     /// Makes the pipeline what another configuration says. What is the same in both goes on
     /// untouched. Not to be broken off: a sink that has handed over would not be started again.
     /// Once the daemon is told to stop, no sink is waited for any longer.
-    pub async fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
+    pub(crate) async fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
         let mut plan = self.plan(config);
         let added = self.open_added(config, &plan).await?;
         let for_restart = self.general.needs_restart(&config.general);
@@ -623,7 +623,7 @@ impl Pipeline {
 
     /// The state directory was removed or replaced: all that has files there begins them anew. That
     /// may take long, and does not block who waits for it.
-    pub async fn renew(&self) {
+    pub(crate) async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);
         let (jobs, letters) = (self.jobs.clone(), self.means.dead_letters.clone());
         let deaths = self.life.as_ref().map(|Life(deaths)| Arc::clone(deaths));
@@ -645,7 +645,7 @@ impl Pipeline {
     /// the others because everything is settled or given up. The first failure is the result; a
     /// sink that is parked is one. A part that has panicked ends all others. May be broken off and
     /// called again.
-    pub async fn ended(&mut self) -> Result<(), PipelineError> {
+    pub(crate) async fn ended(&mut self) -> Result<(), PipelineError> {
         while let Some(ended) = self.parts.join_next().await {
             let ended =
                 ended.unwrap_or_else(|_| Err(PipelineError::Panicked("waiting".to_owned())));

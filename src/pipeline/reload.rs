@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// Why a new configuration is not, or not wholly, in force.
 #[derive(Debug, Error)]
-pub enum ReloadError {
+pub(crate) enum ReloadError {
     /// Nothing was changed.
     #[error("{0}")]
     Refused(String),
@@ -20,22 +20,22 @@ pub enum ReloadError {
 
 /// What becomes of the sources or the sinks, by name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The same in both.
-    pub kept: Vec<String>,
+    pub(crate) kept: Vec<String>,
     /// Of those that are kept, the ones that fail and are tried again at once.
-    pub retried: Vec<String>,
+    pub(crate) retried: Vec<String>,
     /// Only in the new one.
-    pub added: Vec<String>,
+    pub(crate) added: Vec<String>,
     /// Different in the new one.
-    pub changed: Vec<String>,
+    pub(crate) changed: Vec<String>,
     /// Only in the old one.
-    pub removed: Vec<String>,
+    pub(crate) removed: Vec<String>,
 }
 
 impl Plan {
     /// The way from what runs to what is wanted, both as names and fingerprints.
-    pub fn new(running: &[(&str, u128)], wanted: &[(&str, u128)]) -> Self {
+    pub(crate) fn new(running: &[(&str, u128)], wanted: &[(&str, u128)]) -> Self {
         let mut plan = Plan::default();
         for (name, fingerprint) in wanted {
             let names = match running.iter().find(|(running, _)| running == name) {
@@ -51,23 +51,23 @@ impl Plan {
     }
 
     /// Whether something new is to be started.
-    pub fn starts(&self) -> bool {
+    pub(crate) fn starts(&self) -> bool {
         !self.added.is_empty() || !self.changed.is_empty()
     }
 }
 
 /// What a reload has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reloaded {
+pub(crate) struct Reloaded {
     /// With the sources.
-    pub sources: Plan,
+    pub(crate) sources: Plan,
     /// With the sinks.
-    pub sinks: Plan,
+    pub(crate) sinks: Plan,
 }
 
 impl Reloaded {
     /// The names in one part of both plans, for a log line.
-    pub fn names(&self, part: impl Fn(&Plan) -> &Vec<String>) -> String {
+    pub(crate) fn names(&self, part: impl Fn(&Plan) -> &Vec<String>) -> String {
         let sources = part(&self.sources).iter().map(|name| format!("source {name}"));
         let sinks = part(&self.sinks).iter().map(|name| format!("sink {name}"));
         sources.chain(sinks).collect::<Vec<_>>().join(", ")

@@ -31,7 +31,7 @@ const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(10);
 
 /// The ways to the sinks' spoolers, by the sinks' names. Once closed they stay closed, so that no
 /// spooler waits for a sender that nobody will drop.
-pub struct Ways {
+pub(crate) struct Ways {
     open: Mutex<Option<HashMap<String, Way>>>,
 }
 
@@ -43,19 +43,19 @@ struct Way {
 
 impl Ways {
     /// None yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Ways { open: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Opens the way to a sink.
-    pub fn open(&self, sink: &str, shares: Sender<Share>, state: Arc<SinkState>) {
+    pub(crate) fn open(&self, sink: &str, shares: Sender<Share>, state: Arc<SinkState>) {
         if let Some(ways) = &mut *self.lock() {
             ways.insert(sink.to_owned(), Way { shares, state });
         }
     }
 
     /// Closes the way to a sink.
-    pub fn close(&self, sink: &str) {
+    pub(crate) fn close(&self, sink: &str) {
         if let Some(ways) = &mut *self.lock() {
             ways.remove(sink);
         }
@@ -95,7 +95,7 @@ impl Drop for Closing {
 
 /// Looks for marked letters and hands them over until `stop` is cancelled; then closes the ways and
 /// waits to hear what became of the last ones.
-pub async fn run(
+pub(crate) async fn run(
     letters: Arc<DeadLetters>,
     ways: Arc<Ways>,
     state: Arc<State>,

@@ -34,25 +34,25 @@ const SAY: Duration = Duration::from_secs(1);
 
 /// The two steps of stopping.
 #[derive(Debug, Clone, Default)]
-pub struct Shutdown {
+pub(crate) struct Shutdown {
     /// Sources stop; what was read is delivered.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// The drain deadline has passed: whatever is not delivered stays behind.
-    pub give_up: CancellationToken,
+    pub(crate) give_up: CancellationToken,
     /// Milliseconds between the two.
     deadline: Arc<AtomicU64>,
 }
 
 impl Shutdown {
     /// With this drain deadline.
-    pub fn within(deadline: Duration) -> Self {
+    pub(crate) fn within(deadline: Duration) -> Self {
         let shutdown = Shutdown::default();
         shutdown.set_deadline(deadline);
         shutdown
     }
 
     /// From now on this is the drain deadline. Of no effect once the daemon is stopping.
-    pub fn set_deadline(&self, deadline: Duration) {
+    pub(crate) fn set_deadline(&self, deadline: Duration) {
         let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         self.deadline.store(millis, Ordering::Relaxed);
     }
@@ -150,11 +150,11 @@ impl Ear for Kernel {
 /// The thread that hears signals for as long as this lives: SIGINT and SIGTERM stop, a second one
 /// gives up, a third one ends the process at once, with exit code 1. So does time, when something
 /// has not ended [`END`] after it was given up.
-pub struct Signals {
+pub(crate) struct Signals {
     /// What they stop.
-    pub shutdown: Shutdown,
+    pub(crate) shutdown: Shutdown,
     /// The threads that are watched.
-    pub threads: Arc<Threads>,
+    pub(crate) threads: Arc<Threads>,
     reopen: watch::Receiver<u64>,
     done: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -162,7 +162,7 @@ pub struct Signals {
 
 impl Signals {
     /// Takes the signals over from their default actions.
-    pub fn listen(shutdown: Shutdown) -> io::Result<Self> {
+    pub(crate) fn listen(shutdown: Shutdown) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kernel = {
             let _entered = runtime.enter();
@@ -180,7 +180,7 @@ impl Signals {
     }
 
     /// Changes with each SIGHUP.
-    pub fn reopen(&self) -> watch::Receiver<u64> {
+    pub(crate) fn reopen(&self) -> watch::Receiver<u64> {
         self.reopen.clone()
     }
 }
@@ -220,7 +220,7 @@ fn hear(
 }
 
 /// Tells systemd a state, if it listens.
-pub fn notify(state: &[NotifyState<'_>]) {
+pub(crate) fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         warn!(%error, "systemd could not be notified");
     }
@@ -228,7 +228,7 @@ pub fn notify(state: &[NotifyState<'_>]) {
 
 /// Tells systemd that the configuration is being read again; [`NotifyState::Ready`] ends that. With
 /// the time, which `Type=notify-reload` asks for.
-pub fn notify_reloading() {
+pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => {

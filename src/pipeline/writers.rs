@@ -74,7 +74,6 @@ impl Starter {
             name: sink.name.clone(),
             writer: number,
             master_id: means.master_id.clone(),
-            state_dir: means.state_dir.clone(),
             jobs: means.jobs.clone(),
             reopen: means.reopen.clone(),
         };

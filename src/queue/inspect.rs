@@ -15,58 +15,58 @@ use tokio::time::timeout;
 use crate::sync::bell::Sender;
 
 /// Enquiries that may wait for one spooler.
-pub const ENQUIRIES: usize = 4;
+pub(crate) const ENQUIRIES: usize = 4;
 
 /// How long an answer may take. Discarding reads what is left of the last segment.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// What waits for a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holding {
+pub(crate) struct Holding {
     /// Its name.
-    pub sink: String,
+    pub(crate) sink: String,
     /// Events that wait or are being written, those in memory alone included.
-    pub events: u64,
+    pub(crate) events: u64,
     /// When the oldest of them was read, in microseconds since 1970.
-    pub oldest: Option<u64>,
+    pub(crate) oldest: Option<u64>,
     /// When the newest of them was read, in microseconds since 1970.
-    pub newest: Option<u64>,
+    pub(crate) newest: Option<u64>,
     /// Bytes of all segments on disk.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// How many segments there are.
-    pub segments: u64,
+    pub(crate) segments: u64,
 }
 
 /// What a spooler answers.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Events that were discarded.
-    pub discarded: u64,
+    pub(crate) discarded: u64,
     /// What is left.
-    pub holding: Holding,
+    pub(crate) holding: Holding,
 }
 
 /// What a spooler is asked.
 #[derive(Debug)]
-pub struct Enquiry {
+pub(crate) struct Enquiry {
     /// Discard what waits and was read before this, in microseconds since 1970.
-    pub discard_before: Option<u64>,
+    pub(crate) discard_before: Option<u64>,
     /// Where the answer goes.
-    pub answer: oneshot::Sender<Answer>,
+    pub(crate) answer: oneshot::Sender<Answer>,
 }
 
 /// The ways to the spoolers, by the sinks' names.
 #[derive(Default)]
-pub struct Desks(Mutex<BTreeMap<String, Sender<Enquiry>>>);
+pub(crate) struct Desks(Mutex<BTreeMap<String, Sender<Enquiry>>>);
 
 impl Desks {
     /// From now on the sink of this name is asked here.
-    pub fn open(&self, sink: &str, enquiries: Sender<Enquiry>) {
+    pub(crate) fn open(&self, sink: &str, enquiries: Sender<Enquiry>) {
         self.lock().insert(sink.to_owned(), enquiries);
     }
 
     /// Asks one sink; `None` if it is not there, is just being changed, or does not answer in time.
-    pub async fn ask(&self, sink: &str, discard_before: Option<u64>) -> Option<Answer> {
+    pub(crate) async fn ask(&self, sink: &str, discard_before: Option<u64>) -> Option<Answer> {
         let enquiries = self.lock().get(sink)?.clone();
         let (answer, answered) = oneshot::channel();
         enquiries.try_send(Enquiry { discard_before, answer }).ok()?;
@@ -75,7 +75,7 @@ impl Desks {
     }
 
     /// Asks all of these sinks at once. One that does not answer is left out.
-    pub async fn ask_all(&self, sinks: &[String]) -> Vec<Holding> {
+    pub(crate) async fn ask_all(&self, sinks: &[String]) -> Vec<Holding> {
         let answers = join_all(sinks.iter().map(|sink| self.ask(sink, None))).await;
         answers.into_iter().flatten().map(|answer| answer.holding).collect()
     }

@@ -41,11 +41,11 @@ use crate::queue::spill::{Begun, Dropped, Lost, Read, Settings, Spill, SyncJob};
 use crate::sync::receipt::Claim;
 use crate::units::{ByteSize, Span};
 
-pub mod inspect;
-pub mod open;
+pub(crate) mod inspect;
+pub(crate) mod open;
 pub mod spill;
-pub mod spooler;
-pub mod unopened;
+pub(crate) mod spooler;
+pub(crate) mod unopened;
 
 /// Where a sink's events wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -163,7 +163,7 @@ impl Default for SpillConfig {
 
 impl SpillConfig {
     /// The bound on memory, in bytes.
-    pub fn memory_bound(&self) -> usize {
+    pub(crate) fn memory_bound(&self) -> usize {
         match (self.memory, self.mode) {
             (Some(memory), SpillMode::Memory) => memory.min(self.max_bytes).as_usize(),
             (None, SpillMode::Memory) => ByteSize::mib(64).min(self.max_bytes).as_usize(),
@@ -173,7 +173,7 @@ impl SpillConfig {
     }
 
     /// The bound on disk, in bytes; 0 without a spill.
-    pub fn disk_bound(&self) -> u64 {
+    pub(crate) fn disk_bound(&self) -> u64 {
         match self.mode {
             SpillMode::Memory => 0,
             _ => self.settings().max_bytes,
@@ -181,7 +181,7 @@ impl SpillConfig {
     }
 
     /// How the spill on disk is kept.
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         let max_bytes = self.max_bytes.0.max(1 << 16);
         Settings {
             segment_bytes: 64 << 20,
@@ -193,20 +193,20 @@ impl SpillConfig {
 
 /// Events that were discarded, by reason. Counted up; the spooler takes the counts away.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Losses {
+pub(crate) struct Losses {
     /// The queue was full.
-    pub full: u64,
+    pub(crate) full: u64,
     /// They waited longer than `max_age`.
-    pub expired: u64,
+    pub(crate) expired: u64,
     /// The disk failed and memory had no room.
-    pub disk: u64,
+    pub(crate) disk: u64,
     /// Their record was damaged.
-    pub damaged: u64,
+    pub(crate) damaged: u64,
 }
 
 impl Losses {
     /// All of them.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.full + self.expired + self.disk + self.damaged
     }
 }
@@ -581,7 +581,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Discards what has waited on disk for longer than `max_age`, by whole segments.
-    pub fn expire(&mut self) {
+    pub(crate) fn expire(&mut self) {
         let Some(max_age) = self.config.max_age else { return };
         let age = u64::try_from(max_age.0.as_micros()).unwrap_or(u64::MAX);
         let before = state::now().saturating_sub(age);
@@ -595,7 +595,7 @@ impl<D: Disk> Queue<D> {
 
     /// Discards what waits and was read before `before`, in microseconds since 1970, up to the
     /// first event that was not. Returns how many events. What is in flight stays.
-    pub fn discard_before(&mut self, before: u64, now: Instant) -> u64 {
+    pub(crate) fn discard_before(&mut self, before: u64, now: Instant) -> u64 {
         let head = self.head;
         let damaged = self.losses.damaged;
         // First what need not be read for it. Its count is not that of a full queue.
@@ -619,27 +619,27 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Whether events may expire, so that [`Queue::expire`] should be called now and then.
-    pub fn expires(&self) -> bool {
+    pub(crate) fn expires(&self) -> bool {
         self.config.max_age.is_some() && self.disk_bytes() > 0
     }
 
     /// Whether `block` holds a share back, so that no more should come.
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.held.is_some()
     }
 
     /// Whether something is held back, so that [`Queue::unblock`] should be called now and then.
-    pub fn holds_back(&self) -> bool {
+    pub(crate) fn holds_back(&self) -> bool {
         self.is_blocked() || self.held_back.events > 0
     }
 
     /// Events whose source can wait, and which do so beside the queue.
-    pub fn held_back(&self) -> usize {
+    pub(crate) fn held_back(&self) -> usize {
         self.held_back.events
     }
 
     /// Tries again to put in what is held back.
-    pub fn unblock(&mut self, now: Instant) {
+    pub(crate) fn unblock(&mut self, now: Instant) {
         if let Some(share) = self.held.take() {
             self.held = self.put_in(share, now);
         }
@@ -652,7 +652,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// When the next batch is due, or was; `None` while nothing waits.
-    pub fn due(&self, limits: &BatchLimits, now: Instant) -> Option<Instant> {
+    pub(crate) fn due(&self, limits: &BatchLimits, now: Instant) -> Option<Instant> {
         if self.ready() == 0 {
             return None;
         }
@@ -863,7 +863,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Notes on disk how far events are acknowledged, so that fewer come again after a crash.
-    pub fn note_acknowledged(&mut self) {
+    pub(crate) fn note_acknowledged(&mut self) {
         if let Some(spill) = &mut self.spill
             && let Err(error) = spill.note_acknowledged()
         {
@@ -872,18 +872,18 @@ impl<D: Disk> Queue<D> {
     }
 
     /// The sequence that the next event gets.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
     /// The sequence below which everything is stored for good, or given up.
-    pub fn settled(&self) -> u64 {
+    pub(crate) fn settled(&self) -> u64 {
         let flying = self.in_flight.iter().map(|flying| flying.batch.first()).min();
         flying.unwrap_or(self.head).min(self.head)
     }
 
     /// What is to be synced now; `None` if nothing is. No other sync may be under way.
-    pub fn begin_sync(&mut self) -> Option<SyncJob<D>> {
+    pub(crate) fn begin_sync(&mut self) -> Option<SyncJob<D>> {
         let job = self.spill.as_mut()?.begin_sync();
         if job.is_none() {
             // What the disk had no room for is in memory alone, and not to be waited for.
@@ -893,7 +893,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// A sync has ended.
-    pub fn end_sync(&mut self, job: &SyncJob<D>, result: io::Result<()>) {
+    pub(crate) fn end_sync(&mut self, job: &SyncJob<D>, result: io::Result<()>) {
         let is_safe = result.is_ok();
         if let Err(error) = result {
             error!(%error, "syncing a segment of the spill failed; nothing more is written to it");
@@ -912,13 +912,13 @@ impl<D: Disk> Queue<D> {
 
     /// Honours the claims on all that is on disk. That is so once the last sync has ended: what it
     /// could not make last has no claims any more.
-    pub fn honour_what_lasts(&mut self) {
+    pub(crate) fn honour_what_lasts(&mut self) {
         self.honour_claims_on_disk(u64::MAX);
     }
 
     /// Takes out what no spill keeps, in order, for the queue that takes over from this one in the
     /// same run: everything in `memory` mode, else what is held back.
-    pub fn hand_on(&mut self) -> Vec<Share> {
+    pub(crate) fn hand_on(&mut self) -> Vec<Share> {
         let held = self.held.take().into_iter().chain(std::mem::take(&mut self.held_back).shares);
         if self.config.mode != SpillMode::Memory && self.spill.is_some() {
             return held.collect();
@@ -958,7 +958,7 @@ impl<D: Disk> Queue<D> {
 
     /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
     /// how many events are left behind on disk, and how many are lost.
-    pub fn persist(&mut self) -> (u64, u64) {
+    pub(crate) fn persist(&mut self) -> (u64, u64) {
         let held = self.held.take().map_or(0, |share| share.len() as u64);
         let held = held + std::mem::take(&mut self.held_back).events as u64;
         let left = self.len() as u64;
@@ -976,7 +976,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// The spill's folder was removed or replaced; it goes on in a new one.
-    pub fn renew(&mut self) -> io::Result<()> {
+    pub(crate) fn renew(&mut self) -> io::Result<()> {
         self.in_flight.iter_mut().for_each(|flying| flying.has_refuge = false);
         self.spill.as_mut().map_or(Ok(()), |spill| spill.renew(self.id))
     }
@@ -1040,18 +1040,18 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Events that wait or are in flight.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let held = self.held.as_ref().map_or(0, Share::len) + self.held_back.events;
         self.waiting() + held + self.in_flight.iter().map(|f| f.batch.len()).sum::<usize>()
     }
 
     /// Whether nothing waits and nothing is in flight.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Events that wait.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         usize::try_from(self.next - self.head).unwrap_or(usize::MAX)
     }
 
@@ -1061,22 +1061,22 @@ impl<D: Disk> Queue<D> {
     }
 
     /// The memory that the queue is counted with, in bytes, what is held back included.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         self.weight + self.held_back.weight
     }
 
     /// Events of the spill on disk that are not stored.
-    pub fn disk_events(&self) -> u64 {
+    pub(crate) fn disk_events(&self) -> u64 {
         self.spill.as_ref().map_or(0, Spill::pending)
     }
 
     /// Bytes of the spill on disk.
-    pub fn disk_bytes(&self) -> u64 {
+    pub(crate) fn disk_bytes(&self) -> u64 {
         self.spill.as_ref().map_or(0, Spill::bytes)
     }
 
     /// When the oldest event of the queue was read, in microseconds since 1970.
-    pub fn oldest(&self) -> Option<u64> {
+    pub(crate) fn oldest(&self) -> Option<u64> {
         let in_flight = self.in_flight.iter().map(|flying| flying.received).min();
         let waiting = self.memory.front().map(|waiting| waiting.share.received());
         let on_disk = || self.spill.as_ref().filter(|_| self.waiting() > 0)?.oldest_since();
@@ -1084,7 +1084,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// When the newest event of the queue was read, in microseconds since 1970.
-    pub fn newest(&self) -> Option<u64> {
+    pub(crate) fn newest(&self) -> Option<u64> {
         let in_flight = || self.in_flight.iter().map(|flying| flying.received).max();
         let waiting = self.memory.back().map(|waiting| waiting.share.received());
         let is_on_disk = self.memory_end() < self.next;
@@ -1093,12 +1093,12 @@ impl<D: Disk> Queue<D> {
     }
 
     /// How many segments the spill has.
-    pub fn segments(&self) -> usize {
+    pub(crate) fn segments(&self) -> usize {
         self.spill.as_ref().map_or(0, Spill::segments)
     }
 
     /// Takes away what was counted as discarded.
-    pub fn take_losses(&mut self) -> Losses {
+    pub(crate) fn take_losses(&mut self) -> Losses {
         std::mem::take(&mut self.losses)
     }
 }

@@ -19,7 +19,7 @@ use crate::observe::state::SinkState;
 use crate::queue::open::Feed;
 use crate::queue::spooler::{Left, Order};
 use crate::queue::{SpillConfig, WhenFull};
-use crate::sync::bell::Receiver;
+use crate::sync::bell::{Bell, Receiver};
 
 /// The waits between two tries.
 const FIRST: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ impl Unopened {
                         return false;
                     }
                     // The token rings no bell.
-                    feed.shares.bell().wait(left.min(FIRST));
+                    Bell::wait(left.min(FIRST));
                 }
             }
         }
@@ -196,7 +196,7 @@ mod tests {
     use crate::event::chunk::Chunk;
     use crate::event::{Event, Origin};
     use crate::queue::unopened::*;
-    use crate::sync::bell::{Bell, channel};
+    use crate::sync::bell::channel;
     use crate::sync::receipt::Claim;
     use crate::units::ByteSize;
 

@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::error::Error;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +30,10 @@ mod rawfile_json;
 mod sqlite3;
 
 /// The job cache's sink, which is not configured as the others are.
-pub static JOBS: Kind = Kind::of::<jobs::JobCache>();
+pub(crate) static JOBS: Kind = Kind::of::<jobs::JobCache>();
 
 /// Every kind of sink, in the order of `saltern sinks`.
-pub static KINDS: &[Kind] = &[
+pub(crate) static KINDS: &[Kind] = &[
     Kind::of::<rawfile_json::RawfileJson>(),
     Kind::of::<sqlite3::Sqlite3>(),
     Kind::of::<clickhouse::ClickHouse>(),
@@ -47,7 +46,7 @@ pub static KINDS: &[Kind] = &[
 ///
 /// One value is one connection of one writer; it is never called twice at the same time. Work that
 /// blocks (files, embedded databases) goes inside [`blocking`].
-pub trait Sink: Sized + Send + 'static {
+pub(crate) trait Sink: Sized + Send + 'static {
     /// The kind's name in the configuration.
     const NAME: &'static str;
     /// What it writes and where, in one line.
@@ -81,23 +80,21 @@ pub trait Sink: Sized + Send + 'static {
 
 /// What a sink is told about where it stands.
 #[derive(Debug, Clone)]
-pub struct Context {
+pub(crate) struct Context {
     /// The sink's name in the configuration.
-    pub name: String,
+    pub(crate) name: String,
     /// Which of the sink's writers this is, from 0.
-    pub writer: usize,
+    pub(crate) writer: usize,
     /// The `master_id` of the whole.
-    pub master_id: String,
-    /// Where saltern may keep files.
-    pub state_dir: PathBuf,
+    pub(crate) master_id: String,
     /// The job cache.
-    pub jobs: Jobs,
+    pub(crate) jobs: Jobs,
     /// Changes when files are to be opened anew (SIGHUP).
-    pub reopen: watch::Receiver<u64>,
+    pub(crate) reopen: watch::Receiver<u64>,
 }
 
 /// The cause of a [`SinkError`].
-pub type Cause = Box<dyn Error + Send + Sync>;
+pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
 /// Why a connect or a write did not succeed, and so what happens next.
 #[derive(Debug, Error)]
@@ -146,7 +143,7 @@ pub enum SinkError {
 
 /// Why a connect did not succeed. It was handed no events, so there are none that it could refuse.
 #[derive(Debug, Error)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// It is tried again later.
     #[error("{doing}")]
     Retry {
@@ -203,30 +200,31 @@ pub enum Rejected {
 
 impl SinkError {
     /// A [`SinkError::Retry`] without a wish of the store.
-    pub fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+    pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         SinkError::Retry { doing: doing.into(), cause: cause.into(), after: None }
     }
 
     /// A [`SinkError::Reconnect`].
-    pub fn reconnect(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+    pub(crate) fn reconnect(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         SinkError::Reconnect { doing: doing.into(), cause: cause.into() }
     }
 
     /// A [`SinkError::Fatal`].
-    pub fn fatal(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+    pub(crate) fn fatal(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         SinkError::Fatal { doing: doing.into(), cause: cause.into() }
     }
 
     /// The same as a [`SinkError::Reconnect`] if it is a [`SinkError::Retry`].
-    pub fn over_a_new_connection(self) -> Self {
+    pub(crate) fn over_a_new_connection(self) -> Self {
         match self {
             SinkError::Retry { doing, cause, .. } => SinkError::Reconnect { doing, cause },
             other => other,
         }
     }
 
-    /// What the metrics call this error.
-    pub fn label(&self) -> &'static str {
+    /// The variant's name.
+    #[cfg(test)]
+    pub(crate) fn label(&self) -> &'static str {
         match self {
             SinkError::Retry { .. } => "retry",
             SinkError::Reconnect { .. } => "reconnect",
@@ -236,13 +234,13 @@ impl SinkError {
     }
 
     /// The operation and every cause behind it, on one line.
-    pub fn chain(&self) -> String {
+    pub(crate) fn chain(&self) -> String {
         chain(self)
     }
 }
 
 /// An error and every cause behind it, on one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -253,27 +251,27 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Runs work that blocks the thread, so that the other tasks of the thread go on elsewhere.
-pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
 }
 
 /// Reads a kind's own part of the configuration, noting what is wrong with it.
-pub type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>;
+pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>;
 
 /// A kind of sink, with its type erased.
-pub struct Kind {
+pub(crate) struct Kind {
     /// The name in the configuration.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// One line for people.
-    pub about: &'static str,
+    pub(crate) about: &'static str,
     /// Batches as the kind likes them.
-    pub batch: BatchLimits,
+    pub(crate) batch: BatchLimits,
     /// See [`Sink::RANKS`].
-    pub ranks: bool,
+    pub(crate) ranks: bool,
     /// The JSON Schema of its configuration.
-    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
-    pub read: Read,
+    pub(crate) read: Read,
 }
 
 impl Kind {
@@ -289,16 +287,16 @@ impl Kind {
     }
 
     /// The kind of this name.
-    pub fn named(name: &str) -> Option<&'static Kind> {
+    pub(crate) fn named(name: &str) -> Option<&'static Kind> {
         KINDS.iter().find(|kind| kind.name == name)
     }
 }
 
 /// A future of a [`Driver`].
-pub type Driving<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type Driving<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A sink's configuration together with the code that it is for.
-pub trait Driver: Send + Sync {
+pub(crate) trait Driver: Send + Sync {
     /// Delivers what `writer` receives until there is no more or it is stopped.
     fn drive(self: Arc<Self>, writer: Writer) -> Driving<'static, ()>;
 

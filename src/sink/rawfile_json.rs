@@ -421,7 +421,6 @@ mod tests {
             name: "archive".into(),
             writer: 0,
             master_id: "m".into(),
-            state_dir: PathBuf::new(),
             jobs: Jobs::new(Path::new("")),
             reopen,
         };
@@ -563,7 +562,6 @@ mod tests {
             name: "archive".into(),
             writer: 0,
             master_id: "m".into(),
-            state_dir: PathBuf::new(),
             jobs: Jobs::new(Path::new("")),
             reopen,
         };

@@ -51,7 +51,7 @@ pub enum FrameError {
 
 /// How maps follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     /// Bare msgpack maps.
     Plain,
     /// A length before each map.
@@ -60,7 +60,7 @@ pub enum Framing {
 
 impl Framing {
     /// The framing of a stream that begins with `first`.
-    pub fn detect(first: u8) -> Result<Self, FrameError> {
+    pub(crate) fn detect(first: u8) -> Result<Self, FrameError> {
         match first {
             0x80..=0x8f | 0xde | 0xdf => Ok(Framing::Plain),
             0x00..=0x7f => Ok(Framing::Prefixed),
@@ -107,7 +107,7 @@ impl Framer {
 
     /// Moves what is left into a block of `block` bytes if a large frame had made a much larger
     /// one, so that the small frames behind it do not hold that.
-    pub fn let_go(&self, buffer: &mut BytesMut, block: usize) {
+    pub(crate) fn let_go(&self, buffer: &mut BytesMut, block: usize) {
         if buffer.capacity() > 2 * block && self.wanted <= block && buffer.len() <= block {
             let mut small = BytesMut::with_capacity(block);
             small.extend_from_slice(buffer);
@@ -116,7 +116,7 @@ impl Framer {
     }
 
     /// The framing, once the first byte has been seen.
-    pub fn framing(&self) -> Option<Framing> {
+    pub(crate) fn framing(&self) -> Option<Framing> {
         self.framing
     }
 

@@ -34,7 +34,7 @@ pub mod framing;
 mod kafka;
 mod local_cache;
 mod outstanding;
-pub mod patience;
+pub(crate) mod patience;
 pub mod prefixed;
 mod replay;
 mod returner;
@@ -50,7 +50,7 @@ fn default_max_frame() -> ByteSize {
 }
 
 /// Every kind of source.
-pub static KINDS: &[Kind] = &[
+pub(crate) static KINDS: &[Kind] = &[
     Kind::of::<salt_bus::SaltBus>(),
     Kind::of::<returner::Returner>(),
     Kind::of::<returner_zeromq::ReturnerZeromq>(),
@@ -61,7 +61,7 @@ pub static KINDS: &[Kind] = &[
 ];
 
 /// A place that events come from.
-pub trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Send + Sync + 'static {
     /// The kind's name in the configuration.
     const NAME: &'static str;
     /// What it reads, in one line.
@@ -104,7 +104,7 @@ pub trait Source: Send + Sync + 'static {
 
 /// What a source wants with the job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobCache {
+pub(crate) enum JobCache {
     /// Nothing.
     NotUsed,
     /// Some of its work needs it: it is on unless it is turned off.
@@ -116,7 +116,7 @@ pub enum JobCache {
 /// Why a source cannot be read: what was being done, to what, and the cause.
 #[derive(Debug, Error)]
 #[error("{doing}")]
-pub struct SourceError {
+pub(crate) struct SourceError {
     doing: String,
     #[source]
     cause: Box<dyn Error + Send + Sync>,
@@ -124,7 +124,10 @@ pub struct SourceError {
 
 impl SourceError {
     /// An error while `doing`.
-    pub fn new(doing: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn new(
+        doing: impl Into<String>,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         SourceError { doing: doing.into(), cause: cause.into() }
     }
 }
@@ -153,20 +156,20 @@ pub struct Frames {
 
 /// Where a source puts its frames.
 #[derive(Debug, Clone)]
-pub struct Outlet {
+pub(crate) struct Outlet {
     /// The source and its master.
-    pub origin: Arc<Origin>,
+    pub(crate) origin: Arc<Origin>,
     /// Which of the ways that lead into the source, if there are several by which it may get the
     /// same event. What came by another way is a repeat.
-    pub way: &'static str,
+    pub(crate) way: &'static str,
     /// Who vouches for what is handed on.
-    pub authority: Authority,
+    pub(crate) authority: Authority,
     /// What the world sees of the source.
-    pub state: Arc<SourceState>,
+    pub(crate) state: Arc<SourceState>,
     /// To the dispatcher.
-    pub frames: Sender<Frames>,
+    pub(crate) frames: Sender<Frames>,
     /// The job cache, for sources that ask it or write to it.
-    pub jobs: Jobs,
+    pub(crate) jobs: Jobs,
 }
 
 /// How long to wait for room in the dispatcher's channel before looking again.
@@ -189,13 +192,13 @@ fn in_own_block(bodies: &[Bytes], bytes: usize) -> Vec<Bytes> {
 impl Outlet {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
-    pub async fn send(&self, bodies: Vec<Bytes>) -> bool {
+    pub(crate) async fn send(&self, bodies: Vec<Bytes>) -> bool {
         bodies.is_empty() || self.hand_over(bodies, Vec::new(), None).await
     }
 
     /// As [`Outlet::send`], with the `ids` that the events came with; the receipt says when the
     /// frames are safe, and whether they are.
-    pub async fn send_for_receipt(
+    pub(crate) async fn send_for_receipt(
         &self,
         bodies: Vec<Bytes>,
         ids: Vec<Option<EventId>>,
@@ -236,7 +239,7 @@ impl Outlet {
 
 /// The history of a source's connection: what is counted and logged when it comes and goes.
 #[derive(Debug)]
-pub struct Link {
+pub(crate) struct Link {
     state: Arc<SourceState>,
     backoff: Backoff,
     lost_since: Option<Instant>,
@@ -245,22 +248,23 @@ pub struct Link {
 }
 
 /// The wait before the first try to connect again, and the longest.
-pub const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+pub(crate) const RECONNECT: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(10));
 
 impl Link {
     /// A link that was never up.
-    pub fn new(state: Arc<SourceState>) -> Self {
+    pub(crate) fn new(state: Arc<SourceState>) -> Self {
         let backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
         Link { state, backoff, lost_since: None, keeps: false }
     }
 
     /// A link to something that keeps events for as long as the link is down.
-    pub fn keeping(state: Arc<SourceState>) -> Self {
+    pub(crate) fn keeping(state: Arc<SourceState>) -> Self {
         Link { keeps: true, ..Link::new(state) }
     }
 
     /// The connection is there.
-    pub fn up(&mut self, to: &str) {
+    pub(crate) fn up(&mut self, to: &str) {
         self.state.connected.set_bool(true);
         self.state.connects.add(1);
         match self.lost_since.take() {
@@ -280,12 +284,12 @@ impl Link {
     }
 
     /// The connection works: the next wait is short again.
-    pub fn works(&mut self) {
+    pub(crate) fn works(&mut self) {
         self.backoff.reset();
     }
 
     /// The connection was lost.
-    pub fn lost(&mut self, reason: &str) {
+    pub(crate) fn lost(&mut self, reason: &str) {
         self.state.connected.set_bool(false);
         self.state.gaps.add(1);
         self.lost_since.get_or_insert_with(Instant::now);
@@ -295,19 +299,19 @@ impl Link {
     }
 
     /// A connection could not be made.
-    pub fn absent(&mut self, reason: &str) {
+    pub(crate) fn absent(&mut self, reason: &str) {
         if self.state.failed(reason) {
             warn!(source = self.state.name, reason, "cannot connect, trying again");
         }
     }
 
     /// Whether the connection is there.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.state.connected.get() > 0.0
     }
 
     /// Waits for the next try, which somebody may ask for before its time.
-    pub async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         if timeout(self.backoff.delay(None), self.state.asked_to_try()).await.is_ok() {
             self.backoff.reset();
         }
@@ -321,20 +325,20 @@ impl std::fmt::Debug for SourceState {
 }
 
 /// Reads a kind's own part of the configuration, noting what is wrong with it.
-pub type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>;
+pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>;
 
 /// A kind of source, with its type erased.
-pub struct Kind {
+pub(crate) struct Kind {
     /// The name in the configuration.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// One line for people.
-    pub about: &'static str,
+    pub(crate) about: &'static str,
     /// Whether it may bring the same event twice.
-    pub repeats: bool,
+    pub(crate) repeats: bool,
     /// The JSON Schema of its configuration.
-    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
-    pub read: Read,
+    pub(crate) read: Read,
 }
 
 impl Kind {
@@ -349,16 +353,16 @@ impl Kind {
     }
 
     /// The kind of this name.
-    pub fn named(name: &str) -> Option<&'static Kind> {
+    pub(crate) fn named(name: &str) -> Option<&'static Kind> {
         KINDS.iter().find(|kind| kind.name == name)
     }
 }
 
 /// A future of a [`Reader`]. Sources share one thread, so it need not be `Send`.
-pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), SourceError>> + 'a>>;
+pub(crate) type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), SourceError>> + 'a>>;
 
 /// A source's configuration together with the code that it is for.
-pub trait Reader: Send + Sync {
+pub(crate) trait Reader: Send + Sync {
     /// Reads until there is no more to read or `stop` is cancelled.
     fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static>;
 

@@ -39,18 +39,18 @@ const WORTH_IT: Duration = Duration::from_micros(200);
 
 /// The longest sleep, in microseconds.
 #[derive(Debug, Clone, Default)]
-pub struct Bound(Arc<AtomicU64>);
+pub(crate) struct Bound(Arc<AtomicU64>);
 
 impl Bound {
     /// The bound for these sinks.
-    pub fn of(sinks: &[SinkConfig]) -> Self {
+    pub(crate) fn of(sinks: &[SinkConfig]) -> Self {
         let bound = Bound::default();
         bound.set(sinks);
         bound
     }
 
     /// From now on these are the sinks.
-    pub fn set(&self, sinks: &[SinkConfig]) {
+    pub(crate) fn set(&self, sinks: &[SinkConfig]) {
         let lingers = sinks.iter().map(|sink| sink.limits.linger);
         let shortest = lingers.min().unwrap_or(Duration::MAX);
         let micros = u64::try_from((shortest / PART).as_micros()).unwrap_or(u64::MAX);
@@ -59,7 +59,7 @@ impl Bound {
 
     /// Sleeps as long as was asked for since the last time, within the bound. For the sources'
     /// runtime to call before it waits for events.
-    pub fn sleep(&self) {
+    pub(crate) fn sleep(&self) {
         let bound = Duration::from_micros(self.0.load(Ordering::Relaxed));
         let wish = ASKED.with(Cell::take).min(bound);
         if wish >= WORTH_IT {

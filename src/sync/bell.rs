@@ -20,7 +20,7 @@ use crossbeam_channel::{SendError, TryRecvError, TrySendError};
 use crate::observe::threads;
 
 /// How long to wait where there is nothing to do without a ring.
-pub const IDLE: Duration = Duration::from_secs(3600);
+pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 
 /// What a thread waits for. Clones ring in the same place.
 #[derive(Debug, Clone, Default)]
@@ -29,17 +29,17 @@ pub struct Bell(Arc<Mutex<Option<Thread>>>);
 impl Bell {
     /// From now on the bell rings for this thread. What came before was not heard by it, so it
     /// looks at its channels before it waits.
-    pub fn attend(&self) {
+    pub(crate) fn attend(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
     }
 
-    /// Waits for a ring, or for as long as `limit`, or now and then for nothing.
-    pub fn wait(&self, limit: Duration) {
+    /// Lets the thread that attends to a bell wait for a ring, or for as long as `limit`, or now and then for nothing.
+    pub(crate) fn wait(limit: Duration) {
         threads::waiting(|| thread::park_timeout(limit));
     }
 
     /// Lets the thread look, for something that is in no channel.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if let Some(thread) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             thread.unpark();
         }
@@ -79,7 +79,7 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Sender<T> {
     /// Puts something in, or gives it back if there is no room or nobody there.
-    pub fn try_send(&self, thing: T) -> Result<(), TrySendError<T>> {
+    pub(crate) fn try_send(&self, thing: T) -> Result<(), TrySendError<T>> {
         self.channel.try_send(thing)?;
         threads::beat();
         self.hang_up.0.ring();
@@ -87,7 +87,7 @@ impl<T> Sender<T> {
     }
 
     /// Whether there is no room now.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.channel.is_full()
     }
 
@@ -110,13 +110,13 @@ pub struct Receiver<T> {
 
 impl<T> Receiver<T> {
     /// The bell of the channel, for more channels into the same thread.
-    pub fn bell(&self) -> &Bell {
+    pub(crate) fn bell(&self) -> &Bell {
         &self.bell
     }
 
     /// Takes out what came first: pending while there is nothing, `None` when the channel was
     /// closed and there is nothing left in it.
-    pub fn take(&self) -> Poll<Option<T>> {
+    pub(crate) fn take(&self) -> Poll<Option<T>> {
         match self.channel.try_recv() {
             Ok(thing) => {
                 threads::beat();
@@ -129,33 +129,33 @@ impl<T> Receiver<T> {
 
     /// Takes out what comes next and waits for it; `None` when the channel was closed and there is
     /// nothing left in it. For a thread that waits for nothing else.
-    pub fn recv(&self) -> Option<T> {
+    pub(crate) fn recv(&self) -> Option<T> {
         self.bell.attend();
         loop {
             match self.take() {
                 Poll::Ready(thing) => return thing,
-                Poll::Pending => self.bell.wait(IDLE),
+                Poll::Pending => Bell::wait(IDLE),
             }
         }
     }
 
     /// Takes out what there is.
-    pub fn try_iter(&self) -> impl Iterator<Item = T> {
+    pub(crate) fn try_iter(&self) -> impl Iterator<Item = T> {
         self.channel.try_iter()
     }
 
     /// Whether there is nothing to take out now.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.channel.is_empty()
     }
 
     /// How many things there are to take out now.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.channel.len()
     }
 
     /// Lets go of the channel: who sends learns that nobody is there, and nothing comes any more.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.channel = crossbeam_channel::never();
     }
 }
@@ -182,7 +182,7 @@ mod tests {
                 is_idle = false;
             }
             if is_idle {
-                bell.wait(IDLE);
+                Bell::wait(IDLE);
             }
         }
         sum

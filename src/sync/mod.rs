@@ -1,4 +1,4 @@
 //! Waking one another, and knowing when something is safe.
 
 pub mod bell;
-pub mod receipt;
+pub(crate) mod receipt;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
 /// Tells a source what became of its events.
-pub type Receipt = oneshot::Receiver<bool>;
+pub(crate) type Receipt = oneshot::Receiver<bool>;
 
 #[derive(Debug)]
 struct Pending {
@@ -38,14 +38,14 @@ pub struct Claim {
 
 impl Claim {
     /// A receipt, and the first claim of it. It answers `true` if every claim was honoured.
-    pub fn new() -> (Claim, Receipt) {
+    pub(crate) fn new() -> (Claim, Receipt) {
         let (answer, receipt) = oneshot::channel();
         let pending = Pending { kept: AtomicBool::new(true), answer: Some(answer) };
         (Claim { pending: Arc::new(pending), honoured: false }, receipt)
     }
 
     /// This party has kept the events, or does not want them.
-    pub fn honour(mut self) {
+    pub(crate) fn honour(mut self) {
         self.honoured = true;
     }
 }

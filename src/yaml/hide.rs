@@ -49,15 +49,15 @@ const OPAQUE: usize = 20;
 
 /// A line, and how many columns stand before the place in it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Excerpt {
+pub(crate) struct Excerpt {
     /// The part of the line that may be shown.
-    pub line: String,
+    pub(crate) line: String,
     /// The columns before the place.
-    pub indent: usize,
+    pub(crate) indent: usize,
 }
 
 /// True if the value under a key of this name is a secret.
-pub fn is_secret(key: &str) -> bool {
+pub(crate) fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase();
     let letters: String = key.chars().filter(|c| c.is_alphanumeric()).collect();
     let mut words = key.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -67,12 +67,12 @@ pub fn is_secret(key: &str) -> bool {
 }
 
 /// The line of this number, from 1, with a column of it in sight.
-pub fn shown(text: &str, number: usize, column: usize) -> Excerpt {
+pub(crate) fn shown(text: &str, number: usize, column: usize) -> Excerpt {
     window(&without_secrets(text, number).1, column.saturating_sub(1))
 }
 
 /// True if something of the line is hidden.
-pub fn hides(text: &str, number: usize) -> bool {
+pub(crate) fn hides(text: &str, number: usize) -> bool {
     let (line, shown) = without_secrets(text, number);
     line != shown || without_looks(line) != line
 }
@@ -94,7 +94,7 @@ fn without_secrets(text: &str, number: usize) -> (&str, String) {
 
 /// True if a part of a value looks like a secret: user and path of an address, an argument or a
 /// pair whose name is that of one, an opaque text.
-pub fn may_be_secret(value: &str) -> bool {
+pub(crate) fn may_be_secret(value: &str) -> bool {
     let names_one = value.contains([':', '=']) && is_secret(value);
     names_one
         || without_looks(value) != value
@@ -128,12 +128,12 @@ fn has_path_of_host(value: &str) -> bool {
 }
 
 /// A message without what looks like a secret.
-pub fn message(text: &str) -> String {
+pub(crate) fn message(text: &str) -> String {
     without_looks(text)
 }
 
 /// The lines as YAML counts them: a carriage return alone ends one too.
-pub fn lines_of(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn lines_of(text: &str) -> impl Iterator<Item = &str> {
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 

@@ -18,7 +18,7 @@ use crate::codec::visible;
 use crate::files::regular_file;
 use crate::yaml::hide as excerpt;
 
-pub mod hide;
+pub(crate) mod hide;
 
 /// The most that is read of the file of a `${file:PATH}`, in bytes.
 const LONGEST_FILE: u64 = 64 << 10;
@@ -35,7 +35,7 @@ pub struct Place {
     /// The line.
     pub line: usize,
     /// The column, in characters.
-    pub column: usize,
+    pub(crate) column: usize,
 }
 
 impl From<serde_saphyr::Location> for Place {
@@ -53,18 +53,18 @@ pub struct Problem {
     /// What is wrong.
     pub message: String,
     /// What to do about it.
-    pub help: Option<String>,
+    pub(crate) help: Option<String>,
 }
 
 impl Problem {
     /// A problem at a place.
-    pub fn at(place: Place, message: impl Into<String>) -> Self {
+    pub(crate) fn at(place: Place, message: impl Into<String>) -> Self {
         Problem { place: Some(place), message: message.into(), help: None }
     }
 
     /// The same problem with advice.
     #[must_use]
-    pub fn help(self, help: impl Into<String>) -> Self {
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
         Problem { help: Some(help.into()), ..self }
     }
 
@@ -135,7 +135,7 @@ impl de::Error for Problem {
 }
 
 /// Advice for a name that is none of `known`: the nearest of them, or all of them.
-pub fn suggest<S: AsRef<str>>(name: &str, known: &[S]) -> String {
+pub(crate) fn suggest<S: AsRef<str>>(name: &str, known: &[S]) -> String {
     let nearest = known
         .iter()
         .map(|known| (strsim::damerau_levenshtein(name, known.as_ref()), known.as_ref()))
@@ -156,7 +156,7 @@ pub fn suggest<S: AsRef<str>>(name: &str, known: &[S]) -> String {
 #[derive(Debug, Clone)]
 pub struct Node {
     /// Where it begins.
-    pub place: Place,
+    pub(crate) place: Place,
     /// What it is.
     pub value: Value,
 }
@@ -192,7 +192,7 @@ pub struct Key {
     /// The key.
     pub name: String,
     /// Where it begins.
-    pub place: Place,
+    pub(crate) place: Place,
 }
 
 impl Node {
@@ -224,7 +224,7 @@ impl Node {
     /// without its last line feed, in every text of the tree. The file is a regular one of at
     /// most 64 KiB. `$${` stands for `${`, and `${1}`, a
     /// number, stays as it is.
-    pub fn interpolate(&mut self, problems: &mut Vec<Problem>) {
+    pub(crate) fn interpolate(&mut self, problems: &mut Vec<Problem>) {
         match &mut self.value {
             Value::Text(text) if text.contains("${") => match interpolated(text) {
                 Ok(replaced) => self.value = Value::Replaced(replaced),
@@ -237,14 +237,17 @@ impl Node {
     }
 
     /// Reads the value into a type.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         // A type that checks itself after reading knows no place.
         T::deserialize(self).map_err(|problem: Problem| problem.located(self.place))
     }
 
     /// Reads the value into a type and notes every problem in it, not only the first: what is wrong
     /// is left out and the rest is read again.
-    pub fn read_noting<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
+    pub(crate) fn read_noting<T: DeserializeOwned>(
+        &self,
+        problems: &mut Vec<Problem>,
+    ) -> Option<T> {
         let mut rest = self.clone();
         let mut noted: Vec<Problem> = Vec::new();
         loop {
@@ -269,7 +272,7 @@ impl Node {
 
     /// Takes out of a problem's message what may be a secret: values under keys that hold one, and
     /// those in which `${…}` was replaced.
-    pub fn hide_secrets(&self, problem: &mut Problem) {
+    pub(crate) fn hide_secrets(&self, problem: &mut Problem) {
         let mut secrets = Vec::new();
         self.find_secrets(false, &mut secrets);
         let is_of_secret = secrets.iter().any(|secret| Some(secret.0) == problem.place);
@@ -320,7 +323,7 @@ impl Node {
 
     /// Reads as much of the value as possible: mistakes are left out of it. `None` if that does
     /// not help.
-    pub fn read_rest<T: DeserializeOwned>(&mut self) -> Option<T> {
+    pub(crate) fn read_rest<T: DeserializeOwned>(&mut self) -> Option<T> {
         loop {
             match self.read() {
                 Ok(value) => return Some(value),
@@ -357,7 +360,7 @@ impl Node {
     }
 
     /// The pairs of a mapping; `~` counts as an empty one.
-    pub fn pairs(&self) -> Result<&[(Key, Node)], Problem> {
+    pub(crate) fn pairs(&self) -> Result<&[(Key, Node)], Problem> {
         match &self.value {
             Value::Map(pairs) => Ok(pairs),
             Value::Null | Value::Nothing => Ok(&[]),
@@ -368,7 +371,7 @@ impl Node {
     /// A hash of the value, wherever it stands: equal for equal values with keys in any order,
     /// whatever the comments and the layout are. Holds what was replaced, so that a secret that
     /// changed shows without being kept.
-    pub fn fingerprint(&self) -> u128 {
+    pub(crate) fn fingerprint(&self) -> u128 {
         let mut hasher = Xxh3Default::new();
         self.hash_into(&mut hasher);
         hasher.digest128()
@@ -409,7 +412,7 @@ impl Node {
 
     /// The place of the value at a path of keys and indices, or of the last part of it that is
     /// there.
-    pub fn place_of(&self, path: &[&str]) -> Place {
+    pub(crate) fn place_of(&self, path: &[&str]) -> Place {
         let Some((first, rest)) = path.split_first() else { return self.place };
         let inner = match &self.value {
             Value::Map(pairs) => pairs.iter().find(|(key, _)| key.name == *first).map(|(_, n)| n),

@@ -37,26 +37,26 @@ const HIDDEN: &str = "**redacted**";
 /// is for all events. The first rule that matches a value replaces it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct RuleConfig {
+pub(crate) struct RuleConfig {
     /// What the rule is called in the metrics. Default: its place in the list, from 1.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Globs of keys, as `*password*`, in upper or lower case. The value under such a key is
     /// replaced as a whole, at any depth; and so is what is behind the `=` of a text `name=value`
     /// or `--name=value`, as arguments are written.
-    pub keys: Vec<String>,
+    pub(crate) keys: Vec<String>,
     /// Paths of values to replace as a whole: `$.return.secrets`, `$.fun_args[*].pw`,
     /// `$.return['a.b'][0]`, `$..pw`. Of JSONPath they know names, places, `*` and `..`.
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// A regular expression. What it matches within a text, a key or bytes is replaced. It sees
     /// bytes: `\w`, `\d`, `\s`, `\b` and `(?i)` mean ASCII, and `.` is one byte.
-    pub pattern: Option<String>,
+    pub(crate) pattern: Option<String>,
     /// What to write in its place. With a `pattern`, `$1` or `${1}` stands for what its first group
     /// matched, `$name` for a group with a name, and `$$` for `$`. Default: `**redacted**`.
-    pub with: Option<String>,
+    pub(crate) with: Option<String>,
     /// Only in events whose tag matches one of these globs.
-    pub tags: Vec<String>,
+    pub(crate) tags: Vec<String>,
     /// Only in events with a function that matches one of these globs.
-    pub functions: Vec<String>,
+    pub(crate) functions: Vec<String>,
 }
 
 /// The rules of one list, compiled.
@@ -96,7 +96,7 @@ struct Keys {
 
 impl Rules {
     /// Compiles the list under `redact` in `parent`, and notes everything that is wrong with it.
-    pub fn new(configs: &[RuleConfig], parent: &Node, problems: &mut Vec<Problem>) -> Self {
+    pub(crate) fn new(configs: &[RuleConfig], parent: &Node, problems: &mut Vec<Problem>) -> Self {
         let mut all = Rules { configs: configs.to_vec(), ..Rules::default() };
         let (mut globs, mut rules) = (Vec::new(), Vec::new());
         let before = problems.len();
@@ -154,12 +154,12 @@ impl Rules {
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// What they are called, in order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.list.iter().map(|rule| rule.name.as_str())
     }
 
@@ -404,7 +404,7 @@ impl Redaction {
     }
 
     /// As [`Redaction::of`], of a share; the others that hold its events see nothing of it.
-    pub fn of_share(&self, mut share: Share) -> Share {
+    pub(crate) fn of_share(&self, mut share: Share) -> Share {
         let redacted: Vec<_> = share.events().map(|event| self.of(event)).collect();
         if redacted.iter().all(Option::is_none) {
             return share;

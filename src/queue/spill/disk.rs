@@ -98,7 +98,7 @@ impl Folder {
     }
 
     /// The names of the folders at `path`.
-    pub fn names(path: &Path) -> io::Result<Vec<String>> {
+    pub(crate) fn names(path: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
@@ -110,7 +110,7 @@ impl Folder {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -22,7 +22,7 @@ use std::io;
 use crate::queue::spill::disk::DiskFile;
 
 /// Bytes of a file's head.
-pub const FILE_HEAD: usize = 48;
+pub(crate) const FILE_HEAD: usize = 48;
 
 /// Bytes of one of its two copies.
 const COPY: usize = FILE_HEAD / 2;
@@ -48,7 +48,7 @@ impl Key {
     pub const VERSION_1: Key = Key { secret: None, marker: MARKER_1, seed: 0 };
 
     /// A new one. The randomness is that of the operating system, by way of a keyed hash.
-    pub fn random() -> Self {
+    pub(crate) fn random() -> Self {
         let random = || RandomState::new().build_hasher().finish();
         Key::new((u128::from(random()) << 64 | u128::from(random())).to_le_bytes())
     }
@@ -59,7 +59,7 @@ impl Key {
     }
 
     /// The key of a file; `None` if its head is damaged, and nothing in it can be believed.
-    pub fn of_file<F: DiskFile>(file: &F) -> io::Result<Option<Self>> {
+    pub(crate) fn of_file<F: DiskFile>(file: &F) -> io::Result<Option<Self>> {
         let mut bytes = [0; FILE_HEAD];
         let read = file.read_at(&mut bytes, 0)?;
         Ok(Key::read(bytes.get(..read).unwrap_or_default()))
@@ -75,7 +75,7 @@ impl Key {
     }
 
     /// The head of a file with this key; empty in version 1.
-    pub fn file_head(&self) -> Vec<u8> {
+    pub(crate) fn file_head(&self) -> Vec<u8> {
         let Some(secret) = self.secret else { return Vec::new() };
         let mut copy = [&MAGIC[..], &secret].concat();
         copy.extend(crc32c::crc32c(&copy).to_le_bytes());
@@ -83,22 +83,22 @@ impl Key {
     }
 
     /// Whether nobody but who can read the file can make a record of it.
-    pub fn is_secret(&self) -> bool {
+    pub(crate) fn is_secret(&self) -> bool {
         self.secret.is_some()
     }
 
     /// Where the first record is.
-    pub fn records_begin(&self) -> u64 {
+    pub(crate) fn records_begin(&self) -> u64 {
         if self.is_secret() { FILE_HEAD as u64 } else { 0 }
     }
 
     /// How a record begins.
-    pub fn marker(&self) -> &[u8; 4] {
+    pub(crate) fn marker(&self) -> &[u8; 4] {
         &self.marker
     }
 
     /// The checksum of a record's head.
-    pub fn checksum(&self, head: &[u8]) -> u32 {
+    pub(crate) fn checksum(&self, head: &[u8]) -> u32 {
         crc32c::crc32c_append(self.seed, head)
     }
 }

@@ -50,7 +50,7 @@ use crate::event::chunk::Share;
 
 pub mod disk;
 pub mod key;
-pub mod queue_id;
+pub(crate) mod queue_id;
 pub mod record;
 pub mod scan;
 mod walk;
@@ -116,7 +116,7 @@ pub enum AppendError {
 
 impl AppendError {
     /// Whether there would be room if something was given up.
-    pub fn is_out_of_space(&self) -> bool {
+    pub(crate) fn is_out_of_space(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
             AppendError::Full => true,
@@ -168,11 +168,11 @@ impl Lost {
 
 /// What was given up to make room.
 #[derive(Debug, Clone, Copy)]
-pub struct Dropped {
+pub(crate) struct Dropped {
     /// The events.
-    pub lost: Lost,
+    pub(crate) lost: Lost,
     /// Whether what is in flight is on disk.
-    pub keeps_in_flight: bool,
+    pub(crate) keeps_in_flight: bool,
 }
 
 /// What reading gave.
@@ -255,7 +255,7 @@ pub struct SyncJob<D: Disk> {
     /// The folder, if names have changed.
     names: Option<D>,
     /// Everything below this sequence lasts once the job is done.
-    pub up_to: u64,
+    pub(crate) up_to: u64,
 }
 
 impl<D: Disk> SyncJob<D> {
@@ -387,14 +387,14 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Whether everything on disk is stored for good. One segment with events may be left then.
-    pub fn is_used_up(&self) -> bool {
+    pub(crate) fn is_used_up(&self) -> bool {
         let last = self.segments.iter().rfind(|segment| !segment.is_empty());
         last.is_none_or(|last| last.end <= self.acknowledged)
     }
 
     /// Whether a quarter of `max_bytes` is left to others when so many bytes are appended. Always,
     /// if nothing is there.
-    pub fn fits_with_reserve(&self, bytes: u64) -> bool {
+    pub(crate) fn fits_with_reserve(&self, bytes: u64) -> bool {
         self.is_used_up() || self.bytes + bytes <= self.settings.max_bytes / 4 * 3
     }
 
@@ -464,7 +464,7 @@ impl<D: Disk> Spill<D> {
     /// Puts events that were in memory alone between or in front of the others, as a segment of
     /// their own, when the daemon stops. They last when this returns. Says how many of them are on
     /// disk, and why not all of them are. The spill must be opened anew before it is read.
-    pub fn insert(
+    pub(crate) fn insert(
         &mut self,
         first: u64,
         shares: &[Share],
@@ -498,13 +498,13 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Whether the event of this sequence is on disk.
-    pub fn holds(&self, sequence: u64) -> bool {
+    pub(crate) fn holds(&self, sequence: u64) -> bool {
         let mut segments = self.segments.iter();
         sequence >= self.gone_below && segments.any(|s| (s.first..s.end).contains(&sequence))
     }
 
     /// The first sequence of the first segment that begins behind this one.
-    pub fn segment_behind(&self, sequence: u64) -> Option<u64> {
+    pub(crate) fn segment_behind(&self, sequence: u64) -> Option<u64> {
         let mut firsts = self.segments.iter().map(|segment| segment.first);
         firsts.find(|first| *first > sequence && *first >= self.gone_below)
     }
@@ -512,7 +512,7 @@ impl<D: Disk> Spill<D> {
     /// The folder was removed, or another is in its place: it is made again, and what comes goes
     /// there. What was in it is read on from the files that are open. After an error nothing has
     /// changed, and it can be tried again.
-    pub fn renew(&mut self, queue: u128) -> io::Result<()> {
+    pub(crate) fn renew(&mut self, queue: u128) -> io::Result<()> {
         self.disk.renew()?;
         queue_id::note(&self.disk, queue)?;
         self.rewrite_progress()?;
@@ -529,7 +529,7 @@ impl<D: Disk> Spill<D> {
     }
 
     /// The sequence below which events are in no file that has a name, because the folder is gone.
-    pub fn gone_below(&self) -> u64 {
+    pub(crate) fn gone_below(&self) -> u64 {
         self.gone_below
     }
 
@@ -644,7 +644,7 @@ impl<D: Disk> Spill<D> {
     /// a crash: they are put into a segment of their own first, up against what follows: the next
     /// segment, or what waits in memory, up to `memory_end`, and may come between the two by
     /// [`Spill::insert`]. If the disk has no room for that, it is done right after.
-    pub fn drop_oldest(
+    pub(crate) fn drop_oldest(
         &mut self,
         head: u64,
         memory_end: u64,
@@ -768,23 +768,23 @@ impl<D: Disk> Spill<D> {
     /// put in before `time`, in microseconds since 1970. It is when the file was last written that
     /// counts: that needs no reading after a restart, and a dead letter that is replayed may have
     /// been read long before it was put in.
-    pub fn oldest_is_before(&self, head: u64, time: u64) -> bool {
+    pub(crate) fn oldest_is_before(&self, head: u64, time: u64) -> bool {
         let segment = self.waiting_segment(head).and_then(|index| self.segments.get(index));
         segment.is_some_and(|segment| segment.file.modified().is_ok_and(|at| at < time))
     }
 
     /// When the oldest event was read, in microseconds since 1970, as far as heads say.
-    pub fn oldest_since(&self) -> Option<u64> {
+    pub(crate) fn oldest_since(&self) -> Option<u64> {
         self.segments.front().map(|segment| segment.since)
     }
 
     /// When the newest event was read, in microseconds since 1970, as far as is known.
-    pub fn newest_until(&self) -> Option<u64> {
+    pub(crate) fn newest_until(&self) -> Option<u64> {
         self.segments.back().map(|segment| segment.until).filter(|until| *until > 0)
     }
 
     /// How many segments there are.
-    pub fn segments(&self) -> usize {
+    pub(crate) fn segments(&self) -> usize {
         self.segments.len()
     }
 
@@ -826,7 +826,7 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Makes what was noted last through a power failure.
-    pub fn sync_noted(&mut self) -> io::Result<()> {
+    pub(crate) fn sync_noted(&mut self) -> io::Result<()> {
         if let Some(progress) = &self.progress {
             progress.sync()?;
         }
@@ -888,14 +888,14 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Whether something was appended since the last sync began.
-    pub fn is_dirty(&self) -> bool {
+    pub(crate) fn is_dirty(&self) -> bool {
         self.is_dirty || !self.sealed.is_empty()
     }
 
     /// A sync failed: nothing is appended to its segments any more, and they are not synced again,
     /// since that would succeed without what the kernel has dropped. Returns the sequence below
     /// which nothing may be said to last: what was appended to them meanwhile is in doubt too.
-    pub fn condemn(&mut self, job: &SyncJob<D>) -> u64 {
+    pub(crate) fn condemn(&mut self, job: &SyncJob<D>) -> u64 {
         self.names_changed |= job.names.is_some();
         let has_failed = |file: &Arc<D::File>| {
             job.files.iter().any(|failed| failed.as_ptr() == Arc::as_ptr(file))
@@ -925,7 +925,7 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Moves reading to `sequence`: what is below is at hand in memory.
-    pub fn skip_to(&mut self, sequence: u64) {
+    pub(crate) fn skip_to(&mut self, sequence: u64) {
         if sequence <= self.cursor.sequence {
             return;
         }
@@ -942,7 +942,7 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Events of all segments that are not acknowledged.
-    pub fn pending(&self) -> u64 {
+    pub(crate) fn pending(&self) -> u64 {
         let waits =
             |segment: &Segment<_>| segment.end.saturating_sub(segment.first.max(self.acknowledged));
         self.segments.iter().map(waits).sum()
@@ -954,7 +954,7 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Bytes that were cut off as a torn tail when the spill was opened.
-    pub fn torn_bytes(&self) -> u64 {
+    pub(crate) fn torn_bytes(&self) -> u64 {
         self.torn_bytes
     }
 

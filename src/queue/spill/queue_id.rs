@@ -15,7 +15,7 @@ const MOST: usize = 64;
 /// The id of the queue in this folder. Made at random once; when this returns, it lasts. What is
 /// there and cannot be understood is put aside. A file that cannot be read now is an error: a new
 /// id in its place would be another queue's.
-pub fn of<D: Disk>(disk: &D) -> io::Result<u128> {
+pub(crate) fn of<D: Disk>(disk: &D) -> io::Result<u128> {
     for name in [NAME, NEW] {
         disk.put_foreign_aside(name)?;
     }
@@ -37,12 +37,12 @@ pub fn of<D: Disk>(disk: &D) -> io::Result<u128> {
 }
 
 /// A new one.
-pub fn random() -> u128 {
+pub(crate) fn random() -> u128 {
     u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..))
 }
 
 /// Writes the id down, whole or not at all; when this returns, it lasts.
-pub fn note<D: Disk>(disk: &D, id: u128) -> io::Result<()> {
+pub(crate) fn note<D: Disk>(disk: &D, id: u128) -> io::Result<()> {
     disk.replace(NAME, format!("{id:032x}\n").as_bytes())?;
     disk.sync_names()
 }

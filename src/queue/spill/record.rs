@@ -40,7 +40,7 @@ use crate::queue::spill::key::Key;
 use crate::queue::spill::walk::{EVENT_MIN, ZSTD_MAX};
 
 /// Bytes of a head.
-pub const HEAD: usize = 44;
+pub(crate) const HEAD: usize = 44;
 
 const ZSTD: u32 = 1;
 
@@ -55,7 +55,7 @@ const ID: usize = 16;
 const ZSTD_LEVEL: i32 = 1;
 
 /// The most that a body may be, before compression too.
-pub const MAX_BODY: usize = 1 << 30;
+pub(crate) const MAX_BODY: usize = 1 << 30;
 
 /// Frames of so many bytes are written from where they were read; smaller ones are cheaper to copy
 /// than to name to the kernel one by one.
@@ -76,14 +76,14 @@ pub struct Body {
 
 /// The bodies of one chunk, made by the first sink that wants one and shared by the others.
 #[derive(Debug, Default)]
-pub struct Encoded {
+pub(crate) struct Encoded {
     plain: OnceLock<Arc<Body>>,
     compressed: OnceLock<Arc<Body>>,
 }
 
 impl Encoded {
     /// The body of `share`, which is the same for every sink that holds this.
-    pub fn body(&self, share: &Share, compress: bool) -> Result<Arc<Body>, TooLarge> {
+    pub(crate) fn body(&self, share: &Share, compress: bool) -> Result<Arc<Body>, TooLarge> {
         let made = if compress { &self.compressed } else { &self.plain };
         if let Some(body) = made.get() {
             return Ok(Arc::clone(body));
@@ -101,7 +101,7 @@ pub struct TooLarge(usize);
 
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Damage {
+pub(crate) enum Damage {
     /// The bytes end before the record does.
     #[error("the record is cut off")]
     Cut,
@@ -230,23 +230,23 @@ impl Pieces {
 
 /// A head whose checksum is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     flags: u32,
     /// Bytes of the body as stored.
-    pub length: usize,
+    pub(crate) length: usize,
     plain: usize,
     /// Events in the body.
-    pub events: u64,
+    pub(crate) events: u64,
     /// Sequence of the first event.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// When the events were read, in microseconds since 1970.
-    pub received: u64,
+    pub(crate) received: u64,
     crc: u32,
 }
 
 impl Head {
     /// Reads a head of a file with this key and checks it.
-    pub fn read(key: &Key, bytes: &[u8]) -> Result<Self, Damage> {
+    pub(crate) fn read(key: &Key, bytes: &[u8]) -> Result<Self, Damage> {
         let head = bytes.first_chunk::<HEAD>().ok_or(Damage::Cut)?;
         let (checked, crc) = head.split_at(HEAD - 4);
         let mut rest = checked;
@@ -278,22 +278,22 @@ impl Head {
     }
 
     /// The sequence behind the last event.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.sequence.saturating_add(self.events)
     }
 
     /// Bytes of the whole record.
-    pub fn record_len(&self) -> u64 {
+    pub(crate) fn record_len(&self) -> u64 {
         (HEAD + self.length) as u64
     }
 
     /// Whether the body matches its checksum.
-    pub fn matches(&self, body: &[u8]) -> bool {
+    pub(crate) fn matches(&self, body: &[u8]) -> bool {
         body.len() == self.length && crc32c::crc32c(body) == self.crc
     }
 
     /// The events of the body.
-    pub fn decode(&self, stored: Bytes) -> Result<Share, Damage> {
+    pub(crate) fn decode(&self, stored: Bytes) -> Result<Share, Damage> {
         if !self.matches(&stored) {
             return Err(Damage::Body);
         }

@@ -22,17 +22,17 @@ pub struct Scan {
     /// Events that wait.
     pub events: u64,
     /// When the oldest of them was read, in microseconds since 1970.
-    pub oldest: Option<u64>,
+    pub(crate) oldest: Option<u64>,
     /// When the newest of them was read, in microseconds since 1970.
-    pub newest: Option<u64>,
+    pub(crate) newest: Option<u64>,
     /// Bytes of all segments.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// How many segments there are.
-    pub segments: u64,
+    pub(crate) segments: u64,
     /// What is damaged.
     pub damage: Vec<Damaged>,
     /// Entries with the name of a file of the spill that cannot be read as one.
-    pub unreadable: Vec<Unreadable>,
+    pub(crate) unreadable: Vec<Unreadable>,
     /// Bytes of a record at the very end that is not whole: being written, or torn by a crash.
     pub tail_bytes: u64,
     /// How many events it has, as far as it says.
@@ -41,26 +41,26 @@ pub struct Scan {
 
 /// An entry with the name of a file of the spill that cannot be opened: a directory, for instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Unreadable {
+pub(crate) struct Unreadable {
     /// The file.
-    pub file: String,
+    pub(crate) file: String,
     /// Why it cannot be opened.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// A stretch of a segment that holds no record, or none of what the segment's name promises.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damaged {
     /// The segment's file.
-    pub file: String,
+    pub(crate) file: String,
     /// Where the stretch begins, in bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// How long it is, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// How many events that wait were there.
     pub events: u64,
     /// Whether it may have been more events, since nothing behind tells.
-    pub or_more: bool,
+    pub(crate) or_more: bool,
 }
 
 /// How closely to look.

@@ -50,7 +50,7 @@ use crate::sync::bell::{Bell, IDLE, Receiver, Sender, channel};
 mod model;
 
 /// Batches that one writer may hold: the one it writes and the one it writes next.
-pub const BATCHES_PER_WRITER: usize = 2;
+pub(crate) const BATCHES_PER_WRITER: usize = 2;
 
 /// How often what is acknowledged is noted on disk, and expired events are looked for.
 const NOTE: Duration = Duration::from_secs(1);
@@ -63,48 +63,48 @@ const BLOCKED: Duration = Duration::from_millis(20);
 const ROUND: (usize, usize) = (32, 4 << 20);
 
 /// Everything that a spooler thread owns.
-pub struct Spooler<D: Disk = Folder> {
+pub(crate) struct Spooler<D: Disk = Folder> {
     /// The queue.
-    pub queue: Queue<D>,
+    pub(crate) queue: Queue<D>,
     /// When a batch is due.
-    pub limits: BatchLimits,
+    pub(crate) limits: BatchLimits,
     /// When what was written is synced; `None` if nothing is on disk.
-    pub fsync: Option<Fsync>,
+    pub(crate) fsync: Option<Fsync>,
     /// Shares from the dispatcher; closed when there are no more. All else rings the bell of this
     /// channel.
-    pub shares: Receiver<Share>,
+    pub(crate) shares: Receiver<Share>,
     /// Batches that writers have settled.
-    pub settled: Receiver<Settled>,
+    pub(crate) settled: Receiver<Settled>,
     /// What is hidden of the events of this sink, if something is.
-    pub redaction: Option<Arc<Redaction>>,
+    pub(crate) redaction: Option<Arc<Redaction>>,
     /// The writers.
-    pub writers: Vec<mpsc::Sender<Batch>>,
+    pub(crate) writers: Vec<mpsc::Sender<Batch>>,
     /// What the world sees.
-    pub state: Arc<SinkState>,
+    pub(crate) state: Arc<SinkState>,
     /// What to do besides. Has room for every order that a spooler can get.
-    pub orders: Receiver<Order>,
+    pub(crate) orders: Receiver<Order>,
     /// What others want to know.
-    pub enquiries: Receiver<Enquiry>,
+    pub(crate) enquiries: Receiver<Enquiry>,
     /// The daemon has begun to stop.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// The drain deadline has passed.
-    pub give_up: CancellationToken,
+    pub(crate) give_up: CancellationToken,
     /// What the spooler before this one could not leave on disk; comes before all that is new.
-    pub inherited: VecDeque<Share>,
+    pub(crate) inherited: VecDeque<Share>,
     /// Set when the spill's folder was removed or replaced.
-    pub renew: Arc<AtomicBool>,
+    pub(crate) renew: Arc<AtomicBool>,
     /// Cancelled when a writer has panicked.
-    pub writer_died: CancellationToken,
+    pub(crate) writer_died: CancellationToken,
     /// Nothing comes any more: the spooler before this one has let go of the channel.
-    pub is_draining: bool,
+    pub(crate) is_draining: bool,
 }
 
 /// Orders that one spooler can get: to leave, and to leave at once.
-pub const ORDERS: usize = 2;
+pub(crate) const ORDERS: usize = 2;
 
 /// What a spooler is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     /// The sink is removed: take no more, deliver what there is, and end.
     End,
     /// Begin no more batches, wait for those that are begun, and end.
@@ -115,33 +115,33 @@ pub enum Order {
 
 /// What a spooler leaves behind.
 #[derive(Debug)]
-pub struct Left {
+pub(crate) struct Left {
     /// Events that are in the spill.
-    pub on_disk: u64,
+    pub(crate) on_disk: u64,
     /// The channel, for the next spooler; `None` unless told to leave.
-    pub shares: Option<Receiver<Share>>,
+    pub(crate) shares: Option<Receiver<Share>>,
     /// What is not on disk, for the next spooler, in order. Empty unless told to leave.
-    pub in_memory: Vec<Share>,
+    pub(crate) in_memory: Vec<Share>,
 }
 
 /// The end of a spooler before its time: itself, a writer or the sync thread has panicked.
 #[derive(Debug)]
-pub struct Death {
+pub(crate) struct Death {
     /// What has happened.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Events that it had and that are not in `inherited`. Those of them that the spill does not
     /// have are lost.
-    pub events: u64,
+    pub(crate) events: u64,
     /// As in [`Spooler`], for the next one.
-    pub shares: Receiver<Share>,
+    pub(crate) shares: Receiver<Share>,
     /// As in [`Spooler`].
-    pub inherited: VecDeque<Share>,
+    pub(crate) inherited: VecDeque<Share>,
     /// As in [`Spooler`].
-    pub orders: Receiver<Order>,
+    pub(crate) orders: Receiver<Order>,
     /// As in [`Spooler`].
-    pub enquiries: Receiver<Enquiry>,
+    pub(crate) enquiries: Receiver<Enquiry>,
     /// As in [`Spooler`].
-    pub is_draining: bool,
+    pub(crate) is_draining: bool,
 }
 
 /// What a spooler is in the middle of.
@@ -225,7 +225,7 @@ impl<D: Disk> Spooler<D> {
     /// Works until there are no more shares and everything is settled, or the writers are gone, or
     /// it is told to leave. A panic ends it too, and takes nothing with it that another spooler
     /// needs.
-    pub fn run(mut self) -> Result<Left, Box<Death>> {
+    pub(crate) fn run(mut self) -> Result<Left, Box<Death>> {
         self.shares.bell().attend();
         let (syncer, jobs, done) = Syncer::new(self.shares.bell());
         let (threads, name) = (threads::own(), format!("sync {}", self.state.name));
@@ -312,7 +312,7 @@ impl<D: Disk> Spooler<D> {
             if left.is_zero() {
                 return Happening::Time;
             }
-            self.shares.bell().wait(left);
+            Bell::wait(left);
         }
     }
 

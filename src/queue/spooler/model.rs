@@ -351,7 +351,6 @@ impl World {
                 name: "test".into(),
                 writer,
                 master_id: "m".into(),
-                state_dir: "/nowhere".into(),
                 jobs: Jobs::new("/nowhere".as_ref()),
                 reopen,
             };
