@@ -59,7 +59,7 @@ lint: toolchain
 
 docs: toolchain
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
-	$(CARGO) test --locked --test doc_links
+	$(CARGO) test --locked --test it doc_links::
 
 # Says what is missing before a build fails on it with a page of text.
 toolchain:
