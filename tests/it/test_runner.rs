@@ -81,6 +81,22 @@ fn a_test_that_fails_twice_fails_the_run() {
 }
 
 #[test]
+fn lanes_run_each_test_once() {
+    let tests = "#[test] fn of_kafka() { assert!(crate::was_here(\"of_kafka\")) }
+                 #[test] fn of_clickhouse() {} #[test] fn quick() {} #[test] #[ignore] fn not() {}";
+    let folder = tried(&[("it", tests)]);
+    let (is_success, summary) = run(folder.path());
+    assert!(is_success);
+    assert_eq!(summary[1], "    it: of_kafka");
+    assert_eq!(summary.last().unwrap(), "3 passed, 0 failed");
+    let kept = fs::read_dir(folder.path().join("target/failed-tests")).unwrap();
+    let kept: Vec<_> = kept.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    // What the other lanes said is not kept.
+    let ends_as = |ending: &str| kept.iter().filter(|name| name.ends_with(ending)).count();
+    assert_eq!((ends_as(".kafka.txt"), ends_as(".txt")), (1, 2), "{kept:?}");
+}
+
+#[test]
 fn a_failure_whose_name_matches_no_test_is_no_flake() {
     // It is the name of no test that the list of failures has.
     let stray = "#[test] fn a_test() { was_here(\"x\");
