@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
+use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::visible;
@@ -29,6 +30,7 @@ use crate::units::{ByteSize, Span};
 use crate::yaml::{Key, Node, Place, Problem, Value, suggest};
 
 mod located;
+mod renamed;
 
 pub(crate) use located::Located;
 
@@ -49,6 +51,8 @@ pub struct Config {
     pub(crate) keep_jobs: Option<Duration>,
     /// The file, if it comes from one, so that it can be read again.
     pub(crate) path: Option<PathBuf>,
+    /// What is in force but should be written otherwise: keys under an old name.
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// Settings of the daemon as a whole.
@@ -314,6 +318,14 @@ impl Config {
         Ok(Config { path: Some(path.to_owned()), ..config })
     }
 
+    /// Logs what should be written otherwise.
+    pub(crate) fn log_warnings(&self) {
+        let file = self.path.as_deref().unwrap_or(Path::new("the configuration"));
+        for warning in &self.warnings {
+            warn!("{}", warning.on_one_line(&file.display().to_string()));
+        }
+    }
+
     /// How long events are remembered so that repeats are dropped.
     pub(crate) fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
@@ -333,6 +345,8 @@ impl Config {
         root.interpolate(&mut problems);
         // They name variables and files, and not what is in them.
         let unreplaced = problems.len();
+        let mut warnings = Vec::new();
+        renamed::apply(&mut root, &mut warnings, &mut problems);
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
@@ -390,7 +404,7 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => {
                 share_memory(general.memory, &mut sinks);
-                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None })
+                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None, warnings })
             }
             _ => {
                 let others = problems.iter_mut().skip(unreplaced);

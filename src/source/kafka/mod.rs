@@ -23,9 +23,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outlet, Source, SourceError};
-use crate::client::kafka::{
-    self as kafka_client, Brokers, Properties, Sasl, Tls, explained, not_made,
-};
+use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl, explained, not_made};
+use crate::client::tls::TlsConfig;
 
 mod group;
 mod in_flight;
@@ -53,7 +52,7 @@ struct Written {
     format: Format,
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
-    tls: Option<Tls>,
+    tls: Option<TlsConfig>,
     /// Who logs in, and how. Default: nobody.
     #[serde(default)]
     sasl: Option<Sasl>,
