@@ -182,7 +182,7 @@ pub(crate) struct SourceConfig {
     /// Its name.
     pub(crate) name: String,
     /// Its kind.
-    pub(crate) kind: &'static source::Kind,
+    pub(crate) kind: &'static source::SourceKind,
     /// Its kind's own settings, ready to run.
     pub(crate) reader: Arc<dyn Reader>,
     /// The master whose events it reads.
@@ -198,7 +198,7 @@ pub(crate) struct SinkConfig {
     /// Its name.
     pub(crate) name: String,
     /// Its kind.
-    pub(crate) kind: &'static sink::Kind,
+    pub(crate) kind: &'static sink::SinkKind,
     /// Its kind's own settings, ready to run.
     pub(crate) driver: Arc<dyn Driver>,
     /// What it wants.
@@ -326,6 +326,12 @@ impl Config {
         }
     }
 
+    /// The shortest time that a sink lets a batch wait to fill; endless where there is no sink.
+    pub(crate) fn shortest_linger(&self) -> Duration {
+        let lingers = self.sinks.iter().map(|sink| sink.limits.linger);
+        lingers.min().unwrap_or(Duration::MAX)
+    }
+
     /// How long events are remembered so that repeats are dropped.
     pub(crate) fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
@@ -439,7 +445,7 @@ fn source_of(
 ) -> Option<SourceConfig> {
     let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("source", name, entry, &known, SOURCE_OPTIONS, problems)?;
-    let kind = source::Kind::named(kind)?;
+    let kind = source::SourceKind::named(kind)?;
     let reader = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !SOURCE_OPTIONS.contains(&key));
     let options: Option<SourceOptions> = options.read_noting(problems);
@@ -462,7 +468,7 @@ const NULL_IN_SINK: [&str; 2] = ["filter", "redact"];
 fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
     let known: Vec<_> = sink::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("sink", name, entry, &known, SINK_OPTIONS, problems)?;
-    let kind = sink::Kind::named(kind)?;
+    let kind = sink::SinkKind::named(kind)?;
     let driver = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !SINK_OPTIONS.contains(&key));
     let options = options.with_none_said(&NULL_IN_SINK);
@@ -848,7 +854,7 @@ sources:
     salt_bus:
       max_frame: many
       adress: /run/x
-      patience: soon
+      coalesce: soon
     mastr_id: x
 sinks:
   a:

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use super::masked::is_open;
 use super::master::Master;
 use super::page::quoted;
 use super::python::scalar;
-use super::shown::is_open;
 use crate::files::unit_paths;
 use crate::sink;
 use crate::units::Span;
@@ -183,7 +183,7 @@ impl Returner {
     /// The reason for not carrying it over.
     pub(super) fn why_not(&self) -> &'static str {
         match self.carried {
-            None if sink::Kind::named(self.name).is_some() => OTHER_OPTIONS,
+            None if sink::SinkKind::named(self.name).is_some() => OTHER_OPTIONS,
             _ => self.why_not,
         }
     }

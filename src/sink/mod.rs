@@ -31,16 +31,16 @@ mod rawfile_json;
 mod sqlite3;
 
 /// The job cache's sink, which is not configured as the others are.
-pub(crate) static JOBS: Kind = Kind::of::<jobs::JobCache>();
+pub(crate) static JOBS: SinkKind = SinkKind::of::<jobs::JobCache>();
 
 /// Every kind of sink, in the order of `saltern sinks`.
-pub(crate) static KINDS: &[Kind] = &[
-    Kind::of::<rawfile_json::RawfileJson>(),
-    Kind::of::<sqlite3::Sqlite3>(),
-    Kind::of::<clickhouse::ClickHouse>(),
-    Kind::of::<kafka::Kafka>(),
-    Kind::of::<local::Local>(),
-    Kind::of::<blackhole::Blackhole>(),
+pub(crate) static KINDS: &[SinkKind] = &[
+    SinkKind::of::<rawfile_json::RawfileJson>(),
+    SinkKind::of::<sqlite3::Sqlite3>(),
+    SinkKind::of::<clickhouse::ClickHouse>(),
+    SinkKind::of::<kafka::Kafka>(),
+    SinkKind::of::<local::Local>(),
+    SinkKind::of::<blackhole::Blackhole>(),
 ];
 
 /// A store that takes batches of events.
@@ -244,7 +244,7 @@ impl SinkError {
 pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>;
 
 /// A kind of sink, with its type erased.
-pub(crate) struct Kind {
+pub(crate) struct SinkKind {
     /// The name in the configuration.
     pub(crate) name: &'static str,
     /// One line for people.
@@ -259,9 +259,9 @@ pub(crate) struct Kind {
     pub(crate) read: Read,
 }
 
-impl Kind {
+impl SinkKind {
     const fn of<S: Sink>() -> Self {
-        Kind {
+        SinkKind {
             name: S::NAME,
             about: S::ABOUT,
             batch: S::BATCH,
@@ -272,7 +272,7 @@ impl Kind {
     }
 
     /// The kind of this name.
-    pub(crate) fn named(name: &str) -> Option<&'static Kind> {
+    pub(crate) fn named(name: &str) -> Option<&'static SinkKind> {
         KINDS.iter().find(|kind| kind.name == name)
     }
 }
