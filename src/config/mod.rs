@@ -25,7 +25,9 @@ use crate::jobs::JobsConfig;
 use crate::kafka_loop;
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
-use crate::source::{self, JobCache, Reader};
+use crate::source;
+use crate::source::contract::JobCache;
+use crate::source::registry::Reader;
 use crate::units::{ByteSize, Span};
 use crate::yaml::{Key, Node, Place, Problem, Value, suggest};
 
@@ -182,7 +184,7 @@ pub(crate) struct SourceConfig {
     /// Its name.
     pub(crate) name: String,
     /// Its kind.
-    pub(crate) kind: &'static source::SourceKind,
+    pub(crate) kind: &'static source::registry::SourceKind,
     /// Its kind's own settings, ready to run.
     pub(crate) reader: Arc<dyn Reader>,
     /// The master whose events it reads.
@@ -443,9 +445,9 @@ fn source_of(
     default_master: &str,
     problems: &mut Vec<Problem>,
 ) -> Option<SourceConfig> {
-    let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
+    let known: Vec<_> = source::registry::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("source", name, entry, &known, SOURCE_OPTIONS, problems)?;
-    let kind = source::SourceKind::named(kind)?;
+    let kind = source::registry::SourceKind::named(kind)?;
     let reader = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !SOURCE_OPTIONS.contains(&key));
     let options: Option<SourceOptions> = options.read_noting(problems);
@@ -647,7 +649,8 @@ impl Node {
 /// The JSON Schema of the whole configuration.
 pub(crate) fn schema() -> Schema {
     let mut generator = SchemaGenerator::default();
-    let sources = source::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
+    let sources =
+        source::registry::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
     let sources = entry_schema::<SourceOptions>(sources.collect(), &[]);
     let sinks = sink::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
     let sinks = entry_schema::<SinkOptions>(sinks.collect(), &NULL_IN_SINK);

@@ -77,6 +77,12 @@ pub struct SourceState {
     try_now: Notify,
 }
 
+impl std::fmt::Debug for SourceState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceState").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl SourceState {
     /// A source that has not begun.
     pub fn new(name: &str, kind: &'static str, master_id: &str) -> Self {
