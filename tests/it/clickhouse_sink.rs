@@ -482,7 +482,7 @@ fn tls_is_verified() {
     let mut life = Life::begin(&settings(ours.path()), 50);
     life.store(0..50);
     life.daemon.stop();
-    let unverified = settings(others.path()).replace("tls: {", "tls: {insecure: true, ");
+    let unverified = settings(others.path()).replace("tls: {", "tls: {verify: false, ");
     let mut life = Life::begin(&unverified, 50);
     life.store(0..50);
     life.daemon.stop();
