@@ -23,6 +23,7 @@ use crate::yaml::{Node, Problem};
 mod blackhole;
 pub(crate) mod clickhouse;
 pub mod encoding;
+mod http;
 mod jobs;
 mod kafka;
 mod local;
