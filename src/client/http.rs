@@ -91,13 +91,12 @@ impl Client {
 
     /// A request with `POST`.
     pub(crate) fn post(&self, url: &Url) -> Request<'_> {
-        Request {
-            client: self,
-            method: Method::POST,
-            url: url.parsed().clone(),
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        }
+        self.request(Method::POST, url.parsed().clone())
+    }
+
+    /// A request. Errors show nothing of the URL but scheme, host and port.
+    pub(crate) fn request(&self, method: Method, url: reqwest::Url) -> Request<'_> {
+        Request { client: self, method, url, headers: HeaderMap::new(), body: Bytes::new() }
     }
 }
 
@@ -597,6 +596,24 @@ mod tests {
         }
         let error = sent(&url_of_nobody().await).await.unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
+    }
+
+    /// A server that answers nothing, and takes nothing more than its socket's buffer does, learns
+    /// that it was given up. Connections would else pile up.
+    #[tokio::test]
+    async fn a_request_that_is_given_up_leaves_no_connection_behind() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = url(&format!("http://{}", listener.local_addr().unwrap()));
+        let client = client(Duration::from_millis(300));
+        for size in [10, 64 << 20] {
+            let request = client.post(&to).body("text/plain", vec![b'x'; size].into()).send();
+            let (result, accepted) = tokio::join!(request, listener.accept());
+            result.unwrap_err();
+            let (mut stream, _) = accepted.unwrap();
+            let mut ended = vec![0; 1 << 20];
+            let until_end = async { while stream.read(&mut ended).await.is_ok_and(|n| n > 0) {} };
+            tokio::time::timeout(Duration::from_secs(60), until_end).await.unwrap();
+        }
     }
 
     async fn url_of_nobody() -> Url {

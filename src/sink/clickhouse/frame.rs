@@ -20,22 +20,28 @@ const LONGEST: usize = 16 << 20;
 pub(super) fn lz4(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for bytes in bytes.chunks(LONGEST) {
-        let block = block::compress(bytes);
         let head = out.len() + CHECKSUM;
-        out.reserve(CHECKSUM + HEAD + block.len());
-        out.extend_from_slice(&[0; CHECKSUM]);
-        out.push(METHOD);
-        // Neither is near 4 GiB.
-        for length in [HEAD + block.len(), bytes.len()] {
-            out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        }
-        out.extend_from_slice(&block);
+        let body = head + HEAD;
+        out.resize(body + block::get_maximum_output_size(bytes.len()), 0);
+        // There is room for whatever it becomes, so it does not fail.
+        let room = out.get_mut(body..).unwrap_or_default();
+        let length = block::compress_into(bytes, room).unwrap_or_default();
+        out.truncate(body + length);
+        // Neither length is near 4 GiB.
+        let lengths = [HEAD + length, bytes.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        write(&mut out, head, &[METHOD]);
+        write(&mut out, head + 1, &lengths[0].to_le_bytes());
+        write(&mut out, head + 5, &lengths[1].to_le_bytes());
         let sum = cityhash_102_128(out.get(head..).unwrap_or_default()).rotate_right(64);
-        if let Some(place) = out.get_mut(head - CHECKSUM..head) {
-            place.copy_from_slice(&sum.to_le_bytes());
-        }
+        write(&mut out, head - CHECKSUM, &sum.to_le_bytes());
     }
     out
+}
+
+fn write(out: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(place) = out.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
 }
 
 #[cfg(test)]
