@@ -45,7 +45,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Rejected, Sink, SinkError};
 use crate::codec::msgpack::{self, Item};
 use crate::codec::{json, python};
 use crate::event::batch::{Batch, BatchLimits, Entry};
@@ -55,6 +55,7 @@ use crate::event::standing::{Standing, Worth};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 use crate::files::unwritable::{advice, advised};
+use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
 
 /// An SQLite database with Salt's tables.

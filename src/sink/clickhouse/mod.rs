@@ -18,12 +18,13 @@ use self::errors::Meaning;
 pub(crate) use self::features::Features;
 pub(crate) use self::schema::{Options, script};
 use self::server::{Compression, Server};
-use super::{ConnectError, Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError};
 use crate::client::auth::Auth;
 use crate::client::http::Client;
 use crate::client::servers::{Servers, Site, Url, Urls};
 use crate::client::tls::TlsConfig;
 use crate::event::batch::{Batch, BatchLimits};
+use crate::sync::blocking;
 use crate::units::{ByteSize, Secret, Span};
 
 mod body;

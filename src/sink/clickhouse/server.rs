@@ -16,7 +16,8 @@ use crate::client::http::{self, Client, Request};
 use crate::client::servers::Url;
 use crate::codec::visible;
 use crate::event::batch::BatchId;
-use crate::sink::{SinkError, blocking};
+use crate::sink::SinkError;
+use crate::sync::blocking;
 
 /// The setting by which a server knows an insert again.
 const TOKEN: &str = "insert_deduplication_token";
