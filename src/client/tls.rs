@@ -71,6 +71,12 @@ pub(crate) enum TlsError {
     /// Of certificate and key, one is missing.
     #[error("`tls.cert` and `tls.key` belong together, and one is missing")]
     HalfIdentity,
+    /// A password is there for the key.
+    #[error(
+        "`tls.key_password` cannot be used here; write the key without a password: \
+         openssl pkey -in KEY -out NEW, for saltern's user alone to read"
+    )]
+    KeyPassword,
     /// The key is encrypted.
     #[error(
         "the key in {} has a password, which cannot be used here; write the key without one: \
@@ -103,6 +109,7 @@ impl TlsConfig {
             None => builder.with_root_certificates(system_roots()?),
         };
         match (&self.cert, &self.key) {
+            _ if self.key_password.is_some() => Err(TlsError::KeyPassword),
             (None, None) => Ok(builder.with_no_client_auth()),
             (Some(cert), Some(path)) => {
                 let key = private_key(path)?;
