@@ -5,4 +5,5 @@ pub(crate) mod backoff;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod servers;
+pub(crate) mod stream;
 pub(crate) mod tls;

@@ -45,7 +45,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::{ConnectError, Context, Rejected, Sink, SinkError};
 use crate::codec::msgpack::{self, Item};
 use crate::codec::{json, python};
 use crate::event::batch::{Batch, BatchLimits, Entry};
@@ -55,6 +54,10 @@ use crate::event::standing::{Standing, Worth};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 use crate::files::unwritable::{advice, advised};
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Once, Refusal, SaltForm, SaltOption, SaltReturner, Sink,
+    WriteError,
+};
 use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
 
@@ -110,7 +113,31 @@ impl Sink for Sqlite3 {
     const NAME: &'static str = "sqlite3";
     const ABOUT: &'static str =
         "an SQLite database with Salt's tables jids, salt_returns, salt_events";
-    const BATCH: BatchLimits = BatchLimits::new(2000, ByteSize::mib(2), 200);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(2000, ByteSize::mib(2), Span::millis(200)));
+    const ONCE: Once = Once::ByEvent;
+    const SALT: Option<SaltReturner> = Some(SaltReturner {
+        names: &["sqlite3"],
+        sections: &["sqlite3"],
+        stores_events: false,
+        options: &[
+            SaltOption {
+                name: "database",
+                setting: "database",
+                is_needed: true,
+                form: SaltForm::Path,
+            },
+            SaltOption {
+                name: "timeout",
+                setting: "timeout",
+                is_needed: false,
+                form: SaltForm::Seconds,
+            },
+        ],
+        fixed: &[],
+        file: Some(("database", "")),
+        note: None,
+    });
     const RANKS: bool = true;
     type Config = Config;
 
@@ -118,11 +145,11 @@ impl Sink for Sqlite3 {
         Ok(blocking(|| Sqlite3::open(config))?)
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         blocking(|| self.store(batch))
     }
 
-    async fn close(self) -> Result<(), SinkError> {
+    async fn close(self) -> Result<(), WriteError> {
         let Sqlite3 { database, connection, .. } = self;
         blocking(|| connection.close().map_err(|(_, error)| error)).map_err(|error| {
             classified(format!("closing {}", database.display()), &database, error)
@@ -132,24 +159,24 @@ impl Sink for Sqlite3 {
 
 impl Sqlite3 {
     /// A new database, or one that is there, with everything else as it is by default.
-    pub(super) fn create(path: &Path) -> Result<Self, SinkError> {
+    pub(super) fn create(path: &Path) -> Result<Self, WriteError> {
         Sqlite3::open(&Config { database: path.to_owned(), timeout: default_timeout() })
     }
 
-    fn open(config: &Config) -> Result<Self, SinkError> {
+    fn open(config: &Config) -> Result<Self, WriteError> {
         let doing = || format!("opening {}", config.database.display());
         // Absolute, so that no path means one of SQLite's names for a database without a file.
         let path = std::path::absolute(&config.database)
-            .map_err(|error| SinkError::fatal(doing(), error))?;
+            .map_err(|error| WriteError::fatal(doing(), error))?;
         create_if_missing(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::IsADirectory => SinkError::fatal(doing(), error),
+            io::ErrorKind::IsADirectory => WriteError::fatal(doing(), error),
             io::ErrorKind::NotFound => {
                 let missing = path.parent().unwrap_or(&path).display();
-                SinkError::retry(doing(), format!("{error}: create the directory {missing}"))
+                WriteError::retry(doing(), format!("{error}: create the directory {missing}"))
             }
-            _ => SinkError::retry(doing(), advised(&path, error)),
+            _ => WriteError::retry(doing(), advised(&path, error)),
         })?;
-        let file = file_id(&path).map_err(|error| SinkError::retry(doing(), error))?;
+        let file = file_id(&path).map_err(|error| WriteError::retry(doing(), error))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags)
             .and_then(|connection| {
@@ -159,37 +186,39 @@ impl Sqlite3 {
             })
             .map_err(|error| match classified(doing(), &path, error) {
                 // The tables are not ours to use: views of these names, say.
-                SinkError::Reject { doing, cause, .. } => SinkError::Fatal { doing, cause },
+                WriteError::Reject { doing, cause, .. } => WriteError::Fatal { doing, cause },
                 other => other,
             })?;
         Ok(Sqlite3 { database: path, connection, file, scratch: Scratch::default() })
     }
 
-    pub(super) fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    pub(super) fn store(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let doing = format!("writing to {}", self.database.display());
         self.check_file(&doing)?;
         let result = match self.store_together(batch) {
             Err(error) if is_refusal(&error) => self.store_apart(batch, &doing),
             other => other.map_err(|error| classified(doing.clone(), &self.database, error)),
         };
-        self.scratch.json.shrink_to(Self::BATCH.max_bytes);
-        self.scratch.python.shrink_to(Self::BATCH.max_bytes);
+        self.scratch.json.shrink_to(Self::DEFAULTS.batch.max_bytes);
+        self.scratch.python.shrink_to(Self::DEFAULTS.batch.max_bytes);
         // What was written to a file that is gone must be written again.
         match result {
-            Ok(()) | Err(SinkError::Reject { .. }) => self.check_file(&doing).and(result),
+            Ok(()) | Err(WriteError::Reject { .. } | WriteError::Partly(_)) => {
+                self.check_file(&doing).and(result)
+            }
             other => other,
         }
     }
 
     /// SQLite itself would go on writing to a file that was unlinked.
-    fn check_file(&self, doing: &str) -> Result<(), SinkError> {
+    fn check_file(&self, doing: &str) -> Result<(), WriteError> {
         match file_id(&self.database) {
             Ok(id) if id == self.file => Ok(()),
-            Ok(_) => Err(SinkError::reconnect(doing, "the database was replaced by another file")),
+            Ok(_) => Err(WriteError::reconnect(doing, "the database was replaced by another file")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(SinkError::reconnect(doing, "the database was removed"))
+                Err(WriteError::reconnect(doing, "the database was removed"))
             }
-            Err(error) => Err(SinkError::reconnect(doing, error)),
+            Err(error) => Err(WriteError::reconnect(doing, error)),
         }
     }
 
@@ -203,13 +232,12 @@ impl Sqlite3 {
     }
 
     /// Writes a batch of which some event is refused: all others.
-    fn store_apart(&mut self, batch: &Batch, doing: &str) -> Result<(), SinkError> {
+    fn store_apart(&mut self, batch: &Batch, doing: &str) -> Result<(), WriteError> {
         let failed = |error| classified(doing.to_owned(), &self.database, error);
         let behavior = TransactionBehavior::Immediate;
         let mut transaction =
             self.connection.transaction_with_behavior(behavior).map_err(failed)?;
         let mut refused = Vec::new();
-        let mut first_cause = None;
         for (place, entry) in batch.entries().enumerate() {
             let savepoint = transaction.savepoint().map_err(failed)?;
             match insert(&savepoint, entry, &mut self.scratch) {
@@ -218,20 +246,19 @@ impl Sqlite3 {
                     if savepoint.is_autocommit() {
                         // A trigger that rolls everything back: which event it was is found by
                         // halving.
-                        return Err(rejected(doing, error, Rejected::Unknown));
+                        return Err(WriteError::reject(doing, error));
                     }
                     // Dropping the savepoint rolls it back.
                     drop(savepoint);
-                    refused.push(place);
-                    first_cause.get_or_insert(error);
+                    refused.push(Refusal { place, cause: error.into() });
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
         transaction.commit().map_err(failed)?;
-        match first_cause {
-            None => Ok(()),
-            Some(cause) => Err(rejected(doing, cause, Rejected::These(refused))),
+        match refused.is_empty() {
+            true => Ok(()),
+            false => Err(WriteError::refused(doing, refused)),
         }
     }
 }
@@ -555,33 +582,29 @@ fn is_refusal(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn rejected(doing: &str, error: rusqlite::Error, events: Rejected) -> SinkError {
-    SinkError::Reject { doing: doing.to_owned(), cause: Box::new(error), events }
-}
-
-fn classified(doing: String, database: &Path, error: rusqlite::Error) -> SinkError {
+fn classified(doing: String, database: &Path, error: rusqlite::Error) -> WriteError {
     if is_refusal(&error) {
-        return rejected(&doing, error, Rejected::Unknown);
+        return WriteError::reject(doing, error);
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             let advice = "another process holds it; the batch comes again";
-            SinkError::retry(doing, format!("{error}: {advice}"))
+            WriteError::retry(doing, format!("{error}: {advice}"))
         }
-        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => SinkError::retry(doing, error),
+        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => WriteError::retry(doing, error),
         Some(ErrorCode::NotADatabase) => {
             let advice = "name another file as `database`, or move this one away";
-            SinkError::fatal(doing, format!("{error}: {advice}"))
+            WriteError::fatal(doing, format!("{error}: {advice}"))
         }
         // Its journal stands beside the file, so the directory has to be writable as well.
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
             if let Some(advice) = advice(database) =>
         {
-            SinkError::reconnect(doing, format!("{error}; {advice}"))
+            WriteError::reconnect(doing, format!("{error}; {advice}"))
         }
         // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a table
         // that was dropped is made again: all of it over a fresh connection.
-        _ => SinkError::reconnect(doing, error),
+        _ => WriteError::reconnect(doing, error),
     }
 }
 
@@ -594,6 +617,7 @@ mod tests {
     use super::*;
     use crate::event::chunk::{Chunk, Share};
     use crate::event::{Authority, Event, Origin};
+    use crate::sink::contract::Partly;
 
     const JID: &str = "20261121233336123456";
 
@@ -932,11 +956,11 @@ mod tests {
         guard(&database, "ABORT");
         let events = ["good", "bad", "fine"].map(|minion| job_return(minion, &[]));
         let error = sink.store(&batch(events.into())).unwrap_err();
-        assert!(error.chain().contains("no bad ones"), "{}", error.chain());
-        let SinkError::Reject { events: Rejected::These(places), .. } = error else {
+        let WriteError::Partly(Partly { refused, again: None, .. }) = error else {
             panic!("{error:?}");
         };
-        assert_eq!(places, [1]);
+        let [Refusal { place: 1, cause }] = refused.as_slice() else { panic!("{refused:?}") };
+        assert!(cause.to_string().contains("no bad ones"), "{cause}");
         assert_eq!(rows(&database, "SELECT id FROM salt_returns ORDER BY rowid"), ["good", "fine"]);
         // Of the refused event nothing is stored.
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
@@ -950,7 +974,7 @@ mod tests {
         guard(&database, "ROLLBACK");
         let events = ["good", "bad", "fine"].map(|minion| job_return(minion, &[]));
         let error = sink.store(&batch(events.into())).unwrap_err();
-        assert!(matches!(error, SinkError::Reject { events: Rejected::Unknown, .. }), "{error:?}");
+        assert!(matches!(error, WriteError::Reject { .. }), "{error:?}");
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#0"]);
         sink.store(&batch(vec![job_return("good", &[])])).unwrap();
         assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["good"]);
@@ -962,28 +986,28 @@ mod tests {
         let fails = |path: &Path| Sqlite3::open(&config(path)).err().unwrap();
 
         let error = fails(&folder.path().join("absent/salt.db"));
-        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+        assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
         assert!(error.chain().contains("create the directory"), "{}", error.chain());
 
-        assert!(matches!(fails(folder.path()), SinkError::Fatal { .. }));
+        assert!(matches!(fails(folder.path()), WriteError::Fatal { .. }));
 
         let text = folder.path().join("text");
         std::fs::write(&text, "not a database, but long enough to be taken for one\n".repeat(99))
             .unwrap();
-        assert!(matches!(fails(&text), SinkError::Fatal { .. }));
+        assert!(matches!(fails(&text), WriteError::Fatal { .. }));
 
         let database = folder.path().join("salt.db");
         let mut sink = open(&database);
         let locker = Connection::open(&database).unwrap();
         locker.execute_batch("BEGIN IMMEDIATE").unwrap();
         let error = sink.store(&batch(vec![job_return("web-1", &[])])).unwrap_err();
-        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+        assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
         locker.execute_batch("COMMIT").unwrap();
         sink.store(&batch(vec![job_return("web-1", &[])])).unwrap();
 
         locker.execute_batch("DROP TABLE salt_events").unwrap();
         let error = sink.store(&batch(vec![job_return("web-1", &[])])).unwrap_err();
-        assert!(matches!(error, SinkError::Reconnect { .. }), "{error:?}");
+        assert!(matches!(error, WriteError::Reconnect { .. }), "{error:?}");
         drop(sink);
         open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#1"]);
@@ -1001,7 +1025,7 @@ mod tests {
         let large = vec![job_return("web-1", &[("return", Value::from("x".repeat(100_000)))])];
         let large = batch(large);
         let error = sink.store(&large).unwrap_err();
-        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+        assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
         set(&sink, "1000000");
         sink.store(&large).unwrap();
     }
@@ -1018,7 +1042,7 @@ mod tests {
                 std::fs::write(&database, "").unwrap();
             }
             let error = sink.store(&batch(vec![job_return("web-2", &[])])).unwrap_err();
-            assert!(matches!(error, SinkError::Reconnect { .. }), "{error:?}");
+            assert!(matches!(error, WriteError::Reconnect { .. }), "{error:?}");
             drop(sink);
             open(&database).store(&batch(vec![job_return("web-2", &[])])).unwrap();
             assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["web-2"]);

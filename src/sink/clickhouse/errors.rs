@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 
 use crate::client::http::{self, Answer, Failed};
 use crate::codec::visible;
-use crate::sink::{Rejected, SinkError};
+use crate::sink::contract::WriteError;
 
 /// The answer of a server that did not do what it was asked, or that there was none.
 #[derive(Debug, thiserror::Error)]
@@ -120,22 +120,18 @@ impl Refusal {
     }
 
     /// The error in the sink's terms. `doing` is the operation, in words.
-    pub(super) fn into_sink_error(self, doing: impl Into<String>) -> SinkError {
+    pub(super) fn into_sink_error(self, doing: impl Into<String>) -> WriteError {
         let (meaning, text) = match self {
             Refusal::Exception { meaning, text } => (meaning, text),
-            Refusal::Http(error) => return SinkError::over_http(doing, error),
+            Refusal::Http(error) => return WriteError::over_http(doing, error),
         };
         let cause = Refusal::Exception { meaning, text };
         match meaning {
             Meaning::Unreachable | Meaning::Later(_) | Meaning::Schema | Meaning::Setting => {
-                SinkError::retry(doing, cause)
+                WriteError::retry(doing, cause)
             }
-            Meaning::Login => SinkError::fatal(doing, cause),
-            Meaning::Rows => SinkError::Reject {
-                doing: doing.into(),
-                cause: cause.into(),
-                events: Rejected::Unknown,
-            },
+            Meaning::Login => WriteError::fatal(doing, cause),
+            Meaning::Rows => WriteError::reject(doing, cause),
         }
     }
 }

@@ -15,15 +15,17 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::errors::Meaning;
-pub(crate) use self::features::Features;
-pub(crate) use self::schema::{Options, script};
+use self::features::Features;
+use self::schema::Options;
 use self::server::{Compression, Server};
-use super::{ConnectError, Context, Sink, SinkError};
 use crate::client::auth::Auth;
 use crate::client::http::Client;
 use crate::client::servers::{Servers, Site, Url, Urls};
 use crate::client::tls::TlsConfig;
 use crate::event::batch::{Batch, BatchLimits};
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Migrated, Once, Sink, TableWish, WriteError,
+};
 use crate::sync::blocking;
 use crate::units::{ByteSize, Secret, Span};
 
@@ -87,17 +89,17 @@ pub(crate) struct Config {
 
 impl Config {
     /// Where the tables are, and how long rows stay in them.
-    pub(crate) fn tables(&self) -> Options {
+    fn tables(&self, wish: &TableWish) -> Options {
         const DAY: u64 = 24 * 3600;
         Options {
             database: self.database.clone(),
             keep_days: self.ttl.map(|ttl| ttl.0.as_secs().div_ceil(DAY).max(1)),
-            cluster: self.cluster.clone(),
+            cluster: wish.cluster.clone().or_else(|| self.cluster.clone()),
         }
     }
 
     /// Creates what the servers lack of the tables; gives what that took, server by server.
-    pub(crate) async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, SinkError> {
+    async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, WriteError> {
         let client = self.client()?;
         let mut servers: Servers<Server> = Servers::new(&self.url);
         let mut all = Vec::new();
@@ -105,18 +107,18 @@ impl Config {
             let url = &servers.turn().url;
             let server = Server::connect(url, &client, &self.database, self.compression).await?;
             let statements = migration::migrate(&server, tables).await?;
-            all.push(Migrated { url: url.to_string(), statements });
+            all.push(Migrated { server: url.to_string(), statements });
         }
         Ok(all)
     }
 
     /// A client that knows who we are.
-    fn client(&self) -> Result<Client, SinkError> {
+    fn client(&self) -> Result<Client, WriteError> {
         let doing = "setting up connections to ClickHouse";
-        let auth = self.who().map_err(|error| SinkError::fatal(doing, error))?;
+        let auth = self.who().map_err(|error| WriteError::fatal(doing, error))?;
         let tls = self.url.any_https().then_some(&self.tls);
         let client = blocking(|| Client::new(tls, &auth, self.timeout.0));
-        client.map_err(|error| SinkError::fatal(doing, error))
+        client.map_err(|error| WriteError::fatal(doing, error))
     }
 
     /// The headers that say who we are.
@@ -134,12 +136,6 @@ impl Config {
         }
         Ok(auth)
     }
-}
-
-/// What was done at one server.
-pub(crate) struct Migrated {
-    pub(crate) url: String,
-    pub(crate) statements: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -176,6 +172,9 @@ impl Setting {
     }
 }
 
+/// The release that the SQL is printed for if none is given: the newest that the tests know.
+const CURRENT: (u32, u32) = (26, 9);
+
 pub(super) struct ClickHouse {
     config: Config,
     client: Client,
@@ -191,7 +190,9 @@ impl Sink for ClickHouse {
     const NAME: &'static str = "clickhouse";
     const ABOUT: &'static str =
         "tables of a ClickHouse database for events, jobs, returns and states";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(1000)));
+    const ONCE: Once = Once::ByEvent;
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
@@ -207,7 +208,7 @@ impl Sink for ClickHouse {
         Ok(ClickHouse { config: config.clone(), client, servers })
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let site = self.servers.turn();
         let server = ready(site, &self.client, &self.config).await?;
         let inserts = blocking(|| rows::encode(batch, &server.features()));
@@ -228,8 +229,27 @@ impl Sink for ClickHouse {
         Ok(())
     }
 
-    async fn close(self) -> Result<(), SinkError> {
-        Ok(())
+    fn tables(config: Option<&Config>, wish: &TableWish) -> Option<String> {
+        let options = match config {
+            Some(config) => config.tables(wish),
+            None => {
+                Options { database: "salt".into(), keep_days: None, cluster: wish.cluster.clone() }
+            }
+        };
+        let features = Features::of(wish.server_version.unwrap_or(CURRENT));
+        Some(schema::script(&features, &options))
+    }
+
+    fn check(config: &Config) -> Vec<String> {
+        config.who().err().into_iter().collect()
+    }
+
+    async fn migrate(
+        config: &Config,
+        _context: &Context,
+        wish: &TableWish,
+    ) -> Result<Vec<Migrated>, ConnectError> {
+        Ok(config.migrate(&config.tables(wish)).await?)
     }
 }
 
@@ -249,7 +269,7 @@ async fn ready<'a>(
 async fn prepared(url: &Url, client: &Client, config: &Config) -> Result<Server, ConnectError> {
     let server = Server::connect(url, client, &config.database, config.compression).await?;
     if config.create {
-        migration::migrate(&server, &config.tables()).await?;
+        migration::migrate(&server, &config.tables(&TableWish::default())).await?;
     }
     let features = server.features();
     // `Distributed` tables answer when their shards have stored the rows.

@@ -16,7 +16,7 @@ use crate::client::http::{self, Client, Request};
 use crate::client::servers::Url;
 use crate::codec::visible;
 use crate::event::batch::BatchId;
-use crate::sink::SinkError;
+use crate::sink::contract::WriteError;
 use crate::sync::blocking;
 
 /// The setting by which a server knows an insert again.
@@ -58,7 +58,7 @@ impl Server {
         client: &Client,
         database: &str,
         compression: Compression,
-    ) -> Result<Self, SinkError> {
+    ) -> Result<Self, WriteError> {
         let doing = || format!("asking ClickHouse at {url} for its version");
         let answer = ask(client, url, "SELECT version()")
             .await
@@ -66,7 +66,7 @@ impl Server {
         let version = version(&answer).ok_or_else(|| {
             let answer = visible::capped(answer.trim(), 100);
             let cause = format!("`{answer}` is no version: is it ClickHouse's HTTP port?");
-            SinkError::retry(doing(), cause)
+            WriteError::retry(doing(), cause)
         })?;
         Ok(Server {
             url: url.clone(),
@@ -93,12 +93,12 @@ impl Server {
     }
 
     /// Runs a statement that answers nothing; its tables need their database's name.
-    pub(super) async fn execute(&self, sql: &str) -> Result<(), SinkError> {
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), WriteError> {
         self.query(sql).await.map(|_| ())
     }
 
     /// The answer to a query, rows of tab-separated values; its tables need their database's name.
-    pub(super) async fn query(&self, sql: &str) -> Result<String, SinkError> {
+    pub(super) async fn query(&self, sql: &str) -> Result<String, WriteError> {
         ask(&self.client, &self.url, sql).await.map_err(|refusal| {
             let begin: Vec<_> = sql.split_whitespace().take(6).collect();
             refusal.into_sink_error(format!("running {} … at {}", begin.join(" "), self.url))
