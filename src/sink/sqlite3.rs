@@ -50,7 +50,7 @@ use crate::codec::{json, python};
 use crate::event::batch::{Batch, BatchLimits, Entry};
 use crate::event::job_return::JobReturn;
 use crate::event::runner::RunnerJob;
-use crate::event::standing::{Standing, Worth};
+use crate::event::standing::{Precedence, Standing};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 use crate::files::unwritable::{advice, advised};
@@ -452,14 +452,14 @@ fn insert_return(
         Some(runner) => (Some(runner.master), Some(runner.data)),
         None => (fields.minion, fields.job_return.value()),
     };
-    let worth = Worth { standing, trimmed: is_trimmed(value, &mut scratch.json) };
+    let precedence = Precedence { standing, trimmed: is_trimmed(value, &mut scratch.json) };
     let stored = match fields.job() {
         Some(jid) => stored_worth(connection, jid, id)?,
         None => None,
     };
     match stored {
         None => {}
-        Some(stored) if worth.replaces(stored) => {
+        Some(stored) if precedence.replaces(stored) => {
             let mut delete = connection.prepare_cached(DELETE_RETURN)?;
             delete.execute(params![fields.jid, id])?;
         }
@@ -515,15 +515,15 @@ fn stored_worth(
     connection: &Connection,
     jid: &str,
     id: Option<&str>,
-) -> rusqlite::Result<Option<Worth>> {
+) -> rusqlite::Result<Option<Precedence>> {
     let mut select = connection.prepare_cached(SELECT_RETURNS)?;
     let mut rows = select.query(params![jid, id])?;
-    let mut best: Option<Worth> = None;
+    let mut best: Option<Precedence> = None;
     while let Some(row) = rows.next()? {
         let standing = Standing::named(row.get_ref(0)?.as_str().unwrap_or_default());
-        let worth = Worth { standing, trimmed: row.get(1)? };
-        if best.is_none_or(|best| worth.replaces(best)) {
-            best = Some(worth);
+        let precedence = Precedence { standing, trimmed: row.get(1)? };
+        if best.is_none_or(|best| precedence.replaces(best)) {
+            best = Some(precedence);
         }
     }
     Ok(best)

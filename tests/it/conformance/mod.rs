@@ -3,8 +3,8 @@
 //! each the store holds every event. The stores are real: files, databases, a full file system,
 //! brokers.
 //!
-//! A kind is a [`Kind`] in `tests/it/conformance/kinds.rs`; what it cannot go through is `None` there.
-//! Tests of an invariant of the architecture have its number in their names.
+//! A kind is a [`Kind`] in `tests/it/conformance/kinds.rs`; what it cannot go through is `None`
+//! there. Tests of an invariant of the architecture have its number in their names.
 
 use std::path::Path;
 
