@@ -68,7 +68,7 @@ pub(crate) struct Config {
     /// The cluster, as the servers' configuration names it: creates replicated tables on each of
     /// its hosts, and `Distributed` tables before them.
     cluster: Option<String>,
-    /// BodyCompression on the way to the server.
+    /// Compression on the way to the server.
     #[serde(default)]
     compression: BodyCompression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
