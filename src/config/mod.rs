@@ -14,7 +14,7 @@ use crate::codec::visible;
 use crate::event::redact::Rules;
 use crate::jobs::JobsConfig;
 use crate::sink::registry::JOBS;
-use crate::source::JobCache;
+use crate::source::contract::JobCache;
 use crate::yaml::{Node, Problem};
 
 mod entry;
@@ -120,6 +120,12 @@ impl Config {
         for warning in &self.warnings {
             warn!("{}", warning.on_one_line(&file.display().to_string()));
         }
+    }
+
+    /// The shortest time that a sink lets a batch wait to fill; endless where there is no sink.
+    pub(crate) fn shortest_linger(&self) -> Duration {
+        let lingers = self.sinks.iter().map(|sink| sink.limits.linger);
+        lingers.min().unwrap_or(Duration::MAX)
     }
 
     /// How long events are remembered so that repeats are dropped.
@@ -402,7 +408,7 @@ sources:
     salt_bus:
       max_frame: many
       adress: /run/x
-      patience: soon
+      coalesce: soon
     mastr_id: x
 sinks:
   a:

@@ -20,6 +20,7 @@ const RENAMED: &[Renamed] = &[
     same(&["sinks", "*", "clickhouse", "tls"], "certificate", "cert"),
     same(&["sinks", "*", "kafka", "tls"], "certificate", "cert"),
     same(&["sources", "*", "kafka", "tls"], "certificate", "cert"),
+    same(&["sources", "*", "salt_bus"], "patience", "coalesce"),
     Renamed {
         within: &["sinks", "*", "clickhouse", "tls"],
         old: "insecure",

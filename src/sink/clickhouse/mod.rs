@@ -60,7 +60,7 @@ pub(crate) struct Config {
     auth: Auth,
     /// Whether to create the database, tables and views that are missing, and to bring those of an
     /// earlier release up to date.
-    #[serde(default = "yes")]
+    #[serde(default = "crate::units::yes")]
     create: bool,
     /// How long rows stay, from their time on, in whole days (`90d`). Old rows are removed a week's
     /// worth at a time. For ever if not given. Takes effect where a table is created.
@@ -136,10 +136,6 @@ impl Config {
         }
         Ok(auth)
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn default_timeout() -> Span {

@@ -33,7 +33,7 @@ pub(super) struct Settings {
     #[serde(default)]
     transactional: bool,
     /// Create topics that are missing. Default: true.
-    #[serde(default = "yes")]
+    #[serde(default = "crate::units::yes")]
     create: bool,
     /// Partitions of a topic that is created. Default: what the brokers are set to.
     #[serde(default)]
@@ -50,10 +50,6 @@ pub(super) struct Settings {
     /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
     #[serde(default)]
     properties: Properties,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// A way to compress messages.
