@@ -35,6 +35,7 @@ use crate::files::state_file;
 use crate::observe::state::SinkState;
 use crate::units::Span;
 
+mod answer;
 pub(crate) mod asker;
 pub(crate) mod began;
 mod conflict;
@@ -48,6 +49,7 @@ mod record;
 pub(crate) mod retention;
 mod salt;
 pub(crate) mod spool;
+pub mod store;
 
 /// The job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -360,6 +360,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::event::Origin;
+    use crate::jobs::store::Question;
     use crate::observe::state::SourceState;
     use crate::sync::bell::{Bell, channel};
 
@@ -377,7 +378,7 @@ pub(super) mod tests {
     }
 
     fn question() -> Asked {
-        Asked::Job(JobCall::GetJids)
+        Asked::Job(JobCall::Ask(Question::GetJids))
     }
 
     fn events() -> Asked {
