@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::delivery::{self, Writer};
 use crate::event::batch::{Batch, BatchLimits};
 use crate::jobs::Jobs;
+use crate::jobs::store::JobStore;
 use crate::yaml::{Node, Problem};
 
 mod blackhole;
@@ -27,6 +28,7 @@ mod jobs;
 mod kafka;
 mod local;
 mod rawfile_json;
+mod sql;
 mod sqlite3;
 
 /// The job cache's sink, which is not configured as the others are.
@@ -60,6 +62,9 @@ pub(crate) trait Sink: Sized + Send + 'static {
     /// [`Authority`](crate::event::Authority). Such a sink has an event once more when the master
     /// vouches for it only then, and has to recognise it by its id.
     const RANKS: bool = false;
+    /// The store keeps jobs: it is given what only the master says of them
+    /// ([`crate::event::job_load`]).
+    const JOBS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
@@ -76,6 +81,11 @@ pub(crate) trait Sink: Sized + Send + 'static {
 
     /// Flushes what is buffered below and lets go of the store.
     fn close(self) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Reads jobs back from the store; `None` if Salt's returner could not either.
+    fn job_store(_config: &Self::Config) -> Option<Arc<dyn JobStore>> {
+        None
+    }
 }
 
 /// What a sink is told about where it stands.
@@ -268,6 +278,8 @@ pub(crate) struct Kind {
     pub(crate) batch: BatchLimits,
     /// See [`Sink::RANKS`].
     pub(crate) ranks: bool,
+    /// See [`Sink::JOBS`].
+    pub(crate) jobs: bool,
     /// The JSON Schema of its configuration.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -281,6 +293,7 @@ impl Kind {
             about: S::ABOUT,
             batch: S::BATCH,
             ranks: S::RANKS,
+            jobs: S::JOBS,
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
@@ -303,6 +316,11 @@ pub(crate) trait Driver: Send + Sync {
     /// The kind's own configuration, for a command that is about one kind.
     fn config(&self) -> &(dyn Any + Send + Sync);
 
+    /// Reads jobs back from the store, if it can.
+    fn job_store(&self) -> Option<Arc<dyn JobStore>> {
+        None
+    }
+
     /// Connects once and lets go again.
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>>;
 }
@@ -316,6 +334,10 @@ impl<S: Sink> Driver for Configured<S> {
 
     fn config(&self) -> &(dyn Any + Send + Sync) {
         &self.0
+    }
+
+    fn job_store(&self) -> Option<Arc<dyn JobStore>> {
+        S::job_store(&self.0)
     }
 
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), SinkError>> {
