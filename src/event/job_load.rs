@@ -47,9 +47,11 @@ impl<'a> JobLoad<'a> {
         }
         let (jid, part) = event.tag().strip_prefix(TAGS)?.split_once('/')?;
         let data = event.payload();
+        // Redaction leaves no map of a load that would become too long.
+        let is_load = part == "load" && msgpack::raw_pairs(data).next().is_some();
         Some(JobLoad {
             jid,
-            load: (part == "load").then(|| Cow::Owned(msgpack::without(data, &[MINIONS]))),
+            load: is_load.then(|| Cow::Owned(msgpack::without(data, &[MINIONS]))),
             minions: msgpack::find(data, MINIONS).filter(|_| part != END_TIME),
             end_time: msgpack::text(data, END_TIME).filter(|_| part == END_TIME),
         })

@@ -25,9 +25,8 @@ const SALTS_LOAD: &str = "coalesce(iif(jobs.rank = 0, NULL, jobs.load), (SELECT 
 impl JobStore for Jobs {
     fn ask<'a>(&'a self, answer: Answer) -> Asking<'a> {
         let jobs = self.clone();
-        let asking = spawn_blocking(move || jobs.fill(answer));
         Box::pin(async move {
-            match asking.await {
+            match spawn_blocking(move || jobs.fill(answer)).await {
                 Ok(filled) => filled.map_err(|error| AskError::new("asking the job cache", error)),
                 Err(error) => Err(AskError::new("asking the job cache", error)),
             }

@@ -314,7 +314,8 @@ impl Pipeline {
         let running = RunningSink::start(means, sink, Arc::clone(&state), queue, feed, parts)?;
         self.sinks.push(running);
         self.ways.open(&sink.name, shares.clone(), Arc::clone(&state));
-        Ok(Outgoing { filter: sink.filter.clone(), shares, ranks: sink.kind.ranks, state })
+        let (filter, kind) = (sink.filter.clone(), sink.kind);
+        Ok(Outgoing { filter, shares, ranks: kind.ranks, jobs: kind.jobs, state })
     }
 
     /// Starts the thread that counts what is said of the estate.

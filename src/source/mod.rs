@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::client::backoff::Backoff;
-use crate::event::{Authority, EventId, Origin};
+use crate::event::{Authority, Event, EventId, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::{self, SourceState};
 use crate::sync::bell::Sender;
@@ -207,15 +207,30 @@ impl Outlet {
         self.hand_over(bodies, ids, Some(claim)).await.then_some(receipt)
     }
 
+    /// Hands on an event that the daemon itself has made: none of those that the source has read.
+    /// Returns `false` as [`Outlet::send`] does.
+    pub(crate) async fn tell(&self, event: &Event) -> bool {
+        self.put(vec![event.frame().clone()], Vec::new(), None).await
+    }
+
     async fn hand_over(
         &self,
         bodies: Vec<Bytes>,
         ids: Vec<Option<EventId>>,
         claim: Option<Claim>,
     ) -> bool {
-        let bytes = bodies.iter().map(Bytes::len).sum();
         self.state.events.add(bodies.len() as u64);
-        self.state.bytes.add(bytes as u64);
+        self.state.bytes.add(bodies.iter().map(Bytes::len).sum::<usize>() as u64);
+        self.put(bodies, ids, claim).await
+    }
+
+    async fn put(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+        claim: Option<Claim>,
+    ) -> bool {
+        let bytes = bodies.iter().map(Bytes::len).sum();
         let bodies = if bytes < FAIR { in_own_block(&bodies, bytes) } else { bodies };
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
         let (way, authority, received) = (self.way, self.authority, state::now());

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::codec::msgpack::{self, Item};
 use crate::codec::visible::capped;
-use crate::event::{Authority, Event, return_tag};
+use crate::event::{Authority, Event, job_load, return_tag};
 use crate::jobs::load::Load;
 use crate::jobs::spool::Spooled;
 use crate::jobs::store::Question;
@@ -323,6 +323,16 @@ impl JobCall {
     /// Whether it changes nothing.
     pub(super) fn is_question(&self) -> bool {
         matches!(self, JobCall::Ask(_))
+    }
+
+    /// The event that says it to the sinks that keep jobs, if it says anything to them.
+    pub(super) fn event(&self) -> Option<Event> {
+        match self {
+            JobCall::SaveLoad { jid, load, minions } => job_load::of_load(jid, load, minions),
+            JobCall::SaveMinions { jid, minions, .. } => job_load::of_minions(jid, minions),
+            JobCall::UpdateEndtime { jid, time } => job_load::of_end_time(jid, time),
+            JobCall::Ask(_) | JobCall::CleanOldJobs => None,
+        }
     }
 
     /// True if it says something of a job that no event of the bus could say.

@@ -44,10 +44,9 @@ impl Jobs {
 impl JobStore for Jobs {
     fn ask<'a>(&'a self, answer: Answer) -> Asking<'a> {
         let database = Arc::clone(&self.0);
-        let asking = spawn_blocking(move || database.answer(answer));
         let doing = || format!("reading jobs of {}", self.0.path.display());
         Box::pin(async move {
-            match asking.await {
+            match spawn_blocking(move || database.answer(answer)).await {
                 Ok(filled) => filled.map_err(|error| AskError::new(doing(), error)),
                 Err(error) => Err(AskError::new(doing(), error)),
             }

@@ -6,10 +6,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rmpv::Value;
 use rusqlite::types::ValueRef;
+use serde_json::json;
 
 use super::*;
 use crate::event::chunk::{Chunk, Share};
-use crate::event::{Authority, Event, Origin};
+use crate::event::{Authority, Event, Origin, job_load};
+use crate::jobs::store::Question;
+use crate::sink::sql::dialect::Dialect;
 
 const JID: &str = "20261121233336123456";
 
@@ -454,4 +457,204 @@ fn two_writers_share_a_database() {
     });
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#80"]);
     assert_eq!(rows(&database, "SELECT id FROM salt_returns ORDER BY id"), minions);
+}
+
+/// The rows of all tables, in an order of their own.
+fn everything(database: &Path) -> Vec<String> {
+    let mut all = rows(database, "SELECT * FROM jids ORDER BY jid");
+    let columns = "fun, jid, id, fun_args, date, full_ret, success, authority, outcome";
+    all.extend(rows(database, &format!("SELECT {columns} FROM salt_returns ORDER BY jid, id")));
+    all.extend(rows(database, "SELECT tag, data, event_id FROM salt_events ORDER BY id"));
+    all
+}
+
+#[test]
+fn groups_of_any_size_leave_the_same_rows() {
+    static SEVERAL: Dialect = Dialect { max_rows: 5, ..DIALECT };
+    static FEW_VALUES: Dialect = Dialect { max_values: 20, max_rows: 100, ..DIALECT };
+    let nocache = |fun: &str| {
+        let fields = [("jid", "nocache"), ("id", "web-1"), ("fun", fun), ("return", fun)];
+        let fields = fields.map(|(key, text)| (key, Value::from(text)));
+        event("salt/job/nocache/ret/web-1", &fields)
+    };
+    let said = |minion: &str, text: &str| job_return(minion, &[("return", Value::from(text))]);
+    let new = event(&format!("salt/job/{JID}/new"), &[("jid", Value::from(JID))]);
+    let batches = || {
+        let again = [nocache("a"), nocache("b")];
+        vec![
+            batch(vec![said("a", "1"), said("b", "VALUE_TRIMMED"), said("a", "2"), nocache("a")]),
+            batch(vec![said("c", "1"), said("b", "VALUE_TRIMMED"), said("c", "2"), said("b", "3")]),
+            vouched(Authority::Master, vec![said("a", "4"), said("d", "5"), said("a", "6")]),
+            batch(Vec::from(again)),
+            batch(vec![said("e", "1"), event("other", &[]), said("a", "7"), said("f", "1")]),
+        ]
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut left = Vec::new();
+    for (name, dialect) in [("one", &DIALECT), ("several", &SEVERAL), ("few", &FEW_VALUES)] {
+        let database = folder.path().join(name);
+        let mut sink = open(&database);
+        sink.statements = Statements::new(&TABLES, dialect);
+        sink.store(&batch(vec![Event::new(new.tag(), new.payload())])).unwrap();
+        // Twice, as after an answer that was lost.
+        for batch in batches().iter().chain(&batches()) {
+            sink.store(batch).unwrap();
+        }
+        left.push(everything(&database));
+    }
+    assert_eq!(left[0], left[1]);
+    assert_eq!(left[0], left[2]);
+    let returns = |of: &str| left[0].iter().filter(|row| row.contains(of)).count();
+    assert_eq!((returns("\"6\" |"), returns("\"4\" |"), returns("nocache |")), (0, 1, 2));
+}
+
+/// What a master says of a job.
+fn told(event: Option<Event>) -> Batch {
+    vouched(Authority::Master, vec![event.unwrap()])
+}
+
+#[test]
+fn what_was_published_replaces_what_the_bus_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let fields = [("jid", Value::from(JID)), ("fun", Value::from("test.ping"))];
+    let load = [&fields[..], &[("ret", Value::from("")), ("to", Value::from(5))]].concat();
+    let load = event("", &load);
+    let new = || batch(vec![event(&format!("salt/job/{JID}/new"), &fields)]);
+    let published = || told(job_load::of_load(JID, load.payload(), &["web-2".to_owned()]));
+    let minions = || told(job_load::of_minions(JID, &["web-1".to_owned()]));
+    let ended = || told(job_load::of_end_time(JID, "then"));
+    let forged = || {
+        let evil = event("", &[("jid", Value::from(JID)), ("fun", Value::from("evil"))]);
+        batch(vec![job_load::of_load(JID, evil.payload(), &[]).unwrap()])
+    };
+    let orders = [
+        vec![new(), published(), minions(), ended(), forged()],
+        vec![forged(), published(), ended(), new(), minions(), published(), ended()],
+    ];
+    for (number, order) in orders.iter().enumerate() {
+        let database = folder.path().join(number.to_string());
+        let mut sink = open(&database);
+        for batch in order {
+            sink.store(batch).unwrap();
+        }
+        let stored = rows(&database, "SELECT load, load_from, minions, end_time FROM jids");
+        let load = format!(r#"{{"jid": "{JID}", "fun": "test.ping", "ret": "", "to": 5}}"#);
+        assert_eq!(stored, [format!(r#"{load} | published | ["web-1","web-2"] | then"#)]);
+        // The forged one is an event like any other; what the master says is none.
+        assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
+    }
+    // Of a job that is not known there is nothing to say.
+    let database = folder.path().join("other");
+    open(&database).store(&ended()).unwrap();
+    assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#0"]);
+}
+
+#[test]
+fn old_rows_go_in_small_steps_and_others_stay() {
+    const YEAR: Span = Span::seconds(365 * 24 * 3600);
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    let config = Config { keep: Some(YEAR), ..config(&database) };
+    let mut sink = Sqlite3::open(&config).unwrap();
+    let at = |received: u64, events: Vec<Event>| {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
+        let chunk = Chunk::new(origin, received, events);
+        Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
+    };
+    let job = |jid: &str| event(&format!("salt/job/{jid}/new"), &[("jid", Value::from(jid))]);
+    let now = crate::observe::state::now();
+    let old = |n: usize| (0..n).map(|n| event(&format!("old/{n}"), &[])).collect::<Vec<_>>();
+    let connection = Connection::open(&database).unwrap();
+    // As Salt's own returner writes it.
+    connection
+        .execute_batch(&format!(
+            "INSERT INTO jids (jid, load) VALUES ('20201121233336123456', '{{}}');
+             INSERT INTO jids (jid, load) VALUES ('{JID}', '{{}}');
+             INSERT INTO salt_returns (fun, jid, id, date, full_ret, success)
+             VALUES ('a', '{JID}', 'a', '2020-11-21 23:33:36.000000', '1', '1');"
+        ))
+        .unwrap();
+    sink.store(&at(1, old(1800))).unwrap();
+    // Twice as many as came may go, and that was all.
+    assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#0"]);
+    assert_eq!(rows(&database, "SELECT count(*) FROM salt_returns"), ["#0"]);
+    assert_eq!(rows(&database, "SELECT jid FROM jids"), [JID]);
+
+    let count = || rows(&database, "SELECT count(*) FROM salt_events");
+    sink.retention = None;
+    sink.store(&at(1, old(1800))).unwrap();
+    sink.retention = Some(Retention::new(YEAR.0));
+    sink.store(&at(now, vec![job(JID)])).unwrap();
+    assert_eq!(count(), ["#1301"]);
+    for tag in ["a", "b", "c", "d"] {
+        sink.store(&at(now, vec![event(tag, &[])])).unwrap();
+    }
+    assert_eq!(count(), ["#5"]);
+    assert_eq!(rows(&database, "SELECT jid FROM jids"), [JID]);
+}
+
+/// What the store of jobs answers.
+fn asked(database: &Path, question: Question) -> serde_json::Value {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let answer = crate::jobs::Jobs::new(folder.path()).answer_to(question, 1 << 20);
+    let store = Sqlite3::job_store(&config(database)).unwrap();
+    let found = runtime.block_on(store.ask(answer)).unwrap().finished().unwrap();
+    let Some(found) = found else { return serde_json::Value::Null };
+    rmp_serde::from_slice(&found.into_memory().unwrap()).unwrap()
+}
+
+#[test]
+fn jobs_are_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    let load_of = |jid: &str| Question::GetLoad { jid: jid.to_owned() };
+    assert_eq!(asked(&database, load_of(JID)), serde_json::Value::Null);
+    std::fs::write(&database, "").unwrap();
+    assert_eq!(asked(&database, Question::GetJids), serde_json::Value::Null);
+
+    let other = "20261121233337000000";
+    let fields = |jid: &str, fun: &str| {
+        [("jid", Value::from(jid)), ("fun", Value::from(fun)), ("tgt", Value::from("*"))]
+    };
+    let load = event("", &fields(JID, "cmd.run"));
+    let minions = Value::Array(vec!["web-2".into(), "web-1".into()]);
+    let find_job = [&fields(other, "saltutil.find_job")[..], &[("minions", minions)]].concat();
+    let mut sink = open(&database);
+    sink.store(&told(job_load::of_load(JID, load.payload(), &["web-1".to_owned()]))).unwrap();
+    sink.store(&told(job_load::of_end_time(JID, "then"))).unwrap();
+    let ok = [("success", Value::from(true))];
+    let events = vec![
+        event(&format!("salt/job/{other}/new"), &find_job),
+        job_return("web-1", &ok),
+        job_return("web-2", &[("return", Value::Nil)]),
+    ];
+    sink.store(&batch(events)).unwrap();
+
+    let described = json!({"jid": JID, "fun": "cmd.run", "tgt": "*", "Minions": ["web-1"]});
+    assert_eq!(asked(&database, load_of(JID)), described);
+    assert_eq!(asked(&database, load_of(other))["Minions"], json!(["web-1", "web-2"]));
+    assert_eq!(asked(&database, load_of("x")), json!(null));
+    let of_job = asked(&database, Question::GetJid { jid: JID.to_owned() });
+    let one = json!({"return": "done", "success": true});
+    assert_eq!(of_job, json!({"web-1": one, "web-2": {"return": null}}));
+    let of_function = asked(&database, Question::GetFun { fun: "cmd.run".to_owned() });
+    let whole = json!({"id": "web-1", "jid": JID, "fun": "cmd.run", "return": "done",
+        "success": true});
+    assert_eq!((&of_function["web-1"], of_function.as_object().unwrap().len()), (&whole, 2));
+    let all = asked(&database, Question::GetJids);
+    assert_eq!(all[JID]["EndTime"], "then");
+    assert_eq!(all[other]["Function"], "saltutil.find_job");
+    let last = |count, filter_find_job| {
+        let last = asked(&database, Question::GetJidsFilter { count, filter_find_job });
+        let jid = |job: &serde_json::Value| job["JID"].as_str().unwrap().to_owned();
+        last.as_array().map(|jobs| jobs.iter().map(jid).collect::<Vec<_>>()).unwrap_or_default()
+    };
+    assert_eq!(last(9, false), [JID, other]);
+    assert_eq!(last(1, false), [other]);
+    assert_eq!(last(1, true), [JID]);
+    assert_eq!(last(0, true), [""; 0]);
+    assert_eq!(asked(&database, Question::GetMinions), json!(["web-1", "web-2"]));
+    assert_eq!(asked(&database, Question::GetEndtime { jid: JID.to_owned() }), json!("then"));
+    assert_eq!(asked(&database, Question::GetEndtime { jid: other.to_owned() }), json!(null));
 }
