@@ -20,6 +20,7 @@ pub mod codec;
 pub mod config;
 pub mod delivery;
 pub mod demo;
+pub(crate) mod error;
 pub mod estate;
 pub mod event;
 pub(crate) mod files;

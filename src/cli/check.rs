@@ -13,9 +13,10 @@ use super::{Failure, Output, print_json, runtime};
 use crate::client::tls;
 use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError};
+use crate::error::chain;
 use crate::files::state_dir;
 use crate::jobs::Jobs;
-use crate::sink::{Context, chain};
+use crate::sink::Context;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.

@@ -32,10 +32,10 @@ use super::{Failure, Target, demo_sign, runtime};
 use crate::client::tls::TlsConfig;
 use crate::codec::visible;
 use crate::config::{self, ConfigError, General, Http, Located};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
 use crate::http::authorize::MEANT;
 use crate::http::{place, token};
-use crate::sink::chain;
 use crate::units::Secret;
 
 /// How long a daemon may take to accept the connection and begin its answer.

@@ -17,8 +17,8 @@ use super::{Failure, Output, Target, look_into, print, print_json, runtime};
 use crate::codec::lenient_json;
 use crate::codec::visible::{self, Visible};
 use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
-use crate::sink::chain;
 
 /// How long a replay may stand still before the command gives up waiting.
 const STANDSTILL: Duration = Duration::from_secs(15);

@@ -19,10 +19,10 @@ use super::{Failure, Output, Target, look_into, print, print_json, run, runtime}
 use crate::codec::lenient_json;
 use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
 use crate::jobs::Jobs;
 use crate::jobs::listing::{JobOutcome, PAGE, Selection};
-use crate::sink::chain;
 
 /// How often a watch looks.
 const LOOK: Duration = Duration::from_millis(500);

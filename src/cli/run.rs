@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use super::{Failure, load, runtime, start_logging};
 use crate::config::Config;
+use crate::error::chain;
 use crate::files::state_dir::{StateDir, StateDirError};
 use crate::http;
 use crate::observe::metrics::{self, Tally};
@@ -19,7 +20,7 @@ use crate::observe::state::State;
 use crate::pipeline::Pipeline;
 use crate::pipeline::reload::ReloadError;
 use crate::pipeline::shutdown::{self, Shutdown, Signals};
-use crate::sink::{blocking, chain};
+use crate::sync::blocking;
 
 /// How long to wait for threads that still work for a store when all else has ended.
 const THREADS: Duration = Duration::from_secs(2);

@@ -18,13 +18,13 @@ use super::daemon::{Daemon, meant, state_dir_of};
 use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
 use crate::codec::visible::{self, Visible};
 use crate::config::{Config, ConfigError};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
 use crate::queue::SpillConfig;
 use crate::queue::inspect::Holding;
 use crate::queue::spill::disk::Folder;
 use crate::queue::spill::scan::{Depth, Scan, Unreadable, scan};
 use crate::queue::spill::{Read, Spill};
-use crate::sink::chain;
 use crate::units::{ByteSize, Span};
 
 #[derive(Args)]

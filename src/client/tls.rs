@@ -181,7 +181,7 @@ impl ServerCertVerifier for Unverified {
 #[cfg(test)]
 mod tests {
     use crate::client::tls::*;
-    use crate::sink::chain;
+    use crate::error::chain;
 
     #[test]
     fn what_is_wrong_with_the_files_is_said() {

@@ -21,11 +21,11 @@ use thiserror::Error;
 use tracing::{error, info};
 
 use crate::client::backoff::Backoff;
+use crate::error::chain;
 use crate::event::batch::Entry;
 use crate::event::{Authority, Event, EventId};
 use crate::files::state_file;
 use crate::observe::state;
-use crate::sink::chain;
 
 /// The database, in `state_dir`.
 pub(crate) const FILE: &str = "dead-letters.db";

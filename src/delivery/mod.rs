@@ -26,13 +26,15 @@ use crate::codec::json::Losses;
 use crate::delivery::breaker::{Breaker, Permit};
 use crate::delivery::dead_letter::{DeadLetters, Refused};
 use crate::delivery::deaths::{Deaths, Verdict};
+use crate::error::chain;
 use crate::event::Event;
 use crate::event::batch::{Batch, BatchId, Entry};
 use crate::event::long_json;
 use crate::observe::metrics::Tally;
 use crate::observe::state::SinkState;
-use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
+use crate::sink::{Context, Rejected, Sink, SinkError};
 use crate::sync::bell::Sender;
+use crate::sync::blocking;
 use crate::units::Span;
 
 pub(crate) mod breaker;

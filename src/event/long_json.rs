@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::event::Event;
 use crate::event::batch::Batch;
-use crate::sink::blocking;
+use crate::sync::blocking;
 
 /// Bytes of long JSON that may be made at one time in the process.
 const TOGETHER: usize = 64 << 20;

@@ -24,7 +24,7 @@ use super::Site;
 use super::seats::Seat;
 use super::settings::Http;
 use crate::codec::hex::hex;
-use crate::sink::blocking;
+use crate::sync::blocking;
 use crate::units::{Secret, is_same_secret};
 
 /// The paths that are served to anybody, for probes and scrapers.

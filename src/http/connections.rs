@@ -28,8 +28,8 @@ use super::Told;
 use super::authorize::Peer;
 use super::listen::{Accepted, Listening};
 use super::seats::{Seat, Seats};
+use crate::error::chain;
 use crate::observe::state::State;
-use crate::sink::chain;
 
 /// Connections at a time at one door.
 const PLACES: usize = 128;

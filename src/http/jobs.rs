@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Site;
 use super::questions::Questions;
+use crate::error::chain;
 use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};
 use crate::jobs::listing::{JobOutcome, PAGE, Selection};
 use crate::jobs::spool::{SpoolFile, Spooled};
-use crate::sink::chain;
 
 /// How long an answer may be looked for: less than the commands wait for it.
 const LOOKING: Duration = Duration::from_secs(30);

@@ -20,10 +20,11 @@ use super::place::Place;
 use super::settings::{Http, HttpSocket, HttpTls};
 use super::token;
 use crate::client::tls::{TlsError, server};
+use crate::error::chain;
 use crate::files::socket_file::{Access, SocketFile};
 use crate::files::state_file;
 use crate::observe::state::State;
-use crate::sink::{blocking, chain};
+use crate::sync::blocking;
 use crate::units::Secret;
 
 /// The reason for which the HTTP side cannot start.

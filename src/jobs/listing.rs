@@ -626,7 +626,7 @@ mod tests {
         assert!(jobs.answer_page(&none, 16, &waiting).is_ok());
         drop(asker);
         let error = jobs.answer_page(&none, 16, &waiting).unwrap_err();
-        assert!(crate::sink::chain(&error).contains("interrupted"), "{error:?}");
+        assert!(crate::error::chain(&error).contains("interrupted"), "{error:?}");
         assert!(jobs.page(&none).is_ok(), "the next who asks is answered");
     }
 

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::delivery::dead_letter::DeadLetters;
 use crate::delivery::deaths::{self, Deaths, Life};
+use crate::error::chain;
 use crate::estate::{self, Estate};
 use crate::event::redact::{Redaction, Rules};
 use crate::jobs::{self, Jobs};
@@ -35,7 +36,7 @@ use crate::queue::SpillMode;
 use crate::queue::inspect::Desks;
 use crate::queue::open::{Feed, OpenQueue, open_queue};
 use crate::queue::spooler::Left;
-use crate::sink::{self, chain};
+use crate::sink;
 use crate::source::patience;
 use crate::sync::bell::{Bell, Sender, channel};
 

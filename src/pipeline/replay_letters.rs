@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter};
+use crate::error::chain;
 use crate::event::Origin;
 use crate::event::chunk::{Chunk, Share};
 use crate::observe::state::{SinkState, State};
-use crate::sink::{blocking, chain};
 use crate::sync::bell::Sender;
+use crate::sync::blocking;
 use crate::sync::receipt::{Claim, Receipt};
 
 /// How often to look for letters that were marked.

@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::config::SourceConfig;
+use crate::error::chain;
 use crate::event::{Authority, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::SourceState;
 use crate::pipeline::PipelineError;
-use crate::sink::chain;
 use crate::source::{Frames, Link, Outlet, RECONNECT, Reader};
 use crate::sync::bell::Sender;
 

@@ -520,7 +520,7 @@ impl<D: Disk> Queue<D> {
             if !failure.is_out_of_space() {
                 if std::mem::replace(&mut self.disk_works, false) {
                     error!(
-                        error = crate::sink::chain(&failure),
+                        error = crate::error::chain(&failure),
                         "the spill cannot be written; events stay in memory"
                     );
                 }
@@ -1028,7 +1028,7 @@ impl<D: Disk> Queue<D> {
             lost += events - written;
             if let Err(error) = result {
                 error!(
-                    error = crate::sink::chain(&error),
+                    error = crate::error::chain(&error),
                     "what was in memory could not be written to the spill"
                 );
             }

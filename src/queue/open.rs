@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
+use crate::error::chain;
 use crate::event::chunk::Share;
 use crate::queue::spill::disk::Folder;
 use crate::queue::spill::{Spill, queue_id};
 use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
-use crate::sink::chain;
 use crate::sync::bell::Receiver;
 
 /// A queue with what its spill holds, ready for a spooler.

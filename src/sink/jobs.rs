@@ -6,9 +6,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ConnectError, Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError};
 use crate::event::batch::{Batch, BatchLimits};
 use crate::jobs::{Jobs, JobsError};
+use crate::sync::blocking;
 use crate::units::ByteSize;
 
 /// Nothing can be set here: see the section `jobs`.

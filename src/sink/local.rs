@@ -11,10 +11,11 @@ use std::io::{self, IsTerminal, Write};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ConnectError, Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError};
 use crate::codec::visible;
 use crate::event::batch::{Batch, BatchLimits, Entry};
 use crate::event::line::{self, Colour};
+use crate::sync::blocking;
 use crate::units::ByteSize;
 
 /// Lines on standard output.

@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::delivery::{self, Writer};
+use crate::error::chain;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::jobs::Jobs;
 use crate::jobs::store::JobStore;
@@ -247,22 +248,6 @@ impl SinkError {
     pub(crate) fn chain(&self) -> String {
         chain(self)
     }
-}
-
-/// An error and every cause behind it, on one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
-}
-
-/// Runs work that blocks the thread, so that the other tasks of the thread go on elsewhere.
-pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    tokio::task::block_in_place(work)
 }
 
 /// Reads a kind's own part of the configuration, noting what is wrong with it.

@@ -26,11 +26,12 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{ConnectError, Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError};
 use crate::event::Event;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::event::long_json;
 use crate::files::unwritable::advised;
+use crate::sync::blocking;
 use crate::units::{ByteSize, Mode, Span};
 
 /// A file of JSON lines.

@@ -51,10 +51,12 @@ use super::sql::statements::Statements;
 use super::sql::tables::{Column, EventField, Index, JobField, ReturnField, Table, Tables};
 use super::sql::write::{self, Failure};
 use super::sql::{Database, Values, at_once};
-use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking, chain};
+use super::{ConnectError, Context, Rejected, Sink, SinkError};
+use crate::error::chain;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::files::unwritable::{advice, advised};
 use crate::jobs::store::JobStore;
+use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
 
 mod database;

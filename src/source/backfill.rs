@@ -28,7 +28,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Outlet;
 use super::outstanding::Outstanding;
-use crate::sink::chain;
+use crate::error::chain;
 use crate::source::local_cache::format::{Walk, Window};
 use crate::units::Span;
 

@@ -561,7 +561,7 @@ mod tests {
         let dropper = std::thread::spawn(move || std::iter::from_fn(|| out.recv()).count());
         let outcome = Replay::run(&config(&path), outlet, CancellationToken::new()).await;
         assert_eq!(dropper.join().unwrap(), 1);
-        let error = crate::sink::chain(&outcome.unwrap_err());
+        let error = crate::error::chain(&outcome.unwrap_err());
         assert!(error.contains("up to 1 events were not kept"), "{error}");
     }
 
@@ -582,7 +582,7 @@ mod tests {
             serde_json::json!({"tag": event.tag(), "data": data})
         });
         let events = events.collect();
-        (events, state.bad_frames.get(), outcome.map_err(|error| crate::sink::chain(&error)))
+        (events, state.bad_frames.get(), outcome.map_err(|error| crate::error::chain(&error)))
     }
 
     fn file(bytes: &[u8]) -> (TempDir, PathBuf) {

@@ -15,12 +15,12 @@ use thiserror::Error;
 
 use crate::codec::msgpack::{self, Item};
 use crate::codec::visible::capped;
+use crate::error::chain;
 use crate::event::{Authority, Event, job_load, return_tag};
 use crate::jobs::load::Load;
 use crate::jobs::spool::Spooled;
 use crate::jobs::store::Question;
 use crate::jobs::{Jobs, JobsError};
-use crate::sink::chain;
 
 /// The version of the protocol that the source `returner` speaks.
 pub(super) const VERSION: u64 = 2;

@@ -27,8 +27,8 @@ use super::backfill::{self, Tracker};
 use super::framing::{Frame, FrameError, Framer};
 use super::zeromq::{self, Left};
 use super::{JobCache, Link, Outlet, Source, SourceError, patience};
+use crate::error::chain;
 use crate::files::socket_file::fits;
-use crate::sink::chain;
 use crate::units::{ByteSize, Span};
 
 /// The event bus of a Salt master.

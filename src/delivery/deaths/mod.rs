@@ -45,7 +45,7 @@ use tracing::{info, warn};
 use crate::event::batch::{Batch, BatchId};
 use crate::files::state_file;
 use crate::queue::spill::disk::{Disk, Folder};
-use crate::sink::blocking;
+use crate::sync::blocking;
 
 use self::gate::{Gate, Pass};
 

@@ -11,7 +11,8 @@ use hyper_util::rt::TokioTimer;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::client::tls::TlsConfig;
-use crate::sink::{SinkError, blocking};
+use crate::sink::SinkError;
+use crate::sync::blocking;
 
 /// How long a server may take to accept a connection, at the most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

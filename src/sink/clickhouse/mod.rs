@@ -21,9 +21,10 @@ pub(crate) use self::schema::{Options, script};
 pub(crate) use self::server::Features;
 use self::server::Server;
 use self::servers::{Servers, Site, Urls};
-use super::{ConnectError, Context, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Sink, SinkError};
 use crate::client::tls::TlsConfig;
 use crate::event::batch::{Batch, BatchLimits};
+use crate::sync::blocking;
 use crate::units::{ByteSize, Secret, Span};
 
 mod body;

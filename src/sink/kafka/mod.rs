@@ -26,9 +26,10 @@ use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 use tokio::time::sleep;
 use tracing::info;
 
-use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
+use super::{ConnectError, Context, Rejected, Sink, SinkError};
 use crate::client::kafka::not_made;
 use crate::event::batch::{Batch, BatchLimits, Entry};
+use crate::sync::blocking;
 use crate::units::ByteSize;
 
 mod message;

@@ -21,7 +21,8 @@ use super::unbounded_call::UnboundedCall;
 use crate::client::kafka::ANSWER;
 use crate::event::batch::BatchId;
 use crate::observe::metrics::{self, Tally};
-use crate::sink::{Context, SinkError, blocking};
+use crate::sink::{Context, SinkError};
+use crate::sync::blocking;
 
 /// How long to block for an answer of the transaction's coordinator before the engine may stop us.
 const SLICE: Duration = Duration::from_millis(500);

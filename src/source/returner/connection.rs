@@ -22,9 +22,9 @@ use super::desk::{Desk, Place, Share, WAIT, later};
 use super::door::{Door, Peer};
 use super::messages::{Broken, Messages};
 use super::turned_away::{Reason, TurnedAway};
+use crate::error::chain;
 use crate::event::Authority;
 use crate::jobs::spool::{SpoolFile, Spooled};
-use crate::sink::chain;
 use crate::source::prefixed::{PrefixError, framed};
 use crate::source::returner_wire::{self as wire, Answer, Asked, PART, Request, VERSION};
 

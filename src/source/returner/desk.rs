@@ -15,12 +15,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::budget::{Budget, Held, SHORT};
+use crate::error::chain;
 use crate::event::as_fired::as_fired;
 use crate::event::runner::RunnerJob;
 use crate::event::{Authority, Event};
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
-use crate::sink::chain;
 use crate::source::Outlet;
 use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
 

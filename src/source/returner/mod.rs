@@ -36,9 +36,9 @@ use super::bind::{Bind, LOOK, Opened};
 use super::prefixed::framed;
 use super::returner_wire::{PART, VERSION, refused};
 use super::{JobCache, Link, Outlet, Source, SourceError};
+use crate::error::chain;
 use crate::event::Authority;
 use crate::files::socket_file::{Access, SocketFile};
-use crate::sink::chain;
 use crate::units::{ByteSize, Mode};
 
 mod budget;
