@@ -21,6 +21,7 @@ use crate::event::filter::{Filter, FilterConfig};
 use crate::event::redact::{RuleConfig, Rules};
 pub(crate) use crate::http::settings::Http;
 use crate::jobs::JobsConfig;
+use crate::jobs::store::JobStore;
 use crate::kafka_loop;
 use crate::queue::SpillConfig;
 use crate::sink::{self, Driver};
@@ -213,6 +214,14 @@ pub(crate) struct SinkConfig {
     pub(crate) rate_limit: Option<u32>,
     /// Differs from that of another configuration if anything of the sink does.
     pub(crate) fingerprint: u128,
+}
+
+impl SinkConfig {
+    /// Reads jobs back from the sink's store, if it can.
+    #[expect(dead_code, reason = "no setting names stores of jobs yet")]
+    pub(crate) fn job_store(&self) -> Option<Arc<dyn JobStore>> {
+        self.driver.job_store()
+    }
 }
 
 /// What every sink takes besides its kind.

@@ -23,7 +23,7 @@ const SALTS_LOAD: &str = "coalesce(iif(jobs.rank = 0, NULL, jobs.load), (SELECT 
      WHERE rowid = (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
 
 impl JobStore for Jobs {
-    fn ask<'a>(&'a self, answer: Answer) -> Asking<'a> {
+    fn ask(&self, answer: Answer) -> Asking<'_> {
         let jobs = self.clone();
         Box::pin(async move {
             match spawn_blocking(move || jobs.fill(answer)).await {

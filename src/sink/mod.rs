@@ -302,7 +302,6 @@ pub(crate) trait Driver: Send + Sync {
     fn config(&self) -> &(dyn Any + Send + Sync);
 
     /// Reads jobs back from the store, if it can.
-    #[expect(dead_code, reason = "no setting names stores of jobs yet")]
     fn job_store(&self) -> Option<Arc<dyn JobStore>> {
         None
     }

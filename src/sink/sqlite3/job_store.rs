@@ -42,7 +42,7 @@ impl Jobs {
 }
 
 impl JobStore for Jobs {
-    fn ask<'a>(&'a self, answer: Answer) -> Asking<'a> {
+    fn ask(&self, answer: Answer) -> Asking<'_> {
         let database = Arc::clone(&self.0);
         let doing = || format!("reading jobs of {}", self.0.path.display());
         Box::pin(async move {

@@ -658,3 +658,44 @@ fn jobs_are_read_back() {
     assert_eq!(asked(&database, Question::GetEndtime { jid: JID.to_owned() }), json!("then"));
     assert_eq!(asked(&database, Question::GetEndtime { jid: other.to_owned() }), json!(null));
 }
+
+#[test]
+fn what_salts_own_returner_wrote_is_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    // A test of the whole program has Salt write it anew.
+    let written = include_str!("../../../tests/fixtures/salt-sqlite3/written.sql");
+    let connection = Connection::open(&database).unwrap();
+    connection.execute_batch(written).unwrap();
+    drop(connection);
+    let [first, second, find] = [6, 7, 8].map(|second| format!("2026112123333{second}123456"));
+    let of_job = |jid: &str| Question::GetJid { jid: jid.to_owned() };
+    // Before the sink has opened it, and after.
+    for is_migrated in [false, true] {
+        if is_migrated {
+            drop(open(&database));
+        }
+        let load = asked(&database, Question::GetLoad { jid: second.clone() });
+        assert_eq!(load["kwargs"]["metadata"], json!({"why": "a test"}));
+        assert_eq!((&load["cmd"], &load["user"]), (&json!("publish"), &json!("sudo_root")));
+        let returns = asked(&database, of_job(&first));
+        assert_eq!(returns["web-1"], json!({"return": true, "success": true}));
+        assert_eq!(returns["web-2"]["success"], json!(false));
+        assert_eq!(returns["web-2"]["return"]["ä"][0], json!(1));
+        let last = asked(&database, Question::GetFun { fun: "test.ping".to_owned() });
+        assert_eq!(last["web-1"]["return"], "later");
+        assert_eq!(last["web-2"]["jid"], first);
+        let all = asked(&database, Question::GetJids);
+        assert_eq!(all.as_object().unwrap().len(), 3);
+        assert_eq!(all[&second]["Metadata"], json!({"why": "a test"}));
+        let filter = Question::GetJidsFilter { count: 1, filter_find_job: true };
+        assert_eq!(asked(&database, filter)[0]["JID"], second);
+        assert_eq!(asked(&database, Question::GetMinions), json!(["web-1", "web-2"]));
+        assert_eq!(asked(&database, Question::GetEndtime { jid: find.clone() }), json!(null));
+    }
+    // What the bus says of it later changes nothing.
+    let new = event(&format!("salt/job/{first}/new"), &[("jid", Value::from(&*first))]);
+    open(&database).store(&batch(vec![new])).unwrap();
+    let load = asked(&database, Question::GetLoad { jid: first });
+    assert_eq!(load["cmd"], "publish");
+}
