@@ -19,7 +19,7 @@ use saltern::queue::spill::disk::Folder;
 use saltern::queue::{Queue, SpillConfig, SpillMode};
 use saltern::source::Frames;
 use saltern::sync::bell::{Bell, Receiver, channel};
-use saltern::units::ByteSize;
+use saltern::units::{ByteSize, Span};
 
 mod batches;
 mod payloads;
@@ -185,7 +185,7 @@ fn outgoing(number: usize, filter: &FilterConfig) -> (Outgoing, Receiver<Share>)
 }
 
 fn queue(criterion: &mut Criterion) {
-    const LIMITS: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 0);
+    const LIMITS: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), Span::millis(0));
     let mut group = criterion.benchmark_group("queue push and take");
     for (name, bodies) in payloads() {
         let shares: Vec<Share> = (0..CHUNKS).map(|_| share(&bodies)).collect();

@@ -27,7 +27,6 @@ pub(crate) mod files;
 pub mod http;
 pub mod import_master;
 pub mod jobs;
-pub(crate) mod kafka_loop;
 pub mod observe;
 pub mod pipeline;
 pub mod queue;

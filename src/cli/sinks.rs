@@ -28,7 +28,8 @@ struct Kind {
 }
 
 pub(super) fn sinks(arguments: &Sinks) -> Result<(), Failure> {
-    let sinks = sink::KINDS.iter().map(|kind| Kind { name: kind.name, about: kind.about });
+    let sinks =
+        sink::registry::KINDS.iter().map(|kind| Kind { name: kind.name, about: kind.about });
     let sources = source::KINDS.iter().map(|kind| Kind { name: kind.name, about: kind.about });
     let kinds = Kinds { sinks: sinks.collect(), sources: sources.collect() };
     match arguments.output {

@@ -2,4 +2,5 @@
 
 pub(crate) mod backoff;
 pub(crate) mod kafka;
+pub(crate) mod stream;
 pub(crate) mod tls;

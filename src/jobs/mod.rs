@@ -51,6 +51,16 @@ mod salt;
 pub(crate) mod spool;
 pub mod store;
 
+/// What the job cache wants of the bus.
+pub(crate) const TAGS: [&str; 6] = [
+    "salt/job/*/new",
+    "salt/job/*/ret/*",
+    "salt/run/*/new",
+    "salt/run/*/ret",
+    "salt/wheel/*/new",
+    "salt/wheel/*/ret",
+];
+
 /// The job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -307,7 +307,7 @@ impl Pipeline {
         let (shares, shares_out) = channel(CHANNEL, &Bell::default());
         let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
         let state = sink_state(sink);
-        if std::ptr::eq(sink.kind, &raw const sink::JOBS) {
+        if std::ptr::eq(sink.kind, &raw const sink::registry::JOBS) {
             self.jobs.fed_by(Arc::clone(&state));
         }
         let means = &self.means;

@@ -51,11 +51,14 @@ use super::sql::statements::Statements;
 use super::sql::tables::{Column, EventField, Index, JobField, ReturnField, Table, Tables};
 use super::sql::write::{self, Failure};
 use super::sql::{Database, Values, at_once};
-use super::{ConnectError, Context, Rejected, Sink, SinkError};
 use crate::error::chain;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::files::unwritable::{advice, advised};
 use crate::jobs::store::JobStore;
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Once, Refusal, SaltForm, SaltOption, SaltReturner, Sink,
+    WriteError,
+};
 use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
 
@@ -166,7 +169,31 @@ impl Sink for Sqlite3 {
     const NAME: &'static str = "sqlite3";
     const ABOUT: &'static str =
         "an SQLite database with Salt's tables jids, salt_returns, salt_events";
-    const BATCH: BatchLimits = BatchLimits::new(2000, ByteSize::mib(2), 200);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(2000, ByteSize::mib(2), Span::millis(200)));
+    const ONCE: Once = Once::ByEvent;
+    const SALT: Option<SaltReturner> = Some(SaltReturner {
+        names: &["sqlite3"],
+        sections: &["sqlite3"],
+        stores_events: false,
+        options: &[
+            SaltOption {
+                name: "database",
+                setting: "database",
+                is_needed: true,
+                form: SaltForm::Path,
+            },
+            SaltOption {
+                name: "timeout",
+                setting: "timeout",
+                is_needed: false,
+                form: SaltForm::Seconds,
+            },
+        ],
+        fixed: &[],
+        file: Some(("database", "")),
+        note: None,
+    });
     const RANKS: bool = true;
     const JOBS: bool = true;
     type Config = Config;
@@ -175,11 +202,11 @@ impl Sink for Sqlite3 {
         Ok(blocking(|| Sqlite3::open(config))?)
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         blocking(|| self.store(batch))
     }
 
-    async fn close(self) -> Result<(), SinkError> {
+    async fn close(self) -> Result<(), WriteError> {
         let Sqlite3 { path, sqlite, .. } = self;
         let closed = blocking(|| sqlite.into_connection().close().map_err(|(_, error)| error));
         closed.map_err(|error| classified(format!("closing {}", path.display()), &path, error))
@@ -192,30 +219,30 @@ impl Sink for Sqlite3 {
 
 impl Sqlite3 {
     /// A new database, or one that is there, with everything else as it is by default.
-    pub(super) fn create(path: &Path) -> Result<Self, SinkError> {
+    pub(super) fn create(path: &Path) -> Result<Self, WriteError> {
         let database = path.to_owned();
         Sqlite3::open(&Config { database, timeout: default_timeout(), keep: None })
     }
 
-    fn open(config: &Config) -> Result<Self, SinkError> {
+    fn open(config: &Config) -> Result<Self, WriteError> {
         let doing = || format!("opening {}", config.database.display());
         // Absolute, so that no path means one of SQLite's names for a database without a file.
         let path = std::path::absolute(&config.database)
-            .map_err(|error| SinkError::fatal(doing(), error))?;
+            .map_err(|error| WriteError::fatal(doing(), error))?;
         create_if_missing(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::IsADirectory => SinkError::fatal(doing(), error),
+            io::ErrorKind::IsADirectory => WriteError::fatal(doing(), error),
             io::ErrorKind::NotFound => {
                 let missing = path.parent().unwrap_or(&path).display();
-                SinkError::retry(doing(), format!("{error}: create the directory {missing}"))
+                WriteError::retry(doing(), format!("{error}: create the directory {missing}"))
             }
-            _ => SinkError::retry(doing(), advised(&path, error)),
+            _ => WriteError::retry(doing(), advised(&path, error)),
         })?;
-        let file = file_id(&path).map_err(|error| SinkError::retry(doing(), error))?;
+        let file = file_id(&path).map_err(|error| WriteError::retry(doing(), error))?;
         let statements = Statements::new(&TABLES, &DIALECT);
         let sqlite = connected(&path, config.timeout.0, &statements).map_err(|error| {
             match classified(doing(), &path, error) {
                 // The tables are not ours to use: views of these names, say.
-                SinkError::Reject { doing, cause, .. } => SinkError::Fatal { doing, cause },
+                WriteError::Reject { doing, cause, .. } => WriteError::Fatal { doing, cause },
                 other => other,
             }
         })?;
@@ -223,7 +250,7 @@ impl Sqlite3 {
         Ok(Sqlite3 { path, file, sqlite, statements, retention, buffer: Vec::new() })
     }
 
-    pub(super) fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    pub(super) fn store(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let doing = format!("writing to {}", self.path.display());
         self.check_file(&doing)?;
         if self.sqlite.is_in_transaction() {
@@ -232,15 +259,17 @@ impl Sqlite3 {
         }
         let Sqlite3 { sqlite, statements, buffer, .. } = self;
         let stored = at_once(write::store(sqlite, statements, batch, buffer));
-        buffer.shrink_to(Self::BATCH.max_bytes);
+        buffer.shrink_to(Self::DEFAULTS.batch.max_bytes);
         let result = stored.map_err(|failure| match failure {
-            Failure::Refused { places, cause } => rejected(&doing, cause, Rejected::These(places)),
-            Failure::RefusedSome(cause) => rejected(&doing, cause, Rejected::Unknown),
+            Failure::Refused(events) => WriteError::refused(doing.clone(), refusals(events)),
+            Failure::RefusedSome(cause) => WriteError::reject(doing.clone(), cause),
             Failure::Failed(error) => classified(doing.clone(), &self.path, error),
         });
         // What was written to a file that is gone must be written again.
         match result {
-            Ok(()) | Err(SinkError::Reject { .. }) => self.check_file(&doing)?,
+            Ok(()) | Err(WriteError::Reject { .. } | WriteError::Partly(_)) => {
+                self.check_file(&doing)?
+            }
             Err(error) => return Err(error),
         }
         self.forget_some(batch.len());
@@ -257,14 +286,14 @@ impl Sqlite3 {
     }
 
     /// SQLite itself would go on writing to a file that was unlinked.
-    fn check_file(&self, doing: &str) -> Result<(), SinkError> {
+    fn check_file(&self, doing: &str) -> Result<(), WriteError> {
         match file_id(&self.path) {
             Ok(id) if id == self.file => Ok(()),
-            Ok(_) => Err(SinkError::reconnect(doing, "the database was replaced by another file")),
+            Ok(_) => Err(WriteError::reconnect(doing, "the database was replaced by another file")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(SinkError::reconnect(doing, "the database was removed"))
+                Err(WriteError::reconnect(doing, "the database was removed"))
             }
-            Err(error) => Err(SinkError::reconnect(doing, error)),
+            Err(error) => Err(WriteError::reconnect(doing, error)),
         }
     }
 }
@@ -286,32 +315,33 @@ fn connected(path: &Path, timeout: Duration, statements: &Statements) -> rusqlit
     Ok(sqlite)
 }
 
-fn rejected(doing: &str, error: rusqlite::Error, events: Rejected) -> SinkError {
-    SinkError::Reject { doing: doing.to_owned(), cause: Box::new(error), events }
+fn refusals(events: Vec<(usize, rusqlite::Error)>) -> Vec<Refusal> {
+    let refusal = |(place, cause): (usize, rusqlite::Error)| Refusal { place, cause: cause.into() };
+    events.into_iter().map(refusal).collect()
 }
 
-fn classified(doing: String, database: &Path, error: rusqlite::Error) -> SinkError {
+fn classified(doing: String, database: &Path, error: rusqlite::Error) -> WriteError {
     if Sqlite::is_refusal(&error) {
-        return rejected(&doing, error, Rejected::Unknown);
+        return WriteError::reject(doing, error);
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             let advice = "another process holds it; the batch comes again";
-            SinkError::retry(doing, format!("{error}: {advice}"))
+            WriteError::retry(doing, format!("{error}: {advice}"))
         }
-        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => SinkError::retry(doing, error),
+        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => WriteError::retry(doing, error),
         Some(ErrorCode::NotADatabase) => {
             let advice = "name another file as `database`, or move this one away";
-            SinkError::fatal(doing, format!("{error}: {advice}"))
+            WriteError::fatal(doing, format!("{error}: {advice}"))
         }
         // Its journal stands beside the file, so the directory has to be writable as well.
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
             if let Some(advice) = advice(database) =>
         {
-            SinkError::reconnect(doing, format!("{error}; {advice}"))
+            WriteError::reconnect(doing, format!("{error}; {advice}"))
         }
         // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a table
         // that was dropped is made again: all of it over a fresh connection.
-        _ => SinkError::reconnect(doing, error),
+        _ => WriteError::reconnect(doing, error),
     }
 }

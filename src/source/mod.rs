@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::client::backoff::Backoff;
+use crate::client::stream::Stream;
 use crate::event::{Authority, Event, EventId, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::{self, SourceState};
@@ -96,6 +97,11 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// Hears of the buses that are read beside it; whether that makes a difference to it.
     fn beside(_config: &mut Self::Config, _buses: &[PathBuf]) -> bool {
         false
+    }
+
+    /// Event streams that it reads and that a sink could write.
+    fn reads(_config: &Self::Config) -> Vec<Stream> {
+        Vec::new()
     }
 
     /// Connects once and lets go again.
@@ -397,6 +403,11 @@ pub(crate) trait Reader: Send + Sync {
         false
     }
 
+    /// See [`Source::reads`].
+    fn reads(&self) -> Vec<Stream> {
+        Vec::new()
+    }
+
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
 }
@@ -422,6 +433,10 @@ impl<S: Source> Reader for Configured<S> {
 
     fn beside(&mut self, buses: &[PathBuf]) -> bool {
         S::beside(&mut self.0, buses)
+    }
+
+    fn reads(&self) -> Vec<Stream> {
+        S::reads(&self.0)
     }
 
     fn probe(&self) -> Reading<'_> {

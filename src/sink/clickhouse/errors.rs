@@ -4,7 +4,7 @@
 
 use clickhouse::error::Error;
 
-use crate::sink::{Rejected, SinkError};
+use crate::sink::contract::WriteError;
 
 /// The answer of a server that did not do what it was asked, or that there was none.
 #[derive(Debug, thiserror::Error)]
@@ -87,16 +87,14 @@ impl Meaning {
 
 impl Refusal {
     /// The error in the sink's terms. `doing` is the operation, in words.
-    pub(super) fn into_sink_error(self, doing: impl Into<String>) -> SinkError {
+    pub(super) fn into_sink_error(self, doing: impl Into<String>) -> WriteError {
         let doing = doing.into();
         match self.meaning {
             Meaning::Unreachable | Meaning::Later(_) | Meaning::Schema | Meaning::Setting => {
-                SinkError::retry(doing, self)
+                WriteError::retry(doing, self)
             }
-            Meaning::Login => SinkError::fatal(doing, self),
-            Meaning::Rows => {
-                SinkError::Reject { doing, cause: self.into(), events: Rejected::Unknown }
-            }
+            Meaning::Login => WriteError::fatal(doing, self),
+            Meaning::Rows => WriteError::reject(doing, self),
         }
     }
 }

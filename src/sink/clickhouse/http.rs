@@ -11,7 +11,7 @@ use hyper_util::rt::TokioTimer;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::client::tls::TlsConfig;
-use crate::sink::SinkError;
+use crate::sink::contract::WriteError;
 use crate::sync::blocking;
 
 /// How long a server may take to accept a connection, at the most.
@@ -30,7 +30,7 @@ impl Connections {
     pub(super) fn new(
         tls: Option<&TlsConfig>,
         timeout: Duration,
-    ) -> Result<(Client, Self), SinkError> {
+    ) -> Result<(Client, Self), WriteError> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_keepalive(Some(Duration::from_secs(60)));
@@ -42,7 +42,7 @@ impl Connections {
             None => Client::with_http_client(pool.build(connector)),
             Some(tls) => {
                 let tls = blocking(|| tls.client())
-                    .map_err(|error| SinkError::fatal("setting up TLS", error))?;
+                    .map_err(|error| WriteError::fatal("setting up TLS", error))?;
                 connector.enforce_http(false);
                 let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
                 let connector = builder.enable_http1().wrap_connector(connector);

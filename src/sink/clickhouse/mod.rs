@@ -17,13 +17,15 @@ use serde::Deserialize;
 
 use self::errors::Meaning;
 use self::http::Connections;
-pub(crate) use self::schema::{Options, script};
-pub(crate) use self::server::Features;
+use self::schema::Options;
+use self::server::Features;
 use self::server::Server;
 use self::servers::{Servers, Site, Urls};
-use super::{ConnectError, Context, Sink, SinkError};
 use crate::client::tls::TlsConfig;
 use crate::event::batch::{Batch, BatchLimits};
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Migrated, Once, Sink, TableWish, WriteError,
+};
 use crate::sync::blocking;
 use crate::units::{ByteSize, Secret, Span};
 
@@ -83,17 +85,17 @@ pub(crate) struct Config {
 
 impl Config {
     /// Where the tables are, and how long rows stay in them.
-    pub(crate) fn tables(&self) -> Options {
+    fn tables(&self, wish: &TableWish) -> Options {
         const DAY: u64 = 24 * 3600;
         Options {
             database: self.database.clone(),
             keep_days: self.ttl.map(|ttl| ttl.0.as_secs().div_ceil(DAY).max(1)),
-            cluster: self.cluster.clone(),
+            cluster: wish.cluster.clone().or_else(|| self.cluster.clone()),
         }
     }
 
     /// Creates what the servers lack of the tables; gives what that took, server by server.
-    pub(crate) async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, SinkError> {
+    async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, WriteError> {
         let (mut servers, _connections) = self.servers()?;
         let mut all = Vec::new();
         for _ in 0..servers.count() {
@@ -101,13 +103,13 @@ impl Config {
             let (url, limit) = (&site.url, self.timeout.0);
             let server = Server::connect(url, &site.client, &self.database, limit).await?;
             let statements = migration::migrate(&server, tables).await?;
-            all.push(Migrated { url: url.to_string(), statements });
+            all.push(Migrated { server: url.to_string(), statements });
         }
         Ok(all)
     }
 
     /// The servers, none of which was asked anything yet.
-    fn servers(&self) -> Result<(Servers, Connections), SinkError> {
+    fn servers(&self) -> Result<(Servers, Connections), WriteError> {
         let tls = self.url.any_https().then_some(&self.tls);
         let (mut client, connections) = Connections::new(tls, self.timeout.0)?;
         if let Some(user) = &self.user {
@@ -122,12 +124,6 @@ impl Config {
         });
         Ok((Servers::new(&self.url, &client), connections))
     }
-}
-
-/// What was done at one server.
-pub(crate) struct Migrated {
-    pub(crate) url: String,
-    pub(crate) statements: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -175,6 +171,9 @@ impl Setting {
     }
 }
 
+/// The release that the SQL is printed for if none is given: the newest that the tests know.
+const CURRENT: (u32, u32) = (26, 9);
+
 pub(super) struct ClickHouse {
     config: Config,
     servers: Servers,
@@ -191,7 +190,9 @@ impl Sink for ClickHouse {
     const NAME: &'static str = "clickhouse";
     const ABOUT: &'static str =
         "tables of a ClickHouse database for events, jobs, returns and states";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(1000)));
+    const ONCE: Once = Once::ByEvent;
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
@@ -206,7 +207,7 @@ impl Sink for ClickHouse {
         Ok(ClickHouse { config: config.clone(), servers, _connections: connections })
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let site = self.servers.turn();
         let server = ready(site, &self.config).await?;
         let inserts = blocking(|| rows::encode(batch, &server.features()));
@@ -227,8 +228,23 @@ impl Sink for ClickHouse {
         Ok(())
     }
 
-    async fn close(self) -> Result<(), SinkError> {
-        Ok(())
+    fn tables(config: Option<&Config>, wish: &TableWish) -> Option<String> {
+        let options = match config {
+            Some(config) => config.tables(wish),
+            None => {
+                Options { database: "salt".into(), keep_days: None, cluster: wish.cluster.clone() }
+            }
+        };
+        let features = Features::of(wish.server_version.unwrap_or(CURRENT));
+        Some(schema::script(&features, &options))
+    }
+
+    async fn migrate(
+        config: &Config,
+        _context: &Context,
+        wish: &TableWish,
+    ) -> Result<Vec<Migrated>, ConnectError> {
+        Ok(config.migrate(&config.tables(wish)).await?)
     }
 }
 
@@ -245,7 +261,7 @@ async fn prepared(site: &Site, config: &Config) -> Result<Server, ConnectError> 
     let server =
         Server::connect(&site.url, &site.client, &config.database, config.timeout.0).await?;
     if config.create {
-        migration::migrate(&server, &config.tables()).await?;
+        migration::migrate(&server, &config.tables(&TableWish::default())).await?;
     }
     let features = server.features();
     // `Distributed` tables answer when their shards have stored the rows.

@@ -13,7 +13,7 @@ use super::body::Insert;
 use super::errors::{Meaning, Refusal};
 use super::servers::Url;
 use crate::event::batch::BatchId;
-use crate::sink::SinkError;
+use crate::sink::contract::WriteError;
 
 /// What a server can do, told from its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,14 +99,14 @@ impl Server {
         client: &Client,
         database: &str,
         limit: Duration,
-    ) -> Result<Self, SinkError> {
+    ) -> Result<Self, WriteError> {
         let doing = || format!("asking ClickHouse at {url} for its version");
         let answer = ask(client, "SELECT version()", limit)
             .await
             .map_err(|refusal| refusal.into_sink_error(doing()))?;
         let version = version(&answer).ok_or_else(|| {
             let cause = format!("`{}` is no version: is it ClickHouse's HTTP port?", answer.trim());
-            SinkError::retry(doing(), cause)
+            WriteError::retry(doing(), cause)
         })?;
         Ok(Server {
             url: url.clone(),
@@ -133,12 +133,12 @@ impl Server {
     }
 
     /// Runs a statement that answers nothing; its tables need their database's name.
-    pub(super) async fn execute(&self, sql: &str) -> Result<(), SinkError> {
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), WriteError> {
         self.query(sql).await.map(|_| ())
     }
 
     /// The answer to a query, rows of tab-separated values; its tables need their database's name.
-    pub(super) async fn query(&self, sql: &str) -> Result<String, SinkError> {
+    pub(super) async fn query(&self, sql: &str) -> Result<String, WriteError> {
         ask(&self.client, sql, self.timeout).await.map_err(|refusal| {
             let begin: Vec<_> = sql.split_whitespace().take(6).collect();
             refusal.into_sink_error(format!("running {} … at {}", begin.join(" "), self.url))

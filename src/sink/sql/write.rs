@@ -20,8 +20,9 @@ const GROUP_BYTES: usize = 1 << 20;
 /// Why a batch is not stored, or not all of it.
 #[derive(Debug)]
 pub(in crate::sink) enum Failure<E> {
-    /// The database refuses the events at these places; all others are stored.
-    Refused { places: Vec<usize>, cause: E },
+    /// The database refuses the events at these places, each for its own reason; all others are
+    /// stored.
+    Refused(Vec<(usize, E)>),
     /// It refuses some event and rolls everything back: nothing is stored.
     RefusedSome(E),
     /// It cannot be written to; nothing is stored.
@@ -113,7 +114,7 @@ async fn each_apart<'a, D: Database>(
     writing: &mut Writing<'a>,
     entries: &[Entry<'a>],
 ) -> Result<(), Failure<D::Error>> {
-    let (mut places, mut first_cause) = (Vec::new(), None);
+    let mut refused = Vec::new();
     for (place, entry) in entries.iter().enumerate() {
         run(database, "SAVEPOINT event").await.map_err(Failure::Failed)?;
         match writing.group(database, std::slice::from_ref(entry)).await {
@@ -123,17 +124,13 @@ async fn each_apart<'a, D: Database>(
             Err(error) if !database.is_in_transaction() => return Err(Failure::RefusedSome(error)),
             Err(error) => {
                 run(database, "ROLLBACK TO SAVEPOINT event").await.map_err(Failure::Failed)?;
-                places.push(place);
-                first_cause.get_or_insert(error);
+                refused.push((place, error));
             }
         }
         run(database, "RELEASE SAVEPOINT event").await.map_err(Failure::Failed)?;
     }
     run(database, "COMMIT").await.map_err(Failure::Failed)?;
-    match first_cause {
-        None => Ok(()),
-        Some(cause) => Err(Failure::Refused { places, cause }),
-    }
+    if refused.is_empty() { Ok(()) } else { Err(Failure::Refused(refused)) }
 }
 
 async fn run<D: Database>(database: &mut D, sql: &str) -> Result<(), D::Error> {

@@ -12,6 +12,7 @@ use super::*;
 use crate::event::chunk::{Chunk, Share};
 use crate::event::{Authority, Event, Origin, job_load};
 use crate::jobs::store::Question;
+use crate::sink::contract::Partly;
 use crate::sink::sql::dialect::Dialect;
 
 const JID: &str = "20261121233336123456";
@@ -344,11 +345,11 @@ fn invariant_5_a_refused_event_is_named_and_the_others_are_stored() {
     guard(&database, "ABORT");
     let events = ["good", "bad", "fine"].map(|minion| job_return(minion, &[]));
     let error = sink.store(&batch(events.into())).unwrap_err();
-    assert!(error.chain().contains("no bad ones"), "{}", error.chain());
-    let SinkError::Reject { events: Rejected::These(places), .. } = error else {
+    let WriteError::Partly(Partly { refused, again: None, .. }) = error else {
         panic!("{error:?}");
     };
-    assert_eq!(places, [1]);
+    let [Refusal { place: 1, cause }] = refused.as_slice() else { panic!("{refused:?}") };
+    assert!(cause.to_string().contains("no bad ones"), "{cause}");
     assert_eq!(rows(&database, "SELECT id FROM salt_returns ORDER BY rowid"), ["good", "fine"]);
     // Of the refused event nothing is stored.
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
@@ -362,7 +363,7 @@ fn a_trigger_that_rolls_everything_back_leaves_nothing() {
     guard(&database, "ROLLBACK");
     let events = ["good", "bad", "fine"].map(|minion| job_return(minion, &[]));
     let error = sink.store(&batch(events.into())).unwrap_err();
-    assert!(matches!(error, SinkError::Reject { events: Rejected::Unknown, .. }), "{error:?}");
+    assert!(matches!(error, WriteError::Reject { .. }), "{error:?}");
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#0"]);
     sink.store(&batch(vec![job_return("good", &[])])).unwrap();
     assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["good"]);
@@ -374,28 +375,28 @@ fn what_may_pass_is_tried_again_and_what_may_not_is_fatal() {
     let fails = |path: &Path| Sqlite3::open(&config(path)).err().unwrap();
 
     let error = fails(&folder.path().join("absent/salt.db"));
-    assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+    assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
     assert!(error.chain().contains("create the directory"), "{}", error.chain());
 
-    assert!(matches!(fails(folder.path()), SinkError::Fatal { .. }));
+    assert!(matches!(fails(folder.path()), WriteError::Fatal { .. }));
 
     let text = folder.path().join("text");
     std::fs::write(&text, "not a database, but long enough to be taken for one\n".repeat(99))
         .unwrap();
-    assert!(matches!(fails(&text), SinkError::Fatal { .. }));
+    assert!(matches!(fails(&text), WriteError::Fatal { .. }));
 
     let database = folder.path().join("salt.db");
     let mut sink = open(&database);
     let locker = Connection::open(&database).unwrap();
     locker.execute_batch("BEGIN IMMEDIATE").unwrap();
     let error = sink.store(&batch(vec![job_return("web-1", &[])])).unwrap_err();
-    assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+    assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
     locker.execute_batch("COMMIT").unwrap();
     sink.store(&batch(vec![job_return("web-1", &[])])).unwrap();
 
     locker.execute_batch("DROP TABLE salt_events").unwrap();
     let error = sink.store(&batch(vec![job_return("web-1", &[])])).unwrap_err();
-    assert!(matches!(error, SinkError::Reconnect { .. }), "{error:?}");
+    assert!(matches!(error, WriteError::Reconnect { .. }), "{error:?}");
     drop(sink);
     open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#1"]);
@@ -413,7 +414,7 @@ fn a_database_without_room_is_tried_again() {
     let large = vec![job_return("web-1", &[("return", Value::from("x".repeat(100_000)))])];
     let large = batch(large);
     let error = sink.store(&large).unwrap_err();
-    assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+    assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
     set(&sink, "1000000");
     sink.store(&large).unwrap();
 }
@@ -430,7 +431,7 @@ fn a_database_that_is_removed_or_replaced_is_noticed() {
             std::fs::write(&database, "").unwrap();
         }
         let error = sink.store(&batch(vec![job_return("web-2", &[])])).unwrap_err();
-        assert!(matches!(error, SinkError::Reconnect { .. }), "{error:?}");
+        assert!(matches!(error, WriteError::Reconnect { .. }), "{error:?}");
         drop(sink);
         open(&database).store(&batch(vec![job_return("web-2", &[])])).unwrap();
         assert_eq!(rows(&database, "SELECT id FROM salt_returns"), ["web-2"]);

@@ -26,6 +26,7 @@ use super::{Outlet, Source, SourceError};
 use crate::client::kafka::{
     self as kafka_client, Brokers, Properties, Sasl, Tls, explained, not_made,
 };
+use crate::client::stream::Stream;
 
 mod group;
 mod in_flight;
@@ -74,6 +75,8 @@ pub(super) struct Config {
     /// For people.
     pub(super) brokers: String,
     pub(super) topics: Vec<String>,
+    /// The topics that have names, at each broker.
+    reads: Vec<Stream>,
     pub(super) format: Format,
     pub(super) client: ClientConfig,
 }
@@ -123,7 +126,11 @@ impl TryFrom<Written> for Config {
             client.set(name, value);
         }
         properties.set_on(&mut client, OWNED)?;
-        Ok(Config { brokers: brokers.to_string(), topics, format, client })
+        let named = topics.iter().enumerate().filter(|(_, topic)| !topic.starts_with('^'));
+        let reads = named
+            .flat_map(|(n, topic)| brokers.topic(topic, &["topics".to_owned(), n.to_string()]))
+            .collect();
+        Ok(Config { brokers: brokers.to_string(), topics, reads, format, client })
     }
 }
 
@@ -145,6 +152,10 @@ impl Source for Kafka {
         reading.await.unwrap_or_else(|error| {
             Err(SourceError::new("reading from Kafka, on a thread of its own", error))
         })
+    }
+
+    fn reads(config: &Config) -> Vec<Stream> {
+        config.reads.clone()
     }
 
     async fn probe(config: &Config) -> Result<(), SourceError> {
