@@ -10,8 +10,8 @@
 //! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]) and
 //! changes it while it runs ([`reload`]); [`state`] and [`metrics`] are what can be seen of it,
 //! [`estate`] what can be seen of the Salt estate, [`http`] serves them, [`shutdown`] ends it,
-//! [`cli`] is the command line, [`fold`] holds log lines back that repeat, [`line`] an event as
-//! people and scripts see it, [`demo`] makes up events for trying all this out. Payloads stay
+//! [`cli`] is the command line, [`log_repeats`] holds log lines back that repeat, [`line`] an event
+//! as people and scripts see it, [`demo`] makes up events for trying all this out. Payloads stay
 //! msgpack ([`msgpack`]) until a sink asks for [`json`].
 
 pub mod cli;

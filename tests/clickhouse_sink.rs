@@ -243,8 +243,8 @@ fn faults_on_the_wire() {
     };
 
     // A reset in the middle of the rows; of the answer.
-    for (way, bytes) in [(Way::ToServer, 20_000), (Way::ToServer, 100), (Way::ToClient, 10)] {
-        proxy.reset_after(way, bytes);
+    for (via, bytes) in [(Way::ToServer, 20_000), (Way::ToServer, 100), (Way::ToClient, 10)] {
+        proxy.reset_after(via, bytes);
         let all = more(&mut life);
         life.daemon.wait_stored("store", all);
     }

@@ -1,6 +1,6 @@
-//! One database of Salt's `sqlite3` returner, written and read by Salt and by saltern: what a master
-//! tells the job cache is read by Salt's own returner, and what that writes is what the sink's unit
-//! tests read.
+//! One database of Salt's `sqlite3` returner, written and read by Salt and by saltern: what a
+//! master tells the job cache is read by Salt's own returner, and what that writes is what the
+//! sink's unit tests read.
 
 // A test that fails does so by panicking, in its functions beside `#[test]` too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use saltern::event::batch::Entry;
 use saltern::event::{Authority, Event, Origin};
 use saltern::jobs::Jobs;
-use saltern::jobs::listing::{JobOutcome, Selection};
+use saltern::jobs::listing::{JobOutcome, JobSelection};
 use saltern::jobs::store::Question;
 use serde_json::json;
 
@@ -74,8 +74,8 @@ pub(crate) fn print(folder: &Path, count: u64, minions: u64) -> Result<(), Failu
     ] {
         ask(name, || answer(&question))?;
     }
-    ask("a page", || jobs.page(&Selection::default()).map(drop))?;
-    let failed = Selection { outcome: Some(JobOutcome::Failed), ..Selection::default() };
+    ask("a page", || jobs.page(&JobSelection::default()).map(drop))?;
+    let failed = JobSelection { outcome: Some(JobOutcome::Failed), ..JobSelection::default() };
     ask("a page of failed ones, where there are none", || jobs.page(&failed).map(drop))?;
 
     let (began, mut steps, mut longest) = (Instant::now(), 0_u32, Duration::ZERO);

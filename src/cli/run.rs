@@ -73,8 +73,8 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let failed = |message: String| Failure::Running(message);
     let general = &config.general;
     let mut state_dir = take(&general.state_dir)?;
-    let doors = http::open(&general.http, &general.state_dir, bound);
-    let doors = doors.map_err(|error| failed(chain(&error)))?;
+    let listeners = http::open(&general.http, &general.state_dir, bound);
+    let listeners = listeners.map_err(|error| failed(chain(&error)))?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
     let shutdown = &signals.shutdown;
@@ -87,7 +87,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
         jobs: pipeline.jobs.clone(),
-        desks: pipeline.desks.clone(),
+        inspector: pipeline.inspector.clone(),
         metrics: recorder,
         estate: pipeline.estate.clone(),
         state_dir: general.state_dir.clone(),
@@ -96,8 +96,8 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let (looks, looked) = watch::channel(());
     let serving = {
         let (settings, closing) = (general.http.clone(), closing.clone());
-        let told = http::Told { reopen: reopen.clone(), look: looked };
-        async move { http::serve(&settings, doors, served, told, closing).await }
+        let told = http::News { reopen: reopen.clone(), look: looked };
+        async move { http::serve(&settings, listeners, served, told, closing).await }
     };
     let http = tokio::spawn(serving);
     let beside = beside(&pipeline);

@@ -69,8 +69,8 @@ pub(super) struct SinkOptions {
     retry: RetryConfig,
     /// How much may wait for the sink, and where.
     spill: SpillConfig,
-    /// Writers that work side by side, 1 to 64, or as many as the kind can have. With more than one, order is kept within a batch
-    /// only.
+    /// Writers that work side by side, 1 to 64, or as many as the kind can have. With more than
+    /// one, order is kept within a batch only.
     writers: u64,
     /// Events a second at the most. Default: no limit, or the kind's own.
     rate_limit: Option<u32>,

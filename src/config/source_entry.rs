@@ -16,7 +16,7 @@ pub(crate) struct SourceConfig {
     /// Its name.
     pub(crate) name: String,
     /// Its kind.
-    pub(crate) kind: &'static source::Kind,
+    pub(crate) kind: &'static source::SourceKind,
     /// Its kind's own settings, ready to run.
     pub(crate) reader: Arc<dyn Reader>,
     /// The master whose events it reads.
@@ -56,7 +56,7 @@ pub(super) fn source_of(
     let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
     let keys = keys_of::<SourceOptions>();
     let (kind, node) = kind_of("source", name, entry, &known, &keys, problems)?;
-    let kind = source::Kind::named(kind)?;
+    let kind = source::SourceKind::named(kind)?;
     let reader = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !keys.iter().any(|known| known == key));
     let options: Option<SourceOptions> = options.read_noting(problems);

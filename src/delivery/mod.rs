@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::client::backoff::Backoff;
-use crate::codec::json::Losses;
+use crate::codec::json::JsonLosses;
 use crate::delivery::breaker::{Breaker, Permit};
 use crate::delivery::dead_letter::DeadLetters;
 use crate::delivery::deaths::{Deaths, Verdict};
@@ -115,7 +115,7 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
             Some(Err(error)) => {
                 warn!(sink = writer.context.name, error = error.chain(), "closing failed");
             }
-            None => delivery.let_go(closing).await,
+            None => delivery.release(closing).await,
         }
     }
 }
@@ -231,7 +231,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
 
     /// The deaths of the process, if the batch may be what it died of.
     fn watched(&self, batch: &Batch) -> Option<&Deaths> {
-        self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.is_careful())
+        self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.must_isolate())
     }
 
     /// Tries once to write the batch. What is to be tried alone waits for the connection before, so
@@ -253,8 +253,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
         };
         let limit = self.shared.retry.timeout.0;
         // Waiting for it is no fault of the store.
-        let turn = match batch {
-            Some(batch) if !S::STREAMS => long_json::turn(batch).await,
+        let long_json_permit = match batch {
+            Some(batch) if !S::STREAMS => long_json::permit(batch).await,
             _ => None,
         };
         let under_way = match (&self.shared.deaths, batch) {
@@ -279,7 +279,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             }
         };
         // Letting go of the connection is not what others wait for.
-        drop((turn, under_way));
+        drop((long_json_permit, under_way));
         let is_late = tried.is_err();
         if is_late {
             self.disconnect().await;
@@ -415,14 +415,14 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// Drops the connection.
     async fn disconnect(&mut self) {
         if let Some(sink) = self.sink.take() {
-            self.let_go(sink).await;
+            self.release(sink).await;
         }
     }
 
     /// Drops what belongs to a client, on a thread that may wait: some clients end threads of their
     /// own then. One that takes longer than [`LET_GO`] is left behind; only behind [`HANGING`] such
     /// is waited for one of them.
-    async fn let_go(&mut self, client: impl Send + 'static) {
+    async fn release(&mut self, client: impl Send + 'static) {
         self.hanging.spawn_blocking(move || drop(client));
         let sink = &self.context.name;
         let gone = async {
@@ -472,7 +472,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.batches.add(1);
         #[allow(clippy::cast_precision_loss)]
         state.batch_events.record(count as f64);
-        let mut losses = Losses::default();
+        let mut losses = JsonLosses::default();
         for (place, event) in batch.events().enumerate() {
             if !missing.contains(&place) {
                 losses += event.json_losses().unwrap_or_default();
@@ -631,7 +631,7 @@ pub(crate) mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::delivery::dead_letter::Selection;
+    use crate::delivery::dead_letter::LetterSelection;
     use crate::event::batch::BatchLimits;
     use crate::event::chunk::{Chunk, Share};
     use crate::event::{Event, Origin};
@@ -915,7 +915,7 @@ pub(crate) mod tests {
         for tag in ["refused", "given up"] {
             assert!(delivery.deliver(batch(0, &[tag])).await);
         }
-        let found = letters.list(&Selection::default(), 0, 9).unwrap();
+        let found = letters.list(&LetterSelection::default(), 0, 9).unwrap();
         let reasons: Vec<_> = found.iter().map(|letter| letter.reason.as_str()).collect();
         let expected =
             ["making tables: the server said no: no such type", "given up: writing: gone"];
@@ -946,7 +946,7 @@ pub(crate) mod tests {
             drive::<Scripted>(&config, writer).await;
         });
         tokio::task::spawn_blocking(move || settled_out.recv().unwrap()).await.unwrap();
-        let kept = letters.list(&Selection::default(), 0, 10).unwrap();
+        let kept = letters.list(&LetterSelection::default(), 0, 10).unwrap();
         assert_eq!(kept.iter().map(|letter| letter.attempts).collect::<Vec<_>>(), [3, 6, 7]);
         assert!(kept.iter().all(|letter| letter.time == kept[0].time), "in one transaction");
         drop(batches);
@@ -978,7 +978,7 @@ pub(crate) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_hangs_while_it_is_dropped_holds_up_neither_the_sink_nor_its_end() {
-        let (hangs, let_go) = std::sync::mpsc::sync_channel(0);
+        let (hangs, release) = std::sync::mpsc::sync_channel(0);
         let writes = [Answer::Gone, Answer::Fine, Answer::Silence].into();
         let store = Store { writes, hangs: Some(Arc::new(hangs)), ..Store::default() };
         let store = Arc::new(Mutex::new(store));
@@ -997,7 +997,7 @@ pub(crate) mod tests {
         stop.cancel();
         until(|| driving.is_finished()).await;
         assert_eq!(settled_out.try_iter().count(), 1);
-        drop(let_go);
+        drop(release);
     }
 
     /// One writer is told that the configuration is wrong while the other backs off; neither hangs
@@ -1065,17 +1065,17 @@ pub(crate) mod tests {
     }
 
     /// The deaths as they are noted after three in a row.
-    fn careful(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
+    fn isolating(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
         let mut deaths = None;
         for now in 1..=4 {
             deaths = Some(Deaths::begin_with(folder, now, alone));
         }
         let deaths = deaths.unwrap();
-        assert!(deaths.is_careful());
+        assert!(deaths.must_isolate());
         Arc::new(deaths)
     }
 
-    fn careful_shared(deaths: &Arc<Deaths>) -> Shared {
+    fn isolating_shared(deaths: &Arc<Deaths>) -> Shared {
         let retry = RetryConfig { initial: Span::millis(1), ..RetryConfig::default() };
         Shared { deaths: Some(Arc::clone(deaths)), ..shared(retry) }
     }
@@ -1087,7 +1087,7 @@ pub(crate) mod tests {
         batch: Batch,
     ) -> (tokio::task::JoinHandle<bool>, Arc<Mutex<Store>>) {
         let store = Arc::new(Mutex::new(store));
-        let (shared, config) = (careful_shared(deaths), Unconfigurable(Arc::clone(&store)));
+        let (shared, config) = (isolating_shared(deaths), Unconfigurable(Arc::clone(&store)));
         let task = async move {
             Delivery::<Scripted>::new(&config, &context(), &shared).deliver(batch).await
         };
@@ -1097,7 +1097,7 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_2_a_store_that_hangs_while_alone_holds_up_no_other_sink() {
         let folder = tempfile::tempdir().unwrap();
-        let deaths = careful(folder.path(), Duration::from_millis(50));
+        let deaths = isolating(folder.path(), Duration::from_millis(50));
         let hanging = Store { writes: [Answer::Silence; 1000].into(), ..Store::default() };
         let begun = batch(0, &["a", "b"]).begun_before();
         let (hangs, store) = delivering(&deaths, hanging, begun);
@@ -1119,7 +1119,7 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_2_a_server_that_is_not_there_holds_up_no_other_sink() {
         let folder = tempfile::tempdir().unwrap();
-        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let deaths = isolating(folder.path(), Duration::from_secs(600));
         let hanging = Store { connects: [Answer::Silence].into(), ..Store::default() };
         let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
         soon(|| !store.lock().unwrap().log.is_empty()).await;
@@ -1132,7 +1132,7 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_2_nothing_is_tried_alone_any_more_once_deaths_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let deaths = isolating(folder.path(), Duration::from_secs(600));
         let hanging = Store { writes: [Answer::Silence].into(), ..Store::default() };
         let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
         soon(|| store.lock().unwrap().log.contains(&"write a".to_owned())).await;

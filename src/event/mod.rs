@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::codec::json::{self, Losses};
+use crate::codec::json::{self, JsonLosses};
 use crate::codec::msgpack;
 use job_return::JobReturn;
 use step::{STAMP, Step};
@@ -85,7 +85,7 @@ pub struct Event {
     /// Several sinks will want the line, so it is worth keeping.
     shares_line: bool,
     line: OnceLock<Line>,
-    losses: OnceLock<Losses>,
+    losses: OnceLock<JsonLosses>,
 }
 
 /// An event as a line of JSON.
@@ -321,7 +321,7 @@ impl Event {
     }
 
     /// What the JSON of the payload had to leave out; `None` if nobody has asked for it yet.
-    pub(crate) fn json_losses(&self) -> Option<Losses> {
+    pub(crate) fn json_losses(&self) -> Option<JsonLosses> {
         self.losses.get().copied()
     }
 

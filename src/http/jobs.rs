@@ -25,7 +25,7 @@ use super::questions::Questions;
 use crate::error::chain;
 use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};
-use crate::jobs::listing::{JobOutcome, PAGE, Selection};
+use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 use crate::jobs::spool::{SpoolFile, Spooled};
 
 /// How long an answer may be looked for: less than the commands wait for it.
@@ -138,8 +138,8 @@ fn broken(error: &JoinError) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
-pub(super) fn selection(query: Vec<(String, String)>) -> Result<Selection, String> {
-    let mut selection = Selection::default();
+pub(super) fn selection(query: Vec<(String, String)>) -> Result<JobSelection, String> {
+    let mut selection = JobSelection::default();
     for (name, value) in query {
         let time = || value.parse().map_err(|error| format!("`{name}`: {error}"));
         match name.as_str() {

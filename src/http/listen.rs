@@ -91,8 +91,8 @@ pub(super) enum Listening {
 
 /// Says where the doors are.
 pub(super) fn announce(open: &[Listening]) {
-    for door in open {
-        match door {
+    for listening in open {
+        match listening {
             Listening::Address { listener, tls, .. } => {
                 if let Ok(address) = listener.local_addr() {
                     info!(%address, tls = tls.is_some(), "the HTTP side listens");
@@ -296,7 +296,7 @@ pub(crate) async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
 }
 
 /// Both doors, open.
-pub(crate) struct Doors {
+pub(crate) struct Listeners {
     pub(super) open: Vec<Listening>,
     pub(super) token: Option<Secret>,
     /// The address.
@@ -311,15 +311,15 @@ pub(crate) fn open(
     http: &Http,
     state_dir: &Path,
     bound: Option<Bound>,
-) -> Result<Doors, BindError> {
-    let mut doors =
-        Doors { open: Vec::new(), token: http.token.clone(), listen: None, socket: None };
+) -> Result<Listeners, BindError> {
+    let mut listeners =
+        Listeners { open: Vec::new(), token: http.token.clone(), listen: None, socket: None };
     if let Some(Bound { listener, tls }) = bound {
         let mut file = None;
-        if doors.token.is_none() {
+        if listeners.token.is_none() {
             match token::take(state_dir) {
                 Ok(token) => {
-                    doors.token = Some(token.clone());
+                    listeners.token = Some(token.clone());
                     file = Some(TokenFile::new(token::file_of(state_dir), token));
                 }
                 Err(error) => error!(
@@ -330,14 +330,14 @@ pub(crate) fn open(
             }
         }
         if let Ok(address) = listener.local_addr() {
-            doors.listen = Some(address);
+            listeners.listen = Some(address);
         }
-        doors.open.push(Listening::Address { listener, tls, token: file });
+        listeners.open.push(Listening::Address { listener, tls, token: file });
     }
     if let Some(settings) = &http.socket {
         let socket = blocking(|| Socket::open(settings, state_dir))?;
-        doors.socket = Some(socket.path().to_owned());
-        doors.open.push(Listening::Socket(socket));
+        listeners.socket = Some(socket.path().to_owned());
+        listeners.open.push(Listening::Socket(socket));
     }
-    Ok(doors)
+    Ok(listeners)
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use super::masked::is_open;
 use super::master::Master;
 use super::page::quoted;
 use super::python::scalar;
-use super::shown::is_open;
 use crate::files::unit_paths;
 use crate::sink::contract::{SaltForm, SaltOption, SaltReturner};
 use crate::sink::registry::{self, Kind};

@@ -244,7 +244,7 @@ mod tests {
     use crate::event::batch::Entry;
     use crate::event::redact::{Redaction, RuleConfig, Rules};
     use crate::event::{Authority, Event};
-    use crate::jobs::listing::Selection;
+    use crate::jobs::listing::JobSelection;
     use crate::yaml::Node;
 
     fn jobs() -> (tempfile::TempDir, Jobs) {
@@ -304,7 +304,7 @@ mod tests {
 
     fn read(payload: &[u8]) -> Value {
         let mut text = Vec::new();
-        assert_eq!(json_of::write(payload, &mut text), json_of::Losses::default());
+        assert_eq!(json_of::write(payload, &mut text), json_of::JsonLosses::default());
         serde_json::from_slice(&text).unwrap()
     }
 
@@ -597,7 +597,7 @@ mod tests {
             let all = read(&jobs.get_jids().unwrap());
             assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), [other]);
             assert_eq!(read(&jobs.get_jids_filter(9, false).unwrap()).as_array().unwrap().len(), 1);
-            let page = jobs.page(&Selection::default()).unwrap();
+            let page = jobs.page(&JobSelection::default()).unwrap();
             let page: Value = serde_json::from_slice(&page).unwrap();
             assert_eq!(page["jobs"][1]["jid"], JID);
             assert_eq!(page["jobs"][1]["target"], Value::Null);
@@ -620,7 +620,7 @@ mod tests {
         damage(&format!("UPDATE jobs SET jid = CAST(x'ff' AS TEXT) WHERE jid = '{other}'"));
         let jids = read(&jobs.get_jids().unwrap());
         assert_eq!(jids.as_object().unwrap().keys().collect::<Vec<_>>(), [JID]);
-        jobs.page(&Selection::default()).unwrap();
+        jobs.page(&JobSelection::default()).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use crate::codec::json::Losses;
+use crate::codec::json::JsonLosses;
 use crate::codec::lenient_json::Replaced;
 use crate::observe::metrics::{self, Distribution, Level, Seconds, Tally};
 use crate::observe::threads::Threads;
@@ -227,7 +227,7 @@ pub struct SinkState {
     oldest: AtomicU64,
     parked: AtomicBool,
     /// Why the spill cannot be opened.
-    unopened: Mutex<Option<String>>,
+    waiting_for_spill: Mutex<Option<String>>,
     last_error: Mutex<Option<LastError>>,
     last_refusal: Mutex<Option<LastError>>,
 }
@@ -276,7 +276,7 @@ impl SinkState {
             stalled: Seconds::new(metrics::DISPATCH_STALLED_SECONDS, labels),
             oldest: AtomicU64::new(0),
             parked: AtomicBool::new(false),
-            unopened: Mutex::new(None),
+            waiting_for_spill: Mutex::new(None),
             last_error: Mutex::new(None),
             last_refusal: Mutex::new(None),
         }
@@ -313,14 +313,15 @@ impl SinkState {
     }
 
     /// The spill cannot be opened, for this reason, or is open; `true` if that is new.
-    pub(crate) fn set_unopened(&self, reason: Option<&str>) -> bool {
-        let before = std::mem::replace(&mut *lock(&self.unopened), reason.map(str::to_owned));
+    pub(crate) fn set_waiting_for_spill(&self, reason: Option<&str>) -> bool {
+        let before =
+            std::mem::replace(&mut *lock(&self.waiting_for_spill), reason.map(str::to_owned));
         before.as_deref() != reason
     }
 
     /// Whether the sink is parked, and the error that parked it.
     pub(crate) fn parked(&self) -> Option<String> {
-        if let Some(reason) = &*lock(&self.unopened) {
+        if let Some(reason) = &*lock(&self.waiting_for_spill) {
             return Some(reason.clone());
         }
         let parked = self.parked.load(Ordering::Acquire);
@@ -342,7 +343,7 @@ impl SinkState {
     }
 
     /// Counts what the JSON of stored events had to leave out.
-    pub(crate) fn lost(&self, losses: Losses) {
+    pub(crate) fn lost(&self, losses: JsonLosses) {
         self.lossy_replaced.add(losses.replaced);
         self.lossy_cut.add(losses.cut);
         self.lossy_torn.add(losses.torn);

@@ -50,7 +50,7 @@ struct Pulse {
 
 impl Pulse {
     /// It waits from now on, or works.
-    fn turn(&self, waits: bool) {
+    fn set_waiting(&self, waits: bool) {
         let beats = self.beats.load(Ordering::Relaxed);
         let is_new = (beats % 2 == 1) != waits;
         self.beats.store(beats + u64::from(is_new), Ordering::Relaxed);
@@ -78,8 +78,8 @@ pub(crate) fn beat() {
 }
 
 /// The thread that calls this waits from now on, or no more.
-pub(crate) fn turn(waits: bool) {
-    OWN.with_borrow(|own| own.as_ref().map(|(_, pulse)| pulse.turn(waits)));
+pub(crate) fn set_waiting(waits: bool) {
+    OWN.with_borrow(|own| own.as_ref().map(|(_, pulse)| pulse.set_waiting(waits)));
 }
 
 /// The threads that the one that calls this belongs to, for one that it starts.
@@ -89,9 +89,9 @@ pub(crate) fn own() -> Option<Arc<Threads>> {
 
 /// Waits, on a thread that has nothing else to do.
 pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
-    turn(true);
+    set_waiting(true);
     let result = wait();
-    turn(false);
+    set_waiting(false);
     result
 }
 
@@ -105,12 +105,12 @@ impl Threads {
     /// A task that answers when it is asked, for as long as it is polled.
     pub(crate) async fn answer(&self, name: &str) -> Infallible {
         let pulse = self.add(name, Some(Notify::new()));
-        pulse.turn(true);
+        pulse.set_waiting(true);
         loop {
             if let Some(asked) = &pulse.asked {
                 asked.notified().await;
             }
-            pulse.turn(true);
+            pulse.set_waiting(true);
         }
     }
 
@@ -144,7 +144,7 @@ impl Threads {
                 changed.push((pulse.name.clone(), is_stuck));
             }
             if let Some(asked) = &pulse.asked {
-                pulse.turn(false);
+                pulse.set_waiting(false);
                 asked.notify_one();
             }
             true

@@ -19,7 +19,7 @@ pub(crate) struct OpenQueue {
 }
 
 /// Where a spooler's events come from.
-pub(crate) struct Feed {
+pub(crate) struct Incoming {
     pub(crate) shares: Receiver<Share>,
     pub(crate) inherited: VecDeque<Share>,
 }

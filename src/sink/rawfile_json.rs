@@ -149,7 +149,7 @@ impl Sink for RawfileJson {
         let result = match self.file.metadata() {
             Ok(metadata) if !metadata.is_file() => {
                 // Writing may have to wait, which cannot be done in the middle of making JSON.
-                let _turn = long_json::turn(batch).await;
+                let _permit = long_json::permit(batch).await;
                 push(&mut self.file, &mut lines_of(batch, &mut self.lines)).await
             }
             _ if has_long => blocking(|| {

@@ -15,23 +15,23 @@ use crate::jobs::store::JobStore;
 use crate::yaml::{Node, Problem};
 
 /// The job cache's sink, which is not configured as the others are.
-pub(crate) static JOBS: Kind = Kind::of::<jobs::JobCache>();
+pub(crate) static JOBS: SinkKind = SinkKind::of::<jobs::JobCache>();
 
 /// Every kind of sink, in the order of `saltern sinks`.
-pub static KINDS: &[Kind] = &[
-    Kind::of::<rawfile_json::RawfileJson>(),
-    Kind::of::<sqlite3::Sqlite3>(),
-    Kind::of::<clickhouse::ClickHouse>(),
-    Kind::of::<kafka::Kafka>(),
-    Kind::of::<local::Local>(),
-    Kind::of::<blackhole::Blackhole>(),
+pub static KINDS: &[SinkKind] = &[
+    SinkKind::of::<rawfile_json::RawfileJson>(),
+    SinkKind::of::<sqlite3::Sqlite3>(),
+    SinkKind::of::<clickhouse::ClickHouse>(),
+    SinkKind::of::<kafka::Kafka>(),
+    SinkKind::of::<local::Local>(),
+    SinkKind::of::<blackhole::Blackhole>(),
 ];
 
 /// Reads a kind's own part of the configuration, noting what is wrong with it.
 pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>;
 
 /// A kind of sink, with its type erased.
-pub struct Kind {
+pub struct SinkKind {
     /// The name in the configuration.
     pub name: &'static str,
     /// One line for people.
@@ -54,9 +54,9 @@ pub struct Kind {
     pub(crate) read: Read,
 }
 
-impl Kind {
+impl SinkKind {
     const fn of<S: Sink>() -> Self {
-        Kind {
+        SinkKind {
             name: S::NAME,
             about: S::ABOUT,
             defaults: S::DEFAULTS,
@@ -71,7 +71,7 @@ impl Kind {
     }
 
     /// The kind of this name.
-    pub(crate) fn named(name: &str) -> Option<&'static Kind> {
+    pub(crate) fn named(name: &str) -> Option<&'static SinkKind> {
         KINDS.iter().find(|kind| kind.name == name)
     }
 }

@@ -254,7 +254,8 @@ impl Sqlite3 {
         let doing = format!("writing to {}", self.path.display());
         self.check_file(&doing)?;
         if self.sqlite.is_in_transaction() {
-            // A write before this one panicked. What it left fails with the next statement, if at all.
+            // A write before this one panicked. What it left fails with the next statement, if at
+            // all.
             let _ = at_once(self.sqlite.execute("ROLLBACK", &Values::default()));
         }
         let Sqlite3 { sqlite, statements, buffer, .. } = self;

@@ -1,6 +1,6 @@
 //! What a source is: one kind of place that events come from, one file.
 //!
-//! A source hands frames on through its [`Outlet`] and reports what happens to its connection
+//! A source hands frames on through its [`FrameSender`] and reports what happens to its connection
 //! through its [`Link`]. It knows nothing of sinks. To add one, write the file, name it in `mod`
 //! below and add its line to [`KINDS`].
 
@@ -31,11 +31,11 @@ use crate::yaml::{Node, Problem};
 
 mod backfill;
 mod bind;
+pub(crate) mod coalesce;
 pub mod framing;
 mod kafka;
 mod local_cache;
 mod outstanding;
-pub(crate) mod patience;
 pub mod prefixed;
 mod replay;
 mod returner;
@@ -51,14 +51,14 @@ fn default_max_frame() -> ByteSize {
 }
 
 /// Every kind of source.
-pub(crate) static KINDS: &[Kind] = &[
-    Kind::of::<salt_bus::SaltBus>(),
-    Kind::of::<returner::Returner>(),
-    Kind::of::<returner_zeromq::ReturnerZeromq>(),
-    Kind::of::<zeromq::Zeromq>(),
-    Kind::of::<kafka::Kafka>(),
-    Kind::of::<replay::Replay>(),
-    Kind::of::<local_cache::LocalCache>(),
+pub(crate) static KINDS: &[SourceKind] = &[
+    SourceKind::of::<salt_bus::SaltBus>(),
+    SourceKind::of::<returner::Returner>(),
+    SourceKind::of::<returner_zeromq::ReturnerZeromq>(),
+    SourceKind::of::<zeromq::Zeromq>(),
+    SourceKind::of::<kafka::Kafka>(),
+    SourceKind::of::<replay::Replay>(),
+    SourceKind::of::<local_cache::LocalCache>(),
 ];
 
 /// A place that events come from.
@@ -80,7 +80,7 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// connection makes it again by itself; after an error it is run again.
     fn run(
         config: &Self::Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), SourceError>>;
 
@@ -145,8 +145,8 @@ pub struct Frames {
     pub state: Arc<SourceState>,
     /// The source and its master.
     pub origin: Arc<Origin>,
-    /// See [`Outlet::way`].
-    pub way: &'static str,
+    /// See [`FrameSender::via`].
+    pub via: &'static str,
     /// Who vouches for them.
     pub authority: Authority,
     /// When they were read, in microseconds since 1970.
@@ -162,12 +162,12 @@ pub struct Frames {
 
 /// Where a source puts its frames.
 #[derive(Debug, Clone)]
-pub(crate) struct Outlet {
+pub(crate) struct FrameSender {
     /// The source and its master.
     pub(crate) origin: Arc<Origin>,
     /// Which of the ways that lead into the source, if there are several by which it may get the
     /// same event. What came by another way is a repeat.
-    pub(crate) way: &'static str,
+    pub(crate) via: &'static str,
     /// Who vouches for what is handed on.
     pub(crate) authority: Authority,
     /// What the world sees of the source.
@@ -195,15 +195,15 @@ fn in_own_block(bodies: &[Bytes], bytes: usize) -> Vec<Bytes> {
     bodies.iter().map(|body| block.split_to(body.len())).collect()
 }
 
-impl Outlet {
+impl FrameSender {
     /// Hands frames to the dispatcher; waits while its channel is full. Returns `false` when the
     /// dispatcher is gone and reading on is of no use.
     pub(crate) async fn send(&self, bodies: Vec<Bytes>) -> bool {
         bodies.is_empty() || self.hand_over(bodies, Vec::new(), None).await
     }
 
-    /// As [`Outlet::send`], with the `ids` that the events came with; the receipt says when the
-    /// frames are safe, and whether they are.
+    /// As [`FrameSender::send`], with the `ids` that the events came with; the receipt says when
+    /// the frames are safe, and whether they are.
     pub(crate) async fn send_for_receipt(
         &self,
         bodies: Vec<Bytes>,
@@ -214,7 +214,7 @@ impl Outlet {
     }
 
     /// Hands on an event that the daemon itself has made: none of those that the source has read.
-    /// Returns `false` as [`Outlet::send`] does.
+    /// Returns `false` as [`FrameSender::send`] does.
     pub(crate) async fn tell(&self, event: &Event) -> bool {
         self.put(vec![event.frame().clone()], Vec::new(), None).await
     }
@@ -239,8 +239,8 @@ impl Outlet {
         let bytes = bodies.iter().map(Bytes::len).sum();
         let bodies = if bytes < FAIR { in_own_block(&bodies, bytes) } else { bodies };
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
-        let (way, authority, received) = (self.way, self.authority, state::now());
-        let mut frames = Frames { state, origin, way, authority, received, bodies, ids, claim };
+        let (via, authority, received) = (self.via, self.authority, state::now());
+        let mut frames = Frames { state, origin, via, authority, received, bodies, ids, claim };
         let mut stalled_since = None;
         loop {
             match self.frames.try_send(frames) {
@@ -349,7 +349,7 @@ impl std::fmt::Debug for SourceState {
 pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>;
 
 /// A kind of source, with its type erased.
-pub(crate) struct Kind {
+pub(crate) struct SourceKind {
     /// The name in the configuration.
     pub(crate) name: &'static str,
     /// One line for people.
@@ -362,9 +362,9 @@ pub(crate) struct Kind {
     pub(crate) read: Read,
 }
 
-impl Kind {
+impl SourceKind {
     const fn of<S: Source>() -> Self {
-        Kind {
+        SourceKind {
             name: S::NAME,
             about: S::ABOUT,
             repeats: S::REPEATS,
@@ -374,7 +374,7 @@ impl Kind {
     }
 
     /// The kind of this name.
-    pub(crate) fn named(name: &str) -> Option<&'static Kind> {
+    pub(crate) fn named(name: &str) -> Option<&'static SourceKind> {
         KINDS.iter().find(|kind| kind.name == name)
     }
 }
@@ -385,7 +385,7 @@ pub(crate) type Reading<'a> = Pin<Box<dyn Future<Output = Result<(), SourceError
 /// A source's configuration together with the code that it is for.
 pub(crate) trait Reader: Send + Sync {
     /// Reads until there is no more to read or `stop` is cancelled.
-    fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static>;
+    fn run(self: Arc<Self>, sender: FrameSender, stop: CancellationToken) -> Reading<'static>;
 
     /// See [`Source::job_cache`].
     fn job_cache(&self) -> JobCache;
@@ -415,8 +415,8 @@ pub(crate) trait Reader: Send + Sync {
 struct Configured<S: Source>(S::Config);
 
 impl<S: Source> Reader for Configured<S> {
-    fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Reading<'static> {
-        Box::pin(async move { S::run(&self.0, outlet, stop).await })
+    fn run(self: Arc<Self>, sender: FrameSender, stop: CancellationToken) -> Reading<'static> {
+        Box::pin(async move { S::run(&self.0, sender, stop).await })
     }
 
     fn job_cache(&self) -> JobCache {
@@ -497,7 +497,7 @@ mod tests {
         let (frames, out) = channel(1, &Bell::default());
         let jobs = Jobs::new(std::path::Path::new("/nowhere"));
         let authority = Authority::Bus;
-        let outlet = Outlet { origin, way: "", authority, state, frames, jobs };
+        let sender = FrameSender { origin, via: "", authority, state, frames, jobs };
         let alive = Arc::new(());
         while queue.take_losses().full == 0 {
             let mut bytes = vec![0xc0; BLOCK];
@@ -507,7 +507,7 @@ mod tests {
             let block = Bytes::from_owner(Block { bytes, _alive: Arc::clone(&alive) });
             let events = (0..64).map(|place| block.slice(place * EVENT..(place + 1) * EVENT));
             for (place, event) in events.enumerate() {
-                assert!(outlet.send(vec![event]).await);
+                assert!(sender.send(vec![event]).await);
                 let Frames { origin, received, bodies, .. } = out.recv().unwrap();
                 let events = bodies.into_iter().map(|body| Event::parse(body).unwrap()).collect();
                 if place == 32 {

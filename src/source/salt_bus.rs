@@ -7,7 +7,7 @@
 //!
 //! At a thousand events a second each event would be a wake-up of its own, which costs more than
 //! the event. After a small read the source lets its thread sleep for as long as a few events take
-//! to come ([`patience`](super::patience)), and then reads them together.
+//! to come ([`coalesce`](super::coalesce)), and then reads them together.
 
 use std::fmt;
 use std::io;
@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::backfill::{self, Tracker};
 use super::framing::{Frame, FrameError, Framer};
-use super::zeromq::{self, Left};
-use super::{JobCache, Link, Outlet, Source, SourceError, patience};
+use super::zeromq::{self, SessionEnd};
+use super::{FrameSender, JobCache, Link, Source, SourceError, coalesce};
 use crate::error::chain;
 use crate::files::socket_file::fits;
 use crate::units::{ByteSize, Span};
@@ -47,15 +47,15 @@ pub(super) struct Config {
     /// The longest time to let events gather after a read that brought few; as long as sixteen take
     /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each
     /// as it comes.
-    #[serde(default = "default_patience")]
-    patience: Span,
+    #[serde(default = "default_coalesce")]
+    coalesce: Span,
     /// Where to look for the jobs of a time in which the bus was not read. Default: nowhere. Not
     /// for a bus that speaks ZeroMQ.
     #[serde(default)]
     backfill: Option<backfill::Config>,
 }
 
-fn default_patience() -> Span {
+fn default_coalesce() -> Span {
     Span::millis(20)
 }
 
@@ -134,19 +134,19 @@ impl Source for SaltBus {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         match &config.backfill {
-            None => follow(config, &outlet, None, &stop).await,
+            None => follow(config, &sender, None, &stop).await,
             Some(backfill) => {
                 let tracker = Tracker::new();
                 let over = stop.child_token();
                 let following = async {
-                    follow(config, &outlet, Some(&tracker), &stop).await;
+                    follow(config, &sender, Some(&tracker), &stop).await;
                     over.cancel();
                 };
-                tokio::join!(following, tracker.fill(backfill, &outlet, &over));
+                tokio::join!(following, tracker.fill(backfill, &sender, &over));
             }
         }
         Ok(())
@@ -180,23 +180,23 @@ enum End {
 /// been read is handed on.
 async fn follow(
     config: &Config,
-    outlet: &Outlet,
+    sender: &FrameSender,
     tracker: Option<&Tracker>,
     stop: &CancellationToken,
 ) {
-    let mut link = Link::new(outlet.state.clone());
+    let mut link = Link::new(sender.state.clone());
     loop {
-        match session(config, outlet, &mut link, tracker, stop).await {
+        match session(config, sender, &mut link, tracker, stop).await {
             Ok(End::Done) => return,
             Ok(End::Zmtp) => {
                 let max_frame = config.max_frame.as_usize();
                 let address = &config.address;
                 let left =
-                    zeromq::follow_publisher(address, max_frame, outlet, &mut link, stop).await;
+                    zeromq::follow_publisher(address, max_frame, sender, &mut link, stop).await;
                 match left {
-                    Left::Done => return,
+                    SessionEnd::Done => return,
                     // The connection that told the framing was there, so this is a gap too.
-                    Left::Absent(reason) | Left::Lost(reason) => link.lost(&reason),
+                    SessionEnd::Absent(reason) | SessionEnd::Lost(reason) => link.lost(&reason),
                 }
             }
             Ok(End::Lost(reason)) => {
@@ -218,7 +218,7 @@ async fn follow(
 /// Connects and reads until the connection ends; an error if it could not be made.
 async fn session(
     config: &Config,
-    outlet: &Outlet,
+    sender: &FrameSender,
     link: &mut Link,
     tracker: Option<&Tracker>,
     stop: &CancellationToken,
@@ -229,7 +229,7 @@ async fn session(
             let Some(stream) = stop.run_until_cancelled(connecting).await else {
                 return Ok(End::Done);
             };
-            Ok(read(stream?, config, outlet, link, tracker, stop).await)
+            Ok(read(stream?, config, sender, link, tracker, stop).await)
         }
         Address::Tcp(host_port) => {
             let connecting = TcpStream::connect(host_port);
@@ -243,7 +243,7 @@ async fn session(
                 .with_interval(Duration::from_secs(10))
                 .with_retries(3);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(read(stream, config, outlet, link, tracker, stop).await)
+            Ok(read(stream, config, sender, link, tracker, stop).await)
         }
     }
 }
@@ -261,7 +261,7 @@ const MUCH: usize = 64 << 10;
 async fn read(
     mut stream: impl AsyncRead + Unpin,
     config: &Config,
-    outlet: &Outlet,
+    sender: &FrameSender,
     link: &mut Link,
     tracker: Option<&Tracker>,
     stop: &CancellationToken,
@@ -275,7 +275,7 @@ async fn read(
         tracker.up();
     }
     loop {
-        framer.let_go(&mut buffer, READ);
+        framer.release(&mut buffer, READ);
         let missing = framer.wanted().saturating_sub(buffer.len());
         if buffer.capacity() - buffer.len() < missing.max(ROOM) {
             buffer.reserve(missing.max(READ));
@@ -291,7 +291,7 @@ async fn read(
         let outcome = loop {
             match framer.next(&mut buffer) {
                 Ok(Some(Frame::Body(body))) => bodies.push(body),
-                Ok(Some(Frame::Bodiless(_))) => outlet.state.bad_frames.add(1),
+                Ok(Some(Frame::Bodiless(_))) => sender.state.bad_frames.add(1),
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -303,19 +303,19 @@ async fn read(
         if let Some(tracker) = tracker {
             tracker.read(&bodies);
         }
-        if !outlet.send(bodies).await {
+        if !sender.send(bodies).await {
             return End::Done;
         }
         match outcome {
             Ok(()) => {}
             Err(FrameError::Zmtp) => return End::Zmtp,
             Err(error) => {
-                outlet.state.bad_frames.add(1);
+                sender.state.bad_frames.add(1);
                 return End::Lost(format!("{address}: {error}"));
             }
         }
         if let Some(wish) = pace.wish(count, events) {
-            patience::ask(wish.min(config.patience.0));
+            coalesce::ask(wish.min(config.coalesce.0));
         }
     }
 }

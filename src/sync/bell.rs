@@ -33,7 +33,8 @@ impl Bell {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
     }
 
-    /// Lets the thread that attends to a bell wait for a ring, or for as long as `limit`, or now and then for nothing.
+    /// Lets the thread that attends to a bell wait for a ring, or for as long as `limit`, or now
+    /// and then for nothing.
     pub(crate) fn wait(limit: Duration) {
         threads::waiting(|| thread::park_timeout(limit));
     }

@@ -16,7 +16,6 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::codec::visible;
 use crate::files::regular_file;
-use crate::yaml::hide as excerpt;
 
 pub(crate) mod hide;
 
@@ -81,8 +80,8 @@ impl Problem {
     pub fn render(&self, file: &str, text: &str) -> String {
         let mut out = format!("error: {}", self.message);
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
-            let excerpt = excerpt::shown(text, line, column);
-            let (source, indent) = (excerpt.line, " ".repeat(excerpt.indent));
+            let shown = hide::shown(text, line, column);
+            let (source, indent) = (shown.line, " ".repeat(shown.indent));
             let margin = " ".repeat(line.to_string().len());
             out += &format!("\n{margin}--> {file}:{line}:{column}");
             out += &format!("\n{margin} |\n{line} | {source}\n{margin} | {indent}^");
@@ -245,7 +244,7 @@ impl Node {
     /// Parses one YAML document.
     pub fn parse(text: &str) -> Result<Node, Problem> {
         let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-        if excerpt::lines_of(text).all(is_blank) {
+        if hide::lines_of(text).all(is_blank) {
             return Ok(Node { place: Place::default(), value: Value::Map(Vec::new()) });
         }
         // As in YAML 1.2: `yes`, `on` and `y` are words. Comments would be kept, a hundred or so at
@@ -257,7 +256,7 @@ impl Node {
             // The place stands in front of the line; what is behind is the message.
             let place = error.location().map(Place::from);
             // What the parser stumbles over is part of the line.
-            if place.is_some_and(|place| excerpt::hides(text, place.line)) {
+            if place.is_some_and(|place| hide::hides(text, place.line)) {
                 let message = "this is not YAML, in a line that holds a secret".to_owned();
                 let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
                 return Problem { place, message, help: Some(help.to_owned()) };
@@ -338,7 +337,7 @@ impl Node {
                 problem.message = problem.message.replace(&text, "***");
             }
         }
-        problem.message = visible::capped(&excerpt::message(&problem.message), LONGEST_MESSAGE);
+        problem.message = visible::capped(&hide::message(&problem.message), LONGEST_MESSAGE);
         problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
     }
 
@@ -357,7 +356,7 @@ impl Node {
                     if is_secret {
                         found.push((key.place, &key.name));
                     }
-                    node.find_secrets(is_secret || excerpt::is_secret(&key.name), found);
+                    node.find_secrets(is_secret || hide::is_secret(&key.name), found);
                 }
             }
             _ => {}

@@ -66,7 +66,7 @@ pub(crate) struct Config {
     cluster: Option<String>,
     /// Compression on the way to the server.
     #[serde(default)]
-    compression: Compression,
+    compression: BodyCompression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
     /// from 21.11 on). Each is waited for all the same. For many small batches.
     #[serde(default)]
@@ -119,8 +119,8 @@ impl Config {
             client = client.with_password(password.expose());
         }
         let client = client.with_compression(match self.compression {
-            Compression::Lz4 => ClientCompression::Lz4,
-            Compression::None => ClientCompression::None,
+            BodyCompression::Lz4 => ClientCompression::Lz4,
+            BodyCompression::None => ClientCompression::None,
         });
         Ok((Servers::new(&self.url, &client), connections))
     }
@@ -137,7 +137,7 @@ fn default_timeout() -> Span {
 /// How rows are compressed on their way.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Compression {
+enum BodyCompression {
     /// LZ4, in ClickHouse's own framing with checksums.
     #[default]
     Lz4,

@@ -26,7 +26,7 @@ pub(super) struct Settings {
     value: Format,
     /// How messages are compressed. Default: `lz4`.
     #[serde(default)]
-    compression: Compression,
+    compression: MessageCompression,
     /// Write each batch in a transaction, so that a reader with `isolation.level=read_committed`
     /// sees every event once. Default: false.
     #[serde(default)]
@@ -58,7 +58,7 @@ fn yes() -> bool {
 /// A way to compress messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Compression {
+enum MessageCompression {
     None,
     Gzip,
     Snappy,
@@ -67,14 +67,14 @@ enum Compression {
     Zstd,
 }
 
-impl Compression {
+impl MessageCompression {
     fn name(self) -> &'static str {
         match self {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Snappy => "snappy",
-            Compression::Lz4 => "lz4",
-            Compression::Zstd => "zstd",
+            MessageCompression::None => "none",
+            MessageCompression::Gzip => "gzip",
+            MessageCompression::Snappy => "snappy",
+            MessageCompression::Lz4 => "lz4",
+            MessageCompression::Zstd => "zstd",
         }
     }
 }

@@ -32,7 +32,7 @@ const SLICE: Duration = Duration::from_millis(500);
 const NOTE: Duration = Duration::from_secs(5);
 
 /// How long to ask in all, before a new producer finds out what has become of the transaction.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -184,7 +184,7 @@ impl Transactions {
             let (producer, group) = (Arc::clone(producer), Arc::clone(&self.group));
             let offsets = offsets.clone();
             let note = move || producer.send_offsets_to_transaction(&offsets, &group, NOTE);
-            let answer = self.noting.make(PATIENCE, note).await;
+            let answer = self.noting.make(ANSWER_LIMIT, note).await;
             if !question.is_to_be_repeated(&answer).await {
                 return answer;
             }
@@ -304,7 +304,7 @@ impl Question {
 
     /// Whether this is no answer and it is early enough to ask again; waits a little before that.
     async fn is_to_be_repeated(&self, answer: &KafkaResult<()>) -> bool {
-        let is_open = |error| is_unanswered(error) && self.asked.elapsed() < PATIENCE;
+        let is_open = |error| is_unanswered(error) && self.asked.elapsed() < ANSWER_LIMIT;
         if !answer.as_ref().is_err_and(is_open) {
             return false;
         }

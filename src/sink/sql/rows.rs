@@ -15,7 +15,7 @@ use crate::event::batch::Entry;
 use crate::event::job_load::JobLoad;
 use crate::event::job_return::JobReturn;
 use crate::event::runner::RunnerJob;
-use crate::event::standing::{Standing, Worth};
+use crate::event::standing::{Precedence, Standing};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 
@@ -66,7 +66,7 @@ pub(super) struct Return<'a> {
     /// The minion, or the master of a runner.
     pub(super) minion: Option<&'a str>,
     value: Option<&'a [u8]>,
-    pub(super) worth: Worth,
+    pub(super) precedence: Precedence,
 }
 
 impl LoadFrom {
@@ -200,8 +200,8 @@ impl<'a> Return<'a> {
             None => (fields.minion, fields.job_return.value()),
         };
         let standing = Standing::of(entry.event, entry.authority);
-        let worth = Worth { standing, trimmed: is_trimmed(value) };
-        Return { entry, fields, minion, value, worth }
+        let precedence = Precedence { standing, trimmed: is_trimmed(value) };
+        Return { entry, fields, minion, value, precedence }
     }
 
     /// The job; `None` if it is of none.
@@ -235,7 +235,7 @@ impl<'a> Return<'a> {
                     }
                 }),
                 ReturnField::Success => values.text(Some(success_text(job_return))),
-                ReturnField::Authority => values.text(Some(self.worth.standing.name())),
+                ReturnField::Authority => values.text(Some(self.precedence.standing.name())),
                 ReturnField::Outcome => values.text(Some(job_return.outcome().name())),
             }
         }

@@ -12,7 +12,7 @@ use super::statements::Statements;
 use super::{Database, Values};
 use crate::codec::msgpack;
 use crate::event::batch::{Batch, Entry};
-use crate::event::standing::{Standing, Worth};
+use crate::event::standing::{Precedence, Standing};
 
 /// The bytes of frames from which on a group has no more events.
 const GROUP_BYTES: usize = 1 << 20;
@@ -256,7 +256,7 @@ impl<'a> Writing<'a> {
         &mut self,
         database: &mut D,
         returns: &[Return<'a>],
-    ) -> Result<HashMap<Key<'a>, Worth>, D::Error> {
+    ) -> Result<HashMap<Key<'a>, Precedence>, D::Error> {
         self.values.clear();
         let mut keys: Vec<_> = returns.iter().filter_map(key).collect();
         keys.sort_unstable();
@@ -275,12 +275,13 @@ impl<'a> Writing<'a> {
                 std::str::from_utf8(text).unwrap_or_default()
             };
             let key = (text(0), text(1));
-            let worth = Worth { standing: Standing::named(text(2)), trimmed: text(3) == "1" };
+            let precedence =
+                Precedence { standing: Standing::named(text(2)), trimmed: text(3) == "1" };
             if let Ok(place) = keys.binary_search_by(|known| Key::cmp(known, &key))
                 && let Some(best) = best.get_mut(place)
-                && best.is_none_or(|best| worth.replaces(best))
+                && best.is_none_or(|best| precedence.replaces(best))
             {
-                *best = Some(worth);
+                *best = Some(precedence);
             }
             ControlFlow::Continue(())
         };
@@ -306,9 +307,12 @@ struct Choice<'r, 'a> {
 }
 
 /// Chooses between returns of one job and minion, in the order in which they came.
-fn choose<'r, 'a>(returns: &'r [Return<'a>], stored: HashMap<Key<'a>, Worth>) -> Choice<'r, 'a> {
-    let mut best: HashMap<Key<'a>, (Worth, Option<usize>)> =
-        stored.into_iter().map(|(key, worth)| (key, (worth, None))).collect();
+fn choose<'r, 'a>(
+    returns: &'r [Return<'a>],
+    stored: HashMap<Key<'a>, Precedence>,
+) -> Choice<'r, 'a> {
+    let mut best: HashMap<Key<'a>, (Precedence, Option<usize>)> =
+        stored.into_iter().map(|(key, precedence)| (key, (precedence, None))).collect();
     let (mut kept, mut replaced) = (Vec::with_capacity(returns.len()), Vec::new());
     for said in returns {
         let Some(key) = key(said) else {
@@ -316,7 +320,7 @@ fn choose<'r, 'a>(returns: &'r [Return<'a>], stored: HashMap<Key<'a>, Worth>) ->
             continue;
         };
         match best.get(&key) {
-            Some((worth, _)) if !said.worth.replaces(*worth) => continue,
+            Some((precedence, _)) if !said.precedence.replaces(*precedence) => continue,
             Some((_, None)) => replaced.push(key),
             Some((_, Some(place))) => {
                 if let Some(worse) = kept.get_mut(*place) {
@@ -325,7 +329,7 @@ fn choose<'r, 'a>(returns: &'r [Return<'a>], stored: HashMap<Key<'a>, Worth>) ->
             }
             None => {}
         }
-        best.insert(key, (said.worth, Some(kept.len())));
+        best.insert(key, (said.precedence, Some(kept.len())));
         kept.push(Some(said));
     }
     Choice { kept: kept.into_iter().flatten().collect(), replaced }

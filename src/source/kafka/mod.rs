@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outlet, Source, SourceError};
+use super::{FrameSender, Source, SourceError};
 use crate::client::kafka::{
     self as kafka_client, Brokers, Properties, Sasl, Tls, explained, not_made,
 };
@@ -143,12 +143,12 @@ impl Source for Kafka {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         let config = config.clone();
         let runtime = Handle::current();
-        let reading = spawn_blocking(move || Worker::join(&config, outlet, runtime)?.run(&stop));
+        let reading = spawn_blocking(move || Worker::join(&config, sender, runtime)?.run(&stop));
         reading.await.unwrap_or_else(|error| {
             Err(SourceError::new("reading from Kafka, on a thread of its own", error))
         })

@@ -39,12 +39,12 @@ const WORTH_IT: Duration = Duration::from_micros(200);
 
 /// The longest sleep, in microseconds.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Bound(Arc<AtomicU64>);
+pub(crate) struct CoalesceLimit(Arc<AtomicU64>);
 
-impl Bound {
+impl CoalesceLimit {
     /// The bound for these sinks.
     pub(crate) fn of(sinks: &[SinkConfig]) -> Self {
-        let bound = Bound::default();
+        let bound = CoalesceLimit::default();
         bound.set(sinks);
         bound
     }
