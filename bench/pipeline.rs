@@ -17,7 +17,7 @@ use saltern::pipeline::dispatch::{Dispatcher, SinkChannel, SinkChannels};
 use saltern::pipeline::routes::Routes;
 use saltern::queue::spill::disk::Folder;
 use saltern::queue::{Queue, SpillConfig, SpillMode};
-use saltern::source::Frames;
+use saltern::source::frame_sender::Frames;
 use saltern::sync::bell::{Bell, Receiver, channel};
 use saltern::units::{ByteSize, Span};
 

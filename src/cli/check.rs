@@ -41,14 +41,25 @@ struct Report {
     connections: Option<Vec<Connection>>,
 }
 
-/// A mistake in the configuration.
+/// A mistake in the configuration, or what should be written otherwise.
 #[derive(Serialize)]
 struct Finding {
+    level: Level,
     file: String,
     line: Option<usize>,
     column: Option<usize>,
     message: String,
     hint: Option<String>,
+}
+
+/// What follows from a [`Finding`].
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    /// The configuration cannot be used.
+    Error,
+    /// The configuration is in force all the same.
+    Warning,
 }
 
 /// What came of a try to connect.
@@ -68,6 +79,11 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             Err(error.into())
         }
         Ok(config) => {
+            let file = path.display().to_string();
+            for warning in &config.warnings {
+                eprintln!("warning: {}", Visible(&warning.on_one_line(&file)));
+                report.findings.push(finding(Level::Warning, &file, warning));
+            }
             let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
             let advice = advice.and_then(|advice| certificate(&config).map(|()| advice));
             for advice in advice.iter().flatten() {
@@ -84,10 +100,8 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
                 say_advice(&config);
             }
             if let Err(message) = advice {
-                let file = path.display().to_string();
-                let finding = Finding { file, line: None, column: None, message, hint: None };
-                let error = Failure::Usage(format!("error: {}", finding.message));
-                report.findings.push(finding);
+                let error = Failure::Usage(format!("error: {message}"));
+                report.findings.push(finding(Level::Error, &file, &Problem::unplaced(message)));
                 Err(error)
             } else if arguments.connect {
                 let connections = runtime()?.block_on(connect(&config, output));
@@ -138,17 +152,18 @@ fn findings(path: &Path, error: &ConfigError) -> Vec<Finding> {
     let file = path.display().to_string();
     match error {
         ConfigError::Unreadable { .. } => {
-            vec![Finding { file, line: None, column: None, message: error.to_string(), hint: None }]
+            vec![finding(Level::Error, &file, &Problem::unplaced(error.to_string()))]
         }
         ConfigError::Wrong { problems, .. } => {
-            problems.iter().map(|problem| finding(&file, problem)).collect()
+            problems.iter().map(|problem| finding(Level::Error, &file, problem)).collect()
         }
     }
 }
 
-fn finding(file: &str, problem: &Problem) -> Finding {
+fn finding(level: Level, file: &str, problem: &Problem) -> Finding {
     let place = problem.place.filter(|place| place.line > 0);
     Finding {
+        level,
         file: file.to_owned(),
         line: place.map(|place| place.line),
         column: place.map(|place| place.column),

@@ -29,6 +29,7 @@ const THREADS: Duration = Duration::from_secs(2);
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let config = load(path)?;
     start_logging(config.general.log);
+    config.log_warnings();
     to_the_end(&config, async |signals| serve(&config, signals, |_| std::future::pending()).await)
 }
 
@@ -176,7 +177,10 @@ impl Reloads {
     async fn reload(&self, path: &Path, pipeline: &mut Pipeline) -> Option<Config> {
         shutdown::notify_reloading();
         let reloaded = match Config::load(path) {
-            Ok(config) => pipeline.reload(&config).await.map(|_| config),
+            Ok(config) => {
+                config.log_warnings();
+                pipeline.reload(&config).await.map(|_| config)
+            }
             Err(error) => Err(ReloadError::Refused(error.to_string())),
         };
         let new = self.note(reloaded);

@@ -10,7 +10,7 @@ use super::{Failure, load, print, runtime};
 use crate::config::{self, Config, SinkConfig};
 use crate::error::chain;
 use crate::sink::contract::{Migrated, TableWish};
-use crate::sink::registry::{KINDS, Kind};
+use crate::sink::registry::{KINDS, SinkKind};
 
 #[derive(Args)]
 pub(super) struct Schema {
@@ -41,7 +41,7 @@ fn with_tables() -> clap::builder::PossibleValuesParser {
 }
 
 pub(super) fn schema(path: &Path, arguments: &Schema) -> Result<(), Failure> {
-    match arguments.kind.as_deref().and_then(Kind::named) {
+    match arguments.kind.as_deref().and_then(SinkKind::named) {
         None => json_schema(),
         Some(kind) => tables(path, kind, arguments),
     }
@@ -53,7 +53,7 @@ fn json_schema() -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
-fn tables(path: &Path, kind: &Kind, arguments: &Schema) -> Result<(), Failure> {
+fn tables(path: &Path, kind: &SinkKind, arguments: &Schema) -> Result<(), Failure> {
     let Schema { apply, sink, cluster, server_version, .. } = arguments;
     let wish = TableWish { cluster: cluster.clone(), server_version: *server_version };
     if !apply && sink.is_none() {
@@ -84,7 +84,7 @@ async fn migrate(config: &Config, sink: &SinkConfig, wish: &TableWish) -> Result
 /// The sink of this name, or the only one there is of the kind.
 fn chosen<'a>(
     config: &'a Config,
-    kind: &Kind,
+    kind: &SinkKind,
     name: Option<&str>,
 ) -> Result<&'a SinkConfig, Failure> {
     let of_kind = config.sinks.iter().filter(|sink| sink.kind.name == kind.name);

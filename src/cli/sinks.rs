@@ -30,8 +30,9 @@ struct ListedKind {
 pub(super) fn sinks(arguments: &SinksCommand) -> Result<(), Failure> {
     let sinks =
         sink::registry::KINDS.iter().map(|kind| ListedKind { name: kind.name, about: kind.about });
-    let sources =
-        source::KINDS.iter().map(|kind| ListedKind { name: kind.name, about: kind.about });
+    let sources = source::registry::KINDS
+        .iter()
+        .map(|kind| ListedKind { name: kind.name, about: kind.about });
     let kinds = ListedKinds { sinks: sinks.collect(), sources: sources.collect() };
     match arguments.output {
         Output::Text => print(&table(&kinds)),

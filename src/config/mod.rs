@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tracing::warn;
 
 use crate::client::stream::Stream;
 use crate::codec::visible;
 use crate::event::redact::Rules;
 use crate::jobs::JobsConfig;
 use crate::sink::registry::JOBS;
-use crate::source::JobCache;
+use crate::source::contract::JobCache;
 use crate::yaml::{Node, Problem};
 
 mod entry;
 mod general;
 mod located;
 mod null;
+mod renamed;
 mod schema;
 mod sink_entry;
 mod source_entry;
@@ -53,6 +55,8 @@ pub struct Config {
     pub(crate) keep_jobs: Option<Duration>,
     /// The file, if it comes from one, so that it can be read again.
     pub(crate) path: Option<PathBuf>,
+    /// What is in force but should be written otherwise: keys under an old name.
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// Why there is no configuration.
@@ -110,6 +114,20 @@ impl Config {
         Ok(Config { path: Some(path.to_owned()), ..config })
     }
 
+    /// Logs what should be written otherwise.
+    pub(crate) fn log_warnings(&self) {
+        let file = self.path.as_deref().unwrap_or(Path::new("the configuration"));
+        for warning in &self.warnings {
+            warn!("{}", warning.on_one_line(&file.display().to_string()));
+        }
+    }
+
+    /// The shortest time that a sink lets a batch wait to fill; endless where there is no sink.
+    pub(crate) fn shortest_linger(&self) -> Duration {
+        let lingers = self.sinks.iter().map(|sink| sink.limits.linger);
+        lingers.min().unwrap_or(Duration::MAX)
+    }
+
     /// How long events are remembered so that repeats are dropped.
     pub(crate) fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
@@ -129,6 +147,8 @@ impl Config {
         root.interpolate(&mut problems);
         // They name variables and files, and not what is in them.
         let unreplaced = problems.len();
+        let mut warnings = Vec::new();
+        renamed::apply(&mut root, &mut warnings, &mut problems);
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
@@ -186,7 +206,7 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => {
                 share_memory(general.memory, &mut sinks);
-                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None })
+                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None, warnings })
             }
             _ => {
                 let others = problems.iter_mut().skip(unreplaced);
@@ -388,7 +408,7 @@ sources:
     salt_bus:
       max_frame: many
       adress: /run/x
-      patience: soon
+      coalesce: soon
     mastr_id: x
 sinks:
   a:

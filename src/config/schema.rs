@@ -13,7 +13,8 @@ use crate::source;
 /// The JSON Schema of the whole configuration.
 pub(crate) fn schema() -> Schema {
     let mut generator = SchemaGenerator::default();
-    let sources = source::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
+    let sources =
+        source::registry::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
     let sources = entry_schema::<SourceOptions>(sources.collect(), &[]);
     let sinks = sink::registry::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
     let sinks = entry_schema::<SinkOptions>(sinks.collect(), &NULL_IN_SINK);

@@ -15,7 +15,7 @@ use crate::event::redact::{RuleConfig, Rules};
 use crate::jobs::store::JobStore;
 use crate::queue::SpillConfig;
 use crate::sink::contract::Defaults;
-use crate::sink::registry::{self, Driver, Kind};
+use crate::sink::registry::{self, Driver, SinkKind};
 use crate::units::ByteSize;
 use crate::yaml::{Node, Place, Problem, Value};
 
@@ -24,7 +24,7 @@ pub(crate) struct SinkConfig {
     /// Its name.
     pub(crate) name: String,
     /// Its kind.
-    pub(crate) kind: &'static Kind,
+    pub(crate) kind: &'static SinkKind,
     /// Its kind's own settings, ready to run.
     pub(crate) driver: Arc<dyn Driver>,
     /// What it wants.
@@ -94,7 +94,7 @@ pub(super) fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> 
     let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let keys = keys_of::<SinkOptions>();
     let (kind, node) = kind_of("sink", name, entry, &known, &keys, problems)?;
-    let kind = Kind::named(kind)?;
+    let kind = SinkKind::named(kind)?;
     let driver = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !keys.iter().any(|known| known == key));
     let options = options.with_none_said(&NULL_IN_SINK);
@@ -112,7 +112,7 @@ pub(super) fn job_cache(place: Place, problems: &mut Vec<Problem>) -> Option<Sin
 /// A sink with these options, and the kind's own where they are silent.
 fn configured(
     name: &str,
-    kind: &'static Kind,
+    kind: &'static SinkKind,
     driver: Option<Arc<dyn Driver>>,
     written: Node,
     problems: &mut Vec<Problem>,

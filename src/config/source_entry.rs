@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::entry::kind_of;
 use super::schema::keys_of;
-use crate::source::{self, Reader};
+use crate::source::registry::{self, Reader, SourceKind};
 use crate::yaml::{Node, Problem};
 
 /// A source.
@@ -16,7 +16,7 @@ pub(crate) struct SourceConfig {
     /// Its name.
     pub(crate) name: String,
     /// Its kind.
-    pub(crate) kind: &'static source::SourceKind,
+    pub(crate) kind: &'static SourceKind,
     /// Its kind's own settings, ready to run.
     pub(crate) reader: Arc<dyn Reader>,
     /// The master whose events it reads.
@@ -53,10 +53,10 @@ pub(super) fn source_of(
     default_master: &str,
     problems: &mut Vec<Problem>,
 ) -> Option<SourceConfig> {
-    let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
+    let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let keys = keys_of::<SourceOptions>();
     let (kind, node) = kind_of("source", name, entry, &known, &keys, problems)?;
-    let kind = source::SourceKind::named(kind)?;
+    let kind = SourceKind::named(kind)?;
     let reader = (kind.read)(&node.or_defaults(), problems);
     let options = entry.without(|key| key == kind.name || !keys.iter().any(|known| known == key));
     let options: Option<SourceOptions> = options.read_noting(problems);

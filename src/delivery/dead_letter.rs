@@ -10,7 +10,7 @@
 //! the number of letters. The command line works in pages, each a transaction of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::event::batch::Entry;
 use crate::event::{Authority, Event, EventId};
 use crate::files::state_file;
 use crate::observe::state;
+use crate::sync::lock;
 
 /// The database, in `state_dir`.
 pub(crate) const FILE: &str = "dead-letters.db";
@@ -393,7 +394,7 @@ impl DeadLetters {
     }
 
     fn lock(&self) -> MutexGuard<'_, Database> {
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.database)
     }
 
     /// Keeps refused events, all of them or none; returns how many older ones had to go for them.

@@ -10,7 +10,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -34,6 +34,7 @@ use crate::observe::state::SinkState;
 use crate::sink::contract::{Cause, Context, Partly, Sink, WriteError};
 use crate::sync::bell::Sender;
 use crate::sync::blocking;
+use crate::sync::lock;
 
 pub(crate) mod breaker;
 pub mod dead_letter;
@@ -607,7 +608,7 @@ impl RateLimit {
     /// so that a batch larger than the bucket goes too.
     async fn wait_for(&self, events: usize) {
         let debt = {
-            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut bucket = lock::hold(&self.bucket);
             let now = Instant::now();
             let earned = now.duration_since(bucket.filled).as_secs_f64() * self.per_second;
             #[allow(clippy::cast_precision_loss)]

@@ -9,7 +9,7 @@
 //! counts within their caps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -19,6 +19,7 @@ use crate::event::chunk::Chunk;
 use crate::observe::metrics::{self, Tally};
 use crate::observe::state::now;
 use crate::observe::threads;
+use crate::sync::lock;
 use crate::units::{ByteSize, Span};
 use counters::{Counters, Reporter};
 use queue::{QueueReceiver, QueueSender, queue};
@@ -175,8 +176,8 @@ impl Estate {
 
     /// A panic within would leave counts, and those stay true enough.
     fn counters(&self) -> std::sync::MutexGuard<'_, Option<Counters>> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        let _turn = lock::hold(&self.turn);
+        lock::hold(&self.counters)
     }
 }
 

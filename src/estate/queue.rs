@@ -6,11 +6,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::event::chunk::Chunk;
 use crate::observe::threads;
 use crate::sync::bell::{Bell, IDLE};
+use crate::sync::lock;
 
 /// A chunk, and whether any of its events has a trimmed value.
 pub(super) type Fed = (Arc<Chunk>, bool);
@@ -32,7 +33,7 @@ struct Waiting {
 
 /// Nothing panics under this lock.
 fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    lock::hold(waiting)
 }
 
 /// The end that chunks are put into. The queue closes when it is dropped.

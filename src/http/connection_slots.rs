@@ -5,9 +5,10 @@
 //! one without a token that asks again and again. Those that have shown no token go before those
 //! that have, and the one that has been so the longest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use crate::sync::lock;
 use tokio_util::sync::CancellationToken;
 
 /// How long a client may not read, or an answer to who has shown nothing may take, before its place
@@ -125,7 +126,7 @@ impl Slot {
 
     /// Nothing can panic while it is held.
     fn lock(&self) -> MutexGuard<'_, SlotState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.state)
     }
 }
 
@@ -155,7 +156,7 @@ impl Seen {
     /// `false` of a place that is free.
     fn of_state(&self, ask: impl FnOnce(&SlotState) -> bool) -> bool {
         let state = self.state.upgrade();
-        state.is_some_and(|s| ask(&s.lock().unwrap_or_else(PoisonError::into_inner)))
+        state.is_some_and(|s| ask(&lock::hold(&s)))
     }
 }
 

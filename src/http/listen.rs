@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
 use thiserror::Error;
@@ -25,6 +25,7 @@ use crate::files::socket_file::{Access, SocketFile};
 use crate::files::state_file;
 use crate::observe::state::State;
 use crate::sync::blocking;
+use crate::sync::lock;
 use crate::units::Secret;
 
 /// The reason for which the HTTP side cannot start.
@@ -68,13 +69,13 @@ impl Tls {
     }
 
     fn acceptor(&self) -> TlsAcceptor {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = lock::hold(&self.current);
         Arc::clone(&current).into()
     }
 
     fn reload(&self) {
         match Tls::read(&self.files) {
-            Ok(new) => *self.current.lock().unwrap_or_else(PoisonError::into_inner) = new,
+            Ok(new) => *lock::hold(&self.current) = new,
             Err(error) => {
                 let error = chain(&error);
                 error!(error, "the certificate of http.tls cannot be read, the old one goes on");

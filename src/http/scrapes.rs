@@ -7,12 +7,13 @@
 //! oldest and do not read it are cut off. So no scraper can make the daemon work or keep much, or
 //! keep the others out.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 
 use super::connection_slots::Seen;
+use crate::sync::lock;
 
 /// From one text to the next, at the least.
 const BETWEEN: Duration = Duration::from_millis(100);
@@ -115,7 +116,7 @@ impl Scrapes {
         make: impl FnOnce() -> String,
     ) -> Answer {
         // A panic in `make` leaves nothing half done.
-        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut texts = lock::hold(&self.0);
         if let (Some(made), Some(last)) = (texts.made, texts.versions.last_mut()) {
             if made >= asked {
                 return Answer::Text(last.read_by(slot, now));

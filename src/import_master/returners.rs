@@ -9,7 +9,7 @@ use super::page::quoted;
 use super::python::scalar;
 use crate::files::unit_paths;
 use crate::sink::contract::{SaltForm, SaltOption, SaltReturner};
-use crate::sink::registry::{self, Kind};
+use crate::sink::registry::{self, SinkKind};
 use crate::units::Span;
 use crate::yaml::{Node, Value};
 
@@ -134,7 +134,7 @@ impl Returner {
     /// The reason for not carrying it over.
     pub(super) fn why_not(&self) -> &'static str {
         match self.carried {
-            None if Kind::named(self.name()).is_some() => OTHER_OPTIONS,
+            None if SinkKind::named(self.name()).is_some() => OTHER_OPTIONS,
             _ => self.why_not,
         }
     }

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -20,6 +20,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use crate::observe::log_line::Fields;
+use crate::sync::lock;
 
 /// Lines that are shown before the others are held back: a sink that comes and goes a few times is
 /// no flood.
@@ -93,7 +94,7 @@ impl<S: Subscriber> Layer<S> for RepeatFilter {
         }
         let now = Instant::now();
         let (is_shown, over) = {
-            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = lock::hold(&self.0);
             let over = seen.over(now);
             let line = || Fields::of(event).to_string();
             let is_shown =

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::codec::json::JsonLosses;
 use crate::codec::lenient_json::Replaced;
 use crate::observe::metrics::{self, Distribution, Level, Seconds, Tally};
 use crate::observe::threads::Threads;
+use crate::sync::lock;
 
 /// Microseconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -74,6 +75,12 @@ pub struct SourceState {
     last_error: Mutex<Option<LastError>>,
     ended: AtomicBool,
     try_now: Notify,
+}
+
+impl std::fmt::Debug for SourceState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceState").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl SourceState {
@@ -315,17 +322,19 @@ impl SinkState {
     /// The spill cannot be opened, for this reason, or is open; `true` if that is new.
     pub(crate) fn set_waiting_for_spill(&self, reason: Option<&str>) -> bool {
         let before =
-            std::mem::replace(&mut *lock(&self.waiting_for_spill), reason.map(str::to_owned));
+            std::mem::replace(&mut *lock::hold(&self.waiting_for_spill), reason.map(str::to_owned));
         before.as_deref() != reason
     }
 
     /// Whether the sink is parked, and the error that parked it.
     pub(crate) fn parked(&self) -> Option<String> {
-        if let Some(reason) = &*lock(&self.waiting_for_spill) {
+        if let Some(reason) = &*lock::hold(&self.waiting_for_spill) {
             return Some(reason.clone());
         }
         let parked = self.parked.load(Ordering::Acquire);
-        parked.then(|| lock(&self.last_error).as_ref().map(|e| e.error.clone()).unwrap_or_default())
+        parked.then(|| {
+            lock::hold(&self.last_error).as_ref().map(|e| e.error.clone()).unwrap_or_default()
+        })
     }
 
     /// When the oldest event of the queue was read, in microseconds since 1970; `None` when empty.
@@ -371,16 +380,11 @@ pub(crate) struct LastError {
 }
 
 fn remember(last: &Mutex<Option<LastError>>, error: &str) -> bool {
-    let mut last = lock(last);
+    let mut last = lock::hold(last);
     let is_new = last.as_ref().is_none_or(|last| last.error != error);
     let time = jiff::Timestamp::now().to_string();
     *last = Some(LastError { error: error.to_owned(), time });
     is_new
-}
-
-/// A poisoned lock holds nothing that could be half done.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What `/api/v1/status` answers.
@@ -459,28 +463,28 @@ impl State {
 
     /// The sources, in the order of the configuration.
     pub(crate) fn sources(&self) -> Vec<Arc<SourceState>> {
-        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+        lock::read(&self.sources).clone()
     }
 
     /// The sinks, in the order of the configuration.
     pub(crate) fn sinks(&self) -> Vec<Arc<SinkState>> {
-        self.sinks.read().unwrap_or_else(PoisonError::into_inner).clone()
+        lock::read(&self.sinks).clone()
     }
 
     /// From now on these are the sources.
     pub(crate) fn set_sources(&self, sources: Vec<Arc<SourceState>>) {
-        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
+        *lock::write(&self.sources) = sources;
     }
 
     /// From now on these are the sinks.
     pub(crate) fn set_sinks(&self, sinks: Vec<Arc<SinkState>>) {
-        *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
+        *lock::write(&self.sinks) = sinks;
     }
 
     /// Something of the daemon itself does not work, for this reason, or works; `true` if that is
     /// new.
     pub(crate) fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
-        let mut troubles = lock(&self.troubles);
+        let mut troubles = lock::hold(&self.troubles);
         let before = match reason.clone() {
             Some(reason) => troubles.insert(what, reason),
             None => troubles.remove(what),
@@ -490,7 +494,10 @@ impl State {
 
     /// What is wrong with the daemon itself.
     pub(crate) fn troubles(&self) -> Vec<String> {
-        lock(&self.troubles).iter().map(|(what, reason)| format!("{what}: {reason}")).collect()
+        lock::hold(&self.troubles)
+            .iter()
+            .map(|(what, reason)| format!("{what}: {reason}"))
+            .collect()
     }
 
     /// Why the daemon is not ready: what is wrong with itself, threads that are stuck, sources that
@@ -498,7 +505,7 @@ impl State {
     /// Says no more, since anybody may ask; the status says why.
     pub(crate) fn unready(&self) -> Vec<String> {
         let mut unready: Vec<_> =
-            lock(&self.troubles).keys().map(|what| (*what).to_owned()).collect();
+            lock::hold(&self.troubles).keys().map(|what| (*what).to_owned()).collect();
         let stuck = self.threads.stuck().into_iter();
         unready.extend(stuck.map(|thread| format!("the thread `{thread}` is stuck")));
         let (sources, sinks) = (self.sources(), self.sinks());
@@ -536,7 +543,7 @@ impl State {
             duplicates: source.duplicates.get(),
             peer_events: source.peer_events.get(),
             backfilled: source.backfilled.get(),
-            last_error: lock(&source.last_error).clone(),
+            last_error: lock::hold(&source.last_error).clone(),
         });
         let sinks = sinks.iter().map(|sink| SinkStatus {
             name: sink.name.clone(),
@@ -556,8 +563,8 @@ impl State {
             spill_events: sink.spill_events.get(),
             spill_bytes: sink.spill_bytes.get(),
             lag_seconds: sink.lag(),
-            last_error: lock(&sink.last_error).clone(),
-            last_refusal: lock(&sink.last_refusal).clone(),
+            last_error: lock::hold(&sink.last_error).clone(),
+            last_refusal: lock::hold(&sink.last_refusal).clone(),
         });
         Status {
             version: env!("CARGO_PKG_VERSION"),

@@ -11,12 +11,13 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::observe::metrics::{self, Level};
+use crate::sync::lock;
 
 thread_local! {
     static OWN: RefCell<Option<(Arc<Threads>, Arc<Pulse>)>> = const { RefCell::new(None) };
@@ -162,7 +163,7 @@ impl Threads {
 
     /// A list is never half changed.
     fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.0)
     }
 }
 

@@ -29,7 +29,7 @@ use crate::observe::state::SinkState;
 use crate::pipeline::dedupe::{Provenance, Recent, Seen};
 use crate::pipeline::routes::Routes;
 use crate::queue::spill::record::Encoded;
-use crate::source::Frames;
+use crate::source::frame_sender::Frames;
 use crate::sync::bell::{Bell, IDLE, Receiver, Sender};
 use crate::sync::receipt::Claim;
 

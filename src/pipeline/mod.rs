@@ -213,7 +213,7 @@ impl Pipeline {
             sinks: Vec::new(),
             leaving: HashMap::new(),
             sources: Vec::new(),
-            coalesce: coalesce::CoalesceLimit::of(&config.sinks),
+            coalesce: coalesce::CoalesceLimit::of(config.shortest_linger()),
             changes,
             starts,
             letter_channels: Arc::new(LetterChannels::new()),
@@ -354,7 +354,7 @@ impl Pipeline {
         }
         // From here on the new configuration is in force.
         self.jobs.keep(config.keep_jobs);
-        self.coalesce.set(&config.sinks);
+        self.coalesce.set(config.shortest_linger());
         let deadline = config.general.shutdown_deadline.0;
         let mut failures = Vec::new();
         self.remove_sinks(&plan.sinks.removed, deadline);

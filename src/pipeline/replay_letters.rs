@@ -6,7 +6,7 @@
 //! its letters does not hold up the others.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
@@ -22,6 +22,7 @@ use crate::event::chunk::{Chunk, Share};
 use crate::observe::state::{SinkState, State};
 use crate::sync::bell::Sender;
 use crate::sync::blocking;
+use crate::sync::lock;
 use crate::sync::receipt::{Claim, Receipt};
 
 /// How often to look for letters that were marked.
@@ -78,7 +79,7 @@ impl LetterChannels {
 
     /// A map is never half changed.
     fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, LetterChannel>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.open)
     }
 }
 
@@ -164,7 +165,7 @@ impl Drop for Pass {
 
 /// A set is never half changed.
 fn lock(busy: &Busy) -> MutexGuard<'_, HashSet<String>> {
-    busy.lock().unwrap_or_else(PoisonError::into_inner)
+    lock::hold(busy)
 }
 
 impl Passes {

@@ -23,7 +23,9 @@ use crate::event::{Authority, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::SourceState;
 use crate::pipeline::PipelineError;
-use crate::source::{FrameSender, Frames, Link, RECONNECT, Reader};
+use crate::source::frame_sender::{FrameSender, Frames};
+use crate::source::link::{Link, RECONNECT};
+use crate::source::registry::Reader;
 use crate::sync::bell::Sender;
 
 /// Sources that may wait to be started.
@@ -184,7 +186,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use crate::pipeline::running_sources::*;
-    use crate::source::{JobCache, Reading, SourceError, SourceKind};
+    use crate::source::contract::{JobCache, SourceError};
+    use crate::source::registry::{Reading, SourceKind};
     use crate::sync::bell::{Bell, channel};
 
     /// Panics, then fails once it is connected, then ends.

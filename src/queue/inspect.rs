@@ -4,7 +4,7 @@
 //! of one moment and nothing else changes the files.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::sync::bell::Sender;
+use crate::sync::lock;
 
 /// Enquiries that may wait for one spooler.
 pub(crate) const MAX_INSPECTIONS: usize = 4;
@@ -82,7 +83,7 @@ impl Inspector {
 
     /// A map is never half changed.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sender<Inspection>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.0)
     }
 }
 

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::FrameSender;
 use super::outstanding::Outstanding;
 use crate::error::chain;
+use crate::source::frame_sender::FrameSender;
 use crate::source::local_cache::format::{Walk, Window};
 use crate::units::Span;
 

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::{FrameSender, SourceError};
+use crate::source::contract::SourceError;
+use crate::source::frame_sender::FrameSender;
 use crate::sync::receipt::Receipt;
 
 /// Bytes that may be read and not yet safe. Large enough that a sink's batch can fill.

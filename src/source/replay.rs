@@ -38,9 +38,12 @@ use tracing::{debug, warn};
 
 use super::framing::{Frame, FrameError, Framer};
 use super::outstanding::Outstanding;
-use super::{FrameSender, Link, Source, SourceError, written};
+use super::written;
 use crate::codec::lenient_json::{MARK, Replaced, without_mark};
 use crate::observe::metrics::SOURCE_LOSSY_VALUES;
+use crate::source::contract::{Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::ByteSize;
 
 /// A recorded bus.
@@ -55,7 +58,7 @@ pub(super) struct Config {
     rate: Option<NonZeroU32>,
     /// The longest frame or line to accept. A longer frame ends the replay with an error; a longer
     /// line is counted as a bad frame and passed over.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 
@@ -521,7 +524,7 @@ mod tests {
     use crate::event::{Authority, Event, Origin};
     use crate::jobs::Jobs;
     use crate::observe::state::SourceState;
-    use crate::source::Frames;
+    use crate::source::frame_sender::Frames;
 
     fn captures() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures")
@@ -566,7 +569,11 @@ mod tests {
     }
 
     fn config(path: &Path) -> Config {
-        Config { path: path.to_owned(), rate: None, max_frame: crate::source::default_max_frame() }
+        Config {
+            path: path.to_owned(),
+            rate: None,
+            max_frame: crate::source::contract::default_max_frame(),
+        }
     }
 
     /// Replays the file to its end: tags and payloads as JSON, bad frames, outcome.

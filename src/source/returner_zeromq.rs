@@ -26,9 +26,11 @@ use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 use super::bind::{Bind, LOOK};
 use super::returner::requests::{LAST_ANSWERS, RequestHandler, Share, WAIT};
 use super::returner_wire::{Answer, Request, VERSION_OVER_ZEROMQ as VERSION, refused, wait};
-use super::{FrameSender, JobCache, Link, Source, SourceError};
 use crate::event::Authority;
 use crate::files::socket_file::Access;
+use crate::source::contract::{JobCache, Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::ByteSize;
 
 /// Salt's `event_return`, `--return` and job cache, by an older package. Deprecated.
@@ -40,7 +42,7 @@ pub(super) struct Config {
     /// on Salt's side, and another one than that of a source `returner`.
     bind: Bind,
     /// The longest message to accept. A longer one is refused and counted as a bad frame.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 

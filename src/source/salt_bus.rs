@@ -9,10 +9,8 @@
 //! the event. After a small read the source lets its thread sleep for as long as a few events take
 //! to come ([`coalesce`](super::coalesce)), and then reads them together.
 
-use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -24,11 +22,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::backfill::{self, Tracker};
+use super::coalesce;
 use super::framing::{Frame, FrameError, Framer};
 use super::zeromq::{self, SessionEnd};
-use super::{FrameSender, JobCache, Link, Source, SourceError, coalesce};
 use crate::error::chain;
-use crate::files::socket_file::fits;
+use crate::source::bus_address::Address;
+use crate::source::contract::{JobCache, Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::{ByteSize, Span};
 
 /// The event bus of a Salt master.
@@ -42,7 +43,7 @@ pub(super) struct Config {
     address: Address,
     /// The longest frame to accept; a longer one ends the connection with an error that names its
     /// size. At least the master's `max_event_size`.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
     /// The longest time to let events gather after a read that brought few; as long as sixteen take
     /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each
@@ -57,65 +58,6 @@ pub(super) struct Config {
 
 fn default_coalesce() -> Span {
     Span::millis(20)
-}
-
-/// Where the bus is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(with = "String")]
-pub(crate) enum Address {
-    /// A unix socket.
-    Unix(PathBuf),
-    /// `HOST:PORT`.
-    Tcp(String),
-}
-
-impl Default for Address {
-    fn default() -> Self {
-        Address::Unix("/var/run/salt/master/master_event_pub.ipc".into())
-    }
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(host_port) = text.strip_prefix("tcp://") {
-            let port = host_port.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            return match port {
-                Some(_) => Ok(Address::Tcp(host_port.to_owned())),
-                None => Err(format!("`{text}` has no port; write tcp://HOST:PORT")),
-            };
-        }
-        let path = text.strip_prefix("unix:").unwrap_or(text);
-        match path.split_once("://") {
-            Some((scheme, _)) => Err(format!(
-                "`{scheme}://` is none of the addresses of a bus: a path, unix:PATH or tcp://HOST:PORT"
-            )),
-            None if path.is_empty() => Err("the address is empty".to_owned()),
-            None => {
-                fits(Path::new(path)).map_err(|error| error.to_string())?;
-                Ok(Address::Unix(path.into()))
-            }
-        }
-    }
-}
-
-impl TryFrom<String> for Address {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Unix(path) => write!(f, "{}", path.display()),
-            Address::Tcp(host_port) => write!(f, "tcp://{host_port}"),
-        }
-    }
 }
 
 pub(super) struct SaltBus;
@@ -360,24 +302,4 @@ fn explained(error: io::Error) -> io::Error {
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{}: {advice}", chain(&error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        for (text, address) in [
-            ("/run/salt/x.ipc", Address::Unix("/run/salt/x.ipc".into())),
-            ("unix:/run/salt/x.ipc", Address::Unix("/run/salt/x.ipc".into())),
-            ("tcp://127.0.0.1:4512", Address::Tcp("127.0.0.1:4512".into())),
-            ("tcp://[::1]:4512", Address::Tcp("[::1]:4512".into())),
-        ] {
-            assert_eq!(text.parse(), Ok(address));
-        }
-        for text in ["", "tcp://localhost", "http://localhost:80", "unix:"] {
-            text.parse::<Address>().unwrap_err();
-        }
-    }
 }

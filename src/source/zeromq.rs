@@ -39,9 +39,11 @@ use zeromq::{
 };
 
 use super::bind::{Bind, LOOK};
-use super::salt_bus::Address;
-use super::{FrameSender, Link, Source, SourceError};
 use crate::files::socket_file::{Access, fits};
+use crate::source::bus_address::Address;
+use crate::source::contract::{Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::ByteSize;
 
 /// The two patterns as an operator writes them.
@@ -59,7 +61,7 @@ struct Written {
     #[serde(default)]
     bind: Option<Bind>,
     /// The longest message to accept. A longer one is counted as a bad frame and dropped.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 

@@ -1,6 +1,7 @@
 //! Waking one another, and knowing when something is safe.
 
 pub mod bell;
+pub(crate) mod lock;
 pub(crate) mod receipt;
 
 /// Runs work that blocks the thread, so that the other tasks of the thread go on elsewhere.

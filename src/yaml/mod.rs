@@ -61,6 +61,11 @@ impl Problem {
         Problem { place: Some(place), message: message.into(), help: None }
     }
 
+    /// A problem with the whole.
+    pub(crate) fn unplaced(message: impl Into<String>) -> Self {
+        Problem { place: None, message: message.into(), help: None }
+    }
+
     /// The same problem with advice.
     #[must_use]
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
@@ -74,6 +79,19 @@ impl Problem {
 
     fn located(self, place: Place) -> Self {
         Problem { place: self.place.or(Some(place)), ..self }
+    }
+
+    /// The place, what is wrong and what to do, on one line.
+    pub(crate) fn on_one_line(&self, file: &str) -> String {
+        let mut out = file.to_owned();
+        if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
+            out += &format!(":{line}:{column}");
+        }
+        out += &format!(": {}", self.message);
+        if let Some(help) = &self.help {
+            out += &format!("; {help}");
+        }
+        out
     }
 
     /// The problem with the line it is in and a caret under the place.
@@ -105,7 +123,7 @@ impl std::error::Error for Problem {}
 
 impl de::Error for Problem {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Problem { place: None, message: message.to_string(), help: None }
+        Problem::unplaced(message.to_string())
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {

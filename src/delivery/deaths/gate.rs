@@ -9,9 +9,10 @@
 //!   then the others go on. Nobody is alone until it has returned.
 //! - The gate stays open at least as long as it was closed before.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::sync::lock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -179,7 +180,7 @@ impl Gate {
 
     /// A state is never half changed.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.state)
     }
 }
 

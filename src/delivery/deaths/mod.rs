@@ -37,7 +37,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -46,6 +46,7 @@ use crate::event::batch::{Batch, BatchId};
 use crate::files::state_file;
 use crate::queue::spill::disk::{Disk, Folder};
 use crate::sync::blocking;
+use crate::sync::lock;
 
 use self::gate::{Gate, Pass};
 
@@ -293,7 +294,7 @@ impl Deaths {
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.record)
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) {

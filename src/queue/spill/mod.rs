@@ -51,6 +51,7 @@ use crate::event::chunk::Share;
 pub mod disk;
 pub mod key;
 pub(crate) mod queue_id;
+pub(crate) mod random;
 pub mod record;
 pub mod scan;
 mod walk;

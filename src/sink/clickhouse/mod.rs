@@ -56,7 +56,7 @@ pub(crate) struct Config {
     password: Option<Secret>,
     /// Whether to create the database, tables and views that are missing, and to bring those of an
     /// earlier release up to date.
-    #[serde(default = "yes")]
+    #[serde(default = "crate::units::yes")]
     create: bool,
     /// How long rows stay, from their time on, in whole days (`90d`). Old rows are removed a week's
     /// worth at a time. For ever if not given. Takes effect where a table is created.
@@ -124,10 +124,6 @@ impl Config {
         });
         Ok((Servers::new(&self.url, &client), connections))
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn default_timeout() -> Span {

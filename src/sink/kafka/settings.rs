@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::message::{Format, Key, Topic};
-use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl, Tls};
+use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl};
 use crate::client::stream::Stream;
+use crate::client::tls::TlsConfig;
 
 /// A topic of Kafka, or several.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -32,7 +33,7 @@ pub(super) struct Settings {
     #[serde(default)]
     transactional: bool,
     /// Create topics that are missing. Default: true.
-    #[serde(default = "yes")]
+    #[serde(default = "crate::units::yes")]
     create: bool,
     /// Partitions of a topic that is created. Default: what the brokers are set to.
     #[serde(default)]
@@ -42,17 +43,13 @@ pub(super) struct Settings {
     replication: Option<u8>,
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
-    tls: Option<Tls>,
+    tls: Option<TlsConfig>,
     /// Who logs in at the brokers. Default: nobody.
     #[serde(default)]
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
     #[serde(default)]
     properties: Properties,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// A way to compress messages.
@@ -229,7 +226,7 @@ mod tests {
 
     #[test]
     fn mistakes_have_a_place() {
-        for (more, line) in [("key: minions", 3), ("value: xml", 3), ("tls: {cert: x}", 3)] {
+        for (more, line) in [("key: minions", 3), ("value: xml", 3), ("tls: {certs: x}", 3)] {
             assert_eq!(read(more).unwrap_err().place.unwrap().line, line, "{more}");
         }
         let text = "brokers: [127.0.0.1:9092]\ntopic: salt {kind}";

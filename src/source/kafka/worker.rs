@@ -20,15 +20,17 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Config;
 use super::group::{Context, commit};
 use super::in_flight::{Front, Lot};
 use super::messages::{Events, Format, Gathered};
 use super::seen::Seen;
+use super::settings::Config;
 use crate::client::backoff::Backoff;
 use crate::client::kafka::{explained, not_made};
 use crate::event::{EventId, Origin};
-use crate::source::{FrameSender, Link, SourceError};
+use crate::source::contract::SourceError;
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::sync::receipt::Receipt;
 
 /// The thread that reads.

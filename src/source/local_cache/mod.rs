@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::outstanding::Outstanding;
-use super::{FrameSender, Link, Source, SourceError};
+use crate::source::contract::{Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::source::local_cache::format::{Walk, Window};
 use crate::units::Span;
 

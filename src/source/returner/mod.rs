@@ -35,10 +35,12 @@ use self::turned_away::{Reason, TurnedAway};
 use super::bind::{Bind, LOOK, Opened};
 use super::prefixed::framed;
 use super::returner_wire::{PART, VERSION, refused};
-use super::{FrameSender, JobCache, Link, Source, SourceError};
 use crate::error::chain;
 use crate::event::Authority;
 use crate::files::socket_file::{Access, SocketFile};
+use crate::source::contract::{JobCache, Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::{ByteSize, Mode};
 
 mod access;
@@ -83,7 +85,7 @@ struct Written {
     token_file: Option<PathBuf>,
     /// The longest message to accept. A longer one is refused before it is read, and counted as a
     /// bad frame.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 

@@ -21,7 +21,7 @@ use crate::event::runner::RunnerJob;
 use crate::event::{Authority, Event};
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
-use crate::source::FrameSender;
+use crate::source::frame_sender::FrameSender;
 use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
 
 /// Requests with something to keep, and calls of the job cache, that may be under way.
