@@ -269,7 +269,7 @@ impl Sqlite3 {
         // What was written to a file that is gone must be written again.
         match result {
             Ok(()) | Err(WriteError::Reject { .. } | WriteError::Partly(_)) => {
-                self.check_file(&doing)?
+                self.check_file(&doing)?;
             }
             Err(error) => return Err(error),
         }
