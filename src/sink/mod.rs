@@ -6,6 +6,7 @@ mod blackhole;
 pub(crate) mod clickhouse;
 pub mod contract;
 pub mod encoding;
+mod http;
 mod jobs;
 mod kafka;
 mod local;

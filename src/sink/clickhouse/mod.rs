@@ -11,16 +11,16 @@
 
 use std::collections::BTreeMap;
 
-use clickhouse::Compression as ClientCompression;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::errors::Meaning;
-use self::http::Connections;
+use self::features::Features;
 use self::schema::Options;
-use self::server::Features;
-use self::server::Server;
-use self::servers::{Servers, Site, Urls};
+use self::server::{Compression, Server};
+use crate::client::auth::Auth;
+use crate::client::http::Client;
+use crate::client::servers::{Servers, Site, Url, Urls};
 use crate::client::tls::TlsConfig;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::sink::contract::{
@@ -31,12 +31,12 @@ use crate::units::{ByteSize, Secret, Span};
 
 mod body;
 mod errors;
-mod http;
+mod features;
+mod frame;
 mod migration;
 mod rows;
 mod schema;
 mod server;
-mod servers;
 mod states;
 mod tables;
 
@@ -54,6 +54,10 @@ pub(crate) struct Config {
     user: Option<String>,
     /// The user's password.
     password: Option<Secret>,
+    /// Who we are, for a proxy or a cloud that wants to know it otherwise than by `user` and
+    /// `password`, which then are left out: `{token}`, `{user, password}` or `{header, value}`.
+    #[serde(default)]
+    auth: Auth,
     /// Whether to create the database, tables and views that are missing, and to bring those of an
     /// earlier release up to date.
     #[serde(default = "crate::units::yes")]
@@ -66,7 +70,7 @@ pub(crate) struct Config {
     cluster: Option<String>,
     /// Compression on the way to the server.
     #[serde(default)]
-    compression: BodyCompression,
+    compression: Compression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
     /// from 21.11 on). Each is waited for all the same. For many small batches.
     #[serde(default)]
@@ -96,49 +100,46 @@ impl Config {
 
     /// Creates what the servers lack of the tables; gives what that took, server by server.
     async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, WriteError> {
-        let (mut servers, _connections) = self.servers()?;
+        let client = self.client()?;
+        let mut servers: Servers<Server> = Servers::new(&self.url);
         let mut all = Vec::new();
         for _ in 0..servers.count() {
-            let site = servers.turn();
-            let (url, limit) = (&site.url, self.timeout.0);
-            let server = Server::connect(url, &site.client, &self.database, limit).await?;
+            let url = &servers.turn().url;
+            let server = Server::connect(url, &client, &self.database, self.compression).await?;
             let statements = migration::migrate(&server, tables).await?;
             all.push(Migrated { server: url.to_string(), statements });
         }
         Ok(all)
     }
 
-    /// The servers, none of which was asked anything yet.
-    fn servers(&self) -> Result<(Servers, Connections), WriteError> {
+    /// A client that knows who we are.
+    fn client(&self) -> Result<Client, WriteError> {
+        let doing = "setting up connections to ClickHouse";
+        let auth = self.who().map_err(|error| WriteError::fatal(doing, error))?;
         let tls = self.url.any_https().then_some(&self.tls);
-        let (mut client, connections) = Connections::new(tls, self.timeout.0)?;
+        let client = blocking(|| Client::new(tls, &auth, self.timeout.0));
+        client.map_err(|error| WriteError::fatal(doing, error))
+    }
+
+    /// The headers that say who we are.
+    fn who(&self) -> Result<Auth, String> {
+        let has_user = self.user.is_some() || self.password.is_some();
+        if has_user && !self.auth.is_none() {
+            return Err("`auth` stands in place of `user` and `password`; remove one".to_owned());
+        }
+        let mut auth = self.auth.clone();
         if let Some(user) = &self.user {
-            client = client.with_user(user);
+            auth = auth.with("x-clickhouse-user", &Secret::new(user.clone()))?;
         }
         if let Some(password) = &self.password {
-            client = client.with_password(password.expose());
+            auth = auth.with("x-clickhouse-key", password)?;
         }
-        let client = client.with_compression(match self.compression {
-            BodyCompression::Lz4 => ClientCompression::Lz4,
-            BodyCompression::None => ClientCompression::None,
-        });
-        Ok((Servers::new(&self.url, &client), connections))
+        Ok(auth)
     }
 }
 
 fn default_timeout() -> Span {
     Span::seconds(30)
-}
-
-/// How rows are compressed on their way.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum BodyCompression {
-    /// LZ4, in ClickHouse's own framing with checksums.
-    #[default]
-    Lz4,
-    /// None.
-    None,
 }
 
 /// The value of a server's setting.
@@ -172,9 +173,8 @@ const CURRENT: (u32, u32) = (26, 9);
 
 pub(super) struct ClickHouse {
     config: Config,
-    servers: Servers,
-    /// Ends them with the sink.
-    _connections: Connections,
+    client: Client,
+    servers: Servers<Server>,
 }
 
 /// Makes the bodies of the INSERTs of a batch for a server of this version; returns their length.
@@ -192,30 +192,31 @@ impl Sink for ClickHouse {
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
-        let (mut servers, connections) = config.servers()?;
+        let client = config.client()?;
+        let mut servers = Servers::new(&config.url);
         for left in (0..servers.count()).rev() {
-            match ready(servers.turn(), config).await {
+            match ready(servers.turn(), &client, config).await {
                 Ok(_) => break,
                 Err(ConnectError::Retry { .. }) if left > 0 => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(ClickHouse { config: config.clone(), servers, _connections: connections })
+        Ok(ClickHouse { config: config.clone(), client, servers })
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let site = self.servers.turn();
-        let server = ready(site, &self.config).await?;
+        let server = ready(site, &self.client, &self.config).await?;
         let inserts = blocking(|| rows::encode(batch, &server.features()));
         for insert in inserts {
             let table = insert.table;
             let Err(refusal) = server.insert(insert, batch.id()).await else { continue };
-            match refusal.meaning {
+            match refusal.meaning() {
                 // It may come back as another release, or without tables.
                 Meaning::Unreachable | Meaning::Schema => site.server = None,
                 _ => {}
             }
-            if matches!(refusal.meaning, Meaning::Unreachable | Meaning::Later(_)) {
+            if matches!(refusal.meaning(), Meaning::Unreachable | Meaning::Later(_)) {
                 site.rest();
             }
             return Err(refusal.into_sink_error(format!("inserting into {table} at {}", site.url)));
@@ -245,17 +246,20 @@ impl Sink for ClickHouse {
 }
 
 /// The server of a site, asked what it can do, and with its tables if they are to be created.
-async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server, ConnectError> {
+async fn ready<'a>(
+    site: &'a mut Site<Server>,
+    client: &Client,
+    config: &Config,
+) -> Result<&'a mut Server, ConnectError> {
     let server = match site.server.take() {
         Some(server) => server,
-        None => prepared(site, config).await.inspect_err(|_| site.rest())?,
+        None => prepared(&site.url, client, config).await.inspect_err(|_| site.rest())?,
     };
     Ok(site.server.insert(server))
 }
 
-async fn prepared(site: &Site, config: &Config) -> Result<Server, ConnectError> {
-    let server =
-        Server::connect(&site.url, &site.client, &config.database, config.timeout.0).await?;
+async fn prepared(url: &Url, client: &Client, config: &Config) -> Result<Server, ConnectError> {
+    let server = Server::connect(url, client, &config.database, config.compression).await?;
     if config.create {
         migration::migrate(&server, &config.tables(&TableWish::default())).await?;
     }

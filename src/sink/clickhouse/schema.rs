@@ -5,7 +5,7 @@
 //! replicated tables `…_local`, and a `Distributed` table of the plain name spreads and gathers
 //! them.
 
-use super::server::Features;
+use super::features::Features;
 use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
 
 /// Where the tables are and how long rows stay.
