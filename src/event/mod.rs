@@ -33,6 +33,7 @@ pub mod redact;
 pub(crate) mod runner;
 pub(crate) mod standing;
 pub(crate) mod step;
+pub(crate) mod template;
 pub(crate) mod trimmed;
 
 pub(crate) use job_id::{is_jid, is_job};
