@@ -5,5 +5,7 @@ pub(crate) mod backoff;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod servers;
+pub(crate) mod signature;
 pub(crate) mod stream;
 pub(crate) mod tls;
+pub(crate) mod url_template;

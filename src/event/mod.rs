@@ -23,6 +23,7 @@ use step::{STAMP, Step};
 pub(crate) mod as_fired;
 pub mod batch;
 pub mod chunk;
+pub(crate) mod escape;
 pub mod filter;
 mod job_id;
 pub(crate) mod job_load;
