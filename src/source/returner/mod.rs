@@ -174,7 +174,7 @@ impl Source for Returner {
         // Salt's side keeps what it cannot hand over.
         let mut link = Link::keeping(state);
         link.up(&config.bind.to_string());
-        let mut clients_served = Clients { tasks: JoinSet::new(), clients: Vec::new(), context };
+        let mut clients_served = Clients { tasks: JoinSet::new(), connected: Vec::new(), context };
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -335,7 +335,7 @@ impl Listening {
 /// All clients.
 struct Clients {
     tasks: JoinSet<()>,
-    clients: Vec<Rc<Client>>,
+    connected: Vec<Rc<Client>>,
     context: Rc<ConnectionContext>,
 }
 
@@ -371,7 +371,7 @@ impl Clients {
             has_spoken: Cell::new(false),
             leave: CancellationToken::new(),
         });
-        self.clients.push(Rc::clone(&client));
+        self.connected.push(Rc::clone(&client));
         let context = Rc::clone(&self.context);
         self.tasks.spawn_local(serve(stream, client, context));
     }
@@ -379,7 +379,7 @@ impl Clients {
     /// Makes room for one more, for which one that is idle may have to go; false if there is none.
     /// Who is no master takes no room of a master.
     async fn has_room(&mut self, kind: Authority) -> bool {
-        let connected = || self.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+        let connected = || self.connected.iter().filter(|client| Rc::strong_count(client) > 1);
         let others = || connected().filter(|client| client.kind == Authority::Bus);
         let is_master = kind == Authority::Master;
         if self.tasks.len() < CONNECTIONS && (is_master || others().count() < OTHERS) {
@@ -401,7 +401,7 @@ impl Clients {
 
     /// A client's task has ended.
     fn ended(&mut self, ended: Result<(), JoinError>) {
-        self.clients.retain(|client| Rc::strong_count(client) > 1);
+        self.connected.retain(|client| Rc::strong_count(client) > 1);
         if let Err(error) = ended
             && error.is_panic()
         {
@@ -451,7 +451,7 @@ mod tests {
         let config = read("bind: ipc:///run/x\nallow: [81]\nmasters: [82]").unwrap();
         let sender = requests::tests::handler().sender.clone();
         let context = Rc::new(context(&config, sender, &CancellationToken::new()).unwrap());
-        let mut clients_served = Clients { tasks: JoinSet::new(), clients: Vec::new(), context };
+        let mut clients_served = Clients { tasks: JoinSet::new(), connected: Vec::new(), context };
         let mut ends = Vec::new();
         let connecting = async {
             for (user, come, masters, others) in [
@@ -467,8 +467,10 @@ mod tests {
                     ends.push(here);
                 }
                 let of = |kind| {
-                    let alive =
-                        clients_served.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+                    let alive = clients_served
+                        .connected
+                        .iter()
+                        .filter(|client| Rc::strong_count(client) > 1);
                     alive.filter(|client| client.kind == kind).count()
                 };
                 assert_eq!((of(Authority::Master), of(Authority::Bus)), (masters, others));
