@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::blocking::{Daemon, wait_for};
 use crate::harness::bus::Bus;
+use crate::harness::daemon::{Daemon, wait_for};
 use crate::harness::kafka::Kafka;
 
 const RULES: [&str; 2] = ["recording.yaml", "alerts.yaml"];
@@ -208,10 +208,10 @@ fn a_real_prometheus_sees_it_all() {
         bus.source(),
         store.display()
     );
-    let mut daemon = Daemon::start(folder, &sections);
+    let daemon = Daemon::start(folder, &sections);
     let capture = fs::read(root().join("tests/captures/salt-3008.3.bus")).unwrap();
     bus.send_bytes(&capture);
-    let prometheus = Prometheus::start(folder, &[&daemon.address()]);
+    let prometheus = Prometheus::start(folder, &[daemon.address()]);
 
     prometheus.wait_until_fires("SalternSinkDown", "sink", "store");
     let on_disk = |count| format!("saltern_sink_spill_events{{sink=\"store\"}} == {count}");
@@ -251,15 +251,15 @@ fn a_real_prometheus_sees_kafka() {
          transactional: true}}\n    batch: {{linger: 10ms}}\n  other: {{blackhole: {{}}}}\n",
         bus.source()
     );
-    let mut collector = Daemon::start(into.path(), &sections);
+    let collector = Daemon::start(into.path(), &sections);
     let sections = format!(
         "sources:\n  topic: {{kafka: {{brokers: ['{brokers}'], topics: [dashboards]}}}}\n\
          sinks:\n  store: {{blackhole: {{}}}}\n"
     );
-    let mut worker = Daemon::start(out_of.path(), &sections);
+    let worker = Daemon::start(out_of.path(), &sections);
     let capture = fs::read(root().join("tests/captures/salt-3008.3.bus")).unwrap();
     bus.send_bytes(&capture);
-    let prometheus = Prometheus::start(out_of.path(), &[&collector.address(), &worker.address()]);
+    let prometheus = Prometheus::start(out_of.path(), &[collector.address(), worker.address()]);
     every_query_finds_something(&prometheus, queries_of(&["saltern-kafka"]), || {
         bus.send_bytes(&capture);
     });

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::daemon::Daemon;
+use crate::harness::beside::Daemon;
 
 /// Writes what `rawfile_json` of this Salt makes of such events, by its own function.
 const SCRIPT: &str = r#"
@@ -110,7 +110,7 @@ async fn lines_of_real_python_are_delivered_and_what_json_lacks_is_counted() {
     for ((tag, data), (expected_tag, expected)) in stored.iter().zip(&expected) {
         assert_eq!((tag.as_str(), data), (*expected_tag, expected));
     }
-    let metrics = daemon.get("/metrics").await;
+    let metrics = daemon.get("/metrics");
     for (reason, count) in
         [("not_finite", 3), ("long_integer", 2), ("not_utf8", 0), ("too_deep", 1)]
     {
@@ -120,7 +120,7 @@ async fn lines_of_real_python_are_delivered_and_what_json_lacks_is_counted() {
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
     assert!(metrics.contains("saltern_source_bad_frames_total{source=\"bus\"} 0\n"), "{metrics}");
-    let status = daemon.get("/api/v1/status").await;
+    let status = daemon.get("/api/v1/status");
     let (_, body) = status.split_once("\r\n\r\n").unwrap();
     let status: Value = serde_json::from_str(body).unwrap();
     assert_eq!(status["sources"][0]["lossy_values"], 6);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::blocking::Daemon;
+use crate::harness::daemon::Daemon;
 
 const SCRIPT: &str = r#"
 import json, sys
@@ -47,7 +47,7 @@ fn salt_3006_reads_jobs_and_returns() {
     let recording =
         concat!(env!("CARGO_MANIFEST_DIR"), "/tests/captures/salt-3006.28.events.jsonl");
     let database = folder.join("salt.db");
-    let mut daemon = Daemon::start(
+    let daemon = Daemon::start(
         folder,
         &format!(
             "sources: {{recording: {{replay: {{path: '{recording}'}}, master_id: the_master}}}}\n\

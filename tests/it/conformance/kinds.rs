@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use crate::harness::blocking::DEADLINE;
+use crate::harness::daemon::DEADLINE;
 use crate::harness::kafka::{Isolation, Kafka};
 
 /// A kind of sink and its store, which lives in `store/` of the test's folder.

@@ -1,6 +1,6 @@
 //! What the tests need of the world: the daemon, stores, masters, peers and broken wires.
 
-pub(crate) mod blocking;
+pub(crate) mod beside;
 pub(crate) mod bus;
 pub(crate) mod clickhouse;
 pub(crate) mod daemon;
