@@ -19,7 +19,8 @@ use saltern::source::framing::{Frame, Framer};
 use serde_json::Value;
 
 use crate::harness::daemon::{Daemon, wait_for};
-use crate::harness::kafka::{Kafka, LIMIT};
+use crate::harness::kafka::Kafka;
+use crate::harness::server::LIMIT;
 
 /// A connection to write to topics with.
 struct Writer {

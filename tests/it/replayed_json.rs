@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::harness::beside::Daemon;
+use crate::harness::server::installed;
 
 /// Writes what `rawfile_json` of this Salt makes of such events, by its own function.
 const SCRIPT: &str = r#"
@@ -30,13 +31,7 @@ returner.event_return([
 "#;
 
 fn python() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
-        PathBuf::from,
-    );
-    let python = cache.join("salt-3007.15/bin/python");
-    assert!(python.exists(), "{} is missing: run `make test`", python.display());
-    python
+    installed("salt-3007.15").join("bin/python")
 }
 
 fn nested(depth: usize, inner: &str) -> Value {

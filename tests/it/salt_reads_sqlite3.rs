@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::daemon::Daemon;
+use crate::harness::server::installed;
 
 const SCRIPT: &str = r#"
 import json, sys
@@ -26,17 +27,7 @@ print(json.dumps({
 
 /// The Python of the Salt 3006.28 that `make test` installs.
 fn python() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
-        PathBuf::from,
-    );
-    let python = cache.join("salt-3006.28/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing: run `make test`, which installs the Salt that this test reads with",
-        python.display()
-    );
-    python
+    installed("salt-3006.28").join("bin/python")
 }
 
 #[test]

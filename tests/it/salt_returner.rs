@@ -10,8 +10,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::harness::beside::Daemon;
 use crate::harness::salt::{
-    self, ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, program, said, single_file, until,
+    ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, program, said, single_file, until,
 };
+use crate::harness::server;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ fn installed(dir: &Path) -> PathBuf {
     let source = dir.join("source");
     said(Command::new("cp").arg("-r").arg(repository().join("salt")).arg(&source));
     let target = dir.join("installed");
-    let mut pip = Command::new(salt::cache().join("python-build/bin/python"));
+    let mut pip = Command::new(server::installed("python-build").join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-index", "--no-deps"]);
     pip.args(["--no-build-isolation", "--disable-pip-version-check", "--target"]);
     said(pip.arg(&target).arg(&source));

@@ -87,14 +87,15 @@ impl Daemon {
 
     /// As [`Daemon::start`], in this way.
     pub(crate) fn start_as(folder: &Path, sections: &str, launch: &Launch) -> Self {
-        let general = format!(
-            "master_id: master-1\nstate_dir: {}\nshutdown_deadline: 3s\n\
-             http: {{listen: '127.0.0.1:0'}}\nlog: {{format: json}}\n",
-            folder.join("state").display()
-        );
         let config = folder.join("saltern.yaml");
-        fs::write(&config, general + sections).unwrap();
+        configure(&config, sections);
         Daemon::spawn(&config, launch)
+    }
+
+    /// Has it go on with these sources and sinks.
+    pub(crate) fn reload(&self, sections: &str) {
+        configure(&self.config, sections);
+        self.signal("HUP");
     }
 
     /// Starts it with this configuration. Its state is in `state` beside it, and its log too.
@@ -300,6 +301,15 @@ impl Drop for Daemon {
             eprintln!("the daemon's log:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
         }
     }
+}
+
+fn configure(config: &Path, sections: &str) {
+    let general = format!(
+        "master_id: master-1\nstate_dir: {}\nshutdown_deadline: 3s\n\
+         http: {{listen: '127.0.0.1:0'}}\nlog: {{format: json}}\n",
+        config.with_file_name("state").display()
+    );
+    fs::write(config, general + sections).unwrap();
 }
 
 fn run(config: &Path, log: &Path, launch: &Launch) -> Child {

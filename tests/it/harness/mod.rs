@@ -10,3 +10,4 @@ pub(crate) mod ports;
 pub(crate) mod proxy;
 pub(crate) mod returner_peer;
 pub(crate) mod salt;
+pub(crate) mod server;
