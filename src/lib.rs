@@ -23,7 +23,7 @@ pub mod demo;
 pub(crate) mod error;
 pub mod estate;
 pub mod event;
-pub(crate) mod files;
+pub mod files;
 pub mod http;
 pub mod import_master;
 pub mod jobs;

@@ -9,7 +9,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Failure, Output, print_json, runtime};
+use crate::cli::output::{Failure, Output, print_json};
+use crate::cli::runtime::runtime;
 use crate::client::tls;
 use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError};

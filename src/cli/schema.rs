@@ -5,7 +5,9 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, load, print, runtime};
+use crate::cli::output::{Failure, print};
+use crate::cli::runtime::runtime;
+use crate::cli::target::load;
 use crate::config::{self, Config};
 use crate::sink::clickhouse::{self, Features, Options};
 
