@@ -14,6 +14,7 @@ use thiserror::Error;
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::client::LEFT_OUT;
 use crate::codec::visible;
 use crate::delivery::RetryConfig;
 use crate::estate::EstateConfig;
@@ -566,7 +567,12 @@ fn kind_of<'a>(
     let mut has_unknown = false;
     for (key, node) in noted(entry.pairs(), problems)? {
         let Some(kind) = known.iter().find(|kind| **kind == key.name) else {
-            if !options.contains(&key.name.as_str()) {
+            if LEFT_OUT.contains(&key.name.as_str()) {
+                has_unknown = true;
+                let message = format!("this build has no {}", key.name);
+                let help = format!("install a build of saltern with the feature `{}`", key.name);
+                problems.push(Problem::at(key.place, message).help(help));
+            } else if !options.contains(&key.name.as_str()) {
                 has_unknown = true;
                 let all: Vec<_> = known.iter().chain(options).copied().collect();
                 let problem = Problem::at(key.place, format!("unknown key `{}`", key.name));

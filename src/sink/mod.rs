@@ -25,6 +25,7 @@ mod blackhole;
 pub(crate) mod clickhouse;
 pub mod encoding;
 mod jobs;
+#[cfg(feature = "kafka")]
 mod kafka;
 mod local;
 mod rawfile_json;
@@ -38,6 +39,7 @@ pub(crate) static KINDS: &[SinkKind] = &[
     SinkKind::of::<rawfile_json::RawfileJson>(),
     SinkKind::of::<sqlite3::Sqlite3>(),
     SinkKind::of::<clickhouse::ClickHouse>(),
+    #[cfg(feature = "kafka")]
     SinkKind::of::<kafka::Kafka>(),
     SinkKind::of::<local::Local>(),
     SinkKind::of::<blackhole::Blackhole>(),
