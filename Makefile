@@ -2,15 +2,22 @@
 # tests, python3 are all that has to be there; `make test` fetches the servers that it starts.
 
 CARGO ?= cargo
+# Where tests/servers/install.sh installs.
+CACHE = $(or $(SALTERN_TEST_CACHE),$(HOME)/.cache/saltern-tests)
 # The tests of real servers wait more than they compute: more of them at once than there are cores.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help demo test bench load compare soak fuzz lint docs toolchain
+.PHONY: help demo test unit kind test-full bench load compare soak fuzz lint fmt fix docs toolchain
 
 help:
 	@echo 'make demo    run saltern against a synthetic bus, into ./saltern-demo'
 	@echo 'make test    install the servers that the tests need, then run all tests; what fails runs once more, alone'
+	@echo 'make unit    the tests of the library alone, which start nothing'
+	@echo 'make kind    the server and the tests of one kind of sink or source: make kind KIND=sqlite3'
+	@echo 'make test-full    as make test, and then the stores in their other releases'
 	@echo 'make lint    formatting, clippy, bans and licences of dependencies'
+	@echo 'make fmt     format all code'
+	@echo 'make fix     mend what clippy can mend, then format'
 	@echo 'make bench   the Criterion benches'
 	@echo 'make load    the load tests, with their report and plots, into target/load'
 	@echo 'make compare saltern beside rsyslog, Telegraf and Salt, on the same events'
@@ -27,6 +34,21 @@ test: toolchain
 	$(CARGO) test --workspace --locked --no-run; built=$$?; \
 	wait $$install && exit $$built
 	CARGO='$(CARGO)' tests/run.py --workspace --locked
+
+unit: toolchain
+	$(CARGO) test --lib --locked
+
+# The tests of a kind are those with its name in their path.
+kind: toolchain
+	@test -n '$(KIND)' || { echo 'make kind: which one? make kind KIND=sqlite3' >&2; exit 2; }
+	@tests/servers/install.sh '$(KIND)' & install=$$!; \
+	$(CARGO) test --lib --test it --locked --no-run; built=$$?; \
+	wait $$install && exit $$built
+	CARGO='$(CARGO)' tests/run.py --lib --test it --locked -- '$(KIND)'
+
+test-full: test
+	tests/servers/install.sh full
+	SALTERN_TEST_KAFKA=3.9.1 CARGO='$(CARGO)' tests/run.py --test it --locked -- kafka
 
 bench: toolchain
 	$(CARGO) bench --locked
@@ -50,16 +72,20 @@ fuzz: toolchain
 lint: toolchain
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	@if command -v cargo-deny >/dev/null; then \
-		echo '$(CARGO) deny check bans licenses sources'; \
-		$(CARGO) deny check bans licenses sources; \
-	else \
-		echo 'make lint: cargo-deny is not installed, so bans, licences and sources were not checked (cargo install cargo-deny)'; \
-	fi
+	@command -v cargo-deny >/dev/null || tests/servers/install.sh lint
+	PATH="$$PATH:$$(ls -d $(CACHE)/cargo-deny-*/bin 2>/dev/null | tail -n 1)" \
+		$(CARGO) deny check bans licenses sources
+
+fmt: toolchain
+	$(CARGO) fmt --all
+
+fix: toolchain
+	$(CARGO) clippy --fix --allow-dirty --allow-staged --workspace --all-targets --locked
+	$(CARGO) fmt --all
 
 docs: toolchain
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
-	$(CARGO) test --locked --test doc_links
+	$(CARGO) test --locked --test it doc_links::
 
 # Says what is missing before a build fails on it with a page of text.
 toolchain:

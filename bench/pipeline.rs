@@ -20,7 +20,7 @@ use saltern::queue::parcel::Parcel;
 use saltern::queue::{Queue, SpillConfig, SpillMode};
 use saltern::source::frame_sender::Frames;
 use saltern::sync::bell::{Bell, Receiver, channel};
-use saltern::units::ByteSize;
+use saltern::units::{ByteSize, Span};
 
 mod batches;
 mod payloads;
@@ -182,11 +182,11 @@ fn outgoing(number: usize, filter: &FilterConfig) -> (SinkChannel, Receiver<Parc
     let (sender, shares) = channel(CHUNKS, &Bell::default());
     let filter = Filter::new(filter).expect("these are globs");
     let state = Arc::new(SinkState::new(&format!("s{number}"), "blackhole"));
-    (SinkChannel { filter, shares: sender, ranks: false, state }, shares)
+    (SinkChannel { filter, shares: sender, ranks: false, jobs: false, state }, shares)
 }
 
 fn queue(criterion: &mut Criterion) {
-    const LIMITS: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 0);
+    const LIMITS: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), Span::millis(0));
     let mut group = criterion.benchmark_group("queue push and take");
     for (name, bodies) in payloads() {
         let shares: Vec<Share> = (0..CHUNKS).map(|_| share(&bodies)).collect();

@@ -1,4 +1,4 @@
-//! What the fuzz target `spill` checks; shared with `tests/fuzz_targets.rs`.
+//! What the fuzz target `spill` checks; shared with `tests/it/fuzz_targets.rs`.
 //!
 //! The input is a life of a spill, byte by byte: events with payloads that a minion might write to
 //! deceive, and damage to the files between two starts. Whatever that is, a start ends, `scan`

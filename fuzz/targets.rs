@@ -1,4 +1,4 @@
-//! What the fuzz targets check; shared with `tests/fuzz_targets.rs`.
+//! What the fuzz targets check; shared with `tests/it/fuzz_targets.rs`.
 
 use bytes::{Bytes, BytesMut};
 use saltern::codec::json;

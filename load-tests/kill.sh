@@ -5,4 +5,4 @@ set -eu
 cd "$(dirname "$0")/.."
 export SALTERN_KILL_ROUNDS="${SALTERN_KILL_ROUNDS:-300}"
 export SALTERN_KILL_GRACE_MS="${SALTERN_KILL_GRACE_MS:-10}"
-exec cargo test --release --test spill -- --nocapture invariant_3_kill_9
+exec cargo test --release --test it -- --nocapture spill::invariant_3_kill_9

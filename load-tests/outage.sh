@@ -6,4 +6,4 @@ set -eu
 cd "$(dirname "$0")/.."
 export SALTERN_OUTAGE_EVENTS="${SALTERN_OUTAGE_EVENTS:-9000000}"
 export SALTERN_OUTAGE_SIDE_BY_SIDE=1
-exec cargo test --release --test spill -- --nocapture invariant_2_and_6_an_outage
+exec cargo test --release --test it -- --nocapture spill::invariant_2_and_6_an_outage

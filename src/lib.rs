@@ -30,7 +30,6 @@ pub mod files;
 pub mod http;
 pub mod import_master;
 pub mod jobs;
-pub(crate) mod kafka_loop;
 pub mod observe;
 pub mod pipeline;
 pub mod queue;

@@ -136,7 +136,7 @@ impl Span {
     }
 
     /// So many milliseconds.
-    pub(crate) const fn millis(millis: u64) -> Self {
+    pub const fn millis(millis: u64) -> Self {
         Span(Duration::from_millis(millis))
     }
 

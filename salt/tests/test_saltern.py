@@ -1,6 +1,6 @@
 """
 Salt's side against a daemon that is made up here. Needs a Python that has Salt, and the package on its
-path; ``tests/salt_returner.rs`` runs it in the environment of each release of Salt.
+path; ``tests/it/salt_returner.rs`` runs it in the environment of each release of Salt.
 """
 
 import inspect

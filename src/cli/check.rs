@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::cli::output::{Failure, Output, print_json};
 use crate::cli::runtime::runtime;
 use crate::client::tls;
 use crate::codec::visible::Visible;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SinkConfig};
 use crate::error::chain;
 use crate::files::state_dir;
 use crate::jobs::Jobs;
-use crate::sink::Context;
+use crate::sink::contract::{Context, Reopen};
+use crate::sink::registry::JOBS;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.
@@ -98,6 +98,7 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
                     counted(config.sinks.len(), "sink")
                 );
                 say_redacted(&config);
+                say_advice(&config);
             }
             if let Err(message) = advice {
                 let error = Failure::Usage(format!("error: {message}"));
@@ -135,6 +136,15 @@ fn say_redacted(config: &Config) {
         if !rules.is_empty() {
             let names = rules.names().collect::<Vec<_>>().join(", ");
             println!("redact  {of}: {}", Visible(&names));
+        }
+    }
+}
+
+/// Says what the kinds find risky in how they are configured.
+fn say_advice(config: &Config) {
+    for sink in &config.sinks {
+        for advice in sink.driver.check() {
+            eprintln!("warning: sinks.{}: {}", sink.name, Visible(&advice));
         }
     }
 }
@@ -189,15 +199,8 @@ async fn connect(config: &Config, output: Output) -> Vec<Connection> {
         };
         report("source", &source.name, result);
     }
-    let (_reopen, reopen) = watch::channel(0);
     for sink in &config.sinks {
-        let context = Context {
-            name: sink.name.clone(),
-            writer: 0,
-            master_id: config.general.master_id.clone(),
-            jobs: Jobs::new(&config.general.state_dir),
-            reopen: reopen.clone(),
-        };
+        let context = probing(config, sink);
         let result = match timeout(CONNECT, sink.driver.probe(&context)).await {
             Ok(result) => result.map_err(|error| error.chain()),
             Err(_) => Err(format!("no answer within {CONNECT:?}")),
@@ -205,6 +208,18 @@ async fn connect(config: &Config, output: Output) -> Vec<Connection> {
         report("sink", &sink.name, result);
     }
     connections
+}
+
+/// The context of a sink that is connected to once, by a command.
+pub(super) fn probing(config: &Config, sink: &SinkConfig) -> Context {
+    Context {
+        name: sink.name.clone(),
+        writer: 0,
+        master_id: config.general.master_id.clone(),
+        limit: CONNECT,
+        reopen: Reopen::never(),
+        jobs: (sink.kind.name == JOBS.name).then(|| Jobs::new(&config.general.state_dir)),
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -28,7 +28,8 @@ struct ListedKind {
 }
 
 pub(super) fn sinks(arguments: &SinksCommand) -> Result<(), Failure> {
-    let sinks = sink::KINDS.iter().map(|kind| ListedKind { name: kind.name, about: kind.about });
+    let sinks =
+        sink::registry::KINDS.iter().map(|kind| ListedKind { name: kind.name, about: kind.about });
     let sources = source::registry::KINDS
         .iter()
         .map(|kind| ListedKind { name: kind.name, about: kind.about });

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{debug, warn};
 
+use crate::client::stream::Stream;
 use crate::client::tls::TlsConfig;
 use crate::files::regular_file::{self, Links};
 use crate::units::Secret;
@@ -41,6 +42,19 @@ impl TryFrom<Vec<String>> for Brokers {
             }
         }
         Ok(Brokers(brokers))
+    }
+}
+
+impl Brokers {
+    /// The stream of a topic at each of these brokers. The keys lead to its name in the settings.
+    pub(crate) fn topic(&self, topic: &str, keys: &[String]) -> Vec<Stream> {
+        let name = format!("the topic `{topic}`");
+        let stream = |broker: &String| Stream {
+            server: broker.clone(),
+            name: name.clone(),
+            keys: keys.to_vec(),
+        };
+        self.0.iter().map(stream).collect()
     }
 }
 

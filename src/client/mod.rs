@@ -1,8 +1,12 @@
 //! How any store is reached.
 
+pub(crate) mod auth;
 pub(crate) mod backoff;
+pub(crate) mod http;
 #[cfg(feature = "kafka")]
 pub(crate) mod kafka;
+pub(crate) mod servers;
+pub(crate) mod stream;
 pub(crate) mod tls;
 
 /// Kinds that this build was made without, since their native libraries were not wanted.

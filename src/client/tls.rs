@@ -1,15 +1,17 @@
 //! TLS towards stores: whom to trust, and who we are. And towards clients.
 
-use std::io;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hyper_rustls::ConfigBuilderExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme, WantsVerifier,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
@@ -65,10 +67,16 @@ pub(crate) enum TlsError {
     },
     /// The system's certificates cannot be read.
     #[error("reading the certificates that the system trusts; `tls.ca` names others")]
-    System(#[source] io::Error),
+    System(#[source] Box<dyn Error + Send + Sync>),
     /// Of certificate and key, one is missing.
     #[error("`tls.cert` and `tls.key` belong together, and one is missing")]
     HalfIdentity,
+    /// A password is there for the key.
+    #[error(
+        "`tls.key_password` cannot be used here; write the key without a password: \
+         openssl pkey -in KEY -out NEW, for saltern's user alone to read"
+    )]
+    KeyPassword,
     /// The key is encrypted.
     #[error(
         "the key in {} has a password, which cannot be used here; write the key without one: \
@@ -84,23 +92,24 @@ pub(crate) enum TlsError {
     /// The provider of cryptography does not offer what TLS needs.
     #[error("setting up TLS")]
     Provider(#[source] rustls::Error),
+    /// No client could be made.
+    #[error("setting up connections: {0}")]
+    Client(String),
 }
 
 impl TlsConfig {
     /// The configuration in the terms of rustls. Reads the files.
     pub(crate) fn client(&self) -> Result<ClientConfig, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Provider)?;
+        let (builder, provider) = builder()?;
         let builder = match &self.ca {
             _ if !self.verify => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
             }
             Some(ca) => builder.with_root_certificates(roots(ca)?),
-            None => builder.with_native_roots().map_err(TlsError::System)?,
+            None => builder.with_root_certificates(system_roots()?),
         };
         match (&self.cert, &self.key) {
+            _ if self.key_password.is_some() => Err(TlsError::KeyPassword),
             (None, None) => Ok(builder.with_no_client_auth()),
             (Some(cert), Some(path)) => {
                 let key = private_key(path)?;
@@ -110,6 +119,35 @@ impl TlsConfig {
             _ => Err(TlsError::HalfIdentity),
         }
     }
+
+    /// For a client that is not to speak TLS: it trusts nobody.
+    pub(crate) fn trusts_nobody() -> Result<ClientConfig, TlsError> {
+        let (builder, _) = builder()?;
+        Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+    }
+}
+
+fn builder() -> Result<(ConfigBuilder<ClientConfig, WantsVerifier>, Arc<CryptoProvider>), TlsError>
+{
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Provider)?;
+    Ok((builder, provider))
+}
+
+/// The certificates that the system trusts; there is at least one.
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
+    Err(TlsError::System(match found.errors.into_iter().next() {
+        Some(error) => error.into(),
+        None => "there are none".into(),
+    }))
 }
 
 /// Larger than what a system trusts as a whole.

@@ -6,9 +6,9 @@
 //! events, returns or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is
 //! printed (`masked.rs`).
 
-use crate::config::JOB_TAGS;
 use crate::files::socket_file::LONGEST_PATH;
 use crate::jobs::JobsConfig;
+use crate::jobs::TAGS as JOB_TAGS;
 use crate::units::Span;
 
 mod engines;
@@ -28,7 +28,7 @@ pub use master::Master;
 pub use options::WITHOUT_MEANING;
 use page::{Page, quoted};
 use python::is_false;
-use returners::{RETURNERS, Returner};
+use returners::returners;
 
 /// The keys that name what stores jobs, and what each stores.
 const JOB_CACHES: [(&str, &str); 2] = [
@@ -299,7 +299,7 @@ fn returner_source(master: &Master, page: &mut Page) {
 /// The sink that does what a returner does, or a comment; whether it is a sink.
 fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Use { name, key } = used;
-    let Some(returner) = RETURNERS.iter().find(|returner| returner.is(name)) else {
+    let Some(returner) = returners().iter().find(|returner| returner.is(name)) else {
         let what = "is none of Salt's own returners; saltern has no sink for it.";
         page.line(2, &format!("# {key}: {} {what}", masked::name(name)));
         let prefix = format!("{name}.");
@@ -347,9 +347,9 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
         page.line(4, &format!("# Set the environment variable {variable}: it stands for what `{option}` says on the master, which may hold a secret."));
     }
     if settings.set.is_empty() {
-        page.line(4, &format!("{}: {{}}", returner.name));
+        page.line(4, &format!("{}: {{}}", returner.name()));
     } else {
-        page.line(4, &format!("{}:", returner.name));
+        page.line(4, &format!("{}:", returner.name()));
         for (option, value) in settings.set {
             page.line(6, &format!("{option}: {value}"));
         }
@@ -466,8 +466,8 @@ fn taken(seconds: f64) -> f64 {
 fn unused(master: &Master, page: &mut Page) {
     let used: Vec<_> =
         direct_uses(master).into_iter().chain(all_uses(master)).map(|used| used.name).collect();
-    for returner in RETURNERS {
-        let Returner { name, .. } = returner;
+    for returner in returners() {
+        let name = returner.name();
         let options = returner.options(master);
         if !options.is_empty() && !used.iter().any(|used| returner.is(used)) {
             page.line(
@@ -605,14 +605,14 @@ mod tests {
 
     #[test]
     fn every_returner_is_carried_over_or_said_not_to_be() {
-        for returner in RETURNERS.iter().filter(|returner| returner.name != SEVERAL) {
-            let mut text = format!("event_return: {}\n", returner.name);
+        for returner in returners().iter().filter(|returner| returner.name() != SEVERAL) {
+            let mut text = format!("event_return: {}\n", returner.name());
             for section in returner.sections {
                 text += &format!("{section}.host: a.example.com\n{section}.password: hunter2\n");
             }
             let page = imported(&text);
-            let is_sink = page.contains(&format!("  \"{}\":\n", returner.name));
-            let is_comment = page.contains(&format!("# event_return: {}.", returner.name));
+            let is_sink = page.contains(&format!("  \"{}\":\n", returner.name()));
+            let is_comment = page.contains(&format!("# event_return: {}.", returner.name()));
             assert!(is_sink != is_comment, "{page}");
             assert!(!page.contains("hunter2"), "{page}");
             if is_comment && !returner.sections.is_empty() {

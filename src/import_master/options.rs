@@ -9,7 +9,7 @@ use super::masked::{self, masked};
 use super::master::Master;
 use super::page::Page;
 use super::python::{is_false, scalar};
-use super::returners::RETURNERS;
+use super::returners::returners;
 use crate::yaml::{Node, Value};
 
 /// Options, and what becomes of each.
@@ -138,7 +138,7 @@ pub(super) fn left_over(master: &Master, page: &mut Page) {
         }
     }
     for (key, node) in master.keys() {
-        let is_option_of_returner = RETURNERS.iter().any(|returner| returner.owns(key));
+        let is_option_of_returner = returners().iter().any(|returner| returner.owns(key));
         if page.has_said(key) || WITHOUT_MEANING.contains(&key) || is_option_of_returner {
             continue;
         }

@@ -249,7 +249,7 @@ impl Pipeline {
         let (shares, shares_out) = channel(CHANNEL, &Bell::default());
         let incoming = Incoming { shares: shares_out, inherited: VecDeque::new() };
         let state = sink_state(sink);
-        if std::ptr::eq(sink.kind, &raw const sink::JOBS) {
+        if std::ptr::eq(sink.kind, &raw const sink::registry::JOBS) {
             self.jobs.fed_by(Arc::clone(&state));
         }
         let environment = &self.environment;
@@ -258,7 +258,8 @@ impl Pipeline {
             RunningSink::start(environment, sink, Arc::clone(&state), queue, incoming, parts)?;
         self.sinks.push(running);
         self.letter_channels.open(&sink.name, shares.clone(), Arc::clone(&state));
-        Ok(SinkChannel { filter: sink.filter.clone(), shares, ranks: sink.kind.ranks, state })
+        let (filter, kind) = (sink.filter.clone(), sink.kind);
+        Ok(SinkChannel { filter, shares, ranks: kind.ranks, jobs: kind.jobs, state })
     }
 
     /// Starts the thread that counts what is said of the estate.

@@ -175,7 +175,6 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
-    use std::any::Any;
     use std::collections::BTreeSet;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -187,7 +186,8 @@ mod tests {
     use crate::pipeline::Pipeline;
     use crate::pipeline::shutdown::Shutdown;
     use crate::pipeline::supervisor::*;
-    use crate::sink::{Context, Driver, Driving, SinkError};
+    use crate::sink::contract::{Context, WriteError};
+    use crate::sink::registry::{Driver, Driving};
 
     /// What goes wrong, a few times, when a batch is written.
     #[derive(Clone, Copy)]
@@ -224,11 +224,7 @@ mod tests {
             })
         }
 
-        fn config(&self) -> &(dyn Any + Send + Sync) {
-            self
-        }
-
-        fn probe<'a>(&'a self, _: &'a Context) -> Driving<'a, Result<(), SinkError>> {
+        fn probe<'a>(&'a self, _: &'a Context) -> Driving<'a, Result<(), WriteError>> {
             Box::pin(async { Ok(()) })
         }
     }

@@ -22,7 +22,8 @@ use crate::observe::state::SinkState;
 use crate::observe::threads::Threads;
 use crate::queue::inspect::Inspector;
 use crate::queue::spooler::BATCHES_PER_WRITER;
-use crate::sink::{Context, Driver};
+use crate::sink::contract::{Context, Reopen};
+use crate::sink::registry::{Driver, JOBS};
 use crate::sync::bell::{Bell, Receiver, channel};
 
 /// What every sink is started with.
@@ -74,8 +75,10 @@ impl Starter {
             name: sink.name.clone(),
             writer: number,
             master_id: environment.master_id.clone(),
-            jobs: environment.jobs.clone(),
-            reopen: environment.reopen.clone(),
+            limit: sink.retry.timeout.0,
+            reopen: Reopen::new(environment.reopen.clone()),
+            // Others have no business with it.
+            jobs: (sink.kind.name == JOBS.name).then(|| environment.jobs.clone()),
         };
         let (retry, rate_limit) = (sink.retry, sink.rate_limit);
         let (dead_letters, deaths) = (environment.dead_letters.clone(), environment.deaths.clone());

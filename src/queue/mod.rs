@@ -30,7 +30,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing::{error, info, warn};
 
 use crate::event::batch::{Batch, BatchLimits};
@@ -50,7 +50,7 @@ pub(crate) mod spooler;
 pub(crate) mod waiting_for_spill;
 
 /// Where a sink's events wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillMode {
     /// On disk before the sink is tried, and in memory as long as there is room: a crash loses
@@ -65,7 +65,7 @@ pub enum SpillMode {
 }
 
 /// What to do with a new event when the queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
     /// Discard the oldest events that wait.
@@ -87,6 +87,16 @@ pub enum Fsync {
     Always,
     /// When the kernel sees fit.
     Never,
+}
+
+impl Serialize for Fsync {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Fsync::Interval(span) => Span(*span).serialize(serializer),
+            Fsync::Always => serializer.serialize_str("always"),
+            Fsync::Never => serializer.serialize_str("never"),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Fsync {
@@ -115,7 +125,7 @@ impl<'de> Deserialize<'de> for Fsync {
 }
 
 /// How the payload is compressed on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillCompression {
     /// Not at all: cheapest in CPU.
@@ -126,7 +136,7 @@ pub enum SpillCompression {
 }
 
 /// How many events may wait for a sink, and where.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpillConfig {
     /// Where events wait.
@@ -151,19 +161,22 @@ pub struct SpillConfig {
 
 impl Default for SpillConfig {
     fn default() -> Self {
-        SpillConfig {
-            mode: SpillMode::Durable,
-            max_bytes: ByteSize(4 << 30),
-            max_age: None,
-            when_full: WhenFull::DropOldest,
-            fsync: Fsync::Interval(Duration::from_millis(500)),
-            compression: SpillCompression::None,
-            memory: None,
-        }
+        SpillConfig::STORE
     }
 }
 
 impl SpillConfig {
+    /// For a store that keeps everything.
+    pub(crate) const STORE: SpillConfig = SpillConfig {
+        mode: SpillMode::Durable,
+        max_bytes: ByteSize(4 << 30),
+        max_age: None,
+        when_full: WhenFull::DropOldest,
+        fsync: Fsync::Interval(Duration::from_millis(500)),
+        compression: SpillCompression::None,
+        memory: None,
+    };
+
     /// The bound on memory, in bytes.
     pub(crate) fn memory_bound(&self) -> usize {
         match (self.memory, self.mode) {
@@ -1145,7 +1158,7 @@ mod tests {
         Queue::new(1, config, None)
     }
 
-    const ONE_SECOND: BatchLimits = BatchLimits::new(10, ByteSize(1000), 1000);
+    const ONE_SECOND: BatchLimits = BatchLimits::new(10, ByteSize(1000), Span::millis(1000));
 
     #[test]
     fn what_no_spill_keeps_is_handed_on_in_order_with_its_claims() {

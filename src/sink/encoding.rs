@@ -5,8 +5,9 @@ use std::path::Path;
 
 #[cfg(feature = "kafka")]
 use super::kafka;
-use super::{SinkError, clickhouse, sqlite3};
+use super::{clickhouse, sqlite3};
 use crate::event::batch::Batch;
+use crate::sink::contract::WriteError;
 
 /// Makes bytes of a batch and says how many.
 pub type Encode = fn(&Batch, &mut Vec<u8>) -> usize;
@@ -31,12 +32,12 @@ pub struct Database(sqlite3::Sqlite3);
 
 impl Database {
     /// Makes the database.
-    pub fn create(path: &Path) -> Result<Self, SinkError> {
+    pub fn create(path: &Path) -> Result<Self, WriteError> {
         sqlite3::Sqlite3::create(path).map(Database)
     }
 
     /// Stores a batch in one transaction.
-    pub fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    pub fn store(&mut self, batch: &Batch) -> Result<(), WriteError> {
         self.0.store(batch)
     }
 }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::stream::Stream;
 use crate::source::frame_sender::FrameSender;
 use crate::units::ByteSize;
 
@@ -52,6 +53,11 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// Hears of the buses that are read beside it; whether that makes a difference to it.
     fn beside(_config: &mut Self::Config, _buses: &[PathBuf]) -> bool {
         false
+    }
+
+    /// Event streams that it reads and that a sink could write.
+    fn reads(_config: &Self::Config) -> Vec<Stream> {
+        Vec::new()
     }
 
     /// Connects once and lets go again.

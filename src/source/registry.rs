@@ -7,6 +7,7 @@ use std::sync::Arc;
 use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
 
+use crate::client::stream::Stream;
 use crate::source::contract::{JobCache, Source, SourceError};
 use crate::source::frame_sender::FrameSender;
 #[cfg(feature = "kafka")]
@@ -84,6 +85,11 @@ pub(crate) trait Reader: Send + Sync {
         false
     }
 
+    /// See [`Source::reads`].
+    fn reads(&self) -> Vec<Stream> {
+        Vec::new()
+    }
+
     /// Connects once and lets go again.
     fn probe(&self) -> Reading<'_>;
 }
@@ -109,6 +115,10 @@ impl<S: Source> Reader for Configured<S> {
 
     fn beside(&mut self, buses: &[PathBuf]) -> bool {
         S::beside(&mut self.0, buses)
+    }
+
+    fn reads(&self) -> Vec<Stream> {
+        S::reads(&self.0)
     }
 
     fn probe(&self) -> Reading<'_> {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer};
-use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
+use serde::{Deserialize, Deserializer, Serialize, forward_to_deserialize_any};
 use serde_saphyr::Spanned;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -213,6 +213,52 @@ pub struct Key {
 }
 
 impl Node {
+    /// What is serialized like this, without a place; `None` if it cannot be.
+    pub(crate) fn of(value: &impl Serialize) -> Option<Node> {
+        serde_json::to_value(value).ok().map(Node::from_json)
+    }
+
+    fn from_json(json: serde_json::Value) -> Node {
+        let place = Place::default();
+        let value = match json {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(value),
+            serde_json::Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(number), _) => Value::Uint(number),
+                (None, Some(number)) => Value::Int(number),
+                (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            serde_json::Value::String(text) => Value::Text(text),
+            serde_json::Value::Array(values) => {
+                Value::List(values.into_iter().map(Node::from_json).collect())
+            }
+            serde_json::Value::Object(pairs) => {
+                let pair = |(name, value)| (Key { name, place }, Node::from_json(value));
+                Value::Map(pairs.into_iter().map(pair).collect())
+            }
+        };
+        Node { place, value }
+    }
+
+    /// The mapping, with the values of `below` for keys that it does not have, also in its inner
+    /// mappings. A key with nothing behind it counts as not there.
+    pub(crate) fn over(&self, below: &Node) -> Node {
+        let (Value::Map(pairs), Value::Map(below)) = (&self.value, &below.value) else {
+            return self.clone();
+        };
+        let mut pairs = pairs.clone();
+        for (key, below) in below {
+            match pairs.iter_mut().find(|(known, _)| known.name == key.name) {
+                None => pairs.push((key.clone(), below.clone())),
+                Some((_, node)) if matches!(node.value, Value::Nothing) => {
+                    node.value = below.value.clone();
+                }
+                Some((_, node)) => *node = node.over(below),
+            }
+        }
+        Node { place: self.place, value: Value::Map(pairs) }
+    }
+
     /// Parses one YAML document.
     pub fn parse(text: &str) -> Result<Node, Problem> {
         let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');

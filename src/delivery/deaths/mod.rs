@@ -370,8 +370,8 @@ mod tests {
     use crate::event::batch::BatchLimits;
     use crate::event::chunk::{Chunk, Share};
     use crate::event::{Event, Origin};
-    use crate::sink::{ConnectError, Context, Sink, SinkError};
-    use crate::units::ByteSize;
+    use crate::sink::contract::{ConnectError, Context, Defaults, Once, Sink, WriteError};
+    use crate::units::{ByteSize, Span};
 
     const SECOND: u64 = 1_000_000;
 
@@ -439,14 +439,16 @@ mod tests {
     impl Sink for Deadly {
         const NAME: &'static str = "deadly";
         const ABOUT: &'static str = "the process dies at it";
-        const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize(1000), 0);
+        const DEFAULTS: Defaults =
+            Defaults::store(BatchLimits::new(1000, ByteSize(1000), Span::millis(0)));
+        const ONCE: Once = Once::No;
         type Config = Unconfigurable<Store>;
 
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             Ok(Deadly(Arc::clone(&config.0)))
         }
 
-        async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
             let has_died = {
                 let mut store = self.0.lock().unwrap();
                 store.tried.insert(batch.id().0);
@@ -462,10 +464,6 @@ mod tests {
             if has_died {
                 std::future::pending::<()>().await;
             }
-            Ok(())
-        }
-
-        async fn close(self) -> Result<(), SinkError> {
             Ok(())
         }
     }

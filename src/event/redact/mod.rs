@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use crate::event::Event;
 use crate::event::chunk::{Chunk, Share};
+use crate::event::{Event, EventKind, job_load};
 use crate::observe::metrics::{self, Tally};
 
 #[cfg(test)]
@@ -53,7 +53,10 @@ impl Redaction {
     /// The event without what is to be hidden, under the id that it has; `None` if it stays as it
     /// is. What was done is counted.
     pub fn of(&self, event: &Event) -> Option<Event> {
-        let asked = self.rules.asked(event);
+        // What is hidden of the event of a new job is hidden of what the master says of it.
+        let is_load = event.kind() == EventKind::JobLoad;
+        let announced = if is_load { job_load::announced(event) } else { None };
+        let asked = self.rules.asked(announced.as_ref().unwrap_or(event));
         if asked.is_empty() {
             return None;
         }

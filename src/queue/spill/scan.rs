@@ -196,7 +196,7 @@ mod tests {
     use crate::queue::spill::scan::*;
     use crate::queue::spill::{Settings, Spill};
     use crate::queue::{Queue, SpillConfig};
-    use crate::units::ByteSize;
+    use crate::units::{ByteSize, Span};
 
     const SETTINGS: Settings = Settings { segment_bytes: 300, max_bytes: 1 << 20, compress: false };
 
@@ -311,7 +311,7 @@ mod tests {
         let scan = scan(&disk, Depth::All, |_| Ok(())).unwrap();
         let spill = Spill::open(disk, SETTINGS).unwrap();
         let mut queue = Queue::new(7, SpillConfig::default(), Some(spill));
-        let limits = BatchLimits::new(1000, ByteSize(1 << 20), 1000);
+        let limits = BatchLimits::new(1000, ByteSize(1 << 20), Span::seconds(1));
         let mut came = 0;
         while let Some(batch) = queue.take(&limits, Instant::now()) {
             came += batch.len() as u64;

@@ -21,24 +21,25 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::delivery::breaker::Breaker;
+use crate::delivery::retry::RetryConfig;
 use crate::delivery::tests::Unconfigurable;
-use crate::delivery::{RetryConfig, Shared, Writer, drive};
+use crate::delivery::{Shared, Writer, drive};
 use crate::event::chunk::{Chunk, Share};
 use crate::event::{Event, Origin};
-use crate::jobs::Jobs;
 use crate::queue::spill::model::SimDisk;
 use crate::queue::spill::{Settings, Spill};
 use crate::queue::spooler::*;
 use crate::queue::{SpillConfig, SpillMode, WhenFull};
-use crate::sink::{ConnectError, Context, Rejected, Sink, SinkError};
+use crate::sink::contract::{ConnectError, Context, Defaults, Once, Refusal, Sink, WriteError};
+use crate::sink::testing::context;
 use crate::sync::receipt::{Claim, Receipt};
 use crate::units::{ByteSize, Span};
 
-const LIMITS: BatchLimits = BatchLimits::new(3, ByteSize(1000), 50);
+const LIMITS: BatchLimits = BatchLimits::new(3, ByteSize(1000), Span::millis(50));
 
 /// Memory for each queue; a few shares.
 const MEMORY: usize = 4000;
@@ -222,29 +223,27 @@ struct Gated(Arc<Mutex<Store>>, usize);
 impl Sink for Gated {
     const NAME: &'static str = "gated";
     const ABOUT: &'static str = "answers when it is told to";
-    const BATCH: BatchLimits = LIMITS;
+    const DEFAULTS: Defaults = Defaults::store(LIMITS);
+    const ONCE: Once = Once::No;
     type Config = Unconfigurable<Store>;
 
     async fn connect(config: &Self::Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(Gated(Arc::clone(&config.0), context.writer))
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let answered = self.0.lock().unwrap().begin_write(self.1, batch);
-        let doing = || "writing".to_owned();
-        let reject = |events| SinkError::Reject { doing: doing(), cause: "bad".into(), events };
         match answered.await.unwrap() {
             Answer::Stored => Ok(()),
-            Answer::Unheard => Err(SinkError::reconnect("writing", "gone")),
-            Answer::Busy => Err(SinkError::retry("writing", "busy")),
-            Answer::FirstIsBad => Err(reject(Rejected::These(vec![0]))),
-            Answer::SomethingIsBad => Err(reject(Rejected::Unknown)),
-            Answer::Wrong => Err(SinkError::fatal("logging in", "wrong password")),
+            Answer::Unheard => Err(WriteError::reconnect("writing", "gone")),
+            Answer::Busy => Err(WriteError::retry("writing", "busy")),
+            Answer::FirstIsBad => {
+                let refusal = Refusal { place: 0, cause: "bad".into() };
+                Err(WriteError::refused("writing", vec![refusal]))
+            }
+            Answer::SomethingIsBad => Err(WriteError::reject("writing", "bad")),
+            Answer::Wrong => Err(WriteError::fatal("logging in", "wrong password")),
         }
-    }
-
-    async fn close(self) -> Result<(), SinkError> {
-        Ok(())
     }
 }
 
@@ -346,14 +345,7 @@ impl World {
         for writer in 0..count {
             let (batches_in, batches_out) = mpsc::channel(BATCHES_PER_WRITER);
             batches.push(batches_in);
-            let reopen = watch::channel(0).1;
-            let context = Context {
-                name: "test".into(),
-                writer,
-                master_id: "m".into(),
-                jobs: Jobs::new("/nowhere".as_ref()),
-                reopen,
-            };
+            let context = Context { writer, ..context() };
             let writer = Writer {
                 context,
                 batches: batches_out,

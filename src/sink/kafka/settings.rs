@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::message::{Format, Key, Topic};
 use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl};
+use crate::client::stream::Stream;
 use crate::client::tls::TlsConfig;
 
 /// A topic of Kafka, or several.
@@ -94,6 +95,8 @@ pub(crate) struct Config {
     pub(super) value: Format,
     pub(super) is_transactional: bool,
     pub(super) create: Create,
+    /// The topic, if it has one name.
+    pub(super) writes: Vec<Stream>,
     /// What any client of the cluster needs.
     pub(super) client: ClientConfig,
     /// What the producer needs, but for the transactional id.
@@ -133,7 +136,7 @@ impl TryFrom<Settings> for Config {
             .set("partitioner", "murmur2_random")
             .set("message.max.bytes", LARGEST_MESSAGE)
             .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)
-            // Less than the engine waits for a batch (`retry.timeout`).
+            // Unless the engine waits for less than twice as long.
             .set("message.timeout.ms", "30000")
             .set("socket.timeout.ms", "10000")
             .set("transaction.timeout.ms", "60000")
@@ -159,7 +162,9 @@ impl TryFrom<Settings> for Config {
             },
         };
         let is_transactional = settings.transactional;
-        Ok(Config { topic, key, value, is_transactional, create, client, producer })
+        let writes = topic.fixed().map(|name| brokers.topic(name, &["topic".to_owned()]));
+        let writes = writes.unwrap_or_default();
+        Ok(Config { topic, key, value, is_transactional, create, writes, client, producer })
     }
 }
 

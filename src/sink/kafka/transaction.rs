@@ -21,7 +21,7 @@ use super::unbounded_call::UnboundedCall;
 use crate::client::kafka::ANSWER;
 use crate::event::batch::BatchId;
 use crate::observe::metrics::{self, Tally};
-use crate::sink::{Context, SinkError};
+use crate::sink::contract::{Context, WriteError};
 use crate::sync::blocking;
 
 /// How long to block for an answer of the transaction's coordinator before the engine may stop us.
@@ -100,7 +100,7 @@ impl Transactions {
         client: &ClientConfig,
         context: &Context,
         topic: &str,
-    ) -> Result<Self, SinkError> {
+    ) -> Result<Self, WriteError> {
         let failed = |error| sink_error("beginning transactions", error, producer);
         let began = Instant::now();
         while let Err(error) = producer.init_transactions(SLICE) {
@@ -122,7 +122,7 @@ impl Transactions {
         self.marks.iter().find(|mark| mark.batch == batch).map(|mark| mark.refused.as_slice())
     }
 
-    pub(super) fn begin(&mut self, producer: &ThreadedProducer<Reports>) -> Result<(), SinkError> {
+    pub(super) fn begin(&mut self, producer: &ThreadedProducer<Reports>) -> Result<(), WriteError> {
         let begun = producer.begin_transaction();
         begun.map_err(|error| sink_error("beginning a transaction", error, producer))?;
         self.is_open = true;
@@ -135,7 +135,7 @@ impl Transactions {
         producer: &Arc<ThreadedProducer<Reports>>,
         batch: BatchId,
         refused: &[usize],
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), WriteError> {
         let mut marks = self.marks.clone();
         marks.push(Mark { batch: batch.to_string(), refused: refused.to_vec() });
         marks.drain(..marks.len().saturating_sub(MARKS));
@@ -204,7 +204,7 @@ impl Transactions {
     /// whoever leaves a transaction open for too long, too: after a cut of the network, say. So
     /// only a mark that is not ours tells that there is another saltern; the one of us that finds
     /// it gives in.
-    pub(super) fn fenced(&self, batch: BatchId, failed: SinkError) -> SinkError {
+    pub(super) fn fenced(&self, batch: BatchId, failed: WriteError) -> WriteError {
         let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
         let is_ours = |marks: &[Mark]| {
             *marks == *self.marks
@@ -217,7 +217,7 @@ impl Transactions {
                     "another saltern writes as `{id}`, which is master_id, sink and writer; this \
                      one ends here, so that the two do not fight: stop one, or rename its sink"
                 );
-                SinkError::fatal("writing in a transaction", cause)
+                WriteError::fatal("writing in a transaction", cause)
             }
             _ => failed,
         }

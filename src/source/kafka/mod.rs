@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::kafka::{explained, not_made};
+use crate::client::stream::Stream;
 use crate::source::contract::{Source, SourceError};
 use crate::source::frame_sender::FrameSender;
 
@@ -52,6 +53,10 @@ impl Source for Kafka {
         reading.await.unwrap_or_else(|error| {
             Err(SourceError::new("reading from Kafka, on a thread of its own", error))
         })
+    }
+
+    fn reads(config: &Config) -> Vec<Stream> {
+        config.reads.clone()
     }
 
     async fn probe(config: &Config) -> Result<(), SourceError> {

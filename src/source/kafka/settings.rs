@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl};
+use crate::client::stream::Stream;
 use crate::client::tls::TlsConfig;
 use crate::source::kafka::messages::Format;
 
@@ -45,6 +46,8 @@ pub(in crate::source) struct Config {
     /// For people.
     pub(super) brokers: String,
     pub(super) topics: Vec<String>,
+    /// The topics that have names, at each broker.
+    pub(super) reads: Vec<Stream>,
     pub(super) format: Format,
     pub(super) client: ClientConfig,
 }
@@ -94,6 +97,10 @@ impl TryFrom<Written> for Config {
             client.set(name, value);
         }
         properties.set_on(&mut client, OWNED)?;
-        Ok(Config { brokers: brokers.to_string(), topics, format, client })
+        let named = topics.iter().enumerate().filter(|(_, topic)| !topic.starts_with('^'));
+        let reads = named
+            .flat_map(|(n, topic)| brokers.topic(topic, &["topics".to_owned(), n.to_string()]))
+            .collect();
+        Ok(Config { brokers: brokers.to_string(), topics, reads, format, client })
     }
 }

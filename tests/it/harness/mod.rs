@@ -1,0 +1,12 @@
+//! What the tests need of the world: the daemon, stores, masters, peers and broken wires.
+
+pub(crate) mod blocking;
+pub(crate) mod bus;
+pub(crate) mod clickhouse;
+pub(crate) mod daemon;
+pub(crate) mod kafka;
+pub(crate) mod numbered;
+pub(crate) mod ports;
+pub(crate) mod proxy;
+pub(crate) mod returner_peer;
+pub(crate) mod salt;
