@@ -11,7 +11,7 @@ use super::tcp_listener::stranger;
 use crate::cli::output::{Failure, print};
 use crate::cli::runtime::runtime;
 use crate::cli::target::Target;
-use crate::config::Located;
+use crate::config::located::Located;
 use crate::http::token;
 use crate::units::Secret;
 

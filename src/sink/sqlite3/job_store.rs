@@ -9,10 +9,10 @@ use tokio::task::spawn_blocking;
 
 use super::database::{DIALECT, Sqlite};
 use super::file::{FileId, file_id};
-use super::{Config, TABLES};
 use crate::jobs::store::{Answer, AskError, Asking, JobStore};
 use crate::sink::sql::at_once;
 use crate::sink::sql::reading::{Reading, fill};
+use crate::sink::sql::tables::Tables;
 use crate::sync::lock;
 
 /// How long to wait for a lock of another process. Salt waits for three seconds.
@@ -23,6 +23,7 @@ pub(super) struct Jobs(Arc<Database>);
 
 struct Database {
     path: PathBuf,
+    tables: &'static Tables,
     /// The connection of the last question, if no other uses it now.
     idle: Mutex<Option<Open>>,
 }
@@ -35,10 +36,10 @@ struct Open {
 }
 
 impl Jobs {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(database: &Path, tables: &'static Tables) -> Self {
         // As the sink opens it. Where the folder of the process is not known there is nothing.
-        let path = std::path::absolute(&config.database).unwrap_or_default();
-        Jobs(Arc::new(Database { path, idle: Mutex::default() }))
+        let path = std::path::absolute(database).unwrap_or_default();
+        Jobs(Arc::new(Database { path, tables, idle: Mutex::default() }))
     }
 }
 
@@ -62,7 +63,7 @@ impl Database {
         let idle = lock::hold(&self.idle).take();
         let mut open = match idle.filter(|open| open.file == file) {
             Some(open) => open,
-            None => Open::new(&self.path, file)?,
+            None => Open::new(&self.path, file, self.tables)?,
         };
         if !open.reading.has_tables() {
             return Ok(answer);
@@ -74,12 +75,12 @@ impl Database {
 }
 
 impl Open {
-    fn new(path: &Path, file: FileId) -> rusqlite::Result<Self> {
+    fn new(path: &Path, file: FileId, tables: &'static Tables) -> rusqlite::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         let mut sqlite = Sqlite::new(connection);
-        let reading = at_once(Reading::of(&mut sqlite, &TABLES, &DIALECT))?;
+        let reading = at_once(Reading::of(&mut sqlite, tables, &DIALECT))?;
         Ok(Open { file, sqlite, reading })
     }
 }
