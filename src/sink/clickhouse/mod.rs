@@ -70,7 +70,7 @@ pub(crate) struct Config {
     cluster: Option<String>,
     /// Compression on the way to the server.
     #[serde(default)]
-    compression: Compression,
+    compression: BodyCompression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
     /// from 21.11 on). Each is waited for all the same. For many small batches.
     #[serde(default)]
@@ -234,6 +234,10 @@ impl Sink for ClickHouse {
         };
         let features = Features::of(wish.server_version.unwrap_or(CURRENT));
         Some(schema::script(&features, &options))
+    }
+
+    fn check(config: &Config) -> Vec<String> {
+        config.who().err().into_iter().collect()
     }
 
     async fn migrate(
