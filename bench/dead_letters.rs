@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use saltern::delivery::dead_letter::{DeadLetters, Refused, Selection};
+use saltern::delivery::dead_letter::{DeadLetters, LetterSelection, Refused};
 use saltern::event::batch::Entry;
 use saltern::event::{Authority, Event, Origin};
 use tempfile::TempDir;
@@ -35,7 +35,7 @@ fn letters(count: usize) -> (TempDir, DeadLetters) {
     for _ in 0..count.div_ceil(TOGETHER) {
         keep(&letters, TOGETHER.min(count));
     }
-    letters.mark_for_replay(&Selection::default()).expect("they can be marked");
+    letters.mark_for_replay(&LetterSelection::default()).expect("they can be marked");
     (folder, letters)
 }
 

@@ -79,13 +79,13 @@ fn offer(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("estate offer");
     for (name, bodies) in all_payloads() {
         let chunk = chunk(&bodies);
-        let (feed, counter) = Estate::new(Some(config())).feed();
+        let (sender, counter) = Estate::new(Some(config())).channel();
         let counting = std::thread::spawn(move || counter.run());
         group.throughput(Throughput::Elements(chunk.events.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter(|| feed.offer(black_box(&chunk), false));
+            bencher.iter(|| sender.offer(black_box(&chunk), false));
         });
-        drop(feed);
+        drop(sender);
         counting.join().expect("counting does not panic");
     }
 }

@@ -13,13 +13,13 @@ use saltern::event::chunk::Share;
 use saltern::event::filter::{Filter, FilterConfig};
 use saltern::event::{Authority, Event};
 use saltern::observe::state::{SinkState, SourceState};
-use saltern::pipeline::dispatch::{Dispatcher, Outgoing, Sinks};
+use saltern::pipeline::dispatch::{Dispatcher, SinkChannel, SinkChannels};
 use saltern::pipeline::routes::Routes;
 use saltern::queue::spill::disk::Folder;
 use saltern::queue::{Queue, SpillConfig, SpillMode};
-use saltern::source::Frames;
+use saltern::source::frame_sender::Frames;
 use saltern::sync::bell::{Bell, Receiver, channel};
-use saltern::units::ByteSize;
+use saltern::units::{ByteSize, Span};
 
 mod batches;
 mod payloads;
@@ -140,7 +140,7 @@ fn dispatch(criterion: &mut Criterion) {
                                 authority: Authority::Bus,
                                 state: Arc::clone(&state),
                                 origin: Arc::clone(&origin),
-                                way: "",
+                                via: "",
                                 received: 1,
                                 bodies: bodies.clone(),
                                 ids: Vec::new(),
@@ -157,7 +157,7 @@ fn dispatch(criterion: &mut Criterion) {
                             sinks.map(|(number, filter)| outgoing(number, filter)).unzip();
                         let dispatcher = Dispatcher {
                             frames,
-                            sinks: Sinks::new(sinks),
+                            sinks: SinkChannels::new(sinks),
                             recent: None,
                             redaction: None,
                             changes,
@@ -177,15 +177,15 @@ fn dispatch(criterion: &mut Criterion) {
     }
 }
 
-fn outgoing(number: usize, filter: &FilterConfig) -> (Outgoing, Receiver<Share>) {
+fn outgoing(number: usize, filter: &FilterConfig) -> (SinkChannel, Receiver<Share>) {
     let (sender, shares) = channel(CHUNKS, &Bell::default());
     let filter = Filter::new(filter).expect("these are globs");
     let state = Arc::new(SinkState::new(&format!("s{number}"), "blackhole"));
-    (Outgoing { filter, shares: sender, ranks: false, state }, shares)
+    (SinkChannel { filter, shares: sender, ranks: false, jobs: false, state }, shares)
 }
 
 fn queue(criterion: &mut Criterion) {
-    const LIMITS: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 0);
+    const LIMITS: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), Span::millis(0));
     let mut group = criterion.benchmark_group("queue push and take");
     for (name, bodies) in payloads() {
         let shares: Vec<Share> = (0..CHUNKS).map(|_| share(&bodies)).collect();

@@ -10,8 +10,8 @@
 //! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]) and
 //! changes it while it runs ([`reload`]); [`state`] and [`metrics`] are what can be seen of it,
 //! [`estate`] what can be seen of the Salt estate, [`http`] serves them, [`shutdown`] ends it,
-//! [`cli`] is the command line, [`fold`] holds log lines back that repeat, [`line`] an event as
-//! people and scripts see it, [`demo`] makes up events for trying all this out. Payloads stay
+//! [`cli`] is the command line, [`log_repeats`] holds log lines back that repeat, [`line`] an event
+//! as people and scripts see it, [`demo`] makes up events for trying all this out. Payloads stay
 //! msgpack ([`msgpack`]) until a sink asks for [`json`].
 
 pub mod cli;
@@ -20,13 +20,13 @@ pub mod codec;
 pub mod config;
 pub mod delivery;
 pub mod demo;
+pub(crate) mod error;
 pub mod estate;
 pub mod event;
 pub(crate) mod files;
 pub mod http;
 pub mod import_master;
 pub mod jobs;
-pub(crate) mod kafka_loop;
 pub mod observe;
 pub mod pipeline;
 pub mod queue;

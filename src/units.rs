@@ -8,6 +8,11 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// The default of a switch that is on unless it is turned off.
+pub(crate) fn yes() -> bool {
+    true
+}
+
 /// A number of bytes: `4096`, `"8MiB"`, `"1.5 GB"`. `kB`, `MB`, `GB`, `TB` count in thousands;
 /// `KiB`, `MiB`, `GiB`, `TiB` in 1024s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,7 +136,7 @@ impl Span {
     }
 
     /// So many milliseconds.
-    pub(crate) const fn millis(millis: u64) -> Self {
+    pub const fn millis(millis: u64) -> Self {
         Span(Duration::from_millis(millis))
     }
 

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Failure, Output, print_json, runtime};
 use crate::client::tls;
 use crate::codec::visible::Visible;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SinkConfig};
+use crate::error::chain;
 use crate::files::state_dir;
 use crate::jobs::Jobs;
-use crate::sink::{Context, chain};
+use crate::sink::contract::{Context, Reopen};
+use crate::sink::registry::JOBS;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.
@@ -40,14 +41,25 @@ struct Report {
     connections: Option<Vec<Connection>>,
 }
 
-/// A mistake in the configuration.
+/// A mistake in the configuration, or what should be written otherwise.
 #[derive(Serialize)]
 struct Finding {
+    level: Level,
     file: String,
     line: Option<usize>,
     column: Option<usize>,
     message: String,
     hint: Option<String>,
+}
+
+/// What follows from a [`Finding`].
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    /// The configuration cannot be used.
+    Error,
+    /// The configuration is in force all the same.
+    Warning,
 }
 
 /// What came of a try to connect.
@@ -67,6 +79,11 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             Err(error.into())
         }
         Ok(config) => {
+            let file = path.display().to_string();
+            for warning in &config.warnings {
+                eprintln!("warning: {}", Visible(&warning.on_one_line(&file)));
+                report.findings.push(finding(Level::Warning, &file, warning));
+            }
             let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
             let advice = advice.and_then(|advice| certificate(&config).map(|()| advice));
             for advice in advice.iter().flatten() {
@@ -80,12 +97,11 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
                     counted(config.sinks.len(), "sink")
                 );
                 say_redacted(&config);
+                say_advice(&config);
             }
             if let Err(message) = advice {
-                let file = path.display().to_string();
-                let finding = Finding { file, line: None, column: None, message, hint: None };
-                let error = Failure::Usage(format!("error: {}", finding.message));
-                report.findings.push(finding);
+                let error = Failure::Usage(format!("error: {message}"));
+                report.findings.push(finding(Level::Error, &file, &Problem::unplaced(message)));
                 Err(error)
             } else if arguments.connect {
                 let connections = runtime()?.block_on(connect(&config, output));
@@ -123,21 +139,31 @@ fn say_redacted(config: &Config) {
     }
 }
 
-fn findings(path: &Path, error: &ConfigError) -> Vec<Finding> {
-    let file = path.display().to_string();
-    match error {
-        ConfigError::Unreadable { .. } => {
-            vec![Finding { file, line: None, column: None, message: error.to_string(), hint: None }]
-        }
-        ConfigError::Wrong { problems, .. } => {
-            problems.iter().map(|problem| finding(&file, problem)).collect()
+/// Says what the kinds find risky in how they are configured.
+fn say_advice(config: &Config) {
+    for sink in &config.sinks {
+        for advice in sink.driver.check() {
+            eprintln!("warning: sinks.{}: {}", sink.name, Visible(&advice));
         }
     }
 }
 
-fn finding(file: &str, problem: &Problem) -> Finding {
+fn findings(path: &Path, error: &ConfigError) -> Vec<Finding> {
+    let file = path.display().to_string();
+    match error {
+        ConfigError::Unreadable { .. } => {
+            vec![finding(Level::Error, &file, &Problem::unplaced(error.to_string()))]
+        }
+        ConfigError::Wrong { problems, .. } => {
+            problems.iter().map(|problem| finding(Level::Error, &file, problem)).collect()
+        }
+    }
+}
+
+fn finding(level: Level, file: &str, problem: &Problem) -> Finding {
     let place = problem.place.filter(|place| place.line > 0);
     Finding {
+        level,
         file: file.to_owned(),
         line: place.map(|place| place.line),
         column: place.map(|place| place.column),
@@ -172,15 +198,8 @@ async fn connect(config: &Config, output: Output) -> Vec<Connection> {
         };
         report("source", &source.name, result);
     }
-    let (_reopen, reopen) = watch::channel(0);
     for sink in &config.sinks {
-        let context = Context {
-            name: sink.name.clone(),
-            writer: 0,
-            master_id: config.general.master_id.clone(),
-            jobs: Jobs::new(&config.general.state_dir),
-            reopen: reopen.clone(),
-        };
+        let context = probing(config, sink);
         let result = match timeout(CONNECT, sink.driver.probe(&context)).await {
             Ok(result) => result.map_err(|error| error.chain()),
             Err(_) => Err(format!("no answer within {CONNECT:?}")),
@@ -188,6 +207,18 @@ async fn connect(config: &Config, output: Output) -> Vec<Connection> {
         report("sink", &sink.name, result);
     }
     connections
+}
+
+/// The context of a sink that is connected to once, by a command.
+pub(super) fn probing(config: &Config, sink: &SinkConfig) -> Context {
+    Context {
+        name: sink.name.clone(),
+        writer: 0,
+        master_id: config.general.master_id.clone(),
+        limit: CONNECT,
+        reopen: Reopen::never(),
+        jobs: (sink.kind.name == JOBS.name).then(|| Jobs::new(&config.general.state_dir)),
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {

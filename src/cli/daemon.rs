@@ -32,10 +32,10 @@ use super::{Failure, Target, demo_sign, runtime};
 use crate::client::tls::TlsConfig;
 use crate::codec::visible;
 use crate::config::{self, ConfigError, General, Http, Located};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
 use crate::http::authorize::MEANT;
 use crate::http::{place, token};
-use crate::sink::chain;
 use crate::units::Secret;
 
 /// How long a daemon may take to accept the connection and begin its answer.
@@ -43,11 +43,11 @@ const ANSWER: Duration = Duration::from_secs(40);
 
 /// A running daemon.
 pub(super) struct Daemon {
-    way: Way,
+    transport: Transport,
 }
 
 /// The way to it.
-enum Way {
+enum Transport {
     Socket {
         path: PathBuf,
         /// The `state_dir` of the daemon that is meant, where its socket is in a place for any.
@@ -125,8 +125,8 @@ impl Daemon {
         }
         match look(target, &general) {
             Found::Socket { path, meant } => {
-                let way = Way::Socket { path, meant, state_dir: general.state_dir };
-                Ok(Daemon { way })
+                let transport = Transport::Socket { path, meant, state_dir: general.state_dir };
+                Ok(Daemon { transport })
             }
             Found::Denied(why) => Err(Failure::Running(why)),
             Found::Nobody(places) => {
@@ -163,14 +163,14 @@ impl Daemon {
 
     /// Asks it if this is its `state_dir`.
     async fn has(self, state_dir: &Path) -> Result<Answers, Failure> {
-        let way = match self.way {
-            Way::Socket { path, state_dir: of, .. } => {
+        let transport = match self.transport {
+            Transport::Socket { path, state_dir: of, .. } => {
                 let meant = std::path::absolute(state_dir).ok();
-                Way::Socket { path, meant, state_dir: of }
+                Transport::Socket { path, meant, state_dir: of }
             }
-            way @ Way::Address { .. } => way,
+            transport @ Transport::Address { .. } => transport,
         };
-        let daemon = Daemon { way };
+        let daemon = Daemon { transport };
         let asked = timeout(ANSWER, daemon.request(Method::GET, &["status"], &[])).await;
         let answer = asked.map_err(|_| daemon.failed("no answer; is this saltern?"))??;
         if answer.status != StatusCode::MISDIRECTED_REQUEST {
@@ -205,7 +205,7 @@ impl Daemon {
         let ca = general.http.tls.as_ref().filter(|_| is_here).map(|tls| tls.cert.clone());
         let is_own = is_here || is_own(host, &general.http);
         let tokens = is_own.then(|| Tokens::of(general));
-        Ok(Daemon { way: Way::Address { scheme, authority, tokens, ca } })
+        Ok(Daemon { transport: Transport::Address { scheme, authority, tokens, ca } })
     }
 
     /// Asks for what is under `/api/v1/` at this path, and waits for the beginning of the answer.
@@ -250,8 +250,8 @@ impl Daemon {
             uri = format!("{uri}?{}", pairs.extend_pairs(query).finish());
         }
         let mut request = Request::builder().method(method.clone()).uri(uri);
-        match &self.way {
-            Way::Socket { path, meant, state_dir } => {
+        match &self.transport {
+            Transport::Socket { path, meant, state_dir } => {
                 request = request.header(header::HOST, "localhost");
                 if let Some(meant) = meant.as_ref().and_then(|meant| meant.to_str()) {
                     request = request.header(MEANT, meant);
@@ -267,7 +267,7 @@ impl Daemon {
                 }
                 self.send(stream, request).await
             }
-            Way::Address { scheme, authority, tokens, ca } => {
+            Transport::Address { scheme, authority, tokens, ca } => {
                 request = request.header(header::HOST, authority.as_str());
                 if let Some(token) = tokens.as_ref().and_then(|tokens| tokens.shown(&method)) {
                     let bearer = format!("Bearer {}", token.expose());
@@ -319,14 +319,14 @@ impl Daemon {
 
     /// Says if no token is sent there.
     fn is_elsewhere(&self) -> bool {
-        matches!(self.way, Way::Address { tokens: None, .. })
+        matches!(self.transport, Transport::Address { tokens: None, .. })
     }
 
     /// What could not be done, and why.
     pub(super) fn failed(&self, why: &str) -> Failure {
-        let at = match &self.way {
-            Way::Socket { path, .. } => path.display().to_string(),
-            Way::Address { scheme, authority, .. } => format!("{scheme}://{authority}"),
+        let at = match &self.transport {
+            Transport::Socket { path, .. } => path.display().to_string(),
+            Transport::Address { scheme, authority, .. } => format!("{scheme}://{authority}"),
         };
         Failure::Running(format!("cannot ask the daemon at {at}: {why}"))
     }
@@ -602,7 +602,9 @@ mod tests {
         let mut general = General { http, state_dir: "/nowhere".into(), ..General::default() };
         let shown = |general: &General, host: &str, method: Method| {
             let daemon = Daemon::at(&format!("http://{host}:4507"), general).ok().unwrap();
-            let Way::Address { tokens, .. } = daemon.way else { panic!("it is an address") };
+            let Transport::Address { tokens, .. } = daemon.transport else {
+                panic!("it is an address")
+            };
             let token = tokens?.shown(&method).cloned();
             token.map(|token| token.expose().to_owned())
         };

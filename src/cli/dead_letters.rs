@@ -16,9 +16,9 @@ use super::spill::{rfc3339, table};
 use super::{Failure, Output, Target, look_into, print, print_json, runtime};
 use crate::codec::lenient_json;
 use crate::codec::visible::{self, Visible};
-use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter, Selection};
+use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter, LetterSelection};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
-use crate::sink::chain;
 
 /// How long a replay may stand still before the command gives up waiting.
 const STANDSTILL: Duration = Duration::from_secs(15);
@@ -95,14 +95,14 @@ struct Which {
 }
 
 impl Which {
-    fn selection(&self) -> Selection {
+    fn selection(&self) -> LetterSelection {
         let Which { sink, tag, reason, id } = self;
         let (sink, tag) = (sink.clone(), tag.clone());
-        Selection { sink, tag, reason: reason.clone(), id: id.clone() }
+        LetterSelection { sink, tag, reason: reason.clone(), id: id.clone() }
     }
 
     /// The selection, of which everything must be asked for in so many words.
-    fn selection_or_all(&self, all: bool, verb: &str) -> Result<Selection, Failure> {
+    fn selection_or_all(&self, all: bool, verb: &str) -> Result<LetterSelection, Failure> {
         let Which { sink, tag, reason, id } = self;
         let is_empty = [sink, tag, reason, id].iter().all(|given| given.is_none());
         if is_empty && !all {
@@ -149,7 +149,7 @@ pub(super) fn dead_letters(target: &Target, arguments: &Arguments) -> Result<(),
 
 fn found(
     letters: Option<&DeadLetters>,
-    selection: &Selection,
+    selection: &LetterSelection,
     after: i64,
     limit: usize,
 ) -> Result<Vec<Letter>, Failure> {
@@ -214,7 +214,7 @@ fn show(letters: &[Letter], output: Output) -> Result<(), Failure> {
 
 fn replay(
     letters: Option<&DeadLetters>,
-    selection: &Selection,
+    selection: &LetterSelection,
     state_dir: &Path,
     no_wait: bool,
 ) -> Result<(), Failure> {

@@ -28,12 +28,12 @@ use super::demo_sign::Sign;
 use super::{Failure, print, run, start_logging};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
+use crate::error::chain;
 use crate::http;
 use crate::http::place::Place;
 use crate::http::settings::HttpSocket;
 use crate::observe::state::State;
 use crate::pipeline::shutdown::Signals;
-use crate::sink::chain;
 
 #[derive(Args)]
 pub(super) struct Demo {

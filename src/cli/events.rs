@@ -21,13 +21,13 @@ use super::{Failure, Output, Target, run, runtime, start_logging};
 use crate::codec::lenient_json;
 use crate::codec::visible;
 use crate::config::{Config, Log, LogLevel};
+use crate::error::chain;
 use crate::event::filter::{Filter, FilterConfig};
 use crate::event::line::{self, Colour};
 use crate::event::{Event, Origin};
 use crate::pipeline::Pipeline;
 use crate::pipeline::dispatch::Tapped;
 use crate::pipeline::shutdown::Shutdown;
-use crate::sink::chain;
 
 /// The longest line to accept of a daemon: its largest frame as JSON, with room to spare.
 const LONGEST_LINE: usize = 512 << 20;

@@ -19,10 +19,10 @@ use super::{Failure, Output, Target, look_into, print, print_json, run, runtime}
 use crate::codec::lenient_json;
 use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
 use crate::jobs::Jobs;
-use crate::jobs::listing::{JobOutcome, PAGE, Selection};
-use crate::sink::chain;
+use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 
 /// How often a watch looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -114,11 +114,11 @@ pub(super) fn jobs(target: &Target, arguments: &Arguments) -> Result<(), Failure
             Action::Failed { jid: Some(jid) } => failed(&cache, jid, output).await,
             Action::Missing { jid: None } => {
                 let outcome = Some(JobOutcome::Missing);
-                list(&cache, &Selection { outcome, ..Selection::default() }, output).await
+                list(&cache, &JobSelection { outcome, ..JobSelection::default() }, output).await
             }
             Action::Failed { jid: None } => {
                 let outcome = Some(JobOutcome::Failed);
-                list(&cache, &Selection { outcome, ..Selection::default() }, output).await
+                list(&cache, &JobSelection { outcome, ..JobSelection::default() }, output).await
             }
         }
     };
@@ -133,8 +133,8 @@ pub(super) fn jobs(target: &Target, arguments: &Arguments) -> Result<(), Failure
 }
 
 impl Which {
-    fn selection(&self) -> Selection {
-        Selection {
+    fn selection(&self) -> JobSelection {
+        JobSelection {
             function: self.function.clone(),
             not_function: self.not_function.clone(),
             minion: self.minion.clone(),
@@ -184,7 +184,7 @@ impl Cache {
         Ok(Cache::File(jobs))
     }
 
-    async fn page(&self, selection: &Selection) -> Result<Vec<u8>, Failure> {
+    async fn page(&self, selection: &JobSelection) -> Result<Vec<u8>, Failure> {
         match self {
             Cache::Daemon(daemon) => {
                 let query = query(selection);
@@ -216,7 +216,7 @@ async fn read(daemon: &Daemon, response: Answer) -> Result<Vec<u8>, Failure> {
 }
 
 /// The selection as the daemon reads it.
-fn query(selection: &Selection) -> Vec<(&'static str, String)> {
+fn query(selection: &JobSelection) -> Vec<(&'static str, String)> {
     let outcome = selection.outcome.map(|outcome| outcome.name().to_owned());
     let find_job = selection.find_job.then(|| "true".to_owned());
     let pairs = [
@@ -252,7 +252,7 @@ fn print_answer(answer: &[u8]) -> Result<(), Failure> {
     print_json(&String::from_utf8_lossy(answer))
 }
 
-async fn list(cache: &Cache, selection: &Selection, output: Output) -> Result<(), Failure> {
+async fn list(cache: &Cache, selection: &JobSelection, output: Output) -> Result<(), Failure> {
     let answer = cache.page(selection).await?;
     if output == Output::Json {
         return print_answer(&answer);
@@ -312,7 +312,7 @@ async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     let mut before: HashMap<String, (u64, u64)> = HashMap::new();
     let mut is_first = true;
     loop {
-        let answer = cache.page(&Selection::default()).await?;
+        let answer = cache.page(&JobSelection::default()).await?;
         let page: Page = parsed(&answer)?;
         let whole: Objects = parsed(&answer)?;
         let mut rows = Vec::new();

@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::codec::visible;
 use crate::config::{Config, ConfigError, DEFAULT_PATH, Log, LogFormat, LogLevel};
 use crate::observe::log_line::LogLine;
-use crate::observe::log_repeats::Fold;
+use crate::observe::log_repeats::RepeatFilter;
 
 mod check;
 mod completions;
@@ -77,7 +77,7 @@ enum Command {
     /// Print the configuration that does what a Salt master's returners do.
     ImportMaster(import_master::ImportMaster),
     /// List the kinds of sinks and sources.
-    Sinks(sinks::Sinks),
+    Sinks(sinks::SinksCommand),
     /// Print the JSON Schema of the configuration, or print or apply the SQL of a store's tables.
     Schema(schema::Schema),
     /// Print completions for a shell.
@@ -183,7 +183,7 @@ fn start_logging(log: Log) {
     let lines = lines.event_format(LogLine(format));
     let rest = tracing_subscriber::registry().with(level);
     // Fails only when a logger is there already, which then goes on.
-    let _ = rest.with(lines).with(Fold::default()).try_init();
+    let _ = rest.with(lines).with(RepeatFilter::default()).try_init();
     log_panics();
 }
 

@@ -30,6 +30,7 @@ pub(super) struct Replay {
 pub(super) fn replay(path: &Path, arguments: &Replay) -> Result<(), Failure> {
     let config = load(path)?;
     start_logging(config.general.log);
+    config.log_warnings();
     let sources = sources(arguments, &config.general.master_id)?;
     let mut config = Config { sources, path: None, ..config };
     // Its address may be that of a daemon with another state directory.

@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use super::{Failure, load, runtime, start_logging};
 use crate::config::Config;
+use crate::error::chain;
 use crate::files::state_dir::{StateDir, StateDirError};
 use crate::http;
 use crate::observe::metrics::{self, Tally};
@@ -19,7 +20,7 @@ use crate::observe::state::State;
 use crate::pipeline::Pipeline;
 use crate::pipeline::reload::ReloadError;
 use crate::pipeline::shutdown::{self, Shutdown, Signals};
-use crate::sink::{blocking, chain};
+use crate::sync::blocking;
 
 /// How long to wait for threads that still work for a store when all else has ended.
 const THREADS: Duration = Duration::from_secs(2);
@@ -28,6 +29,7 @@ const THREADS: Duration = Duration::from_secs(2);
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let config = load(path)?;
     start_logging(config.general.log);
+    config.log_warnings();
     to_the_end(&config, async |signals| serve(&config, signals, |_| std::future::pending()).await)
 }
 
@@ -72,8 +74,8 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let failed = |message: String| Failure::Running(message);
     let general = &config.general;
     let mut state_dir = take(&general.state_dir)?;
-    let doors = http::open(&general.http, &general.state_dir, bound);
-    let doors = doors.map_err(|error| failed(chain(&error)))?;
+    let listeners = http::open(&general.http, &general.state_dir, bound);
+    let listeners = listeners.map_err(|error| failed(chain(&error)))?;
     let recorder = metrics::install()
         .map_err(|error| failed(format!("cannot set up the metrics: {error}")))?;
     let shutdown = &signals.shutdown;
@@ -86,7 +88,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         state: pipeline.state.clone(),
         tap: pipeline.tap.clone(),
         jobs: pipeline.jobs.clone(),
-        desks: pipeline.desks.clone(),
+        inspector: pipeline.inspector.clone(),
         metrics: recorder,
         estate: pipeline.estate.clone(),
         state_dir: general.state_dir.clone(),
@@ -95,8 +97,8 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
     let (looks, looked) = watch::channel(());
     let serving = {
         let (settings, closing) = (general.http.clone(), closing.clone());
-        let told = http::Told { reopen: reopen.clone(), look: looked };
-        async move { http::serve(&settings, doors, served, told, closing).await }
+        let told = http::News { reopen: reopen.clone(), look: looked };
+        async move { http::serve(&settings, listeners, served, told, closing).await }
     };
     let http = tokio::spawn(serving);
     let beside = beside(&pipeline);
@@ -175,7 +177,10 @@ impl Reloads {
     async fn reload(&self, path: &Path, pipeline: &mut Pipeline) -> Option<Config> {
         shutdown::notify_reloading();
         let reloaded = match Config::load(path) {
-            Ok(config) => pipeline.reload(&config).await.map(|_| config),
+            Ok(config) => {
+                config.log_warnings();
+                pipeline.reload(&config).await.map(|_| config)
+            }
             Err(error) => Err(ReloadError::Refused(error.to_string())),
         };
         let new = self.note(reloaded);

@@ -3,48 +3,47 @@
 
 use std::path::Path;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
+use super::check::probing;
 use super::{Failure, load, print, runtime};
-use crate::config::{self, Config};
-use crate::sink::clickhouse::{self, Features, Options};
+use crate::config::{self, Config, SinkConfig};
+use crate::error::chain;
+use crate::sink::contract::{Migrated, TableWish};
+use crate::sink::registry::{KINDS, SinkKind};
 
 #[derive(Args)]
 pub(super) struct Schema {
-    #[command(subcommand)]
-    of: Option<Of>,
-}
-
-#[derive(Subcommand)]
-enum Of {
-    /// The tables of the sink `clickhouse`, as SQL.
-    Clickhouse(ClickHouse),
-}
-
-#[derive(Args)]
-struct ClickHouse {
+    /// The kind of sink whose tables to print, as SQL. Without it the JSON Schema of the
+    /// configuration is printed.
+    #[arg(value_parser = with_tables())]
+    kind: Option<String>,
     /// Create what is missing at the servers of the sink, and print what that took.
-    #[arg(long)]
+    #[arg(long, requires = "kind")]
     apply: bool,
-    /// The sink in the configuration whose database, `ttl` and `cluster` to take. With --apply it
-    /// may be left out if there is one sink of this kind.
-    #[arg(long, value_name = "NAME")]
+    /// The sink in the configuration whose settings to take. With --apply it may be left out if
+    /// there is one sink of this kind.
+    #[arg(long, value_name = "NAME", requires = "kind")]
     sink: Option<String>,
-    /// Replicated tables on every host of this cluster, and Distributed tables before them.
-    #[arg(long, value_name = "NAME")]
+    /// Replicated tables on every host of this cluster, and Distributed tables before them, for
+    /// ClickHouse.
+    #[arg(long, value_name = "NAME", requires = "kind")]
     cluster: Option<String>,
     /// Print for a server of this release instead of a current one.
-    #[arg(long, value_name = "X.Y", value_parser = version, conflicts_with = "apply")]
+    #[arg(long, value_name = "X.Y", value_parser = version, conflicts_with = "apply", requires = "kind")]
     server_version: Option<(u32, u32)>,
 }
 
-/// The release that the SQL is printed for if none is given: the newest that the tests know.
-const CURRENT: (u32, u32) = (26, 9);
+/// The kinds of sinks that have tables.
+fn with_tables() -> clap::builder::PossibleValuesParser {
+    let wish = TableWish::default();
+    KINDS.iter().filter(|kind| (kind.tables)(&wish).is_some()).map(|kind| kind.name).into()
+}
 
 pub(super) fn schema(path: &Path, arguments: &Schema) -> Result<(), Failure> {
-    match &arguments.of {
+    match arguments.kind.as_deref().and_then(SinkKind::named) {
         None => json_schema(),
-        Some(Of::Clickhouse(arguments)) => clickhouse(path, arguments),
+        Some(kind) => tables(path, kind, arguments),
     }
 }
 
@@ -54,55 +53,53 @@ fn json_schema() -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
-fn clickhouse(path: &Path, arguments: &ClickHouse) -> Result<(), Failure> {
-    let wants_config = arguments.apply || arguments.sink.is_some();
-    let config = wants_config.then(|| load(path)).transpose()?;
-    let sink =
-        config.as_ref().map(|config| chosen(config, arguments.sink.as_deref())).transpose()?;
-    let mut tables = match sink {
-        Some(sink) => sink.tables(),
-        None => Options { database: "salt".into(), keep_days: None, cluster: None },
-    };
-    if let Some(cluster) = &arguments.cluster {
-        tables.cluster = Some(cluster.clone());
+fn tables(path: &Path, kind: &SinkKind, arguments: &Schema) -> Result<(), Failure> {
+    let Schema { apply, sink, cluster, server_version, .. } = arguments;
+    let wish = TableWish { cluster: cluster.clone(), server_version: *server_version };
+    if !apply && sink.is_none() {
+        return print(&(kind.tables)(&wish).unwrap_or_default());
     }
-    match sink.filter(|_| arguments.apply) {
-        Some(sink) => runtime()?.block_on(apply(sink, &tables)),
-        None => {
-            let version = arguments.server_version.unwrap_or(CURRENT);
-            print(&clickhouse::script(&Features::of(version), &tables))
-        }
+    let config = load(path)?;
+    let sink = chosen(&config, kind, sink.as_deref())?;
+    match apply {
+        true => runtime()?.block_on(migrate(&config, sink, &wish)),
+        false => print(&sink.driver.tables(&wish).unwrap_or_default()),
     }
 }
 
-async fn apply(sink: &clickhouse::Config, tables: &Options) -> Result<(), Failure> {
-    let migrated = sink.migrate(tables).await.map_err(|error| Failure::Running(error.chain()))?;
-    for server in migrated {
-        match server.statements.as_slice() {
-            [] => print(&format!("-- {}: nothing is missing\n", server.url))?,
-            statements => print(&format!("-- {}\n{};\n", server.url, statements.join(";\n\n")))?,
+async fn migrate(config: &Config, sink: &SinkConfig, wish: &TableWish) -> Result<(), Failure> {
+    let context = probing(config, sink);
+    let migrated = sink.driver.migrate(&context, wish).await;
+    for Migrated { server, statements } in
+        migrated.map_err(|error| Failure::Running(chain(&error)))?
+    {
+        match statements.as_slice() {
+            [] => print(&format!("-- {server}: nothing is missing\n"))?,
+            statements => print(&format!("-- {server}\n{};\n", statements.join(";\n\n")))?,
         }
     }
     Ok(())
 }
 
 /// The sink of this name, or the only one there is of the kind.
-fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a clickhouse::Config, Failure> {
-    let of_kind = config.sinks.iter().filter_map(|sink| {
-        let own = sink.driver.config().downcast_ref::<clickhouse::Config>()?;
-        Some((sink.name.as_str(), own))
-    });
-    let sinks: Vec<_> = of_kind.filter(|(sink, _)| name.is_none_or(|name| name == *sink)).collect();
+fn chosen<'a>(
+    config: &'a Config,
+    kind: &SinkKind,
+    name: Option<&str>,
+) -> Result<&'a SinkConfig, Failure> {
+    let of_kind = config.sinks.iter().filter(|sink| sink.kind.name == kind.name);
+    let sinks: Vec<_> = of_kind.filter(|sink| name.is_none_or(|name| name == sink.name)).collect();
+    let of = kind.name;
     match (sinks.as_slice(), name) {
-        ([(_, sink)], _) => Ok(sink),
-        (_, Some(name)) => Err(Failure::Usage(format!(
-            "the configuration has no sink `{name}` of the kind clickhouse"
-        ))),
+        ([sink], _) => Ok(sink),
+        (_, Some(name)) => {
+            Err(Failure::Usage(format!("the configuration has no sink `{name}` of the kind {of}")))
+        }
         ([], None) => {
-            Err(Failure::Usage("the configuration has no sink of the kind clickhouse".into()))
+            Err(Failure::Usage(format!("the configuration has no sink of the kind {of}")))
         }
         (several, None) => {
-            let names: Vec<_> = several.iter().map(|(sink, _)| *sink).collect();
+            let names: Vec<_> = several.iter().map(|sink| sink.name.as_str()).collect();
             Err(Failure::Usage(format!("say which with --sink: {}", names.join(", "))))
         }
     }

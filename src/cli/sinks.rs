@@ -9,28 +9,31 @@ use super::{Failure, Output, print};
 use crate::{sink, source};
 
 #[derive(Args)]
-pub(super) struct Sinks {
+pub(super) struct SinksCommand {
     /// A table, or JSON for machines.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
 #[derive(Serialize)]
-struct Kinds {
-    sinks: Vec<Kind>,
-    sources: Vec<Kind>,
+struct ListedKinds {
+    sinks: Vec<ListedKind>,
+    sources: Vec<ListedKind>,
 }
 
 #[derive(Serialize)]
-struct Kind {
+struct ListedKind {
     name: &'static str,
     about: &'static str,
 }
 
-pub(super) fn sinks(arguments: &Sinks) -> Result<(), Failure> {
-    let sinks = sink::KINDS.iter().map(|kind| Kind { name: kind.name, about: kind.about });
-    let sources = source::KINDS.iter().map(|kind| Kind { name: kind.name, about: kind.about });
-    let kinds = Kinds { sinks: sinks.collect(), sources: sources.collect() };
+pub(super) fn sinks(arguments: &SinksCommand) -> Result<(), Failure> {
+    let sinks =
+        sink::registry::KINDS.iter().map(|kind| ListedKind { name: kind.name, about: kind.about });
+    let sources = source::registry::KINDS
+        .iter()
+        .map(|kind| ListedKind { name: kind.name, about: kind.about });
+    let kinds = ListedKinds { sinks: sinks.collect(), sources: sources.collect() };
     match arguments.output {
         Output::Text => print(&table(&kinds)),
         Output::Json => {
@@ -41,7 +44,7 @@ pub(super) fn sinks(arguments: &Sinks) -> Result<(), Failure> {
     }
 }
 
-fn table(kinds: &Kinds) -> String {
+fn table(kinds: &ListedKinds) -> String {
     let all = kinds.sinks.iter().chain(&kinds.sources);
     let width = all.map(|kind| kind.name.len()).max().unwrap_or_default();
     let mut out = String::new();
@@ -50,7 +53,7 @@ fn table(kinds: &Kinds) -> String {
             out.push('\n');
         }
         let _ = writeln!(out, "{title}");
-        for Kind { name, about } in kinds {
+        for ListedKind { name, about } in kinds {
             let _ = writeln!(out, "  {name:width$}  {about}");
         }
     }

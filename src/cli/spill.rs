@@ -18,13 +18,13 @@ use super::daemon::{Daemon, meant, state_dir_of};
 use super::{Failure, Output, Target, load, look_into, print, print_json, run, runtime};
 use crate::codec::visible::{self, Visible};
 use crate::config::{Config, ConfigError};
+use crate::error::chain;
 use crate::files::state_dir::is_taken;
 use crate::queue::SpillConfig;
-use crate::queue::inspect::Holding;
+use crate::queue::inspect::QueueContents;
 use crate::queue::spill::disk::Folder;
 use crate::queue::spill::scan::{Depth, Scan, Unreadable, scan};
 use crate::queue::spill::{Read, Spill};
-use crate::sink::chain;
 use crate::units::{ByteSize, Span};
 
 #[derive(Args)]
@@ -152,7 +152,7 @@ impl Place {
     }
 
     /// What the daemon says of its sinks. What cannot be asked is read from the files.
-    fn held(&self) -> Vec<Holding> {
+    fn held(&self) -> Vec<QueueContents> {
         let said = match &self.running {
             Running::No => return Vec::new(),
             Running::Mute(why) => Err(format!("a daemon runs and cannot be asked: {why}")),
@@ -191,14 +191,14 @@ impl Place {
     }
 
     fn list(&self, output: Output) -> Result<(), Failure> {
-        let listed = |holding: Holding| Listed {
-            configured: self.sinks.as_ref().map(|sinks| sinks.contains(&holding.sink)),
-            sink: holding.sink,
-            events: holding.events,
-            oldest: holding.oldest.map(rfc3339),
-            newest: holding.newest.map(rfc3339),
-            bytes: holding.bytes,
-            segments: holding.segments,
+        let listed = |contents: QueueContents| Listed {
+            configured: self.sinks.as_ref().map(|sinks| sinks.contains(&contents.sink)),
+            sink: contents.sink,
+            events: contents.events,
+            oldest: contents.oldest.map(rfc3339),
+            newest: contents.newest.map(rfc3339),
+            bytes: contents.bytes,
+            segments: contents.segments,
         };
         let mut all: Vec<Listed> = self.held().into_iter().map(listed).collect();
         // The daemon has said what its sinks hold; what else lies there is its owner's to see.
@@ -213,7 +213,7 @@ impl Place {
             let scan = scan.map_err(|error| failed(&sink, &error))?;
             warn_of_unreadable(&sink, &scan);
             let Scan { events, oldest, newest, bytes, segments, .. } = scan;
-            all.push(listed(Holding { sink, events, oldest, newest, bytes, segments }));
+            all.push(listed(QueueContents { sink, events, oldest, newest, bytes, segments }));
         }
         all.sort_by(|a, b| a.sink.cmp(&b.sink));
         if output == Output::Json {

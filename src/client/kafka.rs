@@ -4,7 +4,7 @@
 //! is checked when the configuration is read, by asking librdkafka.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -14,6 +14,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{debug, warn};
 
+use crate::client::stream::Stream;
+use crate::client::tls::TlsConfig;
 use crate::files::regular_file::{self, Links};
 use crate::units::Secret;
 
@@ -43,28 +45,23 @@ impl TryFrom<Vec<String>> for Brokers {
     }
 }
 
+impl Brokers {
+    /// The stream of a topic at each of these brokers. The keys lead to its name in the settings.
+    pub(crate) fn topic(&self, topic: &str, keys: &[String]) -> Vec<Stream> {
+        let name = format!("the topic `{topic}`");
+        let stream = |broker: &String| Stream {
+            server: broker.clone(),
+            name: name.clone(),
+            keys: keys.to_vec(),
+        };
+        self.0.iter().map(stream).collect()
+    }
+}
+
 impl std::fmt::Display for Brokers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0.join(","))
     }
-}
-
-/// TLS towards the brokers.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Tls {
-    /// Certificates to trust, PEM. Default: those that the system trusts.
-    #[serde(default)]
-    ca: Option<PathBuf>,
-    /// The client's own certificate, PEM, where the brokers ask for one.
-    #[serde(default)]
-    certificate: Option<PathBuf>,
-    /// The key of that certificate, PEM.
-    #[serde(default)]
-    key: Option<PathBuf>,
-    /// The password of the key.
-    #[serde(default)]
-    key_password: Option<Secret>,
 }
 
 /// Who logs in at the brokers, and how.
@@ -135,9 +132,10 @@ const CONNECTION: &[(&str, &str)] = &[
     ("metadata.broker.list", "brokers"),
     ("security.protocol", "tls and sasl"),
     ("ssl.ca.location", "tls.ca"),
-    ("ssl.certificate.location", "tls.certificate"),
+    ("ssl.certificate.location", "tls.cert"),
     ("ssl.key.location", "tls.key"),
     ("ssl.key.password", "tls.key_password"),
+    ("enable.ssl.certificate.verification", "tls.verify"),
     ("sasl.mechanism", "sasl.mechanism"),
     ("sasl.mechanisms", "sasl.mechanism"),
     ("sasl.username", "sasl.user"),
@@ -171,7 +169,11 @@ impl Properties {
 }
 
 /// The settings that lead to these brokers.
-pub(crate) fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) -> ClientConfig {
+pub(crate) fn config(
+    brokers: &Brokers,
+    tls: Option<&TlsConfig>,
+    sasl: Option<&Sasl>,
+) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers.to_string());
     config.set("client.id", "saltern");
@@ -184,12 +186,12 @@ pub(crate) fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) 
         (Some(_), Some(_)) => "sasl_ssl",
     };
     config.set("security.protocol", protocol);
-    if let Some(Tls { ca, certificate, key, key_password }) = tls {
+    if let Some(TlsConfig { ca, cert, key, key_password, verify }) = tls {
         // What the system trusts: OpenSSL is built in, and looks where it was built.
         config.set("ssl.ca.location", "probe");
         let files = [
             ("ssl.ca.location", ca),
-            ("ssl.certificate.location", certificate),
+            ("ssl.certificate.location", cert),
             ("ssl.key.location", key),
         ];
         for (property, file) in files {
@@ -199,6 +201,9 @@ pub(crate) fn config(brokers: &Brokers, tls: Option<&Tls>, sasl: Option<&Sasl>) 
         }
         if let Some(password) = key_password {
             config.set("ssl.key.password", password.expose());
+        }
+        if !verify {
+            config.set("enable.ssl.certificate.verification", "false");
         }
     }
     if let Some(Sasl { mechanism, user, password }) = sasl {
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn passwords_go_to_librdkafka_alone() {
         let brokers = serde_json::from_str(r#"["a:1"]"#).unwrap();
-        let tls: Tls = serde_json::from_str(r#"{"ca": "/ca.pem"}"#).unwrap();
+        let tls: TlsConfig = serde_json::from_str(r#"{"ca": "/ca.pem"}"#).unwrap();
         let sasl = r#"{"user": "u", "password": "hidden", "mechanism": "SCRAM-SHA-256"}"#;
         let sasl: Sasl = serde_json::from_str(sasl).unwrap();
         assert!(!format!("{sasl:?}").contains("hidden"));

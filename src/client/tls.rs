@@ -1,34 +1,47 @@
 //! TLS towards stores: whom to trust, and who we are. And towards clients.
 
-use std::io;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hyper_rustls::ConfigBuilderExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme, WantsVerifier,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::files::regular_file::{self, Links};
+use crate::units::Secret;
 
-/// TLS to a store. Without any of it, the certificates that the system trusts are trusted.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+/// TLS to a store. `{}` trusts the certificates that the system trusts. All files are PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TlsConfig {
-    /// A file of certificates (PEM) that are trusted instead of the system's.
+    /// A file of certificates that are trusted. Default: those that the system trusts.
     pub(crate) ca: Option<PathBuf>,
-    /// A file with our own certificate and those that vouch for it (PEM), for servers that ask.
-    pub(crate) certificate: Option<PathBuf>,
-    /// The file with the key of `certificate` (PEM).
+    /// A file with our own certificate and those that vouch for it, for servers that ask. Default:
+    /// none.
+    pub(crate) cert: Option<PathBuf>,
+    /// The file with the key of `cert`.
     pub(crate) key: Option<PathBuf>,
-    /// Do not verify the server's certificate: whoever is in between can read and change
-    /// everything.
-    pub(crate) insecure: bool,
+    /// The password of `key`, if it has one. Only `kafka` reads such a key; elsewhere the key has
+    /// to be one without a password.
+    pub(crate) key_password: Option<Secret>,
+    /// Verify the server's certificate and name. With `false` whoever is in between can read and
+    /// change everything. Default: true.
+    pub(crate) verify: bool,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        TlsConfig { ca: None, cert: None, key: None, key_password: None, verify: true }
+    }
 }
 
 /// Why TLS cannot be set up.
@@ -54,44 +67,87 @@ pub(crate) enum TlsError {
     },
     /// The system's certificates cannot be read.
     #[error("reading the certificates that the system trusts; `tls.ca` names others")]
-    System(#[source] io::Error),
+    System(#[source] Box<dyn Error + Send + Sync>),
     /// Of certificate and key, one is missing.
-    #[error("`tls.certificate` and `tls.key` belong together, and one is missing")]
+    #[error("`tls.cert` and `tls.key` belong together, and one is missing")]
     HalfIdentity,
+    /// A password is there for the key.
+    #[error(
+        "`tls.key_password` cannot be used here; write the key without a password: \
+         openssl pkey -in KEY -out NEW, for saltern's user alone to read"
+    )]
+    KeyPassword,
+    /// The key is encrypted.
+    #[error(
+        "the key in {} has a password, which cannot be used here; write the key without one: \
+         openssl pkey -in KEY -out NEW, for saltern's user alone to read", path.display()
+    )]
+    Encrypted {
+        /// The file.
+        path: PathBuf,
+    },
     /// The certificate and its key are of no use.
     #[error("using our own certificate and key")]
     Identity(#[source] rustls::Error),
     /// The provider of cryptography does not offer what TLS needs.
     #[error("setting up TLS")]
     Provider(#[source] rustls::Error),
+    /// No client could be made.
+    #[error("setting up connections: {0}")]
+    Client(String),
 }
 
 impl TlsConfig {
     /// The configuration in the terms of rustls. Reads the files.
     pub(crate) fn client(&self) -> Result<ClientConfig, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Provider)?;
+        let (builder, provider) = builder()?;
         let builder = match &self.ca {
-            _ if self.insecure => {
+            _ if !self.verify => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
             }
             Some(ca) => builder.with_root_certificates(roots(ca)?),
-            None => builder.with_native_roots().map_err(TlsError::System)?,
+            None => builder.with_root_certificates(system_roots()?),
         };
-        match (&self.certificate, &self.key) {
+        match (&self.cert, &self.key) {
+            _ if self.key_password.is_some() => Err(TlsError::KeyPassword),
             (None, None) => Ok(builder.with_no_client_auth()),
-            (Some(certificate), Some(key)) => {
-                let unreadable = |cause| TlsError::Pem { path: key.clone(), cause };
-                let key = pem_of(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem));
-                let key = key.map_err(unreadable)?;
-                let chain = certificates(certificate)?;
+            (Some(cert), Some(path)) => {
+                let key = private_key(path)?;
+                let chain = certificates(cert)?;
                 builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity)
             }
             _ => Err(TlsError::HalfIdentity),
         }
     }
+
+    /// For a client that is not to speak TLS: it trusts nobody.
+    pub(crate) fn trusts_nobody() -> Result<ClientConfig, TlsError> {
+        let (builder, _) = builder()?;
+        Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+    }
+}
+
+fn builder() -> Result<(ConfigBuilder<ClientConfig, WantsVerifier>, Arc<CryptoProvider>), TlsError>
+{
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Provider)?;
+    Ok((builder, provider))
+}
+
+/// The certificates that the system trusts; there is at least one.
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
+    Err(TlsError::System(match found.errors.into_iter().next() {
+        Some(error) => error.into(),
+        None => "there are none".into(),
+    }))
 }
 
 /// Larger than what a system trusts as a whole.
@@ -101,12 +157,21 @@ fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
     regular_file::read(path, Links::Follow, LONGEST).map_err(pem::Error::Io)
 }
 
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let unreadable = |cause| TlsError::Pem { path: path.to_owned(), cause };
+    let pem = pem_of(path).map_err(unreadable)?;
+    // PKCS #8 and what OpenSSL wrote before it.
+    let marks: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+    if marks.iter().any(|mark| memchr::memmem::find(&pem, mark).is_some()) {
+        return Err(TlsError::Encrypted { path: path.to_owned() });
+    }
+    PrivateKeyDer::from_pem_slice(&pem).map_err(unreadable)
+}
+
 /// The side of a server: the certificate of one file with the key of another.
 pub(crate) fn server(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
-    let unreadable = |cause| TlsError::Pem { path: key.to_owned(), cause };
     let chain = certificates(certificate)?;
-    let key =
-        pem_of(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem)).map_err(unreadable)?;
+    let key = private_key(key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Provider)?
@@ -136,7 +201,7 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Takes any certificate (`insecure`). The handshake itself is still checked, so that a server
+/// Takes any certificate (`verify: false`). The handshake itself is still checked, so that a server
 /// without the certificate's key fails.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
@@ -181,7 +246,7 @@ impl ServerCertVerifier for Unverified {
 #[cfg(test)]
 mod tests {
     use crate::client::tls::*;
-    use crate::sink::chain;
+    use crate::error::chain;
 
     #[test]
     fn what_is_wrong_with_the_files_is_said() {
@@ -196,7 +261,13 @@ mod tests {
         }
         let config = TlsConfig { key: Some(empty), ..TlsConfig::default() };
         assert!(matches!(config.client(), Err(TlsError::HalfIdentity)));
-        let config = TlsConfig { insecure: true, ..TlsConfig::default() };
+        let key = folder.path().join("key.pem");
+        std::fs::write(&key, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n").unwrap();
+        let config =
+            TlsConfig { cert: Some(absent), key: Some(key.clone()), ..TlsConfig::default() };
+        let error = chain(&config.client().unwrap_err());
+        assert!(error.contains("openssl pkey"), "{error}");
+        let config = TlsConfig { verify: false, ..TlsConfig::default() };
         config.client().unwrap();
     }
 }

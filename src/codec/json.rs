@@ -6,16 +6,16 @@
 //!
 //! | payload | JSON |
 //! |---|---|
-//! | bytes, or text that is not UTF-8 | a string with U+FFFD for what is bad ([`Losses::replaced`]) |
+//! | bytes, or text that is not UTF-8 | a string with U+FFFD for what is bad ([`JsonLosses::replaced`]) |
 //! | Salt's date (ext 78) | a string, `2026-11-21T23:33:36.123456`; no fraction of zero |
 //! | msgpack's timestamp (ext -1) | a string, `2026-11-21T23:33:36.123456Z` |
 //! | any other extension | its bytes as a string |
 //! | NaN and the infinities | `null` |
 //! | a map key that is no string | the text of Python (`1`, `true`, `null`), of a map its JSON |
-//! | nesting deeper than [`MAX_DEPTH`] | `null`; counted in [`Losses::cut`] |
+//! | nesting deeper than [`MAX_DEPTH`] | `null`; counted in [`JsonLosses::cut`] |
 //! | keys in keys deeper than [`MAX_KEY_DEPTH`] | the same |
 //! | arrays and maps as keys beyond 16 KiB of payload | the same |
-//! | bytes that end too early, or byte 0xc1 | what was there, closed properly ([`Losses::torn`]) |
+//! | bytes that end too early, or byte 0xc1 | what was there, closed properly ([`JsonLosses::torn`]) |
 //!
 //! JSON may be many times as long as its payload: a control character takes six bytes. What would
 //! be too long to hold is handed on in pieces ([`write_in_pieces`]).
@@ -32,7 +32,7 @@ pub const MAX_DEPTH: usize = 128;
 
 /// What could not be kept when a payload became JSON, as counts.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Losses {
+pub struct JsonLosses {
     /// Strings in which bytes that are not UTF-8 were replaced by U+FFFD.
     pub(crate) replaced: u64,
     /// Values cut because they were nested too deep.
@@ -41,8 +41,8 @@ pub struct Losses {
     pub torn: u64,
 }
 
-impl std::ops::AddAssign for Losses {
-    fn add_assign(&mut self, other: Losses) {
+impl std::ops::AddAssign for JsonLosses {
+    fn add_assign(&mut self, other: JsonLosses) {
         self.replaced += other.replaced;
         self.cut += other.cut;
         self.torn += other.torn;
@@ -62,7 +62,7 @@ pub(crate) const MAX_KEY_BYTES: usize = 16 << 10;
 const PIECE: usize = 64 << 10;
 
 /// Appends the JSON of the value at the start of `payload` to `out`.
-pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Losses {
+pub fn write(payload: &[u8], out: &mut Vec<u8>) -> JsonLosses {
     Writer::new(payload, out, None).write()
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn write_in_pieces(
     payload: &[u8],
     out: &mut Vec<u8>,
     take: &mut dyn FnMut(&[u8]),
-) -> Losses {
+) -> JsonLosses {
     Writer::new(payload, out, Some(take)).write()
 }
 
@@ -202,7 +202,7 @@ type Take<'o> = &'o mut dyn FnMut(&[u8]);
 struct Writer<'a, 'o> {
     walker: Walker<'a>,
     out: &'o mut Vec<u8>,
-    losses: Losses,
+    losses: JsonLosses,
     /// How many keys that are arrays or maps the walker is in.
     key_depth: usize,
     /// Bytes of payload that such keys may still take.
@@ -215,12 +215,12 @@ struct Writer<'a, 'o> {
 
 impl<'a, 'o> Writer<'a, 'o> {
     fn new(payload: &'a [u8], out: &'o mut Vec<u8>, take: Option<Take<'o>>) -> Self {
-        let (walker, losses) = (Walker::new(payload), Losses::default());
+        let (walker, losses) = (Walker::new(payload), JsonLosses::default());
         let piece = if take.is_some() { PIECE } else { usize::MAX };
         Writer { walker, out, losses, key_depth: 0, key_bytes: MAX_KEY_BYTES, take, piece }
     }
 
-    fn write(mut self) -> Losses {
+    fn write(mut self) -> JsonLosses {
         // The losses say what this result says.
         let _ = self.value(0);
         self.losses
@@ -564,7 +564,7 @@ mod tests {
 
     use crate::codec::json::*;
 
-    fn json_of(value: &Value) -> (String, Losses) {
+    fn json_of(value: &Value) -> (String, JsonLosses) {
         let mut payload = Vec::new();
         rmpv::encode::write_value(&mut payload, value).unwrap();
         let mut out = Vec::new();
@@ -587,7 +587,7 @@ mod tests {
             json,
             r#"{"fun": "test.ping", "1": [null, true, -5], "null": 1.0, "true": 1e+16, "1.5e-07": "ä\u0000\n\"\\\u001f", "[1, \"x\"]": 18446744073709551615}"#
         );
-        assert_eq!(losses, Losses::default());
+        assert_eq!(losses, JsonLosses::default());
     }
 
     #[test]
@@ -609,7 +609,7 @@ mod tests {
             "[\"plain\", \"a\u{fffd}\u{fffd}b\", \"2026-11-21T23:33:36.123456\", \
              \"2026-11-21T23:33:36\", \"yesterday\", \"1970-01-01T00:00:01Z\", \"NOT_SET\", null, null]"
         );
-        assert_eq!(losses, Losses { replaced: 1, ..Losses::default() });
+        assert_eq!(losses, JsonLosses { replaced: 1, ..JsonLosses::default() });
     }
 
     #[test]
@@ -618,7 +618,7 @@ mod tests {
         payload.push(0xc0);
         let mut out = Vec::new();
         let losses = write(&payload, &mut out);
-        assert_eq!(losses, Losses { cut: 1, ..Losses::default() });
+        assert_eq!(losses, JsonLosses { cut: 1, ..JsonLosses::default() });
         assert_eq!(out.len(), MAX_DEPTH * 2 + 4);
         serde_json::from_slice::<serde_json::Value>(&out).unwrap_err(); // its own limit is 128 too
         let shallow = &out[1..out.len() - 1];
@@ -631,7 +631,7 @@ mod tests {
         payload.push(0xc0);
         let mut out = Vec::new();
         let losses = write(&payload, &mut out);
-        assert_eq!(losses, Losses { cut: 1, torn: 1, ..Losses::default() });
+        assert_eq!(losses, JsonLosses { cut: 1, torn: 1, ..JsonLosses::default() });
         assert!(out.len() < 1000, "{}", out.len());
         serde_json::from_slice::<serde_json::Value>(&out).unwrap();
     }
@@ -648,7 +648,7 @@ mod tests {
             let mut out = Vec::new();
             let losses = write(payload, &mut out);
             assert_eq!(std::str::from_utf8(&out).unwrap(), json);
-            assert_eq!(losses, Losses { torn: 1, ..Losses::default() });
+            assert_eq!(losses, JsonLosses { torn: 1, ..JsonLosses::default() });
         }
     }
 

@@ -81,13 +81,13 @@ fn read_within(text: &[u8], deepest: usize) -> Result<(Value, Replaced), serde_j
         Ok(_) => None,
         Err(error) => Some(error),
     };
-    let mut mender = Mender::new(text, deepest);
-    mender.mend();
-    let mut reader = serde_json::Deserializer::from_slice(&mender.out);
+    let mut repair = Repair::new(text, deepest);
+    repair.repair();
+    let mut reader = serde_json::Deserializer::from_slice(&repair.out);
     // The mender has cut what is nested deeper than a stack can take.
     reader.disable_recursion_limit();
     match Value::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
-        Ok(value) => Ok((value, mender.replaced)),
+        Ok(value) => Ok((value, repair.replaced)),
         // Its places are those of the text as it came.
         Err(error) => Err(refused.unwrap_or(error)),
     }
@@ -107,7 +107,7 @@ fn has_long_integer(value: &Value) -> bool {
 }
 
 /// Rewrites a text into one that `serde_json` takes, if there is such a one.
-struct Mender<'a> {
+struct Repair<'a> {
     rest: &'a [u8],
     out: Vec<u8>,
     deepest: usize,
@@ -118,9 +118,9 @@ struct Mender<'a> {
     replaced: Replaced,
 }
 
-impl<'a> Mender<'a> {
+impl<'a> Repair<'a> {
     fn new(text: &'a [u8], deepest: usize) -> Self {
-        Mender {
+        Repair {
             rest: text,
             out: Vec::with_capacity(text.len()),
             deepest,
@@ -130,7 +130,7 @@ impl<'a> Mender<'a> {
         }
     }
 
-    fn mend(&mut self) {
+    fn repair(&mut self) {
         while let Some((&first, behind)) = self.rest.split_first() {
             match first {
                 b'"' => {
@@ -173,10 +173,10 @@ impl<'a> Mender<'a> {
 
     /// Writes `null` for an array or object, or what nothing takes for JSON if it is none.
     fn cut(&mut self, cut: &[u8]) {
-        let mut mender = Mender::new(cut, usize::MAX);
-        mender.mend();
+        let mut repair = Repair::new(cut, usize::MAX);
+        repair.repair();
         // Nothing is built, and so nothing of the stack is used for what is nested.
-        match serde_json::from_slice::<IgnoredAny>(&mender.out) {
+        match serde_json::from_slice::<IgnoredAny>(&repair.out) {
             Ok(_) => {
                 self.replaced.too_deep += 1;
                 self.out.extend_from_slice(b"null");

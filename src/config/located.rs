@@ -37,6 +37,7 @@ impl Located {
         let mut root = root.with_none_said(&super::NULL_IN_GENERAL);
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
+        super::renamed::apply(&mut root, &mut Vec::new(), &mut problems);
         let written = PLACES.map(|place| holds(&root, place));
         let token = root.place_of(&["http", "token"]);
         let is_of_token = |problem: &&Problem| problem.place == Some(token);

@@ -1,36 +1,42 @@
 //! The configuration: YAML to typed structs, with every mistake reported at once and in its place.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::Deserialize;
-use serde_json::json;
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_128;
+use tracing::warn;
 
+use crate::client::stream::Stream;
 use crate::codec::visible;
-use crate::delivery::RetryConfig;
-use crate::estate::EstateConfig;
-use crate::event::batch::{BatchConfig, BatchLimits};
-use crate::event::filter::{Filter, FilterConfig};
-use crate::event::redact::{RuleConfig, Rules};
-pub(crate) use crate::http::settings::Http;
+use crate::event::redact::Rules;
 use crate::jobs::JobsConfig;
-use crate::kafka_loop;
-use crate::queue::SpillConfig;
-use crate::sink::{self, Driver};
-use crate::source::{self, JobCache, Reader};
-use crate::units::{ByteSize, Span};
-use crate::yaml::{Key, Node, Place, Problem, Value, suggest};
+use crate::sink::registry::JOBS;
+use crate::source::contract::JobCache;
+use crate::yaml::{Node, Problem};
 
+mod entry;
+mod general;
 mod located;
+mod null;
+mod renamed;
+mod schema;
+mod sink_entry;
+mod source_entry;
 
+use self::entry::noted;
+use self::general::host_name;
+use self::null::NULL_IN_GENERAL;
+use self::sink_entry::{job_cache, share_memory, sink_of};
+use self::source_entry::{introduce, source_of};
+pub(crate) use crate::http::settings::Http;
+pub(crate) use general::{General, Log, LogFormat, LogLevel};
 pub(crate) use located::Located;
+pub(crate) use schema::schema;
+pub(crate) use sink_entry::SinkConfig;
+pub(crate) use source_entry::SourceConfig;
 
 /// Where the configuration is unless told otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
@@ -49,214 +55,8 @@ pub struct Config {
     pub(crate) keep_jobs: Option<Duration>,
     /// The file, if it comes from one, so that it can be read again.
     pub(crate) path: Option<PathBuf>,
-}
-
-/// Settings of the daemon as a whole.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct General {
-    /// The id of the Salt master whose events these are. Default: the host name.
-    pub(crate) master_id: String,
-    /// Where saltern keeps its files (0700).
-    pub(crate) state_dir: PathBuf,
-    /// The HTTP side. `null` is `{listen: null}`: no address, and the unix socket for the commands
-    /// stays.
-    pub(crate) http: Http,
-    /// What is logged, and how.
-    pub(crate) log: Log,
-    /// Memory that the queues of all sinks may take together. If what the sinks ask for is more,
-    /// each gets its part of this.
-    pub(crate) memory: ByteSize,
-    /// What is kept of events that sinks refuse.
-    pub(crate) dead_letters: DeadLettersConfig,
-    /// The job cache. `null` is `{enabled: false}`.
-    pub(crate) jobs: JobsConfig,
-    /// What is hidden of all events before they are stored or shown, and of what Salt writes into
-    /// the job cache. Default: nothing.
-    pub redact: Vec<RuleConfig>,
-    /// How long an event is remembered, so that the same one from another source is dropped; `0s`
-    /// for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
-    pub(crate) dedupe_window: Option<Span>,
-    /// Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys. `{}` for
-    /// the defaults. Default: none.
-    pub(crate) estate: Option<EstateConfig>,
-    /// How long to deliver what was read once told to stop.
-    pub(crate) shutdown_deadline: Span,
-}
-
-impl Default for General {
-    fn default() -> Self {
-        General {
-            master_id: host_name(),
-            state_dir: "/var/lib/saltern".into(),
-            http: Http::default(),
-            log: Log::default(),
-            memory: ByteSize::mib(512),
-            dead_letters: DeadLettersConfig::default(),
-            jobs: JobsConfig::default(),
-            redact: Vec::new(),
-            dedupe_window: None,
-            estate: None,
-            shutdown_deadline: Span::seconds(25),
-        }
-    }
-}
-
-impl General {
-    /// The settings that differ in `other` and that a running daemon cannot change.
-    pub(crate) fn needs_restart(&self, other: &General) -> Vec<&'static str> {
-        let differs = [
-            ("state_dir", self.state_dir != other.state_dir),
-            ("http.listen", self.http.listen != other.http.listen),
-            ("http.socket", self.http.socket != other.http.socket),
-            ("http.token", self.http.token != other.http.token),
-            ("http.read_token", self.http.read_token != other.http.read_token),
-            ("http.hosts", self.http.hosts != other.http.hosts),
-            ("http.tls", self.http.tls != other.http.tls),
-            ("log.level", self.log.level != other.log.level),
-            ("log.format", self.log.format != other.log.format),
-            ("dead_letters.max_bytes", self.dead_letters.max_bytes != other.dead_letters.max_bytes),
-        ];
-        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
-    }
-}
-
-/// What is kept of events that sinks refuse.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct DeadLettersConfig {
-    /// Bytes of refused events that are kept, of all sinks together; the oldest go first.
-    pub(crate) max_bytes: ByteSize,
-}
-
-impl Default for DeadLettersConfig {
-    fn default() -> Self {
-        DeadLettersConfig { max_bytes: ByteSize::mib(256) }
-    }
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Log {
-    /// The least important line that is logged.
-    pub(crate) level: LogLevel,
-    /// How lines look. Default: text on a terminal, `journald` where they go to the journal, JSON
-    /// elsewhere.
-    pub(crate) format: Option<LogFormat>,
-}
-
-/// The importance of a log line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LogLevel {
-    /// Something is broken for good.
-    Error,
-    /// Something is broken for now.
-    Warn,
-    /// A change of state.
-    #[default]
-    Info,
-    /// Details of single frames and requests.
-    Debug,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// An object a line.
-    Json,
-    /// For people, without time and with the priority in front, which journald takes off.
-    Journald,
-}
-
-/// A source.
-pub(crate) struct SourceConfig {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its kind.
-    pub(crate) kind: &'static source::Kind,
-    /// Its kind's own settings, ready to run.
-    pub(crate) reader: Arc<dyn Reader>,
-    /// The master whose events it reads.
-    pub(crate) master_id: String,
-    /// Differs from that of another configuration if anything of the source does.
-    pub(crate) fingerprint: u128,
-    /// A command runs it, which fails where a daemon would try again.
-    pub(crate) is_tried_once: bool,
-}
-
-/// A sink.
-pub(crate) struct SinkConfig {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its kind.
-    pub(crate) kind: &'static sink::Kind,
-    /// Its kind's own settings, ready to run.
-    pub(crate) driver: Arc<dyn Driver>,
-    /// What it wants.
-    pub(crate) filter: Filter,
-    /// What is hidden of what it is handed.
-    pub redact: Arc<Rules>,
-    /// When its batches are due.
-    pub(crate) limits: BatchLimits,
-    /// How it is tried again.
-    pub(crate) retry: RetryConfig,
-    /// How much may wait for it.
-    pub(crate) spill: SpillConfig,
-    /// How many writers it has; at least one.
-    pub(crate) writers: usize,
-    /// Events a second at the most.
-    pub(crate) rate_limit: Option<u32>,
-    /// Differs from that of another configuration if anything of the sink does.
-    pub(crate) fingerprint: u128,
-}
-
-/// What every sink takes besides its kind.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct SinkOptions {
-    /// Which events the sink takes. Default: all.
-    filter: FilterConfig,
-    /// What is hidden of the events that the sink takes, besides what is hidden of all. The filter
-    /// sees them as they are without. Default: nothing.
-    redact: Vec<RuleConfig>,
-    /// How large batches are and how long they wait to fill.
-    batch: BatchConfig,
-    /// How a write that failed is tried again.
-    retry: RetryConfig,
-    /// How much may wait for the sink, and where.
-    spill: SpillConfig,
-    /// Writers that work side by side, 1 to 64. With more than one, order is kept within a batch
-    /// only.
-    writers: u64,
-    /// Events a second at the most. Default: no limit.
-    rate_limit: Option<u32>,
-}
-
-impl Default for SinkOptions {
-    fn default() -> Self {
-        SinkOptions {
-            filter: FilterConfig::default(),
-            redact: Vec::new(),
-            batch: BatchConfig::default(),
-            retry: RetryConfig::default(),
-            spill: SpillConfig::default(),
-            writers: 1,
-            rate_limit: None,
-        }
-    }
-}
-
-/// What every source takes besides its kind.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct SourceOptions {
-    /// The id of the master whose bus this is. Default: the `master_id` of the whole.
-    master_id: Option<String>,
+    /// What is in force but should be written otherwise: keys under an old name.
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// Why there is no configuration.
@@ -314,6 +114,20 @@ impl Config {
         Ok(Config { path: Some(path.to_owned()), ..config })
     }
 
+    /// Logs what should be written otherwise.
+    pub(crate) fn log_warnings(&self) {
+        let file = self.path.as_deref().unwrap_or(Path::new("the configuration"));
+        for warning in &self.warnings {
+            warn!("{}", warning.on_one_line(&file.display().to_string()));
+        }
+    }
+
+    /// The shortest time that a sink lets a batch wait to fill; endless where there is no sink.
+    pub(crate) fn shortest_linger(&self) -> Duration {
+        let lingers = self.sinks.iter().map(|sink| sink.limits.linger);
+        lingers.min().unwrap_or(Duration::MAX)
+    }
+
     /// How long events are remembered so that repeats are dropped.
     pub(crate) fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
@@ -333,6 +147,8 @@ impl Config {
         root.interpolate(&mut problems);
         // They name variables and files, and not what is in them.
         let unreplaced = problems.len();
+        let mut warnings = Vec::new();
+        renamed::apply(&mut root, &mut warnings, &mut problems);
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
@@ -366,16 +182,16 @@ impl Config {
                 }
             }
         }
-        problems.extend(kafka_loop::problems(&root));
+        problems.extend(loops(&root, &sources, &sinks));
         introduce(&mut sources);
         let redact = general.as_ref().map(|general| general.redact.as_slice()).unwrap_or_default();
         let redact = Arc::new(Rules::new(redact, &root, &mut problems));
         let jobs = general.as_ref().map(|general| general.jobs).unwrap_or_default();
         let keep_jobs = keep_jobs(jobs, &sources, &root, &mut problems);
         if keep_jobs.is_some() {
-            let place = root.place_of(&["sinks", sink::JOBS.name]);
-            if sinks.iter().any(|sink| sink.name == sink::JOBS.name) {
-                let message = format!("`{}` is the name of the job cache's sink", sink::JOBS.name);
+            let place = root.place_of(&["sinks", JOBS.name]);
+            if sinks.iter().any(|sink| sink.name == JOBS.name) {
+                let message = format!("`{}` is the name of the job cache's sink", JOBS.name);
                 problems.push(Problem::at(place, message).help("name this sink otherwise"));
             }
             sinks.extend(job_cache(place, &mut problems));
@@ -390,7 +206,7 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => {
                 share_memory(general.memory, &mut sinks);
-                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None })
+                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None, warnings })
             }
             _ => {
                 let others = problems.iter_mut().skip(unreplaced);
@@ -403,83 +219,30 @@ impl Config {
     }
 }
 
-/// Tells each source of the buses that are read beside it.
-fn introduce(sources: &mut [SourceConfig]) {
-    let buses: Vec<_> = sources.iter().filter_map(|source| source.reader.bus_socket()).collect();
+/// Sources that would read what a sink of the same daemon writes, and write that again, for ever.
+/// Streams that two names of one server lead to, or patterns, are the operator's to keep apart.
+fn loops(root: &Node, sources: &[SourceConfig], sinks: &[SinkConfig]) -> Vec<Problem> {
+    let mut problems = Vec::new();
     for source in sources {
-        if let Some(reader) = Arc::get_mut(&mut source.reader)
-            && reader.beside(&buses)
-        {
-            source.fingerprint ^= xxh3_128(format!("{buses:?}").as_bytes());
+        for read in source.reader.reads() {
+            let is_same =
+                |written: &Stream| written.server == read.server && written.name == read.name;
+            let writer = sinks.iter().find(|sink| sink.driver.writes().iter().any(is_same));
+            let Some(writer) = writer else { continue };
+            let keys = ["sources", &source.name, source.kind.name];
+            let keys: Vec<_> =
+                keys.into_iter().chain(read.keys.iter().map(String::as_str)).collect();
+            let message =
+                format!("`{}` reads {}, which `{}` writes", source.name, read.name, writer.name);
+            let help = "events would go round for ever; let one daemon write and another read";
+            let problem = Problem::at(root.place_of(&keys), message).help(help);
+            // It reads the same stream of several servers.
+            if !problems.iter().any(|other: &Problem| other.message == problem.message) {
+                problems.push(problem);
+            }
         }
     }
-}
-
-const SOURCE_OPTIONS: &[&str] = &["master_id"];
-
-fn source_of(
-    name: &str,
-    entry: &Node,
-    default_master: &str,
-    problems: &mut Vec<Problem>,
-) -> Option<SourceConfig> {
-    let known: Vec<_> = source::KINDS.iter().map(|kind| kind.name).collect();
-    let (kind, node) = kind_of("source", name, entry, &known, SOURCE_OPTIONS, problems)?;
-    let kind = source::Kind::named(kind)?;
-    let reader = (kind.read)(&node.or_defaults(), problems);
-    let options = entry.without(|key| key == kind.name || !SOURCE_OPTIONS.contains(&key));
-    let options: Option<SourceOptions> = options.read_noting(problems);
-    let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());
-    // The id may be that of the whole, which the entry does not show.
-    let fingerprint = entry.fingerprint() ^ xxh3_128(master_id.as_bytes());
-    let (name, reader) = (name.to_owned(), reader?);
-    Some(SourceConfig { name, kind, reader, master_id, fingerprint, is_tried_once: false })
-}
-
-const SINK_OPTIONS: &[&str] =
-    &["filter", "redact", "batch", "retry", "spill", "writers", "rate_limit"];
-
-/// The keys of the whole whose `null` means none, besides those that have none by default.
-const NULL_IN_GENERAL: [&str; 3] = ["http", "jobs", "redact"];
-
-/// The same of a sink.
-const NULL_IN_SINK: [&str; 2] = ["filter", "redact"];
-
-fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
-    let known: Vec<_> = sink::KINDS.iter().map(|kind| kind.name).collect();
-    let (kind, node) = kind_of("sink", name, entry, &known, SINK_OPTIONS, problems)?;
-    let kind = sink::Kind::named(kind)?;
-    let driver = (kind.read)(&node.or_defaults(), problems);
-    let options = entry.without(|key| key == kind.name || !SINK_OPTIONS.contains(&key));
-    let options = options.with_none_said(&NULL_IN_SINK);
-    let options: SinkOptions = options.read_noting(problems)?;
-    let filter = Filter::new(&options.filter).map_err(|bad| {
-        let index = bad.index.to_string();
-        Problem::at(entry.place_of(&["filter", bad.key, &index]), bad.message)
-    });
-    let redact = Rules::new(&options.redact, entry, problems);
-    let writers = match options.writers {
-        1..=64 => Ok(usize::try_from(options.writers).unwrap_or(1)),
-        other => Err(Problem::at(
-            entry.place_of(&["writers"]),
-            format!("{other} writers are not possible; write 1 to 64"),
-        )),
-    };
-    let filter = noted(filter, problems);
-    let writers = noted(writers, problems);
-    Some(SinkConfig {
-        name: name.to_owned(),
-        kind,
-        driver: driver?,
-        filter: filter?,
-        redact: Arc::new(redact),
-        limits: kind.batch.or(options.batch),
-        retry: options.retry,
-        spill: options.spill,
-        writers: writers?,
-        rate_limit: options.rate_limit,
-        fingerprint: entry.fingerprint(),
-    })
+    problems
 }
 
 /// How long jobs are kept, as configured or because a source asks for them.
@@ -500,199 +263,10 @@ fn keep_jobs(
     is_enabled.then_some(jobs.keep_jobs.0)
 }
 
-/// What the job cache wants of the bus.
-pub(crate) const JOB_TAGS: [&str; 6] = [
-    "salt/job/*/new",
-    "salt/job/*/ret/*",
-    "salt/run/*/new",
-    "salt/run/*/ret",
-    "salt/wheel/*/new",
-    "salt/wheel/*/ret",
-];
-
-/// The sink by which the bus feeds the job cache; nothing of it can be configured.
-fn job_cache(place: Place, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
-    let kind = &sink::JOBS;
-    let driver = (kind.read)(&Node { place, value: Value::Map(Vec::new()) }, problems)?;
-    let tags = JOB_TAGS.map(str::to_owned).to_vec();
-    let filter = Filter::new(&FilterConfig { tags, ..FilterConfig::default() });
-    Some(SinkConfig {
-        name: kind.name.to_owned(),
-        kind,
-        driver,
-        filter: filter.map_err(|bad| problems.push(Problem::at(place, bad.message))).ok()?,
-        redact: Arc::default(),
-        limits: kind.batch,
-        retry: RetryConfig::default(),
-        spill: SpillConfig::default(),
-        writers: 1,
-        rate_limit: None,
-        fingerprint: 0,
-    })
-}
-
-/// The one key of an entry that names a kind, and what stands under it.
-fn kind_of<'a>(
-    what: &str,
-    name: &str,
-    entry: &'a Node,
-    known: &[&'static str],
-    options: &[&'static str],
-    problems: &mut Vec<Problem>,
-) -> Option<(&'static str, &'a Node)> {
-    let mut found = None;
-    let mut has_unknown = false;
-    for (key, node) in noted(entry.pairs(), problems)? {
-        let Some(kind) = known.iter().find(|kind| **kind == key.name) else {
-            if !options.contains(&key.name.as_str()) {
-                has_unknown = true;
-                let all: Vec<_> = known.iter().chain(options).copied().collect();
-                let problem = Problem::at(key.place, format!("unknown key `{}`", key.name));
-                problems.push(problem.help(suggest(&key.name, &all)));
-            }
-            continue;
-        };
-        if let Some((first, _)) = found {
-            let message = format!("the {what} `{name}` is a {first} already; one kind each");
-            problems.push(Problem::at(key.place, message));
-            continue;
-        }
-        found = Some((*kind, node));
-    }
-    // What was meant as the kind has just been reported.
-    if found.is_none() && !has_unknown {
-        let problem = Problem::at(entry.place, format!("the {what} `{name}` has no kind"));
-        problems.push(problem.help(format!("write one of these under it: {}", known.join(", "))));
-    }
-    found
-}
-
-/// Cuts what the sinks' queues may take of memory down to `limit` together, in proportion.
-fn share_memory(limit: ByteSize, sinks: &mut [SinkConfig]) {
-    let wanted: u64 = sinks.iter().map(|sink| sink.spill.memory_bound() as u64).sum();
-    if wanted <= limit.0 {
-        return;
-    }
-    for sink in sinks {
-        let bound = u128::from(sink.spill.memory_bound() as u64);
-        let part = bound * u128::from(limit.0) / u128::from(wanted);
-        sink.spill.memory = Some(ByteSize(u64::try_from(part).unwrap_or(limit.0)));
-    }
-}
-
-fn noted<T>(result: Result<T, Problem>, problems: &mut Vec<Problem>) -> Option<T> {
-    result.map_err(|problem| problems.push(problem)).ok()
-}
-
-impl Node {
-    /// The mapping without some of its keys.
-    fn without(&self, leave_out: impl Fn(&str) -> bool) -> Node {
-        let pairs = self.pairs().unwrap_or_default();
-        let kept = pairs.iter().filter(|(key, _)| !leave_out(&key.name)).cloned().collect();
-        Node { place: self.place, value: Value::Map(kept) }
-    }
-
-    /// The mapping with the `null` of these keys put in other words: nothing listens, jobs are not
-    /// kept, every event is taken, nothing is hidden.
-    fn with_none_said(mut self, keys: &[&str]) -> Node {
-        let Value::Map(pairs) = &mut self.value else { return self };
-        for (key, node) in pairs {
-            if !matches!(node.value, Value::Null) || !keys.contains(&key.name.as_str()) {
-                continue;
-            }
-            let place = node.place;
-            let only = |name: &str, value| {
-                let key = Key { name: name.to_owned(), place };
-                Value::Map(vec![(key, Node { place, value })])
-            };
-            node.value = match key.name.as_str() {
-                "http" => only("listen", Value::Null),
-                "jobs" => only("enabled", Value::Bool(false)),
-                "redact" => Value::List(Vec::new()),
-                _ => Value::Nothing,
-            };
-        }
-        self
-    }
-
-    /// The settings of a kind, of which there may be none: `salt_bus: null` has its defaults.
-    fn or_defaults(&self) -> Cow<'_, Node> {
-        match self.value {
-            Value::Null => Cow::Owned(Node { place: self.place, value: Value::Nothing }),
-            _ => Cow::Borrowed(self),
-        }
-    }
-}
-
-/// The JSON Schema of the whole configuration.
-pub(crate) fn schema() -> Schema {
-    let mut generator = SchemaGenerator::default();
-    let sources = source::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
-    let sources = entry_schema::<SourceOptions>(sources.collect(), &[]);
-    let sinks = sink::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));
-    let sinks = entry_schema::<SinkOptions>(sinks.collect(), &NULL_IN_SINK);
-    let mut schema = schema_of::<General>();
-    if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
-        properties
-            .insert("sources".into(), json!({"type": "object", "additionalProperties": sources}));
-        properties.insert("sinks".into(), json!({"type": "object", "additionalProperties": sinks}));
-    }
-    allow_null(&mut schema, &NULL_IN_GENERAL);
-    let definitions = generator.take_definitions(true);
-    if let Some(defs) = schema.ensure_object().entry("$defs").or_insert(json!({})).as_object_mut() {
-        defs.extend(definitions);
-    }
-    schema.insert("title".into(), json!("saltern configuration"));
-    schema.insert("required".into(), json!(["sources", "sinks"]));
-    schema
-}
-
-/// An entry: the options of all kinds, and exactly one kind.
-fn entry_schema<O: JsonSchema>(
-    kinds: Vec<(&'static str, Schema)>,
-    nullable: &[&str],
-) -> serde_json::Value {
-    let mut schema = schema_of::<O>();
-    allow_null(&mut schema, nullable);
-    let one_of: Vec<_> = kinds.iter().map(|(name, _)| json!({"required": [name]})).collect();
-    if let Some(properties) = schema.get_mut("properties").and_then(|p| p.as_object_mut()) {
-        for (name, kind) in kinds {
-            properties.insert(name.to_owned(), json!({"anyOf": [kind, {"type": "null"}]}));
-        }
-    }
-    schema.insert("oneOf".into(), json!(one_of));
-    schema.into()
-}
-
-/// Lets these keys be `null` too.
-fn allow_null(schema: &mut Schema, keys: &[&str]) {
-    for key in keys {
-        let read = schema.get_mut("properties").and_then(|all| all.get_mut(*key));
-        if let Some(read) = read {
-            let description = read.get("description").cloned();
-            let one = std::mem::take(read);
-            *read = json!({"description": description, "anyOf": [one, {"type": "null"}]});
-        }
-    }
-}
-
-/// The schema of one type, its definitions written out.
-fn schema_of<T: JsonSchema>() -> Schema {
-    let settings = schemars::generate::SchemaSettings::default().with(|settings| {
-        settings.inline_subschemas = true;
-        settings.meta_schema = None;
-    });
-    settings.into_generator().into_root_schema_for::<T>()
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -834,7 +408,7 @@ sources:
     salt_bus:
       max_frame: many
       adress: /run/x
-      patience: soon
+      coalesce: soon
     mastr_id: x
 sinks:
   a:
@@ -984,7 +558,7 @@ sinks:
     fn the_schema_knows_every_kind() {
         let schema = schema().to_value();
         let sinks = &schema["properties"]["sinks"]["additionalProperties"]["properties"];
-        for kind in sink::KINDS {
+        for kind in crate::sink::registry::KINDS {
             assert!(sinks[kind.name].is_object(), "{}", kind.name);
         }
         assert!(sinks["filter"]["anyOf"][0]["properties"]["tags"].is_object(), "{sinks:#}");
@@ -1010,5 +584,23 @@ sinks:
         assert_eq!(problems(&taken)[0].2, "`job-cache` is the name of the job cache's sink");
         let alone = "sources: {bus: {salt_bus: {}}}\njobs: {enabled: true}";
         assert_eq!(Config::parse(alone).ok().unwrap().sinks.len(), 1);
+    }
+
+    #[test]
+    fn a_topic_that_is_read_is_not_written() {
+        let found = |sink: &str| {
+            let source = "{brokers: ['a:1', 'b:1'], topics: [x, salt.events], group: g}";
+            problems(&format!(
+                "sources:\n  in: {{kafka: {source}}}\nsinks:\n  out: {{kafka: {sink}}}\n"
+            ))
+        };
+        let loops = found("{brokers: ['b:1'], topic: salt.events, key: jid}");
+        let message = "`in` reads the topic `salt.events`, which `out` writes".to_owned();
+        assert_eq!(loops, [(2, 53, message)]);
+        for sink in
+            ["{brokers: ['b:1'], topic: salt.other}", "{brokers: ['c:1'], topic: salt.events}"]
+        {
+            assert_eq!(found(sink), [], "{sink}");
+        }
     }
 }

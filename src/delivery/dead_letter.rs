@@ -10,7 +10,7 @@
 //! the number of letters. The command line works in pages, each a transaction of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,11 +21,12 @@ use thiserror::Error;
 use tracing::{error, info};
 
 use crate::client::backoff::Backoff;
+use crate::error::chain;
 use crate::event::batch::Entry;
 use crate::event::{Authority, Event, EventId};
 use crate::files::state_file;
 use crate::observe::state;
-use crate::sink::chain;
+use crate::sync::lock;
 
 /// The database, in `state_dir`.
 pub(crate) const FILE: &str = "dead-letters.db";
@@ -201,7 +202,7 @@ pub struct Refused<'a> {
 
 /// Which letters are meant. Whatever is given must match.
 #[derive(Debug, Default, Clone)]
-pub struct Selection {
+pub struct LetterSelection {
     /// The sink's name.
     pub(crate) sink: Option<String>,
     /// A glob of the tag.
@@ -212,7 +213,7 @@ pub struct Selection {
     pub(crate) id: Option<String>,
 }
 
-impl Selection {
+impl LetterSelection {
     fn matcher(&self) -> Result<Option<GlobMatcher>, DeadLetterError> {
         let Some(tag) = &self.tag else { return Ok(None) };
         let glob = Glob::new(tag).map_err(failed("reading the glob of tags"))?;
@@ -242,12 +243,12 @@ pub struct DeadLetters {
     max_bytes: u64,
     /// They are a daemon's, which has to go on: a file that is damaged is put aside and begun anew,
     /// one that cannot be opened is tried again.
-    mends: bool,
-    desk: Mutex<Desk>,
+    repairs: bool,
+    database: Mutex<Database>,
 }
 
 /// The open database, and why letters cannot be kept, if they cannot.
-struct Desk {
+struct Database {
     connection: Option<Connection>,
     trouble: Option<String>,
     backoff: Backoff,
@@ -285,19 +286,24 @@ impl DeadLetters {
         DeadLetters::open(state_dir, u64::MAX).map(Some)
     }
 
-    fn closed(state_dir: &Path, max_bytes: u64, mends: bool) -> Self {
+    fn closed(state_dir: &Path, max_bytes: u64, repairs: bool) -> Self {
         let backoff = Backoff::new(FIRST, LONGEST);
-        let desk = Desk { connection: None, trouble: None, backoff, again: Instant::now() };
-        DeadLetters { path: state_dir.join(FILE), max_bytes, mends, desk: Mutex::new(desk) }
+        let database = Database { connection: None, trouble: None, backoff, again: Instant::now() };
+        DeadLetters {
+            path: state_dir.join(FILE),
+            max_bytes,
+            repairs,
+            database: Mutex::new(database),
+        }
     }
 
     /// Tries again what did not work, when it is time; returns why letters cannot be kept, if they
     /// cannot.
     pub(crate) fn heal(&self) -> Option<String> {
         {
-            let desk = self.lock();
-            if desk.trouble.is_none() || Instant::now() < desk.again {
-                return desk.trouble.clone();
+            let database = self.lock();
+            if database.trouble.is_none() || Instant::now() < database.again {
+                return database.trouble.clone();
             }
         }
         // Something has to be written, for what can be read may be on a disk that is full.
@@ -307,9 +313,9 @@ impl DeadLetters {
         if written.is_err() {
             return self.lock().trouble.clone();
         }
-        let mut desk = self.lock();
-        desk.trouble = None;
-        desk.backoff.reset();
+        let mut database = self.lock();
+        database.trouble = None;
+        database.backoff.reset();
         info!("dead letters can be kept again");
         None
     }
@@ -317,8 +323,8 @@ impl DeadLetters {
     /// The state directory was removed or replaced: the letters, which are in an open file without
     /// a name, are copied into a new file, unless there is one already.
     pub(crate) fn renew(&self) {
-        let mut desk = self.lock();
-        let Some(connection) = desk.connection.take().filter(|_| !self.path.exists()) else {
+        let mut database = self.lock();
+        let Some(connection) = database.connection.take().filter(|_| !self.path.exists()) else {
             return;
         };
         let copied =
@@ -343,41 +349,41 @@ impl DeadLetters {
         doing: &'static str,
         mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, DeadLetterError> {
-        let mut desk = self.lock();
-        let mut done = self.attempt(&mut desk, doing, &mut work);
+        let mut database = self.lock();
+        let mut done = self.attempt(&mut database, doing, &mut work);
         if let Err(error) = &done
-            && self.mends
+            && self.repairs
             && (error.says_damaged() || state_file::is_foreign(&self.path))
         {
-            desk.connection = None;
+            database.connection = None;
             done = match state_file::put_aside(&self.path, &chain(error)) {
-                Ok(()) => self.attempt(&mut desk, doing, &mut work),
+                Ok(()) => self.attempt(&mut database, doing, &mut work),
                 Err(error) => Err(failed("putting a damaged file aside")(error)),
             };
         }
         if let Err(error) = &done
-            && self.mends
+            && self.repairs
         {
             let reason = chain(error);
-            if desk.trouble.as_ref() != Some(&reason) {
+            if database.trouble.as_ref() != Some(&reason) {
                 error!(error = reason, "dead letters cannot be kept; it is tried again");
             }
-            (desk.connection, desk.trouble) = (None, Some(reason));
-            desk.again = Instant::now() + desk.backoff.delay(None);
+            (database.connection, database.trouble) = (None, Some(reason));
+            database.again = Instant::now() + database.backoff.delay(None);
         }
         done
     }
 
     fn attempt<T>(
         &self,
-        desk: &mut Desk,
+        database: &mut Database,
         doing: &'static str,
         work: &mut impl FnMut(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, DeadLetterError> {
-        let connection = match &mut desk.connection {
+        let connection = match &mut database.connection {
             Some(connection) => connection,
             none => {
-                if self.mends {
+                if self.repairs {
                     state_file::put_foreign_beside_aside(&self.path)
                         .map_err(failed("putting aside what is no file"))?;
                 }
@@ -387,8 +393,8 @@ impl DeadLetters {
         work(connection).map_err(failed(doing))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Database> {
+        lock::hold(&self.database)
     }
 
     /// Keeps refused events, all of them or none; returns how many older ones had to go for them.
@@ -423,7 +429,7 @@ impl DeadLetters {
     /// The letters that are meant behind letter `after`, the oldest first, at most `limit`.
     pub(crate) fn list(
         &self,
-        selection: &Selection,
+        selection: &LetterSelection,
         after: i64,
         limit: usize,
     ) -> Result<Vec<Letter>, DeadLetterError> {
@@ -463,16 +469,20 @@ impl DeadLetters {
     }
 
     /// Marks letters to be handed to their sinks again. Returns how many.
-    pub fn mark_for_replay(&self, selection: &Selection) -> Result<usize, DeadLetterError> {
+    pub fn mark_for_replay(&self, selection: &LetterSelection) -> Result<usize, DeadLetterError> {
         self.change_matching(selection, MARK)
     }
 
     /// Discards letters. Returns how many.
-    pub(crate) fn discard(&self, selection: &Selection) -> Result<usize, DeadLetterError> {
+    pub(crate) fn discard(&self, selection: &LetterSelection) -> Result<usize, DeadLetterError> {
         self.change_matching(selection, DELETE)
     }
 
-    fn change_matching(&self, selection: &Selection, sql: &str) -> Result<usize, DeadLetterError> {
+    fn change_matching(
+        &self,
+        selection: &LetterSelection,
+        sql: &str,
+    ) -> Result<usize, DeadLetterError> {
         let tags = selection.matcher()?;
         let (mut from, mut changed) = (Some(0), 0);
         while let Some(after) = from {
@@ -560,7 +570,7 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
 /// was not the last.
 fn matching(
     connection: &Connection,
-    selection: &Selection,
+    selection: &LetterSelection,
     tags: Option<&GlobMatcher>,
     after: i64,
 ) -> rusqlite::Result<(Vec<i64>, Option<i64>)> {
@@ -639,14 +649,18 @@ mod tests {
         drop(db);
         let letters = DeadLetters::open(folder.path(), 1 << 20).unwrap();
         keep(&letters, "db", "b", 10, 1);
-        letters.mark_for_replay(&Selection::default()).unwrap();
+        letters.mark_for_replay(&LetterSelection::default()).unwrap();
         let replays = letters.next_replays("db", 0).unwrap();
         let vouched: Vec<_> = replays.iter().map(|letter| letter.authority).collect();
         assert_eq!(vouched, [Authority::Bus, Authority::Master]);
     }
 
-    fn select(sink: &str, tag: &str) -> Selection {
-        Selection { sink: Some(sink.into()), tag: Some(tag.into()), ..Selection::default() }
+    fn select(sink: &str, tag: &str) -> LetterSelection {
+        LetterSelection {
+            sink: Some(sink.into()),
+            tag: Some(tag.into()),
+            ..LetterSelection::default()
+        }
     }
 
     fn owned(counts: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -673,13 +687,15 @@ mod tests {
         assert!(letters.next_replays("file", 0).unwrap().is_empty());
         letters.replayed(&[1]).unwrap();
         assert_eq!(letters.marked().unwrap(), owned(&[("db", 1)]));
-        let by_id = Selection { id: Some("3".into()), ..Selection::default() };
+        let by_id = LetterSelection { id: Some("3".into()), ..LetterSelection::default() };
         assert_eq!(letters.discard(&by_id).unwrap(), 1);
         assert_eq!(letters.counts().unwrap(), owned(&[("db", 1)]));
-        let by_event = Selection { id: Some(next[1].event_id.clone()), ..Selection::default() };
+        let by_event =
+            LetterSelection { id: Some(next[1].event_id.clone()), ..LetterSelection::default() };
         assert_eq!(letters.list(&by_event, 0, 10).unwrap().len(), 1);
         assert_eq!(letters.list(&by_event, 2, 10).unwrap().len(), 0);
-        let other = Selection { reason: Some("too short".into()), ..Selection::default() };
+        let other =
+            LetterSelection { reason: Some("too short".into()), ..LetterSelection::default() };
         assert_eq!(letters.discard(&other).unwrap(), 0);
     }
 
@@ -689,7 +705,7 @@ mod tests {
         let letters = DeadLetters::open(folder.path(), 250_000).unwrap();
         let size = |tag: &str| Event::new(tag, &[0xc0; 1000]).frame().len();
         let dropped: u64 = (100..400).map(|n| keep(&letters, "db", &n.to_string(), 1000, 1)).sum();
-        let left = letters.list(&Selection::default(), 0, usize::MAX).unwrap();
+        let left = letters.list(&LetterSelection::default(), 0, usize::MAX).unwrap();
         assert_eq!(left.len(), 250_000 / size("100"));
         assert_eq!(left.len() as u64 + dropped, 300);
         assert_eq!(left.last().unwrap().tag, "399");
@@ -723,7 +739,7 @@ mod tests {
         let daemon = DeadLetters::open(folder.path(), 10_000).unwrap();
         keep(&daemon, "db", "a", 1000, 8);
         let command = DeadLetters::existing(folder.path()).unwrap().unwrap();
-        let seven = Selection { id: Some("7".into()), ..Selection::default() };
+        let seven = LetterSelection { id: Some("7".into()), ..LetterSelection::default() };
         assert_eq!(command.mark_for_replay(&seven).unwrap(), 1);
         assert_eq!(daemon.marked().unwrap(), owned(&[("db", 1)]));
         assert_eq!(command.discard(&select("db", "a")).unwrap(), 8);
@@ -764,8 +780,8 @@ mod tests {
     fn no_statement_of_the_daemon_scans_the_letters() {
         let folder = tempfile::tempdir().unwrap();
         let letters = DeadLetters::open(folder.path(), 10_000).unwrap();
-        let desk = letters.lock();
-        let connection = desk.connection.as_ref().unwrap();
+        let database = letters.lock();
+        let connection = database.connection.as_ref().unwrap();
         for sql in OF_THE_DAEMON {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let count = statement.parameter_count();
@@ -784,10 +800,10 @@ mod tests {
             let max_bytes = Event::new("a", &[0xc0; 100]).frame().len() * count;
             let letters = DeadLetters::open(folder.path(), max_bytes as u64).unwrap();
             keep(&letters, "db", "a", 100, count);
-            letters.mark_for_replay(&Selection::default()).unwrap();
+            letters.mark_for_replay(&LetterSelection::default()).unwrap();
             let steps = || {
-                let desk = letters.lock();
-                let connection = desk.connection.as_ref().unwrap();
+                let database = letters.lock();
+                let connection = database.connection.as_ref().unwrap();
                 OF_THE_DAEMON.map(|sql| {
                     let statement = connection.prepare_cached(sql).unwrap();
                     statement.reset_status(StatementStatus::VmStep)

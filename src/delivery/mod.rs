@@ -8,13 +8,12 @@
 //! refused.
 
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,49 +21,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::client::backoff::Backoff;
-use crate::codec::json::Losses;
+use crate::codec::json::JsonLosses;
 use crate::delivery::breaker::{Breaker, Permit};
-use crate::delivery::dead_letter::{DeadLetters, Refused};
+use crate::delivery::dead_letter::DeadLetters;
 use crate::delivery::deaths::{Deaths, Verdict};
-use crate::event::Event;
-use crate::event::batch::{Batch, BatchId, Entry};
+use crate::delivery::retry::RetryConfig;
+use crate::error::chain;
+use crate::event::batch::{Batch, BatchId};
 use crate::event::long_json;
 use crate::observe::metrics::Tally;
 use crate::observe::state::SinkState;
-use crate::sink::{Context, Rejected, Sink, SinkError, blocking, chain};
+use crate::sink::contract::{Cause, Context, Partly, Sink, WriteError};
 use crate::sync::bell::Sender;
-use crate::units::Span;
+use crate::sync::blocking;
+use crate::sync::lock;
 
 pub(crate) mod breaker;
 pub mod dead_letter;
 pub(crate) mod deaths;
-
-/// How a sink is tried again. There is no limit to the number of tries unless `give_up_after` sets
-/// one.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RetryConfig {
-    /// The wait after the first failure; it doubles with each further one, with jitter.
-    pub(crate) initial: Span,
-    /// The longest wait.
-    pub(crate) max: Span,
-    /// How long one connect or write may take before it is broken off and tried again over a new
-    /// connection.
-    pub(crate) timeout: Span,
-    /// How long a batch is tried before its events become dead letters. Default: for ever.
-    pub(crate) give_up_after: Option<Span>,
-}
-
-impl Default for RetryConfig {
-    fn default() -> Self {
-        RetryConfig {
-            initial: Span::millis(500),
-            max: Span::seconds(30),
-            timeout: Span::seconds(60),
-            give_up_after: None,
-        }
-    }
-}
+pub(crate) mod retry;
 
 /// A batch is settled.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +116,7 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
             Some(Err(error)) => {
                 warn!(sink = writer.context.name, error = error.chain(), "closing failed");
             }
-            None => delivery.let_go(closing).await,
+            None => delivery.release(closing).await,
         }
     }
 }
@@ -204,7 +179,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
                     continue;
                 }
                 Verdict::Deadly => {
-                    dead.push(self.refused(batch, None, deaths::DEADLY.to_owned(), attempts));
+                    let reason = deaths::DEADLY.to_owned();
+                    dead.push(self.refused(batch, Refused::All(reason), attempts));
                     continue;
                 }
             }
@@ -213,24 +189,36 @@ impl<'a, S: Sink> Delivery<'a, S> {
             }
             attempts += 1;
             match self.connect_and_attempt(&batch).await {
-                Ok(()) => self.stored(&batch, batch.len()),
+                Ok(()) => self.stored(&batch, &BTreeSet::new()),
                 Err(Failure::Later(reason)) => {
                     if give_up_at.is_some_and(|at| at <= Instant::now()) {
-                        let reason = format!("given up: {reason}");
-                        dead.push(self.refused(batch, None, reason, attempts));
+                        dead.push(self.given_up(batch, reason, attempts));
                     } else {
                         left.push(batch);
                     }
                 }
                 Err(Failure::Fatal) => return false,
-                Err(Failure::Rejected(Rejected::These(places), reason)) => {
-                    self.stored(&batch, batch.len() - places.len());
-                    dead.push(self.refused(batch, Some(places), reason, attempts));
+                Err(Failure::Partly { refused, again }) => {
+                    let missing = refused.keys().copied();
+                    let missing =
+                        missing.chain(again.iter().flat_map(|(places, _)| places.clone()));
+                    self.stored(&batch, &missing.collect());
+                    if let Some((places, reason)) = again {
+                        let batch = batch.part(&places);
+                        if give_up_at.is_some_and(|at| at <= Instant::now()) {
+                            dead.push(self.given_up(batch, reason, attempts));
+                        } else {
+                            left.push(batch);
+                        }
+                    }
+                    if !refused.is_empty() {
+                        dead.push(self.refused(batch, Refused::These(refused), attempts));
+                    }
                 }
-                Err(Failure::Rejected(Rejected::Unknown, reason)) if batch.len() == 1 => {
-                    dead.push(self.refused(batch, None, reason, attempts));
+                Err(Failure::Rejected(reason)) if batch.len() == 1 => {
+                    dead.push(self.refused(batch, Refused::All(reason), attempts));
                 }
-                Err(Failure::Rejected(Rejected::Unknown, _)) => {
+                Err(Failure::Rejected(_)) => {
                     let (front, back) = batch.split();
                     left.extend([back, front]);
                 }
@@ -244,7 +232,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
 
     /// The deaths of the process, if the batch may be what it died of.
     fn watched(&self, batch: &Batch) -> Option<&Deaths> {
-        self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.is_careful())
+        self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.must_isolate())
     }
 
     /// Tries once to write the batch. What is to be tried alone waits for the connection before, so
@@ -266,8 +254,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
         };
         let limit = self.shared.retry.timeout.0;
         // Waiting for it is no fault of the store.
-        let turn = match batch {
-            Some(batch) if !S::STREAMS => long_json::turn(batch).await,
+        let long_json_permit = match batch {
+            Some(batch) if !S::STREAMS => long_json::permit(batch).await,
             _ => None,
         };
         let under_way = match (&self.shared.deaths, batch) {
@@ -284,15 +272,15 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let tried = tokio::select! {
             biased;
             tried = timeout(limit, self.connect_and_write(batch)) => {
-                tried.map_err(|elapsed| SinkError::retry(format!("writing, for {limit:?}"), elapsed))
+                tried.map_err(|elapsed| WriteError::retry(format!("writing, for {limit:?}"), elapsed))
             }
             () = overdue => {
                 let cause = "the process has died again and again, and others wait meanwhile";
-                Err(SinkError::retry("writing, for too long", cause))
+                Err(WriteError::retry("writing, for too long", cause))
             }
         };
         // Letting go of the connection is not what others wait for.
-        drop((turn, under_way));
+        drop((long_json_permit, under_way));
         let is_late = tried.is_err();
         if is_late {
             self.disconnect().await;
@@ -314,13 +302,17 @@ impl<'a, S: Sink> Delivery<'a, S> {
         };
         let reason = failure.chain();
         match failure {
-            SinkError::Reject { events, .. } => {
+            WriteError::Reject { .. } => {
                 // The server answered; nothing is wrong with it.
                 permit.succeeded();
                 self.worked();
-                Err(Failure::Rejected(events, reason))
+                Err(Failure::Rejected(reason))
             }
-            SinkError::Fatal { .. } => {
+            WriteError::Partly(partly) => {
+                let events = batch.map_or(0, Batch::len);
+                Err(self.partly(&permit, partly, events).await)
+            }
+            WriteError::Fatal { .. } => {
                 self.shared.state.failed(&reason);
                 self.shared.state.park();
                 self.shared.parked.cancel();
@@ -331,7 +323,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 );
                 Err(Failure::Fatal)
             }
-            SinkError::Retry { after, .. } => {
+            WriteError::Retry { after, .. } => {
                 permit.failed();
                 let state = &self.shared.state;
                 let count = if is_late { &state.timeouts } else { &state.retries };
@@ -339,7 +331,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 parked.run_until_cancelled(sleep(self.backoff.delay(after))).await;
                 Err(Failure::Later(reason))
             }
-            SinkError::Reconnect { .. } => {
+            WriteError::Reconnect { .. } => {
                 permit.failed();
                 self.failed(&self.shared.state.reconnects, &reason);
                 parked.run_until_cancelled(sleep(self.backoff.delay(None))).await;
@@ -365,10 +357,38 @@ impl<'a, S: Sink> Delivery<'a, S> {
             }
         };
         self.panicked = None;
-        if matches!(result, Err(SinkError::Reconnect { .. })) {
+        if matches!(result, Err(WriteError::Reconnect { .. })) {
             self.disconnect().await;
         }
         result.map_err(Unwritten::Failed)
+    }
+
+    /// A write of so many events has stored some of them. What is to come again waits here.
+    async fn partly(&mut self, permit: &Permit<'_>, partly: Partly, events: usize) -> Failure {
+        let Partly { doing, refused, again } = partly;
+        let reason = |cause: &Cause| format!("{doing}: {}", chain(cause.as_ref()));
+        let refused = refused.iter().filter(|refusal| refusal.place < events);
+        let refused: BTreeMap<_, _> = refused.map(|r| (r.place, reason(&r.cause))).collect();
+        let again = again.map(|mut again| {
+            again.places.retain(|place| *place < events && !refused.contains_key(place));
+            again
+        });
+        let Some(again) = again.filter(|again| !again.places.is_empty()) else {
+            permit.succeeded();
+            self.worked();
+            return Failure::Partly { refused, again: None };
+        };
+        // A server that takes some of the events is there; one that takes none may not be.
+        if again.places.len() < events {
+            permit.succeeded();
+        } else {
+            permit.failed();
+        }
+        let reason = reason(&again.cause);
+        self.failed(&self.shared.state.retries, &reason);
+        let waiting = sleep(self.backoff.delay(again.after));
+        self.shared.parked.run_until_cancelled(waiting).await;
+        Failure::Partly { refused, again: Some((again.places, reason)) }
     }
 
     /// A write has panicked, for this reason. An event may be to blame; the store or chance may be
@@ -385,7 +405,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         if before + 1 >= PANICS {
             permit.succeeded();
             self.backoff.reset();
-            return Failure::Rejected(Rejected::Unknown, reason);
+            return Failure::Rejected(reason);
         }
         permit.failed();
         let waiting = sleep(self.backoff.delay(None));
@@ -396,14 +416,14 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// Drops the connection.
     async fn disconnect(&mut self) {
         if let Some(sink) = self.sink.take() {
-            self.let_go(sink).await;
+            self.release(sink).await;
         }
     }
 
     /// Drops what belongs to a client, on a thread that may wait: some clients end threads of their
     /// own then. One that takes longer than [`LET_GO`] is left behind; only behind [`HANGING`] such
     /// is waited for one of them.
-    async fn let_go(&mut self, client: impl Send + 'static) {
+    async fn release(&mut self, client: impl Send + 'static) {
         self.hanging.spawn_blocking(move || drop(client));
         let sink = &self.context.name;
         let gone = async {
@@ -445,38 +465,42 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.breaker_open.set_bool(self.shared.breaker.is_open());
     }
 
-    fn stored(&self, batch: &Batch, count: usize) {
+    /// The batch is stored, but for the events at the places `missing`.
+    fn stored(&self, batch: &Batch, missing: &BTreeSet<usize>) {
         let state = &self.shared.state;
+        let count = batch.len() - missing.len();
         state.events.add(count as u64);
         state.batches.add(1);
         #[allow(clippy::cast_precision_loss)]
-        state.batch_events.record(batch.len() as f64);
-        let mut losses = Losses::default();
-        for event in batch.events() {
-            losses += event.json_losses().unwrap_or_default();
+        state.batch_events.record(count as f64);
+        let mut losses = JsonLosses::default();
+        for (place, event) in batch.events().enumerate() {
+            if !missing.contains(&place) {
+                losses += event.json_losses().unwrap_or_default();
+            }
         }
         state.lost(losses);
     }
 
-    /// Counts and reports what is refused of a batch: all of it, or the events at these places.
-    fn refused(
-        &self,
-        batch: Batch,
-        places: Option<Vec<usize>>,
-        reason: String,
-        attempts: u32,
-    ) -> Dead {
-        let dead = Dead { batch, places, reason, attempts };
+    /// A batch has been tried for as long as it may be.
+    fn given_up(&self, batch: Batch, reason: String, attempts: u32) -> Dead {
+        self.refused(batch, Refused::All(format!("given up: {reason}")), attempts)
+    }
+
+    /// Counts and reports what is refused of a batch.
+    fn refused(&self, batch: Batch, refused: Refused, attempts: u32) -> Dead {
+        let dead = Dead { batch, refused, attempts };
         let state = &self.shared.state;
-        let count = dead.entries().count();
+        let count = dead.letters().count();
         state.rejected.add(count as u64);
-        if state.note_refusal(&dead.reason) {
-            let first = dead.entries().next().map(|entry| entry.event);
+        if let Some(first) = dead.letters().next()
+            && state.note_refusal(first.reason)
+        {
             warn!(
                 sink = self.context.name,
                 events = count,
-                tag = first.map(Event::tag),
-                error = dead.reason,
+                tag = first.entry.event.tag(),
+                error = first.reason,
                 "the sink refuses events; they become dead letters"
             );
         }
@@ -489,11 +513,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         else {
             return;
         };
-        let refused = dead.iter().flat_map(|dead| {
-            let (reason, attempts) = (dead.reason.as_str(), dead.attempts);
-            dead.entries().map(move |entry| Refused { entry, reason, attempts })
-        });
-        let refused: Vec<_> = refused.collect();
+        let refused: Vec<_> = dead.iter().flat_map(Dead::letters).collect();
         let (state, name) = (&self.shared.state, &self.context.name);
         match blocking(|| dead_letters.keep(name, &refused)) {
             Ok(dropped) => state.dead_letters_dropped.add(dropped),
@@ -509,23 +529,34 @@ impl<'a, S: Sink> Delivery<'a, S> {
 struct Dead {
     /// The batch that they are of.
     batch: Batch,
-    /// Where they are in it; `None` if all are refused.
-    places: Option<Vec<usize>>,
-    reason: String,
+    refused: Refused,
     attempts: u32,
 }
 
+/// Which events of a batch are refused, and why.
+enum Refused {
+    /// All, for this reason.
+    All(String),
+    /// Those at these places, each for a reason of its own.
+    These(BTreeMap<usize, String>),
+}
+
 impl Dead {
-    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        let is_dead = |n| self.places.as_ref().is_none_or(|places| places.contains(&n));
-        self.batch.entries().enumerate().filter(move |(n, _)| is_dead(*n)).map(|(_, entry)| entry)
+    fn letters(&self) -> impl Iterator<Item = dead_letter::Refused<'_>> {
+        self.batch.entries().enumerate().filter_map(|(place, entry)| {
+            let reason = match &self.refused {
+                Refused::All(reason) => reason,
+                Refused::These(reasons) => reasons.get(&place)?,
+            };
+            Some(dead_letter::Refused { entry, reason, attempts: self.attempts })
+        })
     }
 }
 
 /// Why a connect or a write did not succeed.
 enum Unwritten {
     /// The sink says why.
-    Failed(SinkError),
+    Failed(WriteError),
     /// The write of this batch panicked, for this reason.
     Panicked(BatchId, String),
 }
@@ -541,8 +572,15 @@ fn message(panic: &(dyn Any + Send)) -> String {
 enum Failure {
     /// It may work later; the reason why it did not now.
     Later(String),
-    /// Some events are refused, for this reason.
-    Rejected(Rejected, String),
+    /// Some event is refused, for this reason.
+    Rejected(String),
+    /// All but these events are stored.
+    Partly {
+        /// Events that are refused, by their places, and why.
+        refused: BTreeMap<usize, String>,
+        /// The places of events that come again, and why.
+        again: Option<(BTreeSet<usize>, String)>,
+    },
     /// The configuration is wrong.
     Fatal,
 }
@@ -570,7 +608,7 @@ impl RateLimit {
     /// so that a batch larger than the bucket goes too.
     async fn wait_for(&self, events: usize) {
         let debt = {
-            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut bucket = lock::hold(&self.bucket);
             let now = Instant::now();
             let earned = now.duration_since(bucket.filled).as_secs_f64() * self.per_second;
             #[allow(clippy::cast_precision_loss)]
@@ -589,17 +627,19 @@ impl RateLimit {
 pub(crate) mod tests {
     use std::collections::VecDeque;
 
-    use tokio::sync::watch;
+    use proptest::prelude::*;
+    use schemars::JsonSchema;
+    use serde::Deserialize;
 
     use super::*;
-    use crate::delivery::dead_letter::Selection;
-    use crate::event::Origin;
+    use crate::delivery::dead_letter::LetterSelection;
     use crate::event::batch::BatchLimits;
     use crate::event::chunk::{Chunk, Share};
-    use crate::jobs::Jobs;
-    use crate::sink::{Cause, ConnectError};
+    use crate::event::{Event, Origin};
+    use crate::sink::contract::{Again, Cause, ConnectError, Defaults, Once, Refusal};
+    use crate::sink::testing::context;
     use crate::sync::bell::{Bell, Receiver, channel};
-    use crate::units::ByteSize;
+    use crate::units::{ByteSize, Span};
 
     /// What a store did with one connect or write.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -636,18 +676,18 @@ pub(crate) mod tests {
         }
     }
 
-    async fn obey(answer: Option<Answer>) -> Result<(), SinkError> {
+    async fn obey(answer: Option<Answer>) -> Result<(), WriteError> {
         match answer.unwrap_or(Answer::Fine) {
             Answer::Fine => Ok(()),
-            Answer::Busy => Err(SinkError::retry("writing", "busy")),
-            Answer::Gone => Err(SinkError::reconnect("writing", "gone")),
+            Answer::Busy => Err(WriteError::retry("writing", "busy")),
+            Answer::Gone => Err(WriteError::reconnect("writing", "gone")),
             Answer::Silence => std::future::pending().await,
             Answer::Refused => {
                 let (doing, cause) = ("making tables".into(), underlain("no such type"));
-                Err(SinkError::Reject { doing, cause, events: Rejected::Unknown })
+                Err(WriteError::Reject { doing, cause })
             }
             Answer::Panic => panic!("out of luck"),
-            Answer::Wrong => Err(SinkError::fatal("logging in", underlain("wrong password"))),
+            Answer::Wrong => Err(WriteError::fatal("logging in", underlain("wrong password"))),
         }
     }
 
@@ -662,7 +702,9 @@ pub(crate) mod tests {
     impl Sink for Scripted {
         const NAME: &'static str = "scripted";
         const ABOUT: &'static str = "answers as it is told";
-        const BATCH: BatchLimits = BatchLimits::new(10, ByteSize(1000), 0);
+        const DEFAULTS: Defaults =
+            Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
+        const ONCE: Once = Once::No;
         type Config = Unconfigurable<Store>;
 
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
@@ -672,7 +714,7 @@ pub(crate) mod tests {
             Ok(Scripted(Arc::clone(&config.0)))
         }
 
-        async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
             let tags: Vec<_> = batch.events().map(Event::tag).collect();
             self.0.lock().unwrap().log.push(format!("write {}", tags.join(" ")));
             let answer = self.0.lock().unwrap().writes.pop_front();
@@ -685,15 +727,15 @@ pub(crate) mod tests {
             let panics = self.0.lock().unwrap().panics_at_the_bad;
             assert!(!panics, "cannot write {}", tags.join(" "));
             let mut store = self.0.lock().unwrap();
-            let events = match store.names_the_bad {
-                true => Rejected::These(bad),
-                false => Rejected::Unknown,
-            };
             store.log.push("refused".into());
-            Err(SinkError::Reject { doing: "writing".into(), cause: "bad".into(), events })
+            if !store.names_the_bad {
+                return Err(WriteError::reject("writing", "bad"));
+            }
+            let refusal = |place| Refusal { place, cause: "bad".into() };
+            Err(WriteError::refused("writing", bad.into_iter().map(refusal).collect()))
         }
 
-        async fn close(self) -> Result<(), SinkError> {
+        async fn close(self) -> Result<(), WriteError> {
             self.0.lock().unwrap().log.push("close".into());
             Ok(())
         }
@@ -728,16 +770,6 @@ pub(crate) mod tests {
         log: Vec<String>,
         settled: Receiver<Settled>,
         state: Arc<SinkState>,
-    }
-
-    fn context() -> Context {
-        Context {
-            name: "test".into(),
-            writer: 0,
-            master_id: "m".into(),
-            jobs: Jobs::new("/nowhere".as_ref()),
-            reopen: watch::channel(0).1,
-        }
     }
 
     fn shared(retry: RetryConfig) -> Shared {
@@ -884,7 +916,7 @@ pub(crate) mod tests {
         for tag in ["refused", "given up"] {
             assert!(delivery.deliver(batch(0, &[tag])).await);
         }
-        let found = letters.list(&Selection::default(), 0, 9).unwrap();
+        let found = letters.list(&LetterSelection::default(), 0, 9).unwrap();
         let reasons: Vec<_> = found.iter().map(|letter| letter.reason.as_str()).collect();
         let expected =
             ["making tables: the server said no: no such type", "given up: writing: gone"];
@@ -915,7 +947,7 @@ pub(crate) mod tests {
             drive::<Scripted>(&config, writer).await;
         });
         tokio::task::spawn_blocking(move || settled_out.recv().unwrap()).await.unwrap();
-        let kept = letters.list(&Selection::default(), 0, 10).unwrap();
+        let kept = letters.list(&LetterSelection::default(), 0, 10).unwrap();
         assert_eq!(kept.iter().map(|letter| letter.attempts).collect::<Vec<_>>(), [3, 6, 7]);
         assert!(kept.iter().all(|letter| letter.time == kept[0].time), "in one transaction");
         drop(batches);
@@ -947,7 +979,7 @@ pub(crate) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_hangs_while_it_is_dropped_holds_up_neither_the_sink_nor_its_end() {
-        let (hangs, let_go) = std::sync::mpsc::sync_channel(0);
+        let (hangs, release) = std::sync::mpsc::sync_channel(0);
         let writes = [Answer::Gone, Answer::Fine, Answer::Silence].into();
         let store = Store { writes, hangs: Some(Arc::new(hangs)), ..Store::default() };
         let store = Arc::new(Mutex::new(store));
@@ -966,7 +998,7 @@ pub(crate) mod tests {
         stop.cancel();
         until(|| driving.is_finished()).await;
         assert_eq!(settled_out.try_iter().count(), 1);
-        drop(let_go);
+        drop(release);
     }
 
     /// One writer is told that the configuration is wrong while the other backs off; neither hangs
@@ -1034,17 +1066,17 @@ pub(crate) mod tests {
     }
 
     /// The deaths as they are noted after three in a row.
-    fn careful(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
+    fn isolating(folder: &std::path::Path, alone: Duration) -> Arc<Deaths> {
         let mut deaths = None;
         for now in 1..=4 {
             deaths = Some(Deaths::begin_with(folder, now, alone));
         }
         let deaths = deaths.unwrap();
-        assert!(deaths.is_careful());
+        assert!(deaths.must_isolate());
         Arc::new(deaths)
     }
 
-    fn careful_shared(deaths: &Arc<Deaths>) -> Shared {
+    fn isolating_shared(deaths: &Arc<Deaths>) -> Shared {
         let retry = RetryConfig { initial: Span::millis(1), ..RetryConfig::default() };
         Shared { deaths: Some(Arc::clone(deaths)), ..shared(retry) }
     }
@@ -1056,7 +1088,7 @@ pub(crate) mod tests {
         batch: Batch,
     ) -> (tokio::task::JoinHandle<bool>, Arc<Mutex<Store>>) {
         let store = Arc::new(Mutex::new(store));
-        let (shared, config) = (careful_shared(deaths), Unconfigurable(Arc::clone(&store)));
+        let (shared, config) = (isolating_shared(deaths), Unconfigurable(Arc::clone(&store)));
         let task = async move {
             Delivery::<Scripted>::new(&config, &context(), &shared).deliver(batch).await
         };
@@ -1066,7 +1098,7 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_2_a_store_that_hangs_while_alone_holds_up_no_other_sink() {
         let folder = tempfile::tempdir().unwrap();
-        let deaths = careful(folder.path(), Duration::from_millis(50));
+        let deaths = isolating(folder.path(), Duration::from_millis(50));
         let hanging = Store { writes: [Answer::Silence; 1000].into(), ..Store::default() };
         let begun = batch(0, &["a", "b"]).begun_before();
         let (hangs, store) = delivering(&deaths, hanging, begun);
@@ -1088,7 +1120,7 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_2_a_server_that_is_not_there_holds_up_no_other_sink() {
         let folder = tempfile::tempdir().unwrap();
-        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let deaths = isolating(folder.path(), Duration::from_secs(600));
         let hanging = Store { connects: [Answer::Silence].into(), ..Store::default() };
         let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
         soon(|| !store.lock().unwrap().log.is_empty()).await;
@@ -1101,7 +1133,7 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_2_nothing_is_tried_alone_any_more_once_deaths_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let deaths = careful(folder.path(), Duration::from_secs(600));
+        let deaths = isolating(folder.path(), Duration::from_secs(600));
         let hanging = Store { writes: [Answer::Silence].into(), ..Store::default() };
         let (hangs, store) = delivering(&deaths, hanging, batch(0, &["a"]).begun_before());
         soon(|| store.lock().unwrap().log.contains(&"write a".to_owned())).await;
@@ -1126,5 +1158,121 @@ pub(crate) mod tests {
         }
         let took = Instant::now().duration_since(began).as_secs_f64();
         assert!((3.9..4.2).contains(&took), "{took}");
+    }
+
+    /// A store that takes, refuses or puts off each event, as it is told.
+    struct Choosy(Arc<Mutex<Choices>>);
+
+    #[derive(Default)]
+    struct Choices {
+        /// What to say of the events of each write, over and over: 0 stored, 1 refused, 2 again.
+        answers: VecDeque<Vec<u8>>,
+        stored: Vec<String>,
+        tried: Vec<(BatchId, Vec<String>)>,
+    }
+
+    impl Sink for Choosy {
+        const NAME: &'static str = "choosy";
+        const ABOUT: &'static str = "stores some of a batch";
+        const DEFAULTS: Defaults =
+            Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
+        const ONCE: Once = Once::No;
+        type Config = Unconfigurable<Choices>;
+
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
+            Ok(Choosy(Arc::clone(&config.0)))
+        }
+
+        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+            let mut choices = self.0.lock().unwrap();
+            let tags: Vec<_> = batch.events().map(|event| event.tag().to_owned()).collect();
+            choices.tried.push((batch.id(), tags.clone()));
+            let answer = choices.answers.pop_front().unwrap_or_else(|| vec![0]);
+            let (mut refused, mut places) = (Vec::new(), BTreeSet::new());
+            for (place, (tag, answer)) in tags.into_iter().zip(answer.iter().cycle()).enumerate() {
+                match answer {
+                    0 => choices.stored.push(tag),
+                    1 => refused.push(Refusal { place, cause: "bad".into() }),
+                    _ => drop(places.insert(place)),
+                }
+            }
+            if refused.is_empty() && places.is_empty() {
+                return Ok(());
+            }
+            // A place that is no event's, and one that is in both, are no reason to lose any.
+            let also = refused.first().map(|refusal| refusal.place).into_iter().chain([1000]);
+            places.extend(also);
+            let again = Some(Again { places, cause: "busy".into(), after: None });
+            Err(WriteError::Partly(Partly { doing: "writing".into(), refused, again }))
+        }
+    }
+
+    async fn run_choosy(
+        answers: Vec<Vec<u8>>,
+        batches: Vec<Batch>,
+    ) -> (Choices, Arc<SinkState>, usize) {
+        let choices = Choices { answers: answers.into(), ..Choices::default() };
+        let store = Arc::new(Mutex::new(choices));
+        let (sender, receiver) = mpsc::channel(10);
+        for batch in batches {
+            sender.send(batch).await.unwrap();
+        }
+        drop(sender);
+        let (settled, settled_out) = channel(10, &Bell::default());
+        let shared = Arc::new(shared(RetryConfig::default()));
+        let (state, stop) = (Arc::clone(&shared.state), CancellationToken::new());
+        let writer = Writer { context: context(), batches: receiver, settled, shared, stop };
+        drive::<Choosy>(&Unconfigurable(Arc::clone(&store)), writer).await;
+        let choices = std::mem::take(&mut *store.lock().unwrap());
+        (choices, state, settled_out.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_partly_stored_comes_again_before_later_batches() {
+        let batches = vec![batch(0, &["a", "b", "c", "d"]), batch(4, &["e"])];
+        let whole = batches[0].id();
+        let (choices, state, settled) =
+            run_choosy(vec![vec![0, 2, 1, 2], vec![2, 0], vec![0]], batches).await;
+        let tried: Vec<_> = choices.tried.iter().map(|(_, tags)| tags.concat()).collect();
+        assert_eq!(tried, ["abcd", "bd", "b", "e"]);
+        assert_eq!(choices.stored, ["a", "d", "b", "e"]);
+        let ids: BTreeSet<_> = choices.tried.iter().map(|(id, _)| id.0).collect();
+        assert_eq!((ids.len(), choices.tried[0].0), (4, whole), "each part has an id of its own");
+        assert_eq!((state.events.get(), state.rejected.get(), state.retries.get()), (4, 1, 2));
+        assert_eq!(settled, 2);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn invariant_4_events_of_a_batch_that_is_partly_stored_are_settled_once(
+            answers in proptest::collection::vec(proptest::collection::vec(0u8..3, 1..8), 0..12),
+            sizes in proptest::collection::vec(1usize..9, 1..4),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let (mut first, mut batches) = (0, Vec::new());
+            for size in sizes {
+                let tags: Vec<_> = (0..size).map(|n| format!("{}", first + n as u64)).collect();
+                let tags: Vec<_> = tags.iter().map(String::as_str).collect();
+                batches.push(batch(first, &tags));
+                first += size as u64;
+            }
+            let count = batches.len();
+            let (choices, state, settled) = runtime.block_on(run_choosy(answers, batches));
+            let stored: BTreeSet<_> = choices.stored.iter().collect();
+            prop_assert_eq!(stored.len(), choices.stored.len(), "nothing is stored twice");
+            prop_assert_eq!(stored.len() as u64, state.events.get());
+            prop_assert_eq!(stored.len() as u64 + state.rejected.get(), first);
+            prop_assert_eq!(settled, count);
+            // The same id stands for the same events.
+            let mut ids = BTreeMap::new();
+            for (id, tags) in choices.tried {
+                prop_assert_eq!(ids.entry(id.0).or_insert_with(|| tags.clone()), &tags);
+            }
+        }
     }
 }

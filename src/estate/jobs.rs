@@ -33,7 +33,7 @@ fn names<'a>(functions: impl Iterator<Item = &'a str>) -> usize {
 }
 
 /// The jobs that wait. A job is the hash of its id, and so is a minion.
-pub(super) struct Jobs {
+pub(super) struct PendingJobs {
     /// How long a job waits, in seconds.
     within: u64,
     by_id: HashMap<u64, Job>,
@@ -43,15 +43,15 @@ pub(super) struct Jobs {
     names: usize,
 }
 
-impl Jobs {
+impl PendingJobs {
     /// None yet; each will wait for so many seconds.
     pub(super) fn new(within: u64) -> Self {
-        Jobs { within, by_id: HashMap::new(), begun: VecDeque::new(), returns: 0, names: 0 }
+        PendingJobs { within, by_id: HashMap::new(), begun: VecDeque::new(), returns: 0, names: 0 }
     }
 
     /// The same jobs; each waits for so many seconds.
     pub(super) fn waiting_for(self, within: u64) -> Self {
-        Jobs { within, ..self }
+        PendingJobs { within, ..self }
     }
 
     /// How many wait.
@@ -129,13 +129,13 @@ impl Jobs {
 mod tests {
     use super::*;
 
-    fn begin(jobs: &mut Jobs, now: u64, id: u64, minions: &[u64]) -> bool {
+    fn begin(jobs: &mut PendingJobs, now: u64, id: u64, minions: &[u64]) -> bool {
         jobs.begin(now, id, &["test.ping"], &minions.iter().copied().collect())
     }
 
     #[test]
     fn what_never_comes_is_counted_once() {
-        let mut jobs = Jobs::new(60);
+        let mut jobs = PendingJobs::new(60);
         assert!(begin(&mut jobs, 100, 1, &[1, 2, 3]));
         assert!(begin(&mut jobs, 110, 2, &[1]));
         for (job, minion) in [(1, 2), (1, 2), (1, 9), (2, 1), (3, 1)] {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_waited_for_from_its_last_part_on() {
-        let mut jobs = Jobs::new(60);
+        let mut jobs = PendingJobs::new(60);
         assert!(begin(&mut jobs, 100, 1, &[1, 2]));
         jobs.returned(1, 1);
         assert!(begin(&mut jobs, 150, 1, &[3]));
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_job_of_several_functions_misses_the_returns_of_each() {
-        let mut jobs = Jobs::new(60);
+        let mut jobs = PendingJobs::new(60);
         assert!(jobs.begin(1, 1, &["test.ping", "cmd.run"], &[1, 2].into()));
         jobs.returned(1, 2);
         assert_eq!(jobs.give_up(61), [("test.ping".into(), 1), ("cmd.run".into(), 1)]);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn invariant_6_there_is_an_end_to_waiting() {
-        let mut jobs = Jobs::new(60);
+        let mut jobs = PendingJobs::new(60);
         for id in 0..JOBS as u64 {
             assert!(begin(&mut jobs, 1, id, &[1]));
         }

@@ -4,12 +4,12 @@
 //! waits in a queue of so many bytes (`queue`); what there is no room for is counted and left out.
 //! The sinks do not suffer for the sake of a number.
 //!
-//! [`table`] has the metrics, `facts` reads an event, `books` says what is counted of it, `firsts`
-//! knows what was counted from elsewhere, `jobs` waits for returns, `series` keeps the counts
-//! within their caps.
+//! [`table`] has the metrics, `facts` reads an event, `counters` says what is counted of it,
+//! `firsts` knows what was counted from elsewhere, `jobs` waits for returns, `series` keeps the
+//! counts within their caps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -19,11 +19,12 @@ use crate::event::chunk::Chunk;
 use crate::observe::metrics::{self, Tally};
 use crate::observe::state::now;
 use crate::observe::threads;
+use crate::sync::lock;
 use crate::units::{ByteSize, Span};
-use books::{Books, Bringer};
-use queue::{Entrance, Exit, queue};
+use counters::{Counters, Reporter};
+use queue::{QueueReceiver, QueueSender, queue};
 
-mod books;
+mod counters;
 mod facts;
 mod firsts;
 mod jobs;
@@ -101,7 +102,7 @@ impl EstateConfig {
 
 /// The counts, for whoever shows them; none while they are not wanted.
 pub struct Estate {
-    books: Mutex<Option<Books>>,
+    counters: Mutex<Option<Counters>>,
     /// Held by whoever waits for the books, so that a counter with much to count, which wants them
     /// again as soon as it has let go of them, is behind those who render.
     turn: Mutex<()>,
@@ -113,9 +114,9 @@ impl Estate {
     /// Counts as this says, from nothing on.
     pub fn new(config: Option<EstateConfig>) -> Arc<Self> {
         let memory = config.as_ref().map_or(0, |config| config.memory.as_usize());
-        let books = Mutex::new(config.map(Books::new));
+        let counters = Mutex::new(config.map(Counters::new));
         Arc::new(Estate {
-            books,
+            counters,
             turn: Mutex::default(),
             memory: Arc::new(AtomicUsize::new(memory)),
         })
@@ -123,70 +124,70 @@ impl Estate {
 
     /// Whether anything is counted.
     pub(crate) fn is_on(&self) -> bool {
-        self.books().is_some()
+        self.counters().is_some()
     }
 
     /// Counts as this says, from now on; whether that is something else than before. If so the
     /// counters begin at zero; which minions there are and which returns are waited for is still
     /// known.
     pub(crate) fn configure(&self, config: Option<EstateConfig>) -> bool {
-        let mut books = self.books();
-        if books.as_ref().map(Books::config) == config.as_ref() {
+        let mut counters = self.counters();
+        if counters.as_ref().map(Counters::config) == config.as_ref() {
             return false;
         }
         if let Some(config) = &config {
             self.memory.store(config.memory.as_usize(), Ordering::Relaxed);
         }
-        *books = match (books.take(), config) {
-            (Some(books), Some(config)) => Some(books.continued(config)),
-            (_, config) => config.map(Books::new),
+        *counters = match (counters.take(), config) {
+            (Some(counters), Some(config)) => Some(counters.continued(config)),
+            (_, config) => config.map(Counters::new),
         };
         true
     }
 
     /// The way in for chunks, and the work of counting them.
-    pub fn feed(self: &Arc<Self>) -> (Feed, Counter) {
+    pub fn channel(self: &Arc<Self>) -> (EstateSender, Counter) {
         let (chunks, chunks_out) = queue(Arc::clone(&self.memory));
         let missed = Tally::new(metrics::ESTATE_MISSED_EVENTS, &[]);
-        (Feed { chunks, missed }, Counter { chunks: chunks_out, estate: Arc::clone(self) })
+        (EstateSender { chunks, missed }, Counter { chunks: chunks_out, estate: Arc::clone(self) })
     }
 
     /// Appends the metrics in Prometheus' text format.
     pub fn render(&self, out: &mut String) {
-        if let Some(books) = self.books().as_mut() {
-            books.render(now() / 1_000_000, out);
+        if let Some(counters) = self.counters().as_mut() {
+            counters.render(now() / 1_000_000, out);
         }
     }
 
     /// Counts the events of a chunk. Whether any of them has a trimmed value was found out before.
     pub fn count(&self, chunk: &Chunk, has_trimmed: bool) {
-        let mut books = self.books();
-        let Some(books) = books.as_mut() else { return };
+        let mut counters = self.counters();
+        let Some(counters) = counters.as_mut() else { return };
         let read = chunk.received / 1_000_000;
-        books.give_up(read);
-        let bringer = Bringer::of(&chunk.origin);
+        counters.give_up(read);
+        let reporter = Reporter::of(&chunk.origin);
         for event in &chunk.events {
-            books.count(event, bringer, read);
+            counters.count(event, reporter, read);
             if has_trimmed {
-                books.count_trimmed(event.payload());
+                counters.count_trimmed(event.payload());
             }
         }
     }
 
     /// A panic within would leave counts, and those stay true enough.
-    fn books(&self) -> std::sync::MutexGuard<'_, Option<Books>> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counters(&self) -> std::sync::MutexGuard<'_, Option<Counters>> {
+        let _turn = lock::hold(&self.turn);
+        lock::hold(&self.counters)
     }
 }
 
 /// Where the dispatcher hands chunks in to be counted.
-pub struct Feed {
-    chunks: Entrance,
+pub struct EstateSender {
+    chunks: QueueSender,
     missed: Tally,
 }
 
-impl Feed {
+impl EstateSender {
     /// Hands a chunk in, if there is room; as [`Estate::count`].
     pub fn offer(&self, chunk: &Arc<Chunk>, has_trimmed: bool) {
         if !self.chunks.put(chunk, has_trimmed) {
@@ -197,7 +198,7 @@ impl Feed {
 
 /// Counts what is fed until the feed is dropped.
 pub struct Counter {
-    chunks: Exit,
+    chunks: QueueReceiver,
     estate: Arc<Estate>,
 }
 
@@ -210,7 +211,7 @@ impl Counter {
                 self.estate.count(&chunk, has_trimmed);
                 let size = chunk.size();
                 drop(chunk);
-                self.chunks.let_go(size);
+                self.chunks.release(size);
             }
             if is_little {
                 #[allow(clippy::disallowed_methods)] // the thread has nothing else to do
@@ -262,12 +263,12 @@ mod tests {
     #[test]
     fn a_burst_is_counted_in_full() {
         let estate = Estate::new(Some(EstateConfig::default()));
-        let (feed, counter) = estate.feed();
+        let (sender, counter) = estate.channel();
         for chunk in chunks(100_000) {
-            feed.offer(&chunk, false);
+            sender.offer(&chunk, false);
         }
-        assert_eq!(feed.missed.get(), 0);
-        drop(feed);
+        assert_eq!(sender.missed.get(), 0);
+        drop(sender);
         let counting = std::thread::spawn(move || counter.run());
         let mut shown = std::collections::BTreeSet::new();
         while !counting.is_finished() {
@@ -283,17 +284,17 @@ mod tests {
     fn invariant_6_what_waits_to_be_counted_is_within_its_bound() {
         let memory = ByteSize::mib(1);
         let estate = Estate::new(Some(EstateConfig { memory, ..EstateConfig::default() }));
-        let (feed, counter) = estate.feed();
+        let (sender, counter) = estate.channel();
         let offered: Vec<_> = chunks(8000).collect();
         for chunk in &offered {
-            feed.offer(chunk, false);
+            sender.offer(chunk, false);
         }
         let held = offered.iter().filter(|chunk| Arc::strong_count(chunk) > 1);
         let held: Vec<_> = held.map(|chunk| (chunk.size(), chunk.events.len())).collect();
         let bytes: usize = held.iter().map(|(size, _)| size).sum();
         assert!((800_000..=1 << 20).contains(&bytes), "{bytes} bytes in {} chunks", held.len());
         let events: u64 = held.iter().map(|(_, events)| *events as u64).sum();
-        assert_eq!(feed.missed.get(), 8000 - events);
+        assert_eq!(sender.missed.get(), 8000 - events);
 
         // There is room again for as much once it has been counted.
         let counting = std::thread::spawn(move || counter.run());
@@ -302,10 +303,10 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "nothing is counted");
             std::thread::yield_now();
         }
-        let missed = feed.missed.get();
-        feed.offer(&offered[0], false);
-        assert_eq!(feed.missed.get(), missed);
-        drop(feed);
+        let missed = sender.missed.get();
+        sender.offer(&offered[0], false);
+        assert_eq!(sender.missed.get(), missed);
+        drop(sender);
         counting.join().unwrap();
         assert_eq!(returns(&estate), Some(events + 80));
     }

@@ -6,20 +6,21 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::event::chunk::Chunk;
 use crate::observe::threads;
 use crate::sync::bell::{Bell, IDLE};
+use crate::sync::lock;
 
 /// A chunk, and whether any of its events has a trimmed value.
 pub(super) type Fed = (Arc<Chunk>, bool);
 
 /// Both ends of a queue. Its chunks hold no more bytes than `limit` says at the time.
-pub(super) fn queue(limit: Arc<AtomicUsize>) -> (Entrance, Exit) {
+pub(super) fn queue(limit: Arc<AtomicUsize>) -> (QueueSender, QueueReceiver) {
     let (waiting, bell) = (Arc::default(), Bell::default());
-    let exit = Exit { waiting: Arc::clone(&waiting), bell: bell.clone() };
-    (Entrance { waiting, bell, limit }, exit)
+    let exit = QueueReceiver { waiting: Arc::clone(&waiting), bell: bell.clone() };
+    (QueueSender { waiting, bell, limit }, exit)
 }
 
 #[derive(Default)]
@@ -32,17 +33,17 @@ struct Waiting {
 
 /// Nothing panics under this lock.
 fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    lock::hold(waiting)
 }
 
 /// The end that chunks are put into. The queue closes when it is dropped.
-pub(super) struct Entrance {
+pub(super) struct QueueSender {
     waiting: Arc<Mutex<Waiting>>,
     bell: Bell,
     limit: Arc<AtomicUsize>,
 }
 
-impl Entrance {
+impl QueueSender {
     /// Puts a chunk in; `false` if there is no room for it.
     pub(super) fn put(&self, chunk: &Arc<Chunk>, has_trimmed: bool) -> bool {
         let size = chunk.size();
@@ -60,7 +61,7 @@ impl Entrance {
     }
 }
 
-impl Drop for Entrance {
+impl Drop for QueueSender {
     fn drop(&mut self) {
         lock(&self.waiting).is_closed = true;
         self.bell.ring();
@@ -68,12 +69,12 @@ impl Drop for Entrance {
 }
 
 /// The end that chunks are taken from.
-pub(super) struct Exit {
+pub(super) struct QueueReceiver {
     waiting: Arc<Mutex<Waiting>>,
     bell: Bell,
 }
 
-impl Exit {
+impl QueueReceiver {
     /// Takes everything there is and waits until there is something; `None` when the queue was
     /// closed and is empty. For a thread that waits for nothing else.
     pub(super) fn take(&self) -> Option<VecDeque<Fed>> {
@@ -94,7 +95,7 @@ impl Exit {
     }
 
     /// A chunk of this size that was taken is let go of.
-    pub(super) fn let_go(&self, size: usize) {
+    pub(super) fn release(&self, size: usize) {
         threads::beat();
         let mut waiting = lock(&self.waiting);
         waiting.bytes = waiting.bytes.saturating_sub(size);

@@ -1,5 +1,6 @@
 //! Batches, and when one is due.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -34,11 +35,11 @@ pub struct BatchLimits {
 }
 
 impl BatchLimits {
-    /// Limits of so many events, bytes, and milliseconds.
-    pub const fn new(max_events: usize, max_bytes: ByteSize, linger_ms: u64) -> Self {
+    /// Limits of so many events, so many bytes, and a wait.
+    pub const fn new(max_events: usize, max_bytes: ByteSize, linger: Span) -> Self {
         #[allow(clippy::cast_possible_truncation)] // a constant of a few megabytes
         let max_bytes = max_bytes.0 as usize;
-        BatchLimits { max_events, max_bytes, linger: Duration::from_millis(linger_ms) }
+        BatchLimits { max_events, max_bytes, linger: linger.0 }
     }
 
     /// These limits where the configuration is silent.
@@ -81,6 +82,17 @@ impl BatchId {
     }
 }
 
+impl BatchId {
+    /// The id of the part of a batch that has the events at these places.
+    fn part(self, places: impl Iterator<Item = usize>) -> Self {
+        let mut bytes = self.0.to_be_bytes().to_vec();
+        for place in places {
+            bytes.extend((place as u64).to_be_bytes());
+        }
+        BatchId(xxhash_rust::xxh3::xxh3_128(&bytes))
+    }
+}
+
 impl std::fmt::Display for BatchId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:032x}", self.0)
@@ -95,13 +107,15 @@ pub struct Batch {
     shares: Vec<Share>,
     len: usize,
     was_begun: bool,
+    /// The id, where it does not follow from the place in the queue: that of a part.
+    own_id: Option<BatchId>,
 }
 
 impl Batch {
     /// A batch of these shares, which stand in the queue `queue` from `first` on.
     pub fn new(queue: u128, first: u64, shares: Vec<Share>) -> Self {
         let len = shares.iter().map(Share::len).sum();
-        Batch { queue, first, shares, len, was_begun: false }
+        Batch { queue, first, shares, len, was_begun: false, own_id: None }
     }
 
     /// The same batch, begun by a process, or a spooler, before this one.
@@ -116,6 +130,9 @@ impl Batch {
 
     /// The batch's id, for stores that drop what they have seen.
     pub(crate) fn id(&self) -> BatchId {
+        if let Some(id) = self.own_id {
+            return id;
+        }
         let received = self.shares.first().map_or(0, Share::received);
         let event = self.events().next().map_or(EventId(0), Event::id);
         BatchId::of(self.queue, self.first, self.len, received, event)
@@ -155,8 +172,29 @@ impl Batch {
         })
     }
 
+    /// The events at these places, as a batch of their own. Its id follows from that of the whole
+    /// and the places.
+    pub(crate) fn part(&self, places: &BTreeSet<usize>) -> Batch {
+        let mut shares = Vec::new();
+        let mut before = 0;
+        for share in &self.shares {
+            let end = before + share.len();
+            let picked: Vec<_> = places.range(before..end).map(|place| place - before).collect();
+            if !picked.is_empty() {
+                shares.push(share.pick(&picked));
+            }
+            before = end;
+        }
+        let own_id = Some(self.id().part(places.iter().copied()));
+        let len = shares.iter().map(Share::len).sum();
+        Batch { shares, len, own_id, ..*self }
+    }
+
     /// Two batches of half the events each; the second is empty if there is one event.
     pub(crate) fn split(mut self) -> (Batch, Batch) {
+        let ids = self
+            .own_id
+            .map(|id| (id.part(0..self.len.div_ceil(2)), id.part(self.len.div_ceil(2)..self.len)));
         let middle = self.len.div_ceil(2);
         let mut front = Vec::new();
         let mut wanted = middle;
@@ -168,8 +206,9 @@ impl Batch {
                 self.shares.remove(0);
             }
         }
-        let back = Batch::new(self.queue, self.first + middle as u64, self.shares);
-        let front = Batch::new(self.queue, self.first, front);
+        let mut back = Batch::new(self.queue, self.first + middle as u64, self.shares);
+        let mut front = Batch::new(self.queue, self.first, front);
+        (front.own_id, back.own_id) = ids.unzip();
         match self.was_begun {
             true => (front.begun_before(), back.begun_before()),
             false => (front, back),

@@ -254,6 +254,15 @@ impl Share {
         usize::try_from(part).unwrap_or(usize::MAX)
     }
 
+    /// The events at these places of the share, ascending, without claim.
+    pub(crate) fn pick(&self, places: &[usize]) -> Share {
+        let in_chunk = |place: &usize| match &self.picks {
+            None => u32::try_from(self.from + place).ok(),
+            Some(picks) => picks.places.get(self.from + place).copied(),
+        };
+        Share::of(Arc::clone(&self.chunk), places.iter().filter_map(in_chunk).collect())
+    }
+
     /// Takes the first `count` events off the front.
     pub(crate) fn split_front(&mut self, count: usize) -> Share {
         let middle = self.from + count.min(self.len());

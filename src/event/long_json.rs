@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::event::Event;
 use crate::event::batch::Batch;
-use crate::sink::blocking;
+use crate::sync::blocking;
 
 /// Bytes of long JSON that may be made at one time in the process.
 const TOGETHER: usize = 64 << 20;
@@ -24,10 +24,10 @@ const KIB: usize = 1 << 10;
 static FREE: Semaphore = Semaphore::const_new(TOGETHER / KIB);
 
 /// The right to hold a batch's long JSON.
-pub(crate) type Turn = SemaphorePermit<'static>;
+pub(crate) type LongJsonPermit = SemaphorePermit<'static>;
 
 /// Waits until the long JSON of a batch may be made; `None` at once if it has none.
-pub(crate) async fn turn(batch: &Batch) -> Option<Turn> {
+pub(crate) async fn permit(batch: &Batch) -> Option<LongJsonPermit> {
     if batch.events().all(Event::is_surely_short) {
         return None;
     }

@@ -75,16 +75,16 @@ impl From<Authority> for Standing {
 
 /// Of a return: what it is worth, and whether the master left something out of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Worth {
+pub(crate) struct Precedence {
     /// Who vouches for it.
     pub(crate) standing: Standing,
     /// Something is left out.
     pub(crate) trimmed: bool,
 }
 
-impl Worth {
+impl Precedence {
     /// Tells if this one takes the place of one that is stored.
-    pub(crate) fn replaces(self, stored: Worth) -> bool {
+    pub(crate) fn replaces(self, stored: Precedence) -> bool {
         self.standing > stored.standing
             || self.standing == stored.standing && stored.trimmed && !self.trimmed
     }
@@ -176,7 +176,7 @@ mod tests {
         let all = [Standing::Contradicted, Standing::Bus, Standing::Master];
         let worths = all
             .into_iter()
-            .flat_map(|standing| [false, true].map(|trimmed| Worth { standing, trimmed }));
+            .flat_map(|standing| [false, true].map(|trimmed| Precedence { standing, trimmed }));
         for (new, stored) in worths.clone().flat_map(|new| worths.clone().map(move |s| (new, s))) {
             let is_better = (new.standing, !new.trimmed) > (stored.standing, !stored.trimmed);
             assert_eq!(new.replaces(stored), is_better, "{new:?} {stored:?}");

@@ -68,7 +68,7 @@ impl SocketFile {
     pub(crate) fn make(path: &Path, access: &Access) -> io::Result<(UnixListener, Self)> {
         let beside = beside(path, fastrand::u32(..1 << 24));
         fits_to_listen(path)?;
-        let _turn = turn(path)?;
+        let _folder_lock = lock_folder(path)?;
         free(path)?;
         let listener = UnixListener::bind(&beside)?;
         let placed = access
@@ -100,7 +100,7 @@ impl SocketFile {
 
     /// Removes the file, unless another is in its place. One that stays is in nobody's way.
     pub(crate) fn remove(&self) {
-        if let Ok(_turn) = turn(&self.path)
+        if let Ok(_folder_lock) = lock_folder(&self.path)
             && self.is_in_place()
         {
             let _ = std::fs::remove_file(&self.path);
@@ -134,7 +134,7 @@ pub(crate) fn fits(path: &Path) -> io::Result<()> {
 
 /// Locks the folder of a socket. There is no lock where the folder may not be read; whether a
 /// socket can be made there shows when it is tried.
-fn turn(path: &Path) -> io::Result<Option<File>> {
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) else { return Ok(None) };
     match folder.try_lock() {

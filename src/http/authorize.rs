@@ -21,10 +21,10 @@ use nix::unistd::{Uid, User};
 use tracing::warn;
 
 use super::Site;
-use super::seats::Seat;
+use super::connection_slots::Slot;
 use super::settings::Http;
 use crate::codec::hex::hex;
-use crate::sink::blocking;
+use crate::sync::blocking;
 use crate::units::{Secret, is_same_secret};
 
 /// The paths that are served to anybody, for probes and scrapers.
@@ -70,7 +70,7 @@ impl std::fmt::Display for Asker {
 }
 
 /// All that the decision depends on.
-pub(super) struct Door {
+pub(super) struct AccessPolicy {
     /// The daemon's own user.
     own: u32,
     state_dir: PathBuf,
@@ -84,14 +84,14 @@ pub(super) struct Door {
     is_tls: bool,
 }
 
-impl Door {
+impl AccessPolicy {
     pub(super) fn new(
         http: &Http,
         state_dir: &Path,
         token: Option<Secret>,
         listen: Option<SocketAddr>,
     ) -> Self {
-        Door {
+        AccessPolicy {
             own: rustix::process::geteuid().as_raw(),
             state_dir: state_dir.to_owned(),
             // A stranger can make a name lead here, and no address.
@@ -298,18 +298,18 @@ pub(super) async fn authorize(
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let judged = blocking(|| site.door.judge(peer, &request));
+    let judged = blocking(|| site.policy.judge(peer, &request));
     let is_asked_to_log_in = matches!(peer, Peer::Address(_))
         && *request.method() == Method::GET
         && request.uri().query().is_some_and(|query| query.contains("token="))
         && matches!(judged, Ok(_) | Err(Refusal::NoToken | Refusal::WrongToken));
-    if is_asked_to_log_in && let Some(answer) = site.door.log_in(&request) {
+    if is_asked_to_log_in && let Some(answer) = site.policy.log_in(&request) {
         return answer;
     }
     match judged {
         Ok(asker) => {
-            if let Some(seat) = request.extensions().get::<Seat>() {
-                seat.is_known();
+            if let Some(slot) = request.extensions().get::<Slot>() {
+                slot.is_known();
             }
             request.extensions_mut().insert(asker);
             next.run(request).await
@@ -382,7 +382,7 @@ mod tests {
 
     use super::*;
 
-    fn door() -> Door {
+    fn policy() -> AccessPolicy {
         let secret = |text: &str| Some(Secret::new(text.to_owned()));
         let http = Http {
             hosts: vec!["Salt.example".to_owned(), "[FD00::1]".to_owned()],
@@ -390,9 +390,9 @@ mod tests {
             ..Http::default()
         };
         let listen = Some("10.0.0.9:4507".parse().unwrap());
-        let mut door = Door::new(&http, Path::new("/s"), secret("hunter2"), listen);
-        door.own = 77;
-        door
+        let mut policy = AccessPolicy::new(&http, Path::new("/s"), secret("hunter2"), listen);
+        policy.own = 77;
+        policy
     }
 
     fn judged(peer: Peer, method: &str, headers: &[(&str, &str)]) -> Result<String, u16> {
@@ -401,7 +401,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        let judged = door().judge(peer, &request);
+        let judged = policy().judge(peer, &request);
         judged.map(|asker| asker.0).map_err(|refusal| refusal.says().0.as_u16())
     }
 
@@ -479,7 +479,7 @@ mod tests {
     fn the_url_of_a_browser_becomes_a_cookie() {
         let asked = |uri: &str| {
             let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
-            let answer = door().log_in(&request)?;
+            let answer = policy().log_in(&request)?;
             let of = |name| answer.headers()[name].to_str().unwrap().to_owned();
             Some((of("location"), of("set-cookie")))
         };

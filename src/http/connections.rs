@@ -1,6 +1,6 @@
 //! Accepting connections at one door, with limits: no client can hold memory or the shutdown up.
 //!
-//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::seats`].
+//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::slots`].
 //! A client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an answer
 //! for [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way have
 //! [`GOODBYE`] to end.
@@ -24,12 +24,12 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Told;
+use super::News;
 use super::authorize::Peer;
+use super::connection_slots::{Slot, Slots};
 use super::listen::{Accepted, Listening};
-use super::seats::{Seat, Seats};
+use crate::error::chain;
 use crate::observe::state::State;
-use crate::sink::chain;
 
 /// Connections at a time at one door.
 const PLACES: usize = 128;
@@ -60,33 +60,33 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// Accepts and serves until `stop` is cancelled.
 pub(super) async fn serve(
-    mut door: Listening,
+    mut listener: Listening,
     routes: Router,
     state: Arc<State>,
-    mut told: Told,
+    mut told: News,
     stop: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
-    let mut seats = Seats::new(PLACES);
+    let mut slots = Slots::new(PLACES);
     loop {
-        let has_room = seats.have_room(Instant::now());
+        let has_room = slots.have_room(Instant::now());
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            Ok(()) = told.look.changed() => door.look(&state),
-            Ok(()) = told.reopen.changed() => door.reload(),
+            Ok(()) = told.look.changed() => listener.look(&state),
+            Ok(()) = told.reopen.changed() => listener.reload(),
             () = sleep(PLACE_AGAIN), if !has_room => {}
-            accepted = door.accept(), if has_room => match accepted {
+            accepted = listener.accept(), if has_room => match accepted {
                 Ok(accepted) => {
                     // Whoever could have left may have asked something by now; then this one goes.
-                    if let Some(seat) = seats.take(Instant::now()) {
-                        connections.spawn(attend(accepted, routes.clone(), seat, stop.clone()));
+                    if let Some(slot) = slots.take(Instant::now()) {
+                        connections.spawn(attend(accepted, routes.clone(), slot, stop.clone()));
                     }
                 }
                 Err(error) => {
                     warn!(%error, "the HTTP side cannot accept a connection");
                     if is_out_of_files(&error) {
-                        seats.free_one(Instant::now());
+                        slots.free_one(Instant::now());
                     }
                     if stop.run_until_cancelled(sleep(ACCEPT_AGAIN)).await.is_none() {
                         break;
@@ -95,7 +95,7 @@ pub(super) async fn serve(
             },
         }
     }
-    door.close();
+    listener.close();
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(GOODBYE, ended).await.is_err() {
         connections.shutdown().await;
@@ -108,19 +108,19 @@ fn is_out_of_files(error: &io::Error) -> bool {
 }
 
 /// Sees to one connection until it ends, or its place is wanted.
-async fn attend(accepted: Accepted, routes: Router, seat: Seat, stop: CancellationToken) {
+async fn attend(accepted: Accepted, routes: Router, slot: Slot, stop: CancellationToken) {
     let attending = async {
         match accepted {
             Accepted::User { stream, uid } => {
-                answer(stream, Peer::User(uid), routes, &seat, &stop).await;
+                answer(stream, Peer::User(uid), routes, &slot, &stop).await;
             }
             Accepted::Address { stream, address, tls: None } => {
-                answer(stream, Peer::Address(address), routes, &seat, &stop).await;
+                answer(stream, Peer::Address(address), routes, &slot, &stop).await;
             }
             Accepted::Address { stream, address, tls: Some(tls) } => {
                 match timeout(HANDSHAKE, tls.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        answer(stream, Peer::Address(address), routes, &seat, &stop).await;
+                        answer(stream, Peer::Address(address), routes, &slot, &stop).await;
                     }
                     Ok(Err(error)) => debug!(%address, %error, "a client does not speak TLS"),
                     Err(_) => debug!(%address, "a client took too long to agree on a key"),
@@ -131,7 +131,7 @@ async fn attend(accepted: Accepted, routes: Router, seat: Seat, stop: Cancellati
     // A connection that has to leave is cut off where it is.
     tokio::select! {
         () = attending => {}
-        () = seat.asked_to_leave() => {}
+        () = slot.asked_to_leave() => {}
     }
 }
 
@@ -140,14 +140,14 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     peer: Peer,
     routes: Router,
-    seat: &Seat,
+    slot: &Slot,
     stop: &CancellationToken,
 ) {
-    let io = TokioIo::new(Reader { stream, seat: seat.clone(), unread: None });
+    let io = TokioIo::new(Reader { stream, slot: slot.clone(), unread: None });
     let routes = TowerToHyperService::new(routes);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(seat.clone());
+        request.extensions_mut().insert(slot.clone());
         routes.call(request)
     });
     let mut connection = std::pin::pin!(
@@ -172,7 +172,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
 /// A connection that fails once its client has read nothing for too long.
 struct Reader<S> {
     stream: S,
-    seat: Seat,
+    slot: Slot,
     unread: Option<Pin<Box<Sleep>>>,
 }
 
@@ -184,14 +184,14 @@ impl<S> Reader<S> {
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             if self.unread.take().is_some() {
-                self.seat.reads(true);
+                self.slot.reads(true);
             }
             return written;
         }
-        let seat = &self.seat;
+        let slot = &self.slot;
         let unread = self.unread.get_or_insert_with(|| {
-            seat.reads(false);
-            Box::pin(sleep(if seat.may_pause() { PAUSED } else { UNREAD }))
+            slot.reads(false);
+            Box::pin(sleep(if slot.may_pause() { PAUSED } else { UNREAD }))
         });
         unread.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }

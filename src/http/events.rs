@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Site;
 use super::budget::{Budget, held};
-use super::seats::Seat;
+use super::connection_slots::Slot;
 use crate::event::filter::{Filter, FilterConfig};
 use crate::event::line;
 use crate::pipeline::dispatch::Tapped;
@@ -30,7 +30,7 @@ pub(super) const STREAMS: usize = 16;
 
 pub(super) async fn events(
     Extract(site): Extract<Site>,
-    Extension(seat): Extension<Seat>,
+    Extension(connection): Extension<Slot>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let filter = match filter_of(query) {
@@ -41,7 +41,7 @@ pub(super) async fn events(
         let message = format!("{STREAMS} clients read events already; try again later\n");
         return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     };
-    seat.pauses();
+    connection.pauses();
     let watch = Watch {
         tap: site.served.tap.subscribe(),
         filter,

@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Site;
 use super::questions::Questions;
+use crate::error::chain;
 use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};
-use crate::jobs::listing::{JobOutcome, PAGE, Selection};
+use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 use crate::jobs::spool::{SpoolFile, Spooled};
-use crate::sink::chain;
 
 /// How long an answer may be looked for: less than the commands wait for it.
 const LOOKING: Duration = Duration::from_secs(30);
@@ -138,8 +138,8 @@ fn broken(error: &JoinError) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
-pub(super) fn selection(query: Vec<(String, String)>) -> Result<Selection, String> {
-    let mut selection = Selection::default();
+pub(super) fn selection(query: Vec<(String, String)>) -> Result<JobSelection, String> {
+    let mut selection = JobSelection::default();
     for (name, value) in query {
         let time = || value.parse().map_err(|error| format!("`{name}`: {error}"));
         match name.as_str() {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
 use thiserror::Error;
@@ -20,10 +20,12 @@ use super::place::Place;
 use super::settings::{Http, HttpSocket, HttpTls};
 use super::token;
 use crate::client::tls::{TlsError, server};
+use crate::error::chain;
 use crate::files::socket_file::{Access, SocketFile};
 use crate::files::state_file;
 use crate::observe::state::State;
-use crate::sink::{blocking, chain};
+use crate::sync::blocking;
+use crate::sync::lock;
 use crate::units::Secret;
 
 /// The reason for which the HTTP side cannot start.
@@ -67,13 +69,13 @@ impl Tls {
     }
 
     fn acceptor(&self) -> TlsAcceptor {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = lock::hold(&self.current);
         Arc::clone(&current).into()
     }
 
     fn reload(&self) {
         match Tls::read(&self.files) {
-            Ok(new) => *self.current.lock().unwrap_or_else(PoisonError::into_inner) = new,
+            Ok(new) => *lock::hold(&self.current) = new,
             Err(error) => {
                 let error = chain(&error);
                 error!(error, "the certificate of http.tls cannot be read, the old one goes on");
@@ -90,8 +92,8 @@ pub(super) enum Listening {
 
 /// Says where the doors are.
 pub(super) fn announce(open: &[Listening]) {
-    for door in open {
-        match door {
+    for listening in open {
+        match listening {
             Listening::Address { listener, tls, .. } => {
                 if let Ok(address) = listener.local_addr() {
                     info!(%address, tls = tls.is_some(), "the HTTP side listens");
@@ -295,7 +297,7 @@ pub(crate) async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
 }
 
 /// Both doors, open.
-pub(crate) struct Doors {
+pub(crate) struct Listeners {
     pub(super) open: Vec<Listening>,
     pub(super) token: Option<Secret>,
     /// The address.
@@ -310,15 +312,15 @@ pub(crate) fn open(
     http: &Http,
     state_dir: &Path,
     bound: Option<Bound>,
-) -> Result<Doors, BindError> {
-    let mut doors =
-        Doors { open: Vec::new(), token: http.token.clone(), listen: None, socket: None };
+) -> Result<Listeners, BindError> {
+    let mut listeners =
+        Listeners { open: Vec::new(), token: http.token.clone(), listen: None, socket: None };
     if let Some(Bound { listener, tls }) = bound {
         let mut file = None;
-        if doors.token.is_none() {
+        if listeners.token.is_none() {
             match token::take(state_dir) {
                 Ok(token) => {
-                    doors.token = Some(token.clone());
+                    listeners.token = Some(token.clone());
                     file = Some(TokenFile::new(token::file_of(state_dir), token));
                 }
                 Err(error) => error!(
@@ -329,14 +331,14 @@ pub(crate) fn open(
             }
         }
         if let Ok(address) = listener.local_addr() {
-            doors.listen = Some(address);
+            listeners.listen = Some(address);
         }
-        doors.open.push(Listening::Address { listener, tls, token: file });
+        listeners.open.push(Listening::Address { listener, tls, token: file });
     }
     if let Some(settings) = &http.socket {
         let socket = blocking(|| Socket::open(settings, state_dir))?;
-        doors.socket = Some(socket.path().to_owned());
-        doors.open.push(Listening::Socket(socket));
+        listeners.socket = Some(socket.path().to_owned());
+        listeners.open.push(Listening::Socket(socket));
     }
-    Ok(doors)
+    Ok(listeners)
 }

@@ -25,21 +25,22 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::authorize::{Door, authorize};
+use self::authorize::{AccessPolicy, authorize};
 use self::budget::Budget;
+use self::connection_slots::{Answering, Slot};
 use self::questions::Questions;
 use self::scrapes::{Answer, Scrapes};
-use self::seats::{Answering, Seat};
 use self::settings::Http;
 use crate::estate::Estate;
 use crate::jobs::Jobs;
 use crate::observe::process::Process;
 use crate::observe::state::{State, Status};
 use crate::pipeline::dispatch::Tapped;
-use crate::queue::inspect::Desks;
+use crate::queue::inspect::Inspector;
 
 pub(crate) mod authorize;
 mod budget;
+mod connection_slots;
 mod connections;
 mod events;
 mod jobs;
@@ -49,12 +50,11 @@ pub(crate) mod place;
 mod queries;
 mod questions;
 mod scrapes;
-mod seats;
 pub(crate) mod settings;
 mod spill;
 pub(crate) mod token;
 
-pub(crate) use listen::{Bound, Doors, bind, open};
+pub(crate) use listen::{Bound, Listeners, bind, open};
 pub use queries::{QUERIES, read_query};
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
@@ -70,7 +70,7 @@ pub(crate) struct Served {
     /// The job cache.
     pub(crate) jobs: Jobs,
     /// Where sinks are asked what waits for them.
-    pub(crate) desks: Arc<Desks>,
+    pub(crate) inspector: Arc<Inspector>,
     /// The metrics.
     pub(crate) metrics: PrometheusHandle,
     /// What is counted of the Salt estate.
@@ -81,7 +81,7 @@ pub(crate) struct Served {
 
 /// The news that the HTTP side is told while it serves.
 #[derive(Clone)]
-pub(crate) struct Told {
+pub(crate) struct News {
     /// To read files again, when it changes.
     pub(crate) reopen: watch::Receiver<u64>,
     /// To put back what was removed, when it changes: `state_dir` is known to be this daemon's.
@@ -91,14 +91,14 @@ pub(crate) struct Told {
 /// Serves until `stop` is cancelled.
 pub(crate) async fn serve(
     http: &Http,
-    doors: Doors,
+    listeners: Listeners,
     served: Served,
-    told: Told,
+    told: News,
     stop: CancellationToken,
 ) {
-    let Doors { open, token, listen, socket } = doors;
+    let Listeners { open, token, listen, socket } = listeners;
     let site = Site {
-        door: Arc::new(Door::new(http, &served.state_dir, token, listen)),
+        policy: Arc::new(AccessPolicy::new(http, &served.state_dir, token, listen)),
         reached: Reached { listen, socket, tls: http.tls.is_some() },
         served,
         process: Arc::new(Process::new()),
@@ -112,9 +112,9 @@ pub(crate) async fn serve(
     let upkeep = stop.run_until_cancelled(upkeep(&site));
     let routes = routes(site.clone());
     let state = &site.served.state;
-    let serving = open.into_iter().map(|door| {
+    let serving = open.into_iter().map(|listener| {
         let (routes, state) = (routes.clone(), Arc::clone(state));
-        connections::serve(door, routes, state, told.clone(), stop.clone())
+        connections::serve(listener, routes, state, told.clone(), stop.clone())
     });
     tokio::join!(upkeep, join_all(serving));
 }
@@ -123,7 +123,7 @@ pub(crate) async fn serve(
 #[derive(Clone)]
 struct Site {
     served: Served,
-    door: Arc<Door>,
+    policy: Arc<AccessPolicy>,
     reached: Reached,
     process: Arc<Process>,
     /// A permit for each client that reads events.
@@ -181,7 +181,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 
 /// Notes that an answer is being made until it is taken, and puts the headers of all answers on it.
 async fn dress(request: Request, next: Next) -> Response {
-    let answering = request.extensions().get::<Seat>().map(Seat::begin);
+    let answering = request.extensions().get::<Slot>().map(Slot::begin);
     let mut response = next.run(request).await;
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -228,7 +228,7 @@ async fn page(Extract(site): Extract<Site>) -> impl IntoResponse {
     Html(page::page(&site.served.state.status()))
 }
 
-async fn metrics(Extract(site): Extract<Site>, Extension(seat): Extension<Seat>) -> Response {
+async fn metrics(Extract(site): Extract<Site>, Extension(slot): Extension<Slot>) -> Response {
     let make = || {
         site.refresh();
         let mut text = crate::observe::metrics::render(&site.served.metrics);
@@ -237,7 +237,7 @@ async fn metrics(Extract(site): Extract<Site>, Extension(seat): Extension<Seat>)
     };
     let asked = Instant::now();
     loop {
-        match site.scrapes.answer(asked, Instant::now(), seat.seen(), make) {
+        match site.scrapes.answer(asked, Instant::now(), slot.seen(), make) {
             Answer::Text(text) => {
                 return ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
                     .into_response();
@@ -262,12 +262,12 @@ async fn readyz(Extract(site): Extract<Site>) -> impl IntoResponse {
 
 /// The answer of `/api/v1/status`.
 #[derive(Serialize)]
-struct Shown {
+struct StatusAnswer {
     #[serde(flatten)]
     status: Status,
     http: Reached,
 }
 
-async fn status(Extract(site): Extract<Site>) -> Json<Shown> {
-    Json(Shown { status: site.served.state.status(), http: site.reached })
+async fn status(Extract(site): Extract<Site>) -> Json<StatusAnswer> {
+    Json(StatusAnswer { status: site.served.state.status(), http: site.reached })
 }

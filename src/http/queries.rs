@@ -6,14 +6,14 @@ use axum::http::Uri;
 use serde::de::DeserializeOwned;
 
 use super::{events, jobs, spill};
-use crate::jobs::listing::Selection;
+use crate::jobs::listing::JobSelection;
 
 /// The routes that have one.
 pub const QUERIES: [&str; 3] = ["events", "jobs", "spill"];
 
 /// Reads the query string of a route; of `jobs`, which jobs it asks for. An error is what the
 /// client is told.
-pub fn read_query(route: &str, query: &str) -> Result<Option<Selection>, String> {
+pub fn read_query(route: &str, query: &str) -> Result<Option<JobSelection>, String> {
     match route {
         "events" => events::filter_of(pairs(query)?).map(|_filter| None),
         "jobs" => jobs::selection(pairs(query)?).map(Some),

@@ -7,12 +7,13 @@
 //! oldest and do not read it are cut off. So no scraper can make the daemon work or keep much, or
 //! keep the others out.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 
-use super::seats::Seen;
+use super::connection_slots::Seen;
+use crate::sync::lock;
 
 /// From one text to the next, at the least.
 const BETWEEN: Duration = Duration::from_millis(100);
@@ -24,7 +25,7 @@ const VERSIONS: usize = 8;
 const READING: Duration = Duration::from_secs(10);
 
 /// How long a scraper waits for room. Some scrapers give up after five seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 
 /// The texts that are being read.
 #[derive(Default)]
@@ -46,7 +47,7 @@ struct Version {
 /// One answer with this text, which is not sent yet.
 struct Reading {
     text: Bytes,
-    seat: Seen,
+    slot: Seen,
     since: Instant,
 }
 
@@ -60,8 +61,8 @@ impl AsRef<[u8]> for Held {
 }
 
 impl Version {
-    fn read_by(&mut self, seat: Seen, now: Instant) -> Bytes {
-        let reading = Arc::new(Reading { text: self.text.clone(), seat, since: now });
+    fn read_by(&mut self, slot: Seen, now: Instant) -> Bytes {
+        let reading = Arc::new(Reading { text: self.text.clone(), slot, since: now });
         self.readings.retain(|reading| reading.strong_count() > 0);
         self.readings.push(Arc::downgrade(&reading));
         Bytes::from_owner(Held(reading))
@@ -76,7 +77,7 @@ impl Version {
         let readings = self.readings.iter().filter_map(Weak::upgrade);
         let is_late = |reading: &Arc<Reading>| {
             let took = now.saturating_duration_since(reading.since);
-            reading.seat.is_known() == is_known && (took >= READING || reading.seat.is_stuck(now))
+            reading.slot.is_known() == is_known && (took >= READING || reading.slot.is_stuck(now))
         };
         readings.filter(is_late).collect()
     }
@@ -89,7 +90,7 @@ impl Texts {
             let late = self.versions.iter().map(|version| version.late(is_known, now));
             late.into_iter().find(|late| !late.is_empty())
         });
-        late.iter().flatten().for_each(|reading| reading.seat.free());
+        late.iter().flatten().for_each(|reading| reading.slot.free());
     }
 }
 
@@ -111,14 +112,14 @@ impl Scrapes {
         &self,
         asked: Instant,
         now: Instant,
-        seat: Seen,
+        slot: Seen,
         make: impl FnOnce() -> String,
     ) -> Answer {
         // A panic in `make` leaves nothing half done.
-        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut texts = lock::hold(&self.0);
         if let (Some(made), Some(last)) = (texts.made, texts.versions.last_mut()) {
             if made >= asked {
-                return Answer::Text(last.read_by(seat, now));
+                return Answer::Text(last.read_by(slot, now));
             }
             let wait = BETWEEN.saturating_sub(now.saturating_duration_since(made));
             if !wait.is_zero() {
@@ -128,11 +129,11 @@ impl Scrapes {
         texts.versions.retain(Version::is_read);
         if texts.versions.len() >= VERSIONS {
             texts.cut_off(now);
-            let is_over = now.saturating_duration_since(asked) >= PATIENCE;
+            let is_over = now.saturating_duration_since(asked) >= ANSWER_LIMIT;
             return if is_over { Answer::TooMany } else { Answer::Later(BETWEEN) };
         }
         let mut version = Version { text: Bytes::from(make()), readings: Vec::new() };
-        let text = version.read_by(seat, now);
+        let text = version.read_by(slot, now);
         texts.versions.push(version);
         texts.made = Some(now);
         Answer::Text(text)
@@ -142,7 +143,7 @@ impl Scrapes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::seats::{Seat, Seats};
+    use crate::http::connection_slots::{Slot, Slots};
 
     fn text(number: u32) -> Answer {
         Answer::Text(format!("text {number}").into())
@@ -153,10 +154,10 @@ mod tests {
         let scrapes = Scrapes::default();
         let begin = Instant::now();
         let at = |millis| begin + Duration::from_millis(millis);
-        let seat = Seats::new(1).take(begin).unwrap();
+        let slot = Slots::new(1).take(begin).unwrap();
         let mut made = 0;
         let mut scrape = |asked, now| {
-            scrapes.answer(at(asked), at(now), seat.seen(), || {
+            scrapes.answer(at(asked), at(now), slot.seen(), || {
                 made += 1;
                 format!("text {made}")
             })
@@ -173,7 +174,7 @@ mod tests {
         assert_eq!(held.last(), Some(&text(9)));
         assert_eq!(scrape(900, 900), Answer::Later(BETWEEN));
         assert_eq!(scrape(900, 4900), Answer::TooMany);
-        assert!(!seat.is_asked_to_leave(), "it reads");
+        assert!(!slot.is_asked_to_leave(), "it reads");
         held.remove(3);
         assert_eq!(scrape(900, 5000), text(10));
     }
@@ -182,19 +183,19 @@ mod tests {
     fn scrapers_that_do_not_read_keep_nobody_out() {
         let scrapes = Scrapes::default();
         let begin = Instant::now();
-        let mut seats = Seats::new(20);
-        let deaf: Vec<Seat> = (0..8).map(|_| seats.take(begin).unwrap()).collect();
+        let mut slots = Slots::new(20);
+        let deaf: Vec<Slot> = (0..8).map(|_| slots.take(begin).unwrap()).collect();
         let mut now = begin;
         let mut unread = Vec::new();
-        for seat in &deaf {
-            let Answer::Text(text) = scrapes.answer(now, now, seat.seen(), || "x".into()) else {
+        for slot in &deaf {
+            let Answer::Text(text) = scrapes.answer(now, now, slot.seen(), || "x".into()) else {
                 panic!("there is room");
             };
-            seat.reads(false);
+            slot.reads(false);
             unread.push(text);
             now += BETWEEN;
         }
-        let scraper = seats.take(now).unwrap();
+        let scraper = slots.take(now).unwrap();
         let scrape = |now| scrapes.answer(begin + READING / 2, now, scraper.seen(), || "y".into());
         // Not before they have been deaf for a while.
         let later = Instant::now() + Duration::from_secs(5);

@@ -11,12 +11,12 @@ use tracing::warn;
 use super::Site;
 use super::authorize::Asker;
 use crate::observe::log_repeats::AUDIT;
-use crate::queue::inspect::{Answer, Holding};
+use crate::queue::inspect::{Inspected, QueueContents};
 
 /// A sink that is just being changed does not answer and is left out.
-pub(super) async fn list(Extract(site): Extract<Site>) -> Json<Vec<Holding>> {
+pub(super) async fn list(Extract(site): Extract<Site>) -> Json<Vec<QueueContents>> {
     let sinks: Vec<_> = site.served.state.sinks().iter().map(|sink| sink.name.clone()).collect();
-    Json(site.served.desks.ask_all(&sinks).await)
+    Json(site.served.inspector.ask_all(&sinks).await)
 }
 
 #[derive(Deserialize)]
@@ -57,8 +57,8 @@ pub(super) async fn discard(
     let until = &asked.before;
     // Said first: who asks may go away, and what follows is then never reached.
     warn!(target: AUDIT, %asker, sink, until, "events of a sink are discarded by request");
-    match site.served.desks.ask(sink, Some(before)).await {
-        Some(Answer { discarded, .. }) => {
+    match site.served.inspector.ask(sink, Some(before)).await {
+        Some(Inspected { discarded, .. }) => {
             warn!(target: AUDIT, %asker, sink, until, discarded, "events of a sink were discarded");
             Ok(Json(Discarded { discarded }))
         }

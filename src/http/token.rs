@@ -134,7 +134,7 @@ mod tests {
         assert_ne!(take(folder.path()).unwrap(), token, "it is no text");
         // Its path leads nowhere, which says nothing of a token.
         let error = take(&file).unwrap_err();
-        assert!(crate::sink::chain(&error).contains("http-token"), "{error}");
+        assert!(crate::error::chain(&error).contains("http-token"), "{error}");
         assert!(read(&file).is_ok());
     }
 }

@@ -1,9 +1,9 @@
 //! The engines of a master: some hand its events to other systems, as saltern does.
 
+use super::masked::{self, is_open, masked};
 use super::master::Master;
 use super::page::Page;
 use super::python::{is_false, scalar};
-use super::shown::{self, is_open, shown};
 use crate::yaml::{Node, Value};
 
 /// The part that an engine has in events.
@@ -70,7 +70,7 @@ pub(super) fn engines(master: &Master, page: &mut Page) {
         _ if is_false(node) => {}
         _ => page.line(
             0,
-            &format!("# engines: {} is neither a list nor a mapping.", shown("engines", node)),
+            &format!("# engines: {} is neither a list nor a mapping.", masked("engines", node)),
         ),
     }
     for (name, options) in found {
@@ -86,13 +86,13 @@ fn engine(called: &str, options: Option<&Node>, page: &mut Page) {
     let name = name(called);
     let shown_options = |page: &mut Page| {
         for (key, node) in pairs {
-            page.line(0, &format!("#   {}: {}", shown::name(&key.name), shown(&key.name, node)));
+            page.line(0, &format!("#   {}: {}", masked::name(&key.name), masked(&key.name, node)));
         }
         if pairs.is_empty() {
             page.line(0, "#   (nothing)");
         }
         if let Some(node) = options.filter(|node| node.pairs().is_err()) {
-            page.line(0, &format!("#   {}", shown(called, node)));
+            page.line(0, &format!("#   {}", masked(called, node)));
         }
     };
     match ENGINES.iter().find(|(known, _)| *known == module).map(|(_, doing)| doing) {

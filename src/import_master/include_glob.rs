@@ -66,13 +66,14 @@ fn names(folder: &str, pattern: &str, no_texts: &mut Vec<String>) -> Vec<String>
     let mut found = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let shown = name.to_string_lossy();
-        if shown.starts_with('.') && !pattern.starts_with('.') || !glob.is_match(Path::new(&name)) {
+        let masked = name.to_string_lossy();
+        if masked.starts_with('.') && !pattern.starts_with('.') || !glob.is_match(Path::new(&name))
+        {
             continue;
         }
         match name.to_str() {
             Some(name) => found.push(joined(folder, name)),
-            None if no_texts.len() < MOST_NO_TEXTS => no_texts.push(joined(folder, &shown)),
+            None if no_texts.len() < MOST_NO_TEXTS => no_texts.push(joined(folder, &masked)),
             None => {}
         }
         if found.len() > MOST {

@@ -4,31 +4,31 @@
 //! `ext_job_cache` name. Each of these becomes a sink where saltern has one of that kind, and a
 //! comment that holds what is configured for it where saltern has none. All else that bears on
 //! events, returns or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is
-//! printed (`shown.rs`).
+//! printed (`masked.rs`).
 
-use crate::config::JOB_TAGS;
 use crate::files::socket_file::LONGEST_PATH;
 use crate::jobs::JobsConfig;
+use crate::jobs::TAGS as JOB_TAGS;
 use crate::units::Span;
 
 mod engines;
 mod include_glob;
 mod includes;
+mod masked;
 mod master;
 mod options;
 mod page;
 mod python;
 mod returners;
 mod salt_yaml;
-mod shown;
 mod tag_glob;
 
+use masked::{HIDDEN, is_open, masked};
 pub use master::Master;
 pub use options::WITHOUT_MEANING;
 use page::{Page, quoted};
 use python::is_false;
-use returners::{RETURNERS, Returner};
-use shown::{HIDDEN, is_open, shown};
+use returners::returners;
 
 /// The keys that name what stores jobs, and what each stores.
 const JOB_CACHES: [(&str, &str); 2] = [
@@ -120,7 +120,7 @@ fn several_in_words(master: &Master, key: &str, page: &mut Page) {
     if key == "event_return" {
         page.line(2, &format!("# Salt's `{SEVERAL}` cannot store events: the master logs an error and discards them."));
     }
-    let names: Vec<_> = behind_several(master).map(|name| quoted(shown::name(&name))).collect();
+    let names: Vec<_> = behind_several(master).map(|name| quoted(masked::name(&name))).collect();
     match names.is_empty() {
         true => page.line(
             2,
@@ -292,22 +292,22 @@ fn returner_source(master: &Master, page: &mut Page) {
             "saltern.address" => "cannot be where saltern listens: write `bind` yourself.",
             _ => "is of the package in the master.",
         };
-        page.line(4, &format!("# {key}: {} {what}", shown(key, node)));
+        page.line(4, &format!("# {key}: {} {what}", masked(key, node)));
     }
 }
 
 /// The sink that does what a returner does, or a comment; whether it is a sink.
 fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Use { name, key } = used;
-    let Some(returner) = RETURNERS.iter().find(|returner| returner.is(name)) else {
+    let Some(returner) = returners().iter().find(|returner| returner.is(name)) else {
         let what = "is none of Salt's own returners; saltern has no sink for it.";
-        page.line(2, &format!("# {key}: {} {what}", shown::name(name)));
+        page.line(2, &format!("# {key}: {} {what}", masked::name(name)));
         let prefix = format!("{name}.");
         for (key, node) in master.keys() {
             let rest = key.strip_prefix("returner.").unwrap_or(key);
             if rest == name || rest.starts_with(&prefix) {
                 page.say(key);
-                page.line(2, &format!("#   {}: {}", shown::name(key), shown(key, node)));
+                page.line(2, &format!("#   {}: {}", masked::name(key), masked(key, node)));
             }
         }
         if *key == "event_return" {
@@ -327,7 +327,7 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Some(settings) = returner.carried(&options) else {
         page.line(2, &format!("# {key}: {name}. {} It is configured with:", returner.why_not()));
         for (option, node) in &options {
-            page.line(2, &format!("#   {}: {}", shown::name(option), shown(option, node)));
+            page.line(2, &format!("#   {}: {}", masked::name(option), masked(option, node)));
         }
         if options.is_empty() {
             page.line(2, "#   (nothing)");
@@ -347,9 +347,9 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
         page.line(4, &format!("# Set the environment variable {variable}: it stands for what `{option}` says on the master, which may hold a secret."));
     }
     if settings.set.is_empty() {
-        page.line(4, &format!("{}: {{}}", returner.name));
+        page.line(4, &format!("{}: {{}}", returner.name()));
     } else {
-        page.line(4, &format!("{}:", returner.name));
+        page.line(4, &format!("{}:", returner.name()));
         for (option, value) in settings.set {
             page.line(6, &format!("{option}: {value}"));
         }
@@ -358,8 +358,8 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
         page.line(4, &format!("# {advice}."));
     }
     for (option, node) in settings.left_out {
-        let value = shown(&option, node);
-        let option = shown::name(&option);
+        let value = masked(&option, node);
+        let option = masked::name(&option);
         page.line(4, &format!("# {option}: {value} has no counterpart in the sink."));
     }
     if let Some(note) = settings.note {
@@ -387,7 +387,7 @@ fn filters_in_words(master: &Master, page: &mut Page) {
         let patterns: Vec<_> = master.list(key).iter().map(|pattern| tag_shown(pattern)).collect();
         let value = match key.ends_with("list") && !patterns.is_empty() {
             true => format!("[{}]", patterns.join(", ")),
-            false => shown(key, node),
+            false => masked(key, node),
         };
         page.line(2, &format!("#   {key}: {value}"));
     }
@@ -466,8 +466,8 @@ fn taken(seconds: f64) -> f64 {
 fn unused(master: &Master, page: &mut Page) {
     let used: Vec<_> =
         direct_uses(master).into_iter().chain(all_uses(master)).map(|used| used.name).collect();
-    for returner in RETURNERS {
-        let Returner { name, .. } = returner;
+    for returner in returners() {
+        let name = returner.name();
         let options = returner.options(master);
         if !options.is_empty() && !used.iter().any(|used| returner.is(used)) {
             page.line(
@@ -477,12 +477,12 @@ fn unused(master: &Master, page: &mut Page) {
                 ),
             );
             for (option, node) in options {
-                page.line(0, &format!("#   {}: {}", shown::name(&option), shown(&option, node)));
+                page.line(0, &format!("#   {}: {}", masked::name(&option), masked(&option, node)));
             }
         }
         for (key, node) in returner.alternatives(master) {
             page.say(key);
-            let value = shown(key, node);
+            let value = masked(key, node);
             page.line(
                 0,
                 &format!("# {key}: {value} is for `--return {name} --return_config NAME` alone."),
@@ -605,14 +605,14 @@ mod tests {
 
     #[test]
     fn every_returner_is_carried_over_or_said_not_to_be() {
-        for returner in RETURNERS.iter().filter(|returner| returner.name != SEVERAL) {
-            let mut text = format!("event_return: {}\n", returner.name);
+        for returner in returners().iter().filter(|returner| returner.name() != SEVERAL) {
+            let mut text = format!("event_return: {}\n", returner.name());
             for section in returner.sections {
                 text += &format!("{section}.host: a.example.com\n{section}.password: hunter2\n");
             }
             let page = imported(&text);
-            let is_sink = page.contains(&format!("  \"{}\":\n", returner.name));
-            let is_comment = page.contains(&format!("# event_return: {}.", returner.name));
+            let is_sink = page.contains(&format!("  \"{}\":\n", returner.name()));
+            let is_comment = page.contains(&format!("# event_return: {}.", returner.name()));
             assert!(is_sink != is_comment, "{page}");
             assert!(!page.contains("hunter2"), "{page}");
             if is_comment && !returner.sections.is_empty() {

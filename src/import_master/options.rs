@@ -5,11 +5,11 @@
 //! An option that no table knows is a comment as well if its name is about events, returns, jobs or
 //! engines.
 
+use super::masked::{self, masked};
 use super::master::Master;
 use super::page::Page;
 use super::python::{is_false, scalar};
-use super::returners::RETURNERS;
-use super::shown::{self, shown};
+use super::returners::returners;
 use crate::yaml::{Node, Value};
 
 /// Options, and what becomes of each.
@@ -134,11 +134,11 @@ pub(super) fn left_over(master: &Master, page: &mut Page) {
     for key in LISTS {
         let Some(Node { value: Value::List(nodes), .. }) = master.get(key) else { continue };
         for node in nodes.iter().filter(|node| scalar(node).is_none()) {
-            page.line(0, &format!("# {key}: {} is no text, and left out.", shown("", node)));
+            page.line(0, &format!("# {key}: {} is no text, and left out.", masked("", node)));
         }
     }
     for (key, node) in master.keys() {
-        let is_option_of_returner = RETURNERS.iter().any(|returner| returner.owns(key));
+        let is_option_of_returner = returners().iter().any(|returner| returner.owns(key));
         if page.has_said(key) || WITHOUT_MEANING.contains(&key) || is_option_of_returner {
             continue;
         }
@@ -147,13 +147,13 @@ pub(super) fn left_over(master: &Master, page: &mut Page) {
         }
         if let Some((_, what)) = SAID.iter().find(|(name, _)| *name == key) {
             // Its name is known, and says nothing of secrets, whatever its words are.
-            page.line(0, &format!("# {key}: {} {what}", shown("", node)));
+            page.line(0, &format!("# {key}: {} {what}", masked("", node)));
             continue;
         }
         let mut words = key.split(|c: char| !c.is_alphanumeric());
         if words.any(|word| WORDS.contains(&word)) && !is_false(node) {
             let what = "is none of Salt's own options, and nothing is made of it here.";
-            page.line(0, &format!("# {}: {} {what}", shown::name(key), shown(key, node)));
+            page.line(0, &format!("# {}: {} {what}", masked::name(key), masked(key, node)));
         }
     }
 }

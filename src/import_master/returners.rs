@@ -1,49 +1,30 @@
 //! Salt's returners, and where each reads its options.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
+use super::masked::is_open;
 use super::master::Master;
 use super::page::quoted;
 use super::python::scalar;
-use super::shown::is_open;
 use crate::files::unit_paths;
-use crate::sink;
+use crate::sink::contract::{SaltForm, SaltOption, SaltReturner};
+use crate::sink::registry::{self, SinkKind};
 use crate::units::Span;
 use crate::yaml::{Node, Value};
 
 /// One of Salt's returners.
 pub(super) struct Returner {
     /// Its name, and other names that Salt knows it by.
-    pub(super) name: &'static str,
-    aliases: &'static [&'static str],
+    names: &'static [&'static str],
     /// The names in front of its options, with a point between or as a mapping.
     pub(super) sections: &'static [&'static str],
     /// True if `event_return` can name it.
     pub(super) stores_events: bool,
-    /// The way into the sink of the same name. `None` where there is no such sink.
-    carried: Option<Carried>,
+    /// What its options become in the sink that stands for it. `None` where there is no such sink.
+    carried: Option<SaltReturner>,
     /// The reason for not carrying it over.
     why_not: &'static str,
-}
-
-/// How a returner's options become those of a sink.
-struct Carried {
-    options: &'static [Carry],
-    /// Settings by which the sink stores what the returner does.
-    fixed: &'static [(&'static str, &'static str)],
-    /// The option that names the file that is written, and the one that is written without it.
-    file: Option<(&'static str, &'static str)>,
-    /// A difference that is left.
-    note: Option<&'static str>,
-}
-
-/// An option, under the same name unless it says otherwise.
-struct Carry {
-    option: &'static str,
-    setting: &'static str,
-    is_needed: bool,
-    /// The sink's value for that of the option, as YAML; `None` if the sink would not take it.
-    value: fn(&Node, &mut Vec<Needed>) -> Option<String>,
 }
 
 /// A value that is not printed, and that an environment variable has to hold in its place.
@@ -55,119 +36,84 @@ pub(super) struct Needed {
     pub(super) option: &'static str,
 }
 
-const KAFKA: Carried = Carried {
-    options: &[
-        Carry { option: "bootstrap", setting: "brokers", is_needed: true, value: brokers },
-        Carry { option: "topic", setting: "topic", is_needed: true, value: topic },
-    ],
-    fixed: &[("value", "salt_returner")],
-    file: None,
-    note: Some(
-        "Salt's `kafka` makes the return's text in Python the message's key; here it is the minion's id.",
-    ),
-};
-
-const RAWFILE_JSON: Carried = Carried {
-    options: &[Carry {
-        option: "filename",
-        setting: "filename",
-        is_needed: false,
-        value: |node, needed| path(node, "SALTERN_RAWFILE_JSON_FILENAME", "filename", needed),
-    }],
-    fixed: &[],
-    file: Some(("filename", "/var/log/salt/events")),
-    note: None,
-};
-
-const SQLITE3: Carried = Carried {
-    options: &[
-        Carry {
-            option: "database",
-            setting: "database",
-            is_needed: true,
-            value: |node, needed| path(node, "SALTERN_SQLITE3_DATABASE", "database", needed),
-        },
-        Carry { option: "timeout", setting: "timeout", is_needed: false, value: seconds },
-    ],
-    fixed: &[],
-    file: Some(("database", "")),
-    note: None,
-};
-
-const LOCAL: Carried = Carried { options: &[], fixed: &[], file: None, note: None };
-
 const NO_SINK: &str = "saltern has no sink of this kind yet; its options carry over once it has.";
 const OTHER_OPTIONS: &str =
     "saltern has a sink of this kind, whose options have names of their own (`saltern schema`).";
 const NOTICES: &str = "It sends notices to people, for which saltern has no sink yet.";
 const INSTEAD: &str = "Use `saltern` in its place on the master, and a sink for each store here.";
 
+const MISSING: &str =
+    "An option that the sink cannot do without is missing, or none that it takes.";
+
 const fn store(
-    name: &'static str,
+    names: &'static [&'static str],
     sections: &'static [&'static str],
     stores_events: bool,
 ) -> Returner {
-    Returner { name, aliases: &[], sections, stores_events, carried: None, why_not: NO_SINK }
+    Returner { names, sections, stores_events, carried: None, why_not: NO_SINK }
 }
 
 const fn notices(
-    name: &'static str,
+    names: &'static [&'static str],
     sections: &'static [&'static str],
     stores_events: bool,
 ) -> Returner {
-    Returner { name, aliases: &[], sections, stores_events, carried: None, why_not: NOTICES }
+    Returner { names, sections, stores_events, carried: None, why_not: NOTICES }
 }
 
-const fn carried(
-    name: &'static str,
-    stores_events: bool,
-    carried: Carried,
-    sections: &'static [&'static str],
-) -> Returner {
-    let why_not = "An option that the sink cannot do without is missing, or none that it takes.";
-    Returner { name, aliases: &[], sections, stores_events, carried: Some(carried), why_not }
+/// All returners of Salt 3006 to 3008: those that a sink stands for, and the others.
+pub(super) fn returners() -> &'static [Returner] {
+    static ALL: LazyLock<Vec<Returner>> = LazyLock::new(|| {
+        let carried = registry::KINDS.iter().filter_map(|kind| kind.salt).map(|salt| Returner {
+            names: salt.names,
+            sections: salt.sections,
+            stores_events: salt.stores_events,
+            carried: Some(salt),
+            why_not: MISSING,
+        });
+        let mut all: Vec<_> = carried.collect();
+        all.extend(WITHOUT_SINK);
+        all
+    });
+    &ALL
 }
 
-/// All returners of Salt 3006 to 3008.
-pub(super) const RETURNERS: &[Returner] = &[
-    carried("rawfile_json", true, RAWFILE_JSON, &["rawfile_json"]),
-    carried("sqlite3", false, SQLITE3, &["sqlite3"]),
-    carried("local", true, LOCAL, &[]),
-    carried("kafka", false, KAFKA, &["returner.kafka"]),
-    store("mysql", &["mysql"], true),
-    store("pgjsonb", &["returner.pgjsonb"], true),
-    store("postgres", &["returner.postgres"], true),
-    store("postgres_local_cache", &["master_job_cache.postgres"], true),
-    store("odbc", &["returner.odbc"], false),
-    Returner { aliases: &["redis_return"], ..store("redis", &["redis"], false) },
-    store("elasticsearch", &["elasticsearch"], true),
-    Returner { aliases: &["mongo_return", "mongodb"], ..store("mongo", &["mongo"], true) },
-    Returner { aliases: &["cassandra"], ..store("cassandra_cql", &["cassandra"], true) },
-    store("couchbase", &["couchbase"], false),
-    store("couchdb", &["couchdb"], false),
-    store("etcd", &["etcd"], false),
-    store("influxdb", &["influxdb"], false),
-    store("memcache", &["memcache"], false),
-    store("carbon", &["carbon"], true),
-    store("splunk", &["splunk_http_forwarder"], true),
-    store("syslog", &["syslog"], false),
-    store("zabbix", &["zabbix"], false),
-    store("sentry", &["raven"], false),
-    store("appoptics", &["appoptics"], false),
-    store("librato", &["librato"], false),
-    store("nagios_nrdp", &["nagios_nrdp", "nagios"], false),
-    notices("smtp", &["smtp"], true),
-    notices("slack", &["slack"], false),
-    notices("slack_webhook", &["slack_webhook"], true),
-    notices("mattermost", &["mattermost"], true),
-    notices("highstate", &["highstate"], false),
-    notices("pushover", &["pushover"], false),
-    notices("sms", &["sms", "twilio"], false),
-    notices("telegram", &["telegram"], false),
-    notices("xmpp", &["xmpp"], false),
+/// Returners that no sink stands for yet.
+const WITHOUT_SINK: [Returner; 33] = [
+    store(&["mysql"], &["mysql"], true),
+    store(&["pgjsonb"], &["returner.pgjsonb"], true),
+    store(&["postgres"], &["returner.postgres"], true),
+    store(&["postgres_local_cache"], &["master_job_cache.postgres"], true),
+    store(&["odbc"], &["returner.odbc"], false),
+    store(&["redis", "redis_return"], &["redis"], false),
+    store(&["elasticsearch"], &["elasticsearch"], true),
+    store(&["mongo", "mongo_return", "mongodb"], &["mongo"], true),
+    store(&["cassandra_cql", "cassandra"], &["cassandra"], true),
+    store(&["couchbase"], &["couchbase"], false),
+    store(&["couchdb"], &["couchdb"], false),
+    store(&["etcd"], &["etcd"], false),
+    store(&["influxdb"], &["influxdb"], false),
+    store(&["memcache"], &["memcache"], false),
+    store(&["carbon"], &["carbon"], true),
+    store(&["splunk"], &["splunk_http_forwarder"], true),
+    store(&["syslog"], &["syslog"], false),
+    store(&["zabbix"], &["zabbix"], false),
+    store(&["sentry"], &["raven"], false),
+    store(&["appoptics"], &["appoptics"], false),
+    store(&["librato"], &["librato"], false),
+    store(&["nagios_nrdp"], &["nagios_nrdp", "nagios"], false),
+    notices(&["smtp"], &["smtp"], true),
+    notices(&["slack"], &["slack"], false),
+    notices(&["slack_webhook"], &["slack_webhook"], true),
+    notices(&["mattermost"], &["mattermost"], true),
+    notices(&["highstate"], &["highstate"], false),
+    notices(&["pushover"], &["pushover"], false),
+    notices(&["sms"], &["sms", "twilio"], false),
+    notices(&["telegram"], &["telegram"], false),
+    notices(&["xmpp"], &["xmpp"], false),
     // Those that it lists are in its place.
-    Returner { why_not: INSTEAD, ..store("multi_returner", &["multi_returner"], false) },
-    Returner { why_not: INSTEAD, ..store("salt_cache", &[], false) },
+    Returner { why_not: INSTEAD, ..store(&["multi_returner"], &["multi_returner"], false) },
+    Returner { why_not: INSTEAD, ..store(&["salt_cache"], &[], false) },
 ];
 
 /// Options that name a mapping elsewhere in the configuration, which holds more options.
@@ -175,15 +121,20 @@ const PROFILES: [&str; 4] =
     ["profile", "returner", "returner_read_profile", "returner_write_profile"];
 
 impl Returner {
+    /// Its name.
+    pub(super) fn name(&self) -> &'static str {
+        self.names.first().copied().unwrap_or_default()
+    }
+
     /// True if Salt knows it by this name.
     pub(super) fn is(&self, name: &str) -> bool {
-        self.name == name || self.aliases.contains(&name)
+        self.names.contains(&name)
     }
 
     /// The reason for not carrying it over.
     pub(super) fn why_not(&self) -> &'static str {
         match self.carried {
-            None if sink::Kind::named(self.name).is_some() => OTHER_OPTIONS,
+            None if SinkKind::named(self.name()).is_some() => OTHER_OPTIONS,
             _ => self.why_not,
         }
     }
@@ -226,7 +177,7 @@ impl Returner {
     /// Its options under a name that stands before its own (`NAME.mysql.host`), which
     /// `--return_config NAME` asks for.
     pub(super) fn alternatives<'a>(&self, master: &'a Master) -> Vec<(&'a str, &'a Node)> {
-        let is_owned = |key: &str| RETURNERS.iter().any(|returner| returner.owns(key));
+        let is_owned = |key: &str| returners().iter().any(|returner| returner.owns(key));
         let is_mine = |key: &str| {
             self.sections.iter().any(|section| {
                 let (before, behind) = key.split_once(&format!(".{section}")).unwrap_or_default();
@@ -238,16 +189,29 @@ impl Returner {
         master.keys().filter(|(key, _)| !is_owned(key) && is_mine(key)).collect()
     }
 
+    /// The sink's value for that of an option, as YAML; `None` if the sink would not take it.
+    fn value(&self, option: &SaltOption, node: &Node, needed: &mut Vec<Needed>) -> Option<String> {
+        let variable = |what: &str| format!("SALTERN_{}_{what}", self.name()).to_uppercase();
+        match option.form {
+            SaltForm::Path => path(node, variable(option.name), option.name, needed),
+            SaltForm::Seconds => seconds(node),
+            SaltForm::Servers { port, each } => {
+                servers(node, port, &variable(each), option.name, needed)
+            }
+            SaltForm::Name { longest } => name(node, longest),
+        }
+    }
+
     /// The settings of the sink; `None` if there is none, or one that it needs is not configured.
     pub(super) fn carried<'a>(&self, options: &[(String, &'a Node)]) -> Option<Settings<'a>> {
         let carried = self.carried.as_ref()?;
         let mut settings = Settings { note: carried.note, ..Settings::default() };
         let mut taken = Vec::new();
         for carry in carried.options {
-            let found = options.iter().position(|(name, _)| name == carry.option);
+            let found = options.iter().position(|(name, _)| name == carry.name);
             match found.and_then(|index| Some((index, options.get(index)?.1))) {
                 Some((index, node)) => {
-                    let value = (carry.value)(node, &mut settings.needed)?;
+                    let value = self.value(carry, node, &mut settings.needed)?;
                     settings.set.push((carry.setting, value));
                     taken.push(index);
                 }
@@ -287,13 +251,13 @@ pub(super) struct Settings<'a> {
 /// A path. One that Salt asks a store for (`sdb://`) is not known here.
 fn path(
     node: &Node,
-    variable: &str,
+    variable: String,
     option: &'static str,
     needed: &mut Vec<Needed>,
 ) -> Option<String> {
     let path = scalar(node).filter(|path| !path.is_empty())?;
     if !is_open_path(&path) {
-        return Some(instead(variable.to_owned(), option, needed));
+        return Some(instead(variable, option, needed));
     }
     Some(quoted(&path))
 }
@@ -304,7 +268,7 @@ fn is_open_path(path: &str) -> bool {
 }
 
 /// A length of time.
-fn seconds(node: &Node, _needed: &mut Vec<Needed>) -> Option<String> {
+fn seconds(node: &Node) -> Option<String> {
     let seconds: f64 = scalar(node)?.parse().ok().filter(|seconds| *seconds >= 0.0)?;
     let seconds = seconds.min(Span::LONGEST.0.as_secs_f64());
     Some(match seconds.fract() == 0.0 {
@@ -320,31 +284,37 @@ fn instead(variable: String, option: &'static str, needed: &mut Vec<Needed>) -> 
     value
 }
 
-/// Kafka's brokers, with the port that its client takes where none is given.
-fn brokers(node: &Node, needed: &mut Vec<Needed>) -> Option<String> {
+/// Servers, with the port that is meant where none is given.
+fn servers(
+    node: &Node,
+    default_port: u16,
+    variable: &str,
+    option: &'static str,
+    needed: &mut Vec<Needed>,
+) -> Option<String> {
     let hosts: Vec<String> = match &node.value {
         Value::List(nodes) => nodes.iter().map(scalar).collect::<Option<_>>()?,
         _ => scalar(node)?.split(',').map(str::to_owned).collect(),
     };
-    let mut brokers = Vec::new();
+    let mut servers = Vec::new();
     for host in hosts.iter().flat_map(|hosts| hosts.split(',')).map(str::trim) {
         if !is_open(host) || host.contains(['@', '/']) {
-            let variable = format!("SALTERN_KAFKA_BROKER_{}", brokers.len() + 1);
-            brokers.push(instead(variable, "bootstrap", needed));
+            servers.push(instead(format!("{variable}_{}", servers.len() + 1), option, needed));
             continue;
         }
-        let (name, port) = host.rsplit_once(':').unwrap_or((host, "9092"));
-        let is_broker = !name.is_empty() && !name.contains(' ') && port.parse::<u16>().is_ok();
-        brokers.push(is_broker.then(|| quoted(&format!("{name}:{port}")))?);
+        let default_port = default_port.to_string();
+        let (name, port) = host.rsplit_once(':').unwrap_or((host, &default_port));
+        let is_server = !name.is_empty() && !name.contains(' ') && port.parse::<u16>().is_ok();
+        servers.push(is_server.then(|| quoted(&format!("{name}:{port}")))?);
     }
-    (!brokers.is_empty()).then(|| format!("[{}]", brokers.join(", ")))
+    (!servers.is_empty()).then(|| format!("[{}]", servers.join(", ")))
 }
 
-/// A topic by Kafka's own rules, in which nothing stands for something else.
-fn topic(node: &Node, _needed: &mut Vec<Needed>) -> Option<String> {
+/// A name in which nothing stands for something else.
+fn name(node: &Node, longest: usize) -> Option<String> {
     let name = scalar(node)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = !name.is_empty() && name.len() <= 249 && name.chars().all(is_plain);
+    let is_name = !name.is_empty() && name.len() <= longest && name.chars().all(is_plain);
     is_name.then(|| quoted(&name))
 }
 

@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::StructureStyle::Flow;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
-use super::{python, shown};
-use crate::yaml::hide as excerpt;
+use super::{masked, python};
+use crate::yaml::hide;
 use crate::yaml::{Key, Node, Place, Problem, Value};
 
 /// The most values of a file, those that stand for an alias among them.
@@ -91,7 +91,7 @@ pub(super) fn parse(text: &str, room: &mut Room) -> Result<Node, Refusal> {
 
 /// The parser names what it stumbles over, which may be a secret.
 fn without_secrets(problem: Problem, text: &str) -> Problem {
-    if problem.place.is_some_and(|place| excerpt::hides(text, place.line)) {
+    if problem.place.is_some_and(|place| hide::hides(text, place.line)) {
         let message = "this is not YAML as Salt reads it, in a line that holds a secret";
         return Problem { message: message.to_owned(), ..problem };
     }
@@ -138,7 +138,7 @@ impl<'a, 'b> Reader<'a, 'b> {
         let problem = not_yaml(error);
         // The place of the mistake may be a line before or behind the tab.
         let before = error.marker().line().saturating_sub(2);
-        let has_tab = excerpt::lines_of(self.text).skip(before).take(3).any(|l| l.contains('\t'));
+        let has_tab = hide::lines_of(self.text).skip(before).take(3).any(|l| l.contains('\t'));
         let is_limit = matches!(error.kind(), ErrorKind::RecursionLimitExceeded);
         if has_tab || is_limit { Refusal::Here(problem) } else { Refusal::BySalt(problem) }
     }
@@ -163,7 +163,7 @@ impl<'a, 'b> Reader<'a, 'b> {
     /// no such line, even if nothing else is in it; the parser passes over some.
     fn without_tabs(&self) -> Result<(), Problem> {
         let mut covered: Vec<bool> = Vec::new();
-        for (index, line) in excerpt::lines_of(self.text).enumerate() {
+        for (index, line) in hide::lines_of(self.text).enumerate() {
             if !line.starts_with('\t') {
                 continue;
             }
@@ -180,7 +180,7 @@ impl<'a, 'b> Reader<'a, 'b> {
 
     /// Of each line whether it is within a text or brackets that began on one before.
     fn covered(&self) -> Vec<bool> {
-        let mut covered = vec![false; excerpt::lines_of(self.text).count()];
+        let mut covered = vec![false; hide::lines_of(self.text).count()];
         for (first, last) in &self.spans {
             if let Some(lines) = covered.get_mut(*first..*last) {
                 lines.fill(true);
@@ -323,7 +323,7 @@ impl<'a, 'b> Reader<'a, 'b> {
         merged.append(&mut pairs);
         let mut seen = HashSet::new();
         if let Some((key, _)) = merged.iter().find(|(key, _)| !seen.insert(key.name.as_str())) {
-            let message = format!("the key `{}` is here twice", shown::name(&key.name));
+            let message = format!("the key `{}` is here twice", masked::name(&key.name));
             return Err(Problem::at(key.place, message)
                 .help("Salt takes no mapping with a key twice")
                 .into());

@@ -1,12 +1,13 @@
 //! Returns that contradict each other, or their own tag. They are counted, and one line a minute
 //! says so: whoever can fire events decides how many there are.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
 use crate::observe::metrics::{JOB_RETURN_CONFLICTS, Tally};
+use crate::sync::lock;
 
 /// How long nothing more is logged after a line.
 const QUIET: Duration = Duration::from_mins(1);
@@ -60,7 +61,7 @@ impl Conflicts {
             }
         }
         let conflicts = {
-            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lines = lock::hold(&self.lines);
             lines.since += found.len() as u64;
             if lines.last.is_some_and(|last| last.elapsed() < QUIET) {
                 return;

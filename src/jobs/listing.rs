@@ -20,7 +20,7 @@ pub(crate) const PAGE: (u32, u32) = (50, 1000);
 
 /// Which jobs to list. What is given must all match.
 #[derive(Debug, Clone, Default)]
-pub struct Selection {
+pub struct JobSelection {
     /// A glob of the function: `state.*`. Of a job of several functions one has to match.
     pub function: Option<String>,
     /// Globs of functions that are left out: `runner.*`.
@@ -212,7 +212,7 @@ impl Jobs {
     /// for any longer than somebody is `waiting`.
     pub(crate) fn answer_page(
         &self,
-        selection: &Selection,
+        selection: &JobSelection,
         memory: usize,
         waiting: &Waiting,
     ) -> Result<Spooled, JobsError> {
@@ -228,7 +228,7 @@ impl Jobs {
     }
 
     /// The same as [`Jobs::answer_page`], in memory.
-    pub fn page(&self, selection: &Selection) -> Result<Vec<u8>, JobsError> {
+    pub fn page(&self, selection: &JobSelection) -> Result<Vec<u8>, JobsError> {
         let asker = Asker::default();
         let page = self.answer_page(selection, usize::MAX, &asker.waiting())?;
         page.into_memory().map_err(|cause| self.unkept(cause))
@@ -265,7 +265,7 @@ impl Jobs {
 const CURSOR_IS_GONE: &str =
     "the job of the `cursor` is not known any more; begin with the first page again";
 
-/// The jobs that a [`Selection`] takes, with its values as parameters.
+/// The jobs that a [`JobSelection`] takes, with its values as parameters.
 const SELECTED: &str = "FROM jobs
      WHERE (?1 IS NULL OR iif(functions = 0, fun GLOB ?1, EXISTS (
              SELECT 1 FROM functions AS f WHERE f.job = jobs.id AND f.fun GLOB ?1)))
@@ -284,7 +284,7 @@ const SELECTED: &str = "FROM jobs
                  SELECT 1 FROM functions AS f WHERE f.job = jobs.id AND f.fun GLOB g.value))))
      ORDER BY coalesce(began, first_seen) DESC, jid DESC LIMIT ?10";
 
-impl Selection {
+impl JobSelection {
     fn limit(&self) -> u32 {
         self.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1)
     }
@@ -328,7 +328,7 @@ fn began_of(db: &Connection, jid: &str) -> rusqlite::Result<Option<i64>> {
 fn page(
     db: &Connection,
     damage: &Damage,
-    selection: &Selection,
+    selection: &JobSelection,
     out: &mut Pieces,
 ) -> rusqlite::Result<bool> {
     let behind = match &selection.cursor {
@@ -493,7 +493,7 @@ mod tests {
         (folder, jobs)
     }
 
-    fn listed(jobs: &Jobs, selection: &Selection) -> (Vec<String>, Option<String>) {
+    fn listed(jobs: &Jobs, selection: &JobSelection) -> (Vec<String>, Option<String>) {
         let page: Value = serde_json::from_slice(&jobs.page(selection).unwrap()).unwrap();
         let jids = page["jobs"].as_array().unwrap().iter();
         let jids = jids.map(|job| job["jid"].as_str().unwrap().to_owned()).collect();
@@ -503,22 +503,22 @@ mod tests {
     #[test]
     fn filters() {
         let (_folder, jobs) = filled();
-        let all = Selection::default;
+        let all = JobSelection::default;
         let text = |text: &str| Some(text.to_owned());
         let time = |text: &str| Some(text.parse().unwrap());
         for (selection, expected) in [
             (all(), vec![4, 2, 1]),
-            (Selection { find_job: true, ..all() }, vec![4, 3, 2, 1]),
-            (Selection { function: text("state.*"), ..all() }, vec![4, 2]),
-            (Selection { minion: text("web-2"), ..all() }, vec![4, 2, 1]),
-            (Selection { minion: text("db-1"), ..all() }, vec![4]),
-            (Selection { minion: text("db-2"), ..all() }, vec![]),
-            (Selection { user: text("ops"), ..all() }, vec![2]),
-            (Selection { outcome: Some(JobOutcome::Ok), ..all() }, vec![1]),
-            (Selection { outcome: Some(JobOutcome::Failed), ..all() }, vec![2]),
-            (Selection { outcome: Some(JobOutcome::Missing), ..all() }, vec![4, 2]),
-            (Selection { since: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![4, 2]),
-            (Selection { until: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![1]),
+            (JobSelection { find_job: true, ..all() }, vec![4, 3, 2, 1]),
+            (JobSelection { function: text("state.*"), ..all() }, vec![4, 2]),
+            (JobSelection { minion: text("web-2"), ..all() }, vec![4, 2, 1]),
+            (JobSelection { minion: text("db-1"), ..all() }, vec![4]),
+            (JobSelection { minion: text("db-2"), ..all() }, vec![]),
+            (JobSelection { user: text("ops"), ..all() }, vec![2]),
+            (JobSelection { outcome: Some(JobOutcome::Ok), ..all() }, vec![1]),
+            (JobSelection { outcome: Some(JobOutcome::Failed), ..all() }, vec![2]),
+            (JobSelection { outcome: Some(JobOutcome::Missing), ..all() }, vec![4, 2]),
+            (JobSelection { since: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![4, 2]),
+            (JobSelection { until: time("2026-11-21T23:33:02.123456Z"), ..all() }, vec![1]),
         ] {
             let expected: Vec<_> = expected.into_iter().map(jid).collect();
             assert_eq!(listed(&jobs, &selection), (expected, None), "{selection:?}");
@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn pages_follow_each_other() {
         let (_folder, jobs) = filled();
-        let mut selection = Selection { limit: Some(2), ..Selection::default() };
+        let mut selection = JobSelection { limit: Some(2), ..JobSelection::default() };
         let (first, next) = listed(&jobs, &selection);
         assert_eq!(first, [jid(4), jid(2)]);
         selection.cursor = next;
@@ -562,10 +562,10 @@ mod tests {
             "deploy-1",
             "20261121100000000000",
         ];
-        assert_eq!(listed(&jobs, &Selection::default()).0, sorted);
+        assert_eq!(listed(&jobs, &JobSelection::default()).0, sorted);
         // Pages, with ties between them.
         for limit in 1..=6 {
-            let mut selection = Selection { limit: Some(limit), ..Selection::default() };
+            let mut selection = JobSelection { limit: Some(limit), ..JobSelection::default() };
             let mut found = Vec::new();
             loop {
                 let (jids, next) = listed(&jobs, &selection);
@@ -577,9 +577,11 @@ mod tests {
             }
             assert_eq!(found, sorted, "{limit} a page");
         }
-        let since = Selection { since: Some(at("2026-11-21T12:30:00Z")), ..Selection::default() };
+        let since =
+            JobSelection { since: Some(at("2026-11-21T12:30:00Z")), ..JobSelection::default() };
         assert_eq!(listed(&jobs, &since).0, sorted[..1]);
-        let until = Selection { until: Some(at("2026-11-21T11:00:00Z")), ..Selection::default() };
+        let until =
+            JobSelection { until: Some(at("2026-11-21T11:00:00Z")), ..JobSelection::default() };
         assert_eq!(listed(&jobs, &until).0, sorted[5..]);
         let last = jobs.get_jids_filter(2, true).unwrap();
         let last = rmpv::decode::read_value(&mut &last[..]).unwrap();
@@ -589,7 +591,7 @@ mod tests {
         // A job that is forgotten is still a place where a page begins, if its id tells which.
         let gone = |cursor: &str| {
             let cursor = Some(cursor.to_owned());
-            jobs.page(&Selection { cursor, ..Selection::default() })
+            jobs.page(&JobSelection { cursor, ..JobSelection::default() })
         };
         assert!(gone("20261121120000000000").is_ok());
         for jid in ["deploy-9", "99981231235959000000"] {
@@ -601,14 +603,14 @@ mod tests {
     fn an_answer_that_is_not_read_yet_holds_no_transaction() {
         let (folder, jobs) = filled();
         let asker = Asker::default();
-        let page = jobs.answer_page(&Selection::default(), 16, &asker.waiting()).unwrap();
+        let page = jobs.answer_page(&JobSelection::default(), 16, &asker.waiting()).unwrap();
         let job = jobs.answer_job(&jid(2), 16, &asker.waiting()).unwrap().unwrap();
         assert!(matches!((&page, &job), (Spooled::File(_), Spooled::File(_))));
         let db = Connection::open(folder.path().join("job-cache.db")).unwrap();
         let is_busy: bool =
             db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
         assert!(!is_busy, "the log can be reset");
-        assert_eq!(page.into_memory().unwrap(), jobs.page(&Selection::default()).unwrap());
+        assert_eq!(page.into_memory().unwrap(), jobs.page(&JobSelection::default()).unwrap());
         assert_eq!(job.into_memory().unwrap(), jobs.job(&jid(2)).unwrap().unwrap());
     }
 
@@ -620,13 +622,13 @@ mod tests {
             let load = json!({"fun": "test.ping", "jid": id});
             jobs.save_load(&id, &packed(&load), &[]).unwrap();
         }
-        let none = Selection { function: Some("no.such".to_owned()), ..Selection::default() };
+        let none = JobSelection { function: Some("no.such".to_owned()), ..JobSelection::default() };
         let asker = Asker::default();
         let waiting = asker.waiting();
         assert!(jobs.answer_page(&none, 16, &waiting).is_ok());
         drop(asker);
         let error = jobs.answer_page(&none, 16, &waiting).unwrap_err();
-        assert!(crate::sink::chain(&error).contains("interrupted"), "{error:?}");
+        assert!(crate::error::chain(&error).contains("interrupted"), "{error:?}");
         assert!(jobs.page(&none).is_ok(), "the next who asks is answered");
     }
 

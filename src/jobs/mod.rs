@@ -16,7 +16,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -33,8 +33,10 @@ use crate::event::Event;
 use crate::event::redact::Redaction;
 use crate::files::state_file;
 use crate::observe::state::SinkState;
+use crate::sync::lock;
 use crate::units::Span;
 
+mod answer;
 pub(crate) mod asker;
 pub(crate) mod began;
 mod conflict;
@@ -48,6 +50,17 @@ mod record;
 pub(crate) mod retention;
 mod salt;
 pub(crate) mod spool;
+pub mod store;
+
+/// What the job cache wants of the bus.
+pub(crate) const TAGS: [&str; 6] = [
+    "salt/job/*/new",
+    "salt/job/*/ret/*",
+    "salt/run/*/new",
+    "salt/run/*/ret",
+    "salt/wheel/*/new",
+    "salt/wheel/*/ret",
+];
 
 /// The job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -180,33 +193,33 @@ impl Jobs {
 
     /// Turns it on, with how long a job is kept, or off.
     pub fn keep(&self, keep: Option<Duration>) {
-        *self.0.keep.write().unwrap_or_else(PoisonError::into_inner) = keep;
+        *lock::write(&self.0.keep) = keep;
     }
 
     /// How long a job is kept; `None` while the cache is off.
     pub(crate) fn kept_for(&self) -> Option<Duration> {
-        *self.0.keep.read().unwrap_or_else(PoisonError::into_inner)
+        *lock::read(&self.0.keep)
     }
 
     /// Says what is hidden of what Salt writes from now on.
     pub(crate) fn redact(&self, redaction: Option<Arc<Redaction>>) {
-        *self.0.redaction.write().unwrap_or_else(PoisonError::into_inner) = redaction;
+        *lock::write(&self.0.redaction) = redaction;
     }
 
     /// What is stored of a load that the master says in an event of this tag.
     fn redacted(&self, tag: &str, load: &[u8]) -> Option<Event> {
-        let redaction = self.0.redaction.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let redaction = lock::read(&self.0.redaction).clone();
         redaction.and_then(|redaction| redaction.of(&Event::new(tag, load)))
     }
 
     /// Names the sink that feeds it.
     pub(crate) fn fed_by(&self, sink: Arc<SinkState>) {
-        *lock(&self.0.feed) = Some(sink);
+        *lock::hold(&self.0.feed) = Some(sink);
     }
 
     /// Whether events that were read longer ago than this wait to be stored here.
     pub(crate) fn is_behind(&self, by: Duration) -> bool {
-        lock(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > by.as_secs_f64())
+        lock::hold(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > by.as_secs_f64())
     }
 
     /// Whether there is a file to read.
@@ -223,7 +236,7 @@ impl Jobs {
         if self.kept_for().is_none() {
             return Err(JobsError::Off);
         }
-        let mut writer = lock(&self.0.writer);
+        let mut writer = lock::hold(&self.0.writer);
         let mut connection = match writer.take() {
             Some(connection) => connection,
             None => self.open_or_replace()?,
@@ -285,7 +298,7 @@ impl Jobs {
         let read = read.map_err(|cause| self.failed(doing, cause))?;
         let unwatched = connection.progress_handler(0, None::<fn() -> bool>);
         unwatched.map_err(|cause| self.failed(doing, cause))?;
-        let mut readers = lock(&self.0.readers);
+        let mut readers = lock::hold(&self.0.readers);
         if readers.idle.len() < IDLE_READERS && readers.replaced == replaced {
             readers.idle.push(connection);
         }
@@ -299,7 +312,7 @@ impl Jobs {
         }
         // Taken out before it is used, so that readers do not wait for each other.
         let (idle, replaced) = {
-            let mut readers = lock(&self.0.readers);
+            let mut readers = lock::hold(&self.0.readers);
             (readers.idle.pop(), readers.replaced)
         };
         let connection = match idle {
@@ -358,12 +371,12 @@ impl Jobs {
     /// The state directory was removed or replaced: the file that is open is not the one that is
     /// there.
     pub(crate) fn renew(&self) {
-        *lock(&self.0.writer) = None;
+        *lock::hold(&self.0.writer) = None;
         self.forget_readers();
     }
 
     fn forget_readers(&self) {
-        let mut readers = lock(&self.0.readers);
+        let mut readers = lock::hold(&self.0.readers);
         readers.idle.clear();
         readers.replaced += 1;
     }
@@ -380,10 +393,4 @@ impl Jobs {
     fn failed(&self, doing: &'static str, cause: rusqlite::Error) -> JobsError {
         JobsError::Database { doing, path: self.0.path.clone(), cause }
     }
-}
-
-/// A poisoned lock holds nothing that could be half done: a transaction that is not committed is
-/// none.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -32,7 +32,7 @@ use crate::codec::msgpack::{self, Item, MapWriter};
 use crate::event::batch::Entry;
 use crate::event::job_return::{Functions, JobReturn, Verdict};
 use crate::event::runner::RunnerJob;
-use crate::event::standing::{self, Compared, Standing, Worth};
+use crate::event::standing::{self, Compared, Precedence, Standing};
 use crate::event::step::Step;
 use crate::event::{Authority, Event, EventKind, is_job, return_tag};
 use crate::observe::state;
@@ -533,7 +533,7 @@ impl Return<'_> {
 /// A row of a return.
 struct Stored {
     row: i64,
-    worth: Worth,
+    precedence: Precedence,
     had_failed: bool,
     /// The new one says something else.
     differs: bool,
@@ -575,8 +575,8 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option
         }
         stored = stored_of_minion(tx, job, minion, &load, compared)?;
     }
-    let Some(Stored { row, worth, had_failed, differs }) = stored else { return Ok(None) };
-    if (Worth { standing: new.standing, trimmed }).replaces(worth) {
+    let Some(Stored { row, precedence, had_failed, differs }) = stored else { return Ok(None) };
+    if (Precedence { standing: new.standing, trimmed }).replaces(precedence) {
         make_room(tx, job, minion, row)?;
         let mut replace = tx.prepare_cached(
             "UPDATE returns SET minion = ?2, load = ?3, trimmed = ?4, outcome = ?5, standing = ?6,
@@ -671,14 +671,14 @@ fn inside(load: &[u8]) -> &[u8] {
 
 fn stored(row: &Row<'_>, differs: impl FnOnce(&[u8]) -> bool) -> rusqlite::Result<Stored> {
     // A damaged value must not keep the others from being stored.
-    let worth = Worth {
+    let precedence = Precedence {
         trimmed: row.get(1).unwrap_or_default(),
         standing: Standing::of_number(row.get(2).unwrap_or_default()),
     };
     let outcome: Option<bool> = row.get(3).unwrap_or_default();
     let known = row.get_ref(4)?.as_blob_or_null().unwrap_or_default().unwrap_or_default();
     let (row, had_failed) = (row.get(0)?, outcome == Some(false));
-    Ok(Stored { row, worth, had_failed, differs: differs(known) })
+    Ok(Stored { row, precedence, had_failed, differs: differs(known) })
 }
 
 /// Removes what stands under the name that this row gets: somebody has forged a minion's return
@@ -731,7 +731,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::jobs::listing::Selection;
+    use crate::jobs::listing::JobSelection;
 
     #[derive(Debug, Clone)]
     enum Said {
@@ -866,7 +866,7 @@ mod tests {
                 say(&jobs, &mut models, number, said);
             }
             let page: Value =
-                serde_json::from_slice(&jobs.page(&Selection::default()).unwrap()).unwrap();
+                serde_json::from_slice(&jobs.page(&JobSelection::default()).unwrap()).unwrap();
             for (number, model) in models.iter().enumerate() {
                 let Some(job) = jobs.job(&jid(number)).unwrap() else {
                     prop_assert!(model.load.is_none() && model.returns.is_empty());
@@ -1146,24 +1146,24 @@ mod tests {
             "retcode": {"test.ping": 0, "cmd.run": 1}, "success": [true, false],
             "return": {"test.ping": true, "cmd.run": "no"}});
         jobs.save_return(&packed(&ret), Authority::Master).unwrap();
-        let listed = |selection: Selection| {
+        let listed = |selection: JobSelection| {
             let page: Value = serde_json::from_slice(&jobs.page(&selection).unwrap()).unwrap();
             page["jobs"].as_array().unwrap().len()
         };
         let by = |glob: &str| {
-            listed(Selection { function: Some(glob.to_owned()), ..Selection::default() })
+            listed(JobSelection { function: Some(glob.to_owned()), ..JobSelection::default() })
         };
         assert_eq!(["cmd.run", "test.*", "cmd.*", "*"].map(by), [1; 4]);
         assert_eq!(["test.*run", "test.ping,cmd.run", "state.*"].map(by), [0; 3]);
         let without = |glob: &str| {
-            listed(Selection {
+            listed(JobSelection {
                 not_function: vec!["x".to_owned(), glob.to_owned()],
-                ..Selection::default()
+                ..JobSelection::default()
             })
         };
         assert_eq!(["cmd.*", "state.*"].map(without), [0, 1]);
         let failed = Some(crate::jobs::listing::JobOutcome::Failed);
-        assert_eq!(listed(Selection { outcome: failed, ..Selection::default() }), 1);
+        assert_eq!(listed(JobSelection { outcome: failed, ..JobSelection::default() }), 1);
         let job = shown(&jobs);
         assert_eq!(job["function"], "test.ping,cmd.run");
         assert_eq!(job["functions"], json!(["test.ping", "cmd.run"]));
@@ -1277,7 +1277,7 @@ mod tests {
             assert_eq!(of(job)["started"], of(job)["first_seen"]);
         }
         let page: Value =
-            serde_json::from_slice(&jobs.page(&Selection::default()).unwrap()).unwrap();
+            serde_json::from_slice(&jobs.page(&JobSelection::default()).unwrap()).unwrap();
         assert_eq!(page["jobs"].as_array().unwrap().len(), 3);
         while jobs.catch_up_some().unwrap() {}
         while jobs.judge_some().unwrap() {}

@@ -13,8 +13,9 @@ use tracing::warn;
 
 use super::record::micros;
 use super::{Jobs, JobsError, functions};
+use crate::error::chain;
 use crate::observe::state;
-use crate::sink::{blocking, chain};
+use crate::sync::blocking;
 
 /// How often to look for old jobs.
 const LOOK: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -20,6 +20,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use crate::observe::log_line::Fields;
+use crate::sync::lock;
 
 /// Lines that are shown before the others are held back: a sink that comes and goes a few times is
 /// no flood.
@@ -29,7 +30,7 @@ const SHOWN: u64 = 5;
 const WINDOW: Duration = Duration::from_mins(1);
 
 /// Kinds that are remembered at a time; what is over is shown.
-const KINDS: usize = 1024;
+const MAX_KINDS: usize = 1024;
 
 /// The target of lines that say who did something. They are never held back.
 pub(crate) const AUDIT: &str = "saltern::audit";
@@ -39,33 +40,33 @@ const OWN: [&str; 4] = ["sink", "source", "thread", "file"];
 
 /// A layer that holds repeats back from all other layers.
 #[derive(Default)]
-pub(crate) struct Fold(Mutex<Seen>);
+pub(crate) struct RepeatFilter(Mutex<RecentLines>);
 
 #[derive(Default)]
-struct Seen {
-    kinds: HashMap<Kind, Lines>,
+struct RecentLines {
+    kinds: HashMap<LineKind, Repeats>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Kind {
+struct LineKind {
     place: Identifier,
     own: String,
 }
 
-struct Lines {
+struct Repeats {
     first: Instant,
     count: u64,
     /// The first that was held back.
     sample: Option<String>,
 }
 
-impl Seen {
+impl RecentLines {
     /// True if a line of this kind is to be shown.
-    fn see(&mut self, kind: Kind, line: impl FnOnce() -> String, now: Instant) -> bool {
-        if self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
+    fn see(&mut self, kind: LineKind, line: impl FnOnce() -> String, now: Instant) -> bool {
+        if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
             return true;
         }
-        let begun = Lines { first: now, count: 0, sample: None };
+        let begun = Repeats { first: now, count: 0, sample: None };
         let lines = self.kinds.entry(kind).or_insert(begun);
         lines.count += 1;
         if lines.count <= SHOWN {
@@ -77,14 +78,14 @@ impl Seen {
 
     /// Forgets what is over: the first line of each kind that was held back, and how many were.
     fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
-        let is_over = |lines: &Lines| now.saturating_duration_since(lines.first) >= WINDOW;
+        let is_over = |lines: &Repeats| now.saturating_duration_since(lines.first) >= WINDOW;
         let over = self.kinds.extract_if(|_, lines| is_over(lines));
         let over = over.filter_map(|(_, lines)| Some((lines.sample?, lines.count - SHOWN)));
         over.collect()
     }
 }
 
-impl<S: Subscriber> Layer<S> for Fold {
+impl<S: Subscriber> Layer<S> for RepeatFilter {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
         // Said by this module itself, or to be found later.
@@ -93,10 +94,11 @@ impl<S: Subscriber> Layer<S> for Fold {
         }
         let now = Instant::now();
         let (is_shown, over) = {
-            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = lock::hold(&self.0);
             let over = seen.over(now);
             let line = || Fields::of(event).to_string();
-            let is_shown = *metadata.level() > Level::WARN || seen.see(Kind::of(event), line, now);
+            let is_shown =
+                *metadata.level() > Level::WARN || seen.see(LineKind::of(event), line, now);
             (is_shown, over)
         };
         for (line, times) in over {
@@ -106,11 +108,11 @@ impl<S: Subscriber> Layer<S> for Fold {
     }
 }
 
-impl Kind {
+impl LineKind {
     fn of(event: &Event<'_>) -> Self {
         let mut own = OwnTexts(String::new());
         event.record(&mut own);
-        Kind { place: event.metadata().callsite(), own: own.0 }
+        LineKind { place: event.metadata().callsite(), own: own.0 }
     }
 }
 
@@ -136,10 +138,10 @@ mod tests {
     use crate::observe::log_line::tests::Written;
     use crate::observe::log_repeats::*;
 
-    fn kind(own: &str) -> Kind {
+    fn kind(own: &str) -> LineKind {
         let metadata =
             tracing::callsite!(name: "x", kind: tracing::metadata::Kind::EVENT, fields: a);
-        Kind { place: Identifier(metadata), own: own.to_owned() }
+        LineKind { place: Identifier(metadata), own: own.to_owned() }
     }
 
     #[test]
@@ -148,7 +150,7 @@ mod tests {
         let writer = written.clone();
         let lines = tracing_subscriber::fmt::layer().with_ansi(false);
         let lines = lines.with_writer(move || writer.clone());
-        let subscriber = tracing_subscriber::registry().with(lines).with(Fold::default());
+        let subscriber = tracing_subscriber::registry().with(lines).with(RepeatFilter::default());
         tracing::subscriber::with_default(subscriber, || {
             for number in 0..20 {
                 warn!(number, sink = "a", "it is down");
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_was_held_back_is_told_once() {
-        let mut seen = Seen::default();
+        let mut seen = RecentLines::default();
         let begin = Instant::now();
         let mut see = |own: &str, line: &str| seen.see(kind(own), || line.to_owned(), begin);
         let shown = (0..100).filter(|number| see("x", &format!("text {number}"))).count();
@@ -176,7 +178,7 @@ mod tests {
         assert!(seen.over(begin + Duration::from_secs(59)).is_empty());
         assert_eq!(seen.over(begin + WINDOW), [("text 5".to_owned(), 95)]);
         assert!(seen.kinds.is_empty());
-        for number in 0..KINDS {
+        for number in 0..MAX_KINDS {
             seen.see(kind(&number.to_string()), String::new, begin);
         }
         assert!((0..100).all(|_| seen.see(kind("one more"), String::new, begin)));
@@ -189,7 +191,7 @@ mod tests {
         let lines = tracing_subscriber::fmt::layer().with_ansi(false);
         let lines = lines.with_writer(move || writer.clone());
         let lines = lines.event_format(LogLine(LogFormat::Journald));
-        let subscriber = tracing_subscriber::registry().with(lines).with(Fold::default());
+        let subscriber = tracing_subscriber::registry().with(lines).with(RepeatFilter::default());
         tracing::subscriber::with_default(subscriber, || {
             for number in 0..5000 {
                 let op = format!("{number}\n<0>{}", "x".repeat(4000));

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use crate::codec::json::Losses;
+use crate::codec::json::JsonLosses;
 use crate::codec::lenient_json::Replaced;
 use crate::observe::metrics::{self, Distribution, Level, Seconds, Tally};
 use crate::observe::threads::Threads;
+use crate::sync::lock;
 
 /// Microseconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -74,6 +75,12 @@ pub struct SourceState {
     last_error: Mutex<Option<LastError>>,
     ended: AtomicBool,
     try_now: Notify,
+}
+
+impl std::fmt::Debug for SourceState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceState").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl SourceState {
@@ -227,7 +234,7 @@ pub struct SinkState {
     oldest: AtomicU64,
     parked: AtomicBool,
     /// Why the spill cannot be opened.
-    unopened: Mutex<Option<String>>,
+    waiting_for_spill: Mutex<Option<String>>,
     last_error: Mutex<Option<LastError>>,
     last_refusal: Mutex<Option<LastError>>,
 }
@@ -276,7 +283,7 @@ impl SinkState {
             stalled: Seconds::new(metrics::DISPATCH_STALLED_SECONDS, labels),
             oldest: AtomicU64::new(0),
             parked: AtomicBool::new(false),
-            unopened: Mutex::new(None),
+            waiting_for_spill: Mutex::new(None),
             last_error: Mutex::new(None),
             last_refusal: Mutex::new(None),
         }
@@ -313,18 +320,21 @@ impl SinkState {
     }
 
     /// The spill cannot be opened, for this reason, or is open; `true` if that is new.
-    pub(crate) fn set_unopened(&self, reason: Option<&str>) -> bool {
-        let before = std::mem::replace(&mut *lock(&self.unopened), reason.map(str::to_owned));
+    pub(crate) fn set_waiting_for_spill(&self, reason: Option<&str>) -> bool {
+        let before =
+            std::mem::replace(&mut *lock::hold(&self.waiting_for_spill), reason.map(str::to_owned));
         before.as_deref() != reason
     }
 
     /// Whether the sink is parked, and the error that parked it.
     pub(crate) fn parked(&self) -> Option<String> {
-        if let Some(reason) = &*lock(&self.unopened) {
+        if let Some(reason) = &*lock::hold(&self.waiting_for_spill) {
             return Some(reason.clone());
         }
         let parked = self.parked.load(Ordering::Acquire);
-        parked.then(|| lock(&self.last_error).as_ref().map(|e| e.error.clone()).unwrap_or_default())
+        parked.then(|| {
+            lock::hold(&self.last_error).as_ref().map(|e| e.error.clone()).unwrap_or_default()
+        })
     }
 
     /// When the oldest event of the queue was read, in microseconds since 1970; `None` when empty.
@@ -342,7 +352,7 @@ impl SinkState {
     }
 
     /// Counts what the JSON of stored events had to leave out.
-    pub(crate) fn lost(&self, losses: Losses) {
+    pub(crate) fn lost(&self, losses: JsonLosses) {
         self.lossy_replaced.add(losses.replaced);
         self.lossy_cut.add(losses.cut);
         self.lossy_torn.add(losses.torn);
@@ -370,16 +380,11 @@ pub(crate) struct LastError {
 }
 
 fn remember(last: &Mutex<Option<LastError>>, error: &str) -> bool {
-    let mut last = lock(last);
+    let mut last = lock::hold(last);
     let is_new = last.as_ref().is_none_or(|last| last.error != error);
     let time = jiff::Timestamp::now().to_string();
     *last = Some(LastError { error: error.to_owned(), time });
     is_new
-}
-
-/// A poisoned lock holds nothing that could be half done.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What `/api/v1/status` answers.
@@ -458,28 +463,28 @@ impl State {
 
     /// The sources, in the order of the configuration.
     pub(crate) fn sources(&self) -> Vec<Arc<SourceState>> {
-        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+        lock::read(&self.sources).clone()
     }
 
     /// The sinks, in the order of the configuration.
     pub(crate) fn sinks(&self) -> Vec<Arc<SinkState>> {
-        self.sinks.read().unwrap_or_else(PoisonError::into_inner).clone()
+        lock::read(&self.sinks).clone()
     }
 
     /// From now on these are the sources.
     pub(crate) fn set_sources(&self, sources: Vec<Arc<SourceState>>) {
-        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
+        *lock::write(&self.sources) = sources;
     }
 
     /// From now on these are the sinks.
     pub(crate) fn set_sinks(&self, sinks: Vec<Arc<SinkState>>) {
-        *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
+        *lock::write(&self.sinks) = sinks;
     }
 
     /// Something of the daemon itself does not work, for this reason, or works; `true` if that is
     /// new.
     pub(crate) fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
-        let mut troubles = lock(&self.troubles);
+        let mut troubles = lock::hold(&self.troubles);
         let before = match reason.clone() {
             Some(reason) => troubles.insert(what, reason),
             None => troubles.remove(what),
@@ -489,7 +494,10 @@ impl State {
 
     /// What is wrong with the daemon itself.
     pub(crate) fn troubles(&self) -> Vec<String> {
-        lock(&self.troubles).iter().map(|(what, reason)| format!("{what}: {reason}")).collect()
+        lock::hold(&self.troubles)
+            .iter()
+            .map(|(what, reason)| format!("{what}: {reason}"))
+            .collect()
     }
 
     /// Why the daemon is not ready: what is wrong with itself, threads that are stuck, sources that
@@ -497,7 +505,7 @@ impl State {
     /// Says no more, since anybody may ask; the status says why.
     pub(crate) fn unready(&self) -> Vec<String> {
         let mut unready: Vec<_> =
-            lock(&self.troubles).keys().map(|what| (*what).to_owned()).collect();
+            lock::hold(&self.troubles).keys().map(|what| (*what).to_owned()).collect();
         let stuck = self.threads.stuck().into_iter();
         unready.extend(stuck.map(|thread| format!("the thread `{thread}` is stuck")));
         let (sources, sinks) = (self.sources(), self.sinks());
@@ -535,7 +543,7 @@ impl State {
             duplicates: source.duplicates.get(),
             peer_events: source.peer_events.get(),
             backfilled: source.backfilled.get(),
-            last_error: lock(&source.last_error).clone(),
+            last_error: lock::hold(&source.last_error).clone(),
         });
         let sinks = sinks.iter().map(|sink| SinkStatus {
             name: sink.name.clone(),
@@ -555,8 +563,8 @@ impl State {
             spill_events: sink.spill_events.get(),
             spill_bytes: sink.spill_bytes.get(),
             lag_seconds: sink.lag(),
-            last_error: lock(&sink.last_error).clone(),
-            last_refusal: lock(&sink.last_refusal).clone(),
+            last_error: lock::hold(&sink.last_error).clone(),
+            last_refusal: lock::hold(&sink.last_refusal).clone(),
         });
         Status {
             version: env!("CARGO_PKG_VERSION"),

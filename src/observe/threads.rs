@@ -11,12 +11,13 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::observe::metrics::{self, Level};
+use crate::sync::lock;
 
 thread_local! {
     static OWN: RefCell<Option<(Arc<Threads>, Arc<Pulse>)>> = const { RefCell::new(None) };
@@ -50,7 +51,7 @@ struct Pulse {
 
 impl Pulse {
     /// It waits from now on, or works.
-    fn turn(&self, waits: bool) {
+    fn set_waiting(&self, waits: bool) {
         let beats = self.beats.load(Ordering::Relaxed);
         let is_new = (beats % 2 == 1) != waits;
         self.beats.store(beats + u64::from(is_new), Ordering::Relaxed);
@@ -78,8 +79,8 @@ pub(crate) fn beat() {
 }
 
 /// The thread that calls this waits from now on, or no more.
-pub(crate) fn turn(waits: bool) {
-    OWN.with_borrow(|own| own.as_ref().map(|(_, pulse)| pulse.turn(waits)));
+pub(crate) fn set_waiting(waits: bool) {
+    OWN.with_borrow(|own| own.as_ref().map(|(_, pulse)| pulse.set_waiting(waits)));
 }
 
 /// The threads that the one that calls this belongs to, for one that it starts.
@@ -89,9 +90,9 @@ pub(crate) fn own() -> Option<Arc<Threads>> {
 
 /// Waits, on a thread that has nothing else to do.
 pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
-    turn(true);
+    set_waiting(true);
     let result = wait();
-    turn(false);
+    set_waiting(false);
     result
 }
 
@@ -105,12 +106,12 @@ impl Threads {
     /// A task that answers when it is asked, for as long as it is polled.
     pub(crate) async fn answer(&self, name: &str) -> Infallible {
         let pulse = self.add(name, Some(Notify::new()));
-        pulse.turn(true);
+        pulse.set_waiting(true);
         loop {
             if let Some(asked) = &pulse.asked {
                 asked.notified().await;
             }
-            pulse.turn(true);
+            pulse.set_waiting(true);
         }
     }
 
@@ -144,7 +145,7 @@ impl Threads {
                 changed.push((pulse.name.clone(), is_stuck));
             }
             if let Some(asked) = &pulse.asked {
-                pulse.turn(false);
+                pulse.set_waiting(false);
                 asked.notify_one();
             }
             true
@@ -162,7 +163,7 @@ impl Threads {
 
     /// A list is never half changed.
     fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.0)
     }
 }
 

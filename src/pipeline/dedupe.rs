@@ -29,20 +29,20 @@ pub struct Recent {
     window: Duration,
     max_ids: usize,
     since: Instant,
-    current: HashMap<EventId, Brought>,
-    previous: HashMap<EventId, Brought>,
+    current: HashMap<EventId, SeenFrom>,
+    previous: HashMap<EventId, SeenFrom>,
 }
 
 /// A source, a way into it and a master, as a hash. Where two are the same, a repeat passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bringer(NonZeroU64);
+pub(crate) struct Provenance(NonZeroU64);
 
 /// Who brought an event.
 #[derive(Debug, Clone, Copy)]
-struct Brought {
-    first: Bringer,
+struct SeenFrom {
+    first: Provenance,
     /// Who brought it with the master's word, which may be the first.
-    vouching: Option<Bringer>,
+    vouching: Option<Provenance>,
 }
 
 /// An event that comes, beside those that were seen.
@@ -57,12 +57,12 @@ pub(crate) enum Seen {
     Repeat,
 }
 
-impl Bringer {
+impl Provenance {
     /// The bringer of what comes from there, by this way of the source's.
-    pub(crate) fn of(origin: &Origin, way: &str) -> Self {
-        let names = [&origin.source, way, &origin.master_id].join("\0");
+    pub(crate) fn of(origin: &Origin, via: &str) -> Self {
+        let names = [&origin.source, via, &origin.master_id].join("\0");
         let hash = xxhash_rust::xxh3::xxh3_64(names.as_bytes());
-        Bringer(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
+        Provenance(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
     }
 }
 
@@ -73,12 +73,12 @@ impl Recent {
         Recent { window, max_ids: MAX_IDS, since: now, current, previous }
     }
 
-    /// Remembers the event, and tells if another than `bringer` brought it before, and with how
+    /// Remembers the event, and tells if another than `provenance` brought it before, and with how
     /// much authority.
     pub(crate) fn see(
         &mut self,
         id: EventId,
-        bringer: Bringer,
+        provenance: Provenance,
         authority: Authority,
         now: Instant,
     ) -> Seen {
@@ -89,17 +89,21 @@ impl Recent {
             self.previous = std::mem::take(&mut self.current);
             self.since = now;
         }
-        let vouching = (authority == Authority::Master).then_some(bringer);
-        let new = Brought { first: bringer, vouching };
-        let brought = match self.previous.get_mut(&id) {
-            Some(brought) => brought,
+        let vouching = (authority == Authority::Master).then_some(provenance);
+        let new = SeenFrom { first: provenance, vouching };
+        let seen_from = match self.previous.get_mut(&id) {
+            Some(seen_from) => seen_from,
             None => self.current.entry(id).or_insert(new),
         };
-        brought.vouching = brought.vouching.or(vouching);
-        if brought.first == bringer {
+        seen_from.vouching = seen_from.vouching.or(vouching);
+        if seen_from.first == provenance {
             return Seen::New;
         }
-        if vouching.is_some() && brought.vouching == vouching { Seen::Raised } else { Seen::Repeat }
+        if vouching.is_some() && seen_from.vouching == vouching {
+            Seen::Raised
+        } else {
+            Seen::Repeat
+        }
     }
 }
 
@@ -109,8 +113,8 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(10);
 
-    fn bringer(source: &str, master_id: &str) -> Bringer {
-        Bringer::of(&Origin { source: source.into(), master_id: master_id.into() }, "")
+    fn provenance(source: &str, master_id: &str) -> Provenance {
+        Provenance::of(&Origin { source: source.into(), master_id: master_id.into() }, "")
     }
 
     #[test]
@@ -118,7 +122,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut recent = Recent::new(WINDOW, start);
-        let (bus, other) = (bringer("bus", "m"), bringer("other", "m"));
+        let (bus, other) = (provenance("bus", "m"), provenance("other", "m"));
         assert_eq!(recent.see(EventId(1), bus, Authority::Bus, at(0)), Seen::New);
         assert_eq!(recent.see(EventId(1), other, Authority::Bus, at(1)), Seen::Repeat);
         assert_eq!(recent.see(EventId(2), bus, Authority::Bus, at(9)), Seen::New);
@@ -131,7 +135,7 @@ mod tests {
     fn what_comes_again_from_where_it_came_from_passes() {
         let start = Instant::now();
         let mut recent = Recent::new(WINDOW, start);
-        let (first, second) = (bringer("topic", "m1"), bringer("topic", "m2"));
+        let (first, second) = (provenance("topic", "m1"), provenance("topic", "m2"));
         assert_eq!(recent.see(EventId(1), first, Authority::Bus, start), Seen::New);
         assert_eq!(recent.see(EventId(1), second, Authority::Bus, start), Seen::Repeat);
         assert_eq!(recent.see(EventId(1), first, Authority::Bus, start), Seen::New);
@@ -144,15 +148,16 @@ mod tests {
     fn the_masters_word_for_a_known_event_is_news() {
         let start = Instant::now();
         let mut recent = Recent::new(WINDOW, start);
-        let (bus, returns) = (bringer("bus", "m"), bringer("returner", "m"));
-        let mut see = |id, bringer, authority| recent.see(EventId(id), bringer, authority, start);
+        let (bus, returns) = (provenance("bus", "m"), provenance("returner", "m"));
+        let mut see =
+            |id, provenance, authority| recent.see(EventId(id), provenance, authority, start);
         assert_eq!(see(1, bus, Authority::Bus), Seen::New);
         assert_eq!(see(1, returns, Authority::Master), Seen::Raised);
         // Both may send again what may not have been enough.
         assert_eq!(see(1, returns, Authority::Master), Seen::Raised);
         assert_eq!(see(1, bus, Authority::Bus), Seen::New);
-        assert_eq!(see(1, bringer("other", "m"), Authority::Bus), Seen::Repeat);
-        assert_eq!(see(1, bringer("other", "m"), Authority::Master), Seen::Repeat);
+        assert_eq!(see(1, provenance("other", "m"), Authority::Bus), Seen::Repeat);
+        assert_eq!(see(1, provenance("other", "m"), Authority::Master), Seen::Repeat);
         assert_eq!(see(2, returns, Authority::Master), Seen::New);
         assert_eq!(see(2, bus, Authority::Bus), Seen::Repeat);
     }
@@ -161,7 +166,7 @@ mod tests {
     fn memory_is_bounded() {
         let start = Instant::now();
         let mut recent = Recent::new(WINDOW, start);
-        let (bus, other) = (bringer("bus", "m"), bringer("other", "m"));
+        let (bus, other) = (provenance("bus", "m"), provenance("other", "m"));
         recent.max_ids = 100;
         for id in 0..10_000 {
             assert_eq!(recent.see(EventId(id), bus, Authority::Bus, start), Seen::New);

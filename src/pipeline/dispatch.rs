@@ -17,18 +17,19 @@ use memchr::memmem;
 use tokio::sync::broadcast;
 use tracing::debug;
 
-use crate::estate::Feed;
+use crate::estate::EstateSender;
 use crate::event::Event;
 use crate::event::chunk::{Chunk, Share};
 use crate::event::filter::Filter;
+use crate::event::job_load;
 use crate::event::redact::Redaction;
 use crate::event::trimmed::Trimmed;
 use crate::observe::metrics::{self, Level};
 use crate::observe::state::SinkState;
-use crate::pipeline::dedupe::{Bringer, Recent, Seen};
+use crate::pipeline::dedupe::{Provenance, Recent, Seen};
 use crate::pipeline::routes::Routes;
 use crate::queue::spill::record::Encoded;
-use crate::source::Frames;
+use crate::source::frame_sender::Frames;
 use crate::sync::bell::{Bell, IDLE, Receiver, Sender};
 use crate::sync::receipt::Claim;
 
@@ -37,20 +38,22 @@ use crate::sync::receipt::Claim;
 const PEER_HINT: &[u8] = b"peer";
 
 /// One sink, as the dispatcher sees it.
-pub struct Outgoing {
+pub struct SinkChannel {
     /// What the sink wants.
     pub filter: Filter,
     /// To its spooler.
     pub shares: Sender<Share>,
     /// It wants an event again for which the master vouches only now.
     pub ranks: bool,
+    /// It is given what only a master says of jobs.
+    pub jobs: bool,
     /// What the world sees.
     pub state: Arc<SinkState>,
 }
 
 /// All sinks.
-pub struct Sinks {
-    list: Vec<Outgoing>,
+pub struct SinkChannels {
+    list: Vec<SinkChannel>,
     /// Of what the sinks are now; `None` if they have changed.
     routes: Option<Routes>,
 }
@@ -68,7 +71,7 @@ pub struct Tapped {
 /// A change of the sinks, or of what else is done with events.
 pub enum Change {
     /// One more.
-    Add(Outgoing),
+    Add(SinkChannel),
     /// Another filter for the sink of this name. Its channel stays, so that nothing is lost.
     Filter {
         /// The sink's name.
@@ -83,7 +86,7 @@ pub enum Change {
     /// What is hidden of events; `None` if nothing is.
     Redact(Option<Arc<Redaction>>),
     /// Where copies for the metrics of the estate go; `None` if nothing is to be counted.
-    Estate(Option<Feed>),
+    Estate(Option<EstateSender>),
 }
 
 /// Everything that the dispatcher thread owns.
@@ -91,7 +94,7 @@ pub struct Dispatcher {
     /// From the sources; closed when all have ended.
     pub frames: Receiver<Frames>,
     /// The sinks.
-    pub sinks: Sinks,
+    pub sinks: SinkChannels,
     /// What was seen a moment ago, if repeats are dropped.
     pub recent: Option<Recent>,
     /// What is hidden of events, if something is.
@@ -99,7 +102,7 @@ pub struct Dispatcher {
     /// Changes of the sinks, those of one reload together. Ring the bell of the frames.
     pub changes: Receiver<Vec<Change>>,
     /// Copies for the metrics of the estate, if they are wanted.
-    pub estate: Option<Feed>,
+    pub estate: Option<EstateSender>,
     /// Copies for whoever watches live; who is too slow misses some.
     pub tap: broadcast::Sender<Tapped>,
 }
@@ -116,16 +119,16 @@ impl Dispatcher {
             waiting.set_count(self.frames.len());
             let state = Arc::clone(&frames.state);
             let claim = frames.claim.take();
-            let (way, authority) = (frames.way, frames.authority);
+            let (via, authority) = (frames.via, frames.authority);
             let (origin, received) = (Arc::clone(&frames.origin), frames.received);
             let (mut events, read) = events_of(frames, self.sinks.list.len() > 1);
             let mut raised = Vec::new();
             if let Some(recent) = &mut self.recent {
                 let (now, before) = (Instant::now(), events.len());
-                let bringer = Bringer::of(&origin, way);
+                let provenance = Provenance::of(&origin, via);
                 let ranks = self.sinks.list.iter().any(|sink| sink.ranks);
                 events.retain(|event| {
-                    let seen = recent.see(event.id(), bringer, authority, now);
+                    let seen = recent.see(event.id(), provenance, authority, now);
                     if ranks && seen == Seen::Raised {
                         raised.push(event.detached());
                     }
@@ -161,6 +164,11 @@ impl Dispatcher {
             }
             let chunk = Chunk::new(origin, received, events).vouched_for_by(authority);
             let chunk = Arc::new(chunk.left_of(read));
+            if job_load::is_of_job_loads(&chunk) {
+                self.sinks.hand_over_job_loads(&chunk, claim.as_ref());
+                honour(claim);
+                continue;
+            }
             let encoded = Arc::new(Encoded::default());
             if let Some(estate) = &self.estate {
                 estate.offer(&chunk, trimmed_values > 0);
@@ -206,13 +214,13 @@ impl Dispatcher {
     }
 }
 
-impl Sinks {
+impl SinkChannels {
     /// These sinks.
-    pub fn new(list: Vec<Outgoing>) -> Self {
-        Sinks { list, routes: None }
+    pub fn new(list: Vec<SinkChannel>) -> Self {
+        SinkChannels { list, routes: None }
     }
 
-    fn add(&mut self, sink: Outgoing) {
+    fn add(&mut self, sink: SinkChannel) {
         self.list.push(sink);
         self.routes = None;
     }
@@ -230,10 +238,39 @@ impl Sinks {
         self.give(chunk, encoded, claim, |_| true);
     }
 
-    /// As [`Sinks::hand_over`], of events that all have, for which the master vouches only now: to
-    /// those to which this makes a difference.
+    /// As [`SinkChannels::hand_over`], of events that all have, for which the master vouches only
+    /// now: to those to which this makes a difference.
     fn raise(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
         self.give(chunk, &Arc::new(Encoded::default()), claim, |sink| sink.ranks);
+    }
+
+    /// Gives what only a master says of jobs to the sinks that keep jobs and want the events of
+    /// these.
+    fn hand_over_job_loads(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
+        let announced: Vec<_> = chunk.events.iter().map(job_load::announced).collect();
+        let mut gone = Vec::new();
+        for (place, sink) in self.list.iter().enumerate().filter(|(_, sink)| sink.jobs) {
+            let takes = |event: &Option<Event>| {
+                event.as_ref().is_some_and(|event| sink.filter.takes(event))
+            };
+            let picks = (0_u32..).zip(&announced).filter(|(_, event)| takes(event));
+            let picks: Vec<_> = picks.map(|(place, _)| place).collect();
+            if picks.is_empty() {
+                continue;
+            }
+            if !sink.send(Share::of(Arc::clone(chunk), picks).claimed(claim.cloned())) {
+                gone.push(place);
+            }
+        }
+        self.forget(gone);
+    }
+
+    /// Forgets the sinks at these places, ascending.
+    fn forget(&mut self, gone: Vec<usize>) {
+        for place in gone.into_iter().rev() {
+            self.list.remove(place);
+            self.routes = None;
+        }
     }
 
     fn give(
@@ -241,7 +278,7 @@ impl Sinks {
         chunk: &Arc<Chunk>,
         encoded: &Arc<Encoded>,
         claim: Option<&Claim>,
-        concerns: impl Fn(&Outgoing) -> bool,
+        concerns: impl Fn(&SinkChannel) -> bool,
     ) {
         let filters = self.list.iter().map(|sink| &sink.filter);
         let routes = self.routes.get_or_insert_with(|| Routes::new(filters.clone()));
@@ -261,14 +298,11 @@ impl Sinks {
                 gone.push(place);
             }
         }
-        for place in gone.into_iter().rev() {
-            self.list.remove(place);
-            self.routes = None;
-        }
+        self.forget(gone);
     }
 }
 
-impl Outgoing {
+impl SinkChannel {
     /// Hands a share to the spooler; `false` when that has ended.
     fn send(&self, share: Share) -> bool {
         let share = match self.shares.try_send(share) {

@@ -18,25 +18,26 @@ use tracing::{error, info, warn};
 use crate::config::{Config, General, SinkConfig, SourceConfig};
 use crate::delivery::dead_letter::DeadLetters;
 use crate::delivery::deaths::{self, Deaths, Life};
+use crate::error::chain;
 use crate::estate::{self, Estate};
 use crate::event::redact::{Redaction, Rules};
 use crate::jobs::{self, Jobs};
 use crate::observe::state::{SinkState, SourceState, State, now};
 use crate::observe::threads::{self, Threads};
 use crate::pipeline::dedupe::Recent;
-use crate::pipeline::dispatch::{Change, Dispatcher, Outgoing, Sinks, Tapped};
+use crate::pipeline::dispatch::{Change, Dispatcher, SinkChannel, SinkChannels, Tapped};
 use crate::pipeline::reload::{Plan, ReloadError, Reloaded};
-use crate::pipeline::replay_letters::Ways;
+use crate::pipeline::replay_letters::LetterChannels;
 use crate::pipeline::running_sink::{Leaving, RunningSink};
 use crate::pipeline::running_sources::{RunningSource, STARTS, Starting};
 use crate::pipeline::shutdown::Shutdown;
-use crate::pipeline::writers::Means;
+use crate::pipeline::writers::SinkEnvironment;
 use crate::queue::SpillMode;
-use crate::queue::inspect::Desks;
-use crate::queue::open::{Feed, OpenQueue, open_queue};
-use crate::queue::spooler::Left;
-use crate::sink::{self, chain};
-use crate::source::patience;
+use crate::queue::inspect::Inspector;
+use crate::queue::open::{Incoming, OpenQueue, open_queue};
+use crate::queue::spooler::Leftover;
+use crate::sink;
+use crate::source::coalesce;
 use crate::sync::bell::{Bell, Sender, channel};
 
 pub(crate) mod dedupe;
@@ -132,7 +133,7 @@ pub(crate) struct Pipeline {
     /// The job cache.
     pub(crate) jobs: Jobs,
     /// Where sinks are asked what waits for them.
-    pub(crate) desks: Arc<Desks>,
+    pub(crate) inspector: Arc<Inspector>,
     /// What is counted of the Salt estate.
     pub(crate) estate: Arc<Estate>,
     /// As they were at the start.
@@ -141,16 +142,16 @@ pub(crate) struct Pipeline {
     dedupe_window: Option<Duration>,
     /// What is hidden of all events, now.
     redact: Arc<Rules>,
-    means: Means,
+    environment: SinkEnvironment,
     sinks: Vec<RunningSink>,
     /// Sinks that were removed and may not have ended yet.
     leaving: HashMap<String, Leaving>,
     sources: Vec<RunningSource>,
     /// How long events may gather before the sources look again.
-    patience: patience::Bound,
+    coalesce: coalesce::CoalesceLimit,
     changes: Sender<Vec<Change>>,
     starts: mpsc::Sender<Starting>,
-    ways: Arc<Ways>,
+    letter_channels: Arc<LetterChannels>,
     /// Every thread and task, each as a task that waits for its end.
     parts: JoinSet<Result<(), PipelineError>>,
     failure: Option<PipelineError>,
@@ -187,9 +188,9 @@ impl Pipeline {
         jobs.keep(config.keep_jobs);
         let redaction = Redaction::new(&config.redact, "");
         jobs.redact(redaction.clone());
-        let desks = Arc::new(Desks::default());
+        let inspector = Arc::new(Inspector::default());
         let mut pipeline = Pipeline {
-            desks: Arc::clone(&desks),
+            inspector: Arc::clone(&inspector),
             state: Arc::new(State::new(Arc::clone(threads))),
             tap: tap.clone(),
             jobs: jobs.clone(),
@@ -197,25 +198,25 @@ impl Pipeline {
             general: general.clone(),
             dedupe_window: config.dedupe_window(),
             redact: Arc::clone(&config.redact),
-            means: Means {
+            environment: SinkEnvironment {
                 state_dir: general.state_dir.clone(),
                 master_id: general.master_id.clone(),
                 jobs: jobs.clone(),
                 reopen: reopen.clone(),
                 dead_letters: dead_letters.clone(),
-                deaths: deaths.clone().filter(|deaths| deaths.is_careful()),
+                deaths: deaths.clone().filter(|deaths| deaths.must_isolate()),
                 stop: shutdown.stop.clone(),
                 give_up: shutdown.give_up.clone(),
-                desks: Arc::clone(&desks),
+                inspector: Arc::clone(&inspector),
                 threads: Arc::clone(threads),
             },
             sinks: Vec::new(),
             leaving: HashMap::new(),
             sources: Vec::new(),
-            patience: patience::Bound::of(&config.sinks),
+            coalesce: coalesce::CoalesceLimit::of(config.shortest_linger()),
             changes,
             starts,
-            ways: Arc::new(Ways::new()),
+            letter_channels: Arc::new(LetterChannels::new()),
             parts: JoinSet::new(),
             failure: None,
             shutdown: shutdown.clone(),
@@ -229,9 +230,10 @@ impl Pipeline {
         // Ends with the sources, so that the spoolers see that nothing comes any more.
         let no_more = CancellationToken::new();
         if let Some(dead_letters) = dead_letters {
-            let ways = Arc::clone(&pipeline.ways);
+            let letter_channels = Arc::clone(&pipeline.letter_channels);
             let state = Arc::clone(&pipeline.state);
-            let replaying = replay_letters::run(dead_letters, ways, state, no_more.clone());
+            let replaying =
+                replay_letters::run(dead_letters, letter_channels, state, no_more.clone());
             pipeline.parts.spawn(async move {
                 replaying.await;
                 Ok(())
@@ -253,15 +255,15 @@ impl Pipeline {
             jobs::retention::run(forgetting, until).await;
             Ok(())
         });
-        let feed = pipeline.estate.is_on().then(|| pipeline.start_counting()).transpose()?;
+        let incoming = pipeline.estate.is_on().then(|| pipeline.start_counting()).transpose()?;
         let changes = changes_out;
         let dispatcher = Dispatcher {
             frames: frames_out,
-            sinks: Sinks::new(sinks),
+            sinks: SinkChannels::new(sinks),
             recent,
             redaction,
             changes,
-            estate: feed,
+            estate: incoming,
             tap,
         };
         pipeline.thread("dispatcher", move || {
@@ -275,14 +277,14 @@ impl Pipeline {
             pipeline.sources.push(source);
             first.push(starting);
         }
-        let patience = pipeline.patience.clone();
+        let coalesce = pipeline.coalesce.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .on_thread_park(move || {
-                threads::turn(true);
-                patience.sleep();
+                threads::set_waiting(true);
+                coalesce.sleep();
             })
-            .on_thread_unpark(|| threads::turn(false))
+            .on_thread_unpark(|| threads::set_waiting(false))
             .build()
             .map_err(|cause| PipelineError::Start { what: "source runtime".into(), cause })?;
         pipeline.thread("sources", move || {
@@ -302,29 +304,31 @@ impl Pipeline {
         &mut self,
         sink: &SinkConfig,
         queue: Result<OpenQueue, String>,
-    ) -> Result<Outgoing, PipelineError> {
+    ) -> Result<SinkChannel, PipelineError> {
         let (shares, shares_out) = channel(CHANNEL, &Bell::default());
-        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let incoming = Incoming { shares: shares_out, inherited: VecDeque::new() };
         let state = sink_state(sink);
-        if std::ptr::eq(sink.kind, &raw const sink::JOBS) {
+        if std::ptr::eq(sink.kind, &raw const sink::registry::JOBS) {
             self.jobs.fed_by(Arc::clone(&state));
         }
-        let means = &self.means;
+        let environment = &self.environment;
         let parts = &mut self.parts;
-        let running = RunningSink::start(means, sink, Arc::clone(&state), queue, feed, parts)?;
+        let running =
+            RunningSink::start(environment, sink, Arc::clone(&state), queue, incoming, parts)?;
         self.sinks.push(running);
-        self.ways.open(&sink.name, shares.clone(), Arc::clone(&state));
-        Ok(Outgoing { filter: sink.filter.clone(), shares, ranks: sink.kind.ranks, state })
+        self.letter_channels.open(&sink.name, shares.clone(), Arc::clone(&state));
+        let (filter, kind) = (sink.filter.clone(), sink.kind);
+        Ok(SinkChannel { filter, shares, ranks: kind.ranks, jobs: kind.jobs, state })
     }
 
     /// Starts the thread that counts what is said of the estate.
-    fn start_counting(&mut self) -> Result<estate::Feed, PipelineError> {
-        let (feed, counter) = self.estate.feed();
+    fn start_counting(&mut self) -> Result<estate::EstateSender, PipelineError> {
+        let (sender, counter) = self.estate.channel();
         self.thread("estate", move || {
             counter.run();
             Ok(())
         })?;
-        Ok(feed)
+        Ok(sender)
     }
 
     fn thread(
@@ -332,7 +336,7 @@ impl Pipeline {
         name: &str,
         work: impl FnOnce() -> Result<(), PipelineError> + Send + 'static,
     ) -> Result<(), PipelineError> {
-        let thread = Thread::start(name, &self.means.threads, work)?;
+        let thread = Thread::start(name, &self.environment.threads, work)?;
         self.parts.spawn(async move { thread.ended().await? });
         Ok(())
     }
@@ -350,7 +354,7 @@ impl Pipeline {
         }
         // From here on the new configuration is in force.
         self.jobs.keep(config.keep_jobs);
-        self.patience.set(&config.sinks);
+        self.coalesce.set(config.shortest_linger());
         let deadline = config.general.shutdown_deadline.0;
         let mut failures = Vec::new();
         self.remove_sinks(&plan.sinks.removed, deadline);
@@ -388,7 +392,7 @@ impl Pipeline {
         }
         if was_on != self.estate.is_on() {
             match self.estate.is_on().then(|| self.start_counting()).transpose() {
-                Ok(feed) => changes.push(Change::Estate(feed)),
+                Ok(sender) => changes.push(Change::Estate(sender)),
                 Err(error) => {
                     // Off, so that another reload tries again.
                     self.estate.configure(None);
@@ -467,7 +471,7 @@ impl Pipeline {
                 ));
             }
             // One that cannot be opened parks its sink and holds nothing else up.
-            opened.push((sink, open_queue(&sink.name, sink.spill, &self.means.state_dir)));
+            opened.push((sink, open_queue(&sink.name, sink.spill, &self.environment.state_dir)));
         }
         Ok(opened)
     }
@@ -475,9 +479,9 @@ impl Pipeline {
     fn remove_sinks(&mut self, names: &[String], deadline: Duration) {
         for name in names {
             let Some(sink) = self.take_sink(name) else { continue };
-            self.ways.close(name);
+            self.letter_channels.close(name);
             info!(sink = name, "the sink is removed");
-            let leaving = sink.remove(deadline, &self.means.state_dir, &mut self.parts);
+            let leaving = sink.remove(deadline, &self.environment.state_dir, &mut self.parts);
             self.leaving.insert(name.clone(), leaving);
         }
     }
@@ -523,7 +527,7 @@ impl Pipeline {
             if let Err(error) = taken_over {
                 let reason = format!("the sink {name}: {}", chain(&error));
                 error!(sink = name, error = reason, "the changed sink could not be started");
-                self.ways.close(&name);
+                self.letter_channels.close(&name);
                 state.failed(&reason);
                 state.park();
                 broken.push(Arc::clone(state));
@@ -537,7 +541,7 @@ impl Pipeline {
         &mut self,
         sink: &SinkConfig,
         state: &Arc<SinkState>,
-        left: Left,
+        left: Leftover,
     ) -> Result<(), PipelineError> {
         let ended = || PipelineError::Panicked(format!("spooler of {}", sink.name));
         let shares = left.shares.ok_or_else(ended)?;
@@ -548,13 +552,14 @@ impl Pipeline {
                 "events stay in the spill and are not delivered while spill.mode is `memory`"
             );
         }
-        let queue = open_queue(&sink.name, sink.spill, &self.means.state_dir);
+        let queue = open_queue(&sink.name, sink.spill, &self.environment.state_dir);
         state.unpark();
         state.up.set_bool(false);
         state.breaker_open.set_bool(false);
-        let (means, state) = (&self.means, Arc::clone(state));
-        let feed = Feed { shares, inherited: left.in_memory.into() };
-        let running = RunningSink::start(means, sink, state, queue, feed, &mut self.parts)?;
+        let (environment, state) = (&self.environment, Arc::clone(state));
+        let incoming = Incoming { shares, inherited: left.in_memory.into() };
+        let running =
+            RunningSink::start(environment, sink, state, queue, incoming, &mut self.parts)?;
         self.sinks.push(running);
         Ok(())
     }
@@ -625,7 +630,7 @@ impl Pipeline {
     /// may take long, and does not block who waits for it.
     pub(crate) async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);
-        let (jobs, letters) = (self.jobs.clone(), self.means.dead_letters.clone());
+        let (jobs, letters) = (self.jobs.clone(), self.environment.dead_letters.clone());
         let deaths = self.life.as_ref().map(|Life(deaths)| Arc::clone(deaths));
         let renewing = tokio::task::spawn_blocking(move || {
             if let Some(deaths) = deaths {
@@ -705,8 +710,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let shutdown = Shutdown::within(Duration::from_secs(60));
         let mut pipeline = pipeline(&folder, &shutdown);
-        let letters = pipeline.means.dead_letters.clone().unwrap();
-        let (let_go, told) = std::sync::mpsc::channel::<()>();
+        let letters = pipeline.environment.dead_letters.clone().unwrap();
+        let (release, told) = std::sync::mpsc::channel::<()>();
         let (held_in, held) = oneshot::channel();
         let holding = std::thread::spawn(move || {
             let _held = letters.hold();
@@ -721,7 +726,7 @@ mod tests {
             let soon = Duration::from_millis(100);
             assert!(tokio::time::timeout(soon, renewing.as_mut()).await.is_err());
             assert!(began.elapsed() < Duration::from_secs(10));
-            let_go.send(()).unwrap();
+            release.send(()).unwrap();
             renewing.await;
         }
         holding.join().unwrap();

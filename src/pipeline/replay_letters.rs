@@ -6,7 +6,7 @@
 //! its letters does not hold up the others.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter};
+use crate::error::chain;
 use crate::event::Origin;
 use crate::event::chunk::{Chunk, Share};
 use crate::observe::state::{SinkState, State};
-use crate::sink::{blocking, chain};
 use crate::sync::bell::Sender;
+use crate::sync::blocking;
+use crate::sync::lock;
 use crate::sync::receipt::{Claim, Receipt};
 
 /// How often to look for letters that were marked.
@@ -31,61 +33,64 @@ const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(10);
 
 /// The ways to the sinks' spoolers, by the sinks' names. Once closed they stay closed, so that no
 /// spooler waits for a sender that nobody will drop.
-pub(crate) struct Ways {
-    open: Mutex<Option<HashMap<String, Way>>>,
+pub(crate) struct LetterChannels {
+    open: Mutex<Option<HashMap<String, LetterChannel>>>,
 }
 
-struct Way {
+struct LetterChannel {
     shares: Sender<Share>,
     /// Where the number of the sink's letters is shown.
     state: Arc<SinkState>,
 }
 
-impl Ways {
+impl LetterChannels {
     /// None yet.
     pub(crate) fn new() -> Self {
-        Ways { open: Mutex::new(Some(HashMap::new())) }
+        LetterChannels { open: Mutex::new(Some(HashMap::new())) }
     }
 
     /// Opens the way to a sink.
     pub(crate) fn open(&self, sink: &str, shares: Sender<Share>, state: Arc<SinkState>) {
-        if let Some(ways) = &mut *self.lock() {
-            ways.insert(sink.to_owned(), Way { shares, state });
+        if let Some(letter_channels) = &mut *self.lock() {
+            letter_channels.insert(sink.to_owned(), LetterChannel { shares, state });
         }
     }
 
     /// Closes the way to a sink.
     pub(crate) fn close(&self, sink: &str) {
-        if let Some(ways) = &mut *self.lock() {
-            ways.remove(sink);
+        if let Some(letter_channels) = &mut *self.lock() {
+            letter_channels.remove(sink);
         }
     }
 
     fn to(&self, sink: &str) -> Option<Sender<Share>> {
-        self.lock().as_ref()?.get(sink).map(|way| way.shares.clone())
+        self.lock().as_ref()?.get(sink).map(|channel| channel.shares.clone())
     }
 
     /// The states of the sinks that have a way.
     fn states(&self) -> Vec<Arc<SinkState>> {
-        let ways = self.lock();
-        let states = ways.iter().flat_map(HashMap::values).map(|way| Arc::clone(&way.state));
+        let letter_channels = self.lock();
+        let states = letter_channels
+            .iter()
+            .flat_map(HashMap::values)
+            .map(|channel| Arc::clone(&channel.state));
         states.collect()
     }
 
     /// A map is never half changed.
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, Way>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<String, LetterChannel>>> {
+        lock::hold(&self.open)
     }
 }
 
-impl Default for Ways {
+impl Default for LetterChannels {
     fn default() -> Self {
-        Ways::new()
+        LetterChannels::new()
     }
 }
 
 /// Closes all ways when replaying ends, however it does.
-struct Closing(Arc<Ways>);
+struct Closing(Arc<LetterChannels>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
@@ -97,12 +102,12 @@ impl Drop for Closing {
 /// waits to hear what became of the last ones.
 pub(crate) async fn run(
     letters: Arc<DeadLetters>,
-    ways: Arc<Ways>,
+    letter_channels: Arc<LetterChannels>,
     state: Arc<State>,
     stop: CancellationToken,
 ) {
-    let closing = Closing(Arc::clone(&ways));
-    let mut passes = Passes { letters, ways, stop: stop.clone(), busy: Busy::default() };
+    let closing = Closing(Arc::clone(&letter_channels));
+    let mut passes = Passes { letters, letter_channels, stop: stop.clone(), busy: Busy::default() };
     let mut tasks = JoinSet::new();
     while !stop.is_cancelled() {
         let trouble = blocking(|| passes.letters.heal());
@@ -126,7 +131,7 @@ pub(crate) async fn run(
 /// The handing over of each sink's letters.
 struct Passes {
     letters: Arc<DeadLetters>,
-    ways: Arc<Ways>,
+    letter_channels: Arc<LetterChannels>,
     stop: CancellationToken,
     /// Sinks whose letters are on their way.
     busy: Busy,
@@ -160,14 +165,14 @@ impl Drop for Pass {
 
 /// A set is never half changed.
 fn lock(busy: &Busy) -> MutexGuard<'_, HashSet<String>> {
-    busy.lock().unwrap_or_else(PoisonError::into_inner)
+    lock::hold(busy)
 }
 
 impl Passes {
     /// Shows how many letters each sink has.
     fn show(&self) -> Result<(), DeadLetterError> {
         let counts = blocking(|| self.letters.counts())?;
-        for state in self.ways.states() {
+        for state in self.letter_channels.states() {
             let count = counts.iter().find(|(sink, _)| *sink == state.name);
             let count = count.map_or(0, |(_, count)| *count);
             state.dead_letters.set_count(usize::try_from(count).unwrap_or(usize::MAX));
@@ -178,14 +183,15 @@ impl Passes {
     /// Begins to hand over the letters of each sink that has some and is not busy.
     fn begin(&mut self, tasks: &mut JoinSet<Passed>) -> Result<(), DeadLetterError> {
         for (sink, _) in blocking(|| self.letters.marked())? {
-            if self.ways.to(&sink).is_none() {
+            if self.letter_channels.to(&sink).is_none() {
                 continue;
             }
             let Some(busy) = Pass::begin(&sink, &self.busy) else { continue };
-            let (letters, ways) = (Arc::clone(&self.letters), Arc::clone(&self.ways));
+            let (letters, letter_channels) =
+                (Arc::clone(&self.letters), Arc::clone(&self.letter_channels));
             let stop = self.stop.clone();
             tasks.spawn(async move {
-                let passed = pass(&letters, &ways, &sink, &stop).await;
+                let passed = pass(&letters, &letter_channels, &sink, &stop).await;
                 drop(busy);
                 (sink, passed)
             });
@@ -209,7 +215,7 @@ fn report(ended: Result<Passed, JoinError>) {
 /// Hands a sink's letters over, some at a time; returns how many it has kept.
 async fn pass(
     letters: &DeadLetters,
-    ways: &Ways,
+    letter_channels: &LetterChannels,
     sink: &str,
     stop: &CancellationToken,
 ) -> Result<usize, DeadLetterError> {
@@ -220,8 +226,8 @@ async fn pass(
         after = last.id;
         let mut receipts = Vec::new();
         for (share, ids) in shares(&next) {
-            let Some(way) = ways.to(sink) else { break };
-            let handing = stop.run_until_cancelled(hand_over(way, share));
+            let Some(channel) = letter_channels.to(sink) else { break };
+            let handing = stop.run_until_cancelled(hand_over(channel, share));
             let Some(Some(receipt)) = handing.await else { break };
             receipts.push((receipt, ids));
         }
@@ -237,7 +243,7 @@ async fn pass(
         }
         blocking(|| letters.replayed(&gone))?;
         kept += gone.len();
-        if stop.is_cancelled() || ways.to(sink).is_none() {
+        if stop.is_cancelled() || letter_channels.to(sink).is_none() {
             return Ok(kept);
         }
     }
@@ -266,11 +272,11 @@ fn shares(letters: &[Letter]) -> Vec<(Share, Vec<i64>)> {
 
 /// Puts a share into a sink's channel. The receipt says whether the sink has kept it; `None` if the
 /// sink is gone. A sink that is removed meanwhile does not wait for this sender.
-async fn hand_over(way: Sender<Share>, share: Share) -> Option<Receipt> {
+async fn hand_over(channel: Sender<Share>, share: Share) -> Option<Receipt> {
     let (claim, receipt) = Claim::new();
     let mut share = share.claimed(Some(claim));
     loop {
-        match way.try_send(share) {
+        match channel.try_send(share) {
             Ok(()) => return Some(receipt),
             Err(TrySendError::Full(back)) => share = back,
             Err(TrySendError::Disconnected(_)) => return None,
@@ -281,7 +287,7 @@ async fn hand_over(way: Sender<Share>, share: Share) -> Option<Receipt> {
 
 #[cfg(test)]
 mod tests {
-    use crate::delivery::dead_letter::{Refused, Selection};
+    use crate::delivery::dead_letter::{LetterSelection, Refused};
     use crate::event::batch::Entry;
     use crate::event::{Authority, Event};
     use crate::pipeline::replay_letters::*;
@@ -300,7 +306,7 @@ mod tests {
             });
             letters.keep(sink, &refused.collect::<Vec<_>>()).unwrap();
         }
-        letters.mark_for_replay(&Selection::default()).unwrap();
+        letters.mark_for_replay(&LetterSelection::default()).unwrap();
         Arc::new(letters)
     }
 
@@ -327,14 +333,14 @@ mod tests {
     async fn letters_are_handed_over_together_in_order_and_leave_when_they_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let letters = letters(&folder);
-        let (ways, stop) = (Arc::new(Ways::new()), CancellationToken::new());
+        let (letter_channels, stop) = (Arc::new(LetterChannels::new()), CancellationToken::new());
         let (shares, shares_out) = channel(8, &Bell::default());
-        ways.open("db", shares, Arc::new(SinkState::new("db", "test")));
+        letter_channels.open("db", shares, Arc::new(SinkState::new("db", "test")));
         // Its spooler never says what became of them.
         let (stuck, stuck_out) = channel(8, &Bell::default());
-        ways.open("file", stuck, Arc::new(SinkState::new("file", "test")));
+        letter_channels.open("file", stuck, Arc::new(SinkState::new("file", "test")));
         let state = Arc::new(State::default());
-        let running = run(Arc::clone(&letters), Arc::clone(&ways), state, stop.clone());
+        let running = run(Arc::clone(&letters), Arc::clone(&letter_channels), state, stop.clone());
         let running = tokio::spawn(running);
         let taking = tokio::task::spawn_blocking(move || {
             let mut first = shares_out.recv().unwrap();

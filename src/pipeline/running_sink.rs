@@ -29,11 +29,11 @@ use crate::config::SinkConfig;
 use crate::event::redact::Redaction;
 use crate::observe::state::SinkState;
 use crate::pipeline::supervisor::Supervisor;
-use crate::pipeline::writers::{Means, Starter};
+use crate::pipeline::writers::{SinkEnvironment, Starter};
 use crate::pipeline::{PipelineError, Thread};
-use crate::queue::inspect::ENQUIRIES;
-use crate::queue::open::{Feed, OpenQueue, spill_of};
-use crate::queue::spooler::{Left, ORDERS, Order};
+use crate::queue::inspect::MAX_INSPECTIONS;
+use crate::queue::open::{Incoming, OpenQueue, spill_of};
+use crate::queue::spooler::{Leftover, ORDERS, Order};
 use crate::sync::bell::{Bell, Receiver, Sender, channel};
 
 /// How long the writers of a changed sink may take to finish what they have begun.
@@ -49,7 +49,7 @@ pub(crate) struct RunningSink {
     pub(crate) state: Arc<SinkState>,
     orders: Sender<Order>,
     give_up: CancellationToken,
-    left: oneshot::Receiver<Left>,
+    left: oneshot::Receiver<Leftover>,
     gone: CancellationToken,
     /// The spill's folder was removed or replaced.
     renew: Arc<AtomicBool>,
@@ -65,36 +65,37 @@ pub(crate) struct Leaving {
 impl RunningSink {
     /// Starts a sink; what waits for its end is one of `parts`.
     pub(crate) fn start(
-        means: &Means,
+        environment: &SinkEnvironment,
         sink: &SinkConfig,
         state: Arc<SinkState>,
         queue: Result<OpenQueue, String>,
-        feed: Feed,
+        incoming: Incoming,
         parts: &mut JoinSet<Result<(), PipelineError>>,
     ) -> Result<Self, PipelineError> {
-        let give_up = means.give_up.child_token();
+        let give_up = environment.give_up.child_token();
         state.queue_max_bytes.set_count(sink.spill.memory_bound());
         state.spill_max_bytes.set_whole(sink.spill.disk_bound());
-        let bell = feed.shares.bell().clone();
+        let bell = incoming.shares.bell().clone();
         let (orders, orders_out) = channel(ORDERS, &bell);
-        let (enquiries, enquiries_out) = channel(ENQUIRIES, &bell);
-        means.desks.open(&sink.name, enquiries);
+        let (inspections, inspections_out) = channel(MAX_INSPECTIONS, &bell);
+        environment.inspector.open(&sink.name, inspections);
         let renew = Arc::new(AtomicBool::new(false));
         let supervisor = Supervisor {
             name: sink.name.clone(),
             spill: sink.spill,
             limits: sink.limits,
             redaction: Redaction::new(&sink.redact, &sink.name),
-            state_dir: means.state_dir.clone(),
+            state_dir: environment.state_dir.clone(),
             state: Arc::clone(&state),
-            starter: Starter::new(means, sink, &state, &bell),
-            stop: means.stop.clone(),
+            starter: Starter::new(environment, sink, &state, &bell),
+            stop: environment.stop.clone(),
             give_up: give_up.clone(),
             renew: Arc::clone(&renew),
         };
-        let spooler = Thread::start(&format!("spool {}", sink.name), &means.threads, move || {
-            supervisor.run(queue, feed, orders_out, enquiries_out)
-        })?;
+        let spooler =
+            Thread::start(&format!("spool {}", sink.name), &environment.threads, move || {
+                supervisor.run(queue, incoming, orders_out, inspections_out)
+            })?;
         let (left_in, left) = oneshot::channel();
         let leaver = Arc::clone(&state);
         let gone = CancellationToken::new();
@@ -102,7 +103,7 @@ impl RunningSink {
         parts.spawn(async move {
             let _is_gone = is_gone;
             let (left, writers) = spooler.ended().await?;
-            if let Err(Left { shares, in_memory, .. }) = left_in.send(left) {
+            if let Err(Leftover { shares, in_memory, .. }) = left_in.send(left) {
                 // The daemon stops, and whoever was to take over waits no more.
                 let in_channel = shares.iter().flat_map(Receiver::try_iter);
                 let lost = in_memory.into_iter().chain(in_channel);
@@ -128,15 +129,15 @@ impl RunningSink {
     pub(crate) async fn hand_over(
         mut self,
         stop: &CancellationToken,
-    ) -> Result<Left, PipelineError> {
+    ) -> Result<Leftover, PipelineError> {
         let order = |order| {
             // Fails only when the spooler has ended.
             let _ = self.orders.try_send(order);
         };
         order(Order::Leave);
         // What does not work is not waited for.
-        let patience = if self.state.up.get() > 0.0 { HAND_OVER } else { Duration::ZERO };
-        let mut left = in_time(patience, stop, &mut self.left).await;
+        let limit = if self.state.up.get() > 0.0 { HAND_OVER } else { Duration::ZERO };
+        let mut left = in_time(limit, stop, &mut self.left).await;
         if left.is_none() {
             self.give_up.cancel();
             left = timeout(CUT_OFF, &mut self.left).await.ok();

@@ -18,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::config::SourceConfig;
+use crate::error::chain;
 use crate::event::{Authority, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::SourceState;
 use crate::pipeline::PipelineError;
-use crate::sink::chain;
-use crate::source::{Frames, Link, Outlet, RECONNECT, Reader};
+use crate::source::frame_sender::{FrameSender, Frames};
+use crate::source::link::{Link, RECONNECT};
+use crate::source::registry::Reader;
 use crate::sync::bell::Sender;
 
 /// Sources that may wait to be started.
@@ -131,16 +133,16 @@ async fn read(
         let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
         let (connects, began) = (state.connects.get(), Instant::now());
         let (frames, jobs) = (frames.clone(), jobs.clone());
-        let outlet = Outlet {
+        let sender = FrameSender {
             origin,
-            way: "",
+            via: "",
             authority: Authority::Bus,
             state: Arc::clone(&state),
             frames,
             jobs,
         };
         // A task of its own, which may panic.
-        let running = tokio::task::spawn_local(Arc::clone(&reader).run(outlet, stop.clone()));
+        let running = tokio::task::spawn_local(Arc::clone(&reader).run(sender, stop.clone()));
         let error = match running.await {
             Ok(Ok(())) => break None,
             Ok(Err(error)) => chain(&error),
@@ -184,7 +186,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use crate::pipeline::running_sources::*;
-    use crate::source::{JobCache, Kind, Reading, SourceError};
+    use crate::source::contract::{JobCache, SourceError};
+    use crate::source::registry::{Reading, SourceKind};
     use crate::sync::bell::{Bell, channel};
 
     /// Panics, then fails once it is connected, then ends.
@@ -192,12 +195,12 @@ mod tests {
     struct Unlucky(AtomicU32);
 
     impl Reader for Unlucky {
-        fn run(self: Arc<Self>, outlet: Outlet, _stop: CancellationToken) -> Reading<'static> {
+        fn run(self: Arc<Self>, sender: FrameSender, _stop: CancellationToken) -> Reading<'static> {
             Box::pin(async move {
                 match self.0.fetch_add(1, Ordering::Relaxed) {
                     0 => panic!("out of luck"),
                     1 => {
-                        Link::new(outlet.state).up("somewhere");
+                        Link::new(sender.state).up("somewhere");
                         Err(SourceError::new("reading", "it is gone"))
                     }
                     _ => Ok(()),
@@ -223,7 +226,7 @@ mod tests {
         let reader = Arc::new(Unlucky::default());
         let source = SourceConfig {
             name: "bus".into(),
-            kind: Kind::named("salt_bus").unwrap(),
+            kind: SourceKind::named("salt_bus").unwrap(),
             reader: Arc::clone(&reader) as Arc<dyn Reader>,
             master_id: "m".into(),
             fingerprint: 0,

@@ -73,7 +73,11 @@ impl Shutdown {
     }
 
     /// Obeys what it is told, and keeps the time. Returns why the process has to end at once.
-    async fn obey(&self, told: &mut impl Ear, reopen: &watch::Sender<u64>) -> &'static str {
+    async fn obey(
+        &self,
+        told: &mut impl SignalListener,
+        reopen: &watch::Sender<u64>,
+    ) -> &'static str {
         let mut run_out = std::pin::pin!(self.run_out());
         let mut stops = 0;
         loop {
@@ -81,7 +85,7 @@ impl Shutdown {
                 told = told.next() => told,
                 () = &mut run_out => return "the daemon was given up, and parts of it still hang",
             };
-            if told == Told::Reload {
+            if told == Request::Reload {
                 reopen.send_modify(|generation| *generation += 1);
                 say(|| info!("SIGHUP: files are opened anew")).await;
                 continue;
@@ -108,7 +112,7 @@ async fn say(line: impl FnOnce() + Send + 'static) {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Request {
     /// SIGINT, SIGTERM: stop.
     Stop,
     /// SIGHUP: open files anew and read the configuration again.
@@ -116,9 +120,9 @@ enum Told {
 }
 
 /// Where it is heard what is asked for.
-trait Ear {
+trait SignalListener {
     /// Waits for the next. May be broken off and called again.
-    async fn next(&mut self) -> Told;
+    async fn next(&mut self) -> Request;
 }
 
 struct Kernel {
@@ -137,12 +141,12 @@ impl Kernel {
     }
 }
 
-impl Ear for Kernel {
-    async fn next(&mut self) -> Told {
+impl SignalListener for Kernel {
+    async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.hangup.recv() => Told::Reload,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.hangup.recv() => Request::Reload,
         }
     }
 }
@@ -267,10 +271,10 @@ mod tests {
     use crate::pipeline::shutdown::*;
 
     /// What is heard, and how long after what came before.
-    struct Script(VecDeque<(Duration, Told)>);
+    struct Script(VecDeque<(Duration, Request)>);
 
-    impl Ear for Script {
-        async fn next(&mut self) -> Told {
+    impl SignalListener for Script {
+        async fn next(&mut self) -> Request {
             let Some((wait, told)) = self.0.front().copied() else {
                 return std::future::pending().await;
             };
@@ -281,7 +285,7 @@ mod tests {
     }
 
     /// When it stops, when it gives up, and when and why it ends at once, in seconds.
-    async fn run(deadline: u64, heard: &[(u64, Told)]) -> (u64, u64, u64, &'static str) {
+    async fn run(deadline: u64, heard: &[(u64, Request)]) -> (u64, u64, u64, &'static str) {
         let shutdown = Shutdown::within(Duration::from_secs(deadline));
         let heard = heard.iter().map(|(wait, told)| (Duration::from_secs(*wait), *told));
         let mut script = Script(heard.collect());
@@ -303,14 +307,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_second_signal_gives_up_and_the_third_ends_the_process() {
         let (stop, give_up, end, reason) =
-            run(25, &[(1, Told::Stop), (2, Told::Stop), (3, Told::Stop)]).await;
+            run(25, &[(1, Request::Stop), (2, Request::Stop), (3, Request::Stop)]).await;
         assert_eq!((stop, give_up, end), (1, 3, 6));
         assert_eq!(reason, "told to stop three times");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_daemon_that_hangs_ends_a_few_seconds_after_its_deadline() {
-        for heard in [&[(1, Told::Stop)][..], &[(1, Told::Stop), (2, Told::Reload)]] {
+        for heard in [&[(1, Request::Stop)][..], &[(1, Request::Stop), (2, Request::Reload)]] {
             let (stop, give_up, end, reason) = run(25, heard).await;
             assert_eq!((stop, give_up, end), (1, 26, 36));
             assert_eq!(reason, "the daemon was given up, and parts of it still hang");

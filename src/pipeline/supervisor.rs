@@ -21,10 +21,10 @@ use crate::event::redact::Redaction;
 use crate::observe::state::SinkState;
 use crate::pipeline::writers::{Starter, Writers};
 use crate::queue::SpillConfig;
-use crate::queue::inspect::Enquiry;
-use crate::queue::open::{Feed, OpenQueue, open_queue};
-use crate::queue::spooler::{Left, Order, Spooler};
-use crate::queue::unopened::Unopened;
+use crate::queue::inspect::Inspection;
+use crate::queue::open::{Incoming, OpenQueue, open_queue};
+use crate::queue::spooler::{Leftover, Order, Spooler};
+use crate::queue::waiting_for_spill::WaitingForSpill;
 use crate::sync::bell::Receiver;
 
 /// How long a death is remembered.
@@ -62,17 +62,17 @@ impl Supervisor {
     pub(crate) fn run(
         self,
         queue: Result<OpenQueue, String>,
-        mut feed: Feed,
+        mut incoming: Incoming,
         mut orders: Receiver<Order>,
-        mut enquiries: Receiver<Enquiry>,
-    ) -> (Left, Vec<JoinSet<()>>) {
+        mut inspections: Receiver<Inspection>,
+    ) -> (Leftover, Vec<JoinSet<()>>) {
         let mut all_writers = Vec::new();
         let (mut opened, mut is_draining, mut events) = (queue, false, 0);
         let mut restarts = Restarts::default();
         loop {
             let (wait, disk_fails) = (restarts.pause(), restarts.0.is_empty());
-            let (OpenQueue { queue, fsync }, Feed { shares, inherited }) =
-                match self.opened(opened, feed, &orders, (wait, disk_fails)) {
+            let (OpenQueue { queue, fsync }, Incoming { shares, inherited }) =
+                match self.opened(opened, incoming, &orders, (wait, disk_fails)) {
                     Ok(opened) => opened,
                     Err(left) => return (left, all_writers),
                 };
@@ -89,7 +89,7 @@ impl Supervisor {
                 writers: batches,
                 state: Arc::clone(&self.state),
                 orders,
-                enquiries,
+                inspections,
                 stop: self.stop.clone(),
                 give_up: self.give_up.clone(),
                 inherited,
@@ -112,8 +112,8 @@ impl Supervisor {
             // Whatever had parked it is found out again.
             self.state.unpark();
             opened = Err(format!("the sink {}: {}", self.name, death.reason));
-            feed = Feed { shares: death.shares, inherited: death.inherited };
-            (orders, enquiries) = (death.orders, death.enquiries);
+            incoming = Incoming { shares: death.shares, inherited: death.inherited };
+            (orders, inspections) = (death.orders, death.inspections);
             (is_draining, events) = (death.is_draining, death.events);
         }
     }
@@ -122,26 +122,27 @@ impl Supervisor {
     fn opened(
         &self,
         opened: Result<OpenQueue, String>,
-        feed: Feed,
+        incoming: Incoming,
         orders: &Receiver<Order>,
         (wait, disk_fails): (Duration, bool),
-    ) -> Result<(OpenQueue, Feed), Left> {
+    ) -> Result<(OpenQueue, Incoming), Leftover> {
         let reason = match opened {
             Ok(queue) => {
                 // A spooler before this one may have been parked for the lack of it.
-                self.state.set_unopened(None);
-                return Ok((queue, feed));
+                self.state.set_waiting_for_spill(None);
+                return Ok((queue, incoming));
             }
             Err(reason) => reason,
         };
-        let unopened = Unopened {
+        let waiting_for_spill = WaitingForSpill {
             state: Arc::clone(&self.state),
             spill: self.spill,
             disk_fails,
             give_up: self.give_up.clone(),
             wait,
         };
-        unopened.wait(reason, feed, orders, || open_queue(&self.name, self.spill, &self.state_dir))
+        waiting_for_spill
+            .wait(reason, incoming, orders, || open_queue(&self.name, self.spill, &self.state_dir))
     }
 
     /// Counts what a spooler that died had and the next one has not.
@@ -174,7 +175,6 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
-    use std::any::Any;
     use std::collections::BTreeSet;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -186,7 +186,8 @@ mod tests {
     use crate::pipeline::Pipeline;
     use crate::pipeline::shutdown::Shutdown;
     use crate::pipeline::supervisor::*;
-    use crate::sink::{Context, Driver, Driving, SinkError};
+    use crate::sink::contract::{Context, WriteError};
+    use crate::sink::registry::{Driver, Driving};
 
     /// What goes wrong, a few times, when a batch is written.
     #[derive(Clone, Copy)]
@@ -223,11 +224,7 @@ mod tests {
             })
         }
 
-        fn config(&self) -> &(dyn Any + Send + Sync) {
-            self
-        }
-
-        fn probe<'a>(&'a self, _: &'a Context) -> Driving<'a, Result<(), SinkError>> {
+        fn probe<'a>(&'a self, _: &'a Context) -> Driving<'a, Result<(), WriteError>> {
             Box::pin(async { Ok(()) })
         }
     }

@@ -20,13 +20,14 @@ use crate::event::batch::Batch;
 use crate::jobs::Jobs;
 use crate::observe::state::SinkState;
 use crate::observe::threads::Threads;
-use crate::queue::inspect::Desks;
+use crate::queue::inspect::Inspector;
 use crate::queue::spooler::BATCHES_PER_WRITER;
-use crate::sink::{Context, Driver};
+use crate::sink::contract::{Context, Reopen};
+use crate::sink::registry::{Driver, JOBS};
 use crate::sync::bell::{Bell, Receiver, channel};
 
 /// What every sink is started with.
-pub(crate) struct Means {
+pub(crate) struct SinkEnvironment {
     pub(crate) state_dir: PathBuf,
     pub(crate) master_id: String,
     pub(crate) jobs: Jobs,
@@ -38,7 +39,7 @@ pub(crate) struct Means {
     pub(crate) stop: CancellationToken,
     /// Its drain deadline has passed.
     pub(crate) give_up: CancellationToken,
-    pub(crate) desks: Arc<Desks>,
+    pub(crate) inspector: Arc<Inspector>,
     pub(crate) threads: Arc<Threads>,
 }
 
@@ -65,7 +66,7 @@ pub(crate) struct Writers {
 impl Starter {
     /// For the writers of this sink, on the runtime that this is called on.
     pub(crate) fn new(
-        means: &Means,
+        environment: &SinkEnvironment,
         sink: &SinkConfig,
         state: &Arc<SinkState>,
         bell: &Bell,
@@ -73,12 +74,14 @@ impl Starter {
         let context = |number| Context {
             name: sink.name.clone(),
             writer: number,
-            master_id: means.master_id.clone(),
-            jobs: means.jobs.clone(),
-            reopen: means.reopen.clone(),
+            master_id: environment.master_id.clone(),
+            limit: sink.retry.timeout.0,
+            reopen: Reopen::new(environment.reopen.clone()),
+            // Others have no business with it.
+            jobs: (sink.kind.name == JOBS.name).then(|| environment.jobs.clone()),
         };
         let (retry, rate_limit) = (sink.retry, sink.rate_limit);
-        let (dead_letters, deaths) = (means.dead_letters.clone(), means.deaths.clone());
+        let (dead_letters, deaths) = (environment.dead_letters.clone(), environment.deaths.clone());
         let state = Arc::clone(state);
         let shared = move || Shared {
             retry,

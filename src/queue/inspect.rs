@@ -4,7 +4,7 @@
 //! of one moment and nothing else changes the files.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,16 +13,17 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::sync::bell::Sender;
+use crate::sync::lock;
 
 /// Enquiries that may wait for one spooler.
-pub(crate) const ENQUIRIES: usize = 4;
+pub(crate) const MAX_INSPECTIONS: usize = 4;
 
 /// How long an answer may take. Discarding reads what is left of the last segment.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// What waits for a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Holding {
+pub(crate) struct QueueContents {
     /// Its name.
     pub(crate) sink: String,
     /// Events that wait or are being written, those in memory alone included.
@@ -39,50 +40,50 @@ pub(crate) struct Holding {
 
 /// What a spooler answers.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Inspected {
     /// Events that were discarded.
     pub(crate) discarded: u64,
     /// What is left.
-    pub(crate) holding: Holding,
+    pub(crate) contents: QueueContents,
 }
 
 /// What a spooler is asked.
 #[derive(Debug)]
-pub(crate) struct Enquiry {
+pub(crate) struct Inspection {
     /// Discard what waits and was read before this, in microseconds since 1970.
     pub(crate) discard_before: Option<u64>,
     /// Where the answer goes.
-    pub(crate) answer: oneshot::Sender<Answer>,
+    pub(crate) answer: oneshot::Sender<Inspected>,
 }
 
 /// The ways to the spoolers, by the sinks' names.
 #[derive(Default)]
-pub(crate) struct Desks(Mutex<BTreeMap<String, Sender<Enquiry>>>);
+pub(crate) struct Inspector(Mutex<BTreeMap<String, Sender<Inspection>>>);
 
-impl Desks {
+impl Inspector {
     /// From now on the sink of this name is asked here.
-    pub(crate) fn open(&self, sink: &str, enquiries: Sender<Enquiry>) {
-        self.lock().insert(sink.to_owned(), enquiries);
+    pub(crate) fn open(&self, sink: &str, inspections: Sender<Inspection>) {
+        self.lock().insert(sink.to_owned(), inspections);
     }
 
     /// Asks one sink; `None` if it is not there, is just being changed, or does not answer in time.
-    pub(crate) async fn ask(&self, sink: &str, discard_before: Option<u64>) -> Option<Answer> {
-        let enquiries = self.lock().get(sink)?.clone();
+    pub(crate) async fn ask(&self, sink: &str, discard_before: Option<u64>) -> Option<Inspected> {
+        let inspections = self.lock().get(sink)?.clone();
         let (answer, answered) = oneshot::channel();
-        enquiries.try_send(Enquiry { discard_before, answer }).ok()?;
-        drop(enquiries);
+        inspections.try_send(Inspection { discard_before, answer }).ok()?;
+        drop(inspections);
         timeout(ANSWER, answered).await.ok()?.ok()
     }
 
     /// Asks all of these sinks at once. One that does not answer is left out.
-    pub(crate) async fn ask_all(&self, sinks: &[String]) -> Vec<Holding> {
+    pub(crate) async fn ask_all(&self, sinks: &[String]) -> Vec<QueueContents> {
         let answers = join_all(sinks.iter().map(|sink| self.ask(sink, None))).await;
-        answers.into_iter().flatten().map(|answer| answer.holding).collect()
+        answers.into_iter().flatten().map(|answer| answer.contents).collect()
     }
 
     /// A map is never half changed.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sender<Enquiry>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sender<Inspection>>> {
+        lock::hold(&self.0)
     }
 }
 
@@ -95,15 +96,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sinks_that_do_not_answer_are_waited_for_together() {
-        let desks = Desks::default();
+        let inspector = Inspector::default();
         let sinks = ["a", "b", "c"].map(str::to_owned);
         let (mut kept, began) = (Vec::new(), Instant::now());
         for sink in &sinks {
-            let (enquiries, enquiries_out) = channel(ENQUIRIES, &Bell::default());
-            desks.open(sink, enquiries);
-            kept.push(enquiries_out);
+            let (inspections, inspections_out) = channel(MAX_INSPECTIONS, &Bell::default());
+            inspector.open(sink, inspections);
+            kept.push(inspections_out);
         }
-        assert_eq!(desks.ask_all(&sinks).await, []);
+        assert_eq!(inspector.ask_all(&sinks).await, []);
         assert_eq!(began.elapsed().as_secs(), ANSWER.as_secs());
     }
 }

@@ -19,7 +19,7 @@
 //! - memory is bounded: what waits in memory and what is in flight, by weight (a frame twice, for
 //!   its JSON, and the structs); an event larger than the bound is still taken when nothing else is
 //!   there, so that no event is undeliverable for its size;
-//! - whatever is discarded is counted in [`Losses`], with the reason;
+//! - whatever is discarded is counted in [`DropCounts`], with the reason;
 //! - events whose source can wait, which says so by a claim, never push others out: where they find
 //!   no room they are held back, beside the queue, and a part of the room is left to events that
 //!   cannot wait. What is held back is bounded by what each such source may have under way.
@@ -30,14 +30,14 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing::{error, info, warn};
 
 use crate::event::batch::{Batch, BatchLimits};
 use crate::event::chunk::Share;
 use crate::observe::state;
 use crate::queue::spill::disk::{Disk, Folder};
-use crate::queue::spill::{Begun, Dropped, Lost, Read, Settings, Spill, SyncJob};
+use crate::queue::spill::{Begun, Dropped, Read, SequenceRange, Settings, Spill, SyncJob};
 use crate::sync::receipt::Claim;
 use crate::units::{ByteSize, Span};
 
@@ -45,10 +45,10 @@ pub(crate) mod inspect;
 pub(crate) mod open;
 pub mod spill;
 pub(crate) mod spooler;
-pub(crate) mod unopened;
+pub(crate) mod waiting_for_spill;
 
 /// Where a sink's events wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillMode {
     /// On disk before the sink is tried, and in memory as long as there is room: a crash loses
@@ -63,7 +63,7 @@ pub enum SpillMode {
 }
 
 /// What to do with a new event when the queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
     /// Discard the oldest events that wait.
@@ -85,6 +85,16 @@ pub enum Fsync {
     Always,
     /// When the kernel sees fit.
     Never,
+}
+
+impl Serialize for Fsync {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Fsync::Interval(span) => Span(*span).serialize(serializer),
+            Fsync::Always => serializer.serialize_str("always"),
+            Fsync::Never => serializer.serialize_str("never"),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Fsync {
@@ -113,9 +123,9 @@ impl<'de> Deserialize<'de> for Fsync {
 }
 
 /// How the payload is compressed on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Compression {
+pub enum SpillCompression {
     /// Not at all: cheapest in CPU.
     #[default]
     None,
@@ -124,7 +134,7 @@ pub enum Compression {
 }
 
 /// How many events may wait for a sink, and where.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpillConfig {
     /// Where events wait.
@@ -141,7 +151,7 @@ pub struct SpillConfig {
     #[schemars(with = "String")]
     pub fsync: Fsync,
     /// How payloads are compressed on disk.
-    pub compression: Compression,
+    pub compression: SpillCompression,
     /// Memory that waiting events may take, their JSON included. Default: 16MiB, in `memory` mode
     /// 64MiB.
     pub memory: Option<ByteSize>,
@@ -149,19 +159,22 @@ pub struct SpillConfig {
 
 impl Default for SpillConfig {
     fn default() -> Self {
-        SpillConfig {
-            mode: SpillMode::Durable,
-            max_bytes: ByteSize(4 << 30),
-            max_age: None,
-            when_full: WhenFull::DropOldest,
-            fsync: Fsync::Interval(Duration::from_millis(500)),
-            compression: Compression::None,
-            memory: None,
-        }
+        SpillConfig::STORE
     }
 }
 
 impl SpillConfig {
+    /// For a store that keeps everything.
+    pub(crate) const STORE: SpillConfig = SpillConfig {
+        mode: SpillMode::Durable,
+        max_bytes: ByteSize(4 << 30),
+        max_age: None,
+        when_full: WhenFull::DropOldest,
+        fsync: Fsync::Interval(Duration::from_millis(500)),
+        compression: SpillCompression::None,
+        memory: None,
+    };
+
     /// The bound on memory, in bytes.
     pub(crate) fn memory_bound(&self) -> usize {
         match (self.memory, self.mode) {
@@ -186,14 +199,14 @@ impl SpillConfig {
         Settings {
             segment_bytes: 64 << 20,
             max_bytes,
-            compress: self.compression == Compression::Zstd,
+            compress: self.compression == SpillCompression::Zstd,
         }
     }
 }
 
 /// Events that were discarded, by reason. Counted up; the spooler takes the counts away.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Losses {
+pub(crate) struct DropCounts {
     /// The queue was full.
     pub(crate) full: u64,
     /// They waited longer than `max_age`.
@@ -204,7 +217,7 @@ pub(crate) struct Losses {
     pub(crate) damaged: u64,
 }
 
-impl Losses {
+impl DropCounts {
     /// All of them.
     pub(crate) fn total(&self) -> u64 {
         self.full + self.expired + self.disk + self.damaged
@@ -249,7 +262,7 @@ pub struct Queue<D: Disk = Folder> {
     memory_bytes: usize,
     /// Everything below this sequence lasts through a power failure.
     synced: u64,
-    losses: Losses,
+    losses: DropCounts,
     disk_works: bool,
     /// The last try to read the spill failed.
     read_again: Option<ReadAgain>,
@@ -317,7 +330,7 @@ impl<D: Disk> Queue<D> {
     pub fn new(id: u128, config: SpillConfig, spill: Option<Spill<D>>) -> Self {
         let mut begun = VecDeque::new();
         let (mut head, mut next) = (0, 0);
-        let mut losses = Losses::default();
+        let mut losses = DropCounts::default();
         if let Some(spill) = &spill {
             losses.damaged = spill.torn_events();
             begun.extend(spill.begun());
@@ -503,7 +516,7 @@ impl<D: Disk> Queue<D> {
         if share.can_wait() && !spill.fits_with_reserve(share.bytes() as u64) {
             return Written::Later;
         }
-        let compress = self.config.compression == Compression::Zstd;
+        let compress = self.config.compression == SpillCompression::Zstd;
         let Ok(body) = share.encode(compress) else { return Written::No };
         let when_full = self.when_full(share);
         loop {
@@ -520,7 +533,7 @@ impl<D: Disk> Queue<D> {
             if !failure.is_out_of_space() {
                 if std::mem::replace(&mut self.disk_works, false) {
                     error!(
-                        error = crate::sink::chain(&failure),
+                        error = crate::error::chain(&failure),
                         "the spill cannot be written; events stay in memory"
                     );
                 }
@@ -536,13 +549,13 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Discards the oldest segment of the spill; `false` if there is none to discard.
-    fn drop_oldest(&mut self, reason: fn(&mut Losses) -> &mut u64) -> bool {
+    fn drop_oldest(&mut self, reason: fn(&mut DropCounts) -> &mut u64) -> bool {
         let memory_end = self.memory_end();
         let Some(spill) = &mut self.spill else { return false };
         // In order, since batches leave in order and are taken out where they stand.
         let flying = self.in_flight.iter().flat_map(|flying| flying.batch.shares());
         let flying: Vec<Share> = flying.cloned().collect();
-        let compress = self.config.compression == Compression::Zstd;
+        let compress = self.config.compression == SpillCompression::Zstd;
         let lost = match spill.drop_oldest(self.head, memory_end, &flying, compress) {
             Ok(Some(Dropped { lost, keeps_in_flight })) => {
                 self.in_flight.iter_mut().for_each(|f| f.has_refuge = keeps_in_flight);
@@ -555,7 +568,8 @@ impl<D: Disk> Queue<D> {
             }
         };
         // What waits in memory alone may be older still, and goes too: the order is kept.
-        *reason(&mut self.losses) += self.waiting_in(Lost { first: self.head, end: lost.end });
+        *reason(&mut self.losses) +=
+            self.waiting_in(SequenceRange { first: self.head, end: lost.end });
         self.spoil_claims(lost.end);
         while self.head < lost.end {
             let Some(front) = self.memory.front_mut() else {
@@ -576,8 +590,8 @@ impl<D: Disk> Queue<D> {
         true
     }
 
-    fn waiting_in(&self, lost: Lost) -> u64 {
-        Lost { first: lost.first.max(self.head), end: lost.end.min(self.next) }.len()
+    fn waiting_in(&self, lost: SequenceRange) -> u64 {
+        SequenceRange { first: lost.first.max(self.head), end: lost.end.min(self.next) }.len()
     }
 
     /// Discards what has waited on disk for longer than `max_age`, by whole segments.
@@ -811,11 +825,11 @@ impl<D: Disk> Queue<D> {
             }
             match read {
                 Ok(Some(Read::Events(sequence, share))) => {
-                    self.skip_damaged(Lost { first: self.head, end: sequence });
+                    self.skip_damaged(SequenceRange { first: self.head, end: sequence });
                     self.remember(share, now);
                 }
                 Ok(Some(Read::Damaged(lost))) => self.skip_damaged(lost),
-                Ok(None) => self.skip_damaged(Lost { first: self.head, end: self.next }),
+                Ok(None) => self.skip_damaged(SequenceRange { first: self.head, end: self.next }),
                 Err(error) => {
                     let (first, most) = READ_PAUSE;
                     if self.read_again.is_none() {
@@ -830,7 +844,7 @@ impl<D: Disk> Queue<D> {
         true
     }
 
-    fn skip_damaged(&mut self, lost: Lost) {
+    fn skip_damaged(&mut self, lost: SequenceRange) {
         let count = self.waiting_in(lost);
         if count > 0 {
             self.losses.damaged += count;
@@ -1019,7 +1033,7 @@ impl<D: Disk> Queue<D> {
             }
             end = start;
         }
-        let compress = self.config.compression == Compression::Zstd;
+        let compress = self.config.compression == SpillCompression::Zstd;
         let mut lost = 0;
         for (first, mut shares) in runs.into_iter().rev() {
             shares.reverse();
@@ -1028,7 +1042,7 @@ impl<D: Disk> Queue<D> {
             lost += events - written;
             if let Err(error) = result {
                 error!(
-                    error = crate::sink::chain(&error),
+                    error = crate::error::chain(&error),
                     "what was in memory could not be written to the spill"
                 );
             }
@@ -1098,7 +1112,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Takes away what was counted as discarded.
-    pub(crate) fn take_losses(&mut self) -> Losses {
+    pub(crate) fn take_losses(&mut self) -> DropCounts {
         std::mem::take(&mut self.losses)
     }
 }
@@ -1142,7 +1156,7 @@ mod tests {
         Queue::new(1, config, None)
     }
 
-    const ONE_SECOND: BatchLimits = BatchLimits::new(10, ByteSize(1000), 1000);
+    const ONE_SECOND: BatchLimits = BatchLimits::new(10, ByteSize(1000), Span::millis(1000));
 
     #[test]
     fn what_no_spill_keeps_is_handed_on_in_order_with_its_claims() {
@@ -1702,7 +1716,7 @@ mod tests {
         for n in 1..20 {
             queue.push(share(2 * n..2 * n + 2, 100), now);
         }
-        assert_eq!(queue.take_losses(), Losses::default());
+        assert_eq!(queue.take_losses(), DropCounts::default());
         queue.settle(flying.first());
         let mut came = Vec::new();
         while let Some(batch) = queue.take(&ONE_SECOND, now) {
@@ -1741,7 +1755,7 @@ mod tests {
                     queue.settle(batch.first());
                     queue.unblock(now);
                 }
-                assert_eq!(queue.take_losses(), Losses::default(), "{mode:?} {when_full:?}");
+                assert_eq!(queue.take_losses(), DropCounts::default(), "{mode:?} {when_full:?}");
                 came.retain(|n| *n != 1000);
                 assert_eq!(came, (0..400).collect::<Vec<_>>(), "{mode:?} {when_full:?}");
                 assert!(receipts.iter_mut().all(|receipt| receipt.try_recv() == Ok(true)));
@@ -1766,7 +1780,7 @@ mod tests {
                 assert_eq!(numbers(&batch), [n]);
                 queue.settle(batch.first());
             }
-            assert_eq!(queue.take_losses(), Losses::default());
+            assert_eq!(queue.take_losses(), DropCounts::default());
         }
     }
 
@@ -1793,7 +1807,7 @@ mod tests {
         drop(queue);
         let mut queue = open(&disk, config);
         queue.expire();
-        assert_eq!((queue.waiting(), queue.take_losses()), (30, Losses::default()));
+        assert_eq!((queue.waiting(), queue.take_losses()), (30, DropCounts::default()));
         disk.grow_old();
         queue.expire();
         assert_eq!((queue.waiting(), queue.take_losses().expired), (0, 30));

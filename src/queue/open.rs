@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
+use crate::error::chain;
 use crate::event::chunk::Share;
 use crate::queue::spill::disk::Folder;
-use crate::queue::spill::{Spill, queue_id};
+use crate::queue::spill::{Spill, queue_id, random};
 use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
-use crate::sink::chain;
 use crate::sync::bell::Receiver;
 
 /// A queue with what its spill holds, ready for a spooler.
@@ -19,7 +19,7 @@ pub(crate) struct OpenQueue {
 }
 
 /// Where a spooler's events come from.
-pub(crate) struct Feed {
+pub(crate) struct Incoming {
     pub(crate) shares: Receiver<Share>,
     pub(crate) inherited: VecDeque<Share>,
 }
@@ -36,7 +36,7 @@ pub(crate) fn open_queue(
     state_dir: &Path,
 ) -> Result<OpenQueue, String> {
     if spill.mode == SpillMode::Memory {
-        return Ok(OpenQueue { queue: Queue::new(queue_id::random(), spill, None), fsync: None });
+        return Ok(OpenQueue { queue: Queue::new(random::number(), spill, None), fsync: None });
     }
     let path = spill_of(state_dir, sink);
     let failed = |cause: String| format!("cannot open the spill {}: {cause}", path.display());

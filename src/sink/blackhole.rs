@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ConnectError, Context, Sink, SinkError};
 use crate::event::batch::{Batch, BatchLimits};
-use crate::units::ByteSize;
+use crate::sink::contract::{ConnectError, Context, Defaults, Once, Sink, WriteError};
+use crate::units::{ByteSize, Span};
 
 /// Discards every event.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -17,7 +17,9 @@ pub(super) struct Blackhole;
 impl Sink for Blackhole {
     const NAME: &'static str = "blackhole";
     const ABOUT: &'static str = "takes every event and keeps none";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 100);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(100)));
+    const ONCE: Once = Once::ByEvent;
     const STREAMS: bool = true;
     type Config = Config;
 
@@ -25,11 +27,11 @@ impl Sink for Blackhole {
         Ok(Blackhole)
     }
 
-    async fn write(&mut self, _batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, _batch: &Batch) -> Result<(), WriteError> {
         Ok(())
     }
 
-    async fn close(self) -> Result<(), SinkError> {
+    async fn close(self) -> Result<(), WriteError> {
         Ok(())
     }
 }

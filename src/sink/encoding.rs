@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use super::{SinkError, clickhouse, kafka, sqlite3};
+use super::{clickhouse, kafka, sqlite3};
 use crate::event::batch::Batch;
+use crate::sink::contract::WriteError;
 
 /// Makes bytes of a batch and says how many.
 pub type Encode = fn(&Batch, &mut Vec<u8>) -> usize;
@@ -27,12 +28,12 @@ pub struct Database(sqlite3::Sqlite3);
 
 impl Database {
     /// Makes the database.
-    pub fn create(path: &Path) -> Result<Self, SinkError> {
+    pub fn create(path: &Path) -> Result<Self, WriteError> {
         sqlite3::Sqlite3::create(path).map(Database)
     }
 
     /// Stores a batch in one transaction.
-    pub fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    pub fn store(&mut self, batch: &Batch) -> Result<(), WriteError> {
         self.0.store(batch)
     }
 }

@@ -6,10 +6,12 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::event::batch::{Batch, BatchLimits};
-use crate::jobs::{Jobs, JobsError};
-use crate::units::ByteSize;
+use crate::event::filter::FilterConfig;
+use crate::jobs::{Jobs, JobsError, TAGS};
+use crate::sink::contract::{ConnectError, Context, Defaults, Once, Sink, WriteError};
+use crate::sync::blocking;
+use crate::units::{ByteSize, Span};
 
 /// Nothing can be set here: see the section `jobs`.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -20,27 +22,38 @@ pub(super) struct JobCache {
     jobs: Jobs,
 }
 
+const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(4), Span::millis(200));
+
+fn of_jobs() -> FilterConfig {
+    FilterConfig { tags: TAGS.map(str::to_owned).to_vec(), ..FilterConfig::default() }
+}
+
 impl Sink for JobCache {
     const NAME: &'static str = "job-cache";
     const ABOUT: &'static str = "the job cache";
-    const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(4), 200);
+    const DEFAULTS: Defaults =
+        Defaults { filter: of_jobs, max_writers: 1, ..Defaults::store(BATCH) };
+    const ONCE: Once = Once::ByEvent;
     const STREAMS: bool = true;
     type Config = Config;
 
     async fn connect(_config: &Config, context: &Context) -> Result<Self, ConnectError> {
-        Ok(JobCache { jobs: context.jobs.clone() })
+        match &context.jobs {
+            Some(jobs) => Ok(JobCache { jobs: jobs.clone() }),
+            None => {
+                let cause = "it was not handed the job cache; this is a bug in saltern".into();
+                let doing = "opening the job cache".to_owned();
+                Err(ConnectError::Fatal { doing, cause })
+            }
+        }
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let events = batch.entries();
         match blocking(|| self.jobs.record(events)) {
             // It was turned off, and the sink is about to go.
             Ok(()) | Err(JobsError::Off) => Ok(()),
-            Err(error) => Err(SinkError::retry("storing job events", error)),
+            Err(error) => Err(WriteError::retry("storing job events", error)),
         }
-    }
-
-    async fn close(self) -> Result<(), SinkError> {
-        Ok(())
     }
 }

@@ -11,11 +11,14 @@ use std::io::{self, IsTerminal, Write};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::codec::visible;
 use crate::event::batch::{Batch, BatchLimits, Entry};
 use crate::event::line::{self, Colour};
-use crate::units::ByteSize;
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Once, SaltReturner, Sink, WriteError,
+};
+use crate::sync::blocking;
+use crate::units::{ByteSize, Span};
 
 /// Lines on standard output.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -50,7 +53,18 @@ pub(super) struct Local {
 impl Sink for Local {
     const NAME: &'static str = "local";
     const ABOUT: &'static str = "prints events to standard output, coloured on a terminal";
-    const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 100);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(1000, ByteSize::mib(1), Span::millis(100)));
+    const ONCE: Once = Once::No;
+    const SALT: Option<SaltReturner> = Some(SaltReturner {
+        names: &["local"],
+        sections: &[],
+        stores_events: true,
+        options: &[],
+        fixed: &[],
+        file: None,
+        note: None,
+    });
     const STREAMS: bool = true;
     type Config = Config;
 
@@ -60,22 +74,22 @@ impl Sink for Local {
         Ok(Local { format: config.format, colour, is_terminal, lines: Vec::new() })
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         blocking(|| {
             let result = self.print(batch, &mut io::stdout().lock());
             // A large batch must not hold its memory for ever.
-            self.lines.shrink_to(2 * Self::BATCH.max_bytes);
+            self.lines.shrink_to(2 * Self::DEFAULTS.batch.max_bytes);
             result
         })
     }
 
-    async fn close(self) -> Result<(), SinkError> {
+    async fn close(self) -> Result<(), WriteError> {
         Ok(())
     }
 }
 
 impl Local {
-    fn print(&mut self, batch: &Batch, stdout: &mut impl Write) -> Result<(), SinkError> {
+    fn print(&mut self, batch: &Batch, stdout: &mut impl Write) -> Result<(), WriteError> {
         self.lines.clear();
         let mut printed = Ok(());
         for entry in batch.entries() {
@@ -111,31 +125,26 @@ impl Format {
     }
 }
 
-fn outcome(printed: io::Result<()>) -> Result<(), SinkError> {
+fn outcome(printed: io::Result<()>) -> Result<(), WriteError> {
     let Err(error) = printed else { return Ok(()) };
     if error.kind() == io::ErrorKind::BrokenPipe {
         let doing = "printing to standard output, which nobody reads any more (it is closed)";
-        return Err(SinkError::fatal(doing, error));
+        return Err(WriteError::fatal(doing, error));
     }
-    Err(SinkError::retry("printing to standard output", error))
+    Err(WriteError::retry("printing to standard output", error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Authority, Event, Origin};
+    use crate::event::Event;
+    use crate::sink::testing::entry;
 
     #[test]
     fn lines_of_both_formats() {
         let data = serde_json::json!({"id": "web-1", "fun": "test.ping", "success": true});
         let event = Event::new("salt/x", &rmp_serde::to_vec(&data).unwrap());
-        let origin = Origin { source: "bus".into(), master_id: "m".into() };
-        let entry = Entry {
-            event: &event,
-            origin: &origin,
-            received: 1_795_304_177_692_890,
-            authority: Authority::Bus,
-        };
+        let entry = entry(&event);
         let mut out = Vec::new();
         Format::Json.write(&entry, true, &mut out);
         assert_eq!(

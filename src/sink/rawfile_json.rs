@@ -22,15 +22,18 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::OFlags;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{ConnectError, Context, Sink, SinkError, blocking};
 use crate::event::Event;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::event::long_json;
 use crate::files::unwritable::advised;
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Once, Reopen, SaltForm, SaltOption, SaltReturner, Sink,
+    WriteError,
+};
+use crate::sync::blocking;
 use crate::units::{ByteSize, Mode, Span};
 
 /// A file of JSON lines.
@@ -80,7 +83,7 @@ pub(super) struct RawfileJson {
     config: Config,
     file: File,
     began: SystemTime,
-    reopen: watch::Receiver<u64>,
+    reopen: Reopen,
     lines: Vec<u8>,
     /// Rotation failed and waits until then.
     rotate_after: Option<Instant>,
@@ -95,13 +98,29 @@ const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 impl Sink for RawfileJson {
     const NAME: &'static str = "rawfile_json";
     const ABOUT: &'static str = "JSON lines in a file, as Salt's rawfile_json writes them";
-    const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize::mib(1), 200);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(1000, ByteSize::mib(1), Span::millis(200)));
+    const ONCE: Once = Once::No;
+    const SALT: Option<SaltReturner> = Some(SaltReturner {
+        names: &["rawfile_json"],
+        sections: &["rawfile_json"],
+        stores_events: true,
+        options: &[SaltOption {
+            name: "filename",
+            setting: "filename",
+            is_needed: false,
+            form: SaltForm::Path,
+        }],
+        fixed: &[],
+        file: Some(("filename", "/var/log/salt/events")),
+        note: None,
+    });
     const STREAMS: bool = true;
     type Config = Config;
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         let mut reopen = context.reopen.clone();
-        reopen.mark_unchanged();
+        reopen.take();
         let file = blocking(|| open(config)).map_err(|error| opening(config, error))?;
         let began = began(&file);
         let lines = Vec::new();
@@ -116,9 +135,8 @@ impl Sink for RawfileJson {
         Ok(sink)
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        if self.reopen.has_changed().unwrap_or(false) {
-            self.reopen.mark_unchanged();
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        if self.reopen.take() {
             blocking(|| self.begin_anew())?;
         }
         self.lock().await?;
@@ -131,7 +149,7 @@ impl Sink for RawfileJson {
         let result = match self.file.metadata() {
             Ok(metadata) if !metadata.is_file() => {
                 // Writing may have to wait, which cannot be done in the middle of making JSON.
-                let _turn = long_json::turn(batch).await;
+                let _permit = long_json::permit(batch).await;
                 push(&mut self.file, &mut lines_of(batch, &mut self.lines)).await
             }
             _ if has_long => blocking(|| {
@@ -144,21 +162,21 @@ impl Sink for RawfileJson {
         };
         let result = self.file.unlock().and(result);
         // A large batch must not hold its memory for ever.
-        self.lines.shrink_to(2 * Self::BATCH.max_bytes);
+        self.lines.shrink_to(2 * Self::DEFAULTS.batch.max_bytes);
         result.map_err(|error| {
             let doing = format!("appending to {}", self.config.filename.display());
-            SinkError::retry(doing, advised(&self.config.filename, error))
+            WriteError::retry(doing, advised(&self.config.filename, error))
         })
     }
 
-    async fn close(self) -> Result<(), SinkError> {
+    async fn close(self) -> Result<(), WriteError> {
         blocking(|| self.file.sync_data()).or_else(|error| {
             // A terminal, a pipe: there is nothing to sync.
             if error.kind() == io::ErrorKind::InvalidInput {
                 return Ok(());
             }
             let doing = format!("syncing {}", self.config.filename.display());
-            Err(SinkError::retry(doing, error))
+            Err(WriteError::retry(doing, error))
         })
     }
 }
@@ -166,14 +184,14 @@ impl Sink for RawfileJson {
 impl RawfileJson {
     /// Takes the lock. It is asked for again and again, since a thread that waits for it in the
     /// kernel could be stopped by nothing, not even by the end of the daemon.
-    async fn lock(&self) -> Result<(), SinkError> {
+    async fn lock(&self) -> Result<(), WriteError> {
         loop {
             match self.file.try_lock() {
                 Ok(()) => return Ok(()),
                 Err(TryLockError::WouldBlock) => sleep(LOCK_WAIT).await,
                 Err(TryLockError::Error(error)) => {
                     let doing = format!("locking {}", self.config.filename.display());
-                    return Err(SinkError::retry(doing, error));
+                    return Err(WriteError::retry(doing, error));
                 }
             }
         }
@@ -191,7 +209,7 @@ impl RawfileJson {
                 .is_ok_and(|there| (there.dev(), there.ino()) != (own.dev(), own.ino()))
     }
 
-    fn begin_anew(&mut self) -> Result<(), SinkError> {
+    fn begin_anew(&mut self) -> Result<(), WriteError> {
         self.file = open(&self.config).map_err(|error| opening(&self.config, error))?;
         self.began = began(&self.file);
         Ok(())
@@ -227,13 +245,13 @@ impl RawfileJson {
     }
 }
 
-fn opening(config: &Config, error: io::Error) -> SinkError {
+fn opening(config: &Config, error: io::Error) -> WriteError {
     let doing = format!("opening {}", config.filename.display());
     match (error.kind(), config.filename.parent()) {
         (io::ErrorKind::NotFound, Some(folder)) => {
-            SinkError::retry(doing, format!("{error}: create the directory {}", folder.display()))
+            WriteError::retry(doing, format!("{error}: create the directory {}", folder.display()))
         }
-        _ => SinkError::retry(doing, advised(&config.filename, error)),
+        _ => WriteError::retry(doing, advised(&config.filename, error)),
     }
 }
 
@@ -404,34 +422,23 @@ fn compress(path: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+
+    use tokio::sync::watch;
 
     use super::*;
-    use crate::event::Origin;
-    use crate::event::chunk::{Chunk, Share};
-    use crate::jobs::Jobs;
+    use crate::sink::testing::{self, context};
 
     fn config(folder: &Path, rotate: Option<Rotate>) -> Config {
         Config { filename: folder.join("events"), mode: Mode(0o600), rotate }
     }
 
     async fn connect(config: &Config) -> RawfileJson {
-        let (_, reopen) = watch::channel(0);
-        let context = Context {
-            name: "archive".into(),
-            writer: 0,
-            master_id: "m".into(),
-            jobs: Jobs::new(Path::new("")),
-            reopen,
-        };
-        RawfileJson::connect(config, &context).await.unwrap()
+        RawfileJson::connect(config, &context()).await.unwrap()
     }
 
     /// One event for each number; its line is `{"tag": "t", "data": <number>}`.
     fn batch(numbers: std::ops::Range<u8>) -> Batch {
-        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
-        let events = numbers.map(|n| Event::new("t", &[n])).collect();
-        Batch::new(1, 0, vec![Share::all(Arc::new(Chunk::new(origin, 1, events)))])
+        testing::batch(numbers.map(|n| Event::new("t", &[n])).collect())
     }
 
     fn lines(numbers: std::ops::Range<u8>) -> String {
@@ -558,13 +565,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), None);
         let (hup, reopen) = watch::channel(0);
-        let context = Context {
-            name: "archive".into(),
-            writer: 0,
-            master_id: "m".into(),
-            jobs: Jobs::new(Path::new("")),
-            reopen,
-        };
+        let context = Context { reopen: Reopen::new(reopen), ..context() };
         let mut sink = RawfileJson::connect(&config, &context).await.unwrap();
         sink.write(&batch(0..1)).await.unwrap();
         std::fs::remove_file(&config.filename).unwrap();
@@ -603,6 +604,6 @@ mod tests {
         let config = Config { filename: "/dev/full".into(), mode: Mode(0o600), rotate: None };
         let mut sink = connect(&config).await;
         let error = sink.write(&batch(0..1)).await.unwrap_err();
-        assert!(matches!(error, SinkError::Retry { .. }), "{error:?}");
+        assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
     }
 }

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Outlet;
 use super::outstanding::Outstanding;
-use crate::sink::chain;
+use crate::error::chain;
+use crate::source::frame_sender::FrameSender;
 use crate::source::local_cache::format::{Walk, Window};
 use crate::units::Span;
 
@@ -64,7 +64,7 @@ fn default_settle() -> Span {
 const MAX_TAGS: usize = 1_000_000;
 
 /// How long the job cache may be behind before that is worth a line in the log.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WARN_AFTER: Duration = Duration::from_secs(60);
 
 /// How often to look whether the job cache has caught up.
 const LOOK: Duration = Duration::from_millis(100);
@@ -133,7 +133,12 @@ impl Tracker {
     }
 
     /// Fills gaps until `stop` is cancelled.
-    pub(super) async fn fill(&self, config: &Config, outlet: &Outlet, stop: &CancellationToken) {
+    pub(super) async fn fill(
+        &self,
+        config: &Config,
+        sender: &FrameSender,
+        stop: &CancellationToken,
+    ) {
         let mut gaps = self.gaps.subscribe();
         loop {
             // A gap that came while another was filled begins where that one began.
@@ -142,17 +147,17 @@ impl Tracker {
                 None | Some(Err(_)) => return,
             };
             let Some(gap) = gap else { continue };
-            let filling = self.fill_one(config, outlet, gap, stop);
+            let filling = self.fill_one(config, sender, gap, stop);
             let Some(filled) = stop.run_until_cancelled(filling).await else { return };
             match filled {
                 Ok(events) => info!(
-                    source = outlet.state.name,
+                    source = sender.state.name,
                     events, "what the bus did not bring was taken from the master's job cache"
                 ),
                 Err(error) => {
                     let error = format!("backfill from {}: {error}", config.cache_dir.display());
-                    warn!(source = outlet.state.name, error, "a gap of the bus stays unfilled");
-                    outlet.state.failed(&error);
+                    warn!(source = sender.state.name, error, "a gap of the bus stays unfilled");
+                    sender.state.failed(&error);
                 }
             }
             let is_last = self.gaps.send_if_modified(|last| {
@@ -171,12 +176,12 @@ impl Tracker {
     async fn fill_one(
         &self,
         config: &Config,
-        outlet: &Outlet,
+        sender: &FrameSender,
         gap: Gap,
         stop: &CancellationToken,
     ) -> Result<u64, String> {
         sleep(config.settle.0).await;
-        caught_up(outlet, gap.connected).await;
+        caught_up(sender, gap.connected).await;
         let from = match gap.since {
             Some(lost) => lost.checked_sub(SLACK),
             None => SystemTime::now().checked_sub(config.max_age.0),
@@ -185,7 +190,7 @@ impl Tracker {
             from: from.unwrap_or(SystemTime::UNIX_EPOCH),
             until: gap.until + config.settle.0 / 2,
         };
-        let (cache, jobs) = (config.cache_dir.clone(), outlet.jobs.clone());
+        let (cache, jobs) = (config.cache_dir.clone(), sender.jobs.clone());
         let panicked = |error: tokio::task::JoinError| error.to_string();
         let walk = spawn_blocking(move || Walk::new(&cache, window, jobs)).await;
         let mut walk = walk.map_err(panicked)?.map_err(|error| chain(&error))?;
@@ -200,8 +205,8 @@ impl Tracker {
             let Some(mut frames) = frames.map_err(|error| chain(&error))? else { break };
             frames.retain(|frame| !self.has_seen(frame));
             events += frames.len() as u64;
-            outlet.state.backfilled.add(frames.len() as u64);
-            if !outstanding.send(outlet, frames, stop).await {
+            sender.state.backfilled.add(frames.len() as u64);
+            if !outstanding.send(sender, frames, stop).await {
                 return Ok(events);
             }
         }
@@ -209,7 +214,7 @@ impl Tracker {
         waited.map_err(|error| chain(&error))?;
         if walk.unreadable > 0 {
             warn!(
-                source = outlet.state.name,
+                source = sender.state.name,
                 files = walk.unreadable,
                 "files of the master's job cache could not be read"
             );
@@ -223,14 +228,14 @@ impl Tracker {
 }
 
 /// Waits until the job cache has stored what was read before the bus was there again.
-async fn caught_up(outlet: &Outlet, connected: Instant) {
+async fn caught_up(sender: &FrameSender, connected: Instant) {
     let began = Instant::now();
     let mut has_warned = false;
-    while outlet.jobs.is_behind(connected.elapsed()) {
-        if began.elapsed() > PATIENCE && !has_warned {
+    while sender.jobs.is_behind(connected.elapsed()) {
+        if began.elapsed() > WARN_AFTER && !has_warned {
             has_warned = true;
             warn!(
-                source = outlet.state.name,
+                source = sender.state.name,
                 "the backfill waits for the job cache, which has not stored what came before the gap"
             );
         }
@@ -268,9 +273,9 @@ mod tests {
         jobs.keep(Some(Duration::from_secs(3600)));
         let state = Arc::new(SourceState::new("bus", "salt_bus", "m"));
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
-        let outlet = Outlet {
+        let sender = FrameSender {
             origin,
-            way: "",
+            via: "",
             authority: Authority::Bus,
             state: Arc::clone(&state),
             frames,
@@ -290,7 +295,7 @@ mod tests {
             stop.cancel();
             frames.bodies
         };
-        let ((), bodies) = tokio::join!(tracker.fill(&config, &outlet, &stop), taking);
+        let ((), bodies) = tokio::join!(tracker.fill(&config, &sender, &stop), taking);
         let tags: Vec<_> = bodies
             .iter()
             .map(|body| std::str::from_utf8(body.split(|b| *b == b'\n').next().unwrap()).unwrap())

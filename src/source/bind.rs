@@ -17,9 +17,10 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use zeromq::{Endpoint, Listener, Socket};
 
-use super::{Link, SourceError};
+use crate::error::chain;
 use crate::files::socket_file::{Access, SocketFile, fits_to_listen};
-use crate::sink::chain;
+use crate::source::contract::SourceError;
+use crate::source::link::Link;
 
 /// `ipc://PATH`, `unix:PATH` or `tcp://127.0.0.1:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -107,7 +107,7 @@ impl Framer {
 
     /// Moves what is left into a block of `block` bytes if a large frame had made a much larger
     /// one, so that the small frames behind it do not hold that.
-    pub(crate) fn let_go(&self, buffer: &mut BytesMut, block: usize) {
+    pub(crate) fn release(&self, buffer: &mut BytesMut, block: usize) {
         if buffer.capacity() > 2 * block && self.wanted <= block && buffer.len() <= block {
             let mut small = BytesMut::with_capacity(block);
             small.extend_from_slice(buffer);
@@ -353,7 +353,7 @@ mod tests {
         buffer.extend_from_slice(&small[..5]);
         assert!(matches!(framer.next(&mut buffer), Ok(Some(Frame::Body(_)))));
         assert_eq!(framer.next(&mut buffer), Ok(None));
-        framer.let_go(&mut buffer, 1000);
+        framer.release(&mut buffer, 1000);
         assert!(buffer.capacity() < 2000);
         buffer.extend_from_slice(&small[5..]);
         let body = Frame::Body(Bytes::from_static(b"t\n\n\x80"));

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outlet, SourceError};
+use crate::source::contract::SourceError;
+use crate::source::frame_sender::FrameSender;
 use crate::sync::receipt::Receipt;
 
 /// Bytes that may be read and not yet safe. Large enough that a sink's batch can fill.
@@ -31,7 +32,7 @@ impl Outstanding {
     /// Hands frames on once there is room; `false` when that is of no use any more.
     pub(super) async fn send(
         &mut self,
-        outlet: &Outlet,
+        sender: &FrameSender,
         bodies: Vec<Bytes>,
         stop: &CancellationToken,
     ) -> bool {
@@ -44,7 +45,7 @@ impl Outstanding {
                 return false;
             }
         }
-        let Some(receipt) = outlet.send_for_receipt(bodies, Vec::new()).await else { return false };
+        let Some(receipt) = sender.send_for_receipt(bodies, Vec::new()).await else { return false };
         self.bytes += bytes;
         self.parts.push_back(Part { receipt, events, bytes });
         true

@@ -38,9 +38,12 @@ use tracing::{debug, warn};
 
 use super::framing::{Frame, FrameError, Framer};
 use super::outstanding::Outstanding;
-use super::{Link, Outlet, Source, SourceError, written};
+use super::written;
 use crate::codec::lenient_json::{MARK, Replaced, without_mark};
 use crate::observe::metrics::SOURCE_LOSSY_VALUES;
+use crate::source::contract::{Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::ByteSize;
 
 /// A recorded bus.
@@ -55,7 +58,7 @@ pub(super) struct Config {
     rate: Option<NonZeroU32>,
     /// The longest frame or line to accept. A longer frame ends the replay with an error; a longer
     /// line is counted as a bad frame and passed over.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 
@@ -69,11 +72,11 @@ impl Source for Replay {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         let file = open(&config.path).await?;
-        Link::new(outlet.state.clone()).up(&shown(&config.path));
+        Link::new(sender.state.clone()).up(&shown(&config.path));
         let mut reader = Reader::new(file, config.max_frame.as_usize(), shown(&config.path));
         let mut pace = config.rate.map(Pace::new);
         let mut flaws = Flaws::default();
@@ -91,7 +94,7 @@ impl Source for Replay {
                 SourceError::new(format!("reading {}", shown(&config.path)), error)
             })?;
             reader = back;
-            flaws.note(&block, &outlet, &reader.name);
+            flaws.note(&block, &sender, &reader.name);
             let mut bodies = block.bodies;
             if let Some(pace) = &mut pace {
                 while !bodies.is_empty() {
@@ -101,18 +104,18 @@ impl Source for Replay {
                     let later = bodies.split_off(due.min(bodies.len()));
                     pace.taken(bodies.len());
                     let now = std::mem::replace(&mut bodies, later);
-                    if !outstanding.send(&outlet, now, &stop).await {
+                    if !outstanding.send(&sender, now, &stop).await {
                         return Ok(());
                     }
                 }
-            } else if !outstanding.send(&outlet, bodies, &stop).await {
+            } else if !outstanding.send(&sender, bodies, &stop).await {
                 return Ok(());
             }
             match block.end {
                 None if stop.is_cancelled() => return Ok(()),
                 None => {}
                 Some(outcome) => {
-                    flaws.sum_up(&outlet, &reader.name);
+                    flaws.sum_up(&sender, &reader.name);
                     let waited = stop.run_until_cancelled(outstanding.wait(&reader.name)).await;
                     return outcome.and(waited.unwrap_or(Ok(())));
                 }
@@ -176,14 +179,14 @@ struct Flaws {
 }
 
 impl Flaws {
-    fn note(&mut self, block: &Block, outlet: &Outlet, name: &str) {
-        outlet.state.bad_frames.add(block.bad.len() as u64);
-        outlet.state.replaced(block.replaced);
+    fn note(&mut self, block: &Block, sender: &FrameSender, name: &str) {
+        sender.state.bad_frames.add(block.bad.len() as u64);
+        sender.state.replaced(block.replaced);
         self.lossy += block.lossy;
         for bad in &block.bad {
-            let (source, file, reason) = (&outlet.state.name, name, bad.as_str());
+            let (source, file, reason) = (&sender.state.name, name, bad.as_str());
             if self.bad == 0 {
-                outlet.state.failed(&format!("{name}: {bad}"));
+                sender.state.failed(&format!("{name}: {bad}"));
                 warn!(source, file, reason, "what is no event is passed over; reading goes on");
             } else {
                 debug!(source, file, reason, "what is no event is passed over");
@@ -192,8 +195,8 @@ impl Flaws {
         }
     }
 
-    fn sum_up(&self, outlet: &Outlet, name: &str) {
-        let (source, file) = (&outlet.state.name, name);
+    fn sum_up(&self, sender: &FrameSender, name: &str) {
+        let (source, file) = (&sender.state.name, name);
         if self.bad > 1 {
             let count = self.bad;
             warn!(source, file, count, "lines or frames were no events and were passed over");
@@ -349,7 +352,7 @@ impl Reader {
 
     fn fill(&mut self) -> io::Result<usize> {
         if let Some(Format::Capture(framer)) = &self.format {
-            framer.let_go(&mut self.buffer, 2 * READ);
+            framer.release(&mut self.buffer, 2 * READ);
         }
         let have = self.buffer.len();
         let missing = match &self.format {
@@ -521,20 +524,20 @@ mod tests {
     use crate::event::{Authority, Event, Origin};
     use crate::jobs::Jobs;
     use crate::observe::state::SourceState;
-    use crate::source::Frames;
+    use crate::source::frame_sender::Frames;
 
     fn captures() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures")
     }
 
-    fn outlet() -> (Outlet, Receiver<Frames>) {
+    fn sender() -> (FrameSender, Receiver<Frames>) {
         let (frames, out) = channel(1000, &Bell::default());
         let origin = Arc::new(Origin { source: "s".into(), master_id: "m".into() });
         let state = Arc::new(SourceState::new("s", "replay", "m"));
         (
-            Outlet {
+            FrameSender {
                 origin,
-                way: "",
+                via: "",
                 authority: Authority::Bus,
                 state,
                 frames,
@@ -557,24 +560,28 @@ mod tests {
     #[tokio::test]
     async fn a_replay_of_which_something_is_lost_says_so() {
         let (_folder, path) = file(b"{\"tag\": \"a\", \"data\": 1}\n");
-        let (outlet, out) = outlet();
+        let (sender, out) = sender();
         let dropper = std::thread::spawn(move || std::iter::from_fn(|| out.recv()).count());
-        let outcome = Replay::run(&config(&path), outlet, CancellationToken::new()).await;
+        let outcome = Replay::run(&config(&path), sender, CancellationToken::new()).await;
         assert_eq!(dropper.join().unwrap(), 1);
-        let error = crate::sink::chain(&outcome.unwrap_err());
+        let error = crate::error::chain(&outcome.unwrap_err());
         assert!(error.contains("up to 1 events were not kept"), "{error}");
     }
 
     fn config(path: &Path) -> Config {
-        Config { path: path.to_owned(), rate: None, max_frame: crate::source::default_max_frame() }
+        Config {
+            path: path.to_owned(),
+            rate: None,
+            max_frame: crate::source::contract::default_max_frame(),
+        }
     }
 
     /// Replays the file to its end: tags and payloads as JSON, bad frames, outcome.
     async fn replayed(config: &Config) -> (Vec<serde_json::Value>, u64, Result<(), String>) {
-        let (outlet, out) = outlet();
-        let state = outlet.state.clone();
+        let (sender, out) = sender();
+        let state = sender.state.clone();
         let keeper = std::thread::spawn(move || kept(&out));
-        let outcome = Replay::run(config, outlet, CancellationToken::new()).await;
+        let outcome = Replay::run(config, sender, CancellationToken::new()).await;
         let events = keeper.join().unwrap().into_iter().map(|event| {
             let mut data = Vec::new();
             json::write(event.payload(), &mut data);
@@ -582,7 +589,7 @@ mod tests {
             serde_json::json!({"tag": event.tag(), "data": data})
         });
         let events = events.collect();
-        (events, state.bad_frames.get(), outcome.map_err(|error| crate::sink::chain(&error)))
+        (events, state.bad_frames.get(), outcome.map_err(|error| crate::error::chain(&error)))
     }
 
     fn file(bytes: &[u8]) -> (TempDir, PathBuf) {
@@ -728,10 +735,10 @@ mod tests {
             r#"{"tag":"a/5","data":{"a":1,"a":"\u0000"}}"#,
         ];
         let (_folder, path) = file(lines.join("\n").as_bytes());
-        let (outlet, out) = outlet();
-        let state = outlet.state.clone();
+        let (sender, out) = sender();
+        let state = sender.state.clone();
         let keeper = std::thread::spawn(move || kept(&out));
-        Replay::run(&config(&path), outlet, CancellationToken::new()).await.unwrap();
+        Replay::run(&config(&path), sender, CancellationToken::new()).await.unwrap();
         let events = keeper.join().unwrap().into_iter().map(|event| {
             let mut data = Vec::new();
             json::write(event.payload(), &mut data);
@@ -784,10 +791,10 @@ mod tests {
         let path = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
         assert!(made.success());
-        let (outlet, out) = outlet();
+        let (sender, out) = sender();
         let stop = CancellationToken::new();
         let (config, stopped) = (config(&path), stop.clone());
-        let running = tokio::spawn(async move { Replay::run(&config, outlet, stopped).await });
+        let running = tokio::spawn(async move { Replay::run(&config, sender, stopped).await });
         let mut writer =
             spawn_blocking(move || File::options().write(true).open(path)).await.unwrap().unwrap();
         writer.write_all(b"{\"tag\": \"t\", \"data\": {}}\n").unwrap();

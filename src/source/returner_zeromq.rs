@@ -24,11 +24,13 @@ use tracing::{debug, warn};
 use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
 use super::bind::{Bind, LOOK};
-use super::returner::desk::{Desk, LAST_ANSWERS, Share, WAIT};
+use super::returner::requests::{LAST_ANSWERS, RequestHandler, Share, WAIT};
 use super::returner_wire::{Answer, Request, VERSION_OVER_ZEROMQ as VERSION, refused, wait};
-use super::{JobCache, Link, Outlet, Source, SourceError};
 use crate::event::Authority;
 use crate::files::socket_file::Access;
+use crate::source::contract::{JobCache, Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::ByteSize;
 
 /// Salt's `event_return`, `--return` and job cache, by an older package. Deprecated.
@@ -40,7 +42,7 @@ pub(super) struct Config {
     /// on Salt's side, and another one than that of a source `returner`.
     bind: Bind,
     /// The longest message to accept. A longer one is refused and counted as a bad frame.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 
@@ -62,15 +64,15 @@ impl Source for ReturnerZeromq {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         let mut socket = RouterSocket::new();
         let mut bound = config.bind.listen(&mut socket).await?;
         // Salt's side keeps what it cannot hand over.
-        let mut link = Link::keeping(outlet.state.clone());
+        let mut link = Link::keeping(sender.state.clone());
         link.up(&config.bind.to_string());
-        let mut counter = Counter::new(outlet, config);
+        let mut counter = Counter::new(sender, config);
         let (mut wait, mut look) = (interval(WAIT), interval(LOOK));
         wait.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,7 +163,7 @@ struct Pending {
 
 /// The requests that are not answered yet.
 struct Counter {
-    desk: Rc<Desk>,
+    handler: Rc<RequestHandler>,
     share: Rc<Share>,
     authority: Authority,
     max_frame: usize,
@@ -172,17 +174,17 @@ struct Counter {
 }
 
 impl Counter {
-    fn new(outlet: Outlet, config: &Config) -> Self {
+    fn new(sender: FrameSender, config: &Config) -> Self {
         let authority = match config.bind {
             Bind::Ipc(_) => Authority::Master,
             Bind::Loopback(_) => Authority::Bus,
         };
         let max_frame = config.max_frame.as_usize();
         // An answer is one message, and in memory.
-        let desk = Desk::new(outlet, max_frame, usize::MAX);
+        let handler = RequestHandler::new(sender, max_frame, usize::MAX);
         Counter {
-            share: desk.everybody(),
-            desk,
+            share: handler.everybody(),
+            handler,
             authority,
             max_frame,
             pending: HashMap::new(),
@@ -213,17 +215,17 @@ impl Counter {
             }
         };
         let to = ReplyTo { envelope, id };
-        let place = match self.desk.place(&self.share, &asked, body.len(), None) {
+        let place = match self.handler.place(&self.share, &asked, body.len(), None) {
             Ok(place) => place,
             Err(answer) => return Some(to.with(answer.message(id, VERSION))),
         };
         let number = self.next;
         self.next += 1;
         self.pending.insert(number, Pending { to });
-        let desk = Rc::clone(&self.desk);
+        let handler = Rc::clone(&self.handler);
         let authority = Some(self.authority);
         let serving = async move {
-            let (answer, _place) = desk.serve(asked, authority, place).await;
+            let (answer, _place) = handler.serve(asked, authority, place).await;
             (number, answer)
         };
         self.under_way.spawn_local(serving);
@@ -237,7 +239,7 @@ impl Counter {
     }
 
     fn refuse(&self, to: &ReplyTo, why: &str, later: bool) -> ZmqMessage {
-        let state = &self.desk.outlet.state;
+        let state = &self.handler.sender.state;
         state.bad_frames.add(1);
         if state.failed(why) {
             warn!(source = state.name, reason = why, "a request was refused");
@@ -249,9 +251,9 @@ impl Counter {
     fn settle(&mut self, (number, answer): (u64, Answer)) -> Option<ZmqMessage> {
         let pending = self.pending.remove(&number)?;
         if let Answer::Refused { why, .. } = &answer
-            && self.desk.outlet.state.failed(why)
+            && self.handler.sender.state.failed(why)
         {
-            warn!(source = self.desk.outlet.state.name, reason = why, "a request failed");
+            warn!(source = self.handler.sender.state.name, reason = why, "a request failed");
         }
         let id = pending.to.id;
         Some(pending.to.with(answer.message(id, VERSION)))

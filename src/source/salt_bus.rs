@@ -7,12 +7,10 @@
 //!
 //! At a thousand events a second each event would be a wake-up of its own, which costs more than
 //! the event. After a small read the source lets its thread sleep for as long as a few events take
-//! to come ([`patience`](super::patience)), and then reads them together.
+//! to come ([`coalesce`](super::coalesce)), and then reads them together.
 
-use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -24,11 +22,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::backfill::{self, Tracker};
+use super::coalesce;
 use super::framing::{Frame, FrameError, Framer};
-use super::zeromq::{self, Left};
-use super::{JobCache, Link, Outlet, Source, SourceError, patience};
-use crate::files::socket_file::fits;
-use crate::sink::chain;
+use super::zeromq::{self, SessionEnd};
+use crate::error::chain;
+use crate::source::bus_address::Address;
+use crate::source::contract::{JobCache, Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::{ByteSize, Span};
 
 /// The event bus of a Salt master.
@@ -42,80 +43,21 @@ pub(super) struct Config {
     address: Address,
     /// The longest frame to accept; a longer one ends the connection with an error that names its
     /// size. At least the master's `max_event_size`.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
     /// The longest time to let events gather after a read that brought few; as long as sixteen take
     /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each
     /// as it comes.
-    #[serde(default = "default_patience")]
-    patience: Span,
+    #[serde(default = "default_coalesce")]
+    coalesce: Span,
     /// Where to look for the jobs of a time in which the bus was not read. Default: nowhere. Not
     /// for a bus that speaks ZeroMQ.
     #[serde(default)]
     backfill: Option<backfill::Config>,
 }
 
-fn default_patience() -> Span {
+fn default_coalesce() -> Span {
     Span::millis(20)
-}
-
-/// Where the bus is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(with = "String")]
-pub(crate) enum Address {
-    /// A unix socket.
-    Unix(PathBuf),
-    /// `HOST:PORT`.
-    Tcp(String),
-}
-
-impl Default for Address {
-    fn default() -> Self {
-        Address::Unix("/var/run/salt/master/master_event_pub.ipc".into())
-    }
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(host_port) = text.strip_prefix("tcp://") {
-            let port = host_port.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            return match port {
-                Some(_) => Ok(Address::Tcp(host_port.to_owned())),
-                None => Err(format!("`{text}` has no port; write tcp://HOST:PORT")),
-            };
-        }
-        let path = text.strip_prefix("unix:").unwrap_or(text);
-        match path.split_once("://") {
-            Some((scheme, _)) => Err(format!(
-                "`{scheme}://` is none of the addresses of a bus: a path, unix:PATH or tcp://HOST:PORT"
-            )),
-            None if path.is_empty() => Err("the address is empty".to_owned()),
-            None => {
-                fits(Path::new(path)).map_err(|error| error.to_string())?;
-                Ok(Address::Unix(path.into()))
-            }
-        }
-    }
-}
-
-impl TryFrom<String> for Address {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Unix(path) => write!(f, "{}", path.display()),
-            Address::Tcp(host_port) => write!(f, "tcp://{host_port}"),
-        }
-    }
 }
 
 pub(super) struct SaltBus;
@@ -134,19 +76,19 @@ impl Source for SaltBus {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         match &config.backfill {
-            None => follow(config, &outlet, None, &stop).await,
+            None => follow(config, &sender, None, &stop).await,
             Some(backfill) => {
                 let tracker = Tracker::new();
                 let over = stop.child_token();
                 let following = async {
-                    follow(config, &outlet, Some(&tracker), &stop).await;
+                    follow(config, &sender, Some(&tracker), &stop).await;
                     over.cancel();
                 };
-                tokio::join!(following, tracker.fill(backfill, &outlet, &over));
+                tokio::join!(following, tracker.fill(backfill, &sender, &over));
             }
         }
         Ok(())
@@ -180,23 +122,23 @@ enum End {
 /// been read is handed on.
 async fn follow(
     config: &Config,
-    outlet: &Outlet,
+    sender: &FrameSender,
     tracker: Option<&Tracker>,
     stop: &CancellationToken,
 ) {
-    let mut link = Link::new(outlet.state.clone());
+    let mut link = Link::new(sender.state.clone());
     loop {
-        match session(config, outlet, &mut link, tracker, stop).await {
+        match session(config, sender, &mut link, tracker, stop).await {
             Ok(End::Done) => return,
             Ok(End::Zmtp) => {
                 let max_frame = config.max_frame.as_usize();
                 let address = &config.address;
                 let left =
-                    zeromq::follow_publisher(address, max_frame, outlet, &mut link, stop).await;
+                    zeromq::follow_publisher(address, max_frame, sender, &mut link, stop).await;
                 match left {
-                    Left::Done => return,
+                    SessionEnd::Done => return,
                     // The connection that told the framing was there, so this is a gap too.
-                    Left::Absent(reason) | Left::Lost(reason) => link.lost(&reason),
+                    SessionEnd::Absent(reason) | SessionEnd::Lost(reason) => link.lost(&reason),
                 }
             }
             Ok(End::Lost(reason)) => {
@@ -218,7 +160,7 @@ async fn follow(
 /// Connects and reads until the connection ends; an error if it could not be made.
 async fn session(
     config: &Config,
-    outlet: &Outlet,
+    sender: &FrameSender,
     link: &mut Link,
     tracker: Option<&Tracker>,
     stop: &CancellationToken,
@@ -229,7 +171,7 @@ async fn session(
             let Some(stream) = stop.run_until_cancelled(connecting).await else {
                 return Ok(End::Done);
             };
-            Ok(read(stream?, config, outlet, link, tracker, stop).await)
+            Ok(read(stream?, config, sender, link, tracker, stop).await)
         }
         Address::Tcp(host_port) => {
             let connecting = TcpStream::connect(host_port);
@@ -243,7 +185,7 @@ async fn session(
                 .with_interval(Duration::from_secs(10))
                 .with_retries(3);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(read(stream, config, outlet, link, tracker, stop).await)
+            Ok(read(stream, config, sender, link, tracker, stop).await)
         }
     }
 }
@@ -261,7 +203,7 @@ const MUCH: usize = 64 << 10;
 async fn read(
     mut stream: impl AsyncRead + Unpin,
     config: &Config,
-    outlet: &Outlet,
+    sender: &FrameSender,
     link: &mut Link,
     tracker: Option<&Tracker>,
     stop: &CancellationToken,
@@ -275,7 +217,7 @@ async fn read(
         tracker.up();
     }
     loop {
-        framer.let_go(&mut buffer, READ);
+        framer.release(&mut buffer, READ);
         let missing = framer.wanted().saturating_sub(buffer.len());
         if buffer.capacity() - buffer.len() < missing.max(ROOM) {
             buffer.reserve(missing.max(READ));
@@ -291,7 +233,7 @@ async fn read(
         let outcome = loop {
             match framer.next(&mut buffer) {
                 Ok(Some(Frame::Body(body))) => bodies.push(body),
-                Ok(Some(Frame::Bodiless(_))) => outlet.state.bad_frames.add(1),
+                Ok(Some(Frame::Bodiless(_))) => sender.state.bad_frames.add(1),
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -303,19 +245,19 @@ async fn read(
         if let Some(tracker) = tracker {
             tracker.read(&bodies);
         }
-        if !outlet.send(bodies).await {
+        if !sender.send(bodies).await {
             return End::Done;
         }
         match outcome {
             Ok(()) => {}
             Err(FrameError::Zmtp) => return End::Zmtp,
             Err(error) => {
-                outlet.state.bad_frames.add(1);
+                sender.state.bad_frames.add(1);
                 return End::Lost(format!("{address}: {error}"));
             }
         }
         if let Some(wish) = pace.wish(count, events) {
-            patience::ask(wish.min(config.patience.0));
+            coalesce::ask(wish.min(config.coalesce.0));
         }
     }
 }
@@ -360,24 +302,4 @@ fn explained(error: io::Error) -> io::Error {
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{}: {advice}", chain(&error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        for (text, address) in [
-            ("/run/salt/x.ipc", Address::Unix("/run/salt/x.ipc".into())),
-            ("unix:/run/salt/x.ipc", Address::Unix("/run/salt/x.ipc".into())),
-            ("tcp://127.0.0.1:4512", Address::Tcp("127.0.0.1:4512".into())),
-            ("tcp://[::1]:4512", Address::Tcp("[::1]:4512".into())),
-        ] {
-            assert_eq!(text.parse(), Ok(address));
-        }
-        for text in ["", "tcp://localhost", "http://localhost:80", "unix:"] {
-            text.parse::<Address>().unwrap_err();
-        }
-    }
 }

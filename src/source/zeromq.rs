@@ -39,9 +39,11 @@ use zeromq::{
 };
 
 use super::bind::{Bind, LOOK};
-use super::salt_bus::Address;
-use super::{Link, Outlet, Source, SourceError};
 use crate::files::socket_file::{Access, fits};
+use crate::source::bus_address::Address;
+use crate::source::contract::{Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::ByteSize;
 
 /// The two patterns as an operator writes them.
@@ -59,7 +61,7 @@ struct Written {
     #[serde(default)]
     bind: Option<Bind>,
     /// The longest message to accept. A longer one is counted as a bad frame and dropped.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 
@@ -140,11 +142,11 @@ impl Source for Zeromq {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         match &config.pattern {
-            Pattern::Pull(bind) => pull(bind, config.max_frame, &outlet, &stop).await,
+            Pattern::Pull(bind) => pull(bind, config.max_frame, &sender, &stop).await,
             Pattern::Subscribe { publishers, topics } => {
                 let missing = Rc::new(Cell::new(publishers.len()));
                 let mut subscriptions = JoinSet::new();
@@ -154,7 +156,7 @@ impl Source for Zeromq {
                         topics: Arc::clone(topics),
                         missing: Rc::clone(&missing),
                         max_frame: config.max_frame,
-                        outlet: outlet.clone(),
+                        sender: sender.clone(),
                         stop: stop.clone(),
                     }));
                 }
@@ -189,12 +191,12 @@ struct Subscription {
     /// How many of the source's publishers are not connected.
     missing: Rc<Cell<usize>>,
     max_frame: usize,
-    outlet: Outlet,
+    sender: FrameSender,
     stop: CancellationToken,
 }
 
 /// How a session with a publisher ended.
-pub(super) enum Left {
+pub(super) enum SessionEnd {
     /// The daemon stops, or the dispatcher is gone.
     Done,
     /// There was no publisher.
@@ -205,20 +207,20 @@ pub(super) enum Left {
 
 /// Stays subscribed until told to stop.
 async fn follow(subscription: Subscription) {
-    let Subscription { publisher, topics, missing, max_frame, outlet, stop } = subscription;
-    let mut link = Link::new(outlet.state.clone());
+    let Subscription { publisher, topics, missing, max_frame, sender, stop } = subscription;
+    let mut link = Link::new(sender.state.clone());
     loop {
         let up = |link: &mut Link| {
             link.up(&publisher);
             missing.set(missing.get() - 1);
             // The source is connected once all its publishers are.
-            outlet.state.connected.set_bool(missing.get() == 0);
+            sender.state.connected.set_bool(missing.get() == 0);
         };
-        let left = session(&publisher, &topics, max_frame, &outlet, &mut link, up, &stop).await;
+        let left = session(&publisher, &topics, max_frame, &sender, &mut link, up, &stop).await;
         match left {
-            Left::Done => return,
-            Left::Absent(reason) => link.absent(&reason),
-            Left::Lost(reason) => {
+            SessionEnd::Done => return,
+            SessionEnd::Absent(reason) => link.absent(&reason),
+            SessionEnd::Lost(reason) => {
                 link.lost(&reason);
                 missing.set(missing.get() + 1);
             }
@@ -233,16 +235,16 @@ async fn follow(subscription: Subscription) {
 pub(super) async fn follow_publisher(
     address: &Address,
     max_frame: usize,
-    outlet: &Outlet,
+    sender: &FrameSender,
     link: &mut Link,
     stop: &CancellationToken,
-) -> Left {
+) -> SessionEnd {
     let publisher = match address {
         Address::Unix(path) => format!("ipc://{}", path.display()),
         Address::Tcp(host_port) => format!("tcp://{host_port}"),
     };
-    debug!(source = outlet.state.name, publisher, "the bus speaks ZeroMQ, subscribing");
-    session(&publisher, &[String::new()], max_frame, outlet, link, |_| {}, stop).await
+    debug!(source = sender.state.name, publisher, "the bus speaks ZeroMQ, subscribing");
+    session(&publisher, &[String::new()], max_frame, sender, link, |_| {}, stop).await
 }
 
 /// How long a publisher may take to answer and to shake hands.
@@ -259,11 +261,11 @@ async fn session(
     publisher: &str,
     topics: &[String],
     max_frame: usize,
-    outlet: &Outlet,
+    sender: &FrameSender,
     link: &mut Link,
     up: impl FnOnce(&mut Link),
     stop: &CancellationToken,
-) -> Left {
+) -> SessionEnd {
     let mut socket = subscriber();
     let mut monitor = socket.monitor();
     let connected = stop.run_until_cancelled(async {
@@ -273,33 +275,33 @@ async fn session(
         socket.connect(publisher).await
     });
     match connected.await {
-        None => return Left::Done,
+        None => return SessionEnd::Done,
         Some(Err(error)) => {
             let reason = format!("{publisher}: {error}; does a publisher listen there?");
-            return Left::Absent(reason);
+            return SessionEnd::Absent(reason);
         }
         Some(Ok(())) => up(link),
     }
     loop {
         let Some(arrived) = stop.run_until_cancelled(next(&mut socket, &mut monitor)).await else {
-            return Left::Done;
+            return SessionEnd::Done;
         };
         let mut bodies = Vec::new();
-        let mut outcome = arrived.map(|message| bodies.extend(body_of(message, max_frame, outlet)));
+        let mut outcome = arrived.map(|message| bodies.extend(body_of(message, max_frame, sender)));
         while outcome.is_ok() && bodies.len() < TOGETHER {
             let Some(more) = at_hand(&mut socket).await else { break };
             outcome = more
-                .map(|message| bodies.extend(body_of(message, max_frame, outlet)))
+                .map(|message| bodies.extend(body_of(message, max_frame, sender)))
                 .map_err(|error| error.to_string());
         }
         if !bodies.is_empty() {
             link.works();
         }
-        if !outlet.send(bodies).await {
-            return Left::Done;
+        if !sender.send(bodies).await {
+            return SessionEnd::Done;
         }
         if let Err(reason) = outcome {
-            return Left::Lost(format!("{publisher}: {reason}"));
+            return SessionEnd::Lost(format!("{publisher}: {reason}"));
         }
     }
 }
@@ -341,7 +343,7 @@ async fn at_hand(socket: &mut impl SocketRecv) -> Option<Result<ZmqMessage, ZmqE
 }
 
 /// The event in a message; one that cannot be one is counted.
-fn body_of(message: ZmqMessage, max_frame: usize, outlet: &Outlet) -> Option<Bytes> {
+fn body_of(message: ZmqMessage, max_frame: usize, sender: &FrameSender) -> Option<Bytes> {
     let size: usize = message.iter().map(Bytes::len).sum();
     let frames = message.into_vec();
     let refused = match frames.as_slice() {
@@ -352,9 +354,9 @@ fn body_of(message: ZmqMessage, max_frame: usize, outlet: &Outlet) -> Option<Byt
         [tag, payload] => return Some(joined(tag, payload)),
         _ => format!("a message has {} frames; an event has one or two", frames.len()),
     };
-    outlet.state.bad_frames.add(1);
-    if outlet.state.failed(&refused) {
-        warn!(source = outlet.state.name, reason = refused, "a message was dropped");
+    sender.state.bad_frames.add(1);
+    if sender.state.failed(&refused) {
+        warn!(source = sender.state.name, reason = refused, "a message was dropped");
     }
     None
 }
@@ -374,13 +376,13 @@ fn joined(tag: &[u8], payload: &Bytes) -> Bytes {
 async fn pull(
     bind: &Bind,
     max_frame: usize,
-    outlet: &Outlet,
+    sender: &FrameSender,
     stop: &CancellationToken,
 ) -> Result<(), SourceError> {
     let mut socket = PullSocket::new();
     let mut bound = bind.listen(&mut socket).await?;
     // Senders keep what they cannot send.
-    let mut link = Link::keeping(outlet.state.clone());
+    let mut link = Link::keeping(sender.state.clone());
     link.up(&bind.to_string());
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -399,18 +401,18 @@ async fn pull(
         let mut message = Some(message);
         while let Some(received) = message.take() {
             match received {
-                Ok(received) => bodies.extend(body_of(received, max_frame, outlet)),
+                Ok(received) => bodies.extend(body_of(received, max_frame, sender)),
                 // One sender's connection broke; those of the others are whole.
                 Err(error) => {
-                    outlet.state.bad_frames.add(1);
-                    warn!(source = outlet.state.name, %error, "a sender broke off");
+                    sender.state.bad_frames.add(1);
+                    warn!(source = sender.state.name, %error, "a sender broke off");
                 }
             }
             if bodies.len() < TOGETHER {
                 message = at_hand(&mut socket).await;
             }
         }
-        if !outlet.send(bodies).await {
+        if !sender.send(bodies).await {
             break;
         }
     }

@@ -10,7 +10,7 @@
 //!
 //! A ring is never lost: one that comes while the thread does not wait ends its next wait at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{SendError, TryRecvError, TrySendError};
 
 use crate::observe::threads;
+use crate::sync::lock;
 
 /// How long to wait where there is nothing to do without a ring.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
@@ -30,17 +31,18 @@ impl Bell {
     /// From now on the bell rings for this thread. What came before was not heard by it, so it
     /// looks at its channels before it waits.
     pub(crate) fn attend(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+        *lock::hold(&self.0) = Some(thread::current());
     }
 
-    /// Lets the thread that attends to a bell wait for a ring, or for as long as `limit`, or now and then for nothing.
+    /// Lets the thread that attends to a bell wait for a ring, or for as long as `limit`, or now
+    /// and then for nothing.
     pub(crate) fn wait(limit: Duration) {
         threads::waiting(|| thread::park_timeout(limit));
     }
 
     /// Lets the thread look, for something that is in no channel.
     pub(crate) fn ring(&self) {
-        if let Some(thread) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(thread) = &*lock::hold(&self.0) {
             thread.unpark();
         }
     }

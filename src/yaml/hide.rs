@@ -49,7 +49,7 @@ const OPAQUE: usize = 20;
 
 /// A line, and how many columns stand before the place in it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Excerpt {
+pub(crate) struct ShownLine {
     /// The part of the line that may be shown.
     pub(crate) line: String,
     /// The columns before the place.
@@ -67,7 +67,7 @@ pub(crate) fn is_secret(key: &str) -> bool {
 }
 
 /// The line of this number, from 1, with a column of it in sight.
-pub(crate) fn shown(text: &str, number: usize, column: usize) -> Excerpt {
+pub(crate) fn shown(text: &str, number: usize, column: usize) -> ShownLine {
     window(&without_secrets(text, number).1, column.saturating_sub(1))
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn hides(text: &str, number: usize) -> bool {
 
 /// The line of this number, and the same without the values of keys that hold secrets.
 fn without_secrets(text: &str, number: usize) -> (&str, String) {
-    let mut state = Inside::Nothing;
+    let mut state = OpenSecret::Nothing;
     let (mut found, mut shown) = ("", String::new());
     for line in lines_of(text).take(number) {
         found = line;
@@ -139,7 +139,7 @@ pub(crate) fn lines_of(text: &str) -> impl Iterator<Item = &str> {
 
 /// A secret that began on a line before, and that a line is inside of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Inside {
+enum OpenSecret {
     Nothing,
     /// A text between such quotes.
     Quotes(char),
@@ -149,31 +149,31 @@ enum Inside {
     Indented(usize),
 }
 
-impl Inside {
+impl OpenSecret {
     /// True if the line is a part of it, or its end.
     fn takes(&mut self, line: &str) -> bool {
         match *self {
-            Inside::Nothing => false,
-            Inside::Quotes(quote) => {
+            OpenSecret::Nothing => false,
+            OpenSecret::Quotes(quote) => {
                 if let Some(rest) = behind_quote(line, quote) {
                     *self = after(rest, 0);
                 }
                 true
             }
-            Inside::Brackets(open) => {
+            OpenSecret::Brackets(open) => {
                 match open_brackets(line, open) {
-                    0 => *self = Inside::Nothing,
-                    open => *self = Inside::Brackets(open),
+                    0 => *self = OpenSecret::Nothing,
+                    open => *self = OpenSecret::Brackets(open),
                 }
                 true
             }
-            Inside::Indented(columns) => {
+            OpenSecret::Indented(columns) => {
                 let indent = line.len() - line.trim_start().len();
                 let is_item = indent == columns && line.trim_start().starts_with('-');
                 if line.trim().is_empty() || indent > columns || is_item {
                     return true;
                 }
-                *self = Inside::Nothing;
+                *self = OpenSecret::Nothing;
                 false
             }
         }
@@ -181,13 +181,13 @@ impl Inside {
 }
 
 /// Writes the line without the values of keys that hold secrets; returns what goes on behind it.
-fn without_values(line: &str, out: &mut String) -> Inside {
-    let mut state = Inside::Nothing;
+fn without_values(line: &str, out: &mut String) -> OpenSecret {
+    let mut state = OpenSecret::Nothing;
     let mut rest = line;
     // The value of a key that stands alone (`? password`) on a line before.
     if line.trim_start().starts_with(':') {
         out.push_str(&hidden(line));
-        return Inside::Indented(line.len() - line.trim_start().len());
+        return OpenSecret::Indented(line.len() - line.trim_start().len());
     }
     while let Some(colon) = rest.find(':') {
         let (key, value) = rest.split_at(colon + 1);
@@ -211,10 +211,10 @@ fn without_values(line: &str, out: &mut String) -> Inside {
             _ if open_brackets(line.get(..before + colon).unwrap_or_default(), 0) > 0 => {
                 after(line, 0)
             }
-            Some(quote @ ('"' | '\'')) if end.is_none() => Inside::Quotes(quote),
-            Some('"' | '\'') => Inside::Nothing,
+            Some(quote @ ('"' | '\'')) if end.is_none() => OpenSecret::Quotes(quote),
+            Some('"' | '\'') => OpenSecret::Nothing,
             Some('[' | '{') => after(value, 0),
-            _ => Inside::Indented((before + colon).saturating_sub(name.len())),
+            _ => OpenSecret::Indented((before + colon).saturating_sub(name.len())),
         };
         let (value, others) = value.split_at(end.unwrap_or(value.len()));
         out.push_str(&hidden(value));
@@ -225,10 +225,10 @@ fn without_values(line: &str, out: &mut String) -> Inside {
 }
 
 /// The brackets that are open behind a line.
-fn after(line: &str, open: usize) -> Inside {
+fn after(line: &str, open: usize) -> OpenSecret {
     match open_brackets(line, open) {
-        0 => Inside::Nothing,
-        open => Inside::Brackets(open),
+        0 => OpenSecret::Nothing,
+        open => OpenSecret::Brackets(open),
     }
 }
 
@@ -283,7 +283,7 @@ fn behind_quote(text: &str, quote: char) -> Option<&str> {
 }
 
 /// The part of a line around a column, made visible.
-fn window(line: &str, column: usize) -> Excerpt {
+fn window(line: &str, column: usize) -> ShownLine {
     let near = column.saturating_sub(WIDTH / 2);
     let first = near.saturating_sub(MARGIN);
     let skipped: String = line.chars().skip(first).take(2 * MARGIN + WIDTH).collect();
@@ -295,7 +295,7 @@ fn window(line: &str, column: usize) -> Excerpt {
     let front = if near > 0 { "…" } else { "" };
     let back = if is_cut { "…" } else { "" };
     let indent = visible::width(front) + visible::width(&Visible(&before).to_string());
-    Excerpt { line: format!("{front}{}{back}", Visible(&part)), indent }
+    ShownLine { line: format!("{front}{}{back}", Visible(&part)), indent }
 }
 
 /// Hides what looks like a secret: what an address has besides its host, opaque texts, keys.
@@ -480,7 +480,7 @@ mod tests {
     fn a_long_line_is_shown_around_its_place() {
         let line = format!("{{{}port: many}}", "\"a\u{202e}\": 1, ".repeat(200_000));
         let column = line.chars().count() - 4;
-        let Excerpt { line, indent } = shown(&line, 1, column);
+        let ShownLine { line, indent } = shown(&line, 1, column);
         assert!(line.chars().count() < 300, "{line}");
         assert!(line.starts_with('…') && line.contains("\\u{202e}"), "{line}");
         let from: String = line.chars().skip(indent).collect();

@@ -10,13 +10,12 @@ use std::fmt;
 use std::path::Path;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer};
-use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
+use serde::{Deserialize, Deserializer, Serialize, forward_to_deserialize_any};
 use serde_saphyr::Spanned;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::codec::visible;
 use crate::files::regular_file;
-use crate::yaml::hide as excerpt;
 
 pub(crate) mod hide;
 
@@ -62,6 +61,11 @@ impl Problem {
         Problem { place: Some(place), message: message.into(), help: None }
     }
 
+    /// A problem with the whole.
+    pub(crate) fn unplaced(message: impl Into<String>) -> Self {
+        Problem { place: None, message: message.into(), help: None }
+    }
+
     /// The same problem with advice.
     #[must_use]
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
@@ -77,12 +81,25 @@ impl Problem {
         Problem { place: self.place.or(Some(place)), ..self }
     }
 
+    /// The place, what is wrong and what to do, on one line.
+    pub(crate) fn on_one_line(&self, file: &str) -> String {
+        let mut out = file.to_owned();
+        if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
+            out += &format!(":{line}:{column}");
+        }
+        out += &format!(": {}", self.message);
+        if let Some(help) = &self.help {
+            out += &format!("; {help}");
+        }
+        out
+    }
+
     /// The problem with the line it is in and a caret under the place.
     pub fn render(&self, file: &str, text: &str) -> String {
         let mut out = format!("error: {}", self.message);
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
-            let excerpt = excerpt::shown(text, line, column);
-            let (source, indent) = (excerpt.line, " ".repeat(excerpt.indent));
+            let shown = hide::shown(text, line, column);
+            let (source, indent) = (shown.line, " ".repeat(shown.indent));
             let margin = " ".repeat(line.to_string().len());
             out += &format!("\n{margin}--> {file}:{line}:{column}");
             out += &format!("\n{margin} |\n{line} | {source}\n{margin} | {indent}^");
@@ -106,7 +123,7 @@ impl std::error::Error for Problem {}
 
 impl de::Error for Problem {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Problem { place: None, message: message.to_string(), help: None }
+        Problem::unplaced(message.to_string())
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -196,10 +213,56 @@ pub struct Key {
 }
 
 impl Node {
+    /// What is serialized like this, without a place; `None` if it cannot be.
+    pub(crate) fn of(value: &impl Serialize) -> Option<Node> {
+        serde_json::to_value(value).ok().map(Node::from_json)
+    }
+
+    fn from_json(json: serde_json::Value) -> Node {
+        let place = Place::default();
+        let value = match json {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(value),
+            serde_json::Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(number), _) => Value::Uint(number),
+                (None, Some(number)) => Value::Int(number),
+                (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            serde_json::Value::String(text) => Value::Text(text),
+            serde_json::Value::Array(values) => {
+                Value::List(values.into_iter().map(Node::from_json).collect())
+            }
+            serde_json::Value::Object(pairs) => {
+                let pair = |(name, value)| (Key { name, place }, Node::from_json(value));
+                Value::Map(pairs.into_iter().map(pair).collect())
+            }
+        };
+        Node { place, value }
+    }
+
+    /// The mapping, with the values of `below` for keys that it does not have, also in its inner
+    /// mappings. A key with nothing behind it counts as not there.
+    pub(crate) fn over(&self, below: &Node) -> Node {
+        let (Value::Map(pairs), Value::Map(below)) = (&self.value, &below.value) else {
+            return self.clone();
+        };
+        let mut pairs = pairs.clone();
+        for (key, below) in below {
+            match pairs.iter_mut().find(|(known, _)| known.name == key.name) {
+                None => pairs.push((key.clone(), below.clone())),
+                Some((_, node)) if matches!(node.value, Value::Nothing) => {
+                    node.value = below.value.clone();
+                }
+                Some((_, node)) => *node = node.over(below),
+            }
+        }
+        Node { place: self.place, value: Value::Map(pairs) }
+    }
+
     /// Parses one YAML document.
     pub fn parse(text: &str) -> Result<Node, Problem> {
         let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-        if excerpt::lines_of(text).all(is_blank) {
+        if hide::lines_of(text).all(is_blank) {
             return Ok(Node { place: Place::default(), value: Value::Map(Vec::new()) });
         }
         // As in YAML 1.2: `yes`, `on` and `y` are words. Comments would be kept, a hundred or so at
@@ -211,7 +274,7 @@ impl Node {
             // The place stands in front of the line; what is behind is the message.
             let place = error.location().map(Place::from);
             // What the parser stumbles over is part of the line.
-            if place.is_some_and(|place| excerpt::hides(text, place.line)) {
+            if place.is_some_and(|place| hide::hides(text, place.line)) {
                 let message = "this is not YAML, in a line that holds a secret".to_owned();
                 let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
                 return Problem { place, message, help: Some(help.to_owned()) };
@@ -292,7 +355,7 @@ impl Node {
                 problem.message = problem.message.replace(&text, "***");
             }
         }
-        problem.message = visible::capped(&excerpt::message(&problem.message), LONGEST_MESSAGE);
+        problem.message = visible::capped(&hide::message(&problem.message), LONGEST_MESSAGE);
         problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
     }
 
@@ -311,7 +374,7 @@ impl Node {
                     if is_secret {
                         found.push((key.place, &key.name));
                     }
-                    node.find_secrets(is_secret || excerpt::is_secret(&key.name), found);
+                    node.find_secrets(is_secret || hide::is_secret(&key.name), found);
                 }
             }
             _ => {}

@@ -228,10 +228,24 @@ sinks:
         assert_eq!(finding["file"], "saltern.yaml");
     }
     let first = serde_json::json!({
-        "file": "saltern.yaml", "line": 2, "column": 1,
+        "level": "error", "file": "saltern.yaml", "line": 2, "column": 1,
         "message": "unknown key `shutdown_deadlin`", "hint": "did you mean `shutdown_deadline`?",
     });
     assert_eq!(findings[0], first);
+}
+
+#[test]
+fn check_says_what_to_write_in_place_of_a_key_of_an_earlier_release() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "sources: {bus: {salt_bus: {}}}\nsinks:\n  out:\n    clickhouse:\n      \
+                  {url: 'https://a', database: d, tls: {insecure: true}}\n";
+    std::fs::write(directory.path().join("saltern.yaml"), config).unwrap();
+    let (code, shown, document) = check_as_json(directory.path(), &[]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("warning: saltern.yaml:5:"), "{shown}");
+    assert!(shown.contains("write `verify: false` instead"), "{shown}");
+    let finding = &document["findings"][0];
+    assert_eq!((&finding["level"], &finding["line"]), (&"warning".into(), &5.into()), "{finding}");
 }
 
 #[test]

@@ -231,8 +231,8 @@ fn faults_on_the_wire() {
     };
 
     // A reset in the middle of the rows; of the answer.
-    for (way, bytes) in [(Way::ToServer, 20_000), (Way::ToServer, 100), (Way::ToClient, 10)] {
-        proxy.reset_after(way, bytes);
+    for (via, bytes) in [(Way::ToServer, 20_000), (Way::ToServer, 100), (Way::ToClient, 10)] {
+        proxy.reset_after(via, bytes);
         let all = more(&mut life);
         life.daemon.wait_stored("store", all);
     }
@@ -481,7 +481,7 @@ fn tls_is_verified() {
     let mut life = Life::begin(&settings(ours.path()), 50);
     life.store(0..50);
     life.daemon.stop();
-    let unverified = settings(others.path()).replace("tls: {", "tls: {insecure: true, ");
+    let unverified = settings(others.path()).replace("tls: {", "tls: {verify: false, ");
     let mut life = Life::begin(&unverified, 50);
     life.store(0..50);
     life.daemon.stop();

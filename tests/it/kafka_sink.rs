@@ -447,8 +447,8 @@ fn network_broken(more: &str, is_transactional: bool) {
     let count = send(&mut setup);
     setup.wait_stored(count);
     // In the middle of what is sent, and of what is answered.
-    for (way, bytes) in [(Way::ToServer, 5000), (Way::ToClient, 100), (Way::ToServer, 20)] {
-        proxy.reset_after(way, bytes);
+    for (via, bytes) in [(Way::ToServer, 5000), (Way::ToClient, 100), (Way::ToServer, 20)] {
+        proxy.reset_after(via, bytes);
         let count = send(&mut setup);
         setup.wait_stored(count);
     }

@@ -488,7 +488,7 @@ fn sources_come_change_and_go() {
     let mut daemon = Daemon::start(folder, &config(source("a", &one, "")));
     daemon.until_new_events_in("out", &one);
     // The only source changes, which must not be taken for the end of all sources.
-    daemon.reload(&config(source("a", &one, ", patience: 2ms")));
+    daemon.reload(&config(source("a", &one, ", coalesce: 2ms")));
     daemon.until("a second connection", || one.connections() == 2);
     daemon.until_new_events_in("out", &one);
     // And it is replaced by another.

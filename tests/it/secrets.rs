@@ -20,8 +20,11 @@ const SECRET: &str = "hunter2-correct-horse";
 
 /// The options that the schema is known to have. One more is found by itself; what it needs besides
 /// is for [`settings`] to say.
-const KNOWN: [&str; 6] = [
+const KNOWN: [&str; 9] = [
     "http.token",
+    "sinks.*.clickhouse.auth.password",
+    "sinks.*.clickhouse.auth.token",
+    "sinks.*.clickhouse.auth.value",
     "sinks.*.clickhouse.password",
     "sinks.*.kafka.sasl.password",
     "sinks.*.kafka.tls.key_password",
@@ -63,9 +66,23 @@ impl Servers {
             ("kafka", _) => settings["topics"] = json!(["events"]),
             _ => {}
         }
-        if rest == ["tls", "key_password"] {
+        if let [block, secret] = rest
+            && block == "auth"
+        {
+            // In place of the user, and with what belongs to each form of it.
+            settings.as_object_mut().unwrap().remove("user");
+            settings["auth"] = match secret.as_str() {
+                "password" => json!({"user": "saltern"}),
+                "value" => json!({"header": "X-ClickHouse-Key"}),
+                _ => json!({}),
+            };
+        }
+        if kind == "clickhouse" && rest == ["tls", "key_password"] {
+            settings["url"] = json!("https://127.0.0.1:1");
+        }
+        if kind == "kafka" && rest == ["tls", "key_password"] {
             // No key: reading it fails.
-            settings["tls"]["certificate"] = settings["tls"]["ca"].clone();
+            settings["tls"]["cert"] = settings["tls"]["ca"].clone();
             settings["tls"]["key"] = settings["tls"]["ca"].clone();
         }
         settings
@@ -106,6 +123,10 @@ fn no_mistake_shows_the_secret_beside_it() {
         format!("{{clickhouse: {{url: 'http://h', password: {SECRET}, databas: salt}}}}"),
         format!("{{clickhouse: {{url: 'http://h', database: salt, password: [{SECRET}]}}}}"),
         format!("{{clickhouse: {{url: 'http://u:{SECRET}@h', database: salt}}}}"),
+        format!(
+            "{{clickhouse: {{url: 'http://h', database: d, auth: {{value: {SECRET}, x: 1}}}}}}"
+        ),
+        format!("{{clickhouse: {{url: 'http://h', database: d, auth: {{value: {SECRET}}}}}}}"),
         format!(
             "{{kafka: {{brokers: ['h:1'], topic: t, sasl: {{user: u, password: '{SECRET}', x: 1}}}}}}"
         ),
@@ -318,7 +339,8 @@ fn has_failed(daemon: &mut Daemon) -> bool {
 /// A word of what goes wrong because of the secret, so that it is sure that it was used.
 fn refusal(name: &str) -> &str {
     match name {
-        _ if name.ends_with("key_password") => "ssl.key",
+        _ if name.ends_with("clickhouse.auth.token") => "uthentication",
+        _ if name.contains("kafka") && name.ends_with("key_password") => "ssl.key",
         _ if name.contains("kafka") => "uthentication",
         _ if name.contains("clickhouse") => "password",
         _ => "No such file",

@@ -81,7 +81,7 @@ async fn the_longest_lengths_of_time_wait_for_the_end_and_nothing_breaks() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path().display();
     fs::write(folder.path().join("events"), "{\"tag\": \"a\", \"data\": {}}\n").unwrap();
-    let bus = "salt_bus: {address: 'unix:FOLDER/bus', patience: 3650d, \
+    let bus = "salt_bus: {address: 'unix:FOLDER/bus', coalesce: 3650d, \
                backfill: {cache_dir: FOLDER, max_age: 3650d, settle: 3650d}}";
     let source = format!(
         "{bus}\n  past:\n    local_cache: {{path: '{here}', max_age: 3650d}}\n  \

@@ -9,9 +9,10 @@
 //!   then the others go on. Nobody is alone until it has returned.
 //! - The gate stays open at least as long as it was closed before.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::sync::lock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -120,7 +121,7 @@ impl Gate {
         let mut state = self.lock();
         let has_forced = state.open_in_time(now)?;
         state.beside += 1;
-        Ok(Pass { gate: self, kind: Kind::Beside, has_forced })
+        Ok(Pass { gate: self, kind: PassKind::Beside, has_forced })
     }
 
     fn close(&self) -> Result<Pass<'_>, Instant> {
@@ -129,7 +130,7 @@ impl Gate {
         let has_forced = state.open_in_time(now)?;
         if state.is_over {
             state.beside += 1;
-            return Ok(Pass { gate: self, kind: Kind::Beside, has_forced });
+            return Ok(Pass { gate: self, kind: PassKind::Beside, has_forced });
         }
         if now < state.open_until {
             return Err(state.open_until);
@@ -140,13 +141,13 @@ impl Gate {
         drop(state);
         // Those that take too long are told.
         self.changed.send_replace(());
-        Ok(Pass { gate: self, kind: Kind::Closing(by), has_forced })
+        Ok(Pass { gate: self, kind: PassKind::Closing(by), has_forced })
     }
 
     /// Makes the one that has closed the gate the one that is alone, or one of many if it cannot be
     /// alone; else says until when to wait.
     fn turn_alone(&self, pass: &mut Pass<'_>) -> Result<(), Instant> {
-        let Kind::Closing(by) = pass.kind else { return Ok(()) };
+        let PassKind::Closing(by) = pass.kind else { return Ok(()) };
         let now = Instant::now();
         let mut state = self.lock();
         let is_free = state.beside == 0;
@@ -154,7 +155,7 @@ impl Gate {
             Some(closed) if is_free => {
                 closed.is_alone = true;
                 closed.until = self.until(now);
-                pass.kind = Kind::Alone(by);
+                pass.kind = PassKind::Alone(by);
                 return Ok(());
             }
             Some(closed) if now < closed.until => return Err(closed.until),
@@ -165,7 +166,7 @@ impl Gate {
             None => {}
         }
         state.beside += 1;
-        pass.kind = Kind::Beside;
+        pass.kind = PassKind::Beside;
         drop(state);
         self.changed.send_replace(());
         Ok(())
@@ -179,19 +180,19 @@ impl Gate {
 
     /// A state is never half changed.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.state)
     }
 }
 
 /// The right to be behind the gate, until it is dropped.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
-    kind: Kind,
+    kind: PassKind,
     /// One that was alone before is still behind the gate.
     pub(super) has_forced: bool,
 }
 
-enum Kind {
+enum PassKind {
     Beside,
     Closing(u64),
     Alone(u64),
@@ -200,7 +201,7 @@ enum Kind {
 impl Pass<'_> {
     /// Whether nobody else is behind the gate.
     pub(super) fn is_alone(&self) -> bool {
-        matches!(self.kind, Kind::Alone(_))
+        matches!(self.kind, PassKind::Alone(_))
     }
 
     /// Returns when it is time to come out; never, once the gate is open for ever.
@@ -226,8 +227,8 @@ impl Drop for Pass<'_> {
         let now = Instant::now();
         let mut state = self.gate.lock();
         match self.kind {
-            Kind::Beside => state.beside = state.beside.saturating_sub(1),
-            Kind::Closing(by) | Kind::Alone(by) => {
+            PassKind::Beside => state.beside = state.beside.saturating_sub(1),
+            PassKind::Closing(by) | PassKind::Alone(by) => {
                 match state.closed.take_if(|closed| closed.by == by) {
                     Some(closed) => state.open_until = now + (now - closed.since),
                     // It was counted among the others when they went on.

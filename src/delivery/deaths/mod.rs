@@ -37,7 +37,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -45,7 +45,8 @@ use tracing::{info, warn};
 use crate::event::batch::{Batch, BatchId};
 use crate::files::state_file;
 use crate::queue::spill::disk::{Disk, Folder};
-use crate::sink::blocking;
+use crate::sync::blocking;
+use crate::sync::lock;
 
 use self::gate::{Gate, Pass};
 
@@ -124,7 +125,7 @@ impl Record {
         self.suspects.iter().find(|(suspect, _)| *suspect == part).map_or(0, |(_, deaths)| *deaths)
     }
 
-    fn is_careful(&self) -> bool {
+    fn must_isolate(&self) -> bool {
         self.died.len() >= DEATHS
     }
 
@@ -230,22 +231,22 @@ impl Deaths {
         };
         let mut record = Record::parse(&text);
         record.begin(now);
-        let is_careful = record.is_careful();
-        if is_careful {
+        let must_isolate = record.must_isolate();
+        if must_isolate {
             warn!(
                 deaths = record.died.len(),
                 "the process has died again and again within ten minutes: batches that were under way are \
                  tried one at a time, to find out whether an event kills it"
             );
         }
-        let gate = Gate::new(!is_careful, alone);
+        let gate = Gate::new(!must_isolate, alone);
         let deaths = Deaths { path, record: Mutex::new(record), gate };
         deaths.save(&deaths.record());
         deaths
     }
 
     /// True while batches that were begun are tried alone. Ends with [`Deaths::forget`].
-    pub(crate) fn is_careful(&self) -> bool {
+    pub(crate) fn must_isolate(&self) -> bool {
         !self.gate.is_over()
     }
 
@@ -257,7 +258,7 @@ impl Deaths {
     /// Waits until a batch may be written, and lets nothing else be written meanwhile if it was
     /// begun before.
     pub(crate) async fn attempt(&self, batch: &Batch) -> Attempt<'_> {
-        if !self.is_careful() {
+        if !self.must_isolate() {
             return Attempt { deaths: self, noted: None, pass: None };
         }
         let pass = match batch.was_begun() {
@@ -267,17 +268,17 @@ impl Deaths {
         let part = pass.is_alone().then(|| batch.id());
         if part.is_some() || pass.has_forced {
             // One that is not alone any more must not be accused of another's death.
-            self.change(|record| record.under_way = part.filter(|_| self.is_careful()));
+            self.change(|record| record.under_way = part.filter(|_| self.must_isolate()));
         }
         Attempt { deaths: self, noted: part, pass: Some(pass) }
     }
 
     /// The process has lived for [`WHILE`].
     pub(crate) fn forget(&self) {
-        let was_careful = self.is_careful();
+        let had_to_isolate = self.must_isolate();
         self.gate.end();
         self.change(|record| *record = Record { is_running: true, ..Record::default() });
-        if was_careful {
+        if had_to_isolate {
             info!("the process has lived for ten minutes; its deaths before are forgotten");
         }
     }
@@ -293,7 +294,7 @@ impl Deaths {
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.record)
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) {
@@ -363,14 +364,14 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::delivery::dead_letter::{DeadLetters, Selection};
+    use crate::delivery::dead_letter::{DeadLetters, LetterSelection};
     use crate::delivery::deaths::*;
     use crate::delivery::tests::{Unconfigurable, deliver};
     use crate::event::batch::BatchLimits;
     use crate::event::chunk::{Chunk, Share};
     use crate::event::{Event, Origin};
-    use crate::sink::{ConnectError, Context, Sink, SinkError};
-    use crate::units::ByteSize;
+    use crate::sink::contract::{ConnectError, Context, Defaults, Once, Sink, WriteError};
+    use crate::units::{ByteSize, Span};
 
     const SECOND: u64 = 1_000_000;
 
@@ -404,16 +405,16 @@ mod tests {
         // In order, however often: no death.
         for _ in 0..5 {
             let deaths = Deaths::begin(folder.path(), minutes(1));
-            assert!(!deaths.is_careful());
+            assert!(!deaths.must_isolate());
             deaths.end();
         }
-        let careful = |at| Deaths::begin(folder.path(), minutes(at)).is_careful();
-        assert_eq!([1, 2, 8, 13, 14].map(careful), [false, false, false, false, true]);
-        assert!(careful(15));
-        assert!(!careful(60));
+        let isolating = |at| Deaths::begin(folder.path(), minutes(at)).must_isolate();
+        assert_eq!([1, 2, 8, 13, 14].map(isolating), [false, false, false, false, true]);
+        assert!(isolating(15));
+        assert!(!isolating(60));
         let lived = Deaths::begin(folder.path(), minutes(61));
         lived.forget();
-        assert_eq!([62, 63].map(careful), [false, false]);
+        assert_eq!([62, 63].map(isolating), [false, false]);
     }
 
     type Killer = Box<dyn FnMut(&Batch) -> bool + Send>;
@@ -438,14 +439,16 @@ mod tests {
     impl Sink for Deadly {
         const NAME: &'static str = "deadly";
         const ABOUT: &'static str = "the process dies at it";
-        const BATCH: BatchLimits = BatchLimits::new(1000, ByteSize(1000), 0);
+        const DEFAULTS: Defaults =
+            Defaults::store(BatchLimits::new(1000, ByteSize(1000), Span::millis(0)));
+        const ONCE: Once = Once::No;
         type Config = Unconfigurable<Store>;
 
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             Ok(Deadly(Arc::clone(&config.0)))
         }
 
-        async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
             let has_died = {
                 let mut store = self.0.lock().unwrap();
                 store.tried.insert(batch.id().0);
@@ -461,10 +464,6 @@ mod tests {
             if has_died {
                 std::future::pending::<()>().await;
             }
-            Ok(())
-        }
-
-        async fn close(self) -> Result<(), SinkError> {
             Ok(())
         }
     }
@@ -513,14 +512,14 @@ mod tests {
             self.lives += 1;
             let deaths = Arc::new(Deaths::begin(self.folder.path(), self.lives * SECOND));
             for batch in self.batches.clone() {
-                let careful = Some(Arc::clone(&deaths)).filter(|deaths| deaths.is_careful());
+                let isolating = Some(Arc::clone(&deaths)).filter(|deaths| deaths.must_isolate());
                 let config = Unconfigurable(Arc::clone(&self.store));
                 let letters = Arc::clone(&self.letters);
                 let batch = batch.begun_before();
                 let died = || self.store().died.take();
                 let died = self.runtime.block_on(async {
                     let mut delivering =
-                        Box::pin(deliver::<Deadly>(&config, careful, letters, batch));
+                        Box::pin(deliver::<Deadly>(&config, isolating, letters, batch));
                     loop {
                         // The store never answers once the process has died.
                         let a_while = Duration::from_millis(1);
@@ -544,7 +543,7 @@ mod tests {
 
         /// The events that are dead letters. One may be more than once.
         fn dead(&self) -> BTreeSet<String> {
-            let letters = self.letters.list(&Selection::default(), 0, 10_000).unwrap();
+            let letters = self.letters.list(&LetterSelection::default(), 0, 10_000).unwrap();
             letters.iter().map(|letter| letter.event().unwrap().tag().to_owned()).collect()
         }
     }

@@ -33,7 +33,7 @@ enum Takes {
 
 /// The way from a value to one that is in it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Way<'a> {
+pub(super) enum Edge<'a> {
     /// Under a key with this text.
     Name(&'a [u8]),
     /// Under a key of which the text is not known.
@@ -43,11 +43,11 @@ pub(super) enum Way<'a> {
 }
 
 impl Takes {
-    fn takes(&self, way: Way<'_>) -> bool {
-        match (self, way) {
+    fn takes(&self, edge: Edge<'_>) -> bool {
+        match (self, edge) {
             (Takes::All, _) => true,
-            (Takes::Name(name), Way::Name(key)) => name == key,
-            (Takes::Index(index), Way::Index(place)) => *index == place,
+            (Takes::Name(name), Edge::Name(key)) => name == key,
+            (Takes::Index(index), Edge::Index(place)) => *index == place,
             _ => false,
         }
     }
@@ -77,7 +77,7 @@ impl Paths {
         &self,
         places: &mut Vec<usize>,
         from: usize,
-        way: Way<'_>,
+        edge: Edge<'_>,
     ) -> Option<usize> {
         let end = places.len();
         let mut found: Option<usize> = None;
@@ -87,7 +87,7 @@ impl Paths {
             if step.descends {
                 add(places, end, place);
             }
-            if step.takes.takes(way) {
+            if step.takes.takes(edge) {
                 match step.ends {
                     Some(rule) => found = Some(found.map_or(rule, |other| other.min(rule))),
                     None => add(places, end, place + 1),

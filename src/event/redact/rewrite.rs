@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use crate::codec::json;
 use crate::codec::msgpack::{self, Item, Malformed, Walker};
-use crate::event::redact::path::Way;
+use crate::event::redact::path::Edge;
 use crate::event::redact::{Asked, HIDDEN, Rules};
 
 /// How deep maps and arrays may nest. Salt's own packer stops at 511.
@@ -94,14 +94,14 @@ pub(super) fn rewrite(rules: &Rules, asked: &Asked, payload: &[u8]) -> Option<Re
 struct Level<'a> {
     /// Keys and values of a map, or values of an array, that are still to come.
     left: u64,
-    kind: Kind<'a>,
+    kind: Container<'a>,
     /// Where its places begin (see [`crate::event::redact::path`]); they end where those of the
     /// next level begin.
     places: usize,
 }
 
 #[derive(Clone, Copy)]
-enum Kind<'a> {
+enum Container<'a> {
     /// With the last key.
     Map(Option<Key<'a>>),
     /// With its length.
@@ -149,7 +149,7 @@ impl<'a> Pass<'a> {
             level.left = left;
             match level.kind {
                 // Of each pair the key comes first, with its value still to come.
-                Kind::Map(_) if left % 2 == 1 => self.key()?,
+                Container::Map(_) if left % 2 == 1 => self.key()?,
                 _ => self.child()?,
             }
         }
@@ -160,7 +160,7 @@ impl<'a> Pass<'a> {
         let from = self.walker.offset();
         let head = self.walker.item()?;
         let written_from = self.out.len() + (from - self.copied);
-        if let Some(Level { kind: Kind::Map(last), .. }) = self.levels.last_mut() {
+        if let Some(Level { kind: Container::Map(last), .. }) = self.levels.last_mut() {
             *last = Some(Key { head, from, written_from });
         }
         // No path leads into a key.
@@ -172,9 +172,9 @@ impl<'a> Pass<'a> {
         let (kind, beginning, left) = (level.kind, level.places, level.left);
         let places = self.places.len();
         let (by_path, by_key) = match kind {
-            Kind::Array(len) => (self.follow(beginning, Way::Index(len - left - 1)), None),
-            Kind::Map(None) => (self.follow(beginning, Way::Unnamed), None),
-            Kind::Map(Some(key)) => self.rules_of_key(key, beginning),
+            Container::Array(len) => (self.follow(beginning, Edge::Index(len - left - 1)), None),
+            Container::Map(None) => (self.follow(beginning, Edge::Unnamed), None),
+            Container::Map(Some(key)) => self.rules_of_key(key, beginning),
         };
         match by_key.into_iter().chain(by_path).min() {
             None => self.value(places),
@@ -185,8 +185,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn follow(&mut self, beginning: usize, way: Way<'_>) -> Option<usize> {
-        self.rules.paths.follow(&mut self.places, beginning, way)
+    fn follow(&mut self, beginning: usize, edge: Edge<'_>) -> Option<usize> {
+        self.rules.paths.follow(&mut self.places, beginning, edge)
     }
 
     /// The first rule for the value under a key that was just passed, by its path and by the key.
@@ -196,7 +196,7 @@ impl<'a> Pass<'a> {
         let is_as_it_came = self.copied <= key.from;
         let mut digits = itoa::Buffer::new();
         if is_as_it_came && let Some(text) = plain_text_of(key.head, &mut digits) {
-            return (self.follow(beginning, Way::Name(text)), rule_of(text));
+            return (self.follow(beginning, Edge::Name(text)), rule_of(text));
         }
         let came = self.payload.get(key.from..self.walker.offset()).unwrap_or_default();
         let written = match is_as_it_came {
@@ -221,7 +221,7 @@ impl<'a> Pass<'a> {
             Item::Str(_) | Item::Bin(_) => raw,
             _ => as_it_came.as_deref(),
         };
-        (self.follow(beginning, name.map_or(Way::Unnamed, Way::Name)), by_key)
+        (self.follow(beginning, name.map_or(Edge::Unnamed, Edge::Name)), by_key)
     }
 
     /// The msgpack that a key, which was just passed, has become.
@@ -251,8 +251,8 @@ impl<'a> Pass<'a> {
 
     fn item(&mut self, from: usize, item: Item<'a>, places: usize) -> Result<(), Fault> {
         let (kind, left) = match item {
-            Item::Map(pairs) => (Kind::Map(None), u64::from(pairs) * 2),
-            Item::Array(len) => (Kind::Array(len.into()), u64::from(len)),
+            Item::Map(pairs) => (Container::Map(None), u64::from(pairs) * 2),
+            Item::Array(len) => (Container::Array(len.into()), u64::from(len)),
             _ => {
                 self.places.truncate(places);
                 return self.scalar(from, item);

@@ -15,11 +15,10 @@
 //! Files of version 1 have no head. Their first bytes are those of a record, whose marker and
 //! checksum anybody can make.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 
 use crate::queue::spill::disk::DiskFile;
+use crate::queue::spill::random;
 
 /// Bytes of a file's head.
 pub(crate) const FILE_HEAD: usize = 48;
@@ -47,10 +46,9 @@ impl Key {
     /// That of a file of version 1.
     pub const VERSION_1: Key = Key { secret: None, marker: MARKER_1, seed: 0 };
 
-    /// A new one. The randomness is that of the operating system, by way of a keyed hash.
+    /// A new one.
     pub(crate) fn random() -> Self {
-        let random = || RandomState::new().build_hasher().finish();
-        Key::new((u128::from(random()) << 64 | u128::from(random())).to_le_bytes())
+        Key::new(random::number().to_le_bytes())
     }
 
     fn new(secret: [u8; 16]) -> Self {

@@ -51,6 +51,7 @@ use crate::event::chunk::Share;
 pub mod disk;
 pub mod key;
 pub(crate) mod queue_id;
+pub(crate) mod random;
 pub mod record;
 pub mod scan;
 mod walk;
@@ -147,14 +148,14 @@ pub struct Begun {
 
 /// A range of sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost {
+pub struct SequenceRange {
     /// The first that is lost.
     pub first: u64,
     /// The first behind them.
     pub end: u64,
 }
 
-impl Lost {
+impl SequenceRange {
     /// How many are lost.
     pub fn len(&self) -> u64 {
         self.end.saturating_sub(self.first)
@@ -170,7 +171,7 @@ impl Lost {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dropped {
     /// The events.
-    pub(crate) lost: Lost,
+    pub(crate) lost: SequenceRange,
     /// Whether what is in flight is on disk.
     pub(crate) keeps_in_flight: bool,
 }
@@ -181,7 +182,7 @@ pub enum Read {
     /// The next events; the first has this sequence.
     Events(u64, Share),
     /// These events are damaged and cannot be read.
-    Damaged(Lost),
+    Damaged(SequenceRange),
 }
 
 struct Segment<F> {
@@ -614,8 +615,8 @@ impl<D: Disk> Spill<D> {
         Some(Read::Events(sequence, share))
     }
 
-    fn lost_before(&mut self, sequence: u64) -> Option<Lost> {
-        let lost = Lost { first: self.cursor.sequence, end: sequence };
+    fn lost_before(&mut self, sequence: u64) -> Option<SequenceRange> {
+        let lost = SequenceRange { first: self.cursor.sequence, end: sequence };
         if lost.is_empty() {
             return None;
         }
@@ -653,7 +654,7 @@ impl<D: Disk> Spill<D> {
     ) -> io::Result<Option<Dropped>> {
         let Some(index) = self.waiting_segment(head) else { return Ok(None) };
         let Some(victim) = self.segments.get(index) else { return Ok(None) };
-        let lost = Lost { first: victim.first.max(head), end: victim.end };
+        let lost = SequenceRange { first: victim.first.max(head), end: victim.end };
         let follows = match self.segments.get(index + 1) {
             Some(next) if memory_end <= lost.end => next.first,
             _ => lost.end,

@@ -419,7 +419,7 @@ fn reading_goes_on_where_an_empty_segment_was() {
     let behind = share(3, 1, 10);
     spill.append(3, &behind, &Body::encode(&behind, false).unwrap()).unwrap();
     spill.skip_to(1);
-    let Some(Read::Damaged(Lost { first: 1, end: 3 })) = spill.read().unwrap() else {
+    let Some(Read::Damaged(SequenceRange { first: 1, end: 3 })) = spill.read().unwrap() else {
         panic!("what is in memory alone is not on disk");
     };
     let Some(Read::Events(3, _)) = spill.read().unwrap() else { panic!("it is there") };

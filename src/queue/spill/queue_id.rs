@@ -5,6 +5,7 @@
 use std::io;
 
 use crate::queue::spill::disk::{Disk, DiskFile};
+use crate::queue::spill::random;
 
 const NAME: &str = "queue-id";
 const NEW: &str = "queue-id.new";
@@ -31,14 +32,9 @@ pub(crate) fn of<D: Disk>(disk: &D) -> io::Result<u128> {
             }
         }
     }
-    let id = random();
+    let id = random::number();
     note(disk, id)?;
     Ok(id)
-}
-
-/// A new one.
-pub(crate) fn random() -> u128 {
-    u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..))
 }
 
 /// Writes the id down, whole or not at all; when this returns, it lasts.

@@ -14,7 +14,7 @@ use crate::event::chunk::Share;
 use crate::queue::spill::disk::{Disk, DiskFile};
 use crate::queue::spill::key::Key;
 use crate::queue::spill::walk::{Extent, Record, Walk, read_body};
-use crate::queue::spill::{Lost, PROGRESS, first_of, name_of, read_progress};
+use crate::queue::spill::{PROGRESS, SequenceRange, first_of, name_of, read_progress};
 
 /// What a spill holds.
 #[derive(Debug, Default, Serialize)]
@@ -129,7 +129,8 @@ impl<F: DiskFile> Segment<'_, F> {
         while let Some(record) = walk.find(self.file, extent, wanted)? {
             let Record { offset, head, end, .. } = record;
             if let Some(from) = walk.hole() {
-                let lost = Lost { first: walk.sequence().max(acknowledged), end: head.sequence };
+                let lost =
+                    SequenceRange { first: walk.sequence().max(acknowledged), end: head.sequence };
                 scan.damage.push(self.damaged(from, offset, lost.len(), false));
             }
             walk.pass(&record);
@@ -152,7 +153,7 @@ impl<F: DiskFile> Segment<'_, F> {
         }
         let from = walk.hole().unwrap_or(len);
         if let Some(next) = self.next {
-            let lost = Lost { first: walk.sequence().max(acknowledged), end: next };
+            let lost = SequenceRange { first: walk.sequence().max(acknowledged), end: next };
             if from < len || !lost.is_empty() {
                 scan.damage.push(self.damaged(from, len, lost.len(), false));
             }
@@ -195,7 +196,7 @@ mod tests {
     use crate::queue::spill::scan::*;
     use crate::queue::spill::{Settings, Spill};
     use crate::queue::{Queue, SpillConfig};
-    use crate::units::ByteSize;
+    use crate::units::{ByteSize, Span};
 
     const SETTINGS: Settings = Settings { segment_bytes: 300, max_bytes: 1 << 20, compress: false };
 
@@ -310,7 +311,7 @@ mod tests {
         let scan = scan(&disk, Depth::All, |_| Ok(())).unwrap();
         let spill = Spill::open(disk, SETTINGS).unwrap();
         let mut queue = Queue::new(7, SpillConfig::default(), Some(spill));
-        let limits = BatchLimits::new(1000, ByteSize(1 << 20), 1000);
+        let limits = BatchLimits::new(1000, ByteSize(1 << 20), Span::seconds(1));
         let mut came = 0;
         while let Some(batch) = queue.take(&limits, Instant::now()) {
             came += batch.len() as u64;

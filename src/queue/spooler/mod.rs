@@ -40,7 +40,7 @@ use crate::event::chunk::Share;
 use crate::event::redact::Redaction;
 use crate::observe::state::SinkState;
 use crate::observe::threads;
-use crate::queue::inspect::{Answer, Enquiry, Holding};
+use crate::queue::inspect::{Inspected, Inspection, QueueContents};
 use crate::queue::spill::SyncJob;
 use crate::queue::spill::disk::{Disk, Folder};
 use crate::queue::{Fsync, Queue};
@@ -84,7 +84,7 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     /// What to do besides. Has room for every order that a spooler can get.
     pub(crate) orders: Receiver<Order>,
     /// What others want to know.
-    pub(crate) enquiries: Receiver<Enquiry>,
+    pub(crate) inspections: Receiver<Inspection>,
     /// The daemon has begun to stop.
     pub(crate) stop: CancellationToken,
     /// The drain deadline has passed.
@@ -115,7 +115,7 @@ pub(crate) enum Order {
 
 /// What a spooler leaves behind.
 #[derive(Debug)]
-pub(crate) struct Left {
+pub(crate) struct Leftover {
     /// Events that are in the spill.
     pub(crate) on_disk: u64,
     /// The channel, for the next spooler; `None` unless told to leave.
@@ -139,13 +139,13 @@ pub(crate) struct Death {
     /// As in [`Spooler`].
     pub(crate) orders: Receiver<Order>,
     /// As in [`Spooler`].
-    pub(crate) enquiries: Receiver<Enquiry>,
+    pub(crate) inspections: Receiver<Inspection>,
     /// As in [`Spooler`].
     pub(crate) is_draining: bool,
 }
 
 /// What a spooler is in the middle of.
-struct Course<D: Disk> {
+struct Progress<D: Disk> {
     /// Batches that each writer holds.
     held: Vec<usize>,
     /// There are no more shares.
@@ -174,9 +174,9 @@ struct Course<D: Disk> {
     syncer: Syncer<D>,
 }
 
-impl<D: Disk> Course<D> {
+impl<D: Disk> Progress<D> {
     fn new(writers: usize, now: Instant, syncer: Syncer<D>) -> Self {
-        Course {
+        Progress {
             held: vec![0; writers],
             draining: false,
             abandoned: false,
@@ -206,15 +206,15 @@ struct Unsynced {
 const TOGETHER: u32 = 8;
 
 /// What a spooler waits for.
-enum Happening<D: Disk> {
+enum Input<D: Disk> {
     Share(Share),
     NoMoreShares,
     Settled(Settled),
     WritersGone,
     Order(Order),
     NoMoreOrders,
-    Enquiry(Enquiry),
-    NoMoreEnquiries,
+    Inspection(Inspection),
+    NoMoreInspections,
     Synced(SyncJob<D>, io::Result<()>),
     NoMoreSyncs,
     /// Something is due.
@@ -225,7 +225,7 @@ impl<D: Disk> Spooler<D> {
     /// Works until there are no more shares and everything is settled, or the writers are gone, or
     /// it is told to leave. A panic ends it too, and takes nothing with it that another spooler
     /// needs.
-    pub(crate) fn run(mut self) -> Result<Left, Box<Death>> {
+    pub(crate) fn run(mut self) -> Result<Leftover, Box<Death>> {
         self.shares.bell().attend();
         let (syncer, jobs, done) = Syncer::new(self.shares.bell());
         let (threads, name) = (threads::own(), format!("sync {}", self.state.name));
@@ -240,11 +240,11 @@ impl<D: Disk> Spooler<D> {
             Ok(sync_thread) => sync_thread,
             Err(error) => return Err(self.dead(format!("starting the sync thread: {error}"))),
         };
-        let mut course = Course::new(self.writers.len(), Instant::now(), syncer);
-        course.draining = self.is_draining;
-        let worked = catch_unwind(AssertUnwindSafe(|| self.work(&mut course)));
-        self.is_draining = course.draining;
-        let Course { leaving, syncer, coming, .. } = course;
+        let mut progress = Progress::new(self.writers.len(), Instant::now(), syncer);
+        progress.draining = self.is_draining;
+        let worked = catch_unwind(AssertUnwindSafe(|| self.work(&mut progress)));
+        self.is_draining = progress.draining;
+        let Progress { leaving, syncer, coming, .. } = progress;
         drop(syncer.jobs);
         // A panic there has been reported; what was appended is synced below.
         let _ = sync_thread.join();
@@ -260,18 +260,18 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// The work itself; an error says what has died beside this thread.
-    fn work(&mut self, course: &mut Course<D>) -> Result<(), &'static str> {
+    fn work(&mut self, progress: &mut Progress<D>) -> Result<(), &'static str> {
         // What a spooler before this one has not synced.
-        self.plan_sync(course, Instant::now());
-        while let Some(wait) = self.round(course, Instant::now()) {
+        self.plan_sync(progress, Instant::now());
+        while let Some(wait) = self.round(progress, Instant::now()) {
             if self.writer_died.is_cancelled() {
                 return Err("a writer has panicked; this is a bug in saltern");
             }
-            if course.sync_died {
+            if progress.sync_died {
                 return Err("the sync thread has panicked; this is a bug in saltern");
             }
-            let happening = self.wait_for(course, wait);
-            self.handle(happening, course, Instant::now());
+            let input = self.wait_for(progress, wait);
+            self.handle(input, progress, Instant::now());
         }
         Ok(())
     }
@@ -297,165 +297,165 @@ impl<D: Disk> Spooler<D> {
     }
 
     fn death(self, reason: String, events: u64, inherited: VecDeque<Share>) -> Box<Death> {
-        let Spooler { shares, orders, enquiries, is_draining, .. } = self;
-        let death = Death { reason, events, shares, inherited, orders, enquiries, is_draining };
+        let Spooler { shares, orders, inspections, is_draining, .. } = self;
+        let death = Death { reason, events, shares, inherited, orders, inspections, is_draining };
         Box::new(death)
     }
 
-    fn wait_for(&self, course: &Course<D>, limit: Duration) -> Happening<D> {
+    fn wait_for(&self, progress: &Progress<D>, limit: Duration) -> Input<D> {
         let until = Instant::now() + limit;
         loop {
-            if let Poll::Ready(happening) = self.look(course) {
-                return happening;
+            if let Poll::Ready(input) = self.look(progress) {
+                return input;
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Happening::Time;
+                return Input::Time;
             }
             Bell::wait(left);
         }
     }
 
     /// What has happened, shares last: there may be no end of them.
-    fn look(&self, course: &Course<D>) -> Poll<Happening<D>> {
+    fn look(&self, progress: &Progress<D>) -> Poll<Input<D>> {
         if self.renew.load(Ordering::Acquire) || self.writer_died.is_cancelled() {
-            return Poll::Ready(Happening::Time);
+            return Poll::Ready(Input::Time);
         }
         if let Poll::Ready(order) = self.orders.take() {
-            return Poll::Ready(order.map_or(Happening::NoMoreOrders, Happening::Order));
+            return Poll::Ready(order.map_or(Input::NoMoreOrders, Input::Order));
         }
         if let Poll::Ready(settled) = self.settled.take() {
-            return Poll::Ready(settled.map_or(Happening::WritersGone, Happening::Settled));
+            return Poll::Ready(settled.map_or(Input::WritersGone, Input::Settled));
         }
-        if let Poll::Ready(done) = course.syncer.done.take() {
-            let synced = |(job, result)| Happening::Synced(job, result);
-            return Poll::Ready(done.map_or(Happening::NoMoreSyncs, synced));
+        if let Poll::Ready(done) = progress.syncer.done.take() {
+            let synced = |(job, result)| Input::Synced(job, result);
+            return Poll::Ready(done.map_or(Input::NoMoreSyncs, synced));
         }
-        if let Poll::Ready(enquiry) = self.enquiries.take() {
-            return Poll::Ready(enquiry.map_or(Happening::NoMoreEnquiries, Happening::Enquiry));
+        if let Poll::Ready(inspection) = self.inspections.take() {
+            return Poll::Ready(inspection.map_or(Input::NoMoreInspections, Input::Inspection));
         }
-        if !self.takes_shares(course) {
+        if !self.takes_shares(progress) {
             return Poll::Pending;
         }
-        self.shares.take().map(|share| share.map_or(Happening::NoMoreShares, Happening::Share))
+        self.shares.take().map(|share| share.map_or(Input::NoMoreShares, Input::Share))
     }
 
     /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
-    fn round(&mut self, course: &mut Course<D>, now: Instant) -> Option<Duration> {
-        self.renew(course, now);
-        self.inherit(course, now);
+    fn round(&mut self, progress: &mut Progress<D>, now: Instant) -> Option<Duration> {
+        self.renew(progress, now);
+        self.inherit(progress, now);
         // Before anything follows from what came after them: the writers are cut off behind
         // `Leave`.
         while let Poll::Ready(Some(order)) = self.orders.take() {
-            self.obey(order, course, now);
+            self.obey(order, progress, now);
         }
-        if self.is_done(course) {
+        if self.is_done(progress) {
             return None;
         }
-        self.hand_out(course, now);
-        self.upkeep(course, now);
+        self.hand_out(progress, now);
+        self.upkeep(progress, now);
         self.show();
-        Some(self.wait(course, now))
+        Some(self.wait(progress, now))
     }
 
     /// Begins the spill anew if its folder was removed or replaced.
-    fn renew(&mut self, course: &mut Course<D>, now: Instant) {
+    fn renew(&mut self, progress: &mut Progress<D>, now: Instant) {
         if self.renew.swap(false, Ordering::AcqRel) {
-            course.renew_at = Some(now);
+            progress.renew_at = Some(now);
         }
-        if course.renew_at.take_if(|at| *at <= now).is_some()
+        if progress.renew_at.take_if(|at| *at <= now).is_some()
             && let Err(error) = self.queue.renew()
         {
             let sink = &self.state.name;
             error!(sink, %error, "the spill cannot be begun anew; it is tried again");
-            course.renew_at = Some(now + NOTE);
+            progress.renew_at = Some(now + NOTE);
         }
     }
 
     /// Takes what has happened.
-    fn handle(&mut self, happening: Happening<D>, course: &mut Course<D>, now: Instant) {
-        match happening {
-            Happening::Share(share) => self.take(share, course, now),
-            Happening::NoMoreShares => {
-                course.draining = true;
+    fn handle(&mut self, input: Input<D>, progress: &mut Progress<D>, now: Instant) {
+        match input {
+            Input::Share(share) => self.take(share, progress, now),
+            Input::NoMoreShares => {
+                progress.draining = true;
                 self.shares.close();
             }
-            Happening::Settled(Settled { writer, first }) => {
+            Input::Settled(Settled { writer, first }) => {
                 self.queue.settle(first);
-                course.retry_at = now;
-                course.note_at.get_or_insert(now + NOTE);
-                if let Some(held) = course.held.get_mut(writer) {
+                progress.retry_at = now;
+                progress.note_at.get_or_insert(now + NOTE);
+                if let Some(held) = progress.held.get_mut(writer) {
                     *held -= 1;
                 }
             }
-            Happening::WritersGone => {
-                course.abandoned = true;
+            Input::WritersGone => {
+                progress.abandoned = true;
                 self.settled.close();
             }
-            Happening::Order(order) => self.obey(order, course, now),
-            Happening::NoMoreOrders => self.orders.close(),
-            Happening::Enquiry(enquiry) => self.answer(enquiry, now),
-            Happening::NoMoreEnquiries => self.enquiries.close(),
-            Happening::Synced(job, result) => {
-                course.syncer.is_busy = false;
+            Input::Order(order) => self.obey(order, progress, now),
+            Input::NoMoreOrders => self.orders.close(),
+            Input::Inspection(inspection) => self.answer(inspection, now),
+            Input::NoMoreInspections => self.inspections.close(),
+            Input::Synced(job, result) => {
+                progress.syncer.is_busy = false;
                 self.queue.end_sync(&job, result);
             }
-            Happening::NoMoreSyncs => {
-                course.syncer.done.close();
-                course.sync_died = true;
+            Input::NoMoreSyncs => {
+                progress.syncer.done.close();
+                progress.sync_died = true;
             }
-            Happening::Time => {}
+            Input::Time => {}
         }
     }
 
     /// While it is false shares wait in the channel.
-    fn takes_shares(&self, course: &Course<D>) -> bool {
-        self.is_stuck(course) || !self.queue.is_blocked() && self.inherited.is_empty()
+    fn takes_shares(&self, progress: &Progress<D>) -> bool {
+        self.is_stuck(progress) || !self.queue.is_blocked() && self.inherited.is_empty()
     }
 
     /// Whether the queue blocks and nothing more will be stored before the daemon ends: for want of
     /// time, or because the sink is parked. An order that is not obeyed yet may say otherwise.
-    fn is_stuck(&self, course: &Course<D>) -> bool {
-        let is_parked = course.abandoned && self.stop.is_cancelled();
+    fn is_stuck(&self, progress: &Progress<D>) -> bool {
+        let is_parked = progress.abandoned && self.stop.is_cancelled();
         let has_end = is_parked || self.give_up.is_cancelled();
-        has_end && !course.leaving && self.orders.is_empty() && self.queue.is_blocked()
+        has_end && !progress.leaving && self.orders.is_empty() && self.queue.is_blocked()
     }
 
-    fn is_done(&self, course: &Course<D>) -> bool {
-        if course.leaving {
-            let settled = course.abandoned || course.held.iter().all(|held| *held == 0);
-            return settled || course.at_once;
+    fn is_done(&self, progress: &Progress<D>) -> bool {
+        if progress.leaving {
+            let settled = progress.abandoned || progress.held.iter().all(|held| *held == 0);
+            return settled || progress.at_once;
         }
         let is_empty = self.queue.is_empty() && self.inherited.is_empty();
-        course.draining && (course.abandoned || is_empty)
+        progress.draining && (progress.abandoned || is_empty)
     }
 
-    fn obey(&mut self, order: Order, course: &mut Course<D>, now: Instant) {
+    fn obey(&mut self, order: Order, progress: &mut Progress<D>, now: Instant) {
         match order {
-            Order::Leave => course.leaving = true,
-            Order::LeaveAtOnce => (course.leaving, course.at_once) = (true, true),
+            Order::Leave => progress.leaving = true,
+            Order::LeaveAtOnce => (progress.leaving, progress.at_once) = (true, true),
             Order::End => {
                 // What has come so far. The dispatcher may put in more meanwhile, without end.
                 for _ in 0..self.shares.len() {
                     let Poll::Ready(Some(share)) = self.shares.take() else { break };
                     match self.queue.is_blocked() {
                         true => self.state.dropped_stop.add(share.len() as u64),
-                        false => self.keep(share, course, now),
+                        false => self.keep(share, progress, now),
                     }
                 }
-                self.plan_sync(course, now);
+                self.plan_sync(progress, now);
                 self.count_losses();
                 for share in self.shares.try_iter() {
                     self.state.dropped_stop.add(share.len() as u64);
                 }
                 // From here on the dispatcher finds that nobody is there.
                 self.shares.close();
-                course.draining = true;
+                progress.draining = true;
             }
         }
     }
 
-    fn answer(&mut self, Enquiry { discard_before, answer }: Enquiry, now: Instant) {
+    fn answer(&mut self, Inspection { discard_before, answer }: Inspection, now: Instant) {
         if answer.is_closed() {
             // Who asked was told that nothing came of it.
             return;
@@ -463,7 +463,7 @@ impl<D: Disk> Spooler<D> {
         let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before, now));
         self.state.dropped_operator.add(discarded);
         self.count_losses();
-        let holding = Holding {
+        let contents = QueueContents {
             sink: self.state.name.clone(),
             events: self.queue.len() as u64,
             oldest: self.queue.oldest(),
@@ -472,28 +472,28 @@ impl<D: Disk> Spooler<D> {
             segments: self.queue.segments() as u64,
         };
         // Who asked may be gone.
-        let _ = answer.send(Answer { discarded, holding });
+        let _ = answer.send(Inspected { discarded, contents });
     }
 
     /// Puts in what the spooler before this one left, as far as there is room.
-    fn inherit(&mut self, course: &mut Course<D>, now: Instant) {
+    fn inherit(&mut self, progress: &mut Progress<D>, now: Instant) {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
         {
-            self.keep(share, course, now);
-            self.plan_sync(course, now);
+            self.keep(share, progress, now);
+            self.plan_sync(progress, now);
         }
     }
 
     /// Takes a share and what else is at hand, as far as it fits into one round.
-    fn take(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
-        if self.is_stuck(course) {
+    fn take(&mut self, share: Share, progress: &mut Progress<D>, now: Instant) {
+        if self.is_stuck(progress) {
             // There is no room for it, but the dispatcher must come to its end.
             self.state.dropped_stop.add(share.len() as u64);
             return;
         }
         let (mut count, mut bytes) = (1, share.bytes());
-        self.keep(share, course, now);
+        self.keep(share, progress, now);
         while !self.queue.is_blocked()
             && count < ROUND.0
             && bytes < ROUND.1
@@ -501,30 +501,30 @@ impl<D: Disk> Spooler<D> {
         {
             count += 1;
             bytes += share.bytes();
-            self.keep(share, course, now);
+            self.keep(share, progress, now);
         }
-        self.plan_sync(course, now);
+        self.plan_sync(progress, now);
         self.count_losses();
     }
 
     /// Puts a share into the queue, without what is hidden of it.
-    fn keep(&mut self, share: Share, course: &mut Course<D>, now: Instant) {
-        course.coming = share.len();
+    fn keep(&mut self, share: Share, progress: &mut Progress<D>, now: Instant) {
+        progress.coming = share.len();
         let share = match &self.redaction {
             Some(redaction) => redaction.of_share(share),
             None => share,
         };
         self.queue.push(share, now);
-        course.coming = 0;
+        progress.coming = 0;
     }
 
     /// Something was put into the queue; it is to be synced in time.
-    fn plan_sync(&self, course: &mut Course<D>, now: Instant) {
+    fn plan_sync(&self, progress: &mut Progress<D>, now: Instant) {
         let Some(interval) = self.sync_interval() else { return };
         let end = self.queue.next();
-        match course.unsynced.back_mut() {
+        match progress.unsynced.back_mut() {
             Some(last) if now < last.since + interval / TOGETHER => last.end = end,
-            _ => course.unsynced.push_back(Unsynced { since: now, end }),
+            _ => progress.unsynced.push_back(Unsynced { since: now, end }),
         }
     }
 
@@ -538,8 +538,8 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// When the next sync is due; `None` while there is nothing to sync.
-    fn sync_due(&self, course: &Course<D>) -> Option<Instant> {
-        let oldest = course.unsynced.front().filter(|_| !course.syncer.is_busy)?;
+    fn sync_due(&self, progress: &Progress<D>) -> Option<Instant> {
+        let oldest = progress.unsynced.front().filter(|_| !progress.syncer.is_busy)?;
         Some(oldest.since + self.sync_interval()?)
     }
 
@@ -557,13 +557,13 @@ impl<D: Disk> Spooler<D> {
         self.state.dropped_damaged.add(losses.damaged);
     }
 
-    fn hand_out(&mut self, course: &mut Course<D>, now: Instant) {
-        while !course.leaving {
-            let free = course.held.iter_mut().zip(&self.writers);
+    fn hand_out(&mut self, progress: &mut Progress<D>, now: Instant) {
+        while !progress.leaving {
+            let free = progress.held.iter_mut().zip(&self.writers);
             let free = free.filter(|(held, writer)| has_room(**held, writer));
             let Some((held, writer)) = free.min_by_key(|(held, _)| **held) else { return };
             let is_due = match self.queue.due(&self.limits, now) {
-                Some(due) => course.draining || due <= now,
+                Some(due) => progress.draining || due <= now,
                 None => false,
             };
             if !is_due {
@@ -578,48 +578,48 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
-    fn upkeep(&mut self, course: &mut Course<D>, now: Instant) {
-        if self.queue.holds_back() && course.retry_at <= now {
-            course.retry_at = now + BLOCKED;
+    fn upkeep(&mut self, progress: &mut Progress<D>, now: Instant) {
+        if self.queue.holds_back() && progress.retry_at <= now {
+            progress.retry_at = now + BLOCKED;
             self.queue.unblock(now);
-            self.plan_sync(course, now);
+            self.plan_sync(progress, now);
         }
-        if self.queue.held_back() > 0 && !std::mem::replace(&mut course.has_told, true) {
+        if self.queue.held_back() > 0 && !std::mem::replace(&mut progress.has_told, true) {
             let sink = &self.state.name;
             info!(sink, "the queue is full; sources that can wait do, until there is room");
         }
         // What is stored for good by the time that its sync is due is not synced: while the sink
         // works, nothing is.
         let settled = self.queue.settled();
-        while course.unsynced.front().is_some_and(|unsynced| unsynced.end <= settled) {
-            course.unsynced.pop_front();
+        while progress.unsynced.front().is_some_and(|unsynced| unsynced.end <= settled) {
+            progress.unsynced.pop_front();
         }
-        if self.sync_due(course).is_some_and(|at| at <= now) {
-            course.unsynced.clear();
+        if self.sync_due(progress).is_some_and(|at| at <= now) {
+            progress.unsynced.clear();
             if let Some(job) = self.queue.begin_sync() {
-                course.syncer.begin(job);
+                progress.syncer.begin(job);
             }
         }
-        if course.note_at.is_some_and(|at| at <= now) {
-            course.note_at = None;
+        if progress.note_at.is_some_and(|at| at <= now) {
+            progress.note_at = None;
             self.queue.note_acknowledged();
             self.queue.expire();
         }
         if self.queue.expires() {
-            course.note_at.get_or_insert(now + NOTE);
+            progress.note_at.get_or_insert(now + NOTE);
         }
         self.count_losses();
     }
 
     /// How long nothing can be due.
-    fn wait(&self, course: &Course<D>, now: Instant) -> Duration {
-        let mut writers = course.held.iter().zip(&self.writers);
-        let may_begin = !course.leaving && writers.any(|(held, writer)| has_room(*held, writer));
+    fn wait(&self, progress: &Progress<D>, now: Instant) -> Duration {
+        let mut writers = progress.held.iter().zip(&self.writers);
+        let may_begin = !progress.leaving && writers.any(|(held, writer)| has_room(*held, writer));
         let batch = self.queue.due(&self.limits, now).filter(|_| may_begin);
-        let sync = self.sync_due(course);
-        let unblock = self.queue.holds_back().then_some(course.retry_at);
+        let sync = self.sync_due(progress);
+        let unblock = self.queue.holds_back().then_some(progress.retry_at);
         let first =
-            [batch, sync, course.note_at, course.renew_at, unblock].into_iter().flatten().min();
+            [batch, sync, progress.note_at, progress.renew_at, unblock].into_iter().flatten().min();
         first.map_or(IDLE, |at| at.saturating_duration_since(now))
     }
 
@@ -633,9 +633,9 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Ends in order.
-    fn leave(mut self, leaving: bool) -> Left {
+    fn leave(mut self, leaving: bool) -> Leftover {
         let (on_disk, in_memory) = self.finish(leaving);
-        Left { on_disk, shares: leaving.then_some(self.shares), in_memory }
+        Leftover { on_disk, shares: leaving.then_some(self.shares), in_memory }
     }
 
     /// Leaves on disk what is not settled, and hands on what cannot be there. Says how many events

@@ -21,24 +21,25 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::delivery::breaker::Breaker;
+use crate::delivery::retry::RetryConfig;
 use crate::delivery::tests::Unconfigurable;
-use crate::delivery::{RetryConfig, Shared, Writer, drive};
+use crate::delivery::{Shared, Writer, drive};
 use crate::event::chunk::Chunk;
 use crate::event::{Event, Origin};
-use crate::jobs::Jobs;
 use crate::queue::spill::model::SimDisk;
 use crate::queue::spill::{Settings, Spill};
 use crate::queue::spooler::*;
 use crate::queue::{SpillConfig, SpillMode, WhenFull};
-use crate::sink::{ConnectError, Context, Rejected, Sink, SinkError};
+use crate::sink::contract::{ConnectError, Context, Defaults, Once, Refusal, Sink, WriteError};
+use crate::sink::testing::context;
 use crate::sync::receipt::{Claim, Receipt};
 use crate::units::{ByteSize, Span};
 
-const LIMITS: BatchLimits = BatchLimits::new(3, ByteSize(1000), 50);
+const LIMITS: BatchLimits = BatchLimits::new(3, ByteSize(1000), Span::millis(50));
 
 /// Memory for each queue; a few shares.
 const MEMORY: usize = 4000;
@@ -222,36 +223,34 @@ struct Gated(Arc<Mutex<Store>>, usize);
 impl Sink for Gated {
     const NAME: &'static str = "gated";
     const ABOUT: &'static str = "answers when it is told to";
-    const BATCH: BatchLimits = LIMITS;
+    const DEFAULTS: Defaults = Defaults::store(LIMITS);
+    const ONCE: Once = Once::No;
     type Config = Unconfigurable<Store>;
 
     async fn connect(config: &Self::Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(Gated(Arc::clone(&config.0), context.writer))
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let answered = self.0.lock().unwrap().begin_write(self.1, batch);
-        let doing = || "writing".to_owned();
-        let reject = |events| SinkError::Reject { doing: doing(), cause: "bad".into(), events };
         match answered.await.unwrap() {
             Answer::Stored => Ok(()),
-            Answer::Unheard => Err(SinkError::reconnect("writing", "gone")),
-            Answer::Busy => Err(SinkError::retry("writing", "busy")),
-            Answer::FirstIsBad => Err(reject(Rejected::These(vec![0]))),
-            Answer::SomethingIsBad => Err(reject(Rejected::Unknown)),
-            Answer::Wrong => Err(SinkError::fatal("logging in", "wrong password")),
+            Answer::Unheard => Err(WriteError::reconnect("writing", "gone")),
+            Answer::Busy => Err(WriteError::retry("writing", "busy")),
+            Answer::FirstIsBad => {
+                let refusal = Refusal { place: 0, cause: "bad".into() };
+                Err(WriteError::refused("writing", vec![refusal]))
+            }
+            Answer::SomethingIsBad => Err(WriteError::reject("writing", "bad")),
+            Answer::Wrong => Err(WriteError::fatal("logging in", "wrong password")),
         }
-    }
-
-    async fn close(self) -> Result<(), SinkError> {
-        Ok(())
     }
 }
 
 /// A spooler at work, with the other ends of its channels.
 struct Run {
     spooler: Spooler<SimDisk>,
-    course: Course<SimDisk>,
+    progress: Progress<SimDisk>,
     /// What the last round said.
     wait: Duration,
     /// Rounds one after the other that found something due while nothing happened.
@@ -278,7 +277,7 @@ struct World {
     dispatcher: Option<Sender<Share>>,
     stop: CancellationToken,
     run: Option<Run>,
-    left: Option<Left>,
+    left: Option<Leftover>,
     /// The numbers that come next, of the bus and of the source that can wait.
     next: [u64; 2],
     /// What is to be stored or counted: all that was sent, less what a crash may take.
@@ -331,7 +330,7 @@ impl World {
         let count = self.nature.writers;
         let (settled, settled_out) = channel(count * BATCHES_PER_WRITER, shares.bell());
         let (orders, orders_out) = channel(ORDERS, shares.bell());
-        let (_, enquiries) = channel(1, shares.bell());
+        let (_, inspections) = channel(1, shares.bell());
         let give_up = CancellationToken::new();
         let shared = Arc::new(Shared {
             retry: RetryConfig::default(),
@@ -346,14 +345,7 @@ impl World {
         for writer in 0..count {
             let (batches_in, batches_out) = mpsc::channel(BATCHES_PER_WRITER);
             batches.push(batches_in);
-            let reopen = watch::channel(0).1;
-            let context = Context {
-                name: "test".into(),
-                writer,
-                master_id: "m".into(),
-                jobs: Jobs::new("/nowhere".as_ref()),
-                reopen,
-            };
+            let context = Context { writer, ..context() };
             let writer = Writer {
                 context,
                 batches: batches_out,
@@ -375,7 +367,7 @@ impl World {
             writers: batches,
             state: Arc::clone(&self.state),
             orders: orders_out,
-            enquiries,
+            inspections,
             stop: self.stop.clone(),
             give_up,
             inherited: inherited.into(),
@@ -384,25 +376,25 @@ impl World {
             is_draining: false,
         };
         let (syncer, jobs, done) = Syncer::new(spooler.shares.bell());
-        let mut course = Course::new(count, self.now, syncer);
-        spooler.plan_sync(&mut course, self.now);
+        let mut progress = Progress::new(count, self.now, syncer);
+        spooler.plan_sync(&mut progress, self.now);
         let (wait, restless, ordered) = (Duration::ZERO, 0, None);
-        let run = Run { spooler, course, wait, restless, jobs, done, orders, ordered, writers };
+        let run = Run { spooler, progress, wait, restless, jobs, done, orders, ordered, writers };
         self.run = Some(run);
     }
 
     /// What the spooler waits for and could be served.
     fn ready(&self) -> Vec<Arm> {
-        let Some(Run { spooler, course, .. }) = &self.run else { return Vec::new() };
+        let Some(Run { spooler, progress, .. }) = &self.run else { return Vec::new() };
         // A closed channel is ready too; that it is closed is seen by its disconnected sender.
         let has_shares =
-            !spooler.shares.is_empty() || (self.dispatcher.is_none() && !course.draining);
+            !spooler.shares.is_empty() || (self.dispatcher.is_none() && !progress.draining);
         let has_settled = !spooler.settled.is_empty() || self.writers_are_gone();
         let mut ready = Vec::new();
-        ready.extend((spooler.takes_shares(course) && has_shares).then_some(Arm::Shares));
-        ready.extend((has_settled && !course.abandoned).then_some(Arm::Settled));
+        ready.extend((spooler.takes_shares(progress) && has_shares).then_some(Arm::Shares));
+        ready.extend((has_settled && !progress.abandoned).then_some(Arm::Settled));
         ready.extend((!spooler.orders.is_empty()).then_some(Arm::Orders));
-        ready.extend((!course.syncer.done.is_empty()).then_some(Arm::Synced));
+        ready.extend((!progress.syncer.done.is_empty()).then_some(Arm::Synced));
         if ready.is_empty() {
             ready.push(Arm::Time);
         }
@@ -515,7 +507,7 @@ impl World {
 
     fn round(&mut self, arm: Arm) {
         let Some(mut run) = self.run.take() else { return };
-        let Some(wait) = run.spooler.round(&mut run.course, self.now) else {
+        let Some(wait) = run.spooler.round(&mut run.progress, self.now) else {
             return self.end_run(run);
         };
         run.wait = wait;
@@ -523,33 +515,33 @@ impl World {
         let flying = (self.nature.writers * BATCHES_PER_WRITER + 1 + UNDER_WAY) * 3500;
         let weight = run.spooler.queue.weight();
         assert!(weight <= MEMORY + flying, "{weight} bytes of memory");
-        let happening = match arm {
-            Arm::Shares if !run.spooler.takes_shares(&run.course) => None,
+        let input = match arm {
+            Arm::Shares if !run.spooler.takes_shares(&run.progress) => None,
             Arm::Shares => match run.spooler.shares.take() {
-                Poll::Ready(Some(share)) => Some(Happening::Share(share)),
-                _ => self.dispatcher.is_none().then_some(Happening::NoMoreShares),
+                Poll::Ready(Some(share)) => Some(Input::Share(share)),
+                _ => self.dispatcher.is_none().then_some(Input::NoMoreShares),
             },
             Arm::Settled => match run.spooler.settled.take() {
                 Poll::Ready(Some(settled)) => {
                     let mut store = self.store.lock().unwrap();
                     let numbers = store.batches[&settled.first].clone();
                     store.settled.extend(numbers);
-                    Some(Happening::Settled(settled))
+                    Some(Input::Settled(settled))
                 }
-                _ => run.writers.is_empty().then_some(Happening::WritersGone),
+                _ => run.writers.is_empty().then_some(Input::WritersGone),
             },
-            Arm::Orders => run.spooler.orders.try_iter().next().map(Happening::Order),
+            Arm::Orders => run.spooler.orders.try_iter().next().map(Input::Order),
             Arm::Synced => {
-                let done = run.course.syncer.done.try_iter().next();
-                done.map(|(job, result)| Happening::Synced(job, result))
+                let done = run.progress.syncer.done.try_iter().next();
+                done.map(|(job, result)| Input::Synced(job, result))
             }
             Arm::Time => None,
         };
-        let is_restless = matches!((&happening, wait), (None, Duration::ZERO));
+        let is_restless = matches!((&input, wait), (None, Duration::ZERO));
         run.restless = if is_restless { run.restless + 1 } else { 0 };
         assert!(run.restless < RESTLESS, "the spooler spins");
-        let happening = happening.unwrap_or(Happening::Time);
-        run.spooler.handle(happening, &mut run.course, self.now);
+        let input = input.unwrap_or(Input::Time);
+        run.spooler.handle(input, &mut run.progress, self.now);
         self.run = Some(run);
     }
 
@@ -557,11 +549,11 @@ impl World {
     fn end_run(&mut self, run: Run) {
         self.run = Some(run);
         self.end_sync(true);
-        let Some(Run { mut spooler, course, .. }) = self.run.take() else { return };
-        if let Some((job, result)) = course.syncer.done.try_iter().next() {
+        let Some(Run { mut spooler, progress, .. }) = self.run.take() else { return };
+        if let Some((job, result)) = progress.syncer.done.try_iter().next() {
             spooler.queue.end_sync(&job, result);
         }
-        let left = spooler.leave(course.leaving);
+        let left = spooler.leave(progress.leaving);
         if left.shares.is_none() {
             self.dispatcher = None;
         }
@@ -678,7 +670,7 @@ impl World {
             if arm != Arm::Time || is_syncing || run.wait.is_zero() || self.ready() != [Arm::Time] {
                 continue;
             }
-            let is_idle = run.course.held.iter().all(|held| *held == 0);
+            let is_idle = run.progress.held.iter().all(|held| *held == 0);
             let is_empty = run.spooler.queue.is_empty() && run.spooler.shares.is_empty();
             if is_idle && is_empty && self.dispatcher.is_some() {
                 break;
@@ -841,21 +833,21 @@ fn a_flood_of_shares_holds_up_nothing_else_that_a_spooler_does() {
     for _ in 0..4 * ROUND.0 {
         flood.try_send(share_of(0, 1, 20)).unwrap();
     }
-    let Run { spooler, course, .. } = world.run.as_mut().unwrap();
+    let Run { spooler, progress, .. } = world.run.as_mut().unwrap();
     spooler.shares = shares;
     let Poll::Ready(Some(first)) = spooler.shares.take() else { panic!("there is one") };
-    spooler.handle(Happening::Share(first), course, world.now);
+    spooler.handle(Input::Share(first), progress, world.now);
     assert_eq!(spooler.shares.len(), 3 * ROUND.0);
     // The batches that this makes due are handed out by the next round.
-    spooler.round(course, world.now);
-    assert!(course.held.iter().all(|held| *held == BATCHES_PER_WRITER));
+    spooler.round(progress, world.now);
+    assert!(progress.held.iter().all(|held| *held == BATCHES_PER_WRITER));
     let large = (ROUND.1 / 2).next_power_of_two();
     while spooler.shares.take().is_ready() {}
     for _ in 0..10 {
         flood.try_send(share_of(0, 1, large)).unwrap();
     }
     let Poll::Ready(Some(first)) = spooler.shares.take() else { panic!("there is one") };
-    spooler.handle(Happening::Share(first), course, world.now);
+    spooler.handle(Input::Share(first), progress, world.now);
     assert_eq!(spooler.shares.len(), 8);
 }
 
@@ -864,13 +856,13 @@ fn what_nobody_waits_for_any_more_is_not_discarded() {
     let mut world = World::new(Nature { mode: SpillMode::Memory, ..DURABLE });
     world.act(Action::Send(4, 100, false));
     world.act(Action::Round(Arm::Shares));
-    let Run { spooler, course, .. } = world.run.as_mut().unwrap();
+    let Run { spooler, progress, .. } = world.run.as_mut().unwrap();
     let waiting = spooler.queue.len();
     let mut ask = |is_heard: bool| {
         let (answer, answered) = oneshot::channel();
         let answered = Some(answered).filter(|_| is_heard);
-        let enquiry = Enquiry { discard_before: Some(u64::MAX), answer };
-        spooler.handle(Happening::Enquiry(enquiry), course, world.now);
+        let inspection = Inspection { discard_before: Some(u64::MAX), answer };
+        spooler.handle(Input::Inspection(inspection), progress, world.now);
         (spooler.queue.len(), answered.map(|mut answered| answered.try_recv().unwrap().discarded))
     };
     assert_eq!(ask(false), (waiting, None));

@@ -7,7 +7,7 @@ use std::slice;
 
 use jiff::Timestamp;
 
-use super::server::{Features, Format};
+use super::features::{Features, Format};
 use super::tables::{Column, Holds, Table};
 use crate::codec::json;
 

@@ -2,18 +2,26 @@
 //!
 //! Whatever is not named here is tried again: a code that is new must not cost events.
 
-use clickhouse::error::Error;
+use reqwest::StatusCode;
 
-use crate::sink::{Rejected, SinkError};
+use crate::client::http::{self, Answer, Failed};
+use crate::codec::visible;
+use crate::sink::contract::WriteError;
 
 /// The answer of a server that did not do what it was asked, or that there was none.
 #[derive(Debug, thiserror::Error)]
-#[error("{text}{}", self.meaning.advice())]
-pub(super) struct Refusal {
-    /// What follows from it.
-    pub(super) meaning: Meaning,
-    /// What the server said, in short.
-    pub(super) text: String,
+pub(super) enum Refusal {
+    /// The server said why.
+    #[error("{text}{}", meaning.advice())]
+    Exception {
+        /// What follows from it.
+        meaning: Meaning,
+        /// What the server said, in short.
+        text: String,
+    },
+    /// There was no answer, or one of a proxy in front of the server.
+    #[error(transparent)]
+    Http(#[from] http::Error),
 }
 
 /// What follows from a refusal.
@@ -34,15 +42,7 @@ pub(super) enum Meaning {
 }
 
 impl Meaning {
-    fn of(code: Option<u32>, text: &str) -> Self {
-        let Some(code) = code else {
-            return match text.get(..3) {
-                // Of a proxy in front of the server.
-                Some("401") => Meaning::Login,
-                Some("413") => Meaning::Rows,
-                _ => Meaning::Unreachable,
-            };
-        };
+    fn of(code: u32, text: &str) -> Self {
         match code {
             // Of a RowBinary head: all rows are refused, whatever is in them.
             117 if text.contains("Type of ") => Meaning::Schema,
@@ -86,33 +86,80 @@ impl Meaning {
 }
 
 impl Refusal {
+    /// What follows from it.
+    pub(super) fn meaning(&self) -> Meaning {
+        match self {
+            Refusal::Exception { meaning, .. } => *meaning,
+            Refusal::Http(error) => match error.failed {
+                Failed::Retry | Failed::Reconnect => Meaning::Unreachable,
+                Failed::Reject => Meaning::Rows,
+                Failed::Fatal => Meaning::Login,
+            },
+        }
+    }
+
+    /// What the server answered, if it has done what it was asked. A status of 200 does not say so:
+    /// an exception may stand in a header, or behind an answer that was begun.
+    pub(super) fn of(answer: Answer) -> Result<String, Refusal> {
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        let is_refused = !answer.status.is_success();
+        let code = answer.headers.get("X-ClickHouse-Exception-Code");
+        let code = code.and_then(|code| code.to_str().ok()?.parse().ok());
+        let exception = if is_refused || code.is_some() { Some(&*body) } else { exception(&body) };
+        let Some(exception) = exception else { return Ok(body) };
+        let Some(code) = code_of(exception).or(code) else {
+            // Of a proxy in front of the server.
+            return Ok(String::from_utf8_lossy(&answer.checked(of_a_proxy)?.body).into_owned());
+        };
+        let meaning = Meaning::of(code, exception);
+        let text = match exception.trim().is_empty() {
+            true => format!("Code: {code}"),
+            false => readable(exception),
+        };
+        Err(Refusal::Exception { meaning, text })
+    }
+
     /// The error in the sink's terms. `doing` is the operation, in words.
-    pub(super) fn into_sink_error(self, doing: impl Into<String>) -> SinkError {
-        let doing = doing.into();
-        match self.meaning {
+    pub(super) fn into_sink_error(self, doing: impl Into<String>) -> WriteError {
+        let (meaning, text) = match self {
+            Refusal::Exception { meaning, text } => (meaning, text),
+            Refusal::Http(error) => return WriteError::over_http(doing, error),
+        };
+        let cause = Refusal::Exception { meaning, text };
+        match meaning {
             Meaning::Unreachable | Meaning::Later(_) | Meaning::Schema | Meaning::Setting => {
-                SinkError::retry(doing, self)
+                WriteError::retry(doing, cause)
             }
-            Meaning::Login => SinkError::fatal(doing, self),
-            Meaning::Rows => {
-                SinkError::Reject { doing, cause: self.into(), events: Rejected::Unknown }
-            }
+            Meaning::Login => WriteError::fatal(doing, cause),
+            Meaning::Rows => WriteError::reject(doing, cause),
         }
     }
 }
 
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        let Error::BadResponse(answer) = error else {
-            return Refusal { meaning: Meaning::Unreachable, text: innermost(&error) };
-        };
-        Refusal { meaning: Meaning::of(code(&answer), &answer), text: readable(&answer) }
+/// What an answer means that is not the server's own. Too much at once is all that can be wrong
+/// with the rows; a 400 may come of a wrong port.
+fn of_a_proxy(answer: &Answer) -> Result<(), Failed> {
+    match http::usual(answer) {
+        Err(Failed::Reject) if answer.status != StatusCode::PAYLOAD_TOO_LARGE => Err(Failed::Retry),
+        other => other,
     }
 }
 
+/// The exception at the end of an answer that was begun. Releases before 25.11 end with it; later
+/// ones put it between two marks.
+fn exception(answer: &str) -> Option<&str> {
+    let is_marked = answer.ends_with("__exception__\r\n");
+    if !is_marked && !answer.ends_with("))\n") {
+        return None;
+    }
+    let exception = answer.get(answer.rfind("Code: ")?..)?;
+    let is_one = exception.contains("DB::") && exception.contains("Exception:");
+    is_one.then_some(exception)
+}
+
 /// The number of an answer like `Code: 60. DB::Exception: …`; releases before 20 put a comma there.
-fn code(answer: &str) -> Option<u32> {
-    let behind = answer.strip_prefix("Code: ")?;
+fn code_of(answer: &str) -> Option<u32> {
+    let behind = answer.trim_start().strip_prefix("Code: ")?;
     let end = behind.find(|c: char| !c.is_ascii_digit())?;
     behind.get(..end)?.parse().ok()
 }
@@ -124,19 +171,7 @@ fn readable(answer: &str) -> String {
     let answer = answer.split(", e.what() = ").next().unwrap_or_default();
     let answer = answer.split(" (version ").next().unwrap_or_default();
     let answer = answer.replace("e.displayText() = ", "").replace('\n', " ");
-    match answer.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", answer.get(..end).unwrap_or_default()),
-        None => answer.trim_end().to_owned(),
-    }
-}
-
-/// What went wrong at the bottom: what is above says `network error`, and each repeats the next.
-fn innermost(error: &Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    innermost.to_string()
+    visible::capped(answer.trim(), MOST)
 }
 
 #[cfg(test)]
@@ -144,7 +179,8 @@ mod tests {
     use super::*;
 
     fn of(answer: &str) -> Refusal {
-        Refusal::from(Error::BadResponse(answer.to_owned()))
+        let meaning = Meaning::of(code_of(answer).unwrap(), answer);
+        Refusal::Exception { meaning, text: readable(answer) }
     }
 
     /// What servers of 18.16 and of today really said.
@@ -189,29 +225,37 @@ mod tests {
             ),
             ("Code: 192, e.displayText() = DB::Exception: Unknown user zz", Meaning::Login),
             ("Code: 516. DB::Exception: saltern: Authentication failed", Meaning::Login),
-            ("413 Payload Too Large", Meaning::Rows),
-            ("503 Service Unavailable", Meaning::Unreachable),
             ("Code: 4711. DB::Exception: of a release to come", Meaning::Later("")),
-            ("Code: ", Meaning::Unreachable),
-            ("", Meaning::Unreachable),
         ] {
-            assert_eq!(of(answer).meaning, meaning, "{answer}");
+            assert_eq!(of(answer).meaning(), meaning, "{answer}");
         }
         for (code, word) in
             [(242, "read-only"), (164, "read-only"), (252, "linger"), (497, "GRANT")]
         {
             let refusal = of(&format!("Code: {code}. DB::Exception: no"));
-            assert!(matches!(refusal.meaning, Meaning::Later(_)), "{code}");
+            assert!(matches!(refusal.meaning(), Meaning::Later(_)), "{code}");
             assert!(refusal.to_string().contains(word), "{refusal}");
         }
     }
 
     #[test]
     fn a_refusal_is_short_and_readable() {
-        let refusal = of(
+        let text = readable(
             "Code: 81, e.displayText() = DB::Exception: Database nope doesn't exist, e.what() = DB::Exception",
         );
-        assert_eq!(refusal.text, "Code: 81, DB::Exception: Database nope doesn't exist");
-        assert_eq!(of(&"ä".repeat(9999)).text.chars().count(), 301);
+        assert_eq!(text, "Code: 81, DB::Exception: Database nope doesn't exist");
+        assert_eq!(readable(&"ä".repeat(9999)).chars().count(), 151);
+    }
+
+    #[test]
+    fn only_the_end_of_an_answer_is_an_exception() {
+        let text = "Code: 241. DB::Exception: Memory (MEMORY_LIMIT_EXCEEDED) (version 26.9 (official build))";
+        let old = format!("rows\n{text}\n");
+        assert_eq!(code_of(exception(&old).unwrap()), Some(241));
+        let new = format!("rows\r\n__exception__\r\nabc\r\n{text}\n90 abc\r\n__exception__\r\n");
+        assert_eq!(code_of(exception(&new).unwrap()), Some(241));
+        for rows in ["", "26.9.1\n", &format!("{text}\nmore\n"), "))\n", "Code: 1 ))\n"] {
+            assert_eq!(exception(rows), None, "{rows}");
+        }
     }
 }

@@ -13,10 +13,10 @@ use tracing::info;
 use super::schema::{self, Makes, Options, Statement, VERSIONS};
 use super::server::Server;
 use super::tables::VERSION;
-use crate::sink::SinkError;
+use crate::sink::contract::WriteError;
 
 /// Brings the tables up to date; gives the statements that it took.
-pub(super) async fn migrate(server: &Server, options: &Options) -> Result<Vec<String>, SinkError> {
+pub(super) async fn migrate(server: &Server, options: &Options) -> Result<Vec<String>, WriteError> {
     let mut present = Present::of(server, options).await?;
     let mut ran = Vec::new();
     for Statement { makes, sql } in schema::statements(&server.features(), options) {
@@ -44,7 +44,7 @@ pub(super) async fn migrate(server: &Server, options: &Options) -> Result<Vec<St
 }
 
 /// The version of the tables; 0 if none is noted.
-async fn version(server: &Server, options: &Options) -> Result<u32, SinkError> {
+async fn version(server: &Server, options: &Options) -> Result<u32, WriteError> {
     let table = schema::name(options, VERSIONS, "");
     let answer = server.query(&format!("SELECT max(version) FROM {table}")).await?;
     Ok(answer.trim().parse().unwrap_or(0))
@@ -58,7 +58,7 @@ struct Present {
 }
 
 impl Present {
-    async fn of(server: &Server, options: &Options) -> Result<Self, SinkError> {
+    async fn of(server: &Server, options: &Options) -> Result<Self, WriteError> {
         let database = schema::text(&options.database);
         let sql = format!(
             "SELECT '' FROM system.databases WHERE name = {database} \

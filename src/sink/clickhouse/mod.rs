@@ -11,29 +11,32 @@
 
 use std::collections::BTreeMap;
 
-use clickhouse::Compression as ClientCompression;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::errors::Meaning;
-use self::http::Connections;
-pub(crate) use self::schema::{Options, script};
-pub(crate) use self::server::Features;
-use self::server::Server;
-use self::servers::{Servers, Site, Urls};
-use super::{ConnectError, Context, Sink, SinkError, blocking};
+use self::features::Features;
+use self::schema::Options;
+use self::server::{BodyCompression, Server};
+use crate::client::auth::Auth;
+use crate::client::http::Client;
+use crate::client::servers::{Servers, Site, Url, Urls};
 use crate::client::tls::TlsConfig;
 use crate::event::batch::{Batch, BatchLimits};
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Migrated, Once, Sink, TableWish, WriteError,
+};
+use crate::sync::blocking;
 use crate::units::{ByteSize, Secret, Span};
 
 mod body;
 mod errors;
-mod http;
+mod features;
+mod frame;
 mod migration;
 mod rows;
 mod schema;
 mod server;
-mod servers;
 mod states;
 mod tables;
 
@@ -51,9 +54,13 @@ pub(crate) struct Config {
     user: Option<String>,
     /// The user's password.
     password: Option<Secret>,
+    /// Who we are, for a proxy or a cloud that wants to know it otherwise than by `user` and
+    /// `password`, which then are left out: `{token}`, `{user, password}` or `{header, value}`.
+    #[serde(default)]
+    auth: Auth,
     /// Whether to create the database, tables and views that are missing, and to bring those of an
     /// earlier release up to date.
-    #[serde(default = "yes")]
+    #[serde(default = "crate::units::yes")]
     create: bool,
     /// How long rows stay, from their time on, in whole days (`90d`). Old rows are removed a week's
     /// worth at a time. For ever if not given. Takes effect where a table is created.
@@ -82,70 +89,57 @@ pub(crate) struct Config {
 
 impl Config {
     /// Where the tables are, and how long rows stay in them.
-    pub(crate) fn tables(&self) -> Options {
+    fn tables(&self, wish: &TableWish) -> Options {
         const DAY: u64 = 24 * 3600;
         Options {
             database: self.database.clone(),
             keep_days: self.ttl.map(|ttl| ttl.0.as_secs().div_ceil(DAY).max(1)),
-            cluster: self.cluster.clone(),
+            cluster: wish.cluster.clone().or_else(|| self.cluster.clone()),
         }
     }
 
     /// Creates what the servers lack of the tables; gives what that took, server by server.
-    pub(crate) async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, SinkError> {
-        let (mut servers, _connections) = self.servers()?;
+    async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, WriteError> {
+        let client = self.client()?;
+        let mut servers: Servers<Server> = Servers::new(&self.url);
         let mut all = Vec::new();
         for _ in 0..servers.count() {
-            let site = servers.turn();
-            let (url, limit) = (&site.url, self.timeout.0);
-            let server = Server::connect(url, &site.client, &self.database, limit).await?;
+            let url = &servers.turn().url;
+            let server = Server::connect(url, &client, &self.database, self.compression).await?;
             let statements = migration::migrate(&server, tables).await?;
-            all.push(Migrated { url: url.to_string(), statements });
+            all.push(Migrated { server: url.to_string(), statements });
         }
         Ok(all)
     }
 
-    /// The servers, none of which was asked anything yet.
-    fn servers(&self) -> Result<(Servers, Connections), SinkError> {
+    /// A client that knows who we are.
+    fn client(&self) -> Result<Client, WriteError> {
+        let doing = "setting up connections to ClickHouse";
+        let auth = self.who().map_err(|error| WriteError::fatal(doing, error))?;
         let tls = self.url.any_https().then_some(&self.tls);
-        let (mut client, connections) = Connections::new(tls, self.timeout.0)?;
+        let client = blocking(|| Client::new(tls, &auth, self.timeout.0));
+        client.map_err(|error| WriteError::fatal(doing, error))
+    }
+
+    /// The headers that say who we are.
+    fn who(&self) -> Result<Auth, String> {
+        let has_user = self.user.is_some() || self.password.is_some();
+        if has_user && !self.auth.is_none() {
+            return Err("`auth` stands in place of `user` and `password`; remove one".to_owned());
+        }
+        let mut auth = self.auth.clone();
         if let Some(user) = &self.user {
-            client = client.with_user(user);
+            auth = auth.with("x-clickhouse-user", &Secret::new(user.clone()))?;
         }
         if let Some(password) = &self.password {
-            client = client.with_password(password.expose());
+            auth = auth.with("x-clickhouse-key", password)?;
         }
-        let client = client.with_compression(match self.compression {
-            Compression::Lz4 => ClientCompression::Lz4,
-            Compression::None => ClientCompression::None,
-        });
-        Ok((Servers::new(&self.url, &client), connections))
+        Ok(auth)
     }
-}
-
-/// What was done at one server.
-pub(crate) struct Migrated {
-    pub(crate) url: String,
-    pub(crate) statements: Vec<String>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn default_timeout() -> Span {
     Span::seconds(30)
-}
-
-/// How rows are compressed on their way.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Compression {
-    /// LZ4, in ClickHouse's own framing with checksums.
-    #[default]
-    Lz4,
-    /// None.
-    None,
 }
 
 /// The value of a server's setting.
@@ -174,11 +168,13 @@ impl Setting {
     }
 }
 
+/// The release that the SQL is printed for if none is given: the newest that the tests know.
+const CURRENT: (u32, u32) = (26, 9);
+
 pub(super) struct ClickHouse {
     config: Config,
-    servers: Servers,
-    /// Ends them with the sink.
-    _connections: Connections,
+    client: Client,
+    servers: Servers<Server>,
 }
 
 /// Makes the bodies of the INSERTs of a batch for a server of this version; returns their length.
@@ -190,34 +186,37 @@ impl Sink for ClickHouse {
     const NAME: &'static str = "clickhouse";
     const ABOUT: &'static str =
         "tables of a ClickHouse database for events, jobs, returns and states";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 1000);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(1000)));
+    const ONCE: Once = Once::ByEvent;
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
-        let (mut servers, connections) = config.servers()?;
+        let client = config.client()?;
+        let mut servers = Servers::new(&config.url);
         for left in (0..servers.count()).rev() {
-            match ready(servers.turn(), config).await {
+            match ready(servers.turn(), &client, config).await {
                 Ok(_) => break,
                 Err(ConnectError::Retry { .. }) if left > 0 => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(ClickHouse { config: config.clone(), servers, _connections: connections })
+        Ok(ClickHouse { config: config.clone(), client, servers })
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let site = self.servers.turn();
-        let server = ready(site, &self.config).await?;
+        let server = ready(site, &self.client, &self.config).await?;
         let inserts = blocking(|| rows::encode(batch, &server.features()));
         for insert in inserts {
             let table = insert.table;
             let Err(refusal) = server.insert(insert, batch.id()).await else { continue };
-            match refusal.meaning {
+            match refusal.meaning() {
                 // It may come back as another release, or without tables.
                 Meaning::Unreachable | Meaning::Schema => site.server = None,
                 _ => {}
             }
-            if matches!(refusal.meaning, Meaning::Unreachable | Meaning::Later(_)) {
+            if matches!(refusal.meaning(), Meaning::Unreachable | Meaning::Later(_)) {
                 site.rest();
             }
             return Err(refusal.into_sink_error(format!("inserting into {table} at {}", site.url)));
@@ -226,25 +225,47 @@ impl Sink for ClickHouse {
         Ok(())
     }
 
-    async fn close(self) -> Result<(), SinkError> {
-        Ok(())
+    fn tables(config: Option<&Config>, wish: &TableWish) -> Option<String> {
+        let options = match config {
+            Some(config) => config.tables(wish),
+            None => {
+                Options { database: "salt".into(), keep_days: None, cluster: wish.cluster.clone() }
+            }
+        };
+        let features = Features::of(wish.server_version.unwrap_or(CURRENT));
+        Some(schema::script(&features, &options))
+    }
+
+    fn check(config: &Config) -> Vec<String> {
+        config.who().err().into_iter().collect()
+    }
+
+    async fn migrate(
+        config: &Config,
+        _context: &Context,
+        wish: &TableWish,
+    ) -> Result<Vec<Migrated>, ConnectError> {
+        Ok(config.migrate(&config.tables(wish)).await?)
     }
 }
 
 /// The server of a site, asked what it can do, and with its tables if they are to be created.
-async fn ready<'a>(site: &'a mut Site, config: &Config) -> Result<&'a mut Server, ConnectError> {
+async fn ready<'a>(
+    site: &'a mut Site<Server>,
+    client: &Client,
+    config: &Config,
+) -> Result<&'a mut Server, ConnectError> {
     let server = match site.server.take() {
         Some(server) => server,
-        None => prepared(site, config).await.inspect_err(|_| site.rest())?,
+        None => prepared(&site.url, client, config).await.inspect_err(|_| site.rest())?,
     };
     Ok(site.server.insert(server))
 }
 
-async fn prepared(site: &Site, config: &Config) -> Result<Server, ConnectError> {
-    let server =
-        Server::connect(&site.url, &site.client, &config.database, config.timeout.0).await?;
+async fn prepared(url: &Url, client: &Client, config: &Config) -> Result<Server, ConnectError> {
+    let server = Server::connect(url, client, &config.database, config.compression).await?;
     if config.create {
-        migration::migrate(&server, &config.tables()).await?;
+        migration::migrate(&server, &config.tables(&TableWish::default())).await?;
     }
     let features = server.features();
     // `Distributed` tables answer when their shards have stored the rows.

@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 
 use super::body::{Insert, Row, Rows};
-use super::server::Features;
+use super::features::Features;
 use super::states::{self, State};
 use super::tables::{EVENTS, JOBS, RETURNS, STATES};
 use crate::codec::json;
@@ -353,7 +353,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
-    use super::super::server::Format;
+    use super::super::features::Format;
     use super::*;
     use crate::event::chunk::{Chunk, Share};
     use crate::event::{Event, Origin};

@@ -5,7 +5,7 @@
 //! replicated tables `…_local`, and a `Distributed` table of the plain name spreads and gathers
 //! them.
 
-use super::server::Features;
+use super::features::Features;
 use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
 
 /// Where the tables are and how long rows stay.
@@ -47,7 +47,7 @@ const VIEW: &str = "_mv";
 /// Everything as one script, in the order in which it can be run. It does no harm a second time,
 /// and brings the tables of an earlier version up to date where the server can be told to add a
 /// column only if it is missing.
-pub(crate) fn script(features: &Features, options: &Options) -> String {
+pub(super) fn script(features: &Features, options: &Options) -> String {
     let mut script = String::new();
     for note in notes(features) {
         script += &format!("-- {note}\n");

@@ -3,7 +3,7 @@
 //! A column says what it holds; the type for that depends on what the server knows. Columns are
 //! only ever added, so that an older saltern goes on writing into newer tables.
 
-use super::server::Features;
+use super::features::Features;
 
 /// The version of the tables below.
 pub(super) const VERSION: u32 = 3;

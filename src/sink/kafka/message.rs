@@ -202,7 +202,8 @@ mod tests {
     use rdkafka::message::Headers;
 
     use super::*;
-    use crate::event::{Authority, Event, Origin};
+    use crate::event::Event;
+    use crate::sink::testing::entry;
 
     fn topic(text: &str) -> Result<Topic, String> {
         Topic::try_from(text.to_owned())
@@ -233,13 +234,7 @@ mod tests {
         let data = serde_json::json!({"id": "web-1", "fun": "test.ping", "_stamp": "now"});
         let payload = rmp_serde::to_vec(&data).unwrap();
         let event = Event::new("salt/job/20261121233336123456/ret/web-1", &payload);
-        let origin = Origin { source: "bus".into(), master_id: "m".into() };
-        let entry = Entry {
-            event: &event,
-            origin: &origin,
-            received: 1_795_304_177_692_890,
-            authority: Authority::Bus,
-        };
+        let entry = entry(&event);
         let value = |format: Format| {
             let mut out = Vec::new();
             format.write(&entry, &mut out);

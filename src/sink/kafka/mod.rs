@@ -26,10 +26,15 @@ use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 use tokio::time::sleep;
 use tracing::info;
 
-use super::{ConnectError, Context, Rejected, Sink, SinkError, blocking};
 use crate::client::kafka::not_made;
+use crate::client::stream::Stream;
 use crate::event::batch::{Batch, BatchLimits, Entry};
-use crate::units::ByteSize;
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Once, Refusal, SaltForm, SaltOption, SaltReturner, Sink,
+    WriteError,
+};
+use crate::sync::blocking;
+use crate::units::{ByteSize, Span};
 
 mod message;
 mod outcome;
@@ -71,14 +76,45 @@ pub(super) fn encode(batch: &Batch, format: Format, out: &mut Vec<u8>) -> usize 
 impl Sink for Kafka {
     const NAME: &'static str = "kafka";
     const ABOUT: &'static str = "messages in topics of Apache Kafka, in transactions if wanted";
-    const BATCH: BatchLimits = BatchLimits::new(10_000, ByteSize::mib(8), 200);
+    const DEFAULTS: Defaults =
+        Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(200)));
+    const ONCE: Once = Once::No;
+    const SALT: Option<SaltReturner> = Some(SaltReturner {
+        names: &["kafka"],
+        sections: &["returner.kafka"],
+        stores_events: false,
+        options: &[
+            SaltOption {
+                name: "bootstrap",
+                setting: "brokers",
+                is_needed: true,
+                form: SaltForm::Servers { port: 9092, each: "BROKER" },
+            },
+            SaltOption {
+                name: "topic",
+                setting: "topic",
+                is_needed: true,
+                form: SaltForm::Name { longest: 249 },
+            },
+        ],
+        fixed: &[("value", "salt_returner")],
+        file: None,
+        note: Some(
+            "Salt's `kafka` makes the return's text in Python the message's key; here it is the \
+             minion's id.",
+        ),
+    });
     type Config = Config;
+
+    fn writes(config: &Config) -> Vec<Stream> {
+        config.writes.clone()
+    }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(blocking(|| Kafka::open(config, context))?)
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let committed = self.transactions.as_ref().and_then(|t| t.committed(batch.id()));
         if let Some(refused) = committed {
             self.counts.known.add(1);
@@ -94,7 +130,7 @@ impl Sink for Kafka {
         }
     }
 
-    async fn close(self) -> Result<(), SinkError> {
+    async fn close(self) -> Result<(), WriteError> {
         // Nothing waits: each write ends with its last report.
         blocking(|| drop(self));
         Ok(())
@@ -110,14 +146,21 @@ impl Drop for Kafka {
 }
 
 impl Kafka {
-    fn open(config: &Config, context: &Context) -> Result<Self, SinkError> {
+    fn open(config: &Config, context: &Context) -> Result<Self, WriteError> {
         let mut settings = config.producer.clone();
+        // What waits longer than the engine does is sent twice.
+        let given: u64 =
+            settings.get("message.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
+        let half = u64::try_from(context.limit.as_millis() / 2).unwrap_or(u64::MAX).max(1);
+        if half < given {
+            settings.set("message.timeout.ms", half.to_string());
+        }
         if config.is_transactional {
             settings.set("transactional.id", transactional_id(context));
         }
         let producer: ThreadedProducer<Reports> =
             settings.create_with_context(Reports::default()).map_err(|error| {
-                SinkError::fatal("setting up a Kafka producer", not_made(&error, &settings))
+                WriteError::fatal("setting up a Kafka producer", not_made(&error, &settings))
             })?;
         let mut topics = Topics::default();
         match config.topic.fixed() {
@@ -144,7 +187,7 @@ impl Kafka {
         Ok(Kafka { config, context, producer, topics, transactions, counts, value: Vec::new() })
     }
 
-    async fn store(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    async fn store(&mut self, batch: &Batch) -> Result<(), WriteError> {
         if !batch.events().any(|event| self.config.value.takes(event.kind())) {
             return Ok(());
         }
@@ -162,14 +205,14 @@ impl Kafka {
             // What was tried alone was taken back; it is still to be stored, with the others.
             if guilty.is_empty() && suspects.is_subset(&taken) {
                 let cause = "the brokers refuse messages that they have just taken";
-                return Err(SinkError::retry("writing to Kafka", cause));
+                return Err(WriteError::retry("writing to Kafka", cause));
             }
             taken.extend(suspects.difference(&guilty));
             refused.extend(guilty);
         }
     }
 
-    fn find_topics(&mut self, batch: &Batch) -> Result<(), SinkError> {
+    fn find_topics(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let Config { topic, create, client, .. } = &self.config;
         for entry in batch.entries() {
             let name = topic.name(entry.event.kind(), &entry.origin.master_id);
@@ -187,7 +230,7 @@ impl Kafka {
         batch: &Batch,
         left_out: &BTreeSet<usize>,
         alone: &BTreeSet<usize>,
-    ) -> Result<BTreeSet<usize>, SinkError> {
+    ) -> Result<BTreeSet<usize>, WriteError> {
         if let Some(transactions) = &mut self.transactions {
             transactions.begin(&self.producer)?;
         }
@@ -216,7 +259,7 @@ impl Kafka {
         &mut self,
         batch: &Batch,
         suspects: &BTreeSet<usize>,
-    ) -> Result<BTreeSet<usize>, SinkError> {
+    ) -> Result<BTreeSet<usize>, WriteError> {
         let mut all_refused = BTreeSet::new();
         for place in suspects {
             if let Some(transactions) = &mut self.transactions
@@ -239,7 +282,7 @@ impl Kafka {
     /// Takes back what the transaction holds, over a new producer: that is sure, and quick. After a
     /// message that failed librdkafka itself asks for a new epoch, and brokers from 4.0 on may let
     /// it wait for long and then say that it is fenced.
-    fn renew(&mut self) -> Result<(), SinkError> {
+    fn renew(&mut self) -> Result<(), WriteError> {
         if let Some(transactions) = &mut self.transactions {
             transactions.give_up();
             self.counts.taken_back.add(1);
@@ -256,7 +299,7 @@ impl Kafka {
         &mut self,
         batch: &Batch,
         is_wanted: impl Fn(usize) -> bool,
-    ) -> Result<BTreeSet<usize>, SinkError> {
+    ) -> Result<BTreeSet<usize>, WriteError> {
         self.producer.context().begin();
         let mut entries = batch.entries().enumerate().filter(|(place, entry)| {
             is_wanted(*place) && self.config.value.takes(entry.event.kind())
@@ -269,7 +312,7 @@ impl Kafka {
                     let is_taken = hand_over(&self.config, &self.producer, value, place, &entry);
                     // A large event must not hold its memory while the others are sent.
                     value.clear();
-                    value.shrink_to(Self::BATCH.max_bytes);
+                    value.shrink_to(Self::DEFAULTS.batch.max_bytes);
                     if !is_taken {
                         break;
                     }
@@ -294,7 +337,7 @@ impl Kafka {
     }
 
     /// The places of what is refused, if nothing else went wrong.
-    fn judge(&mut self, failed: &[Failed]) -> Result<BTreeSet<usize>, SinkError> {
+    fn judge(&mut self, failed: &[Failed]) -> Result<BTreeSet<usize>, WriteError> {
         let is_refused = |failed: &&Failed| Outcome::of(failed.code) == Outcome::Refused;
         let refused: BTreeSet<_> = failed.iter().filter(is_refused).map(|f| f.place).collect();
         let is_gone = |code| {
@@ -368,15 +411,12 @@ fn hand_over(
 }
 
 /// Everything is stored but what was refused.
-fn verdict(refused: Vec<usize>) -> Result<(), SinkError> {
+fn verdict(refused: Vec<usize>) -> Result<(), WriteError> {
     if refused.is_empty() {
         return Ok(());
     }
-    Err(SinkError::Reject {
-        doing: "writing to Kafka".to_owned(),
-        cause: "the message is too large, or not what the topic takes; the topic's \
-                `max.message.bytes` limits its compressed size"
-            .into(),
-        events: Rejected::These(refused),
-    })
+    let cause = "the message is too large, or not what the topic takes; the topic's \
+                 `max.message.bytes` limits its compressed size";
+    let refusal = |place| Refusal { place, cause: cause.into() };
+    Err(WriteError::refused("writing to Kafka", refused.into_iter().map(refusal).collect()))
 }

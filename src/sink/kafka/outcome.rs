@@ -5,7 +5,7 @@ use rdkafka::producer::{Producer, ThreadedProducer};
 
 use super::reports::{Reports, Trouble};
 use crate::client::kafka::explained;
-use crate::sink::{Cause, SinkError};
+use crate::sink::contract::{Cause, WriteError};
 
 /// What to do about an error; of several, the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,13 +67,13 @@ pub(super) fn sink_error(
     doing: impl Into<String>,
     error: KafkaError,
     producer: &ThreadedProducer<Reports>,
-) -> SinkError {
+) -> WriteError {
     let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
     if let Some((fatal, reason)) = producer.client().fatal_error() {
         let cause = format!("{}: {reason}", explained(&KafkaError::Global(fatal)));
         return match Outcome::of(fatal) {
-            Outcome::Never => SinkError::fatal(doing, cause),
-            _ => SinkError::reconnect(doing, cause),
+            Outcome::Never => WriteError::fatal(doing, cause),
+            _ => WriteError::reconnect(doing, cause),
         };
     }
     let trouble = producer.context().trouble().filter(|_| is_silence(code));
@@ -85,9 +85,9 @@ pub(super) fn sink_error(
         None => (code, explained(&error).into()),
     };
     match Outcome::of(code) {
-        Outcome::Never => SinkError::fatal(doing, cause),
-        Outcome::Anew | Outcome::Fenced => SinkError::reconnect(doing, cause),
-        Outcome::Later | Outcome::Refused => SinkError::retry(doing, cause),
+        Outcome::Never => WriteError::fatal(doing, cause),
+        Outcome::Anew | Outcome::Fenced => WriteError::reconnect(doing, cause),
+        Outcome::Later | Outcome::Refused => WriteError::retry(doing, cause),
     }
 }
 

@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::message::{Format, Key, Topic};
-use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl, Tls};
+use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl};
+use crate::client::stream::Stream;
+use crate::client::tls::TlsConfig;
 
 /// A topic of Kafka, or several.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -25,13 +27,13 @@ pub(super) struct Settings {
     value: Format,
     /// How messages are compressed. Default: `lz4`.
     #[serde(default)]
-    compression: Compression,
+    compression: MessageCompression,
     /// Write each batch in a transaction, so that a reader with `isolation.level=read_committed`
     /// sees every event once. Default: false.
     #[serde(default)]
     transactional: bool,
     /// Create topics that are missing. Default: true.
-    #[serde(default = "yes")]
+    #[serde(default = "crate::units::yes")]
     create: bool,
     /// Partitions of a topic that is created. Default: what the brokers are set to.
     #[serde(default)]
@@ -41,7 +43,7 @@ pub(super) struct Settings {
     replication: Option<u8>,
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
-    tls: Option<Tls>,
+    tls: Option<TlsConfig>,
     /// Who logs in at the brokers. Default: nobody.
     #[serde(default)]
     sasl: Option<Sasl>,
@@ -50,14 +52,10 @@ pub(super) struct Settings {
     properties: Properties,
 }
 
-fn yes() -> bool {
-    true
-}
-
 /// A way to compress messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Compression {
+enum MessageCompression {
     None,
     Gzip,
     Snappy,
@@ -66,14 +64,14 @@ enum Compression {
     Zstd,
 }
 
-impl Compression {
+impl MessageCompression {
     fn name(self) -> &'static str {
         match self {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Snappy => "snappy",
-            Compression::Lz4 => "lz4",
-            Compression::Zstd => "zstd",
+            MessageCompression::None => "none",
+            MessageCompression::Gzip => "gzip",
+            MessageCompression::Snappy => "snappy",
+            MessageCompression::Lz4 => "lz4",
+            MessageCompression::Zstd => "zstd",
         }
     }
 }
@@ -97,6 +95,8 @@ pub(crate) struct Config {
     pub(super) value: Format,
     pub(super) is_transactional: bool,
     pub(super) create: Create,
+    /// The topic, if it has one name.
+    pub(super) writes: Vec<Stream>,
     /// What any client of the cluster needs.
     pub(super) client: ClientConfig,
     /// What the producer needs, but for the transactional id.
@@ -136,7 +136,7 @@ impl TryFrom<Settings> for Config {
             .set("partitioner", "murmur2_random")
             .set("message.max.bytes", LARGEST_MESSAGE)
             .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)
-            // Less than the engine waits for a batch (`retry.timeout`).
+            // Unless the engine waits for less than twice as long.
             .set("message.timeout.ms", "30000")
             .set("socket.timeout.ms", "10000")
             .set("transaction.timeout.ms", "60000")
@@ -162,7 +162,9 @@ impl TryFrom<Settings> for Config {
             },
         };
         let is_transactional = settings.transactional;
-        Ok(Config { topic, key, value, is_transactional, create, client, producer })
+        let writes = topic.fixed().map(|name| brokers.topic(name, &["topic".to_owned()]));
+        let writes = writes.unwrap_or_default();
+        Ok(Config { topic, key, value, is_transactional, create, writes, client, producer })
     }
 }
 
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn mistakes_have_a_place() {
-        for (more, line) in [("key: minions", 3), ("value: xml", 3), ("tls: {cert: x}", 3)] {
+        for (more, line) in [("key: minions", 3), ("value: xml", 3), ("tls: {certs: x}", 3)] {
             assert_eq!(read(more).unwrap_err().place.unwrap().line, line, "{more}");
         }
         let text = "brokers: [127.0.0.1:9092]\ntopic: salt {kind}";

@@ -16,7 +16,7 @@ use super::outcome::sink_error;
 use super::reports::Reports;
 use super::settings::Create;
 use crate::client::kafka::ANSWER;
-use crate::sink::SinkError;
+use crate::sink::contract::WriteError;
 
 /// How long to block for what the brokers know; the engine asks again. Nothing stops us meanwhile,
 /// so it is short.
@@ -46,14 +46,14 @@ impl Topics {
         producer: &ThreadedProducer<Reports>,
         client: &ClientConfig,
         create: Create,
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), WriteError> {
         let looking = || format!("looking for the topic {topic}");
         match is_there(topic, producer) {
             Ok(true) => {}
             Ok(false) => match create {
                 Create::Never => {
                     let cause = "there is no such topic: create it, or set `create: true`";
-                    return Err(SinkError::retry(looking(), cause));
+                    return Err(WriteError::retry(looking(), cause));
                 }
                 Create::Missing { partitions, replication } => {
                     make(topic, partitions, replication, producer, client)?;
@@ -81,7 +81,7 @@ fn make(
     replication: i32,
     producer: &ThreadedProducer<Reports>,
     client: &ClientConfig,
-) -> Result<(), SinkError> {
+) -> Result<(), WriteError> {
     let doing = || format!("creating the topic {topic}");
     let failed = |error| sink_error(doing(), error, producer);
     let admin: AdminClient<DefaultClientContext> = client.create().map_err(failed)?;
@@ -96,7 +96,7 @@ fn make(
             Err((_, Code::TopicAlreadyExists | Code::RequestTimedOut)) => {}
             Err((_, code @ (Code::InvalidReplicationFactor | Code::InvalidPartitions))) => {
                 let cause = format!("{code}; look at `partitions` and `replication`");
-                return Err(SinkError::retry(doing(), cause));
+                return Err(WriteError::retry(doing(), cause));
             }
             Err((_, code)) => return Err(failed(KafkaError::Global(code))),
         }

@@ -21,7 +21,8 @@ use super::unbounded_call::UnboundedCall;
 use crate::client::kafka::ANSWER;
 use crate::event::batch::BatchId;
 use crate::observe::metrics::{self, Tally};
-use crate::sink::{Context, SinkError, blocking};
+use crate::sink::contract::{Context, WriteError};
+use crate::sync::blocking;
 
 /// How long to block for an answer of the transaction's coordinator before the engine may stop us.
 const SLICE: Duration = Duration::from_millis(500);
@@ -31,7 +32,7 @@ const SLICE: Duration = Duration::from_millis(500);
 const NOTE: Duration = Duration::from_secs(5);
 
 /// How long to ask in all, before a new producer finds out what has become of the transaction.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -99,7 +100,7 @@ impl Transactions {
         client: &ClientConfig,
         context: &Context,
         topic: &str,
-    ) -> Result<Self, SinkError> {
+    ) -> Result<Self, WriteError> {
         let failed = |error| sink_error("beginning transactions", error, producer);
         let began = Instant::now();
         while let Err(error) = producer.init_transactions(SLICE) {
@@ -121,7 +122,7 @@ impl Transactions {
         self.marks.iter().find(|mark| mark.batch == batch).map(|mark| mark.refused.as_slice())
     }
 
-    pub(super) fn begin(&mut self, producer: &ThreadedProducer<Reports>) -> Result<(), SinkError> {
+    pub(super) fn begin(&mut self, producer: &ThreadedProducer<Reports>) -> Result<(), WriteError> {
         let begun = producer.begin_transaction();
         begun.map_err(|error| sink_error("beginning a transaction", error, producer))?;
         self.is_open = true;
@@ -134,7 +135,7 @@ impl Transactions {
         producer: &Arc<ThreadedProducer<Reports>>,
         batch: BatchId,
         refused: &[usize],
-    ) -> Result<(), SinkError> {
+    ) -> Result<(), WriteError> {
         let mut marks = self.marks.clone();
         marks.push(Mark { batch: batch.to_string(), refused: refused.to_vec() });
         marks.drain(..marks.len().saturating_sub(MARKS));
@@ -183,7 +184,7 @@ impl Transactions {
             let (producer, group) = (Arc::clone(producer), Arc::clone(&self.group));
             let offsets = offsets.clone();
             let note = move || producer.send_offsets_to_transaction(&offsets, &group, NOTE);
-            let answer = self.noting.make(PATIENCE, note).await;
+            let answer = self.noting.make(ANSWER_LIMIT, note).await;
             if !question.is_to_be_repeated(&answer).await {
                 return answer;
             }
@@ -203,7 +204,7 @@ impl Transactions {
     /// whoever leaves a transaction open for too long, too: after a cut of the network, say. So
     /// only a mark that is not ours tells that there is another saltern; the one of us that finds
     /// it gives in.
-    pub(super) fn fenced(&self, batch: BatchId, failed: SinkError) -> SinkError {
+    pub(super) fn fenced(&self, batch: BatchId, failed: WriteError) -> WriteError {
         let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
         let is_ours = |marks: &[Mark]| {
             *marks == *self.marks
@@ -216,7 +217,7 @@ impl Transactions {
                     "another saltern writes as `{id}`, which is master_id, sink and writer; this \
                      one ends here, so that the two do not fight: stop one, or rename its sink"
                 );
-                SinkError::fatal("writing in a transaction", cause)
+                WriteError::fatal("writing in a transaction", cause)
             }
             _ => failed,
         }
@@ -303,7 +304,7 @@ impl Question {
 
     /// Whether this is no answer and it is early enough to ask again; waits a little before that.
     async fn is_to_be_repeated(&self, answer: &KafkaResult<()>) -> bool {
-        let is_open = |error| is_unanswered(error) && self.asked.elapsed() < PATIENCE;
+        let is_open = |error| is_unanswered(error) && self.asked.elapsed() < ANSWER_LIMIT;
         if !answer.as_ref().is_err_and(is_open) {
             return false;
         }

@@ -5,7 +5,7 @@
 //! of what is in flight, so that another begins where it has ended.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::in_flight::{InFlight, Place};
 use super::seen::Seen;
 use crate::client::kafka::{self as kafka_client, explained};
+use crate::sync::lock;
 
 /// What librdkafka calls back.
 pub(super) struct Context {
@@ -53,7 +54,7 @@ impl Context {
 
     /// Taken by the thread that polls alone; the lock is for the callbacks' `&self`.
     pub(super) fn in_flight(&self) -> MutexGuard<'_, InFlight> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::hold(&self.in_flight)
     }
 
     /// Shows what is in flight.
@@ -64,7 +65,7 @@ impl Context {
     }
 
     pub(super) fn reason(&self) -> Option<String> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock::hold(&self.reason).take()
     }
 
     /// Waits until what is in flight is safe, for so long, and commits what is.
@@ -92,7 +93,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "librdkafka reports an error");
         let reason = format!("{reason}: {}", explained(&error));
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        *lock::hold(&self.reason) = Some(reason);
     }
 }
 

@@ -12,120 +12,28 @@
 
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outlet, Source, SourceError};
-use crate::client::kafka::{
-    self as kafka_client, Brokers, Properties, Sasl, Tls, explained, not_made,
-};
+use crate::client::kafka::{explained, not_made};
+use crate::client::stream::Stream;
+use crate::source::contract::{Source, SourceError};
+use crate::source::frame_sender::FrameSender;
 
 mod group;
 mod in_flight;
 mod messages;
 mod seen;
+mod settings;
 mod worker;
 
 use group::Context;
-use messages::Format;
+use settings::Config;
 use worker::Worker;
-
-/// Events from topics of Kafka, as an operator writes it.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    /// Brokers to begin with, `HOST:PORT` each; they name the others.
-    brokers: Brokers,
-    /// Topics to read: names, or regular expressions that begin with `^`.
-    topics: Vec<String>,
-    /// The consumer group. Workers of one group share the topics; each group reads everything.
-    #[serde(default = "default_group")]
-    group: String,
-    /// What the messages' values are.
-    #[serde(default)]
-    format: Format,
-    /// TLS towards the brokers. Default: none.
-    #[serde(default)]
-    tls: Option<Tls>,
-    /// Who logs in, and how. Default: nobody.
-    #[serde(default)]
-    sasl: Option<Sasl>,
-    /// Settings of librdkafka by their own names.
-    #[serde(default)]
-    properties: Properties,
-}
-
-fn default_group() -> String {
-    "saltern".to_owned()
-}
-
-/// Events from topics of Kafka.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(try_from = "Written")]
-#[schemars(with = "Written")]
-pub(super) struct Config {
-    /// For people.
-    pub(super) brokers: String,
-    pub(super) topics: Vec<String>,
-    pub(super) format: Format,
-    pub(super) client: ClientConfig,
-}
-
-impl Config {
-    /// The topics that have names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.topics.iter().map(String::as_str).filter(|topic| !topic.starts_with('^'))
-    }
-}
-
-/// What the source sets itself, and why nobody else may.
-const OWNED: &[(&str, &str)] = &[
-    ("group.id", "group"),
-    ("enable.auto.commit", "the manual: offsets are committed when the events are safe"),
-    ("enable.auto.offset.store", "the manual: offsets are committed when the events are safe"),
-    ("enable.partition.eof", "the manual: the source never ends"),
-    ("isolation.level", "the manual: what a transaction took back is no event"),
-];
-
-impl TryFrom<Written> for Config {
-    type Error = String;
-
-    fn try_from(written: Written) -> Result<Self, String> {
-        let Written { brokers, topics, group, format, tls, sasl, properties } = written;
-        if topics.is_empty() || topics.iter().any(String::is_empty) {
-            return Err("there is no topic; write topics: [salt.events]".to_owned());
-        }
-        let mut client = kafka_client::config(&brokers, tls.as_ref(), sasl.as_ref());
-        for (name, value) in [
-            ("group.id", group.as_str()),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("isolation.level", "read_committed"),
-            // From here on `properties` may say otherwise.
-            ("auto.offset.reset", "earliest"),
-            ("partition.assignment.strategy", "cooperative-sticky"),
-            // Few answers with many messages each, and at most so much waiting in memory.
-            ("fetch.min.bytes", "16384"),
-            ("fetch.wait.max.ms", "50"),
-            ("queued.max.messages.kbytes", "16384"),
-            // Topics that come later are found within this.
-            ("topic.metadata.refresh.interval.ms", "30000"),
-            // How often it is told how far the source is behind.
-            ("statistics.interval.ms", "5000"),
-        ] {
-            client.set(name, value);
-        }
-        properties.set_on(&mut client, OWNED)?;
-        Ok(Config { brokers: brokers.to_string(), topics, format, client })
-    }
-}
 
 pub(super) struct Kafka;
 
@@ -136,15 +44,19 @@ impl Source for Kafka {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         let config = config.clone();
         let runtime = Handle::current();
-        let reading = spawn_blocking(move || Worker::join(&config, outlet, runtime)?.run(&stop));
+        let reading = spawn_blocking(move || Worker::join(&config, sender, runtime)?.run(&stop));
         reading.await.unwrap_or_else(|error| {
             Err(SourceError::new("reading from Kafka, on a thread of its own", error))
         })
+    }
+
+    fn reads(config: &Config) -> Vec<Stream> {
+        config.reads.clone()
     }
 
     async fn probe(config: &Config) -> Result<(), SourceError> {

@@ -20,15 +20,17 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Config;
 use super::group::{Context, commit};
 use super::in_flight::{Front, Lot};
 use super::messages::{Events, Format, Gathered};
 use super::seen::Seen;
+use super::settings::Config;
 use crate::client::backoff::Backoff;
 use crate::client::kafka::{explained, not_made};
 use crate::event::{EventId, Origin};
-use crate::source::{Link, Outlet, SourceError};
+use crate::source::contract::SourceError;
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::sync::receipt::Receipt;
 
 /// The thread that reads.
@@ -39,7 +41,7 @@ pub(super) struct Worker {
     topic: Option<String>,
     topics: Vec<String>,
     brokers: String,
-    outlet: Outlet,
+    sender: FrameSender,
     runtime: Handle,
     link: Link,
     is_up: bool,
@@ -65,13 +67,13 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 impl Worker {
     pub(super) fn join(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         runtime: Handle,
     ) -> Result<Self, SourceError> {
         let failed = |error: &KafkaError| {
             SourceError::new(format!("subscribing at {}", config.brokers), explained(error))
         };
-        let seen = Seen::new(&outlet.state.name);
+        let seen = Seen::new(&sender.state.name);
         let context = Context::new(runtime.clone(), Some(seen));
         let consumer = config.client.create_with_context(context).map_err(|error| {
             let doing = format!("subscribing at {}", config.brokers);
@@ -83,8 +85,8 @@ impl Worker {
             topic: config.names().next().map(str::to_owned),
             topics: config.topics.clone(),
             brokers: config.brokers.clone(),
-            link: Link::keeping(outlet.state.clone()),
-            outlet,
+            link: Link::keeping(sender.state.clone()),
+            sender,
             runtime,
             is_up: false,
             gathered: Gathered::default(),
@@ -163,16 +165,16 @@ impl Worker {
                 return Ok(false);
             }
             Some(Ok(message)) => match self.gathered.take(&message, self.format) {
-                Ok(replaced) => self.outlet.state.replaced(replaced),
+                Ok(replaced) => self.sender.state.replaced(replaced),
                 Err(error) => {
-                    let (source, topic) = (&self.outlet.state.name, message.topic());
+                    let (source, topic) = (&self.sender.state.name, message.topic());
                     let (partition, offset) = (message.partition(), message.offset());
-                    self.outlet.state.bad_frames.add(1);
+                    self.sender.state.bad_frames.add(1);
                     if std::mem::replace(&mut self.has_seen_bad, true) {
                         debug!(source, topic, partition, offset, %error, "a message is no event");
                     } else {
                         let reason = format!("{topic} {partition}@{offset} is no event: {error}");
-                        self.outlet.state.failed(&reason);
+                        self.sender.state.failed(&reason);
                         warn!(source, reason, "reading goes on, more of them are counted");
                     }
                 }
@@ -209,12 +211,12 @@ impl Worker {
         }
         let mut receipts = Vec::with_capacity(events.len());
         for (master, Events { frames, ids }) in events {
-            let mut outlet = self.outlet.clone();
+            let mut sender = self.sender.clone();
             if let Some(master_id) = master {
-                let source = outlet.origin.source.clone();
-                outlet.origin = Arc::new(Origin { source, master_id });
+                let source = sender.origin.source.clone();
+                sender.origin = Arc::new(Origin { source, master_id });
             }
-            let Some(receipt) = self.send(&outlet, frames, ids)? else { return Ok(false) };
+            let Some(receipt) = self.send(&sender, frames, ids)? else { return Ok(false) };
             receipts.push(receipt);
         }
         self.consumer.context().in_flight().push(Lot::new(receipts, ends, bytes));
@@ -223,12 +225,12 @@ impl Worker {
 
     fn send(
         &mut self,
-        outlet: &Outlet,
+        sender: &FrameSender,
         frames: Vec<Bytes>,
         ids: Vec<Option<EventId>>,
     ) -> Result<Option<Receipt>, SourceError> {
         let runtime = self.runtime.clone();
-        let mut sending = pin!(outlet.send_for_receipt(frames, ids));
+        let mut sending = pin!(sender.send_for_receipt(frames, ids));
         loop {
             match runtime.block_on(async { timeout(HELD_UP, &mut sending).await }) {
                 Ok(receipt) => return Ok(receipt),
@@ -242,8 +244,8 @@ impl Worker {
     fn begin_again(&mut self, stop: &CancellationToken) -> Result<(), SourceError> {
         let context = self.consumer.context();
         let reason = "events were not kept by every sink that wants them, and are read again";
-        if self.outlet.state.failed(reason) {
-            warn!(source = self.outlet.state.name, "{reason}; see what each sink dropped");
+        if self.sender.state.failed(reason) {
+            warn!(source = self.sender.state.name, "{reason}; see what each sink dropped");
         }
         commit(&self.consumer, &mut context.in_flight(), CommitMode::Sync);
         context.in_flight().forget();
@@ -268,8 +270,8 @@ impl Worker {
         } else if is_lost {
             self.is_up = false;
             self.link.lost(&reason);
-        } else if self.outlet.state.failed(&reason) {
-            warn!(source = self.outlet.state.name, reason, "Kafka reports an error");
+        } else if self.sender.state.failed(&reason) {
+            warn!(source = self.sender.state.name, reason, "Kafka reports an error");
         }
         Ok(())
     }

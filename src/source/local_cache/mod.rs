@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::outstanding::Outstanding;
-use super::{Link, Outlet, Source, SourceError};
+use crate::source::contract::{Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::source::local_cache::format::{Walk, Window};
 use crate::units::Span;
 
@@ -42,7 +44,7 @@ impl Source for LocalCache {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         let name = config.path.display().to_string();
@@ -50,10 +52,10 @@ impl Source for LocalCache {
         let from = config.max_age.and_then(|age| SystemTime::now().checked_sub(age.0));
         let window =
             Window { from: from.unwrap_or(SystemTime::UNIX_EPOCH), until: SystemTime::now() };
-        let (path, jobs) = (config.path.clone(), outlet.jobs.clone());
+        let (path, jobs) = (config.path.clone(), sender.jobs.clone());
         let walk = spawn_blocking(move || Walk::new(&path, window, jobs)).await;
         let mut walk = walk.map_err(|error| failed(error.into()))?.map_err(failed)?;
-        Link::new(outlet.state.clone()).up(&name);
+        Link::new(sender.state.clone()).up(&name);
         let mut outstanding = Outstanding::default();
         let mut events = 0;
         while !stop.is_cancelled() {
@@ -66,16 +68,16 @@ impl Source for LocalCache {
             let frames = frames.map_err(|error| failed(io::Error::other(error)))?;
             let Some(frames) = frames else { break };
             events += frames.len();
-            outlet.state.backfilled.add(frames.len() as u64);
-            if !outstanding.send(&outlet, frames, &stop).await {
+            sender.state.backfilled.add(frames.len() as u64);
+            if !outstanding.send(&sender, frames, &stop).await {
                 return Ok(());
             }
         }
         if walk.unreadable > 0 {
-            outlet.state.bad_frames.add(walk.unreadable);
-            warn!(source = outlet.state.name, files = walk.unreadable, "files could not be read");
+            sender.state.bad_frames.add(walk.unreadable);
+            warn!(source = sender.state.name, files = walk.unreadable, "files could not be read");
         }
-        info!(source = outlet.state.name, events, "the job cache was read");
+        info!(source = sender.state.name, events, "the job cache was read");
         let waited = stop.run_until_cancelled(outstanding.wait(&name)).await;
         waited.unwrap_or(Ok(()))
     }

@@ -17,14 +17,14 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::access::{AccessRules, Peer};
 use super::budget::Held;
-use super::desk::{Desk, Place, Share, WAIT, later};
-use super::door::{Door, Peer};
 use super::messages::{Broken, Messages};
+use super::requests::{Place, RequestHandler, Share, WAIT, later};
 use super::turned_away::{Reason, TurnedAway};
+use crate::error::chain;
 use crate::event::Authority;
 use crate::jobs::spool::{SpoolFile, Spooled};
-use crate::sink::chain;
 use crate::source::prefixed::{PrefixError, framed};
 use crate::source::returner_wire::{self as wire, Answer, Asked, PART, Request, VERSION};
 
@@ -59,9 +59,9 @@ pub(super) struct Client {
 }
 
 /// The surroundings of every client's task.
-pub(super) struct Around {
-    pub(super) desk: Rc<Desk>,
-    pub(super) door: Door,
+pub(super) struct ConnectionContext {
+    pub(super) handler: Rc<RequestHandler>,
+    pub(super) access: AccessRules,
     pub(super) turned_away: TurnedAway,
     pub(super) max_frame: usize,
     pub(super) stop: CancellationToken,
@@ -75,31 +75,31 @@ enum Outgoing {
 }
 
 /// Serves a client until it or the daemon goes.
-pub(super) async fn serve<S>(stream: S, client: Rc<Client>, around: Rc<Around>)
+pub(super) async fn serve<S>(stream: S, client: Rc<Client>, context: Rc<ConnectionContext>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (read, write) = split(stream);
     let longest = match client.peer {
-        Peer::User(_) => around.max_frame,
+        Peer::User(_) => context.max_frame,
         Peer::Token => GREETING,
     };
     let mut messages = Messages::new(read, longest, client.share.budget.clone());
     let (answers, outgoing) = mpsc::channel(ANSWERS);
     let mut requests = JoinSet::new();
     let reading = async {
-        let broken = read_on(&mut messages, answers, &mut requests, &client, &around).await;
+        let broken = read_on(&mut messages, answers, &mut requests, &client, &context).await;
         // The tasks of requests end by themselves; the set would end them with it.
         while requests.join_next().await.is_some() {}
         broken
     };
-    let writing = write_on(write, outgoing, around.max_frame);
+    let writing = write_on(write, outgoing, context.max_frame);
     // Requests of a client that has gone, or does not read, are given up: it sends them again.
     let both = async { tokio::try_join!(writing, async { Ok(reading.await) }) };
     let Some(ended) = client.leave.run_until_cancelled(both).await else { return };
     match ended {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            around.turned_away.note(Reason::Unread, "it does not read what it has asked for");
+            context.turned_away.note(Reason::Unread, "it does not read what it has asked for");
         }
         Err(error) => debug!(%error, "a client has gone before it had its answers"),
         Ok(((), None | Some(Broken::Ended | Broken::CutOff | Broken::Read(_)))) => {}
@@ -118,14 +118,14 @@ async fn read_on<R: AsyncRead + Unpin>(
     answers: mpsc::Sender<Outgoing>,
     requests: &mut JoinSet<()>,
     client: &Rc<Client>,
-    around: &Rc<Around>,
+    context: &Rc<ConnectionContext>,
 ) -> Option<Broken> {
     let mut has_shown = client.peer != Peer::Token;
     loop {
         while let Some(ended) = requests.try_join_next() {
             if let Err(error) = ended {
                 let why = format!("{}; this is a bug in saltern", chain(&error));
-                around.turned_away.note(Reason::Panic, &why);
+                context.turned_away.note(Reason::Panic, &why);
                 return None;
             }
         }
@@ -135,7 +135,7 @@ async fn read_on<R: AsyncRead + Unpin>(
         };
         let read = tokio::select! {
             biased;
-            () = around.stop.cancelled() => return None,
+            () = context.stop.cancelled() => return None,
             () = answers.closed() => return None,
             read = reading => read,
         };
@@ -144,36 +144,38 @@ async fn read_on<R: AsyncRead + Unpin>(
         let (message, held) = match message {
             Ok(message) => message,
             Err(Broken::Prefix(PrefixError::TooLong(_))) if !has_shown => {
-                slot.send(Outgoing::Answer(0, without_token(around), None));
+                slot.send(Outgoing::Answer(0, without_token(context), None));
                 return Some(Broken::Token);
             }
             Err(broken) => {
-                if let Some(answer) = last_words(&broken, around) {
+                if let Some(answer) = last_words(&broken, context) {
                     slot.send(Outgoing::Answer(0, answer, None));
                 }
                 return Some(broken);
             }
         };
         if !has_shown {
-            has_shown = wire::token_of(&message).is_some_and(|token| around.door.is_token(token));
+            has_shown =
+                wire::token_of(&message).is_some_and(|token| context.access.is_token(token));
             if !has_shown {
-                slot.send(Outgoing::Answer(0, without_token(around), None));
+                slot.send(Outgoing::Answer(0, without_token(context), None));
                 return Some(Broken::Token);
             }
-            messages.take_up_to(around.max_frame);
+            messages.take_up_to(context.max_frame);
             slot.send(Outgoing::Answer(0, Answer::Done(None), None));
             continue;
         }
         client.has_spoken.set(true);
-        match take(&message, held, client, around).await {
+        match take(&message, held, client, context).await {
             Err((id, answer)) => {
                 slot.send(Outgoing::Answer(id, answer, None));
             }
             Ok((id, asked, place)) => {
-                let (answers, around) = (answers.downgrade(), Rc::clone(around));
-                let authority = around.door.authority(client.peer);
+                let (answers, context) = (answers.downgrade(), Rc::clone(context));
+                let authority = context.access.authority(client.peer);
                 requests.spawn_local(async move {
-                    let mut serving = std::pin::pin!(around.desk.serve(asked, authority, place));
+                    let mut serving =
+                        std::pin::pin!(context.handler.serve(asked, authority, place));
                     let (answer, place) = loop {
                         match timeout(WAIT, &mut serving).await {
                             Ok(done) => break done,
@@ -185,7 +187,7 @@ async fn read_on<R: AsyncRead + Unpin>(
                             }
                         }
                     };
-                    around.turned_away.note_failure(&answer);
+                    context.turned_away.note_failure(&answer);
                     // That events are safe is short: it needs no place until it is read.
                     slot.send(Outgoing::Answer(id, answer, place.filter(Place::is_of_question)));
                 });
@@ -195,10 +197,10 @@ async fn read_on<R: AsyncRead + Unpin>(
 }
 
 /// The answer to a client that has no token, which is also noted.
-fn without_token(around: &Around) -> Answer {
+fn without_token(context: &ConnectionContext) -> Answer {
     let why = "the token is missing or wrong: `saltern.token_file` on Salt's side and `token_file` of \
                the source have to hold the same";
-    around.turned_away.note(Reason::Token, why);
+    context.turned_away.note(Reason::Token, why);
     later(why)
 }
 
@@ -207,23 +209,23 @@ async fn take(
     message: &Bytes,
     held: Option<Held>,
     client: &Client,
-    around: &Around,
+    context: &ConnectionContext,
 ) -> Result<(u64, Asked, Place), (u64, Answer)> {
     let refuse = |answer: Answer| {
-        around.desk.outlet.state.bad_frames.add(1);
-        around.turned_away.note_failure(&answer);
+        context.handler.sender.state.bad_frames.add(1);
+        context.turned_away.note_failure(&answer);
         answer
     };
-    let read = around.desk.read(message, held).await;
+    let read = context.handler.read(message, held).await;
     let (Request { id, asked }, held) =
         read.map_err(|refusal| (refusal.id, refuse(refusal.into())))?;
-    let place = around.desk.place(&client.share, &asked, message.len(), held);
+    let place = context.handler.place(&client.share, &asked, message.len(), held);
     let place = place.map_err(|answer| (id, answer))?;
     Ok((id, asked, place))
 }
 
 /// The last answer to a client that is cut off, which is also noted; none if it has gone by itself.
-fn last_words(broken: &Broken, around: &Around) -> Option<Answer> {
+fn last_words(broken: &Broken, context: &ConnectionContext) -> Option<Answer> {
     let why = broken.to_string();
     let (reason, answer) = match broken {
         Broken::Ended | Broken::Read(_) | Broken::Token => return None,
@@ -236,8 +238,8 @@ fn last_words(broken: &Broken, around: &Around) -> Option<Answer> {
         Broken::NoRoom => (Reason::NoRoom, Some(later(&why))),
         Broken::Prefix(PrefixError::ZeroMq) => (Reason::ZeroMq, None),
         Broken::Prefix(PrefixError::TooLong(length)) => {
-            around.desk.outlet.state.bad_frames.add(1);
-            let why = wire::over_max_frame(u64::from(*length), around.max_frame);
+            context.handler.sender.state.bad_frames.add(1);
+            let why = wire::over_max_frame(u64::from(*length), context.max_frame);
             (Reason::TooLong, Some(Answer::Refused { why, later: false }))
         }
     };
@@ -248,7 +250,7 @@ fn last_words(broken: &Broken, around: &Around) -> Option<Answer> {
         }
         _ => &why,
     };
-    around.turned_away.note(reason, told);
+    context.turned_away.note(reason, told);
     answer
 }
 

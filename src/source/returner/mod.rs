@@ -10,10 +10,10 @@
 //! again.
 //!
 //! Each client has a task of its own ([`connection`]), what it may have under way is bounded
-//! ([`desk`], [`budget`]), and who says nothing, half a message, or does not read, is cut off. A
+//! ([`handler`], [`budget`]), and who says nothing, half a message, or does not read, is cut off. A
 //! client can use up the bounds of its kind, so that others of it are told to come later; masters
 //! are one kind and all others another. The other sources are not held up. Who may come in at all
-//! is a matter of [`door`].
+//! is a matter of [`access`].
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -28,24 +28,26 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::connection::{Around, Client, serve};
-use self::desk::LAST_ANSWERS;
-use self::door::{Door, Peer, UserId};
+use self::access::{AccessRules, Peer, UserId};
+use self::connection::{Client, ConnectionContext, serve};
+use self::requests::LAST_ANSWERS;
 use self::turned_away::{Reason, TurnedAway};
 use super::bind::{Bind, LOOK, Opened};
 use super::prefixed::framed;
 use super::returner_wire::{PART, VERSION, refused};
-use super::{JobCache, Link, Outlet, Source, SourceError};
+use crate::error::chain;
 use crate::event::Authority;
 use crate::files::socket_file::{Access, SocketFile};
-use crate::sink::chain;
+use crate::source::contract::{JobCache, Source, SourceError};
+use crate::source::frame_sender::FrameSender;
+use crate::source::link::Link;
 use crate::units::{ByteSize, Mode};
 
+mod access;
 mod budget;
 mod connection;
-pub(super) mod desk;
-mod door;
 mod messages;
+pub(super) mod requests;
 mod turned_away;
 
 /// The source as an operator writes it.
@@ -83,7 +85,7 @@ struct Written {
     token_file: Option<PathBuf>,
     /// The longest message to accept. A longer one is refused before it is read, and counted as a
     /// bad frame.
-    #[serde(default = "super::default_max_frame")]
+    #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
 }
 
@@ -162,17 +164,17 @@ impl Source for Returner {
 
     async fn run(
         config: &Config,
-        outlet: Outlet,
+        sender: FrameSender,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        let around = Rc::new(around(config, outlet, &stop)?);
-        let state = around.desk.outlet.state.clone();
+        let context = Rc::new(context(config, sender, &stop)?);
+        let state = context.handler.sender.state.clone();
         let mut listening = Listening::open(config)?;
-        around.door.owner.set(listening.owner());
+        context.access.owner.set(listening.owner());
         // Salt's side keeps what it cannot hand over.
         let mut link = Link::keeping(state);
         link.up(&config.bind.to_string());
-        let mut crowd = Crowd { tasks: JoinSet::new(), clients: Vec::new(), around };
+        let mut clients_served = Clients { tasks: JoinSet::new(), clients: Vec::new(), context };
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -180,26 +182,26 @@ impl Source for Returner {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ended) = crowd.tasks.join_next() => crowd.ended(ended),
+                Some(ended) = clients_served.tasks.join_next() => clients_served.ended(ended),
                 _ = look.tick() => {
                     listening.look(config, &mut link);
-                    crowd.around.door.owner.set(listening.owner());
-                    crowd.around.door.look_at_buses();
+                    clients_served.context.access.owner.set(listening.owner());
+                    clients_served.context.access.look_at_buses();
                 }
                 accepted = listening.accept() => match accepted {
                     Ok(Accepted::Unix(stream, user)) => {
-                        crowd.come(stream, Peer::User(user), |stream, last| {
+                        clients_served.come(stream, Peer::User(user), |stream, last| {
                             stream.into_std().and_then(|mut stream| stream.write_all(last))
                         }).await;
                     }
                     Ok(Accepted::Tcp(stream)) => {
-                        crowd.come(stream, Peer::Token, |stream, last| {
+                        clients_served.come(stream, Peer::Token, |stream, last| {
                             stream.into_std().and_then(|mut stream| stream.write_all(last))
                         }).await;
                     }
                     Err(error) => {
                         let why = format!("a client cannot be accepted: {error}");
-                        crowd.around.turned_away.note(Reason::Full, &why);
+                        clients_served.context.turned_away.note(Reason::Full, &why);
                         stop.run_until_cancelled(sleep(AFTER_FAILURE)).await;
                     }
                 }
@@ -208,12 +210,12 @@ impl Source for Returner {
         listening.close();
         // Those that get no answer send again.
         let last = async {
-            while let Some(ended) = crowd.tasks.join_next().await {
-                crowd.ended(ended);
+            while let Some(ended) = clients_served.tasks.join_next().await {
+                clients_served.ended(ended);
             }
         };
         let _ = timeout(LAST_ANSWERS, last).await;
-        crowd.tasks.shutdown().await;
+        clients_served.tasks.shutdown().await;
         Ok(())
     }
 
@@ -226,15 +228,15 @@ impl Source for Returner {
 fn token(config: &Config) -> Result<Option<Vec<u8>>, SourceError> {
     let Some(path) = &config.token_file else { return Ok(None) };
     let doing = || format!("reading the token in {}", path.display());
-    door::read_token(path).map(Some).map_err(|error| SourceError::new(doing(), error))
+    access::read_token(path).map(Some).map_err(|error| SourceError::new(doing(), error))
 }
 
-fn around(
+fn context(
     config: &Config,
-    outlet: Outlet,
+    sender: FrameSender,
     stop: &CancellationToken,
-) -> Result<Around, SourceError> {
-    let door = Door {
+) -> Result<ConnectionContext, SourceError> {
+    let access = AccessRules {
         allow: config.allow.clone(),
         masters: config.masters.clone(),
         buses: config.buses.clone(),
@@ -242,10 +244,10 @@ fn around(
         owner: Cell::new(rustix::process::geteuid().as_raw()),
         token: token(config)?,
     };
-    let turned_away = TurnedAway::new(outlet.state.clone());
+    let turned_away = TurnedAway::new(sender.state.clone());
     let max_frame = config.max_frame;
-    let desk = desk::Desk::new(outlet, max_frame, PART);
-    Ok(Around { desk, door, turned_away, max_frame, stop: stop.clone() })
+    let handler = requests::RequestHandler::new(sender, max_frame, PART);
+    Ok(ConnectionContext { handler, access, turned_away, max_frame, stop: stop.clone() })
 }
 
 /// Where clients come in.
@@ -331,21 +333,21 @@ impl Listening {
 }
 
 /// All clients.
-struct Crowd {
+struct Clients {
     tasks: JoinSet<()>,
     clients: Vec<Rc<Client>>,
-    around: Rc<Around>,
+    context: Rc<ConnectionContext>,
 }
 
-impl Crowd {
+impl Clients {
     /// Lets a client in, or tells it why not by `tell`, without waiting for it.
     async fn come<S, T>(&mut self, stream: S, peer: Peer, tell: T)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
         T: FnOnce(S, &[u8]) -> std::io::Result<()>,
     {
-        let kind = self.around.door.authority(peer).unwrap_or(Authority::Bus);
-        let admitted = match self.around.door.admit(peer) {
+        let kind = self.context.access.authority(peer).unwrap_or(Authority::Bus);
+        let admitted = match self.context.access.admit(peer) {
             Err(why) => Err((Reason::NotAllowed, why)),
             Ok(()) if self.has_room(kind).await => Ok(()),
             Ok(()) => {
@@ -354,7 +356,7 @@ impl Crowd {
             }
         };
         if let Err((reason, why)) = admitted {
-            self.around.turned_away.note(reason, &why);
+            self.context.turned_away.note(reason, &why);
             let last = framed(&refused(0, VERSION, &why, true)).unwrap_or_default();
             // It fits into what the kernel keeps for a connection; a client that has gone hears
             // nothing.
@@ -364,14 +366,14 @@ impl Crowd {
         let client = Rc::new(Client {
             peer,
             kind,
-            share: self.around.desk.client(kind),
+            share: self.context.handler.client(kind),
             heard: Cell::new(Instant::now()),
             has_spoken: Cell::new(false),
             leave: CancellationToken::new(),
         });
         self.clients.push(Rc::clone(&client));
-        let around = Rc::clone(&self.around);
-        self.tasks.spawn_local(serve(stream, client, around));
+        let context = Rc::clone(&self.context);
+        self.tasks.spawn_local(serve(stream, client, context));
     }
 
     /// Makes room for one more, for which one that is idle may have to go; false if there is none.
@@ -404,7 +406,7 @@ impl Crowd {
             && error.is_panic()
         {
             let why = format!("{}; this is a bug in saltern", chain(&error));
-            self.around.turned_away.note(Reason::Panic, &why);
+            self.context.turned_away.note(Reason::Panic, &why);
         }
     }
 }
@@ -447,9 +449,9 @@ mod tests {
     #[tokio::test]
     async fn invariant_1_who_is_no_master_leaves_half_of_the_connections_to_masters() {
         let config = read("bind: ipc:///run/x\nallow: [81]\nmasters: [82]").unwrap();
-        let outlet = desk::tests::desk().outlet.clone();
-        let around = Rc::new(around(&config, outlet, &CancellationToken::new()).unwrap());
-        let mut crowd = Crowd { tasks: JoinSet::new(), clients: Vec::new(), around };
+        let sender = requests::tests::handler().sender.clone();
+        let context = Rc::new(context(&config, sender, &CancellationToken::new()).unwrap());
+        let mut clients_served = Clients { tasks: JoinSet::new(), clients: Vec::new(), context };
         let mut ends = Vec::new();
         let connecting = async {
             for (user, come, masters, others) in [
@@ -461,11 +463,12 @@ mod tests {
             ] {
                 for _ in 0..come {
                     let (here, there) = duplex(1 << 16);
-                    crowd.come(there, Peer::User(user), |_, _| Ok(())).await;
+                    clients_served.come(there, Peer::User(user), |_, _| Ok(())).await;
                     ends.push(here);
                 }
                 let of = |kind| {
-                    let alive = crowd.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+                    let alive =
+                        clients_served.clients.iter().filter(|client| Rc::strong_count(client) > 1);
                     alive.filter(|client| client.kind == kind).count()
                 };
                 assert_eq!((of(Authority::Master), of(Authority::Bus)), (masters, others));

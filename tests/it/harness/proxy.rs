@@ -96,8 +96,8 @@ impl Proxy {
 
     /// Resets all connections once, when so many more bytes went this way. The bytes before are
     /// forwarded, but a reset makes the peer forget what it has not read yet.
-    pub(crate) fn reset_after(&self, way: Way, bytes: usize) {
-        self.faults.send_modify(|faults| faults.reset_after = Some((way, bytes)));
+    pub(crate) fn reset_after(&self, via: Way, bytes: usize) {
+        self.faults.send_modify(|faults| faults.reset_after = Some((via, bytes)));
     }
 
     /// Swallows everything; connections are still accepted. One that lost something is reset when
@@ -235,7 +235,7 @@ async fn serve(mut client: TcpStream, faults: watch::Sender<Faults>) {
 
 /// Forwards one way until its end, and passes that on.
 async fn pump(
-    way: Way,
+    via: Way,
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     faults: &watch::Sender<Faults>,
@@ -248,7 +248,7 @@ async fn pump(
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        if faults.borrow().dead[way as usize] {
+        if faults.borrow().dead[via as usize] {
             lost.store(true, Ordering::Relaxed);
             if count == 0 {
                 // The end is lost too; only a reset ends this.
@@ -259,7 +259,7 @@ async fn pump(
         if count == 0 {
             return to.shutdown().await;
         }
-        let (allowed, is_last) = allow(way, count, faults);
+        let (allowed, is_last) = allow(via, count, faults);
         to.write_all(&buffer[..allowed]).await?;
         if is_last {
             faults.send_modify(|faults| faults.resets += 1);
@@ -268,11 +268,11 @@ async fn pump(
 }
 
 /// How many of so many bytes may pass, and whether all is reset then.
-fn allow(way: Way, count: usize, faults: &watch::Sender<Faults>) -> (usize, bool) {
+fn allow(via: Way, count: usize, faults: &watch::Sender<Faults>) -> (usize, bool) {
     let mut allowed = (count, false);
     faults.send_if_modified(|faults| {
         if let Some((limited, left)) = &mut faults.reset_after
-            && *limited == way
+            && *limited == via
         {
             allowed = (count.min(*left), count >= *left);
             *left -= allowed.0;

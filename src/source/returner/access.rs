@@ -76,7 +76,7 @@ pub(super) enum Peer {
 
 /// The rules that decide over clients.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct AccessRules {
     pub(super) allow: Option<Vec<UserId>>,
     pub(super) masters: Option<Vec<UserId>>,
     /// The sockets of the buses that this daemon reads.
@@ -89,7 +89,7 @@ pub(super) struct Door {
     pub(super) token: Option<Vec<u8>>,
 }
 
-impl Door {
+impl AccessRules {
     /// Lets a client in, or says why not.
     pub(super) fn admit(&self, peer: Peer) -> Result<(), String> {
         let Peer::User(user) = peer else { return Ok(()) };
@@ -177,8 +177,8 @@ mod tests {
 
     use super::*;
 
-    fn door() -> Door {
-        Door {
+    fn access() -> AccessRules {
+        AccessRules {
             allow: None,
             masters: None,
             buses: vec![],
@@ -190,42 +190,45 @@ mod tests {
 
     #[test]
     fn by_default_root_the_daemon_and_the_owner_come_in_and_the_owner_is_master() {
-        let door = door();
+        let access = access();
         for user in [0, rustix::process::geteuid().as_raw(), 70] {
-            door.admit(Peer::User(user)).unwrap();
+            access.admit(Peer::User(user)).unwrap();
         }
-        let refused = door.admit(Peer::User(71)).unwrap_err();
+        let refused = access.admit(Peer::User(71)).unwrap_err();
         assert!(refused.contains("user 71 is refused"), "{refused}");
-        assert_eq!(door.authority(Peer::User(70)), Some(Authority::Master));
-        assert_eq!(door.authority(Peer::User(0)), Some(Authority::Bus));
-        assert_eq!(door.authority(Peer::Token), Some(Authority::Master));
+        assert_eq!(access.authority(Peer::User(70)), Some(Authority::Master));
+        assert_eq!(access.authority(Peer::User(0)), Some(Authority::Bus));
+        assert_eq!(access.authority(Peer::Token), Some(Authority::Master));
     }
 
     #[test]
     fn the_owner_of_the_bus_is_master_where_there_is_one() {
         let bus = tempfile::NamedTempFile::new().unwrap();
         let owner = bus.as_file().metadata().unwrap().uid();
-        let door = Door { buses: vec![bus.path().to_owned()], ..door() };
-        assert_eq!(door.authority(Peer::User(owner)), Some(Authority::Master));
-        assert_eq!(door.authority(Peer::User(owner + 1)), Some(Authority::Bus));
+        let access = AccessRules { buses: vec![bus.path().to_owned()], ..access() };
+        assert_eq!(access.authority(Peer::User(owner)), Some(Authority::Master));
+        assert_eq!(access.authority(Peer::User(owner + 1)), Some(Authority::Bus));
         // While it is away.
         drop(bus);
-        assert_eq!(door.authority(Peer::User(owner)), Some(Authority::Master));
-        assert_eq!(door.authority(Peer::User(owner + 1)), Some(Authority::Bus));
-        let door =
-            Door { buses: vec!["/no/such/bus".into()], bus_owners: RefCell::default(), ..door };
-        assert_eq!(door.authority(Peer::User(owner)), None);
+        assert_eq!(access.authority(Peer::User(owner)), Some(Authority::Master));
+        assert_eq!(access.authority(Peer::User(owner + 1)), Some(Authority::Bus));
+        let access = AccessRules {
+            buses: vec!["/no/such/bus".into()],
+            bus_owners: RefCell::default(),
+            ..access
+        };
+        assert_eq!(access.authority(Peer::User(owner)), None);
     }
 
     #[test]
     fn a_master_comes_in_and_an_unmapped_user_never() {
         let written = |user: u32| UserId::try_from(NumberOrName::Number(user));
         let (one, two) = (written(81).unwrap(), written(82).unwrap());
-        let door = Door { allow: Some(vec![one]), masters: Some(vec![two]), ..door() };
-        door.admit(Peer::User(81)).unwrap();
-        door.admit(Peer::User(82)).unwrap();
-        door.admit(Peer::User(0)).unwrap_err();
-        let refused = door.admit(Peer::User(UNMAPPED)).unwrap_err();
+        let access = AccessRules { allow: Some(vec![one]), masters: Some(vec![two]), ..access() };
+        access.admit(Peer::User(81)).unwrap();
+        access.admit(Peer::User(82)).unwrap();
+        access.admit(Peer::User(0)).unwrap_err();
+        let refused = access.admit(Peer::User(UNMAPPED)).unwrap_err();
         assert!(refused.contains("token_file"), "{refused}");
         assert!(written(UNMAPPED).unwrap_err().contains("token_file"));
         let named = |name: &str| UserId::try_from(NumberOrName::Name(name.to_owned()));
@@ -235,10 +238,10 @@ mod tests {
 
     #[test]
     fn a_token_is_whole_or_none() {
-        let door = Door { token: Some(b"0123456789abcdef".to_vec()), ..door() };
-        assert!(door.is_token(b"0123456789abcdef"));
+        let access = AccessRules { token: Some(b"0123456789abcdef".to_vec()), ..access() };
+        assert!(access.is_token(b"0123456789abcdef"));
         for wrong in [&b""[..], b"0123456789abcde", b"0123456789abcdeg", b"0123456789abcdef0"] {
-            assert!(!door.is_token(wrong));
+            assert!(!access.is_token(wrong));
         }
     }
 

@@ -1,12 +1,12 @@
 //! A value of the master's configuration as it may be printed: without secrets.
 //!
 //! The names and looks of secrets are those by which mistakes in saltern's own configuration are
-//! shown ([`excerpt`]), with those of Salt's returners besides. A value of which a part may be a
+//! shown ([`hide`]), with those of Salt's returners besides. A value of which a part may be a
 //! secret is not printed at all.
 
 use super::page::quoted;
 use super::python::{is_false, scalar};
-use crate::yaml::hide as excerpt;
+use crate::yaml::hide;
 use crate::yaml::{Node, Value};
 
 /// The longest value that is printed, in bytes.
@@ -16,15 +16,15 @@ const LONGEST: usize = 2000;
 pub(super) const HIDDEN: &str = "(a secret; it stays in the master's file)";
 
 /// The value of an option on one line of YAML, unless it is a secret.
-pub(super) fn shown(option: &str, node: &Node) -> String {
-    let shown = in_full(option, node);
+pub(super) fn masked(option: &str, node: &Node) -> String {
+    let masked = in_full(option, node);
     let entries = match &node.value {
         Value::List(nodes) => nodes.len(),
         Value::Map(pairs) => pairs.len(),
         _ => 1,
     };
-    match shown.len() {
-        0..=LONGEST => shown,
+    match masked.len() {
+        0..=LONGEST => masked,
         length if entries == 1 => format!("(a text of {length} bytes)"),
         _ => format!("({entries} entries)"),
     }
@@ -43,7 +43,7 @@ fn in_full(option: &str, node: &Node) -> String {
         Value::List(nodes) => {
             // A list of pairs may be one of names and their values: `[password, abc]`.
             let names_one =
-                nodes.iter().any(|node| scalar(node).is_some_and(|text| excerpt::is_secret(&text)));
+                nodes.iter().any(|node| scalar(node).is_some_and(|text| hide::is_secret(&text)));
             if names_one {
                 return HIDDEN.to_owned();
             }
@@ -60,7 +60,7 @@ fn in_full(option: &str, node: &Node) -> String {
             // So may a mapping: `{name: password, value: abc}`.
             let names_one = pairs
                 .iter()
-                .any(|(_, node)| scalar(node).is_some_and(|text| excerpt::is_secret(&text)));
+                .any(|(_, node)| scalar(node).is_some_and(|text| hide::is_secret(&text)));
             if names_one {
                 return HIDDEN.to_owned();
             }
@@ -75,19 +75,19 @@ fn in_full(option: &str, node: &Node) -> String {
 
 /// The name of an option, which may be a secret if somebody took a value for a name.
 pub(super) fn name(option: &str) -> &str {
-    if excerpt::may_be_secret(option) { HIDDEN } else { option }
+    if hide::may_be_secret(option) { HIDDEN } else { option }
 }
 
 /// True if the value of an option of this name is a secret.
 pub(super) fn is_secret(option: &str) -> bool {
     let letters: String = option.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
-    letters.contains("key") || letters.ends_with("sid") || excerpt::is_secret(option)
+    letters.contains("key") || letters.ends_with("sid") || hide::is_secret(option)
 }
 
 /// True if nothing in a text looks like a secret: it is one plain word, a path, an address without
 /// anything besides its host, a glob.
 pub(super) fn is_open(text: &str) -> bool {
-    !excerpt::may_be_secret(text) && is_plain(text) && !has_token(text) && {
+    !hide::may_be_secret(text) && is_plain(text) && !has_token(text) && {
         // Of what has an `@` only an address of mail is open.
         text.split_once('@').is_none_or(|(_, host)| !host.contains([':', '/', '@']))
     }
@@ -182,8 +182,8 @@ mod tests {
         ] {
             let master = Master::parse(text).unwrap();
             for (option, node) in master.keys() {
-                let shown = shown(option, node);
-                assert!(!shown.contains("hunter2"), "{text}: {shown}");
+                let masked = masked(option, node);
+                assert!(!masked.contains("hunter2"), "{text}: {masked}");
             }
         }
     }
@@ -212,7 +212,7 @@ mod tests {
         ] {
             let master = Master::parse(text).unwrap();
             let (option, node) = master.keys().next().unwrap();
-            assert_eq!(shown(option, node), expected);
+            assert_eq!(masked(option, node), expected);
         }
     }
 }

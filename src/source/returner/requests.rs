@@ -15,13 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::budget::{Budget, Held, SHORT};
+use crate::error::chain;
 use crate::event::as_fired::as_fired;
 use crate::event::runner::RunnerJob;
 use crate::event::{Authority, Event};
 use crate::jobs::spool::Spooled;
 use crate::jobs::{Jobs, JobsError};
-use crate::sink::chain;
-use crate::source::Outlet;
+use crate::source::frame_sender::FrameSender;
 use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
 
 /// Requests with something to keep, and calls of the job cache, that may be under way.
@@ -67,8 +67,8 @@ impl Places<Arc<Semaphore>> {
 }
 
 /// The requests of all clients that are under way.
-pub(in crate::source) struct Desk {
-    pub(in crate::source) outlet: Outlet,
+pub(in crate::source) struct RequestHandler {
+    pub(in crate::source) sender: FrameSender,
     all: Places<Arc<Semaphore>>,
     /// Those of clients that are no masters.
     others: Places<Arc<Semaphore>>,
@@ -139,11 +139,11 @@ impl Drop for Unread {
     }
 }
 
-impl Desk {
+impl RequestHandler {
     /// With at most `memory` bytes of an answer in memory.
-    pub(in crate::source) fn new(outlet: Outlet, max_frame: usize, memory: usize) -> Rc<Self> {
-        Rc::new(Desk {
-            outlet,
+    pub(in crate::source) fn new(sender: FrameSender, max_frame: usize, memory: usize) -> Rc<Self> {
+        Rc::new(RequestHandler {
+            sender,
             all: Places::new(&ALL),
             others: Places::new(&OTHERS),
             budget: Budget::of_masters(max_frame),
@@ -238,7 +238,7 @@ impl Desk {
         };
         match asked {
             // A master hands on what is on its bus, whoever put it there.
-            Asked::Events { bodies } => (self.keep(self.outlet.clone(), bodies).await, Some(place)),
+            Asked::Events { bodies } => (self.keep(self.sender.clone(), bodies).await, Some(place)),
             Asked::Return { body, load } => self.keep_return(body, load, authority, place).await,
             Asked::Job(call) if call.is_for_masters() && authority == Authority::Bus => {
                 let why = "only a master may say this of a job, and the user who asks is none; see \
@@ -250,8 +250,8 @@ impl Desk {
     }
 
     /// Hands events on and waits until they are safe.
-    async fn keep(&self, outlet: Outlet, bodies: Vec<Bytes>) -> Answer {
-        let Some(receipt) = outlet.send_for_receipt(bodies, Vec::new()).await else {
+    async fn keep(&self, sender: FrameSender, bodies: Vec<Bytes>) -> Answer {
+        let Some(receipt) = sender.send_for_receipt(bodies, Vec::new()).await else {
             return later("the daemon is stopping");
         };
         match receipt.await {
@@ -269,7 +269,7 @@ impl Desk {
         authority: Authority,
         place: Place,
     ) -> (Answer, Option<Place>) {
-        let origin = Arc::clone(&self.outlet.origin);
+        let origin = Arc::clone(&self.sender.origin);
         let saved = self.blocking(&self.writes, place, move |jobs| {
             match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
                 // It is an event all the same.
@@ -282,8 +282,8 @@ impl Desk {
             Ok(body) => body,
             Err(answer) => return (answer, place),
         };
-        let outlet = Outlet { way: "returns", authority, ..self.outlet.clone() };
-        (self.keep(outlet, vec![body]).await, place)
+        let sender = FrameSender { via: "returns", authority, ..self.sender.clone() };
+        (self.keep(sender, vec![body]).await, place)
     }
 
     async fn ask(
@@ -294,8 +294,19 @@ impl Desk {
     ) -> (Answer, Option<Place>) {
         let turn = if call.is_question() { &self.questions } else { &self.writes };
         let memory = self.memory;
+        let is_of_master = authority == Authority::Master;
+        let event = if is_of_master { call.event() } else { None };
         let asking = self.blocking(turn, place, move |jobs| call.answer(jobs, authority, memory));
-        let (answer, mut place) = asking.await;
+        let (mut answer, mut place) = asking.await;
+        if answer.is_ok()
+            && let Some(event) = event
+        {
+            // Salt's master waits for the answer, and the job cache has it: no sink is waited for.
+            let sender = FrameSender { via: "job loads", authority, ..self.sender.clone() };
+            if !sender.tell(&event).await {
+                answer = Err(later("the daemon is stopping"));
+            }
+        }
         if let (Ok(Some(Spooled::File(file))), Some(place)) = (&answer, &mut place) {
             place.unread.add(file.length());
         }
@@ -310,7 +321,7 @@ impl Desk {
         place: Place,
         ask: impl FnOnce(&Jobs) -> Result<T, JobsError> + Send + 'static,
     ) -> (Result<T, Answer>, Option<Place>) {
-        let jobs = self.outlet.jobs.clone();
+        let jobs = self.sender.jobs.clone();
         // The semaphore is never closed; without a permit the work would only be out of turn.
         let permit = Arc::clone(turn).acquire_owned().await.ok();
         let asking = spawn_blocking(move || {
@@ -360,24 +371,25 @@ pub(super) mod tests {
 
     use super::*;
     use crate::event::Origin;
+    use crate::jobs::store::Question;
     use crate::observe::state::SourceState;
     use crate::sync::bell::{Bell, channel};
 
-    pub(in crate::source::returner) fn desk() -> Rc<Desk> {
+    pub(in crate::source::returner) fn handler() -> Rc<RequestHandler> {
         let (frames, _) = channel(1, &Bell::default());
-        let outlet = Outlet {
+        let sender = FrameSender {
             origin: Arc::new(Origin { source: "salt".into(), master_id: "m".into() }),
-            way: "",
+            via: "",
             authority: Authority::Bus,
             state: Arc::new(SourceState::new("salt", "returner", "m")),
             frames,
             jobs: Jobs::new(std::path::Path::new("/nowhere")),
         };
-        Desk::new(outlet, 64 << 20, 64 << 10)
+        RequestHandler::new(sender, 64 << 20, 64 << 10)
     }
 
     fn question() -> Asked {
-        Asked::Job(JobCall::GetJids)
+        Asked::Job(JobCall::Ask(Question::GetJids))
     }
 
     fn events() -> Asked {
@@ -386,20 +398,20 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn invariant_6_what_is_at_work_keeps_turn_and_place_when_its_client_goes() {
-        let desk = desk();
-        let share = desk.client(Authority::Master);
-        let place = desk.place(&share, &question(), 10, None).unwrap();
+        let handler = handler();
+        let share = handler.client(Authority::Master);
+        let place = handler.place(&share, &question(), 10, None).unwrap();
         let (go_on, wait) = mpsc::channel::<()>();
-        let asking = desk.blocking(&desk.writes, place, move |_| {
+        let asking = handler.blocking(&handler.writes, place, move |_| {
             let _ = wait.recv();
             Ok(())
         });
         timeout(Duration::from_millis(50), asking).await.unwrap_err();
         assert!(!share.is_idle());
-        assert_eq!(desk.writes.available_permits(), 0);
+        assert_eq!(handler.writes.available_permits(), 0);
         drop(go_on);
         let freed = async {
-            while !share.is_idle() || desk.writes.available_permits() == 0 {
+            while !share.is_idle() || handler.writes.available_permits() == 0 {
                 sleep(Duration::from_millis(1)).await;
             }
         };
@@ -408,45 +420,45 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn invariant_1_who_is_no_master_leaves_half_of_the_places_to_masters() {
-        let desk = desk();
+        let handler = handler();
         for (asked, most) in [(question as fn() -> Asked, 128), (events, 96)] {
             let mut places = Vec::new();
             for _ in 0..100 {
-                let share = desk.client(Authority::Bus);
-                while let Ok(place) = desk.place(&share, &asked(), 10, None) {
+                let share = handler.client(Authority::Bus);
+                while let Ok(place) = handler.place(&share, &asked(), 10, None) {
                     places.push(place);
                 }
             }
             assert_eq!(places.len(), most);
-            desk.place(&desk.client(Authority::Master), &asked(), 10, None).unwrap();
+            handler.place(&handler.client(Authority::Master), &asked(), 10, None).unwrap();
             places.clear();
-            desk.place(&desk.client(Authority::Bus), &asked(), 10, None).unwrap();
+            handler.place(&handler.client(Authority::Bus), &asked(), 10, None).unwrap();
         }
     }
 
     #[tokio::test]
     async fn invariant_6_who_does_not_read_long_answers_gets_no_more_of_them() {
-        let desk = desk();
-        let share = desk.client(Authority::Master);
-        let mut place = desk.place(&share, &question(), 10, None).unwrap();
+        let handler = handler();
+        let share = handler.client(Authority::Master);
+        let mut place = handler.place(&share, &question(), 10, None).unwrap();
         place.unread.add(UNREAD);
-        let refused = desk.place(&share, &question(), 10, None).unwrap_err();
+        let refused = handler.place(&share, &question(), 10, None).unwrap_err();
         assert!(matches!(refused, Answer::Refused { later: true, .. }), "{refused:?}");
-        desk.place(&share, &events(), 10, None).unwrap();
-        desk.place(&desk.client(Authority::Master), &question(), 10, None).unwrap();
+        handler.place(&share, &events(), 10, None).unwrap();
+        handler.place(&handler.client(Authority::Master), &question(), 10, None).unwrap();
         drop(place);
-        desk.place(&share, &question(), 10, None).unwrap();
+        handler.place(&share, &question(), 10, None).unwrap();
     }
 
     #[tokio::test]
     async fn what_a_master_has_to_say_waits_until_it_is_known_who_is_one() {
-        let desk = desk();
-        let share = desk.client(Authority::Bus);
+        let handler = handler();
+        let share = handler.client(Authority::Bus);
         let load = Bytes::from_static(b"\x80");
         let save = JobCall::SaveLoad { jid: "1".to_owned(), load, minions: Vec::new() };
         for (asked, is_refused) in [(Asked::Job(save), true), (question(), false)] {
-            let place = desk.place(&share, &asked, 10, None).unwrap();
-            let (answer, _) = desk.serve(asked, None, place).await;
+            let place = handler.place(&share, &asked, 10, None).unwrap();
+            let (answer, _) = handler.serve(asked, None, place).await;
             let says = format!("{answer:?}");
             assert_eq!(says.contains("nobody knows who is a master"), is_refused, "{says}");
             assert!(!is_refused || says.contains("later: true"), "{says}");

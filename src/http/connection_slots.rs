@@ -5,14 +5,15 @@
 //! one without a token that asks again and again. Those that have shown no token go before those
 //! that have, and the one that has been so the longest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use crate::sync::lock;
 use tokio_util::sync::CancellationToken;
 
 /// How long a client may not read, or an answer to who has shown nothing may take, before its place
 /// can be had by others.
-const PATIENCE: Duration = Duration::from_secs(1);
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a request may be on its way before its connection counts as one that asks nothing.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
@@ -23,12 +24,12 @@ const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The place of one connection; a clone is the same one.
 #[derive(Clone)]
-pub(super) struct Seat {
-    sitting: Arc<Mutex<Sitting>>,
+pub(super) struct Slot {
+    state: Arc<Mutex<SlotState>>,
     leave: CancellationToken,
 }
 
-struct Sitting {
+struct SlotState {
     has_asked: bool,
     is_known: bool,
     may_pause: bool,
@@ -41,9 +42,9 @@ struct Sitting {
     blocked: Option<Instant>,
 }
 
-impl Seat {
+impl Slot {
     fn new(now: Instant) -> Self {
-        let sitting = Sitting {
+        let state = SlotState {
             has_asked: false,
             is_known: false,
             may_pause: false,
@@ -52,7 +53,7 @@ impl Seat {
             since: now,
             blocked: None,
         };
-        Seat { sitting: Arc::new(Mutex::new(sitting)), leave: CancellationToken::new() }
+        Slot { state: Arc::new(Mutex::new(state)), leave: CancellationToken::new() }
     }
 
     /// Waits until the place is wanted for another.
@@ -67,12 +68,12 @@ impl Seat {
 
     /// A request has come; what is returned lives until its answer is made.
     pub(super) fn begin(&self) -> Answering {
-        let (mut sitting, now) = (self.lock(), Instant::now());
-        let is_soon = now.saturating_duration_since(sitting.since) < TOGETHER;
-        sitting.is_greedy = sitting.has_asked && is_soon;
-        sitting.has_asked = true;
-        sitting.answers += 1;
-        sitting.since = now;
+        let (mut state, now) = (self.lock(), Instant::now());
+        let is_soon = now.saturating_duration_since(state.since) < TOGETHER;
+        state.is_greedy = state.has_asked && is_soon;
+        state.has_asked = true;
+        state.answers += 1;
+        state.since = now;
         Answering(self.clone())
     }
 
@@ -92,46 +93,46 @@ impl Seat {
 
     /// Says whether its client takes what it is sent.
     pub(super) fn reads(&self, reads: bool) {
-        let mut sitting = self.lock();
+        let mut state = self.lock();
         match reads {
-            true => sitting.blocked = None,
-            false if sitting.blocked.is_none() => sitting.blocked = Some(Instant::now()),
+            true => state.blocked = None,
+            false if state.blocked.is_none() => state.blocked = Some(Instant::now()),
             false => {}
         }
     }
 
     /// The place as seen by those who do not sit there.
     pub(super) fn seen(&self) -> Seen {
-        Seen { sitting: Arc::downgrade(&self.sitting), leave: self.leave.clone() }
+        Seen { state: Arc::downgrade(&self.state), leave: self.leave.clone() }
     }
 
     /// Its turn to leave, the least first; `None` if it stays.
     fn order(&self, now: Instant) -> Option<(u8, bool, Instant)> {
-        let sitting = self.lock();
-        let (known, since) = (sitting.is_known, sitting.since);
-        let is_over = |since: Instant| now.saturating_duration_since(since) >= PATIENCE;
-        match sitting.blocked {
-            _ if !sitting.has_asked => {
+        let state = self.lock();
+        let (known, since) = (state.is_known, state.since);
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= IDLE_LIMIT;
+        match state.blocked {
+            _ if !state.has_asked => {
                 let is_late = now.saturating_duration_since(since) >= ON_ITS_WAY;
                 is_late.then_some((0, known, since))
             }
             Some(blocked) if is_over(blocked) => Some((2, known, blocked)),
-            None if sitting.answers == 0 => Some((1, known, since)),
+            None if state.answers == 0 => Some((1, known, since)),
             None if !known && is_over(since) => Some((3, known, since)),
-            _ if !known && sitting.is_greedy => Some((3, known, since)),
+            _ if !known && state.is_greedy => Some((3, known, since)),
             _ => None,
         }
     }
 
     /// Nothing can panic while it is held.
-    fn lock(&self) -> MutexGuard<'_, Sitting> {
-        self.sitting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
+        lock::hold(&self.state)
     }
 }
 
 /// A place as others see it; it may be free by now.
 pub(super) struct Seen {
-    sitting: Weak<Mutex<Sitting>>,
+    state: Weak<Mutex<SlotState>>,
     leave: CancellationToken,
 }
 
@@ -143,52 +144,52 @@ impl Seen {
 
     /// Says if its client has read nothing for a while.
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
-        let is_over = |blocked| now.saturating_duration_since(blocked) >= PATIENCE;
-        self.of_sitting(|sitting| sitting.blocked.is_some_and(is_over))
+        let is_over = |blocked| now.saturating_duration_since(blocked) >= IDLE_LIMIT;
+        self.of_state(|state| state.blocked.is_some_and(is_over))
     }
 
     /// Says if its client has shown who it is.
     pub(super) fn is_known(&self) -> bool {
-        self.of_sitting(|sitting| sitting.is_known)
+        self.of_state(|state| state.is_known)
     }
 
     /// `false` of a place that is free.
-    fn of_sitting(&self, ask: impl FnOnce(&Sitting) -> bool) -> bool {
-        let sitting = self.sitting.upgrade();
-        sitting.is_some_and(|s| ask(&s.lock().unwrap_or_else(PoisonError::into_inner)))
+    fn of_state(&self, ask: impl FnOnce(&SlotState) -> bool) -> bool {
+        let state = self.state.upgrade();
+        state.is_some_and(|s| ask(&lock::hold(&s)))
     }
 }
 
 /// An answer that is being made.
-pub(super) struct Answering(Seat);
+pub(super) struct Answering(Slot);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let mut sitting = self.0.lock();
-        sitting.answers = sitting.answers.saturating_sub(1);
-        sitting.since = Instant::now();
+        let mut state = self.0.lock();
+        state.answers = state.answers.saturating_sub(1);
+        state.since = Instant::now();
     }
 }
 
 /// All places at one door.
-pub(super) struct Seats {
-    taken: Vec<Seat>,
+pub(super) struct Slots {
+    taken: Vec<Slot>,
     places: usize,
 }
 
-impl Seats {
+impl Slots {
     pub(super) fn new(places: usize) -> Self {
-        Seats { taken: Vec::new(), places }
+        Slots { taken: Vec::new(), places }
     }
 
     /// Says if there is a place for one more, or one that can be freed.
     pub(super) fn have_room(&mut self, now: Instant) -> bool {
         self.forget_those_over();
-        self.taken.len() < self.places || self.taken.iter().any(|seat| seat.order(now).is_some())
+        self.taken.len() < self.places || self.taken.iter().any(|slot| slot.order(now).is_some())
     }
 
     /// A place for a new connection; `None` if all are taken and nobody leaves.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Seat> {
+    pub(super) fn take(&mut self, now: Instant) -> Option<Slot> {
         self.forget_those_over();
         if self.taken.len() >= self.places {
             self.free_one(now);
@@ -196,20 +197,20 @@ impl Seats {
         if self.taken.len() >= self.places {
             return None;
         }
-        let seat = Seat::new(now);
-        self.taken.push(seat.clone());
-        Some(seat)
+        let slot = Slot::new(now);
+        self.taken.push(slot.clone());
+        Some(slot)
     }
 
     /// The connections that are over have dropped their places.
     fn forget_those_over(&mut self) {
-        self.taken.retain(|seat| Arc::strong_count(&seat.sitting) > 1);
+        self.taken.retain(|slot| Arc::strong_count(&slot.state) > 1);
     }
 
     /// Asks the one that is missed the least to leave, if one can be missed.
     pub(super) fn free_one(&mut self, now: Instant) {
         let orders = self.taken.iter().enumerate();
-        let orders = orders.filter_map(|(place, seat)| Some((seat.order(now)?, place)));
+        let orders = orders.filter_map(|(place, slot)| Some((slot.order(now)?, place)));
         if let Some((_, place)) = orders.min() {
             self.taken.swap_remove(place).leave.cancel();
         }
@@ -222,10 +223,10 @@ mod tests {
 
     #[test]
     fn whoever_does_nothing_leaves_first_and_whoever_is_answered_stays() {
-        let mut seats = Seats::new(5);
+        let mut slots = Slots::new(5);
         let begin = Instant::now();
-        let later = begin + 2 * PATIENCE;
-        let kept: Vec<_> = (0..5).map(|_| seats.take(begin).unwrap()).collect();
+        let later = begin + 2 * IDLE_LIMIT;
+        let kept: Vec<_> = (0..5).map(|_| slots.take(begin).unwrap()).collect();
         let [silent, idle, known, deaf, busy] = &kept[..] else { panic!() };
         drop(idle.begin());
         drop(known.begin());
@@ -235,40 +236,40 @@ mod tests {
         let _answer = busy.begin();
         busy.is_known();
         for (place, next) in [silent, idle, known, deaf].into_iter().enumerate() {
-            assert!(seats.have_room(later), "{place}");
+            assert!(slots.have_room(later), "{place}");
             assert!(!next.leave.is_cancelled());
-            let new = seats.take(later).unwrap();
+            let new = slots.take(later).unwrap();
             assert!(next.leave.is_cancelled(), "{place}");
             let answer = new.begin();
             new.is_known();
             std::mem::forget((answer, new));
         }
-        assert!(!seats.have_room(later) && seats.take(later).is_none());
+        assert!(!slots.have_room(later) && slots.take(later).is_none());
         assert!(!busy.leave.is_cancelled());
         drop(kept);
     }
 
     #[test]
     fn who_sends_requests_together_does_not_keep_a_place() {
-        let mut seats = Seats::new(1);
-        let seat = seats.take(Instant::now()).unwrap();
-        let first = seat.begin();
-        assert!(!seats.have_room(Instant::now()), "it asks for the first time");
+        let mut slots = Slots::new(1);
+        let slot = slots.take(Instant::now()).unwrap();
+        let first = slot.begin();
+        assert!(!slots.have_room(Instant::now()), "it asks for the first time");
         drop(first);
-        let _second = seat.begin();
-        assert!(seats.have_room(Instant::now()));
-        seat.is_known();
-        assert!(!seats.have_room(Instant::now()));
+        let _second = slot.begin();
+        assert!(slots.have_room(Instant::now()));
+        slot.is_known();
+        assert!(!slots.have_room(Instant::now()));
     }
 
     #[test]
     fn the_place_of_a_connection_that_is_over_is_free() {
-        let mut seats = Seats::new(1);
+        let mut slots = Slots::new(1);
         let now = Instant::now();
-        let seat = seats.take(now).unwrap();
-        let answer = seat.begin();
-        assert!(!seats.have_room(now));
-        drop((seat, answer));
-        assert!(seats.have_room(now));
+        let slot = slots.take(now).unwrap();
+        let answer = slot.begin();
+        assert!(!slots.have_room(now));
+        drop((slot, answer));
+        assert!(slots.have_room(now));
     }
 }

@@ -16,8 +16,8 @@ use tracing::{error, info};
 use crate::client::backoff::Backoff;
 use crate::event::chunk::Share;
 use crate::observe::state::SinkState;
-use crate::queue::open::Feed;
-use crate::queue::spooler::{Left, Order};
+use crate::queue::open::Incoming;
+use crate::queue::spooler::{Leftover, Order};
 use crate::queue::{SpillConfig, WhenFull};
 use crate::sync::bell::{Bell, Receiver};
 
@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// What takes a sink's events until its spill can be opened. All that it has is the sink's
 /// thread's.
-pub(crate) struct Unopened {
+pub(crate) struct WaitingForSpill {
     pub(crate) state: Arc<SinkState>,
     /// How much memory events may take, and what to do when that is full.
     pub(crate) spill: SpillConfig,
@@ -66,23 +66,23 @@ impl Held {
     }
 }
 
-impl Unopened {
+impl WaitingForSpill {
     /// Tries until the spill is open, or the sink has to end or to leave. The order that says so is
     /// left to whom the spill is handed, with what came meanwhile.
     pub(crate) fn wait<T>(
         &self,
         mut reason: String,
-        mut feed: Feed,
+        mut incoming: Incoming,
         orders: &Receiver<Order>,
         open: impl Fn() -> Result<T, String>,
-    ) -> Result<(T, Feed), Left> {
+    ) -> Result<(T, Incoming), Leftover> {
         let mut backoff = Backoff::new(FIRST.max(self.wait), LONGEST.max(self.wait));
-        feed.shares.bell().attend();
+        incoming.shares.bell().attend();
         let mut held = Held { disk_fails: self.disk_fails, ..Held::default() };
-        feed.inherited.iter().for_each(|share| held.note(share));
+        incoming.inherited.iter().for_each(|share| held.note(share));
         loop {
             self.state.failed(&reason);
-            if self.state.set_unopened(Some(&reason)) {
+            if self.state.set_waiting_for_spill(Some(&reason)) {
                 error!(
                     sink = self.state.name,
                     error = reason,
@@ -90,14 +90,14 @@ impl Unopened {
                 );
             }
             let until = Instant::now() + backoff.delay(None);
-            let must_end = self.gather(&mut feed, &mut held, orders, until);
+            let must_end = self.gather(&mut incoming, &mut held, orders, until);
             match open() {
                 Ok(opened) => {
-                    self.state.set_unopened(None);
+                    self.state.set_waiting_for_spill(None);
                     info!(sink = self.state.name, "the sink goes on");
-                    return Ok((opened, feed));
+                    return Ok((opened, incoming));
                 }
-                Err(_) if must_end => return Err(self.end(feed, orders)),
+                Err(_) if must_end => return Err(self.end(incoming, orders)),
                 Err(error) => (reason, held.disk_fails) = (error, true),
             }
         }
@@ -106,7 +106,7 @@ impl Unopened {
     /// Takes what comes until then; `true` if the sink has to end, or to leave.
     fn gather(
         &self,
-        feed: &mut Feed,
+        incoming: &mut Incoming,
         held: &mut Held,
         orders: &Receiver<Order>,
         until: Instant,
@@ -117,10 +117,10 @@ impl Unopened {
             }
             let taken = match self.is_blocked(held) {
                 true => Poll::Pending,
-                false => feed.shares.take(),
+                false => incoming.shares.take(),
             };
             match taken {
-                Poll::Ready(Some(share)) => self.take(share, &mut feed.inherited, held),
+                Poll::Ready(Some(share)) => self.take(share, &mut incoming.inherited, held),
                 Poll::Ready(None) => return true,
                 Poll::Pending => {
                     let left = until.saturating_duration_since(Instant::now());
@@ -159,11 +159,11 @@ impl Unopened {
     }
 
     /// Hands on what came to who takes over, or gives it up.
-    fn end(&self, feed: Feed, orders: &Receiver<Order>) -> Left {
-        let Feed { shares, inherited } = feed;
+    fn end(&self, incoming: Incoming, orders: &Receiver<Order>) -> Leftover {
+        let Incoming { shares, inherited } = incoming;
         let leaves = matches!(orders.take(), Poll::Ready(Some(order)) if order != Order::End);
         if leaves {
-            return Left { on_disk: 0, shares: Some(shares), in_memory: inherited.into() };
+            return Leftover { on_disk: 0, shares: Some(shares), in_memory: inherited.into() };
         }
         let mut lost = 0;
         for share in inherited.into_iter().chain(shares.try_iter()) {
@@ -182,7 +182,7 @@ impl Unopened {
             events = lost,
             "the spill could not be opened to the end; what waited in memory is lost"
         );
-        Left { on_disk: 0, shares: None, in_memory: Vec::new() }
+        Leftover { on_disk: 0, shares: None, in_memory: Vec::new() }
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
 
     use crate::event::chunk::Chunk;
     use crate::event::{Event, Origin};
-    use crate::queue::unopened::*;
+    use crate::queue::waiting_for_spill::*;
     use crate::sync::bell::channel;
     use crate::sync::receipt::Claim;
     use crate::units::ByteSize;
@@ -205,51 +205,64 @@ mod tests {
         Share::all(Arc::new(Chunk::new(origin, 7, vec![Event::new(tag, b"\x80")])))
     }
 
-    fn unopened(memory_bound: usize) -> Unopened {
+    fn waiting_for_spill(memory_bound: usize) -> WaitingForSpill {
         let state = Arc::new(SinkState::new("db", "test"));
         let give_up = CancellationToken::new();
         let memory = Some(ByteSize(memory_bound as u64));
         let spill = SpillConfig { memory, ..SpillConfig::default() };
-        Unopened { state, spill, disk_fails: true, give_up, wait: Duration::ZERO }
+        WaitingForSpill { state, spill, disk_fails: true, give_up, wait: Duration::ZERO }
     }
 
     /// What a sink that can be opened at once has after these have come, and its state.
-    fn opened(unopened: &Unopened, shares: Vec<Share>) -> Vec<String> {
+    fn opened(waiting_for_spill: &WaitingForSpill, shares: Vec<Share>) -> Vec<String> {
         let (shares_in, shares_out) = channel(100, &Bell::default());
         let (_orders, orders_out) = channel(2, shares_out.bell());
         for share in shares {
             shares_in.send(share).unwrap();
         }
         drop(shares_in);
-        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
-        let Ok(((), feed)) = unopened.wait("no".to_owned(), feed, &orders_out, || Ok(())) else {
+        let incoming = Incoming { shares: shares_out, inherited: VecDeque::new() };
+        let Ok(((), incoming)) =
+            waiting_for_spill.wait("no".to_owned(), incoming, &orders_out, || Ok(()))
+        else {
             panic!("it must be open")
         };
-        feed.inherited.iter().flat_map(Share::events).map(|event| event.tag().to_owned()).collect()
+        incoming
+            .inherited
+            .iter()
+            .flat_map(Share::events)
+            .map(|event| event.tag().to_owned())
+            .collect()
     }
 
     #[test]
     fn invariant_3_events_whose_source_can_wait_do_so_beside_a_full_memory_and_are_not_dropped() {
-        let unopened = unopened(1);
+        let waiting_for_spill = waiting_for_spill(1);
         let (claim, mut receipt) = Claim::new();
         let claimed = |tag| share(tag).claimed(Some(claim.clone()));
         let coming = vec![claimed("a"), share("b"), claimed("c"), share("d"), claimed("e")];
-        assert_eq!(opened(&unopened, coming).concat(), "abce");
-        assert_eq!((unopened.state.dropped_disk.get(), unopened.state.dropped()), (1, 1));
+        assert_eq!(opened(&waiting_for_spill, coming).concat(), "abce");
+        assert_eq!(
+            (waiting_for_spill.state.dropped_disk.get(), waiting_for_spill.state.dropped()),
+            (1, 1)
+        );
         assert!(receipt.try_recv().is_err_and(|error| error == TryRecvError::Empty));
     }
 
     #[test]
     fn a_memory_that_is_full_while_a_spooler_is_begun_anew_is_no_failure_of_the_disk() {
-        let unopened = Unopened { disk_fails: false, ..unopened(1) };
-        assert_eq!(opened(&unopened, vec![share("a"), share("b")]).concat(), "a");
-        assert_eq!((unopened.state.dropped_full.get(), unopened.state.dropped()), (1, 1));
+        let waiting_for_spill = WaitingForSpill { disk_fails: false, ..waiting_for_spill(1) };
+        assert_eq!(opened(&waiting_for_spill, vec![share("a"), share("b")]).concat(), "a");
+        assert_eq!(
+            (waiting_for_spill.state.dropped_full.get(), waiting_for_spill.state.dropped()),
+            (1, 1)
+        );
     }
 
     #[test]
     fn a_full_memory_holds_up_what_comes_where_the_configuration_says_so() {
-        let mut unopened = unopened(share("a").weight());
-        unopened.spill.when_full = WhenFull::Block;
+        let mut waiting_for_spill = waiting_for_spill(share("a").weight());
+        waiting_for_spill.spill.when_full = WhenFull::Block;
         let (shares, shares_out) = channel(100, &Bell::default());
         let (orders, orders_out) = channel(2, shares_out.bell());
         for tag in ["a", "b", "c"] {
@@ -259,69 +272,77 @@ mod tests {
             orders.send(Order::Leave).unwrap();
             Err::<(), _>("no space".to_owned())
         };
-        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
-        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+        let incoming = Incoming { shares: shares_out, inherited: VecDeque::new() };
+        let Err(left) = waiting_for_spill.wait("no space".to_owned(), incoming, &orders_out, open)
+        else {
             panic!("it cannot be open")
         };
         assert_eq!((left.in_memory.len(), left.shares.unwrap().len()), (2, 1));
-        assert_eq!(unopened.state.dropped(), 0);
+        assert_eq!(waiting_for_spill.state.dropped(), 0);
     }
 
     #[test]
     fn events_wait_in_memory_until_the_spill_can_be_opened() {
-        let unopened = unopened(1 << 20);
-        let state = Arc::clone(&unopened.state);
+        let waiting_for_spill = waiting_for_spill(1 << 20);
+        let state = Arc::clone(&waiting_for_spill.state);
         let (shares, shares_out) = channel(4, &Bell::default());
         let (_orders, orders_out) = channel(2, shares_out.bell());
-        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
-        let mended = Arc::new(AtomicBool::new(false));
-        let is_mended = Arc::clone(&mended);
-        let open = move || match is_mended.load(Ordering::SeqCst) {
+        let incoming = Incoming { shares: shares_out, inherited: VecDeque::new() };
+        let repaired = Arc::new(AtomicBool::new(false));
+        let is_repaired = Arc::clone(&repaired);
+        let open = move || match is_repaired.load(Ordering::SeqCst) {
             true => Ok(()),
             false => Err("no space".to_owned()),
         };
-        let waiting =
-            thread::spawn(move || unopened.wait("no space".to_owned(), feed, &orders_out, open));
+        let waiting = thread::spawn(move || {
+            waiting_for_spill.wait("no space".to_owned(), incoming, &orders_out, open)
+        });
         shares.send(share("a")).unwrap();
         shares.send(share("b")).unwrap();
         while state.queue_events.get() < 2.0 {
             thread::yield_now();
         }
         assert_eq!(state.parked().as_deref(), Some("no space"));
-        mended.store(true, Ordering::SeqCst);
-        let Ok(((), feed)) = waiting.join().unwrap() else { panic!("it must be open") };
-        let tags: Vec<_> = feed.inherited.iter().flat_map(Share::events).map(Event::tag).collect();
+        repaired.store(true, Ordering::SeqCst);
+        let Ok(((), incoming)) = waiting.join().unwrap() else { panic!("it must be open") };
+        let tags: Vec<_> =
+            incoming.inherited.iter().flat_map(Share::events).map(Event::tag).collect();
         assert_eq!((tags, state.parked(), state.dropped()), (vec!["a", "b"], None, 0));
     }
 
     #[test]
     fn what_memory_cannot_hold_and_what_is_left_at_the_end_is_counted() {
         let one = share("a").weight();
-        let unopened = unopened(one);
+        let waiting_for_spill = waiting_for_spill(one);
         let (shares, shares_out) = channel(4, &Bell::default());
         let (_orders, orders_out) = channel(2, shares_out.bell());
         for tag in ["a", "b", "c"] {
             shares.send(share(tag)).unwrap();
         }
         drop(shares);
-        let feed = Feed { shares: shares_out, inherited: VecDeque::new() };
+        let incoming = Incoming { shares: shares_out, inherited: VecDeque::new() };
         let open = || Err::<(), _>("no space".to_owned());
-        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+        let Err(left) = waiting_for_spill.wait("no space".to_owned(), incoming, &orders_out, open)
+        else {
             panic!("it cannot be open")
         };
         assert_eq!((left.on_disk, left.in_memory.len()), (0, 0));
-        assert_eq!((unopened.state.dropped_disk.get(), unopened.state.dropped()), (3, 3));
+        assert_eq!(
+            (waiting_for_spill.state.dropped_disk.get(), waiting_for_spill.state.dropped()),
+            (3, 3)
+        );
     }
 
     #[test]
     fn a_sink_that_changes_hands_on_what_waits() {
-        let unopened = unopened(1 << 20);
+        let waiting_for_spill = waiting_for_spill(1 << 20);
         let (shares, shares_out) = channel(4, &Bell::default());
         let (orders, orders_out) = channel(2, shares_out.bell());
-        let feed = Feed { shares: shares_out, inherited: [share("a")].into() };
+        let incoming = Incoming { shares: shares_out, inherited: [share("a")].into() };
         orders.send(Order::Leave).unwrap();
         let open = || Err::<(), _>("no space".to_owned());
-        let Err(left) = unopened.wait("no space".to_owned(), feed, &orders_out, open) else {
+        let Err(left) = waiting_for_spill.wait("no space".to_owned(), incoming, &orders_out, open)
+        else {
             panic!("it cannot be open")
         };
         shares.send(share("b")).unwrap();

@@ -1,18 +1,15 @@
-//! The servers of a sink, and whose turn it is: one after the other, but for those that failed
-//! lately.
+//! Several servers of one store, and whose turn it is: one after the other, but for those that
+//! failed lately.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use clickhouse::Client;
-use hyper::Uri;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use tokio::time::Instant;
 
-use super::server::Server;
 use crate::client::backoff::Backoff;
 
 /// How long a server that failed is left alone: from, and at the most. It has not been asked for
@@ -20,50 +17,50 @@ use crate::client::backoff::Backoff;
 const REST: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 
 /// A server and what we know of it.
-pub(super) struct Site {
+pub(crate) struct Site<S> {
     /// Where it is.
-    pub(super) url: Url,
-    /// Knows the URL and who we are.
-    pub(super) client: Client,
-    /// The server, since it has answered for the first time.
-    pub(super) server: Option<Server>,
+    pub(crate) url: Url,
+    /// What the kind knows of it, since it has answered for the first time.
+    pub(crate) server: Option<S>,
     rests: Backoff,
     rests_until: Option<Instant>,
 }
 
-impl Site {
+impl<S> Site<S> {
+    fn new(url: &Url) -> Self {
+        Site {
+            url: url.clone(),
+            server: None,
+            rests: Backoff::new(REST.0, REST.1),
+            rests_until: None,
+        }
+    }
+
     /// Leaves the server alone for a while.
-    pub(super) fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         self.rests_until = Some(Instant::now() + self.rests.delay(None));
     }
 
     /// The server has done what it was asked.
-    pub(super) fn worked(&mut self) {
+    pub(crate) fn worked(&mut self) {
         self.rests.reset();
         self.rests_until = None;
     }
 }
 
 /// All servers of a sink.
-pub(super) struct Servers {
-    current: Site,
+pub(crate) struct Servers<S> {
+    current: Site<S>,
     /// The others, in the order of their turns.
-    others: VecDeque<Site>,
+    others: VecDeque<Site<S>>,
 }
 
-impl Servers {
-    /// The servers at these URLs. `client` knows who we are. Which comes first is left to chance,
-    /// so that not all writers begin with the same.
-    pub(super) fn new(urls: &Urls, client: &Client) -> Self {
-        let site = |url: &Url| Site {
-            url: url.clone(),
-            client: client.clone().with_url(&url.0),
-            server: None,
-            rests: Backoff::new(REST.0, REST.1),
-            rests_until: None,
-        };
-        let mut servers =
-            Servers { current: site(&urls.first), others: urls.others.iter().map(site).collect() };
+impl<S> Servers<S> {
+    /// The servers at these URLs. Which comes first is left to chance, so that not all writers
+    /// begin with the same.
+    pub(crate) fn new(urls: &Urls) -> Self {
+        let others = urls.others.iter().map(Site::new).collect();
+        let mut servers = Servers { current: Site::new(&urls.first), others };
         for _ in 0..fastrand::usize(..=servers.others.len()) {
             servers.turn();
         }
@@ -71,14 +68,14 @@ impl Servers {
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.others.len() + 1
     }
 
     /// The one whose turn it is: the next that does not rest. If all do, the one that wakes first.
-    pub(super) fn turn(&mut self) -> &mut Site {
+    pub(crate) fn turn(&mut self) -> &mut Site<S> {
         let now = Instant::now();
-        let rest = |site: &Site| site.rests_until.filter(|until| *until > now);
+        let rest = |site: &Site<S>| site.rests_until.filter(|until| *until > now);
         let next = self.others.iter().enumerate().min_by_key(|(_, site)| rest(site));
         let next = next.filter(|(_, site)| rest(site) <= rest(&self.current)).map(|(at, _)| at);
         if let Some(next) = next.and_then(|at| self.others.remove(at)) {
@@ -89,20 +86,30 @@ impl Servers {
 }
 
 /// Where a server is: `http://` or `https://`, host and port, and a path where a proxy wants one.
+/// It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Url(String);
+pub(crate) struct Url {
+    /// As it was written.
+    text: String,
+    parsed: reqwest::Url,
+}
 
 impl Url {
     /// Whether it is reached over TLS.
-    pub(super) fn is_https(&self) -> bool {
-        self.0.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+    pub(crate) fn is_https(&self) -> bool {
+        self.parsed.scheme() == "https"
+    }
+
+    /// The URL in the terms of the HTTP client.
+    pub(crate) fn parsed(&self) -> &reqwest::Url {
+        &self.parsed
     }
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -110,39 +117,34 @@ impl TryFrom<String> for Url {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        // No message may show a password.
+        if text.contains('@') {
+            return Err("a URL holds no user and no password; they have keys of their own".into());
+        }
         let wrong = |why: &str| Err(format!("`{text}` is not the URL of a server: {why}"));
-        let Ok(url) = text.parse::<Uri>() else {
+        let Ok(parsed) = reqwest::Url::parse(&text) else {
             return wrong("it should look like http://host:8123");
         };
-        let Some(authority) = url.authority() else {
-            return wrong("it should begin with http:// or https://");
-        };
-        if !matches!(url.scheme_str(), Some("http" | "https")) {
+        if !matches!(parsed.scheme(), "http" | "https") || !text.contains("://") {
             return wrong("it should begin with http:// or https://");
         }
-        // The message must not show the password.
-        if authority.as_str().contains('@') {
-            return Err(
-                "user and password do not belong in the URL but in `user`, `password`".into()
-            );
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return wrong("nothing belongs behind its path; settings have keys of their own");
         }
-        if url.query().is_some() {
-            return wrong("what is behind the `?` belongs in `settings`");
-        }
-        Ok(Url(text))
+        Ok(Url { text, parsed })
     }
 }
 
 /// One URL or more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Urls {
+pub(crate) struct Urls {
     first: Url,
     others: Vec<Url>,
 }
 
 impl Urls {
     /// Whether any of the servers is reached over TLS.
-    pub(super) fn any_https(&self) -> bool {
+    pub(crate) fn any_https(&self) -> bool {
         self.first.is_https() || self.others.iter().any(Url::is_https)
     }
 }
@@ -199,7 +201,7 @@ mod tests {
         serde_saphyr::from_str(yaml).map_err(|error| error.to_string())
     }
 
-    fn turns(servers: &mut Servers, count: usize) -> Vec<String> {
+    fn turns(servers: &mut Servers<()>, count: usize) -> Vec<String> {
         (0..count).map(|_| servers.turn().url.to_string()).collect()
     }
 
@@ -215,7 +217,8 @@ mod tests {
             ("ftp://a", "http://"),
             ("/path", "http://"),
             ("http://a/?user=b", "settings"),
-            ("http://a:hunter2@b", "`password`"),
+            ("http://a:hunter2@b", "password"),
+            ("http://a:hunter2@b:port", "password"),
             ("3", "URL"),
         ] {
             let error = urls(wrong).unwrap_err();
@@ -227,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn servers_take_turns_and_rest_when_they_fail() {
         let urls = urls("[http://a, http://b, http://c]").unwrap();
-        let mut servers = Servers::new(&urls, &Client::default());
+        let mut servers = Servers::new(&urls);
         let round = turns(&mut servers, 3);
         let mut all = round.clone();
         all.sort();

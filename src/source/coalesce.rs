@@ -1,21 +1,18 @@
-//! Letting events gather, so that a wake-up serves many.
+//! Coalescing of reads: events gather for a moment, so that one wake-up serves many.
 //!
-//! All sources share one thread. When every one of them has read what there was, the thread would
-//! wait for the next event on any socket, and at a thousand events a second wake up for each. A
-//! timer of the runtime does not help: while it runs, each event that comes still wakes the thread.
-//! So the thread sleeps outside of the runtime, just before it would wait, for as long as a source
-//! [asked](ask) since it last did. With no events it does not sleep but waits, and costs nothing.
+//! All sources share one thread. Once every source has read what there was, the thread waits for
+//! the next event on any socket. At a thousand events a second it would wake up for each. A timer
+//! of the runtime does not help, because each event that comes wakes the thread all the same. So
+//! the thread sleeps outside of the runtime, just before it would wait, for as long as a source
+//! [asked](ask) since it last did. Without events it waits and does not sleep, which costs nothing.
 //!
-//! The sinks say how long it may be, by how long they let a batch wait to fill: where that is a
-//! fifth of a second nobody notices a fiftieth more, and where it is nothing the thread does not
-//! sleep at all.
+//! The sinks bound the sleep by the time that they let a batch wait to fill. Where that is a fifth
+//! of a second, nobody notices a fiftieth more. Where it is nothing, the thread does not sleep.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use crate::config::SinkConfig;
 
 thread_local! {
     static ASKED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
@@ -39,21 +36,19 @@ const WORTH_IT: Duration = Duration::from_micros(200);
 
 /// The longest sleep, in microseconds.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Bound(Arc<AtomicU64>);
+pub(crate) struct CoalesceLimit(Arc<AtomicU64>);
 
-impl Bound {
-    /// The bound for these sinks.
-    pub(crate) fn of(sinks: &[SinkConfig]) -> Self {
-        let bound = Bound::default();
-        bound.set(sinks);
-        bound
+impl CoalesceLimit {
+    /// The limit where this is the shortest time that a sink lets a batch wait to fill.
+    pub(crate) fn of(shortest_linger: Duration) -> Self {
+        let limit = CoalesceLimit::default();
+        limit.set(shortest_linger);
+        limit
     }
 
-    /// From now on these are the sinks.
-    pub(crate) fn set(&self, sinks: &[SinkConfig]) {
-        let lingers = sinks.iter().map(|sink| sink.limits.linger);
-        let shortest = lingers.min().unwrap_or(Duration::MAX);
-        let micros = u64::try_from((shortest / PART).as_micros()).unwrap_or(u64::MAX);
+    /// From now on this is the shortest time that a sink lets a batch wait to fill.
+    pub(crate) fn set(&self, shortest_linger: Duration) {
+        let micros = u64::try_from((shortest_linger / PART).as_micros()).unwrap_or(u64::MAX);
         self.0.store(micros, Ordering::Relaxed);
     }
 

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::EstateConfig;
 use super::facts::{Call, Facts, Run, texts};
 use super::firsts::{Firsts, Seen};
-use super::jobs::Jobs;
+use super::jobs::PendingJobs;
 use super::series::{LONGEST, OTHER, Series};
 use super::table::{self, ByMinion, Declared};
 use crate::event::job_return::Outcome;
@@ -30,18 +30,18 @@ const KNOWN_RETURNS: usize = 1 << 18;
 
 /// Who brings an event: a source with its master, or a syndic behind these; as a hash.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bringer(u64);
+pub(super) struct Reporter(u64);
 
-impl Bringer {
+impl Reporter {
     /// The one with this origin.
     pub(super) fn of(origin: &Origin) -> Self {
         let master = xxh3_64(origin.master_id.as_bytes());
-        Bringer(xxh3_64_with_seed(origin.source.as_bytes(), master))
+        Reporter(xxh3_64_with_seed(origin.source.as_bytes(), master))
     }
 
     /// Who brings the same another way.
     fn by_way_of(self, way: &str) -> Self {
-        Bringer(xxh3_64_with_seed(way.as_bytes(), self.0))
+        Reporter(xxh3_64_with_seed(way.as_bytes(), self.0))
     }
 }
 
@@ -88,7 +88,7 @@ fn passed_on(tag: &str) -> Option<(&str, &str)> {
 }
 
 /// All series of the estate, and what it takes to keep them.
-pub(super) struct Books {
+pub(super) struct Counters {
     config: EstateConfig,
     new_jobs: Series,
     expected: Series,
@@ -117,7 +117,7 @@ pub(super) struct Books {
     /// Minions that there was no room for.
     minions_folded: u64,
     present: Option<usize>,
-    jobs: Jobs,
+    jobs: PendingJobs,
     known: Known,
 }
 
@@ -131,10 +131,10 @@ struct Known {
     said: Firsts,
 }
 
-impl Books {
+impl Counters {
     pub(super) fn new(config: EstateConfig) -> Self {
         let series = |declared| series(&config, declared);
-        Books {
+        Counters {
             new_jobs: series(table::NEW_JOBS),
             expected: series(table::EXPECTED),
             responses_by_function: series(table::RESPONSES_BY_FUNCTION),
@@ -159,7 +159,7 @@ impl Books {
             minions: HashMap::new(),
             minions_folded: 0,
             present: None,
-            jobs: Jobs::new(config.returns_within.0.as_secs()),
+            jobs: PendingJobs::new(config.returns_within.0.as_secs()),
             known: Known {
                 jobs: Firsts::new(KNOWN_JOBS),
                 expected: Firsts::new(KNOWN_RETURNS),
@@ -177,18 +177,18 @@ impl Books {
 
     /// Books by another configuration, which know the minions and the jobs that these know.
     pub(super) fn continued(self, config: EstateConfig) -> Self {
-        let mut books = Books::new(config);
-        let room = books.config.minions_bound();
-        books.minions_folded = self.minions.len().saturating_sub(room) as u64;
-        books.minions = self.minions.into_iter().take(room).collect();
-        books.present = self.present;
-        books.known = self.known;
-        books.jobs = self.jobs.waiting_for(books.config.returns_within.0.as_secs());
-        books
+        let mut counters = Counters::new(config);
+        let room = counters.config.minions_bound();
+        counters.minions_folded = self.minions.len().saturating_sub(room) as u64;
+        counters.minions = self.minions.into_iter().take(room).collect();
+        counters.present = self.present;
+        counters.known = self.known;
+        counters.jobs = self.jobs.waiting_for(counters.config.returns_within.0.as_secs());
+        counters
     }
 
     /// Counts an event that was read at `now`, in seconds since 1970.
-    pub(super) fn count(&mut self, event: &Event, from: Bringer, now: u64) {
+    pub(super) fn count(&mut self, event: &Event, from: Reporter, now: u64) {
         let kind = event.kind();
         self.events.add("", &[kind.name()], 1.0);
         let part = |place| event.tag().split('/').nth(place).unwrap_or_default();
@@ -249,7 +249,7 @@ impl Books {
     }
 
     /// Counts what a job or a minion says, under a tag of this kind.
-    fn count_job(&mut self, kind: EventKind, tag: &str, payload: &[u8], from: Bringer, now: u64) {
+    fn count_job(&mut self, kind: EventKind, tag: &str, payload: &[u8], from: Reporter, now: u64) {
         let mut facts = Facts::of(payload);
         if facts.jid.is_empty() {
             facts.jid = tag.split('/').nth(2).unwrap_or_default();
@@ -261,7 +261,7 @@ impl Books {
     }
 
     /// Counts what a runner says.
-    fn count_runner(&mut self, event: &Event, from: Bringer, now: u64) {
+    fn count_runner(&mut self, event: &Event, from: Reporter, now: u64) {
         let Some((runner, step)) = RunnerJob::of_event(event, MASTER) else { return };
         let mut facts = Facts::of(runner.data);
         facts.jid = runner.jid;
@@ -280,7 +280,7 @@ impl Books {
         self.config.ignore_test && call.is_test || self.config.ignore_mock && call.is_mock
     }
 
-    fn count_new(&mut self, facts: &Facts<'_>, from: Bringer, now: u64) {
+    fn count_new(&mut self, facts: &Facts<'_>, from: Reporter, now: u64) {
         let mut calls: Vec<Call<'_>> = match facts.call() {
             Some(call) => vec![call],
             None => facts.parts().into_iter().map(|part| part.call).collect(),
@@ -319,7 +319,7 @@ impl Books {
         }
     }
 
-    fn count_return(&mut self, facts: &Facts<'_>, from: Bringer, now: u64) {
+    fn count_return(&mut self, facts: &Facts<'_>, from: Reporter, now: u64) {
         self.heard(facts.id, now);
         if !self.is_told_first(facts, facts.id.as_bytes(), from) {
             return;
@@ -335,7 +335,7 @@ impl Books {
 
     /// Tells if nobody else brought before that it went like this. A forged return that says
     /// something else does not stand for the true one.
-    fn is_told_first(&mut self, facts: &Facts<'_>, by: &[u8], from: Bringer) -> bool {
+    fn is_told_first(&mut self, facts: &Facts<'_>, by: &[u8], from: Reporter) -> bool {
         if !is_job(facts.jid) {
             return true;
         }
@@ -588,15 +588,15 @@ mod tests {
         event(&format!("salt/job/{jid}/ret/{minion}"), &data)
     }
 
-    const BUS: Bringer = Bringer(1);
+    const BUS: Reporter = Reporter(1);
 
     /// The bus of another master.
-    const OTHER_BUS: Bringer = Bringer(2);
+    const OTHER_BUS: Reporter = Reporter(2);
 
     /// The value of a series, `None` if it is not there.
-    fn value(books: &mut Books, now: u64, series: &str) -> Option<f64> {
+    fn value(counters: &mut Counters, now: u64, series: &str) -> Option<f64> {
         let mut out = String::new();
-        books.render(now, &mut out);
+        counters.render(now, &mut out);
         let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
         out.lines().find_map(value)
     }
@@ -607,18 +607,18 @@ mod tests {
 
     #[test]
     fn a_job_and_its_returns() {
-        let mut books = Books::new(EstateConfig::default());
+        let mut counters = Counters::new(EstateConfig::default());
         let data =
             json!({"jid": "1", "fun": "state.apply", "arg": ["web"], "minions": ["a", "b", "c"]});
-        books.count(&event("salt/job/1/new", &data), BUS, 1000);
+        counters.count(&event("salt/job/1/new", &data), BUS, 1000);
         let worked = json!({
             "fun": "state.apply", "fun_args": ["web"], "success": true, "retcode": 0,
             "return": {"x_|-a_|-b_|-c": {"__sls__": "web.nginx", "result": true, "duration": 250.0}},
         });
-        books.count(&returned("1", "a", worked.clone()), BUS, 1001);
+        counters.count(&returned("1", "a", worked.clone()), BUS, 1001);
         let mut failed = worked;
         failed["success"] = json!(false);
-        books.count(&returned("1", "b", failed), BUS, 1002);
+        counters.count(&returned("1", "b", failed), BUS, 1002);
         for (series, expected) in [
             (r#"salt_new_job_total{function="state.apply",state="web"}"#, 1.0),
             (r#"salt_expected_responses_total{function="state.apply",state="web"}"#, 3.0),
@@ -633,59 +633,67 @@ mod tests {
             ("salt_health_minions_total", 2.0),
             ("salt_jobs_waiting", 1.0),
         ] {
-            assert_eq!(value(&mut books, 1003, series), Some(expected), "{series}");
+            assert_eq!(value(&mut counters, 1003, series), Some(expected), "{series}");
         }
         let missing = r#"salt_missing_returns_total{function="state.apply"}"#;
-        assert_eq!(value(&mut books, 1003, missing), Some(0.0));
-        assert_eq!(value(&mut books, 1000 + 15 * 60, missing), Some(1.0));
-        assert_eq!(value(&mut books, 1002 + 3600, "salt_minions_silent"), Some(1.0));
+        assert_eq!(value(&mut counters, 1003, missing), Some(0.0));
+        assert_eq!(value(&mut counters, 1000 + 15 * 60, missing), Some(1.0));
+        assert_eq!(value(&mut counters, 1002 + 3600, "salt_minions_silent"), Some(1.0));
     }
 
     #[test]
     fn trimmed_values_are_counted_by_function_and_capped() {
-        let mut books = Books::new(EstateConfig { max_series: 1, ..EstateConfig::default() });
+        let mut counters = Counters::new(EstateConfig { max_series: 1, ..EstateConfig::default() });
         let trimmed = json!({"a": "VALUE_TRIMMED", "b": ["VALUE_TRIMMED", "VALUE_TRIMMED, no"]});
         for function in ["grains.items", "pillar.items", "state.apply"] {
             let data = json!({"fun": function, "return": trimmed, "success": true});
-            books.count_trimmed(returned("1", "a", data).payload());
+            counters.count_trimmed(returned("1", "a", data).payload());
         }
-        books.count_trimmed(event("my/event", &json!({"data": "VALUE_TRIMMED"})).payload());
+        counters.count_trimmed(event("my/event", &json!({"data": "VALUE_TRIMMED"})).payload());
         for (function, expected) in [("grains.items", 2.0), ("other", 4.0)] {
             let series = format!("salt_trimmed_values_total{{function=\"{function}\"}}");
-            assert_eq!(value(&mut books, 5, &series), Some(expected), "{function}");
+            assert_eq!(value(&mut counters, 5, &series), Some(expected), "{function}");
         }
-        assert_eq!(value(&mut books, 5, r#"salt_trimmed_values_total{function=""}"#), None);
+        assert_eq!(value(&mut counters, 5, r#"salt_trimmed_values_total{function=""}"#), None);
     }
 
     #[test]
     fn another_configuration_begins_anew_and_remembers_minions_and_jobs() {
-        let mut books = Books::new(EstateConfig::default());
+        let mut counters = Counters::new(EstateConfig::default());
         let job = json!({"jid": "1", "fun": "test.ping", "minions": ["a", "b"]});
-        books.count(&event("salt/job/1/new", &job), BUS, 1000);
-        books.count(&returned("1", "a", json!({"fun": "test.ping", "success": true})), BUS, 1001);
+        counters.count(&event("salt/job/1/new", &job), BUS, 1000);
+        counters.count(
+            &returned("1", "a", json!({"fun": "test.ping", "success": true})),
+            BUS,
+            1001,
+        );
         let returns_within = Span::seconds(60);
-        let mut books = books.continued(EstateConfig { returns_within, ..per_minion() });
-        assert_eq!(value(&mut books, 1002, "salt_health_minions_total"), Some(1.0));
-        assert_eq!(value(&mut books, 1002, "salt_jobs_waiting"), Some(1.0));
+        let mut counters = counters.continued(EstateConfig { returns_within, ..per_minion() });
+        assert_eq!(value(&mut counters, 1002, "salt_health_minions_total"), Some(1.0));
+        assert_eq!(value(&mut counters, 1002, "salt_jobs_waiting"), Some(1.0));
         assert_eq!(
-            value(&mut books, 1002, r#"salt_responses_total{minion="a",success="true"}"#),
+            value(&mut counters, 1002, r#"salt_responses_total{minion="a",success="true"}"#),
             None
         );
-        books.count(&returned("2", "a", json!({"fun": "test.ping", "success": true})), BUS, 1003);
+        counters.count(
+            &returned("2", "a", json!({"fun": "test.ping", "success": true})),
+            BUS,
+            1003,
+        );
         let responses = r#"salt_responses_total{minion="a",success="true"}"#;
-        assert_eq!(value(&mut books, 1004, responses), Some(1.0));
+        assert_eq!(value(&mut counters, 1004, responses), Some(1.0));
         let missing = r#"salt_missing_returns_total{function="test.ping"}"#;
-        assert_eq!(value(&mut books, 1060, missing), Some(1.0));
+        assert_eq!(value(&mut counters, 1060, missing), Some(1.0));
     }
 
     /// The values of these series after events from these buses.
-    fn values_are(events: &[(Bringer, Event)], expected: &[(&str, f64)]) {
-        let mut books = Books::new(per_minion());
+    fn values_are(events: &[(Reporter, Event)], expected: &[(&str, f64)]) {
+        let mut counters = Counters::new(per_minion());
         for (from, event) in events {
-            books.count(event, *from, 5);
+            counters.count(event, *from, 5);
         }
         for (series, expected) in expected {
-            let value = value(&mut books, 6, series).unwrap_or_default();
+            let value = value(&mut counters, 6, series).unwrap_or_default();
             assert!((value - expected).abs() < 1e-9, "{series} is {value}");
         }
     }
@@ -751,13 +759,13 @@ mod tests {
                 ("salt_jobs_waiting", 1.0),
             ],
         );
-        let mut books = Books::new(per_minion());
+        let mut counters = Counters::new(per_minion());
         for (from, event) in &events {
-            books.count(event, *from, 5);
+            counters.count(event, *from, 5);
         }
         for function in ["test.ping", "state.apply"] {
             let series = format!("salt_missing_returns_total{{function=\"{function}\"}}");
-            assert_eq!(value(&mut books, 5 + 15 * 60, &series), Some(1.0), "{function}");
+            assert_eq!(value(&mut counters, 5 + 15 * 60, &series), Some(1.0), "{function}");
         }
     }
 
@@ -914,7 +922,7 @@ mod tests {
 
     #[test]
     fn a_scheduled_job_has_failed_if_its_states_have() {
-        let mut books = Books::new(per_minion());
+        let mut counters = Counters::new(per_minion());
         let data = |retcode: i32, result: bool| {
             json!({
                 "fun": "state.highstate", "schedule": "every hour", "success": true, "retcode": retcode,
@@ -922,7 +930,7 @@ mod tests {
             })
         };
         for (retcode, result) in [(0, true), (2, true), (0, false)] {
-            books.count(&returned("1", "a", data(retcode, result)), BUS, 5);
+            counters.count(&returned("1", "a", data(retcode, result)), BUS, 5);
         }
         let labels = r#"minion="a",function="state.highstate",state="highstate""#;
         for (series, expected) in [
@@ -932,36 +940,36 @@ mod tests {
             (r#"salt_responses_total{minion="a",success="false"}"#.to_owned(), 2.0),
             (r#"salt_responses_last_received_response{minion="a"}"#.to_owned(), 5.0),
         ] {
-            assert_eq!(value(&mut books, 6, &series), Some(expected), "{series}");
+            assert_eq!(value(&mut counters, 6, &series), Some(expected), "{series}");
         }
     }
 
     #[test]
     fn a_deleted_minion_takes_its_series_along() {
-        let mut books = Books::new(per_minion());
+        let mut counters = Counters::new(per_minion());
         for minion in ["a", "b"] {
             let data = json!({"fun": "state.highstate", "success": true, "return": {}});
-            books.count(&returned("1", minion, data), BUS, 5);
+            counters.count(&returned("1", minion, data), BUS, 5);
             let beacon = event(&format!("salt/beacon/{minion}/status/x"), &json!({"id": minion}));
-            books.count(&beacon, BUS, 6);
+            counters.count(&beacon, BUS, 6);
         }
         let mut out = String::new();
-        books.render(7, &mut out);
+        counters.render(7, &mut out);
         assert_eq!(out.matches(r#"minion="a""#).count(), 5, "{out}");
-        books.count(
+        counters.count(
             &event("salt/key", &json!({"act": "delete", "id": "a", "result": true})),
             BUS,
             7,
         );
         out.clear();
-        books.render(8, &mut out);
+        counters.render(8, &mut out);
         assert_eq!(
             (out.matches(r#"minion="a""#).count(), out.matches(r#"minion="b""#).count()),
             (0, 5)
         );
-        assert_eq!(value(&mut books, 8, "salt_health_minions_total"), Some(1.0));
+        assert_eq!(value(&mut counters, 8, "salt_health_minions_total"), Some(1.0));
         assert_eq!(
-            value(&mut books, 8, r#"salt_key_events_total{act="delete",result="true"}"#),
+            value(&mut counters, 8, r#"salt_key_events_total{act="delete",result="true"}"#),
             Some(1.0)
         );
     }
@@ -970,11 +978,11 @@ mod tests {
     fn tests_and_mocks_can_be_left_out() {
         let config =
             EstateConfig { ignore_test: true, ignore_mock: true, ..EstateConfig::default() };
-        let mut books = Books::new(config);
+        let mut counters = Counters::new(config);
         for kwargs in [json!({"test": true}), json!({"mock": true}), json!({"test": false})] {
             let new = json!({"jid": "1", "fun": "state.apply", "arg": [kwargs], "minions": ["a"]});
-            books.count(&event("salt/job/1/new", &new), BUS, 5);
-            books.count(
+            counters.count(&event("salt/job/1/new", &new), BUS, 5);
+            counters.count(
                 &returned(
                     "1",
                     "a",
@@ -988,32 +996,32 @@ mod tests {
             r#"salt_new_job_total{function="state.apply",state=""}"#,
             r#"salt_function_responses_total{function="state.apply",state="",success="false"}"#,
         ] {
-            assert_eq!(value(&mut books, 6, series), Some(1.0), "{series}");
+            assert_eq!(value(&mut counters, 6, series), Some(1.0), "{series}");
         }
     }
 
     #[test]
     fn presence_and_authentication() {
-        let mut books = Books::new(EstateConfig::default());
-        books.count(&event("salt/presence/present", &json!({"present": ["a", "b"]})), BUS, 5);
-        books.count(
+        let mut counters = Counters::new(EstateConfig::default());
+        counters.count(&event("salt/presence/present", &json!({"present": ["a", "b"]})), BUS, 5);
+        counters.count(
             &event("salt/presence/change", &json!({"new": ["b"], "lost": ["x", "y"]})),
             BUS,
             5,
         );
-        books.count(
+        counters.count(
             &event("salt/auth", &json!({"act": "pend", "id": "c", "result": true})),
             BUS,
             5,
         );
-        books.count(
+        counters.count(
             &event("salt/auth", &json!({"act": "accept", "id": "d", "result": true})),
             BUS,
             5,
         );
-        books.count(&event("key", &json!({"rotate_aes_key": true})), BUS, 5);
-        books.count(&event("salt/minion/a/start", &json!({"id": "a"})), BUS, 5);
-        books.count(&event("minion_start", &json!({"id": "a"})), BUS, 5);
+        counters.count(&event("key", &json!({"rotate_aes_key": true})), BUS, 5);
+        counters.count(&event("salt/minion/a/start", &json!({"id": "a"})), BUS, 5);
+        counters.count(&event("minion_start", &json!({"id": "a"})), BUS, 5);
         for (series, expected) in [
             ("salt_minions_present", 2.0),
             ("salt_health_minions_total", 3.0),
@@ -1022,7 +1030,7 @@ mod tests {
             ("salt_minion_starts_total", 1.0),
             (r#"salt_events_total{kind="key"}"#, 1.0),
         ] {
-            assert_eq!(value(&mut books, 6, series), Some(expected), "{series}");
+            assert_eq!(value(&mut counters, 6, series), Some(expected), "{series}");
         }
     }
 
@@ -1030,7 +1038,7 @@ mod tests {
     #[test]
     fn invariant_6_series_have_caps() {
         let config = EstateConfig { max_series: 1000, max_minions: 20_000, ..per_minion() };
-        let mut books = Books::new(config);
+        let mut counters = Counters::new(config);
         for number in 0..50_000 {
             let minion = format!("web-{number}");
             let state = format!("state-{}", number % 5000);
@@ -1038,23 +1046,23 @@ mod tests {
                 "fun": "state.apply", "fun_args": [state], "success": true, "schedule": number % 3,
                 "return": {"x_|-a_|-b_|-c": {"__sls__": state, "result": true, "duration": 1.0}},
             });
-            books.count(&returned(&number.to_string(), &minion, data), BUS, 5);
-            books.count(
+            counters.count(&returned(&number.to_string(), &minion, data), BUS, 5);
+            counters.count(
                 &event(&format!("salt/beacon/{minion}/status/x"), &json!({"id": minion})),
                 BUS,
                 5,
             );
-            books.count(&event(&format!("salt/beacon/x/b{number}"), &json!({})), BUS, 5);
+            counters.count(&event(&format!("salt/beacon/x/b{number}"), &json!({})), BUS, 5);
             let act = format!("{}\n\"\u{0}{{}}", "\\".repeat(number % 300));
-            books.count(&event("salt/auth", &json!({"act": act, "id": minion})), BUS, 5);
-            books.count(
+            counters.count(&event("salt/auth", &json!({"act": act, "id": minion})), BUS, 5);
+            counters.count(
                 &event(&format!("salt/job/{number}/new/{act}"), &json!({"fun": minion})),
                 BUS,
                 5,
             );
         }
         let mut out = String::new();
-        books.render(6, &mut out);
+        counters.render(6, &mut out);
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for line in out.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
@@ -1067,7 +1075,7 @@ mod tests {
         assert_eq!(counts["salt_responses_total"], 1001);
         // 200 bytes of label for each series, and what stands around them, at the most.
         assert!(out.len() < counts.values().sum::<usize>() * 400, "{} bytes", out.len());
-        assert_eq!(books.minions.len(), 20_000);
+        assert_eq!(counters.minions.len(), 20_000);
         for (metric, folded) in [
             ("salt_responses_total", 49_000.0),
             ("salt_health_last_heartbeat", 49_000.0),
@@ -1075,7 +1083,7 @@ mod tests {
             ("salt_health_minions_total", 60_000.0),
         ] {
             let series = format!("saltern_estate_folded_total{{metric=\"{metric}\"}}");
-            assert_eq!(value(&mut books, 6, &series), Some(folded), "{series}");
+            assert_eq!(value(&mut counters, 6, &series), Some(folded), "{series}");
         }
     }
 }

@@ -1,0 +1,38 @@
+//! How a write that failed is tried again.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::Span;
+
+/// How a sink is tried again. There is no limit to the number of tries unless `give_up_after` sets
+/// one.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RetryConfig {
+    /// The wait after the first failure; it doubles with each further one, with jitter.
+    pub(crate) initial: Span,
+    /// The longest wait.
+    pub(crate) max: Span,
+    /// How long one connect or write may take before it is broken off and tried again over a new
+    /// connection.
+    pub(crate) timeout: Span,
+    /// How long a batch is tried before its events become dead letters. Default: for ever.
+    pub(crate) give_up_after: Option<Span>,
+}
+
+impl RetryConfig {
+    /// For a store that keeps everything: as long as it takes.
+    pub(crate) const STORE: RetryConfig = RetryConfig {
+        initial: Span::millis(500),
+        max: Span::seconds(30),
+        timeout: Span::seconds(60),
+        give_up_after: None,
+    };
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        RetryConfig::STORE
+    }
+}

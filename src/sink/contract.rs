@@ -1,0 +1,458 @@
+//! What a sink is: the contract between one kind of store and the engine.
+//!
+//! A sink knows how to connect to its store and how to write a batch to it. Queueing, batching,
+//! retrying, splitting, filtering and metrics are the engine's ([`crate::delivery`]). A kind is one
+//! file beside this one: its `Config`, whose doc comments are the reference manual, and its
+//! `impl Sink`. To add it, declare the file in `sink/mod.rs` and name it in
+//! [`KINDS`](super::registry::KINDS).
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::client::stream::Stream;
+use crate::delivery::retry::RetryConfig;
+use crate::error::chain;
+use crate::event::batch::{Batch, BatchLimits};
+use crate::event::filter::FilterConfig;
+use crate::jobs::Jobs;
+use crate::jobs::store::JobStore;
+use crate::queue::SpillConfig;
+
+/// A store that takes batches of events.
+///
+/// One value is one connection of one writer; it is never called twice at the same time. Work that
+/// blocks (files, embedded databases) goes inside [`crate::sync::blocking`].
+pub(crate) trait Sink: Sized + Send + 'static {
+    /// The kind's name in the configuration.
+    const NAME: &'static str;
+    /// The store and what is written to it, in one line.
+    const ABOUT: &'static str;
+    /// The settings that this store likes best where the configuration is silent.
+    const DEFAULTS: Defaults;
+    /// What becomes of an event that is written twice.
+    const ONCE: Once;
+    /// The returner of Salt's that this kind stands for.
+    const SALT: Option<SaltReturner> = None;
+    /// It never holds the JSON of a long event whole, so it waits for no turn
+    /// ([`crate::event::long_json`]).
+    const STREAMS: bool = false;
+    /// The store keeps, of two events that contradict each other, the one with more
+    /// [`Authority`](crate::event::Authority). Such a sink is given an event once more when the
+    /// master vouches for it only then, and has to recognise it by its id.
+    const RANKS: bool = false;
+    /// The store keeps jobs, so the sink is given what only the master says of them
+    /// ([`crate::event::job_load`]).
+    const JOBS: bool = false;
+    /// The sink's own part of the configuration; its doc comments are the reference manual.
+    type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+
+    /// Connects to the store and prepares it. Tried again, with back-off, until it succeeds.
+    fn connect(
+        config: &Self::Config,
+        context: &Context,
+    ) -> impl Future<Output = Result<Self, ConnectError>> + Send;
+
+    /// Writes a batch; returns when every event of it is settled. After an error the same batch
+    /// comes again, so what was stored of it should be recognised, by [`Batch::id`] or the events'
+    /// own ids, where the store can.
+    fn write(&mut self, batch: &Batch) -> impl Future<Output = Result<(), WriteError>> + Send;
+
+    /// Flushes what is buffered below and lets go of the store.
+    fn close(self) -> impl Future<Output = Result<(), WriteError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Event streams that it writes and that a source could read.
+    fn writes(_config: &Self::Config) -> Vec<Stream> {
+        Vec::new()
+    }
+
+    /// The statements that make the store's tables, for `saltern schema KIND`: for a sink that is
+    /// configured, or with the defaults. `None` if the kind has no tables.
+    fn tables(_config: Option<&Self::Config>, _wish: &TableWish) -> Option<String> {
+        None
+    }
+
+    /// Makes what is missing of the tables and says what that took, for `saltern schema KIND
+    /// --apply`.
+    fn migrate(
+        config: &Self::Config,
+        context: &Context,
+        _wish: &TableWish,
+    ) -> impl Future<Output = Result<Vec<Migrated>, ConnectError>> + Send {
+        // A sink that has tables makes them when it connects.
+        async { Self::connect(config, context).await.map(|_| Vec::new()) }
+    }
+
+    /// Reads jobs back from the store; `None` if the kind cannot.
+    fn job_store(_config: &Self::Config) -> Option<Arc<dyn JobStore>> {
+        None
+    }
+
+    /// What is wrong with a configuration, or risky in it, beyond what its types say. Each finding
+    /// is a sentence for `saltern check`.
+    fn check(_config: &Self::Config) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Settings of a kind of sink that count where its entry in the configuration is silent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Defaults {
+    /// Batches.
+    pub(crate) batch: BatchLimits,
+    /// How a write that failed is tried again.
+    pub(crate) retry: RetryConfig,
+    /// How much may wait, and where.
+    pub(crate) spill: SpillConfig,
+    /// Events a second at the most.
+    pub(crate) rate_limit: Option<u32>,
+    /// The events that it takes.
+    pub(crate) filter: fn() -> FilterConfig,
+    /// As many writers may work side by side.
+    pub(crate) max_writers: u16,
+}
+
+impl Defaults {
+    /// The defaults of a store that keeps everything, with batches as it likes them.
+    pub(crate) const fn store(batch: BatchLimits) -> Self {
+        Defaults {
+            batch,
+            retry: RetryConfig::STORE,
+            spill: SpillConfig::STORE,
+            rate_limit: None,
+            filter: FilterConfig::default,
+            max_writers: 64,
+        }
+    }
+}
+
+/// What becomes of an event that is written twice. It is after a crash, and after an answer that
+/// was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Once {
+    /// The store keeps one copy, which it knows by the event's id.
+    ByEvent,
+    /// The store drops a batch that it has seen, which it knows by the batch's id.
+    ByBatch,
+    /// It is there twice.
+    No,
+}
+
+/// For whom tables are to be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TableWish {
+    /// The cluster that they are replicated in, where the store has clusters.
+    pub(crate) cluster: Option<String>,
+    /// The release of the server. Default: a current one.
+    pub(crate) server_version: Option<(u32, u32)>,
+}
+
+/// What was made at a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Migrated {
+    /// The server.
+    pub(crate) server: String,
+    /// The statements that it took; none if nothing was missing.
+    pub(crate) statements: Vec<String>,
+}
+
+/// A returner of Salt's and how its options become the settings of a sink, for `saltern
+/// import-master` and the docs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SaltReturner {
+    /// Its name, and other names that Salt knows it by.
+    pub(crate) names: &'static [&'static str],
+    /// The names in front of its options, with a point between or as a mapping.
+    pub(crate) sections: &'static [&'static str],
+    /// `event_return` can name it.
+    pub(crate) stores_events: bool,
+    /// Its options that are carried over.
+    pub(crate) options: &'static [SaltOption],
+    /// Settings by which the sink stores what the returner does.
+    pub(crate) fixed: &'static [(&'static str, &'static str)],
+    /// The option that names the file that is written, and the file without it.
+    pub(crate) file: Option<(&'static str, &'static str)>,
+    /// A difference that is left.
+    pub(crate) note: Option<&'static str>,
+}
+
+/// An option of a returner.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SaltOption {
+    /// Its name behind the section.
+    pub(crate) name: &'static str,
+    /// The sink's setting.
+    pub(crate) setting: &'static str,
+    /// Nothing is carried over without it.
+    pub(crate) is_needed: bool,
+    /// How it is written.
+    pub(crate) form: SaltForm,
+}
+
+/// How an option of a returner is written, and so what becomes of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SaltForm {
+    /// The path of a file.
+    Path,
+    /// A number of seconds.
+    Seconds,
+    /// Servers, as a list or with commas between.
+    Servers {
+        /// The port of those that name none.
+        port: u16,
+        /// The word for one of them, for the name of a variable.
+        each: &'static str,
+    },
+    /// A name of letters, digits, points, underscores and hyphens.
+    Name {
+        /// So many at the most.
+        longest: usize,
+    },
+}
+
+/// What a sink is told about where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// The sink's name in the configuration.
+    pub(crate) name: String,
+    /// Which of the sink's writers this is, from 0.
+    pub(crate) writer: usize,
+    /// The `master_id` of the whole.
+    pub(crate) master_id: String,
+    /// How long one connect or write may take before it is broken off.
+    pub(crate) limit: Duration,
+    /// Says when files are to be opened anew.
+    pub(crate) reopen: Reopen,
+    /// The job cache, for its own sink alone.
+    pub(crate) jobs: Option<Jobs>,
+}
+
+/// Says when files are to be opened anew (SIGHUP).
+#[derive(Debug, Clone)]
+pub(crate) struct Reopen(watch::Receiver<u64>);
+
+impl Reopen {
+    /// Due whenever this changes.
+    pub(crate) fn new(hangups: watch::Receiver<u64>) -> Self {
+        let mut reopen = Reopen(hangups);
+        reopen.take();
+        reopen
+    }
+
+    /// Never due.
+    pub(crate) fn never() -> Self {
+        Reopen(watch::channel(0).1)
+    }
+
+    /// `true` once for all signals since the last time, or since this clone was made.
+    pub(crate) fn take(&mut self) -> bool {
+        let is_due = self.0.has_changed().unwrap_or(false);
+        self.0.mark_unchanged();
+        is_due
+    }
+}
+
+/// The cause of a failure.
+pub(crate) type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why a connect did not succeed. It was handed no events, so there are none that it could refuse.
+#[derive(Debug, Error)]
+pub(crate) enum ConnectError {
+    /// It is tried again later.
+    #[error("{doing}")]
+    Retry {
+        /// The operation, in words: `opening /var/log/events`.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+        /// How long the store asked us to wait.
+        after: Option<Duration>,
+    },
+    /// The configuration is wrong: trying again is of no use before it changes.
+    #[error("{doing}")]
+    Fatal {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+}
+
+/// Why a write did not settle its batch, and so what happens next.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// Nothing is wrong with the batch; it comes again later.
+    #[error("{doing}")]
+    Retry {
+        /// The operation, in words: `appending to /var/log/events`.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+        /// How long the store asked us to wait.
+        after: Option<Duration>,
+    },
+    /// As `Retry`, over a fresh connection.
+    #[error("{doing}")]
+    Reconnect {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+    /// The store will never accept some event of the batch, and does not say which; nothing of it
+    /// is stored. The engine splits the batch until the bad events are alone.
+    #[error("{doing}")]
+    Reject {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+    /// Some events are not stored, all others are.
+    #[error("{0}")]
+    Partly(Partly),
+    /// The configuration is wrong: trying again is of no use before it changes.
+    #[error("{doing}")]
+    Fatal {
+        /// The operation, in words.
+        doing: String,
+        /// What went wrong.
+        #[source]
+        cause: Cause,
+    },
+}
+
+impl WriteError {
+    /// A [`WriteError::Retry`] without a wish of the store.
+    pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        WriteError::Retry { doing: doing.into(), cause: cause.into(), after: None }
+    }
+
+    /// A [`WriteError::Reconnect`].
+    pub(crate) fn reconnect(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        WriteError::Reconnect { doing: doing.into(), cause: cause.into() }
+    }
+
+    /// A [`WriteError::Reject`].
+    pub(crate) fn reject(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        WriteError::Reject { doing: doing.into(), cause: cause.into() }
+    }
+
+    /// A [`WriteError::Partly`] where the events at these places are refused and all others stored.
+    pub(crate) fn refused(doing: impl Into<String>, refused: Vec<Refusal>) -> Self {
+        WriteError::Partly(Partly { doing: doing.into(), refused, again: None })
+    }
+
+    /// A [`WriteError::Fatal`].
+    pub(crate) fn fatal(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        WriteError::Fatal { doing: doing.into(), cause: cause.into() }
+    }
+
+    /// The same as a [`WriteError::Reconnect`] if it is a [`WriteError::Retry`].
+    pub(crate) fn over_a_new_connection(self) -> Self {
+        match self {
+            WriteError::Retry { doing, cause, .. } => WriteError::Reconnect { doing, cause },
+            other => other,
+        }
+    }
+
+    /// The operation and every cause behind it, on one line.
+    pub(crate) fn chain(&self) -> String {
+        chain(self)
+    }
+
+    /// The variant's name.
+    #[cfg(test)]
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            WriteError::Retry { .. } => "retry",
+            WriteError::Reconnect { .. } => "reconnect",
+            WriteError::Reject { .. } => "reject",
+            WriteError::Partly(_) => "partly",
+            WriteError::Fatal { .. } => "fatal",
+        }
+    }
+}
+
+/// Connecting may run statements whose refusal would mean something else in a write.
+impl From<WriteError> for ConnectError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Retry { doing, cause, after } => {
+                ConnectError::Retry { doing, cause, after }
+            }
+            WriteError::Reconnect { doing, cause } | WriteError::Reject { doing, cause } => {
+                ConnectError::Retry { doing, cause, after: None }
+            }
+            WriteError::Partly(partly) => ConnectError::Retry {
+                doing: partly.doing.clone(),
+                cause: partly.to_string().into(),
+                after: None,
+            },
+            WriteError::Fatal { doing, cause } => ConnectError::Fatal { doing, cause },
+        }
+    }
+}
+
+impl From<ConnectError> for WriteError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Retry { doing, cause, after } => {
+                WriteError::Retry { doing, cause, after }
+            }
+            ConnectError::Fatal { doing, cause } => WriteError::Fatal { doing, cause },
+        }
+    }
+}
+
+/// The events of a batch that are not stored. A place is where an event stands in the batch, from
+/// 0; one that is both refused and to come again is refused.
+#[derive(Debug)]
+pub struct Partly {
+    /// The operation, in words.
+    pub(crate) doing: String,
+    /// Events that the store will never accept.
+    pub(crate) refused: Vec<Refusal>,
+    /// Events that come again, before any later batch.
+    pub(crate) again: Option<Again>,
+}
+
+impl std::fmt::Display for Partly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let again = self.again.as_ref().map_or(0, |again| again.places.len());
+        write!(f, "{}: {} refused, {again} not stored yet", self.doing, self.refused.len())
+    }
+}
+
+/// An event that a store will never accept.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Where it stands in the batch.
+    pub(crate) place: usize,
+    /// What is wrong with it.
+    pub(crate) cause: Cause,
+}
+
+/// Events that a store did not accept for now.
+#[derive(Debug)]
+pub struct Again {
+    /// Where they stand in the batch.
+    pub(crate) places: BTreeSet<usize>,
+    /// What went wrong.
+    pub(crate) cause: Cause,
+    /// How long the store asked us to wait.
+    pub(crate) after: Option<Duration>,
+}

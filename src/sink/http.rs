@@ -1,0 +1,17 @@
+//! What a failure over HTTP means to the engine.
+
+use super::contract::WriteError;
+use crate::client::http::{self, Failed};
+
+impl WriteError {
+    /// The error in the engine's terms. `doing` is the operation, in words.
+    pub(crate) fn over_http(doing: impl Into<String>, error: http::Error) -> Self {
+        let (doing, after) = (doing.into(), error.after);
+        match error.failed {
+            Failed::Retry => WriteError::Retry { doing, cause: error.into(), after },
+            Failed::Reconnect => WriteError::reconnect(doing, error),
+            Failed::Reject => WriteError::reject(doing, error),
+            Failed::Fatal => WriteError::fatal(doing, error),
+        }
+    }
+}

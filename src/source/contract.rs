@@ -1,0 +1,95 @@
+//! The contract of a source.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::stream::Stream;
+use crate::source::frame_sender::FrameSender;
+use crate::units::ByteSize;
+
+/// The longest frame or message that a source takes unless it is told.
+pub(crate) fn default_max_frame() -> ByteSize {
+    ByteSize::mib(64)
+}
+
+/// A place that events come from.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// The kind's name in the configuration.
+    const NAME: &'static str;
+    /// What it reads, in one line.
+    const ABOUT: &'static str;
+    /// Whether it may bring the same event twice, so that repeats are dropped also where it is the
+    /// only source.
+    const REPEATS: bool = false;
+    /// Whether it ends when there is no more to read. After an error it then begins anew only if it
+    /// had not begun, since it would bring everything again.
+    const ENDS: bool = false;
+    /// The source's own part of the configuration; its doc comments are the reference manual.
+    type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+
+    /// Reads until there is no more to read or `stop` is cancelled. A source that can lose its
+    /// connection makes it again by itself; after an error it is run again.
+    fn run(
+        config: &Self::Config,
+        sender: FrameSender,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), SourceError>>;
+
+    /// What the source wants with the job cache.
+    fn job_cache(_config: &Self::Config) -> JobCache {
+        JobCache::NotUsed
+    }
+
+    /// The socket file of a Salt master's bus, if that is what it reads.
+    fn bus_socket(_config: &Self::Config) -> Option<PathBuf> {
+        None
+    }
+
+    /// Hears of the buses that are read beside it; whether that makes a difference to it.
+    fn beside(_config: &mut Self::Config, _buses: &[PathBuf]) -> bool {
+        false
+    }
+
+    /// Event streams that it reads and that a sink could write.
+    fn reads(_config: &Self::Config) -> Vec<Stream> {
+        Vec::new()
+    }
+
+    /// Connects once and lets go again.
+    fn probe(config: &Self::Config) -> impl Future<Output = Result<(), SourceError>>;
+}
+
+/// What a source wants with the job cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JobCache {
+    /// Nothing.
+    NotUsed,
+    /// Some of its work needs it: it is on unless it is turned off.
+    Used,
+    /// It cannot do its work without: it may not be turned off.
+    Needed,
+}
+
+/// Why a source cannot be read: what was being done, to what, and the cause.
+#[derive(Debug, Error)]
+#[error("{doing}")]
+pub(crate) struct SourceError {
+    doing: String,
+    #[source]
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl SourceError {
+    /// An error while `doing`.
+    pub(crate) fn new(
+        doing: impl Into<String>,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        SourceError { doing: doing.into(), cause: cause.into() }
+    }
+}

@@ -1,0 +1,106 @@
+//! What an operator says of a source `kafka`.
+
+use rdkafka::ClientConfig;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl};
+use crate::client::stream::Stream;
+use crate::client::tls::TlsConfig;
+use crate::source::kafka::messages::Format;
+
+/// Events from topics of Kafka, as an operator writes it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    /// Brokers to begin with, `HOST:PORT` each; they name the others.
+    brokers: Brokers,
+    /// Topics to read: names, or regular expressions that begin with `^`.
+    topics: Vec<String>,
+    /// The consumer group. Workers of one group share the topics; each group reads everything.
+    #[serde(default = "default_group")]
+    group: String,
+    /// What the messages' values are.
+    #[serde(default)]
+    format: Format,
+    /// TLS towards the brokers. Default: none.
+    #[serde(default)]
+    tls: Option<TlsConfig>,
+    /// Who logs in, and how. Default: nobody.
+    #[serde(default)]
+    sasl: Option<Sasl>,
+    /// Settings of librdkafka by their own names.
+    #[serde(default)]
+    properties: Properties,
+}
+
+fn default_group() -> String {
+    "saltern".to_owned()
+}
+
+/// Events from topics of Kafka.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(try_from = "Written")]
+#[schemars(with = "Written")]
+pub(in crate::source) struct Config {
+    /// For people.
+    pub(super) brokers: String,
+    pub(super) topics: Vec<String>,
+    /// The topics that have names, at each broker.
+    pub(super) reads: Vec<Stream>,
+    pub(super) format: Format,
+    pub(super) client: ClientConfig,
+}
+
+impl Config {
+    /// The topics that have names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(String::as_str).filter(|topic| !topic.starts_with('^'))
+    }
+}
+
+/// What the source sets itself, and why nobody else may.
+const OWNED: &[(&str, &str)] = &[
+    ("group.id", "group"),
+    ("enable.auto.commit", "the manual: offsets are committed when the events are safe"),
+    ("enable.auto.offset.store", "the manual: offsets are committed when the events are safe"),
+    ("enable.partition.eof", "the manual: the source never ends"),
+    ("isolation.level", "the manual: what a transaction took back is no event"),
+];
+
+impl TryFrom<Written> for Config {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { brokers, topics, group, format, tls, sasl, properties } = written;
+        if topics.is_empty() || topics.iter().any(String::is_empty) {
+            return Err("there is no topic; write topics: [salt.events]".to_owned());
+        }
+        let mut client = kafka_client::config(&brokers, tls.as_ref(), sasl.as_ref());
+        for (name, value) in [
+            ("group.id", group.as_str()),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("isolation.level", "read_committed"),
+            // From here on `properties` may say otherwise.
+            ("auto.offset.reset", "earliest"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            // Few answers with many messages each, and at most so much waiting in memory.
+            ("fetch.min.bytes", "16384"),
+            ("fetch.wait.max.ms", "50"),
+            ("queued.max.messages.kbytes", "16384"),
+            // Topics that come later are found within this.
+            ("topic.metadata.refresh.interval.ms", "30000"),
+            // How often it is told how far the source is behind.
+            ("statistics.interval.ms", "5000"),
+        ] {
+            client.set(name, value);
+        }
+        properties.set_on(&mut client, OWNED)?;
+        let named = topics.iter().enumerate().filter(|(_, topic)| !topic.starts_with('^'));
+        let reads = named
+            .flat_map(|(n, topic)| brokers.topic(topic, &["topics".to_owned(), n.to_string()]))
+            .collect();
+        Ok(Config { brokers: brokers.to_string(), topics, reads, format, client })
+    }
+}
