@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
-use saltern::queue::spill::disk::Folder;
+use saltern::files::disk::Folder;
 use saltern::queue::spill::record::Body;
 use saltern::queue::spill::scan::{Depth, scan};
 use saltern::queue::spill::{Read, Settings, Spill};
