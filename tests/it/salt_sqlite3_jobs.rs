@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::harness::daemon::Daemon;
 use crate::harness::returner_peer::{Peer, done, map, packed, request, returned};
+use crate::harness::server::installed;
 
 const JID: &str = "20261121233336123456";
 
@@ -32,13 +33,7 @@ print(json.dumps({
 
 /// The Python of the Salt 3006.28 that `make test` installs.
 fn python() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
-        PathBuf::from,
-    );
-    let python = cache.join("salt-3006.28/bin/python");
-    assert!(python.exists(), "{} is missing: run `make test`", python.display());
-    python
+    installed("salt-3006.28").join("bin/python")
 }
 
 fn output(command: &mut Command) -> String {
