@@ -17,7 +17,7 @@ use serde::Deserialize;
 use self::errors::Meaning;
 use self::features::Features;
 use self::schema::Options;
-use self::server::{BodyCompression, Server};
+use self::server::{Compression, Server};
 use crate::client::auth::Auth;
 use crate::client::http::Client;
 use crate::client::servers::{Servers, Site, Url, Urls};

@@ -5,7 +5,7 @@
 //! | topic | by template; made if it is missing |
 //! | key | the minion's id, the jid, the tag, or nothing |
 //! | value | `{"tag": …, "data": …}` as JSON or as msgpack, or what Salt's returner `kafka` sends |
-//! | headers | `tag`, `kind`, `master`, `event_id` (hexadecimal), `stamp` (`_stamp`, or when read) |
+//! | headers | `tag`, `kind`, `master`, `event_id` (in hex), `stamp` (`_stamp`, or when read) |
 //! | timestamp | when the event was read |
 //!
 //! librdkafka sends. A batch is settled when there is a report of each of its messages: `acks=all`,
