@@ -9,7 +9,6 @@ pub(crate) mod servers;
 pub(crate) mod signature;
 pub(crate) mod stream;
 pub(crate) mod tls;
-pub(crate) mod url_template;
 
 /// Kinds that this build was made without, since their native libraries were not wanted.
 pub(crate) const LEFT_OUT: &[&str] = if cfg!(feature = "kafka") { &[] } else { &["kafka"] };

@@ -36,6 +36,7 @@ pub(crate) mod standing;
 pub(crate) mod step;
 pub(crate) mod template;
 pub(crate) mod trimmed;
+pub(crate) mod url_template;
 
 pub(crate) use job_id::{is_jid, is_job};
 

@@ -70,7 +70,7 @@ pub(crate) struct Config {
     cluster: Option<String>,
     /// Compression on the way to the server.
     #[serde(default)]
-    compression: BodyCompression,
+    compression: Compression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
     /// from 21.11 on). Each is waited for all the same. For many small batches.
     #[serde(default)]
