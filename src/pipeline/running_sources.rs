@@ -80,7 +80,7 @@ impl RunningSource {
 }
 
 /// Runs sources until all have ended. The first that failed for good, and that no reload has
-/// mended, is the result.
+/// corrected, is the result.
 pub(crate) fn run(
     runtime: &tokio::runtime::Runtime,
     first: Vec<Starting>,
