@@ -12,9 +12,9 @@
 //! ([`lenient_json`](crate::codec::lenient_json)).
 //!
 //! The file is read and cut block by block on the runtime's blocking threads, because the sources
-//! share one thread and a disk may be slow. Before each read of something that may keep a reader
-//! waiting (a pipe, a terminal) the source waits until there is something to read, so that no
-//! thread is ever stuck in a read when the daemon stops.
+//! share one thread and a disk may be slow. Before it reads something that may keep a reader
+//! waiting (a pipe, a terminal) the source waits until there is something to read. So no thread is
+//! stuck in a read when the daemon stops.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -3,12 +3,11 @@
 //! on only where it is configured, on a path of its own. Upgrade the package and use
 //! [`returner`](super::returner).
 //!
-//! It does what `returner` does, and stays weak where the `zeromq` crate is: who may write to the
-//! socket may have it announce a frame of a terabyte, which ends the process; answers to a peer
-//! that does not read are queued in memory, and once that queue is full the source closes all
-//! connections and begins anew; half-open connections stay. No other source is held up by that, nor
-//! is a stop. Nobody knows who has connected: on a path all that its mode lets are taken for
-//! masters, over TCP nobody is.
+//! It does what `returner` does, and stays weak where the `zeromq` crate is. A peer may announce a
+//! frame of a terabyte, which ends the process. Answers to a peer that does not read are queued in
+//! memory, and once that queue is full the source closes all connections and begins anew. Half-open
+//! connections stay. No other source is held up by that, nor is a stop. Nobody knows who has
+//! connected: on a path all that its mode lets are taken for masters, over TCP nobody is.
 
 use std::collections::HashMap;
 use std::rc::Rc;

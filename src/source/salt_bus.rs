@@ -1,9 +1,9 @@
 //! `salt_bus`: the event bus of a Salt master, `master_event_pub.ipc`.
 //!
 //! A subscriber connects and reads; it sends nothing. The framing is told from the first byte of
-//! each connection ([`framing`](super::framing)). A master cuts a subscriber off that reads too
-//! slowly, so this source does nothing but read and hand on; and because the master, the network
-//! and Salt's upgrades end connections too, it connects again for ever, and counts each gap.
+//! each connection ([`framing`](super::framing)). A master cuts off a subscriber that reads too
+//! slowly, so this source does nothing but read and hand on. The master, the network and Salt's
+//! upgrades end connections too, so it connects again for ever, and counts each gap.
 //!
 //! At a thousand events a second each event would be a wake-up of its own, which costs more than
 //! the event. After a small read the source lets its thread sleep for as long as a few events take
