@@ -109,7 +109,7 @@ async fn what_a_master_tells_the_job_cache_is_read_by_salts_own_returner() {
         others.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert_eq!(["jids", "salt_returns", "salt_events"].map(count), [0, 0, 0]);
-    daemon.stop().await;
+    let _folder = daemon.stop().await;
 
     let read = output(Command::new(python()).args(["-c", READ]).arg(&database).arg(JID));
     let read: serde_json::Value = serde_json::from_str(&read).unwrap();
