@@ -138,7 +138,7 @@ pub enum Once {
 
 /// For whom tables are to be.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct TableWish {
+pub struct TableWish {
     /// The cluster that they are replicated in, where the store has clusters.
     pub(crate) cluster: Option<String>,
     /// The release of the server. Default: a current one.
@@ -157,39 +157,39 @@ pub(crate) struct Migrated {
 /// A returner of Salt's and how its options become the settings of a sink, for `saltern
 /// import-master` and the docs.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SaltReturner {
+pub struct SaltReturner {
     /// Its name, and other names that Salt knows it by.
-    pub(crate) names: &'static [&'static str],
+    pub names: &'static [&'static str],
     /// The names in front of its options, with a point between or as a mapping.
-    pub(crate) sections: &'static [&'static str],
+    pub sections: &'static [&'static str],
     /// `event_return` can name it.
-    pub(crate) stores_events: bool,
+    pub stores_events: bool,
     /// Its options that are carried over.
-    pub(crate) options: &'static [SaltOption],
+    pub options: &'static [SaltOption],
     /// Settings by which the sink stores what the returner does.
-    pub(crate) fixed: &'static [(&'static str, &'static str)],
+    pub fixed: &'static [(&'static str, &'static str)],
     /// The option that names the file that is written, and the file without it.
-    pub(crate) file: Option<(&'static str, &'static str)>,
+    pub file: Option<(&'static str, &'static str)>,
     /// A difference that is left.
-    pub(crate) note: Option<&'static str>,
+    pub note: Option<&'static str>,
 }
 
 /// An option of a returner.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SaltOption {
+pub struct SaltOption {
     /// Its name behind the section.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The sink's setting.
-    pub(crate) setting: &'static str,
+    pub setting: &'static str,
     /// Nothing is carried over without it.
-    pub(crate) is_needed: bool,
+    pub is_needed: bool,
     /// How it is written.
-    pub(crate) form: SaltForm,
+    pub form: SaltForm,
 }
 
 /// How an option of a returner is written, and so what becomes of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum SaltForm {
+pub enum SaltForm {
     /// The path of a file.
     Path,
     /// A number of seconds.
