@@ -181,7 +181,7 @@ fn outgoing(number: usize, filter: &FilterConfig) -> (SinkChannel, Receiver<Shar
     let (sender, shares) = channel(CHUNKS, &Bell::default());
     let filter = Filter::new(filter).expect("these are globs");
     let state = Arc::new(SinkState::new(&format!("s{number}"), "blackhole"));
-    (SinkChannel { filter, shares: sender, ranks: false, state }, shares)
+    (SinkChannel { filter, shares: sender, ranks: false, jobs: false, state }, shares)
 }
 
 fn queue(criterion: &mut Criterion) {

@@ -9,6 +9,7 @@ use saltern::event::batch::Entry;
 use saltern::event::{Authority, Event, Origin};
 use saltern::jobs::Jobs;
 use saltern::jobs::listing::{JobOutcome, JobSelection};
+use saltern::jobs::store::Question;
 use serde_json::json;
 
 use crate::Failure;
@@ -62,12 +63,17 @@ pub(crate) fn print(folder: &Path, count: u64, minions: u64) -> Result<(), Failu
     println!("| longest batch of {TOGETHER} jobs | {longest:.1?} |");
     println!("| size on disk, MiB | {} |", size(folder)? >> 20);
     let middle = jid(count * 3 / 4);
-    ask("`get_load`", || jobs.answer_load(&middle, ANSWER).map(drop))?;
-    ask("`get_jid`", || jobs.answer_jid(&middle, ANSWER).map(drop))?;
-    ask("`get_jids` (`jobs.list_jobs`)", || jobs.answer_jids(ANSWER).map(drop))?;
-    ask("`get_jids_filter` 50", || jobs.answer_jids_filter(50, true, ANSWER).map(drop))?;
-    ask("`get_fun`", || jobs.answer_fun("test.echo", ANSWER).map(drop))?;
-    ask("`get_minions`", || jobs.answer_minions(ANSWER).map(drop))?;
+    let answer = |question: &Question| jobs.ask_now(question.clone(), ANSWER).map(drop);
+    for (name, question) in [
+        ("`get_load`", Question::GetLoad { jid: middle.clone() }),
+        ("`get_jid`", Question::GetJid { jid: middle.clone() }),
+        ("`get_jids` (`jobs.list_jobs`)", Question::GetJids),
+        ("`get_jids_filter` 50", Question::GetJidsFilter { count: 50, filter_find_job: true }),
+        ("`get_fun`", Question::GetFun { fun: "test.echo".to_owned() }),
+        ("`get_minions`", Question::GetMinions),
+    ] {
+        ask(name, || answer(&question))?;
+    }
     ask("a page", || jobs.page(&JobSelection::default()).map(drop))?;
     let failed = JobSelection { outcome: Some(JobOutcome::Failed), ..JobSelection::default() };
     ask("a page of failed ones, where there are none", || jobs.page(&failed).map(drop))?;

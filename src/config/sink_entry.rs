@@ -12,6 +12,7 @@ use crate::delivery::retry::RetryConfig;
 use crate::event::batch::{BatchConfig, BatchLimits};
 use crate::event::filter::{Filter, FilterConfig};
 use crate::event::redact::{RuleConfig, Rules};
+use crate::jobs::store::JobStore;
 use crate::queue::SpillConfig;
 use crate::sink::contract::Defaults;
 use crate::sink::registry::{self, Driver, SinkKind};
@@ -42,6 +43,14 @@ pub(crate) struct SinkConfig {
     pub(crate) rate_limit: Option<u32>,
     /// Differs from that of another configuration if anything of the sink does.
     pub(crate) fingerprint: u128,
+}
+
+impl SinkConfig {
+    /// Reads jobs back from the sink's store, if it can.
+    #[expect(dead_code, reason = "no setting names stores of jobs yet")]
+    pub(crate) fn job_store(&self) -> Option<Arc<dyn JobStore>> {
+        self.driver.job_store()
+    }
 }
 
 /// What every sink takes besides its kind.

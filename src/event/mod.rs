@@ -25,6 +25,7 @@ pub mod batch;
 pub mod chunk;
 pub mod filter;
 mod job_id;
+pub(crate) mod job_load;
 pub mod job_return;
 pub mod line;
 pub(crate) mod long_json;
@@ -195,6 +196,14 @@ impl Event {
                 self.make_json(scratch);
                 scratch
             }
+        }
+    }
+
+    /// The payload as JSON, made once and kept; `None` if it is not worth keeping.
+    pub(crate) fn kept_json(&self) -> Option<&[u8]> {
+        match self.line() {
+            Line::Kept { text, data } => text.get(*data..text.len() - LINE_END.len()),
+            Line::Apart(_) => None,
         }
     }
 
@@ -482,6 +491,9 @@ pub enum EventKind {
     JobPublish,
     /// `<jid>` alone: the minions that a job is expected to reach.
     JobMinions,
+    /// `saltern/job/<jid>/…`: what a master tells its job cache, for sinks that keep jobs. Filters
+    /// take it as `job_new`.
+    JobLoad,
     /// `salt/job/<jid>/ret/<minion>`: a minion returned.
     JobReturn,
     /// `salt/job/<jid>/prog/<minion>/<n>`: one state of a running highstate.
@@ -528,6 +540,7 @@ impl EventKind {
             EventKind::JobNew => "job_new",
             EventKind::JobPublish => "job_publish",
             EventKind::JobMinions => "job_minions",
+            EventKind::JobLoad => "job_load",
             EventKind::JobReturn => "job_return",
             EventKind::JobProgress => "job_progress",
             EventKind::Run => "run",
@@ -557,6 +570,7 @@ impl EventKind {
                 "key" => EventKind::Key,
                 "minion" | "resource" if parts.next() == Some("refresh") => EventKind::Refresh,
                 "syndic" => EventKind::Syndic,
+                "saltern" if tag.starts_with(job_load::TAGS) => EventKind::JobLoad,
                 jid if jid.len() == tag.len() && is_jid(jid) => EventKind::JobMinions,
                 _ => EventKind::Custom,
             };
@@ -602,6 +616,7 @@ impl EventKind {
                 (parts.next().filter(|jid| is_jid(jid)), None)
             }
             EventKind::JobMinions => (Some(tag), None),
+            EventKind::JobLoad => (parts.next(), None),
             EventKind::Start | EventKind::Beacon => (None, parts.next()),
             _ => (None, None),
         }
@@ -620,6 +635,8 @@ mod tests {
             ("2026112123333612345", EventKind::Custom),
             ("salt/job/20261121233336123456/new", EventKind::JobNew),
             ("salt/job/20261121233336123456/publish", EventKind::JobPublish),
+            ("saltern/job/20261121233336123456/load", EventKind::JobLoad),
+            ("saltern/jobs", EventKind::Custom),
             ("salt/job/20261121233336123456/ret/web-1", EventKind::JobReturn),
             ("salt/job/20261121233336123456/prog/web-1/3", EventKind::JobProgress),
             ("salt/run/20261121233336123456/ret", EventKind::Run),

@@ -36,6 +36,7 @@ use crate::observe::state::SinkState;
 use crate::sync::lock;
 use crate::units::Span;
 
+mod answer;
 pub(crate) mod asker;
 pub(crate) mod began;
 mod conflict;
@@ -49,6 +50,7 @@ mod record;
 pub(crate) mod retention;
 mod salt;
 pub(crate) mod spool;
+pub mod store;
 
 /// What the job cache wants of the bus.
 pub(crate) const TAGS: [&str; 6] = [

@@ -1,18 +1,17 @@
-//! What Salt asks a job cache, answered in msgpack as its `local_cache` answers it.
+//! What Salt asks a job cache, found in ours.
 //!
-//! Answers that can be long are written as the database gives their parts; `memory` says how many
-//! bytes of one may be in memory. At most one row of the database is there beside it.
+//! Answers that can be long are written as the database gives their parts. At most one row of the
+//! database is there beside them.
 
-use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
+use rusqlite::{Connection, OptionalExtension, Rows, params};
+use tokio::task::spawn_blocking;
 
+use super::answer::FIND_JOB;
 use super::damage::Damage;
 use super::record::Rank;
-use super::spool::{Spool, Spooled};
+use super::spool::Spooled;
+use super::store::{Answer, AskError, Asking, Job, JobStore, Question};
 use super::{Jobs, JobsError};
-use crate::codec::msgpack::{self, Item, MapWriter};
-
-/// What the event of a new job says besides what was published.
-const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
 
 /// A job whose load is not known is described by a return of it, as Salt's master does it. The
 /// loads themselves are not sorted, which would copy all of them.
@@ -23,217 +22,200 @@ pub(super) const LOAD: &str = "coalesce(jobs.load, (SELECT load FROM returns WHE
 const SALTS_LOAD: &str = "coalesce(iif(jobs.rank = 0, NULL, jobs.load), (SELECT load FROM returns \
      WHERE rowid = (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
 
-/// The function by which Salt looks whether a job still runs; as many as there are jobs.
-const FIND_JOB: &str = "saltutil.find_job";
+impl JobStore for Jobs {
+    fn ask(&self, answer: Answer) -> Asking<'_> {
+        let jobs = self.clone();
+        Box::pin(async move {
+            match spawn_blocking(move || jobs.fill(answer)).await {
+                Ok(filled) => filled.map_err(|error| AskError::new("asking the job cache", error)),
+                Err(error) => Err(AskError::new("asking the job cache", error)),
+            }
+        })
+    }
+}
 
 impl Jobs {
-    /// Salt's `get_load`: the load of the job and under `Minions` those it was meant for, sorted.
-    pub fn answer_load(&self, jid: &str, memory: usize) -> Result<Option<Spooled>, JobsError> {
-        let mut spool = self.spool(memory);
-        let found = self.read("look up a load", |db, damage| {
-            let sql = format!("SELECT id, rank, {SALTS_LOAD} FROM jobs WHERE jid = ?");
-            let mut select = db.prepare_cached(&sql)?;
-            let mut rows = select.query([jid])?;
-            let Some(row) = rows.next()? else { return Ok(false) };
-            let Some(load) = damage.load(row, 2) else { return Ok(false) };
-            let minions = expected(db, row.get(0)?, damage)?;
-            let is_event = damage.number(row, 1) == Rank::Event as i64;
-            spool.push(&described(load.bytes(), is_event, &minions));
-            Ok(true)
-        })?;
-        match found {
-            Some(true) => spool.value().map(Some).map_err(|cause| self.unkept(cause)),
-            _ => Ok(None),
-        }
+    /// An answer to be written, of which `memory` bytes may be in memory.
+    pub(crate) fn answer_to(&self, question: Question, memory: usize) -> Answer {
+        Answer::new(question, self.spool(memory))
     }
 
-    /// Salt's `get_jid`: what each minion returned, as a map of minions.
-    pub fn answer_jid(&self, jid: &str, memory: usize) -> Result<Spooled, JobsError> {
-        self.map_of("look up returns", memory, |db, damage, map| {
-            let mut select = db.prepare_cached(
-                "SELECT minions.name, returns.rowid FROM jobs
-                 JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
-                 WHERE jobs.jid = ? ORDER BY minions.name",
-            )?;
-            let rows = select.query([jid])?;
-            map.returns(db, damage, rows, kept)
-        })
+    /// Answers with what is stored here; blocks as long as that takes. `None` if nothing is known
+    /// and the question has no empty answer.
+    pub fn ask_now(&self, question: Question, memory: usize) -> Result<Option<Spooled>, JobsError> {
+        let nothing = question.nothing();
+        let answer = self.fill(self.answer_to(question, memory))?;
+        let found = answer.finished().map_err(|cause| self.unkept(cause))?;
+        Ok(found.or(nothing))
     }
 
-    /// Salt's `get_fun`: the last return of each minion for a function, whole.
-    pub fn answer_fun(&self, fun: &str, memory: usize) -> Result<Spooled, JobsError> {
-        self.map_of("look up a function", memory, |db, damage, map| {
-            // Beside a lone max() the other columns are those of its row.
-            let mut select = db.prepare_cached(
-                "SELECT minions.name, returns.rowid, max(coalesce(jobs.began, jobs.first_seen))
-                 FROM jobs
-                 JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
-                 WHERE jobs.fun = ?1 AND jobs.functions = 0 OR jobs.functions > 0 AND jobs.id IN (
-                     SELECT job FROM functions WHERE fun = ?1)
-                 GROUP BY minions.name",
-            )?;
-            let rows = select.query([fun])?;
-            map.returns(db, damage, rows, |load, spool| spool.push(load))
-        })
-    }
-
-    /// Salt's `get_jids`: every job, as a map of job ids.
-    pub fn answer_jids(&self, memory: usize) -> Result<Spooled, JobsError> {
-        self.map_of("list jobs", memory, |db, damage, map| {
-            let sql = format!(
-                "SELECT jid, {SALTS_LOAD}, end_time FROM jobs
-                 ORDER BY coalesce(began, first_seen), jid"
-            );
-            let mut select = db.prepare_cached(&sql)?;
-            let mut rows = select.query([])?;
-            while let Some(row) = rows.next()? {
-                let Some(load) = damage.load(row, 1) else { continue };
-                let Some(jid) = damage.text(row, 0) else { continue };
-                let mut job = instance(load.bytes());
-                job.text("StartTime", &start_time(jid));
-                if let Some(end_time) = damage.text(row, 2) {
-                    job.text("EndTime", end_time);
-                }
-                map.key(jid);
-                map.spool.push(&job.finished());
-                if !map.spool.is_sound() {
-                    break;
-                }
+    fn fill(&self, mut answer: Answer) -> Result<Answer, JobsError> {
+        let doing = match answer.question() {
+            Question::GetLoad { .. } => "look up a load",
+            Question::GetJid { .. } => "look up returns",
+            Question::GetFun { .. } => "look up a function",
+            Question::GetJids | Question::GetJidsFilter { .. } => "list jobs",
+            Question::GetMinions => "list minions",
+            Question::GetEndtime { .. } => "look up an end time",
+        };
+        self.read(doing, |db, damage| match answer.question().clone() {
+            Question::GetLoad { jid } => load(db, damage, &jid, &mut answer),
+            Question::GetJid { jid } => returns_of_job(db, damage, &jid, &mut answer),
+            Question::GetFun { fun } => returns_of_function(db, damage, &fun, &mut answer),
+            Question::GetJids => all_jobs(db, damage, &mut answer),
+            Question::GetJidsFilter { count, filter_find_job } => {
+                last_jobs(db, damage, count, filter_find_job, &mut answer)
             }
-            Ok(())
-        })
-    }
-
-    /// Salt's `get_jids_filter`: the last `count` jobs, oldest first, as an array; with
-    /// `filter_find_job` without those that only ask for other jobs.
-    pub fn answer_jids_filter(
-        &self,
-        count: u64,
-        filter_find_job: bool,
-        memory: usize,
-    ) -> Result<Spooled, JobsError> {
-        let mut spool = self.spool(memory);
-        let items = self.read("list jobs", |db, damage| {
-            // The last are chosen by their ids alone, and then read in order.
-            let mut select = db.prepare_cached(
-                "SELECT jid, id FROM (
-                     SELECT jid, id, coalesce(began, first_seen) AS started FROM jobs
-                     WHERE (load NOT NULL AND rank > 0
-                            OR EXISTS (SELECT 1 FROM returns WHERE job = jobs.id))
-                         AND (NOT ?2 OR fun IS NOT ?3)
-                     ORDER BY coalesce(began, first_seen) DESC, jid DESC LIMIT ?1
-                 ) ORDER BY started, jid",
-            )?;
-            let mut load_of =
-                db.prepare_cached(&format!("SELECT {SALTS_LOAD} FROM jobs WHERE id = ?"))?;
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            let mut rows = select.query(params![count, filter_find_job, FIND_JOB])?;
-            let mut items = 0;
-            while let Some(row) = rows.next()? {
-                let mut found = load_of.query([row.get::<_, i64>(1)?])?;
-                let Some(found) = found.next()? else { continue };
-                let Some(load) = damage.load(found, 0) else { continue };
-                let Some(jid) = damage.text(row, 0) else { continue };
-                let mut job = instance(load.bytes());
-                job.text("JID", jid);
-                job.text("StartTime", &start_time(jid));
-                items += 1;
-                spool.push(&job.finished());
-                if !spool.is_sound() {
-                    break;
-                }
-            }
-            Ok(items)
+            Question::GetMinions => minions(db, damage, &mut answer),
+            Question::GetEndtime { jid } => end_time(db, damage, &jid, &mut answer),
         })?;
-        spool.array(items.unwrap_or(0)).map_err(|cause| self.unkept(cause))
-    }
-
-    /// A map whose pairs `write` writes; empty if nothing was ever stored.
-    fn map_of(
-        &self,
-        doing: &'static str,
-        memory: usize,
-        write: impl FnOnce(&Connection, &Damage, &mut Map) -> rusqlite::Result<()>,
-    ) -> Result<Spooled, JobsError> {
-        let mut map = Map { spool: self.spool(memory), pairs: 0 };
-        self.read(doing, |db, damage| write(db, damage, &mut map))?;
-        map.spool.map(map.pairs).map_err(|cause| self.unkept(cause))
-    }
-
-    /// Salt's `get_minions`: the names of all minions that returned something, sorted, as an array.
-    pub fn answer_minions(&self, memory: usize) -> Result<Spooled, JobsError> {
-        let mut spool = self.spool(memory);
-        let items = self.read("list minions", |db, damage| {
-            let mut select = db.prepare_cached(
-                "SELECT name FROM minions
-                 WHERE EXISTS (SELECT 1 FROM returns WHERE minion = minions.id AND NOT runner)
-                 ORDER BY name",
-            )?;
-            let mut rows = select.query([])?;
-            let mut items = 0;
-            while let Some(row) = rows.next()? {
-                let Some(minion) = damage.text(row, 0) else { continue };
-                let mut name = Vec::new();
-                msgpack::write_str(minion, &mut name);
-                items += 1;
-                spool.push(&name);
-            }
-            Ok(items)
-        })?;
-        spool.array(items.unwrap_or(0)).map_err(|cause| self.unkept(cause))
-    }
-
-    /// Salt's `get_endtime`.
-    pub(crate) fn get_endtime(&self, jid: &str) -> Result<Option<String>, JobsError> {
-        let found = self.read("look up an end time", |db, damage| {
-            let mut select = db.prepare_cached("SELECT end_time FROM jobs WHERE jid = ?")?;
-            let end_time = |row: &Row<'_>| Ok(damage.text(row, 0).map(str::to_owned));
-            select.query_row([jid], end_time).optional()
-        })?;
-        Ok(found.flatten().flatten())
+        Ok(answer)
     }
 }
 
-/// A map that is being written.
-struct Map {
-    spool: Spool,
-    pairs: u32,
+fn load(db: &Connection, damage: &Damage, jid: &str, answer: &mut Answer) -> rusqlite::Result<()> {
+    let sql = format!("SELECT id, rank, {SALTS_LOAD} FROM jobs WHERE jid = ?");
+    let mut select = db.prepare_cached(&sql)?;
+    let mut rows = select.query([jid])?;
+    let Some(row) = rows.next()? else { return Ok(()) };
+    let Some(load) = damage.load(row, 2) else { return Ok(()) };
+    let minions = expected(db, row.get(0)?, damage)?;
+    let is_event = damage.number(row, 1) == Rank::Event as i64;
+    answer.job(&Job { jid, load: load.bytes(), is_event, minions: &minions, end_time: None });
+    Ok(())
 }
 
-impl Map {
-    /// The key of the next pair; its value has to follow.
-    fn key(&mut self, key: &str) {
-        self.pairs += 1;
-        let mut text = Vec::new();
-        msgpack::write_str(key, &mut text);
-        self.spool.push(&text);
-    }
+fn returns_of_job(
+    db: &Connection,
+    damage: &Damage,
+    jid: &str,
+    answer: &mut Answer,
+) -> rusqlite::Result<()> {
+    let mut select = db.prepare_cached(
+        "SELECT minions.name, returns.rowid FROM jobs
+         JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
+         WHERE jobs.jid = ? ORDER BY minions.name",
+    )?;
+    returns(db, damage, select.query([jid])?, answer)
+}
 
-    /// Writes what these rows name, each a minion and the row of a return. The loads are fetched
-    /// one by one: whatever SQLite sorts it copies, into files once it is much.
-    fn returns(
-        &mut self,
-        db: &Connection,
-        damage: &Damage,
-        mut rows: Rows<'_>,
-        write: impl Fn(&[u8], &mut Spool),
-    ) -> rusqlite::Result<()> {
-        let mut select = db.prepare_cached("SELECT load FROM returns WHERE rowid = ?")?;
-        while let Some(row) = rows.next()? {
-            let mut found = select.query([row.get::<_, i64>(1)?])?;
-            let Some(found) = found.next()? else { continue };
-            if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(found, 0))
-                && msgpack::find(load.bytes(), "return").is_some()
-            {
-                self.key(minion);
-                write(load.bytes(), &mut self.spool);
-            }
-            if !self.spool.is_sound() {
-                break;
-            }
+fn returns_of_function(
+    db: &Connection,
+    damage: &Damage,
+    fun: &str,
+    answer: &mut Answer,
+) -> rusqlite::Result<()> {
+    // Beside a lone max() the other columns are those of its row.
+    let mut select = db.prepare_cached(
+        "SELECT minions.name, returns.rowid, max(coalesce(jobs.began, jobs.first_seen))
+         FROM jobs
+         JOIN returns ON returns.job = jobs.id JOIN minions ON minions.id = returns.minion
+         WHERE jobs.fun = ?1 AND jobs.functions = 0 OR jobs.functions > 0 AND jobs.id IN (
+             SELECT job FROM functions WHERE fun = ?1)
+         GROUP BY minions.name",
+    )?;
+    returns(db, damage, select.query([fun])?, answer)
+}
+
+/// Adds what these rows name, each a minion and the row of a return. The loads are fetched one by
+/// one: whatever SQLite sorts it copies, into files once it is much.
+fn returns(
+    db: &Connection,
+    damage: &Damage,
+    mut rows: Rows<'_>,
+    answer: &mut Answer,
+) -> rusqlite::Result<()> {
+    let mut select = db.prepare_cached("SELECT load FROM returns WHERE rowid = ?")?;
+    while answer.goes_on()
+        && let Some(row) = rows.next()?
+    {
+        let mut found = select.query([row.get::<_, i64>(1)?])?;
+        let Some(found) = found.next()? else { continue };
+        if let (Some(minion), Some(load)) = (damage.text(row, 0), damage.load(found, 0)) {
+            answer.returned(minion, load.bytes());
         }
-        Ok(())
     }
+    Ok(())
+}
+
+fn all_jobs(db: &Connection, damage: &Damage, answer: &mut Answer) -> rusqlite::Result<()> {
+    let sql = format!(
+        "SELECT jid, {SALTS_LOAD}, end_time FROM jobs ORDER BY coalesce(began, first_seen), jid"
+    );
+    let mut select = db.prepare_cached(&sql)?;
+    let mut rows = select.query([])?;
+    while answer.goes_on()
+        && let Some(row) = rows.next()?
+    {
+        let Some(load) = damage.load(row, 1) else { continue };
+        let Some(jid) = damage.text(row, 0) else { continue };
+        let end_time = damage.text(row, 2);
+        answer.job(&Job { jid, load: load.bytes(), is_event: false, minions: &[], end_time });
+    }
+    Ok(())
+}
+
+fn last_jobs(
+    db: &Connection,
+    damage: &Damage,
+    count: u64,
+    filter_find_job: bool,
+    answer: &mut Answer,
+) -> rusqlite::Result<()> {
+    // The last are chosen by their ids alone, and then read in order.
+    let mut select = db.prepare_cached(
+        "SELECT jid, id FROM (
+             SELECT jid, id, coalesce(began, first_seen) AS started FROM jobs
+             WHERE (load NOT NULL AND rank > 0
+                    OR EXISTS (SELECT 1 FROM returns WHERE job = jobs.id))
+                 AND (NOT ?2 OR fun IS NOT ?3)
+             ORDER BY coalesce(began, first_seen) DESC, jid DESC LIMIT ?1
+         ) ORDER BY started, jid",
+    )?;
+    let mut load_of = db.prepare_cached(&format!("SELECT {SALTS_LOAD} FROM jobs WHERE id = ?"))?;
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let mut rows = select.query(params![count, filter_find_job, FIND_JOB])?;
+    while answer.goes_on()
+        && let Some(row) = rows.next()?
+    {
+        let mut found = load_of.query([row.get::<_, i64>(1)?])?;
+        let Some(found) = found.next()? else { continue };
+        let Some(load) = damage.load(found, 0) else { continue };
+        let Some(jid) = damage.text(row, 0) else { continue };
+        answer.job(&Job { jid, load: load.bytes(), is_event: false, minions: &[], end_time: None });
+    }
+    Ok(())
+}
+
+fn minions(db: &Connection, damage: &Damage, answer: &mut Answer) -> rusqlite::Result<()> {
+    let mut select = db.prepare_cached(
+        "SELECT name FROM minions
+         WHERE EXISTS (SELECT 1 FROM returns WHERE minion = minions.id AND NOT runner)
+         ORDER BY name",
+    )?;
+    let mut rows = select.query([])?;
+    while answer.goes_on()
+        && let Some(row) = rows.next()?
+    {
+        if let Some(minion) = damage.text(row, 0) {
+            answer.text(minion);
+        }
+    }
+    Ok(())
+}
+
+fn end_time(
+    db: &Connection,
+    damage: &Damage,
+    jid: &str,
+    answer: &mut Answer,
+) -> rusqlite::Result<()> {
+    let mut select = db.prepare_cached("SELECT end_time FROM jobs WHERE jid = ?")?;
+    let time = select.query_row([jid], |row| Ok(damage.text(row, 0).map(str::to_owned)));
+    if let Some(time) = time.optional()?.flatten() {
+        answer.text(&time);
+    }
+    Ok(())
 }
 
 /// The names of the minions that a job was meant for, sorted.
@@ -248,97 +230,6 @@ fn expected(db: &Connection, job: i64, damage: &Damage) -> rusqlite::Result<Vec<
         names.extend(damage.text(row, 0).map(str::to_owned));
     }
     Ok(names)
-}
-
-/// A load as Salt gives it out.
-fn described(load: &[u8], is_event: bool, minions: &[String]) -> Vec<u8> {
-    let mut map = MapWriter::default();
-    for (key, value) in msgpack::raw_pairs(load) {
-        let name = msgpack::scalar(key).and_then(Item::bytes);
-        let is_left_out = is_event && name.is_some_and(|name| ONLY_IN_EVENTS.contains(&name));
-        if !is_left_out && name != Some(b"Minions") {
-            map.pair(key, value);
-        }
-    }
-    if !minions.is_empty() {
-        map.texts("Minions", minions);
-    }
-    map.finished()
-}
-
-/// Writes what `local_cache` keeps of a return.
-fn kept(load: &[u8], spool: &mut Spool) {
-    let found = ["return", "retcode", "success", "out"]
-        .map(|key| msgpack::find(load, key).map(|value| (key, value)));
-    let (mut head, mut pairs) = (Vec::new(), 0);
-    found.iter().flatten().for_each(|_| pairs += 1);
-    msgpack::write_map_head(pairs, &mut head);
-    spool.push(&head);
-    for (key, value) in found.into_iter().flatten() {
-        let mut text = Vec::new();
-        msgpack::write_str(key, &mut text);
-        spool.push(&text);
-        spool.push(value);
-    }
-}
-
-/// What Salt's lists say of a job, but for its times.
-fn instance(load: &[u8]) -> MapWriter {
-    let mut map = MapWriter::default();
-    for (title, key, default) in [
-        ("Function", "fun", "unknown-function"),
-        ("Arguments", "arg", ""),
-        ("Target", "tgt", "unknown-target"),
-        ("Target-type", "tgt_type", "list"),
-        ("User", "user", "root"),
-    ] {
-        match msgpack::find(load, key) {
-            Some(value) if key != "arg" || is_array(value) => map.value(title, value),
-            _ if key == "arg" => map.texts(title, &[]),
-            _ => map.text(title, default),
-        }
-    }
-    if let Some(metadata) = metadata(load) {
-        map.value("Metadata", metadata);
-    }
-    map
-}
-
-fn is_array(value: &[u8]) -> bool {
-    matches!(msgpack::scalar(value), Some(Item::Array(_)))
-}
-
-/// A job's metadata, wherever Salt has put it.
-fn metadata(load: &[u8]) -> Option<&[u8]> {
-    let in_kwargs = || msgpack::find(msgpack::find(load, "kwargs")?, "metadata");
-    let in_arg = || {
-        msgpack::items(msgpack::find(load, "arg")?).find_map(|arg| {
-            let is_kwarg = msgpack::find(arg, "__kwarg__").and_then(msgpack::scalar);
-            (is_kwarg == Some(Item::Bool(true))).then(|| msgpack::find(arg, "metadata"))?
-        })
-    };
-    msgpack::find(load, "metadata").or_else(in_kwargs).or_else(in_arg)
-}
-
-/// When the job was published, as Salt tells it from its id: `2026, Nov 21 23:33:36.123456`.
-fn start_time(jid: &str) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let part = |range| jid.get(range).unwrap_or_default();
-    let month =
-        part(4..6).parse::<usize>().ok().and_then(|month| MONTHS.get(month.wrapping_sub(1)));
-    match month {
-        Some(month) if crate::event::is_jid(jid) => format!(
-            "{}, {month} {} {}:{}:{}.{}",
-            part(0..4),
-            part(6..8),
-            part(8..10),
-            part(10..12),
-            part(12..14),
-            part(14..20)
-        ),
-        _ => String::new(),
-    }
 }
 
 #[cfg(test)]
@@ -363,30 +254,34 @@ mod tests {
         (folder, jobs)
     }
 
-    fn in_memory(spooled: Result<Spooled, JobsError>) -> Result<Vec<u8>, JobsError> {
-        Ok(spooled?.into_memory().unwrap())
-    }
-
     /// The answers as they are, whether they were short or long.
     impl Jobs {
+        fn asked(&self, question: Question) -> Result<Option<Vec<u8>>, JobsError> {
+            Ok(self.ask_now(question, 64)?.map(|spooled| spooled.into_memory().unwrap()))
+        }
+
+        fn whole(&self, question: Question) -> Result<Vec<u8>, JobsError> {
+            Ok(self.asked(question)?.unwrap())
+        }
+
         pub(in crate::jobs) fn get_load(&self, jid: &str) -> Result<Option<Vec<u8>>, JobsError> {
-            self.answer_load(jid, 64)?.map(|load| in_memory(Ok(load))).transpose()
+            self.asked(Question::GetLoad { jid: jid.to_owned() })
         }
 
         pub(in crate::jobs) fn get_jid(&self, jid: &str) -> Result<Vec<u8>, JobsError> {
-            in_memory(self.answer_jid(jid, 64))
+            self.whole(Question::GetJid { jid: jid.to_owned() })
         }
 
         pub(in crate::jobs) fn get_fun(&self, fun: &str) -> Result<Vec<u8>, JobsError> {
-            in_memory(self.answer_fun(fun, 64))
+            self.whole(Question::GetFun { fun: fun.to_owned() })
         }
 
         pub(in crate::jobs) fn get_jids(&self) -> Result<Vec<u8>, JobsError> {
-            in_memory(self.answer_jids(64))
+            self.whole(Question::GetJids)
         }
 
         pub(in crate::jobs) fn get_minions(&self) -> Result<Vec<u8>, JobsError> {
-            in_memory(self.answer_minions(64))
+            self.whole(Question::GetMinions)
         }
 
         pub(in crate::jobs) fn get_jids_filter(
@@ -394,7 +289,12 @@ mod tests {
             count: u64,
             filter_find_job: bool,
         ) -> Result<Vec<u8>, JobsError> {
-            in_memory(self.answer_jids_filter(count, filter_find_job, 64))
+            self.whole(Question::GetJidsFilter { count, filter_find_job })
+        }
+
+        fn get_endtime(&self, jid: &str) -> Result<Option<String>, JobsError> {
+            let time = self.asked(Question::GetEndtime { jid: jid.to_owned() })?;
+            Ok(time.map(|time| read(&time).as_str().unwrap().to_owned()))
         }
     }
 
@@ -645,13 +545,6 @@ mod tests {
         assert_eq!(functions(1, true), ["state.apply"]);
         assert_eq!(functions(2, false), ["state.apply", FIND_JOB]);
         assert_eq!(functions(0, false), [""; 0]);
-    }
-
-    #[test]
-    fn times_are_told_from_ids() {
-        assert_eq!(start_time("20261121233336123456_77"), "2026, Nov 21 23:33:36.123456");
-        assert_eq!(start_time("20261321233336123456"), "");
-        assert_eq!(start_time("today"), "");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::estate::EstateSender;
 use crate::event::Event;
 use crate::event::chunk::{Chunk, Share};
 use crate::event::filter::Filter;
+use crate::event::job_load;
 use crate::event::redact::Redaction;
 use crate::event::trimmed::Trimmed;
 use crate::observe::metrics::{self, Level};
@@ -44,6 +45,8 @@ pub struct SinkChannel {
     pub shares: Sender<Share>,
     /// It wants an event again for which the master vouches only now.
     pub ranks: bool,
+    /// It is given what only a master says of jobs.
+    pub jobs: bool,
     /// What the world sees.
     pub state: Arc<SinkState>,
 }
@@ -161,6 +164,11 @@ impl Dispatcher {
             }
             let chunk = Chunk::new(origin, received, events).vouched_for_by(authority);
             let chunk = Arc::new(chunk.left_of(read));
+            if job_load::is_of_job_loads(&chunk) {
+                self.sinks.hand_over_job_loads(&chunk, claim.as_ref());
+                honour(claim);
+                continue;
+            }
             let encoded = Arc::new(Encoded::default());
             if let Some(estate) = &self.estate {
                 estate.offer(&chunk, trimmed_values > 0);
@@ -236,6 +244,35 @@ impl SinkChannels {
         self.give(chunk, &Arc::new(Encoded::default()), claim, |sink| sink.ranks);
     }
 
+    /// Gives what only a master says of jobs to the sinks that keep jobs and want the events of
+    /// these.
+    fn hand_over_job_loads(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
+        let announced: Vec<_> = chunk.events.iter().map(job_load::announced).collect();
+        let mut gone = Vec::new();
+        for (place, sink) in self.list.iter().enumerate().filter(|(_, sink)| sink.jobs) {
+            let takes = |event: &Option<Event>| {
+                event.as_ref().is_some_and(|event| sink.filter.takes(event))
+            };
+            let picks = (0_u32..).zip(&announced).filter(|(_, event)| takes(event));
+            let picks: Vec<_> = picks.map(|(place, _)| place).collect();
+            if picks.is_empty() {
+                continue;
+            }
+            if !sink.send(Share::of(Arc::clone(chunk), picks).claimed(claim.cloned())) {
+                gone.push(place);
+            }
+        }
+        self.forget(gone);
+    }
+
+    /// Forgets the sinks at these places, ascending.
+    fn forget(&mut self, gone: Vec<usize>) {
+        for place in gone.into_iter().rev() {
+            self.list.remove(place);
+            self.routes = None;
+        }
+    }
+
     fn give(
         &mut self,
         chunk: &Arc<Chunk>,
@@ -261,10 +298,7 @@ impl SinkChannels {
                 gone.push(place);
             }
         }
-        for place in gone.into_iter().rev() {
-            self.list.remove(place);
-            self.routes = None;
-        }
+        self.forget(gone);
     }
 }
 

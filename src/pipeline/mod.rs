@@ -317,7 +317,8 @@ impl Pipeline {
             RunningSink::start(environment, sink, Arc::clone(&state), queue, incoming, parts)?;
         self.sinks.push(running);
         self.letter_channels.open(&sink.name, shares.clone(), Arc::clone(&state));
-        Ok(SinkChannel { filter: sink.filter.clone(), shares, ranks: sink.kind.ranks, state })
+        let (filter, kind) = (sink.filter.clone(), sink.kind);
+        Ok(SinkChannel { filter, shares, ranks: kind.ranks, jobs: kind.jobs, state })
     }
 
     /// Starts the thread that counts what is said of the estate.

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -21,6 +22,7 @@ use crate::error::chain;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::event::filter::FilterConfig;
 use crate::jobs::Jobs;
+use crate::jobs::store::JobStore;
 use crate::queue::SpillConfig;
 
 /// A store that takes batches of events.
@@ -45,6 +47,9 @@ pub(crate) trait Sink: Sized + Send + 'static {
     /// [`Authority`](crate::event::Authority). Such a sink is given an event once more when the
     /// master vouches for it only then, and has to recognise it by its id.
     const RANKS: bool = false;
+    /// The store keeps jobs, so the sink is given what only the master says of them
+    /// ([`crate::event::job_load`]).
+    const JOBS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
@@ -84,6 +89,11 @@ pub(crate) trait Sink: Sized + Send + 'static {
     ) -> impl Future<Output = Result<Vec<Migrated>, ConnectError>> + Send {
         // A sink that has tables makes them when it connects.
         async { Self::connect(config, context).await.map(|_| Vec::new()) }
+    }
+
+    /// Reads jobs back from the store; `None` if the kind cannot.
+    fn job_store(_config: &Self::Config) -> Option<Arc<dyn JobStore>> {
+        None
     }
 
     /// What is wrong with a configuration, or risky in it, beyond what its types say. Each finding

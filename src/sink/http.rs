@@ -9,9 +9,9 @@ impl WriteError {
         let (doing, after) = (doing.into(), error.after);
         match error.failed {
             Failed::Retry => WriteError::Retry { doing, cause: error.into(), after },
-            Failed::Reconnect => WriteError::Reconnect { doing, cause: error.into() },
-            Failed::Reject => WriteError::Reject { doing, cause: error.into() },
-            Failed::Fatal => WriteError::Fatal { doing, cause: error.into() },
+            Failed::Reconnect => WriteError::reconnect(doing, error),
+            Failed::Reject => WriteError::reject(doing, error),
+            Failed::Fatal => WriteError::fatal(doing, error),
         }
     }
 }

@@ -12,6 +12,7 @@ mod kafka;
 mod local;
 mod rawfile_json;
 pub mod registry;
+mod sql;
 mod sqlite3;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -11,6 +11,7 @@ use super::contract::{
 use super::{blackhole, clickhouse, jobs, kafka, local, rawfile_json, sqlite3};
 use crate::client::stream::Stream;
 use crate::delivery::{self, Writer};
+use crate::jobs::store::JobStore;
 use crate::yaml::{Node, Problem};
 
 /// The job cache's sink, which is not configured as the others are.
@@ -45,6 +46,8 @@ pub struct SinkKind {
     pub tables: fn(&TableWish) -> Option<String>,
     /// See [`Sink::RANKS`].
     pub ranks: bool,
+    /// See [`Sink::JOBS`].
+    pub jobs: bool,
     /// The JSON Schema of its configuration.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -61,6 +64,7 @@ impl SinkKind {
             salt: S::SALT,
             tables: |wish| S::tables(None, wish),
             ranks: S::RANKS,
+            jobs: S::JOBS,
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
@@ -116,6 +120,11 @@ pub(crate) trait Driver: Send + Sync {
         Box::pin(async { Ok(Vec::new()) })
     }
 
+    /// See [`Sink::job_store`].
+    fn job_store(&self) -> Option<Arc<dyn JobStore>> {
+        None
+    }
+
     /// See [`Sink::check`].
     fn check(&self) -> Vec<String> {
         Vec::new()
@@ -147,6 +156,10 @@ impl<S: Sink> Driver for Configured<S> {
         wish: &'a TableWish,
     ) -> Driving<'a, Result<Vec<Migrated>, ConnectError>> {
         Box::pin(S::migrate(&self.0, context, wish))
+    }
+
+    fn job_store(&self) -> Option<Arc<dyn JobStore>> {
+        S::job_store(&self.0)
     }
 
     fn check(&self) -> Vec<String> {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::TrySendError;
 use tokio::time::{Instant, sleep};
 
-use crate::event::{Authority, EventId, Origin};
+use crate::event::{Authority, Event, EventId, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::{self, SourceState};
 use crate::sync::bell::Sender;
@@ -88,15 +88,30 @@ impl FrameSender {
         self.hand_over(bodies, ids, Some(claim)).await.then_some(receipt)
     }
 
+    /// Hands on an event that the daemon itself has made: none of those that the source has read.
+    /// Returns `false` as [`FrameSender::send`] does.
+    pub(crate) async fn tell(&self, event: &Event) -> bool {
+        self.put(vec![event.frame().clone()], Vec::new(), None).await
+    }
+
     async fn hand_over(
         &self,
         bodies: Vec<Bytes>,
         ids: Vec<Option<EventId>>,
         claim: Option<Claim>,
     ) -> bool {
-        let bytes = bodies.iter().map(Bytes::len).sum();
         self.state.events.add(bodies.len() as u64);
-        self.state.bytes.add(bytes as u64);
+        self.state.bytes.add(bodies.iter().map(Bytes::len).sum::<usize>() as u64);
+        self.put(bodies, ids, claim).await
+    }
+
+    async fn put(
+        &self,
+        bodies: Vec<Bytes>,
+        ids: Vec<Option<EventId>>,
+        claim: Option<Claim>,
+    ) -> bool {
+        let bytes = bodies.iter().map(Bytes::len).sum();
         let bodies = if bytes < FAIR { in_own_block(&bodies, bytes) } else { bodies };
         let (state, origin) = (Arc::clone(&self.state), Arc::clone(&self.origin));
         let (via, authority, received) = (self.via, self.authority, state::now());
@@ -120,7 +135,6 @@ impl FrameSender {
 
 #[cfg(test)]
 mod tests {
-    use crate::event::Event;
     use crate::event::chunk::{Chunk, Share};
     use crate::queue::{Queue, SpillConfig, SpillMode, WhenFull};
     use crate::source::frame_sender::*;

@@ -16,9 +16,10 @@ use thiserror::Error;
 use crate::codec::msgpack::{self, Item};
 use crate::codec::visible::capped;
 use crate::error::chain;
-use crate::event::{Authority, Event, return_tag};
+use crate::event::{Authority, Event, job_load, return_tag};
 use crate::jobs::load::Load;
 use crate::jobs::spool::Spooled;
+use crate::jobs::store::Question;
 use crate::jobs::{Jobs, JobsError};
 
 /// The version of the protocol that the source `returner` speaks.
@@ -80,13 +81,7 @@ pub(super) enum JobCall {
     SaveLoad { jid: String, load: Bytes, minions: Vec<String> },
     SaveMinions { jid: String, minions: Vec<String>, syndic: Option<String> },
     UpdateEndtime { jid: String, time: String },
-    GetLoad { jid: String },
-    GetJid { jid: String },
-    GetFun { fun: String },
-    GetJids,
-    GetJidsFilter { count: u64, filter_find_job: bool },
-    GetMinions,
-    GetEndtime { jid: String },
+    Ask(Question),
     CleanOldJobs,
 }
 
@@ -270,16 +265,18 @@ impl Asked {
                 let UpdateEndtime { jid, time } = read(message, op)?;
                 JobCall::UpdateEndtime { jid, time }
             }
-            "get_load" => JobCall::GetLoad { jid: read::<Jid>(message, op)?.jid },
-            "get_jid" => JobCall::GetJid { jid: read::<Jid>(message, op)?.jid },
-            "get_fun" => JobCall::GetFun { fun: read::<Fun>(message, op)?.fun },
-            "get_jids" => JobCall::GetJids,
+            "get_load" => JobCall::Ask(Question::GetLoad { jid: read::<Jid>(message, op)?.jid }),
+            "get_jid" => JobCall::Ask(Question::GetJid { jid: read::<Jid>(message, op)?.jid }),
+            "get_fun" => JobCall::Ask(Question::GetFun { fun: read::<Fun>(message, op)?.fun }),
+            "get_jids" => JobCall::Ask(Question::GetJids),
             "get_jids_filter" => {
                 let Filter { count, filter_find_job } = read(message, op)?;
-                JobCall::GetJidsFilter { count, filter_find_job }
+                JobCall::Ask(Question::GetJidsFilter { count, filter_find_job })
             }
-            "get_minions" => JobCall::GetMinions,
-            "get_endtime" => JobCall::GetEndtime { jid: read::<Jid>(message, op)?.jid },
+            "get_minions" => JobCall::Ask(Question::GetMinions),
+            "get_endtime" => {
+                JobCall::Ask(Question::GetEndtime { jid: read::<Jid>(message, op)?.jid })
+            }
             "clean_old_jobs" => JobCall::CleanOldJobs,
             other => {
                 let other = capped(other, LONGEST_WHY);
@@ -325,18 +322,16 @@ fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
 impl JobCall {
     /// Whether it changes nothing.
     pub(super) fn is_question(&self) -> bool {
+        matches!(self, JobCall::Ask(_))
+    }
+
+    /// The event that says it to the sinks that keep jobs, if it says anything to them.
+    pub(super) fn event(&self) -> Option<Event> {
         match self {
-            JobCall::SaveLoad { .. }
-            | JobCall::SaveMinions { .. }
-            | JobCall::UpdateEndtime { .. }
-            | JobCall::CleanOldJobs => false,
-            JobCall::GetLoad { .. }
-            | JobCall::GetJid { .. }
-            | JobCall::GetFun { .. }
-            | JobCall::GetJids
-            | JobCall::GetJidsFilter { .. }
-            | JobCall::GetMinions
-            | JobCall::GetEndtime { .. } => true,
+            JobCall::SaveLoad { jid, load, minions } => job_load::of_load(jid, load, minions),
+            JobCall::SaveMinions { jid, minions, .. } => job_load::of_minions(jid, minions),
+            JobCall::UpdateEndtime { jid, time } => job_load::of_end_time(jid, time),
+            JobCall::Ask(_) | JobCall::CleanOldJobs => None,
         }
     }
 
@@ -363,18 +358,7 @@ impl JobCall {
                 jobs.save_minions(jid, minions, syndic.as_deref()).map(|()| None)
             }
             JobCall::UpdateEndtime { jid, time } => jobs.update_endtime(jid, time).map(|()| None),
-            JobCall::GetLoad { jid } => jobs.answer_load(jid, memory),
-            JobCall::GetJid { jid } => jobs.answer_jid(jid, memory).map(Some),
-            JobCall::GetFun { fun } => jobs.answer_fun(fun, memory).map(Some),
-            JobCall::GetJids => jobs.answer_jids(memory).map(Some),
-            JobCall::GetJidsFilter { count, filter_find_job } => {
-                jobs.answer_jids_filter(*count, *filter_find_job, memory).map(Some)
-            }
-            JobCall::GetMinions => jobs.answer_minions(memory).map(Some),
-            JobCall::GetEndtime { jid } => {
-                let time = jobs.get_endtime(jid)?;
-                Ok(time.and_then(|time| rmp_serde::to_vec(&time).ok()).map(Spooled::Memory))
-            }
+            JobCall::Ask(question) => jobs.ask_now(question.clone(), memory),
             JobCall::CleanOldJobs => jobs.clean_old_jobs().map(|()| None),
         }
     }

@@ -43,6 +43,7 @@ mod salt_masters;
 mod salt_outcomes;
 mod salt_reads_sqlite3;
 mod salt_returner;
+mod salt_sqlite3_jobs;
 mod secrets;
 mod spill;
 mod state_dir;

@@ -19,9 +19,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::path::Paths;
-use crate::event::Event;
 use crate::event::chunk::{Chunk, Share};
 use crate::event::filter::{Filter, FilterConfig};
+use crate::event::{Event, EventKind, job_load};
 use crate::observe::metrics::{self, Tally};
 use crate::yaml::{Node, Problem};
 
@@ -389,7 +389,10 @@ impl Redaction {
     /// The event without what is to be hidden, under the id that it has; `None` if it stays as it
     /// is. What was done is counted.
     pub fn of(&self, event: &Event) -> Option<Event> {
-        let asked = self.rules.asked(event);
+        // What is hidden of the event of a new job is hidden of what the master says of it.
+        let is_load = event.kind() == EventKind::JobLoad;
+        let announced = if is_load { job_load::announced(event) } else { None };
+        let asked = self.rules.asked(announced.as_ref().unwrap_or(event));
         if asked.is_empty() {
             return None;
         }

@@ -136,8 +136,8 @@ impl Refusal {
     }
 }
 
-/// What an answer means that is not the server's own. Too much at once is all that can be wrong with
-/// the rows; a 400 may come of a wrong port.
+/// What an answer means that is not the server's own. Too much at once is all that can be wrong
+/// with the rows; a 400 may come of a wrong port.
 fn of_a_proxy(answer: &Answer) -> Result<(), Failed> {
     match http::usual(answer) {
         Err(Failed::Reject) if answer.status != StatusCode::PAYLOAD_TOO_LARGE => Err(Failed::Retry),

@@ -63,7 +63,7 @@ use serde::Deserialize;
 use self::errors::Meaning;
 use self::features::Features;
 use self::schema::Options;
-use self::server::{Compression, Server};
+use self::server::{BodyCompression, Server};
 use crate::client::auth::Auth;
 use crate::client::http::Client;
 use crate::client::servers::{Servers, Site, Url, Urls};
@@ -280,6 +280,10 @@ impl Sink for ClickHouse {
         };
         let features = Features::of(wish.server_version.unwrap_or(CURRENT));
         Some(schema::script(&features, &options))
+    }
+
+    fn check(config: &Config) -> Vec<String> {
+        config.who().err().into_iter().collect()
     }
 
     async fn migrate(

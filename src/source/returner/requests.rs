@@ -294,8 +294,19 @@ impl RequestHandler {
     ) -> (Answer, Option<Place>) {
         let turn = if call.is_question() { &self.questions } else { &self.writes };
         let memory = self.memory;
+        let is_of_master = authority == Authority::Master;
+        let event = if is_of_master { call.event() } else { None };
         let asking = self.blocking(turn, place, move |jobs| call.answer(jobs, authority, memory));
-        let (answer, mut place) = asking.await;
+        let (mut answer, mut place) = asking.await;
+        if answer.is_ok()
+            && let Some(event) = event
+        {
+            // Salt's master waits for the answer, and the job cache has it: no sink is waited for.
+            let sender = FrameSender { via: "job loads", authority, ..self.sender.clone() };
+            if !sender.tell(&event).await {
+                answer = Err(later("the daemon is stopping"));
+            }
+        }
         if let (Ok(Some(Spooled::File(file))), Some(place)) = (&answer, &mut place) {
             place.unread.add(file.length());
         }
@@ -360,6 +371,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::event::Origin;
+    use crate::jobs::store::Question;
     use crate::observe::state::SourceState;
     use crate::sync::bell::{Bell, channel};
 
@@ -377,7 +389,7 @@ pub(super) mod tests {
     }
 
     fn question() -> Asked {
-        Asked::Job(JobCall::GetJids)
+        Asked::Job(JobCall::Ask(Question::GetJids))
     }
 
     fn events() -> Asked {

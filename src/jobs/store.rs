@@ -1,0 +1,300 @@
+//! A store that answers what Salt asks of its jobs.
+//!
+//! The embedded job cache is one, and so is each sink whose tables Salt could read. A store finds
+//! loads and returns and hands them to the [`Answer`], which alone knows how Salt wants to have
+//! them.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tracing::warn;
+
+use super::answer::{self, FIND_JOB};
+use super::spool::{Spool, Spooled};
+use crate::codec::msgpack;
+use crate::error::chain;
+
+/// A store of jobs.
+pub(crate) trait JobStore: Send + Sync {
+    /// Adds what the store knows to the answer. Work that blocks goes to a thread of its own.
+    fn ask(&self, answer: Answer) -> Asking<'_>;
+}
+
+/// A store at work. It fails as a whole: the answer is gone with it.
+pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<Answer, AskError>> + Send + 'a>>;
+
+/// Why a store gave no answer.
+#[derive(Debug, Error)]
+#[error("{doing}")]
+pub(crate) struct AskError {
+    doing: String,
+    #[source]
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl AskError {
+    /// An error while `doing`.
+    pub(crate) fn new(
+        doing: impl Into<String>,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        AskError { doing: doing.into(), cause: cause.into() }
+    }
+}
+
+/// Asks stores one after the other; the first that knows anything answers. A store that fails is
+/// passed over, and its error is the answer if nobody knows anything.
+#[cfg_attr(not(test), expect(dead_code, reason = "no setting names stores of jobs yet"))]
+pub(crate) async fn ask_in_turn(
+    stores: &[Arc<dyn JobStore>],
+    answer: impl Fn() -> Answer + Sync,
+) -> Result<Option<Spooled>, AskError> {
+    let mut failure = None;
+    for store in stores {
+        let asked = store.ask(answer()).await.and_then(|answer| {
+            answer.finished().map_err(|cause| AskError::new("keeping an answer", cause))
+        });
+        match asked {
+            Ok(Some(found)) => return Ok(Some(found)),
+            Ok(None) => {}
+            Err(error) => {
+                warn!(error = chain(&error), "a store of jobs gives no answer");
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    match failure {
+        None => Ok(answer().question.nothing()),
+        Some(failure) => Err(failure),
+    }
+}
+
+/// What Salt asks of a job cache, under the names of its functions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// The load of a job, and the minions that it was meant for.
+    GetLoad {
+        /// The job.
+        jid: String,
+    },
+    /// What each minion returned of a job.
+    GetJid {
+        /// The job.
+        jid: String,
+    },
+    /// The last return of each minion of a function.
+    GetFun {
+        /// The function.
+        fun: String,
+    },
+    /// All jobs.
+    GetJids,
+    /// The last jobs, oldest first.
+    GetJidsFilter {
+        /// How many at the most.
+        count: u64,
+        /// Whether those that ask for other jobs are left out.
+        filter_find_job: bool,
+    },
+    /// The minions that have returned something.
+    GetMinions,
+    /// When a job ended.
+    GetEndtime {
+        /// The job.
+        jid: String,
+    },
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Value,
+    Map,
+    Array,
+}
+
+impl Question {
+    fn form(&self) -> Form {
+        match self {
+            Question::GetLoad { .. } | Question::GetEndtime { .. } => Form::Value,
+            Question::GetJid { .. } | Question::GetFun { .. } | Question::GetJids => Form::Map,
+            Question::GetJidsFilter { .. } | Question::GetMinions => Form::Array,
+        }
+    }
+
+    /// The answer if nobody knows anything, as msgpack.
+    pub(crate) fn nothing(&self) -> Option<Spooled> {
+        match self.form() {
+            Form::Value => None,
+            Form::Map => Some(Spooled::Memory(vec![0x80])),
+            Form::Array => Some(Spooled::Memory(vec![0x90])),
+        }
+    }
+}
+
+/// How long a large store may list jobs. Salt waits for three seconds.
+const LONGEST_LIST: Duration = Duration::from_secs(1);
+
+/// An answer in the making, as msgpack.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    question: Question,
+    spool: Spool,
+    parts: u32,
+    began: Instant,
+    is_cut: bool,
+}
+
+/// A job as a store knows it.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    /// Its id.
+    pub(crate) jid: &'a str,
+    /// Its load, as msgpack.
+    pub(crate) load: &'a [u8],
+    /// The load is the data of its event, which says more than what was published.
+    pub(crate) is_event: bool,
+    /// The minions that it was meant for, sorted, if that is asked for.
+    pub(crate) minions: &'a [String],
+    /// When it ended.
+    pub(crate) end_time: Option<&'a str>,
+}
+
+impl Answer {
+    /// An answer to be written.
+    pub(super) fn new(question: Question, spool: Spool) -> Self {
+        Answer { question, spool, parts: 0, began: Instant::now(), is_cut: false }
+    }
+
+    /// What is asked.
+    pub(crate) fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// Adds the job that is asked for, or one of a list.
+    pub(crate) fn job(&mut self, job: &Job<'_>) {
+        match self.question {
+            Question::GetLoad { .. } => {
+                self.part(&answer::described(job.load, job.is_event, job.minions));
+            }
+            Question::GetJids => {
+                let mut listed = answer::instance(job.load);
+                listed.text("StartTime", &answer::start_time(job.jid));
+                if let Some(end_time) = job.end_time {
+                    listed.text("EndTime", end_time);
+                }
+                self.key(job.jid);
+                self.spool.push(&listed.finished());
+            }
+            Question::GetJidsFilter { filter_find_job, .. } => {
+                if filter_find_job && msgpack::text(job.load, "fun") == Some(FIND_JOB) {
+                    return;
+                }
+                let mut listed = answer::instance(job.load);
+                listed.text("JID", job.jid);
+                listed.text("StartTime", &answer::start_time(job.jid));
+                self.part(&listed.finished());
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds what a minion has returned: the whole return as msgpack.
+    pub(crate) fn returned(&mut self, minion: &str, load: &[u8]) {
+        if msgpack::find(load, "return").is_none() {
+            return;
+        }
+        self.key(minion);
+        match self.question {
+            Question::GetJid { .. } => answer::kept(load, &mut self.spool),
+            _ => self.spool.push(load),
+        }
+    }
+
+    /// Adds the name of a minion, or when a job ended.
+    pub(crate) fn text(&mut self, text: &str) {
+        let mut packed = Vec::new();
+        msgpack::write_str(text, &mut packed);
+        self.part(&packed);
+    }
+
+    /// Tells if there is room for more.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.spool.is_sound()
+    }
+
+    /// Tells if a list of jobs took so long that it has to end here. The last jobs have to come
+    /// first then.
+    pub(crate) fn is_late(&mut self) -> bool {
+        self.is_cut |= self.began.elapsed() > LONGEST_LIST;
+        self.is_cut
+    }
+
+    /// The whole answer; `None` if nothing was known.
+    pub(crate) fn finished(self) -> io::Result<Option<Spooled>> {
+        if self.is_cut {
+            let jobs = self.parts;
+            warn!(jobs, "a list of all jobs takes too long; Salt gets the last of them");
+        }
+        match (self.parts, self.question.form()) {
+            (0, _) if self.spool.is_sound() => Ok(None),
+            (_, Form::Value) => self.spool.value().map(Some),
+            (parts, Form::Map) => self.spool.map(parts).map(Some),
+            (parts, Form::Array) => self.spool.array(parts).map(Some),
+        }
+    }
+
+    fn part(&mut self, part: &[u8]) {
+        self.parts += 1;
+        self.spool.push(part);
+    }
+
+    fn key(&mut self, key: &str) {
+        self.text(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::Jobs;
+
+    /// A store that knows these minions, or fails.
+    struct Known(Result<&'static [&'static str], &'static str>);
+
+    impl JobStore for Known {
+        fn ask(&self, mut answer: Answer) -> Asking<'_> {
+            Box::pin(async move {
+                for minion in self.0.map_err(|why| AskError::new("asking a test", why))? {
+                    answer.text(minion);
+                }
+                Ok(answer)
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_store_that_knows_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        let asked = async |stores: &[Known]| {
+            let stores: Vec<_> =
+                stores.iter().map(|Known(known)| Arc::new(Known(*known)) as _).collect();
+            let answer = || jobs.answer_to(Question::GetMinions, 1 << 10);
+            let found = ask_in_turn(&stores, answer).await;
+            found.map(|found| found.unwrap().into_memory().unwrap()).map_err(|error| chain(&error))
+        };
+        let (none, a, b) = (Known(Ok(&[])), Known(Ok(&["a"])), Known(Ok(&["b"])));
+        let broken = Known(Err("broken"));
+        assert_eq!(asked(&[none, a, b]).await.unwrap(), b"\x91\xa1a");
+        let (none, b) = (Known(Ok(&[])), Known(Ok(&["b"])));
+        assert_eq!(asked(&[broken, none, b]).await.unwrap(), b"\x91\xa1b");
+        assert_eq!(asked(&[Known(Ok(&[]))]).await.unwrap(), b"\x90");
+        let (broken, none) = (Known(Err("broken")), Known(Ok(&[])));
+        assert_eq!(asked(&[broken, none]).await.unwrap_err(), "asking a test: broken");
+    }
+}

@@ -1,0 +1,101 @@
+//! Makes the tables, columns and indexes that a database lacks: an empty one, an older one, or one
+//! that Salt's returner has written. Nothing is ever removed.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use super::dialect::Dialect;
+use super::statements::Statements;
+use super::tables::Table;
+use super::{Database, Values};
+
+/// Makes what is missing.
+pub(in crate::sink) async fn migrate<D: Database>(
+    database: &mut D,
+    statements: &Statements,
+) -> Result<(), D::Error> {
+    let Statements { tables, dialect, .. } = statements;
+    migrate_table(database, &tables.jids, dialect).await?;
+    migrate_table(database, &tables.returns, dialect).await?;
+    migrate_table(database, &tables.events, dialect).await
+}
+
+async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
+    database: &mut D,
+    table: &Table<F>,
+    dialect: &Dialect,
+) -> Result<(), D::Error> {
+    let name = table.name;
+    let columns = table.columns.iter().map(|column| {
+        let text = format!("{} {} {}", column.name, column.kind, column.constraint);
+        text.trim_end().to_owned()
+    });
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let create = format!("CREATE TABLE IF NOT EXISTS {name} ({columns})");
+    database.execute(&create, &Values::default()).await?;
+
+    let there = columns_of(database, dialect, name).await?;
+    for column in table.columns {
+        if column.field.is_some() && !there.contains(column.name) {
+            let add = format!("ALTER TABLE {name} ADD COLUMN {} {}", column.name, column.kind);
+            database.execute(&add, &Values::default()).await?;
+        }
+    }
+
+    let there = indexes_of(database, dialect, name).await?;
+    for index in table.indexes {
+        // One that is unique serves as well as one that is not.
+        let serves =
+            |one: &There| one.name == index.name || one.unique && one.columns == index.columns;
+        if !there.iter().any(serves) {
+            let unique = if index.unique { "UNIQUE " } else { "" };
+            let create =
+                format!("CREATE {unique}INDEX {} ON {name} ({})", index.name, index.columns);
+            database.execute(&create, &Values::default()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of the columns that a table has now.
+pub(super) async fn columns_of<D: Database>(
+    database: &mut D,
+    dialect: &Dialect,
+    table: &str,
+) -> Result<HashSet<String>, D::Error> {
+    let mut names = HashSet::new();
+    let mut each = |row: &[Option<&[u8]>]| {
+        names.extend(row.iter().map(|name| text(*name)));
+        ControlFlow::Continue(())
+    };
+    database.query(dialect.columns, &Values::of(&[table]), &mut each).await?;
+    Ok(names)
+}
+
+/// An index that a table has now.
+struct There {
+    name: String,
+    unique: bool,
+    columns: String,
+}
+
+async fn indexes_of<D: Database>(
+    database: &mut D,
+    dialect: &Dialect,
+    table: &str,
+) -> Result<Vec<There>, D::Error> {
+    let mut indexes = Vec::new();
+    let mut each = |row: &[Option<&[u8]>]| {
+        if let [name, unique, columns] = row {
+            let (name, columns) = (text(*name), text(*columns));
+            indexes.push(There { name, unique: *unique == Some(b"1"), columns });
+        }
+        ControlFlow::Continue(())
+    };
+    database.query(dialect.indexes, &Values::of(&[table]), &mut each).await?;
+    Ok(indexes)
+}
+
+fn text(bytes: Option<&[u8]>) -> String {
+    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+}

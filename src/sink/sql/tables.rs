@@ -1,0 +1,118 @@
+//! The tables of a kind: their columns, what these hold, and their indexes. All SQL is made of
+//! them ([`super::statements`]), and so are the rows ([`super::rows`]): neither can drift from the
+//! other.
+
+/// The three tables.
+#[derive(Debug)]
+pub(in crate::sink) struct Tables {
+    /// A row for each job.
+    pub(in crate::sink) jids: Table<JobField>,
+    /// A row for each return.
+    pub(in crate::sink) returns: Table<ReturnField>,
+    /// A row for each event.
+    pub(in crate::sink) events: Table<EventField>,
+    /// A condition of a row of the returns: its master had left something out of it.
+    pub(in crate::sink) is_trimmed: &'static str,
+}
+
+/// A table, whose columns hold fields of this type.
+#[derive(Debug)]
+pub(in crate::sink) struct Table<F: 'static> {
+    /// The table's name.
+    pub(in crate::sink) name: &'static str,
+    /// Its columns.
+    pub(in crate::sink) columns: &'static [Column<F>],
+    /// Its indexes, besides those that are constraints of columns.
+    pub(in crate::sink) indexes: &'static [Index],
+}
+
+/// A column.
+#[derive(Debug)]
+pub(in crate::sink) struct Column<F> {
+    /// Its name.
+    pub(in crate::sink) name: &'static str,
+    /// What it holds; `None` if the database makes it.
+    pub(in crate::sink) field: Option<F>,
+    /// Its type, with which it is added to a table that lacks it.
+    pub(in crate::sink) kind: &'static str,
+    /// What else is said of it in a new table.
+    pub(in crate::sink) constraint: &'static str,
+}
+
+/// An index.
+#[derive(Debug)]
+pub(in crate::sink) struct Index {
+    /// Its name.
+    pub(in crate::sink) name: &'static str,
+    /// Its columns, with commas between them.
+    pub(in crate::sink) columns: &'static str,
+    /// Each value in it stands once.
+    pub(in crate::sink) unique: bool,
+}
+
+/// What a column of `jids` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sink) enum JobField {
+    /// The job's id.
+    Jid,
+    /// The load, as JSON.
+    Load,
+    /// Where the load comes from ([`super::rows::LoadFrom`]).
+    LoadFrom,
+    /// The minions that the master has named for the job, as a JSON list.
+    Minions,
+    /// When the job ended, as Salt says it.
+    EndTime,
+    /// When the job was first heard of, in UTC.
+    Time,
+}
+
+/// What a column of `salt_returns` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sink) enum ReturnField {
+    /// The function.
+    Function,
+    /// The job's id.
+    Jid,
+    /// The minion.
+    Minion,
+    /// The arguments, as Python prints them; NULL if there are none.
+    Arguments,
+    /// When the return was read, in local time.
+    LocalTime,
+    /// What was returned, as JSON.
+    Value,
+    /// `1`, `0`, or nothing if the return does not say.
+    Success,
+    /// Who vouches for it.
+    Authority,
+    /// How it went, by [`crate::event::job_return`].
+    Outcome,
+}
+
+/// What a column of `salt_events` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sink) enum EventField {
+    /// The tag.
+    Tag,
+    /// The data, as JSON.
+    Data,
+    /// When the event was read, in UTC.
+    Time,
+    /// The id of the master.
+    Master,
+    /// The event's own id, by which a repeated one is known.
+    Id,
+}
+
+impl<F: Copy + PartialEq> Table<F> {
+    /// The columns that are written, with what they hold.
+    pub(super) fn written(&self) -> impl Iterator<Item = (&'static str, F)> + Clone {
+        self.columns.iter().filter_map(|column| Some((column.name, column.field?)))
+    }
+
+    /// The column that holds this; `None` in a table without it.
+    pub(super) fn column(&self, field: F) -> Option<&'static str> {
+        self.written().find(|(_, held)| *held == field).map(|(name, _)| name)
+    }
+}

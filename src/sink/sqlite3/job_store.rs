@@ -1,0 +1,84 @@
+//! Reads jobs back, over a read-only connection of its own, on a thread that may block.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::task::spawn_blocking;
+
+use super::database::{DIALECT, Sqlite};
+use super::file::{FileId, file_id};
+use super::{Config, TABLES};
+use crate::jobs::store::{Answer, AskError, Asking, JobStore};
+use crate::sink::sql::at_once;
+use crate::sink::sql::reading::{Reading, fill};
+
+/// How long to wait for a lock of another process. Salt waits for three seconds.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// The jobs of a database.
+pub(super) struct Jobs(Arc<Database>);
+
+struct Database {
+    path: PathBuf,
+    /// The connection of the last question, if no other uses it now.
+    idle: Mutex<Option<Open>>,
+}
+
+/// A connection to a file.
+struct Open {
+    file: FileId,
+    sqlite: Sqlite,
+    reading: Reading,
+}
+
+impl Jobs {
+    pub(super) fn new(config: &Config) -> Self {
+        // As the sink opens it. Where the folder of the process is not known there is nothing.
+        let path = std::path::absolute(&config.database).unwrap_or_default();
+        Jobs(Arc::new(Database { path, idle: Mutex::default() }))
+    }
+}
+
+impl JobStore for Jobs {
+    fn ask(&self, answer: Answer) -> Asking<'_> {
+        let database = Arc::clone(&self.0);
+        let doing = || format!("reading jobs of {}", self.0.path.display());
+        Box::pin(async move {
+            match spawn_blocking(move || database.answer(answer)).await {
+                Ok(filled) => filled.map_err(|error| AskError::new(doing(), error)),
+                Err(error) => Err(AskError::new(doing(), error)),
+            }
+        })
+    }
+}
+
+impl Database {
+    fn answer(&self, answer: Answer) -> rusqlite::Result<Answer> {
+        // Nothing is known of jobs as long as there is no file.
+        let Ok(file) = file_id(&self.path) else { return Ok(answer) };
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut open = match idle.filter(|open| open.file == file) {
+            Some(open) => open,
+            None => Open::new(&self.path, file)?,
+        };
+        if !open.reading.has_tables() {
+            return Ok(answer);
+        }
+        let answer = at_once(fill(&mut open.sqlite, &open.reading, answer))?;
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
+        Ok(answer)
+    }
+}
+
+impl Open {
+    fn new(path: &Path, file: FileId) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        let mut sqlite = Sqlite::new(connection);
+        let reading = at_once(Reading::of(&mut sqlite, &TABLES, &DIALECT))?;
+        Ok(Open { file, sqlite, reading })
+    }
+}
