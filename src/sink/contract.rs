@@ -5,6 +5,17 @@
 //! file beside this one: its `Config`, whose doc comments are the reference manual, and its
 //! `impl Sink`. To add it, declare the file in `sink/mod.rs` and name it in
 //! [`KINDS`](super::registry::KINDS).
+//!
+//! `docs/sinks/KIND.md` is made of the head of that file, its `//!` comment, and of what its types
+//! and constants say. The head begins with a paragraph on the kind. Its sections, in any order:
+//!
+//! * `# Example`: a whole configuration in a block `yaml`. A test reads it.
+//! * `# Stored`: what is written, in which form.
+//! * `# Failures`: a list of `* WHAT HAPPENS → WHAT SALTERN DOES → WHAT AN OPERATOR SEES`.
+//! * `# Guarantee`, if there is more to say than [`Sink::ONCE`] does. Its first sentence stands in
+//!   the table of all kinds.
+//! * `# Differences` from Salt's returner, and `# Moving`, besides what [`Sink::SALT`] says.
+//! * Any other, which stands behind `# Stored`; `# Inside` is left out, for readers of the code.
 
 use std::collections::BTreeSet;
 use std::error::Error;

@@ -93,7 +93,8 @@ fn page_of_sink(kind: &SinkKind, schema: &Value) -> String {
     section(&mut page, "Defaults of its own", &own_defaults(kind, schema));
     section(&mut page, "What is stored", &stored(kind, &mut head));
     let guarantee = head.take("Guarantee").unwrap_or_default();
-    let failures = table_of_failures(&head.file, &head.need("Failures"));
+    let failures = head.need("Failures");
+    let failures = table_of_failures(&head.file, &failures);
     let (differs, moving) = (head.take("Differences"), head.take("Moving"));
     for (title, text) in head.rest() {
         section(&mut page, &title, &text);
@@ -113,14 +114,12 @@ fn page_of_source(kind: &SourceKind, schema: &Value) -> String {
     let keys = Keys::of(schema, "sources", kind.name);
     section(&mut page, "Keys", &(table_of_keys(&keys) + SOURCES));
     let guarantee = head.need("Guarantee");
-    let failures = head.take("Failures");
+    let failures = head.take("Failures").map(|list| table_of_failures(&head.file, &list));
     for (title, text) in head.rest() {
         section(&mut page, &title, &text);
     }
     section(&mut page, "Guarantee", &guarantee);
-    if let Some(failures) = failures {
-        section(&mut page, "Failures", &table_of_failures(&format!("source {}", kind.name), &failures));
-    }
+    section(&mut page, "Failures", &failures.unwrap_or_default());
     page
 }
 
@@ -143,7 +142,7 @@ fn large(text: &str) -> String {
     first + letters.as_str()
 }
 
-fn table_of_keys(keys: &Keys) -> String {
+fn table_of_keys(keys: &Keys<'_>) -> String {
     if keys.found.is_empty() {
         return "It has no keys of its own.\n\n".to_owned();
     }

@@ -3,8 +3,8 @@
 use std::fs;
 
 use saltern::import_master::without_sink;
-use saltern::sink::registry::{self as sinks};
-use saltern::source::registry::{self as sources};
+use saltern::sink::registry as sinks;
+use saltern::source::registry as sources;
 
 use super::head::Head;
 use super::kinds::{listed, once};
