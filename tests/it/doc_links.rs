@@ -57,7 +57,9 @@ fn anchors(text: &str) -> Vec<String> {
             .trim_start_matches('#')
             .split("](")
             .enumerate()
-            .map(|(n, part)| if n == 0 { part } else { part.split_once(')').map_or("", |(_, p)| p) })
+            .map(
+                |(n, part)| if n == 0 { part } else { part.split_once(')').map_or("", |(_, p)| p) },
+            )
             .collect();
         let kept = title.trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
         let slug = kept.collect::<String>().to_lowercase().replace(' ', "-");

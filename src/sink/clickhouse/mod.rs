@@ -116,7 +116,7 @@ pub(crate) struct Config {
     cluster: Option<String>,
     /// Compression on the way to the server.
     #[serde(default)]
-    compression: Compression,
+    compression: BodyCompression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
     /// from 21.11 on). Each is waited for all the same. For many small batches.
     #[serde(default)]

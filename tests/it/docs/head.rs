@@ -91,9 +91,8 @@ fn without_rust_links(text: &str) -> String {
 
 /// The table of a list `* WHEN → THEN → SEEN`, whose points may go on in lines that are indented.
 pub(super) fn table_of_failures(file: &str, list: &str) -> String {
-    let mut table = String::from(
-        "| what happens | what saltern does | what you see |\n|---|---|---|\n",
-    );
+    let mut table =
+        String::from("| what happens | what saltern does | what you see |\n|---|---|---|\n");
     let (points, behind) = list.split_once("\n\n").unwrap_or((list, ""));
     let joined = points.replace("\n  ", " ");
     for line in joined.lines() {

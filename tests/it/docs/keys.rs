@@ -40,7 +40,13 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn add(&mut self, name: &str, schema: &'a Value, default: Option<&'a Value>, is_required: bool) {
+    fn add(
+        &mut self,
+        name: &str,
+        schema: &'a Value,
+        default: Option<&'a Value>,
+        is_required: bool,
+    ) {
         let (inner, is_nullable) = self.resolved(schema);
         let has_keys = inner.get("properties").is_some();
         let described = schema["description"].as_str().unwrap_or_default().replace('\n', " ");

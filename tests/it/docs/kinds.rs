@@ -126,7 +126,10 @@ fn page_of_source(kind: &SourceKind, schema: &Value) -> String {
 fn beginning(kind: &str, about: &str, head: &Head) -> String {
     let Head { file, intro, .. } = head;
     let intro = intro.strip_prefix(&format!("`{kind}`: ")).unwrap_or(intro);
-    format!("<!-- Made from {file}: change that. -->\n\n# {kind}\n\n*{about}*\n\n{}\n", large(intro))
+    format!(
+        "<!-- Made from {file}: change that. -->\n\n# {kind}\n\n*{about}*\n\n{}\n",
+        large(intro)
+    )
 }
 
 fn section(page: &mut String, title: &str, text: &str) {
@@ -162,7 +165,8 @@ fn own_defaults(kind: &SinkKind, schema: &Value) -> String {
     let mut lines = Vec::new();
     for group in ["batch", "retry", "spill", "filter"] {
         let options = &entry[group]["properties"];
-        let options = if options.is_null() { &entry[group]["anyOf"][0]["properties"] } else { options };
+        let options =
+            if options.is_null() { &entry[group]["anyOf"][0]["properties"] } else { options };
         for (key, value) in own[group].as_object().into_iter().flatten() {
             let general = &options[key]["default"];
             let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
@@ -187,10 +191,10 @@ fn plain(value: &Value) -> String {
 fn stored(kind: &SinkKind, head: &mut Head) -> String {
     let prose = head.need("Stored");
     let Some(tables) = (kind.tables)(&TableWish::default()) else { return prose };
+    let (name, tables) = (kind.name, tables.trim());
     format!(
-        "{prose}\n\n`saltern schema {}` prints the statements that make it:\n\n```sql\n{}\n```",
-        kind.name,
-        tables.trim()
+        "{prose}\n\n<details><summary>The statements that make it, as <code>saltern schema {name}</code> prints \
+         them</summary>\n\n```sql\n{tables}\n```\n\n</details>"
     )
 }
 
@@ -240,7 +244,9 @@ fn options(salt: &SaltReturner) -> String {
         let form = match option.form {
             SaltForm::Path => "a path".to_owned(),
             SaltForm::Seconds => "seconds".to_owned(),
-            SaltForm::Servers { port, .. } => format!("servers; the port is {port} if none is named"),
+            SaltForm::Servers { port, .. } => {
+                format!("servers; the port is {port} if none is named")
+            }
             SaltForm::Name { longest } => format!("a name of at most {longest} characters"),
         };
         let needed = if option.is_needed { "; needed" } else { "" };

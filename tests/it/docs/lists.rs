@@ -34,9 +34,9 @@ fn the_page_of_guarantees_is_what_the_code_says() {
 #[test]
 fn the_lists_of_kinds_are_what_the_code_says() {
     let list = |folder: &str, kinds: Vec<(&str, &str)>| {
-        let lines = kinds.into_iter().map(|(name, about)| {
-            format!("- [`{name}`]({folder}/{name}.md): {about}\n")
-        });
+        let lines = kinds
+            .into_iter()
+            .map(|(name, about)| format!("- [`{name}`]({folder}/{name}.md): {about}\n"));
         lines.collect::<String>()
     };
     let of_sinks = list("sinks", sinks::KINDS.iter().map(|kind| (kind.name, kind.about)).collect());
@@ -54,7 +54,9 @@ fn the_readme_names_every_kind() {
     let of_sources: Vec<_> = sources::KINDS.iter().map(|kind| link("sources", kind.name)).collect();
     let readme = fs::read_to_string(in_repository("README.md")).unwrap();
     let lines = readme.lines().map(|line| match line {
-        line if line.starts_with("| sources |") => format!("| sources | {} |", of_sources.join(", ")),
+        line if line.starts_with("| sources |") => {
+            format!("| sources | {} |", of_sources.join(", "))
+        }
         line if line.starts_with("| sinks |") => format!("| sinks | {} |", of_sinks.join(", ")),
         line => line.to_owned(),
     });
