@@ -12,10 +12,11 @@ use saltern::event::batch::BatchLimits;
 use saltern::event::chunk::Share;
 use saltern::event::filter::{Filter, FilterConfig};
 use saltern::event::{Authority, Event};
+use saltern::files::disk::Folder;
 use saltern::observe::state::{SinkState, SourceState};
 use saltern::pipeline::dispatch::{Dispatcher, SinkChannel, SinkChannels};
 use saltern::pipeline::routes::Routes;
-use saltern::queue::spill::disk::Folder;
+use saltern::queue::parcel::Parcel;
 use saltern::queue::{Queue, SpillConfig, SpillMode};
 use saltern::source::frame_sender::Frames;
 use saltern::sync::bell::{Bell, Receiver, channel};
@@ -177,7 +178,7 @@ fn dispatch(criterion: &mut Criterion) {
     }
 }
 
-fn outgoing(number: usize, filter: &FilterConfig) -> (SinkChannel, Receiver<Share>) {
+fn outgoing(number: usize, filter: &FilterConfig) -> (SinkChannel, Receiver<Parcel>) {
     let (sender, shares) = channel(CHUNKS, &Bell::default());
     let filter = Filter::new(filter).expect("these are globs");
     let state = Arc::new(SinkState::new(&format!("s{number}"), "blackhole"));

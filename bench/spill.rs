@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use saltern::queue::spill::disk::Folder;
+use saltern::files::disk::Folder;
 use saltern::queue::spill::record::Body;
 use saltern::queue::spill::{Settings, Spill};
 use tempfile::TempDir;

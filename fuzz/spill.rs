@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
-use saltern::queue::spill::disk::Folder;
+use saltern::files::disk::Folder;
 use saltern::queue::spill::key::Key;
 use saltern::queue::spill::record::Body;
 use saltern::queue::spill::scan::{Depth, Scan, scan};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
-use saltern::queue::spill::disk::Folder;
+use saltern::files::disk::Folder;
 use saltern::queue::spill::record::Body;
 use saltern::queue::spill::{Settings, Spill};
 

@@ -8,7 +8,8 @@ use clap::Args;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{Failure, Output, print_json, runtime};
+use crate::cli::output::{Failure, Output, print_json};
+use crate::cli::runtime::runtime;
 use crate::client::tls;
 use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError, SinkConfig};

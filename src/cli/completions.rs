@@ -1,9 +1,9 @@
 //! `saltern completions`: what a shell completes after `saltern`.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Arguments, Failure, print};
+use crate::cli::output::{Failure, print};
 
 #[derive(Args)]
 pub(super) struct Completions {
@@ -12,8 +12,8 @@ pub(super) struct Completions {
     shell: Shell,
 }
 
-pub(super) fn completions(arguments: &Completions) -> Result<(), Failure> {
+pub(super) fn completions(arguments: &Completions, command: &mut Command) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Arguments::command(), "saltern", &mut script);
+    clap_complete::generate(arguments.shell, command, "saltern", &mut script);
     print(&String::from_utf8_lossy(&script))
 }

@@ -8,8 +8,10 @@ use serde::Deserialize;
 
 use super::daemon::{Daemon, located, meant, reachable, state_dir_of};
 use super::tcp_listener::stranger;
-use super::{Failure, Target, print, runtime};
-use crate::config::Located;
+use crate::cli::output::{Failure, print};
+use crate::cli::runtime::runtime;
+use crate::cli::target::Target;
+use crate::config::located::Located;
 use crate::http::token;
 use crate::units::Secret;
 

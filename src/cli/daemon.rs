@@ -27,11 +27,15 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::demo_sign;
 use super::tcp_listener::stranger;
-use super::{Failure, Target, demo_sign, runtime};
+use crate::cli::output::Failure;
+use crate::cli::runtime::runtime;
+use crate::cli::target::Target;
 use crate::client::tls::TlsConfig;
 use crate::codec::visible;
-use crate::config::{self, ConfigError, General, Http, Located};
+use crate::config::located::Located;
+use crate::config::{self, ConfigError, General, Http};
 use crate::error::chain;
 use crate::files::state_dir::is_taken;
 use crate::http::authorize::MEANT;

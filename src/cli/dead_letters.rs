@@ -13,7 +13,9 @@ use serde_json::json;
 
 use super::daemon::{meant, state_dir_of};
 use super::spill::{rfc3339, table};
-use super::{Failure, Output, Target, look_into, print, print_json, runtime};
+use crate::cli::output::{Failure, Output, print, print_json};
+use crate::cli::runtime::runtime;
+use crate::cli::target::{Target, look_into};
 use crate::codec::lenient_json;
 use crate::codec::visible::{self, Visible};
 use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter, LetterSelection};

@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::daemon::is_demo_found;
 use super::demo_sign::Sign;
-use super::{Failure, print, run, start_logging};
+use super::run;
+use crate::cli::logging::start_logging;
+use crate::cli::output::{Failure, print};
 use crate::config::{Config, Log, LogLevel};
 use crate::demo::Generator;
 use crate::error::chain;

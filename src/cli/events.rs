@@ -17,7 +17,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 use super::daemon::{Daemon, meant};
-use super::{Failure, Output, Target, run, runtime, start_logging};
+use super::run;
+use crate::cli::logging::start_logging;
+use crate::cli::output::{Failure, Output};
+use crate::cli::runtime::runtime;
+use crate::cli::target::Target;
 use crate::codec::lenient_json;
 use crate::codec::visible;
 use crate::config::{Config, Log, LogLevel};
@@ -87,7 +91,7 @@ async fn follow(
     if let Some(address) = &arguments.bus {
         // Nobody gets to see more by reading the bus past the daemon that hides some of it.
         let config = &target.config;
-        let daemon = config.exists().then(|| super::load(config)).transpose()?;
+        let daemon = config.exists().then(|| crate::cli::target::load(config)).transpose()?;
         return follow_bus(address, daemon, &filter, printer).await;
     }
     let daemon = match arguments.url.as_deref() {

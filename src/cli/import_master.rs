@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, print};
+use crate::cli::output::{Failure, print};
 use crate::import_master::{Master, import};
 
 #[derive(Args)]

@@ -14,8 +14,11 @@ use tokio::time::sleep;
 
 use super::daemon::{Answer, Daemon, general_of, meant};
 use super::job_table::{Job, Objects, Page, heading, return_heading};
+use super::run;
 use super::spill::table;
-use super::{Failure, Output, Target, look_into, print, print_json, run, runtime};
+use crate::cli::output::{Failure, Output, print, print_json};
+use crate::cli::runtime::runtime;
+use crate::cli::target::{Target, look_into};
 use crate::codec::lenient_json;
 use crate::codec::visible::Visible;
 use crate::config::{Config, ConfigError};

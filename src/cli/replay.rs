@@ -9,7 +9,10 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, load, run, start_logging};
+use super::run;
+use crate::cli::logging::start_logging;
+use crate::cli::output::Failure;
+use crate::cli::target::load;
 use crate::config::{Config, SourceConfig};
 use crate::pipeline::Pipeline;
 

@@ -10,7 +10,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{Failure, load, runtime, start_logging};
+use crate::cli::logging::start_logging;
+use crate::cli::output::Failure;
+use crate::cli::runtime::runtime;
+use crate::cli::target::load;
 use crate::config::Config;
 use crate::error::chain;
 use crate::files::state_dir::{StateDir, StateDirError};

@@ -6,7 +6,9 @@ use std::path::Path;
 use clap::Args;
 
 use super::check::probing;
-use super::{Failure, load, print, runtime};
+use crate::cli::output::{Failure, print};
+use crate::cli::runtime::runtime;
+use crate::cli::target::load;
 use crate::config::{self, Config, SinkConfig};
 use crate::error::chain;
 use crate::sink::contract::{Migrated, TableWish};

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Output, print};
+use crate::cli::output::{Failure, Output, print};
 use crate::{sink, source};
 
 #[derive(Args)]

@@ -3,7 +3,11 @@
 pub(crate) mod auth;
 pub(crate) mod backoff;
 pub(crate) mod http;
+#[cfg(feature = "kafka")]
 pub(crate) mod kafka;
 pub(crate) mod servers;
 pub(crate) mod stream;
 pub(crate) mod tls;
+
+/// Kinds that this build was made without, since their native libraries were not wanted.
+pub(crate) const LEFT_OUT: &[&str] = if cfg!(feature = "kafka") { &[] } else { &["kafka"] };

@@ -6,7 +6,7 @@
 //!
 //! | payload | JSON |
 //! |---|---|
-//! | bytes, or text that is not UTF-8 | a string with U+FFFD for what is bad ([`JsonLosses::replaced`]) |
+//! | bytes, or text that is not UTF-8 | a string, U+FFFD for bad bytes ([`JsonLosses::replaced`]) |
 //! | Salt's date (ext 78) | a string, `2026-11-21T23:33:36.123456`; no fraction of zero |
 //! | msgpack's timestamp (ext -1) | a string, `2026-11-21T23:33:36.123456Z` |
 //! | any other extension | its bytes as a string |
@@ -15,7 +15,7 @@
 //! | nesting deeper than [`MAX_DEPTH`] | `null`; counted in [`JsonLosses::cut`] |
 //! | keys in keys deeper than [`MAX_KEY_DEPTH`] | the same |
 //! | arrays and maps as keys beyond 16 KiB of payload | the same |
-//! | bytes that end too early, or byte 0xc1 | what was there, closed properly ([`JsonLosses::torn`]) |
+//! | bytes that end too early, or byte 0xc1 | what was there, closed ([`JsonLosses::torn`]) |
 //!
 //! JSON may be many times as long as its payload: a control character takes six bytes. What would
 //! be too long to hold is handed on in pieces ([`write_in_pieces`]).

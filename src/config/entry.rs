@@ -1,5 +1,6 @@
 //! An entry under `sources` or `sinks`: a name, one kind, and options.
 
+use crate::client::LEFT_OUT;
 use crate::yaml::{Node, Problem, suggest};
 
 /// The one key of an entry that names a kind, and what stands under it.
@@ -15,7 +16,12 @@ pub(super) fn kind_of<'a>(
     let mut has_unknown = false;
     for (key, node) in noted(entry.pairs(), problems)? {
         let Some(kind) = known.iter().find(|kind| **kind == key.name) else {
-            if !options.contains(&key.name) {
+            if LEFT_OUT.contains(&key.name.as_str()) {
+                has_unknown = true;
+                let message = format!("this build has no {}", key.name);
+                let help = format!("install a build of saltern with the feature `{}`", key.name);
+                problems.push(Problem::at(key.place, message).help(help));
+            } else if !options.contains(&key.name) {
                 has_unknown = true;
                 let all: Vec<_> =
                     known.iter().copied().chain(options.iter().map(String::as_str)).collect();

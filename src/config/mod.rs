@@ -19,10 +19,11 @@ use crate::yaml::{Node, Problem};
 
 mod entry;
 mod general;
-mod located;
+pub(crate) mod located;
 mod null;
 mod renamed;
 mod schema;
+mod schema_of_type;
 mod sink_entry;
 mod source_entry;
 
@@ -33,7 +34,6 @@ use self::sink_entry::{job_cache, share_memory, sink_of};
 use self::source_entry::{introduce, source_of};
 pub(crate) use crate::http::settings::Http;
 pub(crate) use general::{General, Log, LogFormat, LogLevel};
-pub(crate) use located::Located;
 pub use schema::schema;
 pub(crate) use sink_entry::SinkConfig;
 pub(crate) use source_entry::SourceConfig;

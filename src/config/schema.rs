@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::general::General;
 use super::null::{NULL_IN_GENERAL, NULL_IN_SINK};
+use super::schema_of_type::schema_of;
 use super::sink_entry::SinkOptions;
 use super::source_entry::SourceOptions;
 use crate::sink;
@@ -61,20 +62,4 @@ fn allow_null(schema: &mut Schema, keys: &[&str]) {
             *read = json!({"description": description, "anyOf": [one, {"type": "null"}]});
         }
     }
-}
-
-/// The schema of one type, its definitions written out.
-fn schema_of<T: JsonSchema>() -> Schema {
-    let settings = schemars::generate::SchemaSettings::default().with(|settings| {
-        settings.inline_subschemas = true;
-        settings.meta_schema = None;
-    });
-    settings.into_generator().into_root_schema_for::<T>()
-}
-
-/// The keys of the options that every entry of a section takes.
-pub(super) fn keys_of<O: JsonSchema>() -> Vec<String> {
-    let schema = schema_of::<O>();
-    let properties = schema.get("properties").and_then(|properties| properties.as_object());
-    properties.map(|properties| properties.keys().cloned().collect()).unwrap_or_default()
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{kind_of, noted};
 use super::null::NULL_IN_SINK;
-use super::schema::keys_of;
+use super::schema_of_type::keys_of;
 use crate::delivery::retry::RetryConfig;
 use crate::event::batch::{BatchConfig, BatchLimits};
 use crate::event::filter::{Filter, FilterConfig};

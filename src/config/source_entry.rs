@@ -7,7 +7,7 @@ use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::entry::kind_of;
-use super::schema::keys_of;
+use super::schema_of_type::keys_of;
 use crate::source::registry::{self, Reader, SourceKind};
 use crate::yaml::{Node, Problem};
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::EstateConfig;
+use super::config::EstateConfig;
 use super::facts::{Call, Facts, Run, texts};
 use super::firsts::{Firsts, Seen};
 use super::jobs::PendingJobs;

@@ -12,18 +12,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::Deserialize;
-
 use crate::event::chunk::Chunk;
 use crate::observe::metrics::{self, Tally};
 use crate::observe::state::now;
 use crate::observe::threads;
 use crate::sync::lock;
-use crate::units::{ByteSize, Span};
 use counters::{Counters, Reporter};
 use queue::{QueueReceiver, QueueSender, queue};
 
+mod config;
 mod counters;
 mod facts;
 mod firsts;
@@ -32,73 +29,13 @@ mod queue;
 mod series;
 pub mod table;
 
+pub use config::EstateConfig;
+
 /// How long chunks may gather once there were few, so that not each of them costs a wake-up.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Chunks in a round up to which there were few.
 const FEW: usize = 4;
-
-/// Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys.
-#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct EstateConfig {
-    /// Whether there are series for single minions: the label `minion` of `salt_responses_total`,
-    /// and all of `salt_function_status`, `salt_health_last_heartbeat` and
-    /// `salt_responses_last_received_response`.
-    pub minions: bool,
-    /// Whether `salt_function_responses_total`, `salt_scheduled_job_return_total` and
-    /// `salt_job_duration_seconds` have the label `minion` too: a series for each function of each
-    /// minion.
-    pub minion_label: bool,
-    /// Series that each metric has at the most; what is over it goes into one whose labels are
-    /// `other`.
-    pub max_series: u64,
-    /// Minions that are remembered at the most.
-    pub max_minions: u64,
-    /// The memory that events which wait to be counted may take. Of a burst, events that do not fit
-    /// are left out of the counts, and counted in `saltern_estate_missed_events_total`.
-    pub memory: ByteSize,
-    /// Leaves jobs with `test=True` out, by their arguments.
-    pub ignore_test: bool,
-    /// Leaves jobs with `mock=True` out, by their arguments.
-    pub ignore_mock: bool,
-    /// Functions that `salt_function_status` is kept of; `*` for all.
-    pub status_functions: Vec<String>,
-    /// States that `salt_function_status` is kept of; `*` for all.
-    pub status_states: Vec<String>,
-    /// How long the returns of a job may take before they are missing.
-    pub returns_within: Span,
-    /// How long a minion may be silent before it counts as such.
-    pub silent_after: Span,
-}
-
-impl Default for EstateConfig {
-    fn default() -> Self {
-        EstateConfig {
-            minions: false,
-            minion_label: false,
-            max_series: 5000,
-            max_minions: 50_000,
-            memory: ByteSize::mib(384),
-            ignore_test: false,
-            ignore_mock: false,
-            status_functions: vec!["state.highstate".to_owned()],
-            status_states: vec!["highstate".to_owned()],
-            returns_within: Span::seconds(15 * 60),
-            silent_after: Span::seconds(3600),
-        }
-    }
-}
-
-impl EstateConfig {
-    fn series_bound(&self) -> usize {
-        usize::try_from(self.max_series).unwrap_or(usize::MAX)
-    }
-
-    fn minions_bound(&self) -> usize {
-        usize::try_from(self.max_minions).unwrap_or(usize::MAX)
-    }
-}
 
 /// The counts, for whoever shows them; none while they are not wanted.
 pub struct Estate {
@@ -227,6 +164,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Origin};
+    use crate::units::ByteSize;
 
     /// Chunks of returns of some 3 KB each, from number 0 on.
     fn chunks(events: usize) -> impl Iterator<Item = Arc<Chunk>> {

@@ -8,8 +8,6 @@
 use std::sync::Arc;
 
 use crate::event::{Authority, Event, Origin};
-use crate::queue::spill::record::{Body, Encoded, TooLarge};
-use crate::sync::receipt::Claim;
 
 /// Events that were read together, in the order of the bus.
 #[derive(Debug)]
@@ -83,16 +81,12 @@ fn weight(bytes: usize, events: usize) -> usize {
 
 /// The part of a chunk that one sink wants: all of it, or the events at these places; of that a
 /// range, since a batch may end in the middle of a chunk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Share {
     chunk: Arc<Chunk>,
     picks: Option<Arc<Picks>>,
     from: usize,
     to: usize,
-    /// The encoding for the spill, shared with the other sinks that want the same events.
-    encoded: Option<Arc<Encoded>>,
-    /// The sink's part in keeping the events safe, for a source that waits for that.
-    claim: Option<Claim>,
 }
 
 /// Some events of a chunk.
@@ -106,14 +100,6 @@ struct Picks {
     weights: (usize, usize),
 }
 
-/// A claim stays with the original: there is one for each sink.
-impl Clone for Share {
-    fn clone(&self) -> Self {
-        let (chunk, picks) = (Arc::clone(&self.chunk), self.picks.clone());
-        Share { chunk, picks, from: self.from, to: self.to, encoded: None, claim: None }
-    }
-}
-
 /// Events that weigh less than one part in this many of their chunk are copied, so that they do not
 /// hold the memory of the rest.
 const DETACH_BELOW: usize = 4;
@@ -122,40 +108,7 @@ impl Share {
     /// All events of the chunk.
     pub fn all(chunk: Arc<Chunk>) -> Self {
         let to = chunk.events.len();
-        Share { chunk, picks: None, from: 0, to, encoded: None, claim: None }
-    }
-
-    /// The same share, which shares its encoding for the spill with others of the same events.
-    pub(crate) fn encoded_with(self, encoded: &Arc<Encoded>) -> Self {
-        Share { encoded: Some(Arc::clone(encoded)), ..self }
-    }
-
-    /// The same share with a claim on a receipt.
-    pub(crate) fn claimed(self, claim: Option<Claim>) -> Self {
-        Share { claim, ..self }
-    }
-
-    /// Whether the events' source waits until they are safe, and so can wait for room too.
-    pub(crate) fn can_wait(&self) -> bool {
-        self.claim.is_some()
-    }
-
-    /// Takes the claim off the share, for whoever keeps the events.
-    pub(crate) fn take_claim(&mut self) -> Option<Claim> {
-        self.claim.take()
-    }
-
-    /// Lets go of the shared encoding, which then holds no memory for this sink.
-    pub(crate) fn forget_encoding(&mut self) {
-        self.encoded = None;
-    }
-
-    /// The share as the body of a record of the spill. The shared encoding is let go of.
-    pub(crate) fn encode(&mut self, compress: bool) -> Result<Arc<Body>, TooLarge> {
-        match self.encoded.take() {
-            Some(encoded) => encoded.body(self, compress),
-            None => Body::encode(self, compress).map(Arc::new),
-        }
+        Share { chunk, picks: None, from: 0, to }
     }
 
     /// The events at `picks`, ascending.
@@ -169,7 +122,7 @@ impl Share {
         let own = weight(bytes_before.last().copied().unwrap_or_default(), to);
         let whole = chunk.weight();
         let picks = Some(Arc::new(Picks { places: picks, bytes_before, weights: (own, whole) }));
-        let share = Share { chunk, picks, from: 0, to, encoded: None, claim: None };
+        let share = Share { chunk, picks, from: 0, to };
         if own * DETACH_BELOW >= whole { share } else { share.detached() }
     }
 
@@ -254,7 +207,7 @@ impl Share {
         usize::try_from(part).unwrap_or(usize::MAX)
     }
 
-    /// The events at these places of the share, ascending, without claim.
+    /// The events at these places of the share, ascending.
     pub(crate) fn pick(&self, places: &[usize]) -> Share {
         let in_chunk = |place: &usize| match &self.picks {
             None => u32::try_from(self.from + place).ok(),
@@ -266,7 +219,6 @@ impl Share {
     /// Takes the first `count` events off the front.
     pub(crate) fn split_front(&mut self, count: usize) -> Share {
         let middle = self.from + count.min(self.len());
-        self.encoded = None;
         let front = Share { to: middle, ..self.clone() };
         self.from = middle;
         front

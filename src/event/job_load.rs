@@ -13,11 +13,8 @@ use std::borrow::Cow;
 
 use super::batch::Entry;
 use super::chunk::Chunk;
-use super::{Authority, Event, EventKind, is_job};
+use super::{Authority, Event, EventKind, JOB_LOAD_TAGS, is_job};
 use crate::codec::msgpack::{self, MapWriter};
-
-/// What the tags of these events begin with.
-pub(super) const TAGS: &str = "saltern/job/";
 
 /// The key of the minions in the data.
 const MINIONS: &str = "minions";
@@ -45,7 +42,7 @@ impl<'a> JobLoad<'a> {
         if event.kind() != EventKind::JobLoad || !is_of_master {
             return None;
         }
-        let (jid, part) = event.tag().strip_prefix(TAGS)?.split_once('/')?;
+        let (jid, part) = event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')?;
         let data = event.payload();
         // Redaction leaves no map of a load that would become too long.
         let is_load = part == "load" && msgpack::raw_pairs(data).next().is_some();
@@ -90,7 +87,7 @@ pub(crate) fn of_end_time(jid: &str, time: &str) -> Option<Event> {
 
 /// The tag of an event about a job; `None` for an id that no tag can hold.
 fn tag(jid: &str, part: &str) -> Option<String> {
-    (is_job(jid) && !jid.contains(['/', '\n'])).then(|| format!("{TAGS}{jid}/{part}"))
+    (is_job(jid) && !jid.contains(['/', '\n'])).then(|| format!("{JOB_LOAD_TAGS}{jid}/{part}"))
 }
 
 /// Tells if these events say what only a master says of jobs.
@@ -102,7 +99,7 @@ pub(crate) fn is_of_job_loads(chunk: &Chunk) -> bool {
 /// The event by which the bus tells of the same job: filters and redaction take the one as the
 /// other.
 pub(crate) fn announced(event: &Event) -> Option<Event> {
-    let (jid, _) = event.tag().strip_prefix(TAGS)?.split_once('/')?;
+    let (jid, _) = event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')?;
     Some(Event::new(&format!("salt/job/{jid}/new"), event.payload()))
 }
 

@@ -533,6 +533,9 @@ pub(crate) fn return_tag(jid: &str, minion: &str) -> String {
     format!("salt/job/{jid}/ret/{minion}")
 }
 
+/// What the tags of the events [`job_load`] begin with.
+const JOB_LOAD_TAGS: &str = "saltern/job/";
+
 impl EventKind {
     /// Its name in filters, tables, headers and metrics.
     pub(crate) fn name(self) -> &'static str {
@@ -570,7 +573,7 @@ impl EventKind {
                 "key" => EventKind::Key,
                 "minion" | "resource" if parts.next() == Some("refresh") => EventKind::Refresh,
                 "syndic" => EventKind::Syndic,
-                "saltern" if tag.starts_with(job_load::TAGS) => EventKind::JobLoad,
+                "saltern" if tag.starts_with(JOB_LOAD_TAGS) => EventKind::JobLoad,
                 jid if jid.len() == tag.len() && is_jid(jid) => EventKind::JobMinions,
                 _ => EventKind::Custom,
             };

@@ -11,6 +11,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::extract::{Query, Request, State as Extract};
 use axum::http::uri::Authority;
@@ -20,7 +21,6 @@ use axum::response::{IntoResponse, Response};
 use nix::unistd::{Uid, User};
 use tracing::warn;
 
-use super::Site;
 use super::connection_slots::Slot;
 use super::settings::Http;
 use crate::codec::hex::hex;
@@ -288,7 +288,7 @@ impl Refusal {
 
 /// Lets a request through if whoever asks may have what it asks for.
 pub(super) async fn authorize(
-    Extract(site): Extract<Site>,
+    Extract(policy): Extract<Arc<AccessPolicy>>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -298,12 +298,12 @@ pub(super) async fn authorize(
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let judged = blocking(|| site.policy.judge(peer, &request));
+    let judged = blocking(|| policy.judge(peer, &request));
     let is_asked_to_log_in = matches!(peer, Peer::Address(_))
         && *request.method() == Method::GET
         && request.uri().query().is_some_and(|query| query.contains("token="))
         && matches!(judged, Ok(_) | Err(Refusal::NoToken | Refusal::WrongToken));
-    if is_asked_to_log_in && let Some(answer) = site.policy.log_in(&request) {
+    if is_asked_to_log_in && let Some(answer) = policy.log_in(&request) {
         return answer;
     }
     match judged {

@@ -19,17 +19,26 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::News;
 use super::authorize::Peer;
 use super::connection_slots::{Slot, Slots};
 use super::listen::{Accepted, Listening};
 use crate::error::chain;
 use crate::observe::state::State;
+
+/// The news that the HTTP side is told while it serves.
+#[derive(Clone)]
+pub(crate) struct News {
+    /// To read files again, when it changes.
+    pub(crate) reopen: watch::Receiver<u64>,
+    /// To put back what was removed, when it changes: `state_dir` is known to be this daemon's.
+    pub(crate) look: watch::Receiver<()>,
+}
 
 /// Connections at a time at one door.
 const PLACES: usize = 128;

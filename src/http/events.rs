@@ -18,9 +18,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use super::Site;
 use super::budget::{Budget, held};
 use super::connection_slots::Slot;
+use super::site::Site;
 use crate::event::filter::{Filter, FilterConfig};
 use crate::event::line;
 use crate::pipeline::dispatch::Tapped;

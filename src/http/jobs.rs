@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Site;
 use super::questions::Questions;
+use super::site::Site;
 use crate::error::chain;
 use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};

@@ -3,8 +3,6 @@
 //! It has two doors ([`listen`]): an address for scrapers and browsers, and a unix socket for the
 //! commands. [`authorize`] says who may do what.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,24 +17,19 @@ use axum::routing::get;
 use axum::{Extension, Json, Router};
 use futures_util::future::join_all;
 use hyper::body::{Frame, SizeHint};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::authorize::{AccessPolicy, authorize};
 use self::budget::Budget;
 use self::connection_slots::{Answering, Slot};
-use self::questions::Questions;
-use self::scrapes::{Answer, Scrapes};
+use self::scrapes::Answer;
 use self::settings::Http;
-use crate::estate::Estate;
-use crate::jobs::Jobs;
+use self::site::{Reached, Site};
 use crate::observe::process::Process;
-use crate::observe::state::{State, Status};
-use crate::pipeline::dispatch::Tapped;
-use crate::queue::inspect::Inspector;
+use crate::observe::state::Status;
 
 pub(crate) mod authorize;
 mod budget;
@@ -51,42 +44,17 @@ mod queries;
 mod questions;
 mod scrapes;
 pub(crate) mod settings;
+mod site;
 mod spill;
 pub(crate) mod token;
 
+pub(crate) use connections::News;
 pub(crate) use listen::{Bound, Listeners, bind, open};
 pub use queries::{QUERIES, read_query};
+pub(crate) use site::Served;
 
 /// How often histograms are folded, so that they stay small when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
-
-/// What the HTTP side serves.
-#[derive(Clone)]
-pub(crate) struct Served {
-    /// Where everything stands.
-    pub(crate) state: Arc<State>,
-    /// Copies of what passes.
-    pub(crate) tap: broadcast::Sender<Tapped>,
-    /// The job cache.
-    pub(crate) jobs: Jobs,
-    /// Where sinks are asked what waits for them.
-    pub(crate) inspector: Arc<Inspector>,
-    /// The metrics.
-    pub(crate) metrics: PrometheusHandle,
-    /// What is counted of the Salt estate.
-    pub(crate) estate: Arc<Estate>,
-    /// The directory of the daemon's files.
-    pub(crate) state_dir: PathBuf,
-}
-
-/// The news that the HTTP side is told while it serves.
-#[derive(Clone)]
-pub(crate) struct News {
-    /// To read files again, when it changes.
-    pub(crate) reopen: watch::Receiver<u64>,
-    /// To put back what was removed, when it changes: `state_dir` is known to be this daemon's.
-    pub(crate) look: watch::Receiver<()>,
-}
 
 /// Serves until `stop` is cancelled.
 pub(crate) async fn serve(
@@ -119,36 +87,6 @@ pub(crate) async fn serve(
     tokio::join!(upkeep, join_all(serving));
 }
 
-/// What the routes share.
-#[derive(Clone)]
-struct Site {
-    served: Served,
-    policy: Arc<AccessPolicy>,
-    reached: Reached,
-    process: Arc<Process>,
-    /// A permit for each client that reads events.
-    streams: Arc<Semaphore>,
-    scrapes: Arc<Scrapes>,
-    questions: Arc<Questions>,
-    budget: Budget,
-    stop: CancellationToken,
-}
-
-/// The places at which the HTTP side is reached.
-#[derive(Debug, Clone, Serialize)]
-struct Reached {
-    listen: Option<SocketAddr>,
-    socket: Option<PathBuf>,
-    tls: bool,
-}
-
-impl Site {
-    fn refresh(&self) {
-        self.served.state.refresh();
-        self.process.refresh();
-    }
-}
-
 fn routes(site: Site) -> Router {
     Router::new()
         .route("/", get(page))
@@ -161,7 +99,7 @@ fn routes(site: Site) -> Router {
         .route("/api/v1/jobs/{jid}", get(jobs::show))
         .route("/api/v1/spill", get(spill::list).delete(spill::discard))
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here, see /\n"))
-        .layer(from_fn_with_state(site.clone(), authorize))
+        .layer(from_fn_with_state(Arc::clone(&site.policy), authorize))
         .layer(from_fn(dress))
         .with_state(site)
 }

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::Site;
 use super::authorize::Asker;
+use super::site::Site;
 use crate::observe::log_repeats::AUDIT;
 use crate::queue::inspect::{Inspected, QueueContents};
 

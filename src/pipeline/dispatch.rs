@@ -28,6 +28,7 @@ use crate::observe::metrics::{self, Level};
 use crate::observe::state::SinkState;
 use crate::pipeline::dedupe::{Provenance, Recent, Seen};
 use crate::pipeline::routes::Routes;
+use crate::queue::parcel::Parcel;
 use crate::queue::spill::record::Encoded;
 use crate::source::frame_sender::Frames;
 use crate::sync::bell::{Bell, IDLE, Receiver, Sender};
@@ -42,7 +43,7 @@ pub struct SinkChannel {
     /// What the sink wants.
     pub filter: Filter,
     /// To its spooler.
-    pub shares: Sender<Share>,
+    pub shares: Sender<Parcel>,
     /// It wants an event again for which the master vouches only now.
     pub ranks: bool,
     /// It is given what only a master says of jobs.
@@ -258,7 +259,8 @@ impl SinkChannels {
             if picks.is_empty() {
                 continue;
             }
-            if !sink.send(Share::of(Arc::clone(chunk), picks).claimed(claim.cloned())) {
+            if !sink.send(Parcel::from(Share::of(Arc::clone(chunk), picks)).claimed(claim.cloned()))
+            {
                 gone.push(place);
             }
         }
@@ -285,16 +287,16 @@ impl SinkChannels {
         let picks = routes.picks(filters, &chunk.events);
         let mut gone = Vec::new();
         for (place, (sink, picks)) in self.list.iter().zip(picks).enumerate() {
-            let share = if !concerns(sink) {
+            let parcel = if !concerns(sink) {
                 continue;
             } else if sink.filter.takes_all() {
-                Share::all(Arc::clone(chunk)).encoded_with(encoded)
+                Parcel::from(Share::all(Arc::clone(chunk))).encoded_with(encoded)
             } else if picks.is_empty() {
                 continue;
             } else {
-                Share::of(Arc::clone(chunk), picks.clone())
+                Parcel::from(Share::of(Arc::clone(chunk), picks.clone()))
             };
-            if !sink.send(share.claimed(claim.cloned())) {
+            if !sink.send(parcel.claimed(claim.cloned())) {
                 gone.push(place);
             }
         }
@@ -304,14 +306,14 @@ impl SinkChannels {
 
 impl SinkChannel {
     /// Hands a share to the spooler; `false` when that has ended.
-    fn send(&self, share: Share) -> bool {
-        let share = match self.shares.try_send(share) {
+    fn send(&self, parcel: Parcel) -> bool {
+        let parcel = match self.shares.try_send(parcel) {
             Ok(()) => return true,
             Err(TrySendError::Disconnected(_)) => return false,
-            Err(TrySendError::Full(share)) => share,
+            Err(TrySendError::Full(parcel)) => parcel,
         };
         let since = Instant::now();
-        let is_there = self.shares.send(share).is_ok();
+        let is_there = self.shares.send(parcel).is_ok();
         self.state.stalled.add(since.elapsed());
         is_there
     }

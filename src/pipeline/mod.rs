@@ -6,11 +6,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -26,11 +24,13 @@ use crate::observe::state::{SinkState, SourceState, State, now};
 use crate::observe::threads::{self, Threads};
 use crate::pipeline::dedupe::Recent;
 use crate::pipeline::dispatch::{Change, Dispatcher, SinkChannel, SinkChannels, Tapped};
+use crate::pipeline::error::PipelineError;
 use crate::pipeline::reload::{Plan, ReloadError, Reloaded};
 use crate::pipeline::replay_letters::LetterChannels;
 use crate::pipeline::running_sink::{Leaving, RunningSink};
 use crate::pipeline::running_sources::{RunningSource, STARTS, Starting};
 use crate::pipeline::shutdown::Shutdown;
+use crate::pipeline::thread::Thread;
 use crate::pipeline::writers::SinkEnvironment;
 use crate::queue::SpillMode;
 use crate::queue::inspect::Inspector;
@@ -42,6 +42,7 @@ use crate::sync::bell::{Bell, Sender, channel};
 
 pub(crate) mod dedupe;
 pub mod dispatch;
+mod error;
 pub(crate) mod reload;
 pub(crate) mod replay_letters;
 pub mod routes;
@@ -49,6 +50,7 @@ pub(crate) mod running_sink;
 pub(crate) mod running_sources;
 pub(crate) mod shutdown;
 pub(crate) mod supervisor;
+mod thread;
 pub(crate) mod writers;
 
 /// Chunks between the sources and the dispatcher, and between it and each spooler.
@@ -62,67 +64,6 @@ const TAP: usize = 64;
 
 /// How long to wait for reads that block when the sources have ended.
 const READS: Duration = Duration::from_secs(1);
-
-/// Why a pipeline could not start or did not do its work.
-#[derive(Debug, Error)]
-pub(crate) enum PipelineError {
-    /// A thread or a runtime could not be started.
-    #[error("cannot start the {what}")]
-    Start {
-        /// Which.
-        what: String,
-        /// Why.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// A part of the machine panicked.
-    #[error("the {0} failed; this is a bug in saltern")]
-    Panicked(String),
-    /// A sink does not let go of what it has.
-    #[error("the sink {0} hangs and does not let go of its queue")]
-    Hangs(String),
-    /// A source cannot be read, or a sink cannot be written.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// A thread whose end can be awaited.
-pub(crate) struct Thread<T> {
-    name: String,
-    handle: JoinHandle<()>,
-    result: oneshot::Receiver<T>,
-}
-
-impl<T: Send + 'static> Thread<T> {
-    pub(crate) fn start(
-        name: &str,
-        threads: &Arc<Threads>,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Self, PipelineError> {
-        let (result_in, result) = oneshot::channel();
-        let (threads, own) = (Arc::clone(threads), name.to_owned());
-        let work = move || {
-            threads.join(&own);
-            // Fails only when nobody waits.
-            let _ = result_in.send(work());
-        };
-        let handle = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(work)
-            .map_err(|cause| PipelineError::Start { what: format!("thread `{name}`"), cause })?;
-        Ok(Thread { name: name.to_owned(), handle, result })
-    }
-
-    pub(crate) async fn ended(self) -> Result<T, PipelineError> {
-        let result = self.result.await;
-        // The result was the last that the thread had to do, so this takes no time.
-        let joined = self.handle.join();
-        match (result, joined) {
-            (Ok(result), Ok(())) => Ok(result),
-            _ => Err(PipelineError::Panicked(self.name)),
-        }
-    }
-}
 
 /// A running pipeline.
 pub(crate) struct Pipeline {
@@ -712,7 +653,7 @@ mod tests {
         let mut pipeline = pipeline(&folder, &shutdown);
         let letters = pipeline.environment.dead_letters.clone().unwrap();
         let (release, told) = std::sync::mpsc::channel::<()>();
-        let (held_in, held) = oneshot::channel();
+        let (held_in, held) = tokio::sync::oneshot::channel();
         let holding = std::thread::spawn(move || {
             let _held = letters.hold();
             held_in.send(()).unwrap();

@@ -20,6 +20,7 @@ use crate::error::chain;
 use crate::event::Origin;
 use crate::event::chunk::{Chunk, Share};
 use crate::observe::state::{SinkState, State};
+use crate::queue::parcel::Parcel;
 use crate::sync::bell::Sender;
 use crate::sync::blocking;
 use crate::sync::lock;
@@ -38,7 +39,7 @@ pub(crate) struct LetterChannels {
 }
 
 struct LetterChannel {
-    shares: Sender<Share>,
+    shares: Sender<Parcel>,
     /// Where the number of the sink's letters is shown.
     state: Arc<SinkState>,
 }
@@ -50,7 +51,7 @@ impl LetterChannels {
     }
 
     /// Opens the way to a sink.
-    pub(crate) fn open(&self, sink: &str, shares: Sender<Share>, state: Arc<SinkState>) {
+    pub(crate) fn open(&self, sink: &str, shares: Sender<Parcel>, state: Arc<SinkState>) {
         if let Some(letter_channels) = &mut *self.lock() {
             letter_channels.insert(sink.to_owned(), LetterChannel { shares, state });
         }
@@ -63,7 +64,7 @@ impl LetterChannels {
         }
     }
 
-    fn to(&self, sink: &str) -> Option<Sender<Share>> {
+    fn to(&self, sink: &str) -> Option<Sender<Parcel>> {
         self.lock().as_ref()?.get(sink).map(|channel| channel.shares.clone())
     }
 
@@ -272,13 +273,13 @@ fn shares(letters: &[Letter]) -> Vec<(Share, Vec<i64>)> {
 
 /// Puts a share into a sink's channel. The receipt says whether the sink has kept it; `None` if the
 /// sink is gone. A sink that is removed meanwhile does not wait for this sender.
-async fn hand_over(channel: Sender<Share>, share: Share) -> Option<Receipt> {
+async fn hand_over(channel: Sender<Parcel>, share: Share) -> Option<Receipt> {
     let (claim, receipt) = Claim::new();
-    let mut share = share.claimed(Some(claim));
+    let mut parcel = Parcel::from(share).claimed(Some(claim));
     loop {
-        match channel.try_send(share) {
+        match channel.try_send(parcel) {
             Ok(()) => return Some(receipt),
-            Err(TrySendError::Full(back)) => share = back,
+            Err(TrySendError::Full(back)) => parcel = back,
             Err(TrySendError::Disconnected(_)) => return None,
         }
         sleep(FULL_CHANNEL_WAIT).await;

@@ -22,7 +22,7 @@ use crate::error::chain;
 use crate::event::{Authority, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::SourceState;
-use crate::pipeline::PipelineError;
+use crate::pipeline::error::PipelineError;
 use crate::source::frame_sender::{FrameSender, Frames};
 use crate::source::link::{Link, RECONNECT};
 use crate::source::registry::Reader;

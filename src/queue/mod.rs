@@ -35,14 +35,16 @@ use tracing::{error, info, warn};
 
 use crate::event::batch::{Batch, BatchLimits};
 use crate::event::chunk::Share;
+use crate::files::disk::{Disk, Folder};
 use crate::observe::state;
-use crate::queue::spill::disk::{Disk, Folder};
+use crate::queue::parcel::Parcel;
 use crate::queue::spill::{Begun, Dropped, Read, SequenceRange, Settings, Spill, SyncJob};
 use crate::sync::receipt::Claim;
 use crate::units::{ByteSize, Span};
 
 pub(crate) mod inspect;
 pub(crate) mod open;
+pub mod parcel;
 pub mod spill;
 pub(crate) mod spooler;
 pub(crate) mod waiting_for_spill;
@@ -248,7 +250,7 @@ pub struct Queue<D: Disk = Folder> {
     /// Sequence of the next event that comes.
     next: u64,
     /// A share that `block` holds back until there is room.
-    held: Option<Share>,
+    held: Option<Parcel>,
     /// What there is no room for and can wait.
     held_back: HeldBack,
     /// Batches begun before the restart, to be taken with the same bounds.
@@ -271,31 +273,31 @@ pub struct Queue<D: Disk = Folder> {
 /// Shares of sources that can wait, in order, until there is room.
 #[derive(Debug, Default)]
 struct HeldBack {
-    shares: VecDeque<Share>,
+    shares: VecDeque<Parcel>,
     events: usize,
     weight: usize,
 }
 
 impl HeldBack {
-    fn push(&mut self, mut share: Share) {
-        share.forget_encoding();
-        self.events += share.len();
-        self.weight += share.weight();
-        self.shares.push_back(share);
+    fn push(&mut self, mut parcel: Parcel) {
+        parcel.forget_encoding();
+        self.events += parcel.len();
+        self.weight += parcel.weight();
+        self.shares.push_back(parcel);
     }
 
     /// Puts in front what was taken out.
-    fn put_back(&mut self, share: Share) {
-        self.events += share.len();
-        self.weight += share.weight();
-        self.shares.push_front(share);
+    fn put_back(&mut self, parcel: Parcel) {
+        self.events += parcel.len();
+        self.weight += parcel.weight();
+        self.shares.push_front(parcel);
     }
 
-    fn pop(&mut self) -> Option<Share> {
-        let share = self.shares.pop_front()?;
-        self.events -= share.len();
-        self.weight -= share.weight();
-        Some(share)
+    fn pop(&mut self) -> Option<Parcel> {
+        let parcel = self.shares.pop_front()?;
+        self.events -= parcel.len();
+        self.weight -= parcel.weight();
+        Some(parcel)
     }
 }
 
@@ -360,29 +362,30 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Puts a share behind the others. What has to be discarded for it is counted in the losses.
-    pub fn push(&mut self, share: Share, now: Instant) {
-        if share.is_empty() {
+    pub fn push(&mut self, parcel: impl Into<Parcel>, now: Instant) {
+        let parcel = parcel.into();
+        if parcel.is_empty() {
             return;
         }
-        if share.can_wait() && self.held_back.events > 0 {
-            self.held_back.push(share);
+        if parcel.can_wait() && self.held_back.events > 0 {
+            self.held_back.push(parcel);
             return;
         }
-        match self.put_in(share, now) {
-            Some(share) if share.can_wait() => self.held_back.push(share),
+        match self.put_in(parcel, now) {
+            Some(parcel) if parcel.can_wait() => self.held_back.push(parcel),
             held => self.held = held,
         }
     }
 
     /// Gives the share back if there is no room for it and it is to wait.
-    fn put_in(&mut self, mut share: Share, now: Instant) -> Option<Share> {
-        let weight = share.weight();
+    fn put_in(&mut self, mut parcel: Parcel, now: Instant) -> Option<Parcel> {
+        let weight = parcel.weight();
         let has_room = self.weight == 0 || self.weight + weight <= self.memory_bound;
         let fits = self.memory_end() == self.next && has_room;
         let on_disk = match self.config.mode {
-            SpillMode::Memory => return self.put_into_memory_only(share, weight, now),
+            SpillMode::Memory => return self.put_into_memory_only(parcel, weight, now),
             SpillMode::Overflow if fits => false,
-            SpillMode::Overflow | SpillMode::Durable => match self.write(&mut share) {
+            SpillMode::Overflow | SpillMode::Durable => match self.write(&mut parcel) {
                 Written::Yes => true,
                 Written::No => false,
                 // There is nothing on disk that could make room, so memory does.
@@ -390,36 +393,36 @@ impl<D: Disk> Queue<D> {
                     if self.memory_end() == self.next
                         && self.spill.as_ref().is_none_or(Spill::is_used_up) =>
                 {
-                    return self.put_into_memory_only(share, weight, now);
+                    return self.put_into_memory_only(parcel, weight, now);
                 }
-                Written::Later => return Some(share),
+                Written::Later => return Some(parcel),
                 Written::NoRoom
                     if self.config.when_full == WhenFull::DropOldest
                         && self.memory_end() == self.next =>
                 {
-                    return self.put_into_memory_only(share, weight, now);
+                    return self.put_into_memory_only(parcel, weight, now);
                 }
                 Written::NoRoom => {
-                    self.losses.full += share.len() as u64;
+                    self.losses.full += parcel.len() as u64;
                     return None;
                 }
             },
         };
         if !fits && !on_disk {
             // Neither on disk nor, in order, in memory.
-            if share.can_wait() {
-                return Some(share);
+            if parcel.can_wait() {
+                return Some(parcel);
             }
-            self.losses.disk += share.len() as u64;
+            self.losses.disk += parcel.len() as u64;
             return None;
         }
         // `write` may have dropped older events, so look again.
         let fits = self.memory_end() == self.next && has_room;
-        let claim = share.take_claim();
+        let claim = parcel.take_claim();
         let first = self.next;
-        self.next += share.len() as u64;
+        self.next += parcel.len() as u64;
         if fits {
-            self.remember(share, now);
+            self.remember(parcel.unpack(), now);
         }
         match claim {
             Some(claim) if on_disk && self.config.fsync != Fsync::Always => claim.honour(),
@@ -433,8 +436,8 @@ impl<D: Disk> Queue<D> {
     }
 
     /// What to do when there is no room for this share.
-    fn when_full(&self, share: &Share) -> WhenFull {
-        if share.can_wait() { WhenFull::Block } else { self.config.when_full }
+    fn when_full(&self, parcel: &Parcel) -> WhenFull {
+        if parcel.can_wait() { WhenFull::Block } else { self.config.when_full }
     }
 
     /// Honours the claims on everything below `sequence`, which is stored or given up.
@@ -462,37 +465,36 @@ impl<D: Disk> Queue<D> {
 
     fn put_into_memory_only(
         &mut self,
-        mut share: Share,
+        mut parcel: Parcel,
         weight: usize,
         now: Instant,
-    ) -> Option<Share> {
-        share.forget_encoding();
-        let reserve = if share.can_wait() { self.memory_bound / 4 } else { 0 };
+    ) -> Option<Parcel> {
+        parcel.forget_encoding();
+        let reserve = if parcel.can_wait() { self.memory_bound / 4 } else { 0 };
         while self.weight > 0 && self.weight + weight > self.memory_bound - reserve {
-            match self.when_full(&share) {
+            match self.when_full(&parcel) {
                 WhenFull::DropOldest => {
                     let Some(oldest) = self.forget_front() else { break };
                     self.losses.full += oldest.share.len() as u64;
                     self.spoil_claims(self.head);
                 }
                 WhenFull::DropNewest => {
-                    self.losses.full += share.len() as u64;
+                    self.losses.full += parcel.len() as u64;
                     return None;
                 }
-                WhenFull::Block => return Some(share),
+                WhenFull::Block => return Some(parcel),
             }
         }
         let first = self.next;
-        self.next += share.len() as u64;
-        if let Some(claim) = share.take_claim() {
+        self.next += parcel.len() as u64;
+        if let Some(claim) = parcel.take_claim() {
             self.claims.push_back(Claimed { events: first..self.next, claim, is_on_disk: false });
         }
-        self.remember(share, now);
+        self.remember(parcel.unpack(), now);
         None
     }
 
-    fn remember(&mut self, mut share: Share, since: Instant) {
-        share.forget_encoding();
+    fn remember(&mut self, share: Share, since: Instant) {
         self.weight += share.weight();
         self.memory_bytes += share.bytes();
         self.memory_events += share.len() as u64;
@@ -510,18 +512,18 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Appends a share to the spill, making room as configured.
-    fn write(&mut self, share: &mut Share) -> Written {
+    fn write(&mut self, parcel: &mut Parcel) -> Written {
         let Some(spill) = &self.spill else { return Written::No };
         // Asked before it is encoded: what is held back comes here again and again.
-        if share.can_wait() && !spill.fits_with_reserve(share.bytes() as u64) {
+        if parcel.can_wait() && !spill.fits_with_reserve(parcel.bytes() as u64) {
             return Written::Later;
         }
         let compress = self.config.compression == SpillCompression::Zstd;
-        let Ok(body) = share.encode(compress) else { return Written::No };
-        let when_full = self.when_full(share);
+        let Ok(body) = parcel.encode(compress) else { return Written::No };
+        let when_full = self.when_full(parcel);
         loop {
             let Some(spill) = &mut self.spill else { return Written::No };
-            let failure = match spill.append(self.next, share, &body) {
+            let failure = match spill.append(self.next, parcel, &body) {
                 Ok(()) => {
                     if !std::mem::replace(&mut self.disk_works, true) {
                         info!("the spill can be written again");
@@ -932,7 +934,7 @@ impl<D: Disk> Queue<D> {
 
     /// Takes out what no spill keeps, in order, for the queue that takes over from this one in the
     /// same run: everything in `memory` mode, else what is held back.
-    pub(crate) fn hand_on(&mut self) -> Vec<Share> {
+    pub(crate) fn hand_on(&mut self) -> Vec<Parcel> {
         let held = self.held.take().into_iter().chain(std::mem::take(&mut self.held_back).shares);
         if self.config.mode != SpillMode::Memory && self.spill.is_some() {
             return held.collect();
@@ -961,9 +963,9 @@ impl<D: Disk> Queue<D> {
                 stored.claim.honour();
             }
             let claimed = claims.front().filter(|claimed| claimed.events.contains(&first));
-            share.claimed(claimed.map(|claimed| claimed.claim.clone()))
+            Parcel::from(share).claimed(claimed.map(|claimed| claimed.claim.clone()))
         });
-        let claimed: Vec<Share> = claimed.collect();
+        let claimed: Vec<Parcel> = claimed.collect();
         for stored in claims {
             stored.claim.honour();
         }
@@ -1055,7 +1057,7 @@ impl<D: Disk> Queue<D> {
 
     /// Events that wait or are in flight.
     pub(crate) fn len(&self) -> usize {
-        let held = self.held.as_ref().map_or(0, Share::len) + self.held_back.events;
+        let held = self.held.as_ref().map_or(0, |parcel| parcel.len()) + self.held_back.events;
         self.waiting() + held + self.in_flight.iter().map(|f| f.batch.len()).sum::<usize>()
     }
 
@@ -1165,8 +1167,8 @@ mod tests {
         let (claim, mut receipt) = Claim::new();
         let (other_claim, mut other) = Claim::new();
         old.push(share(0..15, 10), now);
-        old.push(share(15..20, 10).claimed(Some(claim)), now);
-        old.push(share(20..30, 10).claimed(Some(other_claim)), now);
+        old.push(Parcel::from(share(15..20, 10)).claimed(Some(claim)), now);
+        old.push(Parcel::from(share(20..30, 10)).claimed(Some(other_claim)), now);
         let first = old.take(&ONE_SECOND, Instant::now()).unwrap();
         assert_eq!(numbers(&first).len(), 10);
         old.take(&ONE_SECOND, Instant::now()).unwrap();
@@ -1198,7 +1200,7 @@ mod tests {
             assert!(queue.is_blocked());
             queue
         };
-        let handed_on: usize = full().hand_on().iter().map(Share::len).sum();
+        let handed_on: usize = full().hand_on().iter().map(|parcel| parcel.len()).sum();
         assert_eq!(handed_on, 5);
         assert_eq!(full().persist(), (0, 5));
     }
@@ -1382,7 +1384,7 @@ mod tests {
                         self.risky.extend(numbers.clone());
                     }
                     let claim = can_wait.then(|| Claim::new().0);
-                    let share = share(numbers.clone(), size).claimed(claim);
+                    let share = Parcel::from(share(numbers.clone(), size)).claimed(claim);
                     self.queue.push(share, Instant::now());
                     // Where what is in flight fills the spill, memory has to do.
                     let is_full = self.queue.disk_bytes() + count * 400 > MAX_BYTES;
@@ -1643,7 +1645,7 @@ mod tests {
         let push = |queue: &mut Queue<SimDisk>, first: u64| {
             let (claim, receipt) = Claim::new();
             // Large enough that the third needs another segment.
-            queue.push(share(first..first + 1, 600).claimed(Some(claim)), now);
+            queue.push(Parcel::from(share(first..first + 1, 600)).claimed(Some(claim)), now);
             receipt
         };
         let mut receipts = vec![push(&mut queue, 0)];
@@ -1671,7 +1673,7 @@ mod tests {
             let mut queue = on(&disk, fsync);
             let (claim, mut receipt) = Claim::new();
             disk.set_failing(true);
-            queue.push(share(0..2, 10).claimed(Some(claim)), now);
+            queue.push(Parcel::from(share(0..2, 10)).claimed(Some(claim)), now);
             disk.set_failing(false);
             queue.push(share(2..4, 10), now);
             let job = queue.begin_sync().unwrap();
@@ -1692,7 +1694,7 @@ mod tests {
             let disk = SimDisk::new();
             let mut queue = on(&disk, Fsync::Always);
             let (claim, mut receipt) = Claim::new();
-            queue.push(share(0..2, 10).claimed(Some(claim)), now);
+            queue.push(Parcel::from(share(0..2, 10)).claimed(Some(claim)), now);
             assert_eq!(queue.persist(), (2, 0));
             receipt.try_recv().unwrap_err();
             disk.set_failing_syncs(!is_fine);
@@ -1743,7 +1745,8 @@ mod tests {
                 for n in 0..200 {
                     let (claim, receipt) = Claim::new();
                     receipts.push(receipt);
-                    queue.push(share(2 * n..2 * n + 2, 100).claimed(Some(claim)), now);
+                    queue
+                        .push(Parcel::from(share(2 * n..2 * n + 2, 100)).claimed(Some(claim)), now);
                 }
                 assert!(queue.held_back() > 100, "{mode:?}");
                 // The bus goes past.

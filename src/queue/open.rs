@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use crate::error::chain;
-use crate::event::chunk::Share;
-use crate::queue::spill::disk::Folder;
+use crate::files::disk::Folder;
+use crate::queue::parcel::Parcel;
 use crate::queue::spill::{Spill, queue_id, random};
 use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
 use crate::sync::bell::Receiver;
@@ -20,8 +20,8 @@ pub(crate) struct OpenQueue {
 
 /// Where a spooler's events come from.
 pub(crate) struct Incoming {
-    pub(crate) shares: Receiver<Share>,
-    pub(crate) inherited: VecDeque<Share>,
+    pub(crate) shares: Receiver<Parcel>,
+    pub(crate) inherited: VecDeque<Parcel>,
 }
 
 /// Where the spill of a sink is.

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::client::backoff::Backoff;
-use crate::event::chunk::Share;
 use crate::observe::state::SinkState;
 use crate::queue::open::Incoming;
+use crate::queue::parcel::Parcel;
 use crate::queue::spooler::{Leftover, Order};
 use crate::queue::{SpillConfig, WhenFull};
 use crate::sync::bell::{Bell, Receiver};
@@ -51,12 +51,12 @@ struct Held {
 }
 
 impl Held {
-    fn note(&mut self, share: &Share) {
-        self.events += share.len();
-        self.weight += share.weight();
-        if share.can_wait() {
-            self.beside_events += share.len();
-            self.beside_weight += share.weight();
+    fn note(&mut self, parcel: &Parcel) {
+        self.events += parcel.len();
+        self.weight += parcel.weight();
+        if parcel.can_wait() {
+            self.beside_events += parcel.len();
+            self.beside_weight += parcel.weight();
         }
     }
 
@@ -79,7 +79,7 @@ impl WaitingForSpill {
         let mut backoff = Backoff::new(FIRST.max(self.wait), LONGEST.max(self.wait));
         incoming.shares.bell().attend();
         let mut held = Held { disk_fails: self.disk_fails, ..Held::default() };
-        incoming.inherited.iter().for_each(|share| held.note(share));
+        incoming.inherited.iter().for_each(|parcel| held.note(parcel));
         loop {
             self.state.failed(&reason);
             if self.state.set_waiting_for_spill(Some(&reason)) {
@@ -120,7 +120,7 @@ impl WaitingForSpill {
                 false => incoming.shares.take(),
             };
             match taken {
-                Poll::Ready(Some(share)) => self.take(share, &mut incoming.inherited, held),
+                Poll::Ready(Some(parcel)) => self.take(parcel, &mut incoming.inherited, held),
                 Poll::Ready(None) => return true,
                 Poll::Pending => {
                     let left = until.saturating_duration_since(Instant::now());
@@ -139,23 +139,23 @@ impl WaitingForSpill {
         self.spill.when_full == WhenFull::Block && held.bounded_weight() > self.spill.memory_bound()
     }
 
-    fn take(&self, mut share: Share, waiting: &mut VecDeque<Share>, held: &mut Held) {
-        share.forget_encoding();
+    fn take(&self, mut parcel: Parcel, waiting: &mut VecDeque<Parcel>, held: &mut Held) {
+        parcel.forget_encoding();
         let weight = held.bounded_weight();
-        let has_room = weight == 0 || weight + share.weight() <= self.spill.memory_bound();
+        let has_room = weight == 0 || weight + parcel.weight() <= self.spill.memory_bound();
         // The last one that `block` lets in goes beyond the bound.
-        if !has_room && !share.can_wait() && self.spill.when_full != WhenFull::Block {
+        if !has_room && !parcel.can_wait() && self.spill.when_full != WhenFull::Block {
             let state = &self.state;
             let dropped = if held.disk_fails { &state.dropped_disk } else { &state.dropped_full };
-            dropped.add(share.len() as u64);
+            dropped.add(parcel.len() as u64);
             return;
         }
-        held.note(&share);
-        waiting.push_back(share);
+        held.note(&parcel);
+        waiting.push_back(parcel);
         self.state.queue_events.set_count(held.events);
         self.state.queue_bytes.set_count(held.weight);
         self.state.held_back_events.set_count(held.beside_events);
-        self.state.set_oldest(waiting.front().map(Share::received));
+        self.state.set_oldest(waiting.front().map(|parcel| parcel.received()));
     }
 
     /// Hands on what came to who takes over, or gives it up.
@@ -166,12 +166,12 @@ impl WaitingForSpill {
             return Leftover { on_disk: 0, shares: Some(shares), in_memory: inherited.into() };
         }
         let mut lost = 0;
-        for share in inherited.into_iter().chain(shares.try_iter()) {
+        for parcel in inherited.into_iter().chain(shares.try_iter()) {
             let state = &self.state;
             // Who can wait is told, and has not lost it.
-            let dropped = if share.can_wait() { &state.dropped_stop } else { &state.dropped_disk };
-            dropped.add(share.len() as u64);
-            lost += share.len();
+            let dropped = if parcel.can_wait() { &state.dropped_stop } else { &state.dropped_disk };
+            dropped.add(parcel.len() as u64);
+            lost += parcel.len();
         }
         self.state.queue_events.set_count(0);
         self.state.queue_bytes.set_count(0);
@@ -193,16 +193,16 @@ mod tests {
 
     use tokio::sync::oneshot::error::TryRecvError;
 
-    use crate::event::chunk::Chunk;
+    use crate::event::chunk::{Chunk, Share};
     use crate::event::{Event, Origin};
     use crate::queue::waiting_for_spill::*;
     use crate::sync::bell::channel;
     use crate::sync::receipt::Claim;
     use crate::units::ByteSize;
 
-    fn share(tag: &str) -> Share {
+    fn share(tag: &str) -> Parcel {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
-        Share::all(Arc::new(Chunk::new(origin, 7, vec![Event::new(tag, b"\x80")])))
+        Share::all(Arc::new(Chunk::new(origin, 7, vec![Event::new(tag, b"\x80")]))).into()
     }
 
     fn waiting_for_spill(memory_bound: usize) -> WaitingForSpill {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     /// What a sink that can be opened at once has after these have come, and its state.
-    fn opened(waiting_for_spill: &WaitingForSpill, shares: Vec<Share>) -> Vec<String> {
+    fn opened(waiting_for_spill: &WaitingForSpill, shares: Vec<Parcel>) -> Vec<String> {
         let (shares_in, shares_out) = channel(100, &Bell::default());
         let (_orders, orders_out) = channel(2, shares_out.bell());
         for share in shares {
@@ -230,7 +230,7 @@ mod tests {
         incoming
             .inherited
             .iter()
-            .flat_map(Share::events)
+            .flat_map(|parcel| parcel.events())
             .map(|event| event.tag().to_owned())
             .collect()
     }
@@ -306,7 +306,7 @@ mod tests {
         repaired.store(true, Ordering::SeqCst);
         let Ok(((), incoming)) = waiting.join().unwrap() else { panic!("it must be open") };
         let tags: Vec<_> =
-            incoming.inherited.iter().flat_map(Share::events).map(Event::tag).collect();
+            incoming.inherited.iter().flat_map(|parcel| parcel.events()).map(Event::tag).collect();
         assert_eq!((tags, state.parked(), state.dropped()), (vec!["a", "b"], None, 0));
     }
 

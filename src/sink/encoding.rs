@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use super::{clickhouse, kafka, sqlite3};
+#[cfg(feature = "kafka")]
+use super::kafka;
+use super::{clickhouse, sqlite3};
 use crate::event::batch::Batch;
 use crate::sink::contract::WriteError;
 
@@ -16,7 +18,9 @@ pub static ENCODINGS: &[(&str, Encode)] = &[
         batch.events().for_each(|event| event.write_line(out));
         out.len()
     }),
+    #[cfg(feature = "kafka")]
     ("kafka json", |batch, out| kafka::encode(batch, kafka::Format::Json, out)),
+    #[cfg(feature = "kafka")]
     ("kafka msgpack", |batch, out| kafka::encode(batch, kafka::Format::Msgpack, out)),
     ("clickhouse 18.16 JSONEachRow", |batch, _| clickhouse::encode(batch, (18, 16))),
     ("clickhouse 26.9 RowBinary", |batch, _| clickhouse::encode(batch, (26, 9))),

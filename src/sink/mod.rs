@@ -8,6 +8,7 @@ pub mod contract;
 pub mod encoding;
 mod http;
 mod jobs;
+#[cfg(feature = "kafka")]
 mod kafka;
 mod local;
 mod rawfile_json;

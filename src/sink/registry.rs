@@ -8,7 +8,9 @@ use schemars::{Schema, SchemaGenerator};
 use super::contract::{
     ConnectError, Context, Defaults, Migrated, Once, SaltReturner, Sink, TableWish, WriteError,
 };
-use super::{blackhole, clickhouse, jobs, kafka, local, rawfile_json, sqlite3};
+#[cfg(feature = "kafka")]
+use super::kafka;
+use super::{blackhole, clickhouse, jobs, local, rawfile_json, sqlite3};
 use crate::client::stream::Stream;
 use crate::delivery::{self, Writer};
 use crate::jobs::store::JobStore;
@@ -22,6 +24,7 @@ pub static KINDS: &[SinkKind] = &[
     SinkKind::of::<rawfile_json::RawfileJson>(),
     SinkKind::of::<sqlite3::Sqlite3>(),
     SinkKind::of::<clickhouse::ClickHouse>(),
+    #[cfg(feature = "kafka")]
     SinkKind::of::<kafka::Kafka>(),
     SinkKind::of::<local::Local>(),
     SinkKind::of::<blackhole::Blackhole>(),

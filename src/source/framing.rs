@@ -6,7 +6,7 @@
 //! ```text
 //! 0x80…0x8f 0xde 0xdf   bare maps, one after the other     before 3006.26, 3007, 3008
 //! 0x00…0x7f             4 bytes big-endian length, a map   3006.26 and later 3006
-//! 0xff                  ZMTP, ZeroMQ's own protocol        releases up to about 2016, re-publishers
+//! 0xff                  ZMTP, ZeroMQ's own protocol        releases up to 2016, re-publishers
 //! ```
 //!
 //! Frames come cut anywhere. The framer remembers how far it has looked, so each byte is looked at

@@ -12,6 +12,7 @@ pub(crate) mod coalesce;
 pub(crate) mod contract;
 pub mod frame_sender;
 pub mod framing;
+#[cfg(feature = "kafka")]
 mod kafka;
 pub(crate) mod link;
 mod local_cache;

@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use crate::client::stream::Stream;
 use crate::source::contract::{JobCache, Source, SourceError};
 use crate::source::frame_sender::FrameSender;
-use crate::source::{kafka, local_cache, replay, returner, returner_zeromq, salt_bus, zeromq};
+#[cfg(feature = "kafka")]
+use crate::source::kafka;
+use crate::source::{local_cache, replay, returner, returner_zeromq, salt_bus, zeromq};
 use crate::yaml::{Node, Problem};
 
 /// Every kind of source.
@@ -19,6 +21,7 @@ pub static KINDS: &[SourceKind] = &[
     SourceKind::of::<returner::Returner>(),
     SourceKind::of::<returner_zeromq::ReturnerZeromq>(),
     SourceKind::of::<zeromq::Zeromq>(),
+    #[cfg(feature = "kafka")]
     SourceKind::of::<kafka::Kafka>(),
     SourceKind::of::<replay::Replay>(),
     SourceKind::of::<local_cache::LocalCache>(),

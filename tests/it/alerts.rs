@@ -4,17 +4,19 @@
 //! `dashboards/prometheus`, with seconds in place of minutes.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::blocking::{Daemon, wait_for};
 use crate::harness::bus::Bus;
+use crate::harness::daemon::{Daemon, wait_for};
 use crate::harness::kafka::Kafka;
+use crate::harness::ports::free_ports;
+use crate::harness::server::{Server, installed};
 
 const RULES: [&str; 2] = ["recording.yaml", "alerts.yaml"];
 
@@ -26,17 +28,8 @@ fn rules() -> PathBuf {
     root().join("dashboards/prometheus")
 }
 
-/// A program that `tests/servers/install.sh` has installed.
-fn program(path: &str) -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests");
-    let path = cache.unwrap_or_else(home).join(path);
-    assert!(path.exists(), "there is no {}; run tests/servers/install.sh", path.display());
-    path
-}
-
 fn promtool() -> Command {
-    Command::new(program("prometheus/usr/bin/promtool"))
+    Command::new(installed("prometheus").join("usr/bin/promtool"))
 }
 
 fn assert_succeeds(command: &mut Command) {
@@ -78,7 +71,7 @@ fn the_dashboards_are_of_grafanas_schema() {
     let dashboards = dashboards();
     let check = root().join("tests/servers/grafana_schema.py");
     assert_succeeds(
-        Command::new(program("grafana-schema/bin/python")).arg(check).args(&dashboards),
+        Command::new(installed("grafana-schema").join("bin/python")).arg(check).args(&dashboards),
     );
 }
 
@@ -99,14 +92,15 @@ fn dashboards() -> Vec<PathBuf> {
 
 /// A Prometheus with its files in a folder.
 struct Prometheus {
-    child: Child,
     address: String,
-    log: PathBuf,
+    _server: Server,
 }
 
 impl Prometheus {
     /// Watches daemons twice a second.
-    fn start(folder: &Path, daemons: &[&str]) -> Self {
+    fn start(daemons: &[&str]) -> Self {
+        let mut server = Server::new("prometheus");
+        let folder = server.folder().to_owned();
         for name in RULES {
             let mut text = fs::read_to_string(rules().join(name)).unwrap();
             for minutes in 1..=60 {
@@ -122,19 +116,15 @@ impl Prometheus {
              scrape_configs:\n  - {{job_name: saltern, static_configs: [{{targets: ['{targets}']}}]}}\n"
         );
         fs::write(folder.join("prometheus.yaml"), config).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let [port] = free_ports();
         let address = format!("127.0.0.1:{port}");
-        let log = folder.join("prometheus.log");
-        let child = Command::new(program("prometheus/usr/bin/prometheus"))
-            .arg(format!("--config.file={}", folder.join("prometheus.yaml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Prometheus { child, address, log }
+        let arguments = [
+            format!("--config.file={}", folder.join("prometheus.yaml").display()),
+            format!("--storage.tsdb.path={}", folder.join("tsdb").display()),
+            format!("--web.listen-address={address}"),
+        ];
+        server.start(&installed("prometheus").join("usr/bin/prometheus"), &arguments);
+        Prometheus { address, _server: server }
     }
 
     /// The data of an answer of its API; `None` while there is none.
@@ -182,17 +172,6 @@ impl Prometheus {
     }
 }
 
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = fs::read_to_string(&self.log).unwrap_or_default();
-            eprintln!("Prometheus' log:\n{log}");
-        }
-    }
-}
-
 #[test]
 fn a_real_prometheus_sees_it_all() {
     let folder = tempfile::tempdir().unwrap();
@@ -208,10 +187,10 @@ fn a_real_prometheus_sees_it_all() {
         bus.source(),
         store.display()
     );
-    let mut daemon = Daemon::start(folder, &sections);
+    let daemon = Daemon::start(folder, &sections);
     let capture = fs::read(root().join("tests/captures/salt-3008.3.bus")).unwrap();
     bus.send_bytes(&capture);
-    let prometheus = Prometheus::start(folder, &[&daemon.address()]);
+    let prometheus = Prometheus::start(&[daemon.address()]);
 
     prometheus.wait_until_fires("SalternSinkDown", "sink", "store");
     let on_disk = |count| format!("saltern_sink_spill_events{{sink=\"store\"}} == {count}");
@@ -251,15 +230,15 @@ fn a_real_prometheus_sees_kafka() {
          transactional: true}}\n    batch: {{linger: 10ms}}\n  other: {{blackhole: {{}}}}\n",
         bus.source()
     );
-    let mut collector = Daemon::start(into.path(), &sections);
+    let collector = Daemon::start(into.path(), &sections);
     let sections = format!(
         "sources:\n  topic: {{kafka: {{brokers: ['{brokers}'], topics: [dashboards]}}}}\n\
          sinks:\n  store: {{blackhole: {{}}}}\n"
     );
-    let mut worker = Daemon::start(out_of.path(), &sections);
+    let worker = Daemon::start(out_of.path(), &sections);
     let capture = fs::read(root().join("tests/captures/salt-3008.3.bus")).unwrap();
     bus.send_bytes(&capture);
-    let prometheus = Prometheus::start(out_of.path(), &[&collector.address(), &worker.address()]);
+    let prometheus = Prometheus::start(&[collector.address(), worker.address()]);
     every_query_finds_something(&prometheus, queries_of(&["saltern-kafka"]), || {
         bus.send_bytes(&capture);
     });

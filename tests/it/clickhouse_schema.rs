@@ -8,9 +8,9 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::blocking::Daemon;
 use crate::harness::clickhouse::ClickHouse;
 use crate::harness::clickhouse::chdb::Chdb;
+use crate::harness::daemon::Daemon;
 
 /// A server of one of the releases.
 enum Store {
@@ -364,7 +364,7 @@ fn replay(folder: &Path, captures: &[&Capture], sink: &str) {
         );
     }
     let sections = format!("sources:\n{sources}sinks: {{analytics: {{clickhouse: {{{sink}}}}}}}\n");
-    let mut daemon = Daemon::start(folder, &sections);
+    let daemon = Daemon::start(folder, &sections);
     let status = daemon.ended();
     assert!(status.success(), "{status}: {}", daemon.log());
 }

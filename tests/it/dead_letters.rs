@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Value, json};
 
-use crate::harness::numbered::{self, Daemon, Place, saltern, until};
+use crate::harness::daemon::{DEADLINE, Daemon, saltern, until};
+use crate::harness::numbered::Place;
 
 const EVENTS: u64 = 20_000;
 const POISON: u64 = 12_345;
@@ -21,10 +22,10 @@ impl Refusing {
         let path = place.path("salt.db");
         let sink = json!({ "sqlite3": { "database": path }, "batch": { "linger": "20ms" } });
         let config = place.configure(&json!({ "db": sink }), &json!({}));
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         until("the tables are there", || daemon.metric("saltern_sink_up", &[]) > 0.0);
         let database = Connection::open(&path).unwrap();
-        database.busy_timeout(numbered::PATIENCE).unwrap();
+        database.busy_timeout(DEADLINE).unwrap();
         let tags: Vec<_> = poison.iter().map(|number| format!("'n/{number}'")).collect();
         let trigger = format!(
             "CREATE TRIGGER poison BEFORE INSERT ON salt_events WHEN NEW.tag IN ({}) \
@@ -72,7 +73,7 @@ fn invariant_5_one_event_in_10_000_is_refused_and_delivered_after_the_fix() {
     assert_eq!(letter["sink"], "db");
     assert!(letter["reason"].as_str().unwrap().contains("this one never"), "{letter}");
     until("it is counted", || daemon.metric("saltern_sink_dead_letters", &["db"]) > 0.0);
-    let status: Value = serde_json::from_str(&daemon.get("/api/v1/status")).unwrap();
+    let status: Value = serde_json::from_str(&daemon.body("/api/v1/status")).unwrap();
     assert_eq!(status["sinks"][0]["dead_letters"], 1.0);
     let shown: Value = serde_json::from_str(&met.run(&["show", "--output", "json"])).unwrap();
     assert_eq!(shown["data"]["n"], POISON);
@@ -142,7 +143,7 @@ fn letters_are_replayed_at_the_next_start_and_dropped_when_asked() {
     assert_eq!(met.letters()[0]["replay"], true);
 
     met.database.execute_batch("DROP TRIGGER poison").unwrap();
-    let daemon = Daemon::start(met.place.path("saltern.yaml").as_path());
+    let daemon = Daemon::listening(met.place.path("saltern.yaml").as_path());
     until("it is stored", || met.count() == EVENTS);
     until("it is a letter no more", || met.letters().is_empty());
     assert!(daemon.terminate().0.success());

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::time::timeout;
@@ -41,7 +41,7 @@ async fn invariant_5_events_in_flight_at_three_kills_are_stored_by_the_next_proc
     for tag in &tags {
         daemon.wait_for_event(tag).await;
     }
-    assert!(daemon.metric("saltern_sink_rejected_events_total").await < 1.0);
+    assert!(daemon.known_metric("saltern_sink_rejected_events_total") < 1.0);
     let folder = daemon.stop().await;
     let deaths = std::fs::read_to_string(folder.path().join("state/deaths")).unwrap();
     assert!(deaths.starts_with("died ") && !deaths.contains("under_way"), "{deaths}");

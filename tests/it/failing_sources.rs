@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use crate::harness::returner_peer::{Peer, done, events, packed};
 use bytes::Bytes;
 use rmpv::Value;
@@ -33,11 +33,11 @@ async fn send(socket: &mut impl SocketSend, message: Bytes, daemon: &Daemon, tag
     daemon.wait_for_event(tag).await;
 }
 
-async fn assert_not_ready(daemon: &Daemon) {
-    let answer = daemon.get("/readyz").await;
+fn assert_not_ready(daemon: &Daemon) {
+    let answer = daemon.get("/readyz");
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("the source bus is not connected\n"), "{answer}");
-    assert!(daemon.metric("saltern_source_connected").await < 0.5);
+    assert!(daemon.known_metric("saltern_source_connected") < 0.5);
 }
 
 /// A source whose port is taken at the start; with `more` in its configuration.
@@ -46,8 +46,8 @@ async fn waits_for_its_port(kind: &str, more: &str) -> (Daemon, String) {
     let endpoint = format!("tcp://{}", other.local_addr().unwrap());
     let daemon = Daemon::start(&format!("{kind}: {{bind: '{endpoint}'{more}}}"));
     daemon.wait_for_log("cannot connect, trying again").await;
-    assert_not_ready(&daemon).await;
-    let status = daemon.get("/api/v1/status").await;
+    assert_not_ready(&daemon);
+    let status = daemon.get("/api/v1/status");
     assert!(status.contains(&format!("listening on {endpoint}: ")), "{status}");
     drop(other);
     daemon.wait_until_ready().await;
@@ -131,7 +131,7 @@ async fn the_socket_of_another_process_is_left_alone_until_that_is_gone() {
     let other = UnixListener::bind(daemon.path("other")).unwrap();
     fs::rename(daemon.path("other"), &path).unwrap();
     daemon.wait_for_log("another process listens there").await;
-    assert_not_ready(&daemon).await;
+    assert_not_ready(&daemon);
     send(&mut push, event("2"), &daemon, "2").await;
     drop(other);
     daemon.wait_until_ready().await;
@@ -144,7 +144,7 @@ async fn a_job_cache_that_is_missing_is_read_once_it_is_there() {
         "local_cache: {path: FOLDER/jobs}\n  other:\n    zeromq: {bind: 'ipc://FOLDER/s'}",
     );
     daemon.wait_for_log("cannot connect, trying again").await;
-    assert_not_ready_beside_another(&daemon).await;
+    assert_not_ready_beside_another(&daemon);
     let job = daemon.path("made/ab/cdef");
     fs::create_dir_all(job.join("web-1")).unwrap();
     let text = |pairs: &[(&str, &str)]| {
@@ -161,8 +161,8 @@ async fn a_job_cache_that_is_missing_is_read_once_it_is_there() {
     daemon.stop().await;
 }
 
-async fn assert_not_ready_beside_another(daemon: &Daemon) {
-    let answer = daemon.get("/readyz").await;
+fn assert_not_ready_beside_another(daemon: &Daemon) {
+    let answer = daemon.get("/readyz");
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("the source bus is not connected\n"), "{answer}");
     assert!(!answer.contains("other"), "{answer}");
@@ -195,7 +195,7 @@ async fn a_replay_that_breaks_off_has_failed_for_good_and_is_shown() {
     daemon.wait_for_log("the source failed").await;
     daemon.signal("HUP");
     daemon.wait_for_log("\"the configuration was reloaded\"").await;
-    assert_not_ready_beside_another(&daemon).await;
+    assert_not_ready_beside_another(&daemon);
     assert!(!daemon.log().contains("\"retried\":\"source bus\""), "{}", daemon.log());
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::harness::numbered::until;
+use crate::harness::daemon::until;
 use serde_json::Value;
 
 const SALTERN: &str = env!("CARGO_BIN_EXE_saltern");

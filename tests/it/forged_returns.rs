@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use crate::harness::returner_peer::{Peer, map, packed, request};
 use rmpv::Value;
 use rusqlite::Connection;
@@ -81,7 +81,7 @@ impl Estate {
         let body = [tag.as_bytes(), b"\n\n", &packed(data)].concat();
         let frame = map(&[("head", map(&[])), ("body", Value::Binary(body))]);
         self.reader.as_mut().unwrap().write_all(&packed(&frame)).await.unwrap();
-        self.daemon.until(tag, || self.daemon.stored(tag) == count).await;
+        self.daemon.until(tag, || self.daemon.stored_as(tag) == count).await;
     }
 
     /// The master hands over what the victim returned.
@@ -116,8 +116,8 @@ impl Estate {
     }
 
     /// The return of the victim as people are shown it.
-    async fn shown(&self) -> serde_json::Value {
-        let answer = self.daemon.get(&format!("/api/v1/jobs/{JID}")).await;
+    fn shown(&self) -> serde_json::Value {
+        let answer = self.daemon.get(&format!("/api/v1/jobs/{JID}"));
         let body = answer.split_once("\r\n\r\n").unwrap().1;
         let job: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!((&job["returned"], &job["missing"]), (&json!(1), &json!(0)), "{job}");
@@ -135,13 +135,12 @@ impl Estate {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    async fn conflicts(&self) -> f64 {
-        self.daemon.metric("saltern_job_return_conflicts_total").await
+    fn conflicts(&self) -> f64 {
+        self.daemon.known_metric("saltern_job_return_conflicts_total")
     }
 
     async fn wait_for_a_conflict(&self) {
-        let waiting = async { while self.conflicts().await < 0.5 {} };
-        assert!(timeout(DEADLINE, waiting).await.is_ok(), "the log:\n{}", self.daemon.log());
+        self.daemon.until("a conflict", || self.conflicts() > 0.5).await;
     }
 
     fn warnings(&self) -> usize {
@@ -171,14 +170,14 @@ async fn invariant_7_a_forgery_gives_way_to_the_return_that_the_master_hands_ove
     estate.hand_over(&truth()).await;
     estate.wait_until_salt_is_told("true").await;
     estate.wait_for_row("\"true\" master", 2).await;
-    let shown = estate.shown().await;
+    let shown = estate.shown();
     assert_eq!((&shown["conflict"], &shown["vouched_by"]), (&json!(true), &json!("master")));
-    assert!(estate.conflicts().await > 0.5);
+    assert!(estate.conflicts() > 0.5);
     assert_eq!(estate.warnings(), 1);
     assert!(estate.table().contains("worked (conflict)"), "{}", estate.table());
     // Nobody else has the same event twice.
     estate.fire("last", &map(&[]), 1).await;
-    assert_eq!(estate.daemon.stored(&tag_of("victim")), 2);
+    assert_eq!(estate.daemon.stored_as(&tag_of("victim")), 2);
     estate.daemon.stop().await;
 }
 
@@ -193,10 +192,10 @@ async fn invariant_7_a_forgery_comes_too_late() {
     // The job cache has it at its leisure.
     estate.wait_for_a_conflict().await;
     estate.wait_until_salt_is_told("true").await;
-    assert_eq!(estate.shown().await["conflict"], json!(true));
+    assert_eq!(estate.shown()["conflict"], json!(true));
     // A repeat of the truth is no conflict.
     estate.hand_over(&truth()).await;
-    assert!((estate.conflicts().await - 1.0).abs() < 0.1);
+    assert!((estate.conflicts() - 1.0).abs() < 0.1);
     estate.daemon.stop().await;
 }
 
@@ -210,7 +209,7 @@ async fn invariant_7_of_two_that_the_bus_alone_brings_the_first_stays_and_the_co
         estate.wait_for_a_conflict().await;
         estate.wait_until_salt_is_told(text).await;
         estate.wait_for_row(&format!("\"{text}\" bus"), 2).await;
-        let shown = estate.shown().await;
+        let shown = estate.shown();
         assert_eq!((&shown["conflict"], &shown["vouched_by"]), (&json!(true), &json!("bus")));
         estate.daemon.stop().await;
     }
@@ -246,15 +245,15 @@ async fn invariant_7_a_return_whose_tag_names_another_minion_gives_way_to_any_ot
     estate.fire(&tag_of("other"), &forgery(), 1).await;
     estate.wait_until_salt_is_told("forged").await;
     estate.wait_for_row("\"forged\" contradicted", 1).await;
-    let shown = estate.shown().await;
+    let shown = estate.shown();
     assert_eq!(shown["contradicting_tag"], json!(tag_of("other")));
     assert!(estate.table().contains("failed (its tag differs)"), "{}", estate.table());
     assert_eq!(shown["vouched_by"], json!("contradicted"));
-    assert!((estate.conflicts().await - 1.0).abs() < 0.1);
+    assert!((estate.conflicts() - 1.0).abs() < 0.1);
     estate.fire(&tag_of("victim"), &truth(), 1).await;
     estate.wait_until_salt_is_told("true").await;
     estate.wait_for_row("\"true\" bus", 2).await;
-    let shown = estate.shown().await;
+    let shown = estate.shown();
     assert_eq!((&shown["contradicting_tag"], &shown["conflict"]), (&json!(null), &json!(true)));
     // The same once more, under the tag of another job.
     let elsewhere = "salt/job/20261121233336999999/ret/victim";

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
@@ -65,8 +65,8 @@ impl Bus {
         assert!(peak < SMALL, "{peak} bytes of memory after {tag}");
     }
 
-    async fn bad_frames(&self) -> f64 {
-        self.daemon.metric("saltern_source_bad_frames_total").await
+    fn bad_frames(&self) -> f64 {
+        self.daemon.known_metric("saltern_source_bad_frames_total")
     }
 }
 
@@ -88,13 +88,13 @@ async fn streams_that_are_no_bus() {
         ("cut_inside", cut_inside, "a frame is not msgpack: cut off at byte"),
         ("reserved", b"\x81\xc1".to_vec(), "byte 1 is 0xc1"),
     ] {
-        let bad_before = bus.bad_frames().await;
+        let bad_before = bus.bad_frames();
         bus.refused(&bytes).await;
         bus.daemon.wait_for_error(says).await;
-        assert!(bus.bad_frames().await > bad_before, "{name} was not counted");
+        assert!(bus.bad_frames() > bad_before, "{name} was not counted");
         bus.still_works(&format!("after/{name}")).await;
     }
-    assert_eq!(bus.daemon.stored("before/out_of_step"), 1);
+    assert_eq!(bus.daemon.stored_as("before/out_of_step"), 1);
     bus.daemon.stop().await;
 }
 
@@ -116,8 +116,8 @@ async fn connections_closed_in_the_middle() {
     drop(bus.accept().await);
     bus.daemon.wait_for_error("closed the connection before it sent anything").await;
     bus.still_works("after/nothing").await;
-    assert_eq!(bus.daemon.stored("never/whole"), 0);
-    assert!(bus.daemon.metric("saltern_source_gaps_total").await >= 11.0);
+    assert_eq!(bus.daemon.stored_as("never/whole"), 0);
+    assert!(bus.daemon.known_metric("saltern_source_gaps_total") >= 11.0);
     bus.daemon.stop().await;
 }
 
@@ -167,11 +167,11 @@ async fn events_that_are_none_leave_the_connection_alone() {
     }
     bus.daemon.wait_for_event("last").await;
     for tag in ["between", "deep", "keys", "torn", "empty"] {
-        assert_eq!(bus.daemon.stored(tag), 1, "{tag}");
+        assert_eq!(bus.daemon.stored_as(tag), 1, "{tag}");
     }
-    assert!((bus.bad_frames().await - 3.0).abs() < 0.1);
-    assert!(bus.daemon.metric("saltern_source_gaps_total").await < 0.1);
-    assert!(bus.daemon.metric("saltern_sink_lossy_values_total").await >= 4.0);
+    assert!((bus.bad_frames() - 3.0).abs() < 0.1);
+    assert!(bus.daemon.known_metric("saltern_source_gaps_total") < 0.1);
+    assert!(bus.daemon.known_metric("saltern_sink_lossy_values_total") >= 4.0);
     assert!(bus.daemon.peak_memory() < SMALL, "{}", bus.daemon.peak_memory());
     bus.daemon.stop().await;
 }
@@ -199,7 +199,7 @@ async fn one_byte_at_a_time() {
 async fn what_only_begins_as_zeromq_does() {
     let bus = Bus::start(SOURCE);
     for garbage in [&b"\xff"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", &[0xff; 500]] {
-        let gaps = bus.daemon.metric("saltern_source_gaps_total").await;
+        let gaps = bus.daemon.known_metric("saltern_source_gaps_total");
         bus.refused(garbage).await;
         // The subscriber that comes instead finds no better.
         let mut stream = bus.accept().await;
@@ -207,7 +207,7 @@ async fn what_only_begins_as_zeromq_does() {
         drop(stream);
         bus.still_works(&format!("after/zmtp/{}", garbage.len())).await;
         bus.daemon.wait_for_log("/bus: Codec Error").await;
-        let counted = bus.daemon.metric("saltern_source_gaps_total").await - gaps;
+        let counted = bus.daemon.known_metric("saltern_source_gaps_total") - gaps;
         // The two connections that turned out to be none, and the good one of the round before;
         // which of them are counted by now depends on who was quicker.
         assert!((0.5..3.5).contains(&counted), "{counted} gaps");

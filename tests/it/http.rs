@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::numbered::{Daemon, PATIENCE, Place, STOP_LIMIT, pause, saltern, until};
+use crate::harness::daemon::{DEADLINE, Daemon, STOP_LIMIT, pause, saltern, until};
+use crate::harness::numbered::Place;
 
 const SPILL: &str = "/api/v1/spill?sink=out&before=2026-11-21T23:00:00Z";
 
 /// The daemon's answer: status, head in lower case, body.
 fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if headers.iter().all(|(name, _)| *name != "Host") {
         request.push_str("Host: localhost\r\n");
@@ -65,21 +66,19 @@ fn said(output: &Output) -> String {
 #[test]
 fn another_user_gets_nothing_over_tcp_and_changes_nothing() {
     let (place, config) = configured(json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     let token = place.state_dir().join("http-token");
     assert_eq!(token.metadata().unwrap().mode() & 0o777, 0o600);
     for path in ["/", "/api/v1/status", "/api/v1/events", "/api/v1/jobs", "/api/v1/spill", "/x"] {
-        let (code, head, body) = ask(&daemon.address, "GET", path, &[]);
+        let (code, head, body) = ask(daemon.address(), "GET", path, &[]);
         assert_eq!(code, 401, "{path}");
         assert!(body.contains("saltern console"), "{body}");
         for header in ["cache-control: no-store", "nosniff", "frame-ancestors 'none'"] {
             assert!(head.contains(header), "{head}");
         }
     }
-    assert_eq!(code(&daemon.address, "DELETE", SPILL, &[]), 401);
-    until("the log says so", || {
-        daemon.log.lock().unwrap().contains("a request that acts is refused")
-    });
+    assert_eq!(code(daemon.address(), "DELETE", SPILL, &[]), 401);
+    until("the log says so", || daemon.log().contains("a request that acts is refused"));
     if !is_root() {
         eprintln!("SKIPPED: only root can become another user");
         return;
@@ -89,7 +88,7 @@ fn another_user_gets_nothing_over_tcp_and_changes_nothing() {
     let curl = |arguments: &[&str], path: &str| {
         let mut curl = as_nobody("65534", "curl");
         curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "60"]).args(arguments);
-        said(&curl.arg(format!("http://{}{path}", daemon.address)).output().unwrap())
+        said(&curl.arg(format!("http://{}{path}", daemon.address())).output().unwrap())
     };
     assert_eq!(curl(&[], "/healthz"), "200");
     assert_eq!(curl(&[], "/api/v1/events"), "401");
@@ -106,11 +105,11 @@ fn another_user_gets_nothing_over_tcp_and_changes_nothing() {
 #[test]
 fn a_foreign_name_is_refused_and_a_scraper_comes_by_any() {
     let (_place, config) = configured(json!({ "token": "hunter2", "hosts": ["salt.example.com"] }));
-    let daemon = Daemon::start(&config);
-    let port = daemon.address.rsplit(':').next().unwrap();
+    let daemon = Daemon::listening(&config);
+    let port = daemon.address().rsplit(':').next().unwrap();
     let cookie = format!("saltern-{port}=68756e74657232");
     let (cookie, token) = (("Cookie", cookie.as_str()), ("Authorization", "Bearer hunter2"));
-    let get = |headers: &[(&str, &str)]| code(&daemon.address, "GET", "/api/v1/status", headers);
+    let get = |headers: &[(&str, &str)]| code(daemon.address(), "GET", "/api/v1/status", headers);
     assert_eq!(get(&[cookie]), 200);
     for shown in [cookie, token] {
         assert_eq!(get(&[("Host", "evil.example"), shown]), 421);
@@ -118,10 +117,10 @@ fn a_foreign_name_is_refused_and_a_scraper_comes_by_any() {
         assert_eq!(get(&[("Host", "salt.example.com:4507"), shown]), 200);
     }
     let rebound = [("Host", "evil.example"), ("Origin", "http://evil.example"), cookie];
-    assert_eq!(code(&daemon.address, "DELETE", SPILL, &rebound), 421);
+    assert_eq!(code(daemon.address(), "DELETE", SPILL, &rebound), 421);
 
     for path in ["/metrics", "/healthz"] {
-        let (code, _, body) = ask(&daemon.address, "GET", path, &[("Host", "salt-7.dc.example")]);
+        let (code, _, body) = ask(daemon.address(), "GET", path, &[("Host", "salt-7.dc.example")]);
         assert_eq!(code, 200, "{path}: {body}");
     }
 }
@@ -129,8 +128,8 @@ fn a_foreign_name_is_refused_and_a_scraper_comes_by_any() {
 #[test]
 fn one_token_reads_and_the_other_acts_and_a_browser_logs_in() {
     let (_place, config) = configured(json!({ "read_token": "reader" }));
-    let daemon = Daemon::start(&config);
-    let address = &daemon.address;
+    let daemon = Daemon::listening(&config);
+    let address = daemon.address();
     let reader = ("Authorization", "Bearer reader");
     assert_eq!(code(address, "GET", "/api/v1/spill", &[reader]), 200);
     let (refused, _, body) = ask(address, "DELETE", SPILL, &[reader]);
@@ -155,7 +154,7 @@ fn one_token_reads_and_the_other_acts_and_a_browser_logs_in() {
     let own = ("Origin", "http://localhost");
     assert_eq!(code(address, "DELETE", SPILL, &[cookie, own]), 200);
     until("the log says who", || {
-        let log = daemon.log.lock().unwrap();
+        let log = daemon.log();
         log.contains("are discarded by request") && log.contains("the cookie of http.token")
     });
 }
@@ -180,7 +179,7 @@ fn the_group_of_the_socket_reads_and_root_acts() {
     std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
     with["http"]["token"] = json!(format!("${{file:{}}}", secret.display()));
     std::fs::write(&config, with.to_string()).unwrap();
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     until("the socket is there", || socket.exists());
     let found = socket.metadata().unwrap();
     assert_eq!((found.mode() & 0o777, found.gid()), (0o660, 65_533));
@@ -209,7 +208,7 @@ fn the_group_of_the_socket_reads_and_root_acts() {
 
     let root = saltern(&[&drop[..], &["--config", config.to_str().unwrap()]].concat());
     assert!(root.status.success(), "{}", said(&root));
-    until("the log says who", || daemon.log.lock().unwrap().contains("user root (0)"));
+    until("the log says who", || daemon.log().contains("user root (0)"));
 
     // A page by way of somebody who has made the socket a port of theirs.
     let mut stream = UnixStream::connect(&socket).unwrap();
@@ -268,9 +267,9 @@ fn the_socket_is_made_anew_and_a_long_state_dir_has_a_short_one() {
             serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
         with["state_dir"] = json!(state_dir);
         std::fs::write(&config, with.to_string()).unwrap();
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         let socket = || {
-            let log = daemon.log.lock().unwrap().clone();
+            let log = daemon.log();
             let line = log.lines().find(|line| line.contains("commands reach the daemon here"))?;
             let line: Value = serde_json::from_str(line).unwrap();
             Some(std::path::PathBuf::from(line["socket"].as_str().unwrap()))
@@ -290,13 +289,13 @@ fn the_socket_is_made_anew_and_a_long_state_dir_has_a_short_one() {
         assert!(!file.exists(), "who removed the token wants another");
         let bearer = format!("Bearer {}", token.trim());
         let headers = [("Authorization", bearer.as_str())];
-        assert_eq!(code(&daemon.address, "GET", "/api/v1/status", &headers), 200);
+        assert_eq!(code(daemon.address(), "GET", "/api/v1/status", &headers), 200);
         until("commands get through", || saltern(&list).status.success());
         let (status, _) = daemon.terminate();
         assert!(status.success() && !socket.exists());
-        let again = Daemon::start(&config);
+        let again = Daemon::listening(&config);
         assert_ne!(std::fs::read_to_string(&file).unwrap(), token);
-        assert_eq!(code(&again.address, "GET", "/api/v1/status", &headers), 401);
+        assert_eq!(code(again.address(), "GET", "/api/v1/status", &headers), 401);
         assert!(again.terminate().0.success());
         let nobody = saltern(&["events", "--state-dir", state_dir.to_str().unwrap()]);
         assert_eq!(nobody.status.code(), Some(1));
@@ -333,8 +332,8 @@ fn tls_is_spoken_with_a_certificate_of_ones_own() {
 
     with["http"]["tls"]["key"] = json!(key);
     std::fs::write(&config, with.to_string()).unwrap();
-    let daemon = Daemon::start(&config);
-    let port = daemon.address.rsplit(':').next().unwrap();
+    let daemon = Daemon::listening(&config);
+    let port = daemon.address().rsplit(':').next().unwrap();
     let curl = |arguments: &[&str]| {
         let mut curl = Command::new("curl");
         curl.args(["-s", "-S", "-m", "60", "-H", "Authorization: Bearer hunter2", "--cacert"]);
@@ -354,7 +353,7 @@ fn tls_is_spoken_with_a_certificate_of_ones_own() {
     let listed = saltern(&["jobs", "list", "--url", &url, "--config", config.to_str().unwrap()]);
     assert!(listed.status.success(), "{}", said(&listed));
     // One that begins and goes on no further is in nobody's way.
-    let _slow = TcpStream::connect(&daemon.address).unwrap();
+    let _slow = TcpStream::connect(daemon.address()).unwrap();
     assert!(curl(&[&format!("https://localhost:{port}/healthz")]).status.success());
 }
 
@@ -396,38 +395,38 @@ fn nobody_reads(minions: usize, bytes: usize) {
     std::fs::write(&config, with.to_string()).unwrap();
     let token = ("Authorization", "Bearer hunter2");
     let job = format!("/api/v1/jobs/{JID}");
-    let filling = Daemon::start(&config);
+    let filling = Daemon::listening(&config);
     until("the job is stored", || {
-        let (code, _, body) = ask(&filling.address, "GET", &job, &[token]);
+        let (code, _, body) = ask(filling.address(), "GET", &job, &[token]);
         code == 200 && serde_json::from_str::<Value>(&body).unwrap()["returned"] == minions
     });
     assert!(filling.terminate().0.success());
 
-    let daemon = Daemon::start(&config);
-    let before = daemon.rss();
+    let daemon = Daemon::listening(&config);
+    let before = daemon.memory();
     let mut deaf = Vec::new();
     for _ in 0..40 {
-        let mut stream = TcpStream::connect(&daemon.address).unwrap();
+        let mut stream = TcpStream::connect(daemon.address()).unwrap();
         let request = format!(
             "GET {job} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer hunter2\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).unwrap();
         deaf.push(stream);
     }
-    let idle: Vec<_> = (0..128).map(|_| TcpStream::connect(&daemon.address).unwrap()).collect();
+    let idle: Vec<_> = (0..128).map(|_| TcpStream::connect(daemon.address()).unwrap()).collect();
     let (began, mut most, mut slowest) = (Instant::now(), 0, Duration::ZERO);
     let mut sent = 0;
     while began.elapsed() < Duration::from_secs(6) {
         sent += 100;
         place.bus.send_up_to(sent);
         let asked = Instant::now();
-        assert_eq!(code(&daemon.address, "GET", "/healthz", &[]), 200);
+        assert_eq!(code(daemon.address(), "GET", "/healthz", &[]), 200);
         slowest = slowest.max(asked.elapsed());
-        most = most.max(daemon.rss());
+        most = most.max(daemon.memory());
         pause(Duration::from_millis(50));
     }
     until("the bus goes on", || daemon.stored("out") >= sent);
-    assert_eq!(code(&daemon.address, "GET", "/metrics", &[]), 200);
+    assert_eq!(code(daemon.address(), "GET", "/metrics", &[]), 200);
     println!("RSS {before} before, {most} at the most; /healthz took {slowest:?} at the most");
     assert!(slowest < Duration::from_secs(10), "/healthz took {slowest:?}");
     assert!(most < 200 << 20, "RSS is {most}");
@@ -441,7 +440,7 @@ fn nobody_reads(minions: usize, bytes: usize) {
     let mut heads = [0, 0];
     for stream in &mut deaf {
         let mut head = [0; 12];
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.read_exact(&mut head).unwrap();
         heads[usize::from(&head == b"HTTP/1.1 503")] += 1;
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rmpv::Value;
 use tempfile::TempDir;
 
-use crate::harness::blocking::{Daemon, wait_for};
 use crate::harness::bus::{Bus, tag};
+use crate::harness::daemon::{Daemon, wait_for};
 use crate::harness::kafka::{ADMIN, Isolation, Kafka, Message, NOBODY};
 use crate::harness::proxy::{Proxy, Way};
 
@@ -55,7 +55,7 @@ impl Setup {
     }
 
     /// Waits until the sink has stored at least so many, which may grow on.
-    fn wait_stored_some(&mut self, count: f64) {
+    fn wait_stored_some(&mut self, count: u64) {
         let name = self.name;
         let daemon = self.daemon();
         wait_for("some events", || (daemon.stored(name) >= count).then_some(()));
@@ -64,7 +64,7 @@ impl Setup {
     /// Waits until something was tried again.
     fn wait_failing(&mut self) {
         let daemon = self.daemon();
-        let mut failures = || daemon.metric("saltern_sink_retries_total", "");
+        let failures = || daemon.metric("saltern_sink_retries_total", &[]);
         let before = failures();
         wait_for("a try that fails", || (failures() > before).then_some(()));
     }
@@ -77,15 +77,15 @@ impl Setup {
 
     /// Events that the daemon has taken since it runs: stored, or on disk. Never more than there
     /// are.
-    fn on_disk(&mut self) -> f64 {
+    fn on_disk(&mut self) -> u64 {
         let name = self.name;
         let stored = self.daemon().stored(name);
-        stored + self.daemon().metric("saltern_sink_queue_events", "")
+        stored + self.daemon().count("saltern_sink_queue_events", &[])
     }
 
     /// `kill -9` and the same again, with what it had on disk.
     fn kill_and_restart(&mut self) {
-        let mut daemon = self.daemon.take().unwrap();
+        let daemon = self.daemon.take().unwrap();
         daemon.signal("KILL");
         daemon.ended();
         self.bus.hang_up();
@@ -266,7 +266,7 @@ fn odd_payloads(topic: &'static str, more: &str) {
     setup.wait_stored(u64::try_from(payloads.len() - refused.len()).unwrap());
     let daemon = setup.daemon();
     wait_for("dead letters", || {
-        let count = daemon.metric("saltern_sink_rejected_events_total", "");
+        let count = daemon.metric("saltern_sink_rejected_events_total", &[]);
         (count > 1.5).then_some(())
     });
     setup.stop();
@@ -333,16 +333,16 @@ fn exactly_once_over_kill_9_in_transactions() {
         Setup::start("killed", &(to(&kafka.brokers(), "killed") + ", transactional: true"));
     let mut sent = 0;
     for _ in 0..4 {
-        let before = (0..3).map(|_| setup.on_disk()).fold(0.0, f64::max);
+        let before = (0..3).map(|_| setup.on_disk()).max().unwrap();
         setup.bus.send(sent..sent + 1000, SIZE);
         sent += 1000;
-        wait_for("the spill", || (setup.on_disk() >= before + 1000.0).then_some(()));
+        wait_for("the spill", || (setup.on_disk() >= before + 1000).then_some(()));
         setup.kill_and_restart();
     }
     let daemon = setup.daemon();
     wait_for("an empty queue", || {
-        let queue = daemon.metric("saltern_sink_queue_events", "");
-        (daemon.metric("saltern_sink_up", "") > 0.5 && queue < 0.5).then_some(())
+        let queue = daemon.metric("saltern_sink_queue_events", &[]);
+        (daemon.metric("saltern_sink_up", &[]) > 0.5 && queue < 0.5).then_some(())
     });
     setup.stop();
     assert_holds(kafka, "killed", sent, true);
@@ -376,7 +376,7 @@ fn broker_killed(more: &str, is_transactional: bool) {
     kafka.create("t", 1, &[]);
     let mut setup = Setup::start("t", &(to(&kafka.brokers(), "t") + more));
     setup.bus.send(0..500, SIZE);
-    setup.wait_stored_some(100.0);
+    setup.wait_stored_some(100);
     for round in 1..3 {
         kafka.kill(0);
         setup.bus.send(round * 500..round * 500 + 500, SIZE);
@@ -403,7 +403,7 @@ fn leader_moved(topic: &str, more: &str, is_transactional: bool) {
     kafka.create("t", 1, &[("min.insync.replicas", "2")]);
     let mut setup = Setup::start("t", &(to(&kafka.brokers(), "t") + more));
     setup.bus.send(0..500, SIZE);
-    setup.wait_stored_some(100.0);
+    setup.wait_stored_some(100);
     let leader = kafka.leader(topic, 0);
     kafka.kill(leader);
     setup.bus.send(500..1000, SIZE);

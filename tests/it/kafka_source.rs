@@ -18,8 +18,9 @@ use saltern::event::Event;
 use saltern::source::framing::{Frame, Framer};
 use serde_json::Value;
 
-use crate::harness::blocking::{Daemon, wait_for};
-use crate::harness::kafka::{Kafka, LIMIT};
+use crate::harness::daemon::{Daemon, wait_for};
+use crate::harness::kafka::Kafka;
+use crate::harness::server::LIMIT;
 
 /// A connection to write to topics with.
 struct Writer {
@@ -135,7 +136,7 @@ fn locked(folder: &Path) -> Connection {
 
 /// Events that a worker has read.
 fn read(worker: &mut Daemon) -> f64 {
-    worker.metric("saltern_source_events_total", "")
+    worker.metric("saltern_source_events_total", &[])
 }
 
 /// Tags and ids in a store, by id.
@@ -260,7 +261,7 @@ fn comes_as_off_the_bus(value: Form, has_headers: bool) {
             kafka.brokers(),
             format!("{value:?}").to_lowercase()
         );
-        let mut collector = Daemon::start(&collector, &sections);
+        let collector = Daemon::start(&collector, &sections);
         assert!(collector.ended().success(), "{}", collector.log());
     } else {
         let writer = Writer::new(&kafka.brokers(), &topic);
@@ -271,8 +272,7 @@ fn comes_as_off_the_bus(value: Form, has_headers: bool) {
     }
     let through = folder.join("through");
     std::fs::create_dir(&through).unwrap();
-    let mut worker =
-        Daemon::start(&through, &(source(&kafka.brokers(), &topic) + &sinks(&through)));
+    let worker = Daemon::start(&through, &(source(&kafka.brokers(), &topic) + &sinks(&through)));
     worker.wait_stored("archive", events.len() as u64);
     worker.wait_stored("store", events.len() as u64);
     worker.stop();
@@ -415,7 +415,7 @@ fn a_broker_that_comes_back_is_read_on() {
     let mut worker = Daemon::start(folder, &(source(&brokers, topic) + &store(folder, "")));
     writer.numbers(0..100);
     wait_stored(&[folder], &expected(0..100));
-    let is_connected = |worker: &mut Daemon| worker.metric("saltern_source_connected", "") > 0.5;
+    let is_connected = |worker: &mut Daemon| worker.metric("saltern_source_connected", &[]) > 0.5;
     wait_for("the connection", || is_connected(&mut worker).then_some(()));
     kafka.kill(0);
     wait_for("the loss to be seen", || (!is_connected(&mut worker)).then_some(()));
@@ -423,7 +423,7 @@ fn a_broker_that_comes_back_is_read_on() {
     writer.numbers(100..200);
     wait_stored(&[folder], &expected(0..200));
     wait_for("the connection again", || is_connected(&mut worker).then_some(()));
-    assert!(worker.metric("saltern_source_gaps_total", "") >= 1.0);
+    assert!(worker.metric("saltern_source_gaps_total", &[]) >= 1.0);
     // A stop does not wait for a broker that is gone.
     kafka.kill(0);
     wait_for("the loss to be seen", || (!is_connected(&mut worker)).then_some(()));
@@ -485,13 +485,13 @@ fn what_is_behind_can_be_seen() {
     let wait = |worker: &mut Daemon, what: &str, expected: f64| {
         let name = format!("saltern_source_kafka_{what}");
         wait_for(&format!("{what} {expected}"), || {
-            ((worker.metric(&name, "topic") - expected).abs() < 0.5).then_some(())
+            ((worker.metric(&name, &["topic"]) - expected).abs() < 0.5).then_some(())
         });
     };
     let writer = Writer::new(&brokers, topic);
     writer.numbers(0..1000);
     wait_for("events to be in flight", || {
-        (worker.metric("saltern_source_kafka_in_flight_bytes", "") > 200_000.0).then_some(())
+        (worker.metric("saltern_source_kafka_in_flight_bytes", &[]) > 200_000.0).then_some(())
     });
     wait(&mut worker, "partitions", 2.0);
     drop(lock);
@@ -519,17 +519,17 @@ fn invariant_3_a_full_queue_holds_kafka_back_and_drops_nothing() {
     let folder = folder.path();
     let lock = locked(folder);
     let spill = "spill: {mode: memory, memory: 256KiB, when_full: drop_newest}";
-    let mut worker = Daemon::start(folder, &(source(&brokers, topic) + &store(folder, spill)));
+    let worker = Daemon::start(folder, &(source(&brokers, topic) + &store(folder, spill)));
     let writer = Writer::new(&brokers, topic);
     for first in (0..3000).step_by(100) {
         writer.numbers(first..first + 100);
     }
     wait_for("the queue to hold something back", || {
-        (worker.metric("saltern_sink_held_back_events", "store") > 0.5).then_some(())
+        (worker.metric("saltern_sink_held_back_events", &["store"]) > 0.5).then_some(())
     });
     drop(lock);
     wait_stored(&[folder], &expected(0..3000));
-    assert!(worker.metric("saltern_sink_dropped_events_total", "store") < 0.5);
+    assert!(worker.metric("saltern_sink_dropped_events_total", &["store"]) < 0.5);
     worker.stop();
 }
 
@@ -557,10 +557,10 @@ fn invariant_7_messages_that_are_no_events_are_passed_over() {
     writer.numbers(11..20);
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let mut worker = Daemon::start(folder, &(source(&brokers, topic) + &store(folder, "")));
+    let worker = Daemon::start(folder, &(source(&brokers, topic) + &store(folder, "")));
     wait_stored(&[folder], &expected(0..20));
     wait_for("the bad messages to be counted", || {
-        let bad = worker.metric("saltern_source_bad_frames_total", "");
+        let bad = worker.metric("saltern_source_bad_frames_total", &[]);
         (bad > 6.5).then_some(())
     });
     let warnings = worker.log().matches("is no event").count();

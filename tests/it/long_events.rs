@@ -1,6 +1,6 @@
 //! An event whose JSON is many times as long as itself, through the real binary.
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use rusqlite::{Connection, Row};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -48,8 +48,7 @@ async fn invariant_6_control_characters_do_not_take_their_json_in_memory_in_ever
     let [returned, event] = stored().unwrap();
     assert_eq!(returned, JSON + 2);
     assert!((JSON..JSON + 200).contains(&event), "{event}");
-    let all = async { while daemon.metric("saltern_sink_events_total").await < 3.0 {} };
-    timeout(DEADLINE, all).await.unwrap();
+    daemon.until("all events", || daemon.known_metric("saltern_sink_events_total") >= 3.0).await;
 
     // The program, the frame as it is read and in the queues, and what docs/operation.md says:
     // thrice the JSON, of one event at a time.

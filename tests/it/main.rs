@@ -22,6 +22,7 @@ mod first_minute;
 mod forged_returns;
 mod fuzz_targets;
 mod hostile_input;
+mod house;
 mod http;
 mod import_master;
 mod jobs;

@@ -17,6 +17,8 @@ use proptest::test_runner::TestRunner;
 use rmpv::Value;
 use saltern::codec::json;
 
+use crate::harness::server::installed;
+
 const GENERATED: usize = 3000;
 
 #[test]
@@ -200,9 +202,5 @@ fn ask_python(payloads: &[Vec<u8>]) -> Vec<(String, String)> {
 }
 
 fn python() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests");
-    let path = cache.unwrap_or_else(home).join("salt-3008.3/bin/python");
-    assert!(path.exists(), "there is no {}; run tests/servers/install.sh", path.display());
-    path
+    installed("salt-3008.3").join("bin/python")
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::clickhouse::chdb::Chdb;
-use crate::harness::numbered::{Daemon, saltern, until};
+use crate::harness::daemon::{Daemon, saltern, until};
 use rusqlite::Connection;
 use saltern::event::job_return::JobReturn;
 use serde_json::{Value, json};
@@ -311,7 +311,7 @@ fn every_reader_tells_what_salt_said() {
             },
         }),
     );
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     let count = recording.lines.len() as u64;
     until("everything is stored", || daemon.stored("database") == count);
     let counted = |outcomes: &[&str]| {
@@ -378,7 +378,7 @@ fn in_the_job_cache(recording: &Recording, daemon: &Daemon, config: &Path) {
     }
     // A job that is not known yet is answered with a text.
     let job = |jid: &str| -> Value {
-        serde_json::from_str(&daemon.get(&format!("/api/v1/jobs/{jid}"))).unwrap_or_default()
+        serde_json::from_str(&daemon.body(&format!("/api/v1/jobs/{jid}"))).unwrap_or_default()
     };
     let config = config.to_str().unwrap();
     for (jid, parts) in &jobs {
@@ -400,7 +400,7 @@ fn in_the_job_cache(recording: &Recording, daemon: &Daemon, config: &Path) {
         .map(|(jid, _)| (*jid).to_owned())
         .collect();
     let listed: Value =
-        serde_json::from_str(&daemon.get("/api/v1/jobs?outcome=failed&limit=1000")).unwrap();
+        serde_json::from_str(&daemon.body("/api/v1/jobs?outcome=failed&limit=1000")).unwrap();
     assert_eq!(listed["next"], Value::Null);
     let listed = listed["jobs"].as_array().unwrap().iter();
     let listed: BTreeSet<_> = listed.map(|job| job["jid"].as_str().unwrap().to_owned()).collect();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::harness::blocking::Daemon;
+use crate::harness::daemon::Daemon;
 
 /// A recording, and the lines of Salt's file that are not in it: the two at its start, which the
 /// master fired before the recorder had connected, and those fired after it had gone.
@@ -73,7 +73,7 @@ fn lines(path: &Path) -> Vec<Value> {
 /// Runs a finite source into both sinks; what each has stored, in order.
 fn replayed(source: &Path, folder: &Path) -> (Vec<Value>, Vec<Value>) {
     let (file, database) = (folder.join("events"), folder.join("salt.db"));
-    let mut daemon = Daemon::start(
+    let daemon = Daemon::start(
         folder,
         &format!(
             "sources:\n  recording: {{replay: {{path: '{}'}}}}\n\

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::blocking::{Daemon, is_root, wait_for};
+use crate::harness::daemon::{Daemon, Launch, is_root, wait_for};
 
 /// A file system that is read-only, with a database of an earlier day in it.
 fn read_only(database: &str) -> String {
@@ -28,7 +28,8 @@ fn sinks_in_a_read_only_place_say_what_to_add_to_the_unit() {
          before: {{sqlite3: {{database: /mnt/log/old.db}}}}\n"
     );
     let before = read_only(&old.display().to_string());
-    let daemon = Daemon::start_in(folder.path(), &sections, Some(&before));
+    let launch = Launch { before: Some(&before), ..Launch::default() };
+    let daemon = Daemon::start_as(folder.path(), &sections, &launch);
     for sink in ["lines", "tables", "before"] {
         wait_for(&format!("the error of {sink}"), || {
             let log = daemon.log();

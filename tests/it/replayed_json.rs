@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::daemon::Daemon;
+use crate::harness::beside::Daemon;
+use crate::harness::server::installed;
 
 /// Writes what `rawfile_json` of this Salt makes of such events, by its own function.
 const SCRIPT: &str = r#"
@@ -30,13 +31,7 @@ returner.event_return([
 "#;
 
 fn python() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
-        PathBuf::from,
-    );
-    let python = cache.join("salt-3007.15/bin/python");
-    assert!(python.exists(), "{} is missing: run `make test`", python.display());
-    python
+    installed("salt-3007.15").join("bin/python")
 }
 
 fn nested(depth: usize, inner: &str) -> Value {
@@ -110,7 +105,7 @@ async fn lines_of_real_python_are_delivered_and_what_json_lacks_is_counted() {
     for ((tag, data), (expected_tag, expected)) in stored.iter().zip(&expected) {
         assert_eq!((tag.as_str(), data), (*expected_tag, expected));
     }
-    let metrics = daemon.get("/metrics").await;
+    let metrics = daemon.get("/metrics");
     for (reason, count) in
         [("not_finite", 3), ("long_integer", 2), ("not_utf8", 0), ("too_deep", 1)]
     {
@@ -120,7 +115,7 @@ async fn lines_of_real_python_are_delivered_and_what_json_lacks_is_counted() {
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
     assert!(metrics.contains("saltern_source_bad_frames_total{source=\"bus\"} 0\n"), "{metrics}");
-    let status = daemon.get("/api/v1/status").await;
+    let status = daemon.get("/api/v1/status");
     let (_, body) = status.split_once("\r\n\r\n").unwrap();
     let status: Value = serde_json::from_str(body).unwrap();
     assert_eq!(status["sources"][0]["lossy_values"], 6);

@@ -4,7 +4,7 @@ use std::fs::{Permissions, set_permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use crate::harness::returner_peer::{Peer, done, events, map, packed, request, returned};
 use rmpv::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,7 +43,7 @@ async fn what_comes_again_is_kept_again() {
         assert_eq!(answer, done(id));
     }
     daemon.wait_for_event("last").await;
-    assert_eq!(daemon.stored("same"), 2);
+    assert_eq!(daemon.stored_as("same"), 2);
     daemon.stop().await;
 }
 
@@ -90,7 +90,10 @@ async fn invariant_7_a_load_that_is_not_whole_is_refused_and_later_answers_are_w
     let returns = rmpv::decode::read_value(&mut answer["value"].as_slice().unwrap()).unwrap();
     assert_eq!(returns, map(&[("web-1", map(&[("return", 1.into())]))]));
     daemon.wait_for_event("salt/job/1/ret/web-1").await;
-    assert_eq!(daemon.stored("salt/job/1/ret/web-2") + daemon.stored("salt/job/1/ret/web-3"), 0);
+    assert_eq!(
+        daemon.stored_as("salt/job/1/ret/web-2") + daemon.stored_as("salt/job/1/ret/web-3"),
+        0
+    );
     daemon.stop().await;
 }
 
@@ -111,7 +114,7 @@ async fn a_return_and_its_event_are_stored_once() {
         assert_eq!(answer, done(id));
     }
     daemon.wait_for_event("last").await;
-    assert_eq!(daemon.stored("salt/job/1/ret/web-1"), 1);
+    assert_eq!(daemon.stored_as("salt/job/1/ret/web-1"), 1);
     daemon.stop().await;
 }
 
@@ -157,7 +160,7 @@ async fn what_is_no_request_is_refused_and_counted() {
     assert!(answer["error"].as_str().unwrap().contains("over max_frame (4096 bytes)"), "{answer}");
     assert_eq!(answer["later"], Value::from(false));
     assert!(long.is_closed().await);
-    let counted = daemon.metric("saltern_source_bad_frames_total").await;
+    let counted = daemon.known_metric("saltern_source_bad_frames_total");
     assert!((counted - f64::from(count + 1)).abs() < 0.1, "{counted}");
     // Bytes that are nothing end their connection, and nobody else's.
     let mut stranger = UnixStream::connect(daemon.path("r")).await.unwrap();
@@ -241,7 +244,7 @@ async fn over_tcp_nothing_is_done_before_the_token_is_shown() {
     assert_eq!(peer.ask(hello(b"0123456789abcdef")).await, done(0));
     assert_eq!(peer.ask(events(1, &["welcome"])).await, done(1));
     daemon.wait_for_event("welcome").await;
-    assert_eq!(daemon.stored("stolen"), 0);
+    assert_eq!(daemon.stored_as("stolen"), 0);
     daemon.stop().await;
 }
 
@@ -320,7 +323,7 @@ fn json_of(answer: &str) -> serde_json::Value {
 /// after.
 #[tokio::test]
 async fn a_runner_is_one_event_and_one_job_of_the_master() {
-    let mut daemon = Daemon::start(SOURCE);
+    let daemon = Daemon::start(SOURCE);
     let mut peer = Peer::at(&daemon).await;
     let jid = "20261121233336123456";
     let data = |stamp: &str| {
@@ -359,14 +362,14 @@ async fn a_runner_is_one_event_and_one_job_of_the_master() {
     assert_eq!(peer.ask(request(4, "return", &[("load", forged)])).await, done(4));
     assert_eq!(peer.ask(events(5, &["last"])).await, done(5));
     daemon.wait_for_event("last").await;
-    assert_eq!(daemon.stored(&tag), 1, "{:?}", daemon.lines());
+    assert_eq!(daemon.stored_as(&tag), 1, "{:?}", daemon.lines());
     let line = daemon.lines().into_iter().find(|line| line.contains(&tag)).unwrap();
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["data"]["_stamp"], "2026-11-21T23:33:39.000001");
     assert_eq!(line["data"]["return"]["retcode"], 1);
-    assert_eq!(daemon.stored(&format!("salt/job/{jid}/ret/salt-1_master")), 1, "the forged one");
+    assert_eq!(daemon.stored_as(&format!("salt/job/{jid}/ret/salt-1_master")), 1, "the forged one");
 
-    let job = json_of(&daemon.get(&format!("/api/v1/jobs/{jid}")).await);
+    let job = json_of(&daemon.get(&format!("/api/v1/jobs/{jid}")));
     assert_eq!(job["function"], "runner.state.orchestrate");
     assert_eq!(job["arguments"], serde_json::json!(["deploy"]));
     let counts = ["expected", "returned", "failed", "missing"].map(|key| job[key].clone());
@@ -379,13 +382,13 @@ async fn a_runner_is_one_event_and_one_job_of_the_master() {
     assert_eq!((serde_json::json!(said), &ret["success"]), (expected, &true.into()));
     assert_eq!(ret["return"]["retcode"], 1);
 
-    let list = async |query: &str| {
-        let page = json_of(&daemon.get(&format!("/api/v1/jobs?{query}")).await);
+    let list = |query: &str| {
+        let page = json_of(&daemon.get(&format!("/api/v1/jobs?{query}")));
         page["jobs"].as_array().unwrap().len()
     };
-    assert_eq!(list("").await, 1);
-    assert_eq!(list("outcome=failed&function=runner.*").await, 1);
-    assert_eq!(list("not_function=wheel.*&not_function=runner.*").await, 0);
+    assert_eq!(list(""), 1);
+    assert_eq!(list("outcome=failed&function=runner.*"), 1);
+    assert_eq!(list("not_function=wheel.*&not_function=runner.*"), 0);
     let answer = peer.ask(request(6, "get_minions", &[])).await;
     assert_eq!(answer["value"].as_slice().unwrap(), b"\x90");
     let answer = peer.ask(request(7, "get_jid", &[("jid", jid.into())])).await;
@@ -396,7 +399,7 @@ async fn a_runner_is_one_event_and_one_job_of_the_master() {
     let value = Value::from(true);
     assert_eq!(peer.ask(returned(8, "nocache", "web-1", value)).await, done(8));
     daemon.wait_for_event("salt/job/nocache/ret/web-1").await;
-    assert!(daemon.get("/api/v1/jobs/nocache").await.starts_with("HTTP/1.1 404"));
-    assert_eq!(list("").await, 1);
+    assert!(daemon.get("/api/v1/jobs/nocache").starts_with("HTTP/1.1 404"));
+    assert_eq!(list(""), 1);
     daemon.kill();
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use crate::harness::returner_peer::{self, Peer, done, events, map, request, returned};
 use rmpv::Value;
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ impl Attacked {
         self.bus.write_all(&returner_peer::packed(&frame)).await.unwrap();
         self.daemon.wait_for_event(&tag).await;
         let began = Instant::now();
-        let answer = self.daemon.get("/healthz").await;
+        let answer = self.daemon.get("/healthz");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         let memory = self.daemon.peak_memory();
@@ -100,7 +100,7 @@ async fn invariant_1_a_client_that_asks_and_never_reads_holds_up_nobody() {
     attacked.others_are_served(1).await;
     let cut_off = "saltern_source_clients_cut_off_total{source=\"bus\",reason=\"unread\"}";
     let waiting = async {
-        while !attacked.daemon.get("/metrics").await.contains(&format!("{cut_off} 8")) {
+        while !attacked.daemon.get("/metrics").contains(&format!("{cut_off} 8")) {
             sleep(Duration::from_millis(200)).await;
         }
     };

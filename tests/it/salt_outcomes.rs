@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-use crate::harness::daemon::Daemon;
+use crate::harness::beside::Daemon;
 use crate::harness::salt::{
     ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, handing_over, until,
 };

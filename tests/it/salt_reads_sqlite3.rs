@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::blocking::Daemon;
+use crate::harness::daemon::Daemon;
+use crate::harness::server::installed;
 
 const SCRIPT: &str = r#"
 import json, sys
@@ -26,17 +27,7 @@ print(json.dumps({
 
 /// The Python of the Salt 3006.28 that `make test` installs.
 fn python() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
-        PathBuf::from,
-    );
-    let python = cache.join("salt-3006.28/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing: run `make test`, which installs the Salt that this test reads with",
-        python.display()
-    );
-    python
+    installed("salt-3006.28").join("bin/python")
 }
 
 #[test]
@@ -47,7 +38,7 @@ fn salt_3006_reads_jobs_and_returns() {
     let recording =
         concat!(env!("CARGO_MANIFEST_DIR"), "/tests/captures/salt-3006.28.events.jsonl");
     let database = folder.join("salt.db");
-    let mut daemon = Daemon::start(
+    let daemon = Daemon::start(
         folder,
         &format!(
             "sources: {{recording: {{replay: {{path: '{recording}'}}, master_id: the_master}}}}\n\

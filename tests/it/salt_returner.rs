@@ -8,10 +8,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::harness::daemon::Daemon;
+use crate::harness::beside::Daemon;
 use crate::harness::salt::{
-    self, ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, program, said, single_file, until,
+    ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, program, said, single_file, until,
 };
+use crate::harness::server;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ fn installed(dir: &Path) -> PathBuf {
     let source = dir.join("source");
     said(Command::new("cp").arg("-r").arg(repository().join("salt")).arg(&source));
     let target = dir.join("installed");
-    let mut pip = Command::new(salt::cache().join("python-build/bin/python"));
+    let mut pip = Command::new(server::installed("python-build").join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-index", "--no-deps"]);
     pip.args(["--no-build-isolation", "--disable-pip-version-check", "--target"]);
     said(pip.arg(&target).arg(&source));
@@ -317,7 +318,7 @@ fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
         let data = data_of("/ret", arg);
         let jid = data["jid"].as_str().unwrap();
         let (new, ret) = (format!("salt/run/{jid}/new"), format!("salt/run/{jid}/ret"));
-        until("the runner's start", PATIENCE, || (daemon.stored(&new) == 1).then_some(()));
+        until("the runner's start", PATIENCE, || (daemon.stored_as(&new) == 1).then_some(()));
         let looked_up = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
         let returns = looked_up.as_object().unwrap();
         assert_eq!(returns.len(), 1, "{looked_up}");
@@ -331,8 +332,8 @@ fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
         let found = runner(salt, "jobs.lookup_jid", &[jid]);
         assert_eq!(found[master], returned["return"], "{jid}");
         // Whatever was to come has come by now.
-        assert_eq!(daemon.stored(&ret), 1);
-        assert_eq!(daemon.stored(&format!("salt/job/{jid}/ret/{master}")), 0);
+        assert_eq!(daemon.stored_as(&ret), 1);
+        assert_eq!(daemon.stored_as(&format!("salt/job/{jid}/ret/{master}")), 0);
         let job = shown(daemon, jid);
         let ret = &job["returns"][master];
         assert_eq!((&ret["runner"], &ret["ok"]), (&json!(true), &json!(has_worked)), "{job}");
@@ -378,13 +379,13 @@ fn a_master_and_its_minions(version: &'static str) {
     let twice = publish(&mut salt, "test.version", "saltern,rawfile_json");
     for minion in MINIONS {
         let tag = format!("salt/job/{twice}/ret/{minion}");
-        until(&tag, PATIENCE, || (daemon.stored(&tag) == 2).then_some(()));
+        until(&tag, PATIENCE, || (daemon.stored_as(&tag) == 2).then_some(()));
         let returns = dir.path().join(minion).join("returns");
         let written = || fs::read_to_string(&returns).is_ok_and(|text| text.contains(&twice));
         until("rawfile_json beside it", PATIENCE, || written().then_some(()));
-        assert_eq!(daemon.stored(&format!("salt/job/{jid}/ret/{minion}")), 1);
+        assert_eq!(daemon.stored_as(&format!("salt/job/{jid}/ret/{minion}")), 1);
     }
-    assert_eq!(daemon.stored(&format!("salt/job/{jid}/new")), 1);
+    assert_eq!(daemon.stored_as(&format!("salt/job/{jid}/new")), 1);
 
     let versions = json!({"web-1": version, "web-2": version});
     assert_eq!(runner(&mut salt, "jobs.lookup_jid", &[&twice]), versions);
@@ -436,7 +437,7 @@ fn a_master_and_its_minions(version: &'static str) {
     daemon.start_again();
     for minion in MINIONS {
         let tag = format!("salt/job/{alone}/ret/{minion}");
-        until(&tag, PATIENCE, || (daemon.stored(&tag) == 1).then_some(()));
+        until(&tag, PATIENCE, || (daemon.stored_as(&tag) == 1).then_some(()));
     }
 
     let hung = while_it_hangs(&mut salt, &daemon, dir.path());
@@ -444,7 +445,7 @@ fn a_master_and_its_minions(version: &'static str) {
     // What the bus said while it hung is in the journal; what nobody waited for any more comes too.
     for minion in MINIONS {
         let tag = format!("salt/job/{hung}/ret/{minion}");
-        until(&tag, PATIENCE, || (daemon.stored(&tag) >= 1).then_some(()));
+        until(&tag, PATIENCE, || (daemon.stored_as(&tag) >= 1).then_some(()));
     }
 }
 

@@ -11,9 +11,9 @@ use std::process::{Command, Output};
 
 use serde_json::{Map, Value, json};
 
-use crate::harness::blocking::{Daemon, wait_for};
 use crate::harness::bus::Bus;
 use crate::harness::clickhouse::ClickHouse;
+use crate::harness::daemon::{Daemon, Launch, wait_for};
 use crate::harness::kafka::{Kafka, NOBODY};
 
 const SECRET: &str = "hunter2-correct-horse";
@@ -296,7 +296,7 @@ fn run_is_silent(folder: &Path, config: &Value, name: &str) {
     let mut bus = Bus::listen(folder);
     let path = folder.join("saltern.yaml");
     fs::write(&path, config.to_string()).unwrap();
-    let mut daemon = Daemon::spawn(folder, None);
+    let mut daemon = Daemon::spawn(&folder.join("saltern.yaml"), &Launch::default());
     bus.send(0..20, 100);
     wait_for("what cannot be reached to be tried", || has_failed(&mut daemon).then_some(()));
     let word = refusal(name);

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use saltern::event::chunk::{Chunk, Share};
 use saltern::event::{Event, Origin};
-use saltern::queue::spill::disk::Folder;
+use saltern::files::disk::Folder;
 use saltern::queue::spill::record::Body;
 use saltern::queue::spill::scan::{Depth, scan};
 use saltern::queue::spill::{Read, Settings, Spill};
 use serde_json::{Value, json};
 
-use crate::harness::numbered::{
-    self, Daemon, PATIENCE, Place, STOP_LIMIT, pause, saltern, until, until_within,
-};
+use crate::harness::daemon::{DEADLINE, Daemon, STOP_LIMIT, pause, saltern, until, wait_within};
+use crate::harness::numbered::{self, Place};
 
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
@@ -36,7 +35,7 @@ fn invariant_3_kill_9_loses_nothing_that_was_taken() {
     place.bus.send_up_to(u64::MAX - 1);
     let mut owed = BTreeSet::new();
     for round in 0..rounds {
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         until("the daemon reads", || daemon.taken() > 0);
         assert_eq!(place.bus.base().1 as u64, round + 1, "one connection a run");
         pause(Duration::from_millis(random.u64(0..300)));
@@ -47,7 +46,7 @@ fn invariant_3_kill_9_loses_nothing_that_was_taken() {
         owed.extend(base..base + taken);
     }
     place.bus.send_up_to(0);
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     until("everything is delivered", || daemon.metric("saltern_sink_queue_events", &[]) == 0.0);
     let damaged = daemon.dropped("file", "damaged");
     let (status, _) = daemon.terminate();
@@ -72,7 +71,7 @@ fn invariant_2_and_6_an_outage_costs_no_event_no_other_sinks_time_and_bounded_me
 fn outage(events: u64, is_down: bool) {
     const RSS_BOUND: u64 = 160 << 20;
     // A busy machine stores some thousands a second.
-    let patience = PATIENCE.max(Duration::from_millis(events / 2));
+    let patience = DEADLINE.max(Duration::from_millis(events / 2));
     let place = Place::new(0, None);
     place.heal("up");
     if !is_down {
@@ -84,21 +83,21 @@ fn outage(events: u64, is_down: bool) {
         "up": place.file_sink("up", &spill),
     });
     let config = place.configure(&sinks, &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     place.bus.send_up_to(events);
     let (mut rss, mut lag) = (0, 0.0_f64);
-    until_within(patience, "the other sink has everything", || {
-        rss = rss.max(daemon.rss());
+    wait_within(patience, "the other sink has everything", || {
+        rss = rss.max(daemon.memory());
         lag = lag.max(daemon.metric("saltern_sink_lag_seconds", &["sink=\"up\""]));
-        daemon.stored("up") == events
+        (daemon.stored("up") == events).then_some(())
     });
     if is_down {
         assert_eq!(daemon.stored("down"), 0);
         place.heal("down");
     }
-    until_within(patience, "the sink that was down has everything", || {
-        rss = rss.max(daemon.rss());
-        daemon.stored("down") == events
+    wait_within(patience, "the sink that was down has everything", || {
+        rss = rss.max(daemon.memory());
+        (daemon.stored("down") == events).then_some(())
     });
     let in_order: Vec<u64> = (0..events).collect();
     assert!(place.stored("up") == in_order && place.stored("down") == in_order);
@@ -116,14 +115,14 @@ fn invariant_8_a_stop_leaves_the_rest_in_the_spill() {
         let spill = json!({ "mode": mode, "memory": "64KiB" });
         let config =
             place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         place.bus.send_up_to(3000);
         until("all is read", || daemon.taken() == 3000);
         let (status, took) = daemon.terminate();
         assert_eq!(status.code(), Some(0));
         assert!(took < STOP_LIMIT, "{mode}: the deadline is 3 s, it took {took:?}");
         place.heal("out");
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         until("the rest is delivered", || daemon.stored("file") == 3000);
         assert_eq!(place.stored("out"), (0..3000).collect::<Vec<_>>(), "{mode}");
     }
@@ -137,12 +136,12 @@ fn a_running_daemon_lists_and_discards_what_waits() {
         let spill = json!({ "mode": mode });
         let config =
             place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         // The daemon chose its port itself; who asks it must know.
         let asked = place.path("asked.yaml");
         let text = std::fs::read_to_string(&config).unwrap();
         let mut asks: Value = serde_json::from_str(&text).unwrap();
-        asks["http"] = json!({ "listen": daemon.address });
+        asks["http"] = json!({ "listen": daemon.address() });
         std::fs::write(&asked, asks.to_string()).unwrap();
         let ask = |arguments: &[&str]| {
             let output = saltern(&[arguments, &["--config", asked.to_str().unwrap()]].concat());
@@ -174,7 +173,7 @@ fn a_state_dir_has_one_daemon() {
     let place = Place::new(0, None);
     let config =
         place.configure(&json!({ "file": place.file_sink("out", &json!({})) }), &json!({}));
-    let _daemon = Daemon::start(&config);
+    let _daemon = Daemon::listening(&config);
     let second = saltern(&["run", "--config", config.to_str().unwrap()]);
     assert_eq!(second.status.code(), Some(1));
     let error = String::from_utf8(second.stderr).unwrap();
@@ -213,7 +212,7 @@ fn full_disk(when_full: &str, events: u64, check: impl Fn(&Daemon)) {
     let tmpfs = Tmpfs::mount(place.state_dir(), "2m");
     let spill = json!({ "when_full": when_full, "max_bytes": "4MiB", "memory": "64KiB" });
     let config = place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     place.bus.send_up_to(events);
     check(&daemon);
     // The sink is back, which frees the disk; from now on everything is delivered.
@@ -277,7 +276,7 @@ fn invariant_8_a_queue_that_blocks_can_be_stopped() {
     let place = Place::new(1000, None);
     let spill = json!({ "when_full": "block", "max_bytes": "64KiB" });
     let config = place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     place.bus.send_up_to(40_000);
     until("it stalls", || stalls(&daemon));
     assert!(daemon.taken() < 40_000);
@@ -357,14 +356,14 @@ fn invariant_1_and_2_a_replay_that_waits_holds_up_nobody_else() {
             "past": { "replay": { "path": recorded, "rate": 50_000 } },
         });
         let config = place.configure(&sinks, &json!({ "sources": sources }));
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         let held_back = || daemon.metric("saltern_sink_held_back_events", &["sink=\"down\""]) > 0.0;
         until("the replay waits", held_back);
         place.bus.send_up_to(100);
         until("the other sink has everything", || daemon.stored("up") == REPLAYED + 100);
         assert!(held_back());
         assert_eq!(daemon.stored("down"), 0);
-        let is_told = daemon.log.lock().unwrap().contains("sources that can wait do");
+        let is_told = daemon.log().contains("sources that can wait do");
         assert!(is_told);
         if ends == "heals" {
             place.heal("down");
@@ -387,7 +386,7 @@ fn a_disk_that_takes_no_new_file_takes_events() {
         &json!({ "file": place.file_sink("out", &json!({ "max_bytes": "48MiB" })) }),
         &json!({}),
     );
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     place.bus.send_up_to(100);
     let in_spill = || daemon.metric("saltern_sink_spill_events", &[]);
     until("there is a segment", || in_spill() >= 100.0);
@@ -415,7 +414,7 @@ fn a_small_disk_is_used_although_max_bytes_is_large() {
     let tmpfs = Tmpfs::mount(place.state_dir(), "4m");
     let spill = json!({ "memory": "64KiB" });
     let config = place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     place.bus.send_up_to(30_000);
     until("all is read", || daemon.taken() == 30_000);
     until("it drops", || daemon.dropped("file", "queue_full") > 5000);
@@ -434,7 +433,7 @@ fn stopped_with_backlog() -> (Place, PathBuf) {
     let place = Place::new(200, Some(Duration::from_millis(2)));
     let spill = json!({ "max_bytes": "1MiB" });
     let config = place.configure(&json!({ "file": place.file_sink("out", &spill) }), &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     place.bus.send_up_to(1000);
     until("all is read", || daemon.taken() == 1000);
     assert!(daemon.terminate().0.success());
@@ -470,7 +469,7 @@ fn verify_names_a_directory_in_place_of_a_segment_and_goes_on() {
     assert!(line(&files[1]).contains("it is a directory"), "{text}");
     assert!(line(&files[2]).contains("events lost"), "{text}");
     place.heal("out");
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     let settled = || daemon.stored("file") + daemon.dropped("file", "damaged");
     until("the rest is delivered", || settled() == 1000);
     assert!(!files[1].exists(), "it was put aside");
@@ -497,7 +496,7 @@ fn invariant_7_a_damaged_spill_is_shown_and_the_rest_is_delivered() {
         assert!(text.contains(file.to_str().unwrap()), "{text}");
     }
     place.heal("out");
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     let settled = || daemon.stored("file") + daemon.dropped("file", "damaged");
     until("the rest is delivered", || settled() == 1000);
     let damaged = daemon.dropped("file", "damaged");
@@ -571,7 +570,7 @@ fn invariant_3_verify_says_how_many_events_the_daemon_will_count_as_lost() {
         let events: u64 = damage.iter().map(|damaged| damaged["events"].as_u64().unwrap()).sum();
         assert!(events > 0, "{found}");
         place.heal("out");
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::listening(&config);
         let settled = || daemon.stored("file") + daemon.dropped("file", "damaged");
         until("the rest is delivered", || settled() == 1000);
         assert_eq!(daemon.dropped("file", "damaged"), events);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::harness::numbered::{Daemon, Place, numbers, pause, saltern, until};
+use crate::harness::daemon::{Daemon, pause, saltern, until};
+use crate::harness::numbered::{Place, numbers};
 
 fn file(place: &Place, name: &str) -> Value {
     json!({ "rawfile_json": { "filename": place.path(name) }, "batch": { "linger": "10ms" } })
@@ -32,14 +33,14 @@ fn damaged_files_are_put_aside_and_a_spill_that_cannot_be_opened_parks_its_sink_
     fs::write(spill.join("down"), "a file where a directory should be").unwrap();
     let sinks = json!({ "good": file(&place, "good"), "down": file(&place, "down") });
     let config = place.configure(&sinks, &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     until("the bus is read", || place.bus.base().1 > 0);
     place.bus.send_up_to(100);
     let all: Vec<u64> = (0..100).collect();
     until("the other sink has all", || numbers(&place.path("good")) == all);
-    let ready = daemon.get("/readyz");
+    let ready = daemon.body("/readyz");
     assert_eq!(ready, "not ready, see /api/v1/status\nthe sink down is parked\n");
-    let status: Value = serde_json::from_str(&daemon.get("/api/v1/status")).unwrap();
+    let status: Value = serde_json::from_str(&daemon.body("/api/v1/status")).unwrap();
     let why = status["sinks"][1]["last_error"]["error"].as_str().unwrap();
     assert!(why.contains("cannot open the spill") && why.contains("spill/down"), "{why}");
     assert!(is_aside(&state_dir, "dead-letters.db") && is_aside(&spill.join("good"), "queue-id"));
@@ -47,7 +48,7 @@ fn damaged_files_are_put_aside_and_a_spill_that_cannot_be_opened_parks_its_sink_
     assert!(numbers(&place.path("down")).is_empty());
 
     fs::remove_file(spill.join("down")).unwrap();
-    until("its spill is open", || daemon.get("/readyz") == "ready\n");
+    until("its spill is open", || daemon.body("/readyz") == "ready\n");
     until("it has what waited in memory", || numbers(&place.path("down")) == all);
     assert_eq!(daemon.dropped("down", ""), 0);
     assert!(daemon.terminate().0.success());
@@ -60,9 +61,9 @@ fn a_sink_whose_spill_could_not_be_opened_is_ready_after_a_reload_that_needs_non
     fs::create_dir_all(&spill).unwrap();
     fs::write(spill.join("out"), "a file where a directory should be").unwrap();
     let mut sinks = json!({ "out": file(&place, "out") });
-    let daemon = Daemon::start(&place.configure(&sinks, &json!({})));
+    let daemon = Daemon::listening(&place.configure(&sinks, &json!({})));
     let parked = "not ready, see /api/v1/status\nthe sink out is parked\n";
-    until("it is parked", || place.bus.base().1 > 0 && daemon.get("/readyz") == parked);
+    until("it is parked", || place.bus.base().1 > 0 && daemon.body("/readyz") == parked);
     sinks["out"]["spill"] = json!({ "mode": "memory" });
     place.configure(&sinks, &json!({}));
     let mut hang_up = Command::new("kill");
@@ -70,7 +71,7 @@ fn a_sink_whose_spill_could_not_be_opened_is_ready_after_a_reload_that_needs_non
     place.bus.send_up_to(100);
     let all: Vec<u64> = (0..100).collect();
     until("all is stored", || numbers(&place.path("out")) == all);
-    until("it is ready", || daemon.get("/readyz") == "ready\n");
+    until("it is ready", || daemon.body("/readyz") == "ready\n");
     assert!(daemon.terminate().0.success());
 }
 
@@ -85,7 +86,7 @@ fn commands_that_root_runs_leave_no_file_of_root_behind() {
     fs::create_dir(&state_dir).unwrap();
     chown(&state_dir, Some(12_345), Some(12_345)).unwrap();
     let config = place.configure(&json!({ "out": file(&place, "out") }), &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     until("the bus is read", || place.bus.base().1 > 0);
     place.bus.send_up_to(10);
     until("all is stored", || numbers(&place.path("out")).len() == 10);
@@ -159,7 +160,7 @@ fn remove(place: &Place, daemon: &Daemon) {
     });
     let spill = place.state_dir().join("spill/out");
     until("it is there again", || {
-        daemon.log.lock().unwrap().contains("state_dir was removed or replaced")
+        daemon.log().contains("state_dir was removed or replaced")
             && place.state_dir().join("lock").exists()
             && place.state_dir().join("dead-letters.db").exists()
             && spill.join("queue-id").exists()
@@ -173,7 +174,7 @@ fn a_state_dir_that_is_removed_while_a_sink_is_down_costs_no_event() {
     // More than memory holds, so that some is read back from files that have no name any more.
     let mut sinks = broken(&place);
     sinks["out"]["spill"] = json!({ "memory": "64KiB", "max_bytes": "64MiB" });
-    let daemon = Daemon::start(&place.configure(&sinks, &json!({})));
+    let daemon = Daemon::listening(&place.configure(&sinks, &json!({})));
     until("the bus is read", || place.bus.base().1 > 0);
     place.bus.send_up_to(500);
     until("they are in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 499.0);
@@ -185,7 +186,7 @@ fn a_state_dir_that_is_removed_while_a_sink_is_down_costs_no_event() {
     mend(&place);
     let all: Vec<u64> = (0..1000).collect();
     until("all is stored, in order", || stored(&place) == all);
-    until("it is ready", || daemon.get("/readyz") == "ready\n");
+    until("it is ready", || daemon.body("/readyz") == "ready\n");
     assert_eq!(daemon.dropped("out", ""), 0);
     assert!(daemon.terminate().0.success());
 }
@@ -194,7 +195,7 @@ fn a_state_dir_that_is_removed_while_a_sink_is_down_costs_no_event() {
 fn what_comes_after_a_state_dir_was_removed_survives_a_kill() {
     let place = Place::new(20, None);
     let config = place.configure(&broken(&place), &json!({}));
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     until("the bus is read", || place.bus.base().1 > 0);
     place.bus.send_up_to(100);
     until("they are in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 99.0);
@@ -203,7 +204,7 @@ fn what_comes_after_a_state_dir_was_removed_survives_a_kill() {
     until("more is in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 199.0);
     daemon.kill();
     mend(&place);
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::listening(&config);
     until("what came after is stored", || stored(&place) == (100..200).collect::<Vec<_>>());
     assert!(daemon.terminate().0.success());
 }
@@ -211,7 +212,7 @@ fn what_comes_after_a_state_dir_was_removed_survives_a_kill() {
 #[test]
 fn a_state_dir_that_cannot_be_made_is_reported_once_and_then_says_that_a_process_runs() {
     let place = Place::new(20, None);
-    let daemon = Daemon::start(&place.configure(&broken(&place), &json!({})));
+    let daemon = Daemon::listening(&place.configure(&broken(&place), &json!({})));
     let runs = || {
         let deaths = fs::read_to_string(place.state_dir().join("deaths"));
         deaths.is_ok_and(|deaths| deaths.contains("running"))
@@ -220,7 +221,7 @@ fn a_state_dir_that_cannot_be_made_is_reported_once_and_then_says_that_a_process
     fs::rename(place.state_dir(), place.path("before")).unwrap();
     fs::write(place.state_dir(), "a file where a directory should be").unwrap();
     let reports = || {
-        let log = daemon.log.lock().unwrap().clone();
+        let log = daemon.log();
         log.matches("state_dir is gone and cannot be made anew").count()
     };
     until("it is reported", || reports() > 0);
@@ -235,7 +236,7 @@ fn a_state_dir_that_cannot_be_made_is_reported_once_and_then_says_that_a_process
 #[test]
 fn a_state_dir_that_another_daemon_has_taken_ends_this_one() {
     let place = Place::new(20, None);
-    let daemon = Daemon::start(&place.configure(&broken(&place), &json!({})));
+    let daemon = Daemon::listening(&place.configure(&broken(&place), &json!({})));
     until("it is there", || place.state_dir().join("dead-letters.db").exists());
     let other = place.path("other");
     fs::create_dir(&other).unwrap();
@@ -243,9 +244,7 @@ fn a_state_dir_that_another_daemon_has_taken_ends_this_one() {
     lock.try_lock().unwrap();
     fs::rename(place.state_dir(), place.path("before")).unwrap();
     fs::rename(&other, place.state_dir()).unwrap();
-    until("it says so", || {
-        daemon.log.lock().unwrap().contains("another saltern uses this state_dir")
-    });
+    until("it says so", || daemon.log().contains("another saltern uses this state_dir"));
     assert!(!daemon.terminate().0.success());
     for name in ["dead-letters.db", "http-token", "http.sock"] {
         assert!(!place.state_dir().join(name).exists(), "{name}: it is the other's directory");

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::harness::daemon::{self, Daemon};
+use crate::harness::beside::{self, Daemon};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -21,7 +21,7 @@ fn frame(tag: &str) -> Vec<u8> {
 }
 
 async fn pass(daemon: &Daemon, listener: &UnixListener, tag: &str) -> UnixStream {
-    let accepted = timeout(daemon::DEADLINE, listener.accept()).await;
+    let accepted = timeout(beside::DEADLINE, listener.accept()).await;
     let accepted = accepted.unwrap_or_else(|_| panic!("no connection; {}", daemon.log()));
     let mut stream = accepted.unwrap().0;
     stream.write_all(&frame(tag)).await.unwrap();

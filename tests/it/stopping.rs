@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
@@ -60,7 +60,7 @@ async fn two_stop_signals_close_together_end_the_daemon() {
 
 #[tokio::test]
 async fn a_sink_that_hangs_delays_the_end_by_seconds() {
-    let (mut daemon, _connection) = with_a_hanging_sink("1s").await;
+    let (daemon, _connection) = with_a_hanging_sink("1s").await;
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.code(), Some(1));
     let log = daemon.log();
@@ -70,7 +70,7 @@ async fn a_sink_that_hangs_delays_the_end_by_seconds() {
 
 #[tokio::test]
 async fn the_third_stop_signal_ends_the_process_at_once() {
-    let (mut daemon, _connection) = with_a_hanging_sink("1h").await;
+    let (daemon, _connection) = with_a_hanging_sink("1h").await;
     daemon.signal("TERM");
     daemon.wait_for_log("stopping").await;
     daemon.signal("INT");
@@ -82,7 +82,7 @@ async fn the_third_stop_signal_ends_the_process_at_once() {
 
 #[tokio::test]
 async fn a_stop_signal_cuts_short_what_a_reload_waits_for() {
-    let (mut daemon, _connection) = with_a_hanging_sink("1s").await;
+    let (daemon, _connection) = with_a_hanging_sink("1s").await;
     let config = fs::read_to_string(daemon.path("config.yaml")).unwrap();
     let changed = config.replace("timeout: 1h", "timeout: 2h");
     fs::write(daemon.path("config.yaml"), changed).unwrap();
@@ -97,7 +97,7 @@ async fn a_stop_signal_cuts_short_what_a_reload_waits_for() {
 /// The configuration is a pipe into which nobody writes, so that the reload waits in the kernel.
 #[tokio::test]
 async fn a_stop_signal_is_heard_while_a_reload_hangs_in_a_system_call() {
-    let mut daemon = Daemon::start_with(NOTHING, "blackhole: {}\nshutdown_deadline: 1s");
+    let daemon = Daemon::start_with(NOTHING, "blackhole: {}\nshutdown_deadline: 1s");
     daemon.wait_for_log("the sink is up").await;
     let config = daemon.path("config.yaml");
     fs::remove_file(&config).unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -62,7 +62,7 @@ async fn the_watchdog_is_fed_while_everything_moves_and_then_no_more() {
     let answer = readyz(&daemon).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("the thread `main` is stuck"), "{answer}");
-    assert_eq!(daemon.metric("saltern_thread_stuck").await, 1.0);
+    assert_eq!(daemon.known_metric("saltern_thread_stuck"), 1.0);
     socket.set_nonblocking(true).unwrap();
     while heard(&socket).is_some() {}
     // As long as four meals would take.
@@ -98,13 +98,13 @@ async fn the_longest_lengths_of_time_wait_for_the_end_and_nothing_breaks() {
     );
     let daemon = Daemon::start_with(&source, &sink);
     let waiting = async {
-        while daemon.metric("saltern_sink_queue_events").await < 2.0 {
+        while daemon.known_metric("saltern_sink_queue_events") < 2.0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let is_in_time = tokio::time::timeout(DEADLINE, waiting).await.is_ok();
     assert!(is_in_time, "the event does not wait: {}", daemon.log());
-    assert_eq!(daemon.stored("a"), 0);
+    assert_eq!(daemon.stored_as("a"), 0);
     // Ends well.
     let folder = daemon.stop().await;
     let stored = fs::read_to_string(folder.path().join("out")).unwrap();

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use crate::harness::daemon::{self, Daemon};
+use crate::harness::beside::{self, Daemon};
 use bytes::Bytes;
 use tokio::time::sleep;
 use zeromq::{PubSocket, PushSocket, Socket, SocketSend, ZmqMessage};
@@ -21,7 +21,7 @@ async fn publisher(endpoint: &str) -> PubSocket {
 /// Publishes until it has arrived: a publisher keeps nothing for subscribers that are not there
 /// yet.
 async fn publish(socket: &mut PubSocket, daemon: &Daemon, tag: &str) {
-    while daemon.stored(tag) == 0 {
+    while daemon.stored_as(tag) == 0 {
         socket.send(event(tag).into()).await.unwrap();
         sleep(Duration::from_millis(10)).await;
         assert!(!daemon.log().contains("\"ERROR\""), "{}", daemon.log());
@@ -41,18 +41,18 @@ async fn follows_a_publisher_through_a_restart(source: &str) -> Daemon {
         publish(&mut second, &daemon, "salt/job/2").await;
         second
     };
-    let in_time = tokio::time::timeout(daemon::DEADLINE, following).await;
+    let in_time = tokio::time::timeout(beside::DEADLINE, following).await;
     let second = in_time.unwrap_or_else(|_| panic!("too late; the log:\n{}", daemon.log()));
-    let gaps = daemon.metric("saltern_source_gaps_total").await;
-    let connects = daemon.metric("saltern_source_connects_total").await;
-    let connected = daemon.metric("saltern_source_connected").await;
+    let gaps = daemon.known_metric("saltern_source_gaps_total");
+    let connects = daemon.known_metric("saltern_source_connects_total");
+    let connected = daemon.known_metric("saltern_source_connected");
     let expected = [1.0, 2.0, 1.0];
     let is_near = |(found, expected): (f64, &f64)| (found - expected).abs() < 0.1;
     assert!(
         [gaps, connects, connected].into_iter().zip(&expected).all(is_near),
         "{gaps} {connects}"
     );
-    assert!(daemon.metric("saltern_source_gap_seconds_total").await > 0.0);
+    assert!(daemon.known_metric("saltern_source_gap_seconds_total") > 0.0);
     drop(second);
     daemon
 }
@@ -77,7 +77,7 @@ async fn topics_are_prefixes() {
     socket.send(event("salt/auth").into()).await.unwrap();
     socket.send(event("salt/job/2").into()).await.unwrap();
     daemon.wait_for_event("salt/job/2").await;
-    assert_eq!(daemon.stored("salt/auth"), 0);
+    assert_eq!(daemon.stored_as("salt/auth"), 0);
     daemon.stop().await;
 }
 
@@ -87,7 +87,7 @@ async fn one_publisher_of_two_is_not_connected() {
     let mut socket = publisher(&format!("ipc://{}", daemon.path("pub").display())).await;
     publish(&mut socket, &daemon, "salt/job/1").await;
     daemon.wait_for_log("cannot connect").await;
-    assert!(daemon.metric("saltern_source_connected").await < 0.5);
+    assert!(daemon.known_metric("saltern_source_connected") < 0.5);
     daemon.stop().await;
 }
 
@@ -119,11 +119,11 @@ async fn senders_push() {
     second.send(event("six").into()).await.unwrap();
     daemon.wait_for_event("six").await;
     for tag in ["one", "two", "three"] {
-        assert_eq!(daemon.stored(tag), 1, "{tag}");
+        assert_eq!(daemon.stored_as(tag), 1, "{tag}");
     }
     assert_eq!(daemon.lines().len(), 5);
-    assert!((daemon.metric("saltern_source_bad_frames_total").await - 2.0).abs() < 0.1);
-    assert!(daemon.metric("saltern_source_gaps_total").await < 0.1);
+    assert!((daemon.known_metric("saltern_source_bad_frames_total") - 2.0).abs() < 0.1);
+    assert!(daemon.known_metric("saltern_source_gaps_total") < 0.1);
     let peak = daemon.peak_memory();
     assert!(peak < 64 << 20, "{peak} bytes of memory");
     let folder = daemon.stop().await;

@@ -43,8 +43,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::event::batch::{Batch, BatchId};
+use crate::files::disk::{Disk, Folder};
 use crate::files::state_file;
-use crate::queue::spill::disk::{Disk, Folder};
 use crate::sync::blocking;
 use crate::sync::lock;
 

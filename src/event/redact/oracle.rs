@@ -9,8 +9,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::codec::json::{self, MAX_KEY_BYTES};
 use crate::codec::msgpack::{self, Item};
 use crate::event::Event;
+use crate::event::redact::Redaction;
+use crate::event::redact::rules::HIDDEN;
 use crate::event::redact::tests::rules;
-use crate::event::redact::{HIDDEN, Redaction};
 
 /// The rules, and what [`naive`] makes of them.
 const RULES: &str = "\

@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use crate::codec::json;
 use crate::codec::msgpack::{self, Item, Malformed, Walker};
 use crate::event::redact::path::Edge;
-use crate::event::redact::{Asked, HIDDEN, Rules};
+use crate::event::redact::rules::{Asked, HIDDEN, Rules, hit};
 
 /// How deep maps and arrays may nest. Salt's own packer stops at 511.
 pub(super) const MAX_DEPTH: usize = 512;
@@ -297,7 +297,7 @@ impl<'a> Pass<'a> {
             msgpack::scalar(value).and_then(Item::bytes) == Some(with.as_bytes())
         });
         if !is_hidden {
-            crate::event::redact::hit(&mut self.hits, rule);
+            hit(&mut self.hits, rule);
             self.put(from, |out| msgpack::write_str(with, out))?;
         }
         self.rest_is_hidden_unless(skipped.map(|_| ()))

@@ -17,7 +17,7 @@
 
 use std::io;
 
-use crate::queue::spill::disk::DiskFile;
+use crate::files::disk::DiskFile;
 use crate::queue::spill::random;
 
 /// Bytes of a file's head.

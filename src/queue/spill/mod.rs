@@ -48,7 +48,6 @@ use tracing::warn;
 
 use crate::event::chunk::Share;
 
-pub mod disk;
 pub mod key;
 pub(crate) mod queue_id;
 pub(crate) mod random;
@@ -56,7 +55,7 @@ pub mod record;
 pub mod scan;
 mod walk;
 
-use disk::{Disk, DiskFile};
+use crate::files::disk::{Disk, DiskFile};
 use key::{FILE_HEAD, Key};
 use record::{Body, HEAD, Head};
 use walk::{Extent, Record, SEQUENCES, Walk};

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::event::chunk::Chunk;
 use crate::event::{Event, Origin};
-use crate::queue::spill::disk::{Disk, DiskFile};
+use crate::files::disk::{Disk, DiskFile};
 use crate::queue::spill::record::Body;
 use crate::queue::spill::*;
 

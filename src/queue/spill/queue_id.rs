@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::queue::spill::disk::{Disk, DiskFile};
+use crate::files::disk::{Disk, DiskFile};
 use crate::queue::spill::random;
 
 const NAME: &str = "queue-id";

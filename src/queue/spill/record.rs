@@ -37,7 +37,12 @@ use thiserror::Error;
 use crate::event::chunk::{Chunk, Share};
 use crate::event::{Authority, Event, EventId, Origin};
 use crate::queue::spill::key::Key;
-use crate::queue::spill::walk::{EVENT_MIN, ZSTD_MAX};
+
+/// The least that an event takes in a body: its length, an empty tag and its end.
+pub(super) const EVENT_MIN: u64 = 6;
+
+/// How many bytes zstd makes of one, at most: a block of 128 KiB is at least 4 bytes.
+pub(super) const ZSTD_MAX: u64 = 1 << 15;
 
 /// Bytes of a head.
 pub(crate) const HEAD: usize = 44;

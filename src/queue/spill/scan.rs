@@ -11,7 +11,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::event::chunk::Share;
-use crate::queue::spill::disk::{Disk, DiskFile};
+use crate::files::disk::{Disk, DiskFile};
 use crate::queue::spill::key::Key;
 use crate::queue::spill::walk::{Extent, Record, Walk, read_body};
 use crate::queue::spill::{PROGRESS, SequenceRange, first_of, name_of, read_progress};
@@ -189,7 +189,7 @@ mod tests {
     use crate::event::batch::BatchLimits;
     use crate::event::chunk::Chunk;
     use crate::event::{Event, Origin};
-    use crate::queue::spill::disk::Folder;
+    use crate::files::disk::Folder;
     use crate::queue::spill::key::FILE_HEAD;
     use crate::queue::spill::model::SimDisk;
     use crate::queue::spill::record::Body;

@@ -19,19 +19,13 @@ use bytes::Bytes;
 use memchr::memmem;
 
 use crate::event::chunk::Share;
-use crate::queue::spill::disk::DiskFile;
+use crate::files::disk::DiskFile;
 use crate::queue::spill::key::{FILE_HEAD, Key};
-use crate::queue::spill::record::{HEAD, Head};
+use crate::queue::spill::record::{EVENT_MIN, HEAD, Head, ZSTD_MAX};
 
 /// More sequences than any queue will see. So far from the end of their type that sums do not
 /// overflow.
 pub(super) const SEQUENCES: u64 = 1 << 62;
-
-/// The least that an event takes in a body: its length, an empty tag and its end.
-pub(super) const EVENT_MIN: u64 = 6;
-
-/// How many bytes zstd makes of one, at most: a block of 128 KiB is at least 4 bytes.
-pub(super) const ZSTD_MAX: u64 = 1 << 15;
 
 /// How much is read to look for a record: first little, as what is damaged is often one record.
 const LOOK_NEAR: usize = 4 << 10;

@@ -36,13 +36,13 @@ use tracing::{error, info, warn};
 
 use crate::delivery::Settled;
 use crate::event::batch::{Batch, BatchLimits};
-use crate::event::chunk::Share;
 use crate::event::redact::Redaction;
+use crate::files::disk::{Disk, Folder};
 use crate::observe::state::SinkState;
 use crate::observe::threads;
 use crate::queue::inspect::{Inspected, Inspection, QueueContents};
+use crate::queue::parcel::Parcel;
 use crate::queue::spill::SyncJob;
-use crate::queue::spill::disk::{Disk, Folder};
 use crate::queue::{Fsync, Queue};
 use crate::sync::bell::{Bell, IDLE, Receiver, Sender, channel};
 
@@ -72,7 +72,7 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     pub(crate) fsync: Option<Fsync>,
     /// Shares from the dispatcher; closed when there are no more. All else rings the bell of this
     /// channel.
-    pub(crate) shares: Receiver<Share>,
+    pub(crate) shares: Receiver<Parcel>,
     /// Batches that writers have settled.
     pub(crate) settled: Receiver<Settled>,
     /// What is hidden of the events of this sink, if something is.
@@ -90,7 +90,7 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     /// The drain deadline has passed.
     pub(crate) give_up: CancellationToken,
     /// What the spooler before this one could not leave on disk; comes before all that is new.
-    pub(crate) inherited: VecDeque<Share>,
+    pub(crate) inherited: VecDeque<Parcel>,
     /// Set when the spill's folder was removed or replaced.
     pub(crate) renew: Arc<AtomicBool>,
     /// Cancelled when a writer has panicked.
@@ -119,9 +119,9 @@ pub(crate) struct Leftover {
     /// Events that are in the spill.
     pub(crate) on_disk: u64,
     /// The channel, for the next spooler; `None` unless told to leave.
-    pub(crate) shares: Option<Receiver<Share>>,
+    pub(crate) shares: Option<Receiver<Parcel>>,
     /// What is not on disk, for the next spooler, in order. Empty unless told to leave.
-    pub(crate) in_memory: Vec<Share>,
+    pub(crate) in_memory: Vec<Parcel>,
 }
 
 /// The end of a spooler before its time: itself, a writer or the sync thread has panicked.
@@ -133,9 +133,9 @@ pub(crate) struct Death {
     /// have are lost.
     pub(crate) events: u64,
     /// As in [`Spooler`], for the next one.
-    pub(crate) shares: Receiver<Share>,
+    pub(crate) shares: Receiver<Parcel>,
     /// As in [`Spooler`].
-    pub(crate) inherited: VecDeque<Share>,
+    pub(crate) inherited: VecDeque<Parcel>,
     /// As in [`Spooler`].
     pub(crate) orders: Receiver<Order>,
     /// As in [`Spooler`].
@@ -207,7 +207,7 @@ const TOGETHER: u32 = 8;
 
 /// What a spooler waits for.
 enum Input<D: Disk> {
-    Share(Share),
+    Share(Parcel),
     NoMoreShares,
     Settled(Settled),
     WritersGone,
@@ -291,12 +291,12 @@ impl<D: Disk> Spooler<D> {
         let held = catch_unwind(AssertUnwindSafe(|| self.queue.len())).unwrap_or_default();
         let inherited = std::mem::take(&mut self.inherited);
         let salvaged = catch_unwind(AssertUnwindSafe(|| self.queue.hand_on())).unwrap_or_default();
-        let count: usize = salvaged.iter().map(Share::len).sum();
+        let count: usize = salvaged.iter().map(|parcel| parcel.len()).sum();
         let events = (held + coming).saturating_sub(count) as u64;
         self.death(reason, events, salvaged.into_iter().chain(inherited).collect())
     }
 
-    fn death(self, reason: String, events: u64, inherited: VecDeque<Share>) -> Box<Death> {
+    fn death(self, reason: String, events: u64, inherited: VecDeque<Parcel>) -> Box<Death> {
         let Spooler { shares, orders, inspections, is_draining, .. } = self;
         let death = Death { reason, events, shares, inherited, orders, inspections, is_draining };
         Box::new(death)
@@ -486,35 +486,36 @@ impl<D: Disk> Spooler<D> {
     }
 
     /// Takes a share and what else is at hand, as far as it fits into one round.
-    fn take(&mut self, share: Share, progress: &mut Progress<D>, now: Instant) {
+    fn take(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
         if self.is_stuck(progress) {
             // There is no room for it, but the dispatcher must come to its end.
-            self.state.dropped_stop.add(share.len() as u64);
+            self.state.dropped_stop.add(parcel.len() as u64);
             return;
         }
-        let (mut count, mut bytes) = (1, share.bytes());
-        self.keep(share, progress, now);
+        let (mut count, mut bytes) = (1, parcel.bytes());
+        self.keep(parcel, progress, now);
         while !self.queue.is_blocked()
             && count < ROUND.0
             && bytes < ROUND.1
-            && let Poll::Ready(Some(share)) = self.shares.take()
+            && let Poll::Ready(Some(parcel)) = self.shares.take()
         {
             count += 1;
-            bytes += share.bytes();
-            self.keep(share, progress, now);
+            bytes += parcel.bytes();
+            self.keep(parcel, progress, now);
         }
         self.plan_sync(progress, now);
         self.count_losses();
     }
 
-    /// Puts a share into the queue, without what is hidden of it.
-    fn keep(&mut self, share: Share, progress: &mut Progress<D>, now: Instant) {
-        progress.coming = share.len();
-        let share = match &self.redaction {
-            Some(redaction) => redaction.of_share(share),
-            None => share,
+    /// Puts a parcel into the queue, without what is hidden of it.
+    fn keep(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
+        progress.coming = parcel.len();
+        let redacted = self.redaction.as_ref().and_then(|redaction| redaction.of_share(&parcel));
+        let parcel = match redacted {
+            Some(share) => parcel.with_share(share),
+            None => parcel,
         };
-        self.queue.push(share, now);
+        self.queue.push(parcel, now);
         progress.coming = 0;
     }
 
@@ -640,7 +641,7 @@ impl<D: Disk> Spooler<D> {
 
     /// Leaves on disk what is not settled, and hands on what cannot be there. Says how many events
     /// are on disk, and what is handed on.
-    fn finish(&mut self, leaving: bool) -> (u64, Vec<Share>) {
+    fn finish(&mut self, leaving: bool) -> (u64, Vec<Parcel>) {
         let mut in_memory = Vec::new();
         if leaving {
             in_memory = self.queue.hand_on();

@@ -28,7 +28,7 @@ use crate::delivery::breaker::Breaker;
 use crate::delivery::retry::RetryConfig;
 use crate::delivery::tests::Unconfigurable;
 use crate::delivery::{Shared, Writer, drive};
-use crate::event::chunk::Chunk;
+use crate::event::chunk::{Chunk, Share};
 use crate::event::{Event, Origin};
 use crate::queue::spill::model::SimDisk;
 use crate::queue::spill::{Settings, Spill};
@@ -274,7 +274,7 @@ struct World {
     state: Arc<SinkState>,
     store: Arc<Mutex<Store>>,
     /// `None` when the dispatcher has ended.
-    dispatcher: Option<Sender<Share>>,
+    dispatcher: Option<Sender<Parcel>>,
     stop: CancellationToken,
     run: Option<Run>,
     left: Option<Leftover>,
@@ -702,10 +702,10 @@ impl World {
     }
 }
 
-fn share_of(first: u64, count: u64, size: usize) -> Share {
+fn share_of(first: u64, count: u64, size: usize) -> Parcel {
     let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
     let event = |n: u64| Event::new(&n.to_string(), &vec![0xc0; size]);
-    Share::all(Arc::new(Chunk::new(origin, 1, (first..first + count).map(event).collect())))
+    Share::all(Arc::new(Chunk::new(origin, 1, (first..first + count).map(event).collect()))).into()
 }
 
 /// A world in which so much has happened already that the next few actions matter.

@@ -63,7 +63,7 @@ use serde::Deserialize;
 use self::errors::Meaning;
 use self::features::Features;
 use self::schema::Options;
-use self::server::{BodyCompression, Server};
+use self::server::{Compression, Server};
 use crate::client::auth::Auth;
 use crate::client::http::Client;
 use crate::client::servers::{Servers, Site, Url, Urls};
@@ -116,7 +116,7 @@ pub(crate) struct Config {
     cluster: Option<String>,
     /// Compression on the way to the server.
     #[serde(default)]
-    compression: BodyCompression,
+    compression: Compression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
     /// from 21.11 on). Each is waited for all the same. For many small batches.
     #[serde(default)]

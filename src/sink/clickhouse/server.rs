@@ -28,7 +28,7 @@ const BYTES: &str = "application/octet-stream";
 /// How rows are compressed on their way.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum BodyCompression {
+pub(super) enum Compression {
     /// LZ4, in ClickHouse's own framing with checksums.
     #[default]
     Lz4,
@@ -45,7 +45,7 @@ pub(super) struct Server {
     client: Client,
     /// The sink's database, which need not be there yet.
     database: String,
-    compression: BodyCompression,
+    compression: Compression,
     features: Features,
     /// What goes with each insert, but for the token.
     settings: BTreeMap<String, String>,
@@ -57,7 +57,7 @@ impl Server {
         url: &Url,
         client: &Client,
         database: &str,
-        compression: BodyCompression,
+        compression: Compression,
     ) -> Result<Self, WriteError> {
         let doing = || format!("asking ClickHouse at {url} for its version");
         let answer = ask(client, url, "SELECT version()")
@@ -110,9 +110,9 @@ impl Server {
         let Insert { table, columns, format, body, .. } = insert;
         let sql = format!("INSERT INTO {table} ({columns}) FORMAT {}", format.name());
         let body = blocking(|| match self.compression {
-            BodyCompression::Lz4 => Bytes::from(frame::lz4(&body)),
-            BodyCompression::Gzip => http::gzip(&body),
-            BodyCompression::None => Bytes::from(body),
+            Compression::Lz4 => Bytes::from(frame::lz4(&body)),
+            Compression::Gzip => http::gzip(&body),
+            Compression::None => Bytes::from(body),
         });
         loop {
             let Err(refusal) = self.send(&sql, body.clone(), table, batch).await else {
@@ -138,11 +138,11 @@ impl Server {
         let request = self.client.post(&self.url).query("database", &self.database);
         let mut request = request.query("query", sql).body(BYTES, body);
         match self.compression {
-            BodyCompression::Lz4 => request = request.query("decompress", "1"),
-            BodyCompression::Gzip => {
+            Compression::Lz4 => request = request.query("decompress", "1"),
+            Compression::Gzip => {
                 request = request.header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             }
-            BodyCompression::None => {}
+            Compression::None => {}
         }
         for (name, value) in &self.settings {
             request = request.query(name, value);
@@ -219,7 +219,7 @@ mod tests {
             url: Url::try_from("http://127.0.0.1:8123".to_owned()).unwrap(),
             client: Client::new(None, &Auth::default(), Duration::from_secs(1)).unwrap(),
             database: "salt".to_owned(),
-            compression: BodyCompression::None,
+            compression: Compression::None,
             features: Features::of((26, 9)),
             settings: settings.into(),
         };

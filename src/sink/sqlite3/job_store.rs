@@ -1,7 +1,7 @@
 //! Reads jobs back, over a read-only connection of its own, on a thread that may block.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
@@ -9,10 +9,11 @@ use tokio::task::spawn_blocking;
 
 use super::database::{DIALECT, Sqlite};
 use super::file::{FileId, file_id};
-use super::{Config, TABLES};
 use crate::jobs::store::{Answer, AskError, Asking, JobStore};
 use crate::sink::sql::at_once;
 use crate::sink::sql::reading::{Reading, fill};
+use crate::sink::sql::tables::Tables;
+use crate::sync::lock;
 
 /// How long to wait for a lock of another process. Salt waits for three seconds.
 const BUSY: Duration = Duration::from_secs(1);
@@ -22,6 +23,7 @@ pub(super) struct Jobs(Arc<Database>);
 
 struct Database {
     path: PathBuf,
+    tables: &'static Tables,
     /// The connection of the last question, if no other uses it now.
     idle: Mutex<Option<Open>>,
 }
@@ -34,10 +36,10 @@ struct Open {
 }
 
 impl Jobs {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(database: &Path, tables: &'static Tables) -> Self {
         // As the sink opens it. Where the folder of the process is not known there is nothing.
-        let path = std::path::absolute(&config.database).unwrap_or_default();
-        Jobs(Arc::new(Database { path, idle: Mutex::default() }))
+        let path = std::path::absolute(database).unwrap_or_default();
+        Jobs(Arc::new(Database { path, tables, idle: Mutex::default() }))
     }
 }
 
@@ -58,27 +60,27 @@ impl Database {
     fn answer(&self, answer: Answer) -> rusqlite::Result<Answer> {
         // Nothing is known of jobs as long as there is no file.
         let Ok(file) = file_id(&self.path) else { return Ok(answer) };
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let idle = lock::hold(&self.idle).take();
         let mut open = match idle.filter(|open| open.file == file) {
             Some(open) => open,
-            None => Open::new(&self.path, file)?,
+            None => Open::new(&self.path, file, self.tables)?,
         };
         if !open.reading.has_tables() {
             return Ok(answer);
         }
         let answer = at_once(fill(&mut open.sqlite, &open.reading, answer))?;
-        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
+        *lock::hold(&self.idle) = Some(open);
         Ok(answer)
     }
 }
 
 impl Open {
-    fn new(path: &Path, file: FileId) -> rusqlite::Result<Self> {
+    fn new(path: &Path, file: FileId, tables: &'static Tables) -> rusqlite::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         let mut sqlite = Sqlite::new(connection);
-        let reading = at_once(Reading::of(&mut sqlite, &TABLES, &DIALECT))?;
+        let reading = at_once(Reading::of(&mut sqlite, tables, &DIALECT))?;
         Ok(Open { file, sqlite, reading })
     }
 }

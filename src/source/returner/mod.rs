@@ -202,7 +202,7 @@ impl Source for Returner {
         // Salt's side keeps what it cannot hand over.
         let mut link = Link::keeping(state);
         link.up(&config.bind.to_string());
-        let mut clients_served = Clients { tasks: JoinSet::new(), clients: Vec::new(), context };
+        let mut clients = Clients { tasks: JoinSet::new(), open: Vec::new(), context };
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -210,26 +210,26 @@ impl Source for Returner {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ended) = clients_served.tasks.join_next() => clients_served.ended(ended),
+                Some(ended) = clients.tasks.join_next() => clients.ended(ended),
                 _ = look.tick() => {
                     listening.look(config, &mut link);
-                    clients_served.context.access.owner.set(listening.owner());
-                    clients_served.context.access.look_at_buses();
+                    clients.context.access.owner.set(listening.owner());
+                    clients.context.access.look_at_buses();
                 }
                 accepted = listening.accept() => match accepted {
                     Ok(Accepted::Unix(stream, user)) => {
-                        clients_served.come(stream, Peer::User(user), |stream, last| {
+                        clients.come(stream, Peer::User(user), |stream, last| {
                             stream.into_std().and_then(|mut stream| stream.write_all(last))
                         }).await;
                     }
                     Ok(Accepted::Tcp(stream)) => {
-                        clients_served.come(stream, Peer::Token, |stream, last| {
+                        clients.come(stream, Peer::Token, |stream, last| {
                             stream.into_std().and_then(|mut stream| stream.write_all(last))
                         }).await;
                     }
                     Err(error) => {
                         let why = format!("a client cannot be accepted: {error}");
-                        clients_served.context.turned_away.note(Reason::Full, &why);
+                        clients.context.turned_away.note(Reason::Full, &why);
                         stop.run_until_cancelled(sleep(AFTER_FAILURE)).await;
                     }
                 }
@@ -238,12 +238,12 @@ impl Source for Returner {
         listening.close();
         // Those that get no answer send again.
         let last = async {
-            while let Some(ended) = clients_served.tasks.join_next().await {
-                clients_served.ended(ended);
+            while let Some(ended) = clients.tasks.join_next().await {
+                clients.ended(ended);
             }
         };
         let _ = timeout(LAST_ANSWERS, last).await;
-        clients_served.tasks.shutdown().await;
+        clients.tasks.shutdown().await;
         Ok(())
     }
 
@@ -363,7 +363,7 @@ impl Listening {
 /// All clients.
 struct Clients {
     tasks: JoinSet<()>,
-    clients: Vec<Rc<Client>>,
+    open: Vec<Rc<Client>>,
     context: Rc<ConnectionContext>,
 }
 
@@ -399,7 +399,7 @@ impl Clients {
             has_spoken: Cell::new(false),
             leave: CancellationToken::new(),
         });
-        self.clients.push(Rc::clone(&client));
+        self.open.push(Rc::clone(&client));
         let context = Rc::clone(&self.context);
         self.tasks.spawn_local(serve(stream, client, context));
     }
@@ -407,7 +407,7 @@ impl Clients {
     /// Makes room for one more, for which one that is idle may have to go; false if there is none.
     /// Who is no master takes no room of a master.
     async fn has_room(&mut self, kind: Authority) -> bool {
-        let connected = || self.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+        let connected = || self.open.iter().filter(|client| Rc::strong_count(client) > 1);
         let others = || connected().filter(|client| client.kind == Authority::Bus);
         let is_master = kind == Authority::Master;
         if self.tasks.len() < CONNECTIONS && (is_master || others().count() < OTHERS) {
@@ -429,7 +429,7 @@ impl Clients {
 
     /// A client's task has ended.
     fn ended(&mut self, ended: Result<(), JoinError>) {
-        self.clients.retain(|client| Rc::strong_count(client) > 1);
+        self.open.retain(|client| Rc::strong_count(client) > 1);
         if let Err(error) = ended
             && error.is_panic()
         {
@@ -479,7 +479,7 @@ mod tests {
         let config = read("bind: ipc:///run/x\nallow: [81]\nmasters: [82]").unwrap();
         let sender = requests::tests::handler().sender.clone();
         let context = Rc::new(context(&config, sender, &CancellationToken::new()).unwrap());
-        let mut clients_served = Clients { tasks: JoinSet::new(), clients: Vec::new(), context };
+        let mut clients = Clients { tasks: JoinSet::new(), open: Vec::new(), context };
         let mut ends = Vec::new();
         let connecting = async {
             for (user, come, masters, others) in [
@@ -491,12 +491,11 @@ mod tests {
             ] {
                 for _ in 0..come {
                     let (here, there) = duplex(1 << 16);
-                    clients_served.come(there, Peer::User(user), |_, _| Ok(())).await;
+                    clients.come(there, Peer::User(user), |_, _| Ok(())).await;
                     ends.push(here);
                 }
                 let of = |kind| {
-                    let alive =
-                        clients_served.clients.iter().filter(|client| Rc::strong_count(client) > 1);
+                    let alive = clients.open.iter().filter(|client| Rc::strong_count(client) > 1);
                     alive.filter(|client| client.kind == kind).count()
                 };
                 assert_eq!((of(Authority::Master), of(Authority::Bus)), (masters, others));

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 mod dashboard;
 
-use crate::harness::blocking::Daemon;
 use crate::harness::clickhouse::ClickHouse;
 use crate::harness::clickhouse::chdb::Chdb;
+use crate::harness::daemon::Daemon;
 
 /// When the page is read.
 const NOON: &str = "toDateTime('2026-11-21 12:00:00', 'UTC')";
@@ -70,7 +70,7 @@ fn fill(settings: &str) {
         "sources: {{bus: {{replay: {{path: '{}'}}}}}}\nsinks: {{analytics: {{clickhouse: {{{settings}}}}}}}\n",
         events.display()
     );
-    let mut daemon = Daemon::start(folder.path(), &sections);
+    let daemon = Daemon::start(folder.path(), &sections);
     let status = daemon.ended();
     assert!(status.success(), "{status}: {}", daemon.log());
 }

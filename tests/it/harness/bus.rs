@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rmpv::Value;
 
-use crate::harness::blocking::wait_for;
+use crate::harness::daemon::wait_for;
 
 pub(crate) struct Bus {
     listener: UnixListener,

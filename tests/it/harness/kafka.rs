@@ -1,4 +1,4 @@
-//! Apache Kafka, real brokers on this machine, for a test binary or for one test.
+//! Apache Kafka, real brokers on this machine, for all tests of a process or for one test.
 //!
 //! `tests/servers/install.sh` has fetched its jars; this module starts what is in there. Each node
 //! is broker and controller at once (KRaft). What one should know:
@@ -9,15 +9,11 @@
 //! * Ports are chosen before the broker is started, so that it comes back at the same ones.
 //! * A killed broker is taken back when the controller has given up its last session; hence a short
 //!   `broker.session.timeout.ms`.
-//! * The broker that a test binary shares is a static, which is never dropped. So a shell holds
-//!   each broker on a leash: it kills it and removes its folder when the test binary is gone.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::net::TcpStream;
-use std::os::unix::process::CommandExt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -30,12 +26,9 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
+use crate::harness::daemon::pause;
 use crate::harness::ports::free_ports;
-
-const RELEASE: &str = "kafka-4.1.0";
-
-/// Nothing that is waited for here takes this long.
-pub(crate) const LIMIT: Duration = Duration::from_mins(4);
+use crate::harness::server::{LIMIT, Server, installed};
 
 /// How long a question to a broker may take before it is asked again.
 const ASK: Duration = Duration::from_secs(20);
@@ -59,8 +52,7 @@ struct Node {
     advertised: u16,
     secure: u16,
     controller: u16,
-    /// The shell that holds the broker, while that is to run.
-    leash: Option<Child>,
+    server: Server,
 }
 
 /// What a reader sees of transactions.
@@ -83,7 +75,7 @@ pub(crate) struct Message {
 }
 
 impl Kafka {
-    /// One broker for all tests of a binary, which must use topics and groups of their own and
+    /// One broker for all tests of a process, which must use topics and groups of their own and
     /// leave it running.
     pub(crate) fn shared() -> &'static Kafka {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
@@ -101,7 +93,8 @@ impl Kafka {
     pub(crate) fn new(nodes: usize) -> Self {
         let node = |_| {
             let [direct, through, secure, controller] = free_ports();
-            Node { direct, through, advertised: through, secure, controller, leash: None }
+            let server = Server::new("kafka");
+            Node { direct, through, advertised: through, secure, controller, server }
         };
         let folder = tempfile::Builder::new().prefix("saltern-kafka").tempdir().unwrap();
         Kafka { folder, nodes: (0..nodes).map(node).collect(), is_secured: false }
@@ -144,11 +137,10 @@ impl Kafka {
 
     /// Starts a node, or starts it again with what it had stored; leaves one that runs alone.
     pub(crate) fn run(&mut self, node: usize) {
-        if self.nodes[node].leash.is_some() {
+        if self.nodes[node].server.is_running() {
             return;
         }
-        let name = format!("node-{node}");
-        let data = self.folder.path().join(&name);
+        let data = self.nodes[node].server.folder().join("data");
         fs::create_dir_all(&data).unwrap();
         let identity =
             format!("version=1\ncluster.id=c2FsdGVybi10ZXN0cy0wMQ\nnode.id={}\n", node + 1);
@@ -156,18 +148,11 @@ impl Kafka {
         if !metadata.exists() {
             fs::write(metadata, identity).unwrap();
         }
-        let properties = self.folder.path().join(format!("{name}.properties"));
+        let properties = self.nodes[node].server.folder().join("properties");
         fs::write(&properties, self.properties(node, &data)).unwrap();
-        let log = self.folder.path().join(format!("{name}.log"));
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        // The standard input is the leash: it ends with the test binary.
-        let script = "folder=$1; shift; exec 3<&0; \"$@\" 3<&- & cat <&3; kill -9 $!; wait; \
-                      rm -rf \"$folder\"";
-        let mut shell = Command::new("sh");
-        shell.args(["-c", script, "leash"]).arg(self.folder.path()).args(java(384));
-        shell.arg("kafka.Kafka").arg(&properties).process_group(0);
-        shell.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.nodes[node].leash = Some(shell.spawn().unwrap());
+        let mut arguments = java(384);
+        arguments.extend(["kafka.Kafka".to_owned(), properties.display().to_string()]);
+        self.nodes[node].server.start(Path::new("java"), &arguments);
     }
 
     fn properties(&self, node: usize, data: &Path) -> String {
@@ -237,13 +222,17 @@ impl Kafka {
 
     /// `kill -9`; returns when it is gone.
     pub(crate) fn kill(&mut self, node: usize) {
-        self.nodes[node].kill();
+        self.nodes[node].server.kill();
     }
 
-    /// Sends a signal to a node: `STOP` holds it, `CONT` lets it go on.
-    pub(crate) fn signal(&self, node: usize, name: &str) {
-        let leash = self.nodes[node].leash.as_ref().unwrap();
-        assert!(signal(name, leash.id()), "no process to send {name} to");
+    /// Holds a node, which does not answer then.
+    pub(crate) fn pause(&self, node: usize) {
+        self.nodes[node].server.pause();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self, node: usize) {
+        self.nodes[node].server.resume();
     }
 
     /// Where clients begin that come without a proxy, with commas between.
@@ -361,47 +350,9 @@ impl Kafka {
             if let Some(found) = look() {
                 return found;
             }
-            assert!(began.elapsed() < LIMIT, "waited {LIMIT:?} for {what}\n{}", self.log());
-            pause();
-        }
-    }
-
-    /// The end of what each node has logged.
-    fn log(&self) -> String {
-        let log = |node| {
-            let path = self.folder.path().join(format!("node-{node}.log"));
-            let text = fs::read_to_string(path).unwrap_or_default();
-            let lines: Vec<_> = text.lines().rev().take(20).collect();
-            let lines: Vec<_> = lines.into_iter().rev().collect();
-            format!("node {node}:\n{}\n", lines.join("\n"))
-        };
-        (0..self.nodes.len()).map(log).collect()
-    }
-}
-
-impl Node {
-    fn kill(&mut self) {
-        let Some(mut leash) = self.leash.take() else { return };
-        signal("KILL", leash.id());
-        let _ = leash.wait();
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.direct)).is_ok() {
-            assert!(began.elapsed() < LIMIT, "a killed broker still listens");
-            pause();
-        }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
+            let logs = || self.nodes.iter().map(|node| node.server.log()).collect::<String>();
+            assert!(began.elapsed() < LIMIT, "waited {LIMIT:?} for {what}\n{}", logs());
+            pause(Duration::from_millis(50));
         }
     }
 }
@@ -426,31 +377,16 @@ impl<M: rdkafka::Message> From<&M> for Message {
 
 /// The words that start a class of Kafka's with a heap of so many mebibytes.
 fn java(heap: u32) -> Vec<String> {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests");
-    let jars = cache.unwrap_or_else(home).join(RELEASE).join("libs");
-    assert!(jars.exists(), "there is no {}; run tests/servers/install.sh", jars.display());
+    let jars = installed(&format!("kafka-{}", release())).join("libs");
     let heap = format!("-Xmx{heap}m");
     let level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn";
+    let jars = format!("{}/*", jars.display());
     // What makes a short life cheap.
-    let options = ["java", &heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", level, "-cp"];
-    let mut words: Vec<_> = options.into_iter().map(str::to_owned).collect();
-    words.push(format!("{}/*", jars.display()));
-    words
+    let options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", level, "-cp", &jars];
+    [&heap].into_iter().map(String::as_str).chain(options).map(str::to_owned).collect()
 }
 
-/// Sends a signal to a process group; whether there was one.
-fn signal(name: &str, group: u32) -> bool {
-    // The shell's own `kill`: the program of that name is not on every machine.
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("kill -s {name} -- -{group}"));
-    shell.stderr(Stdio::null()).status().unwrap().success()
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the pause between two looks at a condition with a deadline"
-)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(50));
+/// The release that is tested, which `make test-full` chooses.
+fn release() -> String {
+    std::env::var("SALTERN_TEST_KAFKA").unwrap_or_else(|_| "4.1.0".to_owned())
 }

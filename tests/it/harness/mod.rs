@@ -1,6 +1,6 @@
 //! What the tests need of the world: the daemon, stores, masters, peers and broken wires.
 
-pub(crate) mod blocking;
+pub(crate) mod beside;
 pub(crate) mod bus;
 pub(crate) mod clickhouse;
 pub(crate) mod daemon;
@@ -10,3 +10,4 @@ pub(crate) mod ports;
 pub(crate) mod proxy;
 pub(crate) mod returner_peer;
 pub(crate) mod salt;
+pub(crate) mod server;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::harness::daemon::{DEADLINE, Daemon};
+use crate::harness::beside::{DEADLINE, Daemon};
 
 pub(crate) fn packed(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();

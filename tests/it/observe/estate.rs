@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::blocking::{Daemon, wait_for};
 use crate::harness::bus::Bus;
+use crate::harness::daemon::{Daemon, wait_for};
 
 type Counts = BTreeMap<String, f64>;
 
@@ -171,7 +171,7 @@ fn wait_until_counted(daemon: &mut Daemon, events: usize) {
     wait_for("all events to be counted", || {
         #[allow(clippy::cast_precision_loss)]
         let all = events as f64;
-        (daemon.metric("salt_events_total", "") >= all).then_some(())
+        (daemon.metric("salt_events_total", &[]) >= all).then_some(())
     });
 }
 
@@ -195,7 +195,7 @@ fn counters_are_those_of_the_events(version: &str, count: usize) {
     wait_until_counted(&mut daemon, events.len());
     let answer = daemon.get("/metrics");
     assert_eq!(series(&answer), expected);
-    assert!(daemon.metric("saltern_estate_missed_events_total", "") < 1.0);
+    assert!(daemon.metric("saltern_estate_missed_events_total", &[]) < 1.0);
     for series in [
         "salt_key_events_total{act=\"delete\",result=\"true\"} 1",
         "salt_minion_starts_total 2",

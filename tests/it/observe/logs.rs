@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::blocking::{Daemon, wait_for};
+use crate::harness::daemon::{Daemon, Launch, wait_for};
 
 #[test]
 fn lines_for_journald_begin_with_their_priority() {
@@ -14,7 +14,7 @@ fn lines_for_journald_begin_with_their_priority() {
         folder.join("state").display()
     );
     fs::write(folder.join("saltern.yaml"), config).unwrap();
-    let mut daemon = Daemon::spawn(folder, None);
+    let daemon = Daemon::spawn(&folder.join("saltern.yaml"), &Launch::default());
     wait_for("the warning", || daemon.log().contains("cannot connect").then_some(()));
     daemon.signal("TERM");
     assert!(daemon.ended().success());

@@ -1,13 +1,13 @@
 //! The page for people, of a daemon with a source that is away and a sink that fails.
 
-use crate::harness::blocking::{Daemon, wait_for};
+use crate::harness::daemon::{Daemon, wait_for};
 
 #[test]
 fn the_page_says_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let sections = "sources: {away: {salt_bus: {address: /nowhere/at/all.ipc}}}\n\
                     sinks: {out: {blackhole: {}}}\n";
-    let mut daemon = Daemon::start(folder.path(), sections);
+    let daemon = Daemon::start(folder.path(), sections);
     let page = wait_for("the error on the page", || {
         let page = daemon.get("/");
         page.contains("/nowhere/at/all.ipc").then_some(page)

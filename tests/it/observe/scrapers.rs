@@ -7,8 +7,8 @@ use std::thread;
 
 use rmpv::Value;
 
-use crate::harness::blocking::Daemon;
 use crate::harness::bus::{Bus, frame_of, msgpack};
+use crate::harness::daemon::Daemon;
 
 /// What the daemon may take more than before.
 const MORE: u64 = 64 << 20;
@@ -43,7 +43,7 @@ fn no_scraper_holds_anything_up() {
         bus.source(),
         out.display()
     );
-    let mut daemon = Daemon::start(folder.path(), &sections);
+    let daemon = Daemon::start(folder.path(), &sections);
     // Nobody has scraped so far, and nobody does until these are stored.
     many_functions(&mut bus, 10_000);
     bus.send(0..10_000, 100);
@@ -52,7 +52,7 @@ fn no_scraper_holds_anything_up() {
     assert!(size > 1_000_000, "{size} bytes");
     let before = memory(&daemon);
 
-    let address = daemon.address();
+    let address = daemon.address().to_owned();
     // They ask, read one byte, and leave the rest where it is.
     let ask = |_| {
         let mut stream = TcpStream::connect(&address).unwrap();

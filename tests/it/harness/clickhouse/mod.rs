@@ -8,28 +8,22 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
+use std::path::Path;
+use std::time::Duration;
 
 use crate::harness::ports::free_ports;
+use crate::harness::server::{LIMIT, Server, installed};
 
 pub(crate) mod chdb;
 pub(crate) mod stub;
 
-/// Nothing that these tests wait for takes this long.
-const DEADLINE: Duration = Duration::from_mins(2);
-
 pub(crate) struct ClickHouse {
-    folder: TempDir,
+    server: Server,
     pub(crate) http: u16,
     pub(crate) native: u16,
     pub(crate) https: Option<u16>,
     /// More elements of its configuration.
     more: String,
-    child: Option<Child>,
 }
 
 impl ClickHouse {
@@ -42,16 +36,21 @@ impl ClickHouse {
 
     /// A server that is not started yet.
     pub(crate) fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("ch").tempdir().unwrap();
         let [http, native] = free_ports();
-        ClickHouse { folder, http, native, https: None, more: String::new(), child: None }
+        ClickHouse {
+            server: Server::new("clickhouse"),
+            http,
+            native,
+            https: None,
+            more: String::new(),
+        }
     }
 
     /// Lets it listen for TLS too, with the certificate `server.crt` and key `server.key` in
     /// `keys`.
     pub(crate) fn with_tls(mut self, keys: &Path) -> Self {
         for name in ["server.crt", "server.key"] {
-            fs::copy(keys.join(name), self.folder.path().join(name)).unwrap();
+            fs::copy(keys.join(name), self.server.folder().join(name)).unwrap();
         }
         let [https] = free_ports();
         self.https = Some(https);
@@ -66,30 +65,15 @@ impl ClickHouse {
 
     /// Starts it (again) and waits until it answers.
     pub(crate) fn run(&mut self) {
-        assert!(self.child.is_none(), "it runs");
-        let path = self.folder.path();
+        let path = self.server.folder();
         fs::write(path.join("config.xml"), self.config()).unwrap();
         if !path.join("users.xml").exists() {
             self.limit("");
         }
-        let log = |name| File::options().create(true).append(true).open(path.join(name)).unwrap();
-        let child = Command::new(installed().join("run"))
-            .arg("clickhouse-server")
-            .arg(format!("--config-file={}", path.join("config.xml").display()))
-            .current_dir(path)
-            .stdin(Stdio::null())
-            .stdout(log("stdout"))
-            .stderr(log("stderr"))
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        let begin = Instant::now();
-        while self.ask("SELECT 1").is_err() {
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "ClickHouse ended, {ended:?}: {}", self.log());
-            assert!(begin.elapsed() < DEADLINE, "ClickHouse does not answer: {}", self.log());
-            pause();
-        }
+        let config = format!("--config-file={}", path.join("config.xml").display());
+        let program = installed("clickhouse-18.16").join("run");
+        self.server.start(&program, &["clickhouse-server".to_owned(), config]);
+        self.server.until("an answer", || self.ask("SELECT 1").ok());
     }
 
     /// The settings of the sink for this server and database, without the braces.
@@ -100,23 +84,25 @@ impl ClickHouse {
         )
     }
 
-    /// kill -9.
+    /// `kill -9`.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.server.kill();
     }
 
-    /// Sends a signal, by its name.
-    pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    /// Does nothing for a while; its connections stay.
+    pub(crate) fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// Goes on.
+    pub(crate) fn resume(&self) {
+        self.server.resume();
     }
 
     /// Sets the limits of the user `saltern`, as elements of its profile
     /// (`<readonly>1</readonly>`). A running server takes them up in some seconds.
     pub(crate) fn limit(&self, elements: &str) {
-        let file = self.folder.path().join("users.xml");
+        let file = self.server.folder().join("users.xml");
         let users = format!(
             "<yandex><profiles><default>{DEFAULTS}</default>\
              <limited>{DEFAULTS}{elements}</limited></profiles>\
@@ -142,11 +128,10 @@ impl ClickHouse {
     pub(crate) fn limit_now(&self, name: &str, value: &str) {
         self.limit(&format!("<{name}>{value}</{name}>"));
         let sql = format!("SELECT value FROM system.settings WHERE name = '{name}'");
-        let begin = Instant::now();
-        while ask(self.http, "saltern:secret", &sql).is_ok_and(|found| found.trim() != value) {
-            assert!(begin.elapsed() < DEADLINE, "the server does not take up {name}");
-            pause();
-        }
+        self.server.until(&format!("it to take up {name}"), || {
+            let found = ask(self.http, "saltern:secret", &sql);
+            (!found.is_ok_and(|found| found.trim() != value)).then_some(())
+        });
     }
 
     /// The answer to a query, rows of tab-separated values.
@@ -159,13 +144,8 @@ impl ClickHouse {
         ask(self.http, "default:", sql)
     }
 
-    fn log(&self) -> String {
-        let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-        format!("{}\n{}", read("stderr"), read("server.log"))
-    }
-
     fn config(&self) -> String {
-        let path = self.folder.path().display();
+        let path = self.server.folder().display();
         let tls = self.https.map_or(String::new(), |port| {
             format!(
                 "<https_port>{port}</https_port><openSSL><server>\
@@ -177,7 +157,7 @@ impl ClickHouse {
             )
         });
         format!(
-            "<yandex><logger><level>warning</level><log>{path}/server.log</log></logger>\
+            "<yandex><logger><level>warning</level><console>1</console></logger>\
              <http_port>{}</http_port><tcp_port>{}</tcp_port>{tls}{}\
              <listen_host>127.0.0.1</listen_host>\
              <path>{path}/data/</path><tmp_path>{path}/tmp/</tmp_path>\
@@ -197,25 +177,13 @@ const DEFAULTS: &str = "<max_memory_usage>1000000000</max_memory_usage><max_thre
                         <background_schedule_pool_size>2</background_schedule_pool_size>\
                         <log_queries>0</log_queries>";
 
-impl Drop for ClickHouse {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if std::thread::panicking() {
-            eprintln!("ClickHouse's log:\n{}", self.log());
-        }
-    }
-}
-
 /// Asks the server at a port as `login`, user and password with a colon between; the error is the
 /// server's answer, or that there is none.
 fn ask(port: u16, login: &str, sql: &str) -> Result<String, String> {
     let (user, password) = login.split_once(':').unwrap();
     let no_answer = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(no_answer)?;
-    stream.set_read_timeout(Some(DEADLINE)).map_err(no_answer)?;
+    stream.set_read_timeout(Some(LIMIT)).map_err(no_answer)?;
     let length = sql.len();
     // Of HTTP/1.0, so that the answer is in one piece and ends the connection.
     let head = format!(
@@ -231,25 +199,4 @@ fn ask(port: u16, login: &str, sql: &str) -> Result<String, String> {
         Some("200") => Ok(body.to_owned()),
         _ => Err(body.to_owned()),
     }
-}
-
-/// Where `tests/servers/install.sh` has put ClickHouse.
-fn installed() -> PathBuf {
-    let folder = cache().join("clickhouse-18.16");
-    assert!(folder.exists(), "no {}; run tests/servers/install.sh", folder.display());
-    folder
-}
-
-/// The folder of the installed servers.
-fn cache() -> PathBuf {
-    std::env::var_os("SALTERN_TEST_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
-        PathBuf::from,
-    )
-}
-
-/// Between two looks at a condition with a deadline.
-#[allow(clippy::disallowed_methods)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(20));
 }

@@ -23,22 +23,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::ports::free_ports;
+use crate::harness::server::installed;
 
 /// The minions' ids.
 pub(crate) const MINIONS: [&str; 2] = ["web-1", "web-2"];
 
-/// Where `tests/servers/install.sh` puts what it installs.
-pub(crate) fn cache() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests");
-    cache.unwrap_or_else(home)
-}
-
 /// A program of the environment of this release of Salt.
 pub(crate) fn program(version: &str, name: &str) -> PathBuf {
-    let path = cache().join(format!("salt-{version}/bin/{name}"));
-    assert!(path.exists(), "there is no {}; run tests/servers/install.sh", path.display());
-    path
+    installed(&format!("salt-{version}")).join("bin").join(name)
 }
 
 /// A temporary folder for [`Salt::start`], with a short name.

@@ -1,0 +1,26 @@
+//! Why a pipeline could not start or did not do its work.
+
+use thiserror::Error;
+
+/// Why a pipeline could not start or did not do its work.
+#[derive(Debug, Error)]
+pub(crate) enum PipelineError {
+    /// A thread or a runtime could not be started.
+    #[error("cannot start the {what}")]
+    Start {
+        /// Which.
+        what: String,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A part of the machine panicked.
+    #[error("the {0} failed; this is a bug in saltern")]
+    Panicked(String),
+    /// A sink does not let go of what it has.
+    #[error("the sink {0} hangs and does not let go of its queue")]
+    Hangs(String),
+    /// A source cannot be read, or a sink cannot be written.
+    #[error("{0}")]
+    Failed(String),
+}
