@@ -82,7 +82,7 @@ pub(super) struct Config {
     /// The file. Its directory must exist.
     #[serde(default = "default_filename")]
     filename: PathBuf,
-    /// Permissions of a new file, as text in octal.
+    /// Permissions of a new file, as text in octal. Default: `"0640"`.
     #[serde(default = "default_mode")]
     mode: Mode,
     /// Rotation without logrotate. Default: none.

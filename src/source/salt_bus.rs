@@ -72,7 +72,7 @@ use crate::units::{ByteSize, Span};
 pub(super) struct Config {
     /// The master's event socket: a path, `unix:PATH`, or `tcp://HOST:PORT` for a master with
     /// `ipc_mode: tcp` (port 4512 by default). The path is `master_event_pub.ipc` in the master's
-    /// `sock_dir`.
+    /// `sock_dir`. Default: `/var/run/salt/master/master_event_pub.ipc`.
     #[serde(default)]
     address: Address,
     /// The longest frame to accept; a longer one ends the connection with an error that names its

@@ -69,6 +69,7 @@ use crate::units::ByteSize;
 #[serde(deny_unknown_fields)]
 struct Written {
     /// Publishers to subscribe to: `tcp://HOST:PORT` or `ipc://PATH`. Either this or `bind`.
+    /// Default: none.
     #[serde(default)]
     connect: Vec<Publisher>,
     /// With `connect`: what the tags of the events wanted begin with. Default: all events.

@@ -114,7 +114,7 @@ pub(crate) struct Config {
     /// The cluster, as the servers' configuration names it: creates replicated tables on each of
     /// its hosts, and `Distributed` tables before them.
     cluster: Option<String>,
-    /// Compression on the way to the server.
+    /// Compression on the way to the server. Default: `lz4`.
     #[serde(default)]
     compression: Compression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
@@ -128,7 +128,7 @@ pub(crate) struct Config {
     #[serde(default)]
     tls: TlsConfig,
     /// Settings of the server that go with each insert (`max_insert_threads: 2`). One that it does
-    /// not know is left away, with a warning.
+    /// not know is left away, with a warning. Default: none.
     #[serde(default)]
     settings: BTreeMap<String, Setting>,
 }

@@ -48,6 +48,7 @@ pub(super) struct Settings {
     #[serde(default)]
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
+    /// Default: none.
     #[serde(default)]
     properties: Properties,
 }

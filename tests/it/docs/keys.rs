@@ -62,7 +62,7 @@ impl<'a> Keys<'a> {
             meaning = format!("{meaning} {}.", all.collect::<Vec<_>>().join("; "));
         }
         let known = said.or_else(|| default.and_then(|value| written(inner, value)));
-        let default = match known {
+        let without = match known {
             _ if is_required => None,
             Some(known) => Some(known),
             None if is_nullable => Some("none".to_owned()),
@@ -74,7 +74,7 @@ impl<'a> Keys<'a> {
             }
         };
         let form = self.form(schema);
-        self.found.push(Key { name: name.to_owned(), form, default, meaning });
+        self.found.push(Key { name: name.to_owned(), form, default: without, meaning });
         self.add_all(&format!("{name}."), inner, default);
         if let Some(items) = inner.get("items") {
             let (items, _) = self.resolved(items);

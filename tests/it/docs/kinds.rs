@@ -99,7 +99,7 @@ fn page_of_sink(kind: &SinkKind, schema: &Value) -> String {
     for (title, text) in head.rest() {
         section(&mut page, &title, &text);
     }
-    let guarantee = format!("{} {guarantee}", once(kind));
+    let guarantee = format!("{}\n\n{guarantee}", once(kind));
     section(&mut page, "Guarantee", &guarantee);
     section(&mut page, "Failures", &failures);
     section(&mut page, "Salt's returner", &returner(kind, differs.as_deref()));

@@ -96,5 +96,6 @@ fn write_blocks(path: &str, blocks: &[(&str, &str)]) {
 fn first_sentence(text: &str) -> String {
     let line = text.split("\n\n").next().unwrap().replace('\n', " ");
     let end = line.find(". ").map_or(line.len(), |end| end + 1);
-    line.get(..end).unwrap().to_owned()
+    // Links lead from the folder of the page of all kinds.
+    line.get(..end).unwrap().replace("](../", "](")
 }
