@@ -86,8 +86,8 @@ struct Written {
     /// `tcp://127.0.0.1:PORT` with `token_file`; any address but loopback is refused. The same as
     /// `saltern.address` on Salt's side.
     bind: Bind,
-    /// Permissions of the socket's file, as text in octal: `"0660"`, which is the default.
-    /// Connecting takes the right to write.
+    /// Permissions of the socket's file, as text in octal. Connecting takes the right to write.
+    /// Default: `"0660"`.
     #[serde(default)]
     mode: Option<Mode>,
     /// The group of the socket's file, by name or number. Default: that of the process, or of a
