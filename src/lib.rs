@@ -1,18 +1,18 @@
 //! saltern reads every event off a Salt master's bus and delivers it, in batches, to many stores.
 //!
 //! Events run one way. A [`source`] reads frames and knows nothing else. The dispatcher
-//! ([`dispatch`]) makes [`event`]s of them, hides what is to be hidden ([`redact`]), asks each
-//! sink's [`filter`] and shares them out in [`chunk`]s. Each sink has a [`spooler`], a thread that
-//! owns the sink's [`queue`] and cuts it into [`batch`]es, and writers that [`delivery`] drives:
-//! connect, write, back off ([`backoff`], [`breaker`]), split what is refused. A [`sink`] knows its
-//! store and nothing else.
+//! ([`pipeline::dispatch`]) makes [`event`]s of them, hides what the rules name
+//! ([`event::redact`]), asks each sink's [filter](event::filter), and shares the events out in
+//! [chunks](event::chunk). Each sink has a spooler, a thread that owns the sink's [`queue`] and cuts
+//! it into [batches](event::batch). Its writers are driven by [`delivery`]: connect, write, back
+//! off, split what is refused. A [`sink`] knows its store and nothing else.
 //!
-//! [`pipeline`] puts this together from a [`config`] (read by way of [`yaml`] and [`units`]) and
-//! changes it while it runs ([`reload`]); [`state`] and [`metrics`] are what can be seen of it,
-//! [`estate`] what can be seen of the Salt estate, [`http`] serves them, [`shutdown`] ends it,
-//! [`cli`] is the command line, [`log_repeats`] holds log lines back that repeat, [`line`] an event
-//! as people and scripts see it, [`demo`] makes up events for trying all this out. Payloads stay
-//! msgpack ([`msgpack`]) until a sink asks for [`json`].
+//! [`pipeline`] puts this together from a [`config`], which is [`yaml`] with [`units`], and changes
+//! it while it runs. [`observe`] is what can be seen of it, [`estate`] what can be seen of the Salt
+//! estate, [`jobs`] what Salt's job cache knows, and [`http`] serves all three. [`cli`] is the
+//! command line, [`import_master`] reads a master's configuration, and [`demo`] makes up events for
+//! trying all this out. Payloads stay msgpack ([`codec::msgpack`]) until a sink asks for JSON
+//! ([`codec::json`]). `ARCHITECTURE.md` draws which room uses which.
 
 // A build without a kind leaves some of what all kinds share unused.
 #![cfg_attr(not(feature = "kafka"), allow(dead_code))]

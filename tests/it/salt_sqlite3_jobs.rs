@@ -9,8 +9,9 @@ use rmpv::Value;
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::harness::beside::Daemon;
+use crate::harness::daemon::Daemon;
 use crate::harness::returner_peer::{Peer, done, map, packed, request, returned};
+use crate::harness::server::installed;
 
 const JID: &str = "20261121233336123456";
 
@@ -32,13 +33,7 @@ print(json.dumps({
 
 /// The Python of the Salt 3006.28 that `make test` installs.
 fn python() -> PathBuf {
-    let cache = std::env::var_os("SALTERN_TEST_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests"),
-        PathBuf::from,
-    );
-    let python = cache.join("salt-3006.28/bin/python");
-    assert!(python.exists(), "{} is missing: run `make test`", python.display());
-    python
+    installed("salt-3006.28").join("bin/python")
 }
 
 fn output(command: &mut Command) -> String {
@@ -114,7 +109,7 @@ async fn what_a_master_tells_the_job_cache_is_read_by_salts_own_returner() {
         others.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert_eq!(["jids", "salt_returns", "salt_events"].map(count), [0, 0, 0]);
-    daemon.stop().await;
+    let _folder = daemon.stop().await;
 
     let read = output(Command::new(python()).args(["-c", READ]).arg(&database).arg(JID));
     let read: serde_json::Value = serde_json::from_str(&read).unwrap();

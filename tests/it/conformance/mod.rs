@@ -1,11 +1,11 @@
 //! Every kind of sink goes through the same life: its store absent at the start, killed, slow,
-//! hanging, refusing for a while, refusing one event, storing half, behind another password, removed;
-//! the daemon killed in the middle, draining at the end. After each the store holds every event. The
-//! stores are real: files, databases, a full file system, servers.
+//! hanging, refusing for a while, refusing one event, storing half, behind another password,
+//! removed; the daemon killed in the middle, draining at the end. After each the store holds every
+//! event. The stores are real: files, databases, a full file system, servers.
 //!
-//! A kind is a file here: a [`Store`], and a `kind!` that names its faults. A fault that it cannot be
-//! put through is `none("because …")` there, and its tests are ignored for that reason. To add a kind,
-//! write its file, and add its line to the `mod` lines and to [`KINDS`].
+//! A kind is a file here: a [`Store`], and a `kind!` that names its faults. A fault that it cannot
+//! be put through is `none("the reason")` there, and its tests are ignored with that reason. To add
+//! a kind, write its file, and add its line to the `mod` lines and to [`KINDS`].
 //!
 //! Tests of an invariant of the architecture have its number in their names.
 

@@ -1,6 +1,6 @@
 //! A daemon beside a test that plays its peer in the same task: with one source and, unless told
-//! otherwise, one sink, `rawfile_json`, in a temporary folder. What waits for an event here does not
-//! block; what asks the daemon does, and is answered at once.
+//! otherwise, one sink, `rawfile_json`, in a temporary folder. Its `async` functions wait without
+//! blocking. The others block, and the daemon answers them at once.
 
 use std::fs;
 use std::ops::{Deref, DerefMut};
