@@ -31,7 +31,7 @@
 //!   names the source
 //! * the socket's file was removed or replaced → noticed within a second and made anew; peers that
 //!   are connected stay → a line in the log
-//! * a client says nothing, half a message, or does not read → it is cut off → it is counted
+//! * a client says nothing, half a message, or does not read → it is cut off → a warning in the log
 //! * a message is longer than `max_frame` → refused before it is read → it is counted as a bad
 //!   frame
 //! * a client has used up the bounds of its kind → others of it are told to come later; masters are
