@@ -61,7 +61,7 @@ impl<'a> Keys<'a> {
             });
             meaning = format!("{meaning} {}.", all.collect::<Vec<_>>().join("; "));
         }
-        let known = said.or_else(|| default.and_then(|value| written(inner, value)));
+        let known = said.or_else(|| default.map(|value| written(inner, value)));
         let without = match known {
             _ if is_required => None,
             Some(known) => Some(known),
@@ -154,16 +154,16 @@ fn without_default(described: &str) -> (String, Option<String>) {
     (meaning, Some(default.trim_end_matches('.').to_owned()))
 }
 
-/// A default as a person writes it. `None` if it says nothing.
-fn written(schema: &Value, value: &Value) -> Option<String> {
+/// A default as a person writes it.
+fn written(schema: &Value, value: &Value) -> String {
     match value {
-        Value::Null => Some("none".to_owned()),
-        Value::String(text) if text.is_empty() => Some("none".to_owned()),
-        Value::String(text) => Some(format!("`{text}`")),
-        Value::Array(list) if list.is_empty() => Some("none".to_owned()),
-        Value::Object(map) if map.is_empty() => Some("none".to_owned()),
-        Value::Object(_) if schema.get("properties").is_some() => Some("`{}`".to_owned()),
-        other => Some(format!("`{other}`")),
+        Value::Null => "none".to_owned(),
+        Value::String(text) if text.is_empty() => "none".to_owned(),
+        Value::String(text) => format!("`{text}`"),
+        Value::Array(list) if list.is_empty() => "none".to_owned(),
+        Value::Object(map) if map.is_empty() => "none".to_owned(),
+        Value::Object(_) if schema.get("properties").is_some() => "`{}`".to_owned(),
+        other => format!("`{other}`"),
     }
 }
 
