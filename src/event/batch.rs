@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::chunk::Share;
 use crate::event::{Authority, Event, EventId, Origin};
@@ -12,7 +12,7 @@ use crate::units::{ByteSize, Span};
 
 /// How large a batch may become and how long it may wait to fill. What is not given is the kind's
 /// own default.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BatchConfig {
     /// Events in a batch, at the most.
@@ -50,6 +50,15 @@ impl BatchLimits {
                 .map_or(self.max_events, |n| usize::try_from(n).unwrap_or(usize::MAX).max(1)),
             max_bytes: config.max_bytes.map_or(self.max_bytes, ByteSize::as_usize),
             linger: config.linger.map_or(self.linger, |span| span.0),
+        }
+    }
+
+    /// These limits as they are written.
+    pub(crate) fn written(self) -> BatchConfig {
+        BatchConfig {
+            max_events: Some(self.max_events as u64),
+            max_bytes: Some(ByteSize(self.max_bytes as u64)),
+            linger: Some(Span(self.linger)),
         }
     }
 
