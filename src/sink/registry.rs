@@ -44,13 +44,13 @@ pub struct SinkKind {
     /// What becomes of an event that is written twice.
     pub once: Once,
     /// The returner of Salt's that it stands for.
-    pub(crate) salt: Option<SaltReturner>,
+    pub salt: Option<SaltReturner>,
     /// The statements that make its tables with the defaults.
-    pub(crate) tables: fn(&TableWish) -> Option<String>,
+    pub tables: fn(&TableWish) -> Option<String>,
     /// See [`Sink::RANKS`].
-    pub(crate) ranks: bool,
+    pub ranks: bool,
     /// See [`Sink::JOBS`].
-    pub(crate) jobs: bool,
+    pub jobs: bool,
     /// The JSON Schema of its configuration.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -71,6 +71,20 @@ impl SinkKind {
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
+    }
+
+    /// The settings beside the kind that count where an entry is silent, as they are written; of
+    /// `writers` the most that there can be.
+    pub fn defaults_as_written(&self) -> serde_json::Value {
+        let Defaults { batch, retry, spill, rate_limit, filter, max_writers } = self.defaults;
+        serde_json::json!({
+            "batch": batch.written(),
+            "retry": retry,
+            "spill": spill,
+            "rate_limit": rate_limit,
+            "filter": filter(),
+            "writers": max_writers,
+        })
     }
 
     /// The kind of this name.

@@ -2,9 +2,9 @@
 //! structs with errors that point at the value that is wrong.
 //!
 //! `serde-saphyr` parses. The tree stands between it and the structs for three reasons: `${NAME}`
-//! and `${file:PATH}` are replaced in values after parsing, so that a secret can hold any
-//! character; each sink and source is read on its own, so that one run reports every mistake; and
-//! what only shows later (a filter that is no glob) can still be reported with its place.
+//! and `${file:PATH}` are replaced in values after parsing, so a secret can hold any character.
+//! Each sink and source is read on its own, so one run reports every mistake. What only shows
+//! later, as a filter that is no glob, can still be reported with its place.
 
 use std::fmt;
 use std::path::Path;
