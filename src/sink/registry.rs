@@ -10,7 +10,7 @@ use super::contract::{
 };
 #[cfg(feature = "kafka")]
 use super::kafka;
-use super::{blackhole, clickhouse, jobs, local, rawfile_json, sqlite3};
+use super::{blackhole, clickhouse, jobs, local, rawfile_json, sqlite3, webhook};
 use crate::client::stream::Stream;
 use crate::delivery::{self, Writer};
 use crate::jobs::store::JobStore;
@@ -26,6 +26,7 @@ pub static KINDS: &[SinkKind] = &[
     SinkKind::of::<clickhouse::ClickHouse>(),
     #[cfg(feature = "kafka")]
     SinkKind::of::<kafka::Kafka>(),
+    SinkKind::of::<webhook::Webhook>(),
     SinkKind::of::<local::Local>(),
     SinkKind::of::<blackhole::Blackhole>(),
 ];
