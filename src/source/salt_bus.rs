@@ -41,7 +41,8 @@
 //!   s → `saltern_source_connected` is 0, `/readyz` names the source
 //! * a frame is longer than `max_frame` → the connection ends and is made again → an error that
 //!   names the size
-//! * the socket may not be opened → tried again → `saltern check --connect` says as which user or group to run
+//! * the socket may not be opened → tried again → `saltern check --connect` says as which user or
+//!   group to run
 
 use std::io;
 use std::path::PathBuf;
