@@ -9,7 +9,7 @@ use rmpv::Value;
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::harness::daemon::Daemon;
+use crate::harness::beside::Daemon;
 use crate::harness::returner_peer::{Peer, done, map, packed, request, returned};
 use crate::harness::server::installed;
 
