@@ -52,6 +52,7 @@ pub(crate) mod retention;
 mod salt;
 pub(crate) mod spool;
 pub mod store;
+pub(crate) mod stored;
 pub(crate) mod stores;
 
 /// What the job cache wants of the bus.
@@ -143,6 +144,9 @@ pub enum JobsError {
         #[source]
         cause: rusqlite::Error,
     },
+    /// A store besides gave none.
+    #[error(transparent)]
+    Store(#[from] store::AskError),
     /// An answer has no place until it is read.
     #[error("cannot keep an answer beside the job cache {path} until it is read")]
     Answer {

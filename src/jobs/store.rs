@@ -29,7 +29,7 @@ pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<Answer, AskError
 /// Why a store gave no answer.
 #[derive(Debug, Error)]
 #[error("{doing}")]
-pub(crate) struct AskError {
+pub struct AskError {
     doing: String,
     #[source]
     cause: Box<dyn Error + Send + Sync>,
