@@ -19,6 +19,8 @@ import types
 import unittest
 from unittest import mock
 
+import salt.config
+import salt.loader
 import salt.payload
 import salt.utils.jid
 import salt.utils.msgpack
@@ -716,6 +718,58 @@ class FileTest(unittest.TestCase):
             if isinstance(value, types.FunctionType):
                 self.assertEqual(inspect.signature(single[name]), inspect.signature(value), name)
         self.assertEqual(single["__doc__"], saltern.__doc__)
+
+    def single(self, *arguments):
+        script = self.SALT / "single_file.py"
+        command = [sys.executable, script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def test_it_stands_for_another_returner(self):
+        # What there is one of in a process is not that of the other tests.
+        modules = mock.patch.dict(sys.modules)
+        modules.start()
+        self.addCleanup(modules.stop)
+        sys.modules.pop("_saltext_saltern_process_2", None)
+        folder = pathlib.Path(tempfile.mkdtemp(dir="/tmp"))
+        self.addCleanup(shutil.rmtree, folder)
+        made = self.single("--as", "mysql", "--sink", "db")
+        (folder / "mysql.py").write_text(made.stdout)
+        (folder / "redis.py").write_text(self.single("--as", "redis").stdout)
+        daemon = FakeDaemon(
+            f"ipc://{folder}/r",
+            lambda request: [{"value": salt.payload.dumps(["web-1"])}] if "get" in request["op"] else [{}],
+        )
+        self.addCleanup(daemon.close)
+        opts = salt.config.minion_config(None)
+        opts.update(
+            {
+                "cachedir": str(folder),
+                "extension_modules": str(folder / "extmods"),
+                "returner_dirs": [str(folder)],
+                "saltern.address": f"ipc://{folder}/r",
+                "mysql.host": "gone.example",
+                "alternative.mysql.host": "gone.example",
+            }
+        )
+        with self.assertLogs(level="DEBUG") as logged:
+            returners = salt.loader.returners(opts, {})
+            self.assertEqual(returners["mysql.get_minions"](), ["web-1"])
+        said = [line for line in logged.output if "is saltern here" in line]
+        self.assertEqual(len(said), 1, said)
+        self.assertIn("mysql is saltern here, which ignores alternative.mysql.host, mysql.host", said[0])
+        # As `--return mysql --return_config alternative` has it.
+        ret = {"jid": "1", "id": "web-1", "fun": "test.ping", "return": True, "ret_config": "alternative"}
+        returners["mysql.returner"](dict(ret))
+        self.assertEqual(returners["redis.get_jids"](), ["web-1"])
+        asked = [(request["op"], request.get("store")) for request in daemon.requests]
+        self.assertEqual(asked, [("get_minions", "db"), ("return", None), ("get_jids", None)])
+        self.assertNotIn(b"alternative", daemon.requests[1]["load"])
+
+    def test_a_name_that_is_none_is_refused(self):
+        for wrong in (["--as", "my-sql"], ["--as", "a.b"], ["--sink", ".db"], ["--sink", 'x"']):
+            ended = self.single(*wrong)
+            self.assertEqual((ended.returncode, ended.stdout), (2, ""), wrong)
+            self.assertIn("cannot be a name", ended.stderr)
 
     def test_importing_it_does_not_import_zeromq(self):
         script = (

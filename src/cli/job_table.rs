@@ -30,7 +30,8 @@ pub(super) struct Job {
     pub(super) user: Option<String>,
     pub(super) target: Value,
     pub(super) started: Option<String>,
-    pub(super) last_seen: String,
+    /// Not known of a job that a store alone has.
+    pub(super) last_seen: Option<String>,
     pub(super) expected: u64,
     pub(super) returned: u64,
     pub(super) failed: u64,
@@ -68,7 +69,10 @@ impl Job {
             format!("{}/{}", self.returned, self.expected.max(self.returned)),
             self.failed.to_string(),
             self.missing.to_string(),
-            if self.returned > 0 { self.after(&self.last_seen) } else { "-".to_owned() },
+            match &self.last_seen {
+                Some(last_seen) if self.returned > 0 => self.after(last_seen),
+                _ => "-".to_owned(),
+            },
         ]
     }
 

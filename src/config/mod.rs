@@ -13,6 +13,7 @@ use crate::client::stream::Stream;
 use crate::codec::visible;
 use crate::event::redact::Rules;
 use crate::jobs::JobsConfig;
+use crate::jobs::stores::JobStores;
 use crate::sink::registry::JOBS;
 use crate::source::contract::JobCache;
 use crate::yaml::{Node, Problem};
@@ -53,6 +54,8 @@ pub struct Config {
     pub redact: Arc<Rules>,
     /// How long jobs are kept in the job cache; `None` if there is none.
     pub(crate) keep_jobs: Option<Duration>,
+    /// The stores that answer what is asked of jobs, beside the job cache.
+    pub(crate) job_stores: Arc<JobStores>,
     /// The file, if it comes from one, so that it can be read again.
     pub(crate) path: Option<PathBuf>,
     /// What is in force but should be written otherwise: keys under an old name.
@@ -186,8 +189,9 @@ impl Config {
         introduce(&mut sources);
         let redact = general.as_ref().map(|general| general.redact.as_slice()).unwrap_or_default();
         let redact = Arc::new(Rules::new(redact, &root, &mut problems));
-        let jobs = general.as_ref().map(|general| general.jobs).unwrap_or_default();
-        let keep_jobs = keep_jobs(jobs, &sources, &root, &mut problems);
+        let jobs = general.as_ref().map(|general| general.jobs.clone()).unwrap_or_default();
+        let keep_jobs = keep_jobs(&jobs, &sources, &root, &mut problems);
+        let job_stores = Arc::new(job_stores(&jobs, &sinks, &root, &mut problems));
         if keep_jobs.is_some() {
             let place = root.place_of(&["sinks", JOBS.name]);
             if sinks.iter().any(|sink| sink.name == JOBS.name) {
@@ -206,7 +210,16 @@ impl Config {
         match general {
             Some(general) if problems.is_empty() => {
                 share_memory(general.memory, &mut sinks);
-                Ok(Config { general, sources, sinks, redact, keep_jobs, path: None, warnings })
+                Ok(Config {
+                    general,
+                    sources,
+                    sinks,
+                    redact,
+                    keep_jobs,
+                    job_stores,
+                    path: None,
+                    warnings,
+                })
             }
             _ => {
                 let others = problems.iter_mut().skip(unreplaced);
@@ -247,7 +260,7 @@ fn loops(root: &Node, sources: &[SourceConfig], sinks: &[SinkConfig]) -> Vec<Pro
 
 /// How long jobs are kept, as configured or because a source asks for them.
 fn keep_jobs(
-    jobs: JobsConfig,
+    jobs: &JobsConfig,
     sources: &[SourceConfig],
     root: &Node,
     problems: &mut Vec<Problem>,
@@ -261,6 +274,32 @@ fn keep_jobs(
         problems.push(Problem::at(root.place_of(&["jobs", "enabled"]), message));
     }
     is_enabled.then_some(jobs.keep_jobs.0)
+}
+
+/// The stores of all sinks that keep jobs, and which of them `jobs.store` names.
+fn job_stores(
+    jobs: &JobsConfig,
+    sinks: &[SinkConfig],
+    root: &Node,
+    problems: &mut Vec<Problem>,
+) -> JobStores {
+    let store = |sink: &SinkConfig| Some((sink.name.clone(), sink.job_store()?));
+    let stores = JobStores::new(sinks.iter().filter_map(store).collect(), &jobs.store.0);
+    for (place, name) in jobs.store.0.iter().enumerate().filter(|(_, name)| !stores.has(name)) {
+        let message = match sinks.iter().find(|sink| sink.name == *name) {
+            Some(sink) => {
+                format!(
+                    "the sink `{name}` keeps no jobs that could be read: it is {}",
+                    sink.kind.name
+                )
+            }
+            None => format!("there is no sink `{}`", visible::capped(name, LONGEST_NAME)),
+        };
+        let place = root.place_of(&["jobs", "store", &place.to_string()]);
+        let help = format!("sinks that keep jobs: {}", stores.names());
+        problems.push(Problem::at(place, message).help(help));
+    }
+    stores
 }
 
 #[cfg(test)]
@@ -584,6 +623,25 @@ sinks:
         assert_eq!(problems(&taken)[0].2, "`job-cache` is the name of the job cache's sink");
         let alone = "sources: {bus: {salt_bus: {}}}\njobs: {enabled: true}";
         assert_eq!(Config::parse(alone).ok().unwrap().sinks.len(), 1);
+    }
+
+    #[test]
+    fn stores_of_jobs_are_sinks_that_keep_jobs() {
+        let db = "  db: {sqlite3: {database: /tmp/db}}\n  db2: {sqlite3: {database: /tmp/db2}}\n";
+        let text = |store: &str| format!("{SMALLEST}{db}jobs: {{store: {store}}}\n");
+        let config = |store| Config::parse(&text(store)).ok().unwrap();
+        for (store, expected) in [("db", 1), ("[db2, db]", 2), ("null", 0), ("[]", 0)] {
+            let config = config(store);
+            assert_eq!(config.general.jobs.store.0.len(), expected, "{store}");
+            assert_eq!(config.job_stores.is_empty(), expected == 0);
+            assert_eq!(config.job_stores.names(), "db, db2");
+        }
+        let wrong = problems(&text("[archive, gone, db]"));
+        let expected = "the sink `archive` keeps no jobs that could be read: it is rawfile_json";
+        assert_eq!(wrong[0].2, expected);
+        assert_eq!(wrong[1].2, "there is no sink `gone`");
+        assert!(wrong[0].1 < wrong[1].1, "each in its place: {wrong:?}");
+        assert_eq!(problems(&text("gone"))[0].2, "there is no sink `gone`");
     }
 
     #[test]

@@ -47,7 +47,6 @@ pub(crate) struct SinkConfig {
 
 impl SinkConfig {
     /// Reads jobs back from the sink's store, if it can.
-    #[expect(dead_code, reason = "no setting names stores of jobs yet")]
     pub(crate) fn job_store(&self) -> Option<Arc<dyn JobStore>> {
         self.driver.job_store()
     }

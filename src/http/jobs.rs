@@ -1,4 +1,5 @@
-//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache.
+//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache, and of a job that it does not
+//! know the stores that are named to answer.
 //!
 //! Of the list: `function` (a glob), `not_function` (the same, any number of times), `minion`,
 //! `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339), `find_job=true`,
@@ -52,7 +53,27 @@ pub(super) async fn list(
 
 pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) -> Response {
     let jobs = site.served.jobs;
-    answer(site.questions, move |waiting| jobs.answer_job(&jid, PART, waiting)).await
+    let (cache, sought) = (jobs.clone(), jid.clone());
+    let is_alone = jobs.stores().is_empty();
+    let known = answer(Arc::clone(&site.questions), move |waiting| {
+        match cache.answer_job(&sought, PART, waiting) {
+            // Others are asked.
+            Err(JobsError::Off) if !is_alone => Ok(None),
+            known => known,
+        }
+    });
+    let known = known.await;
+    if is_alone || known.status() == StatusCode::OK {
+        return known;
+    }
+    // What the job cache said holds if nobody knows more.
+    match jobs.find_stored(&jid, PART).await {
+        Ok(Some(job)) => {
+            answer(site.questions, move |_| jobs.show_stored(job, PART).map(Some)).await
+        }
+        Ok(None) => known,
+        Err(error) => unavailable(&error),
+    }
 }
 
 /// Asks when it is time, for as long as the client is there, and sends what the answer is.
@@ -130,8 +151,12 @@ fn failed(error: &JobsError) -> Response {
     match error {
         JobsError::Off => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
         JobsError::Malformed(_) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
-        error => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", chain(error))).into_response(),
+        error => unavailable(error),
     }
+}
+
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", chain(error))).into_response()
 }
 
 fn broken(error: &JoinError) -> Response {

@@ -156,7 +156,7 @@ fn fun_args(load: &[u8]) -> Option<&[u8]> {
 }
 
 /// An answer that goes to its spool piece by piece while it is written.
-struct Pieces {
+pub(super) struct Pieces {
     buffer: Vec<u8>,
     spool: Spool,
 }
@@ -165,7 +165,7 @@ struct Pieces {
 const PIECE: usize = 64 << 10;
 
 impl Pieces {
-    fn new(spool: Spool) -> Self {
+    pub(super) fn new(spool: Spool) -> Self {
         Pieces { buffer: Vec::new(), spool }
     }
 
@@ -174,7 +174,7 @@ impl Pieces {
         self.spool.is_sound()
     }
 
-    fn plain(&mut self, bytes: &[u8]) {
+    pub(super) fn plain(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= PIECE {
             self.hand_on();
@@ -182,14 +182,14 @@ impl Pieces {
     }
 
     /// The JSON of a value. What JSON cannot hold is replaced, as in every other answer.
-    fn json(&mut self, value: Option<&[u8]>) {
+    pub(super) fn json(&mut self, value: Option<&[u8]>) {
         let Some(value) = value.filter(|_| self.is_wanted()) else { return self.plain(b"null") };
         let Pieces { buffer, spool } = self;
         json::write_in_pieces(value, buffer, &mut |piece| spool.push(piece));
         self.plain(b"");
     }
 
-    fn text(&mut self, text: Option<&str>) {
+    pub(super) fn text(&mut self, text: Option<&str>) {
         let Some(text) = text else { return self.plain(b"null") };
         json::write_string(text.as_bytes(), &mut self.buffer);
         self.plain(b"");
@@ -200,7 +200,7 @@ impl Pieces {
         self.buffer.clear();
     }
 
-    fn finished(mut self) -> std::io::Result<Spooled> {
+    pub(super) fn finished(mut self) -> std::io::Result<Spooled> {
         self.hand_on();
         self.spool.value()
     }

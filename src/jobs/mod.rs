@@ -30,6 +30,7 @@ use self::asker::Waiting;
 use self::conflict::Conflicts;
 use self::damage::Damage;
 use self::spool::{Spool, SpoolFiles};
+use self::stores::JobStores;
 use crate::event::Event;
 use crate::event::redact::Redaction;
 use crate::files::state_file;
@@ -52,6 +53,8 @@ pub(crate) mod retention;
 mod salt;
 pub(crate) mod spool;
 pub mod store;
+pub(crate) mod stored;
+pub(crate) mod stores;
 
 /// What the job cache wants of the bus.
 pub(crate) const TAGS: [&str; 6] = [
@@ -64,7 +67,7 @@ pub(crate) const TAGS: [&str; 6] = [
 ];
 
 /// The job cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JobsConfig {
     /// Whether jobs are kept. Default: only if a source asks for it, as `returner` and
@@ -72,11 +75,41 @@ pub(crate) struct JobsConfig {
     pub(crate) enabled: Option<bool>,
     /// How long a job is kept after the last that was heard of it.
     pub(crate) keep_jobs: Span,
+    /// The sink, or the sinks, whose stores answer what Salt asks of a job that the job cache does
+    /// not know: `db`, or `[db, archive]`, of which the first that knows anything answers. Default:
+    /// none.
+    pub(crate) store: StoreNames,
+}
+
+/// The names of sinks that keep jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(from = "OneOrSeveral")]
+#[schemars(with = "OneOrSeveral")]
+pub(crate) struct StoreNames(pub(crate) Vec<String>);
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum OneOrSeveral {
+    One(Option<String>),
+    Several(Vec<String>),
+}
+
+impl From<OneOrSeveral> for StoreNames {
+    fn from(written: OneOrSeveral) -> Self {
+        match written {
+            OneOrSeveral::One(name) => StoreNames(name.into_iter().collect()),
+            OneOrSeveral::Several(names) => StoreNames(names),
+        }
+    }
 }
 
 impl Default for JobsConfig {
     fn default() -> Self {
-        JobsConfig { enabled: None, keep_jobs: Span::seconds(24 * 3600) }
+        JobsConfig {
+            enabled: None,
+            keep_jobs: Span::seconds(24 * 3600),
+            store: StoreNames::default(),
+        }
     }
 }
 
@@ -112,6 +145,9 @@ pub enum JobsError {
         #[source]
         cause: rusqlite::Error,
     },
+    /// A store besides gave none.
+    #[error(transparent)]
+    Store(#[from] store::AskError),
     /// An answer has no place until it is read.
     #[error("cannot keep an answer beside the job cache {path} until it is read")]
     Answer {
@@ -134,6 +170,8 @@ struct Cache {
     keep: RwLock<Option<Duration>>,
     /// What is hidden of what Salt itself writes; what the bus brings comes without it.
     redaction: RwLock<Option<Arc<Redaction>>>,
+    /// Who is asked besides.
+    stores: RwLock<Arc<JobStores>>,
     /// The sink that feeds it, if one does.
     feed: Mutex<Option<Arc<SinkState>>>,
     writer: Mutex<Option<Connection>>,
@@ -184,6 +222,7 @@ impl Jobs {
             path,
             keep: RwLock::new(None),
             redaction: RwLock::new(None),
+            stores: RwLock::default(),
             feed: Mutex::new(None),
             writer: Mutex::new(None),
             readers: Mutex::default(),
@@ -205,6 +244,16 @@ impl Jobs {
     /// Says what is hidden of what Salt writes from now on.
     pub(crate) fn redact(&self, redaction: Option<Arc<Redaction>>) {
         *lock::write(&self.0.redaction) = redaction;
+    }
+
+    /// Names the stores that are asked besides, from now on.
+    pub(crate) fn set_stores(&self, stores: Arc<JobStores>) {
+        *lock::write(&self.0.stores) = stores;
+    }
+
+    /// The stores that are asked besides.
+    pub(crate) fn stores(&self) -> Arc<JobStores> {
+        Arc::clone(&lock::read(&self.0.stores))
     }
 
     /// What is stored of a load that the master says in an event of this tag.

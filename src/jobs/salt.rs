@@ -44,9 +44,17 @@ impl Jobs {
     /// and the question has no empty answer.
     pub fn ask_now(&self, question: Question, memory: usize) -> Result<Option<Spooled>, JobsError> {
         let nothing = question.nothing();
+        Ok(self.known(question, memory)?.or(nothing))
+    }
+
+    /// The same, and `None` whenever nothing is known.
+    pub(crate) fn known(
+        &self,
+        question: Question,
+        memory: usize,
+    ) -> Result<Option<Spooled>, JobsError> {
         let answer = self.fill(self.answer_to(question, memory))?;
-        let found = answer.finished().map_err(|cause| self.unkept(cause))?;
-        Ok(found.or(nothing))
+        answer.finished().map_err(|cause| self.unkept(cause))
     }
 
     fn fill(&self, mut answer: Answer) -> Result<Answer, JobsError> {

@@ -7,16 +7,15 @@
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
 use super::answer::{self, FIND_JOB};
 use super::spool::{Spool, Spooled};
 use crate::codec::msgpack;
-use crate::error::chain;
 
 /// A store of jobs.
 pub(crate) trait JobStore: Send + Sync {
@@ -30,7 +29,7 @@ pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<Answer, AskError
 /// Why a store gave no answer.
 #[derive(Debug, Error)]
 #[error("{doing}")]
-pub(crate) struct AskError {
+pub struct AskError {
     doing: String,
     #[source]
     cause: Box<dyn Error + Send + Sync>,
@@ -43,33 +42,6 @@ impl AskError {
         cause: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
         AskError { doing: doing.into(), cause: cause.into() }
-    }
-}
-
-/// Asks stores one after the other; the first that knows anything answers. A store that fails is
-/// passed over, and its error is the answer if nobody knows anything.
-#[cfg_attr(not(test), expect(dead_code, reason = "no setting names stores of jobs yet"))]
-pub(crate) async fn ask_in_turn(
-    stores: &[Arc<dyn JobStore>],
-    answer: impl Fn() -> Answer + Sync,
-) -> Result<Option<Spooled>, AskError> {
-    let mut failure = None;
-    for store in stores {
-        let asked = store.ask(answer()).await.and_then(|answer| {
-            answer.finished().map_err(|cause| AskError::new("keeping an answer", cause))
-        });
-        match asked {
-            Ok(Some(found)) => return Ok(Some(found)),
-            Ok(None) => {}
-            Err(error) => {
-                warn!(error = chain(&error), "a store of jobs gives no answer");
-                failure.get_or_insert(error);
-            }
-        }
-    }
-    match failure {
-        None => Ok(answer().question.nothing()),
-        Some(failure) => Err(failure),
     }
 }
 
@@ -147,6 +119,8 @@ pub(crate) struct Answer {
     parts: u32,
     began: Instant,
     is_cut: bool,
+    /// Taken for as long as somebody works on it, also where nobody waits for it any more.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// A job as a store knows it.
@@ -167,7 +141,12 @@ pub(crate) struct Job<'a> {
 impl Answer {
     /// An answer to be written.
     pub(super) fn new(question: Question, spool: Spool) -> Self {
-        Answer { question, spool, parts: 0, began: Instant::now(), is_cut: false }
+        Answer { question, spool, parts: 0, began: Instant::now(), is_cut: false, _turn: None }
+    }
+
+    /// The same in a turn that ends with it.
+    pub(super) fn in_turn(self, turn: Option<OwnedSemaphorePermit>) -> Self {
+        Answer { _turn: turn, ..self }
     }
 
     /// What is asked.
@@ -255,46 +234,5 @@ impl Answer {
 
     fn key(&mut self, key: &str) {
         self.text(key);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::jobs::Jobs;
-
-    /// A store that knows these minions, or fails.
-    struct Known(Result<&'static [&'static str], &'static str>);
-
-    impl JobStore for Known {
-        fn ask(&self, mut answer: Answer) -> Asking<'_> {
-            Box::pin(async move {
-                for minion in self.0.map_err(|why| AskError::new("asking a test", why))? {
-                    answer.text(minion);
-                }
-                Ok(answer)
-            })
-        }
-    }
-
-    #[tokio::test]
-    async fn the_first_store_that_knows_answers() {
-        let folder = tempfile::tempdir().unwrap();
-        let jobs = Jobs::new(folder.path());
-        let asked = async |stores: &[Known]| {
-            let stores: Vec<_> =
-                stores.iter().map(|Known(known)| Arc::new(Known(*known)) as _).collect();
-            let answer = || jobs.answer_to(Question::GetMinions, 1 << 10);
-            let found = ask_in_turn(&stores, answer).await;
-            found.map(|found| found.unwrap().into_memory().unwrap()).map_err(|error| chain(&error))
-        };
-        let (none, a, b) = (Known(Ok(&[])), Known(Ok(&["a"])), Known(Ok(&["b"])));
-        let broken = Known(Err("broken"));
-        assert_eq!(asked(&[none, a, b]).await.unwrap(), b"\x91\xa1a");
-        let (none, b) = (Known(Ok(&[])), Known(Ok(&["b"])));
-        assert_eq!(asked(&[broken, none, b]).await.unwrap(), b"\x91\xa1b");
-        assert_eq!(asked(&[Known(Ok(&[]))]).await.unwrap(), b"\x90");
-        let (broken, none) = (Known(Err("broken")), Known(Ok(&[])));
-        assert_eq!(asked(&[broken, none]).await.unwrap_err(), "asking a test: broken");
     }
 }

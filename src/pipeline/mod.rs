@@ -127,6 +127,7 @@ impl Pipeline {
         let deaths = life.as_ref().map(|life| Arc::clone(&life.0));
         let jobs = Jobs::new(&general.state_dir);
         jobs.keep(config.keep_jobs);
+        jobs.set_stores(Arc::clone(&config.job_stores));
         let redaction = Redaction::new(&config.redact, "");
         jobs.redact(redaction.clone());
         let inspector = Arc::new(Inspector::default());
@@ -295,6 +296,7 @@ impl Pipeline {
         }
         // From here on the new configuration is in force.
         self.jobs.keep(config.keep_jobs);
+        self.jobs.set_stores(Arc::clone(&config.job_stores));
         self.coalesce.set(config.shortest_linger());
         let deadline = config.general.shutdown_deadline.0;
         let mut failures = Vec::new();

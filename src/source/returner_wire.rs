@@ -78,10 +78,25 @@ pub(super) fn token_of(message: &[u8]) -> Option<&[u8]> {
 /// A call of the job cache.
 #[derive(Debug)]
 pub(super) enum JobCall {
-    SaveLoad { jid: String, load: Bytes, minions: Vec<String> },
-    SaveMinions { jid: String, minions: Vec<String>, syndic: Option<String> },
-    UpdateEndtime { jid: String, time: String },
-    Ask(Question),
+    SaveLoad {
+        jid: String,
+        load: Bytes,
+        minions: Vec<String>,
+    },
+    SaveMinions {
+        jid: String,
+        minions: Vec<String>,
+        syndic: Option<String>,
+    },
+    UpdateEndtime {
+        jid: String,
+        time: String,
+    },
+    Ask {
+        question: Question,
+        /// The sink that is asked before all others.
+        store: Option<String>,
+    },
     CleanOldJobs,
 }
 
@@ -182,6 +197,13 @@ struct UpdateEndtime {
     time: String,
 }
 
+/// What any question may say besides.
+#[derive(Deserialize)]
+struct Store {
+    #[serde(default)]
+    store: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Jid {
     jid: String,
@@ -265,25 +287,30 @@ impl Asked {
                 let UpdateEndtime { jid, time } = read(message, op)?;
                 JobCall::UpdateEndtime { jid, time }
             }
-            "get_load" => JobCall::Ask(Question::GetLoad { jid: read::<Jid>(message, op)?.jid }),
-            "get_jid" => JobCall::Ask(Question::GetJid { jid: read::<Jid>(message, op)?.jid }),
-            "get_fun" => JobCall::Ask(Question::GetFun { fun: read::<Fun>(message, op)?.fun }),
-            "get_jids" => JobCall::Ask(Question::GetJids),
-            "get_jids_filter" => {
-                let Filter { count, filter_find_job } = read(message, op)?;
-                JobCall::Ask(Question::GetJidsFilter { count, filter_find_job })
-            }
-            "get_minions" => JobCall::Ask(Question::GetMinions),
-            "get_endtime" => {
-                JobCall::Ask(Question::GetEndtime { jid: read::<Jid>(message, op)?.jid })
-            }
             "clean_old_jobs" => JobCall::CleanOldJobs,
-            other => {
-                let other = capped(other, LONGEST_WHY);
-                return Err(format!("there is no operation `{other}`"));
-            }
+            op => JobCall::Ask {
+                question: question(op, message)?,
+                store: read::<Store>(message, op)?.store,
+            },
         };
         Ok(Asked::Job(call))
+    }
+}
+
+fn question(op: &str, message: &[u8]) -> Result<Question, String> {
+    let jid = || read::<Jid>(message, op).map(|asked| asked.jid);
+    match op {
+        "get_load" => Ok(Question::GetLoad { jid: jid()? }),
+        "get_jid" => Ok(Question::GetJid { jid: jid()? }),
+        "get_endtime" => Ok(Question::GetEndtime { jid: jid()? }),
+        "get_fun" => Ok(Question::GetFun { fun: read::<Fun>(message, op)?.fun }),
+        "get_jids" => Ok(Question::GetJids),
+        "get_minions" => Ok(Question::GetMinions),
+        "get_jids_filter" => {
+            let Filter { count, filter_find_job } = read(message, op)?;
+            Ok(Question::GetJidsFilter { count, filter_find_job })
+        }
+        other => Err(format!("there is no operation `{}`", capped(other, LONGEST_WHY))),
     }
 }
 
@@ -320,18 +347,13 @@ fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
 }
 
 impl JobCall {
-    /// Whether it changes nothing.
-    pub(super) fn is_question(&self) -> bool {
-        matches!(self, JobCall::Ask(_))
-    }
-
     /// The event that says it to the sinks that keep jobs, if it says anything to them.
     pub(super) fn event(&self) -> Option<Event> {
         match self {
             JobCall::SaveLoad { jid, load, minions } => job_load::of_load(jid, load, minions),
             JobCall::SaveMinions { jid, minions, .. } => job_load::of_minions(jid, minions),
             JobCall::UpdateEndtime { jid, time } => job_load::of_end_time(jid, time),
-            JobCall::Ask(_) | JobCall::CleanOldJobs => None,
+            JobCall::Ask { .. } | JobCall::CleanOldJobs => None,
         }
     }
 
@@ -358,7 +380,7 @@ impl JobCall {
                 jobs.save_minions(jid, minions, syndic.as_deref()).map(|()| None)
             }
             JobCall::UpdateEndtime { jid, time } => jobs.update_endtime(jid, time).map(|()| None),
-            JobCall::Ask(question) => jobs.ask_now(question.clone(), memory),
+            JobCall::Ask { question, .. } => jobs.ask_now(question.clone(), memory),
             JobCall::CleanOldJobs => jobs.clean_old_jobs().map(|()| None),
         }
     }

@@ -25,6 +25,7 @@ mod hostile_input;
 mod house;
 mod http;
 mod import_master;
+mod job_stores;
 mod jobs;
 mod kafka_sink;
 mod kafka_source;

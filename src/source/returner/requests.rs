@@ -15,11 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::budget::{Budget, Held, SHORT};
+use crate::codec::visible::capped;
 use crate::error::chain;
 use crate::event::as_fired::as_fired;
 use crate::event::runner::RunnerJob;
 use crate::event::{Authority, Event};
 use crate::jobs::spool::Spooled;
+use crate::jobs::store::Question;
 use crate::jobs::{Jobs, JobsError};
 use crate::source::frame_sender::FrameSender;
 use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
@@ -39,6 +41,9 @@ const READINGS: usize = 2;
 
 /// The bytes of long answers that a client has not read, from which on it gets no more of them.
 const UNREAD: u64 = 256 << 20;
+
+/// The bytes that are shown of the name of a sink.
+const LONGEST_NAME: usize = 64;
 
 /// How often a sender hears that it should wait.
 pub(in crate::source) const WAIT: Duration = Duration::from_secs(1);
@@ -245,7 +250,10 @@ impl RequestHandler {
                            `masters` of the source";
                 (Answer::Refused { why: why.to_owned(), later: false }, Some(place))
             }
-            Asked::Job(call) => self.ask(call, authority, place).await,
+            Asked::Job(JobCall::Ask { question, store }) => {
+                self.answer(question, store.as_deref(), place).await
+            }
+            Asked::Job(call) => self.tell(call, authority, place).await,
         }
     }
 
@@ -286,18 +294,71 @@ impl RequestHandler {
         (self.keep(sender, vec![body]).await, place)
     }
 
-    async fn ask(
+    /// Puts a question to the store that it names, if it names one, then to the job cache, then to
+    /// the stores behind that. The first that knows anything answers.
+    async fn answer(
+        &self,
+        question: Question,
+        store: Option<&str>,
+        place: Place,
+    ) -> (Answer, Option<Place>) {
+        let stores = self.sender.jobs.stores();
+        let memory = self.memory;
+        let answer = || self.sender.jobs.answer_to(question.clone(), memory);
+        let mut failure = None;
+        if let Some(name) = store {
+            if !stores.has(name) {
+                let (name, names) = (capped(name, LONGEST_NAME), stores.names());
+                let why = format!("there is no sink `{name}` that keeps jobs; there are: {names}");
+                return (Answer::Refused { why, later: false }, Some(place));
+            }
+            match stores.ask_one(name, answer).await {
+                Ok(Some(found)) => return found_in(found, Some(place)),
+                Ok(None) => {}
+                Err(error) => failure = Some(later(&chain(&error))),
+            }
+        }
+        let asked = question.clone();
+        let is_alone = stores.is_empty() && store.is_none();
+        let asking = self.blocking(&self.questions, place, move |jobs| {
+            match jobs.known(asked, memory) {
+                // Others are asked.
+                Err(JobsError::Off) if !is_alone => Ok(None),
+                known => known,
+            }
+        });
+        let (known, place) = asking.await;
+        match known {
+            Ok(Some(found)) => return found_in(found, place),
+            Ok(None) => {}
+            Err(error) => _ = failure.get_or_insert(error),
+        }
+        match stores.ask_in_turn(answer).await {
+            Ok(Some(found)) => return found_in(found, place),
+            Ok(None) => {}
+            Err(error) => _ = failure.get_or_insert(later(&chain(&error))),
+        }
+        (failure.unwrap_or_else(|| Answer::Done(question.nothing())), place)
+    }
+
+    /// Tells the job cache something.
+    async fn tell(
         &self,
         call: JobCall,
         authority: Authority,
         place: Place,
     ) -> (Answer, Option<Place>) {
-        let turn = if call.is_question() { &self.questions } else { &self.writes };
         let memory = self.memory;
         let is_of_master = authority == Authority::Master;
         let event = if is_of_master { call.event() } else { None };
-        let asking = self.blocking(turn, place, move |jobs| call.answer(jobs, authority, memory));
-        let (mut answer, mut place) = asking.await;
+        let telling = self.blocking(&self.writes, place, move |jobs| {
+            match call.answer(jobs, authority, memory) {
+                // The sinks that keep jobs have it.
+                Err(JobsError::Off) if !jobs.stores().is_empty() => Ok(None),
+                told => told,
+            }
+        });
+        let (mut answer, place) = telling.await;
         if answer.is_ok()
             && let Some(event) = event
         {
@@ -306,9 +367,6 @@ impl RequestHandler {
             if !sender.tell(&event).await {
                 answer = Err(later("the daemon is stopping"));
             }
-        }
-        if let (Ok(Some(Spooled::File(file))), Some(place)) = (&answer, &mut place) {
-            place.unread.add(file.length());
         }
         (answer.map_or_else(|refused| refused, Answer::Done), place)
     }
@@ -349,6 +407,14 @@ fn event_of_return(body: Bytes, load: &[u8], master_id: &str) -> Bytes {
     }
 }
 
+/// An answer, whose bytes count for its client until they are sent.
+fn found_in(found: Spooled, mut place: Option<Place>) -> (Answer, Option<Place>) {
+    if let (Spooled::File(file), Some(place)) = (&found, &mut place) {
+        place.unread.add(file.length());
+    }
+    (Answer::Done(Some(found)), place)
+}
+
 fn share(most: &Places<usize>, budget: &Budget) -> Share {
     Share {
         places: Places::new(most),
@@ -371,7 +437,6 @@ pub(super) mod tests {
 
     use super::*;
     use crate::event::Origin;
-    use crate::jobs::store::Question;
     use crate::observe::state::SourceState;
     use crate::sync::bell::{Bell, channel};
 
@@ -389,7 +454,7 @@ pub(super) mod tests {
     }
 
     fn question() -> Asked {
-        Asked::Job(JobCall::Ask(Question::GetJids))
+        Asked::Job(JobCall::Ask { question: Question::GetJids, store: None })
     }
 
     fn events() -> Asked {

@@ -31,7 +31,8 @@ All else is asked of the daemon directly. Without it a call fails at once, with 
 timeout: what stores logs one line, what looks up raises an error that says why. ``prep_jid`` does
 not need it.
 
-``salt/single_file.py`` makes one file of this and what it imports, for ``_returners``.
+``salt/single_file.py`` makes one file of this and what it imports, for ``_returners``, also under the
+name of another returner.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ from saltext.saltern.process import Process
 log = logging.getLogger(__name__)
 
 __virtualname__ = "saltern"
+# The daemon's sink that is asked first for jobs; "" for none. It and the name above are what
+# `single_file.py` sets for a file that stands for another returner.
+_SINK = ""
+_SECTION = "saltern"
 # Set by Salt's loader.
 __opts__: dict[str, Any]
 __salt__: dict[str, Any]
@@ -72,12 +77,22 @@ _DEFAULTS = {
 
 
 def __virtual__() -> Any:
+    if __virtualname__ != _SECTION:
+        ignored = sorted(key for key in __opts__ if _is_of_other(str(key)))
+        if ignored:
+            log.debug("%s is saltern here, which ignores %s", __virtualname__, ", ".join(ignored))
     return __virtualname__
+
+
+def _is_of_other(option: str) -> bool:
+    """Tells options of the returner that this file stands for: ``mysql.host``, ``other.mysql.host``."""
+    name = __virtualname__
+    return option == name or option.startswith(name + ".") or f".{name}." in option
 
 
 def _options(ret: dict[str, Any] | None = None) -> dict[str, Any]:
     return salt.returners.get_returner_options(
-        __virtualname__,
+        _SECTION,
         ret,
         _ATTRIBUTES,
         __salt__=__salt__,
@@ -102,6 +117,8 @@ def _store(op: str, what: str, ret: dict[str, Any] | None = None, **arguments: A
 
 
 def _look_up(op: str, default: Any, **arguments: Any) -> Any:
+    if _SINK:
+        arguments["store"] = _SINK
     value = _ask(op, **arguments)
     return default if value is None else salt.payload.loads(value, encoding="utf-8")
 
