@@ -6,6 +6,9 @@
 //! refused events are alone; halves are written front first, so order is kept. A write that panics
 //! is tried again over a new connection; a batch at which it panics three times in a row counts as
 //! refused.
+//!
+//! A sink that gathers events says when it is due. Its writer waits for that as well as for a
+//! batch. What is due and fails comes again after a back-off, and batches are written meanwhile.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +19,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -95,7 +98,13 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
             }
         }
         let parked = &writer.shared.parked;
-        while let Some(Some(batch)) = parked.run_until_cancelled(writer.batches.recv()).await {
+        loop {
+            let next = next(&mut writer.batches, delivery.due());
+            let batch = match parked.run_until_cancelled(next).await {
+                Some(Next::Batch(batch)) => batch,
+                Some(Next::Due) if delivery.tick().await => continue,
+                Some(Next::Due | Next::End) | None => return,
+            };
             let first = batch.first();
             if !delivery.deliver(batch).await {
                 return;
@@ -121,12 +130,61 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     }
 }
 
+/// What a writer does next.
+enum Next {
+    /// It delivers this.
+    Batch(Batch),
+    /// It does what the sink says is due.
+    Due,
+    /// There are no more batches.
+    End,
+}
+
+/// Waits for a batch, or until `due`. What is due goes first, so that no stream of batches holds it
+/// up.
+async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next {
+    let is_due = async {
+        match due {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    // Receiving takes no batch unless it ends first.
+    tokio::select! {
+        biased;
+        () = is_due => Next::Due,
+        batch = batches.recv() => batch.map_or(Next::End, Next::Batch),
+    }
+}
+
+/// What is tried at a store.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// To connect, and no more.
+    Connect,
+    /// To write this batch.
+    Write(&'a Batch),
+    /// To do what is due.
+    Tick,
+}
+
+impl<'a> Work<'a> {
+    fn batch(self) -> Option<&'a Batch> {
+        match self {
+            Work::Write(batch) => Some(batch),
+            Work::Connect | Work::Tick => None,
+        }
+    }
+}
+
 struct Delivery<'a, S: Sink> {
     config: &'a S::Config,
     context: &'a Context,
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
+    /// What is due has failed or lost its connection, and is not tried again before then.
+    late_until: Option<Instant>,
     /// The batch at which the last write panicked, and how often in a row.
     panicked: Option<(BatchId, u32)>,
     /// Clients that hang while they are dropped.
@@ -152,6 +210,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             shared,
             backoff,
             sink: None,
+            late_until: None,
             panicked: None,
             hanging: JoinSet::new(),
         }
@@ -159,7 +218,21 @@ impl<'a, S: Sink> Delivery<'a, S> {
 
     /// Tries to connect; `false` if the configuration is wrong.
     async fn connect(&mut self) -> bool {
-        !matches!(self.attempt(None).await, Err(Failure::Fatal))
+        !matches!(self.attempt(Work::Connect).await, Err(Failure::Fatal))
+    }
+
+    /// When there is something to do besides writing.
+    fn due(&self) -> Option<Instant> {
+        match &self.sink {
+            Some(sink) => Some(sink.due()?.max(self.late_until.unwrap_or_else(Instant::now))),
+            // What failed and lost its connection is still to be done.
+            None => self.late_until,
+        }
+    }
+
+    /// Does what is due, or tries; `false` if the configuration is wrong.
+    async fn tick(&mut self) -> bool {
+        !matches!(self.attempt(Work::Tick).await, Err(Failure::Fatal))
     }
 
     /// Settles a batch, however long it takes; `false` if the configuration is wrong.
@@ -239,15 +312,15 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// that a server that is not there holds up nobody.
     async fn connect_and_attempt(&mut self, batch: &Batch) -> Result<(), Failure> {
         if self.sink.is_none() && self.watched(batch).is_some() {
-            self.attempt(None).await?;
+            self.attempt(Work::Connect).await?;
         }
-        self.attempt(Some(batch)).await
+        self.attempt(Work::Write(batch)).await
     }
 
-    /// Tries once, over a new connection if there is none: to write the batch, or only to connect.
-    /// After a failure that may pass it has waited before it returns, unless another writer parked
-    /// the sink.
-    async fn attempt(&mut self, batch: Option<&Batch>) -> Result<(), Failure> {
+    /// Tries once, over a new connection if there is none. After a failure that may pass it has
+    /// waited before it returns, unless another writer parked the sink, or it was what is due.
+    async fn attempt(&mut self, work: Work<'_>) -> Result<(), Failure> {
+        let batch = work.batch();
         let parked = &self.shared.parked;
         let Some(permit) = parked.run_until_cancelled(self.shared.breaker.permit()).await else {
             return Err(Failure::Fatal);
@@ -271,7 +344,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         };
         let tried = tokio::select! {
             biased;
-            tried = timeout(limit, self.connect_and_write(batch)) => {
+            tried = timeout(limit, self.connect_and_do(work)) => {
                 tried.map_err(|elapsed| WriteError::retry(format!("writing, for {limit:?}"), elapsed))
             }
             () = overdue => {
@@ -288,7 +361,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let result = tried.map_err(Unwritten::Failed).flatten();
         let Err(unwritten) = result else {
             permit.succeeded();
-            self.worked();
+            if matches!(work, Work::Tick) {
+                self.late_until = None;
+            }
+            // A sink that gathers events has not asked its server when it takes some more.
+            if self.late_until.is_none() {
+                self.worked();
+            }
             if batch.is_some() {
                 self.shared.state.write_seconds.record(began.elapsed().as_secs_f64());
             }
@@ -301,6 +380,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
             }
         };
         let reason = failure.chain();
+        let failure = match (work, failure) {
+            (Work::Tick, WriteError::Reject { doing, cause }) => WriteError::retry(doing, cause),
+            (Work::Tick, WriteError::Partly(partly)) => {
+                WriteError::retry(partly.doing.clone(), partly.to_string())
+            }
+            (_, failure) => failure,
+        };
         match failure {
             WriteError::Reject { .. } => {
                 // The server answered; nothing is wrong with it.
@@ -328,19 +414,31 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 let state = &self.shared.state;
                 let count = if is_late { &state.timeouts } else { &state.retries };
                 self.failed(count, &reason);
-                parked.run_until_cancelled(sleep(self.backoff.delay(after))).await;
+                self.wait(work, after).await;
                 Err(Failure::Later(reason))
             }
             WriteError::Reconnect { .. } => {
                 permit.failed();
                 self.failed(&self.shared.state.reconnects, &reason);
-                parked.run_until_cancelled(sleep(self.backoff.delay(None))).await;
+                self.wait(work, None).await;
                 Err(Failure::Later(reason))
             }
         }
     }
 
-    async fn connect_and_write(&mut self, batch: Option<&Batch>) -> Result<(), Unwritten> {
+    /// Backs off, as long as the store asked for at the least. Batches are not held up by what is
+    /// due and failed.
+    async fn wait(&mut self, work: Work<'_>, after: Option<Duration>) {
+        let delay = self.backoff.delay(after);
+        match work {
+            Work::Tick => self.late_until = Some(Instant::now() + delay),
+            Work::Connect | Work::Write(_) => {
+                self.shared.parked.run_until_cancelled(sleep(delay)).await;
+            }
+        }
+    }
+
+    async fn connect_and_do(&mut self, work: Work<'_>) -> Result<(), Unwritten> {
         let sink = match &mut self.sink {
             Some(sink) => sink,
             None => {
@@ -348,15 +446,28 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 self.sink.insert(connected.map_err(|error| Unwritten::Failed(error.into()))?)
             }
         };
-        let Some(batch) = batch else { return Ok(()) };
-        let result = match AssertUnwindSafe(sink.write(batch)).catch_unwind().await {
+        let done = match work {
+            Work::Connect => return Ok(()),
+            Work::Write(batch) => AssertUnwindSafe(sink.write(batch)).catch_unwind().await,
+            Work::Tick => AssertUnwindSafe(sink.tick()).catch_unwind().await,
+        };
+        let result = match done {
             Ok(result) => result,
             Err(panic) => {
                 self.disconnect().await;
-                return Err(Unwritten::Panicked(batch.id(), message(panic.as_ref())));
+                let panic = message(panic.as_ref());
+                return Err(match work {
+                    Work::Write(batch) => Unwritten::Panicked(batch.id(), panic),
+                    Work::Connect | Work::Tick => {
+                        let doing = "doing what is due, which is a bug in saltern";
+                        Unwritten::Failed(WriteError::retry(doing, panic))
+                    }
+                });
             }
         };
-        self.panicked = None;
+        if work.batch().is_some() {
+            self.panicked = None;
+        }
         if matches!(result, Err(WriteError::Reconnect { .. })) {
             self.disconnect().await;
         }
@@ -416,6 +527,9 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// Drops the connection.
     async fn disconnect(&mut self) {
         if let Some(sink) = self.sink.take() {
+            if sink.due().is_some() && self.late_until.is_none() {
+                self.late_until = Some(Instant::now());
+            }
             self.release(sink).await;
         }
     }
