@@ -1389,4 +1389,160 @@ pub(crate) mod tests {
             }
         }
     }
+
+    /// A store that gathers tags, and sends them a minute after the first.
+    struct Gathering(Arc<Mutex<Gathered>>);
+
+    #[derive(Default)]
+    struct Gathered {
+        waiting: Vec<String>,
+        since: Option<Instant>,
+        /// What to answer when it is due.
+        ticks: VecDeque<Answer>,
+        /// When what was sent, or not, in seconds from the beginning.
+        log: Vec<(u64, String)>,
+        began: Option<Instant>,
+    }
+
+    impl Gathered {
+        fn note(&mut self, what: impl Into<String>) {
+            let began = *self.began.get_or_insert_with(Instant::now);
+            self.log.push((began.elapsed().as_secs(), what.into()));
+        }
+    }
+
+    impl Sink for Gathering {
+        const NAME: &'static str = "gathering";
+        const ABOUT: &'static str = "gathers";
+        const DEFAULTS: Defaults =
+            Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
+        const ONCE: Once = Once::No;
+        type Config = Unconfigurable<Gathered>;
+
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
+            config.0.lock().unwrap().note("connect");
+            Ok(Gathering(Arc::clone(&config.0)))
+        }
+
+        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+            let mut gathered = self.0.lock().unwrap();
+            gathered.waiting.extend(batch.events().map(|event| event.tag().to_owned()));
+            gathered.since.get_or_insert_with(Instant::now);
+            let written = format!("write {}", gathered.waiting.concat());
+            gathered.note(written);
+            Ok(())
+        }
+
+        fn due(&self) -> Option<Instant> {
+            self.0.lock().unwrap().since.map(|since| since + Duration::from_secs(60))
+        }
+
+        async fn tick(&mut self) -> Result<(), WriteError> {
+            if self.due().is_none_or(|due| due > Instant::now()) {
+                return Ok(());
+            }
+            let answer = self.0.lock().unwrap().ticks.pop_front();
+            self.0.lock().unwrap().note(format!("tick {:?}", answer.unwrap_or(Answer::Fine)));
+            obey(answer).await?;
+            let mut gathered = self.0.lock().unwrap();
+            gathered.since = None;
+            let sent = format!("send {}", std::mem::take(&mut gathered.waiting).concat());
+            gathered.note(sent);
+            Ok(())
+        }
+    }
+
+    /// Runs a writer over a store that gathers, with batches at these seconds, until what came last
+    /// was due. What it did, and the sink's state.
+    async fn gather(
+        ticks: &[Answer],
+        batches: &[(u64, &str)],
+        until: u64,
+    ) -> (Vec<(u64, String)>, Arc<SinkState>) {
+        let gathered = Gathered {
+            ticks: ticks.iter().copied().collect(),
+            began: Some(Instant::now()),
+            ..Gathered::default()
+        };
+        let (store, began) = (Arc::new(Mutex::new(gathered)), Instant::now());
+        let (sender, receiver) = mpsc::channel(10);
+        let (settled, _settled_out) = channel(10, &Bell::default());
+        let retry = RetryConfig {
+            initial: Span::seconds(8),
+            max: Span::seconds(8),
+            timeout: Span::seconds(5),
+            ..RetryConfig::default()
+        };
+        let shared = Arc::new(shared(retry));
+        let (state, stop) = (Arc::clone(&shared.state), CancellationToken::new());
+        let writer = Writer { context: context(), batches: receiver, settled, shared, stop };
+        let config = Unconfigurable(Arc::clone(&store));
+        let sends = async {
+            for (place, (at, tag)) in (0..).zip(batches) {
+                sleep_until(began + Duration::from_secs(*at)).await;
+                // A writer that is parked has ended.
+                let _ = sender.send(batch(place, &[tag])).await;
+            }
+            sleep_until(began + Duration::from_secs(until)).await;
+            drop(sender);
+        };
+        tokio::join!(drive::<Gathering>(&config, writer), sends);
+        let log = std::mem::take(&mut store.lock().unwrap().log);
+        (log, state)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_is_done_beside_batches() {
+        let batches = [(1, "a"), (30, "b"), (61, "c"), (70, "d")];
+        let (log, _) = gather(&[], &batches, 200).await;
+        let expected = [
+            (0, "connect"),
+            (1, "write a"),
+            (30, "write ab"),
+            (61, "tick Fine"),
+            (61, "send ab"),
+            (61, "write c"),
+            (70, "write cd"),
+            (121, "tick Fine"),
+            (121, "send cd"),
+        ];
+        let log: Vec<_> = log.iter().map(|(at, what)| (*at, what.as_str())).collect();
+        assert_eq!(log, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_and_fails_comes_again_and_holds_up_no_batch() {
+        for (answer, reconnects) in [
+            (Answer::Busy, false),
+            (Answer::Refused, false),
+            (Answer::Gone, true),
+            (Answer::Silence, true),
+            (Answer::Panic, true),
+        ] {
+            let batches = [(1, "a"), (67, "b")];
+            let (log, state) = gather(&[answer, answer], &batches, 200).await;
+            let words: Vec<_> = log.iter().map(|(_, what)| what.as_str()).collect();
+            let tries = log.iter().filter(|(_, what)| what.starts_with("tick"));
+            let tries: Vec<_> = tries.map(|(at, _)| *at).collect();
+            assert_eq!(tries.len(), 3, "{answer:?}: {log:?}");
+            assert!(tries.windows(2).all(|pair| pair[1] - pair[0] >= 3), "{answer:?}: {log:?}");
+            assert_eq!(words.last(), Some(&"send ab"), "{answer:?}: {log:?}");
+            let connects = words.iter().filter(|word| **word == "connect").count();
+            assert_eq!(connects, if reconnects { 3 } else { 1 }, "{answer:?}: {log:?}");
+            let written = log.iter().find(|(_, what)| what == "write ab").unwrap().0;
+            assert!((67..75).contains(&written), "{answer:?}: {log:?}");
+            assert!(state.up.get() > 0.0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_gathers_is_not_up_before_what_is_due_worked() {
+        let ticks = [Answer::Busy; 1000];
+        let (log, state) = gather(&ticks, &[(1, "a"), (67, "b"), (80, "c")], 100).await;
+        assert!(log.iter().any(|(_, what)| what == "write abc"), "{log:?}");
+        assert!(state.up.get() == 0.0 && state.retries.get() > 2);
+        let (log, state) = gather(&[Answer::Wrong], &[(1, "a"), (100, "b")], 200).await;
+        assert_eq!(log.last().unwrap().1, "tick Wrong");
+        assert!(state.parked().is_some());
+    }
 }

@@ -365,3 +365,223 @@ fn cannot_open(path: &Path, cause: Cause) -> ConnectError {
     let doing = format!("opening the digest's file {}", path.display());
     ConnectError::Retry { doing, cause, after: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::sink::testing::{batch, context};
+
+    fn config(max_events: usize) -> DigestConfig {
+        let (after, interval) = (Duration::from_secs(60), Duration::from_secs(10));
+        DigestConfig { max_events, after, interval, template: None }
+    }
+
+    fn open(folder: &Path, max_events: usize) -> Digests {
+        let context = Context { state_dir: folder.into(), ..context() };
+        Digests::open(&config(max_events), &context).unwrap()
+    }
+
+    fn events(numbers: std::ops::Range<u64>) -> Batch {
+        batch(numbers.map(|n| Event::new(&format!("n/{n}"), b"\x80")).collect())
+    }
+
+    /// The numbers of the events in the digest that is due, what it says of dropped ones, its key.
+    fn sealed(digests: &mut Digests) -> Option<(Vec<u64>, u64, String)> {
+        let due = digests.seal(Place::Json).unwrap()?;
+        let body: Value = serde_json::from_slice(&due.body).unwrap();
+        let events = body["events"].as_array().unwrap();
+        assert_eq!(body["count"], events.len());
+        let number = |event: &Value| event["tag"].as_str().unwrap()[2..].parse().unwrap();
+        Some((events.iter().map(number).collect(), body["dropped"].as_u64().unwrap(), due.key))
+    }
+
+    async fn pass(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    fn refusal() -> Result<(), WriteError> {
+        Err(WriteError::reject("sending", "no"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_digest_waits_for_more_events_and_for_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut digests = open(folder.path(), 3);
+        assert_eq!(digests.due(), None);
+        assert!(!folder.path().join("digests").exists(), "no file without an event");
+        let began = Instant::now();
+        digests.gather(&events(0..1)).unwrap();
+        pass(20).await;
+        digests.gather(&events(1..2)).unwrap();
+        assert_eq!(digests.due(), Some(began + Duration::from_secs(60)));
+        assert_eq!(sealed(&mut digests), None);
+        pass(40).await;
+        assert_eq!(sealed(&mut digests).unwrap().0, [0, 1]);
+        digests.settle(Ok(())).unwrap();
+        // Full at once, and held back by the interval.
+        digests.gather(&events(2..7)).unwrap();
+        assert_eq!(digests.due(), Some(began + Duration::from_secs(70)));
+        pass(10).await;
+        assert_eq!(sealed(&mut digests).unwrap().0, [2, 3, 4]);
+        digests.settle(Ok(())).unwrap();
+        assert_eq!(digests.due(), Some(began + Duration::from_secs(120)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_digest_is_the_same_after_a_crash_until_it_was_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut digests = open(folder.path(), 3);
+        digests.gather(&events(0..3)).unwrap();
+        let first = sealed(&mut digests).unwrap();
+        digests.settle(Err(WriteError::retry("sending", "busy"))).unwrap_err();
+        digests.gather(&events(3..4)).unwrap();
+        drop(digests);
+        let mut digests = open(folder.path(), 3);
+        assert!(digests.due().unwrap() <= Instant::now());
+        // The batch that was stored but not settled comes again.
+        digests.gather(&events(3..4)).unwrap();
+        assert_eq!(sealed(&mut digests).unwrap(), first);
+        digests.settle(Ok(())).unwrap();
+        drop(digests);
+        let mut digests = open(folder.path(), 3);
+        digests.gather(&events(0..4)).unwrap();
+        pass(60).await;
+        let second = sealed(&mut digests).unwrap();
+        assert_eq!(second.0, [3]);
+        assert_ne!(second.2, first.2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_event_is_found_and_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut digests = open(folder.path(), 4);
+        digests.gather(&events(0..8)).unwrap();
+        let (mut accepted, mut told) = (Vec::new(), 0);
+        while accepted.len() < 7 {
+            pass(60).await;
+            let (numbers, dropped, _) = sealed(&mut digests).unwrap();
+            if numbers.contains(&5) {
+                digests.settle(refusal()).unwrap();
+                continue;
+            }
+            digests.settle(Ok(())).unwrap();
+            accepted.extend(numbers);
+            told += dropped;
+        }
+        assert_eq!((accepted, told), (vec![0, 1, 2, 3, 4, 6, 7], 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_damaged_or_gone_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("digests/test.db");
+        let mut digests = open(folder.path(), 1);
+        digests.gather(&events(0..1)).unwrap();
+        std::fs::remove_dir_all(folder.path().join("digests")).unwrap();
+        assert_eq!(digests.gather(&events(1..2)).unwrap_err().label(), "reconnect");
+        let mut digests = open(folder.path(), 1);
+        digests.gather(&events(1..2)).unwrap();
+        drop(digests);
+        std::fs::write(&path, "this is no database, it is some text".repeat(100)).unwrap();
+        let mut digests = open(folder.path(), 1);
+        digests.gather(&events(2..3)).unwrap();
+        assert_eq!(sealed(&mut digests).unwrap().0, [2]);
+        let names = std::fs::read_dir(folder.path().join("digests")).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.iter().any(|name| name.to_str().unwrap().contains("damaged")), "{names:?}");
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Gather(u64),
+        /// The last batch comes again, as after a crash.
+        Again,
+        Pass(u64),
+        Accept,
+        Lose,
+        Refuse,
+        Reopen,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1u64..9).prop_map(Step::Gather),
+            1 => Just(Step::Again),
+            3 => (1u64..80).prop_map(Step::Pass),
+            4 => Just(Step::Accept),
+            1 => Just(Step::Lose),
+            1 => Just(Step::Refuse),
+            1 => Just(Step::Reopen),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn invariant_3_what_is_gathered_is_in_one_digest_in_order_or_counted_as_dropped(
+            steps in proptest::collection::vec(step(), 1..60),
+            most in 1usize..6,
+            bound in 1usize..20,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let folder = tempfile::tempdir().unwrap();
+                let opened = || {
+                    let mut digests = open(folder.path(), most);
+                    digests.bounds = Bounds { events: bound, ..BOUNDS };
+                    digests
+                };
+                let mut digests = opened();
+                let (mut next, mut last) = (0, 0..0);
+                let (mut told, mut accepted) = (0, Vec::new());
+                let mut keys = BTreeMap::new();
+                let ending = [Step::Pass(80), Step::Accept].repeat(40);
+                for step in steps.into_iter().chain(ending) {
+                    match step {
+                        Step::Gather(count) => {
+                            last = next..next + count;
+                            next += count;
+                            digests.gather(&events(last.clone())).unwrap();
+                        }
+                        Step::Again if last.is_empty() => {}
+                        Step::Again => digests.gather(&events(last.clone())).unwrap(),
+                        Step::Pass(seconds) => pass(seconds).await,
+                        Step::Reopen => digests = opened(),
+                        Step::Accept | Step::Lose | Step::Refuse => {
+                            let Some((numbers, dropped, key)) = sealed(&mut digests) else {
+                                continue;
+                            };
+                            let same = keys.entry(key).or_insert_with(|| numbers.clone());
+                            assert_eq!(*same, numbers, "a key stands for one digest");
+                            assert!(numbers.len() <= most);
+                            match step {
+                                Step::Accept => {
+                                    digests.settle(Ok(())).unwrap();
+                                    accepted.extend(numbers);
+                                    told += dropped;
+                                }
+                                Step::Refuse => digests.settle(refusal()).unwrap(),
+                                _ => {}
+                            }
+                        }
+                    }
+                }
+                assert!(accepted.is_sorted_by(|a, b| a < b), "{accepted:?}");
+                // What was dropped after the last digest is told by the next.
+                told += u64::try_from(digests.dropped).unwrap();
+                assert_eq!(accepted.len() as u64 + told, next);
+                assert_eq!((digests.due(), digests.sealed), (None, None));
+            });
+        }
+    }
+}
