@@ -3,9 +3,9 @@
 //! Events run one way. A [`source`] reads frames and knows nothing else. The dispatcher
 //! ([`pipeline::dispatch`]) makes [`event`]s of them, hides what the rules name
 //! ([`event::redact`]), asks each sink's [filter](event::filter), and shares the events out in
-//! [chunks](event::chunk). Each sink has a spooler, a thread that owns the sink's [`queue`] and cuts
-//! it into [batches](event::batch). Its writers are driven by [`delivery`]: connect, write, back
-//! off, split what is refused. A [`sink`] knows its store and nothing else.
+//! [chunks](event::chunk). Each sink has a spooler, a thread that owns the sink's [`queue`] and
+//! cuts it into [batches](event::batch). Its writers are driven by [`delivery`]: connect, write,
+//! back off, split what is refused. A [`sink`] knows its store and nothing else.
 //!
 //! [`pipeline`] puts this together from a [`config`], which is [`yaml`] with [`units`], and changes
 //! it while it runs. [`observe`] is what can be seen of it, [`estate`] what can be seen of the Salt

@@ -68,7 +68,7 @@ impl std::fmt::Display for Brokers {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sasl {
-    /// How the password is shown to the broker.
+    /// How the password is shown to the broker. Default: `SCRAM-SHA-512`.
     #[serde(default)]
     mechanism: Mechanism,
     /// The user.

@@ -6,6 +6,7 @@ pub(crate) mod http;
 #[cfg(feature = "kafka")]
 pub(crate) mod kafka;
 pub(crate) mod servers;
+pub(crate) mod signature;
 pub(crate) mod stream;
 pub(crate) mod tls;
 

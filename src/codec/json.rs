@@ -49,9 +49,9 @@ impl std::ops::AddAssign for JsonLosses {
     }
 }
 
-/// How deep arrays and maps may nest as keys of maps. The text of such a key is escaped once for
-/// each map that it is a key in, which doubles its backslashes each time: without a limit a payload
-/// of a hundred bytes could become more text than there is memory.
+/// How deep arrays and maps may nest as keys of maps. A key in a key is escaped once more for each
+/// map around it, and each time its backslashes double. Without a limit a payload of a hundred
+/// bytes could become more text than there is memory.
 pub(crate) const MAX_KEY_DEPTH: usize = 4;
 
 /// Bytes of payload that all arrays and maps that are keys of maps may take together; those for

@@ -3,7 +3,7 @@
 //! Python's `json.dumps` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON, and halves
 //! of surrogate pairs, which are no text. Its integers have no bounds. Programs write bytes as they
 //! have them. `serde_json` refuses a whole line for any of these. So a text that it refuses is
-//! mended and given to it once more. It alone says what JSON is: the pass in front of it knows
+//! repaired and given to it once more. It alone says what JSON is: the pass in front of it knows
 //! strings, words and brackets, and leaves all the rest as it stands.
 //!
 //! | text | value |
@@ -445,7 +445,7 @@ mod tests {
             }
         }
 
-        /// The mender changes nothing that needs no mending.
+        /// The repair changes nothing that is right already.
         #[test]
         fn mending_keeps_what_is_good(text in ".{0,60}", number in any::<f64>(), whole in any::<i64>()) {
             prop_assume!(number.is_finite());

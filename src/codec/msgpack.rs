@@ -6,9 +6,9 @@
 //! [`find`] looks a key up in the top-level map.
 //!
 //! Skipping keeps one number, the count of values still to come, in place of a stack: a map of `n`
-//! pairs adds `2n` to it, a scalar takes one away. Hostile nesting can therefore overflow nothing,
-//! and a skip that ran out of bytes can go on where it stopped ([`Skip`]), which the framing of the
-//! bus uses to look at every byte of a frame once.
+//! pairs adds `2n` to it, a scalar takes one away. Hostile nesting can therefore overflow nothing.
+//! A skip that ran out of bytes can go on where it stopped ([`Skip`]), so the framing of the bus
+//! looks at every byte of a frame once.
 //!
 //! Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
 

@@ -35,7 +35,7 @@ use self::sink_entry::{job_cache, share_memory, sink_of};
 use self::source_entry::{introduce, source_of};
 pub(crate) use crate::http::settings::Http;
 pub(crate) use general::{General, Log, LogFormat, LogLevel};
-pub(crate) use schema::schema;
+pub use schema::schema;
 pub(crate) use sink_entry::SinkConfig;
 pub(crate) use source_entry::SourceConfig;
 

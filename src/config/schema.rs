@@ -12,7 +12,7 @@ use crate::sink;
 use crate::source;
 
 /// The JSON Schema of the whole configuration.
-pub(crate) fn schema() -> Schema {
+pub fn schema() -> Schema {
     let mut generator = SchemaGenerator::default();
     let sources =
         source::registry::KINDS.iter().map(|kind| (kind.name, (kind.schema)(&mut generator)));

@@ -8,9 +8,9 @@
 //!                a probe succeeds
 //! ```
 //!
-//! Every writer of a sink shares the breaker. While it is closed they all write; while it is open
-//! they queue for the one permit, so that a server that comes back is met by one connection and
-//! not by all of them.
+//! Every writer of a sink shares the breaker. While it is closed they all write. While it is open
+//! they queue for the one permit, because a server that comes back should be met by one connection
+//! and not by all.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

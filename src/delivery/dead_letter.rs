@@ -1,9 +1,9 @@
 //! Dead letters: events that a sink will never accept, kept for people to look at.
 //!
 //! They are rows of a SQLite database in `state_dir`, which the daemon and the command line may
-//! have open at the same time. A letter that is marked for replay is handed to its sink once more
-//! by the daemon, as the same event with the same id, and leaves when the sink has kept it; if it
-//! is refused again it becomes a letter again.
+//! have open at the same time. The daemon hands a letter that is marked for replay to its sink once
+//! more, as the same event with the same id. The letter leaves when the sink has kept it. If it is
+//! refused again it becomes a letter again.
 //!
 //! Triggers of the database keep the table `totals`, so that it is true whichever process changes
 //! the letters. What the daemon asks for is found there or by an index: its cost does not grow with

@@ -175,7 +175,7 @@ impl Counters {
         &self.config
     }
 
-    /// Books by another configuration, which know the minions and the jobs that these know.
+    /// Counters by another configuration, which know the minions and the jobs that these know.
     pub(super) fn continued(self, config: EstateConfig) -> Self {
         let mut counters = Counters::new(config);
         let room = counters.config.minions_bound();

@@ -40,8 +40,8 @@ const FEW: usize = 4;
 /// The counts, for whoever shows them; none while they are not wanted.
 pub struct Estate {
     counters: Mutex<Option<Counters>>,
-    /// Held by whoever waits for the books, so that a counter with much to count, which wants them
-    /// again as soon as it has let go of them, is behind those who render.
+    /// Held by whoever waits for the counters. A counting thread with much to do wants them again
+    /// as soon as it has released them, and so waits behind those who render.
     turn: Mutex<()>,
     /// Bytes of events that may wait to be counted.
     memory: Arc<AtomicUsize>,

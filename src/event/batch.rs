@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::chunk::Share;
 use crate::event::{Authority, Event, EventId, Origin};
@@ -12,7 +12,7 @@ use crate::units::{ByteSize, Span};
 
 /// How large a batch may become and how long it may wait to fill. What is not given is the kind's
 /// own default.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BatchConfig {
     /// Events in a batch, at the most.
@@ -53,6 +53,15 @@ impl BatchLimits {
         }
     }
 
+    /// These limits as they are written.
+    pub(crate) fn written(self) -> BatchConfig {
+        BatchConfig {
+            max_events: Some(self.max_events as u64),
+            max_bytes: Some(ByteSize(self.max_bytes as u64)),
+            linger: Some(Span(self.linger)),
+        }
+    }
+
     /// When a batch is due of what waits: `events` of `bytes`, the first of them since `since`.
     pub(crate) fn due(&self, events: usize, bytes: usize, since: Instant) -> Instant {
         if events >= self.max_events || bytes >= self.max_bytes {
@@ -69,9 +78,9 @@ pub(crate) struct BatchId(pub(crate) u128);
 
 impl BatchId {
     /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
-    /// first of them `event`, read at `received`. The event and the time keep ids apart should the
-    /// same sequences name other events: in a queue that lost its files, or where events that were
-    /// tried have moved up behind what was dropped.
+    /// first of them `event`, read at `received`. The event and the time keep ids apart where the
+    /// same sequences name other events. That happens in a queue that lost its files, and where
+    /// events that were tried have moved up behind what was dropped.
     fn of(queue: u128, first: u64, len: usize, received: u64, event: EventId) -> Self {
         let mut bytes = queue.to_be_bytes().to_vec();
         for number in [first, len as u64, received] {

@@ -188,11 +188,11 @@ impl Share {
         self.picks.as_ref().map_or(&self.chunk.bytes_before, |picks| &picks.bytes_before)
     }
 
-    /// The bytes of memory that the events are counted with: their frames twice, since their JSON
-    /// may stand beside them, and the structs; of a part of a chunk, its part of what the whole
-    /// chunk weighs, since that is what it holds. What is held is five times as much at the most:
-    /// frames that are not copied are a quarter of their block, or half of that where repeats were
-    /// dropped.
+    /// The bytes of memory that the events are counted with: the structs, and their frames twice,
+    /// because their JSON may stand beside them. A part of a chunk counts with its part of the
+    /// whole chunk's weight, because that is what it holds. What is held is five times as much at
+    /// the most: frames that are not copied are a quarter of their block, or half of that where
+    /// repeats were dropped.
     pub(crate) fn weight(&self) -> usize {
         self.weight_before(self.to) - self.weight_before(self.from)
     }

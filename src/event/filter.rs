@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::job_return::Outcome;
 use crate::event::{Event, EventKind, Fields};
@@ -12,7 +12,7 @@ use crate::event::{Event, EventKind, Fields};
 /// What an event must be for a sink to take it. Each key that is given must match; a list matches
 /// when one of its entries does. Globs know `*`, `?`, `[a-z]` and `{a,b}`, and `*` matches `/` too,
 /// as in Salt's own event filters.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FilterConfig {
     /// Globs of tags to take: `["salt/job/*/ret/*"]`. Default: all.

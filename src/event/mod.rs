@@ -23,6 +23,7 @@ use step::{STAMP, Step};
 pub(crate) mod as_fired;
 pub mod batch;
 pub mod chunk;
+pub(crate) mod escape;
 pub mod filter;
 mod job_id;
 pub(crate) mod job_load;
@@ -33,7 +34,9 @@ pub mod redact;
 pub(crate) mod runner;
 pub(crate) mod standing;
 pub(crate) mod step;
+pub(crate) mod template;
 pub(crate) mod trimmed;
+pub(crate) mod url_template;
 
 pub(crate) use job_id::{is_jid, is_job};
 

@@ -6,8 +6,8 @@
 //! reaches a browser as a cookie, by one URL that `saltern console` prints.
 //!
 //! A page of another site must get nothing by way of somebody's browser. So a request has to call
-//! this machine by a name that is its own (a foreign name that was made to lead here is refused),
-//! an `Origin` has to be that same name, and what acts by cookie alone has to have one.
+//! this machine by a name that is its own, because a foreign name can be made to lead here. An
+//! `Origin` has to be that same name, and a request that acts by cookie alone has to have one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! The places for connections at one door, and who leaves when there is none for the next.
+//! The slots for connections at one listener, and who leaves when there is none for the next.
 //!
-//! Nobody waits behind clients that do nothing. When all places are taken a connection that has
-//! asked nothing yet goes first, then one that is idle, then one whose client does not read, then
+//! Nobody waits behind clients that do nothing. When all slots are taken, one connection goes, in
+//! this order: one that has asked nothing yet; one that is idle; one whose client does not read;
 //! one without a token that asks again and again. Those that have shown no token go before those
 //! that have, and the one that has been so the longest.
 

@@ -1,9 +1,10 @@
-//! Accepting connections at one door, with limits: no client can hold memory or the shutdown up.
+//! Accepting connections at one listener, with limits: no client can hold up memory or the
+//! shutdown.
 //!
-//! A door has [`PLACES`] at a time; who leaves when they are taken is a matter of [`super::slots`].
-//! A client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an answer
-//! for [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way have
-//! [`GOODBYE`] to end.
+//! A listener has [`PLACES`] at a time. [`super::connection_slots`] says who leaves when they are
+//! taken. A client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an
+//! answer for [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way
+//! have [`GOODBYE`] to end.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -106,7 +106,7 @@ pub(super) enum Answer {
 }
 
 impl Scrapes {
-    /// The answer, now, to who asked at `asked` from this seat; a text is made by `make` if it is
+    /// The answer, now, to who asked at `asked` from this slot; a text is made by `make` if it is
     /// time for one.
     pub(super) fn answer(
         &self,

@@ -1,9 +1,10 @@
 //! The token that is made at the first start, where none is configured.
 //!
-//! It is in a file of `state_dir` that its owner alone can read. A file that others could read,
-//! that is empty or no token is put aside for a new one, and not refused: the token in it is worth
-//! nothing any more, a new one costs a browser one more `saltern console`, and a daemon that does
-//! not start costs events. A file that cannot be read just now may hold a good token, and stays.
+//! It is in a file of `state_dir` that its owner alone can read. A file that others could read, or
+//! that is empty or no token, is put aside for a new one. It is not refused, because its token is
+//! worth nothing any more. A new token costs a browser one more `saltern console`. A daemon that
+//! does not start costs events. A file that cannot be read just now may hold a good token, and
+//! stays.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};

@@ -29,6 +29,7 @@ pub use options::WITHOUT_MEANING;
 use page::{Page, quoted};
 use python::is_false;
 use returners::returners;
+pub use returners::without_sink;
 
 /// The keys that name what stores jobs, and what each stores.
 const JOB_CACHES: [(&str, &str); 2] = [

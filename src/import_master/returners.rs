@@ -116,6 +116,11 @@ const WITHOUT_SINK: [Returner; 33] = [
     Returner { why_not: INSTEAD, ..store(&["salt_cache"], &[], false) },
 ];
 
+/// The names of the returners that no sink stands for yet.
+pub fn without_sink() -> impl Iterator<Item = &'static str> {
+    WITHOUT_SINK.iter().filter_map(|returner| returner.names.first().copied())
+}
+
 /// Options that name a mapping elsewhere in the configuration, which holds more options.
 const PROFILES: [&str; 4] =
     ["profile", "returner", "returner_read_profile", "returner_write_profile"];

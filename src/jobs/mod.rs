@@ -11,8 +11,9 @@
 //! question, however large, holds up what comes in. What is older than `keep_jobs` goes in small
 //! steps ([`retention`]).
 //!
-//! The file is made of what passed by and can be made again, so a power cut may cost it the last
-//! commits (write-ahead log, `synchronous = NORMAL`), and a damaged one is put aside for a new one.
+//! The file is made of what passed by and can be made again. A power cut may therefore cost it the
+//! last commits (write-ahead log, `synchronous=NORMAL`), and a damaged file is put aside for a new
+//! one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

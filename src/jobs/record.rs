@@ -14,9 +14,9 @@
 //! * Of a job that was published with `nocache` it is noted who has returned and how it went, and
 //!   not what.
 //! * A *runner* is a job with one return, that of the master, which is no minion and expected
-//!   nowhere. It is stored as Salt hands it to a job cache ([`crate::event::runner`]), also where
-//!   only the bus tells of it; then it stands under the id that the source has for its master,
-//!   until Salt says the true one. Without the master's word no job that was published becomes one.
+//!   nowhere. It is stored as Salt hands it to a job cache ([`RunnerJob`]), also where only the bus
+//!   tells of it. Then it stands under the id that the source has for its master, until Salt says
+//!   the true one. Without the master's word no job that was published becomes one.
 //! * Returns under the id of no job (`nocache`, `req`) are not stored here.
 
 use std::borrow::Cow;

@@ -1,8 +1,8 @@
 //! Holding back log lines that repeat.
 //!
-//! A thing that goes wrong often does so a thousand times. Of warnings and errors of the same kind
-//! the first [`SHOWN`] within a minute are shown. The others are counted, and a line says how many
-//! there were, with the first of them, once the minute is over and anything is logged.
+//! A thing that goes wrong often does so a thousand times. The first [`SHOWN`] warnings or errors
+//! of a kind are shown within a minute, and the others are counted. Once the minute is over and
+//! anything is logged, a line says how many there were, with the first of them.
 //!
 //! The kind is the place in the program and the fields of [`OWN`], which have few values. Any other
 //! field may hold a text that somebody sends, who must not fill the log by sending another one each

@@ -1,9 +1,9 @@
 //! Whether every thread moves.
 //!
-//! A thread that lives as long as the daemon has a [`Pulse`]: a number that it counts up with each
-//! thing that it does, and that is odd while it waits for something to do. A thread whose number is
-//! even and stays the same is stuck, in a system call perhaps. Looking costs the thread nothing,
-//! and one that waits is not woken up for it.
+//! A thread that lives as long as the daemon has a [`Pulse`]. It is a number that the thread counts
+//! up with each thing that it does, and that is odd while it waits. A thread whose number is even
+//! and stays the same is stuck, in a system call perhaps. Looking costs the thread nothing, and one
+//! that waits is not woken up for it.
 //!
 //! A runtime has no such thread of its own. A task of it is [asked](Threads::answer) at each look,
 //! and counts as stuck while it does not answer.

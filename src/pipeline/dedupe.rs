@@ -1,13 +1,12 @@
-//! Drops events that another source or master brought a moment ago: the same event from the bus
-//! and a returner, or from two masters of a cluster.
+//! Drops repeats: events that another source or master brought a moment ago. The bus and a returner
+//! bring the same event, and so do two masters of a cluster.
 //!
-//! What comes again from where it came from is no such repeat: a source that reads something a
-//! second time does so because the first time may not have been enough, and whoever brought an
-//! event first is the one that answers for it.
+//! An event that comes again by the same provenance is no repeat. A source reads something a second
+//! time because the first time may not have been enough, and whoever brought an event first answers
+//! for it.
 //!
-//! An event that the master vouches for is let through once more where it came before with nobody
-//! to vouch for it: a sink that keeps one of two events that contradict each other has to hear of
-//! it ([`Seen::Raised`]).
+//! An event that the master vouches for passes once more if it came before without that word. A
+//! sink that keeps one of two contradicting events has to hear of it ([`Seen::Raised`]).
 //!
 //! Ids of events are kept in two generations. A new generation begins when the window has passed,
 //! or when the current one is full; what was in the one before the last is forgotten. An event is
@@ -58,7 +57,7 @@ pub(crate) enum Seen {
 }
 
 impl Provenance {
-    /// The bringer of what comes from there, by this way of the source's.
+    /// The provenance of what comes from there, by this way into the source.
     pub(crate) fn of(origin: &Origin, via: &str) -> Self {
         let names = [&origin.source, via, &origin.master_id].join("\0");
         let hash = xxhash_rust::xxh3::xxh3_64(names.as_bytes());

@@ -1,9 +1,9 @@
 //! The dispatcher: one thread that makes events of frames and gives each sink its share of them.
 //!
-//! It splits tag from payload, counts what a reader of the bus should know of (values that the
-//! master trimmed, events of a cluster peer), hides what is to be hidden, asks each sink's filter,
-//! and hands each sink the events that it wants, shared by `Arc`. It waits for a sink only if that
-//! sink's spooler does not take shares off its channel, which it always does.
+//! It splits tag from payload and hides what the rules name. It counts what a reader of the bus
+//! should know of: values that the master trimmed, events of a cluster peer. It asks each sink's
+//! filter, and hands each sink the events that it wants, shared by `Arc`. It waits for a sink only
+//! if that sink's spooler does not take shares off its channel, which it always does.
 //!
 //! Sinks come and change while it works, by [`Change`]s. A sink that goes needs none: its spooler
 //! lets go of the channel, and the dispatcher of the sink when it next has something for it.

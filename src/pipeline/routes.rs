@@ -1,8 +1,8 @@
 //! Which events go to which sinks: the filters of all sinks, asked together.
 //!
 //! Twenty sinks with ten globs each would be twenty searches in every tag. Here the globs of all of
-//! them are one automaton that walks over a tag once and says which globs match; and what a filter
-//! asks of the payload is looked up once an event, however many ask.
+//! them are one automaton, which walks over a tag once and says which globs match. What a filter
+//! asks of the payload is looked up once an event, however many filters ask.
 
 use std::cell::OnceCell;
 

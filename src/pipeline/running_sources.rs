@@ -2,8 +2,8 @@
 //!
 //! Sources can be started at any time as long as one is left; when the last has ended the thread
 //! ends too, and with it everything behind. A source that has changed is told to stop once its
-//! successor is on the list, so that the list is never empty in between; the successor begins when
-//! the old one has let go of its address.
+//! successor is on the list, so the list is never empty in between. The successor begins when the
+//! old one has given up its address.
 //!
 //! A source that fails is started again after a while, for as long as it is configured: what it
 //! needs may come. One that panics is, too, and touches no other.
@@ -80,7 +80,7 @@ impl RunningSource {
 }
 
 /// Runs sources until all have ended. The first that failed for good, and that no reload has
-/// mended, is the result.
+/// corrected, is the result.
 pub(crate) fn run(
     runtime: &tokio::runtime::Runtime,
     first: Vec<Starting>,

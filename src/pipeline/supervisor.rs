@@ -1,9 +1,9 @@
 //! What a sink's thread does: it runs the sink's spooler, and another one when that has died.
 //!
 //! A spooler dies when it panics, or when a writer or its sync thread does. That is a bug, and no
-//! reason to lose events: the sink is parked for a moment, its events gather in memory, then its
-//! spill is opened again, as after a crash of the daemon, and spooler and writers are begun anew.
-//! The more often that happens, the longer the moment is. Events that were in memory alone and went
+//! reason to lose events. The sink is parked for a moment and its events wait in memory. Then its
+//! spill is opened again, as after a crash of the daemon, and spooler and writers start anew. The
+//! more often that happens, the longer the moment is. Events that were in memory alone and went
 //! down with the spooler are counted as dropped, for the reason `panic`.
 
 use std::collections::VecDeque;

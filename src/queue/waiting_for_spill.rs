@@ -1,8 +1,8 @@
-//! A sink whose spill is not open, since it cannot be (a disk that is full, a file where a
-//! directory should be, no permission) or since its spooler has just died. It is parked with the
-//! reason and nobody else is held up. Its events wait in memory, as far as that goes, and the spill
-//! is tried again. Events whose source can wait do so beside that, as beside a full queue: what
-//! such a source has under way is bounded by the source. A full memory holds up what comes if
+//! A sink that waits for its spill to open. The disk may be full, a file may stand where a
+//! directory should be, a permission may be missing, or the spooler has just died. The sink is
+//! parked with the reason, and nobody else is held up. Its events wait in memory, as far as that
+//! goes, and the spill is tried again. Events whose source can wait do so beside that, as beside a
+//! full queue: the source bounds what it has under way. A full memory holds up what comes if
 //! `when_full` is `block`.
 
 use std::collections::VecDeque;

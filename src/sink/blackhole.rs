@@ -1,4 +1,27 @@
 //! `blackhole`: takes every event and keeps none. For measuring, and for trying filters.
+//!
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//! sinks:
+//!   nothing:
+//!     blackhole: {}
+//!     filter: {kinds: [beacon]}
+//! ```
+//!
+//! # Stored
+//!
+//! Nothing. Each event counts as stored, in `saltern_sink_events_total`.
+//!
+//! # Guarantee
+//!
+//! There is nothing that could be there twice.
+//!
+//! # Failures
+//!
+//! * nothing can fail → each batch counts as stored → `saltern_sink_up` is 1
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -5,6 +5,17 @@
 //! file beside this one: its `Config`, whose doc comments are the reference manual, and its
 //! `impl Sink`. To add it, declare the file in `sink/mod.rs` and name it in
 //! [`KINDS`](super::registry::KINDS).
+//!
+//! `docs/sinks/KIND.md` is made of the head of that file, its `//!` comment, and of what its types
+//! and constants say. The head begins with a paragraph on the kind. Its sections, in any order:
+//!
+//! * `# Example`: a whole configuration in a block `yaml`. A test reads it.
+//! * `# Stored`: what is written, in which form.
+//! * `# Failures`: a list of `* WHAT HAPPENS → WHAT SALTERN DOES → WHAT AN OPERATOR SEES`.
+//! * `# Guarantee`, if there is more to say than [`Sink::ONCE`] does. Its first sentence stands in
+//!   the table of all kinds.
+//! * `# Differences` from Salt's returner, and `# Moving`, besides what [`Sink::SALT`] says.
+//! * Any other, which stands behind `# Stored`; `# Inside` is left out, for readers of the code.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -148,7 +159,7 @@ pub enum Once {
 
 /// For whom tables are to be.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct TableWish {
+pub struct TableWish {
     /// The cluster that they are replicated in, where the store has clusters.
     pub(crate) cluster: Option<String>,
     /// The release of the server. Default: a current one.
@@ -167,39 +178,39 @@ pub(crate) struct Migrated {
 /// A returner of Salt's and how its options become the settings of a sink, for `saltern
 /// import-master` and the docs.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SaltReturner {
+pub struct SaltReturner {
     /// Its name, and other names that Salt knows it by.
-    pub(crate) names: &'static [&'static str],
+    pub names: &'static [&'static str],
     /// The names in front of its options, with a point between or as a mapping.
-    pub(crate) sections: &'static [&'static str],
+    pub sections: &'static [&'static str],
     /// `event_return` can name it.
-    pub(crate) stores_events: bool,
+    pub stores_events: bool,
     /// Its options that are carried over.
-    pub(crate) options: &'static [SaltOption],
+    pub options: &'static [SaltOption],
     /// Settings by which the sink stores what the returner does.
-    pub(crate) fixed: &'static [(&'static str, &'static str)],
+    pub fixed: &'static [(&'static str, &'static str)],
     /// The option that names the file that is written, and the file without it.
-    pub(crate) file: Option<(&'static str, &'static str)>,
+    pub file: Option<(&'static str, &'static str)>,
     /// A difference that is left.
-    pub(crate) note: Option<&'static str>,
+    pub note: Option<&'static str>,
 }
 
 /// An option of a returner.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SaltOption {
+pub struct SaltOption {
     /// Its name behind the section.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The sink's setting.
-    pub(crate) setting: &'static str,
+    pub setting: &'static str,
     /// Nothing is carried over without it.
-    pub(crate) is_needed: bool,
+    pub is_needed: bool,
     /// How it is written.
-    pub(crate) form: SaltForm,
+    pub form: SaltForm,
 }
 
 /// How an option of a returner is written, and so what becomes of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum SaltForm {
+pub enum SaltForm {
     /// The path of a file.
     Path,
     /// A number of seconds.

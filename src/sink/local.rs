@@ -1,10 +1,37 @@
 //! `local`: prints each event to standard output, one line an event.
 //!
-//! `text` is for the eye: time, tag, minion, function, outcome, coloured on a terminal. `json` is
-//! the line that `rawfile_json` writes; on a terminal it has nothing in it that does not show, and
-//! of an event of more than 4 MiB only the length. A batch is one write, unless an event's JSON is
-//! long, which goes in pieces. When standard output is closed nothing can ever be printed again, so
-//! the sink parks and the daemon says so.
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//! sinks:
+//!   screen:
+//!     local: {format: json}
+//!     filter: {outcome: [failed]}
+//! ```
+//!
+//! # Stored
+//!
+//! Nothing; each event is printed. `text` is for the eye: time, tag, minion, function, outcome,
+//! coloured on a terminal. `json` is the line that [`rawfile_json`](rawfile_json.md) writes; on a
+//! terminal it has nothing in it that does not show, and of an event of more than 4 MiB only the
+//! length. A batch is one write, unless an event's JSON is long, which goes in pieces.
+//!
+//! # Guarantee
+//!
+//! Lines are in order; nobody remembers what was printed.
+//!
+//! # Failures
+//!
+//! * standard output is closed → nothing can ever be printed again, so the sink parks → `/readyz`
+//!   says no and names the sink; the log says that nobody reads
+//! * any other error of writing → the batch comes again, after 0.5 s to 30 s → `saltern_sink_up` is
+//!   0, `saltern_sink_retries_total` rises
+//!
+//! # Differences
+//!
+//! Salt's prints the event as Python does; here it is a line for the eye, or JSON.
 
 use std::io::{self, IsTerminal, Write};
 

@@ -17,3 +17,4 @@ mod sql;
 mod sqlite3;
 #[cfg(test)]
 pub(crate) mod testing;
+mod webhook;

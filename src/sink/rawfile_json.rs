@@ -1,16 +1,55 @@
 //! `rawfile_json`: one JSON object a line in a file, as Salt's returner of that name writes them.
 //!
-//! A line is `{"tag": …, "data": …}`. The file is opened for appending and locked (flock) for each
-//! batch, so that it may be shared with Salt's own returner. A batch is stored whole: if the disk
-//! is full the part that was written is cut off again, so there is never half a line, and a half
-//! line that a crash left is cut off when the file is opened.
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//! sinks:
+//!   archive:
+//!     rawfile_json:
+//!       filename: /var/log/saltern/events.jsonl
+//!       rotate: {max_bytes: 1GiB, max_age: 7d, keep: 12}
+//! ```
+//!
+//! # Stored
+//!
+//! A line for each event, `{"tag": …, "data": …}`, as Salt's own writes it: see
+//! [JSON](../sinks.md#json).
+//!
+//! The file is opened for appending and locked (flock) for each batch, so that it may be shared
+//! with Salt's own returner. A batch is stored whole: if the disk is full the part that was written
+//! is cut off again, so there is never half a line, and a half line that a crash left is cut off
+//! when the file is opened.
+//!
+//! # Rotation
 //!
 //! SIGHUP opens the file anew, for logrotate; a file that was deleted is begun anew by itself.
-//! `rotate` needs no logrotate: a file is compressed beside itself, takes its number, and only then
-//! is removed, all under the lock, so that a crash or a full disk at any point loses nothing. If it
-//! cannot be rotated, events go on into the file and rotation is tried again a minute later.
+//! `rotate` needs no logrotate: a file is compressed beside itself, takes its number (`FILE.1.zst`
+//! is the newest), and only then is removed, all under the lock, so that a crash or a full disk at
+//! any point loses nothing. If it cannot be rotated, events go on into the file and rotation is
+//! tried again a minute later.
 //!
-//! At least once: a batch that was written just before a crash is written again after it.
+//! # Guarantee
+//!
+//! In order, never half a line. A batch that was written just before a crash is written again after
+//! it.
+//!
+//! # Failures
+//!
+//! * the directory is missing, or may not be written to → the batch comes again, after 0.5 s to 30
+//!   s → `saltern_sink_up` is 0; the log names the file and what to do
+//! * the disk is full → what was written of the batch is cut off again; it comes again →
+//!   `saltern_sink_retries_total` rises, the log names the file
+//! * another process holds the lock → it is waited for, up to `retry.timeout` →
+//!   `saltern_sink_lag_seconds` rises
+//! * the file was deleted → it is begun anew at the next batch → nothing
+//! * the file was renamed → it is written to until SIGHUP, or with `rotate` begun anew → nothing
+//! * rotation fails → events go on into the file; tried again a minute later → a warning in the log
+//!
+//! # Differences
+//!
+//! Bytes that are not UTF-8, dates and the like, on which Salt's drops the event, are written.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -43,7 +82,7 @@ pub(super) struct Config {
     /// The file. Its directory must exist.
     #[serde(default = "default_filename")]
     filename: PathBuf,
-    /// Permissions of a new file, as text in octal.
+    /// Permissions of a new file, as text in octal. Default: `"0640"`.
     #[serde(default = "default_mode")]
     mode: Mode,
     /// Rotation without logrotate. Default: none.

@@ -10,7 +10,7 @@ use super::contract::{
 };
 #[cfg(feature = "kafka")]
 use super::kafka;
-use super::{blackhole, clickhouse, jobs, local, rawfile_json, sqlite3};
+use super::{blackhole, clickhouse, jobs, local, rawfile_json, sqlite3, webhook};
 use crate::client::stream::Stream;
 use crate::delivery::{self, Writer};
 use crate::jobs::store::JobStore;
@@ -26,6 +26,7 @@ pub static KINDS: &[SinkKind] = &[
     SinkKind::of::<clickhouse::ClickHouse>(),
     #[cfg(feature = "kafka")]
     SinkKind::of::<kafka::Kafka>(),
+    SinkKind::of::<webhook::Webhook>(),
     SinkKind::of::<local::Local>(),
     SinkKind::of::<blackhole::Blackhole>(),
 ];
@@ -44,13 +45,13 @@ pub struct SinkKind {
     /// What becomes of an event that is written twice.
     pub once: Once,
     /// The returner of Salt's that it stands for.
-    pub(crate) salt: Option<SaltReturner>,
+    pub salt: Option<SaltReturner>,
     /// The statements that make its tables with the defaults.
-    pub(crate) tables: fn(&TableWish) -> Option<String>,
+    pub tables: fn(&TableWish) -> Option<String>,
     /// See [`Sink::RANKS`].
-    pub(crate) ranks: bool,
+    pub ranks: bool,
     /// See [`Sink::JOBS`].
-    pub(crate) jobs: bool,
+    pub jobs: bool,
     /// The JSON Schema of its configuration.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -71,6 +72,20 @@ impl SinkKind {
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
+    }
+
+    /// The settings beside the kind that count where an entry is silent, as they are written; of
+    /// `writers` the most that there can be.
+    pub fn defaults_as_written(&self) -> serde_json::Value {
+        let Defaults { batch, retry, spill, rate_limit, filter, max_writers } = self.defaults;
+        serde_json::json!({
+            "batch": batch.written(),
+            "retry": retry,
+            "spill": spill,
+            "rate_limit": rate_limit,
+            "filter": filter(),
+            "writers": max_writers,
+        })
     }
 
     /// The kind of this name.

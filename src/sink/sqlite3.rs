@@ -1,37 +1,82 @@
 //! `sqlite3`: events, jobs and returns in the tables of Salt's returner of that name.
 //!
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//! sinks:
+//!   jobs:
+//!     sqlite3: {database: /var/lib/saltern/jobs.db}
+//!     filter: {kinds: [job_new, job_return, run]}
+//! ```
+//!
+//! # Stored
+//!
 //! * `jids`, a row for each published job and each runner: `jid`; `load` (JSON of the event's data,
 //!   or of what the master has published, if it says so to its job cache: that replaces the event,
 //!   and else the first wins); `load_from` (`event`, `published`); `minions` (a JSON list of those
 //!   that the master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
-//! * `salt_returns`, a row for each return of a minion of a job, or of a runner. One that the
-//!   master vouches for replaces one that came by the bus; of equal ones the first stays, unless it
-//!   was trimmed. Returns without a job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as
-//!   Python prints the list; NULL if it is empty); `date` (local time); `full_ret` (JSON of the
-//!   return value alone); `success` (`1`, `0`, or empty if the return does not say; of several
-//!   functions `1` if all say so); `outcome` (`worked`, `failed`, `unknown`:
-//!   [`crate::event::job_return`]); `authority` (who vouches for it: `master`, `bus`, or
-//!   `contradicted` if its tag names another job or minion than its data).
+//! * `salt_returns`, a row for each return of a minion of a job, or of a runner. Returns without a
+//!   job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as Python prints the list; NULL if
+//!   it is empty); `date` (local time); `full_ret` (JSON of the return value alone); `success`
+//!   (`1`, `0`, or empty if the return does not say; of several functions `1` if all say so);
+//!   `outcome` (`worked`, `failed`, `unknown` by the [one
+//!   rule](../configuration.md#how-a-return-went)); `authority` (who vouches for it: `master`,
+//!   `bus`, or `contradicted` if its tag names another job or minion than its data).
 //! * `salt_events`, a row for each event: `id`, `tag`, `data` (JSON), `alter_time` (UTC),
 //!   `master_id`, `event_id`.
 //!
-//! Salt's own returner keeps no events; `salt_events` has the columns that its `mysql` returner
-//! gives it, and `event_id`, the event's content hash, by which a repeated batch leaves one copy:
-//! at least once becomes once. Salt's own fails when a job is stored twice and keeps each repeated
-//! return; here both are settled as the list says. A `fun` that is a list is stored as JSON. The
-//! return of a runner stands under the id of its master, and its `full_ret` is the whole event, as
-//! Salt has it.
+//! A job of several functions has one row, whose `fun` is the list as JSON. Runners are jobs, as in
+//! Salt's own job cache: one row in `jids` and one in `salt_returns`, under the `master_id` of the
+//! source, with the runner's whole event as `full_ret`. Salt's own id of a master is `HOST_master`
+//! by default (`salt-run config.get id`): set `master_id` to it where rows of runners have to stand
+//! under the same id.
+//!
+//! `jids.load` of an event `salt/job/JID/new` lacks some of what was published (`kwargs`, `ret`,
+//! `to`). Where the master's `master_job_cache` or `ext_job_cache` is saltern it becomes what was
+//! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too.
+//!
+//! Old rows (`keep`) go in small steps after each batch, whoever wrote them, and the file does not
+//! shrink.
+//!
+//! A return that the master handed over replaces one that the bus brought, and is never replaced by
+//! it; of equal ones the first stays, unless it was trimmed ([Forged
+//! returns](../jobs.md#forged-returns)). No other kind of sink ranks returns: they store each event
+//! that comes.
 //!
 //! The database is made if it is missing (0640), and so are tables, columns and indexes; one that
-//! Salt's returner wrote is taken as it is. It is set to write-ahead logging with `synchronous =
-//! NORMAL`: a power cut may lose the last batches, and never harms the file. A batch is one
-//! transaction. If it meets an event that a constraint or a trigger of the database refuses, it is
-//! rolled back and written again with a savepoint around each event, so that only that event is
-//! left out.
+//! Salt's returner wrote is taken as it is. Write-ahead logging is on, with `synchronous = NORMAL`.
 //!
-//! A database that is locked, full, read-only, missing or damaged is tried again; one that was
-//! removed or replaced is noticed at the next batch. Only a file that is no database parks the
-//! sink.
+//! # Guarantee
+//!
+//! In order, and one return a minion and job. A power cut may lose the last batches, and never
+//! harms the file.
+//!
+//! # Failures
+//!
+//! * locked by another process for longer than `timeout` → the batch comes again, after 0.5 s to 30
+//!   s → `saltern_sink_up` is 0, `saltern_sink_retries_total` rises, the log has the reason
+//! * full disk, read-only, directory missing, damaged → the same → the same; the log says what to
+//!   do
+//! * the file was removed or replaced → noticed at the next batch, and opened or made anew →
+//!   nothing
+//! * a constraint or a trigger refuses an event → the batch is rolled back and written again with a
+//!   savepoint around each event → that event is a dead letter, the others are stored
+//! * the file is no database → the sink parks until the configuration is changed → `/readyz` says
+//!   no and names the sink
+//!
+//! # Differences
+//!
+//! Salt's own keeps no events; `salt_events` has the columns that its `mysql` returner gives it,
+//! and `event_id`, the event's content hash, by which a repeated batch leaves one copy. Salt's own
+//! fails when a job is stored twice and keeps each repeated return; here both are settled. A `fun`
+//! that is a list is stored as JSON. `outcome` and `authority` are more columns.
+//!
+//! # Moving
+//!
+//! Name the database of Salt's own: what it has written is taken as it is, and what is missing of
+//! columns is added. Salt's own returner goes on reading all of it.
 
 use std::io;
 use std::path::{Path, PathBuf};

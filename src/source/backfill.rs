@@ -7,9 +7,9 @@
 //!
 //! What must not be repeated is known in two ways. What was read before the gap is in the job
 //! cache, for which the backfill waits until it has stored it. What was read since is remembered
-//! here, by tag. The master puts a return onto its bus a moment before it writes the file, so only
-//! files that are older than the connection, or a little younger, are looked at, and these only
-//! when their events would have come: after `settle`.
+//! here, by tag. The master puts a return onto its bus a moment before it writes the file. So only
+//! files are looked at that are older than the connection, or a little younger, and these only when
+//! their events would have come: after `settle`.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

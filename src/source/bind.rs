@@ -3,8 +3,8 @@
 //! Nothing here is encrypted, so only this machine's own users may reach the socket, and of these,
 //! with a path, only those whom its mode lets. Over TCP that is every user: the source `returner`
 //! has them show a token. A source that speaks ZeroMQ has no such thing, and the `zeromq` crate has
-//! no limit for what a peer may announce: a frame of a terabyte is asked of the allocator before a
-//! byte of it has come, and ends the process. Use a path there.
+//! no limit for what a peer may announce. It asks the allocator for a frame of a terabyte before a
+//! byte of it has come, and the process ends. Use a path there.
 
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixListener;

@@ -1,4 +1,7 @@
 //! The contract of a source.
+//!
+//! `docs/sources/KIND.md` is made of the head of a kind's file and of its `Config`, as for sinks
+//! ([`crate::sink::contract`]). The sections `# Example` and `# Guarantee` have to be there.
 
 use std::error::Error;
 use std::path::PathBuf;

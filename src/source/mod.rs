@@ -18,7 +18,7 @@ pub(crate) mod link;
 mod local_cache;
 mod outstanding;
 pub mod prefixed;
-pub(crate) mod registry;
+pub mod registry;
 mod replay;
 mod returner;
 pub mod returner_wire;

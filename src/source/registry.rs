@@ -16,7 +16,7 @@ use crate::source::{local_cache, replay, returner, returner_zeromq, salt_bus, ze
 use crate::yaml::{Node, Problem};
 
 /// Every kind of source.
-pub(crate) static KINDS: &[SourceKind] = &[
+pub static KINDS: &[SourceKind] = &[
     SourceKind::of::<salt_bus::SaltBus>(),
     SourceKind::of::<returner::Returner>(),
     SourceKind::of::<returner_zeromq::ReturnerZeromq>(),
@@ -31,13 +31,13 @@ pub(crate) static KINDS: &[SourceKind] = &[
 pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>;
 
 /// A kind of source, with its type erased.
-pub(crate) struct SourceKind {
+pub struct SourceKind {
     /// The name in the configuration.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// One line for people.
-    pub(crate) about: &'static str,
+    pub about: &'static str,
     /// Whether it may bring the same event twice.
-    pub(crate) repeats: bool,
+    pub repeats: bool,
     /// The JSON Schema of its configuration.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.

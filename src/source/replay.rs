@@ -1,20 +1,50 @@
-//! `replay`: a recorded bus, from a file or from standard input.
+//! `replay`: a recorded bus, or JSON lines, from a file or from standard input. It ends, and when
+//! every source has ended, `saltern run` delivers what was read and exits 0. `saltern replay FILE`
+//! does the same once.
+//!
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   past: {replay: {path: /var/log/salt/events, rate: 2000}}
+//! sinks:
+//!   jobs: {sqlite3: {database: /var/lib/saltern/jobs.db}}
+//! ```
+//!
+//! # Formats
 //!
 //! Two formats, told apart by the first bytes. A *capture* is the bytes of a bus as they came off
-//! its socket, in either framing ([`framing`](super::framing)). *JSON lines* are what Salt's
-//! `rawfile_json` and this program's write, `{"tag": …, "data": …}` a line. Such a line begins with
-//! a printable character, and no frame of a capture does unless it is longer than 512 MiB. In front
-//! of the first line may be blank lines and a byte order mark; a line that is no event is counted
-//! and passed over, the first one too.
+//! its socket, in either framing. *JSON lines* are what Salt's `rawfile_json` and saltern's write:
+//! events (`{"tag": …, "data": …}`), and returns alone, as Salt writes them for `--return
+//! rawfile_json`, which become the events of these returns.
 //!
-//! JSON has less to say than msgpack: dates and bytes come back as the strings that they were
-//! written as. What a line has that is not JSON is replaced and counted
-//! ([`lenient_json`](crate::codec::lenient_json)).
+//! In front of the first line may be blank lines and a byte order mark. Lines may end with CRLF,
+//! the last one with nothing. A file without events is no error. What a line has that is not JSON
+//! is replaced and counted ([What JSON lacks](../sources.md#what-json-lacks)); dates and bytes come
+//! back as the strings that they were written as.
 //!
-//! The file is read and cut block by block on the runtime's blocking threads, because the sources
-//! share one thread and a disk may be slow. Before each read of something that may keep a reader
-//! waiting (a pipe, a terminal) the source waits until there is something to read, so that no
-//! thread is ever stuck in a read when the daemon stops.
+//! # Guarantee
+//!
+//! The whole file is delivered, in order; a sink whose queue is nearly full is waited for, and
+//! loses nothing ([Spill](../spill.md#sources-that-can-wait)). What breaks off after it has begun
+//! is not begun anew, since that would bring everything twice.
+//!
+//! # Failures
+//!
+//! * the file is not there, or may not be read → tried again until it has begun →
+//!   `saltern_source_connected` is 0, `/readyz` names the source; `saltern replay` fails at once
+//! * a line is no event → passed over, the first one too → it is counted as a bad frame
+//! * a capture is out of step → the source has failed for good → an error with the offset; not
+//!   ready until it is removed or changed
+//!
+//! # Inside
+//!
+//! A line begins with a printable character, and no frame of a capture does unless it is longer
+//! than 512 MiB. The file is read and cut block by block on the runtime's blocking threads, because
+//! the sources share one thread and a disk may be slow. Before each read of something that may keep
+//! a reader waiting (a pipe, a terminal) the source waits until there is something to read, so that
+//! no thread is ever stuck in a read when the daemon stops.
+//! [`lenient_json`](crate::codec::lenient_json) replaces what is not JSON.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,7 +1,19 @@
-//! `returner_zeromq`: version 1 of the source `returner`, over ZeroMQ. **Deprecated**: it is there
-//! for one release, for Salt masters whose package `saltext-saltern` is older than saltern, and is
-//! on only where it is configured, on a path of its own. Upgrade the package and use
-//! [`returner`](super::returner).
+//! `returner_zeromq`: version 1 of the source [`returner`](returner.md), over ZeroMQ.
+//! **Deprecated**: it is there for one release, for Salt masters whose package `saltext-saltern` is
+//! older than saltern. It is on only where it is configured, on a path of its own. Upgrade the
+//! package and use `returner`.
+//!
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//!   old: {returner_zeromq: {bind: ipc:///run/saltern/returner-1.ipc}}
+//! sinks:
+//!   archive: {rawfile_json: {filename: /var/log/saltern/events.jsonl}}
+//! ```
+//!
+//! # Weaknesses
 //!
 //! It does what `returner` does, and stays weak where the `zeromq` crate is: who may write to the
 //! socket may have it announce a frame of a terabyte, which ends the process; answers to a peer
@@ -9,6 +21,10 @@
 //! connections and begins anew; half-open connections stay. No other source is held up by that, nor
 //! is a stop. Nobody knows who has connected: on a path all that its mode lets are taken for
 //! masters, over TCP nobody is.
+//!
+//! # Guarantee
+//!
+//! Events and returns are answered when they are safe, as by `returner`.
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -1,13 +1,48 @@
 //! `salt_bus`: the event bus of a Salt master, `master_event_pub.ipc`.
 //!
-//! A subscriber connects and reads; it sends nothing. The framing is told from the first byte of
-//! each connection ([`framing`](super::framing)). A master cuts a subscriber off that reads too
-//! slowly, so this source does nothing but read and hand on; and because the master, the network
-//! and Salt's upgrades end connections too, it connects again for ever, and counts each gap.
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   bus:
+//!     salt_bus:
+//!       address: /var/run/salt/master/master_event_pub.ipc
+//!       backfill: {cache_dir: /var/cache/salt/master/jobs}
+//! sinks:
+//!   archive: {rawfile_json: {filename: /var/log/saltern/events.jsonl}}
+//! ```
+//!
+//! # Framing
+//!
+//! The framing is told from the first byte of each connection: bare msgpack maps (before 3006.26,
+//! 3007, 3008), a length before each (3006.26 and later), or ZeroMQ's protocol (releases up to
+//! about 2016, re-publishers).
+//!
+//! `VALUE_TRIMMED` values, which the master put in place of what was over its `max_event_size`, are
+//! counted; they cannot be recovered from the bus.
+//!
+//! # Gathering
 //!
 //! At a thousand events a second each event would be a wake-up of its own, which costs more than
 //! the event. After a small read the source lets its thread sleep for as long as a few events take
-//! to come ([`coalesce`](super::coalesce)), and then reads them together.
+//! to come, and then reads them together: `coalesce` is the longest.
+//!
+//! # Guarantee
+//!
+//! The bus keeps nothing: what the master publishes while saltern is not connected is missed,
+//! unless `backfill` finds it in the master's job cache ([Jobs](../jobs.md#backfill)). A subscriber
+//! connects and reads; it sends nothing. A master cuts a subscriber off that reads too slowly, so
+//! this source does nothing but read and hand on. Each gap is counted, in number and seconds, and
+//! logged once.
+//!
+//! # Failures
+//!
+//! * the master is absent, restarts, or cuts us off → connected again for ever, after 100 ms to 10
+//!   s → `saltern_source_connected` is 0, `/readyz` names the source
+//! * a frame is longer than `max_frame` → the connection ends and is made again → an error that
+//!   names the size
+//! * the socket may not be opened → tried again → `saltern check --connect` says as which user or
+//!   group to run
 
 use std::io;
 use std::path::PathBuf;
@@ -38,7 +73,7 @@ use crate::units::{ByteSize, Span};
 pub(super) struct Config {
     /// The master's event socket: a path, `unix:PATH`, or `tcp://HOST:PORT` for a master with
     /// `ipc_mode: tcp` (port 4512 by default). The path is `master_event_pub.ipc` in the master's
-    /// `sock_dir`.
+    /// `sock_dir`. Default: `/var/run/salt/master/master_event_pub.ipc`.
     #[serde(default)]
     address: Address,
     /// The longest frame to accept; a longer one ends the connection with an error that names its

@@ -1,21 +1,39 @@
 //! `zeromq`: events that something else publishes over ZeroMQ, a relay or a re-publisher of a bus.
 //!
-//! Two patterns. With `connect` it subscribes (SUB) at each publisher named, to all events or to
-//! those whose tag begins with one of `topics`. With `bind` it is where senders push to (PULL). A
-//! message is one event: `TAG \n\n MSGPACK` in one frame, as Salt's bus carries it, or two frames,
-//! tag and payload (the payload alone or once more with its tag).
+//! # Example
 //!
-//! A publisher that goes away is connected to again, and each gap is counted: what was published
-//! meanwhile is gone, for ZeroMQ's PUB keeps nothing. The reconnecting of the `zeromq` crate is not
-//! used, because it waits up to 30 s and says nothing: a session here is one socket, which ends
-//! when its monitor reports the disconnect. Senders that push keep what they cannot send, so their
-//! coming and going is no gap.
+//! ```yaml
+//! sources:
+//!   relay: {zeromq: {connect: ["tcp://127.0.0.1:5556"], topics: [salt/job/]}}
+//! sinks:
+//!   archive: {rawfile_json: {filename: /var/log/saltern/events.jsonl}}
+//! ```
+//!
+//! # Patterns
+//!
+//! With `connect` it subscribes (SUB) at each publisher named, to all events or to those whose tag
+//! begins with one of `topics`. With `bind` it is where senders push to (PULL). A message is one
+//! event: `TAG \n\n MSGPACK` in one frame, as Salt's bus carries it, or two frames, tag and payload
+//! (the payload alone or once more with its tag).
+//!
+//! # Limits
 //!
 //! ZeroMQ has no limit for the length of a message here: one over `max_frame` is counted and
-//! dropped, but only once it has been received. The `zeromq` crate has no option for it and asks
-//! the allocator for whatever length is announced. So a sender or publisher that announces a
-//! terabyte ends the process. There is no encryption either. Connect to publishers that you trust,
-//! bind only where the machine's own users can reach, and use Kafka between hosts.
+//! dropped, but only once it has been received. The library asks the allocator for whatever length
+//! is announced, and has no setting against it. So a sender or publisher that announces a terabyte
+//! ends the process. There is no encryption either. Connect to publishers that you trust, bind only
+//! where the machine's own users can reach, and use [`kafka`](kafka.md) between hosts.
+//!
+//! # Guarantee
+//!
+//! ZeroMQ's PUB keeps nothing: what was published while saltern was not connected is gone, and each
+//! gap is counted. A publisher that goes away is connected to again. Senders that push keep what
+//! they cannot send, so their coming and going is no gap.
+//!
+//! # Inside
+//!
+//! The reconnecting of the `zeromq` crate is not used, because it waits up to 30 s and says
+//! nothing: a session here is one socket, which ends when its monitor reports the disconnect.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -51,6 +69,7 @@ use crate::units::ByteSize;
 #[serde(deny_unknown_fields)]
 struct Written {
     /// Publishers to subscribe to: `tcp://HOST:PORT` or `ipc://PATH`. Either this or `bind`.
+    /// Default: none.
     #[serde(default)]
     connect: Vec<Publisher>,
     /// With `connect`: what the tags of the events wanted begin with. Default: all events.

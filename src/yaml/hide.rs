@@ -1,9 +1,9 @@
 //! A line of the configuration as it may be shown beside a mistake in it: without the secrets, and
 //! not longer than a terminal is wide.
 //!
-//! Which text is a secret is known for sure only where the configuration is right, so this goes by
-//! the names of keys, the lines above, and the looks of values, and hides too much rather than too
-//! little. What is hidden keeps its width, so that a caret under the line stays in its place.
+//! Only a right configuration says for sure which text is a secret. So this goes by the names of
+//! keys, the lines above, and the looks of values, and hides too much rather than too little. What
+//! is hidden keeps its width, so that a caret under the line stays in its place.
 
 use crate::codec::visible::{self, Visible};
 

@@ -2,9 +2,9 @@
 //! structs with errors that point at the value that is wrong.
 //!
 //! `serde-saphyr` parses. The tree stands between it and the structs for three reasons: `${NAME}`
-//! and `${file:PATH}` are replaced in values after parsing, so that a secret can hold any
-//! character; each sink and source is read on its own, so that one run reports every mistake; and
-//! what only shows later (a filter that is no glob) can still be reported with its place.
+//! and `${file:PATH}` are replaced in values after parsing, so a secret can hold any character.
+//! Each sink and source is read on its own, so one run reports every mistake. What only shows
+//! later, as a filter that is no glob, can still be reported with its place.
 
 use std::fmt;
 use std::path::Path;
@@ -374,7 +374,12 @@ impl Node {
                     if is_secret {
                         found.push((key.place, &key.name));
                     }
-                    node.find_secrets(is_secret || hide::is_secret(&key.name), found);
+                    match &node.value {
+                        Value::Map(settings) if !is_secret && key.name == "webhook" => {
+                            find_secrets_of_webhook(settings, found);
+                        }
+                        _ => node.find_secrets(is_secret || hide::is_secret(&key.name), found),
+                    }
                 }
             }
             _ => {}
@@ -483,6 +488,17 @@ impl Node {
             _ => None,
         };
         inner.map_or(self.place, |node| node.place_of(rest))
+    }
+}
+
+/// The places and texts of what may be a secret among the settings of the kind `webhook`, whose own
+/// name looks like that of one. Its URL often is, and its mistakes can be told without it.
+fn find_secrets_of_webhook<'a>(settings: &'a [(Key, Node)], found: &mut Vec<(Place, &'a str)>) {
+    for (key, node) in settings {
+        match &node.value {
+            Value::Text(url) if key.name == "url" => found.push((key.place, url)),
+            _ => node.find_secrets(hide::is_secret(&key.name), found),
+        }
     }
 }
 
@@ -759,6 +775,24 @@ mod tests {
             Some(problem) => Err(problem),
             None => node.read(),
         }
+    }
+
+    #[test]
+    fn mistakes_of_a_webhook_are_told_without_its_secrets() {
+        let text = "webhook: {url: http://h/hunter2, bdy: x, signature: {secret: hunter3}}";
+        let root = Node::parse(text).unwrap();
+        let place = |path: &[&str]| Some(root.place_of(path));
+        let hidden = |place, message: &str| {
+            let mut problem = Problem { place, ..de::Error::custom(message) };
+            root.hide_secrets(&mut problem);
+            problem.message
+        };
+        let url = place(&["webhook", "url"]);
+        assert_eq!(hidden(url, "`minon` is not a field"), "`minon` is not a field");
+        assert!(!hidden(url, "`http://h/hunter2` is wrong").contains("hunter2"));
+        assert_eq!(hidden(place(&["webhook", "bdy"]), "unknown"), "unknown");
+        let secret = place(&["webhook", "signature", "secret"]);
+        assert!(!hidden(secret, "hunter3").contains("hunter3"));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Looks at a spill without touching it: nothing is cut, removed or synced, so that it may belong
 //! to a running daemon.
 //!
-//! Segments only grow, and go as a whole, so what is read is right as far as it goes. What a
-//! running daemon is in the middle of is seen as it is at that moment: the record that it is
-//! writing looks cut off, a segment that goes while it is looked at is left out, and what was
-//! stored since the daemon last noted it (it does so every second) still counts as waiting.
+//! Segments only grow, and go as a whole, so what is read is right as far as it goes. The files of
+//! a running daemon are seen as they are at that moment. The record that it is writing looks cut
+//! off. A segment that goes while it is looked at is left out. What was stored since the daemon
+//! last noted it, which it does every second, still counts as waiting.
 
 use std::io;
 

@@ -1,9 +1,9 @@
 //! The spooler: the thread that owns a sink's queue.
 //!
-//! It takes shares from the dispatcher as fast as they come, so that nothing upstream ever waits
-//! for this sink, puts them into the queue (and so on disk), and hands batches to the sink's
-//! writers as they become free. Syncing takes long and has a thread of its own, and what is stored
-//! for good by the time that its sync is due is not synced: while the sink keeps up, nothing is.
+//! It takes shares from the dispatcher as fast as they come, so nothing upstream ever waits for
+//! this sink. It puts them into the queue, and so on disk, and hands batches to the sink's writers
+//! as they become free. Syncing takes long and has a thread of its own, and what is stored for good
+//! by the time that its sync is due is not synced: while the sink keeps up, nothing is.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
@@ -13,8 +13,8 @@
 //!                        └ sync ─┘
 //! ```
 //!
-//! A spooler ends in one of three ways: its channel is closed, and it drains; its sink is removed
-//! ([`Order::End`]), and it lets go of the channel itself and drains; or its sink has changed
+//! A spooler ends in one of three ways. Its channel is closed, and it drains. Its sink is removed
+//! ([`Order::End`]), and it drops the channel itself and drains. Or its sink has changed
 //! ([`Order::Leave`]), and it hands channel and queue on to the next spooler. Until that one is
 //! there, and while the last batches are being written, events are taken as ever.
 //!
@@ -144,7 +144,7 @@ pub(crate) struct Death {
     pub(crate) is_draining: bool,
 }
 
-/// What a spooler is in the middle of.
+/// The state of a spooler's work.
 struct Progress<D: Disk> {
     /// Batches that each writer holds.
     held: Vec<usize>,

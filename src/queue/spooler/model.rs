@@ -3,14 +3,14 @@
 //! The spooler, its queue over a simulated disk, the receipts and the code of the writers
 //! ([`drive`], with back-off, breaker and splitting) are the real ones. A [`World`] holds them on
 //! one thread and does one [`Action`] after the other, so that an order of actions is one
-//! interleaving of the threads and tasks: shares come, one of the things that the spooler waits for
-//! is served, time passes, a store answers a writer or not, a sync ends well or badly, the disk
-//! fails or fills, the daemon stops, is killed, or its sink changes.
+//! interleaving of the threads and tasks. Shares come. One of the things that the spooler waits for
+//! is served. Time passes. A store answers a writer or not. A sync ends well or badly. The disk
+//! fails or fills. The daemon stops, is killed, or its sink changes.
 //!
-//! Afterwards everything that is broken is mended, and then each event must have been stored,
-//! refused or counted as lost, in order, by one writer in one run, not again once it was settled;
-//! every source must have its receipt, and none may have been promised too much; memory must have
-//! been bounded; and all must end by itself.
+//! Afterwards everything that is broken is repaired. Then each event must have been stored, refused
+//! or counted as lost, in order, by one writer in one run, and not again once it was settled. Every
+//! source must have its receipt, and none may have been promised too much. Memory must have been
+//! bounded, and all must end by itself.
 //!
 //! Not explored: what is between two calls of `round` and `handle`, which no other thread touches;
 //! the channels, which are taken to do what they say; the order of memory accesses in receipts and
@@ -644,7 +644,7 @@ impl World {
         }
     }
 
-    /// Mends everything, lets all come to rest, stops, and looks.
+    /// Repairs everything, lets all come to rest, stops, and looks.
     fn end(mut self) {
         self.disk.set_failing(false);
         self.disk.set_space(usize::MAX);

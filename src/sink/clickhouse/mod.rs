@@ -1,13 +1,59 @@
-//! `clickhouse`: events, jobs, returns and states in tables of a ClickHouse database, over HTTP.
+//! `clickhouse`: events, jobs, returns and states in tables of a ClickHouse database, 18.16 to
+//! 26.x, over HTTP. [ClickHouse](../clickhouse.md) says what is in the tables, and what to ask.
 //!
-//! A batch is an insert into each table that it has rows for, complete in one request. It is
-//! settled when all are stored; a batch that is tried again is sent whole. What was stored of it
-//! before is dropped by the server where that is possible (the deduplication token of each insert
-//! is made of the batch's id), and else merged away by the tables, whose keys hold the event's id.
+//! # Example
 //!
-//! Several servers take turns, batch by batch; one that fails rests for a while. They may be
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//! sinks:
+//!   analytics:
+//!     clickhouse:
+//!       url: [https://ch-1:8443, https://ch-2:8443]
+//!       database: salt
+//!       user: saltern
+//!       password: ${file:/etc/saltern/clickhouse-password}
+//!       ttl: 90d
+//! ```
+//!
+//! # Stored
+//!
+//! A batch is an insert into each table that it has rows for, complete in one request. Database,
+//! tables and views are made when missing. Rows go as `RowBinaryWithNamesAndTypes`, which the
+//! server compares with its columns, from 22.1 on, and as `JSONEachRow` before. The sink asks each
+//! server for its version and does what that can do.
+//!
+//! # Servers
+//!
+//! Several servers take turns, batch by batch; one that fails rests for 5 s to 2 min. They may be
 //! replicas, or hosts of one cluster. They must not be shards with tables that know nothing of each
-//! other, since a batch of which one may have stored a part is sent to the next.
+//! other, since a batch of which one may have stored a part is sent to the next. A setting that a
+//! server refuses is left away, with a warning.
+//!
+//! # Guarantee
+//!
+//! Every row has its `event_id`; from 22.2 on the server drops a batch that is sent again, before
+//! that repeats are merged away. It drops it for as long as its deduplication window reaches (1000
+//! inserts a table); the token of each insert is made of the batch's id. Until repeats are merged
+//! `FINAL` or `GROUP BY event_id` hides them. A batch that the server refuses for one event is
+//! halved, under new ids; what a table before had taken of it is there twice until it is merged.
+//!
+//! # Failures
+//!
+//! * a value cannot be parsed, a constraint is violated, a view throws (6, 27, 53, 72, 117, 395,
+//!   469 …), HTTP 413 → the batch is halved until the bad event is alone → that event is a dead
+//!   letter
+//! * no such database, table or column (81, 60, 16 …) → tried again, after making what is missing →
+//!   with `create: false` the message says how to
+//! * too many parts (252), no memory (241), too busy (202), no disk (243), quota (201), timeouts,
+//!   network → tried again, at another server if there is one → `saltern_sink_retries_total` rises
+//! * read-only, or no rights (164, 242, 497) → the same → the same; the log has the server's words
+//! * unknown user, wrong password (192, 193, 194, 516), HTTP 401 → the sink is parked until `user`
+//!   and `password` are corrected → `/readyz` says no and names the sink
+//! * HTTP 429 or 503 with `Retry-After`, of a proxy → tried again, not before then, an hour at the
+//!   most → `saltern_sink_up` is 0
+//! * a redirect → not followed; tried again → the message says where it leads
+//! * anything else → tried again → the log has the server's words
 
 use std::collections::BTreeMap;
 
@@ -68,7 +114,7 @@ pub(crate) struct Config {
     /// The cluster, as the servers' configuration names it: creates replicated tables on each of
     /// its hosts, and `Distributed` tables before them.
     cluster: Option<String>,
-    /// Compression on the way to the server.
+    /// Compression on the way to the server. Default: `lz4`.
     #[serde(default)]
     compression: Compression,
     /// Let the server gather the rows of several inserts before it stores them (`async_insert`,
@@ -82,7 +128,7 @@ pub(crate) struct Config {
     #[serde(default)]
     tls: TlsConfig,
     /// Settings of the server that go with each insert (`max_insert_threads: 2`). One that it does
-    /// not know is left away, with a warning.
+    /// not know is left away, with a warning. Default: none.
     #[serde(default)]
     settings: BTreeMap<String, Setting>,
 }

@@ -8,21 +8,16 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::event::batch::Entry;
+use crate::event::template::{Field, Part, Template, Values};
 use crate::event::{EventKind, Fields};
 
 /// The name of a topic, in which `{kind}` stands for the event's kind and `{master}` for the id of
-/// its master.
+/// its master. Other fields of an event are not for it: minions choose them, and so could have any
+/// number of topics made.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]
-pub(super) struct Topic(Vec<Part>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Kind,
-    Master,
-}
+pub(super) struct Topic(Template);
 
 /// Kafka's own limit.
 const LONGEST_NAME: usize = 249;
@@ -35,42 +30,32 @@ impl TryFrom<String> for Topic {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let mut parts = Vec::new();
-        let mut rest = text.as_str();
-        while let Some((before, behind)) = rest.split_once('{') {
-            let (name, behind) = behind
-                .split_once('}')
-                .ok_or_else(|| format!("the topic `{text}` has a `{{` without `}}`"))?;
-            parts.push(Part::Text(before.to_owned()));
-            parts.push(match name {
-                "kind" => Part::Kind,
-                "master" => Part::Master,
-                _ => return Err(format!("`{{{name}}}` is neither `{{kind}}` nor `{{master}}`")),
-            });
-            rest = behind;
+        let template = Template::try_from(text.clone())
+            .map_err(|error| format!("`{text}` cannot be the name of a topic: {error}"))?;
+        for part in template.parts() {
+            match part {
+                Part::Text(fixed) if !fixed.chars().all(is_plain) => {
+                    let help = "letters, digits, `.`, `_` and `-` can be in it";
+                    return Err(format!("`{text}` cannot be the name of a topic; {help}"));
+                }
+                Part::Text(_) | Part::Field(Field::Kind | Field::Master) => {}
+                Part::Field(_) => {
+                    let help = "`{kind}` and `{master}` are the fields that can be in it";
+                    return Err(format!("`{text}` cannot be the name of a topic; {help}"));
+                }
+            }
         }
-        parts.push(Part::Text(rest.to_owned()));
-        parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
-        let is_wrong =
-            |part: &Part| matches!(part, Part::Text(text) if !text.chars().all(is_plain));
-        if parts.iter().any(is_wrong) {
-            let help = "letters, digits, `.`, `_` and `-` can be in it";
-            return Err(format!("`{text}` cannot be the name of a topic; {help}"));
-        }
-        if parts.is_empty() || text == "." || text == ".." || text.len() > LONGEST_NAME {
+        if ["", ".", ".."].contains(&text.as_str()) || text.len() > LONGEST_NAME {
             return Err(format!("`{text}` cannot be the name of a topic"));
         }
-        Ok(Topic(parts))
+        Ok(Topic(template))
     }
 }
 
 impl Topic {
     /// The name, where it is one for all events.
     pub(super) fn fixed(&self) -> Option<&str> {
-        match self.0.as_slice() {
-            [Part::Text(text)] => Some(text),
-            _ => None,
-        }
+        self.0.fixed()
     }
 
     /// The topic for events of this kind and master. What cannot be in a name becomes `_`.
@@ -78,16 +63,10 @@ impl Topic {
         if let Some(text) = self.fixed() {
             return Cow::Borrowed(text);
         }
-        let mut name = String::new();
-        for part in &self.0 {
-            match part {
-                Part::Text(text) => name += text,
-                Part::Kind => name += kind.name(),
-                Part::Master => {
-                    name.extend(master.chars().map(|c| if is_plain(c) { c } else { '_' }));
-                }
-            }
-        }
+        let plain = |value: Option<&str>| {
+            value.unwrap_or("_").chars().map(|c| if is_plain(c) { c } else { '_' }).collect()
+        };
+        let mut name = self.0.render_with(&Values::of_kind(kind, master), plain);
         // Its characters are a byte each.
         name.truncate(LONGEST_NAME);
         Cow::Owned(name)

@@ -1,21 +1,79 @@
-//! `kafka`: each event a message in a topic of Apache Kafka.
+//! `kafka`: each event a message in a topic of Apache Kafka, by librdkafka, which is part of the
+//! binary.
 //!
-//! | of a message | is |
-//! |---|---|
-//! | topic | by template; made if it is missing |
-//! | key | the minion's id, the jid, the tag, or nothing |
-//! | value | `{"tag": …, "data": …}` as JSON or as msgpack, or what Salt's returner `kafka` sends |
-//! | headers | `tag`, `kind`, `master`, `event_id` (in hex), `stamp` (`_stamp`, or when read) |
-//! | timestamp | when the event was read |
+//! # Example
 //!
-//! librdkafka sends. A batch is settled when there is a report of each of its messages: `acks=all`,
-//! idempotent. What fails for the time being comes again with its whole batch: at least once, and
-//! unique by event id; in order for each key. With `transactional` a batch is one transaction,
-//! which notes the batch, so that a reader of what is committed sees every event once, whatever is
-//! restarted or killed (`kafka/transaction.rs`).
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//! sinks:
+//!   analytics:
+//!     kafka: {brokers: [kafka-1:9092, kafka-2:9092], topic: salt.events}
+//! ```
 //!
-//! A message that the brokers refuse is sent once more alone, since they refuse a whole request for
-//! one that is too large; what is refused alone becomes a dead letter.
+//! # Stored
+//!
+//! A message for each event:
+//!
+//! * topic: by template. `{kind}` stands for the event's kind (`job_return`), `{master}` for the
+//!   master's id, with `_` for what cannot be in a name. It is made if it is missing; with `create:
+//!   false` the sink waits until somebody makes it
+//! * key: the minion's id, the jid, the tag, or nothing. What has the same key stays in order; an
+//!   event without a minion has no key. The partition is the one that Java's producers choose
+//!   (`murmur2_random`)
+//! * value: with `json` the object that `rawfile_json` writes, `{"tag": …, "data": …}`; with
+//!   `msgpack` a map of `tag` (text) and `data`, the payload byte by byte; with `salt_returner` the
+//!   return alone as JSON, as Salt's returner `kafka` sends it, and other events are not sent
+//! * headers: `tag`, `kind`, `master`, `event_id` (32 hexadecimal digits), `stamp` (the event's
+//!   `_stamp`, else when it was read, ISO 8601); of returns of minions and runners `outcome`
+//!   (`worked`, `failed`, `unknown`: the [one rule](../configuration.md#how-a-return-went))
+//! * timestamp: when the event was read
+//!
+//! `saltern check` refuses unknown `properties`, and those that have a key here.
+//!
+//! # Guarantee
+//!
+//! In order for each key, and unique by the header `event_id`; with `transactional: true` a reader
+//! with `isolation.level=read_committed` sees each event once. `acks=all`, idempotent: a batch of
+//! which a part could not be delivered comes again.
+//!
+//! With `transactional` that holds over restarts and `kill -9` of brokers and of saltern (with
+//! `spill.mode: durable` and one writer; a batch that was under way when saltern was killed may
+//! come back to another writer, which does not know it). The transaction also notes the ids of the
+//! last 16 batches, as the metadata of an offset of the group `saltern/MASTER_ID/SINK/WRITER` in
+//! partition 0 of the topic (of `{kind}` = `custom`), where they are found again. So do not delete
+//! that group; brokers forget it after `offsets.retention.minutes` (7 days) without events. That
+//! name is the transactional id too: two daemons of one `master_id` with a sink of one name end
+//! each other's transactions, and the one that finds another's note parks and says so.
+//!
+//! # Failures
+//!
+//! * brokers gone, a leader moved, too few in-sync replicas, a full disk → the batch comes again
+//!   until it is stored; librdkafka's own patience is 30 s (`message.timeout.ms`) →
+//!   `saltern_sink_up` is 0, `saltern_sink_retries_total` rises
+//! * librdkafka's queue (64 MiB) is full → the sink waits → `saltern_sink_lag_seconds` rises
+//! * a message is too large (32 MiB, or `max.message.bytes` of the topic when compressed) or
+//!   invalid → the brokers refuse its whole request, so its messages are sent again one by one →
+//!   the ones refused alone are dead letters
+//! * wrong password, not allowed by access lists → the sink parks until the configuration is
+//!   corrected → `/readyz` says no and names the sink
+//! * untrusted certificate → tried again → the log has the reason
+//! * another daemon has the transactional id → the sink parks → the log names the other's note
+//!
+//! A topic with a `max.message.bytes` below 1 MB should have the property `batch.size` below it,
+//! too.
+//!
+//! # Differences
+//!
+//! All events, not only returns; one connection; the key is the minion instead of Python's `repr`
+//! of the whole return, so that a minion's events stay in one partition.
+//!
+//! # Inside
+//!
+//! librdkafka sends. A batch is settled when there is a report of each of its messages.
+//! `kafka/transaction.rs` notes the batch in its transaction. A message that the brokers refuse is
+//! sent once more alone, since they refuse a whole request for one that is too large; what is
+//! refused alone becomes a dead letter.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

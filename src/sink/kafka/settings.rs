@@ -48,6 +48,7 @@ pub(super) struct Settings {
     #[serde(default)]
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
+    /// Default: none.
     #[serde(default)]
     properties: Properties,
 }
@@ -115,8 +116,8 @@ const OWNED: &[(&str, &str)] = &[
     ("compression.type", "compression"),
     ("compression.codec", "compression"),
     ("transactional.id", "transactional"),
-    ("delivery.report.only.error", "docs/sinks.md: every report is counted"),
-    ("enable.gapless.guarantee", "docs/sinks.md: batches are tried again as a whole"),
+    ("delivery.report.only.error", "docs/sinks/kafka.md: every report is counted"),
+    ("enable.gapless.guarantee", "docs/sinks/kafka.md: batches are tried again as a whole"),
 ];
 
 impl TryFrom<Settings> for Config {

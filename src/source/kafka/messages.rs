@@ -2,7 +2,7 @@
 //!
 //! A message says in its headers which event it is (`event_id`) and whose (`master`); without
 //! headers both are what a bus event's would be. Messages that are no events are passed over, and
-//! count as read all the same: reading them again would not mend them.
+//! count as read all the same: reading them again would not help.
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,58 @@
-//! `kafka`: events that the `kafka` sink of another saltern wrote to a topic, or that somebody else
-//! did in the same form.
+//! `kafka`: events that the [`kafka` sink](../sinks/kafka.md) of another saltern wrote to a topic,
+//! or that somebody else did in the same form. Workers of one group share the partitions of the
+//! topics; each group reads everything. `config/collector.yaml` and `config/worker.yaml` are the
+//! two sides, [Scaling](../scaling.md) says how many of what.
 //!
-//! Workers of one group share the partitions of the topics. A worker commits an offset only once
-//! every sink that wants the events before it has them, stored or on disk, so that whoever reads a
-//! partition next begins with what is not safe. Events may come twice therefore, with the same ids,
-//! and are never left out.
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   events: {kafka: {brokers: [kafka-1:9092, kafka-2:9092], topics: [salt.events]}}
+//! sinks:
+//!   archive:
+//!     rawfile_json: {filename: /var/log/saltern/events.jsonl}
+//!     spill: {mode: memory}
+//! ```
+//!
+//! # What is read
+//!
+//! A value is an object of `tag` and `data`. The headers `event_id` and `master` say which event it
+//! is and whose; without them the id is the hash of what was read and the master is the source's.
+//! An event that went through JSON keeps the id that it had on the bus; its dates and bytes are
+//! strings. Only what was committed is read (`isolation.level` is `read_committed`).
+//! `auto.offset.reset` is `earliest` unless it is set among `properties`. A new topic that a
+//! regular expression matches is found within 30 s.
+//!
+//! What a value has that JSON lacks is replaced and counted ([What JSON
+//! lacks](../sources.md#what-json-lacks)). A daemon that reads a topic which one of its own sinks
+//! writes is refused. `saltern check --connect` asks the brokers for each topic.
+//!
+//! # How far it is behind
+//!
+//! `saltern_source_kafka_lag_messages`, every 5 s, is the messages behind the commits in the
+//! partitions that this worker reads; where the group has not committed yet, those behind what was
+//! read. The marks of transactions are messages too, so one a partition remains.
+//! `saltern_source_kafka_in_flight_bytes` and `saltern_source_kafka_partitions` stand beside it.
+//!
+//! # Guarantee
+//!
+//! An offset is committed when every sink that wants the events before it has them: on disk with
+//! `spill.mode` `durable`, stored with `memory`, either with `overflow`. A worker that is killed
+//! leaves the rest to be read by another, so events may come twice, with the same ids, and are
+//! never left out. Before a partition goes to another worker, and at a stop, the worker waits up to
+//! 10 s for what it has in flight (16 MiB or 64 chunks at the most). What a full queue dropped is
+//! not committed: it is counted as dropped, and read again after 0.5 s to 30 s. With `mode:
+//! durable` a queue that is full drops events that *are* committed; so let workers have `mode:
+//! memory`, where Kafka is the disk, or `when_full: block`.
+//!
+//! # Failures
+//!
+//! * no broker can be reached → tried again; Kafka keeps what comes meanwhile →
+//!   `saltern_source_connected` is 0, `/readyz` names the source
+//! * a message is no event (no tag, neither JSON nor msgpack) → it is passed over → it is counted
+//!   as a bad frame, and logged the first time
+//!
+//! # Inside
 //!
 //! Here is what can be set, and what is asked to see whether it is right. `worker` reads messages,
 //! `messages` makes events of them, `in_flight` knows which are safe, and `group` answers when

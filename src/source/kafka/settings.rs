@@ -20,7 +20,7 @@ struct Written {
     /// The consumer group. Workers of one group share the topics; each group reads everything.
     #[serde(default = "default_group")]
     group: String,
-    /// What the messages' values are.
+    /// What the messages' values are. Default: `auto`.
     #[serde(default)]
     format: Format,
     /// TLS towards the brokers. Default: none.
@@ -29,7 +29,7 @@ struct Written {
     /// Who logs in, and how. Default: nobody.
     #[serde(default)]
     sasl: Option<Sasl>,
-    /// Settings of librdkafka by their own names.
+    /// Settings of librdkafka by their own names. Default: none.
     #[serde(default)]
     properties: Properties,
 }

@@ -1,8 +1,28 @@
-//! `local_cache`: the past, from the job cache of a Salt master.
+//! `local_cache`: the past, from the job cache of a Salt master. Every job and return that is in
+//! the directories becomes the event that it once was, marked `_backfilled: true`, in the order in
+//! which the jobs were published. It ends, like [`replay`](replay.md); `saltern replay
+//! --from-local-cache DIR` runs it once. [Jobs](../jobs.md#backfill) says what the files hold.
 //!
-//! Every job and return that is in the directories becomes the event that it once was
-//! ([`format`]), in the order in which the jobs were published. What the daemon's own job
-//! cache has already is left out, if there is one. It ends, like `replay`.
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   past: {local_cache: {path: /var/cache/salt/master/jobs, max_age: 30d}}
+//! sinks:
+//!   jobs: {sqlite3: {database: /var/lib/saltern/jobs.db}}
+//! ```
+//!
+//! # Guarantee
+//!
+//! Each job in the directories is delivered, but for what the daemon's own job cache has already.
+//! So it can be run again where the job cache is on.
+//!
+//! # Failures
+//!
+//! * the directory is missing, or may not be read → tried again until it has begun →
+//!   `saltern_source_connected` is 0, `/readyz` names the source
+//! * it breaks off in the middle → it has failed for good, since to begin anew would bring
+//!   everything twice → not ready until it is removed or changed
 
 use std::io;
 use std::path::PathBuf;

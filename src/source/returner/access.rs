@@ -1,8 +1,8 @@
 //! Who may come in, and whose word outranks the bus.
 //!
 //! On a path the kernel says who has connected; over TCP a client shows a token. What a *master*
-//! says of a job is believed, since it has checked which minion a return comes from; what anybody
-//! else says is no better than what stands on the bus, onto which every minion fires what it likes.
+//! says of a job is believed, because it has checked which minion a return comes from. What anybody
+//! else says is no better than the bus, onto which every minion fires what it likes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

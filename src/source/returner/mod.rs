@@ -1,19 +1,47 @@
-//! `returner`: Salt itself, by way of its returner `saltern` (the package `saltext-saltern`).
+//! `returner`: Salt itself, by way of its returner `saltern` (the package `saltext-saltern`):
+//! `event_return`, `--return` and the job cache. [Salt's returner](../returner.md) has Salt's side
+//! and draws the protocol.
 //!
-//! Where a bus only tells, this asks and is answered: events that `event_return` hands over,
-//! returns of minions, and the calls of Salt's job cache. A unix stream socket carries it, or
-//! loopback TCP with a token; `docs/returner.md` draws the protocol.
+//! # Example
+//!
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//!   salt: {returner: {bind: ipc:///run/saltern/returner.ipc}}
+//! sinks:
+//!   archive: {rawfile_json: {filename: /var/log/saltern/events.jsonl}}
+//! ```
+//!
+//! # Who may come in
+//!
+//! A unix stream socket carries it, or loopback TCP with a token. Anything beyond this host is
+//! refused for `bind`: nothing here is encrypted. Connecting to the socket takes the right to write
+//! to its file, and a user of `allow` or `masters`.
+//!
+//! # Guarantee
 //!
 //! Events and returns are answered when they are safe: stored, or on disk, by every sink that wants
 //! them. Until then the sender hears once a second that it should wait, so that it can tell a
 //! daemon that is slow from one that is gone. Events that were not kept are refused, and come
 //! again.
 //!
-//! Each client has a task of its own ([`connection`]), what it may have under way is bounded
-//! ([`handler`], [`budget`]), and who says nothing, half a message, or does not read, is cut off. A
-//! client can use up the bounds of its kind, so that others of it are told to come later; masters
-//! are one kind and all others another. The other sources are not held up. Who may come in at all
-//! is a matter of [`access`].
+//! # Failures
+//!
+//! * another process has the address → tried again → `saltern_source_connected` is 0, `/readyz`
+//!   names the source
+//! * the socket's file was removed or replaced → noticed within a second and made anew; peers that
+//!   are connected stay → a line in the log
+//! * a client says nothing, half a message, or does not read → it is cut off → a warning in the log
+//! * a message is longer than `max_frame` → refused before it is read → it is counted as a bad
+//!   frame
+//! * a client has used up the bounds of its kind → others of it are told to come later; masters are
+//!   one kind and all others another → the sender waits
+//!
+//! # Inside
+//!
+//! Where a bus only tells, this asks and is answered. Each client has a task of its own
+//! ([`connection`]), what it may have under way is bounded ([`handler`], [`budget`]). The other
+//! sources are not held up. Who may come in at all is a matter of [`access`].
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -58,8 +86,8 @@ struct Written {
     /// `tcp://127.0.0.1:PORT` with `token_file`; any address but loopback is refused. The same as
     /// `saltern.address` on Salt's side.
     bind: Bind,
-    /// Permissions of the socket's file, as text in octal: `"0660"`, which is the default.
-    /// Connecting takes the right to write.
+    /// Permissions of the socket's file, as text in octal. Connecting takes the right to write.
+    /// Default: `"0660"`.
     #[serde(default)]
     mode: Option<Mode>,
     /// The group of the socket's file, by name or number. Default: that of the process, or of a

@@ -239,7 +239,8 @@ pub(crate) fn invariant_4_killed_and_restarted<S: Store>(kind: &'static str) {
 /// SIGTERM while a batch waits to fill: what was read is stored before the daemon ends.
 pub(crate) fn invariant_8_drains<S: Store>(kind: &'static str) {
     let mut life = Life::<S>::begin(kind);
-    let daemon = Daemon::start(life.path(), &life.sections(BATCH, "batch: {linger: 1h}"));
+    let daemon =
+        Daemon::start(life.path(), &life.sections(BATCH, "batch: {linger: 1h, max_events: 1000}"));
     life.bus.send(0..500, SIZE);
     daemon.wait_stored("neighbour", 500);
     assert_eq!(daemon.stored("store"), 0);

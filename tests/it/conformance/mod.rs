@@ -116,12 +116,14 @@ mod kafka;
 mod local;
 mod rawfile_json;
 mod sqlite3;
+mod webhook;
 
 const KINDS: &[&str] = &[
     rawfile_json::NAME,
     sqlite3::NAME,
     clickhouse::NAME,
     kafka::NAME,
+    webhook::NAME,
     local::NAME,
     blackhole::NAME,
 ];

@@ -1,4 +1,4 @@
-//! `docs/metrics.md` is what the code says. `UPDATE_GOLDEN=1` writes it anew.
+//! `docs/metrics.md`: the metrics that the code declares.
 
 use std::fmt::Write;
 
@@ -26,12 +26,7 @@ fn the_page_of_metrics_is_the_tables_of_metrics() {
     for declared in ESTATE {
         write_row(&mut page, &declared.metric, declared.by_minion);
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(path, &page).unwrap();
-    }
-    let written = std::fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(written, page, "run this test with UPDATE_GOLDEN=1");
+    super::assert_written("docs/metrics.md", &page);
 }
 
 fn write_row(page: &mut String, metric: &Metric, by_minion: ByMinion) {
