@@ -752,7 +752,8 @@ class FileTest(unittest.TestCase):
             }
         )
         with self.assertLogs(level="DEBUG") as logged:
-            returners = salt.loader.returners(opts, {})
+            option = {"config.option": lambda name, default="", **_: opts.get(name, default)}
+            returners = salt.loader.returners(opts, option)
             self.assertEqual(returners["mysql.get_minions"](), ["web-1"])
         said = [line for line in logged.output if "is saltern here" in line]
         self.assertEqual(len(said), 1, said)

@@ -1,6 +1,8 @@
 //! Stores of sinks that answer what is asked of jobs, behind the job cache.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use rmpv::Value;
 use rusqlite::Connection;
@@ -9,6 +11,7 @@ use serde_json::json;
 use crate::harness::beside::Daemon;
 use crate::harness::daemon::saltern;
 use crate::harness::returner_peer::{Peer, done, map, packed, request, returned};
+use crate::harness::salt::{program, said};
 
 const SOURCE: &str = "returner: {bind: 'unix:FOLDER/r'}";
 
@@ -112,8 +115,7 @@ async fn a_job_that_only_a_store_has_is_answered_by_it() {
 async fn stores_are_asked_in_their_order_and_a_damaged_one_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    std::fs::write(path("bad"), "no database at all, but long enough to be one".repeat(99))
-        .unwrap();
+    fs::write(path("bad"), "no database at all, but long enough to be one".repeat(99)).unwrap();
     write_job(&path("one"), JID, "first");
     write_job(&path("two"), JID, "second");
     let stores = sinks(folder.path(), &["bad", "one", "two"], "jobs: {store: [bad, two, one]}");
@@ -130,8 +132,8 @@ async fn stores_are_asked_in_their_order_and_a_damaged_one_is_passed_over() {
     assert_eq!(said, 1, "it is logged once");
 
     let config = daemon.path("config.yaml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("[bad, two, one]", "one")).unwrap();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("[bad, two, one]", "one")).unwrap();
     daemon.signal("HUP");
     daemon.wait_for_log("the configuration was reloaded").await;
     assert_eq!(ask(&mut peer, "get_load", &jid).await["fun"], json!("first"));
@@ -167,5 +169,43 @@ async fn without_a_job_cache_the_store_answers_alone() {
     daemon.until("the return in the store", || count() == 1).await;
     assert_eq!(ask(&mut peer, "get_load", &[("jid", jid.into())]).await["fun"], "test.echo");
     assert_eq!(ask(&mut peer, "get_jid", &[("jid", jid.into())]).await["web-1"]["return"], 1);
+    daemon.stop().await;
+}
+
+/// Salt's own commands, with the name of one of its returners and options of it.
+#[tokio::test]
+async fn a_file_stands_for_a_returner_of_salts_in_three_releases() {
+    let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let path = |name: &str| folder.path().join(name);
+    write_database(&path("db"));
+    let daemon = Daemon::start_with(SOURCE, &sinks(folder.path(), &["db"], ""));
+    drop(Peer::at(&daemon).await);
+    fs::create_dir(path("returners")).unwrap();
+    let minion = format!(
+        "id: web-7\nroot_dir: {root}\nextension_modules: {root}/ext\nuser: root\n\
+         returner_dirs: [{root}/returners]\nsaltern.address: ipc://{socket}\n\
+         saltern.timeout: 60\nalternative.mysql.host: gone.example\nmysql.host: gone.example\n",
+        root = folder.path().display(),
+        socket = daemon.path("r").display(),
+    );
+    fs::write(path("minion"), minion).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("salt/single_file.py");
+    for (place, version) in ["3006.28", "3007.15", "3008.3"].into_iter().enumerate() {
+        let mut make = Command::new(program(version, "python"));
+        let file = said(make.arg(&script).args(["--as", "mysql", "--sink", "db"]));
+        fs::write(path("returners/mysql.py"), file).unwrap();
+        let call = |arguments: &[&str]| -> serde_json::Value {
+            let mut call = Command::new(program(version, "salt-call"));
+            call.args(["--local", "--out", "json", "--config-dir"]).arg(folder.path());
+            serde_json::from_str(&said(call.args(arguments))).unwrap()
+        };
+        let found = call(&["ret.get_jid", "mysql", JID]);
+        assert_eq!(found["local"]["web-1"]["return"], json!(true), "{version}: {found}");
+        let listed = call(&["ret.get_jids", "mysql"]);
+        assert_eq!(listed["local"].as_object().unwrap().len(), 3, "{version}: {listed}");
+        call(&["test.ping", "--return", "mysql"]);
+        let events = || daemon.lines().iter().filter(|line| line.contains("/ret/web-7")).count();
+        daemon.until("the return", || events() == place + 1).await;
+    }
     daemon.stop().await;
 }

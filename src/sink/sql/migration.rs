@@ -1,5 +1,6 @@
 //! Makes the tables, columns and indexes that a database lacks: an empty one, an older one, or one
-//! that Salt's returner has written. Nothing is ever removed.
+//! that Salt's returner has written. Nothing is ever removed. Two writers may do it at once: the one
+//! that comes second finds its statement refused, looks again, and goes on.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -38,7 +39,11 @@ async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
     for column in table.columns {
         if column.field.is_some() && !there.contains(column.name) {
             let add = format!("ALTER TABLE {name} ADD COLUMN {} {}", column.name, column.kind);
-            database.execute(&add, &Values::default()).await?;
+            if let Err(error) = database.execute(&add, &Values::default()).await
+                && !columns_of(database, dialect, name).await?.contains(column.name)
+            {
+                return Err(error);
+            }
         }
     }
 
@@ -51,7 +56,11 @@ async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
             let unique = if index.unique { "UNIQUE " } else { "" };
             let create =
                 format!("CREATE {unique}INDEX {} ON {name} ({})", index.name, index.columns);
-            database.execute(&create, &Values::default()).await?;
+            if let Err(error) = database.execute(&create, &Values::default()).await
+                && !indexes_of(database, dialect, name).await?.iter().any(serves)
+            {
+                return Err(error);
+            }
         }
     }
     Ok(())
