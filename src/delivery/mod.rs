@@ -130,7 +130,7 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     }
 }
 
-/// What a writer does next.
+/// The next thing that a writer does.
 enum Next {
     /// It delivers this.
     Batch(Batch),
@@ -157,7 +157,7 @@ async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next
     }
 }
 
-/// What is tried at a store.
+/// A thing to try at a store.
 #[derive(Clone, Copy)]
 enum Work<'a> {
     /// To connect, and no more.
@@ -183,7 +183,7 @@ struct Delivery<'a, S: Sink> {
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
-    /// What is due has failed or lost its connection, and is not tried again before then.
+    /// The time of the next try, for what is due and has failed or lost its connection.
     late_until: Option<Instant>,
     /// The batch at which the last write panicked, and how often in a row.
     panicked: Option<(BatchId, u32)>,
@@ -221,11 +221,11 @@ impl<'a, S: Sink> Delivery<'a, S> {
         !matches!(self.attempt(Work::Connect).await, Err(Failure::Fatal))
     }
 
-    /// When there is something to do besides writing.
+    /// The time at which there is something to do besides writing.
     fn due(&self) -> Option<Instant> {
         match &self.sink {
             Some(sink) => Some(sink.due()?.max(self.late_until.unwrap_or_else(Instant::now))),
-            // What failed and lost its connection is still to be done.
+            // It is still to be done.
             None => self.late_until,
         }
     }
@@ -1397,9 +1397,9 @@ pub(crate) mod tests {
     struct Gathered {
         waiting: Vec<String>,
         since: Option<Instant>,
-        /// What to answer when it is due.
+        /// The answers for what is due.
         ticks: VecDeque<Answer>,
-        /// When what was sent, or not, in seconds from the beginning.
+        /// All that happened, each with its second.
         log: Vec<(u64, String)>,
         began: Option<Instant>,
     }

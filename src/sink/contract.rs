@@ -77,7 +77,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
     /// own ids, where the store can.
     fn write(&mut self, batch: &Batch) -> impl Future<Output = Result<(), WriteError>> + Send;
 
-    /// When [`Sink::tick`] is to be called, for a sink that gathers events and sends them later.
+    /// The time to call [`Sink::tick`], for a sink that gathers events and sends them later.
     /// Such a sink has stored what it gathered, so that neither a stop nor a crash loses it.
     fn due(&self) -> Option<Instant> {
         None
@@ -258,7 +258,7 @@ pub(crate) struct Context {
     pub(crate) writer: usize,
     /// The `master_id` of the whole.
     pub(crate) master_id: String,
-    /// Where the daemon keeps its state.
+    /// The folder of the daemon's state.
     pub(crate) state_dir: PathBuf,
     /// How long one connect or write may take before it is broken off.
     pub(crate) limit: Duration,

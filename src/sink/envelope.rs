@@ -17,7 +17,7 @@ use crate::event::template::{Template, Values};
 use crate::event::url_template::UrlTemplate;
 use crate::sync::blocking;
 
-/// What the requests of a sink have besides their bodies.
+/// All that the requests of a sink have besides their bodies.
 #[derive(Clone)]
 pub(super) struct Envelope {
     pub(super) url: UrlTemplate,
@@ -121,7 +121,7 @@ impl TryFrom<BTreeMap<String, Template>> for Headers {
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Envelope {
-    /// Whether it is the same for all events.
+    /// True if it is the same for all events.
     pub(super) fn is_fixed(&self) -> bool {
         let Headers(headers) = &self.headers;
         self.url.is_fixed() && headers.iter().all(|(_, template)| template.fixed().is_some())

@@ -157,7 +157,7 @@ enum Body {
     Event,
     /// The text of `template`, for one event.
     Template,
-    /// What is known of several events.
+    /// The facts of several events.
     Digest,
 }
 
@@ -225,7 +225,7 @@ impl TryFrom<Settings> for Config {
 /// Connections to the receiver.
 pub(super) struct Webhook {
     requests: Requests,
-    /// What is gathered, where a request is a digest.
+    /// The events that are gathered, where a request is a digest.
     digests: Option<Digests>,
     /// How long a write may go on before it begins no further request.
     begins_for: Duration,

@@ -5,8 +5,8 @@
 //! and do not change any more. So one that is sent twice, after an answer that was lost or a crash,
 //! is the same both times. Events that come meanwhile wait for the next.
 //!
-//! What waits is bounded; the oldest events are dropped then, but those of a sealed digest. The next
-//! digest says how many.
+//! There are bounds on what waits. Beyond them the oldest events are dropped, but none of a sealed
+//! digest. The next digest says how many.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -91,7 +91,7 @@ impl Default for DigestConfig {
     }
 }
 
-/// What may wait, besides a sealed digest.
+/// The most that may wait, besides a sealed digest.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     events: usize,
@@ -243,7 +243,7 @@ impl Digests {
         warn!(sink = self.sink, events, error = why, "events are dropped; the next digest says so");
     }
 
-    /// When a digest is to be sent, if events wait.
+    /// The time to send a digest, if events wait.
     pub(crate) fn due(&self) -> Option<Instant> {
         if self.sealed.is_some() {
             return Some(self.clock.began);
@@ -577,7 +577,7 @@ mod tests {
                     }
                 }
                 assert!(accepted.is_sorted_by(|a, b| a < b), "{accepted:?}");
-                // What was dropped after the last digest is told by the next.
+                // The next digest would tell what was dropped after the last.
                 told += u64::try_from(digests.dropped).unwrap();
                 assert_eq!(accepted.len() as u64 + told, next);
                 assert_eq!((digests.due(), digests.sealed), (None, None));

@@ -49,7 +49,7 @@ pub(super) struct File {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Waiting {
     pub(super) place: i64,
-    /// Since when, in microseconds since 1970.
+    /// The time of its coming, in microseconds since 1970.
     pub(super) at: i64,
     pub(super) bytes: usize,
 }
@@ -73,7 +73,7 @@ pub(super) struct Found {
     pub(super) sent_at: Option<i64>,
 }
 
-/// What is written together.
+/// A transaction.
 pub(super) struct Change<'a>(Transaction<'a>);
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -113,7 +113,7 @@ impl File {
         Ok((File { path: path.to_owned(), opened, connection }, found))
     }
 
-    /// Whether the file that is open is the one that has its name.
+    /// True if the file that is open is the one that has its name.
     pub(super) fn is_in_place(&self) -> bool {
         identity(&self.path).is_ok_and(|found| found == self.opened)
     }

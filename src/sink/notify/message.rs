@@ -1,4 +1,4 @@
-//! What a digest says of its events: how many there were, of which kinds, and a line for each.
+//! The text and the JSON of a digest: how many there were, of which kinds, and a line for each.
 //!
 //! A minion chooses what most of it holds. So each value is cut, and what a terminal or a chat would
 //! obey is made visible ([`visible::capped`]).
@@ -23,11 +23,11 @@ const LONGEST: usize = 512;
 /// Names that a text lists, and lines that it has. What is left out is counted.
 const LISTED: usize = 10;
 
-/// What a digest says of one event.
+/// One event, as a digest shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Note {
-    /// When it was read, in UTC.
+    /// The time of its reading, in UTC.
     time: String,
     tag: String,
     kind: String,
@@ -42,7 +42,7 @@ pub(crate) struct Note {
 }
 
 impl Note {
-    /// What is to be said of this event.
+    /// The note of this event.
     pub(super) fn of(entry: &Entry<'_>) -> Self {
         let fields = entry.event.fields();
         let shown = |text: &str| visible::capped(text, LONGEST);
@@ -157,7 +157,7 @@ fn listed(counts: &BTreeMap<String, u64>) -> String {
 #[schemars(with = "String")]
 pub(crate) struct DigestText(Vec<Part<Field>>);
 
-/// What is known of a digest.
+/// A fact of a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Count,
