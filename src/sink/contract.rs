@@ -83,9 +83,10 @@ pub(crate) trait Sink: Sized + Send + 'static {
         None
     }
 
-    /// Does what is [due](Sink::due), or nothing if nothing is. After an error it is called again, with back-off; events are
-    /// written meanwhile. There is no batch that an error could refuse, so
-    /// [`WriteError::Reject`] and [`WriteError::Partly`] mean the same as [`WriteError::Retry`].
+    /// Does what is [due](Sink::due), or nothing if nothing is. After an error it is called again,
+    /// with back-off; events are written meanwhile. There is no batch that an error could refuse,
+    /// so [`WriteError::Reject`] and [`WriteError::Partly`] mean the same as
+    /// [`WriteError::Retry`].
     fn tick(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }

@@ -21,7 +21,7 @@
 //! | `events` | one a batch | a JSON list of events |
 //! | `event` | one an event | `{"tag": …, "data": …}` |
 //! | `template` | one an event | the text of `template` |
-//! | `digest` | one for all events of a while | `{"count": …, "dropped": …, "by": {…}, "events": […]}` |
+//! | `digest` | one for all events of a while | counts, and a list of events; see "Digests" |
 //!
 //! Where a request is one event's, `url` and `headers` are templates too. A value of an event is
 //! escaped for its place: in the URL as one segment of the path, or a value of the query; in a
@@ -54,14 +54,15 @@
 //!     filter: {kinds: [job_return], outcome: [failed]}
 //! ```
 //!
-//! A digest says of each event its `time`, `tag`, `kind`, `minion`, `fun`, `jid` and `outcome`, and
-//! in `by` how many events there are of each kind, outcome, function and minion. Values are cut at
-//! 512 bytes. An event is settled once it is in the digest's file, `STATE_DIR/digests/SINK.db`,
-//! which survives a stop and a crash. So `retry.give_up_after` and `spill.max_age` are about the way
-//! into that file, and a digest is sent until it is accepted. Up to 10000 events and 16 MiB wait
-//! there; the oldest are dropped then, and `dropped` of the next digest counts them. A digest that
-//! is refused for good is halved, and an event that is refused alone is dropped and counted too.
-//! Such a sink has one writer.
+//! A digest is `{"count": …, "dropped": …, "by": {…}, "events": […]}`, or the text of
+//! `digest.template`. It says of each event its `time`, `tag`, `kind`, `minion`, `fun`, `jid` and
+//! `outcome`, and in `by` how many events there are of each kind, outcome, function and minion.
+//! Values are cut at 512 bytes. An event is settled once it is in the digest's file,
+//! `STATE_DIR/digests/SINK.db`, which survives a stop and a crash. `retry.give_up_after` and
+//! `spill.max_age` are about the way into that file; a digest is sent until it is accepted. Up to
+//! 10000 events and 16 MiB wait there; the oldest are dropped then, and `dropped` of the next
+//! digest counts them. A digest that is refused for good is halved, and an event that is refused
+//! alone is dropped and counted too. Such a sink has one writer.
 //!
 //! # Guarantee
 //!

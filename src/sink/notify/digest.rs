@@ -35,7 +35,10 @@ struct Settings {
     after: Span,
     /// How long the next digest waits after one was sent.
     interval: Span,
-    /// The body. Default: JSON that counts the events and lists what is known of each.
+    /// The body, a text. `{count}` and `{dropped}` are numbers of events; `{outcomes}`, `{kinds}`,
+    /// `{funs}` and `{minions}` say how many there are of each; `{first}` and `{last}` are times;
+    /// `{lines}` has a line for each of the first ten events. A literal brace is written twice.
+    /// Default: JSON that counts the events and lists them.
     template: Option<DigestText>,
 }
 
@@ -309,7 +312,7 @@ impl Digests {
         Ok(())
     }
 
-    /// The sealed digest will never be accepted. The next is half of it; one event alone is dropped.
+    /// The sealed digest will never be accepted. The next is half of it; an event alone is dropped.
     fn refused(&mut self, why: &str) -> Result<(), WriteError> {
         let failed = |error| WriteError::reconnect("noting that a digest was refused", error);
         let (Some(sealed), Some(file)) = (&self.sealed, &mut self.file) else { return Ok(()) };

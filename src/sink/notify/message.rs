@@ -1,7 +1,7 @@
 //! The text and the JSON of a digest: how many there were, of which kinds, and a line for each.
 //!
-//! A minion chooses what most of it holds. So each value is cut, and what a terminal or a chat would
-//! obey is made visible ([`visible::capped`]).
+//! A minion chooses most values. So each is cut, and what a terminal or a chat would obey is made
+//! visible ([`visible::capped`]).
 
 use std::collections::BTreeMap;
 
@@ -149,9 +149,7 @@ fn listed(counts: &BTreeMap<String, u64>) -> String {
     words.join(", ")
 }
 
-/// The text of a digest. `{count}` and `{dropped}` are numbers of events; `{outcomes}`, `{kinds}`,
-/// `{funs}` and `{minions}` say how many there are of each; `{first}` and `{last}` are times;
-/// `{lines}` has a line for each of the first ten events. A literal brace is written twice.
+/// The text of a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]
