@@ -63,7 +63,7 @@ fn take(stream: TcpStream, answers: bool) -> Option<Request> {
             }
         };
         match name.to_lowercase().as_str() {
-            "idempotency-key" => key = value.to_owned(),
+            "idempotency-key" => value.clone_into(&mut key),
             "content-length" => length = value.parse().ok()?,
             _ => {}
         }
