@@ -17,7 +17,7 @@ help:
 	@echo 'make test-full    as make test, and then the stores in their other releases'
 	@echo 'make lint    formatting, clippy, bans and licences of dependencies'
 	@echo 'make fmt     format all code'
-	@echo 'make fix     mend what clippy can mend, then format'
+	@echo 'make fix     correct what clippy can correct, then format'
 	@echo 'make bench   the Criterion benches'
 	@echo 'make load    the load tests, with their report and plots, into target/load'
 	@echo 'make compare saltern beside rsyslog, Telegraf and Salt, on the same events'
