@@ -93,14 +93,14 @@ fn remove(store: &mut RawfileJson, _: Option<u32>) -> Repair<RawfileJson> {
 #[test]
 fn invariant_1_the_bus_is_never_held_up() {
     for mode in ["durable", "overflow", "memory"] {
-        lives::invariant_1_the_bus_is_never_held_up(NAME, hold_lock, mode);
+        lives::invariant_1_the_bus_is_never_held_up("rawfile_json", hold_lock, mode);
     }
 }
 
 /// A named pipe that nobody reads.
 #[test]
 fn invariant_8_stops_in_time_at_a_pipe() {
-    let mut life = Life::<RawfileJson>::begin(NAME);
+    let mut life = Life::<RawfileJson>::begin("rawfile_json");
     let pipe = life.store.0.path("events");
     assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
     let daemon = life.daemon();
@@ -115,7 +115,7 @@ fn invariant_8_stops_in_time_at_a_pipe() {
 
 #[test]
 fn sighup_opens_the_file_anew() {
-    let mut life = Life::<RawfileJson>::begin(NAME);
+    let mut life = Life::<RawfileJson>::begin("rawfile_json");
     let daemon = life.daemon();
     life.bus.send(0..50, SIZE);
     daemon.wait_stored("store", 50);
