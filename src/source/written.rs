@@ -16,7 +16,7 @@ use crate::codec::msgpack::{Item, Malformed, Walker};
 use crate::event::return_tag;
 use crate::event::runner::RunnerJob;
 
-/// Why bytes are no event.
+/// The reason why bytes are no event.
 #[derive(Debug, Error)]
 pub(super) enum NotAnEvent {
     /// It is not JSON.
@@ -43,7 +43,7 @@ pub(super) enum NotAnEvent {
     Tag,
 }
 
-/// Where the payload of a frame begins.
+/// The place where the payload of a frame begins.
 const TAG_END: &[u8] = b"\n\n";
 
 /// The frame of a JSON object, and what JSON could not hold of it; keys besides the two are passed
