@@ -155,6 +155,8 @@ pub enum Once {
     ByBatch,
     /// It is there twice.
     No,
+    /// The store keeps no event at all.
+    NothingKept,
 }
 
 /// For whom tables are to be.
@@ -237,6 +239,7 @@ pub(crate) struct Context {
     /// Which of the sink's writers this is, from 0.
     pub(crate) writer: usize,
     /// The `master_id` of the whole.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     pub(crate) master_id: String,
     /// How long one connect or write may take before it is broken off.
     pub(crate) limit: Duration,
@@ -376,6 +379,7 @@ impl WriteError {
     }
 
     /// The same as a [`WriteError::Reconnect`] if it is a [`WriteError::Retry`].
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     pub(crate) fn over_a_new_connection(self) -> Self {
         match self {
             WriteError::Retry { doing, cause, .. } => WriteError::Reconnect { doing, cause },

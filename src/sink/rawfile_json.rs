@@ -18,9 +18,9 @@
 //! [JSON](../sinks.md#json).
 //!
 //! The file is opened for appending and locked (flock) for each batch, so that it may be shared
-//! with Salt's own returner. A batch is stored whole: if the disk is full the part that was written
-//! is cut off again, so there is never half a line, and a half line that a crash left is cut off
-//! when the file is opened.
+//! with Salt's own returner. A batch is stored whole: on a full disk the part that was written is
+//! cut off again. A half line that a crash left is cut off when the file is opened. So there is
+//! never half a line.
 //!
 //! # Rotation
 //!
