@@ -7,10 +7,11 @@
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::answer::{self, FIND_JOB};
@@ -118,6 +119,9 @@ pub(crate) struct Answer {
     spool: Spool,
     parts: u32,
     began: Instant,
+    /// When it is of no use any more.
+    until: Option<Instant>,
+    is_over: bool,
     is_cut: bool,
     /// Taken for as long as somebody works on it, also where nobody waits for it any more.
     _turn: Option<OwnedSemaphorePermit>,
@@ -141,12 +145,31 @@ pub(crate) struct Job<'a> {
 impl Answer {
     /// An answer to be written.
     pub(super) fn new(question: Question, spool: Spool) -> Self {
-        Answer { question, spool, parts: 0, began: Instant::now(), is_cut: false, _turn: None }
+        Answer {
+            question,
+            spool,
+            parts: 0,
+            began: Instant::now(),
+            until: None,
+            is_over: false,
+            is_cut: false,
+            _turn: None,
+        }
     }
 
     /// The same in a turn that ends with it.
     pub(super) fn in_turn(self, turn: Option<OwnedSemaphorePermit>) -> Self {
         Answer { _turn: turn, ..self }
+    }
+
+    /// The same with a deadline.
+    pub(super) fn by(self, until: Instant) -> Self {
+        Answer { until: Some(until), ..self }
+    }
+
+    /// The time at which nobody waits for it any more, if there is one.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
     }
 
     /// What is asked.
@@ -201,9 +224,10 @@ impl Answer {
         self.part(&packed);
     }
 
-    /// Tells if there is room for more.
-    pub(crate) fn goes_on(&self) -> bool {
-        self.spool.is_sound()
+    /// Tells if there is room for more, and somebody who waits for it.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        self.is_over |= self.until.is_some_and(|until| until <= Instant::now());
+        self.spool.is_sound() && !self.is_over
     }
 
     /// Tells if a list of jobs took so long that it has to end here. The last jobs have to come
@@ -215,6 +239,9 @@ impl Answer {
 
     /// The whole answer; `None` if nothing was known.
     pub(crate) fn finished(self) -> io::Result<Option<Spooled>> {
+        if self.is_over {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its time is over"));
+        }
         if self.is_cut {
             let jobs = self.parts;
             warn!(jobs, "a list of all jobs takes too long; Salt gets the last of them");
