@@ -258,7 +258,7 @@ impl Sink for Sqlite3 {
     }
 
     fn job_store(config: &Config) -> Option<Arc<dyn JobStore>> {
-        Some(Arc::new(job_store::Jobs::new(&config.database, &TABLES)))
+        Some(Arc::new(job_store::SqliteJobs::new(&config.database, &TABLES)))
     }
 }
 

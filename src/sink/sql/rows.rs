@@ -166,24 +166,26 @@ impl<'a> Job<'a> {
     /// Adds the row of the job. It is called with a load.
     pub(super) fn put(&self, table: &Table<JobField>, times: &mut Times, values: &mut Values<'a>) {
         for (_, field) in table.written() {
-            match field {
-                JobField::Jid => values.text(Some(self.jid)),
-                JobField::Load => self.put_load(values),
-                JobField::LoadFrom => values.text(Some(self.load_from.name())),
-                JobField::Minions => match self.minions {
-                    Some(minions) => values.make(|out| _ = json::write(minions, out)),
-                    None => values.text(None),
-                },
-                JobField::EndTime => values.text(self.end_time),
-                JobField::Time => {
-                    values.make(|out| out.extend(times.utc(self.entry.received).bytes()));
-                }
-            }
+            self.put_field(field, times, values);
         }
     }
 
-    /// Adds the load.
-    pub(super) fn put_load(&self, values: &mut Values<'a>) {
+    /// Adds what is said of one thing.
+    pub(super) fn put_field(&self, field: JobField, times: &mut Times, values: &mut Values<'a>) {
+        match field {
+            JobField::Jid => values.text(Some(self.jid)),
+            JobField::Load => self.put_load(values),
+            JobField::LoadFrom => values.text(Some(self.load_from.name())),
+            JobField::Minions => match self.minions {
+                Some(minions) => values.make(|out| _ = json::write(minions, out)),
+                None => values.text(None),
+            },
+            JobField::EndTime => values.text(self.end_time),
+            JobField::Time => values.make(|out| out.extend(times.utc(self.entry.received).bytes())),
+        }
+    }
+
+    fn put_load(&self, values: &mut Values<'a>) {
         match &self.load {
             Some(Load::Published(load)) => values.make(|out| _ = json::write(load, out)),
             Some(Load::Event) | None => put_data(self.entry.event, values),
