@@ -1,4 +1,4 @@
-//! What an event says, as rows of the tables: one of `salt_events` for each event, and of `jids` or
+//! The rows of the tables that an event makes: one of `salt_events` for each event, and of `jids` or
 //! `salt_returns` for those about a job.
 
 use std::borrow::Cow;
@@ -19,17 +19,17 @@ use crate::event::standing::{Precedence, Standing};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 
-/// What an event says of a job.
+/// All that an event says of a job.
 pub(super) enum Said<'a> {
     /// Nothing.
     Nothing,
     /// Something of the job itself.
     Job(Job<'a>),
-    /// What was returned.
+    /// A return of a minion, or of a runner.
     Return(Return<'a>),
 }
 
-/// What is said of a job itself.
+/// All that is said of a job itself.
 pub(super) struct Job<'a> {
     entry: Entry<'a>,
     pub(super) jid: &'a str,
@@ -88,7 +88,7 @@ impl LoadFrom {
 
 /// Tells if the entry is an event of the bus, and no word of the master beside it.
 pub(super) fn is_event(entry: &Entry<'_>) -> bool {
-    JobLoad::of(entry).is_none()
+    !JobLoad::is(entry)
 }
 
 /// Tells if the entry is a return of no job, which has no key by which a repeated one is known.
@@ -279,7 +279,7 @@ fn is_trimmed(value: Option<&[u8]>) -> bool {
     memchr::memmem::find(&text, b"\"VALUE_TRIMMED\"").is_some()
 }
 
-/// What `bool(value)` says in Python.
+/// The same as `bool(value)` in Python.
 fn is_true(value: &[u8]) -> bool {
     match msgpack::scalar(value) {
         None
