@@ -1,8 +1,8 @@
 //! A store that answers what Salt asks of its jobs.
 //!
-//! The embedded job cache is one, and so is each sink whose tables Salt could read. A store finds
-//! loads and returns and hands them to the [`Answer`], which alone knows how Salt wants to have
-//! them.
+//! Each sink whose tables Salt could read is one. A store finds loads and returns and hands them to
+//! the [`Answer`], which alone knows how Salt wants to have them. The embedded job cache fills the
+//! same answers, before any store is asked.
 
 use std::error::Error;
 use std::io;
@@ -46,7 +46,7 @@ impl AskError {
     }
 }
 
-/// What Salt asks of a job cache, under the names of its functions.
+/// A question of Salt's to its job cache, under the name of Salt's function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     /// The load of a job, and the minions that it was meant for.
@@ -54,7 +54,7 @@ pub enum Question {
         /// The job.
         jid: String,
     },
-    /// What each minion returned of a job.
+    /// The return of each minion of a job.
     GetJid {
         /// The job.
         jid: String,
@@ -70,7 +70,7 @@ pub enum Question {
     GetJidsFilter {
         /// How many at the most.
         count: u64,
-        /// Whether those that ask for other jobs are left out.
+        /// True if those that ask for other jobs are left out.
         filter_find_job: bool,
     },
     /// The minions that have returned something.
@@ -172,7 +172,7 @@ impl Answer {
         self.until
     }
 
-    /// What is asked.
+    /// The question.
     pub(crate) fn question(&self) -> &Question {
         &self.question
     }
