@@ -26,7 +26,7 @@ pub(in crate::sink) struct Retention {
 }
 
 impl Retention {
-    /// What is older than this goes.
+    /// Rows that are older than this go.
     pub(in crate::sink) fn new(keep: Duration) -> Self {
         Retention { keep, due: Instant::now() }
     }
@@ -81,7 +81,7 @@ async fn forget<D: Database>(
             "NOT EXISTS (SELECT 1 FROM {} WHERE {0}.{job_of_return} = {}.{job})",
             returns.name, jids.name
         );
-        // What Salt's own returner wrote is as old as its id.
+        // A row of Salt's own returner is as old as its id.
         let mut has_no_time = String::new();
         if let Some(time) = jids.column(JobField::Time) {
             steps.push((jids.name, format!("{} AND {has_no_return}", old(time)), &utc));

@@ -94,8 +94,7 @@ impl Statements {
     }
 }
 
-/// What to select for a column of the table that has this name in a query: NULL where there is no
-/// such column.
+/// A column as a query selects it, of the table that has this name there: NULL where it is missing.
 pub(super) fn selected(table: &str, column: Option<&str>) -> String {
     column.map_or_else(|| "NULL".to_owned(), |column| format!("{table}.{column}"))
 }

@@ -137,7 +137,7 @@ async fn run<D: Database>(database: &mut D, sql: &str) -> Result<(), D::Error> {
     database.execute(sql, &Values::default()).await.map(drop)
 }
 
-/// What is needed to write the entries of a batch.
+/// All that is needed to write the entries of a batch.
 struct Writing<'a> {
     statements: &'a Statements,
     values: Values<'a>,

@@ -1,4 +1,4 @@
-//! What the sink makes of events, and of a database that is not as it should be.
+//! The sink with all sorts of events, and with a database that is not as it should be.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -511,7 +511,7 @@ fn groups_of_any_size_leave_the_same_rows() {
     assert_eq!((returns("\"6\" |"), returns("\"4\" |"), returns("nocache |")), (0, 1, 2));
 }
 
-/// What a master says of a job.
+/// A batch of one word of a master.
 fn told(event: Option<Event>) -> Batch {
     vouched(Authority::Master, vec![event.unwrap()])
 }
@@ -596,7 +596,7 @@ fn old_rows_go_in_small_steps_and_others_stay() {
     assert_eq!(rows(&database, "SELECT jid FROM jids"), [JID]);
 }
 
-/// What the store of jobs answers.
+/// The answer of the store of jobs.
 fn asked(database: &Path, question: Question) -> serde_json::Value {
     answered(&*Sqlite3::job_store(&config(database)).unwrap(), question).unwrap()
 }
@@ -699,7 +699,7 @@ fn what_salts_own_returner_wrote_is_read_back() {
         assert_eq!(asked(&database, Question::GetMinions), json!(["web-1", "web-2"]));
         assert_eq!(asked(&database, Question::GetEndtime { jid: find.clone() }), json!(null));
     }
-    // What the bus says of it later changes nothing.
+    // The bus changes nothing by saying it later.
     let new = event(&format!("salt/job/{first}/new"), &[("jid", Value::from(&*first))]);
     open(&database).store(&batch(vec![new])).unwrap();
     let load = asked(&database, Question::GetLoad { jid: first });
@@ -868,4 +868,15 @@ async fn a_question_that_nobody_waits_for_ends() {
         assert!(began.elapsed() < Duration::from_secs(120), "all turns are taken");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[test]
+fn the_script_makes_the_tables_that_the_sink_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let [made, scripted] = ["made", "scripted"].map(|name| folder.path().join(name));
+    drop(open(&made));
+    let script = Sqlite3::tables(None, &TableWish::default()).unwrap();
+    Connection::open(&scripted).unwrap().execute_batch(&script).unwrap();
+    let schema = "SELECT name, sql FROM sqlite_master ORDER BY name";
+    assert_eq!(rows(&scripted, schema), rows(&made, schema));
 }
