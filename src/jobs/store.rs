@@ -68,14 +68,14 @@ pub enum Question {
     GetJids,
     /// The last jobs, oldest first.
     GetJidsFilter {
-        /// How many at the most.
+        /// So many at the most.
         count: u64,
         /// True if those that ask for other jobs are left out.
         filter_find_job: bool,
     },
     /// The minions that have returned something.
     GetMinions,
-    /// When a job ended.
+    /// The end of a job.
     GetEndtime {
         /// The job.
         jid: String,
@@ -109,7 +109,7 @@ impl Question {
     }
 }
 
-/// How long a large store may list jobs. Salt waits for three seconds.
+/// The time that a large store may take to list jobs. Salt waits for three seconds.
 const LONGEST_LIST: Duration = Duration::from_secs(1);
 
 /// An answer in the making, as msgpack.
@@ -119,7 +119,7 @@ pub(crate) struct Answer {
     spool: Spool,
     parts: u32,
     began: Instant,
-    /// When it is of no use any more.
+    /// Nobody waits for it any more from this time on.
     until: Option<Instant>,
     is_over: bool,
     is_cut: bool,
@@ -138,7 +138,7 @@ pub(crate) struct Job<'a> {
     pub(crate) is_event: bool,
     /// The minions that it was meant for, sorted, if that is asked for.
     pub(crate) minions: &'a [String],
-    /// When it ended.
+    /// The time at which it ended.
     pub(crate) end_time: Option<&'a str>,
 }
 

@@ -17,13 +17,13 @@ use super::store::{Answer, AskError, JobStore};
 use crate::error::chain;
 use crate::sync::lock;
 
-/// How long a store may take.
+/// The time that a store may take.
 const EACH: Duration = Duration::from_secs(2);
 
-/// How long all that is asked for one question may take. Salt waits for three seconds.
+/// The time that all may take that are asked for one question. Salt waits for three seconds.
 const ALL: Duration = Duration::from_millis(2500);
 
-/// How long a store is left alone that gave no answer in time.
+/// The time for which a store is left alone that gave no answer in its time.
 const REST: Duration = Duration::from_secs(10);
 
 /// Questions that a store works on at the same time.

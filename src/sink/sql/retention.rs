@@ -12,7 +12,7 @@ use super::tables::{EventField, JobField, ReturnField};
 use super::{Database, Values};
 use crate::observe::state;
 
-/// How often to look for old rows once there are no more.
+/// The time from one look for old rows to the next, once there are no more.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The fewest rows of a table that go in one step.

@@ -38,7 +38,7 @@ pub(super) struct Job<'a> {
     pub(super) load_from: LoadFrom,
     /// The minions that it is meant for, as msgpack, if they are said.
     pub(super) minions: Option<&'a [u8]>,
-    /// When it ended, if it is said.
+    /// The time at which it ended, if it is said.
     pub(super) end_time: Option<&'a str>,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum Load<'a> {
     Published(Cow<'a, [u8]>),
 }
 
-/// Where the load of a job comes from, from worse to better.
+/// The origin of the load of a job, from worse to better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sink) enum LoadFrom {
     /// The event of the new job, or it is not known: Salt's own returner does not say.

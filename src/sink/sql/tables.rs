@@ -57,13 +57,13 @@ pub(in crate::sink) enum JobField {
     Jid,
     /// The load, as JSON.
     Load,
-    /// Where the load comes from ([`super::rows::LoadFrom`]).
+    /// The origin of the load ([`super::rows::LoadFrom`]).
     LoadFrom,
     /// The minions that the master has named for the job, as a JSON list.
     Minions,
-    /// When the job ended, as Salt says it.
+    /// The time at which the job ended, as Salt says it.
     EndTime,
-    /// When the job was first heard of, in UTC.
+    /// The time at which the job was first heard of, in UTC.
     Time,
 }
 
@@ -78,7 +78,7 @@ pub(in crate::sink) enum ReturnField {
     Minion,
     /// The arguments, as Python prints them; NULL if there are none.
     Arguments,
-    /// When the return was read, in local time.
+    /// The time at which the return was read, in local time.
     LocalTime,
     /// The value that was returned, as JSON.
     Value,
@@ -86,7 +86,7 @@ pub(in crate::sink) enum ReturnField {
     Success,
     /// Who vouches for it.
     Authority,
-    /// How it went, by [`crate::event::job_return`].
+    /// The outcome, by [`crate::event::job_return`].
     Outcome,
 }
 
@@ -97,7 +97,7 @@ pub(in crate::sink) enum EventField {
     Tag,
     /// The data, as JSON.
     Data,
-    /// When the event was read, in UTC.
+    /// The time at which the event was read, in UTC.
     Time,
     /// The id of the master.
     Master,

@@ -17,7 +17,7 @@ use crate::sink::sql::reading::{Reading, fill};
 use crate::sink::sql::tables::Tables;
 use crate::sync::lock;
 
-/// How long to wait for a lock of another process. Salt waits for three seconds.
+/// The longest wait for a lock of another process. Salt waits for three seconds.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// The jobs of a database.
