@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::contract::{Again, Partly, Refusal, WriteError};
+use super::contract::{Again, Cause, Partly, Refusal, WriteError};
 
 /// How the events of a batch went. The write ends at the first event that may be accepted later.
 pub(super) struct OneByOne {
@@ -23,13 +23,12 @@ impl OneByOne {
         OneByOne { doing, events, began: Instant::now(), begins_for, refused: Vec::new() }
     }
 
-    /// Fails if the event at `place` is to wait for another write.
-    pub(super) fn begin(&self, place: usize) -> Result<(), WriteError> {
+    /// Ends the write if the event at `place` has to wait for another, for want of time.
+    pub(super) fn begin(&mut self, place: usize) -> Result<(), WriteError> {
         if place == 0 || self.began.elapsed() < self.begins_for {
             return Ok(());
         }
-        let cause = "the batch takes longer than `retry.timeout`; smaller batches help";
-        Err(WriteError::retry(self.doing, cause))
+        Err(self.ended_at(place, None, None))
     }
 
     /// Notes how the event at `place` went. An error is how the write ends.
@@ -48,10 +47,20 @@ impl OneByOne {
             Err(WriteError::Reconnect { cause, .. }) if place > 0 => (cause, None),
             Err(other) => return Err(other),
         };
+        Err(self.ended_at(place, Some(cause), after))
+    }
+
+    /// The events from `place` on come again.
+    fn ended_at(
+        &mut self,
+        place: usize,
+        cause: Option<Cause>,
+        after: Option<Duration>,
+    ) -> WriteError {
         let places: BTreeSet<_> = (place..self.events).collect();
         let again = Some(Again { places, cause, after });
         let refused = std::mem::take(&mut self.refused);
-        Err(WriteError::Partly(Partly { doing: self.doing.into(), refused, again }))
+        WriteError::Partly(Partly { doing: self.doing.into(), refused, again })
     }
 
     /// How the write ends when all events were tried.

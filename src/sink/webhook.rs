@@ -24,11 +24,11 @@
 //! | `digest` | one for all events of a while | counts, and a list of events; see "Digests" |
 //!
 //! Where a request is one event's, `url` and `headers` are templates too. A value of an event is
-//! escaped for its place: in the URL as one segment of the path, or a value of the query; in a
-//! header with control characters made visible; in a body as `content_type` asks for (JSON,
-//! `x-www-form-urlencoded`, HTML and XML; any other with control characters made visible). In URLs
-//! and headers a value is cut at 512 bytes, and `_` stands in a URL for one that the event does not
-//! have.
+//! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
+//! header its control characters are made visible. In a body it is escaped as `content_type` asks
+//! for (JSON, `x-www-form-urlencoded`, HTML and XML); in any other its control characters are made
+//! visible. In URLs and headers a value is cut at 512 bytes, and `_` stands in a URL for one that
+//! the event does not have.
 //!
 //! Each request has the header `Idempotency-Key`, the id of the event, batch or digest. It is the
 //! same when the request comes again.
@@ -66,9 +66,8 @@
 //!
 //! # Guarantee
 //!
-//! An event may arrive twice: after an answer that was lost, and after a crash. The receiver can
-//! tell by `Idempotency-Key`. Requests of events go in order, one after the other, and what was
-//! accepted of a batch is not sent again by the same process.
+//! A receiver can tell by `Idempotency-Key` what comes again. Requests of events go in order, one
+//! after the other, and what was accepted of a batch is not sent again by the same process.
 //!
 //! A hook wants news. So an event is tried for an hour and becomes a dead letter then, and what has
 //! waited on disk for an hour is dropped and counted. A receiver that is to have everything wants
@@ -259,7 +258,8 @@ impl Sink for Webhook {
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         let tls = config.envelope.url.is_https().then_some(&config.tls);
         let client = blocking(|| Client::new(tls, &config.auth, config.timeout));
-        let client = client.map_err(|error| WriteError::fatal("setting up connections", error))?;
+        let client =
+            client.map_err(|error| ConnectError::fatal("setting up connections", error))?;
         let digests = match &config.holds {
             Holds::Digest(digest) => Some(blocking(|| Digests::open(digest, context))?),
             Holds::Batch | Holds::Event | Holds::Text(_) => None,
@@ -280,11 +280,8 @@ impl Sink for Webhook {
         }
         let mut events = OneByOne::new(SENDING, batch.len(), self.begins_for);
         for (place, entry) in batch.entries().enumerate() {
-            let sent = match events.begin(place) {
-                Ok(()) => self.requests.send_event(&entry).await,
-                late => late,
-            };
-            events.note(place, sent)?;
+            events.begin(place)?;
+            events.note(place, self.requests.send_event(&entry).await)?;
         }
         events.end()
     }
