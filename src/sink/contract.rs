@@ -266,10 +266,13 @@ impl Reopen {
         Reopen(watch::channel(0).1)
     }
 
-    /// `true` once for all signals since the last time, or since this clone was made.
+    /// `true` once for all signals since the last time. A clone begins where its original stood.
     pub(crate) fn take(&mut self) -> bool {
         let is_due = self.0.has_changed().unwrap_or(false);
-        self.0.mark_unchanged();
+        if is_due {
+            // A signal that comes in between is served by what follows this one.
+            self.0.mark_unchanged();
+        }
         is_due
     }
 }
@@ -402,21 +405,30 @@ impl WriteError {
     }
 }
 
-/// Connecting may run statements whose refusal would mean something else in a write.
-impl From<WriteError> for ConnectError {
-    fn from(error: WriteError) -> Self {
-        match error {
+impl ConnectError {
+    /// A [`ConnectError::Retry`] without a wish of the store.
+    pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        ConnectError::Retry { doing: doing.into(), cause: cause.into(), after: None }
+    }
+
+    /// A [`ConnectError::Fatal`].
+    pub(crate) fn fatal(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        ConnectError::Fatal { doing: doing.into(), cause: cause.into() }
+    }
+}
+
+impl WriteError {
+    /// The same of a statement that was run while connecting, when there are no events that it
+    /// could have refused.
+    pub(crate) fn while_connecting(self) -> ConnectError {
+        match self {
             WriteError::Retry { doing, cause, after } => {
                 ConnectError::Retry { doing, cause, after }
             }
             WriteError::Reconnect { doing, cause } | WriteError::Reject { doing, cause } => {
-                ConnectError::Retry { doing, cause, after: None }
+                ConnectError::retry(doing, cause)
             }
-            WriteError::Partly(partly) => ConnectError::Retry {
-                doing: partly.doing.clone(),
-                cause: partly.to_string().into(),
-                after: None,
-            },
+            WriteError::Partly(partly) => ConnectError::retry(&partly.doing, partly.to_string()),
             WriteError::Fatal { doing, cause } => ConnectError::Fatal { doing, cause },
         }
     }
@@ -466,8 +478,8 @@ pub struct Refusal {
 pub struct Again {
     /// Where they stand in the batch.
     pub(crate) places: BTreeSet<usize>,
-    /// What went wrong.
-    pub(crate) cause: Cause,
+    /// What went wrong; `None` if they were not tried, for want of time. Those come at once.
+    pub(crate) cause: Option<Cause>,
     /// How long the store asked us to wait.
     pub(crate) after: Option<Duration>,
 }

@@ -272,7 +272,8 @@ impl Sink for Webhook {
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         let tls = config.url.is_https().then_some(&config.tls);
         let client = blocking(|| Client::new(tls, &config.auth, config.timeout));
-        let client = client.map_err(|error| WriteError::fatal("setting up connections", error))?;
+        let client =
+            client.map_err(|error| ConnectError::fatal("setting up connections", error))?;
         // The last one still has the time to be answered.
         let begins_for = context.limit.saturating_sub(config.timeout + Duration::from_secs(1));
         Ok(Webhook { config: config.clone(), client, begins_for })
@@ -306,15 +307,12 @@ impl Webhook {
         let began = Instant::now();
         let mut refused = Vec::new();
         for (place, entry) in batch.entries().enumerate() {
-            let is_late = place > 0 && began.elapsed() >= self.begins_for;
-            let sent = match is_late {
-                true => Err(WriteError::retry(
-                    SENDING,
-                    "the batch takes longer than `retry.timeout`; smaller batches help",
-                )),
-                false => self.send_event(&entry).await,
-            };
-            let (cause, after) = match sent {
+            if place > 0 && began.elapsed() >= self.begins_for {
+                let places = (place..batch.len()).collect();
+                let again = Some(Again { places, cause: None, after: None });
+                return Err(WriteError::Partly(Partly { doing: SENDING.into(), refused, again }));
+            }
+            let (cause, after) = match self.send_event(&entry).await {
                 Ok(()) => continue,
                 Err(WriteError::Reject { cause, .. }) => {
                     refused.push(Refusal { place, cause });
@@ -325,7 +323,7 @@ impl Webhook {
                 Err(other) => return Err(other),
             };
             let places: BTreeSet<_> = (place..batch.len()).collect();
-            let again = Some(Again { places, cause, after });
+            let again = Some(Again { places, cause: Some(cause), after });
             return Err(WriteError::Partly(Partly { doing: SENDING.into(), refused, again }));
         }
         match refused.is_empty() {

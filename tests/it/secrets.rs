@@ -64,6 +64,7 @@ impl Servers {
         match (kind.as_str(), section.as_str()) {
             ("kafka", "sinks") => settings["topic"] = json!("events"),
             ("kafka", _) => settings["topics"] = json!(["events"]),
+            ("webhook", _) => settings["url"] = json!("http://127.0.0.1:1"),
             _ => {}
         }
         if let [block, secret] = rest
@@ -77,7 +78,7 @@ impl Servers {
                 _ => json!({}),
             };
         }
-        if kind == "clickhouse" && rest == ["tls", "key_password"] {
+        if kind != "kafka" && rest == ["tls", "key_password"] {
             settings["url"] = json!("https://127.0.0.1:1");
         }
         if kind == "kafka" && rest == ["tls", "key_password"] {

@@ -239,7 +239,7 @@ impl Sink for ClickHouse {
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
-        let client = config.client()?;
+        let client = config.client().map_err(WriteError::while_connecting)?;
         let mut servers = Servers::new(&config.url);
         for left in (0..servers.count()).rev() {
             match ready(servers.turn(), &client, config).await {
@@ -292,7 +292,8 @@ impl Sink for ClickHouse {
         _context: &Context,
         wish: &TableWish,
     ) -> Result<Vec<Migrated>, ConnectError> {
-        Ok(config.migrate(&config.tables(wish)).await?)
+        let migrated = config.migrate(&config.tables(wish)).await;
+        migrated.map_err(WriteError::while_connecting)
     }
 }
 
@@ -310,9 +311,12 @@ async fn ready<'a>(
 }
 
 async fn prepared(url: &Url, client: &Client, config: &Config) -> Result<Server, ConnectError> {
-    let server = Server::connect(url, client, &config.database, config.compression).await?;
+    let server = Server::connect(url, client, &config.database, config.compression)
+        .await
+        .map_err(WriteError::while_connecting)?;
     if config.create {
-        migration::migrate(&server, &config.tables(&TableWish::default())).await?;
+        let migrated = migration::migrate(&server, &config.tables(&TableWish::default())).await;
+        migrated.map_err(WriteError::while_connecting)?;
     }
     let features = server.features();
     // `Distributed` tables answer when their shards have stored the rows.

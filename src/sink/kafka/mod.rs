@@ -170,7 +170,7 @@ impl Sink for Kafka {
     }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
-        Ok(blocking(|| Kafka::open(config, context))?)
+        blocking(|| Kafka::open(config, context)).map_err(WriteError::while_connecting)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {

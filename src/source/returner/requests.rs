@@ -22,6 +22,7 @@ use crate::event::runner::RunnerJob;
 use crate::event::{Authority, Event};
 use crate::jobs::spool::Spooled;
 use crate::jobs::store::Question;
+use crate::jobs::stores::deadline;
 use crate::jobs::{Jobs, JobsError};
 use crate::source::frame_sender::FrameSender;
 use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
@@ -302,7 +303,7 @@ impl RequestHandler {
         store: Option<&str>,
         place: Place,
     ) -> (Answer, Option<Place>) {
-        let stores = self.sender.jobs.stores();
+        let (stores, until) = (self.sender.jobs.stores(), deadline());
         let memory = self.memory;
         let answer = || self.sender.jobs.answer_to(question.clone(), memory);
         let mut failure = None;
@@ -312,7 +313,7 @@ impl RequestHandler {
                 let why = format!("there is no sink `{name}` that keeps jobs; there are: {names}");
                 return (Answer::Refused { why, later: false }, Some(place));
             }
-            match stores.ask_one(name, answer).await {
+            match stores.ask_one(name, until, answer).await {
                 Ok(Some(found)) => return found_in(found, Some(place)),
                 Ok(None) => {}
                 Err(error) => failure = Some(later(&chain(&error))),
@@ -333,7 +334,7 @@ impl RequestHandler {
             Ok(None) => {}
             Err(error) => _ = failure.get_or_insert(error),
         }
-        match stores.ask_in_turn(answer).await {
+        match stores.ask_in_turn(until, answer).await {
             Ok(Some(found)) => return found_in(found, place),
             Ok(None) => {}
             Err(error) => _ = failure.get_or_insert(later(&chain(&error))),
