@@ -303,4 +303,21 @@ mod tests {
         assert!(!late.goes_on());
         assert!(late.finished().is_err(), "a part is no answer");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_ends_before_its_time_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        let list = || jobs.answer_to(Question::GetJids, 1 << 10);
+        let (mut short, mut long) = (list(), list());
+        tokio::time::advance(EACH).await;
+        let now = Instant::now();
+        (short, long) = (short.by(now + Duration::from_millis(500)), long.by(now + EACH));
+        assert!(!short.is_late() && !long.is_late());
+        tokio::time::advance(Duration::from_millis(400)).await;
+        assert!(short.is_late() && !long.is_late());
+        assert!(short.goes_on() && short.finished().is_ok(), "it is cut");
+        tokio::time::advance(Duration::from_millis(700)).await;
+        assert!(long.is_late() && long.goes_on());
+    }
 }
