@@ -31,7 +31,7 @@ pub(crate) struct JobLoad<'a> {
     pub(crate) load: Option<Cow<'a, [u8]>>,
     /// The minions that it is meant for, as msgpack.
     pub(crate) minions: Option<&'a [u8]>,
-    /// The time at which it ended.
+    /// The time when it ended.
     pub(crate) end_time: Option<&'a str>,
 }
 

@@ -17,7 +17,7 @@
 //! - batches leave in the order of the sequences, each event in one batch;
 //! - a batch that was begun before a restart comes again with the same events and the same id;
 //! - memory is bounded: what waits in memory and what is in flight, by weight (a frame twice, for
-//!   its JSON, and the structs); an event larger than the bound is still taken when nothing else is
+//!   its JSON, and the structs). An event larger than the bound is still taken when nothing else is
 //!   there, so that no event is undeliverable for its size;
 //! - whatever is discarded is counted in [`DropCounts`], with the reason;
 //! - events whose source can wait, which says so by a claim, never push others out: where they find
@@ -49,7 +49,7 @@ pub mod spill;
 pub(crate) mod spooler;
 pub(crate) mod waiting_for_spill;
 
-/// Where a sink's events wait.
+/// The place where a sink's events wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillMode {
@@ -64,7 +64,7 @@ pub enum SpillMode {
     Memory,
 }
 
-/// What to do with a new event when the queue is full.
+/// The fate of a new event when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
@@ -77,15 +77,15 @@ pub enum WhenFull {
     Block,
 }
 
-/// When what was written is made to last through a power failure. A crash of the daemon alone loses
-/// nothing in any case.
+/// The time at which written events are made to last through a power failure. A crash of the daemon
+/// alone loses nothing in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fsync {
     /// This long after it was written, at the latest.
     Interval(Duration),
     /// Before the sink is tried.
     Always,
-    /// When the kernel sees fit.
+    /// The kernel chooses.
     Never,
 }
 
@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for Fsync {
     }
 }
 
-/// How the payload is compressed on disk.
+/// The compression of the payload on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillCompression {
@@ -135,24 +135,24 @@ pub enum SpillCompression {
     Zstd,
 }
 
-/// How many events may wait for a sink, and where.
+/// The number of events that may wait for a sink, and where.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpillConfig {
-    /// Where events wait.
+    /// The place where events wait.
     pub mode: SpillMode,
     /// Disk that waiting events may take; in `memory` mode a bound on memory besides `memory`.
     pub max_bytes: ByteSize,
     /// The age at which an event that waits on disk is discarded, counted from when it was put
     /// there; by whole segments, once the newest event of one is so old. Default: none.
     pub max_age: Option<Span>,
-    /// What to do when `max_bytes` is reached or the disk is full.
+    /// The fate of a new event when `max_bytes` is reached or the disk is full.
     pub when_full: WhenFull,
-    /// When what was written is made to last through a power failure: a length of time, `always`
-    /// or `never`.
+    /// The time at which written events are made to last through a power failure: a length of time,
+    /// `always` or `never`.
     #[schemars(with = "String")]
     pub fsync: Fsync,
-    /// How payloads are compressed on disk.
+    /// The compression of payloads on disk.
     pub compression: SpillCompression,
     /// Memory that waiting events may take, their JSON included. Default: 16MiB, in `memory` mode
     /// 64MiB.
@@ -195,7 +195,7 @@ impl SpillConfig {
         }
     }
 
-    /// How the spill on disk is kept.
+    /// The way in which the spill on disk is kept.
     pub(crate) fn settings(&self) -> Settings {
         let max_bytes = self.max_bytes.0.max(1 << 16);
         Settings {
@@ -226,14 +226,14 @@ impl DropCounts {
     }
 }
 
-/// When a spill that could not be read is tried again, and how long that was put off.
+/// The time at which a spill that could not be read is tried again, and how long that was put off.
 #[derive(Debug, Clone, Copy)]
 struct ReadAgain {
     at: Instant,
     pause: Duration,
 }
 
-/// How long a spill that cannot be read is left alone: at first, and at most.
+/// A spill that cannot be read is left alone for so long: at first, and at most.
 const READ_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// The queue of one sink.
@@ -251,7 +251,7 @@ pub struct Queue<D: Disk = Folder> {
     next: u64,
     /// A share that `block` holds back until there is room.
     held: Option<Parcel>,
-    /// What there is no room for and can wait.
+    /// Events that there is no room for and that can wait.
     held_back: HeldBack,
     /// Batches begun before the restart, to be taken with the same bounds.
     begun: VecDeque<Begun>,
@@ -435,7 +435,7 @@ impl<D: Disk> Queue<D> {
         None
     }
 
-    /// What to do when there is no room for this share.
+    /// The fate of this share when there is no room for it.
     fn when_full(&self, parcel: &Parcel) -> WhenFull {
         if parcel.can_wait() { WhenFull::Block } else { self.config.when_full }
     }
@@ -569,7 +569,7 @@ impl<D: Disk> Queue<D> {
                 return false;
             }
         };
-        // What waits in memory alone may be older still, and goes too: the order is kept.
+        // Events that wait in memory alone may be older still, and go too: the order is kept.
         *reason(&mut self.losses) +=
             self.waiting_in(SequenceRange { first: self.head, end: lost.end });
         self.spoil_claims(lost.end);
@@ -630,21 +630,21 @@ impl<D: Disk> Queue<D> {
         self.spoil_claims(self.head);
         self.acknowledge();
         self.note_acknowledged();
-        // What could not be read is counted by itself.
+        // Events that could not be read are counted by themselves.
         (self.head - head).saturating_sub(self.losses.damaged - damaged)
     }
 
-    /// Whether events may expire, so that [`Queue::expire`] should be called now and then.
+    /// Events may expire, so [`Queue::expire`] should be called now and then.
     pub(crate) fn expires(&self) -> bool {
         self.config.max_age.is_some() && self.disk_bytes() > 0
     }
 
-    /// Whether `block` holds a share back, so that no more should come.
+    /// `block` holds a share back, so no more should come.
     pub(crate) fn is_blocked(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Whether something is held back, so that [`Queue::unblock`] should be called now and then.
+    /// Something is held back, so [`Queue::unblock`] should be called now and then.
     pub(crate) fn holds_back(&self) -> bool {
         self.is_blocked() || self.held_back.events > 0
     }
@@ -667,7 +667,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// When the next batch is due, or was; `None` while nothing waits.
+    /// The time at which the next batch is due, or was; `None` while nothing waits.
     pub(crate) fn due(&self, limits: &BatchLimits, now: Instant) -> Option<Instant> {
         if self.ready() == 0 {
             return None;
@@ -678,18 +678,18 @@ impl<D: Disk> Queue<D> {
             return Some(again.at);
         }
         match self.memory.front() {
-            // What was read back, or waits behind memory, has waited long enough.
+            // An event that was read back, or waits behind memory, has waited long enough.
             Some(oldest) if self.memory_end() < self.next => Some(oldest.since),
             Some(oldest) => Some(limits.due(self.waiting(), self.memory_bytes, oldest.since)),
             None => Some(now),
         }
     }
 
-    /// How many events may be tried now.
+    /// The number of events that may be tried now.
     fn ready(&self) -> usize {
         let end = match self.config.fsync {
-            // What a broken disk does not take will not become safer by waiting; and `overflow`
-            // never promised that an event is on disk.
+            // Waiting makes nothing safer that a broken disk does not take; and `overflow` never
+            // promised that an event is on disk.
             Fsync::Always if self.config.mode == SpillMode::Durable && self.disk_works => {
                 self.synced.min(self.next)
             }
@@ -898,11 +898,12 @@ impl<D: Disk> Queue<D> {
         flying.unwrap_or(self.head).min(self.head)
     }
 
-    /// What is to be synced now; `None` if nothing is. No other sync may be under way.
+    /// The job of a sync that is needed now; `None` if there is none. No other sync may be under
+    /// way.
     pub(crate) fn begin_sync(&mut self) -> Option<SyncJob<D>> {
         let job = self.spill.as_mut()?.begin_sync();
         if job.is_none() {
-            // What the disk had no room for is in memory alone, and not to be waited for.
+            // Events that the disk had no room for are in memory alone, and not to be waited for.
             self.synced = self.next;
         }
         job
@@ -1061,7 +1062,7 @@ impl<D: Disk> Queue<D> {
         self.waiting() + held + self.in_flight.iter().map(|f| f.batch.len()).sum::<usize>()
     }
 
-    /// Whether nothing waits and nothing is in flight.
+    /// Nothing waits and nothing is in flight.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -1091,7 +1092,7 @@ impl<D: Disk> Queue<D> {
         self.spill.as_ref().map_or(0, Spill::bytes)
     }
 
-    /// When the oldest event of the queue was read, in microseconds since 1970.
+    /// The time when the oldest event of the queue was read, in microseconds since 1970.
     pub(crate) fn oldest(&self) -> Option<u64> {
         let in_flight = self.in_flight.iter().map(|flying| flying.received).min();
         let waiting = self.memory.front().map(|waiting| waiting.share.received());
@@ -1099,7 +1100,7 @@ impl<D: Disk> Queue<D> {
         in_flight.or(waiting).or_else(on_disk)
     }
 
-    /// When the newest event of the queue was read, in microseconds since 1970.
+    /// The time when the newest event of the queue was read, in microseconds since 1970.
     pub(crate) fn newest(&self) -> Option<u64> {
         let in_flight = || self.in_flight.iter().map(|flying| flying.received).max();
         let waiting = self.memory.back().map(|waiting| waiting.share.received());
@@ -1108,7 +1109,7 @@ impl<D: Disk> Queue<D> {
         on_disk.or(waiting).or_else(in_flight)
     }
 
-    /// How many segments the spill has.
+    /// The number of the spill's segments.
     pub(crate) fn segments(&self) -> usize {
         self.spill.as_ref().map_or(0, Spill::segments)
     }
@@ -1272,7 +1273,7 @@ mod tests {
         /// So many events of so many bytes, of the bus or of a source that can wait.
         Push(u64, usize, bool),
         Unblock,
-        /// What is on disk was written long ago.
+        /// Everything on disk was written long ago.
         GrowOld,
         Expire,
         /// No file can be made, or again.
@@ -1318,7 +1319,7 @@ mod tests {
     /// order of its own.
     const CAN_WAIT: u64 = 1 << 40;
 
-    /// What a queue over a disk must do, as a list of numbers.
+    /// The duties of a queue over a disk, as a list of numbers.
     struct Life {
         config: SpillConfig,
         disk: SimDisk,
@@ -1386,7 +1387,7 @@ mod tests {
                     let claim = can_wait.then(|| Claim::new().0);
                     let share = Parcel::from(share(numbers.clone(), size)).claimed(claim);
                     self.queue.push(share, Instant::now());
-                    // Where what is in flight fills the spill, memory has to do.
+                    // Memory has to do where the events in flight fill the spill.
                     let is_full = self.queue.disk_bytes() + count * 400 > MAX_BYTES;
                     let last = self.queue.next.saturating_sub(1);
                     if is_full && !self.queue.spill.as_ref().unwrap().holds(last)
@@ -1451,7 +1452,7 @@ mod tests {
                     self.was_broken = true;
                 }
             }
-            // What is in flight and not on disk any more is saved anew at a stop, elsewhere.
+            // Events in flight that are not on disk any more are saved anew at a stop, elsewhere.
             let kept = self.queue.spill.as_ref().unwrap().acknowledged();
             self.was_broken |= self.in_flight.iter().any(|batch| batch.first() < kept);
             self.count();

@@ -246,7 +246,7 @@ impl Sink for Sqlite3 {
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
-        Ok(blocking(|| Sqlite3::open(config))?)
+        blocking(|| Sqlite3::open(config)).map_err(WriteError::while_connecting)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {

@@ -1,6 +1,6 @@
 //! Makes the tables, columns and indexes that a database lacks: an empty one, an older one, or one
-//! that Salt's returner has written. Nothing is ever removed. Two writers may do it at once: the one
-//! that comes second finds its statement refused, looks again, and goes on.
+//! that Salt's returner has written. Nothing is ever removed. Two writers may do it at once: the
+//! one that comes second finds its statement refused, looks again, and goes on.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;

@@ -46,10 +46,10 @@ const UNREAD: u64 = 256 << 20;
 /// The bytes that are shown of the name of a sink.
 const LONGEST_NAME: usize = 64;
 
-/// How often a sender hears that it should wait.
+/// The interval at which a sender hears that it should wait.
 pub(in crate::source) const WAIT: Duration = Duration::from_secs(1);
 
-/// How long the last answers may take when the daemon stops.
+/// The time that the last answers may take when the daemon stops.
 pub(in crate::source) const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Something for both kinds of requests.
