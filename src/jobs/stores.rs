@@ -280,7 +280,7 @@ mod tests {
             Box::pin(async move {
                 let working = spawn_blocking(move || {
                     while answer.goes_on() {
-                        std::thread::sleep(Duration::from_millis(1));
+                        std::thread::yield_now();
                     }
                     answer
                 });
@@ -296,7 +296,8 @@ mod tests {
         let stores = JobStores::new(vec![("a".to_owned(), Arc::new(Works))], &[]);
         let until = Instant::now() + Duration::from_millis(50);
         assert!(stores.ask_one("a", until, || answer(&jobs)).await.is_err());
-        let turns = stores.all[0].turns.acquire_many(QUESTIONS as u32);
+        let all = u32::try_from(QUESTIONS).unwrap();
+        let turns = stores.all[0].turns.acquire_many(all);
         drop(timeout(Duration::from_secs(60), turns).await.unwrap().unwrap());
         let mut late = answer(&jobs).by(Instant::now());
         late.text("a");
