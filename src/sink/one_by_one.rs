@@ -23,15 +23,16 @@ impl OneByOne {
         OneByOne { doing, events, began: Instant::now(), begins_for, refused: Vec::new() }
     }
 
-    /// Ends the write if the event at `place` has to wait for another, for want of time.
+    /// Ends the write if there is no time for the event at `place` and those behind it.
     pub(super) fn begin(&mut self, place: usize) -> Result<(), WriteError> {
-        if place == 0 || self.began.elapsed() < self.begins_for {
-            return Ok(());
+        match place > 0 && self.began.elapsed() >= self.begins_for {
+            true => Err(self.ended_at(place, None, None)),
+            false => Ok(()),
         }
-        Err(self.ended_at(place, None, None))
     }
 
-    /// Notes how the event at `place` went. An error is how the write ends.
+    /// Notes how the event at `place` went. An error is how the write ends. What ends it for good
+    /// ends the next write, at its first event, when what was stored by this one is settled.
     pub(super) fn note(
         &mut self,
         place: usize,
@@ -43,14 +44,17 @@ impl OneByOne {
                 self.refused.push(Refusal { place, cause });
                 return Ok(());
             }
-            Err(WriteError::Retry { cause, after, .. }) if place > 0 => (cause, after),
-            Err(WriteError::Reconnect { cause, .. }) if place > 0 => (cause, None),
-            Err(other) => return Err(other),
+            Err(other) if place == 0 => return Err(other),
+            Err(WriteError::Retry { cause, after, .. }) => (cause, after),
+            Err(WriteError::Reconnect { cause, .. } | WriteError::Fatal { cause, .. }) => {
+                (cause, None)
+            }
+            Err(other @ WriteError::Partly(_)) => return Err(other),
         };
         Err(self.ended_at(place, Some(cause), after))
     }
 
-    /// The events from `place` on come again.
+    /// The write ends in front of the event at `place`.
     fn ended_at(
         &mut self,
         place: usize,
