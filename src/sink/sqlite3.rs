@@ -36,8 +36,8 @@
 //! `jids.load` of an event `salt/job/JID/new` lacks some of what was published (`kwargs`, `ret`,
 //! `to`). Where the master's `master_job_cache` or `ext_job_cache` is saltern it becomes what was
 //! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. Of a
-//! job without a row the minions and the end are not stored: a row needs a load, and Salt would take
-//! one without it for a job that nobody published.
+//! job without a row the minions and the end are not stored: a row needs a load, and Salt would
+//! take one without it for a job that nobody published.
 //!
 //! Old rows (`keep`) go in small steps after each batch, whoever wrote them, and the file does not
 //! shrink.
