@@ -280,24 +280,19 @@ impl<'a, S: Sink> Delivery<'a, S> {
                     if is_some_stored {
                         self.stored(&batch, &missing);
                     }
-                    match again {
-                        Some(Later { places, reason }) => {
-                            let is_whole = places.len() == batch.len();
-                            let part = if is_whole { batch.clone() } else { batch.part(&places) };
-                            match reason {
-                                None => {
-                                    give_up_at = give_up();
-                                    left.push(part);
-                                }
-                                Some(reason)
-                                    if give_up_at.is_some_and(|at| at <= Instant::now()) =>
-                                {
-                                    dead.push(self.given_up(part, reason, attempts));
-                                }
-                                Some(_) => left.push(part),
+                    if let Some(Later { places, reason }) = again {
+                        let is_whole = places.len() == batch.len();
+                        let part = if is_whole { batch.clone() } else { batch.part(&places) };
+                        match reason {
+                            None => {
+                                give_up_at = give_up();
+                                left.push(part);
                             }
+                            Some(reason) if give_up_at.is_some_and(|at| at <= Instant::now()) => {
+                                dead.push(self.given_up(part, reason, attempts));
+                            }
+                            Some(_) => left.push(part),
                         }
-                        None => {}
                     }
                     if !refused.is_empty() {
                         dead.push(self.refused(batch, Refused::These(refused), attempts));

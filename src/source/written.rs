@@ -36,7 +36,6 @@ pub(super) enum NotAnEvent {
     Msgpack(#[from] Malformed),
     /// It is another msgpack.
     #[error("it is not a msgpack map of `tag` and `data`")]
-    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     NotAPair,
     /// The bus could not have carried it.
     #[error("the tag has an empty line in it")]
