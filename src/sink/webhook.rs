@@ -270,6 +270,10 @@ impl Sink for Webhook {
     const ONCE: Once = Once::No;
     type Config = Config;
 
+    fn check(config: &Config) -> Vec<String> {
+        config.tls.unused(config.url.is_https()).into_iter().collect()
+    }
+
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         let tls = config.url.is_https().then_some(&config.tls);
         let client = blocking(|| Client::new(tls, &config.auth, config.timeout));
