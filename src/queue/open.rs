@@ -7,8 +7,9 @@ use tracing::{info, warn};
 
 use crate::error::chain;
 use crate::files::disk::Folder;
+use crate::files::random;
 use crate::queue::parcel::Parcel;
-use crate::queue::spill::{Spill, queue_id, random};
+use crate::queue::spill::{Spill, queue_id};
 use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
 use crate::sync::bell::Receiver;
 
@@ -36,7 +37,9 @@ pub(crate) fn open_queue(
     state_dir: &Path,
 ) -> Result<OpenQueue, String> {
     if spill.mode == SpillMode::Memory {
-        return Ok(OpenQueue { queue: Queue::new(random::number(), spill, None), fsync: None });
+        let id =
+            random::number().map_err(|error| format!("cannot make the queue's id: {error}"))?;
+        return Ok(OpenQueue { queue: Queue::new(id, spill, None), fsync: None });
     }
     let path = spill_of(state_dir, sink);
     let failed = |cause: String| format!("cannot open the spill {}: {cause}", path.display());
