@@ -17,7 +17,6 @@ use crate::error::chain;
 use crate::files::state_dir;
 use crate::jobs::Jobs;
 use crate::sink::contract::{Context, Reopen};
-use crate::sink::registry::JOBS;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.
@@ -218,7 +217,7 @@ pub(super) fn probing(config: &Config, sink: &SinkConfig) -> Context {
         master_id: config.general.master_id.clone(),
         limit: CONNECT,
         reopen: Reopen::never(),
-        jobs: (sink.kind.name == JOBS.name).then(|| Jobs::new(&config.general.state_dir)),
+        jobs: sink.kind.is_job_cache().then(|| Jobs::new(&config.general.state_dir)),
     }
 }
 
