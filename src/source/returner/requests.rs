@@ -463,6 +463,7 @@ pub(super) mod tests {
     use crate::observe::state::SourceState;
     use crate::source::frame_sender::Frames;
     use crate::sync::bell::{Bell, Receiver, channel};
+    use crate::sync::receipt::Claim;
 
     pub(in crate::source::returner) fn handler() -> Rc<RequestHandler> {
         handler_of(Jobs::new(std::path::Path::new("/nowhere"))).0
@@ -547,7 +548,7 @@ pub(super) mod tests {
                     assert!(answer.is_err(), "no event has come");
                     continue;
                 };
-                frames.claim.take().into_iter().for_each(|claim| claim.honour());
+                frames.claim.take().into_iter().for_each(Claim::honour);
                 break match answer {
                     Ok((answer, _)) => (answer, frames),
                     Err(_) => (serving.await.0, frames),
