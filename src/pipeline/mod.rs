@@ -32,7 +32,7 @@ use crate::pipeline::running_sources::{RunningSource, STARTS, Starting};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::thread::Thread;
 use crate::pipeline::writers::SinkEnvironment;
-use crate::queue::SpillMode;
+use crate::queue::config::SpillMode;
 use crate::queue::inspect::Inspector;
 use crate::queue::open::{Incoming, OpenQueue, open_queue};
 use crate::queue::spooler::Leftover;

@@ -8,9 +8,10 @@ use tracing::{info, warn};
 use crate::error::chain;
 use crate::files::disk::Folder;
 use crate::files::random;
+use crate::queue::Queue;
+use crate::queue::config::{Fsync, SpillConfig, SpillMode};
 use crate::queue::parcel::Parcel;
 use crate::queue::spill::{Spill, queue_id};
-use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
 use crate::sync::bell::Receiver;
 
 /// A queue with what its spill holds, ready for a spooler.

@@ -78,7 +78,7 @@ use crate::event::batch::{Batch, BatchLimits, Entry};
 use crate::event::escape::Place;
 use crate::event::template::{Template, Values};
 use crate::event::url_template::UrlTemplate;
-use crate::queue::SpillConfig;
+use crate::queue::config::SpillConfig;
 use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
 

@@ -16,7 +16,7 @@ use crate::sync::receipt::{Claim, Receipt};
 /// The way by which something came into its source. A source may get the same event by several: by
 /// another way it is a repeat, and by the same way it comes again for a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Via {
+pub enum Via {
     /// It was read as an event.
     Read,
     /// Salt's master handed it to its job cache as a return.
@@ -33,7 +33,7 @@ pub struct Frames {
     /// The source and its master.
     pub origin: Arc<Origin>,
     /// How they came into the source.
-    pub(crate) via: Via,
+    pub via: Via,
     /// Who vouches for them.
     pub authority: Authority,
     /// When they were read, in microseconds since 1970.
@@ -154,7 +154,8 @@ impl FrameSender {
 #[cfg(test)]
 mod tests {
     use crate::event::chunk::{Chunk, Share};
-    use crate::queue::{Queue, SpillConfig, SpillMode, WhenFull};
+    use crate::queue::Queue;
+    use crate::queue::config::{SpillConfig, SpillMode, WhenFull};
     use crate::source::frame_sender::*;
     use crate::sync::bell::{Bell, channel};
     use crate::units::ByteSize;
@@ -204,7 +205,7 @@ mod tests {
                 let events = bodies.into_iter().map(|body| Event::parse(body).unwrap()).collect();
                 if place == 32 {
                     let chunk = Arc::new(Chunk::new(origin, received, events));
-                    queue.push(Share::all(chunk), std::time::Instant::now());
+                    queue.push(Share::all(chunk).into(), std::time::Instant::now());
                 }
             }
         }
