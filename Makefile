@@ -17,7 +17,7 @@ help:
 	@echo 'make test-full    as make test, and then the stores in their other releases'
 	@echo 'make lint    formatting, clippy, bans and licences of dependencies'
 	@echo 'make fmt     format all code'
-	@echo 'make fix     mend what clippy can mend, then format'
+	@echo 'make fix     correct what clippy can correct, then format'
 	@echo 'make bench   the Criterion benches'
 	@echo 'make load    the load tests, with their report and plots, into target/load'
 	@echo 'make compare saltern beside rsyslog, Telegraf and Salt, on the same events'
@@ -38,9 +38,11 @@ test: toolchain
 unit: toolchain
 	$(CARGO) test --lib --locked
 
-# The tests of a kind are those with its name in their path.
+# The tests of a kind are those with its name in their path. Each kind has a page.
+KINDS = $(sort $(basename $(notdir $(wildcard docs/sinks/*.md docs/sources/*.md))))
 kind: toolchain
-	@test -n '$(KIND)' || { echo 'make kind: which one? make kind KIND=sqlite3' >&2; exit 2; }
+	@for kind in $(KINDS); do test "$$kind" != '$(KIND)' || exit 0; done; \
+	echo 'make kind: which one? make kind KIND=… with one of: $(KINDS)' >&2; exit 2
 	@tests/servers/install.sh '$(KIND)' & install=$$!; \
 	$(CARGO) test --lib --test it --locked --no-run; built=$$?; \
 	wait $$install && exit $$built
@@ -72,8 +74,9 @@ fuzz: toolchain
 lint: toolchain
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --no-default-features --lib --bins --locked -- -D warnings
 	@command -v cargo-deny >/dev/null || tests/servers/install.sh lint
-	PATH="$$PATH:$$(ls -d $(CACHE)/cargo-deny-*/bin 2>/dev/null | tail -n 1)" \
+	PATH="$$PATH:$(CACHE)/$$(awk '/^server .lint/ { print $$3 }' tests/servers/install.sh)/bin" \
 		$(CARGO) deny check bans licenses sources
 
 fmt: toolchain

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("SALTERN_TEST_CACHE", Path.home() / ".cache/saltern-tests"))
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target"))
 TICKS = os.sysconf("SC_CLK_TCK")
-PATIENCE = 600
+LIMIT = 600
 
 
 def options():
@@ -74,7 +74,7 @@ class Process:
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) << 10
 
 
-def wait_for(what, is_so, pause=0.01, seconds=PATIENCE):
+def wait_for(what, is_so, pause=0.01, seconds=LIMIT):
     deadline = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > deadline:

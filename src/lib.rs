@@ -14,9 +14,6 @@
 //! trying all this out. Payloads stay msgpack ([`codec::msgpack`]) until a sink asks for JSON
 //! ([`codec::json`]). `ARCHITECTURE.md` draws which room uses which.
 
-// A build without a kind leaves some of what all kinds share unused.
-#![cfg_attr(not(feature = "kafka"), allow(dead_code))]
-
 pub mod cli;
 pub(crate) mod client;
 pub mod codec;

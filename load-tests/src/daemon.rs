@@ -148,7 +148,7 @@ impl Daemon {
     /// The whole answer, from its status line on.
     pub(crate) fn get(&self, path: &str) -> Result<String, Failure> {
         let mut stream = TcpStream::connect(self.http)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(LIMIT))?;
         let head = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}");
         stream.write_all(format!("GET {path} HTTP/1.0\r\n{head}\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
@@ -172,16 +172,16 @@ impl Daemon {
 const TOKEN: &str = "measured";
 
 /// How long the process may take to connect, and to store what is left when all is sent.
-const PATIENCE: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// Between two looks at how far the sinks are, which cost the measured process something too.
 const LOOK: Duration = Duration::from_millis(25);
 
 pub(crate) fn wait_until(mut is_so: impl FnMut() -> Result<bool, Failure>) -> Result<(), Failure> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LIMIT;
     while !is_so()? {
         if Instant::now() > deadline {
-            return Err(format!("not done after {PATIENCE:?}").into());
+            return Err(format!("not done after {LIMIT:?}").into());
         }
         pause(LOOK);
     }

@@ -35,7 +35,7 @@ from saltext.saltern.segment import Segment
 from saltext.saltern.returners import saltern
 
 # What is waited for comes at once, or, on a machine that is busy, at some time.
-PATIENCE = 120
+LIMIT = 120
 
 
 class FakeDaemon:
@@ -179,7 +179,7 @@ class WithFolder(unittest.TestCase):
         return daemon
 
     def until(self, is_so):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LIMIT
         while not is_so():
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.01)
@@ -189,16 +189,16 @@ class ConnectionTest(WithFolder):
     def test_an_answer_and_its_value(self):
         daemon = self.daemon(lambda request: [{"value": b"\x80"}])
         connection = Connection(self.address)
-        self.assertEqual(connection.ask("get_load", PATIENCE, jid="1"), b"\x80")
+        self.assertEqual(connection.ask("get_load", LIMIT, jid="1"), b"\x80")
         self.assertEqual(daemon.requests, [{"v": 2, "id": 1, "op": "get_load", "jid": "1"}])
 
     def test_an_error_says_why(self):
         self.daemon(lambda request: [{"error": "no room", "later": request["op"] == "later"}])
         connection = Connection(self.address)
         with self.assertRaisesRegex(Unavailable, "no room"):
-            connection.ask("later", PATIENCE)
+            connection.ask("later", LIMIT)
         with self.assertRaisesRegex(Refused, "no room"):
-            connection.ask("never", PATIENCE)
+            connection.ask("never", LIMIT)
 
     def test_nobody_there_is_said_at_once(self):
         # Anything but the look at the address would take an hour.
@@ -222,19 +222,19 @@ class ConnectionTest(WithFolder):
         daemon = self.daemon()
         connection = Connection(self.address)
         for number in range(3):
-            self.assertIsNone(connection.ask("x", PATIENCE))
+            self.assertIsNone(connection.ask("x", LIMIT))
             daemon.clients[number][0].shutdown(socket.SHUT_RDWR)
         self.assertEqual(len(daemon.clients), 3)
 
     def test_parts_are_one_value(self):
         parts = [{"part": b"a" * 70000}, {"part": b"b"}, {"value": b"c"}]
         self.daemon(lambda request: parts)
-        self.assertEqual(Connection(self.address).ask("x", PATIENCE), b"a" * 70000 + b"bc")
+        self.assertEqual(Connection(self.address).ask("x", LIMIT), b"a" * 70000 + b"bc")
 
     def test_a_message_that_is_too_long_is_refused_before_it_is_sent(self):
         daemon = self.daemon(greeting={"v": 2, "id": 0, "max_frame": 100})
         with self.assertRaisesRegex(Refused, "over max_frame"):
-            Connection(self.address).ask("events", PATIENCE, events=[b"x" * 100])
+            Connection(self.address).ask("events", LIMIT, events=[b"x" * 100])
         self.assertEqual(daemon.requests, [])
 
     def test_who_is_turned_away_is_told_once_and_asks_again_later(self):
@@ -243,13 +243,13 @@ class ConnectionTest(WithFolder):
         told = []
         for _ in range(5):
             with self.assertRaisesRegex(Unavailable, "user 7 is refused") as raised:
-                connection.ask("x", PATIENCE)
+                connection.ask("x", LIMIT)
             told.append(raised.exception.is_told)
         self.assertEqual(told, [False, True, True, True, True])
         self.assertEqual(len(daemon.clients), 1)
         daemon.greeting = {"v": 2, "id": 0}
         connection._silent_until = 0
-        self.assertIsNone(connection.ask("x", PATIENCE))
+        self.assertIsNone(connection.ask("x", LIMIT))
 
     def test_a_token_is_shown_first_and_its_file_is_closed_to_others(self):
         token = pathlib.Path(self.folder) / "token"
@@ -258,38 +258,38 @@ class ConnectionTest(WithFolder):
         daemon = self.daemon()
         connection = Connection(self.address, str(token))
         with self.assertRaisesRegex(Unavailable, "everybody may read it"):
-            connection.ask("x", PATIENCE)
+            connection.ask("x", LIMIT)
         token.chmod(0o600)
         connection._silent_until = 0
-        self.assertIsNone(connection.ask("x", PATIENCE))
+        self.assertIsNone(connection.ask("x", LIMIT))
         hello = {"v": 2, "id": 0, "op": "hello", "token": b"0123456789abcdef"}
         self.assertEqual(daemon.requests[0], hello)
         with self.assertRaisesRegex(Unavailable, "No such file"):
-            Connection(self.address, str(token) + "x").ask("x", PATIENCE)
+            Connection(self.address, str(token) + "x").ask("x", LIMIT)
 
     def test_an_older_daemon_is_spoken_to_over_zeromq(self):
         daemon = self.daemon(lambda request: [{"wait": True}, {"value": b"\x80"}], kind=OldDaemon)
         connection = Connection(self.address)
         for number in [1, 2]:
-            self.assertEqual(connection.ask("get_load", PATIENCE, jid="1"), b"\x80")
+            self.assertEqual(connection.ask("get_load", LIMIT, jid="1"), b"\x80")
             self.assertEqual(daemon.requests[-1]["v"], 1)
 
     def test_an_older_daemon_without_pyzmq_is_one_clear_line(self):
         self.daemon(kind=OldDaemon)
         with mock.patch.dict(sys.modules, {"zmq": None}):
             with self.assertRaisesRegex(Unavailable, "pyzmq is missing here; upgrade saltern"):
-                Connection(self.address).ask("x", PATIENCE)
+                Connection(self.address).ask("x", LIMIT)
 
     def test_the_daemon_is_upgraded_under_way(self):
         old = OldDaemon(self.address, lambda request: [{}])
         connection = Connection(self.address)
-        self.assertIsNone(connection.ask("x", PATIENCE))
+        self.assertIsNone(connection.ask("x", LIMIT))
         old.close()
         path = self.address.partition("://")[2]
         if os.path.exists(path):
             os.unlink(path)
         new = self.daemon()
-        self.assertIsNone(connection.ask("x", PATIENCE))
+        self.assertIsNone(connection.ask("x", LIMIT))
         self.assertEqual([request["v"] for request in new.requests], [2])
 
     def test_no_answer_within_the_timeout(self):
@@ -303,7 +303,7 @@ class ConnectionTest(WithFolder):
         connection._silent_until = 0
         # The answer to another request is not taken for that of this one.
         silent.answer = lambda request: [{"id": request["id"] - 1, "value": b"old"}, {}]
-        self.assertIsNone(connection.ask("x", PATIENCE))
+        self.assertIsNone(connection.ask("x", LIMIT))
 
     def test_who_is_patient_waits_as_long_as_the_daemon_says(self):
         answers = [{"wait": True}] * 6 + [{"value": b"at last"}]
@@ -325,7 +325,7 @@ class ConnectionTest(WithFolder):
         def ask(name):
             for number in range(50):
                 what = b"%d-%d" % (name, number)
-                if connection.ask("x", PATIENCE, what=what) != what:
+                if connection.ask("x", LIMIT, what=what) != what:
                     wrong.append(what)
 
         threads = [threading.Thread(target=ask, args=(name,)) for name in range(4)]
@@ -481,7 +481,7 @@ class JournalTest(WithFolder):
         journal = Journal(self.folder, 1 << 20)
         journal.append(bodies)
         with self.assertLogs(level=logging.ERROR) as logs:
-            outboxes.Outbox(journal, Connection(self.address), PATIENCE)
+            outboxes.Outbox(journal, Connection(self.address), LIMIT)
             self.until(journal.is_empty)
         taken = [r["events"] for r in daemon.requests if not {b"7", b"11"} & {*r["events"]}]
         expected = [body for body in bodies if body not in (b"7", b"11")]
@@ -534,7 +534,7 @@ class ReturnerTest(WithFolder):
         super().setUp()
         saltern.__opts__ = {
             "saltern.address": self.address,
-            "saltern.timeout": PATIENCE,
+            "saltern.timeout": LIMIT,
             "cachedir": self.folder,
             "unique_jid": False,
         }

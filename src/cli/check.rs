@@ -86,8 +86,14 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             }
             let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
             let advice = advice.and_then(|advice| certificate(&config).map(|()| advice));
-            for advice in advice.iter().flatten() {
-                eprintln!("warning: {}", Visible(advice));
+            let kinds = config.sinks.iter().flat_map(|sink| {
+                let advice = sink.driver.check().into_iter();
+                advice.map(|advice| format!("sinks.{}: {advice}", sink.name))
+            });
+            for advice in advice.iter().flatten().cloned().chain(kinds) {
+                eprintln!("warning: {}", Visible(&advice));
+                let warning = Problem::unplaced(advice);
+                report.findings.push(finding(Level::Warning, &file, &warning));
             }
             if advice.is_ok() && output == Output::Text {
                 println!(
@@ -97,7 +103,6 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
                     counted(config.sinks.len(), "sink")
                 );
                 say_redacted(&config);
-                say_advice(&config);
             }
             if let Err(message) = advice {
                 let error = Failure::Usage(format!("error: {message}"));
@@ -139,23 +144,16 @@ fn say_redacted(config: &Config) {
     }
 }
 
-/// Says what the kinds find risky in how they are configured.
-fn say_advice(config: &Config) {
-    for sink in &config.sinks {
-        for advice in sink.driver.check() {
-            eprintln!("warning: sinks.{}: {}", sink.name, Visible(&advice));
-        }
-    }
-}
-
 fn findings(path: &Path, error: &ConfigError) -> Vec<Finding> {
     let file = path.display().to_string();
     match error {
         ConfigError::Unreadable { .. } => {
             vec![finding(Level::Error, &file, &Problem::unplaced(error.to_string()))]
         }
-        ConfigError::Wrong { problems, .. } => {
-            problems.iter().map(|problem| finding(Level::Error, &file, problem)).collect()
+        ConfigError::Wrong { problems, warnings, .. } => {
+            let errors = problems.iter().map(|problem| finding(Level::Error, &file, problem));
+            let warnings = warnings.iter().map(|warning| finding(Level::Warning, &file, warning));
+            errors.chain(warnings).collect()
         }
     }
 }

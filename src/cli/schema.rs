@@ -58,6 +58,16 @@ fn json_schema() -> Result<(), Failure> {
 fn tables(path: &Path, kind: &SinkKind, arguments: &Schema) -> Result<(), Failure> {
     let Schema { apply, sink, cluster, server_version, .. } = arguments;
     let wish = TableWish { cluster: cluster.clone(), server_version: *server_version };
+    let usual = (kind.tables)(&TableWish::default());
+    let of_cluster = TableWish { cluster: Some("x".to_owned()), server_version: None };
+    if cluster.is_some() && (kind.tables)(&of_cluster) == usual {
+        return Err(Failure::Usage(format!("the tables of {} know no clusters", kind.name)));
+    }
+    let of_old = TableWish { cluster: None, server_version: Some((0, 0)) };
+    if server_version.is_some() && (kind.tables)(&of_old) == usual {
+        let message = format!("the tables of {} are the same for every release", kind.name);
+        return Err(Failure::Usage(message));
+    }
     if !apply && sink.is_none() {
         return print(&(kind.tables)(&wish).unwrap_or_default());
     }

@@ -36,7 +36,7 @@ struct Settings {
     verify: bool,
 }
 
-/// What is verified where the configuration is silent.
+/// The default of `verify`.
 pub(crate) fn yes() -> bool {
     true
 }
@@ -48,7 +48,7 @@ pub(crate) fn yes() -> bool {
 pub(crate) struct TlsConfig {
     /// A file of certificates that are trusted, in place of those that the system trusts.
     pub(crate) ca: Option<PathBuf>,
-    /// Who we are, for servers that ask.
+    /// Our own certificate, for servers that ask.
     pub(crate) identity: Option<Identity>,
     /// Verify the server's certificate and name.
     pub(crate) verify: bool,

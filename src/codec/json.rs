@@ -203,7 +203,7 @@ struct Writer<'a, 'o> {
     walker: Walker<'a>,
     out: &'o mut Vec<u8>,
     losses: JsonLosses,
-    /// How many keys that are arrays or maps the walker is in.
+    /// The number of keys that are arrays or maps and that the walker is in.
     key_depth: usize,
     /// Bytes of payload that such keys may still take.
     key_bytes: usize,
@@ -237,7 +237,7 @@ impl<'a, 'o> Writer<'a, 'o> {
         }
     }
 
-    /// Whether there is room for an array or a map as a key, whose head was just read.
+    /// There is room for an array or a map as a key, whose head was just read.
     fn has_room_for_key(&mut self, head: Item<'_>) -> bool {
         let before = self.walker.offset();
         let mut walker = self.walker.clone();
@@ -388,8 +388,8 @@ impl<'a, 'o> Writer<'a, 'o> {
     }
 }
 
-/// Whether the bytes, which are no [`plain_word`], are ASCII without anything that JSON escapes.
-/// Sixteen at once, which the compiler makes a vector of.
+/// The bytes, which are no [`plain_word`], are ASCII without anything that JSON escapes. Sixteen at
+/// once, which the compiler makes a vector of.
 #[inline]
 fn is_plain(bytes: &[u8]) -> bool {
     let is_special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
@@ -442,7 +442,7 @@ fn escapes(word: u64) -> u64 {
     (controls | quotes | backslashes) & TOPS
 }
 
-/// Where the first byte is that JSON escapes.
+/// The place where the first byte is that JSON escapes.
 fn first_escape(bytes: &[u8]) -> Option<usize> {
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {

@@ -84,7 +84,7 @@ fn read_within(text: &[u8], deepest: usize) -> Result<(Value, Replaced), serde_j
     let mut repair = Repair::new(text, deepest);
     repair.repair();
     let mut reader = serde_json::Deserializer::from_slice(&repair.out);
-    // The mender has cut what is nested deeper than a stack can take.
+    // The repair has cut what is nested deeper than a stack can take.
     reader.disable_recursion_limit();
     match Value::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
         Ok(value) => Ok((value, repair.replaced)),
@@ -447,7 +447,7 @@ mod tests {
 
         /// The repair changes nothing that is right already.
         #[test]
-        fn mending_keeps_what_is_good(text in ".{0,60}", number in any::<f64>(), whole in any::<i64>()) {
+        fn repairing_keeps_what_is_good(text in ".{0,60}", number in any::<f64>(), whole in any::<i64>()) {
             prop_assume!(number.is_finite());
             let value = json!({"text": text, "number": number, "more": [whole, null, true]});
             let broken = format!("[{value}, NaN]");

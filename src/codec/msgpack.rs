@@ -1,7 +1,7 @@
 //! A msgpack walker that copies nothing and decodes nothing before it is asked to.
 //!
 //! Salt packs every event with msgpack (`use_bin_type`). Routing needs one or two values out of a
-//! payload of several kilobytes, so the payload stays bytes and this module walks over it:
+//! payload of several kilobytes, so the payload stays bytes and this module walks over it.
 //! [`Walker::item`] reads one marker, [`Walker::skip`] steps over a whole value, however deep, and
 //! [`find`] looks a key up in the top-level map.
 //!
@@ -33,7 +33,7 @@ pub enum Malformed {
     },
 }
 
-/// Why bytes are not exactly one value.
+/// The reason why bytes are not exactly one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotWhole {
     /// They are no value, or only the beginning of one.

@@ -149,10 +149,10 @@ fn escaped(c: char) -> String {
     }
 }
 
-/// Whether Python's `str.isprintable` says so: anything but controls, format characters,
-/// surrogates, private and unassigned code points, and spaces other than the space. The standard
-/// library's `escape_debug` escapes just these, and marks that would join what stands before the
-/// string, which is why there is a letter before it here.
+/// Python's `str.isprintable` says so: anything but controls, format characters, surrogates,
+/// private and unassigned code points, and spaces other than the space. The standard library's
+/// `escape_debug` escapes just these, and marks that would join what stands before the string,
+/// which is why there is a letter before it here.
 fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return matches!(c, ' '..='~');

@@ -70,7 +70,7 @@ pub(crate) fn json(text: &str) -> String {
     out
 }
 
-/// How many columns a text takes that was made visible. Wide characters count as one.
+/// The number of columns that a text takes that was made visible. Wide characters count as one.
 pub(crate) fn width(text: &str) -> usize {
     text.chars().count()
 }

@@ -25,9 +25,8 @@ impl Located {
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         match Config::parse(&text) {
             Ok(config) => Ok(Located { general: config.general, unread_token: None }),
-            Err(problems) => {
-                Located::of(&text).ok_or_else(|| ConfigError::wrong(path, &text, problems))
-            }
+            Err(problems) => Located::of(&text)
+                .ok_or_else(|| ConfigError::wrong(path, &text, problems, Vec::new())),
         }
     }
 
@@ -37,7 +36,6 @@ impl Located {
         let mut root = root.with_none_said(&super::NULL_IN_GENERAL);
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
-        super::renamed::apply(&mut root, &mut Vec::new(), &mut problems);
         let written = PLACES.map(|place| holds(&root, place));
         let token = root.place_of(&["http", "token"]);
         let is_of_token = |problem: &&Problem| problem.place == Some(token);

@@ -70,7 +70,7 @@ pub(crate) enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: io::Error,
     },
     /// There are mistakes in it.
@@ -78,16 +78,19 @@ pub(crate) enum ConfigError {
     Wrong {
         /// The mistakes.
         problems: Vec<Problem>,
+        /// Keys under an old name.
+        warnings: Vec<Problem>,
         /// The same for people, each with its line.
         rendered: String,
     },
 }
 
 impl ConfigError {
-    fn wrong(path: &Path, text: &str, problems: Vec<Problem>) -> Self {
+    fn wrong(path: &Path, text: &str, problems: Vec<Problem>, warnings: Vec<Problem>) -> Self {
         let file = path.display().to_string();
-        let rendered: Vec<_> = problems.iter().map(|p| p.render(&file, text)).collect();
-        ConfigError::Wrong { problems, rendered: rendered.join("\n\n") }
+        let mut rendered: Vec<_> = problems.iter().map(|p| p.render(&file, text)).collect();
+        rendered.extend(warnings.iter().map(|w| format!("warning: {}", w.on_one_line(&file))));
+        ConfigError::Wrong { problems, warnings, rendered: rendered.join("\n\n") }
     }
 }
 
@@ -112,9 +115,11 @@ impl Config {
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read_text(path)
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
-        let config = Config::parse(&text);
-        let config = config.map_err(|problems| ConfigError::wrong(path, &text, problems))?;
-        Ok(Config { path: Some(path.to_owned()), ..config })
+        let mut warnings = Vec::new();
+        match Config::read(&text, &mut warnings) {
+            Ok(config) => Ok(Config { path: Some(path.to_owned()), warnings, ..config }),
+            Err(problems) => Err(ConfigError::wrong(path, &text, problems, warnings)),
+        }
     }
 
     /// Logs what should be written otherwise.
@@ -145,13 +150,19 @@ impl Config {
 
     /// Reads and checks a text; on failure with every problem found.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let mut warnings = Vec::new();
+        let config = Config::read(text, &mut warnings)?;
+        Ok(Config { warnings, ..config })
+    }
+
+    /// The same, with what should be written otherwise also of a text with problems.
+    fn read(text: &str, warnings: &mut Vec<Problem>) -> Result<Self, Vec<Problem>> {
         let mut root = Node::parse(text).map_err(|problem| vec![problem])?;
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
         // They name variables and files, and not what is in them.
         let unreplaced = problems.len();
-        let mut warnings = Vec::new();
-        renamed::apply(&mut root, &mut warnings, &mut problems);
+        renamed::apply(&mut root, warnings, &mut problems);
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
 
         let is_section = |name: &str| name == "sources" || name == "sinks";
@@ -218,7 +229,7 @@ impl Config {
                     keep_jobs,
                     job_stores,
                     path: None,
-                    warnings,
+                    warnings: Vec::new(),
                 })
             }
             _ => {

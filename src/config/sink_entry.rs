@@ -56,7 +56,8 @@ impl SinkConfig {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct SinkOptions {
-    /// Which events the sink takes. Default: all, or those that the kind is for.
+    /// Which events the sink takes. Default: all, or those that the kind is for; a filter that is
+    /// given stands in the place of the kind's as a whole.
     #[schemars(with = "FilterConfig")]
     filter: Option<FilterConfig>,
     /// What is hidden of the events that the sink takes, besides what is hidden of all. The filter

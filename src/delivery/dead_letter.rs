@@ -143,7 +143,7 @@ pub struct Letter {
     pub(crate) event_id: String,
     /// The event's tag.
     pub(crate) tag: String,
-    /// Why it was refused.
+    /// The reason of the refusal.
     pub(crate) reason: String,
     /// When it was refused, in microseconds since 1970.
     pub(crate) time: i64,
@@ -194,7 +194,7 @@ impl Letter {
 pub struct Refused<'a> {
     /// The event.
     pub entry: Entry<'a>,
-    /// Why.
+    /// The reason of the refusal.
     pub reason: &'a str,
     /// How often it was tried.
     pub attempts: u32,

@@ -164,7 +164,9 @@ impl<'a, S: Sink> Delivery<'a, S> {
 
     /// Settles a batch, however long it takes; `false` if the configuration is wrong.
     async fn deliver(&mut self, batch: Batch) -> bool {
-        let give_up_at = self.shared.retry.give_up_after.map(|span| Instant::now() + span.0);
+        let give_up_after = self.shared.retry.give_up_after;
+        let give_up = || give_up_after.map(|span| Instant::now() + span.0);
+        let mut give_up_at = give_up();
         let whole = batch.id();
         let mut left = vec![batch];
         let mut dead = Vec::new();
@@ -199,17 +201,30 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 }
                 Err(Failure::Fatal) => return false,
                 Err(Failure::Partly { refused, again }) => {
-                    let missing = refused.keys().copied();
-                    let missing =
-                        missing.chain(again.iter().flat_map(|(places, _)| places.clone()));
-                    self.stored(&batch, &missing.collect());
-                    if let Some((places, reason)) = again {
-                        let batch = batch.part(&places);
-                        if give_up_at.is_some_and(|at| at <= Instant::now()) {
-                            dead.push(self.given_up(batch, reason, attempts));
-                        } else {
-                            left.push(batch);
+                    let places = again.iter().flat_map(|again| again.places.iter());
+                    let missing: BTreeSet<_> = refused.keys().chain(places).copied().collect();
+                    let is_some_stored = missing.len() < batch.len();
+                    if is_some_stored {
+                        self.stored(&batch, &missing);
+                    }
+                    match again {
+                        Some(Later { places, reason }) => {
+                            let is_whole = places.len() == batch.len();
+                            let part = if is_whole { batch.clone() } else { batch.part(&places) };
+                            match reason {
+                                None => {
+                                    give_up_at = give_up();
+                                    left.push(part);
+                                }
+                                Some(reason)
+                                    if give_up_at.is_some_and(|at| at <= Instant::now()) =>
+                                {
+                                    dead.push(self.given_up(part, reason, attempts));
+                                }
+                                Some(_) => left.push(part),
+                            }
                         }
+                        None => {}
                     }
                     if !refused.is_empty() {
                         dead.push(self.refused(batch, Refused::These(refused), attempts));
@@ -328,13 +343,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 let state = &self.shared.state;
                 let count = if is_late { &state.timeouts } else { &state.retries };
                 self.failed(count, &reason);
-                parked.run_until_cancelled(sleep(self.backoff.delay(after))).await;
+                self.pause(after).await;
                 Err(Failure::Later(reason))
             }
             WriteError::Reconnect { .. } => {
                 permit.failed();
                 self.failed(&self.shared.state.reconnects, &reason);
-                parked.run_until_cancelled(sleep(self.backoff.delay(None))).await;
+                self.pause(None).await;
                 Err(Failure::Later(reason))
             }
         }
@@ -344,8 +359,14 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let sink = match &mut self.sink {
             Some(sink) => sink,
             None => {
-                let connected = S::connect(self.config, self.context).await;
-                self.sink.insert(connected.map_err(|error| Unwritten::Failed(error.into()))?)
+                let connecting = AssertUnwindSafe(S::connect(self.config, self.context));
+                match connecting.catch_unwind().await {
+                    Ok(connected) => {
+                        let connected = connected.map_err(|error| Unwritten::Failed(error.into()));
+                        self.sink.insert(connected?)
+                    }
+                    Err(panic) => return Err(Unwritten::Panicked(None, message(panic.as_ref()))),
+                }
             }
         };
         let Some(batch) = batch else { return Ok(()) };
@@ -353,7 +374,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             Ok(result) => result,
             Err(panic) => {
                 self.disconnect().await;
-                return Err(Unwritten::Panicked(batch.id(), message(panic.as_ref())));
+                return Err(Unwritten::Panicked(Some(batch.id()), message(panic.as_ref())));
             }
         };
         self.panicked = None;
@@ -363,14 +384,20 @@ impl<'a, S: Sink> Delivery<'a, S> {
         result.map_err(Unwritten::Failed)
     }
 
-    /// A write of so many events has stored some of them. What is to come again waits here.
+    /// A write of so many events has stored some of them. Waits for what failed for now.
     async fn partly(&mut self, permit: &Permit<'_>, partly: Partly, events: usize) -> Failure {
         let Partly { doing, refused, again } = partly;
+        let mut places = refused.iter().map(|refusal| refusal.place);
+        let mut again_places = again.iter().flat_map(|again| again.places.iter().copied());
+        if let Some(place) = places.find(|p| *p >= events).or(again_places.find(|p| *p >= events)) {
+            let reason = format!("{doing}: there is no event {place} in a batch of {events}");
+            error!(sink = self.context.name, error = reason, "this is a bug in saltern");
+            return self.again_later(permit, reason, None).await;
+        }
         let reason = |cause: &Cause| format!("{doing}: {}", chain(cause.as_ref()));
-        let refused = refused.iter().filter(|refusal| refusal.place < events);
-        let refused: BTreeMap<_, _> = refused.map(|r| (r.place, reason(&r.cause))).collect();
+        let refused: BTreeMap<_, _> = refused.iter().map(|r| (r.place, reason(&r.cause))).collect();
         let again = again.map(|mut again| {
-            again.places.retain(|place| *place < events && !refused.contains_key(place));
+            again.places.retain(|place| !refused.contains_key(place));
             again
         });
         let Some(again) = again.filter(|again| !again.places.is_empty()) else {
@@ -378,38 +405,76 @@ impl<'a, S: Sink> Delivery<'a, S> {
             self.worked();
             return Failure::Partly { refused, again: None };
         };
-        // A server that takes some of the events is there; one that takes none may not be.
-        if again.places.len() < events {
-            permit.succeeded();
-        } else {
-            permit.failed();
+        let is_nothing_done = again.places.len() == events;
+        let reason = match &again.cause {
+            Some(cause) => Some(reason(cause)),
+            // Without a pause it would turn in a circle.
+            None if is_nothing_done => Some(format!("{doing}: nothing of the batch was tried")),
+            None => None,
+        };
+        match &reason {
+            None => {
+                permit.succeeded();
+                self.worked();
+            }
+            Some(reason) if is_nothing_done => {
+                self.again_later(permit, reason.clone(), again.after).await;
+            }
+            // The server is there, but has not taken all.
+            Some(reason) => {
+                permit.succeeded();
+                self.backoff.reset();
+                self.failed(&self.shared.state.retries, reason);
+                self.pause(again.after).await;
+            }
         }
-        let reason = reason(&again.cause);
-        self.failed(&self.shared.state.retries, &reason);
-        let waiting = sleep(self.backoff.delay(again.after));
-        self.shared.parked.run_until_cancelled(waiting).await;
-        Failure::Partly { refused, again: Some((again.places, reason)) }
+        Failure::Partly { refused, again: Some(Later { places: again.places, reason }) }
     }
 
-    /// A write has panicked, for this reason. An event may be to blame; the store or chance may be
-    /// as well, until it has happened some times at the same batch.
-    async fn panicked(&mut self, permit: &Permit<'_>, batch: BatchId, reason: String) -> Failure {
+    /// Nothing came of an attempt. Waits before the next.
+    async fn again_later(
+        &mut self,
+        permit: &Permit<'_>,
+        reason: String,
+        after: Option<Duration>,
+    ) -> Failure {
+        permit.failed();
+        self.failed(&self.shared.state.retries, &reason);
+        self.pause(after).await;
+        Failure::Later(reason)
+    }
+
+    /// Waits as the back-off says, unless another writer parks the sink.
+    async fn pause(&mut self, after: Option<Duration>) {
+        let waiting = sleep(self.backoff.delay(after));
+        self.shared.parked.run_until_cancelled(waiting).await;
+    }
+
+    /// A write or a connect has panicked, for this reason. An event may be to blame; the store or
+    /// chance may be as well, until it has happened some times at the same batch.
+    async fn panicked(
+        &mut self,
+        permit: &Permit<'_>,
+        batch: Option<BatchId>,
+        reason: String,
+    ) -> Failure {
         error!(
             sink = self.context.name,
             error = reason,
             "writing failed; this is a bug in saltern"
         );
-        let before = self.panicked.filter(|(other, _)| *other == batch).map_or(0, |(_, n)| n);
-        self.panicked = Some((batch, before + 1));
+        let before = self.panicked.filter(|(other, _)| Some(*other) == batch).map_or(0, |(_, n)| n);
+        if let Some(batch) = batch {
+            self.panicked = Some((batch, before + 1));
+        }
         self.failed(&self.shared.state.panics, &reason);
-        if before + 1 >= PANICS {
+        if batch.is_some() && before + 1 >= PANICS {
             permit.succeeded();
             self.backoff.reset();
             return Failure::Rejected(reason);
         }
         permit.failed();
-        let waiting = sleep(self.backoff.delay(None));
-        self.shared.parked.run_until_cancelled(waiting).await;
+        self.pause(None).await;
         Failure::Later(reason)
     }
 
@@ -557,8 +622,8 @@ impl Dead {
 enum Unwritten {
     /// The sink says why.
     Failed(WriteError),
-    /// The write of this batch panicked, for this reason.
-    Panicked(BatchId, String),
+    /// The write of this batch, or a connect, panicked, for this reason.
+    Panicked(Option<BatchId>, String),
 }
 
 /// What a panic says.
@@ -566,6 +631,13 @@ fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panic: {}", text.unwrap_or("it does not say why"))
+}
+
+/// Events of a batch that come again.
+struct Later {
+    places: BTreeSet<usize>,
+    /// The reason; `None` if they were not tried.
+    reason: Option<String>,
 }
 
 /// Why an attempt did not settle its batch.
@@ -578,8 +650,8 @@ enum Failure {
     Partly {
         /// Events that are refused, by their places, and why.
         refused: BTreeMap<usize, String>,
-        /// The places of events that come again, and why.
-        again: Option<(BTreeSet<usize>, String)>,
+        /// Events that come again.
+        again: Option<Later>,
     },
     /// The configuration is wrong.
     Fatal,
@@ -710,7 +782,7 @@ pub(crate) mod tests {
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             let answer = config.0.lock().unwrap().connects.pop_front();
             config.0.lock().unwrap().log.push("connect".into());
-            obey(answer).await?;
+            obey(answer).await.map_err(WriteError::while_connecting)?;
             Ok(Scripted(Arc::clone(&config.0)))
         }
 
@@ -1167,6 +1239,8 @@ pub(crate) mod tests {
     struct Choices {
         /// What to say of the events of each write, over and over: 0 stored, 1 refused, 2 again.
         answers: VecDeque<Vec<u8>>,
+        /// Events come again because they failed, not for want of time.
+        has_time: bool,
         stored: Vec<String>,
         tried: Vec<(BatchId, Vec<String>)>,
     }
@@ -1199,19 +1273,20 @@ pub(crate) mod tests {
             if refused.is_empty() && places.is_empty() {
                 return Ok(());
             }
-            // A place that is no event's, and one that is in both, are no reason to lose any.
-            let also = refused.first().map(|refusal| refusal.place).into_iter().chain([1000]);
-            places.extend(also);
-            let again = Some(Again { places, cause: "busy".into(), after: None });
+            // One that is in both is no reason to lose any.
+            places.extend(refused.first().map(|refusal| refusal.place));
+            let cause = choices.has_time.then(|| "busy".into());
+            let again = Some(Again { places, cause, after: None });
             Err(WriteError::Partly(Partly { doing: "writing".into(), refused, again }))
         }
     }
 
     async fn run_choosy(
+        has_time: bool,
         answers: Vec<Vec<u8>>,
         batches: Vec<Batch>,
     ) -> (Choices, Arc<SinkState>, usize) {
-        let choices = Choices { answers: answers.into(), ..Choices::default() };
+        let choices = Choices { answers: answers.into(), has_time, ..Choices::default() };
         let store = Arc::new(Mutex::new(choices));
         let (sender, receiver) = mpsc::channel(10);
         for batch in batches {
@@ -1232,7 +1307,7 @@ pub(crate) mod tests {
         let batches = vec![batch(0, &["a", "b", "c", "d"]), batch(4, &["e"])];
         let whole = batches[0].id();
         let (choices, state, settled) =
-            run_choosy(vec![vec![0, 2, 1, 2], vec![2, 0], vec![0]], batches).await;
+            run_choosy(true, vec![vec![0, 2, 1, 2], vec![2, 0], vec![0]], batches).await;
         let tried: Vec<_> = choices.tried.iter().map(|(_, tags)| tags.concat()).collect();
         assert_eq!(tried, ["abcd", "bd", "b", "e"]);
         assert_eq!(choices.stored, ["a", "d", "b", "e"]);
@@ -1242,12 +1317,24 @@ pub(crate) mod tests {
         assert_eq!(settled, 2);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_has_no_time_for_all_of_a_batch_is_not_down() {
+        let began = Instant::now();
+        let (choices, state, settled) =
+            run_choosy(false, vec![vec![0, 2, 2], vec![0, 2]], vec![batch(0, &["a", "b", "c"])])
+                .await;
+        assert_eq!((choices.stored.concat().as_str(), settled), ("abc", 1));
+        assert_eq!((state.retries.get(), state.up.get() > 0.0), (0, true));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn invariant_4_events_of_a_batch_that_is_partly_stored_are_settled_once(
             answers in proptest::collection::vec(proptest::collection::vec(0u8..3, 1..8), 0..12),
             sizes in proptest::collection::vec(1usize..9, 1..4),
+            has_time: bool,
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
@@ -1262,7 +1349,7 @@ pub(crate) mod tests {
                 first += size as u64;
             }
             let count = batches.len();
-            let (choices, state, settled) = runtime.block_on(run_choosy(answers, batches));
+            let (choices, state, settled) = runtime.block_on(run_choosy(has_time, answers, batches));
             let stored: BTreeSet<_> = choices.stored.iter().collect();
             prop_assert_eq!(stored.len(), choices.stored.len(), "nothing is stored twice");
             prop_assert_eq!(stored.len() as u64, state.events.get());

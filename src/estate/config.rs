@@ -9,11 +9,11 @@ use crate::units::{ByteSize, Span};
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EstateConfig {
-    /// Whether there are series for single minions: the label `minion` of `salt_responses_total`,
-    /// and all of `salt_function_status`, `salt_health_last_heartbeat` and
+    /// With `true` there are series for single minions: the label `minion` of
+    /// `salt_responses_total`, and all of `salt_function_status`, `salt_health_last_heartbeat` and
     /// `salt_responses_last_received_response`.
     pub minions: bool,
-    /// Whether `salt_function_responses_total`, `salt_scheduled_job_return_total` and
+    /// With `true` `salt_function_responses_total`, `salt_scheduled_job_return_total` and
     /// `salt_job_duration_seconds` have the label `minion` too: a series for each function of each
     /// minion.
     pub minion_label: bool,
@@ -33,9 +33,9 @@ pub struct EstateConfig {
     pub status_functions: Vec<String>,
     /// States that `salt_function_status` is kept of; `*` for all.
     pub status_states: Vec<String>,
-    /// How long the returns of a job may take before they are missing.
+    /// The time that the returns of a job may take before they are missing.
     pub returns_within: Span,
-    /// How long a minion may be silent before it counts as such.
+    /// The time for which a minion may be silent before it counts as such.
     pub silent_after: Span,
 }
 

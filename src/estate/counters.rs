@@ -112,7 +112,7 @@ pub(super) struct Counters {
     trimmed: Series,
     /// Looks for values that were trimmed.
     finder: Trimmed,
-    /// When each minion was last heard of, in seconds since 1970.
+    /// The time when each minion was last heard of, in seconds since 1970.
     minions: HashMap<Box<str>, u64>,
     /// Minions that there was no room for.
     minions_folded: u64,

@@ -41,7 +41,7 @@ pub(super) struct Run<'a> {
     pub(super) sls: &'a str,
     pub(super) result: Option<bool>,
     pub(super) count: u32,
-    /// How long they took together, in milliseconds.
+    /// The time that they took together, in milliseconds.
     pub(super) millis: f64,
 }
 

@@ -17,7 +17,7 @@ struct Job {
     functions: Box<[Box<str>]>,
     /// Hashes of the ids of the minions that have not returned.
     missing: HashSet<u64>,
-    /// When its last part was published, in seconds since 1970.
+    /// The time when its last part was published, in seconds since 1970.
     begun: u64,
 }
 
@@ -34,10 +34,11 @@ fn names<'a>(functions: impl Iterator<Item = &'a str>) -> usize {
 
 /// The jobs that wait. A job is the hash of its id, and so is a minion.
 pub(super) struct PendingJobs {
-    /// How long a job waits, in seconds.
+    /// The time for which a job waits, in seconds.
     within: u64,
     by_id: HashMap<u64, Job>,
-    /// When each was published, in seconds since 1970, in order. A batch is published in parts.
+    /// The time when each was published, in seconds since 1970, in order. A batch is published in
+    /// parts.
     begun: VecDeque<(u64, u64)>,
     returns: usize,
     names: usize,

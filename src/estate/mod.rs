@@ -31,7 +31,8 @@ pub mod table;
 
 pub use config::EstateConfig;
 
-/// How long chunks may gather once there were few, so that not each of them costs a wake-up.
+/// The time for which chunks may gather once there were few, so that not each of them costs a
+/// wake-up.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Chunks in a round up to which there were few.
@@ -59,7 +60,7 @@ impl Estate {
         })
     }
 
-    /// Whether anything is counted.
+    /// Anything is counted.
     pub(crate) fn is_on(&self) -> bool {
         self.counters().is_some()
     }
@@ -118,7 +119,7 @@ impl Estate {
     }
 }
 
-/// Where the dispatcher hands chunks in to be counted.
+/// The place where the dispatcher hands chunks in to be counted.
 pub struct EstateSender {
     chunks: QueueSender,
     missed: Tally,

@@ -90,7 +90,7 @@ pub(crate) const FUNCTION_STATUS: Declared = declared(
     ByMinion::Only,
     2,
 );
-/// How long the last run took.
+/// The time that the last run took.
 pub(crate) const JOB_DURATION: Declared = declared(
     gauge(
         "salt_job_duration_seconds",
@@ -172,7 +172,7 @@ pub(crate) const STATES: Declared = declared(
     ByMinion::Never,
     1,
 );
-/// How long states took.
+/// The time that states took.
 pub(crate) const STATE_SECONDS: Declared = declared(
     counter(
         "salt_state_seconds_total",

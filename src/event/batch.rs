@@ -19,7 +19,7 @@ pub(crate) struct BatchConfig {
     pub(crate) max_events: Option<u64>,
     /// Bytes of tags and payloads in a batch, at the most; a larger event is a batch of its own.
     pub(crate) max_bytes: Option<ByteSize>,
-    /// How long a batch may wait to fill, from its first event on.
+    /// The time for which a batch may wait to fill, from its first event on.
     pub(crate) linger: Option<Span>,
 }
 
@@ -30,7 +30,7 @@ pub struct BatchLimits {
     pub(crate) max_events: usize,
     /// Bytes at the most.
     pub(crate) max_bytes: usize,
-    /// How long to wait for more.
+    /// The time to wait for more.
     pub(crate) linger: Duration,
 }
 
@@ -132,7 +132,7 @@ impl Batch {
         Batch { was_begun: true, ..self }
     }
 
-    /// Whether it was begun before this process, or this spooler.
+    /// It was begun before this process, or this spooler.
     pub(crate) fn was_begun(&self) -> bool {
         self.was_begun
     }
@@ -157,12 +157,12 @@ impl Batch {
         self.shares.iter()
     }
 
-    /// How many events there are; never none.
+    /// The number of events; never none.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no events.
+    /// There are no events.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -230,9 +230,9 @@ impl Batch {
 pub struct Entry<'a> {
     /// The event.
     pub event: &'a Event,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: &'a Origin,
-    /// When it was read, in microseconds since 1970.
+    /// The time when it was read, in microseconds since 1970.
     pub received: u64,
     /// Who vouches for it.
     pub authority: Authority,

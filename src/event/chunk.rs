@@ -12,9 +12,9 @@ use crate::event::{Authority, Event, Origin};
 /// Events that were read together, in the order of the bus.
 #[derive(Debug)]
 pub struct Chunk {
-    /// Where they come from.
+    /// Their origin.
     pub(crate) origin: Arc<Origin>,
-    /// When they were read, in microseconds since 1970.
+    /// The time when they were read, in microseconds since 1970.
     pub(crate) received: u64,
     /// Who vouches for them.
     pub(crate) authority: Authority,
@@ -133,22 +133,22 @@ impl Share {
         Share::all(Arc::new(chunk.vouched_for_by(self.chunk.authority)))
     }
 
-    /// How many events there are.
+    /// The number of events.
     pub fn len(&self) -> usize {
         self.to - self.from
     }
 
-    /// Whether there are none.
+    /// There are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Where the events come from.
+    /// The origin of the events.
     pub fn origin(&self) -> &Arc<Origin> {
         &self.chunk.origin
     }
 
-    /// When the events were read, in microseconds since 1970.
+    /// The time when the events were read, in microseconds since 1970.
     pub fn received(&self) -> u64 {
         self.chunk.received
     }

@@ -113,12 +113,12 @@ impl Filter {
         })
     }
 
-    /// Whether the filter takes every event.
+    /// The filter takes every event.
     pub(crate) fn takes_all(&self) -> bool {
         self.tags.is_none() && self.not_tags.is_none() && self.kinds == 0 && !self.reads_fields()
     }
 
-    /// Whether the filter takes the event.
+    /// The filter takes the event.
     pub fn takes(&self, event: &Event) -> bool {
         let asked = OnceCell::new();
         let ask = || asked.get_or_init(|| Asked::of(event));

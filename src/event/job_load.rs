@@ -22,28 +22,29 @@ const MINIONS: &str = "minions";
 /// The key of the end of a job in the data.
 const END_TIME: &str = "end_time";
 
-/// What a master has said of a job.
+/// Something that a master has said of a job.
 #[derive(Debug)]
 pub(crate) struct JobLoad<'a> {
     /// The job.
     pub(crate) jid: &'a str,
-    /// What was published, as msgpack.
+    /// The load that was published, as msgpack.
     pub(crate) load: Option<Cow<'a, [u8]>>,
     /// The minions that it is meant for, as msgpack.
     pub(crate) minions: Option<&'a [u8]>,
-    /// When it ended.
+    /// The time when it ended.
     pub(crate) end_time: Option<&'a str>,
 }
 
 impl<'a> JobLoad<'a> {
-    /// What this entry says, if the master says it.
+    /// Tells if this entry says something of a job, and the master says it.
+    pub(crate) fn is(entry: &Entry<'_>) -> bool {
+        job_and_part(entry).is_some()
+    }
+
+    /// All that this entry says, if the master says it.
     pub(crate) fn of(entry: &Entry<'a>) -> Option<Self> {
-        let (event, is_of_master) = (entry.event, entry.authority == Authority::Master);
-        if event.kind() != EventKind::JobLoad || !is_of_master {
-            return None;
-        }
-        let (jid, part) = event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')?;
-        let data = event.payload();
+        let (jid, part) = job_and_part(entry)?;
+        let data = entry.event.payload();
         // Redaction leaves no map of a load that would become too long.
         let is_load = part == "load" && msgpack::raw_pairs(data).next().is_some();
         Some(JobLoad {
@@ -53,6 +54,15 @@ impl<'a> JobLoad<'a> {
             end_time: msgpack::text(data, END_TIME).filter(|_| part == END_TIME),
         })
     }
+}
+
+/// The job and the part of it that this entry is about, if the master says it.
+fn job_and_part<'a>(entry: &Entry<'a>) -> Option<(&'a str, &'a str)> {
+    let (event, is_of_master) = (entry.event, entry.authority == Authority::Master);
+    if event.kind() != EventKind::JobLoad || !is_of_master {
+        return None;
+    }
+    event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')
 }
 
 /// The event of a load that was published for these minions. A return that the master hands over in
@@ -90,10 +100,12 @@ fn tag(jid: &str, part: &str) -> Option<String> {
     (is_job(jid) && !jid.contains(['/', '\n'])).then(|| format!("{JOB_LOAD_TAGS}{jid}/{part}"))
 }
 
-/// Tells if these events say what only a master says of jobs.
+/// Tells if there are events here, and all say what only a master says of jobs.
 pub(crate) fn is_of_job_loads(chunk: &Chunk) -> bool {
     let mut kinds = chunk.events.iter().map(Event::kind);
-    chunk.authority == Authority::Master && kinds.all(|kind| kind == EventKind::JobLoad)
+    chunk.authority == Authority::Master
+        && !chunk.events.is_empty()
+        && kinds.all(|kind| kind == EventKind::JobLoad)
 }
 
 /// The event by which the bus tells of the same job: filters and redaction take the one as the
@@ -105,9 +117,12 @@ pub(crate) fn announced(event: &Event) -> Option<Event> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::event::Origin;
 
     const JID: &str = "20261121233336123456";
 
@@ -153,5 +168,21 @@ mod tests {
     fn invariant_7_the_bus_says_no_load() {
         let event = of_load(JID, b"\x80", &[]).unwrap();
         assert!(JobLoad::of(&Entry::of(&event, Authority::Bus)).is_none());
+        assert!(!JobLoad::is(&Entry::of(&event, Authority::Bus)));
+        assert!(JobLoad::is(&Entry::of(&event, Authority::Master)));
+    }
+
+    #[test]
+    fn a_chunk_is_of_job_loads_if_it_has_nothing_else() {
+        let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
+        let is_of_job_loads = |authority, tags: &[&str]| {
+            let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
+            is_of_job_loads(&Chunk::new(Arc::clone(&origin), 1, events).vouched_for_by(authority))
+        };
+        let load = "saltern/job/20261121233336123456/load";
+        assert!(is_of_job_loads(Authority::Master, &[load, load]));
+        assert!(!is_of_job_loads(Authority::Master, &[load, "salt/auth"]));
+        assert!(!is_of_job_loads(Authority::Bus, &[load]));
+        assert!(!is_of_job_loads(Authority::Master, &[]));
     }
 }

@@ -37,7 +37,7 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
-    /// Whether standard output gets colours.
+    /// Standard output gets colours.
     pub(crate) fn on_stdout(self) -> bool {
         match self {
             Colour::Always => true,

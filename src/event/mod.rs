@@ -40,7 +40,7 @@ pub(crate) mod url_template;
 
 pub(crate) use job_id::{is_jid, is_job};
 
-/// Why a frame is not an event.
+/// The reason why a frame is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotAnEvent {
     /// There is no `\n\n` in the frame.
@@ -68,7 +68,7 @@ impl Authority {
     }
 }
 
-/// Where events come from.
+/// The origin of events.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The source's name in the configuration.
@@ -97,7 +97,7 @@ enum Line {
     /// Worth keeping.
     Kept {
         text: Vec<u8>,
-        /// Where the payload begins.
+        /// The place where the payload begins.
         data: usize,
     },
     /// So long, in bytes, that each who wants it makes it for itself and lets go of it.
@@ -243,7 +243,7 @@ impl Event {
         out.extend_from_slice(LINE_END);
     }
 
-    /// How many bytes the line has, if it is long.
+    /// The number of bytes that the line has, if it is long.
     pub(crate) fn long(&self) -> Option<usize> {
         if self.is_surely_short() {
             return None;
@@ -254,7 +254,7 @@ impl Event {
         }
     }
 
-    /// Whether the line is short, as far as the frame alone says.
+    /// The line is short, as far as the frame alone says.
     pub(crate) fn is_surely_short(&self) -> bool {
         self.frame.len() <= SURELY_SHORT
     }
@@ -294,7 +294,7 @@ impl Event {
         })
     }
 
-    /// How many bytes the line has, without holding it.
+    /// The number of bytes that the line has, without holding it.
     fn line_len(&self) -> usize {
         let (mut len, mut rest) = (0, Vec::new());
         self.write_line_in_pieces(&mut rest, &mut |piece| len += piece.len());
@@ -473,8 +473,8 @@ impl<'a> Fields<'a> {
         self.jid.filter(|jid| is_job(jid))
     }
 
-    /// When the master put the event on its bus. [`Fields::stamp`] is UTC, with an offset since
-    /// 3008 and without one before.
+    /// The time when the master put the event on its bus. [`Fields::stamp`] is UTC, with an offset
+    /// since 3008 and without one before.
     pub(crate) fn stamped(&self) -> Option<Timestamp> {
         let stamp = self.stamp?;
         stamp.parse::<Timestamp>().ok().or_else(|| {

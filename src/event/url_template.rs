@@ -19,12 +19,12 @@ pub(crate) struct UrlTemplate {
 }
 
 impl UrlTemplate {
-    /// Whether it is reached over TLS.
+    /// It is reached over TLS.
     pub(crate) fn is_https(&self) -> bool {
         self.is_https
     }
 
-    /// Whether it is the same for all events.
+    /// It is the same for all events.
     pub(crate) fn is_fixed(&self) -> bool {
         self.template.fixed().is_some()
     }

@@ -69,7 +69,7 @@ pub trait DiskFile: Send + Sync + 'static {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// When it was last written, in microseconds since 1970.
+    /// The time when it was last written, in microseconds since 1970.
     fn modified(&self) -> io::Result<u64>;
     /// Cuts the file.
     fn truncate(&self, len: u64) -> io::Result<()>;
@@ -109,7 +109,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

@@ -87,7 +87,7 @@ impl SocketFile {
         }
     }
 
-    /// Whether the path still leads to the socket.
+    /// The path still leads to the socket.
     pub(crate) fn is_in_place(&self) -> bool {
         self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id)
     }

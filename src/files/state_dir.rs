@@ -21,7 +21,7 @@ use crate::files::regular_file::{self, Links};
 use crate::files::state_file;
 use crate::files::unwritable::advised;
 
-/// Why the directory cannot be had.
+/// The reason why the directory cannot be had.
 #[derive(Debug, Error)]
 pub(crate) enum StateDirError {
     /// It cannot be made.
@@ -29,7 +29,7 @@ pub(crate) enum StateDirError {
     Create {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
@@ -62,7 +62,7 @@ pub(crate) enum StateDirError {
     Lock {
         /// The file.
         lock: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
@@ -119,7 +119,7 @@ impl StateDir {
     }
 }
 
-/// Whether a daemon has the directory.
+/// A daemon has the directory.
 pub(crate) fn is_taken(state_dir: &Path) -> bool {
     // Shared and let go of at once, so that it is in the way of nobody but a daemon that starts
     // now.
@@ -166,7 +166,7 @@ fn examine(path: &Path, directory: &Metadata) -> Result<Vec<String>, StateDirErr
     Ok(advice)
 }
 
-/// Whether what is there is what is held.
+/// The directory that is there is the one that is held.
 fn is_same(held: &File, there: io::Result<Metadata>) -> bool {
     let (Ok(held), Ok(there)) = (held.metadata(), there) else { return false };
     (held.dev(), held.ino()) == (there.dev(), there.ino())

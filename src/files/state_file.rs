@@ -116,7 +116,7 @@ fn owner_besides_root(path: &Path) -> io::Result<Option<(u32, u32)>> {
     Ok((above.uid() != 0).then(|| (above.uid(), above.gid())))
 }
 
-/// Whether something is there that no state file ever is: a directory, a symbolic link, a device.
+/// Something is there that no state file ever is: a directory, a symbolic link, a device.
 pub(crate) fn is_foreign(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
 }
@@ -178,8 +178,8 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Whether SQLite says that a file is no database, or a damaged one. A disk that is full, or fails,
-/// says nothing of the file.
+/// SQLite says that a file is no database, or a damaged one. A disk that is full, or fails, says
+/// nothing of the file.
 pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))

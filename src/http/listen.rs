@@ -34,9 +34,9 @@ pub(crate) enum BindError {
     /// The address cannot be had.
     #[error("cannot listen on {listen} (http.listen)")]
     Address {
-        /// Which.
+        /// The address.
         listen: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
@@ -45,7 +45,7 @@ pub(crate) enum BindError {
     Socket {
         /// Its file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },

@@ -52,7 +52,7 @@ pub(crate) use listen::{Bound, Listeners, bind, open};
 pub use queries::{QUERIES, read_query};
 pub(crate) use site::Served;
 
-/// How often histograms are folded, so that they stay small when nobody scrapes.
+/// Histograms are made smaller so often, also when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Serves until `stop` is cancelled.

@@ -94,7 +94,7 @@ const CLUSTER: &str = "is about masters that share their events: what is on the 
 const REACTS: &str = "acts on events within the master, and goes on doing so.";
 
 /// Options with such a word in their names that say nothing of what is stored or handed on: ports,
-/// sizes and patience of Salt's own programs, and what minions alone read.
+/// sizes and time limits of Salt's own programs, and what minions alone read.
 pub const WITHOUT_MEANING: &[&str] = &[
     "gather_job_timeout",
     "mine_return_job",

@@ -9,7 +9,7 @@ use super::page::quoted;
 use super::python::scalar;
 use crate::files::unit_paths;
 use crate::sink::contract::{SaltForm, SaltOption, SaltReturner};
-use crate::sink::registry::{self, SinkKind};
+use crate::sink::registry;
 use crate::units::Span;
 use crate::yaml::{Node, Value};
 
@@ -37,8 +37,6 @@ pub(super) struct Needed {
 }
 
 const NO_SINK: &str = "saltern has no sink of this kind yet; its options carry over once it has.";
-const OTHER_OPTIONS: &str =
-    "saltern has a sink of this kind, whose options have names of their own (`saltern schema`).";
 const NOTICES: &str = "It sends notices to people, for which saltern has no sink yet.";
 const INSTEAD: &str = "Use `saltern` in its place on the master, and a sink for each store here.";
 
@@ -72,14 +70,21 @@ pub(super) fn returners() -> &'static [Returner] {
             why_not: MISSING,
         });
         let mut all: Vec<_> = carried.collect();
-        all.extend(WITHOUT_SINK);
+        all.extend(OTHERS.into_iter().filter(has_no_sink));
         all
     });
     &ALL
 }
 
-/// Returners that no sink stands for yet.
-const WITHOUT_SINK: [Returner; 33] = [
+/// True if no kind of this build stands for it.
+fn has_no_sink(returner: &Returner) -> bool {
+    let names = registry::KINDS.iter().filter_map(|kind| Some(kind.salt?.names));
+    !names.flatten().any(|name| returner.is(name))
+}
+
+/// Returners that a sink need not stand for. One that a kind of this build names is that kind's.
+const OTHERS: [Returner; 34] = [
+    store(&["kafka"], &["returner.kafka"], false),
     store(&["mysql"], &["mysql"], true),
     store(&["pgjsonb"], &["returner.pgjsonb"], true),
     store(&["postgres"], &["returner.postgres"], true),
@@ -118,7 +123,7 @@ const WITHOUT_SINK: [Returner; 33] = [
 
 /// The names of the returners that no sink stands for yet.
 pub fn without_sink() -> impl Iterator<Item = &'static str> {
-    WITHOUT_SINK.iter().filter_map(|returner| returner.names.first().copied())
+    OTHERS.iter().filter(|other| has_no_sink(other)).map(Returner::name)
 }
 
 /// Options that name a mapping elsewhere in the configuration, which holds more options.
@@ -138,10 +143,7 @@ impl Returner {
 
     /// The reason for not carrying it over.
     pub(super) fn why_not(&self) -> &'static str {
-        match self.carried {
-            None if SinkKind::named(self.name()).is_some() => OTHER_OPTIONS,
-            _ => self.why_not,
-        }
+        self.why_not
     }
 
     /// True if a key of the master's configuration holds options of it.

@@ -130,7 +130,7 @@ pub enum JobsError {
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: std::io::Error,
     },
@@ -141,7 +141,7 @@ pub enum JobsError {
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: rusqlite::Error,
     },
@@ -153,7 +153,7 @@ pub enum JobsError {
     Answer {
         /// The job cache.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: std::io::Error,
     },

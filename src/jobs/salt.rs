@@ -4,13 +4,12 @@
 //! database is there beside them.
 
 use rusqlite::{Connection, OptionalExtension, Rows, params};
-use tokio::task::spawn_blocking;
 
 use super::answer::FIND_JOB;
 use super::damage::Damage;
 use super::record::Rank;
 use super::spool::Spooled;
-use super::store::{Answer, AskError, Asking, Job, JobStore, Question};
+use super::store::{Answer, Job, Question};
 use super::{Jobs, JobsError};
 
 /// A job whose load is not known is described by a return of it, as Salt's master does it. The
@@ -21,18 +20,6 @@ pub(super) const LOAD: &str = "coalesce(jobs.load, (SELECT load FROM returns WHE
 /// The same for Salt, to whose job cache nobody announces a runner before it has returned.
 const SALTS_LOAD: &str = "coalesce(iif(jobs.rank = 0, NULL, jobs.load), (SELECT load FROM returns \
      WHERE rowid = (SELECT min(rowid) FROM returns WHERE job = jobs.id)))";
-
-impl JobStore for Jobs {
-    fn ask(&self, answer: Answer) -> Asking<'_> {
-        let jobs = self.clone();
-        Box::pin(async move {
-            match spawn_blocking(move || jobs.fill(answer)).await {
-                Ok(filled) => filled.map_err(|error| AskError::new("asking the job cache", error)),
-                Err(error) => Err(AskError::new("asking the job cache", error)),
-            }
-        })
-    }
-}
 
 impl Jobs {
     /// An answer to be written, of which `memory` bytes may be in memory.

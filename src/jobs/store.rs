@@ -1,16 +1,17 @@
 //! A store that answers what Salt asks of its jobs.
 //!
-//! The embedded job cache is one, and so is each sink whose tables Salt could read. A store finds
-//! loads and returns and hands them to the [`Answer`], which alone knows how Salt wants to have
-//! them.
+//! Each sink whose tables Salt could read is one. A store finds loads and returns and hands them to
+//! the [`Answer`], which alone knows how Salt wants to have them. The embedded job cache fills the
+//! same answers, before any store is asked.
 
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::answer::{self, FIND_JOB};
@@ -45,7 +46,7 @@ impl AskError {
     }
 }
 
-/// What Salt asks of a job cache, under the names of its functions.
+/// A question of Salt's to its job cache, under the name of Salt's function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     /// The load of a job, and the minions that it was meant for.
@@ -53,7 +54,7 @@ pub enum Question {
         /// The job.
         jid: String,
     },
-    /// What each minion returned of a job.
+    /// The return of each minion of a job.
     GetJid {
         /// The job.
         jid: String,
@@ -67,14 +68,14 @@ pub enum Question {
     GetJids,
     /// The last jobs, oldest first.
     GetJidsFilter {
-        /// How many at the most.
+        /// So many at the most.
         count: u64,
-        /// Whether those that ask for other jobs are left out.
+        /// True if those that ask for other jobs are left out.
         filter_find_job: bool,
     },
     /// The minions that have returned something.
     GetMinions,
-    /// When a job ended.
+    /// The end of a job.
     GetEndtime {
         /// The job.
         jid: String,
@@ -108,7 +109,7 @@ impl Question {
     }
 }
 
-/// How long a large store may list jobs. Salt waits for three seconds.
+/// The time that a large store may take to list jobs. Salt waits for three seconds.
 const LONGEST_LIST: Duration = Duration::from_secs(1);
 
 /// An answer in the making, as msgpack.
@@ -118,6 +119,9 @@ pub(crate) struct Answer {
     spool: Spool,
     parts: u32,
     began: Instant,
+    /// Nobody waits for it any more from this time on.
+    until: Option<Instant>,
+    is_over: bool,
     is_cut: bool,
     /// Taken for as long as somebody works on it, also where nobody waits for it any more.
     _turn: Option<OwnedSemaphorePermit>,
@@ -134,14 +138,23 @@ pub(crate) struct Job<'a> {
     pub(crate) is_event: bool,
     /// The minions that it was meant for, sorted, if that is asked for.
     pub(crate) minions: &'a [String],
-    /// When it ended.
+    /// The time at which it ended.
     pub(crate) end_time: Option<&'a str>,
 }
 
 impl Answer {
     /// An answer to be written.
     pub(super) fn new(question: Question, spool: Spool) -> Self {
-        Answer { question, spool, parts: 0, began: Instant::now(), is_cut: false, _turn: None }
+        Answer {
+            question,
+            spool,
+            parts: 0,
+            began: Instant::now(),
+            until: None,
+            is_over: false,
+            is_cut: false,
+            _turn: None,
+        }
     }
 
     /// The same in a turn that ends with it.
@@ -149,7 +162,17 @@ impl Answer {
         Answer { _turn: turn, ..self }
     }
 
-    /// What is asked.
+    /// The same with a deadline.
+    pub(super) fn by(self, until: Instant) -> Self {
+        Answer { until: Some(until), ..self }
+    }
+
+    /// The time at which nobody waits for it any more, if there is one.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// The question.
     pub(crate) fn question(&self) -> &Question {
         &self.question
     }
@@ -201,9 +224,10 @@ impl Answer {
         self.part(&packed);
     }
 
-    /// Tells if there is room for more.
-    pub(crate) fn goes_on(&self) -> bool {
-        self.spool.is_sound()
+    /// Tells if there is room for more, and somebody who waits for it.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        self.is_over |= self.until.is_some_and(|until| until <= Instant::now());
+        self.spool.is_sound() && !self.is_over
     }
 
     /// Tells if a list of jobs took so long that it has to end here. The last jobs have to come
@@ -215,6 +239,9 @@ impl Answer {
 
     /// The whole answer; `None` if nothing was known.
     pub(crate) fn finished(self) -> io::Result<Option<Spooled>> {
+        if self.is_over {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its time is over"));
+        }
         if self.is_cut {
             let jobs = self.parts;
             warn!(jobs, "a list of all jobs takes too long; Salt gets the last of them");

@@ -11,6 +11,7 @@ use super::began::time_in;
 use super::listing::Pieces;
 use super::spool::Spooled;
 use super::store::{AskError, Question};
+use super::stores::deadline;
 use super::{Jobs, JobsError};
 use crate::codec::msgpack;
 use crate::event::job_return::{Functions, JobReturn, Outcome};
@@ -34,10 +35,11 @@ impl Jobs {
         jid: &str,
         memory: usize,
     ) -> Result<Option<StoredJob>, AskError> {
-        let stores = self.stores();
+        let (stores, until) = (self.stores(), deadline());
         let ask = |question: Question| {
             let stores = &stores;
-            async move { stores.ask_in_turn(|| self.answer_to(question.clone(), memory)).await }
+            let answer = move || self.answer_to(question.clone(), memory);
+            async move { stores.ask_in_turn(until, answer).await }
         };
         let jid = jid.to_owned();
         let load = ask(Question::GetLoad { jid: jid.clone() }).await?;

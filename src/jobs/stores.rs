@@ -1,8 +1,8 @@
 //! The stores of jobs that are asked beside the job cache: those of sinks, by the sinks' names.
 //!
 //! A store may hang or fail for as long as it likes. Each is given a moment and a few questions at
-//! a time, and one that let its moment pass is left alone for a while, so that the others answer
-//! before Salt gives up.
+//! a time, and one that let its whole moment pass is left alone for a while, so that the others
+//! answer before Salt gives up. One deadline holds for all that a question costs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,15 +17,22 @@ use super::store::{Answer, AskError, JobStore};
 use crate::error::chain;
 use crate::sync::lock;
 
-/// How long a store may take, and all of them together. Salt waits for three seconds.
+/// The time that a store may take.
 const EACH: Duration = Duration::from_secs(2);
+
+/// The time that all may take that are asked for one question. Salt waits for three seconds.
 const ALL: Duration = Duration::from_millis(2500);
 
-/// How long a store is left alone that gave no answer in time.
+/// The time for which a store is left alone that gave no answer in its time.
 const REST: Duration = Duration::from_secs(10);
 
 /// Questions that a store works on at the same time.
 const QUESTIONS: usize = 4;
+
+/// The time by which a question that is put now has to be answered.
+pub(crate) fn deadline() -> Instant {
+    Instant::now() + ALL
+}
 
 /// The stores that can be asked.
 #[derive(Default)]
@@ -68,28 +75,31 @@ impl JobStores {
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     }
 
-    /// Asks the store of this name. `None` if it knows nothing, or if there is none.
+    /// Asks the store of this name, until a deadline. `None` if it knows nothing, or if there is
+    /// none.
     pub(crate) async fn ask_one(
         &self,
         name: &str,
+        until: Instant,
         answer: impl Fn() -> Answer + Send,
     ) -> Result<Option<Spooled>, AskError> {
         match self.all.iter().find(|store| store.name == name) {
-            Some(store) => store.ask(answer(), Instant::now() + EACH).await,
+            Some(store) => store.ask(answer(), until).await,
             None => Ok(None),
         }
     }
 
-    /// Asks those behind the job cache one after the other; the first that knows anything answers.
-    /// A store that fails is passed over, and its error is the answer if nobody knows anything.
+    /// Asks those behind the job cache one after the other, until a deadline; the first that knows
+    /// anything answers. A store that fails is passed over, and its error is the answer if nobody
+    /// knows anything.
     pub(crate) async fn ask_in_turn(
         &self,
+        until: Instant,
         answer: impl Fn() -> Answer + Send,
     ) -> Result<Option<Spooled>, AskError> {
-        let end = Instant::now() + ALL;
         let mut failure = None;
         for store in self.order.iter().filter_map(|place| self.all.get(*place)) {
-            match store.ask(answer(), end).await {
+            match store.ask(answer(), until).await {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
                 Err(error) => _ = failure.get_or_insert(error),
@@ -106,23 +116,33 @@ impl NamedStore {
         NamedStore { name, store, turns, rests_until: Mutex::default(), is_failing }
     }
 
-    async fn ask(&self, answer: Answer, end: Instant) -> Result<Option<Spooled>, AskError> {
+    async fn ask(&self, answer: Answer, until: Instant) -> Result<Option<Spooled>, AskError> {
         let now = Instant::now();
         if lock::hold(&self.rests_until).is_some_and(|until| now < until) {
             return Err(self.failed("it gave no answer in time; it is asked again in some seconds"));
         }
+        if until <= now {
+            return Err(self.failed("others have taken all the time that there was"));
+        }
+        let end = until.min(now + EACH);
         let asking = async {
             // The semaphore is never closed; without a permit the work would only be out of turn.
             let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
-            let answer = self.store.ask(answer.in_turn(turn)).await?;
+            let answer = self.store.ask(answer.in_turn(turn).by(end)).await?;
             answer.finished().map_err(|cause| AskError::new("keeping an answer", cause))
         };
-        let asked = match timeout_at(end.min(now + EACH), asking).await {
-            Ok(asked) => asked,
-            Err(_) => {
+        let asked = match timeout_at(end, asking).await {
+            // A store that sees its time pass gives up by itself.
+            Ok(asked) if asked.is_ok() || Instant::now() < end => asked,
+            _ => {
                 let seconds = now.elapsed().as_secs_f32();
+                let late = self.failed(&format!("it gave no answer within {seconds:.1} s"));
+                // One that others left too little time has done nothing wrong.
+                if end < now + EACH {
+                    return Err(late);
+                }
                 *lock::hold(&self.rests_until) = Some(Instant::now() + REST);
-                Err(self.failed(&format!("it gave no answer within {seconds:.1} s")))
+                Err(late)
             }
         };
         match &asked {
@@ -148,6 +168,9 @@ impl NamedStore {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::spawn_blocking;
+    use tokio::time::{sleep, timeout};
+
     use super::*;
     use crate::jobs::Jobs;
     use crate::jobs::store::{Asking, Question};
@@ -158,6 +181,8 @@ mod tests {
         These(&'static [&'static str]),
         Fails(&'static str),
         Hangs,
+        /// It knows this minion, in so many milliseconds.
+        Takes(u64, &'static str),
     }
 
     impl JobStore for Known {
@@ -167,6 +192,10 @@ mod tests {
                     Known::These(minions) => minions.iter().for_each(|minion| answer.text(minion)),
                     Known::Fails(why) => return Err(AskError::new("asking a test", *why)),
                     Known::Hangs => std::future::pending().await,
+                    Known::Takes(millis, minion) => {
+                        sleep(Duration::from_millis(*millis)).await;
+                        answer.text(minion);
+                    }
                 }
                 Ok(answer)
             })
@@ -185,9 +214,13 @@ mod tests {
     async fn asked(stores: &JobStores) -> Result<Option<Vec<u8>>, String> {
         let folder = tempfile::tempdir().unwrap();
         let jobs = Jobs::new(folder.path());
-        let found = stores.ask_in_turn(|| jobs.answer_to(Question::GetMinions, 1 << 10)).await;
+        let found = stores.ask_in_turn(deadline(), || answer(&jobs)).await;
         let whole = |found: Option<Spooled>| found.map(|found| found.into_memory().unwrap());
         found.map(whole).map_err(|error| chain(&error))
+    }
+
+    fn answer(jobs: &Jobs) -> Answer {
+        jobs.answer_to(Question::GetMinions, 1 << 10)
     }
 
     #[tokio::test]
@@ -216,5 +249,58 @@ mod tests {
         let alone = self::stores(&[Known::Hangs]);
         let error = asked(&alone).await.unwrap_err();
         assert!(error.contains("no answer within 2.0 s"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_puts_no_other_to_rest() {
+        let stores = stores(&[Known::Hangs, Known::Takes(600, "b"), Known::These(&["c"])]);
+        let error = asked(&stores).await.unwrap_err();
+        assert!(error.contains("the sink 0"), "{error}");
+        // The first rests now, and the others do not.
+        assert_eq!(asked(&stores).await.unwrap().unwrap(), b"\x91\xa1b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_one_question_costs_has_one_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        let stores = stores(&[Known::Takes(1900, "a"), Known::Hangs]);
+        let (began, until) = (Instant::now(), deadline());
+        assert!(stores.ask_one("1", until, || answer(&jobs)).await.is_err());
+        assert!(stores.ask_in_turn(until, || answer(&jobs)).await.is_err());
+        assert!(stores.ask_in_turn(until, || answer(&jobs)).await.is_err());
+        assert_eq!(began.elapsed().as_millis(), ALL.as_millis());
+    }
+
+    /// A store that works on a thread, for as long as there is room and time.
+    struct Works;
+
+    impl JobStore for Works {
+        fn ask(&self, mut answer: Answer) -> Asking<'_> {
+            Box::pin(async move {
+                let working = spawn_blocking(move || {
+                    while answer.goes_on() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    answer
+                });
+                working.await.map_err(|error| AskError::new("working", error))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        let stores = JobStores::new(vec![("a".to_owned(), Arc::new(Works))], &[]);
+        let until = Instant::now() + Duration::from_millis(50);
+        assert!(stores.ask_one("a", until, || answer(&jobs)).await.is_err());
+        let turns = stores.all[0].turns.acquire_many(QUESTIONS as u32);
+        drop(timeout(Duration::from_secs(60), turns).await.unwrap().unwrap());
+        let mut late = answer(&jobs).by(Instant::now());
+        late.text("a");
+        assert!(!late.goes_on());
+        assert!(late.finished().is_err(), "a part is no answer");
     }
 }

@@ -1,15 +1,15 @@
-//! What is logged, and how, as the configuration says it.
+//! The settings of the log.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What is logged, and how.
+/// The log.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     /// The least important line that is logged.
     pub(crate) level: LogLevel,
-    /// How lines look. Default: text on a terminal, `journald` where they go to the journal, JSON
+    /// The look of lines. Default: text on a terminal, `journald` where they go to the journal, JSON
     /// elsewhere.
     pub(crate) format: Option<LogFormat>,
 }
@@ -29,7 +29,7 @@ pub(crate) enum LogLevel {
     Debug,
 }
 
-/// How log lines look.
+/// The look of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LogFormat {

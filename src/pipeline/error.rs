@@ -1,16 +1,16 @@
-//! Why a pipeline could not start or did not do its work.
+//! The errors of a pipeline.
 
 use thiserror::Error;
 
-/// Why a pipeline could not start or did not do its work.
+/// The reason why a pipeline could not start or did not do its work.
 #[derive(Debug, Error)]
 pub(crate) enum PipelineError {
     /// A thread or a runtime could not be started.
     #[error("cannot start the {what}")]
     Start {
-        /// Which.
+        /// The thread or runtime.
         what: String,
-        /// Why.
+        /// The cause.
         #[source]
         cause: std::io::Error,
     },

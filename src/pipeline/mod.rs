@@ -61,24 +61,24 @@ const CHANGES: usize = 8;
 /// Chunks that a live watcher may be behind before it misses some.
 const TAP: usize = 64;
 
-/// How long to wait for reads that block when the sources have ended.
+/// The time to wait for reads that block when the sources have ended.
 const READS: Duration = Duration::from_secs(1);
 
 /// A running pipeline.
 pub(crate) struct Pipeline {
-    /// Where everything stands.
+    /// The state of everything.
     pub(crate) state: Arc<State>,
-    /// Where live watchers get their copies.
+    /// The channel by which live watchers get their copies.
     pub(crate) tap: broadcast::Sender<Tapped>,
     /// The job cache.
     pub(crate) jobs: Jobs,
-    /// Where sinks are asked what waits for them.
+    /// The place where sinks are asked what waits for them.
     pub(crate) inspector: Arc<Inspector>,
     /// What is counted of the Salt estate.
     pub(crate) estate: Arc<Estate>,
     /// As they were at the start.
     general: General,
-    /// How long events are remembered so that repeats are dropped, now.
+    /// The time for which events are remembered so that repeats are dropped, now.
     dedupe_window: Option<Duration>,
     /// What is hidden of all events, now.
     redact: Arc<Rules>,
@@ -87,7 +87,7 @@ pub(crate) struct Pipeline {
     /// Sinks that were removed and may not have ended yet.
     leaving: HashMap<String, Leaving>,
     sources: Vec<RunningSource>,
-    /// How long events may gather before the sources look again.
+    /// The time for which events may gather before the sources look again.
     coalesce: coalesce::CoalesceLimit,
     changes: Sender<Vec<Change>>,
     starts: mpsc::Sender<Starting>,

@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 
-/// Why a new configuration is not, or not wholly, in force.
+/// The reason why a new configuration is not, or not wholly, in force.
 #[derive(Debug, Error)]
 pub(crate) enum ReloadError {
     /// Nothing was changed.
@@ -50,7 +50,7 @@ impl Plan {
         plan
     }
 
-    /// Whether something new is to be started.
+    /// Something new is to be started.
     pub(crate) fn starts(&self) -> bool {
         !self.added.is_empty() || !self.changed.is_empty()
     }

@@ -26,10 +26,10 @@ use crate::sync::blocking;
 use crate::sync::lock;
 use crate::sync::receipt::{Claim, Receipt};
 
-/// How often to look for letters that were marked.
+/// The interval at which to look for letters that were marked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long to wait for room in a sink's channel.
+/// The time to wait for room in a sink's channel.
 const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(10);
 
 /// The ways to the sinks' spoolers, by the sinks' names. Once closed they stay closed, so that no
@@ -40,7 +40,7 @@ pub(crate) struct LetterChannels {
 
 struct LetterChannel {
     shares: Sender<Parcel>,
-    /// Where the number of the sink's letters is shown.
+    /// The place where the number of the sink's letters is shown.
     state: Arc<SinkState>,
 }
 

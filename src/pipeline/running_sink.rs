@@ -37,10 +37,10 @@ use crate::queue::open::{Incoming, OpenQueue, spill_of};
 use crate::queue::spooler::{Leftover, ORDERS, Order};
 use crate::sync::bell::{Bell, Receiver, Sender, channel};
 
-/// How long the writers of a changed sink may take to finish what they have begun.
+/// The time that the writers of a changed sink may take to finish what they have begun.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
-/// How long to wait for writers that were cut off. Only those that block their thread take any
+/// The time to wait for writers that were cut off. Only those that block their thread take any
 /// time.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
@@ -206,7 +206,7 @@ impl RunningSink {
 }
 
 impl Leaving {
-    /// Whether the sink has ended.
+    /// The sink has ended.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.is_cancelled()
     }

@@ -73,7 +73,7 @@ impl RunningSource {
         (RunningSource { fingerprint: source.fingerprint, state, stop, ended }, starting)
     }
 
-    /// Whether it is started no more.
+    /// It is started no more.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
     }

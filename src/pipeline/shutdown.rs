@@ -22,14 +22,14 @@ use tracing::{error, info, warn};
 
 use crate::observe::threads::{STUCK, Threads};
 
-/// How long everything may take to end after it was given up. Queues that are in memory are written
-/// to disk in this time.
+/// The time that everything may take to end after it was given up. Queues that are in memory are
+/// written to disk in this time.
 const END: Duration = Duration::from_secs(10);
 
-/// How often the threads are looked at.
+/// The interval at which the threads are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// How long a line of the log may take: standard error may be a pipe that nobody reads.
+/// The time that a line of the log may take: standard error may be a pipe that nobody reads.
 const SAY: Duration = Duration::from_secs(1);
 
 /// The two steps of stopping.
@@ -119,7 +119,7 @@ enum Request {
     Reload,
 }
 
-/// Where it is heard what is asked for.
+/// It hears what is asked for.
 trait SignalListener {
     /// Waits for the next. May be broken off and called again.
     async fn next(&mut self) -> Request;

@@ -27,7 +27,7 @@ use crate::queue::spooler::{Leftover, Order, Spooler};
 use crate::queue::waiting_for_spill::WaitingForSpill;
 use crate::sync::bell::Receiver;
 
-/// How long a death is remembered.
+/// The time for which a death is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// The wait after the first death; it doubles with each further one.
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How long to wait for the writers of a spooler that has died.
+/// The time to wait for the writers of a spooler that has died.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// All that spoolers of one sink are made of, and what outlives them.
@@ -156,7 +156,7 @@ impl Supervisor {
     }
 }
 
-/// When spoolers of one sink have died.
+/// The times at which spoolers of one sink have died.
 #[derive(Default)]
 struct Restarts(VecDeque<Instant>);
 
@@ -166,7 +166,7 @@ impl Restarts {
         self.0.push_back(now);
     }
 
-    /// How long to wait before the next one is begun.
+    /// The time to wait before the next one is begun.
     fn pause(&self) -> Duration {
         let doublings = u32::try_from(self.0.len().saturating_sub(1)).unwrap_or(u32::MAX).min(16);
         (PAUSE * 2u32.pow(doublings)).min(LONGEST)

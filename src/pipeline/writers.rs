@@ -56,7 +56,7 @@ pub(crate) struct Starter {
 /// Writers that run.
 pub(crate) struct Writers {
     pub(crate) tasks: JoinSet<()>,
-    /// Where each takes its batches from.
+    /// The channel that each takes its batches from.
     pub(crate) batches: Vec<mpsc::Sender<Batch>>,
     pub(crate) settled: Receiver<Settled>,
     /// Cancelled when one has panicked.

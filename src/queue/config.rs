@@ -1,4 +1,4 @@
-//! How many events may wait for a sink, and where, as the configuration says it.
+//! The number of events that may wait for a sink, and where, as the configuration says it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::queue::spill::Settings;
 use crate::units::{ByteSize, Span};
 
-/// Where a sink's events wait.
+/// The place where a sink's events wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillMode {
@@ -23,7 +23,7 @@ pub enum SpillMode {
     Memory,
 }
 
-/// What to do with a new event when the queue is full.
+/// The fate of a new event when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
@@ -36,15 +36,15 @@ pub enum WhenFull {
     Block,
 }
 
-/// When what was written is made to last through a power failure. A crash of the daemon alone loses
-/// nothing in any case.
+/// The time at which written events are made to last through a power failure. A crash of the daemon
+/// alone loses nothing in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fsync {
     /// This long after it was written, at the latest.
     Interval(Duration),
     /// Before the sink is tried.
     Always,
-    /// When the kernel sees fit.
+    /// The kernel chooses.
     Never,
 }
 
@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for Fsync {
     }
 }
 
-/// How the payload is compressed on disk.
+/// The compression of the payload on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpillCompression {
@@ -94,24 +94,24 @@ pub enum SpillCompression {
     Zstd,
 }
 
-/// How many events may wait for a sink, and where.
+/// The number of events that may wait for a sink, and where.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpillConfig {
-    /// Where events wait.
+    /// The place where events wait.
     pub mode: SpillMode,
     /// Disk that waiting events may take; in `memory` mode a bound on memory besides `memory`.
     pub max_bytes: ByteSize,
     /// The age at which an event that waits on disk is discarded, counted from when it was put
     /// there; by whole segments, once the newest event of one is so old. Default: none.
     pub max_age: Option<Span>,
-    /// What to do when `max_bytes` is reached or the disk is full.
+    /// The fate of a new event when `max_bytes` is reached or the disk is full.
     pub when_full: WhenFull,
-    /// When what was written is made to last through a power failure: a length of time, `always`
-    /// or `never`.
+    /// The time at which written events are made to last through a power failure: a length of time,
+    /// `always` or `never`.
     #[schemars(with = "String")]
     pub fsync: Fsync,
-    /// How payloads are compressed on disk.
+    /// The compression of payloads on disk.
     pub compression: SpillCompression,
     /// Memory that waiting events may take, their JSON included. Default: 16MiB, in `memory` mode
     /// 64MiB.
@@ -154,7 +154,7 @@ impl SpillConfig {
         }
     }
 
-    /// How the spill on disk is kept.
+    /// The way in which the spill on disk is kept.
     pub(crate) fn settings(&self) -> Settings {
         let max_bytes = self.max_bytes.0.max(1 << 16);
         Settings {

@@ -1,4 +1,4 @@
-//! Where a running sink is asked what waits for it, and told to discard some of it.
+//! The place where a running sink is asked what waits for it, and told to discard some of it.
 //!
 //! The spooler's thread owns the queue and answers between two rounds, so that the answer is true
 //! of one moment and nothing else changes the files.
@@ -15,44 +15,44 @@ use tokio::time::timeout;
 use crate::sync::bell::Sender;
 use crate::sync::lock;
 
-/// Enquiries that may wait for one spooler.
+/// As many inspections may wait for one spooler.
 pub(crate) const MAX_INSPECTIONS: usize = 4;
 
-/// How long an answer may take. Discarding reads what is left of the last segment.
+/// An answer may take no longer. Discarding reads what is left of the last segment.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// What waits for a sink.
+/// The events that wait for a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct QueueContents {
     /// Its name.
     pub(crate) sink: String,
     /// Events that wait or are being written, those in memory alone included.
     pub(crate) events: u64,
-    /// When the oldest of them was read, in microseconds since 1970.
+    /// The time when the oldest of them was read, in microseconds since 1970.
     pub(crate) oldest: Option<u64>,
-    /// When the newest of them was read, in microseconds since 1970.
+    /// The time when the newest of them was read, in microseconds since 1970.
     pub(crate) newest: Option<u64>,
     /// Bytes of all segments on disk.
     pub(crate) bytes: u64,
-    /// How many segments there are.
+    /// The number of segments.
     pub(crate) segments: u64,
 }
 
-/// What a spooler answers.
+/// A spooler's answer.
 #[derive(Debug)]
 pub(crate) struct Inspected {
     /// Events that were discarded.
     pub(crate) discarded: u64,
-    /// What is left.
+    /// The contents that are left.
     pub(crate) contents: QueueContents,
 }
 
-/// What a spooler is asked.
+/// A question to a spooler.
 #[derive(Debug)]
 pub(crate) struct Inspection {
     /// Discard what waits and was read before this, in microseconds since 1970.
     pub(crate) discard_before: Option<u64>,
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub(crate) answer: oneshot::Sender<Inspected>,
 }
 

@@ -17,7 +17,7 @@
 //! - batches leave in the order of the sequences, each event in one batch;
 //! - a batch that was begun before a restart comes again with the same events and the same id;
 //! - memory is bounded: what waits in memory and what is in flight, by weight (a frame twice, for
-//!   its JSON, and the structs); an event larger than the bound is still taken when nothing else is
+//!   its JSON, and the structs). An event larger than the bound is still taken when nothing else is
 //!   there, so that no event is undeliverable for its size;
 //! - whatever is discarded is counted in [`DropCounts`], with the reason;
 //! - events whose source can wait, which says so by a claim, never push others out: where they find
@@ -68,14 +68,14 @@ impl DropCounts {
     }
 }
 
-/// When a spill that could not be read is tried again, and how long that was put off.
+/// The time at which a spill that could not be read is tried again, and how long that was put off.
 #[derive(Debug, Clone, Copy)]
 struct ReadAgain {
     at: Instant,
     pause: Duration,
 }
 
-/// How long a spill that cannot be read is left alone: at first, and at most.
+/// A spill that cannot be read is left alone for so long: at first, and at most.
 const READ_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// The queue of one sink.
@@ -93,7 +93,7 @@ pub struct Queue<D: Disk = Folder> {
     next: u64,
     /// A share that `block` holds back until there is room.
     held: Option<Parcel>,
-    /// What there is no room for and can wait.
+    /// Events that there is no room for and that can wait.
     held_back: HeldBack,
     /// Batches begun before the restart, to be taken with the same bounds.
     begun: VecDeque<Begun>,
@@ -276,7 +276,7 @@ impl<D: Disk> Queue<D> {
         None
     }
 
-    /// What to do when there is no room for this share.
+    /// The fate of this share when there is no room for it.
     fn when_full(&self, parcel: &Parcel) -> WhenFull {
         if parcel.can_wait() { WhenFull::Block } else { self.config.when_full }
     }
@@ -410,7 +410,7 @@ impl<D: Disk> Queue<D> {
                 return false;
             }
         };
-        // What waits in memory alone may be older still, and goes too: the order is kept.
+        // Events that wait in memory alone may be older still, and go too: the order is kept.
         *reason(&mut self.losses) +=
             self.waiting_in(SequenceRange { first: self.head, end: lost.end });
         self.spoil_claims(lost.end);
@@ -471,21 +471,21 @@ impl<D: Disk> Queue<D> {
         self.spoil_claims(self.head);
         self.acknowledge();
         self.note_acknowledged();
-        // What could not be read is counted by itself.
+        // Events that could not be read are counted by themselves.
         (self.head - head).saturating_sub(self.losses.damaged - damaged)
     }
 
-    /// Whether events may expire, so that [`Queue::expire`] should be called now and then.
+    /// Events may expire, so [`Queue::expire`] should be called now and then.
     pub(crate) fn expires(&self) -> bool {
         self.config.max_age.is_some() && self.disk_bytes() > 0
     }
 
-    /// Whether `block` holds a share back, so that no more should come.
+    /// `block` holds a share back, so no more should come.
     pub(crate) fn is_blocked(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Whether something is held back, so that [`Queue::unblock`] should be called now and then.
+    /// Something is held back, so [`Queue::unblock`] should be called now and then.
     pub(crate) fn holds_back(&self) -> bool {
         self.is_blocked() || self.held_back.events > 0
     }
@@ -508,7 +508,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// When the next batch is due, or was; `None` while nothing waits.
+    /// The time at which the next batch is due, or was; `None` while nothing waits.
     pub(crate) fn due(&self, limits: &BatchLimits, now: Instant) -> Option<Instant> {
         if self.ready() == 0 {
             return None;
@@ -519,18 +519,18 @@ impl<D: Disk> Queue<D> {
             return Some(again.at);
         }
         match self.memory.front() {
-            // What was read back, or waits behind memory, has waited long enough.
+            // An event that was read back, or waits behind memory, has waited long enough.
             Some(oldest) if self.memory_end() < self.next => Some(oldest.since),
             Some(oldest) => Some(limits.due(self.waiting(), self.memory_bytes, oldest.since)),
             None => Some(now),
         }
     }
 
-    /// How many events may be tried now.
+    /// The number of events that may be tried now.
     fn ready(&self) -> usize {
         let end = match self.config.fsync {
-            // What a broken disk does not take will not become safer by waiting; and `overflow`
-            // never promised that an event is on disk.
+            // Waiting makes nothing safer that a broken disk does not take; and `overflow` never
+            // promised that an event is on disk.
             Fsync::Always if self.config.mode == SpillMode::Durable && self.disk_works => {
                 self.synced.min(self.next)
             }
@@ -739,11 +739,12 @@ impl<D: Disk> Queue<D> {
         flying.unwrap_or(self.head).min(self.head)
     }
 
-    /// What is to be synced now; `None` if nothing is. No other sync may be under way.
+    /// The job of a sync that is needed now; `None` if there is none. No other sync may be under
+    /// way.
     pub(crate) fn begin_sync(&mut self) -> Option<SyncJob<D>> {
         let job = self.spill.as_mut()?.begin_sync();
         if job.is_none() {
-            // What the disk had no room for is in memory alone, and not to be waited for.
+            // Events that the disk had no room for are in memory alone, and not to be waited for.
             self.synced = self.next;
         }
         job
@@ -903,7 +904,7 @@ impl<D: Disk> Queue<D> {
         self.waiting() + held + self.in_flight.iter().map(|f| f.batch.len()).sum::<usize>()
     }
 
-    /// Whether nothing waits and nothing is in flight.
+    /// Nothing waits and nothing is in flight.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -933,7 +934,7 @@ impl<D: Disk> Queue<D> {
         self.spill.as_ref().map_or(0, Spill::bytes)
     }
 
-    /// When the oldest event of the queue was read, in microseconds since 1970.
+    /// The time when the oldest event of the queue was read, in microseconds since 1970.
     pub(crate) fn oldest(&self) -> Option<u64> {
         let in_flight = self.in_flight.iter().map(|flying| flying.received).min();
         let waiting = self.memory.front().map(|waiting| waiting.share.received());
@@ -941,7 +942,7 @@ impl<D: Disk> Queue<D> {
         in_flight.or(waiting).or_else(on_disk)
     }
 
-    /// When the newest event of the queue was read, in microseconds since 1970.
+    /// The time when the newest event of the queue was read, in microseconds since 1970.
     pub(crate) fn newest(&self) -> Option<u64> {
         let in_flight = || self.in_flight.iter().map(|flying| flying.received).max();
         let waiting = self.memory.back().map(|waiting| waiting.share.received());
@@ -950,7 +951,7 @@ impl<D: Disk> Queue<D> {
         on_disk.or(waiting).or_else(in_flight)
     }
 
-    /// How many segments the spill has.
+    /// The number of the spill's segments.
     pub(crate) fn segments(&self) -> usize {
         self.spill.as_ref().map_or(0, Spill::segments)
     }
@@ -1116,7 +1117,7 @@ mod tests {
         /// So many events of so many bytes, of the bus or of a source that can wait.
         Push(u64, usize, bool),
         Unblock,
-        /// What is on disk was written long ago.
+        /// Everything on disk was written long ago.
         GrowOld,
         Expire,
         /// No file can be made, or again.
@@ -1162,7 +1163,7 @@ mod tests {
     /// order of its own.
     const CAN_WAIT: u64 = 1 << 40;
 
-    /// What a queue over a disk must do, as a list of numbers.
+    /// The duties of a queue over a disk, as a list of numbers.
     struct Life {
         config: SpillConfig,
         disk: SimDisk,
@@ -1230,7 +1231,7 @@ mod tests {
                     let claim = can_wait.then(|| Claim::new().0);
                     let share = Parcel::from(share(numbers.clone(), size)).claimed(claim);
                     self.queue.push(share, Instant::now());
-                    // Where what is in flight fills the spill, memory has to do.
+                    // Memory has to do where the events in flight fill the spill.
                     let is_full = self.queue.disk_bytes() + count * 400 > MAX_BYTES;
                     let last = self.queue.next.saturating_sub(1);
                     if is_full && !self.queue.spill.as_ref().unwrap().holds(last)
@@ -1295,7 +1296,7 @@ mod tests {
                     self.was_broken = true;
                 }
             }
-            // What is in flight and not on disk any more is saved anew at a stop, elsewhere.
+            // Events in flight that are not on disk any more are saved anew at a stop, elsewhere.
             let kept = self.queue.spill.as_ref().unwrap().acknowledged();
             self.was_broken |= self.in_flight.iter().any(|batch| batch.first() < kept);
             self.count();

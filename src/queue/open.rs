@@ -20,13 +20,13 @@ pub(crate) struct OpenQueue {
     pub(crate) fsync: Option<Fsync>,
 }
 
-/// Where a spooler's events come from.
+/// The channels that a spooler's events come from.
 pub(crate) struct Incoming {
     pub(crate) shares: Receiver<Parcel>,
     pub(crate) inherited: VecDeque<Parcel>,
 }
 
-/// Where the spill of a sink is.
+/// The folder of a sink's spill.
 pub(crate) fn spill_of(state_dir: &Path, sink: &str) -> PathBuf {
     state_dir.join("spill").join(sink)
 }

@@ -47,7 +47,7 @@ impl Parcel {
         Parcel { share, encoded: None, ..self }
     }
 
-    /// Whether the events' source waits until they are safe, and so can wait for room too.
+    /// The events' source waits until they are safe, and so can wait for room too.
     pub(crate) fn can_wait(&self) -> bool {
         self.claim.is_some()
     }

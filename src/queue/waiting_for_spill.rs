@@ -25,11 +25,10 @@ use crate::sync::bell::{Bell, Receiver};
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What takes a sink's events until its spill can be opened. All that it has is the sink's
-/// thread's.
+/// It takes a sink's events until its spill can be opened. All that it has is the sink's thread's.
 pub(crate) struct WaitingForSpill {
     pub(crate) state: Arc<SinkState>,
-    /// How much memory events may take, and what to do when that is full.
+    /// The memory that events may take, and what to do when that is full.
     pub(crate) spill: SpillConfig,
     /// It is the disk that keeps the spill from being open; else its spooler has died.
     pub(crate) disk_fails: bool,
@@ -39,7 +38,7 @@ pub(crate) struct WaitingForSpill {
     pub(crate) wait: Duration,
 }
 
-/// What waits in memory.
+/// The events that wait in memory.
 #[derive(Default)]
 struct Held {
     events: usize,
@@ -60,7 +59,7 @@ impl Held {
         }
     }
 
-    /// What counts for the bound.
+    /// The weight that counts for the bound.
     fn bounded_weight(&self) -> usize {
         self.weight - self.beside_weight
     }
@@ -134,7 +133,7 @@ impl WaitingForSpill {
         }
     }
 
-    /// Whether shares are to stay in the channel.
+    /// Shares are to stay in the channel.
     fn is_blocked(&self, held: &Held) -> bool {
         self.spill.when_full == WhenFull::Block && held.bounded_weight() > self.spill.memory_bound()
     }
@@ -213,7 +212,7 @@ mod tests {
         WaitingForSpill { state, spill, disk_fails: true, give_up, wait: Duration::ZERO }
     }
 
-    /// What a sink that can be opened at once has after these have come, and its state.
+    /// The events of a sink that can be opened at once after these have come, and its state.
     fn opened(waiting_for_spill: &WaitingForSpill, shares: Vec<Parcel>) -> Vec<String> {
         let (shares_in, shares_out) = channel(100, &Bell::default());
         let (_orders, orders_out) = channel(2, shares_out.bell());

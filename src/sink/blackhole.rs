@@ -15,10 +15,6 @@
 //!
 //! Nothing. Each event counts as stored, in `saltern_sink_events_total`.
 //!
-//! # Guarantee
-//!
-//! There is nothing that could be there twice.
-//!
 //! # Failures
 //!
 //! * nothing can fail → each batch counts as stored → `saltern_sink_up` is 1
@@ -42,7 +38,7 @@ impl Sink for Blackhole {
     const ABOUT: &'static str = "takes every event and keeps none";
     const DEFAULTS: Defaults =
         Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(100)));
-    const ONCE: Once = Once::ByEvent;
+    const ONCE: Once = Once::NothingKept;
     const STREAMS: bool = true;
     type Config = Config;
 

@@ -155,6 +155,8 @@ pub enum Once {
     ByBatch,
     /// It is there twice.
     No,
+    /// The store keeps no event at all.
+    NothingKept,
 }
 
 /// For whom tables are to be.
@@ -237,6 +239,7 @@ pub(crate) struct Context {
     /// Which of the sink's writers this is, from 0.
     pub(crate) writer: usize,
     /// The `master_id` of the whole.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     pub(crate) master_id: String,
     /// How long one connect or write may take before it is broken off.
     pub(crate) limit: Duration,
@@ -263,10 +266,13 @@ impl Reopen {
         Reopen(watch::channel(0).1)
     }
 
-    /// `true` once for all signals since the last time, or since this clone was made.
+    /// `true` once for all signals since the last time. A clone begins where its original stood.
     pub(crate) fn take(&mut self) -> bool {
         let is_due = self.0.has_changed().unwrap_or(false);
-        self.0.mark_unchanged();
+        if is_due {
+            // A signal that comes in between is served by what follows this one.
+            self.0.mark_unchanged();
+        }
         is_due
     }
 }
@@ -373,6 +379,7 @@ impl WriteError {
     }
 
     /// The same as a [`WriteError::Reconnect`] if it is a [`WriteError::Retry`].
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     pub(crate) fn over_a_new_connection(self) -> Self {
         match self {
             WriteError::Retry { doing, cause, .. } => WriteError::Reconnect { doing, cause },
@@ -398,21 +405,30 @@ impl WriteError {
     }
 }
 
-/// Connecting may run statements whose refusal would mean something else in a write.
-impl From<WriteError> for ConnectError {
-    fn from(error: WriteError) -> Self {
-        match error {
+impl ConnectError {
+    /// A [`ConnectError::Retry`] without a wish of the store.
+    pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        ConnectError::Retry { doing: doing.into(), cause: cause.into(), after: None }
+    }
+
+    /// A [`ConnectError::Fatal`].
+    pub(crate) fn fatal(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        ConnectError::Fatal { doing: doing.into(), cause: cause.into() }
+    }
+}
+
+impl WriteError {
+    /// The same of a statement that was run while connecting, when there are no events that it
+    /// could have refused.
+    pub(crate) fn while_connecting(self) -> ConnectError {
+        match self {
             WriteError::Retry { doing, cause, after } => {
                 ConnectError::Retry { doing, cause, after }
             }
             WriteError::Reconnect { doing, cause } | WriteError::Reject { doing, cause } => {
-                ConnectError::Retry { doing, cause, after: None }
+                ConnectError::retry(doing, cause)
             }
-            WriteError::Partly(partly) => ConnectError::Retry {
-                doing: partly.doing.clone(),
-                cause: partly.to_string().into(),
-                after: None,
-            },
+            WriteError::Partly(partly) => ConnectError::retry(&partly.doing, partly.to_string()),
             WriteError::Fatal { doing, cause } => ConnectError::Fatal { doing, cause },
         }
     }
@@ -462,8 +478,8 @@ pub struct Refusal {
 pub struct Again {
     /// Where they stand in the batch.
     pub(crate) places: BTreeSet<usize>,
-    /// What went wrong.
-    pub(crate) cause: Cause,
+    /// What went wrong; `None` if they were not tried, for want of time. Those come at once.
+    pub(crate) cause: Option<Cause>,
     /// How long the store asked us to wait.
     pub(crate) after: Option<Duration>,
 }

@@ -18,9 +18,9 @@
 //! [JSON](../sinks.md#json).
 //!
 //! The file is opened for appending and locked (flock) for each batch, so that it may be shared
-//! with Salt's own returner. A batch is stored whole: if the disk is full the part that was written
-//! is cut off again, so there is never half a line, and a half line that a crash left is cut off
-//! when the file is opened.
+//! with Salt's own returner. A batch is stored whole: on a full disk the part that was written is
+//! cut off again. A half line that a crash left is cut off when the file is opened. So there is
+//! never half a line.
 //!
 //! # Rotation
 //!
@@ -158,20 +158,7 @@ impl Sink for RawfileJson {
     type Config = Config;
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
-        let mut reopen = context.reopen.clone();
-        reopen.take();
-        let file = blocking(|| open(config)).map_err(|error| opening(config, error))?;
-        let began = began(&file);
-        let lines = Vec::new();
-        let mut sink =
-            RawfileJson { config: config.clone(), file, began, reopen, lines, rotate_after: None };
-        sink.lock().await?;
-        let result = blocking(|| {
-            let result = cut_half_line(&mut sink.file, &config.filename);
-            sink.file.unlock().and(result)
-        });
-        result.map_err(|error| opening(config, error))?;
-        Ok(sink)
+        Self::open(config, context).await.map_err(WriteError::while_connecting)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
@@ -221,6 +208,23 @@ impl Sink for RawfileJson {
 }
 
 impl RawfileJson {
+    async fn open(config: &Config, context: &Context) -> Result<Self, WriteError> {
+        let mut reopen = context.reopen.clone();
+        reopen.take();
+        let file = blocking(|| open(config)).map_err(|error| opening(config, error))?;
+        let began = began(&file);
+        let lines = Vec::new();
+        let mut sink =
+            RawfileJson { config: config.clone(), file, began, reopen, lines, rotate_after: None };
+        sink.lock().await?;
+        let result = blocking(|| {
+            let result = cut_half_line(&mut sink.file, &config.filename);
+            sink.file.unlock().and(result)
+        });
+        result.map_err(|error| opening(config, error))?;
+        Ok(sink)
+    }
+
     /// Takes the lock. It is asked for again and again, since a thread that waits for it in the
     /// kernel could be stopped by nothing, not even by the end of the daemon.
     async fn lock(&self) -> Result<(), WriteError> {

@@ -35,7 +35,9 @@
 //!
 //! `jids.load` of an event `salt/job/JID/new` lacks some of what was published (`kwargs`, `ret`,
 //! `to`). Where the master's `master_job_cache` or `ext_job_cache` is saltern it becomes what was
-//! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too.
+//! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. Of a
+//! job without a row the minions and the end are not stored: a row needs a load, and Salt would take
+//! one without it for a job that nobody published.
 //!
 //! Old rows (`keep`) go in small steps after each batch, whoever wrote them, and the file does not
 //! shrink.
@@ -93,7 +95,7 @@ use self::file::{FileId, create_if_missing, file_id};
 use super::sql::migration::migrate;
 use super::sql::retention::Retention;
 use super::sql::statements::Statements;
-use super::sql::tables::{Column, EventField, Index, JobField, ReturnField, Table, Tables};
+use super::sql::tables::{self, Column, EventField, Index, JobField, ReturnField, Table, Tables};
 use super::sql::write::{self, Failure};
 use super::sql::{Database, Values, at_once};
 use crate::error::chain;
@@ -102,7 +104,7 @@ use crate::files::unwritable::{advice, advised};
 use crate::jobs::store::JobStore;
 use crate::sink::contract::{
     ConnectError, Context, Defaults, Once, Refusal, SaltForm, SaltOption, SaltReturner, Sink,
-    WriteError,
+    TableWish, WriteError,
 };
 use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
@@ -244,7 +246,7 @@ impl Sink for Sqlite3 {
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
-        Ok(blocking(|| Sqlite3::open(config))?)
+        blocking(|| Sqlite3::open(config)).map_err(WriteError::while_connecting)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
@@ -257,8 +259,12 @@ impl Sink for Sqlite3 {
         closed.map_err(|error| classified(format!("closing {}", path.display()), &path, error))
     }
 
+    fn tables(_config: Option<&Config>, _wish: &TableWish) -> Option<String> {
+        Some(tables::script(&TABLES))
+    }
+
     fn job_store(config: &Config) -> Option<Arc<dyn JobStore>> {
-        Some(Arc::new(job_store::Jobs::new(&config.database, &TABLES)))
+        Some(Arc::new(job_store::SqliteJobs::new(&config.database, &TABLES)))
     }
 }
 
@@ -311,7 +317,7 @@ impl Sqlite3 {
             Failure::RefusedSome(cause) => WriteError::reject(doing.clone(), cause),
             Failure::Failed(error) => classified(doing.clone(), &self.path, error),
         });
-        // What was written to a file that is gone must be written again.
+        // A batch that went to a file that is gone must be written again.
         match result {
             Ok(()) | Err(WriteError::Reject { .. } | WriteError::Partly(_)) => {
                 self.check_file(&doing)?;

@@ -23,11 +23,11 @@
 //! | `template` | one an event | the text of `template` |
 //!
 //! Where a request is one event's, `url` and `headers` are templates too. A value of an event is
-//! escaped for its place: in the URL as one segment of the path, or a value of the query; in a
-//! header with control characters made visible; in a body as `content_type` asks for (JSON,
-//! `x-www-form-urlencoded`, HTML and XML; any other with control characters made visible). In URLs
-//! and headers a value is cut at 512 bytes, and `_` stands in a URL for one that the event does not
-//! have.
+//! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
+//! header its control characters are made visible. In a body it is escaped as `content_type` asks
+//! for (JSON, `x-www-form-urlencoded`, HTML and XML); in any other its control characters are made
+//! visible. In URLs and headers a value is cut at 512 bytes, and `_` stands in a URL for one that
+//! the event does not have.
 //!
 //! Each request has the header `Idempotency-Key`, the id of the event or batch. It is the same when
 //! the request comes again.
@@ -37,9 +37,8 @@
 //!
 //! # Guarantee
 //!
-//! An event may arrive twice: after an answer that was lost, and after a crash. The receiver can
-//! tell by `Idempotency-Key`. Requests of events go in order, one after the other, and what was
-//! accepted of a batch is not sent again by the same process.
+//! A receiver can tell by `Idempotency-Key` what comes again. Requests of events go in order, one
+//! after the other, and what was accepted of a batch is not sent again by the same process.
 //!
 //! A hook wants news. So an event is tried for an hour and becomes a dead letter then, and what has
 //! waited on disk for an hour is dropped and counted. A receiver that is to have everything wants
@@ -277,7 +276,8 @@ impl Sink for Webhook {
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         let tls = config.url.is_https().then_some(&config.tls);
         let client = blocking(|| Client::new(tls, &config.auth, config.timeout));
-        let client = client.map_err(|error| WriteError::fatal("setting up connections", error))?;
+        let client =
+            client.map_err(|error| ConnectError::fatal("setting up connections", error))?;
         // The last one still has the time to be answered.
         let begins_for = context.limit.saturating_sub(config.timeout + Duration::from_secs(1));
         Ok(Webhook { config: config.clone(), client, begins_for })
@@ -311,15 +311,12 @@ impl Webhook {
         let began = Instant::now();
         let mut refused = Vec::new();
         for (place, entry) in batch.entries().enumerate() {
-            let is_late = place > 0 && began.elapsed() >= self.begins_for;
-            let sent = match is_late {
-                true => Err(WriteError::retry(
-                    SENDING,
-                    "the batch takes longer than `retry.timeout`; smaller batches help",
-                )),
-                false => self.send_event(&entry).await,
-            };
-            let (cause, after) = match sent {
+            if place > 0 && began.elapsed() >= self.begins_for {
+                let places = (place..batch.len()).collect();
+                let again = Some(Again { places, cause: None, after: None });
+                return Err(WriteError::Partly(Partly { doing: SENDING.into(), refused, again }));
+            }
+            let (cause, after) = match self.send_event(&entry).await {
                 Ok(()) => continue,
                 Err(WriteError::Reject { cause, .. }) => {
                     refused.push(Refusal { place, cause });
@@ -330,7 +327,7 @@ impl Webhook {
                 Err(other) => return Err(other),
             };
             let places: BTreeSet<_> = (place..batch.len()).collect();
-            let again = Some(Again { places, cause, after });
+            let again = Some(Again { places, cause: Some(cause), after });
             return Err(WriteError::Partly(Partly { doing: SENDING.into(), refused, again }));
         }
         match refused.is_empty() {

@@ -63,10 +63,10 @@ fn default_settle() -> Span {
 /// Tags that are remembered of one connection at the most: 32 MiB or so.
 const MAX_TAGS: usize = 1_000_000;
 
-/// How long the job cache may be behind before that is worth a line in the log.
+/// The time for which the job cache may be behind before that is worth a line in the log.
 const WARN_AFTER: Duration = Duration::from_secs(60);
 
-/// How often to look whether the job cache has caught up.
+/// The interval at which to look whether the job cache has caught up.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How far clocks and writes may lie apart at the beginning of a gap.
@@ -75,9 +75,9 @@ const SLACK: Duration = Duration::from_secs(60);
 /// A time without the bus, and its end.
 #[derive(Debug, Clone, Copy)]
 struct Gap {
-    /// When the bus was lost; `None` at the start.
+    /// The time when the bus was lost; `None` at the start.
     since: Option<SystemTime>,
-    /// When it was there again.
+    /// The time when it was there again.
     until: SystemTime,
     connected: Instant,
 }

@@ -123,10 +123,10 @@ pub(super) struct Bound {
     file: Option<SocketFile>,
 }
 
-/// How often to [look](Bound::look).
+/// The interval at which to [look](Bound::look).
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// How long letting go of an address may take.
+/// The time that letting go of an address may take.
 const CLOSE: Duration = Duration::from_secs(5);
 
 impl Bound {

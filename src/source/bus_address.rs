@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::files::socket_file::fits;
 
-/// Where the bus is.
+/// The place where the bus is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]

@@ -1,7 +1,8 @@
 //! The contract of a source.
 //!
 //! `docs/sources/KIND.md` is made of the head of a kind's file and of its `Config`, as for sinks
-//! ([`crate::sink::contract`]). The sections `# Example` and `# Guarantee` have to be there.
+//! ([`crate::sink::contract`]). The sections `# Example`, `# Guarantee` and `# Failures` have to be
+//! there.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -26,11 +27,11 @@ pub(crate) trait Source: Send + Sync + 'static {
     const NAME: &'static str;
     /// What it reads, in one line.
     const ABOUT: &'static str;
-    /// Whether it may bring the same event twice, so that repeats are dropped also where it is the
-    /// only source.
+    /// It may bring the same event twice, so that repeats are dropped also where it is the only
+    /// source.
     const REPEATS: bool = false;
-    /// Whether it ends when there is no more to read. After an error it then begins anew only if it
-    /// had not begun, since it would bring everything again.
+    /// It ends when there is no more to read. After an error it then begins anew only if it had not
+    /// begun, since it would bring everything again.
     const ENDS: bool = false;
     /// The source's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
@@ -78,7 +79,7 @@ pub(crate) enum JobCache {
     Needed,
 }
 
-/// Why a source cannot be read: what was being done, to what, and the cause.
+/// The reason why a source cannot be read: what was being done, to what, and the cause.
 #[derive(Debug, Error)]
 #[error("{doing}")]
 pub(crate) struct SourceError {

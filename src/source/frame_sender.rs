@@ -32,27 +32,27 @@ pub struct Frames {
     pub state: Arc<SourceState>,
     /// The source and its master.
     pub origin: Arc<Origin>,
-    /// How they came into the source.
+    /// The way by which they came into the source.
     pub via: Via,
     /// Who vouches for them.
     pub authority: Authority,
-    /// When they were read, in microseconds since 1970.
+    /// The time when they were read, in microseconds since 1970.
     pub received: u64,
     /// Tag, empty line, payload, of each event.
     pub bodies: Vec<Bytes>,
     /// The ids that the events came with, in the order of the bodies; those behind the last came
     /// with none.
     pub ids: Vec<Option<EventId>>,
-    /// Where the source waits until they are safe.
+    /// The source waits at it until they are safe.
     pub claim: Option<Claim>,
 }
 
-/// Where a source puts its frames.
+/// The place where a source puts its frames.
 #[derive(Debug, Clone)]
 pub(crate) struct FrameSender {
     /// The source and its master.
     pub(crate) origin: Arc<Origin>,
-    /// How what is handed on came into the source.
+    /// The way by which frames came into the source.
     pub(crate) via: Via,
     /// Who vouches for what is handed on.
     pub(crate) authority: Authority,
@@ -64,7 +64,7 @@ pub(crate) struct FrameSender {
     pub(crate) jobs: Jobs,
 }
 
-/// How long to wait for room in the dispatcher's channel before looking again.
+/// The time to wait for room in the dispatcher's channel before looking again.
 const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
 
 /// Frames of fewer bytes are copied into a block of their own. More than that is a fair part of the

@@ -15,7 +15,7 @@ pub(crate) struct Link {
     state: Arc<SourceState>,
     backoff: Backoff,
     lost_since: Option<Instant>,
-    /// Whether what comes meanwhile is kept for when the link is up again.
+    /// Events that come meanwhile are kept until the link is up again.
     keeps: bool,
 }
 
@@ -77,7 +77,7 @@ impl Link {
         }
     }
 
-    /// Whether the connection is there.
+    /// The connection is there.
     pub(crate) fn is_up(&self) -> bool {
         self.state.connected.get() > 0.0
     }

@@ -14,7 +14,7 @@ pub const PREFIX: usize = 4;
 /// How the greeting of ZeroMQ begins.
 const ZMTP: [u8; PREFIX] = [0xff, 0, 0, 0];
 
-/// Why a stream cannot be read on.
+/// The reason why a stream cannot be read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PrefixError {
     /// The peer speaks ZeroMQ.

@@ -36,7 +36,7 @@ pub struct SourceKind {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
-    /// Whether it may bring the same event twice.
+    /// It may bring the same event twice.
     pub repeats: bool,
     /// The JSON Schema of its configuration.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,

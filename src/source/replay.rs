@@ -299,7 +299,7 @@ struct Reader {
     /// The file, for people.
     name: String,
     buffer: BytesMut,
-    /// Where in the file the buffer begins.
+    /// The place where in the file the buffer begins.
     offset: u64,
     max_frame: usize,
     format: Option<Format>,

@@ -111,14 +111,14 @@ impl Asked {
     }
 }
 
-/// Why a message is no request.
+/// The reason why a message is no request.
 #[derive(Debug, Error)]
 #[error("{why}")]
 pub(super) struct Refusal {
     /// The sender's number for it, 0 if it has none.
     pub(super) id: u64,
     why: String,
-    /// Whether the same message may be taken later, by a newer daemon for instance.
+    /// The same message may be taken later, by a newer daemon for instance.
     pub(super) later: bool,
 }
 
@@ -254,7 +254,7 @@ impl Request {
     }
 }
 
-/// Why a message is not taken that is too long.
+/// The reason why a message is not taken that is too long.
 pub(super) fn over_max_frame(size: u64, max_frame: usize) -> String {
     format!("a message of {size} bytes is over max_frame ({max_frame} bytes)")
 }

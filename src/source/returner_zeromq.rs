@@ -15,16 +15,30 @@
 //!
 //! # Weaknesses
 //!
-//! It does what `returner` does, and stays weak where the `zeromq` crate is: who may write to the
-//! socket may have it announce a frame of a terabyte, which ends the process; answers to a peer
-//! that does not read are queued in memory, and once that queue is full the source closes all
-//! connections and begins anew; half-open connections stay. No other source is held up by that, nor
-//! is a stop. Nobody knows who has connected: on a path all that its mode lets are taken for
-//! masters, over TCP nobody is.
+//! It does what `returner` does, and stays weak where the `zeromq` crate is:
+//!
+//! * Who may write to the socket may announce a frame of a terabyte, which ends the process.
+//! * Answers to a peer that does not read are queued in memory. Once that queue is full the source
+//!   closes all connections and begins anew.
+//! * Half-open connections stay.
+//! * Nobody knows who has connected. On a path all that its mode lets in are taken for masters,
+//!   over TCP nobody is.
+//!
+//! No other source is held up by that, nor is a stop.
 //!
 //! # Guarantee
 //!
 //! Events and returns are answered when they are safe, as by `returner`.
+//!
+//! # Failures
+//!
+//! * another process has the address → tried again → `saltern_source_connected` is 0, `/readyz`
+//!   names the source
+//! * the socket's file was removed or replaced → noticed within a second and made anew → a line in
+//!   the log
+//! * a peer does not read what it has asked for → all connections end and the source begins anew →
+//!   an error in the log
+//! * a message is longer than `max_frame`, or no request → refused → it is counted as a bad frame
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -62,7 +76,7 @@ pub(super) struct Config {
     max_frame: ByteSize,
 }
 
-/// How long a peer that does not read may hold up the others.
+/// The time for which a peer that does not read may hold up the others.
 const SEND: Duration = Duration::from_secs(2);
 
 pub(super) struct ReturnerZeromq;

@@ -85,8 +85,8 @@ pub(super) struct Config {
     /// as it comes.
     #[serde(default = "default_coalesce")]
     coalesce: Span,
-    /// Where to look for the jobs of a time in which the bus was not read. Default: nowhere. Not
-    /// for a bus that speaks ZeroMQ.
+    /// The place where to look for the jobs of a time in which the bus was not read. Default:
+    /// nowhere. Not for a bus that speaks ZeroMQ.
     #[serde(default)]
     backfill: Option<backfill::Config>,
 }
@@ -302,13 +302,13 @@ const TOGETHER: u32 = 16;
 
 /// How fast events come.
 struct Pace {
-    /// When the last read ended, if it was a small one.
+    /// The time when the last read ended, if it was a small one.
     last: Option<Instant>,
 }
 
 impl Pace {
-    /// How long a few events take to come, after small reads. A large read says that the bus is
-    /// fast, and the time since then may be one that was spent waiting for the dispatcher.
+    /// The time for which a few events take to come, after small reads. A large read says that the
+    /// bus is fast, and the time since then may be one that was spent waiting for the dispatcher.
     fn wish(&mut self, bytes: usize, events: usize) -> Option<Duration> {
         let now = Instant::now();
         let last = std::mem::replace(&mut self.last, (bytes < MUCH).then_some(now))?;

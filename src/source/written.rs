@@ -16,7 +16,7 @@ use crate::codec::msgpack::{Item, Malformed, Walker};
 use crate::event::return_tag;
 use crate::event::runner::RunnerJob;
 
-/// Why bytes are no event.
+/// The reason why bytes are no event.
 #[derive(Debug, Error)]
 pub(super) enum NotAnEvent {
     /// It is not JSON.
@@ -36,13 +36,14 @@ pub(super) enum NotAnEvent {
     Msgpack(#[from] Malformed),
     /// It is another msgpack.
     #[error("it is not a msgpack map of `tag` and `data`")]
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     NotAPair,
     /// The bus could not have carried it.
     #[error("the tag has an empty line in it")]
     Tag,
 }
 
-/// Where the payload of a frame begins.
+/// The place where the payload of a frame begins.
 const TAG_END: &[u8] = b"\n\n";
 
 /// The frame of a JSON object, and what JSON could not hold of it; keys besides the two are passed
@@ -76,6 +77,7 @@ fn tag_of_return(pairs: &Map<String, Value>) -> Option<String> {
 
 /// The frame of a msgpack map of the two. `data` that stands last is taken to the end of the bytes:
 /// a payload that broke off on the bus comes back as it was.
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
 pub(super) fn from_msgpack(bytes: &[u8]) -> Result<Bytes, NotAnEvent> {
     let mut walker = Walker::new(bytes);
     let (mut tag, mut data) = (None, None);

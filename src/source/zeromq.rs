@@ -30,6 +30,19 @@
 //! gap is counted. A publisher that goes away is connected to again. Senders that push keep what
 //! they cannot send, so their coming and going is no gap.
 //!
+//! # Failures
+//!
+//! * a publisher is absent or goes away → connected to again for ever, after 100 ms to 10 s →
+//!   `saltern_source_connected` is 0, `/readyz` names the source
+//! * another process has the address to `bind` → tried again → `saltern_source_connected` is 0,
+//!   `/readyz` names the source
+//! * the socket's file was removed or replaced → noticed within a second and made anew → a line in
+//!   the log
+//! * a message is longer than `max_frame`, or has more than two frames → dropped → it is counted as
+//!   a bad frame
+//! * a sender breaks off in the middle of a message → the others go on → a warning in the log, and
+//!   a bad frame
+//!
 //! # Inside
 //!
 //! The reconnecting of the `zeromq` crate is not used, because it waits up to 30 s and says
@@ -266,7 +279,7 @@ pub(super) async fn follow_publisher(
     session(&publisher, &[String::new()], max_frame, sender, link, |_| {}, stop).await
 }
 
-/// How long a publisher may take to answer and to shake hands.
+/// The time that a publisher may take to answer and to shake hands.
 const CONNECT: Duration = Duration::from_secs(5);
 
 fn subscriber() -> SubSocket {

@@ -1,9 +1,9 @@
 //! Channels that end in one thread, which waits for all of them at once.
 //!
 //! The thread looks at each of its channels and then waits for its [`Bell`]; whoever puts something
-//! into one of them rings it. `select!` of crossbeam-channel does the same, but there a sender
-//! wakes the receiver while it holds a lock that the receiver takes first thing, so that every
-//! second wait is two; and each wait has to be entered at every channel. Here it is one wake-up,
+//! into one of them rings it. `select!` of crossbeam-channel does the same at a higher price. There
+//! a sender wakes the receiver while it holds a lock that the receiver takes first thing, so every
+//! second wait is two. Each wait has to be entered at every channel too. Here it is one wake-up,
 //! and none at all if the thread is awake.
 //!
 //! Whatever a thread does with a channel shows that it moves ([`threads`]).
@@ -20,7 +20,7 @@ use crossbeam_channel::{SendError, TryRecvError, TrySendError};
 use crate::observe::threads;
 use crate::sync::lock;
 
-/// How long to wait where there is nothing to do without a ring.
+/// The time to wait where there is nothing to do without a ring.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 
 /// What a thread waits for. Clones ring in the same place.
@@ -88,7 +88,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Whether there is no room now.
+    /// There is no room now.
     pub(crate) fn is_full(&self) -> bool {
         self.channel.is_full()
     }
@@ -146,12 +146,12 @@ impl<T> Receiver<T> {
         self.channel.try_iter()
     }
 
-    /// Whether there is nothing to take out now.
+    /// There is nothing to take out now.
     pub(crate) fn is_empty(&self) -> bool {
         self.channel.is_empty()
     }
 
-    /// How many things there are to take out now.
+    /// The number of things to take out now.
     pub(crate) fn len(&self) -> usize {
         self.channel.len()
     }

@@ -154,7 +154,7 @@ impl Prometheus {
         wait_for(query, || (!self.query(query).is_empty()).then_some(()));
     }
 
-    /// Whether an alert fires for this sink or source.
+    /// An alert fires for this sink or source.
     fn fires(&self, alert: &str, label: &str, value: &str) -> bool {
         let data = self.get("/api/v1/alerts").unwrap_or_default();
         data["alerts"].as_array().into_iter().flatten().any(|found| {
@@ -177,7 +177,7 @@ fn a_real_prometheus_sees_it_all() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut bus = Bus::listen(folder);
-    // Where the store has its folder there is a file.
+    // A file stands in the place of the store's folder.
     let store = folder.join("store");
     fs::write(&store, "").unwrap();
     let sections = format!(
@@ -242,7 +242,7 @@ fn a_real_prometheus_sees_kafka() {
     every_query_finds_something(&prometheus, queries_of(&["saltern-kafka"]), || {
         bus.send_bytes(&capture);
     });
-    // What the variables choose from are the sinks and sources of this kind alone.
+    // The variables offer the sinks and sources of this kind alone.
     for (metric, label) in [
         ("saltern_sink_kafka_transactions_total", "sink"),
         ("saltern_source_kafka_partitions", "source"),

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::harness::proxy::{Proxy, Way};
 
-const PATIENCE: Duration = Duration::from_mins(2);
+const LIMIT: Duration = Duration::from_mins(2);
 
-/// How long nothing must come before a test believes that nothing comes.
+/// Nothing must come for this long before a test believes that nothing comes.
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// A server that sends back what it gets, each connection in turn, and says how each ended.
@@ -46,7 +46,7 @@ impl Echo {
     }
 
     fn end(&self) -> Result<usize, ErrorKind> {
-        self.ends.recv_timeout(PATIENCE).unwrap()
+        self.ends.recv_timeout(LIMIT).unwrap()
     }
 
     /// Every connection must have ended.
@@ -57,7 +57,7 @@ impl Echo {
 
 fn connect(proxy: &Proxy) -> TcpStream {
     let stream = TcpStream::connect(proxy.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream
 }
 
@@ -84,7 +84,7 @@ fn assert_silent(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(SILENCE)).unwrap();
     let kind = stream.read(&mut [0; 10]).unwrap_err().kind();
     assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{kind:?}");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
 }
 
 #[test]

@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long anything may take here before the test fails.
+use crate::harness::daemon::SALTERN;
+
+/// Nothing may take longer here.
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// A stop with a `shutdown_deadline` of a few seconds takes less, even on a slow, busy machine.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
 fn saltern(directory: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+    let mut command = Command::new(SALTERN);
     command.args(arguments).current_dir(directory).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
     // A demo puts up its sign there, which is the test's business alone.
     command.env("TMPDIR", directory).env_remove("XDG_RUNTIME_DIR");
@@ -587,7 +589,7 @@ sinks:
         Running::start(&mut saltern(directory.path(), &["run", "--config", "saltern.yaml"]));
     let address = run.address("\"address\":\"");
 
-    // What probes and scrapers read is open, everything else wants the token.
+    // Probes and scrapers read without the token, everything else wants it.
     assert_eq!(get(&address, "/healthz", None).0, 200);
     assert_eq!(get(&address, "/readyz", None).0, 503, "the bus is not there");
     for path in ["/", "/api/v1/status", "/api/v1/events", "/nothing"] {
@@ -735,7 +737,7 @@ fn import_master_prints_what_saltern_takes() {
     }
     same_as_golden("import-master.txt", &pages);
 
-    // What a file includes is read too.
+    // A file that is included is read too.
     std::fs::create_dir(folder.path().join("master.d")).unwrap();
     std::fs::write(folder.path().join("master"), "event_return: mysql\n").unwrap();
     std::fs::write(folder.path().join("master.d/a.conf"), "event_return: rawfile_json\n").unwrap();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::harness::clickhouse::ClickHouse;
 use crate::harness::clickhouse::chdb::Chdb;
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::{Daemon, SALTERN};
 
 /// A server of one of the releases.
 enum Store {
@@ -104,7 +104,7 @@ fn config(folder: &TempDir, sink: &str) -> PathBuf {
 
 /// `saltern schema clickhouse …`
 fn schema(config: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+    let mut command = Command::new(SALTERN);
     command.args(["schema", "clickhouse"]).args(arguments).arg("--config").arg(config);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -122,7 +122,7 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// What makes the tables what they are. A comment stays what it was when its column was made.
+/// The definition of the tables. A comment stays as it was when its column was made.
 fn tables(store: &Store, database: &str) -> Vec<Vec<String>> {
     let of_columns = "SELECT table, name, type FROM system.columns";
     let of_tables = "SELECT name, engine FROM system.tables";
@@ -163,7 +163,7 @@ fn applies_and_changes_nothing_the_second_time(store: &Store) {
                      AND create_table_query LIKE '% TTL toDateTime(time) + toIntervalDay(90) %'";
         assert_eq!(store.query(aging), "4\n");
     }
-    // What is printed is what is applied, and does no harm where it was.
+    // The printed statements are those that are applied, and do no harm a second time.
     let version = ["--sink", "analytics", "--server-version", store.release()];
     let folder = tempfile::tempdir().unwrap();
     let printed = printed(&schema(&config(&folder, &settings), &version).output().unwrap());
@@ -332,7 +332,7 @@ impl Capture {
         folder.join(format!("salt-{}.{ending}", self.release))
     }
 
-    /// What Salt itself wrote of the same events.
+    /// Salt's own record of the same events.
     fn expected(&self) -> Vec<(String, Value)> {
         let text = fs::read_to_string(self.file("events.jsonl")).unwrap();
         let lines = text.lines().skip(2).take(self.events);
@@ -384,7 +384,7 @@ fn sorted(rows: impl IntoIterator<Item = Vec<Value>>) -> Vec<Vec<String>> {
     rows
 }
 
-/// Whether the return says that it failed, as Salt's command line would.
+/// The return says that it failed, as Salt's command line would.
 fn failed(data: &Value) -> bool {
     data["retcode"].as_i64().is_some_and(|code| code != 0) || data["success"] == false
 }

@@ -54,7 +54,7 @@ impl Life {
     }
 }
 
-/// How many different events there are.
+/// The number of different events.
 const DISTINCT: &str = "SELECT uniqExact(event_id) FROM salt.salt_events";
 
 #[track_caller]

@@ -1,4 +1,5 @@
-//! What becomes of events that a sink refuses, through the real binary and a database that refuses
+//! Events that a sink refuses, through the real binary and a database that refuses
+//! some.
 
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What the real binary does after it was killed again and again.
+//! The real binary after it was killed again and again.
 
 use std::fs::File;
 

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::beside::{DEADLINE, Daemon};
+use crate::harness::daemon::SALTERN;
 use crate::harness::returner_peer::{Peer, done, events, packed};
 use bytes::Bytes;
 use rmpv::Value;
@@ -206,7 +207,7 @@ async fn a_command_that_replays_what_is_missing_fails_at_once() {
                   sinks: {out: {blackhole: {}}}\n";
     fs::write(folder.path().join("config.yaml"), config).unwrap();
     for arguments in [&["missing"][..], &["--from-local-cache", "missing"]] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_saltern"))
+        let mut child = Command::new(SALTERN)
             .current_dir(folder.path())
             .args(["replay", "--config", "config.yaml"])
             .args(arguments)

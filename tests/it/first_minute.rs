@@ -6,10 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::harness::daemon::until;
+use crate::harness::daemon::{SALTERN, until};
 use serde_json::Value;
-
-const SALTERN: &str = env!("CARGO_BIN_EXE_saltern");
 
 /// The commands that ask a daemon, and if they have `--url`.
 const COMMANDS: [(&[&str], bool); 5] = [
@@ -324,7 +322,7 @@ fn no_files_are_read_or_dropped_but_those_of_the_daemon_that_answers() {
         command.env("RUNTIME_DIRECTORY", "/run/saltern");
         command
     };
-    // What another daemon has left there.
+    // Another daemon has left something there.
     machine.daemon("").stop();
     fs::create_dir(machine.inside("/run/saltern")).unwrap();
     machine.configure("");

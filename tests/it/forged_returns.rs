@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::beside::{DEADLINE, Daemon};
+use crate::harness::daemon::SALTERN;
 use crate::harness::returner_peer::{Peer, map, packed, request};
 use rmpv::Value;
 use rusqlite::Connection;
@@ -127,7 +128,7 @@ impl Estate {
 
     /// The same on the command line.
     fn table(&self) -> String {
-        let mut saltern = Command::new(env!("CARGO_BIN_EXE_saltern"));
+        let mut saltern = Command::new(SALTERN);
         saltern.args(["jobs", "show", JID, "--config"]).arg(self.daemon.path("config.yaml"));
         let output = saltern.output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);

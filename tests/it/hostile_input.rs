@@ -10,8 +10,8 @@ use tokio::time::{sleep, timeout};
 
 const SOURCE: &str = "salt_bus: {address: FOLDER/bus, max_frame: 1MiB}";
 
-/// What the process may need at the most while frames are limited to 1 MiB. About 20 MiB of it are
-/// the program, its threads and its buffers before the first event.
+/// Memory that the process may need at the most while frames are limited to 1 MiB. About 20 MiB of
+/// it are the program, its threads and its buffers before the first event.
 const SMALL: u64 = 64 << 20;
 
 fn body(tag: &str, payload: &[u8]) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! The order of the house: no cycle between files, few rooms, imports between rooms as
-//! `ARCHITECTURE.md` draws them, and no comment that is wider than a screen.
+//! `ARCHITECTURE.md` draws them, comments in the width and the words that they are to have, and
+//! files of proptest where it looks for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,8 +12,14 @@ const ROOMS: usize = 26;
 /// Columns of a comment.
 const WIDTH: usize = 100;
 
-/// Files that are known to import each other. Nothing may be added here.
-const KNOTS: &[&[&str]] = &[];
+/// Uses of a room by another that lead in a circle. Nothing may be added here.
+const BACK: &[(&str, &str)] = &[("observe", "sync"), ("delivery", "sink")];
+
+/// Comments that may begin with one of [`SUBORDINATE`]. The number only falls.
+const CLAUSES: usize = 651;
+
+/// Words that make a clause of a sentence's beginning.
+const SUBORDINATE: [&str; 8] = ["What", "Whether", "Where", "Why", "How", "When", "If", "Since"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -33,12 +40,16 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 
 type Module = Vec<String>;
 
+/// Stands before what tests alone have.
+const TEST: &str = "#[cfg(test)]";
+
 /// The files of `src/` by their modules, without their tests and comments.
 fn modules() -> BTreeMap<Module, String> {
     let src = root().join("src");
     let mut files = Vec::new();
     rust_files(&src, &mut files);
     let mut modules = BTreeMap::new();
+    let mut of_tests = Vec::new();
     for file in files {
         let path = file.strip_prefix(&src).unwrap().with_extension("");
         let mut module: Module =
@@ -47,17 +58,36 @@ fn modules() -> BTreeMap<Module, String> {
             module.pop();
         }
         if module != ["lib"] && module != ["main"] {
-            modules.insert(module, code_of(&fs::read_to_string(&file).unwrap()));
+            let text = fs::read_to_string(&file).unwrap();
+            let children = test_modules(&text);
+            of_tests.extend(children.map(|child| [module.as_slice(), &[child]].concat()));
+            modules.insert(module, code_of(&text));
         }
     }
+    modules.retain(|module, _| !of_tests.iter().any(|tests| module.starts_with(tests)));
     modules
+}
+
+/// The modules with files of their own that a file declares for tests alone.
+fn test_modules(text: &str) -> impl Iterator<Item = String> {
+    let lines = text.lines().skip_while(|line| *line != TEST);
+    let pairs = lines.clone().zip(lines.skip(1));
+    let declared = pairs.filter(|(before, _)| *before == TEST).filter_map(|(_, line)| {
+        let (before, name) = line.strip_suffix(';')?.rsplit_once("mod ")?;
+        (before.is_empty() || before.starts_with("pub")).then_some(name)
+    });
+    declared.map(str::to_owned)
 }
 
 /// A file without comments, without what belongs to tests, and without visibilities, which name
 /// modules that are not imported.
 fn code_of(text: &str) -> String {
     let is_test = |line: &str| line.starts_with("mod tests {") || line.ends_with(" mod tests {");
-    let lines = text.lines().take_while(|line| !is_test(line));
+    let mut before = "";
+    let lines = text
+        .lines()
+        .take_while(|line| !is_test(line))
+        .filter(|line| std::mem::replace(&mut before, line) != TEST || !line.ends_with(';'));
     let code = lines.filter(|line| !line.trim_start().starts_with("//"));
     let mut out = String::new();
     for line in code {
@@ -136,7 +166,7 @@ fn paths_of(code: &str) -> Vec<Vec<String>> {
     paths
 }
 
-/// Where a path leads that stands in a file, from the crate's root on.
+/// The module that a path in a file leads to, from the crate's root on.
 fn absolute(module: &Module, path: &[String], children: &BTreeSet<&str>) -> Option<Module> {
     let (first, rest) = path.split_first()?;
     match first.as_str() {
@@ -183,7 +213,7 @@ fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
     imports
 }
 
-/// What can be reached from a module.
+/// The modules that can be reached from a module.
 fn reached<'a>(
     from: &'a Module,
     imports: &'a BTreeMap<Module, BTreeSet<Module>>,
@@ -211,10 +241,7 @@ fn no_file_imports_itself_by_way_of_others() {
             cycles.insert(cycle);
         }
     }
-    let knots: BTreeSet<BTreeSet<String>> =
-        KNOTS.iter().map(|knot| knot.iter().map(|name| (*name).to_owned()).collect()).collect();
-    let new: Vec<_> = cycles.difference(&knots).collect();
-    assert!(new.is_empty(), "these files import each other: {new:#?}");
+    assert!(cycles.is_empty(), "these files import each other: {cycles:#?}");
 }
 
 #[test]
@@ -242,30 +269,75 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     table.take_while(|line| line.starts_with('|')).filter_map(row).flatten().collect()
 }
 
-#[test]
-fn rooms_use_the_rooms_that_the_architecture_draws() {
-    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+/// The rooms that each room uses.
+fn used() -> BTreeMap<Module, BTreeSet<Module>> {
+    let mut used: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
     for (module, imported) in imports() {
-        let rooms = used.entry(module[0].clone()).or_default();
-        rooms.extend(imported.iter().map(|other| other[0].clone()).filter(|o| *o != module[0]));
+        let rooms = used.entry(module[..1].to_vec()).or_default();
+        rooms
+            .extend(imported.iter().map(|other| other[..1].to_vec()).filter(|o| *o != module[..1]));
     }
-    let allowed = allowed();
-    for (room, rooms) in used {
-        let drawn = allowed.get(&room).cloned().unwrap_or_default();
-        let new: Vec<_> = rooms.difference(&drawn).collect();
-        assert!(new.is_empty(), "ARCHITECTURE.md does not draw that `{room}` uses {new:?}");
-    }
+    used
 }
 
 #[test]
-fn no_comment_is_wider_than_a_hundred_columns() {
+fn rooms_use_the_rooms_that_the_architecture_draws() {
+    let used: BTreeMap<String, BTreeSet<String>> = used()
+        .into_iter()
+        .map(|(room, rooms)| (room.concat(), rooms.into_iter().flatten().collect()))
+        .collect();
+    let mut allowed = allowed();
+    for (room, rooms) in used {
+        let drawn = allowed.remove(&room).unwrap_or_default();
+        let new: Vec<_> = rooms.difference(&drawn).collect();
+        assert!(new.is_empty(), "ARCHITECTURE.md does not draw that `{room}` uses {new:?}");
+        let gone: Vec<_> = drawn.difference(&rooms).collect();
+        assert!(
+            gone.is_empty(),
+            "ARCHITECTURE.md draws that `{room}` uses {gone:?}, and it does not"
+        );
+    }
+    assert!(allowed.is_empty(), "ARCHITECTURE.md draws rooms that are not there: {allowed:?}");
+}
+
+#[test]
+fn rooms_do_not_use_each_other_in_a_circle() {
+    let all = used();
+    let room = |name: &str| vec![name.to_owned()];
+    let mut forward = all.clone();
+    for (from, to) in BACK {
+        let rooms = forward.get_mut(&room(from)).unwrap();
+        assert!(rooms.remove(&room(to)), "`{from}` no longer uses `{to}`: take it from BACK");
+    }
+    let circle: Vec<_> =
+        forward.keys().filter(|name| reached(name, &forward).contains(name)).collect();
+    assert!(circle.is_empty(), "these rooms use each other in a circle: {circle:?}");
+    for (from, to) in BACK {
+        let leads_back = room(to);
+        assert!(
+            reached(&leads_back, &forward).contains(&room(from)),
+            "`{from}` may use `{to}`, which does not lead back to it: take it from BACK"
+        );
+    }
+}
+
+/// The files of Rust in the repository, with what is in them.
+fn all_files() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for folder in ["src", "tests", "bench", "load-tests", "fuzz"] {
         rust_files(&root().join(folder), &mut files);
     }
-    let mut wide = Vec::new();
-    for file in files {
+    let read = |file: PathBuf| {
         let text = fs::read_to_string(&file).unwrap();
+        (file, text)
+    };
+    files.into_iter().map(read).collect()
+}
+
+#[test]
+fn no_comment_is_wider_than_a_hundred_columns() {
+    let mut wide = Vec::new();
+    for (file, text) in all_files() {
         for (number, line) in text.lines().enumerate() {
             if line.trim_start().starts_with("//") && line.chars().count() > WIDTH {
                 wide.push(format!("{}:{}", file.display(), number + 1));
@@ -275,10 +347,68 @@ fn no_comment_is_wider_than_a_hundred_columns() {
     assert!(wide.is_empty(), "these comments are too wide: {wide:#?}");
 }
 
+/// The places where a comment begins with a clause.
+fn clauses(file: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut begins = true;
+    for (number, line) in text.lines().enumerate() {
+        let Some(comment) = line.trim_start().strip_prefix("//") else {
+            begins = true;
+            continue;
+        };
+        let comment = comment.trim_start_matches(['/', '!']).trim_start();
+        let first = comment.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        if begins && SUBORDINATE.contains(&first) {
+            found.push(format!("{}:{}", file.display(), number + 1));
+        }
+        begins = comment.is_empty();
+    }
+    found
+}
+
+#[test]
+fn fewer_and_fewer_comments_begin_with_a_clause() {
+    let found: Vec<_> = all_files().iter().flat_map(|(file, text)| clauses(file, text)).collect();
+    let count = found.len();
+    assert!(
+        count <= CLAUSES,
+        "{count} comments begin with one of {SUBORDINATE:?}, and {CLAUSES} is the most: {found:#?}"
+    );
+    let text =
+        "/// What it is.\n/// If so.\n//!\n//! Why.\n// Is it?\nfn f() {} // If\n    // Whatever";
+    assert_eq!(clauses(Path::new("x"), text), ["x:1", "x:4"]);
+}
+
+/// Proptest keeps the failures of a file of `src` below `proptest-regressions`, by the same path.
+#[test]
+fn what_proptest_remembers_is_tried_again() {
+    let kept = root().join("proptest-regressions");
+    let mut open = vec![kept.clone()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let of = path.strip_prefix(&kept).unwrap().with_extension("rs");
+            let source = fs::read_to_string(root().join("src").join(&of)).unwrap_or_default();
+            assert!(
+                source.contains("proptest! {"),
+                "proptest never reads {}: src/{} has no test of it",
+                path.display(),
+                of.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn imports_are_read_as_they_are_written() {
     let text = "use crate::a::{self, b::C, d::{e, f as g}};\npub(crate) use super::h;\n\
-                pub(in crate::x) fn i() { crate::j::k(); }\n// crate::no\nmod tests {\nuse crate::no;\n}";
+                pub(in crate::x) fn i() { crate::j::k(); }\n// crate::no\n\
+                #[cfg(test)]\nuse crate::no;\n#[cfg(test)]\npub(crate) mod model;\n\
+                mod tests {\nuse crate::no;\n}";
     let paths: Vec<String> = paths_of(&code_of(text)).iter().map(|path| path.join("::")).collect();
     let expected = [
         "crate::a::self",
@@ -289,4 +419,5 @@ fn imports_are_read_as_they_are_written() {
         "crate::j::k",
     ];
     assert_eq!(paths, expected);
+    assert_eq!(test_modules(text).collect::<Vec<_>>(), ["model"]);
 }

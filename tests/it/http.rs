@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::daemon::{DEADLINE, Daemon, STOP_LIMIT, pause, saltern, until};
+use crate::harness::daemon::{DEADLINE, Daemon, SALTERN, STOP_LIMIT, pause, saltern, until};
 use crate::harness::numbered::Place;
 
 const SPILL: &str = "/api/v1/spill?sink=out&before=2026-11-21T23:00:00Z";
@@ -186,7 +186,7 @@ fn the_group_of_the_socket_reads_and_root_acts() {
 
     // Another user may have no way to the place of the build.
     let program = place.path("saltern");
-    std::fs::copy(env!("CARGO_BIN_EXE_saltern"), &program).unwrap();
+    std::fs::copy(SALTERN, &program).unwrap();
     let run = |group: &str, arguments: &[&str]| {
         let mut command = as_nobody(group, program.to_str().unwrap());
         command.args(arguments).arg("--config").arg(&config).output().unwrap()
@@ -236,7 +236,7 @@ fn a_decoy_in_a_public_directory_is_not_believed() {
     std::fs::write(&config, with.to_string()).unwrap();
     // The stranger's daemon is as good a decoy as any.
     let program = place.path("saltern");
-    std::fs::copy(env!("CARGO_BIN_EXE_saltern"), &program).unwrap();
+    std::fs::copy(SALTERN, &program).unwrap();
     let own = json!({
         "state_dir": place.path("decoy"), "http": { "listen": null, "socket": { "path": socket } },
         "log": { "format": "json" }, "sources": { "bus": { "salt_bus": { "address": "none" } } },

@@ -2,6 +2,7 @@
 //! is a configuration, has no secret in it, and speaks of all that bears on events, returns and
 //! jobs. The real Salt says what the files come to.
 
+use crate::harness::daemon::SALTERN;
 use crate::harness::salt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -339,7 +340,7 @@ fn masters() -> PathBuf {
 }
 
 fn saltern(folder: &Path, arguments: &[&str], variables: &[String]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+    let mut command = Command::new(SALTERN);
     command.args(arguments).current_dir(folder).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
     command.envs(variables.iter().map(|name| (name, "k1.example.com:9092")));
     command.output().unwrap()

@@ -47,7 +47,7 @@ fn sinks(folder: &Path, stores: &[&str], more: &str) -> String {
     format!("{sinks}\n{more}")
 }
 
-/// What is answered, as JSON; null if it is nothing.
+/// The answer as JSON; null if it is nothing.
 async fn ask(peer: &mut Peer, op: &str, more: &[(&str, Value)]) -> serde_json::Value {
     let answer = peer.ask(request(7, op, more)).await;
     assert!(answer["error"].is_nil(), "{answer}");
@@ -55,7 +55,7 @@ async fn ask(peer: &mut Peer, op: &str, more: &[(&str, Value)]) -> serde_json::V
     value.map_or(serde_json::Value::Null, |value| rmp_serde::from_slice(value).unwrap())
 }
 
-/// Why there is no answer, and whether the question may be asked later.
+/// The reason of a refusal, and whether the question may be asked later.
 async fn refused(peer: &mut Peer, op: &str, more: &[(&str, Value)]) -> (String, bool) {
     let answer = peer.ask(request(8, op, more)).await;
     let why = answer["error"].as_str().unwrap_or_else(|| panic!("{answer}"));
@@ -153,7 +153,7 @@ async fn without_a_job_cache_the_store_answers_alone() {
     let returns = ask(&mut peer, "get_jid", &[("jid", JID.into())]).await;
     assert_eq!(returns["web-1"]["return"], json!(true));
     assert!(daemon.get(&format!("/api/v1/jobs/{JID}")).starts_with("HTTP/1.1 200"));
-    // What a master says of a job is kept by the sink.
+    // The sink keeps all that a master says of a job.
     let jid = "20261121233400000000";
     let load = map(&[("jid", jid.into()), ("fun", "test.echo".into()), ("tgt", "*".into())]);
     let save = [

@@ -1,6 +1,6 @@
-//! The job cache against real masters of three releases: what it tells of a job is what Salt's own
-//! `local_cache` tells; what ran while the daemon was killed, or cut off from the bus, is in every
-//! sink afterwards, once; and the past can be imported.
+//! The job cache against real masters of three releases. It tells of a job what Salt's own
+//! `local_cache` tells. A job that ran while the daemon was killed, or cut off from the bus, is in
+//! every sink afterwards, once. The past can be imported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,8 +12,9 @@ use std::process::Command;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use crate::harness::daemon::SALTERN;
 use crate::harness::proxy::Proxy;
-use crate::harness::salt::{self, ANSWER, Group, Ipc, MINIONS, More, PATIENCE, Salt, until};
+use crate::harness::salt::{self, ANSWER, Group, Ipc, LIMIT, MINIONS, More, Salt, until};
 
 /// Jobs that are written into the master's cache while the daemon is away.
 const WRITTEN: usize = 200;
@@ -38,13 +39,13 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     let mut salt = Salt::start(version, dir.path(), Ipc::Unix, &More::default());
     let saltern = Saltern::new(dir.path(), &salt);
     let daemon = saltern.start();
-    until("saltern to be ready", PATIENCE, || daemon.is_ready().then_some(()));
+    until("saltern to be ready", LIMIT, || daemon.is_ready().then_some(()));
     daemon.await_compared(1);
 
     // Longer than it takes to ask for it.
     let slow = salt.drive(&json!({"publish": "test.sleep", "arg": ["8"]}));
     let slow = slow.as_str().unwrap();
-    until("a job that minions are missing from", PATIENCE, || {
+    until("a job that minions are missing from", LIMIT, || {
         (daemon.job(slow)["missing"] == 2).then_some(())
     });
     let missing = saltern.output(&["jobs", "missing", slow]);
@@ -57,18 +58,18 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     let exits = salt.run("cmd.run", &["echo Grüße; exit 3"]);
     assert_eq!(salt.drive(&json!({"batch": "test.version"})), json!(MINIONS.len()));
     // One job a part, or one for all, depending on the release.
-    let batch = until("both returns of the batch", PATIENCE, || {
+    let batch = until("both returns of the batch", LIMIT, || {
         let listed = jids(&saltern.json(&["jobs", "list", "--function", "test.version"]));
         let returned = |jid: &String| daemon.job(jid)["returned"].as_u64().unwrap();
         (listed.iter().map(returned).sum::<u64>() >= 2).then_some(listed)
     });
     let before = [slow.to_owned(), ping.clone(), failing.clone(), exits.clone()];
     for jid in before.iter().chain(&batch) {
-        let job = until("all returns of a job", PATIENCE, || {
+        let job = until("all returns of a job", LIMIT, || {
             Some(daemon.job(jid)).filter(|job| job["missing"] == 0 && job["returned"] != 0)
         });
         // The master writes to its cache after it has put the return onto the bus.
-        let returns = until("the master to have written all", PATIENCE, || {
+        let returns = until("the master to have written all", LIMIT, || {
             let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
             (json!(returns.as_object().unwrap().len()) == job["returned"]).then_some(returns)
         });
@@ -108,23 +109,23 @@ fn jobs_are_as_local_cache_has_them(version: &'static str) {
     #[allow(clippy::cast_precision_loss)]
     let least = (missed.len() * 3) as f64;
     assert!(daemon.metric("saltern_source_backfilled_events_total") >= least);
-    until("every event in the file", PATIENCE, || {
+    until("every event in the file", LIMIT, || {
         let stored = saltern.counted_in_file();
         missed.iter().all(|jid| is_whole(&stored, jid)).then_some(())
     });
-    until("every event in the database", PATIENCE, || {
+    until("every event in the database", LIMIT, || {
         let stored = saltern.counted_in_table();
         missed.iter().all(|jid| is_whole(&stored, jid)).then_some(())
     });
-    until("every job in the job cache", PATIENCE, || {
+    until("every job in the job cache", LIMIT, || {
         missed.iter().all(|jid| daemon.job(jid)["returned"] == 2).then_some(())
     });
     let tag = format!("salt/run/{missed_runner}/ret");
-    until("the runner's event, once", PATIENCE, || {
+    until("the runner's event, once", LIMIT, || {
         let stored = [saltern.counted_in_file(), saltern.counted_in_table()];
         stored.iter().all(|stored| stored.get(&tag) == Some(&1)).then_some(())
     });
-    until("the runner in the job cache", PATIENCE, || {
+    until("the runner in the job cache", LIMIT, || {
         (daemon.job(&missed_runner)["returned"] == 1).then_some(())
     });
     assert_eq!(daemon.job(&missed_runner)["arguments"], json!(["while nobody listens"]));
@@ -164,12 +165,12 @@ fn run_runner(salt: &mut Salt, fun: &str, arg: &str) -> String {
     };
     let before = known(salt);
     salt.drive(&json!({"runner": fun, "arg": [arg], "timeout": ANSWER}));
-    until("the runner's job", PATIENCE, || known(salt).difference(&before).next().cloned())
+    until("the runner's job", LIMIT, || known(salt).difference(&before).next().cloned())
 }
 
 /// A job of several functions has failed if one of them has, and is found by each.
 fn several_functions_are_one_job(saltern: &Saltern, daemon: &Daemon, jid: &str) {
-    let job = until("both returns of several functions", PATIENCE, || {
+    let job = until("both returns of several functions", LIMIT, || {
         Some(daemon.job(jid)).filter(|job| job["returned"] == 2)
     });
     assert_eq!((&job["function"], &job["failed"]), (&json!("test.ping,cmd.run"), &json!(2)));
@@ -188,9 +189,9 @@ fn several_functions_are_one_job(saltern: &Saltern, daemon: &Daemon, jid: &str) 
     assert!(shown.contains("test.ping,cmd.run") && shown.contains("failed"), "{shown}");
 }
 
-/// What the bus tells of a runner is what Salt's own cache tells, but for the name of the master.
+/// The bus tells of a runner the same as Salt's own cache, but for the name of the master.
 fn a_runner_is_a_job(salt: &mut Salt, saltern: &Saltern, daemon: &Daemon, jid: &str) {
-    let job = until("the return of a runner", PATIENCE, || {
+    let job = until("the return of a runner", LIMIT, || {
         Some(daemon.job(jid)).filter(|job| job["returned"] == 1)
     });
     let load = salt.drive(&json!({"job_cache": "get_load", "arg": [jid]}));
@@ -235,10 +236,10 @@ fn a_cut_is_filled(version: &'static str) {
     // Published while there is a bus, returned when there is none.
     let split = salt.drive(&json!({"publish": "test.sleep", "arg": ["8"]}));
     let split = split.as_str().unwrap().to_owned();
-    until("the job to be known", PATIENCE, || (daemon.job(&split)["missing"] == 2).then_some(()));
+    until("the job to be known", LIMIT, || (daemon.job(&split)["missing"] == 2).then_some(()));
     proxy.refuse();
     proxy.reset();
-    until("the daemon to notice", PATIENCE, || (!daemon.is_ready()).then_some(()));
+    until("the daemon to notice", LIMIT, || (!daemon.is_ready()).then_some(()));
     let missed = [
         salt.run("test.ping", &[]),
         salt.run("state.apply", &["broken"]),
@@ -255,7 +256,7 @@ fn a_cut_is_filled(version: &'static str) {
 
     proxy.refuse();
     salt.restart_master();
-    until("the daemon to notice", PATIENCE, || (!daemon.is_ready()).then_some(()));
+    until("the daemon to notice", LIMIT, || (!daemon.is_ready()).then_some(()));
     let of_restart = salt.run("test.version", &[]);
     written(&mut salt, &of_restart);
     proxy.heal();
@@ -280,7 +281,7 @@ fn a_cut_is_filled(version: &'static str) {
     let count = marked.len() as f64;
     assert!((daemon.metric("saltern_source_backfilled_events_total") - count).abs() < 0.5);
     assert!(saltern.counted_in_table().iter().all(|(tag, count)| *count == 1 || !is_of_job(tag)));
-    until("every job in the job cache", PATIENCE, || {
+    until("every job in the job cache", LIMIT, || {
         all.iter().all(|jid| daemon.job(jid)["returned"] == 2).then_some(())
     });
     for jid in all {
@@ -290,10 +291,10 @@ fn a_cut_is_filled(version: &'static str) {
     }
 }
 
-/// What the minions returned, once the master has written it to its job cache, which it does after
-/// it has put it onto its bus.
+/// The minions' returns, once the master has written them to its job cache, which it does after it
+/// has put them onto its bus.
 fn written(salt: &mut Salt, jid: &str) -> Value {
-    until("the master to have written all", PATIENCE, || {
+    until("the master to have written all", LIMIT, || {
         let returns = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
         (returns.as_object().unwrap().len() == MINIONS.len()).then_some(returns)
     })
@@ -303,7 +304,7 @@ fn is_of_job(tag: &str) -> bool {
     tag.starts_with("salt/job/")
 }
 
-/// What the daemon tells of a job is what Salt's own cache tells of it.
+/// The daemon tells of a job the same as Salt's own cache.
 fn assert_same(job: &Value, load: &Value, returns: &Value, is_batch: bool) {
     for key in ["jid", "fun", "arg", "tgt", "tgt_type", "user"] {
         assert_eq!(job["load"][key], load[key], "{key}: {job} {load}");
@@ -329,7 +330,7 @@ fn jids(page: &Value) -> Vec<String> {
     jobs.map(|job| job["jid"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Whether the job's events are there, and no other in place of one.
+/// The job's events are there, and no other in place of one.
 fn is_whole(stored: &BTreeMap<String, usize>, jid: &str) -> bool {
     let once = |tag: String| stored.get(&tag) == Some(&1);
     once(format!("salt/job/{jid}/new"))
@@ -373,7 +374,7 @@ impl Saltern {
     fn start(&self) -> Daemon {
         let log = self.dir.join("log");
         let group = Group::start(&mut self.command(&["run"]), &log);
-        let http = until("saltern to listen", PATIENCE, || {
+        let http = until("saltern to listen", LIMIT, || {
             let log = fs::read_to_string(&log).unwrap_or_default();
             let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             lines.find_map(|line| line["address"].as_str()?.parse().ok())
@@ -382,7 +383,7 @@ impl Saltern {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+        let mut command = Command::new(SALTERN);
         command.args(arguments).arg("--config").arg(self.dir.join("saltern.yaml"));
         command
     }
@@ -399,7 +400,7 @@ impl Saltern {
         serde_json::from_str(&self.output(&arguments)).unwrap()
     }
 
-    /// How many events of each tag are in the file; its last line may still be being written. A
+    /// The number of events of each tag in the file; its last line may still be being written. A
     /// batch that was written just before the kill is there twice, line by line the same.
     fn counted_in_file(&self) -> BTreeMap<String, usize> {
         let bytes = fs::read(self.dir.join("events")).unwrap_or_default();
@@ -412,7 +413,7 @@ impl Saltern {
 
     /// Waits until every event of these jobs is in both sinks.
     fn await_whole(&self, jids: &[&String]) {
-        until("every event of the jobs", PATIENCE, || {
+        until("every event of the jobs", LIMIT, || {
             let stored = [self.counted_in_file(), self.counted_in_table()];
             let is_there = |jid: &&String| stored.iter().all(|stored| is_whole(stored, jid));
             jids.iter().all(is_there).then_some(())
@@ -422,16 +423,16 @@ impl Saltern {
     /// The tags of the events in the table that say that they are backfilled.
     fn backfilled_in_table(&self) -> Vec<String> {
         let database = Connection::open(self.dir.join("events.db")).unwrap();
-        database.busy_timeout(PATIENCE).unwrap();
+        database.busy_timeout(LIMIT).unwrap();
         let sql = "SELECT tag FROM salt_events WHERE json_extract(data, '$._backfilled')";
         let mut select = database.prepare(sql).unwrap();
         select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     }
 
-    /// How many events of each tag are in the table.
+    /// The number of events of each tag in the table.
     fn counted_in_table(&self) -> BTreeMap<String, usize> {
         let database = Connection::open(self.dir.join("events.db")).unwrap();
-        database.busy_timeout(PATIENCE).unwrap();
+        database.busy_timeout(LIMIT).unwrap();
         let mut select = database.prepare("SELECT tag FROM salt_events").unwrap();
         counted(select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap))
     }
@@ -459,7 +460,7 @@ impl Daemon {
 
     /// Waits until the bus and the master's job cache were compared so many times.
     fn await_compared(&self, times: usize) {
-        until("the backfill to be done", PATIENCE, || {
+        until("the backfill to be done", LIMIT, || {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             let found = log.matches("was taken from the master's job cache").count();
             (found >= times).then_some(())
@@ -483,8 +484,8 @@ impl Daemon {
     }
 
     fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect_timeout(&self.http, PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = TcpStream::connect_timeout(&self.http, LIMIT).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
         let token = fs::read_to_string(self.log.with_file_name("state").join("http-token"));
         let token = format!("Authorization: Bearer {}\r\n", token.unwrap_or_default().trim());
         write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{token}\r\n").unwrap();

@@ -112,7 +112,7 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// How often the topic holds each event, by its id; every id belongs to one tag.
+/// The number of copies of each event in the topic, by its id; every id belongs to one tag.
 fn counts(messages: &[Message]) -> BTreeMap<String, usize> {
     let mut tags = BTreeMap::new();
     let mut counts = BTreeMap::new();
@@ -172,7 +172,7 @@ fn events_become_messages() {
     assert_eq!(of_web_1[0].partition, of_web_1[1].partition);
 }
 
-/// What masters put onto their buses, with what Salt itself said of it.
+/// The events of masters' buses, with what Salt itself said of them.
 #[test]
 fn a_header_of_each_return_says_how_it_went() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/outcomes");
@@ -305,7 +305,8 @@ fn a_narrow_topic_takes_events_one_by_one() {
         let expected: BTreeSet<_> = (0..30).filter(|number| *number != 20).map(tag).collect();
         assert_eq!(found.keys().cloned().collect::<BTreeSet<_>>(), expected);
         assert!(found.values().all(|count| *count == 1));
-        // What was sent alone was taken back, which only a reader of what is committed knows.
+        // Messages that were sent alone were taken back, which only a reader of what is committed
+        // knows.
         let all = kafka.read(&topic, Isolation::Uncommitted).len();
         assert_eq!(all > found.len(), more.contains("transactional"), "{all} messages");
     }

@@ -18,7 +18,7 @@ use saltern::event::Event;
 use saltern::source::framing::{Frame, Framer};
 use serde_json::Value;
 
-use crate::harness::daemon::{Daemon, wait_for};
+use crate::harness::daemon::{Daemon, SALTERN, wait_for};
 use crate::harness::kafka::Kafka;
 use crate::harness::server::LIMIT;
 
@@ -28,7 +28,7 @@ struct Writer {
     topic: String,
 }
 
-/// What a message's value is.
+/// The form of a message's value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Form {
     Json,
@@ -179,7 +179,8 @@ fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// What the workers of a topic have committed, partition by partition; `None` for nothing.
+/// The offsets that the workers of a topic have committed, partition by partition; `None` for
+/// nothing.
 fn committed(brokers: &str, topic: &str, partitions: i32) -> Vec<Option<i64>> {
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -430,14 +431,14 @@ fn a_broker_that_comes_back_is_read_on() {
     worker.stop();
 }
 
-/// Where nothing is on disk an event is safe when it is stored: as long as the store is stuck
-/// nothing is committed, and a kill loses nothing.
+/// With nothing on disk an event is safe when it is stored: as long as the store is stuck nothing
+/// is committed, and a kill loses nothing.
 #[test]
 fn invariant_3_a_kill_loses_nothing_that_was_in_memory_alone() {
     killed_with_a_stuck_store("stuck-memory", "spill: {mode: memory}", &[None]);
 }
 
-/// Where events are on disk they are safe there, and a kill loses nothing either.
+/// With a spill on disk events are safe there, and a kill loses nothing either.
 #[test]
 fn invariant_3_a_kill_loses_nothing_that_was_committed() {
     killed_with_a_stuck_store("stuck-durable", "spill: {mode: durable}", &[Some(100)]);
@@ -470,7 +471,7 @@ fn killed_with_a_stuck_store(topic: &str, spill: &str, committed_then: &[Option<
     assert_eq!(committed(&brokers, topic, 1), [Some(100)]);
 }
 
-/// What is in flight and what is behind the commits can be seen while the store is stuck.
+/// Events in flight and those behind the commits can be seen while the store is stuck.
 #[test]
 fn what_is_behind_can_be_seen() {
     let kafka = Kafka::shared();
@@ -509,7 +510,7 @@ fn what_is_behind_can_be_seen() {
     worker.stop();
 }
 
-/// What a full queue has no room for waits, and Kafka keeps it: nothing is dropped.
+/// Events that a full queue has no room for wait, and Kafka keeps them: nothing is dropped.
 #[test]
 fn invariant_3_a_full_queue_holds_kafka_back_and_drops_nothing() {
     let kafka = Kafka::shared();
@@ -533,8 +534,8 @@ fn invariant_3_a_full_queue_holds_kafka_back_and_drops_nothing() {
     worker.stop();
 }
 
-/// What is no event is counted and passed over; the events around it are stored, and its offset is
-/// committed like theirs.
+/// A message that is no event is counted and passed over. The events around it are stored, and its
+/// offset is committed like theirs.
 #[test]
 fn invariant_7_messages_that_are_no_events_are_passed_over() {
     let kafka = Kafka::shared();
@@ -579,7 +580,7 @@ fn check_says_whether_the_topic_is_there() {
         let config = folder.join("check.yaml");
         let sections = source(brokers, topic) + &store(folder, "");
         std::fs::write(&config, format!("state_dir: {}\n{sections}", folder.display())).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+        let mut command = Command::new(SALTERN);
         let output = command.args(["check", "--connect", "--config"]).arg(config).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };

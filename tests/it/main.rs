@@ -30,6 +30,7 @@ mod jobs;
 mod kafka_sink;
 mod kafka_source;
 mod long_events;
+mod make_kind;
 mod observe;
 mod oracle;
 mod outcomes;

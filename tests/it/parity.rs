@@ -1,5 +1,5 @@
-//! What a Salt master's own `event_return: rawfile_json` stored and what saltern stores of the same
-//! bus, recorded at the same time, are the same events.
+//! A Salt master's own `event_return: rawfile_json` and saltern stored the same events of the same
+//! bus, recorded at the same time.
 
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ impl Capture {
         folder.join(format!("{}.{ending}", self.name))
     }
 
-    /// What Salt wrote while the recorder was connected.
+    /// The events that Salt wrote while the recorder was connected.
     fn expected(&self) -> Vec<Value> {
         let all = lines(&self.file("events.jsonl"));
         let tags: Vec<_> = all.iter().map(|line| line["tag"].as_str().unwrap()).collect();

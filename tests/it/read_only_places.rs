@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::daemon::{Daemon, Launch, is_root, wait_for};
+use crate::harness::daemon::{Daemon, Launch, SALTERN, is_root, wait_for};
 
 /// A file system that is read-only, with a database of an earlier day in it.
 fn read_only(database: &str) -> String {
@@ -57,7 +57,7 @@ fn a_state_dir_in_a_read_only_place_says_what_to_add_to_the_unit() {
         if !is_root() {
             command.arg("--map-root-user");
         }
-        command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_saltern"), "run"]);
+        command.args(["--mount", "sh", "-c", &script, SALTERN, "run"]);
         let output = command.arg("--config").arg(&config).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{said}");

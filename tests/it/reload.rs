@@ -15,7 +15,9 @@ use rmpv::Value;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-/// How long anything may take that is waited for.
+use crate::harness::daemon::SALTERN;
+
+/// Nothing that is waited for may take longer.
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Between two looks at a condition, and between two events.
@@ -118,7 +120,7 @@ impl Daemon {
         let notify = folder.path().join("notify");
         let notified = UnixDatagram::bind(&notify).unwrap();
         notified.set_read_timeout(Some(DEADLINE)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_saltern"))
+        let child = Command::new(SALTERN)
             .args(["run", "--config"])
             .arg(folder.path().join("config.yaml"))
             .env("NOTIFY_SOCKET", notify)

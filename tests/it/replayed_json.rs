@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::harness::beside::Daemon;
+use crate::harness::daemon::saltern;
 use crate::harness::server::installed;
 
 /// Writes what `rawfile_json` of this Salt makes of such events, by its own function.
@@ -64,9 +65,7 @@ fn replay(folder: &Path, bytes: &[u8]) -> Output {
     );
     fs::write(folder.join("config.yaml"), config).unwrap();
     fs::write(folder.join("in"), bytes).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
-    command.args(["replay", &show("in"), "--config", &show("config.yaml")]);
-    command.output().unwrap()
+    saltern(&["replay", &show("in"), "--config", &show("config.yaml")])
 }
 
 #[tokio::test]

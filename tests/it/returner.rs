@@ -24,7 +24,7 @@ async fn events_are_safe_when_they_are_acknowledged() {
         daemon.path("r").metadata().unwrap().permissions().mode()
     };
     assert_eq!(mode & 0o777, 0o660);
-    // Whether they were written already, or are in the spill only.
+    // They were written already, or are in the spill only.
     daemon.kill();
     daemon.start_again();
     for tag in ["a/1", "a/2"] {

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use crate::harness::beside::Daemon;
-use crate::harness::salt::{
-    ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, handing_over, until,
-};
+use crate::harness::salt::{ANSWER, Ipc, LIMIT, MINIONS, More, Salt, folder, handing_over, until};
 use serde_json::{Value, json};
 
 #[test]
@@ -79,7 +77,7 @@ fn with_saltern(version: &'static str) -> Answers {
     let dir = folder();
     let daemon = Daemon::beside_master(dir.path());
     let socket = daemon.path("r");
-    until("the socket", PATIENCE, || socket.exists().then_some(()));
+    until("the socket", LIMIT, || socket.exists().then_some(()));
     let all = handing_over(version, dir.path(), &socket);
     let master = "job_cache_store_endtime: true\nmaster_job_cache: saltern\n".to_owned();
     let more = More { master, all, ..More::default() };
@@ -145,7 +143,7 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
         assert_eq!(answer["returned"].as_array().unwrap().len(), count, "{request}: {answer}");
         returns += count;
     }
-    // What it returns is told to who waits for it, and not kept.
+    // Its return is told to who waits for it, and not kept.
     let secret = json!({"run": "test.arg", "arg": ["hunter2"], "more": {"nocache": true}});
     let secret = salt.drive(&secret);
     assert_eq!(secret["returned"], json!(MINIONS));
@@ -176,7 +174,7 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
         jids
     };
     // The master stores what was returned after it has put it onto its bus.
-    let jids = until("all returns to be in the job cache", PATIENCE, || {
+    let jids = until("all returns to be in the job cache", LIMIT, || {
         let jids = ids(salt);
         let found = jids.iter().map(|jid| {
             let found = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
@@ -191,7 +189,7 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
 /// By which Salt's client asks whether a job still runs.
 const FIND_JOB: &str = "saltutil.find_job";
 
-/// What the runners say of the jobs.
+/// The runners' answers about the jobs.
 fn asked(salt: &mut Salt, jids: &[String]) -> Answers {
     let mut questions = Vec::new();
     for jid in jids {

@@ -1,8 +1,8 @@
 //! Real masters of three releases with two real minions each, and `saltern run` on their bus.
 //!
-//! What Salt's own `event_return: rawfile_json` stored while saltern was connected has to be in
+//! All that Salt's own `event_return: rawfile_json` stored while saltern was connected has to be in
 //! saltern's files, equal as JSON and in the same order. "While connected" is told by marker
-//! events: one is fired again and again until it shows up in both files, and what lies between two
+//! events: one is fired again and again until it shows up in both files. All that lies between two
 //! markers that both files have is compared, without exception.
 //!
 //! Salt cannot store what Python's `json` cannot encode: bytes and dates. It logs that, loses the
@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::salt::{self, Group, Ipc, MINIONS, More, PATIENCE, Salt, program, until};
+use crate::harness::daemon::SALTERN;
+use crate::harness::salt::{self, Group, Ipc, LIMIT, MINIONS, More, Salt, program, until};
 
 #[test]
 fn salt_3006() {
@@ -44,14 +45,14 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     let dir = salt::folder();
     let mut salt = Salt::start(version, dir.path(), ipc, &More::default());
     let mut daemon = Daemon::start(dir.path(), salt.bus());
-    until("saltern to be ready", PATIENCE, || daemon.is_ready().then_some(()));
+    until("saltern to be ready", LIMIT, || daemon.is_ready().then_some(()));
 
     salt.run("saltutil.sync_modules", &[]);
-    until("the minions to have taken up our module", PATIENCE, || {
+    until("the minions to have taken up our module", LIMIT, || {
         // They load what was synchronised a while after they have said that it was.
         let jid = salt.run("sys.list_functions", &["raw"]);
         let returns = returns_of(&jid);
-        until("the returns", PATIENCE, || {
+        until("the returns", LIMIT, || {
             let lines = daemon.lines();
             let mut values = returns.iter().map(|wanted| lines.iter().find(|l| tag(l) == wanted));
             let has_functions = |line: &Value| line["data"]["return"] != json!([]);
@@ -69,7 +70,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     let dated = salt.run("raw.dated", &[]);
     salt.run("cmd.run", &[r"printf '\377\376'"]);
     salt.send_from_minion("app/deployed");
-    until("a beacon", PATIENCE, || {
+    until("a beacon", LIMIT, || {
         let lines = daemon.lines();
         let between = &lines[position(&lines, &begin)..];
         between.iter().any(|line| tag(line).starts_with("salt/beacon/web-")).then_some(())
@@ -104,7 +105,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     assert!(daemon.metric("saltern_sink_lossy_values_total") >= 4.0);
 
     salt.restart_master();
-    until("saltern to be ready again", PATIENCE, || daemon.is_ready().then_some(()));
+    until("saltern to be ready again", LIMIT, || daemon.is_ready().then_some(()));
     let begin = common_marker(&mut salt, &daemon, "after-restart");
     salt.run("test.ping", &[]);
     salt.run("state.apply", &["broken"]);
@@ -118,7 +119,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
     assert!(daemon.metric("saltern_source_bad_frames_total") < 1.0);
     assert!(daemon.is_ready());
 
-    daemon.group.stop(PATIENCE);
+    daemon.group.stop(LIMIT);
     assert_eq!(daemon.rows(version), daemon.lines(), "the table differs from the file");
 }
 
@@ -131,7 +132,7 @@ fn common_marker(salt: &mut Salt, daemon: &Daemon, name: &str) -> String {
         // A subscriber that was not connected when it was fired will never have it.
         let patience = Duration::from_secs(if round < 5 { 2 } else { 10 });
         let began = std::time::Instant::now();
-        let found = until("a marker, or the time for another", PATIENCE, || {
+        let found = until("a marker, or the time for another", LIMIT, || {
             let found = has(&daemon.lines()) && has(&parse(&salt.stored()));
             (found || began.elapsed() > patience).then_some(found)
         });
@@ -227,11 +228,11 @@ impl Daemon {
         });
         // JSON is YAML.
         fs::write(dir.join("saltern.yaml"), config.to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+        let mut command = Command::new(SALTERN);
         command.arg("run").arg("--config").arg(dir.join("saltern.yaml"));
         let group = Group::start(&mut command, &dir.join("log"));
         let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
-        let http = until("saltern to listen", PATIENCE, || {
+        let http = until("saltern to listen", LIMIT, || {
             let log = log();
             let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             lines.find_map(|line| line["address"].as_str()?.parse().ok())
@@ -243,12 +244,12 @@ impl Daemon {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// What `rawfile_json` has written.
+    /// The lines of `rawfile_json`.
     fn lines(&self) -> Vec<Value> {
         parse(&fs::read(self.dir.join("events")).unwrap_or_default())
     }
 
-    /// What `sqlite3` has written.
+    /// The rows of `sqlite3`.
     fn rows(&self, version: &str) -> Vec<Value> {
         let script = "\
 import json, sqlite3, sys
@@ -278,8 +279,8 @@ for tag, data in sqlite3.connect(sys.argv[1]).execute('SELECT tag, data FROM sal
     }
 
     fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect_timeout(&self.http, PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = TcpStream::connect_timeout(&self.http, LIMIT).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: saltern\r\nConnection: close\r\n\r\n")
             .unwrap();
         let mut answer = String::new();

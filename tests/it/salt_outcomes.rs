@@ -7,9 +7,8 @@ use std::fs;
 use std::process::Command;
 
 use crate::harness::beside::Daemon;
-use crate::harness::salt::{
-    ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, handing_over, until,
-};
+use crate::harness::daemon::SALTERN;
+use crate::harness::salt::{ANSWER, Ipc, LIMIT, MINIONS, More, Salt, folder, handing_over, until};
 use serde_json::{Value, json};
 
 #[test]
@@ -68,7 +67,7 @@ fn jobs_went_as_salt_said(version: &'static str) {
     let dir = folder();
     let daemon = Daemon::beside_master(dir.path());
     let socket = daemon.path("r");
-    until("the socket", PATIENCE, || socket.exists().then_some(()));
+    until("the socket", LIMIT, || socket.exists().then_some(()));
     let all = handing_over(version, dir.path(), &socket);
     let srv = dir.path().join("srv");
     fs::create_dir_all(&srv).unwrap();
@@ -105,7 +104,7 @@ fn jobs_went_as_salt_said(version: &'static str) {
         assert_eq!(salt.drive(&request)["returned"], json!(MINIONS));
     }
     let of = |fun: &str, count: usize| {
-        until(&format!("{count} returns of {fun} that are new"), PATIENCE, || {
+        until(&format!("{count} returns of {fun} that are new"), LIMIT, || {
             let jids = listed(&daemon, fun);
             let new: Vec<_> = jids.into_iter().filter(|jid| !known.contains(jid)).collect();
             let returns = |jid: &String| shown(&daemon, jid)["returns"].as_object().unwrap().len();
@@ -120,7 +119,7 @@ fn jobs_went_as_salt_said(version: &'static str) {
         expected.insert(jid, (json!("cmd.run"), false));
     }
     let nocache = "salt/job/nocache/ret/";
-    until("the returns that are not kept", PATIENCE, || {
+    until("the returns that are not kept", LIMIT, || {
         let lines = daemon.lines();
         let count = |minion: &str| {
             let tag = format!("\"tag\": \"{nocache}{minion}\"");
@@ -188,7 +187,7 @@ fn is_true(value: &Value) -> bool {
 }
 
 fn saltern(daemon: &Daemon, arguments: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+    let mut command = Command::new(SALTERN);
     command.args(arguments).arg("--config").arg(daemon.path("config.yaml"));
     let output = command.args(["--output", "json"]).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::harness::beside::Daemon;
+use crate::harness::daemon::saltern;
 use crate::harness::salt::{
-    ANSWER, Ipc, MINIONS, More, PATIENCE, Salt, folder, program, said, single_file, until,
+    ANSWER, Ipc, LIMIT, MINIONS, More, Salt, folder, program, said, single_file, until,
 };
 use crate::harness::server;
 use rusqlite::Connection;
@@ -124,7 +125,7 @@ fn events_survive(version: &str) {
     while handed_over < EVENTS / 3 {
         handed_over = salt.push(20);
     }
-    until("the first events", PATIENCE, || (stored(&daemon) > 0).then_some(()));
+    until("the first events", LIMIT, || (stored(&daemon) > 0).then_some(()));
     salt.push(20);
     daemon.kill();
     while handed_over < EVENTS / 2 {
@@ -141,7 +142,7 @@ fn events_survive(version: &str) {
     while handed_over < EVENTS {
         handed_over = salt.push(20);
     }
-    until("all events to be stored", PATIENCE, || (stored(&daemon) >= EVENTS).then_some(()));
+    until("all events to be stored", LIMIT, || (stored(&daemon) >= EVENTS).then_some(()));
     let database = Connection::open(daemon.path("events.db")).unwrap();
     let mut select = database.prepare("SELECT tag, data FROM salt_events ORDER BY tag").unwrap();
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
@@ -197,8 +198,7 @@ fn an_upgrade_loses_nothing(version: &str) {
         });
         count.unwrap_or(0) as usize
     };
-    let all =
-        |count: usize| until("all to be stored", PATIENCE, || (stored() == count).then_some(()));
+    let all = |count: usize| until("all to be stored", LIMIT, || (stored() == count).then_some(()));
 
     let mut salt = pusher(version, 0, &config(&old), &nowhere, &log);
     let count = salt.push(20);
@@ -221,7 +221,7 @@ fn an_upgrade_loses_nothing(version: &str) {
     let mut salt = pusher(version, count, &config(&old), &nowhere, &log);
     let waiting = salt.push(20);
     let is_said = || daemon.log().contains("upgrade the package saltext-saltern").then_some(());
-    until("what to do in the log", PATIENCE, is_said);
+    until("what to do in the log", LIMIT, is_said);
     assert_eq!(stored(), count);
     drop(salt);
     let mut salt = pusher(version, waiting, &config(&new), &nowhere, &log);
@@ -241,7 +241,7 @@ fn an_upgrade_from_version_1_loses_nothing_in_3008() {
     an_upgrade_loses_nothing("3008.3");
 }
 
-/// What the job cache answers is what Salt's own `local_cache` answers.
+/// The job cache answers as Salt's own `local_cache` does.
 fn job_caches_agree(version: &str) {
     let daemon = Daemon::start(SOURCE);
     daemon_listens(&daemon);
@@ -260,7 +260,7 @@ fn job_caches_agree(version: &str) {
 }
 
 fn daemon_listens(daemon: &Daemon) {
-    until("the socket", PATIENCE, || daemon.path("r").exists().then_some(()));
+    until("the socket", LIMIT, || daemon.path("r").exists().then_some(()));
 }
 
 #[test]
@@ -285,12 +285,12 @@ fn publish(salt: &mut Salt, fun: &str, returners: &str) -> String {
     jid.as_str().unwrap_or_else(|| panic!("{fun}: {jid}")).to_owned()
 }
 
-/// What a job on both minions returned, by minion.
+/// The returns of a job on both minions, by minion.
 fn values(salt: &mut Salt, fun: &str, arg: &[&str]) -> Value {
     salt.drive(&json!({"run": fun, "arg": arg, "timeout": ANSWER}))["values"].take()
 }
 
-/// What `salt-run` answers.
+/// The answer of `salt-run`.
 fn runner(salt: &mut Salt, fun: &str, arg: &[&str]) -> Value {
     salt.drive(&json!({"runner": fun, "arg": arg}))
 }
@@ -299,7 +299,7 @@ fn runner(salt: &mut Salt, fun: &str, arg: &[&str]) -> Value {
 /// one event, and one job.
 fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
     let data_of = |tag_end: &str, arg: &str| {
-        until("the event of a runner", PATIENCE, || {
+        until("the event of a runner", LIMIT, || {
             let lines = daemon.lines();
             let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             let mut events = events.filter(|event| {
@@ -318,7 +318,7 @@ fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
         let data = data_of("/ret", arg);
         let jid = data["jid"].as_str().unwrap();
         let (new, ret) = (format!("salt/run/{jid}/new"), format!("salt/run/{jid}/ret"));
-        until("the runner's start", PATIENCE, || (daemon.stored_as(&new) == 1).then_some(()));
+        until("the runner's start", LIMIT, || (daemon.stored_as(&new) == 1).then_some(()));
         let looked_up = salt.drive(&json!({"job_cache": "get_jid", "arg": [jid]}));
         let returns = looked_up.as_object().unwrap();
         assert_eq!(returns.len(), 1, "{looked_up}");
@@ -344,9 +344,8 @@ fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
 
 /// A job as the command shows it.
 fn shown(daemon: &Daemon, jid: &str) -> Value {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
-    command.args(["jobs", "show", jid, "--output", "json"]);
-    let output = command.arg("--config").arg(daemon.path("config.yaml")).output().unwrap();
+    let config = daemon.path("config.yaml").display().to_string();
+    let output = saltern(&["jobs", "show", jid, "--output", "json", "--config", &config]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     serde_json::from_slice(&output.stdout).unwrap()
@@ -379,10 +378,10 @@ fn a_master_and_its_minions(version: &'static str) {
     let twice = publish(&mut salt, "test.version", "saltern,rawfile_json");
     for minion in MINIONS {
         let tag = format!("salt/job/{twice}/ret/{minion}");
-        until(&tag, PATIENCE, || (daemon.stored_as(&tag) == 2).then_some(()));
+        until(&tag, LIMIT, || (daemon.stored_as(&tag) == 2).then_some(()));
         let returns = dir.path().join(minion).join("returns");
         let written = || fs::read_to_string(&returns).is_ok_and(|text| text.contains(&twice));
-        until("rawfile_json beside it", PATIENCE, || written().then_some(()));
+        until("rawfile_json beside it", LIMIT, || written().then_some(()));
         assert_eq!(daemon.stored_as(&format!("salt/job/{jid}/ret/{minion}")), 1);
     }
     assert_eq!(daemon.stored_as(&format!("salt/job/{jid}/new")), 1);
@@ -425,7 +424,7 @@ fn a_master_and_its_minions(version: &'static str) {
     let log = |minion: &str| fs::read_to_string(dir.path().join(minion).join("log")).unwrap();
     for minion in MINIONS {
         let line = format!("the return of {minion} for job {alone} is not stored");
-        until(&line, PATIENCE, || log(minion).contains(&line).then_some(()));
+        until(&line, LIMIT, || log(minion).contains(&line).then_some(()));
     }
     let lines = salt.log();
     let about: Vec<_> =
@@ -433,19 +432,20 @@ fn a_master_and_its_minions(version: &'static str) {
     assert!(about.iter().all(|line| line.contains(nobody)) && !about.is_empty(), "{about:?}");
     assert!(!lines.contains("threw a stack trace"), "{lines}");
 
-    // What the bus said meanwhile comes from the journal.
+    // The events that the bus carried meanwhile come from the journal.
     daemon.start_again();
     for minion in MINIONS {
         let tag = format!("salt/job/{alone}/ret/{minion}");
-        until(&tag, PATIENCE, || (daemon.stored_as(&tag) == 1).then_some(()));
+        until(&tag, LIMIT, || (daemon.stored_as(&tag) == 1).then_some(()));
     }
 
     let hung = while_it_hangs(&mut salt, &daemon, dir.path());
     assert_eq!(runner(&mut salt, "jobs.lookup_jid", &[&twice]), versions);
-    // What the bus said while it hung is in the journal; what nobody waited for any more comes too.
+    // The events that the bus carried while it hung are in the journal; those that nobody waited
+    // for any more come too.
     for minion in MINIONS {
         let tag = format!("salt/job/{hung}/ret/{minion}");
-        until(&tag, PATIENCE, || (daemon.stored_as(&tag) >= 1).then_some(()));
+        until(&tag, LIMIT, || (daemon.stored_as(&tag) >= 1).then_some(()));
     }
 }
 
@@ -462,7 +462,7 @@ fn while_it_hangs(salt: &mut Salt, daemon: &Daemon, dir: &Path) -> String {
     let log = |minion: &str| fs::read_to_string(dir.join(minion).join("log")).unwrap();
     for minion in MINIONS {
         let line = format!("the return of {minion} for job {hung} is not stored");
-        let line = until(&line, PATIENCE, || {
+        let line = until(&line, LIMIT, || {
             log(minion).lines().find(|logged| logged.contains(&line)).map(str::to_owned)
         });
         assert!(says_why(&line), "{line}");

@@ -42,7 +42,7 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What is published; the bus does not carry all of it.
+/// A load as it is published; the bus does not carry all of it.
 fn published() -> Value {
     let kwargs = map(&[("delimiter", ":".into()), ("metadata", map(&[("why", "a test".into())]))]);
     map(&[
@@ -100,7 +100,7 @@ async fn what_a_master_tells_the_job_cache_is_read_by_salts_own_returner() {
     let whole = ["published", r#"["web-1","web-2"]"#, "2026, Nov 21 23:33:40.000001"];
     assert_eq!(job().unwrap(), whole);
     daemon.wait_for_event(&format!("salt/job/{JID}/ret/web-1")).await;
-    // What is no event of the bus reaches no sink that does not keep jobs.
+    // Only sinks that keep jobs get what is no event of the bus.
     let tags: Vec<_> = daemon.lines().iter().map(|line| line.contains("saltern/job")).collect();
     assert_eq!(tags, [false, false], "{:?}", daemon.lines());
     let others = Connection::open(daemon.path("others.db")).unwrap();

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::harness::bus::Bus;
 use crate::harness::clickhouse::ClickHouse;
-use crate::harness::daemon::{Daemon, Launch, wait_for};
+use crate::harness::daemon::{Daemon, Launch, SALTERN, wait_for};
 use crate::harness::kafka::{Kafka, NOBODY};
 
 const SECRET: &str = "hunter2-correct-horse";
@@ -45,7 +45,7 @@ struct Servers {
 }
 
 impl Servers {
-    /// What kinds need besides.
+    /// Settings that kinds need besides.
     fn settings(&self, place: &[String]) -> Value {
         let [section, _, kind, rest @ ..] = place else { return json!({}) };
         let mut settings = match kind.as_str() {
@@ -64,6 +64,7 @@ impl Servers {
         match (kind.as_str(), section.as_str()) {
             ("kafka", "sinks") => settings["topic"] = json!("events"),
             ("kafka", _) => settings["topics"] = json!(["events"]),
+            ("webhook", _) => settings["url"] = json!("http://127.0.0.1:1"),
             _ => {}
         }
         if let [block, secret] = rest
@@ -88,7 +89,7 @@ impl Servers {
 
 #[test]
 fn no_secret_leaves_the_process() {
-    let schema = Command::new(env!("CARGO_BIN_EXE_saltern")).arg("schema").output().unwrap();
+    let schema = Command::new(SALTERN).arg("schema").output().unwrap();
     let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
     let mut places = Vec::new();
     find(&schema, &schema, &mut Vec::new(), &mut places);
@@ -111,7 +112,7 @@ fn no_secret_leaves_the_process() {
     }
 }
 
-/// What an operator mistypes may stand beside a secret, or in place of the name of one.
+/// A key that an operator mistypes may stand beside a secret, or in place of the name of one.
 #[test]
 fn no_mistake_shows_the_secret_beside_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -258,7 +259,7 @@ fn assert_silent(text: &str, what: &str, name: &str) {
 }
 
 fn check(path: &Path, folder: &Path, options: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+    let mut command = Command::new(SALTERN);
     command
         .args(["check", "--config"])
         .arg(path)
@@ -319,7 +320,7 @@ fn run_is_silent(folder: &Path, config: &Value, name: &str) {
     files_are_silent(&folder.join("state"), name);
 }
 
-/// Whether there is an error of the source that is away, and of what the secret was planted in.
+/// There is an error of the source that is away, and of the place that the secret was planted in.
 fn has_failed(daemon: &mut Daemon) -> bool {
     // A token is made unless the secret is it.
     let token = daemon.made_token().unwrap_or_else(|| SECRET.to_owned());

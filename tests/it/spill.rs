@@ -1,4 +1,5 @@
-//! What the real binary keeps when it is killed, when a sink is down, when the disk is full, and
+//! The events that the real binary keeps when it is killed, when a sink is down, when the disk is
+//! full, and over an update.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -237,7 +238,7 @@ fn full_disk(when_full: &str, events: u64, check: impl Fn(&Daemon)) {
     drop(tmpfs);
 }
 
-/// Whether it has read something and reads no more.
+/// It has read something and reads no more.
 fn stalls(daemon: &Daemon) -> bool {
     let taken = daemon.taken();
     pause(Duration::from_millis(300));
@@ -646,7 +647,7 @@ fn came(spill: &mut Spill<Folder>) -> Vec<(String, Vec<u8>)> {
     came
 }
 
-/// What comes after an update goes into segments of its own.
+/// Events that come after an update go into segments of their own.
 #[test]
 fn nothing_is_appended_to_segments_of_version_1() {
     let copy = copied(1);

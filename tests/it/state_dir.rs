@@ -138,12 +138,12 @@ fn none_is_of_root(folder: &Path) {
     }
 }
 
-/// A sink that is down until [`mend`] is called.
+/// A sink that is down until [`repair`] is called.
 fn broken(place: &Place) -> Value {
     json!({ "out": file(place, "later/out") })
 }
 
-fn mend(place: &Place) {
+fn repair(place: &Place) {
     fs::create_dir(place.path("later")).unwrap();
 }
 
@@ -183,7 +183,7 @@ fn a_state_dir_that_is_removed_while_a_sink_is_down_costs_no_event() {
     until("more is in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 999.0);
     let segments = names(&place.state_dir().join("spill/out"));
     assert!(segments.iter().any(|name| name.strip_suffix(".seg").is_some()), "{segments:?}");
-    mend(&place);
+    repair(&place);
     let all: Vec<u64> = (0..1000).collect();
     until("all is stored, in order", || stored(&place) == all);
     until("it is ready", || daemon.body("/readyz") == "ready\n");
@@ -203,7 +203,7 @@ fn what_comes_after_a_state_dir_was_removed_survives_a_kill() {
     place.bus.send_up_to(200);
     until("more is in the spill", || daemon.metric("saltern_sink_spill_events", &[]) > 199.0);
     daemon.kill();
-    mend(&place);
+    repair(&place);
     let daemon = Daemon::listening(&config);
     until("what came after is stored", || stored(&place) == (100..200).collect::<Vec<_>>());
     assert!(daemon.terminate().0.success());

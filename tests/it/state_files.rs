@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::harness::beside::{self, Daemon};
+use crate::harness::daemon::SALTERN;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -109,7 +110,7 @@ fn saltern(arguments: &[&str], folder: &Path, config: &str) -> Output {
     let path = folder.join("config.yaml");
     fs::write(&path, config.replace("FOLDER", folder.to_str().unwrap())).unwrap();
     let mut command = Command::new("timeout");
-    command.args(["120", env!("CARGO_BIN_EXE_saltern")]).args(arguments).arg("--config").arg(path);
+    command.args(["120", SALTERN]).args(arguments).arg("--config").arg(path);
     command.output().unwrap()
 }
 
@@ -160,7 +161,7 @@ fn a_state_dir_of_somebody_else_is_refused() {
     fs::write(&config, CONFIG.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
     // A copy, since nobody may reach the one that was built.
     let binary = folder.path().join("saltern");
-    fs::copy(env!("CARGO_BIN_EXE_saltern"), &binary).unwrap();
+    fs::copy(SALTERN, &binary).unwrap();
     for (arguments, code) in [("run", 1), ("check", 2)] {
         let output = Command::new("setpriv")
             .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
@@ -199,8 +200,7 @@ fn a_secret_that_is_no_file_is_a_mistake_and_not_waited_for() {
     }
     // The configuration itself.
     let mut command = Command::new("timeout");
-    let zero =
-        command.args(["120", env!("CARGO_BIN_EXE_saltern"), "check", "--config", "/dev/zero"]);
+    let zero = command.args(["120", SALTERN, "check", "--config", "/dev/zero"]);
     let zero = zero.output().unwrap();
     assert_eq!(zero.status.code(), Some(2), "{zero:?}");
 }

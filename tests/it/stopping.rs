@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::beside::{DEADLINE, Daemon};
+use crate::harness::daemon::SALTERN;
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
@@ -119,7 +120,7 @@ async fn a_replay_that_waits_for_its_input_can_be_stopped() {
     );
     fs::write(&config, text).unwrap();
     let log = folder.path().join("log");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_saltern"))
+    let mut child = Command::new(SALTERN)
         .args(["replay", "-", "--config"])
         .arg(&config)
         .stdin(Stdio::piped())

@@ -15,7 +15,8 @@ use std::process::{Child, Command, Stdio};
 
 use rusqlite::Connection;
 
-use crate::harness::salt::{self, Ipc, More, PATIENCE, Salt, until};
+use crate::harness::daemon::SALTERN;
+use crate::harness::salt::{self, Ipc, LIMIT, More, Salt, until};
 
 const UNIT: &str = include_str!("../../config/saltern.service");
 
@@ -172,7 +173,7 @@ fn confined(own: &Path, master: &Path) -> Daemon {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", CONFINED]);
     command.env("OWN", own).env("MASTER", master).env("UMASK", value("UMask"));
-    command.env("SALTERN", env!("CARGO_BIN_EXE_saltern"));
+    command.env("SALTERN", SALTERN);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
     Daemon(command.spawn().unwrap())
 }
@@ -260,7 +261,7 @@ fn nothing_that_is_needed_beside_a_real_master_is_cut_off() {
     configure(&own, &salt);
     let mut daemon = confined(&own, &dir.path().join("m"));
     let log = || fs::read_to_string(own.join("log")).unwrap();
-    until("the daemon to be ready", PATIENCE, || {
+    until("the daemon to be ready", LIMIT, || {
         assert!(daemon.0.try_wait().unwrap().is_none(), "it has ended: {}", log());
         get(&own, "/readyz").filter(|answer| answer.starts_with("HTTP/1.1 200"))
     });
@@ -271,8 +272,8 @@ fn nothing_that_is_needed_beside_a_real_master_is_cut_off() {
         let sql = "SELECT count(*) FROM salt_returns WHERE jid = ?1 AND full_ret LIKE '%walls%'";
         database.query_row(sql, [&jid], |row| row.get::<_, i64>(0)).ok().filter(|count| *count == 2)
     };
-    until("the returns in the tables", PATIENCE, returned);
-    until("the job", PATIENCE, || {
+    until("the returns in the tables", LIMIT, returned);
+    until("the job", LIMIT, || {
         get(&own, &format!("/api/v1/jobs/{jid}")).filter(|job| job.contains("\"returned\":2"))
     });
     // Files are for the owner and, where they are for reading, the group.
@@ -280,14 +281,14 @@ fn nothing_that_is_needed_beside_a_real_master_is_cut_off() {
     assert_eq!((mode("events"), mode("salt.db"), mode("r")), (0o640, 0o640, 0o660));
 
     daemon.signal("HUP");
-    until("the reload", PATIENCE, || log().contains("reload").then_some(()));
+    until("the reload", LIMIT, || log().contains("reload").then_some(()));
     daemon.signal("TERM");
-    let status = until("the end", PATIENCE, || daemon.0.try_wait().unwrap());
+    let status = until("the end", LIMIT, || daemon.0.try_wait().unwrap());
     // One sink never had its store.
     assert!(status.code().is_some(), "{status}: {}", log());
     let trace = || fs::read_to_string(own.join("trace")).unwrap();
     let end = format!("{} +++ exited", daemon.0.id());
-    until("the end of the trace", PATIENCE, || trace().contains(&end).then_some(()));
+    until("the end of the trace", LIMIT, || trace().contains(&end).then_some(()));
     let trace = trace();
     assert!(trace.contains("connect("), "this is no trace: {trace}");
     assert_eq!(cut_off(&trace), BTreeSet::new());

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::beside::{self, Daemon};
+use crate::harness::daemon::SALTERN;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -37,7 +38,7 @@ async fn accepted(daemon: &Daemon, listener: &UnixListener) -> UnixStream {
 
 /// The text that a command prints, on both outputs.
 fn said(daemon: &Daemon, arguments: &[&str]) -> (String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltern"));
+    let mut command = Command::new(SALTERN);
     let output = command.args(arguments).arg("--config").arg(daemon.path("config.yaml"));
     let output = output.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

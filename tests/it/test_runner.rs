@@ -28,7 +28,7 @@ fn tried(programs: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// What the runner says of the crate: how it ended, and the lines of its summary.
+/// The runner's word on the crate: how it ended, and the lines of its summary.
 fn run(folder: &Path) -> (bool, Vec<String>) {
     let runner = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run.py");
     let mut command = Command::new("python3");
@@ -91,7 +91,7 @@ fn lanes_run_each_test_once() {
     assert_eq!(summary.last().unwrap(), "3 passed, 0 failed");
     let kept = fs::read_dir(folder.path().join("target/failed-tests")).unwrap();
     let kept: Vec<_> = kept.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    // What the other lanes said is not kept.
+    // The output of the other lanes is not kept.
     let ends_as = |ending: &str| kept.iter().filter(|name| name.ends_with(ending)).count();
     assert_eq!((ends_as(".kafka.txt"), ends_as(".txt")), (1, 2), "{kept:?}");
 }

@@ -278,15 +278,15 @@ server() {
 }
 
 #      words                          folder           function and its arguments
-server 'tests peers salt sqlite3'     salt-3006.28     salt 3006.28
-server 'tests salt'                   salt-3007.15     salt 3007.15
-server 'tests peers salt'             salt-3008.3      salt 3008.3
-server 'tests salt'                   python-build     python_build
+server 'tests peers salt sqlite3 returner' salt-3006.28 salt 3006.28
+server 'tests salt returner replay'   salt-3007.15     salt 3007.15
+server 'tests peers salt returner'    salt-3008.3      salt 3008.3
+server 'tests salt returner'          python-build     python_build
 server 'tests clickhouse'             clickhouse-18.16 clickhouse
 server 'tests clickhouse'             chdb-26.9        chdb 26.9.0
 server 'tests peers kafka'            kafka-4.1.0      kafka 4.1.0
 server 'full'                         kafka-3.9.1      kafka 3.9.1
-server 'tests prometheus'             prometheus       prometheus
+server 'tests prometheus kafka'       prometheus       prometheus
 server 'tests grafana'                grafana-schema   grafana_schema
 server 'lint'                         cargo-deny-0.20.2 cargo_deny 0.20.2
 server 'peers'                        salt-drivers     salt_drivers

@@ -28,7 +28,7 @@ const GROWTH: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Rewritten {
     pub(super) payload: Vec<u8>,
-    /// How many values each rule has replaced; empty if none has.
+    /// The number of values that each rule has replaced; empty if none has.
     pub(super) hits: Vec<u64>,
     pub(super) cut: Cut,
 }
@@ -44,7 +44,7 @@ pub(super) struct Cut {
     pub(super) too_long: u64,
 }
 
-/// Why the pass cannot go on.
+/// The reason why the pass cannot go on.
 #[derive(Debug)]
 enum Fault {
     Malformed,
@@ -95,8 +95,8 @@ struct Level<'a> {
     /// Keys and values of a map, or values of an array, that are still to come.
     left: u64,
     kind: Container<'a>,
-    /// Where its places begin (see [`crate::event::redact::path`]); they end where those of the
-    /// next level begin.
+    /// The place where its places begin (see [`crate::event::redact::path`]); they end where those
+    /// of the next level begin.
     places: usize,
 }
 
@@ -112,9 +112,9 @@ enum Container<'a> {
 #[derive(Clone, Copy)]
 struct Key<'a> {
     head: Item<'a>,
-    /// Where it begins in the payload.
+    /// The place where it begins in the payload.
     from: usize,
-    /// Where it begins in what is written.
+    /// The place where it begins in what is written.
     written_from: usize,
 }
 
@@ -231,8 +231,8 @@ impl<'a> Pass<'a> {
         [put, rest].concat()
     }
 
-    /// Whether there is room for a key of so many bytes. After the first for which there is none
-    /// there is no more, since JSON might have none either.
+    /// There is room for a key of so many bytes. After the first for which there is none there is
+    /// no more, since JSON might have none either.
     fn makes_room(&mut self, head: Item<'_>, len: usize) -> bool {
         if !matches!(head, Item::Array(_) | Item::Map(_)) {
             return true;

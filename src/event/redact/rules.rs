@@ -136,7 +136,7 @@ impl Rules {
         all
     }
 
-    /// Whether there are none.
+    /// There are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

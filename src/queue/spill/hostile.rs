@@ -1,5 +1,5 @@
-//! What comes of payloads that hold records: a minion writes what it likes into its return, and
-//! where a file is damaged the spill looks for records among these bytes.
+//! Payloads that hold records: a minion writes what it likes into its return, and where a file is
+//! damaged the spill looks for records among these bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::queue::spill::*;
 
 const SETTINGS: Settings = Settings { segment_bytes: 1 << 20, max_bytes: 1 << 24, compress: false };
 
-/// How many events the spill holds, two in a record.
+/// The number of events in the spill, two in a record.
 const EVENTS: u64 = 20;
 
 /// Sequences that somebody may want us to believe.
@@ -108,7 +108,7 @@ fn invariant_7_a_record_inside_a_payload_is_never_believed() {
                 let all_but: Vec<u64> = (0..8).chain(10..EVENTS).collect();
                 assert_eq!((came, lost), (all_but, 2), "{lie} in version 1: {is_version_1}");
             }
-            // Where its head is whole it says how many were in it.
+            // A head that is whole says how many were in it.
             for cut in (1..len - record::HEAD).step_by(3) {
                 let torn = bytes[..bytes.len() - cut].to_vec();
                 let (came, lost) = recovered(&BTreeMap::from([(name_of(0), torn)]));

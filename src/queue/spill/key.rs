@@ -28,15 +28,15 @@ const COPY: usize = FILE_HEAD / 2;
 
 const MAGIC: [u8; 4] = *b"\xc3sg\x02";
 
-/// How a record of version 1 begins.
+/// The beginning of a record of version 1.
 const MARKER_1: [u8; 4] = *b"\xa5SR\x01";
 
-/// What tells the records of a file from everything else.
+/// The sign that tells the records of a file from everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     /// `None` in a file of version 1.
     secret: Option<[u8; 16]>,
-    /// How a record begins.
+    /// The beginning of a record.
     marker: [u8; 4],
     /// The checksum of the secret, with which that of a record's head begins.
     seed: u32,
@@ -80,17 +80,17 @@ impl Key {
         copy.repeat(2)
     }
 
-    /// Whether nobody but who can read the file can make a record of it.
+    /// Only who can read the file can make a record of it.
     pub(crate) fn is_secret(&self) -> bool {
         self.secret.is_some()
     }
 
-    /// Where the first record is.
+    /// The place of the first record.
     pub(crate) fn records_begin(&self) -> u64 {
         if self.is_secret() { FILE_HEAD as u64 } else { 0 }
     }
 
-    /// How a record begins.
+    /// The beginning of a record.
     pub(crate) fn marker(&self) -> &[u8; 4] {
         &self.marker
     }

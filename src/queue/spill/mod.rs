@@ -18,10 +18,10 @@
 //!
 //! `progress` is appended to: 24 bytes an entry, kind and length (4), sequence (8), the length of
 //! the batch (8), CRC32C (4). An entry says "a batch of so many events from this sequence on is
-//! about to be tried" or "everything below this sequence is acknowledged"; of those the last holds,
-//! since events in flight whose segment was dropped are put elsewhere. It is replaced by rename
-//! when it has grown. It may be too old, or gone, and then events come again; it can never be too
-//! new, since an acknowledgement is written after the fact.
+//! about to be tried" or "everything below this sequence is acknowledged". Of those the last holds,
+//! since events in flight whose segment was dropped are put elsewhere. The file is replaced by
+//! rename when it has grown. It may be too old, or gone, and then events come again. It can never
+//! be too new, since an acknowledgement is written after the fact.
 //!
 //! Invariants:
 //!
@@ -85,7 +85,7 @@ const PROGRESS_MAX: u64 = 1 << 20;
 const BATCH_BEGUN: u32 = 0x4e47_4542;
 const ACKNOWLEDGED: u32 = 0x444b_4341;
 
-/// How a spill is kept.
+/// The way in which a spill is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// A segment is sealed when it has this many bytes, and before if space is scarce.
@@ -96,7 +96,7 @@ pub struct Settings {
     pub compress: bool,
 }
 
-/// Why events could not be put on disk.
+/// An error of putting events on disk.
 #[derive(Debug, Error)]
 pub enum AppendError {
     /// All segments together have reached `max_bytes`.
@@ -107,14 +107,14 @@ pub enum AppendError {
     Disk {
         /// The operation, in words.
         doing: &'static str,
-        /// What went wrong.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
 }
 
 impl AppendError {
-    /// Whether there would be room if something was given up.
+    /// There would be room if something was given up.
     pub(crate) fn is_out_of_space(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
@@ -126,7 +126,7 @@ impl AppendError {
     }
 }
 
-/// Why a spill cannot be opened.
+/// An error of opening a spill.
 #[derive(Debug, Error)]
 #[error("{doing}")]
 pub struct OpenError {
@@ -140,7 +140,7 @@ pub struct OpenError {
 pub struct Begun {
     /// Sequence of its first event.
     pub first: u64,
-    /// How many events it has.
+    /// The number of its events.
     pub len: u64,
 }
 
@@ -154,27 +154,27 @@ pub struct SequenceRange {
 }
 
 impl SequenceRange {
-    /// How many are lost.
+    /// The number of those that are lost.
     pub fn len(&self) -> u64 {
         self.end.saturating_sub(self.first)
     }
 
-    /// Whether nothing is lost.
+    /// Nothing is lost.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What was given up to make room.
+/// The part that was given up to make room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dropped {
     /// The events.
     pub(crate) lost: SequenceRange,
-    /// Whether what is in flight is on disk.
+    /// Events in flight are on disk.
     pub(crate) keeps_in_flight: bool,
 }
 
-/// What reading gave.
+/// The result of reading.
 #[derive(Debug)]
 pub enum Read {
     /// The next events; the first has this sequence.
@@ -192,20 +192,20 @@ struct Segment<F> {
     /// Sequence behind the last event.
     end: u64,
     bytes: u64,
-    /// When its first event was read off the bus, in microseconds since 1970.
+    /// The time when its first event was read off the bus, in microseconds since 1970.
     since: u64,
-    /// When the newest of them was; 0 where that was not looked up.
+    /// The time when the newest of them was; 0 where that was not looked up.
     until: u64,
 }
 
 impl<F> Segment<F> {
-    /// Whether it has no record.
+    /// It has no record.
     fn is_empty(&self) -> bool {
         self.end == self.first
     }
 }
 
-/// Where the next record is read.
+/// The place at which the next record is read.
 #[derive(Debug)]
 struct Cursor {
     /// The segment, by its first sequence.
@@ -221,15 +221,15 @@ pub struct Spill<D: Disk> {
     settings: Settings,
     /// In order; the last may be open.
     segments: VecDeque<Segment<D::File>>,
-    /// Whether the last segment takes records.
+    /// The last segment takes records.
     is_open: bool,
-    /// Whether something was appended to the last segment since the last sync began.
+    /// Something was appended to the last segment since the last sync began.
     is_dirty: bool,
     /// Bytes with which the open segment is sealed.
     limit: u64,
     /// Segments that were sealed dirty since then, with the sequences behind them.
     sealed: Vec<(u64, Arc<D::File>)>,
-    /// Whether names changed since they were last synced.
+    /// Names changed since they were last synced.
     names_changed: bool,
     cursor: Cursor,
     next: u64,
@@ -237,7 +237,7 @@ pub struct Spill<D: Disk> {
     begun: Vec<Begun>,
     progress: Option<D::File>,
     progress_len: u64,
-    /// Whether its name is known to last.
+    /// Its name is known to last.
     progress_is_named: bool,
     bytes: u64,
     torn_bytes: u64,
@@ -355,7 +355,7 @@ impl<D: Disk> Spill<D> {
         }
         self.bytes += bytes;
         let (file, end) = (Arc::new(file), end.unwrap_or(found_end));
-        // What a killed daemon had written is in the kernel's hands only.
+        // Records that a killed daemon had written are in the kernel's hands only.
         self.sealed.push((end, Arc::clone(&file)));
         self.segments.push_back(Segment { file, key, first, end, bytes, since, until });
         Ok(())
@@ -385,14 +385,14 @@ impl<D: Disk> Spill<D> {
         }
     }
 
-    /// Whether everything on disk is stored for good. One segment with events may be left then.
+    /// Everything on disk is stored for good. One segment with events may be left then.
     pub(crate) fn is_used_up(&self) -> bool {
         let last = self.segments.iter().rfind(|segment| !segment.is_empty());
         last.is_none_or(|last| last.end <= self.acknowledged)
     }
 
-    /// Whether a quarter of `max_bytes` is left to others when so many bytes are appended. Always,
-    /// if nothing is there.
+    /// A quarter of `max_bytes` is left to others when so many bytes are appended. Always so if
+    /// nothing is there.
     pub(crate) fn fits_with_reserve(&self, bytes: u64) -> bool {
         self.is_used_up() || self.bytes + bytes <= self.settings.max_bytes / 4 * 3
     }
@@ -406,8 +406,8 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// How large a segment may become that is begun now: a part of all that the spill can hold. An
-    /// unknown amount of free space counts as none.
+    /// The bound of a segment that is begun now: a part of all that the spill can hold. An unknown
+    /// amount of free space counts as none.
     fn segment_limit(&self) -> u64 {
         let free = self.disk.free().unwrap_or(0);
         let room = self.bytes.saturating_add(free).min(self.settings.max_bytes);
@@ -427,7 +427,7 @@ impl<D: Disk> Spill<D> {
         }
         if begins {
             match self.begin_segment(sequence, share.received()) {
-                // Where no more files can be made the open one grows beyond its bound.
+                // The open one grows beyond its bound where no more files can be made.
                 Err(_) if fits_in_open => {}
                 begun => begun?,
             }
@@ -492,12 +492,13 @@ impl<D: Disk> Spill<D> {
             Err(cause) => return (0, Err(failed("making a segment of the spill")(cause))),
         };
         let (written, appended) = write_segment(&file, &key, first, shares, compress);
-        // What was written before a failure is worth keeping; the torn record behind it is cut off.
+        // Records that were written before a failure are worth keeping; the torn one behind them is
+        // cut off.
         let kept = file.sync().and_then(|()| self.disk.sync_names());
         (written, appended.and(kept).map_err(failed("writing what was in memory to the spill")))
     }
 
-    /// Whether the event of this sequence is on disk.
+    /// The event of this sequence is on disk.
     pub(crate) fn holds(&self, sequence: u64) -> bool {
         let mut segments = self.segments.iter();
         sequence >= self.gone_below && segments.any(|s| (s.first..s.end).contains(&sequence))
@@ -737,7 +738,7 @@ impl<D: Disk> Spill<D> {
         let written = written.and_then(|()| file.sync()).and_then(|()| file.len());
         let named = |bytes| self.disk.rename(REFUGE_NEW, &name_of(first)).map(|()| bytes);
         let bytes = written.and_then(named).inspect_err(|_| {
-            // What there is of it takes up space. It is removed before the next one too.
+            // A part of it takes up space. It is removed before the next one too.
             let _ = self.disk.remove(REFUGE_NEW);
         })?;
         let (since, until) = (oldest.received(), newest.received());
@@ -764,26 +765,26 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Whether every event of the oldest segment in which events wait, those from `head` on, was
-    /// put in before `time`, in microseconds since 1970. It is when the file was last written that
-    /// counts: that needs no reading after a restart, and a dead letter that is replayed may have
-    /// been read long before it was put in.
+    /// Every event of the oldest segment in which events wait, those from `head` on, was put in
+    /// before `time`, in microseconds since 1970. The time when the file was last written counts:
+    /// that needs no reading after a restart, and a dead letter that is replayed may have been read
+    /// long before it was put in.
     pub(crate) fn oldest_is_before(&self, head: u64, time: u64) -> bool {
         let segment = self.waiting_segment(head).and_then(|index| self.segments.get(index));
         segment.is_some_and(|segment| segment.file.modified().is_ok_and(|at| at < time))
     }
 
-    /// When the oldest event was read, in microseconds since 1970, as far as heads say.
+    /// The time when the oldest event was read, in microseconds since 1970, as far as heads say.
     pub(crate) fn oldest_since(&self) -> Option<u64> {
         self.segments.front().map(|segment| segment.since)
     }
 
-    /// When the newest event was read, in microseconds since 1970, as far as is known.
+    /// The time when the newest event was read, in microseconds since 1970, as far as is known.
     pub(crate) fn newest_until(&self) -> Option<u64> {
         self.segments.back().map(|segment| segment.until).filter(|until| *until > 0)
     }
 
-    /// How many segments there are.
+    /// The number of segments.
     pub(crate) fn segments(&self) -> usize {
         self.segments.len()
     }
@@ -866,8 +867,8 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// What must be synced so that everything appended lasts; `None` if everything does, or is
-    /// stored for good.
+    /// The files to sync so that everything appended lasts; `None` if everything does, or is stored
+    /// for good.
     pub fn begin_sync(&mut self) -> Option<SyncJob<D>> {
         if !self.is_dirty() {
             return None;
@@ -887,7 +888,7 @@ impl<D: Disk> Spill<D> {
         Some(SyncJob { files, names, up_to: last.end })
     }
 
-    /// Whether something was appended since the last sync began.
+    /// Something was appended since the last sync began.
     pub(crate) fn is_dirty(&self) -> bool {
         self.is_dirty || !self.sealed.is_empty()
     }
@@ -958,7 +959,7 @@ impl<D: Disk> Spill<D> {
         self.torn_bytes
     }
 
-    /// How many events were in the torn tail, as far as it says; at least one if there was a tail.
+    /// The number of events in the torn tail, as far as it says; at least one if there was a tail.
     pub fn torn_events(&self) -> u64 {
         self.torn_events
     }
@@ -996,7 +997,8 @@ fn read_entry(bytes: &[u8]) -> Option<(u32, u64, u64)> {
     is_sane.then_some((kind, sequence, len))
 }
 
-/// What `progress` says: below which sequence everything is acknowledged, and the batches begun.
+/// The contents of `progress`: the sequence below which everything is acknowledged, and the batches
+/// begun.
 fn read_progress<D: Disk>(disk: &D) -> io::Result<(u64, Vec<Begun>)> {
     let (mut acknowledged, mut begun) = (0, Vec::<Begun>::new());
     let file = match disk.open(PROGRESS) {
@@ -1056,7 +1058,7 @@ struct Tail {
     len: u64,
     /// The sequence behind it.
     end: u64,
-    /// When the newest of its events was read.
+    /// The time when the newest of its events was read.
     until: u64,
     /// Events behind it ([`Walk::torn_events`]).
     torn_events: u64,

@@ -72,7 +72,7 @@ impl SimDisk {
         disk
     }
 
-    /// What the files hold.
+    /// The contents of the files.
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let inner = self.0.lock().unwrap();
         let content =
@@ -80,7 +80,7 @@ impl SimDisk {
         inner.names.iter().map(content).collect()
     }
 
-    /// How many bytes were read.
+    /// The number of bytes that were read.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.0.lock().unwrap().bytes_read
     }
@@ -90,12 +90,12 @@ impl SimDisk {
         self.0.lock().unwrap().space = space;
     }
 
-    /// Whether no more files can be made.
+    /// No more files can be made from now on, or they can again.
     pub(crate) fn set_no_new_files(&self, no_new_files: bool) {
         self.0.lock().unwrap().no_new_files = no_new_files;
     }
 
-    /// Whether the first segment cannot be removed.
+    /// The first segment cannot be removed from now on, or it can again.
     pub(crate) fn set_failing_removal(&self, failing: bool) {
         self.0.lock().unwrap().fail_remove = failing;
     }
@@ -105,23 +105,23 @@ impl SimDisk {
         self.0.lock().unwrap().inodes.iter_mut().for_each(|inode| inode.modified = 1);
     }
 
-    /// Whether appending fails.
+    /// Appending fails from now on, or works again.
     pub(crate) fn set_failing(&self, failing: bool) {
         self.0.lock().unwrap().fail_append = failing;
     }
 
-    /// Whether syncing fails.
+    /// Syncing fails from now on, or works again.
     pub(crate) fn set_failing_syncs(&self, failing: bool) {
         self.0.lock().unwrap().fail_sync = failing;
     }
 
-    /// Whether reading fails, for the time being.
+    /// Reading fails for the time being, or works again.
     pub(crate) fn set_failing_reads(&self, failing: bool) {
         let inner = &mut *self.0.lock().unwrap();
         (inner.fail_read, inner.readable) = (failing, None);
     }
 
-    /// Whether reading fails once so many bodies were read.
+    /// Reading fails once so many bodies were read.
     pub(crate) fn set_failing_reads_after(&self, bodies: u64) {
         self.0.lock().unwrap().readable = Some(bodies);
     }
@@ -415,7 +415,7 @@ fn reading_goes_on_where_an_empty_segment_was() {
     disk.set_space(50);
     append(&mut spill, 5000).unwrap_err();
     disk.set_space(usize::MAX);
-    // What follows was in memory alone, and something behind it is on disk again.
+    // The events that follow were in memory alone, and something behind them is on disk again.
     let behind = share(3, 1, 10);
     spill.append(3, &behind, &Body::encode(&behind, false).unwrap()).unwrap();
     spill.skip_to(1);
@@ -425,7 +425,7 @@ fn reading_goes_on_where_an_empty_segment_was() {
     let Some(Read::Events(3, _)) = spill.read().unwrap() else { panic!("it is there") };
 }
 
-/// What is in flight is then in no other place than before.
+/// Events in flight are then in no other place than before.
 #[test]
 fn invariant_3_a_segment_that_cannot_be_removed_hides_nothing_from_the_next_run() {
     let disk = SimDisk::new();
@@ -511,7 +511,7 @@ fn a_segment_is_as_old_as_the_last_that_was_put_in() {
     assert!(is_old(&Spill::open(disk, settings).unwrap()));
 }
 
-/// What the spill must do, as sets of sequences.
+/// The duties of the spill, as sets of sequences.
 #[derive(Default)]
 struct Model {
     next: u64,
@@ -591,7 +591,7 @@ fn run(steps: Vec<Step>) {
                 model.noted = 0;
                 condemned = false;
                 spill = reopen(&disk, &mut model);
-                // What was there by luck is welcome, but not owed.
+                // Events that were there by luck are welcome, but not owed.
                 model.next = spill.next();
             }
             Step::Flip(luck) => model.is_flipped |= disk.flip(luck),
@@ -657,7 +657,8 @@ fn read(spill: &mut Spill<SimDisk>, model: &mut Model) {
     }
 }
 
-/// What was read is what was put in under these sequences, and comes after what was read before.
+/// The events that were read are those put in under these sequences, and come after those read
+/// before.
 fn check(sequence: u64, share: &Share, model: &mut Model) -> Vec<u64> {
     let tags: Vec<u64> = share.events().map(|event| event.tag().parse().unwrap()).collect();
     let expected: Vec<u64> = (sequence..sequence + share.len() as u64).collect();

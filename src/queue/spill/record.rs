@@ -41,7 +41,7 @@ use crate::queue::spill::key::Key;
 /// The least that an event takes in a body: its length, an empty tag and its end.
 pub(super) const EVENT_MIN: u64 = 6;
 
-/// How many bytes zstd makes of one, at most: a block of 128 KiB is at least 4 bytes.
+/// The number of bytes that zstd makes of one, at most: a block of 128 KiB is at least 4 bytes.
 pub(super) const ZSTD_MAX: u64 = 1 << 15;
 
 /// Bytes of a head.
@@ -56,7 +56,7 @@ const BY_MASTER: u32 = 4;
 /// Bytes of an id.
 const ID: usize = 16;
 
-/// How hard zstd tries: its fastest ordinary level.
+/// The effort of zstd: its fastest ordinary level.
 const ZSTD_LEVEL: i32 = 1;
 
 /// The most that a body may be, before compression too.
@@ -99,12 +99,12 @@ impl Encoded {
     }
 }
 
-/// Why a share cannot be a record.
+/// The reason why a share cannot be a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{0} bytes of events are too many for one record")]
 pub struct TooLarge(usize);
 
-/// What is wrong with a record.
+/// The fault of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum Damage {
     /// The bytes end before the record does.
@@ -149,7 +149,7 @@ impl Body {
             flags |= BY_MASTER;
         }
         if compress {
-            // What does not shrink is kept as it is.
+            // A body that does not shrink is kept as it is.
             let packed = zstd::bulk::compress(&pieces.concat(), ZSTD_LEVEL);
             if let Ok(packed) = packed
                 && let Some(shorter) = u32::try_from(packed.len()).ok().filter(|len| *len < plain)
@@ -187,7 +187,7 @@ impl Body {
         head
     }
 
-    /// What is written: the head, and the body behind it.
+    /// The bytes to write: the head, and the body behind it.
     pub fn slices<'a>(&'a self, head: &'a [u8; HEAD]) -> Vec<IoSlice<'a>> {
         let mut slices = Vec::with_capacity(1 + self.pieces.len());
         slices.push(IoSlice::new(head));
@@ -204,7 +204,7 @@ impl Body {
 /// A body in the making.
 #[derive(Default)]
 struct Pieces {
-    /// What is too small to be a piece of its own.
+    /// Payloads that are too small to be pieces of their own.
     copied: Vec<u8>,
     /// The other pieces, each with how much of `copied` stands before it.
     large: Vec<(usize, Bytes)>,
@@ -244,7 +244,7 @@ pub(crate) struct Head {
     pub(crate) events: u64,
     /// Sequence of the first event.
     pub(crate) sequence: u64,
-    /// When the events were read, in microseconds since 1970.
+    /// The time when the events were read, in microseconds since 1970.
     pub(crate) received: u64,
     crc: u32,
 }
@@ -272,7 +272,7 @@ impl Head {
         head.is_sane().then_some(head).ok_or(Damage::Head)
     }
 
-    /// Whether the sizes go together. What is counted and allocated by them is bounded by this.
+    /// The sizes go together. All that is counted and allocated by them is bounded by this.
     fn is_sane(&self) -> bool {
         let (length, plain) = (self.length as u64, self.plain as u64);
         let makes = if self.flags & ZSTD == 0 { length } else { length.saturating_mul(ZSTD_MAX) };
@@ -292,7 +292,7 @@ impl Head {
         (HEAD + self.length) as u64
     }
 
-    /// Whether the body matches its checksum.
+    /// The body matches its checksum.
     pub(crate) fn matches(&self, body: &[u8]) -> bool {
         body.len() == self.length && crc32c::crc32c(body) == self.crc
     }

@@ -16,26 +16,26 @@ use crate::queue::spill::key::Key;
 use crate::queue::spill::walk::{Extent, Record, Walk, read_body};
 use crate::queue::spill::{PROGRESS, SequenceRange, first_of, name_of, read_progress};
 
-/// What a spill holds.
+/// The contents of a spill.
 #[derive(Debug, Default, Serialize)]
 pub struct Scan {
     /// Events that wait.
     pub events: u64,
-    /// When the oldest of them was read, in microseconds since 1970.
+    /// The time when the oldest of them was read, in microseconds since 1970.
     pub(crate) oldest: Option<u64>,
-    /// When the newest of them was read, in microseconds since 1970.
+    /// The time when the newest of them was read, in microseconds since 1970.
     pub(crate) newest: Option<u64>,
     /// Bytes of all segments.
     pub(crate) bytes: u64,
-    /// How many segments there are.
+    /// The number of segments.
     pub(crate) segments: u64,
-    /// What is damaged.
+    /// The damaged stretches.
     pub damage: Vec<Damaged>,
     /// Entries with the name of a file of the spill that cannot be read as one.
     pub(crate) unreadable: Vec<Unreadable>,
     /// Bytes of a record at the very end that is not whole: being written, or torn by a crash.
     pub tail_bytes: u64,
-    /// How many events it has, as far as it says.
+    /// The number of its events, as far as it says.
     pub tail_events: u64,
 }
 
@@ -44,7 +44,7 @@ pub struct Scan {
 pub(crate) struct Unreadable {
     /// The file.
     pub(crate) file: String,
-    /// Why it cannot be opened.
+    /// The error of opening it.
     pub(crate) reason: String,
 }
 
@@ -53,17 +53,17 @@ pub(crate) struct Unreadable {
 pub struct Damaged {
     /// The segment's file.
     pub(crate) file: String,
-    /// Where the stretch begins, in bytes.
+    /// The place where the stretch begins, in bytes.
     pub(crate) offset: u64,
-    /// How long it is, in bytes.
+    /// Its length in bytes.
     pub(crate) bytes: u64,
-    /// How many events that wait were there.
+    /// The number of events that waited there.
     pub events: u64,
-    /// Whether it may have been more events, since nothing behind tells.
+    /// It may have been more events, since nothing behind tells.
     pub(crate) or_more: bool,
 }
 
-/// How closely to look.
+/// The depth of the look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// At heads only; bodies may be damaged.
@@ -136,7 +136,7 @@ impl<F: DiskFile> Segment<'_, F> {
             walk.pass(&record);
             let is_passed = record.share.is_none() && depth == Depth::All;
             if is_passed && !self.is_whole(&record)? {
-                // What is acknowledged is not read any more, so nothing is lost.
+                // Acknowledged events are not read any more, so nothing is lost.
                 scan.damage.push(self.damaged(offset, walk.offset(), 0, false));
             }
             if end <= acknowledged {

@@ -27,11 +27,11 @@ use crate::queue::spill::record::{EVENT_MIN, HEAD, Head, ZSTD_MAX};
 /// overflow.
 pub(super) const SEQUENCES: u64 = 1 << 62;
 
-/// How much is read to look for a record: first little, as what is damaged is often one record.
+/// The bytes that are read to look for a record: first few, as what is damaged is often one record.
 const LOOK_NEAR: usize = 4 << 10;
 const LOOK_FAR: usize = 64 << 10;
 
-/// What of the disk and of the sequences is the segment's.
+/// The part of the disk and of the sequences that is the segment's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
     /// The bytes of the file.
@@ -48,7 +48,7 @@ impl Extent {
 
 /// A record that is believed.
 pub(super) struct Record {
-    /// Where it begins.
+    /// The place where it begins.
     pub(super) offset: u64,
     pub(super) head: Head,
     /// The sequence behind its last event that belongs to the segment.
@@ -76,7 +76,7 @@ struct Hole {
     from: u64,
     /// The sequence behind the last event of which a head among them speaks; 0 if none does.
     claimed: u64,
-    /// Where that head's record would end.
+    /// The place where that head's record would end.
     claimed_to: u64,
 }
 
@@ -92,7 +92,7 @@ impl Walk {
         (self.offset, self.sequence, self.hole) = (bytes, sequence, None);
     }
 
-    /// Where it is.
+    /// The place where it is.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
@@ -102,7 +102,7 @@ impl Walk {
         self.sequence
     }
 
-    /// Where damaged bytes begin that reach up to here.
+    /// The place where damaged bytes begin that reach up to here.
     pub(super) fn hole(&self) -> Option<u64> {
         self.hole.map(|hole| hole.from)
     }
@@ -136,15 +136,15 @@ impl Walk {
         self.hole = None;
     }
 
-    /// How many events the damaged bytes at the end of the last segment held, as far as their heads
-    /// say; what is behind the last head counts as one. Only those from `wanted` on.
+    /// The number of events that the damaged bytes at the end of the last segment held, as far as
+    /// their heads say; bytes behind the last head count as one. Only those from `wanted` on.
     pub(super) fn torn_events(&self, bytes: u64, wanted: u64) -> u64 {
         let Some(hole) = self.hole else { return 0 };
         let claimed = hole.claimed.saturating_sub(self.sequence.max(wanted));
         claimed + u64::from(hole.claimed_to < bytes)
     }
 
-    /// Whether the damaged bytes at the end are one record that is not whole.
+    /// The damaged bytes at the end are one record that is not whole.
     pub(super) fn is_cut(&self, bytes: u64) -> bool {
         let Some(hole) = self.hole else { return false };
         let is_short = bytes - hole.from < HEAD as u64 || bytes < FILE_HEAD as u64;
@@ -201,7 +201,7 @@ impl Walk {
         Ok(Some(Record { offset, head, end, share: Some(share) }))
     }
 
-    /// Whether a head at `offset` has a sequence that it can have.
+    /// A head at `offset` has a sequence that it can have.
     fn fits(&self, head: &Head, offset: u64, extent: Extent) -> bool {
         let hole = offset - self.hole.map_or(self.offset, |hole| hole.from);
         let left_out = head.sequence.checked_sub(self.sequence);
@@ -209,7 +209,7 @@ impl Walk {
             && head.sequence < extent.bound()
     }
 
-    /// Whether a record behind damaged bytes is one: by its key or, without, by what follows.
+    /// A record behind damaged bytes is one: by its key or, without, by what follows.
     fn is_confirmed<F: DiskFile>(&self, file: &F, head: &Head, extent: Extent) -> io::Result<bool> {
         if self.is_secret() || self.hole.is_none_or(|hole| hole.from == self.offset) {
             return Ok(true);
@@ -221,7 +221,7 @@ impl Walk {
         Ok(self.head_at(file, behind)?.is_some_and(|next| next.sequence == head.end()))
     }
 
-    /// Whether a head says the truth, since only the spill can have made it.
+    /// A head says the truth, since only the spill can have made it.
     fn is_secret(&self) -> bool {
         self.key.is_some_and(|key| key.is_secret())
     }
@@ -233,7 +233,7 @@ impl Walk {
         Ok(Head::read(key, bytes.get(..read).unwrap_or_default()).ok())
     }
 
-    /// Where the next head is that may be one, behind this place; the end if there is none.
+    /// The place of the next head that may be one, behind this place; the end if there is none.
     fn next_head<F: DiskFile>(&self, file: &F, extent: Extent) -> io::Result<u64> {
         let Some(key) = &self.key else { return Ok(extent.bytes) };
         let mut from = self.offset + 1;
@@ -259,7 +259,7 @@ impl Walk {
     }
 }
 
-/// How many events so many bytes can have held.
+/// The number of events that so many bytes can have held at the most.
 fn most_events(bytes: u64) -> u64 {
     bytes.saturating_mul(ZSTD_MAX) / EVENT_MIN
 }

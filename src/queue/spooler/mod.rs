@@ -53,10 +53,10 @@ mod model;
 /// Batches that one writer may hold: the one it writes and the one it writes next.
 pub(crate) const BATCHES_PER_WRITER: usize = 2;
 
-/// How often what is acknowledged is noted on disk, and expired events are looked for.
+/// Acknowledgements are noted on disk, and expired events are looked for, at these intervals.
 const NOTE: Duration = Duration::from_secs(1);
 
-/// How often it is tried again to put in what a full queue holds back.
+/// Events that a full queue holds back are tried again at these intervals.
 const BLOCKED: Duration = Duration::from_millis(20);
 
 /// Shares, and bytes of their frames, that one round takes at the most: enough for a burst to cost
@@ -67,30 +67,31 @@ const ROUND: (usize, usize) = (32, 4 << 20);
 pub(crate) struct Spooler<D: Disk = Folder> {
     /// The queue.
     pub(crate) queue: Queue<D>,
-    /// When a batch is due.
+    /// The limits at which a batch is due.
     pub(crate) limits: BatchLimits,
-    /// When what was written is synced; `None` if nothing is on disk.
+    /// The time at which written events are synced; `None` if nothing is on disk.
     pub(crate) fsync: Option<Fsync>,
     /// Shares from the dispatcher; closed when there are no more. All else rings the bell of this
     /// channel.
     pub(crate) shares: Receiver<Parcel>,
     /// Batches that writers have settled.
     pub(crate) settled: Receiver<Settled>,
-    /// What is hidden of the events of this sink, if something is.
+    /// The rules of what is hidden of the events of this sink, if there are any.
     pub(crate) redaction: Option<Arc<Redaction>>,
     /// The writers.
     pub(crate) writers: Vec<mpsc::Sender<Batch>>,
-    /// What the world sees.
+    /// The state that the world sees.
     pub(crate) state: Arc<SinkState>,
-    /// What to do besides. Has room for every order that a spooler can get.
+    /// Orders. There is room for every one that a spooler can get.
     pub(crate) orders: Receiver<Order>,
-    /// What others want to know.
+    /// Questions of others.
     pub(crate) inspections: Receiver<Inspection>,
     /// The daemon has begun to stop.
     pub(crate) stop: CancellationToken,
     /// The drain deadline has passed.
     pub(crate) give_up: CancellationToken,
-    /// What the spooler before this one could not leave on disk; comes before all that is new.
+    /// Events that the spooler before this one could not leave on disk; they come before all that
+    /// is new.
     pub(crate) inherited: VecDeque<Parcel>,
     /// Set when the spill's folder was removed or replaced.
     pub(crate) renew: Arc<AtomicBool>,
@@ -103,7 +104,7 @@ pub(crate) struct Spooler<D: Disk = Folder> {
 /// Orders that one spooler can get: to leave, and to leave at once.
 pub(crate) const ORDERS: usize = 2;
 
-/// What a spooler is told.
+/// An order to a spooler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// The sink is removed: take no more, deliver what there is, and end.
@@ -114,21 +115,21 @@ pub(crate) enum Order {
     LeaveAtOnce,
 }
 
-/// What a spooler leaves behind.
+/// The things that a spooler leaves behind.
 #[derive(Debug)]
 pub(crate) struct Leftover {
     /// Events that are in the spill.
     pub(crate) on_disk: u64,
     /// The channel, for the next spooler; `None` unless told to leave.
     pub(crate) shares: Option<Receiver<Parcel>>,
-    /// What is not on disk, for the next spooler, in order. Empty unless told to leave.
+    /// The events that are not on disk, for the next spooler, in order. Empty unless told to leave.
     pub(crate) in_memory: Vec<Parcel>,
 }
 
 /// The end of a spooler before its time: itself, a writer or the sync thread has panicked.
 #[derive(Debug)]
 pub(crate) struct Death {
-    /// What has happened.
+    /// The cause.
     pub(crate) reason: String,
     /// Events that it had and that are not in `inherited`. Those of them that the spill does not
     /// have are lost.
@@ -157,16 +158,16 @@ struct Progress<D: Disk> {
     leaving: bool,
     /// The batches that are begun are not waited for.
     at_once: bool,
-    /// What was appended since the last sync began and may not be stored yet.
+    /// Appended since the last sync began, and perhaps not stored yet.
     unsynced: VecDeque<Unsynced>,
-    /// When to try again to put in what is held back.
+    /// The time to try again to put in what is held back.
     retry_at: Instant,
     /// It was said that sources are held back.
     has_told: bool,
-    /// When to note what was acknowledged, and to look for what has expired; `None` while there is
+    /// The time to note acknowledgements, and to look for expired events; `None` while there is
     /// neither.
     note_at: Option<Instant>,
-    /// When to begin the spill anew; `None` while its folder is there.
+    /// The time to begin the spill anew; `None` while its folder is there.
     renew_at: Option<Instant>,
     /// Events of the share that is being put in.
     coming: usize,
@@ -197,7 +198,7 @@ impl<D: Disk> Progress<D> {
 
 /// Events that were put in at about the same time, to be synced together.
 struct Unsynced {
-    /// When the first of them was put in.
+    /// The time when the first of them was put in.
     since: Instant,
     /// The sequence behind the last.
     end: u64,
@@ -206,7 +207,7 @@ struct Unsynced {
 /// The part of the interval between two syncs within which events count as put in together.
 const TOGETHER: u32 = 8;
 
-/// What a spooler waits for.
+/// The things that a spooler waits for.
 enum Input<D: Disk> {
     Share(Parcel),
     NoMoreShares,
@@ -262,7 +263,7 @@ impl<D: Disk> Spooler<D> {
 
     /// The work itself; an error says what has died beside this thread.
     fn work(&mut self, progress: &mut Progress<D>) -> Result<(), &'static str> {
-        // What a spooler before this one has not synced.
+        // A spooler before this one may have left something unsynced.
         self.plan_sync(progress, Instant::now());
         while let Some(wait) = self.round(progress, Instant::now()) {
             if self.writer_died.is_cancelled() {
@@ -317,7 +318,7 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// What has happened, shares last: there may be no end of them.
+    /// The next thing that has happened, shares last: there may be no end of them.
     fn look(&self, progress: &Progress<D>) -> Poll<Input<D>> {
         if self.renew.load(Ordering::Acquire) || self.writer_died.is_cancelled() {
             return Poll::Ready(Input::Time);
@@ -414,8 +415,8 @@ impl<D: Disk> Spooler<D> {
         self.is_stuck(progress) || !self.queue.is_blocked() && self.inherited.is_empty()
     }
 
-    /// Whether the queue blocks and nothing more will be stored before the daemon ends: for want of
-    /// time, or because the sink is parked. An order that is not obeyed yet may say otherwise.
+    /// The queue blocks and nothing more will be stored before the daemon ends: for want of time,
+    /// or because the sink is parked. An order that is not obeyed yet may say otherwise.
     fn is_stuck(&self, progress: &Progress<D>) -> bool {
         let is_parked = progress.abandoned && self.stop.is_cancelled();
         let has_end = is_parked || self.give_up.is_cancelled();
@@ -436,7 +437,8 @@ impl<D: Disk> Spooler<D> {
             Order::Leave => progress.leaving = true,
             Order::LeaveAtOnce => (progress.leaving, progress.at_once) = (true, true),
             Order::End => {
-                // What has come so far. The dispatcher may put in more meanwhile, without end.
+                // Only those that have come so far. The dispatcher may put in more meanwhile,
+                // without end.
                 for _ in 0..self.shares.len() {
                     let Poll::Ready(Some(parcel)) = self.shares.take() else { break };
                     match self.queue.is_blocked() {
@@ -531,7 +533,7 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// How long events may be on disk without being synced; `None` for ever.
+    /// The longest time for events to be on disk without being synced; `None` for ever.
     fn sync_interval(&self) -> Option<Duration> {
         match self.fsync? {
             Fsync::Interval(interval) => Some(interval),
@@ -540,7 +542,7 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// When the next sync is due; `None` while there is nothing to sync.
+    /// The time at which the next sync is due; `None` while there is nothing to sync.
     fn sync_due(&self, progress: &Progress<D>) -> Option<Instant> {
         let oldest = progress.unsynced.front().filter(|_| !progress.syncer.is_busy)?;
         Some(oldest.since + self.sync_interval()?)
@@ -591,8 +593,8 @@ impl<D: Disk> Spooler<D> {
             let sink = &self.state.name;
             info!(sink, "the queue is full; sources that can wait do, until there is room");
         }
-        // What is stored for good by the time that its sync is due is not synced: while the sink
-        // works, nothing is.
+        // Events that are stored for good by the time that their sync is due are not synced: while
+        // the sink works, nothing is.
         let settled = self.queue.settled();
         while progress.unsynced.front().is_some_and(|unsynced| unsynced.end <= settled) {
             progress.unsynced.pop_front();
@@ -614,7 +616,7 @@ impl<D: Disk> Spooler<D> {
         self.count_losses();
     }
 
-    /// How long nothing can be due.
+    /// The time for which nothing can be due.
     fn wait(&self, progress: &Progress<D>, now: Instant) -> Duration {
         let mut writers = progress.held.iter().zip(&self.writers);
         let may_begin = !progress.leaving && writers.any(|(held, writer)| has_room(*held, writer));
@@ -673,8 +675,8 @@ impl<D: Disk> Spooler<D> {
     }
 }
 
-/// Whether a writer that holds so many batches takes another. One that has ended takes none: when
-/// the sink is parked, the others may end much later, since one of them may hang in a write.
+/// A writer that holds so many batches takes another. One that has ended takes none: when the sink
+/// is parked, the others may end much later, since one of them may hang in a write.
 fn has_room(held: usize, writer: &mpsc::Sender<Batch>) -> bool {
     held < BATCHES_PER_WRITER && !writer.is_closed()
 }
@@ -702,7 +704,7 @@ impl<D: Disk> Syncer<D> {
     }
 }
 
-/// What the sync thread does, until there are no more jobs.
+/// The sync thread, until there are no more jobs.
 fn run_jobs<D: Disk>(jobs: &Receiver<SyncJob<D>>, done: &Sender<Synced<D>>) {
     while let Some(job) = jobs.recv() {
         let result = job.run();

@@ -1,4 +1,4 @@
-//! What may happen to a spooler, in every order to a bounded depth, and in long random orders.
+//! All that may happen to a spooler, in every order to a bounded depth, and in long random orders.
 //!
 //! The spooler, its queue over a simulated disk, the receipts and the code of the writers
 //! ([`drive`], with back-off, breaker and splitting) are the real ones. A [`World`] holds them on
@@ -12,9 +12,9 @@
 //! source must have its receipt, and none may have been promised too much. Memory must have been
 //! bounded, and all must end by itself.
 //!
-//! Not explored: what is between two calls of `round` and `handle`, which no other thread touches;
-//! the channels, which are taken to do what they say; the order of memory accesses in receipts and
-//! counters; and the reload itself, whose part the world plays.
+//! Not explored is what happens between two calls of `round` and `handle`, since no other thread
+//! touches that. The channels are taken to do what they say. The order of memory accesses in
+//! receipts and counters is left out, and so is the reload itself, whose part the world plays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -113,7 +113,7 @@ enum Action {
     Start,
 }
 
-/// What a world is like.
+/// The nature of a world.
 #[derive(Debug, Clone, Copy)]
 struct Nature {
     mode: SpillMode,
@@ -251,7 +251,7 @@ impl Sink for Gated {
 struct Run {
     spooler: Spooler<SimDisk>,
     progress: Progress<SimDisk>,
-    /// What the last round said.
+    /// The wait that the last round asked for.
     wait: Duration,
     /// Rounds one after the other that found something due while nothing happened.
     restless: usize,
@@ -280,7 +280,7 @@ struct World {
     left: Option<Leftover>,
     /// The numbers that come next, of the bus and of the source that can wait.
     next: [u64; 2],
-    /// What is to be stored or counted: all that was sent, less what a crash may take.
+    /// All that is to be stored or counted: what was sent, less what a crash may take.
     owed: BTreeSet<u64>,
     receipts: Vec<(std::ops::Range<u64>, Receipt)>,
     was_killed: bool,
@@ -383,7 +383,7 @@ impl World {
         self.run = Some(run);
     }
 
-    /// What the spooler waits for and could be served.
+    /// The inputs that the spooler waits for and could be served.
     fn ready(&self) -> Vec<Arm> {
         let Some(Run { spooler, progress, .. }) = &self.run else { return Vec::new() };
         // A closed channel is ready too; that it is closed is seen by its disconnected sender.
@@ -405,7 +405,7 @@ impl World {
         self.run.as_ref().is_some_and(|run| run.writers.is_empty())
     }
 
-    /// What could happen now; `all` of it, or what is worth trying in every order.
+    /// The actions that are possible now; `all` of them, or those worth trying in every order.
     fn possible(&self, all: bool) -> Vec<Action> {
         let Some(run) = &self.run else { return vec![Action::Start] };
         let mut actions = vec![Action::Send(1, 20, true), Action::Send(4, 200, false)];
@@ -435,7 +435,7 @@ impl World {
         actions.extend(orders.iter().copied().map(Action::Order));
         actions.push(Action::Kill);
         if all {
-            // What ends a run is rarer than what goes on.
+            // Actions that end a run are rarer than those that go on.
             let usual: Vec<Action> = actions
                 .iter()
                 .copied()
@@ -577,7 +577,7 @@ impl World {
         }
     }
 
-    /// What was promised is owed still; the rest may be gone.
+    /// All that was promised is owed still; the rest may be gone.
     fn kill(&mut self) {
         self.hear();
         self.was_killed = true;
@@ -588,8 +588,8 @@ impl World {
         self.store.lock().unwrap().begin_run(false);
         self.receipts.clear();
         let store = self.store.lock().unwrap();
-        // When the disk takes nothing, what is in flight while its segment is dropped cannot be
-        // kept elsewhere.
+        // The disk may take nothing. Events in flight whose segment is dropped then cannot be kept
+        // elsewhere.
         let is_owed = |n: &u64| !self.had_trouble && store.promised.contains(n);
         self.owed.retain(|n| store.stored.contains(n) || is_owed(n));
         self.had_trouble = !self.disk_works;
@@ -742,7 +742,7 @@ impl Past {
     }
 }
 
-/// What was done, told if it ends badly.
+/// The actions that were done, told if it ends badly.
 struct Story(Nature, Past, Vec<Action>);
 
 impl Drop for Story {

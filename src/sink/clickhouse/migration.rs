@@ -1,10 +1,10 @@
 //! Makes what a database lacks of the tables, and notes their version in `salt_schema`.
 //!
 //! The database is asked what is there, and only what is missing is made. So a database without
-//! tables, one of an earlier version, and one in which a table was dropped are all the same case,
-//! and where nothing is missing nothing is done, for which a user who may only read and insert will
-//! do. Two daemons may do it at once: who comes second finds its statement refused, looks again,
-//! and goes on.
+//! tables, one of an earlier version, and one in which a table was dropped are all the same case.
+//! Nothing is done where nothing is missing, so a user who may only read and insert will do then.
+//! Two daemons may do it at once: who comes second finds its statement refused, looks again, and
+//! goes on.
 
 use std::collections::HashSet;
 

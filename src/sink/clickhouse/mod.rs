@@ -104,12 +104,13 @@ pub(crate) struct Config {
     /// `password`, which then are left out: `{token}`, `{user, password}` or `{header, value}`.
     #[serde(default)]
     auth: Auth,
-    /// Whether to create the database, tables and views that are missing, and to bring those of an
-    /// earlier release up to date.
+    /// With `true` the database, tables and views that are missing are created, and those of an
+    /// earlier release are brought up to date.
     #[serde(default = "crate::units::yes")]
     create: bool,
-    /// How long rows stay, from their time on, in whole days (`90d`). Old rows are removed a week's
-    /// worth at a time. For ever if not given. Takes effect where a table is created.
+    /// The time for which rows stay, from their time on, in whole days (`90d`). Old rows are
+    /// removed a week's worth at a time. For ever if not given. Takes effect where a table is
+    /// created.
     ttl: Option<Span>,
     /// The cluster, as the servers' configuration names it: creates replicated tables on each of
     /// its hosts, and `Distributed` tables before them.
@@ -121,7 +122,7 @@ pub(crate) struct Config {
     /// from 21.11 on). Each is waited for all the same. For many small batches.
     #[serde(default)]
     async_insert: bool,
-    /// How long a server may take to answer. Should be less than the sink's `retry.timeout`.
+    /// The time that a server may take to answer. Should be less than the sink's `retry.timeout`.
     #[serde(default = "default_timeout")]
     timeout: Span,
     /// TLS, for URLs that begin with `https://`.
@@ -238,7 +239,7 @@ impl Sink for ClickHouse {
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
-        let client = config.client()?;
+        let client = config.client().map_err(WriteError::while_connecting)?;
         let mut servers = Servers::new(&config.url);
         for left in (0..servers.count()).rev() {
             match ready(servers.turn(), &client, config).await {
@@ -292,7 +293,8 @@ impl Sink for ClickHouse {
         _context: &Context,
         wish: &TableWish,
     ) -> Result<Vec<Migrated>, ConnectError> {
-        Ok(config.migrate(&config.tables(wish)).await?)
+        let migrated = config.migrate(&config.tables(wish)).await;
+        migrated.map_err(WriteError::while_connecting)
     }
 }
 
@@ -310,9 +312,12 @@ async fn ready<'a>(
 }
 
 async fn prepared(url: &Url, client: &Client, config: &Config) -> Result<Server, ConnectError> {
-    let server = Server::connect(url, client, &config.database, config.compression).await?;
+    let server = Server::connect(url, client, &config.database, config.compression)
+        .await
+        .map_err(WriteError::while_connecting)?;
     if config.create {
-        migration::migrate(&server, &config.tables(&TableWish::default())).await?;
+        let migrated = migration::migrate(&server, &config.tables(&TableWish::default())).await;
+        migrated.map_err(WriteError::while_connecting)?;
     }
     let features = server.features();
     // `Distributed` tables answer when their shards have stored the rows.

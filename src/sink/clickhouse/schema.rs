@@ -8,7 +8,7 @@
 use super::features::Features;
 use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
 
-/// Where the tables are and how long rows stay.
+/// The place where the tables are and how long rows stay.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// The database.

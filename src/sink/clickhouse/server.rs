@@ -40,7 +40,7 @@ pub(super) enum Compression {
 
 /// A server that has answered, and the database of the sink in it.
 pub(super) struct Server {
-    /// Where it is.
+    /// Its URL.
     url: Url,
     client: Client,
     /// The sink's database, which need not be there yet.

@@ -122,7 +122,7 @@ fn split_last(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((text.get(..at)?, text.get(at + BETWEEN.len()..)?))
 }
 
-/// Whether a value of `changes` says that nothing changed.
+/// A value of `changes` says that nothing changed.
 fn is_empty(item: Item<'_>) -> bool {
     match item {
         Item::Nil | Item::Bool(false) | Item::Map(0) | Item::Array(0) => true,

@@ -114,7 +114,7 @@ pub(in crate::sink) enum Format {
 }
 
 impl Format {
-    /// Whether events of this kind are sent.
+    /// Events of this kind are sent.
     pub(super) fn takes(self, kind: EventKind) -> bool {
         self != Format::SaltReturner || kind == EventKind::JobReturn
     }

@@ -37,19 +37,20 @@
 //! with `isolation.level=read_committed` sees each event once. `acks=all`, idempotent: a batch of
 //! which a part could not be delivered comes again.
 //!
-//! With `transactional` that holds over restarts and `kill -9` of brokers and of saltern (with
-//! `spill.mode: durable` and one writer; a batch that was under way when saltern was killed may
-//! come back to another writer, which does not know it). The transaction also notes the ids of the
-//! last 16 batches, as the metadata of an offset of the group `saltern/MASTER_ID/SINK/WRITER` in
-//! partition 0 of the topic (of `{kind}` = `custom`), where they are found again. So do not delete
-//! that group; brokers forget it after `offsets.retention.minutes` (7 days) without events. That
-//! name is the transactional id too: two daemons of one `master_id` with a sink of one name end
-//! each other's transactions, and the one that finds another's note parks and says so.
+//! With `transactional` that holds over restarts and `kill -9` of brokers, and over those of
+//! saltern with `spill.mode: durable` and one writer. With more writers a batch that was under way
+//! when saltern was killed may come back to one that does not know it. The transaction also notes
+//! the ids of the last 16 batches, as the metadata of an offset of the group
+//! `saltern/MASTER_ID/SINK/WRITER` in partition 0 of the topic (of `{kind}` = `custom`), where they
+//! are found again. So do not delete that group; brokers forget it after
+//! `offsets.retention.minutes` (7 days) without events. That name is the transactional id too: two
+//! daemons of one `master_id` with a sink of one name end each other's transactions, and the one
+//! that finds another's note parks and says so.
 //!
 //! # Failures
 //!
 //! * brokers gone, a leader moved, too few in-sync replicas, a full disk → the batch comes again
-//!   until it is stored; librdkafka's own patience is 30 s (`message.timeout.ms`) →
+//!   until it is stored; librdkafka itself gives up after 30 s (`message.timeout.ms`) →
 //!   `saltern_sink_up` is 0, `saltern_sink_retries_total` rises
 //! * librdkafka's queue (64 MiB) is full → the sink waits → `saltern_sink_lag_seconds` rises
 //! * a message is too large (32 MiB, or `max.message.bytes` of the topic when compressed) or
@@ -109,7 +110,7 @@ use settings::Config;
 use topics::{LOOK, Topics};
 use transaction::{Counts, Transactions, transactional_id};
 
-/// How long to wait while librdkafka's queue is full.
+/// The time to wait while librdkafka's queue is full.
 const FULL: Duration = Duration::from_millis(1);
 
 pub(super) struct Kafka {
@@ -169,7 +170,7 @@ impl Sink for Kafka {
     }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
-        Ok(blocking(|| Kafka::open(config, context))?)
+        blocking(|| Kafka::open(config, context)).map_err(WriteError::while_connecting)
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {

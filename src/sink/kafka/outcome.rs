@@ -97,7 +97,7 @@ fn is_tls(code: Code, reason: &str) -> bool {
     code == Code::SSL || code == Code::BrokerTransportFailure && reason.contains("SSL routines")
 }
 
-/// Whether an error says no more than that nobody answered.
+/// An error says no more than that nobody answered.
 fn is_silence(code: Code) -> bool {
     matches!(
         code,

@@ -20,7 +20,7 @@ use crate::sync::lock;
 pub(super) struct Failed {
     /// Its event's place in the batch.
     pub(super) place: usize,
-    /// Why.
+    /// The error.
     pub(super) code: RDKafkaErrorCode,
 }
 

@@ -18,11 +18,11 @@ use super::settings::Create;
 use crate::client::kafka::ANSWER;
 use crate::sink::contract::WriteError;
 
-/// How long to block for what the brokers know; the engine asks again. Nothing stops us meanwhile,
+/// The time to block for what the brokers know; the engine asks again. Nothing stops us meanwhile,
 /// so it is short.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
 
-/// How long a new topic may take to get leaders before that is asked for again.
+/// The time that a new topic may take to get leaders before that is asked for again.
 const LEADERS: Duration = Duration::from_secs(5);
 
 /// The topics that the sink writes to.

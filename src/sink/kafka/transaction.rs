@@ -24,17 +24,17 @@ use crate::observe::metrics::{self, Tally};
 use crate::sink::contract::{Context, WriteError};
 use crate::sync::blocking;
 
-/// How long to block for an answer of the transaction's coordinator before the engine may stop us.
+/// The time to block for an answer of the transaction's coordinator before the engine may stop us.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// How long to block for a note, which librdkafka begins anew each time: brokers that look for a
+/// The time to block for a note, which librdkafka begins anew each time: brokers that look for a
 /// new coordinator need a second or two.
 const NOTE: Duration = Duration::from_secs(5);
 
-/// How long to ask in all, before a new producer finds out what has become of the transaction.
+/// The time to ask in all, before a new producer finds out what has become of the transaction.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to wait before a question is asked again that the coordinator could not answer yet.
+/// The time to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// Batches that are noted: more than can have been begun and not be known to be stored.
@@ -72,7 +72,7 @@ impl Counts {
     }
 }
 
-/// Where marks are.
+/// The place where marks are.
 struct Notes {
     group: String,
     topic: String,
@@ -302,7 +302,7 @@ impl Question {
         Question { asked: Instant::now() }
     }
 
-    /// Whether this is no answer and it is early enough to ask again; waits a little before that.
+    /// This is no answer and it is early enough to ask again; waits a little before that.
     async fn is_to_be_repeated(&self, answer: &KafkaResult<()>) -> bool {
         let is_open = |error| is_unanswered(error) && self.asked.elapsed() < ANSWER_LIMIT;
         if !answer.as_ref().is_err_and(is_open) {
@@ -313,7 +313,7 @@ impl Question {
     }
 }
 
-/// Whether an operation goes on, and has to be asked for again.
+/// An operation goes on, and has to be asked for again.
 fn is_unanswered(error: &KafkaError) -> bool {
     match error {
         KafkaError::Transaction(error) => {

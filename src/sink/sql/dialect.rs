@@ -16,9 +16,9 @@ pub(in crate::sink) struct Dialect {
     /// Lists the indexes of the table that is its one value: name; `1` if each value in it stands
     /// once; its columns, with commas between them.
     pub(in crate::sink) indexes: &'static str,
-    /// How many values a statement may have.
+    /// The most values that a statement may have.
     pub(in crate::sink) max_values: usize,
-    /// How many rows a statement should insert at the most. One, where a statement costs no way
+    /// The most rows that a statement should insert. One, where a statement costs no way
     /// over a network.
     pub(in crate::sink) max_rows: usize,
 }

@@ -1,6 +1,6 @@
 //! Makes the tables, columns and indexes that a database lacks: an empty one, an older one, or one
-//! that Salt's returner has written. Nothing is ever removed. Two writers may do it at once: the one
-//! that comes second finds its statement refused, looks again, and goes on.
+//! that Salt's returner has written. Nothing is ever removed. Two writers may do it at once: the
+//! one that comes second finds its statement refused, looks again, and goes on.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -27,13 +27,7 @@ async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
     dialect: &Dialect,
 ) -> Result<(), D::Error> {
     let name = table.name;
-    let columns = table.columns.iter().map(|column| {
-        let text = format!("{} {} {}", column.name, column.kind, column.constraint);
-        text.trim_end().to_owned()
-    });
-    let columns = columns.collect::<Vec<_>>().join(", ");
-    let create = format!("CREATE TABLE IF NOT EXISTS {name} ({columns})");
-    database.execute(&create, &Values::default()).await?;
+    database.execute(&table.create(), &Values::default()).await?;
 
     let there = columns_of(database, dialect, name).await?;
     for column in table.columns {
@@ -53,10 +47,7 @@ async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
         let serves =
             |one: &There| one.name == index.name || one.unique && one.columns == index.columns;
         if !there.iter().any(serves) {
-            let unique = if index.unique { "UNIQUE " } else { "" };
-            let create =
-                format!("CREATE {unique}INDEX {} ON {name} ({})", index.name, index.columns);
-            if let Err(error) = database.execute(&create, &Values::default()).await
+            if let Err(error) = database.execute(&index.create(name), &Values::default()).await
                 && !indexes_of(database, dialect, name).await?.iter().any(serves)
             {
                 return Err(error);

@@ -1,9 +1,9 @@
-//! What the sinks that write Salt's SQL tables have in common.
+//! The part that all sinks with Salt's SQL tables have in common.
 //!
 //! A kind names its tables ([`tables::Tables`]) and its dialect ([`dialect::Dialect`]), and says
 //! how a statement is run ([`Database`]). The rest is here:
 //!
-//! * [`rows`]: what an event says, as values of `jids`, `salt_returns` and `salt_events`.
+//! * [`rows`]: an event as values of `jids`, `salt_returns` and `salt_events`.
 //! * [`write`](mod@write): a batch as one transaction, and again event by event if the database
 //!   refuses something in it.
 //! * [`migration`]: makes the tables, columns and indexes that are missing.

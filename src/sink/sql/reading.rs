@@ -1,5 +1,6 @@
 //! Answers what Salt asks of its jobs from the tables, whoever wrote them: a sink, or Salt's own
-//! returner. A column that a table lacks is taken for NULL.
+//! returner. A column that a table lacks is taken for NULL, and nothing is known where it lacks the
+//! ids, the loads or the returned values.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -7,7 +8,8 @@ use std::ops::ControlFlow;
 use super::dialect::Dialect;
 use super::migration::columns_of;
 use super::rows::LoadFrom;
-use super::tables::{JobField, ReturnField, Table, Tables};
+use super::statements::selected;
+use super::tables::{JobField, ReturnField, Tables};
 use super::{Database, Values};
 use crate::codec::lenient_json;
 use crate::codec::msgpack::{self, MapWriter};
@@ -34,35 +36,41 @@ impl Reading {
         Ok(Reading { tables, dialect, job_columns, return_columns })
     }
 
-    /// Tells if the tables are there.
-    pub(in crate::sink) fn has_tables(&self) -> bool {
-        !self.job_columns.is_empty() && !self.return_columns.is_empty()
+    /// Tells if all columns are there that the kind writes.
+    pub(in crate::sink) fn is_whole(&self) -> bool {
+        let Tables { jids, returns, .. } = self.tables;
+        jids.written().all(|(name, _)| self.job_columns.contains(name))
+            && returns.written().all(|(name, _)| self.return_columns.contains(name))
     }
 
-    fn of_job(&self, field: JobField) -> &'static str {
-        there(&self.tables.jids, &self.job_columns, field)
+    fn of_job(&self, field: JobField) -> Option<&'static str> {
+        self.tables.jids.column(field).filter(|column| self.job_columns.contains(*column))
     }
 
-    fn of_return(&self, field: ReturnField) -> &'static str {
-        there(&self.tables.returns, &self.return_columns, field)
+    fn of_return(&self, field: ReturnField) -> Option<&'static str> {
+        self.tables.returns.column(field).filter(|column| self.return_columns.contains(*column))
     }
 
-    /// The query that finds what is asked, and its value.
-    fn query<'a>(&self, question: &'a Question) -> (String, Option<&'a str>) {
+    /// The query that finds what is asked, and its value. `None` if the tables cannot know it.
+    fn query<'a>(&self, question: &'a Question) -> Option<(String, Option<&'a str>)> {
         let (jids, returns) = (self.tables.jids.name, self.tables.returns.name);
-        let (jid, load) = (self.of_job(JobField::Jid), self.of_job(JobField::Load));
-        let (load_from, minions) =
-            (self.of_job(JobField::LoadFrom), self.of_job(JobField::Minions));
-        let end_time = self.of_job(JobField::EndTime);
-        let job = self.of_return(ReturnField::Jid);
-        let minion = self.of_return(ReturnField::Minion);
+        let (jid, load) = (self.of_job(JobField::Jid)?, self.of_job(JobField::Load)?);
+        let job = self.of_return(ReturnField::Jid)?;
+        let minion = self.of_return(ReturnField::Minion)?;
+        let value = self.of_return(ReturnField::Value)?;
         let function = self.of_return(ReturnField::Function);
-        let (value, success) =
-            (self.of_return(ReturnField::Value), self.of_return(ReturnField::Success));
+        let load_from = selected(jids, self.of_job(JobField::LoadFrom));
+        let said = |column| selected("said", column);
+        let all_of_return = format!(
+            "said.{minion}, said.{value}, {}, said.{job}, {}",
+            said(self.of_return(ReturnField::Success)),
+            said(function)
+        );
         let sign = (self.dialect.placeholder)(1);
         let asked_twice = (self.dialect.placeholder)(2);
-        match question {
+        Some(match question {
             Question::GetLoad { jid: asked } => {
+                let minions = selected(jids, self.of_job(JobField::Minions));
                 let query = format!(
                     "SELECT {jid}, {load}, {load_from}, {minions}, NULL FROM {jids} WHERE {jid} = \
                      {sign}"
@@ -70,19 +78,19 @@ impl Reading {
                 (query, Some(asked))
             }
             Question::GetEndtime { jid: asked } => {
+                let end_time = self.of_job(JobField::EndTime)?;
                 (format!("SELECT {end_time} FROM {jids} WHERE {jid} = {sign}"), Some(asked))
             }
             Question::GetJid { jid: asked } => {
                 let query = format!(
-                    "SELECT {minion}, {value}, {success}, {job}, {function} FROM {returns} WHERE \
-                     {job} = {sign}"
+                    "SELECT {all_of_return} FROM {returns} AS said WHERE said.{job} = {sign}"
                 );
                 (query, Some(asked))
             }
             Question::GetFun { fun } => {
+                let function = function?;
                 let query = format!(
-                    "SELECT said.{minion}, said.{value}, said.{success}, said.{job}, \
-                     said.{function} FROM {returns} AS said JOIN (SELECT {minion} AS minion, \
+                    "SELECT {all_of_return} FROM {returns} AS said JOIN (SELECT {minion} AS minion, \
                      MAX({job}) AS job FROM {returns} WHERE {function} = {sign} GROUP BY {minion}) \
                      AS last ON said.{job} = last.job AND said.{minion} = last.minion WHERE \
                      said.{function} = {asked_twice}"
@@ -91,6 +99,7 @@ impl Reading {
             }
             // The last first: a list that takes too long ends early.
             Question::GetJids => {
+                let end_time = selected(jids, self.of_job(JobField::EndTime));
                 let query = format!(
                     "SELECT {jid}, {load}, {load_from}, NULL, {end_time} FROM {jids} ORDER BY \
                      {jid} DESC"
@@ -113,17 +122,8 @@ impl Reading {
             Question::GetMinions => {
                 (format!("SELECT DISTINCT {minion} FROM {returns} ORDER BY {minion}"), None)
             }
-        }
+        })
     }
-}
-
-/// A column of a table, or NULL if the table lacks it.
-fn there<F: Copy + PartialEq>(
-    table: &Table<F>,
-    columns: &HashSet<String>,
-    field: F,
-) -> &'static str {
-    table.column(field).filter(|column| columns.contains(*column)).unwrap_or("NULL")
 }
 
 /// Adds what the tables say to an answer.
@@ -133,21 +133,21 @@ pub(in crate::sink) async fn fill<D: Database>(
     mut answer: Answer,
 ) -> Result<Answer, D::Error> {
     let question = answer.question().clone();
-    let (query, asked) = reading.query(&question);
+    let Some((query, asked)) = reading.query(&question) else { return Ok(answer) };
     let values = match (&question, asked) {
         (Question::GetFun { .. }, Some(fun)) => Values::of(&[fun, fun]),
         (_, Some(asked)) => Values::of(&[asked]),
         (_, None) => Values::default(),
     };
     let is_list = matches!(question, Question::GetJids);
-    let mut before = None;
+    let mut known = HashSet::new();
     let mut each = |row: &[Option<&[u8]>]| {
         match &question {
             Question::GetLoad { .. } | Question::GetJids | Question::GetJidsFilter { .. } => {
                 put_job(row, &mut answer);
             }
             Question::GetJid { .. } | Question::GetFun { .. } => {
-                put_return(row, &mut before, &mut answer);
+                put_return(row, &mut known, &mut answer);
             }
             Question::GetMinions | Question::GetEndtime { .. } => {
                 if let Some(name) = text(row, 0) {
@@ -189,10 +189,11 @@ fn put_job(row: &[Option<&[u8]>], answer: &mut Answer) {
     answer.job(&Job { jid, load: &load, is_event, minions: &minions, end_time: text(row, 4) });
 }
 
-/// Adds a return: minion, value, success, job, function. Salt's own table may hold one twice.
-fn put_return(row: &[Option<&[u8]>], before: &mut Option<String>, answer: &mut Answer) {
+/// Adds a return: minion, value, success, job, function. Salt's own table may hold one twice, and
+/// rows come in any order: of minions that are known already no more is added.
+fn put_return(row: &[Option<&[u8]>], known: &mut HashSet<String>, answer: &mut Answer) {
     let Some(minion) = text(row, 0) else { return };
-    if before.as_deref() == Some(minion) {
+    if known.contains(minion) {
         return;
     }
     let Some(value) = text(row, 1).and_then(packed) else { return };
@@ -210,5 +211,5 @@ fn put_return(row: &[Option<&[u8]>], before: &mut Option<String>, answer: &mut A
         _ => {}
     }
     answer.returned(minion, &load.finished());
-    *before = Some(minion.to_owned());
+    known.insert(minion.to_owned());
 }

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::rows::Times;
-use super::statements::{Statements, column};
+use super::statements::Statements;
 use super::tables::{EventField, JobField, ReturnField};
 use super::{Database, Values};
 use crate::observe::state;
 
-/// How often to look for old rows once there are no more.
+/// The time from one look for old rows to the next, once there are no more.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The fewest rows of a table that go in one step.
@@ -26,7 +26,7 @@ pub(in crate::sink) struct Retention {
 }
 
 impl Retention {
-    /// What is older than this goes.
+    /// Rows that are older than this go.
     pub(in crate::sink) fn new(keep: Duration) -> Self {
         Retention { keep, due: Instant::now() }
     }
@@ -66,23 +66,29 @@ async fn forget<D: Database>(
     let mut times = Times::default();
     let (utc, local) = (times.utc(before).to_owned(), times.local(before).to_owned());
     let jid = jid_at(before);
-    let job = column(jids, JobField::Jid);
-    let time = column(jids, JobField::Time);
-    // A load stays for as long as a return of its job does.
-    let has_no_return = format!(
-        "NOT EXISTS (SELECT 1 FROM {} WHERE {0}.{} = {}.{job})",
-        returns.name,
-        column(returns, ReturnField::Jid),
-        jids.name
-    );
     let old = |time: &str| format!("{time} < {sign}");
-    let steps = [
-        (events.name, old(column(events, EventField::Time)), &utc),
-        (returns.name, old(column(returns, ReturnField::LocalTime)), &local),
-        (jids.name, format!("{} AND {has_no_return}", old(time)), &utc),
-        // What Salt's own returner wrote is as old as its id.
-        (jids.name, format!("{time} IS NULL AND {} AND {has_no_return}", old(job)), &jid),
-    ];
+    let mut steps = Vec::new();
+    if let Some(time) = events.column(EventField::Time) {
+        steps.push((events.name, old(time), &utc));
+    }
+    let job_of_return = returns.column(ReturnField::Jid);
+    if let Some(time) = returns.column(ReturnField::LocalTime) {
+        steps.push((returns.name, old(time), &local));
+    }
+    if let (Some(job), Some(job_of_return)) = (jids.column(JobField::Jid), job_of_return) {
+        // A load stays for as long as a return of its job does.
+        let has_no_return = format!(
+            "NOT EXISTS (SELECT 1 FROM {} WHERE {0}.{job_of_return} = {}.{job})",
+            returns.name, jids.name
+        );
+        // A row of Salt's own returner is as old as its id.
+        let mut has_no_time = String::new();
+        if let Some(time) = jids.column(JobField::Time) {
+            steps.push((jids.name, format!("{} AND {has_no_return}", old(time)), &utc));
+            has_no_time = format!("{time} IS NULL AND ");
+        }
+        steps.push((jids.name, format!("{has_no_time}{} AND {has_no_return}", old(job)), &jid));
+    }
     let mut is_more = false;
     for (table, condition, value) in steps {
         let delete = (dialect.delete_some)(table, &condition, most);

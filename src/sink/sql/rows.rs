@@ -1,4 +1,4 @@
-//! What an event says, as rows of the tables: one of `salt_events` for each event, and of `jids` or
+//! The rows of the tables that an event makes: one of `salt_events` for each event, and of `jids` or
 //! `salt_returns` for those about a job.
 
 use std::borrow::Cow;
@@ -19,17 +19,17 @@ use crate::event::standing::{Precedence, Standing};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 
-/// What an event says of a job.
+/// All that an event says of a job.
 pub(super) enum Said<'a> {
     /// Nothing.
     Nothing,
     /// Something of the job itself.
     Job(Job<'a>),
-    /// What was returned.
+    /// A return of a minion, or of a runner.
     Return(Return<'a>),
 }
 
-/// What is said of a job itself.
+/// All that is said of a job itself.
 pub(super) struct Job<'a> {
     entry: Entry<'a>,
     pub(super) jid: &'a str,
@@ -38,7 +38,7 @@ pub(super) struct Job<'a> {
     pub(super) load_from: LoadFrom,
     /// The minions that it is meant for, as msgpack, if they are said.
     pub(super) minions: Option<&'a [u8]>,
-    /// When it ended, if it is said.
+    /// The time at which it ended, if it is said.
     pub(super) end_time: Option<&'a str>,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum Load<'a> {
     Published(Cow<'a, [u8]>),
 }
 
-/// Where the load of a job comes from, from worse to better.
+/// The origin of the load of a job, from worse to better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sink) enum LoadFrom {
     /// The event of the new job, or it is not known: Salt's own returner does not say.
@@ -88,7 +88,7 @@ impl LoadFrom {
 
 /// Tells if the entry is an event of the bus, and no word of the master beside it.
 pub(super) fn is_event(entry: &Entry<'_>) -> bool {
-    JobLoad::of(entry).is_none()
+    !JobLoad::is(entry)
 }
 
 /// Tells if the entry is a return of no job, which has no key by which a repeated one is known.
@@ -166,24 +166,26 @@ impl<'a> Job<'a> {
     /// Adds the row of the job. It is called with a load.
     pub(super) fn put(&self, table: &Table<JobField>, times: &mut Times, values: &mut Values<'a>) {
         for (_, field) in table.written() {
-            match field {
-                JobField::Jid => values.text(Some(self.jid)),
-                JobField::Load => self.put_load(values),
-                JobField::LoadFrom => values.text(Some(self.load_from.name())),
-                JobField::Minions => match self.minions {
-                    Some(minions) => values.make(|out| _ = json::write(minions, out)),
-                    None => values.text(None),
-                },
-                JobField::EndTime => values.text(self.end_time),
-                JobField::Time => {
-                    values.make(|out| out.extend(times.utc(self.entry.received).bytes()));
-                }
-            }
+            self.put_field(field, times, values);
         }
     }
 
-    /// Adds the load.
-    pub(super) fn put_load(&self, values: &mut Values<'a>) {
+    /// Adds what is said of one thing.
+    pub(super) fn put_field(&self, field: JobField, times: &mut Times, values: &mut Values<'a>) {
+        match field {
+            JobField::Jid => values.text(Some(self.jid)),
+            JobField::Load => self.put_load(values),
+            JobField::LoadFrom => values.text(Some(self.load_from.name())),
+            JobField::Minions => match self.minions {
+                Some(minions) => values.make(|out| _ = json::write(minions, out)),
+                None => values.text(None),
+            },
+            JobField::EndTime => values.text(self.end_time),
+            JobField::Time => values.make(|out| out.extend(times.utc(self.entry.received).bytes())),
+        }
+    }
+
+    fn put_load(&self, values: &mut Values<'a>) {
         match &self.load {
             Some(Load::Published(load)) => values.make(|out| _ = json::write(load, out)),
             Some(Load::Event) | None => put_data(self.entry.event, values),
@@ -277,7 +279,7 @@ fn is_trimmed(value: Option<&[u8]>) -> bool {
     memchr::memmem::find(&text, b"\"VALUE_TRIMMED\"").is_some()
 }
 
-/// What `bool(value)` says in Python.
+/// The same as `bool(value)` in Python.
 fn is_true(value: &[u8]) -> bool {
     match msgpack::scalar(value) {
         None

@@ -31,11 +31,11 @@ pub(in crate::sink) struct Table<F: 'static> {
 pub(in crate::sink) struct Column<F> {
     /// Its name.
     pub(in crate::sink) name: &'static str,
-    /// What it holds; `None` if the database makes it.
+    /// The field that it holds; `None` if the database makes it.
     pub(in crate::sink) field: Option<F>,
     /// Its type, with which it is added to a table that lacks it.
     pub(in crate::sink) kind: &'static str,
-    /// What else is said of it in a new table.
+    /// Whatever else is said of it in a new table.
     pub(in crate::sink) constraint: &'static str,
 }
 
@@ -50,24 +50,24 @@ pub(in crate::sink) struct Index {
     pub(in crate::sink) unique: bool,
 }
 
-/// What a column of `jids` holds.
+/// The field that a column of `jids` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sink) enum JobField {
     /// The job's id.
     Jid,
     /// The load, as JSON.
     Load,
-    /// Where the load comes from ([`super::rows::LoadFrom`]).
+    /// The origin of the load ([`super::rows::LoadFrom`]).
     LoadFrom,
     /// The minions that the master has named for the job, as a JSON list.
     Minions,
-    /// When the job ended, as Salt says it.
+    /// The time at which the job ended, as Salt says it.
     EndTime,
-    /// When the job was first heard of, in UTC.
+    /// The time at which the job was first heard of, in UTC.
     Time,
 }
 
-/// What a column of `salt_returns` holds.
+/// The field that a column of `salt_returns` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sink) enum ReturnField {
     /// The function.
@@ -78,26 +78,26 @@ pub(in crate::sink) enum ReturnField {
     Minion,
     /// The arguments, as Python prints them; NULL if there are none.
     Arguments,
-    /// When the return was read, in local time.
+    /// The time at which the return was read, in local time.
     LocalTime,
-    /// What was returned, as JSON.
+    /// The value that was returned, as JSON.
     Value,
     /// `1`, `0`, or nothing if the return does not say.
     Success,
     /// Who vouches for it.
     Authority,
-    /// How it went, by [`crate::event::job_return`].
+    /// The outcome, by [`crate::event::job_return`].
     Outcome,
 }
 
-/// What a column of `salt_events` holds.
+/// The field that a column of `salt_events` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sink) enum EventField {
     /// The tag.
     Tag,
     /// The data, as JSON.
     Data,
-    /// When the event was read, in UTC.
+    /// The time at which the event was read, in UTC.
     Time,
     /// The id of the master.
     Master,
@@ -115,4 +115,42 @@ impl<F: Copy + PartialEq> Table<F> {
     pub(super) fn column(&self, field: F) -> Option<&'static str> {
         self.written().find(|(_, held)| *held == field).map(|(name, _)| name)
     }
+
+    /// The statement that makes the table where it is missing.
+    pub(super) fn create(&self) -> String {
+        let columns = self.columns.iter().map(|column| {
+            let text = format!("\n    {} {} {}", column.name, column.kind, column.constraint);
+            text.trim_end().to_owned()
+        });
+        let columns = columns.collect::<Vec<_>>().join(",");
+        format!("CREATE TABLE IF NOT EXISTS {} ({columns}\n)", self.name)
+    }
+
+    /// The statements that make a new table with its indexes.
+    fn script(&self) -> Vec<String> {
+        // A constraint of a column makes an index by itself.
+        let has_its_own = |index: &&Index| {
+            let is_key = |text: &str| text.contains("PRIMARY KEY") || text.contains("UNIQUE");
+            let mut columns = self.columns.iter();
+            columns.any(|column| column.name == index.columns && is_key(column.constraint))
+        };
+        let indexes = self.indexes.iter().filter(|index| !has_its_own(index));
+        let indexes = indexes.map(|index| index.create(self.name));
+        std::iter::once(self.create()).chain(indexes).collect()
+    }
+}
+
+impl Index {
+    /// The statement that makes it, of this table.
+    pub(super) fn create(&self, table: &str) -> String {
+        let unique = if self.unique { "UNIQUE " } else { "" };
+        format!("CREATE {unique}INDEX {} ON {table} ({})", self.name, self.columns)
+    }
+}
+
+/// The statements that make the tables of an empty database.
+pub(in crate::sink) fn script(tables: &Tables) -> String {
+    let Tables { jids, returns, events, .. } = tables;
+    let tables = [jids.script(), returns.script(), events.script()];
+    tables.map(|statements| statements.join(";\n") + ";\n").join("\n")
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use super::rows::{self, Job, LoadFrom, Return, Said, Times};
-use super::statements::Statements;
+use super::statements::{LOAD, Statements};
 use super::{Database, Values};
 use crate::codec::msgpack;
 use crate::event::batch::{Batch, Entry};
@@ -137,7 +137,7 @@ async fn run<D: Database>(database: &mut D, sql: &str) -> Result<(), D::Error> {
     database.execute(sql, &Values::default()).await.map(drop)
 }
 
-/// What is needed to write the entries of a batch.
+/// All that is needed to write the entries of a batch.
 struct Writing<'a> {
     statements: &'a Statements,
     values: Values<'a>,
@@ -179,6 +179,7 @@ impl<'a> Writing<'a> {
     /// the minions are those of all times. Of a job without a load nothing is stored.
     async fn job<D: Database>(&mut self, database: &mut D, job: &Job<'a>) -> Result<(), D::Error> {
         let statements = self.statements;
+        let jids = &statements.tables.jids;
         let mut stored = None;
         self.values.clear();
         self.values.text(Some(job.jid));
@@ -189,23 +190,29 @@ impl<'a> Writing<'a> {
             stored = Some((LoadFrom::named(of(0)), minions));
             ControlFlow::Break(())
         };
-        database.query(&statements.select_job, &self.values, &mut each).await?;
+        if let Some(select) = &statements.select_job {
+            database.query(select, &self.values, &mut each).await?;
+        }
         let Some((load_from, mut minions)) = stored else {
             if job.load.is_none() {
                 return Ok(());
             }
             self.values.clear();
-            job.put(&statements.tables.jids, &mut self.times, &mut self.values);
+            job.put(jids, &mut self.times, &mut self.values);
             return database.execute(&statements.insert_job, &self.values).await.map(drop);
         };
-        if job.load.is_some() && job.load_from > load_from {
+        if let Some(update) = &statements.update_load
+            && job.load.is_some()
+            && job.load_from > load_from
+        {
             self.values.clear();
-            job.put_load(&mut self.values);
-            self.values.text(Some(job.load_from.name()));
+            for field in LOAD.iter().filter(|field| jids.column(**field).is_some()) {
+                job.put_field(*field, &mut self.times, &mut self.values);
+            }
             self.values.text(Some(job.jid));
-            database.execute(&statements.update_load, &self.values).await?;
+            database.execute(update, &self.values).await?;
         }
-        if let Some(said) = job.minions {
+        if let (Some(update), Some(said)) = (&statements.update_minions, job.minions) {
             let known = minions.len();
             let names = msgpack::items(said).filter_map(|name| msgpack::scalar(name)?.text());
             minions.extend(names.map(str::to_owned));
@@ -214,14 +221,14 @@ impl<'a> Writing<'a> {
                 // Writing texts to memory does not fail.
                 self.values.make(|out| _ = serde_json::to_writer(out, &minions));
                 self.values.text(Some(job.jid));
-                database.execute(&statements.update_minions, &self.values).await?;
+                database.execute(update, &self.values).await?;
             }
         }
-        if let Some(end_time) = job.end_time {
+        if let (Some(update), Some(end_time)) = (&statements.update_end_time, job.end_time) {
             self.values.clear();
             self.values.text(Some(end_time));
             self.values.text(Some(job.jid));
-            database.execute(&statements.update_end_time, &self.values).await?;
+            database.execute(update, &self.values).await?;
         }
         Ok(())
     }
@@ -236,10 +243,11 @@ impl<'a> Writing<'a> {
         let stored = self.stored(database, returns).await?;
         let Choice { kept, replaced } = choose(returns, stored);
         for (jid, minion) in replaced {
+            let Some(delete) = &statements.delete_return else { break };
             self.values.clear();
             self.values.text(Some(jid));
             self.values.text(Some(minion));
-            database.execute(&statements.delete_return, &self.values).await?;
+            database.execute(delete, &self.values).await?;
         }
         self.values.clear();
         for said in &kept {
@@ -285,9 +293,9 @@ impl<'a> Writing<'a> {
             }
             ControlFlow::Continue(())
         };
-        database
-            .query(&self.statements.select_returns(keys.len()), &self.values, &mut each)
-            .await?;
+        if let Some(select) = self.statements.select_returns(keys.len()) {
+            database.query(&select, &self.values, &mut each).await?;
+        }
         Ok(keys.into_iter().zip(best).filter_map(|(key, best)| Some((key, best?))).collect())
     }
 }

@@ -2,6 +2,7 @@
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, ToSql};
+use tokio::time::Instant;
 
 use crate::sink::sql::dialect::Dialect;
 use crate::sink::sql::{Database, Each, Values};
@@ -35,6 +36,9 @@ const STATEMENTS: usize = 32;
 /// The columns that a query may have.
 const COLUMNS: usize = 8;
 
+/// Steps of the database from one look at the time to the next: some microseconds.
+const STEPS: i32 = 1000;
+
 /// A connection.
 pub(super) struct Sqlite(Connection);
 
@@ -47,6 +51,12 @@ impl Sqlite {
     #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
         &self.0
+    }
+
+    /// A statement that still runs at this time fails.
+    pub(super) fn give_up_at(&mut self, until: Option<Instant>) -> rusqlite::Result<()> {
+        let is_over = until.map(|until| move || until <= Instant::now());
+        self.0.progress_handler(STEPS, is_over)
     }
 
     pub(super) fn into_connection(self) -> Connection {

@@ -1,5 +1,7 @@
 //! Reads jobs back, over a read-only connection of its own, on a thread that may block.
 
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,11 +17,11 @@ use crate::sink::sql::reading::{Reading, fill};
 use crate::sink::sql::tables::Tables;
 use crate::sync::lock;
 
-/// How long to wait for a lock of another process. Salt waits for three seconds.
+/// The longest wait for a lock of another process. Salt waits for three seconds.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// The jobs of a database.
-pub(super) struct Jobs(Arc<Database>);
+pub(super) struct SqliteJobs(Arc<Database>);
 
 struct Database {
     path: PathBuf,
@@ -35,15 +37,15 @@ struct Open {
     reading: Reading,
 }
 
-impl Jobs {
+impl SqliteJobs {
     pub(super) fn new(database: &Path, tables: &'static Tables) -> Self {
         // As the sink opens it. Where the folder of the process is not known there is nothing.
         let path = std::path::absolute(database).unwrap_or_default();
-        Jobs(Arc::new(Database { path, tables, idle: Mutex::default() }))
+        SqliteJobs(Arc::new(Database { path, tables, idle: Mutex::default() }))
     }
 }
 
-impl JobStore for Jobs {
+impl JobStore for SqliteJobs {
     fn ask(&self, answer: Answer) -> Asking<'_> {
         let database = Arc::clone(&self.0);
         let doing = || format!("reading jobs of {}", self.0.path.display());
@@ -57,16 +59,22 @@ impl JobStore for Jobs {
 }
 
 impl Database {
-    fn answer(&self, answer: Answer) -> rusqlite::Result<Answer> {
-        // Nothing is known of jobs as long as there is no file.
-        let Ok(file) = file_id(&self.path) else { return Ok(answer) };
+    fn answer(&self, answer: Answer) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+        let file = match file_id(&self.path) {
+            Ok(file) => file,
+            // Nothing is known of jobs as long as there is no file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(answer),
+            Err(error) => return Err(error.into()),
+        };
         let idle = lock::hold(&self.idle).take();
         let mut open = match idle.filter(|open| open.file == file) {
             Some(open) => open,
             None => Open::new(&self.path, file, self.tables)?,
         };
-        if !open.reading.has_tables() {
-            return Ok(answer);
+        open.sqlite.give_up_at(answer.until())?;
+        if !open.reading.is_whole() {
+            // A sink may have added meanwhile what was missing.
+            open.reading = at_once(Reading::of(&mut open.sqlite, self.tables, &DIALECT))?;
         }
         let answer = at_once(fill(&mut open.sqlite, &open.reading, answer))?;
         *lock::hold(&self.idle) = Some(open);

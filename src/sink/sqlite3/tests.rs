@@ -1,4 +1,4 @@
-//! What the sink makes of events, and of a database that is not as it should be.
+//! The sink with all sorts of events, and with a database that is not as it should be.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -11,7 +11,9 @@ use serde_json::json;
 use super::*;
 use crate::event::chunk::{Chunk, Share};
 use crate::event::{Authority, Event, Origin, job_load};
+use crate::jobs::Jobs;
 use crate::jobs::store::Question;
+use crate::jobs::stores::JobStores;
 use crate::sink::contract::Partly;
 use crate::sink::sql::dialect::Dialect;
 
@@ -509,7 +511,7 @@ fn groups_of_any_size_leave_the_same_rows() {
     assert_eq!((returns("\"6\" |"), returns("\"4\" |"), returns("nocache |")), (0, 1, 2));
 }
 
-/// What a master says of a job.
+/// A batch of one word of a master.
 fn told(event: Option<Event>) -> Batch {
     vouched(Authority::Master, vec![event.unwrap()])
 }
@@ -594,15 +596,18 @@ fn old_rows_go_in_small_steps_and_others_stay() {
     assert_eq!(rows(&database, "SELECT jid FROM jids"), [JID]);
 }
 
-/// What the store of jobs answers.
+/// The answer of the store of jobs.
 fn asked(database: &Path, question: Question) -> serde_json::Value {
+    answered(&*Sqlite3::job_store(&config(database)).unwrap(), question).unwrap()
+}
+
+fn answered(store: &dyn JobStore, question: Question) -> Result<serde_json::Value, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let answer = crate::jobs::Jobs::new(folder.path()).answer_to(question, 1 << 20);
-    let store = Sqlite3::job_store(&config(database)).unwrap();
-    let found = runtime.block_on(store.ask(answer)).unwrap().finished().unwrap();
-    let Some(found) = found else { return serde_json::Value::Null };
-    rmp_serde::from_slice(&found.into_memory().unwrap()).unwrap()
+    let answer = Jobs::new(folder.path()).answer_to(question, 1 << 20);
+    let answer = runtime.block_on(store.ask(answer)).map_err(|error| chain(&error))?;
+    let Some(found) = answer.finished().unwrap() else { return Ok(json!(null)) };
+    Ok(rmp_serde::from_slice(&found.into_memory().unwrap()).unwrap())
 }
 
 #[test]
@@ -694,9 +699,184 @@ fn what_salts_own_returner_wrote_is_read_back() {
         assert_eq!(asked(&database, Question::GetMinions), json!(["web-1", "web-2"]));
         assert_eq!(asked(&database, Question::GetEndtime { jid: find.clone() }), json!(null));
     }
-    // What the bus says of it later changes nothing.
+    // The bus changes nothing by saying it later.
     let new = event(&format!("salt/job/{first}/new"), &[("jid", Value::from(&*first))]);
     open(&database).store(&batch(vec![new])).unwrap();
     let load = asked(&database, Question::GetLoad { jid: first });
     assert_eq!(load["cmd"], "publish");
+}
+
+/// Salt's tables as its other returners have them: without any column of ours.
+static PLAIN: Tables = Tables {
+    jids: Table {
+        name: "jids",
+        columns: &[
+            column("jid", JobField::Jid, "PRIMARY KEY"),
+            column("load", JobField::Load, "NOT NULL"),
+        ],
+        indexes: &[],
+    },
+    returns: Table {
+        name: "salt_returns",
+        columns: &[
+            column("fun", ReturnField::Function, ""),
+            column("jid", ReturnField::Jid, ""),
+            column("id", ReturnField::Minion, ""),
+            column("full_ret", ReturnField::Value, "NOT NULL"),
+        ],
+        indexes: &[],
+    },
+    events: Table {
+        name: "salt_events",
+        columns: &[column("tag", EventField::Tag, ""), column("data", EventField::Data, "")],
+        indexes: &[],
+    },
+    is_trimmed: "0",
+};
+
+#[test]
+fn tables_without_a_column_of_ours_are_written_read_and_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    let statements = Statements::new(&PLAIN, &DIALECT);
+    let mut sqlite = Sqlite::new(Connection::open(&database).unwrap());
+    at_once(migrate(&mut sqlite, &statements)).unwrap();
+    let mut stored = |batch: &Batch| {
+        at_once(write::store(&mut sqlite, &statements, batch, &mut Vec::new())).unwrap();
+    };
+    let fields = [("jid", Value::from(JID)), ("fun", Value::from("cmd.run"))];
+    let load = event("", &[&fields[..], &[("to", Value::from(5))]].concat());
+    stored(&batch(vec![event(&format!("salt/job/{JID}/new"), &fields), job_return("a", &[])]));
+    stored(&told(job_load::of_load(JID, load.payload(), &["b".to_owned()])));
+    stored(&told(job_load::of_minions(JID, &["c".to_owned()])));
+    stored(&told(job_load::of_end_time(JID, "then")));
+    let others = ["a", "b"].map(|minion| job_return(minion, &[("return", Value::from("more"))]));
+    stored(&vouched(Authority::Master, Vec::from(others)));
+
+    let published = json!({"jid": JID, "fun": "cmd.run", "to": 5});
+    let left =
+        [format!("{JID} | {}", r#"{"jid": "JID", "fun": "cmd.run", "to": 5}"#.replace("JID", JID))];
+    assert_eq!(rows(&database, "SELECT jid, load FROM jids"), left);
+    let returns = rows(&database, "SELECT id, full_ret FROM salt_returns ORDER BY id");
+    assert_eq!(returns, ["a | \"more\"", "b | \"more\""]);
+    assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#4"]);
+
+    let store = job_store::SqliteJobs::new(&database, &PLAIN);
+    let asked = |question: Question| answered(&store, question).unwrap();
+    let (jid, fun) = (JID.to_owned(), "cmd.run".to_owned());
+    assert_eq!(asked(Question::GetLoad { jid: jid.clone() }), published);
+    let of_job = asked(Question::GetJid { jid: jid.clone() });
+    assert_eq!(of_job, json!({"a": {"return": "more"}, "b": {"return": "more"}}));
+    assert_eq!(asked(Question::GetFun { fun })["b"]["jid"], JID);
+    assert_eq!(asked(Question::GetJids)[JID]["Function"], "cmd.run");
+    let last = Question::GetJidsFilter { count: 1, filter_find_job: true };
+    assert_eq!(asked(last)[0]["JID"], JID);
+    assert_eq!(asked(Question::GetMinions), json!(["a", "b"]));
+    assert_eq!(asked(Question::GetEndtime { jid }), json!(null));
+
+    // A job is as old as its id, once no return of it is there.
+    let mut retention = Retention::new(Duration::ZERO);
+    at_once(retention.step(&mut sqlite, &statements, 1)).unwrap();
+    assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#1"]);
+    sqlite.connection().execute_batch("DELETE FROM salt_returns").unwrap();
+    let long_ago = crate::observe::state::now() - 1_795_000_000_000_000;
+    let keep = |micros| Retention::new(Duration::from_micros(micros));
+    at_once(keep(long_ago).step(&mut sqlite, &statements, 1)).unwrap();
+    assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#1"], "it is younger");
+}
+
+#[test]
+fn a_return_that_stands_twice_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    let connection = Connection::open(&database).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE jids (jid, load);
+             CREATE TABLE salt_returns (fun, jid, id, full_ret);
+             INSERT INTO salt_returns VALUES ('f', '1', 'a', '1'), ('f', '1', 'b', '2'),
+                 ('f', '1', 'a', '3'), ('f', '1', 'b', '4');",
+        )
+        .unwrap();
+    let all = json!({"a": {"return": 1}, "b": {"return": 2}});
+    assert_eq!(asked(&database, Question::GetJid { jid: "1".to_owned() }), all);
+    let of_function = asked(&database, Question::GetFun { fun: "f".to_owned() });
+    assert_eq!(of_function["a"]["return"], 1);
+    assert_eq!(of_function.as_object().unwrap().len(), 2);
+}
+
+#[test]
+fn columns_that_come_later_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    let store = Sqlite3::job_store(&config(&database)).unwrap();
+    let connection = Connection::open(&database).unwrap();
+    let asked = || {
+        let question = Question::GetEndtime { jid: JID.to_owned() };
+        answered(&*store, question).unwrap()
+    };
+    assert_eq!(asked(), json!(null));
+    let written = include_str!("../../../tests/fixtures/salt-sqlite3/written.sql");
+    connection.execute_batch(written).unwrap();
+    assert_eq!(asked(), json!(null));
+    let load = event("", &[("jid", Value::from(JID)), ("fun", Value::from("a"))]);
+    let mut sink = open(&database);
+    sink.store(&told(job_load::of_load(JID, load.payload(), &[]))).unwrap();
+    sink.store(&told(job_load::of_end_time(JID, "then"))).unwrap();
+    assert_eq!(asked(), json!("then"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    for path in [folder.path().to_owned(), folder.path().join("file/salt.db")] {
+        let store = Sqlite3::job_store(&config(&path)).unwrap();
+        let error = answered(&*store, Question::GetMinions).unwrap_err();
+        assert!(error.contains("directory"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_waits_for_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    let connection = Connection::open(&database).unwrap();
+    // It has no end.
+    connection
+        .execute_batch(
+            "CREATE TABLE jids (jid, load);
+             INSERT INTO jids VALUES ('1', '{}');
+             CREATE VIEW salt_returns AS WITH RECURSIVE numbers (number) AS
+                 (SELECT 1 UNION ALL SELECT 1 FROM numbers)
+             SELECT 'f' AS fun, '1' AS jid, 'a' AS id, '1' AS full_ret FROM numbers;",
+        )
+        .unwrap();
+    let store = Sqlite3::job_store(&config(&database)).unwrap();
+    let stores = JobStores::new(vec![("a".to_owned(), store)], &[]);
+    let jobs = Jobs::new(folder.path());
+    let ask = async |question: Question, time: Duration| {
+        let until = tokio::time::Instant::now() + time;
+        stores.ask_one("a", until, || jobs.answer_to(question.clone(), 1 << 10)).await
+    };
+    for _ in 0..8 {
+        assert!(ask(Question::GetMinions, Duration::from_millis(30)).await.is_err());
+    }
+    let began = std::time::Instant::now();
+    let load = Question::GetLoad { jid: "1".to_owned() };
+    while ask(load.clone(), Duration::from_secs(9)).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(120), "all turns are taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[test]
+fn the_script_makes_the_tables_that_the_sink_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let [made, scripted] = ["made", "scripted"].map(|name| folder.path().join(name));
+    drop(open(&made));
+    let script = Sqlite3::tables(None, &TableWish::default()).unwrap();
+    Connection::open(&scripted).unwrap().execute_batch(&script).unwrap();
+    let schema = "SELECT name, sql FROM sqlite_master ORDER BY name";
+    assert_eq!(rows(&scripted, schema), rows(&made, schema));
 }

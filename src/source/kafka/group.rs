@@ -36,8 +36,8 @@ pub(super) struct Context {
     seen: Option<Seen>,
 }
 
-/// How long a rebalance or a stop waits for receipts. Well below the time after which a group goes
-/// on without a member, and below the default deadline for stopping.
+/// The time for which a rebalance or a stop waits for receipts. Well below the time after which a
+/// group goes on without a member, and below the default deadline for stopping.
 const LET_GO: Duration = Duration::from_secs(10);
 
 impl Context {

@@ -52,7 +52,7 @@ pub(super) struct InFlight {
     assigned: BTreeSet<Place>,
     /// How far each of them is safe.
     safe: Offsets,
-    /// Whether more is safe than was committed.
+    /// More is safe than was committed.
     has_news: bool,
 }
 
@@ -64,7 +64,7 @@ const MAX_LOTS: usize = 64;
 const MAX_BYTES: usize = 16 << 20;
 
 impl InFlight {
-    /// Whether nothing more should be read before something has settled.
+    /// Nothing more should be read before something has settled.
     pub(super) fn is_full(&self) -> bool {
         self.lots.len() >= MAX_LOTS || self.bytes >= MAX_BYTES
     }
@@ -74,12 +74,12 @@ impl InFlight {
         self.bytes
     }
 
-    /// How many partitions are read.
+    /// The number of partitions that are read.
     pub(super) fn partitions(&self) -> usize {
         self.assigned.len()
     }
 
-    /// Whether this partition is.
+    /// This partition is read.
     pub(super) fn reads(&self, topic: &str, partition: i32) -> bool {
         self.assigned.contains(&(topic.into(), partition))
     }

@@ -114,8 +114,8 @@ impl Source for Kafka {
     }
 }
 
-/// How long the brokers may take to say what there is. Less than `saltern check` waits, so that
-/// what librdkafka knows of the reason is told.
+/// The time that the brokers may take to say what there is. Less than `saltern check` waits, so
+/// that what librdkafka knows of the reason is told.
 const PROBE: Duration = Duration::from_secs(5);
 
 /// Asks the brokers for each topic that has a name.

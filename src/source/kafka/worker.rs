@@ -52,13 +52,13 @@ pub(super) struct Worker {
     has_seen_bad: bool,
 }
 
-/// How long to wait for a message before looking at the receipts.
+/// The time to wait for a message before looking at the receipts.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// How long to wait for room before the group is told that this worker lives.
+/// The time to wait for room before the group is told that this worker lives.
 const HELD_UP: Duration = Duration::from_secs(1);
 
-/// How often offsets are committed.
+/// The interval at which offsets are committed.
 const COMMIT: Duration = Duration::from_secs(1);
 
 /// The wait before events that were not kept are read again, and the longest.

@@ -28,17 +28,18 @@ use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::source::prefixed::{PrefixError, framed};
 use crate::source::returner_wire::{self as wire, Answer, Asked, PART, Request, VERSION};
 
-/// How long a client may take to read a part of an answer.
+/// The time that a client may take to read a part of an answer.
 const UNREAD: Duration = Duration::from_secs(10);
 
-/// How long it may take to read a long one as a whole: so long, and one second for so many bytes.
+/// The time that it may take to read a long one as a whole: so long, and one second for so many
+/// bytes.
 const UNREAD_WHOLE: Duration = Duration::from_secs(30);
 const BYTES_A_SECOND: u64 = 256 << 10;
 
 /// The longest message with a token.
 const GREETING: usize = 8 << 10;
 
-/// How long a client that is turned away may take to read why.
+/// The time that a client that is turned away may take to read why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Messages to a client that may wait to be written: more than it may have requests, so that it

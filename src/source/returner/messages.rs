@@ -13,17 +13,17 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::budget::{Budget, Held};
 use crate::source::prefixed::{PrefixError, Prefixed};
 
-/// How long a client may take from its connection to its first message.
+/// The time that a client may take from its connection to its first message.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// How long a client may pause within a message, and how long a whole message may take.
+/// The time that a client may pause within a message, and how long a whole message may take.
 const PAUSE: Duration = Duration::from_secs(10);
 const WHOLE: Duration = Duration::from_secs(60);
 
 /// Bytes that a client may have in memory beside those that are counted.
 const UNCOUNTED: usize = 64 << 10;
 
-/// Why no more is read of a client.
+/// The reason why no more is read of a client.
 #[derive(Debug, Error)]
 pub(super) enum Broken {
     /// It has closed the connection, and said whole messages.

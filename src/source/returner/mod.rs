@@ -169,7 +169,7 @@ const CONNECTIONS: usize = 256;
 /// How many of these may be no masters.
 const OTHERS: usize = CONNECTIONS / 2;
 
-/// How long to leave the listener alone after it failed, for lack of descriptors for instance.
+/// The time to leave the listener alone after it failed, for lack of descriptors for instance.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 pub(super) struct Returner;
@@ -278,7 +278,7 @@ fn context(
     Ok(ConnectionContext { handler, access, turned_away, max_frame, stop: stop.clone() })
 }
 
-/// Where clients come in.
+/// The place where clients come in.
 struct Listening {
     listener: Listener,
     file: Option<SocketFile>,

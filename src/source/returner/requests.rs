@@ -22,6 +22,7 @@ use crate::event::runner::RunnerJob;
 use crate::event::{Authority, Event};
 use crate::jobs::spool::Spooled;
 use crate::jobs::store::Question;
+use crate::jobs::stores::deadline;
 use crate::jobs::{Jobs, JobsError};
 use crate::source::frame_sender::{FrameSender, Via};
 use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
@@ -46,10 +47,10 @@ const UNREAD: u64 = 256 << 20;
 /// The bytes that are shown of the name of a sink.
 const LONGEST_NAME: usize = 64;
 
-/// How often a sender hears that it should wait.
+/// The interval at which a sender hears that it should wait.
 pub(in crate::source) const WAIT: Duration = Duration::from_secs(1);
 
-/// How long the last answers may take when the daemon stops.
+/// The time that the last answers may take when the daemon stops.
 pub(in crate::source) const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Something for both kinds of requests.
@@ -301,7 +302,7 @@ impl RequestHandler {
         store: Option<&str>,
         place: Place,
     ) -> (Answer, Option<Place>) {
-        let stores = self.sender.jobs.stores();
+        let (stores, until) = (self.sender.jobs.stores(), deadline());
         let memory = self.memory;
         let answer = || self.sender.jobs.answer_to(question.clone(), memory);
         let mut failure = None;
@@ -311,7 +312,7 @@ impl RequestHandler {
                 let why = format!("there is no sink `{name}` that keeps jobs; there are: {names}");
                 return (Answer::Refused { why, later: false }, Some(place));
             }
-            match stores.ask_one(name, answer).await {
+            match stores.ask_one(name, until, answer).await {
                 Ok(Some(found)) => return found_in(found, Some(place)),
                 Ok(None) => {}
                 Err(error) => failure = Some(later(&chain(&error))),
@@ -332,7 +333,7 @@ impl RequestHandler {
             Ok(None) => {}
             Err(error) => _ = failure.get_or_insert(error),
         }
-        match stores.ask_in_turn(answer).await {
+        match stores.ask_in_turn(until, answer).await {
             Ok(Some(found)) => return found_in(found, place),
             Ok(None) => {}
             Err(error) => _ = failure.get_or_insert(later(&chain(&error))),

@@ -9,7 +9,7 @@ use crate::observe::metrics::{self, Tally};
 use crate::observe::state::SourceState;
 use crate::source::returner_wire::Answer;
 
-/// Why a client is turned away or cut off.
+/// The reason why a client is turned away or cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
     NotAllowed,

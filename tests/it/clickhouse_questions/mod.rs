@@ -14,7 +14,7 @@ use crate::harness::clickhouse::ClickHouse;
 use crate::harness::clickhouse::chdb::Chdb;
 use crate::harness::daemon::Daemon;
 
-/// When the page is read.
+/// The time at which the page is read.
 const NOON: &str = "toDateTime('2026-11-21 12:00:00', 'UTC')";
 
 fn page() -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Copies, Mend, Store, for_good};
+use super::{Copies, Repair, Store, for_good};
 use crate::harness::clickhouse::ClickHouse;
 
 impl Store for ClickHouse {
@@ -37,23 +37,23 @@ kind! { "clickhouse" in ClickHouse:
 }
 
 /// It is started again with what it had.
-fn kill(server: &mut ClickHouse, _: Option<u32>) -> Mend<ClickHouse> {
+fn kill(server: &mut ClickHouse, _: Option<u32>) -> Repair<ClickHouse> {
     server.kill();
     Box::new(ClickHouse::run)
 }
 
-fn hold(server: &mut ClickHouse, _: Option<u32>) -> Mend<ClickHouse> {
+fn hold(server: &mut ClickHouse, _: Option<u32>) -> Repair<ClickHouse> {
     server.pause();
     Box::new(|server| server.resume())
 }
 
 /// The user may only read.
-fn read_only(server: &mut ClickHouse, _: Option<u32>) -> Mend<ClickHouse> {
+fn read_only(server: &mut ClickHouse, _: Option<u32>) -> Repair<ClickHouse> {
     server.limit_now("readonly", "1");
     Box::new(|server| server.limit(""))
 }
 
-fn refuse_number_13(server: &mut ClickHouse, _: Option<u32>) -> Mend<ClickHouse> {
+fn refuse_number_13(server: &mut ClickHouse, _: Option<u32>) -> Repair<ClickHouse> {
     let sql = "ALTER TABLE salt.salt_events ADD COLUMN guard UInt8 \
                MATERIALIZED toUInt8(if(tag = 'test/13', 'bad luck', '1'))";
     server.query(sql);
@@ -61,7 +61,7 @@ fn refuse_number_13(server: &mut ClickHouse, _: Option<u32>) -> Mend<ClickHouse>
 }
 
 /// Somebody drops the table.
-fn drop_table(server: &mut ClickHouse, _: Option<u32>) -> Mend<ClickHouse> {
+fn drop_table(server: &mut ClickHouse, _: Option<u32>) -> Repair<ClickHouse> {
     server.query("DROP TABLE salt.salt_events");
     for_good()
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Folder {
     /// The test's.
     test: PathBuf,
-    /// Where the files are looked for.
+    /// The folder in which the files are looked for.
     seen: PathBuf,
 }
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Mend, Store, lives};
+use super::{Repair, Store, lives};
 use crate::harness::kafka::{Isolation, Kafka};
 use crate::harness::server::{Lent, Shared};
 
@@ -64,12 +64,12 @@ kind! { "kafka" in Topic:
 }
 
 /// It comes back with what it had.
-fn kill(topic: &mut Topic, _: Option<u32>) -> Mend<Topic> {
+fn kill(topic: &mut Topic, _: Option<u32>) -> Repair<Topic> {
     topic.broker.kill(0);
     Box::new(|topic| topic.broker.start())
 }
 
-fn hold(topic: &mut Topic, _: Option<u32>) -> Mend<Topic> {
+fn hold(topic: &mut Topic, _: Option<u32>) -> Repair<Topic> {
     topic.broker.pause(0);
     Box::new(|topic| topic.broker.resume(0))
 }
@@ -78,7 +78,7 @@ fn hold(topic: &mut Topic, _: Option<u32>) -> Mend<Topic> {
 mod transactions {
     use std::path::Path;
 
-    use super::{Mend, NAME, Store, Topic, lives};
+    use super::{Repair, Store, Topic, lives};
 
     struct InTransactions(Topic);
 
@@ -96,28 +96,28 @@ mod transactions {
         }
     }
 
-    fn kill(topic: &mut InTransactions, pid: Option<u32>) -> Mend<InTransactions> {
-        let mend = super::kill(&mut topic.0, pid);
-        Box::new(|topic| mend(&mut topic.0))
+    fn kill(topic: &mut InTransactions, pid: Option<u32>) -> Repair<InTransactions> {
+        let repair = super::kill(&mut topic.0, pid);
+        Box::new(|topic| repair(&mut topic.0))
     }
 
-    fn hold(topic: &mut InTransactions, pid: Option<u32>) -> Mend<InTransactions> {
-        let mend = super::hold(&mut topic.0, pid);
-        Box::new(|topic| mend(&mut topic.0))
+    fn hold(topic: &mut InTransactions, pid: Option<u32>) -> Repair<InTransactions> {
+        let repair = super::hold(&mut topic.0, pid);
+        Box::new(|topic| repair(&mut topic.0))
     }
 
     #[test]
     fn invariant_2_killed_in_mid_batch() {
-        lives::invariant_2_killed_in_mid_batch(NAME, kill);
+        lives::invariant_2_killed_in_mid_batch("kafka", kill);
     }
 
     #[test]
     fn invariant_2_hanging() {
-        lives::invariant_2_hanging(NAME, hold);
+        lives::invariant_2_hanging("kafka", hold);
     }
 
     #[test]
     fn invariant_8_stops_in_time() {
-        lives::invariant_8_stops_in_time(NAME, hold);
+        lives::invariant_8_stops_in_time("kafka", hold);
     }
 }

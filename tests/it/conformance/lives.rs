@@ -1,5 +1,5 @@
-//! What every kind of sink is put through. Each life begins with an empty store and ends with one
-//! that holds every event.
+//! The lives that every kind of sink goes through. Each begins with an empty store and ends with
+//! one that holds every event.
 
 use std::path::Path;
 use std::time::Instant;
@@ -55,7 +55,7 @@ impl<S: Store> Life<S> {
         Daemon::start(self.path(), &self.sections("", ""))
     }
 
-    /// What the store holds is just the events of these numbers, in order.
+    /// The store holds just the events of these numbers, in order.
     pub(crate) fn assert_holds(&self, numbers: impl IntoIterator<Item = u64>) {
         let Some(found) = self.store.tags() else { return };
         let expected: Vec<_> = numbers.into_iter().map(tag).collect();
@@ -71,12 +71,12 @@ impl<S: Store> Life<S> {
 /// The store cannot be reached when the daemon starts, and comes later.
 pub(crate) fn absent_at_start<S: Store>(kind: &'static str, absent: Fault<S>) {
     let mut life = Life::begin(kind);
-    let mend = absent(&mut life.store, None);
+    let repair = absent(&mut life.store, None);
     let daemon = life.daemon();
     life.bus.send(0..200, SIZE);
     daemon.wait_stored("neighbour", 200);
     daemon.wait_failing("store");
-    mend(&mut life.store);
+    repair(&mut life.store);
     daemon.wait_stored("store", 200);
     daemon.stop();
     life.assert_holds(0..200);
@@ -102,7 +102,7 @@ pub(crate) fn invariant_3_partly_storing<S: Store>(kind: &'static str, halve: Fa
 }
 
 /// The store stops taking events while they come, and takes them again later. The neighbour has
-/// all of them before the store is mended.
+/// all of them before the store is repaired.
 fn broken_for_a_while<S: Store>(
     mut life: Life<S>,
     fault: Fault<S>,
@@ -115,14 +115,14 @@ fn broken_for_a_while<S: Store>(
     let daemon = Daemon::start_as(life.path(), &life.sections(RETRY, retry), &launch);
     life.bus.send(0..100, SIZE);
     daemon.wait_stored("store", 100);
-    let mend = fault(&mut life.store, Some(daemon.pid()));
+    let repair = fault(&mut life.store, Some(daemon.pid()));
     life.bus.send(100..200, SIZE);
     daemon.wait_stored("neighbour", 200);
     daemon.wait_failing("store");
     life.bus.send(200..300, SIZE);
     daemon.wait_stored("neighbour", 300);
     assert!(daemon.stored("store") < 300);
-    mend(&mut life.store);
+    repair(&mut life.store);
     daemon.wait_stored("store", 300);
     if before.is_some() {
         // The namespace ends with the daemon.
@@ -188,7 +188,8 @@ pub(crate) fn wrong_password<S: Store>(kind: &'static str, settings: fn(&S) -> S
     life.assert_neighbour_holds(100);
 }
 
-/// What the store held is removed while the daemon runs: a new one is begun with the next event.
+/// The contents of the store are removed while the daemon runs: a new one is begun with the next
+/// event.
 pub(crate) fn removed<S: Store>(kind: &'static str, remove: Fault<S>) {
     let mut life = Life::begin(kind);
     let daemon = life.daemon();

@@ -1,14 +1,15 @@
-//! Every kind of sink goes through the same life: its store absent at the start, killed, slow,
+//! Every kind of sink goes through the same life. Its store is absent at the start, killed, slow,
 //! hanging, refusing for a while, refusing one event, storing half, behind another password,
-//! removed; the daemon killed in the middle, draining at the end. After each the store holds every
-//! event. The stores are real: files, databases, a full file system, servers.
+//! removed. The daemon is killed in the middle, and drains at the end. After each the store holds
+//! every event. The stores are real: files, databases, a full file system, servers.
 //!
 //! A kind is a file here: a [`Store`], and a `kind!` that names its faults. A fault that it cannot
 //! be put through is `none("the reason")` there, and its tests are ignored with that reason. To add
-//! a kind, write its file, and add its line to the `mod` lines and to [`KINDS`].
+//! a kind, write its file and its `mod` line.
 //!
 //! Tests of an invariant of the architecture have its number in their names.
 
+use std::fs;
 use std::path::Path;
 
 use crate::harness::daemon::saltern;
@@ -18,7 +19,7 @@ mod lives;
 
 /// The store of a kind under test.
 pub(crate) trait Store: Sized {
-    /// How often an event may be there that was sent twice.
+    /// The number of copies that there may be of an event that was sent twice.
     const COPIES: Copies = Copies::AtLeastOne;
 
     /// A shell command that runs before the daemon in its mount namespace, where the store is to
@@ -28,7 +29,7 @@ pub(crate) trait Store: Sized {
     /// Starts it. Its files, if they are the daemon's to write, are in `store/` of this folder.
     fn start(folder: &Path) -> Self;
 
-    /// What stands under the kind in the configuration.
+    /// The settings under the kind in the configuration.
     fn settings(&self) -> String;
 
     /// The tags of the events that it holds, in order; `None` if it keeps nothing.
@@ -44,14 +45,31 @@ pub(crate) enum Copies {
     AtLeastOne,
 }
 
+/// The store of a kind that keeps nothing.
+struct Nothing;
+
+impl Store for Nothing {
+    fn start(_: &Path) -> Self {
+        Nothing
+    }
+
+    fn settings(&self) -> String {
+        "{}".to_owned()
+    }
+
+    fn tags(&self) -> Option<Vec<String>> {
+        None
+    }
+}
+
 /// Breaks the store; of the daemon of this pid, if it has started.
-pub(crate) type Fault<S> = fn(&mut S, Option<u32>) -> Mend<S>;
+pub(crate) type Fault<S> = fn(&mut S, Option<u32>) -> Repair<S>;
 
-/// Mends it again.
-pub(crate) type Mend<S> = Box<dyn FnOnce(&mut S)>;
+/// Repairs it again.
+pub(crate) type Repair<S> = Box<dyn FnOnce(&mut S)>;
 
-/// A fault that needs no mending.
-pub(crate) fn for_good<S>() -> Mend<S> {
+/// A fault that needs no repair.
+pub(crate) fn for_good<S>() -> Repair<S> {
     Box::new(|_| ())
 }
 
@@ -81,7 +99,22 @@ macro_rules! life {
 /// * `halving`: it takes a part of a batch and then nothing for a while
 /// * `password`: the settings with a wrong password
 /// * `removed`: what it held is gone, and what comes later is stored
+///
+/// A kind that keeps no event, and so has no store, is `kind! { "NAME" keeps nothing: "why" }`.
 macro_rules! kind {
+    ($kind:literal keeps nothing: $why:literal) => {
+        kind! { $kind in super::Nothing:
+            absent: { none($why) }
+            killed: { none($why) }
+            held: { none($why) }
+            hangs: { none($why) }
+            refusing: { none($why) }
+            rejecting: { none($why) }
+            halving: { none($why) }
+            password: { none($why) }
+            removed: { none($why) }
+        }
+    };
     ($kind:literal in $store:ty:
         absent: { $($absent:tt)+ }
         killed: { $($killed:tt)+ }
@@ -93,7 +126,6 @@ macro_rules! kind {
         password: { $($password:tt)+ }
         removed: { $($removed:tt)+ }
     ) => {
-        pub(crate) const NAME: &str = $kind;
         life!(absent_at_start, $kind, $store, $($absent)+);
         life!(invariant_2_killed_in_mid_batch, $kind, $store, $($killed)+);
         life!(invariant_2_slow, $kind, $store, $($held)+);
@@ -118,20 +150,16 @@ mod rawfile_json;
 mod sqlite3;
 mod webhook;
 
-const KINDS: &[&str] = &[
-    rawfile_json::NAME,
-    sqlite3::NAME,
-    clickhouse::NAME,
-    kafka::NAME,
-    webhook::NAME,
-    local::NAME,
-    blackhole::NAME,
-];
-
 #[test]
 fn every_kind_of_sink_is_here() {
     let said = String::from_utf8(saltern(&["sinks"]).stdout).unwrap();
     let sinks = said.split("\n\n").next().unwrap().lines().skip(1);
-    let kinds: Vec<_> = sinks.map(|line| line.split_whitespace().next().unwrap()).collect();
-    assert_eq!(kinds, KINDS, "see the head of tests/it/conformance/mod.rs");
+    let here = include_str!("mod.rs");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/conformance");
+    for kind in sinks.map(|line| line.split_whitespace().next().unwrap()) {
+        assert!(here.contains(&format!("\nmod {kind};\n")), "{kind}: see the head of {}", file!());
+        let file = fs::read_to_string(folder.join(format!("{kind}.rs"))).unwrap();
+        let entry = format!("\nkind! {{ \"{kind}\" ");
+        assert!(file.contains(&entry), "the entry of {kind} is of another kind");
+    }
 }

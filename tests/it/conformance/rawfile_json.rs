@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::files::{Folder, tags_of_lines};
 use super::lives::{self, Life, SIZE};
-use super::{Mend, Store, for_good};
+use super::{Repair, Store, for_good};
 use crate::harness::bus::tag;
 use crate::harness::daemon::{STOP_LIMIT, pause, until};
 
@@ -46,30 +46,30 @@ kind! { "rawfile_json" in RawfileJson:
     removed: { remove }
 }
 
-fn no_directory(store: &mut RawfileJson, _: Option<u32>) -> Mend<RawfileJson> {
+fn no_directory(store: &mut RawfileJson, _: Option<u32>) -> Repair<RawfileJson> {
     store.0.remove();
     Box::new(|store| store.0.make())
 }
 
 /// Another process holds the lock of the file.
-fn hold_lock(store: &mut RawfileJson, _: Option<u32>) -> Mend<RawfileJson> {
+fn hold_lock(store: &mut RawfileJson, _: Option<u32>) -> Repair<RawfileJson> {
     let file = File::options().append(true).open(store.0.path("events")).unwrap();
     file.lock().unwrap();
     Box::new(move |_| file.unlock().unwrap())
 }
 
 /// The file system is full.
-fn full(store: &mut RawfileJson, pid: Option<u32>) -> Mend<RawfileJson> {
-    let mend = store.0.fill(pid.unwrap());
-    Box::new(move |_| mend())
+fn full(store: &mut RawfileJson, pid: Option<u32>) -> Repair<RawfileJson> {
+    let repair = store.0.fill(pid.unwrap());
+    Box::new(move |_| repair())
 }
 
 /// The same, and whenever the file is looked at meanwhile, under its lock, its last line is whole.
 /// The file's last page still takes some lines, so a batch begins to be written and cannot be
 /// ended.
-fn full_with_whole_lines(store: &mut RawfileJson, pid: Option<u32>) -> Mend<RawfileJson> {
+fn full_with_whole_lines(store: &mut RawfileJson, pid: Option<u32>) -> Repair<RawfileJson> {
     let events = store.0.inside(pid.unwrap()).join("events");
-    let mend = store.0.fill(pid.unwrap());
+    let repair = store.0.fill(pid.unwrap());
     Box::new(move |_| {
         for _ in 0..200 {
             let mut file = File::open(&events).unwrap();
@@ -80,12 +80,12 @@ fn full_with_whole_lines(store: &mut RawfileJson, pid: Option<u32>) -> Mend<Rawf
             assert!(text.ends_with('\n'), "half a line: {:?}", text.lines().last());
             pause(Duration::from_millis(2));
         }
-        mend();
+        repair();
     })
 }
 
 /// Somebody deletes the file.
-fn remove(store: &mut RawfileJson, _: Option<u32>) -> Mend<RawfileJson> {
+fn remove(store: &mut RawfileJson, _: Option<u32>) -> Repair<RawfileJson> {
     fs::remove_file(store.0.path("events")).unwrap();
     for_good()
 }
@@ -93,14 +93,14 @@ fn remove(store: &mut RawfileJson, _: Option<u32>) -> Mend<RawfileJson> {
 #[test]
 fn invariant_1_the_bus_is_never_held_up() {
     for mode in ["durable", "overflow", "memory"] {
-        lives::invariant_1_the_bus_is_never_held_up(NAME, hold_lock, mode);
+        lives::invariant_1_the_bus_is_never_held_up("rawfile_json", hold_lock, mode);
     }
 }
 
 /// A named pipe that nobody reads.
 #[test]
 fn invariant_8_stops_in_time_at_a_pipe() {
-    let mut life = Life::<RawfileJson>::begin(NAME);
+    let mut life = Life::<RawfileJson>::begin("rawfile_json");
     let pipe = life.store.0.path("events");
     assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
     let daemon = life.daemon();
@@ -115,7 +115,7 @@ fn invariant_8_stops_in_time_at_a_pipe() {
 
 #[test]
 fn sighup_opens_the_file_anew() {
-    let mut life = Life::<RawfileJson>::begin(NAME);
+    let mut life = Life::<RawfileJson>::begin("rawfile_json");
     let daemon = life.daemon();
     life.bus.send(0..50, SIZE);
     daemon.wait_stored("store", 50);

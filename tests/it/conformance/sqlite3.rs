@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::files::Folder;
-use super::{Copies, Mend, Store, for_good};
+use super::{Copies, Repair, Store, for_good};
 use crate::harness::bus::{Bus, frame_of, msgpack};
 use crate::harness::daemon::{DEADLINE, Daemon, Launch, until};
 
@@ -55,25 +55,25 @@ kind! { "sqlite3" in Sqlite3:
     removed: { remove }
 }
 
-fn no_directory(store: &mut Sqlite3, _: Option<u32>) -> Mend<Sqlite3> {
+fn no_directory(store: &mut Sqlite3, _: Option<u32>) -> Repair<Sqlite3> {
     store.0.remove();
     Box::new(|store| store.0.make())
 }
 
 /// Another process writes to the database.
-fn hold_transaction(store: &mut Sqlite3, _: Option<u32>) -> Mend<Sqlite3> {
+fn hold_transaction(store: &mut Sqlite3, _: Option<u32>) -> Repair<Sqlite3> {
     let connection = store.connect();
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
     Box::new(move |_| connection.execute_batch("COMMIT").unwrap())
 }
 
 /// The file system is full.
-fn full(store: &mut Sqlite3, pid: Option<u32>) -> Mend<Sqlite3> {
-    let mend = store.0.fill(pid.unwrap());
-    Box::new(move |_| mend())
+fn full(store: &mut Sqlite3, pid: Option<u32>) -> Repair<Sqlite3> {
+    let repair = store.0.fill(pid.unwrap());
+    Box::new(move |_| repair())
 }
 
-fn refuse_number_13(store: &mut Sqlite3, _: Option<u32>) -> Mend<Sqlite3> {
+fn refuse_number_13(store: &mut Sqlite3, _: Option<u32>) -> Repair<Sqlite3> {
     let trigger = "CREATE TRIGGER guard BEFORE INSERT ON salt_events WHEN new.tag = 'test/13'
                    BEGIN SELECT RAISE(ABORT, 'bad luck'); END";
     store.connect().execute_batch(trigger).unwrap();
@@ -81,7 +81,7 @@ fn refuse_number_13(store: &mut Sqlite3, _: Option<u32>) -> Mend<Sqlite3> {
 }
 
 /// Somebody deletes the database, and not SQLite's files beside it.
-fn remove(store: &mut Sqlite3, _: Option<u32>) -> Mend<Sqlite3> {
+fn remove(store: &mut Sqlite3, _: Option<u32>) -> Repair<Sqlite3> {
     std::fs::remove_file(store.0.path("salt.db")).unwrap();
     for_good()
 }
@@ -119,7 +119,7 @@ fn a_parked_sink_is_not_waited_for(mode: &str) {
         let frame = frame_of("app/held-up", &msgpack(&"x".repeat(2000).into()));
         while bus.try_send_bytes(&frame).is_ok() {}
     });
-    // What is read stays the same for as long as nothing makes room: nobody ever will.
+    // The number of events read stays the same for as long as nothing makes room: nobody ever will.
     let (mut last, mut same) = (0, 0);
     until("the queue to hold up the bus", || {
         let read = daemon.taken();

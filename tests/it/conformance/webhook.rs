@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 
-use super::{Copies, Mend, Store, for_good};
+use super::{Copies, Repair, Store, for_good};
 use crate::harness::ports::free_ports;
 use crate::harness::server::Server;
 
@@ -23,7 +23,7 @@ impl Receiver {
     }
 
     /// Tells it what to do until that is taken back.
-    fn tell(&mut self, order: &'static str, value: &str) -> Mend<Receiver> {
+    fn tell(&mut self, order: &'static str, value: &str) -> Repair<Receiver> {
         fs::write(self.server.folder().join(order), value).unwrap();
         Box::new(move |receiver| fs::remove_file(receiver.server.folder().join(order)).unwrap())
     }
@@ -64,17 +64,17 @@ kind! { "webhook" in Receiver:
 }
 
 /// It comes back with what it had.
-fn kill(receiver: &mut Receiver, _: Option<u32>) -> Mend<Receiver> {
+fn kill(receiver: &mut Receiver, _: Option<u32>) -> Repair<Receiver> {
     receiver.server.kill();
     Box::new(Receiver::run)
 }
 
-fn hold(receiver: &mut Receiver, _: Option<u32>) -> Mend<Receiver> {
+fn hold(receiver: &mut Receiver, _: Option<u32>) -> Repair<Receiver> {
     receiver.server.pause();
     Box::new(|receiver| receiver.server.resume())
 }
 
-fn reject_number_13(receiver: &mut Receiver, _: Option<u32>) -> Mend<Receiver> {
+fn reject_number_13(receiver: &mut Receiver, _: Option<u32>) -> Repair<Receiver> {
     let _mend = receiver.tell("rejecting", "");
     for_good()
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::in_repository;
 
-/// What stands in front of the first heading, and the sections behind it.
+/// The text in front of the first heading, and the sections behind it.
 pub(super) struct Head {
     /// The file, from the root of the repository.
     pub(super) file: String,

@@ -5,9 +5,9 @@ use serde_json::Value;
 /// A key, with points between the names that lead to it.
 pub(super) struct Key {
     pub(super) name: String,
-    /// What is written there: a size, a time, a list.
+    /// The form of the value: a size, a time, a list.
     pub(super) form: String,
-    /// What holds without it; `None` if it has to be there.
+    /// The value that holds without it; `None` if it has to be there.
     pub(super) default: Option<String>,
     pub(super) meaning: String,
 }
@@ -102,7 +102,7 @@ impl<'a> Keys<'a> {
         self.root["$defs"].get(name)
     }
 
-    /// What is written at a place, in a word.
+    /// The form of a value in a word.
     fn form(&self, schema: &'a Value) -> String {
         let (inner, _) = self.resolved(schema);
         let all = schema.to_string();

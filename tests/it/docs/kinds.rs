@@ -114,12 +114,13 @@ fn page_of_source(kind: &SourceKind, schema: &Value) -> String {
     let keys = Keys::of(schema, "sources", kind.name);
     section(&mut page, "Keys", &(table_of_keys(&keys) + SOURCES));
     let guarantee = head.need("Guarantee");
-    let failures = head.take("Failures").map(|list| table_of_failures(&head.file, &list));
+    let failures = head.need("Failures");
+    let failures = table_of_failures(&head.file, &failures);
     for (title, text) in head.rest() {
         section(&mut page, &title, &text);
     }
     section(&mut page, "Guarantee", &guarantee);
-    section(&mut page, "Failures", &failures.unwrap_or_default());
+    section(&mut page, "Failures", &failures);
     page
 }
 
@@ -158,7 +159,7 @@ fn table_of_keys(keys: &Keys<'_>) -> String {
     table + "\n"
 }
 
-/// Where the kind differs from the general defaults. Batches have none that are general.
+/// The defaults of the kind that are not the general ones. Batches have none that are general.
 fn own_defaults(kind: &SinkKind, schema: &Value) -> String {
     let entry = &schema["properties"]["sinks"]["additionalProperties"]["properties"];
     let own = kind.defaults_as_written();
@@ -198,7 +199,7 @@ fn stored(kind: &SinkKind, head: &mut Head) -> String {
     )
 }
 
-/// What becomes of an event that is written twice, in a sentence.
+/// A sentence on an event that is written twice.
 pub(super) fn once(kind: &SinkKind) -> &'static str {
     match kind.once {
         Once::ByEvent => "At least once, and one copy of each event: the store knows it by its id.",
@@ -209,6 +210,7 @@ pub(super) fn once(kind: &SinkKind) -> &'static str {
             "At least once: what was being written at a crash, or when an answer was lost, may be \
              there twice."
         }
+        Once::NothingKept => "Nothing is kept, so nothing is there twice.",
     }
 }
 

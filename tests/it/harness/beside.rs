@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::harness::daemon::{self, Launch};
 
-/// How long anything may take that is waited for.
+/// Nothing that is waited for may take longer.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
 
 pub(crate) struct Daemon {
@@ -78,7 +78,7 @@ impl Daemon {
         String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
     }
 
-    /// How many events of this tag were stored.
+    /// The number of events of this tag that were stored.
     pub(crate) fn stored_as(&self, tag: &str) -> usize {
         let tag = format!("\"tag\": \"{tag}\"");
         self.lines().iter().filter(|line| line.contains(&tag)).count()

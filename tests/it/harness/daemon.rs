@@ -60,7 +60,7 @@ pub(crate) fn saltern(arguments: &[&str]) -> Output {
     Command::new(SALTERN).args(arguments).output().unwrap()
 }
 
-/// How a daemon is started.
+/// The way in which a daemon is started.
 #[derive(Default)]
 pub(crate) struct Launch<'a> {
     pub(crate) environment: &'a [(&'a str, &'a str)],
@@ -127,12 +127,12 @@ impl Daemon {
         self.pid
     }
 
-    /// What it has logged.
+    /// Its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Where its HTTP side listens.
+    /// The address of its HTTP side.
     pub(crate) fn address(&self) -> &str {
         self.http.get_or_init(|| {
             wait_for("the HTTP side", || {
@@ -146,12 +146,12 @@ impl Daemon {
         })
     }
 
-    /// What it answers, head and body.
+    /// Its answer, head and body.
     pub(crate) fn get(&self, path: &str) -> String {
         self.get_with(path, &self.made_token().unwrap_or_default())
     }
 
-    /// What it answers, without the head.
+    /// Its answer without the head.
     pub(crate) fn body(&self, path: &str) -> String {
         self.get(path).split_once("\r\n\r\n").unwrap().1.to_owned()
     }
@@ -266,7 +266,7 @@ impl Daemon {
         child.wait().unwrap();
     }
 
-    /// How it has ended, if it has.
+    /// The status that it has ended with, if it has.
     pub(crate) fn has_ended(&self) -> Option<ExitStatus> {
         self.child.lock().unwrap().try_wait().unwrap()
     }

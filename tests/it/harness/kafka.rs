@@ -30,7 +30,7 @@ use crate::harness::daemon::pause;
 use crate::harness::ports::free_ports;
 use crate::harness::server::{LIMIT, Server, installed};
 
-/// How long a question to a broker may take before it is asked again.
+/// A question to a broker is asked again after this long.
 const ASK: Duration = Duration::from_secs(20);
 
 /// The user that may do anything at the secure port, and its password.
@@ -55,7 +55,7 @@ struct Node {
     server: Server,
 }
 
-/// What a reader sees of transactions.
+/// The transactions that a reader sees.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Isolation {
     Committed,
@@ -235,7 +235,7 @@ impl Kafka {
         self.nodes[node].server.resume();
     }
 
-    /// Where clients begin that come without a proxy, with commas between.
+    /// The addresses at which clients begin that come without a proxy, with commas between.
     pub(crate) fn brokers(&self) -> String {
         let addresses: Vec<_> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.direct)).collect();
@@ -381,7 +381,7 @@ fn java(heap: u32) -> Vec<String> {
     let heap = format!("-Xmx{heap}m");
     let level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn";
     let jars = format!("{}/*", jars.display());
-    // What makes a short life cheap.
+    // These make a short life cheap.
     let options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", level, "-cp", &jars];
     [&heap].into_iter().map(String::as_str).chain(options).map(str::to_owned).collect()
 }

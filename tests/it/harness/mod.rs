@@ -1,4 +1,4 @@
-//! What the tests need of the world: the daemon, stores, masters, peers and broken wires.
+//! The world around the tests: the daemon, stores, masters, peers and broken wires.
 
 pub(crate) mod beside;
 pub(crate) mod bus;

@@ -22,17 +22,17 @@ const BACKLOG: u32 = 128;
 /// A way through the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// What the client sends.
+    /// The client's bytes.
     ToServer,
-    /// What the server answers.
+    /// The server's answers.
     ToClient,
 }
 
-/// What connections suffer.
+/// The faults of connections.
 #[derive(Debug, Clone)]
 struct Faults {
     server: SocketAddr,
-    /// How often all connections were reset; a connection ends when it changes.
+    /// The number of times that all connections were reset; a connection ends when it changes.
     resets: u64,
     /// Reset all after so many more bytes this way.
     reset_after: Option<(Way, usize)>,
@@ -40,7 +40,7 @@ struct Faults {
     latency: Duration,
 }
 
-/// Whether the port is open; answered once it is so.
+/// The port is to be open or shut; answered once it is so.
 type Door = (bool, SyncSender<()>);
 
 /// The proxy. Its methods may be called from any thread, in async code too.
@@ -79,7 +79,7 @@ impl Proxy {
         Proxy { address, faults, door: Some(door), thread: Some(thread) }
     }
 
-    /// Where clients connect.
+    /// The address at which clients connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -267,7 +267,7 @@ async fn pump(
     }
 }
 
-/// How many of so many bytes may pass, and whether all is reset then.
+/// The number of bytes, of so many, that may pass, and whether all is reset then.
 fn allow(via: Way, count: usize, faults: &watch::Sender<Faults>) -> (usize, bool) {
     let mut allowed = (count, false);
     faults.send_if_modified(|faults| {

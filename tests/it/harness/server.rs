@@ -16,7 +16,7 @@ use crate::harness::daemon::pause;
 /// Nothing that servers are waited for takes this long.
 pub(crate) const LIMIT: Duration = Duration::from_mins(4);
 
-/// Where `tests/servers/install.sh` has put this server.
+/// The folder in which `tests/servers/install.sh` has put this server.
 pub(crate) fn installed(name: &str) -> PathBuf {
     let cache = std::env::var_os("SALTERN_TEST_CACHE").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/saltern-tests");

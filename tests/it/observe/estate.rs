@@ -255,7 +255,7 @@ fn counts_of(events: &[Value]) -> Counts {
     counts
 }
 
-/// How the return of a single function went.
+/// The outcome of the return of a single function.
 fn success(function: &str, data: &Value) -> &'static str {
     let (retcode, success) = (&data["retcode"], &data["success"]);
     let is_failed = |state: &Value| state["result"] == false;

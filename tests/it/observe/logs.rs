@@ -1,4 +1,4 @@
-//! What the log looks like where journald reads it.
+//! The log as journald reads it.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! What can be seen of a running daemon: metrics of the estate, the page, and what scrapers can do
-//! to it.
+//! A running daemon as it can be seen: metrics of the estate, the page, and what scrapers can do to
+//! it.
 
 mod estate;
 mod logs;

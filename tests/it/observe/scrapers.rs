@@ -10,7 +10,7 @@ use rmpv::Value;
 use crate::harness::bus::{Bus, frame_of, msgpack};
 use crate::harness::daemon::Daemon;
 
-/// What the daemon may take more than before.
+/// Memory that the daemon may take beyond that of before.
 const MORE: u64 = 64 << 20;
 
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";

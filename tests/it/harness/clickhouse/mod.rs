@@ -171,7 +171,7 @@ impl ClickHouse {
     }
 }
 
-/// What every user gets: little memory, few threads.
+/// Every user gets little memory and few threads.
 const DEFAULTS: &str = "<max_memory_usage>1000000000</max_memory_usage><max_threads>2</max_threads>\
                         <background_pool_size>2</background_pool_size>\
                         <background_schedule_pool_size>2</background_schedule_pool_size>\

@@ -4,7 +4,7 @@
 //! this module starts what is in there. What a master in a test needs besides a configuration:
 //!
 //! * Salt puts `root_dir` in front of every path that does not lie below it, the sockets' too, so
-//!   everything has to be below `root_dir`; and that has to be short, since the address of a unix
+//!   everything has to be below `root_dir`. That has to be short, since the address of a unix
 //!   socket holds 108 bytes.
 //! * The grains that ask name servers are off: without a network they take minutes.
 //! * Master and minions fork. Each is a process group of its own and is ended as one, also when the
@@ -38,7 +38,7 @@ pub(crate) fn folder() -> TempDir {
     tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap()
 }
 
-/// What a program says that has to succeed.
+/// The output of a program that has to succeed.
 pub(crate) fn said(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -68,7 +68,7 @@ pub(crate) fn handing_over(version: &str, dir: &Path, socket: &Path) -> String {
 
 /// Nothing that is waited for here takes this long: a master and its minions on a slow, busy
 /// machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(6);
+pub(crate) const LIMIT: Duration = Duration::from_mins(6);
 
 /// Seconds that Salt's client waits for the returns of a job.
 pub(crate) const ANSWER: u32 = 120;
@@ -114,7 +114,7 @@ impl Group {
     pub(crate) fn stop(&mut self, limit: Duration) {
         signal("TERM", self.0.id().to_string());
         until("a process to end after SIGTERM", limit, || self.0.try_wait().unwrap());
-        // What it has forked should be gone with it; some of Salt's are slower, or forget.
+        // All that it has forked should be gone with it; some of Salt's are slower, or forget.
         signal("KILL", format!("-{}", self.0.id()));
         let gone = || (!signal("0", format!("-{}", self.0.id()))).then_some(());
         until("a process group to end", limit, gone);
@@ -137,7 +137,7 @@ fn signal(name: &str, id: String) -> bool {
     shell.stderr(Stdio::null()).status().unwrap().success()
 }
 
-/// How the master serves its bus.
+/// The way in which the master serves its bus.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Ipc {
     /// On a unix socket.
@@ -146,7 +146,7 @@ pub(crate) enum Ipc {
     Tcp,
 }
 
-/// What a configuration says beyond what every test needs.
+/// Options beyond those that every test needs.
 #[derive(Default)]
 pub(crate) struct More {
     /// `, NAME` for another returner of the master's events.
@@ -255,19 +255,19 @@ log_level_logfile: info
     /// Stops the master and starts it again; returns when the minions answer.
     pub(crate) fn restart_master(&mut self) {
         let mut master = self.master.take().unwrap();
-        master.stop(PATIENCE);
+        master.stop(LIMIT);
         self.start_master();
         self.await_minions();
     }
 
     fn await_minions(&mut self) {
-        until("both minions to answer test.ping", PATIENCE, || {
+        until("both minions to answer test.ping", LIMIT, || {
             let answer = self.ask(&json!({"run": "test.ping", "timeout": 10}));
             (answer["ok"]["returned"] == json!(MINIONS)).then_some(())
         });
     }
 
-    /// What saltern is told as the address of the bus.
+    /// The address of the bus, as saltern is told it.
     pub(crate) fn bus(&self) -> &str {
         &self.bus
     }
@@ -290,7 +290,7 @@ log_level_logfile: info
         let mut command = Command::new(program(self.version, name));
         command.arg("-c").arg(self.dir.join("m")).args(arg);
         let output = self.dir.join("shell");
-        Group::start(&mut command, &output).ended(PATIENCE);
+        Group::start(&mut command, &output).ended(LIMIT);
         String::from_utf8_lossy(&fs::read(output).unwrap()).into_owned()
     }
 
@@ -341,7 +341,7 @@ log_level_logfile: info
         command.args(arg).output().unwrap()
     }
 
-    /// What Salt's own `event_return: rawfile_json` has written.
+    /// The file that Salt's own `event_return: rawfile_json` has written.
     pub(crate) fn stored(&self) -> Vec<u8> {
         fs::read(self.dir.join("salt-events")).unwrap_or_default()
     }
