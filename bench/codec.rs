@@ -1,4 +1,4 @@
-//! What looking at bytes costs: framing, walking, finding, JSON, redaction. Throughput is in bytes
+//! The cost of looking at bytes: framing, walking, finding, JSON, redaction. Throughput is in bytes
 //! of frames.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]

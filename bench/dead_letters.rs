@@ -1,4 +1,4 @@
-//! What a dead letter costs, among few and among many: to keep one, and to read those that wait to
+//! The cost of a dead letter, among few and among many: to keep one, and to read those that wait to
 //! be handed over next. The times must not grow with the number of letters.
 
 #![allow(missing_docs, clippy::expect_used)]

@@ -1,4 +1,4 @@
-//! What the metrics of the estate cost: the dispatcher, which hands chunks on; the thread that
+//! The cost of the metrics of the estate: the dispatcher, which hands chunks on; the thread that
 //! counts, with a bare walk over the payloads for reference; and whoever renders. Throughput is in
 //! events, of `render` in series.
 

@@ -1,4 +1,4 @@
-//! What the benches work on: the same events that the load generator sends.
+//! The events of the benches: the same that the load generator sends.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! What handing events on costs: parsing, filters, dispatching, the queue. Throughput is in events.
+//! The cost of handing events on: parsing, filters, dispatching, the queue. Throughput is in
+//! events.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 

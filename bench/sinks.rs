@@ -1,5 +1,5 @@
-//! What the sinks make of a batch: bytes for their stores, and SQLite's transaction. Throughput is
-//! in bytes of payloads, of `sqlite3` in events.
+//! The sinks' work on a batch: bytes for their stores, and SQLite's transaction. Throughput is in
+//! bytes of payloads, of `sqlite3` in events.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 

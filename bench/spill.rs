@@ -1,4 +1,4 @@
-//! What the spill costs: making a record of a share, appending it to a file, opening a spill again
+//! The cost of the spill: making a record of a share, appending it to a file, opening a spill again
 //! and reading what waits in it. Throughput is in bytes. `saltern-load spill` measures the disk
 //! besides.
 

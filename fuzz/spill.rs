@@ -1,4 +1,4 @@
-//! What the fuzz target `spill` checks; shared with `tests/it/fuzz_targets.rs`.
+//! The checks of the fuzz target `spill`; shared with `tests/it/fuzz_targets.rs`.
 //!
 //! The input is a life of a spill, byte by byte: events with payloads that a minion might write to
 //! deceive, and damage to the files between two starts. Whatever that is, a start ends, `scan`
@@ -20,7 +20,7 @@ use saltern::queue::spill::{Begun, Read, Settings, Spill};
 
 const SETTINGS: Settings = Settings { segment_bytes: 600, max_bytes: 1 << 20, compress: false };
 
-/// How often the spill is opened, at most.
+/// The spill is opened so often at the most.
 const STARTS: usize = 4;
 
 /// A life of a spill in an empty folder, which is left as it ends.
@@ -47,7 +47,8 @@ pub(crate) fn spill(data: &[u8], folder: &Path) {
 struct Life<'a> {
     input: &'a [u8],
     folder: PathBuf,
-    /// What was ever put in, by sequence. After a tail was cut off, sequences are given once more.
+    /// All that was ever put in, by sequence. After a tail was cut off, sequences are given once
+    /// more.
     appended: BTreeMap<u64, BTreeSet<(String, Vec<u8>)>>,
     /// Events that were put in and neither came nor were counted as lost.
     waiting: u64,

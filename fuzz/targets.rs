@@ -1,4 +1,4 @@
-//! What the fuzz targets check; shared with `tests/it/fuzz_targets.rs`.
+//! The checks of the fuzz targets; shared with `tests/it/fuzz_targets.rs`.
 
 use bytes::{Bytes, BytesMut};
 use saltern::codec::json;
@@ -23,8 +23,8 @@ pub(crate) fn framing(data: &[u8]) {
         let (cut, cut_error) = frames(stream, piece, max_frame);
         assert_eq!(whole, cut, "pieces of {piece}");
         let same = match (&whole_error, &cut_error) {
-            // How much of a frame is at hand decides what is noticed first: its length, or what is
-            // wrong further in. And the length is only known from below.
+            // The part of a frame that is at hand decides what is noticed first: its length, or
+            // what is wrong further in. And the length is only known from below.
             (Some(FrameError::TooLarge { .. }), Some(_))
             | (Some(_), Some(FrameError::TooLarge { .. })) => true,
             (one, other) => one == other,
@@ -113,7 +113,7 @@ pub(crate) fn walker(data: &[u8]) {
     assert_eq!(skipped.map(<[u8]>::len), read.map(|()| reading.offset()));
     assert_eq!(skipping.offset(), reading.offset());
     if let Err(Malformed::Truncated { at, missing }) = read {
-        // What is said to be missing is missing: one byte less is not enough either.
+        // Bytes that are said to be missing are missing: one byte less is not enough either.
         assert!(missing > 0 && at <= data.len());
         if missing <= 1 << 20 {
             let longer = [data, &vec![0; missing - 1]].concat();
@@ -260,7 +260,7 @@ pub(crate) fn query(data: &[u8], jobs: &Jobs) {
     }
 }
 
-/// How deep the brackets of a JSON text nest; they have to match.
+/// The depth to which the brackets of a JSON text nest; they have to match.
 fn depth(text: &str) -> usize {
     let (mut open, mut deepest) = (Vec::new(), 0);
     let mut bytes = text.bytes();

@@ -9,7 +9,7 @@ use saltern::jobs::Jobs;
 #[path = "../targets.rs"]
 mod targets;
 
-/// What was asked before may change what is answered, as it does in a daemon that lives on.
+/// Earlier questions may change an answer, as they do in a daemon that lives on.
 static JOBS: LazyLock<(tempfile::TempDir, Jobs)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("no folder for the job cache");
     let jobs = Jobs::new(folder.path());

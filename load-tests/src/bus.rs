@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::traffic::{Framing, Traffic};
 use crate::{Failure, zmtp};
 
-/// How fast events are sent.
+/// The rate at which events are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rate {
     /// As fast as they are read, many in a write.
@@ -32,7 +32,7 @@ impl FromStr for Rate {
     }
 }
 
-/// What was sent to each subscriber, and how long that took.
+/// The events that were sent to each subscriber, and how long that took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sent {
     pub(crate) events: u64,

@@ -1,4 +1,4 @@
-//! What an event costs against the rate at which events come, and against the number of sinks.
+//! The cost of an event against the rate at which events come, and against the number of sinks.
 
 use std::path::Path;
 

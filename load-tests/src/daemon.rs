@@ -27,7 +27,7 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// Where the bus is that a [`Daemon`] of this folder reads.
+    /// The place where the bus is that a [`Daemon`] of this folder reads.
     pub(crate) fn bus(&self) -> PathBuf {
         self.path("bus.ipc")
     }
@@ -65,7 +65,7 @@ impl Drop for Reader {
     }
 }
 
-/// What a saltern is started with.
+/// The setup that a saltern is started with.
 pub(crate) struct Setup<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) framing: Framing,
@@ -76,7 +76,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) sinks: &'a [String],
     /// A variable of its environment.
     pub(crate) variable: Option<(&'a str, &'a Path)>,
-    /// Whether its standard output is read here.
+    /// Its standard output is read here.
     pub(crate) is_read: bool,
 }
 
@@ -138,7 +138,7 @@ impl Daemon {
         self.reader.0.stdout.take().ok_or_else(|| "its output is not read".into())
     }
 
-    /// What `/api/v1/status` says.
+    /// The answer of `/api/v1/status`.
     pub(crate) fn status(&self) -> Result<Value, Failure> {
         let answer = self.get("/api/v1/status")?;
         let (_, body) = answer.split_once("\r\n\r\n").ok_or("an answer without a body")?;
@@ -171,7 +171,7 @@ impl Daemon {
 /// The token that the HTTP side wants.
 const TOKEN: &str = "measured";
 
-/// How long the process may take to connect, and to store what is left when all is sent.
+/// The time that the process may take to connect, and to store what is left when all is sent.
 const LIMIT: Duration = Duration::from_mins(10);
 
 /// Between two looks at how far the sinks are, which cost the measured process something too.

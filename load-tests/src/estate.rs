@@ -1,5 +1,5 @@
-//! What the metrics of an estate cost: the same events with them, without them, and with series for
-//! each minion; and what a scrape then is.
+//! The cost of the metrics of an estate: the same events with them, without them, and with series
+//! for each minion; and what a scrape then is.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::measure::{self, Load, Measured, Sink, Spill};
 use crate::simulator;
 use crate::traffic::Framing;
 
-/// How often `/metrics` is asked; the table has the shortest and the longest.
+/// `/metrics` is asked so often; the table has the shortest and the longest.
 const SCRAPES: usize = 5;
 
 /// Between two of them: saltern makes whoever asks again within 100 ms wait.

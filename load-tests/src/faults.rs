@@ -19,7 +19,7 @@ use crate::report::machine;
 use crate::stage::{self, Lock, Output};
 use crate::traffic::{Framing, Mix, Traffic};
 
-/// What goes wrong.
+/// The fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Nothing,
@@ -61,7 +61,7 @@ impl Fault {
     }
 }
 
-/// What was seen of the daemon meanwhile.
+/// The state of the daemon as it was seen meanwhile.
 #[derive(Default)]
 struct Watched {
     /// The longest lag of the healthy sink, in seconds.
@@ -70,7 +70,7 @@ struct Watched {
     resident: u64,
 }
 
-/// What may be resident in any scenario, whatever waits.
+/// Memory that may be resident in any scenario, whatever waits.
 const MOST_RESIDENT: u64 = 256 << 20;
 
 /// Plays the scenarios and prints a table; fails if one of them lost, repeated or reordered
@@ -109,7 +109,7 @@ pub(crate) fn print(binary: &Path, rate: f64, seconds: u64) -> Result<(), Failur
             if is_good { "good" } else { "BAD" }
         );
     }
-    // What the burst is to be compared with.
+    // The burst is to be compared with these.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     let events = (rate * seconds as f64) as u64;
     let load = Load { traffic: &traffic, framing: Framing::Plain, rate: Rate::Max, events };

@@ -1,4 +1,4 @@
-//! What the job cache costs: filling it, looking jobs up, listing them, forgetting them.
+//! The cost of the job cache: filling it, looking jobs up, listing them, forgetting them.
 //!
 //! `load-tests/salt_local_cache.py` asks Salt's own `local_cache` the same of as many jobs.
 
@@ -17,15 +17,15 @@ use crate::Failure;
 /// Jobs that are stored together, as a batch of the bus is.
 const TOGETHER: u64 = 100;
 
-/// What a minion returns: 300 bytes, which with what stands around it is a small return.
+/// A minion's return: 300 bytes, which with what stands around it is a small return.
 const TEXT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\
 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\
 cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
 
-/// What of an answer may be in memory, as where the returner's source asks.
+/// Bytes of an answer that may be in memory, as where the returner's source asks.
 const ANSWER: usize = 64 << 10;
 
-/// How often each question is asked; the table has the shortest time, since other programs can only
+/// Each question is asked so often; the table has the shortest time, since other programs can only
 /// make it longer.
 const ROUNDS: usize = 5;
 

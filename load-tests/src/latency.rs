@@ -81,7 +81,7 @@ fn measure(
     let bus = Bus::listen(&folder.bus(), Framing::Plain)?;
     let sinks = [
         format!("local: {{format: json}}, batch: {{linger: 0s}}, spill: {{mode: {spill}}}"),
-        // Where nobody listens.
+        // Nobody listens there.
         format!(
             "clickhouse: {{url: 'http://127.0.0.1:1', database: salt}}, spill: {{mode: {spill}}}"
         ),
@@ -127,7 +127,7 @@ fn wait(
     }
 }
 
-/// When each of so many events came, in order.
+/// The time when each of so many events came, in order.
 fn read(output: ChildStdout, events: usize) -> Result<Vec<Instant>, String> {
     let mut arrivals = Vec::with_capacity(events);
     let read = lines::each(output, |line, now| {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Instant;
 
-/// What jids of [`crate::traffic`] begin with; the number follows.
+/// The beginning of the jids of [`crate::traffic`]; the number follows.
 const BEFORE: &[u8] = b"2026112200";
 
 /// The number in the first jid of a line.
@@ -41,11 +41,11 @@ pub(crate) fn each(
 /// The events that a store was seen to hold, one after the other.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Seen {
-    /// How many events are there.
+    /// The number of events.
     pub(crate) events: u64,
-    /// How many came a second time.
+    /// The number of those that came a second time.
     pub(crate) repeated: u64,
-    /// How many were left out when a later one came.
+    /// The number of those that were left out when a later one came.
     pub(crate) skipped: u64,
     next: u64,
 }
@@ -62,7 +62,7 @@ impl Seen {
         self.next = number + 1;
     }
 
-    /// Whether all of so many are there, each once and in order.
+    /// All of so many are there, each once and in order.
     pub(crate) fn is_all(&self, events: u64) -> bool {
         self.next == events && self.skipped == 0 && self.repeated == 0
     }

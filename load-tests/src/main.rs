@@ -79,7 +79,7 @@ enum Command {
         /// t}`.
         #[arg(long)]
         sink: Option<String>,
-        /// Where the sinks' events wait.
+        /// The place where the sinks' events wait.
         #[arg(long, value_enum, default_value_t = measure::Spill::Durable)]
         spill: measure::Spill,
     },
@@ -88,13 +88,13 @@ enum Command {
         /// A folder on the disk to measure; it is emptied.
         #[arg(long)]
         folder: PathBuf,
-        /// How much to append, in MiB.
+        /// MiB to append.
         #[arg(long, default_value_t = 1024)]
         append: u64,
-        /// How much acknowledged spill to recover from, in MiB.
+        /// MiB of acknowledged spill to recover from.
         #[arg(long, default_value_t = 10 * 1024)]
         acknowledged: u64,
-        /// How much spill that waits to recover, in MiB.
+        /// MiB of spill that waits to recover.
         #[arg(long, default_value_t = 1024)]
         waiting: u64,
     },
@@ -103,10 +103,10 @@ enum Command {
         /// A folder on the disk to measure; it is emptied.
         #[arg(long)]
         folder: PathBuf,
-        /// How many jobs.
+        /// The number of jobs.
         #[arg(long, default_value_t = 100_000)]
         jobs: u64,
-        /// How many minions return each.
+        /// The number of minions that return each.
         #[arg(long, default_value_t = 10)]
         minions: u64,
     },
@@ -116,7 +116,7 @@ enum Command {
         /// The binary to measure.
         #[arg(long, default_value = "target/release/saltern")]
         saltern: PathBuf,
-        /// Where the plots (SVG) go.
+        /// The place where the plots (SVG) go.
         #[arg(long, default_value = "target/load")]
         folder: PathBuf,
         /// Bytes of an event, about.
@@ -125,7 +125,7 @@ enum Command {
         /// For how long each rate is offered.
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
-        /// How many events are sent at the most.
+        /// The number of events that are sent at the most.
         #[arg(long, default_value_t = 200_000)]
         events: u64,
     },
@@ -135,13 +135,13 @@ enum Command {
         /// The binary to measure.
         #[arg(long, default_value = "target/release/saltern")]
         saltern: PathBuf,
-        /// Where the plot (SVG) goes.
+        /// The place where the plot (SVG) goes.
         #[arg(long, default_value = "target/load")]
         folder: PathBuf,
         /// Events a second.
         #[arg(long, default_value_t = 5000.0)]
         rate: f64,
-        /// How many events are measured.
+        /// The number of events that are measured.
         #[arg(long, default_value_t = 150_000)]
         events: usize,
     },
@@ -153,7 +153,7 @@ enum Command {
         /// Events a second.
         #[arg(long, default_value_t = 5000.0)]
         rate: f64,
-        /// How long a scenario sends events; a burst has them all at once.
+        /// The time for which a scenario sends events; a burst has them all at once.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
@@ -163,7 +163,7 @@ enum Command {
         /// The binary to try.
         #[arg(long, default_value = "target/release/saltern")]
         saltern: PathBuf,
-        /// Where the samples (CSV) and the plot (SVG) go.
+        /// The place where the samples (CSV) and the plot (SVG) go.
         #[arg(long, default_value = "target/load")]
         folder: PathBuf,
         /// For how long.
@@ -178,7 +178,7 @@ enum Command {
         /// The binary to measure.
         #[arg(long, default_value = "target/release/saltern")]
         saltern: PathBuf,
-        /// How many minions it has.
+        /// The number of its minions.
         #[arg(long, default_value_t = 10_000)]
         minions: usize,
         /// The same seed gives the same events.
@@ -187,7 +187,7 @@ enum Command {
         /// Events a second, or `max`, at which the metrics of the estate miss some.
         #[arg(long, default_value = "20000")]
         rate: Rate,
-        /// How many events to send.
+        /// The number of events to send.
         #[arg(long, default_value_t = 200_000)]
         events: u64,
     },
@@ -196,7 +196,7 @@ enum Command {
         /// The binary to measure.
         #[arg(long, default_value = "target/release/saltern")]
         saltern: PathBuf,
-        /// How often each scenario is run; the table has the median.
+        /// The number of runs of each scenario; the table has the median.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Send so many times fewer events: to try the command out, not to measure.
@@ -205,10 +205,10 @@ enum Command {
     },
 }
 
-/// What the bus sends.
+/// The events that the bus sends.
 #[derive(clap::Args)]
 struct Offer {
-    /// How frames follow each other: `plain` (before 3006.26, 3007, 3008), `prefixed` (3006.26+) or
+    /// The framing of the bus: `plain` (before 3006.26, 3007, 3008), `prefixed` (3006.26+) or
     /// `zmtp` (a ZeroMQ publisher).
     #[arg(long, value_enum, default_value_t = Framing::Plain)]
     framing: Framing,
@@ -228,10 +228,10 @@ struct Offer {
     /// read.
     #[arg(long, default_value = "max")]
     rate: Rate,
-    /// How many events to send.
+    /// The number of events to send.
     #[arg(long, default_value_t = 100_000)]
     events: u64,
-    /// Where the captures of real masters are, for `--mix captures`.
+    /// The folder of the captures of real masters, for `--mix captures`.
     #[arg(long, default_value = "tests/captures")]
     captures: PathBuf,
 }

@@ -35,7 +35,7 @@ pub(crate) enum Sink {
     Blackhole,
 }
 
-/// Where the sinks' events wait.
+/// The place where the sinks' events wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Spill {
     /// On disk, before they are stored.
@@ -73,7 +73,7 @@ impl Sink {
     }
 }
 
-/// What is sent.
+/// The events that are sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Load<'a> {
     pub(crate) traffic: &'a Traffic,
@@ -94,7 +94,7 @@ pub(crate) struct Measured<'a> {
     pub(crate) sections: &'a str,
 }
 
-/// What the events cost.
+/// The cost of the events.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cost {
     pub(crate) events: u64,
@@ -131,7 +131,7 @@ impl fmt::Display for Cost {
 /// Events sent before a saturated run, so that neither side starts cold.
 const WARM_UP: u64 = 10_000;
 
-/// How many events saltern may be ahead of a file before a saturated bus waits.
+/// The number of events that saltern may be ahead of a file before a saturated bus waits.
 const WINDOW: u64 = 5000;
 
 /// Measures a saltern.

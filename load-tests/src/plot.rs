@@ -17,7 +17,7 @@ pub(crate) struct Plot<'a> {
     pub(crate) title: &'a str,
     pub(crate) across: &'a str,
     pub(crate) up: &'a str,
-    /// Whether the axes are logarithmic; then nothing on them is zero or less.
+    /// The axes are logarithmic; then nothing on them is zero or less.
     pub(crate) log: (bool, bool),
     pub(crate) series: &'a [Series],
 }
@@ -59,13 +59,13 @@ impl Axis {
     }
 
     fn place(&self, value: f64) -> f64 {
-        // What is too little to be measured, zero, lies on the axis.
+        // Zero, which is too little to be measured, lies on the axis.
         let scale = |value: f64| if self.is_log { value.max(self.low).log10() } else { value };
         let part = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low));
         self.from + part * (self.to - self.from)
     }
 
-    /// Where there are lines and numbers: powers of ten, or about six round values.
+    /// The places of lines and numbers: powers of ten, or about six round values.
     fn ticks(&self) -> Vec<f64> {
         if self.is_log {
             #[allow(clippy::cast_possible_truncation)]

@@ -1,4 +1,4 @@
-//! What `/proc` says of a process.
+//! The state of a process as `/proc` has it.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) fn memory(pid: u32, name: &str) -> Result<u64, Failure> {
     Ok(kb.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
-/// How many entries a folder of `/proc/PID` has: `fd`, `task`.
+/// The number of entries that a folder of `/proc/PID` has: `fd`, `task`.
 pub(crate) fn entries(pid: u32, folder: &str) -> Result<u64, Failure> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/{folder}"))?.count() as u64)
 }

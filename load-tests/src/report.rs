@@ -100,7 +100,7 @@ pub(crate) fn print(binary: &Path, rounds: usize, scale: u64) -> Result<(), Fail
     }
     for (kind, what, limit) in [
         ("rawfile_json: {filename: /dev/null}", "up", 64),
-        // Where nobody listens.
+        // Nobody listens there.
         ("clickhouse: {url: 'http://127.0.0.1:1', database: salt}", "down", 128),
     ] {
         let peak = resident(binary, kind, what == "up", &traffic, events(150_000))?;

@@ -24,7 +24,7 @@ use crate::{Failure, process};
 const MINIONS: u64 = 50;
 const MINION: u64 = 7;
 
-/// What saltern was at one moment.
+/// The state of saltern at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     second: f64,
@@ -107,7 +107,8 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     let mut grew = row("RSS, MiB", &samples, |sample| mib(sample.resident), 1.1, 4.0);
     grew += row("descriptors", &samples, |sample| sample.descriptors, 1.0, 2.0);
     grew += row("threads", &samples, |sample| sample.threads, 1.0, 2.0);
-    // What waits and what was dropped is all that there was: nothing is lost unsaid.
+    // Events that wait and events that were dropped are all that there were: nothing is lost
+    // unsaid.
     #[allow(clippy::cast_precision_loss)]
     let is_said = (waiting + dropped as f64 - total as f64).abs() < 0.5;
     let is_stored =

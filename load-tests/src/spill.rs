@@ -118,7 +118,7 @@ fn recovery(folder: &Path, acknowledged: u64, waiting: u64, share: &Share) -> Re
     drop(spill);
     for entry in std::fs::read_dir(&aside)? {
         let entry = entry?;
-        // What is still there is the newer one.
+        // The file that is still there is the newer one.
         let _ = std::fs::hard_link(entry.path(), folder.join(entry.file_name()));
     }
     std::fs::remove_dir_all(&aside)?;
@@ -146,7 +146,7 @@ fn recovery(folder: &Path, acknowledged: u64, waiting: u64, share: &Share) -> Re
     Ok(())
 }
 
-/// What this process has read from files so far, cached or not.
+/// Bytes that this process has read from files so far, cached or not.
 fn bytes_read() -> Result<u64, Failure> {
     let io = std::fs::read_to_string("/proc/self/io")?;
     let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use saltern::source::framing::{Frame, Framer};
 use serde_json::{Map, Value, json};
 
-/// How frames follow each other on the socket.
+/// The framing of events on the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Framing {
     /// Bare msgpack maps.
@@ -26,7 +26,7 @@ pub(crate) enum Framing {
 /// Which events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mix {
-    /// What real masters sent, from the capture files.
+    /// The events of real masters, from the capture files.
     Captures,
     /// Returns of `test.ping`.
     Pings,
@@ -50,11 +50,11 @@ pub(crate) struct Encoded {
 #[derive(Debug)]
 pub(crate) struct Traffic {
     pub(crate) events: Vec<Encoded>,
-    /// How many jobs they belong to.
+    /// The number of jobs that they belong to.
     pub(crate) jobs: u64,
 }
 
-/// What stands where a jid goes.
+/// The text that stands where a jid goes.
 pub(crate) const JID: &str = "20261122000000999999";
 
 /// State returns that differ from each other.

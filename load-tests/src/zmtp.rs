@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::Failure;
 
-/// What both sides begin with: signature, version, mechanism, that we are no server, filler.
+/// The beginning of both sides: signature, version, mechanism, that we are no server, filler.
 fn greeting() -> [u8; 64] {
     let mut greeting = [0; 64];
     greeting[0] = 0xff;

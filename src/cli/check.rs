@@ -213,6 +213,7 @@ pub(super) fn probing(config: &Config, sink: &SinkConfig) -> Context {
         name: sink.name.clone(),
         writer: 0,
         master_id: config.general.master_id.clone(),
+        state_dir: config.general.state_dir.clone(),
         limit: CONNECT,
         reopen: Reopen::never(),
         jobs: sink.kind.is_job_cache().then(|| Jobs::new(&config.general.state_dir)),

@@ -126,11 +126,12 @@ fn configured(
     });
     let filter = noted(filter, problems);
     let redact = Rules::new(&options.redact, &written, problems);
+    let max_writers = driver.as_ref().map_or(defaults.max_writers, |driver| driver.max_writers());
     let writers = match options.writers {
-        n if (1..=u64::from(defaults.max_writers)).contains(&n) => usize::try_from(n).ok(),
+        n if (1..=u64::from(max_writers)).contains(&n) => usize::try_from(n).ok(),
         other => {
-            let message = match defaults.max_writers {
-                1 => format!("{other} writers are not possible; a sink of this kind has one"),
+            let message = match max_writers {
+                1 => format!("{other} writers are not possible; this sink has one"),
                 most => format!("{other} writers are not possible; write 1 to {most}"),
             };
             problems.push(Problem::at(written.place_of(&["writers"]), message));

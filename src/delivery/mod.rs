@@ -6,6 +6,9 @@
 //! refused events are alone; halves are written front first, so order is kept. A write that panics
 //! is tried again over a new connection; a batch at which it panics three times in a row counts as
 //! refused.
+//!
+//! A sink that gathers events says when it is due. Its writer waits for that as well as for a
+//! batch. What is due and fails comes again after a back-off, and batches are written meanwhile.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +19,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -95,7 +98,13 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
             }
         }
         let parked = &writer.shared.parked;
-        while let Some(Some(batch)) = parked.run_until_cancelled(writer.batches.recv()).await {
+        loop {
+            let next = next(&mut writer.batches, delivery.due());
+            let batch = match parked.run_until_cancelled(next).await {
+                Some(Next::Batch(batch)) => batch,
+                Some(Next::Due) if delivery.tick().await => continue,
+                Some(Next::Due | Next::End) | None => return,
+            };
             let first = batch.first();
             if !delivery.deliver(batch).await {
                 return;
@@ -121,12 +130,61 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     }
 }
 
+/// The next thing that a writer does.
+enum Next {
+    /// It delivers this.
+    Batch(Batch),
+    /// It does what the sink says is due.
+    Due,
+    /// There are no more batches.
+    End,
+}
+
+/// Waits for a batch, or until `due`. What is due goes first, so that no stream of batches holds it
+/// up.
+async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next {
+    let is_due = async {
+        match due {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    // Receiving takes no batch unless it ends first.
+    tokio::select! {
+        biased;
+        () = is_due => Next::Due,
+        batch = batches.recv() => batch.map_or(Next::End, Next::Batch),
+    }
+}
+
+/// A thing to try at a store.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// To connect, and no more.
+    Connect,
+    /// To write this batch.
+    Write(&'a Batch),
+    /// To do what is due.
+    Tick,
+}
+
+impl<'a> Work<'a> {
+    fn batch(self) -> Option<&'a Batch> {
+        match self {
+            Work::Write(batch) => Some(batch),
+            Work::Connect | Work::Tick => None,
+        }
+    }
+}
+
 struct Delivery<'a, S: Sink> {
     config: &'a S::Config,
     context: &'a Context,
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
+    /// The time of the next try, for what is due and has failed or lost its connection.
+    late_until: Option<Instant>,
     /// The batch at which the last write panicked, and how often in a row.
     panicked: Option<(BatchId, u32)>,
     /// Clients that hang while they are dropped.
@@ -152,6 +210,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             shared,
             backoff,
             sink: None,
+            late_until: None,
             panicked: None,
             hanging: JoinSet::new(),
         }
@@ -159,7 +218,21 @@ impl<'a, S: Sink> Delivery<'a, S> {
 
     /// Tries to connect; `false` if the configuration is wrong.
     async fn connect(&mut self) -> bool {
-        !matches!(self.attempt(None).await, Err(Failure::Fatal))
+        !matches!(self.attempt(Work::Connect).await, Err(Failure::Fatal))
+    }
+
+    /// The time at which there is something to do besides writing.
+    fn due(&self) -> Option<Instant> {
+        match &self.sink {
+            Some(sink) => Some(sink.due()?.max(self.late_until.unwrap_or_else(Instant::now))),
+            // It is still to be done.
+            None => self.late_until,
+        }
+    }
+
+    /// Does what is due, or tries; `false` if the configuration is wrong.
+    async fn tick(&mut self) -> bool {
+        !matches!(self.attempt(Work::Tick).await, Err(Failure::Fatal))
     }
 
     /// Settles a batch, however long it takes; `false` if the configuration is wrong.
@@ -254,15 +327,15 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// that a server that is not there holds up nobody.
     async fn connect_and_attempt(&mut self, batch: &Batch) -> Result<(), Failure> {
         if self.sink.is_none() && self.watched(batch).is_some() {
-            self.attempt(None).await?;
+            self.attempt(Work::Connect).await?;
         }
-        self.attempt(Some(batch)).await
+        self.attempt(Work::Write(batch)).await
     }
 
-    /// Tries once, over a new connection if there is none: to write the batch, or only to connect.
-    /// After a failure that may pass it has waited before it returns, unless another writer parked
-    /// the sink.
-    async fn attempt(&mut self, batch: Option<&Batch>) -> Result<(), Failure> {
+    /// Tries once, over a new connection if there is none. After a failure that may pass it has
+    /// waited before it returns, unless another writer parked the sink, or it was what is due.
+    async fn attempt(&mut self, work: Work<'_>) -> Result<(), Failure> {
+        let batch = work.batch();
         let parked = &self.shared.parked;
         let Some(permit) = parked.run_until_cancelled(self.shared.breaker.permit()).await else {
             return Err(Failure::Fatal);
@@ -286,7 +359,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         };
         let tried = tokio::select! {
             biased;
-            tried = timeout(limit, self.connect_and_write(batch)) => {
+            tried = timeout(limit, self.connect_and_do(work)) => {
                 tried.map_err(|elapsed| WriteError::retry(format!("writing, for {limit:?}"), elapsed))
             }
             () = overdue => {
@@ -303,7 +376,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let result = tried.map_err(Unwritten::Failed).flatten();
         let Err(unwritten) = result else {
             permit.succeeded();
-            self.worked();
+            if matches!(work, Work::Tick) {
+                self.late_until = None;
+            }
+            // A sink that gathers events has not asked its server when it takes some more.
+            if self.late_until.is_none() {
+                self.worked();
+            }
             if batch.is_some() {
                 self.shared.state.write_seconds.record(began.elapsed().as_secs_f64());
             }
@@ -312,10 +391,17 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let failure = match unwritten {
             Unwritten::Failed(failure) => failure,
             Unwritten::Panicked(batch, reason) => {
-                return Err(self.panicked(&permit, batch, reason).await);
+                return Err(self.panicked(&permit, work, batch, reason).await);
             }
         };
         let reason = failure.chain();
+        let failure = match (work, failure) {
+            (Work::Tick, WriteError::Reject { doing, cause }) => WriteError::retry(doing, cause),
+            (Work::Tick, WriteError::Partly(partly)) => {
+                WriteError::retry(partly.doing.clone(), partly.to_string())
+            }
+            (_, failure) => failure,
+        };
         match failure {
             WriteError::Reject { .. } => {
                 // The server answered; nothing is wrong with it.
@@ -343,19 +429,27 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 let state = &self.shared.state;
                 let count = if is_late { &state.timeouts } else { &state.retries };
                 self.failed(count, &reason);
-                self.pause(after).await;
+                self.wait(work, after).await;
                 Err(Failure::Later(reason))
             }
             WriteError::Reconnect { .. } => {
                 permit.failed();
                 self.failed(&self.shared.state.reconnects, &reason);
-                self.pause(None).await;
+                self.wait(work, None).await;
                 Err(Failure::Later(reason))
             }
         }
     }
 
-    async fn connect_and_write(&mut self, batch: Option<&Batch>) -> Result<(), Unwritten> {
+    /// Backs off. Batches are not held up by what is due and failed.
+    async fn wait(&mut self, work: Work<'_>, after: Option<Duration>) {
+        match work {
+            Work::Tick => self.late_until = Some(Instant::now() + self.backoff.delay(after)),
+            Work::Connect | Work::Write(_) => self.pause(after).await,
+        }
+    }
+
+    async fn connect_and_do(&mut self, work: Work<'_>) -> Result<(), Unwritten> {
         let sink = match &mut self.sink {
             Some(sink) => sink,
             None => {
@@ -369,15 +463,22 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 }
             }
         };
-        let Some(batch) = batch else { return Ok(()) };
-        let result = match AssertUnwindSafe(sink.write(batch)).catch_unwind().await {
+        let done = match work {
+            Work::Connect => return Ok(()),
+            Work::Write(batch) => AssertUnwindSafe(sink.write(batch)).catch_unwind().await,
+            Work::Tick => AssertUnwindSafe(sink.tick()).catch_unwind().await,
+        };
+        let result = match done {
             Ok(result) => result,
             Err(panic) => {
                 self.disconnect().await;
-                return Err(Unwritten::Panicked(Some(batch.id()), message(panic.as_ref())));
+                let id = work.batch().map(Batch::id);
+                return Err(Unwritten::Panicked(id, message(panic.as_ref())));
             }
         };
-        self.panicked = None;
+        if work.batch().is_some() {
+            self.panicked = None;
+        }
         if matches!(result, Err(WriteError::Reconnect { .. })) {
             self.disconnect().await;
         }
@@ -455,6 +556,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
     async fn panicked(
         &mut self,
         permit: &Permit<'_>,
+        work: Work<'_>,
         batch: Option<BatchId>,
         reason: String,
     ) -> Failure {
@@ -474,13 +576,16 @@ impl<'a, S: Sink> Delivery<'a, S> {
             return Failure::Rejected(reason);
         }
         permit.failed();
-        self.pause(None).await;
+        self.wait(work, None).await;
         Failure::Later(reason)
     }
 
     /// Drops the connection.
     async fn disconnect(&mut self) {
         if let Some(sink) = self.sink.take() {
+            if sink.due().is_some() && self.late_until.is_none() {
+                self.late_until = Some(Instant::now());
+            }
             self.release(sink).await;
         }
     }
@@ -1361,5 +1466,161 @@ pub(crate) mod tests {
                 prop_assert_eq!(ids.entry(id.0).or_insert_with(|| tags.clone()), &tags);
             }
         }
+    }
+
+    /// A store that gathers tags, and sends them a minute after the first.
+    struct Gathering(Arc<Mutex<Gathered>>);
+
+    #[derive(Default)]
+    struct Gathered {
+        waiting: Vec<String>,
+        since: Option<Instant>,
+        /// The answers for what is due.
+        ticks: VecDeque<Answer>,
+        /// All that happened, each with its second.
+        log: Vec<(u64, String)>,
+        began: Option<Instant>,
+    }
+
+    impl Gathered {
+        fn note(&mut self, what: impl Into<String>) {
+            let began = *self.began.get_or_insert_with(Instant::now);
+            self.log.push((began.elapsed().as_secs(), what.into()));
+        }
+    }
+
+    impl Sink for Gathering {
+        const NAME: &'static str = "gathering";
+        const ABOUT: &'static str = "gathers";
+        const DEFAULTS: Defaults =
+            Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
+        const ONCE: Once = Once::No;
+        type Config = Unconfigurable<Gathered>;
+
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
+            config.0.lock().unwrap().note("connect");
+            Ok(Gathering(Arc::clone(&config.0)))
+        }
+
+        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+            let mut gathered = self.0.lock().unwrap();
+            gathered.waiting.extend(batch.events().map(|event| event.tag().to_owned()));
+            gathered.since.get_or_insert_with(Instant::now);
+            let written = format!("write {}", gathered.waiting.concat());
+            gathered.note(written);
+            Ok(())
+        }
+
+        fn due(&self) -> Option<Instant> {
+            self.0.lock().unwrap().since.map(|since| since + Duration::from_secs(60))
+        }
+
+        async fn tick(&mut self) -> Result<(), WriteError> {
+            if self.due().is_none_or(|due| due > Instant::now()) {
+                return Ok(());
+            }
+            let answer = self.0.lock().unwrap().ticks.pop_front();
+            self.0.lock().unwrap().note(format!("tick {:?}", answer.unwrap_or(Answer::Fine)));
+            obey(answer).await?;
+            let mut gathered = self.0.lock().unwrap();
+            gathered.since = None;
+            let sent = format!("send {}", std::mem::take(&mut gathered.waiting).concat());
+            gathered.note(sent);
+            Ok(())
+        }
+    }
+
+    /// Runs a writer over a store that gathers, with batches at these seconds, until what came last
+    /// was due. What it did, and the sink's state.
+    async fn gather(
+        ticks: &[Answer],
+        batches: &[(u64, &str)],
+        until: u64,
+    ) -> (Vec<(u64, String)>, Arc<SinkState>) {
+        let gathered = Gathered {
+            ticks: ticks.iter().copied().collect(),
+            began: Some(Instant::now()),
+            ..Gathered::default()
+        };
+        let (store, began) = (Arc::new(Mutex::new(gathered)), Instant::now());
+        let (sender, receiver) = mpsc::channel(10);
+        let (settled, _settled_out) = channel(10, &Bell::default());
+        let retry = RetryConfig {
+            initial: Span::seconds(8),
+            max: Span::seconds(8),
+            timeout: Span::seconds(5),
+            ..RetryConfig::default()
+        };
+        let shared = Arc::new(shared(retry));
+        let (state, stop) = (Arc::clone(&shared.state), CancellationToken::new());
+        let writer = Writer { context: context(), batches: receiver, settled, shared, stop };
+        let config = Unconfigurable(Arc::clone(&store));
+        let sends = async {
+            for (place, (at, tag)) in (0..).zip(batches) {
+                sleep_until(began + Duration::from_secs(*at)).await;
+                // A writer that is parked has ended.
+                let _ = sender.send(batch(place, &[tag])).await;
+            }
+            sleep_until(began + Duration::from_secs(until)).await;
+            drop(sender);
+        };
+        tokio::join!(drive::<Gathering>(&config, writer), sends);
+        let log = std::mem::take(&mut store.lock().unwrap().log);
+        (log, state)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_is_done_beside_batches() {
+        let batches = [(1, "a"), (30, "b"), (61, "c"), (70, "d")];
+        let (log, _) = gather(&[], &batches, 200).await;
+        let expected = [
+            (0, "connect"),
+            (1, "write a"),
+            (30, "write ab"),
+            (61, "tick Fine"),
+            (61, "send ab"),
+            (61, "write c"),
+            (70, "write cd"),
+            (121, "tick Fine"),
+            (121, "send cd"),
+        ];
+        let log: Vec<_> = log.iter().map(|(at, what)| (*at, what.as_str())).collect();
+        assert_eq!(log, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_and_fails_comes_again_and_holds_up_no_batch() {
+        for (answer, reconnects) in [
+            (Answer::Busy, false),
+            (Answer::Refused, false),
+            (Answer::Gone, true),
+            (Answer::Silence, true),
+            (Answer::Panic, true),
+        ] {
+            let batches = [(1, "a"), (67, "b")];
+            let (log, state) = gather(&[answer, answer], &batches, 200).await;
+            let words: Vec<_> = log.iter().map(|(_, what)| what.as_str()).collect();
+            let tries = log.iter().filter(|(_, what)| what.starts_with("tick"));
+            let tries: Vec<_> = tries.map(|(at, _)| *at).collect();
+            assert_eq!(tries.len(), 3, "{answer:?}: {log:?}");
+            assert!(tries.windows(2).all(|pair| pair[1] - pair[0] >= 3), "{answer:?}: {log:?}");
+            assert_eq!(words.last(), Some(&"send ab"), "{answer:?}: {log:?}");
+            let connects = words.iter().filter(|word| **word == "connect").count();
+            assert_eq!(connects, if reconnects { 3 } else { 1 }, "{answer:?}: {log:?}");
+            let written = log.iter().find(|(_, what)| what == "write ab").unwrap().0;
+            assert!((67..75).contains(&written), "{answer:?}: {log:?}");
+            assert!(state.up.get() > 0.0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_gathers_is_not_up_before_what_is_due_worked() {
+        let ticks = [Answer::Busy; 1000];
+        let (log, state) = gather(&ticks, &[(1, "a"), (67, "b"), (80, "c")], 100).await;
+        assert!(log.iter().any(|(_, what)| what == "write abc"), "{log:?}");
+        assert!(state.up.get() == 0.0 && state.retries.get() > 2);
+        let (log, state) = gather(&[Answer::Wrong], &[(1, "a"), (100, "b")], 200).await;
+        assert_eq!(log.last().unwrap().1, "tick Wrong");
+        assert!(state.parked().is_some());
     }
 }

@@ -181,6 +181,19 @@ impl Batch {
         })
     }
 
+    /// The events as a JSON list.
+    pub(crate) fn json_list(&self) -> Vec<u8> {
+        let mut list = vec![b'['];
+        for (place, event) in self.events().enumerate() {
+            if place > 0 {
+                list.extend_from_slice(b", ");
+            }
+            event.write_object(&mut list);
+        }
+        list.push(b']');
+        list
+    }
+
     /// The events at these places, as a batch of their own. Its id follows from that of the whole
     /// and the places.
     pub(crate) fn part(&self, places: &BTreeSet<usize>) -> Batch {

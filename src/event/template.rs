@@ -35,13 +35,13 @@ use crate::yaml::suggest;
 #[schemars(with = "String")]
 pub(crate) struct Template(Vec<Part>);
 
-/// A part of a template.
+/// A part of a text with fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum Part<F = Field> {
     /// Text, as it is written in the configuration.
     Text(String),
-    /// A value of the event.
-    Field(Field),
+    /// Something that stands for a value.
+    Field(F),
 }
 
 /// What is known of an event.
@@ -96,35 +96,43 @@ impl Field {
     }
 }
 
+/// The parts of a text in which fields stand between braces; `named` knows a field by its name.
+pub(crate) fn parts<F>(
+    written: &str,
+    named: impl Fn(&str) -> Result<F, String>,
+) -> Result<Vec<Part<F>>, String> {
+    let (mut parts, mut text) = (Vec::new(), String::new());
+    let mut rest = written;
+    while let Some(at) = rest.find(['{', '}']) {
+        let (before, from) = rest.split_at(at);
+        text += before;
+        if let Some((brace, behind)) =
+            ["{{", "}}"].iter().find_map(|twice| Some((twice, from.strip_prefix(twice)?)))
+        {
+            text += brace.get(..1).unwrap_or_default();
+            rest = behind;
+            continue;
+        }
+        let Some(behind) = from.strip_prefix('{') else {
+            return Err("there is a `}` without `{`; a literal brace is written twice".into());
+        };
+        let (name, behind) = behind
+            .split_once('}')
+            .ok_or("there is a `{` without `}`; a literal brace is written twice")?;
+        parts.push(Part::Text(std::mem::take(&mut text)));
+        parts.push(Part::Field(named(name)?));
+        rest = behind;
+    }
+    parts.push(Part::Text(text + rest));
+    parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
+    Ok(parts)
+}
+
 impl TryFrom<String> for Template {
     type Error = String;
 
     fn try_from(written: String) -> Result<Self, String> {
-        let (mut parts, mut text) = (Vec::new(), String::new());
-        let mut rest = written.as_str();
-        while let Some(at) = rest.find(['{', '}']) {
-            let (before, from) = rest.split_at(at);
-            text += before;
-            if let Some((brace, behind)) =
-                ["{{", "}}"].iter().find_map(|twice| Some((twice, from.strip_prefix(twice)?)))
-            {
-                text += brace.get(..1).unwrap_or_default();
-                rest = behind;
-                continue;
-            }
-            let Some(behind) = from.strip_prefix('{') else {
-                return Err("there is a `}` without `{`; a literal brace is written twice".into());
-            };
-            let (name, behind) = behind
-                .split_once('}')
-                .ok_or("there is a `{` without `}`; a literal brace is written twice")?;
-            parts.push(Part::Text(std::mem::take(&mut text)));
-            parts.push(Part::Field(Field::named(name)?));
-            rest = behind;
-        }
-        parts.push(Part::Text(text + rest));
-        parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
-        Ok(Template(parts))
+        parts(&written, Field::named).map(Template)
     }
 }
 
@@ -180,6 +188,11 @@ impl<'a> Values<'a> {
             fields: Some(entry.event.fields()),
             ..Values::of_kind(entry.event.kind(), &entry.origin.master_id)
         }
+    }
+
+    /// The values of no event, for a template that has no fields.
+    pub(crate) fn none() -> Values<'static> {
+        Values::of_kind(EventKind::Custom, "")
     }
 
     /// The values that all events of a kind and a master have.

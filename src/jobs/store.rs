@@ -112,6 +112,9 @@ impl Question {
 /// The time that a large store may take to list jobs. Salt waits for three seconds.
 const LONGEST_LIST: Duration = Duration::from_secs(1);
 
+/// The part of the time for an answer that is kept for what comes behind a list.
+const REMAINDER: Duration = Duration::from_millis(200);
+
 /// An answer in the making, as msgpack.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -162,9 +165,9 @@ impl Answer {
         Answer { _turn: turn, ..self }
     }
 
-    /// The same with a deadline.
+    /// The same with a deadline, begun now.
     pub(super) fn by(self, until: Instant) -> Self {
-        Answer { until: Some(until), ..self }
+        Answer { began: Instant::now(), until: Some(until), ..self }
     }
 
     /// The time at which nobody waits for it any more, if there is one.
@@ -233,7 +236,9 @@ impl Answer {
     /// Tells if a list of jobs took so long that it has to end here. The last jobs have to come
     /// first then.
     pub(crate) fn is_late(&mut self) -> bool {
-        self.is_cut |= self.began.elapsed() > LONGEST_LIST;
+        let time = self.until.map(|until| until.saturating_duration_since(self.began));
+        let time = time.map_or(LONGEST_LIST, |time| time.saturating_sub(REMAINDER));
+        self.is_cut |= self.began.elapsed() > time.min(LONGEST_LIST);
         self.is_cut
     }
 

@@ -280,7 +280,7 @@ mod tests {
             Box::pin(async move {
                 let working = spawn_blocking(move || {
                     while answer.goes_on() {
-                        std::thread::sleep(Duration::from_millis(1));
+                        std::thread::yield_now();
                     }
                     answer
                 });
@@ -296,11 +296,29 @@ mod tests {
         let stores = JobStores::new(vec![("a".to_owned(), Arc::new(Works))], &[]);
         let until = Instant::now() + Duration::from_millis(50);
         assert!(stores.ask_one("a", until, || answer(&jobs)).await.is_err());
-        let turns = stores.all[0].turns.acquire_many(QUESTIONS as u32);
+        let all = u32::try_from(QUESTIONS).unwrap();
+        let turns = stores.all[0].turns.acquire_many(all);
         drop(timeout(Duration::from_secs(60), turns).await.unwrap().unwrap());
         let mut late = answer(&jobs).by(Instant::now());
         late.text("a");
         assert!(!late.goes_on());
         assert!(late.finished().is_err(), "a part is no answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_ends_before_its_time_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::new(folder.path());
+        let list = || jobs.answer_to(Question::GetJids, 1 << 10);
+        let (mut short, mut long) = (list(), list());
+        tokio::time::advance(EACH).await;
+        let now = Instant::now();
+        (short, long) = (short.by(now + Duration::from_millis(500)), long.by(now + EACH));
+        assert!(!short.is_late() && !long.is_late());
+        tokio::time::advance(Duration::from_millis(400)).await;
+        assert!(short.is_late() && !long.is_late());
+        assert!(short.goes_on() && short.finished().is_ok(), "it is cut");
+        tokio::time::advance(Duration::from_millis(700)).await;
+        assert!(long.is_late() && long.goes_on());
     }
 }

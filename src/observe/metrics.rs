@@ -175,11 +175,11 @@ pub(crate) const SINK_BATCHES: Metric =
 pub(crate) const SINK_REJECTED_EVENTS: Metric =
     counter("saltern_sink_rejected_events_total", SINK, "Events that the sink will never accept.");
 /// Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged,
-/// operator (spill drop), stopped.
+/// operator (spill drop), stopped, digest (after it was stored for one).
 pub(crate) const SINK_DROPPED_EVENTS: Metric = counter(
     "saltern_sink_dropped_events_total",
     &["sink", "reason"],
-    "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, operator (spill drop), stopped.",
+    "Events discarded before the sink stored them: queue_full, expired, disk (it failed), damaged, operator (spill drop), stopped, digest (after it was stored for one).",
 );
 /// Writes and connects that failed and were tried again.
 pub(crate) const SINK_RETRIES: Metric = counter(

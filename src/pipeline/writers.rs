@@ -75,6 +75,7 @@ impl Starter {
             name: sink.name.clone(),
             writer: number,
             master_id: environment.master_id.clone(),
+            state_dir: environment.state_dir.clone(),
             limit: sink.retry.timeout.0,
             reopen: Reopen::new(environment.reopen.clone()),
             // Others have no business with it.

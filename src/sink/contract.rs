@@ -19,6 +19,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::stream::Stream;
 use crate::delivery::retry::RetryConfig;
@@ -75,9 +77,28 @@ pub(crate) trait Sink: Sized + Send + 'static {
     /// own ids, where the store can.
     fn write(&mut self, batch: &Batch) -> impl Future<Output = Result<(), WriteError>> + Send;
 
+    /// The time to call [`Sink::tick`], for a sink that gathers events and sends them later.
+    /// Such a sink has stored what it gathered, so that neither a stop nor a crash loses it.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what is [due](Sink::due), or nothing if nothing is. After an error it is called again,
+    /// with back-off; events are written meanwhile. There is no batch that an error could refuse,
+    /// so [`WriteError::Reject`] and [`WriteError::Partly`] mean the same as
+    /// [`WriteError::Retry`].
+    fn tick(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
+        async { Ok(()) }
+    }
+
     /// Flushes what is buffered below and lets go of the store.
     fn close(self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
+    }
+
+    /// As many writers may work side by side, with this configuration.
+    fn max_writers(_config: &Self::Config) -> u16 {
+        Self::DEFAULTS.max_writers
     }
 
     /// Event streams that it writes and that a source could read.
@@ -241,6 +262,8 @@ pub(crate) struct Context {
     /// The `master_id` of the whole.
     #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     pub(crate) master_id: String,
+    /// The folder of the daemon's state.
+    pub(crate) state_dir: PathBuf,
     /// How long one connect or write may take before it is broken off.
     pub(crate) limit: Duration,
     /// Says when files are to be opened anew.

@@ -6,11 +6,14 @@ mod blackhole;
 pub(crate) mod clickhouse;
 pub mod contract;
 pub mod encoding;
+mod envelope;
 mod http;
 mod jobs;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod local;
+mod notify;
+mod one_by_one;
 mod rawfile_json;
 pub mod registry;
 mod sql;

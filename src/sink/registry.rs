@@ -110,6 +110,11 @@ pub(crate) trait Driver: Send + Sync {
     /// Connects once and lets go again.
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), WriteError>>;
 
+    /// See [`Sink::max_writers`].
+    fn max_writers(&self) -> u16 {
+        1
+    }
+
     /// See [`Sink::writes`].
     fn writes(&self) -> Vec<Stream> {
         Vec::new()
@@ -149,6 +154,10 @@ impl<S: Sink> Driver for Configured<S> {
 
     fn probe<'a>(&'a self, context: &'a Context) -> Driving<'a, Result<(), WriteError>> {
         Box::pin(async move { S::connect(&self.0, context).await?.close().await })
+    }
+
+    fn max_writers(&self) -> u16 {
+        S::max_writers(&self.0)
     }
 
     fn writes(&self) -> Vec<Stream> {

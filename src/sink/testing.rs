@@ -14,6 +14,7 @@ pub(crate) fn context() -> Context {
         name: "test".into(),
         writer: 0,
         master_id: "m".into(),
+        state_dir: "/nowhere".into(),
         limit: Duration::from_secs(60),
         reopen: Reopen::never(),
         jobs: None,

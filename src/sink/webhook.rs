@@ -21,6 +21,7 @@
 //! | `events` | one a batch | a JSON list of events |
 //! | `event` | one an event | `{"tag": …, "data": …}` |
 //! | `template` | one an event | the text of `template` |
+//! | `digest` | one for all events of a while | counts, and a list of events; see "Digests" |
 //!
 //! Where a request is one event's, `url` and `headers` are templates too. A value of an event is
 //! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
@@ -29,11 +30,39 @@
 //! visible. In URLs and headers a value is cut at 512 bytes, and `_` stands in a URL for one that
 //! the event does not have.
 //!
-//! Each request has the header `Idempotency-Key`, the id of the event or batch. It is the same when
-//! the request comes again.
+//! Each request has the header `Idempotency-Key`, the id of the event, batch or digest. It is the
+//! same when the request comes again.
 //!
 //! With `signature` a header holds the HMAC-SHA256 of the body as it is sent, in hexadecimal
 //! digits, as GitHub writes it.
+//!
+//! # Digests
+//!
+//! With `body: digest` events are gathered, and sent together:
+//!
+//! ```yaml
+//! sources:
+//!   bus: {salt_bus: {}}
+//! sinks:
+//!   chat:
+//!     webhook:
+//!       url: https://chat.example.com/hooks/salt
+//!       body: digest
+//!       digest:
+//!         after: 5m
+//!         template: '{{"text": "{count} returns failed\n{lines}"}}'
+//!     filter: {kinds: [job_return], outcome: [failed]}
+//! ```
+//!
+//! A digest is `{"count": …, "dropped": …, "by": {…}, "events": […]}`, or the text of
+//! `digest.template`. It says of each event its `time`, `tag`, `kind`, `minion`, `fun`, `jid` and
+//! `outcome`, and in `by` how many events there are of each kind, outcome, function and minion.
+//! Values are cut at 512 bytes. An event is settled once it is in the digest's file,
+//! `STATE_DIR/digests/SINK.db`, which survives a stop and a crash. `retry.give_up_after` and
+//! `spill.max_age` are about the way into that file; a digest is sent until it is accepted. Up to
+//! 10000 events and 16 MiB wait there; the oldest are dropped then, and `dropped` of the next
+//! digest counts them. A digest that is refused for good is halved, and an event that is refused
+//! alone is dropped and counted too. Such a sink has one writer.
 //!
 //! # Guarantee
 //!
@@ -53,28 +82,22 @@
 //! * any other answer, or none → it is sent again later, after `Retry-After` if there is one →
 //!   `saltern_sink_retries_total`
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
-use reqwest::Method;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::contract::{
-    Again, ConnectError, Context, Defaults, Once, Partly, Refusal, Sink, WriteError,
-};
+use super::contract::{ConnectError, Context, Defaults, Once, Sink, WriteError};
+use super::envelope::{ContentType, Envelope, Headers, Verb};
+use super::notify::digest::{DigestConfig, Digests};
+use super::one_by_one::OneByOne;
 use crate::client::auth::Auth;
-use crate::client::http::{self, Client};
+use crate::client::http::Client;
 use crate::client::signature::Signature;
 use crate::client::tls::TlsConfig;
-
 use crate::delivery::retry::RetryConfig;
-use crate::event::EventKind;
 use crate::event::batch::{Batch, BatchLimits, Entry};
-use crate::event::escape::Place;
 use crate::event::template::{Template, Values};
 use crate::event::url_template::UrlTemplate;
 use crate::queue::config::SpillConfig;
@@ -89,21 +112,23 @@ struct Settings {
     /// are the same for all events.
     url: UrlTemplate,
     /// The request's method. Default: `POST`.
-    #[serde(default = "post")]
-    method: String,
+    #[serde(default = "Verb::post")]
+    method: Verb,
     /// Headers besides those that saltern sets; their values are templates. Default: none.
     #[serde(default)]
-    headers: BTreeMap<String, Template>,
-    /// What a request holds: the `events` of a batch as a list, one `event`, or the text of
-    /// `template` for one event. Default: `events`.
+    headers: Headers,
+    /// What a request holds: the `events` of a batch as a list, one `event`, the text of `template`
+    /// for one event, or a `digest` of all events of a while. Default: `events`.
     #[serde(default)]
     body: Body,
     /// The body where that is `template`. A literal brace is written twice: `{{"on": "{minion}"}}`.
     /// Default: none.
     template: Option<Template>,
+    /// How events are gathered where the body is `digest`. Default: as its keys say.
+    digest: Option<DigestConfig>,
     /// The body's type. Default: `application/json`.
-    #[serde(default = "json")]
-    content_type: String,
+    #[serde(default = "ContentType::json")]
+    content_type: ContentType,
     /// Proves to the receiver who the body is from. Default: none.
     signature: Option<Signature>,
     /// Who we are. Default: nobody.
@@ -132,14 +157,8 @@ enum Body {
     Event,
     /// The text of `template`, for one event.
     Template,
-}
-
-fn post() -> String {
-    "POST".to_owned()
-}
-
-fn json() -> String {
-    "application/json".to_owned()
+    /// The facts of several events.
+    Digest,
 }
 
 fn ten_seconds() -> Span {
@@ -151,14 +170,9 @@ fn ten_seconds() -> Span {
 #[serde(try_from = "Settings")]
 #[schemars(with = "Settings")]
 pub(super) struct Config {
-    url: UrlTemplate,
-    method: Method,
-    headers: Vec<(HeaderName, Template)>,
+    envelope: Envelope,
     holds: Holds,
-    content_type: HeaderValue,
-    signature: Option<Signature>,
     auth: Auth,
-    gzip: bool,
     timeout: Duration,
     tls: TlsConfig,
 }
@@ -171,83 +185,55 @@ enum Holds {
     /// An event.
     Event,
     /// This text, for an event.
-    Text(Template, Place),
+    Text(Template),
+    /// Several events.
+    Digest(DigestConfig),
 }
-
-/// Headers that follow from the request.
-const OWNED: [&str; 6] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "host",
-    "transfer-encoding",
-];
-
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl TryFrom<Settings> for Config {
     type Error = String;
 
     fn try_from(settings: Settings) -> Result<Self, String> {
-        let Settings { url, signature, auth, gzip, tls, .. } = settings;
-        let holds = match (settings.body, settings.template) {
-            (Body::Template, Some(text)) => {
-                Holds::Text(text, Place::in_body(&settings.content_type))
-            }
-            (Body::Template, None) => return Err("`body: template` needs a `template`".into()),
-            (_, Some(_)) => return Err("`template` needs `body: template`".into()),
-            (Body::Event, None) => Holds::Event,
-            (Body::Events, None) => Holds::Batch,
+        let Settings { url, method, headers, content_type, signature, gzip, auth, tls, .. } =
+            settings;
+        let holds = match (settings.body, settings.template, settings.digest) {
+            (Body::Template, Some(text), None) => Holds::Text(text),
+            (Body::Template, None, _) => return Err("`body: template` needs a `template`".into()),
+            (Body::Digest, None, digest) => Holds::Digest(digest.unwrap_or_default()),
+            (Body::Digest, Some(_), _) => return Err("write `digest.template` for a digest".into()),
+            (_, _, Some(_)) => return Err("`digest` needs `body: digest`".into()),
+            (_, Some(_), None) => return Err("`template` needs `body: template`".into()),
+            (Body::Event, None, None) => Holds::Event,
+            (Body::Events, None, None) => Holds::Batch,
         };
-        if let Holds::Text(text, Place::Json) = &holds {
-            let example = text.render_with(&no_event(), |_| "1".to_owned());
-            serde_json::from_str::<serde_json::Value>(&example).map_err(|error| {
-                let help = "a field within a text stands between quotes: \"{minion}\"";
-                format!("`template` does not give JSON: {error}; {help}")
-            })?;
+        match &holds {
+            Holds::Text(text) => {
+                content_type.takes(&text.render_with(&Values::none(), |_| "1".to_owned()))?;
+            }
+            Holds::Digest(digest) => content_type.takes(&digest.example(content_type.place))?,
+            Holds::Batch | Holds::Event => {}
         }
-        let is_fixed = |template: &Template| template.fixed().is_some();
-        let has_fields = !url.is_fixed() || !settings.headers.values().all(is_fixed);
-        if matches!(holds, Holds::Batch) && has_fields {
+        let envelope = Envelope { url, method, headers, content_type, signature, gzip };
+        if matches!(holds, Holds::Batch | Holds::Digest(_)) && !envelope.is_fixed() {
             let help = "write `body: event` for fields of an event in `url` and `headers`";
-            return Err(format!("with `body: events` a request holds many events; {help}"));
+            return Err(format!("with this `body` a request holds many events; {help}"));
         }
-        let header = |(name, template): (String, Template)| {
-            if OWNED.contains(&name.to_lowercase().as_str()) {
-                return Err(format!("the header `{name}` cannot be set here"));
-            }
-            let parsed = HeaderName::from_bytes(name.as_bytes());
-            Ok((parsed.map_err(|_| format!("`{name}` is not the name of a header"))?, template))
-        };
-        Ok(Config {
-            url,
-            method: Method::from_bytes(settings.method.as_bytes())
-                .map_err(|_| "`method` is not the name of a method, such as `PUT`")?,
-            headers: settings.headers.into_iter().map(header).collect::<Result<_, _>>()?,
-            holds,
-            content_type: HeaderValue::from_str(&settings.content_type)
-                .map_err(|_| "`content_type` cannot be the value of a header")?,
-            signature,
-            auth,
-            gzip,
-            timeout: settings.timeout.0,
-            tls,
-        })
+        Ok(Config { envelope, holds, auth, timeout: settings.timeout.0, tls })
     }
-}
-
-/// The values of a template that has no fields.
-fn no_event() -> Values<'static> {
-    Values::of_kind(EventKind::Custom, "")
 }
 
 /// Connections to the receiver.
 pub(super) struct Webhook {
-    config: Config,
-    client: Client,
+    requests: Requests,
+    /// The events that are gathered, where a request is a digest.
+    digests: Option<Digests>,
     /// How long a write may go on before it begins no further request.
     begins_for: Duration,
+}
+
+struct Requests {
+    config: Config,
+    client: Client,
 }
 
 const HOUR: Span = Span::seconds(3600);
@@ -274,75 +260,65 @@ impl Sink for Webhook {
     }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
-        let tls = config.url.is_https().then_some(&config.tls);
+        let tls = config.envelope.url.is_https().then_some(&config.tls);
         let client = blocking(|| Client::new(tls, &config.auth, config.timeout));
         let client =
             client.map_err(|error| ConnectError::fatal("setting up connections", error))?;
+        let digests = match &config.holds {
+            Holds::Digest(digest) => Some(blocking(|| Digests::open(digest, context))?),
+            Holds::Batch | Holds::Event | Holds::Text(_) => None,
+        };
         // The last one still has the time to be answered.
         let begins_for = context.limit.saturating_sub(config.timeout + Duration::from_secs(1));
-        Ok(Webhook { config: config.clone(), client, begins_for })
+        let requests = Requests { config: config.clone(), client };
+        Ok(Webhook { requests, digests, begins_for })
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
-        if !matches!(self.config.holds, Holds::Batch) {
-            return self.write_each(batch).await;
+        if let Some(digests) = &mut self.digests {
+            return blocking(|| digests.gather(batch));
         }
-        let list = blocking(|| list(batch));
-        self.send(&no_event(), &batch.id().to_string(), list).await
-    }
-}
-
-/// The events as a JSON list.
-fn list(batch: &Batch) -> Vec<u8> {
-    let mut body = vec![b'['];
-    for (place, event) in batch.events().enumerate() {
-        if place > 0 {
-            body.extend_from_slice(b", ");
+        if matches!(self.requests.config.holds, Holds::Batch) {
+            let list = blocking(|| batch.json_list());
+            return self.requests.send(&Values::none(), &batch.id().to_string(), list).await;
         }
-        event.write_object(&mut body);
-    }
-    body.push(b']');
-    body
-}
-
-impl Webhook {
-    /// A request for each event. Ends at the first that may be accepted later.
-    async fn write_each(&self, batch: &Batch) -> Result<(), WriteError> {
-        let began = Instant::now();
-        let mut refused = Vec::new();
+        let mut events = OneByOne::new(SENDING, batch.len(), self.begins_for);
         for (place, entry) in batch.entries().enumerate() {
-            if place > 0 && began.elapsed() >= self.begins_for {
-                let places = (place..batch.len()).collect();
-                let again = Some(Again { places, cause: None, after: None });
-                return Err(WriteError::Partly(Partly { doing: SENDING.into(), refused, again }));
-            }
-            let (cause, after) = match self.send_event(&entry).await {
-                Ok(()) => continue,
-                Err(WriteError::Reject { cause, .. }) => {
-                    refused.push(Refusal { place, cause });
-                    continue;
-                }
-                Err(WriteError::Retry { cause, after, .. }) if place > 0 => (cause, after),
-                Err(WriteError::Reconnect { cause, .. }) if place > 0 => (cause, None),
-                Err(other) => return Err(other),
-            };
-            let places: BTreeSet<_> = (place..batch.len()).collect();
-            let again = Some(Again { places, cause: Some(cause), after });
-            return Err(WriteError::Partly(Partly { doing: SENDING.into(), refused, again }));
+            events.begin(place)?;
+            events.note(place, self.requests.send_event(&entry).await)?;
         }
-        match refused.is_empty() {
-            true => Ok(()),
-            false => Err(WriteError::refused(SENDING, refused)),
-        }
+        events.end()
     }
 
+    fn due(&self) -> Option<Instant> {
+        self.digests.as_ref()?.due()
+    }
+
+    async fn tick(&mut self) -> Result<(), WriteError> {
+        let Some(digests) = &mut self.digests else { return Ok(()) };
+        let place = self.requests.config.envelope.content_type.place;
+        let Some(due) = blocking(|| digests.seal(place))? else { return Ok(()) };
+        let sent = self.requests.send(&Values::none(), &due.key, due.body).await;
+        blocking(|| digests.settle(sent))
+    }
+
+    fn max_writers(config: &Config) -> u16 {
+        match config.holds {
+            Holds::Digest(_) => 1,
+            Holds::Batch | Holds::Event | Holds::Text(_) => Self::DEFAULTS.max_writers,
+        }
+    }
+}
+
+impl Requests {
     async fn send_event(&self, entry: &Entry<'_>) -> Result<(), WriteError> {
         let values = Values::of(entry);
         let body = match &self.config.holds {
-            Holds::Text(text, place) => {
+            Holds::Text(text) => {
+                let place = self.config.envelope.content_type.place;
                 text.render_with(&values, |value| place.escape(value)).into_bytes()
             }
-            Holds::Event | Holds::Batch => blocking(|| {
+            Holds::Event | Holds::Batch | Holds::Digest(_) => blocking(|| {
                 let mut object = Vec::new();
                 entry.event.write_object(&mut object);
                 object
@@ -351,41 +327,14 @@ impl Webhook {
         self.send(&values, &entry.event.id().to_string(), body).await
     }
 
-    async fn send(&self, values: &Values<'_>, id: &str, body: Vec<u8>) -> Result<(), WriteError> {
-        let config = &self.config;
-        let wrong = |cause: String| WriteError::reject("making a request of an event", cause);
-        let header = |text: String| {
-            HeaderValue::from_bytes(text.as_bytes()).map_err(|error| wrong(error.to_string()))
-        };
-        let url = config.url.url(values).map_err(wrong)?;
-        let body = match config.gzip {
-            true => blocking(|| http::gzip(&body)),
-            false => Bytes::from(body),
-        };
-        let mut request = self
-            .client
-            .request(config.method.clone(), url)
-            .body("application/json", body.clone())
-            .header(CONTENT_TYPE, config.content_type.clone())
-            .header(IDEMPOTENCY_KEY, header(id.to_owned())?);
-        if config.gzip {
-            request = request.header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        for (name, template) in &config.headers {
-            let text = template.render_with(values, |value| Place::Header.escape(value));
-            request = request.header(name.clone(), header(text)?);
-        }
-        if let Some(signature) = &config.signature {
-            let (name, value) = signature.of(&body);
-            request = request.header(name, value);
-        }
-        let answer = request.send().await.and_then(|answer| answer.checked(http::usual));
-        answer.map(drop).map_err(|error| WriteError::over_http(SENDING, error))
+    async fn send(&self, values: &Values<'_>, key: &str, body: Vec<u8>) -> Result<(), WriteError> {
+        self.config.envelope.send(&self.client, SENDING, values, key, body).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Mutex;
 
     use axum::Router;
@@ -412,7 +361,11 @@ mod tests {
             ("headers: {Content-Length: '1'}", "cannot be set here"),
             ("headers: {'a b': c}", "not the name of a header"),
             ("method: 'a b'", "not the name of a method"),
-            ("content_type: \"a\\n\"", "`content_type`"),
+            ("content_type: \"a\\n\"", "the type of a body"),
+            ("digest: {after: 1m}", "needs `body: digest`"),
+            ("body: digest\ntemplate: x", "`digest.template`"),
+            ("body: digest\ndigest: {max_events: 0}", "1 to 1000"),
+            ("body: digest\ndigest: {template: '{{\"a\": {lines}}}'}", "does not give JSON"),
         ] {
             let yaml = format!("url: http://h/\n{more}");
             let error = read(&yaml).err().unwrap_or_else(|| panic!("{yaml} is read"));

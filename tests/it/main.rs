@@ -15,6 +15,7 @@ mod clickhouse_sink;
 mod conformance;
 mod dead_letters;
 mod deaths;
+mod digests;
 mod doc_links;
 mod docs;
 mod failing_sources;

@@ -46,12 +46,11 @@ async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
         // One that is unique serves as well as one that is not.
         let serves =
             |one: &There| one.name == index.name || one.unique && one.columns == index.columns;
-        if !there.iter().any(serves) {
-            if let Err(error) = database.execute(&index.create(name), &Values::default()).await
-                && !indexes_of(database, dialect, name).await?.iter().any(serves)
-            {
-                return Err(error);
-            }
+        if !there.iter().any(serves)
+            && let Err(error) = database.execute(&index.create(name), &Values::default()).await
+            && !indexes_of(database, dialect, name).await?.iter().any(serves)
+        {
+            return Err(error);
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The rows of the tables that an event makes: one of `salt_events` for each event, and of `jids` or
-//! `salt_returns` for those about a job.
+//! The rows of the tables that an event makes: one of `salt_events` for each event, and of `jids`
+//! or `salt_returns` for those about a job.
 
 use std::borrow::Cow;
 use std::io::Write;

@@ -1,0 +1,73 @@
+//! Writing a batch event by event, to a store that takes no more at once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::contract::{Again, Cause, Partly, Refusal, WriteError};
+
+/// How the events of a batch went. The write ends at the first event that may be accepted later.
+pub(super) struct OneByOne {
+    doing: &'static str,
+    events: usize,
+    began: Instant,
+    /// How long it may go on before no further event is begun.
+    begins_for: Duration,
+    refused: Vec<Refusal>,
+}
+
+impl OneByOne {
+    /// For a batch of so many events.
+    pub(super) fn new(doing: &'static str, events: usize, begins_for: Duration) -> Self {
+        OneByOne { doing, events, began: Instant::now(), begins_for, refused: Vec::new() }
+    }
+
+    /// Ends the write if the event at `place` has to wait for another, for want of time.
+    pub(super) fn begin(&mut self, place: usize) -> Result<(), WriteError> {
+        if place == 0 || self.began.elapsed() < self.begins_for {
+            return Ok(());
+        }
+        Err(self.ended_at(place, None, None))
+    }
+
+    /// Notes how the event at `place` went. An error is how the write ends.
+    pub(super) fn note(
+        &mut self,
+        place: usize,
+        sent: Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        let (cause, after) = match sent {
+            Ok(()) => return Ok(()),
+            Err(WriteError::Reject { cause, .. }) => {
+                self.refused.push(Refusal { place, cause });
+                return Ok(());
+            }
+            Err(WriteError::Retry { cause, after, .. }) if place > 0 => (cause, after),
+            Err(WriteError::Reconnect { cause, .. }) if place > 0 => (cause, None),
+            Err(other) => return Err(other),
+        };
+        Err(self.ended_at(place, Some(cause), after))
+    }
+
+    /// The events from `place` on come again.
+    fn ended_at(
+        &mut self,
+        place: usize,
+        cause: Option<Cause>,
+        after: Option<Duration>,
+    ) -> WriteError {
+        let places: BTreeSet<_> = (place..self.events).collect();
+        let again = Some(Again { places, cause, after });
+        let refused = std::mem::take(&mut self.refused);
+        WriteError::Partly(Partly { doing: self.doing.into(), refused, again })
+    }
+
+    /// How the write ends when all events were tried.
+    pub(super) fn end(self) -> Result<(), WriteError> {
+        match self.refused.is_empty() {
+            true => Ok(()),
+            false => Err(WriteError::refused(self.doing, self.refused)),
+        }
+    }
+}
