@@ -256,7 +256,7 @@ impl Sink for Webhook {
     type Config = Config;
 
     fn check(config: &Config) -> Vec<String> {
-        config.tls.unused(config.url.is_https()).into_iter().collect()
+        config.tls.unused(config.envelope.url.is_https()).into_iter().collect()
     }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
