@@ -17,9 +17,10 @@ use saltern::files::disk::Folder;
 use saltern::observe::state::{SinkState, SourceState};
 use saltern::pipeline::dispatch::{Dispatcher, SinkChannel, SinkChannels};
 use saltern::pipeline::routes::Routes;
+use saltern::queue::Queue;
+use saltern::queue::config::{SpillConfig, SpillMode};
 use saltern::queue::parcel::Parcel;
-use saltern::queue::{Queue, SpillConfig, SpillMode};
-use saltern::source::frame_sender::Frames;
+use saltern::source::frame_sender::{Frames, Via};
 use saltern::sync::bell::{Bell, Receiver, channel};
 use saltern::units::{ByteSize, Span};
 
@@ -142,7 +143,7 @@ fn dispatch(criterion: &mut Criterion) {
                                 authority: Authority::Bus,
                                 state: Arc::clone(&state),
                                 origin: Arc::clone(&origin),
-                                via: "",
+                                via: Via::Read,
                                 received: 1,
                                 bodies: bodies.clone(),
                                 ids: Vec::new(),
@@ -211,7 +212,7 @@ fn queue(criterion: &mut Criterion) {
                 |(mut queue, shares)| {
                     let now = Instant::now();
                     for share in shares {
-                        queue.push(share, now);
+                        queue.push(share.into(), now);
                     }
                     while let Some(batch) = queue.take(&LIMITS, Instant::now()) {
                         queue.settle(black_box(batch).first());

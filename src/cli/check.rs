@@ -17,7 +17,6 @@ use crate::error::chain;
 use crate::files::state_dir;
 use crate::jobs::Jobs;
 use crate::sink::contract::{Context, Reopen};
-use crate::sink::registry::JOBS;
 use crate::yaml::Problem;
 
 /// How long one source or sink may take to connect.
@@ -217,7 +216,7 @@ pub(super) fn probing(config: &Config, sink: &SinkConfig) -> Context {
         state_dir: config.general.state_dir.clone(),
         limit: CONNECT,
         reopen: Reopen::never(),
-        jobs: (sink.kind.name == JOBS.name).then(|| Jobs::new(&config.general.state_dir)),
+        jobs: sink.kind.is_job_cache().then(|| Jobs::new(&config.general.state_dir)),
     }
 }
 

@@ -28,12 +28,13 @@ use super::demo_sign::Sign;
 use super::run;
 use crate::cli::logging::start_logging;
 use crate::cli::output::{Failure, print};
-use crate::config::{Config, Log, LogLevel};
+use crate::config::Config;
+use crate::config::http::HttpSocket;
 use crate::demo::Generator;
 use crate::error::chain;
 use crate::http;
 use crate::http::place::Place;
-use crate::http::settings::HttpSocket;
+use crate::observe::log_settings::{Log, LogLevel};
 use crate::observe::state::State;
 use crate::pipeline::shutdown::Signals;
 

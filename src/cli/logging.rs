@@ -9,9 +9,9 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Log, LogFormat, LogLevel};
 use crate::observe::log_line::LogLine;
 use crate::observe::log_repeats::RepeatFilter;
+use crate::observe::log_settings::{Log, LogFormat, LogLevel};
 
 /// Begins to log as configured.
 pub(super) fn start_logging(log: Log) {

@@ -24,7 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::error::chain;
 use crate::files::disk::Folder;
 use crate::files::state_dir::is_taken;
-use crate::queue::SpillConfig;
+use crate::queue::config::SpillConfig;
 use crate::queue::inspect::QueueContents;
 use crate::queue::spill::scan::{Depth, Scan, Unreadable, scan};
 use crate::queue::spill::{Read, Spill};

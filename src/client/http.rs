@@ -6,7 +6,8 @@
 //!
 //! Nothing is sent a second time here, since the engine tries again. No redirect is followed,
 //! because it would carry events and credentials to a place that nobody configured. No proxy is
-//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown.
+//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown. The status of a
+//! success is enough, whatever becomes of its body, but for a kind that reads the body.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -37,11 +38,11 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// to keep them is 3 s, so that a request rarely meets a connection that is about to end.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// The most that is read of an answer, in bytes.
+/// The most that is read of an answer that has to be whole, in bytes.
 const MOST: usize = 16 << 20;
 
-/// The most that is read of an answer that is no success, in bytes.
-const MOST_OF_A_REFUSAL: usize = 64 << 10;
+/// The most that is read of any other answer, in bytes.
+const MOST_OF_A_BEGINNING: usize = 64 << 10;
 
 /// The most of an answer that an error shows, in bytes.
 const SHOWN: usize = 300;
@@ -96,7 +97,8 @@ impl Client {
 
     /// A request. Errors show nothing of the URL but scheme, host and port.
     pub(crate) fn request(&self, method: Method, url: reqwest::Url) -> Request<'_> {
-        Request { client: self, method, url, headers: HeaderMap::new(), body: Bytes::new() }
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        Request { client: self, method, url, headers, body, reads_answer: false }
     }
 }
 
@@ -108,9 +110,16 @@ pub(crate) struct Request<'a> {
     url: reqwest::Url,
     headers: HeaderMap,
     body: Bytes,
+    reads_answer: bool,
 }
 
 impl Request<'_> {
+    /// Asks for a success with a whole body. Without this the status of a success is enough, and
+    /// only the beginning of its body is read.
+    pub(crate) fn with_whole_answer(self) -> Self {
+        Request { reads_answer: true, ..self }
+    }
+
     /// Adds a parameter behind the `?`.
     pub(crate) fn query(mut self, name: &str, value: &str) -> Self {
         self.url.query_pairs_mut().append_pair(name, value);
@@ -130,7 +139,7 @@ impl Request<'_> {
 
     /// Sends it and waits for the answer, whatever its status is.
     pub(crate) async fn send(self) -> Result<Answer, Error> {
-        let limit = self.client.limit;
+        let (limit, reads_answer) = (self.client.limit, self.reads_answer);
         let to =
             To { method: self.method.clone(), origin: self.url.origin().ascii_serialization() };
         let request = self.client.inner.request(self.method, self.url);
@@ -140,19 +149,18 @@ impl Request<'_> {
             Err(error) => return Err(to.unanswered(&error, limit)),
         };
         let (status, headers) = (response.status(), response.headers().clone());
-        let most = if status.is_success() { MOST } else { MOST_OF_A_REFUSAL };
+        let has_to_be_whole = reads_answer && status.is_success();
+        let most = if has_to_be_whole { MOST } else { MOST_OF_A_BEGINNING };
         match read(response, most).await {
             Ok(Read::Whole(body)) => Ok(Answer { to, status, headers, body }),
-            Ok(Read::Beginning(body)) if !status.is_success() => {
+            Ok(Read::Beginning(body)) if !has_to_be_whole => {
                 Ok(Answer { to, status, headers, body })
             }
             Ok(Read::Beginning(_)) => {
                 Err(to.retry(format!("{status}, and the answer is longer than {most} bytes")))
             }
             // The status says enough, whatever became of the rest.
-            Err(_) if !status.is_success() => {
-                Ok(Answer { to, status, headers, body: Bytes::new() })
-            }
+            Err(_) if !has_to_be_whole => Ok(Answer { to, status, headers, body: Bytes::new() }),
             Err(error) if error.is_timeout() => Err(to.unanswered(&error, limit)),
             Err(error) => {
                 let why = explained(&error).0;
@@ -189,7 +197,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// The headers.
     pub(crate) headers: HeaderMap,
-    /// The body; only its beginning if the status is no success.
+    /// The body; maybe only its beginning, unless the request asked for all of it.
     pub(crate) body: Bytes,
 }
 
@@ -475,6 +483,10 @@ mod tests {
         client(LIMIT).post(url).send().await?.checked(usual)
     }
 
+    async fn asked(url: &Url, limit: Duration) -> Result<Answer, Error> {
+        client(limit).post(url).with_whole_answer().send().await?.checked(usual)
+    }
+
     #[tokio::test]
     async fn a_request_has_its_parameters_its_credentials_and_its_body() {
         let url = server(|head, body| {
@@ -561,20 +573,22 @@ mod tests {
     async fn an_answer_is_read_up_to_a_limit() {
         let url = server(|_, _| of("500 Internal Server Error", "", &"x".repeat(1 << 20))).await;
         let answer = client(LIMIT).post(&url).send().await.unwrap();
-        assert_eq!(answer.body.len(), MOST_OF_A_REFUSAL);
+        assert_eq!(answer.body.len(), MOST_OF_A_BEGINNING);
         let said = answer.checked(usual).unwrap_err().to_string();
         assert!(said.len() < SHOWN + 100, "{said}");
         let url = server(|_, _| of("200 OK", "", &"x".repeat(MOST + 1))).await;
-        let error = sent(&url).await.unwrap_err();
+        let error = asked(&url, LIMIT).await.unwrap_err();
         assert!(error.to_string().contains("longer than 16777216 bytes"), "{error}");
+        assert_eq!(sent(&url).await.unwrap().body.len(), MOST_OF_A_BEGINNING);
     }
 
     #[tokio::test]
-    async fn an_answer_that_breaks_off_or_does_not_come_is_no_success() {
+    async fn an_answer_that_breaks_off_or_does_not_come_is_no_success_where_it_is_read() {
         let torn = server(|_, _| "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfour".into()).await;
-        let error = sent(&torn).await.unwrap_err();
+        let error = asked(&torn, LIMIT).await.unwrap_err();
         assert!(error.to_string().contains("broke off"), "{error}");
         assert_eq!(error.failed, Failed::Retry);
+        assert_eq!(sent(&torn).await.unwrap().status, StatusCode::OK, "the rows are stored");
         let closing = server(|_, _| String::new()).await;
         assert_eq!(sent(&closing).await.unwrap_err().failed, Failed::Retry);
 
@@ -589,8 +603,7 @@ mod tests {
                 std::future::pending::<()>().await;
             });
             let silent_url = url(&format!("http://127.0.0.1:{port}"));
-            let error =
-                client(Duration::from_millis(300)).post(&silent_url).send().await.unwrap_err();
+            let error = asked(&silent_url, Duration::from_millis(300)).await.unwrap_err();
             assert!(error.to_string().contains("no answer within 300ms"), "{error}");
             silent.abort();
         }

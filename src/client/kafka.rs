@@ -4,7 +4,7 @@
 //! is checked when the configuration is read, by asking librdkafka.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tracing::{debug, warn};
 
 use crate::client::stream::Stream;
-use crate::client::tls::TlsConfig;
+use crate::client::tls::{self, Identity, TlsConfig};
 use crate::files::regular_file::{self, Links};
 use crate::units::Secret;
 
@@ -102,6 +102,47 @@ impl Mechanism {
     }
 }
 
+/// TLS to the brokers. `{}` trusts the certificates that the system trusts. All files are PEM.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct TlsSettings {
+    /// A file of certificates that are trusted. Default: those that the system trusts.
+    ca: Option<PathBuf>,
+    /// A file with our own certificate and those that vouch for it, for brokers that ask. Default:
+    /// none.
+    cert: Option<PathBuf>,
+    /// The file with the key of `cert`. Default: none.
+    key: Option<PathBuf>,
+    /// The password of `key`, if it has one. Default: none.
+    key_password: Option<Secret>,
+    /// Verify the broker's certificate and name. With `false` whoever is in between can read and
+    /// change everything. Default: true.
+    #[serde(default = "tls::yes")]
+    verify: bool,
+}
+
+/// TLS to the brokers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "TlsSettings")]
+#[schemars(with = "TlsSettings")]
+pub(crate) struct KafkaTls {
+    tls: TlsConfig,
+    key_password: Option<Secret>,
+}
+
+impl TryFrom<TlsSettings> for KafkaTls {
+    type Error = String;
+
+    fn try_from(settings: TlsSettings) -> Result<Self, String> {
+        let TlsSettings { ca, cert, key, key_password, verify } = settings;
+        let identity = Identity::of(cert, key)?;
+        if identity.is_none() && key_password.is_some() {
+            return Err("`key_password` is the password of a `key`, and there is none".to_owned());
+        }
+        Ok(KafkaTls { tls: TlsConfig { ca, identity, verify }, key_password })
+    }
+}
+
 /// Settings of librdkafka by their own names, for what saltern has no setting for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -171,7 +212,7 @@ impl Properties {
 /// The settings that lead to these brokers.
 pub(crate) fn config(
     brokers: &Brokers,
-    tls: Option<&TlsConfig>,
+    tls: Option<&KafkaTls>,
     sasl: Option<&Sasl>,
 ) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -186,13 +227,13 @@ pub(crate) fn config(
         (Some(_), Some(_)) => "sasl_ssl",
     };
     config.set("security.protocol", protocol);
-    if let Some(TlsConfig { ca, cert, key, key_password, verify }) = tls {
+    if let Some(KafkaTls { tls: TlsConfig { ca, identity, verify }, key_password }) = tls {
         // What the system trusts: OpenSSL is built in, and looks where it was built.
         config.set("ssl.ca.location", "probe");
         let files = [
-            ("ssl.ca.location", ca),
-            ("ssl.certificate.location", cert),
-            ("ssl.key.location", key),
+            ("ssl.ca.location", ca.as_ref()),
+            ("ssl.certificate.location", identity.as_ref().map(|identity| &identity.cert)),
+            ("ssl.key.location", identity.as_ref().map(|identity| &identity.key)),
         ];
         for (property, file) in files {
             if let Some(file) = file {
@@ -300,12 +341,18 @@ mod tests {
     #[test]
     fn passwords_go_to_librdkafka_alone() {
         let brokers = serde_json::from_str(r#"["a:1"]"#).unwrap();
-        let tls: TlsConfig = serde_json::from_str(r#"{"ca": "/ca.pem"}"#).unwrap();
+        let tls = r#"{"cert": "/c", "key": "/k", "key_password": "secret"}"#;
+        let tls: KafkaTls = serde_json::from_str(tls).unwrap();
         let sasl = r#"{"user": "u", "password": "hidden", "mechanism": "SCRAM-SHA-256"}"#;
         let sasl: Sasl = serde_json::from_str(sasl).unwrap();
         assert!(!format!("{sasl:?}").contains("hidden"));
         let config = config(&brokers, Some(&tls), Some(&sasl));
         assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));
         assert_eq!(config.get("sasl.password"), Some("hidden"));
+        assert_eq!(config.get("ssl.key.password"), Some("secret"));
+        assert_eq!(config.get("ssl.key.location"), Some("/k"));
+        for half in [r#"{"cert": "/c"}"#, r#"{"key": "/k"}"#, r#"{"key_password": "secret"}"#] {
+            serde_json::from_str::<KafkaTls>(half).unwrap_err();
+        }
     }
 }

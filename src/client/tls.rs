@@ -17,30 +17,77 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::files::regular_file::{self, Links};
-use crate::units::Secret;
 
 /// TLS to a store. `{}` trusts the certificates that the system trusts. All files are PEM.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct TlsConfig {
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Settings {
     /// A file of certificates that are trusted. Default: those that the system trusts.
-    pub(crate) ca: Option<PathBuf>,
+    ca: Option<PathBuf>,
     /// A file with our own certificate and those that vouch for it, for servers that ask. Default:
     /// none.
-    pub(crate) cert: Option<PathBuf>,
-    /// The file with the key of `cert`.
-    pub(crate) key: Option<PathBuf>,
-    /// The password of `key`, if it has one. Only `kafka` reads such a key; elsewhere the key has
-    /// to be one without a password.
-    pub(crate) key_password: Option<Secret>,
+    cert: Option<PathBuf>,
+    /// The file with the key of `cert`. The key has no password; `openssl pkey -in KEY -out NEW`
+    /// takes it off. Default: none.
+    key: Option<PathBuf>,
     /// Verify the server's certificate and name. With `false` whoever is in between can read and
     /// change everything. Default: true.
+    #[serde(default = "yes")]
+    verify: bool,
+}
+
+/// The default of `verify`.
+pub(crate) fn yes() -> bool {
+    true
+}
+
+/// TLS to a store.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "Settings")]
+#[schemars(with = "Settings")]
+pub(crate) struct TlsConfig {
+    /// A file of certificates that are trusted, in place of those that the system trusts.
+    pub(crate) ca: Option<PathBuf>,
+    /// Our own certificate, for servers that ask.
+    pub(crate) identity: Option<Identity>,
+    /// Verify the server's certificate and name.
     pub(crate) verify: bool,
+}
+
+/// The files of our own certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The certificate and those that vouch for it.
+    pub(crate) cert: PathBuf,
+    /// The key.
+    pub(crate) key: PathBuf,
+}
+
+impl Identity {
+    /// Neither file or both.
+    pub(crate) fn of(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<Self>, String> {
+        let missing = match (cert, key) {
+            (None, None) => return Ok(None),
+            (Some(cert), Some(key)) => return Ok(Some(Identity { cert, key })),
+            (Some(_), None) => "key",
+            (None, Some(_)) => "cert",
+        };
+        Err(format!("`cert` and `key` belong together, and `{missing}` is missing"))
+    }
+}
+
+impl TryFrom<Settings> for TlsConfig {
+    type Error = String;
+
+    fn try_from(settings: Settings) -> Result<Self, String> {
+        let Settings { ca, cert, key, verify } = settings;
+        Ok(TlsConfig { ca, identity: Identity::of(cert, key)?, verify })
+    }
 }
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        TlsConfig { ca: None, cert: None, key: None, key_password: None, verify: true }
+        TlsConfig { ca: None, identity: None, verify: yes() }
     }
 }
 
@@ -68,15 +115,6 @@ pub(crate) enum TlsError {
     /// The system's certificates cannot be read.
     #[error("reading the certificates that the system trusts; `tls.ca` names others")]
     System(#[source] Box<dyn Error + Send + Sync>),
-    /// Of certificate and key, one is missing.
-    #[error("`tls.cert` and `tls.key` belong together, and one is missing")]
-    HalfIdentity,
-    /// A password is there for the key.
-    #[error(
-        "`tls.key_password` cannot be used here; write the key without a password: \
-         openssl pkey -in KEY -out NEW, for saltern's user alone to read"
-    )]
-    KeyPassword,
     /// The key is encrypted.
     #[error(
         "the key in {} has a password, which cannot be used here; write the key without one: \
@@ -108,16 +146,19 @@ impl TlsConfig {
             Some(ca) => builder.with_root_certificates(roots(ca)?),
             None => builder.with_root_certificates(system_roots()?),
         };
-        match (&self.cert, &self.key) {
-            _ if self.key_password.is_some() => Err(TlsError::KeyPassword),
-            (None, None) => Ok(builder.with_no_client_auth()),
-            (Some(cert), Some(path)) => {
-                let key = private_key(path)?;
-                let chain = certificates(cert)?;
-                builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity)
-            }
-            _ => Err(TlsError::HalfIdentity),
-        }
+        let Some(Identity { cert, key }) = &self.identity else {
+            return Ok(builder.with_no_client_auth());
+        };
+        let key = private_key(key)?;
+        let chain = certificates(cert)?;
+        builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity)
+    }
+
+    /// A sentence for `saltern check` where TLS is set up and no URL asks for it.
+    pub(crate) fn unused(&self, is_https: bool) -> Option<String> {
+        let is_unused = !is_https && *self != TlsConfig::default();
+        let says = "`tls` is not used, because `url` begins with http://; write https:// there";
+        is_unused.then(|| says.to_owned())
     }
 
     /// For a client that is not to speak TLS: it trusts nobody.
@@ -259,15 +300,27 @@ mod tests {
             let error = chain(&config.client().unwrap_err());
             assert!(error.contains(&ca.display().to_string()), "{error}");
         }
-        let config = TlsConfig { key: Some(empty), ..TlsConfig::default() };
-        assert!(matches!(config.client(), Err(TlsError::HalfIdentity)));
         let key = folder.path().join("key.pem");
         std::fs::write(&key, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n").unwrap();
-        let config =
-            TlsConfig { cert: Some(absent), key: Some(key.clone()), ..TlsConfig::default() };
+        let identity = Some(Identity { cert: absent, key });
+        let config = TlsConfig { identity, ..TlsConfig::default() };
         let error = chain(&config.client().unwrap_err());
         assert!(error.contains("openssl pkey"), "{error}");
         let config = TlsConfig { verify: false, ..TlsConfig::default() };
         config.client().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_when_it_is_read() {
+        let read = |json: &str| serde_json::from_str::<TlsConfig>(json).map_err(|e| e.to_string());
+        assert_eq!(read("{}"), Ok(TlsConfig::default()));
+        assert!(read(r#"{"cert": "/c"}"#).unwrap_err().contains("`key` is missing"));
+        assert!(read(r#"{"key": "/k"}"#).unwrap_err().contains("`cert` is missing"));
+        let both = read(r#"{"cert": "/c", "key": "/k"}"#).unwrap();
+        assert!(both.identity.is_some() && both.verify);
+        let password = read(r#"{"cert": "/c", "key": "/k", "key_password": "x"}"#).unwrap_err();
+        assert!(password.contains("unknown field `key_password`"), "{password}");
+        assert!(both.unused(false).unwrap().contains("https://"));
+        assert_eq!((both.unused(true), TlsConfig::default().unused(false)), (None, None));
     }
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::config::http::Http;
 use crate::estate::EstateConfig;
 use crate::event::redact::RuleConfig;
-use crate::http::settings::Http;
 use crate::jobs::JobsConfig;
+use crate::observe::log_settings::Log;
 use crate::units::{ByteSize, Span};
 
 /// Settings of the daemon as a whole.
@@ -93,44 +94,6 @@ impl Default for DeadLettersConfig {
     fn default() -> Self {
         DeadLettersConfig { max_bytes: ByteSize::mib(256) }
     }
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Log {
-    /// The least important line that is logged.
-    pub(crate) level: LogLevel,
-    /// How lines look. Default: text on a terminal, `journald` where they go to the journal, JSON
-    /// elsewhere.
-    pub(crate) format: Option<LogFormat>,
-}
-
-/// The importance of a log line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LogLevel {
-    /// Something is broken for good.
-    Error,
-    /// Something is broken for now.
-    Warn,
-    /// A change of state.
-    #[default]
-    Info,
-    /// Details of single frames and requests.
-    Debug,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// An object a line.
-    Json,
-    /// For people, without time and with the priority in front, which journald takes off.
-    Journald,
 }
 
 pub(super) fn host_name() -> String {

@@ -20,6 +20,7 @@ use crate::yaml::{Node, Problem};
 
 mod entry;
 mod general;
+pub(crate) mod http;
 pub(crate) mod located;
 mod null;
 mod renamed;
@@ -33,8 +34,7 @@ use self::general::host_name;
 use self::null::NULL_IN_GENERAL;
 use self::sink_entry::{job_cache, share_memory, sink_of};
 use self::source_entry::{introduce, source_of};
-pub(crate) use crate::http::settings::Http;
-pub(crate) use general::{General, Log, LogFormat, LogLevel};
+pub(crate) use general::General;
 pub use schema::schema;
 pub(crate) use sink_entry::SinkConfig;
 pub(crate) use source_entry::SourceConfig;
@@ -317,6 +317,7 @@ fn job_stores(
 mod tests {
     use serde_json::json;
 
+    use super::http::Http;
     use super::*;
 
     #[test]

@@ -13,7 +13,7 @@ use crate::event::batch::{BatchConfig, BatchLimits};
 use crate::event::filter::{Filter, FilterConfig};
 use crate::event::redact::{RuleConfig, Rules};
 use crate::jobs::store::JobStore;
-use crate::queue::SpillConfig;
+use crate::queue::config::SpillConfig;
 use crate::sink::contract::Defaults;
 use crate::sink::registry::{self, Driver, SinkKind};
 use crate::units::ByteSize;

@@ -22,8 +22,8 @@ use nix::unistd::{Uid, User};
 use tracing::warn;
 
 use super::connection_slots::Slot;
-use super::settings::Http;
 use crate::codec::hex::hex;
+use crate::config::http::Http;
 use crate::sync::blocking;
 use crate::units::{Secret, is_same_secret};
 

@@ -17,9 +17,9 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use super::place::Place;
-use super::settings::{Http, HttpSocket, HttpTls};
 use super::token;
 use crate::client::tls::{TlsError, server};
+use crate::config::http::{Http, HttpSocket, HttpTls};
 use crate::error::chain;
 use crate::files::socket_file::{Access, SocketFile};
 use crate::files::state_file;

@@ -26,8 +26,8 @@ use self::authorize::{AccessPolicy, authorize};
 use self::budget::Budget;
 use self::connection_slots::{Answering, Slot};
 use self::scrapes::Answer;
-use self::settings::Http;
 use self::site::{Reached, Site};
+use crate::config::http::Http;
 use crate::observe::process::Process;
 use crate::observe::state::Status;
 
@@ -43,7 +43,6 @@ pub(crate) mod place;
 mod queries;
 mod questions;
 mod scrapes;
-pub(crate) mod settings;
 mod site;
 mod spill;
 pub(crate) mod token;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::settings::HttpSocket;
+use crate::config::http::HttpSocket;
 use crate::files::socket_file::fits;
 
 /// The runtime directory of the systemd unit.

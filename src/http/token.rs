@@ -11,12 +11,11 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
 
 use crate::codec::hex::hex;
 use crate::files::regular_file::{self, Links};
-use crate::files::state_file;
+use crate::files::{random, state_file};
 use crate::units::Secret;
 
 /// Bytes from the operating system's generator.
@@ -52,12 +51,7 @@ pub(super) fn take(state_dir: &Path) -> Result<Secret, TokenError> {
     if let Some(why) = why {
         state_file::put_aside(&file, &why).map_err(failed)?;
     }
-    let mut random = [0; RANDOM];
-    let got = getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| failed(e.into()))?;
-    if got < RANDOM {
-        return Err(failed(io::Error::other("the system gave too few random bytes")));
-    }
-    let token = Secret::new(hex(&random));
+    let token = Secret::new(hex(&random::bytes::<RANDOM>().map_err(failed)?));
     keep(&file, &token).map_err(failed)?;
     Ok(token)
 }

@@ -159,6 +159,13 @@ pub enum JobsError {
     },
 }
 
+impl JobsError {
+    /// True if what was to be stored can never be.
+    pub(crate) fn is_for_good(&self) -> bool {
+        matches!(self, JobsError::Malformed(_) | JobsError::NotALoad(_))
+    }
+}
+
 /// The job cache; a clone is the same one. Its methods block for as long as the disk takes, and
 /// those that write, while another one writes.
 #[derive(Clone)]

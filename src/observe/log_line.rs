@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::codec::visible;
-use crate::config::LogFormat;
+use crate::observe::log_settings::LogFormat;
 
 /// The longest text of a field, in bytes.
 const LONGEST: usize = 200;

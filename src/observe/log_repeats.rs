@@ -133,10 +133,10 @@ mod tests {
     use tracing::{error, warn};
     use tracing_subscriber::layer::SubscriberExt;
 
-    use crate::config::LogFormat;
     use crate::observe::log_line::LogLine;
     use crate::observe::log_line::tests::Written;
     use crate::observe::log_repeats::*;
+    use crate::observe::log_settings::LogFormat;
 
     fn kind(own: &str) -> LineKind {
         let metadata =

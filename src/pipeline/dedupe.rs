@@ -18,6 +18,7 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use crate::event::{Authority, EventId, Origin};
+use crate::source::frame_sender::Via;
 
 /// Ids of a generation: 24 MiB or so of memory for both.
 const MAX_IDS: usize = 200_000;
@@ -58,8 +59,13 @@ pub(crate) enum Seen {
 
 impl Provenance {
     /// The provenance of what comes from there, by this way into the source.
-    pub(crate) fn of(origin: &Origin, via: &str) -> Self {
-        let names = [&origin.source, via, &origin.master_id].join("\0");
+    pub(crate) fn of(origin: &Origin, via: Via) -> Self {
+        let way = match via {
+            Via::Read => "",
+            Via::JobCacheReturns => "returns",
+            Via::JobLoads => "job loads",
+        };
+        let names = [&origin.source, way, &origin.master_id].join("\0");
         let hash = xxhash_rust::xxh3::xxh3_64(names.as_bytes());
         Provenance(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
     }
@@ -113,7 +119,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(10);
 
     fn provenance(source: &str, master_id: &str) -> Provenance {
-        Provenance::of(&Origin { source: source.into(), master_id: master_id.into() }, "")
+        Provenance::of(&Origin { source: source.into(), master_id: master_id.into() }, Via::Read)
     }
 
     #[test]

@@ -32,11 +32,10 @@ use crate::pipeline::running_sources::{RunningSource, STARTS, Starting};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::thread::Thread;
 use crate::pipeline::writers::SinkEnvironment;
-use crate::queue::SpillMode;
+use crate::queue::config::SpillMode;
 use crate::queue::inspect::Inspector;
 use crate::queue::open::{Incoming, OpenQueue, open_queue};
 use crate::queue::spooler::Leftover;
-use crate::sink;
 use crate::source::coalesce;
 use crate::sync::bell::{Bell, Sender, channel};
 
@@ -250,7 +249,7 @@ impl Pipeline {
         let (shares, shares_out) = channel(CHANNEL, &Bell::default());
         let incoming = Incoming { shares: shares_out, inherited: VecDeque::new() };
         let state = sink_state(sink);
-        if std::ptr::eq(sink.kind, &raw const sink::registry::JOBS) {
+        if sink.kind.is_job_cache() {
             self.jobs.fed_by(Arc::clone(&state));
         }
         let environment = &self.environment;

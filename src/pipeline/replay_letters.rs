@@ -352,7 +352,7 @@ mod tests {
             drop(refused);
             let mut again = shares_out.recv().unwrap();
             again.take_claim().unwrap().honour();
-            (shares_out, [first, second, again].map(|share| tags(&share)))
+            (shares_out, [first, second, again].map(|parcel| tags(parcel.share())))
         });
         let (shares_out, [first, second, again]) = taking.await.unwrap();
         let numbers = |range: std::ops::Range<usize>| range.map(|n| n.to_string()).collect();

@@ -108,7 +108,7 @@ impl RunningSink {
                 // The daemon stops, and whoever was to take over waits no more.
                 let in_channel = shares.iter().flat_map(Receiver::try_iter);
                 let lost = in_memory.into_iter().chain(in_channel);
-                leaver.dropped_stop.add(lost.map(|share| share.len() as u64).sum());
+                leaver.dropped_stop.add(lost.map(|parcel| parcel.share().len() as u64).sum());
             }
             for mut writers in writers {
                 // A panic there has been reported.

@@ -23,7 +23,7 @@ use crate::event::{Authority, Origin};
 use crate::jobs::Jobs;
 use crate::observe::state::SourceState;
 use crate::pipeline::error::PipelineError;
-use crate::source::frame_sender::{FrameSender, Frames};
+use crate::source::frame_sender::{FrameSender, Frames, Via};
 use crate::source::link::{Link, RECONNECT};
 use crate::source::registry::Reader;
 use crate::sync::bell::Sender;
@@ -135,7 +135,7 @@ async fn read(
         let (frames, jobs) = (frames.clone(), jobs.clone());
         let sender = FrameSender {
             origin,
-            via: "",
+            via: Via::Read,
             authority: Authority::Bus,
             state: Arc::clone(&state),
             frames,

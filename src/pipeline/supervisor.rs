@@ -20,7 +20,7 @@ use crate::event::batch::BatchLimits;
 use crate::event::redact::Redaction;
 use crate::observe::state::SinkState;
 use crate::pipeline::writers::{Starter, Writers};
-use crate::queue::SpillConfig;
+use crate::queue::config::SpillConfig;
 use crate::queue::inspect::Inspection;
 use crate::queue::open::{Incoming, OpenQueue, open_queue};
 use crate::queue::spooler::{Leftover, Order, Spooler};

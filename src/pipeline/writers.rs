@@ -23,7 +23,7 @@ use crate::observe::threads::Threads;
 use crate::queue::inspect::Inspector;
 use crate::queue::spooler::BATCHES_PER_WRITER;
 use crate::sink::contract::{Context, Reopen};
-use crate::sink::registry::{Driver, JOBS};
+use crate::sink::registry::Driver;
 use crate::sync::bell::{Bell, Receiver, channel};
 
 /// What every sink is started with.
@@ -79,7 +79,7 @@ impl Starter {
             limit: sink.retry.timeout.0,
             reopen: Reopen::new(environment.reopen.clone()),
             // Others have no business with it.
-            jobs: (sink.kind.name == JOBS.name).then(|| environment.jobs.clone()),
+            jobs: sink.kind.is_job_cache().then(|| environment.jobs.clone()),
         };
         let (retry, rate_limit) = (sink.retry, sink.rate_limit);
         let (dead_letters, deaths) = (environment.dead_letters.clone(), environment.deaths.clone());

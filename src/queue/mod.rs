@@ -29,182 +29,24 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing::{error, info, warn};
 
 use crate::event::batch::{Batch, BatchLimits};
 use crate::event::chunk::Share;
 use crate::files::disk::{Disk, Folder};
 use crate::observe::state;
+use crate::queue::config::{Fsync, SpillCompression, SpillConfig, SpillMode, WhenFull};
 use crate::queue::parcel::Parcel;
-use crate::queue::spill::{Begun, Dropped, Read, SequenceRange, Settings, Spill, SyncJob};
+use crate::queue::spill::{Begun, Dropped, Read, SequenceRange, Spill, SyncJob};
 use crate::sync::receipt::Claim;
-use crate::units::{ByteSize, Span};
 
+pub mod config;
 pub(crate) mod inspect;
 pub(crate) mod open;
 pub mod parcel;
 pub mod spill;
 pub(crate) mod spooler;
 pub(crate) mod waiting_for_spill;
-
-/// The place where a sink's events wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SpillMode {
-    /// On disk before the sink is tried, and in memory as long as there is room: a crash loses
-    /// nothing that was read more than 10 ms before.
-    #[default]
-    Durable,
-    /// In memory, and on disk when that is full or the daemon stops: a crash loses what is in
-    /// memory.
-    Overflow,
-    /// In memory only: what waits is lost when the daemon ends.
-    Memory,
-}
-
-/// The fate of a new event when the queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum WhenFull {
-    /// Discard the oldest events that wait.
-    #[default]
-    DropOldest,
-    /// Discard the new events.
-    DropNewest,
-    /// Take no more events until there is room. Holds up every other sink, and in the end the bus.
-    Block,
-}
-
-/// The time at which written events are made to last through a power failure. A crash of the daemon
-/// alone loses nothing in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fsync {
-    /// This long after it was written, at the latest.
-    Interval(Duration),
-    /// Before the sink is tried.
-    Always,
-    /// The kernel chooses.
-    Never,
-}
-
-impl Serialize for Fsync {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Fsync::Interval(span) => Span(*span).serialize(serializer),
-            Fsync::Always => serializer.serialize_str("always"),
-            Fsync::Never => serializer.serialize_str("never"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Fsync {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Word(Word),
-            Interval(Span),
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        enum Word {
-            Always,
-            Never,
-        }
-        let expected =
-            "expected `always`, `never` or a length of time such as 500ms, of at most 3650d";
-        match Written::deserialize(deserializer) {
-            Ok(Written::Word(Word::Always)) => Ok(Fsync::Always),
-            Ok(Written::Word(Word::Never)) => Ok(Fsync::Never),
-            Ok(Written::Interval(span)) => Ok(Fsync::Interval(span.0)),
-            Err(_) => Err(serde::de::Error::custom(expected)),
-        }
-    }
-}
-
-/// The compression of the payload on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SpillCompression {
-    /// Not at all: cheapest in CPU.
-    #[default]
-    None,
-    /// With zstd, at its fastest level.
-    Zstd,
-}
-
-/// The number of events that may wait for a sink, and where.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct SpillConfig {
-    /// The place where events wait.
-    pub mode: SpillMode,
-    /// Disk that waiting events may take; in `memory` mode a bound on memory besides `memory`.
-    pub max_bytes: ByteSize,
-    /// The age at which an event that waits on disk is discarded, counted from when it was put
-    /// there; by whole segments, once the newest event of one is so old. Default: none.
-    pub max_age: Option<Span>,
-    /// The fate of a new event when `max_bytes` is reached or the disk is full.
-    pub when_full: WhenFull,
-    /// The time at which written events are made to last through a power failure: a length of time,
-    /// `always` or `never`.
-    #[schemars(with = "String")]
-    pub fsync: Fsync,
-    /// The compression of payloads on disk.
-    pub compression: SpillCompression,
-    /// Memory that waiting events may take, their JSON included. Default: 16MiB, in `memory` mode
-    /// 64MiB.
-    pub memory: Option<ByteSize>,
-}
-
-impl Default for SpillConfig {
-    fn default() -> Self {
-        SpillConfig::STORE
-    }
-}
-
-impl SpillConfig {
-    /// For a store that keeps everything.
-    pub(crate) const STORE: SpillConfig = SpillConfig {
-        mode: SpillMode::Durable,
-        max_bytes: ByteSize(4 << 30),
-        max_age: None,
-        when_full: WhenFull::DropOldest,
-        fsync: Fsync::Interval(Duration::from_millis(500)),
-        compression: SpillCompression::None,
-        memory: None,
-    };
-
-    /// The bound on memory, in bytes.
-    pub(crate) fn memory_bound(&self) -> usize {
-        match (self.memory, self.mode) {
-            (Some(memory), SpillMode::Memory) => memory.min(self.max_bytes).as_usize(),
-            (None, SpillMode::Memory) => ByteSize::mib(64).min(self.max_bytes).as_usize(),
-            (Some(memory), _) => memory.as_usize(),
-            (None, _) => ByteSize::mib(16).as_usize(),
-        }
-    }
-
-    /// The bound on disk, in bytes; 0 without a spill.
-    pub(crate) fn disk_bound(&self) -> u64 {
-        match self.mode {
-            SpillMode::Memory => 0,
-            _ => self.settings().max_bytes,
-        }
-    }
-
-    /// The way in which the spill on disk is kept.
-    pub(crate) fn settings(&self) -> Settings {
-        let max_bytes = self.max_bytes.0.max(1 << 16);
-        Settings {
-            segment_bytes: 64 << 20,
-            max_bytes,
-            compress: self.compression == SpillCompression::Zstd,
-        }
-    }
-}
 
 /// Events that were discarded, by reason. Counted up; the spooler takes the counts away.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -281,22 +123,22 @@ struct HeldBack {
 impl HeldBack {
     fn push(&mut self, mut parcel: Parcel) {
         parcel.forget_encoding();
-        self.events += parcel.len();
-        self.weight += parcel.weight();
+        self.events += parcel.share().len();
+        self.weight += parcel.share().weight();
         self.shares.push_back(parcel);
     }
 
     /// Puts in front what was taken out.
     fn put_back(&mut self, parcel: Parcel) {
-        self.events += parcel.len();
-        self.weight += parcel.weight();
+        self.events += parcel.share().len();
+        self.weight += parcel.share().weight();
         self.shares.push_front(parcel);
     }
 
     fn pop(&mut self) -> Option<Parcel> {
         let parcel = self.shares.pop_front()?;
-        self.events -= parcel.len();
-        self.weight -= parcel.weight();
+        self.events -= parcel.share().len();
+        self.weight -= parcel.share().weight();
         Some(parcel)
     }
 }
@@ -362,9 +204,8 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Puts a share behind the others. What has to be discarded for it is counted in the losses.
-    pub fn push(&mut self, parcel: impl Into<Parcel>, now: Instant) {
-        let parcel = parcel.into();
-        if parcel.is_empty() {
+    pub fn push(&mut self, parcel: Parcel, now: Instant) {
+        if parcel.share().is_empty() {
             return;
         }
         if parcel.can_wait() && self.held_back.events > 0 {
@@ -379,7 +220,7 @@ impl<D: Disk> Queue<D> {
 
     /// Gives the share back if there is no room for it and it is to wait.
     fn put_in(&mut self, mut parcel: Parcel, now: Instant) -> Option<Parcel> {
-        let weight = parcel.weight();
+        let weight = parcel.share().weight();
         let has_room = self.weight == 0 || self.weight + weight <= self.memory_bound;
         let fits = self.memory_end() == self.next && has_room;
         let on_disk = match self.config.mode {
@@ -403,7 +244,7 @@ impl<D: Disk> Queue<D> {
                     return self.put_into_memory_only(parcel, weight, now);
                 }
                 Written::NoRoom => {
-                    self.losses.full += parcel.len() as u64;
+                    self.losses.full += parcel.share().len() as u64;
                     return None;
                 }
             },
@@ -413,14 +254,14 @@ impl<D: Disk> Queue<D> {
             if parcel.can_wait() {
                 return Some(parcel);
             }
-            self.losses.disk += parcel.len() as u64;
+            self.losses.disk += parcel.share().len() as u64;
             return None;
         }
         // `write` may have dropped older events, so look again.
         let fits = self.memory_end() == self.next && has_room;
         let claim = parcel.take_claim();
         let first = self.next;
-        self.next += parcel.len() as u64;
+        self.next += parcel.share().len() as u64;
         if fits {
             self.remember(parcel.unpack(), now);
         }
@@ -479,14 +320,14 @@ impl<D: Disk> Queue<D> {
                     self.spoil_claims(self.head);
                 }
                 WhenFull::DropNewest => {
-                    self.losses.full += parcel.len() as u64;
+                    self.losses.full += parcel.share().len() as u64;
                     return None;
                 }
                 WhenFull::Block => return Some(parcel),
             }
         }
         let first = self.next;
-        self.next += parcel.len() as u64;
+        self.next += parcel.share().len() as u64;
         if let Some(claim) = parcel.take_claim() {
             self.claims.push_back(Claimed { events: first..self.next, claim, is_on_disk: false });
         }
@@ -515,7 +356,7 @@ impl<D: Disk> Queue<D> {
     fn write(&mut self, parcel: &mut Parcel) -> Written {
         let Some(spill) = &self.spill else { return Written::No };
         // Asked before it is encoded: what is held back comes here again and again.
-        if parcel.can_wait() && !spill.fits_with_reserve(parcel.bytes() as u64) {
+        if parcel.can_wait() && !spill.fits_with_reserve(parcel.share().bytes() as u64) {
             return Written::Later;
         }
         let compress = self.config.compression == SpillCompression::Zstd;
@@ -523,7 +364,7 @@ impl<D: Disk> Queue<D> {
         let when_full = self.when_full(parcel);
         loop {
             let Some(spill) = &mut self.spill else { return Written::No };
-            let failure = match spill.append(self.next, parcel, &body) {
+            let failure = match spill.append(self.next, parcel.share(), &body) {
                 Ok(()) => {
                     if !std::mem::replace(&mut self.disk_works, true) {
                         info!("the spill can be written again");
@@ -976,7 +817,7 @@ impl<D: Disk> Queue<D> {
     /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
     /// how many events are left behind on disk, and how many are lost.
     pub(crate) fn persist(&mut self) -> (u64, u64) {
-        let held = self.held.take().map_or(0, |share| share.len() as u64);
+        let held = self.held.take().map_or(0, |parcel| parcel.share().len() as u64);
         let held = held + std::mem::take(&mut self.held_back).events as u64;
         let left = self.len() as u64;
         let lost = match self.config.mode {
@@ -1058,7 +899,8 @@ impl<D: Disk> Queue<D> {
 
     /// Events that wait or are in flight.
     pub(crate) fn len(&self) -> usize {
-        let held = self.held.as_ref().map_or(0, |parcel| parcel.len()) + self.held_back.events;
+        let held =
+            self.held.as_ref().map_or(0, |parcel| parcel.share().len()) + self.held_back.events;
         self.waiting() + held + self.in_flight.iter().map(|f| f.batch.len()).sum::<usize>()
     }
 
@@ -1140,7 +982,9 @@ mod tests {
     use super::*;
     use crate::event::chunk::Chunk;
     use crate::event::{Event, Origin};
+    use crate::queue::spill::Settings;
     use crate::queue::spill::model::SimDisk;
+    use crate::units::{ByteSize, Span};
 
     fn share(numbers: Range<u64>, size: usize) -> Share {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
@@ -1167,7 +1011,7 @@ mod tests {
         let mut old = queue(1 << 20, WhenFull::Block);
         let (claim, mut receipt) = Claim::new();
         let (other_claim, mut other) = Claim::new();
-        old.push(share(0..15, 10), now);
+        old.push(share(0..15, 10).into(), now);
         old.push(Parcel::from(share(15..20, 10)).claimed(Some(claim)), now);
         old.push(Parcel::from(share(20..30, 10)).claimed(Some(other_claim)), now);
         let first = old.take(&ONE_SECOND, Instant::now()).unwrap();
@@ -1196,12 +1040,12 @@ mod tests {
         let now = Instant::now();
         let full = || {
             let mut queue = queue(1, WhenFull::Block);
-            queue.push(share(0..3, 10), now);
-            queue.push(share(3..5, 10), now);
+            queue.push(share(0..3, 10).into(), now);
+            queue.push(share(3..5, 10).into(), now);
             assert!(queue.is_blocked());
             queue
         };
-        let handed_on: usize = full().hand_on().iter().map(|parcel| parcel.len()).sum();
+        let handed_on: usize = full().hand_on().iter().map(|parcel| parcel.share().len()).sum();
         assert_eq!(handed_on, 5);
         assert_eq!(full().persist(), (0, 5));
     }
@@ -1235,7 +1079,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Push(count, size) => {
-                        queue.push(share(pushed..pushed + count, size), Instant::now());
+                        queue.push(share(pushed..pushed + count, size).into(), Instant::now());
                         dropped += usize::try_from(queue.take_losses().full).unwrap();
                         pushed += count;
                     }
@@ -1561,14 +1405,14 @@ mod tests {
             Queue::new(7, config, Some(Spill::open(disk, config.settings()).unwrap()))
         };
         let mut queue = open();
-        queue.push(share(0..25, 10), Instant::now());
+        queue.push(share(0..25, 10).into(), Instant::now());
         let first = queue.take(&ONE_SECOND, Instant::now()).unwrap();
         queue.settle(first.first());
         queue.note_acknowledged();
         let second = queue.take(&ONE_SECOND, Instant::now()).unwrap();
         drop(queue);
         let mut queue = open();
-        queue.push(share(25..60, 10), Instant::now());
+        queue.push(share(25..60, 10).into(), Instant::now());
         let limits = BatchLimits { max_events: 40, ..ONE_SECOND };
         let again = queue.take(&limits, Instant::now()).unwrap();
         assert_eq!((again.id(), numbers(&again)), (second.id(), numbers(&second)));
@@ -1591,7 +1435,7 @@ mod tests {
         let mut queue = on(&disk, Fsync::Never);
         let mut now = Instant::now();
         for first in (0..60).step_by(6) {
-            queue.push(share(first..first + 6, 60), now);
+            queue.push(share(first..first + 6, 60).into(), now);
         }
         // A batch of which only the first part can be read, after a restart.
         let whole = queue.take(&ONE_SECOND, now).unwrap();
@@ -1621,7 +1465,7 @@ mod tests {
             let now = Instant::now();
             let mut taken = Vec::new();
             for first in [0, 20] {
-                queue.push(share(first..first + 20, 10), now);
+                queue.push(share(first..first + 20, 10).into(), now);
                 let job = queue.begin_sync().unwrap();
                 let result = job.run();
                 queue.end_sync(&job, result);
@@ -1676,7 +1520,7 @@ mod tests {
             disk.set_failing(true);
             queue.push(Parcel::from(share(0..2, 10)).claimed(Some(claim)), now);
             disk.set_failing(false);
-            queue.push(share(2..4, 10), now);
+            queue.push(share(2..4, 10).into(), now);
             let job = queue.begin_sync().unwrap();
             let result = job.run();
             queue.end_sync(&job, result);
@@ -1714,10 +1558,10 @@ mod tests {
         let memory = Some(ByteSize(1 << 20));
         let mut queue = open(&disk, SpillConfig { memory, ..SpillConfig::default() });
         disk.set_space(0);
-        queue.push(share(0..2, 100), now);
+        queue.push(share(0..2, 100).into(), now);
         let flying = queue.take(&ONE_SECOND, now).unwrap();
         for n in 1..20 {
-            queue.push(share(2 * n..2 * n + 2, 100), now);
+            queue.push(share(2 * n..2 * n + 2, 100).into(), now);
         }
         assert_eq!(queue.take_losses(), DropCounts::default());
         queue.settle(flying.first());
@@ -1751,7 +1595,7 @@ mod tests {
                 }
                 assert!(queue.held_back() > 100, "{mode:?}");
                 // The bus goes past.
-                queue.push(share(1000..1001, 10), now);
+                queue.push(share(1000..1001, 10).into(), now);
                 assert!(!queue.is_blocked(), "{mode:?} {when_full:?}");
                 let mut came = Vec::new();
                 while let Some(batch) = queue.take(&ONE_SECOND, now) {
@@ -1778,7 +1622,7 @@ mod tests {
             for n in 0..5 {
                 // The second is larger than all that may be on disk.
                 let size = if n == 1 { 5000 } else { 1200 };
-                queue.push(share(n..n + 1, size), now);
+                queue.push(share(n..n + 1, size).into(), now);
                 assert!(!queue.is_blocked(), "{when_full:?}: {n}");
                 let batch = queue.take(&ONE_SECOND, now).unwrap();
                 assert_eq!(numbers(&batch), [n]);
@@ -1802,8 +1646,8 @@ mod tests {
         };
         for first in (0..30).step_by(2) {
             // A letter of 1970 is the last of each segment, and the first.
-            queue.push(read_at(state::now(), first..first + 1), now);
-            queue.push(read_at(1, first + 1..first + 2), now);
+            queue.push(read_at(state::now(), first..first + 1).into(), now);
+            queue.push(read_at(1, first + 1..first + 2).into(), now);
         }
         let an_hour_ago = state::now() - 3_600_000_000;
         queue.expire();
@@ -1822,12 +1666,12 @@ mod tests {
         let mut queue = queue(1 << 20, WhenFull::DropOldest);
         let now = Instant::now();
         assert_eq!(queue.due(&ONE_SECOND, now), None);
-        queue.push(share(0..9, 1), now);
+        queue.push(share(0..9, 1).into(), now);
         assert_eq!(queue.due(&ONE_SECOND, now), Some(now + Duration::from_secs(1)));
-        queue.push(share(9..10, 1), now);
+        queue.push(share(9..10, 1).into(), now);
         assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
         assert_eq!(queue.take(&ONE_SECOND, Instant::now()).unwrap().len(), 10);
-        queue.push(share(10..11, 5000), now);
+        queue.push(share(10..11, 5000).into(), now);
         assert_eq!(queue.due(&ONE_SECOND, now), Some(now));
     }
 
@@ -1835,10 +1679,10 @@ mod tests {
     fn a_full_queue_drops_what_waits_but_not_what_is_in_flight() {
         let weight = share(0..1, 100).weight() as u64;
         let mut queue = queue(weight * 4, WhenFull::DropOldest);
-        queue.push(share(0..2, 100), Instant::now());
+        queue.push(share(0..2, 100).into(), Instant::now());
         let batch = queue.take(&ONE_SECOND, Instant::now()).unwrap();
-        queue.push(share(2..4, 100), Instant::now());
-        queue.push(share(4..6, 100), Instant::now());
+        queue.push(share(2..4, 100).into(), Instant::now());
+        queue.push(share(4..6, 100).into(), Instant::now());
         assert_eq!(queue.take_losses().full, 2);
         assert_eq!(numbers(&batch), [0, 1]);
         assert_eq!(numbers(&queue.take(&ONE_SECOND, Instant::now()).unwrap()), [4, 5]);
@@ -1847,9 +1691,9 @@ mod tests {
     #[test]
     fn an_event_over_the_bound_is_still_taken() {
         let mut queue = queue(10, WhenFull::DropNewest);
-        queue.push(share(0..1, 100), Instant::now());
+        queue.push(share(0..1, 100).into(), Instant::now());
         assert_eq!(queue.take_losses().full, 0);
-        queue.push(share(1..2, 100), Instant::now());
+        queue.push(share(1..2, 100).into(), Instant::now());
         assert_eq!(queue.take_losses().full, 1);
         assert_eq!(numbers(&queue.take(&ONE_SECOND, Instant::now()).unwrap()), [0]);
     }

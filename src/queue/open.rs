@@ -7,9 +7,11 @@ use tracing::{info, warn};
 
 use crate::error::chain;
 use crate::files::disk::Folder;
+use crate::files::random;
+use crate::queue::Queue;
+use crate::queue::config::{Fsync, SpillConfig, SpillMode};
 use crate::queue::parcel::Parcel;
-use crate::queue::spill::{Spill, queue_id, random};
-use crate::queue::{Fsync, Queue, SpillConfig, SpillMode};
+use crate::queue::spill::{Spill, queue_id};
 use crate::sync::bell::Receiver;
 
 /// A queue with what its spill holds, ready for a spooler.
@@ -36,7 +38,9 @@ pub(crate) fn open_queue(
     state_dir: &Path,
 ) -> Result<OpenQueue, String> {
     if spill.mode == SpillMode::Memory {
-        return Ok(OpenQueue { queue: Queue::new(random::number(), spill, None), fsync: None });
+        let id =
+            random::number().map_err(|error| format!("cannot make the queue's id: {error}"))?;
+        return Ok(OpenQueue { queue: Queue::new(id, spill, None), fsync: None });
     }
     let path = spill_of(state_dir, sink);
     let failed = |cause: String| format!("cannot open the spill {}: {cause}", path.display());

@@ -4,14 +4,13 @@
 //! keeping the events safe, which is for this sink alone, and the encoding for the spill, which
 //! holds memory until it is used. Neither may be copied or lost unseen, so a parcel has no `Clone`.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::event::chunk::Share;
 use crate::queue::spill::record::{Body, Encoded, TooLarge};
 use crate::sync::receipt::Claim;
 
-/// A share with what it brings along. It is read as the share that it carries.
+/// A share with what it brings along.
 #[derive(Debug)]
 pub struct Parcel {
     share: Share,
@@ -27,15 +26,12 @@ impl From<Share> for Parcel {
     }
 }
 
-impl Deref for Parcel {
-    type Target = Share;
-
-    fn deref(&self) -> &Share {
+impl Parcel {
+    /// The share that it carries.
+    pub(crate) fn share(&self) -> &Share {
         &self.share
     }
-}
 
-impl Parcel {
     /// The same parcel, which shares its encoding for the spill with others of the same events.
     pub(crate) fn encoded_with(self, encoded: &Arc<Encoded>) -> Self {
         Parcel { encoded: Some(Arc::clone(encoded)), ..self }

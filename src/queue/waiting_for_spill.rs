@@ -15,10 +15,10 @@ use tracing::{error, info};
 
 use crate::client::backoff::Backoff;
 use crate::observe::state::SinkState;
+use crate::queue::config::{SpillConfig, WhenFull};
 use crate::queue::open::Incoming;
 use crate::queue::parcel::Parcel;
 use crate::queue::spooler::{Leftover, Order};
-use crate::queue::{SpillConfig, WhenFull};
 use crate::sync::bell::{Bell, Receiver};
 
 /// The waits between two tries.
@@ -51,11 +51,11 @@ struct Held {
 
 impl Held {
     fn note(&mut self, parcel: &Parcel) {
-        self.events += parcel.len();
-        self.weight += parcel.weight();
+        self.events += parcel.share().len();
+        self.weight += parcel.share().weight();
         if parcel.can_wait() {
-            self.beside_events += parcel.len();
-            self.beside_weight += parcel.weight();
+            self.beside_events += parcel.share().len();
+            self.beside_weight += parcel.share().weight();
         }
     }
 
@@ -141,12 +141,12 @@ impl WaitingForSpill {
     fn take(&self, mut parcel: Parcel, waiting: &mut VecDeque<Parcel>, held: &mut Held) {
         parcel.forget_encoding();
         let weight = held.bounded_weight();
-        let has_room = weight == 0 || weight + parcel.weight() <= self.spill.memory_bound();
+        let has_room = weight == 0 || weight + parcel.share().weight() <= self.spill.memory_bound();
         // The last one that `block` lets in goes beyond the bound.
         if !has_room && !parcel.can_wait() && self.spill.when_full != WhenFull::Block {
             let state = &self.state;
             let dropped = if held.disk_fails { &state.dropped_disk } else { &state.dropped_full };
-            dropped.add(parcel.len() as u64);
+            dropped.add(parcel.share().len() as u64);
             return;
         }
         held.note(&parcel);
@@ -154,7 +154,7 @@ impl WaitingForSpill {
         self.state.queue_events.set_count(held.events);
         self.state.queue_bytes.set_count(held.weight);
         self.state.held_back_events.set_count(held.beside_events);
-        self.state.set_oldest(waiting.front().map(|parcel| parcel.received()));
+        self.state.set_oldest(waiting.front().map(|parcel| parcel.share().received()));
     }
 
     /// Hands on what came to who takes over, or gives it up.
@@ -169,8 +169,8 @@ impl WaitingForSpill {
             let state = &self.state;
             // Who can wait is told, and has not lost it.
             let dropped = if parcel.can_wait() { &state.dropped_stop } else { &state.dropped_disk };
-            dropped.add(parcel.len() as u64);
-            lost += parcel.len();
+            dropped.add(parcel.share().len() as u64);
+            lost += parcel.share().len();
         }
         self.state.queue_events.set_count(0);
         self.state.queue_bytes.set_count(0);
@@ -229,7 +229,7 @@ mod tests {
         incoming
             .inherited
             .iter()
-            .flat_map(|parcel| parcel.events())
+            .flat_map(|parcel| parcel.share().events())
             .map(|event| event.tag().to_owned())
             .collect()
     }
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_full_memory_holds_up_what_comes_where_the_configuration_says_so() {
-        let mut waiting_for_spill = waiting_for_spill(share("a").weight());
+        let mut waiting_for_spill = waiting_for_spill(share("a").share().weight());
         waiting_for_spill.spill.when_full = WhenFull::Block;
         let (shares, shares_out) = channel(100, &Bell::default());
         let (orders, orders_out) = channel(2, shares_out.bell());
@@ -304,14 +304,18 @@ mod tests {
         assert_eq!(state.parked().as_deref(), Some("no space"));
         repaired.store(true, Ordering::SeqCst);
         let Ok(((), incoming)) = waiting.join().unwrap() else { panic!("it must be open") };
-        let tags: Vec<_> =
-            incoming.inherited.iter().flat_map(|parcel| parcel.events()).map(Event::tag).collect();
+        let tags: Vec<_> = incoming
+            .inherited
+            .iter()
+            .flat_map(|parcel| parcel.share().events())
+            .map(Event::tag)
+            .collect();
         assert_eq!((tags, state.parked(), state.dropped()), (vec!["a", "b"], None, 0));
     }
 
     #[test]
     fn what_memory_cannot_hold_and_what_is_left_at_the_end_is_counted() {
-        let one = share("a").weight();
+        let one = share("a").share().weight();
         let waiting_for_spill = waiting_for_spill(one);
         let (shares, shares_out) = channel(4, &Bell::default());
         let (_orders, orders_out) = channel(2, shares_out.bell());
@@ -346,6 +350,6 @@ mod tests {
         };
         shares.send(share("b")).unwrap();
         assert_eq!(left.in_memory.len(), 1);
-        assert_eq!(left.shares.unwrap().recv().unwrap().len(), 1);
+        assert_eq!(left.shares.unwrap().recv().unwrap().share().len(), 1);
     }
 }

@@ -36,7 +36,7 @@ use crate::event::batch::{Batch, BatchLimits};
 use crate::event::filter::FilterConfig;
 use crate::jobs::Jobs;
 use crate::jobs::store::JobStore;
-use crate::queue::SpillConfig;
+use crate::queue::config::SpillConfig;
 
 /// A store that takes batches of events.
 ///

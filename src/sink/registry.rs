@@ -88,6 +88,11 @@ impl SinkKind {
         })
     }
 
+    /// True of the kind of the job cache's own sink, which `jobs` configures.
+    pub(crate) fn is_job_cache(&self) -> bool {
+        self.name == JOBS.name
+    }
+
     /// The kind of this name.
     pub(crate) fn named(name: &str) -> Option<&'static SinkKind> {
         KINDS.iter().find(|kind| kind.name == name)

@@ -100,7 +100,7 @@ use crate::delivery::retry::RetryConfig;
 use crate::event::batch::{Batch, BatchLimits, Entry};
 use crate::event::template::{Template, Values};
 use crate::event::url_template::UrlTemplate;
-use crate::queue::SpillConfig;
+use crate::queue::config::SpillConfig;
 use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
 
@@ -254,6 +254,10 @@ impl Sink for Webhook {
     };
     const ONCE: Once = Once::No;
     type Config = Config;
+
+    fn check(config: &Config) -> Vec<String> {
+        config.tls.unused(config.envelope.url.is_https()).into_iter().collect()
+    }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         let tls = config.envelope.url.is_https().then_some(&config.tls);

@@ -258,6 +258,7 @@ mod tests {
     use crate::event::{Authority, Origin};
     use crate::jobs::Jobs;
     use crate::observe::state::SourceState;
+    use crate::source::frame_sender::Via;
     use crate::source::local_cache::format::tests::{JID, cache};
 
     #[tokio::test]
@@ -275,7 +276,7 @@ mod tests {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let sender = FrameSender {
             origin,
-            via: "",
+            via: Via::Read,
             authority: Authority::Bus,
             state: Arc::clone(&state),
             frames,

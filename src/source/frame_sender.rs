@@ -13,6 +13,18 @@ use crate::observe::state::{self, SourceState};
 use crate::sync::bell::Sender;
 use crate::sync::receipt::{Claim, Receipt};
 
+/// The way by which something came into its source. A source may get the same event by several: by
+/// another way it is a repeat, and by the same way it comes again for a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// It was read as an event.
+    Read,
+    /// Salt's master handed it to its job cache as a return.
+    JobCacheReturns,
+    /// The daemon made it of what Salt's master told its job cache of a job.
+    JobLoads,
+}
+
 /// Frames that a source read together.
 #[derive(Debug)]
 pub struct Frames {
@@ -20,8 +32,8 @@ pub struct Frames {
     pub state: Arc<SourceState>,
     /// The source and its master.
     pub origin: Arc<Origin>,
-    /// See [`FrameSender::via`].
-    pub via: &'static str,
+    /// The way by which they came into the source.
+    pub via: Via,
     /// Who vouches for them.
     pub authority: Authority,
     /// The time when they were read, in microseconds since 1970.
@@ -40,9 +52,8 @@ pub struct Frames {
 pub(crate) struct FrameSender {
     /// The source and its master.
     pub(crate) origin: Arc<Origin>,
-    /// Which of the ways that lead into the source, if there are several by which it may get the
-    /// same event. What came by another way is a repeat.
-    pub(crate) via: &'static str,
+    /// The way by which frames came into the source.
+    pub(crate) via: Via,
     /// Who vouches for what is handed on.
     pub(crate) authority: Authority,
     /// What the world sees of the source.
@@ -94,6 +105,13 @@ impl FrameSender {
         self.put(vec![event.frame().clone()], Vec::new(), None).await
     }
 
+    /// As [`FrameSender::tell`]; the receipt says when the event is safe, and whether it is.
+    pub(crate) async fn tell_for_receipt(&self, event: &Event) -> Option<Receipt> {
+        let (claim, receipt) = Claim::new();
+        let told = self.put(vec![event.frame().clone()], Vec::new(), Some(claim)).await;
+        told.then_some(receipt)
+    }
+
     async fn hand_over(
         &self,
         bodies: Vec<Bytes>,
@@ -136,7 +154,8 @@ impl FrameSender {
 #[cfg(test)]
 mod tests {
     use crate::event::chunk::{Chunk, Share};
-    use crate::queue::{Queue, SpillConfig, SpillMode, WhenFull};
+    use crate::queue::Queue;
+    use crate::queue::config::{SpillConfig, SpillMode, WhenFull};
     use crate::source::frame_sender::*;
     use crate::sync::bell::{Bell, channel};
     use crate::units::ByteSize;
@@ -171,7 +190,7 @@ mod tests {
         let (frames, out) = channel(1, &Bell::default());
         let jobs = Jobs::new(std::path::Path::new("/nowhere"));
         let authority = Authority::Bus;
-        let sender = FrameSender { origin, via: "", authority, state, frames, jobs };
+        let sender = FrameSender { origin, via: Via::Read, authority, state, frames, jobs };
         let alive = Arc::new(());
         while queue.take_losses().full == 0 {
             let mut bytes = vec![0xc0; BLOCK];
@@ -186,7 +205,7 @@ mod tests {
                 let events = bodies.into_iter().map(|body| Event::parse(body).unwrap()).collect();
                 if place == 32 {
                     let chunk = Arc::new(Chunk::new(origin, received, events));
-                    queue.push(Share::all(chunk), std::time::Instant::now());
+                    queue.push(Share::all(chunk).into(), std::time::Instant::now());
                 }
             }
         }

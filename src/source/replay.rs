@@ -554,7 +554,7 @@ mod tests {
     use crate::event::{Authority, Event, Origin};
     use crate::jobs::Jobs;
     use crate::observe::state::SourceState;
-    use crate::source::frame_sender::Frames;
+    use crate::source::frame_sender::{Frames, Via};
 
     fn captures() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures")
@@ -567,7 +567,7 @@ mod tests {
         (
             FrameSender {
                 origin,
-                via: "",
+                via: Via::Read,
                 authority: Authority::Bus,
                 state,
                 frames,

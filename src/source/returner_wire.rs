@@ -403,7 +403,7 @@ impl From<Refusal> for Answer {
 
 impl From<JobsError> for Answer {
     fn from(error: JobsError) -> Self {
-        let later = !matches!(error, JobsError::Malformed(_) | JobsError::NotALoad(_));
+        let later = !error.is_for_good();
         Answer::Refused { why: capped(&chain(&error), LONGEST_WHY), later }
     }
 }

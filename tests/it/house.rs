@@ -13,8 +13,7 @@ const ROOMS: usize = 26;
 const WIDTH: usize = 100;
 
 /// Uses of a room by another that lead in a circle. Nothing may be added here.
-const BACK: &[(&str, &str)] =
-    &[("observe", "sync"), ("observe", "config"), ("delivery", "sink"), ("http", "pipeline")];
+const BACK: &[(&str, &str)] = &[("observe", "sync"), ("delivery", "sink")];
 
 /// Comments that may begin with one of [`SUBORDINATE`]. The number only falls.
 const CLAUSES: usize = 538;

@@ -78,9 +78,6 @@ impl Servers {
                 _ => json!({}),
             };
         }
-        if kind != "kafka" && rest == ["tls", "key_password"] {
-            settings["url"] = json!("https://127.0.0.1:1");
-        }
         if kind == "kafka" && rest == ["tls", "key_password"] {
             // No key: reading it fails.
             settings["tls"]["cert"] = settings["tls"]["ca"].clone();

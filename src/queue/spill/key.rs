@@ -18,7 +18,7 @@
 use std::io;
 
 use crate::files::disk::DiskFile;
-use crate::queue::spill::random;
+use crate::files::random;
 
 /// Bytes of a file's head.
 pub(crate) const FILE_HEAD: usize = 48;
@@ -47,8 +47,8 @@ impl Key {
     pub const VERSION_1: Key = Key { secret: None, marker: MARKER_1, seed: 0 };
 
     /// A new one.
-    pub(crate) fn random() -> Self {
-        Key::new(random::number().to_le_bytes())
+    pub(crate) fn random() -> io::Result<Self> {
+        random::bytes().map(Key::new)
     }
 
     fn new(secret: [u8; 16]) -> Self {
@@ -113,8 +113,8 @@ mod tests {
 
     #[test]
     fn a_key_survives_any_one_damaged_byte_and_no_two_are_alike() {
-        let key = Key::random();
-        assert_ne!(key, Key::random());
+        let key = Key::random().unwrap();
+        assert_ne!(key, Key::random().unwrap());
         for at in 0..FILE_HEAD {
             let mut head = key.file_head();
             head[at] ^= 0x10;

@@ -50,7 +50,6 @@ use crate::event::chunk::Share;
 
 pub mod key;
 pub(crate) mod queue_id;
-pub(crate) mod random;
 pub mod record;
 pub mod scan;
 mod walk;
@@ -487,11 +486,12 @@ impl<D: Disk> Spill<D> {
                 return (0, Err(failed("noting what is not acknowledged after all")(cause)));
             }
         }
-        let file = match self.disk.create(&name) {
-            Ok(file) => file,
+        let made = Key::random().and_then(|key| Ok((self.disk.create(&name)?, key)));
+        let (file, key) = match made {
+            Ok(made) => made,
             Err(cause) => return (0, Err(failed("making a segment of the spill")(cause))),
         };
-        let (written, appended) = write_segment(&file, &Key::random(), first, shares, compress);
+        let (written, appended) = write_segment(&file, &key, first, shares, compress);
         // Records that were written before a failure are worth keeping; the torn one behind them is
         // cut off.
         let kept = file.sync().and_then(|()| self.disk.sync_names());
@@ -542,13 +542,13 @@ impl<D: Disk> Spill<D> {
             let removed = self.disk.remove(&name_of(empty.first));
             removed.map_err(failed("removing an empty segment of the spill"))?;
         }
-        let file = self.disk.create(&name_of(first));
-        let file = Arc::new(file.map_err(failed("making a segment of the spill"))?);
+        let made = Key::random().and_then(|key| Ok((self.disk.create(&name_of(first))?, key)));
+        let (file, key) = made.map_err(failed("making a segment of the spill"))?;
+        let (file, key) = (Arc::new(file), Some(key));
         let is_dirty = std::mem::take(&mut self.is_dirty);
         if let Some(last) = self.segments.back().filter(|_| is_dirty) {
             self.sealed.push((last.end, Arc::clone(&last.file)));
         }
-        let key = Some(Key::random());
         let is_next = self.cursor.sequence >= first || self.segments.is_empty();
         self.segments.push_back(Segment {
             file,
@@ -732,7 +732,7 @@ impl<D: Disk> Spill<D> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let (file, key) = (self.disk.create(REFUGE_NEW)?, Key::random());
+        let (file, key) = (self.disk.create(REFUGE_NEW)?, Key::random()?);
         let first = end.saturating_sub(count);
         let written = write_segment(&file, &key, first, shares, compress).1;
         let written = written.and_then(|()| file.sync()).and_then(|()| file.len());

@@ -5,7 +5,7 @@
 use std::io;
 
 use crate::files::disk::{Disk, DiskFile};
-use crate::queue::spill::random;
+use crate::files::random;
 
 const NAME: &str = "queue-id";
 const NEW: &str = "queue-id.new";
@@ -32,7 +32,7 @@ pub(crate) fn of<D: Disk>(disk: &D) -> io::Result<u128> {
             }
         }
     }
-    let id = random::number();
+    let id = random::number()?;
     note(disk, id)?;
     Ok(id)
 }

@@ -190,12 +190,13 @@ mod tests {
     use crate::event::chunk::Chunk;
     use crate::event::{Event, Origin};
     use crate::files::disk::Folder;
+    use crate::queue::Queue;
+    use crate::queue::config::SpillConfig;
     use crate::queue::spill::key::FILE_HEAD;
     use crate::queue::spill::model::SimDisk;
     use crate::queue::spill::record::Body;
     use crate::queue::spill::scan::*;
     use crate::queue::spill::{Settings, Spill};
-    use crate::queue::{Queue, SpillConfig};
     use crate::units::{ByteSize, Span};
 
     const SETTINGS: Settings = Settings { segment_bytes: 300, max_bytes: 1 << 20, compress: false };

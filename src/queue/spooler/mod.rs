@@ -40,10 +40,11 @@ use crate::event::redact::Redaction;
 use crate::files::disk::{Disk, Folder};
 use crate::observe::state::SinkState;
 use crate::observe::threads;
+use crate::queue::Queue;
+use crate::queue::config::Fsync;
 use crate::queue::inspect::{Inspected, Inspection, QueueContents};
 use crate::queue::parcel::Parcel;
 use crate::queue::spill::SyncJob;
-use crate::queue::{Fsync, Queue};
 use crate::sync::bell::{Bell, IDLE, Receiver, Sender, channel};
 
 #[cfg(test)]
@@ -292,7 +293,7 @@ impl<D: Disk> Spooler<D> {
         let held = catch_unwind(AssertUnwindSafe(|| self.queue.len())).unwrap_or_default();
         let inherited = std::mem::take(&mut self.inherited);
         let salvaged = catch_unwind(AssertUnwindSafe(|| self.queue.hand_on())).unwrap_or_default();
-        let count: usize = salvaged.iter().map(|parcel| parcel.len()).sum();
+        let count: usize = salvaged.iter().map(|parcel| parcel.share().len()).sum();
         let events = (held + coming).saturating_sub(count) as u64;
         self.death(reason, events, salvaged.into_iter().chain(inherited).collect())
     }
@@ -439,16 +440,16 @@ impl<D: Disk> Spooler<D> {
                 // Only those that have come so far. The dispatcher may put in more meanwhile,
                 // without end.
                 for _ in 0..self.shares.len() {
-                    let Poll::Ready(Some(share)) = self.shares.take() else { break };
+                    let Poll::Ready(Some(parcel)) = self.shares.take() else { break };
                     match self.queue.is_blocked() {
-                        true => self.state.dropped_stop.add(share.len() as u64),
-                        false => self.keep(share, progress, now),
+                        true => self.state.dropped_stop.add(parcel.share().len() as u64),
+                        false => self.keep(parcel, progress, now),
                     }
                 }
                 self.plan_sync(progress, now);
                 self.count_losses();
-                for share in self.shares.try_iter() {
-                    self.state.dropped_stop.add(share.len() as u64);
+                for parcel in self.shares.try_iter() {
+                    self.state.dropped_stop.add(parcel.share().len() as u64);
                 }
                 // From here on the dispatcher finds that nobody is there.
                 self.shares.close();
@@ -491,10 +492,10 @@ impl<D: Disk> Spooler<D> {
     fn take(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
         if self.is_stuck(progress) {
             // There is no room for it, but the dispatcher must come to its end.
-            self.state.dropped_stop.add(parcel.len() as u64);
+            self.state.dropped_stop.add(parcel.share().len() as u64);
             return;
         }
-        let (mut count, mut bytes) = (1, parcel.bytes());
+        let (mut count, mut bytes) = (1, parcel.share().bytes());
         self.keep(parcel, progress, now);
         while !self.queue.is_blocked()
             && count < ROUND.0
@@ -502,7 +503,7 @@ impl<D: Disk> Spooler<D> {
             && let Poll::Ready(Some(parcel)) = self.shares.take()
         {
             count += 1;
-            bytes += parcel.bytes();
+            bytes += parcel.share().bytes();
             self.keep(parcel, progress, now);
         }
         self.plan_sync(progress, now);
@@ -511,8 +512,9 @@ impl<D: Disk> Spooler<D> {
 
     /// Puts a parcel into the queue, without what is hidden of it.
     fn keep(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
-        progress.coming = parcel.len();
-        let redacted = self.redaction.as_ref().and_then(|redaction| redaction.of_share(&parcel));
+        progress.coming = parcel.share().len();
+        let redacted =
+            self.redaction.as_ref().and_then(|redaction| redaction.of_share(parcel.share()));
         let parcel = match redacted {
             Some(share) => parcel.with_share(share),
             None => parcel,
@@ -650,7 +652,7 @@ impl<D: Disk> Spooler<D> {
             in_memory.extend(std::mem::take(&mut self.inherited));
         }
         let (left, mut lost) = self.queue.persist();
-        lost += self.inherited.iter().map(|share| share.len() as u64).sum::<u64>();
+        lost += self.inherited.iter().map(|parcel| parcel.share().len() as u64).sum::<u64>();
         self.queue.note_acknowledged();
         if let Some(job) = self.queue.begin_sync() {
             let result = job.run();

@@ -284,7 +284,8 @@ impl Sink for ClickHouse {
     }
 
     fn check(config: &Config) -> Vec<String> {
-        config.who().err().into_iter().collect()
+        let unused = config.tls.unused(config.url.any_https());
+        config.who().err().into_iter().chain(unused).collect()
     }
 
     async fn migrate(

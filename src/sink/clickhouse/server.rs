@@ -186,7 +186,8 @@ async fn ask(client: &Client, url: &Url, sql: &str) -> Result<String, Refusal> {
 }
 
 async fn answer_to(request: Request<'_>) -> Result<String, Refusal> {
-    let answer = request.send().await?;
+    // A success may have an exception behind it.
+    let answer = request.with_whole_answer().send().await?;
     Refusal::of(answer)
 }
 

@@ -6,9 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::message::{Format, Key, Topic};
-use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl};
+use crate::client::kafka::{self as kafka_client, Brokers, KafkaTls, Properties, Sasl};
 use crate::client::stream::Stream;
-use crate::client::tls::TlsConfig;
 
 /// A topic of Kafka, or several.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -43,7 +42,7 @@ pub(super) struct Settings {
     replication: Option<u8>,
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
-    tls: Option<TlsConfig>,
+    tls: Option<KafkaTls>,
     /// Who logs in at the brokers. Default: nobody.
     #[serde(default)]
     sasl: Option<Sasl>,

@@ -4,9 +4,8 @@ use rdkafka::ClientConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::client::kafka::{self as kafka_client, Brokers, Properties, Sasl};
+use crate::client::kafka::{self as kafka_client, Brokers, KafkaTls, Properties, Sasl};
 use crate::client::stream::Stream;
-use crate::client::tls::TlsConfig;
 use crate::source::kafka::messages::Format;
 
 /// Events from topics of Kafka, as an operator writes it.
@@ -25,7 +24,7 @@ struct Written {
     format: Format,
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
-    tls: Option<TlsConfig>,
+    tls: Option<KafkaTls>,
     /// Who logs in, and how. Default: nobody.
     #[serde(default)]
     sasl: Option<Sasl>,

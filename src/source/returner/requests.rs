@@ -24,8 +24,9 @@ use crate::jobs::spool::Spooled;
 use crate::jobs::store::Question;
 use crate::jobs::stores::deadline;
 use crate::jobs::{Jobs, JobsError};
-use crate::source::frame_sender::FrameSender;
+use crate::source::frame_sender::{FrameSender, Via};
 use crate::source::returner_wire::{Answer, Asked, JobCall, Refusal, Request, VERSION};
+use crate::sync::receipt::Receipt;
 
 /// Requests with something to keep, and calls of the job cache, that may be under way.
 const ALL: Places<usize> = Places { keeping: 192, asking: 256 };
@@ -260,17 +261,12 @@ impl RequestHandler {
 
     /// Hands events on and waits until they are safe.
     async fn keep(&self, sender: FrameSender, bodies: Vec<Bytes>) -> Answer {
-        let Some(receipt) = sender.send_for_receipt(bodies, Vec::new()).await else {
-            return later("the daemon is stopping");
-        };
-        match receipt.await {
-            Ok(true) => Answer::Done(None),
-            _ => later("a sink that wants the events has not kept them; see what it dropped"),
-        }
+        when_safe(sender.send_for_receipt(bodies, Vec::new()).await).await
     }
 
     /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands
-    /// its event on, which a master may hand over by `event_return` as well.
+    /// its event on, which a master may hand over by `event_return` as well. A job cache that fails
+    /// keeps no event from the sinks.
     async fn keep_return(
         &self,
         body: Bytes,
@@ -280,19 +276,22 @@ impl RequestHandler {
     ) -> (Answer, Option<Place>) {
         let origin = Arc::clone(&self.sender.origin);
         let saved = self.blocking(&self.writes, place, move |jobs| {
-            match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
+            let failure = match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
                 // It is an event all the same.
-                Ok(()) | Err(JobsError::Off) => Ok(event_of_return(body, &load, &origin.master_id)),
-                Err(error) => Err(error),
-            }
+                Ok(()) | Err(JobsError::Off) => None,
+                Err(error) if error.is_for_good() => return Err(error),
+                Err(error) => Some(error),
+            };
+            Ok((event_of_return(body, &load, &origin.master_id), failure))
         });
         let (saved, place) = saved.await;
-        let body = match saved {
-            Ok(body) => body,
+        let (body, failure) = match saved {
+            Ok(saved) => saved,
             Err(answer) => return (answer, place),
         };
-        let sender = FrameSender { via: "returns", authority, ..self.sender.clone() };
-        (self.keep(sender, vec![body]).await, place)
+        let sender = FrameSender { via: Via::JobCacheReturns, authority, ..self.sender.clone() };
+        let answer = self.keep(sender, vec![body]).await;
+        (failure.map_or(answer, Answer::from), place)
     }
 
     /// Puts a question to the store that it names, if it names one, then to the job cache, then to
@@ -342,7 +341,8 @@ impl RequestHandler {
         (failure.unwrap_or_else(|| Answer::Done(question.nothing())), place)
     }
 
-    /// Tells the job cache something.
+    /// Tells the job cache something, and the sinks that keep jobs as well, whatever the job cache
+    /// says: Salt asks them later.
     async fn tell(
         &self,
         call: JobCall,
@@ -354,22 +354,26 @@ impl RequestHandler {
         let event = if is_of_master { call.event() } else { None };
         let telling = self.blocking(&self.writes, place, move |jobs| {
             match call.answer(jobs, authority, memory) {
-                // The sinks that keep jobs have it.
-                Err(JobsError::Off) if !jobs.stores().is_empty() => Ok(None),
-                told => told,
+                Ok(found) => Ok(Told::JobCache(found)),
+                Err(JobsError::Off) if !jobs.stores().is_empty() => Ok(Told::SinksAlone),
+                Err(error) => Err(error),
             }
         });
-        let (mut answer, place) = telling.await;
-        if answer.is_ok()
-            && let Some(event) = event
-        {
-            // Salt's master waits for the answer, and the job cache has it: no sink is waited for.
-            let sender = FrameSender { via: "job loads", authority, ..self.sender.clone() };
-            if !sender.tell(&event).await {
-                answer = Err(later("the daemon is stopping"));
+        let (told, place) = telling.await;
+        let sender = FrameSender { via: Via::JobLoads, authority, ..self.sender.clone() };
+        let answer = match (told, event) {
+            (Err(refused @ Answer::Refused { later: false, .. }), _) => refused,
+            (Ok(Told::SinksAlone), Some(event)) => {
+                when_safe(sender.tell_for_receipt(&event).await).await
             }
-        }
-        (answer.map_or_else(|refused| refused, Answer::Done), place)
+            // Salt's master waits for the answer, and knows whether the job cache has it: no sink
+            // is waited for.
+            (_, Some(event)) if !sender.tell(&event).await => later("the daemon is stopping"),
+            (Ok(Told::JobCache(found)), _) => Answer::Done(found),
+            (Ok(Told::SinksAlone), None) => Answer::Done(None),
+            (Err(refused), _) => refused,
+        };
+        (answer, place)
     }
 
     /// Asks the job cache on a thread of its own, in turn. The turn and the place are taken for as
@@ -392,6 +396,23 @@ impl RequestHandler {
             Ok((asked, place)) => (asked.map_err(Answer::from), Some(place)),
             Err(error) => (Err(later(&chain(&error))), None),
         }
+    }
+}
+
+/// Who was told something of a job.
+enum Told {
+    /// The job cache, which answered this.
+    JobCache(Option<Spooled>),
+    /// There is no job cache: only sinks keep jobs.
+    SinksAlone,
+}
+
+/// The answer for events, as soon as it is known what became of them.
+async fn when_safe(receipt: Option<Receipt>) -> Answer {
+    let Some(receipt) = receipt else { return later("the daemon is stopping") };
+    match receipt.await {
+        Ok(true) => Answer::Done(None),
+        _ => later("a sink that wants the events has not kept them; see what it dropped"),
     }
 }
 
@@ -438,20 +459,106 @@ pub(super) mod tests {
 
     use super::*;
     use crate::event::Origin;
+    use crate::jobs::store::{self, JobStore};
+    use crate::jobs::stores::JobStores;
     use crate::observe::state::SourceState;
-    use crate::sync::bell::{Bell, channel};
+    use crate::source::frame_sender::Frames;
+    use crate::sync::bell::{Bell, Receiver, channel};
+    use crate::sync::receipt::Claim;
 
     pub(in crate::source::returner) fn handler() -> Rc<RequestHandler> {
-        let (frames, _) = channel(1, &Bell::default());
+        handler_of(Jobs::new(std::path::Path::new("/nowhere"))).0
+    }
+
+    /// With this job cache, and where the events go.
+    fn handler_of(jobs: Jobs) -> (Rc<RequestHandler>, Receiver<Frames>) {
+        let (frames, events) = channel(1, &Bell::default());
         let sender = FrameSender {
             origin: Arc::new(Origin { source: "salt".into(), master_id: "m".into() }),
-            via: "",
+            via: Via::Read,
             authority: Authority::Bus,
             state: Arc::new(SourceState::new("salt", "returner", "m")),
             frames,
-            jobs: Jobs::new(std::path::Path::new("/nowhere")),
+            jobs,
         };
-        RequestHandler::new(sender, 64 << 20, 64 << 10)
+        (RequestHandler::new(sender, 64 << 20, 64 << 10), events)
+    }
+
+    /// A sink that keeps jobs and knows none.
+    struct Empty;
+
+    impl JobStore for Empty {
+        fn ask(&self, answer: store::Answer) -> store::Asking<'_> {
+            Box::pin(async { Ok(answer) })
+        }
+    }
+
+    fn save_load() -> Asked {
+        let load = [("jid", "1"), ("fun", "test.ping")];
+        let load = rmp_serde::to_vec(&std::collections::BTreeMap::from(load)).unwrap();
+        let jid = "20261121233336123456".to_owned();
+        Asked::Job(JobCall::SaveLoad { jid, load: load.into(), minions: Vec::new() })
+    }
+
+    #[tokio::test]
+    async fn invariant_3_without_a_job_cache_a_load_is_stored_when_the_sinks_have_it() {
+        for is_kept in [true, false] {
+            let jobs = Jobs::new(std::path::Path::new("/nowhere"));
+            let empty: Arc<dyn JobStore> = Arc::new(Empty);
+            let stores = JobStores::new(vec![("sql".to_owned(), empty)], &["sql".to_owned()]);
+            jobs.set_stores(Arc::new(stores));
+            let (handler, events) = handler_of(jobs);
+            let share = handler.client(Authority::Master);
+            let place = handler.place(&share, &save_load(), 10, None).unwrap();
+            let mut serving =
+                std::pin::pin!(handler.serve(save_load(), Some(Authority::Master), place));
+            let claim = loop {
+                assert!(timeout(Duration::from_millis(20), &mut serving).await.is_err());
+                if let std::task::Poll::Ready(Some(frames)) = events.take() {
+                    break frames.claim.unwrap();
+                }
+            };
+            assert!(timeout(Duration::from_millis(20), &mut serving).await.is_err());
+            if is_kept {
+                claim.honour();
+            } else {
+                drop(claim);
+            }
+            let (answer, _) = serving.await;
+            assert_eq!(matches!(answer, Answer::Done(None)), is_kept, "{answer:?}");
+            assert!(is_kept || matches!(answer, Answer::Refused { later: true, .. }));
+        }
+    }
+
+    #[tokio::test]
+    async fn invariant_2_a_job_cache_that_fails_keeps_nothing_from_the_sinks() {
+        let returned = [("jid", "20261121233336123456"), ("id", "web-1"), ("return", "x")];
+        let load = rmp_serde::to_vec(&std::collections::BTreeMap::from(returned)).unwrap();
+        let body = Event::new("salt/job/20261121233336123456/ret/web-1", &load).frame().clone();
+        for asked in [save_load(), Asked::Return { body, load: load.into() }] {
+            // Its file has no place.
+            let jobs = Jobs::new(std::path::Path::new("/nowhere"));
+            jobs.keep(Some(Duration::from_secs(60)));
+            let (handler, events) = handler_of(jobs);
+            let share = handler.client(Authority::Master);
+            let place = handler.place(&share, &asked, 10, None).unwrap();
+            let mut serving = std::pin::pin!(handler.serve(asked, Some(Authority::Master), place));
+            let (answer, frames) = loop {
+                let answer = timeout(Duration::from_millis(20), &mut serving).await;
+                let std::task::Poll::Ready(Some(mut frames)) = events.take() else {
+                    assert!(answer.is_err(), "no event has come");
+                    continue;
+                };
+                frames.claim.take().into_iter().for_each(Claim::honour);
+                break match answer {
+                    Ok((answer, _)) => (answer, frames),
+                    Err(_) => (serving.await.0, frames),
+                };
+            };
+            assert_eq!(frames.bodies.len(), 1);
+            let says = format!("{answer:?}");
+            assert!(says.contains("later: true") && says.contains("job cache"), "{says}");
+        }
     }
 
     fn question() -> Asked {
