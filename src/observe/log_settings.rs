@@ -9,8 +9,8 @@ use serde::Deserialize;
 pub(crate) struct Log {
     /// The least important line that is logged.
     pub(crate) level: LogLevel,
-    /// The look of lines. Default: text on a terminal, `journald` where they go to the journal, JSON
-    /// elsewhere.
+    /// The look of lines. Default: text on a terminal, `journald` where they go to the journal,
+    /// JSON elsewhere.
     pub(crate) format: Option<LogFormat>,
 }
 
