@@ -123,7 +123,7 @@ fn invariant_4_a_kill_between_event_and_digest_loses_nothing_and_repeats_one_dig
 fn a_digest_has_one_writer() {
     let place = Place::new(20, None);
     let config = place.path("saltern.yaml");
-    let text = "sources:\n  bus: {salt_bus: {}}\nsinks:\n  hook:\n    webhook:\n      \
+    let text = "sources:\n  bus: {salt_bus: {}}\nsinks:\n  chat:\n    webhook:\n      \
                 url: http://127.0.0.1:1/\n      body: digest\n    writers: 2\n";
     std::fs::write(&config, text).unwrap();
     let output = saltern(&["check", "--config", config.to_str().unwrap()]);
