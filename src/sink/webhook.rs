@@ -208,7 +208,8 @@ impl TryFrom<Settings> for Config {
         };
         match &holds {
             Holds::Text(text) => {
-                content_type.takes(&text.render_with(&Values::none(), |_| "1".to_owned()))?;
+                // No number: what a minion writes would be read as JSON outside of quotes.
+                content_type.takes(&text.render_with(&Values::none(), |_| "a".to_owned()))?;
             }
             Holds::Digest(digest) => content_type.takes(&digest.example(content_type.place))?,
             Holds::Batch | Holds::Event => {}
@@ -356,6 +357,7 @@ mod tests {
             ("body: template", "needs a `template`"),
             ("template: x", "needs `body: template`"),
             ("body: template\ntemplate: '{{\"a\": {minion}'", "does not give JSON"),
+            ("body: template\ntemplate: '{{\"a\": {minion}}}'", "stands between quotes"),
             ("body: template\ntemplate: '{{\"a\": {fnu}}}'", "did you mean `fun`?"),
             ("headers: {x: '{minion}'}", "a request holds many events"),
             ("headers: {Content-Length: '1'}", "cannot be set here"),
