@@ -170,7 +170,7 @@ impl Request<'_> {
     }
 }
 
-/// What was read of an answer.
+/// An answer, as far as it was read.
 enum Read {
     Whole(Bytes),
     Beginning(Bytes),

@@ -18,7 +18,7 @@ struct Written {
     /// The header. Default: `X-Hub-Signature-256`.
     #[serde(default = "hub_signature")]
     header: String,
-    /// What stands before the digits. Default: `sha256=`.
+    /// The text before the digits. Default: `sha256=`.
     #[serde(default = "sha256")]
     prefix: String,
 }

@@ -67,7 +67,7 @@ pub fn write(payload: &[u8], out: &mut Vec<u8>) -> JsonLosses {
 }
 
 /// As [`write`], but `out` is handed to `take` and emptied whenever it has grown to some 64 KiB.
-/// What is in it at the end is the rest.
+/// The rest is in it at the end.
 pub(crate) fn write_in_pieces(
     payload: &[u8],
     out: &mut Vec<u8>,

@@ -1,6 +1,6 @@
 //! A sink in the configuration.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -90,13 +90,15 @@ impl Default for SinkOptions {
     }
 }
 
+/// The keys that every entry takes besides its kind.
+static KEYS: LazyLock<Vec<String>> = LazyLock::new(keys_of::<SinkOptions>);
+
 pub(super) fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
     let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
-    let keys = keys_of::<SinkOptions>();
-    let (kind, node) = kind_of("sink", name, entry, &known, &keys, problems)?;
+    let (kind, node) = kind_of("sink", name, entry, &known, &KEYS, problems)?;
     let kind = SinkKind::named(kind)?;
     let driver = (kind.read)(&node.or_defaults(), problems);
-    let options = entry.without(|key| key == kind.name || !keys.iter().any(|known| known == key));
+    let options = entry.without(|key| key == kind.name || !KEYS.iter().any(|known| known == key));
     let options = options.with_none_said(&NULL_IN_SINK);
     let fingerprint = entry.fingerprint();
     Some(SinkConfig { fingerprint, ..configured(name, kind, driver, options, problems)? })

@@ -1,6 +1,6 @@
 //! A source in the configuration.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -47,6 +47,9 @@ pub(super) fn introduce(sources: &mut [SourceConfig]) {
     }
 }
 
+/// The keys that every entry takes besides its kind.
+static KEYS: LazyLock<Vec<String>> = LazyLock::new(keys_of::<SourceOptions>);
+
 pub(super) fn source_of(
     name: &str,
     entry: &Node,
@@ -54,11 +57,10 @@ pub(super) fn source_of(
     problems: &mut Vec<Problem>,
 ) -> Option<SourceConfig> {
     let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
-    let keys = keys_of::<SourceOptions>();
-    let (kind, node) = kind_of("source", name, entry, &known, &keys, problems)?;
+    let (kind, node) = kind_of("source", name, entry, &known, &KEYS, problems)?;
     let kind = SourceKind::named(kind)?;
     let reader = (kind.read)(&node.or_defaults(), problems);
-    let options = entry.without(|key| key == kind.name || !keys.iter().any(|known| known == key));
+    let options = entry.without(|key| key == kind.name || !KEYS.iter().any(|known| known == key));
     let options: Option<SourceOptions> = options.read_noting(problems);
     let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());
     // The id may be that of the whole, which the entry does not show.

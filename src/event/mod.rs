@@ -234,7 +234,7 @@ impl Event {
     }
 
     /// As [`Event::write_line`], but `out` is handed to `take` and emptied whenever it has grown to
-    /// some 64 KiB. What is in it at the end is the rest.
+    /// some 64 KiB. The rest is in it at the end.
     pub(crate) fn write_line_in_pieces(&self, out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
         out.extend_from_slice(LINE_BEGIN);
         json::write_string_in_pieces(self.tag().as_bytes(), out, take);

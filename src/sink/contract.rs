@@ -492,7 +492,7 @@ impl std::fmt::Display for Partly {
 pub struct Refusal {
     /// Where it stands in the batch.
     pub(crate) place: usize,
-    /// What is wrong with it.
+    /// The reason.
     pub(crate) cause: Cause,
 }
 
