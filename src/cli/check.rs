@@ -87,7 +87,7 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
             let advice = advice.and_then(|advice| certificate(&config).map(|()| advice));
             let kinds = config.sinks.iter().flat_map(|sink| {
-                let advice = sink.driver.check().into_iter();
+                let advice = sink.driver.check(sink.retry.timeout.0).into_iter();
                 advice.map(|advice| format!("sinks.{}: {advice}", sink.name))
             });
             for advice in advice.iter().flatten().cloned().chain(kinds) {

@@ -61,6 +61,11 @@ impl Auth {
         self.0.is_empty()
     }
 
+    /// The names of the headers.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter().map(|(name, _)| name)
+    }
+
     /// The headers that go with every request.
     pub(crate) fn headers(&self) -> HeaderMap {
         self.0.iter().cloned().collect()
@@ -70,7 +75,7 @@ impl Auth {
 /// Shows the names of the headers alone.
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_set().entries(self.names()).finish()
     }
 }
 

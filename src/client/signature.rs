@@ -60,6 +60,11 @@ impl TryFrom<Written> for Signature {
 }
 
 impl Signature {
+    /// The name of the header.
+    pub(crate) fn name(&self) -> &HeaderName {
+        &self.header
+    }
+
     /// The header for this body.
     pub(crate) fn of(&self, body: &[u8]) -> (HeaderName, HeaderValue) {
         let digits = hex(hmac::sign(&self.key, body).as_ref());

@@ -14,7 +14,7 @@ use crate::codec::visible;
 use crate::event::redact::Rules;
 use crate::jobs::JobsConfig;
 use crate::jobs::stores::JobStores;
-use crate::sink::registry::JOBS;
+use crate::sink::registry::JOB_CACHE;
 use crate::source::contract::JobCache;
 use crate::yaml::{Node, Problem};
 
@@ -204,9 +204,9 @@ impl Config {
         let keep_jobs = keep_jobs(&jobs, &sources, &root, &mut problems);
         let job_stores = Arc::new(job_stores(&jobs, &sinks, &root, &mut problems));
         if keep_jobs.is_some() {
-            let place = root.place_of(&["sinks", JOBS.name]);
-            if sinks.iter().any(|sink| sink.name == JOBS.name) {
-                let message = format!("`{}` is the name of the job cache's sink", JOBS.name);
+            let place = root.place_of(&["sinks", JOB_CACHE.name]);
+            if sinks.iter().any(|sink| sink.name == JOB_CACHE.name) {
+                let message = format!("`{}` is the name of the job cache's sink", JOB_CACHE.name);
                 problems.push(Problem::at(place, message).help("name this sink otherwise"));
             }
             sinks.extend(job_cache(place, &mut problems));

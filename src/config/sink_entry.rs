@@ -107,8 +107,8 @@ pub(super) fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> 
 /// The sink by which the bus feeds the job cache; nothing of it can be configured.
 pub(super) fn job_cache(place: Place, problems: &mut Vec<Problem>) -> Option<SinkConfig> {
     let nothing = Node { place, value: Value::Map(Vec::new()) };
-    let driver = (registry::JOBS.read)(&nothing, problems);
-    configured(registry::JOBS.name, &registry::JOBS, driver, nothing, problems)
+    let driver = (registry::JOB_CACHE.read)(&nothing, problems);
+    configured(registry::JOB_CACHE.name, &registry::JOB_CACHE, driver, nothing, problems)
 }
 
 /// A sink with these options, and the kind's own where they are silent.
@@ -199,7 +199,7 @@ mod tests {
             retry: RetryConfig { give_up_after: Some(Span::seconds(90)), ..RetryConfig::STORE },
             spill: SpillConfig { max_age: Some(Span::seconds(3600)), ..SpillConfig::STORE },
             rate_limit: Some(7),
-            ..registry::JOBS.defaults
+            ..registry::JOB_CACHE.defaults
         };
         let all = registry::KINDS.iter().map(|kind| kind.defaults);
         for defaults in all.chain([own]) {

@@ -259,7 +259,7 @@ impl Pipeline {
         self.sinks.push(running);
         self.letter_channels.open(&sink.name, shares.clone(), Arc::clone(&state));
         let (filter, kind) = (sink.filter.clone(), sink.kind);
-        Ok(SinkChannel { filter, shares, ranks: kind.ranks, jobs: kind.jobs, state })
+        Ok(SinkChannel { filter, shares, ranks: kind.ranks, jobs: kind.keeps_jobs, state })
     }
 
     /// Starts the thread that counts what is said of the estate.

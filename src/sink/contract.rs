@@ -62,7 +62,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
     const RANKS: bool = false;
     /// The store keeps jobs, so the sink is given what only the master says of them
     /// ([`crate::event::job_load`]).
-    const JOBS: bool = false;
+    const KEEPS_JOBS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
@@ -129,8 +129,8 @@ pub(crate) trait Sink: Sized + Send + 'static {
     }
 
     /// What is wrong with a configuration, or risky in it, beyond what its types say. Each finding
-    /// is a sentence for `saltern check`.
-    fn check(_config: &Self::Config) -> Vec<String> {
+    /// is a sentence for `saltern check`. `limit` is the time for one write, the `retry.timeout`.
+    fn check(_config: &Self::Config, _limit: Duration) -> Vec<String> {
         Vec::new()
     }
 }

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::contract::WriteError;
+use crate::client::auth::Auth;
 use crate::client::http::{self, Client};
 use crate::client::signature::Signature;
 use crate::event::escape::Place;
@@ -94,12 +95,13 @@ impl TryFrom<String> for ContentType {
 pub(super) struct Headers(Vec<(HeaderName, Template)>);
 
 /// Headers that follow from the request.
-const OWNED: [&str; 6] = [
+const OWNED: [&str; 7] = [
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
     "host",
+    "idempotency-key",
     "transfer-encoding",
 ];
 
@@ -114,7 +116,30 @@ impl TryFrom<BTreeMap<String, Template>> for Headers {
             let parsed = HeaderName::from_bytes(name.as_bytes());
             Ok((parsed.map_err(|_| format!("`{name}` is not the name of a header"))?, template))
         };
-        Ok(Headers(headers.into_iter().map(header).collect::<Result<_, _>>()?))
+        let mut headers = headers.into_iter().map(header).collect::<Result<Vec<_>, String>>()?;
+        headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        match headers.windows(2).find(|pair| matches!(pair, [a, b] if a.0 == b.0)) {
+            Some([(name, _), ..]) => Err(format!("the header `{name}` is here twice")),
+            _ => Ok(Headers(headers)),
+        }
+    }
+}
+
+impl Headers {
+    /// Fails if a header of who we are, or of the signature, is among them.
+    pub(super) fn leave_alone(
+        &self,
+        auth: &Auth,
+        signature: Option<&Signature>,
+    ) -> Result<(), String> {
+        let others = auth.names().map(|name| (name, "auth"));
+        let others = others.chain(signature.map(|signature| (signature.name(), "signature")));
+        for (other, key) in others {
+            if self.0.iter().any(|(name, _)| name == other) {
+                return Err(format!("the header `{other}` is that of `{key}` already"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::{Schema, SchemaGenerator};
 
@@ -17,7 +18,7 @@ use crate::jobs::store::JobStore;
 use crate::yaml::{Node, Problem};
 
 /// The job cache's sink, which is not configured as the others are.
-pub(crate) static JOBS: SinkKind = SinkKind::of::<jobs::JobCache>();
+pub(crate) static JOB_CACHE: SinkKind = SinkKind::of::<jobs::JobCache>();
 
 /// Every kind of sink, in the order of `saltern sinks`.
 pub static KINDS: &[SinkKind] = &[
@@ -50,8 +51,8 @@ pub struct SinkKind {
     pub tables: fn(&TableWish) -> Option<String>,
     /// See [`Sink::RANKS`].
     pub ranks: bool,
-    /// See [`Sink::JOBS`].
-    pub jobs: bool,
+    /// See [`Sink::KEEPS_JOBS`].
+    pub(crate) keeps_jobs: bool,
     /// The JSON Schema of its configuration.
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration and notes every problem in it.
@@ -68,7 +69,7 @@ impl SinkKind {
             salt: S::SALT,
             tables: |wish| S::tables(None, wish),
             ranks: S::RANKS,
-            jobs: S::JOBS,
+            keeps_jobs: S::KEEPS_JOBS,
             schema: |generator| generator.subschema_for::<S::Config>(),
             read: |node, problems| Some(Arc::new(Configured::<S>(node.read_noting(problems)?))),
         }
@@ -90,7 +91,7 @@ impl SinkKind {
 
     /// True of the kind of the job cache's own sink, which `jobs` configures.
     pub(crate) fn is_job_cache(&self) -> bool {
-        self.name == JOBS.name
+        self.name == JOB_CACHE.name
     }
 
     /// The kind of this name.
@@ -140,7 +141,7 @@ pub(crate) trait Driver: Send + Sync {
     }
 
     /// See [`Sink::check`].
-    fn check(&self) -> Vec<String> {
+    fn check(&self, _limit: Duration) -> Vec<String> {
         Vec::new()
     }
 }
@@ -180,7 +181,7 @@ impl<S: Sink> Driver for Configured<S> {
         S::job_store(&self.0)
     }
 
-    fn check(&self) -> Vec<String> {
-        S::check(&self.0)
+    fn check(&self, limit: Duration) -> Vec<String> {
+        S::check(&self.0, limit)
     }
 }

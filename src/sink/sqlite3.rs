@@ -242,7 +242,7 @@ impl Sink for Sqlite3 {
         note: None,
     });
     const RANKS: bool = true;
-    const JOBS: bool = true;
+    const KEEPS_JOBS: bool = true;
     type Config = Config;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {

@@ -214,6 +214,7 @@ impl TryFrom<Settings> for Config {
             Holds::Digest(digest) => content_type.takes(&digest.example(content_type.place))?,
             Holds::Batch | Holds::Event => {}
         }
+        headers.leave_alone(&auth, signature.as_ref())?;
         let envelope = Envelope { url, method, headers, content_type, signature, gzip };
         if matches!(holds, Holds::Batch | Holds::Digest(_)) && !envelope.is_fixed() {
             let help = "write `body: event` for fields of an event in `url` and `headers`";
@@ -256,8 +257,14 @@ impl Sink for Webhook {
     const ONCE: Once = Once::No;
     type Config = Config;
 
-    fn check(config: &Config) -> Vec<String> {
-        config.tls.unused(config.envelope.url.is_https()).into_iter().collect()
+    fn check(config: &Config, limit: Duration) -> Vec<String> {
+        let unused = config.tls.unused(config.envelope.url.is_https());
+        let is_late = config.timeout >= limit;
+        let late = is_late.then(|| {
+            let help = "write a shorter one, or a longer `retry.timeout`";
+            format!("no request may take the `timeout`, since a write may take {limit:?}; {help}")
+        });
+        unused.into_iter().chain(late).collect()
     }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
@@ -362,6 +369,13 @@ mod tests {
             ("headers: {x: '{minion}'}", "a request holds many events"),
             ("headers: {Content-Length: '1'}", "cannot be set here"),
             ("headers: {'a b': c}", "not the name of a header"),
+            ("headers: {X-A: b, x-a: c}", "the header `x-a` is here twice"),
+            ("headers: {idempotency-key: b}", "cannot be set here"),
+            (
+                "headers: {authorization: b}\nauth: {token: c}",
+                "the header `authorization` is that of",
+            ),
+            ("headers: {a: b}\nsignature: {secret: c, header: A}", "the header `a` is that of"),
             ("method: 'a b'", "not the name of a method"),
             ("content_type: \"a\\n\"", "the type of a body"),
             ("digest: {after: 1m}", "needs `body: digest`"),

@@ -9,7 +9,7 @@ use crate::codec::visible::{self, Visible};
 
 /// Parts of the names of keys that hold secrets, without what separates words; common
 /// mistypings are among them.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 19] = [
     "pass",
     "pasw",
     "pswd",
@@ -26,11 +26,13 @@ const NAMES: [&str; 20] = [
     "jaas",
     "bearer",
     "cookie",
-    "hook",
     "phrase",
     "signature",
     "connectionstring",
 ];
+
+/// A part of the names of keys whose address is a secret. A mapping is no address.
+const ADDRESS: &str = "hook";
 
 /// Words that are names of secrets.
 const WORDS: [&str; 10] = ["pw", "pwd", "psk", "pin", "otp", "dsn", "jwt", "pat", "hmac", "sas"];
@@ -56,8 +58,16 @@ pub(crate) struct ShownLine {
     pub(crate) indent: usize,
 }
 
+/// The sections whose keys are names that the operator gave to entries, as in `tokens: {kafka: …}`.
+pub(crate) const SECTIONS: [&str; 2] = ["sources", "sinks"];
+
 /// True if the value under a key of this name is a secret.
 pub(crate) fn is_secret(key: &str) -> bool {
+    key.to_lowercase().contains(ADDRESS) || holds_secrets(key)
+}
+
+/// True if also a mapping under a key of this name is a secret, as a whole.
+pub(crate) fn holds_secrets(key: &str) -> bool {
     let key = key.to_lowercase();
     let letters: String = key.chars().filter(|c| c.is_alphanumeric()).collect();
     let mut words = key.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -79,17 +89,60 @@ pub(crate) fn hides(text: &str, number: usize) -> bool {
 
 /// The line of this number, and the same without the values of keys that hold secrets.
 fn without_secrets(text: &str, number: usize) -> (&str, String) {
-    let mut state = OpenSecret::Nothing;
+    let (mut state, mut section) = (OpenSecret::Nothing, Section::Other);
     let (mut found, mut shown) = ("", String::new());
     for line in lines_of(text).take(number) {
         found = line;
         shown.clear();
         match state.takes(line) {
             true => shown.push_str(&hidden(line)),
-            false => state = without_values(line, &mut shown),
+            false => state = without_values(line, section.name_in(line), &mut shown),
         }
     }
     (found, shown)
+}
+
+/// Where a line stands among those of the sections of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    /// Outside of them.
+    Other,
+    /// Below the first line of one.
+    Begun,
+    /// Among entries whose names stand behind so many columns.
+    Entries(usize),
+}
+
+impl Section {
+    /// The length of the line up to the end of the name of an entry and its colon; 0 of a line
+    /// without one. The entry is a mapping: a single value under a name may be a secret.
+    fn name_in(&mut self, line: &str) -> usize {
+        let content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') {
+            return 0;
+        }
+        let indent = line.len() - content.len();
+        let (name, value) = content.split_once(':').unwrap_or((content, content));
+        let has_mapping = is_mapping(value);
+        *self = match *self {
+            _ if indent == 0 && SECTIONS.contains(&name) && has_mapping => Section::Begun,
+            _ if indent == 0 => Section::Other,
+            Section::Begun => Section::Entries(indent),
+            known => known,
+        };
+        match *self {
+            Section::Entries(columns) if columns == indent && has_mapping => {
+                indent + name.len() + 1
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// True if what stands behind a colon is a mapping, or is on the lines below.
+fn is_mapping(value: &str) -> bool {
+    let value = value.trim_start();
+    value.is_empty() || value.starts_with(['{', '#'])
 }
 
 /// True if a part of a value looks like a secret: user and path of an address, an argument or a
@@ -180,10 +233,12 @@ impl OpenSecret {
     }
 }
 
-/// Writes the line without the values of keys that hold secrets; returns what goes on behind it.
-fn without_values(line: &str, out: &mut String) -> OpenSecret {
+/// Writes the line without the values of keys that hold secrets; returns what goes on behind it. The
+/// first `shown` bytes are written as they are.
+fn without_values(line: &str, shown: usize, out: &mut String) -> OpenSecret {
     let mut state = OpenSecret::Nothing;
-    let mut rest = line;
+    let (name, mut rest) = line.split_at_checked(shown).unwrap_or(("", line));
+    out.push_str(name);
     // The value of a key that stands alone (`? password`) on a line before.
     if line.trim_start().starts_with(':') {
         out.push_str(&hidden(line));
@@ -193,7 +248,8 @@ fn without_values(line: &str, out: &mut String) -> OpenSecret {
         let (key, value) = rest.split_at(colon + 1);
         let before = line.len() - rest.len();
         let name = key.trim_end_matches(':').rsplit(['{', '[', ',']).next().unwrap_or_default();
-        if !is_secret(name) {
+        let is_hidden = if is_mapping(value) { holds_secrets(name) } else { is_secret(name) };
+        if !is_hidden {
             let shown = without_arguments(key);
             out.push_str(&shown);
             if shown != key {
@@ -463,6 +519,24 @@ mod tests {
             ("password: \"a\nb\"\nport: x", "port: x"),
             ("a:\n  password: x\n  port: x", "  port: x"),
             ("- password: x\n  port: x", "  port: x"),
+        ] {
+            assert_eq!(line_of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_entries_and_hooks_hide_nothing_below_them() {
+        for (text, expected) in [
+            ("sinks:\n  tokens:\n    file: x", "    file: x"),
+            ("sinks: # all\n\n  tokens: {file: {pth: x}}", "  tokens: {file: {pth: x}}"),
+            ("sinks:\n  a:\n    file: x\n  tokens:\n    file: x", "    file: x"),
+            ("sinks:\n  tokens:\n    password: x", "    password: *"),
+            ("sinks:\n  token: x", "  token: *"),
+            ("sinks:\n  a:\n    tokens:\n      file: x", "      ***** *"),
+            ("sinks:\nhttp:\n  tokens:\n    file: x", "    ***** *"),
+            ("a:\n  webhook:\n    bdy: x", "    bdy: x"),
+            ("a:\n  webhook: {bdy: x, secret: y}", "  webhook: {bdy: x, secret: **"),
+            ("a:\n  webhook: x", "  webhook: *"),
         ] {
             assert_eq!(line_of(text), expected, "{text}");
         }

@@ -337,7 +337,7 @@ impl Node {
     /// those in which `${…}` was replaced.
     pub(crate) fn hide_secrets(&self, problem: &mut Problem) {
         let mut secrets = Vec::new();
-        self.find_secrets(false, &mut secrets);
+        self.find_secrets_of_root(&mut secrets);
         let is_of_secret = secrets.iter().any(|secret| Some(secret.0) == problem.place);
         if is_of_secret {
             let expected = problem.message.rfind(", expected ").filter(|_| {
@@ -359,6 +359,24 @@ impl Node {
         problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
     }
 
+    /// The places and texts of what may be a secret in a whole configuration. The names of entries
+    /// are the operator's, and say nothing of what is in them.
+    fn find_secrets_of_root<'a>(&'a self, found: &mut Vec<(Place, &'a str)>) {
+        let Value::Map(sections) = &self.value else { return self.find_secrets(false, found) };
+        for (section, entries) in sections {
+            match &entries.value {
+                Value::Map(entries) if hide::SECTIONS.contains(&section.name.as_str()) => {
+                    for (name, entry) in entries {
+                        let is_entry = matches!(entry.value, Value::Map(_));
+                        let is_secret = !is_entry && hide::is_secret(&name.name);
+                        entry.find_secrets(is_secret, found);
+                    }
+                }
+                _ => entries.find_secrets(hide::is_secret(&section.name), found),
+            }
+        }
+    }
+
     /// The places and texts of what may be a secret.
     fn find_secrets<'a>(&'a self, is_secret: bool, found: &mut Vec<(Place, &'a str)>) {
         match &self.value {
@@ -374,12 +392,11 @@ impl Node {
                     if is_secret {
                         found.push((key.place, &key.name));
                     }
-                    match &node.value {
-                        Value::Map(settings) if !is_secret && key.name == "webhook" => {
-                            find_secrets_of_webhook(settings, found);
-                        }
-                        _ => node.find_secrets(is_secret || hide::is_secret(&key.name), found),
-                    }
+                    let names_secret = match &node.value {
+                        Value::Map(_) => hide::holds_secrets(&key.name),
+                        _ => hide::is_secret(&key.name),
+                    };
+                    node.find_secrets(is_secret || names_secret, found);
                 }
             }
             _ => {}
@@ -488,17 +505,6 @@ impl Node {
             _ => None,
         };
         inner.map_or(self.place, |node| node.place_of(rest))
-    }
-}
-
-/// The places and texts of what may be a secret among the settings of the kind `webhook`, whose own
-/// name looks like that of one. Its URL often is, and its mistakes can be told without it.
-fn find_secrets_of_webhook<'a>(settings: &'a [(Key, Node)], found: &mut Vec<(Place, &'a str)>) {
-    for (key, node) in settings {
-        match &node.value {
-            Value::Text(url) if key.name == "url" => found.push((key.place, url)),
-            _ => node.find_secrets(hide::is_secret(&key.name), found),
-        }
     }
 }
 
@@ -778,8 +784,9 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_of_a_webhook_are_told_without_its_secrets() {
-        let text = "webhook: {url: http://h/hunter2, bdy: x, signature: {secret: hunter3}}";
+    fn mistakes_below_names_that_look_like_secrets_are_told_without_the_secrets() {
+        let text = "sinks: {tokens: {webhook: {url: http://h/hunter2, signature: {secret: hunter3}}, \
+                    bdy: hunter4}, password: hunter5}";
         let root = Node::parse(text).unwrap();
         let place = |path: &[&str]| Some(root.place_of(path));
         let hidden = |place, message: &str| {
@@ -787,12 +794,13 @@ mod tests {
             root.hide_secrets(&mut problem);
             problem.message
         };
-        let url = place(&["webhook", "url"]);
+        let url = place(&["sinks", "tokens", "webhook", "url"]);
         assert_eq!(hidden(url, "`minon` is not a field"), "`minon` is not a field");
         assert!(!hidden(url, "`http://h/hunter2` is wrong").contains("hunter2"));
-        assert_eq!(hidden(place(&["webhook", "bdy"]), "unknown"), "unknown");
-        let secret = place(&["webhook", "signature", "secret"]);
+        assert_eq!(hidden(place(&["sinks", "tokens", "bdy"]), "unknown"), "unknown");
+        let secret = place(&["sinks", "tokens", "webhook", "signature", "secret"]);
         assert!(!hidden(secret, "hunter3").contains("hunter3"));
+        assert!(!hidden(place(&["sinks", "password"]), "hunter5").contains("hunter5"));
     }
 
     #[test]

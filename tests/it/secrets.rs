@@ -59,12 +59,11 @@ impl Servers {
                 let sasl = json!({"mechanism": "PLAIN", "user": NOBODY.0, "password": "wrong"});
                 json!({"brokers": brokers, "tls": tls, "sasl": sasl})
             }
-            _ => json!({}),
+            _ => example(section, kind),
         };
         match (kind.as_str(), section.as_str()) {
             ("kafka", "sinks") => settings["topic"] = json!("events"),
             ("kafka", _) => settings["topics"] = json!(["events"]),
-            ("webhook", _) => settings["url"] = json!("http://127.0.0.1:1"),
             _ => {}
         }
         if let [block, secret] = rest
@@ -85,6 +84,22 @@ impl Servers {
         }
         settings
     }
+}
+
+/// The settings of a kind in the example of its documentation, with nobody behind its addresses.
+fn example(section: &str, kind: &str) -> Value {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{section}/{kind}.md"));
+    let page = fs::read_to_string(page).unwrap();
+    let yaml = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut yaml: Value = serde_saphyr::from_str(yaml).unwrap();
+    let entries = yaml[section].as_object_mut().unwrap();
+    let mut settings = entries.values_mut().find_map(|entry| entry.get_mut(kind)).unwrap().take();
+    for setting in settings.as_object_mut().into_iter().flat_map(|settings| settings.values_mut()) {
+        if setting.as_str().is_some_and(|text| text.contains("://")) {
+            *setting = json!("http://127.0.0.1:1");
+        }
+    }
+    settings
 }
 
 #[test]

@@ -283,7 +283,7 @@ impl Sink for ClickHouse {
         Some(schema::script(&features, &options))
     }
 
-    fn check(config: &Config) -> Vec<String> {
+    fn check(config: &Config, _limit: Duration) -> Vec<String> {
         let unused = config.tls.unused(config.url.any_https());
         config.who().err().into_iter().chain(unused).collect()
     }
