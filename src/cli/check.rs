@@ -19,7 +19,7 @@ use crate::jobs::Jobs;
 use crate::sink::contract::{Context, Reopen};
 use crate::yaml::Problem;
 
-/// How long one source or sink may take to connect.
+/// The time in which one source or sink has to connect.
 const CONNECT: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub(super) struct Check {
     output: Output,
 }
 
-/// What was found, for machines.
+/// The findings, for machines.
 #[derive(Serialize)]
 struct Report {
     findings: Vec<Finding>,
@@ -52,7 +52,7 @@ struct Finding {
     hint: Option<String>,
 }
 
-/// What follows from a [`Finding`].
+/// The severity of a [`Finding`].
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Level {
@@ -62,7 +62,7 @@ enum Level {
     Warning,
 }
 
-/// What came of a try to connect.
+/// The outcome of one try to connect.
 #[derive(Serialize)]
 struct Connection {
     part: &'static str,

@@ -43,7 +43,7 @@ use crate::http::authorize::MEANT;
 use crate::http::{place, token};
 use crate::units::Secret;
 
-/// How long a daemon may take to accept the connection and begin its answer.
+/// The time in which a daemon has to accept the connection and begin its answer.
 const ANSWER: Duration = Duration::from_secs(40);
 
 /// A running daemon.
@@ -102,7 +102,7 @@ fn is_own(host: &str, http: &Http) -> bool {
     ip == listen.ip() || listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// Where a daemon that was asked keeps its state.
+/// The answer of a daemon to the question which state directory is its own.
 enum Answers {
     FromThere,
     /// In another directory, with its own words.
@@ -327,7 +327,7 @@ impl Daemon {
         matches!(self.transport, Transport::Address { tokens: None, .. })
     }
 
-    /// What could not be done, and why.
+    /// The failure to ask the daemon, with the reason.
     pub(super) fn failed(&self, why: &str) -> Failure {
         let at = match &self.transport {
             Transport::Socket { path, .. } => path.display().to_string(),

@@ -22,13 +22,13 @@ use crate::delivery::dead_letter::{DeadLetterError, DeadLetters, Letter, LetterS
 use crate::error::chain;
 use crate::files::state_dir::is_taken;
 
-/// How long a replay may stand still before the command gives up waiting.
+/// The time that a replay may stand still before the command gives up waiting.
 const STANDSTILL: Duration = Duration::from_secs(15);
 
-/// How often to look how far a replay is.
+/// The interval at which the command looks how far a replay is.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How many letters are read before they are shown.
+/// The number of letters that are read before they are shown.
 const SHOWN_TOGETHER: usize = 100;
 
 #[derive(Args)]

@@ -40,7 +40,7 @@ use crate::pipeline::shutdown::Signals;
 
 #[derive(Args)]
 pub(super) struct Demo {
-    /// Where everything is kept; a second run adds to the first.
+    /// The directory of all files; a second run adds to the first.
     #[arg(long, default_value = "saltern-demo", value_name = "DIR")]
     directory: PathBuf,
     /// Events a second.
@@ -49,7 +49,7 @@ pub(super) struct Demo {
     /// End after so many seconds. Default: at Ctrl-C.
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
-    /// Where the HTTP side listens; if that is taken, a free port of the same address is.
+    /// The address of the HTTP side; if it is taken, a free port of the same address is used.
     #[arg(long, default_value = "127.0.0.1:4507", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
     /// The same seed makes up the same events.
@@ -60,13 +60,13 @@ pub(super) struct Demo {
     verbose: bool,
 }
 
-/// How often the bus looks what is due.
+/// The interval at which the bus sends the events that are due.
 const TICK: Duration = Duration::from_millis(10);
 
 /// Frames that a subscriber of the bus may be behind before it is cut off, as a master does.
 const BACKLOG: usize = 16_384;
 
-/// How often the summary is shown on a terminal, and elsewhere.
+/// The intervals of the summary: on a terminal, and elsewhere.
 const SUMMARY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// The longest path of a unix socket.
@@ -156,7 +156,7 @@ fn listen(wanted: SocketAddr) -> Result<TcpListener, Failure> {
     }
 }
 
-/// Where everything is.
+/// The paths of the demo.
 struct Files {
     directory: PathBuf,
     state_dir: PathBuf,

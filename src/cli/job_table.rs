@@ -22,7 +22,7 @@ pub(super) struct Objects {
     pub(super) jobs: Vec<Value>,
 }
 
-/// What tables show of a job.
+/// The fields of a job that tables show.
 #[derive(Deserialize)]
 pub(super) struct Job {
     pub(super) jid: String,
@@ -101,7 +101,7 @@ impl Job {
         ]
     }
 
-    /// How long after the job was published.
+    /// The time from the job's publication on.
     fn after(&self, time: &str) -> String {
         let started = self.started.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
         match (started, time.parse::<Timestamp>()) {

@@ -27,7 +27,7 @@ use crate::files::state_dir::is_taken;
 use crate::jobs::Jobs;
 use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 
-/// How often a watch looks.
+/// The interval at which a watch looks.
 const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
@@ -152,7 +152,7 @@ impl Which {
     }
 }
 
-/// Where the answers come from.
+/// The source of the answers.
 enum Cache {
     Daemon(Daemon),
     File(Jobs),

@@ -1,4 +1,4 @@
-//! Where the process logs to, and how.
+//! The destination and the format of the process's log.
 
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
@@ -50,7 +50,7 @@ fn log_panics() {
     }));
 }
 
-/// Whether standard error goes to systemd's journal: systemd says which device and inode that is.
+/// True if standard error goes to systemd's journal, whose device and inode systemd gives.
 fn is_journal() -> bool {
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
     let journal = std::env::var("JOURNAL_STREAM").unwrap_or_default();

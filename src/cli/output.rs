@@ -1,4 +1,4 @@
-//! What commands print, and how they fail.
+//! The output of commands, and their failures.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ pub(super) enum Output {
     Json,
 }
 
-/// Why a command failed.
+/// A failure of a command.
 pub(crate) enum Failure {
     /// While it ran: exit code 1.
     Running(String),

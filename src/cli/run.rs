@@ -25,7 +25,7 @@ use crate::pipeline::reload::ReloadError;
 use crate::pipeline::shutdown::{self, Shutdown, Signals};
 use crate::sync::blocking;
 
-/// How long to wait for threads that still work for a store when all else has ended.
+/// The time to wait for threads that still work for a store when all else has ended.
 const THREADS: Duration = Duration::from_secs(2);
 
 /// Runs the daemon that the file describes until it is told to stop or its sources have ended.
@@ -138,7 +138,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
             }
         }
         shutdown.stop.cancel();
-        // What is left goes there. What cannot be made anew has been reported.
+        // The remaining work goes to the new directory. A failure to make one has been reported.
         if take_again(&mut state_dir).is_ok_and(|is_new| is_new) {
             pipeline.renew().await;
         }
@@ -216,7 +216,7 @@ pub(super) fn take(state_dir: &Path) -> Result<StateDir, Failure> {
     StateDir::take(state_dir).map_err(|error| Failure::Running(chain(&error)))
 }
 
-/// How often to look whether the state directory is still the one that was taken.
+/// The interval at which to check that the state directory is still the one that was taken.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits until the state directory was removed or replaced, and has been taken anew.

@@ -99,12 +99,12 @@ struct Place {
     running: Running,
 }
 
-/// Whether a daemon has the state directory.
+/// The daemon that has the state directory.
 enum Running {
     No,
-    /// And can be asked.
+    /// It can be asked.
     Yes(Daemon),
-    /// And cannot be asked, for this reason.
+    /// It cannot be asked, for this reason.
     Mute(String),
 }
 
@@ -121,7 +121,7 @@ struct Listed {
     newest: Option<String>,
     bytes: u64,
     segments: u64,
-    /// Whether the configuration has the sink; `null` if none was read.
+    /// True if the configuration has the sink; `null` if none was read.
     configured: Option<bool>,
 }
 
@@ -154,7 +154,7 @@ impl Place {
         Ok(Place { state_dir, sinks, running })
     }
 
-    /// What the daemon says of its sinks. What cannot be asked is read from the files.
+    /// The queues as the daemon describes them. If it cannot be asked, the files alone are read.
     fn held(&self) -> Vec<QueueContents> {
         let said = match &self.running {
             Running::No => return Vec::new(),

@@ -1,4 +1,4 @@
-//! How long to wait before the next try: twice as long each time, up to a limit, with jitter.
+//! The wait before the next try: twice as long each time, up to a limit, with jitter.
 
 use std::time::Duration;
 

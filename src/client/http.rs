@@ -31,7 +31,7 @@ use crate::client::servers::Url;
 use crate::client::tls::{TlsConfig, TlsError};
 use crate::codec::visible;
 
-/// How long a server may take to accept a connection, at the most.
+/// The time in which a server has to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Idle connections are closed before the server does so. The shortest time that servers are known
@@ -189,7 +189,7 @@ async fn read(mut response: Response, most: usize) -> Result<Read, reqwest::Erro
     Ok(Read::Whole(body.freeze()))
 }
 
-/// What a server answered.
+/// A server's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     to: To,
@@ -233,7 +233,7 @@ impl Answer {
     }
 }
 
-/// What follows from an answer that is no success, or from none.
+/// The consequence of an answer that is no success, or of none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failed {
     /// It may work later, and nothing is wrong with the events.
@@ -246,7 +246,7 @@ pub(crate) enum Failed {
     Fatal,
 }
 
-/// What an answer means where a kind knows nothing more:
+/// The meaning of an answer, for a kind that knows nothing more:
 ///
 /// | status | means |
 /// |---|---|
@@ -329,15 +329,15 @@ impl To {
     }
 }
 
-/// Why a request failed.
+/// The failure of a request.
 #[derive(Debug, thiserror::Error)]
 #[error("{to}: {cause}")]
 pub(crate) struct Error {
     to: To,
     cause: String,
-    /// What follows from it.
+    /// Its consequence.
     pub(crate) failed: Failed,
-    /// How long the server asked us to wait.
+    /// The wait that the server asked for.
     pub(crate) after: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! How Kafka is reached: what the source and the sink of that name have in common.
+//! The connection to Kafka, as the source and the sink of that name have it in common.
 //!
 //! librdkafka does the work. Its own settings are names and texts; what an operator writes of them
 //! is checked when the configuration is read, by asking librdkafka.
@@ -19,7 +19,7 @@ use crate::client::tls::{self, Identity, TlsConfig};
 use crate::files::regular_file::{self, Links};
 use crate::units::Secret;
 
-/// How long a question to the brokers may take that somebody waits for.
+/// The longest time of a question to the brokers for whose answer somebody waits.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Brokers to begin with, `HOST:PORT` each; they name the others.
@@ -68,7 +68,7 @@ impl std::fmt::Display for Brokers {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sasl {
-    /// How the password is shown to the broker. Default: `SCRAM-SHA-512`.
+    /// The mechanism that shows the password to the broker. Default: `SCRAM-SHA-512`.
     #[serde(default)]
     mechanism: Mechanism,
     /// The user.
@@ -167,7 +167,7 @@ impl std::fmt::Display for Scalar {
     }
 }
 
-/// What `brokers`, `tls` and `sasl` set.
+/// The settings of librdkafka that `brokers`, `tls` and `sasl` set.
 const CONNECTION: &[(&str, &str)] = &[
     ("bootstrap.servers", "brokers"),
     ("metadata.broker.list", "brokers"),
@@ -228,7 +228,7 @@ pub(crate) fn config(
     };
     config.set("security.protocol", protocol);
     if let Some(KafkaTls { tls: TlsConfig { ca, identity, verify }, key_password }) = tls {
-        // What the system trusts: OpenSSL is built in, and looks where it was built.
+        // Probes for the system's certificates: OpenSSL is built in, and looks where it was built.
         config.set("ssl.ca.location", "probe");
         let files = [
             ("ssl.ca.location", ca.as_ref()),
@@ -255,8 +255,8 @@ pub(crate) fn config(
     config
 }
 
-/// Why no client could be made of a configuration. Of a file that cannot be read librdkafka tells
-/// neither the name nor the reason.
+/// The reason why no client could be made of a configuration. librdkafka tells neither the name of
+/// a file that it cannot read nor the reason.
 pub(crate) fn not_made(error: &KafkaError, config: &ClientConfig) -> String {
     let unreadable = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"]
         .into_iter()
@@ -280,7 +280,7 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     }
 }
 
-/// What an error code means, and what to do.
+/// The meaning of an error code, and advice.
 pub(crate) fn explained(error: &KafkaError) -> String {
     let advice = match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {

@@ -1,4 +1,4 @@
-//! How any store is reached.
+//! The connections to stores of any kind.
 
 pub(crate) mod auth;
 pub(crate) mod backoff;

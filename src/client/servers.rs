@@ -12,15 +12,15 @@ use tokio::time::Instant;
 
 use crate::client::backoff::Backoff;
 
-/// How long a server that failed is left alone: from, and at the most. It has not been asked for
-/// nothing, since the batch goes to another one meanwhile.
+/// The time that a server that failed is left alone: at first, and at the most. Its batch goes to
+/// another server meanwhile.
 const REST: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 
 /// A server and what we know of it.
 pub(crate) struct Site<S> {
-    /// Where it is.
+    /// Its address.
     pub(crate) url: Url,
-    /// What the kind knows of it, since it has answered for the first time.
+    /// The kind's data on it; `None` until it has answered for the first time.
     pub(crate) server: Option<S>,
     rests: Backoff,
     rests_until: Option<Instant>,
@@ -67,7 +67,7 @@ impl<S> Servers<S> {
         servers
     }
 
-    /// How many there are.
+    /// The number of servers.
     pub(crate) fn count(&self) -> usize {
         self.others.len() + 1
     }
@@ -85,8 +85,8 @@ impl<S> Servers<S> {
     }
 }
 
-/// Where a server is: `http://` or `https://`, host and port, and a path where a proxy wants one.
-/// It holds no secret.
+/// The address of a server: `http://` or `https://`, host and port, and a path where a proxy wants
+/// one. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Url {
@@ -96,7 +96,7 @@ pub(crate) struct Url {
 }
 
 impl Url {
-    /// Whether it is reached over TLS.
+    /// True if it is reached over TLS.
     pub(crate) fn is_https(&self) -> bool {
         self.parsed.scheme() == "https"
     }
@@ -143,7 +143,7 @@ pub(crate) struct Urls {
 }
 
 impl Urls {
-    /// Whether any of the servers is reached over TLS.
+    /// True if any of the servers is reached over TLS.
     pub(crate) fn any_https(&self) -> bool {
         self.first.is_https() || self.others.iter().any(Url::is_https)
     }

@@ -13,7 +13,7 @@ use crate::units::Secret;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    /// What we and the receiver know.
+    /// The secret that the receiver knows too.
     secret: Secret,
     /// The header. Default: `X-Hub-Signature-256`.
     #[serde(default = "hub_signature")]
@@ -31,7 +31,7 @@ fn sha256() -> String {
     "sha256=".to_owned()
 }
 
-/// What makes signatures.
+/// The key of signatures, and the header that carries them.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 #[schemars(with = "Written")]

@@ -91,7 +91,7 @@ impl Default for TlsConfig {
     }
 }
 
-/// Why TLS cannot be set up.
+/// The reason why TLS cannot be set up.
 #[derive(Debug, Error)]
 pub(crate) enum TlsError {
     /// A file cannot be read, or holds no certificate or key.
@@ -99,7 +99,7 @@ pub(crate) enum TlsError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         #[source]
         cause: pem::Error,
     },
@@ -108,7 +108,7 @@ pub(crate) enum TlsError {
     Root {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         #[source]
         cause: rustls::Error,
     },

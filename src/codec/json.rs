@@ -27,10 +27,10 @@ use std::borrow::Cow;
 
 use crate::codec::msgpack::{Item, Malformed, Walker};
 
-/// How deep arrays and maps may nest; JSON readers of the stores stop at about this depth.
+/// The deepest nesting of arrays and maps; JSON readers of the stores stop at about this depth.
 pub const MAX_DEPTH: usize = 128;
 
-/// What could not be kept when a payload became JSON, as counts.
+/// The losses of a payload that became JSON, as counts.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct JsonLosses {
     /// Strings in which bytes that are not UTF-8 were replaced by U+FFFD.
@@ -49,8 +49,8 @@ impl std::ops::AddAssign for JsonLosses {
     }
 }
 
-/// How deep arrays and maps may nest as keys of maps. A key in a key is escaped once more for each
-/// map around it, and each time its backslashes double. Without a limit a payload of a hundred
+/// The deepest nesting of arrays and maps as keys of maps. A key in a key is escaped once more for
+/// each map around it, and each time its backslashes double. Without a limit a payload of a hundred
 /// bytes could become more text than there is memory.
 pub(crate) const MAX_KEY_DEPTH: usize = 4;
 
@@ -196,7 +196,7 @@ fn append_word(word: u128, len: usize, out: &mut Vec<u8>) {
     out.truncate(end);
 }
 
-/// What pieces are handed to.
+/// The receiver of pieces.
 type Take<'o> = &'o mut dyn FnMut(&[u8]);
 
 struct Writer<'a, 'o> {
@@ -207,9 +207,9 @@ struct Writer<'a, 'o> {
     key_depth: usize,
     /// Bytes of payload that such keys may still take.
     key_bytes: usize,
-    /// Where `out` goes from time to time, if anywhere.
+    /// The receiver of `out` from time to time, if there is one.
     take: Option<Take<'o>>,
-    /// The length of `out`, and of a string, from which it does.
+    /// The length of `out`, and of a string, from which it is handed on.
     piece: usize,
 }
 
@@ -241,7 +241,7 @@ impl<'a, 'o> Writer<'a, 'o> {
     fn has_room_for_key(&mut self, head: Item<'_>) -> bool {
         let before = self.walker.offset();
         let mut walker = self.walker.clone();
-        // Where it is torn it ends with the payload.
+        // A torn value ends with the payload.
         let _ = walker.skip_content(head);
         let Some(left) = self.key_bytes.checked_sub(walker.offset() - before) else { return false };
         self.key_bytes = left;

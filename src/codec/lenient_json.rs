@@ -26,11 +26,11 @@ use serde_json::Value;
 
 use crate::codec::json::MAX_DEPTH;
 
-/// How deep a text may nest. The payload of an event may be [`MAX_DEPTH`] deep, and it stands in an
-/// object.
+/// The deepest nesting of a text. The payload of an event may be [`MAX_DEPTH`] deep, and it stands
+/// in an object.
 const DEEPEST: usize = MAX_DEPTH + 1;
 
-/// How deep an answer of the HTTP side may nest, in which what an event says stands a few levels
+/// The deepest nesting of an answer of the HTTP side. The data of an event stands a few levels
 /// further in.
 const DEEPEST_ANSWER: usize = MAX_DEPTH + 8;
 

@@ -1,4 +1,4 @@
-//! How payloads and texts are written down.
+//! The encodings of payloads and texts.
 
 pub(crate) mod hex;
 pub mod json;

@@ -14,7 +14,7 @@
 
 use thiserror::Error;
 
-/// What is wrong with a msgpack value, and at which offset of the bytes walked.
+/// The fault of a msgpack value, with its offset in the bytes walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Malformed {
     /// The value goes on after the last byte; `missing` more are needed at the least.
@@ -44,7 +44,7 @@ pub enum NotWhole {
     Tail {
         /// Offset of the first byte behind the value.
         at: usize,
-        /// How many bytes follow.
+        /// The number of bytes that follow.
         more: usize,
     },
 }
@@ -88,7 +88,7 @@ impl<'a> Item<'a> {
         self.bytes().and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
 
-    /// How many values follow this item as its content.
+    /// The number of values that follow this item as its content.
     fn children(self) -> u64 {
         match self {
             Item::Array(n) => u64::from(n),
@@ -326,7 +326,7 @@ pub(crate) fn raw_pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> 
     })
 }
 
-/// Whether `bytes` are exactly one value: nothing is missing, and nothing follows.
+/// Checks that `bytes` are exactly one value: nothing is missing, and nothing follows.
 pub fn whole(bytes: &[u8]) -> Result<(), NotWhole> {
     let at = Walker::new(bytes).skip()?.len();
     match bytes.len() - at {

@@ -13,8 +13,8 @@
 //! | what is nested deeper than [`MAX_DEPTH`] | `...` |
 //! | bytes that end too early, or byte 0xc1 | what was there, closed properly |
 //!
-//! What is printable is decided by the Unicode tables of the Rust standard library, which may know
-//! characters that an older Python would still escape. A repeated key of a map is written each
+//! The Unicode tables of the Rust standard library decide which characters are printable. They may
+//! know characters that an older Python would still escape. A repeated key of a map is written each
 //! time.
 
 use crate::codec::json::{MAX_DEPTH, write_float};

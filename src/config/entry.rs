@@ -37,7 +37,7 @@ pub(super) fn kind_of<'a>(
         }
         found = Some((*kind, node));
     }
-    // What was meant as the kind has just been reported.
+    // A mistake in the name of the kind has just been reported.
     if found.is_none() && !has_unknown {
         let problem = Problem::at(entry.place, format!("the {what} `{name}` has no kind"));
         problems.push(problem.help(format!("write one of these under it: {}", known.join(", "))));

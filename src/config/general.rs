@@ -18,30 +18,30 @@ use crate::units::{ByteSize, Span};
 pub(crate) struct General {
     /// The id of the Salt master whose events these are. Default: the host name.
     pub(crate) master_id: String,
-    /// Where saltern keeps its files (0700).
+    /// The directory in which saltern keeps its files (0700).
     pub(crate) state_dir: PathBuf,
     /// The HTTP side. `null` is `{listen: null}`: no address, and the unix socket for the commands
     /// stays.
     pub(crate) http: Http,
-    /// What is logged, and how.
+    /// The log: its level and its format.
     pub(crate) log: Log,
-    /// Memory that the queues of all sinks may take together. If what the sinks ask for is more,
-    /// each gets its part of this.
+    /// Memory that the queues of all sinks may take together. If the sinks ask for more, each gets
+    /// its part of this.
     pub(crate) memory: ByteSize,
-    /// What is kept of events that sinks refuse.
+    /// The dead letters: events that sinks refuse.
     pub(crate) dead_letters: DeadLettersConfig,
     /// The job cache. `null` is `{enabled: false}`.
     pub(crate) jobs: JobsConfig,
-    /// What is hidden of all events before they are stored or shown, and of what Salt writes into
-    /// the job cache. Default: nothing.
+    /// Rules for what to hide of all events before they are stored or shown, and of data that Salt
+    /// writes into the job cache. Default: nothing.
     pub redact: Vec<RuleConfig>,
-    /// How long an event is remembered, so that the same one from another source is dropped; `0s`
-    /// for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
+    /// The time that an event is remembered, so that the same one from another source is dropped;
+    /// `0s` for not at all. Default: 10s with two sources or more or a `returner`, else not at all.
     pub(crate) dedupe_window: Option<Span>,
     /// Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys. `{}` for
     /// the defaults. Default: none.
     pub(crate) estate: Option<EstateConfig>,
-    /// How long to deliver what was read once told to stop.
+    /// The time to deliver events that were read, once saltern is told to stop.
     pub(crate) shutdown_deadline: Span,
 }
 
@@ -82,7 +82,7 @@ impl General {
     }
 }
 
-/// What is kept of events that sinks refuse.
+/// The room for dead letters, which are events that sinks refuse.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DeadLettersConfig {

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{Config, ConfigError, General, read_text};
 use crate::yaml::{Node, Problem};
 
-/// Where the daemon of a configuration is.
+/// The settings that lead to the daemon of a configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Located {
     /// `state_dir` and `http` alone where the file has mistakes. A secret that cannot be read is

@@ -39,30 +39,30 @@ pub use schema::schema;
 pub(crate) use sink_entry::SinkConfig;
 pub(crate) use source_entry::SourceConfig;
 
-/// Where the configuration is unless told otherwise.
+/// The path of the configuration unless another is given.
 pub(crate) const DEFAULT_PATH: &str = "/etc/saltern/saltern.yaml";
 
 /// Everything that can be set.
 pub struct Config {
-    /// What is not a source or a sink.
+    /// The settings of the whole, besides sources and sinks.
     pub(crate) general: General,
     /// The sources, in the order of the file.
     pub(crate) sources: Vec<SourceConfig>,
     /// The sinks, in the order of the file.
     pub(crate) sinks: Vec<SinkConfig>,
-    /// What is hidden of all events.
+    /// The rules for what to hide of all events.
     pub redact: Arc<Rules>,
-    /// How long jobs are kept in the job cache; `None` if there is none.
+    /// The time that jobs are kept in the job cache; `None` if there is none.
     pub(crate) keep_jobs: Option<Duration>,
     /// The stores that answer what is asked of jobs, beside the job cache.
     pub(crate) job_stores: Arc<JobStores>,
     /// The file, if it comes from one, so that it can be read again.
     pub(crate) path: Option<PathBuf>,
-    /// What is in force but should be written otherwise: keys under an old name.
+    /// Keys under an old name: they are in force but should be renamed.
     pub(crate) warnings: Vec<Problem>,
 }
 
-/// Why there is no configuration.
+/// The reason why there is no configuration.
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {
     /// The file cannot be read.
@@ -136,7 +136,7 @@ impl Config {
         lingers.min().unwrap_or(Duration::MAX)
     }
 
-    /// How long events are remembered so that repeats are dropped.
+    /// The time for which events are remembered so that repeats are dropped.
     pub(crate) fn dedupe_window(&self) -> Option<Duration> {
         let window = match self.general.dedupe_window {
             Some(window) => window.0,
@@ -269,7 +269,7 @@ fn loops(root: &Node, sources: &[SourceConfig], sinks: &[SinkConfig]) -> Vec<Pro
     problems
 }
 
-/// How long jobs are kept, as configured or because a source asks for them.
+/// The time that jobs are kept, as configured or because a source asks for them.
 fn keep_jobs(
     jobs: &JobsConfig,
     sources: &[SourceConfig],

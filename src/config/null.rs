@@ -1,4 +1,4 @@
-//! What `null` and nothing at all mean.
+//! The meaning of `null`, and of no value at all.
 
 use std::borrow::Cow;
 

@@ -27,17 +27,17 @@ pub(crate) struct SinkConfig {
     pub(crate) kind: &'static SinkKind,
     /// Its kind's own settings, ready to run.
     pub(crate) driver: Arc<dyn Driver>,
-    /// What it wants.
+    /// The events that it takes.
     pub(crate) filter: Filter,
-    /// What is hidden of what it is handed.
+    /// The rules for what to hide of these events.
     pub redact: Arc<Rules>,
-    /// When its batches are due.
+    /// The limits at which its batches are due.
     pub(crate) limits: BatchLimits,
-    /// How it is tried again.
+    /// The waits between its tries, and their end.
     pub(crate) retry: RetryConfig,
-    /// How much may wait for it.
+    /// The place and the size of its queue.
     pub(crate) spill: SpillConfig,
-    /// How many writers it has; at least one.
+    /// The number of its writers; at least one.
     pub(crate) writers: usize,
     /// Events a second at the most.
     pub(crate) rate_limit: Option<u32>,
@@ -52,22 +52,22 @@ impl SinkConfig {
     }
 }
 
-/// What every sink takes besides its kind.
+/// The settings that every sink takes besides its kind.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct SinkOptions {
-    /// Which events the sink takes. Default: all, or those that the kind is for; a filter that is
-    /// given stands in the place of the kind's as a whole.
+    /// The events that the sink takes. Default: all, or those that the kind is for; a filter that
+    /// is given stands in the place of the kind's as a whole.
     #[schemars(with = "FilterConfig")]
     filter: Option<FilterConfig>,
-    /// What is hidden of the events that the sink takes, besides what is hidden of all. The filter
-    /// sees them as they are without. Default: nothing.
+    /// Rules for what to hide of the events that the sink takes, besides the rules for all events.
+    /// The filter sees the events before these rules. Default: nothing.
     redact: Vec<RuleConfig>,
-    /// How large batches are and how long they wait to fill.
+    /// The size of batches, and the time that they wait to fill.
     batch: BatchConfig,
-    /// How a write that failed is tried again.
+    /// The tries after a write that failed.
     retry: RetryConfig,
-    /// How much may wait for the sink, and where.
+    /// The place and the size of the sink's queue.
     spill: SpillConfig,
     /// Writers that work side by side, 1 to 64, or as many as the kind can have. With more than
     /// one, order is kept within a batch only.

@@ -27,7 +27,7 @@ pub(crate) struct SourceConfig {
     pub(crate) is_tried_once: bool,
 }
 
-/// What every source takes besides its kind.
+/// The settings that every source takes besides its kind.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct SourceOptions {

@@ -45,7 +45,7 @@ impl Breaker {
         Permit { breaker: self, _probe: self.is_open().then_some(probe) }
     }
 
-    /// Whether only probes are let through.
+    /// True while only probes are let through.
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }

@@ -31,7 +31,7 @@ use crate::sync::lock;
 /// The database, in `state_dir`.
 pub(crate) const FILE: &str = "dead-letters.db";
 
-/// What `user_version` is once the tables are there.
+/// The value of `user_version` once the tables are there.
 const VERSION: i64 = 2;
 
 /// Makes the tables, or those that an older file lacks.
@@ -101,7 +101,7 @@ const STEP: usize = 1000;
 /// Rows that are looked at, or changed, in one go.
 const PAGE: usize = 1000;
 
-/// How long the command line lets others write between two pages.
+/// The pause between two pages in which the command line lets others write.
 const BETWEEN_PAGES: Duration = Duration::from_millis(2);
 
 /// Letters that are handed to a sink together.
@@ -110,7 +110,7 @@ const TOGETHER: usize = 256;
 /// Bytes of their events, at the most, unless one alone has more.
 const TOGETHER_BYTES: usize = 1 << 20;
 
-/// Why the dead letters cannot be read or written.
+/// The failure to read or write the dead letters.
 #[derive(Debug, Error)]
 #[error("{doing}")]
 pub struct DeadLetterError {
@@ -120,7 +120,7 @@ pub struct DeadLetterError {
 }
 
 impl DeadLetterError {
-    /// Whether it is the file that is damaged, or no database.
+    /// True if the file is damaged, or no database.
     fn says_damaged(&self) -> bool {
         self.cause.downcast_ref().is_some_and(state_file::is_damaged)
     }
@@ -145,19 +145,19 @@ pub struct Letter {
     pub(crate) tag: String,
     /// The reason of the refusal.
     pub(crate) reason: String,
-    /// When it was refused, in microseconds since 1970.
+    /// The time of the refusal, in microseconds since 1970.
     pub(crate) time: i64,
-    /// How often it was tried.
+    /// The number of tries.
     pub(crate) attempts: i64,
-    /// Where it came from.
+    /// The source that read it.
     pub(crate) source: String,
     /// The master whose event it is.
     pub(crate) master_id: String,
-    /// When it was read, in microseconds since 1970.
+    /// The time at which it was read, in microseconds since 1970.
     pub(crate) received: i64,
     /// Who vouches for it.
     pub(crate) authority: Authority,
-    /// Whether it waits to be handed to its sink again.
+    /// True if it waits to be handed to its sink again.
     pub(crate) replay: bool,
     /// Tag, empty line, payload.
     #[serde(skip)]
@@ -196,11 +196,11 @@ pub struct Refused<'a> {
     pub entry: Entry<'a>,
     /// The reason of the refusal.
     pub reason: &'a str,
-    /// How often it was tried.
+    /// The number of tries.
     pub attempts: u32,
 }
 
-/// Which letters are meant. Whatever is given must match.
+/// A choice of letters. Every condition that is given must match.
 #[derive(Debug, Default, Clone)]
 pub struct LetterSelection {
     /// The sink's name.
@@ -220,7 +220,7 @@ impl LetterSelection {
         Ok(Some(glob.compile_matcher()))
     }
 
-    /// What SQL can decide, and the values that it needs, as text.
+    /// The conditions that SQL can check, and the values that they need, as text.
     fn conditions(&self) -> (String, Vec<&str>) {
         let id_is = |id: &str| match id.parse::<i64>() {
             Ok(_) => " AND id = CAST(? AS INTEGER)",
@@ -252,7 +252,7 @@ struct Database {
     connection: Option<Connection>,
     trouble: Option<String>,
     backoff: Backoff,
-    /// When to try again whether that is over. A letter is always tried.
+    /// The time of the next try to open the database. A letter is always tried.
     again: Instant,
 }
 
@@ -273,7 +273,7 @@ impl DeadLetters {
     /// goes on; see [`DeadLetters::heal`].
     pub(crate) fn of_daemon(state_dir: &Path, max_bytes: u64) -> Self {
         let letters = DeadLetters::closed(state_dir, max_bytes, true);
-        // What fails is noted.
+        // `with` notes a failure.
         let _ = letters.with("opening the dead letters' database", |_| Ok(()));
         letters
     }
@@ -448,12 +448,12 @@ impl DeadLetters {
         Ok(found)
     }
 
-    /// How many letters there are, by sink.
+    /// The number of letters, by sink.
     pub fn counts(&self) -> Result<Vec<(String, u64)>, DeadLetterError> {
         self.totals("SELECT sink, letters FROM totals WHERE letters > 0 ORDER BY sink")
     }
 
-    /// How many letters wait to be handed to their sinks again, by sink.
+    /// The number of letters that wait to be handed to their sinks again, by sink.
     pub fn marked(&self) -> Result<Vec<(String, u64)>, DeadLetterError> {
         self.totals("SELECT sink, marked FROM totals WHERE marked > 0 ORDER BY sink")
     }
@@ -773,7 +773,7 @@ mod tests {
         assert_eq!(letters.marked().unwrap(), []);
     }
 
-    /// What the daemon does with a letter.
+    /// The statements that the daemon runs for a letter.
     const OF_THE_DAEMON: [&str; 6] = [INSERT, BYTES, OLDEST, DELETE_OLDEST, DELETE, MARKED];
 
     #[test]

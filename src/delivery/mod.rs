@@ -53,17 +53,17 @@ pub(crate) struct Settled {
     pub(crate) first: u64,
 }
 
-/// What the writers of one sink share.
+/// The state that the writers of one sink share.
 pub(crate) struct Shared {
-    /// How to try again.
+    /// The settings of its tries.
     pub(crate) retry: RetryConfig,
     /// Lets one writer at a time try a server that is down.
     pub(crate) breaker: Breaker,
     /// The limit on events a second, where one is set.
     pub(crate) rate_limit: Option<RateLimit>,
-    /// Where refused events go.
+    /// The database of refused events.
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
-    /// What the world sees.
+    /// The state of the sink that metrics and pages show.
     pub(crate) state: Arc<SinkState>,
     /// The deaths of the process, if there were so many that what was begun is tried with care.
     pub(crate) deaths: Option<Arc<Deaths>>,
@@ -73,13 +73,13 @@ pub(crate) struct Shared {
 
 /// One writer of a sink: where its batches come from and where it reports them.
 pub(crate) struct Writer {
-    /// What the sink is told.
+    /// The surroundings that the sink is told of.
     pub(crate) context: Context,
     /// Batches to write.
     pub(crate) batches: mpsc::Receiver<Batch>,
     /// Batches that are settled. Has room for every batch that can be in flight.
     pub(crate) settled: Sender<Settled>,
-    /// What the sink's writers share.
+    /// The state that the sink's writers share.
     pub(crate) shared: Arc<Shared>,
     /// The drain deadline has passed: leave everything as it is.
     pub(crate) stop: CancellationToken,
@@ -191,7 +191,7 @@ struct Delivery<'a, S: Sink> {
     hanging: JoinSet<()>,
 }
 
-/// How long to wait for a client that is dropped before it is left behind.
+/// The time to wait for a client that is dropped before it is left behind.
 const LET_GO: Duration = Duration::from_secs(5);
 
 /// So many panics in a row at one batch are not by chance.
@@ -718,7 +718,7 @@ impl Dead {
     }
 }
 
-/// Why a connect or a write did not succeed.
+/// The failure of a connect or a write.
 enum Unwritten {
     /// The sink says why.
     Failed(WriteError),
@@ -726,7 +726,7 @@ enum Unwritten {
     Panicked(Option<BatchId>, String),
 }
 
-/// What a panic says.
+/// The text of a panic.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -740,7 +740,7 @@ struct Later {
     reason: Option<String>,
 }
 
-/// Why an attempt did not settle its batch.
+/// The outcome of an attempt that did not settle its batch.
 enum Failure {
     /// It may work later; the reason why it did not now.
     Later(String),
@@ -813,7 +813,7 @@ pub(crate) mod tests {
     use crate::sync::bell::{Bell, Receiver, channel};
     use crate::units::{ByteSize, Span};
 
-    /// What a store did with one connect or write.
+    /// The answer of a store to one connect or write.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Answer {
         Fine,
@@ -913,7 +913,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What a scripted sink is configured with, which no text can say.
+    /// The configuration of a scripted sink, which no text can express.
     pub(crate) struct Unconfigurable<T>(pub(crate) Arc<Mutex<T>>);
 
     impl<'de, T> Deserialize<'de> for Unconfigurable<T> {
@@ -1047,7 +1047,7 @@ pub(crate) mod tests {
         let run = run(store, vec![batch(0, &["a", "b"])]).await;
         assert_eq!((run.state.events.get(), run.state.rejected.get()), (2, 0));
         assert_eq!((run.state.panics.get(), run.state.retries.get()), (4, 1));
-        // What it is parked for would be the last error.
+        // A sink that is parked shows its last error.
         run.state.park();
         assert_eq!(run.state.parked().unwrap(), "panic: out of luck");
     }
@@ -1337,7 +1337,7 @@ pub(crate) mod tests {
 
     #[derive(Default)]
     struct Choices {
-        /// What to say of the events of each write, over and over: 0 stored, 1 refused, 2 again.
+        /// The answers for the events of each write, over and over: 0 stored, 1 refused, 2 again.
         answers: VecDeque<Vec<u8>>,
         /// Events come again because they failed, not for want of time.
         has_time: bool,

@@ -1,12 +1,12 @@
-//! How a write that failed is tried again.
+//! The tries after a write that failed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Span;
 
-/// How a sink is tried again. There is no limit to the number of tries unless `give_up_after` sets
-/// one.
+/// The tries after a failure of a sink. There is no limit to their number unless `give_up_after`
+/// sets one.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetryConfig {
@@ -14,10 +14,10 @@ pub(crate) struct RetryConfig {
     pub(crate) initial: Span,
     /// The longest wait.
     pub(crate) max: Span,
-    /// How long one connect or write may take before it is broken off and tried again over a new
-    /// connection.
+    /// The time that one connect or write may take before it is broken off and tried again over a
+    /// new connection.
     pub(crate) timeout: Span,
-    /// How long a batch is tried before its events become dead letters. Default: for ever.
+    /// The time that a batch is tried before its events become dead letters. Default: for ever.
     pub(crate) give_up_after: Option<Span>,
 }
 

@@ -1,4 +1,4 @@
-//! What an operator says of the metrics of the Salt estate.
+//! The configuration of the metrics of the Salt estate.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! What is counted of each event.
+//! Counts each event for the metrics of the estate.
 
 use std::collections::{HashMap, HashSet};
 
@@ -170,7 +170,7 @@ impl Counters {
         }
     }
 
-    /// What they are kept by.
+    /// The configuration that they are kept by.
     pub(super) fn config(&self) -> &EstateConfig {
         &self.config
     }

@@ -1,13 +1,14 @@
-//! What an event says of the estate, read in one walk over its payload.
+//! The facts of an event that the estate counts, read in one walk over its payload.
 
 use super::series::OTHER;
 use crate::codec::msgpack::{self, Item, Malformed, Walker};
 use crate::event::job_return::{JobReturn, Outcome, State, States};
 
-/// What the payload says, as far as it is asked for. What is missing or of another type is empty.
+/// The fields of a payload that the estate asks for. One that is missing or of another type is
+/// empty.
 #[derive(Debug, Default)]
 pub(super) struct Facts<'a> {
-    /// The functions, and what says how they went.
+    /// The functions, and the fields that tell their outcomes.
     job_return: JobReturn<'a>,
     /// `id`.
     pub(super) id: &'a str,
@@ -103,7 +104,7 @@ impl<'a> Facts<'a> {
     /// Reads a payload, as far as it is well formed.
     pub(super) fn of(payload: &'a [u8]) -> Self {
         let mut facts = Facts::default();
-        // What was read before a mistake stands.
+        // Facts that were read before a mistake stand.
         let _ = facts.read(payload);
         facts
     }
@@ -157,7 +158,7 @@ impl<'a> Facts<'a> {
         Ok(())
     }
 
-    /// How the return went, all of its functions together.
+    /// The outcome of the return, all of its functions together.
     pub(super) fn outcome(&self) -> Outcome {
         self.job_return.verdict_of(self.states).outcome
     }
@@ -226,8 +227,8 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// How it went, and into `runs` the states that it ran. `before` says how the parts before it
-    /// went.
+    /// Its outcome; appends to `runs` the states that it ran. `before` has the outcomes of the
+    /// parts before it.
     pub(super) fn judge(&self, before: &[Outcome], runs: &mut Vec<Run<'a>>) -> Outcome {
         runs.clear();
         match &self.said {
@@ -247,7 +248,7 @@ struct Field<'a> {
     key: &'static str,
     /// Of each of those that are told apart.
     each: Vec<Option<&'a [u8]>>,
-    /// How the others went by it.
+    /// The outcome of the others by this field.
     others: Outcome,
 }
 

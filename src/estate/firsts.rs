@@ -11,7 +11,7 @@ const WIDTH: usize = 16;
 /// The bits of a place that say who brought the thing; the others say which thing it is.
 const WHO: u64 = 0xff_ffff;
 
-/// How a thing came before.
+/// The way in which a thing came before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It was not seen before.

@@ -55,7 +55,7 @@ impl PendingJobs {
         PendingJobs { within, ..self }
     }
 
-    /// How many wait.
+    /// The number of jobs that wait.
     pub(super) fn waiting(&self) -> usize {
         self.by_id.len()
     }

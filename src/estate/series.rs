@@ -10,7 +10,7 @@ use std::fmt::Write;
 use super::table::{ByMinion, Declared};
 use crate::observe::metrics::MetricKind;
 
-/// What stands for values there is no room for.
+/// The value that stands for all those for which there is no room.
 pub(super) const OTHER: &str = "other";
 
 /// The longest value of a label, in bytes. A longer one is folded: nothing in Salt that is worth
@@ -24,7 +24,7 @@ const BETWEEN: u8 = 0xff;
 pub(super) struct Series {
     declared: Declared,
     labels: Vec<&'static str>,
-    /// How many of the labels are open.
+    /// The number of labels, from the first on, whose values come from events.
     open: usize,
     max: usize,
     lines: HashMap<Box<[u8]>, Line>,

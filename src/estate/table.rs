@@ -5,7 +5,7 @@
 
 use crate::observe::metrics::{Metric, counter, gauge};
 
-/// Whether a metric has the label `minion`.
+/// The conditions under which a metric has the label `minion`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByMinion {
     /// It never has.
@@ -23,10 +23,10 @@ pub enum ByMinion {
 pub struct Declared {
     /// The metric, without the label `minion`.
     pub metric: Metric,
-    /// Whether it has the label `minion`.
+    /// The condition under which it has the label `minion`.
     pub by_minion: ByMinion,
-    /// How many of its labels, from the first on, hold what events say. The values of the others
-    /// are bounded by this program.
+    /// The number of its labels, from the first on, whose values come from events. This program
+    /// bounds the values of the others.
     pub(crate) open: usize,
 }
 
@@ -80,7 +80,7 @@ pub(crate) const RESPONSES: Declared = declared(
     ByMinion::Labelled,
     0,
 );
-/// Whether the last run of a watched function worked.
+/// The outcome of the last run of a watched function.
 pub(crate) const FUNCTION_STATUS: Declared = declared(
     gauge(
         "salt_function_status",

@@ -10,8 +10,8 @@ use crate::event::chunk::Share;
 use crate::event::{Authority, Event, EventId, Origin};
 use crate::units::{ByteSize, Span};
 
-/// How large a batch may become and how long it may wait to fill. What is not given is the kind's
-/// own default.
+/// The size of a batch, and the time that it may wait to fill. A key that is not given has the
+/// kind's own default.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BatchConfig {
@@ -62,7 +62,7 @@ impl BatchLimits {
         }
     }
 
-    /// When a batch is due of what waits: `events` of `bytes`, the first of them since `since`.
+    /// The time at which a batch is due, of `events` of `bytes` that wait, the first since `since`.
     pub(crate) fn due(&self, events: usize, bytes: usize, since: Instant) -> Instant {
         if events >= self.max_events || bytes >= self.max_bytes {
             return since;

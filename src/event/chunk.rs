@@ -69,7 +69,7 @@ impl Chunk {
         size_of::<Chunk>() + self.bytes() + self.events.len() * each
     }
 
-    /// What its events and their frames weigh, see [`Share::weight`].
+    /// The weight of its events and their frames, see [`Share::weight`].
     fn weight(&self) -> usize {
         weight(self.bytes(), self.events.len())
     }
@@ -96,7 +96,7 @@ struct Picks {
     places: Vec<u32>,
     /// As in the chunk, of these events alone.
     bytes_before: Vec<usize>,
-    /// What these events weigh, and what the chunk does, which they hold.
+    /// The weight of these events, and of the chunk, which they hold.
     weights: (usize, usize),
 }
 
@@ -177,7 +177,7 @@ impl Share {
         before(self.from + count.min(self.len())) - before(self.from)
     }
 
-    /// How many events from the first on have frames of at most `bytes` together.
+    /// The number of events from the first on whose frames have at most `bytes` together.
     pub(crate) fn fitting(&self, bytes: usize) -> usize {
         let sums = self.bytes_before().get(self.from..=self.to).unwrap_or_default();
         let Some(before) = sums.first() else { return 0 };
@@ -197,7 +197,7 @@ impl Share {
         self.weight_before(self.to) - self.weight_before(self.from)
     }
 
-    /// What is in front of a place weighs, so that the parts of a share weigh as much as the share.
+    /// The weight in front of a place, such that the parts of a share weigh as much as the share.
     fn weight_before(&self, place: usize) -> usize {
         let bytes = self.bytes_before().get(place).copied().unwrap_or_default();
         let own = weight(bytes, place);

@@ -1,7 +1,7 @@
-//! How a value of an event is written in the place that a text is for.
+//! Escapes a value of an event for the place that it is written into.
 //!
-//! A minion chooses most values, and may choose one that means something there: a `/`, a quote, a
-//! line feed. Each place has its way to say that it is only text.
+//! A minion chooses most values, and may choose one that means something in that place: a `/`, a
+//! quote, a line feed. Each place has its way to say that it is only text.
 
 use crate::codec::json::write_string;
 use crate::codec::visible::{self, Visible};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::job_return::Outcome;
 use crate::event::{Event, EventKind, Fields};
 
-/// What an event must be for a sink to take it. Each key that is given must match; a list matches
+/// The conditions for a sink to take an event. Each key that is given must match; a list matches
 /// when one of its entries does. Globs know `*`, `?`, `[a-z]` and `{a,b}`, and `*` matches `/` too,
 /// as in Salt's own event filters.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -40,7 +40,7 @@ pub struct BadGlob {
     pub(crate) key: &'static str,
     /// The place in that list, from 0.
     pub(crate) index: usize,
-    /// What is wrong.
+    /// The mistake.
     pub(crate) message: String,
 }
 
@@ -90,7 +90,7 @@ pub(crate) enum TagGlob {
     LeaveOut,
 }
 
-/// What a filter's globs say of a tag. Where it has no `tags`, `take` says nothing.
+/// The matches of a filter's globs with a tag. Without `tags`, `take` says nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tagged {
     /// One of `tags` matches.
@@ -138,7 +138,7 @@ impl Filter {
             && (!self.reads_fields() || self.takes_fields(asked()))
     }
 
-    /// What the globs say of a tag.
+    /// Matches the globs with a tag.
     pub(crate) fn tagged(&self, tag: &str) -> Tagged {
         let matches =
             |globs: &Option<Globs>| globs.as_ref().is_some_and(|globs| globs.set.is_match(tag));

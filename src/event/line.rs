@@ -13,7 +13,7 @@ use crate::codec::visible;
 use crate::event::job_return::Outcome;
 use crate::event::{Event, Origin};
 
-/// Whether lines have colours.
+/// The use of colours in lines.
 #[derive(
     Debug,
     Clone,
@@ -121,8 +121,8 @@ pub(crate) fn local_time(received: u64) -> String {
     zoned.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }
 
-/// How long ago the master put the event on its bus (`received` where the event does not say), in
-/// seven columns.
+/// The time since the master put the event on its bus (since `received` if the event does not say),
+/// in seven columns.
 pub(crate) fn age(event: &Event, received: u64, now: Timestamp) -> String {
     let since = event.fields().stamped().unwrap_or_else(|| timestamp(received));
     #[allow(clippy::cast_precision_loss)]

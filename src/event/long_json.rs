@@ -18,7 +18,7 @@ use crate::sync::blocking;
 /// Bytes of long JSON that may be made at one time in the process.
 const TOGETHER: usize = 64 << 20;
 
-/// What a permit is for; a semaphore counts no further than 32 bits at a time.
+/// The bytes of one permit; a semaphore counts no further than 32 bits at a time.
 const KIB: usize = 1 << 10;
 
 static FREE: Semaphore = Semaphore::const_new(TOGETHER / KIB);

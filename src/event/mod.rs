@@ -112,14 +112,14 @@ pub(crate) const LONG: usize = 4 << 20;
 /// most, or hardly more.
 const SURELY_SHORT: usize = LONG / 8;
 
-/// What stands before the tag in a line, and between it and the payload.
+/// The text before the tag in a line, and the text between it and the payload.
 const LINE_BEGIN: &[u8] = b"{\"tag\": ";
 const LINE_MIDDLE: &[u8] = b", \"data\": ";
 
-/// What stands behind the payload in a line.
+/// The text after the payload in a line.
 const LINE_END: &[u8] = b"}\n";
 
-/// What separates tag and payload in a frame (`salt.utils.event.TAGEND`).
+/// The separator of tag and payload in a frame (`salt.utils.event.TAGEND`).
 const TAG_END: &[u8] = b"\n\n";
 
 /// The key under which a cluster peer's events name the peer (3007 and later).
@@ -181,7 +181,7 @@ impl Event {
         &self.frame
     }
 
-    /// What the tag says the event is.
+    /// The kind of the event, by its tag.
     pub(crate) fn kind(&self) -> EventKind {
         self.kind
     }
@@ -323,7 +323,7 @@ impl Event {
         self.shares_line = true;
     }
 
-    /// What the JSON of the payload had to leave out; `None` if nobody has asked for it yet.
+    /// The losses of the payload as JSON; `None` if nobody has asked for it yet.
     pub(crate) fn json_losses(&self) -> Option<JsonLosses> {
         self.losses.get().copied()
     }
@@ -484,7 +484,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What an event is, told from its tag alone.
+/// The kind of an event, told from its tag alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -536,7 +536,7 @@ pub(crate) fn return_tag(jid: &str, minion: &str) -> String {
     format!("salt/job/{jid}/ret/{minion}")
 }
 
-/// What the tags of the events [`job_load`] begin with.
+/// The beginning of the tags of the events [`job_load`].
 const JOB_LOAD_TAGS: &str = "saltern/job/";
 
 impl EventKind {

@@ -114,8 +114,8 @@ pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
     })
 }
 
-/// How deep the master is thought to leave values out. Salt looks for long ones in the mappings of
-/// a return; the results of states are four deep.
+/// The depth to which the master is thought to leave values out. Salt looks for long ones in the
+/// mappings of a return; the results of states are four deep.
 const TRIMMED_DEPTH: usize = 16;
 
 /// Tells if two values are the same but for what was left out of either. Pairs are compared in

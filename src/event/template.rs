@@ -44,7 +44,7 @@ pub(crate) enum Part<F = Field> {
     Field(F),
 }
 
-/// What is known of an event.
+/// A field of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Field {
     /// The minion's id.
@@ -53,7 +53,7 @@ pub(crate) enum Field {
     Fun,
     /// The job's id.
     Jid,
-    /// How it went.
+    /// The outcome.
     Outcome,
     /// The event's kind.
     Kind,
@@ -61,7 +61,7 @@ pub(crate) enum Field {
     Master,
     /// The tag.
     Tag,
-    /// When it was read, in this format of `strftime`.
+    /// The time at which it was read, in this format of `strftime`.
     Date(String),
 }
 
@@ -169,7 +169,7 @@ impl Template {
     }
 }
 
-/// What the fields of a template stand for.
+/// The values of a template's fields.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Values<'a> {
     kind: EventKind,

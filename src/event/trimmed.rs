@@ -1,14 +1,14 @@
-//! What the master left out of an event that was over its `max_event_size`.
+//! Values that the master left out of an event that was over its `max_event_size`.
 
 use memchr::memmem::Finder;
 
 use crate::codec::msgpack::{Item, Walker};
 
-/// What Salt puts in place of a value (`salt.utils.dicttrim`).
+/// The text that Salt puts in place of a value (`salt.utils.dicttrim`).
 const TRIMMED: &[u8] = b"VALUE_TRIMMED";
 
-/// What is searched for before a payload is walked. Without the underscore, which abounds in Salt's
-/// states and would stop the search at each.
+/// The text that is searched for before a payload is walked. It lacks the underscore, which abounds
+/// in Salt's states and would stop the search at each.
 const HINT: &[u8] = b"TRIMMED";
 
 /// Looks for values that were trimmed.
@@ -21,7 +21,7 @@ impl Default for Trimmed {
 }
 
 impl Trimmed {
-    /// How many values of the payload are the text that stands for a trimmed one.
+    /// The number of the payload's values that are the text of a trimmed one.
     pub(crate) fn count(&self, payload: &[u8]) -> u64 {
         if self.0.find(payload).is_none() {
             return 0;

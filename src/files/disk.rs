@@ -56,7 +56,7 @@ pub trait Disk: Clone + Send + 'static {
     }
     /// Makes what was created, renamed and removed last through a power failure.
     fn sync_names(&self) -> io::Result<()>;
-    /// How many more bytes it takes.
+    /// The number of bytes that it still takes.
     fn free(&self) -> io::Result<u64>;
 }
 

@@ -15,7 +15,8 @@ use tracing::error;
 use crate::files::regular_file::{self, Links};
 use crate::observe::metrics::{self, Tally};
 
-/// What SQLite has beside a database. Renamed before it: a new database must not find an old log.
+/// The files of SQLite beside a database. Renamed before it: a new database must not find an old
+/// log.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 fn options() -> OpenOptions {

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use crate::sync::lock;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may not read, or an answer to who has shown nothing may take, before its place
-/// can be had by others.
+/// The time after which others can have the place of a client that does not read. It is also the
+/// time for an answer to a client that has not shown who it is.
 const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a request may be on its way before its connection counts as one that asks nothing.
+/// The time that a request may be on its way before its connection counts as one that asks nothing.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
 /// A client that asks again so soon after an answer has sent its requests together, as no scraper

@@ -44,13 +44,13 @@ pub(crate) struct News {
 /// Connections at a time at one door.
 const PLACES: usize = 128;
 
-/// How long a client may take to send the head of a request, and stay idle between two.
+/// The time in which a client has to send the head of a request, and may stay idle between two.
 const HEADERS: Duration = Duration::from_secs(30);
 
-/// How long a client may take to agree on a key.
+/// The time in which a client has to agree on a key.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How long a client may leave what was sent to it unread.
+/// The time that a client may leave sent bytes unread.
 const UNREAD: Duration = Duration::from_secs(30);
 
 /// The same of the live tail: long enough for a person who pauses it.
@@ -59,13 +59,13 @@ const PAUSED: Duration = Duration::from_mins(5);
 /// The longest head of a request, and what is gathered of an answer before it is sent.
 const BUFFER: usize = 64 << 10;
 
-/// How long answers under way may take once the daemon stops.
+/// The time that answers under way have once the daemon stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// How long to wait for a place.
+/// The wait before the next look if all places are taken.
 const PLACE_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long to wait after an accept failed, as it does when file descriptors run out.
+/// The wait after an accept failed, as it does when file descriptors run out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// Accepts and serves until `stop` is cancelled.

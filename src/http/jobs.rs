@@ -29,13 +29,13 @@ use crate::jobs::asker::{Asker, Waiting};
 use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 use crate::jobs::spool::{SpoolFile, Spooled};
 
-/// How long an answer may be looked for: less than the commands wait for it.
+/// The time in which an answer has to be found: less than the commands wait for it.
 const LOOKING: Duration = Duration::from_secs(30);
 
 /// The bytes of an answer that may be in memory, and of a part of a longer one.
 const PART: usize = 64 << 10;
 
-/// How long an answer may take as a whole, however slowly its client reads.
+/// The time that an answer may take as a whole, however slowly its client reads.
 const WHOLE: Duration = Duration::from_mins(5);
 
 pub(super) async fn list(
@@ -66,7 +66,7 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
     if is_alone || known.status() == StatusCode::OK {
         return known;
     }
-    // What the job cache said holds if nobody knows more.
+    // The job cache's answer holds if nobody knows more.
     match jobs.find_stored(&jid, PART).await {
         Ok(Some(job)) => {
             answer(site.questions, move |_| jobs.show_stored(job, PART).map(Some)).await

@@ -78,7 +78,7 @@ fn write_status(status: &Status, page: &mut String) -> std::fmt::Result {
     table(page, "Sinks", &heads, &status.sinks, sink_row)
 }
 
-/// What somebody should look at.
+/// The problems that somebody should look at.
 fn worries(status: &Status) -> Vec<String> {
     let source = |source: &SourceStatus| {
         let is_well = source.connected || source.ended;

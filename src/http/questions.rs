@@ -15,10 +15,10 @@ use tracing::warn;
 /// Questions at a time. Each has a row of the database in memory, however long that is.
 const AT_A_TIME: usize = 2;
 
-/// How long a question waits for its turn.
+/// The time that a question waits for its turn.
 const TURN: Duration = Duration::from_secs(2);
 
-/// How long an idle thread stays.
+/// The time that an idle thread stays.
 const IDLE: Duration = Duration::from_hours(1);
 
 pub(super) struct Questions {

@@ -1,11 +1,11 @@
-//! What scrapers get: a text that is made at most ten times a second, and shared by all who read
+//! Answers to scrapers: a text that is made at most ten times a second, and shared by all who read
 //! it.
 //!
-//! Who asks when one was just made waits for the next, with all others who do: nobody gets a text
-//! that is older than the question. Who reads slowly holds a text that would else be gone; there
-//! are [`VERSIONS`] of them at the most. Who then asks waits a little, while those who hold the
-//! oldest and do not read it are cut off. So no scraper can make the daemon work or keep much, or
-//! keep the others out.
+//! A scraper that asks when one was just made waits for the next, with all others who do: nobody
+//! gets a text that is older than the question. A slow reader holds a text that would else be gone;
+//! there are [`VERSIONS`] of them at the most. A scraper that asks when they are used up waits a
+//! little. Readers that hold the oldest and do not read it are cut off meanwhile. So no scraper can
+//! make the daemon work or keep much, or keep the others out.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -21,10 +21,10 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Texts that are being read at a time, at the most.
 const VERSIONS: usize = 8;
 
-/// How long a text may be read once others have no room.
+/// The time that a text may be read once others have no room.
 const READING: Duration = Duration::from_secs(10);
 
-/// How long a scraper waits for room. Some scrapers give up after five seconds.
+/// The time that a scraper waits for room. Some scrapers give up after five seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 
 /// The texts that are being read.
@@ -33,7 +33,7 @@ pub(super) struct Scrapes(Mutex<Texts>);
 
 #[derive(Default)]
 struct Texts {
-    /// When the last of them was made.
+    /// The time at which the last of them was made.
     made: Option<Instant>,
     /// The oldest first.
     versions: Vec<Version>,
@@ -94,7 +94,7 @@ impl Texts {
     }
 }
 
-/// What becomes of a question.
+/// The outcome of a question.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// A text that was made since.

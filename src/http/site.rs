@@ -1,4 +1,4 @@
-//! What the routes share.
+//! The state that the routes share.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,26 +20,26 @@ use crate::observe::state::State;
 use crate::pipeline::dispatch::Tapped;
 use crate::queue::inspect::Inspector;
 
-/// What the HTTP side serves.
+/// The parts of the daemon that the HTTP side serves.
 #[derive(Clone)]
 pub(crate) struct Served {
-    /// Where everything stands.
+    /// The state of the sources, the sinks and the daemon.
     pub(crate) state: Arc<State>,
-    /// Copies of what passes.
+    /// Copies of the events that pass.
     pub(crate) tap: broadcast::Sender<Tapped>,
     /// The job cache.
     pub(crate) jobs: Jobs,
-    /// Where sinks are asked what waits for them.
+    /// Asks sinks for the events that wait for them.
     pub(crate) inspector: Arc<Inspector>,
     /// The metrics.
     pub(crate) metrics: PrometheusHandle,
-    /// What is counted of the Salt estate.
+    /// The metrics of the Salt estate.
     pub(crate) estate: Arc<Estate>,
     /// The directory of the daemon's files.
     pub(crate) state_dir: PathBuf,
 }
 
-/// What the routes share.
+/// The state that the routes share.
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) served: Served,

@@ -37,10 +37,10 @@ impl Discard {
     }
 }
 
-/// What became of it.
+/// The answer to a request to discard.
 #[derive(Serialize)]
 pub(super) struct Discarded {
-    /// How many events went.
+    /// The number of events that are gone.
     discarded: u64,
 }
 

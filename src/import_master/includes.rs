@@ -126,9 +126,9 @@ type Keys = Vec<(String, Node)>;
 struct Files {
     /// The files that are being read, each included by the one before.
     trail: Vec<PathBuf>,
-    /// How many were read.
+    /// The number of files that were read.
     read: usize,
-    /// How much more is read, in bytes.
+    /// The number of bytes that may still be read.
     left: u64,
     room: Room,
     /// True once no more files are read.

@@ -21,7 +21,7 @@ pub(super) struct Returner {
     pub(super) sections: &'static [&'static str],
     /// True if `event_return` can name it.
     pub(super) stores_events: bool,
-    /// What its options become in the sink that stands for it. `None` where there is no such sink.
+    /// The way to carry its options over to a sink. `None` if there is no such sink.
     carried: Option<SaltReturner>,
     /// The reason for not carrying it over.
     why_not: &'static str,

@@ -1,9 +1,9 @@
-//! How Salt wants to have what is known of jobs: as its `local_cache` says it.
+//! Answers about jobs in the form that Salt wants: that of its `local_cache`.
 
 use super::spool::Spool;
 use crate::codec::msgpack::{self, Item, MapWriter};
 
-/// What the event of a new job says besides what was published.
+/// The keys that the event of a new job has besides those that were published.
 const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
 
 /// The function by which Salt looks whether a job still runs; as many as there are jobs.
@@ -41,7 +41,7 @@ pub(super) fn kept(load: &[u8], spool: &mut Spool) {
     }
 }
 
-/// What Salt's lists say of a job, but for its times.
+/// The entry of a job in Salt's lists, without its times.
 pub(super) fn instance(load: &[u8]) -> MapWriter {
     let mut map = MapWriter::default();
     for (title, key, default) in [
@@ -79,7 +79,7 @@ fn metadata(load: &[u8]) -> Option<&[u8]> {
     msgpack::find(load, "metadata").or_else(in_kwargs).or_else(in_arg)
 }
 
-/// When the job was published, as Salt tells it from its id: `2026, Nov 21 23:33:36.123456`.
+/// The time of publication, as Salt tells it from the job's id: `2026, Nov 21 23:33:36.123456`.
 pub(super) fn start_time(jid: &str) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

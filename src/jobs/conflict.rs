@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::observe::metrics::{JOB_RETURN_CONFLICTS, Tally};
 use crate::sync::lock;
 
-/// How long nothing more is logged after a line.
+/// The time after a line in which nothing more is logged.
 const QUIET: Duration = Duration::from_mins(1);
 
 /// The two sides of a conflict.
@@ -89,7 +89,7 @@ impl Conflicts {
         }
     }
 
-    /// How many there were: of content, and of tags.
+    /// The numbers of conflicts: of content, and of tags.
     #[cfg(test)]
     pub(super) fn counted(&self) -> (u64, u64) {
         (self.content.get(), self.tag.get())

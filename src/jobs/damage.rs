@@ -1,5 +1,5 @@
-//! What is damaged: events that the job cache does not take, and values in its file that it leaves
-//! out of its answers. Both are counted, and the first of each is logged.
+//! Damage: events that the job cache does not take, and values in its file that it leaves out of
+//! its answers. Both are counted, and the first of each is logged.
 
 use std::path::PathBuf;
 use std::sync::Once;
@@ -67,13 +67,13 @@ impl Damage {
         row.get(column).map_err(|why| self.value(&why)).unwrap_or_default()
     }
 
-    /// How many values were left out of answers, again at each answer.
+    /// The number of values that were left out of answers, again at each answer.
     #[cfg(test)]
     pub(super) fn values(&self) -> u64 {
         self.values.get()
     }
 
-    /// How many events were not taken.
+    /// The number of events that were not taken.
     #[cfg(test)]
     pub(super) fn events(&self) -> u64 {
         self.events.get()

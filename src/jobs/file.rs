@@ -157,13 +157,13 @@ pub(super) fn catch_up(transaction: &Transaction<'_>) -> rusqlite::Result<bool> 
     Ok(fill_began(transaction)? == SOME_JOBS)
 }
 
-/// How many indexes there are.
+/// The number of indexes.
 fn indexes(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'index'";
     transaction.query_row(sql, [], |row| row.get(0))
 }
 
-/// Says of some jobs when they began. How many those are.
+/// Stores the beginning of some jobs. Returns their number.
 fn fill_began(transaction: &Transaction<'_>) -> rusqlite::Result<usize> {
     let mut select = transaction.prepare_cached(
         "SELECT id, CAST(jid AS BLOB), first_seen FROM jobs WHERE began IS NULL LIMIT ?",

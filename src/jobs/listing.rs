@@ -29,7 +29,7 @@ pub struct JobSelection {
     pub minion: Option<String>,
     /// Who published it.
     pub user: Option<String>,
-    /// How it went.
+    /// The outcome.
     pub outcome: Option<JobOutcome>,
     /// Begun then or later.
     pub since: Option<Timestamp>,
@@ -43,7 +43,7 @@ pub struct JobSelection {
     pub cursor: Option<String>,
 }
 
-/// How a job went as a whole.
+/// The outcome of a job as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum JobOutcome {
     /// Every minion expected has returned, and none said that it failed.
@@ -80,7 +80,7 @@ impl JobOutcome {
     }
 }
 
-/// What is known of a job without its returns.
+/// A job without its returns.
 #[derive(Serialize)]
 struct Summary {
     jid: String,
@@ -261,7 +261,7 @@ impl Jobs {
     }
 }
 
-/// Why there is no page.
+/// The reason why there is no page.
 const CURSOR_IS_GONE: &str =
     "the job of the `cursor` is not known any more; begin with the first page again";
 

@@ -1,4 +1,4 @@
-//! A load: what was published of a job, or what a minion returned, as one msgpack map.
+//! A load: the map that was published of a job, or that a minion returned, in msgpack.
 
 use thiserror::Error;
 
@@ -9,7 +9,7 @@ use crate::codec::msgpack::{self, Item, NotWhole};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load<'a>(&'a [u8]);
 
-/// Why bytes are no load.
+/// The reason why bytes are no load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotALoad {
     /// They are not exactly one value.

@@ -56,7 +56,7 @@ pub mod store;
 pub(crate) mod stored;
 pub(crate) mod stores;
 
-/// What the job cache wants of the bus.
+/// The tags of the events that the job cache wants.
 pub(crate) const TAGS: [&str; 6] = [
     "salt/job/*/new",
     "salt/job/*/ret/*",
@@ -70,10 +70,10 @@ pub(crate) const TAGS: [&str; 6] = [
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JobsConfig {
-    /// Whether jobs are kept. Default: only if a source asks for it, as `returner` and
-    /// `salt_bus` with `backfill` do.
+    /// `true` to keep jobs. Default: only if a source asks for it, as `returner` and `salt_bus`
+    /// with `backfill` do.
     pub(crate) enabled: Option<bool>,
-    /// How long a job is kept after the last that was heard of it.
+    /// The time that a job is kept after the last news of it.
     pub(crate) keep_jobs: Span,
     /// The sink, or the sinks, whose stores answer what Salt asks of a job that the job cache does
     /// not know: `db`, or `[db, archive]`, of which the first that knows anything answers. Default:
@@ -113,16 +113,16 @@ impl Default for JobsConfig {
     }
 }
 
-/// Why the job cache gave no answer, or did not take what it was given.
+/// The failure of the job cache to answer, or to store.
 #[derive(Debug, Error)]
 pub enum JobsError {
     /// It is not enabled.
     #[error("there is no job cache here; set `jobs: {{enabled: true}}`")]
     Off,
-    /// What was to be stored is not what it has to be.
+    /// The value to store does not have the form that it has to have.
     #[error("{0}")]
     Malformed(&'static str),
-    /// What was to be stored is no load.
+    /// The value to store is no load.
     #[error("the load: {0}")]
     NotALoad(#[from] load::NotALoad),
     /// The file cannot be opened.
@@ -175,7 +175,7 @@ struct Cache {
     path: PathBuf,
     /// `None` while it is off.
     keep: RwLock<Option<Duration>>,
-    /// What is hidden of what Salt itself writes; what the bus brings comes without it.
+    /// Hides values of data that Salt itself writes; events of the bus come without them.
     redaction: RwLock<Option<Arc<Redaction>>>,
     /// Who is asked besides.
     stores: RwLock<Arc<JobStores>>,
@@ -195,14 +195,14 @@ struct Cache {
 #[derive(Default)]
 struct Readers {
     idle: Vec<Connection>,
-    /// How often the file was replaced: connections to an older one are of no use.
+    /// The number of times that the file was replaced: connections to an older one are of no use.
     replaced: u64,
 }
 
 /// A connection that somebody reads with.
 struct Reader {
     connection: Connection,
-    /// How often the file had been replaced when it was opened, at the most.
+    /// The number of times that the file had been replaced when it was opened, at the most.
     replaced: u64,
 }
 
@@ -243,7 +243,7 @@ impl Jobs {
         *lock::write(&self.0.keep) = keep;
     }
 
-    /// How long a job is kept; `None` while the cache is off.
+    /// The time that a job is kept; `None` while the cache is off.
     pub(crate) fn kept_for(&self) -> Option<Duration> {
         *lock::read(&self.0.keep)
     }
@@ -263,7 +263,8 @@ impl Jobs {
         Arc::clone(&lock::read(&self.0.stores))
     }
 
-    /// What is stored of a load that the master says in an event of this tag.
+    /// The form to store of a load that the master says in an event of this tag; `None` for as it
+    /// is.
     fn redacted(&self, tag: &str, load: &[u8]) -> Option<Event> {
         let redaction = lock::read(&self.0.redaction).clone();
         redaction.and_then(|redaction| redaction.of(&Event::new(tag, load)))
@@ -274,12 +275,12 @@ impl Jobs {
         *lock::hold(&self.0.feed) = Some(sink);
     }
 
-    /// Whether events that were read longer ago than this wait to be stored here.
+    /// True if events that were read longer ago than this wait to be stored here.
     pub(crate) fn is_behind(&self, by: Duration) -> bool {
         lock::hold(&self.0.feed).as_ref().is_some_and(|sink| sink.lag() > by.as_secs_f64())
     }
 
-    /// Whether there is a file to read.
+    /// True if there is a file to read.
     pub(crate) fn has_file(&self) -> bool {
         self.0.path.exists()
     }

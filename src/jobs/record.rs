@@ -1,4 +1,4 @@
-//! What is written down of a job, and what wins when it is said twice.
+//! Records jobs, and decides what wins when it is said twice.
 //!
 //! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the
 //!   event `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master
@@ -11,8 +11,8 @@
 //!   things the row is marked.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
 //!   nothing to what was published.
-//! * Of a job that was published with `nocache` it is noted who has returned and how it went, and
-//!   not what.
+//! Of a job that was published with `nocache` the minions that returned and their outcomes are
+//! kept, and not their returns.
 //! * A *runner* is a job with one return, that of the master, which is no minion and expected
 //!   nowhere. It is stored as Salt hands it to a job cache ([`RunnerJob`]), also where only the bus
 //!   tells of it. Then it stands under the id that the source has for its master, until Salt says
@@ -37,7 +37,7 @@ use crate::event::step::Step;
 use crate::event::{Authority, Event, EventKind, is_job, return_tag};
 use crate::observe::state;
 
-/// Where a job's load comes from, from worse to better.
+/// The origin of a job's load, from worse to better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(i64)]
 pub(super) enum Rank {
@@ -45,7 +45,7 @@ pub(super) enum Rank {
     Return = 1,
     /// The event of a new job.
     Event = 2,
-    /// What was published.
+    /// The load that was published.
     Published = 3,
 }
 
@@ -207,7 +207,8 @@ impl Jobs {
         })
     }
 
-    /// What is not known of a job: whether its load, and which of these minions' returns.
+    /// The missing parts of a job: true if its load is, and those of these minions that have no
+    /// return.
     pub(crate) fn lacking(
         &self,
         jid: &str,
@@ -759,7 +760,7 @@ mod tests {
         ]
     }
 
-    /// What has to be known of a job.
+    /// The data that has to be known of a job.
     #[derive(Default)]
     struct Model {
         load: Option<(Rank, Value)>,
@@ -1022,7 +1023,7 @@ mod tests {
             "return": "x", "success": success})
     }
 
-    /// What Salt hands to a job cache of a runner's return.
+    /// The load of a runner's return as Salt hands it to a job cache.
     fn handed_on(data: &Value) -> Value {
         json!({"id": "true_master", "tgt": "true_master", "jid": jid(1), "return": data,
             "fun": data["fun"], "user": "root"})

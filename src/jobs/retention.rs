@@ -17,7 +17,7 @@ use crate::error::chain;
 use crate::observe::state;
 use crate::sync::blocking;
 
-/// How often to look for old jobs.
+/// The interval at which to look for old jobs.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Rows that go in one step.
@@ -26,7 +26,7 @@ const STEP: u32 = 500;
 /// The pause between two steps, in which others write.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long Salt's own cleaning may take; it is called once a minute, and the daemon cleans too.
+/// The time for Salt's own cleaning; it is called once a minute, and the daemon cleans too.
 const SALTS_TURN: Duration = Duration::from_millis(500);
 
 /// Forgets old jobs until `stop` is cancelled.

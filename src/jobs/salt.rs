@@ -1,4 +1,4 @@
-//! What Salt asks a job cache, found in ours.
+//! Answers from our job cache to the questions that Salt asks one.
 //!
 //! Answers that can be long are written as the database gives their parts. At most one row of the
 //! database is there beside them.
@@ -596,7 +596,7 @@ mod tests {
             let page: Value = serde_json::from_slice(&page).unwrap();
             assert_eq!(page["jobs"][1]["jid"], JID);
             assert_eq!(page["jobs"][1]["target"], Value::Null);
-            // What is whole replaces what is damaged, and another minion can return.
+            // A whole load replaces a damaged one, and another minion can return.
             jobs.save_load(JID, &packed(&published()), &[]).unwrap();
             assert!(jobs.get_load(JID).unwrap().is_some());
             let load = json!({"jid": JID, "id": "web-3", "return": 3});

@@ -76,7 +76,7 @@ impl SpoolFile {
         self.file.write_all(bytes)
     }
 
-    /// How long it is.
+    /// Its length in bytes.
     pub(crate) fn length(&self) -> u64 {
         self.length
     }

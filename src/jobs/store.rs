@@ -27,7 +27,7 @@ pub(crate) trait JobStore: Send + Sync {
 /// A store at work. It fails as a whole: the answer is gone with it.
 pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<Answer, AskError>> + Send + 'a>>;
 
-/// Why a store gave no answer.
+/// The reason why a store gave no answer.
 #[derive(Debug, Error)]
 #[error("{doing}")]
 pub struct AskError {

@@ -26,7 +26,7 @@ use crate::sync::lock;
 /// no flood.
 const SHOWN: u64 = 5;
 
-/// How long lines count as repeats of the first.
+/// The time in which lines count as repeats of the first.
 const WINDOW: Duration = Duration::from_mins(1);
 
 /// Kinds that are remembered at a time; what is over is shown.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, KeyName, Label, Level as MetricLevel, Metadata};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MetricKind {
     /// It only grows.
@@ -25,11 +25,11 @@ pub enum MetricKind {
 pub struct Metric {
     /// The name, with unit and `_total` as Prometheus recommends.
     pub name: &'static str,
-    /// What it is.
+    /// The type.
     pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it says, for `# HELP` and the docs.
+    /// The text for `# HELP` and the docs.
     pub help: &'static str,
 }
 
@@ -149,8 +149,8 @@ pub(crate) const REDACTED_VALUES: Metric = counter(
     &["sink", "rule"],
     "Values that a rule of `redact` has replaced; `sink` is empty for the rules on top.",
 );
-/// What was taken out of payloads because `redact` could not search it: torn (behind damage),
-/// too_deep (over 512 levels), too_long (what became of it).
+/// The payloads and values that were taken out because `redact` could not search them: torn (behind
+/// damage), too_deep (over 512 levels), too_long (the result).
 pub(crate) const REDACT_CUT: Metric = counter(
     "saltern_redact_cut_total",
     &["sink", "reason"],
@@ -257,7 +257,7 @@ pub(crate) const SINK_LAG_SECONDS: Metric = gauge(
     SINK,
     "Age of the oldest event that the sink has not yet stored.",
 );
-/// How long writing a batch took.
+/// The time that writing a batch took.
 pub(crate) const SINK_WRITE_SECONDS: Metric = Metric {
     name: "saltern_sink_write_seconds",
     kind: MetricKind::Histogram(SECONDS),
@@ -278,8 +278,8 @@ pub(crate) const SINK_BATCH_EVENTS: Metric = Metric {
     labels: SINK,
     help: "Events in a batch.",
 };
-/// What the job cache leaves out because it is damaged: event (not taken), value (in its file, left
-/// out of an answer, at each answer).
+/// Data that the job cache leaves out because it is damaged: event (not taken), value (in its file,
+/// left out of an answer, at each answer).
 pub(crate) const JOB_CACHE_LEFT_OUT: Metric = counter(
     "saltern_job_cache_left_out_total",
     &["reason"],
@@ -328,7 +328,7 @@ pub(crate) const PROCESS_CPU: Metric =
 /// Open file descriptors of the process.
 pub(crate) const PROCESS_FDS: Metric =
     gauge("process_open_fds", &[], "Open file descriptors of the process.");
-/// When the process started, in seconds since 1970.
+/// The start of the process, in seconds since 1970.
 pub(crate) const PROCESS_START: Metric =
     gauge("process_start_time_seconds", &[], "When the process started, in seconds since 1970.");
 
@@ -449,7 +449,7 @@ impl Tally {
         }
     }
 
-    /// What it has counted since the start.
+    /// The count since the start.
     pub(crate) fn get(&self) -> u64 {
         self.value.load(Ordering::Relaxed)
     }
@@ -492,7 +492,7 @@ impl Level {
         self.set(if value { 1.0 } else { 0.0 });
     }
 
-    /// What it was set to last; 0 before.
+    /// The value that was set last; 0 before.
     pub(crate) fn get(&self) -> f64 {
         f64::from_bits(self.value.load(Ordering::Relaxed))
     }

@@ -1,4 +1,4 @@
-//! What can be seen of the daemon.
+//! The state of the daemon as others see it: metrics, status, log.
 
 pub(crate) mod log_line;
 pub(crate) mod log_repeats;

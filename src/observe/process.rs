@@ -1,4 +1,4 @@
-//! What the kernel knows of this process, for the `process_*` metrics.
+//! The kernel's data on this process, for the `process_*` metrics.
 
 use std::fs;
 

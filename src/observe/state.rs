@@ -1,5 +1,5 @@
-//! Where each source and each sink stands: what the status page, the metrics and the summary lines
-//! show. Written by the pipeline, read by everyone else.
+//! The state of each source and each sink, for the status page, the metrics and the summary lines.
+//! Written by the pipeline, read by everyone else.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,16 +23,16 @@ pub(crate) fn now() -> u64 {
 
 /// Everything that the daemon shows of itself.
 pub(crate) struct State {
-    /// When it started.
+    /// The start of the daemon.
     pub(crate) started: Instant,
     threads: Arc<Threads>,
     sources: RwLock<Vec<Arc<SourceState>>>,
     sinks: RwLock<Vec<Arc<SinkState>>>,
-    /// What is wrong with the daemon itself, by what it concerns.
+    /// The troubles of the daemon itself, by the part that they concern.
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
-/// Where a source stands.
+/// The state of a source.
 pub struct SourceState {
     /// Its name in the configuration.
     pub(crate) name: String,
@@ -144,7 +144,7 @@ impl SourceState {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Whether it is neither connected nor at its end.
+    /// True if it is neither connected nor at its end.
     pub(crate) fn is_failing(&self) -> bool {
         self.connected.get() < 1.0 && !self.ended.load(Ordering::Acquire)
     }
@@ -160,7 +160,7 @@ impl SourceState {
     }
 }
 
-/// Where a sink stands.
+/// The state of a sink.
 pub struct SinkState {
     /// Its name in the configuration.
     pub(crate) name: String,
@@ -233,7 +233,7 @@ pub struct SinkState {
     pub(crate) stalled: Seconds,
     oldest: AtomicU64,
     parked: AtomicBool,
-    /// Why the spill cannot be opened.
+    /// The reason why the spill cannot be opened.
     waiting_for_spill: Mutex<Option<String>>,
     last_error: Mutex<Option<LastError>>,
     last_refusal: Mutex<Option<LastError>>,
@@ -326,7 +326,7 @@ impl SinkState {
         before.as_deref() != reason
     }
 
-    /// Whether the sink is parked, and the error that parked it.
+    /// The error that parked the sink; `None` if it is not parked.
     pub(crate) fn parked(&self) -> Option<String> {
         if let Some(reason) = &*lock::hold(&self.waiting_for_spill) {
             return Some(reason.clone());
@@ -337,7 +337,8 @@ impl SinkState {
         })
     }
 
-    /// When the oldest event of the queue was read, in microseconds since 1970; `None` when empty.
+    /// Sets the time at which the oldest event of the queue was read, in microseconds since 1970;
+    /// `None` when empty.
     pub(crate) fn set_oldest(&self, oldest: Option<u64>) {
         self.oldest.store(oldest.unwrap_or(0), Ordering::Relaxed);
     }
@@ -387,7 +388,7 @@ fn remember(last: &Mutex<Option<LastError>>, error: &str) -> bool {
     is_new
 }
 
-/// What `/api/v1/status` answers.
+/// The answer of `/api/v1/status`.
 #[derive(Serialize)]
 pub(crate) struct Status {
     pub(crate) version: &'static str,
@@ -492,7 +493,7 @@ impl State {
         before != reason
     }
 
-    /// What is wrong with the daemon itself.
+    /// The troubles of the daemon itself.
     pub(crate) fn troubles(&self) -> Vec<String> {
         lock::hold(&self.troubles)
             .iter()
@@ -500,9 +501,9 @@ impl State {
             .collect()
     }
 
-    /// Why the daemon is not ready: what is wrong with itself, threads that are stuck, sources that
-    /// are neither connected nor at their end, and sinks that are parked. Empty if it is ready.
-    /// Says no more, since anybody may ask; the status says why.
+    /// The reasons why the daemon is not ready: its own troubles, threads that are stuck, sources
+    /// that are neither connected nor at their end, and sinks that are parked. Empty if it is
+    /// ready. They tell no more, since anybody may ask; the status gives the causes.
     pub(crate) fn unready(&self) -> Vec<String> {
         let mut unready: Vec<_> =
             lock::hold(&self.troubles).keys().map(|what| (*what).to_owned()).collect();

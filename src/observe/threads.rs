@@ -1,4 +1,4 @@
-//! Whether every thread moves.
+//! Watches that every thread moves.
 //!
 //! A thread that lives as long as the daemon has a [`Pulse`]. It is a number that the thread counts
 //! up with each thing that it does, and that is odd while it waits. A thread whose number is even
@@ -23,7 +23,7 @@ thread_local! {
     static OWN: RefCell<Option<(Arc<Threads>, Arc<Pulse>)>> = const { RefCell::new(None) };
 }
 
-/// How long a thread may do one thing, and a task leave a question unanswered.
+/// The time that a thread may do one thing, and that a task may leave a question unanswered.
 pub(crate) const STUCK: Duration = Duration::from_secs(10);
 
 /// The threads of a daemon that live as long as it.
@@ -34,11 +34,11 @@ pub(crate) struct Threads(Mutex<Vec<Watched>>);
 struct Watched {
     pulse: Weak<Pulse>,
     beats: u64,
-    /// When it was first seen so.
+    /// The time at which it was first seen so.
     since: Instant,
 }
 
-/// Whether one thread moves.
+/// The sign of life of one thread.
 struct Pulse {
     name: String,
     /// Odd while it waits.

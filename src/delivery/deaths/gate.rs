@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub(super) struct Gate {
     state: Mutex<State>,
     changed: watch::Sender<()>,
-    /// How long an attempt may take that is made alone, or beside which another waits to be alone.
+    /// The longest time of an attempt that is made alone, or beside which another waits to be
+    /// alone.
     limit: Duration,
 }
 
@@ -72,7 +73,7 @@ impl Gate {
         Gate { state: Mutex::new(state), changed: watch::Sender::new(()), limit }
     }
 
-    /// Whether it stays open for ever.
+    /// True if it stays open for ever.
     pub(super) fn is_over(&self) -> bool {
         self.lock().is_over
     }
@@ -94,7 +95,7 @@ impl Gate {
                 Ok(pass) => return pass,
                 Err(until) => until,
             };
-            // Whether it was opened or the time is up is seen above.
+            // The loop sees above if it was opened or the time is up.
             let _ = timeout_at(until, changed.changed()).await;
         }
     }
@@ -199,7 +200,7 @@ enum PassKind {
 }
 
 impl Pass<'_> {
-    /// Whether nobody else is behind the gate.
+    /// True if nobody else is behind the gate.
     pub(super) fn is_alone(&self) -> bool {
         matches!(self.kind, PassKind::Alone(_))
     }

@@ -64,7 +64,7 @@ const DEATHS: usize = 3;
 /// The time within which they count, and after which a process that lives forgets them.
 pub(crate) const WHILE: Duration = Duration::from_mins(10);
 
-/// How long an attempt may take that is made alone, or beside which another waits to be alone.
+/// The longest time of an attempt that is made alone, or beside which another waits to be alone.
 const ALONE: Duration = Duration::from_secs(10);
 
 /// Halvings at once: a part is a sixteenth, so that few deaths lead to a single event.
@@ -73,22 +73,22 @@ const HALVINGS: usize = 4;
 /// Parts remembered at the most; the oldest are forgotten first.
 const SUSPECTS: usize = 64;
 
-/// Why an event is a dead letter.
+/// The reason of the dead letter.
 pub(crate) const DEADLY: &str =
     "the process died three times while it tried this event alone; it is not tried again";
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Record {
     is_running: bool,
-    /// When deaths were found, in microseconds since 1970.
+    /// The times at which deaths were found, in microseconds since 1970.
     died: Vec<u64>,
     under_way: Option<BatchId>,
     /// Parts that were under way at deaths, and at how many.
     suspects: Vec<(BatchId, usize)>,
 }
 
-/// What to do with a part of a batch that was begun before.
+/// The decision on a part of a batch that was begun before.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Try it, alone.
@@ -166,7 +166,7 @@ impl Record {
         text
     }
 
-    /// What a text says; lines that say nothing are passed over.
+    /// Reads the contents of the file; lines that say nothing are passed over.
     fn parse(text: &str) -> Self {
         let id = |digits: &str| u128::from_str_radix(digits, 16).ok().map(BatchId);
         let mut record = Record::default();
@@ -200,7 +200,7 @@ pub(crate) fn parts(batch: Batch) -> Vec<Batch> {
     parts
 }
 
-/// What is known of the deaths of processes before this one.
+/// The deaths of processes before this one.
 pub(crate) struct Deaths {
     path: PathBuf,
     record: Mutex<Record>,
@@ -250,7 +250,7 @@ impl Deaths {
         !self.gate.is_over()
     }
 
-    /// What to do with a part of a batch that was begun before.
+    /// Decides on a part of a batch that was begun before.
     pub(crate) fn verdict(&self, part: &Batch, is_whole: bool) -> Verdict {
         self.record().verdict(part.id(), part.len(), is_whole)
     }
@@ -425,12 +425,12 @@ mod tests {
         folder: PathBuf,
         /// The event that kills.
         poison: String,
-        /// Whether an operator kills at this attempt.
+        /// True for an attempt at which an operator kills the process.
         is_killed: Option<Killer>,
         stored: BTreeSet<String>,
         /// The batches, or parts of them, that were tried.
         tried: BTreeSet<u128>,
-        /// What the file said when the process died.
+        /// The contents of the file when the process died.
         died: Option<Vec<u8>>,
     }
 
@@ -532,7 +532,8 @@ mod tests {
                     }
                 });
                 if let Some(file) = died {
-                    // What the end of the attempt has noted, which nobody did.
+                    // Undoes the notes at the end of the attempt, which a dead process does not
+                    // make.
                     std::fs::write(self.folder.path().join(FILE), file).unwrap();
                     return false;
                 }

@@ -1,9 +1,10 @@
-//! What is hidden of events before they are stored or shown: the option `redact`.
+//! Hides values of events before they are stored or shown: the option `redact`.
 //!
-//! Rules stand on top of the configuration, for everything, and at a sink, for what that sink is
-//! handed. The dispatcher applies those on top, before an event goes anywhere; what Salt writes
-//! into the job cache goes past the dispatcher, and there they are applied too. Those of a sink are
-//! applied by its spooler, before its queue, so that what they cost is no other sink's.
+//! Rules on top of the configuration are for everything. Rules of a sink are for the events that
+//! this sink is handed. The dispatcher applies those on top, before an event goes anywhere. Data
+//! that Salt writes into the job cache goes past the dispatcher, and they are applied there too.
+//! The spooler of a sink applies the sink's rules before its queue, so that their cost is no other
+//! sink's.
 //!
 //! A rule looks at payloads and never at tags. An event of which something was replaced keeps the
 //! id that it had before, so that it is known for the same everywhere.
@@ -53,7 +54,7 @@ impl Redaction {
     /// The event without what is to be hidden, under the id that it has; `None` if it stays as it
     /// is. What was done is counted.
     pub fn of(&self, event: &Event) -> Option<Event> {
-        // What is hidden of the event of a new job is hidden of what the master says of it.
+        // The rules for the event of a new job hold for the master's load of that job too.
         let is_load = event.kind() == EventKind::JobLoad;
         let announced = if is_load { job_load::announced(event) } else { None };
         let asked = self.rules.asked(announced.as_ref().unwrap_or(event));
@@ -316,7 +317,7 @@ mod tests {
             Value::F64(f64::NAN),
             Value::Array(vec![Value::from(1), text.clone()]),
             within(text),
-            // What a pattern leaves of it is a password too.
+            // The pattern leaves a key that is a password too.
             Value::from("pass~word"),
             Value::Ext(5, b"pass#word".to_vec()),
             Value::Array(vec![Value::from("pass~word")]),

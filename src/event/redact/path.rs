@@ -11,7 +11,7 @@
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     steps: Vec<Step>,
-    /// Where each path begins, and the rule that it belongs to.
+    /// The first step of each path, and the rule that it belongs to.
     starts: Vec<(usize, usize)>,
 }
 

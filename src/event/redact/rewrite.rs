@@ -18,10 +18,10 @@ use crate::codec::msgpack::{self, Item, Malformed, Walker};
 use crate::event::redact::path::Edge;
 use crate::event::redact::rules::{Asked, HIDDEN, Rules, hit};
 
-/// How deep maps and arrays may nest. Salt's own packer stops at 511.
+/// The deepest nesting of maps and arrays. Salt's own packer stops at 511.
 pub(super) const MAX_DEPTH: usize = 512;
 
-/// What a payload may grow by, besides to twice its bytes.
+/// The bytes that a payload may grow by, besides to twice its size.
 const GROWTH: usize = 1 << 20;
 
 /// A payload that was written anew.
@@ -33,7 +33,7 @@ pub(super) struct Rewritten {
     pub(super) cut: Cut,
 }
 
-/// What was taken out because it could not be searched, as counts.
+/// The parts that were taken out because they could not be searched, as counts.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cut {
     /// Payloads with something behind their value, or behind a fault in it.
@@ -124,10 +124,10 @@ struct Pass<'a> {
     payload: &'a [u8],
     walker: Walker<'a>,
     levels: Vec<Level<'a>>,
-    /// How far the paths have come, level by level.
+    /// The steps that the paths have reached, level by level.
     places: Vec<usize>,
     out: Vec<u8>,
-    /// How much of the payload is in `out`, or replaced by what is.
+    /// The number of the payload's bytes that are in `out`, or that `out` replaces.
     copied: usize,
     longest: usize,
     /// Bytes that keys which are arrays or maps may still take. JSON has room for no more of them,

@@ -13,7 +13,7 @@ use crate::event::filter::{Filter, FilterConfig};
 use crate::event::redact::path::Paths;
 use crate::yaml::{Node, Problem};
 
-/// What stands in place of a value unless a rule says otherwise.
+/// The text in place of a value unless a rule says otherwise.
 pub(super) const HIDDEN: &str = "**redacted**";
 
 /// A rule of what to hide: one of `keys`, `paths` and `pattern`. Without `tags` and `functions` it
@@ -21,7 +21,7 @@ pub(super) const HIDDEN: &str = "**redacted**";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RuleConfig {
-    /// What the rule is called in the metrics. Default: its place in the list, from 1.
+    /// The name of the rule in the metrics. Default: its place in the list, from 1.
     pub(crate) name: Option<String>,
     /// Globs of keys, as `*password*`, in upper or lower case. The value under such a key is
     /// replaced as a whole, at any depth; and so is what is behind the `=` of a text `name=value`
@@ -33,8 +33,8 @@ pub(crate) struct RuleConfig {
     /// A regular expression. What it matches within a text, a key or bytes is replaced. It sees
     /// bytes: `\w`, `\d`, `\s`, `\b` and `(?i)` mean ASCII, and `.` is one byte.
     pub(crate) pattern: Option<String>,
-    /// What to write in its place. With a `pattern`, `$1` or `${1}` stands for what its first group
-    /// matched, `$name` for a group with a name, and `$$` for `$`. Default: `**redacted**`.
+    /// The text to write in its place. With a `pattern`, `$1` or `${1}` stands for what its first
+    /// group matched, `$name` for a group with a name, and `$$` for `$`. Default: `**redacted**`.
     pub(crate) with: Option<String>,
     /// Only in events whose tag matches one of these globs.
     pub(crate) tags: Vec<String>,
@@ -141,7 +141,7 @@ impl Rules {
         self.list.is_empty()
     }
 
-    /// What they are called, in order.
+    /// Their names, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.list.iter().map(|rule| rule.name.as_str())
     }
@@ -174,13 +174,13 @@ impl Rules {
         rules.filter(|rule| asked.has(*rule)).min()
     }
 
-    /// What a rule writes in place of a whole value.
+    /// The text that a rule writes in place of a whole value.
     pub(super) fn with(&self, rule: usize) -> &str {
         self.list.get(rule).map_or(HIDDEN, |rule| &rule.with)
     }
 
-    /// What the rules make of a text; `None` if it stays as it is. One of more than `longest` bytes
-    /// is not complete.
+    /// Applies the rules to a text; `None` if it stays as it is. A result of more than `longest`
+    /// bytes is not complete.
     pub(super) fn text(
         &self,
         text: &[u8],
@@ -283,7 +283,7 @@ fn regex(patterns: &[impl AsRef<str>], kind: MatchKind) -> Result<Regex, Box<Bui
     Ok(Regex::builder().configure(config).syntax(syntax).build_many(patterns)?)
 }
 
-/// What is wrong with a pattern, in one line and without the pattern, which may hold a secret.
+/// The mistake in a pattern, in one line and without the pattern, which may hold a secret.
 fn said(error: &BuildError) -> String {
     let said = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
     let last = said.lines().last().unwrap_or_default();
