@@ -23,7 +23,7 @@ use crate::source::frame_sender::Via;
 /// Ids of a generation: 24 MiB or so of memory for both.
 const MAX_IDS: usize = 200_000;
 
-/// What was seen a moment ago.
+/// The ids of events that were seen a moment ago.
 #[derive(Debug)]
 pub struct Recent {
     window: Duration,

@@ -34,13 +34,13 @@ use crate::source::frame_sender::Frames;
 use crate::sync::bell::{Bell, IDLE, Receiver, Sender};
 use crate::sync::receipt::Claim;
 
-/// What is searched for before a payload is walked for a peer's id. Without the underscores, which
-/// abound in Salt's states and would stop the search at each.
+/// The text that is searched for before a payload is walked for a peer's id. It lacks the
+/// underscores, which abound in Salt's states and would stop the search at each.
 const PEER_HINT: &[u8] = b"peer";
 
 /// One sink, as the dispatcher sees it.
 pub struct SinkChannel {
-    /// What the sink wants.
+    /// The filter of the sink.
     pub filter: Filter,
     /// To its spooler.
     pub shares: Sender<Parcel>,
@@ -48,7 +48,7 @@ pub struct SinkChannel {
     pub ranks: bool,
     /// It is given what only a master says of jobs.
     pub jobs: bool,
-    /// What the world sees.
+    /// The state of the sink that metrics and pages show.
     pub state: Arc<SinkState>,
 }
 
@@ -77,16 +77,16 @@ pub enum Change {
     Filter {
         /// The sink's name.
         sink: String,
-        /// What it wants from now on.
+        /// Its filter from now on.
         filter: Filter,
-        /// What the world sees of it from now on.
+        /// Its state from now on.
         state: Arc<SinkState>,
     },
-    /// What was seen a moment ago, from now on; `None` to let repeats pass.
+    /// The ids to compare with from now on; `None` to let repeats pass.
     Dedupe(Option<Recent>),
-    /// What is hidden of events; `None` if nothing is.
+    /// The redaction of events from now on; `None` to hide nothing.
     Redact(Option<Arc<Redaction>>),
-    /// Where copies for the metrics of the estate go; `None` if nothing is to be counted.
+    /// The channel to the metrics of the estate; `None` if nothing is to be counted.
     Estate(Option<EstateSender>),
 }
 
@@ -96,9 +96,9 @@ pub struct Dispatcher {
     pub frames: Receiver<Frames>,
     /// The sinks.
     pub sinks: SinkChannels,
-    /// What was seen a moment ago, if repeats are dropped.
+    /// The ids that were seen a moment ago, if repeats are dropped.
     pub recent: Option<Recent>,
-    /// What is hidden of events, if something is.
+    /// The redaction of events, if something is hidden.
     pub redaction: Option<Arc<Redaction>>,
     /// Changes of the sinks, those of one reload together. Ring the bell of the frames.
     pub changes: Receiver<Vec<Change>>,

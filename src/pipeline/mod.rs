@@ -74,13 +74,13 @@ pub(crate) struct Pipeline {
     pub(crate) jobs: Jobs,
     /// The place where sinks are asked what waits for them.
     pub(crate) inspector: Arc<Inspector>,
-    /// What is counted of the Salt estate.
+    /// The metrics of the Salt estate.
     pub(crate) estate: Arc<Estate>,
     /// As they were at the start.
     general: General,
     /// The time for which events are remembered so that repeats are dropped, now.
     dedupe_window: Option<Duration>,
-    /// What is hidden of all events, now.
+    /// The rules for what to hide of all events, now.
     redact: Arc<Rules>,
     environment: SinkEnvironment,
     sinks: Vec<RunningSink>,
@@ -598,7 +598,7 @@ impl Pipeline {
                 ended.unwrap_or_else(|_| Err(PipelineError::Panicked("waiting".to_owned())));
             let Err(failure) = ended else { continue };
             if matches!(failure, PipelineError::Panicked(_)) && !self.shutdown.stop.is_cancelled() {
-                // What is left would do half of its work, and nobody would know.
+                // The rest would do half of its work, and nobody would know.
                 error!(error = chain(&failure), "a part of the daemon has died, which ends it");
                 self.shutdown.stop.cancel();
             }
@@ -646,7 +646,7 @@ mod tests {
         Pipeline::start(&config, shutdown, &reopen, &Arc::default()).unwrap()
     }
 
-    /// What watches over the main task is answered by it.
+    /// The main task answers the thread that watches over it.
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_9_files_that_are_begun_anew_do_not_block_the_task_that_waits_for_them() {
         let folder = tempfile::tempdir().unwrap();
@@ -676,7 +676,7 @@ mod tests {
         pipeline.ended().await.unwrap();
     }
 
-    /// What a part that panicked leaves behind would do half of its work.
+    /// The parts that a panic leaves behind would do half of their work.
     #[tokio::test(flavor = "multi_thread")]
     async fn invariant_9_a_part_that_panics_ends_the_others_and_is_the_outcome() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! What a new configuration changes in a running pipeline.
+//! The changes that a new configuration makes in a running pipeline.
 //!
 //! Sources and sinks are told apart by name and compared by fingerprint, a hash of everything that
-//! is configured for them, secrets included. What has the same name and fingerprint in both is not
-//! touched at all: its connection, queue and metrics stay; only a source that fails is tried again
+//! is configured for them, secrets included. One with the same name and fingerprint in both is not
+//! touched at all: its connection, queue and metrics stay. Only a source that fails is tried again
 //! at once. [`crate::pipeline::Pipeline::reload`] carries a plan out.
 
 use thiserror::Error;
@@ -18,7 +18,7 @@ pub(crate) enum ReloadError {
     Failed(String),
 }
 
-/// What becomes of the sources or the sinks, by name.
+/// The fates of the sources or the sinks, by name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// The same in both.
@@ -56,7 +56,7 @@ impl Plan {
     }
 }
 
-/// What a reload has done.
+/// The changes that a reload has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reloaded {
     /// With the sources.

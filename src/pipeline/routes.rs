@@ -18,7 +18,7 @@ use crate::event::filter::{Asked, Filter, TagGlob, Tagged};
 /// The filters of all sinks.
 pub struct Routes {
     tags: Option<Tags>,
-    /// What the globs say of one tag, for each filter.
+    /// The matches of the globs with one tag, for each filter.
     tagged: Vec<Tagged>,
     /// The places of the events that each filter takes.
     picks: Vec<Vec<u32>>,

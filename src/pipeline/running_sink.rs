@@ -136,7 +136,7 @@ impl RunningSink {
             let _ = self.orders.try_send(order);
         };
         order(Order::Leave);
-        // What does not work is not waited for.
+        // A sink that does not work is not waited for.
         let limit = if self.state.up.get() > 0.0 { HAND_OVER } else { Duration::ZERO };
         let mut left = in_time(limit, stop, &mut self.left).await;
         if left.is_none() {
@@ -219,7 +219,7 @@ impl Leaving {
     }
 }
 
-/// What comes of waiting, within `limit` and before `stop` is cancelled.
+/// The result of waiting, if it comes within `limit` and before `stop` is cancelled.
 async fn in_time<T>(
     limit: Duration,
     stop: &CancellationToken,

@@ -46,7 +46,7 @@ pub(crate) struct Starting {
     state: Arc<SourceState>,
     stop: CancellationToken,
     ended: CancellationToken,
-    /// What has to end before.
+    /// The end of the source that it replaces. It starts after that.
     after: Option<CancellationToken>,
     is_tried_once: bool,
 }

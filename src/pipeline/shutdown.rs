@@ -110,7 +110,7 @@ async fn say(line: impl FnOnce() + Send + 'static) {
     let _ = timeout(SAY, spawn_blocking(line)).await;
 }
 
-/// What a signal asks for.
+/// The request of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     /// SIGINT, SIGTERM: stop.
@@ -155,7 +155,7 @@ impl SignalListener for Kernel {
 /// gives up, a third one ends the process at once, with exit code 1. So does time, when something
 /// has not ended [`END`] after it was given up.
 pub(crate) struct Signals {
-    /// What they stop.
+    /// The shutdown that they control.
     pub(crate) shutdown: Shutdown,
     /// The threads that are watched.
     pub(crate) threads: Arc<Threads>,
@@ -270,7 +270,7 @@ mod tests {
 
     use crate::pipeline::shutdown::*;
 
-    /// What is heard, and how long after what came before.
+    /// The requests that are heard, each with the time since the one before.
     struct Script(VecDeque<(Duration, Request)>);
 
     impl SignalListener for Script {
@@ -284,7 +284,7 @@ mod tests {
         }
     }
 
-    /// When it stops, when it gives up, and when and why it ends at once, in seconds.
+    /// The times of the stop, of giving up and of the end, and the reason of the end, in seconds.
     async fn run(deadline: u64, heard: &[(u64, Request)]) -> (u64, u64, u64, &'static str) {
         let shutdown = Shutdown::within(Duration::from_secs(deadline));
         let heard = heard.iter().map(|(wait, told)| (Duration::from_secs(*wait), *told));

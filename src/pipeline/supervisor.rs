@@ -1,4 +1,4 @@
-//! What a sink's thread does: it runs the sink's spooler, and another one when that has died.
+//! The thread of a sink: it runs the sink's spooler, and another one when that has died.
 //!
 //! A spooler dies when it panics, or when a writer or its sync thread does. That is a bug, and no
 //! reason to lose events. The sink is parked for a moment and its events wait in memory. Then its
@@ -189,7 +189,7 @@ mod tests {
     use crate::sink::contract::{Context, WriteError};
     use crate::sink::registry::{Driver, Driving};
 
-    /// What goes wrong, a few times, when a batch is written.
+    /// A fault that occurs a few times when a batch is written.
     #[derive(Clone, Copy)]
     enum Wrong {
         /// The writer panics before it has stored the batch.

@@ -26,14 +26,15 @@ use crate::sink::contract::{Context, Reopen};
 use crate::sink::registry::Driver;
 use crate::sync::bell::{Bell, Receiver, channel};
 
-/// What every sink is started with.
+/// The environment that every sink is started in.
 pub(crate) struct SinkEnvironment {
     pub(crate) state_dir: PathBuf,
     pub(crate) master_id: String,
     pub(crate) jobs: Jobs,
     pub(crate) reopen: watch::Receiver<u64>,
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
-    /// If the process has died so often that what was begun is tried with care.
+    /// The deaths of the process, if there were so many that a batch begun before is tried with
+    /// care.
     pub(crate) deaths: Option<Arc<Deaths>>,
     /// The daemon has begun to stop.
     pub(crate) stop: CancellationToken,

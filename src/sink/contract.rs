@@ -1,4 +1,4 @@
-//! What a sink is: the contract between one kind of store and the engine.
+//! The contract between one kind of store and the engine.
 //!
 //! A sink knows how to connect to its store and how to write a batch to it. Queueing, batching,
 //! retrying, splitting, filtering and metrics are the engine's ([`crate::delivery`]). A kind is one
@@ -49,7 +49,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
     const ABOUT: &'static str;
     /// The settings that this store likes best where the configuration is silent.
     const DEFAULTS: Defaults;
-    /// What becomes of an event that is written twice.
+    /// The fate of an event that is written twice.
     const ONCE: Once;
     /// The returner of Salt's that this kind stands for.
     const SALT: Option<SaltReturner> = None;
@@ -128,8 +128,8 @@ pub(crate) trait Sink: Sized + Send + 'static {
         None
     }
 
-    /// What is wrong with a configuration, or risky in it, beyond what its types say. Each finding
-    /// is a sentence for `saltern check`. `limit` is the time for one write, the `retry.timeout`.
+    /// Checks a configuration for mistakes and risks that its types do not show. Each finding is a
+    /// sentence for `saltern check`. `limit` is the time for one write, the `retry.timeout`.
     fn check(_config: &Self::Config, _limit: Duration) -> Vec<String> {
         Vec::new()
     }
@@ -140,9 +140,9 @@ pub(crate) trait Sink: Sized + Send + 'static {
 pub(crate) struct Defaults {
     /// Batches.
     pub(crate) batch: BatchLimits,
-    /// How a write that failed is tried again.
+    /// The tries after a write that failed.
     pub(crate) retry: RetryConfig,
-    /// How much may wait, and where.
+    /// The place and the size of the queue.
     pub(crate) spill: SpillConfig,
     /// Events a second at the most.
     pub(crate) rate_limit: Option<u32>,
@@ -166,7 +166,7 @@ impl Defaults {
     }
 }
 
-/// What becomes of an event that is written twice. It is after a crash, and after an answer that
+/// The fate of an event that is written twice. That happens after a crash, and after an answer that
 /// was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Once {
@@ -189,7 +189,7 @@ pub struct TableWish {
     pub(crate) server_version: Option<(u32, u32)>,
 }
 
-/// What was made at a server.
+/// The changes at a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Migrated {
     /// The server.
@@ -227,11 +227,11 @@ pub struct SaltOption {
     pub setting: &'static str,
     /// Nothing is carried over without it.
     pub is_needed: bool,
-    /// How it is written.
+    /// The form in which it is written.
     pub form: SaltForm,
 }
 
-/// How an option of a returner is written, and so what becomes of it.
+/// The form in which an option of a returner is written. It decides what becomes of it.
 #[derive(Debug, Clone, Copy)]
 pub enum SaltForm {
     /// The path of a file.
@@ -252,7 +252,7 @@ pub enum SaltForm {
     },
 }
 
-/// What a sink is told about where it stands.
+/// The environment of a sink.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     /// The sink's name in the configuration.
@@ -264,7 +264,7 @@ pub(crate) struct Context {
     pub(crate) master_id: String,
     /// The folder of the daemon's state.
     pub(crate) state_dir: PathBuf,
-    /// How long one connect or write may take before it is broken off.
+    /// The time that one connect or write may take before it is broken off.
     pub(crate) limit: Duration,
     /// Says when files are to be opened anew.
     pub(crate) reopen: Reopen,
@@ -303,7 +303,7 @@ impl Reopen {
 /// The cause of a failure.
 pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why a connect did not succeed. It was handed no events, so there are none that it could refuse.
+/// The failure of a connect. It was handed no events, so there are none that it could refuse.
 #[derive(Debug, Error)]
 pub(crate) enum ConnectError {
     /// It is tried again later.
@@ -311,10 +311,10 @@ pub(crate) enum ConnectError {
     Retry {
         /// The operation, in words: `opening /var/log/events`.
         doing: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         cause: Cause,
-        /// How long the store asked us to wait.
+        /// The wait that the store asked for.
         after: Option<Duration>,
     },
     /// The configuration is wrong: trying again is of no use before it changes.
@@ -322,13 +322,13 @@ pub(crate) enum ConnectError {
     Fatal {
         /// The operation, in words.
         doing: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         cause: Cause,
     },
 }
 
-/// Why a write did not settle its batch, and so what happens next.
+/// The failure of a write. It decides what happens next with the batch.
 #[derive(Debug, Error)]
 pub enum WriteError {
     /// Nothing is wrong with the batch; it comes again later.
@@ -336,10 +336,10 @@ pub enum WriteError {
     Retry {
         /// The operation, in words: `appending to /var/log/events`.
         doing: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         cause: Cause,
-        /// How long the store asked us to wait.
+        /// The wait that the store asked for.
         after: Option<Duration>,
     },
     /// As `Retry`, over a fresh connection.
@@ -347,7 +347,7 @@ pub enum WriteError {
     Reconnect {
         /// The operation, in words.
         doing: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         cause: Cause,
     },
@@ -357,7 +357,7 @@ pub enum WriteError {
     Reject {
         /// The operation, in words.
         doing: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         cause: Cause,
     },
@@ -369,7 +369,7 @@ pub enum WriteError {
     Fatal {
         /// The operation, in words.
         doing: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         cause: Cause,
     },
@@ -490,7 +490,7 @@ impl std::fmt::Display for Partly {
 /// An event that a store will never accept.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Where it stands in the batch.
+    /// Its place in the batch.
     pub(crate) place: usize,
     /// The reason.
     pub(crate) cause: Cause,
@@ -499,10 +499,10 @@ pub struct Refusal {
 /// Events that a store did not accept for now.
 #[derive(Debug)]
 pub struct Again {
-    /// Where they stand in the batch.
+    /// Their places in the batch.
     pub(crate) places: BTreeSet<usize>,
-    /// What went wrong; `None` if they were not tried, for want of time. Those come at once.
+    /// The cause; `None` if they were not tried, for want of time. Those come at once.
     pub(crate) cause: Option<Cause>,
-    /// How long the store asked us to wait.
+    /// The wait that the store asked for.
     pub(crate) after: Option<Duration>,
 }

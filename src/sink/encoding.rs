@@ -1,4 +1,4 @@
-//! What the sinks make of a batch, without a store behind them, so that benches measure the code
+//! The sinks' encodings of a batch, without a store behind them, so that benches measure the code
 //! that runs. `local` writes [`crate::event::line`]'s text, and `blackhole` makes nothing.
 
 use std::path::Path;

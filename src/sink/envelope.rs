@@ -56,7 +56,7 @@ impl TryFrom<String> for Verb {
 #[schemars(with = "String")]
 pub(super) struct ContentType {
     written: HeaderValue,
-    /// How values are escaped in such a body.
+    /// The place that values in such a body are escaped for.
     pub(super) place: Place,
 }
 

@@ -1,4 +1,4 @@
-//! What a failure over HTTP means to the engine.
+//! The meaning of a failure over HTTP to the engine.
 
 use super::contract::WriteError;
 use crate::client::http::{self, Failed};

@@ -51,15 +51,15 @@ use crate::units::{ByteSize, Span};
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    /// What a line looks like. Default: `text`.
+    /// The form of a line. Default: `text`.
     #[serde(default)]
     format: Format,
-    /// Whether `text` has colours. Default: `auto`, which is on a terminal only.
+    /// The use of colours in `text`. Default: `auto`, which is on a terminal only.
     #[serde(default)]
     colour: Colour,
 }
 
-/// What a line looks like.
+/// The form of a line.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Format {

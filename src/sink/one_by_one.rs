@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use super::contract::{Again, Cause, Partly, Refusal, WriteError};
 
-/// How the events of a batch went. The write ends at the first event that may be accepted later.
+/// The outcomes of the events of a batch. The write ends at the first event that may be accepted
+/// later.
 pub(super) struct OneByOne {
     doing: &'static str,
     events: usize,
     began: Instant,
-    /// How long it may go on before no further event is begun.
+    /// The time after which no further event is begun.
     begins_for: Duration,
     refused: Vec<Refusal>,
 }
@@ -67,7 +68,7 @@ impl OneByOne {
         WriteError::Partly(Partly { doing: self.doing.into(), refused, again })
     }
 
-    /// How the write ends when all events were tried.
+    /// Ends the write when all events were tried.
     pub(super) fn end(self) -> Result<(), WriteError> {
         match self.refused.is_empty() {
             true => Ok(()),

@@ -98,7 +98,7 @@ fn default_mode() -> Mode {
     Mode(0o640)
 }
 
-/// When a file is put aside and a new one begun, and how many are kept.
+/// The conditions to put a file aside and begin a new one, and the number of files to keep.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Rotate {
@@ -128,10 +128,10 @@ pub(super) struct RawfileJson {
     rotate_after: Option<Instant>,
 }
 
-/// How long to wait for the lock of another process before looking again.
+/// The time to wait for the lock of another process before looking again.
 const LOCK_WAIT: Duration = Duration::from_millis(5);
 
-/// How long to leave a rotation that failed.
+/// The time to leave a rotation that failed.
 const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 
 impl Sink for RawfileJson {
@@ -240,7 +240,7 @@ impl RawfileJson {
         }
     }
 
-    /// Whether the file was deleted, or put aside by another writer of this sink. One that
+    /// True if the file was deleted, or put aside by another writer of this sink. A file that
     /// logrotate has renamed is written to until SIGHUP comes.
     fn is_gone(&self) -> bool {
         let Ok(own) = self.file.metadata() else { return true };
@@ -398,7 +398,7 @@ async fn push(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> 
     Ok(())
 }
 
-/// What is left of the lines after a write.
+/// The lines that are left after a write.
 fn behind<'a, 'b>(
     written: io::Result<usize>,
     mut lines: &'a mut [IoSlice<'b>],

@@ -43,7 +43,7 @@ pub struct SinkKind {
     pub about: &'static str,
     /// The settings that count where the configuration is silent.
     pub(crate) defaults: Defaults,
-    /// What becomes of an event that is written twice.
+    /// The fate of an event that is written twice.
     pub once: Once,
     /// The returner of Salt's that it stands for.
     pub salt: Option<SaltReturner>,

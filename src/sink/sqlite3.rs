@@ -122,12 +122,12 @@ pub(super) struct Config {
     /// The database file. Its directory must exist, and be writable for SQLite's `-wal` and `-shm`
     /// files.
     database: PathBuf,
-    /// How long to wait for a lock that another process holds before the batch is tried again
+    /// The time to wait for a lock that another process holds before the batch is tried again
     /// later.
     #[serde(default = "default_timeout")]
     timeout: Span,
-    /// How long rows are kept, `30d`, whoever wrote them. They go in small steps after each batch;
-    /// the file does not shrink. Default: for ever.
+    /// The time that rows are kept, `30d`, whoever wrote them. They go in small steps after each
+    /// batch; the file does not shrink. Default: for ever.
     #[serde(default)]
     keep: Option<Span>,
 }

@@ -1,4 +1,4 @@
-//! What unit tests of a kind hand to it.
+//! The batches and contexts that unit tests hand to a kind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,5 +33,5 @@ pub(crate) fn entry(event: &Event) -> Entry<'_> {
     Entry::of(event, Authority::Bus)
 }
 
-/// When the events were read, in microseconds since 1970: in 2026.
+/// The time at which the events were read, in microseconds since 1970: in 2026.
 const READ: u64 = 1_795_304_177_692_890;

@@ -23,7 +23,7 @@
 //! | `template` | one an event | the text of `template` |
 //! | `digest` | one for all events of a while | counts, and a list of events; see "Digests" |
 //!
-//! Where a request is one event's, `url` and `headers` are templates too. A value of an event is
+//! `url` and `headers` are templates too where a request is one event's. A value of an event is
 //! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
 //! header its control characters are made visible. In a body it is escaped as `content_type` asks
 //! for (JSON, `x-www-form-urlencoded`, HTML and XML); in any other its control characters are made
@@ -108,7 +108,7 @@ use crate::units::{ByteSize, Span};
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// Where requests go, a template: `https://example.com/hooks/{minion}`. Scheme, host and port
+    /// The URL of requests, a template: `https://example.com/hooks/{minion}`. Scheme, host and port
     /// are the same for all events.
     url: UrlTemplate,
     /// The request's method. Default: `POST`.
@@ -117,14 +117,14 @@ struct Settings {
     /// Headers besides those that saltern sets; their values are templates. Default: none.
     #[serde(default)]
     headers: Headers,
-    /// What a request holds: the `events` of a batch as a list, one `event`, the text of `template`
-    /// for one event, or a `digest` of all events of a while. Default: `events`.
+    /// The content of a request: the `events` of a batch as a list, one `event`, the text of
+    /// `template` for one event, or a `digest` of all events of a while. Default: `events`.
     #[serde(default)]
     body: Body,
     /// The body where that is `template`. A literal brace is written twice: `{{"on": "{minion}"}}`.
     /// Default: none.
     template: Option<Template>,
-    /// How events are gathered where the body is `digest`. Default: as its keys say.
+    /// The settings of digests, where the body is `digest`. Default: as its keys say.
     digest: Option<DigestConfig>,
     /// The body's type. Default: `application/json`.
     #[serde(default = "ContentType::json")]
@@ -137,8 +137,8 @@ struct Settings {
     /// Compress bodies. Few receivers take that. Default: false.
     #[serde(default)]
     gzip: bool,
-    /// How long the answer to a request may take. Should be less than the sink's `retry.timeout`.
-    /// Default: 10s.
+    /// The time that the answer to a request may take. Should be less than the sink's
+    /// `retry.timeout`. Default: 10s.
     #[serde(default = "ten_seconds")]
     timeout: Span,
     /// TLS, for a URL that begins with `https://`.
@@ -146,7 +146,7 @@ struct Settings {
     tls: TlsConfig,
 }
 
-/// What a request holds.
+/// The content of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Body {
@@ -177,7 +177,7 @@ pub(super) struct Config {
     tls: TlsConfig,
 }
 
-/// What a request holds.
+/// The content of a request, with the template of a text.
 #[derive(Clone)]
 enum Holds {
     /// A batch.
@@ -229,7 +229,7 @@ pub(super) struct Webhook {
     requests: Requests,
     /// The events that are gathered, where a request is a digest.
     digests: Option<Digests>,
-    /// How long a write may go on before it begins no further request.
+    /// The time after which a write begins no further request.
     begins_for: Duration,
 }
 
@@ -391,7 +391,7 @@ mod tests {
         assert!(read("{url: 'http://h/{minion}', body: event}").is_ok());
     }
 
-    /// What came, and what is answered: to an event whose id ends so, with this status.
+    /// The requests that came, and the answers: to an event whose id ends so, with this status.
     #[derive(Default)]
     struct Receiver {
         came: Mutex<Vec<(String, HeaderMap, String)>>,

@@ -1,15 +1,15 @@
 //! Filling a gap of the bus from the master's own job cache
 //! ([`crate::source::local_cache::format`]).
 //!
-//! When the bus is there again, and at the start, the jobs that the master wrote meanwhile are
-//! read, and what neither the job cache nor the bus has brought is handed on as events that say
-//! `_backfilled: true`. Reading goes on beside the bus and never holds it up.
+//! The jobs that the master wrote meanwhile are read when the bus is there again, and at the start.
+//! Events that neither the job cache nor the bus has brought are handed on, and say `_backfilled:
+//! true`. Reading goes on beside the bus and never holds it up.
 //!
-//! What must not be repeated is known in two ways. What was read before the gap is in the job
-//! cache, for which the backfill waits until it has stored it. What was read since is remembered
-//! here, by tag. The master puts a return onto its bus a moment before it writes the file. So only
-//! files are looked at that are older than the connection, or a little younger, and these only when
-//! their events would have come: after `settle`.
+//! Events that must not be repeated are known in two ways. Those from before the gap are in the job
+//! cache; the backfill waits until it has stored them. Those since then are remembered here, by
+//! tag. The master puts a return onto its bus a moment before it writes the file. So only files are
+//! looked at that are older than the connection, or a little younger, and these only when their
+//! events would have come: after `settle`.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -39,11 +39,11 @@ pub(super) struct Config {
     /// The directory `jobs` in the master's `cachedir`. The daemon must be able to read it.
     #[serde(default = "default_cache_dir")]
     cache_dir: PathBuf,
-    /// How far back to look at the start of the daemon, which does not know for how long it was
-    /// away. What was stored already is not read again.
+    /// The time to look back at the start of the daemon, which does not know for how long it was
+    /// away. Events that were stored already are not read again.
     #[serde(default = "default_max_age")]
     max_age: Span,
-    /// How long after the bus is there to look, so that what is on its way comes first.
+    /// The time from the return of the bus to the look, so that events on their way come first.
     #[serde(default = "default_settle")]
     settle: Span,
 }
@@ -69,7 +69,7 @@ const WARN_AFTER: Duration = Duration::from_secs(60);
 /// The interval at which to look whether the job cache has caught up.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How far clocks and writes may lie apart at the beginning of a gap.
+/// The time by which clocks and writes may lie apart at the beginning of a gap.
 const SLACK: Duration = Duration::from_secs(60);
 
 /// A time without the bus, and its end.
@@ -82,7 +82,7 @@ struct Gap {
     connected: Instant,
 }
 
-/// What a source knows of its connection, for its backfill.
+/// The history of a source's connection, for its backfill.
 pub(super) struct Tracker {
     gaps: watch::Sender<Option<Gap>>,
     seen: RefCell<Seen>,

@@ -1,4 +1,4 @@
-//! Where a source listens: on a path or on the loopback address, and nowhere else.
+//! The address at which a source listens: a path or the loopback address, and no other.
 //!
 //! Nothing here is encrypted, so only this machine's own users may reach the socket, and of these,
 //! with a path, only those whom its mode lets. Over TCP that is every user: the source `returner`
@@ -83,7 +83,7 @@ impl Bind {
     pub(super) fn probe(&self, access: &Access) -> Result<(), SourceError> {
         let (_, file) = self.open(access)?;
         if let Some(file) = file {
-            // What was made for the try must not be in the way of the real one.
+            // The file of the try must not be in the way of the real one.
             file.remove();
         }
         Ok(())

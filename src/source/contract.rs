@@ -25,7 +25,7 @@ pub(crate) fn default_max_frame() -> ByteSize {
 pub(crate) trait Source: Send + Sync + 'static {
     /// The kind's name in the configuration.
     const NAME: &'static str;
-    /// What it reads, in one line.
+    /// The input that it reads, in one line.
     const ABOUT: &'static str;
     /// It may bring the same event twice, so that repeats are dropped also where it is the only
     /// source.
@@ -44,7 +44,7 @@ pub(crate) trait Source: Send + Sync + 'static {
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), SourceError>>;
 
-    /// What the source wants with the job cache.
+    /// The use that the source makes of the job cache.
     fn job_cache(_config: &Self::Config) -> JobCache {
         JobCache::NotUsed
     }
@@ -68,7 +68,7 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn probe(config: &Self::Config) -> impl Future<Output = Result<(), SourceError>>;
 }
 
-/// What a source wants with the job cache.
+/// The use that a source makes of the job cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JobCache {
     /// Nothing.

@@ -1,4 +1,4 @@
-//! Where a source hands on what it read.
+//! Hands the events that a source read on to the dispatcher.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(crate) struct FrameSender {
     pub(crate) via: Via,
     /// Who vouches for what is handed on.
     pub(crate) authority: Authority,
-    /// What the world sees of the source.
+    /// The state of the source that metrics and pages show.
     pub(crate) state: Arc<SourceState>,
     /// To the dispatcher.
     pub(crate) frames: Sender<Frames>,

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::codec::msgpack::{Item, Malformed, Skip, Walker};
 
-/// What is wrong with the stream. The connection is of no more use after any of these.
+/// A fault of the stream. The connection is of no more use after any of these.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
     /// The first byte is none that a master sends.
@@ -36,7 +36,7 @@ pub enum FrameError {
         "a frame of at least {size} bytes is over max_frame ({max} bytes); raise max_frame if the master's max_event_size is that large"
     )]
     TooLarge {
-        /// How long the frame is at the least.
+        /// The length of the frame at the least, in bytes.
         size: u64,
         /// The limit.
         max: usize,
@@ -49,7 +49,7 @@ pub enum FrameError {
     NotAMap,
 }
 
-/// How maps follow each other.
+/// The way in which maps follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// Bare msgpack maps.
@@ -319,7 +319,7 @@ mod tests {
         let whole = buffer.len() + SIZE;
         let mut looks = 0;
         while buffer.len() < whole {
-            // What the framer wants does not change, and it walks over nothing again.
+            // The wanted length does not change, and the framer walks over nothing again.
             if buffer.len() >= framer.wanted() {
                 looks += 1;
             }

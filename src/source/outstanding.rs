@@ -1,4 +1,4 @@
-//! What a source that can wait has handed on and does not know to be safe yet.
+//! The events that a waiting source has handed on and does not know to be safe yet.
 
 use std::collections::VecDeque;
 

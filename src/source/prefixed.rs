@@ -1,5 +1,4 @@
-//! How messages of Salt's side are cut out of a stream: a length of 4 bytes, big-endian, before
-//! each.
+//! Cuts messages of Salt's side out of a stream: a length of 4 bytes, big-endian, is before each.
 //!
 //! A length is looked at before a byte is allocated for it. A peer that speaks ZeroMQ is known by
 //! its first bytes: its greeting begins with 0xff and zeros, which no length does that is taken
@@ -11,7 +10,7 @@ use thiserror::Error;
 /// The bytes of a length.
 pub const PREFIX: usize = 4;
 
-/// How the greeting of ZeroMQ begins.
+/// The beginning of ZeroMQ's greeting.
 const ZMTP: [u8; PREFIX] = [0xff, 0, 0, 0];
 
 /// The reason why a stream cannot be read on.
@@ -43,7 +42,7 @@ impl Prefixed {
         self.max_frame = max_frame;
     }
 
-    /// How long the next message and its prefix are; `None` while that cannot be said.
+    /// The length of the next message and its prefix; `None` while that cannot be said.
     pub fn wanted(&self, buffer: &[u8]) -> Result<Option<usize>, PrefixError> {
         let Some(prefix) = buffer.first_chunk::<PREFIX>() else { return Ok(None) };
         if !self.has_begun && *prefix == ZMTP {

@@ -241,13 +241,13 @@ impl Flaws {
     }
 }
 
-/// When how many events are due.
+/// The times at which events are due.
 struct Pace {
     rate: f64,
     next: Instant,
 }
 
-/// How much of a delay is made up for. Without a limit, a sink that held the replay up would be
+/// The longest delay that is made up for. Without a limit, a sink that held the replay up would be
 /// followed by a burst of everything that was due meanwhile.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
@@ -279,11 +279,11 @@ impl Pace {
 /// Bytes asked of the file at once, and about what one block of events comes to.
 const READ: usize = 256 << 10;
 
-/// What one read gave.
+/// The result of one read.
 #[derive(Default)]
 struct Block {
     bodies: Vec<Bytes>,
-    /// What was wrong with lines and frames that were passed over.
+    /// The faults of lines and frames that were passed over.
     bad: Vec<String>,
     /// Events of which something was replaced.
     lossy: u64,
@@ -334,12 +334,12 @@ fn is_of_text(byte: u8, max_frame: usize) -> bool {
     byte.is_ascii_graphic() && u64::from(byte) << 24 > max_frame as u64
 }
 
-/// How far the lines have been read.
+/// The state of reading lines.
 #[derive(Default)]
 struct Lines {
     /// Lines behind us.
     number: u64,
-    /// How much of the buffer is known to have no line end.
+    /// The number of the buffer's bytes that are known to have no line end.
     looked_at: usize,
     /// The rest of an overlong line is being passed over.
     is_overlong: bool,
@@ -452,7 +452,7 @@ impl Reader {
         }
     }
 
-    /// What to make of the bytes that are left when the file has ended.
+    /// Uses the bytes that are left when the file has ended.
     fn rest(&mut self, block: &mut Block) -> Result<(), SourceError> {
         match &mut self.format {
             Some(Format::JsonLines(lines)) => {
@@ -800,7 +800,7 @@ mod tests {
             let off = start.elapsed().abs_diff(expected);
             assert!(off < Duration::from_millis(5), "event {count} came {off:?} off");
         }
-        // What was held up for long does not come in one burst.
+        // A long delay is not made up for in one burst.
         tokio::time::advance(Duration::from_hours(1)).await;
         assert!(pace.due().await <= 2);
     }

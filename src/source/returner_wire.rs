@@ -1,9 +1,9 @@
-//! What Salt's side and the sources `returner` and `returner_zeromq` say to each other: one msgpack
-//! map a message. `docs/returner.md` draws it. Version 2 differs from version 1 in what carries it,
-//! and in that a long answer comes in parts.
+//! The messages between Salt's side and the sources `returner` and `returner_zeromq`: one msgpack
+//! map each. `docs/returner.md` draws them. Version 2 differs from version 1 in the transport, and
+//! in that a long answer comes in parts.
 //!
-//! What is Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
-//! value, so that neither side decodes what it only hands on.
+//! Data of Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
+//! value, so that neither side decodes data that it only hands on.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -31,8 +31,8 @@ pub(super) const VERSION_OVER_ZEROMQ: u64 = 1;
 /// The longest value that is one message, and the length of a part of a longer one.
 pub(super) const PART: usize = 64 << 10;
 
-/// How deep a request may nest; none needs more than three. Reading recurses, and the depth that
-/// the decoder would take by itself overflows a thread's stack.
+/// The deepest nesting of a request; none needs more than three. Reading recurses, and the depth
+/// that the decoder would take by itself overflows a thread's stack.
 const MAX_DEPTH: usize = 16;
 
 /// The longest reason of a refusal, in bytes. It may repeat text of the sender's.
@@ -44,7 +44,7 @@ const MOST_ITEMS: usize = 250_000;
 /// The longest tag in such a reason.
 const LONGEST_TAG: usize = 200;
 
-/// What Salt's side asks.
+/// A request of Salt's side.
 #[derive(Debug)]
 pub(super) struct Request {
     /// The sender's number for it, which the answers carry.
@@ -197,7 +197,7 @@ struct UpdateEndtime {
     time: String,
 }
 
-/// What any question may say besides.
+/// The field that any question may have besides.
 #[derive(Deserialize)]
 struct Store {
     #[serde(default)]
@@ -386,7 +386,7 @@ impl JobCall {
     }
 }
 
-/// What the source answers.
+/// An answer of the source.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// Done; with msgpack of what was asked for, if anything was.
@@ -482,8 +482,8 @@ impl Answer {
     }
 }
 
-/// What the source does with a message, for the fuzz targets: the events in it that are to be kept,
-/// and the answer once the job cache was asked and the events are safe.
+/// Handles a message as the source does, for the fuzz targets. Returns the events in it that are to
+/// be kept, and the answer once the job cache was asked and the events are safe.
 pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, Bytes) {
     let Request { id, asked } = match Request::parse(message, max_frame, VERSION) {
         Ok(request) => request,

@@ -67,7 +67,7 @@ use crate::units::ByteSize;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    /// Where Salt's returner connects to: `ipc://PATH`, made with mode 0660, or
+    /// The address for Salt's returner: `ipc://PATH`, made with mode 0660, or
     /// `tcp://127.0.0.1:PORT`; any address but loopback is refused. The same as `saltern.address`
     /// on Salt's side, and another one than that of a source `returner`.
     bind: Bind,

@@ -143,7 +143,7 @@ impl Source for SaltBus {
     }
 }
 
-/// How one connection ended.
+/// The end of one connection.
 enum End {
     /// The daemon stops, or the dispatcher is gone.
     Done,
@@ -300,7 +300,7 @@ async fn read(
 /// Events that one wake-up should serve where they come one by one.
 const TOGETHER: u32 = 16;
 
-/// How fast events come.
+/// The rate at which events come.
 struct Pace {
     /// The time when the last read ended, if it was a small one.
     last: Option<Instant>,

@@ -85,11 +85,11 @@ struct Written {
     /// Default: none.
     #[serde(default)]
     connect: Vec<Publisher>,
-    /// With `connect`: what the tags of the events wanted begin with. Default: all events.
+    /// With `connect`: the beginnings of the tags of the events wanted. Default: all events.
     #[serde(default)]
     topics: Vec<String>,
-    /// Where senders push to: `ipc://PATH`, made with mode 0660, or `tcp://127.0.0.1:PORT`; any
-    /// address but loopback is refused. Either this or `connect`.
+    /// The address that senders push to: `ipc://PATH`, made with mode 0660, or
+    /// `tcp://127.0.0.1:PORT`; any address but loopback is refused. Either this or `connect`.
     #[serde(default)]
     bind: Option<Bind>,
     /// The longest message to accept. A longer one is counted as a bad frame and dropped.
@@ -220,14 +220,14 @@ impl Source for Zeromq {
 struct Subscription {
     publisher: String,
     topics: Arc<[String]>,
-    /// How many of the source's publishers are not connected.
+    /// The number of the source's publishers that are not connected.
     missing: Rc<Cell<usize>>,
     max_frame: usize,
     sender: FrameSender,
     stop: CancellationToken,
 }
 
-/// How a session with a publisher ended.
+/// The end of a session with a publisher.
 pub(super) enum SessionEnd {
     /// The daemon stops, or the dispatcher is gone.
     Done,

@@ -23,7 +23,7 @@ use crate::sync::lock;
 /// The time to wait where there is nothing to do without a ring.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 
-/// What a thread waits for. Clones ring in the same place.
+/// The signal that a thread waits for. Clones ring in the same place.
 #[derive(Debug, Clone, Default)]
 pub struct Bell(Arc<Mutex<Option<Thread>>>);
 

@@ -102,7 +102,7 @@ fn without_secrets(text: &str, number: usize) -> (&str, String) {
     (found, shown)
 }
 
-/// Where a line stands among those of the sections of entries.
+/// The place of a line among those of the sections of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Section {
     /// Outside of them.

@@ -47,11 +47,11 @@ impl From<serde_saphyr::Location> for Place {
 /// Something wrong with the configuration, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it is, if that is known.
+    /// The place, if it is known.
     pub place: Option<Place>,
-    /// What is wrong.
+    /// The mistake.
     pub message: String,
-    /// What to do about it.
+    /// Advice on what to do.
     pub(crate) help: Option<String>,
 }
 
@@ -72,7 +72,7 @@ impl Problem {
         Problem { help: Some(help.into()), ..self }
     }
 
-    /// Whether it is about a key that is not there, and so the place is not that of the mistake.
+    /// True if it is about a key that is not there, and so the place is not that of the mistake.
     fn is_missing(&self) -> bool {
         self.message.starts_with("the key `") && self.message.ends_with("` is missing")
     }
@@ -172,9 +172,9 @@ pub(crate) fn suggest<S: AsRef<str>>(name: &str, known: &[S]) -> String {
 /// A value and where it is.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Where it begins.
+    /// The place where it begins.
     pub(crate) place: Place,
-    /// What it is.
+    /// The value itself.
     pub value: Value,
 }
 
@@ -208,12 +208,12 @@ pub enum Value {
 pub struct Key {
     /// The key.
     pub name: String,
-    /// Where it begins.
+    /// The place where it begins.
     pub(crate) place: Place,
 }
 
 impl Node {
-    /// What is serialized like this, without a place; `None` if it cannot be.
+    /// The node of a value that can be serialized, without a place; `None` if it cannot be.
     pub(crate) fn of(value: &impl Serialize) -> Option<Node> {
         serde_json::to_value(value).ok().map(Node::from_json)
     }
@@ -273,7 +273,7 @@ impl Node {
             let message = error.without_snippet().to_string();
             // The place stands in front of the line; what is behind is the message.
             let place = error.location().map(Place::from);
-            // What the parser stumbles over is part of the line.
+            // The parser's message may quote a part of the line.
             if place.is_some_and(|place| hide::hides(text, place.line)) {
                 let message = "this is not YAML, in a line that holds a secret".to_owned();
                 let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
@@ -319,7 +319,7 @@ impl Node {
                 Ok(_) => break,
                 Err(problem) => problem,
             };
-            // What is missing now may be what was left out before.
+            // A key that is missing now may be one that was left out before.
             let is_missing = problem.is_missing();
             let place = problem.place;
             if !(noted.contains(&problem) || is_missing && !noted.is_empty()) {

@@ -1,4 +1,4 @@
-//! What it means when a ClickHouse server refuses something: its error codes, and what follows.
+//! The meaning of a ClickHouse server's refusals: its error codes, and their consequences.
 //!
 //! Whatever is not named here is tried again: a code that is new must not cost events.
 
@@ -14,9 +14,9 @@ pub(super) enum Refusal {
     /// The server said why.
     #[error("{text}{}", meaning.advice())]
     Exception {
-        /// What follows from it.
+        /// Its consequence.
         meaning: Meaning,
-        /// What the server said, in short.
+        /// The server's words, in short.
         text: String,
     },
     /// There was no answer, or one of a proxy in front of the server.
@@ -24,7 +24,7 @@ pub(super) enum Refusal {
     Http(#[from] http::Error),
 }
 
-/// What follows from a refusal.
+/// The consequence of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// There was no answer, or one that is not the server's.
@@ -86,7 +86,7 @@ impl Meaning {
 }
 
 impl Refusal {
-    /// What follows from it.
+    /// Its consequence.
     pub(super) fn meaning(&self) -> Meaning {
         match self {
             Refusal::Exception { meaning, .. } => *meaning,
@@ -98,8 +98,8 @@ impl Refusal {
         }
     }
 
-    /// What the server answered, if it has done what it was asked. A status of 200 does not say so:
-    /// an exception may stand in a header, or behind an answer that was begun.
+    /// The server's answer, if it has done what it was asked. A status of 200 does not say so: an
+    /// exception may stand in a header, or behind an answer that was begun.
     pub(super) fn of(answer: Answer) -> Result<String, Refusal> {
         let body = String::from_utf8_lossy(&answer.body).into_owned();
         let is_refused = !answer.status.is_success();
@@ -136,7 +136,7 @@ impl Refusal {
     }
 }
 
-/// What an answer means that is not the server's own. Too much at once is all that can be wrong
+/// The meaning of an answer that is not the server's own. Too much at once is all that can be wrong
 /// with the rows; a 400 may come of a wrong port.
 fn of_a_proxy(answer: &Answer) -> Result<(), Failed> {
     match http::usual(answer) {
@@ -183,7 +183,7 @@ mod tests {
         Refusal::Exception { meaning, text: readable(answer) }
     }
 
-    /// What servers of 18.16 and of today really said.
+    /// Servers of 18.16 and of today really gave these answers.
     #[test]
     fn answers_have_their_meanings() {
         for (answer, meaning) in [

@@ -1,6 +1,6 @@
-//! What a ClickHouse server can do, and so how rows are sent to it.
+//! The features of a ClickHouse server, which decide how rows are sent to it.
 
-/// What a server can do, told from its version.
+/// The features of a server, told from its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features {
     /// The first two numbers of `version()`.

@@ -50,7 +50,7 @@ async fn version(server: &Server, options: &Options) -> Result<u32, WriteError> 
     Ok(answer.trim().parse().unwrap_or(0))
 }
 
-/// What a database has.
+/// The objects that a database has.
 struct Present {
     has_database: bool,
     /// Tables and views, and `table.column`.

@@ -135,7 +135,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Where the tables are, and how long rows stay in them.
+    /// The place of the tables, and the time that rows stay in them.
     fn tables(&self, wish: &TableWish) -> Options {
         const DAY: u64 = 24 * 3600;
         Options {

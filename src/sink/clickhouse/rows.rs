@@ -1,4 +1,4 @@
-//! What becomes of events in the tables.
+//! The rows of events in the tables.
 //!
 //! Every event is a row of `salt_events`; a published job one of `salt_jobs` too; a return one of
 //! `salt_returns`, and one of `salt_states` for each state that it lists, as do orchestrations.
@@ -17,7 +17,7 @@ use crate::event::batch::{Batch, Entry};
 use crate::event::job_return::Outcome;
 use crate::event::{EventKind, Fields};
 
-/// What an INSERT of such rows asks of the server: names and values of settings.
+/// The settings of an INSERT of such rows: names and values.
 pub(super) fn settings(features: &Features) -> &'static [(&'static str, &'static str)] {
     if features.json_type {
         // A key `a.b` and a key `b` in `a` are one to the type JSON; else it refuses the row.
@@ -56,7 +56,7 @@ struct Tables {
     scratch: Vec<u8>,
 }
 
-/// What is known of an event, for all of its rows.
+/// The facts of an event, for all of its rows.
 struct Known<'a> {
     entry: Entry<'a>,
     fields: Fields<'a>,
@@ -149,7 +149,7 @@ impl<'a> Known<'a> {
         (known, states)
     }
 
-    /// What all tables begin with.
+    /// Writes the columns that all tables begin with.
     fn begin(&self, row: &mut Row<'_>) {
         row.time(self.time);
         row.time(received(self.entry));
@@ -375,7 +375,7 @@ mod tests {
 
     type Tables = BTreeMap<&'static str, Vec<Map<String, Value>>>;
 
-    /// What a server of this version reads, by table.
+    /// The rows that a server of this version reads, by table.
     fn read(events: Vec<Event>, version: (u32, u32)) -> Tables {
         let inserts = encode(&batch(events), &Features::of(version));
         inserts

@@ -1,9 +1,9 @@
 //! The SQL that makes the tables of [`super::tables`], for a server of any release and for a
 //! cluster.
 //!
-//! What a server does not know yet is left out: [`notes`] says what. On a cluster the rows are in
-//! replicated tables `…_local`, and a `Distributed` table of the plain name spreads and gathers
-//! them.
+//! Features that a server does not know yet are left out: [`notes`] names them. On a cluster the
+//! rows are in replicated tables `…_local`, and a `Distributed` table of the plain name spreads and
+//! gathers them.
 
 use super::features::Features;
 use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
@@ -20,7 +20,7 @@ pub(crate) struct Options {
     pub(crate) cluster: Option<String>,
 }
 
-/// What a [`Statement`] makes.
+/// The object that a [`Statement`] makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Makes {
     Database,
@@ -65,7 +65,7 @@ pub(super) fn script(features: &Features, options: &Options) -> String {
     script + &record(options) + ";\n"
 }
 
-/// What the tables go without on such a server.
+/// The features that the tables go without on such a server.
 fn notes(features: &Features) -> Vec<&'static str> {
     let (old, version) = (features.version < (20, 1), features.version);
     let notes = [

@@ -22,10 +22,10 @@ use crate::sync::blocking;
 /// The setting by which a server knows an insert again.
 const TOKEN: &str = "insert_deduplication_token";
 
-/// What rows are sent in.
+/// The content type of rows.
 const BYTES: &str = "application/octet-stream";
 
-/// How rows are compressed on their way.
+/// The compression of rows on their way.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Compression {
@@ -47,7 +47,7 @@ pub(super) struct Server {
     database: String,
     compression: Compression,
     features: Features,
-    /// What goes with each insert, but for the token.
+    /// The settings of each insert, but for the token.
     settings: BTreeMap<String, String>,
 }
 
@@ -87,7 +87,7 @@ impl Server {
         self
     }
 
-    /// What the server can do.
+    /// The features of the server.
     pub(super) fn features(&self) -> Features {
         self.features
     }

@@ -12,7 +12,7 @@ use crate::event::{Event, EventKind};
 /// become many times its size.
 const MAX_STATES: usize = 10_000;
 
-/// What stands between the parts of a state's key.
+/// The separator of the parts of a state's key.
 const BETWEEN: &[u8] = b"_|-";
 
 /// One state, borrowed from the payload.

@@ -14,13 +14,13 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) comment: &'static str,
     pub(super) columns: &'static [Column],
-    /// What rows are sorted by. It ends with what no two rows share but repeats, which vanish.
+    /// The key that rows are sorted by. No two rows share its end but repeats, which vanish.
     pub(super) order: &'static str,
     /// The expression that a partition is for.
     pub(super) partition: &'static str,
     /// Columns with an index that tells in which blocks a value is not.
     pub(super) sought: &'static [&'static str],
-    /// How a cluster shares the rows out.
+    /// The expression by which a cluster distributes the rows.
     pub(super) shard: &'static str,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Column {
     pub(super) since: u32,
 }
 
-/// What a column holds.
+/// The content of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holds {
     /// A time; to the second where the server knows no better.
@@ -139,7 +139,7 @@ const FUNCTIONS: Column = Column {
 const EVENT_ID: Column =
     column("event_id", Holds::Id, "hash of tag and payload, the same in every store");
 
-/// What a [`Table`]'s rows add up to, minute by minute. A view fills it with each insert.
+/// The sums of a [`Table`]'s rows, minute by minute. A view fills it with each insert.
 #[derive(Debug)]
 pub(super) struct Summary {
     pub(super) name: &'static str,

@@ -1,4 +1,4 @@
-//! What a message holds of an event: topic, key, value, headers.
+//! The message of an event: topic, key, value, headers.
 
 use std::borrow::Cow;
 
@@ -73,7 +73,7 @@ impl Topic {
     }
 }
 
-/// What a message's key is. Messages of one key are in one partition, in order.
+/// The key of a message. Messages of one key are in one partition, in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Key {
@@ -100,7 +100,7 @@ impl Key {
     }
 }
 
-/// What a message's value is.
+/// The value of a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::sink) enum Format {
@@ -109,7 +109,8 @@ pub(in crate::sink) enum Format {
     Json,
     /// A msgpack map of `tag` and `data`; `data` is the event's payload, byte by byte.
     Msgpack,
-    /// What Salt's returner `kafka` sends: the return as JSON. Other events are not sent.
+    /// The object that Salt's returner `kafka` sends: the return as JSON. Other events are not
+    /// sent.
     SaltReturner,
 }
 

@@ -207,7 +207,7 @@ impl Drop for Kafka {
 impl Kafka {
     fn open(config: &Config, context: &Context) -> Result<Self, WriteError> {
         let mut settings = config.producer.clone();
-        // What waits longer than the engine does is sent twice.
+        // A message that waits longer than the engine does is sent twice.
         let given: u64 =
             settings.get("message.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
         let half = u64::try_from(context.limit.as_millis() / 2).unwrap_or(u64::MAX).max(1);
@@ -232,7 +232,7 @@ impl Kafka {
         let transactions = match config.is_transactional {
             false => None,
             true => {
-                // Where marks are must not depend on the events.
+                // The topic of the marks must not depend on the events.
                 let notes = config.topic.name(crate::event::EventKind::Custom, &context.master_id);
                 if !topics.knows(&notes) {
                     topics.ensure(&notes, &producer, &config.client, config.create)?;
@@ -261,7 +261,7 @@ impl Kafka {
             if self.transactions.is_none() {
                 return verdict(guilty.into_iter().collect());
             }
-            // What was tried alone was taken back; it is still to be stored, with the others.
+            // Messages tried alone were taken back; they are still to be stored, with the others.
             if guilty.is_empty() && suspects.is_subset(&taken) {
                 let cause = "the brokers refuse messages that they have just taken";
                 return Err(WriteError::retry("writing to Kafka", cause));

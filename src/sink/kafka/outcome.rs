@@ -1,4 +1,4 @@
-//! What an error of Kafka's means for a batch.
+//! The meaning of an error of Kafka's for a batch.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{Producer, ThreadedProducer};
@@ -7,7 +7,7 @@ use super::reports::{Reports, Trouble};
 use crate::client::kafka::explained;
 use crate::sink::contract::{Cause, WriteError};
 
-/// What to do about an error; of several, the first.
+/// The consequence of an error; of several, the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
     /// Not before the configuration, or the brokers' access lists, are others.

@@ -1,5 +1,4 @@
-//! What becomes of the messages of a batch: delivery reports, counted, and what brokers say
-//! besides.
+//! The fates of the messages of a batch: delivery reports, counted, and errors of brokers.
 //!
 //! librdkafka hands reports to a thread of the producer's own; the sink waits for the last of them.
 
@@ -81,7 +80,7 @@ impl Reports {
         std::mem::take(&mut locked(&self.failed))
     }
 
-    /// What was last said of a broker since the batch began.
+    /// The last error of a broker since the batch began.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         locked(&self.trouble).clone()
     }

@@ -1,4 +1,4 @@
-//! What can be set of the sink `kafka`, and librdkafka's configuration made of it.
+//! The settings of the sink `kafka`, and librdkafka's configuration made of them.
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -24,7 +24,7 @@ pub(super) struct Settings {
     /// The messages' value. Default: `json`.
     #[serde(default)]
     value: Format,
-    /// How messages are compressed. Default: `lz4`.
+    /// The compression of messages. Default: `lz4`.
     #[serde(default)]
     compression: MessageCompression,
     /// Write each batch in a transaction, so that a reader with `isolation.level=read_committed`
@@ -76,7 +76,7 @@ impl MessageCompression {
     }
 }
 
-/// What to do about a topic that is missing.
+/// The treatment of a topic that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Create {
     /// Wait until somebody creates it.
@@ -97,9 +97,9 @@ pub(crate) struct Config {
     pub(super) create: Create,
     /// The topic, if it has one name.
     pub(super) writes: Vec<Stream>,
-    /// What any client of the cluster needs.
+    /// The settings that any client of the cluster needs.
     pub(super) client: ClientConfig,
-    /// What the producer needs, but for the transactional id.
+    /// The settings that the producer needs, but for the transactional id.
     pub(super) producer: ClientConfig,
 }
 
@@ -126,7 +126,7 @@ impl TryFrom<Settings> for Config {
         let Settings { brokers, topic, key, value, compression, properties, .. } = settings;
         let mut client =
             kafka_client::config(&brokers, settings.tls.as_ref(), settings.sasl.as_ref());
-        // What librdkafka says is logged as details; without this the crate `log` decides.
+        // librdkafka's words are logged as details; without this the crate `log` decides.
         client.set_log_level(RDKafkaLogLevel::Info);
         let mut producer = client.clone();
         producer

@@ -54,7 +54,7 @@ pub(super) struct Transactions {
     is_open: bool,
 }
 
-/// What became of transactions. A sink without them has no more than the zeros.
+/// The numbers of transactions, by outcome. They stay zero in a sink without transactions.
 pub(super) struct Counts {
     pub(super) committed: Tally,
     pub(super) taken_back: Tally,
@@ -79,7 +79,7 @@ struct Notes {
     client: ClientConfig,
 }
 
-/// What is noted of a batch.
+/// The note on a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mark {
     batch: String,
@@ -200,10 +200,9 @@ impl Transactions {
         self.is_open = false;
     }
 
-    /// What follows from our producer having lost its id to another one. Brokers take the id of
-    /// whoever leaves a transaction open for too long, too: after a cut of the network, say. So
-    /// only a mark that is not ours tells that there is another saltern; the one of us that finds
-    /// it gives in.
+    /// The error after our producer lost its id to another one. Brokers take the id of whoever
+    /// leaves a transaction open for too long, too: after a cut of the network, say. So only a mark
+    /// that is not ours tells that there is another saltern; the one of us that finds it gives in.
     pub(super) fn fenced(&self, batch: BatchId, failed: WriteError) -> WriteError {
         let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
         let is_ours = |marks: &[Mark]| {
@@ -228,7 +227,7 @@ impl Transactions {
     pub(super) fn leave(&mut self, producer: &ThreadedProducer<Reports>) -> bool {
         self.noting.wait();
         if self.is_open {
-            // If it fails, the brokers give it up later, or at our next connect.
+            // The brokers give it up later, or at our next connect, if it fails.
             let _ = producer.abort_transaction(SLICE);
         }
         self.is_open

@@ -25,15 +25,15 @@ use crate::observe::metrics::{self, Tally};
 use crate::sink::contract::{Cause, ConnectError, Context, WriteError};
 use crate::units::Span;
 
-/// How events are gathered.
+/// The settings of digests.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Settings {
     /// Events in a digest, at the most, 1 to 1000. So many are sent at once.
     max_events: usize,
-    /// How long the first event of a digest waits for others.
+    /// The time that the first event of a digest waits for others.
     after: Span,
-    /// How long the next digest waits after one was sent.
+    /// The time that the next digest waits after one was sent.
     interval: Span,
     /// The body, a text. `{count}` and `{dropped}` are numbers of events; `{outcomes}`, `{kinds}`,
     /// `{funs}` and `{minions}` say how many there are of each; `{first}` and `{last}` are times;
@@ -49,7 +49,7 @@ impl Default for Settings {
     }
 }
 
-/// How events are gathered, checked.
+/// The settings of digests, checked.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "Settings")]
 #[schemars(with = "Settings")]
@@ -346,7 +346,7 @@ impl Digests {
     }
 }
 
-/// How many events are to be dropped behind those of the sealed digest.
+/// The number of events to drop behind those of the sealed digest.
 fn over(waiting: &VecDeque<Waiting>, last_sealed: i64, bounds: Bounds) -> usize {
     let in_sealed = waiting.partition_point(|one| one.place <= last_sealed);
     let (mut events, mut bytes) = (0, 0);

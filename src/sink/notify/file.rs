@@ -139,7 +139,7 @@ impl File {
     }
 }
 
-/// Why a file could not be opened.
+/// The reason why a file could not be opened.
 #[derive(Debug, thiserror::Error)]
 enum Unopened {
     #[error(transparent)]

@@ -84,7 +84,7 @@ pub(crate) struct Message {
     pub(super) events: Vec<Note>,
 }
 
-/// How many events there are of each.
+/// The numbers of events of each.
 #[derive(Debug, Default, Serialize)]
 struct Counts {
     kind: BTreeMap<String, u64>,

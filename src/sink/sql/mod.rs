@@ -31,10 +31,10 @@ pub(super) mod write;
 ///
 /// A future of it that is dropped may leave a transaction open: let go of the connection then.
 pub(super) trait Database: Send {
-    /// Why a statement failed.
+    /// The failure of a statement.
     type Error: Error + Send + Sync + 'static;
 
-    /// Runs a statement; how many rows it changed.
+    /// Runs a statement; returns the number of rows that it changed.
     fn execute(
         &mut self,
         sql: &str,

@@ -86,7 +86,7 @@ impl Statements {
         }
     }
 
-    /// How many events are written together.
+    /// The number of events that are written together.
     pub(super) fn group(&self) -> usize {
         let Tables { returns, events, .. } = self.tables;
         let widest = returns.written().count().max(events.written().count()).max(2);

@@ -17,7 +17,7 @@ use crate::event::standing::{Precedence, Standing};
 /// The bytes of frames from which on a group has no more events.
 const GROUP_BYTES: usize = 1 << 20;
 
-/// Why a batch is not stored, or not all of it.
+/// The failure to store a batch, or a part of it.
 #[derive(Debug)]
 pub(in crate::sink) enum Failure<E> {
     /// The database refuses the events at these places, each for its own reason; all others are
@@ -79,7 +79,7 @@ async fn all<'a, D: Database>(
     Ok(())
 }
 
-/// How many entries are the next group, at least one.
+/// The number of entries in the next group, at least one.
 fn first_group(entries: &[Entry<'_>], most: usize) -> usize {
     let mut bytes = 0;
     let fits = |entry: &&Entry<'_>| {

@@ -22,7 +22,7 @@ use super::seen::Seen;
 use crate::client::kafka::{self as kafka_client, explained};
 use crate::sync::lock;
 
-/// What librdkafka calls back.
+/// The callbacks of librdkafka, and their state.
 pub(super) struct Context {
     in_flight: Mutex<InFlight>,
     runtime: Handle,
@@ -101,7 +101,7 @@ impl ConsumerContext for Context {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let Rebalance::Revoke(partitions) = rebalance else { return };
         debug!(partitions = partitions.count(), "partitions go to another worker");
-        // What is lost already cannot be committed.
+        // Partitions that are lost already cannot be committed.
         if partitions.count() > 0 && !consumer.assignment_lost() {
             self.bring_home(consumer);
         }

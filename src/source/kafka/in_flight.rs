@@ -1,4 +1,5 @@
-//! What was read from Kafka and is not known to be safe yet, in the order in which it was read.
+//! The messages that were read from Kafka and are not known to be safe yet, in the order in which
+//! they were read.
 //!
 //! A partition's offset may be committed up to the first message that is not safe. Messages that
 //! were read together are one *lot*: it knows how far it goes in each partition, and has a receipt
@@ -32,7 +33,7 @@ impl Lot {
     }
 }
 
-/// What became of the oldest lot.
+/// The state of the oldest lot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Front {
     /// There is none: everything is safe.
@@ -50,7 +51,7 @@ pub(super) struct InFlight {
     bytes: usize,
     /// Partitions that this consumer reads.
     assigned: BTreeSet<Place>,
-    /// How far each of them is safe.
+    /// The offsets up to which each of them is safe.
     safe: Offsets,
     /// More is safe than was committed.
     has_news: bool,

@@ -17,7 +17,7 @@ use crate::codec::lenient_json::{MARK, Replaced};
 use crate::event::EventId;
 use crate::source::written::{self, NotAnEvent};
 
-/// What the values of messages are.
+/// The form of the values of messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::source) enum Format {

@@ -23,7 +23,7 @@
 //! `auto.offset.reset` is `earliest` unless it is set among `properties`. A new topic that a
 //! regular expression matches is found within 30 s.
 //!
-//! What a value has that JSON lacks is replaced and counted ([What JSON
+//! Parts of a value that JSON has no form for are replaced and counted ([What JSON
 //! lacks](../sources.md#what-json-lacks)). A daemon that reads a topic which one of its own sinks
 //! writes is refused. `saltern check --connect` asks the brokers for each topic.
 //!
@@ -54,9 +54,9 @@
 //!
 //! # Inside
 //!
-//! Here is what can be set, and what is asked to see whether it is right. `worker` reads messages,
-//! `messages` makes events of them, `in_flight` knows which are safe, and `group` answers when
-//! librdkafka calls back. `seen` shows how far it all is.
+//! Here are the settings, and the questions that check them. `worker` reads messages, `messages`
+//! makes events of them, `in_flight` knows which are safe, and `group` answers when librdkafka
+//! calls back. `seen` shows how far it all is.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What can be seen of a worker: how far it is behind, and what it holds.
+//! The metrics of a worker: how far it is behind, and what it holds.
 
 use rdkafka::Statistics;
 use rdkafka::statistics::Partition;

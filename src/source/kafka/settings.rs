@@ -1,4 +1,4 @@
-//! What an operator says of a source `kafka`.
+//! The settings of a source `kafka`.
 
 use rdkafka::ClientConfig;
 use schemars::JsonSchema;
@@ -19,7 +19,7 @@ struct Written {
     /// The consumer group. Workers of one group share the topics; each group reads everything.
     #[serde(default = "default_group")]
     group: String,
-    /// What the messages' values are. Default: `auto`.
+    /// The form of the messages' values. Default: `auto`.
     #[serde(default)]
     format: Format,
     /// TLS towards the brokers. Default: none.
@@ -58,7 +58,7 @@ impl Config {
     }
 }
 
-/// What the source sets itself, and why nobody else may.
+/// The properties that the source sets itself, and the reasons why nobody else may.
 const OWNED: &[(&str, &str)] = &[
     ("group.id", "group"),
     ("enable.auto.commit", "the manual: offsets are committed when the events are safe"),
@@ -90,7 +90,7 @@ impl TryFrom<Written> for Config {
             ("queued.max.messages.kbytes", "16384"),
             // Topics that come later are found within this.
             ("topic.metadata.refresh.interval.ms", "30000"),
-            // How often it is told how far the source is behind.
+            // The interval at which it is told how far the source is behind.
             ("statistics.interval.ms", "5000"),
         ] {
             client.set(name, value);

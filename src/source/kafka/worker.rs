@@ -120,8 +120,8 @@ impl Worker {
         if self.is_up {
             self.consumer.context().bring_home(&self.consumer);
         }
-        // What is left is read again by whoever comes next; the consumer leaves its group when it
-        // is dropped, and need not wait for it once more.
+        // Another worker reads the rest again. The consumer leaves its group when it is dropped,
+        // and need not wait for the rest once more.
         self.consumer.context().in_flight().forget();
         Ok(())
     }

@@ -61,7 +61,7 @@ impl TryFrom<NumberOrName> for UserId {
     }
 }
 
-/// How an unmapped container gets in.
+/// Advice to let an unmapped container in.
 const REMEDY: &str =
     "share user ids with the container, or bind tcp://127.0.0.1:PORT with `token_file`";
 

@@ -49,7 +49,7 @@ const ANSWERS: usize = 128;
 /// A client as all that decide over it see it.
 pub(super) struct Client {
     pub(super) peer: Peer,
-    /// Whether it was a master when it came.
+    /// Its authority when it came: that of a master or not.
     pub(super) kind: Authority,
     pub(super) share: Rc<Share>,
     /// The time of its last message, and whether it ever sent one.

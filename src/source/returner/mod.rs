@@ -39,9 +39,9 @@
 //!
 //! # Inside
 //!
-//! Where a bus only tells, this asks and is answered. Each client has a task of its own
-//! ([`connection`]), what it may have under way is bounded ([`handler`], [`budget`]). The other
-//! sources are not held up. Who may come in at all is a matter of [`access`].
+//! A bus only tells; clients of this source ask and are answered. Each client has a task of its own
+//! ([`connection`]). The work that it may have under way is bounded ([`handler`], [`budget`]). The
+//! other sources are not held up. Who may come in at all is a matter of [`access`].
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -82,7 +82,7 @@ mod turned_away;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    /// Where Salt's returner connects to: `ipc://PATH` or `unix:PATH`, a unix socket, or
+    /// The address for Salt's returner: `ipc://PATH` or `unix:PATH`, a unix socket, or
     /// `tcp://127.0.0.1:PORT` with `token_file`; any address but loopback is refused. The same as
     /// `saltern.address` on Salt's side.
     bind: Bind,
@@ -166,7 +166,7 @@ impl TryFrom<Written> for Config {
 /// Connections at a time. When there are as many, the one that has been idle for longest has to go.
 const CONNECTIONS: usize = 256;
 
-/// How many of these may be no masters.
+/// The number of these that may be no masters.
 const OTHERS: usize = CONNECTIONS / 2;
 
 /// The time to leave the listener alone after it failed, for lack of descriptors for instance.

@@ -31,7 +31,7 @@ use crate::sync::receipt::Receipt;
 /// Requests with something to keep, and calls of the job cache, that may be under way.
 const ALL: Places<usize> = Places { keeping: 192, asking: 256 };
 
-/// How many of these a single client may have, and all that are no masters.
+/// The shares of these that a single client may have, and all that are no masters.
 const EACH: Places<usize> = Places { keeping: 96, asking: 8 };
 const OTHERS: Places<usize> = Places { keeping: ALL.keeping / 2, asking: ALL.asking / 2 };
 
