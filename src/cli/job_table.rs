@@ -101,7 +101,7 @@ impl Job {
         ]
     }
 
-    /// The time from the job's publication on.
+    /// The time from the job's publication to `time`, as text.
     fn after(&self, time: &str) -> String {
         let started = self.started.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
         match (started, time.parse::<Timestamp>()) {

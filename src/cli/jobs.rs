@@ -152,7 +152,7 @@ impl Which {
     }
 }
 
-/// The source of the answers.
+/// The job cache, asked through the daemon or read from its file.
 enum Cache {
     Daemon(Daemon),
     File(Jobs),

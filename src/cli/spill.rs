@@ -99,7 +99,7 @@ struct Place {
     running: Running,
 }
 
-/// The daemon that has the state directory.
+/// The daemon that has the state directory, if one runs.
 enum Running {
     No,
     /// It can be asked.

@@ -233,7 +233,7 @@ impl Answer {
     }
 }
 
-/// The consequence of an answer that is no success, or of none.
+/// The consequence of an answer that is no success, or of no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failed {
     /// It may work later, and nothing is wrong with the events.

@@ -1,4 +1,4 @@
-//! The connection to Kafka, as the source and the sink of that name have it in common.
+//! The connection to Kafka, shared by the source and the sink of that name.
 //!
 //! librdkafka does the work. Its own settings are names and texts; what an operator writes of them
 //! is checked when the configuration is read, by asking librdkafka.
@@ -19,7 +19,7 @@ use crate::client::tls::{self, Identity, TlsConfig};
 use crate::files::regular_file::{self, Links};
 use crate::units::Secret;
 
-/// The longest time of a question to the brokers for whose answer somebody waits.
+/// The time that brokers have to answer a question, while somebody waits for the answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Brokers to begin with, `HOST:PORT` each; they name the others.

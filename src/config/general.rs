@@ -32,7 +32,7 @@ pub(crate) struct General {
     pub(crate) dead_letters: DeadLettersConfig,
     /// The job cache. `null` is `{enabled: false}`.
     pub(crate) jobs: JobsConfig,
-    /// Rules for what to hide of all events before they are stored or shown, and of data that Salt
+    /// Rules that hide values of all events before they are stored or shown, and of data that Salt
     /// writes into the job cache. Default: nothing.
     pub redact: Vec<RuleConfig>,
     /// The time that an event is remembered, so that the same one from another source is dropped;

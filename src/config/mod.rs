@@ -50,7 +50,7 @@ pub struct Config {
     pub(crate) sources: Vec<SourceConfig>,
     /// The sinks, in the order of the file.
     pub(crate) sinks: Vec<SinkConfig>,
-    /// The rules for what to hide of all events.
+    /// The rules that hide values of all events.
     pub redact: Arc<Rules>,
     /// The time that jobs are kept in the job cache; `None` if there is none.
     pub(crate) keep_jobs: Option<Duration>,

@@ -29,11 +29,11 @@ pub(crate) struct SinkConfig {
     pub(crate) driver: Arc<dyn Driver>,
     /// The events that it takes.
     pub(crate) filter: Filter,
-    /// The rules for what to hide of these events.
+    /// The rules that hide values of these events.
     pub redact: Arc<Rules>,
     /// The limits at which its batches are due.
     pub(crate) limits: BatchLimits,
-    /// The waits between its tries, and their end.
+    /// Its retries of writes that failed.
     pub(crate) retry: RetryConfig,
     /// The place and the size of its queue.
     pub(crate) spill: SpillConfig,
@@ -60,12 +60,12 @@ pub(super) struct SinkOptions {
     /// is given stands in the place of the kind's as a whole.
     #[schemars(with = "FilterConfig")]
     filter: Option<FilterConfig>,
-    /// Rules for what to hide of the events that the sink takes, besides the rules for all events.
+    /// Rules that hide values of the events that the sink takes, besides the rules for all events.
     /// The filter sees the events before these rules. Default: nothing.
     redact: Vec<RuleConfig>,
     /// The size of batches, and the time that they wait to fill.
     batch: BatchConfig,
-    /// The tries after a write that failed.
+    /// Retries of writes that failed.
     retry: RetryConfig,
     /// The place and the size of the sink's queue.
     spill: SpillConfig,

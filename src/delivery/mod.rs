@@ -55,7 +55,7 @@ pub(crate) struct Settled {
 
 /// The state that the writers of one sink share.
 pub(crate) struct Shared {
-    /// The settings of its tries.
+    /// The settings of retries.
     pub(crate) retry: RetryConfig,
     /// Lets one writer at a time try a server that is down.
     pub(crate) breaker: Breaker,
@@ -73,7 +73,7 @@ pub(crate) struct Shared {
 
 /// One writer of a sink: where its batches come from and where it reports them.
 pub(crate) struct Writer {
-    /// The surroundings that the sink is told of.
+    /// The environment of the sink.
     pub(crate) context: Context,
     /// Batches to write.
     pub(crate) batches: mpsc::Receiver<Batch>,

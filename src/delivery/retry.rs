@@ -1,12 +1,12 @@
-//! The tries after a write that failed.
+//! Retries of writes that failed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Span;
 
-/// The tries after a failure of a sink. There is no limit to their number unless `give_up_after`
-/// sets one.
+/// Retries of connects and writes that failed. There is no limit to their number unless
+/// `give_up_after` sets one.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetryConfig {

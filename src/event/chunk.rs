@@ -197,7 +197,7 @@ impl Share {
         self.weight_before(self.to) - self.weight_before(self.from)
     }
 
-    /// The weight in front of a place, such that the parts of a share weigh as much as the share.
+    /// The weight of all before a place, so that the parts of a share weigh as much as the share.
     fn weight_before(&self, place: usize) -> usize {
         let bytes = self.bytes_before().get(place).copied().unwrap_or_default();
         let own = weight(bytes, place);

@@ -44,7 +44,7 @@ pub(crate) struct News {
 /// Connections at a time at one door.
 const PLACES: usize = 128;
 
-/// The time in which a client has to send the head of a request, and may stay idle between two.
+/// The time that a client has for the head of a request, and that it may be idle between two.
 const HEADERS: Duration = Duration::from_secs(30);
 
 /// The time in which a client has to agree on a key.

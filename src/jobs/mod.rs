@@ -119,7 +119,7 @@ pub enum JobsError {
     /// It is not enabled.
     #[error("there is no job cache here; set `jobs: {{enabled: true}}`")]
     Off,
-    /// The value to store does not have the form that it has to have.
+    /// The value to store does not have the required form.
     #[error("{0}")]
     Malformed(&'static str),
     /// The value to store is no load.
@@ -263,8 +263,8 @@ impl Jobs {
         Arc::clone(&lock::read(&self.0.stores))
     }
 
-    /// The form to store of a load that the master says in an event of this tag; `None` for as it
-    /// is.
+    /// The redacted form of a load that the master says in an event of this tag; `None` if it stays
+    /// as it is.
     fn redacted(&self, tag: &str, load: &[u8]) -> Option<Event> {
         let redaction = lock::read(&self.0.redaction).clone();
         redaction.and_then(|redaction| redaction.of(&Event::new(tag, load)))

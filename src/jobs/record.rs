@@ -1,4 +1,4 @@
-//! Records jobs, and decides what wins when it is said twice.
+//! Records jobs, and decides which of two records wins.
 //!
 //! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the
 //!   event `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master
@@ -11,8 +11,8 @@
 //!   things the row is marked.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
 //!   nothing to what was published.
-//! Of a job that was published with `nocache` the minions that returned and their outcomes are
-//! kept, and not their returns.
+//! * Of a job that was published with `nocache` the minions that returned and their outcomes are
+//!   kept, and not their returns.
 //! * A *runner* is a job with one return, that of the master, which is no minion and expected
 //!   nowhere. It is stored as Salt hands it to a job cache ([`RunnerJob`]), also where only the bus
 //!   tells of it. Then it stands under the id that the source has for its master, until Salt says

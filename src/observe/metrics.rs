@@ -149,8 +149,8 @@ pub(crate) const REDACTED_VALUES: Metric = counter(
     &["sink", "rule"],
     "Values that a rule of `redact` has replaced; `sink` is empty for the rules on top.",
 );
-/// The payloads and values that were taken out because `redact` could not search them: torn (behind
-/// damage), too_deep (over 512 levels), too_long (the result).
+/// Payloads and values that were taken out because `redact` could not search them: torn (behind
+/// damage), too_deep (over 512 levels), too_long (after redaction).
 pub(crate) const REDACT_CUT: Metric = counter(
     "saltern_redact_cut_total",
     &["sink", "reason"],

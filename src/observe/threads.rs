@@ -1,4 +1,4 @@
-//! Watches that every thread moves.
+//! Checks that every thread moves.
 //!
 //! A thread that lives as long as the daemon has a [`Pulse`]. It is a number that the thread counts
 //! up with each thing that it does, and that is odd while it waits. A thread whose number is even

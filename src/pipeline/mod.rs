@@ -80,7 +80,7 @@ pub(crate) struct Pipeline {
     general: General,
     /// The time for which events are remembered so that repeats are dropped, now.
     dedupe_window: Option<Duration>,
-    /// The rules for what to hide of all events, now.
+    /// The rules that hide values of all events, now.
     redact: Arc<Rules>,
     environment: SinkEnvironment,
     sinks: Vec<RunningSink>,

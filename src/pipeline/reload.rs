@@ -18,7 +18,7 @@ pub(crate) enum ReloadError {
     Failed(String),
 }
 
-/// The fates of the sources or the sinks, by name.
+/// The plan for the sources or the sinks, by name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// The same in both.

@@ -284,7 +284,7 @@ mod tests {
         }
     }
 
-    /// The times of the stop, of giving up and of the end, and the reason of the end, in seconds.
+    /// The times in seconds of the stop, of giving up and of the end, and the reason of the end.
     async fn run(deadline: u64, heard: &[(u64, Request)]) -> (u64, u64, u64, &'static str) {
         let shutdown = Shutdown::within(Duration::from_secs(deadline));
         let heard = heard.iter().map(|(wait, told)| (Duration::from_secs(*wait), *told));

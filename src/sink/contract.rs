@@ -140,7 +140,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
 pub(crate) struct Defaults {
     /// Batches.
     pub(crate) batch: BatchLimits,
-    /// The tries after a write that failed.
+    /// Retries of writes that failed.
     pub(crate) retry: RetryConfig,
     /// The place and the size of the queue.
     pub(crate) spill: SpillConfig,
@@ -189,7 +189,7 @@ pub struct TableWish {
     pub(crate) server_version: Option<(u32, u32)>,
 }
 
-/// The changes at a server.
+/// The migration of one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Migrated {
     /// The server.

@@ -131,7 +131,7 @@ pub(super) struct RawfileJson {
 /// The time to wait for the lock of another process before looking again.
 const LOCK_WAIT: Duration = Duration::from_millis(5);
 
-/// The time to leave a rotation that failed.
+/// The time after which a rotation that failed is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 
 impl Sink for RawfileJson {

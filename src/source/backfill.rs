@@ -2,8 +2,8 @@
 //! ([`crate::source::local_cache::format`]).
 //!
 //! The jobs that the master wrote meanwhile are read when the bus is there again, and at the start.
-//! Events that neither the job cache nor the bus has brought are handed on, and say `_backfilled:
-//! true`. Reading goes on beside the bus and never holds it up.
+//! Those of their events that neither the job cache nor the bus has brought are handed on, with
+//! `_backfilled: true`. Reading goes on beside the bus and never holds it up.
 //!
 //! Events that must not be repeated are known in two ways. Those from before the gap are in the job
 //! cache; the backfill waits until it has stored them. Those since then are remembered here, by
@@ -43,7 +43,7 @@ pub(super) struct Config {
     /// away. Events that were stored already are not read again.
     #[serde(default = "default_max_age")]
     max_age: Span,
-    /// The time from the return of the bus to the look, so that events on their way come first.
+    /// The time to wait once the bus is there, so that events on their way come first.
     #[serde(default = "default_settle")]
     settle: Span,
 }

@@ -1,4 +1,4 @@
-//! Hands the events that a source read on to the dispatcher.
+//! Hands the events of a source on to the dispatcher.
 
 use std::sync::Arc;
 use std::time::Duration;

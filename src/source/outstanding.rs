@@ -1,4 +1,5 @@
-//! The events that a waiting source has handed on and does not know to be safe yet.
+//! The events that a source has handed on and does not know to be safe yet. For sources that can
+//! wait.
 
 use std::collections::VecDeque;
 

@@ -241,7 +241,7 @@ impl Flaws {
     }
 }
 
-/// The times at which events are due.
+/// The pace at which events are due.
 struct Pace {
     rate: f64,
     next: Instant,
@@ -452,7 +452,7 @@ impl Reader {
         }
     }
 
-    /// Uses the bytes that are left when the file has ended.
+    /// Handles the bytes that are left when the file has ended.
     fn rest(&mut self, block: &mut Block) -> Result<(), SourceError> {
         match &mut self.format {
             Some(Format::JsonLines(lines)) => {

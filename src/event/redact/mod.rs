@@ -1,10 +1,10 @@
 //! Hides values of events before they are stored or shown: the option `redact`.
 //!
 //! Rules on top of the configuration are for everything. Rules of a sink are for the events that
-//! this sink is handed. The dispatcher applies those on top, before an event goes anywhere. Data
-//! that Salt writes into the job cache goes past the dispatcher, and they are applied there too.
-//! The spooler of a sink applies the sink's rules before its queue, so that their cost is no other
-//! sink's.
+//! this sink is handed. The dispatcher applies the rules on top, before an event goes anywhere.
+//! Data that Salt writes into the job cache goes past the dispatcher, and the job cache applies
+//! these rules to it. The spooler of a sink applies the sink's rules before its queue, so that
+//! their cost is no other sink's.
 //!
 //! A rule looks at payloads and never at tags. An event of which something was replaced keeps the
 //! id that it had before, so that it is known for the same everywhere.
@@ -317,7 +317,7 @@ mod tests {
             Value::F64(f64::NAN),
             Value::Array(vec![Value::from(1), text.clone()]),
             within(text),
-            // The pattern leaves a key that is a password too.
+            // The pattern makes `password` of these.
             Value::from("pass~word"),
             Value::Ext(5, b"pass#word".to_vec()),
             Value::Array(vec![Value::from("pass~word")]),

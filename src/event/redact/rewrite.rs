@@ -21,7 +21,7 @@ use crate::event::redact::rules::{Asked, HIDDEN, Rules, hit};
 /// The deepest nesting of maps and arrays. Salt's own packer stops at 511.
 pub(super) const MAX_DEPTH: usize = 512;
 
-/// The bytes that a payload may grow by, besides to twice its size.
+/// The bytes that a payload may grow by beyond twice its size.
 const GROWTH: usize = 1 << 20;
 
 /// A payload that was written anew.

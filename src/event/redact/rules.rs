@@ -16,8 +16,8 @@ use crate::yaml::{Node, Problem};
 /// The text in place of a value unless a rule says otherwise.
 pub(super) const HIDDEN: &str = "**redacted**";
 
-/// A rule of what to hide: one of `keys`, `paths` and `pattern`. Without `tags` and `functions` it
-/// is for all events. The first rule that matches a value replaces it.
+/// A rule that hides values: one of `keys`, `paths` and `pattern`. Without `tags` and `functions`
+/// it is for all events. The first rule that matches a value replaces it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RuleConfig {

@@ -109,8 +109,7 @@ pub(in crate::sink) enum Format {
     Json,
     /// A msgpack map of `tag` and `data`; `data` is the event's payload, byte by byte.
     Msgpack,
-    /// The object that Salt's returner `kafka` sends: the return as JSON. Other events are not
-    /// sent.
+    /// The return as JSON, as Salt's returner `kafka` sends it. Other events are not sent.
     SaltReturner,
 }
 

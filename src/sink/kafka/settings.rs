@@ -126,7 +126,7 @@ impl TryFrom<Settings> for Config {
         let Settings { brokers, topic, key, value, compression, properties, .. } = settings;
         let mut client =
             kafka_client::config(&brokers, settings.tls.as_ref(), settings.sasl.as_ref());
-        // librdkafka's words are logged as details; without this the crate `log` decides.
+        // Lines of librdkafka are logged as details; without this the crate `log` decides.
         client.set_log_level(RDKafkaLogLevel::Info);
         let mut producer = client.clone();
         producer

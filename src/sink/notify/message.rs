@@ -84,7 +84,7 @@ pub(crate) struct Message {
     pub(super) events: Vec<Note>,
 }
 
-/// The numbers of events of each.
+/// The numbers of events, by each field's values.
 #[derive(Debug, Default, Serialize)]
 struct Counts {
     kind: BTreeMap<String, u64>,

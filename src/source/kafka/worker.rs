@@ -120,7 +120,7 @@ impl Worker {
         if self.is_up {
             self.consumer.context().bring_home(&self.consumer);
         }
-        // Another worker reads the rest again. The consumer leaves its group when it is dropped,
+        // The next reader takes the rest again. The consumer leaves its group when it is dropped,
         // and need not wait for the rest once more.
         self.consumer.context().in_flight().forget();
         Ok(())
