@@ -21,10 +21,18 @@ pub(crate) fn context() -> Context {
     }
 }
 
+/// The time at which the events of [`batch`] were read, in microseconds since 1970: in 2026.
+pub(crate) const READ: u64 = 1_795_304_177_000_001;
+
 /// A batch of these events, read together off the bus `bus` of the master `m`.
 pub(crate) fn batch(events: Vec<Event>) -> Batch {
+    batch_read(READ, Authority::Bus, events)
+}
+
+/// The same, read at this time, in microseconds since 1970, off the bus or told by the master.
+pub(crate) fn batch_read(read: u64, authority: Authority, events: Vec<Event>) -> Batch {
     let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
-    let chunk = Chunk::new(origin, READ, events);
+    let chunk = Chunk::new(origin, read, events).vouched_for_by(authority);
     Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
 }
 
@@ -32,6 +40,3 @@ pub(crate) fn batch(events: Vec<Event>) -> Batch {
 pub(crate) fn entry(event: &Event) -> Entry<'_> {
     Entry::of(event, Authority::Bus)
 }
-
-/// The time at which the events were read, in microseconds since 1970: in 2026.
-const READ: u64 = 1_795_304_177_692_890;

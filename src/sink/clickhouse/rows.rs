@@ -347,7 +347,6 @@ fn hex(id: u128) -> [u8; 32] {
 mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
-    use std::sync::Arc;
 
     use bytes::BytesMut;
     use proptest::prelude::*;
@@ -355,19 +354,12 @@ mod tests {
 
     use super::super::features::Format;
     use super::*;
-    use crate::event::chunk::{Chunk, Share};
-    use crate::event::{Event, Origin};
+    use crate::event::Event;
+    use crate::sink::testing::{READ, batch};
     use crate::source::framing::{Frame, Framer};
 
     const OLD: (u32, u32) = (18, 16);
     const NEW: (u32, u32) = (26, 9);
-    const RECEIVED: u64 = 1_795_304_177_000_001;
-
-    fn batch(events: Vec<Event>) -> Batch {
-        let origin = Arc::new(Origin { source: "bus".into(), master_id: "m-1".into() });
-        let chunk = Chunk::new(origin, RECEIVED, events);
-        Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
-    }
 
     fn event(tag: &str, data: &Value) -> Event {
         Event::new(tag, &rmp_serde::to_vec(data).unwrap())
@@ -571,7 +563,7 @@ mod tests {
         let tag = "salt/job/20261121233617130881/new";
         let tables = read(vec![event(tag, &data)], OLD);
         let row = &tables["salt_jobs"][0];
-        assert_eq!(row["time"], RECEIVED / 1_000_000);
+        assert_eq!(row["time"], READ / 1_000_000);
         assert_eq!(row["jid"], "20261121233617130881");
         assert_eq!(row["function"], "[\"test.ping\", \"cmd.run\"]");
         assert_eq!(row["target"], "[\"a\", \"b\"]");

@@ -9,13 +9,13 @@ use rusqlite::types::ValueRef;
 use serde_json::json;
 
 use super::*;
-use crate::event::chunk::{Chunk, Share};
-use crate::event::{Authority, Event, Origin, job_load};
+use crate::event::{Authority, Event, job_load};
 use crate::jobs::Jobs;
 use crate::jobs::store::Question;
 use crate::jobs::stores::JobStores;
 use crate::sink::contract::Partly;
 use crate::sink::sql::dialect::Dialect;
+use crate::sink::testing::{READ, batch, batch_read};
 
 const JID: &str = "20261121233336123456";
 
@@ -48,14 +48,8 @@ fn job_return(minion: &str, more: &[(&str, Value)]) -> Event {
     event(&format!("salt/job/{JID}/ret/{minion}"), &pairs)
 }
 
-fn batch(events: Vec<Event>) -> Batch {
-    vouched(Authority::Bus, events)
-}
-
 fn vouched(authority: Authority, events: Vec<Event>) -> Batch {
-    let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
-    let chunk = Chunk::new(origin, 1_795_304_016_000_250, events).vouched_for_by(authority);
-    Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
+    batch_read(READ, authority, events)
 }
 
 #[test]
@@ -148,10 +142,10 @@ fn rows_are_what_salt_writes() {
         &database,
         "SELECT id, tag, data, alter_time, master_id, length(event_id) FROM salt_events WHERE tag = 'my/app'",
     );
-    assert_eq!(events, [r#"#5 | my/app | {"n": 1} | 2026-11-21 23:33:36.000250 | master-1 | #32"#]);
+    assert_eq!(events, [r#"#5 | my/app | {"n": 1} | 2026-11-21 23:36:17.000001 | m | #32"#]);
     // Local time, in the form of Python's `str(datetime.now())`.
-    let local = Timestamp::from_microsecond(1_795_304_016_000_250).unwrap();
-    let local = local.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S.000250");
+    let local = Timestamp::from_microsecond(i64::try_from(READ).unwrap()).unwrap();
+    let local = local.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S.000001");
     assert_eq!(rows(&database, "SELECT DISTINCT date FROM salt_returns"), [local.to_string()]);
     let metadata = std::fs::metadata(&database).unwrap();
     assert_eq!(metadata.mode() & 0o777 & !0o640, 0, "the database is for its owner and group");
@@ -217,7 +211,7 @@ fn a_runner_is_a_job_of_its_master() {
     assert_eq!(rows(&database, "SELECT load FROM jids"), [load]);
     let stored = rows(&database, "SELECT fun, id, full_ret, success, outcome FROM salt_returns");
     let event = format!(r#"{{"jid": "{JID}", "fun": "runner.a.b", "success": true, "return": 5}}"#);
-    assert_eq!(stored, [format!("runner.a.b | master-1 | {event} | 1 | worked")]);
+    assert_eq!(stored, [format!("runner.a.b | m | {event} | 1 | worked")]);
 }
 
 #[test]
@@ -303,7 +297,7 @@ fn a_database_of_salt_is_taken_as_it_is() {
     );
     assert_eq!(
         rows(&database, "SELECT tag, master_id FROM salt_events ORDER BY id"),
-        ["older | -".to_owned(), format!("salt/job/{JID}/ret/web-1 | master-1")]
+        ["older | -".to_owned(), format!("salt/job/{JID}/ret/web-1 | m")]
     );
 }
 
@@ -559,11 +553,7 @@ fn old_rows_go_in_small_steps_and_others_stay() {
     let database = folder.path().join("salt.db");
     let config = Config { keep: Some(YEAR), ..config(&database) };
     let mut sink = Sqlite3::open(&config).unwrap();
-    let at = |received: u64, events: Vec<Event>| {
-        let origin = Arc::new(Origin { source: "bus".into(), master_id: "master-1".into() });
-        let chunk = Chunk::new(origin, received, events);
-        Batch::new(1, 0, vec![Share::all(Arc::new(chunk))])
-    };
+    let at = |read: u64, events: Vec<Event>| batch_read(read, Authority::Bus, events);
     let job = |jid: &str| event(&format!("salt/job/{jid}/new"), &[("jid", Value::from(jid))]);
     let now = crate::observe::state::now();
     let old = |n: usize| (0..n).map(|n| event(&format!("old/{n}"), &[])).collect::<Vec<_>>();
