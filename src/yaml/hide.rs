@@ -233,8 +233,8 @@ impl OpenSecret {
     }
 }
 
-/// Writes the line without the values of keys that hold secrets; returns what goes on behind it. The
-/// first `shown` bytes are written as they are.
+/// Writes the line without the values of keys that hold secrets; returns the secret that goes on
+/// behind it. The first `shown` bytes are written as they are.
 fn without_values(line: &str, shown: usize, out: &mut String) -> OpenSecret {
     let mut state = OpenSecret::Nothing;
     let (name, mut rest) = line.split_at_checked(shown).unwrap_or(("", line));
