@@ -70,7 +70,7 @@ pub(crate) fn lenient_json(data: &[u8]) {
     }
 }
 
-/// As [`framing`], for the messages of Salt's side.
+/// The same as [`framing`], for the messages of Salt's side.
 pub(crate) fn prefixed(data: &[u8]) {
     let [pace, limit, stream @ ..] = data else { return };
     let max_frame = 16_usize << (limit % 12);
@@ -224,7 +224,7 @@ pub(crate) fn config(data: &[u8]) {
     }
 }
 
-/// Of any configuration of a master a page is made that is YAML, or it is refused with a place.
+/// Any configuration of a master becomes a page that is YAML, or is refused with a place.
 pub(crate) fn import_master(data: &[u8]) {
     let Some(text) = yaml(data) else { return };
     let master = match Master::parse(text) {

@@ -14,7 +14,7 @@ use crate::{Failure, zmtp};
 /// The rate at which events are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rate {
-    /// As fast as they are read, many in a write.
+    /// The rate at which they are read, many in a write.
     Max,
     /// So many a second, evenly: each in a write of its own, as masters do, up to [`SINGLE`].
     PerSecond(f64),

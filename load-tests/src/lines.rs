@@ -1,4 +1,4 @@
-//! Which events are in a store, in which order: an event is known by the number in its jid.
+//! The events in a store, in order: an event is known by the number in its jid.
 
 use std::fmt;
 use std::io::{self, Read};

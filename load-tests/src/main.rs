@@ -212,7 +212,7 @@ struct Offer {
     /// `zmtp` (a ZeroMQ publisher).
     #[arg(long, value_enum, default_value_t = Framing::Plain)]
     framing: Framing,
-    /// Which events.
+    /// The events to send.
     #[arg(long, value_enum, default_value_t = Mix::Highstates)]
     mix: Mix,
     /// In place of the mix, what an estate of so many minions says in about an hour.

@@ -23,7 +23,7 @@ pub(crate) enum Framing {
     Zmtp,
 }
 
-/// Which events.
+/// The events of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mix {
     /// The events of real masters, from the capture files.
@@ -42,7 +42,7 @@ pub(crate) enum Mix {
 pub(crate) struct Encoded {
     pub(crate) frame: Vec<u8>,
     pub(crate) jids: Vec<usize>,
-    /// Which of the traffic's jobs it belongs to.
+    /// The number of its job in the traffic.
     pub(crate) job: u64,
 }
 

@@ -98,7 +98,7 @@ fn is_own(host: &str, http: &Http) -> bool {
         return true;
     }
     let (Some(listen), Ok(ip)) = (http.listen, host.parse::<IpAddr>()) else { return false };
-    // Of an address for all each one of this machine is meant, which alone can be bound.
+    // An address for all means each address of this machine, and no other can be bound.
     ip == listen.ip() || listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
 }
 
@@ -135,7 +135,7 @@ impl Daemon {
             }
             Found::Denied(why) => Err(Failure::Running(why)),
             Found::Nobody(places) => {
-                // Of a socket that was turned off the address is left.
+                // A daemon whose socket was turned off has its address left.
                 if general.http.socket.is_none()
                     && let Some(listen) = general.http.listen
                 {
@@ -490,7 +490,7 @@ fn look(target: &Target, general: &General) -> Found {
     let mut places: VecDeque<_> = own.into_iter().map(|path| (path, None)).collect();
     if settings.path.is_none() && is_any(target) {
         places.push_front((place::SYSTEM.into(), None));
-        // That of a daemon with the same environment, as in a container.
+        // The socket of a daemon with the same environment, as in a container.
         if let Some(path) = place::of_runtime_directory()
             && path != Path::new(place::SYSTEM)
         {

@@ -79,16 +79,16 @@ enum Action {
     },
 }
 
-/// Which letters. Whatever is given must match.
+/// A selection of letters. A letter has to match everything that is given.
 #[derive(Args)]
 struct Which {
-    /// Of this sink.
+    /// Letters of this sink.
     #[arg(long, value_name = "NAME")]
     sink: Option<String>,
-    /// Of events whose tag matches.
+    /// Letters of events whose tag matches.
     #[arg(long, value_name = "GLOB")]
     tag: Option<String>,
-    /// Whose reason contains this.
+    /// Letters whose reason contains this.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// The letter of this number, or of the event with this id.

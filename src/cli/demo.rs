@@ -309,7 +309,7 @@ async fn show(state: Arc<State>, seconds: Option<Duration>) {
             let line = summary(&state, (events - before) as f64 / every.as_secs_f64());
             before = events;
             let line = if is_terminal { format!("\r\x1b[2K{line}") } else { format!("{line}\n") };
-            // Who closed standard error does not want to see it.
+            // A user who closed standard error does not want to see it.
             let _ = io::stderr().write_all(line.as_bytes());
         }
     };

@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(leads_to(&folders[0]), None, "nothing is left of an attempt");
         drop(first);
         assert!(!folders[1].exists());
-        // Of one that was killed a link is left.
+        // A demo that was killed leaves a link.
         DirBuilder::new().mode(0o700).create(&folders[0]).unwrap();
         symlink("/killed", folders[0].join(LINK)).unwrap();
         let next = Sign::put_up_in(first_only, Path::new("/next")).unwrap();

@@ -68,10 +68,10 @@ enum Action {
     },
 }
 
-/// Which jobs. What is given must all match.
+/// A selection of jobs. A job has to match everything that is given.
 #[derive(Args, Default)]
 struct Which {
-    /// Of functions that match.
+    /// Jobs of functions that match.
     #[arg(long, value_name = "GLOB")]
     function: Option<String>,
     /// Without functions that match, such as `runner.*`; may be given several times.
@@ -83,7 +83,7 @@ struct Which {
     /// Published by this user.
     #[arg(long)]
     user: Option<String>,
-    /// That went like this.
+    /// Jobs with this outcome.
     #[arg(long, value_enum)]
     outcome: Option<JobOutcome>,
     /// Begun then or later (RFC 3339).
@@ -99,7 +99,7 @@ struct Which {
     #[arg(long, value_name = "N", default_value_t = PAGE.0,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE.1)))]
     limit: u32,
-    /// Those behind a page: its `next`.
+    /// Jobs behind a page: its `next`.
     #[arg(long, value_name = "JID")]
     cursor: Option<String>,
 }

@@ -43,7 +43,7 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// As [`print`], of JSON and a line feed behind it, with all that does not show escaped.
+/// Prints JSON and a line feed like [`print`], with all that does not show escaped.
 pub(super) fn print_json(json: &str) -> Result<(), Failure> {
     print(&format!("{}\n", visible::json(json)))
 }

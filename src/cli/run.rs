@@ -67,7 +67,7 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     serve_on(config, bound, signals, beside).await
 }
 
-/// As [`serve`], with the HTTP side on a listener that is bound already.
+/// Serves like [`serve`], with the HTTP side on a listener that is bound already.
 pub(super) async fn serve_on<F: Future<Output = ()>>(
     config: &Config,
     bound: Option<http::Bound>,
@@ -241,8 +241,8 @@ async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watc
     }
 }
 
-/// As [`StateDir::take_again`]. Where another daemon has the directory this one ends at once: what
-/// it would still write would get among the other's files.
+/// Takes the directory like [`StateDir::take_again`]. If another daemon has it, this one ends at
+/// once: its last writes would get among the other's files.
 fn take_again(state_dir: &mut StateDir) -> Result<bool, StateDirError> {
     let taken = blocking(|| state_dir.take_again());
     if let Err(error @ StateDirError::Taken { .. }) = &taken {

@@ -1,4 +1,4 @@
-//! Who we are, for stores that are reached over HTTP.
+//! Logins at stores that are reached over HTTP.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::units::Secret;
 
-/// Who we are: `{user, password}` for HTTP's basic authentication, `{token}` for a bearer token, or
+/// The login: `{user, password}` for HTTP's basic authentication, `{token}` for a bearer token, or
 /// `{header, value}` for a header of the store's own.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

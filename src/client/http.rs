@@ -298,7 +298,7 @@ fn date_of(text: &str) -> Option<Timestamp> {
     rfc2822::parse(text).ok().map(|date| date.timestamp())
 }
 
-/// Whom a request is for, as an error shows it: the path and what is behind it may be secret.
+/// The address of a request, as an error shows it: the path and all behind it may be secret.
 #[derive(Debug, Clone)]
 struct To {
     method: Method,

@@ -64,7 +64,7 @@ impl std::fmt::Display for Brokers {
     }
 }
 
-/// Who logs in at the brokers, and how.
+/// The login at the brokers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sasl {
@@ -80,7 +80,7 @@ pub(crate) struct Sasl {
 /// A way to show a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 enum Mechanism {
-    /// As it is; only with TLS.
+    /// The password as it is; only with TLS.
     #[serde(rename = "PLAIN")]
     Plain,
     /// SCRAM with SHA-256.

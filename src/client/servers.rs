@@ -90,7 +90,7 @@ impl<S> Servers<S> {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Url {
-    /// As it was written.
+    /// The text that was written.
     text: String,
     parsed: reqwest::Url,
 }

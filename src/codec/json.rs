@@ -66,8 +66,8 @@ pub fn write(payload: &[u8], out: &mut Vec<u8>) -> JsonLosses {
     Writer::new(payload, out, None).write()
 }
 
-/// As [`write`], but `out` is handed to `take` and emptied whenever it has grown to some 64 KiB.
-/// The rest is in it at the end.
+/// Writes like [`write`], but hands `out` to `take` and empties it whenever it has grown to some 64
+/// KiB. The rest is in it at the end.
 pub(crate) fn write_in_pieces(
     payload: &[u8],
     out: &mut Vec<u8>,
@@ -112,7 +112,7 @@ fn not_finite(float: f64) -> &'static [u8] {
     }
 }
 
-/// As [`write_string`], in pieces as [`write_in_pieces`] does it.
+/// Writes like [`write_string`], in pieces like [`write_in_pieces`].
 pub(crate) fn write_string_in_pieces(
     bytes: &[u8],
     out: &mut Vec<u8>,

@@ -313,7 +313,7 @@ pub fn pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         .filter_map(|(key, value)| scalar(key).and_then(Item::bytes).map(|name| (name, value)))
 }
 
-/// As [`pairs`], with the msgpack of every key.
+/// The same as [`pairs`], with the msgpack of every key.
 pub(crate) fn raw_pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut walker = Walker::new(payload);
     let mut left = match walker.item() {

@@ -155,7 +155,7 @@ pub struct Letter {
     pub(crate) master_id: String,
     /// The time at which it was read, in microseconds since 1970.
     pub(crate) received: i64,
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     pub(crate) authority: Authority,
     /// True if it waits to be handed to its sink again.
     pub(crate) replay: bool,
@@ -566,8 +566,8 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Those of the next letters behind `after` that are meant, and behind which one to go on, if that
-/// was not the last.
+/// The next letters behind `after` that match, and the letter to go on behind, unless that was the
+/// last.
 fn matching(
     connection: &Connection,
     selection: &LetterSelection,

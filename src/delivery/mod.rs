@@ -47,7 +47,7 @@ pub(crate) mod retry;
 /// A batch is settled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settled {
-    /// Which writer settled it.
+    /// The number of the writer that settled it.
     pub(crate) writer: usize,
     /// The place of its first event in the queue.
     pub(crate) first: u64,
@@ -698,11 +698,11 @@ struct Dead {
     attempts: u32,
 }
 
-/// Which events of a batch are refused, and why.
+/// The events of a batch that are refused, with their reasons.
 enum Refused {
     /// All, for this reason.
     All(String),
-    /// Those at these places, each for a reason of its own.
+    /// The events at these places, each with its own reason.
     These(BTreeMap<usize, String>),
 }
 
@@ -1228,7 +1228,7 @@ pub(crate) mod tests {
         Delivery::<S>::new(config, &context(), &shared).deliver(batch).await
     }
 
-    /// As `until`, by the clock on the wall.
+    /// Waits like `until`, by the clock on the wall.
     async fn soon(is_so: impl Fn() -> bool) {
         let began = std::time::Instant::now();
         while !is_so() {

@@ -22,13 +22,13 @@ const MASTER: &str = "master";
 /// The longest id of a minion, in bytes: it is the name of a file on the master.
 const LONGEST_ID: usize = 255;
 
-/// Jobs of which it is known who brought them first: 512 KiB.
+/// Jobs whose first reporter is remembered: 512 KiB.
 const KNOWN_JOBS: usize = 1 << 16;
 
-/// Returns, what they said, and minions of jobs, of which that is known: 2 MiB each.
+/// Returns, their outcomes, and minions of jobs whose first reporter is remembered: 2 MiB each.
 const KNOWN_RETURNS: usize = 1 << 18;
 
-/// Who brings an event: a source with its master, or a syndic behind these; as a hash.
+/// The reporter of an event, as a hash: a source with its master, or a syndic behind these.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reporter(u64);
 
@@ -39,13 +39,13 @@ impl Reporter {
         Reporter(xxh3_64_with_seed(origin.source.as_bytes(), master))
     }
 
-    /// Who brings the same another way.
+    /// The reporter of the same by another way.
     fn by_way_of(self, way: &str) -> Self {
         Reporter(xxh3_64_with_seed(way.as_bytes(), self.0))
     }
 }
 
-/// Who returned.
+/// The minion or master that returned.
 #[derive(Debug, Clone, Copy)]
 enum Who<'a> {
     Minion(&'a str),
@@ -703,7 +703,7 @@ mod tests {
         let state = |result: bool| json!({"test_|-a_|-a_|-nop": {"result": result}});
         let mut events = Vec::new();
         for (minion, data) in [
-            // Of salt-call.
+            // `salt-call` returned these.
             ("w1", json!({"retcode": 0, "return": state(true)})),
             ("w2", json!({"retcode": 0, "return": state(false)})),
             ("w3", json!({"retcode": 0, "success": true, "return": ["no such file"]})),

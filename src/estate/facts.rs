@@ -246,7 +246,7 @@ impl<'a> Part<'a> {
 /// A field of the return of a job of several functions, with its part of each.
 struct Field<'a> {
     key: &'static str,
-    /// Of each of those that are told apart.
+    /// The values of the functions that are told apart.
     each: Vec<Option<&'a [u8]>>,
     /// The outcome of the others by this field.
     others: Outcome,

@@ -1,4 +1,4 @@
-//! Who brought a thing first, of the last many things.
+//! The first reporter of each of the last many things.
 //!
 //! With syndics the bus of the master of masters and that of a syndic's master carry the same jobs
 //! and returns. Each is counted from the bus that brought it first. Memory has a fixed size: a

@@ -72,7 +72,7 @@ impl Series {
         }
     }
 
-    /// As [`Self::add`], but sets.
+    /// Sets the value instead of adding to it, else like [`Self::add`].
     pub(super) fn set(&mut self, minion: &str, values: &[&str], to: f64) {
         if let Some(value) = self.value(minion, values) {
             *value = to;

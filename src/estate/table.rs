@@ -1,7 +1,7 @@
 //! The metrics of the estate: name, kind, labels and help in one table.
 //!
-//! Those named `salt_…` up to [`MINIONS`] are salt-exporter's, under its names and labels, so that
-//! dashboards made for it go on. The label `minion` is not listed: see [`ByMinion`].
+//! Metrics named `salt_…` up to [`MINIONS`] are salt-exporter's, under its names and labels, so
+//! that dashboards made for it go on. The label `minion` is not listed: see [`ByMinion`].
 
 use crate::observe::metrics::{Metric, counter, gauge};
 

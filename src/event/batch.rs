@@ -247,7 +247,7 @@ pub struct Entry<'a> {
     pub origin: &'a Origin,
     /// The time when it was read, in microseconds since 1970.
     pub received: u64,
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     pub authority: Authority,
 }
 

@@ -16,7 +16,7 @@ pub struct Chunk {
     pub(crate) origin: Arc<Origin>,
     /// The time when they were read, in microseconds since 1970.
     pub(crate) received: u64,
-    /// Who vouches for them.
+    /// The authority that vouches for them.
     pub(crate) authority: Authority,
     /// The events.
     pub events: Vec<Event>,
@@ -94,7 +94,7 @@ pub struct Share {
 struct Picks {
     /// Their places in the chunk, ascending.
     places: Vec<u32>,
-    /// As in the chunk, of these events alone.
+    /// The same sums as in the chunk, of these events alone.
     bytes_before: Vec<usize>,
     /// The weight of these events, and of the chunk, which they hold.
     weights: (usize, usize),
@@ -153,7 +153,7 @@ impl Share {
         self.chunk.received
     }
 
-    /// Who vouches for the events.
+    /// The authority that vouches for the events.
     pub(crate) fn authority(&self) -> Authority {
         self.chunk.authority
     }

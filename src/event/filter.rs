@@ -1,4 +1,4 @@
-//! Which events a sink takes.
+//! The filter of a sink: the events that it takes.
 
 use std::cell::OnceCell;
 
@@ -125,7 +125,8 @@ impl Filter {
         self.takes_tagged(event, self.tagged(event.tag()), ask)
     }
 
-    /// As [`Filter::takes`], for those who know what the globs say of the tag, and the fields.
+    /// The same as [`Filter::takes`], with the fields and the globs that match the tag known
+    /// already.
     pub(crate) fn takes_tagged<'e: 'a, 'a>(
         &self,
         event: &Event,

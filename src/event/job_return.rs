@@ -503,7 +503,7 @@ mod tests {
             (json!({"fun": "state.show_states", "retcode": 0, "return": ["a"]}), Worked),
             (json!({"fun": "cmd.run", "retcode": 0, "return": ["a"]}), Worked),
             (json!({"fun": "state.sls", "return": state(json!(true))}), Unknown),
-            // Of `salt-call`.
+            // `salt-call` returned this.
             (json!({"fun": "state.highstate", "retcode": 0, "return": state(json!(true))}), Worked),
         ] {
             assert_eq!(verdict(&data), (expected, false), "{data}");

@@ -48,7 +48,7 @@ pub enum NotAnEvent {
     NoTag(usize),
 }
 
-/// Who vouches for an event, from less to more.
+/// The authority that vouches for an event, from less to more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(i64)]
@@ -233,8 +233,8 @@ impl Event {
         }
     }
 
-    /// As [`Event::write_line`], but `out` is handed to `take` and emptied whenever it has grown to
-    /// some 64 KiB. The rest is in it at the end.
+    /// Writes like [`Event::write_line`], but hands `out` to `take` and empties it whenever it has
+    /// grown to some 64 KiB. The rest is in it at the end.
     pub(crate) fn write_line_in_pieces(&self, out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
         out.extend_from_slice(LINE_BEGIN);
         json::write_string_in_pieces(self.tag().as_bytes(), out, take);

@@ -10,8 +10,8 @@
 //! a `tgt` and no `cmd`. Older packages of ours add `cmd` to everything: of what they hand on,
 //! only what stands under the master's known id is taken for its own.
 //!
-//! Of a runner that is not there Salt fires the return with the bare name (`a.b`, not `runner.a.b`)
-//! and the code 254. A minion's return says `id` and `cmd`, and this one neither.
+//! Salt fires the return of a runner that does not exist with the bare name (`a.b`, not
+//! `runner.a.b`) and the code 254. A minion's return says `id` and `cmd`, and this one neither.
 
 use std::borrow::Cow;
 

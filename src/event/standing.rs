@@ -1,12 +1,13 @@
 //! The worth of a minion's return of a job, and which of two returns of one minion holds.
 //!
 //! A minion may fire any event under any tag, and so may forge the return of another one. The true
-//! one comes as well, before or after. What tells them apart is who vouches for them: a master
-//! that hands a return to its job cache has checked which minion it comes from.
+//! one comes as well, before or after. Their authorities tell them apart: a master that hands a
+//! return to its job cache has checked which minion it comes from.
 //!
-//! * What the master vouches for replaces what came by the bus, and is never replaced by it.
-//! * Of two that are worth the same the first stays, unless the master had to trim it to get it
-//!   onto its bus and the second is whole.
+//! * A return that the master vouches for replaces one that came by the bus, and is never replaced
+//!   by it.
+//! * The first of two that are worth the same stays, unless the master had to trim it for its bus
+//!   and the second is whole.
 //! * A return whose tag names another job or minion than its data is worth less than any other.
 //!   Salt makes the tag of the data, so that the two never differ on a true bus, and a forger
 //!   writes both: neither can be believed. It stands where its data says, as in the tables of
@@ -73,10 +74,10 @@ impl From<Authority> for Standing {
     }
 }
 
-/// Of a return: what it is worth, and whether the master left something out of it.
+/// The rank of a return: its authority, and whether the master left something out of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Precedence {
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     pub(crate) standing: Standing,
     /// Something is left out.
     pub(crate) trimmed: bool,
@@ -153,7 +154,7 @@ fn agree(one: &[u8], other: &[u8], depth: usize) -> bool {
 pub(crate) enum Compared {
     /// All that Salt reads.
     All,
-    /// All but what was returned, which is not kept of a job without a cache.
+    /// The return without its data, which is not kept of a job without a cache.
     AllButReturn,
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions, links: Links) -> io::
         Err(error) => return Err(error),
     }
     let no_follow = if links == Links::Refuse { OFlags::NOFOLLOW } else { OFlags::empty() };
-    // Of no effect on a regular file, which is all that stays open.
+    // `NONBLOCK` has no effect on a regular file, and nothing else stays open.
     let flags = no_follow | OFlags::NONBLOCK;
     let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
     is_regular(file.metadata()?.file_type())?;
@@ -53,7 +53,7 @@ pub(crate) fn read(path: &Path, links: Links, most: u64) -> io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
-/// As [`read`], of text, following symbolic links.
+/// Reads text like [`read`], following symbolic links.
 pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     let bytes = read(path, Links::Follow, most)?;
     String::from_utf8(bytes)

@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// behind it.
 pub(crate) const LONGEST_PATH: usize = 107;
 
-/// Who may connect to a socket.
+/// The users who may connect to a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Access {
     /// The permissions of its file. Connecting takes the permission to write.
@@ -92,7 +92,7 @@ impl SocketFile {
         self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id)
     }
 
-    /// Who owns the file, while it is in place.
+    /// The owner of the file, while it is in place.
     pub(crate) fn owner(&self) -> Option<u32> {
         let found = self.path.symlink_metadata().ok()?;
         ((found.dev(), found.ino()) == self.id).then(|| found.uid())
@@ -113,7 +113,7 @@ fn beside(path: &Path, number: u32) -> PathBuf {
     path.with_file_name(format!(".{number:06x}"))
 }
 
-/// As [`fits`], of a path at which a socket is made, by way of one beside it.
+/// Checks like [`fits`], for a socket that is bound beside the path and renamed onto it.
 pub(crate) fn fits_to_listen(path: &Path) -> io::Result<()> {
     fits(path).and_then(|()| fits(&beside(path, 0)))
 }

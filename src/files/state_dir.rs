@@ -52,9 +52,9 @@ pub(crate) enum StateDirError {
     Foreign {
         /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
-        /// Who we are.
+        /// The user of this process.
         user: u32,
     },
     /// The lock in it cannot be opened.
@@ -128,7 +128,8 @@ pub(crate) fn is_taken(state_dir: &Path) -> bool {
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// As a daemon examines it that takes it. One that is not there will be made as it should be.
+/// Examines a directory as a daemon does that takes it. A missing one will be made with the right
+/// mode.
 pub(crate) fn check(path: &Path) -> Result<Vec<String>, StateDirError> {
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => examine(path, &metadata),

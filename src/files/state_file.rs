@@ -45,7 +45,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// As [`create`], for a file of which any part is written again.
+/// Creates like [`create`], for a file whose parts are written again.
 pub(crate) fn create_to_rewrite(path: &Path) -> io::Result<File> {
     let mut options = options();
     options.append(false).write(true).create_new(true).open(path)
@@ -63,7 +63,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// As [`open_or_create`], where what is no file is put aside first.
+/// Opens like [`open_or_create`], and puts aside first what is no file.
 pub(crate) fn open_or_replace(path: &Path) -> io::Result<File> {
     put_foreign_aside(path)?;
     open_or_create(path)
@@ -107,7 +107,7 @@ pub(crate) fn examine_link(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
-/// Who is to own a new file, user and group, if root makes it and its directory is another's.
+/// The owner of a new file, user and group, if root makes it and its directory is another's.
 fn owner_besides_root(path: &Path) -> io::Result<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -133,7 +133,7 @@ pub(crate) fn put_foreign_aside(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// As [`put_foreign_aside`], of what SQLite has beside a database.
+/// Puts aside like [`put_foreign_aside`], for the files of SQLite beside a database.
 pub(crate) fn put_foreign_beside_aside(path: &Path) -> io::Result<()> {
     BESIDE.iter().try_for_each(|ending| put_foreign_aside(&with_ending(path, ending)))
 }

@@ -1,11 +1,11 @@
 //! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache, and of a job that it does not
 //! know the stores that are named to answer.
 //!
-//! Of the list: `function` (a glob), `not_function` (the same, any number of times), `minion`,
-//! `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339), `find_job=true`,
-//! `limit`, and `cursor`, which is the `next` of the page before.
+//! Parameters of the list are `function` (a glob), `not_function` (the same, any number of times),
+//! `minion`, `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339),
+//! `find_job=true`, `limit`, and `cursor`. `cursor` is the `next` of the page before.
 //!
-//! An answer is whole before its first byte is sent, in a file without a name where it is long: a
+//! An answer is whole before its first byte is sent; a long one is in a file without a name. So a
 //! client that reads slowly holds neither memory nor the database.
 
 use std::io::{self, Read};

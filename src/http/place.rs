@@ -28,12 +28,12 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// That of a daemon with this configuration and this environment.
+    /// The place of a daemon with this configuration and this environment.
     pub(crate) fn of(socket: &HttpSocket, state_dir: &Path) -> Self {
         Place::among(socket, state_dir, of_unit().as_deref(), of_user().as_deref())
     }
 
-    /// That of a daemon which leaves the runtime directory to others.
+    /// The place of a daemon that leaves the runtime directory to others.
     pub(crate) fn apart(state_dir: &Path) -> Self {
         match is_room_in(state_dir) {
             true => Place::Usual(state_dir.join(NAME)),

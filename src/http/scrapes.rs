@@ -72,7 +72,7 @@ impl Version {
         self.readings.iter().any(|reading| reading.strong_count() > 0)
     }
 
-    /// Those who are late with it: who have shown a token, or who have not.
+    /// The clients that read it too slowly, with a token or without one.
     fn late(&self, is_known: bool, now: Instant) -> Vec<Arc<Reading>> {
         let readings = self.readings.iter().filter_map(Weak::upgrade);
         let is_late = |reading: &Arc<Reading>| {

@@ -336,7 +336,7 @@ fn merged<K>(pairs: impl Iterator<Item = (K, Node)>, name_of: fn(&K) -> &String)
 /// that none is gone through more than once.
 fn merged_values(first: Node, more: impl Iterator<Item = Node>) -> Node {
     let mut place = first.place;
-    // Those since the last that replaced what was before it.
+    // The nodes since the last that replaced those before it.
     let mut last = vec![first.value];
     for node in more {
         let joins = matches!(

@@ -88,7 +88,7 @@ pub(super) fn is_secret(option: &str) -> bool {
 /// anything besides its host, a glob.
 pub(super) fn is_open(text: &str) -> bool {
     !hide::may_be_secret(text) && is_plain(text) && !has_token(text) && {
-        // Of what has an `@` only an address of mail is open.
+        // A text with an `@` is shown only if it is an address of mail.
         text.split_once('@').is_none_or(|(_, host)| !host.contains([':', '/', '@']))
     }
 }

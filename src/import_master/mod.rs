@@ -102,7 +102,7 @@ fn direct_uses(master: &Master) -> Vec<Use> {
     uses
 }
 
-/// As [`direct_uses`], with those behind `multi_returner` in its place.
+/// The same as [`direct_uses`], with the returners of `multi_returner` in its place.
 fn all_uses(master: &Master) -> Vec<Use> {
     let behind = |used: Use| match used.name == SEVERAL {
         true => behind_several(master).map(|name| Use { name, ..used }).collect(),

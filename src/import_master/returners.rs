@@ -116,7 +116,7 @@ const OTHERS: [Returner; 34] = [
     notices(&["sms"], &["sms", "twilio"], false),
     notices(&["telegram"], &["telegram"], false),
     notices(&["xmpp"], &["xmpp"], false),
-    // Those that it lists are in its place.
+    // The returners that it lists are in its place.
     Returner { why_not: INSTEAD, ..store(&["multi_returner"], &["multi_returner"], false) },
     Returner { why_not: INSTEAD, ..store(&["salt_cache"], &[], false) },
 ];

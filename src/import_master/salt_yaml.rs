@@ -178,7 +178,7 @@ impl<'a, 'b> Reader<'a, 'b> {
         Ok(())
     }
 
-    /// Of each line whether it is within a text or brackets that began on one before.
+    /// Marks each line that is within a text or brackets that began on a line before.
     fn covered(&self) -> Vec<bool> {
         let mut covered = vec![false; hide::lines_of(self.text).count()];
         for (first, last) in &self.spans {

@@ -18,7 +18,7 @@ use crate::event::standing::Standing;
 /// Jobs on a page unless asked otherwise, and at the most.
 pub(crate) const PAGE: (u32, u32) = (50, 1000);
 
-/// Which jobs to list. What is given must all match.
+/// A selection of jobs. A job has to match everything that is given.
 #[derive(Debug, Clone, Default)]
 pub struct JobSelection {
     /// A glob of the function: `state.*`. Of a job of several functions one has to match.
@@ -27,7 +27,7 @@ pub struct JobSelection {
     pub not_function: Vec<String>,
     /// A minion that the job was meant for, or that returned.
     pub minion: Option<String>,
-    /// Who published it.
+    /// The user who published it.
     pub user: Option<String>,
     /// The outcome.
     pub outcome: Option<JobOutcome>,
@@ -35,7 +35,7 @@ pub struct JobSelection {
     pub since: Option<Timestamp>,
     /// Begun before.
     pub until: Option<Timestamp>,
-    /// Those that only ask for other jobs (`saltutil.find_job`) too.
+    /// List jobs that only ask for other jobs (`saltutil.find_job`) too.
     pub find_job: bool,
     /// At most so many; [`PAGE`] if it is not said.
     pub limit: Option<u32>,
@@ -84,7 +84,7 @@ impl JobOutcome {
 #[derive(Serialize)]
 struct Summary {
     jid: String,
-    /// Those of several with commas between them.
+    /// The functions, with commas between them if there are several.
     function: Option<String>,
     functions: Vec<String>,
     user: Option<String>,
@@ -92,7 +92,7 @@ struct Summary {
     started: String,
     first_seen: String,
     last_seen: String,
-    /// As Salt gave it (`job_cache_store_endtime`).
+    /// The time that Salt gave (`job_cache_store_endtime`).
     end_time: Option<String>,
     expected: i64,
     returned: i64,
@@ -429,7 +429,7 @@ fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlit
         });
         out.plain(b":");
         out.plain(head.to_string().trim_end_matches('}').as_bytes());
-        // That it has returned is known, even where what it returned is damaged.
+        // The minion has returned, even if the data of its return is damaged.
         let load = damage.load(ret, 2).map(Load::bytes);
         let within = load.and_then(|load| JobReturn::of(load).runner_within());
         let said = within.filter(|_| is_of_runner).or(load);

@@ -177,7 +177,7 @@ struct Cache {
     keep: RwLock<Option<Duration>>,
     /// Hides values of data that Salt itself writes; events of the bus come without them.
     redaction: RwLock<Option<Arc<Redaction>>>,
-    /// Who is asked besides.
+    /// The stores of sinks that are asked besides.
     stores: RwLock<Arc<JobStores>>,
     /// The sink that feeds it, if one does.
     feed: Mutex<Option<Arc<SinkState>>>,
@@ -328,7 +328,7 @@ impl Jobs {
         self.read_with(reader, doing, work).map(Some)
     }
 
-    /// As [`Jobs::read`], but it fails soon after nobody is `waiting` any more.
+    /// Reads like [`Jobs::read`], but fails soon after nobody is `waiting` any more.
     fn read_while<T>(
         &self,
         waiting: &Waiting,

@@ -6,13 +6,12 @@
 //!   first. A job that is published again, as each part of a batch is, is described by the last
 //!   time. An event replaces an earlier one only as a part of a batch, which differs in its
 //!   minions: anybody may fire a later one. Of returns in place of a load the first stays.
-//! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as
-//!   in Salt's `local_cache`; [`crate::event::standing`] says it in full. Where two say different
-//!   things the row is marked.
+//! * A minion can have two *returns*: the one that the master vouches for holds, else the first, as
+//!   in Salt's `local_cache` ([`crate::event::standing`]). The row is marked if the two differ.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
 //!   nothing to what was published.
-//! * Of a job that was published with `nocache` the minions that returned and their outcomes are
-//!   kept, and not their returns.
+//! * A job that was published with `nocache` keeps the minions that returned and their outcomes,
+//!   but not their returns.
 //! * A *runner* is a job with one return, that of the master, which is no minion and expected
 //!   nowhere. It is stored as Salt hands it to a job cache ([`RunnerJob`]), also where only the bus
 //!   tells of it. Then it stands under the id that the source has for its master, until Salt says
@@ -714,7 +713,7 @@ fn says_nocache(load: &[u8]) -> bool {
     says(load).or_else(in_kwargs) == Some(Item::Bool(true))
 }
 
-/// That a minion has returned, and how it went.
+/// The load without its return: it still says that a minion has returned, and with which outcome.
 fn without_return(load: &[u8]) -> Vec<u8> {
     msgpack::without(load, &["return"])
 }
@@ -1256,7 +1255,8 @@ mod tests {
         )
         .unwrap();
         drop(jobs);
-        // As it was left by the release before: scheduled states that had worked by `success`.
+        // The database of the release before: scheduled states whose `success` said that they had
+        // worked.
         let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
         db.execute_batch(
             "UPDATE returns SET outcome = 1; UPDATE jobs SET failed = 0;

@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({}));
         assert_eq!(read(&jobs.get_fun("test.echo").unwrap()), json!({}));
         assert_eq!(read(&jobs.get_load(JID).unwrap().unwrap())["kwargs"], json!({"nocache": true}));
-        // Who has returned, and how it went, is no secret.
+        // The minions that returned and their outcomes are no secret.
         let job: Value = serde_json::from_slice(&jobs.job(JID).unwrap().unwrap()).unwrap();
         assert_eq!([&job["missing"], &job["returned"], &job["failed"]], [0, 1, 1]);
         assert_eq!(job["returns"]["web-1"]["retcode"], 3);
@@ -606,7 +606,7 @@ mod tests {
                  AND minion = (SELECT id FROM minions WHERE name = 'web-3')"
             ));
         }
-        // Of the later job the return is whole.
+        // The return of the later job is whole.
         let last = read(&jobs.get_fun("test.echo").unwrap());
         assert_eq!(last["web-2"]["jid"], other);
         // Names and ids that are no text.

@@ -1,9 +1,9 @@
 //! An answer of the job cache that is written piece by piece: in memory while it is short, in a
 //! file without a name once it is long.
 //!
-//! Who asked may read slowly or not at all. A file costs no memory for as long as that takes, and
-//! the database is let go of before the first byte is sent. The files of all answers to Salt
-//! together are bounded, and so are those to people and scripts.
+//! A client may read slowly or not at all. A file costs no memory meanwhile, and the database is
+//! free before the first byte is sent. The files of all answers to Salt together are bounded, and
+//! so are those of all answers to people and scripts.
 
 use std::fs::{File, remove_file};
 use std::io::{self, Seek, SeekFrom, Write};

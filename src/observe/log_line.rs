@@ -38,7 +38,7 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Those of an event.
+    /// The fields of an event.
     pub(crate) fn of(event: &Event<'_>) -> Self {
         let mut fields = Fields::default();
         event.record(&mut fields);
@@ -93,7 +93,7 @@ impl Visit for Fields {
     }
 }
 
-/// As for the eye: `message name="text" number=1`.
+/// The fields for the eye: `message name="text" number=1`.
 impl fmt::Display for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_fields(self, false, f)
@@ -144,7 +144,7 @@ where
     }
 }
 
-/// As sd-daemon(3) has it. Time and level are shown by journald itself.
+/// The priority of sd-daemon(3). journald itself shows time and level.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

@@ -37,11 +37,11 @@ pub struct Recent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Provenance(NonZeroU64);
 
-/// Who brought an event.
+/// The provenances that brought an event.
 #[derive(Debug, Clone, Copy)]
 struct SeenFrom {
     first: Provenance,
-    /// Who brought it with the master's word, which may be the first.
+    /// The one that brought it with the master's word; it may be the first.
     vouching: Option<Provenance>,
 }
 

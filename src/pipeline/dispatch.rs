@@ -55,7 +55,7 @@ pub struct SinkChannel {
 /// All sinks.
 pub struct SinkChannels {
     list: Vec<SinkChannel>,
-    /// Of what the sinks are now; `None` if they have changed.
+    /// The routes to the sinks as they are now; `None` if they have changed.
     routes: Option<Routes>,
 }
 
@@ -239,8 +239,8 @@ impl SinkChannels {
         self.give(chunk, encoded, claim, |_| true);
     }
 
-    /// As [`SinkChannels::hand_over`], of events that all have, for which the master vouches only
-    /// now: to those to which this makes a difference.
+    /// Hands over events again for which the master vouches only now. They go to sinks to which
+    /// that makes a difference.
     fn raise(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
         self.give(chunk, &Arc::new(Encoded::default()), claim, |sink| sink.ranks);
     }

@@ -76,7 +76,7 @@ pub(crate) struct Pipeline {
     pub(crate) inspector: Arc<Inspector>,
     /// The metrics of the Salt estate.
     pub(crate) estate: Arc<Estate>,
-    /// As they were at the start.
+    /// The general settings as they were at the start.
     general: General,
     /// The time for which events are remembered so that repeats are dropped, now.
     dedupe_window: Option<Duration>,

@@ -23,7 +23,7 @@ pub(crate) enum ReloadError {
 pub(crate) struct Plan {
     /// The same in both.
     pub(crate) kept: Vec<String>,
-    /// Of those that are kept, the ones that fail and are tried again at once.
+    /// The kept ones that fail and are tried again at once.
     pub(crate) retried: Vec<String>,
     /// Only in the new one.
     pub(crate) added: Vec<String>,

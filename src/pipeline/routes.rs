@@ -1,4 +1,4 @@
-//! Which events go to which sinks: the filters of all sinks, asked together.
+//! Routes of events to sinks: the filters of all sinks, asked together.
 //!
 //! Twenty sinks with ten globs each would be twenty searches in every tag. Here the globs of all of
 //! them are one automaton, which walks over a tag once and says which globs match. What a filter

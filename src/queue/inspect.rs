@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::sync::bell::Sender;
 use crate::sync::lock;
 
-/// As many inspections may wait for one spooler.
+/// The number of inspections that may wait for one spooler.
 pub(crate) const MAX_INSPECTIONS: usize = 4;
 
 /// An answer may take no longer. Discarding reads what is left of the last segment.

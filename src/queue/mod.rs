@@ -1340,7 +1340,7 @@ mod tests {
             let (left, lost) = self.queue.persist();
             assert_eq!(left + lost, len);
             self.lost += lost;
-            // Of what was settled out of turn, that which was in memory alone.
+            // Events that were settled out of turn and were in memory alone leave holes.
             self.has_holes |= lost > 0 || self.was_broken || !self.in_flight.is_empty();
             if !self.was_broken {
                 assert_eq!(lost, held_back);

@@ -43,7 +43,7 @@ pub(crate) struct WaitingForSpill {
 struct Held {
     events: usize,
     weight: usize,
-    /// Of these, events whose source can wait, which count for no bound.
+    /// The events among these whose source can wait; they count for no bound.
     beside_events: usize,
     beside_weight: usize,
     disk_fails: bool,
@@ -167,7 +167,7 @@ impl WaitingForSpill {
         let mut lost = 0;
         for parcel in inherited.into_iter().chain(shares.try_iter()) {
             let state = &self.state;
-            // Who can wait is told, and has not lost it.
+            // A source that can wait is told, and has lost nothing.
             let dropped = if parcel.can_wait() { &state.dropped_stop } else { &state.dropped_disk };
             dropped.add(parcel.share().len() as u64);
             lost += parcel.share().len();

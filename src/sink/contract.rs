@@ -96,7 +96,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
         async { Ok(()) }
     }
 
-    /// As many writers may work side by side, with this configuration.
+    /// The largest number of writers that may work side by side, with this configuration.
     fn max_writers(_config: &Self::Config) -> u16 {
         Self::DEFAULTS.max_writers
     }
@@ -148,7 +148,7 @@ pub(crate) struct Defaults {
     pub(crate) rate_limit: Option<u32>,
     /// The events that it takes.
     pub(crate) filter: fn() -> FilterConfig,
-    /// As many writers may work side by side.
+    /// The largest number of writers that may work side by side.
     pub(crate) max_writers: u16,
 }
 
@@ -257,7 +257,7 @@ pub enum SaltForm {
 pub(crate) struct Context {
     /// The sink's name in the configuration.
     pub(crate) name: String,
-    /// Which of the sink's writers this is, from 0.
+    /// The number of this writer among the sink's writers, from 0.
     pub(crate) writer: usize,
     /// The `master_id` of the whole.
     #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
@@ -342,7 +342,7 @@ pub enum WriteError {
         /// The wait that the store asked for.
         after: Option<Duration>,
     },
-    /// As `Retry`, over a fresh connection.
+    /// The same as `Retry`, over a fresh connection.
     #[error("{doing}")]
     Reconnect {
         /// The operation, in words.

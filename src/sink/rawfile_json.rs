@@ -433,7 +433,7 @@ fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
     let unfinished = beside(".zst.part");
     if rotate.compress {
         compress(path, &unfinished).inspect_err(|_| {
-            // Of no use, and it may be what fills the disk.
+            // It is of no use, and it may be what fills the disk.
             let _ = std::fs::remove_file(&unfinished);
         })?;
     }

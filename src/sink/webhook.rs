@@ -131,7 +131,7 @@ struct Settings {
     content_type: ContentType,
     /// Proves to the receiver who the body is from. Default: none.
     signature: Option<Signature>,
-    /// Who we are. Default: nobody.
+    /// The login at the receiver. Default: none.
     #[serde(default)]
     auth: Auth,
     /// Compress bodies. Few receivers take that. Default: false.

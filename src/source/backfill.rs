@@ -103,7 +103,7 @@ impl Tracker {
     /// The bus is there.
     pub(super) fn up(&self) {
         let mut seen = self.seen.borrow_mut();
-        // Of a gap that was not filled before the bus was lost again, the rest is left to do.
+        // The rest of a gap is left to do if the bus was lost again before the gap was filled.
         let unfilled = seen.tags.is_some().then(|| self.gaps.borrow().and_then(|gap| gap.since));
         let since = unfilled.unwrap_or(seen.lost);
         seen.tags.get_or_insert_default();

@@ -34,7 +34,7 @@ pub struct Frames {
     pub origin: Arc<Origin>,
     /// The way by which they came into the source.
     pub via: Via,
-    /// Who vouches for them.
+    /// The authority that vouches for them.
     pub authority: Authority,
     /// The time when they were read, in microseconds since 1970.
     pub received: u64,
@@ -54,7 +54,7 @@ pub(crate) struct FrameSender {
     pub(crate) origin: Arc<Origin>,
     /// The way by which frames came into the source.
     pub(crate) via: Via,
-    /// Who vouches for what is handed on.
+    /// The authority that vouches for the frames.
     pub(crate) authority: Authority,
     /// The state of the source that metrics and pages show.
     pub(crate) state: Arc<SourceState>,
@@ -88,8 +88,8 @@ impl FrameSender {
         bodies.is_empty() || self.hand_over(bodies, Vec::new(), None).await
     }
 
-    /// As [`FrameSender::send`], with the `ids` that the events came with; the receipt says when
-    /// the frames are safe, and whether they are.
+    /// Sends like [`FrameSender::send`], with the `ids` that the events came with. The receipt
+    /// tells when the frames are safe, or that they are not.
     pub(crate) async fn send_for_receipt(
         &self,
         bodies: Vec<Bytes>,
@@ -105,7 +105,8 @@ impl FrameSender {
         self.put(vec![event.frame().clone()], Vec::new(), None).await
     }
 
-    /// As [`FrameSender::tell`]; the receipt says when the event is safe, and whether it is.
+    /// Tells like [`FrameSender::tell`]. The receipt tells when the event is safe, or that it is
+    /// not.
     pub(crate) async fn tell_for_receipt(&self, event: &Event) -> Option<Receipt> {
         let (claim, receipt) = Claim::new();
         let told = self.put(vec![event.frame().clone()], Vec::new(), Some(claim)).await;

@@ -87,7 +87,8 @@ const PREFIX: usize = 4;
 pub struct Framer {
     framing: Option<Framing>,
     max_frame: usize,
-    /// Of the frame at the front of the buffer: how far it was looked at, and what is missing.
+    /// The bytes of the frame at the front of the buffer that were looked at; `skip` tells what is
+    /// missing.
     looked_at: usize,
     skip: Skip,
     /// The bytes that the frame at the front needs to get any further.

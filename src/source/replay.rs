@@ -314,7 +314,7 @@ enum Format {
 const BLANK: usize = 8;
 
 impl Format {
-    /// That of a file with this beginning; `None` while there is too little of it.
+    /// The format of a file with this beginning; `None` while the beginning is too short to tell.
     fn of(beginning: &[u8], max_frame: usize) -> Option<Self> {
         let text = without_mark(beginning);
         let is_part_of_mark = text.len() < MARK.len() && MARK.starts_with(text);

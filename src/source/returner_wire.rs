@@ -25,7 +25,7 @@ use crate::jobs::{Jobs, JobsError};
 /// The version of the protocol that the source `returner` speaks.
 pub(super) const VERSION: u64 = 2;
 
-/// That of the source `returner_zeromq`.
+/// The version that the source `returner_zeromq` speaks.
 pub(super) const VERSION_OVER_ZEROMQ: u64 = 1;
 
 /// The longest value that is one message, and the length of a part of a longer one.
@@ -123,7 +123,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Of a message that could not be read for now.
+    /// The refusal of a message that cannot be read for now.
     pub(super) fn later(why: &str) -> Self {
         Refusal { id: 0, why: capped(why, LONGEST_WHY), later: true }
     }
@@ -447,17 +447,17 @@ pub(super) fn greeting(max_frame: usize) -> Vec<u8> {
     Written { v: VERSION, max_frame: Some(max_frame as u64), ..Written::default() }.packed()
 }
 
-/// That the request of this number is not done yet.
+/// Says that the request of this number is not done yet.
 pub(super) fn wait(id: u64, v: u64) -> Vec<u8> {
     Written { v, id, wait: Some(true), ..Written::default() }.packed()
 }
 
-/// That the request of this number is not done, and why.
+/// Says that the request of this number failed, and why.
 pub(super) fn refused(id: u64, v: u64, why: &str, later: bool) -> Vec<u8> {
     Written { v, id, error: Some(why), later: Some(later), ..Written::default() }.packed()
 }
 
-/// That the request of this number is done; what was asked for, or the end of it.
+/// Says that the request of this number is done; `value` is its answer, or the end of it.
 pub(super) fn done(id: u64, v: u64, value: Option<&[u8]>) -> Vec<u8> {
     Written { v, id, value: value.map(Bin), ..Written::default() }.packed()
 }

@@ -17,7 +17,8 @@
 //!
 //! It does what `returner` does, and stays weak where the `zeromq` crate is:
 //!
-//! * Who may write to the socket may announce a frame of a terabyte, which ends the process.
+//! * Any client that may write to the socket can announce a frame of a terabyte, which ends the
+//!   process.
 //! * Answers to a peer that does not read are queued in memory. Once that queue is full the source
 //!   closes all connections and begins anew.
 //! * Half-open connections stay.
@@ -137,7 +138,7 @@ impl Source for ReturnerZeromq {
                 }
             }
         }
-        // Those that get no answer send again.
+        // Clients that get no answer send again.
         let last = async {
             while let Some(done) = counter.under_way.join_next().await {
                 if let Some(answer) = done.ok().and_then(|done| counter.settle(done)) {
@@ -158,12 +159,12 @@ impl Source for ReturnerZeromq {
 
 async fn send(socket: &mut RouterSocket, answer: ZmqMessage) {
     if let Err(error) = socket.send(answer).await {
-        // Who asked has gone.
+        // The client has gone.
         debug!(%error, "an answer could not be sent");
     }
 }
 
-/// Who asked, and under which number.
+/// The client that asked, and the number of its request.
 #[derive(Debug)]
 struct ReplyTo {
     /// The peer's identity, and the empty frame that REQ puts behind it.

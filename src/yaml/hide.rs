@@ -508,7 +508,7 @@ mod tests {
             "x: 0123456789abcdef0123456789abcdefhunter2",
         ] {
             let shown = line_of(text);
-            // Of the last one only what is hex.
+            // In the last text only the hexadecimal digits are hidden.
             let is_last = text.starts_with("x: 0123");
             let found = if is_last { shown.contains("0123456789ab") } else { shown.contains(S) };
             assert!(!found || is_last, "{text}\n{shown}");

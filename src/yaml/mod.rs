@@ -265,8 +265,8 @@ impl Node {
         if hide::lines_of(text).all(is_blank) {
             return Ok(Node { place: Place::default(), value: Value::Map(Vec::new()) });
         }
-        // As in YAML 1.2: `yes`, `on` and `y` are words. Comments would be kept, a hundred or so at
-        // the most.
+        // YAML 1.2 is meant, where `yes`, `on` and `y` are words. Comments would be kept, a hundred
+        // or so at the most.
         let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
         let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
         parsed.map(Node::from).map_err(|error| {

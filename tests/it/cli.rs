@@ -720,7 +720,7 @@ fn import_master_prints_what_saltern_takes() {
     let mut names: Vec<_> = std::fs::read_dir(&masters)
         .unwrap()
         .map(|entry| entry.unwrap())
-        // Those of several files are in folders, and have tests of their own.
+        // Tests of several files are in folders, and have tests of their own.
         .filter(|entry| entry.file_type().unwrap().is_file())
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();

@@ -272,7 +272,7 @@ fn migrated(store: &Store) {
     let acted = "behind.salt_events FINAL WHERE act = 'accept' AND kind = 'auth'";
     assert_eq!(count(store, acted), capture.count(|tag| tag == "salt/auth"));
     assert_eq!(store.query("SELECT max(version) FROM behind.salt_schema"), "3\n");
-    // As if it had been made anew.
+    // The result has to be the same as of tables made anew.
     applied(&store.settings("anew"));
     let of = |database| {
         let rows = tables(store, database).into_iter();

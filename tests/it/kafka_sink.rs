@@ -398,7 +398,7 @@ fn broker_killed_and_restarted_in_transactions() {
     broker_killed(", transactional: true", true);
 }
 
-/// Of three brokers the one that leads `topic` is killed while events come: another one leads.
+/// The leader of `topic`, one of three brokers, is killed while events come: another one leads.
 fn leader_moved(topic: &str, more: &str, is_transactional: bool) {
     let mut kafka = Kafka::started(3);
     kafka.create("t", 1, &[("min.insync.replicas", "2")]);

@@ -54,7 +54,7 @@ impl Writer {
         assert!(self.producer.send(record).is_ok(), "the producer's queue is full");
     }
 
-    /// As the sink writes an event.
+    /// Sends an event as the sink writes it.
     fn event(&self, event: &Event, value: Form, master: &str) {
         let id = event.id().to_string();
         let headers = [("tag", event.tag()), ("master", master), ("event_id", &id)];

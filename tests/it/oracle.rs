@@ -169,7 +169,7 @@ fn by_hand() -> Vec<Vec<u8>> {
     ]
     .map(<[u8]>::to_vec)
     .into();
-    // As deep as goes through uncut.
+    // The deepest nesting that goes through uncut.
     let mut deep = vec![0x91; json::MAX_DEPTH];
     deep.push(0xc0);
     payloads.push(deep);

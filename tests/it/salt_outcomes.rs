@@ -159,7 +159,7 @@ fn jobs_went_as_salt_said(version: &'static str) {
             assert_eq!(ret["outcome"], outcome, "{fun} of {minion}: {job}");
             assert_eq!(ret["conflict"], false, "{fun} of {minion}: {ret}");
             assert_eq!(ret["vouched_by"], "master", "{fun} of {minion}: {ret}");
-            // Of a runner Salt has the whole event in the place of what came back.
+            // Salt has the whole event of a runner in the place of its return.
             let value = &looked_up[minion];
             let came_back = if ret["runner"] == true { &value["return"] } else { value };
             assert_eq!(*came_back, ret["return"], "{fun} of {minion}");

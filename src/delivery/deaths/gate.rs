@@ -1,4 +1,4 @@
-//! Who may write at a time, while what may kill the process is tried alone.
+//! The gate that stops other writes while an attempt that may kill the process runs alone.
 //!
 //! Most write beside one another. One that is to be alone closes the gate, waits until the others
 //! are through, and opens it again. No store can hold up the others so for long, whatever it does:
@@ -140,7 +140,7 @@ impl Gate {
         state.next += 1;
         state.closed = Some(Closed { by, since: now, until: self.until(now), is_alone: false });
         drop(state);
-        // Those that take too long are told.
+        // This tells attempts beside it that take too long.
         self.changed.send_replace(());
         Ok(Pass { gate: self, kind: PassKind::Closing(by), has_forced })
     }

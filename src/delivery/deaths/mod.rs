@@ -215,7 +215,7 @@ impl Deaths {
         Deaths::begin_with(state_dir, now, ALONE)
     }
 
-    /// As [`Deaths::begin`], with another time for what is alone.
+    /// Begins like [`Deaths::begin`], with another time limit for attempts that run alone.
     pub(crate) fn begin_with(state_dir: &Path, now: u64, alone: Duration) -> Self {
         let path = state_dir.join(FILE);
         if let Err(error) = state_file::put_foreign_aside(&path) {

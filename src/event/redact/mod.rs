@@ -71,7 +71,7 @@ impl Redaction {
         Some(event.with_payload(&new.payload))
     }
 
-    /// As [`Redaction::of`], of a share; the others that hold its events see nothing of it.
+    /// The same as [`Redaction::of`], for a share; other holders of its events see no change.
     pub(crate) fn of_share(&self, share: &Share) -> Option<Share> {
         let redacted: Vec<_> = share.events().map(|event| self.of(event)).collect();
         if redacted.iter().all(Option::is_none) {

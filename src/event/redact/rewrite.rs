@@ -148,7 +148,7 @@ impl<'a> Pass<'a> {
             };
             level.left = left;
             match level.kind {
-                // Of each pair the key comes first, with its value still to come.
+                // The key of a pair comes first, and its value is still to come.
                 Container::Map(_) if left % 2 == 1 => self.key()?,
                 _ => self.child()?,
             }

@@ -146,7 +146,7 @@ impl Rules {
         self.list.iter().map(|rule| rule.name.as_str())
     }
 
-    /// Which of the rules are for this event.
+    /// The rules that are for this event.
     pub(super) fn asked(&self, event: &Event) -> Asked {
         if self.list.iter().all(|rule| rule.limits.is_none()) {
             return Asked(None);
@@ -208,7 +208,7 @@ impl Rules {
         new
     }
 
-    /// As [`Rules::text`], of the rules that look for keys.
+    /// The same as [`Rules::text`], with the rules that look for keys.
     fn argument(&self, text: &[u8], asked: &Asked, hits: &mut Vec<u64>) -> Option<Vec<u8>> {
         self.keys.as_ref()?;
         let (name, value) = argument(text)?;
@@ -251,7 +251,7 @@ impl Rule {
     }
 }
 
-/// Which of some rules are for an event; `None` if all are.
+/// The rules that are for an event; `None` if all are.
 pub(super) struct Asked(Option<Vec<bool>>);
 
 impl Asked {

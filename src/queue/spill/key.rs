@@ -43,7 +43,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// That of a file of version 1.
+    /// The key of a file of version 1.
     pub const VERSION_1: Key = Key { secret: None, marker: MARKER_1, seed: 0 };
 
     /// A new one.

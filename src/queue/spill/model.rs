@@ -304,7 +304,7 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         let inner = &mut *self.disk.0.lock().unwrap();
         if inner.fail_sync {
-            // As Linux does: the pages are clean now, and the next sync would succeed.
+            // Linux does so: the pages are clean now, and the next sync would succeed.
             return Err(eio());
         }
         let inode = &mut inner.inodes[self.inode];
@@ -517,7 +517,7 @@ struct Model {
     next: u64,
     /// Put in and not acknowledged, dropped or lost with the power.
     waiting: BTreeSet<u64>,
-    /// Of those, what was synced and must survive the power going.
+    /// The events among these that were synced and must survive the power going.
     lasting: BTreeSet<u64>,
     /// Acknowledged in this run.
     acknowledged: u64,

@@ -111,7 +111,7 @@ pub(crate) enum Order {
     End,
     /// Begin no more batches, wait for those that are begun, and end.
     Leave,
-    /// As `Leave`, without waiting; batches that are begun come again.
+    /// Leave without waiting; batches that are begun come again.
     LeaveAtOnce,
 }
 
@@ -134,15 +134,15 @@ pub(crate) struct Death {
     /// Events that it had and that are not in `inherited`. Those of them that the spill does not
     /// have are lost.
     pub(crate) events: u64,
-    /// As in [`Spooler`], for the next one.
+    /// The same field of [`Spooler`], for the next one.
     pub(crate) shares: Receiver<Parcel>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) inherited: VecDeque<Parcel>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) orders: Receiver<Order>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) inspections: Receiver<Inspection>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) is_draining: bool,
 }
 
@@ -460,7 +460,7 @@ impl<D: Disk> Spooler<D> {
 
     fn answer(&mut self, Inspection { discard_before, answer }: Inspection, now: Instant) {
         if answer.is_closed() {
-            // Who asked was told that nothing came of it.
+            // The client was told that nothing came of it.
             return;
         }
         let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before, now));
@@ -474,7 +474,7 @@ impl<D: Disk> Spooler<D> {
             bytes: self.queue.disk_bytes(),
             segments: self.queue.segments() as u64,
         };
-        // Who asked may be gone.
+        // The client may be gone.
         let _ = answer.send(Inspected { discarded, contents });
     }
 

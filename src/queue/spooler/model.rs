@@ -151,7 +151,7 @@ struct Store {
     refused: BTreeSet<u64>,
     /// Batches of this run by the place of their first event.
     batches: BTreeMap<u64, Vec<u64>>,
-    /// Which writer had an event, in this run.
+    /// The writer that had an event, in this run.
     writers: BTreeMap<u64, usize>,
     /// The last of each writer, of the bus or not.
     last: BTreeMap<(usize, bool), u64>,

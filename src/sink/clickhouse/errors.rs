@@ -44,7 +44,7 @@ pub(super) enum Meaning {
 impl Meaning {
     fn of(code: u32, text: &str) -> Self {
         match code {
-            // Of a RowBinary head: all rows are refused, whatever is in them.
+            // A RowBinary head is wrong, so all rows are refused.
             117 if text.contains("Type of ") => Meaning::Schema,
             // The limit is per insert, so fewer rows pass.
             252 if text.contains("partitions for single INSERT block") => Meaning::Rows,
@@ -108,7 +108,7 @@ impl Refusal {
         let exception = if is_refused || code.is_some() { Some(&*body) } else { exception(&body) };
         let Some(exception) = exception else { return Ok(body) };
         let Some(code) = code_of(exception).or(code) else {
-            // Of a proxy in front of the server.
+            // A proxy in front of the server answered.
             return Ok(String::from_utf8_lossy(&answer.checked(of_a_proxy)?.body).into_owned());
         };
         let meaning = Meaning::of(code, exception);

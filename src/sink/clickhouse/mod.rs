@@ -100,8 +100,8 @@ pub(crate) struct Config {
     user: Option<String>,
     /// The user's password.
     password: Option<Secret>,
-    /// Who we are, for a proxy or a cloud that wants to know it otherwise than by `user` and
-    /// `password`, which then are left out: `{token}`, `{user, password}` or `{header, value}`.
+    /// The login, for a proxy or a cloud that does not take `user` and `password`: `{token}`,
+    /// `{user, password}` or `{header, value}`. `user` and `password` are then left out.
     #[serde(default)]
     auth: Auth,
     /// With `true` the database, tables and views that are missing are created, and those of an
@@ -204,7 +204,7 @@ enum Setting {
 }
 
 impl Setting {
-    /// As it stands in a URL.
+    /// The name as it stands in a URL.
     fn text(&self) -> String {
         match self {
             Setting::Bool(value) => u8::from(*value).to_string(),

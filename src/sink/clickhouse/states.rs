@@ -18,7 +18,7 @@ const BETWEEN: &[u8] = b"_|-";
 /// One state, borrowed from the payload.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct State<'a> {
-    /// Whose return lists it, where the return is of several (an orchestration).
+    /// The minion whose return lists it, if the return has several (an orchestration).
     pub(super) minion: Option<&'a [u8]>,
     /// `__id__`.
     pub(super) id: &'a [u8],

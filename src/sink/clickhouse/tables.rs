@@ -152,7 +152,7 @@ pub(super) struct Summary {
     pub(super) keys: &'static [&'static str],
     /// Name, type, expression and comment of each sum.
     pub(super) sums: &'static [[&'static str; 4]],
-    /// Which rows count.
+    /// The rows that count.
     pub(super) filter: &'static str,
 }
 

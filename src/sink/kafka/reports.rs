@@ -88,7 +88,7 @@ impl Reports {
     /// Something is said of a broker.
     pub(super) fn say(&self, code: RDKafkaErrorCode, reason: &str) {
         let mut trouble = locked(&self.trouble);
-        // That all are down follows from what was said of each.
+        // "All are down" follows from what was said of each broker.
         if code != RDKafkaErrorCode::AllBrokersDown || trouble.is_none() {
             *trouble = Some(Trouble { code, reason: reason.to_owned() });
         }

@@ -43,7 +43,7 @@ pub(super) struct Settings {
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
     tls: Option<KafkaTls>,
-    /// Who logs in at the brokers. Default: nobody.
+    /// The login at the brokers. Default: none.
     #[serde(default)]
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
@@ -132,7 +132,7 @@ impl TryFrom<Settings> for Config {
         producer
             .set("compression.type", compression.name())
             .set("enable.idempotence", "true")
-            // As Java's producers do, so that a key has its partition whoever sends it.
+            // Java's producers do so: a key then has one partition, whoever sends it.
             .set("partitioner", "murmur2_random")
             .set("message.max.bytes", LARGEST_MESSAGE)
             .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)

@@ -1,4 +1,4 @@
-//! Which events are in which digest, and when it is sent.
+//! Digests: the events in each, and the time when it is sent.
 //!
 //! Every event that is gathered is in exactly one digest, in order, or is counted as dropped. A
 //! digest is *sealed* before it is sent for the first time: its key and its events are written down

@@ -110,7 +110,7 @@ impl Message {
         Message { count: events.len(), dropped, by, events }
     }
 
-    /// As JSON.
+    /// The message as JSON.
     pub(crate) fn json(&self) -> Vec<u8> {
         // Numbers and strings can always be written.
         serde_json::to_vec(self).unwrap_or_default()

@@ -196,7 +196,7 @@ impl<'a> Job<'a> {
 impl<'a> Return<'a> {
     fn of(entry: Entry<'a>, runner: Option<RunnerJob<'a>>) -> Self {
         let fields = entry.event.fields();
-        // As Salt's job cache has it, which gets a runner's event as what the master returned.
+        // Salt's job cache gets a runner's event as a return of the master; so do the tables.
         let (minion, value) = match runner {
             Some(runner) => (Some(runner.master), Some(runner.data)),
             None => (fields.minion, fields.job_return.value()),

@@ -84,7 +84,7 @@ pub(in crate::sink) enum ReturnField {
     Value,
     /// `1`, `0`, or nothing if the return does not say.
     Success,
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     Authority,
     /// The outcome, by [`crate::event::job_return`].
     Outcome,

@@ -120,7 +120,7 @@ async fn each_apart<'a, D: Database>(
         match writing.group(database, std::slice::from_ref(entry)).await {
             Ok(()) => {}
             Err(error) if !D::is_refusal(&error) => return Err(Failure::Failed(error)),
-            // Which event it was is found by halving.
+            // Halving finds the event.
             Err(error) if !database.is_in_transaction() => return Err(Failure::RefusedSome(error)),
             Err(error) => {
                 run(database, "ROLLBACK TO SAVEPOINT event").await.map_err(Failure::Failed)?;
@@ -308,7 +308,7 @@ fn key<'a>(said: &Return<'a>) -> Option<Key<'a>> {
     Some((said.job()?, said.minion?))
 }
 
-/// Which returns are inserted, and whose stored rows go before.
+/// The returns to insert, and the keys of stored rows to delete first.
 struct Choice<'r, 'a> {
     kept: Vec<&'r Return<'a>>,
     replaced: Vec<Key<'a>>,

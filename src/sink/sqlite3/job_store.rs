@@ -39,7 +39,8 @@ struct Open {
 
 impl SqliteJobs {
     pub(super) fn new(database: &Path, tables: &'static Tables) -> Self {
-        // As the sink opens it. Where the folder of the process is not known there is nothing.
+        // The sink opens this path. If the folder of the process is not known there is nothing to
+        // read.
         let path = std::path::absolute(database).unwrap_or_default();
         SqliteJobs(Arc::new(Database { path, tables, idle: Mutex::default() }))
     }

@@ -260,7 +260,7 @@ fn stored_and_new_returns_are_judged_alike() {
     let trimmed = Value::Array(vec![Value::Binary(b"VALUE_TRIMMED".to_vec())]);
     assert_eq!(stored("a", trimmed.clone()), [r#"["VALUE_TRIMMED"]"#]);
     assert_eq!(stored("b", trimmed), [r#"["VALUE_TRIMMED"]"#]);
-    // That something else of it was trimmed makes no difference to the table.
+    // A value that was trimmed elsewhere in the return makes no difference to the table.
     assert_eq!(stored("c", Value::from("whole")), [r#""whole""#]);
     assert_eq!(stored("d", Value::from("forged")), [r#""whole""#]);
 }
@@ -269,7 +269,7 @@ fn stored_and_new_returns_are_judged_alike() {
 fn a_database_of_salt_is_taken_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("salt.db");
-    // As the documentation of Salt's returner makes it, with a return stored twice.
+    // The documentation of Salt's returner makes it like this. One return is stored twice.
     let connection = Connection::open(&database).unwrap();
     connection
         .execute_batch(&format!(
@@ -284,7 +284,7 @@ fn a_database_of_salt_is_taken_as_it_is() {
         ))
         .unwrap();
     drop(connection);
-    // Who vouched for what is there is not known, and it was first.
+    // Nobody knows who vouched for the stored return, and it was first.
     open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_returns"), ["#3"]);
     for _ in 0..2 {
@@ -347,7 +347,7 @@ fn invariant_5_a_refused_event_is_named_and_the_others_are_stored() {
     let [Refusal { place: 1, cause }] = refused.as_slice() else { panic!("{refused:?}") };
     assert!(cause.to_string().contains("no bad ones"), "{cause}");
     assert_eq!(rows(&database, "SELECT id FROM salt_returns ORDER BY rowid"), ["good", "fine"]);
-    // Of the refused event nothing is stored.
+    // Nothing of the refused event is stored.
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
 }
 
@@ -540,7 +540,7 @@ fn what_was_published_replaces_what_the_bus_said() {
         // The forged one is an event like any other; what the master says is none.
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
     }
-    // Of a job that is not known there is nothing to say.
+    // There is nothing to say of a job that is not known.
     let database = folder.path().join("other");
     open(&database).store(&ended()).unwrap();
     assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#0"]);
@@ -558,7 +558,7 @@ fn old_rows_go_in_small_steps_and_others_stay() {
     let now = crate::observe::state::now();
     let old = |n: usize| (0..n).map(|n| event(&format!("old/{n}"), &[])).collect::<Vec<_>>();
     let connection = Connection::open(&database).unwrap();
-    // As Salt's own returner writes it.
+    // Salt's own returner writes it like this.
     connection
         .execute_batch(&format!(
             "INSERT INTO jids (jid, load) VALUES ('20201121233336123456', '{{}}');

@@ -32,7 +32,7 @@ pub(super) struct Context {
     pub(super) has_joined: AtomicBool,
     /// librdkafka's own words for the last error.
     reason: Mutex<Option<String>>,
-    /// Of a source that runs.
+    /// The progress of a source that runs.
     seen: Option<Seen>,
 }
 

@@ -25,7 +25,7 @@ struct Written {
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
     tls: Option<KafkaTls>,
-    /// Who logs in, and how. Default: nobody.
+    /// The login. Default: none.
     #[serde(default)]
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names. Default: none.

@@ -48,7 +48,7 @@ const LARGEST: u64 = 512 << 20;
 /// Longer than a file with a job's id.
 const LONGEST_JID: u64 = 1 << 10;
 
-/// Which jobs to look at, and what to leave out.
+/// The jobs to look at, by time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     /// Only jobs of which something was written then or later.
@@ -340,7 +340,7 @@ pub(crate) mod tests {
         let ret = json!({"return": "x", "retcode": 0, "success": true});
         write(&job.join("web-1/return.p"), &ret);
         write(&job.join("web-1/out.p"), &json!("nested"));
-        // As Salt before 2016.3 wrote it.
+        // Salt before 2016.3 wrote it like this.
         write(&job.join("web-2/return.p"), &json!("x"));
         fs::write(job.join("jid"), JID).unwrap();
         cache

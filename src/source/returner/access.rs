@@ -1,8 +1,8 @@
-//! Who may come in, and whose word outranks the bus.
+//! Access to the source: which clients may connect, and whose word outranks the bus.
 //!
-//! On a path the kernel says who has connected; over TCP a client shows a token. What a *master*
-//! says of a job is believed, because it has checked which minion a return comes from. What anybody
-//! else says is no better than the bus, onto which every minion fires what it likes.
+//! On a path the kernel says who has connected; over TCP a client shows a token. A *master*'s word
+//! on a job is believed, because it has checked which minion a return comes from. Any other
+//! client's word is worth no more than the bus, onto which every minion fires what it likes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -65,7 +65,7 @@ impl TryFrom<NumberOrName> for UserId {
 const REMEDY: &str =
     "share user ids with the container, or bind tcp://127.0.0.1:PORT with `token_file`";
 
-/// Who has connected.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     /// A user of this machine, on a path.
@@ -120,8 +120,8 @@ impl AccessRules {
         }
     }
 
-    /// Whose word it is that a client says. `None` as long as nobody knows: the owner of a bus that
-    /// was never there.
+    /// The authority of this client's word. `None` if it is not known: no socket of a bus was ever
+    /// there to name an owner.
     pub(super) fn authority(&self, peer: Peer) -> Option<Authority> {
         let is_master = match (peer, &self.masters) {
             (Peer::Token, _) => true,

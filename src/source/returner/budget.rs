@@ -17,10 +17,11 @@ pub(super) const SHORT: usize = 1 << 20;
 /// The numbers of bytes that clients may have under way.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Those of all clients, and of these a single one. A single message may be larger than either.
+    /// Bytes of all clients together, and of a single one. A single message may be larger than
+    /// either.
     all: usize,
     each: usize,
-    /// Those that short messages alone may take beside them, and of these a single client.
+    /// Bytes for short messages alone, besides those above: of all clients, and of a single one.
     short: usize,
     short_of_each: usize,
 }
@@ -80,12 +81,12 @@ impl Pool {
 }
 
 impl Budget {
-    /// That of masters, whose messages have at most `max_frame` bytes.
+    /// The budget of masters, whose messages have at most `max_frame` bytes.
     pub(super) fn of_masters(max_frame: usize) -> Self {
         Budget::new(MASTERS, max_frame)
     }
 
-    /// That of all others.
+    /// The budget of all other clients.
     pub(super) fn of_others(max_frame: usize) -> Self {
         Budget::new(OTHERS, max_frame)
     }
@@ -97,7 +98,7 @@ impl Budget {
         Budget { limits, all: Pool::new(all, each), short: Pool::new(short, short_of_each) }
     }
 
-    /// That of another client.
+    /// The budget of another client.
     pub(super) fn of_client(&self) -> Self {
         let of = |pool: &Pool, each| Pool { each: semaphore(each), ..pool.clone() };
         let (all, short) =

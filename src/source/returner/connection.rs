@@ -189,7 +189,7 @@ async fn read_on<R: AsyncRead + Unpin>(
                         }
                     };
                     context.turned_away.note_failure(&answer);
-                    // That events are safe is short: it needs no place until it is read.
+                    // An answer that events are safe is short and needs no place until it is read.
                     slot.send(Outgoing::Answer(id, answer, place.filter(Place::is_of_question)));
                 });
             }

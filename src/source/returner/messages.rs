@@ -87,9 +87,10 @@ impl<R: AsyncRead + Unpin> Messages<R> {
             }
             let have = self.buffer.len();
             let wanted = self.prefixed.wanted(&self.buffer)?.unwrap_or(have + 1);
-            // Twice what has come: who announces much and sends little has little.
+            // The room is twice what has come: a client that announces much and sends little has
+            // little.
             let room = wanted.min((2 * have).max(UNCOUNTED));
-            // Who has sent next to nothing takes no room of those who send.
+            // A client that has sent next to nothing takes no room from those that send.
             if room > UNCOUNTED && held.is_none() {
                 let taken = timeout(PAUSE, self.budget.take(wanted)).await;
                 held = Some(taken.map_err(|_| Broken::NoRoom)?.map_err(|_| Broken::NoRoom)?);

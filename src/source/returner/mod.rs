@@ -236,7 +236,7 @@ impl Source for Returner {
             }
         }
         listening.close();
-        // Those that get no answer send again.
+        // Clients that get no answer send again.
         let last = async {
             while let Some(ended) = clients.tasks.join_next().await {
                 clients.ended(ended);

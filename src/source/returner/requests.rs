@@ -77,7 +77,7 @@ impl Places<Arc<Semaphore>> {
 pub(in crate::source) struct RequestHandler {
     pub(in crate::source) sender: FrameSender,
     all: Places<Arc<Semaphore>>,
-    /// Those of clients that are no masters.
+    /// The places of clients that are no masters.
     others: Places<Arc<Semaphore>>,
     budget: Budget,
     budget_of_others: Budget,
@@ -94,7 +94,7 @@ pub(in crate::source) struct RequestHandler {
 pub(in crate::source) struct Share {
     places: Places<Arc<Semaphore>>,
     most: Places<usize>,
-    /// Those of all clients of its kind, if that is bounded.
+    /// The places of all clients of its kind, if they are bounded.
     others: Option<Places<Arc<Semaphore>>>,
     pub(super) budget: Budget,
     /// The bytes of its long answers that are not sent yet.
@@ -399,7 +399,7 @@ impl RequestHandler {
     }
 }
 
-/// Who was told something of a job.
+/// The keeper of what was told about a job.
 enum Told {
     /// The job cache, which answered this.
     JobCache(Option<Spooled>),

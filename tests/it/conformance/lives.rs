@@ -157,7 +157,7 @@ pub(crate) fn invariant_5_rejecting_one<S: Store>(kind: &'static str, refuse: Fa
     let daemon = life.daemon();
     life.bus.send(0..1, SIZE);
     daemon.wait_stored("store", 1);
-    // Of number 13.
+    // This refuses number 13.
     let _mend = refuse(&mut life.store, None);
     life.bus.send(1..50, SIZE);
     daemon.wait_stored("store", 49);

@@ -85,7 +85,7 @@ impl Daemon {
         Daemon::start_as(folder, sections, &Launch::default())
     }
 
-    /// As [`Daemon::start`], in this way.
+    /// Starts like [`Daemon::start`], in this way.
     pub(crate) fn start_as(folder: &Path, sections: &str, launch: &Launch) -> Self {
         let config = folder.join("saltern.yaml");
         configure(&config, sections);
@@ -162,7 +162,7 @@ impl Daemon {
         fs::read_to_string(file).ok().map(|token| token.trim().to_owned())
     }
 
-    /// As [`Daemon::get`], with this token.
+    /// Gets like [`Daemon::get`], with this token.
     pub(crate) fn get_with(&self, path: &str, token: &str) -> String {
         let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -182,7 +182,7 @@ impl Daemon {
         sum(&self.series(name, labels))
     }
 
-    /// As [`Daemon::metric`] over all series, of which there must be one.
+    /// The sum like [`Daemon::metric`] over all series, of which there must be one.
     pub(crate) fn known_metric(&self, name: &str) -> f64 {
         let series = self.series(name, &[]);
         assert!(!series.is_empty(), "no metric {name}");
@@ -198,7 +198,7 @@ impl Daemon {
         lines.map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap()).collect()
     }
 
-    /// As [`Daemon::metric`], for what counts whole things.
+    /// The value of [`Daemon::metric`] as a whole number.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn count(&self, name: &str, labels: &[&str]) -> u64 {
         self.metric(name, labels).round() as u64
@@ -293,7 +293,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Of a test that failed; an ended child is not killed again.
+        // The test may have failed; an ended child is not killed again.
         let child = self.child.get_mut().unwrap();
         let _ = child.kill();
         let _ = child.wait();

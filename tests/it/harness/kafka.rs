@@ -100,7 +100,7 @@ impl Kafka {
         Kafka { folder, nodes: (0..nodes).map(node).collect(), is_secured: false }
     }
 
-    /// Who comes to [`Kafka::through`] of this node is told that it is reached at `port`.
+    /// Tells clients of [`Kafka::through`] that this node is reached at `port`.
     pub(crate) fn advertise(&mut self, node: usize, port: u16) {
         self.nodes[node].advertised = port;
     }
@@ -314,7 +314,7 @@ impl Kafka {
             match client.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => messages.push(Message::from(&message)),
                 Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
-                // Of a broker that is just gone or coming; the client tries again by itself.
+                // A broker is just gone or coming; the client tries again by itself.
                 Some(Err(_)) | None => {}
             }
         }

@@ -124,7 +124,7 @@ impl ClickHouse {
         fs::rename(new, file).unwrap();
     }
 
-    /// As [`ClickHouse::limit`], and waits until a running server has taken it up.
+    /// Limits like [`ClickHouse::limit`], and waits until a running server has taken it up.
     pub(crate) fn limit_now(&self, name: &str, value: &str) {
         self.limit(&format!("<{name}>{value}</{name}>"));
         let sql = format!("SELECT value FROM system.settings WHERE name = '{name}'");
@@ -185,7 +185,7 @@ fn ask(port: u16, login: &str, sql: &str) -> Result<String, String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(no_answer)?;
     stream.set_read_timeout(Some(LIMIT)).map_err(no_answer)?;
     let length = sql.len();
-    // Of HTTP/1.0, so that the answer is in one piece and ends the connection.
+    // HTTP/1.0 makes the answer come in one piece that ends the connection.
     let head = format!(
         "POST / HTTP/1.0\r\nX-ClickHouse-User: {user}\r\nX-ClickHouse-Key: {password}\r\n\
          Content-Length: {length}\r\n\r\n"
