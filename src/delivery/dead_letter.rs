@@ -1,13 +1,13 @@
 //! Dead letters: events that a sink will never accept, kept for people to look at.
 //!
-//! They are rows of a SQLite database in `state_dir`, which the daemon and the command line may
-//! have open at the same time. The daemon hands a letter that is marked for replay to its sink once
+//! They are rows of a SQLite database in `state_dir`. The daemon and the command line may have it
+//! open at the same time. The daemon hands a letter that is marked for replay to its sink once
 //! more, as the same event with the same id. The letter leaves when the sink has kept it. If it is
 //! refused again it becomes a letter again.
 //!
-//! Triggers of the database keep the table `totals`, so that it is true whichever process changes
-//! the letters. What the daemon asks for is found there or by an index: its cost does not grow with
-//! the number of letters. The command line works in pages, each a transaction of its own.
+//! Triggers of the database keep the table `totals`, so it is true whichever process changes the
+//! letters. The daemon's queries read that table or an index: their cost does not grow with the
+//! number of letters. The command line works in pages, each a transaction of its own.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};

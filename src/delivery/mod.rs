@@ -1,14 +1,14 @@
-//! The driver of a sink's writer: connect, write, back off, split, give up on what is refused.
+//! The driver of a sink's writer: connect, write, back off, split, give up on refused events.
 //!
-//! A writer takes one batch after the other and reports each back to the spooler when it is
+//! A writer takes one batch after the other. It reports each back to the spooler when it is
 //! settled: every event of it stored, or refused for good. A batch that fails comes again, the same
 //! events under the same id, for as long as it takes. A batch that is refused is halved until the
-//! refused events are alone; halves are written front first, so order is kept. A write that panics
-//! is tried again over a new connection; a batch at which it panics three times in a row counts as
+//! refused events are alone. Halves are written front first, so order is kept. A write that panics
+//! is tried again over a new connection. A batch at which it panics three times in a row counts as
 //! refused.
 //!
 //! A sink that gathers events says when it is due. Its writer waits for that as well as for a
-//! batch. What is due and fails comes again after a back-off, and batches are written meanwhile.
+//! batch. A `tick` that fails comes again after a back-off, and batches are written meanwhile.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};

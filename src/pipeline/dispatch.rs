@@ -2,11 +2,11 @@
 //!
 //! It splits tag from payload and hides what the rules name. It counts what a reader of the bus
 //! should know of: values that the master trimmed, events of a cluster peer. It asks each sink's
-//! filter, and hands each sink the events that it wants, shared by `Arc`. It waits for a sink only
-//! if that sink's spooler does not take shares off its channel, which it always does.
+//! filter, and hands each sink its events, shared by `Arc`. It waits for a sink only if that sink's
+//! spooler does not take shares off its channel, which it always does.
 //!
-//! Sinks come and change while it works, by [`Change`]s. A sink that goes needs none: its spooler
-//! lets go of the channel, and the dispatcher of the sink when it next has something for it.
+//! Sinks come and change while it works, by [`Change`]s. A sink that goes needs none. Its spooler
+//! drops its end of the channel, and the dispatcher drops the sink at the next share for it.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -104,7 +104,7 @@ pub struct Dispatcher {
     pub changes: Receiver<Vec<Change>>,
     /// Copies for the metrics of the estate, if they are wanted.
     pub estate: Option<EstateSender>,
-    /// Copies for whoever watches live; who is too slow misses some.
+    /// Copies for live watchers; a watcher that is too slow misses some.
     pub tap: broadcast::Sender<Tapped>,
 }
 
@@ -234,7 +234,7 @@ impl SinkChannels {
         }
     }
 
-    /// Gives each sink what it wants of the chunk, and forgets those whose spooler has ended.
+    /// Gives each sink its share of the chunk, and forgets sinks whose spooler has ended.
     fn hand_over(&mut self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>, claim: Option<&Claim>) {
         self.give(chunk, encoded, claim, |_| true);
     }

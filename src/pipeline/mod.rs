@@ -1,8 +1,8 @@
-//! The whole machine, put together from a configuration, changed by another, and taken apart again.
+//! The pipeline: started from a configuration, changed by another, and stopped.
 //!
-//! Sources share one thread with a runtime of its own, so that no sink's blocking can hold up the
-//! bus. The dispatcher and each sink's spooler have a thread each. The writers are tasks of the
-//! runtime that [`Pipeline::start`] is called on. Nothing outlives [`Pipeline::ended`].
+//! Sources share one thread with a runtime of its own, so no sink that blocks can hold up the bus.
+//! The dispatcher and each sink's spooler have a thread each. The writers are tasks of the runtime
+//! that [`Pipeline::start`] is called on. Nothing outlives [`Pipeline::ended`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -34,7 +34,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The way from what runs to what is wanted, both as names and fingerprints.
+    /// The plan from the running ones to the wanted ones, both as names and fingerprints.
     pub(crate) fn new(running: &[(&str, u128)], wanted: &[(&str, u128)]) -> Self {
         let mut plan = Plan::default();
         for (name, fingerprint) in wanted {

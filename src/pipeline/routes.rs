@@ -1,8 +1,8 @@
 //! Routes of events to sinks: the filters of all sinks, asked together.
 //!
 //! Twenty sinks with ten globs each would be twenty searches in every tag. Here the globs of all of
-//! them are one automaton, which walks over a tag once and says which globs match. What a filter
-//! asks of the payload is looked up once an event, however many filters ask.
+//! them are one automaton, which walks over a tag once and says which globs match. A field of the
+//! payload is looked up once an event, however many filters ask for it.
 
 use std::cell::OnceCell;
 

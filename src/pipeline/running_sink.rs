@@ -1,13 +1,13 @@
 //! One sink that runs: its spooler thread and its writers, started and ended as a whole.
 //!
-//! A sink that is removed drains for as long as a stopping daemon would and leaves the rest in its
+//! A sink that is removed drains for as long as a stopping daemon would, and leaves the rest in its
 //! spill. A sink that has changed hands over:
 //!
-//! 1. the old spooler begins no more batches, but goes on taking what the dispatcher sends, so that
+//! 1. the old spooler begins no more batches, but goes on taking shares from the dispatcher, so
 //!    nothing upstream waits;
-//! 2. the batches that are begun are finished, if the sink works and within [`HAND_OVER`]; else
-//!    their writers are cut off, and the new ones get them again under the same ids;
-//! 3. the old spooler leaves its queue in the spill (or, where there is none, in memory) and gives
+//! 2. the batches that are begun are finished, if the sink works and within [`HAND_OVER`]. Else
+//!    their writers are cut off, and the new ones get the batches again under the same ids;
+//! 3. the old spooler leaves its queue in the spill, or in memory if there is no spill. It gives
 //!    back its end of the channel, in which events gather meanwhile;
 //! 4. the new spooler opens the spill and goes on with that channel.
 //!

@@ -1,8 +1,8 @@
-//! Stopping: signals, the drain deadline, and what systemd is told.
+//! Stopping: signals, the drain deadline, and the notes to systemd.
 //!
 //! A thread of its own hears signals, keeps the time and watches the other threads, from the start
-//! of the daemon to its very end. So nothing that hangs elsewhere, in a store's library or in a
-//! system call, can keep the daemon from being stopped.
+//! of the daemon to its very end. So the daemon can be stopped whatever hangs elsewhere, in a
+//! store's library or in a system call.
 
 use std::convert::Infallible;
 use std::io;

@@ -3,8 +3,8 @@
 //! A spooler dies when it panics, or when a writer or its sync thread does. That is a bug, and no
 //! reason to lose events. The sink is parked for a moment and its events wait in memory. Then its
 //! spill is opened again, as after a crash of the daemon, and spooler and writers start anew. The
-//! more often that happens, the longer the moment is. Events that were in memory alone and went
-//! down with the spooler are counted as dropped, for the reason `panic`.
+//! moment grows with each death. Events that were in memory alone and went down with the spooler
+//! are counted as dropped, for the reason `panic`.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -231,8 +231,8 @@ mod tests {
 
     const EVENTS: usize = 2000;
 
-    /// Two thousand events through a sink that goes wrong so often. Gives what is stored, the
-    /// sink's state, and whether the status says what has happened.
+    /// Sends two thousand events through a sink that goes wrong so often. Returns the stored events
+    /// and the sink's state, and checks that the status shows the panics.
     async fn run(mode: &str, wrong: Wrong, times: u32) -> (usize, Arc<SinkState>, bool) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();

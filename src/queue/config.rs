@@ -1,4 +1,4 @@
-//! The number of events that may wait for a sink, and where, as the configuration says it.
+//! The configuration of a sink's queue: its size and its place.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub enum SpillCompression {
     Zstd,
 }
 
-/// The number of events that may wait for a sink, and where.
+/// The size of a sink's queue, and its place.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpillConfig {
@@ -103,7 +103,7 @@ pub struct SpillConfig {
     /// Disk that waiting events may take; in `memory` mode a bound on memory besides `memory`.
     pub max_bytes: ByteSize,
     /// The age at which an event that waits on disk is discarded, counted from when it was put
-    /// there; by whole segments, once the newest event of one is so old. Default: none.
+    /// there. A whole segment goes at a time, once its newest event is so old. Default: none.
     pub max_age: Option<Span>,
     /// The fate of a new event when `max_bytes` is reached or the disk is full.
     pub when_full: WhenFull,

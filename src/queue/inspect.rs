@@ -1,7 +1,7 @@
-//! The place where a running sink is asked what waits for it, and told to discard some of it.
+//! Inspections of a running sink: the events that wait for it, and an order to discard some.
 //!
-//! The spooler's thread owns the queue and answers between two rounds, so that the answer is true
-//! of one moment and nothing else changes the files.
+//! The spooler's thread owns the queue and answers between two rounds. So the answer is true of one
+//! moment, and nothing else changes the files.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};

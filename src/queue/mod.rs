@@ -6,23 +6,23 @@
 //!                                   head … memory_end … next      (sequences)
 //! ```
 //!
-//! Every event gets a sequence when it comes. What waits is the sequences from `head` to `next`;
-//! the first part of it is in memory, the rest, if any, is on disk alone and is read back when
-//! memory has run out. Once everything was read back, new events go to memory again. Modes differ
-//! in what is on disk: `durable` everything, before it is tried; `overflow` what memory had no room
-//! for; `memory` nothing. The order is the same in all of them.
+//! Every event gets a sequence when it comes. The events from `head` to `next` wait. The first part
+//! of them is in memory. The rest, if any, is on disk alone and is read back when memory has run
+//! out. Once everything was read back, new events go to memory again. The modes differ in what is
+//! on disk. `durable` puts every event there before it is tried, `overflow` those for which memory
+//! had no room, `memory` none. The order is the same in all of them.
 //!
 //! The queue belongs to the sink's spooler thread alone. Invariants:
 //!
 //! - batches leave in the order of the sequences, each event in one batch;
 //! - a batch that was begun before a restart comes again with the same events and the same id;
-//! - memory is bounded: what waits in memory and what is in flight, by weight (a frame twice, for
-//!   its JSON, and the structs). An event larger than the bound is still taken when nothing else is
-//!   there, so that no event is undeliverable for its size;
-//! - whatever is discarded is counted in [`DropCounts`], with the reason;
-//! - events whose source can wait, which says so by a claim, never push others out: where they find
-//!   no room they are held back, beside the queue, and a part of the room is left to events that
-//!   cannot wait. What is held back is bounded by what each such source may have under way.
+//! - memory is bounded: the events that wait in memory or are in flight count by weight (a frame
+//!   twice, for its JSON, and the structs). An event larger than the bound is still taken when
+//!   nothing else is there, so no event is undeliverable for its size;
+//! - discarded events are counted in [`DropCounts`], with the reason;
+//! - events of a source that can wait come with a claim and never push others out. Where they find
+//!   no room they are held back, beside the queue. A part of the room is left to events that cannot
+//!   wait. The number held back is bounded by what each such source may have under way.
 
 use std::collections::VecDeque;
 use std::io;
@@ -288,7 +288,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Honours the claims on what is on disk below `sequence`, all of which lasts.
+    /// Honours the claims on events on disk below `sequence`, which are all synced.
     fn honour_claims_on_disk(&mut self, sequence: u64) {
         for claimed in std::mem::take(&mut self.claims) {
             if claimed.is_on_disk && claimed.events.end <= sequence {
@@ -490,7 +490,7 @@ impl<D: Disk> Queue<D> {
         self.is_blocked() || self.held_back.events > 0
     }
 
-    /// Events whose source can wait, and which do so beside the queue.
+    /// Events that wait beside the queue, because their source can wait.
     pub(crate) fn held_back(&self) -> usize {
         self.held_back.events
     }
@@ -708,7 +708,7 @@ impl<D: Disk> Queue<D> {
         self.acknowledge();
     }
 
-    /// Everything before what is in flight and what waits is settled.
+    /// Every event before those in flight and those that wait is settled.
     fn acknowledge(&mut self) {
         let low = self.settled();
         self.honour_claims(low);
@@ -774,8 +774,8 @@ impl<D: Disk> Queue<D> {
         self.honour_claims_on_disk(u64::MAX);
     }
 
-    /// Takes out what no spill keeps, in order, for the queue that takes over from this one in the
-    /// same run: everything in `memory` mode, else what is held back.
+    /// Takes out the events that no spill keeps, in order, for the queue that takes over in the
+    /// same run: every event in `memory` mode, else the events that are held back.
     pub(crate) fn hand_on(&mut self) -> Vec<Parcel> {
         let held = self.held.take().into_iter().chain(std::mem::take(&mut self.held_back).shares);
         if self.config.mode != SpillMode::Memory && self.spill.is_some() {
@@ -814,8 +814,8 @@ impl<D: Disk> Queue<D> {
         claimed.into_iter().chain(held).collect()
     }
 
-    /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
-    /// how many events are left behind on disk, and how many are lost.
+    /// Puts the events on disk that are in memory alone, for the next run, and counts those that
+    /// cannot be put there. Returns how many events are left behind on disk, and how many are lost.
     pub(crate) fn persist(&mut self) -> (u64, u64) {
         let held = self.held.take().map_or(0, |parcel| parcel.share().len() as u64);
         let held = held + std::mem::take(&mut self.held_back).events as u64;
@@ -857,8 +857,8 @@ impl<D: Disk> Queue<D> {
             first += waiting.share.len() as u64;
         }
         entries.sort_by_key(|(first, _)| *first);
-        // From the back, each run up against what follows it: what several writers have settled out
-        // of turn would else leave a gap, which looks like damage.
+        // This goes from the back, and puts each run up against the events that follow it. Several
+        // writers settle events out of turn, and a gap that they leave would look like damage.
         let mut runs: Vec<(u64, Vec<Share>)> = Vec::new();
         let mut end = memory_end;
         for (first, share) in entries.into_iter().rev() {

@@ -1,9 +1,9 @@
 //! A sink that waits for its spill to open. The disk may be full, a file may stand where a
 //! directory should be, a permission may be missing, or the spooler has just died. The sink is
 //! parked with the reason, and nobody else is held up. Its events wait in memory, as far as that
-//! goes, and the spill is tried again. Events whose source can wait do so beside that, as beside a
-//! full queue: the source bounds what it has under way. A full memory holds up what comes if
-//! `when_full` is `block`.
+//! goes, and the spill is tried again. Events of sources that can wait do so beside that, as beside
+//! a full queue: the source bounds their number. A full memory holds up new events if `when_full`
+//! is `block`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Held {
 
 impl WaitingForSpill {
     /// Tries until the spill is open, or the sink has to end or to leave. The order that says so is
-    /// left to whom the spill is handed, with what came meanwhile.
+    /// left to the next owner of the spill, with the events that came meanwhile.
     pub(crate) fn wait<T>(
         &self,
         mut reason: String,
@@ -157,7 +157,7 @@ impl WaitingForSpill {
         self.state.set_oldest(waiting.front().map(|parcel| parcel.share().received()));
     }
 
-    /// Hands on what came to who takes over, or gives it up.
+    /// Hands the events that came to the next owner, or gives them up.
     fn end(&self, incoming: Incoming, orders: &Receiver<Order>) -> Leftover {
         let Incoming { shares, inherited } = incoming;
         let leaves = matches!(orders.take(), Poll::Ready(Some(order)) if order != Order::End);

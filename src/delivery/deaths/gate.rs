@@ -1,12 +1,13 @@
 //! The gate that stops other writes while an attempt that may kill the process runs alone.
 //!
-//! Most write beside one another. One that is to be alone closes the gate, waits until the others
-//! are through, and opens it again. No store can hold up the others so for long, whatever it does:
+//! Most attempts run beside one another. An attempt that has to run alone closes the gate, waits
+//! until the others are through, and opens it again. No store can hold up the others for long,
+//! whatever it does:
 //!
-//! - An attempt that is made alone is broken off after a time, and so is one beside which another
-//!   waits to be alone.
-//! - One that cannot be broken off hangs in a system call. It is waited for a little longer, and
-//!   then the others go on. Nobody is alone until it has returned.
+//! - An attempt that runs alone is cut off after a time, and so is one beside which another waits
+//!   to run alone.
+//! - An attempt that cannot be cut off hangs in a system call. It is waited for a little longer,
+//!   and then the others go on. No attempt runs alone until it has returned.
 //! - The gate stays open at least as long as it was closed before.
 
 use std::sync::{Mutex, MutexGuard};

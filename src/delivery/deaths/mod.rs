@@ -1,9 +1,9 @@
-//! Deaths of the process, and what is done so that one event does not cause them for ever.
+//! Deaths of the process, and the measures that keep one event from causing them for ever.
 //!
 //! An event may kill the process that handles it: a bug, or more memory than there is. It waits in
-//! the spill, so it would kill the next process too. Nobody inside can tell such a death from a
-//! `kill -9` or a power cut, so one death accuses nobody. What can be known is written to a small
-//! file, `deaths` in `state_dir`:
+//! the spill, so it would kill the next process too. The process cannot tell such a death from a
+//! `kill -9` or a power cut, so one death proves nothing against an event. A small file, `deaths`
+//! in `state_dir`, holds what is known:
 //!
 //! ```text
 //! running                                     a process began and has not ended in order
@@ -16,23 +16,24 @@
 //! careful:
 //!
 //! - Batches that were begun before (the spill knows them) are tried alone: no sink writes anything
-//!   else at that time. The batch is noted before. The note goes when the attempt returns, whatever
-//!   it returns.
-//! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts, and not before: a
+//!   else at that time. The batch is noted first. The note goes when the attempt returns, with
+//!   whatever result.
+//! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts, and not before. A
 //!   store that knows batches by their ids does not know a part, and stores again what it has.
 //! - A part that was under way at a death is cut further before it is tried again. In the end a
 //!   single event is alone.
-//! - A single event that was under way at [`DEATHS`] deaths, and whose attempt never returned in
-//!   between, is not tried again: it becomes a dead letter. Nothing else ever does for this reason.
-//! - What was not begun goes as ever, only not while a part is tried alone.
-//! - A connection is made before, not alone. An attempt that is made alone ends after [`ALONE`],
-//!   and then others write at least as long. So a store that hangs takes no more than half of the
-//!   time, and one that is not reached takes none.
+//! - A single event becomes a dead letter if it was under way at [`DEATHS`] deaths and its attempt
+//!   never returned in between. It is not tried again. Nothing else becomes a dead letter for this
+//!   reason.
+//! - Batches that were not begun go as usual, but not while a part is tried alone.
+//! - The connection is made first, and not alone. An attempt that runs alone ends after [`ALONE`],
+//!   and then others write for at least as long. So a store that hangs takes no more than half of
+//!   the time, and one that is not reached takes none.
 //!
 //! A process that has lived for [`WHILE`] forgets all of it, and nothing is tried alone any more.
-//! Without three deaths all that this costs is a file written at the start and at the end. Only
-//! `durable` sinks know what was begun; in the other modes what was in flight is lost with the
-//! process, and so is what killed it.
+//! Without three deaths the cost is one file written at the start and at the end. Only `durable`
+//! sinks know which batches were begun. In the other modes the batches in flight are lost with the
+//! process, and so is the event that killed it.
 
 use std::fmt::Write as _;
 use std::io;
@@ -61,7 +62,7 @@ const LONGEST: u64 = 1 << 20;
 /// So many deaths are no accident.
 const DEATHS: usize = 3;
 
-/// The time within which they count, and after which a process that lives forgets them.
+/// The time within which deaths count. A process that lives for so long forgets them.
 pub(crate) const WHILE: Duration = Duration::from_mins(10);
 
 /// The longest time of an attempt that is made alone, or beside which another waits to be alone.

@@ -1,5 +1,5 @@
-//! Payloads that hold records: a minion writes what it likes into its return, and where a file is
-//! damaged the spill looks for records among these bytes.
+//! Payloads that hold records. A minion chooses the bytes of its return, and the spill looks for
+//! records among these bytes if a file is damaged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -18,23 +18,23 @@
 //!
 //! `progress` is appended to: 24 bytes an entry, kind and length (4), sequence (8), the length of
 //! the batch (8), CRC32C (4). An entry says "a batch of so many events from this sequence on is
-//! about to be tried" or "everything below this sequence is acknowledged". Of those the last holds,
-//! since events in flight whose segment was dropped are put elsewhere. The file is replaced by
-//! rename when it has grown. It may be too old, or gone, and then events come again. It can never
-//! be too new, since an acknowledgement is written after the fact.
+//! about to be tried" or "everything below this sequence is acknowledged". The last of the latter
+//! holds, since events in flight whose segment was dropped are put elsewhere. The file is replaced
+//! by rename when it has grown. It may be too old, or gone, and then events come again. It can
+//! never be too new, since an acknowledgement is written after the fact.
 //!
 //! Invariants:
 //!
 //! 1. Events come out in the order in which they went in, each once in one run.
-//! 2. What was acknowledged and noted does not come again; what was appended and synced, and is not
-//!    acknowledged, does come again, after any crash.
-//! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped to the next record that
-//!    is believed; since records carry sequences, how many events were lost is known exactly.
-//! 4. A segment whose sync failed is never written or synced again: what the kernel dropped is not
-//!    known. It is sealed, and appending goes on in a new one.
-//! 5. Nothing is believed before its checksum is right, which only who knows the file's key can
-//!    make; nor if its sequence does not fit its neighbours ([`walk`]). No length is allocated for
-//!    before, no loop can stand still, and no payload can be taken for a record.
+//! 2. An event that was acknowledged and noted does not come again. An event that was appended and
+//!    synced, and is not acknowledged, does come again, after any crash.
+//! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped up to the next record
+//!    that is believed. Records carry sequences, so the number of lost events is known exactly.
+//! 4. A segment whose sync failed is never written or synced again, because nobody knows which
+//!    pages the kernel dropped. It is sealed, and appending goes on in a new one.
+//! 5. A record is believed only if its checksum is right, which takes the file's key, and if its
+//!    sequence fits its neighbours ([`walk`]). No length is allocated for before that, no loop can
+//!    stand still, and no payload can pass for a record.
 //! 6. Recovery reads heads of the unacknowledged part and bodies of the last segment's
 //!    unacknowledged part only.
 
@@ -268,8 +268,8 @@ impl<D: Disk> SyncJob<D> {
 }
 
 impl<D: Disk> Spill<D> {
-    /// Opens the spill in a folder and finds out what it holds: cuts the torn tail, removes what is
-    /// acknowledged, reads which batches were begun.
+    /// Opens the spill in a folder: cuts the torn tail, removes acknowledged segments, and reads
+    /// which batches were begun.
     pub fn open(disk: D, settings: Settings) -> Result<Self, OpenError> {
         let failed = |doing: &str| {
             let doing = doing.to_owned();
@@ -397,7 +397,7 @@ impl<D: Disk> Spill<D> {
         self.is_used_up() || self.bytes + bytes <= self.settings.max_bytes / 4 * 3
     }
 
-    /// Removes all segments but the last, which says by its name which sequence comes next.
+    /// Removes all segments but the last, whose name gives the sequence that comes next.
     fn remove_used_up(&mut self) -> io::Result<()> {
         self.disk.sync_names()?;
         while self.segments.len() > 1 {
@@ -640,11 +640,11 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Gives up the oldest segment in which events wait, and says which; `None` if there is none.
-    /// Events wait from `head` on. Those before it that are not settled, `in_flight`, must survive
-    /// a crash: they are put into a segment of their own first, up against what follows: the next
-    /// segment, or what waits in memory, up to `memory_end`, and may come between the two by
-    /// [`Spill::insert`]. If the disk has no room for that, it is done right after.
+    /// Gives up the oldest segment in which events wait, and returns its events; `None` if there is
+    /// none. Events wait from `head` on. Unsettled events before it, `in_flight`, must survive a
+    /// crash. So they are put into a segment of their own first, up against the next segment or the
+    /// events in memory up to `memory_end`. Events may come between by [`Spill::insert`]. If the
+    /// disk has no room for that segment, it is written right after.
     pub(crate) fn drop_oldest(
         &mut self,
         head: u64,
@@ -669,7 +669,7 @@ impl<D: Disk> Spill<D> {
         let is_empty = index + 1 == self.segments.len() && in_flight.is_empty();
         let noted = if is_empty { self.rewrite_progress() } else { Ok(()) };
         let kept = refuge.as_ref().ok().and_then(Option::as_ref).map(|refuge| refuge.first);
-        // A power failure must not leave neither what goes nor what replaces it.
+        // A power failure must leave either the old segment or its replacement.
         let named = match kept.is_some() || is_empty {
             true => noted.and_then(|()| self.disk.sync_names()),
             false => noted,
@@ -765,10 +765,10 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Every event of the oldest segment in which events wait, those from `head` on, was put in
-    /// before `time`, in microseconds since 1970. The time when the file was last written counts:
-    /// that needs no reading after a restart, and a dead letter that is replayed may have been read
-    /// long before it was put in.
+    /// True if every event that waits in the oldest segment (from `head` on) was put in before
+    /// `time`, in microseconds since 1970. The time when the file was last written counts. That
+    /// needs no reading after a restart. A dead letter that is replayed may have been read long
+    /// before it was put in.
     pub(crate) fn oldest_is_before(&self, head: u64, time: u64) -> bool {
         let segment = self.waiting_segment(head).and_then(|index| self.segments.get(index));
         segment.is_some_and(|segment| segment.file.modified().is_ok_and(|at| at < time))
@@ -893,9 +893,9 @@ impl<D: Disk> Spill<D> {
         self.is_dirty || !self.sealed.is_empty()
     }
 
-    /// A sync failed: nothing is appended to its segments any more, and they are not synced again,
-    /// since that would succeed without what the kernel has dropped. Returns the sequence below
-    /// which nothing may be said to last: what was appended to them meanwhile is in doubt too.
+    /// A sync failed. Nothing is appended to its segments any more. They are not synced again
+    /// either, because that would succeed without the pages that the kernel has dropped. Returns
+    /// the sequence below which events last: those appended meanwhile are in doubt too.
     pub(crate) fn condemn(&mut self, job: &SyncJob<D>) -> u64 {
         self.names_changed |= job.names.is_some();
         let has_failed = |file: &Arc<D::File>| {

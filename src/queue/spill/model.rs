@@ -1,8 +1,9 @@
 //! The spill against a model, on a disk that loses what was not synced, tears writes, fills up,
 //! fails, and flips bits.
 //!
-//! The model is a list: which events were put in, which of them must have lasted, which were
-//! acknowledged. Each event's payload is its own sequence, so that what comes out says what it is.
+//! The model is a list of the events that were put in, that must have lasted, and that were
+//! acknowledged. Each event's payload is its own sequence, so that an event that comes out names
+//! itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -126,7 +127,7 @@ impl SimDisk {
         self.0.lock().unwrap().readable = Some(bodies);
     }
 
-    /// The power goes. Of what was not synced, `luck` decides what is there afterwards.
+    /// The power goes. `luck` decides how much of the unsynced bytes is there afterwards.
     pub(crate) fn lose_power(&self, mut luck: u64) {
         let mut draw = |below: usize| {
             luck = luck
@@ -669,8 +670,8 @@ fn check(sequence: u64, share: &Share, model: &mut Model) -> Vec<u64> {
     tags
 }
 
-/// A segment is dropped whose first events are being written to the store, and the power goes at
-/// once: the segment is there, or the one that those events were put into.
+/// The power goes just after a segment was dropped whose first events are being written to the
+/// store. Either the segment is there, or the one that those events were put into.
 #[test]
 fn invariant_3_what_is_in_flight_survives_a_power_failure_while_its_segment_is_dropped() {
     for luck in 0..256 {

@@ -1,6 +1,5 @@
-//! The id of the queue whose spill is in a folder, on which the ids of its batches are built.
-//! Stores know by those what they have already, so the id must be the same after a power failure
-//! too.
+//! The id of the queue whose spill is in a folder. The ids of its batches are built on it. Stores
+//! recognise batches by those, so the id must be the same after a power failure too.
 
 use std::io;
 

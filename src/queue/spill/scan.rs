@@ -1,10 +1,10 @@
 //! Looks at a spill without touching it: nothing is cut, removed or synced, so that it may belong
 //! to a running daemon.
 //!
-//! Segments only grow, and go as a whole, so what is read is right as far as it goes. The files of
-//! a running daemon are seen as they are at that moment. The record that it is writing looks cut
-//! off. A segment that goes while it is looked at is left out. What was stored since the daemon
-//! last noted it, which it does every second, still counts as waiting.
+//! Segments only grow, and go as a whole, so a reader sees the right bytes as far as it reads. The
+//! files of a running daemon are seen as they are at that moment. The record that it is writing
+//! looks cut off. A segment that goes during the look is left out. The daemon notes stored events
+//! once a second; those stored since then still count as waiting.
 
 use std::io;
 

@@ -7,11 +7,11 @@
 //! - it goes on where the one before it ended; the first begins with the segment's first sequence;
 //! - behind damaged bytes, it does not go back, and leaves out no more events than those bytes can
 //!   have held;
-//! - it begins before the next segment does. What it has beyond that belongs to the next segment.
+//! - it begins before the next segment does. Its events beyond that belong to the next segment.
 //!
-//! In a segment of version 1 anybody can make a record. There, one behind damaged bytes is believed
-//! only if the record that follows it goes on where it ends. A payload that holds two records which
-//! do, at a sequence that fits, still passes for them: version 1 cannot do better.
+//! In a segment of version 1 anybody can make a record. There, a record behind damaged bytes is
+//! believed only if the record that follows it goes on where it ends. A payload that holds two such
+//! records, at a sequence that fits, still passes: version 1 cannot do better.
 
 use std::io;
 

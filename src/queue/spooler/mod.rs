@@ -2,8 +2,8 @@
 //!
 //! It takes shares from the dispatcher as fast as they come, so nothing upstream ever waits for
 //! this sink. It puts them into the queue, and so on disk, and hands batches to the sink's writers
-//! as they become free. Syncing takes long and has a thread of its own, and what is stored for good
-//! by the time that its sync is due is not synced: while the sink keeps up, nothing is.
+//! as they become free. Syncing takes long and has a thread of its own. Events that are stored for
+//! good when their sync is due are not synced: while the sink keeps up, nothing is.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
@@ -18,9 +18,9 @@
 //! ([`Order::Leave`]), and it hands channel and queue on to the next spooler. Until that one is
 //! there, and while the last batches are being written, events are taken as ever.
 //!
-//! All that the spooler does is two functions: [`Spooler::round`] does what is due, and
-//! [`Spooler::handle`] takes what has happened. The thread only waits between them. What may happen
-//! in which order is explored in `spooler/model.rs`, which calls the two itself.
+//! The spooler is two functions: [`Spooler::round`] does what is due, and [`Spooler::handle`] takes
+//! a message. The thread only waits between them. `spooler/model.rs` calls the two itself to
+//! explore the orders of messages.
 
 use std::collections::VecDeque;
 use std::io;
@@ -59,8 +59,9 @@ const NOTE: Duration = Duration::from_secs(1);
 /// Events that a full queue holds back are tried again at these intervals.
 const BLOCKED: Duration = Duration::from_millis(20);
 
-/// Shares, and bytes of their frames, that one round takes at the most: enough for a burst to cost
-/// one round, and so few that handing out, settling and syncing are never put off for long.
+/// The shares, and the bytes of their frames, that one round takes at the most. They are enough for
+/// a burst to cost one round, and so few that handing out, settling and syncing never wait for
+/// long.
 const ROUND: (usize, usize) = (32, 4 << 20);
 
 /// Everything that a spooler thread owns.
@@ -643,8 +644,8 @@ impl<D: Disk> Spooler<D> {
         Leftover { on_disk, shares: leaving.then_some(self.shares), in_memory }
     }
 
-    /// Leaves on disk what is not settled, and hands on what cannot be there. Says how many events
-    /// are on disk, and what is handed on.
+    /// Leaves unsettled events on disk, and hands on those that cannot be there. Returns how many
+    /// events are on disk, and those that are handed on.
     fn finish(&mut self, leaving: bool) -> (u64, Vec<Parcel>) {
         let mut in_memory = Vec::new();
         if leaving {

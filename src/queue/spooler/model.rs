@@ -7,13 +7,13 @@
 //! is served. Time passes. A store answers a writer or not. A sync ends well or badly. The disk
 //! fails or fills. The daemon stops, is killed, or its sink changes.
 //!
-//! Afterwards everything that is broken is repaired. Then each event must have been stored, refused
-//! or counted as lost, in order, by one writer in one run, and not again once it was settled. Every
-//! source must have its receipt, and none may have been promised too much. Memory must have been
+//! Afterwards everything broken is repaired. Then each event must have been stored, refused or
+//! counted as lost, in order, by one writer in one run, and not again once it was settled. Every
+//! source must have its receipt, and no receipt may have promised too much. Memory must have been
 //! bounded, and all must end by itself.
 //!
-//! Not explored is what happens between two calls of `round` and `handle`, since no other thread
-//! touches that. The channels are taken to do what they say. The order of memory accesses in
+//! Some things are not explored. No other thread touches what happens between two calls of `round`
+//! and `handle`. The channels are taken to do what they say. The order of memory accesses in
 //! receipts and counters is left out, and so is the reload itself, whose part the world plays.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -204,8 +204,8 @@ impl Store {
         waits.send(answer).unwrap();
     }
 
-    /// Another spooler comes. What it cannot know to be settled may come again: nothing after a
-    /// crash; else what is behind an event that is not settled.
+    /// Another spooler comes. Events that it cannot know to be settled may come again: none after a
+    /// crash, else those behind an event that is not settled.
     fn begin_run(&mut self, is_noted: bool) {
         let is_open = |n: &u64| !self.settled.contains(n);
         let is_settled = |numbers: &&Vec<u64>| !numbers.iter().any(is_open);
@@ -280,7 +280,7 @@ struct World {
     left: Option<Leftover>,
     /// The numbers that come next, of the bus and of the source that can wait.
     next: [u64; 2],
-    /// All that is to be stored or counted: what was sent, less what a crash may take.
+    /// The events to be stored or counted: those that were sent, less those that a crash may take.
     owed: BTreeSet<u64>,
     receipts: Vec<(std::ops::Range<u64>, Receipt)>,
     was_killed: bool,
