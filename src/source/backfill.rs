@@ -1,14 +1,14 @@
 //! Filling a gap of the bus from the master's own job cache
 //! ([`crate::source::local_cache::format`]).
 //!
-//! The jobs that the master wrote meanwhile are read when the bus is there again, and at the start.
-//! Those of their events that neither the job cache nor the bus has brought are handed on, with
-//! `_backfilled: true`. Reading goes on beside the bus and never holds it up.
+//! Jobs that the master wrote meanwhile are read when the bus is there again, and at the start.
+//! Their events are handed on, with `_backfilled: true`, unless the job cache or the bus has
+//! brought them. Reading goes on beside the bus and never holds it up.
 //!
 //! Events that must not be repeated are known in two ways. Those from before the gap are in the job
 //! cache; the backfill waits until it has stored them. Those since then are remembered here, by
-//! tag. The master puts a return onto its bus a moment before it writes the file. So only files are
-//! looked at that are older than the connection, or a little younger, and these only when their
+//! tag. The master puts a return onto its bus a moment before it writes the file. So only files
+//! older than the connection, or a little younger, are looked at. The younger ones wait until their
 //! events would have come: after `settle`.
 
 use std::cell::RefCell;

@@ -1,9 +1,9 @@
 //! The address at which a source listens: a path or the loopback address, and no other.
 //!
-//! Nothing here is encrypted, so only this machine's own users may reach the socket, and of these,
-//! with a path, only those whom its mode lets. Over TCP that is every user: the source `returner`
-//! has them show a token. A source that speaks ZeroMQ has no such thing, and the `zeromq` crate has
-//! no limit for what a peer may announce. It asks the allocator for a frame of a terabyte before a
+//! Nothing here is encrypted, so only this machine's own users may reach the socket. On a path only
+//! those users may whom its mode lets. Over TCP every user may, so the source `returner` has them
+//! show a token. A source that speaks ZeroMQ has no token, and the `zeromq` crate has no limit for
+//! the length that a peer may announce. It asks the allocator for a frame of a terabyte before a
 //! byte of it has come, and the process ends. Use a path there.
 
 use std::net::{IpAddr, TcpListener};

@@ -3,11 +3,12 @@
 //! All sources share one thread. Once every source has read what there was, the thread waits for
 //! the next event on any socket. At a thousand events a second it would wake up for each. A timer
 //! of the runtime does not help, because each event that comes wakes the thread all the same. So
-//! the thread sleeps outside of the runtime, just before it would wait, for as long as a source
-//! [asked](ask) since it last did. Without events it waits and does not sleep, which costs nothing.
+//! the thread sleeps outside of the runtime, just before it would wait. It sleeps for as long as a
+//! source [asked](ask) since its last sleep. Without events it waits and does not sleep, which
+//! costs nothing.
 //!
-//! The sinks bound the sleep by the time that they let a batch wait to fill. Where that is a fifth
-//! of a second, nobody notices a fiftieth more. Where it is nothing, the thread does not sleep.
+//! The sinks bound the sleep by the time that they let a batch wait to fill. If that is a fifth of
+//! a second, nobody notices a fiftieth more. If it is nothing, the thread does not sleep.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -79,7 +79,7 @@ pub(crate) enum JobCache {
     Needed,
 }
 
-/// The reason why a source cannot be read: what was being done, to what, and the cause.
+/// The reason why a source cannot be read: the action, its object, and the cause.
 #[derive(Debug, Error)]
 #[error("{doing}")]
 pub(crate) struct SourceError {

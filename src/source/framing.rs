@@ -106,8 +106,8 @@ impl Framer {
         self.wanted
     }
 
-    /// Moves what is left into a block of `block` bytes if a large frame had made a much larger
-    /// one, so that the small frames behind it do not hold that.
+    /// Moves the bytes that are left into a block of `block` bytes if a large frame had made a much
+    /// larger one. So the small frames behind it do not hold the large block.
     pub(crate) fn release(&self, buffer: &mut BytesMut, block: usize) {
         if buffer.capacity() > 2 * block && self.wanted <= block && buffer.len() <= block {
             let mut small = BytesMut::with_capacity(block);

@@ -1,4 +1,4 @@
-//! The connection of a source: what is counted and logged when it comes and goes.
+//! The connection of a source: the metrics and log lines of its coming and going.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,21 +13,21 @@
 //!
 //! # Formats
 //!
-//! Two formats, told apart by the first bytes. A *capture* is the bytes of a bus as they came off
-//! its socket, in either framing. *JSON lines* are what Salt's `rawfile_json` and saltern's write:
-//! events (`{"tag": …, "data": …}`), and returns alone, as Salt writes them for `--return
-//! rawfile_json`, which become the events of these returns.
+//! There are two formats, told apart by the first bytes. A *capture* is the bytes of a bus as they
+//! came off its socket, in either framing. *JSON lines* are lines of Salt's `rawfile_json` or of
+//! saltern. A line is an event (`{"tag": …, "data": …}`), or a return alone, as Salt writes it for
+//! `--return rawfile_json`; it becomes the event of that return.
 //!
-//! In front of the first line may be blank lines and a byte order mark. Lines may end with CRLF,
-//! the last one with nothing. A file without events is no error. What a line has that is not JSON
-//! is replaced and counted ([What JSON lacks](../sources.md#what-json-lacks)); dates and bytes come
-//! back as the strings that they were written as.
+//! Blank lines and a byte order mark may stand before the first line. Lines may end with CRLF, the
+//! last one with nothing. A file without events is no error. Parts of a line that are not JSON are
+//! replaced and counted ([What JSON lacks](../sources.md#what-json-lacks)). Dates and bytes come
+//! back as the strings that were written.
 //!
 //! # Guarantee
 //!
-//! The whole file is delivered, in order; a sink whose queue is nearly full is waited for, and
-//! loses nothing ([Spill](../spill.md#sources-that-can-wait)). What breaks off after it has begun
-//! is not begun anew, since that would bring everything twice.
+//! The whole file is delivered, in order. The source waits for a sink whose queue is nearly full,
+//! so that sink loses nothing ([Spill](../spill.md#sources-that-can-wait)). A replay that breaks
+//! off after it has begun is not begun anew, since that would bring everything twice.
 //!
 //! # Failures
 //!
@@ -41,10 +41,10 @@
 //!
 //! A line begins with a printable character, and no frame of a capture does unless it is longer
 //! than 512 MiB. The file is read and cut block by block on the runtime's blocking threads, because
-//! the sources share one thread and a disk may be slow. Before each read of something that may keep
-//! a reader waiting (a pipe, a terminal) the source waits until there is something to read, so that
-//! no thread is ever stuck in a read when the daemon stops.
-//! [`lenient_json`](crate::codec::lenient_json) replaces what is not JSON.
+//! the sources share one thread and a disk may be slow. A pipe or a terminal may keep a reader
+//! waiting, so the source waits before each read until there is something to read. No thread is
+//! ever stuck in a read when the daemon stops. [`lenient_json`](crate::codec::lenient_json)
+//! replaces what is not JSON.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -352,9 +352,10 @@ impl Reader {
 
     /// Waits until a read would not.
     async fn readable(&self) -> Result<(), SourceError> {
-        // Registered anew each time, which reports what is there already: a terminal gives one line
-        // a read, and nothing would announce the lines behind it. What the deprecation is about, a
-        // descriptor closed while registered, the borrow of the file rules out.
+        // It is registered anew each time, which reports bytes that are there already. A terminal
+        // gives one line a read, and nothing would announce the lines behind it. The call is
+        // deprecated because a descriptor may be closed while registered; the borrow of the file
+        // rules that out.
         #[expect(deprecated, reason = "its successor is `unsafe`, which this crate forbids")]
         let registered = AsyncFd::with_interest(self.file.as_fd(), Interest::READABLE);
         let waiting = match registered {

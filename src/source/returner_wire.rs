@@ -1,6 +1,6 @@
 //! The messages between Salt's side and the sources `returner` and `returner_zeromq`: one msgpack
-//! map each. `docs/returner.md` draws them. Version 2 differs from version 1 in the transport, and
-//! in that a long answer comes in parts.
+//! map each. `docs/returner.md` draws them. Version 2 has another transport than version 1, and
+//! sends a long answer in parts.
 //!
 //! Data of Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
 //! value, so that neither side decodes data that it only hands on.

@@ -14,12 +14,12 @@
 //!
 //! # Framing
 //!
-//! The framing is told from the first byte of each connection: bare msgpack maps (before 3006.26,
-//! 3007, 3008), a length before each (3006.26 and later), or ZeroMQ's protocol (releases up to
-//! about 2016, re-publishers).
+//! The first byte of each connection tells the framing: bare msgpack maps (before 3006.26, 3007,
+//! 3008), a length before each (3006.26 and later), or ZeroMQ's protocol (releases up to about
+//! 2016, re-publishers).
 //!
-//! `VALUE_TRIMMED` values, which the master put in place of what was over its `max_event_size`, are
-//! counted; they cannot be recovered from the bus.
+//! `VALUE_TRIMMED` values are counted. The master puts them in place of values over its
+//! `max_event_size`; these cannot be recovered from the bus.
 //!
 //! # Gathering
 //!
@@ -29,11 +29,11 @@
 //!
 //! # Guarantee
 //!
-//! The bus keeps nothing: what the master publishes while saltern is not connected is missed,
-//! unless `backfill` finds it in the master's job cache ([Jobs](../jobs.md#backfill)). A subscriber
-//! connects and reads; it sends nothing. A master cuts a subscriber off that reads too slowly, so
-//! this source does nothing but read and hand on. Each gap is counted, in number and seconds, and
-//! logged once.
+//! The bus keeps nothing. Events that the master publishes while saltern is not connected are
+//! missed, unless `backfill` finds them in the master's job cache ([Jobs](../jobs.md#backfill)). A
+//! subscriber connects and reads; it sends nothing. A master cuts off a subscriber that reads too
+//! slowly, so this source does nothing but read and hand on. Each gap is counted, in number and
+//! seconds, and logged once.
 //!
 //! # Failures
 //!
@@ -80,9 +80,9 @@ pub(super) struct Config {
     /// size. At least the master's `max_event_size`.
     #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
-    /// The longest time to let events gather after a read that brought few; as long as sixteen take
-    /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each
-    /// as it comes.
+    /// The longest time to let events gather after a read that brought few. They gather for as long
+    /// as sixteen take to come, or for a tenth of the shortest `linger` of the sinks, if that is
+    /// shorter. 0 reads each as it comes.
     #[serde(default = "default_coalesce")]
     coalesce: Span,
     /// The place where to look for the jobs of a time in which the bus was not read. Default:

@@ -3,9 +3,9 @@
 //! A JSON object of a return alone, as Salt's `rawfile_json` and `kafka` write it for
 //! `--return`, is the event of that return.
 //!
-//! Either becomes what the bus would have carried: tag, empty line, msgpack. JSON has less to say
-//! than msgpack, so the bytes differ from those that the bus did carry; msgpack is taken as it is,
-//! with whatever is wrong with it.
+//! Either becomes the bytes that the bus would have carried: tag, empty line, msgpack. JSON has
+//! less to say than msgpack, so the bytes differ from those that the bus did carry. Msgpack is
+//! taken as it is, with all its mistakes.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};

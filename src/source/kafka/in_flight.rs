@@ -148,7 +148,7 @@ impl InFlight {
         self.has_news = !self.safe.is_empty();
     }
 
-    /// Forgets what is in flight and what is not committed: it is read again.
+    /// Forgets the messages that are in flight or not committed: they are read again.
     pub(super) fn forget(&mut self) {
         self.lots.clear();
         self.bytes = 0;

@@ -48,8 +48,8 @@ impl Drop for Seen {
     }
 }
 
-/// Messages behind what the group has committed. Where it has committed nothing yet, those behind
-/// what was read, which are fewer.
+/// Messages behind the group's commits. Where the group has committed nothing yet, the messages
+/// behind those read, which are fewer.
 fn behind(partition: &Partition) -> u64 {
     let since_read = match partition.app_offset {
         read if read < 0 => 0,

@@ -1,9 +1,8 @@
-//! The thread that reads from Kafka, hands on what it has read, and commits what has become safe.
+//! The thread that reads from Kafka, hands messages on, and commits them when they are safe.
 //!
-//! librdkafka calls back on the thread that polls, and a rebalance waits for receipts; so the
-//! consumer has a blocking thread of the sources' runtime to itself. When it may not read on it
-//! still polls, with its partitions paused, because a consumer that does not is thrown out of its
-//! group.
+//! librdkafka calls back on the thread that polls, and a rebalance waits for receipts. So the
+//! consumer has a blocking thread of the sources' runtime to itself. When it may not read it still
+//! polls, with its partitions paused, because a group throws out a consumer that does not poll.
 
 use std::pin::pin;
 use std::sync::Arc;

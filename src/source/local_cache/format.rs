@@ -1,4 +1,4 @@
-//! A Salt master's own job cache, `local_cache`: what is in its directories, as events.
+//! A Salt master's own job cache, `local_cache`: the contents of its directories, as events.
 //!
 //! A job is the directory `<h[0:2]>/<h[2:]>` of `<cachedir>/jobs`, where `h` is a digest of its id,
 //! the same from Salt 3006 to 3008:
@@ -12,12 +12,12 @@
 //! | `<minion>/out.p` | the outputter that the minion asked for |
 //!
 //! All but `jid` are msgpack. From them come the events that the master has put onto its bus when
-//! it wrote them, as far as the files tell: `_stamp` is the time in the job's id, or of the file.
-//! They say `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and
+//! it wrote them, as far as the files tell. `_stamp` is the time in the job's id, or of the file.
+//! The events say `_backfilled: true`. The load of a runner is what Salt hands to a job cache, and
 //! becomes the event `salt/run/<jid>/ret` (`salt/wheel/…`).
 //!
-//! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the
-//! digest has to be the name of its directories.
+//! An id may be any text (`salt '*' test.ping --jid deploy-42`). If an id tells no time, the name
+//! of its directories has to be its digest.
 
 use std::fs;
 use std::io;
@@ -229,7 +229,7 @@ fn is_id(jid: &str, path: &Path) -> bool {
     is_part && is_job(jid) && digests.into_iter().any(is_digest)
 }
 
-/// The time at which a job began whose directory was written then.
+/// The time at which a job began, from the time when its directory was written.
 fn began(jid: &str, written: SystemTime) -> Timestamp {
     let written = Timestamp::try_from(written).unwrap_or_default();
     Timestamp::from_microsecond(began::began(jid, written.as_microsecond())).unwrap_or(written)

@@ -1,8 +1,8 @@
-//! Bounds the bytes of requests that may be there at a time: of a client, and of all of its kind.
+//! Bounds the bytes of requests in memory: of one client, and of all clients of its kind.
 //!
 //! A long message takes all of its bytes at once and in turn: no two of them wait for bytes that
-//! the other holds. Short ones have bytes of their own behind that, so that they never wait for
-//! long ones. Masters and others have each a budget of their own.
+//! the other holds. Short messages have bytes of their own besides, so they never wait for long
+//! ones. Masters and other clients have separate budgets.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! One client: a task that reads its requests, and one for each of these until it is answered.
 //!
-//! Answers go through a channel with room for every request that is read, so that nobody waits for
-//! a client but its own task. A long answer lies in a file and is sent in parts. Who does not read
-//! is cut off.
+//! Answers go through a channel with room for every request that is read, so only a client's own
+//! task waits for it. A long answer lies in a file and is sent in parts. A client that does not
+//! read is cut off.
 
 use std::cell::Cell;
 use std::io::{self, Read};

@@ -1,8 +1,8 @@
-//! The requests of all clients that are not answered yet: how many that may be, and who does it.
+//! The requests of all clients that are not answered yet: their number, and the threads for them.
 //!
-//! Nothing that a client does holds up the others, nor the other sources: what blocks has threads
-//! of its own, and what is under way is bounded, for all and for each. What is beyond is refused,
-//! to come later. Those who are no masters have at most half of the places, and bytes of their own.
+//! No client holds up another, nor another source. Work that blocks has threads of its own, and
+//! work under way is bounded, for all clients and for each. Requests beyond that are refused, to
+//! come later. Clients that are no masters have at most half of the places, and bytes of their own.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -244,7 +244,7 @@ impl RequestHandler {
             }
         };
         match asked {
-            // A master hands on what is on its bus, whoever put it there.
+            // A master hands on every event of its bus, whoever fired it.
             Asked::Events { bodies } => (self.keep(self.sender.clone(), bodies).await, Some(place)),
             Asked::Return { body, load } => self.keep_return(body, load, authority, place).await,
             Asked::Job(call) if call.is_for_masters() && authority == Authority::Bus => {
@@ -264,7 +264,7 @@ impl RequestHandler {
         when_safe(sender.send_for_receipt(bodies, Vec::new()).await).await
     }
 
-    /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands
+    /// Puts a return into the job cache, where it has to be as soon as Salt is answered. Then hands
     /// its event on, which a master may hand over by `event_return` as well. A job cache that fails
     /// keeps no event from the sinks.
     async fn keep_return(
