@@ -17,8 +17,7 @@ pub struct EstateConfig {
     /// `salt_job_duration_seconds` have the label `minion` too: a series for each function of each
     /// minion.
     pub minion_label: bool,
-    /// Series that each metric has at the most; what is over it goes into one whose labels are
-    /// `other`.
+    /// The most series of each metric. Further ones go into one series whose labels are `other`.
     pub max_series: u64,
     /// Minions that are remembered at the most.
     pub max_minions: u64,

@@ -74,7 +74,7 @@ pub(super) struct Part<'a> {
 enum Said<'a> {
     /// This.
     Alone(JobReturn<'a>),
-    /// The same as of the part at that place, which has its name: they share what came back.
+    /// The same as the part at that place, which has the same name: they share one return.
     With(usize),
     /// The functions that are not told apart went like this.
     Others(Outcome),

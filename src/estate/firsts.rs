@@ -8,7 +8,7 @@
 /// Places in a row: two lines of a processor's cache.
 const WIDTH: usize = 16;
 
-/// The bits of a place that say who brought the thing; the others say which thing it is.
+/// The bits of a place that name the reporter; the others name the thing.
 const WHO: u64 = 0xff_ffff;
 
 /// The way in which a thing came before.

@@ -1,12 +1,12 @@
 //! Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys.
 //!
-//! A thread of its own counts, so that the dispatcher does no more than hand each chunk on. A burst
-//! waits in a queue of so many bytes (`queue`); what there is no room for is counted and left out.
-//! The sinks do not suffer for the sake of a number.
+//! A thread of its own counts, so the dispatcher only hands each chunk on. A burst waits in a queue
+//! of so many bytes (`queue`). Events for which there is no room are counted and left out: sinks do
+//! not suffer for the sake of a number.
 //!
-//! [`table`] has the metrics, `facts` reads an event, `counters` says what is counted of it,
-//! `firsts` knows what was counted from elsewhere, `jobs` waits for returns, `series` keeps the
-//! counts within their caps.
+//! [`table`] has the metrics, `facts` reads an event, `counters` counts it, `firsts` remembers who
+//! reported a thing first, `jobs` waits for returns, and `series` keeps the counts within their
+//! caps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -49,7 +49,7 @@ pub struct Estate {
 }
 
 impl Estate {
-    /// Counts as this says, from nothing on.
+    /// Counts by this configuration, from nothing on.
     pub fn new(config: Option<EstateConfig>) -> Arc<Self> {
         let memory = config.as_ref().map_or(0, |config| config.memory.as_usize());
         let counters = Mutex::new(config.map(Counters::new));
@@ -65,9 +65,8 @@ impl Estate {
         self.counters().is_some()
     }
 
-    /// Counts as this says, from now on; whether that is something else than before. If so the
-    /// counters begin at zero; which minions there are and which returns are waited for is still
-    /// known.
+    /// Counts by this configuration from now on. Returns true if it differs from the one before.
+    /// The counters then begin at zero, and the known minions and the awaited returns stay.
     pub(crate) fn configure(&self, config: Option<EstateConfig>) -> bool {
         let mut counters = self.counters();
         if counters.as_ref().map(Counters::config) == config.as_ref() {

@@ -1,9 +1,10 @@
-//! The rights of clients: who may do what over HTTP.
+//! The rights of clients over HTTP.
 //!
-//! Probes and scrapers get `/metrics`, `/healthz` and `/readyz`, whoever they are and whatever name
-//! they use. Over the unix socket the kernel says who asks: root and the daemon's own user act, and
-//! whoever else the file's mode lets in reads. Over TCP a token says what its bearer may do, and it
-//! reaches a browser as a cookie, by one URL that `saltern console` prints.
+//! Probes and scrapers get `/metrics`, `/healthz` and `/readyz`, under any name and without a
+//! token. Over the unix socket the kernel names the user of a client. Root and the daemon's own
+//! user act; any other user that the file's mode lets in reads. Over TCP a token gives its bearer
+//! the right to read or to act. A browser gets it as a cookie, by one URL that `saltern console`
+//! prints.
 //!
 //! A page of another site must get nothing by way of somebody's browser. So a request has to call
 //! this machine by a name that is its own, because a foreign name can be made to lead here. An
@@ -286,7 +287,7 @@ impl Refusal {
     }
 }
 
-/// Lets a request through if whoever asks may have what it asks for.
+/// Lets a request through if its client has the right to it.
 pub(super) async fn authorize(
     Extract(policy): Extract<Arc<AccessPolicy>>,
     mut request: Request,

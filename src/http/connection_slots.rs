@@ -1,9 +1,10 @@
-//! The slots for connections at one listener, and who leaves when there is none for the next.
+//! The slots for connections at one listener, and the choice of a connection to close if there is
+//! none for the next.
 //!
-//! Nobody waits behind clients that do nothing. When all slots are taken, one connection goes, in
-//! this order: one that has asked nothing yet; one that is idle; one whose client does not read;
-//! one without a token that asks again and again. Those that have shown no token go before those
-//! that have, and the one that has been so the longest.
+//! No client waits behind clients that do nothing. When all slots are taken, one connection is
+//! closed, in this order: one that has asked nothing yet; one that is idle; one whose client does
+//! not read; one without a token that asks again and again. Connections without a token go before
+//! those with one. Of equal ones the one that has been so for the longest goes.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};

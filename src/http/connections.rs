@@ -1,10 +1,10 @@
 //! Accepting connections at one listener, with limits: no client can hold up memory or the
 //! shutdown.
 //!
-//! A listener has [`PLACES`] at a time. [`super::connection_slots`] says who leaves when they are
-//! taken. A client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an
-//! answer for [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way
-//! have [`GOODBYE`] to end.
+//! A listener has [`PLACES`] at a time. [`super::connection_slots`] chooses who leaves when they
+//! are taken. A client has [`HEADERS`] to send a request. It is cut off when it reads nothing of an
+//! answer for [`UNREAD`], or of the live tail for [`PAUSED`]. When the daemon stops, answers under
+//! way have [`GOODBYE`] to end.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

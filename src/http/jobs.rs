@@ -1,5 +1,5 @@
-//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache, and of a job that it does not
-//! know the stores that are named to answer.
+//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache. The stores that are named to
+//! answer are asked for a job that it does not know.
 //!
 //! Parameters of the list are `function` (a glob), `not_function` (the same, any number of times),
 //! `minion`, `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339),

@@ -1,8 +1,8 @@
-//! The two doors of the HTTP side: an address, and a unix socket.
+//! The two listeners of the HTTP side: an address, and a unix socket.
 //!
-//! The socket's file is looked for while the daemon runs, and made anew where it was removed or
-//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again;
-//! one that was configured must be there at the start.
+//! The daemon checks the socket's file while it runs, and makes it anew if it was removed or
+//! replaced. A socket that cannot be made in its usual place is an error that shows, and is tried
+//! again. A configured one must be there at the start.
 
 use std::io;
 use std::net::SocketAddr;

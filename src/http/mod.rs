@@ -1,7 +1,7 @@
 //! The HTTP side: `/metrics`, `/healthz`, `/readyz`, `/api/v1/…`, and a page for people.
 //!
 //! It listens at two places ([`listen`]): an address for scrapers and browsers, and a unix socket
-//! for the commands. [`authorize`] says who may do what.
+//! for the commands. [`authorize`] has the rights of clients.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! The path of a socket has at most 107 bytes, so a `state_dir` with a long path cannot have it. It
 //! is then in the user's runtime directory, or in a directory of its own under `/tmp` whose name is
-//! made of the `state_dir`'s. Anybody could have made that one, so both sides look whose it is.
+//! made of the `state_dir`'s. Anybody could have made that one, so both sides check its owner.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -88,8 +88,7 @@ impl Place {
 
 const NAME: &str = "http.sock";
 
-/// The places in which the socket of a daemon with this `state_dir` may be, whatever its
-/// environment.
+/// The possible places of the socket of a daemon with this `state_dir`, in any environment.
 pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
     let inside = state_dir.join(NAME);
     if is_room_in(state_dir) {

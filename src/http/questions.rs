@@ -1,7 +1,7 @@
 //! Questions about jobs, as many at a time as there are threads for them.
 //!
-//! The threads are these alone: the database is given its memory by the C library, which keeps some
-//! for each thread that ever had a long row.
+//! No other threads ask the database: its memory comes from the C library, which keeps some for
+//! each thread that ever had a long row.
 
 use std::sync::Arc;
 use std::time::Duration;

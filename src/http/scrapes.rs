@@ -1,11 +1,10 @@
-//! Answers to scrapers: a text that is made at most ten times a second, and shared by all who read
-//! it.
+//! Answers to scrapers: a text is made at most ten times a second, and all readers share it.
 //!
-//! A scraper that asks when one was just made waits for the next, with all others who do: nobody
-//! gets a text that is older than the question. A slow reader holds a text that would else be gone;
-//! there are [`VERSIONS`] of them at the most. A scraper that asks when they are used up waits a
-//! little. Readers that hold the oldest and do not read it are cut off meanwhile. So no scraper can
-//! make the daemon work or keep much, or keep the others out.
+//! A scraper that asks just after a text was made waits for the next, with all others that do: no
+//! text is older than its question. A slow reader holds a text that would else be gone; there are
+//! at most [`VERSIONS`] of them. A scraper that asks when they are used up waits a little. Readers
+//! that hold the oldest and do not read it are cut off meanwhile. So no scraper can make the daemon
+//! work or keep much, or keep the others out.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};

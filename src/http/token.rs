@@ -1,10 +1,9 @@
-//! The token that is made at the first start, where none is configured.
+//! The token that is made at the first start, if none is configured.
 //!
 //! It is in a file of `state_dir` that its owner alone can read. A file that others could read, or
-//! that is empty or no token, is put aside for a new one. It is not refused, because its token is
-//! worth nothing any more. A new token costs a browser one more `saltern console`. A daemon that
-//! does not start costs events. A file that cannot be read just now may hold a good token, and
-//! stays.
+//! that is empty or no token, is put aside for a new one. The daemon does not refuse to start,
+//! since that costs events, and a new token costs a browser one more `saltern console`. A file that
+//! cannot be read just now may hold a good token, and stays.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};

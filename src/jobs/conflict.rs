@@ -1,5 +1,5 @@
-//! Returns that contradict each other, or their own tag. They are counted, and one line a minute
-//! says so: whoever can fire events decides how many there are.
+//! Returns that contradict each other, or their own tag. They are counted, and logged once a minute
+//! at the most, because anybody who can fire events decides how many there are.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

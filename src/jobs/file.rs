@@ -31,8 +31,8 @@ const STATEMENTS: usize = 64;
 /// The `user_version` once the tables are there, with all columns.
 const VERSION: i64 = 3;
 
-/// The columns that a file of an older release lacks, with their tables. Who vouched for what is in
-/// it is not known.
+/// Columns that a file of an older release lacks, with their tables. It does not tell who vouched
+/// for its rows.
 const ADDED: [(&str, &str, &str); 7] = [
     ("returns", "standing", "INTEGER NOT NULL DEFAULT 1"),
     ("returns", "conflict", "INTEGER NOT NULL DEFAULT 0"),

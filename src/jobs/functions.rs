@@ -1,5 +1,5 @@
-//! The functions of a job: one, or several that minions run after each other
-//! (`salt '*' test.ping,cmd.run`). Of several each is found by itself.
+//! The functions of a job: one, or several that minions run after each other (`salt '*'
+//! test.ping,cmd.run`). A job of several is found by each of them.
 
 use rusqlite::{Connection, Transaction, params};
 

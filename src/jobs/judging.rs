@@ -1,6 +1,6 @@
-//! Judges once more what an older release has stored, by the rule of today.
+//! Judges returns that an older release has stored once more, by the rule of today.
 //!
-//! A return that nobody has judged by it has no `test`. That is done in small steps, beside the
+//! A return that was not judged by it has no `test`. Judging goes in small steps, beside the
 //! forgetting of old jobs, until there is no such return left.
 
 use rusqlite::{Transaction, params};

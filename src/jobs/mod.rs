@@ -1,19 +1,18 @@
-//! The job cache: which jobs there were, for which minions, and what these returned.
+//! The job cache: jobs, the minions that they were for, and their returns.
 //!
-//! It is what Salt calls a master job cache, in one SQLite file, `job-cache.db` in `state_dir`. Two
-//! write to it: a sink of its own, which takes job events off the bus, and the returner source,
-//! which hands on what Salt itself says of its jobs. The two say the same things of one job in
-//! different words and in any order; [`record`] tells what wins. Three read it: Salt, by way of the
-//! returner source ([`salt`]), the HTTP side and the command line ([`listing`]), and a backfill,
-//! which asks what the bus has not brought ([`Jobs::lacks`]).
+//! Salt calls this a master job cache. It is one SQLite file, `job-cache.db` in `state_dir`. Two
+//! write to it: a sink of its own takes job events off the bus, and the returner source hands on
+//! Salt's own calls. The two describe one job in different words and in any order; [`record`] tells
+//! which wins. Three read it: Salt, by way of the returner source ([`salt`]), the HTTP side and the
+//! command line ([`listing`]), and a backfill, which asks for jobs that the bus has not brought
+//! ([`Jobs::lacks`]).
 //!
-//! One connection writes; readers have connections of their own and see the last commit, so that no
-//! question, however large, holds up what comes in. What is older than `keep_jobs` goes in small
-//! steps ([`retention`]).
+//! One connection writes. Readers have connections of their own and see the last commit, so no
+//! question, however large, holds up a write. Jobs older than `keep_jobs` go in small steps
+//! ([`retention`]).
 //!
-//! The file is made of what passed by and can be made again. A power cut may therefore cost it the
-//! last commits (write-ahead log, `synchronous=NORMAL`), and a damaged file is put aside for a new
-//! one.
+//! The file is made of events and can be made again. So a power cut may cost it the last commits
+//! (write-ahead log, `synchronous=NORMAL`), and a damaged file is put aside for a new one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -75,9 +74,8 @@ pub(crate) struct JobsConfig {
     pub(crate) enabled: Option<bool>,
     /// The time that a job is kept after the last news of it.
     pub(crate) keep_jobs: Span,
-    /// The sink, or the sinks, whose stores answer what Salt asks of a job that the job cache does
-    /// not know: `db`, or `[db, archive]`, of which the first that knows anything answers. Default:
-    /// none.
+    /// The sink or sinks whose stores answer Salt's questions about a job that the job cache does
+    /// not know: `db`, or `[db, archive]`. The first that knows anything answers. Default: none.
     pub(crate) store: StoreNames,
 }
 
@@ -248,7 +246,7 @@ impl Jobs {
         *lock::read(&self.0.keep)
     }
 
-    /// Says what is hidden of what Salt writes from now on.
+    /// Sets the rules that hide values of Salt's own data from now on.
     pub(crate) fn redact(&self, redaction: Option<Arc<Redaction>>) {
         *lock::write(&self.0.redaction) = redaction;
     }

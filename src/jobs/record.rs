@@ -1,11 +1,11 @@
 //! Records jobs, and decides which of two records wins.
 //!
-//! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the
-//!   event `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master
-//!   also hands to `save_load`. In this order the better replaces the worse, whichever comes
-//!   first. A job that is published again, as each part of a batch is, is described by the last
-//!   time. An event replaces an earlier one only as a part of a batch, which differs in its
-//!   minions: anybody may fire a later one. Of returns in place of a load the first stays.
+//! * The *load* of a job comes from up to three: the publication (Salt's `save_load`), the event
+//!   `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master also
+//!   hands to `save_load`. In this order the better replaces the worse, whichever comes first. A
+//!   job that is published again, as each part of a batch is, is described by the last time. An
+//!   event replaces an earlier one only as a part of a batch, which differs in its minions: anybody
+//!   may fire a later one. The first of several returns in place of a load stays.
 //! * A minion can have two *returns*: the one that the master vouches for holds, else the first, as
 //!   in Salt's `local_cache` ([`crate::event::standing`]). The row is marked if the two differ.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
@@ -246,8 +246,8 @@ impl Jobs {
         Ok(!known.unwrap_or(false))
     }
 
-    /// Takes what events say of jobs; events that say nothing of one are passed over, and those
-    /// whose payload is no load as well, which is counted. All or none of it is stored.
+    /// Takes events about jobs. Other events are passed over. So are those whose payload is no
+    /// load; they are counted. All or nothing is stored.
     pub fn record<'a>(&self, events: impl Iterator<Item = Entry<'a>>) -> Result<(), JobsError> {
         let conflicts = self.write("store job events", |tx| {
             let mut conflicts = Vec::new();
@@ -260,9 +260,9 @@ impl Jobs {
         Ok(())
     }
 
-    /// The same as [`Jobs::save_load`] from somebody whose word is worth no more than the bus's:
-    /// the load is taken as the data of the event that the bus would have brought. A return in
-    /// place of a load is worth the least anyway.
+    /// Saves like [`Jobs::save_load`], with a word worth no more than the bus's. The load is taken
+    /// as the data of the event that the bus would have brought. A return in place of a load is
+    /// worth the least anyway.
     pub(crate) fn save_load_of_bus(
         &self,
         jid: &str,
@@ -646,8 +646,8 @@ fn stored_of_minion(
         .optional()
 }
 
-/// The return of the runner that this job is, under whichever name of its master. What Salt hands
-/// on has another stamp than what it fires, so that what is inside is compared.
+/// The return of the runner that this job is, under any name of its master. Salt hands it on with
+/// another stamp than it fires, so its inside is compared.
 fn stored_of_runner(
     tx: &Transaction<'_>,
     job: i64,

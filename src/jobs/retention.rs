@@ -1,8 +1,8 @@
-//! Forgetting what is older than `keep_jobs`, a little at a time.
+//! Forgetting jobs older than `keep_jobs`, a little at a time.
 //!
-//! A step is one short transaction, so that what comes in waits no longer for it than for another
-//! batch. SQLite uses the space again but does not give it back: the file stays as large as it was
-//! at its fullest.
+//! A step is one short transaction, so that an event waits no longer for it than for another batch.
+//! SQLite uses the space again but does not give it back: the file stays as large as it was at its
+//! fullest.
 
 use std::time::{Duration, Instant};
 

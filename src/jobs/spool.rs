@@ -136,7 +136,7 @@ impl Spool {
         file.push(bytes)
     }
 
-    /// The map of so many pairs, which are what was written.
+    /// The map of so many pairs, made of the bytes that were written.
     pub(super) fn map(self, pairs: u32) -> io::Result<Spooled> {
         let (mut short, mut long) = (Vec::new(), [0xdf, 0, 0, 0, 0]);
         msgpack::write_map_head(pairs, &mut short);
@@ -144,7 +144,7 @@ impl Spool {
         self.finished(&short, long)
     }
 
-    /// The array of so many items, which are what was written.
+    /// The array of so many items, made of the bytes that were written.
     pub(super) fn array(self, items: u32) -> io::Result<Spooled> {
         let (mut short, mut long) = (Vec::new(), [0xdd, 0, 0, 0, 0]);
         msgpack::write_array_head(items, &mut short);
@@ -152,7 +152,7 @@ impl Spool {
         self.finished(&short, long)
     }
 
-    /// One value, which is what was written.
+    /// The bytes that were written, which are one value.
     pub(super) fn value(self) -> io::Result<Spooled> {
         // A file keeps the place of a head at its start, which is left out here.
         let mut spooled = self.finished(&[], [0; HEAD])?;

@@ -1,4 +1,4 @@
-//! A store that answers what Salt asks of its jobs.
+//! A store that answers Salt's questions about its jobs.
 //!
 //! Each sink whose tables Salt could read is one. A store finds loads and returns and hands them to
 //! the [`Answer`], which alone knows how Salt wants to have them. The embedded job cache fills the
@@ -137,7 +137,7 @@ pub(crate) struct Job<'a> {
     pub(crate) jid: &'a str,
     /// Its load, as msgpack.
     pub(crate) load: &'a [u8],
-    /// The load is the data of its event, which says more than what was published.
+    /// The load is the data of its event, which has more fields than the publication.
     pub(crate) is_event: bool,
     /// The minions that it was meant for, sorted, if that is asked for.
     pub(crate) minions: &'a [String],

@@ -1,7 +1,7 @@
 //! A job that the job cache does not know, for people and scripts, as the stores of sinks have it.
 //!
-//! Its JSON has the members that a job of the cache has. What no store keeps, such as when a return
-//! came, is null.
+//! Its JSON has the members that a job of the cache has. Values that no store keeps, such as the
+//! time when a return came, are null.
 
 use std::io;
 

@@ -1,8 +1,8 @@
 //! The stores of jobs that are asked beside the job cache: those of sinks, by the sinks' names.
 //!
 //! A store may hang or fail for as long as it likes. Each is given a moment and a few questions at
-//! a time, and one that let its whole moment pass is left alone for a while, so that the others
-//! answer before Salt gives up. One deadline holds for all that a question costs.
+//! a time. A store that let its whole moment pass is left alone for a while, so the others answer
+//! before Salt gives up. One deadline holds for all stores of a question together.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

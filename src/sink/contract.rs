@@ -6,11 +6,12 @@
 //! `impl Sink`. To add it, declare the file in `sink/mod.rs` and name it in
 //! [`KINDS`](super::registry::KINDS).
 //!
-//! `docs/sinks/KIND.md` is made of the head of that file, its `//!` comment, and of what its types
-//! and constants say. The head begins with a paragraph on the kind. Its sections, in any order:
+//! `docs/sinks/KIND.md` is made of the head of that file, its `//!` comment, and of the comments of
+//! its types and constants. The head begins with a paragraph on the kind. Its sections, in any
+//! order:
 //!
 //! * `# Example`: a whole configuration in a block `yaml`. A test reads it.
-//! * `# Stored`: what is written, in which form.
+//! * `# Stored`: the form in which events are stored.
 //! * `# Failures`: a list of `* WHAT HAPPENS → WHAT SALTERN DOES → WHAT AN OPERATOR SEES`.
 //! * `# Guarantee`, if there is more to say than [`Sink::ONCE`] does. Its first sentence stands in
 //!   the table of all kinds.
@@ -112,8 +113,8 @@ pub(crate) trait Sink: Sized + Send + 'static {
         None
     }
 
-    /// Makes what is missing of the tables and says what that took, for `saltern schema KIND
-    /// --apply`.
+    /// Makes the tables and columns that are missing and returns the statements, for `saltern
+    /// schema KIND --apply`.
     fn migrate(
         config: &Self::Config,
         context: &Context,
@@ -180,7 +181,7 @@ pub enum Once {
     NothingKept,
 }
 
-/// For whom tables are to be.
+/// The server that tables are made for.
 #[derive(Debug, Clone, Default)]
 pub struct TableWish {
     /// The cluster that they are replicated in, where the store has clusters.
@@ -210,7 +211,7 @@ pub struct SaltReturner {
     pub stores_events: bool,
     /// Its options that are carried over.
     pub options: &'static [SaltOption],
-    /// Settings by which the sink stores what the returner does.
+    /// Settings that make the sink store the same as the returner.
     pub fixed: &'static [(&'static str, &'static str)],
     /// The option that names the file that is written, and the file without it.
     pub file: Option<(&'static str, &'static str)>,

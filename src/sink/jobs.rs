@@ -1,7 +1,7 @@
 //! `job-cache`: the job cache, as far as the bus feeds it.
 //!
-//! Not for the configuration's `sinks`: it is there when `jobs` is enabled, under this name, with
-//! queue, spill and retry like any other sink. What it stores is in [`crate::jobs`].
+//! It does not belong under the configuration's `sinks`: it is there when `jobs` is enabled, under
+//! this name, with queue, spill and retry like any other sink. [`crate::jobs`] has its contents.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -25,15 +25,15 @@
 //! # Rotation
 //!
 //! SIGHUP opens the file anew, for logrotate; a file that was deleted is begun anew by itself.
-//! `rotate` needs no logrotate: a file is compressed beside itself, takes its number (`FILE.1.zst`
-//! is the newest), and only then is removed, all under the lock, so that a crash or a full disk at
-//! any point loses nothing. If it cannot be rotated, events go on into the file and rotation is
-//! tried again a minute later.
+//! `rotate` needs no logrotate. A file is compressed beside itself, takes its number (`FILE.1.zst`
+//! is the newest), and only then is removed, all under the lock. So a crash or a full disk at any
+//! point loses nothing. If the file cannot be rotated, events go on into it and rotation is tried
+//! again a minute later.
 //!
 //! # Guarantee
 //!
-//! In order, never half a line. A batch that was written just before a crash is written again after
-//! it.
+//! Lines are in order, and never half. A batch that was written just before a crash is written
+//! again after it.
 //!
 //! # Failures
 //!
@@ -49,7 +49,7 @@
 //!
 //! # Differences
 //!
-//! Bytes that are not UTF-8, dates and the like, on which Salt's drops the event, are written.
+//! Events with bytes that are not UTF-8, dates and the like are written; Salt's own drops them.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -360,7 +360,7 @@ fn lines_of<'a>(batch: &'a Batch, own: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
 fn or_nothing(file: &mut File, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let len = file.metadata()?.len();
     write(file).inspect_err(|_| {
-        // Fails for what is no regular file, which keeps what it got.
+        // This fails if it is no regular file, which keeps the part that was written.
         let _ = file.set_len(len);
     })
 }
@@ -386,8 +386,7 @@ fn write_all(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes to what is no regular file: a pipe whose reader is slow, or that nobody reads, is
-/// asked again and again, for the reason that the lock is.
+/// Writes to a pipe, whose reader may be slow or gone. Like the lock it is tried again and again.
 async fn push(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> {
     while !lines.is_empty() {
         match file.write_vectored(lines) {

@@ -14,9 +14,9 @@
 //! # Stored
 //!
 //! * `jids`, a row for each published job and each runner: `jid`; `load` (JSON of the event's data,
-//!   or of what the master has published, if it says so to its job cache: that replaces the event,
-//!   and else the first wins); `load_from` (`event`, `published`); `minions` (a JSON list of those
-//!   that the master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
+//!   or of the load that the master hands to its job cache: that replaces the event, and else the
+//!   first wins); `load_from` (`event`, `published`); `minions` (a JSON list of those that the
+//!   master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
 //! * `salt_returns`, a row for each return of a minion of a job, or of a runner. Returns without a
 //!   job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as Python prints the list; NULL if
 //!   it is empty); `date` (local time); `full_ret` (JSON of the return value alone); `success`
@@ -33,17 +33,17 @@
 //! by default (`salt-run config.get id`): set `master_id` to it where rows of runners have to stand
 //! under the same id.
 //!
-//! `jids.load` of an event `salt/job/JID/new` lacks some of what was published (`kwargs`, `ret`,
-//! `to`). Where the master's `master_job_cache` or `ext_job_cache` is saltern it becomes what was
-//! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. Of a
-//! job without a row the minions and the end are not stored: a row needs a load, and Salt would
-//! take one without it for a job that nobody published.
+//! `jids.load` of an event `salt/job/JID/new` lacks some of the published load (`kwargs`, `ret`,
+//! `to`). If the master's `master_job_cache` or `ext_job_cache` is saltern it becomes the published
+//! load, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. The minions
+//! and the end of a job without a row are not stored. A row needs a load, and Salt would take a row
+//! without it for a job that nobody published.
 //!
 //! Old rows (`keep`) go in small steps after each batch, whoever wrote them, and the file does not
 //! shrink.
 //!
 //! A return that the master handed over replaces one that the bus brought, and is never replaced by
-//! it; of equal ones the first stays, unless it was trimmed ([Forged
+//! it. The first of equal ones stays, unless it was trimmed ([Forged
 //! returns](../jobs.md#forged-returns)). No other kind of sink ranks returns: they store each event
 //! that comes.
 //!
@@ -52,8 +52,8 @@
 //!
 //! # Guarantee
 //!
-//! In order, and one return a minion and job. A power cut may lose the last batches, and never
-//! harms the file.
+//! Events are in order, and there is one return a minion and job. A power cut may lose the last
+//! batches, and never harms the file.
 //!
 //! # Failures
 //!
@@ -77,8 +77,8 @@
 //!
 //! # Moving
 //!
-//! Name the database of Salt's own: what it has written is taken as it is, and what is missing of
-//! columns is added. Salt's own returner goes on reading all of it.
+//! Name the database of Salt's own: its rows are taken as they are, and missing columns are added.
+//! Salt's own returner goes on reading all of it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -23,12 +23,12 @@
 //! | `template` | one an event | the text of `template` |
 //! | `digest` | one for all events of a while | counts, and a list of events; see "Digests" |
 //!
-//! `url` and `headers` are templates too where a request is one event's. A value of an event is
+//! `url` and `headers` are templates too if a request is one event's. A value of an event is
 //! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
 //! header its control characters are made visible. In a body it is escaped as `content_type` asks
 //! for (JSON, `x-www-form-urlencoded`, HTML and XML); in any other its control characters are made
-//! visible. In URLs and headers a value is cut at 512 bytes, and `_` stands in a URL for one that
-//! the event does not have.
+//! visible. In URLs and headers a value is cut at 512 bytes. A URL has `_` for a value that the
+//! event does not have.
 //!
 //! Each request has the header `Idempotency-Key`, the id of the event, batch or digest. It is the
 //! same when the request comes again.
@@ -66,12 +66,12 @@
 //!
 //! # Guarantee
 //!
-//! A receiver can tell by `Idempotency-Key` what comes again. Requests of events go in order, one
-//! after the other, and what was accepted of a batch is not sent again by the same process.
+//! A receiver recognises repeats by `Idempotency-Key`. Requests of events go in order, one after
+//! the other. The same process does not send events of a batch again that were accepted.
 //!
-//! A hook wants news. So an event is tried for an hour and becomes a dead letter then, and what has
-//! waited on disk for an hour is dropped and counted. A receiver that is to have everything wants
-//! `retry: {give_up_after: null}` and `spill: {max_age: null, max_bytes: 4GiB}`.
+//! A hook wants news. So an event is tried for an hour and then becomes a dead letter, and an event
+//! that has waited on disk for an hour is dropped and counted. A receiver that is to have
+//! everything wants `retry: {give_up_after: null}` and `spill: {max_age: null, max_bytes: 4GiB}`.
 //!
 //! # Failures
 //!
@@ -117,8 +117,7 @@ struct Settings {
     /// Headers besides those that saltern sets; their values are templates. Default: none.
     #[serde(default)]
     headers: Headers,
-    /// The content of a request: the `events` of a batch as a list, one `event`, the text of
-    /// `template` for one event, or a `digest` of all events of a while. Default: `events`.
+    /// The content of a request. Default: `events`.
     #[serde(default)]
     body: Body,
     /// The body where that is `template`. A literal brace is written twice: `{{"on": "{minion}"}}`.

@@ -1,6 +1,6 @@
 //! The meaning of a ClickHouse server's refusals: its error codes, and their consequences.
 //!
-//! Whatever is not named here is tried again: a code that is new must not cost events.
+//! An error that is not named here is tried again: a code that is new must not cost events.
 
 use reqwest::StatusCode;
 

@@ -1,5 +1,5 @@
 //! `clickhouse`: events, jobs, returns and states in tables of a ClickHouse database, 18.16 to
-//! 26.x, over HTTP. [ClickHouse](../clickhouse.md) says what is in the tables, and what to ask.
+//! 26.x, over HTTP. [ClickHouse](../clickhouse.md) has the tables, and queries to ask them.
 //!
 //! # Example
 //!
@@ -19,24 +19,25 @@
 //! # Stored
 //!
 //! A batch is an insert into each table that it has rows for, complete in one request. Database,
-//! tables and views are made when missing. Rows go as `RowBinaryWithNamesAndTypes`, which the
-//! server compares with its columns, from 22.1 on, and as `JSONEachRow` before. The sink asks each
-//! server for its version and does what that can do.
+//! tables and views are made when missing. From 22.1 on rows go as `RowBinaryWithNamesAndTypes`,
+//! which the server compares with its columns, and before as `JSONEachRow`. The sink asks each
+//! server for its version and uses what that version can do.
 //!
 //! # Servers
 //!
 //! Several servers take turns, batch by batch; one that fails rests for 5 s to 2 min. They may be
 //! replicas, or hosts of one cluster. They must not be shards with tables that know nothing of each
-//! other, since a batch of which one may have stored a part is sent to the next. A setting that a
-//! server refuses is left away, with a warning.
+//! other: a batch may be stored in part at one server, and is then sent to the next. A setting that
+//! a server refuses is left away, with a warning.
 //!
 //! # Guarantee
 //!
-//! Every row has its `event_id`; from 22.2 on the server drops a batch that is sent again, before
-//! that repeats are merged away. It drops it for as long as its deduplication window reaches (1000
+//! Every row has its `event_id`. From 22.2 on the server drops a batch that is sent again; before
+//! that, repeats are merged away. It drops it for as long as its deduplication window reaches (1000
 //! inserts a table); the token of each insert is made of the batch's id. Until repeats are merged
 //! `FINAL` or `GROUP BY event_id` hides them. A batch that the server refuses for one event is
-//! halved, under new ids; what a table before had taken of it is there twice until it is merged.
+//! halved, under new ids; rows that a table had taken of it before are there twice until they are
+//! merged.
 //!
 //! # Failures
 //!
@@ -145,7 +146,8 @@ impl Config {
         }
     }
 
-    /// Creates what the servers lack of the tables; gives what that took, server by server.
+    /// Creates the tables and columns that the servers lack; returns the statements, server by
+    /// server.
     async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, WriteError> {
         let client = self.client()?;
         let mut servers: Servers<Server> = Servers::new(&self.url);

@@ -1,8 +1,8 @@
 //! The rows of events in the tables.
 //!
-//! Every event is a row of `salt_events`; a published job one of `salt_jobs` too; a return one of
-//! `salt_returns`, and one of `salt_states` for each state that it lists, as do orchestrations.
-//! Nothing that a payload may hold makes this fail: a value of another type than Salt gives it
+//! Every event is a row of `salt_events`. A published job is also a row of `salt_jobs`, and a
+//! return one of `salt_returns`, with a row of `salt_states` for each state that it lists, as do
+//! orchestrations. No payload can make this fail: a value of another type than Salt gives it
 //! becomes NULL or empty, and bytes that are not UTF-8 become U+FFFD.
 
 use jiff::Timestamp;
@@ -281,8 +281,8 @@ impl Tables {
     }
 }
 
-/// The bytes that a job id, a minion id or a function may have in a row of a state, where they are
-/// repeated for each; no real one has more.
+/// The bytes of a job id, a minion id or a function in a row of a state, where they are repeated
+/// for each state. No real one has more.
 const LONGEST_NAME: usize = 255;
 
 fn cut(name: &[u8]) -> &[u8] {

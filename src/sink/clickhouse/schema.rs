@@ -44,9 +44,8 @@ pub(super) const VERSIONS: &str = "salt_schema";
 const LOCAL: &str = "_local";
 const VIEW: &str = "_mv";
 
-/// Everything as one script, in the order in which it can be run. It does no harm a second time,
-/// and brings the tables of an earlier version up to date where the server can be told to add a
-/// column only if it is missing.
+/// Everything as one script, in the order in which it can be run. It does no harm a second time. It
+/// brings tables of an earlier version up to date if the server knows `ADD COLUMN IF NOT EXISTS`.
 pub(super) fn script(features: &Features, options: &Options) -> String {
     let mut script = String::new();
     for note in notes(features) {

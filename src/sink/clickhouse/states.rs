@@ -1,8 +1,8 @@
 //! The states that a return lists.
 //!
-//! `state.apply` and its like return a map from `file_|-ID_|-NAME_|-managed` to what became of that
-//! state. An orchestration returns such a map for the master under `return.data`. Whatever is not
-//! of that form is no state, whichever function returned it.
+//! `state.apply` and its like return a map from `file_|-ID_|-NAME_|-managed` to the result of that
+//! state. An orchestration returns such a map for the master under `return.data`. A value of any
+//! other form is no state, whatever function returned it.
 
 use crate::codec::msgpack::{self, Item};
 use crate::event::{Event, EventKind};

@@ -1,7 +1,7 @@
-//! The tables and their columns: what [`super::schema`] makes and [`super::rows`] fills.
+//! The tables and their columns, which [`super::schema`] makes and [`super::rows`] fills.
 //!
-//! A column says what it holds; the type for that depends on what the server knows. Columns are
-//! only ever added, so that an older saltern goes on writing into newer tables.
+//! A column names the values that it holds; their type depends on the server's features. Columns
+//! are only ever added, so that an older saltern goes on writing into newer tables.
 
 use super::features::Features;
 

@@ -18,12 +18,12 @@
 //! * topic: by template. `{kind}` stands for the event's kind (`job_return`), `{master}` for the
 //!   master's id, with `_` for what cannot be in a name. It is made if it is missing; with `create:
 //!   false` the sink waits until somebody makes it
-//! * key: the minion's id, the jid, the tag, or nothing. What has the same key stays in order; an
-//!   event without a minion has no key. The partition is the one that Java's producers choose
+//! * key: the minion's id, the jid, the tag, or nothing. Messages with the same key stay in order;
+//!   an event without a minion has no key. The partition is the one that Java's producers choose
 //!   (`murmur2_random`)
 //! * value: with `json` the object that `rawfile_json` writes, `{"tag": …, "data": …}`; with
 //!   `msgpack` a map of `tag` (text) and `data`, the payload byte by byte; with `salt_returner` the
-//!   return alone as JSON, as Salt's returner `kafka` sends it, and other events are not sent
+//!   return alone as JSON, as Salt's returner `kafka` sends it (other events are not sent)
 //! * headers: `tag`, `kind`, `master`, `event_id` (32 hexadecimal digits), `stamp` (the event's
 //!   `_stamp`, else when it was read, ISO 8601); of returns of minions and runners `outcome`
 //!   (`worked`, `failed`, `unknown`: the [one rule](../configuration.md#how-a-return-went))
@@ -33,19 +33,18 @@
 //!
 //! # Guarantee
 //!
-//! In order for each key, and unique by the header `event_id`; with `transactional: true` a reader
-//! with `isolation.level=read_committed` sees each event once. `acks=all`, idempotent: a batch of
-//! which a part could not be delivered comes again.
+//! Events are in order for each key, and unique by the header `event_id`. With `transactional:
+//! true` a reader with `isolation.level=read_committed` sees each event once. `acks=all`,
+//! idempotent: a batch comes again if a part of it could not be delivered.
 //!
 //! With `transactional` that holds over restarts and `kill -9` of brokers, and over those of
 //! saltern with `spill.mode: durable` and one writer. With more writers a batch that was under way
-//! when saltern was killed may come back to one that does not know it. The transaction also notes
-//! the ids of the last 16 batches, as the metadata of an offset of the group
-//! `saltern/MASTER_ID/SINK/WRITER` in partition 0 of the topic (of `{kind}` = `custom`), where they
-//! are found again. So do not delete that group; brokers forget it after
-//! `offsets.retention.minutes` (7 days) without events. That name is the transactional id too: two
-//! daemons of one `master_id` with a sink of one name end each other's transactions, and the one
-//! that finds another's note parks and says so.
+//! when saltern was killed may come back to a writer that does not know it. The transaction also
+//! notes the ids of the last 16 batches. They are the metadata of an offset of the group
+//! `saltern/MASTER_ID/SINK/WRITER` in partition 0 of the topic (of `{kind}` = `custom`). So do not
+//! delete that group; brokers forget it after `offsets.retention.minutes` (7 days) without events.
+//! That name is the transactional id too. Two daemons of one `master_id` with a sink of one name
+//! end each other's transactions, and the one that finds another's note parks and says so.
 //!
 //! # Failures
 //!
@@ -66,15 +65,15 @@
 //!
 //! # Differences
 //!
-//! All events, not only returns; one connection; the key is the minion instead of Python's `repr`
-//! of the whole return, so that a minion's events stay in one partition.
+//! All events are sent, not only returns, over one connection. The key is the minion instead of
+//! Python's `repr` of the whole return, so that a minion's events stay in one partition.
 //!
 //! # Inside
 //!
 //! librdkafka sends. A batch is settled when there is a report of each of its messages.
-//! `kafka/transaction.rs` notes the batch in its transaction. A message that the brokers refuse is
-//! sent once more alone, since they refuse a whole request for one that is too large; what is
-//! refused alone becomes a dead letter.
+//! `kafka/transaction.rs` notes the batch in its transaction. The brokers refuse a whole request
+//! for one message that is too large, so a refused message is sent once more alone. If it is
+//! refused alone it becomes a dead letter.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

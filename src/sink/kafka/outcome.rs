@@ -61,8 +61,8 @@ impl Outcome {
     }
 }
 
-/// The error for the engine. What was said of a broker explains an error better than that time ran
-/// out; what broke the producer for good, better than what broke for it.
+/// The error for the engine. An error of a broker explains more than a timeout does, and the error
+/// that broke the producer for good more than the errors that followed from it.
 pub(super) fn sink_error(
     doing: impl Into<String>,
     error: KafkaError,

@@ -1,4 +1,4 @@
-//! Topics that are known to be there, and the making of those that are not.
+//! Topics that are known to exist, and the making of missing ones.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,11 +1,11 @@
-//! A transaction a batch, and the marks by which batches are known that were committed before.
+//! A transaction a batch, and the marks that recognise batches that were committed before.
 //!
-//! The last batches that were committed are noted where transactions can note something: as the
-//! metadata of an offset, committed in the same transaction for a group that nobody reads with. So
-//! a batch that comes again because we do not know what became of it, after `kill -9` for example,
-//! is found to be there already. There may be several such batches: the next is begun before it is
-//! known on disk that the one before was stored. A mark holds the batch's id and the places of the
-//! events that were refused: those were left out, and may not be dead letters yet.
+//! The last committed batches are noted as the metadata of an offset. It is committed in the same
+//! transaction, for a group that nobody reads with. After `kill -9`, for example, nobody knows if
+//! the last batch was committed, so it comes again and is found there. There may be several such
+//! batches: the next is begun before it is known on disk that the one before was stored. A mark
+//! holds the batch's id and the places of the events that were refused: those were left out, and
+//! may not be dead letters yet.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The file in which events wait for their digest, and its tables.
 //!
 //! * `gathered`, a row for each event that waits: `place`; `at` (microseconds since 1970); `note`,
-//!   what is to be said of it (JSON).
+//!   its line of the digest (JSON).
 //! * `seen`, a row for each of the last events: `place`, `id`. A batch that comes again after a
 //!   crash is known by them.
 //! * `digest`, one row: `key` and `last` (the place of its last event) of the digest that is being

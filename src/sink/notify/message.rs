@@ -1,7 +1,8 @@
-//! The text and the JSON of a digest: how many there were, of which kinds, and a line for each.
+//! The text and the JSON of a digest: the number of events, in all and of each kind, and a line for
+//! each.
 //!
-//! A minion chooses most values. So each is cut, and what a terminal or a chat would obey is made
-//! visible ([`visible::capped`]).
+//! A minion chooses most values. So each is cut, and characters that a terminal or a chat would
+//! obey are made visible ([`visible::capped`]).
 
 use std::collections::BTreeMap;
 

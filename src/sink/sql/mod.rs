@@ -8,7 +8,7 @@
 //!   refuses something in it.
 //! * [`migration`]: makes the tables, columns and indexes that are missing.
 //! * [`retention`]: forgets old rows in small steps.
-//! * [`reading`]: answers what Salt asks of its jobs.
+//! * [`reading`]: answers Salt's questions about its jobs.
 //!
 //! All of it is async. A store that blocks implements [`Database`] with functions that never wait,
 //! and [`at_once`] runs them to their end.
@@ -111,7 +111,7 @@ impl<'a> Values<'a> {
         self.cells.push(Cell::Borrowed(json));
     }
 
-    /// Adds what `write` appends to the buffer, which has to be UTF-8.
+    /// Adds the bytes that `write` appends to the buffer. They have to be UTF-8.
     pub(super) fn make(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.made.len();
         write(&mut self.made);

@@ -1,5 +1,5 @@
-//! Forgets what is older than a sink keeps, a little at a time: some rows after a batch, in
-//! transactions of their own, so that what comes in hardly waits for it.
+//! Forgets old rows, a little at a time. Some go after each batch, in transactions of their own, so
+//! that events hardly wait for it.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The rows of the tables that an event makes: one of `salt_events` for each event, and of `jids`
-//! or `salt_returns` for those about a job.
+//! The rows of an event: one of `salt_events` for each event, and one of `jids` or `salt_returns`
+//! for each about a job.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -91,7 +91,7 @@ pub(super) fn is_event(entry: &Entry<'_>) -> bool {
     !JobLoad::is(entry)
 }
 
-/// Tells if the entry is a return of no job, which has no key by which a repeated one is known.
+/// Tells if the entry is a return of no job: it has no key that recognises a repeated one.
 pub(super) fn is_return_of_no_job(entry: &Entry<'_>) -> bool {
     entry.event.is_return() && entry.event.fields().job().is_none()
 }
@@ -269,8 +269,8 @@ impl<'a> Return<'a> {
     }
 }
 
-/// Tells if the master left something out of what was returned, by the JSON of it: the tables keep
-/// nothing else by which the stored ones could be judged.
+/// Tells if the master left something out of the return, by its JSON: the tables keep nothing else
+/// to judge stored returns by.
 fn is_trimmed(value: Option<&[u8]>) -> bool {
     let is_likely = |value: &&[u8]| memchr::memmem::find(value, b"VALUE_TRIMMED").is_some();
     let Some(value) = value.filter(is_likely) else { return false };

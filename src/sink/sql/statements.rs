@@ -77,8 +77,8 @@ impl Statements {
         }
     }
 
-    /// The stored returns of this many jobs and minions, whose ids are its values in turn: job,
-    /// minion, who vouches for it, `1` if it is trimmed.
+    /// The stored returns of this many jobs and minions, whose ids are its values in turn. Columns:
+    /// job, minion, authority, `1` if it is trimmed.
     pub(super) fn select_returns(&self, pairs: usize) -> Option<Cow<'_, str>> {
         match pairs {
             1 => self.select_return.as_deref().map(Cow::Borrowed),

@@ -1,4 +1,4 @@
-//! The tables of a kind: their columns, what these hold, and their indexes. All SQL is made of
+//! The tables of a kind: their columns, the values of these, and their indexes. All SQL is made of
 //! them ([`super::statements`]), and so are the rows ([`super::rows`]): neither can drift from the
 //! other.
 

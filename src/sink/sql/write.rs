@@ -1,8 +1,8 @@
-//! Writes a batch: all of it together, and if the database refuses something of it, once more with
-//! each event apart, so that only what it refuses is left out.
+//! Writes a batch: all of it together. If the database refuses something of it, the batch is
+//! written once more with each event apart, so that only the refused events are left out.
 //!
-//! Events go in groups, one statement for the rows of a group in each table. Of a database without
-//! a network before it a group is one event ([`Dialect::max_rows`](super::dialect::Dialect)).
+//! Events go in groups, one statement for the rows of a group in each table. If there is no network
+//! before the database a group is one event ([`Dialect::max_rows`](super::dialect::Dialect)).
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;

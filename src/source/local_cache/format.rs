@@ -229,7 +229,7 @@ fn is_id(jid: &str, path: &Path) -> bool {
     is_part && is_job(jid) && digests.into_iter().any(is_digest)
 }
 
-/// The time at which a job began, from the time when its directory was written.
+/// The time at which a job began, by its id or else by the time when its directory was written.
 fn began(jid: &str, written: SystemTime) -> Timestamp {
     let written = Timestamp::try_from(written).unwrap_or_default();
     Timestamp::from_microsecond(began::began(jid, written.as_microsecond())).unwrap_or(written)
