@@ -1,4 +1,4 @@
-//! `saltern check`: says what is wrong with a configuration.
+//! `saltern check`: reports the mistakes of a configuration.
 
 use std::iter;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! `saltern dead-letters`: what sinks have refused.
+//! `saltern dead-letters`: the events that sinks have refused.
 //!
-//! All of it works on the database in the state directory, whether a daemon runs or not; the one of
-//! another daemon than the one that answers is not touched. A replay only marks letters: the daemon
-//! looks for them every second and hands them to their sinks.
+//! All of it works on the database in the state directory, with or without a daemon. If the daemon
+//! that answers has another database, this one is not touched. A replay only marks letters: the
+//! daemon looks for them every second and hands them to their sinks.
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;

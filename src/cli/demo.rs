@@ -1,8 +1,8 @@
-//! `saltern demo`: the whole machine on a made-up bus, in one directory.
+//! `saltern demo`: a daemon on a made-up bus, in one directory.
 //!
 //! A unix socket serves the events of [`crate::demo`] in the framing of a real master, and the real
-//! `salt_bus` source reads it; what the demo shows is what a master would show. Its daemon is found
-//! by the commands as any other, and by its [`Sign`] where there is no other.
+//! `salt_bus` source reads it. So the demo shows the same as a master would. The commands find its
+//! daemon like any other, or by its [`Sign`] if there is no other.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};

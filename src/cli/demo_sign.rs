@@ -1,9 +1,9 @@
-//! The sign by which commands find a demo that they were not told of.
+//! The sign that leads commands to a demo.
 //!
 //! A demo keeps its state where it was started, which nobody else knows. So it puts up a link to
-//! its `state_dir` in a folder whose name every command of the same user can tell: in the user's
-//! runtime directory, and under the temp directory. Anybody can make a folder there, so both sides
-//! use none but one that is the user's own and closed to all others.
+//! its `state_dir`. The folder of the link has a name that every command of the same user knows: in
+//! the user's runtime directory, and under the temp directory. Anybody can make a folder there, so
+//! both sides use none but one that is the user's own and closed to all others.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -70,7 +70,7 @@ impl Post {
 
 impl Drop for Post {
     fn drop(&mut self) {
-        // One that stays leads to nobody, which those who follow it find out.
+        // A link that stays leads to nobody, and a command that follows it finds that out.
         let _ = std::fs::remove_file(&self.link);
         let _ = std::fs::remove_dir(&self.folder);
     }

@@ -1,4 +1,4 @@
-//! `saltern events`: what passes, as it passes.
+//! `saltern events`: events as they pass.
 //!
 //! Events come from a running daemon (`/api/v1/events`), or from a bus directly: then a pipeline
 //! without sinks runs in this process.

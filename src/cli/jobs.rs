@@ -1,6 +1,6 @@
-//! `saltern jobs`: what is in the job cache.
+//! `saltern jobs`: the jobs of the job cache.
 //!
-//! A running daemon is asked, over its unix socket. Of one that does not run, the file is read.
+//! A running daemon is asked, over its unix socket. If none runs, the file is read.
 
 use std::collections::HashMap;
 use std::time::Duration;

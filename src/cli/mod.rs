@@ -58,7 +58,7 @@ enum Command {
     Demo(demo::Demo),
     /// Show events as they pass, of a running daemon or of a bus.
     Events(events::Events),
-    /// Look at jobs: what ran where, who has not returned, what failed.
+    /// Look at jobs: where they ran, which minions have not returned, and which failed.
     Jobs(jobs::Arguments),
     /// Print the URL of the daemon's page, with the token that opens it in a browser.
     Console,

@@ -1,8 +1,8 @@
-//! `saltern spill`: what waits for each sink on disk.
+//! `saltern spill`: the events that wait for each sink on disk.
 //!
 //! `list` and `drop` ask the daemon if one runs, and work on the files if none does. `verify` and
-//! `export` only read the files, also while a daemon runs; what it is in the middle of is then seen
-//! half (see [`crate::queue::spill::scan`]).
+//! `export` only read the files, also while a daemon runs. They then see half of what it is writing
+//! (see [`crate::queue::spill::scan`]).
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
@@ -204,7 +204,7 @@ impl Place {
             segments: contents.segments,
         };
         let mut all: Vec<Listed> = self.held().into_iter().map(listed).collect();
-        // The daemon has said what its sinks hold; what else lies there is its owner's to see.
+        // The daemon has named the events of its sinks; only the owner may see other folders there.
         let may_look = std::fs::read_dir(&self.state_dir).is_ok();
         let asked = matches!(self.running, Running::Yes(_));
         let spills = if asked && !may_look { Vec::new() } else { self.spills(None)? };

@@ -1,13 +1,13 @@
-//! HTTP towards any store: one client, with TLS, who we are, limits, and what an answer means.
+//! HTTP towards any store: one client, with TLS, logins, limits, and the meaning of answers.
 //!
-//! A kind makes a [`Client`] when it connects and sends a [`Request`] a batch. Whatever comes back
-//! is an [`Answer`]; [`Answer::checked`] makes an [`Error`] of one that is no success, by
-//! [`usual`] or by a rule of the kind. An [`Error`] knows what follows from it ([`Failed`]).
+//! A kind makes a [`Client`] when it connects and sends a [`Request`] a batch. It gets an
+//! [`Answer`]; [`Answer::checked`] makes an [`Error`] of one that is no success, by [`usual`] or by
+//! a rule of the kind. An [`Error`] knows its consequence ([`Failed`]).
 //!
 //! Nothing is sent a second time here, since the engine tries again. No redirect is followed,
 //! because it would carry events and credentials to a place that nobody configured. No proxy is
-//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown. The status of a
-//! success is enough, whatever becomes of its body, but for a kind that reads the body.
+//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown. The status alone
+//! decides on success, unless the kind reads the body.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -257,7 +257,7 @@ pub(crate) enum Failed {
 /// | any other | later again |
 ///
 /// 403, 404 and redirects are among the others, because stores and proxies also answer so for a
-/// while: a full disk makes an index read-only, a path is not there yet, a proxy is in maintenance.
+/// while. A full disk makes an index read-only, a path is not there yet, a proxy is in maintenance.
 /// No event is lost by trying again.
 pub(crate) fn usual(answer: &Answer) -> Result<(), Failed> {
     match answer.status.as_u16() {

@@ -1,7 +1,7 @@
 //! The connection to Kafka, shared by the source and the sink of that name.
 //!
-//! librdkafka does the work. Its own settings are names and texts; what an operator writes of them
-//! is checked when the configuration is read, by asking librdkafka.
+//! librdkafka does the work. Its own settings are names and texts. An operator's are checked when
+//! the configuration is read, by asking librdkafka.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -184,8 +184,8 @@ const CONNECTION: &[(&str, &str)] = &[
 ];
 
 impl Properties {
-    /// Sets them, over what is set already. Refuses what librdkafka does not take, and what has a
-    /// setting of its own: `owned` is pairs of a property and what stands for it.
+    /// Sets them, over earlier ones. Refuses properties that librdkafka does not take, and those
+    /// that have a setting of their own: `owned` is pairs of a property and its setting.
     pub(crate) fn set_on(
         &self,
         config: &mut ClientConfig,

@@ -1,5 +1,4 @@
-//! Several servers of one store, and whose turn it is: one after the other, but for those that
-//! failed lately.
+//! Several servers of one store. They take turns, except for those that failed lately.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! TLS towards stores: whom to trust, and who we are. And towards clients.
+//! TLS towards stores: the trusted authorities, and our certificate. And towards clients.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

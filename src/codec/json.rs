@@ -1,8 +1,8 @@
 //! msgpack to JSON, total: every payload becomes one JSON value, whatever is wrong with it.
 //!
-//! The text is what Python's `json.dumps(…, ensure_ascii=False)` writes, with `": "` and `", "` as
-//! separators, because readers of Salt's tables match on it (`LIKE '%"fun": "test.ping"%'`). What
-//! Python cannot write, or writes as something that is not JSON, becomes:
+//! The text is that of Python's `json.dumps(…, ensure_ascii=False)`, with `": "` and `", "` as
+//! separators, because readers of Salt's tables match on it (`LIKE '%"fun": "test.ping"%'`). Values
+//! that Python cannot write, or writes as something that is not JSON, become:
 //!
 //! | payload | JSON |
 //! |---|---|
@@ -17,8 +17,8 @@
 //! | arrays and maps as keys beyond 16 KiB of payload | the same |
 //! | bytes that end too early, or byte 0xc1 | what was there, closed ([`JsonLosses::torn`]) |
 //!
-//! JSON may be many times as long as its payload: a control character takes six bytes. What would
-//! be too long to hold is handed on in pieces ([`write_in_pieces`]).
+//! JSON may be many times as long as its payload: a control character takes six bytes. JSON that
+//! would be too long to hold is handed on in pieces ([`write_in_pieces`]).
 //!
 //! Integers keep all 64 bits. Repeated map keys are all written, and readers take the last, as
 //! Python's decoder does.
@@ -163,8 +163,8 @@ pub(crate) fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
 
 /// Appends `"key": `, behind a comma unless it is the first, if that is a word; else does nothing.
 ///
-/// Most keys and many values are short enough to be put together in a register and stored at once;
-/// copying them piece by piece was a fifth of the time of making JSON.
+/// Most keys and many values are short enough to be put together in a register and stored at once.
+/// Copying them piece by piece was a fifth of the time of making JSON.
 #[inline]
 fn write_short_key(key: &[u8], is_first: bool, out: &mut Vec<u8>) -> bool {
     const COMMA: u128 = u16::from_le_bytes(*b", ") as u128;

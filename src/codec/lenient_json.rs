@@ -1,10 +1,10 @@
-//! JSON as Python writes it, and worse: what an event says is read, whatever JSON lacks for it.
+//! JSON as Python writes it, and worse: values that JSON lacks do not make an event unreadable.
 //!
-//! Python's `json.dumps` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON, and halves
-//! of surrogate pairs, which are no text. Its integers have no bounds. Programs write bytes as they
-//! have them. `serde_json` refuses a whole line for any of these. So a text that it refuses is
-//! repaired and given to it once more. It alone says what JSON is: the pass in front of it knows
-//! strings, words and brackets, and leaves all the rest as it stands.
+//! Python's `json.dumps` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON. It also
+//! writes halves of surrogate pairs, and integers without bounds. Programs write bytes as they have
+//! them. `serde_json` refuses a whole line for any of these. So a refused text is repaired and
+//! given to it once more. It alone decides what JSON is: the pass in front of it knows strings,
+//! words and brackets, and leaves all the rest as it stands.
 //!
 //! | text | value |
 //! |---|---|
@@ -15,8 +15,7 @@
 //! | a control character in a string | itself |
 //! | a byte order mark in front | nothing |
 //!
-//! The first four are counted ([`Replaced`]). Of a key that stands twice the last counts, as for
-//! Python.
+//! The first four are counted ([`Replaced`]). The last of two equal keys counts, as for Python.
 
 use std::ops::AddAssign;
 

@@ -190,7 +190,7 @@ impl<'a> Walker<'a> {
         Ok(self.bytes.get(from..self.at).unwrap_or_default())
     }
 
-    /// Steps over what an array or a map contains, whose head was read; over nothing for any other
+    /// Steps over the items of an array or a map whose head was read; does nothing for any other
     /// item.
     pub(crate) fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
         Skip { left: head.children() }.run(self)

@@ -1,9 +1,9 @@
-//! Text that came from outside, as a terminal may be given it.
+//! Text from outside, made safe for a terminal.
 //!
-//! Minions, users, peers and servers choose what their names and errors hold. A terminal obeys some
-//! characters (control characters, ESC, C1), shows the text in another order for some (those of the
-//! bidirectional algorithm), and shows nothing at all for others. All of these are written as
-//! `\n` or `\u{202e}`; every other character, a backslash among them, stays as it is.
+//! Minions, users, peers and servers choose the text of their names and errors. A terminal obeys
+//! some characters (control characters, ESC, C1), shows the text in another order for some (those
+//! of the bidirectional algorithm), and shows nothing at all for others. All of these are written
+//! as `\n` or `\u{202e}`; every other character, a backslash among them, stays as it is.
 
 use std::fmt::{self, Write};
 

@@ -1,4 +1,4 @@
-//! Batches, and when one is due.
+//! Batches, and the limits at which one is due.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
-//! The chunks that events travel in, and the share of a chunk that a sink wants.
+//! The chunks that events travel in, and a sink's share of a chunk.
 //!
 //! A [`Chunk`] is what the dispatcher made of one read of a source. Sinks share it by `Arc` and
-//! hold a [`Share`] of it each: the events that their filter took. How many bytes they have is
-//! summed up once, since every sink's queue asks for it again and again, and asking the events
-//! would fetch each of them into another processor's cache.
+//! hold a [`Share`] of it each: the events that their filter took. Their bytes are summed up once,
+//! since every sink's queue asks for the sum again and again. Asking the events would fetch each of
+//! them into another processor's cache.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Chunk {
         Chunk { authority, ..self }
     }
 
-    /// The chunk, which is what was left of `read` bytes of frames. If that is less than half it is
+    /// The chunk, which is left of `read` bytes of frames. If it is less than half of them it is
     /// copied, so that it does not hold the memory of the rest.
     pub(crate) fn left_of(self, read: usize) -> Self {
         if self.bytes() * 2 >= read {
@@ -79,8 +79,8 @@ fn weight(bytes: usize, events: usize) -> usize {
     bytes * 2 + events * size_of::<Event>()
 }
 
-/// The part of a chunk that one sink wants: all of it, or the events at these places; of that a
-/// range, since a batch may end in the middle of a chunk.
+/// A sink's part of a chunk: all of it, or the events at some places. It is a range of these, since
+/// a batch may end in the middle of a chunk.
 #[derive(Debug, Clone)]
 pub struct Share {
     chunk: Arc<Chunk>,

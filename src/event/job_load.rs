@@ -1,13 +1,13 @@
-//! `job_load`: what only Salt's calls of a job cache say of a job, as events of our own.
+//! `job_load`: facts of a job that only Salt's calls of a job cache tell, as events of our own.
 //!
-//! The bus does not carry what was published in full (`kwargs`, `ret`, `to`), nor the minions that
-//! a syndic names later, nor when a job ended. A master that hands these to its job cache says them
-//! here, and they go the way of all events to the sinks that keep jobs, and to no other.
+//! The bus does not carry the whole publication (`kwargs`, `ret`, `to`), nor the minions that a
+//! syndic names later, nor the time when a job ended. A master that hands these to its job cache
+//! hands them on here. They go the way of all events to the sinks that keep jobs, and to no other.
 //!
 //! The tag is `saltern/job/<jid>/` with `load`, `minions` or `end_time` behind it. The data of a
-//! load is what was published, with the minions that it is meant for under `minions`. An event of
-//! the bus may have such a tag too: it is believed only if the master vouches for it, and else is
-//! an event like any other.
+//! load is the publication, with the minions that it is meant for under `minions`. An event of the
+//! bus may have such a tag too: it is believed only if the master vouches for it, and else is an
+//! event like any other.
 
 use std::borrow::Cow;
 

@@ -1,12 +1,12 @@
 //! The outcome of a return: the one rule, for filters, tables, metrics, the job cache and people.
 //!
-//! A return says up to three things of itself: `retcode`, `success`, and what came back (`return`).
-//! A job of several functions says each of them for every function: in a map by name, or in a list
-//! in the order of `fun` (`multifunc_ordered`).
+//! A return says up to three things of itself: `retcode`, `success`, and the data (`return`). A job
+//! of several functions says each of them for every function: in a map by name, or in a list in the
+//! order of `fun` (`multifunc_ordered`).
 //!
 //! 1. A return code that is not zero, or a `success` that is false, of any function: *failed*.
 //! 2. A state function whose states say `result: false`, or that gives a list of texts in place of
-//!    states, which are the errors of a compile: *failed*. Salt says `success: true` of a scheduled
+//!    states (the errors of a compile): *failed*. Salt says `success: true` of a scheduled
 //!    highstate that failed, and `salt-call` says no `success` at all.
 //! 3. Neither `retcode` nor `success`: *unknown*.
 //! 4. Else: *worked*. States with `result: None` would change something and were run with
@@ -492,7 +492,7 @@ mod tests {
                 "return": {"test.ping": true, "state.sls": state(json!(false))}}),
                 Failed,
             ),
-            // States, which a scheduled job says succeeded whatever they did.
+            // A scheduled job says of its states that they succeeded, whatever they did.
             (states("state.apply", json!(true)), Worked),
             (states("state.apply", json!(false)), Failed),
             (states("transactional_update.apply", json!(false)), Failed),

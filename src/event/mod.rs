@@ -1,8 +1,8 @@
 //! An event as it came off the bus, and the chunks that events travel in.
 //!
-//! Nothing is decoded before a reader asks: an [`Event`] is the frame's bytes (tag, two line feeds,
-//! msgpack payload), where the tag ends, and what the tag says the event is. Its line of JSON is
-//! made by the first sink that wants it and shared by the others.
+//! Nothing is decoded before a reader asks. An [`Event`] is the frame's bytes (tag, two line feeds,
+//! msgpack payload), the end of the tag, and the kind that the tag names. Its line of JSON is made
+//! by the first sink that wants it and shared by the others.
 //!
 //! Events travel in chunks ([`crate::event::chunk`]).
 
@@ -53,10 +53,10 @@ pub enum NotAnEvent {
 #[serde(rename_all = "snake_case")]
 #[repr(i64)]
 pub enum Authority {
-    /// The bus, onto which every minion can fire what it likes, under any tag.
+    /// The bus. Every minion can fire anything onto it, under any tag.
     #[default]
     Bus = 0,
-    /// The master, which has checked which minion a return comes from.
+    /// The master. It has checked from which minion a return comes.
     Master = 1,
 }
 
@@ -187,7 +187,7 @@ impl Event {
     }
 
     /// The payload as JSON; made once and kept, or made in `scratch` if it is not worth keeping.
-    /// See [`json`] for what becomes of what JSON lacks.
+    /// [`json`] says how values that JSON lacks are written.
     pub(crate) fn json<'a>(&'a self, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         match self.line() {
             Line::Kept { text, data } => {

@@ -9,9 +9,9 @@
 //! * The first of two that are worth the same stays, unless the master had to trim it for its bus
 //!   and the second is whole.
 //! * A return whose tag names another job or minion than its data is worth less than any other.
-//!   Salt makes the tag of the data, so that the two never differ on a true bus, and a forger
-//!   writes both: neither can be believed. It stands where its data says, as in the tables of
-//!   Salt's own returners, until any other return of that minion comes.
+//!   Salt makes the tag of the data, so the two never differ on a true bus. A forger writes both:
+//!   neither can be believed. It stands where its data says, as in the tables of Salt's own
+//!   returners, until any other return of that minion comes.
 
 use xxhash_rust::xxh3::Xxh3;
 

@@ -29,7 +29,7 @@ use crate::event::{EventKind, Fields};
 use crate::yaml::suggest;
 
 /// Text in which `{minion}`, `{fun}`, `{jid}`, `{outcome}`, `{kind}`, `{master}`, `{tag}` and
-/// `{date:%Y-%m-%d}` stand for what an event says. A literal brace is written twice.
+/// `{date:%Y-%m-%d}` stand for values of an event. A literal brace is written twice.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]

@@ -1,5 +1,5 @@
-//! The few things that the spill asks of a file system, so that its tests can put a disk under it
-//! that loses unsynced writes, tears them, fills up and fails.
+//! The few calls of a file system that the spill uses. Its tests can put a disk under it that loses
+//! unsynced writes, tears them, fills up and fails.
 
 use std::fmt::Display;
 use std::fs::{self, File};

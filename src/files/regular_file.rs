@@ -1,8 +1,8 @@
-//! Opening what must be a regular file, where anything may be in its place.
+//! Opening a file that must be regular, where anything may be in its place.
 //!
-//! A FIFO makes whoever opens it wait for the other side, `/dev/zero` has no end, and a device may
-//! do something when it is opened. None of them is opened here, or kept open: the kind of a file is
-//! looked at before and after.
+//! A FIFO makes its opener wait for the other side, `/dev/zero` has no end, and a device may do
+//! something when it is opened. None of them is opened here, or kept open: the kind of a file is
+//! checked before and after.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};

@@ -1,10 +1,10 @@
 //! The file of a unix socket that the daemon listens on: put in place whole, watched, and removed.
 //!
-//! The file's group and mode say who may connect ([`Access`]). A socket is bound beside its path
+//! The file's group and mode decide who may connect ([`Access`]). A socket is bound beside its path
 //! and renamed onto it once its mode is right, so there is always either the old file or the new
-//! one. The file of a process that was killed is replaced; that of one that listens is not. Who
-//! asks which of the two it is and then acts holds a lock on the folder meanwhile, so that of two
-//! daemons none takes the other's address.
+//! one. The file of a process that was killed is replaced; the file of one that listens is not. A
+//! daemon that checks this and then acts holds a lock on the folder meanwhile, so no daemon takes
+//! the address of another.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io;

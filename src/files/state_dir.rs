@@ -1,13 +1,12 @@
-//! The daemon's hold on its `state_dir`: nobody else has it, and it is there.
+//! The daemon's lock on its `state_dir`: no other daemon has the directory, and it is there.
 //!
-//! The lock is a file in the directory, and so it is another one when the directory is another:
-//! removed while the daemon runs, or put in place of the one that was. The daemon then takes the
-//! new one, in which all that has a file there begins anew; if somebody else has it already, the
-//! daemon must end.
+//! The lock is a file in the directory. So another directory has another lock: the old one may be
+//! removed while the daemon runs, or replaced. The daemon then takes the new one, and all that has
+//! a file there begins anew. If another daemon has it already, this one must end.
 //!
 //! A directory that others can write is not taken: they could put anything in the place of any
-//! file. One that others can only look into is: each file in it is readable for its owner alone,
-//! and an operator may mean it, as when a group reaches a socket there.
+//! file. A directory that others can only look into is taken. Each file in it is readable for its
+//! owner alone, and an operator may mean it, as when a group reaches a socket there.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;

@@ -1,8 +1,8 @@
-//! The files of the daemon's state: how they are made, and put aside when they are damaged.
+//! The files of the daemon's state: making them, and putting damaged ones aside.
 //!
-//! A new file has the owner of its directory, also where root makes it by a command beside a daemon
-//! that runs as another user: else the daemon could not write it. Nothing but a regular file is
-//! opened, and no symbolic link is followed. Nothing is ever deleted here.
+//! A new file has the owner of its directory. A command of root's may make it beside a daemon of
+//! another user, which else could not write it. Nothing but a regular file is opened, and no
+//! symbolic link is followed. Nothing is ever deleted here.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};

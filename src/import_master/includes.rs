@@ -1,8 +1,8 @@
-//! The files of a master's configuration, read in the order and put together in the way of Salt.
+//! The files of a master's configuration, read in Salt's order and merged in Salt's way.
 //!
-//! `default_include` and then `include` of the main file are read; what they say replaces what the
-//! main file says. Files that are included together are merged: a later one wins, lists are joined
-//! and mappings merged. What a file includes replaces what that file says.
+//! `default_include` and then `include` of the main file are read. Their values replace those of
+//! the main file. Files that are included together are merged: a later one wins, lists are joined
+//! and mappings merged. Values of an included file replace those of the file that includes it.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -1,10 +1,9 @@
 //! The configuration of a Salt master as one of saltern.
 //!
-//! A master stores events with what `event_return` names, and jobs with what `master_job_cache` and
-//! `ext_job_cache` name. Each of these becomes a sink where saltern has one of that kind, and a
-//! comment that holds what is configured for it where saltern has none. All else that bears on
-//! events, returns or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is
-//! printed (`masked.rs`).
+//! A master stores events with the returners of `event_return`, and jobs with those of
+//! `master_job_cache` and `ext_job_cache`. If saltern has a sink of that kind, each becomes a sink.
+//! Else it becomes a comment with its configuration. All other options about events, returns or
+//! jobs become comments as well (`options.rs`, `engines.rs`). No secret is printed (`masked.rs`).
 
 use crate::files::socket_file::LONGEST_PATH;
 use crate::jobs::JobsConfig;
@@ -31,7 +30,7 @@ use python::is_false;
 use returners::returners;
 pub use returners::without_sink;
 
-/// The keys that name what stores jobs, and what each stores.
+/// The keys that name a store of jobs, and the data that each stores.
 const JOB_CACHES: [(&str, &str); 2] = [
     ("ext_job_cache", "jobs and what minions return, from the minions themselves"),
     ("master_job_cache", "jobs and what minions return, from the master"),

@@ -1,8 +1,7 @@
 //! YAML as Salt reads its configuration: YAML 1.1 with Salt's own rules for numbers and mappings.
 //!
-//! In it `yes` and `off` are truths, `1:30` is ninety and `1e3` is text; `0644` is 644, since Salt
-//! takes leading zeros away; and a mapping that has a key twice is a mistake. A test asks Salt
-//! itself.
+//! In it `yes` and `off` are truths, `1:30` is ninety and `1e3` is text. `0644` is 644, since Salt
+//! takes leading zeros away. A mapping that has a key twice is a mistake. A test asks Salt itself.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -89,7 +88,7 @@ pub(super) fn parse(text: &str, room: &mut Room) -> Result<Node, Refusal> {
     }
 }
 
-/// The parser names what it stumbles over, which may be a secret.
+/// The parser quotes the text at which it stumbles, which may be a secret.
 fn without_secrets(problem: Problem, text: &str) -> Problem {
     if problem.place.is_some_and(|place| hide::hides(text, place.line)) {
         let message = "this is not YAML as Salt reads it, in a line that holds a secret";

@@ -1,8 +1,8 @@
 //! A line of the log, in each of its formats.
 //!
 //! Texts of fields come from anywhere: from minions, users, peers and servers. So every text is
-//! capped and made visible here, whoever logs it, and no text can begin a line of its own, or one
-//! with a priority of journald's in front. In JSON a text keeps its value, up to the cap.
+//! capped and made visible here. No text can begin a line of its own, or one with a priority of
+//! journald's in front. In JSON a text keeps its value, up to the cap.
 
 use std::fmt::{self, Debug};
 

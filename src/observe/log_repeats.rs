@@ -1,11 +1,11 @@
 //! Holding back log lines that repeat.
 //!
-//! A thing that goes wrong often does so a thousand times. The first [`SHOWN`] warnings or errors
-//! of a kind are shown within a minute, and the others are counted. Once the minute is over and
-//! anything is logged, a line says how many there were, with the first of them.
+//! A failure is often repeated a thousand times. The first [`SHOWN`] warnings or errors of a kind
+//! are shown within a minute, and the others are counted. Once the minute is over and anything is
+//! logged, a line says how many there were, with the first of them.
 //!
 //! The kind is the place in the program and the fields of [`OWN`], which have few values. Any other
-//! field may hold a text that somebody sends, who must not fill the log by sending another one each
+//! field may hold a text that somebody sends. Nobody may fill the log by sending another text each
 //! time.
 
 use std::collections::HashMap;

@@ -1,9 +1,9 @@
 //! Checks that every thread moves.
 //!
-//! A thread that lives as long as the daemon has a [`Pulse`]. It is a number that the thread counts
-//! up with each thing that it does, and that is odd while it waits. A thread whose number is even
-//! and stays the same is stuck, in a system call perhaps. Looking costs the thread nothing, and one
-//! that waits is not woken up for it.
+//! A thread that lives as long as the daemon has a [`Pulse`]: a number that the thread counts up
+//! with each thing that it does. The number is odd while the thread waits. A thread whose number is
+//! even and stays the same is stuck, in a system call perhaps. Looking costs the thread nothing,
+//! and does not wake up a thread that waits.
 //!
 //! A runtime has no such thread of its own. A task of it is [asked](Threads::answer) at each look,
 //! and counts as stuck while it does not answer.
@@ -130,7 +130,8 @@ impl Threads {
         pulse
     }
 
-    /// Looks at each, and says which are newly stuck after `limit`, and which move again.
+    /// Looks at each. Returns the threads that are newly stuck after `limit`, and those that move
+    /// again.
     pub(crate) fn look(&self, now: Instant, limit: Duration) -> Vec<(String, bool)> {
         let mut changed = Vec::new();
         self.lock().retain_mut(|watched| {

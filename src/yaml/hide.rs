@@ -2,8 +2,8 @@
 //! not longer than a terminal is wide.
 //!
 //! Only a right configuration says for sure which text is a secret. So this goes by the names of
-//! keys, the lines above, and the looks of values, and hides too much rather than too little. What
-//! is hidden keeps its width, so that a caret under the line stays in its place.
+//! keys, the lines above, and the looks of values, and hides too much rather than too little. A
+//! hidden text keeps its width, so that a caret under the line stays in its place.
 
 use crate::codec::visible::{self, Visible};
 
@@ -145,8 +145,8 @@ fn is_mapping(value: &str) -> bool {
     value.is_empty() || value.starts_with(['{', '#'])
 }
 
-/// True if a part of a value looks like a secret: user and path of an address, an argument or a
-/// pair whose name is that of one, an opaque text.
+/// True if a part of a value looks like a secret: the user and path of an address, an argument or a
+/// pair with the name of a secret, or an opaque text.
 pub(crate) fn may_be_secret(value: &str) -> bool {
     let names_one = value.contains([':', '=']) && is_secret(value);
     names_one
@@ -354,7 +354,7 @@ fn window(line: &str, column: usize) -> ShownLine {
     ShownLine { line: format!("{front}{}{back}", Visible(&part)), indent }
 }
 
-/// Hides what looks like a secret: what an address has besides its host, opaque texts, keys.
+/// Hides texts that look like secrets: all of an address but its host, opaque texts, keys.
 fn without_looks(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

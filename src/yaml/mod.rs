@@ -1,10 +1,10 @@
 //! YAML with places: a tree that remembers line and column of every value, and reads into typed
 //! structs with errors that point at the value that is wrong.
 //!
-//! `serde-saphyr` parses. The tree stands between it and the structs for three reasons: `${NAME}`
+//! `serde-saphyr` parses. The tree stands between it and the structs for three reasons. `${NAME}`
 //! and `${file:PATH}` are replaced in values after parsing, so a secret can hold any character.
-//! Each sink and source is read on its own, so one run reports every mistake. What only shows
-//! later, as a filter that is no glob, can still be reported with its place.
+//! Each sink and source is read on its own, so one run reports every mistake. A mistake that shows
+//! only later, such as a bad glob, can still be reported with its place.
 
 use std::fmt;
 use std::path::Path;
@@ -81,7 +81,7 @@ impl Problem {
         Problem { place: self.place.or(Some(place)), ..self }
     }
 
-    /// The place, what is wrong and what to do, on one line.
+    /// The place, the message and the help, on one line.
     pub(crate) fn on_one_line(&self, file: &str) -> String {
         let mut out = file.to_owned();
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
@@ -333,8 +333,8 @@ impl Node {
         None
     }
 
-    /// Takes out of a problem's message what may be a secret: values under keys that hold one, and
-    /// those in which `${…}` was replaced.
+    /// Takes possible secrets out of a problem's message: values under keys of secrets, and values
+    /// in which `${…}` was replaced.
     pub(crate) fn hide_secrets(&self, problem: &mut Problem) {
         let mut secrets = Vec::new();
         self.find_secrets_of_root(&mut secrets);
@@ -453,9 +453,9 @@ impl Node {
         }
     }
 
-    /// A hash of the value, wherever it stands: equal for equal values with keys in any order,
-    /// whatever the comments and the layout are. Holds what was replaced, so that a secret that
-    /// changed shows without being kept.
+    /// A hash of the value, in any place. It is equal for equal values with keys in any order, and
+    /// ignores comments and layout. It covers replaced values, so that a changed secret shows
+    /// without being kept.
     pub(crate) fn fingerprint(&self) -> u128 {
         let mut hasher = Xxh3Default::new();
         self.hash_into(&mut hasher);

@@ -3,11 +3,11 @@
 //! Rules on top of the configuration are for everything. Rules of a sink are for the events that
 //! this sink is handed. The dispatcher applies the rules on top, before an event goes anywhere.
 //! Data that Salt writes into the job cache goes past the dispatcher, and the job cache applies
-//! these rules to it. The spooler of a sink applies the sink's rules before its queue, so that
-//! their cost is no other sink's.
+//! these rules to it. The spooler of a sink applies the sink's rules before its queue, so that no
+//! other sink bears their cost.
 //!
-//! A rule looks at payloads and never at tags. An event of which something was replaced keeps the
-//! id that it had before, so that it is known for the same everywhere.
+//! A rule looks at payloads and never at tags. An event keeps its id when a value of it is
+//! replaced, so that it is known for the same everywhere.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! A part of JSONPath: paths from the top of a payload, followed step by step while it is walked.
 //!
-//! A path is `$` and what leads down from there: `.name` or `['name']` into a map, `[3]` into an
-//! array, `.*` or `[*]` into everything, `..name`, `..*` and `..[3]` into it at any depth. Names
-//! match whole and exactly; of a key that is no text they mean its JSON (`1`, `true`, `null`).
+//! A path is `$` and steps down from there: `.name` or `['name']` into a map, `[3]` into an array,
+//! `.*` or `[*]` into everything, `..name`, `..*` and `..[3]` into it at any depth. Names match
+//! whole and exactly; for a key that is no text they mean its JSON (`1`, `true`, `null`).
 //!
-//! The steps of all paths stand in one list. How far each path has come on the way to a value is a
-//! set of places in that list, which takes no more than the list does however deep the value is.
+//! The steps of all paths stand in one list. A set of places in that list says how far each path
+//! has come on the way to a value. It takes no more than the list does, however deep the value is.
 
 /// All paths of some rules.
 #[derive(Debug, Default)]

@@ -1,12 +1,12 @@
 //! The pass over a payload that writes it anew where rules replace something.
 //!
-//! A map or an array keeps its number of values, so only what is replaced is written, and the rest
-//! is copied in large pieces. A payload that no rule touches is not copied at all. The pass keeps
-//! one [`Level`] for each map or array that it is in, and calls nothing recursively.
+//! A map or an array keeps its number of values, so only replaced values are written anew, and the
+//! rest is copied in large pieces. A payload that no rule touches is not copied at all. The pass
+//! keeps one [`Level`] for each map or array that it is in, and calls nothing recursively.
 //!
-//! Nothing leaves it unsearched. What is behind the end of the payload's value, or behind a fault
-//! in it, is cut off. What is nested deeper than [`MAX_DEPTH`] is replaced. A payload that would
-//! grow beyond all measure is replaced as a whole. Each of these is counted.
+//! Nothing leaves it unsearched. Bytes behind the end of the payload's value, or behind a fault in
+//! it, are cut off. Values nested deeper than [`MAX_DEPTH`] are replaced. A payload that would grow
+//! beyond all measure is replaced as a whole. Each of these is counted.
 //!
 //! A key is known by the text that its JSON has, whatever its type is, and both as it came and as a
 //! pattern has left it. A key that JSON cuts could be anything, so a rule of keys hides its value.

@@ -1,4 +1,4 @@
-//! The rules of what is hidden, as they are configured and as they are asked.
+//! The rules that hide values, as they are configured and as they are applied.
 
 use globset::GlobBuilder;
 use regex_automata::meta::{BuildError, Regex};
@@ -24,8 +24,8 @@ pub(crate) struct RuleConfig {
     /// The name of the rule in the metrics. Default: its place in the list, from 1.
     pub(crate) name: Option<String>,
     /// Globs of keys, as `*password*`, in upper or lower case. The value under such a key is
-    /// replaced as a whole, at any depth; and so is what is behind the `=` of a text `name=value`
-    /// or `--name=value`, as arguments are written.
+    /// replaced as a whole, at any depth. The same is done behind the `=` of a text `name=value` or
+    /// `--name=value`, as arguments are written.
     pub(crate) keys: Vec<String>,
     /// Paths of values to replace as a whole: `$.return.secrets`, `$.fun_args[*].pw`,
     /// `$.return['a.b'][0]`, `$..pw`. Of JSONPath they know names, places, `*` and `..`.

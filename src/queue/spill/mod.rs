@@ -30,8 +30,8 @@
 //!    synced, and is not acknowledged, does come again, after any crash.
 //! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped up to the next record
 //!    that is believed. Records carry sequences, so the number of lost events is known exactly.
-//! 4. A segment whose sync failed is never written or synced again, because nobody knows which
-//!    pages the kernel dropped. It is sealed, and appending goes on in a new one.
+//! 4. A segment whose sync failed is never written or synced again, because the kernel may have
+//!    dropped any of its pages. It is sealed, and appending goes on in a new one.
 //! 5. A record is believed only if its checksum is right, which takes the file's key, and if its
 //!    sequence fits its neighbours ([`walk`]). No length is allocated for before that, no loop can
 //!    stand still, and no payload can pass for a record.

@@ -1,8 +1,8 @@
-//! Access to the source: which clients may connect, and whose word outranks the bus.
+//! Access to the source: the clients that may connect, and the authority of their words.
 //!
 //! On a path the kernel says who has connected; over TCP a client shows a token. A *master*'s word
-//! on a job is believed, because it has checked which minion a return comes from. Any other
-//! client's word is worth no more than the bus, onto which every minion fires what it likes.
+//! on a job is believed, because it has checked from which minion a return comes. Any other
+//! client's word is worth no more than the bus, onto which every minion fires anything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
