@@ -1,9 +1,9 @@
 //! The checks of the fuzz target `spill`; shared with `tests/it/fuzz_targets.rs`.
 //!
 //! The input is a life of a spill, byte by byte: events with payloads that a minion might write to
-//! deceive, and damage to the files between two starts. Whatever that is, a start ends, `scan`
-//! says what the spill then counts as lost, nothing comes that was not put in, and what is put in
-//! afterwards comes out.
+//! deceive, and damage to the files between two starts. Whatever the life, a start ends, and `scan`
+//! reports the same losses as the spill counts. No event comes that was not put in, and events that
+//! are put in afterwards come out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

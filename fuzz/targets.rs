@@ -23,8 +23,8 @@ pub(crate) fn framing(data: &[u8]) {
         let (cut, cut_error) = frames(stream, piece, max_frame);
         assert_eq!(whole, cut, "pieces of {piece}");
         let same = match (&whole_error, &cut_error) {
-            // The part of a frame that is at hand decides what is noticed first: its length, or
-            // what is wrong further in. And the length is only known from below.
+            // The part of a frame at hand decides which fault is noticed first: its length, or one
+            // further in. The length is only known from below.
             (Some(FrameError::TooLarge { .. }), Some(_))
             | (Some(_), Some(FrameError::TooLarge { .. })) => true,
             (one, other) => one == other,
@@ -179,7 +179,7 @@ pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
     };
     assert_eq!((number(&answer, "v"), number(&answer, "id")), (2, number(data, "id")));
     for event in &events {
-        // A return gets a tag, which says what is in it.
+        // A return gets a tag with its job and minion.
         assert!(data.len() <= MAX_REQUEST && event.len() <= 2 * data.len() + 32);
     }
     let text = |key| msgpack::find(&answer, key).and_then(msgpack::scalar);

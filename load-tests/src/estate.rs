@@ -1,5 +1,5 @@
 //! The cost of the metrics of an estate: the same events with them, without them, and with series
-//! for each minion; and what a scrape then is.
+//! for each minion; and the size of a scrape then.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

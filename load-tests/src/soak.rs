@@ -1,9 +1,10 @@
-//! A long run with faults all the time: does memory grow, do descriptors or threads, is everything
-//! stored?
+//! A long run with faults all the time. Memory, descriptors and threads must not grow, and
+//! everything must be stored.
 //!
-//! Four sinks: one that is healthy and checked; a database that is locked every other second, for
-//! one minion in fifty; a ClickHouse where nobody listens, with a bounded spill; a blackhole. The
-//! master restarts once a minute. Memory, descriptors and threads are sampled every second.
+//! There are four sinks: one that is healthy and checked; a database that is locked every other
+//! second, for one minion in fifty; a ClickHouse where nobody listens, with a bounded spill; a
+//! blackhole. The master restarts once a minute. Memory, descriptors and threads are sampled every
+//! second.
 
 use std::fmt::Write as _;
 use std::net::Shutdown;

@@ -1,8 +1,8 @@
 //! Events as Salt masters send them, encoded beforehand.
 //!
-//! The events of a [`Traffic`] go round and round; each time an event is sent again it gets a new
-//! jid, so that a store with a key on jid and minion keeps them all. The jid is patched into the
-//! encoded bytes, which costs a few nanoseconds where encoding costs microseconds.
+//! The events of a [`Traffic`] go round and round. An event gets a new jid each time it is sent
+//! again, so that a store with a key on jid and minion keeps them all. The jid is patched into the
+//! encoded bytes, which costs a few nanoseconds; encoding costs microseconds.
 
 use std::error::Error;
 use std::path::Path;

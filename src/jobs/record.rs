@@ -1,11 +1,11 @@
 //! Records jobs, and decides which of two records wins.
 //!
-//! * The *load* of a job comes from up to three: the publication (Salt's `save_load`), the event
-//!   `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master also
-//!   hands to `save_load`. In this order the better replaces the worse, whichever comes first. A
-//!   job that is published again, as each part of a batch is, is described by the last time. An
-//!   event replaces an earlier one only as a part of a batch, which differs in its minions: anybody
-//!   may fire a later one. The first of several returns in place of a load stays.
+//! * The *load* of a job comes from up to three. The best is the publication (Salt's `save_load`).
+//!   The event `salt/job/<jid>/new` lacks some of it. The worst is the first return, which Salt's
+//!   master also hands to `save_load`. The better replaces the worse, whichever comes first. A job
+//!   that is published again, as each part of a batch is, is described by the last time. An event
+//!   replaces an earlier one only as a part of a batch, which differs in its minions: anybody may
+//!   fire a later one. The first of several returns in place of a load stays.
 //! * A minion can have two *returns*: the one that the master vouches for holds, else the first, as
 //!   in Salt's `local_cache` ([`crate::event::standing`]). The row is marked if the two differ.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds

@@ -775,7 +775,7 @@ impl<D: Disk> Queue<D> {
     }
 
     /// Takes out the events that no spill keeps, in order, for the queue that takes over in the
-    /// same run: every event in `memory` mode, else the events that are held back.
+    /// same run. These are all events in `memory` mode, else those held back.
     pub(crate) fn hand_on(&mut self) -> Vec<Parcel> {
         let held = self.held.take().into_iter().chain(std::mem::take(&mut self.held_back).shares);
         if self.config.mode != SpillMode::Memory && self.spill.is_some() {

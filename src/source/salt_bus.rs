@@ -81,8 +81,8 @@ pub(super) struct Config {
     #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
     /// The longest time to let events gather after a read that brought few. They gather for as long
-    /// as sixteen take to come, or for a tenth of the shortest `linger` of the sinks, if that is
-    /// shorter. 0 reads each as it comes.
+    /// as sixteen take to come, and for a tenth of the shortest `linger` of the sinks at the most.
+    /// 0 reads each as it comes.
     #[serde(default = "default_coalesce")]
     coalesce: Span,
     /// The place where to look for the jobs of a time in which the bus was not read. Default:

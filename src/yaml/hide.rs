@@ -146,7 +146,7 @@ fn is_mapping(value: &str) -> bool {
 }
 
 /// True if a part of a value looks like a secret: the user and path of an address, an argument or a
-/// pair with the name of a secret, or an opaque text.
+/// pair named like a secret, or an opaque text.
 pub(crate) fn may_be_secret(value: &str) -> bool {
     let names_one = value.contains([':', '=']) && is_secret(value);
     names_one

@@ -1,5 +1,5 @@
-//! The command line, through the real binary: what it prints, its exit codes, and the HTTP side of
-//! what it runs.
+//! The command line, through the real binary: its output, its exit codes, and the HTTP side of its
+//! daemon.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -301,8 +301,9 @@ fn the_cluster_variant_is_valid_syntax_to_chdb() {
         printed(&schema(&config(&folder, &sink), &["--sink", "analytics"]).output().unwrap());
     let statements: Vec<_> =
         printed.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()).collect();
-    // The database; a table that holds and one that spreads of each; a view of each summary; two
-    // columns of version 2 and four of version 3, each in two tables; the version.
+    // They are: the database; for each table one that holds rows and one that spreads them; a view
+    // of each summary; two columns of version 2 and four of version 3, each in two tables; the
+    // version.
     assert_eq!(statements.len(), 1 + 2 * TABLES.len() + 3 + 2 * 6 + 1, "{printed}");
     for statement in &statements {
         store.query(&format!("EXPLAIN AST {statement}"));

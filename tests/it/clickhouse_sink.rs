@@ -1,6 +1,6 @@
-//! The sink `clickhouse` against servers that fail it: real ones of release 18.16, chDB for what
-//! only newer ones can, and a stub for answers that are rare. (`tests/it/conformance` has what
-//! every sink goes through.)
+//! The sink `clickhouse` against servers that fail it: real ones of release 18.16, chDB for
+//! features that only newer ones have, and a stub for rare answers. (`tests/it/conformance` has the
+//! tests of every sink.)
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Commands that were not told which daemon is meant: they find the one of the system, or else a
-//! demo, or say what to do. Through the real binary, on file systems of its own.
+//! Commands without a daemon named: they find the one of the system, or else a demo, or say what to
+//! do. Through the real binary, on file systems of its own.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

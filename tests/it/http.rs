@@ -1,4 +1,4 @@
-//! The rights of clients over HTTP, and what none can do to the daemon: driven from outside, as
+//! The rights of clients over HTTP, from outside, and attacks that must not harm the daemon.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,6 +1,6 @@
-//! `saltern import-master` over configurations of masters, through the real binary: what it prints
-//! is a configuration, has no secret in it, and speaks of all that bears on events, returns and
-//! jobs. The real Salt says what the files come to.
+//! `saltern import-master` over configurations of masters, through the real binary. Its output is a
+//! configuration, has no secret in it, and names every option about events, returns and jobs. The
+//! real Salt says what the files come to.
 
 use crate::harness::daemon::SALTERN;
 use crate::harness::salt;
@@ -467,7 +467,7 @@ fn files_that_may_not_be_read_are_said() {
     assert!(printed.contains("# state_events: true "), "{printed}");
 }
 
-/// Asks Salt what it makes of each of the files, and which of its keys differ from the defaults.
+/// Asks Salt for its reading of each of the files, and for the keys that differ from the defaults.
 const ASK: &str = r#"
 import json, logging, sys
 import salt.config

@@ -1,4 +1,4 @@
-//! Stores of sinks that answer what is asked of jobs, behind the job cache.
+//! Stores of sinks that answer questions about jobs, behind the job cache.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The source `kafka` and a real broker: what a topic holds is stored as if it came off the bus, by
-//! workers that come, go and are killed, and nothing is left out.
+//! The source `kafka` and a real broker: the events of a topic are stored as if they came off the
+//! bus. The workers come, go and are killed, and no event is left out.
 //!
 //! Tests of an invariant of the architecture have its number in their names.
 
@@ -231,8 +231,8 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A recorded bus goes through a topic, written by a collector or by somebody who knows of no
-/// headers; what the worker stores is what a daemon stores that reads the recording itself.
+/// A recorded bus goes through a topic, written by a collector or by a producer without headers.
+/// The worker stores the same as a daemon that reads the recording itself.
 fn comes_as_off_the_bus(value: Form, has_headers: bool) {
     let kafka = Kafka::shared();
     let topic = format!("parity-{value:?}-{has_headers}").to_lowercase();
@@ -305,8 +305,8 @@ fn values_are_enough_without_headers() {
     comes_as_off_the_bus(Form::Msgpack, false);
 }
 
-/// Two workers share a topic. One is killed while both store, comes back after the other has taken
-/// its partitions over, and what is stored, by event id, is what was written.
+/// Two workers share a topic. One is killed while both store, and comes back after the other has
+/// taken its partitions over. The stored events, by id, are those that were written.
 #[test]
 fn invariant_3_a_worker_that_is_killed_leaves_nothing_out() {
     let kafka = Kafka::shared();

@@ -1,9 +1,9 @@
 //! Salt's word on how each return went, which every reader of saltern has to repeat.
 //!
-//! `tests/fixtures/outcomes/` holds what masters of three releases put onto their buses, with what
-//! `salt`, `salt-run` or `salt-call` said of it: worked, failed, or nothing. Beside them stand the
-//! recordings in `tests/captures/`, of which the oracle below says how they went; it reads JSON and
-//! shares no code with saltern.
+//! `tests/fixtures/outcomes/` holds events from the buses of masters of three releases. With each
+//! stands the word of `salt`, `salt-run` or `salt-call`: worked, failed, or nothing. Beside them
+//! stand the recordings in `tests/captures/`, whose outcomes the oracle below gives. It reads JSON
+//! and shares no code with saltern.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

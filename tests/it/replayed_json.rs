@@ -1,5 +1,5 @@
 //! Lines that Python writes, and worse ones, go through the real binary: each event is delivered,
-//! and what JSON lacks is counted.
+//! and values that JSON lacks are counted.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The source `returner`, asked by peers that say what Salt's side says, or what nobody should.
+//! The source `returner`, asked by peers that speak as Salt's side does, or as nobody should.
 
 use std::fs::{Permissions, set_permissions};
 use std::net::TcpListener;

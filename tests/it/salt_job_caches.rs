@@ -1,5 +1,5 @@
-//! The same jobs on two real masters, of which one keeps them in Salt's own `local_cache` and the
-//! other in saltern: `salt-run jobs.*` and `ret.*` answer the same, but for ids and times.
+//! The same jobs on two real masters: one keeps them in Salt's own `local_cache`, the other in
+//! saltern. `salt-run jobs.*` and `ret.*` answer the same, but for ids and times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -278,8 +278,8 @@ fn job_caches_agree_in_3008() {
     job_caches_agree("3008.3");
 }
 
-/// Publishes a job for both minions, which hand what they return to these returners too, and gives
-/// the job's id at once.
+/// Publishes a job for both minions, which hand their returns to these returners too. Gives the
+/// job's id at once.
 fn publish(salt: &mut Salt, fun: &str, returners: &str) -> String {
     let jid = salt.drive(&json!({"publish": fun, "ret": returners}));
     jid.as_str().unwrap_or_else(|| panic!("{fun}: {jid}")).to_owned()

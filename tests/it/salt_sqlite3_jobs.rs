@@ -1,5 +1,5 @@
-//! One database of Salt's `sqlite3` returner, written and read by Salt and by saltern: what a
-//! master tells the job cache is read by Salt's own returner, and what that writes is what the
+//! One database of Salt's `sqlite3` returner, written and read by Salt and by saltern. Salt's own
+//! returner reads the jobs that a master hands to the job cache. Its own rows are those that the
 //! sink's unit tests read.
 
 use std::path::PathBuf;

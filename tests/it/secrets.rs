@@ -1,9 +1,8 @@
-//! No secret leaves the process: one is planted in every option that the schema says holds one, and
-//! everything that the process shows or writes is searched for it.
+//! No secret leaves the process: one is planted in every option that the schema marks as secret,
+//! and everything that the process shows or writes is searched for it.
 //!
-//! Each of the configurations runs. What holds a password is given a real server that refuses it,
-//! so that what the server and its client say of that is searched too; [`settings`] has what that
-//! takes.
+//! Each of the configurations runs. An option with a password gets a real server that refuses it,
+//! so that the errors of the server and its client are searched too. [`settings`] has the options.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The systemd unit: what stands in it, how `systemd-analyze security` scores it, and that nothing
-//! is cut off that the daemon needs beside a real master.
+//! The systemd unit: its lines, its score by `systemd-analyze security`, and a test that it cuts
+//! off nothing that the daemon needs beside a real master.
 //!
 //! systemd itself is not started. The daemon is put into the state that the unit describes by the
 //! tools of util-linux, and `strace` tells which system calls, sockets and memory it asks for.

@@ -1,5 +1,5 @@
-//! No terminal and no log gets more than text from minions, users and peers: commands show
-//! it made visible, and the log caps it, keeps it on its line and folds it.
+//! No terminal and no log gets more than text from minions, users and peers. Commands show it made
+//! visible. The log caps it, keeps it on its line and folds it.
 
 use std::process::Command;
 use std::time::Duration;

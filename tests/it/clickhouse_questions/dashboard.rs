@@ -1,5 +1,5 @@
-//! The queries of the dashboard `salt-clickhouse`, with what Grafana and its plugin for ClickHouse
-//! put in place of macros and variables: each finds something.
+//! The queries of the dashboard `salt-clickhouse`, with macros and variables replaced as Grafana
+//! and its plugin for ClickHouse do: each finds something.
 
 use std::fs;
 use std::path::Path;

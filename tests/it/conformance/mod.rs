@@ -88,7 +88,7 @@ macro_rules! life {
     };
 }
 
-/// The tests of a kind of sink, from what its store can be put through:
+/// The tests of a kind of sink, by the faults of its store:
 ///
 /// * `absent`: it is not there when the daemon starts
 /// * `killed`: it ends in the middle of a batch and comes back with what it had
@@ -98,7 +98,7 @@ macro_rules! life {
 /// * `rejecting`: it takes no event of number 13
 /// * `halving`: it takes a part of a batch and then nothing for a while
 /// * `password`: the settings with a wrong password
-/// * `removed`: what it held is gone, and what comes later is stored
+/// * `removed`: its contents are gone, and later events are stored
 ///
 /// A kind that keeps no event, and so has no store, is `kind! { "NAME" keeps nothing: "why" }`.
 macro_rules! kind {

@@ -116,7 +116,7 @@ impl Daemon {
         daemon
     }
 
-    /// Starts it again after it has ended. What it logs follows on what it has logged.
+    /// Starts it again after it has ended. Its new log follows on the old one.
     pub(crate) fn start_again(&mut self) {
         let child = run(&self.config, &self.log, &Launch::default());
         (self.pid, self.child) = (child.id(), Mutex::new(child));

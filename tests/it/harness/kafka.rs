@@ -1,11 +1,11 @@
 //! Apache Kafka, real brokers on this machine, for all tests of a process or for one test.
 //!
-//! `tests/servers/install.sh` has fetched its jars; this module starts what is in there. Each node
-//! is broker and controller at once (KRaft). What one should know:
+//! `tests/servers/install.sh` has fetched its jars; this module starts them. Each node is broker
+//! and controller at once (KRaft). Some facts:
 //!
 //! * A broker tells its clients where it can be reached. So it listens twice: at
-//!   [`Kafka::brokers`], and at [`Kafka::through`], where it says the address of a proxy. A secured
-//!   one listens at [`Kafka::secure`] too, with TLS and a password.
+//!   [`Kafka::brokers`], and at [`Kafka::through`], where it names the address of a proxy. A
+//!   secured one listens at [`Kafka::secure`] too, with TLS and a password.
 //! * Ports are chosen before the broker is started, so that it comes back at the same ones.
 //! * A killed broker is taken back when the controller has given up its last session; hence a short
 //!   `broker.session.timeout.ms`.

@@ -1,7 +1,7 @@
 //! A real Salt master with two real minions, on this machine and for one test.
 //!
 //! `tests/servers/install.sh` has put each release of Salt into a Python environment of its own;
-//! this module starts what is in there. What a master in a test needs besides a configuration:
+//! this module starts it. A master in a test needs more than a configuration:
 //!
 //! * Salt puts `root_dir` in front of every path that does not lie below it, the sockets' too, so
 //!   everything has to be below `root_dir`. That has to be short, since the address of a unix
@@ -285,7 +285,7 @@ log_level_logfile: info
         assert_eq!(answer, json!({"ok": true}), "{tag}");
     }
 
-    /// Does what a user does in a shell: what the program says, once it has ended.
+    /// Runs a command as a user does in a shell, and gives its output once it has ended.
     pub(crate) fn shell(&self, name: &str, arg: &[&str]) -> String {
         let mut command = Command::new(program(self.version, name));
         command.arg("-c").arg(self.dir.join("m")).args(arg);
