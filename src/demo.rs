@@ -1,5 +1,5 @@
 //! Events of a master that does not exist, for `saltern demo`: they have the tags, keys, order and
-//! proportions of what masters of 3008 put on their buses.
+//! proportions of the events of masters of 3008.
 //!
 //! Events come in stories: a job is published, its minions return one after the other while other
 //! stories go on, a highstate fails here and there. A story is planned as a whole, each event with

@@ -77,7 +77,7 @@ pub(crate) fn write_in_pieces(
 }
 
 /// The text that the JSON has in place of a map's key, of the key's msgpack, at this depth of
-/// arrays and maps. `None` if the key is cut or torn, so that its text would not say what it is.
+/// arrays and maps. `None` if the key is cut or torn, because its text would then name another key.
 pub(crate) fn key_text(key: &[u8], depth: usize) -> Option<Cow<'_, [u8]>> {
     let lossy = |bytes| match String::from_utf8_lossy(bytes) {
         Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
@@ -226,8 +226,7 @@ impl<'a, 'o> Writer<'a, 'o> {
         self.losses
     }
 
-    /// Hands on what was written, if there is enough of it, and it is not a key that is not
-    /// finished.
+    /// Hands on the JSON so far, if it is long enough and does not end within a key.
     fn hand_on(&mut self) {
         if self.out.len() >= self.piece
             && self.key_depth == 0

@@ -63,7 +63,7 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
 /// The byte order mark that some programs of Windows begin a file with.
 pub(crate) const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads one value, and says what had to be replaced in it.
+/// Reads one value, and counts the replaced parts of it.
 pub fn read(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
     read_within(text, DEEPEST)
 }
@@ -83,7 +83,7 @@ fn read_within(text: &[u8], deepest: usize) -> Result<(Value, Replaced), serde_j
     let mut repair = Repair::new(text, deepest);
     repair.repair();
     let mut reader = serde_json::Deserializer::from_slice(&repair.out);
-    // The repair has cut what is nested deeper than a stack can take.
+    // The repair has cut values that are nested deeper than a stack can take.
     reader.disable_recursion_limit();
     match Value::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
         Ok(value) => Ok((value, repair.replaced)),
@@ -174,7 +174,7 @@ impl<'a> Repair<'a> {
     fn cut(&mut self, cut: &[u8]) {
         let mut repair = Repair::new(cut, usize::MAX);
         repair.repair();
-        // Nothing is built, and so nothing of the stack is used for what is nested.
+        // Nothing is built, so nested values take nothing of the stack.
         match serde_json::from_slice::<IgnoredAny>(&repair.out) {
             Ok(_) => {
                 self.replaced.too_deep += 1;

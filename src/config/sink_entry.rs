@@ -155,7 +155,7 @@ fn configured(
     })
 }
 
-/// The options with what the kind has for those that are silent.
+/// The options, with the kind's defaults for missing ones.
 fn with_defaults(written: &Node, defaults: &Defaults) -> Node {
     let own = OwnDefaults {
         retry: &defaults.retry,

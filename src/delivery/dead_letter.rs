@@ -269,8 +269,8 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// Opens a daemon's. What is wrong with the file is logged, counted and shown, and the daemon
-    /// goes on; see [`DeadLetters::heal`].
+    /// Opens a daemon's. Faults of the file are logged, counted and shown, and the daemon goes on;
+    /// see [`DeadLetters::heal`].
     pub(crate) fn of_daemon(state_dir: &Path, max_bytes: u64) -> Self {
         let letters = DeadLetters::closed(state_dir, max_bytes, true);
         // `with` notes a failure.
@@ -306,7 +306,7 @@ impl DeadLetters {
                 return database.trouble.clone();
             }
         }
-        // Something has to be written, for what can be read may be on a disk that is full.
+        // Something has to be written, because a full disk can still be read.
         let written = self.with("writing to the dead letters' database", |connection| {
             connection.pragma_update(None, "user_version", VERSION)
         });
@@ -337,7 +337,7 @@ impl DeadLetters {
         }
     }
 
-    /// Keeps all others waiting until what it gives is dropped.
+    /// Keeps all others waiting until its guard is dropped.
     #[cfg(test)]
     pub(crate) fn hold(&self) -> impl Sized + '_ {
         self.lock()
@@ -538,7 +538,7 @@ impl DeadLetters {
     }
 }
 
-/// Opens the database, and makes what is missing.
+/// Opens the database, and makes missing tables.
 fn connect(path: &Path) -> Result<Connection, DeadLetterError> {
     // Made here, for its owner and permissions.
     state_file::open_or_create(path).map_err(failed("making the dead letters' database"))?;

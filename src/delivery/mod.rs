@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     /// The state of the sink that metrics and pages show.
     pub(crate) state: Arc<SinkState>,
-    /// The deaths of the process, if there were so many that what was begun is tried with care.
+    /// The deaths of the process, if there were so many that begun batches are tried with care.
     pub(crate) deaths: Option<Arc<Deaths>>,
     /// The configuration has turned out to be wrong: no writer tries anything more.
     pub(crate) parked: CancellationToken,
@@ -140,8 +140,8 @@ enum Next {
     End,
 }
 
-/// Waits for a batch, or until `due`. What is due goes first, so that no stream of batches holds it
-/// up.
+/// Waits for a batch, or until `due`. A due `tick` goes first, so that no stream of batches holds
+/// it up.
 async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next {
     let is_due = async {
         match due {
@@ -160,11 +160,11 @@ async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next
 /// A thing to try at a store.
 #[derive(Clone, Copy)]
 enum Work<'a> {
-    /// To connect, and no more.
+    /// A connect, and no more.
     Connect,
-    /// To write this batch.
+    /// A write of this batch.
     Write(&'a Batch),
-    /// To do what is due.
+    /// A `tick` that is due.
     Tick,
 }
 
@@ -183,7 +183,7 @@ struct Delivery<'a, S: Sink> {
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
-    /// The time of the next try, for what is due and has failed or lost its connection.
+    /// The time of the next `tick`, if the last one failed or lost its connection.
     late_until: Option<Instant>,
     /// The batch at which the last write panicked, and how often in a row.
     panicked: Option<(BatchId, u32)>,
@@ -230,7 +230,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Does what is due, or tries; `false` if the configuration is wrong.
+    /// Calls a due `tick`; `false` if the configuration is wrong.
     async fn tick(&mut self) -> bool {
         !matches!(self.attempt(Work::Tick).await, Err(Failure::Fatal))
     }
@@ -313,13 +313,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
         true
     }
 
-    /// The deaths of the process, if the batch may be what it died of.
+    /// The deaths of the process, if the batch may have caused them.
     fn watched(&self, batch: &Batch) -> Option<&Deaths> {
         self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.must_isolate())
     }
 
-    /// Tries once to write the batch. What is to be tried alone waits for the connection before, so
-    /// that a server that is not there holds up nobody.
+    /// Tries once to write the batch. A batch that has to be tried alone connects first, so that a
+    /// missing server holds up nobody.
     async fn connect_and_attempt(&mut self, batch: &Batch) -> Result<(), Failure> {
         if self.sink.is_none() && self.watched(batch).is_some() {
             self.attempt(Work::Connect).await?;
@@ -327,8 +327,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
         self.attempt(Work::Write(batch)).await
     }
 
-    /// Tries once, over a new connection if there is none. After a failure that may pass it has
-    /// waited before it returns, unless another writer parked the sink, or it was what is due.
+    /// Tries once, over a new connection if there is none. After a passing failure it waits before
+    /// it returns, unless another writer parked the sink, or it was a `tick`.
     async fn attempt(&mut self, work: Work<'_>) -> Result<(), Failure> {
         let batch = work.batch();
         let parked = &self.shared.parked;
@@ -436,7 +436,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Backs off. Batches are not held up by what is due and failed.
+    /// Backs off. A `tick` that failed does not hold up batches.
     async fn wait(&mut self, work: Work<'_>, after: Option<Duration>) {
         match work {
             Work::Tick => self.late_until = Some(Instant::now() + self.backoff.delay(after)),
@@ -480,7 +480,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         result.map_err(Unwritten::Failed)
     }
 
-    /// A write of so many events has stored some of them. Waits for what failed for now.
+    /// A write of so many events has stored some of them. Waits if some failed for now.
     async fn partly(&mut self, permit: &Permit<'_>, partly: Partly, events: usize) -> Failure {
         let Partly { doing, refused, again } = partly;
         let mut places = refused.iter().map(|refusal| refusal.place);
@@ -652,7 +652,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         self.refused(batch, Refused::All(format!("given up: {reason}")), attempts)
     }
 
-    /// Counts and reports what is refused of a batch.
+    /// Counts and reports the refused events of a batch.
     fn refused(&self, batch: Batch, refused: Refused, attempts: u32) -> Dead {
         let dead = Dead { batch, refused, attempts };
         let state = &self.shared.state;
@@ -672,7 +672,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         dead
     }
 
-    /// Makes dead letters of what was refused.
+    /// Makes dead letters of refused events.
     fn keep(&self, dead: &[Dead]) {
         let Some(dead_letters) = self.shared.dead_letters.as_ref().filter(|_| !dead.is_empty())
         else {
@@ -1470,9 +1470,9 @@ pub(crate) mod tests {
     struct Gathered {
         waiting: Vec<String>,
         since: Option<Instant>,
-        /// The answers for what is due.
+        /// The answers to ticks.
         ticks: VecDeque<Answer>,
-        /// All that happened, each with its second.
+        /// The log of calls, each with its second.
         log: Vec<(u64, String)>,
         began: Option<Instant>,
     }
@@ -1525,8 +1525,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Runs a writer over a store that gathers, with batches at these seconds, until what came last
-    /// was due. What it did, and the sink's state.
+    /// Runs a writer over a store that gathers, with batches at these seconds, until the last
+    /// events were due. Returns the log, and the sink's state.
     async fn gather(
         ticks: &[Answer],
         batches: &[(u64, &str)],

@@ -1,4 +1,5 @@
-//! A return as the master has fired it, from what it hands to its job cache a moment later.
+//! A return as the master has fired it, made from the load that it hands to its job cache a moment
+//! later.
 //!
 //! In between Salt's `fire_ret_load` looks at highstates that failed, and fires an event for each
 //! of their states. For that it writes into the states themselves: `retcode` into each of them, and

@@ -80,7 +80,7 @@ impl BatchId {
     /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
     /// first of them `event`, read at `received`. The event and the time keep ids apart where the
     /// same sequences name other events. That happens in a queue that lost its files, and where
-    /// events that were tried have moved up behind what was dropped.
+    /// events that were tried have moved up behind dropped ones.
     fn of(queue: u128, first: u64, len: usize, received: u64, event: EventId) -> Self {
         let mut bytes = queue.to_be_bytes().to_vec();
         for number in [first, len as u64, received] {
@@ -238,7 +238,7 @@ impl Batch {
     }
 }
 
-/// An event of a batch and what is known of it besides.
+/// An event of a batch, with its origin, authority and time.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     /// The event.

@@ -190,9 +190,9 @@ impl Share {
 
     /// The bytes of memory that the events are counted with: the structs, and their frames twice,
     /// because their JSON may stand beside them. A part of a chunk counts with its part of the
-    /// whole chunk's weight, because that is what it holds. What is held is five times as much at
-    /// the most: frames that are not copied are a quarter of their block, or half of that where
-    /// repeats were dropped.
+    /// whole chunk's weight, because it holds that. The memory held is at most five times as much:
+    /// frames that are not copied are a quarter of their block, or half of that where repeats were
+    /// dropped.
     pub(crate) fn weight(&self) -> usize {
         self.weight_before(self.to) - self.weight_before(self.from)
     }

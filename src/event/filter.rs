@@ -27,13 +27,13 @@ pub struct FilterConfig {
     /// Outcomes to take: `[worked]`, `[failed]`, `[unknown]`, or several of them. Events that say
     /// nothing of it are `unknown`; so are most that are no returns.
     pub outcome: Vec<Outcome>,
-    /// Take only what worked (`true`) or failed (`false`). What is `unknown` matches neither.
+    /// Take only returns that worked (`true`) or failed (`false`). `unknown` matches neither.
     pub success: Option<bool>,
     /// Kinds of events: `[job_return, job_new, beacon]`.
     pub kinds: Vec<EventKind>,
 }
 
-/// A pattern that is no glob: the key it stands under, its index and what is wrong with it.
+/// A pattern that is no glob: its key, its index and the mistake in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadGlob {
     /// `tags`, `not_tags`, `functions` or `minions`.

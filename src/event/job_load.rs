@@ -22,7 +22,7 @@ const MINIONS: &str = "minions";
 /// The key of the end of a job in the data.
 const END_TIME: &str = "end_time";
 
-/// Something that a master has said of a job.
+/// A master's call of its job cache about a job.
 #[derive(Debug)]
 pub(crate) struct JobLoad<'a> {
     /// The job.
@@ -41,7 +41,7 @@ impl<'a> JobLoad<'a> {
         job_and_part(entry).is_some()
     }
 
-    /// All that this entry says, if the master says it.
+    /// The facts of this entry, if the master vouches for it.
     pub(crate) fn of(entry: &Entry<'a>) -> Option<Self> {
         let (jid, part) = job_and_part(entry)?;
         let data = entry.event.payload();

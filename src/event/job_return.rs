@@ -29,7 +29,7 @@ use crate::codec::msgpack::{self, Item, Malformed, Walker};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// All that it says of itself is good.
+    /// It reports only success.
     Worked,
     /// Something failed.
     Failed,
@@ -181,7 +181,7 @@ impl<'a> JobReturn<'a> {
         all_said(self.retcode?, code, |one, other| if one == 0 { other } else { one })
     }
 
-    /// True of what a runner or a wheel function gave: the master's word, and no minion's.
+    /// True of a return of a runner or a wheel function: the master's word, and no minion's.
     pub(crate) fn is_of_runner(&self) -> bool {
         if let Some(function) = self.functions.single() {
             return is_runner(function);
@@ -337,7 +337,7 @@ pub(crate) struct States {
 const BETWEEN: &[u8] = b"_|-";
 
 impl States {
-    /// Walks over a `return` and shows each state in it. What is no state is passed over.
+    /// Walks over a `return` and shows each state in it. Other values are passed over.
     pub(crate) fn walk<'a>(
         walker: &mut Walker<'a>,
         see: &mut dyn FnMut(State<'a>),
@@ -401,7 +401,7 @@ impl States {
     }
 }
 
-/// The word of the value, or of those in the map or list that it is.
+/// The word of the value, or of the values of a map or list.
 fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> T) -> Option<T> {
     let said = |value| msgpack::scalar(value).and_then(read);
     match msgpack::scalar(value)? {
@@ -546,7 +546,7 @@ mod tests {
             named["fun"] = inner["fun"].clone();
             assert_eq!(verdict(&named).0, expected, "{named}");
         }
-        // A minion's return is no runner's, whatever is in it.
+        // A minion's return is no runner's, with any contents.
         let data = json!({"fun": "x.y", "retcode": 0, "return": {"fun": "a", "retcode": 1}});
         assert_eq!(verdict(&data).0, Worked);
     }

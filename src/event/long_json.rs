@@ -1,4 +1,4 @@
-//! Permits for long JSON, so that memory is bounded whatever events hold.
+//! Permits for long JSON, so that no event can break the bound on memory.
 //!
 //! A return of 60 MiB of control characters is 360 MiB of JSON. The line of such an event is never
 //! kept ([`crate::event::LONG`]). Sinks that write a stream write it in pieces. The others need it

@@ -61,7 +61,7 @@ pub enum Authority {
 }
 
 impl Authority {
-    /// The authority that a file keeps as this number. What is not known is worth no more than the
+    /// The authority that a file keeps as this number. An unknown number is worth no more than the
     /// bus.
     pub(crate) fn of_number(number: i64) -> Self {
         if number == Authority::Master as i64 { Authority::Master } else { Authority::Bus }
@@ -126,7 +126,7 @@ const TAG_END: &[u8] = b"\n\n";
 const PEER: &str = "__peer_id";
 
 impl Event {
-    /// Splits a frame into tag and payload. A tag that is not UTF-8 gets U+FFFD for what is not.
+    /// Splits a frame into tag and payload. Bytes of the tag that are not UTF-8 become U+FFFD.
     pub fn parse(frame: Bytes) -> Result<Self, NotAnEvent> {
         // Tags hold no line feed, so the first is where the search ends.
         let is_end = |at: &usize| frame.get(*at..).is_some_and(|rest| rest.starts_with(TAG_END));
@@ -154,8 +154,8 @@ impl Event {
         Event { frame, tag_len, kind, given: None, shares_line: false, line, losses }
     }
 
-    /// The event with the id that it came with, if with one. What was read back from JSON has other
-    /// bytes than the event that the bus carried, and is still that event.
+    /// The event with the id that it came with, if any. An event that was read back from JSON has
+    /// other bytes than on the bus, and is still the same event.
     pub(crate) fn with_id(self, given: Option<EventId>) -> Self {
         Event { given: given.map(EventId::to_bytes), ..self }
     }
@@ -330,9 +330,9 @@ impl Event {
 
     /// The id that the event came with. Else 128 bits that are the same for the same tag and
     /// payload, on every master and in every run (XXH3). Salt's `_stamp` of a microsecond is part
-    /// of the payload, so that two events that say the same keep two ids. What a cluster peer adds
-    /// when it forwards an event is left out. So is the stamp of a runner's return, of which there
-    /// is one for each job.
+    /// of the payload, so that two events that say the same keep two ids. The fields that a cluster
+    /// peer adds when it forwards an event are left out. So is the stamp of a runner's return, of
+    /// which there is one for each job.
     pub fn id(&self) -> EventId {
         if let Some(given) = self.given_id() {
             return given;
@@ -361,7 +361,7 @@ impl Event {
         }
     }
 
-    /// True of what a minion, a runner or a wheel function gave.
+    /// True of a return of a minion, a runner or a wheel function.
     pub(crate) fn is_return(&self) -> bool {
         self.kind == EventKind::JobReturn || self.is_runners_return()
     }
@@ -439,7 +439,7 @@ pub(crate) struct Fields<'a> {
     pub(crate) jid: Option<&'a str>,
     /// `_stamp`: when the master put the event on its bus.
     pub(crate) stamp: Option<&'a str>,
-    /// The functions, and all that says how they went.
+    /// The functions, and the fields that tell their outcome.
     pub(crate) job_return: JobReturn<'a>,
 }
 
@@ -531,7 +531,7 @@ pub enum EventKind {
     Custom,
 }
 
-/// The tag of the event that a master makes of what a minion returned of a job.
+/// The tag of the event that a master makes of a minion's return of a job.
 pub(crate) fn return_tag(jid: &str, minion: &str) -> String {
     format!("salt/job/{jid}/ret/{minion}")
 }

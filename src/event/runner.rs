@@ -37,7 +37,7 @@ pub(crate) struct RunnerJob<'a> {
 
 impl<'a> RunnerJob<'a> {
     /// The job whose return this is, as Salt hands it to a job cache; `None` if it is a minion's.
-    /// `master_id` is the master's id, for all that is known.
+    /// `master_id` is the master's id, as far as it is known.
     pub(crate) fn handed_on(load: &'a [u8], master_id: &str) -> Option<Self> {
         let job = Self::in_load(load)?;
         let is_without_cmd = msgpack::find(load, "cmd").is_none();

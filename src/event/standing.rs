@@ -51,8 +51,8 @@ impl Standing {
         }
     }
 
-    /// The standing that a table has under this name. What was stored before there were names came
-    /// by the bus, for all that is known.
+    /// The standing that a table has under this name. Rows from before there were names count as
+    /// come by the bus.
     pub(crate) fn named(name: &str) -> Self {
         let all = [Standing::Contradicted, Standing::Bus, Standing::Master];
         all.into_iter().find(|standing| standing.name() == name).unwrap_or(Standing::Bus)
@@ -96,10 +96,10 @@ pub(crate) fn is_trimmed(load: &[u8]) -> bool {
     memchr::memmem::find(load, TRIMMED).is_some()
 }
 
-/// Tells if two returns of one minion say different things of one job. What one of them does not
-/// say is no contradiction, nor a value that the master left out of one of them: Salt's own job
-/// cache keeps less than the bus carries. All that stands beside such a value is compared, but for
-/// what the master itself writes into states that failed.
+/// Tells if two returns of one minion say different things of one job. A field that one of them
+/// lacks is no contradiction, nor a value that the master left out of one of them: Salt's own job
+/// cache keeps less than the bus carries. All other values are compared, except those that the
+/// master itself writes into states that failed.
 pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
     if one == other {
         return false;
@@ -119,7 +119,7 @@ pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
 /// mappings of a return; the results of states are four deep.
 const TRIMMED_DEPTH: usize = 16;
 
-/// Tells if two values are the same but for what was left out of either. Pairs are compared in
+/// Tells if two values are the same except for values left out of either. Pairs are compared in
 /// order, which leaving values out does not change.
 fn agree(one: &[u8], other: &[u8], depth: usize) -> bool {
     if one == other || one == TRIMMED || other == TRIMMED {
@@ -152,7 +152,7 @@ fn agree(one: &[u8], other: &[u8], depth: usize) -> bool {
 /// The part of two returns that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compared {
-    /// All that Salt reads.
+    /// All fields that Salt reads.
     All,
     /// The return without its data, which is not kept of a job without a cache.
     AllButReturn,

@@ -38,7 +38,7 @@ pub(crate) const MEANT: HeaderName = HeaderName::from_static("saltern-state-dir"
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     Read,
-    /// And change something: whatever is not GET or HEAD.
+    /// Read, and change something: any method but GET and HEAD.
     Act,
 }
 
@@ -70,7 +70,7 @@ impl std::fmt::Display for Asker {
     }
 }
 
-/// All that the decision depends on.
+/// The facts of the decision.
 pub(super) struct AccessPolicy {
     /// The daemon's own user.
     own: u32,
@@ -165,7 +165,7 @@ impl AccessPolicy {
                 {
                     return Err(Refusal::Elsewhere(self.state_dir.clone()));
                 }
-                // Looking a name up may ask a server, so it is done for what is logged alone.
+                // Looking a name up may ask a server, so it is done for the log alone.
                 let name = if acts { name_of_user(uid) } else { uid.to_string() };
                 (self.scope_of_user(uid), format!("user {name}"))
             }

@@ -67,7 +67,7 @@ impl Slot {
         self.leave.is_cancelled()
     }
 
-    /// A request has come; what is returned lives until its answer is made.
+    /// A request has come; the returned guard lives until its answer is made.
     pub(super) fn begin(&self) -> Answering {
         let (mut state, now) = (self.lock(), Instant::now());
         let is_soon = now.saturating_duration_since(state.since) < TOGETHER;
@@ -92,7 +92,7 @@ impl Slot {
         self.lock().may_pause
     }
 
-    /// Says whether its client takes what it is sent.
+    /// Notes whether its client reads.
     pub(super) fn reads(&self, reads: bool) {
         let mut state = self.lock();
         match reads {

@@ -37,7 +37,7 @@ use crate::observe::state::State;
 pub(crate) struct News {
     /// To read files again, when it changes.
     pub(crate) reopen: watch::Receiver<u64>,
-    /// To put back what was removed, when it changes: `state_dir` is known to be this daemon's.
+    /// To put back removed files, when it changes: `state_dir` is known to be this daemon's.
     pub(crate) look: watch::Receiver<()>,
 }
 
@@ -56,7 +56,8 @@ const UNREAD: Duration = Duration::from_secs(30);
 /// The same of the live tail: long enough for a person who pauses it.
 const PAUSED: Duration = Duration::from_mins(5);
 
-/// The longest head of a request, and what is gathered of an answer before it is sent.
+/// The longest head of a request, and the bytes of an answer that are gathered before they are
+/// sent.
 const BUFFER: usize = 64 << 10;
 
 /// The time that answers under way have once the daemon stops.
@@ -88,7 +89,8 @@ pub(super) async fn serve(
             () = sleep(PLACE_AGAIN), if !has_room => {}
             accepted = listener.accept(), if has_room => match accepted {
                 Ok(accepted) => {
-                    // Whoever could have left may have asked something by now; then this one goes.
+                    // The connection that was to go may have asked something by now; then this one
+                    // goes.
                     if let Some(slot) = slots.take(Instant::now()) {
                         connections.spawn(attend(accepted, routes.clone(), slot, stop.clone()));
                     }

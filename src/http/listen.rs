@@ -107,7 +107,7 @@ pub(super) fn announce(open: &[Listening]) {
             Listening::Socket(Socket { place, bound: Some(_), .. }) => {
                 info!(socket = %place.path().display(), "commands reach the daemon here");
             }
-            // The first look says what is wrong.
+            // The first look reports the fault.
             Listening::Socket(_) => {}
         }
     }
@@ -136,7 +136,7 @@ impl Listening {
         }
     }
 
-    /// Puts back what was removed.
+    /// Puts back a removed socket.
     pub(super) fn look(&mut self, state: &State) {
         match self {
             Listening::Address { token, .. } => {

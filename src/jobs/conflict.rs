@@ -51,7 +51,7 @@ impl Conflicts {
         }
     }
 
-    /// Counts what was found, and logs it if nothing was logged a moment ago.
+    /// Counts the conflicts, and logs them if nothing was logged a moment ago.
     pub(super) fn report(&self, found: &[Conflict]) {
         let Some(first) = found.first() else { return };
         for conflict in found {

@@ -22,7 +22,7 @@ impl Jobs {
         self.step("judge returns", judge)
     }
 
-    /// Does a step of what a file of an older release lacks; `true` if there may be more.
+    /// Adds some of the data that a file of an older release lacks; `true` if there may be more.
     pub(super) fn catch_up_some(&self) -> Result<bool, JobsError> {
         self.step("complete what an older release has stored", file::catch_up)
     }

@@ -181,7 +181,7 @@ impl Pieces {
         }
     }
 
-    /// The JSON of a value. What JSON cannot hold is replaced, as in every other answer.
+    /// The JSON of a value. Values that JSON cannot hold are replaced, as in every other answer.
     pub(super) fn json(&mut self, value: Option<&[u8]>) {
         let Some(value) = value.filter(|_| self.is_wanted()) else { return self.plain(b"null") };
         let Pieces { buffer, spool } = self;

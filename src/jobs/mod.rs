@@ -158,7 +158,7 @@ pub enum JobsError {
 }
 
 impl JobsError {
-    /// True if what was to be stored can never be.
+    /// True if the data can never be stored.
     pub(crate) fn is_for_good(&self) -> bool {
         matches!(self, JobsError::Malformed(_) | JobsError::NotALoad(_))
     }
@@ -185,7 +185,7 @@ struct Cache {
     conflicts: Conflicts,
     /// Long answers to Salt that are not read yet.
     answers: SpoolFiles,
-    /// The same of those to people and scripts, who must not take the room of Salt's.
+    /// Long answers to people and scripts, which must not take the room of Salt's.
     listings: SpoolFiles,
 }
 
@@ -316,7 +316,7 @@ impl Jobs {
         }
     }
 
-    /// Reads what is committed; `None` if nothing was ever stored.
+    /// Reads the committed state; `None` if nothing was ever stored.
     fn read<T>(
         &self,
         doing: &'static str,

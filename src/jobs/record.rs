@@ -86,8 +86,8 @@ impl Jobs {
         })
     }
 
-    /// Salt's `save_minions`: the job is meant for these minions too. Which syndic they are behind
-    /// makes no difference to any answer.
+    /// Salt's `save_minions`: the job is meant for these minions too. Their syndic makes no
+    /// difference to any answer.
     pub(crate) fn save_minions(
         &self,
         jid: &str,
@@ -128,7 +128,7 @@ impl Jobs {
     }
 
     /// The same of a return that Salt has handed on, which may be that of a runner: the master's
-    /// own. `master_id` is the master's id, for all that is known.
+    /// own. `master_id` is the master's id, as far as it is known.
     pub(crate) fn save_return_handed_on(
         &self,
         load: &[u8],
@@ -234,7 +234,7 @@ impl Jobs {
         Ok(known.unwrap_or((true, minions)))
     }
 
-    /// Tells if nothing is known of what the runner of this id has returned.
+    /// Tells if no return of the runner with this id is known.
     pub(crate) fn lacks_runner(&self, jid: &str) -> Result<bool, JobsError> {
         let known = self.read("look what is missing", |db, _| {
             let mut select = db.prepare_cached(

@@ -57,7 +57,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Forgets some of what is too old; `true` if there may be more.
+    /// Forgets some of the old jobs; `true` if there may be more.
     pub fn forget_some(&self) -> Result<bool, JobsError> {
         let Some(keep) = self.kept_for() else { return Err(JobsError::Off) };
         let keep = u64::try_from(keep.as_micros()).unwrap_or(u64::MAX);
@@ -65,7 +65,7 @@ impl Jobs {
         self.step("forget old jobs", |tx| forget(tx, before))
     }
 
-    /// Does a step of work on what is stored; `true` if there may be more.
+    /// Does a step of work on the stored jobs; `true` if there may be more.
     pub(super) fn step(
         &self,
         doing: &'static str,

@@ -27,7 +27,7 @@ impl Jobs {
         Answer::new(question, self.spool(memory))
     }
 
-    /// Answers with what is stored here; blocks as long as that takes. `None` if nothing is known
+    /// Answers from the jobs stored here; blocks as long as that takes. `None` if nothing is known
     /// and the question has no empty answer.
     pub fn ask_now(&self, question: Question, memory: usize) -> Result<Option<Spooled>, JobsError> {
         let nothing = question.nothing();
@@ -113,7 +113,7 @@ fn returns_of_function(
 }
 
 /// Adds what these rows name, each a minion and the row of a return. The loads are fetched one by
-/// one: whatever SQLite sorts it copies, into files once it is much.
+/// one, because SQLite copies the rows that it sorts, into files if they are many.
 fn returns(
     db: &Connection,
     damage: &Damage,
@@ -574,7 +574,7 @@ mod tests {
         let db = Connection::open(folder.path().join("job-cache.db")).unwrap();
         let damage = |sql: &str| db.execute_batch(sql).unwrap();
         let of_job = format!("job = (SELECT id FROM jobs WHERE jid = '{JID}')");
-        // A tail, a cut, another type; what is damaged is that of one job and one minion.
+        // A tail, a cut, another type; the damage is to one job and one minion.
         for load in ["load || x'c0'", "substr(load, 1, length(load) - 1)", "'text'", "17", "x''"] {
             let before = jobs.0.damage.values();
             damage(&format!(

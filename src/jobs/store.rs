@@ -112,7 +112,7 @@ impl Question {
 /// The time that a large store may take to list jobs. Salt waits for three seconds.
 const LONGEST_LIST: Duration = Duration::from_secs(1);
 
-/// The part of the time for an answer that is kept for what comes behind a list.
+/// The part of an answer's time that is kept for the steps behind a list.
 const REMAINDER: Duration = Duration::from_millis(200);
 
 /// An answer in the making, as msgpack.

@@ -23,7 +23,7 @@ const LONGEST: usize = 200;
 /// The longest message, or text of one of [`DETAILED`].
 const LONGEST_DETAIL: usize = 2048;
 
-/// Fields that tell why, with every cause, and what was held back.
+/// Fields with reasons and all their causes, and with lines that were held back.
 const DETAILED: [&str; 3] = ["error", "reason", "line"];
 
 /// Writes events of the log in this format.

@@ -29,7 +29,7 @@ const SHOWN: u64 = 5;
 /// The time in which lines count as repeats of the first.
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// Kinds that are remembered at a time; what is over is shown.
+/// Kinds that are remembered at a time; lines of further kinds are shown.
 const MAX_KINDS: usize = 1024;
 
 /// The target of lines that say who did something. They are never held back.
@@ -76,7 +76,8 @@ impl RecentLines {
         false
     }
 
-    /// Forgets what is over: the first line of each kind that was held back, and how many were.
+    /// Forgets kinds whose time is over. Returns the first line of each that was held back, and how
+    /// many were.
     fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
         let is_over = |lines: &Repeats| now.saturating_duration_since(lines.first) >= WINDOW;
         let over = self.kinds.extract_if(|_, lines| is_over(lines));

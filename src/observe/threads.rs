@@ -154,7 +154,7 @@ impl Threads {
         changed
     }
 
-    /// The names of those that were stuck when they were last looked at.
+    /// The names of threads that were stuck at the last look.
     pub(crate) fn stuck(&self) -> Vec<String> {
         let pulses = self.lock();
         let pulses = pulses.iter().filter_map(|watched| watched.pulse.upgrade());

@@ -58,7 +58,7 @@ pub(crate) enum Seen {
 }
 
 impl Provenance {
-    /// The provenance of what comes from there, by this way into the source.
+    /// The provenance of events from there, by this way into the source.
     pub(crate) fn of(origin: &Origin, via: Via) -> Self {
         let way = match via {
             Via::Read => "",

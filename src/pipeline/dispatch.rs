@@ -69,7 +69,7 @@ pub struct Tapped {
     pub(crate) chunk: Arc<Chunk>,
 }
 
-/// A change of the sinks, or of what else is done with events.
+/// A change of the sinks, or of other work on events.
 pub enum Change {
     /// One more.
     Add(SinkChannel),

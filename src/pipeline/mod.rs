@@ -96,7 +96,7 @@ pub(crate) struct Pipeline {
     parts: JoinSet<Result<(), PipelineError>>,
     failure: Option<PipelineError>,
     shutdown: Shutdown,
-    /// Whoever drops the pipeline has ended it in order; `None` without sinks.
+    /// Dropped with the pipeline, which has then ended in order; `None` without sinks.
     life: Option<Life>,
 }
 
@@ -262,7 +262,7 @@ impl Pipeline {
         Ok(SinkChannel { filter, shares, ranks: kind.ranks, jobs: kind.keeps_jobs, state })
     }
 
-    /// Starts the thread that counts what is said of the estate.
+    /// Starts the thread that counts for the estate.
     fn start_counting(&mut self) -> Result<estate::EstateSender, PipelineError> {
         let (sender, counter) = self.estate.channel();
         self.thread("estate", move || {
@@ -282,9 +282,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Makes the pipeline what another configuration says. What is the same in both goes on
-    /// untouched. Not to be broken off: a sink that has handed over would not be started again.
-    /// Once the daemon is told to stop, no sink is waited for any longer.
+    /// Changes the pipeline to another configuration. Parts that are the same in both go on
+    /// untouched. Not to be cut short: a sink that has handed over would not be started again. Once
+    /// the daemon is told to stop, no sink is waited for any longer.
     pub(crate) async fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
         let mut plan = self.plan(config);
         let added = self.open_added(config, &plan).await?;

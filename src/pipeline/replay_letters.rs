@@ -201,7 +201,7 @@ impl Passes {
     }
 }
 
-/// Says what became of the handing over.
+/// Logs the result of handing letters over.
 fn report(ended: Result<Passed, JoinError>) {
     match ended {
         Ok((_, Ok(0))) => {}
@@ -337,7 +337,7 @@ mod tests {
         let (letter_channels, stop) = (Arc::new(LetterChannels::new()), CancellationToken::new());
         let (shares, shares_out) = channel(8, &Bell::default());
         letter_channels.open("db", shares, Arc::new(SinkState::new("db", "test")));
-        // Its spooler never says what became of them.
+        // Its spooler never settles them.
         let (stuck, stuck_out) = channel(8, &Bell::default());
         letter_channels.open("file", stuck, Arc::new(SinkState::new("file", "test")));
         let state = Arc::new(State::default());
@@ -348,7 +348,7 @@ mod tests {
             first.take_claim().unwrap().honour();
             let mut second = shares_out.recv().unwrap();
             let refused = second.take_claim();
-            // The sink loses what was not kept; it comes again.
+            // The sink loses an event that was not kept; it comes again.
             drop(refused);
             let mut again = shares_out.recv().unwrap();
             again.take_claim().unwrap().honour();

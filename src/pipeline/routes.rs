@@ -36,7 +36,7 @@ impl Routes {
     }
 
     /// Asks the filters that these are the routes to; for each of them the places of the events
-    /// that it takes, ascending. Of one that takes all it is empty.
+    /// that it takes, ascending. The list of a filter that takes all is empty.
     pub fn picks<'a>(
         &mut self,
         filters: impl Iterator<Item = &'a Filter> + Clone,

@@ -105,7 +105,7 @@ impl RunningSink {
             let _is_gone = is_gone;
             let (left, writers) = spooler.ended().await?;
             if let Err(Leftover { shares, in_memory, .. }) = left_in.send(left) {
-                // The daemon stops, and whoever was to take over waits no more.
+                // The daemon stops, and the successor waits no more.
                 let in_channel = shares.iter().flat_map(Receiver::try_iter);
                 let lost = in_memory.into_iter().chain(in_channel);
                 leaver.dropped_stop.add(lost.map(|parcel| parcel.share().len() as u64).sum());

@@ -1,7 +1,7 @@
 //! Stopping: signals, the drain deadline, and the notes to systemd.
 //!
 //! A thread of its own hears signals, keeps the time and watches the other threads, from the start
-//! of the daemon to its very end. So the daemon can be stopped whatever hangs elsewhere, in a
+//! of the daemon to its very end. So the daemon can be stopped even if something hangs, in a
 //! store's library or in a system call.
 
 use std::convert::Infallible;
@@ -35,9 +35,9 @@ const SAY: Duration = Duration::from_secs(1);
 /// The two steps of stopping.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shutdown {
-    /// Sources stop; what was read is delivered.
+    /// Sources stop; events that were read are delivered.
     pub(crate) stop: CancellationToken,
-    /// The drain deadline has passed: whatever is not delivered stays behind.
+    /// The drain deadline has passed: undelivered events stay behind.
     pub(crate) give_up: CancellationToken,
     /// Milliseconds between the two.
     deadline: Arc<AtomicU64>,
@@ -51,7 +51,7 @@ impl Shutdown {
         shutdown
     }
 
-    /// From now on this is the drain deadline. Of no effect once the daemon is stopping.
+    /// From now on this is the drain deadline. It has no effect once the daemon is stopping.
     pub(crate) fn set_deadline(&self, deadline: Duration) {
         let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         self.deadline.store(millis, Ordering::Relaxed);
@@ -72,7 +72,7 @@ impl Shutdown {
         sleep(END).await;
     }
 
-    /// Obeys what it is told, and keeps the time. Returns why the process has to end at once.
+    /// Obeys signals, and keeps the time. Returns the reason why the process has to end at once.
     async fn obey(
         &self,
         told: &mut impl SignalListener,
@@ -90,7 +90,7 @@ impl Shutdown {
                 say(|| info!("SIGHUP: files are opened anew")).await;
                 continue;
             }
-            // First, and then said: whoever waits for one of the two need not wait for the log.
+            // This comes before the log line: a thread that waits for it need not wait for the log.
             self.stop.cancel();
             stops += 1;
             match stops {
@@ -119,7 +119,7 @@ enum Request {
     Reload,
 }
 
-/// It hears what is asked for.
+/// It hears the signals.
 trait SignalListener {
     /// Waits for the next. May be broken off and called again.
     async fn next(&mut self) -> Request;

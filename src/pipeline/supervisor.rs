@@ -39,7 +39,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// The time to wait for the writers of a spooler that has died.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
-/// All that spoolers of one sink are made of, and what outlives them.
+/// The parts that spoolers of one sink are made of, and the state that outlives them.
 pub(crate) struct Supervisor {
     pub(crate) name: String,
     pub(crate) spill: SpillConfig,
@@ -57,8 +57,8 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs spoolers until one ends in order. Gives what it leaves behind, and the writers that may
-    /// not have ended yet.
+    /// Runs spoolers until one ends in order. Returns its leftovers, and the writers that may not
+    /// have ended yet.
     pub(crate) fn run(
         self,
         queue: Result<OpenQueue, String>,
@@ -256,7 +256,7 @@ mod tests {
         let mut pipeline = Pipeline::start(&config, &shutdown, &reopen, &Arc::default()).unwrap();
         let state = Arc::clone(&pipeline.state);
         let ended = tokio::time::timeout(Duration::from_secs(120), pipeline.ended()).await;
-        // A replay says if what it sent was not kept.
+        // A replay reports events that were not kept.
         let kept = ended.expect("it hangs").is_ok();
         let sinks = state.status().sinks;
         let said = sinks[0].last_error.as_ref().is_some_and(|last| last.error.contains("panicked"));

@@ -44,7 +44,7 @@ pub(crate) struct SinkEnvironment {
     pub(crate) threads: Arc<Threads>,
 }
 
-/// All that writers are started with.
+/// The parts that writers are started with.
 pub(crate) struct Starter {
     driver: Arc<dyn Driver>,
     contexts: Vec<Context>,

@@ -46,7 +46,7 @@ use crate::queue::config::SpillConfig;
 pub(crate) trait Sink: Sized + Send + 'static {
     /// The kind's name in the configuration.
     const NAME: &'static str;
-    /// The store and what is written to it, in one line.
+    /// The store and its contents, in one line.
     const ABOUT: &'static str;
     /// The settings that this store likes best where the configuration is silent.
     const DEFAULTS: Defaults;
@@ -74,25 +74,24 @@ pub(crate) trait Sink: Sized + Send + 'static {
     ) -> impl Future<Output = Result<Self, ConnectError>> + Send;
 
     /// Writes a batch; returns when every event of it is settled. After an error the same batch
-    /// comes again, so what was stored of it should be recognised, by [`Batch::id`] or the events'
-    /// own ids, where the store can.
+    /// comes again, so the store should recognise events that it has, by [`Batch::id`] or by their
+    /// own ids, if it can.
     fn write(&mut self, batch: &Batch) -> impl Future<Output = Result<(), WriteError>> + Send;
 
-    /// The time to call [`Sink::tick`], for a sink that gathers events and sends them later.
-    /// Such a sink has stored what it gathered, so that neither a stop nor a crash loses it.
+    /// The time to call [`Sink::tick`], for a sink that gathers events and sends them later. Such a
+    /// sink has stored the gathered events, so that neither a stop nor a crash loses them.
     fn due(&self) -> Option<Instant> {
         None
     }
 
-    /// Does what is [due](Sink::due), or nothing if nothing is. After an error it is called again,
-    /// with back-off; events are written meanwhile. There is no batch that an error could refuse,
-    /// so [`WriteError::Reject`] and [`WriteError::Partly`] mean the same as
-    /// [`WriteError::Retry`].
+    /// Does the work that is [due](Sink::due), if any. After an error it is called again, with
+    /// back-off; events are written meanwhile. There is no batch that an error could refuse, so
+    /// [`WriteError::Reject`] and [`WriteError::Partly`] mean the same as [`WriteError::Retry`].
     fn tick(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
 
-    /// Flushes what is buffered below and lets go of the store.
+    /// Flushes buffers and lets go of the store.
     fn close(self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
@@ -241,7 +240,7 @@ pub enum SaltForm {
     Seconds,
     /// Servers, as a list or with commas between.
     Servers {
-        /// The port of those that name none.
+        /// The port of servers that name none.
         port: u16,
         /// The word for one of them, for the name of a variable.
         each: &'static str,
@@ -294,7 +293,7 @@ impl Reopen {
     pub(crate) fn take(&mut self) -> bool {
         let is_due = self.0.has_changed().unwrap_or(false);
         if is_due {
-            // A signal that comes in between is served by what follows this one.
+            // A signal that comes in between is served by the work that follows.
             self.0.mark_unchanged();
         }
         is_due

@@ -18,7 +18,7 @@ use crate::event::template::{Template, Values};
 use crate::event::url_template::UrlTemplate;
 use crate::sync::blocking;
 
-/// All that the requests of a sink have besides their bodies.
+/// The parts of a sink's requests besides their bodies.
 #[derive(Clone)]
 pub(super) struct Envelope {
     pub(super) url: UrlTemplate,

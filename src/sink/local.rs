@@ -20,7 +20,7 @@
 //!
 //! # Guarantee
 //!
-//! Lines are in order; nobody remembers what was printed.
+//! Lines are in order; printed lines are not remembered.
 //!
 //! # Failures
 //!

@@ -39,7 +39,7 @@
 //!
 //! * the directory is missing, or may not be written to → the batch comes again, after 0.5 s to 30
 //!   s → `saltern_sink_up` is 0; the log names the file and what to do
-//! * the disk is full → what was written of the batch is cut off again; it comes again →
+//! * the disk is full → the written part of the batch is cut off again; it comes again →
 //!   `saltern_sink_retries_total` rises, the log names the file
 //! * another process holds the lock → it is waited for, up to `retry.timeout` →
 //!   `saltern_sink_lag_seconds` rises
@@ -108,7 +108,7 @@ struct Rotate {
     max_age: Option<Span>,
     /// Files kept besides the current one: `events.1.zst` is the newest.
     keep: u32,
-    /// Compress what is put aside with zstd.
+    /// Compress files that are put aside with zstd.
     compress: bool,
 }
 
@@ -365,7 +365,7 @@ fn or_nothing(file: &mut File, write: impl FnOnce(&mut File) -> io::Result<()>) 
     })
 }
 
-/// Writes the lines of a batch of which some are long; of those a piece is held at a time.
+/// Writes the lines of a batch with long ones; one piece of a long one is held at a time.
 fn write_in_pieces(file: &mut File, batch: &Batch, lines: &mut Vec<u8>) -> io::Result<()> {
     lines.clear();
     let mut written = Ok(());
@@ -417,7 +417,7 @@ fn began(file: &File) -> SystemTime {
 }
 
 /// Renames `events` to `events.1` (or compresses it to `events.1.zst`) and those before it to one
-/// higher number each; the last is removed. What can fail for want of room comes first.
+/// higher number each; the last is removed. Steps that need room come first.
 fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
     let beside = |suffix: &str| {
         let mut name = OsString::from(path);

@@ -32,7 +32,7 @@ pub static KINDS: &[SinkKind] = &[
     SinkKind::of::<blackhole::Blackhole>(),
 ];
 
-/// Reads a kind's own part of the configuration, noting what is wrong with it.
+/// Reads a kind's own part of the configuration, noting its mistakes.
 pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>;
 
 /// A kind of sink, with its type erased.

@@ -126,7 +126,7 @@ pub(super) struct Config {
     /// later.
     #[serde(default = "default_timeout")]
     timeout: Span,
-    /// The time that rows are kept, `30d`, whoever wrote them. They go in small steps after each
+    /// The time that rows are kept, `30d`, also those of others. They go in small steps after each
     /// batch; the file does not shrink. Default: for ever.
     #[serde(default)]
     keep: Option<Span>,
@@ -207,7 +207,7 @@ pub(super) struct Sqlite3 {
     statements: Statements,
     retention: Option<Retention>,
     /// Texts of an event while they are bound, kept for its memory. A long one is kept until the
-    /// batch is stored: the allocator holds what is freed for some milliseconds, and the next long
+    /// batch is stored: the allocator holds freed memory for some milliseconds, and the next long
     /// text would come on top of it.
     buffer: Vec<u8>,
 }
@@ -305,8 +305,8 @@ impl Sqlite3 {
         let doing = format!("writing to {}", self.path.display());
         self.check_file(&doing)?;
         if self.sqlite.is_in_transaction() {
-            // A write before this one panicked. What it left fails with the next statement, if at
-            // all.
+            // A write before this one panicked. Its transaction fails with the next statement, if
+            // at all.
             let _ = at_once(self.sqlite.execute("ROLLBACK", &Values::default()));
         }
         let Sqlite3 { sqlite, statements, buffer, .. } = self;

@@ -227,7 +227,7 @@ impl Tracker {
     }
 }
 
-/// Waits until the job cache has stored what was read before the bus was there again.
+/// Waits until the job cache has stored the events that were read before the bus was there again.
 async fn caught_up(sender: &FrameSender, connected: Instant) {
     let began = Instant::now();
     let mut has_warned = false;

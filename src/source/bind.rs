@@ -65,8 +65,8 @@ impl std::fmt::Display for Bind {
 }
 
 impl Bind {
-    /// Lets a socket listen; on a path with mode 0660, in place of what a process that was killed
-    /// left behind.
+    /// Lets a socket listen; on a path with mode 0660, in place of the file of a process that was
+    /// killed.
     pub(super) async fn listen(&self, socket: &mut impl Socket) -> Result<Bound, SourceError> {
         let doing = || format!("listening on {self}");
         let (opened, file) = self.open(&Access::GROUP)?;

@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Asks that events may gather for so long, at the most, before the thread looks at the sockets
-/// again. Of several wishes the shortest counts.
+/// again. The shortest of several wishes counts.
 pub(super) fn ask(wish: Duration) {
     ASKED.with(|asked| {
         let others = asked.get();

@@ -49,7 +49,7 @@ pub(crate) trait Source: Send + Sync + 'static {
         JobCache::NotUsed
     }
 
-    /// The socket file of a Salt master's bus, if that is what it reads.
+    /// The socket file of a Salt master's bus, if it reads one.
     fn bus_socket(_config: &Self::Config) -> Option<PathBuf> {
         None
     }

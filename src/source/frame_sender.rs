@@ -21,7 +21,7 @@ pub enum Via {
     Read,
     /// Salt's master handed it to its job cache as a return.
     JobCacheReturns,
-    /// The daemon made it of what Salt's master told its job cache of a job.
+    /// The daemon made it of a master's call of its job cache.
     JobLoads,
 }
 
@@ -67,8 +67,8 @@ pub(crate) struct FrameSender {
 /// The time to wait for room in the dispatcher's channel before looking again.
 const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
 
-/// Frames of fewer bytes are copied into a block of their own. More than that is a fair part of the
-/// block that they were read into, all of which a single frame holds: 256 KiB for most sources.
+/// Frames of fewer bytes are copied into a block of their own. A single frame holds the whole block
+/// that it was read into, 256 KiB for most sources. Frames of more bytes are a fair part of that.
 const FAIR: usize = 64 << 10;
 
 /// The same frames in a block that has room for nothing else.
@@ -99,8 +99,8 @@ impl FrameSender {
         self.hand_over(bodies, ids, Some(claim)).await.then_some(receipt)
     }
 
-    /// Hands on an event that the daemon itself has made: none of those that the source has read.
-    /// Returns `false` as [`FrameSender::send`] does.
+    /// Hands on an event that the daemon itself has made, not one that the source has read. Returns
+    /// `false` as [`FrameSender::send`] does.
     pub(crate) async fn tell(&self, event: &Event) -> bool {
         self.put(vec![event.frame().clone()], Vec::new(), None).await
     }

@@ -9,8 +9,8 @@
 //! 0xff                  ZMTP, ZeroMQ's own protocol        releases up to 2016, re-publishers
 //! ```
 //!
-//! Frames come cut anywhere. The framer remembers how far it has looked, so each byte is looked at
-//! once, whatever the size of the reads, and says how many bytes it is waiting for.
+//! Frames come cut anywhere. The framer remembers how far it has looked, so it looks at each byte
+//! once, for reads of any size, and says how many bytes it is waiting for.
 //!
 //! Seen on masters of 3006.28, 3007.15 and 3008.3; see also `salt.transport.ipc` and
 //! `salt.transport.tcp` there.

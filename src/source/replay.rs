@@ -1,6 +1,6 @@
 //! `replay`: a recorded bus, or JSON lines, from a file or from standard input. It ends, and when
-//! every source has ended, `saltern run` delivers what was read and exits 0. `saltern replay FILE`
-//! does the same once.
+//! every source has ended, `saltern run` delivers the rest and exits 0. `saltern replay FILE` does
+//! the same once.
 //!
 //! # Example
 //!
@@ -44,7 +44,7 @@
 //! the sources share one thread and a disk may be slow. A pipe or a terminal may keep a reader
 //! waiting, so the source waits before each read until there is something to read. No thread is
 //! ever stuck in a read when the daemon stops. [`lenient_json`](crate::codec::lenient_json)
-//! replaces what is not JSON.
+//! replaces values that are not JSON.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -287,7 +287,7 @@ struct Block {
     bad: Vec<String>,
     /// Events of which something was replaced.
     lossy: u64,
-    /// All that was replaced in them.
+    /// The replaced values, by reason.
     replaced: Replaced,
     /// Set by the last block: whether the file ended as it should.
     end: Option<Result<(), SourceError>>,

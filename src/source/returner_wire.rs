@@ -320,7 +320,7 @@ fn read<'a, T: Deserialize<'a>>(message: &'a [u8], what: &str) -> Result<T, Stri
     T::deserialize(&mut deserializer).map_err(|error| format!("{what}: {error}"))
 }
 
-/// Refuses an event that is cut off or has a tail: whoever reads it later could only guess.
+/// Refuses an event that is cut off or has a tail: a later reader could only guess.
 fn check_event(frame: &Bytes) -> Result<(), String> {
     let event = Event::parse(frame.clone()).map_err(|why| format!("events: {why}"))?;
     msgpack::whole(event.payload()).map_err(|why| {
@@ -333,7 +333,7 @@ fn check_load<'a>(load: &'a [u8], op: &str) -> Result<Load<'a>, String> {
     Load::of(load).map_err(|why| format!("{op}: the load: {why}"))
 }
 
-/// The event as Salt's master puts it onto its bus for what a minion returned.
+/// The event that Salt's master puts onto its bus for a minion's return.
 fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
     let whole = check_load(load, "return")?;
     let text = |key| {
@@ -389,7 +389,7 @@ impl JobCall {
 /// An answer of the source.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Done; with msgpack of what was asked for, if anything was.
+    /// Done; with the answer as msgpack, if there is one.
     Done(Option<Spooled>),
     /// Not done, why, and whether the same request may be taken later.
     Refused { why: String, later: bool },
@@ -462,14 +462,13 @@ pub(super) fn done(id: u64, v: u64, value: Option<&[u8]>) -> Vec<u8> {
     Written { v, id, value: value.map(Bin), ..Written::default() }.packed()
 }
 
-/// A part of what was asked for; more follows.
+/// A part of an answer; more follows.
 pub(super) fn part(id: u64, v: u64, part: &[u8]) -> Vec<u8> {
     Written { v, id, part: Some(Bin(part)), ..Written::default() }.packed()
 }
 
 impl Answer {
-    /// The one message that answers the request of this number, with all that was asked for in
-    /// memory.
+    /// The one message that answers the request of this number, with the whole answer in memory.
     pub(super) fn message(self, id: u64, version: u64) -> Vec<u8> {
         match self {
             Answer::Done(None) => done(id, version, None),

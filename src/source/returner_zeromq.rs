@@ -100,7 +100,7 @@ impl Source for ReturnerZeromq {
     ) -> Result<(), SourceError> {
         let mut socket = RouterSocket::new();
         let mut bound = config.bind.listen(&mut socket).await?;
-        // Salt's side keeps what it cannot hand over.
+        // Salt's side keeps events that it cannot hand over.
         let mut link = Link::keeping(sender.state.clone());
         link.up(&config.bind.to_string());
         let mut counter = Counter::new(sender, config);

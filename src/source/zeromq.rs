@@ -216,7 +216,7 @@ impl Source for Zeromq {
     }
 }
 
-/// One publisher and what is wanted of it.
+/// One publisher and the topics that are wanted of it.
 struct Subscription {
     publisher: String,
     topics: Arc<[String]>,

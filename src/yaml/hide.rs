@@ -43,7 +43,7 @@ const LOCAL: [&str; 3] = ["ipc", "unix", "file"];
 /// Columns of a line that are shown.
 const WIDTH: usize = 120;
 
-/// Columns on either side of those that are looked at for the looks of values.
+/// Columns on either side of the shown ones whose values are checked too.
 const MARGIN: usize = 2000;
 
 /// An opaque text of so many characters is a secret.
@@ -296,7 +296,7 @@ fn open_brackets(line: &str, open: usize) -> usize {
     })
 }
 
-/// Hides what is behind an argument or word that names a secret: `--token abc`, `password=abc`.
+/// Hides the text behind an argument or word that names a secret: `--token abc`, `password=abc`.
 fn without_arguments(text: &str) -> String {
     let mut from = 0;
     for word in text.split_inclusive([' ', '=', '\t']) {

@@ -271,7 +271,7 @@ impl Node {
         let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
         parsed.map(Node::from).map_err(|error| {
             let message = error.without_snippet().to_string();
-            // The place stands in front of the line; what is behind is the message.
+            // The place stands in front of the line; the message is behind it.
             let place = error.location().map(Place::from);
             // The parser's message may quote a part of the line.
             if place.is_some_and(|place| hide::hides(text, place.line)) {
@@ -305,7 +305,7 @@ impl Node {
         T::deserialize(self).map_err(|problem: Problem| problem.located(self.place))
     }
 
-    /// Reads the value into a type and notes every problem in it, not only the first: what is wrong
+    /// Reads the value into a type and notes every problem in it, not only the first. A wrong part
     /// is left out and the rest is read again.
     pub(crate) fn read_noting<T: DeserializeOwned>(
         &self,
@@ -359,8 +359,8 @@ impl Node {
         problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
     }
 
-    /// The places and texts of what may be a secret in a whole configuration. The names of entries
-    /// are the operator's, and say nothing of what is in them.
+    /// The places and texts of possible secrets in a whole configuration. The names of entries are
+    /// the operator's, and tell nothing of their contents.
     fn find_secrets_of_root<'a>(&'a self, found: &mut Vec<(Place, &'a str)>) {
         let Value::Map(sections) = &self.value else { return self.find_secrets(false, found) };
         for (section, entries) in sections {
@@ -377,7 +377,7 @@ impl Node {
         }
     }
 
-    /// The places and texts of what may be a secret.
+    /// The places and texts of possible secrets.
     fn find_secrets<'a>(&'a self, is_secret: bool, found: &mut Vec<(Place, &'a str)>) {
         match &self.value {
             Value::Replaced(text) => found.push((self.place, text)),

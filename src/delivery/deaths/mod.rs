@@ -210,7 +210,7 @@ pub(crate) struct Deaths {
 }
 
 impl Deaths {
-    /// Notes that a process begins, at `now` in microseconds since 1970. Whoever calls it owns
+    /// Notes that a process begins, at `now` in microseconds since 1970. The caller owns
     /// `state_dir`.
     pub(crate) fn begin(state_dir: &Path, now: u64) -> Self {
         Deaths::begin_with(state_dir, now, ALONE)

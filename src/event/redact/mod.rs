@@ -24,7 +24,7 @@ mod rules;
 pub(crate) use rules::RuleConfig;
 pub use rules::Rules;
 
-/// Rules that are in force, and the counts of what they have done.
+/// Rules that are in force, and the counts of their replacements.
 pub struct Redaction {
     rules: Arc<Rules>,
     values: Vec<Tally>,
@@ -51,8 +51,8 @@ impl Redaction {
         }))
     }
 
-    /// The event without what is to be hidden, under the id that it has; `None` if it stays as it
-    /// is. What was done is counted.
+    /// The event with values hidden, under the same id; `None` if it stays as it is. Replacements
+    /// are counted.
     pub fn of(&self, event: &Event) -> Option<Event> {
         // The rules for the event of a new job hold for the master's load of that job too.
         let is_load = event.kind() == EventKind::JobLoad;
@@ -93,7 +93,7 @@ mod tests {
     use crate::event::redact::*;
     use crate::yaml::{Node, Problem};
 
-    /// The rules that stand under `redact` in a text, or what is wrong with them.
+    /// The rules under `redact` in a text, or the mistakes in them.
     pub(super) fn rules(yaml: &str) -> Result<Arc<Rules>, Vec<(usize, usize, String)>> {
         let mut problems = Vec::new();
         let mut root = Node::parse(yaml).unwrap();
@@ -119,7 +119,7 @@ mod tests {
         Event::new(tag, &rmp_serde::to_vec(data).unwrap())
     }
 
-    /// The payload without what is hidden.
+    /// The payload with values hidden.
     fn of(redaction: &Redaction, data: &Value) -> Value {
         let event = event("salt/job/20261121233336123456/ret/web-1", data);
         let redacted = redaction.of(&event);
@@ -156,7 +156,7 @@ mod tests {
         });
         assert_eq!(of(&redaction, &data), expected);
         assert_eq!(counts(&redaction), [6]);
-        // A number as a key is known by its digits; what is hidden already is not hidden again.
+        // A number as a key is known by its digits; a hidden value is not hidden again.
         let payload = b"\x82\x07\xa1s\xc0\xa1s";
         let redacted = redaction.of(&Event::new("t", payload)).unwrap();
         assert_eq!(redacted.json(&mut Vec::new()), br#"{"7": "**redacted**", "null": "s"}"#);

@@ -54,7 +54,7 @@ impl Takes {
 }
 
 impl Paths {
-    /// Adds a path of a rule; the error says what is wrong with the path.
+    /// Adds a path of a rule; the error names the mistake in the path.
     pub(super) fn add(&mut self, path: &str, rule: usize) -> Result<(), String> {
         let mut steps = parse(path).map_err(|why| format!("`{path}` is no path: {why}"))?;
         if let Some(last) = steps.last_mut() {
@@ -116,7 +116,7 @@ fn parse(path: &str) -> Result<Vec<Step>, String> {
     if steps.is_empty() { Err("it leads nowhere".to_owned()) } else { Ok(steps) }
 }
 
-/// The step at the front, whether it descends, and what is behind.
+/// The step at the front, whether it descends, and the rest of the path.
 fn step(rest: &str) -> Result<(Takes, bool, &str), String> {
     let (descends, named) = match rest.strip_prefix("..") {
         Some(named) => (true, Some(named)),
@@ -159,7 +159,7 @@ fn bracketed(inside: &str) -> Result<(Takes, &str), String> {
     Ok((takes, behind))
 }
 
-/// The text up to the quote, without its backslashes, and what is behind the quote.
+/// The text up to the quote, without its backslashes, and the text behind the quote.
 fn quoted(text: &str, quote: char) -> Result<(String, &str), String> {
     let mut name = String::new();
     let mut chars = text.chars();

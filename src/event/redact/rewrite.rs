@@ -57,7 +57,7 @@ impl From<Malformed> for Fault {
     }
 }
 
-/// The payload with what the rules replace; `None` if it stays as it is.
+/// The payload with values replaced by the rules; `None` if it stays as it is.
 pub(super) fn rewrite(rules: &Rules, asked: &Asked, payload: &[u8]) -> Option<Rewritten> {
     let mut pass = Pass {
         rules,
@@ -114,7 +114,7 @@ struct Key<'a> {
     head: Item<'a>,
     /// The place where it begins in the payload.
     from: usize,
-    /// The place where it begins in what is written.
+    /// The place where it begins in the new payload.
     written_from: usize,
 }
 
@@ -131,7 +131,7 @@ struct Pass<'a> {
     copied: usize,
     longest: usize,
     /// Bytes that keys which are arrays or maps may still take. JSON has room for no more of them,
-    /// and they bound what it costs to know keys within keys.
+    /// and they bound the cost of recognising keys within keys.
     room: usize,
     hits: Vec<u64>,
     cut: Cut,
@@ -285,7 +285,7 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Replaces the next value, whatever it is.
+    /// Replaces the next value, of any type.
     fn hide(&mut self, rule: usize) -> Result<(), Fault> {
         let from = self.walker.offset();
         if from >= self.payload.len() {

@@ -129,7 +129,7 @@ impl Row<'_> {
         }
     }
 
-    /// Text, or what was meant to be text.
+    /// Text, or bytes that were meant to be text.
     pub(super) fn text(&mut self, bytes: &[u8]) {
         self.next(&[Holds::Text, Holds::Symbol]);
         self.string(bytes);

@@ -8,7 +8,7 @@ use crate::client::http::{self, Answer, Failed};
 use crate::codec::visible;
 use crate::sink::contract::WriteError;
 
-/// The answer of a server that did not do what it was asked, or that there was none.
+/// The failure of a request: the server's refusal, or no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     /// The server said why.
@@ -98,8 +98,8 @@ impl Refusal {
         }
     }
 
-    /// The server's answer, if it has done what it was asked. A status of 200 does not say so: an
-    /// exception may stand in a header, or behind an answer that was begun.
+    /// The server's answer, if it is no refusal. A status of 200 does not say so: an exception may
+    /// stand in a header, or behind an answer that was begun.
     pub(super) fn of(answer: Answer) -> Result<String, Refusal> {
         let body = String::from_utf8_lossy(&answer.body).into_owned();
         let is_refused = !answer.status.is_success();
@@ -136,8 +136,8 @@ impl Refusal {
     }
 }
 
-/// The meaning of an answer that is not the server's own. Too much at once is all that can be wrong
-/// with the rows; a 400 may come of a wrong port.
+/// The meaning of an answer that is not the server's own. Only its 413 is about the rows; a 400 may
+/// come of a wrong port.
 fn of_a_proxy(answer: &Answer) -> Result<(), Failed> {
     match http::usual(answer) {
         Err(Failed::Reject) if answer.status != StatusCode::PAYLOAD_TOO_LARGE => Err(Failed::Retry),

@@ -300,7 +300,7 @@ impl Sink for ClickHouse {
     }
 }
 
-/// The server of a site, asked what it can do, and with its tables if they are to be created.
+/// The server of a site, with its features known, and with its tables if they are to be created.
 async fn ready<'a>(
     site: &'a mut Site<Server>,
     client: &Client,

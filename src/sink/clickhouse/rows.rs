@@ -319,7 +319,7 @@ fn json<'t>(value: Option<&[u8]>, scratch: &'t mut Vec<u8>) -> &'t [u8] {
     scratch
 }
 
-/// The texts of an array; whatever else is in it is left out.
+/// The texts of an array; other values are left out.
 fn list(value: Option<&[u8]>) -> impl Iterator<Item = &[u8]> + Clone {
     let mut walker = Walker::new(value.unwrap_or_default());
     let mut left = match walker.item() {

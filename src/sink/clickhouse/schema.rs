@@ -30,7 +30,7 @@ pub(super) enum Makes {
     Column(&'static str, &'static str, &'static str),
 }
 
-/// One statement. It does no harm where what it makes is there already, but for a column.
+/// One statement. It does no harm if its object is there already, unless that is a column.
 #[derive(Debug)]
 pub(super) struct Statement {
     pub(super) makes: Makes,
@@ -280,12 +280,12 @@ fn on(options: &Options) -> String {
         .map_or(String::new(), |cluster| format!(" ON CLUSTER {}", quoted(cluster)))
 }
 
-/// A name, whatever is in it.
+/// A name of any characters, quoted.
 fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
 }
 
-/// A text, whatever is in it.
+/// A text of any characters, quoted.
 pub(super) fn text(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }

@@ -1,4 +1,4 @@
-//! One ClickHouse server: what it can do, and how it is asked.
+//! One ClickHouse server: its features, and the requests to it.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ impl Server {
         })
     }
 
-    /// Lets these settings go with each insert. What the server does not know of them is left away.
+    /// Lets these settings go with each insert. Those that the server does not know are left away.
     pub(super) fn with_settings(
         mut self,
         settings: impl IntoIterator<Item = (String, String)>,
@@ -177,7 +177,7 @@ async fn ask(client: &Client, url: &Url, sql: &str) -> Result<String, Refusal> {
     let sql = Bytes::copy_from_slice(sql.as_bytes());
     let answer = answer_to(request.body("text/plain", sql)).await;
     answer.map_err(|refusal| match refusal {
-        // There were none: whatever it is, no event is to blame.
+        // There were no rows, so no event is to blame.
         Refusal::Exception { meaning: Meaning::Rows, text } => {
             Refusal::Exception { meaning: Meaning::Later(""), text }
         }

@@ -16,8 +16,8 @@
 //! A message for each event:
 //!
 //! * topic: by template. `{kind}` stands for the event's kind (`job_return`), `{master}` for the
-//!   master's id, with `_` for what cannot be in a name. It is made if it is missing; with `create:
-//!   false` the sink waits until somebody makes it
+//!   master's id, with `_` for characters that cannot be in a name. It is made if it is missing;
+//!   with `create: false` the sink waits until somebody makes it
 //! * key: the minion's id, the jid, the tag, or nothing. Messages with the same key stay in order;
 //!   an event without a minion has no key. The partition is the one that Java's producers choose
 //!   (`murmur2_random`)
@@ -281,8 +281,8 @@ impl Kafka {
         Ok(())
     }
 
-    /// Sends the batch but for what is to be left out, in a transaction if wanted. Gives the places
-    /// of what the brokers refuse; the transaction is committed if that is nothing.
+    /// Sends the batch without the events of `left_out`, in a transaction if wanted. Returns the
+    /// places of refused events; the transaction is committed if there are none.
     async fn attempt(
         &mut self,
         batch: &Batch,
@@ -351,8 +351,8 @@ impl Kafka {
         })
     }
 
-    /// Sends the events at the places that `is_wanted` and waits for all reports; gives the places
-    /// of what the brokers refuse.
+    /// Sends the events at the places that `is_wanted` and waits for all reports; returns the
+    /// places of events that the brokers refuse.
     async fn send(
         &mut self,
         batch: &Batch,
@@ -394,7 +394,7 @@ impl Kafka {
         self.judge(&failed)
     }
 
-    /// The places of what is refused, if nothing else went wrong.
+    /// The places of refused events, if there was no other failure.
     fn judge(&mut self, failed: &[Failed]) -> Result<BTreeSet<usize>, WriteError> {
         let is_refused = |failed: &&Failed| Outcome::of(failed.code) == Outcome::Refused;
         let refused: BTreeSet<_> = failed.iter().filter(is_refused).map(|f| f.place).collect();
@@ -468,7 +468,7 @@ fn hand_over(
     true
 }
 
-/// Everything is stored but what was refused.
+/// The result of a batch that is stored except for refused events.
 fn verdict(refused: Vec<usize>) -> Result<(), WriteError> {
     if refused.is_empty() {
         return Ok(());

@@ -67,8 +67,8 @@ impl Reports {
         self.news.notify_one();
     }
 
-    /// Waits for the last report after the last message; gives what was not delivered. Calls
-    /// `at_failure` when something was not, once or more.
+    /// Waits for the last report after the last message; returns the messages that were not
+    /// delivered. Calls `at_failure` if there are any, once or more.
     pub(super) async fn end(&self, at_failure: impl Fn()) -> Vec<Failed> {
         self.settle_one();
         while self.open.load(Ordering::SeqCst) > 0 {
@@ -85,7 +85,7 @@ impl Reports {
         locked(&self.trouble).clone()
     }
 
-    /// Something is said of a broker.
+    /// Notes an error of a broker.
     pub(super) fn say(&self, code: RDKafkaErrorCode, reason: &str) {
         let mut trouble = locked(&self.trouble);
         // "All are down" follows from what was said of each broker.

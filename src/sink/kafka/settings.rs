@@ -46,8 +46,8 @@ pub(super) struct Settings {
     /// The login at the brokers. Default: none.
     #[serde(default)]
     sasl: Option<Sasl>,
-    /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
-    /// Default: none.
+    /// Settings of librdkafka by their own names, for those without a setting here: `linger.ms:
+    /// 20`. Default: none.
     #[serde(default)]
     properties: Properties,
 }
@@ -81,7 +81,7 @@ impl MessageCompression {
 pub(super) enum Create {
     /// Wait until somebody creates it.
     Never,
-    /// Create it; -1 stands for what the brokers are set to.
+    /// Create it; -1 stands for the brokers' own setting.
     Missing { partitions: i32, replication: i32 },
 }
 

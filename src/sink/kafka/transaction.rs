@@ -200,9 +200,10 @@ impl Transactions {
         self.is_open = false;
     }
 
-    /// The error after our producer lost its id to another one. Brokers take the id of whoever
-    /// leaves a transaction open for too long, too: after a cut of the network, say. So only a mark
-    /// that is not ours tells that there is another saltern; the one of us that finds it gives in.
+    /// The error after our producer lost its id to another one. Brokers also take the id of a
+    /// producer that leaves a transaction open for too long: after a cut of the network, say. So
+    /// only a mark that is not ours tells that there is another saltern; the one of us that finds
+    /// it gives in.
     pub(super) fn fenced(&self, batch: BatchId, failed: WriteError) -> WriteError {
         let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
         let is_ours = |marks: &[Mark]| {
@@ -222,8 +223,8 @@ impl Transactions {
         }
     }
 
-    /// Takes back at once what was not committed, so that readers need not wait until the brokers
-    /// give it up; whether there was anything. Blocks.
+    /// Takes an open transaction back at once, so that readers need not wait until the brokers give
+    /// it up. Returns true if there was one. Blocks.
     pub(super) fn leave(&mut self, producer: &ThreadedProducer<Reports>) -> bool {
         self.noting.wait();
         if self.is_open {

@@ -31,7 +31,7 @@ impl UnboundedCall {
         let (runs, running) = channel();
         self.running = Some(running);
         let returned = spawn_blocking(move || {
-            // Dropped after the call, with all that it holds, has gone.
+            // Dropped once the call and all that it holds are gone.
             let _runs = runs;
             call()
         });

@@ -286,7 +286,8 @@ impl Digests {
         Ok(Some(Due { key: sealed.key, body }))
     }
 
-    /// Notes how it went to send the sealed digest, and hands on what is to be tried again.
+    /// Notes the result of sending the sealed digest, and hands on an error that is to be tried
+    /// again.
     pub(crate) fn settle(&mut self, sent: Result<(), WriteError>) -> Result<(), WriteError> {
         match sent {
             Ok(()) => self.sent(),
@@ -394,7 +395,7 @@ mod tests {
         batch(numbers.map(|n| Event::new(&format!("n/{n}"), b"\x80")).collect())
     }
 
-    /// The numbers of the events in the digest that is due, what it says of dropped ones, its key.
+    /// The digest that is due: the numbers of its events, its count of dropped ones, its key.
     fn sealed(digests: &mut Digests) -> Option<(Vec<u64>, u64, String)> {
         let due = digests.seal(Place::Json).unwrap()?;
         let body: Value = serde_json::from_slice(&due.body).unwrap();
@@ -580,7 +581,7 @@ mod tests {
                     }
                 }
                 assert!(accepted.is_sorted_by(|a, b| a < b), "{accepted:?}");
-                // The next digest would tell what was dropped after the last.
+                // The next digest would count the events that were dropped after the last.
                 told += u64::try_from(digests.dropped).unwrap();
                 assert_eq!(accepted.len() as u64 + told, next);
                 assert_eq!((digests.due(), digests.sealed), (None, None));

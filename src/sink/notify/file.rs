@@ -40,7 +40,7 @@ INSERT OR IGNORE INTO digest (one) VALUES (1);
 /// An open file.
 pub(super) struct File {
     path: PathBuf,
-    /// The device and the number of what was opened.
+    /// The device and the number of the opened file.
     opened: (u64, u64),
     connection: Connection,
 }
@@ -54,7 +54,7 @@ pub(super) struct Waiting {
     pub(super) bytes: usize,
 }
 
-/// The digest that is being sent. Neither its key nor what is in it changes any more.
+/// The digest that is being sent. Neither its key nor its events change any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sealed {
     pub(super) key: String,
@@ -64,7 +64,7 @@ pub(super) struct Sealed {
     pub(super) counted: i64,
 }
 
-/// All that a file says besides the events' notes.
+/// The contents of a file besides the events' notes.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) waiting: Vec<Waiting>,
@@ -118,7 +118,7 @@ impl File {
         identity(&self.path).is_ok_and(|found| found == self.opened)
     }
 
-    /// Writes all that `change` does, or nothing.
+    /// Commits all changes of `change`, or none.
     pub(super) fn change<T>(
         &mut self,
         change: impl FnOnce(&Change<'_>) -> rusqlite::Result<T>,

@@ -21,7 +21,7 @@ use crate::yaml::suggest;
 /// Bytes of a value, at the most. Longer than any id of Salt's.
 const LONGEST: usize = 512;
 
-/// Names that a text lists, and lines that it has. What is left out is counted.
+/// Names that a text lists, and lines that it has. The others are counted.
 const LISTED: usize = 10;
 
 /// One event, as a digest shows it.

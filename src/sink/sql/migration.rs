@@ -10,7 +10,7 @@ use super::statements::Statements;
 use super::tables::Table;
 use super::{Database, Values};
 
-/// Makes what is missing.
+/// Makes missing tables, columns and indexes.
 pub(in crate::sink) async fn migrate<D: Database>(
     database: &mut D,
     statements: &Statements,

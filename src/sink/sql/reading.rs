@@ -51,7 +51,7 @@ impl Reading {
         self.tables.returns.column(field).filter(|column| self.return_columns.contains(*column))
     }
 
-    /// The query that finds what is asked, and its value. `None` if the tables cannot know it.
+    /// The query for a question, and its value. `None` if the tables cannot know it.
     fn query<'a>(&self, question: &'a Question) -> Option<(String, Option<&'a str>)> {
         let (jids, returns) = (self.tables.jids.name, self.tables.returns.name);
         let (jid, load) = (self.of_job(JobField::Jid)?, self.of_job(JobField::Load)?);

@@ -53,7 +53,7 @@ impl Retention {
     }
 }
 
-/// Forgets what was stored before a time; `true` if there may be more of it.
+/// Forgets rows that were stored before a time; `true` if there may be more of them.
 async fn forget<D: Database>(
     database: &mut D,
     statements: &Statements,

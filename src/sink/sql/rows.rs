@@ -19,7 +19,7 @@ use crate::event::standing::{Precedence, Standing};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 
-/// All that an event says of a job.
+/// The facts of a job in an event.
 pub(super) enum Said<'a> {
     /// Nothing.
     Nothing,
@@ -29,7 +29,7 @@ pub(super) enum Said<'a> {
     Return(Return<'a>),
 }
 
-/// All that is said of a job itself.
+/// The facts of a job itself.
 pub(super) struct Job<'a> {
     entry: Entry<'a>,
     pub(super) jid: &'a str,
@@ -170,7 +170,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Adds what is said of one thing.
+    /// Adds the value of one field.
     pub(super) fn put_field(&self, field: JobField, times: &mut Times, values: &mut Values<'a>) {
         match field {
             JobField::Jid => values.text(Some(self.jid)),

@@ -35,7 +35,7 @@ pub(in crate::sink) struct Column<F> {
     pub(in crate::sink) field: Option<F>,
     /// Its type, with which it is added to a table that lacks it.
     pub(in crate::sink) kind: &'static str,
-    /// Whatever else is said of it in a new table.
+    /// Its constraints in a new table.
     pub(in crate::sink) constraint: &'static str,
 }
 
@@ -106,7 +106,7 @@ pub(in crate::sink) enum EventField {
 }
 
 impl<F: Copy + PartialEq> Table<F> {
-    /// The columns that are written, with what they hold.
+    /// The columns that are written, with their fields.
     pub(super) fn written(&self) -> impl Iterator<Item = (&'static str, F)> + Clone {
         self.columns.iter().filter_map(|column| Some((column.name, column.field?)))
     }

@@ -137,7 +137,7 @@ async fn run<D: Database>(database: &mut D, sql: &str) -> Result<(), D::Error> {
     database.execute(sql, &Values::default()).await.map(drop)
 }
 
-/// All that is needed to write the entries of a batch.
+/// The state of writing the entries of a batch.
 struct Writing<'a> {
     statements: &'a Statements,
     values: Values<'a>,
@@ -175,8 +175,8 @@ impl<'a> Writing<'a> {
         if returns.is_empty() { Ok(()) } else { self.returns(database, &returns).await }
     }
 
-    /// Writes what is said of a job: the load that comes first stays, unless a better one comes;
-    /// the minions are those of all times. Of a job without a load nothing is stored.
+    /// Writes the facts of a job. The load that comes first stays, unless a better one comes; the
+    /// minions are those of all times. Nothing is stored of a job without a load.
     async fn job<D: Database>(&mut self, database: &mut D, job: &Job<'a>) -> Result<(), D::Error> {
         let statements = self.statements;
         let jids = &statements.tables.jids;
@@ -233,7 +233,7 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Writes those returns that hold beside what is stored ([`crate::event::standing`]).
+    /// Writes those returns that hold beside stored ones ([`crate::event::standing`]).
     async fn returns<D: Database>(
         &mut self,
         database: &mut D,

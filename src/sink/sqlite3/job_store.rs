@@ -74,7 +74,7 @@ impl Database {
         };
         open.sqlite.give_up_at(answer.until())?;
         if !open.reading.is_whole() {
-            // A sink may have added meanwhile what was missing.
+            // A sink may have added missing columns meanwhile.
             open.reading = at_once(Reading::of(&mut open.sqlite, self.tables, &DIALECT))?;
         }
         let answer = at_once(fill(&mut open.sqlite, &open.reading, answer))?;

@@ -56,7 +56,7 @@ impl Context {
         lock::hold(&self.in_flight)
     }
 
-    /// Shows what is in flight.
+    /// Shows the messages in flight.
     pub(super) fn show(&self, in_flight: &InFlight) {
         if let Some(seen) = &self.seen {
             seen.show(in_flight);

@@ -101,7 +101,7 @@ impl InFlight {
         }
     }
 
-    /// A lot was handed on. What was revoked meanwhile is not for this consumer to commit.
+    /// A lot was handed on. This consumer must not commit partitions that were revoked meanwhile.
     pub(super) fn push(&mut self, mut lot: Lot) {
         lot.ends.retain(|place, _| self.assigned.contains(place));
         self.bytes += lot.bytes;

@@ -62,8 +62,8 @@ impl Gathered {
         self.messages >= MAX_MESSAGES || self.bytes >= MAX_BYTES
     }
 
-    /// Takes a message, and says what of it had to be replaced; its offset counts as read whether
-    /// or not it is an event.
+    /// Takes a message, and returns the replaced parts of it; its offset counts as read whether or
+    /// not it is an event.
     pub(super) fn take(
         &mut self,
         message: &BorrowedMessage<'_>,

@@ -1,7 +1,7 @@
 //! `kafka`: events that the [`kafka` sink](../sinks/kafka.md) of another saltern wrote to a topic,
 //! or that somebody else did in the same form. Workers of one group share the partitions of the
 //! topics; each group reads everything. `config/collector.yaml` and `config/worker.yaml` are the
-//! two sides, [Scaling](../scaling.md) says how many of what.
+//! two sides, [Scaling](../scaling.md) says how many of each.
 //!
 //! # Example
 //!

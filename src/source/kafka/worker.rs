@@ -46,7 +46,7 @@ pub(super) struct Worker {
     is_up: bool,
     gathered: Gathered,
     committed: Instant,
-    /// Waits before what was not kept is read again.
+    /// The waits before messages are read again that were not kept.
     backoff: Backoff,
     has_seen_bad: bool,
 }
@@ -140,7 +140,7 @@ impl Worker {
         front
     }
 
-    /// Reads what is there, and waits for a moment if there is nothing.
+    /// Reads messages that are there, and waits for a moment if there are none.
     fn gather(&mut self) -> Result<(), SourceError> {
         if self.consumer.context().is_paused.swap(false, Ordering::Relaxed) {
             let all = self.consumer.assignment();
@@ -202,7 +202,7 @@ impl Worker {
         if has_settled { Ok(()) } else { self.serve() }
     }
 
-    /// Hands on what was gathered; `false` if that is of no use any more.
+    /// Hands on the gathered messages; `false` if that is of no use any more.
     fn hand_on(&mut self) -> Result<bool, SourceError> {
         let Gathered { events, ends, bytes, .. } = std::mem::take(&mut self.gathered);
         if ends.is_empty() {

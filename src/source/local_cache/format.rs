@@ -53,7 +53,7 @@ const LONGEST_JID: u64 = 1 << 10;
 pub(crate) struct Window {
     /// Only jobs of which something was written then or later.
     pub(crate) from: SystemTime,
-    /// Only what was written before.
+    /// Only files that were written before.
     pub(crate) until: SystemTime,
 }
 
@@ -73,7 +73,7 @@ struct Found {
 }
 
 impl Walk {
-    /// Looks for jobs. What `known` has already is left out on the way, if it is on.
+    /// Looks for jobs. Jobs that `known` has already are left out, if it is on.
     pub(crate) fn new(cache: &Path, window: Window, known: Jobs) -> io::Result<Self> {
         let (mut jobs, mut unreadable) = (Vec::new(), 0);
         for folder in fs::read_dir(cache)? {
@@ -498,7 +498,7 @@ pub(crate) mod tests {
         write(&job.join(".load.p"), &json!({"cmd": "publish", "fun": "test.ping", "jid": jid}));
         write(&job.join("web-1/return.p"), &json!({"return": true}));
         fs::write(job.join("jid"), jid).unwrap();
-        // In a directory of another name nobody knows what it is.
+        // In a directory of another name this is no job.
         let other = cache.path().join("ab/cdef");
         fs::create_dir_all(&other).unwrap();
         fs::write(other.join("jid"), "deploy-43").unwrap();

@@ -46,7 +46,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// also hears that it has too many.
 const ANSWERS: usize = 128;
 
-/// A client as all that decide over it see it.
+/// The data of a client by which it is judged.
 pub(super) struct Client {
     pub(super) peer: Peer,
     /// Its authority when it came: that of a master or not.

@@ -60,8 +60,8 @@ impl<R: AsyncRead + Unpin> Messages<R> {
         Messages { read, buffer: BytesMut::new(), prefixed, budget, has_spoken: false }
     }
 
-    /// The next message, and what it holds of the budget if it is long. It may be waited for as
-    /// long as the client likes, except for the first.
+    /// The next message, and its bytes of the budget if it is long. It may be waited for as long as
+    /// the client likes, except for the first.
     pub(super) async fn next(&mut self) -> Result<(Bytes, Option<Held>), Broken> {
         let mut held = None;
         if self.buffer.is_empty() {

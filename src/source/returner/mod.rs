@@ -198,7 +198,7 @@ impl Source for Returner {
         let state = context.handler.sender.state.clone();
         let mut listening = Listening::open(config)?;
         context.access.owner.set(listening.owner());
-        // Salt's side keeps what it cannot hand over.
+        // Salt's side keeps events that it cannot hand over.
         let mut link = Link::keeping(state);
         link.up(&config.bind.to_string());
         let mut clients = Clients { tasks: JoinSet::new(), open: Vec::new(), context };
@@ -404,7 +404,7 @@ impl Clients {
     }
 
     /// Makes room for one more, for which one that is idle may have to go; false if there is none.
-    /// Who is no master takes no room of a master.
+    /// A client that is no master takes no room of a master.
     async fn has_room(&mut self, kind: Authority) -> bool {
         let connected = || self.open.iter().filter(|client| Rc::strong_count(client) > 1);
         let others = || connected().filter(|client| client.kind == Authority::Bus);

@@ -31,7 +31,7 @@ use crate::sync::receipt::Receipt;
 /// Requests with something to keep, and calls of the job cache, that may be under way.
 const ALL: Places<usize> = Places { keeping: 192, asking: 256 };
 
-/// The shares of these that a single client may have, and all that are no masters.
+/// The shares of these for a single client, and for all clients that are no masters.
 const EACH: Places<usize> = Places { keeping: 96, asking: 8 };
 const OTHERS: Places<usize> = Places { keeping: ALL.keeping / 2, asking: ALL.asking / 2 };
 
@@ -226,8 +226,8 @@ impl RequestHandler {
         Ok(Place { keeps, unread, _permits: permits, _held: held })
     }
 
-    /// Does what was asked by a client of this authority, if that is known. The place of the
-    /// request is given back with the answer.
+    /// Does a request of a client of this authority, if that is known. The place of the request is
+    /// given back with the answer.
     pub(in crate::source) async fn serve(
         &self,
         asked: Asked,
@@ -341,8 +341,8 @@ impl RequestHandler {
         (failure.unwrap_or_else(|| Answer::Done(question.nothing())), place)
     }
 
-    /// Tells the job cache something, and the sinks that keep jobs as well, whatever the job cache
-    /// says: Salt asks them later.
+    /// Tells the job cache something, and the sinks that keep jobs as well, even if the job cache
+    /// fails: Salt asks them later.
     async fn tell(
         &self,
         call: JobCall,
@@ -399,7 +399,7 @@ impl RequestHandler {
     }
 }
 
-/// The keeper of what was told about a job.
+/// The receiver of a call about a job.
 enum Told {
     /// The job cache, which answered this.
     JobCache(Option<Spooled>),
