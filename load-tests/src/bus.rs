@@ -71,8 +71,8 @@ impl Drop for Bus {
 /// Bytes of a write at [`Rate::Max`], about.
 const WRITE: usize = 256 << 10;
 
-/// Events a second up to which each has a write of its own. Above, what is due together is written
-/// together: a thread cannot be woken so often.
+/// Events a second up to which each has a write of its own. Above, events that are due together are
+/// written together: a thread cannot be woken so often.
 pub(crate) const SINGLE: f64 = 20_000.0;
 
 impl Bus {

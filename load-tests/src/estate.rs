@@ -14,7 +14,7 @@ use crate::traffic::Framing;
 /// `/metrics` is asked so often; the table has the shortest and the longest.
 const SCRAPES: usize = 5;
 
-/// Between two of them: saltern makes whoever asks again within 100 ms wait.
+/// The time between two of them: saltern makes a scraper wait that asks again within 100 ms.
 const BETWEEN: Duration = Duration::from_millis(250);
 
 /// A scrape: bytes, lines that are series, the shortest and the longest time.

@@ -70,7 +70,7 @@ struct Watched {
     resident: u64,
 }
 
-/// Memory that may be resident in any scenario, whatever waits.
+/// Memory that may be resident in any scenario.
 const MOST_RESIDENT: u64 = 256 << 20;
 
 /// Plays the scenarios and prints a table. Fails if one of them lost, repeated or reordered

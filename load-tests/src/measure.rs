@@ -150,8 +150,8 @@ pub(crate) fn with_saltern<T>(
         Some(kind) => vec![kind.to_owned()],
         None => (0..).zip(measured.sinks).map(|(number, sink)| sink.config(number)).collect(),
     };
-    // Room for all that a saturated bus can be ahead of a sink: what is measured is the cost of
-    // storing, and dropping is cheaper than that.
+    // Room for all events that a saturated bus can be ahead of a sink. The cost of storing is
+    // measured, and dropping is cheaper than that.
     let is_fast = match load.rate {
         Rate::Max => true,
         Rate::PerSecond(rate) => rate > SINGLE,

@@ -28,7 +28,7 @@ impl Output {
         Output(std::thread::spawn(move || read(output)))
     }
 
-    /// All that has come. The daemon has ended.
+    /// All events that have come. The daemon has ended.
     pub(crate) fn end(self) -> Result<Seen, Failure> {
         Ok(self.0.join().map_err(|_| "the thread that reads the sink's output panicked")??)
     }

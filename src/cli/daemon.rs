@@ -83,7 +83,7 @@ impl Tokens {
         Tokens { reads, acts }
     }
 
-    /// The one that can do the least of what is asked.
+    /// The weakest token that is enough for the request.
     fn shown(&self, method: &Method) -> Option<&Secret> {
         match *method {
             Method::GET => self.reads.as_ref().or(self.acts.as_ref()),
@@ -115,7 +115,7 @@ enum Found {
         path: PathBuf,
         meant: Option<PathBuf>,
     },
-    /// There is one that may not be opened, with what to do.
+    /// There is one that may not be opened; with advice.
     Denied(String),
     /// Nobody listens at any of these.
     Nobody(Vec<PathBuf>),
@@ -213,7 +213,7 @@ impl Daemon {
         Ok(Daemon { transport: Transport::Address { scheme, authority, tokens, ca } })
     }
 
-    /// Asks for what is under `/api/v1/` at this path, and waits for the beginning of the answer.
+    /// Asks for this path under `/api/v1/`, and waits for the beginning of the answer.
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -366,7 +366,7 @@ pub(super) fn general_of(target: &Target, has_url: bool) -> Result<General, Fail
     located(target, has_url).map(|located| located.general)
 }
 
-/// The same, with what is known of the token.
+/// The same, with the facts about the token.
 pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure> {
     let config = &target.config;
     let is_default = config == Path::new(config::DEFAULT_PATH);
@@ -396,8 +396,8 @@ pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure
     Ok(located)
 }
 
-/// The daemon that is meant: the one that was named, the one of the system, or else a demo. Where
-/// there is none of them, the error says how to name one.
+/// The daemon that is meant: the one that was named, the one of the system, or else a demo. If
+/// there is none, the error says how to name one.
 pub(super) fn meant(target: &Target, has_url: bool) -> Result<Target, Failure> {
     let Some(tried) = nobody_by_default(target) else { return Ok(target.clone()) };
     for state_dir in demo_sign::state_dirs() {

@@ -79,7 +79,7 @@ pub(super) fn demo(arguments: &Demo, state_dir: Option<&Path>) -> Result<(), Fai
     let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     created.map_err(|error| failed(&format!("cannot create {}", directory.display()), &error))?;
     let files = Files::of(directory, state_dir);
-    // The place of its socket goes by where it leads to. The daemon says what is wrong with it.
+    // The place of its socket goes by where it leads to. The daemon reports its faults.
     let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&files.state_dir);
     let listener = listen(arguments.listen)?;
     let address = listener.local_addr().map_err(|error| failed("cannot listen", &error))?;
@@ -272,7 +272,7 @@ async fn serve_bus(
             _ = ticks.tick() => {
                 due += last.elapsed().as_secs_f64().min(1.0) * f64::from(rate);
                 last = Instant::now();
-                // Nobody misses what is made up for nobody.
+                // Nobody misses events without a subscriber.
                 while due >= 1.0 && frames.receiver_count() > 0 {
                     due -= 1.0;
                     // Fails only when the last subscriber has just gone.

@@ -71,7 +71,7 @@ pub(super) fn events(target: &Target, arguments: &Events) -> Result<(), Failure>
     printer.head().map_err(unprintable)?;
     let signals = run::listen(Duration::ZERO)?;
     let tail = async {
-        // Nothing is lost with the other arm: what is read is on its way to the screen only.
+        // Nothing is lost with the other arm: events are on their way to the screen only.
         tokio::select! {
             result = follow(target, arguments, filter, printer) => result,
             () = signals.shutdown.stop.cancelled() => Ok(()),

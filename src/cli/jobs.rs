@@ -127,7 +127,7 @@ pub(super) fn jobs(target: &Target, arguments: &Arguments) -> Result<(), Failure
     };
     let signals = run::listen(Duration::ZERO)?;
     runtime()?.block_on(async {
-        // Nothing is lost with the other arm: what is read is on its way to the screen only.
+        // Nothing is lost with the other arm: the answer is on its way to the screen only.
         tokio::select! {
             result = asking => result,
             () = signals.shutdown.stop.cancelled() => Ok(()),
@@ -174,7 +174,7 @@ impl Cache {
         look_into(&general.state_dir, target)?;
         let jobs = Jobs::new(&general.state_dir);
         let keep = match target.state_dir {
-            // All that is there is shown, whatever a configuration would keep.
+            // All jobs in the file are shown, even those that a configuration would not keep.
             Some(_) => Some(general.jobs.keep_jobs.0),
             None => match Config::load(&target.config) {
                 Ok(config) => config.keep_jobs,

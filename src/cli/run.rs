@@ -153,7 +153,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         never = signals.threads.answer("main") => match never {},
     };
     runtime.abort();
-    // From here on the time is kept, whatever had the pipeline end.
+    // From here on the time is kept, however the pipeline ended.
     shutdown.stop.cancel();
     closing.cancel();
     // It ends by itself once closed; a panic in a request has been answered already.
@@ -175,8 +175,8 @@ impl Reloads {
         Reloads { ok: tally("ok"), refused: tally("refused"), failed: tally("failed") }
     }
 
-    /// Reads the file again and makes the pipeline what it says; the configuration that is in force
-    /// then, if it is not the old one.
+    /// Reads the file again and changes the pipeline to it. Returns the configuration that is then
+    /// in force, if it is not the old one.
     async fn reload(&self, path: &Path, pipeline: &mut Pipeline) -> Option<Config> {
         shutdown::notify_reloading();
         let reloaded = match Config::load(path) {
@@ -211,7 +211,7 @@ impl Reloads {
     }
 }
 
-/// Takes the state directory for this process alone, for as long as what is returned lives.
+/// Takes the state directory for this process alone, for as long as the returned value lives.
 pub(super) fn take(state_dir: &Path) -> Result<StateDir, Failure> {
     StateDir::take(state_dir).map_err(|error| Failure::Running(chain(&error)))
 }

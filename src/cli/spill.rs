@@ -368,7 +368,7 @@ impl Place {
     }
 }
 
-/// Asks the daemon for what waits, or to discard some of it.
+/// Asks the daemon for the waiting events, or to discard some of them.
 fn ask<T: DeserializeOwned>(
     daemon: &Daemon,
     method: Method,

@@ -137,7 +137,7 @@ impl Request<'_> {
         Request { body, ..self }.header(CONTENT_TYPE, HeaderValue::from_static(kind))
     }
 
-    /// Sends it and waits for the answer, whatever its status is.
+    /// Sends it and waits for the answer, of any status.
     pub(crate) async fn send(self) -> Result<Answer, Error> {
         let (limit, reads_answer) = (self.client.limit, self.reads_answer);
         let to =
@@ -159,7 +159,7 @@ impl Request<'_> {
             Ok(Read::Beginning(_)) => {
                 Err(to.retry(format!("{status}, and the answer is longer than {most} bytes")))
             }
-            // The status says enough, whatever became of the rest.
+            // The status says enough, even without the rest.
             Err(_) if !has_to_be_whole => Ok(Answer { to, status, headers, body: Bytes::new() }),
             Err(error) if error.is_timeout() => Err(to.unanswered(&error, limit)),
             Err(error) => {

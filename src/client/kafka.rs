@@ -115,7 +115,7 @@ struct TlsSettings {
     key: Option<PathBuf>,
     /// The password of `key`, if it has one. Default: none.
     key_password: Option<Secret>,
-    /// Verify the broker's certificate and name. With `false` whoever is in between can read and
+    /// Verify the broker's certificate and name. With `false` anybody in between can read and
     /// change everything. Default: true.
     #[serde(default = "tls::yes")]
     verify: bool,
@@ -143,7 +143,7 @@ impl TryFrom<TlsSettings> for KafkaTls {
     }
 }
 
-/// Settings of librdkafka by their own names, for what saltern has no setting for.
+/// Settings of librdkafka by their own names, for those without a setting of saltern's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub(crate) struct Properties(BTreeMap<String, Scalar>);
@@ -270,7 +270,7 @@ fn unreadable(path: &str) -> Option<std::io::Error> {
     regular_file::read(Path::new(path), Links::Follow, LONGEST).err()
 }
 
-/// librdkafka's log lines. What they tell of errors comes as errors too, so they are details.
+/// librdkafka's log lines. Their errors come as errors too, so the lines are details.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {

@@ -40,7 +40,7 @@ impl<S> Site<S> {
         self.rests_until = Some(Instant::now() + self.rests.delay(None));
     }
 
-    /// The server has done what it was asked.
+    /// The server has done a request.
     pub(crate) fn worked(&mut self) {
         self.rests.reset();
         self.rests_until = None;
@@ -55,8 +55,8 @@ pub(crate) struct Servers<S> {
 }
 
 impl<S> Servers<S> {
-    /// The servers at these URLs. Which comes first is left to chance, so that not all writers
-    /// begin with the same.
+    /// The servers at these URLs. Chance decides which comes first, so that not all writers begin
+    /// with the same.
     pub(crate) fn new(urls: &Urls) -> Self {
         let others = urls.others.iter().map(Site::new).collect();
         let mut servers = Servers { current: Site::new(&urls.first), others };

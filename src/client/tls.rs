@@ -30,7 +30,7 @@ struct Settings {
     /// The file with the key of `cert`. The key has no password; `openssl pkey -in KEY -out NEW`
     /// takes it off. Default: none.
     key: Option<PathBuf>,
-    /// Verify the server's certificate and name. With `false` whoever is in between can read and
+    /// Verify the server's certificate and name. With `false` anybody in between can read and
     /// change everything. Default: true.
     #[serde(default = "yes")]
     verify: bool,
@@ -46,7 +46,7 @@ pub(crate) fn yes() -> bool {
 #[serde(try_from = "Settings")]
 #[schemars(with = "Settings")]
 pub(crate) struct TlsConfig {
-    /// A file of certificates that are trusted, in place of those that the system trusts.
+    /// A file of certificates that are trusted, in place of the system's.
     pub(crate) ca: Option<PathBuf>,
     /// Our own certificate, for servers that ask.
     pub(crate) identity: Option<Identity>,
@@ -64,7 +64,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Neither file or both.
+    /// Both files, or none.
     pub(crate) fn of(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<Self>, String> {
         let missing = match (cert, key) {
             (None, None) => return Ok(None),

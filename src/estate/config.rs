@@ -21,7 +21,7 @@ pub struct EstateConfig {
     pub max_series: u64,
     /// Minions that are remembered at the most.
     pub max_minions: u64,
-    /// The memory that events which wait to be counted may take. Of a burst, events that do not fit
+    /// The memory that events which wait to be counted may take. Events of a burst that do not fit
     /// are left out of the counts, and counted in `saltern_estate_missed_events_total`.
     pub memory: ByteSize,
     /// Leaves jobs with `test=True` out, by their arguments.

@@ -87,7 +87,7 @@ fn passed_on(tag: &str) -> Option<(&str, &str)> {
     tag.split_at_checked(tag.len() - rest.len()).filter(|(way, _)| !way.is_empty())
 }
 
-/// All series of the estate, and what it takes to keep them.
+/// All series of the estate, and the state behind them.
 pub(super) struct Counters {
     config: EstateConfig,
     new_jobs: Series,

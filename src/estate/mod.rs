@@ -38,11 +38,11 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Chunks in a round up to which there were few.
 const FEW: usize = 4;
 
-/// The counts, for whoever shows them; none while they are not wanted.
+/// The counts, for their readers; none while they are not wanted.
 pub struct Estate {
     counters: Mutex<Option<Counters>>,
-    /// Held by whoever waits for the counters. A counting thread with much to do wants them again
-    /// as soon as it has released them, and so waits behind those who render.
+    /// Held by a thread that waits for the counters. A counting thread with much to do wants them
+    /// again as soon as it has released them, and so waits behind those who render.
     turn: Mutex<()>,
     /// Bytes of events that may wait to be counted.
     memory: Arc<AtomicUsize>,
@@ -96,7 +96,7 @@ impl Estate {
         }
     }
 
-    /// Counts the events of a chunk. Whether any of them has a trimmed value was found out before.
+    /// Counts the events of a chunk. `has_trimmed` says if any of them has a trimmed value.
     pub fn count(&self, chunk: &Chunk, has_trimmed: bool) {
         let mut counters = self.counters();
         let Some(counters) = counters.as_mut() else { return };
@@ -133,7 +133,7 @@ impl EstateSender {
     }
 }
 
-/// Counts what is fed until the feed is dropped.
+/// Counts fed chunks until the feed is dropped.
 pub struct Counter {
     chunks: QueueReceiver,
     estate: Arc<Estate>,

@@ -42,7 +42,7 @@ struct Line {
 }
 
 impl Series {
-    /// No series yet; of those that events name there will be at most `max`.
+    /// No series yet; events can make at most `max` of them.
     pub(super) fn new(declared: Declared, by_minion: bool, max: usize) -> Self {
         let minion = by_minion.then_some("minion");
         let labels: Vec<_> = minion.into_iter().chain(declared.metric.labels.to_vec()).collect();

@@ -118,7 +118,7 @@ pub(crate) fn fits_to_listen(path: &Path) -> io::Result<()> {
     fits(path).and_then(|()| fits(&beside(path, 0)))
 }
 
-/// Refuses a path that no socket can have, with a sentence that says what to do.
+/// Refuses a path that no socket can have, with advice.
 pub(crate) fn fits(path: &Path) -> io::Result<()> {
     let length = path.as_os_str().as_bytes().len();
     if length <= LONGEST_PATH {

@@ -136,7 +136,7 @@ pub(crate) fn check(path: &Path) -> Result<Vec<String>, StateDirError> {
     }
 }
 
-/// Refuses a directory that is not safe to use; what else is to be said of it is advice.
+/// Refuses a directory that is not safe to use; returns advice on one that is.
 fn examine(path: &Path, directory: &Metadata) -> Result<Vec<String>, StateDirError> {
     let (mode, owner) = (directory.mode() & 0o7777, directory.uid());
     let path = path.to_owned();

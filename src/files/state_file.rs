@@ -37,7 +37,7 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 
 /// Makes a file, which must not be there; only its owner can read it.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
-    // Whatever is there, a symbolic link too, makes this fail.
+    // Anything that is there, a symbolic link too, makes this fail.
     let file = options().create_new(true).open(path)?;
     if let Some((user, group)) = owner_besides_root(path)? {
         fchown(&file, Some(user), Some(group))?;
@@ -63,7 +63,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Opens like [`open_or_create`], and puts aside first what is no file.
+/// Opens like [`open_or_create`], after it has put aside anything but a file.
 pub(crate) fn open_or_replace(path: &Path) -> io::Result<File> {
     put_foreign_aside(path)?;
     open_or_create(path)
@@ -122,7 +122,7 @@ pub(crate) fn is_foreign(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
-/// Puts aside what is in the place of a file and is none, alone.
+/// Puts aside anything but a file that is in the place of one. Files beside it stay.
 pub(crate) fn put_foreign_aside(path: &Path) -> io::Result<()> {
     if !is_foreign(path) {
         return Ok(());

@@ -43,7 +43,7 @@ pub enum MasterError {
         /// The mistake.
         message: String,
     },
-    /// The main file is not what is read here, though Salt may take it.
+    /// The main file cannot be read here, though Salt may take it.
     #[error("{file}: {message}; it cannot be read here, and Salt may read it")]
     NotHere {
         /// The main file with the place of the mistake.
@@ -180,7 +180,7 @@ impl Files {
         merged(keys.into_iter(), |name| name)
     }
 
-    /// The text of a file, out of what may be read of all.
+    /// The text of a file, within the bytes that all files may have together.
     fn text(&mut self, path: &Path) -> io::Result<String> {
         let text = regular_file::read_text(path, self.left)?;
         self.left = self.left.saturating_sub(text.len() as u64);
@@ -365,7 +365,7 @@ fn merged_maps(maps: Vec<Value>) -> Value {
     Value::Map(merged(pairs, |key: &Key| &key.name))
 }
 
-/// The first list, and of the others what is not there yet.
+/// The first list, with items of the others that are not there yet.
 fn joined_lists(lists: Vec<Value>) -> Value {
     let mut joined: Vec<Node> = Vec::new();
     let mut prints = HashSet::new();
@@ -485,7 +485,7 @@ mod tests {
         fs::write(&main, "include: ['*.conf']\n").unwrap();
         for name in ["a.conf", "b.conf", "c.conf"] {
             let file = fs::File::create(folder.path().join(name)).unwrap();
-            // Longer by far than what is read, and without a block on the disk.
+            // Longer by far than the bytes that are read, and without a block on the disk.
             file.set_len(LONGEST / 2).unwrap();
         }
         fs::write(folder.path().join("d.conf"), "state_events: true\n").unwrap();

@@ -115,7 +115,7 @@ fn behind_several(master: &Master) -> impl Iterator<Item = String> {
     master.list(SEVERAL).into_iter().filter(|name| name != SEVERAL)
 }
 
-/// Says what becomes of `multi_returner` where a key names it.
+/// Explains `multi_returner` where a key names it.
 fn several_in_words(master: &Master, key: &str, page: &mut Page) {
     if key == "event_return" {
         page.line(2, &format!("# Salt's `{SEVERAL}` cannot store events: the master logs an error and discards them."));
@@ -499,8 +499,7 @@ mod tests {
     fn imported(text: &str) -> String {
         let master = Master::parse(text).unwrap();
         let page = import(&master, "master");
-        // Whatever it says, saltern takes it.
-        // Variables are for values that it does not print.
+        // Saltern takes every page. Variables are for values that it does not print.
         let mut set = page.clone();
         for (name, value) in
             [("KAFKA_BROKER_1", "h:1"), ("RAWFILE_JSON_FILENAME", "/a"), ("SQLITE3_DATABASE", "/a")]

@@ -146,7 +146,7 @@ pub(super) fn left_over(master: &Master, page: &mut Page) {
             continue;
         }
         if let Some((_, what)) = SAID.iter().find(|(name, _)| *name == key) {
-            // Its name is known, and says nothing of secrets, whatever its words are.
+            // Its name is known and tells no secret, in spite of its words.
             page.line(0, &format!("# {key}: {} {what}", masked("", node)));
             continue;
         }

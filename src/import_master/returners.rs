@@ -153,8 +153,8 @@ impl Returner {
         })
     }
 
-    /// Its options as they are configured. Of an option that is there twice the first one counts,
-    /// as in Salt: that of the mapping.
+    /// Its options as they are configured. The first of two equal options counts, as in Salt: that
+    /// of the mapping.
     pub(super) fn options<'a>(&self, master: &'a Master) -> Vec<(String, &'a Node)> {
         let mut options = Vec::new();
         for section in self.sections {

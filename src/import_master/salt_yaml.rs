@@ -25,7 +25,7 @@ const CORE: &str = "tag:yaml.org,2002:";
 /// The memory that a value takes besides its text, in bytes.
 const VALUE: usize = size_of::<(Key, Node)>();
 
-/// The memory that files may take together, in bytes. What an alias stands for counts again.
+/// The memory that files may take together, in bytes. A value counts again at each alias.
 pub(super) struct Room {
     left: usize,
 }
@@ -367,7 +367,7 @@ fn place(span: Span) -> Place {
     Place { line: span.start.line(), column: span.start.col() + 1 }
 }
 
-/// A tag without what stands in front of those of YAML itself; `!` alone stands for itself.
+/// A tag without the prefix of YAML's own tags; `!` alone stands for itself.
 fn name_of(tag: &Tag) -> Cow<'_, str> {
     let (handle, suffix) = tag.parts();
     match format!("{handle}{suffix}").strip_prefix(CORE) {

@@ -42,8 +42,8 @@ fn of_regex(pattern: &str) -> Option<String> {
     Some(out)
 }
 
-/// True if the pattern is meant as a regular expression: it has what is rare in tags and no part of
-/// a glob.
+/// True if the pattern is meant as a regular expression: it has characters that are rare in tags
+/// and no part of a glob.
 fn is_regex(pattern: &str) -> bool {
     pattern.contains(".*")
         || pattern.contains(".+")

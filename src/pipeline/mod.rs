@@ -96,7 +96,7 @@ pub(crate) struct Pipeline {
     parts: JoinSet<Result<(), PipelineError>>,
     failure: Option<PipelineError>,
     shutdown: Shutdown,
-    /// Dropped with the pipeline, which has then ended in order; `None` without sinks.
+    /// Notes an end in order when the pipeline is dropped; `None` without sinks.
     life: Option<Life>,
 }
 

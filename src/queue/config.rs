@@ -16,10 +16,10 @@ pub enum SpillMode {
     /// nothing that was read more than 10 ms before.
     #[default]
     Durable,
-    /// In memory, and on disk when that is full or the daemon stops: a crash loses what is in
+    /// In memory, and on disk when that is full or the daemon stops: a crash loses the events in
     /// memory.
     Overflow,
-    /// In memory only: what waits is lost when the daemon ends.
+    /// In memory only: waiting events are lost when the daemon ends.
     Memory,
 }
 

@@ -18,7 +18,7 @@ use crate::sync::lock;
 /// The number of inspections that may wait for one spooler.
 pub(crate) const MAX_INSPECTIONS: usize = 4;
 
-/// An answer may take no longer. Discarding reads what is left of the last segment.
+/// An answer may take no longer. Discarding reads the rest of the last segment.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// The events that wait for a sink.

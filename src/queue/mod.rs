@@ -100,7 +100,7 @@ pub struct Queue<D: Disk = Folder> {
     in_flight: VecDeque<InFlight>,
     /// Claims of sources that wait, in order.
     claims: VecDeque<Claimed>,
-    /// Weight of what is in memory and in flight.
+    /// Weight of the events in memory and in flight.
     weight: usize,
     /// Bytes of frames that wait in memory.
     memory_bytes: usize,
@@ -128,7 +128,7 @@ impl HeldBack {
         self.shares.push_back(parcel);
     }
 
-    /// Puts in front what was taken out.
+    /// Puts a parcel that was taken out back in front.
     fn put_back(&mut self, parcel: Parcel) {
         self.events += parcel.share().len();
         self.weight += parcel.share().weight();
@@ -169,8 +169,8 @@ struct InFlight {
 }
 
 impl<D: Disk> Queue<D> {
-    /// A queue over `spill`, with what that holds; without one it is in memory alone. `id` names
-    /// the queue in the ids of its batches and must be the same after a restart.
+    /// A queue over `spill`, with its events; without one it is in memory alone. `id` names the
+    /// queue in the ids of its batches and must be the same after a restart.
     pub fn new(id: u128, config: SpillConfig, spill: Option<Spill<D>>) -> Self {
         let mut begun = VecDeque::new();
         let (mut head, mut next) = (0, 0);
@@ -203,7 +203,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Puts a share behind the others. What has to be discarded for it is counted in the losses.
+    /// Puts a share behind the others. Events that are discarded for it are counted in the losses.
     pub fn push(&mut self, parcel: Parcel, now: Instant) {
         if parcel.share().is_empty() {
             return;
@@ -250,7 +250,7 @@ impl<D: Disk> Queue<D> {
             },
         };
         if !fits && !on_disk {
-            // Neither on disk nor, in order, in memory.
+            // It has a place neither on disk nor, in order, in memory.
             if parcel.can_wait() {
                 return Some(parcel);
             }
@@ -299,7 +299,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Lets go of the claims on what is discarded below `sequence`.
+    /// Lets go of the claims on discarded events below `sequence`.
     fn spoil_claims(&mut self, sequence: u64) {
         self.claims.retain(|claimed| claimed.events.end > sequence);
     }
@@ -355,7 +355,7 @@ impl<D: Disk> Queue<D> {
     /// Appends a share to the spill, making room as configured.
     fn write(&mut self, parcel: &mut Parcel) -> Written {
         let Some(spill) = &self.spill else { return Written::No };
-        // Asked before it is encoded: what is held back comes here again and again.
+        // This is asked before it is encoded: parcels that are held back come here again and again.
         if parcel.can_wait() && !spill.fits_with_reserve(parcel.share().bytes() as u64) {
             return Written::Later;
         }
@@ -450,8 +450,8 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Discards what waits and was read before `before`, in microseconds since 1970, up to the
-    /// first event that was not. Returns how many events. What is in flight stays.
+    /// Discards waiting events that were read before `before`, in microseconds since 1970, up to
+    /// the first that was not. Returns how many. Events in flight stay.
     pub(crate) fn discard_before(&mut self, before: u64, now: Instant) -> u64 {
         let head = self.head;
         let damaged = self.losses.damaged;
@@ -495,7 +495,7 @@ impl<D: Disk> Queue<D> {
         self.held_back.events
     }
 
-    /// Tries again to put in what is held back.
+    /// Tries again to put in parcels that are held back.
     pub(crate) fn unblock(&mut self, now: Instant) {
         if let Some(share) = self.held.take() {
             self.held = self.put_in(share, now);
@@ -759,8 +759,8 @@ impl<D: Disk> Queue<D> {
             let in_doubt = self.spill.as_mut().map_or(job.up_to, |spill| spill.condemn(job));
             self.spoil_claims(in_doubt);
         }
-        // Also after a failure: holding events back would not make them safer. What is behind and
-        // was not appended since is in memory alone, and not to be waited for.
+        // Also after a failure: holding events back would not make them safer. Events behind that
+        // were not appended since are in memory alone, and not to be waited for.
         let is_all = self.spill.as_ref().is_none_or(|spill| !spill.is_dirty());
         self.synced = if is_all { self.next } else { self.synced.max(job.up_to) };
         if is_safe {
@@ -768,8 +768,8 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Honours the claims on all that is on disk. That is so once the last sync has ended: what it
-    /// could not make last has no claims any more.
+    /// Honours the claims on all events on disk, once the last sync has ended. Events that it could
+    /// not make last have no claims any more.
     pub(crate) fn honour_what_lasts(&mut self) {
         self.honour_claims_on_disk(u64::MAX);
     }
@@ -797,7 +797,7 @@ impl<D: Disk> Queue<D> {
             shares.push((end, waiting.share));
         }
         (self.head, self.memory_events, self.memory_bytes, self.weight) = (self.next, 0, 0, 0);
-        // Each part of what a claim is for gets one of its own; the rest of it is stored.
+        // Each part of a claimed share gets a claim of its own; the rest of it is stored.
         let mut claims = std::mem::take(&mut self.claims);
         let claimed = shares.into_iter().map(|(end, share)| {
             let first = end - share.len() as u64;
@@ -839,7 +839,7 @@ impl<D: Disk> Queue<D> {
         self.spill.as_mut().map_or(Ok(()), |spill| spill.renew(self.id))
     }
 
-    /// Makes segments of what is in memory alone. Returns how many events could not be saved.
+    /// Makes segments of the events in memory alone. Returns how many events could not be saved.
     fn save_memory(&mut self) -> u64 {
         let memory_end = self.memory_end();
         let Some(spill) = &mut self.spill else { return self.len() as u64 };
@@ -919,7 +919,7 @@ impl<D: Disk> Queue<D> {
         self.head + self.memory_events
     }
 
-    /// The memory that the queue is counted with, in bytes, what is held back included.
+    /// The memory that the queue is counted with, in bytes, with events that are held back.
     pub(crate) fn weight(&self) -> usize {
         self.weight + self.held_back.weight
     }
@@ -956,7 +956,7 @@ impl<D: Disk> Queue<D> {
         self.spill.as_ref().map_or(0, Spill::segments)
     }
 
-    /// Takes away what was counted as discarded.
+    /// Takes the counts of discarded events.
     pub(crate) fn take_losses(&mut self) -> DropCounts {
         std::mem::take(&mut self.losses)
     }
@@ -1168,7 +1168,7 @@ mod tests {
         config: SpillConfig,
         disk: SimDisk,
         queue: Queue<SimDisk>,
-        /// The numbers that come next, of the bus and of what can wait.
+        /// The numbers that come next, of the bus and of sources that can wait.
         next: [u64; 2],
         /// Events in the queue when it was opened, pushed, taken, and counted as lost in this run.
         run: [u64; 4],
@@ -1182,7 +1182,7 @@ mod tests {
         is_failing: bool,
         is_short: bool,
         has_no_files: bool,
-        /// Something of an earlier run is missing between what is on disk.
+        /// Events of an earlier run are missing between those on disk.
         has_holes: bool,
         /// In this run.
         had_trouble: bool,
@@ -1573,7 +1573,7 @@ mod tests {
         assert_eq!(came, (2..40).collect::<Vec<_>>());
     }
 
-    /// Whatever the queue is like, and although the sink takes nothing at first.
+    /// This holds for every kind of queue, although the sink takes nothing at first.
     #[test]
     fn events_whose_source_can_wait_wait_for_room_and_leave_some_to_the_bus() {
         let now = Instant::now();
@@ -1620,7 +1620,7 @@ mod tests {
             let spill = Spill::open(SimDisk::new(), settings).unwrap();
             let mut queue = Queue::new(7, config, Some(spill));
             for n in 0..5 {
-                // The second is larger than all that may be on disk.
+                // The second is larger than the bound on disk.
                 let size = if n == 1 { 5000 } else { 1200 };
                 queue.push(share(n..n + 1, size).into(), now);
                 assert!(!queue.is_blocked(), "{when_full:?}: {n}");

@@ -10,7 +10,7 @@ use crate::event::chunk::Share;
 use crate::queue::spill::record::{Body, Encoded, TooLarge};
 use crate::sync::receipt::Claim;
 
-/// A share with what it brings along.
+/// A share with its claim and its encoding.
 #[derive(Debug)]
 pub struct Parcel {
     share: Share,
@@ -52,7 +52,7 @@ impl Parcel {
         self.claim.is_some()
     }
 
-    /// Takes the claim off the parcel, for whoever keeps the events.
+    /// Takes the claim off the parcel, for the keeper of the events.
     pub(crate) fn take_claim(&mut self) -> Option<Claim> {
         self.claim.take()
     }

@@ -25,7 +25,8 @@ use crate::sync::bell::{Bell, Receiver};
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// It takes a sink's events until its spill can be opened. All that it has is the sink's thread's.
+/// It takes a sink's events until its spill can be opened. All of its parts belong to the sink's
+/// thread.
 pub(crate) struct WaitingForSpill {
     pub(crate) state: Arc<SinkState>,
     /// The memory that events may take, and what to do when that is full.

@@ -654,7 +654,7 @@ sinks:
         assert!(value > 0.0 || metric == "process_cpu_seconds_total", "{metric}");
     }
 
-    // Neither a request that never ends nor a stream that nobody reads holds the end up.
+    // A request that never ends does not hold the end up, nor does a stream that nobody reads.
     let mut slow = TcpStream::connect(&address).unwrap();
     slow.write_all(b"GET /metrics HTTP/1.1\r\nHo").unwrap();
     let mut deaf = TcpStream::connect(&address).unwrap();

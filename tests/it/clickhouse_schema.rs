@@ -110,7 +110,7 @@ fn schema(config: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// `saltern schema clickhouse --apply` with this sink; what it prints.
+/// The output of `saltern schema clickhouse --apply` with this sink.
 fn applied(sink: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     printed(&schema(&config(&folder, sink), &["--apply"]).output().unwrap())
@@ -291,7 +291,7 @@ fn a_schema_of_an_older_version_is_migrated_and_keeps_its_rows_on_chdb() {
     versions_behind(&Store::new());
 }
 
-/// A cluster is not to be had here; that the statements are well formed is all that this shows.
+/// There is no cluster here, so this only shows that the statements are well formed.
 #[test]
 fn the_cluster_variant_is_valid_syntax_to_chdb() {
     let store = Store::new();

@@ -112,7 +112,7 @@ impl Machine {
         until(words, || fs::read_to_string(&log).unwrap_or_default().contains(words));
     }
 
-    /// Waits until jobs are listed; what was said beside them.
+    /// Waits until jobs are listed; returns the notes beside them.
     fn wait_for_jobs(&self) -> String {
         let mut said = String::new();
         until("jobs", || {

@@ -247,7 +247,7 @@ fn query() {
     });
 }
 
-/// The seeds of the targets, and what was once found by them.
+/// The seeds of the targets, and their earlier finds.
 #[test]
 fn seeds_of_all_targets_hold() {
     let (_folder, jobs) = jobs();
@@ -314,7 +314,7 @@ fn nearly_request() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// One job cache for all that is asked in a row, as in a daemon.
+/// One job cache for all questions in a row, as in a daemon.
 #[test]
 fn requests() {
     let (_folder, jobs) = jobs();

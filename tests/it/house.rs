@@ -318,7 +318,7 @@ fn rooms_do_not_use_each_other_in_a_circle() {
     }
 }
 
-/// The files of Rust in the repository, with what is in them.
+/// The files of Rust in the repository, with their texts.
 fn all_files() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for folder in ["src", "tests", "bench", "load-tests", "fuzz"] {

@@ -430,7 +430,7 @@ fn nobody_reads(minions: usize, bytes: usize) {
     println!("RSS {before} before, {most} at the most; /healthz took {slowest:?} at the most");
     assert!(slowest < Duration::from_secs(10), "/healthz took {slowest:?}");
     assert!(most < 200 << 20, "RSS is {most}");
-    // None of those who do not read holds the database: its log can be begun anew.
+    // No client that does not read holds the database: its log can be begun anew.
     let db = rusqlite::Connection::open(place.state_dir().join("job-cache.db")).unwrap();
     let is_busy: bool =
         db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();

@@ -83,7 +83,7 @@ impl Setup {
         stored + self.daemon().count("saltern_sink_queue_events", &[])
     }
 
-    /// `kill -9` and the same again, with what it had on disk.
+    /// `kill -9` and the same again, with its files.
     fn kill_and_restart(&mut self) {
         let daemon = self.daemon.take().unwrap();
         daemon.signal("KILL");
@@ -172,7 +172,7 @@ fn events_become_messages() {
     assert_eq!(of_web_1[0].partition, of_web_1[1].partition);
 }
 
-/// The events of masters' buses, with what Salt itself said of them.
+/// The events of masters' buses, with Salt's own word on them.
 #[test]
 fn a_header_of_each_return_says_how_it_went() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/outcomes");
@@ -324,7 +324,7 @@ fn a_missing_topic_is_waited_for_if_it_may_not_be_created() {
     assert_holds(kafka, "later", 10, true);
 }
 
-/// saltern is killed again and again in mid-work: a reader of what is committed sees each event
+/// saltern is killed again and again in mid-work: a reader of committed messages sees each event
 /// once.
 #[test]
 fn exactly_once_over_kill_9_in_transactions() {

@@ -315,7 +315,7 @@ fn invariant_3_a_worker_that_is_killed_leaves_nothing_out() {
     let writer = Writer::new(&brokers, topic);
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let folders: Vec<&Path> = folders.iter().map(tempfile::TempDir::path).collect();
-    // Without a disk of their own: what is not stored is Kafka's still.
+    // The workers have no disk of their own: unstored events are Kafka's still.
     let config = |folder: &Path| source(&brokers, topic) + &store(folder, "spill: {mode: memory}");
     let mut first = Daemon::start(folders[0], &config(folders[0]));
     let second = Daemon::start(folders[1], &config(folders[1]));

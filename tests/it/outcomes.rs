@@ -19,9 +19,9 @@ use tempfile::TempDir;
 /// The master whose bus this is.
 const MASTER: &str = "lower";
 
-/// An event and what is expected of it.
+/// An event and its expected outcome.
 struct Line {
-    /// The file, and what was done to a master.
+    /// The file, and the command to the master.
     case: String,
     /// It came by the bus of a master of masters.
     is_above: bool,
@@ -43,7 +43,7 @@ impl Line {
         Some(minion)
     }
 
-    /// True of what a runner or a wheel function returned.
+    /// True of a return of a runner or a wheel function.
     fn is_of_runner(&self) -> bool {
         let tag = self.tag();
         (tag.starts_with("salt/run/") || tag.starts_with("salt/wheel/")) && tag.ends_with("/ret")

@@ -33,7 +33,8 @@ async fn events_are_safe_when_they_are_acknowledged() {
     daemon.stop().await;
 }
 
-/// Salt sends again what it does not know to be safe, so that it must not be dropped as a repeat.
+/// Salt sends events again that it does not know to be safe, so they must not be dropped as
+/// repeats.
 #[tokio::test]
 async fn what_comes_again_is_kept_again() {
     let daemon = Daemon::start(SOURCE);

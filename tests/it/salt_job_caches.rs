@@ -173,7 +173,7 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
         }
         jids
     };
-    // The master stores what was returned after it has put it onto its bus.
+    // The master stores a return after it has put it onto its bus.
     let jids = until("all returns to be in the job cache", LIMIT, || {
         let jids = ids(salt);
         let found = jids.iter().map(|jid| {

@@ -49,7 +49,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
 
     salt.run("saltutil.sync_modules", &[]);
     until("the minions to have taken up our module", LIMIT, || {
-        // They load what was synchronised a while after they have said that it was.
+        // They load synchronised files a while after they have reported them.
         let jid = salt.run("sys.list_functions", &["raw"]);
         let returns = returns_of(&jid);
         until("the returns", LIMIT, || {

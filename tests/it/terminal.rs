@@ -89,7 +89,7 @@ async fn invariant_7_no_job_drives_the_terminal() {
     assert_eq!(out, "away\n");
     let (_, error) = said(&daemon, &["jobs", "show", HOSTILE]);
     assert!(error.lines().count() == 1 && error.contains(SHOWN), "{error}");
-    // JSON has no such character either, and means what was sent.
+    // JSON has no such character either, and keeps the value.
     for arguments in
         [&["jobs", "show", JID, "--output", "json"][..], &["jobs", "list", "--output", "json"]]
     {

@@ -1,4 +1,4 @@
-//! The daemon notices what is wrong with itself.
+//! The daemon notices its own faults.
 
 #![allow(clippy::float_cmp)] // counts
 

@@ -58,8 +58,9 @@ fn spilled(lie: u64, is_version_1: bool) -> BTreeMap<String, Vec<u8>> {
     disk.files()
 }
 
-/// Opens the files, reads everything, appends a hundred events and reads these. Whatever comes was
-/// appended, and is where it belongs. Returns what came and how many events were counted as lost.
+/// Opens the files, reads everything, appends a hundred events and reads these. Each event that
+/// comes was appended, and is in its place. Returns the events that came, and how many were counted
+/// as lost.
 fn recovered(files: &BTreeMap<String, Vec<u8>>) -> (Vec<u64>, u64) {
     let mut spill = Spill::open(SimDisk::of(files), SETTINGS).unwrap();
     let next = spill.next();
@@ -160,8 +161,8 @@ fn invariant_7_records_of_another_file_are_not_believed() {
     assert!(spill.next() <= EVENTS / 2);
 }
 
-/// Heads that are right and bodies that are not, each as long as all that follows: looking must not
-/// take the square of the file's length.
+/// Heads are right and bodies are not. Each body is as long as the rest of the file. Looking must
+/// not take the square of the file's length.
 #[test]
 fn invariant_7_looking_for_records_takes_no_longer_than_reading_the_file_a_few_times() {
     let whole = bytes_of(&record(0, 0), &Key::VERSION_1, 0);

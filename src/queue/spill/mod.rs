@@ -242,7 +242,7 @@ pub struct Spill<D: Disk> {
     bytes: u64,
     torn_bytes: u64,
     torn_events: u64,
-    /// The folder of everything below this sequence is gone; what is there is in open files only.
+    /// The folder of everything below this sequence is gone; those events are in open files only.
     gone_below: u64,
 }
 
@@ -406,8 +406,8 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// The bound of a segment that is begun now: a part of all that the spill can hold. An unknown
-    /// amount of free space counts as none.
+    /// The bound of a segment that is begun now: a part of the spill's room. An unknown amount of
+    /// free space counts as none.
     fn segment_limit(&self) -> u64 {
         let free = self.disk.free().unwrap_or(0);
         let room = self.bytes.saturating_add(free).min(self.settings.max_bytes);
@@ -510,8 +510,8 @@ impl<D: Disk> Spill<D> {
         firsts.find(|first| *first > sequence && *first >= self.gone_below)
     }
 
-    /// The folder was removed, or another is in its place: it is made again, and what comes goes
-    /// there. What was in it is read on from the files that are open. After an error nothing has
+    /// The folder was removed, or another is in its place: it is made again, and new events go
+    /// there. The old ones are read on from the files that are open. After an error nothing has
     /// changed, and it can be tried again.
     pub(crate) fn renew(&mut self, queue: u128) -> io::Result<()> {
         self.disk.renew()?;
@@ -601,8 +601,8 @@ impl<D: Disk> Spill<D> {
         }
     }
 
-    /// The events of a record that are still wanted. If the record is further on than it should
-    /// be, what is between is lost, and the record is found again after that was said.
+    /// The events of a record that are still wanted. If the record is further on than it should be,
+    /// the events between are lost. The record is found again after that was reported.
     fn events(&mut self, mut record: Record) -> Option<Read> {
         if let Some(lost) = self.lost_before(record.head.sequence) {
             return Some(Read::Damaged(lost));
@@ -699,7 +699,7 @@ impl<D: Disk> Spill<D> {
                 self.bytes += refuge.bytes;
                 self.acknowledged = self.acknowledged.min(refuge.first);
                 self.segments.push_front(refuge);
-                // An earlier one could not be written, and what it was for was given up on disk.
+                // An earlier one could not be written, and its events were given up on disk.
                 if self.acknowledged < before
                     && let Err(error) = self.note_acknowledged()
                 {
@@ -826,7 +826,7 @@ impl<D: Disk> Spill<D> {
         self.note(&[entry(ACKNOWLEDGED, self.acknowledged, 0)])
     }
 
-    /// Makes what was noted last through a power failure.
+    /// Makes noted entries last through a power failure.
     pub(crate) fn sync_noted(&mut self) -> io::Result<()> {
         if let Some(progress) = &self.progress {
             progress.sync()?;
@@ -925,7 +925,7 @@ impl<D: Disk> Spill<D> {
         self.acknowledged
     }
 
-    /// Moves reading to `sequence`: what is below is at hand in memory.
+    /// Moves reading to `sequence`: events below are at hand in memory.
     pub(crate) fn skip_to(&mut self, sequence: u64) {
         if sequence <= self.cursor.sequence {
             return;
@@ -992,7 +992,7 @@ fn read_entry(bytes: &[u8]) -> Option<(u32, u64, u64)> {
         return None;
     }
     let (kind, sequence, len) = (fields.get_u32_le(), fields.get_u64_le(), fields.get_u64_le());
-    // Far from the end, so that there is room for what comes.
+    // Far from the end, so that there is room for more.
     let is_sane = sequence < SEQUENCES / 2 && len < SEQUENCES / 2;
     is_sane.then_some((kind, sequence, len))
 }

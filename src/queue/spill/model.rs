@@ -1,5 +1,5 @@
-//! The spill against a model, on a disk that loses what was not synced, tears writes, fills up,
-//! fails, and flips bits.
+//! The spill against a model, on a disk that loses unsynced bytes, tears writes, fills up, fails,
+//! and flips bits.
 //!
 //! The model is a list of the events that were put in, that must have lasted, and that were
 //! acknowledged. Each event's payload is its own sequence, so that an event that comes out names
@@ -323,7 +323,7 @@ enum Step {
     Note,
     Sync,
     DropOldest,
-    /// The daemon is killed: what was written is there.
+    /// The daemon is killed: written bytes are there.
     Kill,
     LosePower(u64),
     Flip(usize),
@@ -606,7 +606,7 @@ fn run(steps: Vec<Step>) {
             Step::FailRead(fail) => disk.set_failing_reads(fail),
         }
     }
-    // Whatever happened: a last restart, and everything that must be there is there.
+    // At last comes a restart, and everything that must be there is there.
     drop(spill);
     {
         let mut inner = disk.0.lock().unwrap();

@@ -272,7 +272,7 @@ impl Head {
         head.is_sane().then_some(head).ok_or(Damage::Head)
     }
 
-    /// The sizes go together. All that is counted and allocated by them is bounded by this.
+    /// The sizes go together. This bounds all counts and allocations that go by them.
     fn is_sane(&self) -> bool {
         let (length, plain) = (self.length as u64, self.plain as u64);
         let makes = if self.flags & ZSTD == 0 { length } else { length.saturating_mul(ZSTD_MAX) };

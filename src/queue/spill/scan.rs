@@ -48,7 +48,7 @@ pub(crate) struct Unreadable {
     pub(crate) reason: String,
 }
 
-/// A stretch of a segment that holds no record, or none of what the segment's name promises.
+/// A stretch of a segment without records, or without those that the segment's name promises.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damaged {
     /// The segment's file.
@@ -304,9 +304,8 @@ mod tests {
         segments[n % segments.len()].clone()
     }
 
-    /// Scans the files, and then lets a queue open them and takes out all that it gives. Returns
-    /// the scan, and how many events came; the events that the scan misses are those that the queue
-    /// counts.
+    /// Scans the files, and then lets a queue open them and takes all events out. Returns the scan,
+    /// and how many events came; the events that the scan misses are those that the queue counts.
     fn drained(files: &Files) -> (Scan, u64) {
         let disk = SimDisk::of(files);
         let scan = scan(&disk, Depth::All, |_| Ok(())).unwrap();

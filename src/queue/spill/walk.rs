@@ -27,7 +27,7 @@ use crate::queue::spill::record::{EVENT_MIN, HEAD, Head, ZSTD_MAX};
 /// overflow.
 pub(super) const SEQUENCES: u64 = 1 << 62;
 
-/// The bytes that are read to look for a record: first few, as what is damaged is often one record.
+/// The bytes that are read to look for a record: few at first, since damage is often to one record.
 const LOOK_NEAR: usize = 4 << 10;
 const LOOK_FAR: usize = 64 << 10;
 
@@ -119,8 +119,8 @@ impl Walk {
             if let Some(record) = self.look(file, extent, wanted)? {
                 return Ok(Some(record));
             }
-            // Real records do not overlap. Where more was read in vain than they can be, each look
-            // may cost as much again: nothing more is looked for.
+            // Real records do not overlap. If more was read in vain than they can be, each look may
+            // cost as much again, so the search ends.
             let is_over = self.vain > 2 * extent.bytes;
             let next = if is_over { extent.bytes } else { self.next_head(file, extent)? };
             self.hole.get_or_insert(Hole { from: self.offset, claimed: 0, claimed_to: 0 });
@@ -209,7 +209,7 @@ impl Walk {
             && head.sequence < extent.bound()
     }
 
-    /// A record behind damaged bytes is one: by its key or, without, by what follows.
+    /// A record behind damaged bytes is one: by its key or, without a key, by the next record.
     fn is_confirmed<F: DiskFile>(&self, file: &F, head: &Head, extent: Extent) -> io::Result<bool> {
         if self.is_secret() || self.hole.is_none_or(|hole| hole.from == self.offset) {
             return Ok(true);

@@ -77,7 +77,7 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     pub(crate) shares: Receiver<Parcel>,
     /// Batches that writers have settled.
     pub(crate) settled: Receiver<Settled>,
-    /// The rules of what is hidden of the events of this sink, if there are any.
+    /// The rules that hide values of this sink's events, if there are any.
     pub(crate) redaction: Option<Arc<Redaction>>,
     /// The writers.
     pub(crate) writers: Vec<mpsc::Sender<Batch>>,
@@ -91,8 +91,7 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     pub(crate) stop: CancellationToken,
     /// The drain deadline has passed.
     pub(crate) give_up: CancellationToken,
-    /// Events that the spooler before this one could not leave on disk; they come before all that
-    /// is new.
+    /// Events that the spooler before this one could not leave on disk; they come before new ones.
     pub(crate) inherited: VecDeque<Parcel>,
     /// Set when the spill's folder was removed or replaced.
     pub(crate) renew: Arc<AtomicBool>,
@@ -161,7 +160,7 @@ struct Progress<D: Disk> {
     at_once: bool,
     /// Appended since the last sync began, and perhaps not stored yet.
     unsynced: VecDeque<Unsynced>,
-    /// The time to try again to put in what is held back.
+    /// The time to try again to put in parcels that are held back.
     retry_at: Instant,
     /// It was said that sources are held back.
     has_told: bool,
@@ -249,7 +248,7 @@ impl<D: Disk> Spooler<D> {
         self.is_draining = progress.draining;
         let Progress { leaving, syncer, coming, .. } = progress;
         drop(syncer.jobs);
-        // A panic there has been reported; what was appended is synced below.
+        // A panic there has been reported; appended events are synced below.
         let _ = sync_thread.join();
         let Ok(ended) = worked else { return Err(self.panicked(coming)) };
         // A sync that failed would succeed the next time, without what the kernel has dropped.
@@ -262,7 +261,7 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// The work itself; an error says what has died beside this thread.
+    /// The work itself; an error names the part that has died beside this thread.
     fn work(&mut self, progress: &mut Progress<D>) -> Result<(), &'static str> {
         // A spooler before this one may have left something unsynced.
         self.plan_sync(progress, Instant::now());
@@ -287,8 +286,8 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// The spooler itself has panicked, so that its queue may be half changed. What the spill has
-    /// is read from the spill again. Without one, the queue gives what it has in memory.
+    /// The spooler itself has panicked, so that its queue may be half changed. Events of the spill
+    /// are read from it again. Without a spill, the queue gives its events in memory.
     fn panicked(mut self, coming: usize) -> Box<Death> {
         let reason = "its spooler has panicked; this is a bug in saltern".to_owned();
         let held = catch_unwind(AssertUnwindSafe(|| self.queue.len())).unwrap_or_default();
@@ -343,7 +342,8 @@ impl<D: Disk> Spooler<D> {
         self.shares.take().map(|share| share.map_or(Input::NoMoreShares, Input::Share))
     }
 
-    /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
+    /// Does the work that is due. Returns the time until more is due; `None` when the spooler's
+    /// work is done.
     fn round(&mut self, progress: &mut Progress<D>, now: Instant) -> Option<Duration> {
         self.renew(progress, now);
         self.inherit(progress, now);
@@ -511,7 +511,7 @@ impl<D: Disk> Spooler<D> {
         self.count_losses();
     }
 
-    /// Puts a parcel into the queue, without what is hidden of it.
+    /// Puts a parcel into the queue, with values hidden.
     fn keep(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
         progress.coming = parcel.share().len();
         let redacted =

@@ -1,4 +1,4 @@
-//! All that may happen to a spooler, in every order to a bounded depth, and in long random orders.
+//! A model of the spooler: every order of events to a bounded depth, and long random orders.
 //!
 //! The spooler, its queue over a simulated disk, the receipts and the code of the writers
 //! ([`drive`], with back-off, breaker and splitting) are the real ones. A [`World`] holds them on
@@ -91,7 +91,7 @@ enum Arm {
 enum Action {
     /// So many events of so many bytes, of the bus or of a source that can wait.
     Send(u64, usize, bool),
-    /// A round of the spooler, and what it then waits for.
+    /// A round of the spooler, and the arm of its wait.
     Round(Arm),
     /// Time passes until something is due, or long.
     Pass(bool),
@@ -101,7 +101,7 @@ enum Action {
     /// Appending fails, or works again and has room.
     DiskFails(bool),
     DiskIsFull,
-    /// All that is on disk was written long ago.
+    /// All files were written long ago.
     GrowOld,
     /// The dispatcher ends.
     Close,
@@ -298,7 +298,7 @@ impl World {
         let mut world = World {
             nature,
             runtime,
-            // Whatever looked at the real clock would find it ahead, and all of this early.
+            // Code that looked at the real clock would find it ahead, and all of this early.
             now: Instant::now(),
             disk: SimDisk::new(),
             disk_works: true,
@@ -545,7 +545,7 @@ impl World {
         self.run = Some(run);
     }
 
-    /// The spooler's work is done. What is under way at the syncer's ends first.
+    /// The spooler's work is done. The syncer's work under way ends first.
     fn end_run(&mut self, run: Run) {
         self.run = Some(run);
         self.end_sync(true);
@@ -577,7 +577,7 @@ impl World {
         }
     }
 
-    /// All that was promised is owed still; the rest may be gone.
+    /// Promised events are owed still; the rest may be gone.
     fn kill(&mut self) {
         self.hear();
         self.was_killed = true;

@@ -237,7 +237,7 @@ pub(crate) fn invariant_4_killed_and_restarted<S: Store>(kind: &'static str) {
     }
 }
 
-/// SIGTERM while a batch waits to fill: what was read is stored before the daemon ends.
+/// SIGTERM while a batch waits to fill: read events are stored before the daemon ends.
 pub(crate) fn invariant_8_drains<S: Store>(kind: &'static str) {
     let mut life = Life::<S>::begin(kind);
     let daemon =

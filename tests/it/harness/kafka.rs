@@ -135,7 +135,7 @@ impl Kafka {
         self.await_all();
     }
 
-    /// Starts a node, or starts it again with what it had stored; leaves one that runs alone.
+    /// Starts a node, or starts it again with its stored messages; leaves one that runs alone.
     pub(crate) fn run(&mut self, node: usize) {
         if self.nodes[node].server.is_running() {
             return;

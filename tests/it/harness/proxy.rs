@@ -95,7 +95,7 @@ impl Proxy {
     }
 
     /// Resets all connections once, when so many more bytes went this way. The bytes before are
-    /// forwarded, but a reset makes the peer forget what it has not read yet.
+    /// forwarded, but a reset makes the peer forget bytes that it has not read yet.
     pub(crate) fn reset_after(&self, via: Way, bytes: usize) {
         self.faults.send_modify(|faults| faults.reset_after = Some((via, bytes)));
     }
