@@ -43,9 +43,9 @@ pub(crate) fn each(
 pub(crate) struct Seen {
     /// The number of events.
     pub(crate) events: u64,
-    /// The number of those that came a second time.
+    /// The number of events that came a second time.
     pub(crate) repeated: u64,
-    /// The number of those that were left out when a later one came.
+    /// The number of events that were missing when a later one came.
     pub(crate) skipped: u64,
     next: u64,
 }

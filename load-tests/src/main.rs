@@ -1,5 +1,5 @@
-//! `saltern-load`: a bus that offers more than saltern takes, a reader that only drains it, and the
-//! scenarios that compare the two and print a table.
+//! `saltern-load`: a bus that offers more than saltern takes, and a reader that only drains it.
+//! Scenarios compare the two and print a table.
 //!
 //! [`traffic`] makes the events, [`simulator`] those of a whole estate, [`bus`] serves them (with
 //! [`zmtp`], as ZeroMQ does), [`drain`] is the reference for the machine's own limit. [`daemon`]

@@ -1,7 +1,7 @@
 //! The stage of the scenarios of faults and the soak: stores that are checked, and a lock that
 //! makes one of them unusable.
 //!
-//! The checked store is the sink `local`, whose output is a pipe that is read here, event by event:
+//! The checked store is the sink `local`. Its output is a pipe that is read here, event by event:
 //! half an hour of events would be 27 GB of files. The store that fails is a database of the sink
 //! `sqlite3` which is held locked.
 

@@ -360,8 +360,9 @@ impl Answer {
     }
 }
 
-/// The part of the configuration that the commands have to know. It is that of an empty one with
-/// `--url` or `--state-dir`, and where the file at the default path is absent or may not be read.
+/// The part of the configuration that the commands need. With `--url` or `--state-dir` it is that
+/// of an empty configuration. So it is if the file at the default path is absent or may not be
+/// read.
 pub(super) fn general_of(target: &Target, has_url: bool) -> Result<General, Failure> {
     located(target, has_url).map(|located| located.general)
 }

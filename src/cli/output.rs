@@ -43,7 +43,7 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints JSON and a line feed like [`print`], with all that does not show escaped.
+/// Prints JSON and a line feed like [`print`], with invisible characters escaped.
 pub(super) fn print_json(json: &str) -> Result<(), Failure> {
     print(&format!("{}\n", visible::json(json)))
 }

@@ -424,7 +424,7 @@ pub(super) fn rfc3339(micros: u64) -> String {
 /// The longest text of a cell, in bytes. A minion may send one of megabytes.
 const LONGEST_CELL: usize = 200;
 
-/// Rows in columns as wide as their widest cell, with all that does not show made visible.
+/// Rows in columns as wide as their widest cell, with invisible characters made visible.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let shown = |row: &[String; N]| row.each_ref().map(|cell| visible::capped(cell, LONGEST_CELL));
     let rows: Vec<_> = rows.iter().map(shown).collect();

@@ -34,8 +34,8 @@ use crate::codec::visible;
 /// The time in which a server has to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Idle connections are closed before the server does so. The shortest time that servers are known
-/// to keep them is 3 s, so that a request rarely meets a connection that is about to end.
+/// Idle connections are closed before the server does so. Servers are known to keep them for 3 s at
+/// the least, so a request rarely meets a connection that is about to end.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// The most that is read of an answer that has to be whole, in bytes.

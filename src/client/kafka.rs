@@ -106,7 +106,7 @@ impl Mechanism {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TlsSettings {
-    /// A file of certificates that are trusted. Default: those that the system trusts.
+    /// A file of certificates that are trusted. Default: the system's.
     ca: Option<PathBuf>,
     /// A file with our own certificate and those that vouch for it, for brokers that ask. Default:
     /// none.

@@ -22,7 +22,7 @@ use crate::files::regular_file::{self, Links};
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// A file of certificates that are trusted. Default: those that the system trusts.
+    /// A file of certificates that are trusted. Default: the system's.
     ca: Option<PathBuf>,
     /// A file with our own certificate and those that vouch for it, for servers that ask. Default:
     /// none.

@@ -1,4 +1,4 @@
-//! msgpack to JSON, total: every payload becomes one JSON value, whatever is wrong with it.
+//! msgpack to JSON, total: every payload becomes one JSON value, even a damaged one.
 //!
 //! The text is that of Python's `json.dumps(…, ensure_ascii=False)`, with `": "` and `", "` as
 //! separators, because readers of Salt's tables match on it (`LIKE '%"fun": "test.ping"%'`). Values
@@ -54,8 +54,8 @@ impl std::ops::AddAssign for JsonLosses {
 /// bytes could become more text than there is memory.
 pub(crate) const MAX_KEY_DEPTH: usize = 4;
 
-/// Bytes of payload that all arrays and maps that are keys of maps may take together; those for
-/// which there is no room are cut. A byte of one may become 37, of anything else eight at the most.
+/// The bytes of payload for all arrays and maps that are keys of maps. Keys for which there is no
+/// room are cut. A byte of a key may become 37, a byte of anything else eight at the most.
 pub(crate) const MAX_KEY_BYTES: usize = 16 << 10;
 
 /// The bytes from which JSON in the making is handed on, where it is not held whole.

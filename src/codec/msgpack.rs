@@ -182,7 +182,7 @@ impl<'a> Walker<'a> {
         Some(text)
     }
 
-    /// Steps over the next value with all that it contains and gives its bytes.
+    /// Steps over the next value, with its contents, and gives its bytes.
     pub fn skip(&mut self) -> Result<&'a [u8], Malformed> {
         let from = self.at;
         let mut skip = Skip::default();
@@ -306,8 +306,8 @@ fn is_named(name: &[u8], key: &str) -> bool {
     scalar(name).and_then(Item::bytes) == Some(key.as_bytes())
 }
 
-/// The pairs of the map that `payload` is, in order, as far as they are well formed: the key's
-/// text, and the bytes of the value. Keys that are not text are passed over.
+/// The pairs of the map `payload`, in order, as far as they are well formed: the key's text, and
+/// the bytes of the value. Keys that are not text are passed over.
 pub fn pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     raw_pairs(payload)
         .filter_map(|(key, value)| scalar(key).and_then(Item::bytes).map(|name| (name, value)))

@@ -7,7 +7,7 @@
 
 use std::fmt::{self, Write};
 
-/// The text with all that does not show made visible, on one line.
+/// The text on one line, with invisible characters made visible.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Visible<'a>(pub(crate) &'a str);
 

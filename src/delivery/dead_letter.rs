@@ -241,8 +241,8 @@ impl LetterSelection {
 pub struct DeadLetters {
     path: PathBuf,
     max_bytes: u64,
-    /// They are a daemon's, which has to go on: a file that is damaged is put aside and begun anew,
-    /// one that cannot be opened is tried again.
+    /// They are a daemon's, which has to go on. A damaged file is put aside and begun anew. A file
+    /// that cannot be opened is tried again.
     repairs: bool,
     database: Mutex<Database>,
 }
@@ -513,8 +513,8 @@ impl DeadLetters {
         })
     }
 
-    /// The next letters that wait to be handed to this sink, behind letter `after`, the oldest
-    /// first: as many as may be handed over together.
+    /// The next letters for this sink behind letter `after`, the oldest first. There are as many as
+    /// may be handed over together.
     pub fn next_replays(&self, sink: &str, after: i64) -> Result<Vec<Letter>, DeadLetterError> {
         self.with("reading the dead letters", |connection| {
             let (mut found, mut bytes) = (Vec::new(), 0);

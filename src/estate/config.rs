@@ -28,9 +28,9 @@ pub struct EstateConfig {
     pub(crate) ignore_test: bool,
     /// Leaves jobs with `mock=True` out, by their arguments.
     pub(crate) ignore_mock: bool,
-    /// Functions that `salt_function_status` is kept of; `*` for all.
+    /// Functions with a `salt_function_status`; `*` for all.
     pub status_functions: Vec<String>,
-    /// States that `salt_function_status` is kept of; `*` for all.
+    /// States with a `salt_function_status`; `*` for all.
     pub status_states: Vec<String>,
     /// The time that the returns of a job may take before they are missing.
     pub returns_within: Span,

@@ -42,7 +42,7 @@ const FEW: usize = 4;
 pub struct Estate {
     counters: Mutex<Option<Counters>>,
     /// Held by a thread that waits for the counters. A counting thread with much to do wants them
-    /// again as soon as it has released them, and so waits behind those who render.
+    /// again as soon as it has released them, so it waits behind rendering threads.
     turn: Mutex<()>,
     /// Bytes of events that may wait to be counted.
     memory: Arc<AtomicUsize>,

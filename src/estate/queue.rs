@@ -26,7 +26,7 @@ pub(super) fn queue(limit: Arc<AtomicUsize>) -> (QueueSender, QueueReceiver) {
 #[derive(Default)]
 struct Waiting {
     chunks: VecDeque<Fed>,
-    /// Bytes of the chunks, and of those that are being counted.
+    /// Bytes of the chunks, and of chunks that are being counted.
     bytes: usize,
     is_closed: bool,
 }

@@ -1,8 +1,7 @@
 //! Series with a cap: label values come from events, but the number of series does not.
 //!
-//! A metric that has as many series as it may folds every new one into the series `other`, and
-//! counts that. The text of a series up to its value is made once, so that rendering copies it and
-//! formats a number.
+//! A metric at its cap folds every new series into the series `other`, and counts that. The text of
+//! a series up to its value is made once, so that rendering copies it and formats a number.
 
 use std::collections::HashMap;
 use std::fmt::Write;

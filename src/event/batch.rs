@@ -79,8 +79,8 @@ pub(crate) struct BatchId(pub(crate) u128);
 impl BatchId {
     /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
     /// first of them `event`, read at `received`. The event and the time keep ids apart where the
-    /// same sequences name other events. That happens in a queue that lost its files, and where
-    /// events that were tried have moved up behind dropped ones.
+    /// same sequences name other events. That happens in a queue that lost its files, and if tried
+    /// events have moved up behind dropped ones.
     fn of(queue: u128, first: u64, len: usize, received: u64, event: EventId) -> Self {
         let mut bytes = queue.to_be_bytes().to_vec();
         for number in [first, len as u64, received] {

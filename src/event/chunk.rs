@@ -100,8 +100,8 @@ struct Picks {
     weights: (usize, usize),
 }
 
-/// Events that weigh less than one part in this many of their chunk are copied, so that they do not
-/// hold the memory of the rest.
+/// Events that weigh less than this fraction of their chunk are copied, so that they do not hold
+/// the memory of the rest.
 const DETACH_BELOW: usize = 4;
 
 impl Share {
@@ -191,7 +191,7 @@ impl Share {
     /// The bytes of memory that the events are counted with: the structs, and their frames twice,
     /// because their JSON may stand beside them. A part of a chunk counts with its part of the
     /// whole chunk's weight, because it holds that. The memory held is at most five times as much:
-    /// frames that are not copied are a quarter of their block, or half of that where repeats were
+    /// frames that are not copied are a quarter of their block, or half of that after repeats were
     /// dropped.
     pub(crate) fn weight(&self) -> usize {
         self.weight_before(self.to) - self.weight_before(self.from)

@@ -24,8 +24,8 @@ pub struct FilterConfig {
     pub functions: Vec<String>,
     /// Globs of minion ids. Events without a minion do not match.
     pub minions: Vec<String>,
-    /// Outcomes to take: `[worked]`, `[failed]`, `[unknown]`, or several of them. Events that say
-    /// nothing of it are `unknown`; so are most that are no returns.
+    /// Outcomes to take: `[worked]`, `[failed]`, `[unknown]`, or several of them. Events without an
+    /// outcome are `unknown`; so are most that are no returns.
     pub outcome: Vec<Outcome>,
     /// Take only returns that worked (`true`) or failed (`false`). `unknown` matches neither.
     pub success: Option<bool>,

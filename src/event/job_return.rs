@@ -492,7 +492,7 @@ mod tests {
                 "return": {"test.ping": true, "state.sls": state(json!(false))}}),
                 Failed,
             ),
-            // A scheduled job says of its states that they succeeded, whatever they did.
+            // A scheduled job says of its states that they succeeded, in any case.
             (states("state.apply", json!(true)), Worked),
             (states("state.apply", json!(false)), Failed),
             (states("transactional_update.apply", json!(false)), Failed),

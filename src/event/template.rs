@@ -151,8 +151,8 @@ impl Template {
         }
     }
 
-    /// The text for these values. `escape` makes of a value what may stand in the place that the
-    /// text is for; it is handed `None` where the event has no such value.
+    /// The text for these values. `escape` makes a value fit for the place of the text. It gets
+    /// `None` if the event has no such value.
     pub(crate) fn render_with(
         &self,
         values: &Values<'_>,

@@ -2,9 +2,9 @@
 //! none for the next.
 //!
 //! No client waits behind clients that do nothing. When all slots are taken, one connection is
-//! closed. First goes one that has asked nothing yet, then one that is idle, then one whose client
-//! does not read, then one without a token that asks again and again. Connections without a token
-//! go before those with one. Of equal ones the one that has been so for the longest goes.
+//! closed. First goes one that has asked nothing yet, then an idle one, then one whose client does
+//! not read. Last goes one without a token that asks again and again. Connections without a token
+//! go before those with one. Among equal ones the longest in that state goes.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};

@@ -76,7 +76,7 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
     }
 }
 
-/// Asks when it is time, for as long as the client is there, and sends what the answer is.
+/// Asks in turn, while the client is there, and sends the answer.
 async fn answer(
     questions: Arc<Questions>,
     ask: impl FnOnce(&Waiting) -> Result<Option<Spooled>, JobsError> + Send + 'static,

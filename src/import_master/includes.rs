@@ -60,7 +60,7 @@ pub enum MasterError {
 }
 
 impl Master {
-    /// Reads the main file, which may be missing as for Salt, with all that it includes.
+    /// Reads the main file, which may be missing as for Salt, and the files that it includes.
     pub fn read(path: &Path) -> Result<Self, MasterError> {
         let mut files = Files::default();
         let text = match files.text(path) {
@@ -187,7 +187,7 @@ impl Files {
         Ok(text)
     }
 
-    /// The keys of a file with all that it includes; none of one that Salt does not take.
+    /// The keys of a file and of the files that it includes; none if Salt does not take it.
     fn file(&mut self, file: &str, from: &str) -> Keys {
         let path = real(file);
         if self.trail.contains(&path) {

@@ -21,7 +21,7 @@ pub(crate) const PAGE: (u32, u32) = (50, 1000);
 /// A selection of jobs. A job has to match everything that is given.
 #[derive(Debug, Clone, Default)]
 pub struct JobSelection {
-    /// A glob of the function: `state.*`. Of a job of several functions one has to match.
+    /// A glob of the function: `state.*`. One function of a job of several has to match.
     pub function: Option<String>,
     /// Globs of functions that are left out: `runner.*`.
     pub not_function: Vec<String>,

@@ -437,7 +437,7 @@ impl Jobs {
         readers.replaced += 1;
     }
 
-    /// A damaged file would fail for ever, and what is in it is not worth that.
+    /// A damaged file would fail for ever, and its jobs are not worth that.
     fn put_aside(&self, why: &dyn fmt::Display) {
         self.forget_readers();
         if let Err(error) = state_file::put_aside(&self.0.path, why) {

@@ -9,7 +9,7 @@
 //! * A minion can have two *returns*: the one that the master vouches for holds, else the first, as
 //!   in Salt's `local_cache` ([`crate::event::standing`]). The row is marked if the two differ.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
-//!   nothing to what was published.
+//!   no minions to a publication.
 //! * A job that was published with `nocache` keeps the minions that returned and their outcomes,
 //!   but not their returns.
 //! * A *runner* is a job with one return, that of the master, which is no minion and expected
@@ -170,8 +170,8 @@ impl Jobs {
         }
     }
 
-    /// The load as it is stored, which is a map again. Redaction replaces one as a whole that would
-    /// become too long; the job, the minion, the function and how it went are kept of it then.
+    /// The load as it is stored, which is a map again. Redaction replaces a load as a whole that
+    /// would become too long. Its job, minion, function and outcome are then kept.
     fn redacted_load<'a>(&self, tag: &str, load: &'a [u8]) -> Cow<'a, [u8]> {
         let redacted = |load: &[u8]| self.redacted(tag, load).map(|new| new.payload().to_vec());
         let is_load = |bytes: &Vec<u8>| Load::of(bytes).is_ok();
@@ -681,7 +681,7 @@ fn stored(row: &Row<'_>, differs: impl FnOnce(&[u8]) -> bool) -> rusqlite::Resul
     Ok(Stored { row, precedence, had_failed, differs: differs(known) })
 }
 
-/// Removes what stands under the name that this row gets: somebody has forged a minion's return
+/// Removes another row under the name that this row gets. Somebody has forged a minion's return
 /// under the name of the master of a runner.
 fn make_room(tx: &Transaction<'_>, job: i64, minion: i64, row: i64) -> rusqlite::Result<()> {
     let mut delete = tx.prepare_cached(

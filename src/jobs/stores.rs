@@ -38,7 +38,7 @@ pub(crate) fn deadline() -> Instant {
 #[derive(Default)]
 pub(crate) struct JobStores {
     all: Vec<NamedStore>,
-    /// The places of those that answer behind the job cache, in this order.
+    /// The places of the stores that answer behind the job cache, in order.
     order: Vec<usize>,
 }
 
@@ -51,7 +51,7 @@ struct NamedStore {
 }
 
 impl JobStores {
-    /// These stores, of which those of these names answer behind the job cache.
+    /// These stores. Those named in `order` answer behind the job cache.
     pub(crate) fn new(all: Vec<(String, Arc<dyn JobStore>)>, order: &[String]) -> Self {
         let place = |name: &String| all.iter().position(|(other, _)| other == name);
         let order = order.iter().filter_map(place).collect();
@@ -69,7 +69,7 @@ impl JobStores {
         self.all.iter().any(|store| store.name == name)
     }
 
-    /// The names of all that can be asked.
+    /// The names of all stores.
     pub(crate) fn names(&self) -> String {
         let names: Vec<_> = self.all.iter().map(|store| store.name.as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }

@@ -52,7 +52,7 @@ pub struct SourceState {
     pub(crate) gaps: Tally,
     /// Time without a connection after one was lost.
     pub(crate) gap_seconds: Seconds,
-    /// Frames that were no events, and streams given up for what was in them.
+    /// Frames that were no events, and streams given up for their contents.
     pub(crate) bad_frames: Tally,
     /// Values of JSON that were no numbers.
     pub(crate) lossy_not_finite: Tally,
@@ -127,7 +127,7 @@ impl SourceState {
         self.lossy_too_deep.add(replaced.too_deep);
     }
 
-    /// Values that were replaced, for whatever reason.
+    /// Values that were replaced, for any reason.
     pub(crate) fn lossy_values(&self) -> u64 {
         let of_numbers = self.lossy_not_finite.get() + self.lossy_long_integer.get();
         of_numbers + self.lossy_not_utf8.get() + self.lossy_too_deep.get()
@@ -138,7 +138,7 @@ impl SourceState {
         self.ended.store(false, Ordering::Release);
     }
 
-    /// The source has delivered all that it has, or was told to stop.
+    /// The source has delivered everything, or was told to stop.
     pub(crate) fn end(&self) {
         self.connected.set_bool(false);
         self.ended.store(true, Ordering::Release);
@@ -359,7 +359,7 @@ impl SinkState {
         self.lossy_torn.add(losses.torn);
     }
 
-    /// Events dropped, for whatever reason.
+    /// Events dropped, for any reason.
     pub(crate) fn dropped(&self) -> u64 {
         let reasons = [
             &self.dropped_full,
@@ -501,9 +501,9 @@ impl State {
             .collect()
     }
 
-    /// The reasons why the daemon is not ready: its own troubles, threads that are stuck, sources
-    /// that are neither connected nor at their end, and sinks that are parked. Empty if it is
-    /// ready. They tell no more, since anybody may ask; the status gives the causes.
+    /// The reasons why the daemon is not ready: its own troubles, stuck threads, sources that are
+    /// neither connected nor at their end, and parked sinks. Empty if it is ready. They tell no
+    /// more, since anybody may ask; the status gives the causes.
     pub(crate) fn unready(&self) -> Vec<String> {
         let mut unready: Vec<_> =
             lock::hold(&self.troubles).keys().map(|what| (*what).to_owned()).collect();

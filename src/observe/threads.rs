@@ -103,7 +103,7 @@ impl Threads {
         OWN.set(Some((Arc::clone(self), pulse)));
     }
 
-    /// A task that answers when it is asked, for as long as it is polled.
+    /// A task that answers questions while it is polled.
     pub(crate) async fn answer(&self, name: &str) -> Infallible {
         let pulse = self.add(name, Some(Notify::new()));
         pulse.set_waiting(true);

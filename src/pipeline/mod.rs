@@ -568,7 +568,7 @@ impl Pipeline {
         self.state.set_sources(states.collect());
     }
 
-    /// The state directory was removed or replaced: all that has files there begins them anew. That
+    /// The state directory was removed or replaced: the owners of files there begin them anew. That
     /// may take long, and does not block who waits for it.
     pub(crate) async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);

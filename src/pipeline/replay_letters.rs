@@ -2,7 +2,7 @@
 //!
 //! A letter leaves the database when its sink has kept the event; until then a crash changes
 //! nothing. Letters go in the order of their numbers, some hundreds at a time, and the next ones
-//! when the sink has kept those. Each sink has a task of its own, so that one that is slow to keep
+//! when the sink has kept those. Each sink has a task of its own, so a sink that is slow to keep
 //! its letters does not hold up the others.
 
 use std::collections::{HashMap, HashSet};

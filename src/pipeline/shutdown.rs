@@ -57,8 +57,8 @@ impl Shutdown {
         self.deadline.store(millis, Ordering::Relaxed);
     }
 
-    /// Waits until the daemon stops, gives up when the deadline has passed, and returns when
-    /// everything has had the time to end after that.
+    /// Waits until the daemon stops, and gives up when the deadline has passed. Returns [`END`]
+    /// after that.
     async fn run_out(&self) {
         self.stop.cancelled().await;
         let deadline = Duration::from_millis(self.deadline.load(Ordering::Relaxed));

@@ -109,7 +109,7 @@ impl Supervisor {
             cut_off.cancel();
             self.starter.join(&mut tasks, CUT_OFF);
             all_writers.push(tasks);
-            // Whatever had parked it is found out again.
+            // A reason to park it will be found again.
             self.state.unpark();
             opened = Err(format!("the sink {}: {}", self.name, death.reason));
             incoming = Incoming { shares: death.shares, inherited: death.inherited };

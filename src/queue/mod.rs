@@ -20,8 +20,8 @@
 //!   twice, for its JSON, and the structs). An event larger than the bound is still taken when
 //!   nothing else is there, so no event is undeliverable for its size;
 //! - discarded events are counted in [`DropCounts`], with the reason;
-//! - events of a source that can wait come with a claim and never push others out. Where they find
-//!   no room they are held back, beside the queue. A part of the room is left to events that cannot
+//! - events of a source that can wait come with a claim and never push others out. If they find no
+//!   room they are held back, beside the queue. A part of the room is left to events that cannot
 //!   wait. The number held back is bounded by what each such source may have under way.
 
 use std::collections::VecDeque;

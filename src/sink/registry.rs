@@ -75,8 +75,8 @@ impl SinkKind {
         }
     }
 
-    /// The settings beside the kind that count where an entry is silent, as they are written; of
-    /// `writers` the most that there can be.
+    /// The defaults of the settings beside the kind, as they are written. `writers` is the largest
+    /// number.
     pub fn defaults_as_written(&self) -> serde_json::Value {
         let Defaults { batch, retry, spill, rate_limit, filter, max_writers } = self.defaults;
         serde_json::json!({

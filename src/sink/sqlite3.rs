@@ -28,10 +28,10 @@
 //!   `master_id`, `event_id`.
 //!
 //! A job of several functions has one row, whose `fun` is the list as JSON. Runners are jobs, as in
-//! Salt's own job cache: one row in `jids` and one in `salt_returns`, under the `master_id` of the
-//! source, with the runner's whole event as `full_ret`. Salt's own id of a master is `HOST_master`
-//! by default (`salt-run config.get id`): set `master_id` to it where rows of runners have to stand
-//! under the same id.
+//! Salt's own job cache: one row in `jids` and one in `salt_returns`. They stand under the
+//! `master_id` of the source, with the runner's whole event as `full_ret`. Salt's own id of a
+//! master is `HOST_master` by default (`salt-run config.get id`): set `master_id` to it where rows
+//! of runners have to stand under the same id.
 //!
 //! `jids.load` of an event `salt/job/JID/new` lacks some of the published load (`kwargs`, `ret`,
 //! `to`). If the master's `master_job_cache` or `ext_job_cache` is saltern it becomes the published
@@ -39,7 +39,7 @@
 //! and the end of a job without a row are not stored. A row needs a load, and Salt would take a row
 //! without it for a job that nobody published.
 //!
-//! Old rows (`keep`) go in small steps after each batch, whoever wrote them, and the file does not
+//! Old rows (`keep`), also those of Salt, go in small steps after each batch. The file does not
 //! shrink.
 //!
 //! A return that the master handed over replaces one that the bus brought, and is never replaced by
@@ -47,8 +47,8 @@
 //! returns](../jobs.md#forged-returns)). No other kind of sink ranks returns: they store each event
 //! that comes.
 //!
-//! The database is made if it is missing (0640), and so are tables, columns and indexes; one that
-//! Salt's returner wrote is taken as it is. Write-ahead logging is on, with `synchronous = NORMAL`.
+//! The database is made if it is missing (0640), and so are tables, columns and indexes. A database
+//! of Salt's returner is taken as it is. Write-ahead logging is on, with `synchronous = NORMAL`.
 //!
 //! # Guarantee
 //!
@@ -71,9 +71,9 @@
 //! # Differences
 //!
 //! Salt's own keeps no events; `salt_events` has the columns that its `mysql` returner gives it,
-//! and `event_id`, the event's content hash, by which a repeated batch leaves one copy. Salt's own
-//! fails when a job is stored twice and keeps each repeated return; here both are settled. A `fun`
-//! that is a list is stored as JSON. `outcome` and `authority` are more columns.
+//! and `event_id`, the event's content hash: a repeated batch leaves one copy. Salt's own fails
+//! when a job is stored twice and keeps each repeated return; here both are settled. A `fun` that
+//! is a list is stored as JSON. `outcome` and `authority` are more columns.
 //!
 //! # Moving
 //!

@@ -31,8 +31,8 @@ pub(super) fn ask(wish: Duration) {
 /// The part of the shortest linger that a sleep may take.
 const PART: u32 = 10;
 
-/// A sleep that is shorter than this costs more than the wake-ups that it saves: the kernel makes
-/// it longer by a twentieth of a millisecond.
+/// A shorter sleep costs more than the wake-ups that it saves: the kernel makes it longer by a
+/// twentieth of a millisecond.
 const WORTH_IT: Duration = Duration::from_micros(200);
 
 /// The longest sleep, in microseconds.

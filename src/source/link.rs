@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::client::backoff::Backoff;
 use crate::observe::state::SourceState;
 
-/// The history of a source's connection: what is counted and logged when it comes and goes.
+/// The history of a source's connection, counted and logged when it comes and goes.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: Arc<SourceState>,

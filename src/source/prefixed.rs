@@ -1,8 +1,7 @@
 //! Cuts messages of Salt's side out of a stream: a length of 4 bytes, big-endian, is before each.
 //!
-//! A length is looked at before a byte is allocated for it. A peer that speaks ZeroMQ is known by
-//! its first bytes: its greeting begins with 0xff and zeros, which no length does that is taken
-//! here.
+//! A length is checked before a byte is allocated for it. A peer that speaks ZeroMQ is known by its
+//! first bytes: its greeting begins with 0xff and zeros. No accepted length does.
 
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;

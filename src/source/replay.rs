@@ -328,8 +328,8 @@ impl Format {
     }
 }
 
-/// True of a character with which no capture begins: as the first byte of a frame's length it would
-/// make the frame longer than any may be.
+/// True of a character with which no capture begins. As the first byte of a frame's length it would
+/// make the frame longer than the limit.
 fn is_of_text(byte: u8, max_frame: usize) -> bool {
     byte.is_ascii_graphic() && u64::from(byte) << 24 > max_frame as u64
 }

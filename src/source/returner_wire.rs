@@ -3,7 +3,7 @@
 //! sends a long answer in parts.
 //!
 //! Data of Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
-//! value, so that neither side decodes data that it only hands on.
+//! value, so neither side decodes data that it only hands on.
 
 use std::fmt;
 use std::marker::PhantomData;

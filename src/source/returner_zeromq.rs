@@ -22,8 +22,8 @@
 //! * Answers to a peer that does not read are queued in memory. Once that queue is full the source
 //!   closes all connections and begins anew.
 //! * Half-open connections stay.
-//! * The source cannot tell which user has connected. On a path all that its mode lets in are taken
-//!   for masters, over TCP nobody is.
+//! * The source cannot tell which user has connected. On a path all users that its mode lets in
+//!   count as masters, over TCP nobody does.
 //!
 //! No other source is held up by that, nor is a stop.
 //!

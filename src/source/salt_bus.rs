@@ -307,8 +307,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// The time for which a few events take to come, after small reads. A large read says that the
-    /// bus is fast, and the time since then may be one that was spent waiting for the dispatcher.
+    /// The time for which a few events take to come, after small reads. A large read shows that the
+    /// bus is fast. The time since then may have been a wait for the dispatcher.
     fn wish(&mut self, bytes: usize, events: usize) -> Option<Duration> {
         let now = Instant::now();
         let last = std::mem::replace(&mut self.last, (bytes < MUCH).then_some(now))?;

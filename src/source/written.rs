@@ -74,8 +74,8 @@ fn tag_of_return(pairs: &Map<String, Value>) -> Option<String> {
     is_return.then(|| return_tag(jid, minion))
 }
 
-/// The frame of a msgpack map of the two. `data` that stands last is taken to the end of the bytes:
-/// a payload that broke off on the bus comes back as it was.
+/// The frame of a msgpack map of the two. `data` at the end takes all remaining bytes, so a payload
+/// that broke off on the bus comes back as it was.
 #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
 pub(super) fn from_msgpack(bytes: &[u8]) -> Result<Bytes, NotAnEvent> {
     let mut walker = Walker::new(bytes);

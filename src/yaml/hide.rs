@@ -253,7 +253,7 @@ fn without_values(line: &str, shown: usize, out: &mut String) -> OpenSecret {
             let shown = without_arguments(key);
             out.push_str(&shown);
             if shown != key {
-                // The key itself may be a part of the secret, and so may all that follows.
+                // The key itself may be a part of the secret, and so may the rest of the line.
                 out.push_str(&hidden(value));
                 return after(line, 0);
             }

@@ -1,5 +1,5 @@
-//! YAML with places: a tree that remembers line and column of every value, and reads into typed
-//! structs with errors that point at the value that is wrong.
+//! YAML with places: a tree with the line and column of every value. It reads into typed structs,
+//! and its errors point at the wrong value.
 //!
 //! `serde-saphyr` parses. The tree stands between it and the structs for three reasons. `${NAME}`
 //! and `${file:PATH}` are replaced in values after parsing, so a secret can hold any character.

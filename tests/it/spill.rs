@@ -549,8 +549,8 @@ fn what_waits_is_listed_exported_and_dropped() {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
-/// A segment that is empty, and two that have changed places: the daemon counts their events as
-/// lost, and `verify` says as many.
+/// One segment is empty, and two have changed places. The daemon counts their events as lost, and
+/// `verify` reports the same number.
 #[test]
 fn invariant_3_verify_says_how_many_events_the_daemon_will_count_as_lost() {
     for is_swapped in [false, true] {

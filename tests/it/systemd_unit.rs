@@ -1,8 +1,8 @@
 //! The systemd unit: its lines, its score by `systemd-analyze security`, and a test that it cuts
 //! off nothing that the daemon needs beside a real master.
 //!
-//! systemd itself is not started. The daemon is put into the state that the unit describes by the
-//! tools of util-linux, and `strace` tells which system calls, sockets and memory it asks for.
+//! systemd itself is not started. The tools of util-linux put the daemon into the state that the
+//! unit describes, and `strace` shows its system calls, sockets and memory.
 
 use std::collections::BTreeSet;
 use std::fs;

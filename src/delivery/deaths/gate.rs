@@ -1,8 +1,7 @@
 //! The gate that stops other writes while an attempt that may kill the process runs alone.
 //!
 //! Most attempts run beside one another. An attempt that has to run alone closes the gate, waits
-//! until the others are through, and opens it again. No store can hold up the others for long,
-//! whatever it does:
+//! until the others are through, and opens it again. No store can hold up the others for long:
 //!
 //! - An attempt that runs alone is cut off after a time, and so is one beside which another waits
 //!   to run alone.
@@ -146,8 +145,8 @@ impl Gate {
         Ok(Pass { gate: self, kind: PassKind::Closing(by), has_forced })
     }
 
-    /// Makes the one that has closed the gate the one that is alone, or one of many if it cannot be
-    /// alone; else says until when to wait.
+    /// Lets the attempt that has closed the gate run alone, or beside others if it cannot be alone.
+    /// Else returns the time until which it has to wait.
     fn turn_alone(&self, pass: &mut Pass<'_>) -> Result<(), Instant> {
         let PassKind::Closing(by) = pass.kind else { return Ok(()) };
         let now = Instant::now();

@@ -3,7 +3,7 @@
 //! An event may kill the process that handles it: a bug, or more memory than there is. It waits in
 //! the spill, so it would kill the next process too. The process cannot tell such a death from a
 //! `kill -9` or a power cut, so one death proves nothing against an event. A small file, `deaths`
-//! in `state_dir`, holds what is known:
+//! in `state_dir`, holds the known facts:
 //!
 //! ```text
 //! running                                     a process began and has not ended in order
@@ -16,10 +16,10 @@
 //! careful:
 //!
 //! - Batches that were begun before (the spill knows them) are tried alone: no sink writes anything
-//!   else at that time. The batch is noted first. The note goes when the attempt returns, with
-//!   whatever result.
+//!   else at that time. The batch is noted first. The note goes when the attempt returns, with any
+//!   result.
 //! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts, and not before. A
-//!   store that knows batches by their ids does not know a part, and stores again what it has.
+//!   store that knows batches by their ids does not know a part, and stores its events again.
 //! - A part that was under way at a death is cut further before it is tried again. In the end a
 //!   single event is alone.
 //! - A single event becomes a dead letter if it was under way at [`DEATHS`] deaths and its attempt
@@ -553,8 +553,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// Several sinks, one event that kills, and an operator who kills besides, but not one and
-        /// the same event again and again before its attempt has returned once.
+        /// Several sinks, one event that kills, and an operator who kills besides. The operator
+        /// does not hit one event again and again before its attempt has returned once.
         #[test]
         fn invariant_5_an_event_that_kills_the_process_is_the_only_dead_letter(
             lens in proptest::collection::vec(1..300u64, 1..4),

@@ -8,8 +8,8 @@
 //! it, are cut off. Values nested deeper than [`MAX_DEPTH`] are replaced. A payload that would grow
 //! beyond all measure is replaced as a whole. Each of these is counted.
 //!
-//! A key is known by the text that its JSON has, whatever its type is, and both as it came and as a
-//! pattern has left it. A key that JSON cuts could be anything, so a rule of keys hides its value.
+//! A key of any type is known by the text of its JSON, both before and after patterns. A key that
+//! JSON cuts could be anything, so a rule of keys hides its value.
 
 use std::borrow::Cow;
 

@@ -91,8 +91,8 @@ fn drain(spill: &mut Spill<SimDisk>, came: &mut Vec<u64>, lost: &mut u64) {
     }
 }
 
-/// Wherever a byte flips in the middle, the record that it is in is lost and nothing else; with a
-/// torn tail, that record.
+/// A byte flips at any place in the middle: its record is lost and nothing else. With a torn tail,
+/// the last record is.
 #[test]
 fn invariant_7_a_record_inside_a_payload_is_never_believed() {
     for lie in LIES {
@@ -140,8 +140,8 @@ fn invariant_7_a_run_of_records_inside_a_payload_is_not_believed_in_version_2() 
     }
 }
 
-/// A file from which the key is gone holds nothing that can be believed; and a record does not
-/// belong to any other file than its own.
+/// A file without its key holds no record that is believed. A record belongs to no file but its
+/// own.
 #[test]
 fn invariant_7_records_of_another_file_are_not_believed() {
     let mut files = spilled(5, false);

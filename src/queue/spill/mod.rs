@@ -72,8 +72,8 @@ const OTHERS: [&str; 3] = [PROGRESS, PROGRESS_NEW, REFUGE_NEW];
 /// Bytes of an entry of `progress`.
 const ENTRY: usize = 24;
 
-/// A segment is sealed when it has this part of the space that the spill can have, so that little
-/// is given up with the oldest.
+/// A segment is sealed at this fraction of the spill's space, so that little is given up with the
+/// oldest.
 const PARTS: u64 = 32;
 
 /// It is not sealed before it has so many bytes: making files costs time.
@@ -154,7 +154,7 @@ pub struct SequenceRange {
 }
 
 impl SequenceRange {
-    /// The number of those that are lost.
+    /// The number of lost ones.
     pub fn len(&self) -> u64 {
         self.end.saturating_sub(self.first)
     }
@@ -460,9 +460,9 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Puts events that were in memory alone between or in front of the others, as a segment of
-    /// their own, when the daemon stops. They last when this returns. Says how many of them are on
-    /// disk, and why not all of them are. The spill must be opened anew before it is read.
+    /// Puts events of memory alone between or in front of the others when the daemon stops, as a
+    /// segment of their own. They last when this returns. Says how many of them are on disk, and
+    /// why not all of them are. The spill must be opened anew before it is read.
     pub(crate) fn insert(
         &mut self,
         first: u64,
@@ -815,8 +815,8 @@ impl<D: Disk> Spill<D> {
     /// Notes a batch before its first try, so that it comes again with the same bounds.
     pub fn note_begun(&mut self, begun: Begun) -> io::Result<()> {
         self.begun.push(begun);
-        // With how far events are acknowledged, in the same write: one who crashes more often than
-        // that is noted by itself gets on too.
+        // The same write notes how far events are acknowledged. So a daemon that crashes often gets
+        // on too.
         let acknowledged = entry(ACKNOWLEDGED, self.acknowledged, 0);
         self.note(&[acknowledged, entry(BATCH_BEGUN, begun.first, begun.len)])
     }

@@ -676,8 +676,8 @@ impl<D: Disk> Spooler<D> {
     }
 }
 
-/// A writer that holds so many batches takes another. One that has ended takes none: when the sink
-/// is parked, the others may end much later, since one of them may hang in a write.
+/// A writer that holds so many batches takes another. A writer that has ended takes none. When the
+/// sink is parked the others may end much later, since one may hang in a write.
 fn has_room(held: usize, writer: &mpsc::Sender<Batch>) -> bool {
     held < BATCHES_PER_WRITER && !writer.is_closed()
 }

@@ -2,7 +2,7 @@
 //!
 //! `state.apply` and its like return a map from `file_|-ID_|-NAME_|-managed` to the result of that
 //! state. An orchestration returns such a map for the master under `return.data`. A value of any
-//! other form is no state, whatever function returned it.
+//! other form is no state.
 
 use crate::codec::msgpack::{self, Item};
 use crate::event::{Event, EventKind};

@@ -337,9 +337,9 @@ impl Kafka {
         Ok(all_refused)
     }
 
-    /// Takes back what the transaction holds, over a new producer: that is sure, and quick. After a
-    /// message that failed librdkafka itself asks for a new epoch, and brokers from 4.0 on may let
-    /// it wait for long and then say that it is fenced.
+    /// Takes the transaction back over a new producer: that is sure, and quick. After a failed
+    /// message librdkafka itself asks for a new epoch. Brokers from 4.0 on may let it wait for long
+    /// and then say that it is fenced.
     fn renew(&mut self) -> Result<(), WriteError> {
         if let Some(transactions) = &mut self.transactions {
             transactions.give_up();

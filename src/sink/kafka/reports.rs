@@ -88,7 +88,7 @@ impl Reports {
     /// Notes an error of a broker.
     pub(super) fn say(&self, code: RDKafkaErrorCode, reason: &str) {
         let mut trouble = locked(&self.trouble);
-        // "All are down" follows from what was said of each broker.
+        // "All are down" follows from the errors of the single brokers.
         if code != RDKafkaErrorCode::AllBrokersDown || trouble.is_none() {
             *trouble = Some(Trouble { code, reason: reason.to_owned() });
         }

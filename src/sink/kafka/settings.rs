@@ -132,7 +132,7 @@ impl TryFrom<Settings> for Config {
         producer
             .set("compression.type", compression.name())
             .set("enable.idempotence", "true")
-            // Java's producers do so: a key then has one partition, whoever sends it.
+            // Java's producers do so: a key then has one partition for all senders.
             .set("partitioner", "murmur2_random")
             .set("message.max.bytes", LARGEST_MESSAGE)
             .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)

@@ -27,8 +27,8 @@ use crate::sync::blocking;
 /// The time to block for an answer of the transaction's coordinator before the engine may stop us.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// The time to block for a note, which librdkafka begins anew each time: brokers that look for a
-/// new coordinator need a second or two.
+/// The time to block for a note. librdkafka begins it anew each time. Brokers that look for a new
+/// coordinator need a second or two.
 const NOTE: Duration = Duration::from_secs(5);
 
 /// The time to ask in all, before a new producer finds out what has become of the transaction.

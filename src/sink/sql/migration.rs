@@ -43,7 +43,7 @@ async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
 
     let there = indexes_of(database, dialect, name).await?;
     for index in table.indexes {
-        // One that is unique serves as well as one that is not.
+        // A unique one serves as well.
         let serves =
             |one: &There| one.name == index.name || one.unique && one.columns == index.columns;
         if !there.iter().any(serves)

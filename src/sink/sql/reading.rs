@@ -1,6 +1,6 @@
-//! Answers Salt's questions about jobs from the tables, whoever wrote them: a sink, or Salt's own
-//! returner. A column that a table lacks is taken for NULL. Tables without the ids, the loads or
-//! the returned values answer nothing.
+//! Answers Salt's questions about jobs from the tables of a sink, or of Salt's own returner. A
+//! column that a table lacks is taken for NULL. Tables without the ids, the loads or the returned
+//! values answer nothing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;

@@ -2,8 +2,8 @@
 //! they were read.
 //!
 //! A partition's offset may be committed up to the first message that is not safe. Messages that
-//! were read together are one *lot*: it knows how far it goes in each partition, and has a receipt
-//! for each master whose events are in it. Lots settle in order, so the offsets of a partition do.
+//! were read together are one *lot*. It has an end in each partition, and a receipt for each master
+//! whose events are in it. Lots settle in order, so the offsets of a partition do.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The metrics of a worker: how far it is behind, and what it holds.
+//! The metrics of a worker: its lag, its messages in flight, its partitions.
 
 use rdkafka::Statistics;
 use rdkafka::statistics::Partition;

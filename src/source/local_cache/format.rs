@@ -11,10 +11,10 @@
 //! | `<minion>/return.p` | a map of `return`, `retcode`, `success`; before 2016.3 the return |
 //! | `<minion>/out.p` | the outputter that the minion asked for |
 //!
-//! All but `jid` are msgpack. From them come the events that the master has put onto its bus when
-//! it wrote them, as far as the files tell. `_stamp` is the time in the job's id, or of the file.
-//! The events say `_backfilled: true`. The load of a runner is what Salt hands to a job cache, and
-//! becomes the event `salt/run/<jid>/ret` (`salt/wheel/…`).
+//! All but `jid` are msgpack. From them come the events that the master put onto its bus then, as
+//! far as the files tell. `_stamp` is the time in the job's id, or of the file. The events say
+//! `_backfilled: true`. The load of a runner is what Salt hands to a job cache, and becomes the
+//! event `salt/run/<jid>/ret` (`salt/wheel/…`).
 //!
 //! An id may be any text (`salt '*' test.ping --jid deploy-42`). If an id tells no time, the name
 //! of its directories has to be its digest.

@@ -1,7 +1,7 @@
-//! `local_cache`: the past, from the job cache of a Salt master. Every job and return that is in
-//! the directories becomes the event that it once was, marked `_backfilled: true`, in the order in
-//! which the jobs were published. It ends, like [`replay`](replay.md); `saltern replay
-//! --from-local-cache DIR` runs it once. [Jobs](../jobs.md#backfill) describes the files.
+//! `local_cache`: the past, from the job cache of a Salt master. Every job and return in the
+//! directories becomes its event again, marked `_backfilled: true`, in the order of the jobs'
+//! publication. It ends, like [`replay`](replay.md); `saltern replay --from-local-cache DIR` runs
+//! it once. [Jobs](../jobs.md#backfill) describes the files.
 //!
 //! # Example
 //!

@@ -42,8 +42,8 @@ const GREETING: usize = 8 << 10;
 /// The time that a client that is turned away may take to read why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Messages to a client that may wait to be written: more than it may have requests, so that it
-/// also hears that it has too many.
+/// Messages to a client that may wait to be written. There are more than it may have requests, so
+/// it also hears that it has too many.
 const ANSWERS: usize = 128;
 
 /// The data of a client by which it is judged.

@@ -1,6 +1,6 @@
-//! Reading the messages of a client: memory grows with what has come, to twice of it at the most,
-//! and time is bounded. A message of up to [`UNCOUNTED`] bytes counts once it is whole; all bytes
-//! of a longer one are taken from the budget once half of [`UNCOUNTED`] have come.
+//! Reading the messages of a client. Memory grows with the bytes that have come, to twice as much
+//! at the most, and time is bounded. A message of up to [`UNCOUNTED`] bytes counts once it is
+//! whole; all bytes of a longer one are taken from the budget once half of [`UNCOUNTED`] have come.
 
 use std::io;
 use std::time::Duration;

@@ -244,7 +244,7 @@ impl RequestHandler {
             }
         };
         match asked {
-            // A master hands on every event of its bus, whoever fired it.
+            // A master hands on every event of its bus, also those of minions.
             Asked::Events { bodies } => (self.keep(self.sender.clone(), bodies).await, Some(place)),
             Asked::Return { body, load } => self.keep_return(body, load, authority, place).await,
             Asked::Job(call) if call.is_for_masters() && authority == Authority::Bus => {
@@ -294,8 +294,8 @@ impl RequestHandler {
         (failure.map_or(answer, Answer::from), place)
     }
 
-    /// Puts a question to the store that it names, if it names one, then to the job cache, then to
-    /// the stores behind that. The first that knows anything answers.
+    /// Puts a question to the store that it names, if any, then to the job cache, then to the
+    /// stores behind that. The first that knows anything answers.
     async fn answer(
         &self,
         question: Question,
@@ -376,8 +376,8 @@ impl RequestHandler {
         (answer, place)
     }
 
-    /// Asks the job cache on a thread of its own, in turn. The turn and the place are taken for as
-    /// long as that takes, also where nobody waits for it any more.
+    /// Asks the job cache on a thread of its own, in turn. The turn and the place are taken until
+    /// the answer is there, even if nobody waits for it any more.
     async fn blocking<T: Send + 'static>(
         &self,
         turn: &Arc<Semaphore>,

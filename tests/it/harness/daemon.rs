@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The binary under test.
 pub(crate) const SALTERN: &str = env!("CARGO_BIN_EXE_saltern");
 
-/// Nothing that tests wait for takes this long, not even what hangs once: saltern breaks a write
+/// No wait of a test takes this long, not even with a store that hangs once: saltern breaks a write
 /// off after a minute (`retry.timeout`) and tries it again.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(6);
 

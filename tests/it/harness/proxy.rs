@@ -100,8 +100,8 @@ impl Proxy {
         self.faults.send_modify(|faults| faults.reset_after = Some((via, bytes)));
     }
 
-    /// Swallows everything; connections are still accepted. One that lost something is reset when
-    /// the proxy heals, as by a router that has forgotten it.
+    /// Swallows everything; connections are still accepted. A connection that lost bytes is reset
+    /// when the proxy heals, as by a router that has forgotten it.
     pub(crate) fn black_hole(&self) {
         self.faults.send_modify(|faults| faults.dead = [true; 2]);
     }

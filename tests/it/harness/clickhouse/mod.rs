@@ -178,7 +178,7 @@ const DEFAULTS: &str = "<max_memory_usage>1000000000</max_memory_usage><max_thre
                         <log_queries>0</log_queries>";
 
 /// Asks the server at a port as `login`, user and password with a colon between; the error is the
-/// server's answer, or that there is none.
+/// server's answer, or its absence.
 fn ask(port: u16, login: &str, sql: &str) -> Result<String, String> {
     let (user, password) = login.split_once(':').unwrap();
     let no_answer = |error: std::io::Error| error.to_string();
