@@ -25,7 +25,7 @@
 //!
 //! # Guarantee
 //!
-//! The whole file is delivered, in order. The source waits for a sink whose queue is nearly full,
+//! The whole file is delivered, in order; the source waits for a sink whose queue is nearly full,
 //! so that sink loses nothing ([Spill](../spill.md#sources-that-can-wait)). A replay that breaks
 //! off after it has begun is not begun anew, since that would bring everything twice.
 //!

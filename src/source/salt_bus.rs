@@ -29,7 +29,7 @@
 //!
 //! # Guarantee
 //!
-//! The bus keeps nothing. Events that the master publishes while saltern is not connected are
+//! The bus keeps nothing: events that the master publishes while saltern is not connected are
 //! missed, unless `backfill` finds them in the master's job cache ([Jobs](../jobs.md#backfill)). A
 //! subscriber connects and reads; it sends nothing. A master cuts off a subscriber that reads too
 //! slowly, so this source does nothing but read and hand on. Each gap is counted, in number and

@@ -26,7 +26,7 @@
 //!
 //! # Guarantee
 //!
-//! ZeroMQ's PUB keeps nothing. Events that were published while saltern was not connected are gone,
+//! ZeroMQ's PUB keeps nothing: events that were published while saltern was not connected are gone,
 //! and each gap is counted. If a publisher goes away, the source connects again. Senders that push
 //! keep the events that they cannot send, so their coming and going is no gap.
 //!

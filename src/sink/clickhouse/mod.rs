@@ -32,8 +32,8 @@
 //!
 //! # Guarantee
 //!
-//! Every row has its `event_id`. From 22.2 on the server drops a batch that is sent again; before
-//! that, repeats are merged away. It drops it for as long as its deduplication window reaches (1000
+//! Every row has its `event_id`; from 22.2 on the server drops a batch that is sent again, before
+//! that repeats are merged away. It drops it for as long as its deduplication window reaches (1000
 //! inserts a table); the token of each insert is made of the batch's id. Until repeats are merged
 //! `FINAL` or `GROUP BY event_id` hides them. A batch that the server refuses for one event is
 //! halved, under new ids; rows that a table had taken of it before are there twice until they are

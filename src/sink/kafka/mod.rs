@@ -33,7 +33,7 @@
 //!
 //! # Guarantee
 //!
-//! Events are in order for each key, and unique by the header `event_id`. With `transactional:
+//! Events are in order for each key, and unique by the header `event_id`; with `transactional:
 //! true` a reader with `isolation.level=read_committed` sees each event once. `acks=all`,
 //! idempotent: a batch comes again if a part of it could not be delivered.
 //!
