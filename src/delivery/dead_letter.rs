@@ -94,7 +94,7 @@ const MARKED: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, so
 const LETTER: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, source, master_id, \
                       received, replay, authority, frame FROM dead_letters WHERE id = ?";
 
-/// Letters that may go at once beyond those that come: a bound that was lowered is reached in
+/// Old letters that may go for one write besides as many as come: a lowered bound is reached in
 /// steps.
 const STEP: usize = 1000;
 
@@ -247,7 +247,7 @@ pub struct DeadLetters {
     database: Mutex<Database>,
 }
 
-/// The open database, and why letters cannot be kept, if they cannot.
+/// The open database, and the reason why letters cannot be kept, if any.
 struct Database {
     connection: Option<Connection>,
     trouble: Option<String>,
@@ -297,8 +297,8 @@ impl DeadLetters {
         }
     }
 
-    /// Tries again what did not work, when it is time; returns why letters cannot be kept, if they
-    /// cannot.
+    /// Tries again to open the database, when it is time. Returns the reason why letters cannot be
+    /// kept, if any.
     pub(crate) fn heal(&self) -> Option<String> {
         {
             let database = self.lock();
@@ -426,7 +426,7 @@ impl DeadLetters {
         })
     }
 
-    /// The letters that are meant behind letter `after`, the oldest first, at most `limit`.
+    /// The selected letters behind letter `after`, the oldest first, at most `limit`.
     pub(crate) fn list(
         &self,
         selection: &LetterSelection,
@@ -492,8 +492,8 @@ impl DeadLetters {
             changed += self.change(&ids, sql)?;
             from = next;
             if from.is_some() {
-                // The daemon that keeps a letter meanwhile must find a moment to write. It asks now
-                // and then, and there is nothing here that could be waited for.
+                // A daemon that keeps a letter meanwhile must find a moment to write. It tries now
+                // and then, and gives no signal to wait for.
                 #[allow(clippy::disallowed_methods)]
                 std::thread::sleep(BETWEEN_PAGES);
             }
@@ -532,7 +532,7 @@ impl DeadLetters {
         })
     }
 
-    /// The sink has kept the letters' events: they are dead no more.
+    /// The sink has kept the letters' events, so the letters are removed.
     pub(crate) fn replayed(&self, ids: &[i64]) -> Result<(), DeadLetterError> {
         self.change(ids, DELETE).map(drop)
     }
@@ -540,7 +540,7 @@ impl DeadLetters {
 
 /// Opens the database, and makes missing tables.
 fn connect(path: &Path) -> Result<Connection, DeadLetterError> {
-    // Made here, for its owner and permissions.
+    // The file is made here, for its owner and permissions.
     state_file::open_or_create(path).map_err(failed("making the dead letters' database"))?;
     let mut connection =
         Connection::open(path).map_err(failed("opening the dead letters' database"))?;
@@ -555,7 +555,7 @@ fn connect(path: &Path) -> Result<Connection, DeadLetterError> {
     Ok(connection)
 }
 
-/// Makes the tables, or what an older file lacks.
+/// Makes the tables, or the parts that an older file lacks.
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
@@ -709,7 +709,7 @@ mod tests {
         assert_eq!(left.len(), 250_000 / size("100"));
         assert_eq!(left.len() as u64 + dropped, 300);
         assert_eq!(left.last().unwrap().tag, "399");
-        // One that is larger than all may be leaves nothing, itself included.
+        // A letter larger than the bound leaves nothing, itself included.
         assert_eq!(keep(&letters, "db", "huge", 300_000, 1), left.len() as u64 + 1);
         assert_eq!(letters.counts().unwrap(), []);
     }

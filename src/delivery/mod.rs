@@ -71,7 +71,7 @@ pub(crate) struct Shared {
     pub(crate) parked: CancellationToken,
 }
 
-/// One writer of a sink: where its batches come from and where it reports them.
+/// One writer of a sink, with its channels.
 pub(crate) struct Writer {
     /// The environment of the sink.
     pub(crate) context: Context,
@@ -91,7 +91,7 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     let stop = writer.stop.clone();
     let mut delivery = Delivery::<S>::new(config, &writer.context, &writer.shared);
     let delivering = async {
-        // Without waiting for a first batch, so that tables are there and mistakes show.
+        // It connects before the first batch, so that tables are made and mistakes show.
         while delivery.sink.is_none() && writer.batches.is_empty() {
             if writer.batches.is_closed() || !delivery.connect().await {
                 return;
@@ -134,7 +134,7 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
 enum Next {
     /// It delivers this.
     Batch(Batch),
-    /// It does what the sink says is due.
+    /// It calls the sink's `tick`.
     Due,
     /// There are no more batches.
     End,
@@ -149,7 +149,7 @@ async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next
             None => std::future::pending().await,
         }
     };
-    // Receiving takes no batch unless it ends first.
+    // Receiving takes a batch only if it ends first.
     tokio::select! {
         biased;
         () = is_due => Next::Due,
@@ -194,7 +194,7 @@ struct Delivery<'a, S: Sink> {
 /// The time to wait for a client that is dropped before it is left behind.
 const LET_GO: Duration = Duration::from_secs(5);
 
-/// So many panics in a row at one batch are not by chance.
+/// So many panics in a row at one batch are no accident.
 const PANICS: u32 = 3;
 
 /// Clients that a writer may leave behind. Each has a thread, of which there are not many.
@@ -362,7 +362,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 Err(WriteError::retry("writing, for too long", cause))
             }
         };
-        // Letting go of the connection is not what others wait for.
+        // Others do not wait for the connection to close.
         drop((long_json_permit, under_way));
         let is_late = tried.is_err();
         if is_late {
@@ -374,7 +374,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             if matches!(work, Work::Tick) {
                 self.late_until = None;
             }
-            // A sink that gathers events has not asked its server when it takes some more.
+            // A sink that gathers events takes more without asking its server.
             if self.late_until.is_none() {
                 self.worked();
             }
@@ -504,7 +504,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let is_nothing_done = again.places.len() == events;
         let reason = match &again.cause {
             Some(cause) => Some(reason(cause)),
-            // Without a pause it would turn in a circle.
+            // Without a pause it would try in a busy loop.
             None if is_nothing_done => Some(format!("{doing}: nothing of the batch was tried")),
             None => None,
         };
@@ -527,7 +527,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         Failure::Partly { refused, again: Some(Later { places: again.places, reason }) }
     }
 
-    /// Nothing came of an attempt. Waits before the next.
+    /// An attempt failed. Waits before the next.
     async fn again_later(
         &mut self,
         permit: &Permit<'_>,
@@ -585,9 +585,9 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Drops what belongs to a client, on a thread that may wait: some clients end threads of their
-    /// own then. One that takes longer than [`LET_GO`] is left behind; only behind [`HANGING`] such
-    /// is waited for one of them.
+    /// Drops a client on a thread that may wait: some clients end threads of their own then. A
+    /// client that takes longer than [`LET_GO`] is left behind. Once there are [`HANGING`] of
+    /// these, one of them is waited for.
     async fn release(&mut self, client: impl Send + 'static) {
         self.hanging.spawn_blocking(move || drop(client));
         let sink = &self.context.name;
@@ -630,7 +630,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.breaker_open.set_bool(self.shared.breaker.is_open());
     }
 
-    /// The batch is stored, but for the events at the places `missing`.
+    /// The batch is stored, except for the events at the places `missing`.
     fn stored(&self, batch: &Batch, missing: &BTreeSet<usize>) {
         let state = &self.shared.state;
         let count = batch.len() - missing.len();
@@ -748,7 +748,7 @@ enum Failure {
     Rejected(String),
     /// All but these events are stored.
     Partly {
-        /// Events that are refused, by their places, and why.
+        /// Refused events, by their places, with reasons.
         refused: BTreeMap<usize, String>,
         /// Events that come again.
         again: Option<Later>,
@@ -825,7 +825,7 @@ pub(crate) mod tests {
         Panic,
     }
 
-    /// A store that answers as it is told, refuses events tagged `bad`, and writes all down.
+    /// A store that answers as it is told, refuses events tagged `bad`, and logs every call.
     #[derive(Debug, Default)]
     struct Store {
         connects: VecDeque<Answer>,
@@ -863,7 +863,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A cause that does not say by itself what lies under it.
+    /// A cause whose text leaves out its own cause.
     fn underlain(cause: &'static str) -> Cause {
         #[derive(Debug, thiserror::Error)]
         #[error("the server said no")]
@@ -1138,8 +1138,8 @@ pub(crate) mod tests {
         assert_eq!(run.settled.len(), 0);
     }
 
-    /// Lets time pass until it is so. By hand, since the clock of the test stands still while a
-    /// blocking thread works.
+    /// Advances time until it is so. The clock of the test stands still while a blocking thread
+    /// works.
     async fn until(is_so: impl Fn() -> bool) {
         let began = std::time::Instant::now();
         while !is_so() {
@@ -1281,7 +1281,7 @@ pub(crate) mod tests {
             assert!(delivers.await.unwrap());
             sleep(Duration::from_millis(5)).await;
         }
-        // Half of the time at the most is the other's.
+        // The other has half of the time at the most.
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         // It goes on trying the whole batch.
         let tries = store.lock().unwrap().log.iter().filter(|line| *line == "write a b").count();
@@ -1332,14 +1332,14 @@ pub(crate) mod tests {
         assert!((3.9..4.2).contains(&took), "{took}");
     }
 
-    /// A store that takes, refuses or puts off each event, as it is told.
+    /// A store that stores, refuses or postpones each event, as it is told.
     struct Choosy(Arc<Mutex<Choices>>);
 
     #[derive(Default)]
     struct Choices {
         /// The answers for the events of each write, over and over: 0 stored, 1 refused, 2 again.
         answers: VecDeque<Vec<u8>>,
-        /// Events come again because they failed, not for want of time.
+        /// Events come again because they failed, not for lack of time.
         has_time: bool,
         stored: Vec<String>,
         tried: Vec<(BatchId, Vec<String>)>,
@@ -1373,7 +1373,7 @@ pub(crate) mod tests {
             if refused.is_empty() && places.is_empty() {
                 return Ok(());
             }
-            // One that is in both is no reason to lose any.
+            // An event in both lists must not cost any event.
             places.extend(refused.first().map(|refusal| refusal.place));
             let cause = choices.has_time.then(|| "busy".into());
             let again = Some(Again { places, cause, after: None });

@@ -44,9 +44,9 @@ pub struct SinkChannel {
     pub filter: Filter,
     /// To its spooler.
     pub shares: Sender<Parcel>,
-    /// It wants an event again for which the master vouches only now.
+    /// The sink wants an event again if the master vouches for it only now.
     pub ranks: bool,
-    /// It is given what only a master says of jobs.
+    /// The sink is given a master's own calls about jobs.
     pub jobs: bool,
     /// The state of the sink that metrics and pages show.
     pub state: Arc<SinkState>,
@@ -92,7 +92,7 @@ pub enum Change {
 
 /// Everything that the dispatcher thread owns.
 pub struct Dispatcher {
-    /// From the sources; closed when all have ended.
+    /// Frames of the sources; closed when all have ended.
     pub frames: Receiver<Frames>,
     /// The sinks.
     pub sinks: SinkChannels,
@@ -144,7 +144,7 @@ impl Dispatcher {
                     peer_events += 1;
                 }
             }
-            // Before anyone but this thread has seen the events.
+            // This comes before any other thread sees the events.
             if let Some(redaction) = &self.redaction {
                 for event in events.iter_mut().chain(&mut raised) {
                     if let Some(redacted) = redaction.of(event) {
@@ -245,8 +245,8 @@ impl SinkChannels {
         self.give(chunk, &Arc::new(Encoded::default()), claim, |sink| sink.ranks);
     }
 
-    /// Gives what only a master says of jobs to the sinks that keep jobs and want the events of
-    /// these.
+    /// Gives a master's own calls about jobs to the sinks that keep jobs and want the events of
+    /// these jobs.
     fn hand_over_job_loads(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
         let announced: Vec<_> = chunk.events.iter().map(job_load::announced).collect();
         let mut gone = Vec::new();

@@ -113,7 +113,7 @@ impl Pipeline {
         let (starts, starts_out) = mpsc::channel(STARTS);
         let (tap, _) = broadcast::channel(TAP);
         let general = &config.general;
-        // Without sinks nothing is refused, and nothing is to be written anywhere.
+        // Without sinks nothing is refused, and no database is made.
         let dead_letters = match config.sinks.is_empty() {
             true => None,
             false => {
@@ -231,7 +231,7 @@ impl Pipeline {
         pipeline.thread("sources", move || {
             let _no_more = no_more.drop_guard();
             let result = running_sources::run(&runtime, first, starts_out, frames, &jobs);
-            // A read of standard input, say, ends when somebody writes.
+            // A read of standard input, for example, ends only when somebody writes.
             runtime.shutdown_timeout(READS);
             result
         })?;
@@ -412,7 +412,7 @@ impl Pipeline {
                     sink.name
                 ));
             }
-            // One that cannot be opened parks its sink and holds nothing else up.
+            // A spill that cannot be opened parks its sink and holds up nothing else.
             opened.push((sink, open_queue(&sink.name, sink.spill, &self.environment.state_dir)));
         }
         Ok(opened)
@@ -506,7 +506,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Starts first and stops then, so that the sources' thread has always something to do.
+    /// New sources start before old ones stop, so that the sources' thread never ends.
     async fn change_sources(&mut self, config: &Config, plan: &Plan, failures: &mut Vec<String>) {
         let mut started = Vec::new();
         for source in &config.sources {
@@ -541,7 +541,7 @@ impl Pipeline {
         self.sources.extend(started);
     }
 
-    /// Tries those at once that wait for their next try; their names.
+    /// Tries waiting sinks and sources at once. Returns their names.
     fn retry_sources(&self, kept: &[String]) -> Vec<String> {
         let failing = self.sources.iter().filter(|source| {
             kept.contains(&source.state.name) && source.state.is_failing() && !source.has_ended()
@@ -569,7 +569,7 @@ impl Pipeline {
     }
 
     /// The state directory was removed or replaced: the owners of files there begin them anew. That
-    /// may take long, and does not block who waits for it.
+    /// may take long, and does not block the caller's thread.
     pub(crate) async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);
         let (jobs, letters) = (self.jobs.clone(), self.environment.dead_letters.clone());
@@ -590,7 +590,7 @@ impl Pipeline {
 
     /// Waits until every part has ended: the sources because they were told to stop or had no more,
     /// the others because everything is settled or given up. The first failure is the result; a
-    /// sink that is parked is one. A part that has panicked ends all others. May be broken off and
+    /// sink that is parked is one. A part that has panicked ends all others. May be cancelled and
     /// called again.
     pub(crate) async fn ended(&mut self) -> Result<(), PipelineError> {
         while let Some(ended) = self.parts.join_next().await {
@@ -598,7 +598,7 @@ impl Pipeline {
                 ended.unwrap_or_else(|_| Err(PipelineError::Panicked("waiting".to_owned())));
             let Err(failure) = ended else { continue };
             if matches!(failure, PipelineError::Panicked(_)) && !self.shutdown.stop.is_cancelled() {
-                // The rest would do half of its work, and nobody would know.
+                // The rest would do half of its work unnoticed.
                 error!(error = chain(&failure), "a part of the daemon has died, which ends it");
                 self.shutdown.stop.cancel();
             }

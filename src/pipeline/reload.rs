@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 
-/// The reason why a new configuration is not, or not wholly, in force.
+/// The reason why a new configuration is not in force, or only in part.
 #[derive(Debug, Error)]
 pub(crate) enum ReloadError {
     /// Nothing was changed.

@@ -90,7 +90,7 @@ impl Default for LetterChannels {
     }
 }
 
-/// Closes all ways when replaying ends, however it does.
+/// Closes all ways when replaying ends, also by a panic.
 struct Closing(Arc<LetterChannels>);
 
 impl Drop for Closing {
@@ -100,7 +100,7 @@ impl Drop for Closing {
 }
 
 /// Looks for marked letters and hands them over until `stop` is cancelled; then closes the ways and
-/// waits to hear what became of the last ones.
+/// waits for the receipts of the last ones.
 pub(crate) async fn run(
     letters: Arc<DeadLetters>,
     letter_channels: Arc<LetterChannels>,
@@ -122,7 +122,7 @@ pub(crate) async fn run(
             report(ended);
         }
     }
-    // No spooler ends before, and some receipts come when theirs does.
+    // No spooler ends before, and some receipts come only when theirs ends.
     drop(closing);
     while let Some(ended) = tasks.join_next().await {
         report(ended);

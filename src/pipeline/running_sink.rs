@@ -64,7 +64,7 @@ pub(crate) struct Leaving {
 }
 
 impl RunningSink {
-    /// Starts a sink; what waits for its end is one of `parts`.
+    /// Starts a sink. A task of `parts` waits for its end.
     pub(crate) fn start(
         environment: &SinkEnvironment,
         sink: &SinkConfig,
@@ -167,8 +167,8 @@ impl RunningSink {
         left.map_err(|_| PipelineError::Panicked(format!("spooler of {}", self.state.name)))
     }
 
-    /// Ends the sink for good: what can be delivered within `deadline` is, the rest stays in the
-    /// spill and is reported.
+    /// Ends the sink for good. It delivers events within `deadline`; the rest stays in the spill
+    /// and is reported.
     pub(crate) fn remove(
         self,
         deadline: Duration,

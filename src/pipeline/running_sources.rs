@@ -97,7 +97,8 @@ pub(crate) fn run(
     local.block_on(runtime, async {
         loop {
             tokio::select! {
-                // First, so that a successor is on the list before the last task has ended.
+                // This comes first, so that a successor is on the list before the last task has
+                // ended.
                 biased;
                 Some(starting) = starts.recv() => {
                     tasks.spawn_local_on(read(starting, frames.clone(), jobs.clone()), &local);
@@ -141,7 +142,7 @@ async fn read(
             frames,
             jobs,
         };
-        // A task of its own, which may panic.
+        // The source is a task of its own, since it may panic.
         let running = tokio::task::spawn_local(Arc::clone(&reader).run(sender, stop.clone()));
         let error = match running.await {
             Ok(Ok(())) => break None,

@@ -22,8 +22,8 @@ use tracing::{error, info, warn};
 
 use crate::observe::threads::{STUCK, Threads};
 
-/// The time that everything may take to end after it was given up. Queues that are in memory are
-/// written to disk in this time.
+/// The time that everything may take to end after the drain deadline. Queues in memory are written
+/// to disk in this time.
 const END: Duration = Duration::from_secs(10);
 
 /// The interval at which the threads are looked at.
@@ -121,7 +121,7 @@ enum Request {
 
 /// It hears the signals.
 trait SignalListener {
-    /// Waits for the next. May be broken off and called again.
+    /// Waits for the next. May be cancelled and called again.
     async fn next(&mut self) -> Request;
 }
 
@@ -230,8 +230,8 @@ pub(crate) fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells systemd that the configuration is being read again; [`NotifyState::Ready`] ends that. With
-/// the time, which `Type=notify-reload` asks for.
+/// Tells systemd that the configuration is being read again; [`NotifyState::Ready`] ends that. The
+/// message has the time, as `Type=notify-reload` demands.
 pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),

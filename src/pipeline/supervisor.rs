@@ -128,7 +128,7 @@ impl Supervisor {
     ) -> Result<(OpenQueue, Incoming), Leftover> {
         let reason = match opened {
             Ok(queue) => {
-                // A spooler before this one may have been parked for the lack of it.
+                // The sink may have been parked because it was missing.
                 self.state.set_waiting_for_spill(None);
                 return Ok((queue, incoming));
             }
@@ -145,7 +145,7 @@ impl Supervisor {
             .wait(reason, incoming, orders, || open_queue(&self.name, self.spill, &self.state_dir))
     }
 
-    /// Counts what a spooler that died had and the next one has not.
+    /// Counts the events that a dead spooler had and the next one has not.
     fn count_lost(&self, had: u64, has: u64) {
         let lost = had.saturating_sub(has);
         if lost > 0 {
@@ -189,7 +189,7 @@ mod tests {
     use crate::sink::contract::{Context, WriteError};
     use crate::sink::registry::{Driver, Driving};
 
-    /// A fault that occurs a few times when a batch is written.
+    /// A fault that occurs a few times, when a batch is written.
     #[derive(Clone, Copy)]
     enum Wrong {
         /// The writer panics before it has stored the batch.

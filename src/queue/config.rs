@@ -40,7 +40,7 @@ pub enum WhenFull {
 /// alone loses nothing in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fsync {
-    /// This long after it was written, at the latest.
+    /// At the latest this long after an event was written.
     Interval(Duration),
     /// Before the sink is tried.
     Always,

@@ -50,7 +50,7 @@ pub(crate) struct Inspected {
 /// A question to a spooler.
 #[derive(Debug)]
 pub(crate) struct Inspection {
-    /// Discard what waits and was read before this, in microseconds since 1970.
+    /// Discard waiting events that were read before this, in microseconds since 1970.
     pub(crate) discard_before: Option<u64>,
     /// The channel for the answer.
     pub(crate) answer: oneshot::Sender<Inspected>,

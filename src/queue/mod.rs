@@ -91,9 +91,9 @@ pub struct Queue<D: Disk = Folder> {
     head: u64,
     /// Sequence of the next event that comes.
     next: u64,
-    /// A share that `block` holds back until there is room.
+    /// A share that waits for room under `when_full: block`.
     held: Option<Parcel>,
-    /// Events that there is no room for and that can wait.
+    /// Events without room whose source can wait.
     held_back: HeldBack,
     /// Batches begun before the restart, to be taken with the same bounds.
     begun: VecDeque<Begun>,
@@ -218,7 +218,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Gives the share back if there is no room for it and it is to wait.
+    /// Returns the share if it has to wait for room.
     fn put_in(&mut self, mut parcel: Parcel, now: Instant) -> Option<Parcel> {
         let weight = parcel.share().weight();
         let has_room = self.weight == 0 || self.weight + weight <= self.memory_bound;
@@ -229,7 +229,7 @@ impl<D: Disk> Queue<D> {
             SpillMode::Overflow | SpillMode::Durable => match self.write(&mut parcel) {
                 Written::Yes => true,
                 Written::No => false,
-                // There is nothing on disk that could make room, so memory does.
+                // Nothing on disk can make room, so memory has to.
                 Written::Later
                     if self.memory_end() == self.next
                         && self.spill.as_ref().is_none_or(Spill::is_used_up) =>
@@ -395,7 +395,7 @@ impl<D: Disk> Queue<D> {
     fn drop_oldest(&mut self, reason: fn(&mut DropCounts) -> &mut u64) -> bool {
         let memory_end = self.memory_end();
         let Some(spill) = &mut self.spill else { return false };
-        // In order, since batches leave in order and are taken out where they stand.
+        // They are in order, since batches leave in order and are removed in place.
         let flying = self.in_flight.iter().flat_map(|flying| flying.batch.shares());
         let flying: Vec<Share> = flying.cloned().collect();
         let compress = self.config.compression == SpillCompression::Zstd;
@@ -455,7 +455,8 @@ impl<D: Disk> Queue<D> {
     pub(crate) fn discard_before(&mut self, before: u64, now: Instant) -> u64 {
         let head = self.head;
         let damaged = self.losses.damaged;
-        // First what need not be read for it. Its count is not that of a full queue.
+        // Whole segments go first, without being read. They do not count as dropped by a full
+        // queue.
         let full = self.losses.full;
         while self.spill.as_ref().is_some_and(|spill| spill.oldest_is_before(self.head, before))
             && self.waiting() > 0
@@ -529,8 +530,8 @@ impl<D: Disk> Queue<D> {
     /// The number of events that may be tried now.
     fn ready(&self) -> usize {
         let end = match self.config.fsync {
-            // Waiting makes nothing safer that a broken disk does not take; and `overflow` never
-            // promised that an event is on disk.
+            // Waiting does not help if a broken disk takes nothing. And `overflow` does not promise
+            // that an event is on disk.
             Fsync::Always if self.config.mode == SpillMode::Durable && self.disk_works => {
                 self.synced.min(self.next)
             }
@@ -570,7 +571,7 @@ impl<D: Disk> Queue<D> {
             if events == 0 {
                 first = self.head;
             } else if self.head != first + events as u64 {
-                // Damage tore a hole: a batch's sequences have none, so that its bounds say it all.
+                // A batch has no gap in its sequences, so it ends at a gap that damage made.
                 break;
             }
             let room = limits.max_events - events;
@@ -623,7 +624,7 @@ impl<D: Disk> Queue<D> {
         self.next.saturating_sub(begun.first)
     }
 
-    /// Takes up to `room` events and `max_bytes` off the front of memory; at least one if `force`.
+    /// Takes up to `room` events and `max_bytes` from the front of memory; at least one if `force`.
     fn take_front(&mut self, room: usize, max_bytes: usize, force: bool) -> Option<(Share, usize)> {
         let front = self.memory.front_mut()?;
         let count = front.share.fitting(max_bytes).max(usize::from(force)).min(room);
@@ -1231,7 +1232,7 @@ mod tests {
                     let claim = can_wait.then(|| Claim::new().0);
                     let share = Parcel::from(share(numbers.clone(), size)).claimed(claim);
                     self.queue.push(share, Instant::now());
-                    // Memory has to do where the events in flight fill the spill.
+                    // Memory has to do if the events in flight fill the spill.
                     let is_full = self.queue.disk_bytes() + count * 400 > MAX_BYTES;
                     let last = self.queue.next.saturating_sub(1);
                     if is_full && !self.queue.spill.as_ref().unwrap().holds(last)

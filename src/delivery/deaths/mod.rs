@@ -65,7 +65,7 @@ const DEATHS: usize = 3;
 /// The time within which deaths count. A process that lives for so long forgets them.
 pub(crate) const WHILE: Duration = Duration::from_mins(10);
 
-/// The longest time of an attempt that is made alone, or beside which another waits to be alone.
+/// The longest time of an attempt that runs alone, or beside which another waits to run alone.
 const ALONE: Duration = Duration::from_secs(10);
 
 /// Halvings at once: a part is a sixteenth, so that few deaths lead to a single event.
@@ -85,7 +85,7 @@ struct Record {
     /// The times at which deaths were found, in microseconds since 1970.
     died: Vec<u64>,
     under_way: Option<BatchId>,
-    /// Parts that were under way at deaths, and at how many.
+    /// Parts that were under way at deaths, with their numbers of deaths.
     suspects: Vec<(BatchId, usize)>,
 }
 
@@ -268,7 +268,7 @@ impl Deaths {
         };
         let part = pass.is_alone().then(|| batch.id());
         if part.is_some() || pass.has_forced {
-            // One that is not alone any more must not be accused of another's death.
+            // A part that does not run alone any more must not be blamed for another's death.
             self.change(|record| record.under_way = part.filter(|_| self.must_isolate()));
         }
         Attempt { deaths: self, noted: part, pass: Some(pass) }
@@ -306,7 +306,7 @@ impl Deaths {
         });
     }
 
-    /// Without the file a death is not noticed, and nothing worse.
+    /// Without the file deaths are not noticed; nothing worse happens.
     fn save(&self, record: &Record) {
         let saved = (|| {
             let folder = Folder::open(self.path.parent().unwrap_or(Path::new(".")))?;
@@ -330,7 +330,7 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Returns when the write has held up others for so long that it is to be broken off.
+    /// Returns when the write has held up others for so long that it must be cut off.
     pub(crate) async fn overdue(&self) {
         match &self.pass {
             Some(pass) => pass.overdue().await,

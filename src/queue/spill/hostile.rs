@@ -119,8 +119,8 @@ fn invariant_7_a_record_inside_a_payload_is_never_believed() {
     }
 }
 
-/// Also where who made the payload knows the sequences and has a record follow: with the key, that
-/// does not help. In version 1 it would.
+/// The maker of the payload knows the sequences and adds a record behind. With the key that does
+/// not help. In version 1 it would.
 #[test]
 fn invariant_7_a_run_of_records_inside_a_payload_is_not_believed_in_version_2() {
     let run = [forged(8), forged(9), forged(10)].concat();

@@ -80,7 +80,7 @@ impl Key {
         copy.repeat(2)
     }
 
-    /// Only who can read the file can make a record of it.
+    /// Only a reader of the file can make a record of it.
     pub(crate) fn is_secret(&self) -> bool {
         self.secret.is_some()
     }

@@ -63,7 +63,7 @@ const SUFFIX: &str = ".seg";
 const PROGRESS: &str = "progress";
 const PROGRESS_NEW: &str = "progress.new";
 
-/// A segment in the making, of events that are in flight while theirs is given up.
+/// A new segment for events in flight whose own segment is given up.
 const REFUGE_NEW: &str = "refuge.new";
 
 /// Files of the spill beside its segments.
@@ -248,7 +248,7 @@ pub struct Spill<D: Disk> {
 
 /// Bytes that are to be made to last, outside of the thread that appends.
 pub struct SyncJob<D: Disk> {
-    /// Not held: a file that was removed takes up space for as long as it is open, and need not
+    /// These are weak references: a removed file takes up space while it is open, and need not
     /// last.
     files: Vec<Weak<D::File>>,
     /// The folder, if names have changed.
@@ -260,7 +260,7 @@ pub struct SyncJob<D: Disk> {
 impl<D: Disk> SyncJob<D> {
     /// Syncs. May take long; must be reported to [`Spill::condemn`] if it fails.
     pub fn run(&self) -> io::Result<()> {
-        // All of them, also when one has failed.
+        // All files are synced, also when one has failed.
         let files = self.files.iter().filter_map(Weak::upgrade);
         let files = files.map(|file| file.sync()).fold(Ok(()), Result::and);
         files.and(self.names.as_ref().map_or(Ok(()), Disk::sync_names))
@@ -345,7 +345,8 @@ impl<D: Disk> Spill<D> {
         if end.is_none() {
             let tail = find_tail(&file, Walk::new(key, first), self.acknowledged, bytes)?;
             if tail.len < bytes {
-                // Need not last: a torn tail that comes back is cut off or passed over again.
+                // The cut need not last: a torn tail that comes back is cut off or passed over
+                // again.
                 file.truncate(tail.len)?;
                 self.torn_bytes = bytes - tail.len;
                 self.torn_events = tail.torn_events;
@@ -472,7 +473,7 @@ impl<D: Disk> Spill<D> {
         let failed = |doing| move |cause| AppendError::Disk { doing, cause };
         let name = name_of(first);
         if let Some(empty) = self.segments.pop_back_if(|last| last.is_empty()) {
-            // One that was made for such events and could not be written.
+            // This is a segment that was made for such events and could not be written.
             self.is_open = false;
             if let Err(cause) = self.disk.remove(&name_of(empty.first)) {
                 return (0, Err(failed("removing an empty segment of the spill")(cause)));
@@ -625,7 +626,7 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Everything below `sequence` is stored for good. Removes the segments that are needed no
-    /// longer; the caller notes it with [`Spill::note_acknowledged`] when it sees fit.
+    /// longer; the caller notes it later with [`Spill::note_acknowledged`].
     pub fn acknowledge(&mut self, sequence: u64) -> io::Result<()> {
         self.acknowledged = self.acknowledged.max(sequence);
         self.begun.retain(|begun| begun.first >= sequence);

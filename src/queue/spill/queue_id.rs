@@ -12,9 +12,9 @@ const NEW: &str = "queue-id.new";
 /// Longer than an id is written.
 const MOST: usize = 64;
 
-/// The id of the queue in this folder. Made at random once; when this returns, it lasts. A file
-/// that cannot be understood is put aside. A file that cannot be read now is an error: a new id in
-/// its place would be another queue's.
+/// The id of the queue in this folder. It is made at random once; when this returns, it lasts. A
+/// file that cannot be understood is put aside. A file that cannot be read now is an error: a new
+/// id in its place would be another queue's.
 pub(crate) fn of<D: Disk>(disk: &D) -> io::Result<u128> {
     for name in [NAME, NEW] {
         disk.put_foreign_aside(name)?;

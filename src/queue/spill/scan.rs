@@ -59,7 +59,7 @@ pub struct Damaged {
     pub(crate) bytes: u64,
     /// The number of events that waited there.
     pub events: u64,
-    /// It may have been more events, since nothing behind tells.
+    /// There may have been more events; no record behind tells.
     pub(crate) or_more: bool,
 }
 
@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(folder.list().unwrap().len(), names);
     }
 
-    /// Every byte of every segment, one at a time: it is found, and the rest comes, from the scan
-    /// and from the spill, which counts the damage.
+    /// Damages every byte of every segment, one at a time. Scan and spill find the damage and give
+    /// the other events, and the spill counts the lost ones.
     #[test]
     fn invariant_7_any_flipped_byte_is_found_and_the_rest_comes() {
         let path = tempfile::tempdir().unwrap();

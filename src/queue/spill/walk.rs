@@ -74,7 +74,7 @@ pub(super) struct Walk {
 #[derive(Debug, Clone, Copy)]
 struct Hole {
     from: u64,
-    /// The sequence behind the last event of which a head among them speaks; 0 if none does.
+    /// The sequence behind the last event of the heads among them; 0 if there is no head.
     claimed: u64,
     /// The place where that head's record would end.
     claimed_to: u64,
@@ -221,7 +221,7 @@ impl Walk {
         Ok(self.head_at(file, behind)?.is_some_and(|next| next.sequence == head.end()))
     }
 
-    /// A head says the truth, since only the spill can have made it.
+    /// A head can be trusted, since only the spill can have made it.
     fn is_secret(&self) -> bool {
         self.key.is_some_and(|key| key.is_secret())
     }

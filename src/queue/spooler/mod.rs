@@ -72,8 +72,8 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     pub(crate) limits: BatchLimits,
     /// The time at which written events are synced; `None` if nothing is on disk.
     pub(crate) fsync: Option<Fsync>,
-    /// Shares from the dispatcher; closed when there are no more. All else rings the bell of this
-    /// channel.
+    /// Shares from the dispatcher; closed when there are no more. All other channels ring the bell
+    /// of this one.
     pub(crate) shares: Receiver<Parcel>,
     /// Batches that writers have settled.
     pub(crate) settled: Receiver<Settled>,
@@ -225,8 +225,7 @@ enum Input<D: Disk> {
 
 impl<D: Disk> Spooler<D> {
     /// Works until there are no more shares and everything is settled, or the writers are gone, or
-    /// it is told to leave. A panic ends it too, and takes nothing with it that another spooler
-    /// needs.
+    /// it is told to leave. A panic ends it too; the next spooler then has all that it needs.
     pub(crate) fn run(mut self) -> Result<Leftover, Box<Death>> {
         self.shares.bell().attend();
         let (syncer, jobs, done) = Syncer::new(self.shares.bell());
@@ -251,7 +250,8 @@ impl<D: Disk> Spooler<D> {
         // A panic there has been reported; appended events are synced below.
         let _ = sync_thread.join();
         let Ok(ended) = worked else { return Err(self.panicked(coming)) };
-        // A sync that failed would succeed the next time, without what the kernel has dropped.
+        // A sync that failed would succeed the next time, without the pages that the kernel has
+        // dropped.
         if let Poll::Ready(Some((job, result))) = syncer.done.take() {
             self.queue.end_sync(&job, result);
         }
@@ -278,7 +278,7 @@ impl<D: Disk> Spooler<D> {
         Ok(())
     }
 
-    /// Something beside the spooler has died: everything is left to the next one as at a reload.
+    /// A writer or the sync thread has died: everything is left to the next one as at a reload.
     fn dead(mut self, reason: String) -> Box<Death> {
         match catch_unwind(AssertUnwindSafe(|| self.finish(true))) {
             Ok((on_disk, in_memory)) => self.death(reason, on_disk, in_memory.into()),
@@ -347,8 +347,7 @@ impl<D: Disk> Spooler<D> {
     fn round(&mut self, progress: &mut Progress<D>, now: Instant) -> Option<Duration> {
         self.renew(progress, now);
         self.inherit(progress, now);
-        // Before anything follows from what came after them: the writers are cut off behind
-        // `Leave`.
+        // Orders come before later messages: the writers are cut off behind `Leave`.
         while let Poll::Ready(Some(order)) = self.orders.take() {
             self.obey(order, progress, now);
         }
@@ -416,8 +415,8 @@ impl<D: Disk> Spooler<D> {
         self.is_stuck(progress) || !self.queue.is_blocked() && self.inherited.is_empty()
     }
 
-    /// The queue blocks and nothing more will be stored before the daemon ends: for want of time,
-    /// or because the sink is parked. An order that is not obeyed yet may say otherwise.
+    /// The queue blocks and nothing more will be stored before the daemon ends, for lack of time or
+    /// because the sink is parked. An order that is not obeyed yet may say otherwise.
     fn is_stuck(&self, progress: &Progress<D>) -> bool {
         let is_parked = progress.abandoned && self.stop.is_cancelled();
         let has_end = is_parked || self.give_up.is_cancelled();
@@ -438,8 +437,8 @@ impl<D: Disk> Spooler<D> {
             Order::Leave => progress.leaving = true,
             Order::LeaveAtOnce => (progress.leaving, progress.at_once) = (true, true),
             Order::End => {
-                // Only those that have come so far. The dispatcher may put in more meanwhile,
-                // without end.
+                // It takes only shares that have come so far, because the dispatcher may put in
+                // more without end.
                 for _ in 0..self.shares.len() {
                     let Poll::Ready(Some(parcel)) = self.shares.take() else { break };
                     match self.queue.is_blocked() {
@@ -479,7 +478,7 @@ impl<D: Disk> Spooler<D> {
         let _ = answer.send(Inspected { discarded, contents });
     }
 
-    /// Puts in what the spooler before this one left, as far as there is room.
+    /// Puts in the events that the spooler before this one left, as far as there is room.
     fn inherit(&mut self, progress: &mut Progress<D>, now: Instant) {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
@@ -489,7 +488,7 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// Takes a share and what else is at hand, as far as it fits into one round.
+    /// Takes a share and further ones that are there, as far as they fit into one round.
     fn take(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
         if self.is_stuck(progress) {
             // There is no room for it, but the dispatcher must come to its end.
@@ -575,7 +574,8 @@ impl<D: Disk> Spooler<D> {
             if !is_due {
                 return;
             }
-            // Reserved first: a batch must not leave the queue for a writer that cannot take it.
+            // The place is reserved first: a batch must not leave the queue for a writer that
+            // cannot take it.
             let Ok(slot) = writer.try_reserve() else { return };
             let Some(batch) = self.queue.take(&self.limits, now) else { return };
             *held += 1;
@@ -583,7 +583,8 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
+    /// Does the regular work: syncs, notes acknowledgements, drops expired events, and tries again
+    /// to put in parcels that are held back.
     fn upkeep(&mut self, progress: &mut Progress<D>, now: Instant) {
         if self.queue.holds_back() && progress.retry_at <= now {
             progress.retry_at = now + BLOCKED;
@@ -661,7 +662,7 @@ impl<D: Disk> Spooler<D> {
         }
         self.queue.honour_what_lasts();
         self.state.dropped_stop.add(lost);
-        // With those for which there was no room any more.
+        // These include events for which there was no room any more.
         let lost = self.state.dropped_stop.get();
         if left > 0 && !leaving {
             info!(sink = self.state.name, events = left, "events are left in the spill");

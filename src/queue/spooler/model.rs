@@ -83,7 +83,7 @@ enum Arm {
     Settled,
     Orders,
     Synced,
-    /// Only if none of the others is ready.
+    /// This is served only if none of the others is ready.
     Time,
 }
 
@@ -253,7 +253,7 @@ struct Run {
     progress: Progress<SimDisk>,
     /// The wait that the last round asked for.
     wait: Duration,
-    /// Rounds one after the other that found something due while nothing happened.
+    /// Successive rounds with work due although nothing happened.
     restless: usize,
     jobs: Receiver<SyncJob<SimDisk>>,
     done: Sender<(SyncJob<SimDisk>, io::Result<()>)>,
