@@ -22,7 +22,7 @@ pub(super) enum Seen {
     Elsewhere,
 }
 
-/// The things that were seen, and who brought each first. Both are hashes.
+/// The things that were seen, and the first reporter of each. Both are hashes.
 pub(super) struct Firsts {
     rows: Vec<[u64; WIDTH]>,
 }
@@ -33,7 +33,7 @@ impl Firsts {
         Firsts { rows: vec![[0; WIDTH]; places.div_ceil(WIDTH).max(1)] }
     }
 
-    /// Sees a thing, and tells where it was seen before.
+    /// Notes a thing, and tells where it was seen before.
     pub(super) fn see(&mut self, thing: u64, who: u64) -> Seen {
         let new = (thing & !WHO) | (who & WHO);
         let row = row_of(thing, self.rows.len());

@@ -31,7 +31,7 @@ pub mod table;
 
 pub use config::EstateConfig;
 
-/// The time for which chunks may gather once there were few, so that not each of them costs a
+/// The time for which chunks may gather after a round with few, so that not each of them costs a
 /// wake-up.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -111,7 +111,7 @@ impl Estate {
         }
     }
 
-    /// A panic within would leave counts, and those stay true enough.
+    /// A panic within would leave counts, which stay nearly true.
     fn counters(&self) -> std::sync::MutexGuard<'_, Option<Counters>> {
         let _turn = lock::hold(&self.turn);
         lock::hold(&self.counters)

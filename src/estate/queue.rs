@@ -94,7 +94,7 @@ impl QueueReceiver {
         }
     }
 
-    /// A chunk of this size that was taken is let go of.
+    /// A chunk of this size that was taken is dropped.
     pub(super) fn release(&self, size: usize) {
         threads::beat();
         let mut waiting = lock(&self.waiting);

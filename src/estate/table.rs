@@ -12,7 +12,7 @@ pub enum ByMinion {
     Never,
     /// It has with `estate.minions`.
     Labelled,
-    /// It is there only with `estate.minions`, and has it then.
+    /// The metric is there only with `estate.minions`, and then has the label.
     Only,
     /// It has with `estate.minion_label`.
     Added,

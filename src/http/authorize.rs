@@ -95,7 +95,7 @@ impl AccessPolicy {
         AccessPolicy {
             own: rustix::process::geteuid().as_raw(),
             state_dir: state_dir.to_owned(),
-            // A stranger can make a name lead here, and no address.
+            // A stranger can make a name lead here, but no address.
             hosts: (http.hosts.iter().map(|host| name_of(host)))
                 .chain(listen.map(|listen| listen.ip().to_string()))
                 .collect(),
@@ -110,7 +110,7 @@ impl AccessPolicy {
         if uid == 0 || uid == self.own { Scope::Act } else { Scope::Read }
     }
 
-    /// The rights of the bearer of this text. Both tokens are compared, whichever it is.
+    /// The rights of the bearer of this text. It is always compared with both tokens.
     fn scope_of(&self, sent: &[u8], form: impl Fn(&str) -> Vec<u8>) -> Option<Scope> {
         let is = |token: &Option<Secret>| {
             token.as_ref().is_some_and(|token| is_same_secret(sent, &form(token.expose())))
@@ -140,7 +140,7 @@ impl AccessPolicy {
         })
     }
 
-    /// Lets a request in, or says why not.
+    /// Lets a request in, or returns the reason why not.
     fn judge(&self, peer: Peer, request: &Request) -> Result<Asker, Refusal> {
         let (headers, uri) = (request.headers(), request.uri());
         let host = host_of(uri, headers).ok_or(Refusal::NoHost)?;
@@ -317,7 +317,7 @@ pub(super) async fn authorize(
         }
         Err(refusal) => {
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                // The client's part of it must not fill the log.
+                // The text of the client must not fill the log.
                 let reason: String = refusal.says().1.chars().take(200).collect();
                 warn!(asker = peer.name(), reason, "a request that acts is refused");
             }

@@ -19,8 +19,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// The time that a request may be on its way before its connection counts as one that asks nothing.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
-/// A client that asks again so soon after an answer has sent its requests together, as no scraper
-/// or probe does.
+/// A client that asks again so soon after an answer has sent its requests together. No scraper or
+/// probe does that.
 const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The place of one connection; a clone is the same one.
@@ -102,12 +102,12 @@ impl Slot {
         }
     }
 
-    /// The place as seen by those who do not sit there.
+    /// The place of a connection, as other connections see it.
     pub(super) fn seen(&self) -> Seen {
         Seen { state: Arc::downgrade(&self.state), leave: self.leave.clone() }
     }
 
-    /// Its turn to leave, the least first; `None` if it stays.
+    /// Its rank to be closed, the lowest first; `None` if it stays.
     fn order(&self, now: Instant) -> Option<(u8, bool, Instant)> {
         let state = self.lock();
         let (known, since) = (state.is_known, state.since);
@@ -172,7 +172,7 @@ impl Drop for Answering {
     }
 }
 
-/// All places at one door.
+/// All places at one listener.
 pub(super) struct Slots {
     taken: Vec<Slot>,
     places: usize,
@@ -203,12 +203,12 @@ impl Slots {
         Some(slot)
     }
 
-    /// The connections that are over have dropped their places.
+    /// Connections that have ended have dropped their places.
     fn forget_those_over(&mut self) {
         self.taken.retain(|slot| Arc::strong_count(&slot.state) > 1);
     }
 
-    /// Asks the one that is missed the least to leave, if one can be missed.
+    /// Asks the connection with the lowest rank to leave, if there is one.
     pub(super) fn free_one(&mut self, now: Instant) {
         let orders = self.taken.iter().enumerate();
         let orders = orders.filter_map(|(place, slot)| Some((slot.order(now)?, place)));

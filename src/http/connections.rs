@@ -32,7 +32,7 @@ use super::listen::{Accepted, Listening};
 use crate::error::chain;
 use crate::observe::state::State;
 
-/// The news that the HTTP side is told while it serves.
+/// The signals that the HTTP side gets while it serves.
 #[derive(Clone)]
 pub(crate) struct News {
     /// To read files again, when it changes.
@@ -41,7 +41,7 @@ pub(crate) struct News {
     pub(crate) look: watch::Receiver<()>,
 }
 
-/// Connections at a time at one door.
+/// Connections at a time at one listener.
 const PLACES: usize = 128;
 
 /// The time that a client has for the head of a request, and that it may be idle between two.
@@ -114,12 +114,12 @@ pub(super) async fn serve(
     }
 }
 
-/// Says if an end of another connection would let the next in.
+/// Says if the end of another connection would let the next in.
 fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Sees to one connection until it ends, or its place is wanted.
+/// Serves one connection until it ends, or its place is wanted.
 async fn attend(accepted: Accepted, routes: Router, slot: Slot, stop: CancellationToken) {
     let attending = async {
         match accepted {

@@ -86,7 +86,7 @@ impl Watch {
         loop {
             let tapped = match self.stop.run_until_cancelled(self.tap.recv()).await? {
                 Ok(tapped) => tapped,
-                // The number of the next chunk tells how many events that were.
+                // The number of the next chunk tells how many events were missed.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };

@@ -81,7 +81,7 @@ async fn answer(
     questions: Arc<Questions>,
     ask: impl FnOnce(&Waiting) -> Result<Option<Spooled>, JobsError> + Send + 'static,
 ) -> Response {
-    // It goes with this future, which the client's leaving ends.
+    // It is dropped with this future, which ends when the client leaves.
     let asker = Asker::default();
     let waiting = asker.waiting();
     let Some(asking) = questions.ask(move || ask(&waiting)).await else {
@@ -100,7 +100,7 @@ async fn answer(
     }
 }
 
-/// An answer of this length: one that is cut does not pass for a whole one.
+/// An answer of this length, so that a cut one does not pass for a whole one.
 fn sent(length: u64, body: Body) -> Response {
     let length = length.to_string();
     let head = [(header::CONTENT_TYPE, "application/json"), (header::CONTENT_LENGTH, &length)];

@@ -176,8 +176,8 @@ impl TokenFile {
         TokenFile { file, token, directory }
     }
 
-    /// A file that went with its directory is written again. One that was removed alone is not: so
-    /// an operator asks for a new token, which the next start makes.
+    /// A file that went with its directory is written again. A file that was removed alone is not:
+    /// an operator removes it to get a new token at the next start.
     fn look(&mut self) {
         let directory = directory_of(&self.file);
         if directory.is_none() || directory == self.directory {
@@ -215,7 +215,7 @@ impl Socket {
             Err(cause) if matches!(socket.place, Place::Configured(_)) => {
                 Err(BindError::Socket { path: socket.path().to_owned(), cause })
             }
-            // The first look tries again what failed, and says so.
+            // The first look tries failed parts again, and logs it.
             _ => Ok(socket),
         }
     }
@@ -270,7 +270,7 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// A listener of one's own, without TLS.
+    /// A listener of the caller's, without TLS.
     pub(crate) fn of(listener: TcpListener) -> Self {
         Bound { listener, tls: None }
     }

@@ -64,7 +64,7 @@ impl Place {
         }
     }
 
-    /// Sees to it that the directory is there, where it is one of our own.
+    /// Makes the directory if it is one of our own.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         let Place::Short(path) = self else { return Ok(()) };
         let Some(directory) = path.parent() else { return Ok(()) };
@@ -97,7 +97,7 @@ pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
     // Another may name it by a shorter path.
     let mut all: Vec<_> = Some(inside).filter(|path| fits(path).is_ok()).into_iter().collect();
     all.push(shortened(state_dir, None));
-    // A daemon of another user than who asks has that user's runtime directory.
+    // A daemon of another user has that user's runtime directory.
     let owner = state_dir.metadata().ok().map(|metadata| format!("/run/user/{}", metadata.uid()));
     for base in [of_user(), owner.map(PathBuf::from)].into_iter().flatten() {
         let path = shortened(state_dir, Some(&base));

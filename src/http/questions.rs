@@ -39,7 +39,7 @@ impl Default for Questions {
 
 impl Questions {
     /// Asks when it is time; `None` if that takes too long. The turn lasts for as long as the work,
-    /// also where nobody waits for it any more.
+    /// even if nobody waits for it any more.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         ask: impl FnOnce() -> T + Send + 'static,

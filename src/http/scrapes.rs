@@ -83,7 +83,7 @@ impl Version {
 }
 
 impl Texts {
-    /// Cuts off those who are late with the oldest text that anybody is late with.
+    /// Cuts off clients that are late with the oldest text.
     fn cut_off(&self, now: Instant) {
         let late = [false, true].into_iter().find_map(|is_known| {
             let late = self.versions.iter().map(|version| version.late(is_known, now));
@@ -105,8 +105,8 @@ pub(super) enum Answer {
 }
 
 impl Scrapes {
-    /// The answer, now, to who asked at `asked` from this slot; a text is made by `make` if it is
-    /// time for one.
+    /// The answer, now, to a client that asked at `asked` from this slot. `make` makes a text if it
+    /// is time for one.
     pub(super) fn answer(
         &self,
         asked: Instant,
@@ -196,7 +196,7 @@ mod tests {
         }
         let scraper = slots.take(now).unwrap();
         let scrape = |now| scrapes.answer(begin + READING / 2, now, scraper.seen(), || "y".into());
-        // Not before they have been deaf for a while.
+        // They are not cut off before they have read nothing for a while.
         let later = Instant::now() + Duration::from_secs(5);
         assert_eq!(scrape(later), Answer::Later(BETWEEN));
         assert!(deaf[0].is_asked_to_leave() && !deaf[1].is_asked_to_leave());

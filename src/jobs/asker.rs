@@ -13,7 +13,7 @@ impl Asker {
     }
 }
 
-/// Says if the one who asked still waits.
+/// Says if the client still waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting(Weak<()>);
 

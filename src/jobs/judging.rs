@@ -53,7 +53,8 @@ fn judge(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
         if known.functions.single().is_none() && is_nameless.exists([job])? {
             functions::store(tx, job, known.functions)?;
         }
-        // Without a cache, or where redaction left an outline, less is there than was judged.
+        // The stored return has less than the judged one if there is no cache, or if redaction left
+        // an outline.
         let after = match before {
             Some(false) => before,
             _ => known.value().map_or(before, |_| verdict.outcome.worked()),

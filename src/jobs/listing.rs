@@ -161,7 +161,7 @@ pub(super) struct Pieces {
     spool: Spool,
 }
 
-/// From how many bytes a piece is handed on.
+/// The bytes from which on a piece is handed on.
 const PIECE: usize = 64 << 10;
 
 impl Pieces {
@@ -208,8 +208,8 @@ impl Pieces {
 
 impl Jobs {
     /// A page of jobs, the last begun first: `{"jobs": [...], "next": CURSOR}`, where `next` is
-    /// null on the last page. `memory` says how many bytes of it may be in memory. It is not looked
-    /// for any longer than somebody is `waiting`.
+    /// null on the last page. `memory` says how many bytes of it may be in memory. The search ends
+    /// when nobody is `waiting` any more.
     pub(crate) fn answer_page(
         &self,
         selection: &JobSelection,
@@ -234,8 +234,8 @@ impl Jobs {
         page.into_memory().map_err(|cause| self.unkept(cause))
     }
 
-    /// A job with its load, the minions that it was meant for, those that are missing, and what
-    /// each returned; `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
+    /// A job with its load, the minions that it was meant for, the missing ones, and the returns;
+    /// `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
     pub(crate) fn answer_job(
         &self,
         jid: &str,
@@ -315,7 +315,7 @@ impl JobSelection {
 }
 
 /// The time at which the job of a cursor began. One that was forgotten meanwhile began at the time
-/// in its id. It is not known of an id that tells none, or one to come.
+/// in its id. It is not known if the id tells no time, or one to come.
 fn began_of(db: &Connection, jid: &str) -> rusqlite::Result<Option<i64>> {
     let mut select =
         db.prepare_cached("SELECT coalesce(began, first_seen) FROM jobs WHERE jid = ?")?;
@@ -588,7 +588,7 @@ mod tests {
         let last = last.as_array().unwrap().iter();
         let last: Vec<_> = last.map(|job| job["JID"].as_str().unwrap().to_owned()).collect();
         assert_eq!(last, [sorted[1], sorted[0]]);
-        // A job that is forgotten is still a place where a page begins, if its id tells which.
+        // A page can begin at a forgotten job, if its id tells a time.
         let gone = |cursor: &str| {
             let cursor = Some(cursor.to_owned());
             jobs.page(&JobSelection { cursor, ..JobSelection::default() })

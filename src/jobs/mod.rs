@@ -213,7 +213,7 @@ impl fmt::Debug for Jobs {
 /// Connections to keep for the next readers.
 const IDLE_READERS: usize = 4;
 
-/// Steps of the database from one look at who asked to the next: some microseconds.
+/// Steps of the database between two checks that the client still waits: some microseconds.
 const STEPS: i32 = 1000;
 
 impl Jobs {
@@ -261,8 +261,8 @@ impl Jobs {
         Arc::clone(&lock::read(&self.0.stores))
     }
 
-    /// The redacted form of a load that the master says in an event of this tag; `None` if it stays
-    /// as it is.
+    /// The redacted form of a load that the master hands over in an event of this tag; `None` if it
+    /// stays as it is.
     fn redacted(&self, tag: &str, load: &[u8]) -> Option<Event> {
         let redaction = lock::read(&self.0.redaction).clone();
         redaction.and_then(|redaction| redaction.of(&Event::new(tag, load)))
@@ -366,7 +366,7 @@ impl Jobs {
         if self.kept_for().is_none() {
             return Err(JobsError::Off);
         }
-        // Taken out before it is used, so that readers do not wait for each other.
+        // It is taken out before it is used, so that readers do not wait for each other.
         let (idle, replaced) = {
             let mut readers = lock::hold(&self.0.readers);
             (readers.idle.pop(), readers.replaced)
@@ -374,7 +374,7 @@ impl Jobs {
         let connection = match idle {
             Some(connection) => Some(connection),
             None if !self.has_file() => None,
-            // One that is elsewhere is not read: a command may run as root.
+            // A file elsewhere is not read: a command may run as root.
             None if state_file::is_foreign(&self.0.path) => None,
             None => file::open_to_read(&self.0.path)
                 .map_err(|cause| self.failed("open it to read", cause))?,

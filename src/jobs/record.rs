@@ -332,8 +332,8 @@ fn record_new_job(
     if event.tag_contradicts_data() {
         return Ok(Some(contradiction(jid)));
     }
-    // Minions learn the ids of their jobs and hardly those of runners, so that of two such events
-    // this one is the likelier to be true.
+    // Minions learn the ids of their jobs and hardly those of runners, so this one of two such
+    // events is more likely to be true.
     let conflict = is_of_runner(tx, jid)?.then(|| two_jobs(jid));
     let job = job(tx, jid, received)?;
     let (rank, known) = known_load(tx, job)?;
@@ -346,7 +346,7 @@ fn record_new_job(
     expect(tx, job, texts_of(load, "minions")).map(|()| conflict)
 }
 
-/// Takes what an event says of a runner.
+/// Takes the facts of a runner from an event.
 fn record_runner(
     tx: &Transaction<'_>,
     entry: &Entry<'_>,
@@ -378,12 +378,12 @@ fn record_runner(
     )
 }
 
-/// Salt makes no event whose tag names another job than its data: it says nothing of either.
+/// Salt makes no event whose tag names another job than its data: such an event counts for neither.
 fn contradiction(jid: &str) -> Conflict {
     Conflict { odds: Odds::Tag, jid: jid.to_owned(), minion: String::new() }
 }
 
-/// Two events say that a runner has this job, and that minions have.
+/// One event gives this job to a runner, and another to minions.
 fn two_jobs(jid: &str) -> Conflict {
     Conflict { odds: Odds::Content, jid: jid.to_owned(), minion: String::new() }
 }
@@ -589,7 +589,7 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option
         ])?;
         let mut count = tx.prepare_cached("UPDATE jobs SET failed = failed + ? WHERE id = ?")?;
         count.execute(params![i64::from(failed) - i64::from(had_failed), job])?;
-        // The function of a job without a load was that of the return that is gone.
+        // A job without a load had its function from the return that is gone.
         name_by(tx, job, new, &load, "SELECT 1 FROM jobs WHERE id = ? AND rank = 0")?;
     } else if differs {
         let mut mark =
@@ -706,7 +706,7 @@ fn is_kept(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<bool> {
     })
 }
 
-/// Tells if a load says that for which Salt's master calls `prep_jid(nocache=True)`.
+/// Tells if a load has the option for which Salt's master calls `prep_jid(nocache=True)`.
 fn says_nocache(load: &[u8]) -> bool {
     let says = |map| msgpack::find(map, "nocache").and_then(msgpack::scalar);
     let in_kwargs = || msgpack::find(load, "kwargs").and_then(says);
@@ -759,7 +759,7 @@ mod tests {
         ]
     }
 
-    /// The data that has to be known of a job.
+    /// The expected data of a job.
     #[derive(Default)]
     struct Model {
         load: Option<(Rank, Value)>,
@@ -767,7 +767,7 @@ mod tests {
         returns: BTreeMap<String, Known>,
     }
 
-    /// A return as it has to be known.
+    /// An expected return.
     struct Known {
         standing: Standing,
         retcode: u8,

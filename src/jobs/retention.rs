@@ -144,7 +144,7 @@ mod tests {
         jobs.keep(Some(Duration::from_secs(3600)));
         assert!(!jobs.forget_some().unwrap(), "there is no file yet");
         publish(&jobs, "20261120000000000001", 0..400, 1);
-        // An id of ten years later, and old all the same.
+        // A job with an id of ten years later, and old all the same.
         publish(&jobs, "20361120000000000002", 0..400, 2);
         publish(&jobs, "20261120000000000003", 399..401, state::now());
         let rows = || {

@@ -100,7 +100,7 @@ fn returns_of_function(
     fun: &str,
     answer: &mut Answer,
 ) -> rusqlite::Result<()> {
-    // Beside a lone max() the other columns are those of its row.
+    // Beside a single max() the other columns are those of its row.
     let mut select = db.prepare_cached(
         "SELECT minions.name, returns.rowid, max(coalesce(jobs.began, jobs.first_seen))
          FROM jobs
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(returns["web-1"]["return"], "**redacted**", "{returns}");
         assert_eq!(returns["web-1"]["retcode"], 0, "{returns}");
         assert_eq!(returns["web-1"]["success"], true, "{returns}");
-        // A name that is too long by itself leaves nothing.
+        // A name that is too long by itself leaves no answer.
         let load = packed(&long(published(), "fun"));
         jobs.save_load("20261121233336123457", &load, &[]).unwrap();
         assert!(jobs.get_load("20261121233336123457").unwrap().is_some());

@@ -54,8 +54,8 @@ pub struct SpoolFile {
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         self.files.0.fetch_sub(self.length, Ordering::Relaxed);
-        // To give up the blocks of a long file takes time, which no task has. Closing the file
-        // empties it on a thread of its own.
+        // Freeing the blocks of a long file takes time, which no task has. Closing the file empties
+        // it on a thread of its own.
         if let (Ok(runtime), Ok(file)) = (Handle::try_current(), self.file.try_clone()) {
             runtime.spawn_blocking(move || file.set_len(0).is_ok());
         }

@@ -20,7 +20,7 @@ use crate::codec::msgpack;
 
 /// A store of jobs.
 pub(crate) trait JobStore: Send + Sync {
-    /// Adds what the store knows to the answer. Work that blocks goes to a thread of its own.
+    /// Adds the store's data to the answer. Work that blocks goes to a thread of its own.
     fn ask(&self, answer: Answer) -> Asking<'_>;
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Answer {
     until: Option<Instant>,
     is_over: bool,
     is_cut: bool,
-    /// Taken for as long as somebody works on it, also where nobody waits for it any more.
+    /// Taken while a thread works on it, even if nobody waits for it any more.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -220,14 +220,14 @@ impl Answer {
         }
     }
 
-    /// Adds the name of a minion, or when a job ended.
+    /// Adds the name of a minion, or the time when a job ended.
     pub(crate) fn text(&mut self, text: &str) {
         let mut packed = Vec::new();
         msgpack::write_str(text, &mut packed);
         self.part(&packed);
     }
 
-    /// Tells if there is room for more, and somebody who waits for it.
+    /// Tells if there is room for more, and a client that waits for it.
     pub(crate) fn goes_on(&mut self) -> bool {
         self.is_over |= self.until.is_some_and(|until| until <= Instant::now());
         self.spool.is_sound() && !self.is_over

@@ -19,7 +19,7 @@ use crate::event::job_return::{Functions, JobReturn, Outcome};
 /// The bytes of a load and of all returns of a job that are shown.
 const LONGEST: u64 = 16 << 20;
 
-/// A job as the stores have it, not yet in words.
+/// A job as the stores have it, not yet as JSON.
 #[derive(Debug)]
 pub(crate) struct StoredJob {
     jid: String,
@@ -79,7 +79,7 @@ impl StoredJob {
             .iter()
             .map(|(_, ret)| {
                 let mut ret = JobReturn::of(ret);
-                // The store says it of the job alone.
+                // The store tells it of the job alone.
                 if let Some(fun) = fun {
                     ret.take(b"fun", fun);
                 }

@@ -137,7 +137,7 @@ impl NamedStore {
             _ => {
                 let seconds = now.elapsed().as_secs_f32();
                 let late = self.failed(&format!("it gave no answer within {seconds:.1} s"));
-                // One that others left too little time has done nothing wrong.
+                // A store to which others left too little time has not failed.
                 if end < now + EACH {
                     return Err(late);
                 }
@@ -175,7 +175,7 @@ mod tests {
     use crate::jobs::Jobs;
     use crate::jobs::store::{Asking, Question};
 
-    /// A store that knows these minions, fails, or never says anything.
+    /// A store that knows these minions, fails, or never answers.
     #[derive(Clone, Copy)]
     enum Known {
         These(&'static [&'static str]),

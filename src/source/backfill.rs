@@ -283,7 +283,7 @@ mod tests {
             jobs,
         };
         let (tracker, stop) = (Tracker::new(), CancellationToken::new());
-        // The files were written before the bus was there, but this came all the same.
+        // The files were written before the bus was there, but this event came all the same.
         tracker.up();
         tracker.read(&[format!("salt/job/{JID}/ret/web-1\n\n\u{0}").into()]);
         let taking = async {

@@ -83,13 +83,13 @@ impl Bind {
     pub(super) fn probe(&self, access: &Access) -> Result<(), SourceError> {
         let (_, file) = self.open(access)?;
         if let Some(file) = file {
-            // The file of the try must not be in the way of the real one.
+            // The probe's file must not be in the way of the real one.
             file.remove();
         }
         Ok(())
     }
 
-    /// Listens; on a path for those whom `access` lets.
+    /// Listens; on a path for users with `access`.
     pub(super) fn open(
         &self,
         access: &Access,
@@ -151,7 +151,7 @@ impl Bound {
         }
     }
 
-    /// Lets go of the address and of all peers, and removes the socket file.
+    /// Closes the address and all connections, and removes the socket file.
     pub(super) async fn close(self, socket: impl Socket) {
         if let Some(file) = &self.file {
             file.remove();

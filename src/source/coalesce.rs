@@ -40,7 +40,7 @@ const WORTH_IT: Duration = Duration::from_micros(200);
 pub(crate) struct CoalesceLimit(Arc<AtomicU64>);
 
 impl CoalesceLimit {
-    /// The limit where this is the shortest time that a sink lets a batch wait to fill.
+    /// The limit for this shortest time that a sink lets a batch wait to fill.
     pub(crate) fn of(shortest_linger: Duration) -> Self {
         let limit = CoalesceLimit::default();
         limit.set(shortest_linger);

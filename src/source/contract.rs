@@ -54,7 +54,8 @@ pub(crate) trait Source: Send + Sync + 'static {
         None
     }
 
-    /// Hears of the buses that are read beside it; whether that makes a difference to it.
+    /// Tells it of the buses that are read beside it. Returns true if that makes a difference to
+    /// it.
     fn beside(_config: &mut Self::Config, _buses: &[PathBuf]) -> bool {
         false
     }
@@ -75,7 +76,7 @@ pub(crate) enum JobCache {
     NotUsed,
     /// Some of its work needs it: it is on unless it is turned off.
     Used,
-    /// It cannot do its work without: it may not be turned off.
+    /// It cannot work without it: it may not be turned off.
     Needed,
 }
 

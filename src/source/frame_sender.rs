@@ -68,7 +68,7 @@ pub(crate) struct FrameSender {
 const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
 
 /// Frames of fewer bytes are copied into a block of their own. A single frame holds the whole block
-/// that it was read into, 256 KiB for most sources. Frames of more bytes are a fair part of that.
+/// that it was read into, 256 KiB for most sources; frames of more bytes are a fair part of it.
 const FAIR: usize = 64 << 10;
 
 /// The same frames in a block that has room for nothing else.
@@ -173,7 +173,8 @@ mod tests {
         }
     }
 
-    /// The bus reads events in ones and twos into blocks of 256 KiB, and a sink wants one of 64.
+    /// The bus reads one or two events at a time into blocks of 256 KiB, and a sink wants one event
+    /// of 64.
     #[tokio::test]
     async fn invariant_6_a_queue_of_few_events_holds_few_of_the_blocks_they_were_read_into() {
         const BLOCK: usize = 256 << 10;

@@ -23,7 +23,7 @@ use crate::codec::msgpack::{Item, Malformed, Skip, Walker};
 /// A fault of the stream. The connection is of no more use after any of these.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// The first byte is none that a master sends.
+    /// No master sends this first byte.
     #[error(
         "the first byte is {0:#04x}, with which no event bus of Salt begins; is this the address of the event bus?"
     )]
@@ -158,7 +158,7 @@ impl Framer {
     }
 
     fn look_at_map(&mut self, buffer: &[u8]) -> Result<Option<usize>, FrameError> {
-        // Told from the first byte, since a stream out of step may announce megabytes of anything.
+        // The first byte decides, since a stream out of step may announce any number of megabytes.
         if !buffer.first().is_some_and(|first| Framing::detect(*first) == Ok(Framing::Plain)) {
             return Err(FrameError::NotAMap);
         }
@@ -320,7 +320,7 @@ mod tests {
         let whole = buffer.len() + SIZE;
         let mut looks = 0;
         while buffer.len() < whole {
-            // The wanted length does not change, and the framer walks over nothing again.
+            // The wanted length does not change, and the framer walks over no byte again.
             if buffer.len() >= framer.wanted() {
                 looks += 1;
             }

@@ -82,7 +82,7 @@ impl Link {
         self.state.connected.get() > 0.0
     }
 
-    /// Waits for the next try, which somebody may ask for before its time.
+    /// Waits for the next try, which an operator may ask for before its time.
     pub(crate) async fn wait(&mut self) {
         if timeout(self.backoff.delay(None), self.state.asked_to_try()).await.is_ok() {
             self.backoff.reset();

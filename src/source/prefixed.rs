@@ -41,7 +41,7 @@ impl Prefixed {
         self.max_frame = max_frame;
     }
 
-    /// The length of the next message and its prefix; `None` while that cannot be said.
+    /// The length of the next message and its prefix; `None` while that is not known.
     pub fn wanted(&self, buffer: &[u8]) -> Result<Option<usize>, PrefixError> {
         let Some(prefix) = buffer.first_chunk::<PREFIX>() else { return Ok(None) };
         if !self.has_begun && *prefix == ZMTP {

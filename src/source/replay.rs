@@ -247,8 +247,8 @@ struct Pace {
     next: Instant,
 }
 
-/// The longest delay that is made up for. Without a limit, a sink that held the replay up would be
-/// followed by a burst of everything that was due meanwhile.
+/// The longest delay that is made up for. Without a limit, all events that became due while a sink
+/// held the replay up would come in one burst.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
 impl Pace {
@@ -256,8 +256,8 @@ impl Pace {
         Pace { rate: f64::from(rate.get()), next: Instant::now() }
     }
 
-    /// Waits until an event is due; how many are. At high rates several, since timers tick in
-    /// milliseconds.
+    /// Waits until an event is due; returns how many are. At high rates that is several, since
+    /// timers tick in milliseconds.
     async fn due(&mut self) -> usize {
         sleep_until(self.next).await;
         let now = Instant::now();
@@ -360,7 +360,7 @@ impl Reader {
         let registered = AsyncFd::with_interest(self.file.as_fd(), Interest::READABLE);
         let waiting = match registered {
             Ok(descriptor) => descriptor.readable().await.map(drop),
-            // Files cannot be waited for: their reads never keep anyone waiting.
+            // Files cannot be waited for: their reads never wait.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             Err(error) => Err(error),
         };
@@ -408,7 +408,7 @@ impl Reader {
             _ => 0,
         };
         self.buffer.truncate(have + count);
-        // One is "not the end" for the caller, and it has nothing to cut.
+        // A 1 means "not the end" for the caller, which has nothing to cut.
         result.map(|count| count.unwrap_or(1))
     }
 
@@ -468,7 +468,7 @@ impl Reader {
                 );
                 Err(self.error(self.offset, cause))
             }
-            // Nothing but part of a mark, which is for the framer to refuse.
+            // There is only a part of a mark; the framer refuses it.
             None if !without_mark(&self.buffer).trim_ascii().is_empty() => {
                 self.format = Some(Format::Capture(Framer::new(self.max_frame)));
                 self.cut(block)?;
@@ -578,7 +578,7 @@ mod tests {
         )
     }
 
-    /// Keeps everything that comes, as a pipeline whose sinks are all well.
+    /// Keeps every event, like a pipeline with healthy sinks.
     fn kept(out: &Receiver<Frames>) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(frames) = out.recv() {

@@ -101,7 +101,7 @@ pub(super) enum JobCall {
 }
 
 impl Asked {
-    /// True if it makes a difference whether a master says it.
+    /// True if the authority of the client makes a difference.
     pub(super) fn needs_authority(&self) -> bool {
         match self {
             Asked::Events { .. } => false,
@@ -197,7 +197,7 @@ struct UpdateEndtime {
     time: String,
 }
 
-/// The field that any question may have besides.
+/// The field that any question may have as well.
 #[derive(Deserialize)]
 struct Store {
     #[serde(default)]
@@ -254,7 +254,7 @@ impl Request {
     }
 }
 
-/// The reason why a message is not taken that is too long.
+/// The reason why a message that is too long is refused.
 pub(super) fn over_max_frame(size: u64, max_frame: usize) -> String {
     format!("a message of {size} bytes is over max_frame ({max_frame} bytes)")
 }
@@ -347,7 +347,7 @@ fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
 }
 
 impl JobCall {
-    /// The event that says it to the sinks that keep jobs, if it says anything to them.
+    /// The event of the call for sinks that keep jobs, if it has news for them.
     pub(super) fn event(&self) -> Option<Event> {
         match self {
             JobCall::SaveLoad { jid, load, minions } => job_load::of_load(jid, load, minions),
@@ -357,7 +357,7 @@ impl JobCall {
         }
     }
 
-    /// True if it says something of a job that no event of the bus could say.
+    /// True if it tells a fact of a job that no event of the bus could tell.
     pub(super) fn is_for_masters(&self) -> bool {
         matches!(self, JobCall::SaveMinions { .. } | JobCall::UpdateEndtime { .. })
     }
@@ -373,7 +373,7 @@ impl JobCall {
         match self {
             JobCall::SaveLoad { jid, load, minions } => match authority {
                 Authority::Master => jobs.save_load(jid, load, minions).map(|()| None),
-                // Nothing better is known of who asks than of the bus.
+                // The client's word is worth no more than the bus.
                 Authority::Bus => jobs.save_load_of_bus(jid, load, minions).map(|()| None),
             },
             JobCall::SaveMinions { jid, minions, syndic } => {
@@ -437,7 +437,7 @@ impl Serialize for Bin<'_> {
 
 impl Written<'_> {
     fn packed(&self) -> Vec<u8> {
-        // Writing to memory what has no maps of unknown length cannot fail.
+        // Writing to memory cannot fail if no map has an unknown length.
         rmp_serde::to_vec_named(self).unwrap_or_default()
     }
 }
@@ -481,8 +481,8 @@ impl Answer {
     }
 }
 
-/// Handles a message as the source does, for the fuzz targets. Returns the events in it that are to
-/// be kept, and the answer once the job cache was asked and the events are safe.
+/// Handles a message as the source does, for the fuzz targets. Returns its events that have to be
+/// kept, and the answer, as it is once the job cache was asked and the events are safe.
 pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, Bytes) {
     let Request { id, asked } = match Request::parse(message, max_frame, VERSION) {
         Ok(request) => request,

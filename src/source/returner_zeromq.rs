@@ -173,7 +173,7 @@ struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// REQ takes one answer to a request, so that it must be the last.
+    /// REQ takes one answer to a request, so this must be the last.
     fn is_req(&self) -> bool {
         self.envelope.len() > 1
     }
@@ -263,7 +263,7 @@ impl Counter {
         None
     }
 
-    /// The messages to those who have to wait.
+    /// The messages to clients that have to wait.
     fn waits(&self) -> Vec<ZmqMessage> {
         let may_hear = self.pending.values().filter(|pending| !pending.to.is_req());
         may_hear.map(|pending| pending.to.with(wait(pending.to.id, VERSION))).collect()

@@ -153,8 +153,8 @@ enum End {
     Lost(String),
 }
 
-/// Follows the bus from connection to connection. Only waiting is cut short by `stop`: what has
-/// been read is handed on.
+/// Follows the bus from connection to connection. `stop` cuts only waiting short: events that have
+/// been read are handed on.
 async fn follow(
     config: &Config,
     sender: &FrameSender,
@@ -172,7 +172,7 @@ async fn follow(
                     zeromq::follow_publisher(address, max_frame, sender, &mut link, stop).await;
                 match left {
                     SessionEnd::Done => return,
-                    // The connection that told the framing was there, so this is a gap too.
+                    // The connection that showed the framing was there, so this is a gap too.
                     SessionEnd::Absent(reason) | SessionEnd::Lost(reason) => link.lost(&reason),
                 }
             }
@@ -231,7 +231,7 @@ const READ: usize = 256 << 10;
 /// The least room to offer the kernel.
 const ROOM: usize = 16 << 10;
 
-/// The least that a read brings when events come so fast that waiting for more would only let the
+/// The bytes of a read from which on events come so fast that waiting for more would only let the
 /// socket fill.
 const MUCH: usize = 64 << 10;
 
@@ -326,7 +326,7 @@ fn closed(framer: &Framer, buffer: &BytesMut) -> String {
     }
 }
 
-/// Adds what to do about it to the errors that operators meet.
+/// Adds advice to the errors that operators meet.
 fn explained(error: io::Error) -> io::Error {
     let advice = match error.kind() {
         io::ErrorKind::NotFound => "is the master running, and is this its sock_dir?",

@@ -45,8 +45,8 @@ pub(super) enum NotAnEvent {
 /// The place where the payload of a frame begins.
 const TAG_END: &[u8] = b"\n\n";
 
-/// The frame of a JSON object, and what JSON could not hold of it; keys besides the two are passed
-/// over.
+/// The frame of a JSON object, and the values that JSON could not hold. Keys besides the two are
+/// passed over.
 pub(super) fn from_json(text: &[u8]) -> Result<(Bytes, Replaced), NotAnEvent> {
     let (value, replaced) = lenient_json::read(text)?;
     let Value::Object(mut pairs) = value else { return Err(NotAnEvent::NotTheTwo) };

@@ -341,8 +341,8 @@ async fn session(
 /// Messages that are handed on together at the most.
 const TOGETHER: usize = 256;
 
-/// The next message, or why there are no more. The monitor is asked only when no message is at
-/// hand, so that what came before a disconnect is read before it.
+/// The next message, or the reason why there are no more. The monitor is asked only when no message
+/// is at hand, so messages before a disconnect are read before it.
 async fn next(
     socket: &mut SubSocket,
     monitor: &mut (impl Stream<Item = SocketEvent> + Unpin),
@@ -374,7 +374,7 @@ async fn at_hand(socket: &mut impl SocketRecv) -> Option<Result<ZmqMessage, ZmqE
     .await
 }
 
-/// The event in a message; one that cannot be one is counted.
+/// The event in a message; a message that is no event is counted.
 fn body_of(message: ZmqMessage, max_frame: usize, sender: &FrameSender) -> Option<Bytes> {
     let size: usize = message.iter().map(Bytes::len).sum();
     let frames = message.into_vec();

@@ -38,7 +38,7 @@ impl Lot {
 pub(super) enum Front {
     /// There is none: everything is safe.
     None,
-    /// It is safe, and in flight no more.
+    /// It is safe, and no longer in flight.
     Safe,
     /// It was not kept, so it must be read again.
     NotKept,
@@ -108,8 +108,7 @@ impl InFlight {
         self.lots.push_back(lot);
     }
 
-    /// Waits until it is known what became of the oldest lot. Nothing is lost if the wait is cut
-    /// short.
+    /// Waits until the fate of the oldest lot is known. Nothing is lost if the wait is cut short.
     pub(super) async fn settle(&mut self) -> Front {
         let Some(lot) = self.lots.front_mut() else { return Front::None };
         while let Some(receipt) = lot.receipts.last_mut() {

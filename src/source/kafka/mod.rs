@@ -114,8 +114,8 @@ impl Source for Kafka {
     }
 }
 
-/// The time that the brokers may take to say what there is. Less than `saltern check` waits, so
-/// that what librdkafka knows of the reason is told.
+/// The time that the brokers may take to list topics. It is less than `saltern check` waits, so
+/// that librdkafka's reason is shown.
 const PROBE: Duration = Duration::from_secs(5);
 
 /// Asks the brokers for each topic that has a name.

@@ -6,7 +6,7 @@ use rdkafka::statistics::Partition;
 use super::in_flight::InFlight;
 use crate::observe::metrics::{self, Level};
 
-/// The metrics of a source that reads. They say nothing any more once it has ended.
+/// The metrics of a source that reads. They are empty once it has ended.
 pub(super) struct Seen {
     lag: Level,
     partitions: Level,

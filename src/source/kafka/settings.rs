@@ -90,7 +90,7 @@ impl TryFrom<Written> for Config {
             ("queued.max.messages.kbytes", "16384"),
             // Topics that come later are found within this.
             ("topic.metadata.refresh.interval.ms", "30000"),
-            // The interval at which it is told how far the source is behind.
+            // The interval at which the source's lag is measured.
             ("statistics.interval.ms", "5000"),
         ] {
             client.set(name, value);

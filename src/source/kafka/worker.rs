@@ -155,7 +155,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Polls once; whether there was a message.
+    /// Polls once; returns true if there was a message.
     fn poll(&mut self, wait: Duration) -> Result<bool, SourceError> {
         match self.consumer.poll(wait) {
             None => return Ok(false),
@@ -257,7 +257,7 @@ impl Worker {
         })
     }
 
-    /// Notes an error that librdkafka will get over by itself, and fails of one that it will not.
+    /// Notes an error that librdkafka will get over by itself, and fails with any other.
     fn note(&mut self, error: &KafkaError) -> Result<(), SourceError> {
         let reason = self.consumer.context().reason().unwrap_or_else(|| explained(error));
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {

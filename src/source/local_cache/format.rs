@@ -62,7 +62,7 @@ pub(crate) struct Walk {
     jobs: std::vec::IntoIter<Found>,
     window: Window,
     known: Jobs,
-    /// Files that could not be read or were not what they have to be.
+    /// Files that could not be read or were damaged.
     pub(crate) unreadable: u64,
 }
 
@@ -147,13 +147,13 @@ impl Walk {
             frames.push(new_frame(job, &load, &names));
         }
         for minion in lacking {
-            // It would end the event's tag, and what follows would be taken for data.
+            // It would end the event's tag, and the text behind it would be taken for data.
             if minion.contains('\n') {
                 self.unreadable += 1;
                 continue;
             }
             let folder = job.path.join(&minion);
-            // No return was complete when the directory was listed, perhaps.
+            // Perhaps no return was complete when the directory was listed.
             if !folder.join("return.p").exists() {
                 continue;
             }
@@ -463,7 +463,7 @@ pub(crate) mod tests {
         };
         let expected = (format!("salt/run/{jid}/ret"), data("runner.test.arg"));
         assert_eq!(walked(cache.path(), always(), &off()), (vec![expected], 0));
-        // It is known under whichever name the master has here.
+        // It is known under any name of the master.
         let folder = tempfile::tempdir().unwrap();
         let jobs = Jobs::new(folder.path());
         jobs.keep(Some(Duration::from_secs(3600)));

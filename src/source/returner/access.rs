@@ -61,7 +61,7 @@ impl TryFrom<NumberOrName> for UserId {
     }
 }
 
-/// Advice to let an unmapped container in.
+/// Advice on how to let an unmapped container in.
 const REMEDY: &str =
     "share user ids with the container, or bind tcp://127.0.0.1:PORT with `token_file`";
 
@@ -81,8 +81,8 @@ pub(super) struct AccessRules {
     pub(super) masters: Option<Vec<UserId>>,
     /// The sockets of the buses that this daemon reads.
     pub(super) buses: Vec<PathBuf>,
-    /// The owners of these sockets as they were last seen. A bus that is away for a moment has the
-    /// master that it had.
+    /// The owners of these sockets as they were last seen. A bus that is away for a moment keeps
+    /// its master.
     pub(super) bus_owners: RefCell<BTreeMap<PathBuf, u32>>,
     /// The owner of the socket's file.
     pub(super) owner: Cell<u32>,
@@ -90,7 +90,7 @@ pub(super) struct AccessRules {
 }
 
 impl AccessRules {
-    /// Lets a client in, or says why not.
+    /// Lets a client in, or returns the reason why not.
     pub(super) fn admit(&self, peer: Peer) -> Result<(), String> {
         let Peer::User(user) = peer else { return Ok(()) };
         if user == UNMAPPED {
@@ -148,7 +148,7 @@ impl AccessRules {
 /// Reads a token, from a regular file that is not open to everybody.
 pub(super) fn read_token(path: &Path) -> io::Result<Vec<u8>> {
     let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    // A named pipe must not hold this up.
+    // A named pipe must not block this.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;

@@ -106,7 +106,7 @@ impl Budget {
         Budget { limits: self.limits, all, short }
     }
 
-    /// Takes so many bytes if they are to be had now.
+    /// Takes so many bytes if they are free now.
     pub(super) fn try_take(&self, bytes: usize) -> Result<Held, TryAcquireError> {
         match self.all.try_take(bytes) {
             Err(_) if bytes <= SHORT => self.short.try_take(bytes),

@@ -105,15 +105,15 @@ where
         Err(error) => debug!(%error, "a client has gone before it had its answers"),
         Ok(((), None | Some(Broken::Ended | Broken::CutOff | Broken::Read(_)))) => {}
         Ok(((), Some(_))) => {
-            // Closing while it still sends could cost it the words that say why.
+            // Closing while it still sends could cost it the message with the reason.
             let last = timeout(LAST_WORDS, messages.discard());
             client.leave.run_until_cancelled(last).await;
         }
     }
 }
 
-/// Reads requests until there are no more, and why; `None` when the daemon stops or nobody writes
-/// answers any more.
+/// Reads requests until there are no more, and returns the reason; `None` when the daemon stops or
+/// nobody writes answers any more.
 async fn read_on<R: AsyncRead + Unpin>(
     messages: &mut Messages<R>,
     answers: mpsc::Sender<Outgoing>,
@@ -255,7 +255,7 @@ fn last_words(broken: &Broken, context: &ConnectionContext) -> Option<Answer> {
     answer
 }
 
-/// Writes what there is until nothing can come any more.
+/// Writes messages until no more can come.
 async fn write_on<W: AsyncWrite>(
     mut write: WriteHalf<W>,
     mut outgoing: mpsc::Receiver<Outgoing>,
@@ -282,7 +282,7 @@ async fn put<W: AsyncWrite>(write: &mut WriteHalf<W>, message: &[u8]) -> io::Res
     timeout(UNREAD, write.write_all(&framed)).await?
 }
 
-/// Sends a long answer part by part; no more of it than one is in memory.
+/// Sends a long answer part by part; one part is in memory at a time.
 async fn put_parts<W: AsyncWrite>(
     write: &mut WriteHalf<W>,
     id: u64,

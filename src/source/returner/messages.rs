@@ -80,7 +80,7 @@ impl<R: AsyncRead + Unpin> Messages<R> {
             if let Some(message) = self.prefixed.next(&mut self.buffer)? {
                 self.has_spoken = true;
                 if held.is_some() {
-                    // The block of a long message goes with it.
+                    // The block of a long message is dropped with it.
                     self.buffer = BytesMut::from(&self.buffer[..]);
                 }
                 return Ok((message, held));

@@ -277,7 +277,7 @@ impl RequestHandler {
         let origin = Arc::clone(&self.sender.origin);
         let saved = self.blocking(&self.writes, place, move |jobs| {
             let failure = match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
-                // It is an event all the same.
+                // The event is handed on all the same.
                 Ok(()) | Err(JobsError::Off) => None,
                 Err(error) if error.is_for_good() => return Err(error),
                 Err(error) => Some(error),
@@ -407,7 +407,7 @@ enum Told {
     SinksAlone,
 }
 
-/// The answer for events, as soon as it is known what became of them.
+/// The answer for events, as soon as their fate is known.
 async fn when_safe(receipt: Option<Receipt>) -> Answer {
     let Some(receipt) = receipt else { return later("the daemon is stopping") };
     match receipt.await {
@@ -470,7 +470,7 @@ pub(super) mod tests {
         handler_of(Jobs::new(std::path::Path::new("/nowhere"))).0
     }
 
-    /// With this job cache, and where the events go.
+    /// A handler with this job cache, and the channel of its events.
     fn handler_of(jobs: Jobs) -> (Rc<RequestHandler>, Receiver<Frames>) {
         let (frames, events) = channel(1, &Bell::default());
         let sender = FrameSender {
