@@ -41,7 +41,7 @@ struct Report {
     connections: Option<Vec<Connection>>,
 }
 
-/// A mistake in the configuration, or what should be written otherwise.
+/// A mistake in the configuration, or a warning.
 #[derive(Serialize)]
 struct Finding {
     level: Level,

@@ -15,7 +15,7 @@ use crate::config::located::Located;
 use crate::http::token;
 use crate::units::Secret;
 
-/// The part of the daemon's status that is of interest here.
+/// The part of the daemon's status that is used here.
 #[derive(Deserialize)]
 struct Status {
     http: Reached,

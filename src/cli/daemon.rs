@@ -62,7 +62,7 @@ enum Transport {
     Address {
         scheme: Scheme,
         authority: Authority,
-        /// `None` of a place that may be somebody else's.
+        /// `None` for a place that may be somebody else's.
         tokens: Option<Tokens>,
         /// Certificates that are trusted instead of the system's.
         ca: Option<PathBuf>,
@@ -322,7 +322,7 @@ impl Daemon {
         Ok(Answer { status, body, _connection: task })
     }
 
-    /// Says if no token is sent there.
+    /// Tells if no token is sent there.
     fn is_elsewhere(&self) -> bool {
         matches!(self.transport, Transport::Address { tokens: None, .. })
     }
@@ -389,7 +389,7 @@ pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure
     if let Some(state_dir) = &target.state_dir
         && *state_dir != located.general.state_dir
     {
-        // It is another daemon's than the one of the file.
+        // It belongs to another daemon than the one of the file.
         let state_dir = state_dir.clone();
         let general = General { state_dir, http: Http::default(), ..located.general };
         located = Located { general, unread_token: None };
@@ -427,8 +427,8 @@ pub(super) fn meant(target: &Target, has_url: bool) -> Result<Target, Failure> {
     )))
 }
 
-/// The `state_dir` of which files are read: that of the configuration, and of no other daemon than
-/// the one that answers. One that was named with `--state-dir` is the one that is meant.
+/// The `state_dir` whose files are read: that of the configuration, if the daemon that answers has
+/// the same. A directory that was named with `--state-dir` counts in any case.
 pub(super) fn state_dir_of(target: &Target) -> Result<PathBuf, Failure> {
     let state_dir = general_of(target, false)?.state_dir;
     if target.state_dir.is_some() {
@@ -446,7 +446,7 @@ pub(super) fn state_dir_of(target: &Target) -> Result<PathBuf, Failure> {
             "{said}\nSay which one is meant: --state-dir DIR names its state_dir, --config FILE its \
              configuration. Without them it would be {shown}."
         ))),
-        // A daemon has it, which is most likely the one that does not answer.
+        // A daemon has it, most likely the one that does not answer.
         Err(_) if may_be_system(&state_dir) => Ok(state_dir),
         Err(Failure::Running(why) | Failure::Usage(why)) => Err(Failure::Running(format!(
             "{why}\nSo nobody can tell if {shown} is its state_dir; --state-dir DIR says which is meant"
@@ -460,7 +460,8 @@ pub(super) fn is_demo_found() -> bool {
     nobody_by_default(&target).is_some()
 }
 
-/// The places in which the daemon of the system is not, where it is meant and has no configuration.
+/// The places where the daemon of the system was not found, if it is meant and has no
+/// configuration.
 fn nobody_by_default(target: &Target) -> Option<Vec<PathBuf>> {
     let is_absent =
         || target.config.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
@@ -520,7 +521,7 @@ fn may_be_system(state_dir: &Path) -> bool {
     is_taken(state_dir) || seen.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Fails unless somebody listens there. Nothing is waited for.
+/// Fails at once unless somebody listens there.
 fn try_connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -573,7 +574,7 @@ fn is_public(directory: &Path) -> bool {
     whole.map_or(true, |whole| whole.ancestors().any(is_open))
 }
 
-/// An address to connect to, of one to listen on.
+/// The address to connect to, for an address to listen on.
 pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -103,7 +103,7 @@ impl Which {
         LetterSelection { sink, tag, reason: reason.clone(), id: id.clone() }
     }
 
-    /// The selection, of which everything must be asked for in so many words.
+    /// The selection; to select everything an option has to say so.
     fn selection_or_all(&self, all: bool, verb: &str) -> Result<LetterSelection, Failure> {
         let Which { sink, tag, reason, id } = self;
         let is_empty = [sink, tag, reason, id].iter().all(|given| given.is_none());

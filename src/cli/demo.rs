@@ -79,7 +79,7 @@ pub(super) fn demo(arguments: &Demo, state_dir: Option<&Path>) -> Result<(), Fai
     let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     created.map_err(|error| failed(&format!("cannot create {}", directory.display()), &error))?;
     let files = Files::of(directory, state_dir);
-    // The place of its socket goes by where it leads to. The daemon reports its faults.
+    // The place of the socket depends on the real path. The daemon reports its faults.
     let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&files.state_dir);
     let listener = listen(arguments.listen)?;
     let address = listener.local_addr().map_err(|error| failed("cannot listen", &error))?;
@@ -133,7 +133,7 @@ async fn run_demo(
     result
 }
 
-/// The option by which commands are told of the demo, where they would not find it.
+/// The option by which commands find the demo, if they would not find it themselves.
 fn named_by(state_dir: &Path, sign: Option<&Sign>) -> String {
     match sign.is_some() && is_demo_found() {
         true => String::new(),
@@ -199,8 +199,8 @@ impl Files {
                 problems.iter().map(|problem| problem.message.as_str()).collect();
             Failure::Usage(problems.join("\n"))
         })?;
-        // Beside the rest of its state, so that it never takes the place of a real daemon's in a
-        // runtime directory.
+        // The socket is beside the rest of its state, so that it never takes the place of a real
+        // daemon's in a runtime directory.
         let place = Place::apart(&self.state_dir);
         let doing = || format!("cannot make a place for the socket {}", place.path().display());
         place.prepare().map_err(|error| failed(&doing(), &error))?;
@@ -314,7 +314,7 @@ async fn show(state: Arc<State>, seconds: Option<Duration>) {
         }
     };
     if let Some(seconds) = seconds {
-        // Running out of time is how this one ends.
+        // It ends when its time is over.
         let _ = tokio::time::timeout(seconds, lines).await;
     } else {
         lines.await;

@@ -26,7 +26,7 @@ struct Post {
 }
 
 impl Sign {
-    /// Puts it up; `None` if it could be put up nowhere, or if that of another demo is up.
+    /// Puts it up; `None` if it could be put up nowhere, or if another demo has its sign up.
     pub(super) fn put_up(state_dir: &Path) -> Option<Self> {
         Sign::put_up_in(&folders(), state_dir)
     }
@@ -47,7 +47,7 @@ impl Sign {
 }
 
 impl Post {
-    /// Makes the link, in place of one that a demo left which is gone.
+    /// Makes the link, in place of one that a dead demo left.
     fn put_up(folder: &Path, state_dir: &Path) -> io::Result<Self> {
         match DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

@@ -310,7 +310,7 @@ async fn failed(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure>
     print(&table(&std::iter::once(return_heading()).chain(returns).collect::<Vec<_>>()))
 }
 
-/// Prints each job of the first page again whenever more is known of it.
+/// Prints each job of the first page again whenever it has changed.
 async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     let mut before: HashMap<String, (u64, u64)> = HashMap::new();
     let mut is_first = true;
@@ -338,7 +338,7 @@ async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// Prints each return of a job once, until there is none missing.
+/// Prints each return of a job once, until none is missing.
 async fn watch_one(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
     let mut seen: Vec<String> = Vec::new();
     loop {

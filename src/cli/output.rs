@@ -31,8 +31,7 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// Prints to standard output; that nobody reads it any more (`saltern schema | head`) is no
-/// failure.
+/// Prints to standard output. A reader that has gone (`saltern schema | head`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

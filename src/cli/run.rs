@@ -129,7 +129,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
                 // Never fails: the sender lives as long as the signals are heard.
                 _ = reopen.changed() => {}
             }
-            // A signal does not break this off, but cuts short its waits.
+            // A signal does not cancel this, but cuts short its waits.
             if let Some(path) = &config.path
                 && let Some(new) = reloads.reload(path, &mut pipeline).await
             {

@@ -397,7 +397,7 @@ fn drop_from(spill: &mut Spill<Folder>, before: u64) -> io::Result<u64> {
         }
     }
     spill.acknowledge(end)?;
-    // First the note, which lasts when this returns.
+    // The note comes first, and lasts when this returns.
     spill.note_acknowledged()?;
     if let Some(job) = spill.begin_sync() {
         job.run()?;

@@ -21,13 +21,13 @@ struct Written {
     password: Option<Secret>,
     /// A token, sent as `Authorization: Bearer TOKEN`.
     token: Option<Secret>,
-    /// The name of a header that says who we are, such as `X-Api-Key`.
+    /// The name of a header with a key, such as `X-Api-Key`.
     header: Option<String>,
     /// The value of `header`.
     value: Option<Secret>,
 }
 
-/// The headers that say who we are. None by default.
+/// The headers of the login. None by default.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 #[schemars(with = "Written")]
@@ -56,7 +56,7 @@ impl Auth {
         Ok(self)
     }
 
-    /// True if nothing says who we are.
+    /// True if there is no login.
     pub(crate) fn is_none(&self) -> bool {
         self.0.is_empty()
     }

@@ -83,7 +83,8 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(60))
-            // Ends a connection to a server that takes nothing more, also once it was given up.
+            // Ends a connection to a server that takes no more bytes, also after its request was
+            // given up.
             .tcp_user_timeout(limit)
             .build()
             .map_err(|error| TlsError::Client(explained(&error).0))?;
@@ -279,8 +280,8 @@ fn advice(status: StatusCode) -> &'static str {
     }
 }
 
-/// The length of time that `Retry-After` asks for, as seconds or as a date. A date is compared
-/// with the server's own clock where it tells it.
+/// The wait that `Retry-After` asks for, as seconds or as a date. A date is compared with the
+/// server's own clock if the answer has it.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
@@ -341,7 +342,7 @@ pub(crate) struct Error {
     pub(crate) after: Option<Duration>,
 }
 
-/// Every cause of an error that says more than that a request failed, and advice.
+/// Every cause of an error that adds to "a request failed", and advice.
 fn explained(error: &reqwest::Error) -> (String, &'static str) {
     let mut causes: Vec<String> = Vec::new();
     let mut advice = "";
@@ -374,7 +375,7 @@ fn inside<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> 
 
 fn advice_on_tls(error: &rustls::Error) -> &'static str {
     match error {
-        // The second where another CA has the same name.
+        // The second is the case of another CA with the same name.
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
         ) => "; name the CA that signed the server's certificate as `tls.ca`",
@@ -611,8 +612,8 @@ mod tests {
         assert!(error.to_string().contains("refused"), "{error}");
     }
 
-    /// A server that answers nothing, and takes nothing more than its socket's buffer does, learns
-    /// that it was given up. Connections would else pile up.
+    /// A server that answers nothing and reads nothing learns that it was given up. Connections
+    /// would else pile up.
     #[tokio::test]
     async fn a_request_that_is_given_up_leaves_no_connection_behind() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

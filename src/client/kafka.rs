@@ -102,7 +102,7 @@ impl Mechanism {
     }
 }
 
-/// TLS to the brokers. `{}` trusts the certificates that the system trusts. All files are PEM.
+/// TLS to the brokers. `{}` trusts the system's certificates. All files are PEM.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TlsSettings {
@@ -197,7 +197,8 @@ impl Properties {
                 return Err(format!("the property `{name}` cannot be set here; see {other}"));
             }
             config.set(name, value.to_string());
-            // At once, so that the message is about this one. The value may be a secret.
+            // Each is set by itself, so that the message is about this one. The value may be a
+            // secret.
             config.create_native_config().map_err(|error| match error {
                 KafkaError::ClientConfig(_, reason, ..) => {
                     format!("librdkafka refuses the property `{name}`: {reason}")

@@ -71,7 +71,8 @@ impl<S> Servers<S> {
         self.others.len() + 1
     }
 
-    /// The one whose turn it is: the next that does not rest. If all do, the one that wakes first.
+    /// The server whose turn it is: the next that does not rest. If all rest it is the first to
+    /// wake.
     pub(crate) fn turn(&mut self) -> &mut Site<S> {
         let now = Instant::now();
         let rest = |site: &Site<S>| site.rests_until.filter(|until| *until > now);

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::files::regular_file::{self, Links};
 
-/// TLS to a store. `{}` trusts the certificates that the system trusts. All files are PEM.
+/// TLS to a store. `{}` trusts the system's certificates. All files are PEM.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
@@ -161,7 +161,7 @@ impl TlsConfig {
         is_unused.then(|| says.to_owned())
     }
 
-    /// For a client that is not to speak TLS: it trusts nobody.
+    /// The configuration of a client that must not speak TLS: it trusts nobody.
     pub(crate) fn trusts_nobody() -> Result<ClientConfig, TlsError> {
         let (builder, _) = builder()?;
         Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
@@ -177,7 +177,7 @@ fn builder() -> Result<(ConfigBuilder<ClientConfig, WantsVerifier>, Arc<CryptoPr
     Ok((builder, provider))
 }
 
-/// The certificates that the system trusts; there is at least one.
+/// The system's certificates; there is at least one.
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -191,7 +191,7 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     }))
 }
 
-/// Larger than what a system trusts as a whole.
+/// Larger than all certificates of a system together.
 const LONGEST: u64 = 16 << 20;
 
 fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
@@ -201,7 +201,7 @@ fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let unreadable = |cause| TlsError::Pem { path: path.to_owned(), cause };
     let pem = pem_of(path).map_err(unreadable)?;
-    // PKCS #8 and what OpenSSL wrote before it.
+    // PKCS #8 and OpenSSL's forms before it.
     let marks: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
     if marks.iter().any(|mark| memchr::memmem::find(&pem, mark).is_some()) {
         return Err(TlsError::Encrypted { path: path.to_owned() });

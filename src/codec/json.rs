@@ -221,7 +221,7 @@ impl<'a, 'o> Writer<'a, 'o> {
     }
 
     fn write(mut self) -> JsonLosses {
-        // The losses say what this result says.
+        // The losses tell the same as this result.
         let _ = self.value(0);
         self.losses
     }
@@ -514,7 +514,7 @@ pub(crate) fn write_float(float: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("{digits}e{sign}{power:0>2}").as_bytes());
 }
 
-/// The text of the extensions that have one: Salt's date and msgpack's timestamp.
+/// The text of extensions with a text: Salt's date and msgpack's timestamp.
 fn ext_text(kind: i8, bytes: &[u8]) -> Option<String> {
     match kind {
         78 => salt_date(bytes),
@@ -715,7 +715,7 @@ mod tests {
             prop_assert_eq!(json, format!("{{{expected}}}"));
         }
 
-        /// Against looking at each byte, for every way that a string can be cut into blocks.
+        /// This compares it with a look at each byte, for every way to cut a string into blocks.
         #[test]
         fn blocks_miss_nothing(
             len in 0..70usize,

@@ -40,7 +40,7 @@ pub struct Replaced {
     pub not_finite: u64,
     /// Integers over 64 bits.
     pub long_integer: u64,
-    /// Strings in which something is no text.
+    /// Strings with parts that are no text.
     pub not_utf8: u64,
     /// Arrays and objects nested too deep.
     pub too_deep: u64,
@@ -68,7 +68,7 @@ pub fn read(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
     read_within(text, DEEPEST)
 }
 
-/// Reads an answer of the HTTP side, of which nothing is cut that a daemon may have said.
+/// Reads an answer of the HTTP side. It cuts nothing that a daemon may send.
 pub(crate) fn read_answer(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
     read_within(text, DEEPEST_ANSWER)
 }
@@ -170,7 +170,7 @@ impl<'a> Repair<'a> {
         front
     }
 
-    /// Writes `null` for an array or object, or what nothing takes for JSON if it is none.
+    /// Writes `null` for an array or object. If it is neither, writes text that is no JSON.
     fn cut(&mut self, cut: &[u8]) {
         let mut repair = Repair::new(cut, usize::MAX);
         repair.repair();

@@ -137,7 +137,7 @@ impl Batch {
         self.was_begun
     }
 
-    /// The batch's id, for stores that drop what they have seen.
+    /// The batch's id, for stores that drop known batches.
     pub(crate) fn id(&self) -> BatchId {
         if let Some(id) = self.own_id {
             return id;
@@ -172,7 +172,7 @@ impl Batch {
         self.shares.iter().flat_map(Share::events)
     }
 
-    /// The events with where they come from, and when they were read in microseconds since 1970.
+    /// The events with their origin, authority and time of reading.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.shares.iter().flat_map(|share| {
             let (origin, received) = (share.origin().as_ref(), share.received());

@@ -38,13 +38,13 @@ impl Chunk {
         self.events.get(usize::try_from(place).ok()?)
     }
 
-    /// A chunk of these events, for which nobody but the bus vouches.
+    /// A chunk of these events, for which only the bus vouches.
     pub fn new(origin: Arc<Origin>, received: u64, events: Vec<Event>) -> Self {
         let bytes_before = running_bytes(events.iter());
         Chunk { origin, received, authority: Authority::Bus, events, bytes_before }
     }
 
-    /// The same chunk, with who vouches for its events.
+    /// The same chunk, with this authority for its events.
     pub(crate) fn vouched_for_by(self, authority: Authority) -> Self {
         Chunk { authority, ..self }
     }

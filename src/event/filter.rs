@@ -81,7 +81,7 @@ struct Globs {
     each: Vec<Glob>,
 }
 
-/// In which of a filter's lists a glob of tags is.
+/// The list of a filter that a glob of tags is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TagGlob {
     /// `tags`.

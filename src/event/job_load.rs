@@ -36,7 +36,7 @@ pub(crate) struct JobLoad<'a> {
 }
 
 impl<'a> JobLoad<'a> {
-    /// Tells if this entry says something of a job, and the master says it.
+    /// Tells if this entry has facts of a job, and the master vouches for it.
     pub(crate) fn is(entry: &Entry<'_>) -> bool {
         job_and_part(entry).is_some()
     }
@@ -56,7 +56,7 @@ impl<'a> JobLoad<'a> {
     }
 }
 
-/// The job and the part of it that this entry is about, if the master says it.
+/// The job and the part of it that this entry is about, if the master vouches for it.
 fn job_and_part<'a>(entry: &Entry<'a>) -> Option<(&'a str, &'a str)> {
     let (event, is_of_master) = (entry.event, entry.authority == Authority::Master);
     if event.kind() != EventKind::JobLoad || !is_of_master {
@@ -66,7 +66,7 @@ fn job_and_part<'a>(entry: &Entry<'a>) -> Option<(&'a str, &'a str)> {
 }
 
 /// The event of a load that was published for these minions. A return that the master hands over in
-/// the place of a load is none.
+/// the place of a load makes no event.
 pub(crate) fn of_load(jid: &str, load: &[u8], minions: &[String]) -> Option<Event> {
     let tag = tag(jid, "load")?;
     if msgpack::find(load, "return").is_some() {
@@ -100,7 +100,7 @@ fn tag(jid: &str, part: &str) -> Option<String> {
     (is_job(jid) && !jid.contains(['/', '\n'])).then(|| format!("{JOB_LOAD_TAGS}{jid}/{part}"))
 }
 
-/// Tells if there are events here, and all say what only a master says of jobs.
+/// Tells if there are events here, and all are a master's own calls about jobs.
 pub(crate) fn is_of_job_loads(chunk: &Chunk) -> bool {
     let mut kinds = chunk.events.iter().map(Event::kind);
     chunk.authority == Authority::Master
@@ -108,8 +108,7 @@ pub(crate) fn is_of_job_loads(chunk: &Chunk) -> bool {
         && kinds.all(|kind| kind == EventKind::JobLoad)
 }
 
-/// The event by which the bus tells of the same job: filters and redaction take the one as the
-/// other.
+/// The event by which the bus tells of the same job: filters and redaction treat both alike.
 pub(crate) fn announced(event: &Event) -> Option<Event> {
     let (jid, _) = event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')?;
     Some(Event::new(&format!("salt/job/{jid}/new"), event.payload()))

@@ -48,7 +48,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of which this is the truth of "it worked".
+    /// The outcome for "it worked" being true or false.
     pub(crate) fn of_worked(worked: Option<bool>) -> Self {
         match worked {
             Some(true) => Outcome::Worked,
@@ -66,7 +66,7 @@ impl Outcome {
         }
     }
 
-    /// The truth of "it worked"; `None` where that is unknown.
+    /// True if it worked; `None` if that is unknown.
     pub(crate) fn worked(self) -> Option<bool> {
         match self {
             Outcome::Worked => Some(true),
@@ -124,7 +124,7 @@ impl<'a> Functions<'a> {
     }
 }
 
-/// The fields of a return that say how it went, as msgpack.
+/// The fields of a return that tell its outcome, as msgpack.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JobReturn<'a> {
     /// `fun`.
@@ -150,7 +150,7 @@ impl<'a> JobReturn<'a> {
         known
     }
 
-    /// Takes a field of the payload, if it is one that says how it went.
+    /// Takes a field of the payload, if it tells the outcome.
     pub(crate) fn take(&mut self, name: &[u8], value: &'a [u8]) {
         match name {
             b"fun" => self.functions = Functions::of(value),
@@ -171,12 +171,12 @@ impl<'a> JobReturn<'a> {
         self.value
     }
 
-    /// Salt's own `success`; of several functions, true if all say so.
+    /// Salt's own `success`. A job of several functions has true if all of them do.
     pub(crate) fn success(&self) -> Option<bool> {
         all_said(self.success?, truth, |one, other| one && other)
     }
 
-    /// Salt's own `retcode`; of several functions the first that is not zero.
+    /// Salt's own `retcode`. A job of several functions has the first that is not zero.
     pub(crate) fn retcode(&self) -> Option<i64> {
         all_said(self.retcode?, code, |one, other| if one == 0 { other } else { one })
     }
@@ -194,7 +194,7 @@ impl<'a> JobReturn<'a> {
         }
     }
 
-    /// The event's data of a runner whose return Salt hands to a job cache as that of a minion.
+    /// The event's data of a runner, if Salt hands the return to a job cache as that of a minion.
     pub(crate) fn runner_within(&self) -> Option<&'a [u8]> {
         let inner = self.value?;
         let function = msgpack::find(inner, "fun").and_then(msgpack::scalar)?.text()?;
@@ -211,7 +211,7 @@ impl<'a> JobReturn<'a> {
         self.signs(RUNNERS_DEEP).verdict()
     }
 
-    /// The same for those who have walked over the states of `return` already.
+    /// The same with the result of a walk over the states of `return`.
     pub(crate) fn verdict_of(&self, states: States) -> Verdict {
         match self.functions.single() {
             Some(function) if !is_runner(function) => {
@@ -285,7 +285,7 @@ fn is_of_states(function: &str) -> bool {
     function.starts_with("state.") || function.starts_with("transactional_update.")
 }
 
-/// The good and the bad of a return.
+/// The signs of a return, good and bad.
 #[derive(Debug, Clone, Copy, Default)]
 struct Signs {
     is_bad: bool,
@@ -313,7 +313,7 @@ impl Signs {
     }
 }
 
-/// A state that a return lists, as far as it bears on how the return went.
+/// The facts of a state that bear on the outcome of its return.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct State<'a> {
     /// `__sls__`, the file that it stands in; empty if it does not say.
@@ -439,7 +439,7 @@ mod tests {
         let payload = rmp_serde::to_vec(data).unwrap();
         let judged = JobReturn::of(&payload);
         let verdict = judged.verdict();
-        // The same comes of a walk that was done before.
+        // The result is the same with a walk that was done before.
         let mut walker = Walker::new(judged.value().unwrap_or_default());
         let states = States::walk(&mut walker, &mut |_| ()).unwrap_or_default();
         assert_eq!(judged.verdict_of(states), verdict, "{data}");
@@ -560,7 +560,7 @@ mod tests {
         let payload = rmp_serde::to_vec(&data).unwrap();
         let since = std::time::Instant::now();
         assert_eq!(JobReturn::of(&payload).outcome(), Outcome::Worked);
-        // It took minutes to look for each name among all of them.
+        // Looking for each name among all of them took minutes.
         assert!(since.elapsed() < std::time::Duration::from_secs(20), "{:?}", since.elapsed());
     }
 

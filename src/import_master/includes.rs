@@ -15,7 +15,7 @@ use super::salt_yaml::{self, Refusal, Room};
 use crate::files::regular_file;
 use crate::yaml::{Key, Node, Problem, Value};
 
-/// The most files that are read; files that include others many times over could be without end.
+/// The most files that are read: files that include others many times could go on without end.
 const MOST_FILES: usize = 1000;
 
 /// The most files that stand within each other, each included by the one before.
@@ -35,7 +35,7 @@ pub enum MasterError {
         /// The reason.
         cause: io::Error,
     },
-    /// The main file is not what Salt takes. Its lines are not shown, since secrets stand in them.
+    /// Salt does not take the main file. Its lines are not shown, since they may hold secrets.
     #[error("{file}: {message}; a master does not start with it either")]
     Wrong {
         /// The main file with the place of the mistake.
@@ -452,7 +452,7 @@ mod tests {
             .collect();
         let begin = Instant::now();
         let keys = merged(files.into_iter().flatten(), |name| name);
-        // Each with each other were 10 billion comparisons.
+        // Comparing each with each would be 10 billion comparisons.
         assert!(begin.elapsed() < Duration::from_mins(1));
         for name in ["tags", "map"] {
             let length = match &value_of(&keys, name).unwrap().value {

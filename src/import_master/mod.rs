@@ -136,7 +136,7 @@ fn several_in_words(master: &Master, key: &str, page: &mut Page) {
     }
 }
 
-/// The returners that the master stores something with; those that are no stores are said.
+/// The returners that the master stores something with. Others are named in comments.
 fn uses(master: &Master, page: &mut Page) -> Vec<Use> {
     for key in ["event_return"].into_iter().chain(JOB_CACHES.map(|(key, _)| key)) {
         let is_named = direct_uses(master).iter().any(|used| used.key == key);
@@ -167,7 +167,7 @@ fn uses(master: &Master, page: &mut Page) -> Vec<Use> {
     uses
 }
 
-/// The job cache, where the master has one that is not its own files; whether there is one.
+/// Adds the job cache, if the master has another one than its own files. Returns true if it does.
 fn job_cache(master: &Master, page: &mut Page) -> bool {
     let uses = all_uses(master);
     let external = uses.iter().any(|used| used.key != "event_return" && used.name != "local_cache");
@@ -175,7 +175,7 @@ fn job_cache(master: &Master, page: &mut Page) -> bool {
         return false;
     }
     let seconds = master.number("keep_jobs_seconds");
-    // Hours, which Salt still reads where they alone are other than they are without a word.
+    // The hours, which Salt still reads if only they differ from the default.
     let hours = master.text("keep_jobs").filter(|hours| hours != "24");
     let hours = hours.and_then(|hours| hours.parse::<f64>().ok());
     let are_default = master.text("keep_jobs_seconds").is_none_or(|seconds| seconds == "86400");
@@ -250,7 +250,7 @@ fn source(master: &Master, page: &mut Page) {
     returner_source(master, page);
 }
 
-/// The source that takes what the master hands over by the package of saltern, where it does.
+/// The source for a master that already uses saltern's package.
 fn returner_source(master: &Master, page: &mut Page) {
     if !all_uses(master).iter().any(|used| used.name == "saltern") {
         return;
@@ -296,7 +296,7 @@ fn returner_source(master: &Master, page: &mut Page) {
     }
 }
 
-/// The sink that does what a returner does, or a comment; whether it is a sink.
+/// Adds the sink for a returner, or a comment. Returns true if it is a sink.
 fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Use { name, key } = used;
     let Some(returner) = returners().iter().find(|returner| returner.is(name)) else {
@@ -371,7 +371,7 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     } else {
         let what = JOB_CACHES.iter().find(|(cache, _)| cache == key).map_or("", |(_, what)| what);
         page.line(4, &format!("# {key}: {what}; here from the bus."));
-        // Minions hand over jobs alone, the master what runners do as well.
+        // Minions hand over jobs alone, the master also runners.
         let is_job = |tag: &&str| *key == "master_job_cache" || tag.starts_with("salt/job/");
         let tags: Vec<_> = JOB_TAGS.into_iter().filter(is_job).map(quoted).collect();
         page.line(4, &format!("filter: {{tags: [{}]}}", tags.join(", ")));
@@ -444,7 +444,7 @@ fn filter(master: &Master, page: &mut Page) {
 fn batch(master: &Master, page: &mut Page) {
     let queue = master.number("event_return_queue").filter(|queue| *queue > 0.0);
     let age = master.number("event_return_queue_max_seconds").filter(|age| *age > 0.0);
-    // The kind's own otherwise: it stores what there is, at once or nearly so.
+    // Else the kind's default: it stores events almost at once.
     let Some(queue) = queue.map(|queue| queue.min(MOST)) else { return };
     page.say("event_return_queue");
     match age.map(taken) {

@@ -129,7 +129,7 @@ const WORDS: [&str; 12] = [
 /// Options that are lists of texts.
 const LISTS: [&str; 3] = ["event_return", "event_return_whitelist", "event_return_blacklist"];
 
-/// Says of each option that is left what becomes of it.
+/// Explains each option that is left.
 pub(super) fn left_over(master: &Master, page: &mut Page) {
     for key in LISTS {
         let Some(Node { value: Value::List(nodes), .. }) = master.get(key) else { continue };

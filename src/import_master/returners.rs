@@ -240,7 +240,7 @@ impl Returner {
     }
 }
 
-/// The settings that a returner's options come to.
+/// The settings made of a returner's options.
 #[derive(Default)]
 pub(super) struct Settings<'a> {
     /// The sink's settings, as YAML.
@@ -251,11 +251,11 @@ pub(super) struct Settings<'a> {
     pub(super) needed: Vec<Needed>,
     /// A difference that is left.
     pub(super) note: Option<&'static str>,
-    /// Advice by which the daemon may write where the sink does.
+    /// Advice that lets the daemon write to the sink's place.
     pub(super) advice: Option<String>,
 }
 
-/// A path. One that Salt asks a store for (`sdb://`) is not known here.
+/// A path. A path that Salt looks up in a store (`sdb://`) is not known here.
 fn path(
     node: &Node,
     variable: String,
@@ -317,7 +317,7 @@ fn servers(
     (!servers.is_empty()).then(|| format!("[{}]", servers.join(", ")))
 }
 
-/// A name in which nothing stands for something else.
+/// A name without placeholders.
 fn name(node: &Node, longest: usize) -> Option<String> {
     let name = scalar(node)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

@@ -13,10 +13,10 @@ use super::{masked, python};
 use crate::yaml::hide;
 use crate::yaml::{Key, Node, Place, Problem, Value};
 
-/// The most values of a file, those that stand for an alias among them.
+/// The most values of a file, with those behind aliases.
 const MOST_VALUES: usize = 100_000;
 
-/// The most values that stand within each other, those behind aliases among them.
+/// The deepest nesting of values, with those behind aliases.
 const DEEPEST: usize = 300;
 
 /// The beginning of the tags of YAML itself.
@@ -56,7 +56,7 @@ impl Refusal {
         problem
     }
 
-    /// The same without a secret in it.
+    /// The same without secrets.
     fn without_secrets(self, text: &str) -> Self {
         match self {
             Refusal::BySalt(problem) => Refusal::BySalt(without_secrets(problem, text)),
@@ -388,7 +388,7 @@ fn scalar(
 ) -> Result<Value, Problem> {
     let as_text = || Value::Text(text.to_owned());
     let wrong = |what: &str| Problem::at(place, format!("the tag says {what}, and this is none"));
-    // A `!` alone says nothing, other than in YAML 1.2.
+    // A `!` alone has no meaning, unlike in YAML 1.2.
     let Some(tag) = tag.map(name_of).filter(|tag| tag != "!") else {
         return match style {
             ScalarStyle::Plain if text == "=" => Err(unknown_tag(place)),
@@ -431,7 +431,7 @@ fn truth(text: &str) -> Option<bool> {
 }
 
 fn whole(text: &str) -> Option<Value> {
-    // Salt takes the zeros away only where no sign stands before them.
+    // Salt takes the zeros away only if there is no sign before them.
     let bare = match text.trim_start_matches('0') {
         _ if text.starts_with("0b") || text.starts_with("0x") => text,
         "" => "0",

@@ -4,8 +4,8 @@
 
 use globset::Glob;
 
-/// The glob that matches what the pattern does; `None` for a regular expression that no glob can
-/// stand for.
+/// The glob that matches the same as the pattern; `None` for a regular expression without such a
+/// glob.
 pub(super) fn glob(pattern: &str) -> Option<String> {
     let glob = if is_regex(pattern) { of_regex(pattern) } else { Some(escaped(pattern)) };
     glob.filter(|glob| Glob::new(glob).is_ok())

@@ -93,7 +93,7 @@ impl Visit for Fields {
     }
 }
 
-/// The fields for the eye: `message name="text" number=1`.
+/// The fields as text for people: `message name="text" number=1`.
 impl fmt::Display for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_fields(self, false, f)

@@ -89,7 +89,7 @@ impl RecentLines {
 impl<S: Subscriber> Layer<S> for RepeatFilter {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // Said by this module itself, or to be found later.
+        // These lines are this module's own, or have to be found later.
         if [module_path!(), AUDIT].contains(&metadata.target()) {
             return true;
         }

@@ -119,7 +119,7 @@ impl SourceState {
         remember(&self.last_error, error)
     }
 
-    /// Counts what JSON could not hold of an event.
+    /// Counts the values of an event that JSON could not hold.
     pub(crate) fn replaced(&self, replaced: Replaced) {
         self.lossy_not_finite.add(replaced.not_finite);
         self.lossy_long_integer.add(replaced.long_integer);
@@ -352,7 +352,7 @@ impl SinkState {
         }
     }
 
-    /// Counts what the JSON of stored events had to leave out.
+    /// Counts the values that the JSON of stored events left out.
     pub(crate) fn lost(&self, losses: JsonLosses) {
         self.lossy_replaced.add(losses.replaced);
         self.lossy_cut.add(losses.cut);
@@ -482,8 +482,7 @@ impl State {
         *lock::write(&self.sinks) = sinks;
     }
 
-    /// Something of the daemon itself does not work, for this reason, or works; `true` if that is
-    /// new.
+    /// A part of the daemon itself does not work, for this reason, or works; `true` if that is new.
     pub(crate) fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
         let mut troubles = lock::hold(&self.troubles);
         let before = match reason.clone() {

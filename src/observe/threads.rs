@@ -214,7 +214,7 @@ mod tests {
     async fn a_task_is_stuck_while_it_does_not_answer() {
         let threads = Threads::default();
         let mut answering = std::pin::pin!(threads.answer("task"));
-        // Broken off as soon as it waits.
+        // It is cancelled as soon as it waits.
         let mut answer = async || {
             let _ = tokio::time::timeout(Duration::ZERO, answering.as_mut()).await;
         };

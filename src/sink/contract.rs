@@ -48,7 +48,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
     const NAME: &'static str;
     /// The store and its contents, in one line.
     const ABOUT: &'static str;
-    /// The settings that this store likes best where the configuration is silent.
+    /// The defaults of this store for keys that the configuration leaves out.
     const DEFAULTS: Defaults;
     /// The fate of an event that is written twice.
     const ONCE: Once;
@@ -58,10 +58,10 @@ pub(crate) trait Sink: Sized + Send + 'static {
     /// ([`crate::event::long_json`]).
     const STREAMS: bool = false;
     /// The store keeps, of two events that contradict each other, the one with more
-    /// [`Authority`](crate::event::Authority). Such a sink is given an event once more when the
-    /// master vouches for it only then, and has to recognise it by its id.
+    /// [`Authority`](crate::event::Authority). Such a sink gets an event once more if the master
+    /// vouches for it only later, and has to recognise it by its id.
     const RANKS: bool = false;
-    /// The store keeps jobs, so the sink is given what only the master says of them
+    /// The store keeps jobs, so the sink gets the master's own calls about them
     /// ([`crate::event::job_load`]).
     const KEEPS_JOBS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
@@ -135,7 +135,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
     }
 }
 
-/// Settings of a kind of sink that count where its entry in the configuration is silent.
+/// The settings of a kind of sink for keys that its entry in the configuration leaves out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Defaults {
     /// Batches.
@@ -153,7 +153,7 @@ pub(crate) struct Defaults {
 }
 
 impl Defaults {
-    /// The defaults of a store that keeps everything, with batches as it likes them.
+    /// The defaults of a store that keeps everything, with batches of this size.
     pub(crate) const fn store(batch: BatchLimits) -> Self {
         Defaults {
             batch,
@@ -231,7 +231,7 @@ pub struct SaltOption {
     pub form: SaltForm,
 }
 
-/// The form in which an option of a returner is written. It decides what becomes of it.
+/// The form in which an option of a returner is written. It decides how the option is carried over.
 #[derive(Debug, Clone, Copy)]
 pub enum SaltForm {
     /// The path of a file.
@@ -264,7 +264,7 @@ pub(crate) struct Context {
     pub(crate) master_id: String,
     /// The folder of the daemon's state.
     pub(crate) state_dir: PathBuf,
-    /// The time that one connect or write may take before it is broken off.
+    /// The time that one connect or write may take before it is cut off.
     pub(crate) limit: Duration,
     /// Says when files are to be opened anew.
     pub(crate) reopen: Reopen,
@@ -303,7 +303,7 @@ impl Reopen {
 /// The cause of a failure.
 pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
-/// The failure of a connect. It was handed no events, so there are none that it could refuse.
+/// The failure of a connect. A connect has no events, so it can refuse none.
 #[derive(Debug, Error)]
 pub(crate) enum ConnectError {
     /// It is tried again later.
@@ -376,7 +376,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// A [`WriteError::Retry`] without a wish of the store.
+    /// A [`WriteError::Retry`] without a wait that the store asked for.
     pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         WriteError::Retry { doing: doing.into(), cause: cause.into(), after: None }
     }
@@ -429,7 +429,7 @@ impl WriteError {
 }
 
 impl ConnectError {
-    /// A [`ConnectError::Retry`] without a wish of the store.
+    /// A [`ConnectError::Retry`] without a wait that the store asked for.
     pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         ConnectError::Retry { doing: doing.into(), cause: cause.into(), after: None }
     }
@@ -441,8 +441,7 @@ impl ConnectError {
 }
 
 impl WriteError {
-    /// The same of a statement that was run while connecting, when there are no events that it
-    /// could have refused.
+    /// The same for a statement that was run while connecting, without events that it could refuse.
     pub(crate) fn while_connecting(self) -> ConnectError {
         match self {
             WriteError::Retry { doing, cause, after } => {
@@ -468,8 +467,8 @@ impl From<ConnectError> for WriteError {
     }
 }
 
-/// The events of a batch that are not stored. A place is where an event stands in the batch, from
-/// 0; one that is both refused and to come again is refused.
+/// The events of a batch that are not stored. A place is that of an event in the batch, from 0. An
+/// event that is both refused and to come again is refused.
 #[derive(Debug)]
 pub struct Partly {
     /// The operation, in words.
@@ -501,7 +500,7 @@ pub struct Refusal {
 pub struct Again {
     /// Their places in the batch.
     pub(crate) places: BTreeSet<usize>,
-    /// The cause; `None` if they were not tried, for want of time. Those come at once.
+    /// The cause; `None` if they were not tried, for lack of time. Those come again at once.
     pub(crate) cause: Option<Cause>,
     /// The wait that the store asked for.
     pub(crate) after: Option<Duration>,

@@ -66,7 +66,7 @@ impl ContentType {
         ContentType { written, place: Place::Json }
     }
 
-    /// Fails if a template that gives this text for some values gives no body of this type.
+    /// Fails if this text, made by a template for some values, is no body of this type.
     pub(super) fn takes(&self, example: &str) -> Result<(), String> {
         if self.place != Place::Json {
             return Ok(());
@@ -126,7 +126,7 @@ impl TryFrom<BTreeMap<String, Template>> for Headers {
 }
 
 impl Headers {
-    /// Fails if a header of who we are, or of the signature, is among them.
+    /// Fails if a header of the login, or of the signature, is among them.
     pub(super) fn leave_alone(
         &self,
         auth: &Auth,

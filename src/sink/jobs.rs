@@ -51,7 +51,7 @@ impl Sink for JobCache {
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let events = batch.entries();
         match blocking(|| self.jobs.record(events)) {
-            // It was turned off, and the sink is about to go.
+            // The job cache was turned off, and the sink is about to end.
             Ok(()) | Err(JobsError::Off) => Ok(()),
             Err(error) => Err(WriteError::retry("storing job events", error)),
         }

@@ -225,8 +225,8 @@ impl RawfileJson {
         Ok(sink)
     }
 
-    /// Takes the lock. It is asked for again and again, since a thread that waits for it in the
-    /// kernel could be stopped by nothing, not even by the end of the daemon.
+    /// Takes the lock. It is tried again and again, since nothing could stop a thread that waits
+    /// for it in the kernel, not even the end of the daemon.
     async fn lock(&self) -> Result<(), WriteError> {
         loop {
             match self.file.try_lock() {
@@ -345,8 +345,8 @@ fn cut_half_line(file: &mut File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The lines of a batch. Those that are kept for other sinks too are not copied; where some are
-/// not, all go into `own`.
+/// The lines of a batch. Lines that are kept for other sinks too are not copied. If some are not
+/// kept, all go into `own`.
 fn lines_of<'a>(batch: &'a Batch, own: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
     own.clear();
     let shared = batch.events().map(|event| event.shared_line().map(IoSlice::new));
@@ -451,7 +451,7 @@ fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
 
 fn compress(path: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(path)?;
-    // One that was left over, or that somebody else has put there, is not written to.
+    // A file that was left over, or that somebody else has put there, is not written to.
     match std::fs::remove_file(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -562,7 +562,7 @@ mod tests {
         let rotate = Rotate { max_bytes: ByteSize(1), keep: 3, ..Rotate::default() };
         let config = config(folder.path(), Some(rotate));
         std::fs::write(folder.path().join("events.1.zst"), "older").unwrap();
-        // In the way of the compressed file.
+        // This is in the way of the compressed file.
         std::fs::create_dir(folder.path().join("events.zst.part")).unwrap();
         let mut sink = connect(&config).await;
         for n in 0..3 {

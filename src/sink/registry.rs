@@ -41,7 +41,7 @@ pub struct SinkKind {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
-    /// The settings that count where the configuration is silent.
+    /// The settings for keys that the configuration leaves out.
     pub(crate) defaults: Defaults,
     /// The fate of an event that is written twice.
     pub once: Once,

@@ -269,7 +269,7 @@ impl Sink for Sqlite3 {
 }
 
 impl Sqlite3 {
-    /// A new database, or one that is there, with everything else as it is by default.
+    /// A new or an existing database, with all other settings as by default.
     pub(super) fn create(path: &Path) -> Result<Self, WriteError> {
         let database = path.to_owned();
         Sqlite3::open(&Config { database, timeout: default_timeout(), keep: None })
@@ -277,7 +277,7 @@ impl Sqlite3 {
 
     fn open(config: &Config) -> Result<Self, WriteError> {
         let doing = || format!("opening {}", config.database.display());
-        // Absolute, so that no path means one of SQLite's names for a database without a file.
+        // The path is absolute, so that it is none of SQLite's names for a database without a file.
         let path = std::path::absolute(&config.database)
             .map_err(|error| WriteError::fatal(doing(), error))?;
         create_if_missing(&path).map_err(|error| match error.kind() {
@@ -292,7 +292,7 @@ impl Sqlite3 {
         let statements = Statements::new(&TABLES, &DIALECT);
         let sqlite = connected(&path, config.timeout.0, &statements).map_err(|error| {
             match classified(doing(), &path, error) {
-                // The tables are not ours to use: views of these names, say.
+                // The tables cannot be used: views of these names, for example.
                 WriteError::Reject { doing, cause, .. } => WriteError::Fatal { doing, cause },
                 other => other,
             }
@@ -328,7 +328,7 @@ impl Sqlite3 {
         result
     }
 
-    /// Forgets some old rows. The batch is stored, so that an error here is no error of it.
+    /// Forgets some old rows. The batch is stored, so an error here is no error of the batch.
     fn forget_some(&mut self, written: usize) {
         let Some(retention) = &mut self.retention else { return };
         if let Err(error) = at_once(retention.step(&mut self.sqlite, &self.statements, written)) {
@@ -392,8 +392,8 @@ fn classified(doing: String, database: &Path, error: rusqlite::Error) -> WriteEr
         {
             WriteError::reconnect(doing, format!("{error}; {advice}"))
         }
-        // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a table
-        // that was dropped is made again: all of it over a fresh connection.
+        // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a
+        // dropped table be made again. All of that takes a fresh connection.
         _ => WriteError::reconnect(doing, error),
     }
 }

@@ -120,10 +120,10 @@ struct Settings {
     /// The content of a request. Default: `events`.
     #[serde(default)]
     body: Body,
-    /// The body where that is `template`. A literal brace is written twice: `{{"on": "{minion}"}}`.
-    /// Default: none.
+    /// The text of the body, if `body` is `template`. A literal brace is written twice: `{{"on":
+    /// "{minion}"}}`. Default: none.
     template: Option<Template>,
-    /// The settings of digests, where the body is `digest`. Default: as its keys say.
+    /// The settings of digests, if `body` is `digest`. Default: as its keys say.
     digest: Option<DigestConfig>,
     /// The body's type. Default: `application/json`.
     #[serde(default = "ContentType::json")]
@@ -207,7 +207,7 @@ impl TryFrom<Settings> for Config {
         };
         match &holds {
             Holds::Text(text) => {
-                // No number: what a minion writes would be read as JSON outside of quotes.
+                // It must be no number: a minion's text outside of quotes would be read as JSON.
                 content_type.takes(&text.render_with(&Values::none(), |_| "a".to_owned()))?;
             }
             Holds::Digest(digest) => content_type.takes(&digest.example(content_type.place))?,
@@ -275,7 +275,7 @@ impl Sink for Webhook {
             Holds::Digest(digest) => Some(blocking(|| Digests::open(digest, context))?),
             Holds::Batch | Holds::Event | Holds::Text(_) => None,
         };
-        // The last one still has the time to be answered.
+        // The last request still has time for its answer.
         let begins_for = context.limit.saturating_sub(config.timeout + Duration::from_secs(1));
         let requests = Requests { config: config.clone(), client };
         Ok(Webhook { requests, digests, begins_for })

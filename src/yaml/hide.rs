@@ -139,7 +139,7 @@ impl Section {
     }
 }
 
-/// True if what stands behind a colon is a mapping, or is on the lines below.
+/// True if the value behind a colon is a mapping, or is on the lines below.
 fn is_mapping(value: &str) -> bool {
     let value = value.trim_start();
     value.is_empty() || value.starts_with(['{', '#'])
@@ -180,7 +180,7 @@ fn has_path_of_host(value: &str) -> bool {
     })
 }
 
-/// A message without what looks like a secret.
+/// A message without texts that look like secrets.
 pub(crate) fn message(text: &str) -> String {
     without_looks(text)
 }
@@ -400,7 +400,7 @@ fn word_without_looks(word: &str) -> String {
     before.to_owned() + &without_opaque(&address)
 }
 
-/// Hides runs of letters and digits that nobody has made up by hand.
+/// Hides runs of letters and digits that look generated.
 fn without_opaque(text: &str) -> String {
     let is_inner = |c: char| c.is_ascii_alphanumeric() || "+=_".contains(c);
     let mut out = String::new();

@@ -25,7 +25,7 @@ const LONGEST_FILE: u64 = 64 << 10;
 /// The longest message that is shown, in bytes.
 const LONGEST_MESSAGE: usize = 1000;
 
-/// A shorter text says nothing where it stands in a message.
+/// A shorter text is not replaced in a message.
 const SHORTEST: usize = 4;
 
 /// Line and column, both from 1; line 0 is a place that is not known.
@@ -203,7 +203,7 @@ pub enum Value {
     Map(Vec<(Key, Node)>),
 }
 
-/// The key of a mapping and where it is.
+/// The key of a mapping, with its place.
 #[derive(Debug, Clone)]
 pub struct Key {
     /// The key.

@@ -164,8 +164,8 @@ fn code_of(answer: &str) -> Option<u32> {
     behind.get(..end)?.parse().ok()
 }
 
-/// The answer without what only ClickHouse's developers need. An answer may hold rows, so a long
-/// one is cut.
+/// The answer without the parts for ClickHouse's developers. An answer may hold rows, so a long one
+/// is cut.
 fn readable(answer: &str) -> String {
     const MOST: usize = 300;
     let answer = answer.split(", e.what() = ").next().unwrap_or_default();

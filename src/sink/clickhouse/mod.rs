@@ -161,7 +161,7 @@ impl Config {
         Ok(all)
     }
 
-    /// A client that knows who we are.
+    /// A client with the login.
     fn client(&self) -> Result<Client, WriteError> {
         let doing = "setting up connections to ClickHouse";
         let auth = self.who().map_err(|error| WriteError::fatal(doing, error))?;
@@ -170,7 +170,7 @@ impl Config {
         client.map_err(|error| WriteError::fatal(doing, error))
     }
 
-    /// The headers that say who we are.
+    /// The headers of the login.
     fn who(&self) -> Result<Auth, String> {
         let has_user = self.user.is_some() || self.password.is_some();
         if has_user && !self.auth.is_none() {
@@ -326,12 +326,12 @@ async fn prepared(url: &Url, client: &Client, config: &Config) -> Result<Server,
     let mut settings = vec![("insert_distributed_sync", "1")];
     settings.extend(rows::settings(&features));
     if features.async_insert {
-        // Said also when it is off: a release, or the user's profile, may have it on.
+        // This is sent also when it is off: a release, or the user's profile, may have it on.
         settings.push(("async_insert", if config.async_insert { "1" } else { "0" }));
         settings.push(("wait_for_async_insert", "1"));
     }
     if features.version >= (24, 8) {
-        // Views too drop what they have seen. In earlier releases this drops more than that.
+        // Views too drop repeats. In earlier releases this drops more than that.
         settings.push(("deduplicate_blocks_in_dependent_materialized_views", "1"));
     }
     if features.dedup_token && config.async_insert {

@@ -95,7 +95,7 @@ impl<'a> Data<'a> {
             let field = match name {
                 b"fun" => &mut data.function,
                 b"fun_args" => &mut data.arguments,
-                // A scheduled return has both, and they say the same.
+                // A scheduled return has both, with the same value.
                 b"arg" if data.arguments.is_none() => &mut data.arguments,
                 b"tgt" => &mut data.target,
                 b"tgt_type" => &mut data.target_type,
@@ -125,7 +125,7 @@ impl<'a> Known<'a> {
         let states = states::of(event, data.return_value);
         let stamped = fields.stamped().map(Timestamp::as_microsecond);
         let (said, outcome) = (fields.job_return.success(), fields.job_return.outcome());
-        // Logins and keys are no returns, and say how they went elsewhere.
+        // Logins and keys are no returns, and have their outcomes elsewhere.
         let success = match event.kind() {
             EventKind::Auth | EventKind::Key => said.or_else(|| boolean(data.result)),
             _ => said,
@@ -449,7 +449,7 @@ mod tests {
         }
     }
 
-    /// The rows of a new server as an old one would have them.
+    /// The rows of a new server in the form of an old one.
     fn aged(mut tables: Tables) -> Tables {
         for row in tables.values_mut().flatten() {
             let received = row["received"].as_i64().unwrap();
@@ -461,7 +461,7 @@ mod tests {
         tables
     }
 
-    /// serde_json reads floats but for their last digit.
+    /// serde_json reads floats without their last digit.
     fn rounded(value: Value) -> Value {
         match value.as_f64() {
             Some(float) if value.is_f64() => format!("{float:.12e}").into(),

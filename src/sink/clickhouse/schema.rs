@@ -8,7 +8,7 @@
 use super::features::Features;
 use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
 
-/// The place where the tables are and how long rows stay.
+/// The place of the tables, and the time that rows stay.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// The database.
@@ -37,7 +37,7 @@ pub(super) struct Statement {
     pub(super) sql: String,
 }
 
-/// The table that knows the version of the others.
+/// The table with the version of the others.
 pub(super) const VERSIONS: &str = "salt_schema";
 
 /// The ending of the tables that hold rows on a cluster, and of the views that fill summaries.
@@ -94,7 +94,7 @@ pub(super) fn statements(features: &Features, options: &Options) -> Vec<Statemen
     for summary in &SUMMARIES {
         all.extend(of_summary(summary, features, options));
     }
-    // The last: it says that the others are there.
+    // This comes last: it says that the others are there.
     let columns = "    version UInt32 COMMENT 'version of the tables',\n    \
                    applied DateTime('UTC') DEFAULT now() COMMENT 'since when'";
     let comment = "versions of the tables that begin with salt_";

@@ -105,7 +105,7 @@ impl Server {
         })
     }
 
-    /// Stores rows. The server has them for good when this returns.
+    /// Stores rows. The server has stored them when this returns.
     pub(super) async fn insert(&mut self, insert: Insert, batch: BatchId) -> Result<(), Refusal> {
         let Insert { table, columns, format, body, .. } = insert;
         let sql = format!("INSERT INTO {table} ({columns}) FORMAT {}", format.name());
@@ -159,7 +159,7 @@ impl Server {
         let token = self.features.dedup_token.then_some(TOKEN);
         let ours = self.settings.keys().map(String::as_str).chain(token);
         let named = ours.filter(|name| refusal.contains(name));
-        // The longest: `async_insert` is a part of `wait_for_async_insert`.
+        // The longest name is meant: `async_insert` is a part of `wait_for_async_insert`.
         let Some(name) = named.max_by_key(|name| name.len()).map(str::to_owned) else {
             return false;
         };

@@ -14,11 +14,11 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) comment: &'static str,
     pub(super) columns: &'static [Column],
-    /// The key that rows are sorted by. No two rows share its end but repeats, which vanish.
+    /// The key that rows are sorted by. Only repeats share its end, and these vanish.
     pub(super) order: &'static str,
     /// The expression that a partition is for.
     pub(super) partition: &'static str,
-    /// Columns with an index that tells in which blocks a value is not.
+    /// Columns with an index that skips blocks without a value.
     pub(super) sought: &'static [&'static str],
     /// The expression by which a cluster distributes the rows.
     pub(super) shard: &'static str,
@@ -39,7 +39,7 @@ pub(super) struct Column {
 pub(super) enum Holds {
     /// A time; to the second where the server knows no better.
     Time,
-    /// The microseconds that [`Holds::Time`] lacks there. No column where it lacks none.
+    /// The microseconds that [`Holds::Time`] lacks there. There is no column if it lacks none.
     Micros,
     /// Text of which there are few.
     Symbol,

@@ -311,8 +311,8 @@ impl Kafka {
         Ok(refused)
     }
 
-    /// Sends each of these alone; gives those that are refused even so. In a transaction, if
-    /// wanted, which is taken back.
+    /// Sends each of these alone; returns those that are refused even so. A transaction, if wanted,
+    /// is taken back.
     async fn refused_alone(
         &mut self,
         batch: &Batch,
@@ -383,9 +383,9 @@ impl Kafka {
         }
         let in_transaction = self.transactions.is_some();
         let failed = self.producer.context().end(|| {
-            // It cannot be committed any more, and the rest would wait until its time is out. Not
-            // to be waited for here: librdkafka would wait for ever for the thread of a broker that
-            // has just left the cluster. The reports say when it is done.
+            // It cannot be committed any more, and the rest would wait until its time is out. Do
+            // not wait for it here: librdkafka would wait for ever for the thread of a broker that
+            // has just left the cluster. The reports tell when it is done.
             if in_transaction {
                 self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
             }
@@ -407,7 +407,7 @@ impl Kafka {
         if failed.iter().any(|failed| is_gone(failed.code)) {
             self.topics.forget();
         }
-        // After a refusal a transaction takes nothing more, and what failed tells nothing.
+        // After a refusal a transaction takes nothing more, so later failures tell nothing.
         let follows = |failed: &&Failed| {
             let is_doomed = self.transactions.is_some() && !refused.is_empty();
             is_doomed && (failed.code == Code::State || Outcome::of(failed.code) == Outcome::Later)

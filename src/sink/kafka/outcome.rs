@@ -10,13 +10,13 @@ use crate::sink::contract::{Cause, WriteError};
 /// The consequence of an error; of several, the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
-    /// Not before the configuration, or the brokers' access lists, are others.
+    /// It works only after a change of the configuration, or of the brokers' access lists.
     Never,
     /// Another producer has this one's transactional id.
     Fenced,
-    /// The same over a new producer: this one can do no more.
+    /// It works over a new producer: this one can do no more.
     Anew,
-    /// The same later: a leader moved, brokers are gone, a disk is full.
+    /// It works later: a leader moved, brokers are gone, a disk is full.
     Later,
     /// The brokers will never take this message.
     Refused,

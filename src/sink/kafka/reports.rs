@@ -33,7 +33,7 @@ pub(super) struct Trouble {
 /// The reports of one producer. There is one batch at a time.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    /// Messages without a report, and one while more are to come.
+    /// The number of messages without a report, plus one while more are to come.
     open: AtomicUsize,
     failed: Mutex<Vec<Failed>>,
     /// A message failed, or the last report is there.
@@ -54,13 +54,13 @@ impl Reports {
         self.open.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The message that was expected was not sent; whether reports of others are to come.
+    /// The expected message was not sent. Returns true if reports of others are to come.
     pub(super) fn expect_one_less(&self) -> bool {
-        // Itself and the one that stands for more to come are among them.
+        // The count includes this message and the one for more to come.
         self.open.fetch_sub(1, Ordering::SeqCst) > 2
     }
 
-    /// The message that was expected could not be sent.
+    /// The expected message could not be sent.
     pub(super) fn fail(&self, place: usize, code: RDKafkaErrorCode) {
         locked(&self.failed).push(Failed { place, code });
         self.settle_one();

@@ -18,7 +18,7 @@ pub(super) struct Settings {
     /// The topic. `{kind}` in it stands for the event's kind (`job_return`), `{master}` for the id
     /// of its master.
     topic: Topic,
-    /// The messages' key; what has the same one stays in order. Default: `minion`.
+    /// The messages' key; messages with the same key stay in order. Default: `minion`.
     #[serde(default)]
     key: Key,
     /// The messages' value. Default: `json`.
@@ -34,10 +34,10 @@ pub(super) struct Settings {
     /// Create topics that are missing. Default: true.
     #[serde(default = "crate::units::yes")]
     create: bool,
-    /// Partitions of a topic that is created. Default: what the brokers are set to.
+    /// Partitions of a topic that is created. Default: the brokers' own setting.
     #[serde(default)]
     partitions: Option<u16>,
-    /// Copies of a topic that is created. Default: what the brokers are set to.
+    /// Copies of a topic that is created. Default: the brokers' own setting.
     #[serde(default)]
     replication: Option<u8>,
     /// TLS towards the brokers. Default: none.
@@ -99,7 +99,7 @@ pub(crate) struct Config {
     pub(super) writes: Vec<Stream>,
     /// The settings that any client of the cluster needs.
     pub(super) client: ClientConfig,
-    /// The settings that the producer needs, but for the transactional id.
+    /// The settings that the producer needs, except the transactional id.
     pub(super) producer: ClientConfig,
 }
 
@@ -136,7 +136,7 @@ impl TryFrom<Settings> for Config {
             .set("partitioner", "murmur2_random")
             .set("message.max.bytes", LARGEST_MESSAGE)
             .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)
-            // Unless the engine waits for less than twice as long.
+            // This holds unless the engine waits for less than twice as long.
             .set("message.timeout.ms", "30000")
             .set("socket.timeout.ms", "10000")
             .set("transaction.timeout.ms", "60000")

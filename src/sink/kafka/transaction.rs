@@ -31,13 +31,13 @@ const SLICE: Duration = Duration::from_millis(500);
 /// coordinator need a second or two.
 const NOTE: Duration = Duration::from_secs(5);
 
-/// The time to ask in all, before a new producer finds out what has become of the transaction.
+/// The time to ask in all, before a new producer finds out the fate of the transaction.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The time to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Batches that are noted: more than can have been begun and not be known to be stored.
+/// Batches that are noted: more than can be begun and not yet known to be stored.
 const MARKS: usize = 16;
 
 /// Bytes that brokers keep as the metadata of an offset (`offset.metadata.max.bytes`).
@@ -93,7 +93,7 @@ pub(super) fn transactional_id(context: &Context) -> String {
 }
 
 impl Transactions {
-    /// Ends what an earlier producer of the same id has left open, and looks at its mark, in
+    /// Ends the open transaction of an earlier producer of the same id, and reads its mark, in
     /// partition 0 of `topic`. Blocks.
     pub(super) fn open(
         producer: &ThreadedProducer<Reports>,
@@ -292,7 +292,7 @@ fn text_of(marks: &[Mark]) -> String {
     marks.iter().map(Mark::text).collect::<Vec<_>>().join(";")
 }
 
-/// A question that a coordinator is asked until it has said yes or no, or has taken too long.
+/// A question that is put to a coordinator until it has answered, or has taken too long.
 struct Question {
     asked: Instant,
 }

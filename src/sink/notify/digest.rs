@@ -120,7 +120,7 @@ pub(crate) struct Digests {
     /// Events that wait, those of the sealed digest in front.
     waiting: VecDeque<Waiting>,
     sealed: Option<Sealed>,
-    /// Dropped events that no digest has told yet.
+    /// Dropped events that no digest has counted yet.
     dropped: i64,
     sent_at: Option<i64>,
     /// Events in the next digest, at the most: fewer after one was refused.
@@ -130,7 +130,7 @@ pub(crate) struct Digests {
 
 /// A digest that is to be sent.
 pub(crate) struct Due {
-    /// Known before the first try, and the same for each.
+    /// The key is known before the first try, and is the same for each.
     pub(crate) key: String,
     pub(crate) body: Vec<u8>,
 }
@@ -201,7 +201,7 @@ impl Digests {
         self.file = Some(file);
     }
 
-    /// Stores the events, but those that are stored already.
+    /// Stores the events, except those that are stored already.
     pub(crate) fn gather(&mut self, batch: &Batch) -> Result<(), WriteError> {
         if self.file.is_none() {
             let opened = File::open(&self.path);
@@ -428,7 +428,7 @@ mod tests {
         pass(40).await;
         assert_eq!(sealed(&mut digests).unwrap().0, [0, 1]);
         digests.settle(Ok(())).unwrap();
-        // Full at once, and held back by the interval.
+        // The digest is full at once, and held back by the interval.
         digests.gather(&events(2..7)).unwrap();
         assert_eq!(digests.due(), Some(began + Duration::from_secs(70)));
         pass(10).await;

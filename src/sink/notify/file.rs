@@ -106,7 +106,7 @@ impl File {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
-        // An event that is stored here is stored nowhere else any more.
+        // An event that is stored here is stored nowhere else.
         connection.pragma_update(None, "synchronous", "full")?;
         connection.execute_batch(TABLES)?;
         let found = found(&connection)?;
@@ -184,7 +184,7 @@ impl Change<'_> {
         Ok(Some(Waiting { place: self.0.last_insert_rowid(), at, bytes: note.len() }))
     }
 
-    /// Forgets all events that were seen but the last so many.
+    /// Forgets all seen events but the last so many.
     pub(super) fn forget_seen(&self, keep: usize) -> rusqlite::Result<()> {
         let sql = "DELETE FROM seen WHERE place <= (SELECT max(place) FROM seen) - ?";
         self.0.execute(sql, [i64::try_from(keep).unwrap_or(i64::MAX)]).map(drop)
@@ -196,7 +196,7 @@ impl Change<'_> {
         self.0.execute(sql, [after, up_to]).map(drop)
     }
 
-    /// Says how many events were dropped that no digest tells, and which digest is being sent.
+    /// Notes how many dropped events no digest has counted, and which digest is being sent.
     pub(super) fn say(&self, dropped: i64, sealed: Option<&Sealed>) -> rusqlite::Result<()> {
         let sql = "UPDATE digest SET dropped = ?, key = ?, last = ?, counted = ?";
         let (key, last) = (sealed.map(|sealed| &sealed.key), sealed.map(|sealed| sealed.last));
@@ -204,7 +204,7 @@ impl Change<'_> {
         self.0.execute(sql, params![dropped, key, last, counted]).map(drop)
     }
 
-    /// Says when the last digest was accepted.
+    /// Notes when the last digest was accepted.
     pub(super) fn sent(&self, at: i64) -> rusqlite::Result<()> {
         self.0.execute("UPDATE digest SET sent_at = ?", [at]).map(drop)
     }

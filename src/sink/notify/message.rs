@@ -79,7 +79,7 @@ impl Note {
 pub(crate) struct Message {
     /// Events in it.
     pub(super) count: usize,
-    /// Events since the digest before that are in none.
+    /// Events since the digest before that are in no digest.
     pub(super) dropped: u64,
     by: Counts,
     pub(super) events: Vec<Note>,
@@ -95,7 +95,7 @@ struct Counts {
 }
 
 impl Message {
-    /// A digest of these events, after so many that are in none.
+    /// A digest of these events, after so many that are in no digest.
     pub(super) fn of(events: Vec<Note>, dropped: u64) -> Self {
         let mut by = Counts::default();
         for note in &events {

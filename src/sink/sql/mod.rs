@@ -29,7 +29,7 @@ pub(super) mod write;
 
 /// A connection to a database.
 ///
-/// A future of it that is dropped may leave a transaction open: let go of the connection then.
+/// A dropped future may leave a transaction open: close the connection then.
 pub(super) trait Database: Send {
     /// The failure of a statement.
     type Error: Error + Send + Sync + 'static;
@@ -61,8 +61,8 @@ pub(super) type Each<'a> = dyn FnMut(&[Option<&[u8]>]) -> ControlFlow<()> + Send
 
 /// The values of a statement, in order: texts in UTF-8, or NULL.
 ///
-/// A text is borrowed from the event where it stands there, and is made in one buffer otherwise.
-/// The buffer is kept for its memory, from one statement to the next.
+/// A text is borrowed from the event if it stands there, and else made in one buffer. The buffer is
+/// kept for its memory, from one statement to the next.
 #[derive(Debug, Default)]
 pub(super) struct Values<'a> {
     cells: Vec<Cell<'a>>,

@@ -190,7 +190,7 @@ fn put_job(row: &[Option<&[u8]>], answer: &mut Answer) {
 }
 
 /// Adds a return: minion, value, success, job, function. Salt's own table may hold one twice, and
-/// rows come in any order: of minions that are known already no more is added.
+/// rows come in any order. Further rows of a known minion are not added.
 fn put_return(row: &[Option<&[u8]>], known: &mut HashSet<String>, answer: &mut Answer) {
     let Some(minion) = text(row, 0) else { return };
     if known.contains(minion) {

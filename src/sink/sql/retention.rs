@@ -31,8 +31,8 @@ impl Retention {
         Retention { keep, due: Instant::now() }
     }
 
-    /// Forgets some old rows, if it is time to look. So many were `written` just now: of each table
-    /// twice as many may go, so that it does not grow.
+    /// Forgets some old rows, if it is time to look. So many were `written` just now. Twice as many
+    /// of each table may go, so that it does not grow.
     pub(in crate::sink) async fn step<D: Database>(
         &mut self,
         database: &mut D,

@@ -53,7 +53,7 @@ pub(super) enum Load<'a> {
 /// The origin of the load of a job, from worse to better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sink) enum LoadFrom {
-    /// The event of the new job, or it is not known: Salt's own returner does not say.
+    /// The event of the new job, or an unknown origin: Salt's own returner does not say.
     Event,
     /// The master has published it.
     Published,
@@ -120,7 +120,7 @@ impl<'a> Said<'a> {
     }
 
     fn of_new_job(entry: Entry<'a>) -> Self {
-        // Salt makes no event whose tag contradicts it: it says nothing of either job.
+        // Salt makes no event whose tag contradicts it: such an event counts for neither job.
         let is_sound = !entry.event.tag_contradicts_data();
         match entry.event.fields().job().filter(|_| is_sound) {
             None => Said::Nothing,
@@ -306,7 +306,7 @@ fn success_text(job_return: &JobReturn<'_>) -> &'static str {
     }
 }
 
-/// The two forms of when a chunk was read; its events share them.
+/// The two forms of the time when a chunk was read; its events share them.
 #[derive(Debug, Default)]
 pub(super) struct Times {
     received: Option<u64>,

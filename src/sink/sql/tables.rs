@@ -11,7 +11,7 @@ pub(in crate::sink) struct Tables {
     pub(in crate::sink) returns: Table<ReturnField>,
     /// A row for each event.
     pub(in crate::sink) events: Table<EventField>,
-    /// A condition of a row of the returns: its master had left something out of it.
+    /// A condition of a row of the returns: its master had left a value out of it.
     pub(in crate::sink) is_trimmed: &'static str,
 }
 

@@ -64,7 +64,7 @@ fn invariant_7_the_truth_stands_whenever_a_forgery_comes() {
     for (order, stands) in [
         (vec![forged(), truth()], "\"true\" | master"),
         (vec![truth(), forged(), truth()], "\"true\" | master"),
-        // The master's word comes for an event that came by the bus before.
+        // The master vouches for an event that came by the bus before.
         (vec![forged(), batch(vec![said("true")]), truth()], "\"true\" | master"),
         (vec![forged(), batch(vec![said("true")])], "\"forged\" | bus"),
         (vec![batch(vec![contradicted()])], "null | contradicted"),
@@ -505,7 +505,7 @@ fn groups_of_any_size_leave_the_same_rows() {
     assert_eq!((returns("\"6\" |"), returns("\"4\" |"), returns("nocache |")), (0, 1, 2));
 }
 
-/// A batch of one word of a master.
+/// A batch of one call of a master.
 fn told(event: Option<Event>) -> Batch {
     vouched(Authority::Master, vec![event.unwrap()])
 }
@@ -537,7 +537,7 @@ fn what_was_published_replaces_what_the_bus_said() {
         let stored = rows(&database, "SELECT load, load_from, minions, end_time FROM jids");
         let load = format!(r#"{{"jid": "{JID}", "fun": "test.ping", "ret": "", "to": 5}}"#);
         assert_eq!(stored, [format!(r#"{load} | published | ["web-1","web-2"] | then"#)]);
-        // The forged one is an event like any other; what the master says is none.
+        // The forged one is an event like any other; the master's own is none.
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
     }
     // There is nothing to say of a job that is not known.
@@ -568,7 +568,7 @@ fn old_rows_go_in_small_steps_and_others_stay() {
         ))
         .unwrap();
     sink.store(&at(1, old(1800))).unwrap();
-    // Twice as many as came may go, and that was all.
+    // Twice as many as came may go, and that was all of them.
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#0"]);
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_returns"), ["#0"]);
     assert_eq!(rows(&database, "SELECT jid FROM jids"), [JID]);
@@ -666,7 +666,7 @@ fn what_salts_own_returner_wrote_is_read_back() {
     drop(connection);
     let [first, second, find] = [6, 7, 8].map(|second| format!("2026112123333{second}123456"));
     let of_job = |jid: &str| Question::GetJid { jid: jid.to_owned() };
-    // Before the sink has opened it, and after.
+    // It is asked before the sink has opened it, and after.
     for is_migrated in [false, true] {
         if is_migrated {
             drop(open(&database));
@@ -689,7 +689,7 @@ fn what_salts_own_returner_wrote_is_read_back() {
         assert_eq!(asked(&database, Question::GetMinions), json!(["web-1", "web-2"]));
         assert_eq!(asked(&database, Question::GetEndtime { jid: find.clone() }), json!(null));
     }
-    // The bus changes nothing by saying it later.
+    // The bus changes nothing later.
     let new = event(&format!("salt/job/{first}/new"), &[("jid", Value::from(&*first))]);
     open(&database).store(&batch(vec![new])).unwrap();
     let load = asked(&database, Question::GetLoad { jid: first });
