@@ -15,7 +15,7 @@ use crate::config::located::Located;
 use crate::http::token;
 use crate::units::Secret;
 
-/// The part of the daemon's status that is of interest here.
+/// The part of the daemon's status that is used here.
 #[derive(Deserialize)]
 struct Status {
     http: Reached,
@@ -65,7 +65,7 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
         }
         (None, None) => made(&state_dir_of(target)?),
     };
-    // Who may not read that one may have been given the one that only reads.
+    // A user who may not read that token may have been given the one that only reads.
     let token = acting.or_else(|failure| general.http.read_token.clone().ok_or(failure))?;
     let scheme = if reached.tls { "https" } else { "http" };
     let mut query = form_urlencoded::Serializer::new(String::new());

@@ -1,6 +1,6 @@
-//! `saltern jobs`: what is in the job cache.
+//! `saltern jobs`: the jobs of the job cache.
 //!
-//! A running daemon is asked, over its unix socket. Of one that does not run, the file is read.
+//! A running daemon is asked, over its unix socket. If none runs, the file is read.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -68,10 +68,10 @@ enum Action {
     },
 }
 
-/// Which jobs. What is given must all match.
+/// A selection of jobs. A job has to match everything that is given.
 #[derive(Args, Default)]
 struct Which {
-    /// Of functions that match.
+    /// Jobs of functions that match.
     #[arg(long, value_name = "GLOB")]
     function: Option<String>,
     /// Without functions that match, such as `runner.*`; may be given several times.
@@ -83,7 +83,7 @@ struct Which {
     /// Published by this user.
     #[arg(long)]
     user: Option<String>,
-    /// That went like this.
+    /// Jobs with this outcome.
     #[arg(long, value_enum)]
     outcome: Option<JobOutcome>,
     /// Begun then or later (RFC 3339).
@@ -99,7 +99,7 @@ struct Which {
     #[arg(long, value_name = "N", default_value_t = PAGE.0,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE.1)))]
     limit: u32,
-    /// Those behind a page: its `next`.
+    /// Jobs behind a page: its `next`.
     #[arg(long, value_name = "JID")]
     cursor: Option<String>,
 }
@@ -127,7 +127,7 @@ pub(super) fn jobs(target: &Target, arguments: &Arguments) -> Result<(), Failure
     };
     let signals = run::listen(Duration::ZERO)?;
     runtime()?.block_on(async {
-        // Nothing is lost with the other arm: what is read is on its way to the screen only.
+        // Nothing is lost with the other arm: the answer is on its way to the screen only.
         tokio::select! {
             result = asking => result,
             () = signals.shutdown.stop.cancelled() => Ok(()),
@@ -174,7 +174,7 @@ impl Cache {
         look_into(&general.state_dir, target)?;
         let jobs = Jobs::new(&general.state_dir);
         let keep = match target.state_dir {
-            // All that is there is shown, whatever a configuration would keep.
+            // All jobs in the file are shown, even those that a configuration would not keep.
             Some(_) => Some(general.jobs.keep_jobs.0),
             None => match Config::load(&target.config) {
                 Ok(config) => config.keep_jobs,
@@ -310,7 +310,7 @@ async fn failed(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure>
     print(&table(&std::iter::once(return_heading()).chain(returns).collect::<Vec<_>>()))
 }
 
-/// Prints each job of the first page again whenever more is known of it.
+/// Prints each job of the first page again whenever it has changed.
 async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     let mut before: HashMap<String, (u64, u64)> = HashMap::new();
     let mut is_first = true;
@@ -338,7 +338,7 @@ async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// Prints each return of a job once, until there is none missing.
+/// Prints each return of a job once, until none is missing.
 async fn watch_one(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
     let mut seen: Vec<String> = Vec::new();
     loop {

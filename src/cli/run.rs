@@ -67,7 +67,7 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     serve_on(config, bound, signals, beside).await
 }
 
-/// As [`serve`], with the HTTP side on a listener that is bound already.
+/// Serves like [`serve`], with the HTTP side on a listener that is bound already.
 pub(super) async fn serve_on<F: Future<Output = ()>>(
     config: &Config,
     bound: Option<http::Bound>,
@@ -129,7 +129,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
                 // Never fails: the sender lives as long as the signals are heard.
                 _ = reopen.changed() => {}
             }
-            // Not broken off by a signal, which cuts short what it waits for.
+            // A signal does not cancel this, but cuts short its waits.
             if let Some(path) = &config.path
                 && let Some(new) = reloads.reload(path, &mut pipeline).await
             {
@@ -153,7 +153,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         never = signals.threads.answer("main") => match never {},
     };
     runtime.abort();
-    // From here on the time is kept, whatever had the pipeline end.
+    // From here on the time is kept, however the pipeline ended.
     shutdown.stop.cancel();
     closing.cancel();
     // It ends by itself once closed; a panic in a request has been answered already.
@@ -175,8 +175,8 @@ impl Reloads {
         Reloads { ok: tally("ok"), refused: tally("refused"), failed: tally("failed") }
     }
 
-    /// Reads the file again and makes the pipeline what it says; the configuration that is in force
-    /// then, if it is not the old one.
+    /// Reads the file again and changes the pipeline to it. Returns the configuration that is then
+    /// in force, if it is not the old one.
     async fn reload(&self, path: &Path, pipeline: &mut Pipeline) -> Option<Config> {
         shutdown::notify_reloading();
         let reloaded = match Config::load(path) {
@@ -211,7 +211,7 @@ impl Reloads {
     }
 }
 
-/// Takes the state directory for this process alone, for as long as what is returned lives.
+/// Takes the state directory for this process alone, for as long as the returned value lives.
 pub(super) fn take(state_dir: &Path) -> Result<StateDir, Failure> {
     StateDir::take(state_dir).map_err(|error| Failure::Running(chain(&error)))
 }
@@ -241,8 +241,8 @@ async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watc
     }
 }
 
-/// As [`StateDir::take_again`]. Where another daemon has the directory this one ends at once: what
-/// it would still write would get among the other's files.
+/// Takes the directory like [`StateDir::take_again`]. If another daemon has it, this one ends at
+/// once: its last writes would get among the other's files.
 fn take_again(state_dir: &mut StateDir) -> Result<bool, StateDirError> {
     let taken = blocking(|| state_dir.take_again());
     if let Err(error @ StateDirError::Taken { .. }) = &taken {

@@ -13,7 +13,7 @@ pub(super) struct Target {
     pub(super) state_dir: Option<PathBuf>,
 }
 
-/// Makes sure that nothing is taken for empty that may only not be read.
+/// Makes sure that an unreadable directory is not taken for an empty one.
 pub(super) fn look_into(state_dir: &Path, target: &Target) -> Result<(), Failure> {
     let Err(error) = std::fs::read_dir(state_dir) else { return Ok(()) };
     let shown = state_dir.display();

@@ -1,13 +1,13 @@
-//! HTTP towards any store: one client, with TLS, who we are, limits, and what an answer means.
+//! HTTP towards any store: one client, with TLS, logins, limits, and the meaning of answers.
 //!
-//! A kind makes a [`Client`] when it connects and sends a [`Request`] a batch. Whatever comes back
-//! is an [`Answer`]; [`Answer::checked`] makes an [`Error`] of one that is no success, by
-//! [`usual`] or by a rule of the kind. An [`Error`] knows what follows from it ([`Failed`]).
+//! A kind makes a [`Client`] when it connects and sends a [`Request`] a batch. It gets an
+//! [`Answer`]; [`Answer::checked`] makes an [`Error`] of one that is no success, by [`usual`] or by
+//! a rule of the kind. An [`Error`] knows its consequence ([`Failed`]).
 //!
 //! Nothing is sent a second time here, since the engine tries again. No redirect is followed,
 //! because it would carry events and credentials to a place that nobody configured. No proxy is
-//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown. The status of a
-//! success is enough, whatever becomes of its body, but for a kind that reads the body.
+//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown. The status alone
+//! decides on success, unless the kind reads the body.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -36,8 +36,8 @@ use crate::codec::visible;
 /// The time in which a server has to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Idle connections are closed before the server does so. The shortest time that servers are known
-/// to keep them is 3 s, so that a request rarely meets a connection that is about to end.
+/// Idle connections are closed before the server does so. Servers are known to keep them for 3 s at
+/// the least, so a request rarely meets a connection that is about to end.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// The most that is read of an answer that has to be whole, in bytes.
@@ -87,7 +87,8 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(60))
-            // Ends a connection to a server that takes nothing more, also once it was given up.
+            // Ends a connection to a server that takes no more bytes, also after its request was
+            // given up.
             .tcp_user_timeout(limit)
             .build()
             .map_err(|error| TlsError::Client(explained(&error).0))?;
@@ -155,7 +156,7 @@ impl Request<'_> {
         Request { body, ..self }.header(CONTENT_TYPE, HeaderValue::from_static(kind))
     }
 
-    /// Sends it and waits for the answer, whatever its status is.
+    /// Sends it and waits for the answer, of any status.
     pub(crate) async fn send(self) -> Result<Answer, Error> {
         let (limit, reads_answer) = (self.client.limit, self.reads_answer);
         let to = To {
@@ -180,7 +181,7 @@ impl Request<'_> {
             Ok(Read::Beginning(_)) => {
                 Err(to.retry(format!("{status}, and the answer is longer than {most} bytes")))
             }
-            // The status says enough, whatever became of the rest.
+            // The status says enough, even without the rest.
             Err(_) if !has_to_be_whole => Ok(Answer { to, status, headers, body: Bytes::new() }),
             Err(error) if error.is_timeout() => Err(to.unanswered(&error, limit)),
             Err(error) => {
@@ -278,7 +279,7 @@ pub(crate) enum Failed {
 /// | any other | later again |
 ///
 /// 403, 404 and redirects are among the others, because stores and proxies also answer so for a
-/// while: a full disk makes an index read-only, a path is not there yet, a proxy is in maintenance.
+/// while. A full disk makes an index read-only, a path is not there yet, a proxy is in maintenance.
 /// No event is lost by trying again.
 pub(crate) fn usual(answer: &Answer) -> Result<(), Failed> {
     match answer.status.as_u16() {
@@ -300,8 +301,8 @@ fn advice(status: StatusCode) -> &'static str {
     }
 }
 
-/// The length of time that `Retry-After` asks for, as seconds or as a date. A date is compared
-/// with the server's own clock where it tells it.
+/// The wait that `Retry-After` asks for, as seconds or as a date. A date is compared with the
+/// server's own clock if the answer has it.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
@@ -319,7 +320,7 @@ fn date_of(text: &str) -> Option<Timestamp> {
     rfc2822::parse(text).ok().map(|date| date.timestamp())
 }
 
-/// Whom a request is for, as an error shows it: the path and what is behind it may be secret.
+/// The address of a request, as an error shows it: the path and all behind it may be secret.
 #[derive(Debug, Clone)]
 struct To {
     method: Method,
@@ -394,7 +395,7 @@ pub(crate) struct Error {
     pub(crate) after: Option<Duration>,
 }
 
-/// Every cause of an error that says more than that a request failed, and advice.
+/// Every cause of an error that adds to "a request failed", and advice.
 fn explained(error: &reqwest::Error) -> (String, &'static str) {
     let mut causes: Vec<String> = Vec::new();
     let mut advice = "";
@@ -427,7 +428,7 @@ fn inside<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> 
 
 fn advice_on_tls(error: &rustls::Error) -> &'static str {
     match error {
-        // The second where another CA has the same name.
+        // The second is the case of another CA with the same name.
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
         ) => "; name the CA that signed the server's certificate as `tls.ca`",
@@ -683,8 +684,8 @@ mod tests {
         assert!(error.to_string().contains("refused"), "{error}");
     }
 
-    /// A server that answers nothing, and takes nothing more than its socket's buffer does, learns
-    /// that it was given up. Connections would else pile up.
+    /// A server that answers nothing and reads nothing learns that it was given up. Connections
+    /// would else pile up.
     #[tokio::test]
     async fn a_request_that_is_given_up_leaves_no_connection_behind() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,7 +1,7 @@
 //! The connection to Kafka, shared by the source and the sink of that name.
 //!
-//! librdkafka does the work. Its own settings are names and texts; what an operator writes of them
-//! is checked when the configuration is read, by asking librdkafka.
+//! librdkafka does the work. Its own settings are names and texts. An operator's are checked when
+//! the configuration is read, by asking librdkafka.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl std::fmt::Display for Brokers {
     }
 }
 
-/// Who logs in at the brokers, and how.
+/// The login at the brokers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sasl {
@@ -80,7 +80,7 @@ pub(crate) struct Sasl {
 /// A way to show a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 enum Mechanism {
-    /// As it is; only with TLS.
+    /// The password as it is; only with TLS.
     #[serde(rename = "PLAIN")]
     Plain,
     /// SCRAM with SHA-256.
@@ -102,11 +102,11 @@ impl Mechanism {
     }
 }
 
-/// TLS to the brokers. `{}` trusts the certificates that the system trusts. All files are PEM.
+/// TLS to the brokers. `{}` trusts the system's certificates. All files are PEM.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TlsSettings {
-    /// A file of certificates that are trusted. Default: those that the system trusts.
+    /// A file of certificates that are trusted. Default: the system's.
     ca: Option<PathBuf>,
     /// A file with our own certificate and those that vouch for it, for brokers that ask. Default:
     /// none.
@@ -115,7 +115,7 @@ struct TlsSettings {
     key: Option<PathBuf>,
     /// The password of `key`, if it has one. Default: none.
     key_password: Option<Secret>,
-    /// Verify the broker's certificate and name. With `false` whoever is in between can read and
+    /// Verify the broker's certificate and name. With `false` anybody in between can read and
     /// change everything. Default: true.
     #[serde(default = "tls::yes")]
     verify: bool,
@@ -143,7 +143,7 @@ impl TryFrom<TlsSettings> for KafkaTls {
     }
 }
 
-/// Settings of librdkafka by their own names, for what saltern has no setting for.
+/// Settings of librdkafka by their own names, for those without a setting of saltern's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub(crate) struct Properties(BTreeMap<String, Scalar>);
@@ -184,8 +184,8 @@ const CONNECTION: &[(&str, &str)] = &[
 ];
 
 impl Properties {
-    /// Sets them, over what is set already. Refuses what librdkafka does not take, and what has a
-    /// setting of its own: `owned` is pairs of a property and what stands for it.
+    /// Sets them, over earlier ones. Refuses properties that librdkafka does not take, and those
+    /// that have a setting of their own: `owned` is pairs of a property and its setting.
     pub(crate) fn set_on(
         &self,
         config: &mut ClientConfig,
@@ -197,7 +197,8 @@ impl Properties {
                 return Err(format!("the property `{name}` cannot be set here; see {other}"));
             }
             config.set(name, value.to_string());
-            // At once, so that the message is about this one. The value may be a secret.
+            // Each is set by itself, so that the message is about this one. The value may be a
+            // secret.
             config.create_native_config().map_err(|error| match error {
                 KafkaError::ClientConfig(_, reason, ..) => {
                     format!("librdkafka refuses the property `{name}`: {reason}")
@@ -270,7 +271,7 @@ fn unreadable(path: &str) -> Option<std::io::Error> {
     regular_file::read(Path::new(path), Links::Follow, LONGEST).err()
 }
 
-/// librdkafka's log lines. What they tell of errors comes as errors too, so they are details.
+/// librdkafka's log lines. Their errors come as errors too, so the lines are details.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use crate::codec::hex::hex;
 use crate::units::Secret;
 
-/// Proves to a receiver that a body is from us: a header with the HMAC-SHA256 of the body as it is
-/// sent, in hexadecimal digits.
+/// Proves to a receiver that a body is from us: a header with the HMAC-SHA256 of the sent body, in
+/// hexadecimal digits.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {

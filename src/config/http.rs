@@ -19,8 +19,8 @@ pub(crate) struct Http {
     /// yours.
     pub(crate) listen: Option<SocketAddr>,
     /// The unix socket by which commands reach the daemon; `null` for none. No token is wanted
-    /// there: root and the daemon's own user may do everything, and whoever else its file lets in
-    /// may read.
+    /// there: root and the daemon's own user may do everything, and any other user that its file
+    /// lets in may read.
     pub(crate) socket: Option<HttpSocket>,
     /// The token that reads and acts, sent as `Authorization: Bearer TOKEN`. Default: one that
     /// is made at the first start, in `STATE_DIR/http-token`.

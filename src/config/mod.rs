@@ -54,7 +54,7 @@ pub struct Config {
     pub redact: Arc<Rules>,
     /// The time that jobs are kept in the job cache; `None` if there is none.
     pub(crate) keep_jobs: Option<Duration>,
-    /// The stores that answer what is asked of jobs, beside the job cache.
+    /// The stores that answer questions about jobs, beside the job cache.
     pub(crate) job_stores: Arc<JobStores>,
     /// The file, if it comes from one, so that it can be read again.
     pub(crate) path: Option<PathBuf>,
@@ -155,12 +155,12 @@ impl Config {
         Ok(Config { warnings, ..config })
     }
 
-    /// The same, with what should be written otherwise also of a text with problems.
+    /// The same. It gives the warnings of a text with problems too.
     fn read(text: &str, warnings: &mut Vec<Problem>) -> Result<Self, Vec<Problem>> {
         let mut root = Node::parse(text).map_err(|problem| vec![problem])?;
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
-        // They name variables and files, and not what is in them.
+        // They name variables and files, and not their contents.
         let unreplaced = problems.len();
         renamed::apply(&mut root, warnings, &mut problems);
         let pairs = root.pairs().map_err(|problem| vec![problem])?;

@@ -57,8 +57,8 @@ pub(crate) fn advice(file: &Path) -> Option<String> {
     ))
 }
 
-/// A path as a setting of a unit takes it: a space or a colon does not end it between quotes, and
-/// `%` begins no specifier where it stands twice.
+/// A path as a setting of a unit takes it. Between quotes a space or a colon does not end it, and a
+/// double `%` begins no specifier.
 fn for_unit(path: &str) -> String {
     let escaped = path.replace('%', "%%").replace('\\', r"\\").replace('"', "\\\"");
     match path.contains([' ', '\t', ':', '\\', '"', '\'']) {

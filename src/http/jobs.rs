@@ -1,11 +1,11 @@
-//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache, and of a job that it does not
-//! know the stores that are named to answer.
+//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache. The stores that are named to
+//! answer are asked for a job that it does not know.
 //!
-//! Of the list: `function` (a glob), `not_function` (the same, any number of times), `minion`,
-//! `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339), `find_job=true`,
-//! `limit`, and `cursor`, which is the `next` of the page before.
+//! Parameters of the list are `function` (a glob), `not_function` (the same, any number of times),
+//! `minion`, `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339),
+//! `find_job=true`, `limit`, and `cursor`. `cursor` is the `next` of the page before.
 //!
-//! An answer is whole before its first byte is sent, in a file without a name where it is long: a
+//! An answer is whole before its first byte is sent; a long one is in a file without a name. So a
 //! client that reads slowly holds neither memory nor the database.
 
 use std::io::{self, Read};
@@ -95,12 +95,12 @@ async fn show_stored(questions: &Arc<Questions>, jobs: Jobs, jid: &str) -> Respo
     }
 }
 
-/// Asks when it is time, for as long as the client is there, and sends what the answer is.
+/// Asks in turn, while the client is there, and sends the answer.
 async fn answer(
     questions: Arc<Questions>,
     ask: impl FnOnce(&Waiting) -> Result<Option<Spooled>, JobsError> + Send + 'static,
 ) -> Response {
-    // It goes with this future, which the client's leaving ends.
+    // It is dropped with this future, which ends when the client leaves.
     let asker = Asker::default();
     let waiting = asker.waiting();
     let Some(asking) = questions.ask(move || ask(&waiting)).await else {
@@ -119,7 +119,7 @@ async fn answer(
     }
 }
 
-/// An answer of this length: one that is cut does not pass for a whole one.
+/// An answer of this length, so that a cut one does not pass for a whole one.
 fn sent(length: u64, body: Body) -> Response {
     let length = length.to_string();
     let head = [(header::CONTENT_TYPE, "application/json"), (header::CONTENT_LENGTH, &length)];

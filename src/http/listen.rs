@@ -1,8 +1,8 @@
-//! The two doors of the HTTP side: an address, and a unix socket.
+//! The two listeners of the HTTP side: an address, and a unix socket.
 //!
-//! The socket's file is looked for while the daemon runs, and made anew where it was removed or
-//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again;
-//! one that was configured must be there at the start.
+//! The daemon checks the socket's file while it runs, and makes it anew if it was removed or
+//! replaced. A socket that cannot be made in its usual place is an error that shows, and is tried
+//! again. A configured one must be there at the start.
 
 use std::io;
 use std::net::SocketAddr;
@@ -107,7 +107,7 @@ pub(super) fn announce(open: &[Listening]) {
             Listening::Socket(Socket { place, bound: Some(_), .. }) => {
                 info!(socket = %place.path().display(), "commands reach the daemon here");
             }
-            // The first look says what is wrong.
+            // The first look reports the fault.
             Listening::Socket(_) => {}
         }
     }
@@ -136,7 +136,7 @@ impl Listening {
         }
     }
 
-    /// Puts back what was removed.
+    /// Puts back a removed socket.
     pub(super) fn look(&mut self, state: &State) {
         match self {
             Listening::Address { token, .. } => {
@@ -176,8 +176,8 @@ impl TokenFile {
         TokenFile { file, token, directory }
     }
 
-    /// A file that went with its directory is written again. One that was removed alone is not: so
-    /// an operator asks for a new token, which the next start makes.
+    /// A file that went with its directory is written again. A file that was removed alone is not:
+    /// an operator removes it to get a new token at the next start.
     fn look(&mut self) {
         let directory = directory_of(&self.file);
         if directory.is_none() || directory == self.directory {
@@ -215,7 +215,7 @@ impl Socket {
             Err(cause) if matches!(socket.place, Place::Configured(_)) => {
                 Err(BindError::Socket { path: socket.path().to_owned(), cause })
             }
-            // The first look tries again what failed, and says so.
+            // The first look tries failed parts again, and logs it.
             _ => Ok(socket),
         }
     }
@@ -270,7 +270,7 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// A listener of one's own, without TLS.
+    /// A listener of the caller's, without TLS.
     pub(crate) fn of(listener: TcpListener) -> Self {
         Bound { listener, tls: None }
     }

@@ -40,7 +40,7 @@ const ENGINES: [(&str, Doing); 20] = [
     ("thorium", Doing::Reacts),
 ];
 
-/// Says of each engine what becomes of it.
+/// Explains each engine.
 pub(super) fn engines(master: &Master, page: &mut Page) {
     let Some(node) = master.get("engines") else { return };
     page.say("engines");

@@ -1,9 +1,9 @@
-//! Options of a master that bear on events, returns or jobs and of which nothing is made here.
+//! Options of a master about events, returns or jobs that become no setting here.
 //!
-//! The names are those that Salt 3006 to 3008 know (`VALID_OPTS`). What the master hands on becomes
-//! the sources, the sinks and the job cache; all others that are set become comments by this table.
-//! An option that no table knows is a comment as well if its name is about events, returns, jobs or
-//! engines.
+//! The names are those of Salt 3006 to 3008 (`VALID_OPTS`). Options that hand events or jobs on
+//! become the sources, the sinks and the job cache. All others that are set become comments by this
+//! table. An option that no table knows is a comment as well if its name is about events, returns,
+//! jobs or engines.
 
 use super::masked::{self, masked};
 use super::master::Master;
@@ -93,8 +93,8 @@ const SYNDIC: &str =
 const CLUSTER: &str = "is about masters that share their events: what is on the bus of one is on those of the others.";
 const REACTS: &str = "acts on events within the master, and goes on doing so.";
 
-/// Options with such a word in their names that say nothing of what is stored or handed on: ports,
-/// sizes and time limits of Salt's own programs, and what minions alone read.
+/// Options with such a word in their names that are not about stored or handed on events: ports,
+/// sizes and time limits of Salt's own programs, and options of minions alone.
 pub const WITHOUT_MEANING: &[&str] = &[
     "gather_job_timeout",
     "mine_return_job",
@@ -129,7 +129,7 @@ const WORDS: [&str; 12] = [
 /// Options that are lists of texts.
 const LISTS: [&str; 3] = ["event_return", "event_return_whitelist", "event_return_blacklist"];
 
-/// Says of each option that is left what becomes of it.
+/// Explains each option that is left.
 pub(super) fn left_over(master: &Master, page: &mut Page) {
     for key in LISTS {
         let Some(Node { value: Value::List(nodes), .. }) = master.get(key) else { continue };
@@ -146,7 +146,7 @@ pub(super) fn left_over(master: &Master, page: &mut Page) {
             continue;
         }
         if let Some((_, what)) = SAID.iter().find(|(name, _)| *name == key) {
-            // Its name is known, and says nothing of secrets, whatever its words are.
+            // Its name is known and tells no secret, in spite of its words.
             page.line(0, &format!("# {key}: {} {what}", masked("", node)));
             continue;
         }

@@ -1,5 +1,5 @@
-//! Returns that contradict each other, or their own tag. They are counted, and one line a minute
-//! says so: whoever can fire events decides how many there are.
+//! Returns that contradict each other, or their own tag. They are counted, and logged once a minute
+//! at the most, because anybody who can fire events decides how many there are.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ impl Conflicts {
         }
     }
 
-    /// Counts what was found, and logs it if nothing was logged a moment ago.
+    /// Counts the conflicts, and logs them if nothing was logged a moment ago.
     pub(super) fn report(&self, found: &[Conflict]) {
         let Some(first) = found.first() else { return };
         for conflict in found {

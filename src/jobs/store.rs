@@ -1,4 +1,4 @@
-//! A store that answers what Salt asks of its jobs.
+//! A store that answers Salt's questions about its jobs.
 //!
 //! Each sink whose tables Salt could read is one. A store finds loads and returns and hands them to
 //! the [`Answer`], which alone knows how Salt wants to have them. The embedded job cache fills the
@@ -26,7 +26,7 @@ pub(super) const AUTHORITY: &str = "authority";
 
 /// A store of jobs.
 pub(crate) trait JobStore: Send + Sync {
-    /// Adds what the store knows to the answer. Work that blocks goes to a thread of its own.
+    /// Adds the store's data to the answer. Work that blocks goes to a thread of its own.
     fn ask(&self, answer: Answer) -> Asking<'_>;
 }
 
@@ -131,7 +131,7 @@ impl Question {
 /// The time that a large store may take to list jobs. Salt waits for three seconds.
 const LONGEST_LIST: Duration = Duration::from_secs(1);
 
-/// The part of the time for an answer that is kept for what comes behind a list.
+/// The part of an answer's time that is kept for the steps behind a list.
 const REMAINDER: Duration = Duration::from_millis(200);
 
 /// An answer in the making, as msgpack.
@@ -147,7 +147,7 @@ pub(crate) struct Answer {
     is_cut: bool,
     /// Returns have with them how they were judged.
     has_verdicts: bool,
-    /// Taken for as long as somebody works on it, also where nobody waits for it any more.
+    /// Taken while a thread works on it, even if nobody waits for it any more.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -158,7 +158,7 @@ pub(crate) struct Job<'a> {
     pub(crate) jid: &'a str,
     /// Its load, as msgpack.
     pub(crate) load: &'a [u8],
-    /// The load is the data of its event, which says more than what was published.
+    /// The load is the data of its event, which has more fields than the publication.
     pub(crate) is_event: bool,
     /// The minions that it was meant for, sorted, if that is asked for.
     pub(crate) minions: &'a [String],
@@ -271,14 +271,14 @@ impl Answer {
         self.spool.push(&judged.finished());
     }
 
-    /// Adds the name of a minion, or when a job ended.
+    /// Adds the name of a minion, or the time when a job ended.
     pub(crate) fn text(&mut self, text: &str) {
         let mut packed = Vec::new();
         msgpack::write_str(text, &mut packed);
         self.part(&packed);
     }
 
-    /// Tells if there is room for more, and somebody who waits for it.
+    /// Tells if there is room for more, and a client that waits for it.
     pub(crate) fn goes_on(&mut self) -> bool {
         self.is_over |= self.until.is_some_and(|until| until <= Instant::now());
         self.spool.is_sound() && !self.is_over

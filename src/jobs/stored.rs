@@ -1,7 +1,7 @@
 //! A job that the job cache does not know, for people and scripts, as the stores of sinks have it.
 //!
-//! Its JSON has the members that a job of the cache has. What no store keeps, such as when a return
-//! came, is null.
+//! Its JSON has the members that a job of the cache has. Values that no store keeps, such as the
+//! time when a return came, are null.
 
 use std::io;
 
@@ -19,7 +19,7 @@ use crate::event::job_return::{Functions, JobReturn, Outcome, Verdict};
 /// The bytes of a load and of all returns of a job that are shown.
 const LONGEST: u64 = 16 << 20;
 
-/// A job as the stores have it, not yet in words.
+/// A job as the stores have it, not yet as JSON.
 #[derive(Debug)]
 pub(crate) struct StoredJob {
     jid: String,
@@ -80,7 +80,7 @@ impl StoredJob {
             .map(|(_, ret)| {
                 let judged = msgpack::text(ret, OUTCOME).and_then(Outcome::named);
                 let mut ret = JobReturn::of(ret);
-                // The store says it of the job alone.
+                // The store tells it of the job alone.
                 if let Some(fun) = fun {
                     ret.take(b"fun", fun);
                 }

@@ -17,7 +17,7 @@ pub(crate) enum PipelineError {
     /// A part of the machine panicked.
     #[error("the {0} failed; this is a bug in saltern")]
     Panicked(String),
-    /// A sink does not let go of what it has.
+    /// A sink does not let go of its queue.
     #[error("the sink {0} hangs and does not let go of its queue")]
     Hangs(String),
     /// A source cannot be read, or a sink cannot be written.

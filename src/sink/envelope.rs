@@ -18,7 +18,7 @@ use crate::event::template::{Template, Values};
 use crate::event::url_template::UrlTemplate;
 use crate::sync::blocking;
 
-/// All that the requests of a sink have besides their bodies.
+/// The parts of a sink's requests besides their bodies.
 #[derive(Clone)]
 pub(super) struct Envelope {
     pub(super) url: UrlTemplate,
@@ -66,7 +66,7 @@ impl ContentType {
         ContentType { written, place: Place::Json }
     }
 
-    /// Fails if a template that gives this text for some values gives no body of this type.
+    /// Fails if this text, made by a template for some values, is no body of this type.
     pub(super) fn takes(&self, example: &str) -> Result<(), String> {
         if !self.written.to_str().is_ok_and(|kind| kind.to_lowercase().contains("json")) {
             return Ok(());
@@ -126,7 +126,7 @@ impl TryFrom<BTreeMap<String, Template>> for Headers {
 }
 
 impl Headers {
-    /// Fails if a header of who we are, or of the signature, is among them.
+    /// Fails if a header of the login, or of the signature, is among them.
     pub(super) fn leave_alone(
         &self,
         auth: &Auth,

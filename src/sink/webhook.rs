@@ -23,12 +23,12 @@
 //! | `template` | one an event | the text of `template` |
 //! | `digest` | one for all events of a while | counts, and a list of events; see "Digests" |
 //!
-//! `url` and `headers` are templates too where a request is one event's. A value of an event is
+//! `url` and `headers` are templates too if a request is one event's. A value of an event is
 //! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
 //! header its control characters are made visible. In a body it is escaped as `content_type` asks
 //! for (JSON, `x-www-form-urlencoded`, HTML and XML); in any other its control characters are made
-//! visible. In URLs and headers a value is cut at 512 bytes, and `_` stands in a URL for one that
-//! the event does not have. In headers and bodies nothing stands for it.
+//! visible. In URLs and headers a value is cut at 512 bytes. A URL has `_` for a value that the
+//! event does not have; headers and bodies have nothing.
 //!
 //! | field | is |
 //! |---|---|
@@ -81,13 +81,13 @@
 //!
 //! # Guarantee
 //!
-//! A receiver can tell by `Idempotency-Key` what comes again. Requests of events go in order, one
-//! after the other, and what was accepted of a batch is not sent again by the same process, unless
-//! a reload changes the sink in the middle of the batch.
+//! A receiver recognises repeats by `Idempotency-Key`. Requests of events go in order, one after
+//! the other. The same process does not send events of a batch again that were accepted, unless a
+//! reload changes the sink in the middle of the batch.
 //!
-//! A hook wants news. So an event is tried for an hour and becomes a dead letter then, and what has
-//! waited on disk for an hour is dropped and counted. A receiver that is to have everything wants
-//! `retry: {give_up_after: null}` and `spill: {max_age: null, max_bytes: 4GiB}`.
+//! A hook wants news. So an event is tried for an hour and then becomes a dead letter, and an event
+//! that has waited on disk for an hour is dropped and counted. A receiver that is to have
+//! everything wants `retry: {give_up_after: null}` and `spill: {max_age: null, max_bytes: 4GiB}`.
 //!
 //! # Failures
 //!
@@ -133,21 +133,20 @@ struct Settings {
     /// Headers besides those that saltern sets; their values are templates. Default: none.
     #[serde(default)]
     headers: Headers,
-    /// The content of a request: the `events` of a batch as a list, one `event`, the text of
-    /// `template` for one event, or a `digest` of all events of a while. Default: `events`.
+    /// The content of a request. Default: `events`.
     #[serde(default)]
     body: Body,
-    /// The body where that is `template`. A literal brace is written twice: `{{"on": "{minion}"}}`.
-    /// Default: none.
+    /// The text of the body, if `body` is `template`. A literal brace is written twice: `{{"on":
+    /// "{minion}"}}`. Default: none.
     template: Option<Template>,
-    /// The settings of digests, where the body is `digest`. Default: as its keys say.
+    /// The settings of digests, if `body` is `digest`. Default: as its keys say.
     digest: Option<DigestConfig>,
     /// The body's type. Default: `application/json`.
     #[serde(default = "ContentType::json")]
     content_type: ContentType,
     /// Proves to the receiver who the body is from. Default: none.
     signature: Option<Signature>,
-    /// Who we are. Default: nobody.
+    /// The login at the receiver. Default: none.
     #[serde(default)]
     auth: Auth,
     /// Compress bodies. Few receivers take that. Default: false.
@@ -224,7 +223,7 @@ impl TryFrom<Settings> for Config {
         };
         match &holds {
             Holds::Text(text) => {
-                // No number: what a minion writes would be read as JSON outside of quotes.
+                // It must be no number: a minion's text outside of quotes would be read as JSON.
                 content_type.takes(&text.render_with(&Values::none(), |_| "a".to_owned()))?;
             }
             Holds::Digest(digest) => content_type.takes(&digest.example(content_type.place))?,
@@ -296,7 +295,7 @@ impl Sink for Webhook {
                 None
             }
         };
-        // The last one still has the time to be answered.
+        // The last request still has time for its answer.
         let begins_for = context.limit.saturating_sub(config.timeout + Duration::from_secs(1));
         let requests = Requests { config: config.clone(), client };
         Ok(Webhook { requests, digests, begins_for })

@@ -1,4 +1,4 @@
-//! The daemon ends when it is told to, whatever it is doing and whatever hangs.
+//! The daemon ends when it is told to, in any state and with any store that hangs.
 
 use std::fs;
 use std::process::{Command, Stdio};

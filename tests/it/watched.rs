@@ -1,4 +1,4 @@
-//! The daemon notices what is wrong with itself.
+//! The daemon notices its own faults.
 
 #![allow(clippy::float_cmp)] // counts
 
@@ -65,7 +65,7 @@ async fn the_watchdog_is_fed_while_everything_moves_and_then_no_more() {
     assert_eq!(daemon.known_metric("saltern_thread_stuck"), 1.0);
     socket.set_nonblocking(true).unwrap();
     while heard(&socket).is_some() {}
-    // As long as four meals would take.
+    // Four meals would take so long.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(heard(&socket), None);
 

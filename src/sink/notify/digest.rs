@@ -1,4 +1,4 @@
-//! Which events are in which digest, and when it is sent.
+//! Digests: the events in each, and the time when it is sent.
 //!
 //! Every event that is gathered is in exactly one digest, in order, or is counted as dropped. A
 //! digest is *sealed* before it is sent for the first time: its key and its events are written down
@@ -121,7 +121,7 @@ pub(crate) struct Digests {
     /// Events that wait, those of the sealed digest in front.
     waiting: VecDeque<Waiting>,
     sealed: Option<Sealed>,
-    /// Dropped events that no digest has told yet.
+    /// Dropped events that no digest has counted yet.
     dropped: i64,
     sent_at: Option<i64>,
     /// Events in the next digest, at the most: fewer after one was refused.
@@ -136,7 +136,7 @@ pub(crate) struct Digests {
 
 /// A digest that is to be sent.
 pub(crate) struct Due {
-    /// Known before the first try, and the same for each.
+    /// The key is known before the first try, and is the same for each.
     pub(crate) key: String,
     pub(crate) body: Vec<u8>,
 }
@@ -211,7 +211,7 @@ impl Digests {
         self.file = Some(file);
     }
 
-    /// Stores the events, but those that are stored already.
+    /// Stores the events, except those that are stored already.
     pub(crate) fn gather(&mut self, batch: &Batch) -> Result<(), WriteError> {
         if self.file.is_none() {
             let opened = File::open(&self.path);
@@ -302,7 +302,8 @@ impl Digests {
         Ok(Some(Due { key: sealed.key, body }))
     }
 
-    /// Notes how it went to send the sealed digest, and hands on what is to be tried again.
+    /// Notes the result of sending the sealed digest, and hands on an error that is to be tried
+    /// again.
     pub(crate) fn settle(&mut self, sent: Result<(), WriteError>) -> Result<(), WriteError> {
         match sent {
             Ok(()) => self.sent(),
@@ -458,7 +459,7 @@ mod tests {
         batch(numbers.map(|n| Event::new(&format!("n/{n}"), b"\x80")).collect())
     }
 
-    /// The numbers of the events in the digest that is due, what it says of dropped ones, its key.
+    /// The digest that is due: the numbers of its events, its count of dropped ones, its key.
     fn sealed(digests: &mut Digests) -> Option<(Vec<u64>, u64, String)> {
         let due = digests.seal(Place::Json).unwrap()?;
         let body: Value = serde_json::from_slice(&due.body).unwrap();
@@ -520,7 +521,7 @@ mod tests {
         pass(40).await;
         assert_eq!(sealed(&mut digests).unwrap().0, [0, 1]);
         digests.settle(Ok(())).unwrap();
-        // Full at once, and held back by the interval.
+        // The digest is full at once, and held back by the interval.
         digests.gather(&events(2..7)).unwrap();
         assert_eq!(digests.due(), Some(began + Duration::from_secs(70)));
         pass(10).await;
@@ -673,7 +674,7 @@ mod tests {
                     }
                 }
                 assert!(accepted.is_sorted_by(|a, b| a < b), "{accepted:?}");
-                // The next digest would tell what was dropped after the last.
+                // The next digest would count the events that were dropped after the last.
                 told += u64::try_from(digests.dropped).unwrap();
                 assert_eq!(accepted.len() as u64 + told, next);
                 assert_eq!((digests.due(), digests.sealed), (None, None));
