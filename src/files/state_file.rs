@@ -100,8 +100,8 @@ pub(crate) fn examine_link(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let message = format!(
-        "{} is a symbolic link to a directory that others can write, or own; `chmod 0700` that, or \
-         remove the link",
+        "{} is a symbolic link to a directory that others can write, or that belongs to another \
+         user; `chmod 0700` that directory, or remove the link",
         path.display()
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, message))

@@ -82,11 +82,7 @@ impl WaitingForSpill {
         loop {
             self.state.failed(&reason);
             if self.state.set_waiting_for_spill(Some(&reason)) {
-                error!(
-                    sink = self.state.name,
-                    error = reason,
-                    "the sink is parked; it is tried again"
-                );
+                error!(sink = self.state.name, error = reason, "the sink is parked; trying again");
             }
             let until = Instant::now() + backoff.delay(None);
             let must_end = self.gather(&mut incoming, &mut held, orders, until);
@@ -179,7 +175,8 @@ impl WaitingForSpill {
         error!(
             sink = self.state.name,
             events = lost,
-            "the spill could not be opened to the end; what waited in memory is lost"
+            "the spill could not be opened until the end; the events that waited in memory are \
+             lost"
         );
         Leftover { on_disk: 0, shares: None, in_memory: Vec::new() }
     }

@@ -236,7 +236,7 @@ impl Digests {
         let (dropped, over) = changed.map_err(|error| WriteError::reconnect(GATHERING, error))?;
         (self.waiting, self.dropped) = (waiting, dropped);
         if over > 0 {
-            self.tell_dropped(over, "too many wait for a digest");
+            self.tell_dropped(over, "too many events wait for a digest");
         }
         Ok(())
     }
