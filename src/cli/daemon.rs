@@ -265,8 +265,8 @@ impl Daemon {
                 let uid = self.connected(stream.peer_cred())?.uid();
                 if !is_trusted(uid, path, state_dir) {
                     return Err(self.failed(&format!(
-                        "the process that listens there belongs to user {uid}, who is neither \
-                         root nor the owner of {} or of the socket's directory; it may be a decoy",
+                        "the process that listens there belongs to user {uid}, who is neither root \
+                         nor the owner of {} or of the socket's directory; it may be a decoy",
                         state_dir.display()
                     )));
                 }

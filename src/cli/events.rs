@@ -284,10 +284,7 @@ async fn follow_daemon(
             }
             let read = printer.line(&line, &mut out);
             read.map_err(|error| {
-                daemon.failed(&format!(
-                    "cannot read a line of the daemon's \
-                                                         answer: {error}"
-                ))
+                daemon.failed(&format!("cannot read a line of the daemon's answer: {error}"))
             })?;
         }
         looked_at = buffer.len();

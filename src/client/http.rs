@@ -225,8 +225,8 @@ impl Answer {
             let place =
                 place.map_or("elsewhere".to_owned(), |url| url.origin().ascii_serialization());
             cause += &format!(
-                "; it redirects to {place}, and redirects are not followed: correct \
-                          `url` if that is the right place"
+                "; it redirects to {place}, and redirects are not followed: correct `url` if that \
+                 is the right place"
             );
         }
         cause += advice(self.status);

@@ -125,7 +125,7 @@ pub(crate) enum TlsError {
         path: PathBuf,
     },
     /// The certificate and its key are of no use.
-    #[error("loading the client certificate and its key (`tls.cert`, `tls.key`)")]
+    #[error("loading the certificate and its key (`tls.cert`, `tls.key`)")]
     Identity(#[source] rustls::Error),
     /// The provider of cryptography does not offer what TLS needs.
     #[error("setting up TLS")]

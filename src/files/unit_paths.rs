@@ -31,8 +31,7 @@ pub(crate) fn advice(file: &Path) -> Option<String> {
     let Some(folder) = folder.map(|folder| for_unit(&folder.to_string_lossy())) else {
         return Some(format!(
             "saltern.service does not let the daemon write there (ProtectSystem=strict), and a \
-             relative path begins at `/`; name a file in a directory of its own, such as one in \
-             {}",
+             relative path begins at `/`; name a file in a directory of its own, such as one in {}",
             WRITABLE.join(", ")
         ));
     };
@@ -53,9 +52,8 @@ pub(crate) fn advice(file: &Path) -> Option<String> {
     }
     Some(format!(
         "saltern.service does not let the daemon write there (ProtectSystem=strict); to allow it, \
-         `systemctl edit saltern` and add `[Service]` and `ReadWritePaths={folder}`; the \
-         directory must be there, and the user of the unit ({USER}) must be allowed to write to \
-         it"
+         `systemctl edit saltern` and add `[Service]` and `ReadWritePaths={folder}`; the directory \
+         must be there, and the user of the unit ({USER}) must be allowed to write to it"
     ))
 }
 

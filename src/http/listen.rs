@@ -51,8 +51,8 @@ pub(crate) enum BindError {
     },
     /// There is no certificate to show.
     #[error(
-        "cannot serve TLS with http.tls: `cert` and `key` must be PEM files that the daemon's \
-         user can read"
+        "cannot serve TLS with http.tls: `cert` and `key` must be PEM files that the daemon's user \
+         can read"
     )]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -80,8 +80,7 @@ impl Tls {
                 let error = chain(&error);
                 error!(
                     error,
-                    "the certificate of http.tls cannot be read; the old one stays in \
-                               use"
+                    "the certificate of http.tls cannot be read; the old one stays in use"
                 );
             }
         }
@@ -105,8 +104,8 @@ pub(super) fn announce(open: &[Listening]) {
             }
             Listening::Socket(Socket { place: Place::Short(path), bound: Some(_), .. }) => info!(
                 socket = %path.display(),
-                "commands reach the daemon here, because a path in state_dir would be too long \
-                 for a socket"
+                "commands reach the daemon here, because a path in state_dir would be too long for \
+                 a socket"
             ),
             Listening::Socket(Socket { place, bound: Some(_), .. }) => {
                 info!(socket = %place.path().display(), "commands reach the daemon here");
@@ -250,8 +249,10 @@ impl Socket {
         match self.bind() {
             Ok(()) => {
                 self.trouble(None, state);
-                info!(socket = %self.path().display(), "the unix socket was removed and is made \
-                                                        again");
+                info!(
+                    socket = %self.path().display(),
+                    "the unix socket was removed and is made again"
+                );
             }
             Err(error) => self.trouble(Some(&error), state),
         }

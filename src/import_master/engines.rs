@@ -100,8 +100,8 @@ fn engine(called: &str, options: Option<&Node>, page: &mut Page) {
             page.line(
                 0,
                 &format!(
-                    "# engines: {name} {what}. saltern does not replace it: keep it \
-                                   beside saltern. It is configured with:"
+                    "# engines: {name} {what}. saltern does not replace it: keep it beside \
+                     saltern. It is configured with:"
                 ),
             );
             shown_options(page);
@@ -122,8 +122,8 @@ fn engine(called: &str, options: Option<&Node>, page: &mut Page) {
             page.line(
                 0,
                 &format!(
-                    "# engines: {name} is none of Salt's own. If it hands events \
-                                   on, keep it beside saltern. It is configured with:"
+                    "# engines: {name} is none of Salt's own. If it hands events on, keep it \
+                     beside saltern. It is configured with:"
                 ),
             );
             shown_options(page);

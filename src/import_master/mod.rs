@@ -348,8 +348,8 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
         page.line(
             4,
             &format!(
-                "# Set the environment variable {variable} to the value of \
-                               `{option}` on the master, which may hold a secret."
+                "# Set the environment variable {variable} to the value of `{option}` on the \
+                 master, which may hold a secret."
             ),
         );
     }

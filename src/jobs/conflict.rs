@@ -76,8 +76,8 @@ impl Conflicts {
                 jid,
                 minion,
                 conflicts,
-                "two returns of one minion for one job differ, so one may be forged; `saltern \
-                 jobs show` has the one that was kept; more are counted in {metric}"
+                "two returns of one minion for one job differ, so one may be forged; `saltern jobs \
+                 show` has the one that was kept; more are counted in {metric}"
             ),
             Odds::Tag => warn!(
                 jid,

@@ -237,7 +237,7 @@ impl Jobs {
 
     /// Tells if nothing is known of what the runner of this id has returned.
     pub(crate) fn lacks_runner(&self, jid: &str) -> Result<bool, JobsError> {
-        let known = self.read("look for missing returns", |db, _| {
+        let known = self.read("look for a runner's return", |db, _| {
             let mut select = db.prepare_cached(
                 "SELECT 1 FROM returns WHERE job = (SELECT id FROM jobs WHERE jid = ?)
                  AND runner AND NOT trimmed",

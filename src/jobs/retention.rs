@@ -42,8 +42,8 @@ pub(crate) async fn run(jobs: Jobs, stop: CancellationToken) {
                     Err(error) => {
                         warn!(
                             error = chain(&error),
-                            "old jobs in the job cache cannot be judged \
-                                                      again or deleted; trying again later"
+                            "old jobs in the job cache cannot be judged again or deleted; trying \
+                             again later"
                         );
                         break;
                     }

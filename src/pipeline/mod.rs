@@ -407,8 +407,8 @@ impl Pipeline {
                 && !leaving.make_way(&self.shutdown.stop).await
             {
                 return refused(format!(
-                    "the sink {} that was removed before hangs and still uses its spill; try \
-                     again later",
+                    "the sink {} that was removed before hangs and still uses its spill; try again \
+                     later",
                     sink.name
                 ));
             }
@@ -601,8 +601,7 @@ impl Pipeline {
                 // The rest would do half of its work, and nobody would know.
                 error!(
                     error = chain(&failure),
-                    "a part of the daemon has panicked; the daemon \
-                                                 ends"
+                    "a part of the daemon has panicked; the daemon ends"
                 );
                 self.shutdown.stop.cancel();
             }

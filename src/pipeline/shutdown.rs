@@ -67,8 +67,7 @@ impl Shutdown {
             say(move || {
                 warn!(
                     ?deadline,
-                    "the shutdown deadline has passed; the daemon ends without \
-                                  delivering the rest"
+                    "the shutdown deadline has passed; the daemon ends without delivering the rest"
                 );
             })
             .await;
@@ -102,7 +101,7 @@ impl Shutdown {
                 2 => {
                     self.give_up.cancel();
                     say(|| {
-                        warn!("told to stop twice; the daemon ends without delivering the rest")
+                        warn!("told to stop twice; the daemon ends without delivering the rest");
                     })
                     .await;
                 }

@@ -724,8 +724,10 @@ impl<D: Disk> Queue<D> {
         if let Some(spill) = &mut self.spill
             && let Err(error) = spill.note_acknowledged()
         {
-            warn!(%error, "acknowledged events could not be noted; after a crash more of them \
-                           come again");
+            warn!(
+                %error,
+                "acknowledged events could not be noted; after a crash more of them come again"
+            );
         }
     }
 

@@ -175,8 +175,8 @@ impl WaitingForSpill {
         error!(
             sink = self.state.name,
             events = lost,
-            "the spill could not be opened until the end; the events that waited in memory are \
-             lost"
+            "the spill could not be opened before the daemon ended; the events that waited in \
+             memory are lost"
         );
         Leftover { on_disk: 0, shares: None, in_memory: Vec::new() }
     }

@@ -280,8 +280,11 @@ impl RawfileJson {
             }
             Err(error) => {
                 let error = advised(&self.config.filename, error);
-                warn!(%file, %error, "the file cannot be rotated; it keeps growing, next try in a \
-                                      minute");
+                warn!(
+                    %file,
+                    %error,
+                    "the file cannot be rotated; it keeps growing, next try in a minute"
+                );
                 self.rotate_after = Some(Instant::now() + ROTATE_AGAIN);
                 false
             }

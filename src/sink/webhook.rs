@@ -263,8 +263,8 @@ impl Sink for Webhook {
         let late = is_late.then(|| {
             let help = "write a shorter one, or a longer `retry.timeout`";
             format!(
-                "a request can never take the whole `timeout`, because a write may take \
-                     {limit:?} (`retry.timeout`); {help}"
+                "a request can never take the whole `timeout`, because a write may take {limit:?} \
+                 (`retry.timeout`); {help}"
             )
         });
         unused.into_iter().chain(late).collect()

@@ -153,8 +153,7 @@ impl Tracker {
                 Ok(events) => info!(
                     source = sender.state.name,
                     events,
-                    "events that the bus did not bring were taken from the master's job \
-                             cache"
+                    "events that the bus did not bring were taken from the master's job cache"
                 ),
                 Err(error) => {
                     let error = format!("backfill from {}: {error}", config.cache_dir.display());

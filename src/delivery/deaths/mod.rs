@@ -225,7 +225,7 @@ impl Deaths {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                warn!(%error, file = %path.display(), "cannot read whether the process died before");
+                warn!(%error, file = %path.display(), "cannot read if the process died before");
                 String::new()
             }
         };
@@ -314,8 +314,11 @@ impl Deaths {
             folder.sync_names()
         })();
         if let Err(error) = saved {
-            warn!(%error, file = %self.path.display(), "the file of deaths cannot be written; a \
-                                                        death of the process would not be noticed");
+            warn!(
+                %error,
+                file = %self.path.display(),
+                "the file of deaths cannot be written; a death of the process would not be noticed"
+            );
         }
     }
 }

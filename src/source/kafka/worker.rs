@@ -247,8 +247,7 @@ impl Worker {
         if self.sender.state.failed(reason) {
             warn!(
                 source = self.sender.state.name,
-                "{reason}; saltern_sink_dropped_events_total \
-                                                    says which sink and why"
+                "{reason}; saltern_sink_dropped_events_total says which sink and why"
             );
         }
         commit(&self.consumer, &mut context.in_flight(), CommitMode::Sync);

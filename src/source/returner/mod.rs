@@ -151,8 +151,8 @@ impl TryFrom<Written> for Config {
         }
         if !is_tcp && token_file.is_some() {
             return Err(
-                "`token_file` belongs to tcp://; on a path the kernel names the client's user, \
-                 see `allow`"
+                "`token_file` belongs to tcp://; on a path the kernel names the client's user, see \
+                 `allow`"
                     .to_owned(),
             );
         }

@@ -413,8 +413,8 @@ async fn when_safe(receipt: Option<Receipt>) -> Answer {
     match receipt.await {
         Ok(true) => Answer::Done(None),
         _ => later(
-            "a sink that wants the events has not kept them; \
-                    saltern_sink_dropped_events_total says which and why",
+            "a sink that wants the events has not kept them; saltern_sink_dropped_events_total \
+             says which and why",
         ),
     }
 }
