@@ -20,11 +20,13 @@ use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{
-    CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode};
 use rustls::CertificateError;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::client::auth::Auth;
 use crate::client::servers::Url;
@@ -55,6 +57,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 pub(crate) struct Client {
     inner: reqwest::Client,
     limit: Duration,
+    /// Headers that say who we are.
+    auth: HeaderMap,
 }
 
 impl Client {
@@ -87,7 +91,21 @@ impl Client {
             .tcp_user_timeout(limit)
             .build()
             .map_err(|error| TlsError::Client(explained(&error).0))?;
-        Ok(Client { inner, limit })
+        Ok(Client { inner, limit, auth: auth.headers() })
+    }
+
+    /// Connects to the server of a URL and lets go again. Nothing is sent.
+    pub(crate) async fn reach(&self, url: &reqwest::Url) -> io::Result<()> {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = url.port_or_known_default().unwrap_or_default();
+        let limit = self.limit.min(CONNECT);
+        match timeout(limit, TcpStream::connect((host, port))).await {
+            Ok(connected) => connected.map(drop),
+            Err(_) => {
+                let late = format!("no connection within {limit:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, late))
+            }
+        }
     }
 
     /// A request with `POST`.
@@ -140,8 +158,11 @@ impl Request<'_> {
     /// Sends it and waits for the answer, whatever its status is.
     pub(crate) async fn send(self) -> Result<Answer, Error> {
         let (limit, reads_answer) = (self.client.limit, self.reads_answer);
-        let to =
-            To { method: self.method.clone(), origin: self.url.origin().ascii_serialization() };
+        let to = To {
+            method: self.method.clone(),
+            origin: self.url.origin().ascii_serialization(),
+            secrets: secrets(&self.url, &[&self.headers, &self.client.auth]),
+        };
         let request = self.client.inner.request(self.method, self.url);
         let request = request.headers(self.headers).body(self.body);
         let response = match request.send().await {
@@ -215,7 +236,7 @@ impl Answer {
 
     fn error(&self, failed: Failed) -> Error {
         let mut cause = self.status.to_string();
-        let body = String::from_utf8_lossy(&self.body);
+        let body = self.to.hide(String::from_utf8_lossy(&self.body).into_owned());
         if !body.trim().is_empty() {
             cause += &format!(": {}", visible::capped(body.trim(), SHOWN));
         }
@@ -305,6 +326,33 @@ fn date_of(text: &str) -> Option<Timestamp> {
 struct To {
     method: Method,
     origin: String,
+    /// Parts of the request that an answer may repeat and that are not shown.
+    secrets: Vec<String>,
+}
+
+/// A shorter text is no secret, and may stand anywhere.
+const SHORTEST: usize = 4;
+
+/// Headers of a request that hold no secret.
+const OPEN: [HeaderName; 3] =
+    [CONTENT_TYPE, CONTENT_ENCODING, HeaderName::from_static("idempotency-key")];
+
+/// The texts of a request that may be secret, the longest first: one may be a part of another.
+fn secrets(url: &reqwest::Url, headers: &[&HeaderMap]) -> Vec<String> {
+    let headers = headers.iter().flat_map(|headers| headers.iter());
+    let headers =
+        headers.filter(|(name, _)| !OPEN.contains(name) && !name.as_str().ends_with("user"));
+    let values = headers.filter_map(|(_, value)| value.to_str().ok());
+    // Of `Bearer TOKEN` a server may repeat the token alone.
+    let words = values.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or_default()]);
+    let texts = words.chain([url.path()]).chain(url.query());
+    // Some writers of JSON put a backslash before a slash.
+    let mut texts: Vec<_> =
+        texts.flat_map(|text| [text.to_owned(), text.replace('/', "\\/")]).collect();
+    texts.retain(|text| text.len() >= SHORTEST);
+    texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    texts.dedup();
+    texts
 }
 
 impl fmt::Display for To {
@@ -314,6 +362,11 @@ impl fmt::Display for To {
 }
 
 impl To {
+    /// A server's words without what we told it in confidence.
+    fn hide(&self, said: String) -> String {
+        self.secrets.iter().fold(said, |said, secret| said.replace(secret, "***"))
+    }
+
     fn retry(self, cause: String) -> Error {
         Error { to: self, cause, failed: Failed::Retry, after: None }
     }
@@ -416,6 +469,7 @@ mod tests {
 
     use super::*;
     use crate::client::tls;
+    use crate::yaml::Node;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -549,6 +603,24 @@ mod tests {
             assert!(said.starts_with("POST http://127.0.0.1:"), "{said}");
             assert!(!said.contains("secret-path"), "{said}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_error_repeats_nothing_that_the_server_was_told_in_confidence() {
+        let echo = |head: &str, _: &[u8]| {
+            let body = format!("no {} there, {}", head.replace('/', "\\/"), head);
+            let length = body.len();
+            format!("HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\n\r\n{body}")
+        };
+        let auth: Auth = Node::parse("{token: hunter2}").unwrap().read().unwrap();
+        let client = Client::new(None, &auth, LIMIT).unwrap();
+        let url = url(&format!("{}/hooks/hunter3", server(echo).await));
+        let secret = HeaderValue::from_static("hunter4");
+        let request = client.post(&url).query("key", "hunter5").body("text/plain", Bytes::new());
+        let request = request.header(HeaderName::from_static("x-key"), secret);
+        let error = request.send().await.unwrap().checked(usual).unwrap_err();
+        let said = format!("{error} {:?}", error.source().map(ToString::to_string));
+        assert!(said.contains("404") && said.contains("***") && !said.contains("hunter"), "{said}");
     }
 
     #[tokio::test]

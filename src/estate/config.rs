@@ -26,9 +26,9 @@ pub struct EstateConfig {
     /// are left out of the counts, and counted in `saltern_estate_missed_events_total`.
     pub memory: ByteSize,
     /// Leaves jobs with `test=True` out, by their arguments.
-    pub(crate) ignore_test: bool,
+    pub ignore_test: bool,
     /// Leaves jobs with `mock=True` out, by their arguments.
-    pub(crate) ignore_mock: bool,
+    pub ignore_mock: bool,
     /// Functions that `salt_function_status` is kept of; `*` for all.
     pub status_functions: Vec<String>,
     /// States that `salt_function_status` is kept of; `*` for all.

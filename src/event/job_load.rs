@@ -29,6 +29,8 @@ pub(crate) struct JobLoad<'a> {
     pub(crate) jid: &'a str,
     /// The load that was published, as msgpack.
     pub(crate) load: Option<Cow<'a, [u8]>>,
+    /// The load is the return of a job that nobody published (`salt-call`), as Salt stores it.
+    pub(crate) is_return: bool,
     /// The minions that it is meant for, as msgpack.
     pub(crate) minions: Option<&'a [u8]>,
     /// The time when it ended.
@@ -49,6 +51,7 @@ impl<'a> JobLoad<'a> {
         let is_load = part == "load" && msgpack::raw_pairs(data).next().is_some();
         Some(JobLoad {
             jid,
+            is_return: is_load && msgpack::find(data, "return").is_some(),
             load: is_load.then(|| Cow::Owned(msgpack::without(data, &[MINIONS]))),
             minions: msgpack::find(data, MINIONS).filter(|_| part != END_TIME),
             end_time: msgpack::text(data, END_TIME).filter(|_| part == END_TIME),
@@ -65,13 +68,9 @@ fn job_and_part<'a>(entry: &Entry<'a>) -> Option<(&'a str, &'a str)> {
     event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')
 }
 
-/// The event of a load that was published for these minions. A return that the master hands over in
-/// the place of a load is none.
+/// The event of a load that was published for these minions, or of a return in its place.
 pub(crate) fn of_load(jid: &str, load: &[u8], minions: &[String]) -> Option<Event> {
     let tag = tag(jid, "load")?;
-    if msgpack::find(load, "return").is_some() {
-        return None;
-    }
     let mut list = MapWriter::default();
     list.texts(MINIONS, minions);
     let list = list.finished();
@@ -156,9 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn a_return_may_stand_for_a_load() {
+        let ret = packed(&json!({"jid": JID, "fun": "test.ping", "return": 1}));
+        for (load, is_return) in [(&ret[..], true), (b"\x80", false)] {
+            let event = of_load(JID, load, &[]).unwrap();
+            let said = JobLoad::of(&Entry::of(&event, Authority::Master)).unwrap();
+            assert_eq!(said.is_return, is_return);
+        }
+    }
+
+    #[test]
     fn what_is_no_load_makes_no_event() {
-        let ret = packed(&json!({"jid": JID, "return": 1}));
-        assert!(of_load(JID, &ret, &[]).is_none());
         for jid in ["", "req", "nocache", "a/b", "a\n\nb"] {
             assert!(of_load(jid, b"\x80", &[]).is_none(), "{jid}");
         }

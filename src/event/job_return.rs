@@ -48,6 +48,12 @@ impl Outcome {
         }
     }
 
+    /// The outcome of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [Outcome::Worked, Outcome::Failed, Outcome::Unknown];
+        all.into_iter().find(|outcome| outcome.name() == name)
+    }
+
     /// The outcome of which this is the truth of "it worked".
     pub(crate) fn of_worked(worked: Option<bool>) -> Self {
         match worked {

@@ -29,6 +29,11 @@ impl UrlTemplate {
         self.template.fixed().is_some()
     }
 
+    /// Its server, as a URL.
+    pub(crate) fn server(&self) -> Result<Url, String> {
+        self.url(&Values::none())
+    }
+
     /// The URL for these values.
     pub(crate) fn url(&self, values: &Values<'_>) -> Result<Url, String> {
         let text = self.template.render_with(values, |value| Place::Url.escape(value));

@@ -24,10 +24,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::questions::Questions;
 use super::site::Site;
 use crate::error::chain;
-use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};
 use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 use crate::jobs::spool::{SpoolFile, Spooled};
+use crate::jobs::{Jobs, JobsError};
 
 /// The time in which an answer has to be found: less than the commands wait for it.
 const LOOKING: Duration = Duration::from_secs(30);
@@ -53,8 +53,18 @@ pub(super) async fn list(
 
 pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) -> Response {
     let jobs = site.served.jobs;
-    let (cache, sought) = (jobs.clone(), jid.clone());
     let is_alone = jobs.stores().is_empty();
+    let stored = async || show_stored(&site.questions, jobs.clone(), &jid).await;
+    let mut found = None;
+    // Of a job that the job cache has forgotten the stores know more.
+    if !is_alone && jobs.has_forgotten(&jid) {
+        let stored = stored().await;
+        if stored.status() == StatusCode::OK {
+            return stored;
+        }
+        found = Some(stored);
+    }
+    let (cache, sought) = (jobs.clone(), jid.clone());
     let known = answer(Arc::clone(&site.questions), move |waiting| {
         match cache.answer_job(&sought, PART, waiting) {
             // Others are asked.
@@ -66,12 +76,21 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
     if is_alone || known.status() == StatusCode::OK {
         return known;
     }
+    let found = match found {
+        Some(found) => found,
+        None => stored().await,
+    };
     // The job cache's answer holds if nobody knows more.
-    match jobs.find_stored(&jid, PART).await {
-        Ok(Some(job)) => {
-            answer(site.questions, move |_| jobs.show_stored(job, PART).map(Some)).await
+    if found.status() == StatusCode::NOT_FOUND { known } else { found }
+}
+
+/// Shows a job as the stores have it.
+async fn show_stored(questions: &Arc<Questions>, jobs: Jobs, jid: &str) -> Response {
+    match jobs.find_stored(jid, PART).await {
+        Ok(job) => {
+            let show = move |_: &Waiting| job.map(|job| jobs.show_stored(job, PART)).transpose();
+            answer(Arc::clone(questions), show).await
         }
-        Ok(None) => known,
         Err(error) => unavailable(&error),
     }
 }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -246,6 +247,16 @@ impl Jobs {
     /// The time that a job is kept; `None` while the cache is off.
     pub(crate) fn kept_for(&self) -> Option<Duration> {
         *lock::read(&self.0.keep)
+    }
+
+    /// True if a job is so old, by its id, that the cache has forgotten it. If it knows something of
+    /// it all the same, somebody spoke of the job since then, and maybe nobody but a forger.
+    pub(crate) fn has_forgotten(&self, jid: &str) -> bool {
+        let began = began::time_in(jid);
+        began.zip(self.kept_for()).is_some_and(|(began, kept)| {
+            let age = Timestamp::now().duration_since(began);
+            Duration::try_from(age).is_ok_and(|age| age > kept)
+        })
     }
 
     /// Says what is hidden of what Salt writes from now on.

@@ -16,7 +16,13 @@ use tracing::warn;
 
 use super::answer::{self, FIND_JOB};
 use super::spool::{Spool, Spooled};
-use crate::codec::msgpack;
+use crate::codec::msgpack::{self, MapWriter};
+
+/// The key of the outcome in a return of an answer [with verdicts](Answer::with_verdicts).
+pub(super) const OUTCOME: &str = "outcome";
+
+/// The key of who vouches for it.
+pub(super) const AUTHORITY: &str = "authority";
 
 /// A store of jobs.
 pub(crate) trait JobStore: Send + Sync {
@@ -99,6 +105,19 @@ impl Question {
         }
     }
 
+    /// The job that it is about, if it is about one.
+    pub(crate) fn job(&self) -> Option<&str> {
+        match self {
+            Question::GetLoad { jid } | Question::GetJid { jid } | Question::GetEndtime { jid } => {
+                Some(jid)
+            }
+            Question::GetFun { .. }
+            | Question::GetJids
+            | Question::GetJidsFilter { .. }
+            | Question::GetMinions => None,
+        }
+    }
+
     /// The answer if nobody knows anything, as msgpack.
     pub(crate) fn nothing(&self) -> Option<Spooled> {
         match self.form() {
@@ -126,6 +145,8 @@ pub(crate) struct Answer {
     until: Option<Instant>,
     is_over: bool,
     is_cut: bool,
+    /// Returns have with them how they were judged.
+    has_verdicts: bool,
     /// Taken for as long as somebody works on it, also where nobody waits for it any more.
     _turn: Option<OwnedSemaphorePermit>,
 }
@@ -156,6 +177,7 @@ impl Answer {
             until: None,
             is_over: false,
             is_cut: false,
+            has_verdicts: false,
             _turn: None,
         }
     }
@@ -168,6 +190,11 @@ impl Answer {
     /// The same with a deadline, begun now.
     pub(super) fn by(self, until: Instant) -> Self {
         Answer { began: Instant::now(), until: Some(until), ..self }
+    }
+
+    /// The same with the outcome and the authority of each return, for others than Salt.
+    pub(super) fn with_verdicts(self) -> Self {
+        Answer { has_verdicts: true, ..self }
     }
 
     /// The time at which nobody waits for it any more, if there is one.
@@ -218,6 +245,30 @@ impl Answer {
             Question::GetJid { .. } => answer::kept(load, &mut self.spool),
             _ => self.spool.push(load),
         }
+    }
+
+    /// Adds a return that the store has judged: its outcome, and who vouches for it.
+    pub(crate) fn judged_return(
+        &mut self,
+        minion: &str,
+        load: &[u8],
+        outcome: Option<&str>,
+        authority: Option<&str>,
+    ) {
+        if !self.has_verdicts {
+            return self.returned(minion, load);
+        }
+        let mut judged = MapWriter::default();
+        for (key, value) in msgpack::raw_pairs(load) {
+            judged.pair(key, value);
+        }
+        for (key, word) in [(OUTCOME, outcome), (AUTHORITY, authority)] {
+            if let Some(word) = word {
+                judged.text(key, word);
+            }
+        }
+        self.key(minion);
+        self.spool.push(&judged.finished());
     }
 
     /// Adds the name of a minion, or when a job ended.

@@ -10,11 +10,11 @@ use serde_json::json;
 use super::began::time_in;
 use super::listing::Pieces;
 use super::spool::Spooled;
-use super::store::{AskError, Question};
+use super::store::{AUTHORITY, AskError, OUTCOME, Question};
 use super::stores::deadline;
 use super::{Jobs, JobsError};
 use crate::codec::msgpack;
-use crate::event::job_return::{Functions, JobReturn, Outcome};
+use crate::event::job_return::{Functions, JobReturn, Outcome, Verdict};
 
 /// The bytes of a load and of all returns of a job that are shown.
 const LONGEST: u64 = 16 << 20;
@@ -38,7 +38,7 @@ impl Jobs {
         let (stores, until) = (self.stores(), deadline());
         let ask = |question: Question| {
             let stores = &stores;
-            let answer = move || self.answer_to(question.clone(), memory);
+            let answer = move || self.answer_to(question.clone(), memory).with_verdicts();
             async move { stores.ask_in_turn(until, answer).await }
         };
         let jid = jid.to_owned();
@@ -78,12 +78,15 @@ impl StoredJob {
         let verdicts: Vec<_> = returns
             .iter()
             .map(|(_, ret)| {
+                let judged = msgpack::text(ret, OUTCOME).and_then(Outcome::named);
                 let mut ret = JobReturn::of(ret);
                 // The store says it of the job alone.
                 if let Some(fun) = fun {
                     ret.take(b"fun", fun);
                 }
-                ret.verdict()
+                let verdict = ret.verdict();
+                // The store has seen more of the return than it keeps.
+                Verdict { outcome: judged.unwrap_or(verdict.outcome), ..verdict }
             })
             .collect();
         let failed = verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Failed).count();
@@ -123,7 +126,7 @@ impl StoredJob {
                 "test": verdict.test,
                 "ok": verdict.outcome.worked(),
                 "runner": false,
-                "vouched_by": null,
+                "vouched_by": msgpack::text(ret, AUTHORITY),
                 "conflict": false,
                 "contradicting_tag": null,
             });

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::spool::Spooled;
 use super::store::{Answer, AskError, JobStore};
 use crate::error::chain;
+use crate::event::is_job;
 use crate::sync::lock;
 
 /// The time that a store may take.
@@ -117,6 +118,10 @@ impl NamedStore {
     }
 
     async fn ask(&self, answer: Answer, until: Instant) -> Result<Option<Spooled>, AskError> {
+        // A store may hold returns under such an id, of many jobs that nobody published.
+        if answer.question().job().is_some_and(|jid| !is_job(jid)) {
+            return Ok(None);
+        }
         let now = Instant::now();
         if lock::hold(&self.rests_until).is_some_and(|until| now < until) {
             return Err(self.failed("it gave no answer in time; it is asked again in some seconds"));

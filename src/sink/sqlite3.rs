@@ -15,8 +15,9 @@
 //!
 //! * `jids`, a row for each published job and each runner: `jid`; `load` (JSON of the event's data,
 //!   or of what the master has published, if it says so to its job cache: that replaces the event,
-//!   and else the first wins); `load_from` (`event`, `published`); `minions` (a JSON list of those
-//!   that the master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
+//!   and else the first wins); `load_from` (`event`, `published`, `return`); `minions` (a JSON list
+//!   of those that the master has named for the job) and `end_time`, if it says them; `alter_time`
+//!   (UTC).
 //! * `salt_returns`, a row for each return of a minion of a job, or of a runner. Returns without a
 //!   job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as Python prints the list; NULL if
 //!   it is empty); `date` (local time); `full_ret` (JSON of the return value alone); `success`
@@ -35,7 +36,9 @@
 //!
 //! `jids.load` of an event `salt/job/JID/new` lacks some of what was published (`kwargs`, `ret`,
 //! `to`). Where the master's `master_job_cache` or `ext_job_cache` is saltern it becomes what was
-//! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. Of a
+//! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. A job
+//! that nobody published (`salt-call`) has a row only there: its load is its return, as with Salt's
+//! own returner, and `load_from` is `return`. Of a
 //! job without a row the minions and the end are not stored: a row needs a load, and Salt would
 //! take one without it for a job that nobody published.
 //!

@@ -56,6 +56,7 @@
 //! * anything else → tried again → the log has the server's words
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;

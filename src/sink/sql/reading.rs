@@ -62,9 +62,11 @@ impl Reading {
         let load_from = selected(jids, self.of_job(JobField::LoadFrom));
         let said = |column| selected("said", column);
         let all_of_return = format!(
-            "said.{minion}, said.{value}, {}, said.{job}, {}",
+            "said.{minion}, said.{value}, {}, said.{job}, {}, {}, {}",
             said(self.of_return(ReturnField::Success)),
-            said(function)
+            said(function),
+            said(self.of_return(ReturnField::Outcome)),
+            said(self.of_return(ReturnField::Authority))
         );
         let sign = (self.dialect.placeholder)(1);
         let asked_twice = (self.dialect.placeholder)(2);
@@ -189,7 +191,7 @@ fn put_job(row: &[Option<&[u8]>], answer: &mut Answer) {
     answer.job(&Job { jid, load: &load, is_event, minions: &minions, end_time: text(row, 4) });
 }
 
-/// Adds a return: minion, value, success, job, function. Salt's own table may hold one twice, and
+/// Adds a return: minion, value, success, job, function, outcome, authority. Salt's own table may hold one twice, and
 /// rows come in any order: of minions that are known already no more is added.
 fn put_return(row: &[Option<&[u8]>], known: &mut HashSet<String>, answer: &mut Answer) {
     let Some(minion) = text(row, 0) else { return };
@@ -210,6 +212,6 @@ fn put_return(row: &[Option<&[u8]>], known: &mut HashSet<String>, answer: &mut A
         Some("0") => load.bool("success", false),
         _ => {}
     }
-    answer.returned(minion, &load.finished());
+    answer.judged_return(minion, &load.finished(), text(row, 5), text(row, 6));
     known.insert(minion.to_owned());
 }

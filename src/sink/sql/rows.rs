@@ -53,6 +53,8 @@ pub(super) enum Load<'a> {
 /// The origin of the load of a job, from worse to better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sink) enum LoadFrom {
+    /// A return, of a job that nobody published.
+    Return,
     /// The event of the new job, or it is not known: Salt's own returner does not say.
     Event,
     /// The master has published it.
@@ -73,6 +75,7 @@ impl LoadFrom {
     /// Its name in tables.
     pub(super) fn name(self) -> &'static str {
         match self {
+            LoadFrom::Return => "return",
             LoadFrom::Event => "event",
             LoadFrom::Published => "published",
         }
@@ -81,6 +84,7 @@ impl LoadFrom {
     pub(super) fn named(name: Option<&[u8]>) -> Self {
         match name {
             Some(b"published") => LoadFrom::Published,
+            Some(b"return") => LoadFrom::Return,
             _ => LoadFrom::Event,
         }
     }
@@ -104,7 +108,10 @@ impl<'a> Said<'a> {
                 entry,
                 jid: said.jid,
                 load: said.load.map(Load::Published),
-                load_from: LoadFrom::Published,
+                load_from: match said.is_return {
+                    true => LoadFrom::Return,
+                    false => LoadFrom::Published,
+                },
                 minions: said.minions,
                 end_time: said.end_time,
             });

@@ -19,6 +19,8 @@ use crate::sink::testing::{READ, batch, batch_read};
 
 const JID: &str = "20261121233336123456";
 
+const LOADS: &str = "SELECT load, load_from FROM jids";
+
 fn config(database: &Path) -> Config {
     Config { database: database.to_owned(), timeout: Span::millis(20), keep: None }
 }
@@ -539,6 +541,24 @@ fn what_was_published_replaces_what_the_bus_said() {
         assert_eq!(stored, [format!(r#"{load} | published | ["web-1","web-2"] | then"#)]);
         // The forged one is an event like any other; what the master says is none.
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
+    }
+    // A return that the master hands over as a load counts as long as nothing better is known.
+    let returned = || {
+        let load = event("", &[("fun", Value::from("test.echo")), ("return", Value::from(1))]);
+        told(job_load::of_load(JID, load.payload(), &[]))
+    };
+    let kept = r#"{"fun": "test.echo", "return": 1} | return"#.to_owned();
+    for (name, order, expected) in [
+        ("alone", vec![returned()], vec![kept]),
+        ("before", vec![returned(), published()], rows(&folder.path().join("0"), LOADS)),
+        ("behind", vec![published(), returned()], rows(&folder.path().join("0"), LOADS)),
+    ] {
+        let database = folder.path().join(name);
+        let mut sink = open(&database);
+        for batch in order {
+            sink.store(&batch).unwrap();
+        }
+        assert_eq!(rows(&database, LOADS), expected, "{name}");
     }
     // Of a job that is not known there is nothing to say.
     let database = folder.path().join("other");

@@ -295,7 +295,8 @@ impl RequestHandler {
     }
 
     /// Puts a question to the store that it names, if it names one, then to the job cache, then to
-    /// the stores behind that. The first that knows anything answers.
+    /// the stores behind that. The first that knows anything answers. Of a job that the job cache
+    /// has forgotten the stores know more, so they come before it.
     async fn answer(
         &self,
         question: Question,
@@ -318,6 +319,17 @@ impl RequestHandler {
                 Err(error) => failure = Some(later(&chain(&error))),
             }
         }
+        let in_turn =
+            async || stores.ask_in_turn(until, answer).await.map_err(|e| later(&chain(&e)));
+        let jid = question.job().unwrap_or_default();
+        let is_forgotten = self.sender.jobs.has_forgotten(jid);
+        if is_forgotten {
+            match in_turn().await {
+                Ok(Some(found)) => return found_in(found, Some(place)),
+                Ok(None) => {}
+                Err(error) => _ = failure.get_or_insert(error),
+            }
+        }
         let asked = question.clone();
         let is_alone = stores.is_empty() && store.is_none();
         let asking = self.blocking(&self.questions, place, move |jobs| {
@@ -333,10 +345,12 @@ impl RequestHandler {
             Ok(None) => {}
             Err(error) => _ = failure.get_or_insert(error),
         }
-        match stores.ask_in_turn(until, answer).await {
-            Ok(Some(found)) => return found_in(found, place),
-            Ok(None) => {}
-            Err(error) => _ = failure.get_or_insert(later(&chain(&error))),
+        if !is_forgotten {
+            match in_turn().await {
+                Ok(Some(found)) => return found_in(found, place),
+                Ok(None) => {}
+                Err(error) => _ = failure.get_or_insert(error),
+            }
         }
         (failure.unwrap_or_else(|| Answer::Done(question.nothing())), place)
     }
