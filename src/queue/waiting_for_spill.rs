@@ -89,7 +89,7 @@ impl WaitingForSpill {
             match open() {
                 Ok(opened) => {
                     self.state.set_waiting_for_spill(None);
-                    info!(sink = self.state.name, "the sink goes on");
+                    info!(sink = self.state.name, "the spill is open and the sink works again");
                     return Ok((opened, incoming));
                 }
                 Err(_) if must_end => return Err(self.end(incoming, orders)),
