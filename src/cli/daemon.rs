@@ -149,8 +149,8 @@ impl Daemon {
                 }
                 let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
                 Err(Failure::Running(format!(
-                    "there is no daemon at {}; is it running? --config or --state-dir says which one \
-                     is meant",
+                    "there is no daemon at {}: start it, or name another one with --config or \
+                     --state-dir",
                     places.join(" or ")
                 )))
             }
@@ -202,8 +202,8 @@ impl Daemon {
         let port = port_of(&scheme, &authority);
         if is_here && let Some(user) = stranger(port, &general.state_dir) {
             return Err(Failure::Running(format!(
-                "--url {url}: a process of user {user} listens there, who is neither root nor the owner of \
-                 {}; it is sent no token",
+                "--url {url}: the process that listens there belongs to user {user}, who is \
+                 neither root nor the owner of {}; no token was sent to it",
                 general.state_dir.display()
             )));
         }
@@ -225,13 +225,13 @@ impl Daemon {
         match answer.status {
             StatusCode::OK => Ok(answer),
             StatusCode::UNAUTHORIZED if self.is_elsewhere() => Err(self.failed(
-                "the daemon wants its token, which is sent to loopback, to the address of http.listen \
-                 and to the names in http.hosts of the configuration alone; add this host to them if \
-                 it is the daemon's",
+                "the daemon needs its token, which is sent only to loopback, to the address of \
+                 http.listen and to the names in http.hosts of the configuration; if this host is \
+                 the daemon's, add it to http.hosts",
             )),
             StatusCode::UNAUTHORIZED => Err(self.failed(
-                "the daemon wants its token; name its configuration with --config, http.token is read \
-                 from there, or ask over its unix socket, without --url",
+                "the daemon needs its token: name its configuration, which has http.token, with \
+                 --config; or leave out --url to use its unix socket",
             )),
             status => {
                 let body = answer.bytes().await.unwrap_or_default();
@@ -265,8 +265,8 @@ impl Daemon {
                 let uid = self.connected(stream.peer_cred())?.uid();
                 if !is_trusted(uid, path, state_dir) {
                     return Err(self.failed(&format!(
-                        "the process that listens there is user {uid}'s, who is neither root nor the \
-                         owner of {} or of the socket's directory; it may be a decoy",
+                        "the process that listens there belongs to user {uid}, who is neither root \
+                         nor the owner of {} or of the socket's directory; it may be a decoy",
                         state_dir.display()
                     )));
                 }
@@ -449,7 +449,8 @@ pub(super) fn state_dir_of(target: &Target) -> Result<PathBuf, Failure> {
         // A daemon has it, most likely the one that does not answer.
         Err(_) if may_be_system(&state_dir) => Ok(state_dir),
         Err(Failure::Running(why) | Failure::Usage(why)) => Err(Failure::Running(format!(
-            "{why}\nSo nobody can tell if {shown} is its state_dir; --state-dir DIR says which is meant"
+            "{why}\nSo it is not known if {shown} is its state_dir; name the one that is meant \
+             with --state-dir DIR"
         ))),
     }
 }
@@ -540,14 +541,13 @@ fn denial(path: &Path) -> String {
     };
     let advice = match path.metadata() {
         Ok(found) if found.mode() & 0o060 == 0o060 => {
-            format!("members of the group {} may open it, and root", name_of(found.gid()))
+            format!("only root and members of the group {} may", name_of(found.gid()))
         }
-        Ok(_) => {
-            "its owner may open it, and root; http.socket.mode and .group say who else".to_owned()
-        }
+        Ok(_) => "only its owner and root may; set http.socket.mode and .group to allow others"
+            .to_owned(),
         // It cannot even be seen.
-        Err(_) => "the directory it is in may not be entered; run this as root or as the daemon's \
-                   user, or give it a place of its own with http.socket: {path: ..., group: ...}"
+        Err(_) => "its directory may not be entered; run this as root or as the daemon's user, or \
+                   give the socket another place with http.socket: {path: ..., group: ...}"
             .to_owned(),
     };
     format!("the daemon's socket {shown} may not be opened: {advice}")

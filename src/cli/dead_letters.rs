@@ -227,7 +227,7 @@ fn replay(
         return Ok(());
     }
     if !is_taken(state_dir) {
-        return print("no daemon runs on this state directory; they go when it starts\n");
+        return print("no daemon runs on this state directory; they are replayed when it starts\n");
     }
     runtime()?.block_on(wait(letters))
 }
@@ -260,7 +260,7 @@ async fn wait(letters: &DeadLetters) -> Result<(), Failure> {
     if shows_progress {
         eprintln!();
     }
-    print("handed to their sinks; what is refused again comes back as a new letter\n")
+    print("handed to their sinks; an event that is refused again becomes a new letter\n")
 }
 
 fn counted(count: usize) -> String {

@@ -283,7 +283,9 @@ async fn follow_daemon(
                 break;
             }
             let read = printer.line(&line, &mut out);
-            read.map_err(|error| daemon.failed(&format!("a line is not as expected: {error}")))?;
+            read.map_err(|error| {
+                daemon.failed(&format!("cannot read a line of the daemon's answer: {error}"))
+            })?;
         }
         looked_at = buffer.len();
         if looked_at > LONGEST_LINE {

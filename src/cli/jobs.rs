@@ -239,12 +239,11 @@ fn query(selection: &JobSelection) -> Vec<(&'static str, String)> {
 }
 
 fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
-    let wrong = |why: String| Failure::Running(format!("the answer is not as expected: {why}"));
+    let wrong = |why: String| Failure::Running(format!("cannot read the daemon's answer: {why}"));
     let read = lenient_json::read_answer(answer).map_err(|error| wrong(error.to_string()))?;
     let (value, replaced) = read;
     if replaced.too_deep > 0 {
-        let why = "it is nested deeper than a return can be; `--output json` of list and show prints \
-                   it as it is";
+        let why = "it is nested too deeply; `--output json` of list and show prints it as it is";
         return Err(wrong(why.to_owned()));
     }
     serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
@@ -386,6 +385,6 @@ mod tests {
         let Err(Failure::Running(why)) = parsed::<Job>(answer(&nested(5000)).as_bytes()) else {
             panic!("it is cut without a word")
         };
-        assert!(why.contains("nested deeper"), "{why}");
+        assert!(why.contains("nested too deeply"), "{why}");
     }
 }

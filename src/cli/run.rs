@@ -199,12 +199,12 @@ impl Reloads {
             }
             Err(ReloadError::Refused(error)) => {
                 self.refused.add(1);
-                error!(error, "the new configuration is refused, the old one goes on");
+                error!(error, "the new configuration is refused; the old one stays in force");
                 None
             }
             Err(ReloadError::Failed(error)) => {
                 self.failed.add(1);
-                error!(error, "not all of the new configuration could be put in force");
+                error!(error, "only part of the new configuration is in force");
                 None
             }
         }
@@ -221,7 +221,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits until the state directory was removed or replaced, and has been taken anew.
 async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watch::Sender<()>) {
-    const TROUBLE: &str = "state_dir is gone and cannot be made anew";
+    const TROUBLE: &str = "state_dir was removed and cannot be made again";
     loop {
         sleep(LOOK).await;
         let taken = take_again(state_dir);
@@ -235,7 +235,7 @@ async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watc
             looks.send_replace(());
         }
         if taken.is_ok_and(|is_new| is_new) {
-            error!("state_dir was removed or replaced while in use, and is begun anew");
+            error!("state_dir was removed or replaced while in use; it was made again");
             return;
         }
     }

@@ -296,7 +296,7 @@ impl Place {
         match stretches {
             0 => Ok(()),
             count => Err(Failure::Running(format!(
-                "the spill is damaged in {count} {}; the daemon delivers what is whole",
+                "the spill is damaged in {count} {}; the daemon delivers the undamaged events",
                 if count == 1 { "place" } else { "places" }
             ))),
         }
@@ -378,7 +378,7 @@ fn ask<T: DeserializeOwned>(
         let response = daemon.ask(method, &["spill"], query).await?;
         let body = response.bytes().await.map_err(|error| daemon.failed(&chain(&error)))?;
         serde_json::from_slice(&body)
-            .map_err(|error| daemon.failed(&format!("the answer is not as expected: {error}")))
+            .map_err(|error| daemon.failed(&format!("cannot read the daemon's answer: {error}")))
     };
     runtime()?.block_on(asking)
 }

@@ -36,8 +36,8 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
             if cause.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) =>
         {
             Failure::Usage(format!(
-                "{error}\n--config FILE names another one; docs/configuration.md says what stands in it. \
-                 `saltern demo` needs none."
+                "{error}\nName another file with --config FILE; docs/configuration.md describes \
+                 it. `saltern demo` needs none."
             ))
         }
         _ => error.into(),

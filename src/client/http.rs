@@ -246,8 +246,10 @@ impl Answer {
             let place = reqwest::Url::parse(location);
             let place =
                 place.map_or("elsewhere".to_owned(), |url| url.origin().ascii_serialization());
-            cause +=
-                &format!("; it leads to {place}, where nothing is sent unless that is the `url`");
+            cause += &format!(
+                "; it redirects to {place}, and redirects are not followed: correct `url` if that \
+                 is the right place"
+            );
         }
         cause += advice(self.status);
         let after = retry_after(&self.headers, Timestamp::now());
@@ -296,7 +298,7 @@ fn advice(status: StatusCode) -> &'static str {
         401 => "; correct the user and password, or the token",
         403 => "; the user or token may not do this: allow it there",
         404 => "; is there a mistake in the path of `url`?",
-        407 => "; a proxy in between wants to know who we are",
+        407 => "; a proxy in between needs a login",
         _ => "",
     }
 }
@@ -716,7 +718,7 @@ mod tests {
         assert_eq!(error.failed, Failed::Retry);
         let said = error.to_string();
         assert!(
-            said.contains("it leads to http://127.0.0.1:") && !said.contains("token"),
+            said.contains("it redirects to http://127.0.0.1:") && !said.contains("token"),
             "{said}"
         );
     }

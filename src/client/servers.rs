@@ -129,7 +129,7 @@ impl TryFrom<String> for Url {
             return wrong("it should begin with http:// or https://");
         }
         if parsed.query().is_some() || parsed.fragment().is_some() {
-            return wrong("nothing belongs behind its path; settings have keys of their own");
+            return wrong("it must end with its path; settings have keys of their own");
         }
         Ok(Url { text, parsed })
     }

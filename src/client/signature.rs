@@ -53,7 +53,7 @@ impl TryFrom<Written> for Signature {
             header: HeaderName::from_bytes(header.as_bytes())
                 .map_err(|_| "`header` is not the name of a header")?,
             prefix: HeaderValue::from_str(&prefix)
-                .map_err(|_| "`prefix` cannot stand in a header")?,
+                .map_err(|_| "`prefix` has characters that no header holds")?,
             key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()),
         })
     }

@@ -104,7 +104,7 @@ pub(crate) enum TlsError {
         cause: pem::Error,
     },
     /// A certificate is nothing to trust.
-    #[error("taking the certificates of {} as trusted", path.display())]
+    #[error("reading the trusted certificates in {}", path.display())]
     Root {
         /// The file.
         path: PathBuf,
@@ -125,7 +125,7 @@ pub(crate) enum TlsError {
         path: PathBuf,
     },
     /// The certificate and its key are of no use.
-    #[error("using our own certificate and key")]
+    #[error("loading the certificate and its key (`tls.cert`, `tls.key`)")]
     Identity(#[source] rustls::Error),
     /// The provider of cryptography does not offer what TLS needs.
     #[error("setting up TLS")]

@@ -101,7 +101,7 @@ impl Http {
         }
         if self.read_token.is_some() && self.read_token == self.token {
             let message = "http.read_token is the same as http.token".to_owned();
-            wrong("read_token", message, "who may only read needs a token of its own");
+            wrong("read_token", message, "write another token for those who may only read");
         }
         for host in &self.hosts {
             let is_in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);

@@ -207,7 +207,7 @@ impl Config {
             let place = root.place_of(&["sinks", JOB_CACHE.name]);
             if sinks.iter().any(|sink| sink.name == JOB_CACHE.name) {
                 let message = format!("`{}` is the name of the job cache's sink", JOB_CACHE.name);
-                problems.push(Problem::at(place, message).help("name this sink otherwise"));
+                problems.push(Problem::at(place, message).help("give this sink another name"));
             }
             sinks.extend(job_cache(place, &mut problems));
         }
@@ -258,7 +258,7 @@ fn loops(root: &Node, sources: &[SourceConfig], sinks: &[SinkConfig]) -> Vec<Pro
                 keys.into_iter().chain(read.keys.iter().map(String::as_str)).collect();
             let message =
                 format!("`{}` reads {}, which `{}` writes", source.name, read.name, writer.name);
-            let help = "events would go round for ever; let one daemon write and another read";
+            let help = "events would go round for ever: let one daemon write and another one read";
             let problem = Problem::at(root.place_of(&keys), message).help(help);
             // It reads the same stream of several servers.
             if !problems.iter().any(|other: &Problem| other.message == problem.message) {

@@ -366,7 +366,7 @@ impl DeadLetters {
         {
             let reason = chain(error);
             if database.trouble.as_ref() != Some(&reason) {
-                error!(error = reason, "dead letters cannot be kept; it is tried again");
+                error!(error = reason, "dead letters cannot be kept; trying again");
             }
             (database.connection, database.trouble) = (None, Some(reason));
             database.again = Instant::now() + database.backoff.delay(None);
@@ -385,7 +385,7 @@ impl DeadLetters {
             none => {
                 if self.repairs {
                     state_file::put_foreign_beside_aside(&self.path)
-                        .map_err(failed("putting aside what is no file"))?;
+                        .map_err(failed("putting aside something that is no file"))?;
                 }
                 none.insert(connect(&self.path)?)
             }

@@ -358,7 +358,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 tried.map_err(|elapsed| WriteError::retry(format!("writing, for {limit:?}"), elapsed))
             }
             () = overdue => {
-                let cause = "the process has died again and again, and others wait meanwhile";
+                let cause = "the process has died several times, so one batch is written at a \
+                             time, and others wait";
                 Err(WriteError::retry("writing, for too long", cause))
             }
         };
@@ -596,16 +597,16 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 if let Err(error) = ended
                     && error.is_panic()
                 {
-                    warn!(sink, %error, "letting go of the connection failed");
+                    warn!(sink, %error, "closing the connection failed");
                 }
             }
         };
         if timeout(LET_GO, gone).await.is_ok() {
             return;
         }
-        warn!(sink, "letting go of the connection hangs, it is left behind");
+        warn!(sink, "closing the connection hangs; saltern goes on without waiting");
         if self.hanging.len() > HANGING {
-            self.shared.state.failed("letting go of the connections to the store hangs");
+            self.shared.state.failed("closing the connections to the store hangs");
             self.hanging.join_next().await;
         }
     }

@@ -57,7 +57,7 @@ impl TryFrom<String> for UrlTemplate {
         };
         let host = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
         if host.len() == rest.len() && template.fixed().is_none() {
-            return Err("all events go to one host: no field can stand in it".to_owned());
+            return Err("the host cannot have a field: all events go to one host".to_owned());
         }
         if host.contains('@') {
             return Err("a URL holds no user and no password; they have keys of their own".into());

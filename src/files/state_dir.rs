@@ -34,8 +34,8 @@ pub(crate) enum StateDirError {
     },
     /// Others can write into it.
     #[error(
-        "others can write into state_dir {path}, whose mode is {mode:04o}: `chmod 0700 {path}`, or name a \
-         directory within it, which is made with that mode"
+        "others can write into state_dir {path}, whose mode is {mode:04o}: `chmod 0700 {path}`, or \
+         name a directory within it, which saltern makes with mode 0700"
     )]
     Writable {
         /// The directory.
@@ -45,8 +45,9 @@ pub(crate) enum StateDirError {
     },
     /// It belongs to somebody else.
     #[error(
-        "state_dir {path} belongs to the user {owner}, and this runs as {user}: run it as {owner} or root \
-         where that is the daemon's user; else `chown {user} {path}`, or name another directory"
+        "state_dir {path} belongs to the user {owner}, but this process runs as {user}: if {owner} \
+         is the daemon's user, run this as {owner} or root; else `chown {user} {path}`, or name \
+         another directory"
     )]
     Foreign {
         /// The directory.

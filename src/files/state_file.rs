@@ -100,8 +100,8 @@ pub(crate) fn examine_link(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let message = format!(
-        "{} is a symbolic link to a directory that others can write, or own; `chmod 0700` that, or \
-         remove the link",
+        "{} is a symbolic link to a directory that others can write, or that belongs to another \
+         user; `chmod 0700` that directory, or remove the link",
         path.display()
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
@@ -158,7 +158,12 @@ fn tell(path: &Path, aside: &Path, why: &dyn std::fmt::Display) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Tally::new(metrics::STATE_FILES_PUT_ASIDE, &[&name]).add(1);
     let (file, to) = (path.display(), aside.display());
-    error!(%file, %to, error = %why, "a state file is damaged; it is put aside and begun anew");
+    error!(
+        %file,
+        %to,
+        error = %why,
+        "a state file is damaged; it is put aside and a new one is begun"
+    );
 }
 
 /// `PATH.damaged-TIME`, with a number behind it if that is taken.

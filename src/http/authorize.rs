@@ -228,7 +228,7 @@ impl Refusal {
         match self {
             Refusal::NoHost => (
                 StatusCode::BAD_REQUEST,
-                "send one `Host` with the name that this machine is called by".to_owned(),
+                "send one `Host` header, with a name of this daemon".to_owned(),
             ),
             Refusal::Host(host) => (
                 StatusCode::MISDIRECTED_REQUEST,
@@ -239,7 +239,7 @@ impl Refusal {
             ),
             Refusal::Origin => (
                 StatusCode::FORBIDDEN,
-                "the page that asks (`Origin`) is not from the host that it asks".to_owned(),
+                "the request comes from a page of another host (see its `Origin`)".to_owned(),
             ),
             Refusal::Elsewhere(state_dir) => (
                 StatusCode::MISDIRECTED_REQUEST,
@@ -250,27 +250,29 @@ impl Refusal {
             ),
             Refusal::WrongToken => (
                 StatusCode::UNAUTHORIZED,
-                "the token is not that of this daemon: it has to be http.token or http.read_token, or, \
-                 where no http.token is configured, the text of STATE_DIR/http-token"
+                "the token is not that of this daemon: send http.token or http.read_token, or, if \
+                 no http.token is configured, the text of STATE_DIR/http-token"
                     .to_owned(),
             ),
             Refusal::NoToken => (
                 StatusCode::UNAUTHORIZED,
-                "send `Authorization: Bearer TOKEN` with the token of http.token (where none is \
-                 configured, it is in STATE_DIR/http-token); for a browser, `saltern console` prints \
-                 the URL to open; on this machine, ask over the unix socket, which wants no token"
+                "send `Authorization: Bearer TOKEN` with the token of http.token (if none is \
+                 configured, it is in STATE_DIR/http-token); for a browser, `saltern console` \
+                 prints the URL to open; on this machine, use the unix socket, which needs no \
+                 token"
                     .to_owned(),
             ),
             Refusal::CookieAlone => (
                 StatusCode::FORBIDDEN,
-                "what changes something wants a bearer token, or an `Origin` beside the cookie"
+                "a request that changes something needs a bearer token, or an `Origin` beside the \
+                 cookie"
                     .to_owned(),
             ),
             Refusal::ReadsOnly(asker) => (
                 StatusCode::FORBIDDEN,
                 format!(
-                    "{asker} may read and not act; root, the daemon's own user and who has http.token \
-                     may"
+                    "{asker} may only read; root, the daemon's own user and holders of http.token \
+                     may act"
                 ),
             ),
         }

@@ -135,7 +135,7 @@ async fn attend(accepted: Accepted, routes: Router, slot: Slot, stop: Cancellati
                         answer(stream, Peer::Address(address), routes, &slot, &stop).await;
                     }
                     Ok(Err(error)) => debug!(%address, %error, "a client does not speak TLS"),
-                    Err(_) => debug!(%address, "a client took too long to agree on a key"),
+                    Err(_) => debug!(%address, "a client took too long for the TLS handshake"),
                 }
             }
         }

@@ -61,7 +61,7 @@ pub(super) fn filter_of(query: Vec<(String, String)>) -> Result<Filter, String> 
     let mut tags = Vec::new();
     for (name, value) in query {
         if name != "tag" {
-            return Err(format!("`{name}` is not known here; there is `tag=GLOB`\n"));
+            return Err(format!("the parameter `{name}` is not known; there is only `tag=GLOB`\n"));
         }
         tags.push(value);
     }

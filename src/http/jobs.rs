@@ -209,8 +209,8 @@ pub(super) fn selection(query: Vec<(String, String)>) -> Result<JobSelection, St
             "cursor" => selection.cursor = Some(value),
             _ => {
                 return Err(format!(
-                    "`{name}` is not known here; there are function, not_function, minion, user, \
-                     outcome, since, until, find_job, limit and cursor"
+                    "the parameter `{name}` is not known; there are function, not_function, \
+                     minion, user, outcome, since, until, find_job, limit and cursor"
                 ));
             }
         }

@@ -51,8 +51,8 @@ pub(crate) enum BindError {
     },
     /// There is no certificate to show.
     #[error(
-        "cannot serve TLS with http.tls, whose `cert` and `key` are files of PEM that the daemon's \
-             user can read"
+        "cannot serve TLS with http.tls: `cert` and `key` must be PEM files that the daemon's user \
+         can read"
     )]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -78,7 +78,10 @@ impl Tls {
             Ok(new) => *lock::hold(&self.current) = new,
             Err(error) => {
                 let error = chain(&error);
-                error!(error, "the certificate of http.tls cannot be read, the old one goes on");
+                error!(
+                    error,
+                    "the certificate of http.tls cannot be read; the old one stays in use"
+                );
             }
         }
     }
@@ -101,8 +104,8 @@ pub(super) fn announce(open: &[Listening]) {
             }
             Listening::Socket(Socket { place: Place::Short(path), bound: Some(_), .. }) => info!(
                 socket = %path.display(),
-                "commands reach the daemon here, since the path of a socket in state_dir would be \
-                 longer than a socket can have"
+                "commands reach the daemon here, because a path in state_dir would be too long for \
+                 a socket"
             ),
             Listening::Socket(Socket { place, bound: Some(_), .. }) => {
                 info!(socket = %place.path().display(), "commands reach the daemon here");
@@ -187,7 +190,7 @@ impl TokenFile {
         match gone.then(|| token::keep(&self.file, &self.token)) {
             Some(Err(error)) => {
                 let file = self.file.display();
-                warn!(%file, %error, "the token's file was removed and cannot be written");
+                warn!(%file, %error, "the token's file was removed and cannot be written again");
             }
             _ => self.directory = directory,
         }
@@ -246,7 +249,10 @@ impl Socket {
         match self.bind() {
             Ok(()) => {
                 self.trouble(None, state);
-                info!(socket = %self.path().display(), "the unix socket is made anew");
+                info!(
+                    socket = %self.path().display(),
+                    "the unix socket was removed and is made again"
+                );
             }
             Err(error) => self.trouble(Some(&error), state),
         }
@@ -290,7 +296,7 @@ pub(crate) async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
         warn!(
             %listen,
             "http.listen is not loopback and there is no http.tls: tokens and events go over the \
-             network in clear"
+             network unencrypted"
         );
     }
     Ok(Some(Bound { listener, tls }))
@@ -326,7 +332,7 @@ pub(crate) fn open(
                 Err(error) => error!(
                     error = chain(&error),
                     "there is no token, so over TCP nothing but /metrics, /healthz and /readyz is \
-                     served; set http.token, or see to the file and restart"
+                     served; set http.token, or fix the file and restart"
                 ),
             }
         }

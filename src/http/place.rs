@@ -78,8 +78,8 @@ impl Place {
             return Ok(());
         }
         let message = format!(
-            "{} is not ours alone; remove it, or name a path of 107 bytes or less as \
-             http.socket.path",
+            "{} can be changed by other users; remove it, or set http.socket.path to a path of 107 \
+             bytes or less",
             directory.display()
         );
         Err(io::Error::new(io::ErrorKind::PermissionDenied, message))

@@ -290,7 +290,7 @@ fn returner_source(master: &Master, page: &mut Page) {
         page.say(key);
         let what = match key {
             "saltern.address" => "cannot be where saltern listens: write `bind` yourself.",
-            _ => "is of the package in the master.",
+            _ => "is an option of the package in the master.",
         };
         page.line(4, &format!("# {key}: {} {what}", masked(key, node)));
     }
@@ -344,7 +344,13 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     page.line(2, &format!("{}:", quoted(&sink)));
     for needed in &settings.needed {
         let returners::Needed { variable, option } = needed;
-        page.line(4, &format!("# Set the environment variable {variable}: it stands for what `{option}` says on the master, which may hold a secret."));
+        page.line(
+            4,
+            &format!(
+                "# Set the environment variable {variable} to the value of `{option}` on the \
+                 master, which may hold a secret."
+            ),
+        );
     }
     if settings.set.is_empty() {
         page.line(4, &format!("{}: {{}}", returner.name()));

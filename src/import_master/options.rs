@@ -28,7 +28,7 @@ const SAID: &[(&str, &str)] = &[
     ("ext_job_cache", NOT_A_NAME),
     ("keep_jobs", KEEP),
     ("keep_jobs_seconds", KEEP),
-    ("job_cache", "is about what the master stores; `jobs.enabled` is what saltern does."),
+    ("job_cache", "is about the master's own store; for saltern's set `jobs.enabled`."),
     ("job_cache_store_endtime", "is the master's; saltern knows the time of each return."),
     (
         "archive_jobs",
@@ -38,13 +38,13 @@ const SAID: &[(&str, &str)] = &[
     ("disable_returners", "is about returners in the master and minions, not about sinks."),
     ("returner_dirs", "holds returners of your own, for which saltern has no sinks."),
     ("engines_dirs", "holds engines of your own; those that hand events on do so beside saltern."),
-    ("return", "names what minions hand returns to; the `saltern` returner can be in its place."),
+    ("return", "names the returner of minions; the `saltern` returner can replace it."),
     ("schedule", "may hand returns of its own jobs to a returner, which goes on beside saltern."),
     // The bus.
     ("max_event_size", "is less than what is read in any case (`max_frame`)."),
     ("ipc_mode", "is none that Salt knows; the unix socket is read."),
     ("tcp_master_pub_port", "is the bus's port with `ipc_mode: tcp` alone."),
-    ("ipc_write_buffer", "is the master's: it keeps so much for who reads the bus slowly."),
+    ("ipc_write_buffer", "is the master's: its buffer for slow readers of the bus."),
     ("event_match_type", "is how the master's own programs match tags; filters here are globs."),
     ("event_publisher_niceness", "is about a process of the master; it stays there."),
     // The events that there are.
@@ -87,7 +87,7 @@ const KEEP: &str = "is about the master's own files, or overruled by the other o
 const NOT_A_NAME: &str = "is not the name of a returner.";
 const NO_EVENT_RETURN: &str =
     "has a meaning with `event_return` alone; here it is a sink's `filter`.";
-const MAKES: &str = "is about which events the master makes; saltern reads those that there are.";
+const MAKES: &str = "decides which events the master makes; saltern reads all of them.";
 const SYNDIC: &str =
     "is about a syndic, which hands events to the master above; saltern can run beside either.";
 const CLUSTER: &str = "is about masters that share their events: what is on the bus of one is on those of the others.";

@@ -41,7 +41,7 @@ const NOTICES: &str = "It sends notices to people, for which saltern has no sink
 const INSTEAD: &str = "Use `saltern` in its place on the master, and a sink for each store here.";
 
 const MISSING: &str =
-    "An option that the sink cannot do without is missing, or none that it takes.";
+    "An option that the sink needs is missing, or has a value that the sink cannot take.";
 
 const fn store(
     names: &'static [&'static str],

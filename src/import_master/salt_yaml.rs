@@ -263,9 +263,8 @@ impl<'a, 'b> Reader<'a, 'b> {
     fn take(&mut self, bytes: usize, place: Place) -> Result<(), Refusal> {
         let Some(left) = self.room.left.checked_sub(bytes) else {
             let most = Room::MOST >> 20;
-            let message = format!(
-                "the values come to more than {most} MiB, each alias counted with what it stands for"
-            );
+            let message =
+                format!("the values are more than {most} MiB together, with all aliases expanded");
             return Err(Refusal::Here(Problem::at(place, message)));
         };
         self.room.left = left;

@@ -76,15 +76,15 @@ impl Conflicts {
                 jid,
                 minion,
                 conflicts,
-                "two returns of one minion for one job differ: one may be forged; \
-                 `saltern jobs show` tells which of them holds; more are counted in {metric}"
+                "two returns of one minion for one job differ, so one may be forged; `saltern jobs \
+                 show` has the one that was kept; more are counted in {metric}"
             ),
             Odds::Tag => warn!(
                 jid,
                 minion,
                 conflicts,
-                "the tag of a job's event contradicts its data, as Salt never makes it: it may be \
-                 forged; more are counted in {metric}"
+                "the tag of a job's event contradicts its data, which Salt never does, so it may \
+                 be forged; more are counted in {metric}"
             ),
         }
     }

@@ -24,7 +24,7 @@ impl Jobs {
 
     /// Adds some of the data that a file of an older release lacks; `true` if there may be more.
     pub(super) fn catch_up_some(&self) -> Result<bool, JobsError> {
-        self.step("complete what an older release has stored", file::catch_up)
+        self.step("complete the rows of an older release", file::catch_up)
     }
 }
 

@@ -148,7 +148,7 @@ pub enum JobsError {
     #[error(transparent)]
     Store(#[from] store::AskError),
     /// An answer has no place until it is read.
-    #[error("cannot keep an answer beside the job cache {path} until it is read")]
+    #[error("cannot write an answer to a file beside the job cache {path}")]
     Answer {
         /// The job cache.
         path: PathBuf,

@@ -107,7 +107,7 @@ impl Jobs {
     pub(crate) fn save_return(&self, load: &[u8], authority: Authority) -> Result<(), JobsError> {
         let load = Load::of(load)?;
         let (Some(jid), Some(minion)) = (load.text("jid"), load.text("id")) else {
-            return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
+            return Err(JobsError::Malformed("a return must have `jid` and `id`"));
         };
         if !is_job(jid) {
             return Ok(());
@@ -213,7 +213,7 @@ impl Jobs {
         jid: &str,
         minions: Vec<String>,
     ) -> Result<(bool, Vec<String>), JobsError> {
-        let known = self.read("look what is missing", |db, damage| {
+        let known = self.read("look for missing returns", |db, damage| {
             let mut select = db.prepare_cached("SELECT id, rank FROM jobs WHERE jid = ?")?;
             let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, damage.number(row, 1)));
             let Some((job, rank)) = select.query_row([jid], row).optional()? else {
@@ -236,7 +236,7 @@ impl Jobs {
 
     /// Tells if no return of the runner with this id is known.
     pub(crate) fn lacks_runner(&self, jid: &str) -> Result<bool, JobsError> {
-        let known = self.read("look what is missing", |db, _| {
+        let known = self.read("look for a runner's return", |db, _| {
             let mut select = db.prepare_cached(
                 "SELECT 1 FROM returns WHERE job = (SELECT id FROM jobs WHERE jid = ?)
                  AND runner AND NOT trimmed",

@@ -40,7 +40,11 @@ pub(crate) async fn run(jobs: Jobs, stop: CancellationToken) {
                     Ok(true) if !stop.is_cancelled() => sleep(PAUSE).await,
                     Ok(_) | Err(JobsError::Off) => break,
                     Err(error) => {
-                        warn!(error = chain(&error), "old jobs stay in the job cache as they are");
+                        warn!(
+                            error = chain(&error),
+                            "old jobs in the job cache cannot be judged again or deleted; trying \
+                             again later"
+                        );
                         break;
                     }
                 }

@@ -29,7 +29,8 @@ impl SpoolFiles {
             return Ok(());
         }
         self.0.fetch_sub(bytes, Ordering::Relaxed);
-        let message = format!("answers of over {FILES} bytes are not read yet; ask again later");
+        let message =
+            format!("clients have not read {FILES} bytes of answers yet; ask again later");
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
     }
 }

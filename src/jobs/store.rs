@@ -296,11 +296,11 @@ impl Answer {
     /// The whole answer; `None` if nothing was known.
     pub(crate) fn finished(self) -> io::Result<Option<Spooled>> {
         if self.is_over {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "its time is over"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
         }
         if self.is_cut {
             let jobs = self.parts;
-            warn!(jobs, "a list of all jobs takes too long; Salt gets the last of them");
+            warn!(jobs, "a list of all jobs takes too long; Salt gets only the newest jobs");
         }
         match (self.parts, self.question.form()) {
             (0, _) if self.spool.is_sound() => Ok(None),

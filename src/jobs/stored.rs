@@ -148,8 +148,7 @@ fn read(spooled: Option<Spooled>) -> io::Result<Option<Vec<u8>>> {
         && file.length() > LONGEST
     {
         let length = file.length();
-        let why =
-            format!("it has {length} bytes, which is too much for this page; ask Salt for it");
+        let why = format!("it has {length} bytes, which is too much here; look it up with Salt");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
     spooled.map(Spooled::into_memory).transpose()

@@ -127,7 +127,7 @@ impl NamedStore {
             return Err(self.failed("it gave no answer in time; it is asked again in some seconds"));
         }
         if until <= now {
-            return Err(self.failed("others have taken all the time that there was"));
+            return Err(self.failed("the stores before it used up the time of the question"));
         }
         let end = until.min(now + EACH);
         let asking = async {

@@ -103,7 +103,7 @@ impl<S: Subscriber> Layer<S> for RepeatFilter {
             (is_shown, over)
         };
         for (line, times) in over {
-            info!(times, line, "this was held back in the last minute");
+            info!(times, line, "lines like this one were held back in the last minute");
         }
         is_shown
     }

@@ -18,7 +18,7 @@ pub(crate) enum PipelineError {
     #[error("the {0} failed; this is a bug in saltern")]
     Panicked(String),
     /// A sink does not let go of its queue.
-    #[error("the sink {0} hangs and does not let go of its queue")]
+    #[error("the sink {0} hangs and does not release its queue")]
     Hangs(String),
     /// A source cannot be read, or a sink cannot be written.
     #[error("{0}")]

@@ -330,7 +330,7 @@ impl Pipeline {
         }
         let was_on = self.estate.is_on();
         if self.estate.configure(config.general.estate.clone()) {
-            info!("the metrics of the estate are counted anew, as the new configuration says");
+            info!("the metrics of the estate begin at zero, because their configuration changed");
         }
         if was_on != self.estate.is_on() {
             match self.estate.is_on().then(|| self.start_counting()).transpose() {
@@ -395,8 +395,8 @@ impl Pipeline {
             || config.general.estate.is_some() != self.estate.is_on();
         if changes && self.changes.is_full() {
             return refused(
-                "a sink whose queue is full and whose spill.when_full is `block` holds everything \
-                 up, earlier reloads included; make room for it or remove it first"
+                "a sink with a full queue and `spill.when_full: block` holds everything up, \
+                 earlier reloads too; make room for it or remove it first"
                     .to_owned(),
             );
         }
@@ -407,8 +407,8 @@ impl Pipeline {
                 && !leaving.make_way(&self.shutdown.stop).await
             {
                 return refused(format!(
-                    "the sink {} that was removed before hangs and has not let go of its spill; \
-                     try again later",
+                    "the sink {} that was removed before hangs and still uses its spill; try again \
+                     later",
                     sink.name
                 ));
             }
@@ -584,7 +584,7 @@ impl Pipeline {
             }
         });
         if let Err(error) = renewing.await {
-            error!(%error, "not all files could be begun anew; this is a bug in saltern");
+            error!(%error, "not all files could be opened again; this is a bug in saltern");
         }
     }
 
@@ -599,7 +599,10 @@ impl Pipeline {
             let Err(failure) = ended else { continue };
             if matches!(failure, PipelineError::Panicked(_)) && !self.shutdown.stop.is_cancelled() {
                 // The rest would do half of its work unnoticed.
-                error!(error = chain(&failure), "a part of the daemon has died, which ends it");
+                error!(
+                    error = chain(&failure),
+                    "a part of the daemon has panicked; the daemon ends"
+                );
                 self.shutdown.stop.cancel();
             }
             self.failure.get_or_insert(failure);

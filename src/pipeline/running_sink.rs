@@ -194,7 +194,8 @@ impl RunningSink {
                     sink = state.name,
                     events,
                     spill = %spill.display(),
-                    "the removed sink leaves events in its spill; a sink of this name takes them up"
+                    "the removed sink leaves events in its spill; a new sink of this name delivers \
+                     them"
                 );
             } else {
                 info!(sink = state.name, "the removed sink has ended; nothing waits in its spill");

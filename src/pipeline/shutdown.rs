@@ -65,7 +65,10 @@ impl Shutdown {
         if timeout(deadline, self.give_up.cancelled()).await.is_err() {
             self.give_up.cancel();
             say(move || {
-                warn!(?deadline, "the shutdown deadline has passed, leaving what is not delivered");
+                warn!(
+                    ?deadline,
+                    "the shutdown deadline has passed; the daemon ends without delivering the rest"
+                );
             })
             .await;
         }
@@ -83,11 +86,11 @@ impl Shutdown {
         loop {
             let told = tokio::select! {
                 told = told.next() => told,
-                () = &mut run_out => return "the daemon was given up, and parts of it still hang",
+                () = &mut run_out => return "parts of the daemon still hang after the deadline",
             };
             if told == Request::Reload {
                 reopen.send_modify(|generation| *generation += 1);
-                say(|| info!("SIGHUP: files are opened anew")).await;
+                say(|| info!("SIGHUP: files are opened again")).await;
                 continue;
             }
             // This comes before the log line: a thread that waits for it need not wait for the log.
@@ -97,7 +100,10 @@ impl Shutdown {
                 1 => {}
                 2 => {
                     self.give_up.cancel();
-                    say(|| warn!("told to stop twice, leaving what is not delivered")).await;
+                    say(|| {
+                        warn!("told to stop twice; the daemon ends without delivering the rest");
+                    })
+                    .await;
                 }
                 _ => return "told to stop three times",
             }
@@ -250,7 +256,7 @@ async fn watch(threads: &Threads) -> Infallible {
     loop {
         for (thread, is_stuck) in threads.look(Instant::now(), limit) {
             say(move || match is_stuck {
-                true => error!(thread, "the thread does not move; the watchdog is not fed"),
+                true => error!(thread, "the thread is stuck; the watchdog is not fed"),
                 false => info!(thread, "the thread moves again"),
             })
             .await;
@@ -317,7 +323,7 @@ mod tests {
         for heard in [&[(1, Request::Stop)][..], &[(1, Request::Stop), (2, Request::Reload)]] {
             let (stop, give_up, end, reason) = run(25, heard).await;
             assert_eq!((stop, give_up, end), (1, 26, 36));
-            assert_eq!(reason, "the daemon was given up, and parts of it still hang");
+            assert_eq!(reason, "parts of the daemon still hang after the deadline");
         }
     }
 }

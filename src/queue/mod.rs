@@ -677,7 +677,7 @@ impl<D: Disk> Queue<D> {
                 Err(error) => {
                     let (first, most) = READ_PAUSE;
                     if self.read_again.is_none() {
-                        error!(%error, "the spill cannot be read; it is tried again and again");
+                        error!(%error, "the spill cannot be read; trying again");
                     }
                     let pause = self.read_again.map_or(first, |again| most.min(2 * again.pause));
                     self.read_again = Some(ReadAgain { at: now + pause, pause });
@@ -725,7 +725,10 @@ impl<D: Disk> Queue<D> {
         if let Some(spill) = &mut self.spill
             && let Err(error) = spill.note_acknowledged()
         {
-            warn!(%error, "what is acknowledged could not be noted; after a crash more comes again");
+            warn!(
+                %error,
+                "acknowledged events could not be noted; after a crash more of them come again"
+            );
         }
     }
 
@@ -888,7 +891,7 @@ impl<D: Disk> Queue<D> {
             if let Err(error) = result {
                 error!(
                     error = crate::error::chain(&error),
-                    "what was in memory could not be written to the spill"
+                    "events in memory could not be written to the spill"
                 );
             }
         }

@@ -83,18 +83,14 @@ impl WaitingForSpill {
         loop {
             self.state.failed(&reason);
             if self.state.set_waiting_for_spill(Some(&reason)) {
-                error!(
-                    sink = self.state.name,
-                    error = reason,
-                    "the sink is parked; it is tried again"
-                );
+                error!(sink = self.state.name, error = reason, "the sink is parked; trying again");
             }
             let until = Instant::now() + backoff.delay(None);
             let must_end = self.gather(&mut incoming, &mut held, orders, until);
             match open() {
                 Ok(opened) => {
                     self.state.set_waiting_for_spill(None);
-                    info!(sink = self.state.name, "the sink goes on");
+                    info!(sink = self.state.name, "the spill is open and the sink works again");
                     return Ok((opened, incoming));
                 }
                 Err(_) if must_end => return Err(self.end(incoming, orders)),
@@ -180,7 +176,8 @@ impl WaitingForSpill {
         error!(
             sink = self.state.name,
             events = lost,
-            "the spill could not be opened to the end; what waited in memory is lost"
+            "the spill could not be opened before the daemon ended; the events that waited in \
+             memory are lost"
         );
         Leftover { on_disk: 0, shares: None, in_memory: Vec::new() }
     }

@@ -83,7 +83,8 @@ impl TryFrom<String> for ContentType {
 
     fn try_from(text: String) -> Result<Self, String> {
         let written = HeaderValue::from_str(&text);
-        let written = written.map_err(|_| "the type of a body cannot be the value of a header")?;
+        let written =
+            written.map_err(|_| "the type of a body has characters that no header holds")?;
         Ok(ContentType { written, place: Place::in_body(&text) })
     }
 }

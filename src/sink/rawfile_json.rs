@@ -280,7 +280,11 @@ impl RawfileJson {
             }
             Err(error) => {
                 let error = advised(&self.config.filename, error);
-                warn!(%file, %error, "the file cannot be rotated; it grows on, next try in a minute");
+                warn!(
+                    %file,
+                    %error,
+                    "the file cannot be rotated; it keeps growing, next try in a minute"
+                );
                 self.rotate_after = Some(Instant::now() + ROTATE_AGAIN);
                 false
             }
@@ -339,7 +343,7 @@ fn cut_half_line(file: &mut File, path: &Path) -> io::Result<()> {
         end = start;
     }
     if end < len {
-        warn!(file = %path.display(), bytes = len - end, "half a line was cut off the end");
+        warn!(file = %path.display(), bytes = len - end, "an incomplete last line was cut off");
         file.set_len(end)?;
     }
     Ok(())

@@ -358,7 +358,11 @@ fn connected(path: &Path, timeout: Duration, statements: &Statements) -> rusqlit
     connection.busy_timeout(timeout.min(LONGEST_WAIT))?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        warn!(database = %path.display(), mode, "write-ahead logging is not possible here");
+        warn!(
+            database = %path.display(),
+            mode,
+            "SQLite cannot use write-ahead logging for this database"
+        );
     }
     // After a burst the log shrinks to this many bytes again.
     connection
@@ -379,7 +383,7 @@ fn classified(doing: String, database: &Path, error: rusqlite::Error) -> WriteEr
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            let advice = "another process holds it; the batch comes again";
+            let advice = "another process holds it; the batch is tried again";
             WriteError::retry(doing, format!("{error}: {advice}"))
         }
         Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => WriteError::retry(doing, error),

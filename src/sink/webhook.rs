@@ -277,7 +277,10 @@ impl Sink for Webhook {
         let is_late = config.timeout >= limit;
         let late = is_late.then(|| {
             let help = "write a shorter one, or a longer `retry.timeout`";
-            format!("no request may take the `timeout`, since a write may take {limit:?}; {help}")
+            format!(
+                "a request can never take the whole `timeout`, because a write may take {limit:?} \
+                 (`retry.timeout`); {help}"
+            )
         });
         unused.into_iter().chain(late).collect()
     }

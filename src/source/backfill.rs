@@ -152,7 +152,8 @@ impl Tracker {
             match filled {
                 Ok(events) => info!(
                     source = sender.state.name,
-                    events, "what the bus did not bring was taken from the master's job cache"
+                    events,
+                    "events that the bus did not bring were taken from the master's job cache"
                 ),
                 Err(error) => {
                     let error = format!("backfill from {}: {error}", config.cache_dir.display());
@@ -236,7 +237,7 @@ async fn caught_up(sender: &FrameSender, connected: Instant) {
             has_warned = true;
             warn!(
                 source = sender.state.name,
-                "the backfill waits for the job cache, which has not stored what came before the gap"
+                "the backfill waits until the job cache has stored the events from before the gap"
             );
         }
         sleep(LOOK).await;

@@ -69,7 +69,8 @@ impl Outstanding {
             return Ok(());
         }
         let cause = format!(
-            "up to {} events were not kept by every sink that wants them; see what each dropped",
+            "up to {} events were not kept by every sink that wants them; \
+             saltern_sink_dropped_events_total says which sink and why",
             self.not_kept
         );
         Err(SourceError::new(format!("reading {name}"), cause))

@@ -217,9 +217,9 @@ impl Flaws {
             let (source, file, reason) = (&sender.state.name, name, bad.as_str());
             if self.bad == 0 {
                 sender.state.failed(&format!("{name}: {bad}"));
-                warn!(source, file, reason, "what is no event is passed over; reading goes on");
+                warn!(source, file, reason, "input that is no event is skipped; reading goes on");
             } else {
-                debug!(source, file, reason, "what is no event is passed over");
+                debug!(source, file, reason, "input that is no event is skipped");
             }
             self.bad += 1;
         }
@@ -229,7 +229,7 @@ impl Flaws {
         let (source, file) = (&sender.state.name, name);
         if self.bad > 1 {
             let count = self.bad;
-            warn!(source, file, count, "lines or frames were no events and were passed over");
+            warn!(source, file, count, "lines or frames were no events and were skipped");
         }
         if self.lossy > 0 {
             let (count, metric) = (self.lossy, SOURCE_LOSSY_VALUES.name);

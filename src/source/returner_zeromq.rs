@@ -131,8 +131,7 @@ impl Source for ReturnerZeromq {
                     None | Some(Ok(())) => {}
                     Some(Err(_)) => {
                         let doing = format!("sending an answer at {}", config.bind);
-                        let why =
-                            "a peer does not read what it has asked for; all are disconnected";
+                        let why = "a peer does not read its answers; all peers are disconnected";
                         return Err(SourceError::new(doing, why));
                     }
                 }

@@ -123,7 +123,7 @@ impl TryFrom<Written> for Config {
             }
             Some(_) if !topics.is_empty() => {
                 return Err(
-                    "`topics` belongs to `connect`; who pushes to `bind` chooses what it sends"
+                    "`topics` belongs to `connect`; with `bind` the sender chooses its events"
                         .to_owned(),
                 );
             }

@@ -346,7 +346,7 @@ impl Node {
             });
             let expected = expected.and_then(|at| problem.message.get(at..)).unwrap_or_default();
             problem.message = format!(
-                "this value is not as it has to be{expected}; it is not shown, since it may be a secret"
+                "this value is wrong{expected}; it is not shown, because it may be a secret"
             );
             return;
         }

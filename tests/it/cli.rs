@@ -628,7 +628,7 @@ sinks:
     let other = format!("http://{address}");
     let refused = output(directory.path(), &["events", "--config", "none.yaml", "--url", &other]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("wants its token"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("needs its token"), "{}", text(&refused.stderr));
 
     let stored = || status()["sinks"][0]["events"].as_u64().unwrap();
     eventually("stored", || stored() > 0 && status()["sinks"][0]["queue_events"] == 0.0);

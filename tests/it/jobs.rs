@@ -462,7 +462,7 @@ impl Daemon {
     fn await_compared(&self, times: usize) {
         until("the backfill to be done", LIMIT, || {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
-            let found = log.matches("was taken from the master's job cache").count();
+            let found = log.matches("were taken from the master's job cache").count();
             (found >= times).then_some(())
         });
     }

@@ -363,7 +363,10 @@ fn a_second_saltern_of_the_same_name_ends_the_first() {
     second.wait_stored(10);
     first.bus.send(100..110, SIZE);
     let line = first.wait_log("the sink is parked");
-    assert!(line.contains("another saltern writes as `saltern/master-1/fenced/0`"), "{line}");
+    assert!(
+        line.contains("another saltern uses the transactional id `saltern/master-1/fenced/0`"),
+        "{line}"
+    );
     second.bus.send(20..30, SIZE);
     second.wait_stored(20);
     first.stop_parked();

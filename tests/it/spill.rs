@@ -314,7 +314,10 @@ fn replay(mode: &str, when_full: &str) {
     let output = saltern(&["replay", paths[0], "--config", paths[1]]);
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{mode} {when_full}: {log}");
-    assert!(log.contains("sources that can wait do"), "{mode} {when_full}: {log}");
+    assert!(
+        log.contains("sources that can wait hold their events back"),
+        "{mode} {when_full}: {log}"
+    );
     let stored = place.stored("out");
     assert!(stored == (0..EVENTS).collect::<Vec<_>>(), "{mode} {when_full}: {}", stored.len());
 }
@@ -365,7 +368,7 @@ fn invariant_1_and_2_a_replay_that_waits_holds_up_nobody_else() {
         until("the other sink has everything", || daemon.stored("up") == REPLAYED + 100);
         assert!(held_back());
         assert_eq!(daemon.stored("down"), 0);
-        let is_told = daemon.log().contains("sources that can wait do");
+        let is_told = daemon.log().contains("sources that can wait hold their events back");
         assert!(is_told);
         if ends == "heals" {
             place.heal("down");

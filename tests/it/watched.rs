@@ -58,7 +58,7 @@ async fn the_watchdog_is_fed_while_everything_moves_and_then_no_more() {
     fs::remove_file(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     daemon.signal("HUP");
-    daemon.wait_for_log("the thread does not move").await;
+    daemon.wait_for_log("the thread is stuck").await;
     let answer = readyz(&daemon).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("the thread `main` is stuck"), "{answer}");

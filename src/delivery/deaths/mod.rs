@@ -220,13 +220,13 @@ impl Deaths {
     pub(crate) fn begin_with(state_dir: &Path, now: u64, alone: Duration) -> Self {
         let path = state_dir.join(FILE);
         if let Err(error) = state_file::put_foreign_aside(&path) {
-            warn!(%error, file = %path.display(), "what is no file cannot be put aside");
+            warn!(%error, file = %path.display(), "something that is no file cannot be put aside");
         }
         let text = match state_file::read(&path, LONGEST) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                warn!(%error, file = %path.display(), "whether the process has died is not known");
+                warn!(%error, file = %path.display(), "cannot read if the process died before");
                 String::new()
             }
         };
@@ -280,7 +280,7 @@ impl Deaths {
         self.gate.end();
         self.change(|record| *record = Record { is_running: true, ..Record::default() });
         if had_to_isolate {
-            info!("the process has lived for ten minutes; its deaths before are forgotten");
+            info!("the process has run for ten minutes; its earlier deaths are forgotten");
         }
     }
 
@@ -315,7 +315,11 @@ impl Deaths {
             folder.sync_names()
         })();
         if let Err(error) = saved {
-            warn!(%error, file = %self.path.display(), "a death of the process would not be noticed");
+            warn!(
+                %error,
+                file = %self.path.display(),
+                "the file of deaths cannot be written; a death of the process would not be noticed"
+            );
         }
     }
 }

@@ -354,7 +354,7 @@ redact:
             (2, 17, "`b[` is no glob: unclosed character class; missing ']'"),
             (3, 20, "`b` is no path: it does not begin with `$`"),
             (4, 15, "this is no pattern: unclosed group"),
-            (5, 15, "the pattern matches where there is nothing"),
+            (5, 15, "the pattern matches the empty text"),
             (5, 27, "two rules are called `x`"),
             (6, 28, "the pattern has no group `2`"),
             (7, 28, "the pattern has no group `1y`"),

@@ -113,7 +113,7 @@ fn parse(path: &str) -> Result<Vec<Step>, String> {
         steps.push(Step { takes, descends, ends: None });
         rest = behind;
     }
-    if steps.is_empty() { Err("it leads nowhere".to_owned()) } else { Ok(steps) }
+    if steps.is_empty() { Err("there is nothing behind `$`".to_owned()) } else { Ok(steps) }
 }
 
 /// The step at the front, whether it descends, and the rest of the path.
@@ -197,7 +197,7 @@ mod tests {
         }
         for (path, why) in [
             ("return.x", "it does not begin with `$`"),
-            ("$", "it leads nowhere"),
+            ("$", "there is nothing behind `$`"),
             ("$.", "there is no name behind `.`"),
             ("$.a..", "there is no name behind `.`"),
             ("$return", "`.` or `[` belongs in front of `return`"),

@@ -121,7 +121,7 @@ impl Rules {
         let patterns: Vec<_> = configs.iter().filter_map(|rule| rule.pattern.as_ref()).collect();
         let mut together = |regex: Result<Regex, Box<BuildError>>| {
             let noted = |error: Box<BuildError>| {
-                let message = format!("the rules are too many together: {}", said(&error));
+                let message = format!("the rules together are too large: {}", said(&error));
                 problems.push(Problem::at(parent.place_of(&["redact"]), message));
             };
             regex.map_err(noted).ok()
@@ -236,7 +236,7 @@ impl Rule {
         });
         if let Some(pattern) = &pattern {
             if pattern.is_match("") {
-                noted(&["pattern"], "the pattern matches where there is nothing".to_owned());
+                noted(&["pattern"], "the pattern matches the empty text".to_owned());
             }
             if let Some(group) = unknown_group(&with, pattern) {
                 let message = format!("the pattern has no group `{group}`");

@@ -484,7 +484,10 @@ impl<D: Disk> Spill<D> {
             let before = std::mem::replace(&mut self.acknowledged, first);
             if let Err(cause) = self.rewrite_progress() {
                 self.acknowledged = before;
-                return (0, Err(failed("noting what is not acknowledged after all")(cause)));
+                return (
+                    0,
+                    Err(failed("noting that events are not acknowledged after all")(cause)),
+                );
             }
         }
         let made = Key::random().and_then(|key| Ok((self.disk.create(&name)?, key)));
@@ -496,7 +499,7 @@ impl<D: Disk> Spill<D> {
         // Records that were written before a failure are worth keeping; the torn one behind them is
         // cut off.
         let kept = file.sync().and_then(|()| self.disk.sync_names());
-        (written, appended.and(kept).map_err(failed("writing what was in memory to the spill")))
+        (written, appended.and(kept).map_err(failed("writing events in memory to the spill")))
     }
 
     /// The event of this sequence is on disk.
@@ -680,7 +683,7 @@ impl<D: Disk> Spill<D> {
             Ok(()) => {}
             Err(error) if replaces => {
                 // One of them is gone already, since the refuge has its name.
-                warn!(%error, "events that are given up are left in the spill, and may come again");
+                warn!(%error, "discarded events are still in the spill, and may come again");
                 (0..=index).for_each(|_| self.forget_front());
             }
             Err(error) => {
@@ -759,7 +762,7 @@ impl<D: Disk> Spill<D> {
                 if nth == 0 {
                     return Err(error);
                 }
-                warn!(%error, "events that are given up are left in the spill, and may come again");
+                warn!(%error, "discarded events are still in the spill, and may come again");
             }
             self.forget_front();
         }

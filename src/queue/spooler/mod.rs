@@ -369,7 +369,11 @@ impl<D: Disk> Spooler<D> {
             && let Err(error) = self.queue.renew()
         {
             let sink = &self.state.name;
-            error!(sink, %error, "the spill cannot be begun anew; it is tried again");
+            error!(
+                sink,
+                %error,
+                "the spill's folder was removed or replaced and cannot be made again; trying again"
+            );
             progress.renew_at = Some(now + NOTE);
         }
     }
@@ -593,7 +597,11 @@ impl<D: Disk> Spooler<D> {
         }
         if self.queue.held_back() > 0 && !std::mem::replace(&mut progress.has_told, true) {
             let sink = &self.state.name;
-            info!(sink, "the queue is full; sources that can wait do, until there is room");
+            info!(
+                sink,
+                "the queue is full; sources that can wait hold their events back until there is \
+                 room"
+            );
         }
         // Events that are stored for good by the time that their sync is due are not synced: while
         // the sink works, nothing is.
@@ -668,7 +676,11 @@ impl<D: Disk> Spooler<D> {
             info!(sink = self.state.name, events = left, "events are left in the spill");
         }
         if lost > 0 {
-            warn!(sink = self.state.name, events = lost, "events were left and are lost");
+            warn!(
+                sink = self.state.name,
+                events = lost,
+                "events that were left in memory are lost"
+            );
         }
         self.count_losses();
         self.show();

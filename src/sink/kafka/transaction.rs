@@ -214,8 +214,8 @@ impl Transactions {
             Ok(marks) if !is_ours(&marks) => {
                 let id = &self.notes.group;
                 let cause = format!(
-                    "another saltern writes as `{id}`, which is master_id, sink and writer; this \
-                     one ends here, so that the two do not fight: stop one, or rename its sink"
+                    "another saltern uses the transactional id `{id}` (master_id, sink and \
+                     writer), so this one has stopped: stop one of them, or rename its sink"
                 );
                 WriteError::fatal("writing in a transaction", cause)
             }

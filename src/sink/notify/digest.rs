@@ -247,7 +247,7 @@ impl Digests {
         let (dropped, over) = changed.map_err(|error| WriteError::retry(GATHERING, error))?;
         (self.waiting, self.dropped) = (waiting, dropped);
         self.waiting_now.set_count(self.waiting.len());
-        self.tell_dropped(over, "too many wait for a digest");
+        self.tell_dropped(over, "too many events wait for a digest");
         Ok(())
     }
 

@@ -244,7 +244,10 @@ impl Worker {
         let context = self.consumer.context();
         let reason = "events were not kept by every sink that wants them, and are read again";
         if self.sender.state.failed(reason) {
-            warn!(source = self.sender.state.name, "{reason}; see what each sink dropped");
+            warn!(
+                source = self.sender.state.name,
+                "{reason}; saltern_sink_dropped_events_total says which sink and why"
+            );
         }
         commit(&self.consumer, &mut context.in_flight(), CommitMode::Sync);
         context.in_flight().forget();

@@ -53,8 +53,8 @@ impl TryFrom<NumberOrName> for UserId {
         };
         if number == UNMAPPED {
             return Err(format!(
-                "{UNMAPPED} is what the kernel says of every user of a container that is not mapped, \
-                 so it is nobody in particular; {REMEDY}"
+                "{UNMAPPED} stands for every user of a container that is not mapped, so it cannot \
+                 be allowed; {REMEDY}"
             ));
         }
         Ok(UserId(number))
@@ -95,8 +95,8 @@ impl AccessRules {
         let Peer::User(user) = peer else { return Ok(()) };
         if user == UNMAPPED {
             return Err(format!(
-                "user {UNMAPPED} is refused: that is what the kernel says of users of a container that \
-                 are not mapped; {REMEDY}"
+                "user {UNMAPPED} is refused: it stands for every user of a container that is not \
+                 mapped; {REMEDY}"
             ));
         }
         let is_in = |users: &[UserId]| users.contains(&UserId(user));

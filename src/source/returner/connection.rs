@@ -100,9 +100,9 @@ where
     let Some(ended) = client.leave.run_until_cancelled(both).await else { return };
     match ended {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            context.turned_away.note(Reason::Unread, "it does not read what it has asked for");
+            context.turned_away.note(Reason::Unread, "it does not read its answers");
         }
-        Err(error) => debug!(%error, "a client has gone before it had its answers"),
+        Err(error) => debug!(%error, "a client disconnected before it had its answers"),
         Ok(((), None | Some(Broken::Ended | Broken::CutOff | Broken::Read(_)))) => {}
         Ok(((), Some(_))) => {
             // Closing while it still sends could cost it the message with the reason.
@@ -246,8 +246,8 @@ fn last_words(broken: &Broken, context: &ConnectionContext) -> Option<Answer> {
     };
     let told = match broken {
         Broken::Prefix(PrefixError::ZeroMq) => {
-            "it speaks ZeroMQ: upgrade the package saltext-saltern on Salt's side, or add a source \
-             `returner_zeromq` on a path of its own for as long as that takes"
+            "it speaks ZeroMQ: upgrade the package saltext-saltern on Salt's side, or until then \
+             add a source `returner_zeromq` on a path of its own"
         }
         _ => &why,
     };

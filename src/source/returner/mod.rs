@@ -144,14 +144,14 @@ impl TryFrom<Written> for Config {
             ));
         }
         if is_tcp && (mode.is_some() || group.is_some() || allow.is_some() || masters.is_some()) {
-            return Err("`mode`, `group`, `allow` and `masters` belong to a path; over TCP \
-                        `token_file` decides, and who shows the token is a master"
+            return Err("`mode`, `group`, `allow` and `masters` belong to a path; over TCP only \
+                        `token_file` counts, and every client with the token is a master"
                 .to_owned());
         }
         if !is_tcp && token_file.is_some() {
             return Err(
-                "`token_file` belongs to tcp://; on a path the kernel says who comes, see \
-                        `allow`"
+                "`token_file` belongs to tcp://; on a path the kernel names the client's user, see \
+                 `allow`"
                     .to_owned(),
             );
         }

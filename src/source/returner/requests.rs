@@ -238,8 +238,8 @@ impl RequestHandler {
             Some(authority) => authority,
             None if !asked.needs_authority() => Authority::Bus,
             None => {
-                let why = "no socket of a bus was there yet, so nobody knows who is a master; start \
-                           Salt's master, or set `masters` of the source";
+                let why = "the masters are not known yet, because there was no socket of a bus; \
+                           start Salt's master, or set `masters` of the source";
                 return (later(why), Some(place));
             }
         };
@@ -248,8 +248,8 @@ impl RequestHandler {
             Asked::Events { bodies } => (self.keep(self.sender.clone(), bodies).await, Some(place)),
             Asked::Return { body, load } => self.keep_return(body, load, authority, place).await,
             Asked::Job(call) if call.is_for_masters() && authority == Authority::Bus => {
-                let why = "only a master may say this of a job, and the user who asks is none; see \
-                           `masters` of the source";
+                let why = "only a master may do this, and this user is none; see `masters` of the \
+                           source";
                 (Answer::Refused { why: why.to_owned(), later: false }, Some(place))
             }
             Asked::Job(JobCall::Ask { question, store }) => {
@@ -426,7 +426,10 @@ async fn when_safe(receipt: Option<Receipt>) -> Answer {
     let Some(receipt) = receipt else { return later("the daemon is stopping") };
     match receipt.await {
         Ok(true) => Answer::Done(None),
-        _ => later("a sink that wants the events has not kept them; see what it dropped"),
+        _ => later(
+            "a sink that wants the events has not kept them; saltern_sink_dropped_events_total \
+             says which and why",
+        ),
     }
 }
 
@@ -647,7 +650,7 @@ pub(super) mod tests {
             let place = handler.place(&share, &asked, 10, None).unwrap();
             let (answer, _) = handler.serve(asked, None, place).await;
             let says = format!("{answer:?}");
-            assert_eq!(says.contains("nobody knows who is a master"), is_refused, "{says}");
+            assert_eq!(says.contains("the masters are not known yet"), is_refused, "{says}");
             assert!(!is_refused || says.contains("later: true"), "{says}");
         }
     }
