@@ -78,8 +78,9 @@
 //!
 //! # Moving
 //!
-//! Name the database of Salt's own: its rows are taken as they are, and missing columns are added.
-//! Salt's own returner goes on reading all of it.
+//! Compare with a database of its own: two that write the same rows to one are in each other's way.
+//! Then name the database of Salt's own, once its returner no longer writes: its rows are taken as
+//! they are, and missing columns are added. Salt's own returner goes on reading all of it.
 
 use std::io;
 use std::path::{Path, PathBuf};

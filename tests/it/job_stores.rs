@@ -105,6 +105,12 @@ async fn a_job_that_only_a_store_has_is_answered_by_it() {
     assert_eq!(ask(&mut peer, "get_minions", &store("db")).await[0], json!("web-1"));
     let both = [("jid", Value::from(of_cache)), ("store", "db".into())];
     assert_eq!(ask(&mut peer, "get_jid", &both).await["web-9"]["return"], json!(1));
+    // A late return, or a forged one, hides nothing of a job that the cache has forgotten.
+    assert_eq!(peer.ask(returned(4, JID, "evil", 1.into())).await, done(4));
+    assert_eq!(ask(&mut peer, "get_jid", &jid).await["web-1"]["return"], json!(true));
+    let shown: serde_json::Value =
+        serde_json::from_str(&daemon.body(&format!("/api/v1/jobs/{JID}"))).unwrap();
+    assert_eq!(shown["returns"]["web-1"]["return"], json!(true), "{shown}");
     let (why, later) = refused(&mut peer, "get_minions", &store("out")).await;
     assert_eq!(why, "there is no sink `out` that keeps jobs; there are: db");
     assert!(!later);

@@ -848,6 +848,25 @@ fn a_file_that_cannot_be_read_is_an_error() {
 }
 
 #[tokio::test]
+async fn people_see_how_the_sink_has_judged_a_return() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("salt.db");
+    let claims = [("retcode", Value::from(1)), ("success", Value::from(true))];
+    open(&database).store(&batch(vec![job_return("web-1", &claims)])).unwrap();
+    let store = Sqlite3::job_store(&config(&database)).unwrap();
+    let jobs = Jobs::new(folder.path());
+    jobs.set_stores(JobStores::new(vec![("a".to_owned(), store)], &["a".to_owned()]).into());
+    let found = jobs.find_stored(JID, 1 << 16).await.unwrap().unwrap();
+    let shown = jobs.show_stored(found, 1 << 16).unwrap().into_memory().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    let of_minion = &shown["returns"]["web-1"];
+    assert_eq!((&of_minion["outcome"], &of_minion["vouched_by"]), (&json!("failed"), &json!("bus")));
+    assert_eq!((&of_minion["ok"], &shown["failed"]), (&json!(false), &json!(1)));
+    // An id of no job has returns of many.
+    assert!(jobs.find_stored("nocache", 1 << 16).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_question_that_nobody_waits_for_ends() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("salt.db");
