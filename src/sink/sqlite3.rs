@@ -128,7 +128,7 @@ pub(super) struct Config {
     timeout: Span,
     /// The time that rows are kept, `30d`, whoever wrote them. They go in small steps after each
     /// batch; the file does not shrink. Default: for ever.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::units::positive_or_none")]
     keep: Option<Span>,
 }
 
