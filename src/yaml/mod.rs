@@ -639,7 +639,8 @@ fn not_yaml(error: &serde_saphyr::Error, text: &str) -> Problem {
     let message = error.without_snippet().to_string();
     if TABS.iter().any(|tab| message.starts_with(tab)) {
         let message = "this is not YAML: a tab cannot indent it".to_owned();
-        return problem(message, Some("indent with spaces"));
+        let place = place.map(|place| indenting_tab(text, place).unwrap_or(place));
+        return Problem { place, ..problem(message, Some("indent with spaces")) };
     }
     // The parser's message may quote a part of the line.
     if place.is_some_and(|place| hide::hides(text, place.line)) {
@@ -687,6 +688,18 @@ fn interpolated(text: &str) -> Result<(String, String), String> {
         };
     }
     Ok((out + rest, literal + rest))
+}
+
+/// The first tab that indents a line, at a place or below: the parser tells of it where a value
+/// before it ends.
+fn indenting_tab(text: &str, from: Place) -> Option<Place> {
+    let lines = (1..).zip(hide::lines_of(text)).skip(from.line.saturating_sub(1));
+    let tab = |(number, line): (usize, &str)| {
+        let indent = line.len() - line.trim_start().len();
+        let column = line.get(..indent)?.find('\t')? + 1;
+        Some(Place { line: number, column })
+    };
+    lines.filter_map(tab).next()
 }
 
 impl From<Spanned<Value>> for Node {
@@ -1047,6 +1060,12 @@ mod tests {
             (
                 "http:\n\tlisten: a",
                 2,
+                "this is not YAML: a tab cannot indent it",
+                "indent with spaces",
+            ),
+            (
+                "http:\n  listen: a\n  \ttoken: b",
+                3,
                 "this is not YAML: a tab cannot indent it",
                 "indent with spaces",
             ),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::daemon::SALTERN;
+use crate::harness::daemon::{Daemon, SALTERN, until};
 
 /// Nothing may take longer here.
 const DEADLINE: Duration = Duration::from_mins(2);
