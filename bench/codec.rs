@@ -107,7 +107,7 @@ fn transcoder(criterion: &mut Criterion) {
     }
 }
 
-/// Rules that find nothing, which is what most events cost; and a rule that replaces something in
+/// Rules that find nothing, which is the cost of most events; and a rule that replaces something in
 /// each.
 fn redaction(criterion: &mut Criterion) {
     for (kind, rule) in [

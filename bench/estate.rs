@@ -1,6 +1,6 @@
-//! The cost of the metrics of the estate: the dispatcher, which hands chunks on; the thread that
-//! counts, with a bare walk over the payloads for reference; and whoever renders. Throughput is in
-//! events, of `render` in series.
+//! The cost of the metrics of the estate: of the dispatcher, which hands chunks on; of the thread
+//! that counts, with a bare walk over the payloads for reference; and of rendering. Throughput is
+//! in events, of `render` in series.
 
 #![allow(missing_docs, clippy::expect_used, dead_code)]
 

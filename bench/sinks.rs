@@ -52,7 +52,7 @@ fn sqlite3(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(payload), |bencher| {
             bencher.iter_batched(
                 || {
-                    // New events each time: the database leaves out what it has.
+                    // New events each time: the database leaves out known ones.
                     number += EVENTS;
                     Batch::new(1, number as u64, vec![share_of(size, number)])
                 },

@@ -1,9 +1,9 @@
 //! The checks of the fuzz target `spill`; shared with `tests/it/fuzz_targets.rs`.
 //!
 //! The input is a life of a spill, byte by byte: events with payloads that a minion might write to
-//! deceive, and damage to the files between two starts. Whatever that is, a start ends, `scan`
-//! says what the spill then counts as lost, nothing comes that was not put in, and what is put in
-//! afterwards comes out.
+//! deceive, and damage to the files between two starts. After any life a start ends, and `scan`
+//! reports the same losses as the spill counts. No event comes that was not put in, and events that
+//! are put in afterwards come out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -47,8 +47,8 @@ pub(crate) fn spill(data: &[u8], folder: &Path) {
 struct Life<'a> {
     input: &'a [u8],
     folder: PathBuf,
-    /// All that was ever put in, by sequence. After a tail was cut off, sequences are given once
-    /// more.
+    /// All events that were ever put in, by sequence. After a tail was cut off, sequences are given
+    /// once more.
     appended: BTreeMap<u64, BTreeSet<(String, Vec<u8>)>>,
     /// Events that were put in and neither came nor were counted as lost.
     waiting: u64,

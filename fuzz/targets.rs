@@ -23,8 +23,8 @@ pub(crate) fn framing(data: &[u8]) {
         let (cut, cut_error) = frames(stream, piece, max_frame);
         assert_eq!(whole, cut, "pieces of {piece}");
         let same = match (&whole_error, &cut_error) {
-            // The part of a frame that is at hand decides what is noticed first: its length, or
-            // what is wrong further in. And the length is only known from below.
+            // The part of a frame at hand decides which fault is noticed first: its length, or one
+            // further in. The length is only known from below.
             (Some(FrameError::TooLarge { .. }), Some(_))
             | (Some(_), Some(FrameError::TooLarge { .. })) => true,
             (one, other) => one == other,
@@ -53,7 +53,7 @@ fn frames(stream: &[u8], piece: usize, max_frame: usize) -> (Vec<Frame>, Option<
     (found, None)
 }
 
-/// Any text is a value or an error. One that is JSON is what it is, but for integers over 64 bits.
+/// Any text is a value or an error. JSON keeps its value, except for integers over 64 bits.
 pub(crate) fn lenient_json(data: &[u8]) {
     let strict = serde_json::from_slice::<serde_json::Value>(lenient_json::without_mark(data));
     match (lenient_json::read(data), strict) {
@@ -70,7 +70,7 @@ pub(crate) fn lenient_json(data: &[u8]) {
     }
 }
 
-/// As [`framing`], for the messages of Salt's side.
+/// The same as [`framing`], for the messages of Salt's side.
 pub(crate) fn prefixed(data: &[u8]) {
     let [pace, limit, stream @ ..] = data else { return };
     let max_frame = 16_usize << (limit % 12);
@@ -168,7 +168,7 @@ pub(crate) fn transcoder(data: &[u8]) {
 const MAX_REQUEST: usize = 4096;
 
 /// Any message to the returner source gets one answer, with the number of the request; what the job
-/// cache was given it can give out again. Whether it was done.
+/// cache was given it can give out again. Returns true if it was done.
 pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
     let message = Bytes::copy_from_slice(data);
     let (events, answer) = returner_wire::handled(&message, MAX_REQUEST, jobs);
@@ -179,7 +179,7 @@ pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
     };
     assert_eq!((number(&answer, "v"), number(&answer, "id")), (2, number(data, "id")));
     for event in &events {
-        // A return gets a tag, which says what is in it.
+        // A return gets a tag with its job and minion.
         assert!(data.len() <= MAX_REQUEST && event.len() <= 2 * data.len() + 32);
     }
     let text = |key| msgpack::find(&answer, key).and_then(msgpack::scalar);
@@ -196,7 +196,7 @@ pub(crate) fn request(data: &[u8], jobs: &Jobs) -> bool {
 /// The password in the configuration that a target begins with.
 const SECRET: &str = "hunter2-is-secret";
 
-/// Longer texts only take longer: what is wrong is looked for again after each mistake.
+/// Longer texts only take longer: the search for mistakes begins again after each one.
 const MAX_TEXT: usize = 16 << 10;
 
 /// The text of an input that the targets of YAML take. It must not read files of this machine.
@@ -217,14 +217,14 @@ pub(crate) fn config(data: &[u8]) {
     for problem in problems {
         assert!(!problem.message.is_empty());
         let place = problem.place.expect("a mistake has no place");
-        // Behind the last line lies what is missing at the end.
+        // A place behind the last line is that of a missing end.
         assert!(place.line <= lines + 1, "line {} of {lines}", place.line);
         let shown = problem.render("saltern.yaml", &text);
         assert!(!shown.contains(SECRET), "{shown}");
     }
 }
 
-/// Of any configuration of a master a page is made that is YAML, or it is refused with a place.
+/// Any configuration of a master becomes a page that is YAML, or is refused with a place.
 pub(crate) fn import_master(data: &[u8]) {
     let Some(text) = yaml(data) else { return };
     let master = match Master::parse(text) {
@@ -240,8 +240,8 @@ pub(crate) fn import_master(data: &[u8]) {
     }
 }
 
-/// The query string of any route is taken, or refused with a sentence that is in proportion. Which
-/// route is chosen by the first byte.
+/// The query string of any route is taken, or refused with a sentence that is in proportion. The
+/// first byte chooses the route.
 pub(crate) fn query(data: &[u8], jobs: &Jobs) {
     let [route, query @ ..] = data else { return };
     let Ok(query) = std::str::from_utf8(query) else { return };

@@ -1,9 +1,9 @@
 //! Events of a master that does not exist, for `saltern demo`: they have the tags, keys, order and
-//! proportions of what masters of 3008 put on their buses.
+//! proportions of the events of masters of 3008.
 //!
 //! Events come in stories: a job is published, its minions return one after the other while other
-//! stories go on, a highstate fails here and there. A story is planned as a whole, each event with
-//! the number of events after which it is due; whenever nothing is due a new story begins. The same
+//! stories go on, a highstate fails here and there. A story is planned as a whole. Each of its
+//! events is due after a number of others. A new story begins whenever nothing is due. The same
 //! seed and the same clock give the same events.
 
 use std::cmp::{Ordering, Reverse};
@@ -67,8 +67,8 @@ const FUNCTIONS: &[(&str, &[&str], u32)] = &[
     ("saltutil.sync_all", &[], 1),
 ];
 
-/// A state of the highstate: module, id, name, function, sls, what it says when it has no work and
-/// when it fails.
+/// A state of the highstate: module, id, name, function, sls, its comments without work and after a
+/// failure.
 struct State {
     module: &'static str,
     id: &'static str,

@@ -5,14 +5,14 @@
 //! ([`event::redact`]), asks each sink's [filter](event::filter), and shares the events out in
 //! [chunks](event::chunk). Each sink has a spooler, a thread that owns the sink's [`queue`] and
 //! cuts it into [batches](event::batch). Its writers are driven by [`delivery`]: connect, write,
-//! back off, split what is refused. A [`sink`] knows its store and nothing else.
+//! back off, split refused batches. A [`sink`] knows its store and nothing else.
 //!
 //! [`pipeline`] puts this together from a [`config`], which is [`yaml`] with [`units`], and changes
-//! it while it runs. [`observe`] is what can be seen of it, [`estate`] what can be seen of the Salt
-//! estate, [`jobs`] what Salt's job cache knows, and [`http`] serves all three. [`cli`] is the
-//! command line, [`import_master`] reads a master's configuration, and [`demo`] makes up events for
-//! trying all this out. Payloads stay msgpack ([`codec::msgpack`]) until a sink asks for JSON
-//! ([`codec::json`]). `ARCHITECTURE.md` draws which room uses which.
+//! it while it runs. [`observe`] has the state of the daemon, [`estate`] the metrics of the Salt
+//! estate, and [`jobs`] the job cache; [`http`] serves all three. [`cli`] is the command line,
+//! [`import_master`] reads a master's configuration, and [`demo`] makes up events for trying all
+//! this out. Payloads stay msgpack ([`codec::msgpack`]) until a sink asks for JSON
+//! ([`codec::json`]). `ARCHITECTURE.md` draws the rooms and their uses.
 
 pub mod cli;
 pub(crate) mod client;

@@ -9,7 +9,7 @@ use saltern::jobs::Jobs;
 #[path = "../targets.rs"]
 mod targets;
 
-/// A job cache with nothing in it: what is asked must still be SQL.
+/// A job cache with nothing in it: the question must still be SQL.
 static JOBS: LazyLock<(tempfile::TempDir, Jobs)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("no folder for the job cache");
     let jobs = Jobs::new(folder.path());

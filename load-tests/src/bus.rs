@@ -14,7 +14,7 @@ use crate::{Failure, zmtp};
 /// The rate at which events are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rate {
-    /// As fast as they are read, many in a write.
+    /// The rate at which they are read, many in a write.
     Max,
     /// So many a second, evenly: each in a write of its own, as masters do, up to [`SINGLE`].
     PerSecond(f64),
@@ -71,8 +71,8 @@ impl Drop for Bus {
 /// Bytes of a write at [`Rate::Max`], about.
 const WRITE: usize = 256 << 10;
 
-/// Events a second up to which each has a write of its own. Above, what is due together is written
-/// together: a thread cannot be woken so often.
+/// Events a second up to which each has a write of its own. Above, events that are due together are
+/// written together: a thread cannot be woken so often.
 pub(crate) const SINGLE: f64 = 20_000.0;
 
 impl Bus {

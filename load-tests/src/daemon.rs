@@ -171,7 +171,7 @@ impl Daemon {
 /// The token that the HTTP side wants.
 const TOKEN: &str = "measured";
 
-/// The time that the process may take to connect, and to store what is left when all is sent.
+/// The time that the process may take to connect, and to store the rest when all is sent.
 const LIMIT: Duration = Duration::from_mins(10);
 
 /// Between two looks at how far the sinks are, which cost the measured process something too.

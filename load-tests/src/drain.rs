@@ -10,7 +10,7 @@ use crate::{Failure, process};
 /// Bytes asked of the kernel at once: what a unix socket's buffer holds.
 const READ: usize = 256 << 10;
 
-/// Reads until the bus closes; says what it read and what that cost.
+/// Reads until the bus closes. Returns the number of events read and their cost.
 pub(crate) fn drain(socket: &Path) -> Result<String, Failure> {
     let mut stream =
         UnixStream::connect(socket).map_err(|error| format!("{}: {error}", socket.display()))?;

@@ -1,5 +1,5 @@
 //! The cost of the metrics of an estate: the same events with them, without them, and with series
-//! for each minion; and what a scrape then is.
+//! for each minion; and the size of a scrape then.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::traffic::Framing;
 /// `/metrics` is asked so often; the table has the shortest and the longest.
 const SCRAPES: usize = 5;
 
-/// Between two of them: saltern makes whoever asks again within 100 ms wait.
+/// The time between two of them: saltern makes a scraper wait that asks again within 100 ms.
 const BETWEEN: Duration = Duration::from_millis(250);
 
 /// A scrape: bytes, lines that are series, the shortest and the longest time.

@@ -1,5 +1,5 @@
-//! Scenarios of faults: what becomes of the bus, of the healthy sink and of memory while something
-//! is wrong, and whether everything is stored afterwards, once and in order.
+//! Scenarios of faults: their effect on the bus, on the healthy sink and on memory. Afterwards
+//! everything has to be stored, once and in order.
 //!
 //! Sink `s0` is healthy in all of them, `s1` is the one that may fail. Both have a spill
 //! (`durable`).
@@ -70,10 +70,10 @@ struct Watched {
     resident: u64,
 }
 
-/// Memory that may be resident in any scenario, whatever waits.
+/// Memory that may be resident in any scenario.
 const MOST_RESIDENT: u64 = 256 << 20;
 
-/// Plays the scenarios and prints a table; fails if one of them lost, repeated or reordered
+/// Plays the scenarios and prints a table. Fails if one of them lost, repeated or reordered
 /// anything, took too much memory, or held the bus or the healthy sink up for a second.
 pub(crate) fn print(binary: &Path, rate: f64, seconds: u64) -> Result<(), Failure> {
     let traffic = Traffic::new(Mix::Highstates, 3000, Framing::Plain, Path::new(""))?;

@@ -17,7 +17,7 @@ use crate::Failure;
 /// Jobs that are stored together, as a batch of the bus is.
 const TOGETHER: u64 = 100;
 
-/// A minion's return: 300 bytes, which with what stands around it is a small return.
+/// A minion's return: 300 bytes. With its envelope that is a small return.
 const TEXT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\
 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\
 cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";

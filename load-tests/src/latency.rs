@@ -1,8 +1,8 @@
-//! From the bus to the store: how long an event takes from the moment before it is written into the
-//! socket until the sink's write arrives at another process.
+//! The latency of an event: from the moment before it is written into the socket until the sink's
+//! write arrives at another process.
 //!
-//! The sink is `local`, whose standard output is a pipe that is read here: a read that waits in the
-//! kernel wakes with the sink's write, where looking at a file again and again would add its own
+//! The sink is `local`, and its standard output is a pipe that is read here. A read that waits in
+//! the kernel wakes with the sink's write; looking at a file again and again would add its own
 //! delay. Both times are of this process, so one clock is enough. An event is recognised by its
 //! jid. A second sink is down all the time.
 

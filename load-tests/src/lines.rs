@@ -1,4 +1,4 @@
-//! Which events are in a store, in which order: an event is known by the number in its jid.
+//! The events in a store, in order: an event is known by the number in its jid.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -43,9 +43,9 @@ pub(crate) fn each(
 pub(crate) struct Seen {
     /// The number of events.
     pub(crate) events: u64,
-    /// The number of those that came a second time.
+    /// The number of events that came a second time.
     pub(crate) repeated: u64,
-    /// The number of those that were left out when a later one came.
+    /// The number of events that were missing when a later one came.
     pub(crate) skipped: u64,
     next: u64,
 }

@@ -1,12 +1,12 @@
-//! `saltern-load`: a bus that offers more than saltern takes, a reader that only drains it, and the
-//! scenarios that compare the two and print a table.
+//! `saltern-load`: a bus that offers more than saltern takes, and a reader that only drains it.
+//! Scenarios compare the two and print a table.
 //!
 //! [`traffic`] makes the events, [`simulator`] those of a whole estate, [`bus`] serves them (with
-//! [`zmtp`], as ZeroMQ does), [`drain`] is the reference for what the machine can do at all.
-//! [`daemon`] starts a saltern as a process of its own, [`measure`] reads from `/proc` what the
-//! events cost it. [`report`] is the list of targets, [`curves`], [`latency`] and [`estate`] are
-//! measured beside it and drawn by [`plot`]; [`faults`] and [`soak`] are played on a [`stage`] and
-//! check what the stores hold ([`lines`]). [`spill`] and [`jobs`] are parts measured by themselves.
+//! [`zmtp`], as ZeroMQ does), [`drain`] is the reference for the machine's own limit. [`daemon`]
+//! starts a saltern as a process of its own, [`measure`] reads from `/proc` what the events cost
+//! it. [`report`] is the list of targets, [`curves`], [`latency`] and [`estate`] are measured
+//! beside it and drawn by [`plot`]; [`faults`] and [`soak`] are played on a [`stage`] and check
+//! what the stores hold ([`lines`]). [`spill`] and [`jobs`] are parts measured by themselves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -212,7 +212,7 @@ struct Offer {
     /// `zmtp` (a ZeroMQ publisher).
     #[arg(long, value_enum, default_value_t = Framing::Plain)]
     framing: Framing,
-    /// Which events.
+    /// The events to send.
     #[arg(long, value_enum, default_value_t = Mix::Highstates)]
     mix: Mix,
     /// In place of the mix, what an estate of so many minions says in about an hour.

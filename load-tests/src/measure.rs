@@ -2,12 +2,12 @@
 //! they cost it.
 //!
 //! The costs are those between the moment before the first event is sent and the moment when the
-//! last is stored: starting and ending are left out, whatever runs besides is not. The bus is this
+//! last is stored. Starting and ending are left out; other work in between is not. The bus is this
 //! process, so that a machine with two cores has one for the reader.
 //!
-//! A bus that is not slowed down runs away from a sink that writes files, and then what is measured
-//! is the memory of the queue. So with files to look at the bus always has more to send but waits
-//! while saltern is more than [`WINDOW`] events ahead of one of them.
+//! A bus that is not slowed down runs away from a sink that writes files, and then the memory of
+//! the queue is measured. So with files to look at the bus always has more to send but waits while
+//! saltern is more than [`WINDOW`] events ahead of one of them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -150,8 +150,8 @@ pub(crate) fn with_saltern<T>(
         Some(kind) => vec![kind.to_owned()],
         None => (0..).zip(measured.sinks).map(|(number, sink)| sink.config(number)).collect(),
     };
-    // Room for all that a saturated bus can be ahead of a sink: what is measured is the cost of
-    // storing, and dropping is cheaper than that.
+    // Room for all events that a saturated bus can be ahead of a sink. The cost of storing is
+    // measured, and dropping is cheaper than that.
     let is_fast = match load.rate {
         Rate::Max => true,
         Rate::PerSecond(rate) => rate > SINGLE,

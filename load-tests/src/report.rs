@@ -25,7 +25,7 @@ impl Table {
     }
 }
 
-/// Runs what is measured `rounds` times and prints the table. A target that is not met is marked,
+/// Runs each measurement `rounds` times and prints the table. A target that is not met is marked,
 /// and makes the command fail. `scale` is by how much there is less to do than in a real run.
 pub(crate) fn print(binary: &Path, rounds: usize, scale: u64) -> Result<(), Failure> {
     let traffic = Traffic::new(Mix::Highstates, SIZE, Framing::Plain, Path::new(""))?;

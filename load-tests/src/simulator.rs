@@ -1,10 +1,10 @@
 //! The events of a Salt estate of many minions, as its master's bus would carry them in an hour or
 //! so.
 //!
-//! Minions come up, jobs run on groups of them and on all, most return and a few never do, some
-//! highstates fail, beacons tell of load and disks, presence events name who is there, keys come
-//! and go. The same number of minions and the same seed give the same events. The events of a job
-//! carry its jid, which [`Traffic`] gives anew each time the hour is sent again.
+//! Minions come up, jobs run on groups of them and on all, most return and a few never do. Some
+//! highstates fail, beacons tell of load and disks, presence events name the minions that are
+//! there, keys come and go. The same number of minions and the same seed give the same events. The
+//! events of a job carry its jid. [`Traffic`] gives it anew each time the hour is sent again.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};

@@ -1,9 +1,10 @@
-//! A long run with faults all the time: does memory grow, do descriptors or threads, is everything
-//! stored?
+//! A long run with faults all the time. Memory, descriptors and threads must not grow, and
+//! everything must be stored.
 //!
-//! Four sinks: one that is healthy and checked; a database that is locked every other second, for
-//! one minion in fifty; a ClickHouse where nobody listens, with a bounded spill; a blackhole. The
-//! master restarts once a minute. Memory, descriptors and threads are sampled every second.
+//! There are four sinks: one that is healthy and checked; a database that is locked every other
+//! second, for one minion in fifty; a ClickHouse where nobody listens, with a bounded spill; a
+//! blackhole. The master restarts once a minute. Memory, descriptors and threads are sampled every
+//! second.
 
 use std::fmt::Write as _;
 use std::net::Shutdown;
@@ -107,8 +108,8 @@ pub(crate) fn print(binary: &Path, plots: &Path, minutes: f64, rate: f64) -> Res
     let mut grew = row("RSS, MiB", &samples, |sample| mib(sample.resident), 1.1, 4.0);
     grew += row("descriptors", &samples, |sample| sample.descriptors, 1.0, 2.0);
     grew += row("threads", &samples, |sample| sample.threads, 1.0, 2.0);
-    // Events that wait and events that were dropped are all that there were: nothing is lost
-    // unsaid.
+    // Events that wait and events that were dropped are all the others: nothing is lost without a
+    // count.
     #[allow(clippy::cast_precision_loss)]
     let is_said = (waiting + dropped as f64 - total as f64).abs() < 0.5;
     let is_stored =

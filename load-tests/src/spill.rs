@@ -1,4 +1,4 @@
-//! The spill by itself: how fast it appends beside `dd`, and what recovery reads.
+//! The spill by itself: the speed of appending beside `dd`, and the bytes that recovery reads.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

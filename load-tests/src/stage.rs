@@ -1,7 +1,7 @@
 //! The stage of the scenarios of faults and the soak: stores that are checked, and a lock that
 //! makes one of them unusable.
 //!
-//! The checked store is the sink `local`, whose output is a pipe that is read here, event by event:
+//! The checked store is the sink `local`. Its output is a pipe that is read here, event by event:
 //! half an hour of events would be 27 GB of files. The store that fails is a database of the sink
 //! `sqlite3` which is held locked.
 
@@ -28,7 +28,7 @@ impl Output {
         Output(std::thread::spawn(move || read(output)))
     }
 
-    /// All that has come. The daemon has ended.
+    /// All events that have come. The daemon has ended.
     pub(crate) fn end(self) -> Result<Seen, Failure> {
         Ok(self.0.join().map_err(|_| "the thread that reads the sink's output panicked")??)
     }

@@ -1,8 +1,8 @@
 //! Events as Salt masters send them, encoded beforehand.
 //!
-//! The events of a [`Traffic`] go round and round; each time an event is sent again it gets a new
-//! jid, so that a store with a key on jid and minion keeps them all. The jid is patched into the
-//! encoded bytes, which costs a few nanoseconds where encoding costs microseconds.
+//! The events of a [`Traffic`] go round and round. An event gets a new jid each time it is sent
+//! again, so that a store with a key on jid and minion keeps them all. The jid is patched into the
+//! encoded bytes, which costs a few nanoseconds; encoding costs microseconds.
 
 use std::error::Error;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(crate) enum Framing {
     Zmtp,
 }
 
-/// Which events.
+/// The events of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mix {
     /// The events of real masters, from the capture files.
@@ -42,7 +42,7 @@ pub(crate) enum Mix {
 pub(crate) struct Encoded {
     pub(crate) frame: Vec<u8>,
     pub(crate) jids: Vec<usize>,
-    /// Which of the traffic's jobs it belongs to.
+    /// The number of its job in the traffic.
     pub(crate) job: u64,
 }
 

@@ -18,8 +18,8 @@ fn greeting() -> [u8; 64] {
 /// A command READY with the type of our socket.
 const READY: &[u8] = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03PUB";
 
-/// Speaks as a publisher until the other side has subscribed. Everything is sent to it, whatever it
-/// subscribed to.
+/// Speaks as a publisher until the other side has subscribed. Everything is sent to it, with any
+/// subscription.
 pub(crate) fn welcome(stream: &mut UnixStream) -> Result<(), Failure> {
     stream.write_all(&greeting())?;
     stream.read_exact(&mut [0; 64])?;

@@ -1,4 +1,4 @@
-//! `saltern check`: says what is wrong with a configuration.
+//! `saltern check`: reports the mistakes of a configuration.
 
 use std::iter;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(super) struct Check {
     /// Connect to every source and sink once.
     #[arg(long)]
     connect: bool,
-    /// Lines, or a JSON document for machines. What stands on standard error is the same.
+    /// Lines, or a JSON document for machines. Standard error is the same.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -41,7 +41,7 @@ struct Report {
     connections: Option<Vec<Connection>>,
 }
 
-/// A mistake in the configuration, or what should be written otherwise.
+/// A mistake in the configuration, or a warning.
 #[derive(Serialize)]
 struct Finding {
     level: Level,
@@ -139,7 +139,7 @@ fn certificate(config: &Config) -> Result<(), String> {
     read.map(drop).map_err(|error| format!("http.tls: {}", chain(&error)))
 }
 
-/// Says what is hidden of events, so that a rule under the wrong sink shows.
+/// Names the rules that hide values of events, so that a rule under the wrong sink shows.
 fn say_redacted(config: &Config) {
     let lists = config.sinks.iter().map(|sink| (format!("sink {}", sink.name), &sink.redact));
     for (of, rules) in iter::once(("all events".to_owned(), &config.redact)).chain(lists) {

@@ -1,4 +1,4 @@
-//! `saltern completions`: what a shell completes after `saltern`.
+//! `saltern completions`: completions of `saltern` for a shell.
 
 use clap::{Args, Command};
 use clap_complete::Shell;

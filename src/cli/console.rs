@@ -15,7 +15,7 @@ use crate::config::located::Located;
 use crate::http::token;
 use crate::units::Secret;
 
-/// The part of the daemon's status that is of interest here.
+/// The part of the daemon's status that is used here.
 #[derive(Deserialize)]
 struct Status {
     http: Reached,
@@ -35,7 +35,7 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
     let reached = match Daemon::running(target) {
         Ok(Some(daemon)) => runtime()?.block_on(ask(&daemon)).unwrap_or(configured),
         Ok(None) => {
-            eprintln!("no daemon seems to run; this is the URL once one does");
+            eprintln!("no daemon seems to run; start it, then this URL works");
             configured
         }
         Err(_) => configured,
@@ -49,8 +49,8 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
     };
     if let Some(user) = stranger(listen.port(), &general.state_dir) {
         return Err(Failure::Running(format!(
-            "a process of user {user} listens at {listen}, who is neither root nor the owner of {}; a \
-             browser must not show it the token",
+            "the process that listens at {listen} belongs to user {user}, who is neither root nor \
+             the owner of {}; no URL is printed, because that process would get the token",
             general.state_dir.display()
         )));
     }
@@ -65,7 +65,7 @@ pub(super) fn console(target: &Target) -> Result<(), Failure> {
         }
         (None, None) => made(&state_dir_of(target)?),
     };
-    // Who may not read that one may have been given the one that only reads.
+    // A user who may not read that token may have been given the one that only reads.
     let token = acting.or_else(|failure| general.http.read_token.clone().ok_or(failure))?;
     let scheme = if reached.tls { "https" } else { "http" };
     let mut query = form_urlencoded::Serializer::new(String::new());
@@ -85,14 +85,14 @@ fn made(state_dir: &std::path::Path) -> Result<Secret, Failure> {
     token::read(&file).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::NotFound => {
-                "a daemon makes it at its first start; has it run, and is this its state_dir \
-                 (--config, --state-dir)?"
+                "a daemon makes it at its first start: start it, or name its state_dir with \
+                 --config or --state-dir"
             }
             io::ErrorKind::PermissionDenied => {
-                "run this as root or as the daemon's user; who may only read gets a page with \
-                 http.read_token of the configuration"
+                "run this as root or as the daemon's user; for a page that only reads, the \
+                 configuration needs an http.read_token that you may read"
             }
-            _ => "restart the daemon, which then makes a new one",
+            _ => "restart the daemon: it then makes a new one",
         };
         Failure::Running(format!("cannot read the token in {}: {error}; {advice}", file.display()))
     })

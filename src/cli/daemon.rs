@@ -62,7 +62,7 @@ enum Transport {
     Address {
         scheme: Scheme,
         authority: Authority,
-        /// `None` of a place that may be somebody else's.
+        /// `None` for a place that may be somebody else's.
         tokens: Option<Tokens>,
         /// Certificates that are trusted instead of the system's.
         ca: Option<PathBuf>,
@@ -83,7 +83,7 @@ impl Tokens {
         Tokens { reads, acts }
     }
 
-    /// The one that can do the least of what is asked.
+    /// The weakest token that is enough for the request.
     fn shown(&self, method: &Method) -> Option<&Secret> {
         match *method {
             Method::GET => self.reads.as_ref().or(self.acts.as_ref()),
@@ -98,7 +98,7 @@ fn is_own(host: &str, http: &Http) -> bool {
         return true;
     }
     let (Some(listen), Ok(ip)) = (http.listen, host.parse::<IpAddr>()) else { return false };
-    // Of an address for all each one of this machine is meant, which alone can be bound.
+    // An address for all means each address of this machine, and no other can be bound.
     ip == listen.ip() || listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
 }
 
@@ -115,7 +115,7 @@ enum Found {
         path: PathBuf,
         meant: Option<PathBuf>,
     },
-    /// There is one that may not be opened, with what to do.
+    /// There is one that may not be opened; with advice.
     Denied(String),
     /// Nobody listens at any of these.
     Nobody(Vec<PathBuf>),
@@ -135,7 +135,7 @@ impl Daemon {
             }
             Found::Denied(why) => Err(Failure::Running(why)),
             Found::Nobody(places) => {
-                // Of a socket that was turned off the address is left.
+                // A daemon whose socket was turned off has its address left.
                 if general.http.socket.is_none()
                     && let Some(listen) = general.http.listen
                 {
@@ -149,8 +149,8 @@ impl Daemon {
                 }
                 let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
                 Err(Failure::Running(format!(
-                    "there is no daemon at {}; is it running? --config or --state-dir says which one \
-                     is meant",
+                    "there is no daemon at {}: start it, or name another one with --config or \
+                     --state-dir",
                     places.join(" or ")
                 )))
             }
@@ -202,8 +202,8 @@ impl Daemon {
         let port = port_of(&scheme, &authority);
         if is_here && let Some(user) = stranger(port, &general.state_dir) {
             return Err(Failure::Running(format!(
-                "--url {url}: a process of user {user} listens there, who is neither root nor the owner of \
-                 {}; it is sent no token",
+                "--url {url}: the process that listens there belongs to user {user}, who is \
+                 neither root nor the owner of {}; no token was sent to it",
                 general.state_dir.display()
             )));
         }
@@ -213,7 +213,7 @@ impl Daemon {
         Ok(Daemon { transport: Transport::Address { scheme, authority, tokens, ca } })
     }
 
-    /// Asks for what is under `/api/v1/` at this path, and waits for the beginning of the answer.
+    /// Asks for this path under `/api/v1/`, and waits for the beginning of the answer.
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -225,13 +225,13 @@ impl Daemon {
         match answer.status {
             StatusCode::OK => Ok(answer),
             StatusCode::UNAUTHORIZED if self.is_elsewhere() => Err(self.failed(
-                "the daemon wants its token, which is sent to loopback, to the address of http.listen \
-                 and to the names in http.hosts of the configuration alone; add this host to them if \
-                 it is the daemon's",
+                "the daemon needs its token, which is sent only to loopback, to the address of \
+                 http.listen and to the names in http.hosts of the configuration; if this host is \
+                 the daemon's, add it to http.hosts",
             )),
             StatusCode::UNAUTHORIZED => Err(self.failed(
-                "the daemon wants its token; name its configuration with --config, http.token is read \
-                 from there, or ask over its unix socket, without --url",
+                "the daemon needs its token: name its configuration, which has http.token, with \
+                 --config; or leave out --url to use its unix socket",
             )),
             status => {
                 let body = answer.bytes().await.unwrap_or_default();
@@ -265,8 +265,8 @@ impl Daemon {
                 let uid = self.connected(stream.peer_cred())?.uid();
                 if !is_trusted(uid, path, state_dir) {
                     return Err(self.failed(&format!(
-                        "the process that listens there is user {uid}'s, who is neither root nor the \
-                         owner of {} or of the socket's directory; it may be a decoy",
+                        "the process that listens there belongs to user {uid}, who is neither root \
+                         nor the owner of {} or of the socket's directory; it may be a decoy",
                         state_dir.display()
                     )));
                 }
@@ -322,7 +322,7 @@ impl Daemon {
         Ok(Answer { status, body, _connection: task })
     }
 
-    /// Says if no token is sent there.
+    /// Tells if no token is sent there.
     fn is_elsewhere(&self) -> bool {
         matches!(self.transport, Transport::Address { tokens: None, .. })
     }
@@ -360,13 +360,14 @@ impl Answer {
     }
 }
 
-/// The part of the configuration that the commands have to know. It is that of an empty one with
-/// `--url` or `--state-dir`, and where the file at the default path is absent or may not be read.
+/// The part of the configuration that the commands need. With `--url` or `--state-dir` it is that
+/// of an empty configuration. So it is if the file at the default path is absent or may not be
+/// read.
 pub(super) fn general_of(target: &Target, has_url: bool) -> Result<General, Failure> {
     located(target, has_url).map(|located| located.general)
 }
 
-/// The same, with what is known of the token.
+/// The same, with the facts about the token.
 pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure> {
     let config = &target.config;
     let is_default = config == Path::new(config::DEFAULT_PATH);
@@ -388,7 +389,7 @@ pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure
     if let Some(state_dir) = &target.state_dir
         && *state_dir != located.general.state_dir
     {
-        // It is another daemon's than the one of the file.
+        // It belongs to another daemon than the one of the file.
         let state_dir = state_dir.clone();
         let general = General { state_dir, http: Http::default(), ..located.general };
         located = Located { general, unread_token: None };
@@ -396,8 +397,8 @@ pub(super) fn located(target: &Target, has_url: bool) -> Result<Located, Failure
     Ok(located)
 }
 
-/// The daemon that is meant: the one that was named, the one of the system, or else a demo. Where
-/// there is none of them, the error says how to name one.
+/// The daemon that is meant: the one that was named, the one of the system, or else a demo. If
+/// there is none, the error says how to name one.
 pub(super) fn meant(target: &Target, has_url: bool) -> Result<Target, Failure> {
     let Some(tried) = nobody_by_default(target) else { return Ok(target.clone()) };
     for state_dir in demo_sign::state_dirs() {
@@ -426,8 +427,8 @@ pub(super) fn meant(target: &Target, has_url: bool) -> Result<Target, Failure> {
     )))
 }
 
-/// The `state_dir` of which files are read: that of the configuration, and of no other daemon than
-/// the one that answers. One that was named with `--state-dir` is the one that is meant.
+/// The `state_dir` whose files are read: that of the configuration, if the daemon that answers has
+/// the same. A directory that was named with `--state-dir` counts in any case.
 pub(super) fn state_dir_of(target: &Target) -> Result<PathBuf, Failure> {
     let state_dir = general_of(target, false)?.state_dir;
     if target.state_dir.is_some() {
@@ -445,10 +446,11 @@ pub(super) fn state_dir_of(target: &Target) -> Result<PathBuf, Failure> {
             "{said}\nSay which one is meant: --state-dir DIR names its state_dir, --config FILE its \
              configuration. Without them it would be {shown}."
         ))),
-        // A daemon has it, which is most likely the one that does not answer.
+        // A daemon has it, most likely the one that does not answer.
         Err(_) if may_be_system(&state_dir) => Ok(state_dir),
         Err(Failure::Running(why) | Failure::Usage(why)) => Err(Failure::Running(format!(
-            "{why}\nSo nobody can tell if {shown} is its state_dir; --state-dir DIR says which is meant"
+            "{why}\nSo it is not known if {shown} is its state_dir; name the one that is meant \
+             with --state-dir DIR"
         ))),
     }
 }
@@ -459,7 +461,8 @@ pub(super) fn is_demo_found() -> bool {
     nobody_by_default(&target).is_some()
 }
 
-/// The places in which the daemon of the system is not, where it is meant and has no configuration.
+/// The places where the daemon of the system was not found, if it is meant and has no
+/// configuration.
 fn nobody_by_default(target: &Target) -> Option<Vec<PathBuf>> {
     let is_absent =
         || target.config.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
@@ -490,7 +493,7 @@ fn look(target: &Target, general: &General) -> Found {
     let mut places: VecDeque<_> = own.into_iter().map(|path| (path, None)).collect();
     if settings.path.is_none() && is_any(target) {
         places.push_front((place::SYSTEM.into(), None));
-        // That of a daemon with the same environment, as in a container.
+        // The socket of a daemon with the same environment, as in a container.
         if let Some(path) = place::of_runtime_directory()
             && path != Path::new(place::SYSTEM)
         {
@@ -519,7 +522,7 @@ fn may_be_system(state_dir: &Path) -> bool {
     is_taken(state_dir) || seen.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Fails unless somebody listens there. Nothing is waited for.
+/// Fails at once unless somebody listens there.
 fn try_connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -538,14 +541,13 @@ fn denial(path: &Path) -> String {
     };
     let advice = match path.metadata() {
         Ok(found) if found.mode() & 0o060 == 0o060 => {
-            format!("members of the group {} may open it, and root", name_of(found.gid()))
+            format!("only root and members of the group {} may", name_of(found.gid()))
         }
-        Ok(_) => {
-            "its owner may open it, and root; http.socket.mode and .group say who else".to_owned()
-        }
+        Ok(_) => "only its owner and root may; set http.socket.mode and .group to allow others"
+            .to_owned(),
         // It cannot even be seen.
-        Err(_) => "the directory it is in may not be entered; run this as root or as the daemon's \
-                   user, or give it a place of its own with http.socket: {path: ..., group: ...}"
+        Err(_) => "its directory may not be entered; run this as root or as the daemon's user, or \
+                   give the socket another place with http.socket: {path: ..., group: ...}"
             .to_owned(),
     };
     format!("the daemon's socket {shown} may not be opened: {advice}")
@@ -572,7 +574,7 @@ fn is_public(directory: &Path) -> bool {
     whole.map_or(true, |whole| whole.ancestors().any(is_open))
 }
 
-/// An address to connect to, of one to listen on.
+/// The address to connect to, for an address to listen on.
 pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,8 +1,8 @@
-//! `saltern dead-letters`: what sinks have refused.
+//! `saltern dead-letters`: the events that sinks have refused.
 //!
-//! All of it works on the database in the state directory, whether a daemon runs or not; the one of
-//! another daemon than the one that answers is not touched. A replay only marks letters: the daemon
-//! looks for them every second and hands them to their sinks.
+//! All of it works on the database in the state directory, with or without a daemon. If the daemon
+//! that answers has another database, this one is not touched. A replay only marks letters: the
+//! daemon looks for them every second and hands them to their sinks.
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -79,16 +79,16 @@ enum Action {
     },
 }
 
-/// Which letters. Whatever is given must match.
+/// A selection of letters. A letter has to match everything that is given.
 #[derive(Args)]
 struct Which {
-    /// Of this sink.
+    /// Letters of this sink.
     #[arg(long, value_name = "NAME")]
     sink: Option<String>,
-    /// Of events whose tag matches.
+    /// Letters of events whose tag matches.
     #[arg(long, value_name = "GLOB")]
     tag: Option<String>,
-    /// Whose reason contains this.
+    /// Letters whose reason contains this.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// The letter of this number, or of the event with this id.
@@ -103,7 +103,7 @@ impl Which {
         LetterSelection { sink, tag, reason: reason.clone(), id: id.clone() }
     }
 
-    /// The selection, of which everything must be asked for in so many words.
+    /// The selection; to select everything an option has to say so.
     fn selection_or_all(&self, all: bool, verb: &str) -> Result<LetterSelection, Failure> {
         let Which { sink, tag, reason, id } = self;
         let is_empty = [sink, tag, reason, id].iter().all(|given| given.is_none());
@@ -227,7 +227,7 @@ fn replay(
         return Ok(());
     }
     if !is_taken(state_dir) {
-        return print("no daemon runs on this state directory; they go when it starts\n");
+        return print("no daemon runs on this state directory; they are replayed when it starts\n");
     }
     runtime()?.block_on(wait(letters))
 }
@@ -260,7 +260,7 @@ async fn wait(letters: &DeadLetters) -> Result<(), Failure> {
     if shows_progress {
         eprintln!();
     }
-    print("handed to their sinks; what is refused again comes back as a new letter\n")
+    print("handed to their sinks; an event that is refused again becomes a new letter\n")
 }
 
 fn counted(count: usize) -> String {

@@ -1,8 +1,8 @@
-//! `saltern demo`: the whole machine on a made-up bus, in one directory.
+//! `saltern demo`: a daemon on a made-up bus, in one directory.
 //!
 //! A unix socket serves the events of [`crate::demo`] in the framing of a real master, and the real
-//! `salt_bus` source reads it; what the demo shows is what a master would show. Its daemon is found
-//! by the commands as any other, and by its [`Sign`] where there is no other.
+//! `salt_bus` source reads it. So the demo shows the same as a master would. The commands find its
+//! daemon like any other, or by its [`Sign`] if there is no other.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
@@ -79,7 +79,7 @@ pub(super) fn demo(arguments: &Demo, state_dir: Option<&Path>) -> Result<(), Fai
     let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     created.map_err(|error| failed(&format!("cannot create {}", directory.display()), &error))?;
     let files = Files::of(directory, state_dir);
-    // The place of its socket goes by where it leads to. The daemon says what is wrong with it.
+    // The place of the socket depends on the real path. The daemon reports its faults.
     let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&files.state_dir);
     let listener = listen(arguments.listen)?;
     let address = listener.local_addr().map_err(|error| failed("cannot listen", &error))?;
@@ -133,7 +133,7 @@ async fn run_demo(
     result
 }
 
-/// The option by which commands are told of the demo, where they would not find it.
+/// The option by which commands find the demo, if they would not find it themselves.
 fn named_by(state_dir: &Path, sign: Option<&Sign>) -> String {
     match sign.is_some() && is_demo_found() {
         true => String::new(),
@@ -199,8 +199,8 @@ impl Files {
                 problems.iter().map(|problem| problem.message.as_str()).collect();
             Failure::Usage(problems.join("\n"))
         })?;
-        // Beside the rest of its state, so that it never takes the place of a real daemon's in a
-        // runtime directory.
+        // The socket is beside the rest of its state, so that it never takes the place of a real
+        // daemon's in a runtime directory.
         let place = Place::apart(&self.state_dir);
         let doing = || format!("cannot make a place for the socket {}", place.path().display());
         place.prepare().map_err(|error| failed(&doing(), &error))?;
@@ -272,7 +272,7 @@ async fn serve_bus(
             _ = ticks.tick() => {
                 due += last.elapsed().as_secs_f64().min(1.0) * f64::from(rate);
                 last = Instant::now();
-                // Nobody misses what is made up for nobody.
+                // Nobody misses events without a subscriber.
                 while due >= 1.0 && frames.receiver_count() > 0 {
                     due -= 1.0;
                     // Fails only when the last subscriber has just gone.
@@ -309,12 +309,12 @@ async fn show(state: Arc<State>, seconds: Option<Duration>) {
             let line = summary(&state, (events - before) as f64 / every.as_secs_f64());
             before = events;
             let line = if is_terminal { format!("\r\x1b[2K{line}") } else { format!("{line}\n") };
-            // Who closed standard error does not want to see it.
+            // A user who closed standard error does not want to see it.
             let _ = io::stderr().write_all(line.as_bytes());
         }
     };
     if let Some(seconds) = seconds {
-        // Running out of time is how this one ends.
+        // It ends when its time is over.
         let _ = tokio::time::timeout(seconds, lines).await;
     } else {
         lines.await;

@@ -1,9 +1,9 @@
-//! The sign by which commands find a demo that they were not told of.
+//! The sign that leads commands to a demo.
 //!
 //! A demo keeps its state where it was started, which nobody else knows. So it puts up a link to
-//! its `state_dir` in a folder whose name every command of the same user can tell: in the user's
-//! runtime directory, and under the temp directory. Anybody can make a folder there, so both sides
-//! use none but one that is the user's own and closed to all others.
+//! its `state_dir`. The folder of the link has a name that every command of the same user knows: in
+//! the user's runtime directory, and under the temp directory. Anybody can make a folder there, so
+//! both sides use none but one that is the user's own and closed to all others.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -26,7 +26,7 @@ struct Post {
 }
 
 impl Sign {
-    /// Puts it up; `None` if it could be put up nowhere, or if that of another demo is up.
+    /// Puts it up; `None` if it could be put up nowhere, or if another demo has its sign up.
     pub(super) fn put_up(state_dir: &Path) -> Option<Self> {
         Sign::put_up_in(&folders(), state_dir)
     }
@@ -47,7 +47,7 @@ impl Sign {
 }
 
 impl Post {
-    /// Makes the link, in place of one that a demo left which is gone.
+    /// Makes the link, in place of one that a dead demo left.
     fn put_up(folder: &Path, state_dir: &Path) -> io::Result<Self> {
         match DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -70,7 +70,7 @@ impl Post {
 
 impl Drop for Post {
     fn drop(&mut self) {
-        // One that stays leads to nobody, which those who follow it find out.
+        // A link that stays leads to nobody, and a command that follows it finds that out.
         let _ = std::fs::remove_file(&self.link);
         let _ = std::fs::remove_dir(&self.folder);
     }
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(leads_to(&folders[0]), None, "nothing is left of an attempt");
         drop(first);
         assert!(!folders[1].exists());
-        // Of one that was killed a link is left.
+        // A demo that was killed leaves a link.
         DirBuilder::new().mode(0o700).create(&folders[0]).unwrap();
         symlink("/killed", folders[0].join(LINK)).unwrap();
         let next = Sign::put_up_in(first_only, Path::new("/next")).unwrap();

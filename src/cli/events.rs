@@ -1,4 +1,4 @@
-//! `saltern events`: what passes, as it passes.
+//! `saltern events`: events as they pass.
 //!
 //! Events come from a running daemon (`/api/v1/events`), or from a bus directly: then a pipeline
 //! without sinks runs in this process.
@@ -71,7 +71,7 @@ pub(super) fn events(target: &Target, arguments: &Events) -> Result<(), Failure>
     printer.head().map_err(unprintable)?;
     let signals = run::listen(Duration::ZERO)?;
     let tail = async {
-        // Nothing is lost with the other arm: what is read is on its way to the screen only.
+        // Nothing is lost with the other arm: events are on their way to the screen only.
         tokio::select! {
             result = follow(target, arguments, filter, printer) => result,
             () = signals.shutdown.stop.cancelled() => Ok(()),
@@ -90,7 +90,7 @@ async fn follow(
     printer: Printer,
 ) -> Result<(), Failure> {
     if let Some(address) = &arguments.bus {
-        // Nobody gets to see more by reading the bus past the daemon that hides some of it.
+        // Reading the bus past the daemon shows no value that the daemon hides.
         let config = &target.config;
         let daemon = config.exists().then(|| crate::cli::target::load(config)).transpose()?;
         return follow_bus(address, daemon, &filter, printer).await;
@@ -126,7 +126,7 @@ async fn follow_bus(
         source.reader.probe().await.map_err(failed)?;
     }
     let shutdown = Shutdown::default();
-    // Sources end, and their thread with them, however this function does.
+    // Sources end, and their thread with them, however this function ends.
     let _stop = shutdown.stop.clone().drop_guard();
     let (_reopen, reopen) = watch::channel(0);
     let failed = |error| Failure::Running(chain(&error));
@@ -198,7 +198,7 @@ impl Printer {
     /// A line as the daemon sent it.
     fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         let read: Line = match self.output {
-            // For machines its value goes on as it is; only whether it is an event matters.
+            // For machines the value is printed as it is, if it is an event.
             Output::Json if !line.starts_with(b"{\"missed\"") => {
                 self.counted();
                 match line.is_ascii() && !line.contains(&0x7f) {
@@ -216,7 +216,7 @@ impl Printer {
         match read {
             Line::Missed { missed } => self.missed(missed, out),
             Line::Event { tag, received, source, master_id, data } => {
-                // JSON becomes msgpack and with it an event, so that fields are told in one place.
+                // JSON becomes msgpack and so an event: one place in the code reads its fields.
                 let event = Event::new(&tag, &rmp_serde::to_vec(&data).unwrap_or_default());
                 let received = received.parse().unwrap_or(Timestamp::UNIX_EPOCH).as_microsecond();
                 let received = u64::try_from(received).unwrap_or_default();
@@ -283,7 +283,9 @@ async fn follow_daemon(
                 break;
             }
             let read = printer.line(&line, &mut out);
-            read.map_err(|error| daemon.failed(&format!("a line is not as expected: {error}")))?;
+            read.map_err(|error| {
+                daemon.failed(&format!("cannot read a line of the daemon's answer: {error}"))
+            })?;
         }
         looked_at = buffer.len();
         if looked_at > LONGEST_LINE {

@@ -36,7 +36,7 @@ pub(super) struct Job {
     pub(super) returned: u64,
     pub(super) failed: u64,
     pub(super) missing: u64,
-    /// Of a job that is shown alone.
+    /// Only a job that is shown alone has these.
     #[serde(default)]
     pub(super) missing_minions: Vec<String>,
     #[serde(default)]

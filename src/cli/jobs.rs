@@ -1,6 +1,6 @@
-//! `saltern jobs`: what is in the job cache.
+//! `saltern jobs`: the jobs of the job cache.
 //!
-//! A running daemon is asked, over its unix socket. Of one that does not run, the file is read.
+//! A running daemon is asked, over its unix socket. If none runs, the file is read.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -68,10 +68,10 @@ enum Action {
     },
 }
 
-/// Which jobs. What is given must all match.
+/// A selection of jobs. A job has to match everything that is given.
 #[derive(Args, Default)]
 struct Which {
-    /// Of functions that match.
+    /// Jobs of functions that match.
     #[arg(long, value_name = "GLOB")]
     function: Option<String>,
     /// Without functions that match, such as `runner.*`; may be given several times.
@@ -83,7 +83,7 @@ struct Which {
     /// Published by this user.
     #[arg(long)]
     user: Option<String>,
-    /// That went like this.
+    /// Jobs with this outcome.
     #[arg(long, value_enum)]
     outcome: Option<JobOutcome>,
     /// Begun then or later (RFC 3339).
@@ -99,7 +99,7 @@ struct Which {
     #[arg(long, value_name = "N", default_value_t = PAGE.0,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE.1)))]
     limit: u32,
-    /// Those behind a page: its `next`.
+    /// Jobs behind a page: its `next`.
     #[arg(long, value_name = "JID")]
     cursor: Option<String>,
 }
@@ -127,7 +127,7 @@ pub(super) fn jobs(target: &Target, arguments: &Arguments) -> Result<(), Failure
     };
     let signals = run::listen(Duration::ZERO)?;
     runtime()?.block_on(async {
-        // Nothing is lost with the other arm: what is read is on its way to the screen only.
+        // Nothing is lost with the other arm: the answer is on its way to the screen only.
         tokio::select! {
             result = asking => result,
             () = signals.shutdown.stop.cancelled() => Ok(()),
@@ -174,7 +174,7 @@ impl Cache {
         look_into(&general.state_dir, target)?;
         let jobs = Jobs::new(&general.state_dir);
         let keep = match target.state_dir {
-            // All that is there is shown, whatever a configuration would keep.
+            // All jobs in the file are shown, even those that a configuration would not keep.
             Some(_) => Some(general.jobs.keep_jobs.0),
             None => match Config::load(&target.config) {
                 Ok(config) => config.keep_jobs,
@@ -239,12 +239,11 @@ fn query(selection: &JobSelection) -> Vec<(&'static str, String)> {
 }
 
 fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
-    let wrong = |why: String| Failure::Running(format!("the answer is not as expected: {why}"));
+    let wrong = |why: String| Failure::Running(format!("cannot read the daemon's answer: {why}"));
     let read = lenient_json::read_answer(answer).map_err(|error| wrong(error.to_string()))?;
     let (value, replaced) = read;
     if replaced.too_deep > 0 {
-        let why = "it is nested deeper than a return can be; `--output json` of list and show prints \
-                   it as it is";
+        let why = "it is nested too deeply; `--output json` of list and show prints it as it is";
         return Err(wrong(why.to_owned()));
     }
     serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
@@ -310,7 +309,7 @@ async fn failed(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure>
     print(&table(&std::iter::once(return_heading()).chain(returns).collect::<Vec<_>>()))
 }
 
-/// Prints each job of the first page again whenever more is known of it.
+/// Prints each job of the first page again whenever it has changed.
 async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     let mut before: HashMap<String, (u64, u64)> = HashMap::new();
     let mut is_first = true;
@@ -338,7 +337,7 @@ async fn watch(cache: &Cache, output: Output) -> Result<(), Failure> {
     }
 }
 
-/// Prints each return of a job once, until there is none missing.
+/// Prints each return of a job once, until none is missing.
 async fn watch_one(cache: &Cache, jid: &str, output: Output) -> Result<(), Failure> {
     let mut seen: Vec<String> = Vec::new();
     loop {
@@ -386,6 +385,6 @@ mod tests {
         let Err(Failure::Running(why)) = parsed::<Job>(answer(&nested(5000)).as_bytes()) else {
             panic!("it is cut without a word")
         };
-        assert!(why.contains("nested deeper"), "{why}");
+        assert!(why.contains("nested too deeply"), "{why}");
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn start_logging(log: Log) {
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(is_terminal);
     let lines = lines.event_format(LogLine(format));
     let rest = tracing_subscriber::registry().with(level);
-    // Fails only when a logger is there already, which then goes on.
+    // This fails only if there is a logger already, which then goes on.
     let _ = rest.with(lines).with(RepeatFilter::default()).try_init();
     log_panics();
 }

@@ -58,11 +58,11 @@ enum Command {
     Demo(demo::Demo),
     /// Show events as they pass, of a running daemon or of a bus.
     Events(events::Events),
-    /// Look at jobs: what ran where, who has not returned, what failed.
+    /// Look at jobs: where they ran, which minions have not returned, and which failed.
     Jobs(jobs::Arguments),
     /// Print the URL of the daemon's page, with the token that opens it in a browser.
     Console,
-    /// Deliver what was recorded, or the jobs that a Salt master has kept.
+    /// Deliver a recording, or the jobs that a Salt master has kept.
     Replay(replay::Replay),
     /// Print the configuration that does what a Salt master's returners do.
     ImportMaster(import_master::ImportMaster),
@@ -72,9 +72,10 @@ enum Command {
     Schema(schema::Schema),
     /// Print completions for a shell.
     Completions(completions::Completions),
-    /// Look at what waits for each sink on disk, check it, take it out, or discard it.
+    /// Look at the events that wait for each sink on disk, check them, take them out, or discard
+    /// them.
     Spill(spill::Arguments),
-    /// Look at what sinks have refused, hand it to them once more, or discard it.
+    /// Look at the events that sinks have refused, hand them over once more, or discard them.
     DeadLetters(dead_letters::Arguments),
 }
 

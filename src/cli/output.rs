@@ -31,8 +31,7 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// Prints to standard output; that nobody reads it any more (`saltern schema | head`) is no
-/// failure.
+/// Prints to standard output. A reader that has gone (`saltern schema | head`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -43,7 +42,7 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// As [`print`], of JSON and a line feed behind it, with all that does not show escaped.
+/// Prints JSON and a line feed like [`print`], with invisible characters escaped.
 pub(super) fn print_json(json: &str) -> Result<(), Failure> {
     print(&format!("{}\n", visible::json(json)))
 }

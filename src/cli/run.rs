@@ -67,7 +67,7 @@ pub(super) async fn serve<F: Future<Output = ()>>(
     serve_on(config, bound, signals, beside).await
 }
 
-/// As [`serve`], with the HTTP side on a listener that is bound already.
+/// Serves like [`serve`], with the HTTP side on a listener that is bound already.
 pub(super) async fn serve_on<F: Future<Output = ()>>(
     config: &Config,
     bound: Option<http::Bound>,
@@ -129,7 +129,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
                 // Never fails: the sender lives as long as the signals are heard.
                 _ = reopen.changed() => {}
             }
-            // Not broken off by a signal, which cuts short what it waits for.
+            // A signal does not cancel this, but cuts short its waits.
             if let Some(path) = &config.path
                 && let Some(new) = reloads.reload(path, &mut pipeline).await
             {
@@ -153,7 +153,7 @@ pub(super) async fn serve_on<F: Future<Output = ()>>(
         never = signals.threads.answer("main") => match never {},
     };
     runtime.abort();
-    // From here on the time is kept, whatever had the pipeline end.
+    // From here on the time is kept, however the pipeline ended.
     shutdown.stop.cancel();
     closing.cancel();
     // It ends by itself once closed; a panic in a request has been answered already.
@@ -175,8 +175,8 @@ impl Reloads {
         Reloads { ok: tally("ok"), refused: tally("refused"), failed: tally("failed") }
     }
 
-    /// Reads the file again and makes the pipeline what it says; the configuration that is in force
-    /// then, if it is not the old one.
+    /// Reads the file again and changes the pipeline to it. Returns the configuration that is then
+    /// in force, if it is not the old one.
     async fn reload(&self, path: &Path, pipeline: &mut Pipeline) -> Option<Config> {
         shutdown::notify_reloading();
         let reloaded = match Config::load(path) {
@@ -199,19 +199,19 @@ impl Reloads {
             }
             Err(ReloadError::Refused(error)) => {
                 self.refused.add(1);
-                error!(error, "the new configuration is refused, the old one goes on");
+                error!(error, "the new configuration is refused; the old one stays in force");
                 None
             }
             Err(ReloadError::Failed(error)) => {
                 self.failed.add(1);
-                error!(error, "not all of the new configuration could be put in force");
+                error!(error, "only part of the new configuration is in force");
                 None
             }
         }
     }
 }
 
-/// Takes the state directory for this process alone, for as long as what is returned lives.
+/// Takes the state directory for this process alone, for as long as the returned value lives.
 pub(super) fn take(state_dir: &Path) -> Result<StateDir, Failure> {
     StateDir::take(state_dir).map_err(|error| Failure::Running(chain(&error)))
 }
@@ -221,7 +221,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits until the state directory was removed or replaced, and has been taken anew.
 async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watch::Sender<()>) {
-    const TROUBLE: &str = "state_dir is gone and cannot be made anew";
+    const TROUBLE: &str = "state_dir was removed and cannot be made again";
     loop {
         sleep(LOOK).await;
         let taken = take_again(state_dir);
@@ -235,14 +235,14 @@ async fn state_dir_changes(state_dir: &mut StateDir, state: &State, looks: &watc
             looks.send_replace(());
         }
         if taken.is_ok_and(|is_new| is_new) {
-            error!("state_dir was removed or replaced while in use, and is begun anew");
+            error!("state_dir was removed or replaced while in use; it was made again");
             return;
         }
     }
 }
 
-/// As [`StateDir::take_again`]. Where another daemon has the directory this one ends at once: what
-/// it would still write would get among the other's files.
+/// Takes the directory like [`StateDir::take_again`]. If another daemon has it, this one ends at
+/// once: its last writes would get among the other's files.
 fn take_again(state_dir: &mut StateDir) -> Result<bool, StateDirError> {
     let taken = blocking(|| state_dir.take_again());
     if let Err(error @ StateDirError::Taken { .. }) = &taken {

@@ -1,5 +1,5 @@
-//! `saltern schema`: the JSON Schema of the configuration, for editors and for Salt's renderers,
-//! and the tables of a store that has to have them made.
+//! `saltern schema`: the JSON Schema of the configuration, for editors and for Salt's renderers.
+//! Also the tables of a store that an operator has to make.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub(super) struct Schema {
     /// configuration is printed.
     #[arg(value_parser = with_tables())]
     kind: Option<String>,
-    /// Create what is missing at the servers of the sink, and print what that took.
+    /// Create missing tables and columns at the servers of the sink, and print the statements.
     #[arg(long, requires = "kind")]
     apply: bool,
     /// The sink in the configuration whose settings to take. With --apply it may be left out if

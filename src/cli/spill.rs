@@ -1,8 +1,8 @@
-//! `saltern spill`: what waits for each sink on disk.
+//! `saltern spill`: the events that wait for each sink on disk.
 //!
 //! `list` and `drop` ask the daemon if one runs, and work on the files if none does. `verify` and
-//! `export` only read the files, also while a daemon runs; what it is in the middle of is then seen
-//! half (see [`crate::queue::spill::scan`]).
+//! `export` only read the files, also while a daemon runs. They then see half of what it is writing
+//! (see [`crate::queue::spill::scan`]).
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
@@ -204,7 +204,7 @@ impl Place {
             segments: contents.segments,
         };
         let mut all: Vec<Listed> = self.held().into_iter().map(listed).collect();
-        // The daemon has said what its sinks hold; what else lies there is its owner's to see.
+        // The daemon has named the events of its sinks; only the owner may see other folders there.
         let may_look = std::fs::read_dir(&self.state_dir).is_ok();
         let asked = matches!(self.running, Running::Yes(_));
         let spills = if asked && !may_look { Vec::new() } else { self.spills(None)? };
@@ -296,7 +296,7 @@ impl Place {
         match stretches {
             0 => Ok(()),
             count => Err(Failure::Running(format!(
-                "the spill is damaged in {count} {}; the daemon delivers what is whole",
+                "the spill is damaged in {count} {}; the daemon delivers the undamaged events",
                 if count == 1 { "place" } else { "places" }
             ))),
         }
@@ -368,7 +368,7 @@ impl Place {
     }
 }
 
-/// Asks the daemon for what waits, or to discard some of it.
+/// Asks the daemon for the waiting events, or to discard some of them.
 fn ask<T: DeserializeOwned>(
     daemon: &Daemon,
     method: Method,
@@ -378,7 +378,7 @@ fn ask<T: DeserializeOwned>(
         let response = daemon.ask(method, &["spill"], query).await?;
         let body = response.bytes().await.map_err(|error| daemon.failed(&chain(&error)))?;
         serde_json::from_slice(&body)
-            .map_err(|error| daemon.failed(&format!("the answer is not as expected: {error}")))
+            .map_err(|error| daemon.failed(&format!("cannot read the daemon's answer: {error}")))
     };
     runtime()?.block_on(asking)
 }
@@ -397,7 +397,7 @@ fn drop_from(spill: &mut Spill<Folder>, before: u64) -> io::Result<u64> {
         }
     }
     spill.acknowledge(end)?;
-    // First the note, which lasts when this returns.
+    // The note comes first, and lasts when this returns.
     spill.note_acknowledged()?;
     if let Some(job) = spill.begin_sync() {
         job.run()?;
@@ -424,7 +424,7 @@ pub(super) fn rfc3339(micros: u64) -> String {
 /// The longest text of a cell, in bytes. A minion may send one of megabytes.
 const LONGEST_CELL: usize = 200;
 
-/// Rows in columns as wide as their widest cell, with all that does not show made visible.
+/// Rows in columns as wide as their widest cell, with invisible characters made visible.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let shown = |row: &[String; N]| row.each_ref().map(|cell| visible::capped(cell, LONGEST_CELL));
     let rows: Vec<_> = rows.iter().map(shown).collect();

@@ -13,7 +13,7 @@ pub(super) struct Target {
     pub(super) state_dir: Option<PathBuf>,
 }
 
-/// Makes sure that nothing is taken for empty that may only not be read.
+/// Makes sure that an unreadable directory is not taken for an empty one.
 pub(super) fn look_into(state_dir: &Path, target: &Target) -> Result<(), Failure> {
     let Err(error) = std::fs::read_dir(state_dir) else { return Ok(()) };
     let shown = state_dir.display();
@@ -36,8 +36,8 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
             if cause.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) =>
         {
             Failure::Usage(format!(
-                "{error}\n--config FILE names another one; docs/configuration.md says what stands in it. \
-                 `saltern demo` needs none."
+                "{error}\nName another file with --config FILE; docs/configuration.md describes \
+                 it. `saltern demo` needs none."
             ))
         }
         _ => error.into(),

@@ -1,4 +1,4 @@
-//! Who we are, for stores that are reached over HTTP.
+//! Logins at stores that are reached over HTTP.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::client::owned_headers;
 use crate::units::Secret;
 
-/// Who we are: `{user, password}` for HTTP's basic authentication, `{token}` for a bearer token, or
+/// The login: `{user, password}` for HTTP's basic authentication, `{token}` for a bearer token, or
 /// `{header, value}` for a header of the store's own.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -22,13 +22,13 @@ struct Written {
     password: Option<Secret>,
     /// A token, sent as `Authorization: Bearer TOKEN`.
     token: Option<Secret>,
-    /// The name of a header that says who we are, such as `X-Api-Key`.
+    /// The name of a header with a key, such as `X-Api-Key`.
     header: Option<String>,
     /// The value of `header`.
     value: Option<Secret>,
 }
 
-/// The headers that say who we are. None by default.
+/// The headers of the login. None by default.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 #[schemars(with = "Written")]
@@ -56,7 +56,7 @@ impl Auth {
         Ok(self)
     }
 
-    /// True if nothing says who we are.
+    /// True if there is no login.
     pub(crate) fn is_none(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,13 +1,13 @@
-//! HTTP towards any store: one client, with TLS, who we are, limits, and what an answer means.
+//! HTTP towards any store: one client, with TLS, logins, limits, and the meaning of answers.
 //!
-//! A kind makes a [`Client`] when it connects and sends a [`Request`] a batch. Whatever comes back
-//! is an [`Answer`]; [`Answer::checked`] makes an [`Error`] of one that is no success, by
-//! [`usual`] or by a rule of the kind. An [`Error`] knows what follows from it ([`Failed`]).
+//! A kind makes a [`Client`] when it connects and sends a [`Request`] a batch. It gets an
+//! [`Answer`]; [`Answer::checked`] makes an [`Error`] of one that is no success, by [`usual`] or by
+//! a rule of the kind. An [`Error`] knows its consequence ([`Failed`]).
 //!
 //! Nothing is sent a second time here, since the engine tries again. No redirect is followed,
 //! because it would carry events and credentials to a place that nobody configured. No proxy is
-//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown. The status of a
-//! success is enough, whatever becomes of its body, but for a kind that reads the body.
+//! used. An answer is read up to [`MOST`] bytes, and only its beginning is shown. The status alone
+//! decides on success, unless the kind reads the body.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,11 +20,13 @@ use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{
-    CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode};
 use rustls::CertificateError;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::client::auth::Auth;
 use crate::client::servers::Url;
@@ -34,8 +36,8 @@ use crate::codec::visible;
 /// The time in which a server has to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Idle connections are closed before the server does so. The shortest time that servers are known
-/// to keep them is 3 s, so that a request rarely meets a connection that is about to end.
+/// Idle connections are closed before the server does so. Servers are known to keep them for 3 s at
+/// the least, so a request rarely meets a connection that is about to end.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// The most that is read of an answer that has to be whole, in bytes.
@@ -55,6 +57,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 pub(crate) struct Client {
     inner: reqwest::Client,
     limit: Duration,
+    /// Headers that say who we are.
+    auth: HeaderMap,
 }
 
 impl Client {
@@ -83,11 +87,26 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(60))
-            // Ends a connection to a server that takes nothing more, also once it was given up.
+            // Ends a connection to a server that takes no more bytes, also after its request was
+            // given up.
             .tcp_user_timeout(limit)
             .build()
             .map_err(|error| TlsError::Client(explained(&error).0))?;
-        Ok(Client { inner, limit })
+        Ok(Client { inner, limit, auth: auth.headers() })
+    }
+
+    /// Connects to the server of a URL and lets go again. Nothing is sent.
+    pub(crate) async fn reach(&self, url: &reqwest::Url) -> io::Result<()> {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = url.port_or_known_default().unwrap_or_default();
+        let limit = self.limit.min(CONNECT);
+        match timeout(limit, TcpStream::connect((host, port))).await {
+            Ok(connected) => connected.map(drop),
+            Err(_) => {
+                let late = format!("no connection within {limit:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, late))
+            }
+        }
     }
 
     /// A request with `POST`.
@@ -137,11 +156,14 @@ impl Request<'_> {
         Request { body, ..self }.header(CONTENT_TYPE, HeaderValue::from_static(kind))
     }
 
-    /// Sends it and waits for the answer, whatever its status is.
+    /// Sends it and waits for the answer, of any status.
     pub(crate) async fn send(self) -> Result<Answer, Error> {
         let (limit, reads_answer) = (self.client.limit, self.reads_answer);
-        let to =
-            To { method: self.method.clone(), origin: self.url.origin().ascii_serialization() };
+        let to = To {
+            method: self.method.clone(),
+            origin: self.url.origin().ascii_serialization(),
+            secrets: secrets(&self.url, &[&self.headers, &self.client.auth]),
+        };
         let request = self.client.inner.request(self.method, self.url);
         let request = request.headers(self.headers).body(self.body);
         let response = match request.send().await {
@@ -159,7 +181,7 @@ impl Request<'_> {
             Ok(Read::Beginning(_)) => {
                 Err(to.retry(format!("{status}, and the answer is longer than {most} bytes")))
             }
-            // The status says enough, whatever became of the rest.
+            // The status says enough, even without the rest.
             Err(_) if !has_to_be_whole => Ok(Answer { to, status, headers, body: Bytes::new() }),
             Err(error) if error.is_timeout() => Err(to.unanswered(&error, limit)),
             Err(error) => {
@@ -215,7 +237,7 @@ impl Answer {
 
     fn error(&self, failed: Failed) -> Error {
         let mut cause = self.status.to_string();
-        let body = String::from_utf8_lossy(&self.body);
+        let body = self.to.hide(String::from_utf8_lossy(&self.body).into_owned());
         if !body.trim().is_empty() {
             cause += &format!(": {}", visible::capped(body.trim(), SHOWN));
         }
@@ -224,8 +246,10 @@ impl Answer {
             let place = reqwest::Url::parse(location);
             let place =
                 place.map_or("elsewhere".to_owned(), |url| url.origin().ascii_serialization());
-            cause +=
-                &format!("; it leads to {place}, where nothing is sent unless that is the `url`");
+            cause += &format!(
+                "; it redirects to {place}, and redirects are not followed: correct `url` if that \
+                 is the right place"
+            );
         }
         cause += advice(self.status);
         let after = retry_after(&self.headers, Timestamp::now());
@@ -257,7 +281,7 @@ pub(crate) enum Failed {
 /// | any other | later again |
 ///
 /// 403, 404 and redirects are among the others, because stores and proxies also answer so for a
-/// while: a full disk makes an index read-only, a path is not there yet, a proxy is in maintenance.
+/// while. A full disk makes an index read-only, a path is not there yet, a proxy is in maintenance.
 /// No event is lost by trying again.
 pub(crate) fn usual(answer: &Answer) -> Result<(), Failed> {
     match answer.status.as_u16() {
@@ -274,13 +298,13 @@ fn advice(status: StatusCode) -> &'static str {
         401 => "; correct the user and password, or the token",
         403 => "; the user or token may not do this: allow it there",
         404 => "; is there a mistake in the path of `url`?",
-        407 => "; a proxy in between wants to know who we are",
+        407 => "; a proxy in between needs a login",
         _ => "",
     }
 }
 
-/// The length of time that `Retry-After` asks for, as seconds or as a date. A date is compared
-/// with the server's own clock where it tells it.
+/// The wait that `Retry-After` asks for, as seconds or as a date. A date is compared with the
+/// server's own clock if the answer has it.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
@@ -298,11 +322,38 @@ fn date_of(text: &str) -> Option<Timestamp> {
     rfc2822::parse(text).ok().map(|date| date.timestamp())
 }
 
-/// Whom a request is for, as an error shows it: the path and what is behind it may be secret.
+/// The address of a request, as an error shows it: the path and all behind it may be secret.
 #[derive(Debug, Clone)]
 struct To {
     method: Method,
     origin: String,
+    /// Parts of the request that an answer may repeat and that are not shown.
+    secrets: Vec<String>,
+}
+
+/// A shorter text is no secret, and may stand anywhere.
+const SHORTEST: usize = 4;
+
+/// Headers of a request that hold no secret.
+const OPEN: [HeaderName; 3] =
+    [CONTENT_TYPE, CONTENT_ENCODING, HeaderName::from_static("idempotency-key")];
+
+/// The texts of a request that may be secret, the longest first: one may be a part of another.
+fn secrets(url: &reqwest::Url, headers: &[&HeaderMap]) -> Vec<String> {
+    let headers = headers.iter().flat_map(|headers| headers.iter());
+    let headers =
+        headers.filter(|(name, _)| !OPEN.contains(name) && !name.as_str().ends_with("user"));
+    let values = headers.filter_map(|(_, value)| value.to_str().ok());
+    // Of `Bearer TOKEN` a server may repeat the token alone.
+    let words = values.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or_default()]);
+    let texts = words.chain([url.path()]).chain(url.query());
+    // Some writers of JSON put a backslash before a slash.
+    let mut texts: Vec<_> =
+        texts.flat_map(|text| [text.to_owned(), text.replace('/', "\\/")]).collect();
+    texts.retain(|text| text.len() >= SHORTEST);
+    texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    texts.dedup();
+    texts
 }
 
 impl fmt::Display for To {
@@ -312,6 +363,11 @@ impl fmt::Display for To {
 }
 
 impl To {
+    /// A server's words without what we told it in confidence.
+    fn hide(&self, said: String) -> String {
+        self.secrets.iter().fold(said, |said, secret| said.replace(secret, "***"))
+    }
+
     fn retry(self, cause: String) -> Error {
         Error { to: self, cause, failed: Failed::Retry, after: None }
     }
@@ -341,7 +397,7 @@ pub(crate) struct Error {
     pub(crate) after: Option<Duration>,
 }
 
-/// Every cause of an error that says more than that a request failed, and advice.
+/// Every cause of an error that adds to "a request failed", and advice.
 fn explained(error: &reqwest::Error) -> (String, &'static str) {
     let mut causes: Vec<String> = Vec::new();
     let mut advice = "";
@@ -374,7 +430,7 @@ fn inside<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> 
 
 fn advice_on_tls(error: &rustls::Error) -> &'static str {
     match error {
-        // The second where another CA has the same name.
+        // The second is the case of another CA with the same name.
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
         ) => "; name the CA that signed the server's certificate as `tls.ca`",
@@ -414,6 +470,7 @@ mod tests {
 
     use super::*;
     use crate::client::tls;
+    use crate::yaml::Node;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -550,6 +607,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_error_repeats_nothing_that_the_server_was_told_in_confidence() {
+        let echo = |head: &str, _: &[u8]| {
+            let body = format!("no {} there, {}", head.replace('/', "\\/"), head);
+            let length = body.len();
+            format!("HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\n\r\n{body}")
+        };
+        let auth: Auth = Node::parse("{token: hunter2}").unwrap().read().unwrap();
+        let client = Client::new(None, &auth, LIMIT).unwrap();
+        let url = url(&format!("{}/hooks/hunter3", server(echo).await));
+        let secret = HeaderValue::from_static("hunter4");
+        let request = client.post(&url).query("key", "hunter5").body("text/plain", Bytes::new());
+        let request = request.header(HeaderName::from_static("x-key"), secret);
+        let error = request.send().await.unwrap().checked(usual).unwrap_err();
+        let said = format!("{error} {:?}", error.source().map(ToString::to_string));
+        assert!(said.contains("404") && said.contains("***") && !said.contains("hunter"), "{said}");
+    }
+
+    #[tokio::test]
     async fn retry_after_is_seconds_or_a_date() {
         let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
         for (header, after) in [
@@ -611,8 +686,8 @@ mod tests {
         assert!(error.to_string().contains("refused"), "{error}");
     }
 
-    /// A server that answers nothing, and takes nothing more than its socket's buffer does, learns
-    /// that it was given up. Connections would else pile up.
+    /// A server that answers nothing and reads nothing learns that it was given up. Connections
+    /// would else pile up.
     #[tokio::test]
     async fn a_request_that_is_given_up_leaves_no_connection_behind() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -643,7 +718,7 @@ mod tests {
         assert_eq!(error.failed, Failed::Retry);
         let said = error.to_string();
         assert!(
-            said.contains("it leads to http://127.0.0.1:") && !said.contains("token"),
+            said.contains("it redirects to http://127.0.0.1:") && !said.contains("token"),
             "{said}"
         );
     }

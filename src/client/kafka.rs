@@ -1,7 +1,7 @@
 //! The connection to Kafka, shared by the source and the sink of that name.
 //!
-//! librdkafka does the work. Its own settings are names and texts; what an operator writes of them
-//! is checked when the configuration is read, by asking librdkafka.
+//! librdkafka does the work. Its own settings are names and texts. An operator's are checked when
+//! the configuration is read, by asking librdkafka.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -67,7 +67,7 @@ impl std::fmt::Display for Brokers {
     }
 }
 
-/// Who logs in at the brokers, and how.
+/// The login at the brokers.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sasl {
@@ -83,7 +83,7 @@ pub(crate) struct Sasl {
 /// A way to show a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 enum Mechanism {
-    /// As it is: without `tls` everybody on the way can read it.
+    /// The password as it is. Without `tls` everybody on the way can read it.
     #[serde(rename = "PLAIN")]
     Plain,
     /// SCRAM with SHA-256.
@@ -105,11 +105,11 @@ impl Mechanism {
     }
 }
 
-/// TLS to the brokers. `{}` trusts the certificates that the system trusts. All files are PEM.
+/// TLS to the brokers. `{}` trusts the system's certificates. All files are PEM.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TlsSettings {
-    /// A file of certificates that are trusted. Default: those that the system trusts.
+    /// A file of certificates that are trusted. Default: the system's.
     ca: Option<PathBuf>,
     /// A file with our own certificate and those that vouch for it, for brokers that ask. Default:
     /// none.
@@ -118,7 +118,7 @@ struct TlsSettings {
     key: Option<PathBuf>,
     /// The password of `key`, if it has one. Default: none.
     key_password: Option<Secret>,
-    /// Verify the broker's certificate and name. With `false` whoever is in between can read and
+    /// Verify the broker's certificate and name. With `false` anybody in between can read and
     /// change everything. Default: true.
     #[serde(default = "tls::yes")]
     verify: bool,
@@ -146,7 +146,7 @@ impl TryFrom<TlsSettings> for KafkaTls {
     }
 }
 
-/// Settings of librdkafka by their own names, for what saltern has no setting for.
+/// Settings of librdkafka by their own names, for those without a setting of saltern's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, JsonSchema)]
 #[schemars(transparent)]
 pub(crate) struct Properties(BTreeMap<String, Scalar>);
@@ -190,7 +190,8 @@ const CONNECTION: &[(&str, &str)] = &[
 pub(crate) type Owned = (&'static str, &'static str);
 
 impl Properties {
-    /// Reads them. Refuses what librdkafka does not take, and what has a setting of its own.
+    /// Reads them. Refuses properties that librdkafka does not take, and those that have a
+    /// setting of their own.
     pub(crate) fn read<'de, D: Deserializer<'de>>(
         deserializer: D,
         owned: &'static [Owned],
@@ -335,7 +336,7 @@ fn unreadable(path: &str) -> Option<std::io::Error> {
     regular_file::read(Path::new(path), Links::Follow, LONGEST).err()
 }
 
-/// librdkafka's log lines. What they tell of errors comes as errors too, so they are details.
+/// librdkafka's log lines. Their errors come as errors too, so the lines are details.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {

@@ -11,5 +11,5 @@ pub(crate) mod signature;
 pub(crate) mod stream;
 pub(crate) mod tls;
 
-/// Kinds that this build was made without, since their native libraries were not wanted.
+/// Kinds that this build leaves out, with their native libraries.
 pub(crate) const LEFT_OUT: &[&str] = if cfg!(feature = "kafka") { &[] } else { &["kafka"] };

@@ -1,5 +1,4 @@
-//! Several servers of one store, and whose turn it is: one after the other, but for those that
-//! failed lately.
+//! Several servers of one store. They take turns, except for those that failed lately.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -41,7 +40,7 @@ impl<S> Site<S> {
         self.rests_until = Some(Instant::now() + self.rests.delay(None));
     }
 
-    /// The server has done what it was asked.
+    /// The server has done a request.
     pub(crate) fn worked(&mut self) {
         self.rests.reset();
         self.rests_until = None;
@@ -56,8 +55,8 @@ pub(crate) struct Servers<S> {
 }
 
 impl<S> Servers<S> {
-    /// The servers at these URLs. Which comes first is left to chance, so that not all writers
-    /// begin with the same.
+    /// The servers at these URLs. Chance decides which comes first, so that not all writers begin
+    /// with the same.
     pub(crate) fn new(urls: &Urls) -> Self {
         let others = urls.others.iter().map(Site::new).collect();
         let mut servers = Servers { current: Site::new(&urls.first), others };
@@ -72,7 +71,8 @@ impl<S> Servers<S> {
         self.others.len() + 1
     }
 
-    /// The one whose turn it is: the next that does not rest. If all do, the one that wakes first.
+    /// The server whose turn it is: the next that does not rest. If all rest it is the first to
+    /// wake.
     pub(crate) fn turn(&mut self) -> &mut Site<S> {
         let now = Instant::now();
         let rest = |site: &Site<S>| site.rests_until.filter(|until| *until > now);
@@ -90,7 +90,7 @@ impl<S> Servers<S> {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Url {
-    /// As it was written.
+    /// The text that was written.
     text: String,
     parsed: reqwest::Url,
 }
@@ -129,7 +129,7 @@ impl TryFrom<String> for Url {
             return wrong("it should begin with http:// or https://");
         }
         if parsed.query().is_some() || parsed.fragment().is_some() {
-            return wrong("nothing belongs behind its path; settings have keys of their own");
+            return wrong("it must end with its path; settings have keys of their own");
         }
         Ok(Url { text, parsed })
     }

@@ -9,8 +9,8 @@ use crate::client::owned_headers;
 use crate::codec::hex::hex;
 use crate::units::Secret;
 
-/// Proves to a receiver that a body is from us: a header with the HMAC-SHA256 of the body as it is
-/// sent, in hexadecimal digits.
+/// Proves to a receiver that a body is from us: a header with the HMAC-SHA256 of the sent body, in
+/// hexadecimal digits.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -53,7 +53,7 @@ impl TryFrom<Written> for Signature {
         Ok(Signature {
             header: owned_headers::free(&header)?.ok_or("`header` is not the name of a header")?,
             prefix: HeaderValue::from_str(&prefix)
-                .map_err(|_| "`prefix` cannot stand in a header")?,
+                .map_err(|_| "`prefix` has characters that no header holds")?,
             key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()),
         })
     }

@@ -1,4 +1,4 @@
-//! Streams of events at a server, which one program writes and another reads.
+//! Streams of events at a server: one program writes them and another reads them.
 
 /// A stream of events at a server: a topic, a queue, a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]

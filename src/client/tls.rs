@@ -1,4 +1,4 @@
-//! TLS towards stores: whom to trust, and who we are. And towards clients.
+//! TLS towards stores: the trusted authorities, and our certificate. And towards clients.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,11 @@ use thiserror::Error;
 
 use crate::files::regular_file::{self, Links};
 
-/// TLS to a store. `{}` trusts the certificates that the system trusts. All files are PEM.
+/// TLS to a store. `{}` trusts the system's certificates. All files are PEM.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// A file of certificates that are trusted. Default: those that the system trusts.
+    /// A file of certificates that are trusted. Default: the system's.
     ca: Option<PathBuf>,
     /// A file with our own certificate and those that vouch for it, for servers that ask. Default:
     /// none.
@@ -30,7 +30,7 @@ struct Settings {
     /// The file with the key of `cert`. The key has no password; `openssl pkey -in KEY -out NEW`
     /// takes it off. Default: none.
     key: Option<PathBuf>,
-    /// Verify the server's certificate and name. With `false` whoever is in between can read and
+    /// Verify the server's certificate and name. With `false` anybody in between can read and
     /// change everything. Default: true.
     #[serde(default = "yes")]
     verify: bool,
@@ -46,7 +46,7 @@ pub(crate) fn yes() -> bool {
 #[serde(try_from = "Settings")]
 #[schemars(with = "Settings")]
 pub(crate) struct TlsConfig {
-    /// A file of certificates that are trusted, in place of those that the system trusts.
+    /// A file of certificates that are trusted, in place of the system's.
     pub(crate) ca: Option<PathBuf>,
     /// Our own certificate, for servers that ask.
     pub(crate) identity: Option<Identity>,
@@ -64,7 +64,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Neither file or both.
+    /// Both files, or none.
     pub(crate) fn of(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<Self>, String> {
         let missing = match (cert, key) {
             (None, None) => return Ok(None),
@@ -104,7 +104,7 @@ pub(crate) enum TlsError {
         cause: pem::Error,
     },
     /// A certificate is nothing to trust.
-    #[error("taking the certificates of {} as trusted", path.display())]
+    #[error("reading the trusted certificates in {}", path.display())]
     Root {
         /// The file.
         path: PathBuf,
@@ -125,7 +125,7 @@ pub(crate) enum TlsError {
         path: PathBuf,
     },
     /// The certificate and its key are of no use.
-    #[error("using our own certificate and key")]
+    #[error("loading the certificate and its key (`tls.cert`, `tls.key`)")]
     Identity(#[source] rustls::Error),
     /// The provider of cryptography does not offer what TLS needs.
     #[error("setting up TLS")]
@@ -161,7 +161,7 @@ impl TlsConfig {
         is_unused.then(|| says.to_owned())
     }
 
-    /// For a client that is not to speak TLS: it trusts nobody.
+    /// The configuration of a client that must not speak TLS: it trusts nobody.
     pub(crate) fn trusts_nobody() -> Result<ClientConfig, TlsError> {
         let (builder, _) = builder()?;
         Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
@@ -177,7 +177,7 @@ fn builder() -> Result<(ConfigBuilder<ClientConfig, WantsVerifier>, Arc<CryptoPr
     Ok((builder, provider))
 }
 
-/// The certificates that the system trusts; there is at least one.
+/// The system's certificates; there is at least one.
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -191,7 +191,7 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     }))
 }
 
-/// Larger than what a system trusts as a whole.
+/// Larger than all certificates of a system together.
 const LONGEST: u64 = 16 << 20;
 
 fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
@@ -201,7 +201,7 @@ fn pem_of(path: &Path) -> Result<Vec<u8>, pem::Error> {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let unreadable = |cause| TlsError::Pem { path: path.to_owned(), cause };
     let pem = pem_of(path).map_err(unreadable)?;
-    // PKCS #8 and what OpenSSL wrote before it.
+    // PKCS #8 and OpenSSL's forms before it.
     let marks: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
     if marks.iter().any(|mark| memchr::memmem::find(&pem, mark).is_some()) {
         return Err(TlsError::Encrypted { path: path.to_owned() });

@@ -1,8 +1,8 @@
-//! msgpack to JSON, total: every payload becomes one JSON value, whatever is wrong with it.
+//! msgpack to JSON, total: every payload becomes one JSON value, even a damaged one.
 //!
-//! The text is what Python's `json.dumps(…, ensure_ascii=False)` writes, with `": "` and `", "` as
-//! separators, because readers of Salt's tables match on it (`LIKE '%"fun": "test.ping"%'`). What
-//! Python cannot write, or writes as something that is not JSON, becomes:
+//! The text is that of Python's `json.dumps(…, ensure_ascii=False)`, with `": "` and `", "` as
+//! separators, because readers of Salt's tables match on it (`LIKE '%"fun": "test.ping"%'`). Values
+//! that Python cannot write, or writes as something that is not JSON, become:
 //!
 //! | payload | JSON |
 //! |---|---|
@@ -17,8 +17,8 @@
 //! | arrays and maps as keys beyond 16 KiB of payload | the same |
 //! | bytes that end too early, or byte 0xc1 | what was there, closed ([`JsonLosses::torn`]) |
 //!
-//! JSON may be many times as long as its payload: a control character takes six bytes. What would
-//! be too long to hold is handed on in pieces ([`write_in_pieces`]).
+//! JSON may be many times as long as its payload: a control character takes six bytes. JSON that
+//! would be too long to hold is handed on in pieces ([`write_in_pieces`]).
 //!
 //! Integers keep all 64 bits. Repeated map keys are all written, and readers take the last, as
 //! Python's decoder does.
@@ -54,8 +54,8 @@ impl std::ops::AddAssign for JsonLosses {
 /// bytes could become more text than there is memory.
 pub(crate) const MAX_KEY_DEPTH: usize = 4;
 
-/// Bytes of payload that all arrays and maps that are keys of maps may take together; those for
-/// which there is no room are cut. A byte of one may become 37, of anything else eight at the most.
+/// The bytes of payload for all arrays and maps that are keys of maps. Keys for which there is no
+/// room are cut. A byte of a key may become 37, a byte of anything else eight at the most.
 pub(crate) const MAX_KEY_BYTES: usize = 16 << 10;
 
 /// The bytes from which JSON in the making is handed on, where it is not held whole.
@@ -66,8 +66,8 @@ pub fn write(payload: &[u8], out: &mut Vec<u8>) -> JsonLosses {
     Writer::new(payload, out, None).write()
 }
 
-/// As [`write`], but `out` is handed to `take` and emptied whenever it has grown to some 64 KiB.
-/// The rest is in it at the end.
+/// Writes like [`write`], but hands `out` to `take` and empties it whenever it has grown to some 64
+/// KiB. The rest is in it at the end.
 pub(crate) fn write_in_pieces(
     payload: &[u8],
     out: &mut Vec<u8>,
@@ -77,7 +77,7 @@ pub(crate) fn write_in_pieces(
 }
 
 /// The text that the JSON has in place of a map's key, of the key's msgpack, at this depth of
-/// arrays and maps. `None` if the key is cut or torn, so that its text would not say what it is.
+/// arrays and maps. `None` if the key is cut or torn, because its text would then name another key.
 pub(crate) fn key_text(key: &[u8], depth: usize) -> Option<Cow<'_, [u8]>> {
     let lossy = |bytes| match String::from_utf8_lossy(bytes) {
         Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
@@ -112,7 +112,7 @@ fn not_finite(float: f64) -> &'static [u8] {
     }
 }
 
-/// As [`write_string`], in pieces as [`write_in_pieces`] does it.
+/// Writes like [`write_string`], in pieces like [`write_in_pieces`].
 pub(crate) fn write_string_in_pieces(
     bytes: &[u8],
     out: &mut Vec<u8>,
@@ -163,8 +163,8 @@ pub(crate) fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
 
 /// Appends `"key": `, behind a comma unless it is the first, if that is a word; else does nothing.
 ///
-/// Most keys and many values are short enough to be put together in a register and stored at once;
-/// copying them piece by piece was a fifth of the time of making JSON.
+/// Most keys and many values are short enough to be put together in a register and stored at once.
+/// Copying them piece by piece was a fifth of the time of making JSON.
 #[inline]
 fn write_short_key(key: &[u8], is_first: bool, out: &mut Vec<u8>) -> bool {
     const COMMA: u128 = u16::from_le_bytes(*b", ") as u128;
@@ -221,13 +221,12 @@ impl<'a, 'o> Writer<'a, 'o> {
     }
 
     fn write(mut self) -> JsonLosses {
-        // The losses say what this result says.
+        // The losses tell the same as this result.
         let _ = self.value(0);
         self.losses
     }
 
-    /// Hands on what was written, if there is enough of it, and it is not a key that is not
-    /// finished.
+    /// Hands on the JSON so far, if it is long enough and does not end within a key.
     fn hand_on(&mut self) {
         if self.out.len() >= self.piece
             && self.key_depth == 0
@@ -515,7 +514,7 @@ pub(crate) fn write_float(float: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("{digits}e{sign}{power:0>2}").as_bytes());
 }
 
-/// The text of the extensions that have one: Salt's date and msgpack's timestamp.
+/// The text of extensions with a text: Salt's date and msgpack's timestamp.
 fn ext_text(kind: i8, bytes: &[u8]) -> Option<String> {
     match kind {
         78 => salt_date(bytes),
@@ -716,7 +715,7 @@ mod tests {
             prop_assert_eq!(json, format!("{{{expected}}}"));
         }
 
-        /// Against looking at each byte, for every way that a string can be cut into blocks.
+        /// This compares it with a look at each byte, for every way to cut a string into blocks.
         #[test]
         fn blocks_miss_nothing(
             len in 0..70usize,

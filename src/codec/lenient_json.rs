@@ -1,10 +1,10 @@
-//! JSON as Python writes it, and worse: what an event says is read, whatever JSON lacks for it.
+//! JSON as Python writes it, and worse: values that JSON lacks do not make an event unreadable.
 //!
-//! Python's `json.dumps` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON, and halves
-//! of surrogate pairs, which are no text. Its integers have no bounds. Programs write bytes as they
-//! have them. `serde_json` refuses a whole line for any of these. So a text that it refuses is
-//! repaired and given to it once more. It alone says what JSON is: the pass in front of it knows
-//! strings, words and brackets, and leaves all the rest as it stands.
+//! Python's `json.dumps` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON. It also
+//! writes halves of surrogate pairs, and integers without bounds. Programs write bytes as they have
+//! them. `serde_json` refuses a whole line for any of these. So a refused text is repaired and
+//! given to it once more. It alone decides what JSON is: the pass in front of it knows strings,
+//! words and brackets, and leaves all the rest as it stands.
 //!
 //! | text | value |
 //! |---|---|
@@ -15,8 +15,7 @@
 //! | a control character in a string | itself |
 //! | a byte order mark in front | nothing |
 //!
-//! The first four are counted ([`Replaced`]). Of a key that stands twice the last counts, as for
-//! Python.
+//! The first four are counted ([`Replaced`]). The last of two equal keys counts, as for Python.
 
 use std::ops::AddAssign;
 
@@ -41,7 +40,7 @@ pub struct Replaced {
     pub not_finite: u64,
     /// Integers over 64 bits.
     pub long_integer: u64,
-    /// Strings in which something is no text.
+    /// Strings with parts that are no text.
     pub not_utf8: u64,
     /// Arrays and objects nested too deep.
     pub too_deep: u64,
@@ -64,12 +63,12 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
 /// The byte order mark that some programs of Windows begin a file with.
 pub(crate) const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads one value, and says what had to be replaced in it.
+/// Reads one value, and counts the replaced parts of it.
 pub fn read(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
     read_within(text, DEEPEST)
 }
 
-/// Reads an answer of the HTTP side, of which nothing is cut that a daemon may have said.
+/// Reads an answer of the HTTP side. It cuts nothing that a daemon may send.
 pub(crate) fn read_answer(text: &[u8]) -> Result<(Value, Replaced), serde_json::Error> {
     read_within(text, DEEPEST_ANSWER)
 }
@@ -84,7 +83,7 @@ fn read_within(text: &[u8], deepest: usize) -> Result<(Value, Replaced), serde_j
     let mut repair = Repair::new(text, deepest);
     repair.repair();
     let mut reader = serde_json::Deserializer::from_slice(&repair.out);
-    // The repair has cut what is nested deeper than a stack can take.
+    // The repair has cut values that are nested deeper than a stack can take.
     reader.disable_recursion_limit();
     match Value::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
         Ok(value) => Ok((value, repair.replaced)),
@@ -171,11 +170,11 @@ impl<'a> Repair<'a> {
         front
     }
 
-    /// Writes `null` for an array or object, or what nothing takes for JSON if it is none.
+    /// Writes `null` for an array or object. If it is neither, writes text that is no JSON.
     fn cut(&mut self, cut: &[u8]) {
         let mut repair = Repair::new(cut, usize::MAX);
         repair.repair();
-        // Nothing is built, and so nothing of the stack is used for what is nested.
+        // Nothing is built, so nested values take nothing of the stack.
         match serde_json::from_slice::<IgnoredAny>(&repair.out) {
             Ok(_) => {
                 self.replaced.too_deep += 1;

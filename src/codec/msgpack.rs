@@ -182,7 +182,7 @@ impl<'a> Walker<'a> {
         Some(text)
     }
 
-    /// Steps over the next value with all that it contains and gives its bytes.
+    /// Steps over the next value, with its contents, and gives its bytes.
     pub fn skip(&mut self) -> Result<&'a [u8], Malformed> {
         let from = self.at;
         let mut skip = Skip::default();
@@ -190,7 +190,7 @@ impl<'a> Walker<'a> {
         Ok(self.bytes.get(from..self.at).unwrap_or_default())
     }
 
-    /// Steps over what an array or a map contains, whose head was read; over nothing for any other
+    /// Steps over the items of an array or a map whose head was read; does nothing for any other
     /// item.
     pub(crate) fn skip_content(&mut self, head: Item<'_>) -> Result<(), Malformed> {
         Skip { left: head.children() }.run(self)
@@ -306,14 +306,14 @@ fn is_named(name: &[u8], key: &str) -> bool {
     scalar(name).and_then(Item::bytes) == Some(key.as_bytes())
 }
 
-/// The pairs of the map that `payload` is, in order, as far as they are well formed: the key's
-/// text, and the bytes of the value. Keys that are not text are passed over.
+/// The pairs of the map `payload`, in order, as far as they are well formed: the key's text, and
+/// the bytes of the value. Keys that are not text are passed over.
 pub fn pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     raw_pairs(payload)
         .filter_map(|(key, value)| scalar(key).and_then(Item::bytes).map(|name| (name, value)))
 }
 
-/// As [`pairs`], with the msgpack of every key.
+/// The same as [`pairs`], with the msgpack of every key.
 pub(crate) fn raw_pairs(payload: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut walker = Walker::new(payload);
     let mut left = match walker.item() {

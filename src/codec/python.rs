@@ -1,8 +1,8 @@
 //! msgpack to the text that Python's `str` and `repr` give the same value.
 //!
 //! Some of Salt's returners store a value as Python prints it, `['--test', {'__kwarg__': True}]`,
-//! and what reads them expects that. Total, as [`json`](crate::codec::json) is: whatever the bytes
-//! are, text comes out.
+//! and readers of their tables expect that. Total, like [`json`](crate::codec::json): text comes
+//! out of any bytes.
 //!
 //! | msgpack | text |
 //! |---|---|
@@ -149,10 +149,10 @@ fn escaped(c: char) -> String {
     }
 }
 
-/// Python's `str.isprintable` says so: anything but controls, format characters, surrogates,
-/// private and unassigned code points, and spaces other than the space. The standard library's
-/// `escape_debug` escapes just these, and marks that would join what stands before the string,
-/// which is why there is a letter before it here.
+/// The rule is that of Python's `str.isprintable`: anything but controls, format characters,
+/// surrogates, private and unassigned code points, and spaces other than the space. The standard
+/// library's `escape_debug` escapes just these, and marks that would join a character before the
+/// string. So there is a letter before it here.
 fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return matches!(c, ' '..='~');

@@ -1,13 +1,13 @@
-//! Text that came from outside, as a terminal may be given it.
+//! Text from outside, made safe for a terminal.
 //!
-//! Minions, users, peers and servers choose what their names and errors hold. A terminal obeys some
-//! characters (control characters, ESC, C1), shows the text in another order for some (those of the
-//! bidirectional algorithm), and shows nothing at all for others. All of these are written as
-//! `\n` or `\u{202e}`; every other character, a backslash among them, stays as it is.
+//! Minions, users, peers and servers choose the text of their names and errors. A terminal obeys
+//! some characters (control characters, ESC, C1), shows the text in another order for some (those
+//! of the bidirectional algorithm), and shows nothing at all for others. All of these are written
+//! as `\n` or `\u{202e}`; every other character, a backslash among them, stays as it is.
 
 use std::fmt::{self, Write};
 
-/// The text with all that does not show made visible, on one line.
+/// The text on one line, with invisible characters made visible.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Visible<'a>(pub(crate) &'a str);
 
@@ -27,7 +27,7 @@ impl fmt::Display for Visible<'_> {
     }
 }
 
-/// As [`Visible`], with at most `most` bytes; `…` stands in place of what is cut off.
+/// The text like [`Visible`], cut to at most `most` bytes; `…` marks the cut.
 pub(crate) fn capped(text: &str, most: usize) -> String {
     let mut out = String::new();
     let mut piece = String::new();
@@ -48,7 +48,7 @@ pub(crate) fn capped(text: &str, most: usize) -> String {
     out
 }
 
-/// As [`Visible`], of a text of several lines, which stay lines.
+/// A text of several lines like [`Visible`]; its lines stay lines.
 pub(crate) fn lines(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(|line| Visible(line).to_string()).collect();
     lines.join("\n")
@@ -84,7 +84,7 @@ fn does_not_show(c: char) -> bool {
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}'
             // Letters, vowels and patterns that are blank.
             | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
-            // Of no width; left-to-right and right-to-left marks.
+            // Characters without width; left-to-right and right-to-left marks.
             | '\u{200b}'..='\u{200f}'
             // Line and paragraph separator; embeddings and overrides of direction.
             | '\u{2028}'..='\u{202e}'

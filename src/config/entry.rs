@@ -39,7 +39,8 @@ pub(super) fn kind_of<'a>(
             continue;
         };
         if let Some((first, _)) = found {
-            let message = format!("the {what} `{name}` is a {first} already; one kind each");
+            let message =
+                format!("the {what} `{name}` has the kind {first} already, and can have only one");
             problems.push(Problem::at(key.place, message));
             continue;
         }

@@ -19,8 +19,8 @@ pub(crate) struct Http {
     /// yours.
     pub(crate) listen: Option<SocketAddr>,
     /// The unix socket by which commands reach the daemon; `null` for none. No token is wanted
-    /// there: root and the daemon's own user may do everything, and whoever else its file lets in
-    /// may read.
+    /// there: root and the daemon's own user may do everything, and any other user that its file
+    /// lets in may read.
     pub(crate) socket: Option<HttpSocket>,
     /// The token that reads and acts, sent as `Authorization: Bearer TOKEN`. Default: one that
     /// is made at the first start, in `STATE_DIR/http-token`.
@@ -101,7 +101,7 @@ impl Http {
         }
         if self.read_token.is_some() && self.read_token == self.token {
             let message = "http.read_token is the same as http.token".to_owned();
-            wrong("read_token", message, "who may only read needs a token of its own");
+            wrong("read_token", message, "write another token for those who may only read");
         }
         for host in &self.hosts {
             let is_in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);

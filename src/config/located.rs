@@ -1,6 +1,6 @@
-//! The part of a configuration that says where its daemon is, for commands that need no more.
+//! The part of a configuration that leads to its daemon, for commands that need no more.
 //!
-//! They are of use also to those who may not read a secret beside it, and while there is a mistake
+//! It also serves users who may not read a secret beside it, and commands while there is a mistake
 //! elsewhere in the file. A mistake in the place itself ends them: they would ask another daemon.
 
 use std::path::Path;

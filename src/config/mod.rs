@@ -54,7 +54,7 @@ pub struct Config {
     pub redact: Arc<Rules>,
     /// The time that jobs are kept in the job cache; `None` if there is none.
     pub(crate) keep_jobs: Option<Duration>,
-    /// The stores that answer what is asked of jobs, beside the job cache.
+    /// The stores that answer questions about jobs, beside the job cache.
     pub(crate) job_stores: Arc<JobStores>,
     /// The file, if it comes from one, so that it can be read again.
     pub(crate) path: Option<PathBuf>,
@@ -158,12 +158,12 @@ impl Config {
         Ok(Config { warnings, ..config })
     }
 
-    /// The same, with what should be written otherwise also of a text with problems.
+    /// The same. It gives the warnings of a text with problems too.
     fn read(text: &str, warnings: &mut Vec<Problem>) -> Result<Self, Vec<Problem>> {
         let mut root = Node::parse(text).map_err(|problem| vec![problem])?;
         let mut problems = Vec::new();
         root.interpolate(&mut problems);
-        // They name variables and files, and not what is in them.
+        // They name variables and files, and not their contents.
         let unreplaced = problems.len();
         renamed::apply(&mut root, warnings, &mut problems);
         let pairs = root.pairs().map_err(|problem| vec![problem])?;
@@ -210,7 +210,7 @@ impl Config {
             let place = root.place_of(&["sinks", JOB_CACHE.name]);
             if sinks.iter().any(|sink| sink.name == JOB_CACHE.name) {
                 let message = format!("`{}` is the name of the job cache's sink", JOB_CACHE.name);
-                problems.push(Problem::at(place, message).help("name this sink otherwise"));
+                problems.push(Problem::at(place, message).help("give this sink another name"));
             }
             sinks.extend(job_cache(place, &mut problems));
         }
@@ -264,7 +264,7 @@ fn loops(root: &Node, sources: &[SourceConfig], sinks: &[SinkConfig]) -> Vec<Pro
                 keys.into_iter().chain(read.keys.iter().map(String::as_str)).collect();
             let message =
                 format!("`{}` reads {}, which `{}` writes", source.name, read.name, writer.name);
-            let help = "events would go round for ever; let one daemon write and another read";
+            let help = "events would go round for ever: let one daemon write and another one read";
             let problem = Problem::at(root.place_of(&keys), message).help(help);
             // It reads the same stream of several servers.
             if !problems.iter().any(|other: &Problem| other.message == problem.message) {

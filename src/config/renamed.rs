@@ -1,5 +1,5 @@
-//! Keys that had another name in an earlier release. They are still read, with a warning that says
-//! what to write instead.
+//! Keys that had another name in an earlier release. They are still read, with a warning that names
+//! the new key.
 //!
 //! The tree is changed before it is read, so that types, schema and manual know new names only. To
 //! rename a key, add a line to [`RENAMED`].

@@ -58,8 +58,8 @@ impl SinkConfig {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct SinkOptions {
-    /// The events that the sink takes. Default: all, or those that the kind is for; a filter that
-    /// is given stands in the place of the kind's as a whole.
+    /// The events that the sink takes. A given filter replaces the kind's as a whole. Default: all,
+    /// or those that the kind is for.
     #[schemars(with = "FilterConfig")]
     filter: Option<FilterConfig>,
     /// Rules that hide values of the events that the sink takes, besides the rules for all events.
@@ -160,7 +160,7 @@ fn configured(
     })
 }
 
-/// The options with what the kind has for those that are silent.
+/// The options, with the kind's defaults for missing ones.
 fn with_defaults(written: &Node, defaults: &Defaults) -> Node {
     let own = OwnDefaults {
         retry: &defaults.retry,

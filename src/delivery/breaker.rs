@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Every writer of a sink shares the breaker. While it is closed they all write. While it is open
-//! they queue for the one permit, because a server that comes back should be met by one connection
-//! and not by all.
+//! they queue for the one permit: a server that comes back should be met by one connection, not by
+//! all.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

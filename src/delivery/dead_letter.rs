@@ -1,13 +1,13 @@
 //! Dead letters: events that a sink will never accept, kept for people to look at.
 //!
-//! They are rows of a SQLite database in `state_dir`, which the daemon and the command line may
-//! have open at the same time. The daemon hands a letter that is marked for replay to its sink once
+//! They are rows of a SQLite database in `state_dir`. The daemon and the command line may have it
+//! open at the same time. The daemon hands a letter that is marked for replay to its sink once
 //! more, as the same event with the same id. The letter leaves when the sink has kept it. If it is
 //! refused again it becomes a letter again.
 //!
-//! Triggers of the database keep the table `totals`, so that it is true whichever process changes
-//! the letters. What the daemon asks for is found there or by an index: its cost does not grow with
-//! the number of letters. The command line works in pages, each a transaction of its own.
+//! Triggers of the database keep the table `totals`, so it is true whichever process changes the
+//! letters. The daemon's queries read that table or an index: their cost does not grow with the
+//! number of letters. The command line works in pages, each a transaction of its own.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -94,7 +94,7 @@ const MARKED: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, so
 const LETTER: &str = "SELECT id, sink, event_id, tag, reason, time, attempts, source, master_id, \
                       received, replay, authority, frame FROM dead_letters WHERE id = ?";
 
-/// Letters that may go at once beyond those that come: a bound that was lowered is reached in
+/// Old letters that may go for one write besides as many as come: a lowered bound is reached in
 /// steps.
 const STEP: usize = 1000;
 
@@ -155,7 +155,7 @@ pub struct Letter {
     pub(crate) master_id: String,
     /// The time at which it was read, in microseconds since 1970.
     pub(crate) received: i64,
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     pub(crate) authority: Authority,
     /// True if it waits to be handed to its sink again.
     pub(crate) replay: bool,
@@ -241,13 +241,13 @@ impl LetterSelection {
 pub struct DeadLetters {
     path: PathBuf,
     max_bytes: u64,
-    /// They are a daemon's, which has to go on: a file that is damaged is put aside and begun anew,
-    /// one that cannot be opened is tried again.
+    /// They are a daemon's, which has to go on. A damaged file is put aside and begun anew. A file
+    /// that cannot be opened is tried again.
     repairs: bool,
     database: Mutex<Database>,
 }
 
-/// The open database, and why letters cannot be kept, if they cannot.
+/// The open database, and the reason why letters cannot be kept, if any.
 struct Database {
     connection: Option<Connection>,
     trouble: Option<String>,
@@ -269,8 +269,8 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// Opens a daemon's. What is wrong with the file is logged, counted and shown, and the daemon
-    /// goes on; see [`DeadLetters::heal`].
+    /// Opens a daemon's. Faults of the file are logged, counted and shown, and the daemon goes on;
+    /// see [`DeadLetters::heal`].
     pub(crate) fn of_daemon(state_dir: &Path, max_bytes: u64) -> Self {
         let letters = DeadLetters::closed(state_dir, max_bytes, true);
         // `with` notes a failure.
@@ -297,8 +297,8 @@ impl DeadLetters {
         }
     }
 
-    /// Tries again what did not work, when it is time; returns why letters cannot be kept, if they
-    /// cannot.
+    /// Tries again to open the database, when it is time. Returns the reason why letters cannot be
+    /// kept, if any.
     pub(crate) fn heal(&self) -> Option<String> {
         {
             let database = self.lock();
@@ -306,7 +306,7 @@ impl DeadLetters {
                 return database.trouble.clone();
             }
         }
-        // Something has to be written, for what can be read may be on a disk that is full.
+        // Something has to be written, because a full disk can still be read.
         let written = self.with("writing to the dead letters' database", |connection| {
             connection.pragma_update(None, "user_version", VERSION)
         });
@@ -337,7 +337,7 @@ impl DeadLetters {
         }
     }
 
-    /// Keeps all others waiting until what it gives is dropped.
+    /// Keeps all others waiting until its guard is dropped.
     #[cfg(test)]
     pub(crate) fn hold(&self) -> impl Sized + '_ {
         self.lock()
@@ -366,7 +366,7 @@ impl DeadLetters {
         {
             let reason = chain(error);
             if database.trouble.as_ref() != Some(&reason) {
-                error!(error = reason, "dead letters cannot be kept; it is tried again");
+                error!(error = reason, "dead letters cannot be kept; trying again");
             }
             (database.connection, database.trouble) = (None, Some(reason));
             database.again = Instant::now() + database.backoff.delay(None);
@@ -385,7 +385,7 @@ impl DeadLetters {
             none => {
                 if self.repairs {
                     state_file::put_foreign_beside_aside(&self.path)
-                        .map_err(failed("putting aside what is no file"))?;
+                        .map_err(failed("putting aside something that is no file"))?;
                 }
                 none.insert(connect(&self.path)?)
             }
@@ -426,7 +426,7 @@ impl DeadLetters {
         })
     }
 
-    /// The letters that are meant behind letter `after`, the oldest first, at most `limit`.
+    /// The selected letters behind letter `after`, the oldest first, at most `limit`.
     pub(crate) fn list(
         &self,
         selection: &LetterSelection,
@@ -492,8 +492,8 @@ impl DeadLetters {
             changed += self.change(&ids, sql)?;
             from = next;
             if from.is_some() {
-                // The daemon that keeps a letter meanwhile must find a moment to write. It asks now
-                // and then, and there is nothing here that could be waited for.
+                // A daemon that keeps a letter meanwhile must find a moment to write. It tries now
+                // and then, and gives no signal to wait for.
                 #[allow(clippy::disallowed_methods)]
                 std::thread::sleep(BETWEEN_PAGES);
             }
@@ -513,8 +513,8 @@ impl DeadLetters {
         })
     }
 
-    /// The next letters that wait to be handed to this sink, behind letter `after`, the oldest
-    /// first: as many as may be handed over together.
+    /// The next letters for this sink behind letter `after`, the oldest first. There are as many as
+    /// may be handed over together.
     pub fn next_replays(&self, sink: &str, after: i64) -> Result<Vec<Letter>, DeadLetterError> {
         self.with("reading the dead letters", |connection| {
             let (mut found, mut bytes) = (Vec::new(), 0);
@@ -532,15 +532,15 @@ impl DeadLetters {
         })
     }
 
-    /// The sink has kept the letters' events: they are dead no more.
+    /// The sink has kept the letters' events, so the letters are removed.
     pub(crate) fn replayed(&self, ids: &[i64]) -> Result<(), DeadLetterError> {
         self.change(ids, DELETE).map(drop)
     }
 }
 
-/// Opens the database, and makes what is missing.
+/// Opens the database, and makes missing tables.
 fn connect(path: &Path) -> Result<Connection, DeadLetterError> {
-    // Made here, for its owner and permissions.
+    // The file is made here, for its owner and permissions.
     state_file::open_or_create(path).map_err(failed("making the dead letters' database"))?;
     let mut connection =
         Connection::open(path).map_err(failed("opening the dead letters' database"))?;
@@ -555,7 +555,7 @@ fn connect(path: &Path) -> Result<Connection, DeadLetterError> {
     Ok(connection)
 }
 
-/// Makes the tables, or what an older file lacks.
+/// Makes the tables, or the parts that an older file lacks.
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
@@ -566,8 +566,8 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Those of the next letters behind `after` that are meant, and behind which one to go on, if that
-/// was not the last.
+/// The next letters behind `after` that match, and the letter to go on behind, unless that was the
+/// last.
 fn matching(
     connection: &Connection,
     selection: &LetterSelection,
@@ -709,7 +709,7 @@ mod tests {
         assert_eq!(left.len(), 250_000 / size("100"));
         assert_eq!(left.len() as u64 + dropped, 300);
         assert_eq!(left.last().unwrap().tag, "399");
-        // One that is larger than all may be leaves nothing, itself included.
+        // A letter larger than the bound leaves nothing, itself included.
         assert_eq!(keep(&letters, "db", "huge", 300_000, 1), left.len() as u64 + 1);
         assert_eq!(letters.counts().unwrap(), []);
     }

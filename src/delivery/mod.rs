@@ -1,14 +1,14 @@
-//! The driver of a sink's writer: connect, write, back off, split, give up on what is refused.
+//! The driver of a sink's writer: connect, write, back off, split, give up on refused events.
 //!
-//! A writer takes one batch after the other and reports each back to the spooler when it is
+//! A writer takes one batch after the other. It reports each back to the spooler when it is
 //! settled: every event of it stored, or refused for good. A batch that fails comes again, the same
 //! events under the same id, for as long as it takes. A batch that is refused is halved until the
-//! refused events are alone; halves are written front first, so order is kept. A write that panics
-//! is tried again over a new connection; a batch at which it panics three times in a row counts as
+//! refused events are alone. Halves are written front first, so order is kept. A write that panics
+//! is tried again over a new connection. A batch at which it panics three times in a row counts as
 //! refused.
 //!
 //! A sink that gathers events says when it is due. Its writer waits for that as well as for a
-//! batch. What is due and fails comes again after a back-off, and batches are written meanwhile.
+//! batch. A `tick` that fails comes again after a back-off, and batches are written meanwhile.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ pub(crate) mod retry;
 /// A batch is settled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settled {
-    /// Which writer settled it.
+    /// The number of the writer that settled it.
     pub(crate) writer: usize,
     /// The place of its first event in the queue.
     pub(crate) first: u64,
@@ -65,13 +65,13 @@ pub(crate) struct Shared {
     pub(crate) dead_letters: Option<Arc<DeadLetters>>,
     /// The state of the sink that metrics and pages show.
     pub(crate) state: Arc<SinkState>,
-    /// The deaths of the process, if there were so many that what was begun is tried with care.
+    /// The deaths of the process, if there were so many that begun batches are tried with care.
     pub(crate) deaths: Option<Arc<Deaths>>,
     /// The configuration has turned out to be wrong: no writer tries anything more.
     pub(crate) parked: CancellationToken,
 }
 
-/// One writer of a sink: where its batches come from and where it reports them.
+/// One writer of a sink, with its channels.
 pub(crate) struct Writer {
     /// The environment of the sink.
     pub(crate) context: Context,
@@ -91,7 +91,7 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
     let stop = writer.stop.clone();
     let mut delivery = Delivery::<S>::new(config, &writer.context, &writer.shared);
     let delivering = async {
-        // Without waiting for a first batch, so that tables are there and mistakes show.
+        // It connects before the first batch, so that tables are made and mistakes show.
         while delivery.sink.is_none() && writer.batches.is_empty() {
             if writer.batches.is_closed() || !delivery.connect().await {
                 return;
@@ -134,14 +134,14 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
 enum Next {
     /// It delivers this.
     Batch(Batch),
-    /// It does what the sink says is due.
+    /// It calls the sink's `tick`.
     Due,
     /// There are no more batches.
     End,
 }
 
-/// Waits for a batch, or until `due`. What is due goes first, so that no stream of batches holds it
-/// up.
+/// Waits for a batch, or until `due`. A due `tick` goes first, so that no stream of batches holds
+/// it up.
 async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next {
     let is_due = async {
         match due {
@@ -149,7 +149,7 @@ async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next
             None => std::future::pending().await,
         }
     };
-    // Receiving takes no batch unless it ends first.
+    // Receiving takes a batch only if it ends first.
     tokio::select! {
         biased;
         () = is_due => Next::Due,
@@ -160,11 +160,11 @@ async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next
 /// A thing to try at a store.
 #[derive(Clone, Copy)]
 enum Work<'a> {
-    /// To connect, and no more.
+    /// A connect, and no more.
     Connect,
-    /// To write this batch.
+    /// A write of this batch.
     Write(&'a Batch),
-    /// To do what is due.
+    /// A `tick` that is due.
     Tick,
 }
 
@@ -183,7 +183,7 @@ struct Delivery<'a, S: Sink> {
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
-    /// The time of the next try, for what is due and has failed or lost its connection.
+    /// The time of the next `tick`, if the last one failed or lost its connection.
     late_until: Option<Instant>,
     /// The batch at which the last write panicked, and how often in a row.
     panicked: Option<(BatchId, u32)>,
@@ -194,7 +194,7 @@ struct Delivery<'a, S: Sink> {
 /// The time to wait for a client that is dropped before it is left behind.
 const LET_GO: Duration = Duration::from_secs(5);
 
-/// So many panics in a row at one batch are not by chance.
+/// So many panics in a row at one batch are no accident.
 const PANICS: u32 = 3;
 
 /// Clients that a writer may leave behind. Each has a thread, of which there are not many.
@@ -230,7 +230,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Does what is due, or tries; `false` if the configuration is wrong.
+    /// Calls a due `tick`; `false` if the configuration is wrong.
     async fn tick(&mut self) -> bool {
         !matches!(self.attempt(Work::Tick).await, Err(Failure::Fatal))
     }
@@ -313,13 +313,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
         true
     }
 
-    /// The deaths of the process, if the batch may be what it died of.
+    /// The deaths of the process, if the batch may have caused them.
     fn watched(&self, batch: &Batch) -> Option<&Deaths> {
         self.shared.deaths.as_deref().filter(|deaths| batch.was_begun() && deaths.must_isolate())
     }
 
-    /// Tries once to write the batch. What is to be tried alone waits for the connection before, so
-    /// that a server that is not there holds up nobody.
+    /// Tries once to write the batch. A batch that has to be tried alone connects first, so that a
+    /// missing server holds up nobody.
     async fn connect_and_attempt(&mut self, batch: &Batch) -> Result<(), Failure> {
         if self.sink.is_none() && self.watched(batch).is_some() {
             self.attempt(Work::Connect).await?;
@@ -327,8 +327,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
         self.attempt(Work::Write(batch)).await
     }
 
-    /// Tries once, over a new connection if there is none. After a failure that may pass it has
-    /// waited before it returns, unless another writer parked the sink, or it was what is due.
+    /// Tries once, over a new connection if there is none. After a passing failure it waits before
+    /// it returns, unless another writer parked the sink, or it was a `tick`.
     async fn attempt(&mut self, work: Work<'_>) -> Result<(), Failure> {
         let batch = work.batch();
         let parked = &self.shared.parked;
@@ -358,11 +358,12 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 tried.map_err(|elapsed| WriteError::retry(format!("writing, for {limit:?}"), elapsed))
             }
             () = overdue => {
-                let cause = "the process has died again and again, and others wait meanwhile";
+                let cause = "the process has died several times, so one batch is written at a \
+                             time, and others wait";
                 Err(WriteError::retry("writing, for too long", cause))
             }
         };
-        // Letting go of the connection is not what others wait for.
+        // Others do not wait for the connection to close.
         drop((long_json_permit, under_way));
         let is_late = tried.is_err();
         if is_late {
@@ -374,7 +375,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             if matches!(work, Work::Tick) {
                 self.late_until = None;
             }
-            // A sink that gathers events has not asked its server when it takes some more.
+            // A sink that gathers events takes more without asking its server.
             if self.late_until.is_none() {
                 self.worked();
             }
@@ -436,7 +437,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Backs off. Batches are not held up by what is due and failed.
+    /// Backs off. A `tick` that failed does not hold up batches.
     async fn wait(&mut self, work: Work<'_>, after: Option<Duration>) {
         match work {
             Work::Tick => self.late_until = Some(Instant::now() + self.backoff.delay(after)),
@@ -480,7 +481,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         result.map_err(Unwritten::Failed)
     }
 
-    /// A write of so many events has stored some of them. Waits for what failed for now.
+    /// A write of so many events has stored some of them. Waits if some failed for now.
     async fn partly(&mut self, permit: &Permit<'_>, partly: Partly, events: usize) -> Failure {
         let Partly { doing, refused, again } = partly;
         let mut places = refused.iter().map(|refusal| refusal.place);
@@ -504,7 +505,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let is_nothing_done = again.places.len() == events;
         let reason = match &again.cause {
             Some(cause) => Some(reason(cause)),
-            // Without a pause it would turn in a circle.
+            // Without a pause it would try in a busy loop.
             None if is_nothing_done => Some(format!("{doing}: nothing of the batch was tried")),
             None => None,
         };
@@ -527,7 +528,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         Failure::Partly { refused, again: Some(Later { places: again.places, reason }) }
     }
 
-    /// Nothing came of an attempt. Waits before the next.
+    /// An attempt failed. Waits before the next.
     async fn again_later(
         &mut self,
         permit: &Permit<'_>,
@@ -585,9 +586,9 @@ impl<'a, S: Sink> Delivery<'a, S> {
         }
     }
 
-    /// Drops what belongs to a client, on a thread that may wait: some clients end threads of their
-    /// own then. One that takes longer than [`LET_GO`] is left behind; only behind [`HANGING`] such
-    /// is waited for one of them.
+    /// Drops a client on a thread that may wait: some clients end threads of their own then. A
+    /// client that takes longer than [`LET_GO`] is left behind. Once there are [`HANGING`] of
+    /// these, one of them is waited for.
     async fn release(&mut self, client: impl Send + 'static) {
         self.hanging.spawn_blocking(move || drop(client));
         let sink = &self.context.name;
@@ -596,16 +597,16 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 if let Err(error) = ended
                     && error.is_panic()
                 {
-                    warn!(sink, %error, "letting go of the connection failed");
+                    warn!(sink, %error, "closing the connection failed");
                 }
             }
         };
         if timeout(LET_GO, gone).await.is_ok() {
             return;
         }
-        warn!(sink, "letting go of the connection hangs, it is left behind");
+        warn!(sink, "closing the connection hangs; saltern goes on without waiting");
         if self.hanging.len() > HANGING {
-            self.shared.state.failed("letting go of the connections to the store hangs");
+            self.shared.state.failed("closing the connections to the store hangs");
             self.hanging.join_next().await;
         }
     }
@@ -630,7 +631,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         state.breaker_open.set_bool(self.shared.breaker.is_open());
     }
 
-    /// The batch is stored, but for the events at the places `missing`.
+    /// The batch is stored, except for the events at the places `missing`.
     fn stored(&self, batch: &Batch, missing: &BTreeSet<usize>) {
         let state = &self.shared.state;
         let count = batch.len() - missing.len();
@@ -652,7 +653,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         self.refused(batch, Refused::All(format!("given up: {reason}")), attempts)
     }
 
-    /// Counts and reports what is refused of a batch.
+    /// Counts and reports the refused events of a batch.
     fn refused(&self, batch: Batch, refused: Refused, attempts: u32) -> Dead {
         let dead = Dead { batch, refused, attempts };
         let state = &self.shared.state;
@@ -672,7 +673,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         dead
     }
 
-    /// Makes dead letters of what was refused.
+    /// Makes dead letters of refused events.
     fn keep(&self, dead: &[Dead]) {
         let Some(dead_letters) = self.shared.dead_letters.as_ref().filter(|_| !dead.is_empty())
         else {
@@ -698,11 +699,11 @@ struct Dead {
     attempts: u32,
 }
 
-/// Which events of a batch are refused, and why.
+/// The events of a batch that are refused, with their reasons.
 enum Refused {
     /// All, for this reason.
     All(String),
-    /// Those at these places, each for a reason of its own.
+    /// The events at these places, each with its own reason.
     These(BTreeMap<usize, String>),
 }
 
@@ -748,7 +749,7 @@ enum Failure {
     Rejected(String),
     /// All but these events are stored.
     Partly {
-        /// Events that are refused, by their places, and why.
+        /// Refused events, by their places, with reasons.
         refused: BTreeMap<usize, String>,
         /// Events that come again.
         again: Option<Later>,
@@ -825,7 +826,7 @@ pub(crate) mod tests {
         Panic,
     }
 
-    /// A store that answers as it is told, refuses events tagged `bad`, and writes all down.
+    /// A store that answers as it is told, refuses events tagged `bad`, and logs every call.
     #[derive(Debug, Default)]
     struct Store {
         connects: VecDeque<Answer>,
@@ -863,7 +864,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A cause that does not say by itself what lies under it.
+    /// A cause whose text leaves out its own cause.
     fn underlain(cause: &'static str) -> Cause {
         #[derive(Debug, thiserror::Error)]
         #[error("the server said no")]
@@ -1138,8 +1139,8 @@ pub(crate) mod tests {
         assert_eq!(run.settled.len(), 0);
     }
 
-    /// Lets time pass until it is so. By hand, since the clock of the test stands still while a
-    /// blocking thread works.
+    /// Advances time until it is so. The clock of the test stands still while a blocking thread
+    /// works.
     async fn until(is_so: impl Fn() -> bool) {
         let began = std::time::Instant::now();
         while !is_so() {
@@ -1228,7 +1229,7 @@ pub(crate) mod tests {
         Delivery::<S>::new(config, &context(), &shared).deliver(batch).await
     }
 
-    /// As `until`, by the clock on the wall.
+    /// Waits like `until`, by the clock on the wall.
     async fn soon(is_so: impl Fn() -> bool) {
         let began = std::time::Instant::now();
         while !is_so() {
@@ -1281,7 +1282,7 @@ pub(crate) mod tests {
             assert!(delivers.await.unwrap());
             sleep(Duration::from_millis(5)).await;
         }
-        // Half of the time at the most is the other's.
+        // The other has half of the time at the most.
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         // It goes on trying the whole batch.
         let tries = store.lock().unwrap().log.iter().filter(|line| *line == "write a b").count();
@@ -1332,14 +1333,14 @@ pub(crate) mod tests {
         assert!((3.9..4.2).contains(&took), "{took}");
     }
 
-    /// A store that takes, refuses or puts off each event, as it is told.
+    /// A store that stores, refuses or postpones each event, as it is told.
     struct Choosy(Arc<Mutex<Choices>>);
 
     #[derive(Default)]
     struct Choices {
         /// The answers for the events of each write, over and over: 0 stored, 1 refused, 2 again.
         answers: VecDeque<Vec<u8>>,
-        /// Events come again because they failed, not for want of time.
+        /// Events come again because they failed, not for lack of time.
         has_time: bool,
         stored: Vec<String>,
         tried: Vec<(BatchId, Vec<String>)>,
@@ -1373,7 +1374,7 @@ pub(crate) mod tests {
             if refused.is_empty() && places.is_empty() {
                 return Ok(());
             }
-            // One that is in both is no reason to lose any.
+            // An event in both lists must not cost any event.
             places.extend(refused.first().map(|refusal| refusal.place));
             let cause = choices.has_time.then(|| "busy".into());
             let again = Some(Again { places, cause, after: None });
@@ -1470,9 +1471,9 @@ pub(crate) mod tests {
     struct Gathered {
         waiting: Vec<String>,
         since: Option<Instant>,
-        /// The answers for what is due.
+        /// The answers to ticks.
         ticks: VecDeque<Answer>,
-        /// All that happened, each with its second.
+        /// The log of calls, each with its second.
         log: Vec<(u64, String)>,
         began: Option<Instant>,
     }
@@ -1525,8 +1526,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Runs a writer over a store that gathers, with batches at these seconds, until what came last
-    /// was due. What it did, and the sink's state.
+    /// Runs a writer over a store that gathers, with batches at these seconds, until the last
+    /// events were due. Returns the log, and the sink's state.
     async fn gather(
         ticks: &[Answer],
         batches: &[(u64, &str)],

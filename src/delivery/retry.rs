@@ -14,15 +14,15 @@ pub(crate) struct RetryConfig {
     pub(crate) initial: Span,
     /// The longest wait.
     pub(crate) max: Span,
-    /// The time that one connect or write may take before it is broken off and tried again over a
-    /// new connection.
+    /// The time that one connect or write may take before it is cut off and tried again over a new
+    /// connection.
     pub(crate) timeout: Span,
     /// The time that a batch is tried before its events become dead letters. Default: for ever.
     pub(crate) give_up_after: Option<Span>,
 }
 
 impl RetryConfig {
-    /// For a store that keeps everything: as long as it takes.
+    /// The retries of a store that keeps everything: for as long as it takes.
     pub(crate) const STORE: RetryConfig = RetryConfig {
         initial: Span::millis(500),
         max: Span::seconds(30),

@@ -17,21 +17,20 @@ pub struct EstateConfig {
     /// `salt_job_duration_seconds` have the label `minion` too: a series for each function of each
     /// minion.
     pub minion_label: bool,
-    /// Series that each metric has at the most; what is over it goes into one whose labels are
-    /// `other`.
+    /// The most series of each metric. Further ones go into one series whose labels are `other`.
     pub max_series: u64,
     /// Minions that are remembered at the most.
     pub max_minions: u64,
-    /// The memory that events which wait to be counted may take. Of a burst, events that do not fit
+    /// The memory that events which wait to be counted may take. Events of a burst that do not fit
     /// are left out of the counts, and counted in `saltern_estate_missed_events_total`.
     pub memory: ByteSize,
     /// Leaves jobs with `test=True` out, by their arguments.
-    pub(crate) ignore_test: bool,
+    pub ignore_test: bool,
     /// Leaves jobs with `mock=True` out, by their arguments.
-    pub(crate) ignore_mock: bool,
-    /// Functions that `salt_function_status` is kept of; `*` for all.
+    pub ignore_mock: bool,
+    /// Functions with a `salt_function_status`; `*` for all.
     pub status_functions: Vec<String>,
-    /// States that `salt_function_status` is kept of; `*` for all.
+    /// States with a `salt_function_status`; `*` for all.
     pub status_states: Vec<String>,
     /// The time that the returns of a job may take before they are missing.
     pub returns_within: Span,

@@ -22,13 +22,13 @@ const MASTER: &str = "master";
 /// The longest id of a minion, in bytes: it is the name of a file on the master.
 const LONGEST_ID: usize = 255;
 
-/// Jobs of which it is known who brought them first: 512 KiB.
+/// Jobs whose first reporter is remembered: 512 KiB.
 const KNOWN_JOBS: usize = 1 << 16;
 
-/// Returns, what they said, and minions of jobs, of which that is known: 2 MiB each.
+/// Returns, their outcomes, and minions of jobs whose first reporter is remembered: 2 MiB each.
 const KNOWN_RETURNS: usize = 1 << 18;
 
-/// Who brings an event: a source with its master, or a syndic behind these; as a hash.
+/// The reporter of an event, as a hash: a source with its master, or a syndic behind these.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reporter(u64);
 
@@ -39,13 +39,13 @@ impl Reporter {
         Reporter(xxh3_64_with_seed(origin.source.as_bytes(), master))
     }
 
-    /// Who brings the same another way.
+    /// The same reporter by another way.
     fn by_way_of(self, way: &str) -> Self {
         Reporter(xxh3_64_with_seed(way.as_bytes(), self.0))
     }
 }
 
-/// Who returned.
+/// The minion or master that returned.
 #[derive(Debug, Clone, Copy)]
 enum Who<'a> {
     Minion(&'a str),
@@ -78,7 +78,7 @@ fn functions_hash(job: u64, facts: &Facts<'_>) -> u64 {
     facts.functions().fold(job, |hash, name| xxh3_64_with_seed(name.as_bytes(), hash))
 }
 
-/// The tag of an event that syndics passed on, and what they put in front of it.
+/// The tag of an event that syndics passed on, and their prefix.
 fn passed_on(tag: &str) -> Option<(&str, &str)> {
     let mut rest = tag;
     while let Some(behind) = rest.strip_prefix("syndic/") {
@@ -87,7 +87,7 @@ fn passed_on(tag: &str) -> Option<(&str, &str)> {
     tag.split_at_checked(tag.len() - rest.len()).filter(|(way, _)| !way.is_empty())
 }
 
-/// All series of the estate, and what it takes to keep them.
+/// All series of the estate, and the state behind them.
 pub(super) struct Counters {
     config: EstateConfig,
     new_jobs: Series,
@@ -114,14 +114,14 @@ pub(super) struct Counters {
     finder: Trimmed,
     /// The time when each minion was last heard of, in seconds since 1970.
     minions: HashMap<Box<str>, u64>,
-    /// Minions that there was no room for.
+    /// Minions for which there was no room.
     minions_folded: u64,
     present: Option<usize>,
     jobs: PendingJobs,
     known: Known,
 }
 
-/// The jobs and returns that came, and who brought them.
+/// The jobs and returns that came, and their first reporters.
 struct Known {
     jobs: Firsts,
     /// Minions that jobs were meant for.
@@ -175,7 +175,7 @@ impl Counters {
         &self.config
     }
 
-    /// Counters by another configuration, which know the minions and the jobs that these know.
+    /// Counters by another configuration, with the minions and the jobs of these.
     pub(super) fn continued(self, config: EstateConfig) -> Self {
         let mut counters = Counters::new(config);
         let room = counters.config.minions_bound();
@@ -308,7 +308,8 @@ impl Counters {
             let labels = &[call.function, call.state];
             self.new_jobs.add("", labels, if seen == Seen::Elsewhere { 0.0 } else { 1.0 });
             self.expected.add("", labels, number(expected));
-            // There from the start: what begins at its first count has not grown, to Prometheus.
+            // The series is there from the start: Prometheus sees no growth in a series that begins
+            // with its first count.
             self.missing.add("", &[call.function], 0.0);
         }
         let name = |call: &Call<'_>| call.function.len() <= LONGEST;
@@ -333,8 +334,8 @@ impl Counters {
         }
     }
 
-    /// Tells if nobody else brought before that it went like this. A forged return that says
-    /// something else does not stand for the true one.
+    /// Tells if no other reporter brought the same outcome before. A forged return with another
+    /// outcome does not stand for the true one.
     fn is_told_first(&mut self, facts: &Facts<'_>, by: &[u8], from: Reporter) -> bool {
         if !is_job(facts.jid) {
             return true;
@@ -346,8 +347,8 @@ impl Counters {
         self.known.said.see(said, from.0) != Seen::Elsewhere
     }
 
-    /// Counts what each function of a job came to, and that there was a return; `false` if all of
-    /// it is ignored.
+    /// Counts the outcome of each function of a job, and the return; `false` if all of it is
+    /// ignored.
     fn count_results(&mut self, facts: &Facts<'_>, who: Who<'_>) -> bool {
         let outcome = facts.outcome();
         if let Some(call) = facts.call() {
@@ -703,7 +704,7 @@ mod tests {
         let state = |result: bool| json!({"test_|-a_|-a_|-nop": {"result": result}});
         let mut events = Vec::new();
         for (minion, data) in [
-            // Of salt-call.
+            // `salt-call` returned these.
             ("w1", json!({"retcode": 0, "return": state(true)})),
             ("w2", json!({"retcode": 0, "return": state(false)})),
             ("w3", json!({"retcode": 0, "success": true, "return": ["no such file"]})),
@@ -1073,7 +1074,7 @@ mod tests {
             assert!(*count <= 1000 + 2, "{name} has {count} series");
         }
         assert_eq!(counts["salt_responses_total"], 1001);
-        // 200 bytes of label for each series, and what stands around them, at the most.
+        // At the most 200 bytes of label for each series, and the text around them.
         assert!(out.len() < counts.values().sum::<usize>() * 400, "{} bytes", out.len());
         assert_eq!(counters.minions.len(), 20_000);
         for (metric, folded) in [

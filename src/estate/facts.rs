@@ -28,7 +28,7 @@ pub(super) struct Facts<'a> {
     pub(super) lost: &'a [u8],
     /// `arg` and `fun_args`.
     given: Given<'a>,
-    /// The same as arrays, for a job of several functions: there is an array in it for each.
+    /// The same as arrays of arrays, for a job of several functions: one for each.
     arrays: (&'a [u8], &'a [u8]),
     /// The states of `return`.
     pub(super) runs: Vec<Run<'a>>,
@@ -69,14 +69,14 @@ pub(super) struct Part<'a> {
     said: Said<'a>,
 }
 
-/// The word on how a function went.
+/// The outcome of a function, or the way to it.
 #[derive(Debug)]
 enum Said<'a> {
     /// This.
     Alone(JobReturn<'a>),
-    /// The same as of the part at that place, which has its name: they share what came back.
+    /// The same as the part at that place, which has the same name: they share one return.
     With(usize),
-    /// The functions that are not told apart went like this.
+    /// The outcome of the functions that are not told apart.
     Others(Outcome),
 }
 
@@ -104,7 +104,7 @@ impl<'a> Facts<'a> {
     /// Reads a payload, as far as it is well formed.
     pub(super) fn of(payload: &'a [u8]) -> Self {
         let mut facts = Facts::default();
-        // Facts that were read before a mistake stand.
+        // Facts that were read before a fault are kept.
         let _ = facts.read(payload);
         facts
     }
@@ -219,7 +219,7 @@ impl<'a> Facts<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// The value that came back of this part alone.
+    /// The return of this part alone.
     pub(super) fn value(&self) -> Option<&'a [u8]> {
         match &self.said {
             Said::Alone(said) => said.value(),
@@ -246,14 +246,14 @@ impl<'a> Part<'a> {
 /// A field of the return of a job of several functions, with its part of each.
 struct Field<'a> {
     key: &'static str,
-    /// Of each of those that are told apart.
+    /// The values of the functions that are told apart.
     each: Vec<Option<&'a [u8]>>,
     /// The outcome of the others by this field.
     others: Outcome,
 }
 
 impl<'a> Field<'a> {
-    /// Reads what stands under each name or at its place; a single value is that of all. Names are
+    /// Reads the value under each name or at its place; a single value is that of all. Names are
     /// msgpack.
     fn of(
         key: &'static str,
@@ -473,7 +473,7 @@ mod tests {
         );
     }
 
-    /// The parts, how each went, and the states that it ran.
+    /// The parts, with the outcome of each and the states that it ran.
     fn calls<'a>(facts: &Facts<'a>) -> Vec<(Call<'a>, Outcome, Vec<Run<'a>>)> {
         let (mut outcomes, mut calls) = (Vec::new(), Vec::new());
         for part in facts.parts() {

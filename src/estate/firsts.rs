@@ -1,4 +1,4 @@
-//! Who brought a thing first, of the last many things.
+//! The first reporter of each of the last many things.
 //!
 //! With syndics the bus of the master of masters and that of a syndic's master carry the same jobs
 //! and returns. Each is counted from the bus that brought it first. Memory has a fixed size: a
@@ -8,7 +8,7 @@
 /// Places in a row: two lines of a processor's cache.
 const WIDTH: usize = 16;
 
-/// The bits of a place that say who brought the thing; the others say which thing it is.
+/// The bits of a place that name the reporter; the others name the thing.
 const WHO: u64 = 0xff_ffff;
 
 /// The way in which a thing came before.
@@ -22,7 +22,7 @@ pub(super) enum Seen {
     Elsewhere,
 }
 
-/// The things that were seen, and who brought each first. Both are hashes.
+/// The things that were seen, and the first reporter of each. Both are hashes.
 pub(super) struct Firsts {
     rows: Vec<[u64; WIDTH]>,
 }
@@ -33,7 +33,7 @@ impl Firsts {
         Firsts { rows: vec![[0; WIDTH]; places.div_ceil(WIDTH).max(1)] }
     }
 
-    /// Sees a thing, and tells where it was seen before.
+    /// Notes a thing, and tells where it was seen before.
     pub(super) fn see(&mut self, thing: u64, who: u64) -> Seen {
         let new = (thing & !WHO) | (who & WHO);
         let row = row_of(thing, self.rows.len());

@@ -104,8 +104,8 @@ impl PendingJobs {
         }
     }
 
-    /// Stops waiting for what has waited long enough: how many returns of which function are
-    /// missing.
+    /// Gives up jobs that have waited long enough. Returns their functions, with the number of
+    /// returns that are missing of each.
     pub(super) fn give_up(&mut self, now: u64) -> Vec<(Box<str>, usize)> {
         let mut given_up = Vec::new();
         while let Some((begun, id)) =

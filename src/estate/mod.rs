@@ -1,12 +1,12 @@
 //! Metrics of the Salt estate, from the events: jobs, returns, states, minions, keys.
 //!
-//! A thread of its own counts, so that the dispatcher does no more than hand each chunk on. A burst
-//! waits in a queue of so many bytes (`queue`); what there is no room for is counted and left out.
-//! The sinks do not suffer for the sake of a number.
+//! A thread of its own counts, so the dispatcher only hands each chunk on. A burst waits in a queue
+//! of so many bytes (`queue`). Events for which there is no room are counted and left out: sinks do
+//! not suffer for the sake of a number.
 //!
-//! [`table`] has the metrics, `facts` reads an event, `counters` says what is counted of it,
-//! `firsts` knows what was counted from elsewhere, `jobs` waits for returns, `series` keeps the
-//! counts within their caps.
+//! [`table`] has the metrics, `facts` reads an event, `counters` counts it, `firsts` remembers who
+//! reported a thing first, `jobs` waits for returns, and `series` keeps the counts within their
+//! caps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,25 +31,25 @@ pub mod table;
 
 pub use config::EstateConfig;
 
-/// The time for which chunks may gather once there were few, so that not each of them costs a
+/// The time for which chunks may gather after a round with few, so that not each of them costs a
 /// wake-up.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Chunks in a round up to which there were few.
 const FEW: usize = 4;
 
-/// The counts, for whoever shows them; none while they are not wanted.
+/// The counts, for their readers; none while they are not wanted.
 pub struct Estate {
     counters: Mutex<Option<Counters>>,
-    /// Held by whoever waits for the counters. A counting thread with much to do wants them again
-    /// as soon as it has released them, and so waits behind those who render.
+    /// Held by a thread that waits for the counters. A counting thread with much to do wants them
+    /// again as soon as it has released them, so it waits behind rendering threads.
     turn: Mutex<()>,
     /// Bytes of events that may wait to be counted.
     memory: Arc<AtomicUsize>,
 }
 
 impl Estate {
-    /// Counts as this says, from nothing on.
+    /// Counts by this configuration, from nothing on.
     pub fn new(config: Option<EstateConfig>) -> Arc<Self> {
         let memory = config.as_ref().map_or(0, |config| config.memory.as_usize());
         let counters = Mutex::new(config.map(Counters::new));
@@ -65,9 +65,8 @@ impl Estate {
         self.counters().is_some()
     }
 
-    /// Counts as this says, from now on; whether that is something else than before. If so the
-    /// counters begin at zero; which minions there are and which returns are waited for is still
-    /// known.
+    /// Counts by this configuration from now on. Returns true if it differs from the one before.
+    /// The counters then begin at zero, and the known minions and the awaited returns stay.
     pub(crate) fn configure(&self, config: Option<EstateConfig>) -> bool {
         let mut counters = self.counters();
         if counters.as_ref().map(Counters::config) == config.as_ref() {
@@ -97,7 +96,7 @@ impl Estate {
         }
     }
 
-    /// Counts the events of a chunk. Whether any of them has a trimmed value was found out before.
+    /// Counts the events of a chunk. `has_trimmed` says if any of them has a trimmed value.
     pub fn count(&self, chunk: &Chunk, has_trimmed: bool) {
         let mut counters = self.counters();
         let Some(counters) = counters.as_mut() else { return };
@@ -112,7 +111,7 @@ impl Estate {
         }
     }
 
-    /// A panic within would leave counts, and those stay true enough.
+    /// A panic within would leave counts, which stay nearly true.
     fn counters(&self) -> std::sync::MutexGuard<'_, Option<Counters>> {
         let _turn = lock::hold(&self.turn);
         lock::hold(&self.counters)
@@ -134,7 +133,7 @@ impl EstateSender {
     }
 }
 
-/// Counts what is fed until the feed is dropped.
+/// Counts fed chunks until the feed is dropped.
 pub struct Counter {
     chunks: QueueReceiver,
     estate: Arc<Estate>,

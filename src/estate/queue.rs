@@ -26,7 +26,7 @@ pub(super) fn queue(limit: Arc<AtomicUsize>) -> (QueueSender, QueueReceiver) {
 #[derive(Default)]
 struct Waiting {
     chunks: VecDeque<Fed>,
-    /// Bytes of the chunks, and of those that are being counted.
+    /// Bytes of the chunks, and of chunks that are being counted.
     bytes: usize,
     is_closed: bool,
 }
@@ -94,7 +94,7 @@ impl QueueReceiver {
         }
     }
 
-    /// A chunk of this size that was taken is let go of.
+    /// A chunk of this size that was taken is dropped.
     pub(super) fn release(&self, size: usize) {
         threads::beat();
         let mut waiting = lock(&self.waiting);

@@ -1,8 +1,7 @@
-//! Series with a cap: what the label values are comes from events, how many there are does not.
+//! Series with a cap: label values come from events, but the number of series does not.
 //!
-//! A metric that has as many series as it may folds every new one into the one whose values are
-//! `other`, and counts that. The text of a series up to its value is made once, so that rendering
-//! copies and formats a number.
+//! A metric at its cap folds every new series into the series `other`, and counts that. The text of
+//! a series up to its value is made once, so that rendering copies it and formats a number.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -42,7 +41,7 @@ struct Line {
 }
 
 impl Series {
-    /// No series yet; of those that events name there will be at most `max`.
+    /// No series yet; events can make at most `max` of them.
     pub(super) fn new(declared: Declared, by_minion: bool, max: usize) -> Self {
         let minion = by_minion.then_some("minion");
         let labels: Vec<_> = minion.into_iter().chain(declared.metric.labels.to_vec()).collect();
@@ -72,7 +71,7 @@ impl Series {
         }
     }
 
-    /// As [`Self::add`], but sets.
+    /// Sets the value instead of adding to it, else like [`Self::add`].
     pub(super) fn set(&mut self, minion: &str, values: &[&str], to: f64) {
         if let Some(value) = self.value(minion, values) {
             *value = to;

@@ -1,7 +1,7 @@
 //! The metrics of the estate: name, kind, labels and help in one table.
 //!
-//! Those named `salt_…` up to [`MINIONS`] are salt-exporter's, under its names and labels, so that
-//! dashboards made for it go on. The label `minion` is not listed: see [`ByMinion`].
+//! Metrics named `salt_…` up to [`MINIONS`] are salt-exporter's, under its names and labels, so
+//! that dashboards made for it go on. The label `minion` is not listed: see [`ByMinion`].
 
 use crate::observe::metrics::{Metric, counter, gauge};
 
@@ -12,7 +12,7 @@ pub enum ByMinion {
     Never,
     /// It has with `estate.minions`.
     Labelled,
-    /// It is there only with `estate.minions`, and has it then.
+    /// The metric is there only with `estate.minions`, and then has the label.
     Only,
     /// It has with `estate.minion_label`.
     Added,

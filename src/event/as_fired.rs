@@ -1,4 +1,5 @@
-//! A return as the master has fired it, from what it hands to its job cache a moment later.
+//! A return as the master has fired it, made from the load that it hands to its job cache a moment
+//! later.
 //!
 //! In between Salt's `fire_ret_load` looks at highstates that failed, and fires an event for each
 //! of their states. For that it writes into the states themselves: `retcode` into each of them, and
@@ -10,10 +11,10 @@ use std::borrow::Cow;
 use super::job_return::JobReturn;
 use crate::codec::msgpack::{self, MapWriter};
 
-/// The functions of which Salt does so (`salt.utils.event.SUB_EVENT`).
+/// The functions for which Salt does so (`salt.utils.event.SUB_EVENT`).
 const MARKED: [&str; 2] = ["state.highstate", "state.sls"];
 
-/// The keys that each state gets, and those that a state gets which failed.
+/// The keys that each state gets, and those for failed states alone.
 const OF_ALL: [&str; 1] = ["retcode"];
 const OF_FAILED: [&str; 8] = ["retcode", "jid", "id", "success", "return", "fun", "user", "_stamp"];
 
@@ -48,7 +49,7 @@ fn unmarked(load: &[u8]) -> Option<Vec<u8>> {
     Some(msgpack::with_value(load, "return", &states.finished()))
 }
 
-/// The state without what the master wrote into it; `None` if that is nothing.
+/// The state without the master's additions; `None` if there are none.
 fn state_unmarked(state: &[u8], retcode: &[u8], jid: &[u8]) -> Option<Vec<u8>> {
     if msgpack::find(state, "retcode")? != retcode {
         return None;
@@ -75,7 +76,7 @@ mod tests {
             }, "user": "root"})
     }
 
-    /// The same after Salt 3006 to 3008 has looked at it.
+    /// The same after the additions of Salt 3006 to 3008.
     fn marked(fun: &str, retcode: u32) -> Value {
         let mut load = fired(fun, retcode);
         let states = load["return"].as_object_mut().unwrap();

@@ -1,4 +1,4 @@
-//! Batches, and when one is due.
+//! Batches, and the limits at which one is due.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -79,8 +79,8 @@ pub(crate) struct BatchId(pub(crate) u128);
 impl BatchId {
     /// The id of the batch of `len` events from `first` on in the queue that `queue` names, the
     /// first of them `event`, read at `received`. The event and the time keep ids apart where the
-    /// same sequences name other events. That happens in a queue that lost its files, and where
-    /// events that were tried have moved up behind what was dropped.
+    /// same sequences name other events. That happens in a queue that lost its files, and if tried
+    /// events have moved up behind dropped ones.
     fn of(queue: u128, first: u64, len: usize, received: u64, event: EventId) -> Self {
         let mut bytes = queue.to_be_bytes().to_vec();
         for number in [first, len as u64, received] {
@@ -137,7 +137,7 @@ impl Batch {
         self.was_begun
     }
 
-    /// The batch's id, for stores that drop what they have seen.
+    /// The batch's id, for stores that drop known batches.
     pub(crate) fn id(&self) -> BatchId {
         if let Some(id) = self.own_id {
             return id;
@@ -172,7 +172,7 @@ impl Batch {
         self.shares.iter().flat_map(Share::events)
     }
 
-    /// The events with where they come from, and when they were read in microseconds since 1970.
+    /// The events with their origin, authority and time of reading.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.shares.iter().flat_map(|share| {
             let (origin, received) = (share.origin().as_ref(), share.received());
@@ -238,7 +238,7 @@ impl Batch {
     }
 }
 
-/// An event of a batch and what is known of it besides.
+/// An event of a batch, with its origin, authority and time.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     /// The event.
@@ -247,7 +247,7 @@ pub struct Entry<'a> {
     pub origin: &'a Origin,
     /// The time when it was read, in microseconds since 1970.
     pub received: u64,
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     pub authority: Authority,
 }
 

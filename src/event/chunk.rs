@@ -1,9 +1,9 @@
-//! The chunks that events travel in, and the share of a chunk that a sink wants.
+//! The chunks that events travel in, and a sink's share of a chunk.
 //!
 //! A [`Chunk`] is what the dispatcher made of one read of a source. Sinks share it by `Arc` and
-//! hold a [`Share`] of it each: the events that their filter took. How many bytes they have is
-//! summed up once, since every sink's queue asks for it again and again, and asking the events
-//! would fetch each of them into another processor's cache.
+//! hold a [`Share`] of it each: the events that their filter took. Their bytes are summed up once,
+//! since every sink's queue asks for the sum again and again. Asking the events would fetch each of
+//! them into another processor's cache.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub struct Chunk {
     pub(crate) origin: Arc<Origin>,
     /// The time when they were read, in microseconds since 1970.
     pub(crate) received: u64,
-    /// Who vouches for them.
+    /// The authority that vouches for them.
     pub(crate) authority: Authority,
     /// The events.
     pub events: Vec<Event>,
@@ -38,18 +38,18 @@ impl Chunk {
         self.events.get(usize::try_from(place).ok()?)
     }
 
-    /// A chunk of these events, for which nobody but the bus vouches.
+    /// A chunk of these events, for which only the bus vouches.
     pub fn new(origin: Arc<Origin>, received: u64, events: Vec<Event>) -> Self {
         let bytes_before = running_bytes(events.iter());
         Chunk { origin, received, authority: Authority::Bus, events, bytes_before }
     }
 
-    /// The same chunk, with who vouches for its events.
+    /// The same chunk, with this authority for its events.
     pub(crate) fn vouched_for_by(self, authority: Authority) -> Self {
         Chunk { authority, ..self }
     }
 
-    /// The chunk, which is what was left of `read` bytes of frames. If that is less than half it is
+    /// The chunk, which is left of `read` bytes of frames. If it is less than half of them it is
     /// copied, so that it does not hold the memory of the rest.
     pub(crate) fn left_of(self, read: usize) -> Self {
         if self.bytes() * 2 >= read {
@@ -79,8 +79,8 @@ fn weight(bytes: usize, events: usize) -> usize {
     bytes * 2 + events * size_of::<Event>()
 }
 
-/// The part of a chunk that one sink wants: all of it, or the events at these places; of that a
-/// range, since a batch may end in the middle of a chunk.
+/// A sink's part of a chunk: all of it, or the events at some places. It is a range of these, since
+/// a batch may end in the middle of a chunk.
 #[derive(Debug, Clone)]
 pub struct Share {
     chunk: Arc<Chunk>,
@@ -94,14 +94,14 @@ pub struct Share {
 struct Picks {
     /// Their places in the chunk, ascending.
     places: Vec<u32>,
-    /// As in the chunk, of these events alone.
+    /// The same sums as in the chunk, of these events alone.
     bytes_before: Vec<usize>,
     /// The weight of these events, and of the chunk, which they hold.
     weights: (usize, usize),
 }
 
-/// Events that weigh less than one part in this many of their chunk are copied, so that they do not
-/// hold the memory of the rest.
+/// Events that weigh less than this fraction of their chunk are copied, so that they do not hold
+/// the memory of the rest.
 const DETACH_BELOW: usize = 4;
 
 impl Share {
@@ -153,7 +153,7 @@ impl Share {
         self.chunk.received
     }
 
-    /// Who vouches for the events.
+    /// The authority that vouches for the events.
     pub(crate) fn authority(&self) -> Authority {
         self.chunk.authority
     }
@@ -190,9 +190,9 @@ impl Share {
 
     /// The bytes of memory that the events are counted with: the structs, and their frames twice,
     /// because their JSON may stand beside them. A part of a chunk counts with its part of the
-    /// whole chunk's weight, because that is what it holds. What is held is five times as much at
-    /// the most: frames that are not copied are a quarter of their block, or half of that where
-    /// repeats were dropped.
+    /// whole chunk's weight, because it holds that. The memory held is at most five times as much:
+    /// frames that are not copied are a quarter of their block, or half of that after repeats were
+    /// dropped.
     pub(crate) fn weight(&self) -> usize {
         self.weight_before(self.to) - self.weight_before(self.from)
     }

@@ -14,7 +14,7 @@ pub(crate) enum Place {
     Url,
     /// The value of a header.
     Header,
-    /// A string of JSON, between its quotes.
+    /// A string of JSON, or of a language with such strings, between its quotes.
     Json,
     /// A value of a form (`application/x-www-form-urlencoded`).
     Form,
@@ -27,13 +27,16 @@ pub(crate) enum Place {
 /// Bytes of a value in a URL or header, at the most. Longer than any id of Salt's.
 const LONGEST: usize = 512;
 
+/// Parts of the names of types whose texts stand between quotes, and are escaped as in JSON.
+const QUOTING: [&str; 4] = ["json", "yaml", "javascript", "graphql"];
+
 impl Place {
     /// The place in a body of this content type.
     pub(crate) fn in_body(content_type: &str) -> Self {
         let kind = content_type.split(';').next().unwrap_or_default().trim().to_lowercase();
         match kind.as_str() {
             "application/x-www-form-urlencoded" => Place::Form,
-            kind if kind.ends_with("json") => Place::Json,
+            kind if QUOTING.iter().any(|part| kind.contains(part)) => Place::Json,
             kind if kind.ends_with("xml") || kind.ends_with("html") => Place::Markup,
             _ => Place::Text,
         }
@@ -107,6 +110,8 @@ mod tests {
         for (kind, place) in [
             ("application/json", Place::Json),
             ("application/vnd.api+JSON; charset=utf-8", Place::Json),
+            ("application/jsonlines", Place::Json),
+            ("application/yaml", Place::Json),
             ("application/x-www-form-urlencoded", Place::Form),
             ("text/html", Place::Markup),
             ("application/soap+xml", Place::Markup),

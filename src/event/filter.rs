@@ -1,4 +1,4 @@
-//! Which events a sink takes.
+//! The filter of a sink: the events that it takes.
 
 use std::cell::OnceCell;
 
@@ -24,16 +24,16 @@ pub struct FilterConfig {
     pub functions: Vec<String>,
     /// Globs of minion ids. Events without a minion do not match.
     pub minions: Vec<String>,
-    /// Outcomes to take: `[worked]`, `[failed]`, `[unknown]`, or several of them. Events that say
-    /// nothing of it are `unknown`; so are most that are no returns.
+    /// Outcomes to take: `[worked]`, `[failed]`, `[unknown]`, or several of them. Events without an
+    /// outcome are `unknown`; so are most that are no returns.
     pub outcome: Vec<Outcome>,
-    /// Take only what worked (`true`) or failed (`false`). What is `unknown` matches neither.
+    /// Take only returns that worked (`true`) or failed (`false`). `unknown` matches neither.
     pub success: Option<bool>,
     /// Kinds of events: `[job_return, job_new, beacon]`.
     pub kinds: Vec<EventKind>,
 }
 
-/// A pattern that is no glob: the key it stands under, its index and what is wrong with it.
+/// A pattern that is no glob: its key, its index and the mistake in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadGlob {
     /// `tags`, `not_tags`, `functions` or `minions`.
@@ -81,7 +81,7 @@ struct Globs {
     each: Vec<Glob>,
 }
 
-/// In which of a filter's lists a glob of tags is.
+/// The list of a filter that a glob of tags is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TagGlob {
     /// `tags`.
@@ -125,7 +125,8 @@ impl Filter {
         self.takes_tagged(event, self.tagged(event.tag()), ask)
     }
 
-    /// As [`Filter::takes`], for those who know what the globs say of the tag, and the fields.
+    /// The same as [`Filter::takes`], with the fields and the globs that match the tag known
+    /// already.
     pub(crate) fn takes_tagged<'e: 'a, 'a>(
         &self,
         event: &Event,

@@ -6,8 +6,8 @@ pub(crate) fn is_job(jid: &str) -> bool {
     !matches!(jid, "" | "nocache" | "req")
 }
 
-/// Tells if an id is one that Salt makes: twenty digits of a time, and `_<pid>` behind them where
-/// the master makes unique ones.
+/// Tells if an id is one that Salt makes: twenty digits of a time, with `_<pid>` behind them if the
+/// master makes unique ones.
 pub(crate) fn is_jid(text: &str) -> bool {
     let (digits, pid) = text.split_once('_').unwrap_or((text, "0"));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

@@ -1,13 +1,13 @@
-//! `job_load`: what only Salt's calls of a job cache say of a job, as events of our own.
+//! `job_load`: facts of a job that only Salt's calls of a job cache tell, as events of our own.
 //!
-//! The bus does not carry what was published in full (`kwargs`, `ret`, `to`), nor the minions that
-//! a syndic names later, nor when a job ended. A master that hands these to its job cache says them
-//! here, and they go the way of all events to the sinks that keep jobs, and to no other.
+//! The bus does not carry the whole publication (`kwargs`, `ret`, `to`), nor the minions that a
+//! syndic names later, nor the time when a job ended. A master that hands these to its job cache
+//! hands them on here. They go the way of all events to the sinks that keep jobs, and to no other.
 //!
 //! The tag is `saltern/job/<jid>/` with `load`, `minions` or `end_time` behind it. The data of a
-//! load is what was published, with the minions that it is meant for under `minions`. An event of
-//! the bus may have such a tag too: it is believed only if the master vouches for it, and else is
-//! an event like any other.
+//! load is the publication, with the minions that it is meant for under `minions`. An event of the
+//! bus may have such a tag too: it is believed only if the master vouches for it, and else is an
+//! event like any other.
 
 use std::borrow::Cow;
 
@@ -22,13 +22,15 @@ const MINIONS: &str = "minions";
 /// The key of the end of a job in the data.
 const END_TIME: &str = "end_time";
 
-/// Something that a master has said of a job.
+/// A master's call of its job cache about a job.
 #[derive(Debug)]
 pub(crate) struct JobLoad<'a> {
     /// The job.
     pub(crate) jid: &'a str,
     /// The load that was published, as msgpack.
     pub(crate) load: Option<Cow<'a, [u8]>>,
+    /// The load is the return of a job that nobody published (`salt-call`), as Salt stores it.
+    pub(crate) is_return: bool,
     /// The minions that it is meant for, as msgpack.
     pub(crate) minions: Option<&'a [u8]>,
     /// The time when it ended.
@@ -36,12 +38,12 @@ pub(crate) struct JobLoad<'a> {
 }
 
 impl<'a> JobLoad<'a> {
-    /// Tells if this entry says something of a job, and the master says it.
+    /// Tells if this entry has facts of a job, and the master vouches for it.
     pub(crate) fn is(entry: &Entry<'_>) -> bool {
         job_and_part(entry).is_some()
     }
 
-    /// All that this entry says, if the master says it.
+    /// The facts of this entry, if the master vouches for it.
     pub(crate) fn of(entry: &Entry<'a>) -> Option<Self> {
         let (jid, part) = job_and_part(entry)?;
         let data = entry.event.payload();
@@ -49,6 +51,7 @@ impl<'a> JobLoad<'a> {
         let is_load = part == "load" && msgpack::raw_pairs(data).next().is_some();
         Some(JobLoad {
             jid,
+            is_return: is_load && msgpack::find(data, "return").is_some(),
             load: is_load.then(|| Cow::Owned(msgpack::without(data, &[MINIONS]))),
             minions: msgpack::find(data, MINIONS).filter(|_| part != END_TIME),
             end_time: msgpack::text(data, END_TIME).filter(|_| part == END_TIME),
@@ -56,7 +59,7 @@ impl<'a> JobLoad<'a> {
     }
 }
 
-/// The job and the part of it that this entry is about, if the master says it.
+/// The job and the part of it that this entry is about, if the master vouches for it.
 fn job_and_part<'a>(entry: &Entry<'a>) -> Option<(&'a str, &'a str)> {
     let (event, is_of_master) = (entry.event, entry.authority == Authority::Master);
     if event.kind() != EventKind::JobLoad || !is_of_master {
@@ -65,13 +68,9 @@ fn job_and_part<'a>(entry: &Entry<'a>) -> Option<(&'a str, &'a str)> {
     event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')
 }
 
-/// The event of a load that was published for these minions. A return that the master hands over in
-/// the place of a load is none.
+/// The event of a load that was published for these minions, or of a return in its place.
 pub(crate) fn of_load(jid: &str, load: &[u8], minions: &[String]) -> Option<Event> {
     let tag = tag(jid, "load")?;
-    if msgpack::find(load, "return").is_some() {
-        return None;
-    }
     let mut list = MapWriter::default();
     list.texts(MINIONS, minions);
     let list = list.finished();
@@ -100,7 +99,7 @@ fn tag(jid: &str, part: &str) -> Option<String> {
     (is_job(jid) && !jid.contains(['/', '\n'])).then(|| format!("{JOB_LOAD_TAGS}{jid}/{part}"))
 }
 
-/// Tells if there are events here, and all say what only a master says of jobs.
+/// Tells if there are events here, and all are a master's own calls about jobs.
 pub(crate) fn is_of_job_loads(chunk: &Chunk) -> bool {
     let mut kinds = chunk.events.iter().map(Event::kind);
     chunk.authority == Authority::Master
@@ -108,8 +107,7 @@ pub(crate) fn is_of_job_loads(chunk: &Chunk) -> bool {
         && kinds.all(|kind| kind == EventKind::JobLoad)
 }
 
-/// The event by which the bus tells of the same job: filters and redaction take the one as the
-/// other.
+/// The event by which the bus tells of the same job: filters and redaction treat both alike.
 pub(crate) fn announced(event: &Event) -> Option<Event> {
     let (jid, _) = event.tag().strip_prefix(JOB_LOAD_TAGS)?.split_once('/')?;
     Some(Event::new(&format!("salt/job/{jid}/new"), event.payload()))
@@ -156,9 +154,17 @@ mod tests {
     }
 
     #[test]
+    fn a_return_may_stand_for_a_load() {
+        let ret = packed(&json!({"jid": JID, "fun": "test.ping", "return": 1}));
+        for (load, is_return) in [(&ret[..], true), (b"\x80", false)] {
+            let event = of_load(JID, load, &[]).unwrap();
+            let said = JobLoad::of(&Entry::of(&event, Authority::Master)).unwrap();
+            assert_eq!(said.is_return, is_return);
+        }
+    }
+
+    #[test]
     fn what_is_no_load_makes_no_event() {
-        let ret = packed(&json!({"jid": JID, "return": 1}));
-        assert!(of_load(JID, &ret, &[]).is_none());
         for jid in ["", "req", "nocache", "a/b", "a\n\nb"] {
             assert!(of_load(jid, b"\x80", &[]).is_none(), "{jid}");
         }

@@ -1,12 +1,12 @@
 //! The outcome of a return: the one rule, for filters, tables, metrics, the job cache and people.
 //!
-//! A return says up to three things of itself: `retcode`, `success`, and what came back (`return`).
-//! A job of several functions says each of them for every function: in a map by name, or in a list
-//! in the order of `fun` (`multifunc_ordered`).
+//! A return says up to three things of itself: `retcode`, `success`, and the data (`return`). A job
+//! of several functions says each of them for every function: in a map by name, or in a list in the
+//! order of `fun` (`multifunc_ordered`).
 //!
 //! 1. A return code that is not zero, or a `success` that is false, of any function: *failed*.
 //! 2. A state function whose states say `result: false`, or that gives a list of texts in place of
-//!    states, which are the errors of a compile: *failed*. Salt says `success: true` of a scheduled
+//!    states (the errors of a compile): *failed*. Salt says `success: true` of a scheduled
 //!    highstate that failed, and `salt-call` says no `success` at all.
 //! 3. Neither `retcode` nor `success`: *unknown*.
 //! 4. Else: *worked*. States with `result: None` would change something and were run with
@@ -29,7 +29,7 @@ use crate::codec::msgpack::{self, Item, Malformed, Walker};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// All that it says of itself is good.
+    /// It reports only success.
     Worked,
     /// Something failed.
     Failed,
@@ -48,7 +48,13 @@ impl Outcome {
         }
     }
 
-    /// The outcome of which this is the truth of "it worked".
+    /// The outcome of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [Outcome::Worked, Outcome::Failed, Outcome::Unknown];
+        all.into_iter().find(|outcome| outcome.name() == name)
+    }
+
+    /// The outcome for "it worked" being true or false.
     pub(crate) fn of_worked(worked: Option<bool>) -> Self {
         match worked {
             Some(true) => Outcome::Worked,
@@ -66,7 +72,7 @@ impl Outcome {
         }
     }
 
-    /// The truth of "it worked"; `None` where that is unknown.
+    /// True if it worked; `None` if that is unknown.
     pub(crate) fn worked(self) -> Option<bool> {
         match self {
             Outcome::Worked => Some(true),
@@ -124,7 +130,7 @@ impl<'a> Functions<'a> {
     }
 }
 
-/// The fields of a return that say how it went, as msgpack.
+/// The fields of a return that tell its outcome, as msgpack.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JobReturn<'a> {
     /// `fun`.
@@ -150,7 +156,7 @@ impl<'a> JobReturn<'a> {
         known
     }
 
-    /// Takes a field of the payload, if it is one that says how it went.
+    /// Takes a field of the payload, if it tells the outcome.
     pub(crate) fn take(&mut self, name: &[u8], value: &'a [u8]) {
         match name {
             b"fun" => self.functions = Functions::of(value),
@@ -171,17 +177,17 @@ impl<'a> JobReturn<'a> {
         self.value
     }
 
-    /// Salt's own `success`; of several functions, true if all say so.
+    /// Salt's own `success`. A job of several functions has true if all of them do.
     pub(crate) fn success(&self) -> Option<bool> {
         all_said(self.success?, truth, |one, other| one && other)
     }
 
-    /// Salt's own `retcode`; of several functions the first that is not zero.
+    /// Salt's own `retcode`. A job of several functions has the first that is not zero.
     pub(crate) fn retcode(&self) -> Option<i64> {
         all_said(self.retcode?, code, |one, other| if one == 0 { other } else { one })
     }
 
-    /// True of what a runner or a wheel function gave: the master's word, and no minion's.
+    /// True of a return of a runner or a wheel function: the master's word, and no minion's.
     pub(crate) fn is_of_runner(&self) -> bool {
         if let Some(function) = self.functions.single() {
             return is_runner(function);
@@ -194,7 +200,7 @@ impl<'a> JobReturn<'a> {
         }
     }
 
-    /// The event's data of a runner whose return Salt hands to a job cache as that of a minion.
+    /// The event's data of a runner, if Salt hands the return to a job cache as that of a minion.
     pub(crate) fn runner_within(&self) -> Option<&'a [u8]> {
         let inner = self.value?;
         let function = msgpack::find(inner, "fun").and_then(msgpack::scalar)?.text()?;
@@ -211,7 +217,7 @@ impl<'a> JobReturn<'a> {
         self.signs(RUNNERS_DEEP).verdict()
     }
 
-    /// The same for those who have walked over the states of `return` already.
+    /// The same with the result of a walk over the states of `return`.
     pub(crate) fn verdict_of(&self, states: States) -> Verdict {
         match self.functions.single() {
             Some(function) if !is_runner(function) => {
@@ -285,7 +291,7 @@ fn is_of_states(function: &str) -> bool {
     function.starts_with("state.") || function.starts_with("transactional_update.")
 }
 
-/// The good and the bad of a return.
+/// The signs of a return, good and bad.
 #[derive(Debug, Clone, Copy, Default)]
 struct Signs {
     is_bad: bool,
@@ -313,7 +319,7 @@ impl Signs {
     }
 }
 
-/// A state that a return lists, as far as it bears on how the return went.
+/// The facts of a state that bear on the outcome of its return.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct State<'a> {
     /// `__sls__`, the file that it stands in; empty if it does not say.
@@ -337,7 +343,7 @@ pub(crate) struct States {
 const BETWEEN: &[u8] = b"_|-";
 
 impl States {
-    /// Walks over a `return` and shows each state in it. What is no state is passed over.
+    /// Walks over a `return` and shows each state in it. Other values are passed over.
     pub(crate) fn walk<'a>(
         walker: &mut Walker<'a>,
         see: &mut dyn FnMut(State<'a>),
@@ -401,7 +407,7 @@ impl States {
     }
 }
 
-/// The word of the value, or of those in the map or list that it is.
+/// The word of the value, or of the values of a map or list.
 fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> T) -> Option<T> {
     let said = |value| msgpack::scalar(value).and_then(read);
     match msgpack::scalar(value)? {
@@ -439,7 +445,7 @@ mod tests {
         let payload = rmp_serde::to_vec(data).unwrap();
         let judged = JobReturn::of(&payload);
         let verdict = judged.verdict();
-        // The same comes of a walk that was done before.
+        // The result is the same with a walk that was done before.
         let mut walker = Walker::new(judged.value().unwrap_or_default());
         let states = States::walk(&mut walker, &mut |_| ()).unwrap_or_default();
         assert_eq!(judged.verdict_of(states), verdict, "{data}");
@@ -492,7 +498,7 @@ mod tests {
                 "return": {"test.ping": true, "state.sls": state(json!(false))}}),
                 Failed,
             ),
-            // States, which a scheduled job says succeeded whatever they did.
+            // A scheduled job says of its states that they succeeded, in any case.
             (states("state.apply", json!(true)), Worked),
             (states("state.apply", json!(false)), Failed),
             (states("transactional_update.apply", json!(false)), Failed),
@@ -503,7 +509,7 @@ mod tests {
             (json!({"fun": "state.show_states", "retcode": 0, "return": ["a"]}), Worked),
             (json!({"fun": "cmd.run", "retcode": 0, "return": ["a"]}), Worked),
             (json!({"fun": "state.sls", "return": state(json!(true))}), Unknown),
-            // Of `salt-call`.
+            // `salt-call` returned this.
             (json!({"fun": "state.highstate", "retcode": 0, "return": state(json!(true))}), Worked),
         ] {
             assert_eq!(verdict(&data), (expected, false), "{data}");
@@ -546,7 +552,7 @@ mod tests {
             named["fun"] = inner["fun"].clone();
             assert_eq!(verdict(&named).0, expected, "{named}");
         }
-        // A minion's return is no runner's, whatever is in it.
+        // A minion's return is no runner's, with any contents.
         let data = json!({"fun": "x.y", "retcode": 0, "return": {"fun": "a", "retcode": 1}});
         assert_eq!(verdict(&data).0, Worked);
     }
@@ -560,7 +566,7 @@ mod tests {
         let payload = rmp_serde::to_vec(&data).unwrap();
         let since = std::time::Instant::now();
         assert_eq!(JobReturn::of(&payload).outcome(), Outcome::Worked);
-        // It took minutes to look for each name among all of them.
+        // Looking for each name among all of them took minutes.
         assert!(since.elapsed() < std::time::Duration::from_secs(20), "{:?}", since.elapsed());
     }
 

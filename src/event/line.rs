@@ -56,7 +56,7 @@ const GREEN: &str = "\x1b[32m";
 const RED: &str = "\x1b[31m";
 const RESET: &str = "\x1b[0m";
 
-/// Widths of the columns; what is wider pushes the rest of its line to the right.
+/// Widths of the columns; a wider text pushes the rest of its line to the right.
 const TAG: usize = 54;
 const MINION: usize = 22;
 const FUNCTION: usize = 20;
@@ -96,7 +96,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Appends a line for machines: tag, time of receipt, source, master and data as a JSON object.
-/// `received` is in microseconds since 1970. Of data of more than 4 MiB of JSON there is only the
+/// `received` is in microseconds since 1970. Data of more than 4 MiB of JSON is shown as its
 /// length.
 pub(crate) fn write_json(event: &Event, origin: &Origin, received: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"tag\": ");

@@ -1,9 +1,9 @@
-//! Permits for long JSON, so that memory is bounded whatever events hold.
+//! Permits for long JSON, so that no event can break the bound on memory.
 //!
 //! A return of 60 MiB of control characters is 360 MiB of JSON. The line of such an event is never
 //! kept ([`crate::event::LONG`]). Sinks that write a stream write it in pieces. The others need it
 //! whole, and often a second time in a client of theirs. They wait for a permit before each
-//! attempt, so all that is made at one time is at most [`TOGETHER`], or one batch whose own is
+//! attempt. So all JSON that is made at one time is at most [`TOGETHER`], or one batch whose own is
 //! longer. A batch has at most `batch.max_bytes` of frames, and six times as much JSON.
 //!
 //! A store that hangs keeps its permit until `retry.timeout` has passed, and gives it back while it

@@ -1,8 +1,8 @@
 //! An event as it came off the bus, and the chunks that events travel in.
 //!
-//! Nothing is decoded before a reader asks: an [`Event`] is the frame's bytes (tag, two line feeds,
-//! msgpack payload), where the tag ends, and what the tag says the event is. Its line of JSON is
-//! made by the first sink that wants it and shared by the others.
+//! Nothing is decoded before a reader asks. An [`Event`] is the frame's bytes (tag, two line feeds,
+//! msgpack payload), the end of the tag, and the kind that the tag names. Its line of JSON is made
+//! by the first sink that wants it and shared by the others.
 //!
 //! Events travel in chunks ([`crate::event::chunk`]).
 
@@ -48,20 +48,20 @@ pub enum NotAnEvent {
     NoTag(usize),
 }
 
-/// Who vouches for an event, from less to more.
+/// The authority that vouches for an event, from less to more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(i64)]
 pub enum Authority {
-    /// The bus, onto which every minion can fire what it likes, under any tag.
+    /// The bus. Every minion can fire anything onto it, under any tag.
     #[default]
     Bus = 0,
-    /// The master, which has checked which minion a return comes from.
+    /// The master. It has checked from which minion a return comes.
     Master = 1,
 }
 
 impl Authority {
-    /// The authority that a file keeps as this number. What is not known is worth no more than the
+    /// The authority that a file keeps as this number. An unknown number is worth no more than the
     /// bus.
     pub(crate) fn of_number(number: i64) -> Self {
         if number == Authority::Master as i64 { Authority::Master } else { Authority::Bus }
@@ -126,7 +126,7 @@ const TAG_END: &[u8] = b"\n\n";
 const PEER: &str = "__peer_id";
 
 impl Event {
-    /// Splits a frame into tag and payload. A tag that is not UTF-8 gets U+FFFD for what is not.
+    /// Splits a frame into tag and payload. Bytes of the tag that are not UTF-8 become U+FFFD.
     pub fn parse(frame: Bytes) -> Result<Self, NotAnEvent> {
         // Tags hold no line feed, so the first is where the search ends.
         let is_end = |at: &usize| frame.get(*at..).is_some_and(|rest| rest.starts_with(TAG_END));
@@ -154,8 +154,8 @@ impl Event {
         Event { frame, tag_len, kind, given: None, shares_line: false, line, losses }
     }
 
-    /// The event with the id that it came with, if with one. What was read back from JSON has other
-    /// bytes than the event that the bus carried, and is still that event.
+    /// The event with the id that it came with, if any. An event that was read back from JSON has
+    /// other bytes than on the bus, and is still the same event.
     pub(crate) fn with_id(self, given: Option<EventId>) -> Self {
         Event { given: given.map(EventId::to_bytes), ..self }
     }
@@ -187,7 +187,7 @@ impl Event {
     }
 
     /// The payload as JSON; made once and kept, or made in `scratch` if it is not worth keeping.
-    /// See [`json`] for what becomes of what JSON lacks.
+    /// [`json`] says how values that JSON lacks are written.
     pub(crate) fn json<'a>(&'a self, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         match self.line() {
             Line::Kept { text, data } => {
@@ -233,8 +233,8 @@ impl Event {
         }
     }
 
-    /// As [`Event::write_line`], but `out` is handed to `take` and emptied whenever it has grown to
-    /// some 64 KiB. The rest is in it at the end.
+    /// Writes like [`Event::write_line`], but hands `out` to `take` and empties it whenever it has
+    /// grown to some 64 KiB. The rest is in it at the end.
     pub(crate) fn write_line_in_pieces(&self, out: &mut Vec<u8>, take: &mut dyn FnMut(&[u8])) {
         out.extend_from_slice(LINE_BEGIN);
         json::write_string_in_pieces(self.tag().as_bytes(), out, take);
@@ -330,9 +330,9 @@ impl Event {
 
     /// The id that the event came with. Else 128 bits that are the same for the same tag and
     /// payload, on every master and in every run (XXH3). Salt's `_stamp` of a microsecond is part
-    /// of the payload, so that two events that say the same keep two ids. What a cluster peer adds
-    /// when it forwards an event is left out. So is the stamp of a runner's return, of which there
-    /// is one for each job.
+    /// of the payload, so that two events that say the same keep two ids. The fields that a cluster
+    /// peer adds when it forwards an event are left out. So is the stamp of a runner's return, of
+    /// which there is one for each job.
     pub fn id(&self) -> EventId {
         if let Some(given) = self.given_id() {
             return given;
@@ -361,7 +361,7 @@ impl Event {
         }
     }
 
-    /// True of what a minion, a runner or a wheel function gave.
+    /// True of a return of a minion, a runner or a wheel function.
     pub(crate) fn is_return(&self) -> bool {
         self.kind == EventKind::JobReturn || self.is_runners_return()
     }
@@ -439,7 +439,7 @@ pub(crate) struct Fields<'a> {
     pub(crate) jid: Option<&'a str>,
     /// `_stamp`: when the master put the event on its bus.
     pub(crate) stamp: Option<&'a str>,
-    /// The functions, and all that says how they went.
+    /// The functions, and the fields that tell their outcome.
     pub(crate) job_return: JobReturn<'a>,
 }
 
@@ -531,7 +531,7 @@ pub enum EventKind {
     Custom,
 }
 
-/// The tag of the event that a master makes of what a minion returned of a job.
+/// The tag of the event that a master makes of a minion's return of a job.
 pub(crate) fn return_tag(jid: &str, minion: &str) -> String {
     format!("salt/job/{jid}/ret/{minion}")
 }

@@ -1,17 +1,17 @@
 //! The jobs of runners and wheel functions, which the master runs itself.
 //!
 //! The bus tells of one as `salt/run/<jid>/new` and `salt/run/<jid>/ret` (`salt/wheel/…`). Salt
-//! hands the data of the second to its job cache just before, in the place of what a minion
-//! returned: `{id: MASTER, tgt: MASTER, jid: …, return: DATA}`. The data still has the stamp of the
-//! first event then, so that the stamp is no part of the id of such an event ([`Event::id`]).
+//! hands the data of the second to its job cache just before, in the place of a minion's data:
+//! `{id: MASTER, tgt: MASTER, jid: …, return: DATA}`. The data still has the stamp of the first
+//! event then, so the stamp is no part of the id of such an event ([`Event::id`]).
 //!
-//! A minion can return the same under its own name. Its return says `cmd`, as all that comes to the
-//! master from a minion does, and what comes from below a syndic has no `tgt`; the master's own has
-//! a `tgt` and no `cmd`. Older packages of ours add `cmd` to everything: of what they hand on,
-//! only what stands under the master's known id is taken for its own.
+//! A minion can return the same under its own name. The return of a minion says `cmd`, like all
+//! that minions send to the master, and a return from below a syndic has no `tgt`. The master's own
+//! has a `tgt` and no `cmd`. Older packages of ours add `cmd` to everything. Of their returns, only
+//! those under the master's known id are taken for its own.
 //!
-//! Of a runner that is not there Salt fires the return with the bare name (`a.b`, not `runner.a.b`)
-//! and the code 254. A minion's return says `id` and `cmd`, and this one neither.
+//! Salt fires the return of a runner that does not exist with the bare name (`a.b`, not
+//! `runner.a.b`) and the code 254. A minion's return says `id` and `cmd`, and this one neither.
 
 use std::borrow::Cow;
 
@@ -37,7 +37,7 @@ pub(crate) struct RunnerJob<'a> {
 
 impl<'a> RunnerJob<'a> {
     /// The job whose return this is, as Salt hands it to a job cache; `None` if it is a minion's.
-    /// `master_id` is the master's id, for all that is known.
+    /// `master_id` is the master's id, as far as it is known.
     pub(crate) fn handed_on(load: &'a [u8], master_id: &str) -> Option<Self> {
         let job = Self::in_load(load)?;
         let is_without_cmd = msgpack::find(load, "cmd").is_none();
@@ -45,7 +45,7 @@ impl<'a> RunnerJob<'a> {
         (is_own || job.master == master_id).then_some(job)
     }
 
-    /// The job whose return this is, whoever says so.
+    /// The job that this load returns, if it is one of a runner.
     pub(crate) fn in_load(load: &'a [u8]) -> Option<Self> {
         let job_return = JobReturn::of(load);
         let data = job_return.runner_within().filter(|_| job_return.is_of_runner())?;
@@ -128,7 +128,7 @@ impl<'a> RunnerJob<'a> {
     }
 }
 
-/// The code with which Salt returns what is not there.
+/// Salt's return code for a runner that does not exist.
 const NOT_THERE: i64 = 254;
 
 /// Tells if this is what Salt fires of a runner that is not there.

@@ -1,16 +1,17 @@
 //! The worth of a minion's return of a job, and which of two returns of one minion holds.
 //!
 //! A minion may fire any event under any tag, and so may forge the return of another one. The true
-//! one comes as well, before or after. What tells them apart is who vouches for them: a master
-//! that hands a return to its job cache has checked which minion it comes from.
+//! one comes as well, before or after. Their authorities tell them apart: a master that hands a
+//! return to its job cache has checked which minion it comes from.
 //!
-//! * What the master vouches for replaces what came by the bus, and is never replaced by it.
-//! * Of two that are worth the same the first stays, unless the master had to trim it to get it
-//!   onto its bus and the second is whole.
+//! * A return that the master vouches for replaces one that came by the bus, and is never replaced
+//!   by it.
+//! * The first of two that are worth the same stays, unless the master had to trim it for its bus
+//!   and the second is whole.
 //! * A return whose tag names another job or minion than its data is worth less than any other.
-//!   Salt makes the tag of the data, so that the two never differ on a true bus, and a forger
-//!   writes both: neither can be believed. It stands where its data says, as in the tables of
-//!   Salt's own returners, until any other return of that minion comes.
+//!   Salt makes the tag of the data, so the two never differ on a true bus. A forger writes both:
+//!   neither can be believed. It stands where its data says, as in the tables of Salt's own
+//!   returners, until any other return of that minion comes.
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -50,8 +51,8 @@ impl Standing {
         }
     }
 
-    /// The standing that a table has under this name. What was stored before there were names came
-    /// by the bus, for all that is known.
+    /// The standing that a table has under this name. Rows from before there were names count as
+    /// come by the bus.
     pub(crate) fn named(name: &str) -> Self {
         let all = [Standing::Contradicted, Standing::Bus, Standing::Master];
         all.into_iter().find(|standing| standing.name() == name).unwrap_or(Standing::Bus)
@@ -73,10 +74,10 @@ impl From<Authority> for Standing {
     }
 }
 
-/// Of a return: what it is worth, and whether the master left something out of it.
+/// The rank of a return: its authority, and whether the master left something out of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Precedence {
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     pub(crate) standing: Standing,
     /// Something is left out.
     pub(crate) trimmed: bool,
@@ -95,10 +96,10 @@ pub(crate) fn is_trimmed(load: &[u8]) -> bool {
     memchr::memmem::find(load, TRIMMED).is_some()
 }
 
-/// Tells if two returns of one minion say different things of one job. What one of them does not
-/// say is no contradiction, nor a value that the master left out of one of them: Salt's own job
-/// cache keeps less than the bus carries. All that stands beside such a value is compared, but for
-/// what the master itself writes into states that failed.
+/// Tells if two returns of one minion say different things of one job. A field that one of them
+/// lacks is no contradiction, nor a value that the master left out of one of them: Salt's own job
+/// cache keeps less than the bus carries. All other values are compared, except those that the
+/// master itself writes into states that failed.
 pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
     if one == other {
         return false;
@@ -118,7 +119,7 @@ pub(crate) fn differ(one: &[u8], other: &[u8], compare_what: Compared) -> bool {
 /// mappings of a return; the results of states are four deep.
 const TRIMMED_DEPTH: usize = 16;
 
-/// Tells if two values are the same but for what was left out of either. Pairs are compared in
+/// Tells if two values are the same except for values left out of either. Pairs are compared in
 /// order, which leaving values out does not change.
 fn agree(one: &[u8], other: &[u8], depth: usize) -> bool {
     if one == other || one == TRIMMED || other == TRIMMED {
@@ -151,9 +152,9 @@ fn agree(one: &[u8], other: &[u8], depth: usize) -> bool {
 /// The part of two returns that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compared {
-    /// All that Salt reads.
+    /// All fields that Salt reads.
     All,
-    /// All but what was returned, which is not kept of a job without a cache.
+    /// The return without its data, which is not kept of a job without a cache.
     AllButReturn,
 }
 

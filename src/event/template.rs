@@ -29,7 +29,7 @@ use crate::event::{EventKind, Fields};
 use crate::yaml::{TemplateText, suggest};
 
 /// Text in which `{minion}`, `{fun}`, `{jid}`, `{outcome}`, `{kind}`, `{master}`, `{tag}` and
-/// `{date:%Y-%m-%d}` stand for what an event says. A literal brace is written twice.
+/// `{date:%Y-%m-%d}` stand for values of an event. A literal brace is written twice.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "TemplateText")]
 #[schemars(with = "String")]
@@ -159,8 +159,8 @@ impl Template {
         }
     }
 
-    /// The text for these values. `escape` makes of a value what may stand in the place that the
-    /// text is for; it is handed `None` where the event has no such value.
+    /// The text for these values. `escape` makes a value fit for the place of the text. It gets
+    /// `None` if the event has no such value.
     pub(crate) fn render_with(
         &self,
         values: &Values<'_>,

@@ -30,6 +30,11 @@ impl UrlTemplate {
         self.template.fixed().is_some()
     }
 
+    /// Its server, as a URL.
+    pub(crate) fn server(&self) -> Result<Url, String> {
+        self.url(&Values::none())
+    }
+
     /// The URL for these values.
     pub(crate) fn url(&self, values: &Values<'_>) -> Result<Url, String> {
         let text = self.template.render_with(values, |value| Place::Url.escape(value));
@@ -53,7 +58,7 @@ impl TryFrom<TemplateText> for UrlTemplate {
         };
         let host = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
         if host.len() == rest.len() && template.fixed().is_none() {
-            return Err("all events go to one host: no field can stand in it".to_owned());
+            return Err("the host cannot have a field: all events go to one host".to_owned());
         }
         if host.contains('@') {
             return Err("a URL holds no user and no password; they have keys of their own".into());

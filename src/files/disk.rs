@@ -1,5 +1,5 @@
-//! The few things that the spill asks of a file system, so that its tests can put a disk under it
-//! that loses unsynced writes, tears them, fills up and fails.
+//! The few calls of a file system that the spill uses. Its tests can put a disk under it that loses
+//! unsynced writes, tears them, fills up and fails.
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ pub trait Disk: Clone + Send + 'static {
     fn put_aside(&self, name: &str, _why: &dyn Display) -> io::Result<()> {
         self.rename(name, &format!("{name}.damaged"))
     }
-    /// Puts aside what is in the place of a file and is none: a directory, a symbolic link, a
+    /// Puts aside anything but a file that is in the place of one: a directory, a symbolic link, a
     /// device.
     fn put_foreign_aside(&self, _name: &str) -> io::Result<()> {
         Ok(())
@@ -54,7 +54,7 @@ pub trait Disk: Clone + Send + 'static {
     fn renew(&self) -> io::Result<()> {
         Ok(())
     }
-    /// Makes what was created, renamed and removed last through a power failure.
+    /// Makes creating, renaming and removing of files last through a power failure.
     fn sync_names(&self) -> io::Result<()>;
     /// The number of bytes that it still takes.
     fn free(&self) -> io::Result<u64>;

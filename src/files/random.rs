@@ -1,4 +1,4 @@
-//! Random bytes for ids, keys and tokens that nobody may guess or meet twice.
+//! Random bytes for ids, keys and tokens that nobody can guess or meet twice.
 
 use std::io;
 

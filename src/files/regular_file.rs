@@ -1,8 +1,8 @@
-//! Opening what must be a regular file, where anything may be in its place.
+//! Opening a file that must be regular, where anything may be in its place.
 //!
-//! A FIFO makes whoever opens it wait for the other side, `/dev/zero` has no end, and a device may
-//! do something when it is opened. None of them is opened here, or kept open: the kind of a file is
-//! looked at before and after.
+//! A FIFO makes its opener wait for the other side, `/dev/zero` has no end, and a device may do
+//! something when it is opened. None of them is opened here, or kept open: the kind of a file is
+//! checked before and after.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -33,7 +33,7 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions, links: Links) -> io::
         Err(error) => return Err(error),
     }
     let no_follow = if links == Links::Refuse { OFlags::NOFOLLOW } else { OFlags::empty() };
-    // Of no effect on a regular file, which is all that stays open.
+    // `NONBLOCK` has no effect on a regular file, and nothing else stays open.
     let flags = no_follow | OFlags::NONBLOCK;
     let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
     is_regular(file.metadata()?.file_type())?;
@@ -53,7 +53,7 @@ pub(crate) fn read(path: &Path, links: Links, most: u64) -> io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
-/// As [`read`], of text, following symbolic links.
+/// Reads text like [`read`], following symbolic links.
 pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     let bytes = read(path, Links::Follow, most)?;
     String::from_utf8(bytes)

@@ -1,10 +1,10 @@
 //! The file of a unix socket that the daemon listens on: put in place whole, watched, and removed.
 //!
-//! The file's group and mode say who may connect ([`Access`]). A socket is bound beside its path
+//! The file's group and mode decide who may connect ([`Access`]). A socket is bound beside its path
 //! and renamed onto it once its mode is right, so there is always either the old file or the new
-//! one. The file of a process that was killed is replaced; that of one that listens is not. Who
-//! asks which of the two it is and then acts holds a lock on the folder meanwhile, so that of two
-//! daemons none takes the other's address.
+//! one. The file of a process that was killed is replaced; the file of one that listens is not. A
+//! daemon that checks this and then acts holds a lock on the folder meanwhile, so no daemon takes
+//! the address of another.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// behind it.
 pub(crate) const LONGEST_PATH: usize = 107;
 
-/// Who may connect to a socket.
+/// The users who may connect to a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Access {
     /// The permissions of its file. Connecting takes the permission to write.
@@ -92,7 +92,7 @@ impl SocketFile {
         self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id)
     }
 
-    /// Who owns the file, while it is in place.
+    /// The owner of the file, while it is in place.
     pub(crate) fn owner(&self) -> Option<u32> {
         let found = self.path.symlink_metadata().ok()?;
         ((found.dev(), found.ino()) == self.id).then(|| found.uid())
@@ -113,12 +113,12 @@ fn beside(path: &Path, number: u32) -> PathBuf {
     path.with_file_name(format!(".{number:06x}"))
 }
 
-/// As [`fits`], of a path at which a socket is made, by way of one beside it.
+/// Checks like [`fits`], for a socket that is bound beside the path and renamed onto it.
 pub(crate) fn fits_to_listen(path: &Path) -> io::Result<()> {
     fits(path).and_then(|()| fits(&beside(path, 0)))
 }
 
-/// Refuses a path that no socket can have, with a sentence that says what to do.
+/// Refuses a path that no socket can have, with advice.
 pub(crate) fn fits(path: &Path) -> io::Result<()> {
     let length = path.as_os_str().as_bytes().len();
     if length <= LONGEST_PATH {

@@ -1,13 +1,12 @@
-//! The daemon's hold on its `state_dir`: nobody else has it, and it is there.
+//! The daemon's lock on its `state_dir`: no other daemon has the directory, and it is there.
 //!
-//! The lock is a file in the directory, and so it is another one when the directory is another:
-//! removed while the daemon runs, or put in place of the one that was. The daemon then takes the
-//! new one, in which all that has a file there begins anew; if somebody else has it already, the
-//! daemon must end.
+//! The lock is a file in the directory. So another directory has another lock: the old one may be
+//! removed while the daemon runs, or replaced. The daemon then takes the new one, and all that has
+//! a file there begins anew. If another daemon has it already, this one must end.
 //!
 //! A directory that others can write is not taken: they could put anything in the place of any
-//! file. One that others can only look into is: each file in it is readable for its owner alone,
-//! and an operator may mean it, as when a group reaches a socket there.
+//! file. A directory that others can only look into is taken. Each file in it is readable for its
+//! owner alone, and an operator may mean it, as when a group reaches a socket there.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
@@ -35,8 +34,8 @@ pub(crate) enum StateDirError {
     },
     /// Others can write into it.
     #[error(
-        "others can write into state_dir {path}, whose mode is {mode:04o}: `chmod 0700 {path}`, or name a \
-         directory within it, which is made with that mode"
+        "others can write into state_dir {path}, whose mode is {mode:04o}: `chmod 0700 {path}`, or \
+         name a directory within it, which saltern makes with mode 0700"
     )]
     Writable {
         /// The directory.
@@ -46,15 +45,16 @@ pub(crate) enum StateDirError {
     },
     /// It belongs to somebody else.
     #[error(
-        "state_dir {path} belongs to the user {owner}, and this runs as {user}: run it as {owner} or root \
-         where that is the daemon's user; else `chown {user} {path}`, or name another directory"
+        "state_dir {path} belongs to the user {owner}, but this process runs as {user}: if {owner} \
+         is the daemon's user, run this as {owner} or root; else `chown {user} {path}`, or name \
+         another directory"
     )]
     Foreign {
         /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
-        /// Who we are.
+        /// The user of this process.
         user: u32,
     },
     /// The lock in it cannot be opened.
@@ -128,7 +128,8 @@ pub(crate) fn is_taken(state_dir: &Path) -> bool {
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// As a daemon examines it that takes it. One that is not there will be made as it should be.
+/// Examines a directory as a daemon does that takes it. A missing one will be made with the right
+/// mode.
 pub(crate) fn check(path: &Path) -> Result<Vec<String>, StateDirError> {
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => examine(path, &metadata),
@@ -136,7 +137,7 @@ pub(crate) fn check(path: &Path) -> Result<Vec<String>, StateDirError> {
     }
 }
 
-/// Refuses a directory that is not safe to use; what else is to be said of it is advice.
+/// Refuses a directory that is not safe to use; returns advice on one that is.
 fn examine(path: &Path, directory: &Metadata) -> Result<Vec<String>, StateDirError> {
     let (mode, owner) = (directory.mode() & 0o7777, directory.uid());
     let path = path.to_owned();

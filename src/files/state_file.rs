@@ -1,8 +1,8 @@
-//! The files of the daemon's state: how they are made, and put aside when they are damaged.
+//! The files of the daemon's state: making them, and putting damaged ones aside.
 //!
-//! A new file has the owner of its directory, also where root makes it by a command beside a daemon
-//! that runs as another user: else the daemon could not write it. Nothing but a regular file is
-//! opened, and no symbolic link is followed. Nothing is ever deleted here.
+//! A new file has the owner of its directory. A command of root's may make it beside a daemon of
+//! another user, which else could not write it. Nothing but a regular file is opened, and no
+//! symbolic link is followed. Nothing is ever deleted here.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -37,7 +37,7 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 
 /// Makes a file, which must not be there; only its owner can read it.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
-    // Whatever is there, a symbolic link too, makes this fail.
+    // Anything that is there, a symbolic link too, makes this fail.
     let file = options().create_new(true).open(path)?;
     if let Some((user, group)) = owner_besides_root(path)? {
         fchown(&file, Some(user), Some(group))?;
@@ -45,7 +45,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// As [`create`], for a file of which any part is written again.
+/// Creates like [`create`], for a file whose parts are written again.
 pub(crate) fn create_to_rewrite(path: &Path) -> io::Result<File> {
     let mut options = options();
     options.append(false).write(true).create_new(true).open(path)
@@ -63,7 +63,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// As [`open_or_create`], where what is no file is put aside first.
+/// Opens like [`open_or_create`], after it has put aside anything but a file.
 pub(crate) fn open_or_replace(path: &Path) -> io::Result<File> {
     put_foreign_aside(path)?;
     open_or_create(path)
@@ -100,14 +100,14 @@ pub(crate) fn examine_link(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let message = format!(
-        "{} is a symbolic link to a directory that others can write, or own; `chmod 0700` that, or \
-         remove the link",
+        "{} is a symbolic link to a directory that others can write, or that belongs to another \
+         user; `chmod 0700` that directory, or remove the link",
         path.display()
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
-/// Who is to own a new file, user and group, if root makes it and its directory is another's.
+/// The owner of a new file, user and group, if root makes it and its directory is another's.
 fn owner_besides_root(path: &Path) -> io::Result<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -122,7 +122,7 @@ pub(crate) fn is_foreign(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
-/// Puts aside what is in the place of a file and is none, alone.
+/// Puts aside anything but a file that is in the place of one. Files beside it stay.
 pub(crate) fn put_foreign_aside(path: &Path) -> io::Result<()> {
     if !is_foreign(path) {
         return Ok(());
@@ -133,7 +133,7 @@ pub(crate) fn put_foreign_aside(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// As [`put_foreign_aside`], of what SQLite has beside a database.
+/// Puts aside like [`put_foreign_aside`], for the files of SQLite beside a database.
 pub(crate) fn put_foreign_beside_aside(path: &Path) -> io::Result<()> {
     BESIDE.iter().try_for_each(|ending| put_foreign_aside(&with_ending(path, ending)))
 }
@@ -158,7 +158,12 @@ fn tell(path: &Path, aside: &Path, why: &dyn std::fmt::Display) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Tally::new(metrics::STATE_FILES_PUT_ASIDE, &[&name]).add(1);
     let (file, to) = (path.display(), aside.display());
-    error!(%file, %to, error = %why, "a state file is damaged; it is put aside and begun anew");
+    error!(
+        %file,
+        %to,
+        error = %why,
+        "a state file is damaged; it is put aside and a new one is begun"
+    );
 }
 
 /// `PATH.damaged-TIME`, with a number behind it if that is taken.

@@ -30,35 +30,35 @@ pub(crate) fn advice(file: &Path) -> Option<String> {
     let folder = file.parent().filter(|folder| *folder != Path::new("/"));
     let Some(folder) = folder.map(|folder| for_unit(&folder.to_string_lossy())) else {
         return Some(format!(
-            "saltern.service does not let the daemon write there (ProtectSystem=strict), and starts it at `/`, \
-             where a relative path begins; name a file in a directory of its own, such as one in {}",
+            "saltern.service does not let the daemon write there (ProtectSystem=strict), and a \
+             relative path begins at `/`; name a file in a directory of its own, such as one in {}",
             WRITABLE.join(", ")
         ));
     };
     if is_below(&HOMES) {
         return Some(format!(
-            "saltern.service hides home directories from the daemon (ProtectHome=yes); `systemctl edit saltern` \
-             with `[Service]`, `ProtectHome=tmpfs` and `BindPaths={folder}` shows this one; the user \
-             of the unit ({USER}) must be allowed to write to it"
+            "saltern.service hides home directories from the daemon (ProtectHome=yes); to show \
+             this one, `systemctl edit saltern` and add `[Service]`, `ProtectHome=tmpfs` and \
+             `BindPaths={folder}`; the user of the unit ({USER}) must be allowed to write to it"
         ));
     }
     if is_below(&TEMPORARY) {
         return Some(
-            "saltern.service gives the daemon a temporary directory of its own, which is removed when it stops \
-             (PrivateTmp=yes); `systemctl edit saltern` with `[Service]` and `PrivateTmp=no` makes it the \
-             one that all see"
+            "saltern.service gives the daemon a temporary directory of its own, which is removed \
+             when it stops (PrivateTmp=yes); for the common one, `systemctl edit saltern` and add \
+             `[Service]` and `PrivateTmp=no`"
                 .to_owned(),
         );
     }
     Some(format!(
-        "saltern.service does not let the daemon write there (ProtectSystem=strict); `systemctl edit saltern` \
-         with `[Service]` and `ReadWritePaths={folder}` does; the directory must be there, and the user \
-         of the unit ({USER}) must be allowed to write to it"
+        "saltern.service does not let the daemon write there (ProtectSystem=strict); to allow it, \
+         `systemctl edit saltern` and add `[Service]` and `ReadWritePaths={folder}`; the directory \
+         must be there, and the user of the unit ({USER}) must be allowed to write to it"
     ))
 }
 
-/// A path as a setting of a unit takes it: a space or a colon does not end it between quotes, and
-/// `%` begins no specifier where it stands twice.
+/// A path as a setting of a unit takes it. Between quotes a space or a colon does not end it, and a
+/// double `%` begins no specifier.
 fn for_unit(path: &str) -> String {
     let escaped = path.replace('%', "%%").replace('\\', r"\\").replace('"', "\\\"");
     match path.contains([' ', '\t', ':', '\\', '"', '\'']) {

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use crate::files::unit_paths;
 
-/// The error of making or writing the file. Where the daemon is not allowed to, it says what to do
-/// about that.
+/// The error of making or writing the file. If the daemon has no right to, it has advice.
 pub(crate) fn advised(file: &Path, error: io::Error) -> io::Error {
     match (error.kind(), advice(file)) {
         (io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied, Some(advice)) => {

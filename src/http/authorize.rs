@@ -1,9 +1,10 @@
-//! The rights of clients: who may do what over HTTP.
+//! The rights of clients over HTTP.
 //!
-//! Probes and scrapers get `/metrics`, `/healthz` and `/readyz`, whoever they are and whatever name
-//! they use. Over the unix socket the kernel says who asks: root and the daemon's own user act, and
-//! whoever else the file's mode lets in reads. Over TCP a token says what its bearer may do, and it
-//! reaches a browser as a cookie, by one URL that `saltern console` prints.
+//! Probes and scrapers get `/metrics`, `/healthz` and `/readyz`, under any name and without a
+//! token. Over the unix socket the kernel names the user of a client. Root and the daemon's own
+//! user act; any other user that the file's mode lets in reads. Over TCP a token gives its bearer
+//! the right to read or to act. A browser gets it as a cookie, by one URL that `saltern console`
+//! prints.
 //!
 //! A page of another site must get nothing by way of somebody's browser. So a request has to call
 //! this machine by a name that is its own, because a foreign name can be made to lead here. An
@@ -37,7 +38,7 @@ pub(crate) const MEANT: HeaderName = HeaderName::from_static("saltern-state-dir"
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     Read,
-    /// And change something: whatever is not GET or HEAD.
+    /// Read, and change something: any method but GET and HEAD.
     Act,
 }
 
@@ -69,7 +70,7 @@ impl std::fmt::Display for Asker {
     }
 }
 
-/// All that the decision depends on.
+/// The facts of the decision.
 pub(super) struct AccessPolicy {
     /// The daemon's own user.
     own: u32,
@@ -94,7 +95,7 @@ impl AccessPolicy {
         AccessPolicy {
             own: rustix::process::geteuid().as_raw(),
             state_dir: state_dir.to_owned(),
-            // A stranger can make a name lead here, and no address.
+            // A stranger can make a name lead here, but no address.
             hosts: (http.hosts.iter().map(|host| name_of(host)))
                 .chain(listen.map(|listen| listen.ip().to_string()))
                 .collect(),
@@ -109,7 +110,7 @@ impl AccessPolicy {
         if uid == 0 || uid == self.own { Scope::Act } else { Scope::Read }
     }
 
-    /// The rights of the bearer of this text. Both tokens are compared, whichever it is.
+    /// The rights of the bearer of this text. It is always compared with both tokens.
     fn scope_of(&self, sent: &[u8], form: impl Fn(&str) -> Vec<u8>) -> Option<Scope> {
         let is = |token: &Option<Secret>| {
             token.as_ref().is_some_and(|token| is_same_secret(sent, &form(token.expose())))
@@ -139,7 +140,7 @@ impl AccessPolicy {
         })
     }
 
-    /// Lets a request in, or says why not.
+    /// Lets a request in, or returns the reason why not.
     fn judge(&self, peer: Peer, request: &Request) -> Result<Asker, Refusal> {
         let (headers, uri) = (request.headers(), request.uri());
         let host = host_of(uri, headers).ok_or(Refusal::NoHost)?;
@@ -164,7 +165,7 @@ impl AccessPolicy {
                 {
                     return Err(Refusal::Elsewhere(self.state_dir.clone()));
                 }
-                // Looking a name up may ask a server, so it is done for what is logged alone.
+                // Looking a name up may ask a server, so it is done for the log alone.
                 let name = if acts { name_of_user(uid) } else { uid.to_string() };
                 (self.scope_of_user(uid), format!("user {name}"))
             }
@@ -227,7 +228,7 @@ impl Refusal {
         match self {
             Refusal::NoHost => (
                 StatusCode::BAD_REQUEST,
-                "send one `Host` with the name that this machine is called by".to_owned(),
+                "send one `Host` header, with a name of this daemon".to_owned(),
             ),
             Refusal::Host(host) => (
                 StatusCode::MISDIRECTED_REQUEST,
@@ -238,7 +239,7 @@ impl Refusal {
             ),
             Refusal::Origin => (
                 StatusCode::FORBIDDEN,
-                "the page that asks (`Origin`) is not from the host that it asks".to_owned(),
+                "the request comes from a page of another host (see its `Origin`)".to_owned(),
             ),
             Refusal::Elsewhere(state_dir) => (
                 StatusCode::MISDIRECTED_REQUEST,
@@ -249,27 +250,29 @@ impl Refusal {
             ),
             Refusal::WrongToken => (
                 StatusCode::UNAUTHORIZED,
-                "the token is not that of this daemon: it has to be http.token or http.read_token, or, \
-                 where no http.token is configured, the text of STATE_DIR/http-token"
+                "the token is not that of this daemon: send http.token or http.read_token, or, if \
+                 no http.token is configured, the text of STATE_DIR/http-token"
                     .to_owned(),
             ),
             Refusal::NoToken => (
                 StatusCode::UNAUTHORIZED,
-                "send `Authorization: Bearer TOKEN` with the token of http.token (where none is \
-                 configured, it is in STATE_DIR/http-token); for a browser, `saltern console` prints \
-                 the URL to open; on this machine, ask over the unix socket, which wants no token"
+                "send `Authorization: Bearer TOKEN` with the token of http.token (if none is \
+                 configured, it is in STATE_DIR/http-token); for a browser, `saltern console` \
+                 prints the URL to open; on this machine, use the unix socket, which needs no \
+                 token"
                     .to_owned(),
             ),
             Refusal::CookieAlone => (
                 StatusCode::FORBIDDEN,
-                "what changes something wants a bearer token, or an `Origin` beside the cookie"
+                "a request that changes something needs a bearer token, or an `Origin` beside the \
+                 cookie"
                     .to_owned(),
             ),
             Refusal::ReadsOnly(asker) => (
                 StatusCode::FORBIDDEN,
                 format!(
-                    "{asker} may read and not act; root, the daemon's own user and who has http.token \
-                     may"
+                    "{asker} may only read; root, the daemon's own user and holders of http.token \
+                     may act"
                 ),
             ),
         }
@@ -286,7 +289,7 @@ impl Refusal {
     }
 }
 
-/// Lets a request through if whoever asks may have what it asks for.
+/// Lets a request through if its client has the right to it.
 pub(super) async fn authorize(
     Extract(policy): Extract<Arc<AccessPolicy>>,
     mut request: Request,
@@ -316,7 +319,7 @@ pub(super) async fn authorize(
         }
         Err(refusal) => {
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                // The client's part of it must not fill the log.
+                // The text of the client must not fill the log.
                 let reason: String = refusal.says().1.chars().take(200).collect();
                 warn!(asker = peer.name(), reason, "a request that acts is refused");
             }

@@ -1,7 +1,7 @@
-//! Memory for what live tails hold: some for each alone, and a budget of all for what is long.
+//! Memory for live tails: some for each alone, and one budget for all long pieces.
 //!
-//! A tail may pause for minutes with a piece in its hands, and no other waits for that: there is
-//! room at once, or the piece passes by. What is short never needs any of the budget.
+//! A tail may pause for minutes with a piece in its hands. No other waits for that: there is room
+//! at once, or the piece passes by. A short piece needs nothing of the budget.
 
 use std::sync::Arc;
 

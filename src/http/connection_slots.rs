@@ -1,9 +1,10 @@
-//! The slots for connections at one listener, and who leaves when there is none for the next.
+//! The slots for connections at one listener, and the choice of a connection to close if there is
+//! none for the next.
 //!
-//! Nobody waits behind clients that do nothing. When all slots are taken, one connection goes, in
-//! this order: one that has asked nothing yet; one that is idle; one whose client does not read;
-//! one without a token that asks again and again. Those that have shown no token go before those
-//! that have, and the one that has been so the longest.
+//! No client waits behind clients that do nothing. When all slots are taken, one connection is
+//! closed. First goes one that has asked nothing yet, then an idle one, then one whose client does
+//! not read. Last goes one without a token that asks again and again. Connections without a token
+//! go before those with one. Among equal ones the longest in that state goes.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// The time that a request may be on its way before its connection counts as one that asks nothing.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
-/// A client that asks again so soon after an answer has sent its requests together, as no scraper
-/// or probe does.
+/// A client that asks again so soon after an answer has sent its requests together. No scraper or
+/// probe does that.
 const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The place of one connection; a clone is the same one.
@@ -66,7 +67,7 @@ impl Slot {
         self.leave.is_cancelled()
     }
 
-    /// A request has come; what is returned lives until its answer is made.
+    /// A request has come; the returned guard lives until its answer is made.
     pub(super) fn begin(&self) -> Answering {
         let (mut state, now) = (self.lock(), Instant::now());
         let is_soon = now.saturating_duration_since(state.since) < TOGETHER;
@@ -91,7 +92,7 @@ impl Slot {
         self.lock().may_pause
     }
 
-    /// Says whether its client takes what it is sent.
+    /// Notes whether its client reads.
     pub(super) fn reads(&self, reads: bool) {
         let mut state = self.lock();
         match reads {
@@ -101,12 +102,12 @@ impl Slot {
         }
     }
 
-    /// The place as seen by those who do not sit there.
+    /// The place of a connection, as other connections see it.
     pub(super) fn seen(&self) -> Seen {
         Seen { state: Arc::downgrade(&self.state), leave: self.leave.clone() }
     }
 
-    /// Its turn to leave, the least first; `None` if it stays.
+    /// Its rank to be closed, the lowest first; `None` if it stays.
     fn order(&self, now: Instant) -> Option<(u8, bool, Instant)> {
         let state = self.lock();
         let (known, since) = (state.is_known, state.since);
@@ -171,7 +172,7 @@ impl Drop for Answering {
     }
 }
 
-/// All places at one door.
+/// All places at one listener.
 pub(super) struct Slots {
     taken: Vec<Slot>,
     places: usize,
@@ -202,12 +203,12 @@ impl Slots {
         Some(slot)
     }
 
-    /// The connections that are over have dropped their places.
+    /// Connections that have ended have dropped their places.
     fn forget_those_over(&mut self) {
         self.taken.retain(|slot| Arc::strong_count(&slot.state) > 1);
     }
 
-    /// Asks the one that is missed the least to leave, if one can be missed.
+    /// Asks the connection with the lowest rank to leave, if there is one.
     pub(super) fn free_one(&mut self, now: Instant) {
         let orders = self.taken.iter().enumerate();
         let orders = orders.filter_map(|(place, slot)| Some((slot.order(now)?, place)));

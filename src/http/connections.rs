@@ -1,10 +1,10 @@
 //! Accepting connections at one listener, with limits: no client can hold up memory or the
 //! shutdown.
 //!
-//! A listener has [`PLACES`] at a time. [`super::connection_slots`] says who leaves when they are
-//! taken. A client has [`HEADERS`] to send a request, and is cut off when it takes nothing of an
-//! answer for [`UNREAD`], of the live tail for [`PAUSED`]. When the daemon stops, answers under way
-//! have [`GOODBYE`] to end.
+//! A listener has [`PLACES`] at a time. [`super::connection_slots`] chooses who leaves when they
+//! are taken. A client has [`HEADERS`] to send a request. It is cut off when it reads nothing of an
+//! answer for [`UNREAD`], or of the live tail for [`PAUSED`]. When the daemon stops, answers under
+//! way have [`GOODBYE`] to end.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -32,16 +32,16 @@ use super::listen::{Accepted, Listening};
 use crate::error::chain;
 use crate::observe::state::State;
 
-/// The news that the HTTP side is told while it serves.
+/// The signals that the HTTP side gets while it serves.
 #[derive(Clone)]
 pub(crate) struct News {
     /// To read files again, when it changes.
     pub(crate) reopen: watch::Receiver<u64>,
-    /// To put back what was removed, when it changes: `state_dir` is known to be this daemon's.
+    /// To put back removed files, when it changes: `state_dir` is known to be this daemon's.
     pub(crate) look: watch::Receiver<()>,
 }
 
-/// Connections at a time at one door.
+/// Connections at a time at one listener.
 const PLACES: usize = 128;
 
 /// The time that a client has for the head of a request, and that it may be idle between two.
@@ -56,7 +56,8 @@ const UNREAD: Duration = Duration::from_secs(30);
 /// The same of the live tail: long enough for a person who pauses it.
 const PAUSED: Duration = Duration::from_mins(5);
 
-/// The longest head of a request, and what is gathered of an answer before it is sent.
+/// The longest head of a request, and the bytes of an answer that are gathered before they are
+/// sent.
 const BUFFER: usize = 64 << 10;
 
 /// The time that answers under way have once the daemon stops.
@@ -88,7 +89,8 @@ pub(super) async fn serve(
             () = sleep(PLACE_AGAIN), if !has_room => {}
             accepted = listener.accept(), if has_room => match accepted {
                 Ok(accepted) => {
-                    // Whoever could have left may have asked something by now; then this one goes.
+                    // The connection that was to go may have asked something by now; then this one
+                    // goes.
                     if let Some(slot) = slots.take(Instant::now()) {
                         connections.spawn(attend(accepted, routes.clone(), slot, stop.clone()));
                     }
@@ -112,12 +114,12 @@ pub(super) async fn serve(
     }
 }
 
-/// Says if an end of another connection would let the next in.
+/// Says if the end of another connection would let the next in.
 fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Sees to one connection until it ends, or its place is wanted.
+/// Serves one connection until it ends, or its place is wanted.
 async fn attend(accepted: Accepted, routes: Router, slot: Slot, stop: CancellationToken) {
     let attending = async {
         match accepted {
@@ -133,7 +135,7 @@ async fn attend(accepted: Accepted, routes: Router, slot: Slot, stop: Cancellati
                         answer(stream, Peer::Address(address), routes, &slot, &stop).await;
                     }
                     Ok(Err(error)) => debug!(%address, %error, "a client does not speak TLS"),
-                    Err(_) => debug!(%address, "a client took too long to agree on a key"),
+                    Err(_) => debug!(%address, "a client took too long for the TLS handshake"),
                 }
             }
         }

@@ -1,10 +1,10 @@
-//! `GET /api/v1/events?tag=GLOB`: what passes, as it passes, as JSON lines.
+//! `GET /api/v1/events?tag=GLOB`: events as they pass, as JSON lines.
 //!
 //! `tag` may stand several times; an event whose tag matches any of the globs is sent. The stream
 //! holds no more than one chunk, and a long one only within the budget of all tails. While the
 //! client does not read, events pass by, and so do long chunks that find no room. The line
-//! `{"missed": N}` then says how many of the bus it did not get. It ends when the client goes away
-//! and when the daemon stops.
+//! `{"missed": N}` then tells how many events of the bus it did not get. It ends when the client
+//! goes away and when the daemon stops.
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -61,7 +61,7 @@ pub(super) fn filter_of(query: Vec<(String, String)>) -> Result<Filter, String> 
     let mut tags = Vec::new();
     for (name, value) in query {
         if name != "tag" {
-            return Err(format!("`{name}` is not known here; there is `tag=GLOB`\n"));
+            return Err(format!("the parameter `{name}` is not known; there is only `tag=GLOB`\n"));
         }
         tags.push(value);
     }
@@ -86,7 +86,7 @@ impl Watch {
         loop {
             let tapped = match self.stop.run_until_cancelled(self.tap.recv()).await? {
                 Ok(tapped) => tapped,
-                // The number of the next chunk tells how many events that were.
+                // The number of the next chunk tells how many events were missed.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };

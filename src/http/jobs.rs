@@ -1,11 +1,11 @@
-//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache, and of a job that it does not
-//! know the stores that are named to answer.
+//! `GET /api/v1/jobs` and `GET /api/v1/jobs/{jid}`: the job cache. The stores that are named to
+//! answer are asked for a job that it does not know.
 //!
-//! Of the list: `function` (a glob), `not_function` (the same, any number of times), `minion`,
-//! `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339), `find_job=true`,
-//! `limit`, and `cursor`, which is the `next` of the page before.
+//! Parameters of the list are `function` (a glob), `not_function` (the same, any number of times),
+//! `minion`, `user`, `outcome` (`ok`, `failed`, `missing`), `since` and `until` (RFC 3339),
+//! `find_job=true`, `limit`, and `cursor`. `cursor` is the `next` of the page before.
 //!
-//! An answer is whole before its first byte is sent, in a file without a name where it is long: a
+//! An answer is whole before its first byte is sent; a long one is in a file without a name. So a
 //! client that reads slowly holds neither memory nor the database.
 
 use std::io::{self, Read};
@@ -24,10 +24,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::questions::Questions;
 use super::site::Site;
 use crate::error::chain;
-use crate::jobs::JobsError;
 use crate::jobs::asker::{Asker, Waiting};
 use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 use crate::jobs::spool::{SpoolFile, Spooled};
+use crate::jobs::{Jobs, JobsError};
 
 /// The time in which an answer has to be found: less than the commands wait for it.
 const LOOKING: Duration = Duration::from_secs(30);
@@ -53,8 +53,18 @@ pub(super) async fn list(
 
 pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) -> Response {
     let jobs = site.served.jobs;
-    let (cache, sought) = (jobs.clone(), jid.clone());
     let is_alone = jobs.stores().is_empty();
+    let stored = async || show_stored(&site.questions, jobs.clone(), &jid).await;
+    let mut found = None;
+    // Of a job that the job cache has forgotten the stores know more.
+    if !is_alone && jobs.has_forgotten(&jid) {
+        let stored = stored().await;
+        if stored.status() == StatusCode::OK {
+            return stored;
+        }
+        found = Some(stored);
+    }
+    let (cache, sought) = (jobs.clone(), jid.clone());
     let known = answer(Arc::clone(&site.questions), move |waiting| {
         match cache.answer_job(&sought, PART, waiting) {
             // Others are asked.
@@ -66,22 +76,31 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
     if is_alone || known.status() == StatusCode::OK {
         return known;
     }
+    let found = match found {
+        Some(found) => found,
+        None => stored().await,
+    };
     // The job cache's answer holds if nobody knows more.
-    match jobs.find_stored(&jid, PART).await {
-        Ok(Some(job)) => {
-            answer(site.questions, move |_| jobs.show_stored(job, PART).map(Some)).await
+    if found.status() == StatusCode::NOT_FOUND { known } else { found }
+}
+
+/// Shows a job as the stores have it.
+async fn show_stored(questions: &Arc<Questions>, jobs: Jobs, jid: &str) -> Response {
+    match jobs.find_stored(jid, PART).await {
+        Ok(job) => {
+            let show = move |_: &Waiting| job.map(|job| jobs.show_stored(job, PART)).transpose();
+            answer(Arc::clone(questions), show).await
         }
-        Ok(None) => known,
         Err(error) => unavailable(&error),
     }
 }
 
-/// Asks when it is time, for as long as the client is there, and sends what the answer is.
+/// Asks in turn, while the client is there, and sends the answer.
 async fn answer(
     questions: Arc<Questions>,
     ask: impl FnOnce(&Waiting) -> Result<Option<Spooled>, JobsError> + Send + 'static,
 ) -> Response {
-    // It goes with this future, which the client's leaving ends.
+    // It is dropped with this future, which ends when the client leaves.
     let asker = Asker::default();
     let waiting = asker.waiting();
     let Some(asking) = questions.ask(move || ask(&waiting)).await else {
@@ -100,7 +119,7 @@ async fn answer(
     }
 }
 
-/// An answer of this length: one that is cut does not pass for a whole one.
+/// An answer of this length, so that a cut one does not pass for a whole one.
 fn sent(length: u64, body: Body) -> Response {
     let length = length.to_string();
     let head = [(header::CONTENT_TYPE, "application/json"), (header::CONTENT_LENGTH, &length)];
@@ -190,8 +209,8 @@ pub(super) fn selection(query: Vec<(String, String)>) -> Result<JobSelection, St
             "cursor" => selection.cursor = Some(value),
             _ => {
                 return Err(format!(
-                    "`{name}` is not known here; there are function, not_function, minion, user, \
-                     outcome, since, until, find_job, limit and cursor"
+                    "the parameter `{name}` is not known; there are function, not_function, \
+                     minion, user, outcome, since, until, find_job, limit and cursor"
                 ));
             }
         }

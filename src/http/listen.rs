@@ -1,8 +1,8 @@
-//! The two doors of the HTTP side: an address, and a unix socket.
+//! The two listeners of the HTTP side: an address, and a unix socket.
 //!
-//! The socket's file is looked for while the daemon runs, and made anew where it was removed or
-//! replaced. One that cannot be made in its usual place is an error that shows, and is tried again;
-//! one that was configured must be there at the start.
+//! The daemon checks the socket's file while it runs, and makes it anew if it was removed or
+//! replaced. A socket that cannot be made in its usual place is an error that shows, and is tried
+//! again. A configured one must be there at the start.
 
 use std::io;
 use std::net::SocketAddr;
@@ -51,8 +51,8 @@ pub(crate) enum BindError {
     },
     /// There is no certificate to show.
     #[error(
-        "cannot serve TLS with http.tls, whose `cert` and `key` are files of PEM that the daemon's \
-             user can read"
+        "cannot serve TLS with http.tls: `cert` and `key` must be PEM files that the daemon's user \
+         can read"
     )]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -78,7 +78,10 @@ impl Tls {
             Ok(new) => *lock::hold(&self.current) = new,
             Err(error) => {
                 let error = chain(&error);
-                error!(error, "the certificate of http.tls cannot be read, the old one goes on");
+                error!(
+                    error,
+                    "the certificate of http.tls cannot be read; the old one stays in use"
+                );
             }
         }
     }
@@ -101,13 +104,13 @@ pub(super) fn announce(open: &[Listening]) {
             }
             Listening::Socket(Socket { place: Place::Short(path), bound: Some(_), .. }) => info!(
                 socket = %path.display(),
-                "commands reach the daemon here, since the path of a socket in state_dir would be \
-                 longer than a socket can have"
+                "commands reach the daemon here, because a path in state_dir would be too long for \
+                 a socket"
             ),
             Listening::Socket(Socket { place, bound: Some(_), .. }) => {
                 info!(socket = %place.path().display(), "commands reach the daemon here");
             }
-            // The first look says what is wrong.
+            // The first look reports the fault.
             Listening::Socket(_) => {}
         }
     }
@@ -136,7 +139,7 @@ impl Listening {
         }
     }
 
-    /// Puts back what was removed.
+    /// Puts back a removed socket.
     pub(super) fn look(&mut self, state: &State) {
         match self {
             Listening::Address { token, .. } => {
@@ -176,8 +179,8 @@ impl TokenFile {
         TokenFile { file, token, directory }
     }
 
-    /// A file that went with its directory is written again. One that was removed alone is not: so
-    /// an operator asks for a new token, which the next start makes.
+    /// A file that went with its directory is written again. A file that was removed alone is not:
+    /// an operator removes it to get a new token at the next start.
     fn look(&mut self) {
         let directory = directory_of(&self.file);
         if directory.is_none() || directory == self.directory {
@@ -187,7 +190,7 @@ impl TokenFile {
         match gone.then(|| token::keep(&self.file, &self.token)) {
             Some(Err(error)) => {
                 let file = self.file.display();
-                warn!(%file, %error, "the token's file was removed and cannot be written");
+                warn!(%file, %error, "the token's file was removed and cannot be written again");
             }
             _ => self.directory = directory,
         }
@@ -215,7 +218,7 @@ impl Socket {
             Err(cause) if matches!(socket.place, Place::Configured(_)) => {
                 Err(BindError::Socket { path: socket.path().to_owned(), cause })
             }
-            // The first look tries again what failed, and says so.
+            // The first look tries failed parts again, and logs it.
             _ => Ok(socket),
         }
     }
@@ -246,7 +249,10 @@ impl Socket {
         match self.bind() {
             Ok(()) => {
                 self.trouble(None, state);
-                info!(socket = %self.path().display(), "the unix socket is made anew");
+                info!(
+                    socket = %self.path().display(),
+                    "the unix socket was removed and is made again"
+                );
             }
             Err(error) => self.trouble(Some(&error), state),
         }
@@ -270,7 +276,7 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// A listener of one's own, without TLS.
+    /// A listener of the caller's, without TLS.
     pub(crate) fn of(listener: TcpListener) -> Self {
         Bound { listener, tls: None }
     }
@@ -290,7 +296,7 @@ pub(crate) async fn bind(http: &Http) -> Result<Option<Bound>, BindError> {
         warn!(
             %listen,
             "http.listen is not loopback and there is no http.tls: tokens and events go over the \
-             network in clear"
+             network unencrypted"
         );
     }
     Ok(Some(Bound { listener, tls }))
@@ -326,7 +332,7 @@ pub(crate) fn open(
                 Err(error) => error!(
                     error = chain(&error),
                     "there is no token, so over TCP nothing but /metrics, /healthz and /readyz is \
-                     served; set http.token, or see to the file and restart"
+                     served; set http.token, or fix the file and restart"
                 ),
             }
         }

@@ -1,7 +1,7 @@
 //! The HTTP side: `/metrics`, `/healthz`, `/readyz`, `/api/v1/…`, and a page for people.
 //!
 //! It listens at two places ([`listen`]): an address for scrapers and browsers, and a unix socket
-//! for the commands. [`authorize`] says who may do what.
+//! for the commands. [`authorize`] has the rights of clients.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub(crate) use listen::{Bound, Listeners, bind, open};
 pub use queries::{QUERIES, read_query};
 pub(crate) use site::Served;
 
-/// Histograms are made smaller so often, also when nobody scrapes.
+/// The interval at which histograms are compacted, also when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Serves until `stop` is cancelled.
@@ -103,11 +103,11 @@ fn routes(site: Site) -> Router {
         .with_state(site)
 }
 
-/// Nothing from elsewhere, also should an error of a store ever hold markup that got through.
+/// Nothing is loaded from elsewhere, even if the error of a store had markup that got through.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; \
                       base-uri 'none'; form-action 'none'";
 
-/// Headers of every answer: that it is for nobody else, and no other page's.
+/// Headers of every answer: no other client and no other page may have it.
 const HEADERS: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -1,4 +1,4 @@
-//! The page `/`: what `/api/v1/status` says, for people. No script and nothing from elsewhere.
+//! The page `/`: `/api/v1/status`, for people. No script and nothing from elsewhere.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! The path of a socket has at most 107 bytes, so a `state_dir` with a long path cannot have it. It
 //! is then in the user's runtime directory, or in a directory of its own under `/tmp` whose name is
-//! made of the `state_dir`'s. Anybody could have made that one, so both sides look whose it is.
+//! made of the `state_dir`'s. Anybody could have made that one, so both sides check its owner.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -28,12 +28,12 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// That of a daemon with this configuration and this environment.
+    /// The place of a daemon with this configuration and this environment.
     pub(crate) fn of(socket: &HttpSocket, state_dir: &Path) -> Self {
         Place::among(socket, state_dir, of_unit().as_deref(), of_user().as_deref())
     }
 
-    /// That of a daemon which leaves the runtime directory to others.
+    /// The place of a daemon that leaves the runtime directory to others.
     pub(crate) fn apart(state_dir: &Path) -> Self {
         match is_room_in(state_dir) {
             true => Place::Usual(state_dir.join(NAME)),
@@ -64,7 +64,7 @@ impl Place {
         }
     }
 
-    /// Sees to it that the directory is there, where it is one of our own.
+    /// Makes the directory if it is one of our own.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         let Place::Short(path) = self else { return Ok(()) };
         let Some(directory) = path.parent() else { return Ok(()) };
@@ -78,8 +78,8 @@ impl Place {
             return Ok(());
         }
         let message = format!(
-            "{} is not ours alone; remove it, or name a path of 107 bytes or less as \
-             http.socket.path",
+            "{} can be changed by other users; remove it, or set http.socket.path to a path of 107 \
+             bytes or less",
             directory.display()
         );
         Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
@@ -88,8 +88,7 @@ impl Place {
 
 const NAME: &str = "http.sock";
 
-/// The places in which the socket of a daemon with this `state_dir` may be, whatever its
-/// environment.
+/// The possible places of the socket of a daemon with this `state_dir`, in any environment.
 pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
     let inside = state_dir.join(NAME);
     if is_room_in(state_dir) {
@@ -98,7 +97,7 @@ pub(crate) fn usual_of(state_dir: &Path) -> Vec<PathBuf> {
     // Another may name it by a shorter path.
     let mut all: Vec<_> = Some(inside).filter(|path| fits(path).is_ok()).into_iter().collect();
     all.push(shortened(state_dir, None));
-    // A daemon of another user than who asks has that user's runtime directory.
+    // A daemon of another user has that user's runtime directory.
     let owner = state_dir.metadata().ok().map(|metadata| format!("/run/user/{}", metadata.uid()));
     for base in [of_user(), owner.map(PathBuf::from)].into_iter().flatten() {
         let path = shortened(state_dir, Some(&base));

@@ -11,8 +11,8 @@ use crate::jobs::listing::JobSelection;
 /// The routes that have one.
 pub const QUERIES: [&str; 3] = ["events", "jobs", "spill"];
 
-/// Reads the query string of a route; of `jobs`, which jobs it asks for. An error is what the
-/// client is told.
+/// Reads the query string of a route. For `jobs` it returns the selection. An error is the message
+/// to the client.
 pub fn read_query(route: &str, query: &str) -> Result<Option<JobSelection>, String> {
     match route {
         "events" => events::filter_of(pairs(query)?).map(|_filter| None),

@@ -1,7 +1,7 @@
 //! Questions about jobs, as many at a time as there are threads for them.
 //!
-//! The threads are these alone: the database is given its memory by the C library, which keeps some
-//! for each thread that ever had a long row.
+//! No other threads ask the database: its memory comes from the C library, which keeps some for
+//! each thread that ever had a long row.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Default for Questions {
 
 impl Questions {
     /// Asks when it is time; `None` if that takes too long. The turn lasts for as long as the work,
-    /// also where nobody waits for it any more.
+    /// even if nobody waits for it any more.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         ask: impl FnOnce() -> T + Send + 'static,

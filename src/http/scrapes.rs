@@ -1,11 +1,10 @@
-//! Answers to scrapers: a text that is made at most ten times a second, and shared by all who read
-//! it.
+//! Answers to scrapers: a text is made at most ten times a second, and all readers share it.
 //!
-//! A scraper that asks when one was just made waits for the next, with all others who do: nobody
-//! gets a text that is older than the question. A slow reader holds a text that would else be gone;
-//! there are [`VERSIONS`] of them at the most. A scraper that asks when they are used up waits a
-//! little. Readers that hold the oldest and do not read it are cut off meanwhile. So no scraper can
-//! make the daemon work or keep much, or keep the others out.
+//! A scraper that asks just after a text was made waits for the next, with all others that do: no
+//! text is older than its question. A slow reader holds a text that would else be gone; there are
+//! at most [`VERSIONS`] of them. A scraper that asks when they are used up waits a little. Readers
+//! that hold the oldest and do not read it are cut off meanwhile. So no scraper can make the daemon
+//! work or keep much, or keep the others out.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -72,7 +71,7 @@ impl Version {
         self.readings.iter().any(|reading| reading.strong_count() > 0)
     }
 
-    /// Those who are late with it: who have shown a token, or who have not.
+    /// The clients that read it too slowly, with a token or without one.
     fn late(&self, is_known: bool, now: Instant) -> Vec<Arc<Reading>> {
         let readings = self.readings.iter().filter_map(Weak::upgrade);
         let is_late = |reading: &Arc<Reading>| {
@@ -84,7 +83,7 @@ impl Version {
 }
 
 impl Texts {
-    /// Cuts off those who are late with the oldest text that anybody is late with.
+    /// Cuts off clients that are late with the oldest text.
     fn cut_off(&self, now: Instant) {
         let late = [false, true].into_iter().find_map(|is_known| {
             let late = self.versions.iter().map(|version| version.late(is_known, now));
@@ -106,8 +105,8 @@ pub(super) enum Answer {
 }
 
 impl Scrapes {
-    /// The answer, now, to who asked at `asked` from this slot; a text is made by `make` if it is
-    /// time for one.
+    /// The answer, now, to a client that asked at `asked` from this slot. `make` makes a text if it
+    /// is time for one.
     pub(super) fn answer(
         &self,
         asked: Instant,
@@ -197,7 +196,7 @@ mod tests {
         }
         let scraper = slots.take(now).unwrap();
         let scrape = |now| scrapes.answer(begin + READING / 2, now, scraper.seen(), || "y".into());
-        // Not before they have been deaf for a while.
+        // They are not cut off before they have read nothing for a while.
         let later = Instant::now() + Duration::from_secs(5);
         assert_eq!(scrape(later), Answer::Later(BETWEEN));
         assert!(deaf[0].is_asked_to_leave() && !deaf[1].is_asked_to_leave());

@@ -1,5 +1,5 @@
-//! `GET /api/v1/spill`: what waits for each sink. `DELETE /api/v1/spill?sink=NAME&before=TIME`
-//! discards what waits for one and was read before a time.
+//! `GET /api/v1/spill`: the events that wait for each sink. `DELETE
+//! /api/v1/spill?sink=NAME&before=TIME` discards those of one sink that were read before a time.
 
 use axum::extract::{Query, State as Extract};
 use axum::http::StatusCode;
@@ -55,7 +55,7 @@ pub(super) async fn discard(
     }
     let before = asked.time().map_err(|message| (StatusCode::BAD_REQUEST, message))?;
     let until = &asked.before;
-    // Said first: who asks may go away, and what follows is then never reached.
+    // This is logged first: the client may go away, and the code below is then never reached.
     warn!(target: AUDIT, %asker, sink, until, "events of a sink are discarded by request");
     match site.served.inspector.ask(sink, Some(before)).await {
         Some(Inspected { discarded, .. }) => {

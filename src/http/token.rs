@@ -1,10 +1,9 @@
-//! The token that is made at the first start, where none is configured.
+//! The token that is made at the first start, if none is configured.
 //!
 //! It is in a file of `state_dir` that its owner alone can read. A file that others could read, or
-//! that is empty or no token, is put aside for a new one. It is not refused, because its token is
-//! worth nothing any more. A new token costs a browser one more `saltern console`. A daemon that
-//! does not start costs events. A file that cannot be read just now may hold a good token, and
-//! stays.
+//! that is empty or no token, is put aside for a new one. The daemon does not refuse to start,
+//! since that costs events, and a new token costs a browser one more `saltern console`. A file that
+//! cannot be read just now may hold a good token, and stays.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
@@ -61,13 +60,13 @@ pub(super) fn keep(file: &Path, token: &Secret) -> io::Result<()> {
     state_file::create(file)?.write_all(format!("{}\n", token.expose()).as_bytes())
 }
 
-/// The token in the file, for who may read it.
+/// The token in the file, if this user may read it.
 pub(crate) fn read(file: &Path) -> io::Result<Secret> {
     let opened = regular_file::open(file, OpenOptions::new().read(true), Links::Refuse)?;
     read_from(&opened)?.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
-/// The token in an open file, or why it is none.
+/// The token in an open file, or the reason why it has none.
 fn read_from(mut file: &File) -> io::Result<Result<Secret, &'static str>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -127,7 +126,7 @@ mod tests {
         assert!(read(&link).unwrap_err().to_string().contains("symbolic link"));
         std::fs::write(&file, b"\xff\xfe").unwrap();
         assert_ne!(take(folder.path()).unwrap(), token, "it is no text");
-        // Its path leads nowhere, which says nothing of a token.
+        // Its path leads nowhere, which tells nothing about a token.
         let error = take(&file).unwrap_err();
         assert!(crate::error::chain(&error).contains("http-token"), "{error}");
         assert!(read(&file).is_ok());

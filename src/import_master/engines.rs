@@ -40,7 +40,7 @@ const ENGINES: [(&str, Doing); 20] = [
     ("thorium", Doing::Reacts),
 ];
 
-/// Says of each engine what becomes of it.
+/// Explains each engine.
 pub(super) fn engines(master: &Master, page: &mut Page) {
     let Some(node) = master.get("engines") else { return };
     page.say("engines");
@@ -97,7 +97,13 @@ fn engine(called: &str, options: Option<&Node>, page: &mut Page) {
     };
     match ENGINES.iter().find(|(known, _)| *known == module).map(|(_, doing)| doing) {
         Some(Doing::Exports(what)) => {
-            page.line(0, &format!("# engines: {name} {what}. saltern does not do so in its place: it goes on beside it. It is configured with:"));
+            page.line(
+                0,
+                &format!(
+                    "# engines: {name} {what}. saltern does not replace it: keep it beside \
+                     saltern. It is configured with:"
+                ),
+            );
             shown_options(page);
         }
         Some(Doing::Fires) => {
@@ -113,7 +119,13 @@ fn engine(called: &str, options: Option<&Node>, page: &mut Page) {
             );
         }
         None => {
-            page.line(0, &format!("# engines: {name} is none of Salt's own. If it hands events on it goes on beside saltern. It is configured with:"));
+            page.line(
+                0,
+                &format!(
+                    "# engines: {name} is none of Salt's own. If it hands events on, keep it \
+                     beside saltern. It is configured with:"
+                ),
+            );
             shown_options(page);
         }
     }

@@ -8,7 +8,7 @@ use globset::{GlobBuilder, GlobMatcher};
 /// The most paths that one pattern may match; the rest is not looked for.
 pub(super) const MOST: usize = 10_000;
 
-/// The most names that are not UTF-8 of which one speaks.
+/// The most names that are not UTF-8 that are reported.
 const MOST_NO_TEXTS: usize = 10;
 
 /// The matches of a pattern.

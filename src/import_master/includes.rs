@@ -1,8 +1,8 @@
-//! The files of a master's configuration, read in the order and put together in the way of Salt.
+//! The files of a master's configuration, read in Salt's order and merged in Salt's way.
 //!
-//! `default_include` and then `include` of the main file are read; what they say replaces what the
-//! main file says. Files that are included together are merged: a later one wins, lists are joined
-//! and mappings merged. What a file includes replaces what that file says.
+//! `default_include` and then `include` of the main file are read. Their values replace those of
+//! the main file. Files that are included together are merged: a later one wins, lists are joined
+//! and mappings merged. Values of an included file replace those of the file that includes it.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,7 +15,7 @@ use super::salt_yaml::{self, Refusal, Room};
 use crate::files::regular_file;
 use crate::yaml::{Key, Node, Problem, Value};
 
-/// The most files that are read; files that include others many times over could be without end.
+/// The most files that are read: files that include others many times could go on without end.
 const MOST_FILES: usize = 1000;
 
 /// The most files that stand within each other, each included by the one before.
@@ -35,7 +35,7 @@ pub enum MasterError {
         /// The reason.
         cause: io::Error,
     },
-    /// The main file is not what Salt takes. Its lines are not shown, since secrets stand in them.
+    /// Salt does not take the main file. Its lines are not shown, since they may hold secrets.
     #[error("{file}: {message}; a master does not start with it either")]
     Wrong {
         /// The main file with the place of the mistake.
@@ -43,7 +43,7 @@ pub enum MasterError {
         /// The mistake.
         message: String,
     },
-    /// The main file is not what is read here, though Salt may take it.
+    /// The main file cannot be read here, though Salt may take it.
     #[error("{file}: {message}; it cannot be read here, and Salt may read it")]
     NotHere {
         /// The main file with the place of the mistake.
@@ -60,7 +60,7 @@ pub enum MasterError {
 }
 
 impl Master {
-    /// Reads the main file, which may be missing as for Salt, with all that it includes.
+    /// Reads the main file, which may be missing as for Salt, and the files that it includes.
     pub fn read(path: &Path) -> Result<Self, MasterError> {
         let mut files = Files::default();
         let text = match files.text(path) {
@@ -180,14 +180,14 @@ impl Files {
         merged(keys.into_iter(), |name| name)
     }
 
-    /// The text of a file, out of what may be read of all.
+    /// The text of a file, within the bytes that all files may have together.
     fn text(&mut self, path: &Path) -> io::Result<String> {
         let text = regular_file::read_text(path, self.left)?;
         self.left = self.left.saturating_sub(text.len() as u64);
         Ok(text)
     }
 
-    /// The keys of a file with all that it includes; none of one that Salt does not take.
+    /// The keys of a file and of the files that it includes; none if Salt does not take it.
     fn file(&mut self, file: &str, from: &str) -> Keys {
         let path = real(file);
         if self.trail.contains(&path) {
@@ -336,7 +336,7 @@ fn merged<K>(pairs: impl Iterator<Item = (K, Node)>, name_of: fn(&K) -> &String)
 /// that none is gone through more than once.
 fn merged_values(first: Node, more: impl Iterator<Item = Node>) -> Node {
     let mut place = first.place;
-    // Those since the last that replaced what was before it.
+    // The nodes since the last that replaced those before it.
     let mut last = vec![first.value];
     for node in more {
         let joins = matches!(
@@ -365,7 +365,7 @@ fn merged_maps(maps: Vec<Value>) -> Value {
     Value::Map(merged(pairs, |key: &Key| &key.name))
 }
 
-/// The first list, and of the others what is not there yet.
+/// The first list, with items of the others that are not there yet.
 fn joined_lists(lists: Vec<Value>) -> Value {
     let mut joined: Vec<Node> = Vec::new();
     let mut prints = HashSet::new();
@@ -452,7 +452,7 @@ mod tests {
             .collect();
         let begin = Instant::now();
         let keys = merged(files.into_iter().flatten(), |name| name);
-        // Each with each other were 10 billion comparisons.
+        // Comparing each with each would be 10 billion comparisons.
         assert!(begin.elapsed() < Duration::from_mins(1));
         for name in ["tags", "map"] {
             let length = match &value_of(&keys, name).unwrap().value {
@@ -485,7 +485,7 @@ mod tests {
         fs::write(&main, "include: ['*.conf']\n").unwrap();
         for name in ["a.conf", "b.conf", "c.conf"] {
             let file = fs::File::create(folder.path().join(name)).unwrap();
-            // Longer by far than what is read, and without a block on the disk.
+            // Longer by far than the bytes that are read, and without a block on the disk.
             file.set_len(LONGEST / 2).unwrap();
         }
         fs::write(folder.path().join("d.conf"), "state_events: true\n").unwrap();

@@ -1,8 +1,7 @@
 //! A value of the master's configuration as it may be printed: without secrets.
 //!
-//! The names and looks of secrets are those by which mistakes in saltern's own configuration are
-//! shown ([`hide`]), with those of Salt's returners besides. A value of which a part may be a
-//! secret is not printed at all.
+//! The names and looks of secrets are those of saltern's own configuration ([`hide`]), with those
+//! of Salt's returners besides. A value is not printed at all if a part of it may be a secret.
 
 use super::page::quoted;
 use super::python::{is_false, scalar};
@@ -88,7 +87,7 @@ pub(super) fn is_secret(option: &str) -> bool {
 /// anything besides its host, a glob.
 pub(super) fn is_open(text: &str) -> bool {
     !hide::may_be_secret(text) && is_plain(text) && !has_token(text) && {
-        // Of what has an `@` only an address of mail is open.
+        // A text with an `@` is shown only if it is an address of mail.
         text.split_once('@').is_none_or(|(_, host)| !host.contains([':', '/', '@']))
     }
 }

@@ -40,8 +40,8 @@ impl Master {
         self.text(name)?.parse().ok().filter(|number: &f64| !number.is_nan())
     }
 
-    /// The texts of a list, or the one that stands in its place. What Python takes for false is
-    /// none.
+    /// The texts of a list, or the one that stands in its place. A value that Python takes for
+    /// false is none.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
         match self.get(name) {
             None => Vec::new(),

@@ -1,10 +1,9 @@
 //! The configuration of a Salt master as one of saltern.
 //!
-//! A master stores events with what `event_return` names, and jobs with what `master_job_cache` and
-//! `ext_job_cache` name. Each of these becomes a sink where saltern has one of that kind, and a
-//! comment that holds what is configured for it where saltern has none. All else that bears on
-//! events, returns or jobs becomes a comment as well (`options.rs`, `engines.rs`). No secret is
-//! printed (`masked.rs`).
+//! A master stores events with the returners of `event_return`, and jobs with those of
+//! `master_job_cache` and `ext_job_cache`. If saltern has a sink of that kind, each becomes a sink.
+//! Else it becomes a comment with its configuration. All other options about events, returns or
+//! jobs become comments as well (`options.rs`, `engines.rs`). No secret is printed (`masked.rs`).
 
 use crate::files::socket_file::LONGEST_PATH;
 use crate::jobs::JobsConfig;
@@ -31,7 +30,7 @@ use python::is_false;
 use returners::returners;
 pub use returners::without_sink;
 
-/// The keys that name what stores jobs, and what each stores.
+/// The keys that name a store of jobs, and the data that each stores.
 const JOB_CACHES: [(&str, &str); 2] = [
     ("ext_job_cache", "jobs and what minions return, from the minions themselves"),
     ("master_job_cache", "jobs and what minions return, from the master"),
@@ -102,7 +101,7 @@ fn direct_uses(master: &Master) -> Vec<Use> {
     uses
 }
 
-/// As [`direct_uses`], with those behind `multi_returner` in its place.
+/// The same as [`direct_uses`], with the returners of `multi_returner` in its place.
 fn all_uses(master: &Master) -> Vec<Use> {
     let behind = |used: Use| match used.name == SEVERAL {
         true => behind_several(master).map(|name| Use { name, ..used }).collect(),
@@ -116,7 +115,7 @@ fn behind_several(master: &Master) -> impl Iterator<Item = String> {
     master.list(SEVERAL).into_iter().filter(|name| name != SEVERAL)
 }
 
-/// Says what becomes of `multi_returner` where a key names it.
+/// Explains `multi_returner` where a key names it.
 fn several_in_words(master: &Master, key: &str, page: &mut Page) {
     if key == "event_return" {
         page.line(2, &format!("# Salt's `{SEVERAL}` cannot store events: the master logs an error and discards them."));
@@ -137,7 +136,7 @@ fn several_in_words(master: &Master, key: &str, page: &mut Page) {
     }
 }
 
-/// The returners that the master stores something with; those that are no stores are said.
+/// The returners that the master stores something with. Others are named in comments.
 fn uses(master: &Master, page: &mut Page) -> Vec<Use> {
     for key in ["event_return"].into_iter().chain(JOB_CACHES.map(|(key, _)| key)) {
         let is_named = direct_uses(master).iter().any(|used| used.key == key);
@@ -168,7 +167,7 @@ fn uses(master: &Master, page: &mut Page) -> Vec<Use> {
     uses
 }
 
-/// The job cache, where the master has one that is not its own files; whether there is one.
+/// Adds the job cache, if the master has another one than its own files. Returns true if it does.
 fn job_cache(master: &Master, page: &mut Page) -> bool {
     let uses = all_uses(master);
     let external = uses.iter().any(|used| used.key != "event_return" && used.name != "local_cache");
@@ -176,7 +175,7 @@ fn job_cache(master: &Master, page: &mut Page) -> bool {
         return false;
     }
     let seconds = master.number("keep_jobs_seconds");
-    // Hours, which Salt still reads where they alone are other than they are without a word.
+    // The hours, which Salt still reads if only they differ from the default.
     let hours = master.text("keep_jobs").filter(|hours| hours != "24");
     let hours = hours.and_then(|hours| hours.parse::<f64>().ok());
     let are_default = master.text("keep_jobs_seconds").is_none_or(|seconds| seconds == "86400");
@@ -251,7 +250,7 @@ fn source(master: &Master, page: &mut Page) {
     returner_source(master, page);
 }
 
-/// The source that takes what the master hands over by the package of saltern, where it does.
+/// The source for a master that already uses saltern's package.
 fn returner_source(master: &Master, page: &mut Page) {
     if !all_uses(master).iter().any(|used| used.name == "saltern") {
         return;
@@ -291,13 +290,13 @@ fn returner_source(master: &Master, page: &mut Page) {
         page.say(key);
         let what = match key {
             "saltern.address" => "cannot be where saltern listens: write `bind` yourself.",
-            _ => "is of the package in the master.",
+            _ => "is an option of the package in the master.",
         };
         page.line(4, &format!("# {key}: {} {what}", masked(key, node)));
     }
 }
 
-/// The sink that does what a returner does, or a comment; whether it is a sink.
+/// Adds the sink for a returner, or a comment. Returns true if it is a sink.
 fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     let Use { name, key } = used;
     let Some(returner) = returners().iter().find(|returner| returner.is(name)) else {
@@ -345,7 +344,13 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     page.line(2, &format!("{}:", quoted(&sink)));
     for needed in &settings.needed {
         let returners::Needed { variable, option } = needed;
-        page.line(4, &format!("# Set the environment variable {variable}: it stands for what `{option}` says on the master, which may hold a secret."));
+        page.line(
+            4,
+            &format!(
+                "# Set the environment variable {variable} to the value of `{option}` on the \
+                 master, which may hold a secret."
+            ),
+        );
     }
     if settings.set.is_empty() {
         page.line(4, &format!("{}: {{}}", returner.name()));
@@ -372,7 +377,7 @@ fn sink_of(master: &Master, used: &Use, page: &mut Page) -> bool {
     } else {
         let what = JOB_CACHES.iter().find(|(cache, _)| cache == key).map_or("", |(_, what)| what);
         page.line(4, &format!("# {key}: {what}; here from the bus."));
-        // Minions hand over jobs alone, the master what runners do as well.
+        // Minions hand over jobs alone, the master also runners.
         let is_job = |tag: &&str| *key == "master_job_cache" || tag.starts_with("salt/job/");
         let tags: Vec<_> = JOB_TAGS.into_iter().filter(is_job).map(quoted).collect();
         page.line(4, &format!("filter: {{tags: [{}]}}", tags.join(", ")));
@@ -445,7 +450,7 @@ fn filter(master: &Master, page: &mut Page) {
 fn batch(master: &Master, page: &mut Page) {
     let queue = master.number("event_return_queue").filter(|queue| *queue > 0.0);
     let age = master.number("event_return_queue_max_seconds").filter(|age| *age > 0.0);
-    // The kind's own otherwise: it stores what there is, at once or nearly so.
+    // Else the kind's default: it stores events almost at once.
     let Some(queue) = queue.map(|queue| queue.min(MOST)) else { return };
     page.say("event_return_queue");
     match age.map(taken) {
@@ -500,8 +505,7 @@ mod tests {
     fn imported(text: &str) -> String {
         let master = Master::parse(text).unwrap();
         let page = import(&master, "master");
-        // Whatever it says, saltern takes it.
-        // Variables are for values that it does not print.
+        // Saltern takes every page. Variables are for values that it does not print.
         let mut set = page.clone();
         for (name, value) in
             [("KAFKA_BROKER_1", "h:1"), ("RAWFILE_JSON_FILENAME", "/a"), ("SQLITE3_DATABASE", "/a")]

@@ -1,9 +1,9 @@
-//! Options of a master that bear on events, returns or jobs and of which nothing is made here.
+//! Options of a master about events, returns or jobs that become no setting here.
 //!
-//! The names are those that Salt 3006 to 3008 know (`VALID_OPTS`). What the master hands on becomes
-//! the sources, the sinks and the job cache; all others that are set become comments by this table.
-//! An option that no table knows is a comment as well if its name is about events, returns, jobs or
-//! engines.
+//! The names are those of Salt 3006 to 3008 (`VALID_OPTS`). Options that hand events or jobs on
+//! become the sources, the sinks and the job cache. All others that are set become comments by this
+//! table. An option that no table knows is a comment as well if its name is about events, returns,
+//! jobs or engines.
 
 use super::masked::{self, masked};
 use super::master::Master;
@@ -28,7 +28,7 @@ const SAID: &[(&str, &str)] = &[
     ("ext_job_cache", NOT_A_NAME),
     ("keep_jobs", KEEP),
     ("keep_jobs_seconds", KEEP),
-    ("job_cache", "is about what the master stores; `jobs.enabled` is what saltern does."),
+    ("job_cache", "is about the master's own store; for saltern's set `jobs.enabled`."),
     ("job_cache_store_endtime", "is the master's; saltern knows the time of each return."),
     (
         "archive_jobs",
@@ -38,13 +38,13 @@ const SAID: &[(&str, &str)] = &[
     ("disable_returners", "is about returners in the master and minions, not about sinks."),
     ("returner_dirs", "holds returners of your own, for which saltern has no sinks."),
     ("engines_dirs", "holds engines of your own; those that hand events on do so beside saltern."),
-    ("return", "names what minions hand returns to; the `saltern` returner can be in its place."),
+    ("return", "names the returner of minions; the `saltern` returner can replace it."),
     ("schedule", "may hand returns of its own jobs to a returner, which goes on beside saltern."),
     // The bus.
     ("max_event_size", "is less than what is read in any case (`max_frame`)."),
     ("ipc_mode", "is none that Salt knows; the unix socket is read."),
     ("tcp_master_pub_port", "is the bus's port with `ipc_mode: tcp` alone."),
-    ("ipc_write_buffer", "is the master's: it keeps so much for who reads the bus slowly."),
+    ("ipc_write_buffer", "is the master's: its buffer for slow readers of the bus."),
     ("event_match_type", "is how the master's own programs match tags; filters here are globs."),
     ("event_publisher_niceness", "is about a process of the master; it stays there."),
     // The events that there are.
@@ -87,14 +87,14 @@ const KEEP: &str = "is about the master's own files, or overruled by the other o
 const NOT_A_NAME: &str = "is not the name of a returner.";
 const NO_EVENT_RETURN: &str =
     "has a meaning with `event_return` alone; here it is a sink's `filter`.";
-const MAKES: &str = "is about which events the master makes; saltern reads those that there are.";
+const MAKES: &str = "decides which events the master makes; saltern reads all of them.";
 const SYNDIC: &str =
     "is about a syndic, which hands events to the master above; saltern can run beside either.";
 const CLUSTER: &str = "is about masters that share their events: what is on the bus of one is on those of the others.";
 const REACTS: &str = "acts on events within the master, and goes on doing so.";
 
-/// Options with such a word in their names that say nothing of what is stored or handed on: ports,
-/// sizes and time limits of Salt's own programs, and what minions alone read.
+/// Options with such a word in their names that are not about stored or handed on events: ports,
+/// sizes and time limits of Salt's own programs, and options of minions alone.
 pub const WITHOUT_MEANING: &[&str] = &[
     "gather_job_timeout",
     "mine_return_job",
@@ -129,7 +129,7 @@ const WORDS: [&str; 12] = [
 /// Options that are lists of texts.
 const LISTS: [&str; 3] = ["event_return", "event_return_whitelist", "event_return_blacklist"];
 
-/// Says of each option that is left what becomes of it.
+/// Explains each option that is left.
 pub(super) fn left_over(master: &Master, page: &mut Page) {
     for key in LISTS {
         let Some(Node { value: Value::List(nodes), .. }) = master.get(key) else { continue };
@@ -146,7 +146,7 @@ pub(super) fn left_over(master: &Master, page: &mut Page) {
             continue;
         }
         if let Some((_, what)) = SAID.iter().find(|(name, _)| *name == key) {
-            // Its name is known, and says nothing of secrets, whatever its words are.
+            // Its name is known and tells no secret, in spite of its words.
             page.line(0, &format!("# {key}: {} {what}", masked("", node)));
             continue;
         }

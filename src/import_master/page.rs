@@ -15,7 +15,7 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn line(&mut self, indent: usize, line: &str) {
-        // Writing to a string cannot fail. A comment is one line whatever stands in it.
+        // Writing to a string cannot fail. A comment is always one line.
         let line = visible::json(&line.replace(['\n', '\r'], " "));
         let _ = writeln!(self.text, "{:indent$}{line}", "");
     }

@@ -41,7 +41,7 @@ const NOTICES: &str = "It sends notices to people, for which saltern has no sink
 const INSTEAD: &str = "Use `saltern` in its place on the master, and a sink for each store here.";
 
 const MISSING: &str =
-    "An option that the sink cannot do without is missing, or none that it takes.";
+    "An option that the sink needs is missing, or has a value that the sink cannot take.";
 
 const fn store(
     names: &'static [&'static str],
@@ -116,7 +116,7 @@ const OTHERS: [Returner; 34] = [
     notices(&["sms"], &["sms", "twilio"], false),
     notices(&["telegram"], &["telegram"], false),
     notices(&["xmpp"], &["xmpp"], false),
-    // Those that it lists are in its place.
+    // The returners that it lists are in its place.
     Returner { why_not: INSTEAD, ..store(&["multi_returner"], &["multi_returner"], false) },
     Returner { why_not: INSTEAD, ..store(&["salt_cache"], &[], false) },
 ];
@@ -153,8 +153,8 @@ impl Returner {
         })
     }
 
-    /// Its options as they are configured. Of an option that is there twice the first one counts,
-    /// as in Salt: that of the mapping.
+    /// Its options as they are configured. The first of two equal options counts, as in Salt: that
+    /// of the mapping.
     pub(super) fn options<'a>(&self, master: &'a Master) -> Vec<(String, &'a Node)> {
         let mut options = Vec::new();
         for section in self.sections {
@@ -240,7 +240,7 @@ impl Returner {
     }
 }
 
-/// The settings that a returner's options come to.
+/// The settings made of a returner's options.
 #[derive(Default)]
 pub(super) struct Settings<'a> {
     /// The sink's settings, as YAML.
@@ -251,11 +251,11 @@ pub(super) struct Settings<'a> {
     pub(super) needed: Vec<Needed>,
     /// A difference that is left.
     pub(super) note: Option<&'static str>,
-    /// Advice by which the daemon may write where the sink does.
+    /// Advice that lets the daemon write to the sink's place.
     pub(super) advice: Option<String>,
 }
 
-/// A path. One that Salt asks a store for (`sdb://`) is not known here.
+/// A path. A path that Salt looks up in a store (`sdb://`) is not known here.
 fn path(
     node: &Node,
     variable: String,
@@ -317,7 +317,7 @@ fn servers(
     (!servers.is_empty()).then(|| format!("[{}]", servers.join(", ")))
 }
 
-/// A name in which nothing stands for something else.
+/// A name without placeholders.
 fn name(node: &Node, longest: usize) -> Option<String> {
     let name = scalar(node)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

@@ -1,8 +1,7 @@
 //! YAML as Salt reads its configuration: YAML 1.1 with Salt's own rules for numbers and mappings.
 //!
-//! In it `yes` and `off` are truths, `1:30` is ninety and `1e3` is text; `0644` is 644, since Salt
-//! takes leading zeros away; and a mapping that has a key twice is a mistake. A test asks Salt
-//! itself.
+//! In it `yes` and `off` are truths, `1:30` is ninety and `1e3` is text. `0644` is 644, since Salt
+//! takes leading zeros away. A mapping that has a key twice is a mistake. A test asks Salt itself.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -14,10 +13,10 @@ use super::{masked, python};
 use crate::yaml::hide;
 use crate::yaml::{Key, Node, Place, Problem, Value};
 
-/// The most values of a file, those that stand for an alias among them.
+/// The most values of a file, with those behind aliases.
 const MOST_VALUES: usize = 100_000;
 
-/// The most values that stand within each other, those behind aliases among them.
+/// The deepest nesting of values, with those behind aliases.
 const DEEPEST: usize = 300;
 
 /// The beginning of the tags of YAML itself.
@@ -26,7 +25,7 @@ const CORE: &str = "tag:yaml.org,2002:";
 /// The memory that a value takes besides its text, in bytes.
 const VALUE: usize = size_of::<(Key, Node)>();
 
-/// The memory that files may take together, in bytes. What an alias stands for counts again.
+/// The memory that files may take together, in bytes. A value counts again at each alias.
 pub(super) struct Room {
     left: usize,
 }
@@ -57,7 +56,7 @@ impl Refusal {
         problem
     }
 
-    /// The same without a secret in it.
+    /// The same without secrets.
     fn without_secrets(self, text: &str) -> Self {
         match self {
             Refusal::BySalt(problem) => Refusal::BySalt(without_secrets(problem, text)),
@@ -89,7 +88,7 @@ pub(super) fn parse(text: &str, room: &mut Room) -> Result<Node, Refusal> {
     }
 }
 
-/// The parser names what it stumbles over, which may be a secret.
+/// The parser quotes the text at which it stumbles, which may be a secret.
 fn without_secrets(problem: Problem, text: &str) -> Problem {
     if problem.place.is_some_and(|place| hide::hides(text, place.line)) {
         let message = "this is not YAML as Salt reads it, in a line that holds a secret";
@@ -178,7 +177,7 @@ impl<'a, 'b> Reader<'a, 'b> {
         Ok(())
     }
 
-    /// Of each line whether it is within a text or brackets that began on one before.
+    /// Marks each line that is within a text or brackets that began on a line before.
     fn covered(&self) -> Vec<bool> {
         let mut covered = vec![false; hide::lines_of(self.text).count()];
         for (first, last) in &self.spans {
@@ -264,9 +263,8 @@ impl<'a, 'b> Reader<'a, 'b> {
     fn take(&mut self, bytes: usize, place: Place) -> Result<(), Refusal> {
         let Some(left) = self.room.left.checked_sub(bytes) else {
             let most = Room::MOST >> 20;
-            let message = format!(
-                "the values come to more than {most} MiB, each alias counted with what it stands for"
-            );
+            let message =
+                format!("the values are more than {most} MiB together, with all aliases expanded");
             return Err(Refusal::Here(Problem::at(place, message)));
         };
         self.room.left = left;
@@ -368,7 +366,7 @@ fn place(span: Span) -> Place {
     Place { line: span.start.line(), column: span.start.col() + 1 }
 }
 
-/// A tag without what stands in front of those of YAML itself; `!` alone stands for itself.
+/// A tag without the prefix of YAML's own tags; `!` alone stands for itself.
 fn name_of(tag: &Tag) -> Cow<'_, str> {
     let (handle, suffix) = tag.parts();
     match format!("{handle}{suffix}").strip_prefix(CORE) {
@@ -389,7 +387,7 @@ fn scalar(
 ) -> Result<Value, Problem> {
     let as_text = || Value::Text(text.to_owned());
     let wrong = |what: &str| Problem::at(place, format!("the tag says {what}, and this is none"));
-    // A `!` alone says nothing, other than in YAML 1.2.
+    // A `!` alone has no meaning, unlike in YAML 1.2.
     let Some(tag) = tag.map(name_of).filter(|tag| tag != "!") else {
         return match style {
             ScalarStyle::Plain if text == "=" => Err(unknown_tag(place)),
@@ -432,7 +430,7 @@ fn truth(text: &str) -> Option<bool> {
 }
 
 fn whole(text: &str) -> Option<Value> {
-    // Salt takes the zeros away only where no sign stands before them.
+    // Salt takes the zeros away only if there is no sign before them.
     let bare = match text.trim_start_matches('0') {
         _ if text.starts_with("0b") || text.starts_with("0x") => text,
         "" => "0",

@@ -4,8 +4,8 @@
 
 use globset::Glob;
 
-/// The glob that matches what the pattern does; `None` for a regular expression that no glob can
-/// stand for.
+/// The glob that matches the same as the pattern; `None` for a regular expression without such a
+/// glob.
 pub(super) fn glob(pattern: &str) -> Option<String> {
     let glob = if is_regex(pattern) { of_regex(pattern) } else { Some(escaped(pattern)) };
     glob.filter(|glob| Glob::new(glob).is_ok())
@@ -42,8 +42,8 @@ fn of_regex(pattern: &str) -> Option<String> {
     Some(out)
 }
 
-/// True if the pattern is meant as a regular expression: it has what is rare in tags and no part of
-/// a glob.
+/// True if the pattern is meant as a regular expression: it has characters that are rare in tags
+/// and no part of a glob.
 fn is_regex(pattern: &str) -> bool {
     pattern.contains(".*")
         || pattern.contains(".+")

@@ -3,10 +3,11 @@
 use super::spool::Spool;
 use crate::codec::msgpack::{self, Item, MapWriter};
 
-/// The keys that the event of a new job has besides those that were published.
+/// The keys that the event of a new job has besides the published ones.
 const ONLY_IN_EVENTS: [&[u8]; 4] = [b"minions", b"missing", b"_stamp", b"_backfilled"];
 
-/// The function by which Salt looks whether a job still runs; as many as there are jobs.
+/// The function with which Salt checks if a job still runs; there are as many of these as other
+/// jobs.
 pub(super) const FIND_JOB: &str = "saltutil.find_job";
 
 /// A load as Salt gives it out.

@@ -1,8 +1,8 @@
-//! Whoever waits for an answer of the job cache, so that nothing is looked for once nobody does.
+//! The client that waits for an answer of the job cache: a question ends once nobody waits for it.
 
 use std::sync::{Arc, Weak};
 
-/// Whoever asked. It is dropped when the answer is of no use any more.
+/// The client that asked. It is dropped when the answer is of no use any more.
 #[derive(Debug, Default)]
 pub(crate) struct Asker(Arc<()>);
 
@@ -13,7 +13,7 @@ impl Asker {
     }
 }
 
-/// Says if the one who asked still waits.
+/// Says if the client still waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting(Weak<()>);
 

@@ -1,5 +1,6 @@
-//! The time at which a job began: that in its id, or that of the first word of it, where the id
-//! tells none or one to come. Ids are free text: anybody may name a job after a day in ten years.
+//! The time at which a job began: the time in its id. If the id tells none, or one to come, it is
+//! the time of the first news of the job. Ids are free text: anybody may name a job after a day in
+//! ten years.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;

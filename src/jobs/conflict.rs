@@ -1,5 +1,5 @@
-//! Returns that contradict each other, or their own tag. They are counted, and one line a minute
-//! says so: whoever can fire events decides how many there are.
+//! Returns that contradict each other, or their own tag. They are counted, and logged once a minute
+//! at the most, because anybody who can fire events decides how many there are.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ impl Conflicts {
         }
     }
 
-    /// Counts what was found, and logs it if nothing was logged a moment ago.
+    /// Counts the conflicts, and logs them if nothing was logged a moment ago.
     pub(super) fn report(&self, found: &[Conflict]) {
         let Some(first) = found.first() else { return };
         for conflict in found {
@@ -76,15 +76,15 @@ impl Conflicts {
                 jid,
                 minion,
                 conflicts,
-                "two returns of one minion for one job differ: one may be forged; \
-                 `saltern jobs show` tells which of them holds; more are counted in {metric}"
+                "two returns of one minion for one job differ, so one may be forged; `saltern jobs \
+                 show` has the one that was kept; more are counted in {metric}"
             ),
             Odds::Tag => warn!(
                 jid,
                 minion,
                 conflicts,
-                "the tag of a job's event contradicts its data, as Salt never makes it: it may be \
-                 forged; more are counted in {metric}"
+                "the tag of a job's event contradicts its data, which Salt never does, so it may \
+                 be forged; more are counted in {metric}"
             ),
         }
     }

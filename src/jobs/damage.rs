@@ -20,7 +20,7 @@ pub(super) struct Damage {
 }
 
 impl Damage {
-    /// Of the job cache at this path.
+    /// The damage of the job cache at this path: none so far.
     pub(super) fn new(path: PathBuf) -> Self {
         Damage {
             path,

@@ -31,8 +31,8 @@ const STATEMENTS: usize = 64;
 /// The `user_version` once the tables are there, with all columns.
 const VERSION: i64 = 3;
 
-/// The columns that a file of an older release lacks, with their tables. Who vouched for what is in
-/// it is not known.
+/// Columns that a file of an older release lacks, with their tables. It does not tell who vouched
+/// for its rows.
 const ADDED: [(&str, &str, &str); 7] = [
     ("returns", "standing", "INTEGER NOT NULL DEFAULT 1"),
     ("returns", "conflict", "INTEGER NOT NULL DEFAULT 0"),
@@ -96,8 +96,8 @@ const INDEXES: [&str; 3] = [
     "CREATE INDEX IF NOT EXISTS returns_unjudged ON returns (job) WHERE test IS NULL",
 ];
 
-/// Removes rows that an older release has written meanwhile: returns under what is no job's id, and
-/// lists of functions of jobs that have none.
+/// Removes rows that an older release has written meanwhile: returns under an id of no job, and
+/// functions of jobs that are listed with none.
 const LEFT_BEHIND: &str = "
 DELETE FROM returns WHERE job IN (SELECT id FROM jobs WHERE jid IN ('', 'nocache', 'req'));
 DELETE FROM expected WHERE job IN (SELECT id FROM jobs WHERE jid IN ('', 'nocache', 'req'));

@@ -1,5 +1,5 @@
-//! The functions of a job: one, or several that minions run after each other
-//! (`salt '*' test.ping,cmd.run`). Of several each is found by itself.
+//! The functions of a job: one, or several that minions run after each other (`salt '*'
+//! test.ping,cmd.run`). A job of several is found by each of them.
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -9,7 +9,7 @@ use crate::event::job_return::Functions;
 /// The most names of one job. Anybody may name as many as fit into an event.
 const MOST: usize = 100;
 
-/// Writes down which functions a job has. Without any, what is known stays.
+/// Writes down which functions a job has. Without any, the known ones stay.
 pub(super) fn store(
     tx: &Transaction<'_>,
     job: i64,

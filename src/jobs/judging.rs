@@ -1,6 +1,6 @@
-//! Judges once more what an older release has stored, by the rule of today.
+//! Judges returns that an older release has stored once more, by the rule of today.
 //!
-//! A return that nobody has judged by it has no `test`. That is done in small steps, beside the
+//! A return that was not judged by it has no `test`. Judging goes in small steps, beside the
 //! forgetting of old jobs, until there is no such return left.
 
 use rusqlite::{Transaction, params};
@@ -22,9 +22,9 @@ impl Jobs {
         self.step("judge returns", judge)
     }
 
-    /// Does a step of what a file of an older release lacks; `true` if there may be more.
+    /// Adds some of the data that a file of an older release lacks; `true` if there may be more.
     pub(super) fn catch_up_some(&self) -> Result<bool, JobsError> {
-        self.step("complete what an older release has stored", file::catch_up)
+        self.step("complete the rows of an older release", file::catch_up)
     }
 }
 
@@ -53,7 +53,8 @@ fn judge(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
         if known.functions.single().is_none() && is_nameless.exists([job])? {
             functions::store(tx, job, known.functions)?;
         }
-        // Without a cache, or where redaction left an outline, less is there than was judged.
+        // The stored return has less than the judged one if there is no cache, or if redaction left
+        // an outline.
         let after = match before {
             Some(false) => before,
             _ => known.value().map_or(before, |_| verdict.outcome.worked()),

@@ -18,16 +18,16 @@ use crate::event::standing::Standing;
 /// Jobs on a page unless asked otherwise, and at the most.
 pub(crate) const PAGE: (u32, u32) = (50, 1000);
 
-/// Which jobs to list. What is given must all match.
+/// A selection of jobs. A job has to match everything that is given.
 #[derive(Debug, Clone, Default)]
 pub struct JobSelection {
-    /// A glob of the function: `state.*`. Of a job of several functions one has to match.
+    /// A glob of the function: `state.*`. One function of a job of several has to match.
     pub function: Option<String>,
     /// Globs of functions that are left out: `runner.*`.
     pub not_function: Vec<String>,
     /// A minion that the job was meant for, or that returned.
     pub minion: Option<String>,
-    /// Who published it.
+    /// The user who published it.
     pub user: Option<String>,
     /// The outcome.
     pub outcome: Option<JobOutcome>,
@@ -35,7 +35,7 @@ pub struct JobSelection {
     pub since: Option<Timestamp>,
     /// Begun before.
     pub until: Option<Timestamp>,
-    /// Those that only ask for other jobs (`saltutil.find_job`) too.
+    /// List jobs that only ask for other jobs (`saltutil.find_job`) too.
     pub find_job: bool,
     /// At most so many; [`PAGE`] if it is not said.
     pub limit: Option<u32>,
@@ -84,7 +84,7 @@ impl JobOutcome {
 #[derive(Serialize)]
 struct Summary {
     jid: String,
-    /// Those of several with commas between them.
+    /// The functions, with commas between them if there are several.
     function: Option<String>,
     functions: Vec<String>,
     user: Option<String>,
@@ -92,7 +92,7 @@ struct Summary {
     started: String,
     first_seen: String,
     last_seen: String,
-    /// As Salt gave it (`job_cache_store_endtime`).
+    /// The time that Salt gave (`job_cache_store_endtime`).
     end_time: Option<String>,
     expected: i64,
     returned: i64,
@@ -161,7 +161,7 @@ pub(super) struct Pieces {
     spool: Spool,
 }
 
-/// From how many bytes a piece is handed on.
+/// The bytes from which on a piece is handed on.
 const PIECE: usize = 64 << 10;
 
 impl Pieces {
@@ -181,7 +181,7 @@ impl Pieces {
         }
     }
 
-    /// The JSON of a value. What JSON cannot hold is replaced, as in every other answer.
+    /// The JSON of a value. Values that JSON cannot hold are replaced, as in every other answer.
     pub(super) fn json(&mut self, value: Option<&[u8]>) {
         let Some(value) = value.filter(|_| self.is_wanted()) else { return self.plain(b"null") };
         let Pieces { buffer, spool } = self;
@@ -208,8 +208,8 @@ impl Pieces {
 
 impl Jobs {
     /// A page of jobs, the last begun first: `{"jobs": [...], "next": CURSOR}`, where `next` is
-    /// null on the last page. `memory` says how many bytes of it may be in memory. It is not looked
-    /// for any longer than somebody is `waiting`.
+    /// null on the last page. `memory` says how many bytes of it may be in memory. The search ends
+    /// when nobody is `waiting` any more.
     pub(crate) fn answer_page(
         &self,
         selection: &JobSelection,
@@ -234,8 +234,8 @@ impl Jobs {
         page.into_memory().map_err(|cause| self.unkept(cause))
     }
 
-    /// A job with its load, the minions that it was meant for, those that are missing, and what
-    /// each returned; `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
+    /// A job with its load, the minions that it was meant for, the missing ones, and the returns;
+    /// `None` if there is no such job. The rest is as with [`Jobs::answer_page`].
     pub(crate) fn answer_job(
         &self,
         jid: &str,
@@ -315,7 +315,7 @@ impl JobSelection {
 }
 
 /// The time at which the job of a cursor began. One that was forgotten meanwhile began at the time
-/// in its id. It is not known of an id that tells none, or one to come.
+/// in its id. It is not known if the id tells no time, or one to come.
 fn began_of(db: &Connection, jid: &str) -> rusqlite::Result<Option<i64>> {
     let mut select =
         db.prepare_cached("SELECT coalesce(began, first_seen) FROM jobs WHERE jid = ?")?;
@@ -429,7 +429,7 @@ fn job(db: &Connection, damage: &Damage, jid: &str, out: &mut Pieces) -> rusqlit
         });
         out.plain(b":");
         out.plain(head.to_string().trim_end_matches('}').as_bytes());
-        // That it has returned is known, even where what it returned is damaged.
+        // The minion has returned, even if the data of its return is damaged.
         let load = damage.load(ret, 2).map(Load::bytes);
         let within = load.and_then(|load| JobReturn::of(load).runner_within());
         let said = within.filter(|_| is_of_runner).or(load);
@@ -588,7 +588,7 @@ mod tests {
         let last = last.as_array().unwrap().iter();
         let last: Vec<_> = last.map(|job| job["JID"].as_str().unwrap().to_owned()).collect();
         assert_eq!(last, [sorted[1], sorted[0]]);
-        // A job that is forgotten is still a place where a page begins, if its id tells which.
+        // A page can begin at a forgotten job, if its id tells a time.
         let gone = |cursor: &str| {
             let cursor = Some(cursor.to_owned());
             jobs.page(&JobSelection { cursor, ..JobSelection::default() })

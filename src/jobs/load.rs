@@ -4,8 +4,8 @@ use thiserror::Error;
 
 use crate::codec::msgpack::{self, Item, NotWhole};
 
-/// The bytes of one whole map. What is cut off, or has something behind it, would make every answer
-/// that holds it unreadable.
+/// The bytes of one whole map. A map that is cut off, or has something behind it, would make every
+/// answer with it unreadable.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load<'a>(&'a [u8]);
 

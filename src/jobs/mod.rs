@@ -1,25 +1,25 @@
-//! The job cache: which jobs there were, for which minions, and what these returned.
+//! The job cache: jobs, the minions that they were for, and their returns.
 //!
-//! It is what Salt calls a master job cache, in one SQLite file, `job-cache.db` in `state_dir`. Two
-//! write to it: a sink of its own, which takes job events off the bus, and the returner source,
-//! which hands on what Salt itself says of its jobs. The two say the same things of one job in
-//! different words and in any order; [`record`] tells what wins. Three read it: Salt, by way of the
-//! returner source ([`salt`]), the HTTP side and the command line ([`listing`]), and a backfill,
-//! which asks what the bus has not brought ([`Jobs::lacks`]).
+//! Salt calls this a master job cache. It is one SQLite file, `job-cache.db` in `state_dir`. Two
+//! write to it: a sink of its own takes job events off the bus, and the returner source hands on
+//! Salt's own calls. The two describe one job in different words and in any order; [`record`] tells
+//! which wins. Three read it: Salt, by way of the returner source ([`salt`]), the HTTP side and the
+//! command line ([`listing`]), and a backfill, which asks for jobs that the bus has not brought
+//! ([`Jobs::lacks`]).
 //!
-//! One connection writes; readers have connections of their own and see the last commit, so that no
-//! question, however large, holds up what comes in. What is older than `keep_jobs` goes in small
-//! steps ([`retention`]).
+//! One connection writes. Readers have connections of their own and see the last commit, so no
+//! question, however large, holds up a write. Jobs older than `keep_jobs` go in small steps
+//! ([`retention`]).
 //!
-//! The file is made of what passed by and can be made again. A power cut may therefore cost it the
-//! last commits (write-ahead log, `synchronous=NORMAL`), and a damaged file is put aside for a new
-//! one.
+//! The file is made of events and can be made again. So a power cut may cost it the last commits
+//! (write-ahead log, `synchronous=NORMAL`), and a damaged file is put aside for a new one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -75,9 +75,8 @@ pub(crate) struct JobsConfig {
     pub(crate) enabled: Option<bool>,
     /// The time that a job is kept after the last news of it.
     pub(crate) keep_jobs: Span,
-    /// The sink, or the sinks, whose stores answer what Salt asks of a job that the job cache does
-    /// not know: `db`, or `[db, archive]`, of which the first that knows anything answers. Default:
-    /// none.
+    /// The sink or sinks whose stores answer Salt's questions about a job that the job cache does
+    /// not know: `db`, or `[db, archive]`. The first that knows anything answers. Default: none.
     pub(crate) store: StoreNames,
 }
 
@@ -154,7 +153,7 @@ pub enum JobsError {
     #[error(transparent)]
     Store(#[from] store::AskError),
     /// An answer has no place until it is read.
-    #[error("cannot keep an answer beside the job cache {path} until it is read")]
+    #[error("cannot write an answer to a file beside the job cache {path}")]
     Answer {
         /// The job cache.
         path: PathBuf,
@@ -165,7 +164,7 @@ pub enum JobsError {
 }
 
 impl JobsError {
-    /// True if what was to be stored can never be.
+    /// True if the data can never be stored.
     pub(crate) fn is_for_good(&self) -> bool {
         matches!(self, JobsError::Malformed(_) | JobsError::NotALoad(_))
     }
@@ -182,7 +181,7 @@ struct Cache {
     keep: RwLock<Option<Duration>>,
     /// Hides values of data that Salt itself writes; events of the bus come without them.
     redaction: RwLock<Option<Arc<Redaction>>>,
-    /// Who is asked besides.
+    /// The stores of sinks that are asked besides.
     stores: RwLock<Arc<JobStores>>,
     /// The sink that feeds it, if one does.
     feed: Mutex<Option<Arc<SinkState>>>,
@@ -192,7 +191,7 @@ struct Cache {
     conflicts: Conflicts,
     /// Long answers to Salt that are not read yet.
     answers: SpoolFiles,
-    /// The same of those to people and scripts, who must not take the room of Salt's.
+    /// Long answers to people and scripts, which must not take the room of Salt's.
     listings: SpoolFiles,
 }
 
@@ -220,7 +219,7 @@ impl fmt::Debug for Jobs {
 /// Connections to keep for the next readers.
 const IDLE_READERS: usize = 4;
 
-/// Steps of the database from one look at who asked to the next: some microseconds.
+/// Steps of the database between two checks that the client still waits: some microseconds.
 const STEPS: i32 = 1000;
 
 impl Jobs {
@@ -253,7 +252,17 @@ impl Jobs {
         *lock::read(&self.0.keep)
     }
 
-    /// Says what is hidden of what Salt writes from now on.
+    /// True if a job is so old, by its id, that the cache has forgotten it. If it knows something of
+    /// it all the same, somebody spoke of the job since then, and maybe nobody but a forger.
+    pub(crate) fn has_forgotten(&self, jid: &str) -> bool {
+        let began = began::time_in(jid);
+        began.zip(self.kept_for()).is_some_and(|(began, kept)| {
+            let age = Timestamp::now().duration_since(began);
+            Duration::try_from(age).is_ok_and(|age| age > kept)
+        })
+    }
+
+    /// Sets the rules that hide values of Salt's own data from now on.
     pub(crate) fn redact(&self, redaction: Option<Arc<Redaction>>) {
         *lock::write(&self.0.redaction) = redaction;
     }
@@ -268,8 +277,8 @@ impl Jobs {
         Arc::clone(&lock::read(&self.0.stores))
     }
 
-    /// The redacted form of a load that the master says in an event of this tag; `None` if it stays
-    /// as it is.
+    /// The redacted form of a load that the master hands over in an event of this tag; `None` if it
+    /// stays as it is.
     fn redacted(&self, tag: &str, load: &[u8]) -> Option<Event> {
         let redaction = lock::read(&self.0.redaction).clone();
         redaction.and_then(|redaction| redaction.of(&Event::new(tag, load)))
@@ -323,7 +332,7 @@ impl Jobs {
         }
     }
 
-    /// Reads what is committed; `None` if nothing was ever stored.
+    /// Reads the committed state; `None` if nothing was ever stored.
     fn read<T>(
         &self,
         doing: &'static str,
@@ -333,7 +342,7 @@ impl Jobs {
         self.read_with(reader, doing, work).map(Some)
     }
 
-    /// As [`Jobs::read`], but it fails soon after nobody is `waiting` any more.
+    /// Reads like [`Jobs::read`], but fails soon after nobody is `waiting` any more.
     fn read_while<T>(
         &self,
         waiting: &Waiting,
@@ -373,7 +382,7 @@ impl Jobs {
         if self.kept_for().is_none() {
             return Err(JobsError::Off);
         }
-        // Taken out before it is used, so that readers do not wait for each other.
+        // It is taken out before it is used, so that readers do not wait for each other.
         let (idle, replaced) = {
             let mut readers = lock::hold(&self.0.readers);
             (readers.idle.pop(), readers.replaced)
@@ -381,7 +390,7 @@ impl Jobs {
         let connection = match idle {
             Some(connection) => Some(connection),
             None if !self.has_file() => None,
-            // One that is elsewhere is not read: a command may run as root.
+            // A file elsewhere is not read: a command may run as root.
             None if state_file::is_foreign(&self.0.path) => None,
             None => file::open_to_read(&self.0.path)
                 .map_err(|cause| self.failed("open it to read", cause))?,
@@ -444,7 +453,7 @@ impl Jobs {
         readers.replaced += 1;
     }
 
-    /// A damaged file would fail for ever, and what is in it is not worth that.
+    /// A damaged file would fail for ever, and its jobs are not worth that.
     fn put_aside(&self, why: &dyn fmt::Display) {
         self.forget_readers();
         if let Err(error) = state_file::put_aside(&self.0.path, why) {

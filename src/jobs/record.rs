@@ -1,18 +1,17 @@
 //! Records jobs, and decides which of two records wins.
 //!
-//! * The *load* of a job comes from up to three: what was published (Salt's `save_load`), the
-//!   event `salt/job/<jid>/new`, which lacks some of it, and the first return, which Salt's master
-//!   also hands to `save_load`. In this order the better replaces the worse, whichever comes
-//!   first. A job that is published again, as each part of a batch is, is described by the last
-//!   time. An event replaces an earlier one only as a part of a batch, which differs in its
-//!   minions: anybody may fire a later one. Of returns in place of a load the first stays.
-//! * Of two *returns* of one minion the one that the master vouches for holds, else the first, as
-//!   in Salt's `local_cache`; [`crate::event::standing`] says it in full. Where two say different
-//!   things the row is marked.
+//! * The *load* of a job comes from up to three. The best is the publication (Salt's `save_load`).
+//!   The event `salt/job/<jid>/new` lacks some of it. The worst is the first return, which Salt's
+//!   master also hands to `save_load`. The better replaces the worse, whichever comes first. A job
+//!   that is published again, as each part of a batch is, is described by the last time. An event
+//!   replaces an earlier one only as a part of a batch, which differs in its minions: anybody may
+//!   fire a later one. The first of several returns in place of a load stays.
+//! * A minion can have two *returns*: the one that the master vouches for holds, else the first, as
+//!   in Salt's `local_cache` ([`crate::event::standing`]). The row is marked if the two differ.
 //! * Lists of *expected minions* are united: those of a batch, or of several syndics. An event adds
-//!   nothing to what was published.
-//! * Of a job that was published with `nocache` the minions that returned and their outcomes are
-//!   kept, and not their returns.
+//!   no minions to a publication.
+//! * A job that was published with `nocache` keeps the minions that returned and their outcomes,
+//!   but not their returns.
 //! * A *runner* is a job with one return, that of the master, which is no minion and expected
 //!   nowhere. It is stored as Salt hands it to a job cache ([`RunnerJob`]), also where only the bus
 //!   tells of it. Then it stands under the id that the source has for its master, until Salt says
@@ -87,8 +86,8 @@ impl Jobs {
         })
     }
 
-    /// Salt's `save_minions`: the job is meant for these minions too. Which syndic they are behind
-    /// makes no difference to any answer.
+    /// Salt's `save_minions`: the job is meant for these minions too. Their syndic makes no
+    /// difference to any answer.
     pub(crate) fn save_minions(
         &self,
         jid: &str,
@@ -108,7 +107,7 @@ impl Jobs {
     pub(crate) fn save_return(&self, load: &[u8], authority: Authority) -> Result<(), JobsError> {
         let load = Load::of(load)?;
         let (Some(jid), Some(minion)) = (load.text("jid"), load.text("id")) else {
-            return Err(JobsError::Malformed("a return has to say its `jid` and `id`"));
+            return Err(JobsError::Malformed("a return must have `jid` and `id`"));
         };
         if !is_job(jid) {
             return Ok(());
@@ -129,7 +128,7 @@ impl Jobs {
     }
 
     /// The same of a return that Salt has handed on, which may be that of a runner: the master's
-    /// own. `master_id` is the master's id, for all that is known.
+    /// own. `master_id` is the master's id, as far as it is known.
     pub(crate) fn save_return_handed_on(
         &self,
         load: &[u8],
@@ -171,8 +170,8 @@ impl Jobs {
         }
     }
 
-    /// The load as it is stored, which is a map again. Redaction replaces one as a whole that would
-    /// become too long; the job, the minion, the function and how it went are kept of it then.
+    /// The load as it is stored, which is a map again. Redaction replaces a load as a whole that
+    /// would become too long. Its job, minion, function and outcome are then kept.
     fn redacted_load<'a>(&self, tag: &str, load: &'a [u8]) -> Cow<'a, [u8]> {
         let redacted = |load: &[u8]| self.redacted(tag, load).map(|new| new.payload().to_vec());
         let is_load = |bytes: &Vec<u8>| Load::of(bytes).is_ok();
@@ -214,7 +213,7 @@ impl Jobs {
         jid: &str,
         minions: Vec<String>,
     ) -> Result<(bool, Vec<String>), JobsError> {
-        let known = self.read("look what is missing", |db, damage| {
+        let known = self.read("look for missing returns", |db, damage| {
             let mut select = db.prepare_cached("SELECT id, rank FROM jobs WHERE jid = ?")?;
             let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, damage.number(row, 1)));
             let Some((job, rank)) = select.query_row([jid], row).optional()? else {
@@ -235,9 +234,9 @@ impl Jobs {
         Ok(known.unwrap_or((true, minions)))
     }
 
-    /// Tells if nothing is known of what the runner of this id has returned.
+    /// Tells if no return of the runner with this id is known.
     pub(crate) fn lacks_runner(&self, jid: &str) -> Result<bool, JobsError> {
-        let known = self.read("look what is missing", |db, _| {
+        let known = self.read("look for a runner's return", |db, _| {
             let mut select = db.prepare_cached(
                 "SELECT 1 FROM returns WHERE job = (SELECT id FROM jobs WHERE jid = ?)
                  AND runner AND NOT trimmed",
@@ -247,8 +246,8 @@ impl Jobs {
         Ok(!known.unwrap_or(false))
     }
 
-    /// Takes what events say of jobs; events that say nothing of one are passed over, and those
-    /// whose payload is no load as well, which is counted. All or none of it is stored.
+    /// Takes events about jobs. Other events are passed over. So are those whose payload is no
+    /// load; they are counted. All or nothing is stored.
     pub fn record<'a>(&self, events: impl Iterator<Item = Entry<'a>>) -> Result<(), JobsError> {
         let conflicts = self.write("store job events", |tx| {
             let mut conflicts = Vec::new();
@@ -261,9 +260,9 @@ impl Jobs {
         Ok(())
     }
 
-    /// The same as [`Jobs::save_load`] from somebody whose word is worth no more than the bus's:
-    /// the load is taken as the data of the event that the bus would have brought. A return in
-    /// place of a load is worth the least anyway.
+    /// Saves like [`Jobs::save_load`], with a word worth no more than the bus's. The load is taken
+    /// as the data of the event that the bus would have brought. A return in place of a load is
+    /// worth the least anyway.
     pub(crate) fn save_load_of_bus(
         &self,
         jid: &str,
@@ -333,8 +332,8 @@ fn record_new_job(
     if event.tag_contradicts_data() {
         return Ok(Some(contradiction(jid)));
     }
-    // Minions learn the ids of their jobs and hardly those of runners, so that of two such events
-    // this one is the likelier to be true.
+    // Minions learn the ids of their jobs and hardly those of runners, so this one of two such
+    // events is more likely to be true.
     let conflict = is_of_runner(tx, jid)?.then(|| two_jobs(jid));
     let job = job(tx, jid, received)?;
     let (rank, known) = known_load(tx, job)?;
@@ -347,7 +346,7 @@ fn record_new_job(
     expect(tx, job, texts_of(load, "minions")).map(|()| conflict)
 }
 
-/// Takes what an event says of a runner.
+/// Takes the facts of a runner from an event.
 fn record_runner(
     tx: &Transaction<'_>,
     entry: &Entry<'_>,
@@ -379,12 +378,12 @@ fn record_runner(
     )
 }
 
-/// Salt makes no event whose tag names another job than its data: it says nothing of either.
+/// Salt makes no event whose tag names another job than its data: such an event counts for neither.
 fn contradiction(jid: &str) -> Conflict {
     Conflict { odds: Odds::Tag, jid: jid.to_owned(), minion: String::new() }
 }
 
-/// Two events say that a runner has this job, and that minions have.
+/// One event gives this job to a runner, and another to minions.
 fn two_jobs(jid: &str) -> Conflict {
     Conflict { odds: Odds::Content, jid: jid.to_owned(), minion: String::new() }
 }
@@ -590,7 +589,7 @@ fn put_return(tx: &Transaction<'_>, new: &Return<'_>) -> rusqlite::Result<Option
         ])?;
         let mut count = tx.prepare_cached("UPDATE jobs SET failed = failed + ? WHERE id = ?")?;
         count.execute(params![i64::from(failed) - i64::from(had_failed), job])?;
-        // The function of a job without a load was that of the return that is gone.
+        // A job without a load had its function from the return that is gone.
         name_by(tx, job, new, &load, "SELECT 1 FROM jobs WHERE id = ? AND rank = 0")?;
     } else if differs {
         let mut mark =
@@ -647,8 +646,8 @@ fn stored_of_minion(
         .optional()
 }
 
-/// The return of the runner that this job is, under whichever name of its master. What Salt hands
-/// on has another stamp than what it fires, so that what is inside is compared.
+/// The return of the runner that this job is, under any name of its master. Salt hands it on with
+/// another stamp than it fires, so its inside is compared.
 fn stored_of_runner(
     tx: &Transaction<'_>,
     job: i64,
@@ -682,7 +681,7 @@ fn stored(row: &Row<'_>, differs: impl FnOnce(&[u8]) -> bool) -> rusqlite::Resul
     Ok(Stored { row, precedence, had_failed, differs: differs(known) })
 }
 
-/// Removes what stands under the name that this row gets: somebody has forged a minion's return
+/// Removes another row under the name that this row gets. Somebody has forged a minion's return
 /// under the name of the master of a runner.
 fn make_room(tx: &Transaction<'_>, job: i64, minion: i64, row: i64) -> rusqlite::Result<()> {
     let mut delete = tx.prepare_cached(
@@ -707,14 +706,14 @@ fn is_kept(tx: &Transaction<'_>, job: i64) -> rusqlite::Result<bool> {
     })
 }
 
-/// Tells if a load says that for which Salt's master calls `prep_jid(nocache=True)`.
+/// Tells if a load has the option for which Salt's master calls `prep_jid(nocache=True)`.
 fn says_nocache(load: &[u8]) -> bool {
     let says = |map| msgpack::find(map, "nocache").and_then(msgpack::scalar);
     let in_kwargs = || msgpack::find(load, "kwargs").and_then(says);
     says(load).or_else(in_kwargs) == Some(Item::Bool(true))
 }
 
-/// That a minion has returned, and how it went.
+/// The load without its return: it still says that a minion has returned, and with which outcome.
 fn without_return(load: &[u8]) -> Vec<u8> {
     msgpack::without(load, &["return"])
 }
@@ -760,7 +759,7 @@ mod tests {
         ]
     }
 
-    /// The data that has to be known of a job.
+    /// The expected data of a job.
     #[derive(Default)]
     struct Model {
         load: Option<(Rank, Value)>,
@@ -768,7 +767,7 @@ mod tests {
         returns: BTreeMap<String, Known>,
     }
 
-    /// A return as it has to be known.
+    /// An expected return.
     struct Known {
         standing: Standing,
         retcode: u8,
@@ -1256,7 +1255,8 @@ mod tests {
         )
         .unwrap();
         drop(jobs);
-        // As it was left by the release before: scheduled states that had worked by `success`.
+        // The database of the release before: scheduled states whose `success` said that they had
+        // worked.
         let db = rusqlite::Connection::open(folder.path().join("job-cache.db")).unwrap();
         db.execute_batch(
             "UPDATE returns SET outcome = 1; UPDATE jobs SET failed = 0;

@@ -1,8 +1,8 @@
-//! Forgetting what is older than `keep_jobs`, a little at a time.
+//! Forgetting jobs older than `keep_jobs`, a little at a time.
 //!
-//! A step is one short transaction, so that what comes in waits no longer for it than for another
-//! batch. SQLite uses the space again but does not give it back: the file stays as large as it was
-//! at its fullest.
+//! A step is one short transaction, so that an event waits no longer for it than for another batch.
+//! SQLite uses the space again but does not give it back: the file stays as large as it was at its
+//! fullest.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,11 @@ pub(crate) async fn run(jobs: Jobs, stop: CancellationToken) {
                     Ok(true) if !stop.is_cancelled() => sleep(PAUSE).await,
                     Ok(_) | Err(JobsError::Off) => break,
                     Err(error) => {
-                        warn!(error = chain(&error), "old jobs stay in the job cache as they are");
+                        warn!(
+                            error = chain(&error),
+                            "old jobs in the job cache cannot be judged again or deleted; trying \
+                             again later"
+                        );
                         break;
                     }
                 }
@@ -57,7 +61,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Forgets some of what is too old; `true` if there may be more.
+    /// Forgets some of the old jobs; `true` if there may be more.
     pub fn forget_some(&self) -> Result<bool, JobsError> {
         let Some(keep) = self.kept_for() else { return Err(JobsError::Off) };
         let keep = u64::try_from(keep.as_micros()).unwrap_or(u64::MAX);
@@ -65,7 +69,7 @@ impl Jobs {
         self.step("forget old jobs", |tx| forget(tx, before))
     }
 
-    /// Does a step of work on what is stored; `true` if there may be more.
+    /// Does a step of work on the stored jobs; `true` if there may be more.
     pub(super) fn step(
         &self,
         doing: &'static str,
@@ -144,7 +148,7 @@ mod tests {
         jobs.keep(Some(Duration::from_secs(3600)));
         assert!(!jobs.forget_some().unwrap(), "there is no file yet");
         publish(&jobs, "20261120000000000001", 0..400, 1);
-        // An id of ten years later, and old all the same.
+        // A job with an id of ten years later, and old all the same.
         publish(&jobs, "20361120000000000002", 0..400, 2);
         publish(&jobs, "20261120000000000003", 399..401, state::now());
         let rows = || {

@@ -27,7 +27,7 @@ impl Jobs {
         Answer::new(question, self.spool(memory))
     }
 
-    /// Answers with what is stored here; blocks as long as that takes. `None` if nothing is known
+    /// Answers from the jobs stored here; blocks as long as that takes. `None` if nothing is known
     /// and the question has no empty answer.
     pub fn ask_now(&self, question: Question, memory: usize) -> Result<Option<Spooled>, JobsError> {
         let nothing = question.nothing();
@@ -100,7 +100,7 @@ fn returns_of_function(
     fun: &str,
     answer: &mut Answer,
 ) -> rusqlite::Result<()> {
-    // Beside a lone max() the other columns are those of its row.
+    // Beside a single max() the other columns are those of its row.
     let mut select = db.prepare_cached(
         "SELECT minions.name, returns.rowid, max(coalesce(jobs.began, jobs.first_seen))
          FROM jobs
@@ -113,7 +113,7 @@ fn returns_of_function(
 }
 
 /// Adds what these rows name, each a minion and the row of a return. The loads are fetched one by
-/// one: whatever SQLite sorts it copies, into files once it is much.
+/// one, because SQLite copies the rows that it sorts, into files if they are many.
 fn returns(
     db: &Connection,
     damage: &Damage,
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(returns["web-1"]["return"], "**redacted**", "{returns}");
         assert_eq!(returns["web-1"]["retcode"], 0, "{returns}");
         assert_eq!(returns["web-1"]["success"], true, "{returns}");
-        // A name that is too long by itself leaves nothing.
+        // A name that is too long by itself leaves no answer.
         let load = packed(&long(published(), "fun"));
         jobs.save_load("20261121233336123457", &load, &[]).unwrap();
         assert!(jobs.get_load("20261121233336123457").unwrap().is_some());
@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(read(&jobs.get_jid(JID).unwrap()), json!({}));
         assert_eq!(read(&jobs.get_fun("test.echo").unwrap()), json!({}));
         assert_eq!(read(&jobs.get_load(JID).unwrap().unwrap())["kwargs"], json!({"nocache": true}));
-        // Who has returned, and how it went, is no secret.
+        // The minions that returned and their outcomes are no secret.
         let job: Value = serde_json::from_slice(&jobs.job(JID).unwrap().unwrap()).unwrap();
         assert_eq!([&job["missing"], &job["returned"], &job["failed"]], [0, 1, 1]);
         assert_eq!(job["returns"]["web-1"]["retcode"], 3);
@@ -574,7 +574,7 @@ mod tests {
         let db = Connection::open(folder.path().join("job-cache.db")).unwrap();
         let damage = |sql: &str| db.execute_batch(sql).unwrap();
         let of_job = format!("job = (SELECT id FROM jobs WHERE jid = '{JID}')");
-        // A tail, a cut, another type; what is damaged is that of one job and one minion.
+        // A tail, a cut, another type; the damage is to one job and one minion.
         for load in ["load || x'c0'", "substr(load, 1, length(load) - 1)", "'text'", "17", "x''"] {
             let before = jobs.0.damage.values();
             damage(&format!(
@@ -606,7 +606,7 @@ mod tests {
                  AND minion = (SELECT id FROM minions WHERE name = 'web-3')"
             ));
         }
-        // Of the later job the return is whole.
+        // The return of the later job is whole.
         let last = read(&jobs.get_fun("test.echo").unwrap());
         assert_eq!(last["web-2"]["jid"], other);
         // Names and ids that are no text.

@@ -1,9 +1,9 @@
 //! An answer of the job cache that is written piece by piece: in memory while it is short, in a
 //! file without a name once it is long.
 //!
-//! Who asked may read slowly or not at all. A file costs no memory for as long as that takes, and
-//! the database is let go of before the first byte is sent. The files of all answers to Salt
-//! together are bounded, and so are those to people and scripts.
+//! A client may read slowly or not at all. A file costs no memory meanwhile, and the database is
+//! free before the first byte is sent. The files of all answers to Salt together are bounded, and
+//! so are those of all answers to people and scripts.
 
 use std::fs::{File, remove_file};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -29,7 +29,8 @@ impl SpoolFiles {
             return Ok(());
         }
         self.0.fetch_sub(bytes, Ordering::Relaxed);
-        let message = format!("answers of over {FILES} bytes are not read yet; ask again later");
+        let message =
+            format!("clients have not read {FILES} bytes of answers yet; ask again later");
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
     }
 }
@@ -54,8 +55,8 @@ pub struct SpoolFile {
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         self.files.0.fetch_sub(self.length, Ordering::Relaxed);
-        // To give up the blocks of a long file takes time, which no task has. The
-        // file is emptied on a thread of its own, whoever closes it last.
+        // Freeing the blocks of a long file takes time, which no task has. Closing the file empties
+        // it on a thread of its own.
         if let (Ok(runtime), Ok(file)) = (Handle::try_current(), self.file.try_clone()) {
             runtime.spawn_blocking(move || file.set_len(0).is_ok());
         }
@@ -87,7 +88,7 @@ impl SpoolFile {
     }
 }
 
-/// An answer that is being written. What goes wrong on the way is said at the end.
+/// An answer that is being written. Errors on the way are reported at the end.
 #[derive(Debug)]
 pub(crate) struct Spool {
     folder: PathBuf,
@@ -136,7 +137,7 @@ impl Spool {
         file.push(bytes)
     }
 
-    /// The map of so many pairs, which are what was written.
+    /// The map of so many pairs, made of the bytes that were written.
     pub(super) fn map(self, pairs: u32) -> io::Result<Spooled> {
         let (mut short, mut long) = (Vec::new(), [0xdf, 0, 0, 0, 0]);
         msgpack::write_map_head(pairs, &mut short);
@@ -144,7 +145,7 @@ impl Spool {
         self.finished(&short, long)
     }
 
-    /// The array of so many items, which are what was written.
+    /// The array of so many items, made of the bytes that were written.
     pub(super) fn array(self, items: u32) -> io::Result<Spooled> {
         let (mut short, mut long) = (Vec::new(), [0xdd, 0, 0, 0, 0]);
         msgpack::write_array_head(items, &mut short);
@@ -152,7 +153,7 @@ impl Spool {
         self.finished(&short, long)
     }
 
-    /// One value, which is what was written.
+    /// The bytes that were written, which are one value.
     pub(super) fn value(self) -> io::Result<Spooled> {
         // A file keeps the place of a head at its start, which is left out here.
         let mut spooled = self.finished(&[], [0; HEAD])?;

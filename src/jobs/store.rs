@@ -1,4 +1,4 @@
-//! A store that answers what Salt asks of its jobs.
+//! A store that answers Salt's questions about its jobs.
 //!
 //! Each sink whose tables Salt could read is one. A store finds loads and returns and hands them to
 //! the [`Answer`], which alone knows how Salt wants to have them. The embedded job cache fills the
@@ -16,11 +16,17 @@ use tracing::warn;
 
 use super::answer::{self, FIND_JOB};
 use super::spool::{Spool, Spooled};
-use crate::codec::msgpack;
+use crate::codec::msgpack::{self, MapWriter};
+
+/// The key of the outcome in a return of an answer [with verdicts](Answer::with_verdicts).
+pub(super) const OUTCOME: &str = "outcome";
+
+/// The key of who vouches for it.
+pub(super) const AUTHORITY: &str = "authority";
 
 /// A store of jobs.
 pub(crate) trait JobStore: Send + Sync {
-    /// Adds what the store knows to the answer. Work that blocks goes to a thread of its own.
+    /// Adds the store's data to the answer. Work that blocks goes to a thread of its own.
     fn ask(&self, answer: Answer) -> Asking<'_>;
 }
 
@@ -99,6 +105,19 @@ impl Question {
         }
     }
 
+    /// The job that it is about, if it is about one.
+    pub(crate) fn job(&self) -> Option<&str> {
+        match self {
+            Question::GetLoad { jid } | Question::GetJid { jid } | Question::GetEndtime { jid } => {
+                Some(jid)
+            }
+            Question::GetFun { .. }
+            | Question::GetJids
+            | Question::GetJidsFilter { .. }
+            | Question::GetMinions => None,
+        }
+    }
+
     /// The answer if nobody knows anything, as msgpack.
     pub(crate) fn nothing(&self) -> Option<Spooled> {
         match self.form() {
@@ -112,7 +131,7 @@ impl Question {
 /// The time that a large store may take to list jobs. Salt waits for three seconds.
 const LONGEST_LIST: Duration = Duration::from_secs(1);
 
-/// The part of the time for an answer that is kept for what comes behind a list.
+/// The part of an answer's time that is kept for the steps behind a list.
 const REMAINDER: Duration = Duration::from_millis(200);
 
 /// An answer in the making, as msgpack.
@@ -126,7 +145,9 @@ pub(crate) struct Answer {
     until: Option<Instant>,
     is_over: bool,
     is_cut: bool,
-    /// Taken for as long as somebody works on it, also where nobody waits for it any more.
+    /// Returns have with them how they were judged.
+    has_verdicts: bool,
+    /// Taken while a thread works on it, even if nobody waits for it any more.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -137,7 +158,7 @@ pub(crate) struct Job<'a> {
     pub(crate) jid: &'a str,
     /// Its load, as msgpack.
     pub(crate) load: &'a [u8],
-    /// The load is the data of its event, which says more than what was published.
+    /// The load is the data of its event, which has more fields than the publication.
     pub(crate) is_event: bool,
     /// The minions that it was meant for, sorted, if that is asked for.
     pub(crate) minions: &'a [String],
@@ -156,6 +177,7 @@ impl Answer {
             until: None,
             is_over: false,
             is_cut: false,
+            has_verdicts: false,
             _turn: None,
         }
     }
@@ -168,6 +190,11 @@ impl Answer {
     /// The same with a deadline, begun now.
     pub(super) fn by(self, until: Instant) -> Self {
         Answer { began: Instant::now(), until: Some(until), ..self }
+    }
+
+    /// The same with the outcome and the authority of each return, for others than Salt.
+    pub(super) fn with_verdicts(self) -> Self {
+        Answer { has_verdicts: true, ..self }
     }
 
     /// The time at which nobody waits for it any more, if there is one.
@@ -220,14 +247,38 @@ impl Answer {
         }
     }
 
-    /// Adds the name of a minion, or when a job ended.
+    /// Adds a return that the store has judged: its outcome, and who vouches for it.
+    pub(crate) fn judged_return(
+        &mut self,
+        minion: &str,
+        load: &[u8],
+        outcome: Option<&str>,
+        authority: Option<&str>,
+    ) {
+        if !self.has_verdicts {
+            return self.returned(minion, load);
+        }
+        let mut judged = MapWriter::default();
+        for (key, value) in msgpack::raw_pairs(load) {
+            judged.pair(key, value);
+        }
+        for (key, word) in [(OUTCOME, outcome), (AUTHORITY, authority)] {
+            if let Some(word) = word {
+                judged.text(key, word);
+            }
+        }
+        self.key(minion);
+        self.spool.push(&judged.finished());
+    }
+
+    /// Adds the name of a minion, or the time when a job ended.
     pub(crate) fn text(&mut self, text: &str) {
         let mut packed = Vec::new();
         msgpack::write_str(text, &mut packed);
         self.part(&packed);
     }
 
-    /// Tells if there is room for more, and somebody who waits for it.
+    /// Tells if there is room for more, and a client that waits for it.
     pub(crate) fn goes_on(&mut self) -> bool {
         self.is_over |= self.until.is_some_and(|until| until <= Instant::now());
         self.spool.is_sound() && !self.is_over
@@ -245,11 +296,11 @@ impl Answer {
     /// The whole answer; `None` if nothing was known.
     pub(crate) fn finished(self) -> io::Result<Option<Spooled>> {
         if self.is_over {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "its time is over"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
         }
         if self.is_cut {
             let jobs = self.parts;
-            warn!(jobs, "a list of all jobs takes too long; Salt gets the last of them");
+            warn!(jobs, "a list of all jobs takes too long; Salt gets only the newest jobs");
         }
         match (self.parts, self.question.form()) {
             (0, _) if self.spool.is_sound() => Ok(None),

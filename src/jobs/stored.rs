@@ -1,7 +1,7 @@
 //! A job that the job cache does not know, for people and scripts, as the stores of sinks have it.
 //!
-//! Its JSON has the members that a job of the cache has. What no store keeps, such as when a return
-//! came, is null.
+//! Its JSON has the members that a job of the cache has. Values that no store keeps, such as the
+//! time when a return came, are null.
 
 use std::io;
 
@@ -10,16 +10,16 @@ use serde_json::json;
 use super::began::time_in;
 use super::listing::Pieces;
 use super::spool::Spooled;
-use super::store::{AskError, Question};
+use super::store::{AUTHORITY, AskError, OUTCOME, Question};
 use super::stores::deadline;
 use super::{Jobs, JobsError};
 use crate::codec::msgpack;
-use crate::event::job_return::{Functions, JobReturn, Outcome};
+use crate::event::job_return::{Functions, JobReturn, Outcome, Verdict};
 
 /// The bytes of a load and of all returns of a job that are shown.
 const LONGEST: u64 = 16 << 20;
 
-/// A job as the stores have it, not yet in words.
+/// A job as the stores have it, not yet as JSON.
 #[derive(Debug)]
 pub(crate) struct StoredJob {
     jid: String,
@@ -38,7 +38,7 @@ impl Jobs {
         let (stores, until) = (self.stores(), deadline());
         let ask = |question: Question| {
             let stores = &stores;
-            let answer = move || self.answer_to(question.clone(), memory);
+            let answer = move || self.answer_to(question.clone(), memory).with_verdicts();
             async move { stores.ask_in_turn(until, answer).await }
         };
         let jid = jid.to_owned();
@@ -78,12 +78,15 @@ impl StoredJob {
         let verdicts: Vec<_> = returns
             .iter()
             .map(|(_, ret)| {
+                let judged = msgpack::text(ret, OUTCOME).and_then(Outcome::named);
                 let mut ret = JobReturn::of(ret);
-                // The store says it of the job alone.
+                // The store tells it of the job alone.
                 if let Some(fun) = fun {
                     ret.take(b"fun", fun);
                 }
-                ret.verdict()
+                let verdict = ret.verdict();
+                // The store has seen more of the return than it keeps.
+                Verdict { outcome: judged.unwrap_or(verdict.outcome), ..verdict }
             })
             .collect();
         let failed = verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Failed).count();
@@ -123,7 +126,7 @@ impl StoredJob {
                 "test": verdict.test,
                 "ok": verdict.outcome.worked(),
                 "runner": false,
-                "vouched_by": null,
+                "vouched_by": msgpack::text(ret, AUTHORITY),
                 "conflict": false,
                 "contradicting_tag": null,
             });
@@ -145,8 +148,7 @@ fn read(spooled: Option<Spooled>) -> io::Result<Option<Vec<u8>>> {
         && file.length() > LONGEST
     {
         let length = file.length();
-        let why =
-            format!("it has {length} bytes, which is too much for this page; ask Salt for it");
+        let why = format!("it has {length} bytes, which is too much here; look it up with Salt");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
     spooled.map(Spooled::into_memory).transpose()

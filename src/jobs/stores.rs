@@ -1,8 +1,8 @@
 //! The stores of jobs that are asked beside the job cache: those of sinks, by the sinks' names.
 //!
 //! A store may hang or fail for as long as it likes. Each is given a moment and a few questions at
-//! a time, and one that let its whole moment pass is left alone for a while, so that the others
-//! answer before Salt gives up. One deadline holds for all that a question costs.
+//! a time. A store that let its whole moment pass is left alone for a while, so the others answer
+//! before Salt gives up. One deadline holds for all stores of a question together.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::spool::Spooled;
 use super::store::{Answer, AskError, JobStore};
 use crate::error::chain;
+use crate::event::is_job;
 use crate::sync::lock;
 
 /// The time that a store may take.
@@ -38,7 +39,7 @@ pub(crate) fn deadline() -> Instant {
 #[derive(Default)]
 pub(crate) struct JobStores {
     all: Vec<NamedStore>,
-    /// The places of those that answer behind the job cache, in this order.
+    /// The places of the stores that answer behind the job cache, in order.
     order: Vec<usize>,
 }
 
@@ -51,7 +52,7 @@ struct NamedStore {
 }
 
 impl JobStores {
-    /// These stores, of which those of these names answer behind the job cache.
+    /// These stores. Those named in `order` answer behind the job cache.
     pub(crate) fn new(all: Vec<(String, Arc<dyn JobStore>)>, order: &[String]) -> Self {
         let place = |name: &String| all.iter().position(|(other, _)| other == name);
         let order = order.iter().filter_map(place).collect();
@@ -69,7 +70,7 @@ impl JobStores {
         self.all.iter().any(|store| store.name == name)
     }
 
-    /// The names of all that can be asked.
+    /// The names of all stores.
     pub(crate) fn names(&self) -> String {
         let names: Vec<_> = self.all.iter().map(|store| store.name.as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
@@ -117,12 +118,16 @@ impl NamedStore {
     }
 
     async fn ask(&self, answer: Answer, until: Instant) -> Result<Option<Spooled>, AskError> {
+        // A store may hold returns under such an id, of many jobs that nobody published.
+        if answer.question().job().is_some_and(|jid| !is_job(jid)) {
+            return Ok(None);
+        }
         let now = Instant::now();
         if lock::hold(&self.rests_until).is_some_and(|until| now < until) {
             return Err(self.failed("it gave no answer in time; it is asked again in some seconds"));
         }
         if until <= now {
-            return Err(self.failed("others have taken all the time that there was"));
+            return Err(self.failed("the stores before it used up the time of the question"));
         }
         let end = until.min(now + EACH);
         let asking = async {
@@ -137,7 +142,7 @@ impl NamedStore {
             _ => {
                 let seconds = now.elapsed().as_secs_f32();
                 let late = self.failed(&format!("it gave no answer within {seconds:.1} s"));
-                // One that others left too little time has done nothing wrong.
+                // A store to which others left too little time has not failed.
                 if end < now + EACH {
                     return Err(late);
                 }
@@ -175,7 +180,7 @@ mod tests {
     use crate::jobs::Jobs;
     use crate::jobs::store::{Asking, Question};
 
-    /// A store that knows these minions, fails, or never says anything.
+    /// A store that knows these minions, fails, or never answers.
     #[derive(Clone, Copy)]
     enum Known {
         These(&'static [&'static str]),

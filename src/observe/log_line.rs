@@ -1,8 +1,8 @@
 //! A line of the log, in each of its formats.
 //!
 //! Texts of fields come from anywhere: from minions, users, peers and servers. So every text is
-//! capped and made visible here, whoever logs it, and no text can begin a line of its own, or one
-//! with a priority of journald's in front. In JSON a text keeps its value, up to the cap.
+//! capped and made visible here. No text can begin a line of its own, or one with a priority of
+//! journald's in front. In JSON a text keeps its value, up to the cap.
 
 use std::fmt::{self, Debug};
 
@@ -23,7 +23,7 @@ const LONGEST: usize = 200;
 /// The longest message, or text of one of [`DETAILED`].
 const LONGEST_DETAIL: usize = 2048;
 
-/// Fields that tell why, with every cause, and what was held back.
+/// Fields with reasons and all their causes, and with lines that were held back.
 const DETAILED: [&str; 3] = ["error", "reason", "line"];
 
 /// Writes events of the log in this format.
@@ -38,7 +38,7 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Those of an event.
+    /// The fields of an event.
     pub(crate) fn of(event: &Event<'_>) -> Self {
         let mut fields = Fields::default();
         event.record(&mut fields);
@@ -93,7 +93,7 @@ impl Visit for Fields {
     }
 }
 
-/// As for the eye: `message name="text" number=1`.
+/// The fields as text for people: `message name="text" number=1`.
 impl fmt::Display for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_fields(self, false, f)
@@ -144,7 +144,7 @@ where
     }
 }
 
-/// As sd-daemon(3) has it. Time and level are shown by journald itself.
+/// The priority of sd-daemon(3). journald itself shows time and level.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

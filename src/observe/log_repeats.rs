@@ -1,11 +1,11 @@
 //! Holding back log lines that repeat.
 //!
-//! A thing that goes wrong often does so a thousand times. The first [`SHOWN`] warnings or errors
-//! of a kind are shown within a minute, and the others are counted. Once the minute is over and
-//! anything is logged, a line says how many there were, with the first of them.
+//! A failure is often repeated a thousand times. The first [`SHOWN`] warnings or errors of a kind
+//! are shown within a minute, and the others are counted. Once the minute is over and anything is
+//! logged, a line says how many there were, with the first of them.
 //!
 //! The kind is the place in the program and the fields of [`OWN`], which have few values. Any other
-//! field may hold a text that somebody sends, who must not fill the log by sending another one each
+//! field may hold a text that somebody sends. Nobody may fill the log by sending another text each
 //! time.
 
 use std::collections::HashMap;
@@ -29,7 +29,7 @@ const SHOWN: u64 = 5;
 /// The time in which lines count as repeats of the first.
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// Kinds that are remembered at a time; what is over is shown.
+/// Kinds that are remembered at a time; lines of further kinds are shown.
 const MAX_KINDS: usize = 1024;
 
 /// The target of lines that say who did something. They are never held back.
@@ -76,7 +76,8 @@ impl RecentLines {
         false
     }
 
-    /// Forgets what is over: the first line of each kind that was held back, and how many were.
+    /// Forgets kinds whose time is over. Returns the first line of each that was held back, and how
+    /// many were.
     fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
         let is_over = |lines: &Repeats| now.saturating_duration_since(lines.first) >= WINDOW;
         let over = self.kinds.extract_if(|_, lines| is_over(lines));
@@ -88,7 +89,7 @@ impl RecentLines {
 impl<S: Subscriber> Layer<S> for RepeatFilter {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // Said by this module itself, or to be found later.
+        // These lines are this module's own, or have to be found later.
         if [module_path!(), AUDIT].contains(&metadata.target()) {
             return true;
         }
@@ -102,7 +103,7 @@ impl<S: Subscriber> Layer<S> for RepeatFilter {
             (is_shown, over)
         };
         for (line, times) in over {
-            info!(times, line, "this was held back in the last minute");
+            info!(times, line, "lines like this one were held back in the last minute");
         }
         is_shown
     }

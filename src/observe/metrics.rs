@@ -236,6 +236,12 @@ pub(crate) const SINK_SPILL_EVENTS: Metric = gauge(
     SINK,
     "Events in the sink's spill, those being written included.",
 );
+/// Events that the sink has stored for a digest that is not sent yet.
+pub(crate) const SINK_GATHERED_EVENTS: Metric = gauge(
+    "saltern_sink_gathered_events",
+    SINK,
+    "Events that the sink has stored for a digest that is not sent yet.",
+);
 /// Disk that the sink's spill takes, in bytes.
 pub(crate) const SINK_SPILL_BYTES: Metric =
     gauge("saltern_sink_spill_bytes", SINK, "Disk that the sink's spill takes, in bytes.");
@@ -369,6 +375,7 @@ pub static METRICS: &[Metric] = &[
     SINK_QUEUE_BYTES,
     SINK_HELD_BACK_EVENTS,
     SINK_SPILL_EVENTS,
+    SINK_GATHERED_EVENTS,
     SINK_SPILL_BYTES,
     SINK_QUEUE_MAX_BYTES,
     SINK_SPILL_MAX_BYTES,

@@ -52,7 +52,7 @@ pub struct SourceState {
     pub(crate) gaps: Tally,
     /// Time without a connection after one was lost.
     pub(crate) gap_seconds: Seconds,
-    /// Frames that were no events, and streams given up for what was in them.
+    /// Frames that were no events, and streams given up for their contents.
     pub(crate) bad_frames: Tally,
     /// Values of JSON that were no numbers.
     pub(crate) lossy_not_finite: Tally,
@@ -119,7 +119,7 @@ impl SourceState {
         remember(&self.last_error, error)
     }
 
-    /// Counts what JSON could not hold of an event.
+    /// Counts the values of an event that JSON could not hold.
     pub(crate) fn replaced(&self, replaced: Replaced) {
         self.lossy_not_finite.add(replaced.not_finite);
         self.lossy_long_integer.add(replaced.long_integer);
@@ -127,7 +127,7 @@ impl SourceState {
         self.lossy_too_deep.add(replaced.too_deep);
     }
 
-    /// Values that were replaced, for whatever reason.
+    /// Values that were replaced, for any reason.
     pub(crate) fn lossy_values(&self) -> u64 {
         let of_numbers = self.lossy_not_finite.get() + self.lossy_long_integer.get();
         of_numbers + self.lossy_not_utf8.get() + self.lossy_too_deep.get()
@@ -138,7 +138,7 @@ impl SourceState {
         self.ended.store(false, Ordering::Release);
     }
 
-    /// The source has delivered all that it has, or was told to stop.
+    /// The source has delivered everything, or was told to stop.
     pub(crate) fn end(&self) {
         self.connected.set_bool(false);
         self.ended.store(true, Ordering::Release);
@@ -352,14 +352,14 @@ impl SinkState {
         }
     }
 
-    /// Counts what the JSON of stored events had to leave out.
+    /// Counts the values that the JSON of stored events left out.
     pub(crate) fn lost(&self, losses: JsonLosses) {
         self.lossy_replaced.add(losses.replaced);
         self.lossy_cut.add(losses.cut);
         self.lossy_torn.add(losses.torn);
     }
 
-    /// Events dropped, for whatever reason.
+    /// Events dropped, for any reason.
     pub(crate) fn dropped(&self) -> u64 {
         let reasons = [
             &self.dropped_full,
@@ -482,8 +482,7 @@ impl State {
         *lock::write(&self.sinks) = sinks;
     }
 
-    /// Something of the daemon itself does not work, for this reason, or works; `true` if that is
-    /// new.
+    /// A part of the daemon itself does not work, for this reason, or works; `true` if that is new.
     pub(crate) fn set_trouble(&self, what: &'static str, reason: Option<String>) -> bool {
         let mut troubles = lock::hold(&self.troubles);
         let before = match reason.clone() {
@@ -501,9 +500,9 @@ impl State {
             .collect()
     }
 
-    /// The reasons why the daemon is not ready: its own troubles, threads that are stuck, sources
-    /// that are neither connected nor at their end, and sinks that are parked. Empty if it is
-    /// ready. They tell no more, since anybody may ask; the status gives the causes.
+    /// The reasons why the daemon is not ready: its own troubles, stuck threads, sources that are
+    /// neither connected nor at their end, and parked sinks. Empty if it is ready. They tell no
+    /// more, since anybody may ask; the status gives the causes.
     pub(crate) fn unready(&self) -> Vec<String> {
         let mut unready: Vec<_> =
             lock::hold(&self.troubles).keys().map(|what| (*what).to_owned()).collect();

@@ -1,9 +1,9 @@
 //! Checks that every thread moves.
 //!
-//! A thread that lives as long as the daemon has a [`Pulse`]. It is a number that the thread counts
-//! up with each thing that it does, and that is odd while it waits. A thread whose number is even
-//! and stays the same is stuck, in a system call perhaps. Looking costs the thread nothing, and one
-//! that waits is not woken up for it.
+//! A thread that lives as long as the daemon has a [`Pulse`]: a number that the thread counts up
+//! with each thing that it does. The number is odd while the thread waits. A thread whose number is
+//! even and stays the same is stuck, in a system call perhaps. Looking costs the thread nothing,
+//! and does not wake up a thread that waits.
 //!
 //! A runtime has no such thread of its own. A task of it is [asked](Threads::answer) at each look,
 //! and counts as stuck while it does not answer.
@@ -103,7 +103,7 @@ impl Threads {
         OWN.set(Some((Arc::clone(self), pulse)));
     }
 
-    /// A task that answers when it is asked, for as long as it is polled.
+    /// A task that answers questions while it is polled.
     pub(crate) async fn answer(&self, name: &str) -> Infallible {
         let pulse = self.add(name, Some(Notify::new()));
         pulse.set_waiting(true);
@@ -130,7 +130,8 @@ impl Threads {
         pulse
     }
 
-    /// Looks at each, and says which are newly stuck after `limit`, and which move again.
+    /// Looks at each. Returns the threads that are newly stuck after `limit`, and those that move
+    /// again.
     pub(crate) fn look(&self, now: Instant, limit: Duration) -> Vec<(String, bool)> {
         let mut changed = Vec::new();
         self.lock().retain_mut(|watched| {
@@ -153,7 +154,7 @@ impl Threads {
         changed
     }
 
-    /// The names of those that were stuck when they were last looked at.
+    /// The names of threads that were stuck at the last look.
     pub(crate) fn stuck(&self) -> Vec<String> {
         let pulses = self.lock();
         let pulses = pulses.iter().filter_map(|watched| watched.pulse.upgrade());
@@ -213,7 +214,7 @@ mod tests {
     async fn a_task_is_stuck_while_it_does_not_answer() {
         let threads = Threads::default();
         let mut answering = std::pin::pin!(threads.answer("task"));
-        // Broken off as soon as it waits.
+        // It is cancelled as soon as it waits.
         let mut answer = async || {
             let _ = tokio::time::timeout(Duration::ZERO, answering.as_mut()).await;
         };

@@ -2,16 +2,16 @@
 //! bring the same event, and so do two masters of a cluster.
 //!
 //! An event that comes again by the same provenance is no repeat. A source reads something a second
-//! time because the first time may not have been enough, and whoever brought an event first answers
+//! time because the first time may not have been enough. The first provenance of an event answers
 //! for it.
 //!
 //! An event that the master vouches for passes once more if it came before without that word. A
 //! sink that keeps one of two contradicting events has to hear of it ([`Seen::Raised`]).
 //!
 //! Ids of events are kept in two generations. A new generation begins when the window has passed,
-//! or when the current one is full; what was in the one before the last is forgotten. An event is
-//! therefore remembered for one window at the least and two at the most, unless more than
-//! [`MAX_IDS`] come within a window, and memory stays bounded.
+//! or when the current one is full; the one before the last is forgotten. An event is therefore
+//! remembered for one window at the least and two at the most, unless more than [`MAX_IDS`] come
+//! within a window. So memory stays bounded.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -37,11 +37,11 @@ pub struct Recent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Provenance(NonZeroU64);
 
-/// Who brought an event.
+/// The provenances that brought an event.
 #[derive(Debug, Clone, Copy)]
 struct SeenFrom {
     first: Provenance,
-    /// Who brought it with the master's word, which may be the first.
+    /// The one that brought it with the master's word; it may be the first.
     vouching: Option<Provenance>,
 }
 
@@ -58,7 +58,7 @@ pub(crate) enum Seen {
 }
 
 impl Provenance {
-    /// The provenance of what comes from there, by this way into the source.
+    /// The provenance of events from there, by this way into the source.
     pub(crate) fn of(origin: &Origin, via: Via) -> Self {
         let way = match via {
             Via::Read => "",

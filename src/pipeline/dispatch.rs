@@ -2,11 +2,11 @@
 //!
 //! It splits tag from payload and hides what the rules name. It counts what a reader of the bus
 //! should know of: values that the master trimmed, events of a cluster peer. It asks each sink's
-//! filter, and hands each sink the events that it wants, shared by `Arc`. It waits for a sink only
-//! if that sink's spooler does not take shares off its channel, which it always does.
+//! filter, and hands each sink its events, shared by `Arc`. It waits for a sink only if that sink's
+//! spooler does not take shares off its channel, which it always does.
 //!
-//! Sinks come and change while it works, by [`Change`]s. A sink that goes needs none: its spooler
-//! lets go of the channel, and the dispatcher of the sink when it next has something for it.
+//! Sinks come and change while it works, by [`Change`]s. A sink that goes needs none. Its spooler
+//! drops its end of the channel, and the dispatcher drops the sink at the next share for it.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -44,9 +44,9 @@ pub struct SinkChannel {
     pub filter: Filter,
     /// To its spooler.
     pub shares: Sender<Parcel>,
-    /// It wants an event again for which the master vouches only now.
+    /// The sink wants an event again if the master vouches for it only now.
     pub ranks: bool,
-    /// It is given what only a master says of jobs.
+    /// The sink is given a master's own calls about jobs.
     pub jobs: bool,
     /// The state of the sink that metrics and pages show.
     pub state: Arc<SinkState>,
@@ -55,7 +55,7 @@ pub struct SinkChannel {
 /// All sinks.
 pub struct SinkChannels {
     list: Vec<SinkChannel>,
-    /// Of what the sinks are now; `None` if they have changed.
+    /// The routes to the sinks as they are now; `None` if they have changed.
     routes: Option<Routes>,
 }
 
@@ -69,7 +69,7 @@ pub struct Tapped {
     pub(crate) chunk: Arc<Chunk>,
 }
 
-/// A change of the sinks, or of what else is done with events.
+/// A change of the sinks, or of other work on events.
 pub enum Change {
     /// One more.
     Add(SinkChannel),
@@ -92,7 +92,7 @@ pub enum Change {
 
 /// Everything that the dispatcher thread owns.
 pub struct Dispatcher {
-    /// From the sources; closed when all have ended.
+    /// Frames of the sources; closed when all have ended.
     pub frames: Receiver<Frames>,
     /// The sinks.
     pub sinks: SinkChannels,
@@ -104,7 +104,7 @@ pub struct Dispatcher {
     pub changes: Receiver<Vec<Change>>,
     /// Copies for the metrics of the estate, if they are wanted.
     pub estate: Option<EstateSender>,
-    /// Copies for whoever watches live; who is too slow misses some.
+    /// Copies for live watchers; a watcher that is too slow misses some.
     pub tap: broadcast::Sender<Tapped>,
 }
 
@@ -144,7 +144,7 @@ impl Dispatcher {
                     peer_events += 1;
                 }
             }
-            // Before anyone but this thread has seen the events.
+            // This comes before any other thread sees the events.
             if let Some(redaction) = &self.redaction {
                 for event in events.iter_mut().chain(&mut raised) {
                     if let Some(redacted) = redaction.of(event) {
@@ -234,19 +234,19 @@ impl SinkChannels {
         }
     }
 
-    /// Gives each sink what it wants of the chunk, and forgets those whose spooler has ended.
+    /// Gives each sink its share of the chunk, and forgets sinks whose spooler has ended.
     fn hand_over(&mut self, chunk: &Arc<Chunk>, encoded: &Arc<Encoded>, claim: Option<&Claim>) {
         self.give(chunk, encoded, claim, |_| true);
     }
 
-    /// As [`SinkChannels::hand_over`], of events that all have, for which the master vouches only
-    /// now: to those to which this makes a difference.
+    /// Hands over events again for which the master vouches only now. They go to sinks to which
+    /// that makes a difference.
     fn raise(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
         self.give(chunk, &Arc::new(Encoded::default()), claim, |sink| sink.ranks);
     }
 
-    /// Gives what only a master says of jobs to the sinks that keep jobs and want the events of
-    /// these.
+    /// Gives a master's own calls about jobs to the sinks that keep jobs and want the events of
+    /// these jobs.
     fn hand_over_job_loads(&mut self, chunk: &Arc<Chunk>, claim: Option<&Claim>) {
         let announced: Vec<_> = chunk.events.iter().map(job_load::announced).collect();
         let mut gone = Vec::new();

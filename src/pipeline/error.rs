@@ -17,8 +17,8 @@ pub(crate) enum PipelineError {
     /// A part of the machine panicked.
     #[error("the {0} failed; this is a bug in saltern")]
     Panicked(String),
-    /// A sink does not let go of what it has.
-    #[error("the sink {0} hangs and does not let go of its queue")]
+    /// A sink does not let go of its queue.
+    #[error("the sink {0} hangs and does not release its queue")]
     Hangs(String),
     /// A source cannot be read, or a sink cannot be written.
     #[error("{0}")]

@@ -1,8 +1,8 @@
-//! The whole machine, put together from a configuration, changed by another, and taken apart again.
+//! The pipeline: started from a configuration, changed by another, and stopped.
 //!
-//! Sources share one thread with a runtime of its own, so that no sink's blocking can hold up the
-//! bus. The dispatcher and each sink's spooler have a thread each. The writers are tasks of the
-//! runtime that [`Pipeline::start`] is called on. Nothing outlives [`Pipeline::ended`].
+//! Sources share one thread with a runtime of its own, so no sink that blocks can hold up the bus.
+//! The dispatcher and each sink's spooler have a thread each. The writers are tasks of the runtime
+//! that [`Pipeline::start`] is called on. Nothing outlives [`Pipeline::ended`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -76,7 +76,7 @@ pub(crate) struct Pipeline {
     pub(crate) inspector: Arc<Inspector>,
     /// The metrics of the Salt estate.
     pub(crate) estate: Arc<Estate>,
-    /// As they were at the start.
+    /// The general settings as they were at the start.
     general: General,
     /// The time for which events are remembered so that repeats are dropped, now.
     dedupe_window: Option<Duration>,
@@ -96,7 +96,7 @@ pub(crate) struct Pipeline {
     parts: JoinSet<Result<(), PipelineError>>,
     failure: Option<PipelineError>,
     shutdown: Shutdown,
-    /// Whoever drops the pipeline has ended it in order; `None` without sinks.
+    /// Notes an end in order when the pipeline is dropped; `None` without sinks.
     life: Option<Life>,
 }
 
@@ -113,7 +113,7 @@ impl Pipeline {
         let (starts, starts_out) = mpsc::channel(STARTS);
         let (tap, _) = broadcast::channel(TAP);
         let general = &config.general;
-        // Without sinks nothing is refused, and nothing is to be written anywhere.
+        // Without sinks nothing is refused, and no database is made.
         let dead_letters = match config.sinks.is_empty() {
             true => None,
             false => {
@@ -231,7 +231,7 @@ impl Pipeline {
         pipeline.thread("sources", move || {
             let _no_more = no_more.drop_guard();
             let result = running_sources::run(&runtime, first, starts_out, frames, &jobs);
-            // A read of standard input, say, ends when somebody writes.
+            // A read of standard input, for example, ends only when somebody writes.
             runtime.shutdown_timeout(READS);
             result
         })?;
@@ -262,7 +262,7 @@ impl Pipeline {
         Ok(SinkChannel { filter, shares, ranks: kind.ranks, jobs: kind.keeps_jobs, state })
     }
 
-    /// Starts the thread that counts what is said of the estate.
+    /// Starts the thread that counts for the estate.
     fn start_counting(&mut self) -> Result<estate::EstateSender, PipelineError> {
         let (sender, counter) = self.estate.channel();
         self.thread("estate", move || {
@@ -282,9 +282,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Makes the pipeline what another configuration says. What is the same in both goes on
-    /// untouched. Not to be broken off: a sink that has handed over would not be started again.
-    /// Once the daemon is told to stop, no sink is waited for any longer.
+    /// Changes the pipeline to another configuration. Parts that are the same in both go on
+    /// untouched. Not to be cut short: a sink that has handed over would not be started again. Once
+    /// the daemon is told to stop, no sink is waited for any longer.
     pub(crate) async fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
         let mut plan = self.plan(config);
         let added = self.open_added(config, &plan).await?;
@@ -330,7 +330,7 @@ impl Pipeline {
         }
         let was_on = self.estate.is_on();
         if self.estate.configure(config.general.estate.clone()) {
-            info!("the metrics of the estate are counted anew, as the new configuration says");
+            info!("the metrics of the estate begin at zero, because their configuration changed");
         }
         if was_on != self.estate.is_on() {
             match self.estate.is_on().then(|| self.start_counting()).transpose() {
@@ -395,8 +395,8 @@ impl Pipeline {
             || config.general.estate.is_some() != self.estate.is_on();
         if changes && self.changes.is_full() {
             return refused(
-                "a sink whose queue is full and whose spill.when_full is `block` holds everything \
-                 up, earlier reloads included; make room for it or remove it first"
+                "a sink with a full queue and `spill.when_full: block` holds everything up, \
+                 earlier reloads too; make room for it or remove it first"
                     .to_owned(),
             );
         }
@@ -407,12 +407,12 @@ impl Pipeline {
                 && !leaving.make_way(&self.shutdown.stop).await
             {
                 return refused(format!(
-                    "the sink {} that was removed before hangs and has not let go of its spill; \
-                     try again later",
+                    "the sink {} that was removed before hangs and still uses its spill; try again \
+                     later",
                     sink.name
                 ));
             }
-            // One that cannot be opened parks its sink and holds nothing else up.
+            // A spill that cannot be opened parks its sink and holds up nothing else.
             opened.push((sink, open_queue(&sink.name, sink.spill, &self.environment.state_dir)));
         }
         Ok(opened)
@@ -506,7 +506,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Starts first and stops then, so that the sources' thread has always something to do.
+    /// New sources start before old ones stop, so that the sources' thread never ends.
     async fn change_sources(&mut self, config: &Config, plan: &Plan, failures: &mut Vec<String>) {
         let mut started = Vec::new();
         for source in &config.sources {
@@ -541,7 +541,7 @@ impl Pipeline {
         self.sources.extend(started);
     }
 
-    /// Tries those at once that wait for their next try; their names.
+    /// Tries waiting sinks and sources at once. Returns their names.
     fn retry_sources(&self, kept: &[String]) -> Vec<String> {
         let failing = self.sources.iter().filter(|source| {
             kept.contains(&source.state.name) && source.state.is_failing() && !source.has_ended()
@@ -568,8 +568,8 @@ impl Pipeline {
         self.state.set_sources(states.collect());
     }
 
-    /// The state directory was removed or replaced: all that has files there begins them anew. That
-    /// may take long, and does not block who waits for it.
+    /// The state directory was removed or replaced: the owners of files there begin them anew. That
+    /// may take long, and does not block the caller's thread.
     pub(crate) async fn renew(&self) {
         self.sinks.iter().for_each(RunningSink::renew);
         let (jobs, letters) = (self.jobs.clone(), self.environment.dead_letters.clone());
@@ -584,13 +584,13 @@ impl Pipeline {
             }
         });
         if let Err(error) = renewing.await {
-            error!(%error, "not all files could be begun anew; this is a bug in saltern");
+            error!(%error, "not all files could be opened again; this is a bug in saltern");
         }
     }
 
     /// Waits until every part has ended: the sources because they were told to stop or had no more,
     /// the others because everything is settled or given up. The first failure is the result; a
-    /// sink that is parked is one. A part that has panicked ends all others. May be broken off and
+    /// sink that is parked is one. A part that has panicked ends all others. May be cancelled and
     /// called again.
     pub(crate) async fn ended(&mut self) -> Result<(), PipelineError> {
         while let Some(ended) = self.parts.join_next().await {
@@ -598,8 +598,11 @@ impl Pipeline {
                 ended.unwrap_or_else(|_| Err(PipelineError::Panicked("waiting".to_owned())));
             let Err(failure) = ended else { continue };
             if matches!(failure, PipelineError::Panicked(_)) && !self.shutdown.stop.is_cancelled() {
-                // The rest would do half of its work, and nobody would know.
-                error!(error = chain(&failure), "a part of the daemon has died, which ends it");
+                // The rest would do half of its work unnoticed.
+                error!(
+                    error = chain(&failure),
+                    "a part of the daemon has panicked; the daemon ends"
+                );
                 self.shutdown.stop.cancel();
             }
             self.failure.get_or_insert(failure);

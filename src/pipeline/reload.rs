@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 
-/// The reason why a new configuration is not, or not wholly, in force.
+/// The reason why a new configuration is not in force, or only in part.
 #[derive(Debug, Error)]
 pub(crate) enum ReloadError {
     /// Nothing was changed.
@@ -23,7 +23,7 @@ pub(crate) enum ReloadError {
 pub(crate) struct Plan {
     /// The same in both.
     pub(crate) kept: Vec<String>,
-    /// Of those that are kept, the ones that fail and are tried again at once.
+    /// The kept ones that fail and are tried again at once.
     pub(crate) retried: Vec<String>,
     /// Only in the new one.
     pub(crate) added: Vec<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The way from what runs to what is wanted, both as names and fingerprints.
+    /// The plan from the running ones to the wanted ones, both as names and fingerprints.
     pub(crate) fn new(running: &[(&str, u128)], wanted: &[(&str, u128)]) -> Self {
         let mut plan = Plan::default();
         for (name, fingerprint) in wanted {

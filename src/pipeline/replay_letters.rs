@@ -2,7 +2,7 @@
 //!
 //! A letter leaves the database when its sink has kept the event; until then a crash changes
 //! nothing. Letters go in the order of their numbers, some hundreds at a time, and the next ones
-//! when the sink has kept those. Each sink has a task of its own, so that one that is slow to keep
+//! when the sink has kept those. Each sink has a task of its own, so a sink that is slow to keep
 //! its letters does not hold up the others.
 
 use std::collections::{HashMap, HashSet};
@@ -90,7 +90,7 @@ impl Default for LetterChannels {
     }
 }
 
-/// Closes all ways when replaying ends, however it does.
+/// Closes all ways when replaying ends, also by a panic.
 struct Closing(Arc<LetterChannels>);
 
 impl Drop for Closing {
@@ -100,7 +100,7 @@ impl Drop for Closing {
 }
 
 /// Looks for marked letters and hands them over until `stop` is cancelled; then closes the ways and
-/// waits to hear what became of the last ones.
+/// waits for the receipts of the last ones.
 pub(crate) async fn run(
     letters: Arc<DeadLetters>,
     letter_channels: Arc<LetterChannels>,
@@ -122,7 +122,7 @@ pub(crate) async fn run(
             report(ended);
         }
     }
-    // No spooler ends before, and some receipts come when theirs does.
+    // No spooler ends before, and some receipts come only when theirs ends.
     drop(closing);
     while let Some(ended) = tasks.join_next().await {
         report(ended);
@@ -201,7 +201,7 @@ impl Passes {
     }
 }
 
-/// Says what became of the handing over.
+/// Logs the result of handing letters over.
 fn report(ended: Result<Passed, JoinError>) {
     match ended {
         Ok((_, Ok(0))) => {}
@@ -337,7 +337,7 @@ mod tests {
         let (letter_channels, stop) = (Arc::new(LetterChannels::new()), CancellationToken::new());
         let (shares, shares_out) = channel(8, &Bell::default());
         letter_channels.open("db", shares, Arc::new(SinkState::new("db", "test")));
-        // Its spooler never says what became of them.
+        // Its spooler never settles them.
         let (stuck, stuck_out) = channel(8, &Bell::default());
         letter_channels.open("file", stuck, Arc::new(SinkState::new("file", "test")));
         let state = Arc::new(State::default());
@@ -348,7 +348,7 @@ mod tests {
             first.take_claim().unwrap().honour();
             let mut second = shares_out.recv().unwrap();
             let refused = second.take_claim();
-            // The sink loses what was not kept; it comes again.
+            // The sink loses an event that was not kept; it comes again.
             drop(refused);
             let mut again = shares_out.recv().unwrap();
             again.take_claim().unwrap().honour();

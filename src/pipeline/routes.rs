@@ -1,8 +1,8 @@
-//! Which events go to which sinks: the filters of all sinks, asked together.
+//! Routes of events to sinks: the filters of all sinks, asked together.
 //!
 //! Twenty sinks with ten globs each would be twenty searches in every tag. Here the globs of all of
-//! them are one automaton, which walks over a tag once and says which globs match. What a filter
-//! asks of the payload is looked up once an event, however many filters ask.
+//! them are one automaton, which walks over a tag once and says which globs match. A field of the
+//! payload is looked up once an event, however many filters ask for it.
 
 use std::cell::OnceCell;
 
@@ -35,8 +35,8 @@ impl Routes {
         Routes { tags, tagged: vec![Tagged::default(); count], picks: vec![Vec::new(); count] }
     }
 
-    /// Asks the filters that these are the routes to; for each of them the places of the events
-    /// that it takes, ascending. Of one that takes all it is empty.
+    /// Asks the filters of these routes. Returns for each filter the places of the events that it
+    /// takes, ascending. The list of a filter that takes all is empty.
     pub fn picks<'a>(
         &mut self,
         filters: impl Iterator<Item = &'a Filter> + Clone,
@@ -72,7 +72,7 @@ impl Routes {
 struct Tags {
     automaton: DFA,
     states: Cache,
-    /// The filter of each glob, and in which of its lists the glob is.
+    /// The filter of each glob, and the list of that filter.
     owners: Vec<(usize, TagGlob)>,
 }
 
@@ -101,7 +101,7 @@ impl Tags {
         Ok(Some(Tags { automaton, states, owners }))
     }
 
-    /// Sets what the globs say of a tag, for each filter.
+    /// Sets the matches of a tag, for each filter.
     fn tell(&mut self, tag: &str, tagged: &mut [Tagged]) -> Result<(), MatchError> {
         tagged.fill(Tagged::default());
         let (automaton, states) = (&self.automaton, &mut self.states);
@@ -163,7 +163,7 @@ mod tests {
             };
             let events: Vec<_> = events.into_iter().map(event).collect();
             let mut routes = Routes::new(filters.iter());
-            // Twice, since nothing may stay of the chunk before.
+            // This runs twice, since nothing may stay of the chunk before.
             for _ in 0..2 {
                 let picks = routes.picks(filters.iter(), &events);
                 for (filter, picks) in filters.iter().zip(picks) {

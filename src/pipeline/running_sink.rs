@@ -1,13 +1,13 @@
 //! One sink that runs: its spooler thread and its writers, started and ended as a whole.
 //!
-//! A sink that is removed drains for as long as a stopping daemon would and leaves the rest in its
+//! A sink that is removed drains for as long as a stopping daemon would, and leaves the rest in its
 //! spill. A sink that has changed hands over:
 //!
-//! 1. the old spooler begins no more batches, but goes on taking what the dispatcher sends, so that
+//! 1. the old spooler begins no more batches, but goes on taking shares from the dispatcher, so
 //!    nothing upstream waits;
-//! 2. the batches that are begun are finished, if the sink works and within [`HAND_OVER`]; else
-//!    their writers are cut off, and the new ones get them again under the same ids;
-//! 3. the old spooler leaves its queue in the spill (or, where there is none, in memory) and gives
+//! 2. the batches that are begun are finished, if the sink works and within [`HAND_OVER`]. Else
+//!    their writers are cut off, and the new ones get the batches again under the same ids;
+//! 3. the old spooler leaves its queue in the spill, or in memory if there is no spill. It gives
 //!    back its end of the channel, in which events gather meanwhile;
 //! 4. the new spooler opens the spill and goes on with that channel.
 //!
@@ -64,7 +64,7 @@ pub(crate) struct Leaving {
 }
 
 impl RunningSink {
-    /// Starts a sink; what waits for its end is one of `parts`.
+    /// Starts a sink. A task of `parts` waits for its end.
     pub(crate) fn start(
         environment: &SinkEnvironment,
         sink: &SinkConfig,
@@ -105,7 +105,7 @@ impl RunningSink {
             let _is_gone = is_gone;
             let (left, writers) = spooler.ended().await?;
             if let Err(Leftover { shares, in_memory, .. }) = left_in.send(left) {
-                // The daemon stops, and whoever was to take over waits no more.
+                // The daemon stops, and the successor waits no more.
                 let in_channel = shares.iter().flat_map(Receiver::try_iter);
                 let lost = in_memory.into_iter().chain(in_channel);
                 leaver.dropped_stop.add(lost.map(|parcel| parcel.share().len() as u64).sum());
@@ -167,8 +167,8 @@ impl RunningSink {
         left.map_err(|_| PipelineError::Panicked(format!("spooler of {}", self.state.name)))
     }
 
-    /// Ends the sink for good: what can be delivered within `deadline` is, the rest stays in the
-    /// spill and is reported.
+    /// Ends the sink for good. It delivers events within `deadline`; the rest stays in the spill
+    /// and is reported.
     pub(crate) fn remove(
         self,
         deadline: Duration,
@@ -194,7 +194,8 @@ impl RunningSink {
                     sink = state.name,
                     events,
                     spill = %spill.display(),
-                    "the removed sink leaves events in its spill; a sink of this name takes them up"
+                    "the removed sink leaves events in its spill; a new sink of this name delivers \
+                     them"
                 );
             } else {
                 info!(sink = state.name, "the removed sink has ended; nothing waits in its spill");

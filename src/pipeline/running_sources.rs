@@ -1,12 +1,12 @@
 //! The thread that all sources share, and the sources on it.
 //!
-//! Sources can be started at any time as long as one is left; when the last has ended the thread
+//! Sources can be started at any time as long as one is left. When the last has ended the thread
 //! ends too, and with it everything behind. A source that has changed is told to stop once its
 //! successor is on the list, so the list is never empty in between. The successor begins when the
 //! old one has given up its address.
 //!
-//! A source that fails is started again after a while, for as long as it is configured: what it
-//! needs may come. One that panics is, too, and touches no other.
+//! A source that fails or panics is started again after a while, for as long as it is configured,
+//! and touches no other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -97,7 +97,8 @@ pub(crate) fn run(
     local.block_on(runtime, async {
         loop {
             tokio::select! {
-                // First, so that a successor is on the list before the last task has ended.
+                // This comes first, so that a successor is on the list before the last task has
+                // ended.
                 biased;
                 Some(starting) = starts.recv() => {
                     tasks.spawn_local_on(read(starting, frames.clone(), jobs.clone()), &local);
@@ -141,7 +142,7 @@ async fn read(
             frames,
             jobs,
         };
-        // A task of its own, which may panic.
+        // The source is a task of its own, since it may panic.
         let running = tokio::task::spawn_local(Arc::clone(&reader).run(sender, stop.clone()));
         let error = match running.await {
             Ok(Ok(())) => break None,

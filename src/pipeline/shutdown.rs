@@ -1,8 +1,8 @@
-//! Stopping: signals, the drain deadline, and what systemd is told.
+//! Stopping: signals, the drain deadline, and the notes to systemd.
 //!
 //! A thread of its own hears signals, keeps the time and watches the other threads, from the start
-//! of the daemon to its very end. So nothing that hangs elsewhere, in a store's library or in a
-//! system call, can keep the daemon from being stopped.
+//! of the daemon to its very end. So the daemon can be stopped even if something hangs, in a
+//! store's library or in a system call.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,8 +22,8 @@ use tracing::{error, info, warn};
 
 use crate::observe::threads::{STUCK, Threads};
 
-/// The time that everything may take to end after it was given up. Queues that are in memory are
-/// written to disk in this time.
+/// The time that everything may take to end after the drain deadline. Queues in memory are written
+/// to disk in this time.
 const END: Duration = Duration::from_secs(10);
 
 /// The interval at which the threads are looked at.
@@ -35,9 +35,9 @@ const SAY: Duration = Duration::from_secs(1);
 /// The two steps of stopping.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shutdown {
-    /// Sources stop; what was read is delivered.
+    /// Sources stop; events that were read are delivered.
     pub(crate) stop: CancellationToken,
-    /// The drain deadline has passed: whatever is not delivered stays behind.
+    /// The drain deadline has passed: undelivered events stay behind.
     pub(crate) give_up: CancellationToken,
     /// Milliseconds between the two.
     deadline: Arc<AtomicU64>,
@@ -51,28 +51,31 @@ impl Shutdown {
         shutdown
     }
 
-    /// From now on this is the drain deadline. Of no effect once the daemon is stopping.
+    /// From now on this is the drain deadline. It has no effect once the daemon is stopping.
     pub(crate) fn set_deadline(&self, deadline: Duration) {
         let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         self.deadline.store(millis, Ordering::Relaxed);
     }
 
-    /// Waits until the daemon stops, gives up when the deadline has passed, and returns when
-    /// everything has had the time to end after that.
+    /// Waits until the daemon stops, and gives up when the deadline has passed. Returns [`END`]
+    /// after that.
     async fn run_out(&self) {
         self.stop.cancelled().await;
         let deadline = Duration::from_millis(self.deadline.load(Ordering::Relaxed));
         if timeout(deadline, self.give_up.cancelled()).await.is_err() {
             self.give_up.cancel();
             say(move || {
-                warn!(?deadline, "the shutdown deadline has passed, leaving what is not delivered");
+                warn!(
+                    ?deadline,
+                    "the shutdown deadline has passed; the daemon ends without delivering the rest"
+                );
             })
             .await;
         }
         sleep(END).await;
     }
 
-    /// Obeys what it is told, and keeps the time. Returns why the process has to end at once.
+    /// Obeys signals, and keeps the time. Returns the reason why the process has to end at once.
     async fn obey(
         &self,
         told: &mut impl SignalListener,
@@ -83,21 +86,24 @@ impl Shutdown {
         loop {
             let told = tokio::select! {
                 told = told.next() => told,
-                () = &mut run_out => return "the daemon was given up, and parts of it still hang",
+                () = &mut run_out => return "parts of the daemon still hang after the deadline",
             };
             if told == Request::Reload {
                 reopen.send_modify(|generation| *generation += 1);
-                say(|| info!("SIGHUP: files are opened anew")).await;
+                say(|| info!("SIGHUP: files are opened again")).await;
                 continue;
             }
-            // First, and then said: whoever waits for one of the two need not wait for the log.
+            // This comes before the log line: a thread that waits for it need not wait for the log.
             self.stop.cancel();
             stops += 1;
             match stops {
                 1 => {}
                 2 => {
                     self.give_up.cancel();
-                    say(|| warn!("told to stop twice, leaving what is not delivered")).await;
+                    say(|| {
+                        warn!("told to stop twice; the daemon ends without delivering the rest");
+                    })
+                    .await;
                 }
                 _ => return "told to stop three times",
             }
@@ -119,9 +125,9 @@ enum Request {
     Reload,
 }
 
-/// It hears what is asked for.
+/// It hears the signals.
 trait SignalListener {
-    /// Waits for the next. May be broken off and called again.
+    /// Waits for the next. May be cancelled and called again.
     async fn next(&mut self) -> Request;
 }
 
@@ -230,8 +236,8 @@ pub(crate) fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells systemd that the configuration is being read again; [`NotifyState::Ready`] ends that. With
-/// the time, which `Type=notify-reload` asks for.
+/// Tells systemd that the configuration is being read again; [`NotifyState::Ready`] ends that. The
+/// message has the time, as `Type=notify-reload` demands.
 pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -250,7 +256,7 @@ async fn watch(threads: &Threads) -> Infallible {
     loop {
         for (thread, is_stuck) in threads.look(Instant::now(), limit) {
             say(move || match is_stuck {
-                true => error!(thread, "the thread does not move; the watchdog is not fed"),
+                true => error!(thread, "the thread is stuck; the watchdog is not fed"),
                 false => info!(thread, "the thread moves again"),
             })
             .await;
@@ -317,7 +323,7 @@ mod tests {
         for heard in [&[(1, Request::Stop)][..], &[(1, Request::Stop), (2, Request::Reload)]] {
             let (stop, give_up, end, reason) = run(25, heard).await;
             assert_eq!((stop, give_up, end), (1, 26, 36));
-            assert_eq!(reason, "the daemon was given up, and parts of it still hang");
+            assert_eq!(reason, "parts of the daemon still hang after the deadline");
         }
     }
 }

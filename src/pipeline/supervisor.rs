@@ -3,8 +3,8 @@
 //! A spooler dies when it panics, or when a writer or its sync thread does. That is a bug, and no
 //! reason to lose events. The sink is parked for a moment and its events wait in memory. Then its
 //! spill is opened again, as after a crash of the daemon, and spooler and writers start anew. The
-//! more often that happens, the longer the moment is. Events that were in memory alone and went
-//! down with the spooler are counted as dropped, for the reason `panic`.
+//! moment grows with each death. Events that were in memory alone and went down with the spooler
+//! are counted as dropped, for the reason `panic`.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// The time to wait for the writers of a spooler that has died.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
-/// All that spoolers of one sink are made of, and what outlives them.
+/// The parts that spoolers of one sink are made of, and the state that outlives them.
 pub(crate) struct Supervisor {
     pub(crate) name: String,
     pub(crate) spill: SpillConfig,
@@ -57,8 +57,8 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs spoolers until one ends in order. Gives what it leaves behind, and the writers that may
-    /// not have ended yet.
+    /// Runs spoolers until one ends in order. Returns its leftovers, and the writers that may not
+    /// have ended yet.
     pub(crate) fn run(
         self,
         queue: Result<OpenQueue, String>,
@@ -109,7 +109,7 @@ impl Supervisor {
             cut_off.cancel();
             self.starter.join(&mut tasks, CUT_OFF);
             all_writers.push(tasks);
-            // Whatever had parked it is found out again.
+            // A reason to park it will be found again.
             self.state.unpark();
             opened = Err(format!("the sink {}: {}", self.name, death.reason));
             incoming = Incoming { shares: death.shares, inherited: death.inherited };
@@ -128,7 +128,7 @@ impl Supervisor {
     ) -> Result<(OpenQueue, Incoming), Leftover> {
         let reason = match opened {
             Ok(queue) => {
-                // A spooler before this one may have been parked for the lack of it.
+                // The sink may have been parked because it was missing.
                 self.state.set_waiting_for_spill(None);
                 return Ok((queue, incoming));
             }
@@ -145,7 +145,7 @@ impl Supervisor {
             .wait(reason, incoming, orders, || open_queue(&self.name, self.spill, &self.state_dir))
     }
 
-    /// Counts what a spooler that died had and the next one has not.
+    /// Counts the events that a dead spooler had and the next one has not.
     fn count_lost(&self, had: u64, has: u64) {
         let lost = had.saturating_sub(has);
         if lost > 0 {
@@ -189,7 +189,7 @@ mod tests {
     use crate::sink::contract::{Context, WriteError};
     use crate::sink::registry::{Driver, Driving};
 
-    /// A fault that occurs a few times when a batch is written.
+    /// A fault that occurs a few times, when a batch is written.
     #[derive(Clone, Copy)]
     enum Wrong {
         /// The writer panics before it has stored the batch.
@@ -231,8 +231,8 @@ mod tests {
 
     const EVENTS: usize = 2000;
 
-    /// Two thousand events through a sink that goes wrong so often. Gives what is stored, the
-    /// sink's state, and whether the status says what has happened.
+    /// Sends two thousand events through a sink that goes wrong so often. Returns the stored events
+    /// and the sink's state, and checks that the status shows the panics.
     async fn run(mode: &str, wrong: Wrong, times: u32) -> (usize, Arc<SinkState>, bool) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
@@ -256,7 +256,7 @@ mod tests {
         let mut pipeline = Pipeline::start(&config, &shutdown, &reopen, &Arc::default()).unwrap();
         let state = Arc::clone(&pipeline.state);
         let ended = tokio::time::timeout(Duration::from_secs(120), pipeline.ended()).await;
-        // A replay says if what it sent was not kept.
+        // A replay reports events that were not kept.
         let kept = ended.expect("it hangs").is_ok();
         let sinks = state.status().sinks;
         let said = sinks[0].last_error.as_ref().is_some_and(|last| last.error.contains("panicked"));

@@ -44,7 +44,7 @@ pub(crate) struct SinkEnvironment {
     pub(crate) threads: Arc<Threads>,
 }
 
-/// All that writers are started with.
+/// The parts that writers are started with.
 pub(crate) struct Starter {
     driver: Arc<dyn Driver>,
     contexts: Vec<Context>,
@@ -65,7 +65,7 @@ pub(crate) struct Writers {
 }
 
 impl Starter {
-    /// For the writers of this sink, on the runtime that this is called on.
+    /// A starter for the writers of this sink, on the current runtime.
     pub(crate) fn new(
         environment: &SinkEnvironment,
         sink: &SinkConfig,
@@ -123,7 +123,8 @@ impl Starter {
             let driving = Arc::clone(&self.driver).drive(writer);
             let (rings, died) = (settled_in.clone(), died.clone());
             let driving = async move {
-                // Dropped behind the guard, so that the spooler looks when the token is cancelled.
+                // This is dropped after the guard, so that the spooler wakes up when the token is
+                // cancelled.
                 let _rings = rings;
                 let panicked = died.drop_guard();
                 driving.await;

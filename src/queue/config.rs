@@ -1,4 +1,4 @@
-//! The number of events that may wait for a sink, and where, as the configuration says it.
+//! The configuration of a sink's queue: its size and its place.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ pub enum SpillMode {
     /// nothing that was read more than 10 ms before.
     #[default]
     Durable,
-    /// In memory, and on disk when that is full or the daemon stops: a crash loses what is in
+    /// In memory, and on disk when that is full or the daemon stops: a crash loses the events in
     /// memory.
     Overflow,
-    /// In memory only: what waits is lost when the daemon ends.
+    /// In memory only: waiting events are lost when the daemon ends.
     Memory,
 }
 
@@ -40,7 +40,7 @@ pub enum WhenFull {
 /// alone loses nothing in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fsync {
-    /// This long after it was written, at the latest.
+    /// At the latest this long after an event was written.
     Interval(Duration),
     /// Before the sink is tried.
     Always,
@@ -94,7 +94,7 @@ pub enum SpillCompression {
     Zstd,
 }
 
-/// The number of events that may wait for a sink, and where.
+/// The size of a sink's queue, and its place.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpillConfig {
@@ -103,7 +103,7 @@ pub struct SpillConfig {
     /// Disk that waiting events may take; in `memory` mode a bound on memory besides `memory`.
     pub max_bytes: ByteSize,
     /// The age at which an event that waits on disk is discarded, counted from when it was put
-    /// there; by whole segments, once the newest event of one is so old. Default: none.
+    /// there. A whole segment goes at a time, once its newest event is so old. Default: none.
     pub max_age: Option<Span>,
     /// The fate of a new event when `max_bytes` is reached or the disk is full.
     pub when_full: WhenFull,

@@ -1,7 +1,7 @@
-//! The place where a running sink is asked what waits for it, and told to discard some of it.
+//! Inspections of a running sink: the events that wait for it, and an order to discard some.
 //!
-//! The spooler's thread owns the queue and answers between two rounds, so that the answer is true
-//! of one moment and nothing else changes the files.
+//! The spooler's thread owns the queue and answers between two rounds. So the answer is true of one
+//! moment, and nothing else changes the files.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use crate::sync::bell::Sender;
 use crate::sync::lock;
 
-/// As many inspections may wait for one spooler.
+/// The number of inspections that may wait for one spooler.
 pub(crate) const MAX_INSPECTIONS: usize = 4;
 
-/// An answer may take no longer. Discarding reads what is left of the last segment.
+/// An answer may take no longer. Discarding reads the rest of the last segment.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// The events that wait for a sink.
@@ -50,7 +50,7 @@ pub(crate) struct Inspected {
 /// A question to a spooler.
 #[derive(Debug)]
 pub(crate) struct Inspection {
-    /// Discard what waits and was read before this, in microseconds since 1970.
+    /// Discard waiting events that were read before this, in microseconds since 1970.
     pub(crate) discard_before: Option<u64>,
     /// The channel for the answer.
     pub(crate) answer: oneshot::Sender<Inspected>,

@@ -6,23 +6,23 @@
 //!                                   head … memory_end … next      (sequences)
 //! ```
 //!
-//! Every event gets a sequence when it comes. What waits is the sequences from `head` to `next`;
-//! the first part of it is in memory, the rest, if any, is on disk alone and is read back when
-//! memory has run out. Once everything was read back, new events go to memory again. Modes differ
-//! in what is on disk: `durable` everything, before it is tried; `overflow` what memory had no room
-//! for; `memory` nothing. The order is the same in all of them.
+//! Every event gets a sequence when it comes. The events from `head` to `next` wait. The first part
+//! of them is in memory. The rest, if any, is on disk alone and is read back when memory has run
+//! out. Once everything was read back, new events go to memory again. The modes differ in what is
+//! on disk. `durable` puts every event there before it is tried, `overflow` those for which memory
+//! had no room, `memory` none. The order is the same in all of them.
 //!
 //! The queue belongs to the sink's spooler thread alone. Invariants:
 //!
 //! - batches leave in the order of the sequences, each event in one batch;
 //! - a batch that was begun before a restart comes again with the same events and the same id;
-//! - memory is bounded: what waits in memory and what is in flight, by weight (a frame twice, for
-//!   its JSON, and the structs). An event larger than the bound is still taken when nothing else is
-//!   there, so that no event is undeliverable for its size;
-//! - whatever is discarded is counted in [`DropCounts`], with the reason;
-//! - events whose source can wait, which says so by a claim, never push others out: where they find
-//!   no room they are held back, beside the queue, and a part of the room is left to events that
-//!   cannot wait. What is held back is bounded by what each such source may have under way.
+//! - memory is bounded: the events that wait in memory or are in flight count by weight (a frame
+//!   twice, for its JSON, and the structs). An event larger than the bound is still taken when
+//!   nothing else is there, so no event is undeliverable for its size;
+//! - discarded events are counted in [`DropCounts`], with the reason;
+//! - events of a source that can wait come with a claim and never push others out. If they find no
+//!   room they are held back, beside the queue. A part of the room is left to events that cannot
+//!   wait. The number held back is bounded by what each such source may have under way.
 
 use std::collections::VecDeque;
 use std::io;
@@ -91,16 +91,16 @@ pub struct Queue<D: Disk = Folder> {
     head: u64,
     /// Sequence of the next event that comes.
     next: u64,
-    /// A share that `block` holds back until there is room.
+    /// A share that waits for room under `when_full: block`.
     held: Option<Parcel>,
-    /// Events that there is no room for and that can wait.
+    /// Events without room whose source can wait.
     held_back: HeldBack,
     /// Batches begun before the restart, to be taken with the same bounds.
     begun: VecDeque<Begun>,
     in_flight: VecDeque<InFlight>,
     /// Claims of sources that wait, in order.
     claims: VecDeque<Claimed>,
-    /// Weight of what is in memory and in flight.
+    /// Weight of the events in memory and in flight.
     weight: usize,
     /// Bytes of frames that wait in memory.
     memory_bytes: usize,
@@ -128,7 +128,7 @@ impl HeldBack {
         self.shares.push_back(parcel);
     }
 
-    /// Puts in front what was taken out.
+    /// Puts a parcel that was taken out back in front.
     fn put_back(&mut self, parcel: Parcel) {
         self.events += parcel.share().len();
         self.weight += parcel.share().weight();
@@ -169,8 +169,8 @@ struct InFlight {
 }
 
 impl<D: Disk> Queue<D> {
-    /// A queue over `spill`, with what that holds; without one it is in memory alone. `id` names
-    /// the queue in the ids of its batches and must be the same after a restart.
+    /// A queue over `spill`, with its events; without one it is in memory alone. `id` names the
+    /// queue in the ids of its batches and must be the same after a restart.
     pub fn new(id: u128, config: SpillConfig, spill: Option<Spill<D>>) -> Self {
         let mut begun = VecDeque::new();
         let (mut head, mut next) = (0, 0);
@@ -203,7 +203,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Puts a share behind the others. What has to be discarded for it is counted in the losses.
+    /// Puts a share behind the others. Events that are discarded for it are counted in the losses.
     pub fn push(&mut self, parcel: Parcel, now: Instant) {
         if parcel.share().is_empty() {
             return;
@@ -218,7 +218,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Gives the share back if there is no room for it and it is to wait.
+    /// Returns the share if it has to wait for room.
     fn put_in(&mut self, mut parcel: Parcel, now: Instant) -> Option<Parcel> {
         let weight = parcel.share().weight();
         let has_room = self.weight == 0 || self.weight + weight <= self.memory_bound;
@@ -229,7 +229,7 @@ impl<D: Disk> Queue<D> {
             SpillMode::Overflow | SpillMode::Durable => match self.write(&mut parcel) {
                 Written::Yes => true,
                 Written::No => false,
-                // There is nothing on disk that could make room, so memory does.
+                // Nothing on disk can make room, so memory has to.
                 Written::Later
                     if self.memory_end() == self.next
                         && self.spill.as_ref().is_none_or(Spill::is_used_up) =>
@@ -250,7 +250,7 @@ impl<D: Disk> Queue<D> {
             },
         };
         if !fits && !on_disk {
-            // Neither on disk nor, in order, in memory.
+            // It has a place neither on disk nor, in order, in memory.
             if parcel.can_wait() {
                 return Some(parcel);
             }
@@ -288,7 +288,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Honours the claims on what is on disk below `sequence`, all of which lasts.
+    /// Honours the claims on events on disk below `sequence`, which are all synced.
     fn honour_claims_on_disk(&mut self, sequence: u64) {
         for claimed in std::mem::take(&mut self.claims) {
             if claimed.is_on_disk && claimed.events.end <= sequence {
@@ -299,7 +299,7 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Lets go of the claims on what is discarded below `sequence`.
+    /// Lets go of the claims on discarded events below `sequence`.
     fn spoil_claims(&mut self, sequence: u64) {
         self.claims.retain(|claimed| claimed.events.end > sequence);
     }
@@ -355,7 +355,7 @@ impl<D: Disk> Queue<D> {
     /// Appends a share to the spill, making room as configured.
     fn write(&mut self, parcel: &mut Parcel) -> Written {
         let Some(spill) = &self.spill else { return Written::No };
-        // Asked before it is encoded: what is held back comes here again and again.
+        // This is asked before it is encoded: parcels that are held back come here again and again.
         if parcel.can_wait() && !spill.fits_with_reserve(parcel.share().bytes() as u64) {
             return Written::Later;
         }
@@ -395,7 +395,7 @@ impl<D: Disk> Queue<D> {
     fn drop_oldest(&mut self, reason: fn(&mut DropCounts) -> &mut u64) -> bool {
         let memory_end = self.memory_end();
         let Some(spill) = &mut self.spill else { return false };
-        // In order, since batches leave in order and are taken out where they stand.
+        // They are in order, since batches leave in order and are removed in place.
         let flying = self.in_flight.iter().flat_map(|flying| flying.batch.shares());
         let flying: Vec<Share> = flying.cloned().collect();
         let compress = self.config.compression == SpillCompression::Zstd;
@@ -450,12 +450,13 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Discards what waits and was read before `before`, in microseconds since 1970, up to the
-    /// first event that was not. Returns how many events. What is in flight stays.
+    /// Discards waiting events that were read before `before`, in microseconds since 1970, up to
+    /// the first that was not. Returns how many. Events in flight stay.
     pub(crate) fn discard_before(&mut self, before: u64, now: Instant) -> u64 {
         let head = self.head;
         let damaged = self.losses.damaged;
-        // First what need not be read for it. Its count is not that of a full queue.
+        // Whole segments go first, without being read. They do not count as dropped by a full
+        // queue.
         let full = self.losses.full;
         while self.spill.as_ref().is_some_and(|spill| spill.oldest_is_before(self.head, before))
             && self.waiting() > 0
@@ -490,12 +491,12 @@ impl<D: Disk> Queue<D> {
         self.is_blocked() || self.held_back.events > 0
     }
 
-    /// Events whose source can wait, and which do so beside the queue.
+    /// Events that wait beside the queue, because their source can wait.
     pub(crate) fn held_back(&self) -> usize {
         self.held_back.events
     }
 
-    /// Tries again to put in what is held back.
+    /// Tries again to put in parcels that are held back.
     pub(crate) fn unblock(&mut self, now: Instant) {
         if let Some(share) = self.held.take() {
             self.held = self.put_in(share, now);
@@ -529,8 +530,8 @@ impl<D: Disk> Queue<D> {
     /// The number of events that may be tried now.
     fn ready(&self) -> usize {
         let end = match self.config.fsync {
-            // Waiting makes nothing safer that a broken disk does not take; and `overflow` never
-            // promised that an event is on disk.
+            // Waiting does not help if a broken disk takes nothing. And `overflow` does not promise
+            // that an event is on disk.
             Fsync::Always if self.config.mode == SpillMode::Durable && self.disk_works => {
                 self.synced.min(self.next)
             }
@@ -570,7 +571,7 @@ impl<D: Disk> Queue<D> {
             if events == 0 {
                 first = self.head;
             } else if self.head != first + events as u64 {
-                // Damage tore a hole: a batch's sequences have none, so that its bounds say it all.
+                // A batch has no gap in its sequences, so it ends at a gap that damage made.
                 break;
             }
             let room = limits.max_events - events;
@@ -623,7 +624,7 @@ impl<D: Disk> Queue<D> {
         self.next.saturating_sub(begun.first)
     }
 
-    /// Takes up to `room` events and `max_bytes` off the front of memory; at least one if `force`.
+    /// Takes up to `room` events and `max_bytes` from the front of memory; at least one if `force`.
     fn take_front(&mut self, room: usize, max_bytes: usize, force: bool) -> Option<(Share, usize)> {
         let front = self.memory.front_mut()?;
         let count = front.share.fitting(max_bytes).max(usize::from(force)).min(room);
@@ -676,7 +677,7 @@ impl<D: Disk> Queue<D> {
                 Err(error) => {
                     let (first, most) = READ_PAUSE;
                     if self.read_again.is_none() {
-                        error!(%error, "the spill cannot be read; it is tried again and again");
+                        error!(%error, "the spill cannot be read; trying again");
                     }
                     let pause = self.read_again.map_or(first, |again| most.min(2 * again.pause));
                     self.read_again = Some(ReadAgain { at: now + pause, pause });
@@ -708,7 +709,7 @@ impl<D: Disk> Queue<D> {
         self.acknowledge();
     }
 
-    /// Everything before what is in flight and what waits is settled.
+    /// Every event before those in flight and those that wait is settled.
     fn acknowledge(&mut self) {
         let low = self.settled();
         self.honour_claims(low);
@@ -724,7 +725,10 @@ impl<D: Disk> Queue<D> {
         if let Some(spill) = &mut self.spill
             && let Err(error) = spill.note_acknowledged()
         {
-            warn!(%error, "what is acknowledged could not be noted; after a crash more comes again");
+            warn!(
+                %error,
+                "acknowledged events could not be noted; after a crash more of them come again"
+            );
         }
     }
 
@@ -759,8 +763,8 @@ impl<D: Disk> Queue<D> {
             let in_doubt = self.spill.as_mut().map_or(job.up_to, |spill| spill.condemn(job));
             self.spoil_claims(in_doubt);
         }
-        // Also after a failure: holding events back would not make them safer. What is behind and
-        // was not appended since is in memory alone, and not to be waited for.
+        // Also after a failure: holding events back would not make them safer. Events behind that
+        // were not appended since are in memory alone, and not to be waited for.
         let is_all = self.spill.as_ref().is_none_or(|spill| !spill.is_dirty());
         self.synced = if is_all { self.next } else { self.synced.max(job.up_to) };
         if is_safe {
@@ -768,14 +772,14 @@ impl<D: Disk> Queue<D> {
         }
     }
 
-    /// Honours the claims on all that is on disk. That is so once the last sync has ended: what it
-    /// could not make last has no claims any more.
+    /// Honours the claims on all events on disk, once the last sync has ended. Events that it could
+    /// not make last have no claims any more.
     pub(crate) fn honour_what_lasts(&mut self) {
         self.honour_claims_on_disk(u64::MAX);
     }
 
-    /// Takes out what no spill keeps, in order, for the queue that takes over from this one in the
-    /// same run: everything in `memory` mode, else what is held back.
+    /// Takes out the events that no spill keeps, in order, for the queue that takes over in the
+    /// same run. These are all events in `memory` mode, else those held back.
     pub(crate) fn hand_on(&mut self) -> Vec<Parcel> {
         let held = self.held.take().into_iter().chain(std::mem::take(&mut self.held_back).shares);
         if self.config.mode != SpillMode::Memory && self.spill.is_some() {
@@ -797,7 +801,7 @@ impl<D: Disk> Queue<D> {
             shares.push((end, waiting.share));
         }
         (self.head, self.memory_events, self.memory_bytes, self.weight) = (self.next, 0, 0, 0);
-        // Each part of what a claim is for gets one of its own; the rest of it is stored.
+        // Each part of a claimed share gets a claim of its own; the rest of it is stored.
         let mut claims = std::mem::take(&mut self.claims);
         let claimed = shares.into_iter().map(|(end, share)| {
             let first = end - share.len() as u64;
@@ -814,8 +818,8 @@ impl<D: Disk> Queue<D> {
         claimed.into_iter().chain(held).collect()
     }
 
-    /// Puts on disk what is in memory alone, for the next run; what cannot be is counted. Returns
-    /// how many events are left behind on disk, and how many are lost.
+    /// Puts the events on disk that are in memory alone, for the next run, and counts those that
+    /// cannot be put there. Returns how many events are left behind on disk, and how many are lost.
     pub(crate) fn persist(&mut self) -> (u64, u64) {
         let held = self.held.take().map_or(0, |parcel| parcel.share().len() as u64);
         let held = held + std::mem::take(&mut self.held_back).events as u64;
@@ -839,7 +843,7 @@ impl<D: Disk> Queue<D> {
         self.spill.as_mut().map_or(Ok(()), |spill| spill.renew(self.id))
     }
 
-    /// Makes segments of what is in memory alone. Returns how many events could not be saved.
+    /// Makes segments of the events in memory alone. Returns how many events could not be saved.
     fn save_memory(&mut self) -> u64 {
         let memory_end = self.memory_end();
         let Some(spill) = &mut self.spill else { return self.len() as u64 };
@@ -857,8 +861,8 @@ impl<D: Disk> Queue<D> {
             first += waiting.share.len() as u64;
         }
         entries.sort_by_key(|(first, _)| *first);
-        // From the back, each run up against what follows it: what several writers have settled out
-        // of turn would else leave a gap, which looks like damage.
+        // This goes from the back, and puts each run up against the events that follow it. Several
+        // writers settle events out of turn, and a gap that they leave would look like damage.
         let mut runs: Vec<(u64, Vec<Share>)> = Vec::new();
         let mut end = memory_end;
         for (first, share) in entries.into_iter().rev() {
@@ -887,7 +891,7 @@ impl<D: Disk> Queue<D> {
             if let Err(error) = result {
                 error!(
                     error = crate::error::chain(&error),
-                    "what was in memory could not be written to the spill"
+                    "events in memory could not be written to the spill"
                 );
             }
         }
@@ -919,7 +923,7 @@ impl<D: Disk> Queue<D> {
         self.head + self.memory_events
     }
 
-    /// The memory that the queue is counted with, in bytes, what is held back included.
+    /// The memory that the queue is counted with, in bytes, with events that are held back.
     pub(crate) fn weight(&self) -> usize {
         self.weight + self.held_back.weight
     }
@@ -956,7 +960,7 @@ impl<D: Disk> Queue<D> {
         self.spill.as_ref().map_or(0, Spill::segments)
     }
 
-    /// Takes away what was counted as discarded.
+    /// Takes the counts of discarded events.
     pub(crate) fn take_losses(&mut self) -> DropCounts {
         std::mem::take(&mut self.losses)
     }
@@ -1168,7 +1172,7 @@ mod tests {
         config: SpillConfig,
         disk: SimDisk,
         queue: Queue<SimDisk>,
-        /// The numbers that come next, of the bus and of what can wait.
+        /// The numbers that come next, of the bus and of sources that can wait.
         next: [u64; 2],
         /// Events in the queue when it was opened, pushed, taken, and counted as lost in this run.
         run: [u64; 4],
@@ -1182,7 +1186,7 @@ mod tests {
         is_failing: bool,
         is_short: bool,
         has_no_files: bool,
-        /// Something of an earlier run is missing between what is on disk.
+        /// Events of an earlier run are missing between those on disk.
         has_holes: bool,
         /// In this run.
         had_trouble: bool,
@@ -1231,7 +1235,7 @@ mod tests {
                     let claim = can_wait.then(|| Claim::new().0);
                     let share = Parcel::from(share(numbers.clone(), size)).claimed(claim);
                     self.queue.push(share, Instant::now());
-                    // Memory has to do where the events in flight fill the spill.
+                    // Memory has to do if the events in flight fill the spill.
                     let is_full = self.queue.disk_bytes() + count * 400 > MAX_BYTES;
                     let last = self.queue.next.saturating_sub(1);
                     if is_full && !self.queue.spill.as_ref().unwrap().holds(last)
@@ -1340,7 +1344,7 @@ mod tests {
             let (left, lost) = self.queue.persist();
             assert_eq!(left + lost, len);
             self.lost += lost;
-            // Of what was settled out of turn, that which was in memory alone.
+            // Events that were settled out of turn and were in memory alone leave holes.
             self.has_holes |= lost > 0 || self.was_broken || !self.in_flight.is_empty();
             if !self.was_broken {
                 assert_eq!(lost, held_back);
@@ -1573,7 +1577,7 @@ mod tests {
         assert_eq!(came, (2..40).collect::<Vec<_>>());
     }
 
-    /// Whatever the queue is like, and although the sink takes nothing at first.
+    /// This holds for every kind of queue, although the sink takes nothing at first.
     #[test]
     fn events_whose_source_can_wait_wait_for_room_and_leave_some_to_the_bus() {
         let now = Instant::now();
@@ -1620,7 +1624,7 @@ mod tests {
             let spill = Spill::open(SimDisk::new(), settings).unwrap();
             let mut queue = Queue::new(7, config, Some(spill));
             for n in 0..5 {
-                // The second is larger than all that may be on disk.
+                // The second is larger than the bound on disk.
                 let size = if n == 1 { 5000 } else { 1200 };
                 queue.push(share(n..n + 1, size).into(), now);
                 assert!(!queue.is_blocked(), "{when_full:?}: {n}");

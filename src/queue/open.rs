@@ -1,4 +1,4 @@
-//! Opening the queue of a sink, with what its spill holds.
+//! Opening the queue of a sink, with the events of its spill.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::queue::parcel::Parcel;
 use crate::queue::spill::{Spill, queue_id};
 use crate::sync::bell::Receiver;
 
-/// A queue with what its spill holds, ready for a spooler.
+/// A queue with the events of its spill, ready for a spooler.
 pub(crate) struct OpenQueue {
     pub(crate) queue: Queue,
     pub(crate) fsync: Option<Fsync>,
@@ -31,7 +31,8 @@ pub(crate) fn spill_of(state_dir: &Path, sink: &str) -> PathBuf {
     state_dir.join("spill").join(sink)
 }
 
-/// The queue of a sink, with what its spill holds, and when that is synced; or why there is none.
+/// The queue of a sink, with the events of its spill, and the time of its syncs; or the reason why
+/// there is none.
 pub(crate) fn open_queue(
     sink: &str,
     spill: SpillConfig,

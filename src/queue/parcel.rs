@@ -1,8 +1,8 @@
-//! A share on its way into the queue of one sink, with what it brings along.
+//! A share on its way into the queue of one sink, with its claim and its encoding.
 //!
-//! A [`Share`] is a view of events and can be copied at will. Beside it travel the sink's part in
-//! keeping the events safe, which is for this sink alone, and the encoding for the spill, which
-//! holds memory until it is used. Neither may be copied or lost unseen, so a parcel has no `Clone`.
+//! A [`Share`] is a view of events and can be copied at will. Two things travel beside it: the
+//! sink's own part of the claim, and the encoding for the spill, which holds memory until it is
+//! used. Neither may be copied or lost unseen, so a parcel has no `Clone`.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::event::chunk::Share;
 use crate::queue::spill::record::{Body, Encoded, TooLarge};
 use crate::sync::receipt::Claim;
 
-/// A share with what it brings along.
+/// A share with its claim and its encoding.
 #[derive(Debug)]
 pub struct Parcel {
     share: Share,
@@ -52,7 +52,7 @@ impl Parcel {
         self.claim.is_some()
     }
 
-    /// Takes the claim off the parcel, for whoever keeps the events.
+    /// Takes the claim off the parcel, for the keeper of the events.
     pub(crate) fn take_claim(&mut self) -> Option<Claim> {
         self.claim.take()
     }

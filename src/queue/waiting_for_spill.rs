@@ -1,9 +1,9 @@
 //! A sink that waits for its spill to open. The disk may be full, a file may stand where a
 //! directory should be, a permission may be missing, or the spooler has just died. The sink is
 //! parked with the reason, and nobody else is held up. Its events wait in memory, as far as that
-//! goes, and the spill is tried again. Events whose source can wait do so beside that, as beside a
-//! full queue: the source bounds what it has under way. A full memory holds up what comes if
-//! `when_full` is `block`.
+//! goes, and the spill is tried again. Events of sources that can wait do so beside that, as beside
+//! a full queue: the source bounds their number. A full memory holds up new events if `when_full`
+//! is `block`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use crate::sync::bell::{Bell, Receiver};
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// It takes a sink's events until its spill can be opened. All that it has is the sink's thread's.
+/// It takes a sink's events until its spill can be opened. All of its parts belong to the sink's
+/// thread.
 pub(crate) struct WaitingForSpill {
     pub(crate) state: Arc<SinkState>,
     /// The memory that events may take, and what to do when that is full.
@@ -43,7 +44,7 @@ pub(crate) struct WaitingForSpill {
 struct Held {
     events: usize,
     weight: usize,
-    /// Of these, events whose source can wait, which count for no bound.
+    /// The events among these whose source can wait; they count for no bound.
     beside_events: usize,
     beside_weight: usize,
     disk_fails: bool,
@@ -67,7 +68,7 @@ impl Held {
 
 impl WaitingForSpill {
     /// Tries until the spill is open, or the sink has to end or to leave. The order that says so is
-    /// left to whom the spill is handed, with what came meanwhile.
+    /// left to the next owner of the spill, with the events that came meanwhile.
     pub(crate) fn wait<T>(
         &self,
         mut reason: String,
@@ -82,18 +83,14 @@ impl WaitingForSpill {
         loop {
             self.state.failed(&reason);
             if self.state.set_waiting_for_spill(Some(&reason)) {
-                error!(
-                    sink = self.state.name,
-                    error = reason,
-                    "the sink is parked; it is tried again"
-                );
+                error!(sink = self.state.name, error = reason, "the sink is parked; trying again");
             }
             let until = Instant::now() + backoff.delay(None);
             let must_end = self.gather(&mut incoming, &mut held, orders, until);
             match open() {
                 Ok(opened) => {
                     self.state.set_waiting_for_spill(None);
-                    info!(sink = self.state.name, "the sink goes on");
+                    info!(sink = self.state.name, "the spill is open and the sink works again");
                     return Ok((opened, incoming));
                 }
                 Err(_) if must_end => return Err(self.end(incoming, orders)),
@@ -157,7 +154,7 @@ impl WaitingForSpill {
         self.state.set_oldest(waiting.front().map(|parcel| parcel.share().received()));
     }
 
-    /// Hands on what came to who takes over, or gives it up.
+    /// Hands the events that came to the next owner, or gives them up.
     fn end(&self, incoming: Incoming, orders: &Receiver<Order>) -> Leftover {
         let Incoming { shares, inherited } = incoming;
         let leaves = matches!(orders.take(), Poll::Ready(Some(order)) if order != Order::End);
@@ -167,7 +164,7 @@ impl WaitingForSpill {
         let mut lost = 0;
         for parcel in inherited.into_iter().chain(shares.try_iter()) {
             let state = &self.state;
-            // Who can wait is told, and has not lost it.
+            // A source that can wait is told, and has lost nothing.
             let dropped = if parcel.can_wait() { &state.dropped_stop } else { &state.dropped_disk };
             dropped.add(parcel.share().len() as u64);
             lost += parcel.share().len();
@@ -179,7 +176,8 @@ impl WaitingForSpill {
         error!(
             sink = self.state.name,
             events = lost,
-            "the spill could not be opened to the end; what waited in memory is lost"
+            "the spill could not be opened before the daemon ended; the events that waited in \
+             memory are lost"
         );
         Leftover { on_disk: 0, shares: None, in_memory: Vec::new() }
     }

@@ -6,11 +6,12 @@
 //! `impl Sink`. To add it, declare the file in `sink/mod.rs` and name it in
 //! [`KINDS`](super::registry::KINDS).
 //!
-//! `docs/sinks/KIND.md` is made of the head of that file, its `//!` comment, and of what its types
-//! and constants say. The head begins with a paragraph on the kind. Its sections, in any order:
+//! `docs/sinks/KIND.md` is made of the head of that file, its `//!` comment, and of the comments of
+//! its types and constants. The head begins with a paragraph on the kind. Its sections, in any
+//! order:
 //!
 //! * `# Example`: a whole configuration in a block `yaml`. A test reads it.
-//! * `# Stored`: what is written, in which form.
+//! * `# Stored`: the form in which events are stored.
 //! * `# Failures`: a list of `* WHAT HAPPENS → WHAT SALTERN DOES → WHAT AN OPERATOR SEES`.
 //! * `# Guarantee`, if there is more to say than [`Sink::ONCE`] does. Its first sentence stands in
 //!   the table of all kinds.
@@ -45,9 +46,9 @@ use crate::queue::config::SpillConfig;
 pub(crate) trait Sink: Sized + Send + 'static {
     /// The kind's name in the configuration.
     const NAME: &'static str;
-    /// The store and what is written to it, in one line.
+    /// The store and its contents, in one line.
     const ABOUT: &'static str;
-    /// The settings that this store likes best where the configuration is silent.
+    /// The defaults of this store for keys that the configuration leaves out.
     const DEFAULTS: Defaults;
     /// The fate of an event that is written twice.
     const ONCE: Once;
@@ -57,10 +58,10 @@ pub(crate) trait Sink: Sized + Send + 'static {
     /// ([`crate::event::long_json`]).
     const STREAMS: bool = false;
     /// The store keeps, of two events that contradict each other, the one with more
-    /// [`Authority`](crate::event::Authority). Such a sink is given an event once more when the
-    /// master vouches for it only then, and has to recognise it by its id.
+    /// [`Authority`](crate::event::Authority). Such a sink gets an event once more if the master
+    /// vouches for it only later, and has to recognise it by its id.
     const RANKS: bool = false;
-    /// The store keeps jobs, so the sink is given what only the master says of them
+    /// The store keeps jobs, so the sink gets the master's own calls about them
     /// ([`crate::event::job_load`]).
     const KEEPS_JOBS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
@@ -73,30 +74,29 @@ pub(crate) trait Sink: Sized + Send + 'static {
     ) -> impl Future<Output = Result<Self, ConnectError>> + Send;
 
     /// Writes a batch; returns when every event of it is settled. After an error the same batch
-    /// comes again, so what was stored of it should be recognised, by [`Batch::id`] or the events'
-    /// own ids, where the store can.
+    /// comes again, so the store should recognise events that it has, by [`Batch::id`] or by their
+    /// own ids, if it can.
     fn write(&mut self, batch: &Batch) -> impl Future<Output = Result<(), WriteError>> + Send;
 
-    /// The time to call [`Sink::tick`], for a sink that gathers events and sends them later.
-    /// Such a sink has stored what it gathered, so that neither a stop nor a crash loses it.
+    /// The time to call [`Sink::tick`], for a sink that gathers events and sends them later. Such a
+    /// sink has stored the gathered events, so that neither a stop nor a crash loses them.
     fn due(&self) -> Option<Instant> {
         None
     }
 
-    /// Does what is [due](Sink::due), or nothing if nothing is. After an error it is called again,
-    /// with back-off; events are written meanwhile. There is no batch that an error could refuse,
-    /// so [`WriteError::Reject`] and [`WriteError::Partly`] mean the same as
-    /// [`WriteError::Retry`].
+    /// Does the work that is [due](Sink::due), if any. After an error it is called again, with
+    /// back-off; events are written meanwhile. There is no batch that an error could refuse, so
+    /// [`WriteError::Reject`] and [`WriteError::Partly`] mean the same as [`WriteError::Retry`].
     fn tick(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
 
-    /// Flushes what is buffered below and lets go of the store.
+    /// Flushes buffers and lets go of the store.
     fn close(self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
 
-    /// As many writers may work side by side, with this configuration.
+    /// The largest number of writers that may work side by side, with this configuration.
     fn max_writers(_config: &Self::Config) -> u16 {
         Self::DEFAULTS.max_writers
     }
@@ -112,8 +112,8 @@ pub(crate) trait Sink: Sized + Send + 'static {
         None
     }
 
-    /// Makes what is missing of the tables and says what that took, for `saltern schema KIND
-    /// --apply`.
+    /// Makes the tables and columns that are missing and returns the statements, for `saltern
+    /// schema KIND --apply`.
     fn migrate(
         config: &Self::Config,
         context: &Context,
@@ -135,7 +135,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
     }
 }
 
-/// Settings of a kind of sink that count where its entry in the configuration is silent.
+/// The settings of a kind of sink for keys that its entry in the configuration leaves out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Defaults {
     /// Batches.
@@ -148,12 +148,12 @@ pub(crate) struct Defaults {
     pub(crate) rate_limit: Option<u32>,
     /// The events that it takes.
     pub(crate) filter: fn() -> FilterConfig,
-    /// As many writers may work side by side.
+    /// The largest number of writers that may work side by side.
     pub(crate) max_writers: u16,
 }
 
 impl Defaults {
-    /// The defaults of a store that keeps everything, with batches as it likes them.
+    /// The defaults of a store that keeps everything, with batches of this size.
     pub(crate) const fn store(batch: BatchLimits) -> Self {
         Defaults {
             batch,
@@ -180,7 +180,7 @@ pub enum Once {
     NothingKept,
 }
 
-/// For whom tables are to be.
+/// The server that tables are made for.
 #[derive(Debug, Clone, Default)]
 pub struct TableWish {
     /// The cluster that they are replicated in, where the store has clusters.
@@ -210,7 +210,7 @@ pub struct SaltReturner {
     pub stores_events: bool,
     /// Its options that are carried over.
     pub options: &'static [SaltOption],
-    /// Settings by which the sink stores what the returner does.
+    /// Settings that make the sink store the same as the returner.
     pub fixed: &'static [(&'static str, &'static str)],
     /// The option that names the file that is written, and the file without it.
     pub file: Option<(&'static str, &'static str)>,
@@ -231,7 +231,7 @@ pub struct SaltOption {
     pub form: SaltForm,
 }
 
-/// The form in which an option of a returner is written. It decides what becomes of it.
+/// The form in which an option of a returner is written. It decides how the option is carried over.
 #[derive(Debug, Clone, Copy)]
 pub enum SaltForm {
     /// The path of a file.
@@ -240,7 +240,7 @@ pub enum SaltForm {
     Seconds,
     /// Servers, as a list or with commas between.
     Servers {
-        /// The port of those that name none.
+        /// The port of servers that name none.
         port: u16,
         /// The word for one of them, for the name of a variable.
         each: &'static str,
@@ -257,14 +257,14 @@ pub enum SaltForm {
 pub(crate) struct Context {
     /// The sink's name in the configuration.
     pub(crate) name: String,
-    /// Which of the sink's writers this is, from 0.
+    /// The number of this writer among the sink's writers, from 0.
     pub(crate) writer: usize,
     /// The `master_id` of the whole.
     #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
     pub(crate) master_id: String,
     /// The folder of the daemon's state.
     pub(crate) state_dir: PathBuf,
-    /// The time that one connect or write may take before it is broken off.
+    /// The time that one connect or write may take before it is cut off.
     pub(crate) limit: Duration,
     /// Says when files are to be opened anew.
     pub(crate) reopen: Reopen,
@@ -293,7 +293,7 @@ impl Reopen {
     pub(crate) fn take(&mut self) -> bool {
         let is_due = self.0.has_changed().unwrap_or(false);
         if is_due {
-            // A signal that comes in between is served by what follows this one.
+            // A signal that comes in between is served by the work that follows.
             self.0.mark_unchanged();
         }
         is_due
@@ -303,7 +303,7 @@ impl Reopen {
 /// The cause of a failure.
 pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
-/// The failure of a connect. It was handed no events, so there are none that it could refuse.
+/// The failure of a connect. A connect has no events, so it can refuse none.
 #[derive(Debug, Error)]
 pub(crate) enum ConnectError {
     /// It is tried again later.
@@ -342,7 +342,7 @@ pub enum WriteError {
         /// The wait that the store asked for.
         after: Option<Duration>,
     },
-    /// As `Retry`, over a fresh connection.
+    /// The same as `Retry`, over a fresh connection.
     #[error("{doing}")]
     Reconnect {
         /// The operation, in words.
@@ -376,7 +376,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// A [`WriteError::Retry`] without a wish of the store.
+    /// A [`WriteError::Retry`] without a wait that the store asked for.
     pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         WriteError::Retry { doing: doing.into(), cause: cause.into(), after: None }
     }
@@ -429,7 +429,7 @@ impl WriteError {
 }
 
 impl ConnectError {
-    /// A [`ConnectError::Retry`] without a wish of the store.
+    /// A [`ConnectError::Retry`] without a wait that the store asked for.
     pub(crate) fn retry(doing: impl Into<String>, cause: impl Into<Cause>) -> Self {
         ConnectError::Retry { doing: doing.into(), cause: cause.into(), after: None }
     }
@@ -441,8 +441,7 @@ impl ConnectError {
 }
 
 impl WriteError {
-    /// The same of a statement that was run while connecting, when there are no events that it
-    /// could have refused.
+    /// The same for a statement that was run while connecting, without events that it could refuse.
     pub(crate) fn while_connecting(self) -> ConnectError {
         match self {
             WriteError::Retry { doing, cause, after } => {
@@ -468,8 +467,8 @@ impl From<ConnectError> for WriteError {
     }
 }
 
-/// The events of a batch that are not stored. A place is where an event stands in the batch, from
-/// 0; one that is both refused and to come again is refused.
+/// The events of a batch that are not stored. A place is that of an event in the batch, from 0. An
+/// event that is both refused and to come again is refused.
 #[derive(Debug)]
 pub struct Partly {
     /// The operation, in words.
@@ -501,7 +500,7 @@ pub struct Refusal {
 pub struct Again {
     /// Their places in the batch.
     pub(crate) places: BTreeSet<usize>,
-    /// The cause; `None` if they were not tried, for want of time. Those come at once.
+    /// The cause; `None` if they were not tried, for lack of time. Those come again at once.
     pub(crate) cause: Option<Cause>,
     /// The wait that the store asked for.
     pub(crate) after: Option<Duration>,

@@ -27,7 +27,7 @@ pub static ENCODINGS: &[(&str, Encode)] = &[
 ];
 
 /// A database of the sink `sqlite3`. It makes no bytes of a batch: it binds values and SQLite makes
-/// pages of them, so what can be measured is the transaction.
+/// pages of them, so the transaction is measured.
 pub struct Database(sqlite3::Sqlite3);
 
 impl Database {

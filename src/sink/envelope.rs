@@ -19,7 +19,7 @@ use crate::event::template::{Part, Template, Values};
 use crate::event::url_template::UrlTemplate;
 use crate::sync::blocking;
 
-/// All that the requests of a sink have besides their bodies.
+/// The parts of a sink's requests besides their bodies.
 #[derive(Clone)]
 pub(super) struct Envelope {
     pub(super) url: UrlTemplate,
@@ -67,9 +67,9 @@ impl ContentType {
         ContentType { written, place: Place::Json }
     }
 
-    /// Fails if a template that gives this text for some values gives no body of this type.
+    /// Fails if this text, made by a template for some values, is no body of this type.
     pub(super) fn takes(&self, example: &str) -> Result<(), String> {
-        if self.place != Place::Json {
+        if !self.written.to_str().is_ok_and(|kind| kind.to_lowercase().contains("json")) {
             return Ok(());
         }
         serde_json::from_str::<serde_json::Value>(example).map(drop).map_err(|error| {
@@ -84,7 +84,8 @@ impl TryFrom<String> for ContentType {
 
     fn try_from(text: String) -> Result<Self, String> {
         let written = HeaderValue::from_str(&text);
-        let written = written.map_err(|_| "the type of a body cannot be the value of a header")?;
+        let written =
+            written.map_err(|_| "the type of a body has characters that no header holds")?;
         Ok(ContentType { written, place: Place::in_body(&text) })
     }
 }
@@ -123,7 +124,7 @@ impl TryFrom<BTreeMap<String, Template>> for Headers {
 }
 
 impl Headers {
-    /// Fails if a header of who we are, or of the signature, is among them.
+    /// Fails if a header of the login, or of the signature, is among them.
     pub(super) fn leave_alone(
         &self,
         auth: &Auth,

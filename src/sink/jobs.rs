@@ -1,7 +1,7 @@
 //! `job-cache`: the job cache, as far as the bus feeds it.
 //!
-//! Not for the configuration's `sinks`: it is there when `jobs` is enabled, under this name, with
-//! queue, spill and retry like any other sink. What it stores is in [`crate::jobs`].
+//! It does not belong under the configuration's `sinks`: it is there when `jobs` is enabled, under
+//! this name, with queue, spill and retry like any other sink. [`crate::jobs`] has its contents.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -51,7 +51,7 @@ impl Sink for JobCache {
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let events = batch.entries();
         match blocking(|| self.jobs.record(events)) {
-            // It was turned off, and the sink is about to go.
+            // The job cache was turned off, and the sink is about to end.
             Ok(()) | Err(JobsError::Off) => Ok(()),
             Err(error) => Err(WriteError::retry("storing job events", error)),
         }

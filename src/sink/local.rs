@@ -14,13 +14,13 @@
 //! # Stored
 //!
 //! Nothing; each event is printed. `text` is for the eye: time, tag, minion, function, outcome,
-//! coloured on a terminal. `json` is the line that [`rawfile_json`](rawfile_json.md) writes; on a
-//! terminal it has nothing in it that does not show, and of an event of more than 4 MiB only the
-//! length. A batch is one write, unless an event's JSON is long, which goes in pieces.
+//! coloured on a terminal. `json` is the line that [`rawfile_json`](rawfile_json.md) writes. On a
+//! terminal it has nothing in it that does not show, and only the length of an event of more than 4
+//! MiB. A batch is one write, unless an event's JSON is long, which goes in pieces.
 //!
 //! # Guarantee
 //!
-//! Lines are in order; nobody remembers what was printed.
+//! Lines are in order; printed lines are not remembered.
 //!
 //! # Failures
 //!
@@ -31,7 +31,7 @@
 //!
 //! # Differences
 //!
-//! Salt's prints the event as Python does; here it is a line for the eye, or JSON.
+//! Salt's `local` prints the event as Python does; here it is a line for the eye, or JSON.
 
 use std::io::{self, IsTerminal, Write};
 

@@ -1,6 +1,6 @@
 //! Sinks: one kind of store, one file.
 //!
-//! [`contract`] is what a kind is, [`registry`] the list of all.
+//! [`contract`] is the trait of a kind, [`registry`] the list of all.
 
 mod blackhole;
 pub(crate) mod clickhouse;

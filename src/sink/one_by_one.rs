@@ -32,8 +32,9 @@ impl OneByOne {
         }
     }
 
-    /// Notes how the event at `place` went. An error is how the write ends. What ends it for good
-    /// ends the next write, at its first event, when what was stored by this one is settled.
+    /// Notes the result of the event at `place`. An error ends the write. An error that ends the
+    /// sink for good ends the next write, at its first event: the events that this one stored are
+    /// settled first.
     pub(super) fn note(
         &mut self,
         place: usize,

@@ -25,21 +25,21 @@
 //! # Rotation
 //!
 //! SIGHUP opens the file anew, for logrotate; a file that was deleted is begun anew by itself.
-//! `rotate` needs no logrotate: a file is compressed beside itself, takes its number (`FILE.1.zst`
-//! is the newest), and only then is removed, all under the lock, so that a crash or a full disk at
-//! any point loses nothing. If it cannot be rotated, events go on into the file and rotation is
-//! tried again a minute later.
+//! `rotate` needs no logrotate. A file is compressed beside itself, takes its number (`FILE.1.zst`
+//! is the newest), and only then is removed, all under the lock. So a crash or a full disk at any
+//! point loses nothing. If the file cannot be rotated, events go on into it and rotation is tried
+//! again a minute later.
 //!
 //! # Guarantee
 //!
-//! In order, never half a line. A batch that was written just before a crash is written again after
-//! it.
+//! Lines are in order, and never half. A batch that was written just before a crash is written
+//! again after it.
 //!
 //! # Failures
 //!
 //! * the directory is missing, or may not be written to → the batch comes again, after 0.5 s to 30
 //!   s → `saltern_sink_up` is 0; the log names the file and what to do
-//! * the disk is full → what was written of the batch is cut off again; it comes again →
+//! * the disk is full → the written part of the batch is cut off again; it comes again →
 //!   `saltern_sink_retries_total` rises, the log names the file
 //! * another process holds the lock → it is waited for, up to `retry.timeout` →
 //!   `saltern_sink_lag_seconds` rises
@@ -49,7 +49,7 @@
 //!
 //! # Differences
 //!
-//! Bytes that are not UTF-8, dates and the like, on which Salt's drops the event, are written.
+//! Events with bytes that are not UTF-8, dates and the like are written; Salt's own drops them.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -108,7 +108,7 @@ struct Rotate {
     max_age: Option<Span>,
     /// Files kept besides the current one: `events.1.zst` is the newest.
     keep: u32,
-    /// Compress what is put aside with zstd.
+    /// Compress files that are put aside with zstd.
     compress: bool,
 }
 
@@ -225,8 +225,8 @@ impl RawfileJson {
         Ok(sink)
     }
 
-    /// Takes the lock. It is asked for again and again, since a thread that waits for it in the
-    /// kernel could be stopped by nothing, not even by the end of the daemon.
+    /// Takes the lock. It is tried again and again, since nothing could stop a thread that waits
+    /// for it in the kernel, not even the end of the daemon.
     async fn lock(&self) -> Result<(), WriteError> {
         loop {
             match self.file.try_lock() {
@@ -280,7 +280,11 @@ impl RawfileJson {
             }
             Err(error) => {
                 let error = advised(&self.config.filename, error);
-                warn!(%file, %error, "the file cannot be rotated; it grows on, next try in a minute");
+                warn!(
+                    %file,
+                    %error,
+                    "the file cannot be rotated; it keeps growing, next try in a minute"
+                );
                 self.rotate_after = Some(Instant::now() + ROTATE_AGAIN);
                 false
             }
@@ -339,14 +343,14 @@ fn cut_half_line(file: &mut File, path: &Path) -> io::Result<()> {
         end = start;
     }
     if end < len {
-        warn!(file = %path.display(), bytes = len - end, "half a line was cut off the end");
+        warn!(file = %path.display(), bytes = len - end, "an incomplete last line was cut off");
         file.set_len(end)?;
     }
     Ok(())
 }
 
-/// The lines of a batch. Those that are kept for other sinks too are not copied; where some are
-/// not, all go into `own`.
+/// The lines of a batch. Lines that are kept for other sinks too are not copied. If some are not
+/// kept, all go into `own`.
 fn lines_of<'a>(batch: &'a Batch, own: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
     own.clear();
     let shared = batch.events().map(|event| event.shared_line().map(IoSlice::new));
@@ -360,12 +364,12 @@ fn lines_of<'a>(batch: &'a Batch, own: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
 fn or_nothing(file: &mut File, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let len = file.metadata()?.len();
     write(file).inspect_err(|_| {
-        // Fails for what is no regular file, which keeps what it got.
+        // This fails if it is no regular file, which keeps the part that was written.
         let _ = file.set_len(len);
     })
 }
 
-/// Writes the lines of a batch of which some are long; of those a piece is held at a time.
+/// Writes the lines of a batch with long ones; one piece of a long one is held at a time.
 fn write_in_pieces(file: &mut File, batch: &Batch, lines: &mut Vec<u8>) -> io::Result<()> {
     lines.clear();
     let mut written = Ok(());
@@ -386,8 +390,7 @@ fn write_all(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes to what is no regular file: a pipe whose reader is slow, or that nobody reads, is
-/// asked again and again, for the reason that the lock is.
+/// Writes to a pipe, whose reader may be slow or gone. Like the lock it is tried again and again.
 async fn push(file: &mut File, mut lines: &mut [IoSlice<'_>]) -> io::Result<()> {
     while !lines.is_empty() {
         match file.write_vectored(lines) {
@@ -418,7 +421,7 @@ fn began(file: &File) -> SystemTime {
 }
 
 /// Renames `events` to `events.1` (or compresses it to `events.1.zst`) and those before it to one
-/// higher number each; the last is removed. What can fail for want of room comes first.
+/// higher number each; the last is removed. Steps that need room come first.
 fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
     let beside = |suffix: &str| {
         let mut name = OsString::from(path);
@@ -433,7 +436,7 @@ fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
     let unfinished = beside(".zst.part");
     if rotate.compress {
         compress(path, &unfinished).inspect_err(|_| {
-            // Of no use, and it may be what fills the disk.
+            // It is of no use, and it may be what fills the disk.
             let _ = std::fs::remove_file(&unfinished);
         })?;
     }
@@ -452,7 +455,7 @@ fn put_aside(path: &Path, rotate: &Rotate) -> io::Result<()> {
 
 fn compress(path: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(path)?;
-    // One that was left over, or that somebody else has put there, is not written to.
+    // A file that was left over, or that somebody else has put there, is not written to.
     match std::fs::remove_file(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -563,7 +566,7 @@ mod tests {
         let rotate = Rotate { max_bytes: ByteSize(1), keep: 3, ..Rotate::default() };
         let config = config(folder.path(), Some(rotate));
         std::fs::write(folder.path().join("events.1.zst"), "older").unwrap();
-        // In the way of the compressed file.
+        // This is in the way of the compressed file.
         std::fs::create_dir(folder.path().join("events.zst.part")).unwrap();
         let mut sink = connect(&config).await;
         for n in 0..3 {

@@ -32,7 +32,7 @@ pub static KINDS: &[SinkKind] = &[
     SinkKind::of::<blackhole::Blackhole>(),
 ];
 
-/// Reads a kind's own part of the configuration, noting what is wrong with it.
+/// Reads a kind's own part of the configuration, noting its mistakes.
 pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Driver>>;
 
 /// A kind of sink, with its type erased.
@@ -41,7 +41,7 @@ pub struct SinkKind {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
-    /// The settings that count where the configuration is silent.
+    /// The settings for keys that the configuration leaves out.
     pub(crate) defaults: Defaults,
     /// The fate of an event that is written twice.
     pub once: Once,
@@ -75,8 +75,8 @@ impl SinkKind {
         }
     }
 
-    /// The settings beside the kind that count where an entry is silent, as they are written; of
-    /// `writers` the most that there can be.
+    /// The defaults of the settings beside the kind, as they are written. `writers` is the largest
+    /// number.
     pub fn defaults_as_written(&self) -> serde_json::Value {
         let Defaults { batch, retry, spill, rate_limit, filter, max_writers } = self.defaults;
         serde_json::json!({

@@ -14,9 +14,9 @@
 //! # Stored
 //!
 //! * `jids`, a row for each published job and each runner: `jid`; `load` (JSON of the event's data,
-//!   or of what the master has published, if it says so to its job cache: that replaces the event,
-//!   and else the first wins); `load_from` (`event`, `published`); `minions` (a JSON list of those
-//!   that the master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
+//!   or of the load that the master hands to its job cache: that replaces the event, and else the
+//!   first wins); `load_from` (`event`, `published`, `return`); `minions` (a JSON list of those that
+//!   the master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
 //! * `salt_returns`, a row for each return of a minion of a job, or of a runner. Returns without a
 //!   job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as Python prints the list; NULL if
 //!   it is empty); `date` (local time); `full_ret` (JSON of the return value alone); `success`
@@ -28,32 +28,33 @@
 //!   `master_id`, `event_id`.
 //!
 //! A job of several functions has one row, whose `fun` is the list as JSON. Runners are jobs, as in
-//! Salt's own job cache: one row in `jids` and one in `salt_returns`, under the `master_id` of the
-//! source, with the runner's whole event as `full_ret`. Salt's own id of a master is `HOST_master`
-//! by default (`salt-run config.get id`): set `master_id` to it where rows of runners have to stand
-//! under the same id.
+//! Salt's own job cache: one row in `jids` and one in `salt_returns`. They stand under the
+//! `master_id` of the source, with the runner's whole event as `full_ret`. Salt's own id of a
+//! master is `HOST_master` by default (`salt-run config.get id`): set `master_id` to it where rows
+//! of runners have to stand under the same id.
 //!
-//! `jids.load` of an event `salt/job/JID/new` lacks some of what was published (`kwargs`, `ret`,
-//! `to`). Where the master's `master_job_cache` or `ext_job_cache` is saltern it becomes what was
-//! published, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. Of a
-//! job without a row the minions and the end are not stored: a row needs a load, and Salt would
-//! take one without it for a job that nobody published.
+//! `jids.load` of an event `salt/job/JID/new` lacks some of the published load (`kwargs`, `ret`,
+//! `to`). If the master's `master_job_cache` or `ext_job_cache` is saltern it becomes the published
+//! load, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. A job that
+//! nobody published (`salt-call`) has a row only there: its load is its return, as with Salt's own
+//! returner, and `load_from` is `return`. The minions and the end of a job without a row are not
+//! stored. A row needs a load, and Salt would take a row without it for a job that nobody published.
 //!
-//! Old rows (`keep`) go in small steps after each batch, whoever wrote them, and the file does not
+//! Old rows (`keep`), also those of Salt, go in small steps after each batch. The file does not
 //! shrink.
 //!
 //! A return that the master handed over replaces one that the bus brought, and is never replaced by
-//! it; of equal ones the first stays, unless it was trimmed ([Forged
+//! it. The first of equal ones stays, unless it was trimmed ([Forged
 //! returns](../jobs.md#forged-returns)). No other kind of sink ranks returns: they store each event
 //! that comes.
 //!
-//! The database is made if it is missing (0640), and so are tables, columns and indexes; one that
-//! Salt's returner wrote is taken as it is. Write-ahead logging is on, with `synchronous = NORMAL`.
+//! The database is made if it is missing (0640), and so are tables, columns and indexes. A database
+//! of Salt's returner is taken as it is. Write-ahead logging is on, with `synchronous = NORMAL`.
 //!
 //! # Guarantee
 //!
-//! In order, and one return a minion and job. A power cut may lose the last batches, and never
-//! harms the file.
+//! Events are in order, and there is one return a minion and job. A power cut may lose the last
+//! batches, and never harms the file.
 //!
 //! # Failures
 //!
@@ -71,14 +72,14 @@
 //! # Differences
 //!
 //! Salt's own keeps no events; `salt_events` has the columns that its `mysql` returner gives it,
-//! and `event_id`, the event's content hash, by which a repeated batch leaves one copy. Salt's own
-//! fails when a job is stored twice and keeps each repeated return; here both are settled. A `fun`
-//! that is a list is stored as JSON. `outcome` and `authority` are more columns.
+//! and `event_id`, the event's content hash: a repeated batch leaves one copy. Salt's own fails
+//! when a job is stored twice and keeps each repeated return; here both are settled. A `fun` that
+//! is a list is stored as JSON. `outcome` and `authority` are more columns.
 //!
 //! # Moving
 //!
-//! Name the database of Salt's own: what it has written is taken as it is, and what is missing of
-//! columns is added. Salt's own returner goes on reading all of it.
+//! Name the database of Salt's own: its rows are taken as they are, and missing columns are added.
+//! Salt's own returner goes on reading all of it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -126,7 +127,7 @@ pub(super) struct Config {
     /// later.
     #[serde(default = "default_timeout")]
     timeout: Span,
-    /// The time that rows are kept, `30d`, whoever wrote them. They go in small steps after each
+    /// The time that rows are kept, `30d`, also those of others. They go in small steps after each
     /// batch; the file does not shrink. Default: for ever.
     #[serde(default, deserialize_with = "crate::units::positive_or_none")]
     keep: Option<Span>,
@@ -207,7 +208,7 @@ pub(super) struct Sqlite3 {
     statements: Statements,
     retention: Option<Retention>,
     /// Texts of an event while they are bound, kept for its memory. A long one is kept until the
-    /// batch is stored: the allocator holds what is freed for some milliseconds, and the next long
+    /// batch is stored: the allocator holds freed memory for some milliseconds, and the next long
     /// text would come on top of it.
     buffer: Vec<u8>,
 }
@@ -269,7 +270,7 @@ impl Sink for Sqlite3 {
 }
 
 impl Sqlite3 {
-    /// A new database, or one that is there, with everything else as it is by default.
+    /// A new or an existing database, with all other settings as by default.
     pub(super) fn create(path: &Path) -> Result<Self, WriteError> {
         let database = path.to_owned();
         Sqlite3::open(&Config { database, timeout: default_timeout(), keep: None })
@@ -277,7 +278,7 @@ impl Sqlite3 {
 
     fn open(config: &Config) -> Result<Self, WriteError> {
         let doing = || format!("opening {}", config.database.display());
-        // Absolute, so that no path means one of SQLite's names for a database without a file.
+        // The path is absolute, so that it is none of SQLite's names for a database without a file.
         let path = std::path::absolute(&config.database)
             .map_err(|error| WriteError::fatal(doing(), error))?;
         create_if_missing(&path).map_err(|error| match error.kind() {
@@ -292,7 +293,7 @@ impl Sqlite3 {
         let statements = Statements::new(&TABLES, &DIALECT);
         let sqlite = connected(&path, config.timeout.0, &statements).map_err(|error| {
             match classified(doing(), &path, error) {
-                // The tables are not ours to use: views of these names, say.
+                // The tables cannot be used: views of these names, for example.
                 WriteError::Reject { doing, cause, .. } => WriteError::Fatal { doing, cause },
                 other => other,
             }
@@ -305,8 +306,8 @@ impl Sqlite3 {
         let doing = format!("writing to {}", self.path.display());
         self.check_file(&doing)?;
         if self.sqlite.is_in_transaction() {
-            // A write before this one panicked. What it left fails with the next statement, if at
-            // all.
+            // A write before this one panicked. Its transaction fails with the next statement, if
+            // at all.
             let _ = at_once(self.sqlite.execute("ROLLBACK", &Values::default()));
         }
         let Sqlite3 { sqlite, statements, buffer, .. } = self;
@@ -328,7 +329,7 @@ impl Sqlite3 {
         result
     }
 
-    /// Forgets some old rows. The batch is stored, so that an error here is no error of it.
+    /// Forgets some old rows. The batch is stored, so an error here is no error of the batch.
     fn forget_some(&mut self, written: usize) {
         let Some(retention) = &mut self.retention else { return };
         if let Err(error) = at_once(retention.step(&mut self.sqlite, &self.statements, written)) {
@@ -357,7 +358,11 @@ fn connected(path: &Path, timeout: Duration, statements: &Statements) -> rusqlit
     connection.busy_timeout(timeout.min(LONGEST_WAIT))?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        warn!(database = %path.display(), mode, "write-ahead logging is not possible here");
+        warn!(
+            database = %path.display(),
+            mode,
+            "SQLite cannot use write-ahead logging for this database"
+        );
     }
     // After a burst the log shrinks to this many bytes again.
     connection
@@ -378,7 +383,7 @@ fn classified(doing: String, database: &Path, error: rusqlite::Error) -> WriteEr
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            let advice = "another process holds it; the batch comes again";
+            let advice = "another process holds it; the batch is tried again";
             WriteError::retry(doing, format!("{error}: {advice}"))
         }
         Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => WriteError::retry(doing, error),
@@ -392,8 +397,8 @@ fn classified(doing: String, database: &Path, error: rusqlite::Error) -> WriteEr
         {
             WriteError::reconnect(doing, format!("{error}; {advice}"))
         }
-        // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a table
-        // that was dropped is made again: all of it over a fresh connection.
+        // A damaged file may be repaired or put aside meanwhile, permissions be corrected, a
+        // dropped table be made again. All of that takes a fresh connection.
         _ => WriteError::reconnect(doing, error),
     }
 }

@@ -23,12 +23,23 @@
 //! | `template` | one an event | the text of `template` |
 //! | `digest` | one for all events of a while | counts, and a list of events; see "Digests" |
 //!
-//! `url` and `headers` are templates too where a request is one event's. A value of an event is
+//! `url` and `headers` are templates too if a request is one event's. A value of an event is
 //! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
 //! header its control characters are made visible. In a body it is escaped as `content_type` asks
 //! for (JSON, `x-www-form-urlencoded`, HTML and XML); in any other its control characters are made
-//! visible. In URLs and headers a value is cut at 512 bytes, and `_` stands in a URL for one that
-//! the event does not have.
+//! visible. In URLs and headers a value is cut at 512 bytes. A URL has `_` for a value that the
+//! event does not have; headers and bodies have nothing.
+//!
+//! | field | is |
+//! |---|---|
+//! | `{minion}` | the minion that the event is about |
+//! | `{fun}` | the function, or those of a job of several with commas between |
+//! | `{jid}` | the job's id |
+//! | `{outcome}` | `worked`, `failed` or `unknown` |
+//! | `{kind}` | the event's kind, such as `job_return` |
+//! | `{tag}` | the event's tag |
+//! | `{master}` | the master's id |
+//! | `{date:%Y-%m-%d}` | the time at which saltern read the event (UTC), in a format of `strftime` |
 //!
 //! Each request has the header `Idempotency-Key`, the id of the event, batch or digest. It is the
 //! same when the request comes again.
@@ -59,19 +70,24 @@
 //! `outcome`, and in `by` how many events there are of each kind, outcome, function and minion.
 //! Values are cut at 512 bytes. An event is settled once it is in the digest's file,
 //! `STATE_DIR/digests/SINK.db`, which survives a stop and a crash. `retry.give_up_after` and
-//! `spill.max_age` are about the way into that file; a digest is sent until it is accepted. Up to
-//! 10000 events and 16 MiB wait there; the oldest are dropped then, and `dropped` of the next
-//! digest counts them. A digest that is refused for good is halved, and an event that is refused
+//! `spill.max_age` are about the way into that file; a digest is sent until it is accepted.
+//! `saltern_sink_gathered_events` is the number of events that wait there. At a clean stop they are
+//! sent at once, if the receiver takes them, and else after the next start.
+//!
+//! A sink sends at most `max_events` each `interval`: with the defaults 10 events a second. More
+//! pile up. Up to 10000 events and 16 MiB wait; the oldest are dropped then, and `dropped` of the
+//! next digest counts them. So a digest wants a `filter`. A digest that is refused for good is halved, and an event that is refused
 //! alone is dropped and counted too. Such a sink has one writer.
 //!
 //! # Guarantee
 //!
-//! A receiver can tell by `Idempotency-Key` what comes again. Requests of events go in order, one
-//! after the other, and what was accepted of a batch is not sent again by the same process.
+//! A receiver recognises repeats by `Idempotency-Key`. Requests of events go in order, one after
+//! the other. The same process does not send events of a batch again that were accepted, unless a
+//! reload changes the sink in the middle of the batch.
 //!
-//! A hook wants news. So an event is tried for an hour and becomes a dead letter then, and what has
-//! waited on disk for an hour is dropped and counted. A receiver that is to have everything wants
-//! `retry: {give_up_after: null}` and `spill: {max_age: null, max_bytes: 4GiB}`.
+//! A hook wants news. So an event is tried for an hour and then becomes a dead letter, and an event
+//! that has waited on disk for an hour is dropped and counted. A receiver that is to have
+//! everything wants `retry: {give_up_after: null}` and `spill: {max_age: null, max_bytes: 4GiB}`.
 //!
 //! # Failures
 //!
@@ -79,7 +95,7 @@
 //! * 400, 413, 414, 422, 431 → the event is a dead letter; a list is halved first →
 //!   `saltern_sink_rejected_events_total`
 //! * 401 → the sink is parked → `/readyz` says no
-//! * any other answer, or none → it is sent again later, after `Retry-After` if there is one →
+//! * any other answer, or none → it is sent again later, after `Retry-After` (up to an hour) →
 //!   `saltern_sink_retries_total`
 
 use std::time::Duration;
@@ -117,21 +133,20 @@ struct Settings {
     /// Headers besides those that saltern sets; their values are templates. Default: none.
     #[serde(default)]
     headers: Headers,
-    /// The content of a request: the `events` of a batch as a list, one `event`, the text of
-    /// `template` for one event, or a `digest` of all events of a while. Default: `events`.
+    /// The content of a request. Default: `events`.
     #[serde(default)]
     body: Body,
-    /// The body where that is `template`. A literal brace is written twice: `{{"on": "{minion}"}}`.
-    /// Default: none.
+    /// The text of the body, if `body` is `template`. A literal brace is written twice: `{{"on":
+    /// "{minion}"}}`. Default: none.
     template: Option<Template>,
-    /// The settings of digests, where the body is `digest`. Default: as its keys say.
+    /// The settings of digests, if `body` is `digest`. Default: as its keys say.
     digest: Option<DigestConfig>,
     /// The body's type. Default: `application/json`.
     #[serde(default = "ContentType::json")]
     content_type: ContentType,
     /// Proves to the receiver who the body is from. Default: none.
     signature: Option<Signature>,
-    /// Who we are. Default: nobody.
+    /// The login at the receiver. Default: none.
     #[serde(default)]
     auth: Auth,
     /// Compress bodies. Few receivers take that. Default: false.
@@ -208,7 +223,7 @@ impl TryFrom<Settings> for Config {
         };
         match &holds {
             Holds::Text(text) => {
-                // No number: what a minion writes would be read as JSON outside of quotes.
+                // It must be no number: a minion's text outside of quotes would be read as JSON.
                 content_type.takes(&text.render_with(&Values::none(), |_| "a".to_owned()))?;
             }
             Holds::Digest(digest) => content_type.takes(&digest.example(content_type.place))?,
@@ -262,7 +277,10 @@ impl Sink for Webhook {
         let is_late = config.timeout >= limit;
         let late = is_late.then(|| {
             let help = "write a shorter one, or a longer `retry.timeout`";
-            format!("no request may take the `timeout`, since a write may take {limit:?}; {help}")
+            format!(
+                "a request can never take the whole `timeout`, because a write may take {limit:?} \
+                 (`retry.timeout`); {help}"
+            )
         });
         unused.into_iter().chain(late).collect()
     }
@@ -274,9 +292,13 @@ impl Sink for Webhook {
             client.map_err(|error| ConnectError::fatal("setting up connections", error))?;
         let digests = match &config.holds {
             Holds::Digest(digest) => Some(blocking(|| Digests::open(digest, context))?),
-            Holds::Batch | Holds::Event | Holds::Text(_) => None,
+            Holds::Batch | Holds::Event | Holds::Text(_) => {
+                blocking(|| Digests::say_left_behind(context));
+                reach(&client, &config.envelope).await?;
+                None
+            }
         };
-        // The last one still has the time to be answered.
+        // The last request still has time for its answer.
         let begins_for = context.limit.saturating_sub(config.timeout + Duration::from_secs(1));
         let requests = Requests { config: config.clone(), client };
         Ok(Webhook { requests, digests, begins_for })
@@ -310,12 +332,36 @@ impl Sink for Webhook {
         blocking(|| digests.settle(sent))
     }
 
+    /// Sends what is gathered, since nothing says when there will be a next start.
+    async fn close(mut self) -> Result<(), WriteError> {
+        if let Some(digests) = &mut self.digests {
+            digests.hurry();
+        }
+        while self.due().is_some() {
+            if let Err(error) = self.tick().await {
+                self.digests.iter().for_each(Digests::say_left);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn max_writers(config: &Config) -> u16 {
         match config.holds {
             Holds::Digest(_) => 1,
             Holds::Batch | Holds::Event | Holds::Text(_) => Self::DEFAULTS.max_writers,
         }
     }
+}
+
+/// Finds out whether the receiver is there. What it makes of a request only an event can tell.
+async fn reach(client: &Client, envelope: &Envelope) -> Result<(), ConnectError> {
+    let server = envelope.url.server();
+    let server = server.map_err(|error| ConnectError::fatal("reading the `url`", error))?;
+    client.reach(&server).await.map_err(|error| {
+        let doing = format!("connecting to {}", server.origin().ascii_serialization());
+        ConnectError::retry(doing, error)
+    })
 }
 
 impl Requests {

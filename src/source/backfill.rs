@@ -1,14 +1,14 @@
 //! Filling a gap of the bus from the master's own job cache
 //! ([`crate::source::local_cache::format`]).
 //!
-//! The jobs that the master wrote meanwhile are read when the bus is there again, and at the start.
-//! Those of their events that neither the job cache nor the bus has brought are handed on, with
-//! `_backfilled: true`. Reading goes on beside the bus and never holds it up.
+//! Jobs that the master wrote meanwhile are read when the bus is there again, and at the start.
+//! Their events are handed on, with `_backfilled: true`, unless the job cache or the bus has
+//! brought them. Reading goes on beside the bus and never holds it up.
 //!
 //! Events that must not be repeated are known in two ways. Those from before the gap are in the job
 //! cache; the backfill waits until it has stored them. Those since then are remembered here, by
-//! tag. The master puts a return onto its bus a moment before it writes the file. So only files are
-//! looked at that are older than the connection, or a little younger, and these only when their
+//! tag. The master puts a return onto its bus a moment before it writes the file. So only files
+//! older than the connection, or a little younger, are looked at. The younger ones wait until their
 //! events would have come: after `settle`.
 
 use std::cell::RefCell;
@@ -103,7 +103,7 @@ impl Tracker {
     /// The bus is there.
     pub(super) fn up(&self) {
         let mut seen = self.seen.borrow_mut();
-        // Of a gap that was not filled before the bus was lost again, the rest is left to do.
+        // The rest of a gap is left to do if the bus was lost again before the gap was filled.
         let unfilled = seen.tags.is_some().then(|| self.gaps.borrow().and_then(|gap| gap.since));
         let since = unfilled.unwrap_or(seen.lost);
         seen.tags.get_or_insert_default();
@@ -152,7 +152,8 @@ impl Tracker {
             match filled {
                 Ok(events) => info!(
                     source = sender.state.name,
-                    events, "what the bus did not bring was taken from the master's job cache"
+                    events,
+                    "events that the bus did not bring were taken from the master's job cache"
                 ),
                 Err(error) => {
                     let error = format!("backfill from {}: {error}", config.cache_dir.display());
@@ -227,7 +228,7 @@ impl Tracker {
     }
 }
 
-/// Waits until the job cache has stored what was read before the bus was there again.
+/// Waits until the job cache has stored the events that were read before the bus was there again.
 async fn caught_up(sender: &FrameSender, connected: Instant) {
     let began = Instant::now();
     let mut has_warned = false;
@@ -236,7 +237,7 @@ async fn caught_up(sender: &FrameSender, connected: Instant) {
             has_warned = true;
             warn!(
                 source = sender.state.name,
-                "the backfill waits for the job cache, which has not stored what came before the gap"
+                "the backfill waits until the job cache has stored the events from before the gap"
             );
         }
         sleep(LOOK).await;
@@ -283,7 +284,7 @@ mod tests {
             jobs,
         };
         let (tracker, stop) = (Tracker::new(), CancellationToken::new());
-        // The files were written before the bus was there, but this came all the same.
+        // The files were written before the bus was there, but this event came all the same.
         tracker.up();
         tracker.read(&[format!("salt/job/{JID}/ret/web-1\n\n\u{0}").into()]);
         let taking = async {

@@ -1,9 +1,9 @@
 //! The address at which a source listens: a path or the loopback address, and no other.
 //!
-//! Nothing here is encrypted, so only this machine's own users may reach the socket, and of these,
-//! with a path, only those whom its mode lets. Over TCP that is every user: the source `returner`
-//! has them show a token. A source that speaks ZeroMQ has no such thing, and the `zeromq` crate has
-//! no limit for what a peer may announce. It asks the allocator for a frame of a terabyte before a
+//! Nothing here is encrypted, so only this machine's own users may reach the socket. On a path only
+//! those users may whom its mode lets. Over TCP every user may, so the source `returner` has them
+//! show a token. A source that speaks ZeroMQ has no token, and the `zeromq` crate has no limit for
+//! the length that a peer may announce. It asks the allocator for a frame of a terabyte before a
 //! byte of it has come, and the process ends. Use a path there.
 
 use std::net::{IpAddr, TcpListener};
@@ -65,8 +65,8 @@ impl std::fmt::Display for Bind {
 }
 
 impl Bind {
-    /// Lets a socket listen; on a path with mode 0660, in place of what a process that was killed
-    /// left behind.
+    /// Lets a socket listen; on a path with mode 0660, in place of the file of a process that was
+    /// killed.
     pub(super) async fn listen(&self, socket: &mut impl Socket) -> Result<Bound, SourceError> {
         let doing = || format!("listening on {self}");
         let (opened, file) = self.open(&Access::GROUP)?;
@@ -83,13 +83,13 @@ impl Bind {
     pub(super) fn probe(&self, access: &Access) -> Result<(), SourceError> {
         let (_, file) = self.open(access)?;
         if let Some(file) = file {
-            // The file of the try must not be in the way of the real one.
+            // The probe's file must not be in the way of the real one.
             file.remove();
         }
         Ok(())
     }
 
-    /// Listens; on a path for those whom `access` lets.
+    /// Listens; on a path for users with `access`.
     pub(super) fn open(
         &self,
         access: &Access,
@@ -151,7 +151,7 @@ impl Bound {
         }
     }
 
-    /// Lets go of the address and of all peers, and removes the socket file.
+    /// Closes the address and all connections, and removes the socket file.
     pub(super) async fn close(self, socket: impl Socket) {
         if let Some(file) = &self.file {
             file.remove();

@@ -40,7 +40,7 @@ impl FromStr for Address {
         let path = text.strip_prefix("unix:").unwrap_or(text);
         match path.split_once("://") {
             Some((scheme, _)) => Err(format!(
-                "`{scheme}://` is none of the addresses of a bus: a path, unix:PATH or tcp://HOST:PORT"
+                "`{scheme}://` is no address of a bus: write a path, unix:PATH or tcp://HOST:PORT"
             )),
             None if path.is_empty() => Err("the address is empty".to_owned()),
             None => {

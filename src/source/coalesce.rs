@@ -3,11 +3,12 @@
 //! All sources share one thread. Once every source has read what there was, the thread waits for
 //! the next event on any socket. At a thousand events a second it would wake up for each. A timer
 //! of the runtime does not help, because each event that comes wakes the thread all the same. So
-//! the thread sleeps outside of the runtime, just before it would wait, for as long as a source
-//! [asked](ask) since it last did. Without events it waits and does not sleep, which costs nothing.
+//! the thread sleeps outside of the runtime, just before it would wait. It sleeps for as long as a
+//! source [asked](ask) since its last sleep. Without events it waits and does not sleep, which
+//! costs nothing.
 //!
-//! The sinks bound the sleep by the time that they let a batch wait to fill. Where that is a fifth
-//! of a second, nobody notices a fiftieth more. Where it is nothing, the thread does not sleep.
+//! The sinks bound the sleep by the time that they let a batch wait to fill. If that is a fifth of
+//! a second, nobody notices a fiftieth more. If it is nothing, the thread does not sleep.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ thread_local! {
 }
 
 /// Asks that events may gather for so long, at the most, before the thread looks at the sockets
-/// again. Of several wishes the shortest counts.
+/// again. The shortest of several wishes counts.
 pub(super) fn ask(wish: Duration) {
     ASKED.with(|asked| {
         let others = asked.get();
@@ -30,8 +31,8 @@ pub(super) fn ask(wish: Duration) {
 /// The part of the shortest linger that a sleep may take.
 const PART: u32 = 10;
 
-/// A sleep that is shorter than this costs more than the wake-ups that it saves: the kernel makes
-/// it longer by a twentieth of a millisecond.
+/// A shorter sleep costs more than the wake-ups that it saves: the kernel makes it longer by a
+/// twentieth of a millisecond.
 const WORTH_IT: Duration = Duration::from_micros(200);
 
 /// The longest sleep, in microseconds.
@@ -39,7 +40,7 @@ const WORTH_IT: Duration = Duration::from_micros(200);
 pub(crate) struct CoalesceLimit(Arc<AtomicU64>);
 
 impl CoalesceLimit {
-    /// The limit where this is the shortest time that a sink lets a batch wait to fill.
+    /// The limit for this shortest time that a sink lets a batch wait to fill.
     pub(crate) fn of(shortest_linger: Duration) -> Self {
         let limit = CoalesceLimit::default();
         limit.set(shortest_linger);

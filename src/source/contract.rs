@@ -49,12 +49,13 @@ pub(crate) trait Source: Send + Sync + 'static {
         JobCache::NotUsed
     }
 
-    /// The socket file of a Salt master's bus, if that is what it reads.
+    /// The socket file of a Salt master's bus, if it reads one.
     fn bus_socket(_config: &Self::Config) -> Option<PathBuf> {
         None
     }
 
-    /// Hears of the buses that are read beside it; whether that makes a difference to it.
+    /// Tells it of the buses that are read beside it. Returns true if that makes a difference to
+    /// it.
     fn beside(_config: &mut Self::Config, _buses: &[PathBuf]) -> bool {
         false
     }
@@ -75,11 +76,11 @@ pub(crate) enum JobCache {
     NotUsed,
     /// Some of its work needs it: it is on unless it is turned off.
     Used,
-    /// It cannot do its work without: it may not be turned off.
+    /// It cannot work without it: it may not be turned off.
     Needed,
 }
 
-/// The reason why a source cannot be read: what was being done, to what, and the cause.
+/// The reason why a source cannot be read: the action, its object, and the cause.
 #[derive(Debug, Error)]
 #[error("{doing}")]
 pub(crate) struct SourceError {

@@ -21,7 +21,7 @@ pub enum Via {
     Read,
     /// Salt's master handed it to its job cache as a return.
     JobCacheReturns,
-    /// The daemon made it of what Salt's master told its job cache of a job.
+    /// The daemon made it of a master's call of its job cache.
     JobLoads,
 }
 
@@ -34,7 +34,7 @@ pub struct Frames {
     pub origin: Arc<Origin>,
     /// The way by which they came into the source.
     pub via: Via,
-    /// Who vouches for them.
+    /// The authority that vouches for them.
     pub authority: Authority,
     /// The time when they were read, in microseconds since 1970.
     pub received: u64,
@@ -54,7 +54,7 @@ pub(crate) struct FrameSender {
     pub(crate) origin: Arc<Origin>,
     /// The way by which frames came into the source.
     pub(crate) via: Via,
-    /// Who vouches for what is handed on.
+    /// The authority that vouches for the frames.
     pub(crate) authority: Authority,
     /// The state of the source that metrics and pages show.
     pub(crate) state: Arc<SourceState>,
@@ -67,8 +67,8 @@ pub(crate) struct FrameSender {
 /// The time to wait for room in the dispatcher's channel before looking again.
 const FULL_CHANNEL_WAIT: Duration = Duration::from_millis(1);
 
-/// Frames of fewer bytes are copied into a block of their own. More than that is a fair part of the
-/// block that they were read into, all of which a single frame holds: 256 KiB for most sources.
+/// Frames of fewer bytes are copied into a block of their own. A single frame holds the whole block
+/// that it was read into, 256 KiB for most sources; frames of more bytes are a fair part of it.
 const FAIR: usize = 64 << 10;
 
 /// The same frames in a block that has room for nothing else.
@@ -88,8 +88,8 @@ impl FrameSender {
         bodies.is_empty() || self.hand_over(bodies, Vec::new(), None).await
     }
 
-    /// As [`FrameSender::send`], with the `ids` that the events came with; the receipt says when
-    /// the frames are safe, and whether they are.
+    /// Sends like [`FrameSender::send`], with the `ids` that the events came with. The receipt
+    /// tells when the frames are safe, or that they are not.
     pub(crate) async fn send_for_receipt(
         &self,
         bodies: Vec<Bytes>,
@@ -99,13 +99,14 @@ impl FrameSender {
         self.hand_over(bodies, ids, Some(claim)).await.then_some(receipt)
     }
 
-    /// Hands on an event that the daemon itself has made: none of those that the source has read.
-    /// Returns `false` as [`FrameSender::send`] does.
+    /// Hands on an event that the daemon itself has made, not one that the source has read. Returns
+    /// `false` as [`FrameSender::send`] does.
     pub(crate) async fn tell(&self, event: &Event) -> bool {
         self.put(vec![event.frame().clone()], Vec::new(), None).await
     }
 
-    /// As [`FrameSender::tell`]; the receipt says when the event is safe, and whether it is.
+    /// Tells like [`FrameSender::tell`]. The receipt tells when the event is safe, or that it is
+    /// not.
     pub(crate) async fn tell_for_receipt(&self, event: &Event) -> Option<Receipt> {
         let (claim, receipt) = Claim::new();
         let told = self.put(vec![event.frame().clone()], Vec::new(), Some(claim)).await;
@@ -172,7 +173,8 @@ mod tests {
         }
     }
 
-    /// The bus reads events in ones and twos into blocks of 256 KiB, and a sink wants one of 64.
+    /// The bus reads one or two events at a time into blocks of 256 KiB, and a sink wants one event
+    /// of 64.
     #[tokio::test]
     async fn invariant_6_a_queue_of_few_events_holds_few_of_the_blocks_they_were_read_into() {
         const BLOCK: usize = 256 << 10;

@@ -9,8 +9,8 @@
 //! 0xff                  ZMTP, ZeroMQ's own protocol        releases up to 2016, re-publishers
 //! ```
 //!
-//! Frames come cut anywhere. The framer remembers how far it has looked, so each byte is looked at
-//! once, whatever the size of the reads, and says how many bytes it is waiting for.
+//! Frames come cut anywhere. The framer remembers how far it has looked, so it looks at each byte
+//! once, for reads of any size, and says how many bytes it is waiting for.
 //!
 //! Seen on masters of 3006.28, 3007.15 and 3008.3; see also `salt.transport.ipc` and
 //! `salt.transport.tcp` there.
@@ -23,7 +23,7 @@ use crate::codec::msgpack::{Item, Malformed, Skip, Walker};
 /// A fault of the stream. The connection is of no more use after any of these.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// The first byte is none that a master sends.
+    /// No master sends this first byte.
     #[error(
         "the first byte is {0:#04x}, with which no event bus of Salt begins; is this the address of the event bus?"
     )]
@@ -87,7 +87,8 @@ const PREFIX: usize = 4;
 pub struct Framer {
     framing: Option<Framing>,
     max_frame: usize,
-    /// Of the frame at the front of the buffer: how far it was looked at, and what is missing.
+    /// The bytes of the frame at the front of the buffer that were looked at; `skip` tells what is
+    /// missing.
     looked_at: usize,
     skip: Skip,
     /// The bytes that the frame at the front needs to get any further.
@@ -105,8 +106,8 @@ impl Framer {
         self.wanted
     }
 
-    /// Moves what is left into a block of `block` bytes if a large frame had made a much larger
-    /// one, so that the small frames behind it do not hold that.
+    /// Moves the bytes that are left into a block of `block` bytes if a large frame had made a much
+    /// larger one. So the small frames behind it do not hold the large block.
     pub(crate) fn release(&self, buffer: &mut BytesMut, block: usize) {
         if buffer.capacity() > 2 * block && self.wanted <= block && buffer.len() <= block {
             let mut small = BytesMut::with_capacity(block);
@@ -157,7 +158,7 @@ impl Framer {
     }
 
     fn look_at_map(&mut self, buffer: &[u8]) -> Result<Option<usize>, FrameError> {
-        // Told from the first byte, since a stream out of step may announce megabytes of anything.
+        // The first byte decides, since a stream out of step may announce any number of megabytes.
         if !buffer.first().is_some_and(|first| Framing::detect(*first) == Ok(Framing::Plain)) {
             return Err(FrameError::NotAMap);
         }
@@ -319,7 +320,7 @@ mod tests {
         let whole = buffer.len() + SIZE;
         let mut looks = 0;
         while buffer.len() < whole {
-            // The wanted length does not change, and the framer walks over nothing again.
+            // The wanted length does not change, and the framer walks over no byte again.
             if buffer.len() >= framer.wanted() {
                 looks += 1;
             }

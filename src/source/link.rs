@@ -1,4 +1,4 @@
-//! The connection of a source: what is counted and logged when it comes and goes.
+//! The connection of a source: the metrics and log lines of its coming and going.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::client::backoff::Backoff;
 use crate::observe::state::SourceState;
 
-/// The history of a source's connection: what is counted and logged when it comes and goes.
+/// The history of a source's connection, counted and logged when it comes and goes.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: Arc<SourceState>,
@@ -82,7 +82,7 @@ impl Link {
         self.state.connected.get() > 0.0
     }
 
-    /// Waits for the next try, which somebody may ask for before its time.
+    /// Waits for the next try, which an operator may ask for before its time.
     pub(crate) async fn wait(&mut self) {
         if timeout(self.backoff.delay(None), self.state.asked_to_try()).await.is_ok() {
             self.backoff.reset();

@@ -13,8 +13,8 @@ use crate::sync::receipt::Receipt;
 /// Bytes that may be read and not yet safe. Large enough that a sink's batch can fill.
 const OUTSTANDING: usize = 16 << 20;
 
-/// Frames that were handed on and are not known to be safe yet. A replay waits for them, so it is
-/// never faster than the sinks' queues, and does not say that it is done when events were lost.
+/// Frames that were handed on and are not known to be safe yet. A replay waits for them. So it is
+/// never faster than the sinks' queues, and does not report success when events were lost.
 #[derive(Default)]
 pub(super) struct Outstanding {
     parts: VecDeque<Part>,
@@ -69,7 +69,8 @@ impl Outstanding {
             return Ok(());
         }
         let cause = format!(
-            "up to {} events were not kept by every sink that wants them; see what each dropped",
+            "up to {} events were not kept by every sink that wants them; \
+             saltern_sink_dropped_events_total says which sink and why",
             self.not_kept
         );
         Err(SourceError::new(format!("reading {name}"), cause))

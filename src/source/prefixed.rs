@@ -1,8 +1,7 @@
 //! Cuts messages of Salt's side out of a stream: a length of 4 bytes, big-endian, is before each.
 //!
-//! A length is looked at before a byte is allocated for it. A peer that speaks ZeroMQ is known by
-//! its first bytes: its greeting begins with 0xff and zeros, which no length does that is taken
-//! here.
+//! A length is checked before a byte is allocated for it. A peer that speaks ZeroMQ is known by its
+//! first bytes: its greeting begins with 0xff and zeros. No accepted length does.
 
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
@@ -42,7 +41,7 @@ impl Prefixed {
         self.max_frame = max_frame;
     }
 
-    /// The length of the next message and its prefix; `None` while that cannot be said.
+    /// The length of the next message and its prefix; `None` while that is not known.
     pub fn wanted(&self, buffer: &[u8]) -> Result<Option<usize>, PrefixError> {
         let Some(prefix) = buffer.first_chunk::<PREFIX>() else { return Ok(None) };
         if !self.has_begun && *prefix == ZMTP {

@@ -27,7 +27,7 @@ pub static KINDS: &[SourceKind] = &[
     SourceKind::of::<local_cache::LocalCache>(),
 ];
 
-/// Reads a kind's own part of the configuration, noting what is wrong with it.
+/// Reads a kind's own part of the configuration, noting its mistakes.
 pub(crate) type Read = fn(&Node, &mut Vec<Problem>) -> Option<Arc<dyn Reader>>;
 
 /// A kind of source, with its type erased.

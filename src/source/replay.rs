@@ -1,6 +1,6 @@
 //! `replay`: a recorded bus, or JSON lines, from a file or from standard input. It ends, and when
-//! every source has ended, `saltern run` delivers what was read and exits 0. `saltern replay FILE`
-//! does the same once.
+//! every source has ended, `saltern run` delivers the rest and exits 0. `saltern replay FILE` does
+//! the same once.
 //!
 //! # Example
 //!
@@ -13,21 +13,21 @@
 //!
 //! # Formats
 //!
-//! Two formats, told apart by the first bytes. A *capture* is the bytes of a bus as they came off
-//! its socket, in either framing. *JSON lines* are what Salt's `rawfile_json` and saltern's write:
-//! events (`{"tag": …, "data": …}`), and returns alone, as Salt writes them for `--return
-//! rawfile_json`, which become the events of these returns.
+//! There are two formats, told apart by the first bytes. A *capture* is the bytes of a bus as they
+//! came off its socket, in either framing. *JSON lines* are lines of Salt's `rawfile_json` or of
+//! saltern. A line is an event (`{"tag": …, "data": …}`), or a return alone, as Salt writes it for
+//! `--return rawfile_json`; it becomes the event of that return.
 //!
-//! In front of the first line may be blank lines and a byte order mark. Lines may end with CRLF,
-//! the last one with nothing. A file without events is no error. What a line has that is not JSON
-//! is replaced and counted ([What JSON lacks](../sources.md#what-json-lacks)); dates and bytes come
-//! back as the strings that they were written as.
+//! Blank lines and a byte order mark may stand before the first line. Lines may end with CRLF, the
+//! last one with nothing. A file without events is no error. Parts of a line that are not JSON are
+//! replaced and counted ([What JSON lacks](../sources.md#what-json-lacks)). Dates and bytes come
+//! back as the strings that were written.
 //!
 //! # Guarantee
 //!
-//! The whole file is delivered, in order; a sink whose queue is nearly full is waited for, and
-//! loses nothing ([Spill](../spill.md#sources-that-can-wait)). What breaks off after it has begun
-//! is not begun anew, since that would bring everything twice.
+//! The whole file is delivered, in order; the source waits for a sink whose queue is nearly full,
+//! so that sink loses nothing ([Spill](../spill.md#sources-that-can-wait)). A replay that breaks
+//! off after it has begun is not begun anew, since that would bring everything twice.
 //!
 //! # Failures
 //!
@@ -41,10 +41,10 @@
 //!
 //! A line begins with a printable character, and no frame of a capture does unless it is longer
 //! than 512 MiB. The file is read and cut block by block on the runtime's blocking threads, because
-//! the sources share one thread and a disk may be slow. Before each read of something that may keep
-//! a reader waiting (a pipe, a terminal) the source waits until there is something to read, so that
-//! no thread is ever stuck in a read when the daemon stops.
-//! [`lenient_json`](crate::codec::lenient_json) replaces what is not JSON.
+//! the sources share one thread and a disk may be slow. A pipe or a terminal may keep a reader
+//! waiting, so the source waits before each read until there is something to read. No thread is
+//! ever stuck in a read when the daemon stops. [`lenient_json`](crate::codec::lenient_json)
+//! replaces values that are not JSON.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -217,9 +217,9 @@ impl Flaws {
             let (source, file, reason) = (&sender.state.name, name, bad.as_str());
             if self.bad == 0 {
                 sender.state.failed(&format!("{name}: {bad}"));
-                warn!(source, file, reason, "what is no event is passed over; reading goes on");
+                warn!(source, file, reason, "input that is no event is skipped; reading goes on");
             } else {
-                debug!(source, file, reason, "what is no event is passed over");
+                debug!(source, file, reason, "input that is no event is skipped");
             }
             self.bad += 1;
         }
@@ -229,7 +229,7 @@ impl Flaws {
         let (source, file) = (&sender.state.name, name);
         if self.bad > 1 {
             let count = self.bad;
-            warn!(source, file, count, "lines or frames were no events and were passed over");
+            warn!(source, file, count, "lines or frames were no events and were skipped");
         }
         if self.lossy > 0 {
             let (count, metric) = (self.lossy, SOURCE_LOSSY_VALUES.name);
@@ -247,8 +247,8 @@ struct Pace {
     next: Instant,
 }
 
-/// The longest delay that is made up for. Without a limit, a sink that held the replay up would be
-/// followed by a burst of everything that was due meanwhile.
+/// The longest delay that is made up for. Without a limit, all events that became due while a sink
+/// held the replay up would come in one burst.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
 impl Pace {
@@ -256,8 +256,8 @@ impl Pace {
         Pace { rate: f64::from(rate.get()), next: Instant::now() }
     }
 
-    /// Waits until an event is due; how many are. At high rates several, since timers tick in
-    /// milliseconds.
+    /// Waits until an event is due; returns how many are. At high rates that is several, since
+    /// timers tick in milliseconds.
     async fn due(&mut self) -> usize {
         sleep_until(self.next).await;
         let now = Instant::now();
@@ -287,7 +287,7 @@ struct Block {
     bad: Vec<String>,
     /// Events of which something was replaced.
     lossy: u64,
-    /// All that was replaced in them.
+    /// The replaced values, by reason.
     replaced: Replaced,
     /// Set by the last block: whether the file ended as it should.
     end: Option<Result<(), SourceError>>,
@@ -314,7 +314,7 @@ enum Format {
 const BLANK: usize = 8;
 
 impl Format {
-    /// That of a file with this beginning; `None` while there is too little of it.
+    /// The format of a file with this beginning; `None` while the beginning is too short to tell.
     fn of(beginning: &[u8], max_frame: usize) -> Option<Self> {
         let text = without_mark(beginning);
         let is_part_of_mark = text.len() < MARK.len() && MARK.starts_with(text);
@@ -328,8 +328,8 @@ impl Format {
     }
 }
 
-/// True of a character with which no capture begins: as the first byte of a frame's length it would
-/// make the frame longer than any may be.
+/// True of a character with which no capture begins. As the first byte of a frame's length it would
+/// make the frame longer than the limit.
 fn is_of_text(byte: u8, max_frame: usize) -> bool {
     byte.is_ascii_graphic() && u64::from(byte) << 24 > max_frame as u64
 }
@@ -352,14 +352,15 @@ impl Reader {
 
     /// Waits until a read would not.
     async fn readable(&self) -> Result<(), SourceError> {
-        // Registered anew each time, which reports what is there already: a terminal gives one line
-        // a read, and nothing would announce the lines behind it. What the deprecation is about, a
-        // descriptor closed while registered, the borrow of the file rules out.
+        // It is registered anew each time, which reports bytes that are there already. A terminal
+        // gives one line a read, and nothing would announce the lines behind it. The call is
+        // deprecated because a descriptor may be closed while registered; the borrow of the file
+        // rules that out.
         #[expect(deprecated, reason = "its successor is `unsafe`, which this crate forbids")]
         let registered = AsyncFd::with_interest(self.file.as_fd(), Interest::READABLE);
         let waiting = match registered {
             Ok(descriptor) => descriptor.readable().await.map(drop),
-            // Files cannot be waited for: their reads never keep anyone waiting.
+            // Files cannot be waited for: their reads never wait.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             Err(error) => Err(error),
         };
@@ -407,7 +408,7 @@ impl Reader {
             _ => 0,
         };
         self.buffer.truncate(have + count);
-        // One is "not the end" for the caller, and it has nothing to cut.
+        // A 1 means "not the end" for the caller, which has nothing to cut.
         result.map(|count| count.unwrap_or(1))
     }
 
@@ -467,7 +468,7 @@ impl Reader {
                 );
                 Err(self.error(self.offset, cause))
             }
-            // Nothing but part of a mark, which is for the framer to refuse.
+            // There is only a part of a mark; the framer refuses it.
             None if !without_mark(&self.buffer).trim_ascii().is_empty() => {
                 self.format = Some(Format::Capture(Framer::new(self.max_frame)));
                 self.cut(block)?;
@@ -577,7 +578,7 @@ mod tests {
         )
     }
 
-    /// Keeps everything that comes, as a pipeline whose sinks are all well.
+    /// Keeps every event, like a pipeline with healthy sinks.
     fn kept(out: &Receiver<Frames>) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(frames) = out.recv() {

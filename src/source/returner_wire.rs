@@ -1,9 +1,9 @@
 //! The messages between Salt's side and the sources `returner` and `returner_zeromq`: one msgpack
-//! map each. `docs/returner.md` draws them. Version 2 differs from version 1 in the transport, and
-//! in that a long answer comes in parts.
+//! map each. `docs/returner.md` draws them. Version 2 has another transport than version 1, and
+//! sends a long answer in parts.
 //!
 //! Data of Salt's own (events, loads, answers of the job cache) travels as msgpack inside a binary
-//! value, so that neither side decodes data that it only hands on.
+//! value, so neither side decodes data that it only hands on.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -25,7 +25,7 @@ use crate::jobs::{Jobs, JobsError};
 /// The version of the protocol that the source `returner` speaks.
 pub(super) const VERSION: u64 = 2;
 
-/// That of the source `returner_zeromq`.
+/// The version that the source `returner_zeromq` speaks.
 pub(super) const VERSION_OVER_ZEROMQ: u64 = 1;
 
 /// The longest value that is one message, and the length of a part of a longer one.
@@ -101,7 +101,7 @@ pub(super) enum JobCall {
 }
 
 impl Asked {
-    /// True if it makes a difference whether a master says it.
+    /// True if the authority of the client makes a difference.
     pub(super) fn needs_authority(&self) -> bool {
         match self {
             Asked::Events { .. } => false,
@@ -123,7 +123,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Of a message that could not be read for now.
+    /// The refusal of a message that cannot be read for now.
     pub(super) fn later(why: &str) -> Self {
         Refusal { id: 0, why: capped(why, LONGEST_WHY), later: true }
     }
@@ -197,7 +197,7 @@ struct UpdateEndtime {
     time: String,
 }
 
-/// The field that any question may have besides.
+/// The field that any question may have as well.
 #[derive(Deserialize)]
 struct Store {
     #[serde(default)]
@@ -254,7 +254,7 @@ impl Request {
     }
 }
 
-/// The reason why a message is not taken that is too long.
+/// The reason why a message that is too long is refused.
 pub(super) fn over_max_frame(size: u64, max_frame: usize) -> String {
     format!("a message of {size} bytes is over max_frame ({max_frame} bytes)")
 }
@@ -320,7 +320,7 @@ fn read<'a, T: Deserialize<'a>>(message: &'a [u8], what: &str) -> Result<T, Stri
     T::deserialize(&mut deserializer).map_err(|error| format!("{what}: {error}"))
 }
 
-/// Refuses an event that is cut off or has a tail: whoever reads it later could only guess.
+/// Refuses an event that is cut off or has a tail: a later reader could only guess.
 fn check_event(frame: &Bytes) -> Result<(), String> {
     let event = Event::parse(frame.clone()).map_err(|why| format!("events: {why}"))?;
     msgpack::whole(event.payload()).map_err(|why| {
@@ -333,7 +333,7 @@ fn check_load<'a>(load: &'a [u8], op: &str) -> Result<Load<'a>, String> {
     Load::of(load).map_err(|why| format!("{op}: the load: {why}"))
 }
 
-/// The event as Salt's master puts it onto its bus for what a minion returned.
+/// The event that Salt's master puts onto its bus for a minion's return.
 fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
     let whole = check_load(load, "return")?;
     let text = |key| {
@@ -347,7 +347,7 @@ fn event_of_return(load: &[u8]) -> Result<Bytes, String> {
 }
 
 impl JobCall {
-    /// The event that says it to the sinks that keep jobs, if it says anything to them.
+    /// The event of the call for sinks that keep jobs, if it has news for them.
     pub(super) fn event(&self) -> Option<Event> {
         match self {
             JobCall::SaveLoad { jid, load, minions } => job_load::of_load(jid, load, minions),
@@ -357,7 +357,7 @@ impl JobCall {
         }
     }
 
-    /// True if it says something of a job that no event of the bus could say.
+    /// True if it tells a fact of a job that no event of the bus could tell.
     pub(super) fn is_for_masters(&self) -> bool {
         matches!(self, JobCall::SaveMinions { .. } | JobCall::UpdateEndtime { .. })
     }
@@ -373,7 +373,7 @@ impl JobCall {
         match self {
             JobCall::SaveLoad { jid, load, minions } => match authority {
                 Authority::Master => jobs.save_load(jid, load, minions).map(|()| None),
-                // Nothing better is known of who asks than of the bus.
+                // The client's word is worth no more than the bus.
                 Authority::Bus => jobs.save_load_of_bus(jid, load, minions).map(|()| None),
             },
             JobCall::SaveMinions { jid, minions, syndic } => {
@@ -389,7 +389,7 @@ impl JobCall {
 /// An answer of the source.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Done; with msgpack of what was asked for, if anything was.
+    /// Done; with the answer as msgpack, if there is one.
     Done(Option<Spooled>),
     /// Not done, why, and whether the same request may be taken later.
     Refused { why: String, later: bool },
@@ -437,7 +437,7 @@ impl Serialize for Bin<'_> {
 
 impl Written<'_> {
     fn packed(&self) -> Vec<u8> {
-        // Writing to memory what has no maps of unknown length cannot fail.
+        // Writing to memory cannot fail if no map has an unknown length.
         rmp_serde::to_vec_named(self).unwrap_or_default()
     }
 }
@@ -447,29 +447,28 @@ pub(super) fn greeting(max_frame: usize) -> Vec<u8> {
     Written { v: VERSION, max_frame: Some(max_frame as u64), ..Written::default() }.packed()
 }
 
-/// That the request of this number is not done yet.
+/// Says that the request of this number is not done yet.
 pub(super) fn wait(id: u64, v: u64) -> Vec<u8> {
     Written { v, id, wait: Some(true), ..Written::default() }.packed()
 }
 
-/// That the request of this number is not done, and why.
+/// Says that the request of this number failed, and why.
 pub(super) fn refused(id: u64, v: u64, why: &str, later: bool) -> Vec<u8> {
     Written { v, id, error: Some(why), later: Some(later), ..Written::default() }.packed()
 }
 
-/// That the request of this number is done; what was asked for, or the end of it.
+/// Says that the request of this number is done; `value` is its answer, or the end of it.
 pub(super) fn done(id: u64, v: u64, value: Option<&[u8]>) -> Vec<u8> {
     Written { v, id, value: value.map(Bin), ..Written::default() }.packed()
 }
 
-/// A part of what was asked for; more follows.
+/// A part of an answer; more follows.
 pub(super) fn part(id: u64, v: u64, part: &[u8]) -> Vec<u8> {
     Written { v, id, part: Some(Bin(part)), ..Written::default() }.packed()
 }
 
 impl Answer {
-    /// The one message that answers the request of this number, with all that was asked for in
-    /// memory.
+    /// The one message that answers the request of this number, with the whole answer in memory.
     pub(super) fn message(self, id: u64, version: u64) -> Vec<u8> {
         match self {
             Answer::Done(None) => done(id, version, None),
@@ -482,8 +481,8 @@ impl Answer {
     }
 }
 
-/// Handles a message as the source does, for the fuzz targets. Returns the events in it that are to
-/// be kept, and the answer once the job cache was asked and the events are safe.
+/// Handles a message as the source does, for the fuzz targets. Returns its events that have to be
+/// kept, and the answer, as it is once the job cache was asked and the events are safe.
 pub fn handled(message: &Bytes, max_frame: usize, jobs: &Jobs) -> (Vec<Bytes>, Bytes) {
     let Request { id, asked } = match Request::parse(message, max_frame, VERSION) {
         Ok(request) => request,

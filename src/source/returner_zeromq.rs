@@ -17,12 +17,13 @@
 //!
 //! It does what `returner` does, and stays weak where the `zeromq` crate is:
 //!
-//! * Who may write to the socket may announce a frame of a terabyte, which ends the process.
+//! * Any client that may write to the socket can announce a frame of a terabyte, which ends the
+//!   process.
 //! * Answers to a peer that does not read are queued in memory. Once that queue is full the source
 //!   closes all connections and begins anew.
 //! * Half-open connections stay.
-//! * Nobody knows who has connected. On a path all that its mode lets in are taken for masters,
-//!   over TCP nobody is.
+//! * The source cannot tell which user has connected. On a path all users that its mode lets in
+//!   count as masters, over TCP nobody does.
 //!
 //! No other source is held up by that, nor is a stop.
 //!
@@ -99,7 +100,7 @@ impl Source for ReturnerZeromq {
     ) -> Result<(), SourceError> {
         let mut socket = RouterSocket::new();
         let mut bound = config.bind.listen(&mut socket).await?;
-        // Salt's side keeps what it cannot hand over.
+        // Salt's side keeps events that it cannot hand over.
         let mut link = Link::keeping(sender.state.clone());
         link.up(&config.bind.to_string());
         let mut counter = Counter::new(sender, config);
@@ -130,14 +131,13 @@ impl Source for ReturnerZeromq {
                     None | Some(Ok(())) => {}
                     Some(Err(_)) => {
                         let doing = format!("sending an answer at {}", config.bind);
-                        let why =
-                            "a peer does not read what it has asked for; all are disconnected";
+                        let why = "a peer does not read its answers; all peers are disconnected";
                         return Err(SourceError::new(doing, why));
                     }
                 }
             }
         }
-        // Those that get no answer send again.
+        // Clients that get no answer send again.
         let last = async {
             while let Some(done) = counter.under_way.join_next().await {
                 if let Some(answer) = done.ok().and_then(|done| counter.settle(done)) {
@@ -158,12 +158,12 @@ impl Source for ReturnerZeromq {
 
 async fn send(socket: &mut RouterSocket, answer: ZmqMessage) {
     if let Err(error) = socket.send(answer).await {
-        // Who asked has gone.
+        // The client has gone.
         debug!(%error, "an answer could not be sent");
     }
 }
 
-/// Who asked, and under which number.
+/// The client that asked, and the number of its request.
 #[derive(Debug)]
 struct ReplyTo {
     /// The peer's identity, and the empty frame that REQ puts behind it.
@@ -172,7 +172,7 @@ struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// REQ takes one answer to a request, so that it must be the last.
+    /// REQ takes one answer to a request, so this must be the last.
     fn is_req(&self) -> bool {
         self.envelope.len() > 1
     }
@@ -262,7 +262,7 @@ impl Counter {
         None
     }
 
-    /// The messages to those who have to wait.
+    /// The messages to clients that have to wait.
     fn waits(&self) -> Vec<ZmqMessage> {
         let may_hear = self.pending.values().filter(|pending| !pending.to.is_req());
         may_hear.map(|pending| pending.to.with(wait(pending.to.id, VERSION))).collect()

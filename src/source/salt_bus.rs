@@ -14,12 +14,12 @@
 //!
 //! # Framing
 //!
-//! The framing is told from the first byte of each connection: bare msgpack maps (before 3006.26,
-//! 3007, 3008), a length before each (3006.26 and later), or ZeroMQ's protocol (releases up to
-//! about 2016, re-publishers).
+//! The first byte of each connection tells the framing: bare msgpack maps (before 3006.26, 3007,
+//! 3008), a length before each (3006.26 and later), or ZeroMQ's protocol (releases up to about
+//! 2016, re-publishers).
 //!
-//! `VALUE_TRIMMED` values, which the master put in place of what was over its `max_event_size`, are
-//! counted; they cannot be recovered from the bus.
+//! `VALUE_TRIMMED` values are counted. The master puts them in place of values over its
+//! `max_event_size`; these cannot be recovered from the bus.
 //!
 //! # Gathering
 //!
@@ -29,11 +29,11 @@
 //!
 //! # Guarantee
 //!
-//! The bus keeps nothing: what the master publishes while saltern is not connected is missed,
-//! unless `backfill` finds it in the master's job cache ([Jobs](../jobs.md#backfill)). A subscriber
-//! connects and reads; it sends nothing. A master cuts a subscriber off that reads too slowly, so
-//! this source does nothing but read and hand on. Each gap is counted, in number and seconds, and
-//! logged once.
+//! The bus keeps nothing: events that the master publishes while saltern is not connected are
+//! missed, unless `backfill` finds them in the master's job cache ([Jobs](../jobs.md#backfill)). A
+//! subscriber connects and reads; it sends nothing. A master cuts off a subscriber that reads too
+//! slowly, so this source does nothing but read and hand on. Each gap is counted, in number and
+//! seconds, and logged once.
 //!
 //! # Failures
 //!
@@ -80,9 +80,9 @@ pub(super) struct Config {
     /// size. At least the master's `max_event_size`.
     #[serde(default = "crate::source::contract::default_max_frame")]
     max_frame: ByteSize,
-    /// The longest time to let events gather after a read that brought few; as long as sixteen take
-    /// to come, or a tenth of the shortest `linger` of the sinks, if that is shorter. 0 reads each
-    /// as it comes.
+    /// The longest time to let events gather after a read that brought few. They gather for as long
+    /// as sixteen take to come, and for a tenth of the shortest `linger` of the sinks at the most.
+    /// 0 reads each as it comes.
     #[serde(default = "default_coalesce")]
     coalesce: Span,
     /// The place where to look for the jobs of a time in which the bus was not read. Default:
@@ -153,8 +153,8 @@ enum End {
     Lost(String),
 }
 
-/// Follows the bus from connection to connection. Only waiting is cut short by `stop`: what has
-/// been read is handed on.
+/// Follows the bus from connection to connection. `stop` cuts only waiting short: events that have
+/// been read are handed on.
 async fn follow(
     config: &Config,
     sender: &FrameSender,
@@ -172,7 +172,7 @@ async fn follow(
                     zeromq::follow_publisher(address, max_frame, sender, &mut link, stop).await;
                 match left {
                     SessionEnd::Done => return,
-                    // The connection that told the framing was there, so this is a gap too.
+                    // The connection that showed the framing was there, so this is a gap too.
                     SessionEnd::Absent(reason) | SessionEnd::Lost(reason) => link.lost(&reason),
                 }
             }
@@ -231,7 +231,7 @@ const READ: usize = 256 << 10;
 /// The least room to offer the kernel.
 const ROOM: usize = 16 << 10;
 
-/// The least that a read brings when events come so fast that waiting for more would only let the
+/// The bytes of a read from which on events come so fast that waiting for more would only let the
 /// socket fill.
 const MUCH: usize = 64 << 10;
 
@@ -307,8 +307,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// The time for which a few events take to come, after small reads. A large read says that the
-    /// bus is fast, and the time since then may be one that was spent waiting for the dispatcher.
+    /// The time for which a few events take to come, after small reads. A large read shows that the
+    /// bus is fast. The time since then may have been a wait for the dispatcher.
     fn wish(&mut self, bytes: usize, events: usize) -> Option<Duration> {
         let now = Instant::now();
         let last = std::mem::replace(&mut self.last, (bytes < MUCH).then_some(now))?;
@@ -326,7 +326,7 @@ fn closed(framer: &Framer, buffer: &BytesMut) -> String {
     }
 }
 
-/// Adds what to do about it to the errors that operators meet.
+/// Adds advice to the errors that operators meet.
 fn explained(error: io::Error) -> io::Error {
     let advice = match error.kind() {
         io::ErrorKind::NotFound => "is the master running, and is this its sock_dir?",

@@ -3,9 +3,9 @@
 //! A JSON object of a return alone, as Salt's `rawfile_json` and `kafka` write it for
 //! `--return`, is the event of that return.
 //!
-//! Either becomes what the bus would have carried: tag, empty line, msgpack. JSON has less to say
-//! than msgpack, so the bytes differ from those that the bus did carry; msgpack is taken as it is,
-//! with whatever is wrong with it.
+//! Either becomes the bytes that the bus would have carried: tag, empty line, msgpack. JSON has
+//! less to say than msgpack, so the bytes differ from those that the bus did carry. Msgpack is
+//! taken as it is, with all its mistakes.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -45,8 +45,8 @@ pub(super) enum NotAnEvent {
 /// The place where the payload of a frame begins.
 const TAG_END: &[u8] = b"\n\n";
 
-/// The frame of a JSON object, and what JSON could not hold of it; keys besides the two are passed
-/// over.
+/// The frame of a JSON object, and the values that JSON could not hold. Keys besides the two are
+/// passed over.
 pub(super) fn from_json(text: &[u8]) -> Result<(Bytes, Replaced), NotAnEvent> {
     let (value, replaced) = lenient_json::read(text)?;
     let Value::Object(mut pairs) = value else { return Err(NotAnEvent::NotTheTwo) };
@@ -74,8 +74,8 @@ fn tag_of_return(pairs: &Map<String, Value>) -> Option<String> {
     is_return.then(|| return_tag(jid, minion))
 }
 
-/// The frame of a msgpack map of the two. `data` that stands last is taken to the end of the bytes:
-/// a payload that broke off on the bus comes back as it was.
+/// The frame of a msgpack map of the two. `data` at the end takes all remaining bytes, so a payload
+/// that broke off on the bus comes back as it was.
 #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the kind kafka alone uses it"))]
 pub(super) fn from_msgpack(bytes: &[u8]) -> Result<Bytes, NotAnEvent> {
     let mut walker = Walker::new(bytes);

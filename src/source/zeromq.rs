@@ -12,23 +12,23 @@
 //! # Patterns
 //!
 //! With `connect` it subscribes (SUB) at each publisher named, to all events or to those whose tag
-//! begins with one of `topics`. With `bind` it is where senders push to (PULL). A message is one
-//! event: `TAG \n\n MSGPACK` in one frame, as Salt's bus carries it, or two frames, tag and payload
-//! (the payload alone or once more with its tag).
+//! begins with one of `topics`. With `bind` senders push to it (PULL). A message is one event: `TAG
+//! \n\n MSGPACK` in one frame, as Salt's bus carries it, or two frames, tag and payload (the
+//! payload alone or once more with its tag).
 //!
 //! # Limits
 //!
 //! ZeroMQ has no limit for the length of a message here: one over `max_frame` is counted and
-//! dropped, but only once it has been received. The library asks the allocator for whatever length
+//! dropped, but only once it has been received. The library asks the allocator for any length that
 //! is announced, and has no setting against it. So a sender or publisher that announces a terabyte
 //! ends the process. There is no encryption either. Connect to publishers that you trust, bind only
 //! where the machine's own users can reach, and use [`kafka`](kafka.md) between hosts.
 //!
 //! # Guarantee
 //!
-//! ZeroMQ's PUB keeps nothing: what was published while saltern was not connected is gone, and each
-//! gap is counted. A publisher that goes away is connected to again. Senders that push keep what
-//! they cannot send, so their coming and going is no gap.
+//! ZeroMQ's PUB keeps nothing: events that were published while saltern was not connected are gone,
+//! and each gap is counted. If a publisher goes away, the source connects again. Senders that push
+//! keep the events that they cannot send, so their coming and going is no gap.
 //!
 //! # Failures
 //!
@@ -46,7 +46,7 @@
 //! # Inside
 //!
 //! The reconnecting of the `zeromq` crate is not used, because it waits up to 30 s and says
-//! nothing: a session here is one socket, which ends when its monitor reports the disconnect.
+//! nothing. A session here is one socket, which ends when its monitor reports the disconnect.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -123,7 +123,7 @@ impl TryFrom<Written> for Config {
             }
             Some(_) if !topics.is_empty() => {
                 return Err(
-                    "`topics` belongs to `connect`; who pushes to `bind` chooses what it sends"
+                    "`topics` belongs to `connect`; with `bind` the sender chooses its events"
                         .to_owned(),
                 );
             }
@@ -216,7 +216,7 @@ impl Source for Zeromq {
     }
 }
 
-/// One publisher and what is wanted of it.
+/// One publisher and the topics that are wanted of it.
 struct Subscription {
     publisher: String,
     topics: Arc<[String]>,
@@ -341,8 +341,8 @@ async fn session(
 /// Messages that are handed on together at the most.
 const TOGETHER: usize = 256;
 
-/// The next message, or why there are no more. The monitor is asked only when no message is at
-/// hand, so that what came before a disconnect is read before it.
+/// The next message, or the reason why there are no more. The monitor is asked only when no message
+/// is at hand, so messages before a disconnect are read before it.
 async fn next(
     socket: &mut SubSocket,
     monitor: &mut (impl Stream<Item = SocketEvent> + Unpin),
@@ -374,7 +374,7 @@ async fn at_hand(socket: &mut impl SocketRecv) -> Option<Result<ZmqMessage, ZmqE
     .await
 }
 
-/// The event in a message; one that cannot be one is counted.
+/// The event in a message; a message that is no event is counted.
 fn body_of(message: ZmqMessage, max_frame: usize, sender: &FrameSender) -> Option<Bytes> {
     let size: usize = message.iter().map(Bytes::len).sum();
     let frames = message.into_vec();

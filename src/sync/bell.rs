@@ -1,12 +1,12 @@
 //! Channels that end in one thread, which waits for all of them at once.
 //!
-//! The thread looks at each of its channels and then waits for its [`Bell`]; whoever puts something
-//! into one of them rings it. `select!` of crossbeam-channel does the same at a higher price. There
-//! a sender wakes the receiver while it holds a lock that the receiver takes first thing, so every
-//! second wait is two. Each wait has to be entered at every channel too. Here it is one wake-up,
-//! and none at all if the thread is awake.
+//! The thread looks at each of its channels and then waits for its [`Bell`]; a sender rings it.
+//! `select!` of crossbeam-channel does the same at a higher price. There a sender wakes the
+//! receiver while it holds a lock that the receiver takes first thing, so every second wait is two.
+//! Each wait has to be entered at every channel too. Here it is one wake-up, and none at all if the
+//! thread is awake.
 //!
-//! Whatever a thread does with a channel shows that it moves ([`threads`]).
+//! Each use of a channel shows that the thread moves ([`threads`]).
 //!
 //! A ring is never lost: one that comes while the thread does not wait ends its next wait at once.
 
@@ -28,8 +28,8 @@ pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 pub struct Bell(Arc<Mutex<Option<Thread>>>);
 
 impl Bell {
-    /// From now on the bell rings for this thread. What came before was not heard by it, so it
-    /// looks at its channels before it waits.
+    /// From now on the bell rings for this thread. It has not heard earlier rings, so it looks at
+    /// its channels before it waits.
     pub(crate) fn attend(&self) {
         *lock::hold(&self.0) = Some(thread::current());
     }

@@ -1,6 +1,6 @@
 //! Locks that outlive a panic.
 //!
-//! A lock of the standard library is poisoned when its holder panics. What our locks protect is
+//! A lock of the standard library is poisoned when its holder panics. Data behind our locks is
 //! whole at every moment, so the next holder goes on with it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

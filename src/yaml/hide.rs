@@ -2,8 +2,8 @@
 //! not longer than a terminal is wide.
 //!
 //! Only a right configuration says for sure which text is a secret. So this goes by the names of
-//! keys, the lines above, and the looks of values, and hides too much rather than too little. What
-//! is hidden keeps its width, so that a caret under the line stays in its place.
+//! keys, the lines above, and the looks of values, and hides too much rather than too little. A
+//! hidden text keeps its width, so that a caret under the line stays in its place.
 
 use crate::codec::visible::{self, Visible};
 
@@ -43,7 +43,7 @@ const LOCAL: [&str; 3] = ["ipc", "unix", "file"];
 /// Columns of a line that are shown.
 const WIDTH: usize = 120;
 
-/// Columns on either side of those that are looked at for the looks of values.
+/// Columns on either side of the shown ones whose values are checked too.
 const MARGIN: usize = 2000;
 
 /// An opaque text of so many characters is a secret.
@@ -139,14 +139,14 @@ impl Section {
     }
 }
 
-/// True if what stands behind a colon is a mapping, or is on the lines below.
+/// True if the value behind a colon is a mapping, or is on the lines below.
 fn is_mapping(value: &str) -> bool {
     let value = value.trim_start();
     value.is_empty() || value.starts_with(['{', '#'])
 }
 
-/// True if a part of a value looks like a secret: user and path of an address, an argument or a
-/// pair whose name is that of one, an opaque text.
+/// True if a part of a value looks like a secret: the user and path of an address, an argument or a
+/// pair named like a secret, or an opaque text.
 pub(crate) fn may_be_secret(value: &str) -> bool {
     let names_one = value.contains([':', '=']) && is_secret(value);
     names_one
@@ -180,7 +180,7 @@ fn has_path_of_host(value: &str) -> bool {
     })
 }
 
-/// A message without what looks like a secret.
+/// A message without texts that look like secrets.
 pub(crate) fn message(text: &str) -> String {
     without_looks(text)
 }
@@ -253,7 +253,7 @@ fn without_values(line: &str, shown: usize, out: &mut String) -> OpenSecret {
             let shown = without_arguments(key);
             out.push_str(&shown);
             if shown != key {
-                // The key itself may be a part of the secret, and so may all that follows.
+                // The key itself may be a part of the secret, and so may the rest of the line.
                 out.push_str(&hidden(value));
                 return after(line, 0);
             }
@@ -296,7 +296,7 @@ fn open_brackets(line: &str, open: usize) -> usize {
     })
 }
 
-/// Hides what is behind an argument or word that names a secret: `--token abc`, `password=abc`.
+/// Hides the text behind an argument or word that names a secret: `--token abc`, `password=abc`.
 fn without_arguments(text: &str) -> String {
     let mut from = 0;
     for word in text.split_inclusive([' ', '=', '\t']) {
@@ -354,7 +354,7 @@ fn window(line: &str, column: usize) -> ShownLine {
     ShownLine { line: format!("{front}{}{back}", Visible(&part)), indent }
 }
 
-/// Hides what looks like a secret: what an address has besides its host, opaque texts, keys.
+/// Hides texts that look like secrets: all of an address but its host, opaque texts, keys.
 fn without_looks(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -400,7 +400,7 @@ fn word_without_looks(word: &str) -> String {
     before.to_owned() + &without_opaque(&address)
 }
 
-/// Hides runs of letters and digits that nobody has made up by hand.
+/// Hides runs of letters and digits that look generated.
 fn without_opaque(text: &str) -> String {
     let is_inner = |c: char| c.is_ascii_alphanumeric() || "+=_".contains(c);
     let mut out = String::new();
@@ -508,7 +508,7 @@ mod tests {
             "x: 0123456789abcdef0123456789abcdefhunter2",
         ] {
             let shown = line_of(text);
-            // Of the last one only what is hex.
+            // In the last text only the hexadecimal digits are hidden.
             let is_last = text.starts_with("x: 0123");
             let found = if is_last { shown.contains("0123456789ab") } else { shown.contains(S) };
             assert!(!found || is_last, "{text}\n{shown}");

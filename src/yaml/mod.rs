@@ -1,10 +1,10 @@
-//! YAML with places: a tree that remembers line and column of every value, and reads into typed
-//! structs with errors that point at the value that is wrong.
+//! YAML with places: a tree with the line and column of every value. It reads into typed structs,
+//! and its errors point at the wrong value.
 //!
-//! `serde-saphyr` parses. The tree stands between it and the structs for three reasons: `${NAME}`
+//! `serde-saphyr` parses. The tree stands between it and the structs for three reasons. `${NAME}`
 //! and `${file:PATH}` are replaced in values after parsing, so a secret can hold any character.
-//! Each sink and source is read on its own, so one run reports every mistake. What only shows
-//! later, as a filter that is no glob, can still be reported with its place.
+//! Each sink and source is read on its own, so one run reports every mistake. A mistake that shows
+//! only later, such as a bad glob, can still be reported with its place.
 
 use std::fmt;
 use std::path::Path;
@@ -25,7 +25,7 @@ const LONGEST_FILE: u64 = 64 << 10;
 /// The longest message that is shown, in bytes.
 const LONGEST_MESSAGE: usize = 1000;
 
-/// A shorter text says nothing where it stands in a message.
+/// A shorter text is not replaced in a message.
 const SHORTEST: usize = 4;
 
 /// Line and column, both from 1; line 0 is a place that is not known.
@@ -94,7 +94,7 @@ impl Problem {
         Problem { place: self.place.or(Some(place)), ..self }
     }
 
-    /// The place, what is wrong and what to do, on one line.
+    /// The place, the message and the help, on one line.
     pub(crate) fn on_one_line(&self, file: &str) -> String {
         let mut out = file.to_owned();
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
@@ -255,7 +255,7 @@ pub enum Value {
     Map(Vec<(Key, Node)>),
 }
 
-/// The key of a mapping and where it is.
+/// The key of a mapping, with its place.
 #[derive(Debug, Clone)]
 pub struct Key {
     /// The key.
@@ -317,8 +317,8 @@ impl Node {
         if hide::lines_of(text).all(is_blank) {
             return Ok(Node { place: Place::default(), value: Value::Map(Vec::new()) });
         }
-        // As in YAML 1.2: `yes`, `on` and `y` are words. Comments would be kept, a hundred or so at
-        // the most.
+        // YAML 1.2 is meant, where `yes`, `on` and `y` are words. Comments would be kept, a hundred
+        // or so at the most.
         let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
         let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
         parsed.map(Node::from).map_err(|error| not_yaml(&error, text))
@@ -346,7 +346,7 @@ impl Node {
         T::deserialize(self).map_err(|problem: Problem| problem.located(self.place))
     }
 
-    /// Reads the value into a type and notes every problem in it, not only the first: what is wrong
+    /// Reads the value into a type and notes every problem in it, not only the first. A wrong part
     /// is left out and the rest is read again.
     pub(crate) fn read_noting<T: DeserializeOwned>(
         &self,
@@ -408,8 +408,8 @@ impl Node {
         }
     }
 
-    /// Takes out of a problem's message what may be a secret: values under keys that hold one, and
-    /// those in which `${…}` was replaced. A rule about a mapping is shown, without the secrets.
+    /// Takes possible secrets out of a problem's message: values under keys of secrets, and values
+    /// in which `${…}` was replaced. A rule about a mapping is shown, without the secrets.
     pub(crate) fn hide_secrets(&self, problem: &mut Problem) {
         let mut secrets = Vec::new();
         self.find_secrets_of_root(&mut secrets);
@@ -425,7 +425,7 @@ impl Node {
             });
             let expected = expected.and_then(|at| problem.message.get(at..)).unwrap_or_default();
             problem.message = format!(
-                "this value is not as it has to be{expected}; it is not shown, since it may be a secret"
+                "this value is wrong{expected}; it is not shown, because it may be a secret"
             );
             return;
         }
@@ -438,8 +438,8 @@ impl Node {
         problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
     }
 
-    /// What may be a secret in a whole configuration. The names of entries are the operator's, and
-    /// say nothing of what is in them.
+    /// The possible secrets in a whole configuration. The names of entries are the operator's, and
+    /// tell nothing of their contents.
     fn find_secrets_of_root<'a>(&'a self, found: &mut Vec<FoundSecret<'a>>) {
         let Value::Map(sections) = &self.value else { return self.find_secrets(false, found) };
         for (section, entries) in sections {
@@ -456,7 +456,7 @@ impl Node {
         }
     }
 
-    /// What may be a secret in it.
+    /// The possible secrets in it.
     fn find_secrets<'a>(&'a self, is_secret: bool, found: &mut Vec<FoundSecret<'a>>) {
         let place = self.place;
         match &self.value {
@@ -545,9 +545,9 @@ impl Node {
         }
     }
 
-    /// A hash of the value, wherever it stands: equal for equal values with keys in any order,
-    /// whatever the comments and the layout are. Holds what was replaced, so that a secret that
-    /// changed shows without being kept.
+    /// A hash of the value, in any place. It is equal for equal values with keys in any order, and
+    /// ignores comments and layout. It covers replaced values, so that a changed secret shows
+    /// without being kept.
     pub(crate) fn fingerprint(&self) -> u128 {
         let mut hasher = Xxh3Default::new();
         self.hash_into(&mut hasher);

@@ -130,7 +130,7 @@ impl Prometheus {
     /// The data of an answer of its API; `None` while there is none.
     fn get(&self, path: &str) -> Option<Value> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
-        // Of HTTP/1.0, so that the answer comes in one piece.
+        // HTTP/1.0 makes the answer come in one piece.
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;

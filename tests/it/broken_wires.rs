@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// Nothing must come for this long before a test believes that nothing comes.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// A server that sends back what it gets, each connection in turn, and says how each ended.
+/// A server that sends back all it gets, each connection in turn, and says how each ended.
 struct Echo {
     address: SocketAddr,
     ends: Receiver<Result<usize, ErrorKind>>,

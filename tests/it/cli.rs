@@ -1,5 +1,5 @@
-//! The command line, through the real binary: what it prints, its exit codes, and the HTTP side of
-//! what it runs.
+//! The command line, through the real binary: its output, its exit codes, and the HTTP side of its
+//! daemon.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -676,7 +676,7 @@ sinks:
     let other = format!("http://{address}");
     let refused = output(directory.path(), &["events", "--config", "none.yaml", "--url", &other]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("wants its token"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("needs its token"), "{}", text(&refused.stderr));
 
     let stored = || status()["sinks"][0]["events"].as_u64().unwrap();
     eventually("stored", || stored() > 0 && status()["sinks"][0]["queue_events"] == 0.0);
@@ -702,7 +702,7 @@ sinks:
         assert!(value > 0.0 || metric == "process_cpu_seconds_total", "{metric}");
     }
 
-    // Neither a request that never ends nor a stream that nobody reads holds the end up.
+    // A request that never ends does not hold the end up, nor does a stream that nobody reads.
     let mut slow = TcpStream::connect(&address).unwrap();
     slow.write_all(b"GET /metrics HTTP/1.1\r\nHo").unwrap();
     let mut deaf = TcpStream::connect(&address).unwrap();
@@ -768,7 +768,7 @@ fn import_master_prints_what_saltern_takes() {
     let mut names: Vec<_> = std::fs::read_dir(&masters)
         .unwrap()
         .map(|entry| entry.unwrap())
-        // Those of several files are in folders, and have tests of their own.
+        // Tests of several files are in folders, and have tests of their own.
         .filter(|entry| entry.file_type().unwrap().is_file())
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();

@@ -110,7 +110,7 @@ fn schema(config: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// `saltern schema clickhouse --apply` with this sink; what it prints.
+/// The output of `saltern schema clickhouse --apply` with this sink.
 fn applied(sink: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     printed(&schema(&config(&folder, sink), &["--apply"]).output().unwrap())
@@ -272,7 +272,7 @@ fn migrated(store: &Store) {
     let acted = "behind.salt_events FINAL WHERE act = 'accept' AND kind = 'auth'";
     assert_eq!(count(store, acted), capture.count(|tag| tag == "salt/auth"));
     assert_eq!(store.query("SELECT max(version) FROM behind.salt_schema"), "3\n");
-    // As if it had been made anew.
+    // The result has to be the same as of tables made anew.
     applied(&store.settings("anew"));
     let of = |database| {
         let rows = tables(store, database).into_iter();
@@ -291,7 +291,7 @@ fn a_schema_of_an_older_version_is_migrated_and_keeps_its_rows_on_chdb() {
     versions_behind(&Store::new());
 }
 
-/// A cluster is not to be had here; that the statements are well formed is all that this shows.
+/// There is no cluster here, so this only shows that the statements are well formed.
 #[test]
 fn the_cluster_variant_is_valid_syntax_to_chdb() {
     let store = Store::new();
@@ -301,8 +301,9 @@ fn the_cluster_variant_is_valid_syntax_to_chdb() {
         printed(&schema(&config(&folder, &sink), &["--sink", "analytics"]).output().unwrap());
     let statements: Vec<_> =
         printed.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()).collect();
-    // The database; a table that holds and one that spreads of each; a view of each summary; two
-    // columns of version 2 and four of version 3, each in two tables; the version.
+    // They are: the database; for each table one that holds rows and one that spreads them; a view
+    // of each summary; two columns of version 2 and four of version 3, each in two tables; the
+    // version.
     assert_eq!(statements.len(), 1 + 2 * TABLES.len() + 3 + 2 * 6 + 1, "{printed}");
     for statement in &statements {
         store.query(&format!("EXPLAIN AST {statement}"));

@@ -1,6 +1,6 @@
-//! The sink `clickhouse` against servers that fail it: real ones of release 18.16, chDB for what
-//! only newer ones can, and a stub for answers that are rare. (`tests/it/conformance` has what
-//! every sink goes through.)
+//! The sink `clickhouse` against servers that fail it: real ones of release 18.16, chDB for
+//! features that only newer ones have, and a stub for rare answers. (`tests/it/conformance` has the
+//! tests of every sink.)
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 /// Bytes of an event's text.
 const SIZE: usize = 300;
 
-/// A bus, and a daemon that writes what it says to ClickHouse.
+/// A bus, and a daemon that writes its events to ClickHouse.
 struct Life {
     bus: Bus,
     daemon: Daemon,
@@ -262,7 +262,7 @@ fn faults_on_the_wire() {
     assert_all(&server, 1700);
 }
 
-/// A return of a job, with what `return` holds.
+/// A return of a job, with this `return`.
 fn job_return(number: u64, value: Value) -> (String, Vec<u8>) {
     let jid = format!("20261121{number:012}");
     let data = Value::Map(vec![
@@ -278,8 +278,8 @@ fn job_return(number: u64, value: Value) -> (String, Vec<u8>) {
     (format!("salt/job/{jid}/ret/web-1"), msgpack(&data))
 }
 
-/// The engine of a current release drops what it has stored already: no event is there twice, in no
-/// table and no summary, although answers are lost on the wire.
+/// The engine of a current release drops batches that it has stored already. No event is twice in a
+/// table or a summary, although answers are lost on the wire.
 #[test]
 fn chdb_stores_nothing_twice_within_its_window() {
     let server = Chdb::start();
@@ -384,7 +384,8 @@ fn chdb_gathers_inserts() {
     assert_eq!(server.query(DISTINCT), "100\n");
 }
 
-/// Statuses lie: an answer of 200 may carry an exception in a header, or behind what was begun.
+/// Statuses lie: an answer of 200 may carry an exception in a header, or behind an answer that was
+/// begun.
 #[test]
 fn exceptions_behind_a_200_are_seen_of_a_stub() {
     let mut inserts = 0;

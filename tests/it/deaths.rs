@@ -16,7 +16,7 @@ fn event(tag: &str) -> Vec<u8> {
 #[tokio::test]
 async fn invariant_5_events_in_flight_at_three_kills_are_stored_by_the_next_process() {
     let mut daemon = Daemon::start("salt_bus: {address: FOLDER/bus}");
-    // Nobody can write to the file while its lock is held, so that what is begun stays under way.
+    // Nobody can write to the file while its lock is held, so that a begun batch stays under way.
     let lock = File::options().create(true).append(true).open(daemon.path("out")).unwrap();
     lock.lock().unwrap();
     let listener = UnixListener::bind(daemon.path("bus")).unwrap();

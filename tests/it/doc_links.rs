@@ -52,7 +52,7 @@ fn anchors(text: &str) -> Vec<String> {
         if in_code_block || !line.starts_with('#') {
             continue;
         }
-        // Of a link the text counts.
+        // Only the text of a link counts.
         let title: String = line
             .trim_start_matches('#')
             .split("](")

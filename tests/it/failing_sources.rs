@@ -1,5 +1,5 @@
 //! Sources that cannot do their work: they are tried again for as long as they are configured, and
-//! `/readyz` says so meanwhile. What a command reads once fails at once instead.
+//! `/readyz` says so meanwhile. A file that a command reads once fails at once instead.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,5 +1,5 @@
-//! Commands that were not told which daemon is meant: they find the one of the system, or else a
-//! demo, or say what to do. Through the real binary, on file systems of its own.
+//! Commands without a daemon named: they find the one of the system, or else a demo, or say what to
+//! do. Through the real binary, on file systems of its own.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -112,7 +112,7 @@ impl Machine {
         until(words, || fs::read_to_string(&log).unwrap_or_default().contains(words));
     }
 
-    /// Waits until jobs are listed; what was said beside them.
+    /// Waits until jobs are listed; returns the notes beside them.
     fn wait_for_jobs(&self) -> String {
         let mut said = String::new();
         until("jobs", || {

@@ -1,5 +1,5 @@
-//! A minion fires a return of another one onto the bus. What the master itself hands over holds,
-//! whichever comes first, in the job cache and in the tables of `sqlite3`.
+//! A minion fires a return of another one onto the bus. The return that the master itself hands
+//! over holds, whichever comes first, in the job cache and in the tables of `sqlite3`.
 
 use std::path::Path;
 use std::process::Command;

@@ -13,8 +13,8 @@ mod targets;
 #[path = "../../fuzz/spill.rs"]
 mod spill;
 
-/// Bytes of which many are msgpack markers, short lengths and what a frame consists of, so that
-/// most inputs get past the first few bytes.
+/// Bytes with many msgpack markers, short lengths and parts of frames, so that most inputs get past
+/// the first few bytes.
 fn nearly_msgpack() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => Just(b"\x82\xa4head\x80\xa4body".to_vec()),
@@ -33,7 +33,7 @@ fn nearly_msgpack() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
 
-/// Text of which much is JSON, or what Python takes for it.
+/// Text with much JSON in it, and much that Python takes for JSON.
 fn nearly_json() -> impl Strategy<Value = Vec<u8>> {
     let words = [
         "NaN",
@@ -123,7 +123,7 @@ proptest! {
     }
 }
 
-/// Pieces of a text, of which many mean something to what reads it.
+/// Text of pieces that mostly mean something to its reader.
 fn text_of(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         12 => prop::sample::select(pieces).prop_map(str::to_owned),
@@ -247,7 +247,7 @@ fn query() {
     });
 }
 
-/// The seeds of the targets, and what was once found by them.
+/// The seeds of the targets, and their earlier finds.
 #[test]
 fn seeds_of_all_targets_hold() {
     let (_folder, jobs) = jobs();
@@ -314,7 +314,7 @@ fn nearly_request() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// One job cache for all that is asked in a row, as in a daemon.
+/// One job cache for all questions in a row, as in a daemon.
 #[test]
 fn requests() {
     let (_folder, jobs) = jobs();
@@ -335,7 +335,7 @@ fn requests() {
     }
 }
 
-/// Bytes of which many are small, so that they choose what is done next.
+/// Bytes, many of them small, so that they choose the next action.
 fn life_of_a_spill() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(prop_oneof![3 => any::<u8>(), 2 => 0..8_u8], 0..500)
 }

@@ -1,4 +1,4 @@
-//! The daemon against a bus that is broken, hostile, or no bus at all: it names what it saw, stays
+//! The daemon against a bus that is broken, hostile, or no bus at all: it names the fault, stays
 //! small, and takes the next good connection.
 
 use std::time::Duration;
@@ -208,8 +208,8 @@ async fn what_only_begins_as_zeromq_does() {
         bus.still_works(&format!("after/zmtp/{}", garbage.len())).await;
         bus.daemon.wait_for_log("/bus: Codec Error").await;
         let counted = bus.daemon.known_metric("saltern_source_gaps_total") - gaps;
-        // The two connections that turned out to be none, and the good one of the round before;
-        // which of them are counted by now depends on who was quicker.
+        // There are the two connections that turned out to be none, and the good one of the round
+        // before. Timing decides which of them are counted by now.
         assert!((0.5..3.5).contains(&counted), "{counted} gaps");
     }
     bus.daemon.stop().await;

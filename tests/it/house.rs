@@ -1,6 +1,6 @@
-//! The order of the house: no cycle between files, few rooms, imports between rooms as
-//! `ARCHITECTURE.md` draws them, comments in the width and the words that they are to have, and
-//! files of proptest where it looks for them.
+//! The order of the house: no cycle between files, few rooms, and imports between rooms as
+//! `ARCHITECTURE.md` draws them. Comments keep to their width and words, and files of proptest are
+//! where it looks for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -76,8 +76,8 @@ fn test_modules(text: &str) -> impl Iterator<Item = String> {
     declared.map(str::to_owned)
 }
 
-/// A file without comments, without what belongs to tests, and without visibilities, which name
-/// modules that are not imported.
+/// The code of a file: without comments, tests, and visibilities, which name modules that are not
+/// imported.
 fn code_of(text: &str) -> String {
     let is_test = |line: &str| line.starts_with("mod tests {") || line.ends_with(" mod tests {");
     let mut before = "";
@@ -318,7 +318,7 @@ fn rooms_do_not_use_each_other_in_a_circle() {
     }
 }
 
-/// The files of Rust in the repository, with what is in them.
+/// The files of Rust in the repository, with their texts.
 fn all_files() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for folder in ["src", "tests", "bench", "load-tests", "fuzz"] {

@@ -1,4 +1,4 @@
-//! The rights of clients over HTTP, and what none can do to the daemon: driven from outside, as
+//! The rights of clients over HTTP, from outside, and attacks that must not harm the daemon.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -134,7 +134,7 @@ fn one_token_reads_and_the_other_acts_and_a_browser_logs_in() {
     assert_eq!(code(address, "GET", "/api/v1/spill", &[reader]), 200);
     let (refused, _, body) = ask(address, "DELETE", SPILL, &[reader]);
     assert_eq!(refused, 403, "{body}");
-    assert!(body.contains("may read and not act"), "{body}");
+    assert!(body.contains("may only read"), "{body}");
 
     let console = saltern(&["console", "--config", config.to_str().unwrap()]);
     assert!(console.status.success(), "{}", said(&console));
@@ -173,7 +173,7 @@ fn the_group_of_the_socket_reads_and_root_acts() {
     }
     let mut with: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
     with["http"]["socket"] = json!({ "path": socket, "group": "65533" });
-    // Who reads over the socket needs no secret, and none may read this one.
+    // A client of the socket needs no secret, and none may read this one.
     let secret = place.path("token");
     std::fs::write(&secret, "hunter2").unwrap();
     std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
@@ -198,7 +198,7 @@ fn the_group_of_the_socket_reads_and_root_acts() {
     assert!(waiting.status.success() && said(&waiting).contains("out"), "{}", said(&waiting));
     let dropped = run("65533", &drop);
     assert_eq!(dropped.status.code(), Some(1));
-    assert!(said(&dropped).contains("may read and not act"), "{}", said(&dropped));
+    assert!(said(&dropped).contains("may only read"), "{}", said(&dropped));
     let console = run("65533", &["console"]);
     assert_eq!(console.status.code(), Some(1));
     assert!(said(&console).contains("cannot read http.token"), "{}", said(&console));
@@ -430,13 +430,13 @@ fn nobody_reads(minions: usize, bytes: usize) {
     println!("RSS {before} before, {most} at the most; /healthz took {slowest:?} at the most");
     assert!(slowest < Duration::from_secs(10), "/healthz took {slowest:?}");
     assert!(most < 200 << 20, "RSS is {most}");
-    // None of those who do not read holds the database: its log can be begun anew.
+    // No client that does not read holds the database: its log can be begun anew.
     let db = rusqlite::Connection::open(place.state_dir().join("job-cache.db")).unwrap();
     let is_busy: bool =
         db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
     assert!(!is_busy, "somebody holds the log of the job cache");
     drop(db);
-    // Of the 40 some are answered, and others may be told to come again.
+    // Some of the 40 are answered, and others may be told to come again.
     let mut heads = [0, 0];
     for stream in &mut deaf {
         let mut head = [0; 12];

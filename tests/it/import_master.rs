@@ -1,6 +1,6 @@
-//! `saltern import-master` over configurations of masters, through the real binary: what it prints
-//! is a configuration, has no secret in it, and speaks of all that bears on events, returns and
-//! jobs. The real Salt says what the files come to.
+//! `saltern import-master` over configurations of masters, through the real binary. Its output is a
+//! configuration, has no secret in it, and names every option about events, returns and jobs. The
+//! real Salt gives the merged keys of the files.
 
 use crate::harness::daemon::SALTERN;
 use crate::harness::salt;
@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 /// A folder with a master's configuration, and what has to be printed of it.
 struct Case {
     folder: &'static str,
-    /// Each key that bears on events, returns, jobs or engines, with what the page says of it.
+    /// Each key that bears on events, returns, jobs or engines, with its line of the page.
     says: &'static [(&'static str, &'static str)],
     /// Keys that bear on none of these, and need not be printed.
     silent: &'static [&'static str],
     /// Words of the page about the files.
     remarks: &'static [&'static str],
     /// True if Salt reads it too: it does not come to an end with files that include each other,
-    /// and asks a store for what begins with `sdb://`.
+    /// and asks a store for values that begin with `sdb://`.
     is_for_salt: bool,
 }
 
@@ -467,7 +467,7 @@ fn files_that_may_not_be_read_are_said() {
     assert!(printed.contains("# state_events: true "), "{printed}");
 }
 
-/// Asks Salt what it makes of each of the files, and which of its keys differ from the defaults.
+/// Asks Salt for its reading of each of the files, and for the keys that differ from the defaults.
 const ASK: &str = r#"
 import json, logging, sys
 import salt.config
@@ -570,7 +570,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("event_return", "\"\""),
 ];
 
-/// Has Salt read texts, each as a file of its configuration; what it does not take is null.
+/// Has Salt read texts, each as a file of its configuration; a text that it does not take is null.
 const READ: &str = r#"
 import json, logging, sys, tempfile
 import salt.config

@@ -1,4 +1,4 @@
-//! Stores of sinks that answer what is asked of jobs, behind the job cache.
+//! Stores of sinks that answer questions about jobs, behind the job cache.
 
 use std::fs;
 use std::path::Path;
@@ -153,7 +153,7 @@ async fn without_a_job_cache_the_store_answers_alone() {
     let returns = ask(&mut peer, "get_jid", &[("jid", JID.into())]).await;
     assert_eq!(returns["web-1"]["return"], json!(true));
     assert!(daemon.get(&format!("/api/v1/jobs/{JID}")).starts_with("HTTP/1.1 200"));
-    // The sink keeps all that a master says of a job.
+    // The sink keeps every fact that a master tells of a job.
     let jid = "20261121233400000000";
     let load = map(&[("jid", jid.into()), ("fun", "test.echo".into()), ("tgt", "*".into())]);
     let save = [

@@ -220,8 +220,8 @@ fn a_cut_is_filled_in_3008() {
 }
 
 /// The daemon stays up while the bus is out of its reach: the connection cut, then the master gone
-/// and come again. What the bus did not bring comes from the master's files, marked, and nothing
-/// comes twice.
+/// and come again. Events that the bus did not bring come from the master's files, marked, and
+/// nothing comes twice.
 fn a_cut_is_filled(version: &'static str) {
     let dir = salt::folder();
     let mut salt = Salt::start(version, dir.path(), Ipc::Tcp, &More::default());
@@ -251,7 +251,7 @@ fn a_cut_is_filled(version: &'static str) {
     proxy.heal();
     daemon.await_compared(2);
     let after = salt.run("test.ping", &[]);
-    // A master that ends does not write what it still has to.
+    // A master that ends does not finish its writes.
     written(&mut salt, &after);
 
     proxy.refuse();
@@ -462,7 +462,7 @@ impl Daemon {
     fn await_compared(&self, times: usize) {
         until("the backfill to be done", LIMIT, || {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
-            let found = log.matches("was taken from the master's job cache").count();
+            let found = log.matches("were taken from the master's job cache").count();
             (found >= times).then_some(())
         });
     }

@@ -1,5 +1,5 @@
-//! The sink `kafka` and real brokers: what they hold after brokers, networks and saltern itself
-//! have failed, and what is said of it.
+//! The sink `kafka` and real brokers: the topics and the reported errors after brokers, networks
+//! and saltern itself have failed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -31,8 +31,8 @@ struct Setup {
 }
 
 impl Setup {
-    /// Starts a daemon with these settings of the sink of this name, by which brokers know who
-    /// writes transactions.
+    /// Starts a daemon with these settings of the sink of this name. Brokers know writers of
+    /// transactions by that name.
     fn start(name: &'static str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bus = Bus::listen(folder.path());
@@ -83,7 +83,7 @@ impl Setup {
         stored + self.daemon().count("saltern_sink_queue_events", &[])
     }
 
-    /// `kill -9` and the same again, with what it had on disk.
+    /// `kill -9` and the same again, with its files.
     fn kill_and_restart(&mut self) {
         let daemon = self.daemon.take().unwrap();
         daemon.signal("KILL");
@@ -96,7 +96,7 @@ impl Setup {
         self.daemon.take().unwrap().stop();
     }
 
-    /// Stops a daemon whose sink is parked, which is no success.
+    /// Stops a daemon with a parked sink, so its exit code is not 0.
     fn stop_parked(mut self) {
         self.daemon().signal("TERM");
         assert_eq!(self.daemon().ended().code(), Some(1));
@@ -172,7 +172,7 @@ fn events_become_messages() {
     assert_eq!(of_web_1[0].partition, of_web_1[1].partition);
 }
 
-/// The events of masters' buses, with what Salt itself said of them.
+/// The events of masters' buses, with Salt's own word on them.
 #[test]
 fn a_header_of_each_return_says_how_it_went() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/outcomes");
@@ -305,8 +305,8 @@ fn a_narrow_topic_takes_events_one_by_one() {
         let expected: BTreeSet<_> = (0..30).filter(|number| *number != 20).map(tag).collect();
         assert_eq!(found.keys().cloned().collect::<BTreeSet<_>>(), expected);
         assert!(found.values().all(|count| *count == 1));
-        // Messages that were sent alone were taken back, which only a reader of what is committed
-        // knows.
+        // Messages that were sent alone were taken back. Only a reader of committed messages knows
+        // that.
         let all = kafka.read(&topic, Isolation::Uncommitted).len();
         assert_eq!(all > found.len(), more.contains("transactional"), "{all} messages");
     }
@@ -324,7 +324,7 @@ fn a_missing_topic_is_waited_for_if_it_may_not_be_created() {
     assert_holds(kafka, "later", 10, true);
 }
 
-/// saltern is killed again and again in mid-work: a reader of what is committed sees each event
+/// saltern is killed again and again in mid-work: a reader of committed messages sees each event
 /// once.
 #[test]
 fn exactly_once_over_kill_9_in_transactions() {
@@ -363,7 +363,10 @@ fn a_second_saltern_of_the_same_name_ends_the_first() {
     second.wait_stored(10);
     first.bus.send(100..110, SIZE);
     let line = first.wait_log("the sink is parked");
-    assert!(line.contains("another saltern writes as `saltern/master-1/fenced/0`"), "{line}");
+    assert!(
+        line.contains("another saltern uses the transactional id `saltern/master-1/fenced/0`"),
+        "{line}"
+    );
     second.bus.send(20..30, SIZE);
     second.wait_stored(20);
     first.stop_parked();
@@ -398,7 +401,7 @@ fn broker_killed_and_restarted_in_transactions() {
     broker_killed(", transactional: true", true);
 }
 
-/// Of three brokers the one that leads `topic` is killed while events come: another one leads.
+/// The leader of `topic`, one of three brokers, is killed while events come: another one leads.
 fn leader_moved(topic: &str, more: &str, is_transactional: bool) {
     let mut kafka = Kafka::started(3);
     kafka.create("t", 1, &[("min.insync.replicas", "2")]);
@@ -424,8 +427,8 @@ fn leader_moved_of_three_brokers_in_transactions() {
     leader_moved("t", &format!(", transactional: true, {IMPATIENT}"), true);
 }
 
-/// It keeps the marks of batches that were committed. librdkafka may wait for ever for one that has
-/// left, which is to hold up no batch for longer than another producer needs.
+/// The coordinator keeps the marks of committed batches. librdkafka may wait for ever for one that
+/// has left. That must hold up no batch for longer than another producer needs.
 #[test]
 fn the_coordinator_of_the_marks_leaves_in_transactions() {
     leader_moved("__consumer_offsets", &format!(", transactional: true, {IMPATIENT}"), true);
@@ -447,7 +450,7 @@ fn network_broken(more: &str, is_transactional: bool) {
     };
     let count = send(&mut setup);
     setup.wait_stored(count);
-    // In the middle of what is sent, and of what is answered.
+    // The break is in the middle of a request, and then of an answer.
     for (via, bytes) in [(Way::ToServer, 5000), (Way::ToClient, 100), (Way::ToServer, 20)] {
         proxy.reset_after(via, bytes);
         let count = send(&mut setup);

@@ -1,5 +1,5 @@
-//! The source `kafka` and a real broker: what a topic holds is stored as if it came off the bus, by
-//! workers that come, go and are killed, and nothing is left out.
+//! The source `kafka` and a real broker: the events of a topic are stored as if they came off the
+//! bus. The workers come, go and are killed, and no event is left out.
 //!
 //! Tests of an invariant of the architecture have its number in their names.
 
@@ -54,7 +54,7 @@ impl Writer {
         assert!(self.producer.send(record).is_ok(), "the producer's queue is full");
     }
 
-    /// As the sink writes an event.
+    /// Sends an event as the sink writes it.
     fn event(&self, event: &Event, value: Form, master: &str) {
         let id = event.id().to_string();
         let headers = [("tag", event.tag()), ("master", master), ("event_id", &id)];
@@ -231,8 +231,8 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A recorded bus goes through a topic, written by a collector or by somebody who knows of no
-/// headers; what the worker stores is what a daemon stores that reads the recording itself.
+/// A recorded bus goes through a topic, written by a collector or by a producer without headers.
+/// The worker stores the same as a daemon that reads the recording itself.
 fn comes_as_off_the_bus(value: Form, has_headers: bool) {
     let kafka = Kafka::shared();
     let topic = format!("parity-{value:?}-{has_headers}").to_lowercase();
@@ -305,8 +305,8 @@ fn values_are_enough_without_headers() {
     comes_as_off_the_bus(Form::Msgpack, false);
 }
 
-/// Two workers share a topic. One is killed while both store, comes back after the other has taken
-/// its partitions over, and what is stored, by event id, is what was written.
+/// Two workers share a topic. One is killed while both store, and comes back after the other has
+/// taken its partitions over. The stored events, by id, are those that were written.
 #[test]
 fn invariant_3_a_worker_that_is_killed_leaves_nothing_out() {
     let kafka = Kafka::shared();
@@ -315,7 +315,7 @@ fn invariant_3_a_worker_that_is_killed_leaves_nothing_out() {
     let writer = Writer::new(&brokers, topic);
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let folders: Vec<&Path> = folders.iter().map(tempfile::TempDir::path).collect();
-    // Without a disk of their own: what is not stored is Kafka's still.
+    // The workers have no disk of their own: unstored events are Kafka's still.
     let config = |folder: &Path| source(&brokers, topic) + &store(folder, "spill: {mode: memory}");
     let mut first = Daemon::start(folders[0], &config(folders[0]));
     let second = Daemon::start(folders[1], &config(folders[1]));

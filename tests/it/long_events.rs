@@ -50,8 +50,8 @@ async fn invariant_6_control_characters_do_not_take_their_json_in_memory_in_ever
     assert!((JSON..JSON + 200).contains(&event), "{event}");
     daemon.until("all events", || daemon.known_metric("saltern_sink_events_total") >= 3.0).await;
 
-    // The program, the frame as it is read and in the queues, and what docs/operation.md says:
-    // thrice the JSON, of one event at a time.
+    // The program, the frame as it is read and in the queues, and three times the JSON of one event
+    // at a time, as docs/operation.md says.
     let most = 40 * MIB + 3 * LEN + 3 * JSON;
     let peak = usize::try_from(daemon.peak_memory()).unwrap();
     assert!(peak < most, "{} MiB of at most {} MiB", peak / MIB, most / MIB);

@@ -38,8 +38,8 @@ fn files(folder: PathBuf) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(path) } else { vec![path] }).collect()
 }
 
-/// A file's tests by the paths that `cargo test` gives them, each with its code and with all code
-/// of the file that is no test. A file without tests is one itself.
+/// A file's tests by their paths in `cargo test`, each with its own code and with the file's code
+/// outside of tests. A file without tests is one itself.
 fn tests(module: &str, text: &str) -> Vec<(String, String)> {
     let mut parts = text.split("test]\n");
     let mut shared = parts.next().unwrap_or_default().to_owned();

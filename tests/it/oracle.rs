@@ -2,8 +2,8 @@
 //! payloads.
 //!
 //! One Python process (that of the newest Salt of `tests/servers/install.sh`) answers for all
-//! payloads; `oracle.py` says with what. Every payload has to come out byte for byte as the rules
-//! of `saltern::codec::json` say, and, where Python can encode it without help, as `json.dumps`
+//! payloads; `oracle.py` describes the answers. Every payload has to come out byte for byte by the
+//! rules of `saltern::codec::json`, and, if Python can encode it without help, as `json.dumps`
 //! writes it.
 
 use std::fs::File;
@@ -123,7 +123,7 @@ fn date() -> impl Strategy<Value = String> {
 }
 
 /// Every marker of msgpack in its longest form too, which encoders do not choose for small values,
-/// and what is easier to write by hand than to generate.
+/// and payloads that are easier to write by hand than to generate.
 fn by_hand() -> Vec<Vec<u8>> {
     let mut payloads: Vec<Vec<u8>> = [
         &b"\xd3\x00\x00\x00\x00\x00\x00\x00\x05"[..],
@@ -169,7 +169,7 @@ fn by_hand() -> Vec<Vec<u8>> {
     ]
     .map(<[u8]>::to_vec)
     .into();
-    // As deep as goes through uncut.
+    // The deepest nesting that goes through uncut.
     let mut deep = vec![0x91; json::MAX_DEPTH];
     deep.push(0xc0);
     payloads.push(deep);

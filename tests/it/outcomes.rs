@@ -1,9 +1,9 @@
 //! Salt's word on how each return went, which every reader of saltern has to repeat.
 //!
-//! `tests/fixtures/outcomes/` holds what masters of three releases put onto their buses, with what
-//! `salt`, `salt-run` or `salt-call` said of it: worked, failed, or nothing. Beside them stand the
-//! recordings in `tests/captures/`, of which the oracle below says how they went; it reads JSON and
-//! shares no code with saltern.
+//! `tests/fixtures/outcomes/` holds events from the buses of masters of three releases. With each
+//! stands the word of `salt`, `salt-run` or `salt-call`: worked, failed, or nothing. Beside them
+//! stand the recordings in `tests/captures/`, whose outcomes the oracle below gives. It reads JSON
+//! and shares no code with saltern.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,9 +19,9 @@ use tempfile::TempDir;
 /// The master whose bus this is.
 const MASTER: &str = "lower";
 
-/// An event and what is expected of it.
+/// An event and its expected outcome.
 struct Line {
-    /// The file, and what was done to a master.
+    /// The file, and the command to the master.
     case: String,
     /// It came by the bus of a master of masters.
     is_above: bool,
@@ -43,7 +43,7 @@ impl Line {
         Some(minion)
     }
 
-    /// True of what a runner or a wheel function returned.
+    /// True of a return of a runner or a wheel function.
     fn is_of_runner(&self) -> bool {
         let tag = self.tag();
         (tag.starts_with("salt/run/") || tag.starts_with("salt/wheel/")) && tag.ends_with("/ret")

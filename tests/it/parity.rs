@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::harness::daemon::Daemon;
 
-/// A recording, and the lines of Salt's file that are not in it: the two at its start, which the
-/// master fired before the recorder had connected, and those fired after it had gone.
+/// A recording, and the lines of Salt's file that are not in it: the two at its start, fired before
+/// the recorder had connected, and those fired after it had gone.
 struct Capture {
     name: &'static str,
     events: usize,

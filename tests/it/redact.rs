@@ -158,7 +158,7 @@ async fn a_secret_is_on_no_disk_and_no_screen_and_ids_stay() {
         if shown.is_finished() {
             break shown.await.unwrap();
         }
-        // As many as the watcher may have missed at the beginning.
+        // The watcher may have missed so many at the beginning.
         more += 1;
         salt.event(&beat[1], &json!({"n": more, "password": secret()})).await;
     };

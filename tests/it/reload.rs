@@ -476,7 +476,7 @@ fn a_daemon_that_is_held_up_stops_in_time() {
     let is_held_up = || daemon.stored("beside").last().is_some_and(|n| n + 150 < bus.sent());
     daemon.until("everything to be held up", is_held_up);
     daemon.stop();
-    let lost = daemon.line("events were left and are lost").unwrap();
+    let lost = daemon.line("events that were left in memory are lost").unwrap();
     assert_eq!(lost["sink"], "s");
 }
 

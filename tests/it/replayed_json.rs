@@ -1,5 +1,5 @@
 //! Lines that Python writes, and worse ones, go through the real binary: each event is delivered,
-//! and what JSON lacks is counted.
+//! and values that JSON lacks are counted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ fn events(file: &Path) -> Vec<(String, Value)> {
     fs::read_to_string(file).unwrap_or_default().lines().map(read).collect()
 }
 
-/// `saltern replay` of a file with these bytes; what was stored in `out`.
+/// The events in `out` after `saltern replay` of a file with these bytes.
 fn replay(folder: &Path, bytes: &[u8]) -> Output {
     let show = |name: &str| folder.join(name).display().to_string();
     let config = format!(

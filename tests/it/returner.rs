@@ -1,4 +1,4 @@
-//! The source `returner`, asked by peers that say what Salt's side says, or what nobody should.
+//! The source `returner`, asked by peers that speak as Salt's side does, or as nobody should.
 
 use std::fs::{Permissions, set_permissions};
 use std::net::TcpListener;
@@ -33,7 +33,8 @@ async fn events_are_safe_when_they_are_acknowledged() {
     daemon.stop().await;
 }
 
-/// Salt sends again what it does not know to be safe, so that it must not be dropped as a repeat.
+/// Salt sends events again that it does not know to be safe, so they must not be dropped as
+/// repeats.
 #[tokio::test]
 async fn what_comes_again_is_kept_again() {
     let daemon = Daemon::start(SOURCE);

@@ -113,7 +113,7 @@ async fn invariant_6_sixty_unread_answers_of_20_mib_are_not_in_memory() {
     let mut attacked = Attacked::begin().await;
     let mut master = Peer::at(&attacked.daemon).await;
     for minion in 0..20 {
-        // Of bytes the sink would make six times as much JSON, which is not what is measured here.
+        // The sink would make six times as much JSON of bytes, and that is not measured here.
         let value = Value::from("x".repeat(1 << 20));
         let message = returned(1, "20261121233336123456", &format!("web-{minion}"), value);
         assert_eq!(master.ask(message).await, done(1));
@@ -189,7 +189,7 @@ async fn invariant_1_a_long_message_that_does_not_end_takes_nothing_from_short_o
     let mut attacked = Attacked::begin().await;
     let mut attackers = Vec::new();
     for _ in 0..3 {
-        // As long as the default lets it be, and all of it is there but for some bytes.
+        // The message is as long as the default allows, and only some bytes of it are missing.
         let mut attacker = Peer::at(&attacked.daemon).await;
         attacker.stream.write_u32(64 << 20).await.unwrap();
         let much = vec![0xc0; 40 << 20];

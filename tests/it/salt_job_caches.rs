@@ -1,5 +1,5 @@
-//! The same jobs on two real masters, of which one keeps them in Salt's own `local_cache` and the
-//! other in saltern: `salt-run jobs.*` and `ret.*` answer the same, but for ids and times.
+//! The same jobs on two real masters: one keeps them in Salt's own `local_cache`, the other in
+//! saltern. `salt-run jobs.*` and `ret.*` answer the same, but for ids and times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -164,7 +164,7 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
         let jobs = jobs.filter(|(jid, job)| **jid >= first && job["Function"] != FIND_JOB);
         let mut jids: Vec<_> = jobs.map(|(jid, _)| jid.clone()).collect();
         jids.sort();
-        // Which minion of a batch comes first is its own affair, where each part is a job.
+        // The order of minions in a batch is its own affair, if each part is a job.
         let job = |jid: &String| (&listed[jid]["Arguments"], listed[jid]["Target"].to_string());
         for batch in jids.chunk_by_mut(|a, b| {
             job(a).0 == job(b).0 && IN_BATCH.iter().any(|arg| job(a).0[0] == *arg)
@@ -173,7 +173,7 @@ fn run_jobs(salt: &mut Salt) -> Vec<String> {
         }
         jids
     };
-    // The master stores what was returned after it has put it onto its bus.
+    // The master stores a return after it has put it onto its bus.
     let jids = until("all returns to be in the job cache", LIMIT, || {
         let jids = ids(salt);
         let found = jids.iter().map(|jid| {
@@ -246,7 +246,7 @@ fn asked(salt: &mut Salt, jids: &[String]) -> Answers {
     answers
 }
 
-/// Of a list of jobs those that are compared.
+/// The jobs of a list that are compared.
 fn of_script(listed: &Value, jids: &[String]) -> Value {
     let is_ours = |jid: &str| jids.iter().any(|known| known == jid);
     match listed {
@@ -293,7 +293,7 @@ fn plain(value: &Value, jids: &[String]) -> Value {
 fn without_times(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            // Of a batch under one id the target is that of the last part, whichever that was.
+            // The target of a batch under one id is that of the last part, whichever that was.
             if map.get("Arguments").is_some_and(is_of_batch) {
                 map.insert("Target".to_owned(), json!("…"));
             }
@@ -303,7 +303,7 @@ fn without_times(value: &mut Value) {
                     | "_stamp" => {
                         *value = json!("…");
                     }
-                    // That of `salt-call`, which the master does not know.
+                    // The id is that of `salt-call`, which the master does not know.
                     "__pub_jid" if value.as_str().is_some_and(is_jid) => *value = json!("…"),
                     _ => without_times(value),
                 }

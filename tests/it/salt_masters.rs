@@ -1,13 +1,13 @@
 //! Real masters of three releases with two real minions each, and `saltern run` on their bus.
 //!
-//! All that Salt's own `event_return: rawfile_json` stored while saltern was connected has to be in
-//! saltern's files, equal as JSON and in the same order. "While connected" is told by marker
-//! events: one is fired again and again until it shows up in both files. All that lies between two
-//! markers that both files have is compared, without exception.
+//! Every event that Salt's own `event_return: rawfile_json` stored while saltern was connected has
+//! to be in saltern's files, equal as JSON and in the same order. Marker events tell when saltern
+//! was connected: one is fired again and again until it shows up in both files. All lines between
+//! two markers that both files have are compared, without exception.
 //!
-//! Salt cannot store what Python's `json` cannot encode: bytes and dates. It logs that, loses the
-//! event, and leaves half a line in its file. These events are provoked, and have to be in
-//! saltern's.
+//! Salt cannot store values that Python's `json` cannot encode: bytes and dates. It logs that,
+//! loses the event, and leaves half a line in its file. These events are provoked, and have to be
+//! in saltern's.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -49,7 +49,7 @@ fn everything_salt_stored_is_stored(version: &'static str, ipc: Ipc) {
 
     salt.run("saltutil.sync_modules", &[]);
     until("the minions to have taken up our module", LIMIT, || {
-        // They load what was synchronised a while after they have said that it was.
+        // They load synchronised files a while after they have reported them.
         let jid = salt.run("sys.list_functions", &["raw"]);
         let returns = returns_of(&jid);
         until("the returns", LIMIT, || {
@@ -180,8 +180,8 @@ fn find<'a>(lines: &'a [Value], wanted: &str) -> &'a Value {
 }
 
 /// The whole lines of a file. An event that Salt could not encode is half a line with no line feed,
-/// so that the next event stands behind it: what counts is the longest end of such a line that is
-/// an event. Half a line at the end is still being written.
+/// so the next event stands behind it on the same line. The longest end of such a line that is an
+/// event counts. Half a line at the end is still being written.
 fn parse(bytes: &[u8]) -> Vec<Value> {
     let text = std::str::from_utf8(bytes)
         .unwrap_or_else(|error| std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap());

@@ -1,6 +1,6 @@
-//! A real master whose job cache is saltern, and whose bus saltern reads: `saltern jobs` and
-//! `salt-run jobs.*` both tell of each job what Salt's own command said, and a return that comes
-//! both ways is one.
+//! A real master with saltern as its job cache, and saltern on its bus. `saltern jobs` and
+//! `salt-run jobs.*` both give the outcome of each job that Salt's own command gave. A return that
+//! comes both ways is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -92,7 +92,7 @@ fn jobs_went_as_salt_said(version: &'static str) {
         salt.drive(&json!({"runner": "state.orchestrate", "arg": [runner]}));
     }
     salt.drive(&json!({"batch": "cmd.run", "arg": ["exit 4"]}));
-    // By a schedule, whose jobs say that they succeeded whatever they did.
+    // These run by a schedule, whose jobs always say that they succeeded.
     for (name, cache) in [("kept", true), ("not-kept", false)] {
         let mut kwarg = json!({"function": "cmd.run", "job_args": ["exit 5"], "seconds": 3600,
             "run_on_start": true, "persist": false});
@@ -159,7 +159,7 @@ fn jobs_went_as_salt_said(version: &'static str) {
             assert_eq!(ret["outcome"], outcome, "{fun} of {minion}: {job}");
             assert_eq!(ret["conflict"], false, "{fun} of {minion}: {ret}");
             assert_eq!(ret["vouched_by"], "master", "{fun} of {minion}: {ret}");
-            // Of a runner Salt has the whole event in the place of what came back.
+            // Salt has the whole event of a runner in the place of its return.
             let value = &looked_up[minion];
             let came_back = if ret["runner"] == true { &value["return"] } else { value };
             assert_eq!(*came_back, ret["return"], "{fun} of {minion}");

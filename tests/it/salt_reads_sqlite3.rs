@@ -71,7 +71,7 @@ fn salt_3006_reads_jobs_and_returns() {
                 assert_eq!(job["Target"], data["tgt"]);
                 assert_eq!(job["User"], data["user"]);
             }
-            // As Salt's own job cache has it, a runner is a job that its master has returned.
+            // In Salt's own job cache a runner is a job that its master has returned.
             ["salt", "run", jid, "new"] => {
                 jobs += 1;
                 minions.insert("the_master");

@@ -131,7 +131,7 @@ fn events_survive(version: &str) {
     while handed_over < EVENTS / 2 {
         handed_over = salt.push(20);
     }
-    // The master is killed too; what it has not sent is in the journal for the next one.
+    // The master is killed too; its unsent events are in the journal for the next one.
     drop(salt);
     let mut salt = pusher(version, handed_over, &config, &path, &log);
     handed_over = salt.push(20);
@@ -217,7 +217,7 @@ fn an_upgrade_loses_nothing(version: &str) {
     let count = salt.push(20);
     all(count);
     drop(salt);
-    // The old package cannot speak to the new daemon, and keeps what it has.
+    // The old package cannot speak to the new daemon, and keeps its events.
     let mut salt = pusher(version, count, &config(&old), &nowhere, &log);
     let waiting = salt.push(20);
     let is_said = || daemon.log().contains("upgrade the package saltext-saltern").then_some(());
@@ -278,8 +278,8 @@ fn job_caches_agree_in_3008() {
     job_caches_agree("3008.3");
 }
 
-/// Publishes a job for both minions, which hand what they return to these returners too, and gives
-/// the job's id at once.
+/// Publishes a job for both minions, which hand their returns to these returners too. Gives the
+/// job's id at once.
 fn publish(salt: &mut Salt, fun: &str, returners: &str) -> String {
     let jid = salt.drive(&json!({"publish": fun, "ret": returners}));
     jid.as_str().unwrap_or_else(|| panic!("{fun}: {jid}")).to_owned()
@@ -331,7 +331,7 @@ fn runners_are_jobs(daemon: &Daemon, salt: &mut Salt) {
         assert_eq!(listed[jid]["Function"], format!("runner.{fun}"));
         let found = runner(salt, "jobs.lookup_jid", &[jid]);
         assert_eq!(found[master], returned["return"], "{jid}");
-        // Whatever was to come has come by now.
+        // All events have come by now.
         assert_eq!(daemon.stored_as(&ret), 1);
         assert_eq!(daemon.stored_as(&format!("salt/job/{jid}/ret/{master}")), 0);
         let job = shown(daemon, jid);
@@ -449,8 +449,8 @@ fn a_master_and_its_minions(version: &'static str) {
     }
 }
 
-/// The daemon hangs: whoever calls it hears of that when `saltern.timeout` has passed, and goes on.
-/// Gives the id of a job that ran meanwhile.
+/// The daemon hangs: a caller hears of that when `saltern.timeout` has passed, and goes on. Gives
+/// the id of a job that ran meanwhile.
 fn while_it_hangs(salt: &mut Salt, daemon: &Daemon, dir: &Path) -> String {
     const WHY: [&str; 2] = ["within 3 s", "has not answered"];
     let says_why = |text: &str| WHY.iter().any(|why| text.contains(why));

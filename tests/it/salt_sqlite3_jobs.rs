@@ -1,5 +1,5 @@
-//! One database of Salt's `sqlite3` returner, written and read by Salt and by saltern: what a
-//! master tells the job cache is read by Salt's own returner, and what that writes is what the
+//! One database of Salt's `sqlite3` returner, written and read by Salt and by saltern. Salt's own
+//! returner reads the jobs that a master hands to the job cache. Its own rows are those that the
 //! sink's unit tests read.
 
 use std::path::PathBuf;
@@ -100,7 +100,7 @@ async fn what_a_master_tells_the_job_cache_is_read_by_salts_own_returner() {
     let whole = ["published", r#"["web-1","web-2"]"#, "2026, Nov 21 23:33:40.000001"];
     assert_eq!(job().unwrap(), whole);
     daemon.wait_for_event(&format!("salt/job/{JID}/ret/web-1")).await;
-    // Only sinks that keep jobs get what is no event of the bus.
+    // Only sinks that keep jobs get events that are not of the bus.
     let tags: Vec<_> = daemon.lines().iter().map(|line| line.contains("saltern/job")).collect();
     assert_eq!(tags, [false, false], "{:?}", daemon.lines());
     let others = Connection::open(daemon.path("others.db")).unwrap();

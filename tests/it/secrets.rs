@@ -1,9 +1,8 @@
-//! No secret leaves the process: one is planted in every option that the schema says holds one, and
-//! everything that the process shows or writes is searched for it.
+//! No secret leaves the process: one is planted in every option that the schema marks as secret,
+//! and everything that the process shows or writes is searched for it.
 //!
-//! Each of the configurations runs. What holds a password is given a real server that refuses it,
-//! so that what the server and its client say of that is searched too; [`settings`] has what that
-//! takes.
+//! Each of the configurations runs. An option with a password gets a real server that refuses it,
+//! so that the errors of the server and its client are searched too. [`settings`] has the options.
 
 use std::fs;
 use std::path::Path;
@@ -18,8 +17,8 @@ use crate::harness::kafka::{Kafka, NOBODY};
 
 const SECRET: &str = "hunter2-correct-horse";
 
-/// The options that the schema is known to have. One more is found by itself; what it needs besides
-/// is for [`settings`] to say.
+/// The options that the schema is known to have. A new option is found by itself; [`settings`] has
+/// its other needs.
 const KNOWN: [&str; 9] = [
     "http.token",
     "sinks.*.clickhouse.auth.password",
@@ -38,7 +37,7 @@ const PROPERTIES: [&str; 2] = [
     "sources.*.kafka.properties.ssl#keystore#password",
 ];
 
-/// Servers that refuse whoever comes with the secret.
+/// Servers that refuse clients with the secret.
 struct Servers {
     kafka: Kafka,
     clickhouse: ClickHouse,
@@ -69,7 +68,7 @@ impl Servers {
         if let [block, secret] = rest
             && block == "auth"
         {
-            // In place of the user, and with what belongs to each form of it.
+            // In place of the user, in each form of the option.
             settings.as_object_mut().unwrap().remove("user");
             settings["auth"] = match secret.as_str() {
                 "password" => json!({"user": "saltern"}),
@@ -236,8 +235,8 @@ fn find(root: &Value, schema: &Value, path: &mut Vec<String>, places: &mut Vec<V
     }
 }
 
-/// A configuration that is right, with the secret in this place. What a sink cannot store becomes
-/// dead letters, with the reason.
+/// A configuration that is right, with the secret in this place. Events that a sink cannot store
+/// become dead letters, with the reason.
 fn config_with(place: &[String], servers: &Servers, folder: &Path) -> Value {
     let mut config = json!({
         "state_dir": folder.join("state"),
@@ -349,7 +348,7 @@ fn has_failed(daemon: &mut Daemon) -> bool {
     wanted.all(|part| !part["last_error"].is_null())
 }
 
-/// A word of what goes wrong because of the secret, so that it is sure that it was used.
+/// A word of the error that the secret causes: it shows that the secret was used.
 fn refusal(name: &str) -> &str {
     match name {
         _ if name.ends_with("clickhouse.auth.token") => "uthentication",
@@ -360,7 +359,7 @@ fn refusal(name: &str) -> &str {
     }
 }
 
-/// Searches everything that is on disk: spill, dead letters, whatever is there.
+/// Searches everything on disk: spill, dead letters, and all other files.
 fn files_are_silent(folder: &Path, name: &str) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

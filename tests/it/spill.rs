@@ -22,8 +22,9 @@ fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// Killed at random moments under load: whatever the daemon had read `SALTERN_KILL_GRACE_MS` before
-/// is in the store in the end. `SALTERN_KILL_ROUNDS` makes it longer, `SALTERN_KILL_SEED` another.
+/// Killed at random moments under load: events that the daemon had read `SALTERN_KILL_GRACE_MS`
+/// before are in the store in the end. `SALTERN_KILL_ROUNDS` makes it longer, `SALTERN_KILL_SEED`
+/// another.
 #[test]
 fn invariant_3_kill_9_loses_nothing_that_was_taken() {
     let rounds = variable("SALTERN_KILL_ROUNDS", 15);
@@ -313,7 +314,10 @@ fn replay(mode: &str, when_full: &str) {
     let output = saltern(&["replay", paths[0], "--config", paths[1]]);
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{mode} {when_full}: {log}");
-    assert!(log.contains("sources that can wait do"), "{mode} {when_full}: {log}");
+    assert!(
+        log.contains("sources that can wait hold their events back"),
+        "{mode} {when_full}: {log}"
+    );
     let stored = place.stored("out");
     assert!(stored == (0..EVENTS).collect::<Vec<_>>(), "{mode} {when_full}: {}", stored.len());
 }
@@ -364,7 +368,7 @@ fn invariant_1_and_2_a_replay_that_waits_holds_up_nobody_else() {
         until("the other sink has everything", || daemon.stored("up") == REPLAYED + 100);
         assert!(held_back());
         assert_eq!(daemon.stored("down"), 0);
-        let is_told = daemon.log().contains("sources that can wait do");
+        let is_told = daemon.log().contains("sources that can wait hold their events back");
         assert!(is_told);
         if ends == "heals" {
             place.heal("down");
@@ -526,7 +530,7 @@ fn what_waits_is_listed_exported_and_dropped() {
     std::fs::write(&exported, run(&["spill", "export", "--sink", "file"])).unwrap();
     assert_eq!(numbered::numbers(&exported), (0..1000).collect::<Vec<_>>());
 
-    // In the middle of what waits.
+    // In the middle of the waiting events.
     let folder = Folder::open(&place.state_dir().join("spill/file")).unwrap();
     let mut times = Vec::new();
     scan(&folder, Depth::Waiting, |share| {
@@ -548,8 +552,8 @@ fn what_waits_is_listed_exported_and_dropped() {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
-/// A segment that is empty, and two that have changed places: the daemon counts their events as
-/// lost, and `verify` says as many.
+/// One segment is empty, and two have changed places. The daemon counts their events as lost, and
+/// `verify` reports the same number.
 #[test]
 fn invariant_3_verify_says_how_many_events_the_daemon_will_count_as_lost() {
     for is_swapped in [false, true] {

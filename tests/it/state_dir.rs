@@ -222,7 +222,7 @@ fn a_state_dir_that_cannot_be_made_is_reported_once_and_then_says_that_a_process
     fs::write(place.state_dir(), "a file where a directory should be").unwrap();
     let reports = || {
         let log = daemon.log();
-        log.matches("state_dir is gone and cannot be made anew").count()
+        log.matches("state_dir was removed and cannot be made again").count()
     };
     until("it is reported", || reports() > 0);
     pause(Duration::from_secs(4));

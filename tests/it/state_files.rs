@@ -1,6 +1,6 @@
 //! Things that somebody puts in the place of the daemon's files: links to files of others, FIFOs
-//! that make whoever opens them wait, devices without an end, directories. None of it keeps the
-//! daemon from starting, and nothing elsewhere is touched.
+//! that make a reader wait, devices without an end, directories. None of them keeps the daemon from
+//! starting, and nothing elsewhere is touched.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown, symlink};

@@ -1,8 +1,8 @@
-//! The systemd unit: what stands in it, how `systemd-analyze security` scores it, and that nothing
-//! is cut off that the daemon needs beside a real master.
+//! The systemd unit: its lines, its score by `systemd-analyze security`, and a test that it cuts
+//! off nothing that the daemon needs beside a real master.
 //!
-//! systemd itself is not started. The daemon is put into the state that the unit describes by the
-//! tools of util-linux, and `strace` tells which system calls, sockets and memory it asks for.
+//! systemd itself is not started. The tools of util-linux put the daemon into the state that the
+//! unit describes, and `strace` shows its system calls, sockets and memory.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -75,7 +75,7 @@ fn the_unit_says_what_matters() {
     assert_eq!(value("ProtectSystem"), "strict");
     // The default of `shutdown_deadline`, and the ten seconds behind it.
     assert!(value("TimeoutStopSec").parse::<u32>().unwrap() > 25 + 10);
-    // These would cut off what is needed; the unit says why.
+    // These would cut off needed calls; the unit says why.
     for key in ["PrivateNetwork", "PrivateUsers", "RemoveIPC", "ProcSubset"] {
         assert_eq!(values(key), [""; 0], "{key}");
     }
@@ -131,7 +131,7 @@ fn allowed() -> BTreeSet<String> {
     allowed
 }
 
-/// A process that is ended when this is dropped, with what it started.
+/// A process that is ended when this is dropped, with its children.
 struct Daemon(Child);
 
 impl Drop for Daemon {
@@ -149,9 +149,8 @@ impl Daemon {
     }
 }
 
-/// Everything that can be seen is read-only but one folder, other users' processes are hidden, and
-/// what is started has no capability and will get none. Then `strace`, as a child of what it
-/// traces.
+/// Everything visible is read-only but one folder, other users' processes are hidden, and the
+/// command has no capability and will get none. Then `strace`, as a child of the traced process.
 const CONFINED: &str = r#"
 set -e
 mount --bind "$OWN" "$OWN"

@@ -1,5 +1,5 @@
-//! No terminal and no log gets more than text from minions, users and peers: commands show
-//! it made visible, and the log caps it, keeps it on its line and folds it.
+//! No terminal and no log gets more than text from minions, users and peers. Commands show it made
+//! visible. The log caps it, keeps it on its line and folds it.
 
 use std::process::Command;
 use std::time::Duration;
@@ -89,7 +89,7 @@ async fn invariant_7_no_job_drives_the_terminal() {
     assert_eq!(out, "away\n");
     let (_, error) = said(&daemon, &["jobs", "show", HOSTILE]);
     assert!(error.lines().count() == 1 && error.contains(SHOWN), "{error}");
-    // JSON has no such character either, and means what was sent.
+    // JSON has no such character either, and keeps the value.
     for arguments in
         [&["jobs", "show", JID, "--output", "json"][..], &["jobs", "list", "--output", "json"]]
     {

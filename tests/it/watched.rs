@@ -1,4 +1,4 @@
-//! The daemon notices what is wrong with itself.
+//! The daemon notices its own faults.
 
 #![allow(clippy::float_cmp)] // counts
 
@@ -58,14 +58,14 @@ async fn the_watchdog_is_fed_while_everything_moves_and_then_no_more() {
     fs::remove_file(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     daemon.signal("HUP");
-    daemon.wait_for_log("the thread does not move").await;
+    daemon.wait_for_log("the thread is stuck").await;
     let answer = readyz(&daemon).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("the thread `main` is stuck"), "{answer}");
     assert_eq!(daemon.known_metric("saltern_thread_stuck"), 1.0);
     socket.set_nonblocking(true).unwrap();
     while heard(&socket).is_some() {}
-    // As long as four meals would take.
+    // Four meals would take so long.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(heard(&socket), None);
 

@@ -1,12 +1,12 @@
-//! Who may write at a time, while what may kill the process is tried alone.
+//! The gate that stops other writes while an attempt that may kill the process runs alone.
 //!
-//! Most write beside one another. One that is to be alone closes the gate, waits until the others
-//! are through, and opens it again. No store can hold up the others so for long, whatever it does:
+//! Most attempts run beside one another. An attempt that has to run alone closes the gate, waits
+//! until the others are through, and opens it again. No store can hold up the others for long:
 //!
-//! - An attempt that is made alone is broken off after a time, and so is one beside which another
-//!   waits to be alone.
-//! - One that cannot be broken off hangs in a system call. It is waited for a little longer, and
-//!   then the others go on. Nobody is alone until it has returned.
+//! - An attempt that runs alone is cut off after a time, and so is one beside which another waits
+//!   to run alone.
+//! - An attempt that cannot be cut off hangs in a system call. It is waited for a little longer,
+//!   and then the others go on. No attempt runs alone until it has returned.
 //! - The gate stays open at least as long as it was closed before.
 
 use std::sync::{Mutex, MutexGuard};
@@ -16,12 +16,11 @@ use crate::sync::lock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The gate, and who is behind it.
+/// The gate, and the attempts behind it.
 pub(super) struct Gate {
     state: Mutex<State>,
     changed: watch::Sender<()>,
-    /// The longest time of an attempt that is made alone, or beside which another waits to be
-    /// alone.
+    /// The longest time of an attempt that runs alone, or beside which another waits to run alone.
     limit: Duration,
 }
 
@@ -46,8 +45,8 @@ struct Closed {
 }
 
 impl State {
-    /// Opens it if it was closed for long enough, as [`State::force_open`]; else says until when it
-    /// is closed.
+    /// Opens it if it was closed for long enough, as [`State::force_open`]; else returns the time
+    /// until which it is closed.
     fn open_in_time(&mut self, now: Instant) -> Result<bool, Instant> {
         match self.closed.as_ref().filter(|closed| now < closed.until) {
             Some(closed) => Err(closed.until),
@@ -55,8 +54,8 @@ impl State {
         }
     }
 
-    /// Lets the others go on beside one that was alone and is not yet through. Says whether there
-    /// was one.
+    /// Lets the others go on beside an attempt that ran alone and is not yet through. Returns true
+    /// if there was one.
     fn force_open(&mut self, now: Instant) -> bool {
         let Some(closed) = self.closed.take() else { return false };
         self.beside += usize::from(closed.is_alone);
@@ -66,7 +65,7 @@ impl State {
 }
 
 impl Gate {
-    /// A gate that is open for ever, or may be closed for those that are to be alone.
+    /// A gate that is open for ever, or that attempts may close to run alone.
     pub(super) fn new(is_over: bool, limit: Duration) -> Self {
         let open_until = Instant::now();
         let state = State { beside: 0, closed: None, open_until, next: 0, is_over };
@@ -100,8 +99,8 @@ impl Gate {
         }
     }
 
-    /// Waits until nobody else is behind the gate, which stays closed until the pass is dropped.
-    /// The pass is for one beside others if somebody does not come out.
+    /// Waits until no other attempt is behind the gate. The gate stays closed until the pass is
+    /// dropped. If an attempt does not come out, the pass is for running beside others.
     pub(super) async fn alone(&self) -> Pass<'_> {
         let mut changed = self.changed.subscribe();
         let mut pass = loop {
@@ -140,13 +139,13 @@ impl Gate {
         state.next += 1;
         state.closed = Some(Closed { by, since: now, until: self.until(now), is_alone: false });
         drop(state);
-        // Those that take too long are told.
+        // This tells attempts beside it that take too long.
         self.changed.send_replace(());
         Ok(Pass { gate: self, kind: PassKind::Closing(by), has_forced })
     }
 
-    /// Makes the one that has closed the gate the one that is alone, or one of many if it cannot be
-    /// alone; else says until when to wait.
+    /// Lets the attempt that has closed the gate run alone, or beside others if it cannot be alone.
+    /// Else returns the time until which it has to wait.
     fn turn_alone(&self, pass: &mut Pass<'_>) -> Result<(), Instant> {
         let PassKind::Closing(by) = pass.kind else { return Ok(()) };
         let now = Instant::now();
@@ -173,8 +172,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Until when the others wait at the most: half as long again as it takes to break an attempt
-    /// off.
+    /// The time until which the others wait at the most: half as long again as an attempt may take.
     fn until(&self, now: Instant) -> Instant {
         now + self.limit + self.limit / 2
     }
@@ -189,7 +187,7 @@ impl Gate {
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
     kind: PassKind,
-    /// One that was alone before is still behind the gate.
+    /// An attempt that ran alone before is still behind the gate.
     pub(super) has_forced: bool,
 }
 
@@ -291,7 +289,7 @@ mod tests {
         let ((), waited) = seconds(async { drop(gate.beside().await) }).await;
         assert_eq!(waited, 0);
         drop(others);
-        // It still hangs, so that the next one is not alone, and does not wait for ever.
+        // It still hangs. So the next one does not run alone, and does not wait for ever.
         let (next, waited) = seconds(gate.alone()).await;
         assert_eq!((next.is_alone(), waited), (false, 30));
         drop((stuck, next));

@@ -1,9 +1,9 @@
-//! Deaths of the process, and what is done so that one event does not cause them for ever.
+//! Deaths of the process, and the measures that keep one event from causing them for ever.
 //!
 //! An event may kill the process that handles it: a bug, or more memory than there is. It waits in
-//! the spill, so it would kill the next process too. Nobody inside can tell such a death from a
-//! `kill -9` or a power cut, so one death accuses nobody. What can be known is written to a small
-//! file, `deaths` in `state_dir`:
+//! the spill, so it would kill the next process too. The process cannot tell such a death from a
+//! `kill -9` or a power cut, so one death proves nothing against an event. A small file, `deaths`
+//! in `state_dir`, holds the known facts:
 //!
 //! ```text
 //! running                                     a process began and has not ended in order
@@ -16,23 +16,24 @@
 //! careful:
 //!
 //! - Batches that were begun before (the spill knows them) are tried alone: no sink writes anything
-//!   else at that time. The batch is noted before. The note goes when the attempt returns, whatever
-//!   it returns.
-//! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts, and not before: a
-//!   store that knows batches by their ids does not know a part, and stores again what it has.
+//!   else at that time. The batch is noted first. The note goes when the attempt returns, with any
+//!   result.
+//! - A whole batch that was under way at [`DEATHS`] deaths is cut into parts, and not before. A
+//!   store that knows batches by their ids does not know a part, and stores its events again.
 //! - A part that was under way at a death is cut further before it is tried again. In the end a
 //!   single event is alone.
-//! - A single event that was under way at [`DEATHS`] deaths, and whose attempt never returned in
-//!   between, is not tried again: it becomes a dead letter. Nothing else ever does for this reason.
-//! - What was not begun goes as ever, only not while a part is tried alone.
-//! - A connection is made before, not alone. An attempt that is made alone ends after [`ALONE`],
-//!   and then others write at least as long. So a store that hangs takes no more than half of the
-//!   time, and one that is not reached takes none.
+//! - A single event becomes a dead letter if it was under way at [`DEATHS`] deaths and its attempt
+//!   never returned in between. It is not tried again. Nothing else becomes a dead letter for this
+//!   reason.
+//! - Batches that were not begun go as usual, but not while a part is tried alone.
+//! - The connection is made first, and not alone. An attempt that runs alone ends after [`ALONE`],
+//!   and then others write for at least as long. So a store that hangs takes no more than half of
+//!   the time, and one that is not reached takes none.
 //!
 //! A process that has lived for [`WHILE`] forgets all of it, and nothing is tried alone any more.
-//! Without three deaths all that this costs is a file written at the start and at the end. Only
-//! `durable` sinks know what was begun; in the other modes what was in flight is lost with the
-//! process, and so is what killed it.
+//! Without three deaths the cost is one file written at the start and at the end. Only `durable`
+//! sinks know which batches were begun. In the other modes the batches in flight are lost with the
+//! process, and so is the event that killed it.
 
 use std::fmt::Write as _;
 use std::io;
@@ -61,10 +62,10 @@ const LONGEST: u64 = 1 << 20;
 /// So many deaths are no accident.
 const DEATHS: usize = 3;
 
-/// The time within which they count, and after which a process that lives forgets them.
+/// The time within which deaths count. A process that lives for so long forgets them.
 pub(crate) const WHILE: Duration = Duration::from_mins(10);
 
-/// The longest time of an attempt that is made alone, or beside which another waits to be alone.
+/// The longest time of an attempt that runs alone, or beside which another waits to run alone.
 const ALONE: Duration = Duration::from_secs(10);
 
 /// Halvings at once: a part is a sixteenth, so that few deaths lead to a single event.
@@ -84,7 +85,7 @@ struct Record {
     /// The times at which deaths were found, in microseconds since 1970.
     died: Vec<u64>,
     under_way: Option<BatchId>,
-    /// Parts that were under way at deaths, and at how many.
+    /// Parts that were under way at deaths, with their numbers of deaths.
     suspects: Vec<(BatchId, usize)>,
 }
 
@@ -209,23 +210,23 @@ pub(crate) struct Deaths {
 }
 
 impl Deaths {
-    /// Notes that a process begins, at `now` in microseconds since 1970. Whoever calls it owns
+    /// Notes that a process begins, at `now` in microseconds since 1970. The caller owns
     /// `state_dir`.
     pub(crate) fn begin(state_dir: &Path, now: u64) -> Self {
         Deaths::begin_with(state_dir, now, ALONE)
     }
 
-    /// As [`Deaths::begin`], with another time for what is alone.
+    /// Begins like [`Deaths::begin`], with another time limit for attempts that run alone.
     pub(crate) fn begin_with(state_dir: &Path, now: u64, alone: Duration) -> Self {
         let path = state_dir.join(FILE);
         if let Err(error) = state_file::put_foreign_aside(&path) {
-            warn!(%error, file = %path.display(), "what is no file cannot be put aside");
+            warn!(%error, file = %path.display(), "something that is no file cannot be put aside");
         }
         let text = match state_file::read(&path, LONGEST) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                warn!(%error, file = %path.display(), "whether the process has died is not known");
+                warn!(%error, file = %path.display(), "cannot read if the process died before");
                 String::new()
             }
         };
@@ -267,7 +268,7 @@ impl Deaths {
         };
         let part = pass.is_alone().then(|| batch.id());
         if part.is_some() || pass.has_forced {
-            // One that is not alone any more must not be accused of another's death.
+            // A part that does not run alone any more must not be blamed for another's death.
             self.change(|record| record.under_way = part.filter(|_| self.must_isolate()));
         }
         Attempt { deaths: self, noted: part, pass: Some(pass) }
@@ -279,7 +280,7 @@ impl Deaths {
         self.gate.end();
         self.change(|record| *record = Record { is_running: true, ..Record::default() });
         if had_to_isolate {
-            info!("the process has lived for ten minutes; its deaths before are forgotten");
+            info!("the process has run for ten minutes; its earlier deaths are forgotten");
         }
     }
 
@@ -305,7 +306,7 @@ impl Deaths {
         });
     }
 
-    /// Without the file a death is not noticed, and nothing worse.
+    /// Without the file deaths are not noticed; nothing worse happens.
     fn save(&self, record: &Record) {
         let saved = (|| {
             let folder = Folder::open(self.path.parent().unwrap_or(Path::new(".")))?;
@@ -314,7 +315,11 @@ impl Deaths {
             folder.sync_names()
         })();
         if let Err(error) = saved {
-            warn!(%error, file = %self.path.display(), "a death of the process would not be noticed");
+            warn!(
+                %error,
+                file = %self.path.display(),
+                "the file of deaths cannot be written; a death of the process would not be noticed"
+            );
         }
     }
 }
@@ -329,7 +334,7 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Returns when the write has held up others for so long that it is to be broken off.
+    /// Returns when the write has held up others for so long that it must be cut off.
     pub(crate) async fn overdue(&self) {
         match &self.pass {
             Some(pass) => pass.overdue().await,
@@ -552,8 +557,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// Several sinks, one event that kills, and an operator who kills besides, but not one and
-        /// the same event again and again before its attempt has returned once.
+        /// Several sinks, one event that kills, and an operator who kills besides. The operator
+        /// does not hit one event again and again before its attempt has returned once.
         #[test]
         fn invariant_5_an_event_that_kills_the_process_is_the_only_dead_letter(
             lens in proptest::collection::vec(1..300u64, 1..4),

@@ -3,11 +3,11 @@
 //! Rules on top of the configuration are for everything. Rules of a sink are for the events that
 //! this sink is handed. The dispatcher applies the rules on top, before an event goes anywhere.
 //! Data that Salt writes into the job cache goes past the dispatcher, and the job cache applies
-//! these rules to it. The spooler of a sink applies the sink's rules before its queue, so that
-//! their cost is no other sink's.
+//! these rules to it. The spooler of a sink applies the sink's rules before its queue, so that no
+//! other sink bears their cost.
 //!
-//! A rule looks at payloads and never at tags. An event of which something was replaced keeps the
-//! id that it had before, so that it is known for the same everywhere.
+//! A rule looks at payloads and never at tags. An event keeps its id when a value of it is
+//! replaced, so that it is known for the same everywhere.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ mod rules;
 pub(crate) use rules::RuleConfig;
 pub use rules::Rules;
 
-/// Rules that are in force, and the counts of what they have done.
+/// Rules that are in force, and the counts of their replacements.
 pub struct Redaction {
     rules: Arc<Rules>,
     values: Vec<Tally>,
@@ -51,8 +51,8 @@ impl Redaction {
         }))
     }
 
-    /// The event without what is to be hidden, under the id that it has; `None` if it stays as it
-    /// is. What was done is counted.
+    /// The event with values hidden, under the same id; `None` if it stays as it is. Replacements
+    /// are counted.
     pub fn of(&self, event: &Event) -> Option<Event> {
         // The rules for the event of a new job hold for the master's load of that job too.
         let is_load = event.kind() == EventKind::JobLoad;
@@ -71,7 +71,7 @@ impl Redaction {
         Some(event.with_payload(&new.payload))
     }
 
-    /// As [`Redaction::of`], of a share; the others that hold its events see nothing of it.
+    /// The same as [`Redaction::of`], for a share; other holders of its events see no change.
     pub(crate) fn of_share(&self, share: &Share) -> Option<Share> {
         let redacted: Vec<_> = share.events().map(|event| self.of(event)).collect();
         if redacted.iter().all(Option::is_none) {
@@ -93,7 +93,7 @@ mod tests {
     use crate::event::redact::*;
     use crate::yaml::{Node, Problem};
 
-    /// The rules that stand under `redact` in a text, or what is wrong with them.
+    /// The rules under `redact` in a text, or the mistakes in them.
     pub(super) fn rules(yaml: &str) -> Result<Arc<Rules>, Vec<(usize, usize, String)>> {
         let mut problems = Vec::new();
         let mut root = Node::parse(yaml).unwrap();
@@ -119,7 +119,7 @@ mod tests {
         Event::new(tag, &rmp_serde::to_vec(data).unwrap())
     }
 
-    /// The payload without what is hidden.
+    /// The payload with values hidden.
     fn of(redaction: &Redaction, data: &Value) -> Value {
         let event = event("salt/job/20261121233336123456/ret/web-1", data);
         let redacted = redaction.of(&event);
@@ -156,7 +156,7 @@ mod tests {
         });
         assert_eq!(of(&redaction, &data), expected);
         assert_eq!(counts(&redaction), [6]);
-        // A number as a key is known by its digits; what is hidden already is not hidden again.
+        // A number as a key is known by its digits; a hidden value is not hidden again.
         let payload = b"\x82\x07\xa1s\xc0\xa1s";
         let redacted = redaction.of(&Event::new("t", payload)).unwrap();
         assert_eq!(redacted.json(&mut Vec::new()), br#"{"7": "**redacted**", "null": "s"}"#);
@@ -354,7 +354,7 @@ redact:
             (2, 17, "`b[` is no glob: unclosed character class; missing ']'"),
             (3, 20, "`b` is no path: it does not begin with `$`"),
             (4, 15, "this is no pattern: unclosed group"),
-            (5, 15, "the pattern matches where there is nothing"),
+            (5, 15, "the pattern matches the empty text"),
             (5, 27, "two rules are called `x`"),
             (6, 28, "the pattern has no group `2`"),
             (7, 28, "the pattern has no group `1y`"),

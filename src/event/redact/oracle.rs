@@ -171,7 +171,7 @@ impl Shown {
     fn leak(&self, is_whole: bool) -> Option<&str> {
         match self {
             Shown::Map(pairs) => pairs.iter().find_map(|(key, value)| {
-                // Nothing came of what is cut off.
+                // Nothing was made of the bytes that are cut off.
                 let is_hidden = matches!(value, Shown::Text(text) if text == HIDDEN)
                     || !is_whole && *value == Shown::Null;
                 if is_key(key) && !is_hidden { Some(key.as_str()) } else { value.leak(is_whole) }

@@ -1,11 +1,11 @@
 //! A part of JSONPath: paths from the top of a payload, followed step by step while it is walked.
 //!
-//! A path is `$` and what leads down from there: `.name` or `['name']` into a map, `[3]` into an
-//! array, `.*` or `[*]` into everything, `..name`, `..*` and `..[3]` into it at any depth. Names
-//! match whole and exactly; of a key that is no text they mean its JSON (`1`, `true`, `null`).
+//! A path is `$` and steps down from there: `.name` or `['name']` into a map, `[3]` into an array,
+//! `.*` or `[*]` into everything, `..name`, `..*` and `..[3]` into it at any depth. Names match
+//! whole and exactly; for a key that is no text they mean its JSON (`1`, `true`, `null`).
 //!
-//! The steps of all paths stand in one list. How far each path has come on the way to a value is a
-//! set of places in that list, which takes no more than the list does however deep the value is.
+//! The steps of all paths stand in one list. A set of places in that list says how far each path
+//! has come on the way to a value. It takes no more than the list does, however deep the value is.
 
 /// All paths of some rules.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl Takes {
 }
 
 impl Paths {
-    /// Adds a path of a rule; the error says what is wrong with the path.
+    /// Adds a path of a rule; the error names the mistake in the path.
     pub(super) fn add(&mut self, path: &str, rule: usize) -> Result<(), String> {
         let mut steps = parse(path).map_err(|why| format!("`{path}` is no path: {why}"))?;
         if let Some(last) = steps.last_mut() {
@@ -113,10 +113,10 @@ fn parse(path: &str) -> Result<Vec<Step>, String> {
         steps.push(Step { takes, descends, ends: None });
         rest = behind;
     }
-    if steps.is_empty() { Err("it leads nowhere".to_owned()) } else { Ok(steps) }
+    if steps.is_empty() { Err("there is nothing behind `$`".to_owned()) } else { Ok(steps) }
 }
 
-/// The step at the front, whether it descends, and what is behind.
+/// The step at the front, whether it descends, and the rest of the path.
 fn step(rest: &str) -> Result<(Takes, bool, &str), String> {
     let (descends, named) = match rest.strip_prefix("..") {
         Some(named) => (true, Some(named)),
@@ -159,7 +159,7 @@ fn bracketed(inside: &str) -> Result<(Takes, &str), String> {
     Ok((takes, behind))
 }
 
-/// The text up to the quote, without its backslashes, and what is behind the quote.
+/// The text up to the quote, without its backslashes, and the text behind the quote.
 fn quoted(text: &str, quote: char) -> Result<(String, &str), String> {
     let mut name = String::new();
     let mut chars = text.chars();
@@ -197,7 +197,7 @@ mod tests {
         }
         for (path, why) in [
             ("return.x", "it does not begin with `$`"),
-            ("$", "it leads nowhere"),
+            ("$", "there is nothing behind `$`"),
             ("$.", "there is no name behind `.`"),
             ("$.a..", "there is no name behind `.`"),
             ("$return", "`.` or `[` belongs in front of `return`"),

@@ -1,15 +1,15 @@
 //! The pass over a payload that writes it anew where rules replace something.
 //!
-//! A map or an array keeps its number of values, so only what is replaced is written, and the rest
-//! is copied in large pieces. A payload that no rule touches is not copied at all. The pass keeps
-//! one [`Level`] for each map or array that it is in, and calls nothing recursively.
+//! A map or an array keeps its number of values, so only replaced values are written anew, and the
+//! rest is copied in large pieces. A payload that no rule touches is not copied at all. The pass
+//! keeps one [`Level`] for each map or array that it is in, and calls nothing recursively.
 //!
-//! Nothing leaves it unsearched. What is behind the end of the payload's value, or behind a fault
-//! in it, is cut off. What is nested deeper than [`MAX_DEPTH`] is replaced. A payload that would
-//! grow beyond all measure is replaced as a whole. Each of these is counted.
+//! Nothing leaves it unsearched. Bytes behind the end of the payload's value, or behind a fault in
+//! it, are cut off. Values nested deeper than [`MAX_DEPTH`] are replaced. A payload that would grow
+//! beyond all measure is replaced as a whole. Each of these is counted.
 //!
-//! A key is known by the text that its JSON has, whatever its type is, and both as it came and as a
-//! pattern has left it. A key that JSON cuts could be anything, so a rule of keys hides its value.
+//! A key of any type is known by the text of its JSON, both before and after patterns. A key that
+//! JSON cuts could be anything, so a rule of keys hides its value.
 
 use std::borrow::Cow;
 
@@ -57,7 +57,7 @@ impl From<Malformed> for Fault {
     }
 }
 
-/// The payload with what the rules replace; `None` if it stays as it is.
+/// The payload with values replaced by the rules; `None` if it stays as it is.
 pub(super) fn rewrite(rules: &Rules, asked: &Asked, payload: &[u8]) -> Option<Rewritten> {
     let mut pass = Pass {
         rules,
@@ -114,7 +114,7 @@ struct Key<'a> {
     head: Item<'a>,
     /// The place where it begins in the payload.
     from: usize,
-    /// The place where it begins in what is written.
+    /// The place where it begins in the new payload.
     written_from: usize,
 }
 
@@ -131,7 +131,7 @@ struct Pass<'a> {
     copied: usize,
     longest: usize,
     /// Bytes that keys which are arrays or maps may still take. JSON has room for no more of them,
-    /// and they bound what it costs to know keys within keys.
+    /// and they bound the cost of recognising keys within keys.
     room: usize,
     hits: Vec<u64>,
     cut: Cut,
@@ -148,7 +148,7 @@ impl<'a> Pass<'a> {
             };
             level.left = left;
             match level.kind {
-                // Of each pair the key comes first, with its value still to come.
+                // The key of a pair comes first, and its value is still to come.
                 Container::Map(_) if left % 2 == 1 => self.key()?,
                 _ => self.child()?,
             }
@@ -285,7 +285,7 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Replaces the next value, whatever it is.
+    /// Replaces the next value, of any type.
     fn hide(&mut self, rule: usize) -> Result<(), Fault> {
         let from = self.walker.offset();
         if from >= self.payload.len() {

@@ -1,4 +1,4 @@
-//! The rules of what is hidden, as they are configured and as they are asked.
+//! The rules that hide values, as they are configured and as they are applied.
 
 use globset::GlobBuilder;
 use regex_automata::meta::{BuildError, Regex};
@@ -24,17 +24,17 @@ pub(crate) struct RuleConfig {
     /// The name of the rule in the metrics. Default: its place in the list, from 1.
     pub(crate) name: Option<String>,
     /// Globs of keys, as `*password*`, in upper or lower case. The value under such a key is
-    /// replaced as a whole, at any depth; and so is what is behind the `=` of a text `name=value`
-    /// or `--name=value`, as arguments are written.
+    /// replaced as a whole, at any depth. The same is done behind the `=` of a text `name=value` or
+    /// `--name=value`, as arguments are written.
     pub(crate) keys: Vec<String>,
     /// Paths of values to replace as a whole: `$.return.secrets`, `$.fun_args[*].pw`,
-    /// `$.return['a.b'][0]`, `$..pw`. Of JSONPath they know names, places, `*` and `..`.
+    /// `$.return['a.b'][0]`, `$..pw`. They are JSONPath with names, places, `*` and `..` alone.
     pub(crate) paths: Vec<String>,
-    /// A regular expression. What it matches within a text, a key or bytes is replaced. It sees
-    /// bytes: `\w`, `\d`, `\s`, `\b` and `(?i)` mean ASCII, and `.` is one byte.
+    /// A regular expression. Its matches within a text, a key or bytes are replaced. It sees bytes:
+    /// `\w`, `\d`, `\s`, `\b` and `(?i)` mean ASCII, and `.` is one byte.
     pub(crate) pattern: Option<String>,
-    /// The text to write in its place. With a `pattern`, `$1` or `${1}` stands for what its first
-    /// group matched, `$name` for a group with a name, and `$$` for `$`. Default: `**redacted**`.
+    /// The text to write in its place. With a `pattern`, `$1` or `${1}` stands for the match of its
+    /// first group, `$name` for a group with a name, and `$$` for `$`. Default: `**redacted**`.
     pub(crate) with: Option<String>,
     /// Only in events whose tag matches one of these globs.
     pub(crate) tags: Vec<String>,
@@ -121,7 +121,7 @@ impl Rules {
         let patterns: Vec<_> = configs.iter().filter_map(|rule| rule.pattern.as_ref()).collect();
         let mut together = |regex: Result<Regex, Box<BuildError>>| {
             let noted = |error: Box<BuildError>| {
-                let message = format!("the rules are too many together: {}", said(&error));
+                let message = format!("the rules together are too large: {}", said(&error));
                 problems.push(Problem::at(parent.place_of(&["redact"]), message));
             };
             regex.map_err(noted).ok()
@@ -146,7 +146,7 @@ impl Rules {
         self.list.iter().map(|rule| rule.name.as_str())
     }
 
-    /// Which of the rules are for this event.
+    /// The rules that are for this event.
     pub(super) fn asked(&self, event: &Event) -> Asked {
         if self.list.iter().all(|rule| rule.limits.is_none()) {
             return Asked(None);
@@ -155,7 +155,7 @@ impl Rules {
         Asked(Some(self.list.iter().map(is_for).collect()))
     }
 
-    /// The first rule that replaces what is under this key.
+    /// The first rule that replaces the value under this key.
     pub(super) fn rule_of_key(&self, key: &[u8], asked: &Asked) -> Option<usize> {
         let Keys { globs, rules } = self.keys.as_ref()?;
         let input = Input::new(key).anchored(Anchored::Yes);
@@ -168,7 +168,7 @@ impl Rules {
         rules.filter(|rule| asked.has(*rule)).min()
     }
 
-    /// The first rule that looks for keys: it hides what is under a key that is not known.
+    /// The first rule that looks for keys: it hides the value under an unknown key.
     pub(super) fn first_of_keys(&self, asked: &Asked) -> Option<usize> {
         let rules = self.keys.iter().flat_map(|keys| keys.rules.iter().copied());
         rules.filter(|rule| asked.has(*rule)).min()
@@ -208,7 +208,7 @@ impl Rules {
         new
     }
 
-    /// As [`Rules::text`], of the rules that look for keys.
+    /// The same as [`Rules::text`], with the rules that look for keys.
     fn argument(&self, text: &[u8], asked: &Asked, hits: &mut Vec<u64>) -> Option<Vec<u8>> {
         self.keys.as_ref()?;
         let (name, value) = argument(text)?;
@@ -236,7 +236,7 @@ impl Rule {
         });
         if let Some(pattern) = &pattern {
             if pattern.is_match("") {
-                noted(&["pattern"], "the pattern matches where there is nothing".to_owned());
+                noted(&["pattern"], "the pattern matches the empty text".to_owned());
             }
             if let Some(group) = unknown_group(&with, pattern) {
                 let message = format!("the pattern has no group `{group}`");
@@ -251,7 +251,7 @@ impl Rule {
     }
 }
 
-/// Which of some rules are for an event; `None` if all are.
+/// The rules that are for an event; `None` if all are.
 pub(super) struct Asked(Option<Vec<bool>>);
 
 impl Asked {
@@ -313,8 +313,8 @@ fn unknown_group(with: &str, pattern: &Regex) -> Option<String> {
     name.or(number.map(|number| number.to_string()))
 }
 
-/// The text with what the pattern matches replaced; `None` if it matches nothing. Stops when it has
-/// become longer than `longest` bytes.
+/// The text with the matches of the pattern replaced; `None` if it matches nothing. Stops when it
+/// has become longer than `longest` bytes.
 fn replaced(pattern: &Regex, text: &[u8], with: &str, longest: usize) -> Option<Vec<u8>> {
     let (mut out, mut copied) = (Vec::new(), 0);
     for found in pattern.captures_iter(text) {

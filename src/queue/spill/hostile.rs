@@ -1,5 +1,5 @@
-//! Payloads that hold records: a minion writes what it likes into its return, and where a file is
-//! damaged the spill looks for records among these bytes.
+//! Payloads that hold records. A minion chooses the bytes of its return, and the spill looks for
+//! records among these bytes if a file is damaged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,8 +58,9 @@ fn spilled(lie: u64, is_version_1: bool) -> BTreeMap<String, Vec<u8>> {
     disk.files()
 }
 
-/// Opens the files, reads everything, appends a hundred events and reads these. Whatever comes was
-/// appended, and is where it belongs. Returns what came and how many events were counted as lost.
+/// Opens the files, reads everything, appends a hundred events and reads these. Each event that
+/// comes was appended, and is in its place. Returns the events that came, and how many were counted
+/// as lost.
 fn recovered(files: &BTreeMap<String, Vec<u8>>) -> (Vec<u64>, u64) {
     let mut spill = Spill::open(SimDisk::of(files), SETTINGS).unwrap();
     let next = spill.next();
@@ -90,8 +91,8 @@ fn drain(spill: &mut Spill<SimDisk>, came: &mut Vec<u64>, lost: &mut u64) {
     }
 }
 
-/// Wherever a byte flips in the middle, the record that it is in is lost and nothing else; with a
-/// torn tail, that record.
+/// A byte flips at any place in the middle: its record is lost and nothing else. With a torn tail,
+/// the last record is.
 #[test]
 fn invariant_7_a_record_inside_a_payload_is_never_believed() {
     for lie in LIES {
@@ -118,8 +119,8 @@ fn invariant_7_a_record_inside_a_payload_is_never_believed() {
     }
 }
 
-/// Also where who made the payload knows the sequences and has a record follow: with the key, that
-/// does not help. In version 1 it would.
+/// The maker of the payload knows the sequences and adds a record behind. With the key that does
+/// not help. In version 1 it would.
 #[test]
 fn invariant_7_a_run_of_records_inside_a_payload_is_not_believed_in_version_2() {
     let run = [forged(8), forged(9), forged(10)].concat();
@@ -139,8 +140,8 @@ fn invariant_7_a_run_of_records_inside_a_payload_is_not_believed_in_version_2() 
     }
 }
 
-/// A file from which the key is gone holds nothing that can be believed; and a record does not
-/// belong to any other file than its own.
+/// A file without its key holds no record that is believed. A record belongs to no file but its
+/// own.
 #[test]
 fn invariant_7_records_of_another_file_are_not_believed() {
     let mut files = spilled(5, false);
@@ -160,8 +161,8 @@ fn invariant_7_records_of_another_file_are_not_believed() {
     assert!(spill.next() <= EVENTS / 2);
 }
 
-/// Heads that are right and bodies that are not, each as long as all that follows: looking must not
-/// take the square of the file's length.
+/// Heads are right and bodies are not. Each body is as long as the rest of the file. Looking must
+/// not take the square of the file's length.
 #[test]
 fn invariant_7_looking_for_records_takes_no_longer_than_reading_the_file_a_few_times() {
     let whole = bytes_of(&record(0, 0), &Key::VERSION_1, 0);

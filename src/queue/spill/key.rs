@@ -1,4 +1,4 @@
-//! The head of a segment's file, which holds the key by which its records are known.
+//! The head of a segment's file. It holds the key that marks the file's own records.
 //!
 //! ```text
 //!   0  magic    4  "\xc3sg\x02"; the last byte is the version of the format
@@ -7,13 +7,13 @@
 //!  24  the same 24 bytes once more, so that one damaged byte does not cost the segment
 //! ```
 //!
-//! Events are written by minions, and what a minion writes may look like a record. A record of
-//! version 2 begins with a marker that is a part of the key, and the checksum of its head begins
-//! with the whole key. A payload would have to guess these 64 bits, and has one try for each of its
-//! bytes, and only where the file is damaged.
+//! Minions write events, and an event may look like a record. A record of version 2 begins with a
+//! marker that is a part of the key, and the checksum of its head begins with the whole key. A
+//! payload would have to guess these 64 bits. It has one try for each of its bytes, and only if the
+//! file is damaged.
 //!
-//! Files of version 1 have no head. Their first bytes are those of a record, whose marker and
-//! checksum anybody can make.
+//! Files of version 1 have no head. Their first bytes are those of a record. Anybody can make its
+//! marker and checksum.
 
 use std::io;
 
@@ -43,7 +43,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// That of a file of version 1.
+    /// The key of a file of version 1.
     pub const VERSION_1: Key = Key { secret: None, marker: MARKER_1, seed: 0 };
 
     /// A new one.
@@ -80,7 +80,7 @@ impl Key {
         copy.repeat(2)
     }
 
-    /// Only who can read the file can make a record of it.
+    /// Only a reader of the file can make a record of it.
     pub(crate) fn is_secret(&self) -> bool {
         self.secret.is_some()
     }

@@ -18,23 +18,23 @@
 //!
 //! `progress` is appended to: 24 bytes an entry, kind and length (4), sequence (8), the length of
 //! the batch (8), CRC32C (4). An entry says "a batch of so many events from this sequence on is
-//! about to be tried" or "everything below this sequence is acknowledged". Of those the last holds,
-//! since events in flight whose segment was dropped are put elsewhere. The file is replaced by
-//! rename when it has grown. It may be too old, or gone, and then events come again. It can never
-//! be too new, since an acknowledgement is written after the fact.
+//! about to be tried" or "everything below this sequence is acknowledged". The last of the latter
+//! holds, since events in flight whose segment was dropped are put elsewhere. The file is replaced
+//! by rename when it has grown. It may be too old, or gone, and then events come again. It can
+//! never be too new, since an acknowledgement is written after the fact.
 //!
 //! Invariants:
 //!
 //! 1. Events come out in the order in which they went in, each once in one run.
-//! 2. What was acknowledged and noted does not come again; what was appended and synced, and is not
-//!    acknowledged, does come again, after any crash.
-//! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped to the next record that
-//!    is believed; since records carry sequences, how many events were lost is known exactly.
-//! 4. A segment whose sync failed is never written or synced again: what the kernel dropped is not
-//!    known. It is sealed, and appending goes on in a new one.
-//! 5. Nothing is believed before its checksum is right, which only who knows the file's key can
-//!    make; nor if its sequence does not fit its neighbours ([`walk`]). No length is allocated for
-//!    before, no loop can stand still, and no payload can be taken for a record.
+//! 2. An event that was acknowledged and noted does not come again. An event that was appended and
+//!    synced, and is not acknowledged, does come again, after any crash.
+//! 3. A torn tail is cut off the last segment. Damage elsewhere is skipped up to the next record
+//!    that is believed. Records carry sequences, so the number of lost events is known exactly.
+//! 4. A segment whose sync failed is never written or synced again, because the kernel may have
+//!    dropped any of its pages. It is sealed, and appending goes on in a new one.
+//! 5. A record is believed only if its checksum is right, which takes the file's key, and if its
+//!    sequence fits its neighbours ([`walk`]). No length is allocated for before that, no loop can
+//!    stand still, and no payload can pass for a record.
 //! 6. Recovery reads heads of the unacknowledged part and bodies of the last segment's
 //!    unacknowledged part only.
 
@@ -63,7 +63,7 @@ const SUFFIX: &str = ".seg";
 const PROGRESS: &str = "progress";
 const PROGRESS_NEW: &str = "progress.new";
 
-/// A segment in the making, of events that are in flight while theirs is given up.
+/// A new segment for events in flight whose own segment is given up.
 const REFUGE_NEW: &str = "refuge.new";
 
 /// Files of the spill beside its segments.
@@ -72,8 +72,8 @@ const OTHERS: [&str; 3] = [PROGRESS, PROGRESS_NEW, REFUGE_NEW];
 /// Bytes of an entry of `progress`.
 const ENTRY: usize = 24;
 
-/// A segment is sealed when it has this part of the space that the spill can have, so that little
-/// is given up with the oldest.
+/// A segment is sealed at this fraction of the spill's space, so that little is given up with the
+/// oldest.
 const PARTS: u64 = 32;
 
 /// It is not sealed before it has so many bytes: making files costs time.
@@ -154,7 +154,7 @@ pub struct SequenceRange {
 }
 
 impl SequenceRange {
-    /// The number of those that are lost.
+    /// The number of lost ones.
     pub fn len(&self) -> u64 {
         self.end.saturating_sub(self.first)
     }
@@ -242,13 +242,13 @@ pub struct Spill<D: Disk> {
     bytes: u64,
     torn_bytes: u64,
     torn_events: u64,
-    /// The folder of everything below this sequence is gone; what is there is in open files only.
+    /// The folder of everything below this sequence is gone; those events are in open files only.
     gone_below: u64,
 }
 
 /// Bytes that are to be made to last, outside of the thread that appends.
 pub struct SyncJob<D: Disk> {
-    /// Not held: a file that was removed takes up space for as long as it is open, and need not
+    /// These are weak references: a removed file takes up space while it is open, and need not
     /// last.
     files: Vec<Weak<D::File>>,
     /// The folder, if names have changed.
@@ -260,7 +260,7 @@ pub struct SyncJob<D: Disk> {
 impl<D: Disk> SyncJob<D> {
     /// Syncs. May take long; must be reported to [`Spill::condemn`] if it fails.
     pub fn run(&self) -> io::Result<()> {
-        // All of them, also when one has failed.
+        // All files are synced, also when one has failed.
         let files = self.files.iter().filter_map(Weak::upgrade);
         let files = files.map(|file| file.sync()).fold(Ok(()), Result::and);
         files.and(self.names.as_ref().map_or(Ok(()), Disk::sync_names))
@@ -268,8 +268,8 @@ impl<D: Disk> SyncJob<D> {
 }
 
 impl<D: Disk> Spill<D> {
-    /// Opens the spill in a folder and finds out what it holds: cuts the torn tail, removes what is
-    /// acknowledged, reads which batches were begun.
+    /// Opens the spill in a folder: cuts the torn tail, removes acknowledged segments, and reads
+    /// which batches were begun.
     pub fn open(disk: D, settings: Settings) -> Result<Self, OpenError> {
         let failed = |doing: &str| {
             let doing = doing.to_owned();
@@ -345,7 +345,8 @@ impl<D: Disk> Spill<D> {
         if end.is_none() {
             let tail = find_tail(&file, Walk::new(key, first), self.acknowledged, bytes)?;
             if tail.len < bytes {
-                // Need not last: a torn tail that comes back is cut off or passed over again.
+                // The cut need not last: a torn tail that comes back is cut off or passed over
+                // again.
                 file.truncate(tail.len)?;
                 self.torn_bytes = bytes - tail.len;
                 self.torn_events = tail.torn_events;
@@ -397,7 +398,7 @@ impl<D: Disk> Spill<D> {
         self.is_used_up() || self.bytes + bytes <= self.settings.max_bytes / 4 * 3
     }
 
-    /// Removes all segments but the last, which says by its name which sequence comes next.
+    /// Removes all segments but the last, whose name gives the sequence that comes next.
     fn remove_used_up(&mut self) -> io::Result<()> {
         self.disk.sync_names()?;
         while self.segments.len() > 1 {
@@ -406,8 +407,8 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// The bound of a segment that is begun now: a part of all that the spill can hold. An unknown
-    /// amount of free space counts as none.
+    /// The bound of a segment that is begun now: a part of the spill's room. An unknown amount of
+    /// free space counts as none.
     fn segment_limit(&self) -> u64 {
         let free = self.disk.free().unwrap_or(0);
         let room = self.bytes.saturating_add(free).min(self.settings.max_bytes);
@@ -460,9 +461,9 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Puts events that were in memory alone between or in front of the others, as a segment of
-    /// their own, when the daemon stops. They last when this returns. Says how many of them are on
-    /// disk, and why not all of them are. The spill must be opened anew before it is read.
+    /// Puts events of memory alone between or in front of the others when the daemon stops, as a
+    /// segment of their own. They last when this returns. Says how many of them are on disk, and
+    /// why not all of them are. The spill must be opened anew before it is read.
     pub(crate) fn insert(
         &mut self,
         first: u64,
@@ -472,7 +473,7 @@ impl<D: Disk> Spill<D> {
         let failed = |doing| move |cause| AppendError::Disk { doing, cause };
         let name = name_of(first);
         if let Some(empty) = self.segments.pop_back_if(|last| last.is_empty()) {
-            // One that was made for such events and could not be written.
+            // This is a segment that was made for such events and could not be written.
             self.is_open = false;
             if let Err(cause) = self.disk.remove(&name_of(empty.first)) {
                 return (0, Err(failed("removing an empty segment of the spill")(cause)));
@@ -483,7 +484,10 @@ impl<D: Disk> Spill<D> {
             let before = std::mem::replace(&mut self.acknowledged, first);
             if let Err(cause) = self.rewrite_progress() {
                 self.acknowledged = before;
-                return (0, Err(failed("noting what is not acknowledged after all")(cause)));
+                return (
+                    0,
+                    Err(failed("noting that events are not acknowledged after all")(cause)),
+                );
             }
         }
         let made = Key::random().and_then(|key| Ok((self.disk.create(&name)?, key)));
@@ -495,7 +499,7 @@ impl<D: Disk> Spill<D> {
         // Records that were written before a failure are worth keeping; the torn one behind them is
         // cut off.
         let kept = file.sync().and_then(|()| self.disk.sync_names());
-        (written, appended.and(kept).map_err(failed("writing what was in memory to the spill")))
+        (written, appended.and(kept).map_err(failed("writing events in memory to the spill")))
     }
 
     /// The event of this sequence is on disk.
@@ -510,8 +514,8 @@ impl<D: Disk> Spill<D> {
         firsts.find(|first| *first > sequence && *first >= self.gone_below)
     }
 
-    /// The folder was removed, or another is in its place: it is made again, and what comes goes
-    /// there. What was in it is read on from the files that are open. After an error nothing has
+    /// The folder was removed, or another is in its place: it is made again, and new events go
+    /// there. The old ones are read on from the files that are open. After an error nothing has
     /// changed, and it can be tried again.
     pub(crate) fn renew(&mut self, queue: u128) -> io::Result<()> {
         self.disk.renew()?;
@@ -601,8 +605,8 @@ impl<D: Disk> Spill<D> {
         }
     }
 
-    /// The events of a record that are still wanted. If the record is further on than it should
-    /// be, what is between is lost, and the record is found again after that was said.
+    /// The events of a record that are still wanted. If the record is further on than it should be,
+    /// the events between are lost. The record is found again after that was reported.
     fn events(&mut self, mut record: Record) -> Option<Read> {
         if let Some(lost) = self.lost_before(record.head.sequence) {
             return Some(Read::Damaged(lost));
@@ -625,7 +629,7 @@ impl<D: Disk> Spill<D> {
     }
 
     /// Everything below `sequence` is stored for good. Removes the segments that are needed no
-    /// longer; the caller notes it with [`Spill::note_acknowledged`] when it sees fit.
+    /// longer; the caller notes it later with [`Spill::note_acknowledged`].
     pub fn acknowledge(&mut self, sequence: u64) -> io::Result<()> {
         self.acknowledged = self.acknowledged.max(sequence);
         self.begun.retain(|begun| begun.first >= sequence);
@@ -640,11 +644,11 @@ impl<D: Disk> Spill<D> {
         Ok(())
     }
 
-    /// Gives up the oldest segment in which events wait, and says which; `None` if there is none.
-    /// Events wait from `head` on. Those before it that are not settled, `in_flight`, must survive
-    /// a crash: they are put into a segment of their own first, up against what follows: the next
-    /// segment, or what waits in memory, up to `memory_end`, and may come between the two by
-    /// [`Spill::insert`]. If the disk has no room for that, it is done right after.
+    /// Gives up the oldest segment in which events wait, and returns its events; `None` if there is
+    /// none. Events wait from `head` on. Unsettled events before it, `in_flight`, must survive a
+    /// crash. So they are put into a segment of their own first, up against the next segment or the
+    /// events in memory up to `memory_end`. Events may come between by [`Spill::insert`]. If the
+    /// disk has no room for that segment, it is written right after.
     pub(crate) fn drop_oldest(
         &mut self,
         head: u64,
@@ -669,7 +673,7 @@ impl<D: Disk> Spill<D> {
         let is_empty = index + 1 == self.segments.len() && in_flight.is_empty();
         let noted = if is_empty { self.rewrite_progress() } else { Ok(()) };
         let kept = refuge.as_ref().ok().and_then(Option::as_ref).map(|refuge| refuge.first);
-        // A power failure must not leave neither what goes nor what replaces it.
+        // A power failure must leave either the old segment or its replacement.
         let named = match kept.is_some() || is_empty {
             true => noted.and_then(|()| self.disk.sync_names()),
             false => noted,
@@ -679,7 +683,7 @@ impl<D: Disk> Spill<D> {
             Ok(()) => {}
             Err(error) if replaces => {
                 // One of them is gone already, since the refuge has its name.
-                warn!(%error, "events that are given up are left in the spill, and may come again");
+                warn!(%error, "discarded events are still in the spill, and may come again");
                 (0..=index).for_each(|_| self.forget_front());
             }
             Err(error) => {
@@ -699,7 +703,7 @@ impl<D: Disk> Spill<D> {
                 self.bytes += refuge.bytes;
                 self.acknowledged = self.acknowledged.min(refuge.first);
                 self.segments.push_front(refuge);
-                // An earlier one could not be written, and what it was for was given up on disk.
+                // An earlier one could not be written, and its events were given up on disk.
                 if self.acknowledged < before
                     && let Err(error) = self.note_acknowledged()
                 {
@@ -758,17 +762,17 @@ impl<D: Disk> Spill<D> {
                 if nth == 0 {
                     return Err(error);
                 }
-                warn!(%error, "events that are given up are left in the spill, and may come again");
+                warn!(%error, "discarded events are still in the spill, and may come again");
             }
             self.forget_front();
         }
         Ok(())
     }
 
-    /// Every event of the oldest segment in which events wait, those from `head` on, was put in
-    /// before `time`, in microseconds since 1970. The time when the file was last written counts:
-    /// that needs no reading after a restart, and a dead letter that is replayed may have been read
-    /// long before it was put in.
+    /// True if every event that waits in the oldest segment (from `head` on) was put in before
+    /// `time`, in microseconds since 1970. The time when the file was last written counts. That
+    /// needs no reading after a restart. A dead letter that is replayed may have been read long
+    /// before it was put in.
     pub(crate) fn oldest_is_before(&self, head: u64, time: u64) -> bool {
         let segment = self.waiting_segment(head).and_then(|index| self.segments.get(index));
         segment.is_some_and(|segment| segment.file.modified().is_ok_and(|at| at < time))
@@ -815,8 +819,8 @@ impl<D: Disk> Spill<D> {
     /// Notes a batch before its first try, so that it comes again with the same bounds.
     pub fn note_begun(&mut self, begun: Begun) -> io::Result<()> {
         self.begun.push(begun);
-        // With how far events are acknowledged, in the same write: one who crashes more often than
-        // that is noted by itself gets on too.
+        // The same write notes how far events are acknowledged. So a daemon that crashes often gets
+        // on too.
         let acknowledged = entry(ACKNOWLEDGED, self.acknowledged, 0);
         self.note(&[acknowledged, entry(BATCH_BEGUN, begun.first, begun.len)])
     }
@@ -826,7 +830,7 @@ impl<D: Disk> Spill<D> {
         self.note(&[entry(ACKNOWLEDGED, self.acknowledged, 0)])
     }
 
-    /// Makes what was noted last through a power failure.
+    /// Makes noted entries last through a power failure.
     pub(crate) fn sync_noted(&mut self) -> io::Result<()> {
         if let Some(progress) = &self.progress {
             progress.sync()?;
@@ -893,9 +897,9 @@ impl<D: Disk> Spill<D> {
         self.is_dirty || !self.sealed.is_empty()
     }
 
-    /// A sync failed: nothing is appended to its segments any more, and they are not synced again,
-    /// since that would succeed without what the kernel has dropped. Returns the sequence below
-    /// which nothing may be said to last: what was appended to them meanwhile is in doubt too.
+    /// A sync failed. Nothing is appended to its segments any more. They are not synced again
+    /// either, because that would succeed without the pages that the kernel has dropped. Returns
+    /// the sequence below which events last: those appended meanwhile are in doubt too.
     pub(crate) fn condemn(&mut self, job: &SyncJob<D>) -> u64 {
         self.names_changed |= job.names.is_some();
         let has_failed = |file: &Arc<D::File>| {
@@ -925,7 +929,7 @@ impl<D: Disk> Spill<D> {
         self.acknowledged
     }
 
-    /// Moves reading to `sequence`: what is below is at hand in memory.
+    /// Moves reading to `sequence`: events below are at hand in memory.
     pub(crate) fn skip_to(&mut self, sequence: u64) {
         if sequence <= self.cursor.sequence {
             return;
@@ -992,7 +996,7 @@ fn read_entry(bytes: &[u8]) -> Option<(u32, u64, u64)> {
         return None;
     }
     let (kind, sequence, len) = (fields.get_u32_le(), fields.get_u64_le(), fields.get_u64_le());
-    // Far from the end, so that there is room for what comes.
+    // Far from the end, so that there is room for more.
     let is_sane = sequence < SEQUENCES / 2 && len < SEQUENCES / 2;
     is_sane.then_some((kind, sequence, len))
 }

@@ -1,8 +1,9 @@
-//! The spill against a model, on a disk that loses what was not synced, tears writes, fills up,
-//! fails, and flips bits.
+//! The spill against a model, on a disk that loses unsynced bytes, tears writes, fills up, fails,
+//! and flips bits.
 //!
-//! The model is a list: which events were put in, which of them must have lasted, which were
-//! acknowledged. Each event's payload is its own sequence, so that what comes out says what it is.
+//! The model is a list of the events that were put in, that must have lasted, and that were
+//! acknowledged. Each event's payload is its own sequence, so that an event that comes out names
+//! itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -126,7 +127,7 @@ impl SimDisk {
         self.0.lock().unwrap().readable = Some(bodies);
     }
 
-    /// The power goes. Of what was not synced, `luck` decides what is there afterwards.
+    /// The power goes. `luck` decides how much of the unsynced bytes is there afterwards.
     pub(crate) fn lose_power(&self, mut luck: u64) {
         let mut draw = |below: usize| {
             luck = luck
@@ -304,7 +305,7 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         let inner = &mut *self.disk.0.lock().unwrap();
         if inner.fail_sync {
-            // As Linux does: the pages are clean now, and the next sync would succeed.
+            // Linux does so: the pages are clean now, and the next sync would succeed.
             return Err(eio());
         }
         let inode = &mut inner.inodes[self.inode];
@@ -322,7 +323,7 @@ enum Step {
     Note,
     Sync,
     DropOldest,
-    /// The daemon is killed: what was written is there.
+    /// The daemon is killed: written bytes are there.
     Kill,
     LosePower(u64),
     Flip(usize),
@@ -517,7 +518,7 @@ struct Model {
     next: u64,
     /// Put in and not acknowledged, dropped or lost with the power.
     waiting: BTreeSet<u64>,
-    /// Of those, what was synced and must survive the power going.
+    /// The events among these that were synced and must survive the power going.
     lasting: BTreeSet<u64>,
     /// Acknowledged in this run.
     acknowledged: u64,
@@ -605,7 +606,7 @@ fn run(steps: Vec<Step>) {
             Step::FailRead(fail) => disk.set_failing_reads(fail),
         }
     }
-    // Whatever happened: a last restart, and everything that must be there is there.
+    // At last comes a restart, and everything that must be there is there.
     drop(spill);
     {
         let mut inner = disk.0.lock().unwrap();
@@ -669,8 +670,8 @@ fn check(sequence: u64, share: &Share, model: &mut Model) -> Vec<u64> {
     tags
 }
 
-/// A segment is dropped whose first events are being written to the store, and the power goes at
-/// once: the segment is there, or the one that those events were put into.
+/// The power goes just after a segment was dropped whose first events are being written to the
+/// store. Either the segment is there, or the one that those events were put into.
 #[test]
 fn invariant_3_what_is_in_flight_survives_a_power_failure_while_its_segment_is_dropped() {
     for luck in 0..256 {

@@ -1,6 +1,5 @@
-//! The id of the queue whose spill is in a folder, on which the ids of its batches are built.
-//! Stores know by those what they have already, so the id must be the same after a power failure
-//! too.
+//! The id of the queue whose spill is in a folder. The ids of its batches are built on it. Stores
+//! recognise batches by those, so the id must be the same after a power failure too.
 
 use std::io;
 
@@ -13,8 +12,8 @@ const NEW: &str = "queue-id.new";
 /// Longer than an id is written.
 const MOST: usize = 64;
 
-/// The id of the queue in this folder. Made at random once; when this returns, it lasts. What is
-/// there and cannot be understood is put aside. A file that cannot be read now is an error: a new
+/// The id of the queue in this folder. It is made at random once; when this returns, it lasts. A
+/// file that cannot be understood is put aside. A file that cannot be read now is an error: a new
 /// id in its place would be another queue's.
 pub(crate) fn of<D: Disk>(disk: &D) -> io::Result<u128> {
     for name in [NAME, NEW] {

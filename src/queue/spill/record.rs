@@ -62,14 +62,14 @@ const ZSTD_LEVEL: i32 = 1;
 /// The most that a body may be, before compression too.
 pub(crate) const MAX_BODY: usize = 1 << 30;
 
-/// Frames of so many bytes are written from where they were read; smaller ones are cheaper to copy
-/// than to name to the kernel one by one.
+/// Frames of so many bytes are written without a copy. Smaller ones are cheaper to copy than to
+/// pass to the kernel one by one.
 const LARGE: usize = 1 << 10;
 
 /// The body of a record and what its head says of it.
 #[derive(Debug)]
 pub struct Body {
-    /// One behind the other they are the body. Large frames are where they were read.
+    /// The pieces of the body, in order. Large frames are not copied.
     pieces: Vec<Bytes>,
     length: u32,
     plain: u32,
@@ -272,7 +272,7 @@ impl Head {
         head.is_sane().then_some(head).ok_or(Damage::Head)
     }
 
-    /// The sizes go together. All that is counted and allocated by them is bounded by this.
+    /// The sizes go together. This bounds all counts and allocations that go by them.
     fn is_sane(&self) -> bool {
         let (length, plain) = (self.length as u64, self.plain as u64);
         let makes = if self.flags & ZSTD == 0 { length } else { length.saturating_mul(ZSTD_MAX) };

@@ -1,10 +1,10 @@
 //! Looks at a spill without touching it: nothing is cut, removed or synced, so that it may belong
 //! to a running daemon.
 //!
-//! Segments only grow, and go as a whole, so what is read is right as far as it goes. The files of
-//! a running daemon are seen as they are at that moment. The record that it is writing looks cut
-//! off. A segment that goes while it is looked at is left out. What was stored since the daemon
-//! last noted it, which it does every second, still counts as waiting.
+//! Segments only grow, and go as a whole, so a reader sees the right bytes as far as it reads. The
+//! files of a running daemon are seen as they are at that moment. The record that it is writing
+//! looks cut off. A segment that goes during the look is left out. The daemon notes stored events
+//! once a second; those stored since then still count as waiting.
 
 use std::io;
 
@@ -48,7 +48,7 @@ pub(crate) struct Unreadable {
     pub(crate) reason: String,
 }
 
-/// A stretch of a segment that holds no record, or none of what the segment's name promises.
+/// A stretch of a segment without records, or without those that the segment's name promises.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damaged {
     /// The segment's file.
@@ -59,7 +59,7 @@ pub struct Damaged {
     pub(crate) bytes: u64,
     /// The number of events that waited there.
     pub events: u64,
-    /// It may have been more events, since nothing behind tells.
+    /// There may have been more events; no record behind tells.
     pub(crate) or_more: bool,
 }
 
@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(folder.list().unwrap().len(), names);
     }
 
-    /// Every byte of every segment, one at a time: it is found, and the rest comes, from the scan
-    /// and from the spill, which counts the damage.
+    /// Damages every byte of every segment, one at a time. Scan and spill find the damage and give
+    /// the other events, and the spill counts the lost ones.
     #[test]
     fn invariant_7_any_flipped_byte_is_found_and_the_rest_comes() {
         let path = tempfile::tempdir().unwrap();
@@ -304,9 +304,8 @@ mod tests {
         segments[n % segments.len()].clone()
     }
 
-    /// Scans the files, and then lets a queue open them and takes out all that it gives. Returns
-    /// the scan, and how many events came; the events that the scan misses are those that the queue
-    /// counts.
+    /// Scans the files, and then lets a queue open them and takes all events out. Returns the scan,
+    /// and how many events came; the events that the scan misses are those that the queue counts.
     fn drained(files: &Files) -> (Scan, u64) {
         let disk = SimDisk::of(files);
         let scan = scan(&disk, Depth::All, |_| Ok(())).unwrap();

@@ -7,11 +7,11 @@
 //! - it goes on where the one before it ended; the first begins with the segment's first sequence;
 //! - behind damaged bytes, it does not go back, and leaves out no more events than those bytes can
 //!   have held;
-//! - it begins before the next segment does. What it has beyond that belongs to the next segment.
+//! - it begins before the next segment does. Its events beyond that belong to the next segment.
 //!
-//! In a segment of version 1 anybody can make a record. There, one behind damaged bytes is believed
-//! only if the record that follows it goes on where it ends. A payload that holds two records which
-//! do, at a sequence that fits, still passes for them: version 1 cannot do better.
+//! In a segment of version 1 anybody can make a record. There, a record behind damaged bytes is
+//! believed only if the record that follows it goes on where it ends. A payload that holds two such
+//! records, at a sequence that fits, still passes: version 1 cannot do better.
 
 use std::io;
 
@@ -27,7 +27,7 @@ use crate::queue::spill::record::{EVENT_MIN, HEAD, Head, ZSTD_MAX};
 /// overflow.
 pub(super) const SEQUENCES: u64 = 1 << 62;
 
-/// The bytes that are read to look for a record: first few, as what is damaged is often one record.
+/// The bytes that are read to look for a record: few at first, since damage is often to one record.
 const LOOK_NEAR: usize = 4 << 10;
 const LOOK_FAR: usize = 64 << 10;
 
@@ -74,7 +74,7 @@ pub(super) struct Walk {
 #[derive(Debug, Clone, Copy)]
 struct Hole {
     from: u64,
-    /// The sequence behind the last event of which a head among them speaks; 0 if none does.
+    /// The sequence behind the last event of the heads among them; 0 if there is no head.
     claimed: u64,
     /// The place where that head's record would end.
     claimed_to: u64,
@@ -119,8 +119,8 @@ impl Walk {
             if let Some(record) = self.look(file, extent, wanted)? {
                 return Ok(Some(record));
             }
-            // Real records do not overlap. Where more was read in vain than they can be, each look
-            // may cost as much again: nothing more is looked for.
+            // Real records do not overlap. If more was read in vain than they can be, each look may
+            // cost as much again, so the search ends.
             let is_over = self.vain > 2 * extent.bytes;
             let next = if is_over { extent.bytes } else { self.next_head(file, extent)? };
             self.hole.get_or_insert(Hole { from: self.offset, claimed: 0, claimed_to: 0 });
@@ -209,7 +209,7 @@ impl Walk {
             && head.sequence < extent.bound()
     }
 
-    /// A record behind damaged bytes is one: by its key or, without, by what follows.
+    /// A record behind damaged bytes is one: by its key or, without a key, by the next record.
     fn is_confirmed<F: DiskFile>(&self, file: &F, head: &Head, extent: Extent) -> io::Result<bool> {
         if self.is_secret() || self.hole.is_none_or(|hole| hole.from == self.offset) {
             return Ok(true);
@@ -221,7 +221,7 @@ impl Walk {
         Ok(self.head_at(file, behind)?.is_some_and(|next| next.sequence == head.end()))
     }
 
-    /// A head says the truth, since only the spill can have made it.
+    /// A head can be trusted, since only the spill can have made it.
     fn is_secret(&self) -> bool {
         self.key.is_some_and(|key| key.is_secret())
     }

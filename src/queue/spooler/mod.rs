@@ -2,8 +2,8 @@
 //!
 //! It takes shares from the dispatcher as fast as they come, so nothing upstream ever waits for
 //! this sink. It puts them into the queue, and so on disk, and hands batches to the sink's writers
-//! as they become free. Syncing takes long and has a thread of its own, and what is stored for good
-//! by the time that its sync is due is not synced: while the sink keeps up, nothing is.
+//! as they become free. Syncing takes long and has a thread of its own. Events that are stored for
+//! good when their sync is due are not synced: while the sink keeps up, nothing is.
 //!
 //! ```text
 //! dispatcher ──share──▶ ┌─────────┐ ──batch──▶ writer 0
@@ -18,9 +18,9 @@
 //! ([`Order::Leave`]), and it hands channel and queue on to the next spooler. Until that one is
 //! there, and while the last batches are being written, events are taken as ever.
 //!
-//! All that the spooler does is two functions: [`Spooler::round`] does what is due, and
-//! [`Spooler::handle`] takes what has happened. The thread only waits between them. What may happen
-//! in which order is explored in `spooler/model.rs`, which calls the two itself.
+//! The spooler is two functions: [`Spooler::round`] does what is due, and [`Spooler::handle`] takes
+//! a message. The thread only waits between them. `spooler/model.rs` calls the two itself to
+//! explore the orders of messages.
 
 use std::collections::VecDeque;
 use std::io;
@@ -59,8 +59,9 @@ const NOTE: Duration = Duration::from_secs(1);
 /// Events that a full queue holds back are tried again at these intervals.
 const BLOCKED: Duration = Duration::from_millis(20);
 
-/// Shares, and bytes of their frames, that one round takes at the most: enough for a burst to cost
-/// one round, and so few that handing out, settling and syncing are never put off for long.
+/// The shares, and the bytes of their frames, that one round takes at the most. They are enough for
+/// a burst to cost one round, and so few that handing out, settling and syncing never wait for
+/// long.
 const ROUND: (usize, usize) = (32, 4 << 20);
 
 /// Everything that a spooler thread owns.
@@ -71,12 +72,12 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     pub(crate) limits: BatchLimits,
     /// The time at which written events are synced; `None` if nothing is on disk.
     pub(crate) fsync: Option<Fsync>,
-    /// Shares from the dispatcher; closed when there are no more. All else rings the bell of this
-    /// channel.
+    /// Shares from the dispatcher; closed when there are no more. All other channels ring the bell
+    /// of this one.
     pub(crate) shares: Receiver<Parcel>,
     /// Batches that writers have settled.
     pub(crate) settled: Receiver<Settled>,
-    /// The rules of what is hidden of the events of this sink, if there are any.
+    /// The rules that hide values of this sink's events, if there are any.
     pub(crate) redaction: Option<Arc<Redaction>>,
     /// The writers.
     pub(crate) writers: Vec<mpsc::Sender<Batch>>,
@@ -90,8 +91,7 @@ pub(crate) struct Spooler<D: Disk = Folder> {
     pub(crate) stop: CancellationToken,
     /// The drain deadline has passed.
     pub(crate) give_up: CancellationToken,
-    /// Events that the spooler before this one could not leave on disk; they come before all that
-    /// is new.
+    /// Events that the spooler before this one could not leave on disk; they come before new ones.
     pub(crate) inherited: VecDeque<Parcel>,
     /// Set when the spill's folder was removed or replaced.
     pub(crate) renew: Arc<AtomicBool>,
@@ -111,7 +111,7 @@ pub(crate) enum Order {
     End,
     /// Begin no more batches, wait for those that are begun, and end.
     Leave,
-    /// As `Leave`, without waiting; batches that are begun come again.
+    /// Leave without waiting; batches that are begun come again.
     LeaveAtOnce,
 }
 
@@ -134,15 +134,15 @@ pub(crate) struct Death {
     /// Events that it had and that are not in `inherited`. Those of them that the spill does not
     /// have are lost.
     pub(crate) events: u64,
-    /// As in [`Spooler`], for the next one.
+    /// The same field of [`Spooler`], for the next one.
     pub(crate) shares: Receiver<Parcel>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) inherited: VecDeque<Parcel>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) orders: Receiver<Order>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) inspections: Receiver<Inspection>,
-    /// As in [`Spooler`].
+    /// The same field of [`Spooler`].
     pub(crate) is_draining: bool,
 }
 
@@ -160,7 +160,7 @@ struct Progress<D: Disk> {
     at_once: bool,
     /// Appended since the last sync began, and perhaps not stored yet.
     unsynced: VecDeque<Unsynced>,
-    /// The time to try again to put in what is held back.
+    /// The time to try again to put in parcels that are held back.
     retry_at: Instant,
     /// It was said that sources are held back.
     has_told: bool,
@@ -225,8 +225,7 @@ enum Input<D: Disk> {
 
 impl<D: Disk> Spooler<D> {
     /// Works until there are no more shares and everything is settled, or the writers are gone, or
-    /// it is told to leave. A panic ends it too, and takes nothing with it that another spooler
-    /// needs.
+    /// it is told to leave. A panic ends it too; the next spooler then has all that it needs.
     pub(crate) fn run(mut self) -> Result<Leftover, Box<Death>> {
         self.shares.bell().attend();
         let (syncer, jobs, done) = Syncer::new(self.shares.bell());
@@ -248,10 +247,11 @@ impl<D: Disk> Spooler<D> {
         self.is_draining = progress.draining;
         let Progress { leaving, syncer, coming, .. } = progress;
         drop(syncer.jobs);
-        // A panic there has been reported; what was appended is synced below.
+        // A panic there has been reported; appended events are synced below.
         let _ = sync_thread.join();
         let Ok(ended) = worked else { return Err(self.panicked(coming)) };
-        // A sync that failed would succeed the next time, without what the kernel has dropped.
+        // A sync that failed would succeed the next time, without the pages that the kernel has
+        // dropped.
         if let Poll::Ready(Some((job, result))) = syncer.done.take() {
             self.queue.end_sync(&job, result);
         }
@@ -261,7 +261,7 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// The work itself; an error says what has died beside this thread.
+    /// The work itself; an error names the part that has died beside this thread.
     fn work(&mut self, progress: &mut Progress<D>) -> Result<(), &'static str> {
         // A spooler before this one may have left something unsynced.
         self.plan_sync(progress, Instant::now());
@@ -278,7 +278,7 @@ impl<D: Disk> Spooler<D> {
         Ok(())
     }
 
-    /// Something beside the spooler has died: everything is left to the next one as at a reload.
+    /// A writer or the sync thread has died: everything is left to the next one as at a reload.
     fn dead(mut self, reason: String) -> Box<Death> {
         match catch_unwind(AssertUnwindSafe(|| self.finish(true))) {
             Ok((on_disk, in_memory)) => self.death(reason, on_disk, in_memory.into()),
@@ -286,8 +286,8 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// The spooler itself has panicked, so that its queue may be half changed. What the spill has
-    /// is read from the spill again. Without one, the queue gives what it has in memory.
+    /// The spooler itself has panicked, so that its queue may be half changed. Events of the spill
+    /// are read from it again. Without a spill, the queue gives its events in memory.
     fn panicked(mut self, coming: usize) -> Box<Death> {
         let reason = "its spooler has panicked; this is a bug in saltern".to_owned();
         let held = catch_unwind(AssertUnwindSafe(|| self.queue.len())).unwrap_or_default();
@@ -342,12 +342,12 @@ impl<D: Disk> Spooler<D> {
         self.shares.take().map(|share| share.map_or(Input::NoMoreShares, Input::Share))
     }
 
-    /// Does what is due, and says how long nothing will be; `None` when the spooler's work is done.
+    /// Does the work that is due. Returns the time until more is due; `None` when the spooler's
+    /// work is done.
     fn round(&mut self, progress: &mut Progress<D>, now: Instant) -> Option<Duration> {
         self.renew(progress, now);
         self.inherit(progress, now);
-        // Before anything follows from what came after them: the writers are cut off behind
-        // `Leave`.
+        // Orders come before later messages: the writers are cut off behind `Leave`.
         while let Poll::Ready(Some(order)) = self.orders.take() {
             self.obey(order, progress, now);
         }
@@ -369,7 +369,11 @@ impl<D: Disk> Spooler<D> {
             && let Err(error) = self.queue.renew()
         {
             let sink = &self.state.name;
-            error!(sink, %error, "the spill cannot be begun anew; it is tried again");
+            error!(
+                sink,
+                %error,
+                "the spill's folder was removed or replaced and cannot be made again; trying again"
+            );
             progress.renew_at = Some(now + NOTE);
         }
     }
@@ -415,8 +419,8 @@ impl<D: Disk> Spooler<D> {
         self.is_stuck(progress) || !self.queue.is_blocked() && self.inherited.is_empty()
     }
 
-    /// The queue blocks and nothing more will be stored before the daemon ends: for want of time,
-    /// or because the sink is parked. An order that is not obeyed yet may say otherwise.
+    /// The queue blocks and nothing more will be stored before the daemon ends, for lack of time or
+    /// because the sink is parked. An order that is not obeyed yet may say otherwise.
     fn is_stuck(&self, progress: &Progress<D>) -> bool {
         let is_parked = progress.abandoned && self.stop.is_cancelled();
         let has_end = is_parked || self.give_up.is_cancelled();
@@ -437,8 +441,8 @@ impl<D: Disk> Spooler<D> {
             Order::Leave => progress.leaving = true,
             Order::LeaveAtOnce => (progress.leaving, progress.at_once) = (true, true),
             Order::End => {
-                // Only those that have come so far. The dispatcher may put in more meanwhile,
-                // without end.
+                // It takes only shares that have come so far, because the dispatcher may put in
+                // more without end.
                 for _ in 0..self.shares.len() {
                     let Poll::Ready(Some(parcel)) = self.shares.take() else { break };
                     match self.queue.is_blocked() {
@@ -460,7 +464,7 @@ impl<D: Disk> Spooler<D> {
 
     fn answer(&mut self, Inspection { discard_before, answer }: Inspection, now: Instant) {
         if answer.is_closed() {
-            // Who asked was told that nothing came of it.
+            // The client was told that nothing came of it.
             return;
         }
         let discarded = discard_before.map_or(0, |before| self.queue.discard_before(before, now));
@@ -474,11 +478,11 @@ impl<D: Disk> Spooler<D> {
             bytes: self.queue.disk_bytes(),
             segments: self.queue.segments() as u64,
         };
-        // Who asked may be gone.
+        // The client may be gone.
         let _ = answer.send(Inspected { discarded, contents });
     }
 
-    /// Puts in what the spooler before this one left, as far as there is room.
+    /// Puts in the events that the spooler before this one left, as far as there is room.
     fn inherit(&mut self, progress: &mut Progress<D>, now: Instant) {
         while !self.queue.is_blocked()
             && let Some(share) = self.inherited.pop_front()
@@ -488,7 +492,7 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// Takes a share and what else is at hand, as far as it fits into one round.
+    /// Takes a share and further ones that are there, as far as they fit into one round.
     fn take(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
         if self.is_stuck(progress) {
             // There is no room for it, but the dispatcher must come to its end.
@@ -510,7 +514,7 @@ impl<D: Disk> Spooler<D> {
         self.count_losses();
     }
 
-    /// Puts a parcel into the queue, without what is hidden of it.
+    /// Puts a parcel into the queue, with values hidden.
     fn keep(&mut self, parcel: Parcel, progress: &mut Progress<D>, now: Instant) {
         progress.coming = parcel.share().len();
         let redacted =
@@ -574,7 +578,8 @@ impl<D: Disk> Spooler<D> {
             if !is_due {
                 return;
             }
-            // Reserved first: a batch must not leave the queue for a writer that cannot take it.
+            // The place is reserved first: a batch must not leave the queue for a writer that
+            // cannot take it.
             let Ok(slot) = writer.try_reserve() else { return };
             let Some(batch) = self.queue.take(&self.limits, now) else { return };
             *held += 1;
@@ -582,7 +587,8 @@ impl<D: Disk> Spooler<D> {
         }
     }
 
-    /// Syncing, noting, expiring, and trying again to put in what a full queue holds back.
+    /// Does the regular work: syncs, notes acknowledgements, drops expired events, and tries again
+    /// to put in parcels that are held back.
     fn upkeep(&mut self, progress: &mut Progress<D>, now: Instant) {
         if self.queue.holds_back() && progress.retry_at <= now {
             progress.retry_at = now + BLOCKED;
@@ -591,7 +597,11 @@ impl<D: Disk> Spooler<D> {
         }
         if self.queue.held_back() > 0 && !std::mem::replace(&mut progress.has_told, true) {
             let sink = &self.state.name;
-            info!(sink, "the queue is full; sources that can wait do, until there is room");
+            info!(
+                sink,
+                "the queue is full; sources that can wait hold their events back until there is \
+                 room"
+            );
         }
         // Events that are stored for good by the time that their sync is due are not synced: while
         // the sink works, nothing is.
@@ -643,8 +653,8 @@ impl<D: Disk> Spooler<D> {
         Leftover { on_disk, shares: leaving.then_some(self.shares), in_memory }
     }
 
-    /// Leaves on disk what is not settled, and hands on what cannot be there. Says how many events
-    /// are on disk, and what is handed on.
+    /// Leaves unsettled events on disk, and hands on those that cannot be there. Returns how many
+    /// events are on disk, and those that are handed on.
     fn finish(&mut self, leaving: bool) -> (u64, Vec<Parcel>) {
         let mut in_memory = Vec::new();
         if leaving {
@@ -660,13 +670,17 @@ impl<D: Disk> Spooler<D> {
         }
         self.queue.honour_what_lasts();
         self.state.dropped_stop.add(lost);
-        // With those for which there was no room any more.
+        // These include events for which there was no room any more.
         let lost = self.state.dropped_stop.get();
         if left > 0 && !leaving {
             info!(sink = self.state.name, events = left, "events are left in the spill");
         }
         if lost > 0 {
-            warn!(sink = self.state.name, events = lost, "events were left and are lost");
+            warn!(
+                sink = self.state.name,
+                events = lost,
+                "events that were left in memory are lost"
+            );
         }
         self.count_losses();
         self.show();
@@ -675,8 +689,8 @@ impl<D: Disk> Spooler<D> {
     }
 }
 
-/// A writer that holds so many batches takes another. One that has ended takes none: when the sink
-/// is parked, the others may end much later, since one of them may hang in a write.
+/// A writer that holds so many batches takes another. A writer that has ended takes none. When the
+/// sink is parked the others may end much later, since one may hang in a write.
 fn has_room(held: usize, writer: &mpsc::Sender<Batch>) -> bool {
     held < BATCHES_PER_WRITER && !writer.is_closed()
 }

@@ -1,4 +1,4 @@
-//! All that may happen to a spooler, in every order to a bounded depth, and in long random orders.
+//! A model of the spooler: every order of events to a bounded depth, and long random orders.
 //!
 //! The spooler, its queue over a simulated disk, the receipts and the code of the writers
 //! ([`drive`], with back-off, breaker and splitting) are the real ones. A [`World`] holds them on
@@ -7,13 +7,13 @@
 //! is served. Time passes. A store answers a writer or not. A sync ends well or badly. The disk
 //! fails or fills. The daemon stops, is killed, or its sink changes.
 //!
-//! Afterwards everything that is broken is repaired. Then each event must have been stored, refused
-//! or counted as lost, in order, by one writer in one run, and not again once it was settled. Every
-//! source must have its receipt, and none may have been promised too much. Memory must have been
+//! Afterwards everything broken is repaired. Then each event must have been stored, refused or
+//! counted as lost, in order, by one writer in one run, and not again once it was settled. Every
+//! source must have its receipt, and no receipt may have promised too much. Memory must have been
 //! bounded, and all must end by itself.
 //!
-//! Not explored is what happens between two calls of `round` and `handle`, since no other thread
-//! touches that. The channels are taken to do what they say. The order of memory accesses in
+//! Some things are not explored. No other thread touches what happens between two calls of `round`
+//! and `handle`. The channels are taken to do what they say. The order of memory accesses in
 //! receipts and counters is left out, and so is the reload itself, whose part the world plays.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,7 +83,7 @@ enum Arm {
     Settled,
     Orders,
     Synced,
-    /// Only if none of the others is ready.
+    /// This is served only if none of the others is ready.
     Time,
 }
 
@@ -91,7 +91,7 @@ enum Arm {
 enum Action {
     /// So many events of so many bytes, of the bus or of a source that can wait.
     Send(u64, usize, bool),
-    /// A round of the spooler, and what it then waits for.
+    /// A round of the spooler, and the arm of its wait.
     Round(Arm),
     /// Time passes until something is due, or long.
     Pass(bool),
@@ -101,7 +101,7 @@ enum Action {
     /// Appending fails, or works again and has room.
     DiskFails(bool),
     DiskIsFull,
-    /// All that is on disk was written long ago.
+    /// All files were written long ago.
     GrowOld,
     /// The dispatcher ends.
     Close,
@@ -151,7 +151,7 @@ struct Store {
     refused: BTreeSet<u64>,
     /// Batches of this run by the place of their first event.
     batches: BTreeMap<u64, Vec<u64>>,
-    /// Which writer had an event, in this run.
+    /// The writer that had an event, in this run.
     writers: BTreeMap<u64, usize>,
     /// The last of each writer, of the bus or not.
     last: BTreeMap<(usize, bool), u64>,
@@ -204,8 +204,8 @@ impl Store {
         waits.send(answer).unwrap();
     }
 
-    /// Another spooler comes. What it cannot know to be settled may come again: nothing after a
-    /// crash; else what is behind an event that is not settled.
+    /// Another spooler comes. Events that it cannot know to be settled may come again: none after a
+    /// crash, else those behind an event that is not settled.
     fn begin_run(&mut self, is_noted: bool) {
         let is_open = |n: &u64| !self.settled.contains(n);
         let is_settled = |numbers: &&Vec<u64>| !numbers.iter().any(is_open);
@@ -253,7 +253,7 @@ struct Run {
     progress: Progress<SimDisk>,
     /// The wait that the last round asked for.
     wait: Duration,
-    /// Rounds one after the other that found something due while nothing happened.
+    /// Successive rounds with work due although nothing happened.
     restless: usize,
     jobs: Receiver<SyncJob<SimDisk>>,
     done: Sender<(SyncJob<SimDisk>, io::Result<()>)>,
@@ -280,7 +280,7 @@ struct World {
     left: Option<Leftover>,
     /// The numbers that come next, of the bus and of the source that can wait.
     next: [u64; 2],
-    /// All that is to be stored or counted: what was sent, less what a crash may take.
+    /// The events to be stored or counted: those that were sent, less those that a crash may take.
     owed: BTreeSet<u64>,
     receipts: Vec<(std::ops::Range<u64>, Receipt)>,
     was_killed: bool,
@@ -298,7 +298,7 @@ impl World {
         let mut world = World {
             nature,
             runtime,
-            // Whatever looked at the real clock would find it ahead, and all of this early.
+            // Code that looked at the real clock would find it ahead, and all of this early.
             now: Instant::now(),
             disk: SimDisk::new(),
             disk_works: true,
@@ -545,7 +545,7 @@ impl World {
         self.run = Some(run);
     }
 
-    /// The spooler's work is done. What is under way at the syncer's ends first.
+    /// The spooler's work is done. The syncer's work under way ends first.
     fn end_run(&mut self, run: Run) {
         self.run = Some(run);
         self.end_sync(true);
@@ -577,7 +577,7 @@ impl World {
         }
     }
 
-    /// All that was promised is owed still; the rest may be gone.
+    /// Promised events are owed still; the rest may be gone.
     fn kill(&mut self) {
         self.hear();
         self.was_killed = true;

@@ -1,7 +1,7 @@
 //! Rows of one table as the body of an INSERT.
 //!
-//! The caller puts the values of a row in the order of the table's columns. Text is made UTF-8:
-//! what is not becomes U+FFFD, as in [`json`].
+//! The caller puts the values of a row in the order of the table's columns. Text is made UTF-8: bad
+//! bytes become U+FFFD, as in [`json`].
 
 use std::slice;
 
@@ -129,7 +129,7 @@ impl Row<'_> {
         }
     }
 
-    /// Text, or what was meant to be text.
+    /// Text, or bytes that were meant to be text.
     pub(super) fn text(&mut self, bytes: &[u8]) {
         self.next(&[Holds::Text, Holds::Symbol]);
         self.string(bytes);

@@ -1,6 +1,6 @@
 //! The meaning of a ClickHouse server's refusals: its error codes, and their consequences.
 //!
-//! Whatever is not named here is tried again: a code that is new must not cost events.
+//! An error that is not named here is tried again: a code that is new must not cost events.
 
 use reqwest::StatusCode;
 
@@ -8,7 +8,7 @@ use crate::client::http::{self, Answer, Failed};
 use crate::codec::visible;
 use crate::sink::contract::WriteError;
 
-/// The answer of a server that did not do what it was asked, or that there was none.
+/// The failure of a request: the server's refusal, or no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     /// The server said why.
@@ -44,7 +44,7 @@ pub(super) enum Meaning {
 impl Meaning {
     fn of(code: u32, text: &str) -> Self {
         match code {
-            // Of a RowBinary head: all rows are refused, whatever is in them.
+            // A RowBinary head is wrong, so all rows are refused.
             117 if text.contains("Type of ") => Meaning::Schema,
             // The limit is per insert, so fewer rows pass.
             252 if text.contains("partitions for single INSERT block") => Meaning::Rows,
@@ -98,8 +98,8 @@ impl Refusal {
         }
     }
 
-    /// The server's answer, if it has done what it was asked. A status of 200 does not say so: an
-    /// exception may stand in a header, or behind an answer that was begun.
+    /// The server's answer, if it is no refusal. A status of 200 does not say so: an exception may
+    /// stand in a header, or behind an answer that was begun.
     pub(super) fn of(answer: Answer) -> Result<String, Refusal> {
         let body = String::from_utf8_lossy(&answer.body).into_owned();
         let is_refused = !answer.status.is_success();
@@ -108,7 +108,7 @@ impl Refusal {
         let exception = if is_refused || code.is_some() { Some(&*body) } else { exception(&body) };
         let Some(exception) = exception else { return Ok(body) };
         let Some(code) = code_of(exception).or(code) else {
-            // Of a proxy in front of the server.
+            // A proxy in front of the server answered.
             return Ok(String::from_utf8_lossy(&answer.checked(of_a_proxy)?.body).into_owned());
         };
         let meaning = Meaning::of(code, exception);
@@ -136,8 +136,8 @@ impl Refusal {
     }
 }
 
-/// The meaning of an answer that is not the server's own. Too much at once is all that can be wrong
-/// with the rows; a 400 may come of a wrong port.
+/// The meaning of an answer that is not the server's own. Only its 413 is about the rows; a 400 may
+/// come of a wrong port.
 fn of_a_proxy(answer: &Answer) -> Result<(), Failed> {
     match http::usual(answer) {
         Err(Failed::Reject) if answer.status != StatusCode::PAYLOAD_TOO_LARGE => Err(Failed::Retry),
@@ -164,8 +164,8 @@ fn code_of(answer: &str) -> Option<u32> {
     behind.get(..end)?.parse().ok()
 }
 
-/// The answer without what only ClickHouse's developers need. An answer may hold rows, so a long
-/// one is cut.
+/// The answer without the parts for ClickHouse's developers. An answer may hold rows, so a long one
+/// is cut.
 fn readable(answer: &str) -> String {
     const MOST: usize = 300;
     let answer = answer.split(", e.what() = ").next().unwrap_or_default();

@@ -33,7 +33,7 @@ impl Features {
         }
     }
 
-    /// The format in which rows are sent: the one in which the server finds mistakes.
+    /// The format of rows: the one in which the server finds mistakes.
     pub(super) fn format(self) -> Format {
         if self.checked_row_binary { Format::RowBinary } else { Format::JsonEachRow }
     }

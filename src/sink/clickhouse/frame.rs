@@ -4,7 +4,7 @@
 use cityhash_rs::cityhash_102_128;
 use lz4_flex::block;
 
-/// The checksum of what is behind it.
+/// The checksum of the bytes behind it.
 const CHECKSUM: usize = 16;
 
 /// The method, and the lengths with and without compression. The first counts this head as well.
@@ -23,7 +23,7 @@ pub(super) fn lz4(bytes: &[u8]) -> Vec<u8> {
         let head = out.len() + CHECKSUM;
         let body = head + HEAD;
         out.resize(body + block::get_maximum_output_size(bytes.len()), 0);
-        // There is room for whatever it becomes, so it does not fail.
+        // There is room for any result, so it does not fail.
         let room = out.get_mut(body..).unwrap_or_default();
         let length = block::compress_into(bytes, room).unwrap_or_default();
         out.truncate(body + length);

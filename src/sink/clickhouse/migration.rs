@@ -1,10 +1,10 @@
-//! Makes what a database lacks of the tables, and notes their version in `salt_schema`.
+//! Makes the tables, columns and views that a database lacks, and notes their version in
+//! `salt_schema`.
 //!
-//! The database is asked what is there, and only what is missing is made. So a database without
-//! tables, one of an earlier version, and one in which a table was dropped are all the same case.
-//! Nothing is done where nothing is missing, so a user who may only read and insert will do then.
-//! Two daemons may do it at once: who comes second finds its statement refused, looks again, and
-//! goes on.
+//! The database is asked first, and only missing ones are made. So a database without tables, one
+//! of an earlier version, and one in which a table was dropped are all the same case. If nothing is
+//! missing nothing is done, so a user who may only read and insert is then enough. Two daemons may
+//! migrate at once: the second finds its statement refused, looks again, and goes on.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
 //! `clickhouse`: events, jobs, returns and states in tables of a ClickHouse database, 18.16 to
-//! 26.x, over HTTP. [ClickHouse](../clickhouse.md) says what is in the tables, and what to ask.
+//! 26.x, over HTTP. [ClickHouse](../clickhouse.md) has the tables, and queries to ask them.
 //!
 //! # Example
 //!
@@ -19,16 +19,16 @@
 //! # Stored
 //!
 //! A batch is an insert into each table that it has rows for, complete in one request. Database,
-//! tables and views are made when missing. Rows go as `RowBinaryWithNamesAndTypes`, which the
-//! server compares with its columns, from 22.1 on, and as `JSONEachRow` before. The sink asks each
-//! server for its version and does what that can do.
+//! tables and views are made when missing. From 22.1 on rows go as `RowBinaryWithNamesAndTypes`,
+//! which the server compares with its columns, and before as `JSONEachRow`. The sink asks each
+//! server for its version and uses what that version can do.
 //!
 //! # Servers
 //!
 //! Several servers take turns, batch by batch; one that fails rests for 5 s to 2 min. They may be
 //! replicas, or hosts of one cluster. They must not be shards with tables that know nothing of each
-//! other, since a batch of which one may have stored a part is sent to the next. A setting that a
-//! server refuses is left away, with a warning.
+//! other: a batch may be stored in part at one server, and is then sent to the next. A setting that
+//! a server refuses is left away, with a warning.
 //!
 //! # Guarantee
 //!
@@ -36,7 +36,8 @@
 //! that repeats are merged away. It drops it for as long as its deduplication window reaches (1000
 //! inserts a table); the token of each insert is made of the batch's id. Until repeats are merged
 //! `FINAL` or `GROUP BY event_id` hides them. A batch that the server refuses for one event is
-//! halved, under new ids; what a table before had taken of it is there twice until it is merged.
+//! halved, under new ids; rows that a table had taken of it before are there twice until they are
+//! merged.
 //!
 //! # Failures
 //!
@@ -102,8 +103,8 @@ pub(crate) struct Config {
     user: Option<String>,
     /// The user's password.
     password: Option<Secret>,
-    /// Who we are, for a proxy or a cloud that wants to know it otherwise than by `user` and
-    /// `password`, which then are left out: `{token}`, `{user, password}` or `{header, value}`.
+    /// The login, for a proxy or a cloud that does not take `user` and `password`: `{token}`,
+    /// `{user, password}` or `{header, value}`. `user` and `password` are then left out.
     #[serde(default)]
     auth: Auth,
     /// With `true` the database, tables and views that are missing are created, and those of an
@@ -170,7 +171,8 @@ impl Config {
         }
     }
 
-    /// Creates what the servers lack of the tables; gives what that took, server by server.
+    /// Creates the tables and columns that the servers lack; returns the statements, server by
+    /// server.
     async fn migrate(&self, tables: &Options) -> Result<Vec<Migrated>, WriteError> {
         let client = self.client()?;
         let mut servers: Servers<Server> = Servers::new(&self.url);
@@ -184,7 +186,7 @@ impl Config {
         Ok(all)
     }
 
-    /// A client that knows who we are.
+    /// A client with the login.
     fn client(&self) -> Result<Client, WriteError> {
         let doing = "setting up connections to ClickHouse";
         let auth = self.who().map_err(|error| WriteError::fatal(doing, error))?;
@@ -193,7 +195,7 @@ impl Config {
         client.map_err(|error| WriteError::fatal(doing, error))
     }
 
-    /// The headers that say who we are.
+    /// The headers of the login.
     fn who(&self) -> Result<Auth, String> {
         let has_user = self.user.is_some() || self.password.is_some();
         if has_user && !self.auth.is_none() {
@@ -229,7 +231,7 @@ enum Setting {
 }
 
 impl Setting {
-    /// As it stands in a URL.
+    /// The name as it stands in a URL.
     fn text(&self) -> String {
         match self {
             Setting::Bool(value) => u8::from(*value).to_string(),
@@ -322,7 +324,7 @@ impl Sink for ClickHouse {
     }
 }
 
-/// The server of a site, asked what it can do, and with its tables if they are to be created.
+/// The server of a site, with its features known, and with its tables if they are to be created.
 async fn ready<'a>(
     site: &'a mut Site<Server>,
     client: &Client,
@@ -348,12 +350,12 @@ async fn prepared(url: &Url, client: &Client, config: &Config) -> Result<Server,
     let mut settings = vec![("insert_distributed_sync", "1")];
     settings.extend(rows::settings(&features));
     if features.async_insert {
-        // Said also when it is off: a release, or the user's profile, may have it on.
+        // This is sent also when it is off: a release, or the user's profile, may have it on.
         settings.push(("async_insert", if config.async_insert { "1" } else { "0" }));
         settings.push(("wait_for_async_insert", "1"));
     }
     if features.version >= (24, 8) {
-        // Views too drop what they have seen. In earlier releases this drops more than that.
+        // Views too drop repeats. In earlier releases this drops more than that.
         settings.push(("deduplicate_blocks_in_dependent_materialized_views", "1"));
     }
     if features.dedup_token && config.async_insert {

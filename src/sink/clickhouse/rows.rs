@@ -1,8 +1,8 @@
 //! The rows of events in the tables.
 //!
-//! Every event is a row of `salt_events`; a published job one of `salt_jobs` too; a return one of
-//! `salt_returns`, and one of `salt_states` for each state that it lists, as do orchestrations.
-//! Nothing that a payload may hold makes this fail: a value of another type than Salt gives it
+//! Every event is a row of `salt_events`. A published job is also a row of `salt_jobs`, and a
+//! return one of `salt_returns`, with a row of `salt_states` for each state that it lists, as do
+//! orchestrations. No payload can make this fail: a value of another type than Salt gives it
 //! becomes NULL or empty, and bytes that are not UTF-8 become U+FFFD.
 
 use jiff::Timestamp;
@@ -95,7 +95,7 @@ impl<'a> Data<'a> {
             let field = match name {
                 b"fun" => &mut data.function,
                 b"fun_args" => &mut data.arguments,
-                // A scheduled return has both, and they say the same.
+                // A scheduled return has both, with the same value.
                 b"arg" if data.arguments.is_none() => &mut data.arguments,
                 b"tgt" => &mut data.target,
                 b"tgt_type" => &mut data.target_type,
@@ -125,7 +125,7 @@ impl<'a> Known<'a> {
         let states = states::of(event, data.return_value);
         let stamped = fields.stamped().map(Timestamp::as_microsecond);
         let (said, outcome) = (fields.job_return.success(), fields.job_return.outcome());
-        // Logins and keys are no returns, and say how they went elsewhere.
+        // Logins and keys are no returns, and have their outcomes elsewhere.
         let success = match event.kind() {
             EventKind::Auth | EventKind::Key => said.or_else(|| boolean(data.result)),
             _ => said,
@@ -281,8 +281,8 @@ impl Tables {
     }
 }
 
-/// The bytes that a job id, a minion id or a function may have in a row of a state, where they are
-/// repeated for each; no real one has more.
+/// The bytes of a job id, a minion id or a function in a row of a state, where they are repeated
+/// for each state. No real one has more.
 const LONGEST_NAME: usize = 255;
 
 fn cut(name: &[u8]) -> &[u8] {
@@ -319,7 +319,7 @@ fn json<'t>(value: Option<&[u8]>, scratch: &'t mut Vec<u8>) -> &'t [u8] {
     scratch
 }
 
-/// The texts of an array; whatever else is in it is left out.
+/// The texts of an array; other values are left out.
 fn list(value: Option<&[u8]>) -> impl Iterator<Item = &[u8]> + Clone {
     let mut walker = Walker::new(value.unwrap_or_default());
     let mut left = match walker.item() {
@@ -449,7 +449,7 @@ mod tests {
         }
     }
 
-    /// The rows of a new server as an old one would have them.
+    /// The rows of a new server in the form of an old one.
     fn aged(mut tables: Tables) -> Tables {
         for row in tables.values_mut().flatten() {
             let received = row["received"].as_i64().unwrap();
@@ -461,7 +461,7 @@ mod tests {
         tables
     }
 
-    /// serde_json reads floats but for their last digit.
+    /// serde_json reads floats without their last digit.
     fn rounded(value: Value) -> Value {
         match value.as_f64() {
             Some(float) if value.is_f64() => format!("{float:.12e}").into(),

@@ -8,7 +8,7 @@
 use super::features::Features;
 use super::tables::{Column, Holds, SUMMARIES, Summary, TABLES, Table, VERSION};
 
-/// The place where the tables are and how long rows stay.
+/// The place of the tables, and the time that rows stay.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// The database.
@@ -30,23 +30,22 @@ pub(super) enum Makes {
     Column(&'static str, &'static str, &'static str),
 }
 
-/// One statement. It does no harm where what it makes is there already, but for a column.
+/// One statement. It does no harm if its object is there already, unless that is a column.
 #[derive(Debug)]
 pub(super) struct Statement {
     pub(super) makes: Makes,
     pub(super) sql: String,
 }
 
-/// The table that knows the version of the others.
+/// The table with the version of the others.
 pub(super) const VERSIONS: &str = "salt_schema";
 
 /// The ending of the tables that hold rows on a cluster, and of the views that fill summaries.
 const LOCAL: &str = "_local";
 const VIEW: &str = "_mv";
 
-/// Everything as one script, in the order in which it can be run. It does no harm a second time,
-/// and brings the tables of an earlier version up to date where the server can be told to add a
-/// column only if it is missing.
+/// Everything as one script, in the order in which it can be run. It does no harm a second time. It
+/// brings tables of an earlier version up to date if the server knows `ADD COLUMN IF NOT EXISTS`.
 pub(super) fn script(features: &Features, options: &Options) -> String {
     let mut script = String::new();
     for note in notes(features) {
@@ -95,7 +94,7 @@ pub(super) fn statements(features: &Features, options: &Options) -> Vec<Statemen
     for summary in &SUMMARIES {
         all.extend(of_summary(summary, features, options));
     }
-    // The last: it says that the others are there.
+    // This comes last: it says that the others are there.
     let columns = "    version UInt32 COMMENT 'version of the tables',\n    \
                    applied DateTime('UTC') DEFAULT now() COMMENT 'since when'";
     let comment = "versions of the tables that begin with salt_";
@@ -281,12 +280,12 @@ fn on(options: &Options) -> String {
         .map_or(String::new(), |cluster| format!(" ON CLUSTER {}", quoted(cluster)))
 }
 
-/// A name, whatever is in it.
+/// A name of any characters, quoted.
 fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
 }
 
-/// A text, whatever is in it.
+/// A text of any characters, quoted.
 pub(super) fn text(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }

@@ -1,4 +1,4 @@
-//! One ClickHouse server: what it can do, and how it is asked.
+//! One ClickHouse server: its features, and the requests to it.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ impl Server {
         })
     }
 
-    /// Lets these settings go with each insert. What the server does not know of them is left away.
+    /// Lets these settings go with each insert. Those that the server does not know are left away.
     pub(super) fn with_settings(
         mut self,
         settings: impl IntoIterator<Item = (String, String)>,
@@ -105,7 +105,7 @@ impl Server {
         })
     }
 
-    /// Stores rows. The server has them for good when this returns.
+    /// Stores rows. The server has stored them when this returns.
     pub(super) async fn insert(&mut self, insert: Insert, batch: BatchId) -> Result<(), Refusal> {
         let Insert { table, columns, format, body, .. } = insert;
         let sql = format!("INSERT INTO {table} ({columns}) FORMAT {}", format.name());
@@ -159,7 +159,7 @@ impl Server {
         let token = self.features.dedup_token.then_some(TOKEN);
         let ours = self.settings.keys().map(String::as_str).chain(token);
         let named = ours.filter(|name| refusal.contains(name));
-        // The longest: `async_insert` is a part of `wait_for_async_insert`.
+        // The longest name is meant: `async_insert` is a part of `wait_for_async_insert`.
         let Some(name) = named.max_by_key(|name| name.len()).map(str::to_owned) else {
             return false;
         };
@@ -177,7 +177,7 @@ async fn ask(client: &Client, url: &Url, sql: &str) -> Result<String, Refusal> {
     let sql = Bytes::copy_from_slice(sql.as_bytes());
     let answer = answer_to(request.body("text/plain", sql)).await;
     answer.map_err(|refusal| match refusal {
-        // There were none: whatever it is, no event is to blame.
+        // There were no rows, so no event is to blame.
         Refusal::Exception { meaning: Meaning::Rows, text } => {
             Refusal::Exception { meaning: Meaning::Later(""), text }
         }

@@ -1,8 +1,8 @@
 //! The states that a return lists.
 //!
-//! `state.apply` and its like return a map from `file_|-ID_|-NAME_|-managed` to what became of that
-//! state. An orchestration returns such a map for the master under `return.data`. Whatever is not
-//! of that form is no state, whichever function returned it.
+//! `state.apply` and its like return a map from `file_|-ID_|-NAME_|-managed` to the result of that
+//! state. An orchestration returns such a map for the master under `return.data`. A value of any
+//! other form is no state.
 
 use crate::codec::msgpack::{self, Item};
 use crate::event::{Event, EventKind};
@@ -18,7 +18,7 @@ const BETWEEN: &[u8] = b"_|-";
 /// One state, borrowed from the payload.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct State<'a> {
-    /// Whose return lists it, where the return is of several (an orchestration).
+    /// The minion whose return lists it, if the return has several (an orchestration).
     pub(super) minion: Option<&'a [u8]>,
     /// `__id__`.
     pub(super) id: &'a [u8],

@@ -1,7 +1,7 @@
-//! The tables and their columns: what [`super::schema`] makes and [`super::rows`] fills.
+//! The tables and their columns, which [`super::schema`] makes and [`super::rows`] fills.
 //!
-//! A column says what it holds; the type for that depends on what the server knows. Columns are
-//! only ever added, so that an older saltern goes on writing into newer tables.
+//! A column names the values that it holds; their type depends on the server's features. Columns
+//! are only ever added, so that an older saltern goes on writing into newer tables.
 
 use super::features::Features;
 
@@ -14,11 +14,11 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) comment: &'static str,
     pub(super) columns: &'static [Column],
-    /// The key that rows are sorted by. No two rows share its end but repeats, which vanish.
+    /// The key that rows are sorted by. Only repeats share its end, and these vanish.
     pub(super) order: &'static str,
     /// The expression that a partition is for.
     pub(super) partition: &'static str,
-    /// Columns with an index that tells in which blocks a value is not.
+    /// Columns with an index that skips blocks without a value.
     pub(super) sought: &'static [&'static str],
     /// The expression by which a cluster distributes the rows.
     pub(super) shard: &'static str,
@@ -39,7 +39,7 @@ pub(super) struct Column {
 pub(super) enum Holds {
     /// A time; to the second where the server knows no better.
     Time,
-    /// The microseconds that [`Holds::Time`] lacks there. No column where it lacks none.
+    /// The microseconds that [`Holds::Time`] lacks there. There is no column if it lacks none.
     Micros,
     /// Text of which there are few.
     Symbol,
@@ -152,7 +152,7 @@ pub(super) struct Summary {
     pub(super) keys: &'static [&'static str],
     /// Name, type, expression and comment of each sum.
     pub(super) sums: &'static [[&'static str; 4]],
-    /// Which rows count.
+    /// The rows that count.
     pub(super) filter: &'static str,
 }
 

@@ -59,7 +59,8 @@ impl Topic {
         self.0.fixed()
     }
 
-    /// The topic for events of this kind and master. What cannot be in a name becomes `_`.
+    /// The topic for events of this kind and master. Characters that cannot be in a name become
+    /// `_`.
     pub(super) fn name(&self, kind: EventKind, master: &str) -> Cow<'_, str> {
         if let Some(text) = self.fixed() {
             return Cow::Borrowed(text);

@@ -16,14 +16,14 @@
 //! A message for each event:
 //!
 //! * topic: by template. `{kind}` stands for the event's kind (`job_return`), `{master}` for the
-//!   master's id, with `_` for what cannot be in a name. It is made if it is missing; with `create:
-//!   false` the sink waits until somebody makes it
-//! * key: the minion's id, the jid, the tag, or nothing. What has the same key stays in order; an
-//!   event without a minion has no key. The partition is the one that Java's producers choose
+//!   master's id, with `_` for characters that cannot be in a name. It is made if it is missing;
+//!   with `create: false` the sink waits until somebody makes it
+//! * key: the minion's id, the jid, the tag, or nothing. Messages with the same key stay in order;
+//!   an event without a minion has no key. The partition is the one that Java's producers choose
 //!   (`murmur2_random`)
 //! * value: with `json` the object that `rawfile_json` writes, `{"tag": …, "data": …}`; with
 //!   `msgpack` a map of `tag` (text) and `data`, the payload byte by byte; with `salt_returner` the
-//!   return alone as JSON, as Salt's returner `kafka` sends it, and other events are not sent
+//!   return alone as JSON, as Salt's returner `kafka` sends it (other events are not sent)
 //! * headers: `tag`, `kind`, `master`, `event_id` (32 hexadecimal digits), `stamp` (the event's
 //!   `_stamp`, else when it was read, ISO 8601); of returns of minions and runners `outcome`
 //!   (`worked`, `failed`, `unknown`: the [one rule](../configuration.md#how-a-return-went))
@@ -33,19 +33,18 @@
 //!
 //! # Guarantee
 //!
-//! In order for each key, and unique by the header `event_id`; with `transactional: true` a reader
-//! with `isolation.level=read_committed` sees each event once. `acks=all`, idempotent: a batch of
-//! which a part could not be delivered comes again.
+//! Events are in order for each key, and unique by the header `event_id`; with `transactional:
+//! true` a reader with `isolation.level=read_committed` sees each event once. `acks=all`,
+//! idempotent: a batch comes again if a part of it could not be delivered.
 //!
 //! With `transactional` that holds over restarts and `kill -9` of brokers, and over those of
 //! saltern with `spill.mode: durable` and one writer. With more writers a batch that was under way
-//! when saltern was killed may come back to one that does not know it. The transaction also notes
-//! the ids of the last 16 batches, as the metadata of an offset of the group
-//! `saltern/MASTER_ID/SINK/WRITER` in partition 0 of the topic (of `{kind}` = `custom`), where they
-//! are found again. So do not delete that group; brokers forget it after
-//! `offsets.retention.minutes` (7 days) without events. That name is the transactional id too: two
-//! daemons of one `master_id` with a sink of one name end each other's transactions, and the one
-//! that finds another's note parks and says so.
+//! when saltern was killed may come back to a writer that does not know it. The transaction also
+//! notes the ids of the last 16 batches. They are the metadata of an offset of the group
+//! `saltern/MASTER_ID/SINK/WRITER` in partition 0 of the topic (of `{kind}` = `custom`). So do not
+//! delete that group; brokers forget it after `offsets.retention.minutes` (7 days) without events.
+//! That name is the transactional id too. Two daemons of one `master_id` with a sink of one name
+//! end each other's transactions, and the one that finds another's note parks and says so.
 //!
 //! # Failures
 //!
@@ -66,15 +65,15 @@
 //!
 //! # Differences
 //!
-//! All events, not only returns; one connection; the key is the minion instead of Python's `repr`
-//! of the whole return, so that a minion's events stay in one partition.
+//! All events are sent, not only returns, over one connection. The key is the minion instead of
+//! Python's `repr` of the whole return, so that a minion's events stay in one partition.
 //!
 //! # Inside
 //!
 //! librdkafka sends. A batch is settled when there is a report of each of its messages.
-//! `kafka/transaction.rs` notes the batch in its transaction. A message that the brokers refuse is
-//! sent once more alone, since they refuse a whole request for one that is too large; what is
-//! refused alone becomes a dead letter.
+//! `kafka/transaction.rs` notes the batch in its transaction. The brokers refuse a whole request
+//! for one message that is too large, so a refused message is sent once more alone. If it is
+//! refused alone it becomes a dead letter.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -286,8 +285,8 @@ impl Kafka {
         Ok(())
     }
 
-    /// Sends the batch but for what is to be left out, in a transaction if wanted. Gives the places
-    /// of what the brokers refuse; the transaction is committed if that is nothing.
+    /// Sends the batch without the events of `left_out`, in a transaction if wanted. Returns the
+    /// places of refused events; the transaction is committed if there are none.
     async fn attempt(
         &mut self,
         batch: &Batch,
@@ -316,8 +315,8 @@ impl Kafka {
         Ok(refused)
     }
 
-    /// Sends each of these alone; gives those that are refused even so. In a transaction, if
-    /// wanted, which is taken back.
+    /// Sends each of these alone; returns those that are refused even so. A transaction, if wanted,
+    /// is taken back.
     async fn refused_alone(
         &mut self,
         batch: &Batch,
@@ -342,9 +341,9 @@ impl Kafka {
         Ok(all_refused)
     }
 
-    /// Takes back what the transaction holds, over a new producer: that is sure, and quick. After a
-    /// message that failed librdkafka itself asks for a new epoch, and brokers from 4.0 on may let
-    /// it wait for long and then say that it is fenced.
+    /// Takes the transaction back over a new producer: that is sure, and quick. After a failed
+    /// message librdkafka itself asks for a new epoch. Brokers from 4.0 on may let it wait for long
+    /// and then say that it is fenced.
     fn renew(&mut self) -> Result<(), WriteError> {
         if let Some(transactions) = &mut self.transactions {
             transactions.give_up();
@@ -356,8 +355,8 @@ impl Kafka {
         })
     }
 
-    /// Sends the events at the places that `is_wanted` and waits for all reports; gives the places
-    /// of what the brokers refuse.
+    /// Sends the events at the places that `is_wanted` and waits for all reports; returns the
+    /// places of events that the brokers refuse.
     async fn send(
         &mut self,
         batch: &Batch,
@@ -388,9 +387,9 @@ impl Kafka {
         }
         let in_transaction = self.transactions.is_some();
         let failed = self.producer.context().end(|| {
-            // It cannot be committed any more, and the rest would wait until its time is out. Not
-            // to be waited for here: librdkafka would wait for ever for the thread of a broker that
-            // has just left the cluster. The reports say when it is done.
+            // It cannot be committed any more, and the rest would wait until its time is out. Do
+            // not wait for it here: librdkafka would wait for ever for the thread of a broker that
+            // has just left the cluster. The reports tell when it is done.
             if in_transaction {
                 self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
             }
@@ -399,7 +398,7 @@ impl Kafka {
         self.judge(&failed)
     }
 
-    /// The places of what is refused, if nothing else went wrong.
+    /// The places of refused events, if there was no other failure.
     fn judge(&mut self, failed: &[Failed]) -> Result<BTreeSet<usize>, WriteError> {
         let is_refused = |failed: &&Failed| Outcome::of(failed.code) == Outcome::Refused;
         let refused: BTreeSet<_> = failed.iter().filter(is_refused).map(|f| f.place).collect();
@@ -412,7 +411,7 @@ impl Kafka {
         if failed.iter().any(|failed| is_gone(failed.code)) {
             self.topics.forget();
         }
-        // After a refusal a transaction takes nothing more, and what failed tells nothing.
+        // After a refusal a transaction takes nothing more, so later failures tell nothing.
         let follows = |failed: &&Failed| {
             let is_doomed = self.transactions.is_some() && !refused.is_empty();
             is_doomed && (failed.code == Code::State || Outcome::of(failed.code) == Outcome::Later)
@@ -473,7 +472,7 @@ fn hand_over(
     true
 }
 
-/// Everything is stored but what was refused.
+/// The result of a batch that is stored except for refused events.
 fn verdict(refused: Vec<usize>) -> Result<(), WriteError> {
     if refused.is_empty() {
         return Ok(());

@@ -10,13 +10,13 @@ use crate::sink::contract::{Cause, WriteError};
 /// The consequence of an error; of several, the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
-    /// Not before the configuration, or the brokers' access lists, are others.
+    /// It works only after a change of the configuration, or of the brokers' access lists.
     Never,
     /// Another producer has this one's transactional id.
     Fenced,
-    /// The same over a new producer: this one can do no more.
+    /// It works over a new producer: this one can do no more.
     Anew,
-    /// The same later: a leader moved, brokers are gone, a disk is full.
+    /// It works later: a leader moved, brokers are gone, a disk is full.
     Later,
     /// The brokers will never take this message.
     Refused,
@@ -61,8 +61,8 @@ impl Outcome {
     }
 }
 
-/// The error for the engine. What was said of a broker explains an error better than that time ran
-/// out; what broke the producer for good, better than what broke for it.
+/// The error for the engine. An error of a broker explains more than a timeout does, and the error
+/// that broke the producer for good more than the errors that followed from it.
 pub(super) fn sink_error(
     doing: impl Into<String>,
     error: KafkaError,

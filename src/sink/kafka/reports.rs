@@ -33,7 +33,7 @@ pub(super) struct Trouble {
 /// The reports of one producer. There is one batch at a time.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    /// Messages without a report, and one while more are to come.
+    /// The number of messages without a report, plus one while more are to come.
     open: AtomicUsize,
     failed: Mutex<Vec<Failed>>,
     /// A message failed, or the last report is there.
@@ -54,21 +54,21 @@ impl Reports {
         self.open.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The message that was expected was not sent; whether reports of others are to come.
+    /// The expected message was not sent. Returns true if reports of others are to come.
     pub(super) fn expect_one_less(&self) -> bool {
-        // Itself and the one that stands for more to come are among them.
+        // The count includes this message and the one for more to come.
         self.open.fetch_sub(1, Ordering::SeqCst) > 2
     }
 
-    /// The message that was expected could not be sent.
+    /// The expected message could not be sent.
     pub(super) fn fail(&self, place: usize, code: RDKafkaErrorCode) {
         locked(&self.failed).push(Failed { place, code });
         self.settle_one();
         self.news.notify_one();
     }
 
-    /// Waits for the last report after the last message; gives what was not delivered. Calls
-    /// `at_failure` when something was not, once or more.
+    /// Waits for the last report after the last message; returns the messages that were not
+    /// delivered. Calls `at_failure` if there are any, once or more.
     pub(super) async fn end(&self, at_failure: impl Fn()) -> Vec<Failed> {
         self.settle_one();
         while self.open.load(Ordering::SeqCst) > 0 {
@@ -85,10 +85,10 @@ impl Reports {
         locked(&self.trouble).clone()
     }
 
-    /// Something is said of a broker.
+    /// Notes an error of a broker.
     pub(super) fn say(&self, code: RDKafkaErrorCode, reason: &str) {
         let mut trouble = locked(&self.trouble);
-        // That all are down follows from what was said of each.
+        // "All are down" follows from the errors of the single brokers.
         if code != RDKafkaErrorCode::AllBrokersDown || trouble.is_none() {
             *trouble = Some(Trouble { code, reason: reason.to_owned() });
         }

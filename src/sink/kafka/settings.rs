@@ -18,7 +18,7 @@ pub(super) struct Settings {
     /// The topic. `{kind}` in it stands for the event's kind (`job_return`), `{master}` for the id
     /// of its master.
     topic: Topic,
-    /// The messages' key; what has the same one stays in order. Default: `minion`.
+    /// The messages' key; messages with the same key stay in order. Default: `minion`.
     #[serde(default)]
     key: Key,
     /// The messages' value. Default: `json`.
@@ -34,20 +34,20 @@ pub(super) struct Settings {
     /// Create topics that are missing. Default: true.
     #[serde(default = "crate::units::yes")]
     create: bool,
-    /// Partitions of a topic that is created. Default: what the brokers are set to.
+    /// Partitions of a topic that is created. Default: the brokers' own setting.
     #[serde(default)]
     partitions: Option<u16>,
-    /// Copies of a topic that is created. Default: what the brokers are set to.
+    /// Copies of a topic that is created. Default: the brokers' own setting.
     #[serde(default)]
     replication: Option<u8>,
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
     tls: Option<KafkaTls>,
-    /// Who logs in at the brokers. Default: nobody.
+    /// The login at the brokers. Default: none.
     #[serde(default)]
     sasl: Option<Sasl>,
-    /// Settings of librdkafka by their own names, for what has no setting here: `linger.ms: 20`.
-    /// Default: none.
+    /// Settings of librdkafka by their own names, for those without a setting here: `linger.ms:
+    /// 20`. Default: none.
     #[serde(default, deserialize_with = "properties")]
     properties: Properties,
 }
@@ -81,7 +81,7 @@ impl MessageCompression {
 pub(super) enum Create {
     /// Wait until somebody creates it.
     Never,
-    /// Create it; -1 stands for what the brokers are set to.
+    /// Create it; -1 stands for the brokers' own setting.
     Missing { partitions: i32, replication: i32 },
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Config {
     pub(super) writes: Vec<Stream>,
     /// The settings that any client of the cluster needs.
     pub(super) client: ClientConfig,
-    /// The settings that the producer needs, but for the transactional id.
+    /// The settings that the producer needs, except the transactional id.
     pub(super) producer: ClientConfig,
 }
 
@@ -148,11 +148,11 @@ impl TryFrom<Settings> for Config {
         producer
             .set("compression.type", compression.name())
             .set("enable.idempotence", "true")
-            // As Java's producers do, so that a key has its partition whoever sends it.
+            // Java's producers do so: a key then has one partition for all senders.
             .set("partitioner", "murmur2_random")
             .set("message.max.bytes", LARGEST_MESSAGE)
             .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)
-            // Unless the engine waits for less than twice as long.
+            // This holds unless the engine waits for less than twice as long.
             .set("message.timeout.ms", "30000")
             .set("socket.timeout.ms", "10000")
             .set("transaction.timeout.ms", "60000")

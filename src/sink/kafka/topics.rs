@@ -1,4 +1,4 @@
-//! Topics that are known to be there, and the making of those that are not.
+//! Topics that are known to exist, and the making of missing ones.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::settings::Create;
 use crate::client::kafka::ANSWER;
 use crate::sink::contract::WriteError;
 
-/// The time to block for what the brokers know; the engine asks again. Nothing stops us meanwhile,
+/// The time to block for the brokers' metadata; the engine asks again. Nothing stops us meanwhile,
 /// so it is short.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
 

@@ -1,11 +1,11 @@
-//! A transaction a batch, and the marks by which batches are known that were committed before.
+//! A transaction a batch, and the marks that recognise batches that were committed before.
 //!
-//! The last batches that were committed are noted where transactions can note something: as the
-//! metadata of an offset, committed in the same transaction for a group that nobody reads with. So
-//! a batch that comes again because we do not know what became of it, after `kill -9` for example,
-//! is found to be there already. There may be several such batches: the next is begun before it is
-//! known on disk that the one before was stored. A mark holds the batch's id and the places of the
-//! events that were refused: those were left out, and may not be dead letters yet.
+//! The last committed batches are noted as the metadata of an offset. It is committed in the same
+//! transaction, for a group that nobody reads with. After `kill -9`, for example, nobody knows if
+//! the last batch was committed, so it comes again and is found there. There may be several such
+//! batches: the next is begun before it is known on disk that the one before was stored. A mark
+//! holds the batch's id and the places of the events that were refused: those were left out, and
+//! may not be dead letters yet.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,17 +27,17 @@ use crate::sync::blocking;
 /// The time to block for an answer of the transaction's coordinator before the engine may stop us.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// The time to block for a note, which librdkafka begins anew each time: brokers that look for a
-/// new coordinator need a second or two.
+/// The time to block for a note. librdkafka begins it anew each time. Brokers that look for a new
+/// coordinator need a second or two.
 const NOTE: Duration = Duration::from_secs(5);
 
-/// The time to ask in all, before a new producer finds out what has become of the transaction.
+/// The time to ask in all, before a new producer finds out the fate of the transaction.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The time to wait before a question is asked again that the coordinator could not answer yet.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Batches that are noted: more than can have been begun and not be known to be stored.
+/// Batches that are noted: more than can be begun and not yet known to be stored.
 const MARKS: usize = 16;
 
 /// Bytes that brokers keep as the metadata of an offset (`offset.metadata.max.bytes`).
@@ -93,7 +93,7 @@ pub(super) fn transactional_id(context: &Context) -> String {
 }
 
 impl Transactions {
-    /// Ends what an earlier producer of the same id has left open, and looks at its mark, in
+    /// Ends the open transaction of an earlier producer of the same id, and reads its mark, in
     /// partition 0 of `topic`. Blocks.
     pub(super) fn open(
         producer: &ThreadedProducer<Reports>,
@@ -200,9 +200,10 @@ impl Transactions {
         self.is_open = false;
     }
 
-    /// The error after our producer lost its id to another one. Brokers take the id of whoever
-    /// leaves a transaction open for too long, too: after a cut of the network, say. So only a mark
-    /// that is not ours tells that there is another saltern; the one of us that finds it gives in.
+    /// The error after our producer lost its id to another one. Brokers also take the id of a
+    /// producer that leaves a transaction open for too long: after a cut of the network, say. So
+    /// only a mark that is not ours tells that there is another saltern; the one of us that finds
+    /// it gives in.
     pub(super) fn fenced(&self, batch: BatchId, failed: WriteError) -> WriteError {
         let found = self.notes.consumer().and_then(|consumer| self.notes.read(&consumer));
         let is_ours = |marks: &[Mark]| {
@@ -213,8 +214,8 @@ impl Transactions {
             Ok(marks) if !is_ours(&marks) => {
                 let id = &self.notes.group;
                 let cause = format!(
-                    "another saltern writes as `{id}`, which is master_id, sink and writer; this \
-                     one ends here, so that the two do not fight: stop one, or rename its sink"
+                    "another saltern uses the transactional id `{id}` (master_id, sink and \
+                     writer), so this one has stopped: stop one of them, or rename its sink"
                 );
                 WriteError::fatal("writing in a transaction", cause)
             }
@@ -222,8 +223,8 @@ impl Transactions {
         }
     }
 
-    /// Takes back at once what was not committed, so that readers need not wait until the brokers
-    /// give it up; whether there was anything. Blocks.
+    /// Takes an open transaction back at once, so that readers need not wait until the brokers give
+    /// it up. Returns true if there was one. Blocks.
     pub(super) fn leave(&mut self, producer: &ThreadedProducer<Reports>) -> bool {
         self.noting.wait();
         if self.is_open {
@@ -291,7 +292,7 @@ fn text_of(marks: &[Mark]) -> String {
     marks.iter().map(Mark::text).collect::<Vec<_>>().join(";")
 }
 
-/// A question that a coordinator is asked until it has said yes or no, or has taken too long.
+/// A question that is put to a coordinator until it has answered, or has taken too long.
 struct Question {
     asked: Instant,
 }

@@ -1,10 +1,10 @@
 //! A call of librdkafka that may not return.
 //!
-//! `rd_kafka_send_offsets_to_transaction` keeps to no time of ours: where the coordinator of the
+//! `rd_kafka_send_offsets_to_transaction` does not keep to its timeout. If the coordinator of the
 //! group leaves at the wrong moment, it may wait for as long as no other broker comes or goes
-//! (issues 5456 and 5511 of librdkafka). So the call has a thread of its own, and whoever has
-//! waited for long enough goes on without it. It is still waited for when it is dropped: the engine
-//! lets go of clients on a thread that may wait, and leaves few of those behind.
+//! (issues 5456 and 5511 of librdkafka). So the call has a thread of its own, and its caller goes
+//! on without it after a time. It is still waited for when it is dropped: the engine drops clients
+//! on a thread that may wait, and leaves few of those behind.
 
 use std::convert::Infallible;
 use std::sync::mpsc::{Receiver, channel};
@@ -31,7 +31,7 @@ impl UnboundedCall {
         let (runs, running) = channel();
         self.running = Some(running);
         let returned = spawn_blocking(move || {
-            // Dropped after the call, with all that it holds, has gone.
+            // Dropped once the call and all that it holds are gone.
             let _runs = runs;
             call()
         });

@@ -1,4 +1,4 @@
-//! Which events are in which digest, and when it is sent.
+//! Digests: the events in each, and the time when it is sent.
 //!
 //! Every event that is gathered is in exactly one digest, in order, or is counted as dropped. A
 //! digest is *sealed* before it is sent for the first time: its key and its events are written down
@@ -15,13 +15,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::file::{File, Found, Sealed, Waiting};
 use super::message::{DigestText, Message, Note};
+use crate::error::chain;
 use crate::event::batch::Batch;
 use crate::event::escape::Place;
-use crate::observe::metrics::{self, Tally};
+use crate::observe::metrics::{self, Level, Tally};
 use crate::sink::contract::{Cause, ConnectError, Context, WriteError};
 use crate::units::Span;
 
@@ -29,11 +30,11 @@ use crate::units::Span;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Settings {
-    /// Events in a digest, at the most, 1 to 1000. So many are sent at once.
+    /// Events in a digest, at the most, 1 to 1000. It does not wait for `after` when it is full.
     max_events: usize,
     /// The time that the first event of a digest waits for others.
     after: Span,
-    /// The time that the next digest waits after one was sent.
+    /// The time between two digests. More than `max_events` in that time pile up.
     interval: Span,
     /// The body, a text. `{count}` and `{dropped}` are numbers of events; `{outcomes}`, `{kinds}`,
     /// `{funs}` and `{minions}` say how many there are of each; `{first}` and `{last}` are times;
@@ -120,17 +121,22 @@ pub(crate) struct Digests {
     /// Events that wait, those of the sealed digest in front.
     waiting: VecDeque<Waiting>,
     sealed: Option<Sealed>,
-    /// Dropped events that no digest has told yet.
+    /// Dropped events that no digest has counted yet.
     dropped: i64,
     sent_at: Option<i64>,
     /// Events in the next digest, at the most: fewer after one was refused.
     most: usize,
+    /// The sealed digest was accepted, though the file may not say so yet.
+    is_accepted: bool,
+    /// No more events come, so that those that wait are due.
+    is_last: bool,
     dropped_in_all: Tally,
+    waiting_now: Level,
 }
 
 /// A digest that is to be sent.
 pub(crate) struct Due {
-    /// Known before the first try, and the same for each.
+    /// The key is known before the first try, and is the same for each.
     pub(crate) key: String,
     pub(crate) body: Vec<u8>,
 }
@@ -167,7 +173,7 @@ fn micros(time: Duration) -> i64 {
 impl Digests {
     /// Opens what a sink has gathered before.
     pub(crate) fn open(config: &DigestConfig, context: &Context) -> Result<Self, ConnectError> {
-        let path = context.state_dir.join("digests").join(format!("{}.db", context.name));
+        let path = path_of(context);
         let mut digests = Digests {
             config: config.clone(),
             sink: context.name.clone(),
@@ -179,6 +185,9 @@ impl Digests {
             dropped: 0,
             sent_at: None,
             most: config.max_events,
+            is_accepted: false,
+            is_last: false,
+            waiting_now: Level::new(metrics::SINK_GATHERED_EVENTS, &[&context.name]),
             dropped_in_all: Tally::new(metrics::SINK_DROPPED_EVENTS, &[&context.name, "digest"]),
             path,
         };
@@ -187,6 +196,7 @@ impl Digests {
             let (file, found) = opened.map_err(|cause| cannot_open(&digests.path, cause))?;
             digests.take(file, found);
         }
+        digests.say_waiting();
         Ok(digests)
     }
 
@@ -201,7 +211,7 @@ impl Digests {
         self.file = Some(file);
     }
 
-    /// Stores the events, but those that are stored already.
+    /// Stores the events, except those that are stored already.
     pub(crate) fn gather(&mut self, batch: &Batch) -> Result<(), WriteError> {
         if self.file.is_none() {
             let opened = File::open(&self.path);
@@ -210,6 +220,7 @@ impl Digests {
         }
         let Some(file) = self.file.as_mut().filter(|file| file.is_in_place()) else {
             let cause = format!("{} was replaced or removed", self.path.display());
+            self.tell_dropped(self.waiting.len(), &cause);
             return Err(WriteError::reconnect(GATHERING, cause));
         };
         let (now, bounds) = (self.clock.now(), self.bounds);
@@ -233,22 +244,24 @@ impl Digests {
             change.say(dropped, sealed)?;
             Ok((dropped, over))
         });
-        let (dropped, over) = changed.map_err(|error| WriteError::reconnect(GATHERING, error))?;
+        let (dropped, over) = changed.map_err(|error| WriteError::retry(GATHERING, error))?;
         (self.waiting, self.dropped) = (waiting, dropped);
-        if over > 0 {
-            self.tell_dropped(over, "too many wait for a digest");
-        }
+        self.waiting_now.set_count(self.waiting.len());
+        self.tell_dropped(over, "too many events wait for a digest");
         Ok(())
     }
 
     fn tell_dropped(&self, events: usize, why: &str) {
+        if events == 0 {
+            return;
+        }
         self.dropped_in_all.add(events as u64);
         warn!(sink = self.sink, events, error = why, "events are dropped; the next digest says so");
     }
 
     /// The time to send a digest, if events wait.
     pub(crate) fn due(&self) -> Option<Instant> {
-        if self.sealed.is_some() {
+        if self.sealed.is_some() || self.is_last && !self.waiting.is_empty() {
             return Some(self.clock.began);
         }
         let first = self.waiting.front()?;
@@ -264,7 +277,10 @@ impl Digests {
         if self.due().is_none_or(|due| due > Instant::now()) {
             return Ok(None);
         }
-        let failed = |error| WriteError::reconnect("making a digest", error);
+        if self.is_accepted {
+            return self.sent().map(|()| None);
+        }
+        let failed = |error| WriteError::retry("making a digest", error);
         let Some(file) = &mut self.file else { return Ok(None) };
         let sealed = match &self.sealed {
             Some(sealed) => sealed.clone(),
@@ -286,7 +302,8 @@ impl Digests {
         Ok(Some(Due { key: sealed.key, body }))
     }
 
-    /// Notes how it went to send the sealed digest, and hands on what is to be tried again.
+    /// Notes the result of sending the sealed digest, and hands on an error that is to be tried
+    /// again.
     pub(crate) fn settle(&mut self, sent: Result<(), WriteError>) -> Result<(), WriteError> {
         match sent {
             Ok(()) => self.sent(),
@@ -295,9 +312,11 @@ impl Digests {
         }
     }
 
-    /// The sealed digest was accepted.
+    /// The sealed digest was accepted. This process does not send it again, also if the file cannot
+    /// take that for now.
     fn sent(&mut self) -> Result<(), WriteError> {
-        let failed = |error| WriteError::reconnect("noting that a digest was sent", error);
+        self.is_accepted = true;
+        let failed = |error| WriteError::retry("noting that a digest was sent", error);
         let (Some(sealed), Some(file)) = (&self.sealed, &mut self.file) else { return Ok(()) };
         let (last, now, dropped) = (sealed.last, self.clock.now(), self.dropped);
         let changed = file.change(|change| {
@@ -314,7 +333,7 @@ impl Digests {
 
     /// The sealed digest will never be accepted. The next is half of it; an event alone is dropped.
     fn refused(&mut self, why: &str) -> Result<(), WriteError> {
-        let failed = |error| WriteError::reconnect("noting that a digest was refused", error);
+        let failed = |error| WriteError::retry("noting that a digest was refused", error);
         let (Some(sealed), Some(file)) = (&self.sealed, &mut self.file) else { return Ok(()) };
         let (last, counted) = (sealed.last, sealed.counted);
         let events = self.waiting.partition_point(|one| one.place <= last);
@@ -342,8 +361,54 @@ impl Digests {
     fn let_go(&mut self, last: i64) {
         let events = self.waiting.partition_point(|one| one.place <= last);
         self.waiting.drain(..events);
-        self.sealed = None;
+        self.waiting_now.set_count(self.waiting.len());
+        (self.sealed, self.is_accepted) = (None, false);
     }
+
+    /// From now on all that waits is due: no more events come.
+    pub(crate) fn hurry(&mut self) {
+        self.is_last = true;
+    }
+
+    /// Tells of events that wait when the sink begins.
+    fn say_waiting(&self) {
+        let (events, file) = (self.waiting.len(), self.path.display());
+        self.waiting_now.set_count(events);
+        if events > 0 {
+            info!(sink = self.sink, events, %file, "events from before wait for a digest");
+        }
+    }
+
+    /// Tells of events that still wait when the sink ends.
+    pub(crate) fn say_left(&self) {
+        let (events, file) = (self.waiting.len(), self.path.display());
+        warn!(sink = self.sink, events, %file, "events wait for a digest until the next start");
+    }
+
+    /// Tells of events that the sink gathered when it still sent digests.
+    pub(crate) fn say_left_behind(context: &Context) {
+        let path = path_of(context);
+        if path.symlink_metadata().is_err() {
+            return;
+        }
+        let (sink, file) = (&context.name, path.display());
+        match File::open(&path) {
+            Ok((_, found)) if found.waiting.is_empty() => {}
+            Ok((_, found)) => {
+                let events = found.waiting.len();
+                let help = "a sink of this name with `body: digest` sends them";
+                warn!(sink, events, %file, help, "events wait for a digest, which is never sent");
+            }
+            Err(cause) => {
+                let error = chain(cause.as_ref());
+                warn!(sink, %file, error, "cannot see whether events wait for a digest");
+            }
+        }
+    }
+}
+
+fn path_of(context: &Context) -> PathBuf {
+    context.state_dir.join("digests").join(format!("{}.db", context.name))
 }
 
 /// The number of events to drop behind those of the sealed digest.
@@ -394,7 +459,7 @@ mod tests {
         batch(numbers.map(|n| Event::new(&format!("n/{n}"), b"\x80")).collect())
     }
 
-    /// The numbers of the events in the digest that is due, what it says of dropped ones, its key.
+    /// The digest that is due: the numbers of its events, its count of dropped ones, its key.
     fn sealed(digests: &mut Digests) -> Option<(Vec<u64>, u64, String)> {
         let due = digests.seal(Place::Json).unwrap()?;
         let body: Value = serde_json::from_slice(&due.body).unwrap();
@@ -413,6 +478,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_accepted_is_not_sent_again_where_the_file_cannot_say_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut digests = open(folder.path(), 3);
+        digests.gather(&events(0..3)).unwrap();
+        assert!(sealed(&mut digests).is_some());
+        // The file refuses: another writer has it.
+        let other = rusqlite::Connection::open(&digests.path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(digests.settle(Ok(())).is_err());
+        assert!(digests.seal(Place::Json).is_err());
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(sealed(&mut digests), None);
+        assert!(digests.waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_waits_is_due_once_nothing_more_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut digests = open(folder.path(), 3);
+        digests.gather(&events(0..4)).unwrap();
+        digests.hurry();
+        for numbers in [vec![0, 1, 2], vec![3]] {
+            assert_eq!(sealed(&mut digests).unwrap().0, numbers);
+            digests.settle(Ok(())).unwrap();
+        }
+        assert_eq!(digests.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_digest_waits_for_more_events_and_for_the_one_before() {
         let folder = tempfile::tempdir().unwrap();
         let mut digests = open(folder.path(), 3);
@@ -427,7 +521,7 @@ mod tests {
         pass(40).await;
         assert_eq!(sealed(&mut digests).unwrap().0, [0, 1]);
         digests.settle(Ok(())).unwrap();
-        // Full at once, and held back by the interval.
+        // The digest is full at once, and held back by the interval.
         digests.gather(&events(2..7)).unwrap();
         assert_eq!(digests.due(), Some(began + Duration::from_secs(70)));
         pass(10).await;
@@ -580,7 +674,7 @@ mod tests {
                     }
                 }
                 assert!(accepted.is_sorted_by(|a, b| a < b), "{accepted:?}");
-                // The next digest would tell what was dropped after the last.
+                // The next digest would count the events that were dropped after the last.
                 told += u64::try_from(digests.dropped).unwrap();
                 assert_eq!(accepted.len() as u64 + told, next);
                 assert_eq!((digests.due(), digests.sealed), (None, None));

@@ -1,7 +1,7 @@
 //! The file in which events wait for their digest, and its tables.
 //!
 //! * `gathered`, a row for each event that waits: `place`; `at` (microseconds since 1970); `note`,
-//!   what is to be said of it (JSON).
+//!   its line of the digest (JSON).
 //! * `seen`, a row for each of the last events: `place`, `id`. A batch that comes again after a
 //!   crash is known by them.
 //! * `digest`, one row: `key` and `last` (the place of its last event) of the digest that is being
@@ -40,7 +40,7 @@ INSERT OR IGNORE INTO digest (one) VALUES (1);
 /// An open file.
 pub(super) struct File {
     path: PathBuf,
-    /// The device and the number of what was opened.
+    /// The device and the number of the opened file.
     opened: (u64, u64),
     connection: Connection,
 }
@@ -54,7 +54,7 @@ pub(super) struct Waiting {
     pub(super) bytes: usize,
 }
 
-/// The digest that is being sent. Neither its key nor what is in it changes any more.
+/// The digest that is being sent. Neither its key nor its events change any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sealed {
     pub(super) key: String,
@@ -64,7 +64,7 @@ pub(super) struct Sealed {
     pub(super) counted: i64,
 }
 
-/// All that a file says besides the events' notes.
+/// The contents of a file besides the events' notes.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) waiting: Vec<Waiting>,
@@ -106,7 +106,7 @@ impl File {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
-        // An event that is stored here is stored nowhere else any more.
+        // An event that is stored here is stored nowhere else.
         connection.pragma_update(None, "synchronous", "full")?;
         connection.execute_batch(TABLES)?;
         let found = found(&connection)?;
@@ -118,7 +118,7 @@ impl File {
         identity(&self.path).is_ok_and(|found| found == self.opened)
     }
 
-    /// Writes all that `change` does, or nothing.
+    /// Commits all changes of `change`, or none.
     pub(super) fn change<T>(
         &mut self,
         change: impl FnOnce(&Change<'_>) -> rusqlite::Result<T>,
@@ -184,7 +184,7 @@ impl Change<'_> {
         Ok(Some(Waiting { place: self.0.last_insert_rowid(), at, bytes: note.len() }))
     }
 
-    /// Forgets all events that were seen but the last so many.
+    /// Forgets all seen events but the last so many.
     pub(super) fn forget_seen(&self, keep: usize) -> rusqlite::Result<()> {
         let sql = "DELETE FROM seen WHERE place <= (SELECT max(place) FROM seen) - ?";
         self.0.execute(sql, [i64::try_from(keep).unwrap_or(i64::MAX)]).map(drop)
@@ -196,7 +196,7 @@ impl Change<'_> {
         self.0.execute(sql, [after, up_to]).map(drop)
     }
 
-    /// Says how many events were dropped that no digest tells, and which digest is being sent.
+    /// Notes how many dropped events no digest has counted, and which digest is being sent.
     pub(super) fn say(&self, dropped: i64, sealed: Option<&Sealed>) -> rusqlite::Result<()> {
         let sql = "UPDATE digest SET dropped = ?, key = ?, last = ?, counted = ?";
         let (key, last) = (sealed.map(|sealed| &sealed.key), sealed.map(|sealed| sealed.last));
@@ -204,7 +204,7 @@ impl Change<'_> {
         self.0.execute(sql, params![dropped, key, last, counted]).map(drop)
     }
 
-    /// Says when the last digest was accepted.
+    /// Notes when the last digest was accepted.
     pub(super) fn sent(&self, at: i64) -> rusqlite::Result<()> {
         self.0.execute("UPDATE digest SET sent_at = ?", [at]).map(drop)
     }

@@ -1,7 +1,8 @@
-//! The text and the JSON of a digest: how many there were, of which kinds, and a line for each.
+//! The text and the JSON of a digest: the number of events, in all and of each kind, and a line for
+//! each.
 //!
-//! A minion chooses most values. So each is cut, and what a terminal or a chat would obey is made
-//! visible ([`visible::capped`]).
+//! A minion chooses most values. So each is cut, and characters that a terminal or a chat would
+//! obey are made visible ([`visible::capped`]).
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ use crate::yaml::{TemplateText, suggest};
 /// Bytes of a value, at the most. Longer than any id of Salt's.
 const LONGEST: usize = 512;
 
-/// Names that a text lists, and lines that it has. What is left out is counted.
+/// Names that a text lists, and lines that it has. The others are counted.
 const LISTED: usize = 10;
 
 /// One event, as a digest shows it.
@@ -78,7 +79,7 @@ impl Note {
 pub(crate) struct Message {
     /// Events in it.
     pub(super) count: usize,
-    /// Events since the digest before that are in none.
+    /// Events since the digest before that are in no digest.
     pub(super) dropped: u64,
     by: Counts,
     pub(super) events: Vec<Note>,
@@ -94,7 +95,7 @@ struct Counts {
 }
 
 impl Message {
-    /// A digest of these events, after so many that are in none.
+    /// A digest of these events, after so many that are in no digest.
     pub(super) fn of(events: Vec<Note>, dropped: u64) -> Self {
         let mut by = Counts::default();
         for note in &events {
@@ -110,7 +111,7 @@ impl Message {
         Message { count: events.len(), dropped, by, events }
     }
 
-    /// As JSON.
+    /// The message as JSON.
     pub(crate) fn json(&self) -> Vec<u8> {
         // Numbers and strings can always be written.
         serde_json::to_vec(self).unwrap_or_default()

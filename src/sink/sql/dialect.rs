@@ -1,4 +1,4 @@
-//! In what the SQL of one database differs from that of another.
+//! The differences between the SQL of one database and of another.
 
 /// The SQL of a database.
 #[derive(Debug)]

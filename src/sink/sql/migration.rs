@@ -10,7 +10,7 @@ use super::statements::Statements;
 use super::tables::Table;
 use super::{Database, Values};
 
-/// Makes what is missing.
+/// Makes missing tables, columns and indexes.
 pub(in crate::sink) async fn migrate<D: Database>(
     database: &mut D,
     statements: &Statements,
@@ -43,7 +43,7 @@ async fn migrate_table<D: Database, F: Copy + PartialEq + Sync>(
 
     let there = indexes_of(database, dialect, name).await?;
     for index in table.indexes {
-        // One that is unique serves as well as one that is not.
+        // A unique one serves as well.
         let serves =
             |one: &There| one.name == index.name || one.unique && one.columns == index.columns;
         if !there.iter().any(serves)

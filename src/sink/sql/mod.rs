@@ -8,7 +8,7 @@
 //!   refuses something in it.
 //! * [`migration`]: makes the tables, columns and indexes that are missing.
 //! * [`retention`]: forgets old rows in small steps.
-//! * [`reading`]: answers what Salt asks of its jobs.
+//! * [`reading`]: answers Salt's questions about its jobs.
 //!
 //! All of it is async. A store that blocks implements [`Database`] with functions that never wait,
 //! and [`at_once`] runs them to their end.
@@ -29,7 +29,7 @@ pub(super) mod write;
 
 /// A connection to a database.
 ///
-/// A future of it that is dropped may leave a transaction open: let go of the connection then.
+/// A dropped future may leave a transaction open: close the connection then.
 pub(super) trait Database: Send {
     /// The failure of a statement.
     type Error: Error + Send + Sync + 'static;
@@ -61,8 +61,8 @@ pub(super) type Each<'a> = dyn FnMut(&[Option<&[u8]>]) -> ControlFlow<()> + Send
 
 /// The values of a statement, in order: texts in UTF-8, or NULL.
 ///
-/// A text is borrowed from the event where it stands there, and is made in one buffer otherwise.
-/// The buffer is kept for its memory, from one statement to the next.
+/// A text is borrowed from the event if it stands there, and else made in one buffer. The buffer is
+/// kept for its memory, from one statement to the next.
 #[derive(Debug, Default)]
 pub(super) struct Values<'a> {
     cells: Vec<Cell<'a>>,
@@ -111,7 +111,7 @@ impl<'a> Values<'a> {
         self.cells.push(Cell::Borrowed(json));
     }
 
-    /// Adds what `write` appends to the buffer, which has to be UTF-8.
+    /// Adds the bytes that `write` appends to the buffer. They have to be UTF-8.
     pub(super) fn make(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.made.len();
         write(&mut self.made);

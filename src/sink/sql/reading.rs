@@ -1,6 +1,6 @@
-//! Answers what Salt asks of its jobs from the tables, whoever wrote them: a sink, or Salt's own
-//! returner. A column that a table lacks is taken for NULL, and nothing is known where it lacks the
-//! ids, the loads or the returned values.
+//! Answers Salt's questions about jobs from the tables of a sink, or of Salt's own returner. A
+//! column that a table lacks is taken for NULL. Tables without the ids, the loads or the returned
+//! values answer nothing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -51,7 +51,7 @@ impl Reading {
         self.tables.returns.column(field).filter(|column| self.return_columns.contains(*column))
     }
 
-    /// The query that finds what is asked, and its value. `None` if the tables cannot know it.
+    /// The query for a question, and its value. `None` if the tables cannot know it.
     fn query<'a>(&self, question: &'a Question) -> Option<(String, Option<&'a str>)> {
         let (jids, returns) = (self.tables.jids.name, self.tables.returns.name);
         let (jid, load) = (self.of_job(JobField::Jid)?, self.of_job(JobField::Load)?);
@@ -62,9 +62,11 @@ impl Reading {
         let load_from = selected(jids, self.of_job(JobField::LoadFrom));
         let said = |column| selected("said", column);
         let all_of_return = format!(
-            "said.{minion}, said.{value}, {}, said.{job}, {}",
+            "said.{minion}, said.{value}, {}, said.{job}, {}, {}, {}",
             said(self.of_return(ReturnField::Success)),
-            said(function)
+            said(function),
+            said(self.of_return(ReturnField::Outcome)),
+            said(self.of_return(ReturnField::Authority))
         );
         let sign = (self.dialect.placeholder)(1);
         let asked_twice = (self.dialect.placeholder)(2);
@@ -189,8 +191,8 @@ fn put_job(row: &[Option<&[u8]>], answer: &mut Answer) {
     answer.job(&Job { jid, load: &load, is_event, minions: &minions, end_time: text(row, 4) });
 }
 
-/// Adds a return: minion, value, success, job, function. Salt's own table may hold one twice, and
-/// rows come in any order: of minions that are known already no more is added.
+/// Adds a return: minion, value, success, job, function, outcome, authority. Salt's own table may
+/// hold one twice, and rows come in any order. Further rows of a known minion are not added.
 fn put_return(row: &[Option<&[u8]>], known: &mut HashSet<String>, answer: &mut Answer) {
     let Some(minion) = text(row, 0) else { return };
     if known.contains(minion) {
@@ -210,6 +212,6 @@ fn put_return(row: &[Option<&[u8]>], known: &mut HashSet<String>, answer: &mut A
         Some("0") => load.bool("success", false),
         _ => {}
     }
-    answer.returned(minion, &load.finished());
+    answer.judged_return(minion, &load.finished(), text(row, 5), text(row, 6));
     known.insert(minion.to_owned());
 }

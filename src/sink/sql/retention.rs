@@ -1,5 +1,5 @@
-//! Forgets what is older than a sink keeps, a little at a time: some rows after a batch, in
-//! transactions of their own, so that what comes in hardly waits for it.
+//! Forgets old rows, a little at a time. Some go after each batch, in transactions of their own, so
+//! that events hardly wait for it.
 
 use std::time::{Duration, Instant};
 
@@ -31,8 +31,8 @@ impl Retention {
         Retention { keep, due: Instant::now() }
     }
 
-    /// Forgets some old rows, if it is time to look. So many were `written` just now: of each table
-    /// twice as many may go, so that it does not grow.
+    /// Forgets some old rows, if it is time to look. So many were `written` just now. Twice as many
+    /// of each table may go, so that it does not grow.
     pub(in crate::sink) async fn step<D: Database>(
         &mut self,
         database: &mut D,
@@ -53,7 +53,7 @@ impl Retention {
     }
 }
 
-/// Forgets what was stored before a time; `true` if there may be more of it.
+/// Forgets rows that were stored before a time; `true` if there may be more of them.
 async fn forget<D: Database>(
     database: &mut D,
     statements: &Statements,

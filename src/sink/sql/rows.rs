@@ -1,5 +1,5 @@
-//! The rows of the tables that an event makes: one of `salt_events` for each event, and of `jids`
-//! or `salt_returns` for those about a job.
+//! The rows of an event: one of `salt_events` for each event, and one of `jids` or `salt_returns`
+//! for each about a job.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -19,7 +19,7 @@ use crate::event::standing::{Precedence, Standing};
 use crate::event::step::Step;
 use crate::event::{Event, EventKind, Fields};
 
-/// All that an event says of a job.
+/// The facts of a job in an event.
 pub(super) enum Said<'a> {
     /// Nothing.
     Nothing,
@@ -29,7 +29,7 @@ pub(super) enum Said<'a> {
     Return(Return<'a>),
 }
 
-/// All that is said of a job itself.
+/// The facts of a job itself.
 pub(super) struct Job<'a> {
     entry: Entry<'a>,
     pub(super) jid: &'a str,
@@ -53,7 +53,9 @@ pub(super) enum Load<'a> {
 /// The origin of the load of a job, from worse to better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sink) enum LoadFrom {
-    /// The event of the new job, or it is not known: Salt's own returner does not say.
+    /// A return, of a job that nobody published.
+    Return,
+    /// The event of the new job, or an unknown origin: Salt's own returner does not say.
     Event,
     /// The master has published it.
     Published,
@@ -73,6 +75,7 @@ impl LoadFrom {
     /// Its name in tables.
     pub(super) fn name(self) -> &'static str {
         match self {
+            LoadFrom::Return => "return",
             LoadFrom::Event => "event",
             LoadFrom::Published => "published",
         }
@@ -81,6 +84,7 @@ impl LoadFrom {
     pub(super) fn named(name: Option<&[u8]>) -> Self {
         match name {
             Some(b"published") => LoadFrom::Published,
+            Some(b"return") => LoadFrom::Return,
             _ => LoadFrom::Event,
         }
     }
@@ -91,7 +95,7 @@ pub(super) fn is_event(entry: &Entry<'_>) -> bool {
     !JobLoad::is(entry)
 }
 
-/// Tells if the entry is a return of no job, which has no key by which a repeated one is known.
+/// Tells if the entry is a return of no job: it has no key that recognises a repeated one.
 pub(super) fn is_return_of_no_job(entry: &Entry<'_>) -> bool {
     entry.event.is_return() && entry.event.fields().job().is_none()
 }
@@ -104,7 +108,10 @@ impl<'a> Said<'a> {
                 entry,
                 jid: said.jid,
                 load: said.load.map(Load::Published),
-                load_from: LoadFrom::Published,
+                load_from: match said.is_return {
+                    true => LoadFrom::Return,
+                    false => LoadFrom::Published,
+                },
                 minions: said.minions,
                 end_time: said.end_time,
             });
@@ -120,7 +127,7 @@ impl<'a> Said<'a> {
     }
 
     fn of_new_job(entry: Entry<'a>) -> Self {
-        // Salt makes no event whose tag contradicts it: it says nothing of either job.
+        // Salt makes no event whose tag contradicts it: such an event counts for neither job.
         let is_sound = !entry.event.tag_contradicts_data();
         match entry.event.fields().job().filter(|_| is_sound) {
             None => Said::Nothing,
@@ -170,7 +177,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Adds what is said of one thing.
+    /// Adds the value of one field.
     pub(super) fn put_field(&self, field: JobField, times: &mut Times, values: &mut Values<'a>) {
         match field {
             JobField::Jid => values.text(Some(self.jid)),
@@ -196,7 +203,7 @@ impl<'a> Job<'a> {
 impl<'a> Return<'a> {
     fn of(entry: Entry<'a>, runner: Option<RunnerJob<'a>>) -> Self {
         let fields = entry.event.fields();
-        // As Salt's job cache has it, which gets a runner's event as what the master returned.
+        // Salt's job cache gets a runner's event as a return of the master; so do the tables.
         let (minion, value) = match runner {
             Some(runner) => (Some(runner.master), Some(runner.data)),
             None => (fields.minion, fields.job_return.value()),
@@ -269,8 +276,8 @@ impl<'a> Return<'a> {
     }
 }
 
-/// Tells if the master left something out of what was returned, by the JSON of it: the tables keep
-/// nothing else by which the stored ones could be judged.
+/// Tells if the master left something out of the return, by its JSON: the tables keep nothing else
+/// to judge stored returns by.
 fn is_trimmed(value: Option<&[u8]>) -> bool {
     let is_likely = |value: &&[u8]| memchr::memmem::find(value, b"VALUE_TRIMMED").is_some();
     let Some(value) = value.filter(is_likely) else { return false };
@@ -306,7 +313,7 @@ fn success_text(job_return: &JobReturn<'_>) -> &'static str {
     }
 }
 
-/// The two forms of when a chunk was read; its events share them.
+/// The two forms of the time when a chunk was read; its events share them.
 #[derive(Debug, Default)]
 pub(super) struct Times {
     received: Option<u64>,

@@ -14,7 +14,7 @@ pub(in crate::sink) struct Statements {
     insert_event: String,
     insert_return: String,
     select_return: Option<String>,
-    /// A job of this id: where its load comes from, and its minions.
+    /// A job of this id: the origin of its load, and its minions.
     pub(super) select_job: Option<String>,
     pub(super) insert_job: String,
     /// Replaces what the columns of [`LOAD`] hold: these in order, the job.
@@ -61,7 +61,7 @@ impl Statements {
         }
     }
 
-    /// Inserts this many events, but for those that are there.
+    /// Inserts this many events, except those that are there.
     pub(super) fn insert_events(&self, rows: usize) -> Cow<'_, str> {
         match rows {
             1 => Cow::Borrowed(&self.insert_event),
@@ -77,8 +77,8 @@ impl Statements {
         }
     }
 
-    /// The stored returns of this many jobs and minions, whose ids are its values in turn: job,
-    /// minion, who vouches for it, `1` if it is trimmed.
+    /// The stored returns of this many jobs and minions, whose ids are its values in turn. Columns:
+    /// job, minion, authority, `1` if it is trimmed.
     pub(super) fn select_returns(&self, pairs: usize) -> Option<Cow<'_, str>> {
         match pairs {
             1 => self.select_return.as_deref().map(Cow::Borrowed),

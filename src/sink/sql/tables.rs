@@ -1,4 +1,4 @@
-//! The tables of a kind: their columns, what these hold, and their indexes. All SQL is made of
+//! The tables of a kind: their columns, the values of these, and their indexes. All SQL is made of
 //! them ([`super::statements`]), and so are the rows ([`super::rows`]): neither can drift from the
 //! other.
 
@@ -11,7 +11,7 @@ pub(in crate::sink) struct Tables {
     pub(in crate::sink) returns: Table<ReturnField>,
     /// A row for each event.
     pub(in crate::sink) events: Table<EventField>,
-    /// A condition of a row of the returns: its master had left something out of it.
+    /// A condition of a row of the returns: its master had left a value out of it.
     pub(in crate::sink) is_trimmed: &'static str,
 }
 
@@ -35,7 +35,7 @@ pub(in crate::sink) struct Column<F> {
     pub(in crate::sink) field: Option<F>,
     /// Its type, with which it is added to a table that lacks it.
     pub(in crate::sink) kind: &'static str,
-    /// Whatever else is said of it in a new table.
+    /// Its constraints in a new table.
     pub(in crate::sink) constraint: &'static str,
 }
 
@@ -84,7 +84,7 @@ pub(in crate::sink) enum ReturnField {
     Value,
     /// `1`, `0`, or nothing if the return does not say.
     Success,
-    /// Who vouches for it.
+    /// The authority that vouches for it.
     Authority,
     /// The outcome, by [`crate::event::job_return`].
     Outcome,
@@ -106,7 +106,7 @@ pub(in crate::sink) enum EventField {
 }
 
 impl<F: Copy + PartialEq> Table<F> {
-    /// The columns that are written, with what they hold.
+    /// The columns that are written, with their fields.
     pub(super) fn written(&self) -> impl Iterator<Item = (&'static str, F)> + Clone {
         self.columns.iter().filter_map(|column| Some((column.name, column.field?)))
     }

@@ -1,8 +1,8 @@
-//! Writes a batch: all of it together, and if the database refuses something of it, once more with
-//! each event apart, so that only what it refuses is left out.
+//! Writes a batch: all of it together. If the database refuses something of it, the batch is
+//! written once more with each event apart, so that only the refused events are left out.
 //!
-//! Events go in groups, one statement for the rows of a group in each table. Of a database without
-//! a network before it a group is one event ([`Dialect::max_rows`](super::dialect::Dialect)).
+//! Events go in groups, one statement for the rows of a group in each table. If there is no network
+//! before the database a group is one event ([`Dialect::max_rows`](super::dialect::Dialect)).
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -120,7 +120,7 @@ async fn each_apart<'a, D: Database>(
         match writing.group(database, std::slice::from_ref(entry)).await {
             Ok(()) => {}
             Err(error) if !D::is_refusal(&error) => return Err(Failure::Failed(error)),
-            // Which event it was is found by halving.
+            // Halving finds the event.
             Err(error) if !database.is_in_transaction() => return Err(Failure::RefusedSome(error)),
             Err(error) => {
                 run(database, "ROLLBACK TO SAVEPOINT event").await.map_err(Failure::Failed)?;
@@ -137,7 +137,7 @@ async fn run<D: Database>(database: &mut D, sql: &str) -> Result<(), D::Error> {
     database.execute(sql, &Values::default()).await.map(drop)
 }
 
-/// All that is needed to write the entries of a batch.
+/// The state of writing the entries of a batch.
 struct Writing<'a> {
     statements: &'a Statements,
     values: Values<'a>,
@@ -175,8 +175,8 @@ impl<'a> Writing<'a> {
         if returns.is_empty() { Ok(()) } else { self.returns(database, &returns).await }
     }
 
-    /// Writes what is said of a job: the load that comes first stays, unless a better one comes;
-    /// the minions are those of all times. Of a job without a load nothing is stored.
+    /// Writes the facts of a job. The load that comes first stays, unless a better one comes; the
+    /// minions are those of all times. Nothing is stored of a job without a load.
     async fn job<D: Database>(&mut self, database: &mut D, job: &Job<'a>) -> Result<(), D::Error> {
         let statements = self.statements;
         let jids = &statements.tables.jids;
@@ -233,7 +233,7 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Writes those returns that hold beside what is stored ([`crate::event::standing`]).
+    /// Writes those returns that hold beside stored ones ([`crate::event::standing`]).
     async fn returns<D: Database>(
         &mut self,
         database: &mut D,
@@ -308,7 +308,7 @@ fn key<'a>(said: &Return<'a>) -> Option<Key<'a>> {
     Some((said.job()?, said.minion?))
 }
 
-/// Which returns are inserted, and whose stored rows go before.
+/// The returns to insert, and the keys of stored rows to delete first.
 struct Choice<'r, 'a> {
     kept: Vec<&'r Return<'a>>,
     replaced: Vec<Key<'a>>,

@@ -1,4 +1,4 @@
-//! The file of the database, which may be missing, or be replaced while it is open.
+//! The file of the database. It may be missing, or be replaced while it is open.
 
 use std::fs::OpenOptions;
 use std::io;

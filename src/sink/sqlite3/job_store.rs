@@ -39,7 +39,8 @@ struct Open {
 
 impl SqliteJobs {
     pub(super) fn new(database: &Path, tables: &'static Tables) -> Self {
-        // As the sink opens it. Where the folder of the process is not known there is nothing.
+        // The sink opens this path. If the folder of the process is not known there is nothing to
+        // read.
         let path = std::path::absolute(database).unwrap_or_default();
         SqliteJobs(Arc::new(Database { path, tables, idle: Mutex::default() }))
     }
@@ -73,7 +74,7 @@ impl Database {
         };
         open.sqlite.give_up_at(answer.until())?;
         if !open.reading.is_whole() {
-            // A sink may have added meanwhile what was missing.
+            // A sink may have added missing columns meanwhile.
             open.reading = at_once(Reading::of(&mut open.sqlite, self.tables, &DIALECT))?;
         }
         let answer = at_once(fill(&mut open.sqlite, &open.reading, answer))?;

@@ -19,6 +19,8 @@ use crate::sink::testing::{READ, batch, batch_read};
 
 const JID: &str = "20261121233336123456";
 
+const LOADS: &str = "SELECT load, load_from FROM jids";
+
 fn config(database: &Path) -> Config {
     Config { database: database.to_owned(), timeout: Span::millis(20), keep: None }
 }
@@ -64,7 +66,7 @@ fn invariant_7_the_truth_stands_whenever_a_forgery_comes() {
     for (order, stands) in [
         (vec![forged(), truth()], "\"true\" | master"),
         (vec![truth(), forged(), truth()], "\"true\" | master"),
-        // The master's word comes for an event that came by the bus before.
+        // The master vouches for an event that came by the bus before.
         (vec![forged(), batch(vec![said("true")]), truth()], "\"true\" | master"),
         (vec![forged(), batch(vec![said("true")])], "\"forged\" | bus"),
         (vec![batch(vec![contradicted()])], "null | contradicted"),
@@ -260,7 +262,7 @@ fn stored_and_new_returns_are_judged_alike() {
     let trimmed = Value::Array(vec![Value::Binary(b"VALUE_TRIMMED".to_vec())]);
     assert_eq!(stored("a", trimmed.clone()), [r#"["VALUE_TRIMMED"]"#]);
     assert_eq!(stored("b", trimmed), [r#"["VALUE_TRIMMED"]"#]);
-    // That something else of it was trimmed makes no difference to the table.
+    // A value that was trimmed elsewhere in the return makes no difference to the table.
     assert_eq!(stored("c", Value::from("whole")), [r#""whole""#]);
     assert_eq!(stored("d", Value::from("forged")), [r#""whole""#]);
 }
@@ -269,7 +271,7 @@ fn stored_and_new_returns_are_judged_alike() {
 fn a_database_of_salt_is_taken_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("salt.db");
-    // As the documentation of Salt's returner makes it, with a return stored twice.
+    // The documentation of Salt's returner makes it like this. One return is stored twice.
     let connection = Connection::open(&database).unwrap();
     connection
         .execute_batch(&format!(
@@ -284,7 +286,7 @@ fn a_database_of_salt_is_taken_as_it_is() {
         ))
         .unwrap();
     drop(connection);
-    // Who vouched for what is there is not known, and it was first.
+    // Nobody knows who vouched for the stored return, and it was first.
     open(&database).store(&batch(vec![job_return("web-1", &[])])).unwrap();
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_returns"), ["#3"]);
     for _ in 0..2 {
@@ -347,7 +349,7 @@ fn invariant_5_a_refused_event_is_named_and_the_others_are_stored() {
     let [Refusal { place: 1, cause }] = refused.as_slice() else { panic!("{refused:?}") };
     assert!(cause.to_string().contains("no bad ones"), "{cause}");
     assert_eq!(rows(&database, "SELECT id FROM salt_returns ORDER BY rowid"), ["good", "fine"]);
-    // Of the refused event nothing is stored.
+    // Nothing of the refused event is stored.
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
 }
 
@@ -505,7 +507,7 @@ fn groups_of_any_size_leave_the_same_rows() {
     assert_eq!((returns("\"6\" |"), returns("\"4\" |"), returns("nocache |")), (0, 1, 2));
 }
 
-/// A batch of one word of a master.
+/// A batch of one call of a master.
 fn told(event: Option<Event>) -> Batch {
     vouched(Authority::Master, vec![event.unwrap()])
 }
@@ -537,10 +539,28 @@ fn what_was_published_replaces_what_the_bus_said() {
         let stored = rows(&database, "SELECT load, load_from, minions, end_time FROM jids");
         let load = format!(r#"{{"jid": "{JID}", "fun": "test.ping", "ret": "", "to": 5}}"#);
         assert_eq!(stored, [format!(r#"{load} | published | ["web-1","web-2"] | then"#)]);
-        // The forged one is an event like any other; what the master says is none.
+        // The forged one is an event like any other; the master's own is none.
         assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#2"]);
     }
-    // Of a job that is not known there is nothing to say.
+    // A return that the master hands over as a load counts as long as nothing better is known.
+    let returned = || {
+        let load = event("", &[("fun", Value::from("test.echo")), ("return", Value::from(1))]);
+        told(job_load::of_load(JID, load.payload(), &[]))
+    };
+    let kept = r#"{"fun": "test.echo", "return": 1} | return"#.to_owned();
+    for (name, order, expected) in [
+        ("alone", vec![returned()], vec![kept]),
+        ("before", vec![returned(), published()], rows(&folder.path().join("0"), LOADS)),
+        ("behind", vec![published(), returned()], rows(&folder.path().join("0"), LOADS)),
+    ] {
+        let database = folder.path().join(name);
+        let mut sink = open(&database);
+        for batch in order {
+            sink.store(&batch).unwrap();
+        }
+        assert_eq!(rows(&database, LOADS), expected, "{name}");
+    }
+    // There is nothing to say of a job that is not known.
     let database = folder.path().join("other");
     open(&database).store(&ended()).unwrap();
     assert_eq!(rows(&database, "SELECT count(*) FROM jids"), ["#0"]);
@@ -558,7 +578,7 @@ fn old_rows_go_in_small_steps_and_others_stay() {
     let now = crate::observe::state::now();
     let old = |n: usize| (0..n).map(|n| event(&format!("old/{n}"), &[])).collect::<Vec<_>>();
     let connection = Connection::open(&database).unwrap();
-    // As Salt's own returner writes it.
+    // Salt's own returner writes it like this.
     connection
         .execute_batch(&format!(
             "INSERT INTO jids (jid, load) VALUES ('20201121233336123456', '{{}}');
@@ -568,7 +588,7 @@ fn old_rows_go_in_small_steps_and_others_stay() {
         ))
         .unwrap();
     sink.store(&at(1, old(1800))).unwrap();
-    // Twice as many as came may go, and that was all.
+    // Twice as many as came may go, and that was all of them.
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_events"), ["#0"]);
     assert_eq!(rows(&database, "SELECT count(*) FROM salt_returns"), ["#0"]);
     assert_eq!(rows(&database, "SELECT jid FROM jids"), [JID]);
@@ -666,7 +686,7 @@ fn what_salts_own_returner_wrote_is_read_back() {
     drop(connection);
     let [first, second, find] = [6, 7, 8].map(|second| format!("2026112123333{second}123456"));
     let of_job = |jid: &str| Question::GetJid { jid: jid.to_owned() };
-    // Before the sink has opened it, and after.
+    // It is asked before the sink has opened it, and after.
     for is_migrated in [false, true] {
         if is_migrated {
             drop(open(&database));
@@ -689,7 +709,7 @@ fn what_salts_own_returner_wrote_is_read_back() {
         assert_eq!(asked(&database, Question::GetMinions), json!(["web-1", "web-2"]));
         assert_eq!(asked(&database, Question::GetEndtime { jid: find.clone() }), json!(null));
     }
-    // The bus changes nothing by saying it later.
+    // The bus changes nothing later.
     let new = event(&format!("salt/job/{first}/new"), &[("jid", Value::from(&*first))]);
     open(&database).store(&batch(vec![new])).unwrap();
     let load = asked(&database, Question::GetLoad { jid: first });

@@ -1,8 +1,7 @@
-//! A worker's part in its group: what librdkafka calls back when partitions come and go, and what
-//! is committed.
+//! A worker's part in its group: callbacks of librdkafka when partitions come and go, and commits.
 //!
 //! All of it runs on the thread that polls. Before partitions go, the worker waits for the receipts
-//! of what is in flight, so that another begins where it has ended.
+//! of messages in flight, so that another worker begins where this one has ended.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -32,7 +31,7 @@ pub(super) struct Context {
     pub(super) has_joined: AtomicBool,
     /// librdkafka's own words for the last error.
     reason: Mutex<Option<String>>,
-    /// Of a source that runs.
+    /// The progress of a source that runs.
     seen: Option<Seen>,
 }
 
@@ -57,7 +56,7 @@ impl Context {
         lock::hold(&self.in_flight)
     }
 
-    /// Shows what is in flight.
+    /// Shows the messages in flight.
     pub(super) fn show(&self, in_flight: &InFlight) {
         if let Some(seen) = &self.seen {
             seen.show(in_flight);
@@ -68,7 +67,7 @@ impl Context {
         lock::hold(&self.reason).take()
     }
 
-    /// Waits until what is in flight is safe, for so long, and commits what is.
+    /// Waits for so long until messages in flight are safe, and commits those that are.
     pub(super) fn bring_home(&self, consumer: &BaseConsumer<Context>) {
         let mut in_flight = self.in_flight();
         let waiting = async { timeout(LET_GO, in_flight.settle_all()).await };

@@ -2,8 +2,8 @@
 //! they were read.
 //!
 //! A partition's offset may be committed up to the first message that is not safe. Messages that
-//! were read together are one *lot*: it knows how far it goes in each partition, and has a receipt
-//! for each master whose events are in it. Lots settle in order, so the offsets of a partition do.
+//! were read together are one *lot*. It has an end in each partition, and a receipt for each master
+//! whose events are in it. Lots settle in order, so the offsets of a partition do.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl Lot {
 pub(super) enum Front {
     /// There is none: everything is safe.
     None,
-    /// It is safe, and in flight no more.
+    /// It is safe, and no longer in flight.
     Safe,
     /// It was not kept, so it must be read again.
     NotKept,
@@ -101,15 +101,14 @@ impl InFlight {
         }
     }
 
-    /// A lot was handed on. What was revoked meanwhile is not for this consumer to commit.
+    /// A lot was handed on. This consumer must not commit partitions that were revoked meanwhile.
     pub(super) fn push(&mut self, mut lot: Lot) {
         lot.ends.retain(|place, _| self.assigned.contains(place));
         self.bytes += lot.bytes;
         self.lots.push_back(lot);
     }
 
-    /// Waits until it is known what became of the oldest lot. Nothing is lost if the wait is cut
-    /// short.
+    /// Waits until the fate of the oldest lot is known. Nothing is lost if the wait is cut short.
     pub(super) async fn settle(&mut self) -> Front {
         let Some(lot) = self.lots.front_mut() else { return Front::None };
         while let Some(receipt) = lot.receipts.last_mut() {
@@ -148,7 +147,7 @@ impl InFlight {
         self.has_news = !self.safe.is_empty();
     }
 
-    /// Forgets what is in flight and what is not committed: it is read again.
+    /// Forgets the messages that are in flight or not committed: they are read again.
     pub(super) fn forget(&mut self) {
         self.lots.clear();
         self.bytes = 0;

@@ -1,8 +1,8 @@
 //! Events of messages, and how far a worker has read.
 //!
-//! A message says in its headers which event it is (`event_id`) and whose (`master`); without
-//! headers both are what a bus event's would be. Messages that are no events are passed over, and
-//! count as read all the same: reading them again would not help.
+//! The headers of a message hold its event's id (`event_id`) and master (`master`). Without headers
+//! both are those that an event of the bus would have. Messages that are no events are passed over,
+//! and count as read all the same: reading them again would not help.
 
 use std::collections::BTreeMap;
 
@@ -62,8 +62,8 @@ impl Gathered {
         self.messages >= MAX_MESSAGES || self.bytes >= MAX_BYTES
     }
 
-    /// Takes a message, and says what of it had to be replaced; its offset counts as read whether
-    /// or not it is an event.
+    /// Takes a message, and returns the replaced parts of it; its offset counts as read whether or
+    /// not it is an event.
     pub(super) fn take(
         &mut self,
         message: &BorrowedMessage<'_>,

@@ -1,7 +1,7 @@
 //! `kafka`: events that the [`kafka` sink](../sinks/kafka.md) of another saltern wrote to a topic,
 //! or that somebody else did in the same form. Workers of one group share the partitions of the
 //! topics; each group reads everything. `config/collector.yaml` and `config/worker.yaml` are the
-//! two sides, [Scaling](../scaling.md) says how many of what.
+//! two sides, [Scaling](../scaling.md) says how many of each.
 //!
 //! # Example
 //!
@@ -16,34 +16,34 @@
 //!
 //! # What is read
 //!
-//! A value is an object of `tag` and `data`. The headers `event_id` and `master` say which event it
-//! is and whose; without them the id is the hash of what was read and the master is the source's.
-//! An event that went through JSON keeps the id that it had on the bus; its dates and bytes are
-//! strings. Only what was committed is read (`isolation.level` is `read_committed`).
+//! A value is an object of `tag` and `data`. The headers `event_id` and `master` hold the event's
+//! id and its master. Without them the id is the hash of the message's event, and the master is the
+//! source's. An event that went through JSON keeps the id that it had on the bus; its dates and
+//! bytes are strings. Only committed messages are read (`isolation.level` is `read_committed`).
 //! `auto.offset.reset` is `earliest` unless it is set among `properties`. A new topic that a
 //! regular expression matches is found within 30 s.
 //!
 //! Parts of a value that JSON has no form for are replaced and counted ([What JSON
-//! lacks](../sources.md#what-json-lacks)). A daemon that reads a topic which one of its own sinks
-//! writes is refused. `saltern check --connect` asks the brokers for each topic.
+//! lacks](../sources.md#what-json-lacks)). A daemon whose own sink writes a topic that it reads is
+//! refused. `saltern check --connect` asks the brokers for each topic.
 //!
 //! # How far it is behind
 //!
 //! `saltern_source_kafka_lag_messages`, every 5 s, is the messages behind the commits in the
-//! partitions that this worker reads; where the group has not committed yet, those behind what was
-//! read. The marks of transactions are messages too, so one a partition remains.
+//! partitions that this worker reads. Where the group has not committed yet, it is the messages
+//! behind those read. The marks of transactions are messages too, so one a partition remains.
 //! `saltern_source_kafka_in_flight_bytes` and `saltern_source_kafka_partitions` stand beside it.
 //!
 //! # Guarantee
 //!
 //! An offset is committed when every sink that wants the events before it has them: on disk with
-//! `spill.mode` `durable`, stored with `memory`, either with `overflow`. A worker that is killed
-//! leaves the rest to be read by another, so events may come twice, with the same ids, and are
-//! never left out. Before a partition goes to another worker, and at a stop, the worker waits up to
-//! 10 s for what it has in flight (16 MiB or 64 chunks at the most). What a full queue dropped is
-//! not committed: it is counted as dropped, and read again after 0.5 s to 30 s. With `mode:
-//! durable` a queue that is full drops events that *are* committed; so let workers have `mode:
-//! memory`, where Kafka is the disk, or `when_full: block`.
+//! `spill.mode` `durable`, stored with `memory`, either with `overflow`. If a worker is killed,
+//! another reads the rest. So events may come twice, with the same ids, and are never left out.
+//! Before a partition goes to another worker, and at a stop, the worker waits up to 10 s for its
+//! messages in flight (16 MiB or 64 chunks at the most). Events that a full queue dropped are not
+//! committed: they are counted as dropped, and read again after 0.5 s to 30 s. With `mode: durable`
+//! a full queue drops events that *are* committed. So let workers have `mode: memory`, where Kafka
+//! is the disk, or `when_full: block`.
 //!
 //! # Failures
 //!
@@ -114,8 +114,8 @@ impl Source for Kafka {
     }
 }
 
-/// The time that the brokers may take to say what there is. Less than `saltern check` waits, so
-/// that what librdkafka knows of the reason is told.
+/// The time that the brokers may take to list topics. It is less than `saltern check` waits, so
+/// that librdkafka's reason is shown.
 const PROBE: Duration = Duration::from_secs(5);
 
 /// Asks the brokers for each topic that has a name.

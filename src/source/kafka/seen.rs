@@ -1,4 +1,4 @@
-//! The metrics of a worker: how far it is behind, and what it holds.
+//! The metrics of a worker: its lag, its messages in flight, its partitions.
 
 use rdkafka::Statistics;
 use rdkafka::statistics::Partition;
@@ -6,7 +6,7 @@ use rdkafka::statistics::Partition;
 use super::in_flight::InFlight;
 use crate::observe::metrics::{self, Level};
 
-/// The metrics of a source that reads. They say nothing any more once it has ended.
+/// The metrics of a source that reads. They are empty once it has ended.
 pub(super) struct Seen {
     lag: Level,
     partitions: Level,
@@ -48,8 +48,8 @@ impl Drop for Seen {
     }
 }
 
-/// Messages behind what the group has committed. Where it has committed nothing yet, those behind
-/// what was read, which are fewer.
+/// Messages behind the group's commits. Where the group has committed nothing yet, the messages
+/// behind those read, which are fewer.
 fn behind(partition: &Partition) -> u64 {
     let since_read = match partition.app_offset {
         read if read < 0 => 0,

@@ -25,7 +25,7 @@ struct Written {
     /// TLS towards the brokers. Default: none.
     #[serde(default)]
     tls: Option<KafkaTls>,
-    /// Who logs in, and how. Default: nobody.
+    /// The login. Default: none.
     #[serde(default)]
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names. Default: none.
@@ -94,7 +94,7 @@ impl TryFrom<Written> for Config {
             ("queued.max.messages.kbytes", "16384"),
             // Topics that come later are found within this.
             ("topic.metadata.refresh.interval.ms", "30000"),
-            // The interval at which it is told how far the source is behind.
+            // The interval at which the source's lag is measured.
             ("statistics.interval.ms", "5000"),
         ] {
             client.set(name, value);

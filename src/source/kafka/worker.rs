@@ -1,9 +1,8 @@
-//! The thread that reads from Kafka, hands on what it has read, and commits what has become safe.
+//! The thread that reads from Kafka, hands messages on, and commits them when they are safe.
 //!
-//! librdkafka calls back on the thread that polls, and a rebalance waits for receipts; so the
-//! consumer has a blocking thread of the sources' runtime to itself. When it may not read on it
-//! still polls, with its partitions paused, because a consumer that does not is thrown out of its
-//! group.
+//! librdkafka calls back on the thread that polls, and a rebalance waits for receipts. So the
+//! consumer has a blocking thread of the sources' runtime to itself. When it may not read it still
+//! polls, with its partitions paused, because a group throws out a consumer that does not poll.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -47,7 +46,7 @@ pub(super) struct Worker {
     is_up: bool,
     gathered: Gathered,
     committed: Instant,
-    /// Waits before what was not kept is read again.
+    /// The waits before messages are read again that were not kept.
     backoff: Backoff,
     has_seen_bad: bool,
 }
@@ -141,7 +140,7 @@ impl Worker {
         front
     }
 
-    /// Reads what is there, and waits for a moment if there is nothing.
+    /// Reads messages that are there, and waits for a moment if there are none.
     fn gather(&mut self) -> Result<(), SourceError> {
         if self.consumer.context().is_paused.swap(false, Ordering::Relaxed) {
             let all = self.consumer.assignment();
@@ -156,7 +155,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Polls once; whether there was a message.
+    /// Polls once; returns true if there was a message.
     fn poll(&mut self, wait: Duration) -> Result<bool, SourceError> {
         match self.consumer.poll(wait) {
             None => return Ok(false),
@@ -203,7 +202,7 @@ impl Worker {
         if has_settled { Ok(()) } else { self.serve() }
     }
 
-    /// Hands on what was gathered; `false` if that is of no use any more.
+    /// Hands on the gathered messages; `false` if that is of no use any more.
     fn hand_on(&mut self) -> Result<bool, SourceError> {
         let Gathered { events, ends, bytes, .. } = std::mem::take(&mut self.gathered);
         if ends.is_empty() {
@@ -245,7 +244,10 @@ impl Worker {
         let context = self.consumer.context();
         let reason = "events were not kept by every sink that wants them, and are read again";
         if self.sender.state.failed(reason) {
-            warn!(source = self.sender.state.name, "{reason}; see what each sink dropped");
+            warn!(
+                source = self.sender.state.name,
+                "{reason}; saltern_sink_dropped_events_total says which sink and why"
+            );
         }
         commit(&self.consumer, &mut context.in_flight(), CommitMode::Sync);
         context.in_flight().forget();
@@ -258,7 +260,7 @@ impl Worker {
         })
     }
 
-    /// Notes an error that librdkafka will get over by itself, and fails of one that it will not.
+    /// Notes an error that librdkafka will get over by itself, and fails with any other.
     fn note(&mut self, error: &KafkaError) -> Result<(), SourceError> {
         let reason = self.consumer.context().reason().unwrap_or_else(|| explained(error));
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {

@@ -1,4 +1,4 @@
-//! A Salt master's own job cache, `local_cache`: what is in its directories, as events.
+//! A Salt master's own job cache, `local_cache`: the contents of its directories, as events.
 //!
 //! A job is the directory `<h[0:2]>/<h[2:]>` of `<cachedir>/jobs`, where `h` is a digest of its id,
 //! the same from Salt 3006 to 3008:
@@ -11,13 +11,13 @@
 //! | `<minion>/return.p` | a map of `return`, `retcode`, `success`; before 2016.3 the return |
 //! | `<minion>/out.p` | the outputter that the minion asked for |
 //!
-//! All but `jid` are msgpack. From them come the events that the master has put onto its bus when
-//! it wrote them, as far as the files tell: `_stamp` is the time in the job's id, or of the file.
-//! They say `_backfilled: true`. Of a runner the load is what Salt hands to a job cache, and
-//! becomes the event `salt/run/<jid>/ret` (`salt/wheel/…`).
+//! All but `jid` are msgpack. From them come the events that the master put onto its bus then, as
+//! far as the files tell. `_stamp` is the time in the job's id, or of the file. The events say
+//! `_backfilled: true`. The load of a runner is what Salt hands to a job cache, and becomes the
+//! event `salt/run/<jid>/ret` (`salt/wheel/…`).
 //!
-//! An id may be any text (`salt '*' test.ping --jid deploy-42`). Of one that tells no time the
-//! digest has to be the name of its directories.
+//! An id may be any text (`salt '*' test.ping --jid deploy-42`). If an id tells no time, the name
+//! of its directories has to be its digest.
 
 use std::fs;
 use std::io;
@@ -48,12 +48,12 @@ const LARGEST: u64 = 512 << 20;
 /// Longer than a file with a job's id.
 const LONGEST_JID: u64 = 1 << 10;
 
-/// Which jobs to look at, and what to leave out.
+/// The jobs to look at, by time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     /// Only jobs of which something was written then or later.
     pub(crate) from: SystemTime,
-    /// Only what was written before.
+    /// Only files that were written before.
     pub(crate) until: SystemTime,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Walk {
     jobs: std::vec::IntoIter<Found>,
     window: Window,
     known: Jobs,
-    /// Files that could not be read or were not what they have to be.
+    /// Files that could not be read or were damaged.
     pub(crate) unreadable: u64,
 }
 
@@ -73,7 +73,7 @@ struct Found {
 }
 
 impl Walk {
-    /// Looks for jobs. What `known` has already is left out on the way, if it is on.
+    /// Looks for jobs. Jobs that `known` has already are left out, if it is on.
     pub(crate) fn new(cache: &Path, window: Window, known: Jobs) -> io::Result<Self> {
         let (mut jobs, mut unreadable) = (Vec::new(), 0);
         for folder in fs::read_dir(cache)? {
@@ -147,13 +147,13 @@ impl Walk {
             frames.push(new_frame(job, &load, &names));
         }
         for minion in lacking {
-            // It would end the event's tag, and what follows would be taken for data.
+            // It would end the event's tag, and the text behind it would be taken for data.
             if minion.contains('\n') {
                 self.unreadable += 1;
                 continue;
             }
             let folder = job.path.join(&minion);
-            // No return was complete when the directory was listed, perhaps.
+            // Perhaps no return was complete when the directory was listed.
             if !folder.join("return.p").exists() {
                 continue;
             }
@@ -229,7 +229,7 @@ fn is_id(jid: &str, path: &Path) -> bool {
     is_part && is_job(jid) && digests.into_iter().any(is_digest)
 }
 
-/// The time at which a job began whose directory was written then.
+/// The time at which a job began, by its id or else by the time when its directory was written.
 fn began(jid: &str, written: SystemTime) -> Timestamp {
     let written = Timestamp::try_from(written).unwrap_or_default();
     Timestamp::from_microsecond(began::began(jid, written.as_microsecond())).unwrap_or(written)
@@ -340,7 +340,7 @@ pub(crate) mod tests {
         let ret = json!({"return": "x", "retcode": 0, "success": true});
         write(&job.join("web-1/return.p"), &ret);
         write(&job.join("web-1/out.p"), &json!("nested"));
-        // As Salt before 2016.3 wrote it.
+        // Salt before 2016.3 wrote it like this.
         write(&job.join("web-2/return.p"), &json!("x"));
         fs::write(job.join("jid"), JID).unwrap();
         cache
@@ -463,7 +463,7 @@ pub(crate) mod tests {
         };
         let expected = (format!("salt/run/{jid}/ret"), data("runner.test.arg"));
         assert_eq!(walked(cache.path(), always(), &off()), (vec![expected], 0));
-        // It is known under whichever name the master has here.
+        // It is known under any name of the master.
         let folder = tempfile::tempdir().unwrap();
         let jobs = Jobs::new(folder.path());
         jobs.keep(Some(Duration::from_secs(3600)));
@@ -498,7 +498,7 @@ pub(crate) mod tests {
         write(&job.join(".load.p"), &json!({"cmd": "publish", "fun": "test.ping", "jid": jid}));
         write(&job.join("web-1/return.p"), &json!({"return": true}));
         fs::write(job.join("jid"), jid).unwrap();
-        // In a directory of another name nobody knows what it is.
+        // In a directory of another name this is no job.
         let other = cache.path().join("ab/cdef");
         fs::create_dir_all(&other).unwrap();
         fs::write(other.join("jid"), "deploy-43").unwrap();

@@ -1,7 +1,7 @@
-//! `local_cache`: the past, from the job cache of a Salt master. Every job and return that is in
-//! the directories becomes the event that it once was, marked `_backfilled: true`, in the order in
-//! which the jobs were published. It ends, like [`replay`](replay.md); `saltern replay
-//! --from-local-cache DIR` runs it once. [Jobs](../jobs.md#backfill) says what the files hold.
+//! `local_cache`: the past, from the job cache of a Salt master. Every job and return in the
+//! directories becomes its event again, marked `_backfilled: true`, in the order of the jobs'
+//! publication. It ends, like [`replay`](replay.md); `saltern replay --from-local-cache DIR` runs
+//! it once. [Jobs](../jobs.md#backfill) describes the files.
 //!
 //! # Example
 //!
@@ -14,8 +14,8 @@
 //!
 //! # Guarantee
 //!
-//! Each job in the directories is delivered, but for what the daemon's own job cache has already.
-//! So it can be run again where the job cache is on.
+//! Each job in the directories is delivered, except events that the daemon's own job cache has
+//! already. So it can be run again where the job cache is on.
 //!
 //! # Failures
 //!

@@ -1,8 +1,8 @@
-//! Who may come in, and whose word outranks the bus.
+//! Access to the source: the clients that may connect, and the authority of their words.
 //!
-//! On a path the kernel says who has connected; over TCP a client shows a token. What a *master*
-//! says of a job is believed, because it has checked which minion a return comes from. What anybody
-//! else says is no better than the bus, onto which every minion fires what it likes.
+//! On a path the kernel says who has connected; over TCP a client shows a token. A *master*'s word
+//! on a job is believed, because it has checked from which minion a return comes. Any other
+//! client's word is worth no more than the bus, onto which every minion fires anything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -53,19 +53,19 @@ impl TryFrom<NumberOrName> for UserId {
         };
         if number == UNMAPPED {
             return Err(format!(
-                "{UNMAPPED} is what the kernel says of every user of a container that is not mapped, \
-                 so it is nobody in particular; {REMEDY}"
+                "{UNMAPPED} stands for every user of a container that is not mapped, so it cannot \
+                 be allowed; {REMEDY}"
             ));
         }
         Ok(UserId(number))
     }
 }
 
-/// Advice to let an unmapped container in.
+/// Advice on how to let an unmapped container in.
 const REMEDY: &str =
     "share user ids with the container, or bind tcp://127.0.0.1:PORT with `token_file`";
 
-/// Who has connected.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     /// A user of this machine, on a path.
@@ -81,8 +81,8 @@ pub(super) struct AccessRules {
     pub(super) masters: Option<Vec<UserId>>,
     /// The sockets of the buses that this daemon reads.
     pub(super) buses: Vec<PathBuf>,
-    /// The owners of these sockets as they were last seen. A bus that is away for a moment has the
-    /// master that it had.
+    /// The owners of these sockets as they were last seen. A bus that is away for a moment keeps
+    /// its master.
     pub(super) bus_owners: RefCell<BTreeMap<PathBuf, u32>>,
     /// The owner of the socket's file.
     pub(super) owner: Cell<u32>,
@@ -90,13 +90,13 @@ pub(super) struct AccessRules {
 }
 
 impl AccessRules {
-    /// Lets a client in, or says why not.
+    /// Lets a client in, or returns the reason why not.
     pub(super) fn admit(&self, peer: Peer) -> Result<(), String> {
         let Peer::User(user) = peer else { return Ok(()) };
         if user == UNMAPPED {
             return Err(format!(
-                "user {UNMAPPED} is refused: that is what the kernel says of users of a container that \
-                 are not mapped; {REMEDY}"
+                "user {UNMAPPED} is refused: it stands for every user of a container that is not \
+                 mapped; {REMEDY}"
             ));
         }
         let is_in = |users: &[UserId]| users.contains(&UserId(user));
@@ -120,8 +120,8 @@ impl AccessRules {
         }
     }
 
-    /// Whose word it is that a client says. `None` as long as nobody knows: the owner of a bus that
-    /// was never there.
+    /// The authority of this client's word. `None` if it is not known: no socket of a bus was ever
+    /// there to name an owner.
     pub(super) fn authority(&self, peer: Peer) -> Option<Authority> {
         let is_master = match (peer, &self.masters) {
             (Peer::Token, _) => true,
@@ -148,7 +148,7 @@ impl AccessRules {
 /// Reads a token, from a regular file that is not open to everybody.
 pub(super) fn read_token(path: &Path) -> io::Result<Vec<u8>> {
     let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    // A named pipe must not hold this up.
+    // A named pipe must not block this.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;

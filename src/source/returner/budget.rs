@@ -1,8 +1,8 @@
-//! Bounds the bytes of requests that may be there at a time: of a client, and of all of its kind.
+//! Bounds the bytes of requests in memory: of one client, and of all clients of its kind.
 //!
 //! A long message takes all of its bytes at once and in turn: no two of them wait for bytes that
-//! the other holds. Short ones have bytes of their own behind that, so that they never wait for
-//! long ones. Masters and others have each a budget of their own.
+//! the other holds. Short messages have bytes of their own besides, so they never wait for long
+//! ones. Masters and other clients have separate budgets.
 
 use std::sync::Arc;
 
@@ -17,10 +17,11 @@ pub(super) const SHORT: usize = 1 << 20;
 /// The numbers of bytes that clients may have under way.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Those of all clients, and of these a single one. A single message may be larger than either.
+    /// Bytes of all clients together, and of a single one. A single message may be larger than
+    /// either.
     all: usize,
     each: usize,
-    /// Those that short messages alone may take beside them, and of these a single client.
+    /// Bytes for short messages alone, besides those above: of all clients, and of a single one.
     short: usize,
     short_of_each: usize,
 }
@@ -80,12 +81,12 @@ impl Pool {
 }
 
 impl Budget {
-    /// That of masters, whose messages have at most `max_frame` bytes.
+    /// The budget of masters, whose messages have at most `max_frame` bytes.
     pub(super) fn of_masters(max_frame: usize) -> Self {
         Budget::new(MASTERS, max_frame)
     }
 
-    /// That of all others.
+    /// The budget of all other clients.
     pub(super) fn of_others(max_frame: usize) -> Self {
         Budget::new(OTHERS, max_frame)
     }
@@ -97,7 +98,7 @@ impl Budget {
         Budget { limits, all: Pool::new(all, each), short: Pool::new(short, short_of_each) }
     }
 
-    /// That of another client.
+    /// The budget of another client.
     pub(super) fn of_client(&self) -> Self {
         let of = |pool: &Pool, each| Pool { each: semaphore(each), ..pool.clone() };
         let (all, short) =
@@ -105,7 +106,7 @@ impl Budget {
         Budget { limits: self.limits, all, short }
     }
 
-    /// Takes so many bytes if they are to be had now.
+    /// Takes so many bytes if they are free now.
     pub(super) fn try_take(&self, bytes: usize) -> Result<Held, TryAcquireError> {
         match self.all.try_take(bytes) {
             Err(_) if bytes <= SHORT => self.short.try_take(bytes),

@@ -1,8 +1,8 @@
 //! One client: a task that reads its requests, and one for each of these until it is answered.
 //!
-//! Answers go through a channel with room for every request that is read, so that nobody waits for
-//! a client but its own task. A long answer lies in a file and is sent in parts. Who does not read
-//! is cut off.
+//! Answers go through a channel with room for every request that is read, so only a client's own
+//! task waits for it. A long answer lies in a file and is sent in parts. A client that does not
+//! read is cut off.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -42,11 +42,11 @@ const GREETING: usize = 8 << 10;
 /// The time that a client that is turned away may take to read why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Messages to a client that may wait to be written: more than it may have requests, so that it
-/// also hears that it has too many.
+/// Messages to a client that may wait to be written. There are more than it may have requests, so
+/// it also hears that it has too many.
 const ANSWERS: usize = 128;
 
-/// A client as all that decide over it see it.
+/// The data of a client by which it is judged.
 pub(super) struct Client {
     pub(super) peer: Peer,
     /// Its authority when it came: that of a master or not.
@@ -100,20 +100,20 @@ where
     let Some(ended) = client.leave.run_until_cancelled(both).await else { return };
     match ended {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            context.turned_away.note(Reason::Unread, "it does not read what it has asked for");
+            context.turned_away.note(Reason::Unread, "it does not read its answers");
         }
-        Err(error) => debug!(%error, "a client has gone before it had its answers"),
+        Err(error) => debug!(%error, "a client disconnected before it had its answers"),
         Ok(((), None | Some(Broken::Ended | Broken::CutOff | Broken::Read(_)))) => {}
         Ok(((), Some(_))) => {
-            // Closing while it still sends could cost it the words that say why.
+            // Closing while it still sends could cost it the message with the reason.
             let last = timeout(LAST_WORDS, messages.discard());
             client.leave.run_until_cancelled(last).await;
         }
     }
 }
 
-/// Reads requests until there are no more, and why; `None` when the daemon stops or nobody writes
-/// answers any more.
+/// Reads requests until there are no more, and returns the reason; `None` when the daemon stops or
+/// nobody writes answers any more.
 async fn read_on<R: AsyncRead + Unpin>(
     messages: &mut Messages<R>,
     answers: mpsc::Sender<Outgoing>,
@@ -189,7 +189,7 @@ async fn read_on<R: AsyncRead + Unpin>(
                         }
                     };
                     context.turned_away.note_failure(&answer);
-                    // That events are safe is short: it needs no place until it is read.
+                    // An answer that events are safe is short and needs no place until it is read.
                     slot.send(Outgoing::Answer(id, answer, place.filter(Place::is_of_question)));
                 });
             }
@@ -246,8 +246,8 @@ fn last_words(broken: &Broken, context: &ConnectionContext) -> Option<Answer> {
     };
     let told = match broken {
         Broken::Prefix(PrefixError::ZeroMq) => {
-            "it speaks ZeroMQ: upgrade the package saltext-saltern on Salt's side, or add a source \
-             `returner_zeromq` on a path of its own for as long as that takes"
+            "it speaks ZeroMQ: upgrade the package saltext-saltern on Salt's side, or until then \
+             add a source `returner_zeromq` on a path of its own"
         }
         _ => &why,
     };
@@ -255,7 +255,7 @@ fn last_words(broken: &Broken, context: &ConnectionContext) -> Option<Answer> {
     answer
 }
 
-/// Writes what there is until nothing can come any more.
+/// Writes messages until no more can come.
 async fn write_on<W: AsyncWrite>(
     mut write: WriteHalf<W>,
     mut outgoing: mpsc::Receiver<Outgoing>,
@@ -282,7 +282,7 @@ async fn put<W: AsyncWrite>(write: &mut WriteHalf<W>, message: &[u8]) -> io::Res
     timeout(UNREAD, write.write_all(&framed)).await?
 }
 
-/// Sends a long answer part by part; no more of it than one is in memory.
+/// Sends a long answer part by part; one part is in memory at a time.
 async fn put_parts<W: AsyncWrite>(
     write: &mut WriteHalf<W>,
     id: u64,

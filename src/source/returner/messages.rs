@@ -1,6 +1,6 @@
-//! Reading the messages of a client: memory grows with what has come, to twice of it at the most,
-//! and time is bounded. A message of up to [`UNCOUNTED`] bytes counts once it is whole; all bytes
-//! of a longer one are taken from the budget once half of [`UNCOUNTED`] have come.
+//! Reading the messages of a client. Memory grows with the bytes that have come, to twice as much
+//! at the most, and time is bounded. A message of up to [`UNCOUNTED`] bytes counts once it is
+//! whole; all bytes of a longer one are taken from the budget once half of [`UNCOUNTED`] have come.
 
 use std::io;
 use std::time::Duration;
@@ -60,8 +60,8 @@ impl<R: AsyncRead + Unpin> Messages<R> {
         Messages { read, buffer: BytesMut::new(), prefixed, budget, has_spoken: false }
     }
 
-    /// The next message, and what it holds of the budget if it is long. It may be waited for as
-    /// long as the client likes, except for the first.
+    /// The next message, and its bytes of the budget if it is long. It may be waited for as long as
+    /// the client likes, except for the first.
     pub(super) async fn next(&mut self) -> Result<(Bytes, Option<Held>), Broken> {
         let mut held = None;
         if self.buffer.is_empty() {
@@ -80,16 +80,17 @@ impl<R: AsyncRead + Unpin> Messages<R> {
             if let Some(message) = self.prefixed.next(&mut self.buffer)? {
                 self.has_spoken = true;
                 if held.is_some() {
-                    // The block of a long message goes with it.
+                    // The block of a long message is dropped with it.
                     self.buffer = BytesMut::from(&self.buffer[..]);
                 }
                 return Ok((message, held));
             }
             let have = self.buffer.len();
             let wanted = self.prefixed.wanted(&self.buffer)?.unwrap_or(have + 1);
-            // Twice what has come: who announces much and sends little has little.
+            // The room is twice what has come: a client that announces much and sends little has
+            // little.
             let room = wanted.min((2 * have).max(UNCOUNTED));
-            // Who has sent next to nothing takes no room of those who send.
+            // A client that has sent next to nothing takes no room from those that send.
             if room > UNCOUNTED && held.is_none() {
                 let taken = timeout(PAUSE, self.budget.take(wanted)).await;
                 held = Some(taken.map_err(|_| Broken::NoRoom)?.map_err(|_| Broken::NoRoom)?);

@@ -14,16 +14,15 @@
 //!
 //! # Who may come in
 //!
-//! A unix stream socket carries it, or loopback TCP with a token. Anything beyond this host is
-//! refused for `bind`: nothing here is encrypted. Connecting to the socket takes the right to write
-//! to its file, and a user of `allow` or `masters`.
+//! Clients connect over a unix stream socket, or over loopback TCP with a token. `bind` refuses
+//! addresses beyond this host, because nothing here is encrypted. To connect to the socket a user
+//! needs the right to write to its file, and has to be one of `allow` or `masters`.
 //!
 //! # Guarantee
 //!
 //! Events and returns are answered when they are safe: stored, or on disk, by every sink that wants
-//! them. Until then the sender hears once a second that it should wait, so that it can tell a
-//! daemon that is slow from one that is gone. Events that were not kept are refused, and come
-//! again.
+//! them. Until then the sender hears once a second that it should wait. So it can tell a slow
+//! daemon from one that is gone. Events that were not kept are refused, and come again.
 //!
 //! # Failures
 //!
@@ -40,8 +39,8 @@
 //! # Inside
 //!
 //! A bus only tells; clients of this source ask and are answered. Each client has a task of its own
-//! ([`connection`]). The work that it may have under way is bounded ([`handler`], [`budget`]). The
-//! other sources are not held up. Who may come in at all is a matter of [`access`].
+//! ([`connection`]). Its work under way is bounded ([`handler`], [`budget`]), and other sources are
+//! not held up. [`access`] decides which clients may connect.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -94,16 +93,16 @@ struct Written {
     /// directory with the setgid bit.
     #[serde(default)]
     group: Option<String>,
-    /// The users, by number or name, whose processes may come in, beside `masters`; the kernel says
-    /// whose a process is. Default: root, the user that saltern runs as, and the owner of the
-    /// socket's file.
+    /// The users, by number or name, whose processes may connect, besides `masters`. The kernel
+    /// says which user a process has. Default: root, the user that saltern runs as, and the owner
+    /// of the socket's file.
     #[serde(default)]
     allow: Option<Vec<UserId>>,
-    /// The users, by number or name, as which a Salt master runs. What they say of a job outranks
-    /// what the bus says; what others say does not. Default: the owners of the sockets of all
-    /// sources `salt_bus`, as they were last seen, else the owner of the socket's file. Until one
-    /// of these sockets was there, returns and loads are to come later. Who shows the token is a
-    /// master.
+    /// The users, by number or name, as which a Salt master runs. Their word on a job outranks the
+    /// bus; that of others does not. A client that shows the token is a master. Until one of the
+    /// sockets of the default was there, returns and loads are to come later. Default: the owners
+    /// of the sockets of all sources `salt_bus`, as they were last seen, else the owner of the
+    /// socket's file.
     #[serde(default)]
     masters: Option<Vec<UserId>>,
     /// With `tcp://`: a file with a token of 16 to 4096 bytes that clients have to show, which is
@@ -145,14 +144,14 @@ impl TryFrom<Written> for Config {
             ));
         }
         if is_tcp && (mode.is_some() || group.is_some() || allow.is_some() || masters.is_some()) {
-            return Err("`mode`, `group`, `allow` and `masters` belong to a path; over TCP \
-                        `token_file` decides, and who shows the token is a master"
+            return Err("`mode`, `group`, `allow` and `masters` belong to a path; over TCP only \
+                        `token_file` counts, and every client with the token is a master"
                 .to_owned());
         }
         if !is_tcp && token_file.is_some() {
             return Err(
-                "`token_file` belongs to tcp://; on a path the kernel says who comes, see \
-                        `allow`"
+                "`token_file` belongs to tcp://; on a path the kernel names the client's user, see \
+                 `allow`"
                     .to_owned(),
             );
         }
@@ -199,7 +198,7 @@ impl Source for Returner {
         let state = context.handler.sender.state.clone();
         let mut listening = Listening::open(config)?;
         context.access.owner.set(listening.owner());
-        // Salt's side keeps what it cannot hand over.
+        // Salt's side keeps events that it cannot hand over.
         let mut link = Link::keeping(state);
         link.up(&config.bind.to_string());
         let mut clients = Clients { tasks: JoinSet::new(), open: Vec::new(), context };
@@ -236,7 +235,7 @@ impl Source for Returner {
             }
         }
         listening.close();
-        // Those that get no answer send again.
+        // Clients that get no answer send again.
         let last = async {
             while let Some(ended) = clients.tasks.join_next().await {
                 clients.ended(ended);
@@ -405,7 +404,7 @@ impl Clients {
     }
 
     /// Makes room for one more, for which one that is idle may have to go; false if there is none.
-    /// Who is no master takes no room of a master.
+    /// A client that is no master takes no room of a master.
     async fn has_room(&mut self, kind: Authority) -> bool {
         let connected = || self.open.iter().filter(|client| Rc::strong_count(client) > 1);
         let others = || connected().filter(|client| client.kind == Authority::Bus);

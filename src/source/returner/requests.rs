@@ -1,8 +1,8 @@
-//! The requests of all clients that are not answered yet: how many that may be, and who does it.
+//! The requests of all clients that are not answered yet: their number, and the threads for them.
 //!
-//! Nothing that a client does holds up the others, nor the other sources: what blocks has threads
-//! of its own, and what is under way is bounded, for all and for each. What is beyond is refused,
-//! to come later. Those who are no masters have at most half of the places, and bytes of their own.
+//! No client holds up another, nor another source. Work that blocks has threads of its own, and
+//! work under way is bounded, for all clients and for each. Requests beyond that are refused, to
+//! come later. Clients that are no masters have at most half of the places, and bytes of their own.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -31,7 +31,7 @@ use crate::sync::receipt::Receipt;
 /// Requests with something to keep, and calls of the job cache, that may be under way.
 const ALL: Places<usize> = Places { keeping: 192, asking: 256 };
 
-/// The shares of these that a single client may have, and all that are no masters.
+/// The shares of these for a single client, and for all clients that are no masters.
 const EACH: Places<usize> = Places { keeping: 96, asking: 8 };
 const OTHERS: Places<usize> = Places { keeping: ALL.keeping / 2, asking: ALL.asking / 2 };
 
@@ -77,7 +77,7 @@ impl Places<Arc<Semaphore>> {
 pub(in crate::source) struct RequestHandler {
     pub(in crate::source) sender: FrameSender,
     all: Places<Arc<Semaphore>>,
-    /// Those of clients that are no masters.
+    /// The places of clients that are no masters.
     others: Places<Arc<Semaphore>>,
     budget: Budget,
     budget_of_others: Budget,
@@ -94,7 +94,7 @@ pub(in crate::source) struct RequestHandler {
 pub(in crate::source) struct Share {
     places: Places<Arc<Semaphore>>,
     most: Places<usize>,
-    /// Those of all clients of its kind, if that is bounded.
+    /// The places of all clients of its kind, if they are bounded.
     others: Option<Places<Arc<Semaphore>>>,
     pub(super) budget: Budget,
     /// The bytes of its long answers that are not sent yet.
@@ -226,8 +226,8 @@ impl RequestHandler {
         Ok(Place { keeps, unread, _permits: permits, _held: held })
     }
 
-    /// Does what was asked by a client of this authority, if that is known. The place of the
-    /// request is given back with the answer.
+    /// Does a request of a client of this authority, if that is known. The place of the request is
+    /// given back with the answer.
     pub(in crate::source) async fn serve(
         &self,
         asked: Asked,
@@ -238,18 +238,18 @@ impl RequestHandler {
             Some(authority) => authority,
             None if !asked.needs_authority() => Authority::Bus,
             None => {
-                let why = "no socket of a bus was there yet, so nobody knows who is a master; start \
-                           Salt's master, or set `masters` of the source";
+                let why = "the masters are not known yet, because there was no socket of a bus; \
+                           start Salt's master, or set `masters` of the source";
                 return (later(why), Some(place));
             }
         };
         match asked {
-            // A master hands on what is on its bus, whoever put it there.
+            // A master hands on every event of its bus, also those of minions.
             Asked::Events { bodies } => (self.keep(self.sender.clone(), bodies).await, Some(place)),
             Asked::Return { body, load } => self.keep_return(body, load, authority, place).await,
             Asked::Job(call) if call.is_for_masters() && authority == Authority::Bus => {
-                let why = "only a master may say this of a job, and the user who asks is none; see \
-                           `masters` of the source";
+                let why = "only a master may do this, and this user is none; see `masters` of the \
+                           source";
                 (Answer::Refused { why: why.to_owned(), later: false }, Some(place))
             }
             Asked::Job(JobCall::Ask { question, store }) => {
@@ -264,7 +264,7 @@ impl RequestHandler {
         when_safe(sender.send_for_receipt(bodies, Vec::new()).await).await
     }
 
-    /// Puts a return into the job cache, where it has to be as soon as Salt is answered, and hands
+    /// Puts a return into the job cache, where it has to be as soon as Salt is answered. Then hands
     /// its event on, which a master may hand over by `event_return` as well. A job cache that fails
     /// keeps no event from the sinks.
     async fn keep_return(
@@ -277,7 +277,7 @@ impl RequestHandler {
         let origin = Arc::clone(&self.sender.origin);
         let saved = self.blocking(&self.writes, place, move |jobs| {
             let failure = match jobs.save_return_handed_on(&load, authority, &origin.master_id) {
-                // It is an event all the same.
+                // The event is handed on all the same.
                 Ok(()) | Err(JobsError::Off) => None,
                 Err(error) if error.is_for_good() => return Err(error),
                 Err(error) => Some(error),
@@ -294,8 +294,9 @@ impl RequestHandler {
         (failure.map_or(answer, Answer::from), place)
     }
 
-    /// Puts a question to the store that it names, if it names one, then to the job cache, then to
-    /// the stores behind that. The first that knows anything answers.
+    /// Puts a question to the store that it names, if any, then to the job cache, then to the
+    /// stores behind that. The first that knows anything answers. The stores come before the job
+    /// cache for a job that it has forgotten, because they know more.
     async fn answer(
         &self,
         question: Question,
@@ -318,6 +319,17 @@ impl RequestHandler {
                 Err(error) => failure = Some(later(&chain(&error))),
             }
         }
+        let in_turn =
+            async || stores.ask_in_turn(until, answer).await.map_err(|e| later(&chain(&e)));
+        let jid = question.job().unwrap_or_default();
+        let is_forgotten = self.sender.jobs.has_forgotten(jid);
+        if is_forgotten {
+            match in_turn().await {
+                Ok(Some(found)) => return found_in(found, Some(place)),
+                Ok(None) => {}
+                Err(error) => _ = failure.get_or_insert(error),
+            }
+        }
         let asked = question.clone();
         let is_alone = stores.is_empty() && store.is_none();
         let asking = self.blocking(&self.questions, place, move |jobs| {
@@ -333,16 +345,18 @@ impl RequestHandler {
             Ok(None) => {}
             Err(error) => _ = failure.get_or_insert(error),
         }
-        match stores.ask_in_turn(until, answer).await {
-            Ok(Some(found)) => return found_in(found, place),
-            Ok(None) => {}
-            Err(error) => _ = failure.get_or_insert(later(&chain(&error))),
+        if !is_forgotten {
+            match in_turn().await {
+                Ok(Some(found)) => return found_in(found, place),
+                Ok(None) => {}
+                Err(error) => _ = failure.get_or_insert(error),
+            }
         }
         (failure.unwrap_or_else(|| Answer::Done(question.nothing())), place)
     }
 
-    /// Tells the job cache something, and the sinks that keep jobs as well, whatever the job cache
-    /// says: Salt asks them later.
+    /// Tells the job cache something, and the sinks that keep jobs as well, even if the job cache
+    /// fails: Salt asks them later.
     async fn tell(
         &self,
         call: JobCall,
@@ -376,8 +390,8 @@ impl RequestHandler {
         (answer, place)
     }
 
-    /// Asks the job cache on a thread of its own, in turn. The turn and the place are taken for as
-    /// long as that takes, also where nobody waits for it any more.
+    /// Asks the job cache on a thread of its own, in turn. The turn and the place are taken until
+    /// the answer is there, even if nobody waits for it any more.
     async fn blocking<T: Send + 'static>(
         &self,
         turn: &Arc<Semaphore>,
@@ -399,7 +413,7 @@ impl RequestHandler {
     }
 }
 
-/// Who was told something of a job.
+/// The receiver of a call about a job.
 enum Told {
     /// The job cache, which answered this.
     JobCache(Option<Spooled>),
@@ -407,12 +421,15 @@ enum Told {
     SinksAlone,
 }
 
-/// The answer for events, as soon as it is known what became of them.
+/// The answer for events, as soon as their fate is known.
 async fn when_safe(receipt: Option<Receipt>) -> Answer {
     let Some(receipt) = receipt else { return later("the daemon is stopping") };
     match receipt.await {
         Ok(true) => Answer::Done(None),
-        _ => later("a sink that wants the events has not kept them; see what it dropped"),
+        _ => later(
+            "a sink that wants the events has not kept them; saltern_sink_dropped_events_total \
+             says which and why",
+        ),
     }
 }
 
@@ -470,7 +487,7 @@ pub(super) mod tests {
         handler_of(Jobs::new(std::path::Path::new("/nowhere"))).0
     }
 
-    /// With this job cache, and where the events go.
+    /// A handler with this job cache, and the channel of its events.
     fn handler_of(jobs: Jobs) -> (Rc<RequestHandler>, Receiver<Frames>) {
         let (frames, events) = channel(1, &Bell::default());
         let sender = FrameSender {
@@ -633,7 +650,7 @@ pub(super) mod tests {
             let place = handler.place(&share, &asked, 10, None).unwrap();
             let (answer, _) = handler.serve(asked, None, place).await;
             let says = format!("{answer:?}");
-            assert_eq!(says.contains("nobody knows who is a master"), is_refused, "{says}");
+            assert_eq!(says.contains("the masters are not known yet"), is_refused, "{says}");
             assert!(!is_refused || says.contains("later: true"), "{says}");
         }
     }

@@ -1,5 +1,5 @@
-//! The queries of the dashboard `salt-clickhouse`, with what Grafana and its plugin for ClickHouse
-//! put in place of macros and variables: each finds something.
+//! The queries of the dashboard `salt-clickhouse`, with macros and variables replaced as Grafana
+//! and its plugin for ClickHouse do: each finds something.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(crate) fn every_panel_has_data(ask: impl Fn(&str) -> String) {
         let first = rows.next().unwrap_or_else(|| panic!("{title}: no rows"));
         for (name, value) in names.iter().zip(first) {
             let is_something = !["", "\\N", "nan", "0"].contains(&value);
-            // Of states that worked none failed, and a job of the master's own has no user.
+            // No state that worked has failed, and a job of the master's own has no user.
             let may_be_nothing = ["failed", "count", "user"].contains(name);
             assert!(is_something || may_be_nothing, "{title}: {name} is {value} in\n{answer}");
         }

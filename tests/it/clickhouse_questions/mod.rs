@@ -1,6 +1,6 @@
-//! The queries of `docs/clickhouse.md`, and of Grafana's dashboard, each on ClickHouse 18.16 and on
-//! the engine of 26.9 in chDB, over the events of `tests/fixtures/questions.jsonl`: they answer
-//! what the page says they answer.
+//! The queries of `docs/clickhouse.md`, and of Grafana's dashboard, over the events of
+//! `tests/fixtures/questions.jsonl`. Each is asked of ClickHouse 18.16 and of the engine of 26.9 in
+//! chDB, and has the answer that the page gives.
 //!
 //! `UPDATE_GOLDEN=1` writes the answers of the newer engine into the page; read them before you
 //! believe them.

@@ -36,7 +36,7 @@ kind! { "clickhouse" in ClickHouse:
     removed: { drop_table }
 }
 
-/// It is started again with what it had.
+/// It is started again with its data.
 fn kill(server: &mut ClickHouse, _: Option<u32>) -> Repair<ClickHouse> {
     server.kill();
     Box::new(ClickHouse::run)

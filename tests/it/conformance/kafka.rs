@@ -63,7 +63,7 @@ kind! { "kafka" in Topic:
     removed: { none("a client finds a new topic of the same name only after minutes") }
 }
 
-/// It comes back with what it had.
+/// It comes back with its data.
 fn kill(topic: &mut Topic, _: Option<u32>) -> Repair<Topic> {
     topic.broker.kill(0);
     Box::new(|topic| topic.broker.start())
@@ -74,7 +74,7 @@ fn hold(topic: &mut Topic, _: Option<u32>) -> Repair<Topic> {
     Box::new(|topic| topic.broker.resume(0))
 }
 
-/// The same in transactions, which hold each event once after what fails for a while.
+/// The same in transactions: each event is there once after faults that last for a while.
 mod transactions {
     use std::path::Path;
 

@@ -157,7 +157,7 @@ pub(crate) fn invariant_5_rejecting_one<S: Store>(kind: &'static str, refuse: Fa
     let daemon = life.daemon();
     life.bus.send(0..1, SIZE);
     daemon.wait_stored("store", 1);
-    // Of number 13.
+    // This refuses number 13.
     let _mend = refuse(&mut life.store, None);
     life.bus.send(1..50, SIZE);
     daemon.wait_stored("store", 49);
@@ -202,8 +202,8 @@ pub(crate) fn removed<S: Store>(kind: &'static str, remove: Fault<S>) {
     life.assert_holds(50..100);
 }
 
-/// kill -9 in the middle; the same recording again. (What is in memory is lost with the daemon, so
-/// this is about what the store is left with: nothing torn, nothing twice that can be known.)
+/// kill -9 in the middle; the same recording again. The events in memory are lost with the daemon.
+/// So this checks what the store is left with: nothing torn, and nothing twice that can be known.
 pub(crate) fn invariant_4_killed_and_restarted<S: Store>(kind: &'static str) {
     let life = Life::<S>::begin(kind);
     let recording = life.path().join("recording.jsonl");
@@ -237,7 +237,7 @@ pub(crate) fn invariant_4_killed_and_restarted<S: Store>(kind: &'static str) {
     }
 }
 
-/// SIGTERM while a batch waits to fill: what was read is stored before the daemon ends.
+/// SIGTERM while a batch waits to fill: read events are stored before the daemon ends.
 pub(crate) fn invariant_8_drains<S: Store>(kind: &'static str) {
     let mut life = Life::<S>::begin(kind);
     let daemon =
@@ -265,8 +265,8 @@ pub(crate) fn invariant_8_stops_in_time<S: Store>(kind: &'static str, hold: Faul
     life.assert_neighbour_holds(50);
 }
 
-/// A store that never answers, and many more events than may wait for it: the neighbour has all in
-/// order, memory stays under its bound, and what is dropped is counted.
+/// A store that never answers, and many more events than may wait for it. The neighbour has all in
+/// order, memory stays under its bound, and dropped events are counted.
 pub(crate) fn invariants_2_and_6_back_pressure<S: Store>(kind: &'static str, hold: Fault<S>) {
     const EVENTS: u64 = 40_000;
     let mut life = Life::begin(kind);
@@ -297,7 +297,7 @@ pub(crate) fn invariants_2_and_6_back_pressure<S: Store>(kind: &'static str, hol
     life.assert_neighbour_holds(EVENTS);
 }
 
-/// The only store never answers, its spill is full, and the bus is read to the last event all the
+/// The only store never answers, and its spill is full. The bus is read to the last event all the
 /// same: a master that waited for us would not have got rid of them.
 pub(crate) fn invariant_1_the_bus_is_never_held_up<S: Store>(
     kind: &'static str,

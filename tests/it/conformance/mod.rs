@@ -73,7 +73,7 @@ pub(crate) fn for_good<S>() -> Repair<S> {
     Box::new(|_| ())
 }
 
-/// A test of what a kind's store goes through.
+/// A test of a fault of a kind's store.
 macro_rules! life {
     ($life:ident, $kind:literal, $store:ty, none($why:literal)) => {
         #[test]
@@ -88,17 +88,17 @@ macro_rules! life {
     };
 }
 
-/// The tests of a kind of sink, from what its store can be put through:
+/// The tests of a kind of sink, by the faults of its store:
 ///
 /// * `absent`: it is not there when the daemon starts
-/// * `killed`: it ends in the middle of a batch and comes back with what it had
+/// * `killed`: it ends in the middle of a batch and comes back with its data
 /// * `held`: it does not answer
 /// * `hangs`: the same, where a write can be broken off
 /// * `refusing`: it takes nothing for a while
 /// * `rejecting`: it takes no event of number 13
 /// * `halving`: it takes a part of a batch and then nothing for a while
 /// * `password`: the settings with a wrong password
-/// * `removed`: what it held is gone, and what comes later is stored
+/// * `removed`: its contents are gone, and later events are stored
 ///
 /// A kind that keeps no event, and so has no store, is `kind! { "NAME" keeps nothing: "why" }`.
 macro_rules! kind {

@@ -92,8 +92,8 @@ fn invariant_8_a_parked_sink_is_not_waited_for() {
     a_parked_sink_is_not_waited_for("memory");
 }
 
-/// A sink that is parked stores nothing any more, and its queue is full and blocks: the daemon does
-/// not wait until its deadline, and says of every event that it read where it is.
+/// A sink that is parked stores nothing any more, and its queue is full and blocks. The daemon does
+/// not wait until its deadline, and accounts for every event that it read.
 fn a_parked_sink_is_not_waited_for(mode: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -63,7 +63,7 @@ kind! { "webhook" in Receiver:
     removed: { none("a receiver holds nothing that could be removed") }
 }
 
-/// It comes back with what it had.
+/// It comes back with its data.
 fn kill(receiver: &mut Receiver, _: Option<u32>) -> Repair<Receiver> {
     receiver.server.kill();
     Box::new(Receiver::run)

@@ -50,7 +50,7 @@ impl Head {
         Some(self.sections.remove(place).1)
     }
 
-    /// As [`Head::take`], of a section that has to be there.
+    /// Takes a section like [`Head::take`]; the section has to be there.
     pub(super) fn need(&mut self, title: &str) -> String {
         let found = self.take(title);
         found.unwrap_or_else(|| panic!("the head of {} lacks a section `# {title}`", self.file))

@@ -65,7 +65,7 @@ fn the_readme_names_every_kind() {
     assert_written("README.md", &page);
 }
 
-/// Which of Salt's returners a sink stands for.
+/// The table of Salt's returners and the sinks that stand for them.
 fn returners() -> String {
     let mut table = String::from("| Salt's returner | sink | what is left |\n|---|---|---|\n");
     for kind in sinks::KINDS {

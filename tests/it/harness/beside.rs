@@ -40,17 +40,17 @@ impl Daemon {
         ))
     }
 
-    /// As [`Daemon::start`], with this as the sink `out`.
+    /// Starts like [`Daemon::start`], with this as the sink `out`.
     pub(crate) fn start_with(source: &str, sink: &str) -> Self {
         Daemon::start_in(source, sink, &[])
     }
 
-    /// As [`Daemon::start_with`], with these variables in its environment.
+    /// Starts like [`Daemon::start_with`], with these variables in its environment.
     pub(crate) fn start_in(source: &str, sink: &str, environment: &[(&str, &str)]) -> Self {
         Daemon::start_as(source, sink, "json", environment)
     }
 
-    /// As [`Daemon::start_with`], with the log in this format.
+    /// Starts like [`Daemon::start_with`], with the log in this format.
     pub(crate) fn start_logging(source: &str, sink: &str, format: &str) -> Self {
         Daemon::start_as(source, sink, format, &[])
     }

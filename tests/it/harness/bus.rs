@@ -52,7 +52,7 @@ impl Bus {
         self.try_send_bytes(frames).unwrap();
     }
 
-    /// As above, to a subscriber that may go meanwhile.
+    /// Sends bytes to a subscriber that may go meanwhile.
     pub(crate) fn try_send_bytes(&mut self, frames: &[u8]) -> std::io::Result<()> {
         let listener = &self.listener;
         let stream = self.stream.get_or_insert_with(|| {

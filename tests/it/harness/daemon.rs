@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The binary under test.
 pub(crate) const SALTERN: &str = env!("CARGO_BIN_EXE_saltern");
 
-/// Nothing that tests wait for takes this long, not even what hangs once: saltern breaks a write
+/// No wait of a test takes this long, not even with a store that hangs once: saltern breaks a write
 /// off after a minute (`retry.timeout`) and tries it again.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(6);
 
@@ -85,7 +85,7 @@ impl Daemon {
         Daemon::start_as(folder, sections, &Launch::default())
     }
 
-    /// As [`Daemon::start`], in this way.
+    /// Starts like [`Daemon::start`], in this way.
     pub(crate) fn start_as(folder: &Path, sections: &str, launch: &Launch) -> Self {
         let config = folder.join("saltern.yaml");
         configure(&config, sections);
@@ -116,7 +116,7 @@ impl Daemon {
         daemon
     }
 
-    /// Starts it again after it has ended. What it logs follows on what it has logged.
+    /// Starts it again after it has ended. Its new log follows on the old one.
     pub(crate) fn start_again(&mut self) {
         let child = run(&self.config, &self.log, &Launch::default());
         (self.pid, self.child) = (child.id(), Mutex::new(child));
@@ -162,7 +162,7 @@ impl Daemon {
         fs::read_to_string(file).ok().map(|token| token.trim().to_owned())
     }
 
-    /// As [`Daemon::get`], with this token.
+    /// Gets like [`Daemon::get`], with this token.
     pub(crate) fn get_with(&self, path: &str, token: &str) -> String {
         let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -182,7 +182,7 @@ impl Daemon {
         sum(&self.series(name, labels))
     }
 
-    /// As [`Daemon::metric`] over all series, of which there must be one.
+    /// The sum like [`Daemon::metric`] over all series, of which there must be one.
     pub(crate) fn known_metric(&self, name: &str) -> f64 {
         let series = self.series(name, &[]);
         assert!(!series.is_empty(), "no metric {name}");
@@ -198,7 +198,7 @@ impl Daemon {
         lines.map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap()).collect()
     }
 
-    /// As [`Daemon::metric`], for what counts whole things.
+    /// The value of [`Daemon::metric`] as a whole number.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn count(&self, name: &str, labels: &[&str]) -> u64 {
         self.metric(name, labels).round() as u64
@@ -293,7 +293,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Of a test that failed; an ended child is not killed again.
+        // The test may have failed; an ended child is not killed again.
         let child = self.child.get_mut().unwrap();
         let _ = child.kill();
         let _ = child.wait();

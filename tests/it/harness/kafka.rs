@@ -1,11 +1,11 @@
 //! Apache Kafka, real brokers on this machine, for all tests of a process or for one test.
 //!
-//! `tests/servers/install.sh` has fetched its jars; this module starts what is in there. Each node
-//! is broker and controller at once (KRaft). What one should know:
+//! `tests/servers/install.sh` has fetched its jars; this module starts them. Each node is broker
+//! and controller at once (KRaft). Some facts:
 //!
 //! * A broker tells its clients where it can be reached. So it listens twice: at
-//!   [`Kafka::brokers`], and at [`Kafka::through`], where it says the address of a proxy. A secured
-//!   one listens at [`Kafka::secure`] too, with TLS and a password.
+//!   [`Kafka::brokers`], and at [`Kafka::through`], where it names the address of a proxy. A
+//!   secured one listens at [`Kafka::secure`] too, with TLS and a password.
 //! * Ports are chosen before the broker is started, so that it comes back at the same ones.
 //! * A killed broker is taken back when the controller has given up its last session; hence a short
 //!   `broker.session.timeout.ms`.
@@ -100,7 +100,7 @@ impl Kafka {
         Kafka { folder, nodes: (0..nodes).map(node).collect(), is_secured: false }
     }
 
-    /// Who comes to [`Kafka::through`] of this node is told that it is reached at `port`.
+    /// Tells clients of [`Kafka::through`] that this node is reached at `port`.
     pub(crate) fn advertise(&mut self, node: usize, port: u16) {
         self.nodes[node].advertised = port;
     }
@@ -135,7 +135,7 @@ impl Kafka {
         self.await_all();
     }
 
-    /// Starts a node, or starts it again with what it had stored; leaves one that runs alone.
+    /// Starts a node, or starts it again with its stored messages; leaves one that runs alone.
     pub(crate) fn run(&mut self, node: usize) {
         if self.nodes[node].server.is_running() {
             return;
@@ -314,7 +314,7 @@ impl Kafka {
             match client.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => messages.push(Message::from(&message)),
                 Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
-                // Of a broker that is just gone or coming; the client tries again by itself.
+                // A broker is just gone or coming; the client tries again by itself.
                 Some(Err(_)) | None => {}
             }
         }

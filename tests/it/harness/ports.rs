@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Mutex;
 
 /// Ports that nobody listens on, each given out once in this process. They lie below the range that
-/// the kernel gives to outgoing connections, so that none is lost between looking for it and the
+/// the kernel gives to outgoing connections. So none is lost between looking for it and the
 /// server's bind, or while a server is restarted.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     static NEXT: Mutex<u16> = Mutex::new(0);

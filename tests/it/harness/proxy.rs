@@ -95,13 +95,13 @@ impl Proxy {
     }
 
     /// Resets all connections once, when so many more bytes went this way. The bytes before are
-    /// forwarded, but a reset makes the peer forget what it has not read yet.
+    /// forwarded, but a reset makes the peer forget bytes that it has not read yet.
     pub(crate) fn reset_after(&self, via: Way, bytes: usize) {
         self.faults.send_modify(|faults| faults.reset_after = Some((via, bytes)));
     }
 
-    /// Swallows everything; connections are still accepted. One that lost something is reset when
-    /// the proxy heals, as by a router that has forgotten it.
+    /// Swallows everything; connections are still accepted. A connection that lost bytes is reset
+    /// when the proxy heals, as by a router that has forgotten it.
     pub(crate) fn black_hole(&self) {
         self.faults.send_modify(|faults| faults.dead = [true; 2]);
     }

@@ -123,13 +123,13 @@ impl Server {
         self.folder().join("log")
     }
 
-    /// All that it has said.
+    /// Its whole log.
     pub(crate) fn output(&self) -> String {
         fs::read(self.log_file())
             .map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The end of what it has said.
+    /// The end of its log.
     pub(crate) fn log(&self) -> String {
         let output = self.output();
         let lines: Vec<_> = output.lines().collect();

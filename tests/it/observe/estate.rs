@@ -1,7 +1,6 @@
 //! The metrics of the estate after the events of real masters. Counters are compared with counts of
-//! the same events as JSON, made by the rules that salt-exporter documents and by no code of
-//! saltern. Every series is compared with the one of salt-exporter v0.13. A burst is counted in
-//! full.
+//! the same events as JSON, by the rules that salt-exporter documents and by no code of saltern.
+//! Every series is compared with the one of salt-exporter v0.13. A burst is counted in full.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,4 @@
-//! A running daemon as it can be seen: metrics of the estate, the page, and what scrapers can do to
-//! it.
+//! A running daemon as others see it: metrics of the estate, the page, and hostile scrapers.
 
 mod estate;
 mod logs;

@@ -1,5 +1,5 @@
-//! Scrapers that never come, come as fast as they can, or do not read what they asked for: events
-//! go on to be stored, and the memory stays where it is.
+//! Scrapers that never come, come as fast as they can, or do not read their answers. Events go on
+//! to be stored, and the memory does not grow.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

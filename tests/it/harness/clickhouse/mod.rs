@@ -124,7 +124,7 @@ impl ClickHouse {
         fs::rename(new, file).unwrap();
     }
 
-    /// As [`ClickHouse::limit`], and waits until a running server has taken it up.
+    /// Limits like [`ClickHouse::limit`], and waits until a running server has taken it up.
     pub(crate) fn limit_now(&self, name: &str, value: &str) {
         self.limit(&format!("<{name}>{value}</{name}>"));
         let sql = format!("SELECT value FROM system.settings WHERE name = '{name}'");
@@ -178,14 +178,14 @@ const DEFAULTS: &str = "<max_memory_usage>1000000000</max_memory_usage><max_thre
                         <log_queries>0</log_queries>";
 
 /// Asks the server at a port as `login`, user and password with a colon between; the error is the
-/// server's answer, or that there is none.
+/// server's answer, or its absence.
 fn ask(port: u16, login: &str, sql: &str) -> Result<String, String> {
     let (user, password) = login.split_once(':').unwrap();
     let no_answer = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(no_answer)?;
     stream.set_read_timeout(Some(LIMIT)).map_err(no_answer)?;
     let length = sql.len();
-    // Of HTTP/1.0, so that the answer is in one piece and ends the connection.
+    // HTTP/1.0 makes the answer come in one piece that ends the connection.
     let head = format!(
         "POST / HTTP/1.0\r\nX-ClickHouse-User: {user}\r\nX-ClickHouse-Key: {password}\r\n\
          Content-Length: {length}\r\n\r\n"

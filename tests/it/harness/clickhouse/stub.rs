@@ -17,7 +17,7 @@ pub(crate) struct Stub {
 }
 
 impl Stub {
-    /// Answers each request, one after the other, with what `answer` makes of its target and body.
+    /// Answers each request, one after the other, by `answer` from its target and body.
     pub(crate) fn start(mut answer: impl FnMut(&str, &[u8]) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let http = listener.local_addr().unwrap().port();

@@ -1,7 +1,7 @@
 //! A real Salt master with two real minions, on this machine and for one test.
 //!
 //! `tests/servers/install.sh` has put each release of Salt into a Python environment of its own;
-//! this module starts what is in there. What a master in a test needs besides a configuration:
+//! this module starts it. A master in a test needs more than a configuration:
 //!
 //! * Salt puts `root_dir` in front of every path that does not lie below it, the sockets' too, so
 //!   everything has to be below `root_dir`. That has to be short, since the address of a unix
@@ -93,7 +93,7 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(50));
 }
 
-/// A process with all that it has forked, ended when this is dropped.
+/// A process with all its children, ended when this is dropped.
 pub(crate) struct Group(Child);
 
 impl Group {
@@ -114,7 +114,7 @@ impl Group {
     pub(crate) fn stop(&mut self, limit: Duration) {
         signal("TERM", self.0.id().to_string());
         until("a process to end after SIGTERM", limit, || self.0.try_wait().unwrap());
-        // All that it has forked should be gone with it; some of Salt's are slower, or forget.
+        // All its children should be gone with it; some of Salt's are slower, or forget.
         signal("KILL", format!("-{}", self.0.id()));
         let gone = || (!signal("0", format!("-{}", self.0.id()))).then_some(());
         until("a process group to end", limit, gone);
@@ -285,7 +285,7 @@ log_level_logfile: info
         assert_eq!(answer, json!({"ok": true}), "{tag}");
     }
 
-    /// Does what a user does in a shell: what the program says, once it has ended.
+    /// Runs a command as a user does in a shell, and gives its output once it has ended.
     pub(crate) fn shell(&self, name: &str, arg: &[&str]) -> String {
         let mut command = Command::new(program(self.version, name));
         command.arg("-c").arg(self.dir.join("m")).args(arg);
@@ -299,8 +299,8 @@ log_level_logfile: info
         self.dir.join("m/cache/jobs")
     }
 
-    /// Has `drive.py` do something that must succeed, and gives its answer. What hung in Salt's
-    /// client is tried once more, and may have been done twice then.
+    /// Has `drive.py` do something that must succeed, and gives its answer. A call that hung in
+    /// Salt's client is tried once more, and may have been done twice then.
     pub(crate) fn drive(&mut self, request: &Value) -> Value {
         let mut answer = self.ask(request);
         if answer["error"] == HUNG {
@@ -334,7 +334,7 @@ log_level_logfile: info
         assert!(output.status.success(), "salt-call: {output:?}");
     }
 
-    /// The same for what may fail.
+    /// The same for calls that may fail.
     pub(crate) fn called(&self, arg: &[&str]) -> Output {
         let mut command = Command::new(program(self.version, "salt-call"));
         command.arg("-c").arg(self.dir.join(MINIONS[0]));
