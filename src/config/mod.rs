@@ -238,7 +238,12 @@ impl Config {
             _ => {
                 let mut others = problems.split_off(unreplaced);
                 // A value in which something could not be replaced is not what it will be.
-                others.retain(|other| !problems.iter().any(|first| first.place == other.place));
+                for place in problems.iter().filter_map(|problem| problem.place) {
+                    let list = root.list_around(place);
+                    others.retain(|other| {
+                        other.place != Some(place) && (list.is_none() || other.place != list)
+                    });
+                }
                 others.iter_mut().for_each(|problem| root.hide_secrets(problem));
                 problems.append(&mut others);
                 problems
@@ -714,8 +719,18 @@ sinks:
             "{webhook: {url: '${NOT_SET_ANYWHERE}', headers: {x: '${NOT_SET_ANYWHERE}'}, \
              timeout: '${NOT_SET_ANYWHERE}'}}",
         );
-        let found: Vec<_> = problems(&text).into_iter().map(|problem| problem.2).collect();
-        assert_eq!(found, ["the environment variable NOT_SET_ANYWHERE is not set"; 3]);
+        let list = SMALLEST.replace(
+            "{rawfile_json: {filename: /tmp/events}}",
+            "{kafka: {topic: a, brokers: ['a:1', '${NOT_SET_ANYWHERE}']}}",
+        );
+        for (text, count) in [(text, 3), (list, 1)] {
+            let found: Vec<_> = problems(&text).into_iter().map(|problem| problem.2).collect();
+            assert_eq!(found.len(), count, "{found:?}");
+            let is_told = |message: &String| {
+                message == "the environment variable NOT_SET_ANYWHERE is not set"
+            };
+            assert!(found.iter().all(is_told), "{found:?}");
+        }
     }
 
     #[test]

@@ -498,6 +498,16 @@ impl Node {
         }
     }
 
+    /// The place of the list that has an item at this place.
+    pub(crate) fn list_around(&self, item: Place) -> Option<Place> {
+        match &self.value {
+            Value::List(nodes) if nodes.iter().any(|node| node.place == item) => Some(self.place),
+            Value::List(nodes) => nodes.iter().find_map(|node| node.list_around(item)),
+            Value::Map(pairs) => pairs.iter().find_map(|(_, node)| node.list_around(item)),
+            _ => None,
+        }
+    }
+
     /// Reads as much of the value as possible: mistakes are left out of it. `None` if that does
     /// not help.
     pub(crate) fn read_rest<T: DeserializeOwned>(&mut self) -> Option<T> {
