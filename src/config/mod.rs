@@ -696,7 +696,7 @@ sinks:
             (
                 "\n    clickhouse:\n      url: http://h\n      database: d\n      auth:\n        \
                  user: 'a:b'\n        password: hunter2",
-                "a `user` cannot hold a `:` in HTTP's basic authentication",
+                "a `user` cannot hold a `:`, which stands behind it in HTTP",
             ),
             (
                 "{webhook: {url: 'http://h/', signature: {secret: hunter2, header: 'a b'}}}",
