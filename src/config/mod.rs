@@ -244,7 +244,9 @@ impl Config {
                         other.place != Some(place) && (list.is_none() || other.place != list)
                     });
                 }
-                others.iter_mut().for_each(|problem| root.hide_secrets(problem));
+                for problem in &mut others {
+                    root.hide_secrets(problem);
+                }
                 problems.append(&mut others);
                 problems
                     .sort_by_key(|problem| problem.place.map(|place| (place.line, place.column)));

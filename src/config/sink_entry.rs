@@ -105,7 +105,7 @@ pub(super) fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> 
     let fingerprint = entry.fingerprint();
     let written = entry.pairs().unwrap_or_default().iter().find(|(key, _)| key.name == kind.name);
     let place = written.map_or(entry.place, |(key, _)| key.place);
-    Some(SinkConfig { fingerprint, place, ..configured(name, kind, driver, options, problems)? })
+    Some(SinkConfig { place, fingerprint, ..configured(name, kind, driver, options, problems)? })
 }
 
 /// The sink by which the bus feeds the job cache; nothing of it can be configured.

@@ -703,13 +703,13 @@ fn interpolated(text: &str) -> Result<(String, String), String> {
 /// The first tab that indents a line, at a place or below: the parser tells of it where a value
 /// before it ends.
 fn indenting_tab(text: &str, from: Place) -> Option<Place> {
-    let lines = (1..).zip(hide::lines_of(text)).skip(from.line.saturating_sub(1));
+    let mut lines = (1..).zip(hide::lines_of(text)).skip(from.line.saturating_sub(1));
     let tab = |(number, line): (usize, &str)| {
         let indent = line.len() - line.trim_start().len();
         let column = line.get(..indent)?.find('\t')? + 1;
         Some(Place { line: number, column })
     };
-    lines.filter_map(tab).next()
+    lines.find_map(tab)
 }
 
 impl From<Spanned<Value>> for Node {
@@ -1020,12 +1020,13 @@ mod tests {
         }
         #[derive(Debug, Deserialize)]
         #[serde(try_from = "Written")]
-        struct Checked;
+        #[expect(dead_code, reason = "it is read and not looked at")]
+        struct Checked(String);
         impl TryFrom<Written> for Checked {
             type Error = &'static str;
 
             fn try_from(written: Written) -> Result<Self, Self::Error> {
-                written.host.map(|_| Checked).ok_or("there is no host")
+                written.host.map(Checked).ok_or("there is no host")
             }
         }
         for (text, expected) in [

@@ -360,11 +360,9 @@ sinks:
 #[test]
 fn each_key_under_an_old_name_has_its_line_in_the_log() {
     let directory = tempfile::tempdir().unwrap();
-    let sources: String = (1..=8)
-        .map(|number| {
-            format!("  s{number}: {{salt_bus: {{address: s{number}.ipc, patience: 1s}}}}\n")
-        })
-        .collect();
+    let source =
+        |number| format!("  s{number}: {{salt_bus: {{address: s{number}.ipc, patience: 1s}}}}\n");
+    let sources = (1..=8).map(source).collect::<Vec<_>>().concat();
     let config = format!("sources:\n{sources}sinks: {{out: {{blackhole: {{}}}}}}");
     let daemon = Daemon::start(directory.path(), &config);
     let told = || daemon.log().matches("`patience` is the old name of this key").count();
