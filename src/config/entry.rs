@@ -1,7 +1,12 @@
 //! An entry under `sources` or `sinks`: a name, one kind, and options.
 
+use std::cell::LazyCell;
+
+use schemars::{Schema, SchemaGenerator};
+
+use super::schema_of_type::keys_of_kind;
 use crate::client::LEFT_OUT;
-use crate::yaml::{Node, Problem, listed, nearest};
+use crate::yaml::{Key, Node, Problem, listed, nearest};
 
 /// The one key of an entry that names a kind, and what stands under it.
 pub(super) fn kind_of<'a>(
@@ -54,7 +59,30 @@ pub(super) fn kind_of<'a>(
     found
 }
 
-/// Reads what stands below a kind. A key in it that belongs beside the kind is told so.
+/// Says of unknown keys beside a kind that they belong below it, where its schema has them.
+pub(super) fn tell_keys_below(
+    kind: &str,
+    entry: &Node,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+    problems: &mut [Problem],
+) {
+    let keys: LazyCell<Vec<String>, _> = LazyCell::new(|| keys_of_kind(schema));
+    for (key, _) in entry.pairs().unwrap_or_default() {
+        if let Some(problem) = problems.iter_mut().find(|problem| is_unknown(key, problem))
+            && keys.contains(&key.name)
+        {
+            let help = format!("`{}` belongs below `{kind}:`, not beside it", key.name);
+            problem.help = Some(help);
+        }
+    }
+}
+
+/// True if the problem is that nobody knows this key.
+fn is_unknown(key: &Key, problem: &Problem) -> bool {
+    problem.place == Some(key.place) && problem.message == format!("unknown key `{}`", key.name)
+}
+
+/// Reads the settings below a kind. A key in it that belongs beside the kind is told so.
 pub(super) fn read_kind<T>(
     kind: &str,
     node: &Node,
@@ -65,11 +93,8 @@ pub(super) fn read_kind<T>(
     let mut found = Vec::new();
     let result = read(&node.or_defaults(), &mut found);
     for (key, _) in node.pairs().unwrap_or_default() {
-        let unknown = format!("unknown key `{}`", key.name);
-        let is_its =
-            |problem: &&mut Problem| problem.place == Some(key.place) && problem.message == unknown;
         if options.contains(&key.name)
-            && let Some(problem) = found.iter_mut().find(is_its)
+            && let Some(problem) = found.iter_mut().find(|problem| is_unknown(key, problem))
         {
             let help = format!("`{}` belongs beside `{kind}:`, not below it", key.name);
             problem.help = Some(help);
@@ -105,6 +130,14 @@ mod tests {
             (
                 "\n    webhook:\n      filter: {tags: [a]}\n      url: http://h/",
                 "`filter` belongs beside `webhook:`, not below it",
+            ),
+            (
+                "{rawfile_json: {filename: /x}, rotate: {keep: 3}}",
+                "`rotate` belongs below `rawfile_json:`, not beside it",
+            ),
+            (
+                "{tls: {}, webhook: {url: 'http://h/'}}",
+                "`tls` belongs below `webhook:`, not beside it",
             ),
             ("{webhook: {url: 'http://h/', token: a}}", "write `token` below `auth`"),
             ("{webhook: {url: 'http://h/', user: a}}", "write `user` below `auth`"),

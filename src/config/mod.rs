@@ -693,16 +693,16 @@ sinks:
         for (text, message) in [
             (
                 "{webhook: {url: 'http://h/', auth: {token: hunter2, user: u}}}",
-                "write one of {user, password}, {token} and {header, value}",
+                "`auth`: write one of {user, password}, {token} and {header, value}",
             ),
             (
                 "\n    clickhouse:\n      url: http://h\n      database: d\n      auth:\n        \
                  user: 'a:b'\n        password: hunter2",
-                "a `user` cannot hold a `:`, which stands behind it in HTTP",
+                "`auth`: a `user` cannot hold a `:`, which stands behind it in HTTP",
             ),
             (
                 "{webhook: {url: 'http://h/', signature: {secret: hunter2, header: 'a b'}}}",
-                "`header` is not the name of a header",
+                "`signature`: `header` is not the name of a header",
             ),
             (
                 "{clickhouse: {url: 'http://h', database: d, user: u, auth: {token: hunter2}}}",

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{kind_of, noted, read_kind};
+use super::entry::{kind_of, noted, read_kind, tell_keys_below};
 use super::null::NULL_IN_SINK;
 use super::schema_of_type::keys_of;
 use crate::delivery::retry::RetryConfig;
@@ -99,6 +99,7 @@ pub(super) fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> 
     let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("sink", name, entry, &known, &KEYS, problems)?;
     let kind = SinkKind::named(kind)?;
+    tell_keys_below(kind.name, entry, kind.schema, problems);
     let driver = read_kind(kind.name, node, &KEYS, problems, kind.read);
     let options = entry.without(|key| key == kind.name || !KEYS.iter().any(|known| known == key));
     let options = options.with_none_said(&NULL_IN_SINK);

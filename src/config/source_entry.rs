@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::entry::{kind_of, read_kind};
+use super::entry::{kind_of, read_kind, tell_keys_below};
 use super::schema_of_type::keys_of;
 use crate::source::registry::{self, Reader, SourceKind};
 use crate::yaml::{Node, Problem};
@@ -59,6 +59,7 @@ pub(super) fn source_of(
     let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("source", name, entry, &known, &KEYS, problems)?;
     let kind = SourceKind::named(kind)?;
+    tell_keys_below(kind.name, entry, kind.schema, problems);
     let reader = read_kind(kind.name, node, &KEYS, problems, kind.read);
     let options = entry.without(|key| key == kind.name || !KEYS.iter().any(|known| known == key));
     let options: Option<SourceOptions> = options.read_noting(problems);

@@ -408,15 +408,28 @@ impl Node {
         }
     }
 
+    /// The key of the mapping that begins at the place.
+    fn mapping_at(&self, place: Place) -> Option<&str> {
+        match &self.value {
+            Value::Map(pairs) => pairs.iter().find_map(|(key, node)| match node.value {
+                Value::Map(_) if node.place == place => Some(key.name.as_str()),
+                _ => node.mapping_at(place),
+            }),
+            Value::List(nodes) => nodes.iter().find_map(|node| node.mapping_at(place)),
+            _ => None,
+        }
+    }
+
     /// Takes possible secrets out of a problem's message: values under keys of secrets, and values
     /// in which `${…}` was replaced. A rule about a mapping is shown, without the secrets.
     pub(crate) fn hide_secrets(&self, problem: &mut Problem) {
         let mut secrets = Vec::new();
         self.find_secrets_of_root(&mut secrets);
-        let mut here = secrets.iter().filter(|secret| Some(secret.place) == problem.place);
+        let here = secrets.iter().filter(|secret| Some(secret.place) == problem.place);
+        let here: Vec<_> = here.collect();
         let is_hidden = match problem.quotes() {
-            true => here.next().is_some(),
-            false => here.any(|secret| secret.is_scalar),
+            true => !here.is_empty(),
+            false => here.iter().any(|secret| secret.is_scalar),
         };
         if is_hidden {
             let expected = problem.message.rfind(", expected ").filter(|_| {
@@ -428,6 +441,11 @@ impl Node {
                 "this value is wrong{expected}; it is not shown, because it may be a secret"
             );
             return;
+        }
+        // The line of the block is shown without its contents.
+        let block = problem.place.filter(|_| !here.is_empty());
+        if let Some(block) = block.and_then(|place| self.mapping_at(place)) {
+            problem.message = format!("`{block}`: {}", problem.message);
         }
         for secret in secrets.iter().filter(|secret| secret.text.len() >= SHORTEST) {
             for text in [secret.text.to_owned(), secret.text.escape_debug().to_string()] {
@@ -986,9 +1004,9 @@ mod tests {
     #[test]
     fn a_rule_about_a_block_of_secrets_is_told() {
         let root = Node::parse("auth: {Hunter2: 1}").unwrap();
-        let mut problem = Problem::at(root.place, "`Hunter2` is no header");
+        let mut problem = Problem::at(root.place_of(&["auth"]), "`Hunter2` is no header");
         root.hide_secrets(&mut problem);
-        assert_eq!(problem.message, "`***` is no header");
+        assert_eq!(problem.message, "`auth`: `***` is no header");
         for text in ["auth: {user: hunter2, token: hunter3}", "auth:\n  user: hunter2\n  token: x"]
         {
             let root = Node::parse(text).unwrap();
@@ -999,8 +1017,8 @@ mod tests {
             };
             let block = root.place_of(&["auth"]);
             let rule = "write one of {user, password} and {token}";
-            assert_eq!(hidden(block, rule), rule, "{text}");
-            assert_eq!(hidden(block, "not `hunter2`"), "not `***`", "{text}");
+            assert_eq!(hidden(block, rule), format!("`auth`: {rule}"), "{text}");
+            assert_eq!(hidden(block, "not `hunter2`"), "`auth`: not `***`", "{text}");
             let wrong = "unknown key `hunter4`";
             assert!(!hidden(block, wrong).contains("hunter4"), "{text}");
             let wrong = "invalid type: integer `4711`, expected a mapping";
