@@ -236,19 +236,54 @@ impl JsonSchema for Span {
     }
 }
 
+/// Reads a length of time that is longer than none.
+pub(crate) fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+    let span = Span::deserialize(deserializer)?;
+    match span.0.is_zero() {
+        true => Err(de::Error::custom("a time of 0 is not possible here")),
+        false => Ok(span),
+    }
+}
+
+/// The same where there may be none.
+pub(crate) fn positive_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Span>, D::Error> {
+    match Option::<Span>::deserialize(deserializer)? {
+        Some(span) if span.0.is_zero() => {
+            Err(de::Error::custom("a time of 0 is not possible here; leave the key out for ever"))
+        }
+        span => Ok(span),
+    }
+}
+
 /// Permissions of a file: `"0640"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
 pub(crate) struct Mode(pub(crate) u32);
 
-impl TryFrom<String> for Mode {
-    type Error = String;
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(ModeVisitor)
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, String> {
-        match u32::from_str_radix(&text, 8) {
+struct ModeVisitor;
+
+impl de::Visitor<'_> for ModeVisitor {
+    type Value = Mode;
+
+    /// YAML reads `0640` as the number 640.
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("permissions as text, \"0640\", between quotes")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Mode, E> {
+        match u32::from_str_radix(text, 8) {
             Ok(mode) if mode <= 0o777 => Ok(Mode(mode)),
-            _ => Err(format!("`{text}` are no permissions; write them in octal, \"0640\"")),
+            _ => Err(E::custom(format_args!(
+                "`{text}` are no permissions; write them in octal, \"0640\""
+            ))),
         }
     }
 }

@@ -86,21 +86,27 @@ pub(super) fn check(path: &Path, arguments: &Check) -> Result<(), Failure> {
             }
             let advice = state_dir::check(&config.general.state_dir).map_err(|error| chain(&error));
             let advice = advice.and_then(|advice| certificate(&config).map(|()| advice));
-            let kinds = config.sinks.iter().flat_map(|sink| {
-                let advice = sink.driver.check(sink.retry.timeout.0).into_iter();
-                advice.map(|advice| format!("sinks.{}: {advice}", sink.name))
-            });
-            for advice in advice.iter().flatten().cloned().chain(kinds) {
-                eprintln!("warning: {}", Visible(&advice));
-                let warning = Problem::unplaced(advice);
+            for advice in advice.iter().flatten() {
+                eprintln!("warning: {}", Visible(advice));
+                let warning = Problem::unplaced(advice.clone());
                 report.findings.push(finding(Level::Warning, &file, &warning));
             }
+            for sink in &config.sinks {
+                for advice in sink.driver.check(sink.retry.timeout.0) {
+                    let advice = format!("sinks.{}: {advice}", sink.name);
+                    let warning = Problem::at(sink.place, advice);
+                    eprintln!("warning: {}", Visible(&warning.on_one_line(&file)));
+                    report.findings.push(finding(Level::Warning, &file, &warning));
+                }
+            }
             if advice.is_ok() && output == Output::Text {
+                // That of the job cache is in no file.
+                let sinks = config.sinks.iter().filter(|sink| !sink.kind.is_job_cache()).count();
                 println!(
                     "{}: {} and {}, no mistakes",
                     Visible(&path.display().to_string()),
                     counted(config.sources.len(), "source"),
-                    counted(config.sinks.len(), "sink")
+                    counted(sinks, "sink")
                 );
                 say_redacted(&config);
             }

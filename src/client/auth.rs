@@ -8,6 +8,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::client::owned_headers;
 use crate::units::Secret;
 
 /// The login: `{user, password}` for HTTP's basic authentication, `{token}` for a bearer token, or
@@ -37,7 +38,7 @@ impl Auth {
     /// HTTP's basic authentication.
     fn basic(user: &str, password: Option<&Secret>) -> Result<Self, String> {
         if user.contains(':') {
-            return Err("a `user` cannot hold a `:` in HTTP's basic authentication".to_owned());
+            return Err("a `user` cannot hold a `:`, which stands behind it in HTTP".to_owned());
         }
         let password = password.map_or("", Secret::expose);
         let encoded = STANDARD.encode(format!("{user}:{password}"));
@@ -46,8 +47,7 @@ impl Auth {
 
     /// One header more.
     pub(crate) fn with(mut self, name: &str, value: &Secret) -> Result<Self, String> {
-        let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| "`header` is not the name of a header".to_owned())?;
+        let name = owned_headers::free(name)?.ok_or("`header` is not the name of a header")?;
         let mut value = HeaderValue::from_bytes(value.expose().as_bytes()).map_err(|_| {
             format!("the value for the header {name} has a line feed or another control character")
         })?;
@@ -84,6 +84,11 @@ impl TryFrom<Written> for Auth {
 
     fn try_from(written: Written) -> Result<Self, String> {
         let Written { user, password, token, header, value } = written;
+        for (key, secret) in [("token", &token), ("value", &value)] {
+            if secret.as_ref().is_some_and(|secret| secret.expose().trim().is_empty()) {
+                return Err(format!("the `{key}` is empty"));
+            }
+        }
         match (user, token, header, value) {
             (Some(user), None, None, None) => Auth::basic(&user, password.as_ref()),
             (None, Some(token), None, None) if password.is_none() => {
@@ -147,6 +152,10 @@ mod tests {
         }
         assert!(read("{user: 'a:b', password: p}").unwrap_err().contains('`'));
         assert!(read("{header: 'a b', value: v}").unwrap_err().contains("`header`"));
+        let owned = read("{header: Content-Length, value: '5'}").unwrap_err();
+        assert!(owned.contains("`content-length` cannot be set here"), "{owned}");
+        assert_eq!(read("{token: ''}").unwrap_err(), "the `token` is empty");
+        assert_eq!(read("{header: X-Key, value: ' '}").unwrap_err(), "the `value` is empty");
     }
 
     #[test]

@@ -4,14 +4,17 @@
 //! the configuration is read, by asking librdkafka.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaConfRes;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::{self, DeserializeSeed};
+use serde::{Deserialize, Deserializer};
 use tracing::{debug, warn};
 
 use crate::client::stream::Stream;
@@ -80,7 +83,7 @@ pub(crate) struct Sasl {
 /// A way to show a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 enum Mechanism {
-    /// The password as it is; only with TLS.
+    /// The password as it is. Without `tls` everybody on the way can read it.
     #[serde(rename = "PLAIN")]
     Plain,
     /// SCRAM with SHA-256.
@@ -144,13 +147,13 @@ impl TryFrom<TlsSettings> for KafkaTls {
 }
 
 /// Settings of librdkafka by their own names, for those without a setting of saltern's.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(transparent)]
 pub(crate) struct Properties(BTreeMap<String, Scalar>);
 
 /// A value as YAML may write it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a text, a number, `true` or `false` belongs here")]
 enum Scalar {
     Bool(bool),
     Number(i64),
@@ -183,31 +186,93 @@ const CONNECTION: &[(&str, &str)] = &[
     ("sasl.password", "sasl.password"),
 ];
 
+/// A property that a configuration may not set, and the key or page that says why.
+pub(crate) type Owned = (&'static str, &'static str);
+
 impl Properties {
-    /// Sets them, over earlier ones. Refuses properties that librdkafka does not take, and those
-    /// that have a setting of their own: `owned` is pairs of a property and its setting.
-    pub(crate) fn set_on(
-        &self,
-        config: &mut ClientConfig,
-        owned: &[(&str, &str)],
-    ) -> Result<(), String> {
-        for (name, value) in &self.0 {
-            let other = CONNECTION.iter().chain(owned).find(|(property, _)| property == name);
-            if let Some((_, other)) = other {
-                return Err(format!("the property `{name}` cannot be set here; see {other}"));
-            }
-            config.set(name, value.to_string());
-            // Each is set by itself, so that the message is about this one. The value may be a
-            // secret.
-            config.create_native_config().map_err(|error| match error {
-                KafkaError::ClientConfig(_, reason, ..) => {
-                    format!("librdkafka refuses the property `{name}`: {reason}")
-                }
-                error => format!("librdkafka refuses the property `{name}`: {error}"),
-            })?;
-        }
-        Ok(())
+    /// Reads them. Refuses properties that librdkafka does not take, and those that have a
+    /// setting of their own.
+    pub(crate) fn read<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        owned: &'static [Owned],
+    ) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PropertiesVisitor(owned))
     }
+
+    /// Sets them, over what is set already.
+    pub(crate) fn set_on(&self, config: &mut ClientConfig) {
+        for (name, value) in &self.0 {
+            config.set(name, value.to_string());
+        }
+    }
+}
+
+/// Reads properties one by one, so that a mistake has the place of its own.
+struct PropertiesVisitor(&'static [Owned]);
+
+impl<'de> de::Visitor<'de> for PropertiesVisitor {
+    type Value = Properties;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Properties, A::Error> {
+        let mut properties = BTreeMap::new();
+        while let Some(name) = map.next_key_seed(PropertyName(self.0))? {
+            let value = map.next_value_seed(ValueOf(&name))?;
+            properties.insert(name, value);
+        }
+        Ok(Properties(properties))
+    }
+}
+
+struct PropertyName(&'static [Owned]);
+
+impl<'de> DeserializeSeed<'de> for PropertyName {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let other = CONNECTION.iter().chain(self.0).find(|(property, _)| *property == name);
+        if let Some((_, other)) = other {
+            let message = format!("the property `{name}` cannot be set here; see {other}");
+            return Err(de::Error::custom(message));
+        }
+        match set_alone(&name, "") {
+            Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+                Err(de::Error::custom(format_args!("librdkafka has no property `{name}`")))
+            }
+            // An empty text may be no value for it; its own is looked at later.
+            _ => Ok(name),
+        }
+    }
+}
+
+struct ValueOf<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for ValueOf<'_> {
+    type Value = Scalar;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Scalar, D::Error> {
+        let ValueOf(name) = self;
+        let value = Scalar::deserialize(deserializer)?;
+        set_alone(name, &value.to_string()).map_err(|error| match error {
+            // The value, which may be a secret, is left out.
+            KafkaError::ClientConfig(_, reason, ..) => de::Error::custom(format_args!(
+                "librdkafka refuses the property `{name}`: {reason}"
+            )),
+            error => {
+                de::Error::custom(format_args!("librdkafka refuses the property `{name}`: {error}"))
+            }
+        })?;
+        Ok(value)
+    }
+}
+
+/// Sets a property in a configuration without any other.
+fn set_alone(name: &str, value: &str) -> Result<(), KafkaError> {
+    ClientConfig::new().set(name, value).create_native_config().map(drop)
 }
 
 /// The settings that lead to these brokers.
@@ -312,8 +377,9 @@ mod tests {
     use crate::client::kafka::*;
 
     fn properties(json: &str) -> Result<(), String> {
-        let properties: Properties = serde_json::from_str(json).unwrap();
-        properties.set_on(&mut ClientConfig::new(), &[("group.id", "group")])
+        let mut json = serde_json::Deserializer::from_str(json);
+        let read = Properties::read(&mut json, &[("group.id", "group")]);
+        read.map(drop).map_err(|error| error.to_string())
     }
 
     #[test]

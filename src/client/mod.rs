@@ -5,6 +5,7 @@ pub(crate) mod backoff;
 pub(crate) mod http;
 #[cfg(feature = "kafka")]
 pub(crate) mod kafka;
+pub(crate) mod owned_headers;
 pub(crate) mod servers;
 pub(crate) mod signature;
 pub(crate) mod stream;

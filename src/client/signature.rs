@@ -5,6 +5,7 @@ use ring::hmac;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::client::owned_headers;
 use crate::codec::hex::hex;
 use crate::units::Secret;
 
@@ -50,8 +51,7 @@ impl TryFrom<Written> for Signature {
             return Err("the `secret` is empty".to_owned());
         }
         Ok(Signature {
-            header: HeaderName::from_bytes(header.as_bytes())
-                .map_err(|_| "`header` is not the name of a header")?,
+            header: owned_headers::free(&header)?.ok_or("`header` is not the name of a header")?,
             prefix: HeaderValue::from_str(&prefix)
                 .map_err(|_| "`prefix` has characters that no header holds")?,
             key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()),
@@ -98,6 +98,7 @@ mod tests {
         for (wrong, says) in [
             ("{secret: ''}", "empty"),
             ("{secret: hunter2, header: 'a b'}", "`header`"),
+            ("{secret: hunter2, header: Idempotency-Key}", "cannot be set here"),
             ("{secret: hunter2, prefix: \"a\\n\"}", "`prefix`"),
         ] {
             let read = Node::parse(wrong).unwrap().read::<Signature>();

@@ -124,9 +124,12 @@ impl Config {
 
     /// Logs what should be written otherwise.
     pub(crate) fn log_warnings(&self) {
-        let file = self.path.as_deref().unwrap_or(Path::new("the configuration"));
+        let path = self.path.as_deref().unwrap_or(Path::new("the configuration"));
         for warning in &self.warnings {
-            warn!("{}", warning.on_one_line(&file.display().to_string()));
+            let place = warning.place.unwrap_or_default();
+            // Lines of different files are no repeats of each other, so that all are shown.
+            let file = format!("{}:{}:{}", path.display(), place.line, place.column);
+            warn!(file, "{}", warning.with_help());
         }
     }
 
@@ -233,8 +236,18 @@ impl Config {
                 })
             }
             _ => {
-                let others = problems.iter_mut().skip(unreplaced);
-                others.for_each(|problem| root.hide_secrets(problem));
+                let mut others = problems.split_off(unreplaced);
+                // A value in which something could not be replaced is not what it will be.
+                for place in problems.iter().filter_map(|problem| problem.place) {
+                    let list = root.list_around(place);
+                    others.retain(|other| {
+                        other.place != Some(place) && (list.is_none() || other.place != list)
+                    });
+                }
+                for problem in &mut others {
+                    root.hide_secrets(problem);
+                }
+                problems.append(&mut others);
                 problems
                     .sort_by_key(|problem| problem.place.map(|place| (place.line, place.column)));
                 Err(problems)
@@ -294,6 +307,14 @@ fn job_stores(
     root: &Node,
     problems: &mut Vec<Problem>,
 ) -> JobStores {
+    for (index, name) in jobs.store.0.iter().enumerate() {
+        if jobs.store.0.iter().take(index).any(|other| other == name) {
+            let place = root.place_of(&["jobs", "store", &index.to_string()]);
+            let message =
+                format!("the sink `{}` is here twice", visible::capped(name, LONGEST_NAME));
+            problems.push(Problem::at(place, message).help("remove one"));
+        }
+    }
     let store = |sink: &SinkConfig| Some((sink.name.clone(), sink.job_store()?));
     let stores = JobStores::new(sinks.iter().filter_map(store).collect(), &jobs.store.0);
     for (place, name) in jobs.store.0.iter().enumerate().filter(|(_, name)| !stores.has(name)) {
@@ -642,7 +663,7 @@ sinks:
         let db = "  db: {sqlite3: {database: /tmp/db}}\n  db2: {sqlite3: {database: /tmp/db2}}\n";
         let text = |store: &str| format!("{SMALLEST}{db}jobs: {{store: {store}}}\n");
         let config = |store| Config::parse(&text(store)).ok().unwrap();
-        for (store, expected) in [("db", 1), ("[db2, db]", 2), ("null", 0), ("[]", 0)] {
+        for (store, expected) in [("db", 1), ("[db2, db]", 2), ("null", 0)] {
             let config = config(store);
             assert_eq!(config.general.jobs.store.0.len(), expected, "{store}");
             assert_eq!(config.job_stores.is_empty(), expected == 0);
@@ -654,6 +675,126 @@ sinks:
         assert_eq!(wrong[1].2, "there is no sink `gone`");
         assert!(wrong[0].1 < wrong[1].1, "each in its place: {wrong:?}");
         assert_eq!(problems(&text("gone"))[0].2, "there is no sink `gone`");
+        for (store, message) in [
+            ("[]", "there is no name in this list"),
+            ("[db, db2, db]", "the sink `db` is here twice"),
+            ("3", "a name of a sink, or a list of them, belongs here"),
+        ] {
+            let found = problems(&text(store));
+            assert_eq!((found.len(), found[0].2.as_str()), (1, message));
+        }
+    }
+
+    #[test]
+    fn a_rule_of_a_block_of_secrets_is_told_in_every_kind() {
+        let sink = |text: &str| {
+            problems(&SMALLEST.replace("{rawfile_json: {filename: /tmp/events}}", text))
+        };
+        for (text, message) in [
+            (
+                "{webhook: {url: 'http://h/', auth: {token: hunter2, user: u}}}",
+                "`auth`: write one of {user, password}, {token} and {header, value}",
+            ),
+            (
+                "\n    clickhouse:\n      url: http://h\n      database: d\n      auth:\n        \
+                 user: 'a:b'\n        password: hunter2",
+                "`auth`: a `user` cannot hold a `:`, which stands behind it in HTTP",
+            ),
+            (
+                "{webhook: {url: 'http://h/', signature: {secret: hunter2, header: 'a b'}}}",
+                "`signature`: `header` is not the name of a header",
+            ),
+            (
+                "{clickhouse: {url: 'http://h', database: d, user: u, auth: {token: hunter2}}}",
+                "`auth` stands in place of `user` and `password`; remove one",
+            ),
+        ] {
+            let messages: Vec<_> = sink(text).into_iter().map(|problem| problem.2).collect();
+            assert_eq!(messages, [message], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_is_one_problem() {
+        let text = SMALLEST.replace(
+            "{rawfile_json: {filename: /tmp/events}}",
+            "{webhook: {url: '${NOT_SET_ANYWHERE}', headers: {x: '${NOT_SET_ANYWHERE}'}, \
+             timeout: '${NOT_SET_ANYWHERE}'}}",
+        );
+        let list = SMALLEST.replace(
+            "{rawfile_json: {filename: /tmp/events}}",
+            "{kafka: {topic: a, brokers: ['a:1', '${NOT_SET_ANYWHERE}']}}",
+        );
+        for (text, count) in [(text, 3), (list, 1)] {
+            let found: Vec<_> = problems(&text).into_iter().map(|problem| problem.2).collect();
+            assert_eq!(found.len(), count, "{found:?}");
+            let is_told = |message: &String| {
+                message == "the environment variable NOT_SET_ANYWHERE is not set"
+            };
+            assert!(found.iter().all(is_told), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn times_that_are_of_no_use_are_refused() {
+        for (sink, message) in [
+            ("{webhook: {url: 'http://h/', timeout: 0}}", "a time of 0 is not possible here"),
+            (
+                "{clickhouse: {url: 'http://h', database: d, timeout: 0s}}",
+                "a time of 0 is not possible here",
+            ),
+            (
+                "{sqlite3: {database: /x, keep: 0}}",
+                "a time of 0 is not possible here; leave the key out for ever",
+            ),
+            (
+                "{clickhouse: {url: 'http://h', database: d, ttl: 36h}}",
+                "`ttl` is one whole day or several, such as 90d",
+            ),
+            (
+                "{clickhouse: {url: 'http://h', database: d, ttl: 0}}",
+                "`ttl` is one whole day or several, such as 90d",
+            ),
+        ] {
+            let text = SMALLEST.replace("{rawfile_json: {filename: /tmp/events}}", sink);
+            let found = problems(&text);
+            assert_eq!((found.len(), found[0].2.as_str()), (1, message), "{sink}");
+        }
+        for sink in [
+            "{sqlite3: {database: /x, keep: null}}",
+            "{clickhouse: {url: 'http://h', database: d, ttl: 2d}}",
+            "{clickhouse: {url: 'http://h', database: d, ttl: }}",
+        ] {
+            let text = SMALLEST.replace("{rawfile_json: {filename: /tmp/events}}", sink);
+            assert_eq!(problems(&text), [], "{sink}");
+        }
+    }
+
+    #[test]
+    fn permissions_that_are_a_number_are_told_to_be_text() {
+        for mode in ["0640", "660"] {
+            let sink = format!("filename: /tmp/events, mode: {mode}}}");
+            let found = problems(&SMALLEST.replace("filename: /tmp/events}", &sink));
+            let expected = "expected permissions as text, \"0640\", between quotes";
+            assert!(found.len() == 1 && found[0].2.ends_with(expected), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn old_keys_are_told_in_the_order_of_the_file() {
+        let text = "\
+sources:
+  bus: {salt_bus: {patience: 1s}}
+sinks:
+  a: {clickhouse: {url: 'http://h', database: d, tls: {insecure: true, ca: /x}}}
+  b: {clickhouse: {url: 'http://h', database: d, tls: {certificate: /x, key: /y}}}
+";
+        let warnings = Config::parse(text).ok().unwrap().warnings;
+        let lines: Vec<_> = warnings.iter().map(|warning| warning.place.unwrap().line).collect();
+        assert_eq!(lines, [2, 4, 5]);
+        let both = problems(&text.replace("ca: /x", "verify: false"));
+        let message = "`insecure` is the old name of `verify`, which is there as well".to_owned();
+        assert_eq!(both, [(4, 56, message)]);
     }
 
     #[test]

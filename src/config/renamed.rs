@@ -36,7 +36,7 @@ const fn same(within: &'static [&'static str], old: &'static str, new: &'static 
 fn negated(value: &Value) -> Value {
     match value {
         Value::Bool(value) => Value::Bool(!value),
-        Value::Replaced(text) => match text.parse::<bool>() {
+        Value::Replaced { text, .. } => match text.parse::<bool>() {
             Ok(value) => Value::Bool(!value),
             Err(_) => value.clone(),
         },
@@ -50,6 +50,7 @@ pub(super) fn apply(root: &mut Node, warnings: &mut Vec<Problem>, problems: &mut
     for renamed in RENAMED {
         renamed.apply(root, renamed.within, warnings, problems);
     }
+    warnings.sort_by_key(|warning| warning.place.map(|place| (place.line, place.column)));
 }
 
 impl Renamed {
@@ -67,15 +68,15 @@ impl Renamed {
             return;
         }
         let has_both = pairs.iter().any(|(key, _)| key.name == self.new);
-        let Some((key, node)) = pairs.iter_mut().find(|(key, _)| key.name == self.old) else {
-            return;
-        };
+        let Some(index) = pairs.iter().position(|(key, _)| key.name == self.old) else { return };
         let (old, new) = (self.old, self.new);
         if has_both {
+            let (key, _) = pairs.remove(index);
             let message = format!("`{old}` is the old name of `{new}`, which is there as well");
             problems.push(Problem::at(key.place, message).help(format!("remove `{old}`")));
             return;
         }
+        let Some((key, node)) = pairs.get_mut(index) else { return };
         *key = Key { name: new.to_owned(), place: key.place };
         let value = (self.value)(&node.value);
         let instead = match &value {
@@ -124,8 +125,11 @@ mod tests {
 
     #[test]
     fn both_names_at_once_are_a_mistake() {
-        let (_, warnings, problems) = applied("sinks: {a: {kind: {old: 1, new: 2}}}");
+        let (root, warnings, problems) = applied("sinks: {a: {kind: {old: 1, new: 2}}}");
         assert!(warnings.is_empty());
+        // No second problem: nobody knows the old name.
+        let new = Node::parse("sinks: {a: {kind: {new: 2}}}").unwrap();
+        assert_eq!(root.fingerprint(), new.fingerprint());
         assert!(problems[0].message.contains("`old` is the old name of `new`"));
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{kind_of, noted};
+use super::entry::{kind_of, noted, read_kind, tell_keys_below};
 use super::null::NULL_IN_SINK;
 use super::schema_of_type::keys_of;
 use crate::delivery::retry::RetryConfig;
@@ -25,6 +25,8 @@ pub(crate) struct SinkConfig {
     pub(crate) name: String,
     /// Its kind.
     pub(crate) kind: &'static SinkKind,
+    /// The place of its kind in the file.
+    pub(crate) place: Place,
     /// Its kind's own settings, ready to run.
     pub(crate) driver: Arc<dyn Driver>,
     /// The events that it takes.
@@ -97,11 +99,14 @@ pub(super) fn sink_of(name: &str, entry: &Node, problems: &mut Vec<Problem>) -> 
     let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("sink", name, entry, &known, &KEYS, problems)?;
     let kind = SinkKind::named(kind)?;
-    let driver = (kind.read)(&node.or_defaults(), problems);
+    tell_keys_below(kind.name, entry, kind.schema, problems);
+    let driver = read_kind(kind.name, node, &KEYS, problems, kind.read);
     let options = entry.without(|key| key == kind.name || !KEYS.iter().any(|known| known == key));
     let options = options.with_none_said(&NULL_IN_SINK);
     let fingerprint = entry.fingerprint();
-    Some(SinkConfig { fingerprint, ..configured(name, kind, driver, options, problems)? })
+    let written = entry.pairs().unwrap_or_default().iter().find(|(key, _)| key.name == kind.name);
+    let place = written.map_or(entry.place, |(key, _)| key.place);
+    Some(SinkConfig { place, fingerprint, ..configured(name, kind, driver, options, problems)? })
 }
 
 /// The sink by which the bus feeds the job cache; nothing of it can be configured.
@@ -143,6 +148,7 @@ fn configured(
     Some(SinkConfig {
         name: name.to_owned(),
         kind,
+        place: written.place,
         driver: driver?,
         filter: filter?,
         redact: Arc::new(redact),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::entry::kind_of;
+use super::entry::{kind_of, read_kind, tell_keys_below};
 use super::schema_of_type::keys_of;
 use crate::source::registry::{self, Reader, SourceKind};
 use crate::yaml::{Node, Problem};
@@ -59,7 +59,8 @@ pub(super) fn source_of(
     let known: Vec<_> = registry::KINDS.iter().map(|kind| kind.name).collect();
     let (kind, node) = kind_of("source", name, entry, &known, &KEYS, problems)?;
     let kind = SourceKind::named(kind)?;
-    let reader = (kind.read)(&node.or_defaults(), problems);
+    tell_keys_below(kind.name, entry, kind.schema, problems);
+    let reader = read_kind(kind.name, node, &KEYS, problems, kind.read);
     let options = entry.without(|key| key == kind.name || !KEYS.iter().any(|known| known == key));
     let options: Option<SourceOptions> = options.read_noting(problems);
     let master_id = options?.master_id.unwrap_or_else(|| default_master.to_owned());

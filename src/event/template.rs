@@ -26,12 +26,12 @@ use serde::Deserialize;
 
 use crate::event::batch::Entry;
 use crate::event::{EventKind, Fields};
-use crate::yaml::suggest;
+use crate::yaml::{TemplateText, suggest};
 
 /// Text in which `{minion}`, `{fun}`, `{jid}`, `{outcome}`, `{kind}`, `{master}`, `{tag}` and
 /// `{date:%Y-%m-%d}` stand for values of an event. A literal brace is written twice.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
+#[serde(try_from = "TemplateText")]
 #[schemars(with = "String")]
 pub(crate) struct Template(Vec<Part>);
 
@@ -126,6 +126,14 @@ pub(crate) fn parts<F>(
     parts.push(Part::Text(text + rest));
     parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
     Ok(parts)
+}
+
+impl TryFrom<TemplateText> for Template {
+    type Error = String;
+
+    fn try_from(TemplateText(written): TemplateText) -> Result<Self, String> {
+        Template::try_from(written)
+    }
 }
 
 impl TryFrom<String> for Template {
@@ -228,6 +236,7 @@ mod tests {
     use super::*;
     use crate::event::Event;
     use crate::sink::testing::entry;
+    use crate::yaml::Node;
 
     fn template(text: &str) -> Result<Template, String> {
         Template::try_from(text.to_owned())
@@ -274,6 +283,17 @@ mod tests {
             let error = template(wrong).unwrap_err();
             assert!(error.contains(says), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn a_secret_may_hold_braces() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a{b}c").unwrap();
+        let text = format!("'{{kind}} ${{file:{}}}'", file.path().display());
+        let mut node = Node::parse(&text).unwrap();
+        node.interpolate(&mut Vec::new());
+        let expected = Template::try_from("{kind} a{{b}}c".to_owned()).unwrap();
+        assert_eq!(node.read::<Template>().unwrap(), expected);
     }
 
     #[test]

@@ -7,11 +7,12 @@ use serde::Deserialize;
 use crate::event::EventKind;
 use crate::event::escape::Place;
 use crate::event::template::{Part, Template, Values};
+use crate::yaml::TemplateText;
 
 /// A URL that begins with `http://` or `https://`; path and query may be templates. It may hold a
 /// secret, so that no error shows it.
 #[derive(Clone, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
+#[serde(try_from = "TemplateText")]
 #[schemars(with = "String")]
 pub(crate) struct UrlTemplate {
     template: Template,
@@ -41,10 +42,10 @@ impl UrlTemplate {
     }
 }
 
-impl TryFrom<String> for UrlTemplate {
+impl TryFrom<TemplateText> for UrlTemplate {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(TemplateText(text): TemplateText) -> Result<Self, String> {
         let template = Template::try_from(text)?;
         let head = match template.parts().first() {
             Some(Part::Text(head)) => head.as_str(),
@@ -76,7 +77,7 @@ mod tests {
     use crate::sink::testing::entry;
 
     fn read(text: &str) -> Result<UrlTemplate, String> {
-        UrlTemplate::try_from(text.to_owned())
+        UrlTemplate::try_from(TemplateText(text.to_owned()))
     }
 
     #[test]

@@ -37,8 +37,8 @@ fn in_full(option: &str, node: &Node) -> String {
         };
     }
     match &node.value {
-        Value::Text(text) | Value::Replaced(text) if !is_open(text) => HIDDEN.to_owned(),
-        Value::Text(text) | Value::Replaced(text) => quoted(text),
+        Value::Text(text) | Value::Replaced { text, .. } if !is_open(text) => HIDDEN.to_owned(),
+        Value::Text(text) | Value::Replaced { text, .. } => quoted(text),
         Value::List(nodes) => {
             // A list of pairs may be one of names and their values: `[password, abc]`.
             let names_one =

@@ -82,22 +82,27 @@ pub(crate) struct JobsConfig {
 
 /// The names of sinks that keep jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(from = "OneOrSeveral")]
+#[serde(try_from = "OneOrSeveral")]
 #[schemars(with = "OneOrSeveral")]
 pub(crate) struct StoreNames(pub(crate) Vec<String>);
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a name of a sink, or a list of them, belongs here")]
 enum OneOrSeveral {
     One(Option<String>),
     Several(Vec<String>),
 }
 
-impl From<OneOrSeveral> for StoreNames {
-    fn from(written: OneOrSeveral) -> Self {
+impl TryFrom<OneOrSeveral> for StoreNames {
+    type Error = &'static str;
+
+    fn try_from(written: OneOrSeveral) -> Result<Self, Self::Error> {
         match written {
-            OneOrSeveral::One(name) => StoreNames(name.into_iter().collect()),
-            OneOrSeveral::Several(names) => StoreNames(names),
+            OneOrSeveral::One(name) => Ok(StoreNames(name.into_iter().collect())),
+            OneOrSeveral::Several(names) if names.is_empty() => {
+                Err("there is no name in this list")
+            }
+            OneOrSeveral::Several(names) => Ok(StoreNames(names)),
         }
     }
 }

@@ -12,9 +12,10 @@ use serde::Deserialize;
 use super::contract::WriteError;
 use crate::client::auth::Auth;
 use crate::client::http::{self, Client};
+use crate::client::owned_headers;
 use crate::client::signature::Signature;
 use crate::event::escape::Place;
-use crate::event::template::{Template, Values};
+use crate::event::template::{Part, Template, Values};
 use crate::event::url_template::UrlTemplate;
 use crate::sync::blocking;
 
@@ -29,7 +30,7 @@ pub(super) struct Envelope {
     pub(super) gzip: bool,
 }
 
-/// A request's method, such as `PUT`.
+/// A request's method, such as `PUT`. It is sent in capitals.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]
@@ -45,7 +46,7 @@ impl TryFrom<String> for Verb {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let parsed = Method::from_bytes(text.as_bytes());
+        let parsed = Method::from_bytes(text.to_ascii_uppercase().as_bytes());
         Ok(Verb(parsed.map_err(|_| "this is not the name of a method, such as `PUT`")?))
     }
 }
@@ -95,27 +96,23 @@ impl TryFrom<String> for ContentType {
 #[schemars(with = "BTreeMap<String, Template>")]
 pub(super) struct Headers(Vec<(HeaderName, Template)>);
 
-/// Headers that follow from the request.
-const OWNED: [&str; 7] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "host",
-    "idempotency-key",
-    "transfer-encoding",
-];
-
 impl TryFrom<BTreeMap<String, Template>> for Headers {
     type Error = String;
 
     fn try_from(headers: BTreeMap<String, Template>) -> Result<Self, String> {
         let header = |(name, template): (String, Template)| {
-            if OWNED.contains(&name.to_lowercase().as_str()) {
-                return Err(format!("the header `{name}` cannot be set here"));
+            let parsed = owned_headers::free(&name)?;
+            let parsed = parsed.ok_or_else(|| format!("`{name}` is not the name of a header"))?;
+            let is_wrong = |part: &Part| match part {
+                Part::Text(text) => HeaderValue::from_bytes(text.as_bytes()).is_err(),
+                Part::Field(_) => false,
+            };
+            if template.parts().iter().any(is_wrong) {
+                return Err(format!(
+                    "the value for the header `{name}` has a line feed or another control character"
+                ));
             }
-            let parsed = HeaderName::from_bytes(name.as_bytes());
-            Ok((parsed.map_err(|_| format!("`{name}` is not the name of a header"))?, template))
+            Ok((parsed, template))
         };
         let mut headers = headers.into_iter().map(header).collect::<Result<Vec<_>, String>>()?;
         headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));

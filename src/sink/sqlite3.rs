@@ -130,7 +130,7 @@ pub(super) struct Config {
     timeout: Span,
     /// The time that rows are kept, `30d`, also those of others. They go in small steps after each
     /// batch; the file does not shrink. Default: for ever.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::units::positive_or_none")]
     keep: Option<Span>,
 }
 

@@ -154,7 +154,7 @@ struct Settings {
     gzip: bool,
     /// The time that the answer to a request may take. Should be less than the sink's
     /// `retry.timeout`. Default: 10s.
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "ten_seconds", deserialize_with = "crate::units::positive")]
     timeout: Span,
     /// TLS, for a URL that begins with `https://`.
     #[serde(default)]
@@ -414,6 +414,10 @@ mod tests {
             ("body: template\ntemplate: '{{\"a\": {fnu}}}'", "did you mean `fun`?"),
             ("headers: {x: '{minion}'}", "a request holds many events"),
             ("headers: {Content-Length: '1'}", "cannot be set here"),
+            ("headers: {x-a: \"a\\nb\"}", "the header `x-a` has a line feed"),
+            ("auth: {header: Host, value: x}", "cannot be set here"),
+            ("auth: {token: ''}", "the `token` is empty"),
+            ("timeout: 0", "a time of 0 is not possible here"),
             ("headers: {'a b': c}", "not the name of a header"),
             ("headers: {X-A: b, x-a: c}", "the header `x-a` is here twice"),
             ("headers: {idempotency-key: b}", "cannot be set here"),
@@ -482,7 +486,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_batch_is_a_list() {
-        let (receiver, mut sink) = sink("/all'\nmethod: PUT\nheaders: {x-a: b}").await;
+        let (receiver, mut sink) = sink("/all'\nmethod: put\nheaders: {x-a: b}").await;
         let batch = events(&["a", "b"]);
         sink.write(&batch).await.unwrap();
         let (uri, headers, body) = receiver.came.lock().unwrap().remove(0);

@@ -72,6 +72,19 @@ impl Problem {
         Problem { help: Some(help.into()), ..self }
     }
 
+    /// True if the message is serde's own and quotes a key or a value.
+    fn quotes(&self) -> bool {
+        const BEGINS: [&str; 6] = [
+            "invalid type: ",
+            "invalid value: ",
+            "invalid length ",
+            "unknown key ",
+            "unknown value ",
+            "duplicate field ",
+        ];
+        BEGINS.iter().any(|begin| self.message.starts_with(begin))
+    }
+
     /// True if it is about a key that is not there, and so the place is not that of the mistake.
     fn is_missing(&self) -> bool {
         self.message.starts_with("the key `") && self.message.ends_with("` is missing")
@@ -87,11 +100,15 @@ impl Problem {
         if let Some(Place { line, column }) = self.place.filter(|place| place.line > 0) {
             out += &format!(":{line}:{column}");
         }
-        out += &format!(": {}", self.message);
-        if let Some(help) = &self.help {
-            out += &format!("; {help}");
+        out + ": " + &self.with_help()
+    }
+
+    /// The message and what to do.
+    pub(crate) fn with_help(&self) -> String {
+        match &self.help {
+            Some(help) => format!("{}; {help}", self.message),
+            None => self.message.clone(),
         }
-        out
     }
 
     /// The problem with the line it is in and a caret under the place.
@@ -128,6 +145,10 @@ impl de::Error for Problem {
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let problem = Problem::custom(format_args!("unknown key `{field}`"));
+        // Kinds that have a block for who we are.
+        if ["user", "password", "token"].contains(&field) && expected.contains(&"auth") {
+            return problem.help(format!("write `{field}` below `auth`"));
+        }
         problem.help(suggest(field, expected))
     }
 
@@ -137,13 +158,26 @@ impl de::Error for Problem {
     }
 
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        match unexpected {
+        let expected = expected.to_string();
+        // Serde speaks of Rust's types.
+        let expected = match expected.as_str() {
+            "a map" => "a mapping",
+            "a sequence" => "a list",
+            name if name.starts_with("struct ") => "a mapping",
+            other => other,
+        };
+        let unexpected = match unexpected {
             de::Unexpected::Unit => {
-                Problem::custom(format_args!("there is no value here, expected {expected}"))
-                    .help("leave the key out for its default")
+                return Problem::custom(format_args!(
+                    "there is no value here, expected {expected}"
+                ))
+                .help("leave the key out for its default");
             }
-            other => Problem::custom(format_args!("invalid type: {other}, expected {expected}")),
-        }
+            de::Unexpected::Seq => "a list".to_owned(),
+            de::Unexpected::Map => "a mapping".to_owned(),
+            other => other.to_string(),
+        };
+        Problem::custom(format_args!("invalid type: {unexpected}, expected {expected}"))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -153,21 +187,34 @@ impl de::Error for Problem {
 
 /// Advice for a name that is none of `known`: the nearest of them, or all of them.
 pub(crate) fn suggest<S: AsRef<str>>(name: &str, known: &[S]) -> String {
-    let nearest = known
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(name, known.as_ref()), known.as_ref()))
-        .min();
-    match nearest {
-        Some((distance, nearest)) if distance <= 2.max(name.len() / 3) => {
-            format!("did you mean `{nearest}`?")
-        }
-        Some(_) => {
-            let known: Vec<_> = known.iter().map(|known| format!("`{}`", known.as_ref())).collect();
-            format!("known are {}", known.join(", "))
-        }
-        None => "nothing can be set here".to_owned(),
+    match nearest(name, known) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None if known.is_empty() => "nothing can be set here".to_owned(),
+        None => format!("known are {}", listed(known)),
     }
 }
+
+/// The name that was probably meant, if one is near.
+pub(crate) fn nearest<'a, S: AsRef<str>>(name: &str, known: &'a [S]) -> Option<&'a str> {
+    let known = known.iter().map(AsRef::as_ref);
+    let distances = known.map(|known| (strsim::damerau_levenshtein(name, known), known));
+    let (distance, nearest) = distances.min()?;
+    (distance <= 2.max(name.len() / 3)).then_some(nearest)
+}
+
+/// The names, each as it is written.
+pub(crate) fn listed<S: AsRef<str>>(names: &[S]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
+    names.join(", ")
+}
+
+/// The text of a template. The replacement of a `${…}` stands in it as it is, whatever braces it
+/// has.
+#[derive(Deserialize)]
+pub(crate) struct TemplateText(pub(crate) String);
+
+/// The name by which [`Node`] knows [`TemplateText`].
+const TEMPLATE_TEXT: &str = "TemplateText";
 
 /// A value and where it is.
 #[derive(Debug, Clone)]
@@ -196,7 +243,12 @@ pub enum Value {
     /// Text.
     Text(String),
     /// Text in which `${…}` was replaced; it may be read as a number or a bool too.
-    Replaced(String),
+    Replaced {
+        /// The text.
+        text: String,
+        /// The same for a template: braces of what was put in are doubled.
+        literal: String,
+    },
     /// A sequence.
     List(Vec<Node>),
     /// A mapping, in the order of the file.
@@ -269,18 +321,7 @@ impl Node {
         // or so at the most.
         let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
         let parsed = serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options);
-        parsed.map(Node::from).map_err(|error| {
-            let message = error.without_snippet().to_string();
-            // The place stands in front of the line; the message is behind it.
-            let place = error.location().map(Place::from);
-            // The parser's message may quote a part of the line.
-            if place.is_some_and(|place| hide::hides(text, place.line)) {
-                let message = "this is not YAML, in a line that holds a secret".to_owned();
-                let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
-                return Problem { place, message, help: Some(help.to_owned()) };
-            }
-            Problem { place, message: format!("this is not YAML: {message}"), help: None }
-        })
+        parsed.map(Node::from).map_err(|error| not_yaml(&error, text))
     }
 
     /// Replaces `${NAME}` by the environment variable and `${file:PATH}` by the file's content
@@ -290,7 +331,7 @@ impl Node {
     pub(crate) fn interpolate(&mut self, problems: &mut Vec<Problem>) {
         match &mut self.value {
             Value::Text(text) if text.contains("${") => match interpolated(text) {
-                Ok(replaced) => self.value = Value::Replaced(replaced),
+                Ok((text, literal)) => self.value = Value::Replaced { text, literal },
                 Err(message) => problems.push(Problem::at(self.place, message)),
             },
             Value::List(nodes) => nodes.iter_mut().for_each(|node| node.interpolate(problems)),
@@ -319,10 +360,15 @@ impl Node {
                 Ok(_) => break,
                 Err(problem) => problem,
             };
-            // A key that is missing now may be one that was left out before.
+            // A key that is missing now may be one that was left out before, and a rule about a
+            // mapping is broken without it.
             let is_missing = problem.is_missing();
             let place = problem.place;
-            if !(noted.contains(&problem) || is_missing && !noted.is_empty()) {
+            let is_rule = !problem.quotes()
+                && place.is_some_and(|place| {
+                    noted.iter().any(|other| self.has_in_mapping_at(place, other.place))
+                });
+            if !(noted.contains(&problem) || is_missing && !noted.is_empty() || is_rule) {
                 noted.push(problem);
             }
             if is_missing || !place.is_some_and(|place| rest.leave_out(place)) {
@@ -333,13 +379,59 @@ impl Node {
         None
     }
 
+    /// True if a mapping begins at `place`, with a key or value in it, however deep, that begins
+    /// at `inner`.
+    fn has_in_mapping_at(&self, place: Place, inner: Option<Place>) -> bool {
+        let Some(inner) = inner else { return false };
+        match &self.value {
+            Value::Map(_) if self.place == place && self.has_at(inner) => true,
+            Value::Map(pairs) => {
+                pairs.iter().any(|(_, node)| node.has_in_mapping_at(place, Some(inner)))
+            }
+            Value::List(nodes) => {
+                nodes.iter().any(|node| node.has_in_mapping_at(place, Some(inner)))
+            }
+            _ => false,
+        }
+    }
+
+    /// True if a key or value in this one begins at the place.
+    fn has_at(&self, place: Place) -> bool {
+        match &self.value {
+            Value::Map(pairs) => pairs
+                .iter()
+                .any(|(key, node)| key.place == place || node.place == place || node.has_at(place)),
+            Value::List(nodes) => {
+                nodes.iter().any(|node| node.place == place || node.has_at(place))
+            }
+            _ => false,
+        }
+    }
+
+    /// The key of the mapping that begins at the place.
+    fn mapping_at(&self, place: Place) -> Option<&str> {
+        match &self.value {
+            Value::Map(pairs) => pairs.iter().find_map(|(key, node)| match node.value {
+                Value::Map(_) if node.place == place => Some(key.name.as_str()),
+                _ => node.mapping_at(place),
+            }),
+            Value::List(nodes) => nodes.iter().find_map(|node| node.mapping_at(place)),
+            _ => None,
+        }
+    }
+
     /// Takes possible secrets out of a problem's message: values under keys of secrets, and values
-    /// in which `${…}` was replaced.
+    /// in which `${…}` was replaced. A rule about a mapping is shown, without the secrets.
     pub(crate) fn hide_secrets(&self, problem: &mut Problem) {
         let mut secrets = Vec::new();
         self.find_secrets_of_root(&mut secrets);
-        let is_of_secret = secrets.iter().any(|secret| Some(secret.0) == problem.place);
-        if is_of_secret {
+        let here = secrets.iter().filter(|secret| Some(secret.place) == problem.place);
+        let here: Vec<_> = here.collect();
+        let is_hidden = match problem.quotes() {
+            true => !here.is_empty(),
+            false => here.iter().any(|secret| secret.is_scalar),
+        };
+        if is_hidden {
             let expected = problem.message.rfind(", expected ").filter(|_| {
                 let begins = ["invalid type: ", "invalid value: "];
                 begins.iter().any(|begin| problem.message.starts_with(begin))
@@ -350,8 +442,13 @@ impl Node {
             );
             return;
         }
-        for (_, secret) in secrets.iter().filter(|(_, secret)| secret.len() >= SHORTEST) {
-            for text in [secret.to_string(), secret.escape_debug().to_string()] {
+        // The line of the block is shown without its contents.
+        let block = problem.place.filter(|_| !here.is_empty());
+        if let Some(block) = block.and_then(|place| self.mapping_at(place)) {
+            problem.message = format!("`{block}`: {}", problem.message);
+        }
+        for secret in secrets.iter().filter(|secret| secret.text.len() >= SHORTEST) {
+            for text in [secret.text.to_owned(), secret.text.escape_debug().to_string()] {
                 problem.message = problem.message.replace(&text, "***");
             }
         }
@@ -359,9 +456,9 @@ impl Node {
         problem.help = problem.help.as_deref().map(|help| visible::capped(help, LONGEST_MESSAGE));
     }
 
-    /// The places and texts of possible secrets in a whole configuration. The names of entries are
-    /// the operator's, and tell nothing of their contents.
-    fn find_secrets_of_root<'a>(&'a self, found: &mut Vec<(Place, &'a str)>) {
+    /// The possible secrets in a whole configuration. The names of entries are the operator's, and
+    /// tell nothing of their contents.
+    fn find_secrets_of_root<'a>(&'a self, found: &mut Vec<FoundSecret<'a>>) {
         let Value::Map(sections) = &self.value else { return self.find_secrets(false, found) };
         for (section, entries) in sections {
             match &entries.value {
@@ -377,11 +474,16 @@ impl Node {
         }
     }
 
-    /// The places and texts of possible secrets.
-    fn find_secrets<'a>(&'a self, is_secret: bool, found: &mut Vec<(Place, &'a str)>) {
+    /// The possible secrets in it.
+    fn find_secrets<'a>(&'a self, is_secret: bool, found: &mut Vec<FoundSecret<'a>>) {
+        let place = self.place;
         match &self.value {
-            Value::Replaced(text) => found.push((self.place, text)),
-            Value::Text(text) if is_secret => found.push((self.place, text)),
+            Value::Replaced { text, .. } => {
+                found.push(FoundSecret { place, text, is_scalar: true });
+            }
+            Value::Text(text) if is_secret => {
+                found.push(FoundSecret { place, text, is_scalar: true });
+            }
             Value::List(nodes) => {
                 for node in nodes {
                     node.find_secrets(is_secret, found);
@@ -390,7 +492,14 @@ impl Node {
             Value::Map(pairs) => {
                 for (key, node) in pairs {
                     if is_secret {
-                        found.push((key.place, &key.name));
+                        // Rules name the keys that they are about.
+                        let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
+                        let text = match key.name.chars().all(is_word) {
+                            true => "",
+                            false => key.name.as_str(),
+                        };
+                        let place = key.place;
+                        found.push(FoundSecret { place, text, is_scalar: false });
                     }
                     let names_secret = match &node.value {
                         Value::Map(_) => hide::holds_secrets(&key.name),
@@ -402,7 +511,18 @@ impl Node {
             _ => {}
         }
         if is_secret {
-            found.push((self.place, ""));
+            let is_scalar = !matches!(self.value, Value::List(_) | Value::Map(_));
+            found.push(FoundSecret { place, text: "", is_scalar });
+        }
+    }
+
+    /// The place of the list that has an item at this place.
+    pub(crate) fn list_around(&self, item: Place) -> Option<Place> {
+        match &self.value {
+            Value::List(nodes) if nodes.iter().any(|node| node.place == item) => Some(self.place),
+            Value::List(nodes) => nodes.iter().find_map(|node| node.list_around(item)),
+            Value::Map(pairs) => pairs.iter().find_map(|(_, node)| node.list_around(item)),
+            _ => None,
         }
     }
 
@@ -475,7 +595,8 @@ impl Node {
             Value::Uint(value) => scalar(3, &value.to_le_bytes()),
             Value::Float(value) => scalar(4, &value.to_le_bytes()),
             Value::Text(text) => scalar(5, text.as_bytes()),
-            Value::Replaced(text) => scalar(6, text.as_bytes()),
+            // It tells the text too: braces are doubled, or they are not.
+            Value::Replaced { literal, .. } => scalar(6, literal.as_bytes()),
             Value::List(nodes) => {
                 scalar(7, &(nodes.len() as u64).to_le_bytes());
                 for node in nodes {
@@ -508,27 +629,77 @@ impl Node {
     }
 }
 
-fn interpolated(text: &str) -> Result<String, String> {
-    let mut out = String::new();
+/// Something that may be a secret.
+struct FoundSecret<'a> {
+    place: Place,
+    /// Its text; empty of one that is no text.
+    text: &'a str,
+    /// It is a value, and neither a key nor a list or mapping.
+    is_scalar: bool,
+}
+
+/// The problem with a text that cannot be parsed.
+fn not_yaml(error: &serde_saphyr::Error, text: &str) -> Problem {
+    const TABS: [&str; 4] = [
+        "tabs disallowed",
+        "tab cannot be used",
+        "a block scalar content cannot start with a tab",
+        "while scanning a plain scalar, found a tab",
+    ];
+    let place = error.location().map(Place::from);
+    let problem = |message: String, help: Option<&str>| Problem {
+        place,
+        message,
+        help: help.map(str::to_owned),
+    };
+    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error.without_snippet() {
+        // A key may be a secret too; the line is shown without one.
+        let is_shown = |key: &&String| {
+            let line = place.map(|place| hide::shown(text, place.line, place.column).line);
+            line.is_some_and(|line| line.contains(key.as_str()))
+        };
+        let message = match key.as_ref().filter(is_shown) {
+            Some(key) => format!("the key `{key}` is here twice"),
+            None => "a key is here twice".to_owned(),
+        };
+        return problem(message, Some("remove one"));
+    }
+    let message = error.without_snippet().to_string();
+    if TABS.iter().any(|tab| message.starts_with(tab)) {
+        let message = "this is not YAML: a tab cannot indent it".to_owned();
+        let place = place.map(|place| indenting_tab(text, place).unwrap_or(place));
+        return Problem { place, ..problem(message, Some("indent with spaces")) };
+    }
+    // The parser's message may quote a part of the line.
+    if place.is_some_and(|place| hide::hides(text, place.line)) {
+        let message = "this is not YAML, in a line that holds a secret".to_owned();
+        let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
+        return problem(message, Some(help));
+    }
+    problem(format!("this is not YAML: {message}"), None)
+}
+
+/// The text with its `${…}` replaced, and the same for a template.
+fn interpolated(text: &str) -> Result<(String, String), String> {
+    let (mut out, mut literal) = (String::new(), String::new());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, from) = rest.split_at(at);
         let behind = from.get(2..).unwrap_or_default();
-        if let Some(literal) = before.strip_suffix('$') {
-            out += literal;
-            out += "${";
+        if let Some(before) = before.strip_suffix('$') {
+            for text in [&mut out, &mut literal] {
+                text.push_str(before);
+                text.push_str("${");
+            }
             rest = behind;
             continue;
         }
-        out += before;
         let (name, behind) = behind.split_once('}').ok_or("`${` without `}`")?;
         rest = behind;
         // A group of a pattern, and no variable's name.
-        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
-            out += &format!("${{{name}}}");
-            continue;
-        }
-        out += &match name.strip_prefix("file:") {
+        let is_group = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+        let value = match name.strip_prefix("file:") {
+            _ if is_group => format!("${{{name}}}"),
             Some(path) => regular_file::read_text(Path::new(path), LONGEST_FILE)
                 .map_err(|error| format!("cannot read {path} for ${{file:{path}}}: {error}"))?
                 .trim_end_matches(['\n', '\r'])
@@ -536,8 +707,27 @@ fn interpolated(text: &str) -> Result<String, String> {
             None => std::env::var(name)
                 .map_err(|_| format!("the environment variable {name} is not set"))?,
         };
+        out += before;
+        out += &value;
+        literal += before;
+        literal += &match is_group {
+            true => value,
+            false => value.replace('{', "{{").replace('}', "}}"),
+        };
     }
-    Ok(out + rest)
+    Ok((out + rest, literal + rest))
+}
+
+/// The first tab that indents a line, at a place or below: the parser tells of it where a value
+/// before it ends.
+fn indenting_tab(text: &str, from: Place) -> Option<Place> {
+    let mut lines = (1..).zip(hide::lines_of(text)).skip(from.line.saturating_sub(1));
+    let tab = |(number, line): (usize, &str)| {
+        let indent = line.len() - line.trim_start().len();
+        let column = line.get(..indent)?.find('\t')? + 1;
+        Some(Place { line: number, column })
+    };
+    lines.find_map(tab)
 }
 
 impl From<Spanned<Value>> for Node {
@@ -628,7 +818,7 @@ impl<'de> Deserializer<'de> for &Node {
             Value::Int(value) => visitor.visit_i64(*value),
             Value::Uint(value) => visitor.visit_u64(*value),
             Value::Float(value) => visitor.visit_f64(*value),
-            Value::Text(text) | Value::Replaced(text) => visitor.visit_str(text),
+            Value::Text(text) | Value::Replaced { text, .. } => visitor.visit_str(text),
             Value::List(nodes) => visitor.visit_seq(Items { nodes: nodes.iter() }),
             Value::Map(pairs) => visitor.visit_map(Pairs { pairs: pairs.iter(), value: None }),
         }
@@ -644,10 +834,16 @@ impl<'de> Deserializer<'de> for &Node {
 
     fn deserialize_newtype_struct<V: de::Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Problem> {
-        visitor.visit_newtype_struct(self)
+        match &self.value {
+            Value::Replaced { literal, .. } if name == TEMPLATE_TEXT => {
+                let text = IntoDeserializer::<Problem>::into_deserializer(literal.as_str());
+                visitor.visit_newtype_struct(text)
+            }
+            _ => visitor.visit_newtype_struct(self),
+        }
     }
 
     fn deserialize_enum<V: de::Visitor<'de>>(
@@ -657,7 +853,7 @@ impl<'de> Deserializer<'de> for &Node {
         visitor: V,
     ) -> Result<V::Value, Problem> {
         let result = match &self.value {
-            Value::Text(text) | Value::Replaced(text) => {
+            Value::Text(text) | Value::Replaced { text, .. } => {
                 visitor.visit_enum(text.as_str().into_deserializer())
             }
             _ => Err(Problem::at(self.place, "a single word belongs here")),
@@ -679,6 +875,8 @@ impl<'de> Deserializer<'de> for &Node {
                 let problem = Problem::at(self.place, "this section cannot be null");
                 Err(problem.help("leave it out, or write `{}`, for its defaults"))
             }
+            // The items would be taken for the values of its keys.
+            Value::List(_) => Err(de::Error::invalid_type(de::Unexpected::Seq, &visitor)),
             _ => self.deserialize_any(visitor),
         }
         .map_err(|problem: Problem| problem.located(self.place))
@@ -686,7 +884,7 @@ impl<'de> Deserializer<'de> for &Node {
 
     fn deserialize_u64<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match &self.value {
-            Value::Replaced(text) if text.parse::<u64>().is_ok() => {
+            Value::Replaced { text, .. } if text.parse::<u64>().is_ok() => {
                 visitor.visit_u64(text.parse().unwrap_or_default())
             }
             _ => self.deserialize_any(visitor),
@@ -695,7 +893,7 @@ impl<'de> Deserializer<'de> for &Node {
 
     fn deserialize_bool<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match &self.value {
-            Value::Replaced(text) if text.parse::<bool>().is_ok() => {
+            Value::Replaced { text, .. } if text.parse::<bool>().is_ok() => {
                 visitor.visit_bool(text == "true")
             }
             _ => self.deserialize_any(visitor),
@@ -801,6 +999,130 @@ mod tests {
         let secret = place(&["sinks", "tokens", "webhook", "signature", "secret"]);
         assert!(!hidden(secret, "hunter3").contains("hunter3"));
         assert!(!hidden(place(&["sinks", "password"]), "hunter5").contains("hunter5"));
+    }
+
+    #[test]
+    fn a_rule_about_a_block_of_secrets_is_told() {
+        let root = Node::parse("auth: {Hunter2: 1}").unwrap();
+        let mut problem = Problem::at(root.place_of(&["auth"]), "`Hunter2` is no header");
+        root.hide_secrets(&mut problem);
+        assert_eq!(problem.message, "`auth`: `***` is no header");
+        for text in ["auth: {user: hunter2, token: hunter3}", "auth:\n  user: hunter2\n  token: x"]
+        {
+            let root = Node::parse(text).unwrap();
+            let hidden = |place, message: &str| {
+                let mut problem = Problem { place: Some(place), ..de::Error::custom(message) };
+                root.hide_secrets(&mut problem);
+                problem.message
+            };
+            let block = root.place_of(&["auth"]);
+            let rule = "write one of {user, password} and {token}";
+            assert_eq!(hidden(block, rule), format!("`auth`: {rule}"), "{text}");
+            assert_eq!(hidden(block, "not `hunter2`"), "`auth`: not `***`", "{text}");
+            let wrong = "unknown key `hunter4`";
+            assert!(!hidden(block, wrong).contains("hunter4"), "{text}");
+            let wrong = "invalid type: integer `4711`, expected a mapping";
+            let said = hidden(block, wrong);
+            assert!(said.contains("expected a mapping") && !said.contains("4711"), "{said}");
+            let user = root.place_of(&["auth", "user"]);
+            assert!(!hidden(user, "`4711` is no user").contains("4711"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_rule_is_broken_by_what_was_left_out() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            host: Option<String>,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(try_from = "Written")]
+        #[expect(dead_code, reason = "it is read and not looked at")]
+        struct Checked(String);
+        impl TryFrom<Written> for Checked {
+            type Error = &'static str;
+
+            fn try_from(written: Written) -> Result<Self, Self::Error> {
+                written.host.map(Checked).ok_or("there is no host")
+            }
+        }
+        for (text, expected) in [
+            ("{a: {hst: x}}", "unknown key `hst`"),
+            ("a:\n  hst: x", "unknown key `hst`"),
+            ("a: {host: [1]}", "invalid type: a list, expected a string"),
+            ("a: {}", "there is no host"),
+        ] {
+            let mut problems = Vec::new();
+            let read: Option<std::collections::BTreeMap<String, Checked>> =
+                Node::parse(text).unwrap().read_noting(&mut problems);
+            let messages: Vec<_> =
+                problems.iter().map(|problem| problem.message.as_str()).collect();
+            assert_eq!((read.is_none(), messages), (true, vec![expected]), "{text}");
+        }
+    }
+
+    #[test]
+    fn types_have_the_names_of_yaml() {
+        for (text, message) in [
+            ("3", "invalid type: integer `3`, expected a mapping"),
+            ("[a]", "invalid type: a list, expected a mapping"),
+            ("{host: {a: 1}}", "invalid type: a mapping, expected a string"),
+            ("{host: a, names: b}", "invalid type: string \"b\", expected a list"),
+        ] {
+            assert_eq!(read(text).unwrap_err().message, message, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_here_twice_and_a_tab_are_told_beside_a_secret_too() {
+        for (text, line, message, help) in [
+            ("host: a\nport: 1\nhost: b", 3, "the key `host` is here twice", "remove one"),
+            ("token: a\ntoken: b", 2, "the key `token` is here twice", "remove one"),
+            ("token: {hunter2: a, hunter2: b}", 1, "a key is here twice", "remove one"),
+            (
+                "http:\n\ttoken: a",
+                2,
+                "this is not YAML: a tab cannot indent it",
+                "indent with spaces",
+            ),
+            (
+                "http:\n\tlisten: a",
+                2,
+                "this is not YAML: a tab cannot indent it",
+                "indent with spaces",
+            ),
+            (
+                "http:\n  listen: a\n  \ttoken: b",
+                3,
+                "this is not YAML: a tab cannot indent it",
+                "indent with spaces",
+            ),
+            (
+                "token: @a",
+                1,
+                "this is not YAML, in a line that holds a secret",
+                "a value with one of :#&*!|>%@`{}[] in it stands between quotes",
+            ),
+        ] {
+            let problem = Node::parse(text).unwrap_err();
+            assert_eq!(problem.message, message, "{text}");
+            assert_eq!(problem.help.as_deref(), Some(help), "{text}");
+            assert_eq!(problem.place.unwrap().line, line, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_into_a_template_is_no_template() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a{b}c{{\n").unwrap();
+        let text = format!("'{{{{x}}}} ${{file:{}}} $${{1}}'", file.path().display());
+        let mut node = Node::parse(&text).unwrap();
+        node.interpolate(&mut Vec::new());
+        let TemplateText(template) = node.read().unwrap();
+        assert_eq!(template, "{{x}} a{{b}}c{{{{ ${1}");
+        assert_eq!(node.read::<String>().unwrap(), "{{x}} a{b}c{{ ${1}");
+        assert_eq!(Node::parse("'{x}'").unwrap().read::<TemplateText>().unwrap().0, "{x}");
     }
 
     #[test]

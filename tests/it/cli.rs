@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::daemon::SALTERN;
+use crate::harness::daemon::{Daemon, SALTERN, until};
 
 /// Nothing may take longer here.
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -332,6 +332,52 @@ sinks:
     assert_eq!((of(0), of(2)), ("source up: ok".to_owned(), "sink writable: ok".to_owned()));
     assert!(of(1).starts_with("source down: failed "), "{tried}");
     assert!(of(3).starts_with("sink lost: failed opening no/such/directory"), "{tried}");
+}
+
+#[test]
+fn check_counts_what_is_in_the_file_and_places_its_warnings() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "\
+jobs: {enabled: true}
+sources:
+  bus: {salt_bus: {}}
+sinks:
+  out:
+    webhook: {url: 'http://127.0.0.1:1/', tls: {verify: false}}
+";
+    std::fs::write(directory.path().join("saltern.yaml"), config).unwrap();
+    let checked = output(directory.path(), &["check", "--config", "saltern.yaml"]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    assert_eq!(text(&checked.stdout), "saltern.yaml: 1 source and 1 sink, no mistakes\n");
+    let said = text(&checked.stderr);
+    assert!(said.contains("warning: saltern.yaml:6:5: sinks.out: `tls` is not used"), "{said}");
+    let (_, _, found) = check_as_json(directory.path(), &[]);
+    let findings = found["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["line"] == 6).unwrap();
+    assert_eq!(finding["column"], 5);
+}
+
+#[test]
+fn each_key_under_an_old_name_has_its_line_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let source =
+        |number| format!("  s{number}: {{salt_bus: {{address: s{number}.ipc, patience: 1s}}}}\n");
+    let sources = (1..=8).map(source).collect::<Vec<_>>().concat();
+    let config = format!("sources:\n{sources}sinks: {{out: {{blackhole: {{}}}}}}");
+    let daemon = Daemon::start(directory.path(), &config);
+    let told = || daemon.log().matches("`patience` is the old name of this key").count();
+    until("each warning", || told() == 8);
+    let log = daemon.log();
+    let mut places: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("is the old name of this key"))
+        .filter_map(|line| line.split("saltern.yaml:").nth(1)?.split(':').next()?.parse().ok())
+        .collect::<Vec<usize>>();
+    assert_eq!(places.len(), 8, "{log}");
+    assert!(places.is_sorted(), "{log}");
+    places.dedup();
+    assert_eq!(places.len(), 8, "{log}");
+    daemon.stop();
 }
 
 #[test]

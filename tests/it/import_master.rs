@@ -513,7 +513,7 @@ fn as_json(node: &yaml::Node) -> Value {
         yaml::Value::Uint(value) => json!(value),
         yaml::Value::Float(value) if value.is_infinite() => json!(value.to_string()),
         yaml::Value::Float(value) => json!(value),
-        yaml::Value::Text(value) | yaml::Value::Replaced(value) => json!(value),
+        yaml::Value::Text(text) | yaml::Value::Replaced { text, .. } => json!(text),
         yaml::Value::List(nodes) => nodes.iter().map(as_json).collect(),
         yaml::Value::Map(pairs) => {
             pairs.iter().map(|(key, node)| (key.name.clone(), as_json(node))).collect()

@@ -139,6 +139,11 @@ fn no_mistake_shows_the_secret_beside_it() {
             "{{clickhouse: {{url: 'http://h', database: d, auth: {{value: {SECRET}, x: 1}}}}}}"
         ),
         format!("{{clickhouse: {{url: 'http://h', database: d, auth: {{value: {SECRET}}}}}}}"),
+        format!("{{webhook: {{url: 'http://h', auth: {{user: {SECRET}, token: {SECRET}}}}}}}"),
+        format!(
+            "{{webhook: {{url: 'http://h', auth: {{header: 'a {SECRET}', value: {SECRET}}}}}}}"
+        ),
+        format!("{{webhook: {{url: 'http://h', signature: {{secret: {SECRET}, header: 'a b'}}}}}}"),
         format!(
             "{{kafka: {{brokers: ['h:1'], topic: t, sasl: {{user: u, password: '{SECRET}', x: 1}}}}}}"
         ),

@@ -60,7 +60,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use self::errors::Meaning;
 use self::features::Features;
@@ -90,7 +90,8 @@ mod tables;
 
 /// A database of ClickHouse 18.16 or later.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "Config")]
 pub(crate) struct Config {
     /// The HTTP interface of a server, or a list of several that take turns. One that fails rests
     /// for a while. Several are replicas of one another, or hosts of one cluster with `Distributed`
@@ -113,6 +114,7 @@ pub(crate) struct Config {
     /// The time for which rows stay, from their time on, in whole days (`90d`). Old rows are
     /// removed a week's worth at a time. For ever if not given. Takes effect where a table is
     /// created.
+    #[serde(default, deserialize_with = "whole_days")]
     ttl: Option<Span>,
     /// The cluster, as the servers' configuration names it: creates replicated tables on each of
     /// its hosts, and `Distributed` tables before them.
@@ -125,7 +127,7 @@ pub(crate) struct Config {
     #[serde(default)]
     async_insert: bool,
     /// The time that a server may take to answer. Should be less than the sink's `retry.timeout`.
-    #[serde(default = "default_timeout")]
+    #[serde(default = "default_timeout", deserialize_with = "crate::units::positive")]
     timeout: Span,
     /// TLS, for URLs that begin with `https://`.
     #[serde(default)]
@@ -136,13 +138,35 @@ pub(crate) struct Config {
     settings: BTreeMap<String, Setting>,
 }
 
+/// Reads the settings and checks what two of them say together.
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let config = Config::deserialize(deserializer)?;
+        config.who().map_err(de::Error::custom)?;
+        Ok(config)
+    }
+}
+
+const DAY: u64 = 24 * 3600;
+
+/// Reads the time of whole days, in which ClickHouse counts.
+fn whole_days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    let span = Option::<Span>::deserialize(deserializer)?;
+    let is_wrong = |span: Span| {
+        span.0.is_zero() || span.0.subsec_nanos() > 0 || !span.0.as_secs().is_multiple_of(DAY)
+    };
+    match span.is_some_and(is_wrong) {
+        true => Err(de::Error::custom("`ttl` is one whole day or several, such as 90d")),
+        false => Ok(span),
+    }
+}
+
 impl Config {
     /// The place of the tables, and the time that rows stay in them.
     fn tables(&self, wish: &TableWish) -> Options {
-        const DAY: u64 = 24 * 3600;
         Options {
             database: self.database.clone(),
-            keep_days: self.ttl.map(|ttl| ttl.0.as_secs().div_ceil(DAY).max(1)),
+            keep_days: self.ttl.map(|ttl| ttl.0.as_secs() / DAY),
             cluster: wish.cluster.clone().or_else(|| self.cluster.clone()),
         }
     }
@@ -287,8 +311,7 @@ impl Sink for ClickHouse {
     }
 
     fn check(config: &Config, _limit: Duration) -> Vec<String> {
-        let unused = config.tls.unused(config.url.any_https());
-        config.who().err().into_iter().chain(unused).collect()
+        config.tls.unused(config.url.any_https()).into_iter().collect()
     }
 
     async fn migrate(

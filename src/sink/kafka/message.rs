@@ -10,12 +10,13 @@ use serde::Deserialize;
 use crate::event::batch::Entry;
 use crate::event::template::{Field, Part, Template, Values};
 use crate::event::{EventKind, Fields};
+use crate::yaml::TemplateText;
 
 /// The name of a topic, in which `{kind}` stands for the event's kind and `{master}` for the id of
 /// its master. Other fields of an event are not for it: minions choose them, and so could have any
 /// number of topics made.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
+#[serde(try_from = "TemplateText")]
 #[schemars(with = "String")]
 pub(super) struct Topic(Template);
 
@@ -26,10 +27,10 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
-impl TryFrom<String> for Topic {
+impl TryFrom<TemplateText> for Topic {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(TemplateText(text): TemplateText) -> Result<Self, String> {
         let template = Template::try_from(text.clone())
             .map_err(|error| format!("`{text}` cannot be the name of a topic: {error}"))?;
         for part in template.parts() {
@@ -186,7 +187,7 @@ mod tests {
     use crate::sink::testing::entry;
 
     fn topic(text: &str) -> Result<Topic, String> {
-        Topic::try_from(text.to_owned())
+        Topic::try_from(TemplateText(text.to_owned()))
     }
 
     #[test]

@@ -164,6 +164,10 @@ impl Sink for Kafka {
     });
     type Config = Config;
 
+    fn check(config: &Config, _limit: Duration) -> Vec<String> {
+        config.shows_password().into_iter().collect()
+    }
+
     fn writes(config: &Config) -> Vec<Stream> {
         config.writes.clone()
     }

@@ -3,10 +3,10 @@
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::message::{Format, Key, Topic};
-use crate::client::kafka::{self as kafka_client, Brokers, KafkaTls, Properties, Sasl};
+use crate::client::kafka::{self as kafka_client, Brokers, KafkaTls, Owned, Properties, Sasl};
 use crate::client::stream::Stream;
 
 /// A topic of Kafka, or several.
@@ -48,7 +48,7 @@ pub(super) struct Settings {
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names, for those without a setting here: `linger.ms:
     /// 20`. Default: none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "properties")]
     properties: Properties,
 }
 
@@ -103,6 +103,18 @@ pub(crate) struct Config {
     pub(super) producer: ClientConfig,
 }
 
+impl Config {
+    /// A sentence for `saltern check` where a password goes over the wire as it is.
+    pub(super) fn shows_password(&self) -> Option<String> {
+        let get = |property| self.client.get(property);
+        let is_shown = get("sasl.mechanism") == Some("PLAIN")
+            && get("security.protocol") == Some("sasl_plaintext");
+        let says = "with `sasl.mechanism: PLAIN` and no `tls` everybody on the way can read the \
+                    password; set `tls: {}`, or another mechanism";
+        is_shown.then(|| says.to_owned())
+    }
+}
+
 /// A message may be so large before it is compressed. Brokers take 1 MiB by default, compressed,
 /// and end the connection at 100 MiB.
 const LARGEST_MESSAGE: &str = "33554432";
@@ -111,13 +123,17 @@ const LARGEST_MESSAGE: &str = "33554432";
 const QUEUE_KIBIBYTES: &str = "65536";
 
 /// Properties that have a setting of their own, or that the sink cannot do without.
-const OWNED: &[(&str, &str)] = &[
+const OWNED: &[Owned] = &[
     ("compression.type", "compression"),
     ("compression.codec", "compression"),
     ("transactional.id", "transactional"),
     ("delivery.report.only.error", "docs/sinks/kafka.md: every report is counted"),
     ("enable.gapless.guarantee", "docs/sinks/kafka.md: batches are tried again as a whole"),
 ];
+
+fn properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Properties, D::Error> {
+    Properties::read(deserializer, OWNED)
+}
 
 impl TryFrom<Settings> for Config {
     type Error = String;
@@ -144,7 +160,7 @@ impl TryFrom<Settings> for Config {
             .set("linger.ms", "2")
             // Topics are created by us or not at all.
             .set("allow.auto.create.topics", "false");
-        properties.set_on(&mut producer, OWNED)?;
+        properties.set_on(&mut producer);
         let is_idempotent = producer.get("enable.idempotence") == Some("true");
         let acks = producer.get("acks").or(producer.get("request.required.acks"));
         if is_idempotent && acks.is_some_and(|acks| acks != "all" && acks != "-1") {
@@ -221,7 +237,25 @@ mod tests {
             assert!(problem.message.contains(says), "{more}: {problem}");
             assert!(problem.place.is_some(), "{more}");
         }
+        for (more, column) in [
+            ("properties: {acks: all, foo.bar: a}", 25),
+            ("properties: {acks: all, bootstrap.servers: x}", 25),
+            ("properties: {linger.ms: soon}", 25),
+        ] {
+            let place = read(more).unwrap_err().place.unwrap();
+            assert_eq!((place.line, place.column), (3, column), "{more}");
+        }
         read("properties: {acks: 1, enable.idempotence: false}").unwrap();
+    }
+
+    #[test]
+    fn a_password_that_everybody_can_read_is_told() {
+        let sasl = "sasl: {mechanism: PLAIN, user: u, password: p}";
+        let says = |more: &str| read(more).unwrap().shows_password();
+        assert!(says(sasl).unwrap().contains("everybody on the way can read the password"));
+        assert_eq!(says(&format!("{sasl}\ntls: {{}}")), None);
+        assert_eq!(says("sasl: {user: u, password: p}"), None);
+        assert_eq!(says(""), None);
     }
 
     #[test]

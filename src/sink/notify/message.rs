@@ -16,7 +16,7 @@ use crate::event::batch::Entry;
 use crate::event::escape::Place;
 use crate::event::job_return::Outcome;
 use crate::event::template::{Part, parts};
-use crate::yaml::suggest;
+use crate::yaml::{TemplateText, suggest};
 
 /// Bytes of a value, at the most. Longer than any id of Salt's.
 const LONGEST: usize = 512;
@@ -152,7 +152,7 @@ fn listed(counts: &BTreeMap<String, u64>) -> String {
 
 /// The text of a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
+#[serde(try_from = "TemplateText")]
 #[schemars(with = "String")]
 pub(crate) struct DigestText(Vec<Part<Field>>);
 
@@ -189,6 +189,14 @@ impl Field {
             let suggestion = suggest(name, &FIELDS.map(|(known, _)| known));
             format!("`{{{name}}}` is not a field of a digest, {suggestion}")
         })
+    }
+}
+
+impl TryFrom<TemplateText> for DigestText {
+    type Error = String;
+
+    fn try_from(TemplateText(written): TemplateText) -> Result<Self, String> {
+        DigestText::try_from(written)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use rdkafka::ClientConfig;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use crate::client::kafka::{self as kafka_client, Brokers, KafkaTls, Properties, Sasl};
+use crate::client::kafka::{self as kafka_client, Brokers, KafkaTls, Owned, Properties, Sasl};
 use crate::client::stream::Stream;
 use crate::source::kafka::messages::Format;
 
@@ -29,7 +29,7 @@ struct Written {
     #[serde(default)]
     sasl: Option<Sasl>,
     /// Settings of librdkafka by their own names. Default: none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "properties")]
     properties: Properties,
 }
 
@@ -59,13 +59,17 @@ impl Config {
 }
 
 /// The properties that the source sets itself, and the reasons why nobody else may.
-const OWNED: &[(&str, &str)] = &[
+const OWNED: &[Owned] = &[
     ("group.id", "group"),
     ("enable.auto.commit", "the manual: offsets are committed when the events are safe"),
     ("enable.auto.offset.store", "the manual: offsets are committed when the events are safe"),
     ("enable.partition.eof", "the manual: the source never ends"),
     ("isolation.level", "the manual: what a transaction took back is no event"),
 ];
+
+fn properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Properties, D::Error> {
+    Properties::read(deserializer, OWNED)
+}
 
 impl TryFrom<Written> for Config {
     type Error = String;
@@ -95,7 +99,7 @@ impl TryFrom<Written> for Config {
         ] {
             client.set(name, value);
         }
-        properties.set_on(&mut client, OWNED)?;
+        properties.set_on(&mut client);
         let named = topics.iter().enumerate().filter(|(_, topic)| !topic.starts_with('^'));
         let reads = named
             .flat_map(|(n, topic)| brokers.topic(topic, &["topics".to_owned(), n.to_string()]))
