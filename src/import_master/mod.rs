@@ -731,7 +731,10 @@ mod tests {
     fn a_master_that_hands_over_to_saltern_has_a_source_that_takes_it() {
         let page = imported("event_return: saltern\nsaltern.timeout: 5\n");
         let usual = "  salt:\n    returner:\n      bind: \"ipc:///run/saltern/returner.ipc\"\n";
-        assert!(page.contains(&format!("{usual}    # saltern.timeout: 5 is of")), "{page}");
+        assert!(
+            page.contains(&format!("{usual}    # saltern.timeout: 5 is an option of")),
+            "{page}"
+        );
         let page = imported(
             "master_job_cache: saltern\nsaltern.address: tcp://127.0.0.1:4508\n\
              saltern.token_file: /etc/saltern/returner-token\n",

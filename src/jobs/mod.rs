@@ -252,8 +252,8 @@ impl Jobs {
         *lock::read(&self.0.keep)
     }
 
-    /// True if a job is so old, by its id, that the cache has forgotten it. If it knows something of
-    /// it all the same, somebody spoke of the job since then, and maybe nobody but a forger.
+    /// True if a job is so old, by its id, that the cache has forgotten it. What it knows of such a
+    /// job was said later, and maybe by a forger.
     pub(crate) fn has_forgotten(&self, jid: &str) -> bool {
         let began = began::time_in(jid);
         began.zip(self.kept_for()).is_some_and(|(began, kept)| {

@@ -15,8 +15,8 @@
 //!
 //! * `jids`, a row for each published job and each runner: `jid`; `load` (JSON of the event's data,
 //!   or of the load that the master hands to its job cache: that replaces the event, and else the
-//!   first wins); `load_from` (`event`, `published`, `return`); `minions` (a JSON list of those that
-//!   the master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
+//!   first wins); `load_from` (`event`, `published`, `return`); `minions` (a JSON list of those
+//!   that the master has named for the job) and `end_time`, if it says them; `alter_time` (UTC).
 //! * `salt_returns`, a row for each return of a minion of a job, or of a runner. Returns without a
 //!   job (`nocache`) all stay. `fun`, `jid`, `id`; `fun_args` (as Python prints the list; NULL if
 //!   it is empty); `date` (local time); `full_ret` (JSON of the return value alone); `success`
@@ -38,7 +38,8 @@
 //! load, and `load_from` says so. A filter that takes `salt/job/*/new` takes these too. A job that
 //! nobody published (`salt-call`) has a row only there: its load is its return, as with Salt's own
 //! returner, and `load_from` is `return`. The minions and the end of a job without a row are not
-//! stored. A row needs a load, and Salt would take a row without it for a job that nobody published.
+//! stored. A row needs a load, and Salt would take a row without it for a job that nobody
+//! published.
 //!
 //! Old rows (`keep`), also those of Salt, go in small steps after each batch. The file does not
 //! shrink.

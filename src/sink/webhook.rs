@@ -39,7 +39,7 @@
 //! | `{kind}` | the event's kind, such as `job_return` |
 //! | `{tag}` | the event's tag |
 //! | `{master}` | the master's id |
-//! | `{date:%Y-%m-%d}` | the time at which saltern read the event (UTC), in a format of `strftime` |
+//! | `{date:%Y-%m-%d}` | the time at which saltern read the event, in UTC, as `strftime` writes it |
 //!
 //! Each request has the header `Idempotency-Key`, the id of the event, batch or digest. It is the
 //! same when the request comes again.
@@ -76,8 +76,9 @@
 //!
 //! A sink sends at most `max_events` each `interval`: with the defaults 10 events a second. More
 //! pile up. Up to 10000 events and 16 MiB wait; the oldest are dropped then, and `dropped` of the
-//! next digest counts them. So a digest wants a `filter`. A digest that is refused for good is halved, and an event that is refused
-//! alone is dropped and counted too. Such a sink has one writer.
+//! next digest counts them. So a digest wants a `filter`. A digest that is refused for good is
+//! halved, and an event that is refused alone is dropped and counted too. Such a sink has one
+//! writer.
 //!
 //! # Guarantee
 //!

@@ -308,7 +308,10 @@ const CASES: &[Case] = &[
                 "returner.kafka.bootstrap",
                 "[\"${SALTERN_KAFKA_BROKER_1}\", \"k2.example.com:9092\"]\n",
             ),
-            ("returner.kafka.bootstrap", "# Set the environment variable SALTERN_KAFKA_BROKER_1:"),
+            (
+                "returner.kafka.bootstrap",
+                "# Set the environment variable SALTERN_KAFKA_BROKER_1 to ",
+            ),
             ("returner.kafka.topic", "topic: \"salt\"\n"),
             ("master_job_cache", "  \"sqlite3-master-job-cache\":\n"),
             ("sqlite3.database", "database: \"${SALTERN_SQLITE3_DATABASE}\"\n"),
@@ -359,7 +362,7 @@ fn imported(folder: &Path, file: &str) -> String {
 /// The variables that a page asks for.
 fn variables(page: &str) -> Vec<String> {
     let behind = page.split("environment variable ").skip(1);
-    behind.map(|text| text.split(':').next().unwrap().to_owned()).collect()
+    behind.map(|text| text.split(' ').next().unwrap().to_owned()).collect()
 }
 
 #[test]

@@ -860,7 +860,10 @@ async fn people_see_how_the_sink_has_judged_a_return() {
     let shown = jobs.show_stored(found, 1 << 16).unwrap().into_memory().unwrap();
     let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
     let of_minion = &shown["returns"]["web-1"];
-    assert_eq!((&of_minion["outcome"], &of_minion["vouched_by"]), (&json!("failed"), &json!("bus")));
+    assert_eq!(
+        (&of_minion["outcome"], &of_minion["vouched_by"]),
+        (&json!("failed"), &json!("bus"))
+    );
     assert_eq!((&of_minion["ok"], &shown["failed"]), (&json!(false), &json!(1)));
     // An id of no job has returns of many.
     assert!(jobs.find_stored("nocache", 1 << 16).await.unwrap().is_none());
