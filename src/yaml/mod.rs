@@ -173,6 +173,11 @@ impl de::Error for Problem {
                 ))
                 .help("leave the key out for its default");
             }
+            // A key and its value, without the space between, may hold a secret.
+            de::Unexpected::Str(text) if expected == "a mapping" && text.contains(':') => {
+                return Problem::custom("invalid type: a text, expected a mapping")
+                    .help("write a space behind the `:` of a key");
+            }
             de::Unexpected::Seq => "a list".to_owned(),
             de::Unexpected::Map => "a mapping".to_owned(),
             other => other.to_string(),
@@ -1068,6 +1073,7 @@ mod tests {
             ("3", "invalid type: integer `3`, expected a mapping"),
             ("[a]", "invalid type: a list, expected a mapping"),
             ("{host: {a: 1}}", "invalid type: a mapping, expected a string"),
+            ("host:hunter2", "invalid type: a text, expected a mapping"),
             ("{host: a, names: b}", "invalid type: string \"b\", expected a list"),
         ] {
             assert_eq!(read(text).unwrap_err().message, message, "{text}");
