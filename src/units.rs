@@ -250,9 +250,9 @@ pub(crate) fn positive_or_none<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Span>, D::Error> {
     match Option::<Span>::deserialize(deserializer)? {
-        Some(span) if span.0.is_zero() => {
-            Err(de::Error::custom("a time of 0 is not possible here; leave the key out for ever"))
-        }
+        Some(span) if span.0.is_zero() => Err(de::Error::custom(
+            "a time of 0 is not possible here; leave the key out for no limit",
+        )),
         span => Ok(span),
     }
 }

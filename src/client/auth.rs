@@ -38,7 +38,10 @@ impl Auth {
     /// HTTP's basic authentication.
     fn basic(user: &str, password: Option<&Secret>) -> Result<Self, String> {
         if user.contains(':') {
-            return Err("a `user` cannot hold a `:`, which stands behind it in HTTP".to_owned());
+            return Err(
+                "a `user` cannot contain `:`, because HTTP puts one between user and password"
+                    .to_owned(),
+            );
         }
         let password = password.map_or("", Secret::expose);
         let encoded = STANDARD.encode(format!("{user}:{password}"));

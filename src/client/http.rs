@@ -12,8 +12,11 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -25,7 +28,7 @@ use reqwest::header::{
 use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode};
 use rustls::CertificateError;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::client::auth::Auth;
@@ -58,7 +61,7 @@ pub(crate) struct Client {
     inner: reqwest::Client,
     limit: Duration,
     /// Headers that say who we are.
-    auth: HeaderMap,
+    auth: Arc<HeaderMap>,
 }
 
 impl Client {
@@ -92,21 +95,31 @@ impl Client {
             .tcp_user_timeout(limit)
             .build()
             .map_err(|error| TlsError::Client(explained(&error).0))?;
-        Ok(Client { inner, limit, auth: auth.headers() })
+        Ok(Client { inner, limit, auth: Arc::new(auth.headers()) })
     }
 
-    /// Connects to the server of a URL and lets go again. Nothing is sent.
+    /// Connects to the server of a URL and lets go again. Nothing is sent. Each of its addresses
+    /// has a part of the time.
     pub(crate) async fn reach(&self, url: &reqwest::Url) -> io::Result<()> {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let port = url.port_or_known_default().unwrap_or_default();
         let limit = self.limit.min(CONNECT);
-        match timeout(limit, TcpStream::connect((host, port))).await {
-            Ok(connected) => connected.map(drop),
-            Err(_) => {
-                let late = format!("no connection within {limit:?}");
-                Err(io::Error::new(io::ErrorKind::TimedOut, late))
+        let late = || {
+            let late = format!("no connection within {limit:?}");
+            io::Error::new(io::ErrorKind::TimedOut, late)
+        };
+        let found = timeout(limit / 2, lookup_host((host, port))).await.map_err(|_| late())??;
+        let addresses: Vec<_> = found.collect();
+        let each = limit / 2 / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+        let mut failed = late();
+        for address in addresses {
+            match timeout(each, TcpStream::connect(address)).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => failed = error,
+                Err(_) => {}
             }
         }
+        Err(failed)
     }
 
     /// A request with `POST`.
@@ -159,11 +172,12 @@ impl Request<'_> {
     /// Sends it and waits for the answer, of any status.
     pub(crate) async fn send(self) -> Result<Answer, Error> {
         let (limit, reads_answer) = (self.client.limit, self.reads_answer);
-        let to = To {
+        let to = To(Arc::new(Sent {
             method: self.method.clone(),
-            origin: self.url.origin().ascii_serialization(),
-            secrets: secrets(&self.url, &[&self.headers, &self.client.auth]),
-        };
+            url: self.url.clone(),
+            headers: self.headers.clone(),
+            auth: Arc::clone(&self.client.auth),
+        }));
         let request = self.client.inner.request(self.method, self.url);
         let request = request.headers(self.headers).body(self.body);
         let response = match request.send().await {
@@ -323,16 +337,29 @@ fn date_of(text: &str) -> Option<Timestamp> {
 }
 
 /// The address of a request, as an error shows it: the path and all behind it may be secret.
-#[derive(Debug, Clone)]
-struct To {
+#[derive(Clone)]
+struct To(Arc<Sent>);
+
+/// All of a request but its body.
+struct Sent {
     method: Method,
-    origin: String,
-    /// Parts of the request that an answer may repeat and that are not shown.
-    secrets: Vec<String>,
+    url: reqwest::Url,
+    headers: HeaderMap,
+    /// The headers that say who we are.
+    auth: Arc<HeaderMap>,
+}
+
+impl fmt::Debug for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// A shorter text is no secret, and may stand anywhere.
 const SHORTEST: usize = 4;
+
+/// A shorter part of a URL is a word of its path, or a number.
+const SHORTEST_PART: usize = 8;
 
 /// Headers of a request that hold no secret.
 const OPEN: [HeaderName; 3] =
@@ -340,16 +367,26 @@ const OPEN: [HeaderName; 3] =
 
 /// The texts of a request that may be secret, the longest first: one may be a part of another.
 fn secrets(url: &reqwest::Url, headers: &[&HeaderMap]) -> Vec<String> {
-    let headers = headers.iter().flat_map(|headers| headers.iter());
-    let headers =
-        headers.filter(|(name, _)| !OPEN.contains(name) && !name.as_str().ends_with("user"));
-    let values = headers.filter_map(|(_, value)| value.to_str().ok());
-    // Of `Bearer TOKEN` a server may repeat the token alone.
-    let words = values.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or_default()]);
-    let texts = words.chain([url.path()]).chain(url.query());
+    let mut texts = vec![url.path().to_owned()];
+    texts.extend(url.query().map(str::to_owned));
+    let segments = url.path_segments().into_iter().flatten().map(str::to_owned);
+    let values = url.query_pairs().map(|(_, value)| value.into_owned());
+    texts.extend(segments.chain(values).filter(|part| part.len() >= SHORTEST_PART));
+    for (name, value) in headers.iter().flat_map(|headers| headers.iter()) {
+        if OPEN.contains(name) || name.as_str().ends_with("user") {
+            continue;
+        }
+        let value = String::from_utf8_lossy(value.as_bytes());
+        // Of `Bearer TOKEN` a server may repeat the token alone, of `Basic …` the password.
+        let word = value.rsplit(' ').next().unwrap_or_default();
+        let login = STANDARD.decode(word).ok().and_then(|login| String::from_utf8(login).ok());
+        let password = login.as_deref().and_then(|login| login.split_once(':'));
+        texts.extend(password.map(|(_, password)| password.to_owned()));
+        texts.extend([value.to_string(), word.to_owned()]);
+    }
     // Some writers of JSON put a backslash before a slash.
-    let mut texts: Vec<_> =
-        texts.flat_map(|text| [text.to_owned(), text.replace('/', "\\/")]).collect();
+    let escaped: Vec<_> = texts.iter().map(|text| text.replace('/', "\\/")).collect();
+    texts.extend(escaped);
     texts.retain(|text| text.len() >= SHORTEST);
     texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
     texts.dedup();
@@ -358,14 +395,15 @@ fn secrets(url: &reqwest::Url, headers: &[&HeaderMap]) -> Vec<String> {
 
 impl fmt::Display for To {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.origin)
+        write!(f, "{} {}", self.0.method, self.0.url.origin().ascii_serialization())
     }
 }
 
 impl To {
     /// A server's words without what we told it in confidence.
     fn hide(&self, said: String) -> String {
-        self.secrets.iter().fold(said, |said, secret| said.replace(secret, "***"))
+        let secrets = secrets(&self.0.url, &[&self.0.headers, &self.0.auth]);
+        secrets.iter().fold(said, |said, secret| said.replace(secret, "***"))
     }
 
     fn retry(self, cause: String) -> Error {
@@ -609,15 +647,18 @@ mod tests {
     #[tokio::test]
     async fn an_error_repeats_nothing_that_the_server_was_told_in_confidence() {
         let echo = |head: &str, _: &[u8]| {
-            let body = format!("no {} there, {}", head.replace('/', "\\/"), head);
+            let head = head.replace('/', "\\/") + head;
+            let body = format!("no hunter3-of-hooks, wrong hunter5-of-keys or hunter6, {head}");
             let length = body.len();
             format!("HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\n\r\n{body}")
         };
-        let auth: Auth = Node::parse("{token: hunter2}").unwrap().read().unwrap();
+        let auth = "{user: a, password: hunter6}";
+        let auth: Auth = Node::parse(auth).unwrap().read().unwrap();
         let client = Client::new(None, &auth, LIMIT).unwrap();
-        let url = url(&format!("{}/hooks/hunter3", server(echo).await));
+        let url = url(&format!("{}/hooks/hunter3-of-hooks", server(echo).await));
         let secret = HeaderValue::from_static("hunter4");
-        let request = client.post(&url).query("key", "hunter5").body("text/plain", Bytes::new());
+        let request =
+            client.post(&url).query("key", "hunter5-of-keys").body("text/plain", Bytes::new());
         let request = request.header(HeaderName::from_static("x-key"), secret);
         let error = request.send().await.unwrap().checked(usual).unwrap_err();
         let said = format!("{error} {:?}", error.source().map(ToString::to_string));

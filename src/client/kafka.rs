@@ -147,16 +147,17 @@ impl TryFrom<TlsSettings> for KafkaTls {
 }
 
 /// Settings of librdkafka by their own names, for those without a setting of saltern's.
-#[derive(Debug, Clone, Default, PartialEq, Eq, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema)]
 #[schemars(transparent)]
 pub(crate) struct Properties(BTreeMap<String, Scalar>);
 
 /// A value as YAML may write it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a text, a number, `true` or `false` belongs here")]
 enum Scalar {
     Bool(bool),
     Number(i64),
+    Float(f64),
     Text(String),
 }
 
@@ -165,6 +166,7 @@ impl std::fmt::Display for Scalar {
         match self {
             Scalar::Bool(value) => write!(f, "{value}"),
             Scalar::Number(value) => write!(f, "{value}"),
+            Scalar::Float(value) => write!(f, "{value}"),
             Scalar::Text(value) => f.write_str(value),
         }
     }

@@ -6,7 +6,7 @@ use schemars::{Schema, SchemaGenerator};
 
 use super::schema_of_type::keys_of_kind;
 use crate::client::LEFT_OUT;
-use crate::yaml::{Key, Node, Problem, listed, nearest};
+use crate::yaml::{Node, Problem, listed, nearest};
 
 /// The one key of an entry that names a kind, and what stands under it.
 pub(super) fn kind_of<'a>(
@@ -38,8 +38,7 @@ pub(super) fn kind_of<'a>(
                         listed(options)
                     ),
                 };
-                let problem = Problem::at(key.place, format!("unknown key `{}`", key.name));
-                problems.push(problem.help(help));
+                problems.push(Problem::of_unknown(key).help(help));
             }
             continue;
         };
@@ -68,18 +67,13 @@ pub(super) fn tell_keys_below(
 ) {
     let keys: LazyCell<Vec<String>, _> = LazyCell::new(|| keys_of_kind(schema));
     for (key, _) in entry.pairs().unwrap_or_default() {
-        if let Some(problem) = problems.iter_mut().find(|problem| is_unknown(key, problem))
+        if let Some(problem) = problems.iter_mut().find(|problem| problem.is_of_unknown(key))
             && keys.contains(&key.name)
         {
             let help = format!("`{}` belongs below `{kind}:`, not beside it", key.name);
             problem.help = Some(help);
         }
     }
-}
-
-/// True if the problem is that nobody knows this key.
-fn is_unknown(key: &Key, problem: &Problem) -> bool {
-    problem.place == Some(key.place) && problem.message == format!("unknown key `{}`", key.name)
 }
 
 /// Reads the settings below a kind. A key in it that belongs beside the kind is told so.
@@ -94,7 +88,7 @@ pub(super) fn read_kind<T>(
     let result = read(&node.or_defaults(), &mut found);
     for (key, _) in node.pairs().unwrap_or_default() {
         if options.contains(&key.name)
-            && let Some(problem) = found.iter_mut().find(|problem| is_unknown(key, problem))
+            && let Some(problem) = found.iter_mut().find(|problem| problem.is_of_unknown(key))
         {
             let help = format!("`{}` belongs beside `{kind}:`, not below it", key.name);
             problem.help = Some(help);

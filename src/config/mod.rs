@@ -698,7 +698,7 @@ sinks:
             (
                 "\n    clickhouse:\n      url: http://h\n      database: d\n      auth:\n        \
                  user: 'a:b'\n        password: hunter2",
-                "`auth`: a `user` cannot hold a `:`, which stands behind it in HTTP",
+                "`auth`: a `user` cannot contain `:`, because HTTP puts one between user and password",
             ),
             (
                 "{webhook: {url: 'http://h/', signature: {secret: hunter2, header: 'a b'}}}",
@@ -745,7 +745,7 @@ sinks:
             ),
             (
                 "{sqlite3: {database: /x, keep: 0}}",
-                "a time of 0 is not possible here; leave the key out for ever",
+                "a time of 0 is not possible here; leave the key out for no limit",
             ),
             (
                 "{clickhouse: {url: 'http://h', database: d, ttl: 36h}}",

@@ -14,7 +14,7 @@ pub(crate) enum Place {
     Url,
     /// The value of a header.
     Header,
-    /// A string of JSON, or of a language with such strings, between its quotes.
+    /// A string of JSON, or of a language with such strings, between its double quotes.
     Json,
     /// A value of a form (`application/x-www-form-urlencoded`).
     Form,
@@ -27,7 +27,7 @@ pub(crate) enum Place {
 /// Bytes of a value in a URL or header, at the most. Longer than any id of Salt's.
 const LONGEST: usize = 512;
 
-/// Parts of the names of types whose texts stand between quotes, and are escaped as in JSON.
+/// Parts of the names of types in which a text between double quotes is escaped as in JSON.
 const QUOTING: [&str; 4] = ["json", "yaml", "javascript", "graphql"];
 
 impl Place {

@@ -29,6 +29,9 @@ use crate::jobs::listing::{JobOutcome, JobSelection, PAGE};
 use crate::jobs::spool::{SpoolFile, Spooled};
 use crate::jobs::{Jobs, JobsError};
 
+/// The answer for a job that nobody knows.
+const NO_JOB: &str = "there is no such job\n";
+
 /// The time in which an answer has to be found: less than the commands wait for it.
 const LOOKING: Duration = Duration::from_secs(30);
 
@@ -56,8 +59,8 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
     let is_alone = jobs.stores().is_empty();
     let stored = async || show_stored(&site.questions, jobs.clone(), &jid).await;
     let mut found = None;
-    // Of a job that the job cache has forgotten the stores know more.
-    if !is_alone && jobs.has_forgotten(&jid) {
+    // The job cache may have forgotten such a job, and the stores know more of it.
+    if !is_alone && jobs.began_before_keep(&jid) {
         let stored = stored().await;
         if stored.status() == StatusCode::OK {
             return stored;
@@ -87,10 +90,11 @@ pub(super) async fn show(Extract(site): Extract<Site>, Path(jid): Path<String>) 
 /// Shows a job as the stores have it.
 async fn show_stored(questions: &Arc<Questions>, jobs: Jobs, jid: &str) -> Response {
     match jobs.find_stored(jid, PART).await {
-        Ok(job) => {
-            let show = move |_: &Waiting| job.map(|job| jobs.show_stored(job, PART)).transpose();
+        Ok(Some(job)) => {
+            let show = move |_: &Waiting| jobs.show_stored(job, PART).map(Some);
             answer(Arc::clone(questions), show).await
         }
+        Ok(None) => (StatusCode::NOT_FOUND, NO_JOB).into_response(),
         Err(error) => unavailable(&error),
     }
 }
@@ -113,7 +117,7 @@ async fn answer(
     match asked {
         Ok(Ok(Some(Spooled::Memory(bytes)))) => sent(bytes.len() as u64, bytes.into()),
         Ok(Ok(Some(Spooled::File(file)))) => sent(file.length(), parts_of(file)),
-        Ok(Ok(None)) => (StatusCode::NOT_FOUND, "there is no such job\n").into_response(),
+        Ok(Ok(None)) => (StatusCode::NOT_FOUND, NO_JOB).into_response(),
         Ok(Err(error)) => failed(&error),
         Err(error) => broken(&error),
     }

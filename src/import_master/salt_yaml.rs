@@ -92,7 +92,7 @@ pub(super) fn parse(text: &str, room: &mut Room) -> Result<Node, Refusal> {
 fn without_secrets(problem: Problem, text: &str) -> Problem {
     if problem.place.is_some_and(|place| hide::hides(text, place.line)) {
         let message = "this is not YAML as Salt reads it, in a line that holds a secret";
-        return Problem { message: message.to_owned(), ..problem };
+        return problem.saying(message);
     }
     problem
 }

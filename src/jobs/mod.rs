@@ -252,9 +252,9 @@ impl Jobs {
         *lock::read(&self.0.keep)
     }
 
-    /// True if a job is so old, by its id, that the cache has forgotten it. What it knows of such a
-    /// job was said later, and maybe by a forger.
-    pub(crate) fn has_forgotten(&self, jid: &str) -> bool {
+    /// True if a job began, by its id, longer ago than jobs are kept. The cache knows of it only if
+    /// something was said of it since then: a late return, or a forged one.
+    pub(crate) fn began_before_keep(&self, jid: &str) -> bool {
         let began = began::time_in(jid);
         began.zip(self.kept_for()).is_some_and(|(began, kept)| {
             let age = Timestamp::now().duration_since(began);

@@ -8,6 +8,7 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::contract::WriteError;
 use crate::client::auth::Auth;
@@ -69,10 +70,13 @@ impl ContentType {
 
     /// Fails if this text, made by a template for some values, is no body of this type.
     pub(super) fn takes(&self, example: &str) -> Result<(), String> {
-        if !self.written.to_str().is_ok_and(|kind| kind.to_lowercase().contains("json")) {
+        let written = self.written.to_str().unwrap_or_default().to_lowercase();
+        if !written.split(';').next().is_some_and(|kind| kind.contains("json")) {
             return Ok(());
         }
-        serde_json::from_str::<serde_json::Value>(example).map(drop).map_err(|error| {
+        // `jsonl` and `json-seq` are texts of JSON one after the other.
+        let texts = serde_json::Deserializer::from_str(example).into_iter::<IgnoredAny>();
+        texts.collect::<Result<Vec<_>, _>>().map(drop).map_err(|error| {
             let help = "a field within a text stands between quotes: \"{kind}\"";
             format!("`template` does not give JSON: {error}; {help}")
         })
@@ -134,7 +138,9 @@ impl Headers {
         let others = others.chain(signature.map(|signature| (signature.name(), "signature")));
         for (other, key) in others {
             if self.0.iter().any(|(name, _)| name == other) {
-                return Err(format!("the header `{other}` is that of `{key}` already"));
+                return Err(format!(
+                    "`{key}` sets the header `{other}` already; remove it from `headers`"
+                ));
             }
         }
         Ok(())

@@ -26,9 +26,10 @@
 //! `url` and `headers` are templates too if a request is one event's. A value of an event is
 //! escaped for its place. In the URL it is one segment of the path, or a value of the query. In a
 //! header its control characters are made visible. In a body it is escaped as `content_type` asks
-//! for (JSON, `x-www-form-urlencoded`, HTML and XML); in any other its control characters are made
-//! visible. In URLs and headers a value is cut at 512 bytes. A URL has `_` for a value that the
-//! event does not have; headers and bodies have nothing.
+//! for: JSON, and YAML, JavaScript and GraphQL between double quotes; `x-www-form-urlencoded`;
+//! HTML and XML. In any other its control characters are made visible. In URLs and headers a value
+//! is cut at 512 bytes. A URL has `_` for a value that the event does not have; headers and bodies
+//! have nothing.
 //!
 //! | field | is |
 //! |---|---|
@@ -39,7 +40,7 @@
 //! | `{kind}` | the event's kind, such as `job_return` |
 //! | `{tag}` | the event's tag |
 //! | `{master}` | the master's id |
-//! | `{date:%Y-%m-%d}` | the time at which saltern read the event, in UTC, as `strftime` writes it |
+//! | `{date:%Y-%m-%d}` | the time at which saltern read the event (UTC), as `strftime` has it |
 //!
 //! Each request has the header `Idempotency-Key`, the id of the event, batch or digest. It is the
 //! same when the request comes again.
@@ -71,8 +72,9 @@
 //! Values are cut at 512 bytes. An event is settled once it is in the digest's file,
 //! `STATE_DIR/digests/SINK.db`, which survives a stop and a crash. `retry.give_up_after` and
 //! `spill.max_age` are about the way into that file; a digest is sent until it is accepted.
-//! `saltern_sink_gathered_events` is the number of events that wait there. At a clean stop they are
-//! sent at once, if the receiver takes them, and else after the next start.
+//! `saltern_sink_gathered_events` is the number of events that wait there. At a clean stop,
+//! and when a reload changes the sink, they are sent at once if the receiver takes them, and else
+//! later.
 //!
 //! A sink sends at most `max_events` each `interval`: with the defaults 10 events a second. More
 //! pile up. Up to 10000 events and 16 MiB wait; the oldest are dropped then, and `dropped` of the
@@ -107,6 +109,7 @@ use tokio::time::Instant;
 
 use super::contract::{ConnectError, Context, Defaults, Once, Sink, WriteError};
 use super::envelope::{ContentType, Envelope, Headers, Verb};
+use super::http;
 use super::notify::digest::{DigestConfig, Digests};
 use super::one_by_one::OneByOne;
 use crate::client::auth::Auth;
@@ -247,6 +250,8 @@ pub(super) struct Webhook {
     digests: Option<Digests>,
     /// The time after which a write begins no further request.
     begins_for: Duration,
+    /// The receiver refuses our login, so nothing more is sent.
+    is_refused: bool,
 }
 
 struct Requests {
@@ -275,15 +280,7 @@ impl Sink for Webhook {
 
     fn check(config: &Config, limit: Duration) -> Vec<String> {
         let unused = config.tls.unused(config.envelope.url.is_https());
-        let is_late = config.timeout >= limit;
-        let late = is_late.then(|| {
-            let help = "write a shorter one, or a longer `retry.timeout`";
-            format!(
-                "a request can never take the whole `timeout`, because a write may take {limit:?} \
-                 (`retry.timeout`); {help}"
-            )
-        });
-        unused.into_iter().chain(late).collect()
+        unused.into_iter().chain(http::late(config.timeout, limit)).collect()
     }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
@@ -302,7 +299,7 @@ impl Sink for Webhook {
         // The last request still has time for its answer.
         let begins_for = context.limit.saturating_sub(config.timeout + Duration::from_secs(1));
         let requests = Requests { config: config.clone(), client };
-        Ok(Webhook { requests, digests, begins_for })
+        Ok(Webhook { requests, digests, begins_for, is_refused: false })
     }
 
     async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
@@ -330,18 +327,20 @@ impl Sink for Webhook {
         let place = self.requests.config.envelope.content_type.place;
         let Some(due) = blocking(|| digests.seal(place))? else { return Ok(()) };
         let sent = self.requests.send(&Values::none(), &due.key, due.body).await;
+        self.is_refused = matches!(sent, Err(WriteError::Fatal { .. }));
         blocking(|| digests.settle(sent))
     }
 
-    /// Sends what is gathered, since nothing says when there will be a next start.
+    /// Sends the gathered events. Nothing says when there will be a sink of this name again.
     async fn close(mut self) -> Result<(), WriteError> {
         if let Some(digests) = &mut self.digests {
             digests.hurry();
         }
         while self.due().is_some() {
-            if let Err(error) = self.tick().await {
+            let sent = if self.is_refused { Ok(()) } else { self.tick().await };
+            if self.is_refused || sent.is_err() {
                 self.digests.iter().for_each(Digests::say_left);
-                return Err(error);
+                return sent;
             }
         }
         Ok(())
@@ -422,11 +421,8 @@ mod tests {
             ("headers: {'a b': c}", "not the name of a header"),
             ("headers: {X-A: b, x-a: c}", "the header `x-a` is here twice"),
             ("headers: {idempotency-key: b}", "cannot be set here"),
-            (
-                "headers: {authorization: b}\nauth: {token: c}",
-                "the header `authorization` is that of",
-            ),
-            ("headers: {a: b}\nsignature: {secret: c, header: A}", "the header `a` is that of"),
+            ("headers: {authorization: b}\nauth: {token: c}", "`auth` sets the header"),
+            ("headers: {a: b}\nsignature: {secret: c, header: A}", "`signature` sets the header"),
             ("method: 'a b'", "not the name of a method"),
             ("content_type: \"a\\n\"", "the type of a body"),
             ("digest: {after: 1m}", "needs `body: digest`"),
@@ -468,13 +464,17 @@ mod tests {
 
     /// A receiver, and a sink that sends to it.
     async fn sink(more: &str) -> (std::sync::Arc<Receiver>, Webhook) {
+        sink_in(more, &context()).await
+    }
+
+    async fn sink_in(more: &str, context: &Context) -> (std::sync::Arc<Receiver>, Webhook) {
         let receiver = std::sync::Arc::new(Receiver::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(receive).with_state(receiver.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let config = read(&format!("url: 'http://{address}{more}")).unwrap();
-        (receiver, Webhook::connect(&config, &context()).await.unwrap())
+        (receiver, Webhook::connect(&config, context).await.unwrap())
     }
 
     fn events(minions: &[&str]) -> Batch {
@@ -537,6 +537,22 @@ mod tests {
             .map(|(_, headers, _)| headers["idempotency-key"].to_str().unwrap())
             .collect();
         assert_eq!(ids.len(), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_digest_whose_login_is_refused_is_not_sent_again_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = Context { state_dir: folder.path().into(), ..context() };
+        let more = "/a'\nbody: digest\ndigest: {after: 0s}";
+        for (status, left) in [(401, 1), (503, 0)] {
+            let (receiver, mut sink) = sink_in(more, &context).await;
+            *receiver.answers.lock().unwrap() = vec![("a", status), ("a", status)];
+            sink.write(&events(&[&status.to_string()])).await.unwrap();
+            sink.tick().await.unwrap_err();
+            // Whatever else was wrong may have passed by now.
+            assert_eq!(sink.close().await.is_ok(), status == 401);
+            assert_eq!(receiver.answers.lock().unwrap().len(), left, "{status}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

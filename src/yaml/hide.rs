@@ -124,9 +124,13 @@ impl Section {
         let indent = line.len() - content.len();
         let (name, value) = content.split_once(':').unwrap_or((content, content));
         let has_mapping = is_mapping(value);
+        let is_on_lines = !value.trim_start().starts_with('{');
         *self = match *self {
-            _ if indent == 0 && SECTIONS.contains(&name) && has_mapping => Section::Begun,
+            _ if indent == 0 && SECTIONS.contains(&name) && has_mapping && is_on_lines => {
+                Section::Begun
+            }
             _ if indent == 0 => Section::Other,
+            Section::Begun if content.starts_with('-') => Section::Other,
             Section::Begun => Section::Entries(indent),
             known => known,
         };
@@ -532,6 +536,8 @@ mod tests {
             ("sinks:\n  a:\n    file: x\n  tokens:\n    file: x", "    file: x"),
             ("sinks:\n  tokens:\n    password: x", "    password: *"),
             ("sinks:\n  token: x", "  token: *"),
+            ("sinks: {a: {b: {c: d,\n  auth: {e: x}}}}", "  auth: *** *****"),
+            ("sinks:\n  - auth: {e: x}", "  - auth: *** **"),
             ("sinks:\n  a:\n    tokens:\n      file: x", "      ***** *"),
             ("sinks:\nhttp:\n  tokens:\n    file: x", "    ***** *"),
             ("a:\n  webhook:\n    bdy: x", "    bdy: x"),

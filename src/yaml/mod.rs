@@ -53,17 +53,36 @@ pub struct Problem {
     pub message: String,
     /// Advice on what to do.
     pub(crate) help: Option<String>,
+    /// The kind of mistake.
+    mistake: Mistake,
+}
+
+/// A kind of mistake, as far as it matters for what else is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mistake {
+    /// A rule is broken, in words that quote no value.
+    Rule,
+    /// The message quotes a value, which has this type or that.
+    Value,
+    /// The message quotes a key or a word that is not known.
+    Unknown,
+    /// A key is missing, so the place is not that of the mistake.
+    Missing,
 }
 
 impl Problem {
     /// A problem at a place.
     pub(crate) fn at(place: Place, message: impl Into<String>) -> Self {
-        Problem { place: Some(place), message: message.into(), help: None }
+        Problem { place: Some(place), ..Problem::unplaced(message) }
     }
 
     /// A problem with the whole.
     pub(crate) fn unplaced(message: impl Into<String>) -> Self {
-        Problem { place: None, message: message.into(), help: None }
+        Problem { place: None, message: message.into(), help: None, mistake: Mistake::Rule }
+    }
+
+    fn of(mistake: Mistake, message: impl Into<String>) -> Self {
+        Problem { mistake, ..Problem::unplaced(message) }
     }
 
     /// The same problem with advice.
@@ -72,22 +91,21 @@ impl Problem {
         Problem { help: Some(help.into()), ..self }
     }
 
-    /// True if the message is serde's own and quotes a key or a value.
-    fn quotes(&self) -> bool {
-        const BEGINS: [&str; 6] = [
-            "invalid type: ",
-            "invalid value: ",
-            "invalid length ",
-            "unknown key ",
-            "unknown value ",
-            "duplicate field ",
-        ];
-        BEGINS.iter().any(|begin| self.message.starts_with(begin))
+    /// The same problem in other words.
+    #[must_use]
+    pub(crate) fn saying(self, message: impl Into<String>) -> Self {
+        Problem { message: message.into(), ..self }
     }
 
-    /// True if it is about a key that is not there, and so the place is not that of the mistake.
-    fn is_missing(&self) -> bool {
-        self.message.starts_with("the key `") && self.message.ends_with("` is missing")
+    /// Nobody knows this key.
+    pub(crate) fn of_unknown(key: &Key) -> Self {
+        let problem = Problem::of(Mistake::Unknown, unknown_key(&key.name));
+        Problem { place: Some(key.place), ..problem }
+    }
+
+    /// True if nobody knows this key.
+    pub(crate) fn is_of_unknown(&self, key: &Key) -> bool {
+        self.mistake == Mistake::Unknown && self.place == Some(key.place)
     }
 
     fn located(self, place: Place) -> Self {
@@ -144,7 +162,7 @@ impl de::Error for Problem {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let problem = Problem::custom(format_args!("unknown key `{field}`"));
+        let problem = Problem::of(Mistake::Unknown, unknown_key(field));
         // Kinds that have a block for who we are.
         if ["user", "password", "token"].contains(&field) && expected.contains(&"auth") {
             return problem.help(format!("write `{field}` below `auth`"));
@@ -153,40 +171,72 @@ impl de::Error for Problem {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        let problem = Problem::custom(format_args!("unknown value `{variant}`"));
+        let problem = Problem::of(Mistake::Unknown, format!("unknown value `{variant}`"));
         problem.help(suggest(variant, expected))
     }
 
+    fn duplicate_field(field: &'static str) -> Self {
+        Problem::of(Mistake::Unknown, format!("the key `{field}` is here twice"))
+    }
+
+    fn invalid_length(length: usize, expected: &dyn de::Expected) -> Self {
+        let expected = in_words(expected);
+        Problem::of(Mistake::Value, format!("invalid length {length}, expected {expected}"))
+    }
+
+    fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let expected = in_words(expected);
+        Problem::of(Mistake::Value, format!("invalid value: {unexpected}, expected {expected}"))
+    }
+
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        let expected = expected.to_string();
-        // Serde speaks of Rust's types.
-        let expected = match expected.as_str() {
-            "a map" => "a mapping",
-            "a sequence" => "a list",
-            name if name.starts_with("struct ") => "a mapping",
-            other => other,
-        };
+        let expected = in_words(expected);
         let unexpected = match unexpected {
             de::Unexpected::Unit => {
-                return Problem::custom(format_args!(
-                    "there is no value here, expected {expected}"
-                ))
-                .help("leave the key out for its default");
+                let message = format!("there is no value here, expected {expected}");
+                return Problem::of(Mistake::Value, message)
+                    .help("leave the key out for its default");
             }
-            // A key and its value, without the space between, may hold a secret.
-            de::Unexpected::Str(text) if expected == "a mapping" && text.contains(':') => {
-                return Problem::custom("invalid type: a text, expected a mapping")
-                    .help("write a space behind the `:` of a key");
+            // A key and its value, written together, may hold a secret.
+            de::Unexpected::Str(text) if expected == "a mapping" => {
+                let message = "invalid type: a text, expected a mapping";
+                let problem = Problem::of(Mistake::Value, message);
+                return match text.contains(':') {
+                    true => problem.help("write a space behind the `:` of a key"),
+                    false => problem,
+                };
             }
             de::Unexpected::Seq => "a list".to_owned(),
             de::Unexpected::Map => "a mapping".to_owned(),
             other => other.to_string(),
         };
-        Problem::custom(format_args!("invalid type: {unexpected}, expected {expected}"))
+        Problem::of(Mistake::Value, format!("invalid type: {unexpected}, expected {expected}"))
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Problem::custom(format_args!("the key `{field}` is missing"))
+        Problem::of(Mistake::Missing, format!("the key `{field}` is missing"))
+    }
+}
+
+fn unknown_key(name: &str) -> String {
+    format!("unknown key `{name}`")
+}
+
+/// Serde's words for an expected type, in those of YAML.
+fn in_words(expected: &dyn de::Expected) -> String {
+    let expected = expected.to_string();
+    let up_to = |most: u64| format!("a whole number from 0 to {most}");
+    match expected.as_str() {
+        "a map" => "a mapping".to_owned(),
+        name if name.starts_with("struct ") => "a mapping".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "u16" => up_to(u64::from(u16::MAX)),
+        "u32" => up_to(u64::from(u32::MAX)),
+        "u64" | "usize" => up_to(u64::MAX),
+        "i64" => "a whole number".to_owned(),
+        "f64" => "a number".to_owned(),
+        _ => expected,
     }
 }
 
@@ -367,9 +417,9 @@ impl Node {
             };
             // A key that is missing now may be one that was left out before, and a rule about a
             // mapping is broken without it.
-            let is_missing = problem.is_missing();
+            let is_missing = problem.mistake == Mistake::Missing;
             let place = problem.place;
-            let is_rule = !problem.quotes()
+            let is_rule = problem.mistake == Mistake::Rule
                 && place.is_some_and(|place| {
                     noted.iter().any(|other| self.has_in_mapping_at(place, other.place))
                 });
@@ -432,15 +482,13 @@ impl Node {
         self.find_secrets_of_root(&mut secrets);
         let here = secrets.iter().filter(|secret| Some(secret.place) == problem.place);
         let here: Vec<_> = here.collect();
-        let is_hidden = match problem.quotes() {
-            true => !here.is_empty(),
-            false => here.iter().any(|secret| secret.is_scalar),
+        let is_hidden = match problem.mistake {
+            Mistake::Value | Mistake::Unknown => !here.is_empty(),
+            Mistake::Rule | Mistake::Missing => here.iter().any(|secret| secret.is_scalar),
         };
         if is_hidden {
-            let expected = problem.message.rfind(", expected ").filter(|_| {
-                let begins = ["invalid type: ", "invalid value: "];
-                begins.iter().any(|begin| problem.message.starts_with(begin))
-            });
+            let is_of_value = problem.mistake == Mistake::Value;
+            let expected = problem.message.rfind(", expected ").filter(|_| is_of_value);
             let expected = expected.and_then(|at| problem.message.get(at..)).unwrap_or_default();
             problem.message = format!(
                 "this value is wrong{expected}; it is not shown, because it may be a secret"
@@ -654,8 +702,8 @@ fn not_yaml(error: &serde_saphyr::Error, text: &str) -> Problem {
     let place = error.location().map(Place::from);
     let problem = |message: String, help: Option<&str>| Problem {
         place,
-        message,
         help: help.map(str::to_owned),
+        ..Problem::unplaced(message)
     };
     if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error.without_snippet() {
         // A key may be a secret too; the line is shown without one.
@@ -678,7 +726,7 @@ fn not_yaml(error: &serde_saphyr::Error, text: &str) -> Problem {
     // The parser's message may quote a part of the line.
     if place.is_some_and(|place| hide::hides(text, place.line)) {
         let message = "this is not YAML, in a line that holds a secret".to_owned();
-        let help = "a value with one of :#&*!|>%@`{}[] in it stands between quotes";
+        let help = "put quotes around a value that contains one of :#&*!|>%@`{}[]";
         return problem(message, Some(help));
     }
     problem(format!("this is not YAML: {message}"), None)
@@ -1015,19 +1063,20 @@ mod tests {
         for text in ["auth: {user: hunter2, token: hunter3}", "auth:\n  user: hunter2\n  token: x"]
         {
             let root = Node::parse(text).unwrap();
-            let hidden = |place, message: &str| {
-                let mut problem = Problem { place: Some(place), ..de::Error::custom(message) };
+            let hidden_of = |place, problem: Problem| {
+                let mut problem = problem.located(place);
                 root.hide_secrets(&mut problem);
                 problem.message
             };
+            let hidden = |place, message: &str| hidden_of(place, de::Error::custom(message));
             let block = root.place_of(&["auth"]);
             let rule = "write one of {user, password} and {token}";
             assert_eq!(hidden(block, rule), format!("`auth`: {rule}"), "{text}");
             assert_eq!(hidden(block, "not `hunter2`"), "`auth`: not `***`", "{text}");
-            let wrong = "unknown key `hunter4`";
-            assert!(!hidden(block, wrong).contains("hunter4"), "{text}");
-            let wrong = "invalid type: integer `4711`, expected a mapping";
-            let said = hidden(block, wrong);
+            let wrong = de::Error::unknown_field("hunter4", &[]);
+            assert!(!hidden_of(block, wrong).contains("hunter4"), "{text}");
+            let wrong = de::Error::invalid_type(de::Unexpected::Unsigned(4711), &"a map");
+            let said = hidden_of(block, wrong);
             assert!(said.contains("expected a mapping") && !said.contains("4711"), "{said}");
             let user = root.place_of(&["auth", "user"]);
             assert!(!hidden(user, "`4711` is no user").contains("4711"), "{text}");
@@ -1074,6 +1123,7 @@ mod tests {
             ("[a]", "invalid type: a list, expected a mapping"),
             ("{host: {a: 1}}", "invalid type: a mapping, expected a string"),
             ("host:hunter2", "invalid type: a text, expected a mapping"),
+            ("host=hunter2", "invalid type: a text, expected a mapping"),
             ("{host: a, names: b}", "invalid type: string \"b\", expected a list"),
         ] {
             assert_eq!(read(text).unwrap_err().message, message, "{text}");
@@ -1108,7 +1158,7 @@ mod tests {
                 "token: @a",
                 1,
                 "this is not YAML, in a line that holds a secret",
-                "a value with one of :#&*!|>%@`{}[] in it stands between quotes",
+                "put quotes around a value that contains one of :#&*!|>%@`{}[]",
             ),
         ] {
             let problem = Node::parse(text).unwrap_err();
@@ -1152,8 +1202,16 @@ mod tests {
     fn errors_point_at_the_value() {
         for (text, place, message) in [
             ("host: a\nprot: 1", (2, 1), "unknown key `prot`"),
-            ("host: a\nport: many", (2, 7), "invalid type: string \"many\", expected u16"),
-            ("host: a\nport: 70000", (2, 7), "invalid value: integer `70000`, expected u16"),
+            (
+                "host: a\nport: many",
+                (2, 7),
+                "invalid type: string \"many\", expected a whole number from 0 to 65535",
+            ),
+            (
+                "host: a\nport: 70000",
+                (2, 7),
+                "invalid value: integer `70000`, expected a whole number from 0 to 65535",
+            ),
             (
                 "host: a\nnames:\n  - x\n  - 3",
                 (4, 5),

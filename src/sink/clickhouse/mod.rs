@@ -74,6 +74,7 @@ use crate::event::batch::{Batch, BatchLimits};
 use crate::sink::contract::{
     ConnectError, Context, Defaults, Migrated, Once, Sink, TableWish, WriteError,
 };
+use crate::sink::http;
 use crate::sync::blocking;
 use crate::units::{ByteSize, Secret, Span};
 
@@ -310,8 +311,9 @@ impl Sink for ClickHouse {
         Some(schema::script(&features, &options))
     }
 
-    fn check(config: &Config, _limit: Duration) -> Vec<String> {
-        config.tls.unused(config.url.any_https()).into_iter().collect()
+    fn check(config: &Config, limit: Duration) -> Vec<String> {
+        let unused = config.tls.unused(config.url.any_https());
+        unused.into_iter().chain(http::late(config.timeout.0, limit)).collect()
     }
 
     async fn migrate(

@@ -22,6 +22,7 @@ use super::message::{DigestText, Message, Note};
 use crate::error::chain;
 use crate::event::batch::Batch;
 use crate::event::escape::Place;
+use crate::files::state_file;
 use crate::observe::metrics::{self, Level, Tally};
 use crate::sink::contract::{Cause, ConnectError, Context, WriteError};
 use crate::units::Span;
@@ -244,7 +245,7 @@ impl Digests {
             change.say(dropped, sealed)?;
             Ok((dropped, over))
         });
-        let (dropped, over) = changed.map_err(|error| WriteError::retry(GATHERING, error))?;
+        let (dropped, over) = changed.map_err(|error| not_kept(GATHERING, error))?;
         (self.waiting, self.dropped) = (waiting, dropped);
         self.waiting_now.set_count(self.waiting.len());
         self.tell_dropped(over, "too many events wait for a digest");
@@ -256,7 +257,12 @@ impl Digests {
             return;
         }
         self.dropped_in_all.add(events as u64);
-        warn!(sink = self.sink, events, error = why, "events are dropped; the next digest says so");
+        warn!(
+            sink = self.sink,
+            events,
+            error = why,
+            "events are dropped from those that wait for a digest"
+        );
     }
 
     /// The time to send a digest, if events wait.
@@ -280,7 +286,7 @@ impl Digests {
         if self.is_accepted {
             return self.sent().map(|()| None);
         }
-        let failed = |error| WriteError::retry("making a digest", error);
+        let failed = |error| not_kept("making a digest", error);
         let Some(file) = &mut self.file else { return Ok(None) };
         let sealed = match &self.sealed {
             Some(sealed) => sealed.clone(),
@@ -312,11 +318,11 @@ impl Digests {
         }
     }
 
-    /// The sealed digest was accepted. This process does not send it again, also if the file cannot
-    /// take that for now.
+    /// The sealed digest was accepted. It is not sent again over this connection, also if the file
+    /// cannot take that for now.
     fn sent(&mut self) -> Result<(), WriteError> {
         self.is_accepted = true;
-        let failed = |error| WriteError::retry("noting that a digest was sent", error);
+        let failed = |error| not_kept("noting that a digest was sent", error);
         let (Some(sealed), Some(file)) = (&self.sealed, &mut self.file) else { return Ok(()) };
         let (last, now, dropped) = (sealed.last, self.clock.now(), self.dropped);
         let changed = file.change(|change| {
@@ -333,7 +339,7 @@ impl Digests {
 
     /// The sealed digest will never be accepted. The next is half of it; an event alone is dropped.
     fn refused(&mut self, why: &str) -> Result<(), WriteError> {
-        let failed = |error| WriteError::retry("noting that a digest was refused", error);
+        let failed = |error| not_kept("noting that a digest was refused", error);
         let (Some(sealed), Some(file)) = (&self.sealed, &mut self.file) else { return Ok(()) };
         let (last, counted) = (sealed.last, sealed.counted);
         let events = self.waiting.partition_point(|one| one.place <= last);
@@ -382,25 +388,25 @@ impl Digests {
     /// Tells of events that still wait when the sink ends.
     pub(crate) fn say_left(&self) {
         let (events, file) = (self.waiting.len(), self.path.display());
-        warn!(sink = self.sink, events, %file, "events wait for a digest until the next start");
+        warn!(sink = self.sink, events, %file, "events still wait for a digest; they stay in its file");
     }
 
     /// Tells of events that the sink gathered when it still sent digests.
     pub(crate) fn say_left_behind(context: &Context) {
         let path = path_of(context);
-        if path.symlink_metadata().is_err() {
+        let is_file = path.symlink_metadata().is_ok_and(|found| found.is_file());
+        if !is_file || context.writer > 0 {
             return;
         }
         let (sink, file) = (&context.name, path.display());
-        match File::open(&path) {
-            Ok((_, found)) if found.waiting.is_empty() => {}
-            Ok((_, found)) => {
-                let events = found.waiting.len();
-                let help = "a sink of this name with `body: digest` sends them";
+        match File::count(&path) {
+            Ok(0) => {}
+            Ok(events) => {
+                let help = "`body: digest` sends them; or remove the file";
                 warn!(sink, events, %file, help, "events wait for a digest, which is never sent");
             }
-            Err(cause) => {
-                let error = chain(cause.as_ref());
+            Err(error) => {
+                let error = chain(&error);
                 warn!(sink, %file, error, "cannot see whether events wait for a digest");
             }
         }
@@ -427,6 +433,14 @@ fn over(waiting: &VecDeque<Waiting>, last_sealed: i64, bounds: Bounds) -> usize 
 fn key(sink: &str, now: i64, last: i64) -> String {
     let text = format!("{sink} {now} {last} {}", fastrand::u64(..));
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+}
+
+/// The failure of the file. A damaged one is put aside when it is opened anew.
+fn not_kept(doing: &str, error: rusqlite::Error) -> WriteError {
+    match state_file::is_damaged(&error) {
+        true => WriteError::reconnect(doing, error),
+        false => WriteError::retry(doing, error),
+    }
 }
 
 fn cannot_open(path: &Path, cause: Cause) -> ConnectError {
@@ -491,6 +505,18 @@ mod tests {
         other.execute_batch("ROLLBACK").unwrap();
         assert_eq!(sealed(&mut digests), None);
         assert!(digests.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_file_is_opened_anew_and_a_full_one_is_not() {
+        for (code, label) in [
+            (rusqlite::ffi::SQLITE_CORRUPT, "reconnect"),
+            (rusqlite::ffi::SQLITE_NOTADB, "reconnect"),
+            (rusqlite::ffi::SQLITE_FULL, "retry"),
+        ] {
+            let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            assert_eq!(not_kept("", error).label(), label);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -296,7 +296,7 @@ impl RequestHandler {
 
     /// Puts a question to the store that it names, if any, then to the job cache, then to the
     /// stores behind that. The first that knows anything answers. The stores come before the job
-    /// cache for a job that it has forgotten, because they know more.
+    /// cache for a job that it may have forgotten, because they know more.
     async fn answer(
         &self,
         question: Question,
@@ -322,8 +322,8 @@ impl RequestHandler {
         let in_turn =
             async || stores.ask_in_turn(until, answer).await.map_err(|e| later(&chain(&e)));
         let jid = question.job().unwrap_or_default();
-        let is_forgotten = self.sender.jobs.has_forgotten(jid);
-        if is_forgotten {
+        let is_old = self.sender.jobs.began_before_keep(jid);
+        if is_old {
             match in_turn().await {
                 Ok(Some(found)) => return found_in(found, Some(place)),
                 Ok(None) => {}
@@ -345,7 +345,7 @@ impl RequestHandler {
             Ok(None) => {}
             Err(error) => _ = failure.get_or_insert(error),
         }
-        if !is_forgotten {
+        if !is_old {
             match in_turn().await {
                 Ok(Some(found)) => return found_in(found, place),
                 Ok(None) => {}
