@@ -19,12 +19,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::client::backoff::Backoff;
 use crate::codec::json::JsonLosses;
+use crate::delivery::ahead::{Ahead, Next, Prepared};
 use crate::delivery::breaker::{Breaker, Permit};
 use crate::delivery::dead_letter::DeadLetters;
 use crate::delivery::deaths::{Deaths, Verdict};
@@ -39,6 +40,7 @@ use crate::sync::bell::Sender;
 use crate::sync::blocking;
 use crate::sync::lock;
 
+mod ahead;
 pub(crate) mod breaker;
 pub mod dead_letter;
 pub(crate) mod deaths;
@@ -87,20 +89,19 @@ pub(crate) struct Writer {
 
 /// Delivers batches until there are no more, the writer is stopped, or the configuration turns out
 /// to be wrong.
-pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
-    let stop = writer.stop.clone();
-    let mut delivery = Delivery::<S>::new(config, &writer.context, &writer.shared);
+pub(crate) async fn drive<S: Sink>(config: &S::Config, writer: Writer) {
+    let Writer { context, batches, settled, shared, stop } = writer;
+    let mut delivery = Delivery::<S>::new(config, &context, &shared, batches);
     let delivering = async {
         // It connects before the first batch, so that tables are made and mistakes show.
-        while delivery.sink.is_none() && writer.batches.is_empty() {
-            if writer.batches.is_closed() || !delivery.connect().await {
+        while delivery.sink.is_none() && delivery.ahead.is_empty() {
+            if delivery.ahead.is_closed() || !delivery.connect().await {
                 return;
             }
         }
-        let parked = &writer.shared.parked;
         loop {
-            let next = next(&mut writer.batches, delivery.due());
-            let batch = match parked.run_until_cancelled(next).await {
+            let due = delivery.due();
+            let batch = match shared.parked.run_until_cancelled(delivery.ahead.next(due)).await {
                 Some(Next::Batch(batch)) => batch,
                 Some(Next::Due) if delivery.tick().await => continue,
                 Some(Next::Due | Next::End) | None => return,
@@ -109,12 +110,12 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
             if !delivery.deliver(batch).await {
                 return;
             }
-            let settled = Settled { writer: writer.context.writer, first };
             // Fails only when the spooler is gone, and then nobody waits for it.
-            let _ = writer.settled.try_send(settled);
+            let _ = settled.try_send(Settled { writer: context.writer, first });
         }
     };
     let finished = stop.run_until_cancelled(delivering).await.is_some();
+    delivery.ahead.forget().await;
     if !finished {
         delivery.disconnect().await;
     }
@@ -123,37 +124,10 @@ pub(crate) async fn drive<S: Sink>(config: &S::Config, mut writer: Writer) {
         match stop.run_until_cancelled(closing.as_mut()).await {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                warn!(sink = writer.context.name, error = error.chain(), "closing failed");
+                warn!(sink = context.name, error = error.chain(), "closing failed");
             }
             None => delivery.release(closing).await,
         }
-    }
-}
-
-/// The next thing that a writer does.
-enum Next {
-    /// It delivers this.
-    Batch(Batch),
-    /// It calls the sink's `tick`.
-    Due,
-    /// There are no more batches.
-    End,
-}
-
-/// Waits for a batch, or until `due`. A due `tick` goes first, so that no stream of batches holds
-/// it up.
-async fn next(batches: &mut mpsc::Receiver<Batch>, due: Option<Instant>) -> Next {
-    let is_due = async {
-        match due {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    };
-    // Receiving takes a batch only if it ends first.
-    tokio::select! {
-        biased;
-        () = is_due => Next::Due,
-        batch = batches.recv() => batch.map_or(Next::End, Next::Batch),
     }
 }
 
@@ -183,6 +157,9 @@ struct Delivery<'a, S: Sink> {
     shared: &'a Shared,
     backoff: Backoff,
     sink: Option<S>,
+    ahead: Ahead<S::Prepared>,
+    /// The form of the batch that is tried next, if it was made ahead.
+    prepared: Option<Prepared<S::Prepared>>,
     /// The time of the next `tick`, if the last one failed or lost its connection.
     late_until: Option<Instant>,
     /// The batch at which the last write panicked, and how often in a row.
@@ -201,7 +178,12 @@ const PANICS: u32 = 3;
 const HANGING: usize = 4;
 
 impl<'a, S: Sink> Delivery<'a, S> {
-    fn new(config: &'a S::Config, context: &'a Context, shared: &'a Shared) -> Self {
+    fn new(
+        config: &'a S::Config,
+        context: &'a Context,
+        shared: &'a Shared,
+        batches: mpsc::Receiver<Batch>,
+    ) -> Self {
         let RetryConfig { initial, max, .. } = shared.retry;
         let backoff = Backoff::new(initial.0, max.0);
         Delivery {
@@ -210,6 +192,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
             shared,
             backoff,
             sink: None,
+            ahead: Ahead::new(batches),
+            prepared: None,
             late_until: None,
             panicked: None,
             hanging: JoinSet::new(),
@@ -241,6 +225,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let give_up = || give_up_after.map(|span| Instant::now() + span.0);
         let mut give_up_at = give_up();
         let whole = batch.id();
+        self.prepared = self.ahead.prepared().await;
         let mut left = vec![batch];
         let mut dead = Vec::new();
         let mut attempts = 0;
@@ -250,6 +235,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
             match self.watched(&batch).map_or(Verdict::Try, verdict) {
                 Verdict::Try => {}
                 Verdict::Cut => {
+                    self.prepared = None;
                     left.extend(deaths::parts(batch).into_iter().rev());
                     continue;
                 }
@@ -263,7 +249,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 limit.wait_for(batch.len()).await;
             }
             attempts += 1;
-            match self.connect_and_attempt(&batch).await {
+            let tried = self.connect_and_attempt(&batch).await;
+            let is_settled = matches!(tried, Ok(()) | Err(Failure::Partly { again: None, .. }));
+            if !is_settled {
+                self.prepared = None;
+                self.ahead.forget().await;
+            }
+            match tried {
                 Ok(()) => self.stored(&batch, &BTreeSet::new()),
                 Err(Failure::Later(reason)) => {
                     if give_up_at.is_some_and(|at| at <= Instant::now()) {
@@ -461,7 +453,13 @@ impl<'a, S: Sink> Delivery<'a, S> {
         };
         let done = match work {
             Work::Connect => return Ok(()),
-            Work::Write(batch) => AssertUnwindSafe(sink.write(batch)).catch_unwind().await,
+            Work::Write(batch) => {
+                let is_careful = self.shared.deaths.as_deref().is_some_and(Deaths::must_isolate);
+                let preparer = if is_careful { None } else { sink.preparer() };
+                let (form, _permit) = self.prepared.take().map(|p| (p.form, p.permit)).unzip();
+                let writing = AssertUnwindSafe(sink.write(batch, form)).catch_unwind();
+                self.ahead.beside(writing, preparer).await
+            }
             Work::Tick => AssertUnwindSafe(sink.tick()).catch_unwind().await,
         };
         let result = match done {
@@ -803,6 +801,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
     use schemars::JsonSchema;
     use serde::Deserialize;
+    use tokio::time::sleep_until;
 
     use super::*;
     use crate::delivery::dead_letter::LetterSelection;
@@ -813,6 +812,11 @@ pub(crate) mod tests {
     use crate::sink::testing::context;
     use crate::sync::bell::{Bell, Receiver, channel};
     use crate::units::{ByteSize, Span};
+
+    /// No batches, for a driver that is handed its batch.
+    fn none() -> mpsc::Receiver<Batch> {
+        mpsc::channel(1).1
+    }
 
     /// The answer of a store to one connect or write.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -879,6 +883,7 @@ pub(crate) mod tests {
             Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
         const ONCE: Once = Once::No;
         type Config = Unconfigurable<Store>;
+        type Prepared = ();
 
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             let answer = config.0.lock().unwrap().connects.pop_front();
@@ -887,7 +892,7 @@ pub(crate) mod tests {
             Ok(Scripted(Arc::clone(&config.0)))
         }
 
-        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
             let tags: Vec<_> = batch.events().map(Event::tag).collect();
             self.0.lock().unwrap().log.push(format!("write {}", tags.join(" ")));
             let answer = self.0.lock().unwrap().writes.pop_front();
@@ -1085,7 +1090,7 @@ pub(crate) mod tests {
         let context = context();
         let writes = [Answer::Refused, Answer::Gone].into();
         let store = Unconfigurable(Arc::new(Mutex::new(Store { writes, ..Store::default() })));
-        let mut delivery = Delivery::<Scripted>::new(&store, &context, &shared);
+        let mut delivery = Delivery::<Scripted>::new(&store, &context, &shared, none());
         for tag in ["refused", "given up"] {
             assert!(delivery.deliver(batch(0, &[tag])).await);
         }
@@ -1226,7 +1231,7 @@ pub(crate) mod tests {
     ) -> bool {
         let shared =
             Shared { deaths, dead_letters: Some(letters), ..shared(RetryConfig::default()) };
-        Delivery::<S>::new(config, &context(), &shared).deliver(batch).await
+        Delivery::<S>::new(config, &context(), &shared, none()).deliver(batch).await
     }
 
     /// Waits like `until`, by the clock on the wall.
@@ -1263,7 +1268,7 @@ pub(crate) mod tests {
         let store = Arc::new(Mutex::new(store));
         let (shared, config) = (isolating_shared(deaths), Unconfigurable(Arc::clone(&store)));
         let task = async move {
-            Delivery::<Scripted>::new(&config, &context(), &shared).deliver(batch).await
+            Delivery::<Scripted>::new(&config, &context(), &shared, none()).deliver(batch).await
         };
         (tokio::spawn(task), store)
     }
@@ -1353,12 +1358,13 @@ pub(crate) mod tests {
             Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
         const ONCE: Once = Once::No;
         type Config = Unconfigurable<Choices>;
+        type Prepared = ();
 
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             Ok(Choosy(Arc::clone(&config.0)))
         }
 
-        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
             let mut choices = self.0.lock().unwrap();
             let tags: Vec<_> = batch.events().map(|event| event.tag().to_owned()).collect();
             choices.tried.push((batch.id(), tags.clone()));
@@ -1492,13 +1498,14 @@ pub(crate) mod tests {
             Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
         const ONCE: Once = Once::No;
         type Config = Unconfigurable<Gathered>;
+        type Prepared = ();
 
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             config.0.lock().unwrap().note("connect");
             Ok(Gathering(Arc::clone(&config.0)))
         }
 
-        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
             let mut gathered = self.0.lock().unwrap();
             gathered.waiting.extend(batch.events().map(|event| event.tag().to_owned()));
             gathered.since.get_or_insert_with(Instant::now);

@@ -26,9 +26,14 @@ static FREE: Semaphore = Semaphore::const_new(TOGETHER / KIB);
 /// The right to hold a batch's long JSON.
 pub(crate) type LongJsonPermit = SemaphorePermit<'static>;
 
+/// Some event of the batch may have long JSON. This is quick, and errs on the safe side.
+pub(crate) fn may_need_permit(batch: &Batch) -> bool {
+    !batch.events().all(Event::is_surely_short)
+}
+
 /// Waits until the long JSON of a batch may be made; `None` at once if it has none.
 pub(crate) async fn permit(batch: &Batch) -> Option<LongJsonPermit> {
-    if batch.events().all(Event::is_surely_short) {
+    if !may_need_permit(batch) {
         return None;
     }
     let bytes: usize = blocking(|| batch.events().filter_map(Event::long).sum());

@@ -41,12 +41,13 @@ impl Sink for Blackhole {
     const ONCE: Once = Once::NothingKept;
     const STREAMS: bool = true;
     type Config = Config;
+    type Prepared = ();
 
     async fn connect(_config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         Ok(Blackhole)
     }
 
-    async fn write(&mut self, _batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, _batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         Ok(())
     }
 

@@ -66,6 +66,8 @@ pub(crate) trait Sink: Sized + Send + 'static {
     const KEEPS_JOBS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+    /// The form of a batch that is made ahead ([`Sink::preparer`]); `()` for a kind that makes none.
+    type Prepared: Send + 'static;
 
     /// Connects to the store and prepares it. Tried again, with back-off, until it succeeds.
     fn connect(
@@ -75,8 +77,24 @@ pub(crate) trait Sink: Sized + Send + 'static {
 
     /// Writes a batch; returns when every event of it is settled. After an error the same batch
     /// comes again, so the store should recognise events that it has, by [`Batch::id`] or by their
-    /// own ids, if it can.
-    fn write(&mut self, batch: &Batch) -> impl Future<Output = Result<(), WriteError>> + Send;
+    /// own ids, if it can. `prepared` is the batch's form if it was made ahead; else the write makes
+    /// it.
+    fn write(
+        &mut self,
+        batch: &Batch,
+        prepared: Option<Self::Prepared>,
+    ) -> impl Future<Output = Result<(), WriteError>> + Send;
+
+    /// The work that makes the form of the next batch while one is being written: the part of a
+    /// write that needs the processor and no answer. It is asked for before each write, and gets a
+    /// thread on which it may block. `None` for a kind, or for now: nothing is made ahead.
+    ///
+    /// A form may come to nothing: it is dropped if the batch before it fails. It may have begun to
+    /// go out by then, if the store keeps order and a repeat does no harm; its batch comes again
+    /// behind the one that failed.
+    fn preparer(&self) -> Option<Preparer<Self::Prepared>> {
+        None
+    }
 
     /// The time to call [`Sink::tick`], for a sink that gathers events and sends them later. Such a
     /// sink has stored the gathered events, so that neither a stop nor a crash loses them.
@@ -134,6 +152,9 @@ pub(crate) trait Sink: Sized + Send + 'static {
         Vec::new()
     }
 }
+
+/// Work that makes the form of a batch.
+pub(crate) type Preparer<P> = Box<dyn FnOnce(&Batch) -> P + Send>;
 
 /// The settings of a kind of sink for keys that its entry in the configuration leaves out.
 #[derive(Debug, Clone, Copy)]

@@ -36,6 +36,7 @@ impl Sink for JobCache {
     const ONCE: Once = Once::ByEvent;
     const STREAMS: bool = true;
     type Config = Config;
+    type Prepared = ();
 
     async fn connect(_config: &Config, context: &Context) -> Result<Self, ConnectError> {
         match &context.jobs {
@@ -48,7 +49,7 @@ impl Sink for JobCache {
         }
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         let events = batch.entries();
         match blocking(|| self.jobs.record(events)) {
             // The job cache was turned off, and the sink is about to end.

@@ -94,6 +94,7 @@ impl Sink for Local {
     });
     const STREAMS: bool = true;
     type Config = Config;
+    type Prepared = ();
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         let colour = config.colour.on_stdout();
@@ -101,7 +102,7 @@ impl Sink for Local {
         Ok(Local { format: config.format, colour, is_terminal, lines: Vec::new() })
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         blocking(|| {
             let result = self.print(batch, &mut io::stdout().lock());
             // A large batch must not hold its memory for ever.

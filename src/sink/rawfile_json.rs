@@ -156,12 +156,13 @@ impl Sink for RawfileJson {
     });
     const STREAMS: bool = true;
     type Config = Config;
+    type Prepared = ();
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
         Self::open(config, context).await.map_err(WriteError::while_connecting)
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         if self.reopen.take() {
             blocking(|| self.begin_anew())?;
         }
@@ -514,7 +515,7 @@ mod tests {
             (&format!("{{}}\n{long}"), "{}\n"),
         ] {
             std::fs::write(&config.filename, before).unwrap();
-            connect(&config).await.write(&batch(0..2)).await.unwrap();
+            connect(&config).await.write(&batch(0..2), None).await.unwrap();
             assert_eq!(text(&config.filename), format!("{kept}{}", lines(0..2)));
         }
     }
@@ -535,7 +536,7 @@ mod tests {
         let config = config(folder.path(), Some(rotate));
         let mut sink = connect(&config).await;
         for n in 0..4 {
-            sink.write(&batch(n..n + 1)).await.unwrap();
+            sink.write(&batch(n..n + 1), None).await.unwrap();
         }
         assert_eq!(text(&config.filename), lines(3..4));
         assert_eq!(unpacked(folder.path().join("events.1.zst")), lines(2..3));
@@ -552,10 +553,10 @@ mod tests {
         let rotate = Rotate { max_age, compress: false, ..Rotate::default() };
         let config = config(folder.path(), Some(rotate));
         let mut sink = connect(&config).await;
-        sink.write(&batch(0..1)).await.unwrap();
-        sink.write(&batch(1..2)).await.unwrap();
+        sink.write(&batch(0..1), None).await.unwrap();
+        sink.write(&batch(1..2), None).await.unwrap();
         sink.began = SystemTime::now() - Duration::from_secs(3601);
-        sink.write(&batch(2..3)).await.unwrap();
+        sink.write(&batch(2..3), None).await.unwrap();
         assert_eq!(text(folder.path().join("events.1")), lines(0..2));
         assert_eq!(text(&config.filename), lines(2..3));
     }
@@ -570,13 +571,13 @@ mod tests {
         std::fs::create_dir(folder.path().join("events.zst.part")).unwrap();
         let mut sink = connect(&config).await;
         for n in 0..3 {
-            sink.write(&batch(n..n + 1)).await.unwrap();
+            sink.write(&batch(n..n + 1), None).await.unwrap();
         }
         assert_eq!(text(&config.filename), lines(0..3));
         assert_eq!(text(folder.path().join("events.1.zst")), "older");
         std::fs::remove_dir(folder.path().join("events.zst.part")).unwrap();
         sink.rotate_after = Some(Instant::now());
-        sink.write(&batch(3..4)).await.unwrap();
+        sink.write(&batch(3..4), None).await.unwrap();
         assert_eq!(unpacked(folder.path().join("events.1.zst")), lines(0..3));
         assert_eq!(text(folder.path().join("events.2.zst")), "older");
     }
@@ -588,8 +589,8 @@ mod tests {
         let config = config(folder.path(), Some(rotate));
         let (mut first, mut second) = (connect(&config).await, connect(&config).await);
         for n in 0..20 {
-            first.write(&batch(n..n + 1)).await.unwrap();
-            second.write(&batch(n + 100..n + 101)).await.unwrap();
+            first.write(&batch(n..n + 1), None).await.unwrap();
+            second.write(&batch(n + 100..n + 101), None).await.unwrap();
         }
         let mut found = text(&config.filename);
         for entry in std::fs::read_dir(folder.path()).unwrap() {
@@ -613,16 +614,16 @@ mod tests {
         let (hup, reopen) = watch::channel(0);
         let context = Context { reopen: Reopen::new(reopen), ..context() };
         let mut sink = RawfileJson::connect(&config, &context).await.unwrap();
-        sink.write(&batch(0..1)).await.unwrap();
+        sink.write(&batch(0..1), None).await.unwrap();
         std::fs::remove_file(&config.filename).unwrap();
-        sink.write(&batch(1..2)).await.unwrap();
+        sink.write(&batch(1..2), None).await.unwrap();
         assert_eq!(text(&config.filename), lines(1..2));
 
         let aside = folder.path().join("events-20261121");
         std::fs::rename(&config.filename, &aside).unwrap();
-        sink.write(&batch(2..3)).await.unwrap();
+        sink.write(&batch(2..3), None).await.unwrap();
         hup.send(1).unwrap();
-        sink.write(&batch(3..4)).await.unwrap();
+        sink.write(&batch(3..4), None).await.unwrap();
         assert_eq!((text(aside), text(&config.filename)), (lines(1..3), lines(3..4)));
     }
 
@@ -634,12 +635,12 @@ mod tests {
         let other = File::options().append(true).open(&config.filename).unwrap();
         other.lock().unwrap();
         let waiting = tokio::time::timeout(Duration::from_millis(50), async {
-            sink.write(&batch(0..1)).await
+            sink.write(&batch(0..1), None).await
         });
         waiting.await.unwrap_err();
         assert_eq!(text(&config.filename), "");
         other.unlock().unwrap();
-        sink.write(&batch(0..1)).await.unwrap();
+        sink.write(&batch(0..1), None).await.unwrap();
         assert_eq!(text(&config.filename), lines(0..1));
         // And it is given back.
         other.try_lock().unwrap();
@@ -649,7 +650,7 @@ mod tests {
     async fn a_device_without_room_is_tried_again() {
         let config = Config { filename: "/dev/full".into(), mode: Mode(0o600), rotate: None };
         let mut sink = connect(&config).await;
-        let error = sink.write(&batch(0..1)).await.unwrap_err();
+        let error = sink.write(&batch(0..1), None).await.unwrap_err();
         assert!(matches!(error, WriteError::Retry { .. }), "{error:?}");
     }
 }

@@ -247,12 +247,13 @@ impl Sink for Sqlite3 {
     const RANKS: bool = true;
     const KEEPS_JOBS: bool = true;
     type Config = Config;
+    type Prepared = ();
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         blocking(|| Sqlite3::open(config)).map_err(WriteError::while_connecting)
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         blocking(|| self.store(batch))
     }
 

@@ -277,6 +277,7 @@ impl Sink for Webhook {
     };
     const ONCE: Once = Once::No;
     type Config = Config;
+    type Prepared = ();
 
     fn check(config: &Config, limit: Duration) -> Vec<String> {
         let unused = config.tls.unused(config.envelope.url.is_https());
@@ -302,7 +303,7 @@ impl Sink for Webhook {
         Ok(Webhook { requests, digests, begins_for, is_refused: false })
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         if let Some(digests) = &mut self.digests {
             return blocking(|| digests.gather(batch));
         }
@@ -489,7 +490,7 @@ mod tests {
     async fn a_batch_is_a_list() {
         let (receiver, mut sink) = sink("/all'\nmethod: put\nheaders: {x-a: b}").await;
         let batch = events(&["a", "b"]);
-        sink.write(&batch).await.unwrap();
+        sink.write(&batch, None).await.unwrap();
         let (uri, headers, body) = receiver.came.lock().unwrap().remove(0);
         let list: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((uri.as_str(), list[1]["data"]["id"].as_str()), ("/all", Some("b")));
@@ -506,7 +507,7 @@ mod tests {
                     template: '{{\"on\": \"{minion}\"}}'\nsignature: {secret: s}";
         let (receiver, mut sink) = sink(more).await;
         let minion = "../\"}\r\nX: y";
-        sink.write(&events(&[minion])).await.unwrap();
+        sink.write(&events(&[minion]), None).await.unwrap();
         let (uri, headers, body) = receiver.came.lock().unwrap().remove(0);
         assert_eq!(uri, "/..%2F%22%7D%0D%0AX%3A%20y");
         assert_eq!(headers["x-minion"], "../\"}\\r\\nX: y");
@@ -520,13 +521,13 @@ mod tests {
         let (receiver, mut sink) = sink("/{minion}'\nbody: event").await;
         *receiver.answers.lock().unwrap() = vec![("b", 422), ("c", 503)];
         let batch = events(&["a", "b", "c", "d"]);
-        let WriteError::Partly(partly) = sink.write(&batch).await.unwrap_err() else {
+        let WriteError::Partly(partly) = sink.write(&batch, None).await.unwrap_err() else {
             panic!("it is not partly stored");
         };
         assert_eq!(partly.refused.iter().map(|refusal| refusal.place).collect::<Vec<_>>(), [1]);
         let again = partly.again.unwrap();
         assert_eq!(again.places, BTreeSet::from([2, 3]));
-        sink.write(&batch.part(&again.places)).await.unwrap();
+        sink.write(&batch.part(&again.places), None).await.unwrap();
         let came = receiver.came.lock().unwrap();
         assert_eq!(
             came.iter().map(|(uri, ..)| uri.as_str()).collect::<Vec<_>>(),
@@ -547,7 +548,7 @@ mod tests {
         for (status, left) in [(401, 1), (503, 0)] {
             let (receiver, mut sink) = sink_in(more, &context).await;
             *receiver.answers.lock().unwrap() = vec![("a", status), ("a", status)];
-            sink.write(&events(&[&status.to_string()])).await.unwrap();
+            sink.write(&events(&[&status.to_string()]), None).await.unwrap();
             sink.tick().await.unwrap_err();
             // Whatever else was wrong may have passed by now.
             assert_eq!(sink.close().await.is_ok(), status == 401);
@@ -560,7 +561,11 @@ mod tests {
         for (status, label) in [(503, "retry"), (401, "fatal"), (400, "partly"), (404, "retry")] {
             let (receiver, mut sink) = sink("/{minion}'\nbody: event").await;
             receiver.answers.lock().unwrap().push(("a", status));
-            assert_eq!(sink.write(&events(&["a"])).await.unwrap_err().label(), label, "{status}");
+            assert_eq!(
+                sink.write(&events(&["a"]), None).await.unwrap_err().label(),
+                label,
+                "{status}"
+            );
         }
     }
 }

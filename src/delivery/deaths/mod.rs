@@ -448,12 +448,13 @@ mod tests {
             Defaults::store(BatchLimits::new(1000, ByteSize(1000), Span::millis(0)));
         const ONCE: Once = Once::No;
         type Config = Unconfigurable<Store>;
+        type Prepared = ();
 
         async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
             Ok(Deadly(Arc::clone(&config.0)))
         }
 
-        async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
             let has_died = {
                 let mut store = self.0.lock().unwrap();
                 store.tried.insert(batch.id().0);

@@ -226,12 +226,13 @@ impl Sink for Gated {
     const DEFAULTS: Defaults = Defaults::store(LIMITS);
     const ONCE: Once = Once::No;
     type Config = Unconfigurable<Store>;
+    type Prepared = ();
 
     async fn connect(config: &Self::Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(Gated(Arc::clone(&config.0), context.writer))
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         let answered = self.0.lock().unwrap().begin_write(self.1, batch);
         match answered.await.unwrap() {
             Answer::Stored => Ok(()),

@@ -265,6 +265,7 @@ impl Sink for ClickHouse {
         Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(1000)));
     const ONCE: Once = Once::ByEvent;
     type Config = Config;
+    type Prepared = ();
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         let client = config.client().map_err(WriteError::while_connecting)?;
@@ -279,7 +280,7 @@ impl Sink for ClickHouse {
         Ok(ClickHouse { config: config.clone(), client, servers })
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         let site = self.servers.turn();
         let server = ready(site, &self.client, &self.config).await?;
         let inserts = blocking(|| rows::encode(batch, &server.features()));

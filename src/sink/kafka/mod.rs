@@ -163,6 +163,7 @@ impl Sink for Kafka {
         ),
     });
     type Config = Config;
+    type Prepared = ();
 
     fn check(config: &Config, _limit: Duration) -> Vec<String> {
         config.shows_password().into_iter().collect()
@@ -176,7 +177,7 @@ impl Sink for Kafka {
         blocking(|| Kafka::open(config, context)).map_err(WriteError::while_connecting)
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
         let committed = self.transactions.as_ref().and_then(|t| t.committed(batch.id()));
         if let Some(refused) = committed {
             self.counts.known.add(1);
