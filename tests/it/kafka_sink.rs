@@ -136,7 +136,10 @@ fn assert_last_copies_in_order(messages: &[Message]) {
     for pair in offsets.windows(2) {
         let [((partition, before), first), ((other, after), second)] = pair else { unreachable!() };
         let is_in_order = partition != other || first < second;
-        assert!(is_in_order, "the last copy of {before} is at {first}, that of {after} at {second}");
+        assert!(
+            is_in_order,
+            "the last copy of {before} is at {first}, that of {after} at {second}"
+        );
     }
 }
 

@@ -87,6 +87,7 @@
 //! messages of the next batch that still go out are copies that come too early; the last copies
 //! follow in order.
 //!
+//! In transactions the values alone of the next batch are made ahead (`kafka/values.rs`).
 //! `kafka/transaction.rs` notes the batch in its transaction. The brokers refuse a whole request
 //! for one message that is too large, so a refused message is sent once more alone. If it is
 //! refused alone it becomes a dead letter.
@@ -118,6 +119,7 @@ mod settings;
 mod topics;
 mod transaction;
 mod unbounded_call;
+mod values;
 
 use flight::{Failed, Flight};
 pub(super) use message::Format;
@@ -126,9 +128,20 @@ use reports::Reports;
 use settings::Config;
 use topics::{LOOK, Topics};
 use transaction::{Counts, Transactions, transactional_id};
+use values::Values;
 
 /// The time to wait while librdkafka's queue is full.
 const FULL: Duration = Duration::from_millis(1);
+
+/// A batch that was begun while the one before it was written.
+pub(crate) enum Ahead {
+    /// There was no place for it behind the one before.
+    Nothing,
+    /// Some of its messages are handed over, or all.
+    Flight(Flight),
+    /// The values of its messages, to be handed over in a transaction.
+    Values(Values),
+}
 
 pub(super) struct Kafka {
     config: Arc<Config>,
@@ -137,6 +150,8 @@ pub(super) struct Kafka {
     topics: Topics,
     transactions: Option<Transactions>,
     counts: Counts,
+    /// The values of the batch that is written, if they were made ahead.
+    values: Option<Values>,
     /// A message's value while it is handed over; kept for its memory.
     value: Vec<u8>,
 }
@@ -181,8 +196,7 @@ impl Sink for Kafka {
         ),
     });
     type Config = Config;
-    /// The batch, if messages of it are handed over.
-    type Prepared = Option<Flight>;
+    type Prepared = Ahead;
 
     fn check(config: &Config, _limit: Duration) -> Vec<String> {
         config.shows_password().into_iter().collect()
@@ -197,18 +211,15 @@ impl Sink for Kafka {
         blocking(|| Kafka::open(&config, context)).map_err(WriteError::while_connecting)
     }
 
-    async fn write(
-        &mut self,
-        batch: &Batch,
-        prepared: Option<Option<Flight>>,
-    ) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, prepared: Option<Ahead>) -> Result<(), WriteError> {
         let committed = self.transactions.as_ref().and_then(|t| t.committed(batch.id()));
         if let Some(refused) = committed {
             self.counts.known.add(1);
             info!(batch = %batch.id(), "the batch was committed before, and is not sent again");
             return verdict(refused.to_vec());
         }
-        let result = self.store(batch, prepared.flatten()).await;
+        let result = self.store(batch, prepared.unwrap_or(Ahead::Nothing)).await;
+        self.values = None;
         match (result, &self.transactions) {
             (Err(failed), Some(transactions)) if self.is_fenced() => {
                 Err(blocking(|| transactions.fenced(batch.id(), failed)))
@@ -217,15 +228,15 @@ impl Sink for Kafka {
         }
     }
 
-    fn preparer(&self) -> Option<Preparer<Option<Flight>>> {
-        // A transaction ends before the next one begins.
+    fn preparer(&self) -> Option<Preparer<Ahead>> {
+        let config = Arc::clone(&self.config);
         if self.transactions.is_some() {
-            return None;
+            return Some(Box::new(move |batch| Ahead::Values(Values::of(batch, config.value))));
         }
         // The producer is to be dropped where that may block, so this must not keep it.
         let producer = Arc::downgrade(&self.producer);
         let reports = Arc::clone(self.producer.context());
-        let (config, topics) = (Arc::clone(&self.config), self.topics.clone());
+        let topics = self.topics.clone();
         Some(Box::new(move |batch| {
             let flight = reports.ahead(|| {
                 let mut flight = reports.flights().begin_ahead(batch.len())?;
@@ -233,7 +244,7 @@ impl Sink for Kafka {
                 begin(&config, &producer, &topics, batch, &mut flight);
                 Some(flight)
             });
-            flight.flatten()
+            flight.flatten().map_or(Ahead::Nothing, Ahead::Flight)
         }))
     }
 
@@ -294,18 +305,24 @@ impl Kafka {
         let producer = Arc::new(producer);
         let counts = Counts::new(&context.name);
         let config = Arc::clone(config);
-        Ok(Kafka { config, context, producer, topics, transactions, counts, value: Vec::new() })
+        let (values, value) = (None, Vec::new());
+        Ok(Kafka { config, context, producer, topics, transactions, counts, values, value })
     }
 
-    async fn store(&mut self, batch: &Batch, ahead: Option<Flight>) -> Result<(), WriteError> {
+    async fn store(&mut self, batch: &Batch, ahead: Ahead) -> Result<(), WriteError> {
         if !batch.events().any(|event| self.config.value.takes(event.kind())) {
             return Ok(());
         }
         blocking(|| self.find_topics(batch))?;
         let (mut refused, mut taken) = (BTreeSet::new(), BTreeSet::new());
-        let mut ahead = ahead.filter(|flight| self.is_good(flight));
+        let mut flight;
+        (flight, self.values) = match ahead {
+            Ahead::Flight(flight) if self.is_good(&flight) => (Some(flight), None),
+            Ahead::Values(values) => (None, Some(values)),
+            Ahead::Flight(_) | Ahead::Nothing => (None, None),
+        };
         loop {
-            let suspects = self.attempt(batch, ahead.take(), &refused, &taken).await?;
+            let suspects = self.attempt(batch, flight.take(), &refused, &taken).await?;
             if suspects.is_empty() {
                 return verdict(refused.into_iter().collect());
             }
@@ -352,7 +369,7 @@ impl Kafka {
     async fn attempt(
         &mut self,
         batch: &Batch,
-        ahead: Option<Flight>,
+        begun: Option<Flight>,
         left_out: &BTreeSet<usize>,
         alone: &BTreeSet<usize>,
     ) -> Result<BTreeSet<usize>, WriteError> {
@@ -360,7 +377,7 @@ impl Kafka {
             transactions.begin(&self.producer)?;
         }
         let is_with_others = |place| !left_out.contains(&place) && !alone.contains(&place);
-        let flight = ahead.unwrap_or_else(|| self.begin(batch, true));
+        let flight = begun.unwrap_or_else(|| self.begin(batch, true));
         let mut refused = self.send(batch, flight, is_with_others).await?;
         for place in alone {
             if refused.is_empty() {
@@ -477,8 +494,9 @@ impl Kafka {
                 continue;
             }
             let topic = topic.name(entry.event.kind(), &entry.origin.master_id);
+            let made = self.values.as_ref().and_then(|values| values.get(place));
             let (number, out) = (flight.number(place), &mut self.value);
-            produce(&self.config, &self.producer, &topic, number, &entry, out)
+            produce(&self.config, &self.producer, &topic, number, &entry, made, out)
                 .map_err(|code| (place, code))?;
             flight.handed_over(place);
         }
@@ -537,31 +555,35 @@ fn begin(
     let entries = batch.entries().enumerate();
     for (place, entry) in entries.filter(|(_, entry)| config.value.takes(entry.event.kind())) {
         let topic = config.topic.name(entry.event.kind(), &entry.origin.master_id);
-        if flight.is_disturbed()
-            || !topics.knows(&topic)
-            || produce(config, producer, &topic, flight.number(place), &entry, &mut value).is_err()
-        {
+        if flight.is_disturbed() || !topics.knows(&topic) {
+            return;
+        }
+        let number = flight.number(place);
+        if produce(config, producer, &topic, number, &entry, None, &mut value).is_err() {
             return;
         }
         flight.handed_over(place);
     }
 }
 
-/// Hands a message of this number to librdkafka.
+/// Hands a message of this number to librdkafka, with the value that is `made`, or with one that it
+/// makes in `out`.
 fn produce(
     config: &Config,
     producer: &ThreadedProducer<Reports>,
     topic: &str,
     number: usize,
     entry: &Entry<'_>,
-    value: &mut Vec<u8>,
+    made: Option<&[u8]>,
+    out: &mut Vec<u8>,
 ) -> Result<(), Code> {
     let event = entry.event;
     let fields = event.fields();
-    value.clear();
-    config.value.write(entry, value);
+    if made.is_none() {
+        config.value.write(entry, out);
+    }
     let mut record = BaseRecord::with_opaque_to(topic, number)
-        .payload(value.as_slice())
+        .payload(made.unwrap_or(out))
         .timestamp(i64::try_from(entry.received / 1000).unwrap_or(i64::MAX))
         .headers(message::headers(entry, &fields));
     if let Some(key) = config.key.of(event.tag(), &fields) {
@@ -569,8 +591,8 @@ fn produce(
     }
     let sent = producer.send(record).map_err(|(error, _)| error);
     // A large event must not hold its memory while the others are sent.
-    value.clear();
-    value.shrink_to(Kafka::DEFAULTS.batch.max_bytes);
+    out.clear();
+    out.shrink_to(Kafka::DEFAULTS.batch.max_bytes);
     sent.map_err(|error| error.rdkafka_error_code().unwrap_or(Code::Fail))
 }
 
