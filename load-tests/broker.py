@@ -15,8 +15,11 @@ def java(jars, *words):
     return ["java", "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{jars}/*", *words]
 
 
-def command(folder, jars, port):
-    """Writes the broker's configuration and gives the command that starts it."""
+def command(folder, jars, port, gather=0):
+    """Writes the broker's configuration and gives the command that starts it.
+
+    A new group waits for so many milliseconds for more members before it shares the partitions out.
+    """
     folder = Path(folder)
     data = folder / "data"
     data.mkdir(parents=True)
@@ -27,7 +30,7 @@ def command(folder, jars, port):
         f"controller.quorum.voters=1@127.0.0.1:{port + 1}\n"
         f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{port + 1}\n"
         f"controller.listener.names=CONTROLLER\nlog.dirs={data}\nnum.partitions=4\n"
-        "offsets.topic.replication.factor=1\ngroup.initial.rebalance.delay.ms=0\n"
+        f"offsets.topic.replication.factor=1\ngroup.initial.rebalance.delay.ms={gather}\n"
         "transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n"
     )
     return java(jars, "kafka.Kafka", str(properties))

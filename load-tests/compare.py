@@ -4,8 +4,8 @@
 The events are those of a bus of `saltern-load`: state returns of 3 KB. saltern reads the bus; Salt's own
 EventReturn gets the same events fired on a bus of its own; rsyslog and Telegraf, which know no bus, get them
 over a unix socket as the lines of JSON that saltern made of them, so that they have neither msgpack to read
-nor JSON to write. Each is measured as a process: user and system time from /proc from the first event to the
-last one stored, events a second, the most memory. What is not installed is left out, and said to be.
+nor JSON to write. Each is measured as a process: its CPU from the first event to the last one stored, events
+a second, the most memory. What is not installed is left out, and said to be.
 
 usage: load-tests/compare.py [--events N] [--salt-events N] [--rounds N] [--only WORD,...]
 
@@ -26,11 +26,11 @@ import time
 from pathlib import Path
 
 import broker
+import cpu_clock
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("SALTERN_TEST_CACHE", Path.home() / ".cache/saltern-tests"))
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target"))
-TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT = 600
 
 
@@ -66,8 +66,7 @@ class Process:
         self.log.close()
 
     def cpu(self):
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return cpu_clock.seconds(self.popen.pid)
 
     def peak(self):
         status = Path(f"/proc/{self.popen.pid}/status").read_text()

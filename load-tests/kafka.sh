@@ -18,10 +18,11 @@ port=${SALTERN_LOAD_PORT:-19092}
 quiet=-Dorg.slf4j.simpleLogger.defaultLogLevel=error
 load-tests/broker.py "$folder" "$jars" "$port" >"$folder/log" 2>&1 &
 broker=$!
+with=
 tool() {
     class=$1
     shift
-    java -Xmx1g "$quiet" -cp "$jars/*" "org.apache.kafka.tools.$class" "$@"
+    $with java -Xmx1g "$quiet" -cp "$jars/*" "org.apache.kafka.tools.$class" "$@"
 }
 until tool TopicCommand --bootstrap-server "127.0.0.1:$port" --list >/dev/null 2>&1; do
     kill -0 "$broker" || { cat "$folder/log" >&2; exit 1; }
@@ -37,24 +38,17 @@ topic sample
 tool consumer.ConsoleConsumer --bootstrap-server "127.0.0.1:$port" --topic sample --from-beginning \
     --max-messages 5000 >"$folder/messages" 2>/dev/null
 
-# Microseconds of CPU of all children that have ended so far, in hundredths of a second as the shell has them.
-children_cpu() {
-    awk '{print ($16 + $17) * 10000}' "/proc/$$/stat"
-}
-
 echo "| round | what | events/s | CPU an event |"
 echo "|---|---|---|---|"
 round=0
 while [ "$round" -lt "$rounds" ]; do
     round=$((round + 1))
     topic "reference-$round"
-    before=$(children_cpu)
-    line=$(tool ProducerPerformance --topic "reference-$round" --num-records "$events" --throughput -1 \
+    line=$(with="load-tests/cpu_clock.py $folder/cpu" tool ProducerPerformance --topic "reference-$round" --num-records "$events" --throughput -1 \
         --payload-file "$folder/messages" --producer-props "bootstrap.servers=127.0.0.1:$port" acks=all \
         enable.idempotence=true compression.type=lz4 batch.size=1000000 linger.ms=5 buffer.memory=67108864 | tail -n 1)
-    after=$(children_cpu)
     reference=$(echo "$line" | sed -n 's/.* sent, \([0-9.]*\) records.*/\1/p')
-    echo "| $round | ProducerPerformance | $reference | $(awk "BEGIN {printf \"%.1f µs, start of Java included\", ($after - $before) / $events}") |"
+    echo "| $round | ProducerPerformance | $reference | $(awk "{printf \"%.1f µs, start of Java included\", \$1 * 1e6 / $events}" "$folder/cpu") |"
     for more in "" ", transactional: true"; do
         name=saltern-$round${more:+-transactional}
         topic "$name"

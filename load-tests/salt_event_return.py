@@ -29,6 +29,8 @@ import salt.config
 import salt.utils.event
 import salt.version
 
+import cpu_clock
+
 SCHEMAS = {
     "pgjsonb": ["DROP TABLE IF EXISTS salt_events", """CREATE TABLE salt_events (
         id BIGSERIAL PRIMARY KEY, tag varchar(255) NOT NULL, data jsonb NOT NULL,
@@ -110,7 +112,7 @@ sinks: {{file: {{rawfile_json: {{filename: "{folder}/events"}}}}}}
         wait_for("saltern's start", lambda: os.path.exists(f"{folder}/r"), 30)
 
     def cpu(self):
-        return cpu(psutil.Process(self.process.pid)) if self.process else 0
+        return cpu_clock.seconds(self.process.pid) if self.process else 0
 
     def end(self):
         if self.process:
@@ -184,11 +186,6 @@ def event_return_process(master):
     return None
 
 
-def cpu(process):
-    times = process.cpu_times()
-    return times.user + times.system
-
-
 def measure(folder, arguments):
     events, queue = arguments.events, arguments.queue
     config = master_config(folder, arguments)
@@ -218,7 +215,7 @@ def measure(folder, arguments):
                 time.sleep(0.5)
             time.sleep(2)
             process, have = event_return_process(master), store.stored()
-            before, before_ours, began = cpu(process), daemon.cpu(), time.monotonic()
+            before, before_ours, began = cpu_clock.seconds(process.pid), daemon.cpu(), time.monotonic()
             for tag, data in itertools.islice(offered, events):
                 bus.fire_event(data, tag)
         # What is left in a queue that is not full stays there.
@@ -228,7 +225,8 @@ def measure(folder, arguments):
         seconds = time.monotonic() - began
         memory = process.memory_info().rss
         ours = (daemon.cpu() - before_ours) * 1e6 / done
-        return done, (cpu(process) - before) * 1e6 / done, done / seconds, memory, ours
+        used = cpu_clock.seconds(process.pid) - before
+        return done, used * 1e6 / done, done / seconds, memory, ours
     finally:
         daemon.end()
         master.send_signal(signal.SIGTERM)

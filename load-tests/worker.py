@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Workers of a group drain a topic that was filled before; Kafka's own ConsumerPerformance reads it too.
 
-Starts a broker of tests/servers/install.sh, fills a topic of four partitions through the sink `kafka`,
-and for each case starts the workers, waits until they have stored everything between them, and prints
-a line of a table in Markdown: events a second from the first event read to the last one stored, and
-the workers' CPU an event. Wants the release build.
+Starts a broker of tests/servers/install.sh and fills topics of four partitions through the sink `kafka`. Each
+case is a group of its own that reads a whole topic: its workers are started, have their partitions at the same
+moment, and are waited for until they have stored everything between them. Prints a line of a table in Markdown
+each: events a second from the first event read to the last one stored, the workers' CPU in the same time and
+their memory. A worker "on a core" has no other; where the broker runs is left to the kernel. Wants the release
+build.
 
 usage: load-tests/worker.py [--events N] [--rounds N] [--saltern BINARY]
 """
@@ -12,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,127 +24,175 @@ import urllib.request
 from pathlib import Path
 
 import broker
+import cpu_clock
 
+CORES = sorted(os.sched_getaffinity(0))
+# What it is called, the sink, the form of the messages, and the cores of each worker.
 CASES = [
-    ("blackhole", "json", 1),
-    ("blackhole", "msgpack", 1),
-    ("rawfile_json", "msgpack", 1),
-    ("rawfile_json", "msgpack", 2),
+    ("1 worker, JSON to `blackhole`", "blackhole", "json", [CORES]),
+    ("1 worker, msgpack to `blackhole`", "blackhole", "msgpack", [CORES]),
+    ("1 worker, msgpack to `rawfile_json`", "rawfile_json", "msgpack", [CORES]),
+    ("1 worker on a core, msgpack to `rawfile_json`", "rawfile_json", "msgpack", [CORES[-1:]]),
+    ("2 workers on a core each, msgpack to `rawfile_json`", "rawfile_json", "msgpack", [CORES[-1:], CORES[:1]]),
 ]
-TICKS = os.sysconf("SC_CLK_TCK")
+# Between two looks at how far the workers are, which cost them something too.
+LOOK = 0.05
 
 
-def metric(port, name):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
-    except OSError:
-        return 0.0
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+class Worker:
+    """A worker of a group, on the cores that it may have."""
 
-
-def cpu(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def drained(saltern, folder, port, topic, group, sink, workers, events):
-    """Events a second, and microseconds of CPU an event."""
-    running, began = [], None
-    try:
-        for number in range(workers):
-            home = folder / f"{group}-{number}"
-            home.mkdir()
-            settings = f"{{filename: '{home}/events'}}" if sink == "rawfile_json" else "{}"
-            (home / "saltern.yaml").write_text(
-                f"state_dir: {home}/state\nhttp: {{listen: '127.0.0.1:{port + 10 + number}'}}\n"
-                f"sources:\n  topic:\n    kafka: {{brokers: ['127.0.0.1:{port}'], topics: [{topic}], group: {group}}}\n"
-                f"sinks:\n  store:\n    {sink}: {settings}\n    spill: {{mode: memory, when_full: block}}\n"
+    def __init__(self, have, home, http, topic, group, sink, cores):
+        home.mkdir()
+        self.http = http
+        settings = f"{{filename: '{home}/events'}}" if sink == "rawfile_json" else "{}"
+        (home / "saltern.yaml").write_text(
+            f"state_dir: {home}/state\nhttp: {{listen: '127.0.0.1:{http}'}}\n"
+            f"sources:\n  topic:\n    kafka: {{brokers: ['127.0.0.1:{have.port}'], topics: [{topic}], group: {group}, "
+            f"properties: {{{have.properties}}}}}\n"
+            f"sinks:\n  store:\n    {sink}: {settings}\n    spill: {{mode: memory, when_full: block}}\n"
+        )
+        command = [have.saltern, "run", "--config", str(home / "saltern.yaml")]
+        with open(home / "log", "wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, preexec_fn=lambda: os.sched_setaffinity(0, cores)
             )
-            log = open(home / "log", "wb")
-            command = [saltern, "run", "--config", str(home / "saltern.yaml")]
-            running.append(subprocess.Popen(command, stdout=log, stderr=log))
-        ports = [port + 10 + number for number in range(workers)]
+
+    def counts(self):
+        """Events read and events stored."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return 0, 0
+        names = ("saltern_source_events_total", "saltern_sink_events_total")
+        values = [re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M) for name in names]
+        return tuple(sum(map(float, found)) for found in values)
+
+    def cpu(self):
+        return cpu_clock.seconds(self.process.pid)
+
+    def peak(self):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) << 10
+
+
+def drained(have, folder, topic, group, sink, cores):
+    """Events a second, seconds, CPU in seconds and in microseconds an event, and the most memory of a worker."""
+    home, running = folder / group, []
+    home.mkdir()
+    try:
+        for number, own in enumerate(cores):
+            worker = Worker(have, home / str(number), have.port + 10 + number, topic, group, sink, own)
+            running.append(worker)
         deadline = time.monotonic() + 600
-        while sum(metric(p, "saltern_sink_events_total") for p in ports) < events:
-            if began is None and any(metric(p, "saltern_source_events_total") > 0 for p in ports):
-                began = time.monotonic()
-            if time.monotonic() > deadline:
-                sys.exit(f"{group}: not everything was stored in ten minutes; see {folder}")
-            time.sleep(0.02)
-        took = time.monotonic() - (began or time.monotonic())
-        used = sum(cpu(worker.pid) for worker in running)
-        return events / max(took, 1e-3), used / events * 1e6
+        began = None
+        while True:
+            counts = [worker.counts() for worker in running]
+            now, used = time.monotonic(), sum(worker.cpu() for worker in running)
+            read, stored = (sum(count[place] for count in counts) for place in (0, 1))
+            if began is None and read > 0:
+                began = now, used, stored
+            if stored >= have.events:
+                break
+            if now > deadline:
+                sys.exit(f"{group}: not everything was stored in ten minutes; {stored:.0f} of {have.events} are")
+            time.sleep(LOOK)
+        took, used, done = (after - before for after, before in zip((now, used, stored), began))
+        if not done:
+            sys.exit(f"{group}: all was stored before it was seen to begin; take more --events")
+        if took < 40 * LOOK:
+            print(f"{group}: {took:.1f} s are few for looks every {LOOK} s; take more --events", file=sys.stderr)
+        return done / took, took, used, used / done * 1e6, max(worker.peak() for worker in running)
     finally:
         for worker in running:
-            worker.send_signal(signal.SIGTERM)
+            worker.process.send_signal(signal.SIGTERM)
         for worker in running:
-            worker.wait(60)
+            worker.process.wait(60)
+        shutil.rmtree(home)
 
 
-def fill(saltern, folder, port, events):
+def fill(have, folder):
     """Returns of highstates of 500 minions, of about 1000 bytes as JSON, into two topics."""
-    states = {
+    states = json.dumps({
         f"file_|-config-{n}_|-/etc/app/config-{n}.conf_|-managed": {
             "name": f"/etc/app/config-{n}.conf", "changes": {}, "result": True, "duration": 12.345 + n,
             "comment": f"File /etc/app/config-{n}.conf is in the correct state", "__sls__": "app.config",
         }
         for n in range(3)
-    }
-    with open(folder / "events.jsonl", "w") as lines:
-        for n in range(events):
+    })
+    lines = folder / "events.jsonl"
+    with open(lines, "w") as out:
+        for n in range(have.events):
             jid, minion = f"20261121{n // 500:012d}", f"web-{n % 500}.example.com"
-            data = {"id": minion, "jid": jid, "fun": "state.apply", "success": True, "retcode": 0, "return": states,
-                    "_stamp": f"2026-11-21T00:00:00.{n % 1000000:06d}", "n": n}
-            lines.write(json.dumps({"tag": f"salt/job/{jid}/ret/{minion}", "data": data}) + "\n")
+            out.write(
+                f'{{"tag": "salt/job/{jid}/ret/{minion}", "data": {{"id": "{minion}", "jid": "{jid}", '
+                f'"fun": "state.apply", "success": true, "retcode": 0, "return": {states}, '
+                f'"_stamp": "2026-11-21T00:00:00.{n % 1000000:06d}", "n": {n}}}}}\n'
+            )
+    # Spread evenly over the partitions, so that workers of equal parts end together.
     sinks = "".join(
-        f"  {form}:\n    kafka: {{brokers: ['127.0.0.1:{port}'], topic: {form}, value: {form}, partitions: 4, "
-        "replication: 1, compression: lz4}\n"
+        f"  {form}:\n    kafka: {{brokers: ['127.0.0.1:{have.port}'], topic: {form}, value: {form}, partitions: 4, "
+        "replication: 1, compression: lz4, key: none}\n"
         for form in ("json", "msgpack")
     )
     (folder / "collector.yaml").write_text(
-        f"state_dir: {folder}/collector\nhttp: {{listen: '127.0.0.1:{port + 9}'}}\n"
-        f"sources:\n  lines: {{replay: {{path: '{folder}/events.jsonl'}}}}\nsinks:\n{sinks}"
+        f"state_dir: {folder}/collector\nhttp: {{listen: '127.0.0.1:{have.port + 9}'}}\n"
+        f"sources:\n  lines: {{replay: {{path: '{lines}'}}}}\nsinks:\n{sinks}"
     )
     with open(folder / "collector.log", "wb") as log:
-        subprocess.run([saltern, "run", "--config", str(folder / "collector.yaml")], check=True, stdout=log, stderr=log)
+        command = [have.saltern, "run", "--config", str(folder / "collector.yaml")]
+        subprocess.run(command, check=True, stdout=log, stderr=log)
+    lines.unlink()
+
+
+def reference(jars, port, topic, events, turn):
+    """Events a second that ConsumerPerformance reads, without the time in which it joins its group."""
+    words = ["org.apache.kafka.tools.ConsumerPerformance", "--bootstrap-server", f"127.0.0.1:{port}"]
+    words += ["--topic", topic, "--messages", str(events), "--group", f"reference-{topic}-{turn}"]
+    words += ["--timeout", "60000"]
+    output = subprocess.run(broker.java(jars, *words), check=True, capture_output=True, text=True).stdout
+    # start, end, MB, MB/s, messages, messages/s, rebalance ms, fetch ms, MB/s, messages/s
+    return float(output.strip().splitlines()[-1].split(",")[9])
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--events", type=int, default=200_000)
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--port", type=int, default=19192)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--port", type=int, default=19192)
+    parser.add_argument("--properties", default="", help="settings of librdkafka for the workers, NAME: VALUE, ...")
     target = os.environ.get("CARGO_TARGET_DIR", "target")
-    arguments.add_argument("--saltern", default=f"{target}/release/saltern", help="the binary to measure")
-    arguments = arguments.parse_args()
+    parser.add_argument("--saltern", default=f"{target}/release/saltern", help="the binary to measure")
+    have = parser.parse_args()
     cache = os.environ.get("SALTERN_TEST_CACHE", str(Path.home() / ".cache/saltern-tests"))
     jars = Path(cache) / "kafka-4.1.0/libs"
     if not jars.is_dir():
         sys.exit(f"there is no {jars}; run tests/servers/install.sh")
-    saltern, events, port = arguments.saltern, arguments.events, arguments.port
+    events, port = have.events, have.port
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         log = open(folder / "broker.log", "wb")
-        kafka = subprocess.Popen(broker.command(folder, jars, port), stdout=log, stderr=log)
+        kafka = subprocess.Popen(broker.command(folder, jars, port, gather=3000), stdout=log, stderr=log)
         try:
-            fill(saltern, folder, port, events)
-            stored = sum(f.stat().st_size for f in (folder / "data").glob("json-*/*.log"))
-            print(f"{events} events, {stored / events:.0f} bytes each in the topic as JSON with lz4\n")
-            print("| round | what | events/s | of the reference | CPU an event |\n|---|---|---|---|---|")
-            for turn in range(1, arguments.rounds + 1):
-                words = ["org.apache.kafka.tools.ConsumerPerformance", "--bootstrap-server", f"127.0.0.1:{port}"]
-                words += ["--topic", "json", "--messages", str(events), "--group", f"reference-{turn}"]
-                words += ["--timeout", "60000"]
-                output = subprocess.run(broker.java(jars, *words), check=True, capture_output=True, text=True).stdout
-                # start, end, MB, MB/s, messages, messages/s, rebalance ms, fetch ms, MB/s, messages/s
-                reference = float(output.strip().splitlines()[-1].split(",")[9])
-                print(f"| {turn} | ConsumerPerformance, nothing stored | {reference:.0f} | | |", flush=True)
-                for number, (sink, form, workers) in enumerate(CASES):
+            fill(have, folder)
+            for form in ("json", "msgpack"):
+                stored = sum(f.stat().st_size for f in (folder / "data").glob(f"{form}-*/*.log"))
+                print(f"{events} events, {stored / events:.0f} bytes each in the topic as {form} with lz4\n")
+            print("| round | what | events/s | of the reference | seconds | CPU an event | cores | RSS at the most |")
+            print("|---|---|---|---|---|---|---|---|", flush=True)
+            for turn in range(1, have.rounds + 1):
+                best = {form: reference(jars, port, form, events, turn) for form in ("json", "msgpack")}
+                for form, rate in best.items():
+                    what = f"ConsumerPerformance, {form}, nothing stored"
+                    print(f"| {turn} | {what} | {rate:.0f} | | {events / rate:.1f} | | | |", flush=True)
+                for number, (what, sink, form, cores) in enumerate(CASES):
+                    if len(CORES) < len(cores):
+                        continue
                     group = f"round-{turn}-{number}"
-                    rate, used = drained(saltern, folder, port, form, group, sink, workers, events)
-                    what = f"{workers} worker{'s' if workers > 1 else ''}, {form} to `{sink}`"
-                    print(f"| {turn} | {what} | {rate:.0f} | {rate / reference:.2f} | {used:.1f} µs |", flush=True)
+                    rate, took, used, each, peak = drained(have, folder, form, group, sink, cores)
+                    print(f"| {turn} | {what} | {rate:.0f} | {rate / best[form]:.2f} | {took:.1f} | {each:.2f} µs "
+                          f"| {used / took:.2f} | {peak >> 20} MiB |", flush=True)
         finally:
             kafka.kill()
             kafka.wait()

@@ -55,7 +55,7 @@ fn rates(
     for spill in [Spill::Memory, Spill::Durable] {
         let mut points = Vec::new();
         for rate in RATES {
-            // At least so many that the kernel's ticks of 10 ms are fine enough.
+            // At least so many that the looks at how far the sinks are cost little beside them.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let events = ((rate * seconds) as u64).max(2000).min(most);
             let load =

@@ -50,7 +50,7 @@ impl Reader {
     }
 
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        process::cpu(&self.0.id().to_string())
+        process::cpu(self.0.id())
     }
 
     pub(crate) fn memory(&self, name: &str) -> Result<u64, Failure> {

@@ -3,7 +3,7 @@
 //!
 //! [`traffic`] makes the events, [`simulator`] those of a whole estate, [`bus`] serves them (with
 //! [`zmtp`], as ZeroMQ does), [`drain`] is the reference for the machine's own limit. [`daemon`]
-//! starts a saltern as a process of its own, [`measure`] reads from `/proc` what the events cost
+//! starts a saltern as a process of its own, [`measure`] asks the kernel what the events cost
 //! it. [`report`] is the list of targets, [`curves`], [`latency`] and [`estate`] are measured
 //! beside it and drawn by [`plot`]; [`faults`] and [`soak`] are played on a [`stage`] and check
 //! what the stores hold ([`lines`]). [`spill`] and [`jobs`] are parts measured by themselves.

@@ -1,5 +1,5 @@
-//! Sends events to a reader of the bus that is a process of its own, and reads from `/proc` what
-//! they cost it.
+//! Sends events to a reader of the bus that is a process of its own, and asks the kernel what they
+//! cost it.
 //!
 //! The costs are those between the moment before the first event is sent and the moment when the
 //! last is stored. Starting and ending are left out; other work in between is not. The bus is this
@@ -103,7 +103,7 @@ pub(crate) struct Cost {
     pub(crate) read_rate: f64,
     /// Events a second, until the last event was stored.
     pub(crate) stored_rate: f64,
-    /// User and system time of an event, in microseconds.
+    /// CPU of an event, in microseconds.
     pub(crate) cpu: f64,
     /// The most memory that was resident, in bytes, and the memory resident at the end.
     pub(crate) peak: u64,

@@ -1,24 +1,26 @@
-//! The state of a process as `/proc` has it.
+//! The state of a process as the kernel has it.
 
 use std::time::Duration;
 
+use nix::time::ClockId;
+use nix::unistd::Pid;
+
 use crate::Failure;
 
-/// Length of the ticks in which the kernel gives times (`USER_HZ`, 100 on every Linux of today).
-const TICK: Duration = Duration::from_millis(10);
-
-/// User and system time of this process, to 10 ms.
+/// The CPU that this process has used.
 pub(crate) fn own_cpu() -> Result<Duration, Failure> {
-    cpu("self")
+    cpu(std::process::id())
 }
 
-/// User and system time of all threads of a process, ended ones included, to 10 ms.
-pub(crate) fn cpu(pid: &str) -> Result<Duration, Failure> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold spaces; what follows it begins with field 3. utime and stime are 14 and 15.
-    let (_, rest) = stat.rsplit_once(')').ok_or("/proc/PID/stat without a name")?;
-    let ticks = rest.split_ascii_whitespace().skip(11).take(2).map(str::parse::<u32>);
-    Ok(TICK * ticks.sum::<Result<u32, _>>()?)
+/// The CPU that a process has used, by the clock that the kernel keeps for each. It counts
+/// nanoseconds on a CPU of all threads, also of those that have ended, until the process is waited
+/// for. `/proc/PID/stat` shows the same count in ticks of 10 ms, and `/proc/PID/task/*/schedstat`
+/// loses ended threads.
+pub(crate) fn cpu(pid: u32) -> Result<Duration, Failure> {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.try_into()?));
+    let now = clock.and_then(ClockId::now);
+    let now = now.map_err(|error| format!("the CPU of process {pid}: {error}"))?;
+    Ok(Duration::from(now))
 }
 
 /// A line of `/proc/PID/status` that is in kB, `VmHWM` or `VmRSS`, in bytes.
@@ -32,4 +34,22 @@ pub(crate) fn memory(pid: u32, name: &str) -> Result<u64, Failure> {
 /// The number of entries that a folder of `/proc/PID` has: `fd`, `task`.
 pub(crate) fn entries(pid: u32, folder: &str) -> Result<u64, Failure> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/{folder}"))?.count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_have_ended_count() {
+        let before = own_cpu().unwrap();
+        let work = Duration::from_millis(5);
+        let burn = move || while cpu_of_this_thread() < work {};
+        std::thread::spawn(burn).join().unwrap();
+        assert!(own_cpu().unwrap() >= before + work);
+    }
+
+    fn cpu_of_this_thread() -> Duration {
+        ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap().into()
+    }
 }

@@ -71,6 +71,11 @@ impl<S> Servers<S> {
         self.others.len() + 1
     }
 
+    /// The server whose turn it was last.
+    pub(crate) fn current(&self) -> &Site<S> {
+        &self.current
+    }
+
     /// The server whose turn it is: the next that does not rest. If all rest it is the first to
     /// wake.
     pub(crate) fn turn(&mut self) -> &mut Site<S> {

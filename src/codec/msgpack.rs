@@ -14,6 +14,8 @@
 
 use thiserror::Error;
 
+use crate::codec::json_string::Text;
+
 /// The fault of a msgpack value, with its offset in the bytes walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Malformed {
@@ -168,13 +170,13 @@ impl<'a> Walker<'a> {
 
     /// Takes the next value if it is text of less than 256 bytes, as most are, and is all there.
     #[inline]
-    pub(crate) fn short_text(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn short_text(&mut self) -> Option<Text<'a>> {
         let (&marker, rest) = self.bytes.get(self.at..)?.split_first()?;
         let (head, text) = match marker {
-            0xa0..=0xbf => (1, rest.get(..usize::from(marker & 0x1f))?),
+            0xa0..=0xbf => (1, Text::new(rest, usize::from(marker & 0x1f))?),
             0xd9 => {
                 let (&len, rest) = rest.split_first()?;
-                (2, rest.get(..usize::from(len))?)
+                (2, Text::new(rest, usize::from(len))?)
             }
             _ => return None,
         };

@@ -20,7 +20,7 @@
 //!   not fit is prepared by its own write. So is one with long JSON, which has to wait for a permit
 //!   first ([`long_json`]).
 //! - Nothing is prepared ahead while the process looks for the event that kills it
-//!   ([`deaths`](super::deaths)).
+//!   ([`deaths`](super::deaths)), nor where a rate limit holds batches back.
 //! - A panic is forgotten. The write of the batch makes the form itself, and panics where it is
 //!   counted.
 
@@ -155,7 +155,7 @@ impl<P: Send + 'static> Ahead<P> {
             self.next = self.batches.recv().await;
         }
         let Some(batch) = self.next.as_ref().filter(|_| self.preparing.is_none()) else { return };
-        let Some(permit) = permit(batch) else { return };
+        let Some(permit) = permit(&FREE, batch) else { return };
         let batch = batch.clone();
         let task = spawn_blocking(move || preparer(&batch));
         self.preparing = Some(Preparing { task, permit });
@@ -164,10 +164,289 @@ impl<P: Send + 'static> Ahead<P> {
 
 /// A part of the budget for the batch; `None` if there is too little now, or it is to be prepared
 /// by its own write.
-fn permit(batch: &Batch) -> Option<SemaphorePermit<'static>> {
+fn permit(free: &'static Semaphore, batch: &Batch) -> Option<SemaphorePermit<'static>> {
     if long_json::may_need_permit(batch) {
         return None;
     }
     let bytes: usize = batch.shares().map(Share::bytes).sum();
-    FREE.try_acquire_many(u32::try_from(bytes.div_ceil(KIB)).ok()?).ok()
+    free.try_acquire_many(u32::try_from(bytes.div_ceil(KIB)).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+    use tokio::sync::Notify;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::delivery::deaths::Deaths;
+    use crate::delivery::retry::RetryConfig;
+    use crate::delivery::tests::{Unconfigurable, batch, shared};
+    use crate::delivery::{RateLimit, Shared, Writer, drive};
+    use crate::event::Event;
+    use crate::event::batch::BatchLimits;
+    use crate::sink::contract::{
+        Again, ConnectError, Context, Defaults, Once, Partly, Refusal, Sink, WriteError,
+    };
+    use crate::sink::testing::context;
+    use crate::sync::bell::{Bell, channel};
+    use crate::units::{ByteSize, Span};
+
+    /// The answer to one write.
+    #[derive(Debug, Clone, Copy)]
+    enum Answer {
+        Stored,
+        Busy,
+        Gone,
+        Refused,
+        FirstRefused,
+        FirstAgain,
+        Panic,
+    }
+
+    /// A store that answers as it is told, each time once the next batch is prepared or cannot be.
+    #[derive(Default)]
+    struct Store {
+        answers: VecDeque<Answer>,
+        /// The work on forms of batches with such an event panics.
+        poison: Option<String>,
+        log: Vec<String>,
+        prepared: Arc<Notify>,
+    }
+
+    type Log = Arc<Mutex<Store>>;
+
+    fn tags(batch: &Batch) -> String {
+        batch.events().map(Event::tag).collect()
+    }
+
+    fn note(store: &Log, line: String) {
+        store.lock().unwrap().log.push(line);
+    }
+
+    struct Encoding(Log);
+
+    /// The form of a batch: the tags of its events.
+    struct Form(String, Log);
+
+    impl Drop for Form {
+        fn drop(&mut self) {
+            note(&self.1, format!("drop {}", self.0));
+        }
+    }
+
+    impl Sink for Encoding {
+        const NAME: &'static str = "encoding";
+        const ABOUT: &'static str = "makes forms of batches";
+        const DEFAULTS: Defaults =
+            Defaults::store(BatchLimits::new(10, ByteSize(1000), Span::millis(0)));
+        const ONCE: Once = Once::No;
+        type Config = Unconfigurable<Store>;
+        type Prepared = Form;
+
+        async fn connect(config: &Self::Config, _: &Context) -> Result<Self, ConnectError> {
+            Ok(Encoding(Arc::clone(&config.0)))
+        }
+
+        async fn write(&mut self, batch: &Batch, form: Option<Form>) -> Result<(), WriteError> {
+            let how = match &form {
+                None => "plain",
+                Some(form) => {
+                    assert_eq!(form.0, tags(batch));
+                    "formed"
+                }
+            };
+            note(&self.0, format!("write {} {how}", tags(batch)));
+            let prepared = Arc::clone(&self.0.lock().unwrap().prepared);
+            // Nothing is prepared behind the last batch, in care, and behind a failure.
+            let _ = tokio::time::timeout(Span::seconds(1).0, prepared.notified()).await;
+            let answer = self.0.lock().unwrap().answers.pop_front();
+            match answer.unwrap_or(Answer::Stored) {
+                Answer::Stored => Ok(()),
+                Answer::Busy => Err(WriteError::retry("writing", "busy")),
+                Answer::Gone => Err(WriteError::reconnect("writing", "gone")),
+                Answer::Refused => Err(WriteError::reject("writing", "bad")),
+                Answer::FirstRefused => {
+                    let refusal = Refusal { place: 0, cause: "bad".into() };
+                    Err(WriteError::refused("writing", vec![refusal]))
+                }
+                Answer::FirstAgain => {
+                    let again = Again { places: [0].into(), cause: None, after: None };
+                    let (doing, refused) = ("writing".into(), Vec::new());
+                    Err(WriteError::Partly(Partly { doing, refused, again: Some(again) }))
+                }
+                Answer::Panic => panic!("out of luck"),
+            }
+        }
+
+        fn preparer(&self) -> Option<Preparer<Form>> {
+            let store = Arc::clone(&self.0);
+            Some(Box::new(move |batch| {
+                let (is_poison, prepared) = {
+                    let store = store.lock().unwrap();
+                    let is_poison = store.poison.as_ref().is_some_and(|p| tags(batch).contains(p));
+                    (is_poison, Arc::clone(&store.prepared))
+                };
+                note(&store, format!("prepare {}", tags(batch)));
+                prepared.notify_one();
+                assert!(!is_poison, "poison");
+                Form(tags(batch), store)
+            }))
+        }
+    }
+
+    async fn run(shared: Shared, store: Store, batches: Vec<Batch>) -> (Vec<String>, Vec<u64>) {
+        let store = Arc::new(Mutex::new(store));
+        let (sender, receiver) = mpsc::channel(batches.len());
+        for batch in batches {
+            sender.send(batch).await.unwrap();
+        }
+        drop(sender);
+        let (settled, settled_out) = channel(10, &Bell::default());
+        let (shared, stop) = (Arc::new(shared), CancellationToken::new());
+        let writer = Writer { context: context(), batches: receiver, settled, shared, stop };
+        drive::<Encoding>(&Unconfigurable(Arc::clone(&store)), writer).await;
+        let settled = settled_out.try_iter().map(|settled| settled.first).collect();
+        let log = std::mem::take(&mut store.lock().unwrap().log);
+        (log, settled)
+    }
+
+    fn three() -> Vec<Batch> {
+        vec![batch(0, &["a", "b"]), batch(2, &["c", "d"]), batch(4, &["e"])]
+    }
+
+    async fn run_three(store: Store) -> Vec<String> {
+        let (log, settled) = run(shared(RetryConfig::default()), store, three()).await;
+        assert_eq!(settled, [0, 2, 4]);
+        log
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_batch_is_prepared_while_one_is_written() {
+        let log = run_three(Store::default()).await;
+        let expected = [
+            "write ab plain",
+            "prepare cd",
+            "write cd formed",
+            "prepare e",
+            "drop cd",
+            "write e formed",
+            "drop e",
+        ];
+        assert_eq!(log, expected);
+    }
+
+    /// The event that the store does not take may be anywhere; the others come in order, and none
+    /// by a form of before.
+    #[tokio::test(start_paused = true)]
+    async fn a_form_is_dropped_before_a_batch_that_failed_comes_again() {
+        for (answer, again) in [
+            (Answer::Busy, &["write ab plain"][..]),
+            (Answer::Gone, &["write ab plain"]),
+            (Answer::Panic, &["write ab plain"]),
+            (Answer::Refused, &["write a plain", "write b plain"]),
+            (Answer::FirstAgain, &["write a plain"]),
+        ] {
+            let answers = [answer].into();
+            let log = run_three(Store { answers, ..Store::default() }).await;
+            let before = ["write ab plain", "prepare cd", "drop cd"];
+            let after = ["write cd plain", "prepare e", "write e formed", "drop e"];
+            assert_eq!(log, [&before[..], again, &after].concat(), "{answer:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_stays_if_the_batch_before_it_is_settled_with_dead_letters() {
+        let answers = [Answer::FirstRefused].into();
+        let log = run_three(Store { answers, ..Store::default() }).await;
+        assert!(log.contains(&"write cd formed".to_owned()), "{log:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_over_a_form_costs_nothing() {
+        let poison = Some("c".to_owned());
+        let shared = shared(RetryConfig::default());
+        let state = Arc::clone(&shared.state);
+        let (log, settled) = run(shared, Store { poison, ..Store::default() }, three()).await;
+        assert_eq!(settled, [0, 2, 4]);
+        assert!(log.contains(&"write cd plain".to_owned()), "{log:?}");
+        assert_eq!((state.panics.get(), state.retries.get(), state.events.get()), (0, 0, 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_prepared_ahead_of_a_rate_limit() {
+        let rate_limit = Some(RateLimit::new(1));
+        let shared = Shared { rate_limit, ..shared(RetryConfig::default()) };
+        let (log, _) = run(shared, Store::default(), three()).await;
+        assert_eq!(log, ["write ab plain", "write cd plain", "write e plain"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_prepared_while_an_event_that_kills_is_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..3 {
+            Deaths::begin(folder.path(), 1);
+        }
+        let deaths = Some(Arc::new(Deaths::begin(folder.path(), 1)));
+        let shared = Shared { deaths, ..shared(RetryConfig::default()) };
+        let (log, settled) = run(shared, Store::default(), three()).await;
+        assert_eq!(settled, [0, 2, 4]);
+        assert_eq!(log, ["write ab plain", "write cd plain", "write e plain"]);
+    }
+
+    #[test]
+    fn a_batch_beyond_the_budget_and_one_with_long_json_are_not_prepared() {
+        static ONE_KIB: Semaphore = Semaphore::const_new(1);
+        let long = Event::new("long", &vec![0xc3; crate::event::LONG + 1]);
+        let fits = batch(0, &["a"]);
+        let held = permit(&ONE_KIB, &fits);
+        assert!(held.is_some());
+        assert!(permit(&ONE_KIB, &fits).is_none());
+        drop(held);
+        assert!(permit(&ONE_KIB, &fits).is_some());
+        assert!(permit(&FREE, &crate::sink::testing::batch(vec![long])).is_none());
+    }
+
+    proptest! {
+        /// Whatever the store answers, every batch is settled in order, a form goes to the first
+        /// attempt at its own batch, and none is left.
+        #[test]
+        fn forms_change_nothing_about_the_fate_of_events(
+            answers in prop::collection::vec(0..6_u8, 0..12),
+            lens in prop::collection::vec(1..4_usize, 1..6),
+        ) {
+            let answers = answers.into_iter().map(|answer| match answer {
+                0 => Answer::Busy,
+                1 => Answer::Gone,
+                2 => Answer::Refused,
+                3 => Answer::FirstRefused,
+                4 => Answer::FirstAgain,
+                _ => Answer::Stored,
+            });
+            let (mut batches, mut first) = (Vec::new(), 0);
+            for len in &lens {
+                let tags: Vec<_> = (0..*len).map(|n| format!("<{}>", first + n)).collect();
+                let tags: Vec<_> = tags.iter().map(String::as_str).collect();
+                batches.push(batch(first as u64, &tags));
+                first += len;
+            }
+            let firsts: Vec<_> = batches.iter().map(Batch::first).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let shared = shared(RetryConfig::default());
+            let state = Arc::clone(&shared.state);
+            let store = Store { answers: answers.collect(), ..Store::default() };
+            let (log, settled) = runtime.block_on(run(shared, store, batches));
+            prop_assert_eq!(settled, firsts);
+            prop_assert_eq!(state.events.get() + state.rejected.get(), first as u64);
+            let count = |word: &str| log.iter().filter(|line| line.starts_with(word)).count();
+            prop_assert_eq!(count("prepare"), count("drop"));
+        }
+    }
 }

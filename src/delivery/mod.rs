@@ -454,8 +454,10 @@ impl<'a, S: Sink> Delivery<'a, S> {
         let done = match work {
             Work::Connect => return Ok(()),
             Work::Write(batch) => {
-                let is_careful = self.shared.deaths.as_deref().is_some_and(Deaths::must_isolate);
-                let preparer = if is_careful { None } else { sink.preparer() };
+                let Shared { deaths, rate_limit, .. } = self.shared;
+                let is_careful = deaths.as_deref().is_some_and(Deaths::must_isolate);
+                let waits = is_careful || rate_limit.is_some();
+                let preparer = if waits { None } else { sink.preparer() };
                 let (form, _permit) = self.prepared.take().map(|p| (p.form, p.permit)).unzip();
                 let writing = AssertUnwindSafe(sink.write(batch, form)).catch_unwind();
                 self.ahead.beside(writing, preparer).await
@@ -938,7 +940,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn batch(first: u64, tags: &[&str]) -> Batch {
+    pub(crate) fn batch(first: u64, tags: &[&str]) -> Batch {
         let origin = Arc::new(Origin { source: "bus".into(), master_id: "m".into() });
         let events = tags.iter().map(|tag| Event::new(tag, b"\x80")).collect();
         Batch::new(1, first, vec![Share::all(Arc::new(Chunk::new(origin, 1, events)))])
@@ -950,7 +952,7 @@ pub(crate) mod tests {
         state: Arc<SinkState>,
     }
 
-    fn shared(retry: RetryConfig) -> Shared {
+    pub(crate) fn shared(retry: RetryConfig) -> Shared {
         Shared {
             retry,
             breaker: Breaker::default(),

@@ -195,7 +195,7 @@ impl Event {
             }
             Line::Apart(len) => {
                 scratch.clear();
-                scratch.reserve_exact(*len);
+                scratch.reserve_exact(*len + json::SLACK);
                 self.make_json(scratch);
                 scratch
             }
@@ -215,7 +215,7 @@ impl Event {
         match self.shared_line() {
             Some(_) => out.extend_from_slice(self.json(&mut Vec::new())),
             None => {
-                out.reserve_exact(self.long().unwrap_or_default());
+                self.make_room(out);
                 self.make_json(out);
             }
         }
@@ -227,7 +227,7 @@ impl Event {
         match self.shared_line() {
             Some(line) => out.extend_from_slice(line),
             None => {
-                out.reserve_exact(self.long().unwrap_or_default());
+                self.make_room(out);
                 self.make_line(out);
             }
         }
@@ -311,6 +311,13 @@ impl Event {
         self.make_json(out);
         out.extend_from_slice(LINE_END);
         data
+    }
+
+    /// Makes room for a long line, of which a growing buffer would take twice as much.
+    fn make_room(&self, out: &mut Vec<u8>) {
+        if let Some(len) = self.long() {
+            out.reserve_exact(len + json::SLACK);
+        }
     }
 
     fn make_json(&self, out: &mut Vec<u8>) {

@@ -1,6 +1,9 @@
 //! The kernel's data on this process, for the `process_*` metrics.
 
 use std::fs;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::observe::metrics::{self, Level};
 
@@ -36,14 +39,18 @@ impl Process {
         if let Some(kibibytes) = number_behind(&status, "VmRSS:") {
             self.resident.set(kibibytes * 1024.0);
         }
-        if let Some((user, system)) = stat(14).zip(stat(15)) {
-            self.cpu.set((user + system) / TICKS_A_SECOND);
-        }
+        self.cpu.set(cpu());
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
             // One of them is this listing.
             self.open_files.set_count(files.count().saturating_sub(1));
         }
     }
+}
+
+/// Seconds of CPU of all threads, also of those that have ended.
+fn cpu() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(used).unwrap_or_default().as_secs_f64()
 }
 
 /// Seconds since 1970.
@@ -77,6 +84,8 @@ mod tests {
         assert!(process.open_files.get() >= 3.0);
         let age = jiff::Timestamp::now().as_duration().as_secs_f64() - start_time().unwrap();
         assert!((-2.0..3600.0).contains(&age), "{age}");
-        assert!(stat(14).is_some() && stat(15).is_some());
+        let before = process.cpu.get();
+        process.refresh();
+        assert!(before > 0.0 && process.cpu.get() > before);
     }
 }

@@ -382,6 +382,48 @@ fn a_rebalance_leaves_nothing_out() {
     assert_eq!(committed(&brokers, topic, 3), ends(&brokers, topic, 3));
 }
 
+/// A topic that fills librdkafka's queue several times over is stored once each, and librdkafka
+/// itself tells how long a partition waits that found its queue full.
+#[test]
+fn a_topic_longer_than_the_queue_is_stored_once() {
+    let kafka = Kafka::shared();
+    let (topic, brokers) = ("longer-than-the-queue", kafka.brokers());
+    kafka.create(topic, 4, &[]);
+    let writer = Writer::new(&brokers, topic);
+    let pad = "x".repeat(8 << 10);
+    let count: u32 = 6000;
+    for number in 0..count {
+        let data = rmp_serde::to_vec(&serde_json::json!({"n": number, "pad": pad})).unwrap();
+        let event = Event::new(&format!("n/{number}"), &data);
+        writer.event(&event, Form::Msgpack, "master-1");
+    }
+    writer.flush();
+    for (properties, backoff) in [("", "10"), (", fetch.queue.backoff.ms: 25", "25")] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let (config, file) = (folder.join("saltern.yaml"), folder.join("events"));
+        let sections = format!(
+            "state_dir: {}\nhttp: {{listen: '127.0.0.1:0'}}\nlog: {{format: json, level: debug}}\n\
+             sources:\n  topic:\n    kafka:\n      brokers: ['{brokers}']\n      topics: [{topic}]\n\
+             \x20     group: waits-{backoff}\n      properties: {{debug: conf{properties}}}\n\
+             sinks:\n  file:\n    rawfile_json: {{filename: '{}'}}\n\
+             \x20   spill: {{mode: memory, when_full: block}}\n",
+            folder.join("state").display(),
+            file.display()
+        );
+        std::fs::write(&config, sections).unwrap();
+        let worker = Daemon::listening(&config);
+        worker.wait_stored("file", count.into());
+        let told = format!("fetch.queue.backoff.ms = {backoff}\"");
+        assert!(worker.log().contains(&told), "{}", worker.log());
+        worker.stop();
+        let number = |line: &Value| line["data"]["n"].as_u64();
+        let mut numbers: Vec<_> = lines(&file).iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..u64::from(count)));
+    }
+}
+
 #[test]
 fn what_a_transaction_took_back_is_not_read() {
     let kafka = Kafka::shared();

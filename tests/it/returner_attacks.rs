@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::beside::{DEADLINE, Daemon};
 use crate::harness::returner_peer::{self, Peer, done, events, map, request, returned};
+use nix::time::ClockId;
+use nix::unistd::Pid;
 use rmpv::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -284,10 +286,8 @@ async fn invariant_9_who_finds_no_descriptors_is_accepted_once_there_are_some() 
 
 /// The CPU that a process has used, in seconds.
 fn processor_time(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks = |place: usize| fields[place].parse::<f64>().unwrap();
-    (ticks(11) + ticks(12)) / 100.0
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.try_into().unwrap())).unwrap();
+    Duration::from(clock.now().unwrap()).as_secs_f64()
 }
 
 /// A user whom the file's mode lets, but nobody else.

@@ -34,7 +34,9 @@ use crate::queue::config::{SpillConfig, SpillMode, WhenFull};
 use crate::queue::spill::model::SimDisk;
 use crate::queue::spill::{Settings, Spill};
 use crate::queue::spooler::*;
-use crate::sink::contract::{ConnectError, Context, Defaults, Once, Refusal, Sink, WriteError};
+use crate::sink::contract::{
+    ConnectError, Context, Defaults, Once, Preparer, Refusal, Sink, WriteError,
+};
 use crate::sink::testing::context;
 use crate::sync::receipt::{Claim, Receipt};
 use crate::units::{ByteSize, Span};
@@ -163,7 +165,7 @@ struct Store {
 
 impl Store {
     fn begin_write(&mut self, writer: usize, batch: &Batch) -> oneshot::Receiver<Answer> {
-        let numbers: Vec<u64> = batch.events().map(|e| e.tag().parse().unwrap()).collect();
+        let numbers = numbers(batch);
         let again = numbers.iter().find(|n| self.settled.contains(n));
         assert_eq!(again, None, "an event comes again after it was settled");
         self.batches.entry(batch.first()).or_insert_with(|| numbers.clone());
@@ -226,13 +228,15 @@ impl Sink for Gated {
     const DEFAULTS: Defaults = Defaults::store(LIMITS);
     const ONCE: Once = Once::No;
     type Config = Unconfigurable<Store>;
-    type Prepared = ();
+    /// The numbers of its events.
+    type Prepared = Vec<u64>;
 
     async fn connect(config: &Self::Config, context: &Context) -> Result<Self, ConnectError> {
         Ok(Gated(Arc::clone(&config.0), context.writer))
     }
 
-    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, prepared: Option<Vec<u64>>) -> Result<(), WriteError> {
+        assert!(prepared.is_none_or(|prepared| prepared == numbers(batch)));
         let answered = self.0.lock().unwrap().begin_write(self.1, batch);
         match answered.await.unwrap() {
             Answer::Stored => Ok(()),
@@ -246,6 +250,15 @@ impl Sink for Gated {
             Answer::Wrong => Err(WriteError::fatal("logging in", "wrong password")),
         }
     }
+
+    fn preparer(&self) -> Option<Preparer<Vec<u64>>> {
+        Some(Box::new(numbers))
+    }
+}
+
+/// The numbers of a batch's events.
+fn numbers(batch: &Batch) -> Vec<u64> {
+    batch.events().map(|event| event.tag().parse().unwrap()).collect()
 }
 
 /// A spooler at work, with the other ends of its channels.
@@ -615,18 +628,22 @@ impl World {
     }
 
     fn let_tasks_run(&mut self) {
-        self.runtime.block_on(async {
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
-        });
+        for _ in 0..2 {
+            self.runtime.block_on(async {
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+            });
+            self.let_blocking_work_end();
+        }
         if let Some(run) = &mut self.run {
             while run.writers.try_join_next().map(Result::unwrap).is_some() {}
         }
     }
 
-    /// Writers drop their connections on a thread of the machine's, which takes real time.
-    fn let_connections_end(&self) {
+    /// Writers drop their connections and prepare batches on a thread of the machine's, which takes
+    /// real time.
+    fn let_blocking_work_end(&self) {
         self.runtime.block_on(async { tokio::task::spawn_blocking(|| {}).await.unwrap() });
     }
 
@@ -679,7 +696,7 @@ impl World {
             assert!(!is_idle || run.wait < IDLE, "events wait and nothing is due");
             // A writer may be backing off.
             let wait = if is_idle { run.wait } else { run.wait.min(Duration::from_secs(1)) };
-            self.let_connections_end();
+            self.let_blocking_work_end();
             self.pass(wait);
             self.let_tasks_run();
         }

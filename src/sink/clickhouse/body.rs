@@ -5,6 +5,7 @@
 
 use std::slice;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::features::{Features, Format};
@@ -21,7 +22,7 @@ pub(super) struct Insert {
     /// The format of the body.
     pub(super) format: Format,
     /// The rows; never none.
-    pub(super) body: Vec<u8>,
+    pub(super) body: Bytes,
 }
 
 /// Rows while they are written.
@@ -76,7 +77,7 @@ impl Rows {
             table: self.table.name,
             columns: names.join(", "),
             format: self.format,
-            body: self.body,
+            body: self.body.into(),
         })
     }
 }

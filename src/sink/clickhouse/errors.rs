@@ -24,21 +24,22 @@ pub(super) enum Refusal {
     Http(#[from] http::Error),
 }
 
-/// The consequence of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The consequence of a refusal. The least of several counts: nothing is said of the rows before
+/// the server is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Meaning {
-    /// There was no answer, or one that is not the server's.
-    Unreachable,
-    /// It may work later, or at another server; with advice where there is any.
-    Later(&'static str),
-    /// The database, a table or a column is missing.
-    Schema,
-    /// There is something in the rows that the server never takes, or too much of them at once.
-    Rows,
-    /// The server does not know a setting, or does not let it be set.
-    Setting,
     /// The server does not know the user, or the password is wrong.
     Login,
+    /// The server does not know a setting, or does not let it be set.
+    Setting,
+    /// There was no answer, or one that is not the server's.
+    Unreachable,
+    /// The database, a table or a column is missing.
+    Schema,
+    /// It may work later, or at another server; with advice where there is any.
+    Later(&'static str),
+    /// There is something in the rows that the server never takes, or too much of them at once.
+    Rows,
 }
 
 impl Meaning {

@@ -35,6 +35,8 @@ pub(super) fn lz4(bytes: &[u8]) -> Vec<u8> {
         let sum = cityhash_102_128(out.get(head..).unwrap_or_default()).rotate_right(64);
         write(&mut out, head - CHECKSUM, &sum.to_le_bytes());
     }
+    // It may wait for its turn, and not with room for what did not shrink.
+    out.shrink_to_fit();
     out
 }
 

@@ -18,8 +18,8 @@
 //!
 //! # Stored
 //!
-//! A batch is an insert into each table that it has rows for, complete in one request. Database,
-//! tables and views are made when missing. From 22.1 on rows go as `RowBinaryWithNamesAndTypes`,
+//! A batch is an insert into each table that it has rows for, complete in one request; the requests
+//! of a batch go side by side. Database, tables and views are made when missing. From 22.1 on rows go as `RowBinaryWithNamesAndTypes`,
 //! which the server compares with its columns, and before as `JSONEachRow`. The sink asks each
 //! server for its version and uses what that version can do.
 //!
@@ -36,7 +36,7 @@
 //! that repeats are merged away. It drops it for as long as its deduplication window reaches (1000
 //! inserts a table); the token of each insert is made of the batch's id. Until repeats are merged
 //! `FINAL` or `GROUP BY event_id` hides them. A batch that the server refuses for one event is
-//! halved, under new ids; rows that a table had taken of it before are there twice until they are
+//! halved, under new ids; rows that other tables have taken of it are there twice until they are
 //! merged.
 //!
 //! # Failures
@@ -62,6 +62,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
+use self::body::Insert;
 use self::errors::Meaning;
 use self::features::Features;
 use self::schema::Options;
@@ -72,7 +73,7 @@ use crate::client::servers::{Servers, Site, Url, Urls};
 use crate::client::tls::TlsConfig;
 use crate::event::batch::{Batch, BatchLimits};
 use crate::sink::contract::{
-    ConnectError, Context, Defaults, Migrated, Once, Sink, TableWish, WriteError,
+    ConnectError, Context, Defaults, Migrated, Once, Preparer, Sink, TableWish, WriteError,
 };
 use crate::sink::http;
 use crate::sync::blocking;
@@ -252,6 +253,22 @@ pub(super) struct ClickHouse {
     servers: Servers<Server>,
 }
 
+/// The inserts of a batch, as they are sent.
+pub(super) struct Inserts {
+    /// The features of the servers that they are for.
+    features: Features,
+    inserts: Vec<Insert>,
+}
+
+impl Inserts {
+    fn of(batch: &Batch, features: Features, compression: Compression) -> Self {
+        let compressed =
+            |insert: Insert| Insert { body: compression.compress(insert.body), ..insert };
+        let inserts = rows::encode(batch, &features).into_iter().map(compressed).collect();
+        Inserts { features, inserts }
+    }
+}
+
 /// Makes the bodies of the INSERTs of a batch for a server of this version; returns their length.
 pub(super) fn encode(batch: &Batch, version: (u32, u32)) -> usize {
     rows::encode(batch, &Features::of(version)).iter().map(|insert| insert.body.len()).sum()
@@ -265,7 +282,7 @@ impl Sink for ClickHouse {
         Defaults::store(BatchLimits::new(10_000, ByteSize::mib(8), Span::millis(1000)));
     const ONCE: Once = Once::ByEvent;
     type Config = Config;
-    type Prepared = ();
+    type Prepared = Inserts;
 
     async fn connect(config: &Config, _context: &Context) -> Result<Self, ConnectError> {
         let client = config.client().map_err(WriteError::while_connecting)?;
@@ -280,25 +297,34 @@ impl Sink for ClickHouse {
         Ok(ClickHouse { config: config.clone(), client, servers })
     }
 
-    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, prepared: Option<Inserts>) -> Result<(), WriteError> {
         let site = self.servers.turn();
         let server = ready(site, &self.client, &self.config).await?;
-        let inserts = blocking(|| rows::encode(batch, &server.features()));
-        for insert in inserts {
-            let table = insert.table;
-            let Err(refusal) = server.insert(insert, batch.id()).await else { continue };
-            match refusal.meaning() {
-                // It may come back as another release, or without tables.
-                Meaning::Unreachable | Meaning::Schema => site.server = None,
-                _ => {}
-            }
-            if matches!(refusal.meaning(), Meaning::Unreachable | Meaning::Later(_)) {
-                site.rest();
-            }
-            return Err(refusal.into_sink_error(format!("inserting into {table} at {}", site.url)));
+        let features = server.features();
+        let inserts = match prepared {
+            Some(inserts) if inserts.features == features => inserts,
+            _ => blocking(|| Inserts::of(batch, features, self.config.compression)),
+        };
+        let Err((table, refusal)) = server.insert(inserts.inserts, batch.id()).await else {
+            site.worked();
+            return Ok(());
+        };
+        match refusal.meaning() {
+            // It may come back as another release, or without tables.
+            Meaning::Unreachable | Meaning::Schema => site.server = None,
+            _ => {}
         }
-        site.worked();
-        Ok(())
+        if matches!(refusal.meaning(), Meaning::Unreachable | Meaning::Later(_)) {
+            site.rest();
+        }
+        Err(refusal.into_sink_error(format!("inserting into {table} at {}", site.url)))
+    }
+
+    fn preparer(&self) -> Option<Preparer<Inserts>> {
+        // Another server may get the batch, but servers of one sink are seldom of two releases.
+        let features = self.servers.current().server.as_ref()?.features();
+        let compression = self.config.compression;
+        Some(Box::new(move |batch| Inserts::of(batch, features, compression)))
     }
 
     fn tables(config: Option<&Config>, wish: &TableWish) -> Option<String> {

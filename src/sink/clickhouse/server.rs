@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use reqwest::header::{CONTENT_ENCODING, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,7 +18,6 @@ use crate::client::servers::Url;
 use crate::codec::visible;
 use crate::event::batch::BatchId;
 use crate::sink::contract::WriteError;
-use crate::sync::blocking;
 
 /// The setting by which a server knows an insert again.
 const TOKEN: &str = "insert_deduplication_token";
@@ -36,6 +36,17 @@ pub(super) enum Compression {
     Gzip,
     /// None.
     None,
+}
+
+impl Compression {
+    /// The rows as they are sent.
+    pub(super) fn compress(self, rows: Bytes) -> Bytes {
+        match self {
+            Compression::Lz4 => frame::lz4(&rows).into(),
+            Compression::Gzip => http::gzip(&rows),
+            Compression::None => rows,
+        }
+    }
 }
 
 /// A server that has answered, and the database of the sink in it.
@@ -105,38 +116,40 @@ impl Server {
         })
     }
 
-    /// Stores rows. The server has stored them when this returns.
-    pub(super) async fn insert(&mut self, insert: Insert, batch: BatchId) -> Result<(), Refusal> {
-        let Insert { table, columns, format, body, .. } = insert;
-        let sql = format!("INSERT INTO {table} ({columns}) FORMAT {}", format.name());
-        let body = blocking(|| match self.compression {
-            Compression::Lz4 => Bytes::from(frame::lz4(&body)),
-            Compression::Gzip => http::gzip(&body),
-            Compression::None => Bytes::from(body),
-        });
+    /// Stores the rows of a batch, all tables at the same time; the server has stored them when
+    /// this returns. After a refusal, which names its table, any of the others may have stored
+    /// theirs.
+    pub(super) async fn insert(
+        &mut self,
+        mut inserts: Vec<Insert>,
+        batch: BatchId,
+    ) -> Result<(), (&'static str, Refusal)> {
         loop {
-            let Err(refusal) = self.send(&sql, body.clone(), table, batch).await else {
+            // All end before the batch can come again.
+            let answers = join_all(inserts.iter().map(|insert| self.send(insert, batch))).await;
+            let refused = inserts.into_iter().zip(answers);
+            let refused = refused.filter_map(|(insert, answer)| Some((insert, answer.err()?)));
+            let (refused, refusals): (Vec<_>, Vec<_>) = refused.unzip();
+            let refusals = refused.iter().map(|insert| insert.table).zip(refusals);
+            let Some(first) = refusals.min_by_key(|(_, refusal)| refusal.meaning()) else {
                 return Ok(());
             };
             // One setting less each time.
-            match &refusal {
+            match &first.1 {
                 Refusal::Exception { meaning: Meaning::Setting, text } if self.leave_away(text) => {
                 }
-                _ => return Err(refusal),
+                _ => return Err(first),
             }
+            inserts = refused;
         }
     }
 
     /// Sends the whole body at once: the server stores all of it or, short of a crash, nothing.
-    async fn send(
-        &self,
-        sql: &str,
-        body: Bytes,
-        table: &str,
-        batch: BatchId,
-    ) -> Result<(), Refusal> {
+    async fn send(&self, insert: &Insert, batch: BatchId) -> Result<(), Refusal> {
+        let Insert { table, columns, format, body } = insert;
+        let sql = format!("INSERT INTO {table} ({columns}) FORMAT {}", format.name());
         let request = self.client.post(&self.url).query("database", &self.database);
-        let mut request = request.query("query", sql).body(BYTES, body);
+        let mut request = request.query("query", &sql).body(BYTES, body.clone());
         match self.compression {
             Compression::Lz4 => request = request.query("decompress", "1"),
             Compression::Gzip => {

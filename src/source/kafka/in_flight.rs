@@ -60,8 +60,11 @@ pub(super) struct InFlight {
 /// Lots in flight at the most; more than the channels of the pipeline hold.
 const MAX_LOTS: usize = 64;
 
-/// Bytes in flight at the most; the last lot may go over. With their JSON beside them they fit the
-/// memory that a sink's queue has by default where there is no spill.
+/// Bytes in flight at the most, as frames of the bus; the last lot goes over.
+///
+/// The sinks' queues hold the same frames and not copies of them. A queue counts a frame twice, for
+/// its JSON, so all of them fit the memory that it has by default where there is no spill.
+/// librdkafka's own queue is in front of this limit and has one of its own.
 const MAX_BYTES: usize = 16 << 20;
 
 impl InFlight {

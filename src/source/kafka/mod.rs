@@ -40,10 +40,26 @@
 //! `spill.mode` `durable`, stored with `memory`, either with `overflow`. If a worker is killed,
 //! another reads the rest. So events may come twice, with the same ids, and are never left out.
 //! Before a partition goes to another worker, and at a stop, the worker waits up to 10 s for its
-//! messages in flight (16 MiB or 64 chunks at the most). Events that a full queue dropped are not
+//! messages in flight ([Memory](#memory)). Events that a full queue dropped are not
 //! committed: they are counted as dropped, and read again after 0.5 s to 30 s. With `mode: durable`
 //! a full queue drops events that *are* committed. So let workers have `mode: memory`, where Kafka
 //! is the disk, or `when_full: block`.
+//!
+//! # Memory
+//!
+//! A message is in one of three places, each with a limit of its own:
+//!
+//! 1. librdkafka's queue, of messages that were fetched and not read yet: 16 MiB of keys and values
+//!    as they are without compression (`queued.max.messages.kbytes` among `properties`). While it
+//!    has room the brokers are asked for more. So it goes over by what one answer holds, for each
+//!    partition up to 1 MiB as it is compressed (`max.partition.fetch.bytes`). A partition that
+//!    found it full asks again after 10 ms (`fetch.queue.backoff.ms`).
+//! 2. Messages in flight, which were read and which not every sink has kept yet: 16 MiB and one lot
+//!    more, or 64 lots. A lot is up to 1000 messages, or 1 MiB and one message. They count as the
+//!    frames that the bus would carry.
+//! 3. The sinks' queues (`spill.memory`). With `spill.mode` `memory` they hold the frames that are
+//!    in flight, which all sinks share, and their JSON. With `durable` an event on disk is not in
+//!    flight any more: the queue of a sink that is down fills up, and the worker reads on.
 //!
 //! # Failures
 //!

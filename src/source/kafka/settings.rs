@@ -88,10 +88,14 @@ impl TryFrom<Written> for Config {
             // From here on `properties` may say otherwise.
             ("auto.offset.reset", "earliest"),
             ("partition.assignment.strategy", "cooperative-sticky"),
-            // Few answers with many messages each, and at most so much waiting in memory.
+            // Few answers with many messages each.
             ("fetch.min.bytes", "16384"),
             ("fetch.wait.max.ms", "50"),
+            // Nothing more is asked of the brokers while so much waits in memory.
             ("queued.max.messages.kbytes", "16384"),
+            // A partition that found the queue full asks again after this. The queue of 16 MiB is
+            // read in far less than librdkafka's own second, and then the worker has nothing to do.
+            ("fetch.queue.backoff.ms", "10"),
             // Topics that come later are found within this.
             ("topic.metadata.refresh.interval.ms", "30000"),
             // The interval at which the source's lag is measured.
@@ -105,5 +109,37 @@ impl TryFrom<Written> for Config {
             .flat_map(|(n, topic)| brokers.topic(topic, &["topics".to_owned(), n.to_string()]))
             .collect();
         Ok(Config { brokers: brokers.to_string(), topics, reads, format, client })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::{Node, Problem};
+
+    fn read(more: &str) -> Result<Config, Problem> {
+        let text = format!("brokers: [127.0.0.1:9092]\ntopics: [salt.events]\n{more}");
+        Node::parse(&text).unwrap().read()
+    }
+
+    #[test]
+    fn properties_go_over_the_defaults_and_are_checked() {
+        for (more, backoff, queued) in [
+            ("", "10", "16384"),
+            ("properties: {fetch.queue.backoff.ms: 250}", "250", "16384"),
+            ("properties: {queued.max.messages.kbytes: 1024}", "10", "1024"),
+        ] {
+            let native = read(more).unwrap().client.create_native_config().unwrap();
+            assert_eq!(native.get("fetch.queue.backoff.ms").unwrap(), backoff, "{more}");
+            assert_eq!(native.get("queued.max.messages.kbytes").unwrap(), queued, "{more}");
+        }
+        for (more, says) in [
+            ("properties: {fetch.queue.backoff.ms: soon}", "the property `fetch.queue.backoff.ms`"),
+            ("properties: {group.id: another}", "see group"),
+            ("properties: {enable.auto.commit: true}", "committed when the events are safe"),
+        ] {
+            let problem = read(more).unwrap_err();
+            assert!(problem.message.contains(says), "{more}: {}", problem.message);
+        }
     }
 }

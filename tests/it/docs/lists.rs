@@ -79,7 +79,7 @@ fn returners() -> String {
 }
 
 /// Puts these texts between the marks `<!-- NAME -->` and `<!-- /NAME -->` of a page.
-fn write_blocks(path: &str, blocks: &[(&str, &str)]) {
+pub(super) fn write_blocks(path: &str, blocks: &[(&str, &str)]) {
     let mut page = fs::read_to_string(in_repository(path)).unwrap();
     for (name, text) in blocks {
         let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));

@@ -1,11 +1,13 @@
-//! Pages that are made from the code: of the metrics, of each kind of sink and source, and the
-//! lists of kinds in other pages. `UPDATE_GOLDEN=1 cargo test --test it docs::` writes them anew.
+//! Pages that are made from the code: of the metrics, of each kind of sink and source, the lists of
+//! kinds in other pages, and what a stream of events needs.
+//! `UPDATE_GOLDEN=1 cargo test --test it docs::` writes them anew.
 
 mod head;
 mod keys;
 mod kinds;
 mod lists;
 mod metrics;
+mod scaling;
 
 use std::fs;
 use std::path::{Path, PathBuf};
