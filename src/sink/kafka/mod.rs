@@ -37,6 +37,12 @@
 //! true` a reader with `isolation.level=read_committed` sees each event once. `acks=all`,
 //! idempotent: a batch comes again if a part of it could not be delivered.
 //!
+//! Without transactions each writer has up to two batches under way, and after a failure both may
+//! come again: first the one that failed, whole, then the next, whole. So a copy of a later event
+//! may stand before the repeat of an earlier one. The last copies of a key's events are in order,
+//! with one exception: the events that were in one request with a refused message are sent again
+//! alone, and may stand behind later ones of their batch.
+//!
 //! With `transactional` that holds over restarts and `kill -9` of brokers, and over those of
 //! saltern with `spill.mode: durable` and one writer. With more writers a batch that was under way
 //! when saltern was killed may come back to a writer that does not know it. The transaction also
@@ -53,8 +59,8 @@
 //!   `saltern_sink_up` is 0, `saltern_sink_retries_total` rises
 //! * librdkafka's queue (64 MiB) is full → the sink waits → `saltern_sink_lag_seconds` rises
 //! * a message is too large (32 MiB, or `max.message.bytes` of the topic when compressed) or
-//!   invalid → the brokers refuse its whole request, so its messages are sent again one by one →
-//!   the ones refused alone are dead letters
+//!   invalid → the brokers refuse its whole request, so its messages are sent again one by one, and
+//!   a batch that was under way behind it is sent again → the ones refused alone are dead letters
 //! * wrong password, not allowed by access lists → the sink parks until the configuration is
 //!   corrected → `/readyz` says no and names the sink
 //! * untrusted certificate → tried again → the log has the reason
@@ -70,7 +76,18 @@
 //!
 //! # Inside
 //!
-//! librdkafka sends. A batch is settled when there is a report of each of its messages.
+//! librdkafka sends. A batch is settled when there is a report of each of its messages. The next
+//! batch is handed over before that, unless there are transactions (`kafka/flight.rs`). So
+//! librdkafka holds two batches of a writer: 16 MiB of events with the default size, and as JSON
+//! about as much. Its own bound of 64 MiB holds for both. Where it has no room the next batch waits
+//! for its turn.
+//!
+//! After a failure nothing is purged from librdkafka's queue. A purge leaves a gap in the numbers
+//! that make the producer idempotent, and librdkafka mends such a gap only in transactions. The
+//! messages of the next batch that still go out are copies that come too early; the last copies
+//! follow in order.
+//!
+//! In transactions the values alone of the next batch are made ahead (`kafka/values.rs`).
 //! `kafka/transaction.rs` notes the batch in its transaction. The brokers refuse a whole request
 //! for one message that is too large, so a refused message is sent once more alone. If it is
 //! refused alone it becomes a dead letter.
@@ -88,12 +105,13 @@ use crate::client::kafka::not_made;
 use crate::client::stream::Stream;
 use crate::event::batch::{Batch, BatchLimits, Entry};
 use crate::sink::contract::{
-    ConnectError, Context, Defaults, Once, Refusal, SaltForm, SaltOption, SaltReturner, Sink,
-    WriteError,
+    ConnectError, Context, Defaults, Once, Preparer, Refusal, SaltForm, SaltOption, SaltReturner,
+    Sink, WriteError,
 };
 use crate::sync::blocking;
 use crate::units::{ByteSize, Span};
 
+mod flight;
 mod message;
 mod outcome;
 mod reports;
@@ -101,24 +119,39 @@ mod settings;
 mod topics;
 mod transaction;
 mod unbounded_call;
+mod values;
 
+use flight::{Failed, Flight};
 pub(super) use message::Format;
 use outcome::{Outcome, sink_error};
-use reports::{Failed, Reports};
+use reports::Reports;
 use settings::Config;
 use topics::{LOOK, Topics};
 use transaction::{Counts, Transactions, transactional_id};
+use values::Values;
 
 /// The time to wait while librdkafka's queue is full.
 const FULL: Duration = Duration::from_millis(1);
 
+/// A batch that was begun while the one before it was written.
+pub(crate) enum Ahead {
+    /// There was no place for it behind the one before.
+    Nothing,
+    /// Some of its messages are handed over, or all.
+    Flight(Flight),
+    /// The values of its messages, to be handed over in a transaction.
+    Values(Values),
+}
+
 pub(super) struct Kafka {
-    config: Config,
+    config: Arc<Config>,
     context: Context,
     producer: Arc<ThreadedProducer<Reports>>,
     topics: Topics,
     transactions: Option<Transactions>,
     counts: Counts,
+    /// The values of the batch that is written, if they were made ahead.
+    values: Option<Values>,
     /// A message's value while it is handed over; kept for its memory.
     value: Vec<u8>,
 }
@@ -163,7 +196,7 @@ impl Sink for Kafka {
         ),
     });
     type Config = Config;
-    type Prepared = ();
+    type Prepared = Ahead;
 
     fn check(config: &Config, _limit: Duration) -> Vec<String> {
         config.shows_password().into_iter().collect()
@@ -174,23 +207,45 @@ impl Sink for Kafka {
     }
 
     async fn connect(config: &Config, context: &Context) -> Result<Self, ConnectError> {
-        blocking(|| Kafka::open(config, context)).map_err(WriteError::while_connecting)
+        let config = Arc::new(config.clone());
+        blocking(|| Kafka::open(&config, context)).map_err(WriteError::while_connecting)
     }
 
-    async fn write(&mut self, batch: &Batch, _: Option<()>) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, prepared: Option<Ahead>) -> Result<(), WriteError> {
         let committed = self.transactions.as_ref().and_then(|t| t.committed(batch.id()));
         if let Some(refused) = committed {
             self.counts.known.add(1);
             info!(batch = %batch.id(), "the batch was committed before, and is not sent again");
             return verdict(refused.to_vec());
         }
-        let result = self.store(batch).await;
+        let result = self.store(batch, prepared.unwrap_or(Ahead::Nothing)).await;
+        self.values = None;
         match (result, &self.transactions) {
             (Err(failed), Some(transactions)) if self.is_fenced() => {
                 Err(blocking(|| transactions.fenced(batch.id(), failed)))
             }
             (result, _) => result,
         }
+    }
+
+    fn preparer(&self) -> Option<Preparer<Ahead>> {
+        let config = Arc::clone(&self.config);
+        if self.transactions.is_some() {
+            return Some(Box::new(move |batch| Ahead::Values(Values::of(batch, config.value))));
+        }
+        // The producer is to be dropped where that may block, so this must not keep it.
+        let producer = Arc::downgrade(&self.producer);
+        let reports = Arc::clone(self.producer.context());
+        let topics = self.topics.clone();
+        Some(Box::new(move |batch| {
+            let flight = reports.ahead(|| {
+                let mut flight = reports.flights().begin_ahead(batch.len())?;
+                let producer = producer.upgrade()?;
+                begin(&config, &producer, &topics, batch, &mut flight);
+                Some(flight)
+            });
+            flight.flatten().map_or(Ahead::Nothing, Ahead::Flight)
+        }))
     }
 
     async fn close(self) -> Result<(), WriteError> {
@@ -202,6 +257,8 @@ impl Sink for Kafka {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
+        // The producer ends here, and not on the thread that hands over ahead.
+        self.producer.context().close();
         if self.transactions.as_mut().is_some_and(|t| t.leave(&self.producer)) {
             self.counts.taken_back.add(1);
         }
@@ -209,7 +266,7 @@ impl Drop for Kafka {
 }
 
 impl Kafka {
-    fn open(config: &Config, context: &Context) -> Result<Self, WriteError> {
+    fn open(config: &Arc<Config>, context: &Context) -> Result<Self, WriteError> {
         let mut settings = config.producer.clone();
         // A message that waits longer than the engine does is sent twice.
         let given: u64 =
@@ -244,20 +301,28 @@ impl Kafka {
                 Some(Transactions::open(&producer, &config.client, context, &notes)?)
             }
         };
-        let (config, context) = (config.clone(), context.clone());
+        let context = context.clone();
         let producer = Arc::new(producer);
         let counts = Counts::new(&context.name);
-        Ok(Kafka { config, context, producer, topics, transactions, counts, value: Vec::new() })
+        let config = Arc::clone(config);
+        let (values, value) = (None, Vec::new());
+        Ok(Kafka { config, context, producer, topics, transactions, counts, values, value })
     }
 
-    async fn store(&mut self, batch: &Batch) -> Result<(), WriteError> {
+    async fn store(&mut self, batch: &Batch, ahead: Ahead) -> Result<(), WriteError> {
         if !batch.events().any(|event| self.config.value.takes(event.kind())) {
             return Ok(());
         }
         blocking(|| self.find_topics(batch))?;
         let (mut refused, mut taken) = (BTreeSet::new(), BTreeSet::new());
+        let mut flight;
+        (flight, self.values) = match ahead {
+            Ahead::Flight(flight) if self.is_good(&flight) => (Some(flight), None),
+            Ahead::Values(values) => (None, Some(values)),
+            Ahead::Flight(_) | Ahead::Nothing => (None, None),
+        };
         loop {
-            let suspects = self.attempt(batch, &refused, &taken).await?;
+            let suspects = self.attempt(batch, flight.take(), &refused, &taken).await?;
             if suspects.is_empty() {
                 return verdict(refused.into_iter().collect());
             }
@@ -275,9 +340,22 @@ impl Kafka {
         }
     }
 
+    /// A flight that was begun ahead can go on.
+    fn is_good(&self, flight: &Flight) -> bool {
+        flight.is_of(self.producer.context().flights()) && !flight.is_disturbed()
+    }
+
+    /// Begins to send a batch, or a part of it; another batch may be begun behind it if it `leads`.
+    fn begin(&self, batch: &Batch, leads: bool) -> Flight {
+        let reports = self.producer.context();
+        reports.forget_trouble();
+        reports.flights().begin(batch.len(), leads)
+    }
+
     fn find_topics(&mut self, batch: &Batch) -> Result<(), WriteError> {
-        let Config { topic, create, client, .. } = &self.config;
-        for entry in batch.entries() {
+        let Config { topic, create, client, .. } = &*self.config;
+        let is_one = topic.fixed().is_some();
+        for entry in batch.entries().take(if is_one { 1 } else { usize::MAX }) {
             let name = topic.name(entry.event.kind(), &entry.origin.master_id);
             if !self.topics.knows(&name) {
                 self.topics.ensure(&name, &self.producer, client, *create)?;
@@ -291,6 +369,7 @@ impl Kafka {
     async fn attempt(
         &mut self,
         batch: &Batch,
+        begun: Option<Flight>,
         left_out: &BTreeSet<usize>,
         alone: &BTreeSet<usize>,
     ) -> Result<BTreeSet<usize>, WriteError> {
@@ -298,10 +377,11 @@ impl Kafka {
             transactions.begin(&self.producer)?;
         }
         let is_with_others = |place| !left_out.contains(&place) && !alone.contains(&place);
-        let mut refused = self.send(batch, is_with_others).await?;
+        let flight = begun.unwrap_or_else(|| self.begin(batch, true));
+        let mut refused = self.send(batch, flight, is_with_others).await?;
         for place in alone {
             if refused.is_empty() {
-                refused = self.send(batch, |other| other == *place).await?;
+                refused = self.send_one(batch, *place).await?;
             }
         }
         if let Some(transactions) = &mut self.transactions {
@@ -330,7 +410,7 @@ impl Kafka {
             {
                 transactions.begin(&self.producer)?;
             }
-            let refused = self.send(batch, |other| other == *place).await?;
+            let refused = self.send_one(batch, *place).await?;
             if !refused.is_empty() && self.transactions.is_some() {
                 self.renew()?;
             }
@@ -356,38 +436,39 @@ impl Kafka {
         })
     }
 
-    /// Sends the events at the places that `is_wanted` and waits for all reports; returns the
-    /// places of events that the brokers refuse.
+    /// Sends an event alone.
+    async fn send_one(
+        &mut self,
+        batch: &Batch,
+        place: usize,
+    ) -> Result<BTreeSet<usize>, WriteError> {
+        let flight = self.begin(batch, false);
+        self.send(batch, flight, |other| other == place).await
+    }
+
+    /// Sends the events at the places that `is_wanted`, from where the flight stands, and waits for
+    /// all reports; returns the places of events that the brokers refuse.
     async fn send(
         &mut self,
         batch: &Batch,
+        mut flight: Flight,
         is_wanted: impl Fn(usize) -> bool,
     ) -> Result<BTreeSet<usize>, WriteError> {
-        self.producer.context().begin();
-        let mut entries = batch.entries().enumerate().filter(|(place, entry)| {
-            is_wanted(*place) && self.config.value.takes(entry.event.kind())
-        });
-        let mut next = entries.next();
-        while next.is_some() {
-            blocking(|| {
-                while let Some((place, entry)) = next {
-                    let value = &mut self.value;
-                    let is_taken = hand_over(&self.config, &self.producer, value, place, &entry);
-                    // A large event must not hold its memory while the others are sent.
-                    value.clear();
-                    value.shrink_to(Self::DEFAULTS.batch.max_bytes);
-                    if !is_taken {
-                        break;
-                    }
-                    next = entries.next();
-                }
-            });
-            if next.is_some() {
-                sleep(FULL).await;
+        // The place of the message that waits for room in a queue that is empty.
+        let mut alone = None;
+        while let Err((place, code)) = blocking(|| self.hand_over(batch, &is_wanted, &mut flight)) {
+            let is_empty = self.producer.in_flight_count() == 0;
+            match code {
+                Code::QueueFull if !is_empty => sleep(FULL).await,
+                // The queue may have run empty only after it was full.
+                Code::QueueFull if alone != Some(place) => alone = Some(place),
+                // It will never have room.
+                Code::QueueFull => flight.fail(place, Code::MessageSizeTooLarge),
+                code => flight.fail(place, code),
             }
         }
         let in_transaction = self.transactions.is_some();
-        let failed = self.producer.context().end(|| {
+        let failed = flight.end(|| {
             // It cannot be committed any more, and the rest would wait until its time is out. Do
             // not wait for it here: librdkafka would wait for ever for the thread of a broker that
             // has just left the cluster. The reports tell when it is done.
@@ -397,6 +478,29 @@ impl Kafka {
         });
         let failed = failed.await;
         self.judge(&failed)
+    }
+
+    /// Hands over the events at the places that `is_wanted`, from where the flight stands. Stops at
+    /// one that is not taken.
+    fn hand_over(
+        &mut self,
+        batch: &Batch,
+        is_wanted: impl Fn(usize) -> bool,
+        flight: &mut Flight,
+    ) -> Result<(), (usize, Code)> {
+        let Config { topic, value, .. } = &*self.config;
+        for (place, entry) in batch.entries().enumerate().skip(flight.next) {
+            if !is_wanted(place) || !value.takes(entry.event.kind()) {
+                continue;
+            }
+            let topic = topic.name(entry.event.kind(), &entry.origin.master_id);
+            let made = self.values.as_ref().and_then(|values| values.get(place));
+            let (number, out) = (flight.number(place), &mut self.value);
+            produce(&self.config, &self.producer, &topic, number, &entry, made, out)
+                .map_err(|code| (place, code))?;
+            flight.handed_over(place);
+        }
+        Ok(())
     }
 
     /// The places of refused events, if there was no other failure.
@@ -438,39 +542,58 @@ impl Kafka {
     }
 }
 
-/// Hands a message to librdkafka; `false` if there is no room for it now.
-fn hand_over(
+/// Hands over a batch behind the one before it, without ever waiting. Its write goes on from where
+/// this stops: at a full queue, at a topic that has to be looked for, at any error.
+fn begin(
     config: &Config,
     producer: &ThreadedProducer<Reports>,
-    value: &mut Vec<u8>,
-    place: usize,
+    topics: &Topics,
+    batch: &Batch,
+    flight: &mut Flight,
+) {
+    let mut value = Vec::new();
+    let entries = batch.entries().enumerate();
+    for (place, entry) in entries.filter(|(_, entry)| config.value.takes(entry.event.kind())) {
+        let topic = config.topic.name(entry.event.kind(), &entry.origin.master_id);
+        if flight.is_disturbed() || !topics.knows(&topic) {
+            return;
+        }
+        let number = flight.number(place);
+        if produce(config, producer, &topic, number, &entry, None, &mut value).is_err() {
+            return;
+        }
+        flight.handed_over(place);
+    }
+}
+
+/// Hands a message of this number to librdkafka, with the value that is `made`, or with one that it
+/// makes in `out`.
+fn produce(
+    config: &Config,
+    producer: &ThreadedProducer<Reports>,
+    topic: &str,
+    number: usize,
     entry: &Entry<'_>,
-) -> bool {
+    made: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) -> Result<(), Code> {
     let event = entry.event;
     let fields = event.fields();
-    value.clear();
-    config.value.write(entry, value);
-    let topic = config.topic.name(event.kind(), &entry.origin.master_id);
-    let mut record = BaseRecord::with_opaque_to(&topic, place)
-        .payload(value.as_slice())
+    if made.is_none() {
+        config.value.write(entry, out);
+    }
+    let mut record = BaseRecord::with_opaque_to(topic, number)
+        .payload(made.unwrap_or(out))
         .timestamp(i64::try_from(entry.received / 1000).unwrap_or(i64::MAX))
         .headers(message::headers(entry, &fields));
     if let Some(key) = config.key.of(event.tag(), &fields) {
         record = record.key(key);
     }
-    let reports = producer.context();
-    reports.expect_one();
-    let Err((error, _)) = producer.send(record) else { return true };
-    match error.rdkafka_error_code() {
-        Some(Code::QueueFull) if reports.expect_one_less() => return false,
-        // There is nothing else in the queue: it will never have room.
-        Some(Code::QueueFull) => {
-            reports.expect_one();
-            reports.fail(place, Code::MessageSizeTooLarge);
-        }
-        code => reports.fail(place, code.unwrap_or(Code::Fail)),
-    }
-    true
+    let sent = producer.send(record).map_err(|(error, _)| error);
+    // A large event must not hold its memory while the others are sent.
+    out.clear();
+    out.shrink_to(Kafka::DEFAULTS.batch.max_bytes);
+    sent.map_err(|error| error.rdkafka_error_code().unwrap_or(Code::Fail))
 }
 
 /// The result of a batch that is stored except for refused events.

@@ -1,27 +1,17 @@
-//! The fates of the messages of a batch: delivery reports, counted, and errors of brokers.
+//! The context of a producer: its flights, and errors of brokers.
 //!
 //! librdkafka hands reports to a thread of the producer's own; the sink waits for the last of them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
-use tokio::sync::Notify;
 
+use super::flight::Flights;
 use crate::client::kafka as kafka_client;
 use crate::sync::lock;
-
-/// A message that was not delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Failed {
-    /// Its event's place in the batch.
-    pub(super) place: usize,
-    /// The error.
-    pub(super) code: RDKafkaErrorCode,
-}
 
 /// Something that librdkafka says of a broker.
 #[derive(Debug, Clone)]
@@ -30,79 +20,50 @@ pub(super) struct Trouble {
     pub(super) reason: String,
 }
 
-/// The reports of one producer. There is one batch at a time.
+/// The reports of one producer.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    /// The number of messages without a report, plus one while more are to come.
-    open: AtomicUsize,
-    failed: Mutex<Vec<Failed>>,
-    /// A message failed, or the last report is there.
-    news: Notify,
+    flights: Arc<Flights>,
     trouble: Mutex<Option<Trouble>>,
+    /// Held while messages are handed over ahead; true once the producer is about to be dropped.
+    gate: Mutex<bool>,
 }
 
 impl Reports {
-    /// Messages of a batch are about to be sent.
-    pub(super) fn begin(&self) {
-        self.open.store(1, Ordering::SeqCst);
-        locked(&self.failed).clear();
-        *locked(&self.trouble) = None;
+    pub(super) fn flights(&self) -> &Arc<Flights> {
+        &self.flights
     }
 
-    /// A report is to come.
-    pub(super) fn expect_one(&self) {
-        self.open.fetch_add(1, Ordering::SeqCst);
+    /// Hands over messages ahead, unless the producer is about to be dropped.
+    pub(super) fn ahead<T>(&self, hand_over: impl FnOnce() -> T) -> Option<T> {
+        let is_closed = lock::hold(&self.gate);
+        (!*is_closed).then(hand_over)
     }
 
-    /// The expected message was not sent. Returns true if reports of others are to come.
-    pub(super) fn expect_one_less(&self) -> bool {
-        // The count includes this message and the one for more to come.
-        self.open.fetch_sub(1, Ordering::SeqCst) > 2
+    /// Waits until nobody hands over messages ahead, and lets nobody any more. Blocks.
+    pub(super) fn close(&self) {
+        self.flights.disturb();
+        *lock::hold(&self.gate) = true;
     }
 
-    /// The expected message could not be sent.
-    pub(super) fn fail(&self, place: usize, code: RDKafkaErrorCode) {
-        locked(&self.failed).push(Failed { place, code });
-        self.settle_one();
-        self.news.notify_one();
-    }
-
-    /// Waits for the last report after the last message; returns the messages that were not
-    /// delivered. Calls `at_failure` if there are any, once or more.
-    pub(super) async fn end(&self, at_failure: impl Fn()) -> Vec<Failed> {
-        self.settle_one();
-        while self.open.load(Ordering::SeqCst) > 0 {
-            if !locked(&self.failed).is_empty() {
-                at_failure();
-            }
-            self.news.notified().await;
-        }
-        std::mem::take(&mut locked(&self.failed))
-    }
-
-    /// The last error of a broker since the batch began.
+    /// The last error of a broker since it was forgotten.
     pub(super) fn trouble(&self) -> Option<Trouble> {
-        locked(&self.trouble).clone()
+        lock::hold(&self.trouble).clone()
+    }
+
+    /// Forgets errors of brokers: another batch is written.
+    pub(super) fn forget_trouble(&self) {
+        *lock::hold(&self.trouble) = None;
     }
 
     /// Notes an error of a broker.
     pub(super) fn say(&self, code: RDKafkaErrorCode, reason: &str) {
-        let mut trouble = locked(&self.trouble);
+        let mut trouble = lock::hold(&self.trouble);
         // "All are down" follows from the errors of the single brokers.
         if code != RDKafkaErrorCode::AllBrokersDown || trouble.is_none() {
             *trouble = Some(Trouble { code, reason: reason.to_owned() });
         }
     }
-
-    fn settle_one(&self) {
-        if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.news.notify_one();
-        }
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    lock::hold(mutex)
 }
 
 impl ClientContext for Reports {
@@ -120,39 +81,16 @@ impl ClientContext for Reports {
 impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
-        match result {
-            Ok(_) => self.settle_one(),
-            Err((error, _)) => {
-                self.fail(place, error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail));
-            }
-        }
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let failed = result.as_ref().err();
+        let code = failed.map(|(error, _)| error.rdkafka_error_code());
+        self.flights.report(number, code.map(|code| code.unwrap_or(RDKafkaErrorCode::Fail)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn the_last_report_ends_a_batch() {
-        let reports = Reports::default();
-        for _ in 0..2 {
-            reports.begin();
-            for _ in 0..3 {
-                reports.expect_one();
-            }
-            reports.expect_one();
-            assert!(reports.expect_one_less());
-            reports.fail(1, RDKafkaErrorCode::MessageTimedOut);
-            let (failed, ()) = tokio::join!(reports.end(|| {}), async {
-                tokio::task::yield_now().await;
-                reports.settle_one();
-                reports.settle_one();
-            });
-            assert_eq!(failed, [Failed { place: 1, code: RDKafkaErrorCode::MessageTimedOut }]);
-        }
-    }
 
     #[test]
     fn the_cause_is_kept_over_what_follows_from_it() {

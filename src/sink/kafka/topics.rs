@@ -1,6 +1,7 @@
 //! Topics that are known to exist, and the making of missing ones.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -26,8 +27,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(5);
 const LEADERS: Duration = Duration::from_secs(5);
 
 /// The topics that the sink writes to.
-#[derive(Debug, Default)]
-pub(super) struct Topics(HashSet<String>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Topics(Arc<HashSet<String>>);
 
 impl Topics {
     pub(super) fn knows(&self, topic: &str) -> bool {
@@ -36,7 +37,7 @@ impl Topics {
 
     /// Asks for all topics again before the next batch: one is gone.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.0 = Arc::default();
     }
 
     /// Sees that a topic is there; makes it if that is allowed. Blocks.
@@ -61,7 +62,7 @@ impl Topics {
             },
             Err(error) => return Err(sink_error(looking(), error, producer)),
         }
-        self.0.insert(topic.to_owned());
+        Arc::make_mut(&mut self.0).insert(topic.to_owned());
         Ok(())
     }
 }
