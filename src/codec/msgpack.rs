@@ -185,6 +185,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Steps over the next value, with its contents, and gives its bytes.
+    #[inline]
     pub fn skip(&mut self) -> Result<&'a [u8], Malformed> {
         let from = self.at;
         if !self.step_over_small() {
@@ -196,9 +197,14 @@ impl<'a> Walker<'a> {
     /// Steps over a key, and gives its text; one that is no text is empty.
     #[inline]
     pub(crate) fn key(&mut self) -> Result<&'a [u8], Malformed> {
-        if let Some(text) = self.short_text() {
-            return Ok(text);
+        match self.short_text() {
+            Some(text) => Ok(text),
+            None => self.unusual_key(),
         }
+    }
+
+    #[cold]
+    fn unusual_key(&mut self) -> Result<&'a [u8], Malformed> {
         let key = self.item()?;
         self.skip_content(key)?;
         Ok(key.bytes().unwrap_or_default())
@@ -208,9 +214,11 @@ impl<'a> Walker<'a> {
     #[inline]
     fn step_over_small(&mut self) -> bool {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let size = small_size(rest).filter(|size| *size <= rest.len());
-        self.at += size.unwrap_or_default();
-        size.is_some()
+        let Some(size) = small_size(rest).filter(|size| *size <= rest.len()) else {
+            return false;
+        };
+        self.at += size;
+        true
     }
 
     /// Steps over up to `left` values, as long as they are such, and counts down. The place stays

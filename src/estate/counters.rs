@@ -355,8 +355,8 @@ impl Counters {
         self.known.said.see(said, from.0) != Seen::Elsewhere
     }
 
-    /// Counts the outcome of each function of a job, and the return, which has this outcome; `false`
-    /// if all of it is ignored.
+    /// Counts the outcome of each function of a job, and the return, whose outcome is `outcome`;
+    /// `false` if all of it is ignored.
     fn count_results(&mut self, facts: &Facts<'_>, outcome: Outcome, who: Who<'_>) -> bool {
         if let Some(call) = facts.call() {
             if self.is_ignored(&call) {

@@ -3,8 +3,8 @@
 //! A metric at its cap folds every new series into the series `other`, and counts that. The text of
 //! a series up to its value is made once, so that rendering copies it and formats a number.
 //!
-//! An event changes up to ten series, so the hasher of their keys is a fast one. Its seed is random:
-//! minions write the keys, and cannot choose such as collide.
+//! An event changes up to ten series, so the hasher of their keys is a fast one. Its seed is
+//! random: minions write the keys, and cannot choose such as collide.
 
 use std::fmt::Write;
 
