@@ -40,7 +40,9 @@ impl<'a> Text<'a> {
         self.len
     }
 
-    fn bytes(self) -> &'a [u8] {
+    /// The text itself.
+    #[inline]
+    pub(crate) fn bytes(self) -> &'a [u8] {
         self.rest.get(..self.len).unwrap_or_default()
     }
 

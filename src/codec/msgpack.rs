@@ -198,7 +198,7 @@ impl<'a> Walker<'a> {
     #[inline]
     pub(crate) fn key(&mut self) -> Result<&'a [u8], Malformed> {
         match self.short_text() {
-            Some(text) => Ok(text),
+            Some(text) => Ok(text.bytes()),
             None => self.unusual_key(),
         }
     }
