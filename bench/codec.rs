@@ -107,6 +107,28 @@ fn transcoder(criterion: &mut Criterion) {
     }
 }
 
+/// Texts of one sort each, which tell of the parts of the writer of strings.
+fn texts(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("json of texts");
+    for (name, text) in [
+        ("short", "__run_num__"),
+        ("of a few words", "The service nginx is already running"),
+        ("lines", "eth0: up\neth1: up\neth2: down\n"),
+        ("not ASCII", "Der Dienst läuft schon, und zwar über Gebühr"),
+    ] {
+        let list = serde_json::json!(vec![text; 100]);
+        let payload = rmp_serde::to_vec(&list).expect("JSON is msgpack too");
+        let mut out = Vec::new();
+        group.throughput(Throughput::Bytes(payload.len() as u64));
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                black_box(json::write(black_box(&payload), &mut out));
+            });
+        });
+    }
+}
+
 /// Rules that find nothing, which is the cost of most events; and a rule that replaces something in
 /// each.
 fn redaction(criterion: &mut Criterion) {
@@ -140,6 +162,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = framing, walker, transcoder, redaction
+    targets = framing, walker, transcoder, texts, redaction
 }
 criterion_main!(codec);

@@ -140,7 +140,7 @@ fn write_any<const BEFORE: usize, const AFTER: usize>(
     is_replaced
 }
 
-/// Appends a text that is not ASCII, escaped; `true` if bytes that are not UTF-8 had to be replaced.
+/// Appends a text that is not ASCII, escaped; `true` if bytes that are not UTF-8 were replaced.
 #[inline(never)]
 fn write_beyond_ascii(text: Text<'_>, out: &mut Vec<u8>) -> bool {
     let bytes = text.bytes();

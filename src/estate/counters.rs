@@ -1,7 +1,6 @@
 //! Counts each event for the metrics of the estate.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::config::EstateConfig;
@@ -268,10 +267,15 @@ impl Counters {
         match step {
             Step::New => self.count_new(&facts, from, now),
             Step::Return => {
-                // No minion has this id.
-                if self.is_told_first(&facts, b"\0", from) {
-                    self.count_results(&facts, Who::Master);
+                let outcome = facts.outcome();
+                if is_job(facts.jid) {
+                    // No minion has this id.
+                    let returned = minion_hash(job_hash(facts.jid), b"\0");
+                    if !self.is_told_first(returned, &facts, outcome, from) {
+                        return;
+                    }
                 }
+                self.count_results(&facts, outcome, Who::Master);
             }
         }
     }
@@ -322,35 +326,38 @@ impl Counters {
 
     fn count_return(&mut self, facts: &Facts<'_>, from: Reporter, now: u64) {
         self.heard(facts.id, now);
-        if !self.is_told_first(facts, facts.id.as_bytes(), from) {
-            return;
-        }
+        let outcome = facts.outcome();
         if is_job(facts.jid) {
             let job = job_hash(facts.jid);
-            self.jobs.returned(job, minion_hash(job, facts.id.as_bytes()));
+            let returned = minion_hash(job, facts.id.as_bytes());
+            if !self.is_told_first(returned, facts, outcome, from) {
+                return;
+            }
+            self.jobs.returned(job, returned);
         }
-        if self.count_results(facts, Who::Minion(facts.id)) {
+        if self.count_results(facts, outcome, Who::Minion(facts.id)) {
             self.last_response.set(facts.id, &[], seconds(now));
         }
     }
 
-    /// Tells if no other reporter brought the same outcome before. A forged return with another
-    /// outcome does not stand for the true one.
-    fn is_told_first(&mut self, facts: &Facts<'_>, by: &[u8], from: Reporter) -> bool {
-        if !is_job(facts.jid) {
-            return true;
-        }
-        let returned = minion_hash(job_hash(facts.jid), by);
+    /// Tells if no other reporter brought the same outcome before; `returned` is the minion of the
+    /// job, as a hash. A forged return with another outcome does not stand for the true one.
+    fn is_told_first(
+        &mut self,
+        returned: u64,
+        facts: &Facts<'_>,
+        outcome: Outcome,
+        from: Reporter,
+    ) -> bool {
         self.known.returns.see(returned, from.0);
-        let outcome = facts.outcome().name();
-        let said = xxh3_64_with_seed(outcome.as_bytes(), functions_hash(returned, facts));
+        let name = outcome.name().as_bytes();
+        let said = xxh3_64_with_seed(name, functions_hash(returned, facts));
         self.known.said.see(said, from.0) != Seen::Elsewhere
     }
 
-    /// Counts the outcome of each function of a job, and the return; `false` if all of it is
-    /// ignored.
-    fn count_results(&mut self, facts: &Facts<'_>, who: Who<'_>) -> bool {
-        let outcome = facts.outcome();
+    /// Counts the outcome of each function of a job, and the return, whose outcome is `outcome`;
+    /// `false` if all of it is ignored.
+    fn count_results(&mut self, facts: &Facts<'_>, outcome: Outcome, who: Who<'_>) -> bool {
         if let Some(call) = facts.call() {
             if self.is_ignored(&call) {
                 return false;

@@ -113,11 +113,10 @@ impl<'a> Facts<'a> {
         let mut walker = Walker::new(payload);
         let Item::Map(pairs) = walker.item()? else { return Ok(()) };
         for _ in 0..pairs {
-            let key = walker.item()?;
-            walker.skip_content(key)?;
+            let key = walker.key()?;
             let from = walker.offset();
             let since = |end| payload.get(from..end).unwrap_or_default();
-            match key.bytes().unwrap_or_default() {
+            match key {
                 b"arg" => {
                     self.given.arg = Arguments::read(&mut walker)?;
                     self.arrays.0 = since(walker.offset());
@@ -325,6 +324,9 @@ fn text(value: &[u8]) -> Option<&str> {
 /// States of a file stand together, mostly.
 fn add_state<'a>(runs: &mut Vec<Run<'a>>, state: State<'a>) {
     let State { sls, result, millis } = state;
+    // Text that was checked once is not checked again.
+    let known = runs.last().map(|last| last.sls).filter(|known| known.as_bytes() == sls);
+    let sls = known.unwrap_or_else(|| std::str::from_utf8(sls).unwrap_or_default());
     match runs.last_mut() {
         Some(last) if last.sls == sls && last.result == result => {
             last.count += 1;

@@ -1,6 +1,8 @@
 //! Jobs that wait for returns, and the returns that never came.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
+
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 /// Publications of jobs that are waited for at a time, at the most.
 const JOBS: usize = 10_000;
@@ -164,7 +166,7 @@ mod tests {
     #[test]
     fn a_job_of_several_functions_misses_the_returns_of_each() {
         let mut jobs = PendingJobs::new(60);
-        assert!(jobs.begin(1, 1, &["test.ping", "cmd.run"], &[1, 2].into()));
+        assert!(jobs.begin(1, 1, &["test.ping", "cmd.run"], &HashSet::from_iter([1, 2])));
         jobs.returned(1, 2);
         assert_eq!(jobs.give_up(61), [("test.ping".into(), 1), ("cmd.run".into(), 1)]);
     }
@@ -181,7 +183,9 @@ mod tests {
         assert!(!begin(&mut jobs, 61, 2, &[1]));
         jobs.give_up(121);
         let names = vec!["a-long-name-of-a-function"; 1000];
-        let begun = (0..JOBS as u64).filter(|id| jobs.begin(121, *id, &names, &[1].into())).count();
+        let begun = (0..JOBS as u64)
+            .filter(|id| jobs.begin(121, *id, &names, &HashSet::from_iter([1])))
+            .count();
         assert!((100..1000).contains(&begun) && jobs.names <= NAMES, "{begun}");
     }
 }

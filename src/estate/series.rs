@@ -2,9 +2,13 @@
 //!
 //! A metric at its cap folds every new series into the series `other`, and counts that. The text of
 //! a series up to its value is made once, so that rendering copies it and formats a number.
+//!
+//! An event changes up to ten series, so the hasher of their keys is a fast one. Its seed is
+//! random: minions write the keys, and cannot choose such as collide.
 
-use std::collections::HashMap;
 use std::fmt::Write;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::table::{ByMinion, Declared};
 use crate::observe::metrics::MetricKind;
@@ -66,16 +70,12 @@ impl Series {
     /// Adds to the series of these values. The minion is left out where there is no such label, and
     /// nothing happens if the metric is nothing without it.
     pub(super) fn add(&mut self, minion: &str, values: &[&str], count: f64) {
-        if let Some(value) = self.value(minion, values) {
-            *value += count;
-        }
+        self.change(minion, values, |value| *value += count);
     }
 
     /// Sets the value instead of adding to it, else like [`Self::add`].
     pub(super) fn set(&mut self, minion: &str, values: &[&str], to: f64) {
-        if let Some(value) = self.value(minion, values) {
-            *value = to;
-        }
+        self.change(minion, values, |value| *value = to);
     }
 
     /// Forgets the series of a minion.
@@ -85,10 +85,10 @@ impl Series {
         }
     }
 
-    fn value(&mut self, minion: &str, values: &[&str]) -> Option<&mut f64> {
+    fn change(&mut self, minion: &str, values: &[&str], change: impl FnOnce(&mut f64)) {
         let has_minion = self.labels.len() > self.declared.metric.labels.len();
         if !has_minion && self.declared.by_minion == ByMinion::Only {
-            return None;
+            return;
         }
         let minion = has_minion.then_some(minion);
         let all = || minion.into_iter().chain(values.iter().copied());
@@ -97,24 +97,26 @@ impl Series {
             self.key.extend_from_slice(value.as_bytes());
             self.key.push(BETWEEN);
         }
-        let is_known = self.lines.contains_key(self.key.as_slice());
+        // Nearly always it is there, and one look at the map is enough.
+        if let Some(line) = self.lines.get_mut(self.key.as_slice()) {
+            change(&mut line.value);
+            return;
+        }
         let is_too_long = || all().any(|value| value.len() > LONGEST);
-        if !is_known && self.open > 0 && (self.lines.len() >= self.max || is_too_long()) {
+        if self.open > 0 && (self.lines.len() >= self.max || is_too_long()) {
             self.folded += 1;
             let open = self.open;
             let folded = move |(place, value)| if place < open { OTHER } else { value };
             let values: Vec<_> = all().enumerate().map(folded).collect();
-            return Some(self.line(&values));
+            change(self.line(&values));
+            return;
         }
-        if !is_known {
-            if let Some(minion) = minion {
-                let keys = self.of_minions.entry(minion.into()).or_default();
-                keys.push(self.key.as_slice().into());
-            }
-            let values: Vec<_> = all().collect();
-            return Some(self.line(&values));
+        if let Some(minion) = minion {
+            let keys = self.of_minions.entry(minion.into()).or_default();
+            keys.push(self.key.as_slice().into());
         }
-        self.lines.get_mut(self.key.as_slice()).map(|line| &mut line.value)
+        let values: Vec<_> = all().collect();
+        change(self.line(&values));
     }
 
     /// The series of all these values, made if it is not there.

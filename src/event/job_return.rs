@@ -93,17 +93,22 @@ pub struct Verdict {
 
 /// The names under `fun`: one, or those of a job of several functions. Each of them is the job's.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Functions<'a>(Option<&'a [u8]>);
+pub(crate) struct Functions<'a> {
+    /// The name, if it is a single one. It is read once, and asked for often.
+    single: Option<&'a str>,
+    /// The value of `fun`, as msgpack.
+    fun: &'a [u8],
+}
 
 impl<'a> Functions<'a> {
     /// The functions that this msgpack names.
     pub(crate) fn of(fun: &'a [u8]) -> Self {
-        Functions(Some(fun))
+        Functions { single: msgpack::scalar(fun).and_then(Item::text), fun }
     }
 
     /// The name, if it is a single one.
     pub(crate) fn single(self) -> Option<&'a str> {
-        msgpack::scalar(self.0?)?.text()
+        self.single
     }
 
     /// All names.
@@ -118,7 +123,7 @@ impl<'a> Functions<'a> {
 
     /// The items of the list, as msgpack.
     pub(crate) fn items(self) -> impl Iterator<Item = &'a [u8]> + Clone {
-        msgpack::items(self.0.unwrap_or_default())
+        msgpack::items(self.fun)
     }
 
     /// The names for the eye, with commas between them as on Salt's command line.
@@ -322,8 +327,9 @@ impl Signs {
 /// The facts of a state that bear on the outcome of its return.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct State<'a> {
-    /// `__sls__`, the file that it stands in; empty if it does not say.
-    pub(crate) sls: &'a str,
+    /// `__sls__`, the file that it stands in, as bytes; empty if it does not say. States of a file
+    /// stand together, so that one of them is enough to check for being UTF-8.
+    pub(crate) sls: &'a [u8],
     /// `result`; `None` is what a state says that would change something.
     pub(crate) result: Option<bool>,
     /// `duration` in milliseconds, 0 or more.
@@ -338,9 +344,6 @@ pub(crate) struct States {
     /// There are texts in place of states, and nothing else.
     is_texts: bool,
 }
-
-/// The text between the parts of a state's key in a return: `file_|-ID_|-NAME_|-managed`.
-const BETWEEN: &[u8] = b"_|-";
 
 impl States {
     /// Walks over a `return` and shows each state in it. Other values are passed over.
@@ -364,32 +367,38 @@ impl States {
             return Ok(states);
         };
         for _ in 0..pairs {
-            let key = walker.item()?;
-            walker.skip_content(key)?;
+            let key = walker.key()?;
             let value = walker.item()?;
-            let is_state = |key: &[u8]| memchr::memmem::find(key, BETWEEN).is_some();
             let Item::Map(fields) = value else {
                 walker.skip_content(value)?;
                 continue;
             };
-            if !is_state(key.bytes().unwrap_or_default()) {
+            if !is_of_state(key) {
                 walker.skip_content(value)?;
                 continue;
             }
-            let mut state = State { sls: "", result: None, millis: 0.0 };
+            let mut state = State { sls: b"", result: None, millis: 0.0 };
             for _ in 0..fields {
-                let key = walker.item()?;
-                walker.skip_content(key)?;
-                let value = walker.item()?;
-                walker.skip_content(value)?;
-                match (key.bytes().unwrap_or_default(), value) {
-                    (b"__sls__", value) => state.sls = value.text().unwrap_or_default(),
-                    (b"result", Item::Nil) => states.is_test = true,
-                    (b"result", value) => state.result = truth(value),
-                    (b"duration", Item::Float(millis)) if millis.is_finite() => {
-                        state.millis = millis.max(0.0);
+                let key = walker.key()?;
+                // By length first: most fields are stepped over without a look at their names.
+                match key.len() {
+                    6 if key == b"result" => match whole(walker)? {
+                        Item::Nil => states.is_test = true,
+                        value => state.result = truth(value),
+                    },
+                    7 if key == b"__sls__" => {
+                        state.sls = whole(walker)?.bytes().unwrap_or_default();
                     }
-                    _ => {}
+                    8 if key == b"duration" => {
+                        if let Item::Float(millis) = whole(walker)?
+                            && millis.is_finite()
+                        {
+                            state.millis = millis.max(0.0);
+                        }
+                    }
+                    _ => {
+                        walker.skip()?;
+                    }
                 }
             }
             states.has_failed |= state.result == Some(false);
@@ -415,6 +424,20 @@ fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> 
         Item::Map(_) => msgpack::raw_pairs(value).filter_map(|(_, value)| said(value)).reduce(join),
         item => read(item),
     }
+}
+
+/// True of the key of a state in a return: `file_|-ID_|-NAME_|-managed`. The first part of it is a
+/// few bytes long, so that comparing them one by one is over before a search has begun.
+fn is_of_state(key: &[u8]) -> bool {
+    key.windows(3).any(|part| matches!(part, b"_|-"))
+}
+
+/// The next value, stepped over with its contents.
+#[inline]
+fn whole<'a>(walker: &mut Walker<'a>) -> Result<Item<'a>, Malformed> {
+    let value = walker.item()?;
+    walker.skip_content(value)?;
+    Ok(value)
 }
 
 fn truth(item: Item<'_>) -> Option<bool> {
@@ -608,8 +631,8 @@ mod tests {
         let mut seen = Vec::new();
         let states = States::walk(&mut Walker::new(&payload), &mut |state| seen.push(state));
         let expected = [
-            State { sls: "web", result: Some(true), millis: 1.5 },
-            State { sls: "db", result: None, millis: 0.0 },
+            State { sls: b"web", result: Some(true), millis: 1.5 },
+            State { sls: b"db", result: None, millis: 0.0 },
         ];
         assert_eq!(seen, expected);
         assert_eq!(states, Ok(States { is_test: true, ..States::default() }));

@@ -66,7 +66,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
     const KEEPS_JOBS: bool = false;
     /// The sink's own part of the configuration; its doc comments are the reference manual.
     type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
-    /// The form of a batch that is made ahead ([`Sink::preparer`]); `()` for a kind that makes none.
+    /// The form of a batch that is made ahead ([`Sink::preparer`]); `()` if none is made.
     type Prepared: Send + 'static;
 
     /// Connects to the store and prepares it. Tried again, with back-off, until it succeeds.
@@ -77,8 +77,8 @@ pub(crate) trait Sink: Sized + Send + 'static {
 
     /// Writes a batch; returns when every event of it is settled. After an error the same batch
     /// comes again, so the store should recognise events that it has, by [`Batch::id`] or by their
-    /// own ids, if it can. `prepared` is the batch's form if it was made ahead; else the write makes
-    /// it.
+    /// own ids, if it can. `prepared` is the batch's form if it was made ahead; else the write
+    /// makes it.
     fn write(
         &mut self,
         batch: &Batch,

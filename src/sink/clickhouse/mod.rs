@@ -19,9 +19,9 @@
 //! # Stored
 //!
 //! A batch is an insert into each table that it has rows for, complete in one request; the requests
-//! of a batch go side by side. Database, tables and views are made when missing. From 22.1 on rows go as `RowBinaryWithNamesAndTypes`,
-//! which the server compares with its columns, and before as `JSONEachRow`. The sink asks each
-//! server for its version and uses what that version can do.
+//! of a batch go side by side. Database, tables and views are made when missing. From 22.1 on rows
+//! go as `RowBinaryWithNamesAndTypes`, which the server compares with its columns, and before as
+//! `JSONEachRow`. The sink asks each server for its version and uses what that version can do.
 //!
 //! # Servers
 //!
