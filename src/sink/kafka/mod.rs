@@ -87,7 +87,8 @@
 //! messages of the next batch that still go out are copies that come too early; the last copies
 //! follow in order.
 //!
-//! In transactions the values alone of the next batch are made ahead (`kafka/values.rs`).
+//! In transactions the values alone of the next batch are made ahead (`kafka/values.rs`). So those
+//! of two batches are in memory: 20 MiB with the default size, besides librdkafka's copies.
 //! `kafka/transaction.rs` notes the batch in its transaction. The brokers refuse a whole request
 //! for one message that is too large, so a refused message is sent once more alone. If it is
 //! refused alone it becomes a dead letter.

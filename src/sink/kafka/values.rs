@@ -5,6 +5,7 @@
 
 use super::message::Format;
 use crate::event::batch::Batch;
+use crate::event::chunk::Share;
 
 /// The values one after the other.
 #[derive(Debug)]
@@ -16,7 +17,10 @@ pub(crate) struct Values {
 
 impl Values {
     pub(super) fn of(batch: &Batch, format: Format) -> Self {
-        let mut values = Values { bytes: Vec::new(), ends: Vec::with_capacity(batch.len()) };
+        // JSON is a little longer than the frames; a buffer that grows would double.
+        let frames: usize = batch.shares().map(Share::bytes).sum();
+        let bytes = Vec::with_capacity(frames + frames / 4);
+        let mut values = Values { bytes, ends: Vec::with_capacity(batch.len()) };
         for entry in batch.entries() {
             if format.takes(entry.event.kind()) {
                 format.write(&entry, &mut values.bytes);
