@@ -16,9 +16,10 @@
 //! - An attempt that does not settle its batch ends the overlap. The form of the next batch is
 //!   dropped before the failed one is tried again. So a store that is down holds no forms, and a
 //!   form that has begun to go out comes again behind the batch before it.
-//! - Forms count against a budget of the process by the bytes of their frames. A batch that does
-//!   not fit is prepared by its own write. So is one with long JSON, which has to wait for a permit
-//!   first ([`long_json`]).
+//! - Forms count against a budget of the process by the bytes of their frames, until their own
+//!   write begins. A form may be larger than its frames: most JSON is by a tenth, and that of
+//!   control characters is six times as large. A batch that does not fit is prepared by its own
+//!   write. So is one that may have long JSON, which has to wait for a permit first ([`long_json`]).
 //! - Nothing is prepared ahead while the process looks for the event that kills it
 //!   ([`deaths`](super::deaths)), nor where a rate limit holds batches back.
 //! - A panic is forgotten. The write of the batch makes the form itself, and panics where it is
@@ -58,15 +59,7 @@ pub(super) struct Ahead<P> {
 
 struct Preparing<P> {
     task: JoinHandle<P>,
-    permit: SemaphorePermit<'static>,
-}
-
-/// The form of a batch that was made ahead.
-pub(super) struct Prepared<P> {
-    /// The form.
-    pub(super) form: P,
-    /// Its part of the budget, to be held as long as the form is.
-    pub(super) permit: SemaphorePermit<'static>,
+    _permit: SemaphorePermit<'static>,
 }
 
 /// The next thing that a writer does.
@@ -120,9 +113,12 @@ impl<P: Send + 'static> Ahead<P> {
     }
 
     /// The form of the batch that was taken last, if it was made.
-    pub(super) async fn prepared(&mut self) -> Option<Prepared<P>> {
-        let Preparing { task, permit } = self.preparing.take()?;
-        Some(Prepared { form: task.await.ok()?, permit })
+    pub(super) async fn prepared(&mut self) -> Option<P> {
+        // It is left in its place until it has ended: this may be cut off, and then it is waited
+        // for again.
+        let ended = (&mut self.preparing.as_mut()?.task).await;
+        self.preparing = None;
+        ended.ok()
     }
 
     /// The batch that was taken last is not settled: drops the form of the next, and makes no more
@@ -158,7 +154,7 @@ impl<P: Send + 'static> Ahead<P> {
         let Some(permit) = permit(&FREE, batch) else { return };
         let batch = batch.clone();
         let task = spawn_blocking(move || preparer(&batch));
-        self.preparing = Some(Preparing { task, permit });
+        self.preparing = Some(Preparing { task, _permit: permit });
     }
 }
 

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::client::backoff::Backoff;
 use crate::codec::json::JsonLosses;
-use crate::delivery::ahead::{Ahead, Next, Prepared};
+use crate::delivery::ahead::{Ahead, Next};
 use crate::delivery::breaker::{Breaker, Permit};
 use crate::delivery::dead_letter::DeadLetters;
 use crate::delivery::deaths::{Deaths, Verdict};
@@ -159,7 +159,7 @@ struct Delivery<'a, S: Sink> {
     sink: Option<S>,
     ahead: Ahead<S::Prepared>,
     /// The form of the batch that is tried next, if it was made ahead.
-    prepared: Option<Prepared<S::Prepared>>,
+    prepared: Option<S::Prepared>,
     /// The time of the next `tick`, if the last one failed or lost its connection.
     late_until: Option<Instant>,
     /// The batch at which the last write panicked, and how often in a row.
@@ -458,8 +458,8 @@ impl<'a, S: Sink> Delivery<'a, S> {
                 let is_careful = deaths.as_deref().is_some_and(Deaths::must_isolate);
                 let waits = is_careful || rate_limit.is_some();
                 let preparer = if waits { None } else { sink.preparer() };
-                let (form, _permit) = self.prepared.take().map(|p| (p.form, p.permit)).unzip();
-                let writing = AssertUnwindSafe(sink.write(batch, form)).catch_unwind();
+                let writing = sink.write(batch, self.prepared.take());
+                let writing = AssertUnwindSafe(writing).catch_unwind();
                 self.ahead.beside(writing, preparer).await
             }
             Work::Tick => AssertUnwindSafe(sink.tick()).catch_unwind().await,

@@ -263,12 +263,13 @@ pub(crate) const SINK_LAG_SECONDS: Metric = gauge(
     SINK,
     "Age of the oldest event that the sink has not yet stored.",
 );
-/// The time that writing a batch took.
+/// The time that writing a batch took, without what was made ahead.
 pub(crate) const SINK_WRITE_SECONDS: Metric = Metric {
     name: "saltern_sink_write_seconds",
     kind: MetricKind::Histogram(SECONDS),
     labels: SINK,
-    help: "How long writing a batch took.",
+    help: "How long writing a batch took, without what was done of it while the batch before was \
+           written.",
 };
 /// Transactions of a sink `kafka`: committed, taken_back (they are tried again), known (the batch
 /// had been committed before).

@@ -86,8 +86,9 @@ pub(crate) trait Sink: Sized + Send + 'static {
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
 
     /// The work that makes the form of the next batch while one is being written: the part of a
-    /// write that needs the processor and no answer. It is asked for before each write, and gets a
-    /// thread on which it may block. `None` for a kind, or for now: nothing is made ahead.
+    /// write that needs the processor and no answer. It is asked for before each write, and has a
+    /// thread to itself. It must not wait for the store: no timeout would end that. `None` for a
+    /// kind, or for now: nothing is made ahead.
     ///
     /// A form may come to nothing: it is dropped if the batch before it fails. It may have begun to
     /// go out by then, if the store keeps order and a repeat does no harm; its batch comes again

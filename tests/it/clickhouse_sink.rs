@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::harness::bus::{Bus, msgpack};
@@ -414,6 +415,77 @@ fn exceptions_behind_a_200_are_seen_of_a_stub() {
     let retries = life.daemon.metric("saltern_sink_retries_total", &["sink=\"store\""]);
     assert!((retries - 3.0).abs() < 0.5, "{retries} retries");
     assert!(life.daemon.log().contains("allow the user more memory"));
+    life.daemon.stop();
+}
+
+/// The tables that a stub was asked to insert into, one after the other.
+type Inserted = Arc<Mutex<Vec<String>>>;
+
+fn table(target: &str) -> Option<String> {
+    // Spaces stand in a URL as `+` or `%20`.
+    let target = target.replace("%20", "+");
+    let (_, behind) = target.split_once("INSERT+INTO+")?;
+    Some(behind.split('+').next()?.to_owned())
+}
+
+fn count_of(inserted: &Inserted, table: &str) -> usize {
+    inserted.lock().unwrap().iter().filter(|inserted| *inserted == table).count()
+}
+
+/// The tables of a batch go side by side. A server that does not take so many at a time gets the
+/// refused ones again, one after the other, and nothing of what it has stored.
+#[test]
+fn too_many_queries_at_a_time_for_a_stub() {
+    let inserted = Inserted::default();
+    let notes = Arc::clone(&inserted);
+    let stub = Stub::start(move |target, _| {
+        let Some(table) = table(target) else { return ("200 OK", "", "18.16.1\n".to_owned()) };
+        let mut inserted = notes.lock().unwrap();
+        inserted.push(table);
+        let is_refused = inserted.len() == 1;
+        match is_refused {
+            true => {
+                let text = "Code: 202. DB::Exception: Too many simultaneous queries";
+                ("500 Internal Server Error", "", text.to_owned())
+            }
+            false => ("200 OK", "", String::new()),
+        }
+    });
+    let settings = format!("url: 'http://127.0.0.1:{}', database: salt, create: false", stub.http);
+    let mut life = Life::begin(&settings, 10);
+    let (tag, data) = job_return(1, true.into());
+    life.bus.send_event(&tag, &data);
+    life.daemon.wait_stored("store", 1);
+    let retries = life.daemon.metric("saltern_sink_retries_total", &["sink=\"store\""]);
+    assert!(retries < 0.5, "{retries} retries");
+    let counts = ["salt_events", "salt_returns"].map(|table| count_of(&inserted, table));
+    assert!(counts == [1, 2] || counts == [2, 1], "{counts:?}");
+    life.daemon.stop();
+}
+
+/// Several tables of a batch have the same setting refused. It is left away once, and no other.
+#[test]
+fn a_setting_that_all_tables_have_refused_by_a_stub() {
+    let inserted = Inserted::default();
+    let notes = Arc::clone(&inserted);
+    let stub = Stub::start(move |target, _| {
+        let Some(table) = table(target) else { return ("200 OK", "", "26.9.1.1\n".to_owned()) };
+        if target.contains("wait_for_async_insert") {
+            let text = "Code: 115. DB::Exception: Unknown setting wait_for_async_insert";
+            return ("404 Not Found", "", text.to_owned());
+        }
+        assert!(target.contains("async_insert=0"), "{target}");
+        notes.lock().unwrap().push(table);
+        ("200 OK", "", String::new())
+    });
+    let settings = format!("url: 'http://127.0.0.1:{}', database: salt, create: false", stub.http);
+    let mut life = Life::begin(&settings, 10);
+    let (tag, data) = job_return(1, true.into());
+    life.bus.send_event(&tag, &data);
+    life.daemon.wait_stored("store", 1);
+    let counts = ["salt_events", "salt_returns"].map(|table| count_of(&inserted, table));
+    assert_eq!(counts, [1, 1]);
+    assert_eq!(life.daemon.log().matches("refuses a setting").count(), 1);
     life.daemon.stop();
 }
 

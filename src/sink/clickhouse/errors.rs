@@ -24,9 +24,8 @@ pub(super) enum Refusal {
     Http(#[from] http::Error),
 }
 
-/// The consequence of a refusal. The least of several counts: nothing is said of the rows before
-/// the server is well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// The consequence of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// The server does not know the user, or the password is wrong.
     Login,
@@ -62,6 +61,7 @@ impl Meaning {
             164 | 242 => Meaning::Later("; the server, the table or the user is read-only"),
             195 => Meaning::Later("; let the user in from this address (<networks>)"),
             201 => Meaning::Later("; the user's quota is used up for now"),
+            202 => Meaning::Later("; let the user run more queries at a time"),
             241 => {
                 Meaning::Later("; allow the user more memory, or set a smaller `batch.max_bytes`")
             }
@@ -71,6 +71,20 @@ impl Meaning {
             ),
             497 => Meaning::Later("; GRANT the user INSERT, and CREATE unless `create` is false"),
             _ => Meaning::Later(""),
+        }
+    }
+
+    /// The rank among the refusals of a batch's tables; the first decides on the batch. Halves may
+    /// get by where the whole finds the server too busy.
+    pub(super) fn rank(self) -> u8 {
+        match self {
+            Meaning::Login => 0,
+            Meaning::Setting => 1,
+            Meaning::Unreachable => 2,
+            Meaning::Schema => 3,
+            Meaning::Rows => 4,
+            // Advice is worth more than none.
+            Meaning::Later(advice) => 5 + u8::from(advice.is_empty()),
         }
     }
 
@@ -237,6 +251,13 @@ mod tests {
             assert!(matches!(refusal.meaning(), Meaning::Later(_)), "{code}");
             assert!(refusal.to_string().contains(word), "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_batch_is_judged_by_the_first_in_rank() {
+        let of_code = |code: u32| of(&format!("Code: {code}. DB::Exception: no")).meaning();
+        let ranked = [516, 115, 60, 27, 241, 4711].map(|code| of_code(code).rank());
+        assert!(ranked.is_sorted_by(|before, after| before < after), "{ranked:?}");
     }
 
     #[test]

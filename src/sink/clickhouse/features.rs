@@ -33,6 +33,12 @@ impl Features {
         }
     }
 
+    /// Rows for a server with the others are rows for this one.
+    pub(super) fn takes_rows_for(self, others: Features) -> bool {
+        let rows = |of: Features| (of.format(), of.datetime64, of.json_type);
+        rows(self) == rows(others)
+    }
+
     /// The format of rows: the one in which the server finds mistakes.
     pub(super) fn format(self) -> Format {
         if self.checked_row_binary { Format::RowBinary } else { Format::JsonEachRow }

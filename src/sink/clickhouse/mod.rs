@@ -19,9 +19,9 @@
 //! # Stored
 //!
 //! A batch is an insert into each table that it has rows for, complete in one request; the requests
-//! of a batch go side by side. Database, tables and views are made when missing. From 22.1 on rows
-//! go as `RowBinaryWithNamesAndTypes`, which the server compares with its columns, and before as
-//! `JSONEachRow`. The sink asks each server for its version and uses what that version can do.
+//! of a batch, up to four, go side by side, and one after the other after a failure. Database,
+//! tables and views are made when missing. From 22.1 on rows go as `RowBinaryWithNamesAndTypes`,
+//! which the server compares with its columns, and before as `JSONEachRow`. The sink asks each server for its version and uses what that version can do.
 //!
 //! # Servers
 //!
@@ -67,6 +67,7 @@ use self::errors::Meaning;
 use self::features::Features;
 use self::schema::Options;
 use self::server::{Compression, Server};
+use self::tables::TABLES;
 use crate::client::auth::Auth;
 use crate::client::http::Client;
 use crate::client::servers::{Servers, Site, Url, Urls};
@@ -251,6 +252,8 @@ pub(super) struct ClickHouse {
     config: Config,
     client: Client,
     servers: Servers<Server>,
+    /// The last write failed, so that the next goes one table after the other.
+    has_failed: bool,
 }
 
 /// The inserts of a batch, as they are sent.
@@ -294,7 +297,7 @@ impl Sink for ClickHouse {
                 Err(error) => return Err(error),
             }
         }
-        Ok(ClickHouse { config: config.clone(), client, servers })
+        Ok(ClickHouse { config: config.clone(), client, servers, has_failed: false })
     }
 
     async fn write(&mut self, batch: &Batch, prepared: Option<Inserts>) -> Result<(), WriteError> {
@@ -302,10 +305,14 @@ impl Sink for ClickHouse {
         let server = ready(site, &self.client, &self.config).await?;
         let features = server.features();
         let inserts = match prepared {
-            Some(inserts) if inserts.features == features => inserts,
+            Some(inserts) if features.takes_rows_for(inserts.features) => inserts,
             _ => blocking(|| Inserts::of(batch, features, self.config.compression)),
         };
-        let Err((table, refusal)) = server.insert(inserts.inserts, batch.id()).await else {
+        // A proxy may take fewer requests at a time than there are tables.
+        let at_once = if self.has_failed { 1 } else { TABLES.len() };
+        let stored = server.insert(inserts.inserts, batch.id(), at_once).await;
+        self.has_failed = stored.is_err();
+        let Err((table, refusal)) = stored else {
             site.worked();
             return Ok(());
         };

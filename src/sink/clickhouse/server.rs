@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use reqwest::header::{CONTENT_ENCODING, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -116,28 +116,31 @@ impl Server {
         })
     }
 
-    /// Stores the rows of a batch, all tables at the same time; the server has stored them when
-    /// this returns. After a refusal, which names its table, any of the others may have stored
-    /// theirs.
+    /// Stores the rows of a batch, `at_once` tables at a time; the server has stored them when this
+    /// returns. After a refusal, which names its table, any of the others may have stored theirs.
     pub(super) async fn insert(
         &mut self,
         mut inserts: Vec<Insert>,
         batch: BatchId,
+        mut at_once: usize,
     ) -> Result<(), (&'static str, Refusal)> {
         loop {
             // All end before the batch can come again.
-            let answers = join_all(inserts.iter().map(|insert| self.send(insert, batch))).await;
+            let requests: Vec<_> = inserts.iter().map(|insert| self.send(insert, batch)).collect();
+            let answers: Vec<_> = stream::iter(requests).buffered(at_once).collect().await;
             let refused = inserts.into_iter().zip(answers);
             let refused = refused.filter_map(|(insert, answer)| Some((insert, answer.err()?)));
             let (refused, refusals): (Vec<_>, Vec<_>) = refused.unzip();
             let refusals = refused.iter().map(|insert| insert.table).zip(refusals);
-            let Some(first) = refusals.min_by_key(|(_, refusal)| refusal.meaning()) else {
+            let Some(first) = refusals.min_by_key(|(_, refusal)| refusal.meaning().rank()) else {
                 return Ok(());
             };
-            // One setting less each time.
             match &first.1 {
+                // One setting less each time.
                 Refusal::Exception { meaning: Meaning::Setting, text } if self.leave_away(text) => {
                 }
+                // It may be that the server does not take so many at a time.
+                Refusal::Exception { meaning: Meaning::Later(_), .. } if at_once > 1 => at_once = 1,
                 _ => return Err(first),
             }
             inserts = refused;
