@@ -315,8 +315,8 @@ impl Event {
         data
     }
 
-    /// Makes room for the line, or a part of it, if it is long: a growing buffer would take twice as
-    /// much.
+    /// Makes room for the line, or a part of it, if it is long: a growing buffer would take twice
+    /// as much.
     pub(crate) fn make_room(&self, out: &mut Vec<u8>) {
         if let Some(len) = self.long() {
             out.reserve_exact(len + json::SLACK);
