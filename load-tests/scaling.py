@@ -15,8 +15,9 @@ def inputs():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = lambda name, value, help: parser.add_argument(f"--{name}", type=float, default=value, help=help)
     option("rate", 1e6, "events a second of the whole stream")
-    option("worker-rate", 196e3, "events a second that one worker on a core stores (measured)")
-    option("worker-cpu", 4.7, "microseconds of CPU that a worker takes an event (measured)")
+    option("worker-rate", 196e3, "events a second that one worker on a core writes to files (measured)")
+    option("worker-cpu", 4.7, "microseconds of CPU that such a worker takes an event (measured)")
+    option("clickhouse-cpu", 50, "microseconds of CPU that a worker takes an event for ClickHouse (measured)")
     option("use", 0.6, "part of what a worker, a broker, a disk or a shard can do that is planned with")
     option("event", 1000, "bytes of an event as JSON")
     option("shrink", 5, "times that a batch shrinks by compression (assumed)")
@@ -48,20 +49,28 @@ def needs(have, rate):
     brokers = max(int(have.copies), planned(wire * have.copies, have.broker_in))
     shards = planned(rate * have.rows, have.shard_rows)
     disk = wire * have.copies * have.retention * 3600 / have.use
-    cores = planned(rate * have.worker_cpu, 1e6)
-    servers = brokers + shards * int(have.shard_copies)
+    cores = max(workers, planned(rate * have.worker_cpu, 1e6))
+    inserters = planned(rate * have.clickhouse_cpu, 1e6)
+    servers = shards * int(have.shard_copies)
+    partitions = lambda workers: whole(max(rate / have.partition_rate, workers) / workers) * workers
+    cost = lambda cores, servers: round(
+        (cores + servers * have.server_cores) * have.core_price + disk / 1e9 * have.disk_price
+    )
     return {
-        "workers": workers,
-        "worker cores": cores,
-        "partitions, a multiple of the workers": whole(max(rate / have.partition_rate, workers) / workers) * workers,
         "brokers": brokers,
         "Kafka's disk, GB": round(disk / 1e9),
         "into Kafka, Mbit/s": round(wire * 8 / 1e6),
         "out of Kafka to workers, Mbit/s": round(wire * 8 / 1e6),
         "between brokers, Mbit/s": round(wire * (have.copies - 1) * 8 / 1e6),
+        "*to write files:* workers": workers,
+        "their cores": cores,
+        "partitions": partitions(workers),
+        "cost a month": cost(cores, brokers),
+        "*to write `clickhouse`:* workers, a core each": inserters,
+        "partitions for them": partitions(inserters),
         "ClickHouse shards": shards,
-        "ClickHouse servers": shards * int(have.shard_copies),
-        "cost a month": round((cores + servers * have.server_cores) * have.core_price + disk / 1e9 * have.disk_price),
+        "ClickHouse servers": servers,
+        "cost a month with them": cost(inserters, brokers + servers),
     }
 
 
@@ -75,9 +84,9 @@ def serve(waiting, owned, room):
 
 
 def simulate(have):
-    """One of the workers dies; the others serve their partitions as fast as they can, and then its too."""
+    """One of the workers for files dies; the others serve their partitions as fast as they can, and then its too."""
     need = needs(have, have.rate)
-    workers, partitions = need["workers"], need["partitions, a multiple of the workers"]
+    workers, partitions = need["*to write files:* workers"], need["partitions"]
     waiting = [0.0] * partitions
     worst, caught_up = 0.0, None
     # Seconds since its death. A worker that is back earlier has to wait, too, until its group has noticed.
@@ -95,8 +104,9 @@ def simulate(have):
             break
     told = f"All are stored {caught_up} s after its death." if caught_up else "In an hour they are not all stored."
     text = (
-        f"One worker of {workers} is gone for {have.dead:.0f} s, and the group notices after {have.noticed:.0f} s. At the "
-        f"worst {worst:,.0f} events wait, {worst / (have.rate / workers):.0f} s of its part. {told}"
+        f"One of {workers} workers that write files is gone for {have.dead:.0f} s, and the group notices after "
+        f"{have.noticed:.0f} s. At the worst {worst:,.0f} events wait, {worst / (have.rate / workers):.0f} s of its "
+        f"part. {told}"
     )
     print("\n" + textwrap.fill(text, 120))
 

@@ -218,7 +218,8 @@ impl<'a, 'o> Writer<'a, 'o> {
     fn written(&mut self, item: Item<'_>, depth: usize) -> Result<(), Malformed> {
         match item {
             Item::Str(bytes) | Item::Bin(bytes) => self.string(bytes),
-            Item::Array(_) | Item::Map(_) => return self.container(item, depth),
+            Item::Array(len) => return self.array(len, depth),
+            Item::Map(len) => return self.map(len, depth),
             Item::Bool(true) => self.out.extend_from_slice(b"true"),
             Item::Bool(false) => self.out.extend_from_slice(b"false"),
             Item::Int(int) => self.number(int),
@@ -236,26 +237,28 @@ impl<'a, 'o> Writer<'a, 'o> {
         Ok(())
     }
 
-    fn container(&mut self, head: Item<'_>, depth: usize) -> Result<(), Malformed> {
-        if depth >= MAX_DEPTH || self.key_depth > MAX_KEY_DEPTH {
-            self.losses.cut += 1;
-            self.out.extend_from_slice(b"null");
-            let skipped = self.walker.skip_content(head);
-            return skipped.inspect_err(|_| self.losses.torn += 1);
-        }
-        match head {
-            Item::Array(len) => self.array(len, depth + 1),
-            Item::Map(len) => self.map(len, depth + 1),
-            _ => Ok(()),
-        }
+    /// An array or a map at this depth is too deep.
+    fn is_too_deep(&self, depth: usize) -> bool {
+        depth >= MAX_DEPTH || self.key_depth > MAX_KEY_DEPTH
+    }
+
+    /// Writes `null` in place of the array or the map with this head.
+    fn cut(&mut self, head: Item<'_>) -> Result<(), Malformed> {
+        self.losses.cut += 1;
+        self.out.extend_from_slice(b"null");
+        let skipped = self.walker.skip_content(head);
+        skipped.inspect_err(|_| self.losses.torn += 1)
     }
 
     fn array(&mut self, len: u32, depth: usize) -> Result<(), Malformed> {
+        if self.is_too_deep(depth) {
+            return self.cut(Item::Array(len));
+        }
         self.out.push(b'[');
         let mut result = Ok(());
         for index in 0..len {
             self.separator(index == 0);
-            result = self.value(depth);
+            result = self.value(depth + 1);
             if result.is_err() {
                 break;
             }
@@ -266,10 +269,13 @@ impl<'a, 'o> Writer<'a, 'o> {
     }
 
     fn map(&mut self, len: u32, depth: usize) -> Result<(), Malformed> {
+        if self.is_too_deep(depth) {
+            return self.cut(Item::Map(len));
+        }
         self.out.push(b'{');
         let mut result = Ok(());
         for index in 0..len {
-            result = self.pair(index == 0, depth);
+            result = self.pair(index == 0, depth + 1);
             if result.is_err() {
                 break;
             }

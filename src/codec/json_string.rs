@@ -221,7 +221,8 @@ fn append<const N: usize>(bytes: &[u8; N], len: usize, out: &mut Vec<u8>) {
     out.truncate(end);
 }
 
-/// The bytes, of which there is a block at the least, are plain: ASCII without anything to escape.
+/// True if the bytes are plain: ASCII without anything to escape. `false` also if they are fewer
+/// than a block.
 fn is_plain(bytes: &[u8]) -> bool {
     let Some(last) = bytes.last_chunk::<BLOCK>() else { return false };
     let (blocks, _) = bytes.as_chunks::<BLOCK>();

@@ -194,7 +194,15 @@ impl<'a> Walker<'a> {
         Ok(self.bytes.get(from..self.at).unwrap_or_default())
     }
 
-    /// Steps over a key, and gives its text; one that is no text is empty.
+    /// Steps over the next value, with its contents, and gives its first item.
+    #[inline]
+    pub(crate) fn whole(&mut self) -> Result<Item<'a>, Malformed> {
+        let item = self.item()?;
+        self.skip_content(item)?;
+        Ok(item)
+    }
+
+    /// Steps over a key, and gives its bytes; none if it is neither text nor bytes.
     #[inline]
     pub(crate) fn key(&mut self) -> Result<&'a [u8], Malformed> {
         match self.short_text() {
@@ -205,9 +213,7 @@ impl<'a> Walker<'a> {
 
     #[cold]
     fn unusual_key(&mut self) -> Result<&'a [u8], Malformed> {
-        let key = self.item()?;
-        self.skip_content(key)?;
-        Ok(key.bytes().unwrap_or_default())
+        Ok(self.whole()?.bytes().unwrap_or_default())
     }
 
     /// Steps over the next value, if it is a small one and is all there.
@@ -296,8 +302,9 @@ fn small_size(rest: &[u8]) -> Option<usize> {
     }
 }
 
-/// The bytes of a value by its marker, which is among them; 0 if that alone does not tell. A look
-/// into this table costs less than a jump for each marker, which the processor has to guess.
+/// The bytes of a value by its marker, which is among them; 0 if that alone does not tell, and for
+/// text, of which [`small_size`] knows. A look into this table costs less than a jump for each
+/// marker, which the processor has to guess.
 static SIZES: [u8; 256] = sizes();
 
 #[allow(clippy::indexing_slicing)] // it is done by the compiler
@@ -308,7 +315,6 @@ const fn sizes() -> [u8; 256] {
         sizes[marker as usize] = match marker {
             // Numbers, empty maps and arrays, nil and truth values.
             0x00..=0x80 | 0x90 | 0xc0 | 0xc2 | 0xc3 | 0xe0..=0xff => 1,
-            0xa0..=0xbf => 1 + (marker & 0x1f),
             0xcc | 0xd0 => 2,
             0xcd | 0xd1 => 3,
             0xca | 0xce | 0xd2 => 5,
@@ -697,6 +703,40 @@ mod tests {
         let mut bytes = vec![0x91; 1_000_000];
         bytes.push(0xc0);
         assert_eq!(Walker::new(&bytes).skip().unwrap().len(), bytes.len());
+    }
+
+    #[test]
+    fn a_key_is_the_bytes_of_its_item() {
+        let text = |len| Value::from("k".repeat(len));
+        let map = Value::Map(vec![(text(3), Value::Array(vec![text(40), Value::Nil]))]);
+        let keys = [
+            Value::Nil,
+            Value::from(true),
+            Value::from(7),
+            Value::from(-5),
+            Value::from(u64::MAX),
+            Value::from(1.5),
+            Value::Binary(b"bytes".to_vec()),
+            Value::Binary(vec![0xff; 300]),
+            Value::Ext(78, b"20261121T23:33:36.123456".to_vec()),
+            Value::Array(vec![map.clone(), text(1)]),
+            map,
+        ];
+        let texts = [0, 1, 31, 32, 255, 256, 70_000].map(text);
+        for key in keys.iter().chain(&texts) {
+            let bytes = packed(key);
+            let behind = [&bytes[..], b"\xa1v"].concat();
+            for end in (0..bytes.len().min(64)).chain([bytes.len(), behind.len()]) {
+                let bytes = &behind[..end];
+                let (mut quick, mut walked) = (Walker::new(bytes), Walker::new(bytes));
+                let expected = walked.item().and_then(|item| {
+                    walked.skip_content(item)?;
+                    Ok(item.bytes().unwrap_or_default())
+                });
+                assert_eq!(quick.key(), expected, "{key} in {end} bytes");
+                assert_eq!(quick.offset(), walked.offset(), "{key} in {end} bytes");
+            }
+        }
     }
 
     #[test]

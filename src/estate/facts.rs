@@ -131,8 +131,7 @@ impl<'a> Facts<'a> {
                     self.job_return.take(b"return", since(walker.offset()));
                 }
                 name => {
-                    let value = walker.item()?;
-                    walker.skip_content(value)?;
+                    let value = walker.whole()?;
                     let whole = || since(walker.offset());
                     let text = || value.text().unwrap_or_default();
                     match name {
@@ -379,11 +378,7 @@ impl<'a> Arguments<'a> {
                 continue;
             };
             for _ in 0..pairs {
-                let key = walker.item()?;
-                walker.skip_content(key)?;
-                let value = walker.item()?;
-                walker.skip_content(value)?;
-                match (key.bytes().unwrap_or_default(), value) {
+                match (walker.key()?, walker.whole()?) {
                     (b"mods", value) if place == 0 => {
                         arguments.mods = value.text().unwrap_or_default();
                     }

@@ -1,8 +1,6 @@
 //! Jobs that wait for returns, and the returns that never came.
 
-use std::collections::VecDeque;
-
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Publications of jobs that are waited for at a time, at the most.
 const JOBS: usize = 10_000;

@@ -3,12 +3,11 @@
 //! A metric at its cap folds every new series into the series `other`, and counts that. The text of
 //! a series up to its value is made once, so that rendering copies it and formats a number.
 //!
-//! An event changes up to ten series, so the hasher of their keys is a fast one. Its seed is
-//! random: minions write the keys, and cannot choose such as collide.
+//! Minions write the keys. The standard hasher, with a random key, keeps them from choosing such as
+//! collide, and a faster one would not.
 
+use std::collections::HashMap;
 use std::fmt::Write;
-
-use foldhash::{HashMap, HashMapExt};
 
 use super::table::{ByMinion, Declared};
 use crate::observe::metrics::MetricKind;
@@ -70,12 +69,12 @@ impl Series {
     /// Adds to the series of these values. The minion is left out where there is no such label, and
     /// nothing happens if the metric is nothing without it.
     pub(super) fn add(&mut self, minion: &str, values: &[&str], count: f64) {
-        self.change(minion, values, |value| *value += count);
+        self.update(minion, values, |value| *value += count);
     }
 
     /// Sets the value instead of adding to it, else like [`Self::add`].
     pub(super) fn set(&mut self, minion: &str, values: &[&str], to: f64) {
-        self.change(minion, values, |value| *value = to);
+        self.update(minion, values, |value| *value = to);
     }
 
     /// Forgets the series of a minion.
@@ -85,7 +84,8 @@ impl Series {
         }
     }
 
-    fn change(&mut self, minion: &str, values: &[&str], change: impl FnOnce(&mut f64)) {
+    /// Changes the value of the series of these values, or of `other` if there is no room for it.
+    fn update(&mut self, minion: &str, values: &[&str], change: impl FnOnce(&mut f64)) {
         let has_minion = self.labels.len() > self.declared.metric.labels.len();
         if !has_minion && self.declared.by_minion == ByMinion::Only {
             return;

@@ -356,9 +356,7 @@ impl States {
         if let Item::Array(items) = head {
             states.is_texts = items > 0;
             for _ in 0..items {
-                let item = walker.item()?;
-                walker.skip_content(item)?;
-                states.is_texts &= item.bytes().is_some();
+                states.is_texts &= walker.whole()?.bytes().is_some();
             }
             return Ok(states);
         }
@@ -382,15 +380,15 @@ impl States {
                 let key = walker.key()?;
                 // By length first: most fields are stepped over without a look at their names.
                 match key.len() {
-                    6 if key == b"result" => match whole(walker)? {
+                    6 if key == b"result" => match walker.whole()? {
                         Item::Nil => states.is_test = true,
                         value => state.result = truth(value),
                     },
                     7 if key == b"__sls__" => {
-                        state.sls = whole(walker)?.bytes().unwrap_or_default();
+                        state.sls = walker.whole()?.bytes().unwrap_or_default();
                     }
                     8 if key == b"duration" => {
-                        if let Item::Float(millis) = whole(walker)?
+                        if let Item::Float(millis) = walker.whole()?
                             && millis.is_finite()
                         {
                             state.millis = millis.max(0.0);
@@ -430,14 +428,6 @@ fn all_said<T>(value: &[u8], read: fn(Item<'_>) -> Option<T>, join: fn(T, T) -> 
 /// few bytes long, so that comparing them one by one is over before a search has begun.
 fn is_of_state(key: &[u8]) -> bool {
     key.windows(3).any(|part| matches!(part, b"_|-"))
-}
-
-/// The next value, stepped over with its contents.
-#[inline]
-fn whole<'a>(walker: &mut Walker<'a>) -> Result<Item<'a>, Malformed> {
-    let value = walker.item()?;
-    walker.skip_content(value)?;
-    Ok(value)
 }
 
 fn truth(item: Item<'_>) -> Option<bool> {

@@ -284,13 +284,15 @@ impl Event {
                     return Line::Apart(len);
                 }
             }
-            let mut text = Vec::with_capacity(self.frame.len() * 5 / 4 + 64);
+            let mut text = Vec::with_capacity(self.frame.len() * 5 / 4 + 64 + json::SLACK);
             let data = self.make_line(&mut text);
             // Queues count a frame twice, and no more than that for its line.
-            match text.len() > self.frame.len() * 2 + 64 {
-                true => Line::Apart(text.len()),
-                false => Line::Kept { text, data },
+            let most = self.frame.len() * 2 + 64;
+            if text.len() > most {
+                return Line::Apart(text.len());
             }
+            text.shrink_to(most);
+            Line::Kept { text, data }
         })
     }
 
@@ -313,8 +315,9 @@ impl Event {
         data
     }
 
-    /// Makes room for a long line, of which a growing buffer would take twice as much.
-    fn make_room(&self, out: &mut Vec<u8>) {
+    /// Makes room for the line, or a part of it, if it is long: a growing buffer would take twice
+    /// as much.
+    pub(crate) fn make_room(&self, out: &mut Vec<u8>) {
         if let Some(len) = self.long() {
             out.reserve_exact(len + json::SLACK);
         }
@@ -695,6 +698,22 @@ mod tests {
         assert_eq!(error, NotAnEvent::NoTag(4));
         let event = Event::parse(Bytes::from_static(b"a\xff\n\n\xc0")).unwrap();
         assert_eq!((event.tag(), event.payload()), ("a\u{fffd}", &b"\xc0"[..]));
+    }
+
+    #[test]
+    fn invariant_6_a_kept_line_takes_no_more_than_the_queues_count() {
+        for (text, len) in [("x", 0), ("x", 3000), ("\\", 40), ("\\", 3000), ("\\\"xx", 3000)] {
+            let mut payload = Vec::new();
+            msgpack::write_str(&text.repeat(len), &mut payload);
+            let event = Event::new("salt/a", &payload);
+            let frame = event.frame.len();
+            let Line::Kept { text: line, .. } = event.line() else { panic!("{text} {len}") };
+            assert!(line.capacity() <= frame * 2 + 64, "{text} {len}: {}", line.capacity());
+            if line.len() <= frame * 5 / 4 + 64 {
+                let room = frame * 5 / 4 + 64 + json::SLACK;
+                assert!(line.capacity() <= room, "{text} {len}: it grew to {}", line.capacity());
+            }
+        }
     }
 
     #[test]

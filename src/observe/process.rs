@@ -39,7 +39,9 @@ impl Process {
         if let Some(kibibytes) = number_behind(&status, "VmRSS:") {
             self.resident.set(kibibytes * 1024.0);
         }
-        self.cpu.set(cpu());
+        if let Some(seconds) = cpu() {
+            self.cpu.set(seconds);
+        }
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
             // One of them is this listing.
             self.open_files.set_count(files.count().saturating_sub(1));
@@ -48,9 +50,9 @@ impl Process {
 }
 
 /// Seconds of CPU of all threads, also of those that have ended.
-fn cpu() -> f64 {
+fn cpu() -> Option<f64> {
     let used = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::try_from(used).unwrap_or_default().as_secs_f64()
+    Duration::try_from(used).ok().map(|used| used.as_secs_f64())
 }
 
 /// Seconds since 1970.
@@ -74,6 +76,9 @@ fn number_behind(text: &str, name: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+    use std::time::Instant;
+
     use crate::observe::process::*;
 
     #[test]
@@ -84,8 +89,18 @@ mod tests {
         assert!(process.open_files.get() >= 3.0);
         let age = jiff::Timestamp::now().as_duration().as_secs_f64() - start_time().unwrap();
         assert!((-2.0..3600.0).contains(&age), "{age}");
+    }
+
+    #[test]
+    fn the_cpu_counts_up() {
+        let process = Process::new();
         let before = process.cpu.get();
-        process.refresh();
-        assert!(before > 0.0 && process.cpu.get() > before);
+        assert!(before > 0.0);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while process.cpu.get() <= before {
+            assert!(Instant::now() < deadline, "it stays at {before} s");
+            black_box((0..100_000).fold(0_u64, |sum, number| black_box(sum ^ number)));
+            process.refresh();
+        }
     }
 }

@@ -237,7 +237,7 @@ impl<'a> Return<'a> {
                     values.make(|out| out.extend(times.local(entry.received).bytes()));
                 }
                 ReturnField::Value => values.make(|out| {
-                    out.reserve_exact(entry.event.long().unwrap_or_default());
+                    entry.event.make_room(out);
                     match self.value {
                         Some(value) => _ = json::write(value, out),
                         None => out.extend_from_slice(b"null"),

@@ -49,11 +49,13 @@
 //!
 //! A message is in one of three places, each with a limit of its own:
 //!
-//! 1. librdkafka's queue, of messages that were fetched and not read yet: 16 MiB of keys and values
-//!    as they are without compression (`queued.max.messages.kbytes` among `properties`). While it
-//!    has room the brokers are asked for more. So it goes over by what one answer holds, for each
-//!    partition up to 1 MiB as it is compressed (`max.partition.fetch.bytes`). A partition that
-//!    found it full asks again after 10 ms (`fetch.queue.backoff.ms`).
+//! 1. librdkafka's queue, of messages that were fetched and not read yet. While it has room the
+//!    brokers are asked for more: until it holds 16 MiB of keys and values as they are without
+//!    compression (`queued.max.messages.kbytes` among `properties`), or 100 000 messages
+//!    (`queued.min.messages`). It goes over by what one answer holds. That is for each partition up
+//!    to 1 MiB as it is compressed (`max.partition.fetch.bytes`), times what a batch shrinks by;
+//!    lower it where memory is short. A message that is larger raises it. A partition that found
+//!    the queue full asks again after 10 ms (`fetch.queue.backoff.ms`).
 //! 2. Messages in flight, which were read and which not every sink has kept yet: 16 MiB and one lot
 //!    more, or 64 lots. A lot is up to 1000 messages, or 1 MiB and one message. They count as the
 //!    frames that the bus would carry.
