@@ -34,11 +34,16 @@ impl Setup {
     /// Starts a daemon with these settings of the sink of this name. Brokers know writers of
     /// transactions by that name.
     fn start(name: &'static str, settings: &str) -> Self {
+        Setup::start_with_linger("10ms", name, settings)
+    }
+
+    /// The same; a batch that is not full waits for so long.
+    fn start_with_linger(linger: &str, name: &'static str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bus = Bus::listen(folder.path());
         let sections = format!(
             "{}sinks:\n  {name}:\n    kafka: {{{settings}}}\n    retry: {{initial: 20ms, max: 200ms}}\n    \
-             batch: {{linger: 10ms, max_events: 50}}\n",
+             batch: {{linger: {linger}, max_events: 50}}\n",
             bus.source()
         );
         let daemon = Some(Daemon::start(folder.path(), &sections));
@@ -92,8 +97,33 @@ impl Setup {
         self.daemon = Some(Daemon::start(self.folder.path(), &self.sections));
     }
 
+    /// Waits until the sink is up and has nothing left to store.
+    fn wait_empty(&mut self) {
+        let daemon = self.daemon();
+        wait_for("an empty queue", || {
+            let queue = daemon.metric("saltern_sink_queue_events", &[]);
+            (daemon.metric("saltern_sink_up", &[]) > 0.5 && queue < 0.5).then_some(())
+        });
+    }
+
+    /// Sends so many events while the sink cannot store them, and waits until they are on disk.
+    fn send_held(&mut self, numbers: std::ops::Range<u64>) {
+        // One look may fall between the two numbers that it adds.
+        let before = (0..3).map(|_| self.on_disk()).max().unwrap();
+        let count = numbers.end - numbers.start;
+        self.bus.send(numbers, SIZE);
+        wait_for("the events", || (self.on_disk() >= before + count).then_some(()));
+    }
+
     fn stop(mut self) {
         self.daemon.take().unwrap().stop();
+    }
+
+    /// Stops it, and the same again, with its files.
+    fn stop_and_restart(&mut self) {
+        self.daemon.take().unwrap().stop();
+        self.bus.hang_up();
+        self.daemon = Some(Daemon::start(self.folder.path(), &self.sections));
     }
 
     /// Stops a daemon with a parked sink, so its exit code is not 0.
@@ -565,22 +595,26 @@ fn two_batches_in_flight_come_again_in_order() {
     kafka.start();
     kafka.create("t", 3, &[]);
     let settings = to(&proxy.address().to_string(), "t") + &format!(", {IMPATIENT}");
-    let mut setup = Setup::start("t", &settings);
+    // All batches of a round are full.
+    let mut setup = Setup::start_with_linger("2s", "t", &settings);
     send_of_minions(&mut setup.bus, 0..10);
     setup.wait_stored(10);
-    for round in 0..3 {
+    let rounds = [10..510, 510..1010, 1010..1510];
+    for round in rounds.clone() {
         proxy.half_open(Way::ToClient);
-        send_of_minions(&mut setup.bus, 10 + round * 500..510 + round * 500);
+        send_of_minions(&mut setup.bus, round.clone());
         setup.wait_failing();
         proxy.heal();
-        setup.wait_stored(510 + round * 500);
+        setup.wait_stored(round.end);
     }
     setup.stop();
     assert_holds(&kafka, "t", 1510, false);
     let messages = kafka.read("t", Isolation::Committed);
     let found = counts(&messages);
-    let twice = found.values().filter(|count| **count > 1).count();
-    assert!(twice > 50, "{twice} events came again, which is no more than one batch");
+    for round in rounds {
+        let twice = round.clone().filter(|number| found[&tag(*number)] > 1).count();
+        assert!(twice > 50, "{round:?}: {twice} came again, which is no more than one batch");
+    }
     for key in (0..10).map(|minion| format!("web-{minion}")) {
         let of_key = messages.iter().filter(|message| message.key.as_deref() == Some(&key));
         assert_eq!(of_key.map(|message| message.partition).collect::<BTreeSet<_>>().len(), 1);
@@ -630,24 +664,16 @@ fn killed_with_two_batches_in_flight() {
     let kafka = Kafka::started(1);
     kafka.create("t", 1, &[]);
     let mut setup = Setup::start("t", &(to(&kafka.brokers(), "t") + &format!(", {IMPATIENT}")));
-    let mut sent = 0;
-    for _ in 0..3 {
+    setup.wait_log("the sink is up");
+    for sent in [0, 500, 1000] {
         kafka.pause(0);
-        let before = setup.on_disk();
-        setup.bus.send(sent..sent + 500, SIZE);
-        sent += 500;
-        wait_for("the spill", || (setup.on_disk() >= before + 500).then_some(()));
+        setup.send_held(sent..sent + 500);
         setup.kill_and_restart();
         kafka.resume(0);
-        let daemon = setup.daemon();
-        wait_for("an empty queue", || {
-            let queue = daemon.metric("saltern_sink_queue_events", &[]);
-            (daemon.metric("saltern_sink_up", &[]) > 0.5 && queue < 0.5).then_some(())
-        });
+        setup.wait_empty();
     }
     setup.stop();
-    let found = counts(&kafka.read("t", Isolation::Committed));
-    assert_eq!(found.into_keys().collect::<BTreeSet<_>>(), (0..sent).map(tag).collect());
+    assert_holds(&kafka, "t", 1500, false);
 }
 
 /// The sink gets other settings, and later saltern is stopped, while batches are on their way.
@@ -658,20 +684,17 @@ fn reloaded_and_stopped_with_two_batches_in_flight() {
     let mut setup = Setup::start("t", &(to(&kafka.brokers(), "t") + &format!(", {IMPATIENT}")));
     setup.wait_log("the sink is up");
     kafka.pause(0);
-    setup.bus.send(0..500, SIZE);
-    wait_for("the events", || (setup.on_disk() >= 500).then_some(()));
+    setup.send_held(0..500);
     let sections = setup.sections.replace("kafka: {", "kafka: {compression: zstd, ");
     setup.daemon().reload(&sections);
     setup.wait_log("reloaded");
     kafka.resume(0);
-    let daemon = setup.daemon();
-    wait_for("an empty queue", || {
-        let queue = daemon.metric("saltern_sink_queue_events", &[]);
-        (daemon.metric("saltern_sink_up", &[]) > 0.5 && queue < 0.5).then_some(())
-    });
-    setup.bus.send(500..1000, SIZE);
+    setup.wait_empty();
+    kafka.pause(0);
+    setup.send_held(500..1000);
+    setup.stop_and_restart();
+    kafka.resume(0);
+    setup.wait_empty();
     setup.stop();
-    let found = counts(&kafka.read("t", Isolation::Committed));
-    let held = found.into_keys().collect::<BTreeSet<_>>();
-    assert!((0..500).map(tag).all(|tag| held.contains(&tag)), "{held:?}");
+    assert_holds(&kafka, "t", 1000, false);
 }

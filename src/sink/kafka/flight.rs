@@ -178,13 +178,15 @@ impl Flight {
         loop {
             let has_failed = {
                 let mut open = lock::hold(&self.flights.open);
-                let mut flights = open.flights.iter_mut();
-                let Some(flight) = flights.find(|flight| flight.first == self.first) else {
+                let mut flights = open.flights.iter_mut().enumerate();
+                let Some((at, flight)) = flights.find(|(_, flight)| flight.first == self.first)
+                else {
                     return Vec::new();
                 };
                 flight.sent = Some(self.sent);
                 if flight.is_done() {
-                    return std::mem::take(&mut flight.failed);
+                    // Nobody may see it without its failures.
+                    return open.flights.remove(at).failed;
                 }
                 !flight.failed.is_empty()
             };

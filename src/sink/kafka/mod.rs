@@ -80,19 +80,22 @@
 //! batch is handed over before that, unless there are transactions (`kafka/flight.rs`). So
 //! librdkafka holds two batches of a writer: 16 MiB of events with the default size, and as JSON
 //! about as much. Its own bound of 64 MiB holds for both. Where it has no room the next batch waits
-//! for its turn.
+//! for its turn. As the next batch is there under load, librdkafka may wait for full requests
+//! (`linger.ms`) at no cost.
 //!
 //! After a failure nothing is purged from librdkafka's queue. A purge leaves a gap in the numbers
 //! that make the producer idempotent, and librdkafka mends such a gap only in transactions. The
 //! messages of the next batch that still go out are copies that come too early; the last copies
 //! follow in order.
 //!
-//! In transactions the values alone of the next batch are made ahead (`kafka/values.rs`). So those
-//! of two batches are in memory: 20 MiB with the default size, besides librdkafka's copies.
+//! In transactions the values alone of the next batch are made ahead (`kafka/values.rs`), unless
+//! they take more than twice the memory of its events. So those of two batches are in memory: 20
+//! MiB with the default size, 32 MiB at the most, besides librdkafka's copies.
 //! `kafka/transaction.rs` notes the batch in its transaction. The brokers refuse a whole request
 //! for one message that is too large, so a refused message is sent once more alone. If it is
 //! refused alone it becomes a dead letter.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +138,7 @@ use values::Values;
 const FULL: Duration = Duration::from_millis(1);
 
 /// A batch that was begun while the one before it was written.
-pub(crate) enum Ahead {
+pub(crate) enum Begun {
     /// There was no place for it behind the one before.
     Nothing,
     /// Some of its messages are handed over, or all.
@@ -197,7 +200,7 @@ impl Sink for Kafka {
         ),
     });
     type Config = Config;
-    type Prepared = Ahead;
+    type Prepared = Begun;
 
     fn check(config: &Config, _limit: Duration) -> Vec<String> {
         config.shows_password().into_iter().collect()
@@ -212,14 +215,14 @@ impl Sink for Kafka {
         blocking(|| Kafka::open(&config, context)).map_err(WriteError::while_connecting)
     }
 
-    async fn write(&mut self, batch: &Batch, prepared: Option<Ahead>) -> Result<(), WriteError> {
+    async fn write(&mut self, batch: &Batch, prepared: Option<Begun>) -> Result<(), WriteError> {
         let committed = self.transactions.as_ref().and_then(|t| t.committed(batch.id()));
         if let Some(refused) = committed {
             self.counts.known.add(1);
             info!(batch = %batch.id(), "the batch was committed before, and is not sent again");
             return verdict(refused.to_vec());
         }
-        let result = self.store(batch, prepared.unwrap_or(Ahead::Nothing)).await;
+        let result = self.store(batch, prepared.unwrap_or(Begun::Nothing)).await;
         self.values = None;
         match (result, &self.transactions) {
             (Err(failed), Some(transactions)) if self.is_fenced() => {
@@ -229,10 +232,12 @@ impl Sink for Kafka {
         }
     }
 
-    fn preparer(&self) -> Option<Preparer<Ahead>> {
+    fn preparer(&self) -> Option<Preparer<Begun>> {
         let config = Arc::clone(&self.config);
         if self.transactions.is_some() {
-            return Some(Box::new(move |batch| Ahead::Values(Values::of(batch, config.value))));
+            return Some(Box::new(move |batch| {
+                Values::of(batch, config.value).map_or(Begun::Nothing, Begun::Values)
+            }));
         }
         // The producer is to be dropped where that may block, so this must not keep it.
         let producer = Arc::downgrade(&self.producer);
@@ -240,17 +245,25 @@ impl Sink for Kafka {
         let topics = self.topics.clone();
         Some(Box::new(move |batch| {
             let flight = reports.ahead(|| {
-                let mut flight = reports.flights().begin_ahead(batch.len())?;
+                // Its write looks for topics.
+                if !topics_of(&config, batch).all(|topic| topics.knows(&topic)) {
+                    return None;
+                }
                 let producer = producer.upgrade()?;
-                begin(&config, &producer, &topics, batch, &mut flight);
+                let mut flight = reports.flights().begin_ahead(batch.len())?;
+                let is_wanted = |flight: &Flight, _: usize| !flight.is_disturbed();
+                let value = &mut Vec::new();
+                // Its write goes on from where this stops: at a full queue, at any error.
+                let _ = hand_over(&config, &producer, batch, None, is_wanted, &mut flight, value);
                 Some(flight)
             });
-            flight.flatten().map_or(Ahead::Nothing, Ahead::Flight)
+            flight.flatten().map_or(Begun::Nothing, Begun::Flight)
         }))
     }
 
     async fn close(self) -> Result<(), WriteError> {
-        // Nothing waits: each write ends with its last report.
+        // Messages of a batch that was begun ahead go with the producer. It is not settled, so it
+        // comes again.
         blocking(|| drop(self));
         Ok(())
     }
@@ -310,17 +323,17 @@ impl Kafka {
         Ok(Kafka { config, context, producer, topics, transactions, counts, values, value })
     }
 
-    async fn store(&mut self, batch: &Batch, ahead: Ahead) -> Result<(), WriteError> {
+    async fn store(&mut self, batch: &Batch, begun: Begun) -> Result<(), WriteError> {
         if !batch.events().any(|event| self.config.value.takes(event.kind())) {
             return Ok(());
         }
         blocking(|| self.find_topics(batch))?;
         let (mut refused, mut taken) = (BTreeSet::new(), BTreeSet::new());
         let mut flight;
-        (flight, self.values) = match ahead {
-            Ahead::Flight(flight) if self.is_good(&flight) => (Some(flight), None),
-            Ahead::Values(values) => (None, Some(values)),
-            Ahead::Flight(_) | Ahead::Nothing => (None, None),
+        (flight, self.values) = match begun {
+            Begun::Flight(flight) => (Some(flight).filter(|flight| self.is_good(flight)), None),
+            Begun::Values(values) => (None, Some(values)),
+            Begun::Nothing => (None, None),
         };
         loop {
             let suspects = self.attempt(batch, flight.take(), &refused, &taken).await?;
@@ -346,20 +359,18 @@ impl Kafka {
         flight.is_of(self.producer.context().flights()) && !flight.is_disturbed()
     }
 
-    /// Begins to send a batch, or a part of it; another batch may be begun behind it if it `leads`.
-    fn begin(&self, batch: &Batch, leads: bool) -> Flight {
+    /// A flight for a batch, or for a part of it; another may be begun behind it if it `leads`.
+    fn new_flight(&self, batch: &Batch, leads: bool) -> Flight {
         let reports = self.producer.context();
         reports.forget_trouble();
         reports.flights().begin(batch.len(), leads)
     }
 
     fn find_topics(&mut self, batch: &Batch) -> Result<(), WriteError> {
-        let Config { topic, create, client, .. } = &*self.config;
-        let is_one = topic.fixed().is_some();
-        for entry in batch.entries().take(if is_one { 1 } else { usize::MAX }) {
-            let name = topic.name(entry.event.kind(), &entry.origin.master_id);
-            if !self.topics.knows(&name) {
-                self.topics.ensure(&name, &self.producer, client, *create)?;
+        let Config { create, client, .. } = &*self.config;
+        for topic in topics_of(&self.config, batch) {
+            if !self.topics.knows(&topic) {
+                self.topics.ensure(&topic, &self.producer, client, *create)?;
             }
         }
         Ok(())
@@ -378,7 +389,7 @@ impl Kafka {
             transactions.begin(&self.producer)?;
         }
         let is_with_others = |place| !left_out.contains(&place) && !alone.contains(&place);
-        let flight = begun.unwrap_or_else(|| self.begin(batch, true));
+        let flight = begun.unwrap_or_else(|| self.new_flight(batch, true));
         let mut refused = self.send(batch, flight, is_with_others).await?;
         for place in alone {
             if refused.is_empty() {
@@ -443,7 +454,7 @@ impl Kafka {
         batch: &Batch,
         place: usize,
     ) -> Result<BTreeSet<usize>, WriteError> {
-        let flight = self.begin(batch, false);
+        let flight = self.new_flight(batch, false);
         self.send(batch, flight, |other| other == place).await
     }
 
@@ -457,7 +468,13 @@ impl Kafka {
     ) -> Result<BTreeSet<usize>, WriteError> {
         // The place of the message that waits for room in a queue that is empty.
         let mut alone = None;
-        while let Err((place, code)) = blocking(|| self.hand_over(batch, &is_wanted, &mut flight)) {
+        loop {
+            let handed_over = blocking(|| {
+                let (values, is_wanted) = (self.values.as_ref(), |_: &Flight, at| is_wanted(at));
+                let (config, producer, value) = (&self.config, &self.producer, &mut self.value);
+                hand_over(config, producer, batch, values, is_wanted, &mut flight, value)
+            });
+            let Err((place, code)) = handed_over else { break };
             let is_empty = self.producer.in_flight_count() == 0;
             match code {
                 Code::QueueFull if !is_empty => sleep(FULL).await,
@@ -469,7 +486,7 @@ impl Kafka {
             }
         }
         let in_transaction = self.transactions.is_some();
-        let failed = flight.end(|| {
+        let failed = self.producer.context().end(flight, || {
             // It cannot be committed any more, and the rest would wait until its time is out. Do
             // not wait for it here: librdkafka would wait for ever for the thread of a broker that
             // has just left the cluster. The reports tell when it is done.
@@ -479,29 +496,6 @@ impl Kafka {
         });
         let failed = failed.await;
         self.judge(&failed)
-    }
-
-    /// Hands over the events at the places that `is_wanted`, from where the flight stands. Stops at
-    /// one that is not taken.
-    fn hand_over(
-        &mut self,
-        batch: &Batch,
-        is_wanted: impl Fn(usize) -> bool,
-        flight: &mut Flight,
-    ) -> Result<(), (usize, Code)> {
-        let Config { topic, value, .. } = &*self.config;
-        for (place, entry) in batch.entries().enumerate().skip(flight.next) {
-            if !is_wanted(place) || !value.takes(entry.event.kind()) {
-                continue;
-            }
-            let topic = topic.name(entry.event.kind(), &entry.origin.master_id);
-            let made = self.values.as_ref().and_then(|values| values.get(place));
-            let (number, out) = (flight.number(place), &mut self.value);
-            produce(&self.config, &self.producer, &topic, number, &entry, made, out)
-                .map_err(|code| (place, code))?;
-            flight.handed_over(place);
-        }
-        Ok(())
     }
 
     /// The places of refused events, if there was no other failure.
@@ -543,28 +537,35 @@ impl Kafka {
     }
 }
 
-/// Hands over a batch behind the one before it, without ever waiting. Its write goes on from where
-/// this stops: at a full queue, at a topic that has to be looked for, at any error.
-fn begin(
+/// The topics of a batch's events: the only one, or one for each event.
+fn topics_of<'a>(config: &'a Config, batch: &'a Batch) -> impl Iterator<Item = Cow<'a, str>> {
+    let count = if config.topic.fixed().is_some() { 1 } else { usize::MAX };
+    let entries = batch.entries().take(count);
+    entries.map(|entry| config.topic.name(entry.event.kind(), &entry.origin.master_id))
+}
+
+/// Hands over the events at the places that `is_wanted`, from where the flight stands, and never
+/// waits. Stops at one that is not taken. A value that is not in `values` is made in `out`.
+fn hand_over(
     config: &Config,
     producer: &ThreadedProducer<Reports>,
-    topics: &Topics,
     batch: &Batch,
+    values: Option<&Values>,
+    is_wanted: impl Fn(&Flight, usize) -> bool,
     flight: &mut Flight,
-) {
-    let mut value = Vec::new();
-    let entries = batch.entries().enumerate();
-    for (place, entry) in entries.filter(|(_, entry)| config.value.takes(entry.event.kind())) {
+    out: &mut Vec<u8>,
+) -> Result<(), (usize, Code)> {
+    for (place, entry) in batch.entries().enumerate().skip(flight.next) {
+        if !config.value.takes(entry.event.kind()) || !is_wanted(flight, place) {
+            continue;
+        }
         let topic = config.topic.name(entry.event.kind(), &entry.origin.master_id);
-        if flight.is_disturbed() || !topics.knows(&topic) {
-            return;
-        }
-        let number = flight.number(place);
-        if produce(config, producer, &topic, number, &entry, None, &mut value).is_err() {
-            return;
-        }
+        let made = values.and_then(|values| values.get(place));
+        produce(config, producer, &topic, flight.number(place), &entry, made, out)
+            .map_err(|code| (place, code))?;
         flight.handed_over(place);
     }
+    Ok(())
 }
 
 /// Hands a message of this number to librdkafka, with the value that is `made`, or with one that it

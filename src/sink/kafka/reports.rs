@@ -9,7 +9,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
-use super::flight::Flights;
+use super::flight::{Failed, Flight, Flights};
 use crate::client::kafka as kafka_client;
 use crate::sync::lock;
 
@@ -51,6 +51,17 @@ impl Reports {
         lock::hold(&self.trouble).clone()
     }
 
+    /// Waits for the last report of a flight, as [`Flight::end`] does. A flight without failures
+    /// ends the errors of brokers: they are mended. A batch that was begun ahead is not begun anew,
+    /// so an old error would else explain a silence of today.
+    pub(super) async fn end(&self, flight: Flight, at_failure: impl Fn()) -> Vec<Failed> {
+        let failed = flight.end(at_failure).await;
+        if failed.is_empty() {
+            self.forget_trouble();
+        }
+        failed
+    }
+
     /// Forgets errors of brokers: another batch is written.
     pub(super) fn forget_trouble(&self) {
         *lock::hold(&self.trouble) = None;
@@ -90,6 +101,11 @@ impl ProducerContext for Reports {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -103,5 +119,42 @@ mod tests {
             reports.say(code, reason);
         }
         assert_eq!(reports.trouble().unwrap().reason, "wrong password");
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_delivered_ends_the_errors_of_brokers() {
+        let reports = Reports::default();
+        for failure in [Some(RDKafkaErrorCode::MessageTimedOut), None] {
+            reports.say(RDKafkaErrorCode::Authentication, "wrong password");
+            let mut flight = reports.flights().begin(1, true);
+            flight.handed_over(0);
+            reports.flights().report(flight.number(0), failure);
+            reports.end(flight, || {}).await;
+            assert_eq!(reports.trouble().is_some(), failure.is_some(), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_producer_is_dropped_after_the_last_message_ahead() {
+        let reports = Reports::default();
+        let flight = reports.flights().begin(1, true);
+        let (has_begun, is_done) = (Barrier::new(2), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                reports.ahead(|| {
+                    has_begun.wait();
+                    while !flight.is_disturbed() {
+                        thread::yield_now();
+                    }
+                    // A `close` that does not wait would end meanwhile.
+                    thread::sleep(Duration::from_millis(50));
+                    is_done.store(true, Ordering::SeqCst);
+                })
+            });
+            has_begun.wait();
+            reports.close();
+            assert!(is_done.load(Ordering::SeqCst));
+        });
+        assert_eq!(reports.ahead(|| ()), None);
     }
 }
