@@ -251,6 +251,7 @@ impl Sink for Kafka {
                 }
                 let producer = producer.upgrade()?;
                 let mut flight = reports.flights().begin_ahead(batch.len())?;
+                // A flight that is disturbed is thrown away.
                 let is_wanted = |flight: &Flight, _: usize| !flight.is_disturbed();
                 let value = &mut Vec::new();
                 // Its write goes on from where this stops: at a full queue, at any error.
