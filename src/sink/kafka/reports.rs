@@ -102,7 +102,7 @@ impl ProducerContext for Reports {
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::{self, RecvTimeoutError};
     use std::thread;
     use std::time::Duration;
 
@@ -138,22 +138,25 @@ mod tests {
     fn a_producer_is_dropped_after_the_last_message_ahead() {
         let reports = Reports::default();
         let flight = reports.flights().begin(1, true);
-        let (has_begun, is_done) = (Barrier::new(2), AtomicBool::new(false));
+        let has_begun = Barrier::new(2);
+        let (closed, close) = mpsc::sync_channel(1);
         thread::scope(|scope| {
-            scope.spawn(|| {
+            let (reports, has_begun) = (&reports, &has_begun);
+            let ahead = scope.spawn(move || {
                 reports.ahead(|| {
                     has_begun.wait();
                     while !flight.is_disturbed() {
                         thread::yield_now();
                     }
                     // A `close` that does not wait would end meanwhile.
-                    thread::sleep(Duration::from_millis(50));
-                    is_done.store(true, Ordering::SeqCst);
+                    close.recv_timeout(Duration::from_millis(50))
                 })
             });
             has_begun.wait();
             reports.close();
-            assert!(is_done.load(Ordering::SeqCst));
+            // Nobody may listen any more.
+            let _ = closed.send(());
+            assert_eq!(ahead.join().unwrap(), Some(Err(RecvTimeoutError::Timeout)));
         });
         assert_eq!(reports.ahead(|| ()), None);
     }
