@@ -19,7 +19,8 @@
 //! - Forms count against a budget of the process by the bytes of their frames, until their own
 //!   write begins. A form may be larger than its frames: most JSON is by a tenth, and that of
 //!   control characters is six times as large. A batch that does not fit is prepared by its own
-//!   write. So is one that may have long JSON, which has to wait for a permit first ([`long_json`]).
+//!   write. So is one that may have long JSON, which has to wait for a permit first
+//!   ([`long_json`]).
 //! - Nothing is prepared ahead while the process looks for the event that kills it
 //!   ([`deaths`](super::deaths)), nor where a rate limit holds batches back.
 //! - A panic is forgotten. The write of the batch makes the form itself, and panics where it is

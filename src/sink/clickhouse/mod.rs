@@ -21,7 +21,8 @@
 //! A batch is an insert into each table that it has rows for, complete in one request; the requests
 //! of a batch, up to four, go side by side, and one after the other after a failure. Database,
 //! tables and views are made when missing. From 22.1 on rows go as `RowBinaryWithNamesAndTypes`,
-//! which the server compares with its columns, and before as `JSONEachRow`. The sink asks each server for its version and uses what that version can do.
+//! which the server compares with its columns, and before as `JSONEachRow`. The sink asks each
+//! server for its version and uses what that version can do.
 //!
 //! # Servers
 //!
@@ -37,7 +38,8 @@
 //! inserts a table); the token of each insert is made of the batch's id. Until repeats are merged
 //! `FINAL` or `GROUP BY event_id` hides them. A batch that the server refuses for one event is
 //! halved, under new ids; rows that other tables have taken of it are there twice until they are
-//! merged.
+//! merged, and once more for each half that a table behind others refuses. Summaries count them
+//! all.
 //!
 //! # Failures
 //!
@@ -67,7 +69,6 @@ use self::errors::Meaning;
 use self::features::Features;
 use self::schema::Options;
 use self::server::{Compression, Server};
-use self::tables::TABLES;
 use crate::client::auth::Auth;
 use crate::client::http::Client;
 use crate::client::servers::{Servers, Site, Url, Urls};
@@ -252,8 +253,10 @@ pub(super) struct ClickHouse {
     config: Config,
     client: Client,
     servers: Servers<Server>,
-    /// The last write failed, so that the next goes one table after the other.
-    has_failed: bool,
+    /// Events of a batch that failed and that are to come again. They go one table after the other:
+    /// a proxy may take fewer requests at a time, and rows that one table refuses are to be stored
+    /// by as few others as can be while the batch is halved.
+    failed: usize,
 }
 
 /// The inserts of a batch, as they are sent.
@@ -297,7 +300,7 @@ impl Sink for ClickHouse {
                 Err(error) => return Err(error),
             }
         }
-        Ok(ClickHouse { config: config.clone(), client, servers, has_failed: false })
+        Ok(ClickHouse { config: config.clone(), client, servers, failed: 0 })
     }
 
     async fn write(&mut self, batch: &Batch, prepared: Option<Inserts>) -> Result<(), WriteError> {
@@ -308,13 +311,16 @@ impl Sink for ClickHouse {
             Some(inserts) if features.takes_rows_for(inserts.features) => inserts,
             _ => blocking(|| Inserts::of(batch, features, self.config.compression)),
         };
-        // A proxy may take fewer requests at a time than there are tables.
-        let at_once = if self.has_failed { 1 } else { TABLES.len() };
-        let stored = server.insert(inserts.inserts, batch.id(), at_once).await;
-        self.has_failed = stored.is_err();
+        let stored = server.insert(inserts.inserts, batch.id(), self.failed == 0).await;
         let Err((table, refusal)) = stored else {
+            self.failed = self.failed.saturating_sub(batch.len());
             site.worked();
             return Ok(());
+        };
+        self.failed = match refusal.meaning() {
+            // It becomes a dead letter, and does not come again.
+            Meaning::Rows if batch.len() == 1 => self.failed.saturating_sub(1),
+            _ => self.failed.max(batch.len()),
         };
         match refusal.meaning() {
             // It may come back as another release, or without tables.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future::join_all;
 use reqwest::header::{CONTENT_ENCODING, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -116,35 +116,64 @@ impl Server {
         })
     }
 
-    /// Stores the rows of a batch, `at_once` tables at a time; the server has stored them when this
-    /// returns. After a refusal, which names its table, any of the others may have stored theirs.
+    /// Stores the rows of a batch; the server has stored them when this returns. The tables go side
+    /// by side, or one after the other up to the first that is refused. The refusal names its
+    /// table; others may have stored their rows.
     pub(super) async fn insert(
         &mut self,
         mut inserts: Vec<Insert>,
         batch: BatchId,
-        mut at_once: usize,
+        mut side_by_side: bool,
     ) -> Result<(), (&'static str, Refusal)> {
         loop {
-            // All end before the batch can come again.
-            let requests: Vec<_> = inserts.iter().map(|insert| self.send(insert, batch)).collect();
-            let answers: Vec<_> = stream::iter(requests).buffered(at_once).collect().await;
-            let refused = inserts.into_iter().zip(answers);
-            let refused = refused.filter_map(|(insert, answer)| Some((insert, answer.err()?)));
-            let (refused, refusals): (Vec<_>, Vec<_>) = refused.unzip();
-            let refusals = refused.iter().map(|insert| insert.table).zip(refusals);
-            let Some(first) = refusals.min_by_key(|(_, refusal)| refusal.meaning().rank()) else {
-                return Ok(());
+            let sent = match side_by_side {
+                true => self.send_side_by_side(&mut inserts, batch).await,
+                false => self.send_one_by_one(&mut inserts, batch).await,
             };
-            match &first.1 {
+            let Err((table, refusal)) = sent else { return Ok(()) };
+            match &refusal {
                 // One setting less each time.
                 Refusal::Exception { meaning: Meaning::Setting, text } if self.leave_away(text) => {
                 }
                 // It may be that the server does not take so many at a time.
-                Refusal::Exception { meaning: Meaning::Later(_), .. } if at_once > 1 => at_once = 1,
-                _ => return Err(first),
+                Refusal::Exception { meaning: Meaning::Later(_), .. } if side_by_side => {
+                    side_by_side = false;
+                }
+                _ => return Err((table, refusal)),
             }
-            inserts = refused;
         }
+    }
+
+    /// Leaves those that are refused; gives the refusal that decides.
+    async fn send_side_by_side(
+        &self,
+        inserts: &mut Vec<Insert>,
+        batch: BatchId,
+    ) -> Result<(), (&'static str, Refusal)> {
+        // All end before the batch can come again.
+        let answers = join_all(inserts.iter().map(|insert| self.send(insert, batch))).await;
+        let mut refusals = Vec::new();
+        for (insert, answer) in std::mem::take(inserts).into_iter().zip(answers) {
+            if let Err(refusal) = answer {
+                refusals.push((insert.table, refusal));
+                inserts.push(insert);
+            }
+        }
+        let first = refusals.into_iter().min_by_key(|(_, refusal)| refusal.meaning().rank());
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Leaves the one that is refused and those behind it, which are not sent.
+    async fn send_one_by_one(
+        &self,
+        inserts: &mut Vec<Insert>,
+        batch: BatchId,
+    ) -> Result<(), (&'static str, Refusal)> {
+        while let Some(insert) = inserts.first() {
+            self.send(insert, batch).await.map_err(|refusal| (insert.table, refusal))?;
+            inserts.remove(0);
+        }
+        Ok(())
     }
 
     /// Sends the whole body at once: the server stores all of it or, short of a crash, nothing.
