@@ -123,8 +123,9 @@ impl Server {
         &mut self,
         mut inserts: Vec<Insert>,
         batch: BatchId,
-        mut side_by_side: bool,
+        side_by_side: bool,
     ) -> Result<(), (&'static str, Refusal)> {
+        let mut side_by_side = side_by_side && inserts.len() > 1;
         loop {
             let sent = match side_by_side {
                 true => self.send_side_by_side(&mut inserts, batch).await,
